@@ -1,0 +1,25 @@
+"""Feature Pyramid Networks for Object Detection (Lin et al., CVPR 2017) on Detectron2.
+
+Importing this package registers its data sets and components under Detectron2's registries and
+changes none of Detectron2's defaults. The ways in are :func:`add_fpn_config`,
+:func:`load_config` and :func:`load_model`.
+"""
+
+__version__ = "0.1.0"
+
+try:
+    import detectron2  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"fpn_d2 could not import Detectron2 ({error}), which is on no package index: run "
+        "`make setup`, or install torch and torchvision first and then `python -m pip install "
+        "--no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git"
+        "@02b5c4e295e990042a714712c21dc79b731e8833'`"
+    ) from error
+
+from . import data, modeling  # noqa: F401  (registers the data sets and the components)
+from .checkpoint import load_model
+from .config import add_fpn_config, load_config
+from .errors import UserError
+
+__all__ = ["UserError", "add_fpn_config", "load_config", "load_model"]

@@ -1,0 +1,68 @@
+"""Detectron2's checkpointer, with a word where it would load too little in silence."""
+
+import os
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+
+from ..errors import UserError
+
+__all__ = ["FPNCheckpointer"]
+
+
+class FPNCheckpointer(DetectionCheckpointer):
+    """Loads every form that :class:`DetectionCheckpointer` loads, and refuses a useless match.
+
+    Detectron2 logs the keys that a file does not fill and goes on, so a wrong file trains from
+    random weights, or evaluates them, without an error.
+    """
+
+    def __init__(self, model: Any, save_dir: str = "", *, strict: bool = False, **kwargs: Any):
+        """
+        Args:
+            model, save_dir, kwargs: see :class:`DetectionCheckpointer`.
+            strict: every key of the model must be filled, as evaluation needs it. Otherwise at
+                least half of the backbone's keys must be, as fine-tuning needs it.
+        """
+        super().__init__(model, save_dir, **kwargs)
+        self.strict = strict
+        self._path = ""
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """See :meth:`DetectionCheckpointer.load`.
+
+        Raises:
+            UserError: where the file is not there, or fills too little of the model.
+        """
+        self._path = path
+        local = path and "://" not in path
+        if local and not os.path.isfile(path.split("?")[0]):
+            raise UserError(
+                f"the weights {path} do not exist; set MODEL.WEIGHTS to a checkpoint, or to '' "
+                "to start from random weights"
+            )
+        return super().load(path, *args, **kwargs)
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        shapes = [key for key, *_ in incompatible.incorrect_shapes]
+        unfilled = sorted({*incompatible.missing_keys, *shapes})
+        if self.strict and unfilled:
+            raise UserError(
+                f"{self._path} does not fill {len(unfilled)} of the model's keys "
+                f"({_some(unfilled)}), which would be evaluated as random weights; set "
+                "MODEL.WEIGHTS to a checkpoint of this config"
+            )
+        backbone = [key for key in self.model.state_dict() if key.startswith("backbone.")]
+        empty = [key for key in unfilled if key.startswith("backbone.")]
+        if 2 * len(empty) > len(backbone):
+            raise UserError(
+                f"{self._path} fills only {len(backbone) - len(empty)} of the backbone's "
+                f"{len(backbone)} keys (not {_some(empty)}); it is a checkpoint of "
+                "another network, so set MODEL.WEIGHTS to one of this config's backbone"
+            )
+        return incompatible
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

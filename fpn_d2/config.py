@@ -1,0 +1,155 @@
+"""Every configuration key that this package adds, and the way from a file to a checked config."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from .config_checks import check_config
+from .errors import UserError
+
+__all__ = ["add_fpn_config", "load_config"]
+
+
+def add_fpn_config(cfg: CfgNode) -> None:
+    """Add this package's keys, at the paper's values, to a Detectron2 config (in place).
+
+    Args:
+        cfg: a config as :func:`detectron2.config.get_cfg` returns it.
+    """
+    # The name of the bottom-up network in BACKBONE_REGISTRY; its strides must double (Sec. 3).
+    cfg.MODEL.FPN.BOTTOM_UP = "build_resnet_backbone"
+    # The top-down pathway (Sec. 3). False is row (d) of Tables 1 and 2.
+    cfg.MODEL.FPN.TOP_DOWN = True
+    # The 1x1 lateral connections (Sec. 3). False is row (e) of Tables 1 and 2.
+    cfg.MODEL.FPN.LATERAL = True
+    # The levels that the neck returns, by name; empty is all. ["p2"] is row (f).
+    cfg.MODEL.FPN.OUT_FEATURES = []
+    # What follows the coarsest level: "maxpool" (P6, the paper's, footnote 2), "p6p7_c5" and
+    # "p6p7_p5" (RetinaNet's P6 and P7, computed from C5 or from P5), or "" for nothing.
+    cfg.MODEL.FPN.TOP_BLOCK = "maxpool"
+
+    # One RPN head for all levels (Sec. 4.1). False gives every level a head of its own.
+    cfg.MODEL.RPN.SHARED_HEAD = True
+
+    # Eq. 1: a RoI of this side, in pixels of the network input, goes to this level.
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE = 224
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL = 4
+
+    # RegNet as a bottom-up network: the numbers of "Designing Network Design Spaces" (defaults:
+    # RegNetX-400MF). Detectron2 has the network, but no way to it from a YAML file.
+    cfg.MODEL.REGNETS = CfgNode()
+    cfg.MODEL.REGNETS.OUT_FEATURES = ["s1", "s2", "s3", "s4"]
+    cfg.MODEL.REGNETS.DEPTH = 22
+    cfg.MODEL.REGNETS.W_A = 24.48
+    cfg.MODEL.REGNETS.W_0 = 24
+    cfg.MODEL.REGNETS.W_M = 2.54
+    cfg.MODEL.REGNETS.GROUP_WIDTH = 16
+    cfg.MODEL.REGNETS.SE_RATIO = 0.0
+    cfg.MODEL.REGNETS.NORM = "FrozenBN"
+
+
+def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNode:
+    """Read a config file and overrides into a frozen, checked config.
+
+    ``OUTPUT_DIR`` is ``output/<path below configs/, without .yaml>`` unless the file or the
+    overrides name one, so that every row of a table keeps its results, and the proposals that
+    other rows read, in a place of its own.
+
+    Args:
+        path: the YAML file; empty for the defaults alone.
+        opts: ``["KEY", "value", ...]`` overrides, as on the command line.
+
+    Returns:
+        the merged config, frozen.
+
+    Raises:
+        UserError: where a file cannot be read, a key does not exist, a value has the wrong type
+            or a combination of values cannot work.
+    """
+    path, opts = os.fspath(path), list(opts)
+    cfg = get_cfg()
+    add_fpn_config(cfg)
+    # Detectron2's own default, cuda, is wrong on half of the machines; a file may still say so.
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    if path:
+        cfg.OUTPUT_DIR = _default_output_dir(path)
+        _merge_file(cfg, path)
+    _merge_opts(cfg, opts)
+    check_config(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _default_output_dir(path: str) -> str:
+    parts = PurePath(os.path.abspath(path)).with_suffix("").parts
+    if "configs" in parts[:-1]:
+        last = len(parts) - 1 - parts[::-1].index("configs")
+        return os.path.join("output", *parts[last + 1 :])
+    return os.path.join("output", parts[-1])
+
+
+def _merge_file(cfg: CfgNode, path: str) -> None:
+    """``cfg.merge_from_file``, without YAML's unsafe tags and with the user's errors in words."""
+    try:
+        cfg.merge_from_file(path, allow_unsafe=False)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{_broken_file(path, error)}") from error
+    except (AssertionError, KeyError, ValueError, TypeError, AttributeError) as error:
+        if not os.path.isfile(path):
+            raise UserError(f"config file {path} does not exist") from error
+        raise UserError(f"{path}: {_explain(cfg, error)}") from error
+
+
+def _broken_file(path: str, error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = f"{mark.name} line {mark.line + 1}" if mark else path
+    if isinstance(error, yaml.constructor.ConstructorError):
+        return f"{where}: {error.problem}; tags that run code are refused, write the value itself"
+    if isinstance(error, FileNotFoundError):
+        return f"{path}: its _BASE_ {error.filename} does not exist"
+    problem = getattr(error, "problem", None) or error
+    return f"{where} is not a readable YAML file: {problem}"
+
+
+def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
+    if len(opts) % 2:
+        raise UserError(
+            f"overrides come in pairs of KEY and value, but {len(opts)} words were given: "
+            f"{' '.join(opts)}"
+        )
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        try:
+            cfg.merge_from_list([key, value])
+        except (AssertionError, KeyError, ValueError, TypeError, AttributeError) as error:
+            known = key in set(_all_keys(cfg))
+            reason = _explain(cfg, error) if known else _unknown_key(cfg, key)
+            raise UserError(f"override {key} {value}: {reason}") from error
+
+
+def _explain(cfg: CfgNode, error: Exception) -> str:
+    """One sentence for what yacs raised while it merged."""
+    text = str(error.args[0]) if error.args else str(error)
+    unknown = re.match(r"Non-existent (?:config )?key: (\S+)", text)
+    if unknown:
+        return _unknown_key(cfg, unknown.group(1))
+    return " ".join(text.split())
+
+
+def _unknown_key(cfg: CfgNode, key: str) -> str:
+    close = difflib.get_close_matches(key, list(_all_keys(cfg)), n=1, cutoff=0.6)
+    hint = f"did you mean {close[0]}?" if close else "fpn_d2/config.py lists this package's keys"
+    return f"there is no config key {key}; {hint}"
+
+
+def _all_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _all_keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"

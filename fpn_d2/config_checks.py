@@ -1,0 +1,154 @@
+"""Combinations of configuration values that cannot work, each refused in one sentence.
+
+What can be known from the config alone is checked here, before anything is built. What depends
+on the strides of the bottom-up network is checked by the neck (``modeling/fpn.py``), what depends
+on the data set by ``data/checks.py``.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from detectron2.config import CfgNode
+
+from .errors import UserError
+
+__all__ = ["check_config", "features_read"]
+
+TOP_BLOCKS = ("maxpool", "p6p7_c5", "p6p7_p5", "")
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Refuse combinations of values that cannot work.
+
+    Raises:
+        UserError: naming the keys at fault and the remedy.
+    """
+    _check_neck(cfg)
+    _check_switches_act(cfg)
+    _check_levels(cfg)
+    _check_batch(cfg)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch sees no CUDA device; use cpu"
+        )
+
+
+def features_read(cfg: CfgNode) -> dict[str, list[str]]:
+    """The features that the parts of Detectron2's own detectors read.
+
+    Returns:
+        ``{config key: names}``, empty for a meta-architecture that is not known here.
+    """
+    model, readers = cfg.MODEL, {}
+    if model.META_ARCHITECTURE == "RetinaNet":
+        readers["MODEL.RETINANET.IN_FEATURES"] = list(model.RETINANET.IN_FEATURES)
+    elif model.META_ARCHITECTURE in ("GeneralizedRCNN", "ProposalNetwork"):
+        if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
+            readers["MODEL.RPN.IN_FEATURES"] = list(model.RPN.IN_FEATURES)
+        if model.META_ARCHITECTURE == "GeneralizedRCNN":
+            readers["MODEL.ROI_HEADS.IN_FEATURES"] = list(model.ROI_HEADS.IN_FEATURES)
+    return readers
+
+
+def _check_neck(cfg: CfgNode) -> None:
+    fpn = cfg.MODEL.FPN
+    if not (fpn.TOP_DOWN or fpn.LATERAL):
+        raise UserError(
+            "MODEL.FPN.TOP_DOWN and MODEL.FPN.LATERAL are both False, which leaves no way from "
+            "the bottom-up network to the levels; switch one of them on"
+        )
+    if fpn.FUSE_TYPE not in ("sum", "avg"):
+        raise UserError(f"MODEL.FPN.FUSE_TYPE is {fpn.FUSE_TYPE!r}; it can be 'sum' or 'avg'")
+    if fpn.FUSE_TYPE == "avg" and not (fpn.TOP_DOWN and fpn.LATERAL):
+        raise UserError(
+            "MODEL.FPN.FUSE_TYPE avg averages the two paths, so it needs MODEL.FPN.TOP_DOWN and "
+            "MODEL.FPN.LATERAL both True; use FUSE_TYPE sum"
+        )
+    if fpn.TOP_BLOCK not in TOP_BLOCKS:
+        raise UserError(
+            f"MODEL.FPN.TOP_BLOCK is {fpn.TOP_BLOCK!r}; it can be "
+            + ", ".join(repr(name) for name in TOP_BLOCKS)
+        )
+    if cfg.MODEL.BACKBONE.NAME == "build_fpn_backbone" and not fpn.IN_FEATURES:
+        raise UserError(
+            "MODEL.FPN.IN_FEATURES is empty, so the pyramid has no levels; name the stages that "
+            "it is built on, such as ['res2', 'res3', 'res4', 'res5']"
+        )
+    size = cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE
+    if size <= 0:
+        raise UserError(
+            f"MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE is {size}, and Eq. 1 divides by it; "
+            "set a side in pixels, such as the paper's 224"
+        )
+
+
+def _check_switches_act(cfg: CfgNode) -> None:
+    """This package's switches act in its own components only; with stock ones they would be
+    ignored, and an ablation would report the unablated model."""
+    model, box = cfg.MODEL, cfg.MODEL.ROI_BOX_HEAD
+    stock_neck = model.BACKBONE.NAME in (
+        "build_resnet_fpn_backbone",
+        "build_retinanet_resnet_fpn_backbone",
+    )
+    if stock_neck and (not model.FPN.TOP_DOWN or not model.FPN.LATERAL or model.FPN.OUT_FEATURES):
+        raise UserError(
+            "MODEL.FPN.TOP_DOWN, LATERAL and OUT_FEATURES have no effect on MODEL.BACKBONE.NAME "
+            f"{model.BACKBONE.NAME}; set it to build_fpn_backbone"
+        )
+    if not model.RPN.SHARED_HEAD and model.RPN.HEAD_NAME == "StandardRPNHead":
+        raise UserError(
+            "MODEL.RPN.SHARED_HEAD False has no effect on MODEL.RPN.HEAD_NAME StandardRPNHead; "
+            "set it to FPNRPNHead"
+        )
+    eq1_is_plain = (box.POOLER_CANONICAL_SIZE, box.POOLER_CANONICAL_LEVEL) == (224, 4)
+    if not eq1_is_plain and model.ROI_HEADS.NAME == "StandardROIHeads":
+        raise UserError(
+            "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE and POOLER_CANONICAL_LEVEL have no effect "
+            "on MODEL.ROI_HEADS.NAME StandardROIHeads; set it to FPNROIHeads"
+        )
+
+
+def _check_levels(cfg: CfgNode) -> None:
+    readers = features_read(cfg)
+    for key, names in readers.items():
+        if not names:
+            raise UserError(f"{key} is empty, so there are no levels to read; name at least one")
+    if cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone":
+        for key, names in readers.items():
+            check_features_exist(key, names, cfg.MODEL.RESNETS.OUT_FEATURES, "the ResNet")
+    for key, lists in _anchor_lists(cfg):
+        reader = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "RPN"
+        levels = readers.get(f"MODEL.{reader}.IN_FEATURES")
+        if levels and len(lists) not in (1, len(levels)):
+            raise UserError(
+                f"{key} has {len(lists)} lists for the {len(levels)} levels "
+                f"{', '.join(levels)} of MODEL.{reader}.IN_FEATURES; give one list to each level, "
+                "or one for all"
+            )
+
+
+def _anchor_lists(cfg: CfgNode) -> Iterator[tuple[str, list]]:
+    for name in ("SIZES", "ASPECT_RATIOS"):
+        lists = cfg.MODEL.ANCHOR_GENERATOR[name]
+        if lists and isinstance(lists[0], (list, tuple)):  # a flat list is one for all levels
+            yield f"MODEL.ANCHOR_GENERATOR.{name}", lists
+
+
+def check_features_exist(key: str, names: list[str], existing: list[str], what: str) -> None:
+    """Refuse ``names`` under ``key`` that are not among the ``existing`` features of ``what``."""
+    absent = [name for name in names if name not in existing]
+    if absent:
+        raise UserError(
+            f"{key} names {', '.join(absent)}, but {what} has only {', '.join(existing)}; "
+            f"name levels that exist, or have {what} output more"
+        )
+
+
+def _check_batch(cfg: CfgNode) -> None:
+    images, world = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if world > 0 and images % world:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH {images} does not divide among the {world} processes of "
+            "SOLVER.REFERENCE_WORLD_SIZE; set REFERENCE_WORLD_SIZE 0 to take the batch, the "
+            "learning rate and the schedule as they are written"
+        )

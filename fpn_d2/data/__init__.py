@@ -1,0 +1,20 @@
+"""Data sets and loaders; importing this registers ``shapes`` and your own COCO-format folders."""
+
+from .build import build_test_loader, build_train_loader
+from .checks import check_settings
+from .folders import datasets_root, register_coco_folders
+from .shapes import ShapesSpec, generate_shapes, register_shapes
+
+__all__ = [
+    "ShapesSpec",
+    "build_test_loader",
+    "build_train_loader",
+    "check_settings",
+    "datasets_root",
+    "generate_shapes",
+    "register_coco_folders",
+    "register_shapes",
+]
+
+register_shapes(datasets_root())
+register_coco_folders(datasets_root())

@@ -1,0 +1,109 @@
+"""Detectron2's loaders, with every fault of the data told before the first iteration."""
+
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from torch.utils.data import DataLoader
+
+from ..errors import UserError
+from .checks import (
+    check_boxes,
+    check_classes,
+    check_files,
+    check_names,
+    check_proposal_files,
+    check_settings,
+)
+from .diagnosis import explain_failure
+
+__all__ = ["build_test_loader", "build_train_loader"]
+
+
+def build_train_loader(cfg: CfgNode) -> Any:
+    """Detectron2's training loader over ``DATASETS.TRAIN``, after all checks.
+
+    The test sets are loaded and checked too, since a fault in them would otherwise stop the run at
+    its first evaluation.
+
+    Args:
+        cfg: the merged config.
+
+    Returns:
+        what :func:`detectron2.data.build_detection_train_loader` returns.
+
+    Raises:
+        UserError: where the data sets or the settings about them cannot work.
+    """
+    check_settings(cfg, training=True)
+    names = list(cfg.DATASETS.TRAIN)
+    dataset = _load(
+        cfg,
+        names,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=(
+            cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+        ),
+        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+    )
+    for name in cfg.DATASETS.TEST:
+        _load_test(cfg, name)
+    return build_detection_train_loader(cfg, dataset=dataset)
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+    """Detectron2's test loader over one data set, after all checks.
+
+    Args:
+        cfg: the merged config.
+        dataset_name: the data set; with ``MODEL.LOAD_PROPOSALS`` one of ``DATASETS.TEST``.
+
+    Returns:
+        what :func:`detectron2.data.build_detection_test_loader` returns.
+
+    Raises:
+        UserError: where the data set or the settings about it cannot work.
+    """
+    check_names([dataset_name], "DATASETS.TEST")
+    check_proposal_files(cfg, "TEST")
+    return build_detection_test_loader(
+        _load_test(cfg, dataset_name),
+        mapper=DatasetMapper(cfg, False),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def _load_test(cfg: CfgNode, name: str) -> Any:
+    proposal_files = None
+    if cfg.MODEL.LOAD_PROPOSALS:
+        files = dict(zip(cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST, strict=True))
+        if name not in files:
+            raise UserError(
+                f"data set {name} has no proposal file: list the data set in DATASETS.TEST and its "
+                "file in DATASETS.PROPOSAL_FILES_TEST"
+            )
+        proposal_files = [files[name]]
+    return _load(cfg, [name], filter_empty=False, proposal_files=proposal_files)
+
+
+def _load(cfg: CfgNode, names: list[str], **options: Any) -> Any:
+    """Detectron2's dataset dicts, or a torch data set where one is registered, checked."""
+    try:
+        dataset = get_detection_dataset_dicts(names, **options)
+    except UserError:
+        raise
+    except Exception as error:
+        sentence = explain_failure(names, options["proposal_files"], error)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+    check_classes(cfg, names)
+    if isinstance(dataset, list):
+        check_files(names, dataset)
+        check_boxes(names, dataset)
+    return dataset

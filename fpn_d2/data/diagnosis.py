@@ -1,0 +1,137 @@
+"""Why Detectron2 could not load a data set, in one sentence.
+
+Detectron2 finds most faults of an annotation file itself, but says so by a KeyError or a bare
+assertion. So nothing here runs before its loader has failed: a sound file of COCO's size is not
+parsed twice.
+"""
+
+import json
+import os
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+
+from .folders import is_local, missing_remedy
+
+__all__ = ["explain_failure"]
+
+
+def explain_failure(
+    names: Sequence[str],
+    proposal_files: Sequence[str] | None,
+    error: Exception,
+) -> str | None:
+    """Find what a user can mend.
+
+    Args:
+        names: the data sets that were to be loaded.
+        proposal_files: their proposal files, if any.
+        error: what Detectron2 raised.
+
+    Returns:
+        one sentence with the remedy, or None where the fault is not found.
+    """
+    contents = []
+    for name in names:
+        path = getattr(MetadataCatalog.get(name), "json_file", None)
+        if path is None or not is_local(path):
+            return None
+        content, sentence = _read(name, path)
+        sentence = sentence or _explain_content(path, content)
+        if sentence:
+            return sentence
+        contents.append(content)
+    sentence = _explain_classes(names, contents)
+    if sentence:
+        return sentence
+    if proposal_files and isinstance(error, (KeyError, EOFError, pickle.UnpicklingError)):
+        absent = isinstance(error, KeyError)
+        reason = f"nothing for image id {error.args[0]}" if absent else str(error)
+        return (
+            f"proposals {', '.join(proposal_files)} do not fit {', '.join(names)} ({reason}): "
+            "write them again by evaluating the RPN on these data sets, and list the files in the "
+            "data sets' order"
+        )
+    if all(a.get("iscrowd", 0) for content in contents for a in content.get("annotations", ())):
+        return (
+            f"no image of {', '.join(names)} has an object in its file's list named annotations "
+            "(crowds do not count): annotate some, or set DATALOADER.FILTER_EMPTY_ANNOTATIONS "
+            "False to train on the background alone"
+        )
+    return None
+
+
+def _read(name: str, path: str) -> tuple[Any, str | None]:
+    """An annotation file's content, or why there is none."""
+    if not os.path.isfile(path):
+        return None, f"annotation file {path} of data set {name} does not exist: {missing_remedy()}"
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file), None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        return None, f"{path} is not valid JSON at {where} ({error.msg}): write the file again"
+    except (OSError, UnicodeDecodeError) as error:
+        return None, f"annotation file {path} cannot be read ({error}): write the file again"
+
+
+def _explain_content(path: str, content: Any) -> str | None:
+    """What COCO's format asks for and the file does not have."""
+    if not isinstance(content, dict):
+        return f"{path} is not in COCO format: its top level must be an object with images, ..."
+    for key, needed in _NEEDED.items():
+        # Files of COCO's test images have no annotations.
+        entries = content.get(key, [] if key == "annotations" else None)
+        if not isinstance(entries, list):
+            return f"{path} is not in COCO format: give it a list named {key}"
+        if not entries and key != "annotations":
+            return f"{path} has no {key}: add some, or take the data set out of DATASETS"
+        for number, entry in enumerate(entries):
+            lacking = [k for k in needed if not isinstance(entry, dict) or k not in entry]
+            if lacking:
+                return f"{path}: entry {number} of {key} has no {lacking[0]}: add it"
+    return _explain_ids(path, content)
+
+
+_NEEDED = {
+    "images": ("id", "file_name", "height", "width"),
+    "categories": ("id", "name"),
+    "annotations": ("id", "image_id", "category_id"),
+}
+
+
+def _explain_ids(path: str, content: dict[str, Any]) -> str | None:
+    categories = {category["id"] for category in content["categories"]}
+    seen = set()
+    for annotation in content.get("annotations", ()):
+        which = f"{path}: annotation {annotation['id']} of image {annotation['image_id']}"
+        if annotation["category_id"] not in categories:
+            return f"{which} has category_id {annotation['category_id']}, not in categories: add it"
+        # Detectron2 knows that COCO's own minival files repeat ids, and lets them.
+        if annotation["id"] in seen and "minival" not in path:
+            return f"{which} repeats the id of another annotation: number them anew"
+        if annotation.get("ignore", 0):
+            return f"{which} has 'ignore', which Detectron2 does not take: use 'iscrowd'"
+        if annotation.get("bbox") == []:
+            return f"{which} has an empty bbox: give left, top, width and height in pixels"
+        seen.add(annotation["id"])
+    return None
+
+
+def _explain_classes(names: Sequence[str], contents: Sequence[dict[str, Any]]) -> str | None:
+    """Class lists that differ from each other or from the one that the name is registered with."""
+    first = None
+    for name, content in zip(names, contents, strict=True):
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+        classes = [category["name"] for category in categories]
+        registered = getattr(MetadataCatalog.get(name), "thing_classes", classes)
+        first = first or (name, classes)
+        for other, known in (first, (f"Detectron2's list for {name}", registered)):
+            if list(known) != classes:
+                return (
+                    f"the categories of data set {name} ({len(classes)}) are not those of {other} "
+                    f"({len(known)}): give both the same names in the same order of ids"
+                )
+    return None

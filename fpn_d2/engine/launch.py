@@ -1,0 +1,49 @@
+"""Starting one process or several, and ending on a user's error with its sentence alone."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from detectron2.engine import launch as launch_processes
+from torch.multiprocessing import ProcessRaisedException
+
+from ..errors import UserError
+
+__all__ = ["launch"]
+
+EXIT_USER_ERROR = 2
+
+
+def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """Run ``main(args)`` in the processes that ``args`` ask for; on CPUs too (gloo).
+
+    A :class:`UserError` ends the program with its sentence on stderr and exit code 2, from
+    whichever process it came.
+
+    Args:
+        main: the function of one process.
+        args: as :func:`detectron2.engine.default_argument_parser` parses them.
+    """
+    try:
+        launch_processes(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except UserError as error:
+        _stop(str(error))
+    except ProcessRaisedException as error:
+        # the child's traceback as text; its last line is "fpn_d2.errors.UserError: <sentence>"
+        name, _, sentence = str(error).strip().splitlines()[-1].partition(": ")
+        if name != f"{UserError.__module__}.{UserError.__qualname__}":
+            raise
+        _stop(sentence)
+
+
+def _stop(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)

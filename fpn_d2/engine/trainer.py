@@ -1,0 +1,99 @@
+"""The trainer: Detectron2's :class:`DefaultTrainer`, assembled with three seams."""
+
+import os
+import weakref
+from collections.abc import Iterable
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from torch import nn
+
+from ..checkpoint import FPNCheckpointer
+from ..data import build_test_loader, build_train_loader
+from ..evaluation import ResultsWritingCOCOEvaluator
+from .autocast import CPUAutocastTrainer, cpu_has_bfloat16
+
+__all__ = ["Trainer"]
+
+
+class Trainer(DefaultTrainer):
+    """A :class:`DefaultTrainer` whose model wrapper, step and checkpointer can be replaced.
+
+    ``DefaultTrainer.__init__`` wires the three fast, so it is not called; this constructor puts
+    together the same public parts, in its order, with :meth:`wrap_model`, :meth:`build_step` and
+    :meth:`build_checkpointer` in between. All else is inherited.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: a config from :func:`fpn_d2.load_config`.
+
+        Raises:
+            UserError: for a data set, a batch size or weights that cannot work.
+        """
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        # The loader before the model: a wrong data set shows in seconds, not minutes.
+        data_loader = self.build_train_loader(cfg)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        model = self.wrap_model(cfg, model)
+        self._trainer = self.build_step(cfg, model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = self.build_checkpointer(cfg, model)
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def wrap_model(self, cfg: CfgNode, model: nn.Module) -> nn.Module:
+        """Wrap the model for several processes, on CPUs too."""
+        # Detectron2 passes device_ids, which DDP refuses for modules on a CPU.
+        device_ids = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
+        return create_ddp_model(model, broadcast_buffers=False, **device_ids)
+
+    def build_step(
+        self,
+        cfg: CfgNode,
+        model: nn.Module,
+        data_loader: Iterable[list[dict]],
+        optimizer: torch.optim.Optimizer,
+    ) -> SimpleTrainer:
+        """The object that makes one step; in mixed precision with ``SOLVER.AMP.ENABLED``."""
+        if not cfg.SOLVER.AMP.ENABLED:
+            step = SimpleTrainer
+        elif cfg.MODEL.DEVICE.startswith("cuda"):
+            step = AMPTrainer
+        else:
+            step = CPUAutocastTrainer if cpu_has_bfloat16() else SimpleTrainer
+        return step(model, data_loader, optimizer)
+
+    def build_checkpointer(self, cfg: CfgNode, model: nn.Module) -> FPNCheckpointer:
+        """The checkpointer, which also saves and restores this trainer's state."""
+        return FPNCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
+        """See :func:`fpn_d2.data.build_train_loader`."""
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
+        """See :func:`fpn_d2.data.build_test_loader`."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """COCO's metrics, with each test set's results in a folder of its own.
+
+        Detectron2's train_net uses one folder for all, so that the proposals of the training set
+        and those of the validation set overwrite each other.
+        """
+        return ResultsWritingCOCOEvaluator(
+            dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        )

@@ -1,0 +1,272 @@
+"""The pyramid neck of Sec. 3, with the switches of Tables 1 and 2.
+
+Shape shorthand: N images of H x W pixels, d channels (``MODEL.FPN.OUT_CHANNELS``); C_k is the
+output of the bottom-up stage with stride 2^k, P_k the level of the same stride,
+(N, d, H / 2^k, W / 2^k).
+
+    both paths:       M_k = lateral_k(C_k) + upsample(M_k+1)      P_k = output_k(M_k)
+    no top-down (d):  M_k = lateral_k(C_k)
+    no lateral (e):   M_5 = lateral_5(C_5), M_k = upsample(M_k+1)
+
+The 3x3 output convolutions stand outside the recursion, and nothing here has a non-linearity.
+
+What cannot reach the loss is not built: a convolution without a gradient stops multi-process
+training at its second step, and its weights in a checkpoint would only mislead.
+"""
+
+import logging
+import math
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from ..config_checks import check_features_exist, features_read
+from ..errors import UserError
+
+__all__ = ["FeaturePyramid", "build_fpn_backbone"]
+
+logger = logging.getLogger(__name__)
+
+
+class FeaturePyramid(FPN):
+    """Detectron2's :class:`FPN` with switches for its two paths and its levels.
+
+    With all defaults it is Detectron2's module, bit for bit, under the same parameter names.
+
+    Examples:
+        >>> cfg = fpn_d2.load_config("configs/RPN/rpn_R_50_FPN.yaml")
+        >>> neck = build_fpn_backbone(cfg, ShapeSpec(channels=3))
+        >>> {name: tuple(p.shape) for name, p in neck(torch.zeros(1, 3, 64, 96)).items()}
+        {'p2': (1, 256, 16, 24), 'p3': (1, 256, 8, 12), 'p4': (1, 256, 4, 6),
+         'p5': (1, 256, 2, 3), 'p6': (1, 256, 1, 2)}
+    """
+
+    def __init__(
+        self,
+        bottom_up: Backbone,
+        in_features: list[str],
+        out_channels: int,
+        *,
+        norm: str = "",
+        top_block: nn.Module | None = None,
+        fuse_type: str = "sum",
+        top_down: bool = True,
+        lateral: bool = True,
+        out_features: list[str] | None = None,
+    ):
+        """
+        Args:
+            bottom_up, in_features, out_channels, norm, top_block, fuse_type: see :class:`FPN`.
+            top_down: add the upsampled coarser level (Tables 1 and 2, row d: False).
+            lateral: connect every stage by its 1x1 convolution; False leaves the coarsest
+                stage's alone, which starts the top-down path (row e).
+            out_features: the levels to return; None is all (row f: ``["p2"]``).
+        """
+        assert top_down or lateral
+        super().__init__(bottom_up, in_features, out_channels, norm, top_block, fuse_type)
+        self.top_down = top_down
+        self.lateral = lateral
+        self.out_features = tuple(out_features or self._out_features)
+        assert set(self.out_features) <= set(self._out_features)
+        self._remove_unused_convs()
+
+    def _remove_unused_convs(self) -> None:
+        """Delete the convolutions that no returned level depends on."""
+        kept = set(self.out_features)
+        if self.top_block is not None:
+            kept.add(self.top_block.in_feature)
+        for i, stage in enumerate(self._stages()):  # coarse to fine, as the lists are
+            if f"p{stage}" not in kept:
+                delattr(self, f"fpn_output{stage}")
+                self.output_convs[i] = nn.Identity()
+            feeds_output = f"p{stage}" in kept or self.top_down
+            if not feeds_output or (not self.lateral and i > 0):
+                delattr(self, f"fpn_lateral{stage}")
+                self.lateral_convs[i] = nn.Identity()
+
+    def _stages(self) -> list[int]:
+        shapes = self.bottom_up.output_shape()
+        return [int(math.log2(shapes[name].stride)) for name in reversed(self.in_features)]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """See :meth:`FPN.forward`; returns ``out_features`` only, fine to coarse.
+
+        Args:
+            x: (N, C, H, W). With the top-down path H and W must suit it: see Raises.
+
+        Raises:
+            UserError: where upsampling by two would not meet the finer level's size.
+        """
+        if self.top_down:
+            self._check_size(*x.shape[-2:])
+        if self.top_down and self.lateral:
+            features = super().forward(x)
+        else:
+            features = self._forward_one_path(self.bottom_up(x))
+        return {name: features[name] for name in self._out_features if name in self.out_features}
+
+    def _forward_one_path(self, bottom_up: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rows (d) and (e): laterals without the sum, or the upsampled C5 without laterals."""
+        features, merged = {}, None
+        for name, stage, lateral, output in zip(
+            reversed(self.in_features),
+            self._stages(),
+            self.lateral_convs,
+            self.output_convs,
+            strict=True,
+        ):
+            if self.lateral or merged is None:
+                merged = lateral(bottom_up[name])
+            else:
+                merged = F.interpolate(merged, scale_factor=2.0, mode="nearest")
+            features[f"p{stage}"] = output(merged)
+        if self.top_block is not None:
+            source = self.top_block.in_feature
+            extra = self.top_block(bottom_up[source] if source in bottom_up else features[source])
+            features.update(zip(self._out_features[-len(extra) :], extra, strict=True))
+        return features
+
+    def _check_size(self, height: int, width: int) -> None:
+        # Stages round sizes up, so the finest stage decides: 30 pixels suit strides of 4 to 32.
+        if torch.jit.is_tracing() or torch.jit.is_scripting():
+            return
+        shapes = self.bottom_up.output_shape()
+        finest, coarsest = (shapes[self.in_features[i]].stride for i in (0, -1))
+        if any(math.ceil(side / finest) % (coarsest // finest) for side in (height, width)):
+            raise UserError(
+                f"the pyramid cannot take an input of {height} x {width} pixels, because its "
+                f"levels would not double in size; pad height and width to a multiple of "
+                f"{self.size_divisibility}, as Detectron2's meta-architectures do"
+            )
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """See :meth:`FPN.output_shape`; ``out_features`` only."""
+        shapes = super().output_shape()
+        return {name: shape for name, shape in shapes.items() if name in self.out_features}
+
+
+@BACKBONE_REGISTRY.register()
+def build_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeaturePyramid:
+    """Build the neck of ``cfg.MODEL.FPN`` on the bottom-up network of the same section.
+
+    Raises:
+        UserError: for a bottom-up network that is not registered, stages that it does not output
+            or whose strides do not double, and levels that do not exist or that nothing reads.
+    """
+    fpn = cfg.MODEL.FPN
+    if fpn.BOTTOM_UP not in BACKBONE_REGISTRY:
+        names = ", ".join(sorted(name for name, _ in BACKBONE_REGISTRY))
+        raise UserError(f"MODEL.FPN.BOTTOM_UP {fpn.BOTTOM_UP} is not registered; there are {names}")
+    bottom_up = BACKBONE_REGISTRY.get(fpn.BOTTOM_UP)(cfg, input_shape)
+    stages = _stages_by_level(fpn.IN_FEATURES, bottom_up.output_shape())
+    needed, top_block = _needed_stages(cfg, stages)
+    if needed[-1] != fpn.IN_FEATURES[-1]:
+        # Without a top-down path coarse stages can be useless; the network that ends before
+        # them is built by the network's own rule.
+        bottom_up = BACKBONE_REGISTRY.get(fpn.BOTTOM_UP)(_ending_at(cfg, needed), input_shape)
+    neck = FeaturePyramid(
+        bottom_up,
+        needed,
+        fpn.OUT_CHANNELS,
+        norm=fpn.NORM,
+        top_block=_build_top_block(top_block, bottom_up, needed, fpn.OUT_CHANNELS),
+        fuse_type=fpn.FUSE_TYPE,
+        top_down=fpn.TOP_DOWN,
+        lateral=fpn.LATERAL,
+        out_features=list(fpn.OUT_FEATURES),
+    )
+    _check_readers(cfg, neck)
+    return neck
+
+
+def _stages_by_level(in_features: list[str], shapes: dict[str, ShapeSpec]) -> dict[str, str]:
+    """``{"p2": "res2", ...}``, fine to coarse, for stages whose strides double."""
+    check_features_exist(
+        "MODEL.FPN.IN_FEATURES", in_features, list(shapes), "the bottom-up network"
+    )
+    strides = [shapes[name].stride for name in in_features]
+    if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:], strict=False)):
+        raise UserError(
+            f"MODEL.FPN.IN_FEATURES {', '.join(in_features)} have the strides "
+            f"{', '.join(map(str, strides))}; a pyramid needs each to be twice the one before, so "
+            "name neighbouring stages from fine to coarse (a dilated stage does not fit)"
+        )
+    return {f"p{int(math.log2(s))}": name for s, name in zip(strides, in_features, strict=True)}
+
+
+def _needed_stages(cfg: CfgNode, stages: dict[str, str]) -> tuple[list[str], str]:
+    """The stages that the asked-for levels depend on, and the top block, "" where none is."""
+    fpn, levels = cfg.MODEL.FPN, list(stages)
+    last = int(levels[-1][1:])
+    num_extra = {"maxpool": 1, "p6p7_c5": 2, "p6p7_p5": 2, "": 0}[fpn.TOP_BLOCK]
+    extra = [f"p{last + 1 + i}" for i in range(num_extra)]
+    wanted = list(fpn.OUT_FEATURES) or levels + extra
+    check_features_exist("MODEL.FPN.OUT_FEATURES", wanted, levels + extra, "the pyramid")
+    if num_extra == 2 and extra[0] in wanted and extra[1] not in wanted:
+        raise UserError(
+            f"MODEL.FPN.OUT_FEATURES names {extra[0]} without {extra[1]}, which "
+            f"MODEL.FPN.TOP_BLOCK {fpn.TOP_BLOCK} computes as well; name both or choose maxpool"
+        )
+    top_block = fpn.TOP_BLOCK if set(extra) & set(wanted) else ""
+    needed = [i for i, level in enumerate(levels) if level in wanted]
+    if top_block or fpn.TOP_DOWN:
+        needed.append(len(levels) - 1)
+    return [stages[level] for level in levels[min(needed) : max(needed) + 1]], top_block
+
+
+def _ending_at(cfg: CfgNode, stages: list[str]) -> CfgNode:
+    """The config under which the bottom-up network outputs ``stages`` and nothing beyond."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    for section in cfg.MODEL.values():
+        # RESNETS, REGNETS, and by the same convention other people's backbones
+        if isinstance(section, CfgNode) and set(stages) <= set(section.get("OUT_FEATURES", ())):
+            section.OUT_FEATURES = stages
+    return cfg
+
+
+def _build_top_block(
+    name: str, bottom_up: Backbone, stages: list[str], out_channels: int
+) -> nn.Module | None:
+    if not name:
+        return None
+    shape = bottom_up.output_shape()[stages[-1]]
+    coarsest = f"p{int(math.log2(shape.stride))}"
+    if name == "p6p7_c5":
+        return LastLevelP6P7(shape.channels, out_channels, in_feature=stages[-1])
+    if name == "p6p7_p5":
+        return LastLevelP6P7(out_channels, out_channels, in_feature=coarsest)
+    top_block = LastLevelMaxPool()
+    top_block.in_feature = coarsest
+    return top_block
+
+
+def _check_readers(cfg: CfgNode, neck: FeaturePyramid) -> None:
+    """The heads must find their levels, and every level with weights must be read."""
+    readers, levels = features_read(cfg), list(neck.output_shape())
+    for key, names in readers.items():
+        check_features_exist(key, names, levels, "the pyramid")
+    roi = readers.get("MODEL.ROI_HEADS.IN_FEATURES", [])
+    steps = [levels.index(b) - levels.index(a) for a, b in zip(roi, roi[1:], strict=False)]
+    if any(step != 1 for step in steps):
+        raise UserError(
+            f"MODEL.ROI_HEADS.IN_FEATURES {', '.join(roi)} are not neighbours "
+            "from fine to coarse, which Eq. 1 needs; name such levels"
+        )
+    read = {name for names in readers.values() for name in names}
+    trained = [name for name in levels if hasattr(neck, f"fpn_output{name[1:]}")]
+    unread = [name for name in trained if name not in read]
+    if readers and unread:
+        message = (
+            f"nothing reads the pyramid's {', '.join(unread)}, so their convolutions get no "
+            f"gradient; set MODEL.FPN.OUT_FEATURES to {sorted(read)}"
+        )
+        if comm.get_world_size() > 1:
+            raise UserError(f"{message} (training in several processes stops on such weights)")
+        logger.warning(message)

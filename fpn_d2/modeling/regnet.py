@@ -1,0 +1,32 @@
+"""Detectron2's RegNet as a bottom-up network that a YAML file can name."""
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.regnet import RegNet, ResBottleneckBlock, SimpleStem
+
+__all__ = ["build_regnet_backbone"]
+
+
+@BACKBONE_REGISTRY.register()
+def build_regnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RegNet:
+    """Build the RegNet of ``cfg.MODEL.REGNETS``; stages s1 to s4 have strides 4 to 32.
+
+    The numbers are those of "Designing Network Design Spaces" (Radosavovic et al., CVPR 2020).
+    """
+    regnet = cfg.MODEL.REGNETS
+    assert input_shape.channels == 3, "Detectron2's RegNet takes three channels"
+    return RegNet(
+        stem_class=SimpleStem,
+        stem_width=32,
+        block_class=ResBottleneckBlock,
+        depth=regnet.DEPTH,
+        w_a=regnet.W_A,
+        w_0=regnet.W_0,
+        w_m=regnet.W_M,
+        group_width=regnet.GROUP_WIDTH,
+        se_ratio=regnet.SE_RATIO,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        norm=regnet.NORM,
+        out_features=regnet.OUT_FEATURES,
+    )

@@ -1,0 +1,50 @@
+"""Describes fpn_d2 for pip; imports nothing but the standard library and setuptools."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def version() -> str:
+    """Reads ``__version__`` as text: importing the package would import torch and Detectron2."""
+    text = (ROOT / "fpn_d2" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE).group(1)
+
+
+def long_description() -> str:
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.is_file() else ""
+
+
+setup(
+    name="fpn_d2",
+    version=version(),
+    description="Feature Pyramid Networks for Object Detection (CVPR 2017) on Detectron2",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    packages=find_packages(include=["fpn_d2", "fpn_d2.*"]),
+    python_requires=">=3.10",
+    # torch, torchvision and Detectron2 are needed too and stay out on purpose. pip would fetch
+    # `detectron2 @ git+...` again although it is installed, and would build it in an isolated
+    # environment, where the torch that its setup.py imports is missing; and torch's wheel is the
+    # user's choice (CPU, CUDA version). `make setup` installs all three where they are missing.
+    # Lower bounds are Detectron2's own, so nothing that works with it is upgraded.
+    install_requires=[
+        "Pillow>=7.1",
+        "PyYAML>=5.1",
+        "numpy",
+        "portalocker",
+        "pycocotools>=2.0.2",
+        "tqdm>4.29.0",
+    ],
+    extras_require={"dev": ["pytest>=8", "ruff==0.17.5"]},
+)

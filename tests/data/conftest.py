@@ -1,0 +1,62 @@
+"""Small COCO-format data sets, and catalogs that forget what a test registered."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+WIDTH, HEIGHT = 40, 32
+
+
+@pytest.fixture(autouse=True)
+def _clean_catalogs():
+    before = [set(catalog.keys()) for catalog in (DatasetCatalog, MetadataCatalog)]
+    yield
+    for catalog, names in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
+        for name in set(catalog.keys()) - names:
+            catalog.pop(name)
+
+
+def coco_content(images: int = 4) -> dict[str, Any]:
+    """A sound annotation file: two classes, one box in each image but the last, which is empty."""
+    return {
+        "images": [
+            {"id": i + 1, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH}
+            for i in range(images)
+        ],
+        "annotations": [
+            {
+                "id": i + 1,
+                "image_id": i + 1,
+                "category_id": 1 + i % 2,
+                "bbox": [2 + i, 3, 10, 12],
+                "area": 120,
+                "iscrowd": 0,
+            }
+            for i in range(images - 1)
+        ],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+
+
+def write_coco(root: Path, name: str, split: str, content: Any) -> Path:
+    """Write ``<root>/<name>/`` with four images and this annotation file; returns its path."""
+    images, annotations = root / name / "images", root / name / "annotations"
+    images.mkdir(parents=True, exist_ok=True)
+    annotations.mkdir(exist_ok=True)
+    for i in range(4):
+        Image.fromarray(np.full((HEIGHT, WIDTH, 3), 50 * i, np.uint8)).save(images / f"{i}.png")
+    path = annotations / f"instances_{split}.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def coco():
+    """The two helpers, for test files that cannot import a conftest."""
+    return SimpleNamespace(content=coco_content, write=write_coco)

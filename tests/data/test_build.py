@@ -1,0 +1,386 @@
+import itertools
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.utils import comm
+
+from fpn_d2 import UserError
+from fpn_d2.data import build_test_loader, build_train_loader, check_settings, register_coco_folders
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = ("zoo_train",)
+    cfg.DATASETS.TEST = ("zoo_val",)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (32,), 32
+    cfg.SEED = 7
+    return cfg
+
+
+@pytest.fixture
+def zoo(tmp_path, coco):
+    """A function that writes zoo_train and zoo_val and registers them; returns the folder."""
+
+    def write(train=None, val=None):
+        coco.write(tmp_path, "zoo", "train", coco.content() if train is None else train)
+        coco.write(tmp_path, "zoo", "val", coco.content() if val is None else val)
+        register_coco_folders(str(tmp_path))
+        return tmp_path / "zoo"
+
+    return write
+
+
+def write_proposals(path, ids):
+    boxes = [np.array([[0.0, 0.0, 8.0, 8.0 + i]]) for i, _ in enumerate(ids)]
+    content = {"ids": ids, "boxes": boxes, "objectness_logits": [np.ones(1)] * len(ids)}
+    path.write_bytes(pickle.dumps(content))
+    return str(path)
+
+
+def ids_of(loader, batches):
+    return [[d["image_id"] for d in batch] for batch in itertools.islice(loader, batches)]
+
+
+# The benign twin of every check below: the same data without the fault.
+
+
+def test_train_loader_is_detectron2s(cfg, zoo):
+    zoo()
+    ours, stock = ids_of(build_train_loader(cfg), 6), ids_of(build_detection_train_loader(cfg), 6)
+    assert ours == stock
+    assert {i for batch in ours for i in batch} == {1, 2, 3}  # image 4 has no objects
+    batch = next(iter(build_train_loader(cfg)))
+    assert len(batch) == 2
+    assert len(batch[0]["instances"]) == 1
+
+
+def test_test_loader_is_detectron2s(cfg, zoo):
+    zoo()
+    ours, stock = build_test_loader(cfg, "zoo_val"), build_detection_test_loader(cfg, "zoo_val")
+    assert ids_of(ours, 9) == ids_of(stock, 9) == [[1], [2], [3], [4]]
+    assert type(ours.sampler) is type(stock.sampler)
+
+
+def test_empty_images_stay_where_asked_for(cfg, zoo):
+    zoo()
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    assert {i for batch in ids_of(build_train_loader(cfg), 6) for i in batch} == {1, 2, 3, 4}
+
+
+def test_a_sound_file_is_parsed_once(cfg, zoo, monkeypatch):
+    zoo()
+    calls, load = [], json.load
+    monkeypatch.setattr(json, "load", lambda *args, **kw: calls.append(1) or load(*args, **kw))
+    build_test_loader(cfg, "zoo_val")
+    assert len(calls) == 1
+
+
+def test_no_test_set_is_a_choice_in_training_only(cfg, zoo):
+    zoo()
+    cfg.DATASETS.TEST = ()
+    build_train_loader(cfg)
+    with pytest.raises(UserError, match=r"DATASETS\.TEST names no data set"):
+        check_settings(cfg, training=False)
+
+
+def test_images_without_annotations_can_be_tested_on(cfg, zoo, coco):
+    content = coco.content()
+    del content["annotations"]  # as COCO's image_info files
+    zoo(val=content)
+    assert len(build_test_loader(cfg, "zoo_val")) == 4
+
+
+def test_a_torch_data_set_passes_through(cfg, zoo):
+    import torch.utils.data as torchdata
+
+    class Two(torchdata.Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            raise AssertionError("not read before the first iteration")
+
+    DatasetCatalog.register("two", Two)
+    cfg.DATASETS.TEST = ("two",)
+    assert len(build_test_loader(cfg, "two")) == 2
+
+
+# Faults of the annotation file. Each case changes a sound file's content and names the words
+# that the sentence must have.
+
+
+def drop(key):
+    return lambda c: c.pop(key)
+
+
+def set_in(key, number, **values):
+    return lambda c: c[key][number].update(values)
+
+
+def drop_in(key, number, field):
+    return lambda c: c[key][number].pop(field)
+
+
+FILE_FAULTS = {
+    "no images key": (drop("images"), ["not in COCO format", "list named images"]),
+    "no categories key": (drop("categories"), ["not in COCO format", "list named categories"]),
+    "images is no list": (lambda c: c.update(images=3), ["list named images"]),
+    "annotations is no list": (lambda c: c.update(annotations=3), ["list named annotations"]),
+    "no images": (lambda c: c.update(images=[]), ["has no images"]),
+    "no categories": (lambda c: c.update(categories=[]), ["has no categories"]),
+    "image without height": (drop_in("images", 2, "height"), ["entry 2 of images", "height"]),
+    "annotation without class": (
+        drop_in("annotations", 1, "category_id"),
+        ["entry 1 of annotations has no category_id"],
+    ),
+    "unknown category": (
+        set_in("annotations", 1, category_id=9),
+        ["annotation 2 of image 2", "category_id 9"],
+    ),
+    "repeated id": (set_in("annotations", 1, id=1), ["annotation 1 of image 2 repeats"]),
+    "ignore": (set_in("annotations", 0, ignore=1), ["annotation 1 of image 1", "iscrowd"]),
+    "empty box": (set_in("annotations", 0, bbox=[]), ["annotation 1 of image 1", "bbox"]),
+    "no box": (drop_in("annotations", 1, "bbox"), ["1.png", "bbox None", "four finite"]),
+    "three numbers": (set_in("annotations", 1, bbox=[1, 2, 3]), ["1.png", "bbox [1, 2, 3]"]),
+    "not a number": (set_in("annotations", 1, bbox=[1, 2, 3, float("nan")]), ["1.png", "nan"]),
+    "text": (set_in("annotations", 1, bbox=["1", 2, 3, 4]), ["1.png", "'1'"]),
+    "null": (set_in("annotations", 1, bbox=[None, 2, 3, 4]), ["1.png", "None"]),
+    "missing image": (
+        set_in("images", 1, file_name="away.png"),
+        ["away.png does not exist", "1 of the"],
+    ),
+}
+
+
+def fault_text(split, cfg, zoo, content):
+    zoo(**{split: content})
+    with pytest.raises(UserError) as caught:
+        build_train_loader(cfg) if split == "train" else build_test_loader(cfg, "zoo_val")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("fault", FILE_FAULTS)
+def test_a_fault_of_the_file_gets_a_sentence(fault, split, cfg, zoo, coco):
+    change, words = FILE_FAULTS[fault]
+    content = coco.content()
+    change(content)
+    text = fault_text(split, cfg, zoo, content)
+    for word in words:
+        assert word in text
+
+
+def test_broken_json_names_file_line_and_column(cfg, zoo):
+    text = fault_text("val", cfg, zoo, '{"images": [],\n "annotations" []}')
+    assert "instances_val.json" in text
+    assert "line 2 column 16" in text
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "\x00\x01"])
+def test_what_is_no_annotation_file_at_all(content, cfg, zoo):
+    assert "instances_train.json" in fault_text("train", cfg, zoo, content)
+
+
+def test_all_images_without_objects(cfg, zoo, coco):
+    content = coco.content()
+    content["annotations"] = [{**content["annotations"][0], "iscrowd": 1}]
+    text = fault_text("train", cfg, zoo, content)
+    assert "zoo_train" in text
+    assert "DATALOADER.FILTER_EMPTY_ANNOTATIONS False" in text
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    build_train_loader(cfg)
+
+
+def test_a_fault_of_the_test_set_shows_before_training(cfg, zoo, coco):
+    zoo(val={**coco.content(), "images": []})
+    with pytest.raises(UserError, match=r"instances_val\.json has no images"):
+        build_train_loader(cfg)
+
+
+# Files and names that are not there.
+
+
+def test_missing_files(cfg, zoo):
+    folder = zoo()
+    (folder / "images" / "0.png").unlink()
+    (folder / "images" / "2.png").unlink()
+    with pytest.raises(UserError, match=r"0\.png does not exist \(2 of the 3 images of zoo_train"):
+        build_train_loader(cfg)
+    shutil.rmtree(folder / "images")
+    with pytest.raises(UserError, match=r"image folder .*zoo/images .* DETECTRON2_DATASETS"):
+        build_test_loader(cfg, "zoo_val")
+    (folder / "annotations" / "instances_val.json").unlink()
+    with pytest.raises(UserError, match=r"instances_val\.json of data set zoo_val does not exist"):
+        build_test_loader(cfg, "zoo_val")
+
+
+@pytest.mark.parametrize("split", ["TRAIN", "TEST"])
+def test_a_name_that_is_not_registered(split, cfg, zoo):
+    zoo()
+    cfg.DATASETS[split] = ("zoo_trian",)
+    with pytest.raises(UserError) as caught:
+        build_train_loader(cfg)
+    for word in (f"DATASETS.{split}", "'zoo_trian'", "zoo_train", "DETECTRON2_DATASETS"):
+        assert word in str(caught.value)
+
+
+def test_no_training_set(cfg):
+    cfg.DATASETS.TRAIN = ()
+    with pytest.raises(UserError, match=r"DATASETS\.TRAIN names no data set"):
+        build_train_loader(cfg)
+
+
+def test_errors_that_are_not_the_users_stay_what_they_are(cfg):
+    def broken():
+        raise KeyError("a bug of the function")
+
+    DatasetCatalog.register("own_function", broken)
+    cfg.DATASETS.TEST = ("own_function",)
+    with pytest.raises(KeyError, match="a bug of the function"):
+        build_test_loader(cfg, "own_function")
+
+
+# The batch and the classes.
+
+
+@pytest.mark.parametrize("images, processes", [(0, 1), (-2, 1), (3, 2), (2, 4)])
+def test_a_batch_that_cannot_be_shared(images, processes, cfg, zoo, monkeypatch):
+    zoo()
+    monkeypatch.setattr(comm, "get_world_size", lambda: processes)
+    cfg.SOLVER.IMS_PER_BATCH = images
+    with pytest.raises(UserError, match=f"IMS_PER_BATCH is {images}.*multiple of {processes}"):
+        check_settings(cfg, training=True)
+    check_settings(cfg, training=False)
+    cfg.SOLVER.IMS_PER_BATCH = 2 * processes
+    check_settings(cfg, training=True)
+
+
+@pytest.mark.parametrize(
+    "architecture, key",
+    [
+        ("GeneralizedRCNN", "MODEL.ROI_HEADS.NUM_CLASSES"),
+        ("RetinaNet", "MODEL.RETINANET.NUM_CLASSES"),
+    ],
+)
+def test_number_of_classes(architecture, key, cfg, zoo):
+    zoo()
+    cfg.MODEL.META_ARCHITECTURE = architecture
+    for value in (1, 80):
+        cfg.merge_from_list([key, value])
+        for build in (build_train_loader, lambda cfg: build_test_loader(cfg, "zoo_val")):
+            with pytest.raises(UserError, match=f"of data set zoo_.* is 2 .cat, dog.*add {key} 2"):
+                build(cfg)
+    cfg.merge_from_list([key, 2])
+    build_train_loader(cfg)
+
+
+def test_a_model_without_a_class_head_takes_any_classes(cfg, zoo, coco):
+    content = coco.content()
+    content["categories"][1]["name"] = "horse"
+    zoo(val=content)
+    cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80
+    build_train_loader(cfg)
+
+
+def test_classes_of_the_test_set_must_be_the_training_sets(cfg, zoo, coco):
+    content = coco.content()
+    content["categories"][0]["name"], content["categories"][1]["name"] = "dog", "cat"
+    zoo(val=content)
+    with pytest.raises(UserError, match=r"zoo_val has the classes dog, cat, but zoo_train .*"):
+        build_train_loader(cfg)
+
+
+def test_classes_of_two_training_sets_must_agree(cfg, zoo, coco):
+    content = coco.content()
+    content["categories"][0]["name"] = "horse"
+    zoo(val=content)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("zoo_train", "zoo_val"), ()
+    with pytest.raises(UserError, match="zoo_val .* not those of zoo_train"):
+        build_train_loader(cfg)
+
+
+def test_classes_other_than_the_registered_ones(cfg, zoo):
+    zoo()
+    MetadataCatalog.get("zoo_val").thing_classes = ["cat", "dog", "horse"]
+    with pytest.raises(UserError, match=r"zoo_val \(2\) .* list for zoo_val \(3\)"):
+        build_test_loader(cfg, "zoo_val")
+
+
+# Fixed proposals.
+
+
+@pytest.fixture
+def with_proposals(cfg, zoo, tmp_path):
+    zoo()
+    cfg.MODEL.LOAD_PROPOSALS = True
+    cfg.DATASETS.PROPOSAL_FILES_TRAIN = (write_proposals(tmp_path / "a.pkl", [1, 2, 3, 4]),)
+    cfg.DATASETS.PROPOSAL_FILES_TEST = (write_proposals(tmp_path / "b.pkl", [4, 3, 2, 1]),)
+    return cfg
+
+
+def test_each_test_set_gets_its_own_proposals(with_proposals, tmp_path, coco):
+    cfg = with_proposals
+    coco.write(tmp_path, "zoo", "late", coco.content())
+    register_coco_folders(str(tmp_path))
+    cfg.DATASETS.TEST = ("zoo_late", "zoo_val")
+    cfg.DATASETS.PROPOSAL_FILES_TEST = (
+        write_proposals(tmp_path / "c.pkl", [1, 2, 3, 4]),
+        *cfg.DATASETS.PROPOSAL_FILES_TEST,
+    )
+    build_train_loader(cfg)
+    for name, last in (("zoo_late", 8.0), ("zoo_val", 11.0)):  # image 1 is c's first, b's last
+        first = next(iter(build_test_loader(cfg, name)))[0]
+        assert first["proposals"].proposal_boxes.tensor[0, 3] == last
+
+
+@pytest.mark.parametrize("split", ["TRAIN", "TEST"])
+def test_number_of_proposal_files(split, with_proposals):
+    with_proposals.DATASETS[f"PROPOSAL_FILES_{split}"] = ()
+    with pytest.raises(UserError, match=f"PROPOSAL_FILES_{split} has 0 and DATASETS.{split} has 1"):
+        build_train_loader(with_proposals)
+
+
+def test_a_proposal_file_that_is_not_there(with_proposals):
+    row = "output/RPN/rpn_R_50_FPN"
+    file = f"{row}/inference/zoo_train/box_proposals.pkl"
+    with_proposals.DATASETS.PROPOSAL_FILES_TRAIN = (file,)
+    with pytest.raises(UserError) as caught:
+        build_train_loader(with_proposals)
+    command = (
+        "python train_net.py --config-file configs/RPN/rpn_R_50_FPN.yaml --eval-only "
+        f"MODEL.WEIGHTS {row}/model_final.pth DATASETS.TEST \"('zoo_train',)\""
+    )
+    assert command in str(caught.value)
+    with_proposals.DATASETS.PROPOSAL_FILES_TRAIN = ("elsewhere.pkl",)
+    with pytest.raises(UserError, match=r"elsewhere\.pkl .* does not exist"):
+        build_train_loader(with_proposals)
+
+
+def test_proposals_of_another_data_set(with_proposals, tmp_path):
+    write_proposals(tmp_path / "a.pkl", [1, 2, 4])
+    with pytest.raises(UserError, match=r"a\.pkl do not fit zoo_train \(nothing for image id 3\)"):
+        build_train_loader(with_proposals)
+    (tmp_path / "a.pkl").write_bytes(b"")
+    with pytest.raises(UserError, match=r"a\.pkl do not fit zoo_train"):
+        build_train_loader(with_proposals)
+
+
+def test_a_test_set_outside_of_the_config_has_no_proposals(with_proposals):
+    with pytest.raises(UserError, match="zoo_train has no proposal file"):
+        build_test_loader(with_proposals, "zoo_train")

@@ -1,0 +1,42 @@
+#!/usr/bin/env python
+"""Make a shapes data set of any size under $DETECTRON2_DATASETS.
+
+``python tools/make_shapes.py --name my_shapes --train 500 --val 100`` makes ``my_shapes_train``
+and ``my_shapes_val``, which every later run knows by these names.
+"""
+
+import argparse
+import logging
+import sys
+
+from fpn_d2 import UserError
+from fpn_d2.data import ShapesSpec, datasets_root, generate_shapes
+
+
+def main() -> None:
+    """Read the command line, generate, print the names."""
+    default = ShapesSpec()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--name", required=True, help="the data set's folder")
+    parser.add_argument("--train", type=int, default=default.train, help="training images")
+    parser.add_argument("--val", type=int, default=default.val, help="validation images")
+    parser.add_argument("--size", type=int, default=default.size, help="longer side in pixels")
+    parser.add_argument("--seed", type=int, default=default.seed)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        spec = ShapesSpec(train=args.train, val=args.val, size=args.size, seed=args.seed)
+        if args.name == "shapes" and spec != default:
+            raise UserError(
+                "the built-in data set 'shapes' would be generated anew at its next use: "
+                "choose another --name"
+            )
+        folder = generate_shapes(datasets_root(), args.name, spec)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"{folder}: {args.name}_train, {args.name}_val")
+
+
+if __name__ == "__main__":
+    main()

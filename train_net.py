@@ -1,0 +1,39 @@
+#!/usr/bin/env python
+"""Train, resume or evaluate a config.
+
+python train_net.py --config-file configs/quick/RPN/rpn_R_18_FPN.yaml
+python train_net.py --config-file ... --resume
+python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
+"""
+
+import argparse
+from typing import Any
+
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from fpn_d2 import load_config, load_model
+from fpn_d2.data import check_settings
+from fpn_d2.engine import Trainer, launch
+
+
+def main(args: argparse.Namespace) -> dict[str, Any]:
+    """One process of the training or the evaluation."""
+    cfg = load_config(args.config_file, args.opts)
+    default_setup(cfg, args)
+
+    if args.eval_only:
+        check_settings(cfg, training=False)
+        results = Trainer.test(cfg, load_model(cfg, resume=args.resume))
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
+
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    launch(main, default_argument_parser().parse_args())
