@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-if sys.version_info < (3, 9):  # noqa: UP036  (before anything that an older Python cannot read)
-    sys.exit("setup: fpn_d2 needs Python 3.9 or newer: activate an environment with one")
+if sys.version_info < (3, 10):  # noqa: UP036  (before anything that an older Python cannot read)
+    sys.exit("setup: fpn_d2 needs Python 3.10 or newer: activate an environment with one")
 
 from setup_detectron2 import SetupError, Source, compiler_environment, find_source, say
 
@@ -165,11 +165,6 @@ def run_pip(*arguments: str, failure: str, env: dict | None = None) -> None:
 def install_torch(found: dict[str, Module], pip: Callable, look: Callable) -> dict[str, Module]:
     """Installs the tested pair; returns what is there afterwards."""
     pair = " and ".join(TORCH_PAIR)
-    if sys.version_info < (3, 10):
-        raise SetupError(
-            f"{TORCH_PAIR[0]} needs Python 3.10 or newer and this is {sys.version.split()[0]}: "
-            "activate an environment with one, or install a torch and torchvision of your own"
-        )
     if found["torch"].version:
         say(f"torch {found['torch'].version} has no torchvision that imports: {pair} replace it")
     say(f"installing {pair} (a large download)")

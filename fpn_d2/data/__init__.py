@@ -1,6 +1,6 @@
 """Data sets and loaders; importing this registers ``shapes`` and your own COCO-format folders."""
 
-from .build import build_test_loader, build_train_loader
+from .build import build_test_loader, build_train_loader, load_train_dataset
 from .checks import check_settings
 from .folders import datasets_root, register_coco_folders
 from .shapes import ShapesSpec, generate_shapes, register_shapes
@@ -12,6 +12,7 @@ __all__ = [
     "check_settings",
     "datasets_root",
     "generate_shapes",
+    "load_train_dataset",
     "register_coco_folders",
     "register_shapes",
 ]

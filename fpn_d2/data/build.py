@@ -22,7 +22,7 @@ from .checks import (
 )
 from .diagnosis import explain_failure
 
-__all__ = ["build_test_loader", "build_train_loader"]
+__all__ = ["build_test_loader", "build_train_loader", "load_train_dataset"]
 
 
 def build_train_loader(cfg: CfgNode) -> Any:
@@ -40,20 +40,34 @@ def build_train_loader(cfg: CfgNode) -> Any:
     Raises:
         UserError: where the data sets or the settings about them cannot work.
     """
+    dataset = load_train_dataset(cfg)
+    for name in cfg.DATASETS.TEST:
+        _load_test(cfg, name)
+    return build_detection_train_loader(cfg, dataset=dataset)
+
+
+def load_train_dataset(cfg: CfgNode) -> Any:
+    """The images of ``DATASETS.TRAIN`` in Detectron2's format, after all checks.
+
+    Args:
+        cfg: the merged config.
+
+    Returns:
+        what :func:`detectron2.data.get_detection_dataset_dicts` returns.
+
+    Raises:
+        UserError: where the data sets or the settings about them cannot work.
+    """
     check_settings(cfg, training=True)
-    names = list(cfg.DATASETS.TRAIN)
-    dataset = _load(
+    return _load(
         cfg,
-        names,
+        list(cfg.DATASETS.TRAIN),
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         min_keypoints=(
             cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
         ),
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
-    for name in cfg.DATASETS.TEST:
-        _load_test(cfg, name)
-    return build_detection_train_loader(cfg, dataset=dataset)
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:

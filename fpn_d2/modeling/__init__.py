@@ -4,11 +4,12 @@ from .fpn import FeaturePyramid, build_fpn_backbone
 from .regnet import build_regnet_backbone
 from .roi_heads import FPNROIHeads
 from .roi_pooler import FPNROIPooler, levels_of_boxes
-from .rpn import FPNRPNHead, PerLevelRPNHead
+from .rpn import FPNRPN, FPNRPNHead, PerLevelRPNHead
 
 __all__ = [
     "FPNROIHeads",
     "FPNROIPooler",
+    "FPNRPN",
     "FPNRPNHead",
     "FeaturePyramid",
     "PerLevelRPNHead",

@@ -14,6 +14,7 @@ What cannot reach the loss is not built: a convolution without a gradient stops 
 training at its second step, and its weights in a checkpoint would only mislead.
 """
 
+import itertools
 import logging
 import math
 
@@ -191,7 +192,7 @@ def _stages_by_level(in_features: list[str], shapes: dict[str, ShapeSpec]) -> di
         "MODEL.FPN.IN_FEATURES", in_features, list(shapes), "the bottom-up network"
     )
     strides = [shapes[name].stride for name in in_features]
-    if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:], strict=False)):
+    if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(strides)):
         raise UserError(
             f"MODEL.FPN.IN_FEATURES {', '.join(in_features)} have the strides "
             f"{', '.join(map(str, strides))}; a pyramid needs each to be twice the one before, so "
@@ -253,7 +254,7 @@ def _check_readers(cfg: CfgNode, neck: FeaturePyramid) -> None:
     for key, names in readers.items():
         check_features_exist(key, names, levels, "the pyramid")
     roi = readers.get("MODEL.ROI_HEADS.IN_FEATURES", [])
-    steps = [levels.index(b) - levels.index(a) for a, b in zip(roi, roi[1:], strict=False)]
+    steps = [levels.index(b) - levels.index(a) for a, b in itertools.pairwise(roi)]
     if any(step != 1 for step in steps):
         raise UserError(
             f"MODEL.ROI_HEADS.IN_FEATURES {', '.join(roi)} are not neighbours "

@@ -1,13 +1,48 @@
-"""The RPN head of Sec. 4.1: one for all levels, or, as the paper tried, one for each."""
+"""The RPN of Sec. 4.1: its head, one for all levels or, as the paper tried, one for each."""
 
 import math
+from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, StandardRPNHead
+from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.modeling.proposal_generator.rpn import RPN, RPN_HEAD_REGISTRY, StandardRPNHead
+from detectron2.structures import Instances
 from torch import Tensor, nn
 
-__all__ = ["FPNRPNHead", "PerLevelRPNHead"]
+__all__ = ["FPNRPN", "FPNRPNHead", "PerLevelRPNHead"]
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class FPNRPN(RPN):
+    """Detectron2's :class:`RPN`, without proposals in training where nothing reads them.
+
+    An RPN that is trained alone learns from its anchors. Detectron2 runs NMS over its best boxes
+    all the same, 12,000 of them on a single level, at every step.
+    """
+
+    @configurable
+    def __init__(self, *, proposals_in_training: bool = True, **kwargs: Any):
+        """
+        Args:
+            proposals_in_training: whether RoI heads or pictures need the proposals in training.
+            kwargs: see :class:`RPN`.
+        """
+        super().__init__(**kwargs)
+        self.proposals_in_training = proposals_in_training
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """See :meth:`RPN.from_config`."""
+        arguments = super().from_config(cfg, input_shape)
+        alone = cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork" and cfg.VIS_PERIOD <= 0
+        return {**arguments, "proposals_in_training": not alone}
+
+    def predict_proposals(self, *args: Any) -> list[Instances]:
+        """See :meth:`RPN.predict_proposals`."""
+        if self.training and not self.proposals_in_training:
+            return []
+        return super().predict_proposals(*args)
 
 
 class PerLevelRPNHead(nn.Module):

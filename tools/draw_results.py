@@ -1,0 +1,43 @@
+#!/usr/bin/env python
+"""Draw a run's detections beside the ground truth, and say its box AP.
+
+``python tools/draw_results.py output/demo`` reads what training or ``--eval-only`` left under
+``output/demo/inference/`` and writes ``output/demo/pictures/<data set>/*.png``.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+from fpn_d2 import UserError
+from fpn_d2.visualization import draw_results
+
+
+def main() -> None:
+    """Read the command line, draw, print the AP of each data set."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="the OUTPUT_DIR of a run that has been evaluated")
+    parser.add_argument("--num-images", type=int, default=12)
+    parser.add_argument("--threshold", type=float, default=0.5, help="least score of a detection")
+    args = parser.parse_args()
+    try:
+        inference = os.path.join(args.run, "inference")
+        if not os.path.isdir(inference):
+            raise UserError(f"{inference} does not exist; evaluate the model with train_net.py")
+        for dataset in sorted(os.listdir(inference)):
+            folder = os.path.join(inference, dataset)
+            output = os.path.join(args.run, "pictures", dataset)
+            files = draw_results(
+                folder, output, num_images=args.num_images, threshold=args.threshold
+            )
+            print(f"{len(files)} pictures in {output}")
+            with open(os.path.join(folder, "results.json")) as file:
+                print(f"box AP = {json.load(file)['bbox']['AP']:.1f}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
