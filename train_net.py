@@ -12,6 +12,7 @@ from typing import Any
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from fpn_d2 import load_config, load_model
 from fpn_d2.data import check_settings
@@ -22,6 +23,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     """One process of the training or the evaluation."""
     cfg = load_config(args.config_file, args.opts)
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fpn_d2")
 
     if args.eval_only:
         check_settings(cfg, training=False)

@@ -198,7 +198,5 @@ def _save(bottom_up: nn.Module, path: str) -> None:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     partial = f"{path}.partial"
     with open(partial, "wb") as file:
-        pickle.dump(
-            {"model": weights, "__author__": "fpn_d2", "matching_heuristics": True}, file
-        )
+        pickle.dump({"model": weights, "__author__": "fpn_d2", "matching_heuristics": True}, file)
     os.replace(partial, path)

@@ -7,9 +7,9 @@ from .roi_pooler import FPNROIPooler, levels_of_boxes
 from .rpn import FPNRPN, FPNRPNHead, PerLevelRPNHead
 
 __all__ = [
+    "FPNRPN",
     "FPNROIHeads",
     "FPNROIPooler",
-    "FPNRPN",
     "FPNRPNHead",
     "FeaturePyramid",
     "PerLevelRPNHead",

@@ -1,0 +1,97 @@
+"""What all tests share: few threads, shipped rows on the CPU, tiny images and tiny data."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, Instances
+
+from fpn_d2 import load_config
+from fpn_d2.data import ShapesSpec, generate_shapes, register_coco_folders
+
+torch.set_num_threads(1)  # the inputs are tiny, and threads that wait for a busy core are slow
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The root of the repository."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def row_config(repo: Path) -> Callable[..., CfgNode]:
+    """``row_config("quick/RPN/rpn_R_18_FPN", KEY, value, ...)``: a shipped row, on the CPU."""
+
+    def load(row: str, *opts: object) -> CfgNode:
+        opts = [str(word) for word in ("MODEL.DEVICE", "cpu", *opts)]
+        return load_config(repo / "configs" / f"{row}.yaml", opts)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def make_input() -> Callable[..., dict]:
+    """``make_input(height, width, boxes)``: one image as a data loader gives it to a model, of
+    noise, with these objects (of classes 0, 1, ...) and some random proposals."""
+
+    def make(height: int, width: int, boxes: list, seed: int = 0) -> dict:
+        generator = torch.Generator().manual_seed(seed)
+        image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+        instances = Instances((height, width))
+        instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+        instances.gt_classes = torch.arange(len(boxes)) % 5
+        corners = torch.rand(30, 2, 2, generator=generator).sort(dim=1).values
+        proposals = Instances((height, width))
+        proposals.proposal_boxes = Boxes((corners * torch.tensor([width, height])).flatten(1))
+        proposals.objectness_logits = torch.randn(30, generator=generator)
+        return {
+            "image": image.float(),
+            "height": height,
+            "width": width,
+            "instances": instances,
+            "proposals": proposals,
+        }
+
+    return make
+
+
+TINY = [
+    "DATASETS.TRAIN", "('tiny_train',)",
+    "DATASETS.TEST", "('tiny_val',)",
+    "INPUT.MIN_SIZE_TRAIN", "(64,)",
+    "INPUT.MIN_SIZE_TEST", "64",
+    "SOLVER.IMS_PER_BATCH", "2",
+    "SOLVER.MAX_ITER", "2",
+    "SOLVER.STEPS", "()",
+    "SOLVER.AMP.ENABLED", "False",
+    "DATALOADER.NUM_WORKERS", "0",
+    "MODEL.DEVICE", "cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of data sets with one of a few 64 px images, tiny_train and tiny_val."""
+    root = str(tmp_path_factory.mktemp("datasets"))
+    generate_shapes(root, "tiny", ShapesSpec(train=8, val=4, size=64, max_objects=3))
+    return root
+
+
+@pytest.fixture
+def tiny_opts(tiny_root: str, tmp_path: Path) -> Iterator[list[str]]:
+    """Overrides under which any quick row runs on the tiny data, which is registered meanwhile."""
+    names = register_coco_folders(tiny_root)
+    yield [*TINY, "OUTPUT_DIR", str(tmp_path / "output")]
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def tiny_environment(tiny_root: str) -> dict[str, str]:
+    """The environment of a program that is to find the tiny data."""
+    return {**os.environ, "DETECTRON2_DATASETS": tiny_root, "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,54 @@
+"""Processes: several on a CPU, and how a user's error ends them."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fpn_d2 import UserError
+from fpn_d2.engine import launch
+
+from .two_processes import VARIANTS
+
+HERE = Path(__file__).parent
+
+
+def args(num_gpus):
+    return argparse.Namespace(
+        num_gpus=num_gpus, num_machines=1, machine_rank=0, dist_url="auto", config_file="", opts=[]
+    )
+
+
+def fail(args):
+    raise UserError("the sentence, with its remedy")
+
+
+def crash(args):
+    raise RuntimeError("a bug")
+
+
+def test_two_processes_train_two_steps_of_every_ablation(repo, tiny_opts, tiny_environment):
+    done = subprocess.run(
+        [sys.executable, HERE / "two_processes.py", repo / "configs/quick", *tiny_opts],
+        env={**tiny_environment, "PYTHONPATH": str(repo)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in VARIANTS:
+        assert f"{name}: 2 iterations, weights same" in done.stdout
+
+
+def test_a_users_error_ends_one_process_with_its_sentence(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        launch(fail, args(1))
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err == "error: the sentence, with its remedy\n"
+
+
+def test_a_bug_is_not_disguised():
+    with pytest.raises(RuntimeError, match="a bug"):
+        launch(crash, args(1))

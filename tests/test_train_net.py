@@ -1,0 +1,186 @@
+"""train_net.py, as a user calls it: what it writes, and how it ends on bad input."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.engine import default_argument_parser
+from detectron2.utils.logger import setup_logger
+
+import train_net
+from fpn_d2.engine import launch
+
+FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
+FAST = "quick/Fast-RCNN/fast_rcnn_R_18_FPN"
+
+
+@pytest.fixture(autouse=True)
+def _no_stale_logs():
+    """Detectron2's loggers keep the stdout that they first saw, which pytest replaces."""
+    yield
+    setup_logger.cache_clear()
+    for name in ("detectron2", "fvcore", "fpn_d2"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+
+
+@pytest.fixture
+def run(repo, tiny_opts, capsys, monkeypatch):
+    """``run(row, *words)``: train_net.py in this process; returns its exit code and stderr."""
+    monkeypatch.chdir(repo)
+
+    def call(row, *words):
+        words = [str(word) for word in words]
+        flags = [word for word in words if word.startswith("--")]
+        opts = [word for word in words if not word.startswith("--")]
+        path = row if str(row).endswith(".yaml") else f"configs/{row}.yaml"
+        line = ["--config-file", str(path), *flags, *tiny_opts, *opts]
+        capsys.readouterr()
+        try:
+            launch(train_net.main, default_argument_parser().parse_args(line))
+        except SystemExit as end:
+            return end.code, capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return call
+
+
+@pytest.fixture
+def output(tiny_opts):
+    return Path(tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1])
+
+
+def test_train_evaluate_and_resume(run, output):
+    assert run(FASTER)[0] == 0
+    assert (output / "model_final.pth").is_file()
+    trained = (output / "inference/tiny_val/results.json").read_text()
+    assert "AP" in json.loads(trained)["bbox"]
+    assert run(FASTER, "--eval-only", "MODEL.WEIGHTS", output / "model_final.pth")[0] == 0
+    assert (output / "inference/tiny_val/results.json").read_text() == trained
+    assert run(FASTER, "--resume", "SOLVER.MAX_ITER", 3)[0] == 0
+    assert torch.load(output / "model_final.pth")["iteration"] == 2
+
+
+def test_an_rpns_proposals_train_a_fast_rcnn(run, output):
+    sets = ["DATASETS.TEST", "('tiny_train', 'tiny_val')"]
+    assert run("quick/RPN/rpn_R_18_FPN", *sets)[0] == 0
+    files = [
+        str(output / f"inference/{name}/box_proposals.pkl") for name in ("tiny_train", "tiny_val")
+    ]
+    keys = [
+        "DATASETS.PROPOSAL_FILES_TRAIN",
+        (files[0],),
+        "DATASETS.PROPOSAL_FILES_TEST",
+        (files[1],),
+    ]
+    assert run(FAST, *keys)[0] == 0
+    # RoI pooling in mixed precision too
+    assert run(FAST, *keys, "SOLVER.AMP.ENABLED", True)[0] == 0
+
+
+def broken(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    return path
+
+
+CASES = {
+    "unknown key": (FASTER, ["MODEL.FPN.TOPDOWN", "False"], "MODEL.FPN.TOP_DOWN"),
+    "wrong type": (FASTER, ["MODEL.FPN.OUT_CHANNELS", "many"], "MODEL.FPN.OUT_CHANNELS"),
+    "a key without a value": (FASTER, ["MODEL.FPN.TOP_DOWN"], "pairs"),
+    "no such config": ("quick/nothing", [], "quick/nothing.yaml"),
+    "both paths off": (
+        FASTER,
+        ["MODEL.FPN.TOP_DOWN", "False", "MODEL.FPN.LATERAL", "False"],
+        "MODEL.FPN.TOP_DOWN",
+    ),
+    "P2-only with an RPN that reads p3": (
+        FASTER,
+        ["MODEL.FPN.OUT_FEATURES", "['p2']", "MODEL.ROI_HEADS.IN_FEATURES", "['p2']"],
+        "MODEL.RPN.IN_FEATURES names p3",
+    ),
+    "a level that does not exist": (FASTER, ["MODEL.FPN.OUT_FEATURES", "['p9']"], "p9"),
+    "no levels": (FASTER, ["MODEL.RPN.IN_FEATURES", "[]"], "MODEL.RPN.IN_FEATURES"),
+    "classes that differ": (FASTER, ["MODEL.ROI_HEADS.NUM_CLASSES", "7"], "NUM_CLASSES 5"),
+    "classes that differ, RetinaNet": (
+        "quick/RetinaNet/retinanet_R_18_FPN",
+        ["MODEL.RETINANET.NUM_CLASSES", "80"],
+        "MODEL.RETINANET.NUM_CLASSES 5",
+    ),
+    "a batch that does not divide": (
+        FASTER,
+        ["SOLVER.REFERENCE_WORLD_SIZE", "8"],
+        "SOLVER.IMS_PER_BATCH 2",
+    ),
+    "no such data set": (FASTER, ["DATASETS.TRAIN", "('tini_train',)"], "tiny_train"),
+    "no such test set": (FASTER, ["DATASETS.TEST", "('tiny_vol',)"], "tiny_val"),
+    "no data set at all": (FASTER, ["DATASETS.TRAIN", "()"], "DATASETS.TRAIN"),
+    "no such weights": (FASTER, ["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth"),
+    "evaluation without weights": (FASTER, ["--eval-only"], "MODEL.WEIGHTS"),
+    "evaluation without a test set": (
+        FASTER,
+        ["--eval-only", "DATASETS.TEST", "()"],
+        "DATASETS.TEST",
+    ),
+    "no proposals": (FAST, ["DATASETS.PROPOSAL_FILES_TRAIN", "('no.pkl',)"], "no.pkl"),
+    "no such device": (FASTER, ["MODEL.DEVICE", "cuda"], "MODEL.DEVICE"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_gets_one_sentence_and_loses_nothing(run, output, case, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    output.mkdir()
+    (output / "model_final.pth").write_bytes(b"of an earlier run")
+    row, words, named = CASES[case]
+    code, stderr = run(row, *words)
+    assert code == 2
+    assert named in stderr
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    assert "Traceback" not in stderr
+    assert (output / "model_final.pth").read_bytes() == b"of an earlier run"
+
+
+def test_the_same_command_without_a_mistake_runs(run):
+    assert run(FASTER)[0] == 0
+
+
+def test_a_checkpoint_of_something_else_is_refused(run, output, tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({"model": {"conv.weight": torch.zeros(3, 3)}}, path)
+    code, stderr = run(FASTER, "MODEL.WEIGHTS", path)
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert "other.pth" in stderr
+    assert "backbone" in stderr
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_the_program_ends_with_code_2_and_one_sentence(
+    repo, tiny_opts, tiny_environment, processes
+):
+    row = repo / f"configs/{FASTER}.yaml"
+    done = subprocess.run(
+        [sys.executable, "train_net.py", "--config-file", row, "--num-gpus", processes]
+        + ["--dist-url", "auto", *tiny_opts, "DATASETS.TRAIN", "('nothing_train',)"],
+        cwd=repo,
+        env=tiny_environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(sentences) == 1
+    assert "nothing_train" in sentences[0]
+
+
+def test_train_net_stays_short(repo):
+    assert len((repo / "train_net.py").read_text().splitlines()) < 90
+    assert os.access(repo / "train_net.py", os.R_OK)
