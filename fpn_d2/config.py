@@ -96,14 +96,29 @@ def _default_output_dir(path: str) -> str:
 
 def _merge_file(cfg: CfgNode, path: str) -> None:
     """``cfg.merge_from_file``, without YAML's unsafe tags and with the user's errors in words."""
+    if not os.path.isfile(path):
+        raise UserError(f"config file {path} does not exist")
     try:
+        _check_sections(cfg, cfg.load_yaml_with_base(path, allow_unsafe=False), path)
         cfg.merge_from_file(path, allow_unsafe=False)
+    except UserError:
+        raise
+    except RecursionError as error:
+        raise UserError(f"{path}: its _BASE_ leads back to itself") from error
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{_broken_file(path, error)}") from error
     except (AssertionError, KeyError, ValueError, TypeError, AttributeError) as error:
-        if not os.path.isfile(path):
-            raise UserError(f"config file {path} does not exist") from error
         raise UserError(f"{path}: {_explain(cfg, error)}") from error
+
+
+def _check_sections(cfg: CfgNode, content: object, path: str, prefix: str = "") -> None:
+    """Refuse a file, or a section of it, that is not made of keys."""
+    if not isinstance(content, dict):
+        what = f"{prefix[:-1]} is a section, so it" if prefix else "it"
+        raise UserError(f"{path}: {what} must hold lines of the form KEY: value")
+    for key, value in content.items():
+        if isinstance(cfg.get(key), CfgNode):
+            _check_sections(cfg[key], value, path, f"{prefix}{key}.")
 
 
 def _broken_file(path: str, error: Exception) -> str:
@@ -114,7 +129,7 @@ def _broken_file(path: str, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{path}: its _BASE_ {error.filename} does not exist"
     problem = getattr(error, "problem", None) or error
-    return f"{where} is not a readable YAML file: {problem}"
+    return f"{where} is not a readable YAML file: {' '.join(str(problem).split())}"
 
 
 def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
@@ -135,6 +150,8 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
 def _explain(cfg: CfgNode, error: Exception) -> str:
     """One sentence for what yacs raised while it merged."""
     text = str(error.args[0]) if error.args else str(error)
+    if isinstance(error, (TypeError, AttributeError)):
+        return "it, or a file of its _BASE_, is not made of KEY: value lines"
     unknown = re.match(r"Non-existent (?:config )?key: (\S+)", text)
     if unknown:
         return _unknown_key(cfg, unknown.group(1))

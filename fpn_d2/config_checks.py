@@ -90,10 +90,19 @@ def _check_switches_act(cfg: CfgNode) -> None:
         "build_resnet_fpn_backbone",
         "build_retinanet_resnet_fpn_backbone",
     )
-    if stock_neck and (not model.FPN.TOP_DOWN or not model.FPN.LATERAL or model.FPN.OUT_FEATURES):
+    fpn = model.FPN
+    own_tops = ("maxpool", "p6p7_c5") if "retinanet" in model.BACKBONE.NAME else ("maxpool",)
+    plain = (
+        fpn.TOP_DOWN
+        and fpn.LATERAL
+        and not fpn.OUT_FEATURES
+        and fpn.BOTTOM_UP == "build_resnet_backbone"
+        and fpn.TOP_BLOCK in own_tops
+    )
+    if stock_neck and not plain:
         raise UserError(
-            "MODEL.FPN.TOP_DOWN, LATERAL and OUT_FEATURES have no effect on MODEL.BACKBONE.NAME "
-            f"{model.BACKBONE.NAME}; set it to build_fpn_backbone"
+            "MODEL.FPN.TOP_DOWN, LATERAL, OUT_FEATURES, BOTTOM_UP and TOP_BLOCK have no effect on "
+            f"MODEL.BACKBONE.NAME {model.BACKBONE.NAME}; set it to build_fpn_backbone"
         )
     if not model.RPN.SHARED_HEAD and model.RPN.HEAD_NAME == "StandardRPNHead":
         raise UserError(

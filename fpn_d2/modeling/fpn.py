@@ -86,7 +86,8 @@ class FeaturePyramid(FPN):
             if f"p{stage}" not in kept:
                 delattr(self, f"fpn_output{stage}")
                 self.output_convs[i] = nn.Identity()
-            feeds_output = f"p{stage}" in kept or self.top_down
+            levels = range(stage + 1) if self.top_down else [stage]
+            feeds_output = any(f"p{k}" in kept for k in levels)
             if not feeds_output or (not self.lateral and i > 0):
                 delattr(self, f"fpn_lateral{stage}")
                 self.lateral_convs[i] = nn.Identity()
@@ -167,9 +168,11 @@ def build_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeaturePyramid:
     bottom_up = BACKBONE_REGISTRY.get(fpn.BOTTOM_UP)(cfg, input_shape)
     stages = _stages_by_level(fpn.IN_FEATURES, bottom_up.output_shape())
     needed, top_block = _needed_stages(cfg, stages)
-    if needed[-1] != fpn.IN_FEATURES[-1]:
-        # Without a top-down path coarse stages can be useless; the network that ends before
-        # them is built by the network's own rule.
+    shapes = bottom_up.output_shape()
+    last = shapes[needed[-1]].stride
+    if any(shape.stride >= last for name, shape in shapes.items() if name not in needed):
+        # Stages beyond the last needed one have no way to the loss; the network that ends there
+        # is built by the network's own rule.
         bottom_up = BACKBONE_REGISTRY.get(fpn.BOTTOM_UP)(_ending_at(cfg, needed), input_shape)
     neck = FeaturePyramid(
         bottom_up,
@@ -254,20 +257,34 @@ def _check_readers(cfg: CfgNode, neck: FeaturePyramid) -> None:
     for key, names in readers.items():
         check_features_exist(key, names, levels, "the pyramid")
     roi = readers.get("MODEL.ROI_HEADS.IN_FEATURES", [])
-    steps = [levels.index(b) - levels.index(a) for a, b in itertools.pairwise(roi)]
+    steps = [int(b[1:]) - int(a[1:]) for a, b in itertools.pairwise(roi)]
     if any(step != 1 for step in steps):
         raise UserError(
             f"MODEL.ROI_HEADS.IN_FEATURES {', '.join(roi)} are not neighbours "
             "from fine to coarse, which Eq. 1 needs; name such levels"
         )
-    read = {name for names in readers.values() for name in names}
-    trained = [name for name in levels if hasattr(neck, f"fpn_output{name[1:]}")]
-    unread = [name for name in trained if name not in read]
+    unread = _unread_levels(neck, {name for names in readers.values() for name in names})
     if readers and unread:
         message = (
             f"nothing reads the pyramid's {', '.join(unread)}, so their convolutions get no "
-            f"gradient; set MODEL.FPN.OUT_FEATURES to {sorted(read)}"
+            "gradient; name the levels that are read in MODEL.FPN.OUT_FEATURES"
         )
         if comm.get_world_size() > 1:
             raise UserError(f"{message} (training in several processes stops on such weights)")
         logger.warning(message)
+
+
+def _unread_levels(neck: FeaturePyramid, read: set[str]) -> list[str]:
+    """Levels with weights of their own that neither a head nor a level that is read needs."""
+    top = neck.top_block
+    extra = neck._out_features[-top.num_levels :] if top is not None else []
+    used = [i for i, name in enumerate(extra) if name in read]
+    if used:  # P7 is made of P6, and P6 of P5 or C5
+        read = read.union(extra[: used[-1] + 1], [top.in_feature])
+    learned = extra if top is not None and any(True for _ in top.parameters()) else []
+    weighted = [
+        name
+        for name in neck.out_features
+        if name in learned or hasattr(neck, f"fpn_output{name[1:]}")
+    ]
+    return [name for name in weighted if name not in read]

@@ -16,7 +16,7 @@ def build_regnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RegNet:
     """
     regnet = cfg.MODEL.REGNETS
     assert input_shape.channels == 3, "Detectron2's RegNet takes three channels"
-    return RegNet(
+    network = RegNet(
         stem_class=SimpleStem,
         stem_width=32,
         block_class=ResBottleneckBlock,
@@ -30,3 +30,10 @@ def build_regnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RegNet:
         norm=regnet.NORM,
         out_features=regnet.OUT_FEATURES,
     )
+    # Detectron2's ResNet leaves out stages beyond the last output, its RegNet does not.
+    names = [name for _, name in network.stages_and_names]
+    last = max(names.index(name) for name in regnet.OUT_FEATURES if name in names)
+    for name in names[last + 1 :]:
+        delattr(network, name)
+    del network.stages_and_names[last + 1 :]
+    return network

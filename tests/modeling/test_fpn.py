@@ -1,0 +1,394 @@
+"""The neck against Detectron2's own, and every level of every variant against its closed form."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone
+from torch import nn
+
+from fpn_d2 import UserError
+from fpn_d2.modeling import FeaturePyramid
+
+FPN_ROW = "quick/RPN/rpn_R_18_FPN"
+BOTH, BOTTOM_UP, TOP_DOWN = (True, True), (False, True), (True, False)  # TOP_DOWN, LATERAL
+PATHS = [BOTH, BOTTOM_UP, TOP_DOWN]
+PATH_NAMES = ["both", "bottom_up", "top_down"]
+FOUR_CONVS = ["MODEL.FPN.BOTTOM_UP", "FourConvs"]
+TOP_BLOCKS = {"maxpool": ["p6"], "p6p7_c5": ["p6", "p7"], "p6p7_p5": ["p6", "p7"], "": []}
+
+
+@BACKBONE_REGISTRY.register()
+class FourConvs(Backbone):
+    """Somebody else's bottom-up network, in a few hundred weights: one conv for each stage."""
+
+    def __init__(self, cfg: CfgNode, input_shape: ShapeSpec):
+        super().__init__()
+        self._out_features = list(cfg.MODEL.RESNETS.OUT_FEATURES)
+        names = ["res2", "res3", "res4", "res5"]
+        names = names[: 1 + max(names.index(name) for name in self._out_features)]
+        channels = [input_shape.channels, 4, 5, 6, 7]
+        for i, name in enumerate(names):
+            first = 4 if i == 0 else 2
+            self.add_module(name, nn.Conv2d(channels[i], channels[i + 1], first, first))
+        self._out_feature_strides = {name: 4 * 2**i for i, name in enumerate(names)}
+        self._out_feature_channels = {name: channels[i + 1] for i, name in enumerate(names)}
+
+    def forward(self, x):
+        features = {}
+        for name, conv in self.named_children():
+            features[name] = x = conv(x)
+        return {name: features[name] for name in self._out_features}
+
+
+@pytest.fixture
+def neck_config(row_config):
+    """A config of the neck alone: what reads its levels is left out."""
+
+    def config(path=BOTH, out_features=(), top_block="maxpool", *opts) -> CfgNode:
+        return row_config(
+            FPN_ROW,
+            *("MODEL.META_ARCHITECTURE", "NeckAlone"),
+            *("MODEL.FPN.TOP_DOWN", path[0], "MODEL.FPN.LATERAL", path[1]),
+            *("MODEL.FPN.OUT_FEATURES", list(out_features), "MODEL.FPN.TOP_BLOCK", top_block),
+            *opts,
+        )
+
+    return config
+
+
+def build_neck(cfg: CfgNode) -> FeaturePyramid:
+    """The neck in eval mode, with biases and norms that are not at their neutral values."""
+    torch.manual_seed(0)
+    neck = build_backbone(cfg).eval()
+    for name, parameter in neck.named_parameters():
+        if not name.startswith("bottom_up") and parameter.dim() == 1:
+            nn.init.normal_(parameter, std=0.5)
+    return neck
+
+
+def image(height: int = 64, width: int = 32, n: int = 2) -> torch.Tensor:
+    return torch.randn(n, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def conv_of(conv: nn.Module, x: torch.Tensor, **kwargs) -> torch.Tensor:
+    return F.conv2d(x, conv.weight, conv.bias, **kwargs)
+
+
+def closed_form(neck: FeaturePyramid, cfg: CfgNode, level: int, stages: dict) -> torch.Tensor:
+    """P_level from the neck's weights and the bottom-up features {k: C_k}, by Sec. 3 in words."""
+    fpn, top = cfg.MODEL.FPN, max(stages)
+
+    def merged(k: int) -> torch.Tensor:
+        if k < top and fpn.TOP_DOWN:
+            above = merged(k + 1).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+            if not fpn.LATERAL:
+                return above
+            both = conv_of(getattr(neck, f"fpn_lateral{k}"), stages[k]) + above
+            return both / 2 if fpn.FUSE_TYPE == "avg" else both
+        return conv_of(getattr(neck, f"fpn_lateral{k}"), stages[k])
+
+    def output(k: int) -> torch.Tensor:
+        return conv_of(getattr(neck, f"fpn_output{k}"), merged(k), padding=1)
+
+    if level <= top:
+        return output(level)
+    if fpn.TOP_BLOCK == "maxpool":  # footnote 2: stride-two subsampling
+        return output(top)[:, :, ::2, ::2]
+    source = stages[top] if fpn.TOP_BLOCK == "p6p7_c5" else output(top)
+    p6 = conv_of(neck.top_block.p6, source, stride=2, padding=1)
+    return p6 if level == top + 1 else conv_of(neck.top_block.p7, p6.relu(), stride=2, padding=1)
+
+
+def check_closed_form(cfg: CfgNode, x: torch.Tensor) -> None:
+    neck = build_neck(cfg)
+    fpn = cfg.MODEL.FPN
+    strides = {name: shape.stride for name, shape in neck.bottom_up.output_shape().items()}
+    with torch.no_grad():
+        stages = {strides[n].bit_length() - 1: c for n, c in neck.bottom_up(x).items()}
+        stages = {k: c for k, c in stages.items() if f"res{k}" in fpn.IN_FEATURES}
+        levels = neck(x)
+        last = int(fpn.IN_FEATURES[-1][-1])
+        extra = [f"p{last + 1 + i}" for i in range(len(TOP_BLOCKS[fpn.TOP_BLOCK]))]
+        every = [f"p{name[-1]}" for name in fpn.IN_FEATURES] + extra
+        # order: fine to coarse, whatever the order in the config
+        assert list(levels) == [p for p in every if p in (fpn.OUT_FEATURES or every)]
+        for name, level in levels.items():
+            torch.testing.assert_close(level, closed_form(neck, cfg, int(name[1:]), stages))
+
+
+# --- all defaults: Detectron2's own module
+
+
+STOCK = {
+    "defaults": [],
+    "GN": ["MODEL.FPN.NORM", "GN"],
+    "BN": ["MODEL.FPN.NORM", "BN"],
+    "avg": ["MODEL.FPN.FUSE_TYPE", "avg"],
+    "p6p7_c5": ["MODEL.FPN.TOP_BLOCK", "p6p7_c5"],
+    "three stages": ["MODEL.FPN.IN_FEATURES", ["res3", "res4", "res5"]],
+}
+
+
+def ours_and_stock(neck_config, opts):
+    cfg = neck_config(BOTH, (), "maxpool", *opts)
+    stock_cfg = cfg.clone()
+    stock_cfg.defrost()
+    stock_cfg.MODEL.BACKBONE.NAME = (
+        "build_retinanet_resnet_fpn_backbone" if "p6p7_c5" in opts else "build_resnet_fpn_backbone"
+    )
+    necks = []
+    for config in (cfg, stock_cfg):
+        torch.manual_seed(3)
+        necks.append(build_backbone(config))
+    return necks
+
+
+@pytest.mark.parametrize("opts", STOCK.values(), ids=STOCK)
+def test_defaults_have_detectron2s_parameters_under_the_same_seed(neck_config, opts):
+    ours, stock = (neck.state_dict() for neck in ours_and_stock(neck_config, opts))
+    assert list(ours) == list(stock)
+    assert all(torch.equal(ours[name], stock[name]) for name in stock)
+
+
+@pytest.mark.parametrize("opts", STOCK.values(), ids=STOCK)
+def test_defaults_give_detectron2s_levels_bit_for_bit(neck_config, opts):
+    ours, stock = ours_and_stock(neck_config, opts)
+    with torch.no_grad():
+        for tensor in ours.parameters():
+            tensor.add_(0.01)  # neither zero biases nor the seed's weights
+    stock.load_state_dict(ours.state_dict())
+    for training in (False, True):  # the norms differ
+        a, b = ours.train(training)(image()), stock.train(training)(image())
+        assert list(a) == list(b)
+        assert all(torch.equal(a[name], b[name]) for name in b)
+    assert ours.output_shape() == stock.output_shape()
+    assert ours.size_divisibility == stock.size_divisibility == 32
+    assert ours.padding_constraints == stock.padding_constraints
+
+
+# --- every level of every variant
+
+
+@pytest.mark.parametrize("top_block", TOP_BLOCKS, ids=lambda name: name or "none")
+@pytest.mark.parametrize("path", PATHS, ids=PATH_NAMES)
+def test_every_level_equals_its_closed_form(neck_config, path, top_block):
+    # ("p5", "p3"): the order in the config does not count
+    for levels in [(), ("p2",), ("p5", "p3"), ("p2", *TOP_BLOCKS[top_block])]:
+        check_closed_form(neck_config(path, levels, top_block, *FOUR_CONVS), image())
+
+
+@pytest.mark.parametrize("levels", [(), ("p2", "p4")])
+def test_avg_halves_the_sum_of_both_paths(neck_config, levels):
+    cfg = neck_config(BOTH, levels, "maxpool", "MODEL.FPN.FUSE_TYPE", "avg", *FOUR_CONVS)
+    check_closed_form(cfg, image())
+
+
+@pytest.mark.parametrize("stages", ["345", "234", "34", "5"])
+@pytest.mark.parametrize("path", PATHS, ids=PATH_NAMES)
+def test_a_pyramid_of_fewer_stages_equals_its_closed_form(neck_config, path, stages):
+    names = [f"res{k}" for k in stages]
+    for top_block in ("maxpool", "p6p7_c5"):
+        opts = [*FOUR_CONVS, "MODEL.FPN.IN_FEATURES", names]
+        check_closed_form(neck_config(path, (), top_block, *opts), image())
+
+
+BOTTOM_UPS = {
+    "R-18": (BOTH, []),
+    "R-18 bottom_up": (BOTTOM_UP, []),
+    "R-18 top_down": (TOP_DOWN, []),
+    "R-50": (BOTH, ["MODEL.RESNETS.DEPTH", 50]),
+    "ResNeXt-50-32x4d": (
+        BOTTOM_UP,
+        ["MODEL.RESNETS.DEPTH", 50]
+        + ["MODEL.RESNETS.NUM_GROUPS", 32, "MODEL.RESNETS.WIDTH_PER_GROUP", 4],
+    ),
+}
+
+
+@pytest.mark.parametrize("path, opts", BOTTOM_UPS.values(), ids=BOTTOM_UPS)
+def test_the_pyramid_is_independent_of_its_bottom_up_network(neck_config, path, opts):
+    check_closed_form(neck_config(path, (), "maxpool", *opts), image(n=1))
+
+
+def test_resnext_groups_reach_the_bottom_up_network(neck_config):
+    opts = ["MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.NUM_GROUPS", 32]
+    neck = build_neck(neck_config(BOTH, (), "", *opts, "MODEL.RESNETS.WIDTH_PER_GROUP", 4))
+    conv = neck.bottom_up.res2[0].conv2
+    assert (conv.groups, conv.in_channels) == (32, 128)
+
+
+def test_output_shape_and_shapes_of_the_levels_agree(neck_config):
+    neck = build_neck(neck_config(BOTH, ("p2", "p5", "p6")))
+    shapes = {name: (s.channels, s.stride) for name, s in neck.output_shape().items()}
+    assert shapes == {"p2": (64, 4), "p5": (64, 32), "p6": (64, 64)}
+    sizes = {name: tuple(p.shape) for name, p in neck(image(128, 192)).items()}
+    assert sizes == {"p2": (2, 64, 32, 48), "p5": (2, 64, 4, 6), "p6": (2, 64, 2, 3)}
+
+
+# --- nothing is built that cannot reach the loss
+
+
+# path, levels, top block: laterals, outputs, last stage of the ResNet
+BUILT = [
+    (BOTH, "", "maxpool", "2345", "2345", 5),
+    (BOTH, "2", "maxpool", "2345", "2", 5),
+    (BOTH, "35", "maxpool", "345", "35", 5),
+    (BOTH, "26", "maxpool", "2345", "25", 5),
+    (BOTH, "5", "", "5", "5", 5),
+    (BOTH, "67", "p6p7_c5", "", "", 5),
+    (BOTH, "67", "p6p7_p5", "5", "5", 5),
+    (BOTH, "367", "p6p7_c5", "345", "3", 5),
+    (BOTTOM_UP, "", "maxpool", "2345", "2345", 5),
+    (BOTTOM_UP, "2", "maxpool", "2", "2", 2),
+    (BOTTOM_UP, "24", "maxpool", "24", "24", 4),
+    (BOTTOM_UP, "26", "maxpool", "25", "25", 5),
+    (BOTTOM_UP, "267", "p6p7_c5", "2", "2", 5),
+    (BOTTOM_UP, "267", "p6p7_p5", "25", "25", 5),
+    (TOP_DOWN, "", "maxpool", "5", "2345", 5),
+    (TOP_DOWN, "2", "maxpool", "5", "2", 5),
+    (TOP_DOWN, "35", "maxpool", "5", "35", 5),
+    (TOP_DOWN, "67", "p6p7_c5", "", "", 5),
+]
+
+
+@pytest.mark.parametrize(
+    "path, levels, top_block, laterals, outputs, last",
+    BUILT,
+    ids=[f"{PATH_NAMES[PATHS.index(row[0])]}-p{row[1] or 'all'}-{row[2]}" for row in BUILT],
+)
+def test_only_what_reaches_a_level_is_built(
+    neck_config, path, levels, top_block, laterals, outputs, last
+):
+    neck = build_neck(neck_config(path, [f"p{k}" for k in levels], top_block))
+    convs = {name for name, module in neck.named_modules() if isinstance(module, Conv2d)}
+    assert {name for name in convs if name.startswith("fpn_")} == (
+        {f"fpn_lateral{k}" for k in laterals} | {f"fpn_output{k}" for k in outputs}
+    )
+    stages = {name for name, _ in neck.bottom_up.named_children()}
+    assert stages == {"stem"} | {f"res{k}" for k in range(2, last + 1)}
+    has_top_block = any(k in levels for k in "67") or (not levels and top_block != "")
+    assert (neck.top_block is not None) == has_top_block
+
+
+def test_stages_beyond_the_pyramid_are_not_built(neck_config):
+    neck = build_neck(neck_config(BOTH, (), "", "MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4"]))
+    assert {n for n, _ in neck.bottom_up.named_children()} == {"stem", "res2", "res3", "res4"}
+
+
+@pytest.mark.parametrize("top_block", TOP_BLOCKS, ids=lambda name: name or "none")
+@pytest.mark.parametrize("path", PATHS, ids=PATH_NAMES)
+def test_every_weight_reaches_every_choice_of_levels(neck_config, path, top_block):
+    base = neck_config(path, (), top_block, *FOUR_CONVS)
+    levels = ["p2", "p3", "p4", "p5"] + TOP_BLOCKS[top_block]
+    for count in range(1, len(levels) + 1):
+        for out_features in itertools.combinations(levels, count):
+            if "p7" in levels and "p6" in out_features and "p7" not in out_features:
+                continue  # refused, see below
+            cfg = base.clone()
+            cfg.defrost()
+            cfg.MODEL.FPN.OUT_FEATURES = list(out_features)
+            neck = build_neck(cfg)
+            sum(level.sum() for level in neck(image(n=1)).values()).backward()
+            without = [n for n, p in neck.named_parameters() if p.requires_grad and p.grad is None]
+            assert not without, (out_features, without)
+
+
+# --- what cannot work is refused in a sentence
+
+
+REFUSED = {
+    "FPN.BOTTOM_UP": ["MODEL.FPN.BOTTOM_UP", "build_nothing"],
+    "FPN.IN_FEATURES names res2, res3": ["MODEL.RESNETS.OUT_FEATURES", ["res4", "res5"]],
+    "neighbouring stages": ["MODEL.FPN.IN_FEATURES", ["res2", "res4"]],
+    "from fine to coarse": ["MODEL.FPN.IN_FEATURES", ["res3", "res2"]],
+    "a dilated stage": ["MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES5_DILATION", 2],
+    "FPN.OUT_FEATURES names p7": ["MODEL.FPN.OUT_FEATURES", ["p2", "p7"]],
+    "p6 without p7": ["MODEL.FPN.TOP_BLOCK", "p6p7_p5", "MODEL.FPN.OUT_FEATURES", ["p6"]],
+    "FPN.OUT_FEATURES names p6": ["MODEL.FPN.TOP_BLOCK", "", "MODEL.FPN.OUT_FEATURES", ["p6"]],
+}
+
+
+@pytest.mark.parametrize("says, opts", REFUSED.items(), ids=REFUSED)
+def test_a_neck_that_cannot_be_built_is_refused_by_its_key(neck_config, says, opts):
+    with pytest.raises(UserError, match=says):
+        build_backbone(neck_config(BOTH, (), "maxpool", *opts))
+
+
+def test_an_unknown_bottom_up_network_is_answered_with_the_known_ones(neck_config):
+    cfg = neck_config(BOTH, (), "maxpool", "MODEL.FPN.BOTTOM_UP", "build_nothing")
+    with pytest.raises(UserError, match="build_resnet_backbone"):
+        build_backbone(cfg)
+
+
+READERS = {
+    "MODEL.RPN.IN_FEATURES names p3": ["MODEL.FPN.OUT_FEATURES", ["p2"]],
+    "MODEL.ROI_HEADS.IN_FEATURES names p5": [
+        *("MODEL.FPN.OUT_FEATURES", ["p2", "p3", "p4"], "MODEL.ANCHOR_GENERATOR.SIZES", [[32]]),
+        *("MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4"]),
+    ],
+    "MODEL.ROI_HEADS.IN_FEATURES p2, p4 are not neighbours": [
+        *("MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p4"]),
+    ],
+    "MODEL.ROI_HEADS.IN_FEATURES p3, p5 are not neighbours": [
+        *("MODEL.FPN.OUT_FEATURES", ["p3", "p5"], "MODEL.ROI_HEADS.IN_FEATURES", ["p3", "p5"]),
+        *("MODEL.RPN.IN_FEATURES", ["p3", "p5"], "MODEL.ANCHOR_GENERATOR.SIZES", [[32]]),
+    ],
+    "MODEL.ROI_HEADS.IN_FEATURES p3, p2 are not neighbours": [
+        *("MODEL.ROI_HEADS.IN_FEATURES", ["p3", "p2"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("says, opts", READERS.items(), ids=READERS)
+def test_heads_that_do_not_find_their_levels_are_refused(row_config, says, opts):
+    cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *opts)
+    with pytest.raises(UserError, match=says):
+        build_backbone(cfg)
+
+
+UNREAD = {
+    "maxpool": (["p2", "p3", "p4"], ["p5"]),  # P6 has no weights
+    "p6p7_c5": (["p2", "p3", "p4", "p5"], ["p6", "p7"]),
+}
+
+
+@pytest.mark.parametrize(
+    "top_block, read, unread", [(k, *v) for k, v in UNREAD.items()], ids=UNREAD
+)
+def test_levels_with_weights_that_nothing_reads_are_named(
+    row_config, caplog, top_block, read, unread
+):
+    opts = ["MODEL.RPN.IN_FEATURES", read, "MODEL.ANCHOR_GENERATOR.SIZES", [[32]]]
+    build_backbone(row_config(FPN_ROW, *opts, "MODEL.FPN.TOP_BLOCK", top_block))
+    assert f"nothing reads the pyramid's {', '.join(unread)}" in caplog.text
+
+
+def test_a_level_that_is_read_through_p6_alone_is_not_called_unread(row_config, caplog):
+    read = ["p2", "p3", "p4", "p6"]
+    opts = ["MODEL.RPN.IN_FEATURES", read, "MODEL.ANCHOR_GENERATOR.SIZES", [[32]]]
+    build_backbone(row_config(FPN_ROW, *opts))  # P6 is subsampled from P5
+    assert "nothing reads" not in caplog.text
+
+
+@pytest.mark.parametrize("path", [BOTH, TOP_DOWN], ids=["both", "top_down"])
+@pytest.mark.parametrize("size", [(60, 64), (64, 40), (33, 32), (31, 100)])
+def test_a_size_whose_levels_would_not_double_is_refused(neck_config, path, size):
+    with pytest.raises(UserError, match=rf"{size[0]} x {size[1]} pixels.*multiple of 32"):
+        build_neck(neck_config(path))(image(*size))
+
+
+@pytest.mark.parametrize("size", [(32, 64), (96, 32), (30, 62), (29, 61)])
+def test_a_size_whose_levels_double_gives_detectron2s_levels(neck_config, size):
+    ours, stock = (neck.eval() for neck in ours_and_stock(neck_config, []))
+    a, b = ours(image(*size)), stock(image(*size))
+    assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+def test_without_the_top_down_path_any_size_is_taken(neck_config):
+    levels = build_neck(neck_config(BOTTOM_UP))(image(37, 90))
+    sizes = {name: tuple(p.shape[2:]) for name, p in levels.items()}  # sides are rounded up
+    assert sizes == {"p2": (10, 23), "p3": (5, 12), "p4": (3, 6), "p5": (2, 3), "p6": (1, 2)}

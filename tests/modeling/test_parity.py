@@ -1,0 +1,148 @@
+"""Whole models on copied weights against stock Detectron2: bit for bit, in fp32.
+
+The overrides under which stock Detectron2 builds the same model are those of ``STOCK``; in both
+POOLER_CANONICAL_SIZE is Detectron2's 224, which stock heads cannot change.
+"""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+STOCK = [
+    *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
+    *("MODEL.RPN.HEAD_NAME", "StandardRPNHead"),
+    *("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
+]
+STOCK_RPN = ["MODEL.PROPOSAL_GENERATOR.NAME", "RPN"]
+RPN_LOSSES = {"loss_rpn_cls", "loss_rpn_loc"}
+BOX_LOSSES = {"loss_cls", "loss_box_reg"}
+MODELS = {  # row, the overrides of stock Detectron2, losses
+    "Faster R-CNN": (
+        "Faster-RCNN/faster_rcnn_R_18_FPN",
+        STOCK + STOCK_RPN,
+        RPN_LOSSES | BOX_LOSSES,
+    ),
+    "Faster R-CNN C5": (
+        "Faster-RCNN/faster_rcnn_R_18_C5",
+        STOCK[2:] + STOCK_RPN,  # its backbone is Detectron2's ResNet already
+        RPN_LOSSES | BOX_LOSSES,
+    ),
+    "RPN": ("RPN/rpn_R_18_FPN", STOCK + STOCK_RPN, RPN_LOSSES),
+    "Fast R-CNN": ("Fast-RCNN/fast_rcnn_R_18_FPN", STOCK, BOX_LOSSES),
+    "RetinaNet": (
+        "RetinaNet/retinanet_R_18_FPN",
+        ["MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone"],
+        BOX_LOSSES,
+    ),
+}
+models = pytest.mark.parametrize("row, stock, losses", MODELS.values(), ids=MODELS)
+
+
+@pytest.fixture
+def pair(row_config):
+    """Our model and Detectron2's, on the same weights, none of which is at its neutral value."""
+
+    def build(row: str, stock: list) -> tuple[nn.Module, nn.Module]:
+        opts = [
+            *("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224),
+            *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),  # random weights are never sure
+            *("MODEL.RETINANET.SCORE_THRESH_TEST", 0.0),
+            *("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 200, "MODEL.RPN.PRE_NMS_TOPK_TEST", 100),
+        ]
+        torch.manual_seed(0)
+        ours = build_model(row_config(f"quick/{row}", *opts))
+        theirs = build_model(row_config(f"quick/{row}", *opts, *stock))
+        for parameter in ours.parameters():
+            if parameter.dim() == 1:
+                nn.init.normal_(parameter, mean=0.1, std=0.1)
+        theirs.load_state_dict(ours.state_dict())
+        assert list(ours.state_dict()) == list(theirs.state_dict())
+        return ours, theirs
+
+    return build
+
+
+@pytest.fixture
+def batches(make_input):
+    objects = make_input(70, 93, [[3, 5, 60, 66], [70, 20, 71, 21], [0, 0, 93, 70]], seed=1)
+    small = make_input(64, 75, [[10, 10, 30, 40]], seed=2)
+    return {
+        "odd sizes and a one-pixel box": [objects, small],
+        "one image without objects": [small, make_input(33, 50, [], seed=3)],
+        "no objects at all": [make_input(64, 37, [], seed=4), make_input(50, 31, [], seed=5)],
+    }
+
+
+def run_training(model: nn.Module, inputs: list[dict]) -> tuple[dict, dict]:
+    """The losses of one batch under one seed, and the gradients of their sum."""
+    model.train().zero_grad()
+    torch.manual_seed(7)  # the RPN and the RoI heads draw their samples
+    # RetinaNet's focal loss is scripted, and the JIT rounds otherwise once it has warmed up
+    with EventStorage(), torch.jit.optimized_execution(False):
+        losses = model(inputs)
+    sum(losses.values()).backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return {name: loss.detach() for name, loss in losses.items()}, gradients
+
+
+def boxes_and_fields(instances) -> dict[str, torch.Tensor]:
+    fields = instances.get_fields()
+    return {k: v.tensor if isinstance(v, Boxes) else v for k, v in fields.items()}
+
+
+@models
+def test_training_losses_and_gradients_are_detectron2s(pair, batches, row, stock, losses):
+    ours, theirs = pair(row, stock)
+    for what, batch in batches.items():
+        a, gradients_a = run_training(ours, batch)
+        b, gradients_b = run_training(theirs, batch)
+        assert set(a) == set(b) == losses, what
+        assert all(torch.isfinite(loss) for loss in a.values()), (what, a)
+        assert all(torch.equal(a[name], b[name]) for name in b), (what, a, b)
+        assert list(gradients_a) == list(gradients_b)
+        different = [n for n, g in gradients_b.items() if not torch.equal(gradients_a[n], g)]
+        assert not different, (what, different)
+    state = theirs.state_dict()  # the norms' running averages too
+    assert all(torch.equal(tensor, state[name]) for name, tensor in ours.state_dict().items())
+
+
+@models
+def test_features_and_detections_are_detectron2s(pair, batches, row, stock, losses):
+    ours, theirs = (model.eval() for model in pair(row, stock))
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        a, b = ours.backbone(x), theirs.backbone(x)
+        assert list(a) == list(b)
+        assert all(torch.equal(a[name], b[name]) for name in b)
+        for batch in batches.values():
+            for mine, stocks in zip(ours(batch), theirs(batch), strict=True):
+                (key,) = stocks
+                a, b = boxes_and_fields(mine[key]), boxes_and_fields(stocks[key])
+                assert len(stocks[key]) > 0
+                assert set(a) == set(b)
+                assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+def test_proposals_inside_a_detector_are_detectron2s(pair, batches):
+    ours, theirs = (model.eval() for model in pair(*MODELS["Faster R-CNN"][:2]))
+    with torch.no_grad():
+        for batch in batches.values():
+            images = theirs.preprocess_image(batch)
+            features = theirs.backbone(images.tensor)
+            a, _ = ours.proposal_generator(images, features)
+            b, _ = theirs.proposal_generator(images, features)
+            for mine, stocks in zip(a, b, strict=True):
+                mine, stocks = boxes_and_fields(mine), boxes_and_fields(stocks)
+                assert len(stocks["proposal_boxes"]) > 0
+                assert all(torch.equal(mine[name], stocks[name]) for name in stocks)
+
+
+def test_an_image_without_objects_has_no_box_loss(pair, batches):
+    ours, _ = pair(*MODELS["Faster R-CNN"][:2])
+    losses, _ = run_training(ours, batches["no objects at all"])
+    assert losses["loss_rpn_loc"] == losses["loss_box_reg"] == 0
+    assert losses["loss_rpn_cls"] > 0
+    assert losses["loss_cls"] > 0

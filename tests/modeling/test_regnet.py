@@ -1,0 +1,80 @@
+"""RegNet as a bottom-up network: the published one, under the pyramid and cut short."""
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone
+from detectron2.modeling.backbone.regnet import RegNet, ResBottleneckBlock, SimpleStem
+
+from fpn_d2.modeling import build_regnet_backbone
+
+STAGES = ["s1", "s2", "s3", "s4"]
+REGNET = ["MODEL.FPN.BOTTOM_UP", "build_regnet_backbone", "MODEL.FPN.IN_FEATURES", STAGES]
+RPN_ROW = "quick/RPN/rpn_R_18_{}"
+
+
+def test_the_defaults_are_regnetx_400mf(row_config):
+    regnet = build_regnet_backbone(row_config(RPN_ROW.format("FPN")), ShapeSpec(channels=3))
+    # "Designing Network Design Spaces", Fig. 16: REGNETX-400MF, d_i = 1 2 7 12, w_i = 32 64 160 384
+    assert [len(list(stage.children())) for stage, _ in regnet.stages_and_names] == [1, 2, 7, 12]
+    shapes = {name: (s.channels, s.stride) for name, s in regnet.output_shape().items()}
+    assert shapes == {"s1": (32, 4), "s2": (64, 8), "s3": (160, 16), "s4": (384, 32)}
+
+
+def test_every_number_of_the_config_reaches_the_network(row_config):
+    numbers = {"depth": 13, "w_a": 20.0, "w_0": 32, "w_m": 2.2, "group_width": 8, "se_ratio": 0.25}
+    opts = [
+        word for key, value in numbers.items() for word in (f"MODEL.REGNETS.{key.upper()}", value)
+    ]
+    opts += ["MODEL.REGNETS.NORM", "BN", "MODEL.REGNETS.OUT_FEATURES", ["s2"]]
+    ours = build_regnet_backbone(row_config(RPN_ROW.format("FPN"), *opts), ShapeSpec(channels=3))
+    stock = RegNet(
+        stem_class=SimpleStem,
+        stem_width=32,
+        block_class=ResBottleneckBlock,
+        norm="BN",
+        out_features=["s2"],
+        **numbers,
+    )
+    stages = ("stem", "s1", "s2")  # ours ends with the last stage that is asked for
+    expected = {n: p.shape for n, p in stock.named_parameters() if n.split(".")[0] in stages}
+    assert {n: p.shape for n, p in ours.named_parameters() if n.split(".")[0] in stages} == expected
+    assert str(ours.s2) == str(stock.s2)
+    assert ours.output_shape() == stock.output_shape()
+
+
+@pytest.mark.parametrize("row", ["FPN", "bottom_up", "top_down", "P2"])
+def test_regnet_carries_the_pyramid(row_config, row):
+    neck = build_backbone(row_config(RPN_ROW.format(row), *REGNET))
+    levels = neck(torch.randn(1, 3, 64, 96))
+    expected = {"p2": (16, 24), "p3": (8, 12), "p4": (4, 6), "p5": (2, 3), "p6": (1, 2)}
+    expected = {"p2": expected["p2"]} if row == "P2" else expected
+    assert {name: tuple(p.shape[2:]) for name, p in levels.items()} == expected
+    assert all(p.shape[1] == 64 for p in levels.values())
+    sum(p.sum() for p in levels.values()).backward()
+    without = [n for n, p in neck.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without
+
+
+def test_stages_that_p2_alone_does_not_need_are_not_built(row_config):
+    opts = [*REGNET, "MODEL.FPN.TOP_DOWN", False, "MODEL.BACKBONE.FREEZE_AT", 0]
+    neck = build_backbone(row_config(RPN_ROW.format("P2"), *opts))
+    assert {name for name, _ in neck.bottom_up.named_children()} == {"stem", "s1"}
+    levels = neck(torch.randn(1, 3, 32, 32))
+    levels["p2"].sum().backward()
+    assert all(p.grad is not None for p in neck.parameters() if p.requires_grad)
+
+
+def test_stages_beyond_the_pyramid_are_not_built(row_config):
+    opts = ["MODEL.META_ARCHITECTURE", "NeckAlone", *REGNET, "MODEL.FPN.IN_FEATURES", STAGES[:3]]
+    neck = build_backbone(row_config(RPN_ROW.format("FPN"), *opts))
+    assert {name for name, _ in neck.bottom_up.named_children()} == {"stem", "s1", "s2", "s3"}
+    assert list(neck(torch.randn(1, 3, 32, 32))) == ["p2", "p3", "p4", "p5"]  # P5 is the top block
+
+
+@pytest.mark.parametrize("freeze_at, frozen", [(0, set()), (1, {"stem"}), (2, {"stem", "s1"})])
+def test_freeze_at_counts_the_stem_and_the_stages(row_config, freeze_at, frozen):
+    opts = ["MODEL.BACKBONE.FREEZE_AT", freeze_at, "MODEL.REGNETS.NORM", "BN"]
+    regnet = build_regnet_backbone(row_config(RPN_ROW.format("FPN"), *opts), ShapeSpec(channels=3))
+    parts = {name for name, p in regnet.named_parameters() if p.requires_grad}
+    assert {"stem", *STAGES} - {name.split(".")[0] for name in parts} == frozen

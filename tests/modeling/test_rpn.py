@@ -1,0 +1,160 @@
+"""The RPN head, shared and per level, and the anchors of Table 1."""
+
+import math
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling.anchor_generator import build_anchor_generator
+from detectron2.modeling.proposal_generator import build_proposal_generator
+from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
+from detectron2.structures import ImageList
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from fpn_d2.modeling import FPNRPN, FPNRPNHead, PerLevelRPNHead
+
+FPN_ROW = "quick/RPN/rpn_R_18_FPN"
+LEVELS = ["p2", "p3", "p4", "p5", "p6"]
+SHAPES = [ShapeSpec(channels=64, stride=2**k) for k in range(2, 7)]
+
+
+def feature_maps(n: int = 2) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(n, 64, 2 ** (6 - i), 2 ** (6 - i), generator=generator) for i in range(5)]
+
+
+def test_one_head_is_shared_over_the_levels_by_default(row_config):
+    cfg = row_config(FPN_ROW)
+    head, stock = FPNRPNHead(cfg, SHAPES), StandardRPNHead(cfg, SHAPES)
+    shapes = {name: p.shape for name, p in stock.named_parameters()}
+    assert {name: p.shape for name, p in head.named_parameters()} == shapes
+    stock.load_state_dict(head.state_dict())
+    for ours, theirs in zip(head(feature_maps()), stock(feature_maps()), strict=True):
+        assert len(ours) == 5
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_per_level_heads_have_weights_of_their_own(row_config):
+    head = FPNRPNHead(row_config(FPN_ROW, "MODEL.RPN.SHARED_HEAD", False), SHAPES)
+    assert isinstance(head, PerLevelRPNHead)
+    assert list(head.heads) == LEVELS
+    weights = [p for name, p in head.named_parameters() if name.endswith("conv.weight")]
+    assert len(weights) == 5
+    assert not any(torch.equal(a, b) for i, a in enumerate(weights) for b in weights[:i])
+    one = sum(p.numel() for p in StandardRPNHead(row_config(FPN_ROW), SHAPES).parameters())
+    assert sum(p.numel() for p in head.parameters()) == 5 * one
+
+
+@pytest.mark.parametrize("conv_dims", [[-1], [32], [16, 16]])
+def test_each_level_is_what_a_head_of_detectron2_gives_on_it_alone(row_config, conv_dims):
+    cfg = row_config(FPN_ROW, "MODEL.RPN.SHARED_HEAD", False, "MODEL.RPN.CONV_DIMS", conv_dims)
+    head, maps = FPNRPNHead(cfg, SHAPES), feature_maps()
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, std=0.1)  # the biases are 0 at first
+    logits, deltas = head(maps)
+    assert len(logits) == len(deltas) == 5
+    for i, level in enumerate(LEVELS):
+        alone = StandardRPNHead(in_channels=64, num_anchors=3, conv_dims=conv_dims)
+        prefix = f"heads.{level}."
+        state = {k: v for k, v in head.state_dict().items() if k.startswith(prefix)}
+        alone.load_state_dict({k[len(prefix) :]: v for k, v in state.items()})
+        (expected_logits,), (expected_deltas,) = alone([maps[i]])
+        assert torch.equal(logits[i], expected_logits)
+        assert torch.equal(deltas[i], expected_deltas)
+
+
+def test_each_levels_loss_reaches_its_own_head_only(row_config):
+    head = FPNRPNHead(row_config(FPN_ROW, "MODEL.RPN.SHARED_HEAD", False), SHAPES)
+    logits, deltas = head(feature_maps())
+    (logits[3].sum() + deltas[3].sum()).backward()
+    assert {name.split(".")[1] for name, p in head.named_parameters() if p.grad is not None} == {
+        "p5"
+    }
+
+
+def test_the_heads_of_a_model_are_named_by_its_levels(row_config):
+    cfg = row_config(
+        FPN_ROW,
+        *("MODEL.RPN.SHARED_HEAD", False, "MODEL.RPN.IN_FEATURES", ["p3", "p4"]),
+        *("MODEL.ANCHOR_GENERATOR.SIZES", [[32]]),
+    )
+    rpn = build_proposal_generator(cfg, dict(zip(LEVELS, SHAPES, strict=True)))
+    assert list(rpn.rpn_head.heads) == ["p3", "p4"]
+
+
+@pytest.mark.parametrize("row", ["FPN", "bottom_up", "P2"])
+def test_every_head_of_a_row_is_trained(row_config, make_input, row):
+    cfg = row_config(f"quick/RPN/rpn_R_18_{row}", "MODEL.RPN.SHARED_HEAD", False)
+    torch.manual_seed(0)
+    model = build_model(cfg.clone()).train()
+    with EventStorage():
+        losses = model([make_input(64, 64, [[2, 3, 50, 60], [10, 10, 20, 22]])])
+    sum(losses.values()).backward()
+    head = model.proposal_generator.rpn_head
+    assert list(head.heads) == cfg.MODEL.RPN.IN_FEATURES
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize(
+    "row, opts, in_training",
+    [
+        ("RPN/rpn_R_18_FPN", [], False),
+        ("RPN/rpn_R_18_FPN", ["VIS_PERIOD", 10], True),  # pictures show proposals
+        ("Faster-RCNN/faster_rcnn_R_18_FPN", [], True),  # the RoI heads train on them
+    ],
+)
+def test_an_rpn_makes_proposals_in_training_where_something_reads_them(
+    row_config, make_input, row, opts, in_training
+):
+    model = build_model(row_config(f"quick/{row}", *opts))
+    rpn, inputs = model.proposal_generator, [make_input(64, 64, [[2, 3, 50, 60]])]
+    assert type(rpn) is FPNRPN
+    images = ImageList.from_tensors([inputs[0]["image"]])
+    features = model.backbone(images.tensor)
+    with EventStorage():
+        proposals, losses = rpn.train()(images, features, [inputs[0]["instances"]])
+    assert [len(p) > 0 for p in proposals] == ([True] if in_training else [])
+    assert set(losses) == {"loss_rpn_cls", "loss_rpn_loc"}
+    proposals, losses = rpn.eval()(images, features)
+    assert [len(p) > 0 for p in proposals] == [True]
+    assert losses == {}
+
+
+# --- Table 1's anchors, on an image of 800 x 1000
+
+
+COUNTS = {"C4": 47_250, "C5": 12_000, "FPN": 199_974, "P2": 750_000}
+COUNTS.update(bottom_up=199_974, top_down=199_974)
+ROWS = [(f"RPN/rpn_R_50_{row}", count) for row, count in COUNTS.items()]
+ROWS += [(f"quick/RPN/rpn_R_18_{row}", count) for row, count in COUNTS.items()]
+ROWS += [(f"Faster-RCNN/faster_rcnn_R_50_{row}", COUNTS[row]) for row in ("C4", "C5", "FPN")]
+
+
+@pytest.mark.parametrize("row, count", ROWS)
+def test_table_1_counts_these_anchors(row_config, row, count):
+    cfg = row_config(row)
+    with torch.device("meta"):  # the strides are the model's own; no weights are needed for them
+        shapes = build_backbone(cfg).output_shape()
+    shapes = [shapes[name] for name in cfg.MODEL.RPN.IN_FEATURES]
+    maps = [
+        torch.zeros(1, 1, math.ceil(800 / s.stride), math.ceil(1000 / s.stride)) for s in shapes
+    ]
+    anchors = build_anchor_generator(cfg, shapes)(maps)
+    assert sum(len(boxes) for boxes in anchors) == count
+
+
+@pytest.mark.parametrize("row", [row for row, _ in ROWS])
+def test_anchors_have_the_papers_areas_and_ratios(row_config, row):
+    cfg = row_config(row)
+    strides = {"res4": 16, "res5": 32, "p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
+    shapes = [ShapeSpec(channels=1, stride=strides[name]) for name in cfg.MODEL.RPN.IN_FEATURES]
+    anchors = build_anchor_generator(cfg, shapes)([torch.zeros(1, 1, 1, 1) for _ in shapes])
+    sides = [[32], [64], [128], [256], [512]] if len(shapes) == 5 else [[32, 64, 128, 256, 512]]
+    for boxes, sizes in zip(anchors, sides, strict=True):
+        width, height = (boxes.tensor[:, 2:] - boxes.tensor[:, :2]).unbind(dim=1)
+        areas = torch.tensor([float(side**2) for side in sizes for _ in range(3)])
+        torch.testing.assert_close(width * height, areas)  # Sec. 4.1: areas of 32^2 to 512^2
+        ratios = torch.tensor([0.5, 1.0, 2.0]).repeat(len(sizes))
+        torch.testing.assert_close(height / width, ratios)

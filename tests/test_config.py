@@ -1,0 +1,314 @@
+"""add_fpn_config, load_config, and the combinations that are refused in a sentence."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
+
+import fpn_d2
+from fpn_d2 import UserError, add_fpn_config, load_config
+
+NEW_KEYS = {
+    "MODEL.FPN.BOTTOM_UP": "build_resnet_backbone",
+    "MODEL.FPN.TOP_DOWN": True,
+    "MODEL.FPN.LATERAL": True,
+    "MODEL.FPN.OUT_FEATURES": [],
+    "MODEL.FPN.TOP_BLOCK": "maxpool",
+    "MODEL.RPN.SHARED_HEAD": True,
+    "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE": 224,
+    "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL": 4,
+}
+
+
+def flat(node: CfgNode, prefix: str = "") -> dict:
+    values = {}
+    for key, value in node.items():
+        inner = isinstance(value, CfgNode)
+        values.update(flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value})
+    return values
+
+
+@pytest.fixture
+def write(tmp_path):
+    """``write(text, name)``: a config file, by default ``a.yaml``, and its path as a string."""
+
+    def to_file(text: str, name: str = "a.yaml") -> str:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return to_file
+
+
+def assert_is_a_sentence(message: str) -> None:
+    assert "\n" not in message
+    assert len(message) < 500
+    assert not re.search("has no attribute|NoneType|recursion", message)  # Python's, not the user's
+
+
+# --- the keys
+
+
+def test_every_key_is_added_at_the_papers_value_and_none_is_changed():
+    cfg, stock = get_cfg(), flat(get_cfg())
+    add_fpn_config(cfg)
+    ours = flat(cfg)
+    assert {key: ours[key] for key in stock} == stock
+    added = {key: value for key, value in ours.items() if key not in stock}
+    regnets = {key for key in added if key.startswith("MODEL.REGNETS.")}
+    assert {key: added[key] for key in added if key not in regnets} == NEW_KEYS
+    assert regnets  # their values: tests/modeling/test_regnet.py
+
+
+def test_importing_the_package_changes_none_of_detectron2s_defaults(repo, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    dump = "from detectron2.config import get_cfg; {} print(get_cfg().dump())"
+    stock, ours = (
+        subprocess.run(
+            [sys.executable, "-c", dump.format(line)],
+            cwd=repo,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for line in ("", "import fpn_d2;")
+    )
+    assert "MODEL:" in stock
+    assert ours == stock
+
+
+def test_the_public_names_are_the_ways_in():
+    assert set(fpn_d2.__all__) == {"UserError", "add_fpn_config", "load_config", "load_model"}
+    assert all(hasattr(fpn_d2, name) for name in fpn_d2.__all__)
+
+
+# --- load_config
+
+
+def test_the_file_and_then_the_overrides_are_merged_into_a_frozen_config(write):
+    path = write("MODEL: {FPN: {TOP_DOWN: False, OUT_CHANNELS: 32}}")
+    cfg = load_config(path, ["MODEL.FPN.OUT_CHANNELS", "16", "SOLVER.BASE_LR", "0.5"])
+    assert (cfg.MODEL.FPN.TOP_DOWN, cfg.MODEL.FPN.OUT_CHANNELS) == (False, 16)
+    assert cfg.SOLVER.BASE_LR == 0.5
+    with pytest.raises(AttributeError, match="immutable"):
+        cfg.SEED = 1
+
+
+def test_without_a_file_there_are_the_defaults():
+    cfg, expected = flat(load_config()), get_cfg()
+    add_fpn_config(expected)
+    assert cfg | {"MODEL.DEVICE": ""} == flat(expected) | {"MODEL.DEVICE": ""}
+
+
+@pytest.mark.parametrize("available, device", [(True, "cuda"), (False, "cpu")])
+def test_the_device_is_cuda_where_there_is_one(monkeypatch, available, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    found = [load_config("", opts).MODEL.DEVICE for opts in ([], ["MODEL.DEVICE", "cpu"])]
+    assert found == [device, "cpu"]
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("configs/RPN/row.yaml", "output/RPN/row"),
+        ("configs/quick/RPN/row.v2.yaml", "output/quick/RPN/row.v2"),
+        ("configs/old/configs/row.yaml", "output/row"),
+        ("elsewhere/row.yaml", "output/row"),
+    ],
+)
+def test_each_file_has_an_output_dir_of_its_own(write, name, expected):
+    folder = load_config(write("SEED: 1", name)).OUTPUT_DIR
+    assert folder == expected
+
+
+def test_an_output_dir_of_the_file_or_of_the_overrides_wins(write):
+    path = write("OUTPUT_DIR: ./mine", "configs/RPN/row.yaml")
+    assert load_config(path).OUTPUT_DIR == "./mine"
+    assert load_config(path, ["OUTPUT_DIR", "theirs"]).OUTPUT_DIR == "theirs"
+    inherits = write("_BASE_: row.yaml", "configs/RPN/other.yaml")
+    assert load_config(inherits).OUTPUT_DIR == "./mine"
+
+
+# --- a file or an override that cannot be read
+
+
+FILES = {
+    "unknown key": ("MODEL: {FPN: {TOP_DOWM: False}}", "no config key MODEL.FPN.TOP_DOWM; did you "
+                    "mean MODEL.FPN.TOP_DOWN"),
+    "unknown section": ("MODLE: {DEPTH: 3}", "MODLE"),
+    "wrong type": ("SOLVER: {BASE_LR: [1, 2]}", "BASE_LR"),
+    "value for a section": ("MODEL: {FPN: 3}", "FPN"),
+    "section for a value": ("SEED: {A: 3}", "SEED"),
+    "missing base": ("_BASE_: gone.yaml", r"_BASE_ .*gone\.yaml does not exist"),
+    "missing base of a list": ("_BASE_: [b.yaml, gone.yaml]", r"_BASE_ .*gone\.yaml does not"),
+    "broken": ("MODEL: {FPN: [", "not a readable YAML file"),
+    "tabs": ("MODEL:\n\tFPN: 3", "a.yaml.* line 2 "),
+    "value for a large section": ("MODEL: 3", "MODEL"),
+    "a list": ("- 1\n- 2", "a.yaml"),
+    "a word": ("hello", "a.yaml"),
+    "empty": ("", "a.yaml"),
+    "a number as base": ("_BASE_: 3", "_BASE_"),
+    "itself as base": ("_BASE_: a.yaml", "_BASE_"),
+    "not text": ("\x00\x01", "not a readable YAML file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text, says", FILES.values(), ids=FILES)
+def test_a_file_that_cannot_be_merged_is_refused_in_a_sentence(write, text, says):
+    write("SEED: 1", "b.yaml")
+    path = write(text)
+    with pytest.raises(UserError, match=says) as caught:
+        load_config(path)
+    assert_is_a_sentence(str(caught.value))
+    assert "a.yaml" in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.yaml does not exist"):
+        load_config(tmp_path / "gone.yaml")
+    with pytest.raises(UserError, match=str(tmp_path)):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["file", "base", "base of a list"])
+def test_a_tag_that_runs_code_is_refused_and_not_run(write, tmp_path, where):
+    proof = tmp_path / "ran"
+    text = f'OUTPUT_DIR: !!python/object/apply:os.mkdir ["{proof}"]'
+    path = unsafe = write(text)
+    if where != "file":
+        base = "a.yaml" if where == "base" else "[a.yaml]"
+        path = write(f"_BASE_: {base}", "b.yaml")
+    with pytest.raises(UserError, match=r"a\.yaml.*tags that run code are refused"):
+        load_config(path)
+    assert not proof.exists()
+    get_cfg().merge_from_file(unsafe, allow_unsafe=True)  # the text does what it is refused for
+    assert proof.exists()
+
+
+OPTS = {
+    "odd number": (["SEED", "1", "OUTPUT_DIR"], "pairs.*3 words"),
+    "unknown": (["MODEL.FPN.LATERALS", "True"], "LATERALS; did you mean MODEL.FPN.LATERAL"),
+    "unknown section": (["FPN.LATERAL", "True"], "no config key FPN.LATERAL; did you mean MODEL.F"),
+    "nothing like it": (["XYZZY", "1"], "no config key XYZZY"),
+    "wrong type": (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR fast"),
+    "below a value": (["SEED.A", "1"], "SEED.A"),
+    "value for a section": (["MODEL.FPN", "3"], "MODEL.FPN"),
+    "dict for a section": (["MODEL.FPN", "{'TOP_DOWN': False}"], "MODEL.FPN"),
+    "flag": (["--resume", "True"], "--resume"),
+}
+
+
+@pytest.mark.parametrize("opts, says", OPTS.values(), ids=OPTS)
+def test_an_override_that_cannot_be_merged_is_refused_in_a_sentence(opts, says):
+    with pytest.raises(UserError, match=says) as caught:
+        load_config("", opts)
+    assert_is_a_sentence(str(caught.value))
+
+
+# --- combinations that cannot work
+
+
+FPN = ["MODEL.BACKBONE.NAME", "build_fpn_backbone", "MODEL.FPN.IN_FEATURES", "['res2', 'res3']"]
+FPN += ["MODEL.RPN.IN_FEATURES", "['p2', 'p3']", "MODEL.ROI_HEADS.IN_FEATURES", "['p2', 'p3']"]
+REFUSED = {
+    "both paths off": (
+        [*FPN, "MODEL.FPN.TOP_DOWN", "False", "MODEL.FPN.LATERAL", "False"],
+        "MODEL.FPN.TOP_DOWN and MODEL.FPN.LATERAL are both False",
+    ),
+    "avg, no top-down": (
+        [*FPN, "MODEL.FPN.FUSE_TYPE", "avg", "MODEL.FPN.TOP_DOWN", "False"],
+        "MODEL.FPN.FUSE_TYPE avg .* needs MODEL.FPN.TOP_DOWN and MODEL.FPN.LATERAL",
+    ),
+    "avg, no lateral": (
+        [*FPN, "MODEL.FPN.FUSE_TYPE", "avg", "MODEL.FPN.LATERAL", "False"],
+        "MODEL.FPN.FUSE_TYPE avg",
+    ),
+    "fuse type": ([*FPN, "MODEL.FPN.FUSE_TYPE", "max"], "MODEL.FPN.FUSE_TYPE is 'max'.*'sum'"),
+    "top block": ([*FPN, "MODEL.FPN.TOP_BLOCK", "p6"], "MODEL.FPN.TOP_BLOCK is 'p6'.*'maxpool'"),
+    "no stages": ([*FPN, "MODEL.FPN.IN_FEATURES", "[]"], "MODEL.FPN.IN_FEATURES is empty"),
+    "no RPN levels": ([*FPN, "MODEL.RPN.IN_FEATURES", "[]"], "MODEL.RPN.IN_FEATURES is empty"),
+    "no RoI levels": (
+        [*FPN, "MODEL.ROI_HEADS.IN_FEATURES", "[]"],
+        "MODEL.ROI_HEADS.IN_FEATURES is empty",
+    ),
+    "anchor sizes": (
+        [*FPN, "MODEL.ANCHOR_GENERATOR.SIZES", "[[32], [64], [128]]"],
+        "MODEL.ANCHOR_GENERATOR.SIZES has 3 lists for the 2 levels p2, p3 of MODEL.RPN.IN_FEATURES",
+    ),
+    "anchor ratios": (
+        [*FPN, "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[1.0], [1.0], [1.0]]"],
+        "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS has 3 lists for the 2 levels",
+    ),
+    "RetinaNet's anchors": (
+        [*FPN, "MODEL.META_ARCHITECTURE", "RetinaNet"]
+        + ["MODEL.ANCHOR_GENERATOR.SIZES", "[[32], [64]]"],
+        "2 lists for the 5 levels p3, p4, p5, p6, p7 of MODEL.RETINANET.IN_FEATURES",
+    ),
+    "a plain ResNet's stages": (
+        ["MODEL.RPN.IN_FEATURES", "['res5']"],
+        "MODEL.RPN.IN_FEATURES names res5, but the ResNet has only res4",
+    ),
+    "stock neck, top-down": (
+        ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.FPN.TOP_DOWN", "False"],
+        "MODEL.BACKBONE.NAME build_resnet_fpn_backbone; set it to build_fpn_backbone",
+    ),
+    "stock neck, levels": (
+        ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.FPN.OUT_FEATURES", "['p2']"],
+        "build_fpn_backbone",
+    ),
+    "stock neck, top block": (
+        ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.FPN.TOP_BLOCK", "p6p7_p5"],
+        "MODEL.FPN.*TOP_BLOCK.*build_fpn_backbone",
+    ),
+    "stock neck, bottom-up": (
+        ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"]
+        + ["MODEL.FPN.BOTTOM_UP", "build_regnet_backbone"],
+        "MODEL.FPN.*BOTTOM_UP.*build_fpn_backbone",
+    ),
+    "stock RPN head": (["MODEL.RPN.SHARED_HEAD", "False"], "MODEL.RPN.SHARED_HEAD.*FPNRPNHead"),
+    "stock RoI heads": (
+        ["MODEL.ROI_HEADS.NAME", "StandardROIHeads"]
+        + ["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "80"],
+        "POOLER_CANONICAL_SIZE.*FPNROIHeads",
+    ),
+    "Eq. 1's size": (["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "0"], "CANONICAL_SIZE is 0"),
+    "batch": (
+        ["SOLVER.IMS_PER_BATCH", "6", "SOLVER.REFERENCE_WORLD_SIZE", "8"],
+        "SOLVER.IMS_PER_BATCH 6 .*SOLVER.REFERENCE_WORLD_SIZE",
+    ),
+}
+
+
+@pytest.mark.parametrize("opts, says", REFUSED.values(), ids=REFUSED)
+def test_a_combination_that_cannot_work_is_refused_by_its_key(opts, says):
+    with pytest.raises(UserError, match=says) as caught:
+        load_config("", ["MODEL.DEVICE", "cpu", *opts])
+    assert_is_a_sentence(str(caught.value))
+
+
+def test_cuda_is_refused_where_torch_sees_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="MODEL.DEVICE is cuda:1.*use cpu"):
+        load_config("", ["MODEL.DEVICE", "cuda:1"])
+
+
+ACCEPTED = {
+    "one list of anchors for all levels": [*FPN, "MODEL.ANCHOR_GENERATOR.SIZES", "[[32]]"],
+    "a flat list of anchors": [*FPN, "MODEL.ANCHOR_GENERATOR.SIZES", "[32, 64, 128]"],
+    "avg of both paths": [*FPN, "MODEL.FPN.FUSE_TYPE", "avg"],
+    "stock neck with the paper's switches": [*FPN, "MODEL.BACKBONE.NAME"]
+    + ["build_resnet_fpn_backbone"],
+    "precomputed proposals, no RPN levels": [*FPN, "MODEL.RPN.IN_FEATURES", "[]"]
+    + ["MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"],
+    "any batch without a reference": ["SOLVER.IMS_PER_BATCH", "6"],
+    "somebody else's meta-architecture": ["MODEL.META_ARCHITECTURE", "TheirOwn"]
+    + ["MODEL.RPN.IN_FEATURES", "[]"],
+}
+
+
+@pytest.mark.parametrize("opts", ACCEPTED.values(), ids=ACCEPTED)
+def test_what_can_work_is_accepted(opts):
+    assert load_config("", ["MODEL.DEVICE", "cpu", *opts]).is_frozen()

@@ -1,0 +1,346 @@
+"""Every shipped row: its merged keys against the paper's values, a gradient for every weight."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+from fpn_d2 import load_config
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+TASKS = {"RPN": "rpn", "Fast-RCNN": "fast_rcnn", "Faster-RCNN": "faster_rcnn"}
+TASKS["RetinaNet"] = "retinanet"
+FPN_STAGES = ["res2", "res3", "res4", "res5"]
+ONE_LEVEL = [[32, 64, 128, 256, 512]]  # Sec. 5.1.1: all scales on the level that is alone
+PER_LEVEL = [[32], [64], [128], [256], [512]]  # Sec. 4.1
+
+# Sec. 4, 5 and 5.1: what all rows share
+COMMON = {
+    "DATASETS.TRAIN": ("coco_2014_train", "coco_2014_valminusminival"),  # trainval35k
+    "DATASETS.TEST": ("coco_2014_minival",),
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN": 2000,
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": 1000,
+    "INPUT.MIN_SIZE_TRAIN": (800,),
+    "INPUT.MIN_SIZE_TEST": 800,
+    "INPUT.MAX_SIZE_TRAIN": 1333,  # the authors' code
+    "INPUT.MAX_SIZE_TEST": 1333,
+    "SOLVER.IMS_PER_BATCH": 16,  # 8 GPUs x 2 images
+    "SOLVER.REFERENCE_WORLD_SIZE": 8,
+    "SOLVER.BASE_LR": 0.02,
+    "SOLVER.GAMMA": 0.1,
+    "SOLVER.WEIGHT_DECAY": 1e-4,
+    "SOLVER.MOMENTUM": 0.9,
+    "SOLVER.AMP.ENABLED": False,
+    "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-50.pkl",
+    "MODEL.MASK_ON": False,
+    "MODEL.LOAD_PROPOSALS": False,
+    "MODEL.BACKBONE.FREEZE_AT": 2,  # the authors' code: frozen BN, gradient stops after res2
+    "MODEL.RESNETS.NORM": "FrozenBN",
+    "MODEL.RESNETS.DEPTH": 50,
+    "MODEL.RESNETS.RES5_DILATION": 1,  # 12k anchors: stride 32
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+    "MODEL.PROPOSAL_GENERATOR.NAME": "FPNRPN",
+    "MODEL.RPN.HEAD_NAME": "FPNRPNHead",
+    "MODEL.RPN.SHARED_HEAD": True,
+    "MODEL.RPN.CONV_DIMS": [-1],
+    "MODEL.RPN.BOUNDARY_THRESH": -1,
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 256,
+    "MODEL.RPN.IOU_THRESHOLDS": [0.3, 0.7],
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 2000,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 512,
+    "MODEL.ROI_HEADS.NUM_CLASSES": 80,
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIPool",
+    "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE": 224,  # Eq. 1
+    "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL": 4,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 1024,
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": False,
+    "MODEL.RETINANET.NUM_CLASSES": 80,
+}
+TWO_FC = {
+    "MODEL.ROI_HEADS.NAME": "FPNROIHeads",
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
+    "MODEL.ROI_BOX_HEAD.NUM_CONV": 0,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
+}
+
+
+def single_level(feature: str) -> dict:
+    return {
+        "MODEL.RPN.IN_FEATURES": [feature],
+        "MODEL.ROI_HEADS.IN_FEATURES": [feature],
+        "MODEL.ANCHOR_GENERATOR.SIZES": ONE_LEVEL,
+        "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 12000,  # Detectron2 counts per level
+        "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000,
+    }
+
+
+def plain_resnet(feature: str) -> dict:
+    return {
+        "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+        "MODEL.RESNETS.OUT_FEATURES": [feature],
+        **single_level(feature),
+    }
+
+
+FPN = {
+    "MODEL.BACKBONE.NAME": "build_fpn_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": FPN_STAGES,
+    "MODEL.FPN.BOTTOM_UP": "build_resnet_backbone",
+    "MODEL.FPN.IN_FEATURES": FPN_STAGES,
+    "MODEL.FPN.OUT_CHANNELS": 256,
+    "MODEL.FPN.NORM": "",
+    "MODEL.FPN.FUSE_TYPE": "sum",
+    "MODEL.FPN.TOP_DOWN": True,
+    "MODEL.FPN.LATERAL": True,
+    "MODEL.FPN.OUT_FEATURES": [],
+    "MODEL.FPN.TOP_BLOCK": "maxpool",
+    "MODEL.ANCHOR_GENERATOR.SIZES": PER_LEVEL,
+    "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 2000,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 1000,
+    "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"],
+    **TWO_FC,
+}
+# The columns "feature", "lateral", "top-down" and "head" of Tables 1 to 3
+MODELS = {
+    "C4": {
+        **plain_resnet("res4"),
+        "MODEL.ROI_HEADS.NAME": "Res5ROIHeads",
+        "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 14,
+    },
+    "C5": {**plain_resnet("res5"), **TWO_FC},
+    "FPN": FPN,
+    "bottom_up": {**FPN, "MODEL.FPN.TOP_DOWN": False},
+    "top_down": {**FPN, "MODEL.FPN.LATERAL": False},
+    "P2": {**FPN, **single_level("p2"), "MODEL.FPN.OUT_FEATURES": ["p2"]},
+}
+END_TO_END = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignV2",
+    "SOLVER.STEPS": (60000,),
+    "SOLVER.MAX_ITER": 80000,
+}
+RPN = {
+    "MODEL.META_ARCHITECTURE": "ProposalNetwork",
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 2000,  # what Fast R-CNN trains on
+    "SOLVER.STEPS": (30000,),
+    "SOLVER.MAX_ITER": 40000,
+}
+FAST_RCNN = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals",
+    "MODEL.LOAD_PROPOSALS": True,
+    "SOLVER.STEPS": (60000,),
+    "SOLVER.MAX_ITER": 80000,
+}
+R_101 = {
+    "MODEL.RESNETS.DEPTH": 101,
+    "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-101.pkl",
+}
+RETINANET = {  # Detectron2's Base-RetinaNet.yaml and retinanet_R_50_FPN_1x.yaml
+    "MODEL.META_ARCHITECTURE": "RetinaNet",
+    "MODEL.FPN.IN_FEATURES": ["res3", "res4", "res5"],
+    "MODEL.FPN.TOP_BLOCK": "p6p7_c5",
+    "MODEL.ANCHOR_GENERATOR.SIZES": [
+        [side * 2 ** (i / 3) for i in range(3)] for side in (32, 64, 128, 256, 512)
+    ],
+    "MODEL.RETINANET.IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
+    "MODEL.RETINANET.IOU_THRESHOLDS": [0.4, 0.5],
+    "MODEL.RETINANET.IOU_LABELS": [0, -1, 1],
+    "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.0,
+    "SOLVER.BASE_LR": 0.01,
+    "SOLVER.STEPS": (60000, 80000),
+    "SOLVER.MAX_ITER": 90000,
+}
+PAPER = {f"RPN/rpn_R_50_{name}": model | RPN for name, model in MODELS.items()}
+PAPER |= {f"Fast-RCNN/fast_rcnn_R_50_{name}": m | FAST_RCNN for name, m in MODELS.items()}
+PAPER |= {
+    f"Faster-RCNN/faster_rcnn_R_50_{name}": MODELS[name] | END_TO_END
+    for name in ("C4", "C5", "FPN")
+}
+PAPER["Faster-RCNN/faster_rcnn_R_101_FPN"] = FPN | END_TO_END | R_101
+PAPER["RetinaNet/retinanet_R_50_FPN"] = FPN | RETINANET
+QUICK = {
+    f"quick/{row}".replace("R_50", "R_18"): row for row in PAPER if "R_101" not in row
+}  # and the row that it mirrors
+
+# What a laptop and the built-in data change, and nothing else
+LAPTOP = {
+    "MODEL.WEIGHTS": "",
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.RESNETS.DEPTH": 18,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,  # Detectron2 asks for it below R-50
+    "MODEL.RESNETS.NORM": "BN",  # trainable; the pyramid's stays ""
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 16,
+    "MODEL.FPN.OUT_CHANNELS": 64,
+    "MODEL.ROI_HEADS.NUM_CLASSES": 5,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 256,
+    "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE": 80,
+    "MODEL.RETINANET.NUM_CLASSES": 5,
+    "DATASETS.TRAIN": ("shapes_train",),
+    "DATASETS.TEST": ("shapes_val",),
+    "INPUT.MIN_SIZE_TRAIN": (320,),
+    "INPUT.MIN_SIZE_TEST": 320,
+    "INPUT.MAX_SIZE_TRAIN": 320,
+    "INPUT.MAX_SIZE_TEST": 320,
+    "SOLVER.REFERENCE_WORLD_SIZE": 0,
+}
+LAPTOP_FREE = {  # the recipe may follow what trials find; results/ has the numbers
+    *("SOLVER.IMS_PER_BATCH", "SOLVER.AMP.ENABLED", "SOLVER.BASE_LR", "SOLVER.WARMUP_ITERS"),
+    *("SOLVER.STEPS", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "DATALOADER.NUM_WORKERS"),
+    *("SEED", "OUTPUT_DIR", "DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"),
+}
+
+
+def load(row: str, *opts: str) -> CfgNode:
+    return load_config(CONFIGS / f"{row}.yaml", ["MODEL.DEVICE", "cpu", *opts])
+
+
+def flat(node: CfgNode, prefix: str = "") -> dict:
+    values = {}
+    for key, value in node.items():
+        inner = isinstance(value, CfgNode)
+        values.update(flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value})
+    return values
+
+
+def lines_of(path: Path) -> list[str]:
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def rows_below(folder: Path) -> set[str]:
+    return {
+        path.relative_to(CONFIGS).with_suffix("").as_posix()
+        for table in TASKS
+        for path in (folder / table).glob("*.yaml")
+    }
+
+
+# --- the tree
+
+
+def test_there_is_a_file_for_every_row_and_a_quick_one_beside_it():
+    assert rows_below(CONFIGS) == set(PAPER)
+    assert rows_below(CONFIGS / "quick") == set(QUICK)
+
+
+@pytest.mark.parametrize("row", [*PAPER, *QUICK])
+def test_a_row_is_one_or_two_lines_over_its_mixins(row):
+    path = CONFIGS / f"{row}.yaml"
+    lines = lines_of(path)
+    assert 1 <= len(lines) <= 2
+    bases = yaml.safe_load(path.read_text())["_BASE_"]
+    assert all((path.parent / base).is_file() for base in bases)
+    axes = [str((path.parent / base).resolve().relative_to(CONFIGS)) for base in bases]
+    # the axis that inherits the common base comes first, or it would reset the others
+    assert axes[0] == f"models/{re.sub('.*_R_[0-9]+_', '', row)}.yaml"
+    assert axes[1] == f"tasks/{TASKS[row.split('/')[-2]]}.yaml"
+    assert (axes[-1] == "quick/laptop.yaml") == (row in QUICK)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("models/*.yaml")), ids=lambda p: p.stem)
+def test_a_model_inherits_the_common_base_and_a_mixin_nothing(path):
+    mixins = {"R_101", "roi_align"}
+    assert mixins | set(MODELS) == {p.stem for p in CONFIGS.glob("models/*.yaml")}
+    chain = [path]
+    while "_BASE_" in (content := yaml.safe_load(chain[-1].read_text())):
+        chain.append((chain[-1].parent / content["_BASE_"]).resolve())
+    if path.stem in mixins:
+        assert chain == [path]
+    else:
+        assert chain[-1] == CONFIGS / "Base-COCO.yaml"
+        assert len(chain) > 1
+
+
+def test_tasks_and_the_laptop_mixin_inherit_nothing():
+    # A second base that inherits the common one would reset what the first has changed.
+    tasks = sorted(CONFIGS.glob("tasks/*.yaml"))
+    assert {path.stem for path in tasks} == set(TASKS.values())
+    for path in [*tasks, CONFIGS / "quick" / "laptop.yaml"]:
+        assert "_BASE_" not in yaml.safe_load(path.read_text()), path
+
+
+# --- the values
+
+
+@pytest.mark.parametrize("row", PAPER)
+def test_a_row_has_the_papers_values(row):
+    merged, expected = flat(load(row)), COMMON | PAPER[row]
+    got = {key: merged[key] for key in expected}
+    sizes = "MODEL.ANCHOR_GENERATOR.SIZES"
+    got[sizes] = [pytest.approx(level) for level in got[sizes]]
+    assert got == expected
+
+
+@pytest.mark.parametrize("row", QUICK)
+def test_a_quick_row_is_its_papers_row_but_for_the_laptop(row):
+    quick, paper = flat(load(row)), flat(load(QUICK[row]))
+    assert {key: quick[key] for key in LAPTOP} == LAPTOP
+    fixed = set(paper) - set(LAPTOP) - LAPTOP_FREE
+    assert {key: quick[key] for key in fixed} == {key: paper[key] for key in fixed}
+    assert quick["SOLVER.MAX_ITER"] > max(quick["SOLVER.STEPS"])
+
+
+def test_the_demo_is_the_quick_faster_rcnn_on_another_recipe():
+    demo, row = flat(load("quick/demo")), flat(load("quick/Faster-RCNN/faster_rcnn_R_18_FPN"))
+    different = {key for key in row if demo[key] != row[key]}
+    assert not [
+        key
+        for key in different
+        if key.startswith("MODEL.") and key != "MODEL.WEIGHTS" and "_TOPK_" not in key
+    ]
+
+
+@pytest.mark.parametrize("row", [*PAPER, *QUICK])
+def test_a_row_has_an_output_dir_of_its_own(row):
+    folder = load(row).OUTPUT_DIR
+    assert folder == f"output/{row}"
+
+
+@pytest.mark.parametrize("row", [row for row in [*PAPER, *QUICK] if "Fast-RCNN" in row])
+def test_fast_rcnn_reads_what_the_rpn_of_table_1c_wrote(row):
+    prefix, depth = ("quick/", "R_18") if row in QUICK else ("", "R_50")
+    written = load(f"{prefix}RPN/rpn_{depth}_FPN")
+    cfg = load(row)
+    for split in ("TRAIN", "TEST"):
+        assert list(cfg.DATASETS[f"PROPOSAL_FILES_{split}"]) == [
+            f"{written.OUTPUT_DIR}/inference/{name}/box_proposals.pkl"
+            for name in cfg.DATASETS[split]
+        ]
+    assert written.MODEL.RPN.POST_NMS_TOPK_TEST >= cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
+
+
+# --- the models
+
+
+@pytest.mark.parametrize("row", [*PAPER, *QUICK])
+def test_every_trainable_weight_of_a_row_gets_a_gradient(make_input, row):
+    cfg = load(row, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16")
+    torch.manual_seed(0)
+    model = build_model(cfg.clone()).train()
+    for name, norm in model.named_modules():
+        if name.endswith("conv3.norm"):  # a frozen norm without its statistics lets R-50 explode
+            norm.weight.data.mul_(0.1)
+    inputs = [make_input(64, 64, [[2, 3, 50, 60], [10, 10, 20, 22]]), make_input(50, 62, [], 1)]
+    with EventStorage():
+        losses = model(inputs)
+    assert all(torch.isfinite(loss) for loss in losses.values()), losses
+    sum(losses.values()).backward()
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert not [name for name, p in trainable.items() if p.grad is None]
+    assert all(torch.isfinite(p.grad).all() for p in trainable.values())
+    # FREEZE_AT and FrozenBN, and nothing else, are not trainable
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    prefixes = ("backbone.stem", "backbone.res2")
+    prefixes += tuple(p.replace("backbone.", "backbone.bottom_up.") for p in prefixes)
+    assert all(name.startswith(prefixes) for name in frozen)
+    assert bool(frozen) == (cfg.MODEL.BACKBONE.FREEZE_AT == 2)
