@@ -9,6 +9,8 @@ from ..errors import UserError
 
 __all__ = ["FPNCheckpointer"]
 
+_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+
 
 class FPNCheckpointer(DetectionCheckpointer):
     """Loads every form that :class:`DetectionCheckpointer` loads, and refuses a useless match.
@@ -41,12 +43,37 @@ class FPNCheckpointer(DetectionCheckpointer):
                 f"the weights {path} do not exist; set MODEL.WEIGHTS to a checkpoint, or to '' "
                 "to start from random weights"
             )
-        return super().load(path, *args, **kwargs)
+        try:
+            return super().load(path, *args, **kwargs)
+        finally:
+            self._parsed_url_during_load = None  # which Detectron2 resets after a success alone
+
+    def get_checkpoint_file(self) -> str:
+        """See :meth:`Checkpointer.get_checkpoint_file`.
+
+        Raises:
+            UserError: where ``last_checkpoint`` names a file that is not there.
+        """
+        path = super().get_checkpoint_file()
+        if not self.path_manager.isfile(path):
+            raise UserError(
+                f"{os.path.join(self.save_dir, 'last_checkpoint')} names {path}, which does not "
+                "exist; write the name of a checkpoint of that folder into it, or delete it to "
+                "start from MODEL.WEIGHTS"
+            )
+        return path
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
-        shapes = [key for key, *_ in incompatible.incorrect_shapes]
-        unfilled = sorted({*incompatible.missing_keys, *shapes})
+        unfilled = set(incompatible.missing_keys)  # those of another shape are among them
+        # A norm that a file without versions (.pkl, Caffe2) does not have fills its statistics
+        # with defaults and reports its weight and bias alone.
+        unfilled |= {
+            key
+            for key in self.model.state_dict()
+            if key.endswith(_STATISTICS) and f"{key.rpartition('.')[0]}.weight" in unfilled
+        }
+        unfilled = sorted(unfilled)
         if self.strict and unfilled:
             raise UserError(
                 f"{self._path} does not fill {len(unfilled)} of the model's keys "

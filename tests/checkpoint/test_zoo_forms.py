@@ -220,7 +220,9 @@ def is_bottom_up(name: str, depth: int) -> bool:
     return name.startswith(prefixes if depth == 18 else (*prefixes, "roi_heads.res5."))
 
 
-@pytest.mark.parametrize("row", all_rows())
+@pytest.mark.parametrize(
+    "row", [pytest.param(r, marks=pytest.mark.slow if "R_101" in r else ()) for r in all_rows()]
+)
 def test_an_imagenet_checkpoint_fills_every_bottom_up_key(row, zoo, imagenet, reports):
     # heads of another width: half of the time would go into weights that no file fills
     small = ["MODEL.DEVICE", "cpu", "MODEL.ROI_BOX_HEAD.FC_DIM", "8"]

@@ -1,0 +1,421 @@
+"""Saving and loading without loss, and the files that are refused in one sentence."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+from torch import Tensor, nn
+
+from fpn_d2 import UserError, load_model
+from fpn_d2.checkpoint import FPNCheckpointer
+
+ROW = "quick/RPN/rpn_R_18_FPN"
+FROZEN = ("MODEL.RESNETS.NORM", "FrozenBN")
+NORMS = pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+
+
+@pytest.fixture
+def config(row_config, tmp_path):
+    """``config(KEY, value, ..., row=...)``: a quick row that writes below the test's folder."""
+
+    def load(*opts: object, row: str = ROW):
+        return row_config(row, "OUTPUT_DIR", tmp_path / "output", *opts)
+
+    return load
+
+
+@pytest.fixture
+def model(config, zoo) -> nn.Module:
+    model = build_model(config().clone())
+    zoo.scramble(model, seed=1)
+    return model
+
+
+@pytest.fixture
+def save(file_of) -> Callable:
+    """``save(state)``: a checkpoint with that state, as a dict without Module's metadata unless
+    it is ``model.state_dict()`` itself; its path."""
+
+    def write(state: dict[str, Tensor], name: str = "weights.pth") -> str:
+        path = file_of(name)
+        torch.save({"model": state, "iteration": 7}, path)
+        return str(path)
+
+    return write
+
+
+def refusal(call: Callable, *args, **kwargs) -> str:
+    """The sentence in which the call refuses a user's mistake."""
+    with pytest.raises(UserError) as error:
+        call(*args, **kwargs)
+    sentence = str(error.value)
+    assert "\n" not in sentence
+    assert len(sentence) < 500
+    return sentence
+
+
+# -- what is saved comes back ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_every_tensor_comes_back_bit_for_bit(model, config, zoo, tmp_path, layout):
+    odd = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 1e-40, 3.4e38])
+    with torch.no_grad():
+        model.backbone.fpn_lateral2.bias[: len(odd)] = odd
+    model.to(memory_format=layout)
+    saved = {name: value.clone() for name, value in model.state_dict().items()}
+    FPNCheckpointer(model, str(tmp_path)).save("model", iteration=3)
+    other = build_model(config().clone())
+    zoo.scramble(other, seed=2)
+    assert len(zoo.different(other.state_dict(), saved)) == len(saved)
+    for strict in (False, True):
+        zoo.scramble(other, seed=2)
+        rest = FPNCheckpointer(other, strict=strict).load(str(tmp_path / "model.pth"))
+        assert rest["iteration"] == 3
+        assert not zoo.different(other.state_dict(), saved)
+
+
+def test_the_optimizer_comes_back_with_the_model(model, zoo, tmp_path):
+    parameter = model.backbone.fpn_output3.weight
+    optimizer = torch.optim.SGD([parameter], lr=0.5, momentum=0.9)
+    parameter.grad = torch.rand_like(parameter)
+    optimizer.step()
+    momentum = optimizer.state[parameter]["momentum_buffer"].clone()
+    FPNCheckpointer(model, str(tmp_path), optimizer=optimizer).save("model")
+    optimizer.state.clear()
+    zoo.scramble(model, seed=2)
+    again = FPNCheckpointer(model, str(tmp_path), optimizer=optimizer)
+    again.resume_or_load("", resume=True)
+    assert torch.equal(optimizer.state[parameter]["momentum_buffer"], momentum)
+
+
+def test_load_model_takes_the_weights_or_with_resume_the_last_checkpoint(model, config, zoo, save):
+    first = zoo.scramble(model, seed=3)
+    path = save(first, "first.pth")
+    cfg = config("MODEL.WEIGHTS", path)
+    assert not zoo.different(load_model(cfg, resume=True).state_dict(), first)  # none there yet
+    folder = Path(cfg.OUTPUT_DIR)
+    folder.mkdir()
+    checkpointer = FPNCheckpointer(model, str(folder))
+    for name, seed in [("model_0000001", 4), ("model_0000002", 5)]:
+        last = zoo.scramble(model, seed=seed)
+        checkpointer.save(name)
+    assert not zoo.different(load_model(cfg).state_dict(), first)
+    assert not zoo.different(load_model(cfg, resume=True).state_dict(), last)
+    # as after a training from random weights
+    assert not zoo.different(load_model(config(), resume=True).state_dict(), last)
+    assert path == cfg.MODEL.WEIGHTS
+
+
+# -- weights that are not there ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gone.pth", "gone.pkl", "gone.pth?matching_heuristics=True", ""])
+def test_weights_that_do_not_exist_are_refused(model, config, zoo, tmp_path, name):
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    path = f"{tmp_path}/{name}"  # "" is the folder itself
+    for call in (
+        lambda: FPNCheckpointer(model).load(path),
+        lambda: FPNCheckpointer(model, str(tmp_path)).resume_or_load(path, resume=True),
+        lambda: load_model(config("MODEL.WEIGHTS", path)),
+    ):
+        sentence = refusal(call)
+        assert f"{path} do not exist" in sentence
+        assert "set MODEL.WEIGHTS" in sentence
+    assert not zoo.different(model.state_dict(), before)
+
+
+def test_training_may_start_from_random_weights_but_evaluation_may_not(model, config, zoo):
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert FPNCheckpointer(model).resume_or_load("", resume=False) == {}
+    assert not zoo.different(model.state_dict(), before)
+    for resume in (False, True):
+        sentence = refusal(load_model, config(), resume=resume)
+        assert "MODEL.WEIGHTS is empty" in sentence
+        assert "set it to a checkpoint" in sentence
+
+
+@pytest.mark.parametrize("last", ["model_0000099.pth", ""], ids=["gone", "empty"])
+def test_a_last_checkpoint_that_is_gone_is_named_with_a_remedy_that_helps(
+    model, config, save, last
+):
+    """Another MODEL.WEIGHTS would not: with --resume nothing reads it."""
+    cfg = config("MODEL.WEIGHTS", save(model.state_dict()))
+    folder = Path(cfg.OUTPUT_DIR)
+    folder.mkdir()
+    (folder / "last_checkpoint").write_text(last)  # empty: the disk was full, or a kill
+    checkpointer = FPNCheckpointer(model, cfg.OUTPUT_DIR)
+    for call in (
+        lambda: checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=True),
+        lambda: load_model(cfg, resume=True),
+    ):
+        sentence = refusal(call)
+        assert last in sentence
+        assert str(folder / "last_checkpoint") in sentence
+        assert "set MODEL.WEIGHTS" not in sentence
+    # without --resume the file is no obstacle
+    load_model(cfg)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
+
+
+# -- a checkpoint of another network -----------------------------------------------------------
+
+
+def module_of(key: str) -> str:
+    """ "...conv1" of both "...conv1.weight" and "...conv1.norm.running_mean"."""
+    return key.rpartition(".")[0].removesuffix(".norm")
+
+
+def fill(state: dict[str, Tensor], *, at_least_half: bool) -> tuple[dict[str, Tensor], int, int]:
+    """A state whose backbone is filled by whole modules to just under half of its keys, or just
+    to half or above; how many are, and of how many."""
+    backbone = [key for key in state if key.startswith("backbone.")]
+    kept: list[str] = []
+    for module in dict.fromkeys(map(module_of, backbone)):
+        more = kept + [key for key in backbone if module_of(key) == module]
+        if 2 * len(more) >= len(backbone):
+            kept = more if at_least_half else kept
+            break
+        kept = more
+    filled = type(state)((k, v) for k, v in state.items() if k in kept or k not in backbone)
+    if hasattr(state, "_metadata"):
+        filled._metadata = state._metadata
+    return filled, len(kept), len(backbone)
+
+
+def with_metadata(state, save, file_of, zoo) -> str:
+    """What this package and Detectron2 save."""
+    return save(state)
+
+
+def plain_dict(state, save, file_of, zoo) -> str:
+    """A zoo's file: without metadata, norms fill their statistics themselves, unreported."""
+    content = {"model": {k: v.numpy() for k, v in state.items()}, "__author__": "someone"}
+    return zoo.write_pickle(file_of("weights.pkl"), content)
+
+
+def matched(state, save, file_of, zoo) -> str:
+    """Of a backbone's own names, to be matched."""
+    arrays = {k.removeprefix("backbone.bottom_up."): v.numpy() for k, v in state.items()}
+    content = {"model": arrays, "__author__": "someone", "matching_heuristics": True}
+    return zoo.write_pickle(file_of("weights.pkl"), content)
+
+
+FORMS = pytest.mark.parametrize("form", [with_metadata, plain_dict, matched])
+
+
+@NORMS
+@FORMS
+def test_under_half_of_the_backbones_keys_is_refused(config, zoo, save, file_of, form, norm):
+    model = build_model(config("MODEL.RESNETS.NORM", norm).clone())
+    zoo.scramble(model, seed=1)
+    state, filled, total = fill(model.state_dict(), at_least_half=False)
+    assert 0.4 * total < filled < 0.5 * total
+    path = form(state, save, file_of, zoo)
+    sentence = refusal(FPNCheckpointer(model).load, path)
+    assert f"{path} fills only {filled} of the backbone's {total} keys" in sentence
+    assert "set MODEL.WEIGHTS" in sentence
+
+
+@NORMS
+@FORMS
+def test_half_of_the_backbones_keys_suffices_for_training(
+    config, zoo, save, file_of, reports, form, norm
+):
+    model = build_model(config("MODEL.RESNETS.NORM", norm).clone())
+    zoo.scramble(model, seed=1)
+    state, filled, total = fill(model.state_dict(), at_least_half=True)
+    assert 0.5 * total <= filled < 0.6 * total
+    expected = {name: value.clone() for name, value in state.items()}
+    path = form(state, save, file_of, zoo)
+    zoo.scramble(model, seed=2)
+    FPNCheckpointer(model).load(path)
+    loaded = model.state_dict()
+    assert not zoo.different({name: loaded[name] for name in expected}, expected)
+    assert reports[-1].missing_keys  # which are logged, as Detectron2 does
+    assert "would be evaluated as random weights" in refusal(
+        FPNCheckpointer(model, strict=True).load, path
+    )
+
+
+def test_exactly_half_is_not_under_half(model, save):
+    state = model.state_dict()
+    statistics = (".running_mean", ".running_var", ".num_batches_tracked")
+    # a norm loses its weight after its statistics, which mean nothing without
+    backbone = sorted(
+        (key for key in state if key.startswith("backbone.")),
+        key=lambda key: not key.endswith(statistics),
+    )
+    assert len(backbone) % 2 == 0
+    for key in backbone[: len(backbone) // 2]:
+        del state[key]
+    FPNCheckpointer(model).load(save(state))
+    del state[backbone[-1]]
+    assert "fills only" in refusal(FPNCheckpointer(model).load, save(state))
+
+
+def test_a_classifier_of_another_depth_is_refused(row_config, zoo, file_of):
+    """R-18's file has many a tensor of a name and shape of R-50's: every 3x3 convolution of the
+    first two blocks of a stage, and all norms around it, but 77 of 281 keys in all."""
+    model = build_model(row_config("RPN/rpn_R_50_FPN").clone())
+    source = build_model(
+        zoo.stock_config("RPN", "C5", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64)
+    ).backbone.state_dict()
+    content = {"model": {name: value.numpy() for name, value in source.items()}}
+    content |= {"__author__": "torchvision", "matching_heuristics": True}
+    path = zoo.write_pickle(file_of("R-18.pkl"), content)
+    target = model.state_dict()
+    backbone = [key for key in target if key.startswith("backbone.")]
+    fits = [
+        key
+        for key in backbone
+        if (value := source.get(zoo.without_prefix(key))) is not None
+        and value.shape == target[key].shape
+    ]
+    assert (len(fits), len(backbone)) == (77, 281)
+    assert "fills only 77 of the backbone's 281 keys" in refusal(FPNCheckpointer(model).load, path)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_checkpoint_of_another_architecture_is_refused(model, config, zoo, save, strict):
+    regnet = [
+        *("MODEL.FPN.BOTTOM_UP", "build_regnet_backbone"),
+        *("MODEL.FPN.IN_FEATURES", ["s1", "s2", "s3", "s4"]),
+    ]
+    other = build_model(config(*regnet).clone())
+    path = save(other.state_dict())
+    sentence = refusal(FPNCheckpointer(model, strict=strict).load, path)
+    assert path in sentence
+    assert "set MODEL.WEIGHTS" in sentence
+    assert "backbone." in sentence  # the first of the keys that it leaves
+
+
+def test_a_checkpointer_that_refused_a_file_takes_the_next(model, save):
+    state = model.state_dict()
+    checkpointer = FPNCheckpointer(model)
+    refusal(checkpointer.load, save({}, "wrong.pth"))
+    checkpointer.load(save(state, "right.pth"))
+
+
+# -- evaluation needs every key ----------------------------------------------------------------
+
+
+def first(state: dict[str, Tensor], ending: str) -> str:
+    return next(key for key in state if key.endswith(ending))
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "stem.conv1.weight",
+        "res3.0.shortcut.norm.bias",
+        "res2.1.conv2.norm.running_mean",
+        "res5.0.conv1.norm.running_var",
+        "fpn_lateral4.bias",
+        "fpn_output2.weight",
+        "rpn_head.anchor_deltas.bias",
+    ],
+)
+@pytest.mark.parametrize("fault", ["missing", "wrong shape"])
+def test_evaluation_refuses_a_single_unfilled_key_and_training_does_not(
+    model, config, save, reports, ending, fault
+):
+    state = model.state_dict()
+    key = first(state, ending)
+    value = state.pop(key)
+    if fault == "wrong shape":
+        state[key] = torch.cat([value, value])
+    path = save(state)
+    sentence = refusal(load_model, config("MODEL.WEIGHTS", path))
+    assert f"{path} does not fill 1 of the model's keys ({key})" in sentence
+    assert "set MODEL.WEIGHTS to a checkpoint of this config" in sentence
+    FPNCheckpointer(model).load(path)
+    (report,) = reports
+    assert report.missing_keys == [key]
+    shapes = [(key, (2 * value.shape[0], *value.shape[1:]), tuple(value.shape))]
+    assert report.incorrect_shapes == (shapes if fault == "wrong shape" else [])
+
+
+@NORMS
+def test_evaluation_refuses_any_missing_module(config, zoo, file_of, norm):
+    """From a file without metadata too."""
+    cfg = config("MODEL.RESNETS.NORM", norm)
+    model = build_model(cfg.clone())
+    state = zoo.scramble(model, seed=1)
+    path = file_of("weights.pkl")
+    modules = list(dict.fromkeys(map(module_of, state)))
+    for module in modules[::4]:
+        arrays = {k: v.numpy() for k, v in state.items() if module_of(k) != module}
+        gone = len(state) - len(arrays)
+        zoo.write_pickle(path, {"model": arrays, "__author__": "someone"})
+        sentence = refusal(FPNCheckpointer(model, strict=True).load, str(path))
+        assert f"does not fill {gone} of the model's keys ({module}." in sentence
+
+
+def test_a_class_head_of_another_size_may_be_fine_tuned_but_not_evaluated(
+    config, zoo, save, reports
+):
+    row = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
+    small = ("MODEL.ROI_BOX_HEAD.FC_DIM", 8)
+    source = build_model(config(*small, row=row).clone())
+    state = zoo.scramble(source, seed=1)
+    path = save(source.state_dict())
+    cfg = config(*small, "MODEL.ROI_HEADS.NUM_CLASSES", 3, "MODEL.WEIGHTS", path, row=row)
+    predictor = "roi_heads.box_predictor"
+    of_shape = {
+        f"{predictor}.cls_score.weight": ((6, 8), (4, 8)),  # the classes and the background
+        f"{predictor}.cls_score.bias": ((6,), (4,)),
+        f"{predictor}.bbox_pred.weight": ((20, 8), (12, 8)),  # four numbers for each class
+        f"{predictor}.bbox_pred.bias": ((20,), (12,)),
+    }
+    model = build_model(cfg.clone())
+    before = zoo.scramble(model, seed=2)
+    FPNCheckpointer(model).resume_or_load(path, resume=False)
+    (report,) = reports
+    assert {name: shapes for name, *shapes in report.incorrect_shapes} == {
+        name: list(shapes) for name, shapes in of_shape.items()
+    }
+    assert not report.unexpected_keys
+    expected = {name: before[name] if name in of_shape else value for name, value in state.items()}
+    assert not zoo.different(model.state_dict(), expected)
+    sentence = refusal(load_model, cfg)
+    assert f"does not fill 4 of the model's keys ({predictor}.bbox_pred.bias, " in sentence
+
+
+def test_keys_that_the_model_has_not_are_no_obstacle(model, config, zoo, save):
+    """An RPN evaluated from a Faster R-CNN's checkpoint."""
+    state = zoo.scramble(model, seed=3)
+    mask_head = {"roi_heads.mask_head.predictor.weight": torch.rand(5, 8, 1, 1)}
+    loaded = load_model(config("MODEL.WEIGHTS", save({**state, **mask_head})))
+    assert not zoo.different(loaded.state_dict(), state)
+
+
+# -- Detectron2's own ways in ------------------------------------------------------------------
+
+
+def test_names_are_matched_in_a_pth_that_asks_for_it(model, zoo, file_of):
+    """``weights.pth?matching_heuristics=True``, for other people's backbones."""
+    state = zoo.scramble(model, seed=3)
+    bottom_up = "backbone.bottom_up."
+    own = {k.removeprefix(bottom_up): v for k, v in state.items() if k.startswith(bottom_up)}
+    path = file_of("resnet.pth")
+    torch.save(own, path)
+    before = zoo.scramble(model, seed=4)
+    FPNCheckpointer(model).load(f"{path}?matching_heuristics=True")
+    expected = {k: v if k.startswith(bottom_up) else before[k] for k, v in state.items()}
+    assert not zoo.different(model.state_dict(), expected)
+
+
+def test_a_models_state_dict_alone_is_a_checkpoint(model, config, zoo, file_of):
+    state = zoo.scramble(model, seed=3)
+    path = file_of("state.pth")
+    torch.save(state, path)
+    assert not zoo.different(load_model(config("MODEL.WEIGHTS", path)).state_dict(), state)
+
+
+def test_it_is_detectron2s_checkpointer(model):
+    assert isinstance(FPNCheckpointer(model), DetectionCheckpointer)
+    assert FPNCheckpointer(nn.parallel.DataParallel(model)).model is model

@@ -1,0 +1,112 @@
+"""The thin scripts: what they write, and the sentence that they end with."""
+
+import json
+import sys
+
+import draw_results
+import make_shapes
+import pretrain_backbone
+import pytest
+import train_stock
+from PIL import Image
+
+from fpn_d2 import UserError, load_config
+from fpn_d2.engine import launch
+
+
+def call(tool, monkeypatch, capsys, *words):
+    """Run a tool's main with these words; returns its exit code, stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", [tool.__name__, *map(str, words)])
+    capsys.readouterr()
+    code = 0
+    try:
+        tool.main()
+    except SystemExit as end:
+        code = end.code
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture
+def run_folder(tmp_path, tiny_opts, tiny_root):
+    """An evaluated run: one perfect detection and one below the threshold."""
+    with open(f"{tiny_root}/tiny/annotations/instances_val.json") as file:
+        annotation = json.load(file)["annotations"][0]
+    keys = ("image_id", "category_id", "bbox")
+    found = [{**{k: annotation[k] for k in keys}, "score": score} for score in (0.9, 0.1)]
+    folder = tmp_path / "run" / "inference" / "tiny_val"
+    folder.mkdir(parents=True)
+    (folder / "coco_instances_results.json").write_text(json.dumps(found))
+    (folder / "results.json").write_text(json.dumps({"bbox": {"AP": 12.345}}))
+    return tmp_path / "run"
+
+
+def test_results_are_drawn_and_their_ap_is_the_last_line(
+    run_folder, tiny_root, monkeypatch, capsys
+):
+    code, stdout, _ = call(draw_results, monkeypatch, capsys, run_folder, "--num-images", 3)
+    assert code == 0
+    assert stdout.splitlines()[-1] == "box AP = 12.3"
+    pictures = sorted((run_folder / "pictures" / "tiny_val").glob("*.png"))
+    assert len(pictures) == 3
+    # two of the image, enlarged until its longer side is 640, and 8 pixels between them
+    sizes = [Image.open(tiny_root + f"/tiny/images/{p.stem}.jpg").size for p in pictures]
+    widths = [2 * round(w * 640 / max(w, h)) + 8 for w, h in sizes]
+    assert [Image.open(picture).width for picture in pictures] == widths
+
+
+def test_a_folder_without_an_evaluation_is_named(tmp_path, monkeypatch, capsys):
+    code, _, stderr = call(draw_results, monkeypatch, capsys, tmp_path)
+    assert code == 2
+    assert stderr.startswith("error: ")
+    assert str(tmp_path) in stderr
+
+
+def test_shapes_of_any_size_and_count(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    words = ["--name", "few", "--train", 3, "--val", 2, "--size", 64]
+    code, stdout, _ = call(make_shapes, monkeypatch, capsys, *words)
+    assert code == 0
+    assert "few_train" in stdout
+    assert len(list((tmp_path / "few" / "images").iterdir())) == 5
+
+
+def test_the_built_in_name_is_kept_for_the_built_in_set(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    code, _, stderr = call(make_shapes, monkeypatch, capsys, "--name", "shapes", "--train", 3)
+    assert code == 2
+    assert "--name" in stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_pretraining_names_a_config_that_is_not_there(tmp_path, monkeypatch, capsys):
+    words = ["--config-file", tmp_path / "no.yaml", "--output", tmp_path / "out.pkl"]
+    code, _, stderr = call(pretrain_backbone, monkeypatch, capsys, *words)
+    assert code == 2
+    assert "no.yaml" in stderr
+
+
+def test_the_stock_config_names_detectron2s_components_alone(repo):
+    cfg = train_stock.stock_config(load_config(repo / "configs/quick/demo.yaml"))
+    assert cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone"
+    assert cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN"
+    assert cfg.MODEL.RPN.HEAD_NAME == "StandardRPNHead"
+    assert cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads"
+    assert cfg.OUTPUT_DIR == "output/quick/demo-stock"
+    retinanet = load_config(repo / "configs/quick/RetinaNet/retinanet_R_18_FPN.yaml")
+    name = train_stock.stock_config(retinanet).MODEL.BACKBONE.NAME
+    assert name == "build_retinanet_resnet_fpn_backbone"
+
+
+def test_an_ablation_has_no_stock_twin(repo):
+    cfg = load_config(repo / "configs/quick/RPN/rpn_R_18_P2.yaml")
+    with pytest.raises(UserError, match="OUT_FEATURES"):
+        train_stock.stock_config(cfg)
+
+
+def test_stock_detectron2_trains_the_same_config(repo, tiny_opts):
+    row = str(repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml")
+    parser = train_stock.default_argument_parser()
+    launch(train_stock.main, parser.parse_args(["--config-file", row, *tiny_opts]))
+    output = tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1]
+    with open(f"{output}-stock/metrics.json") as file:
+        assert "bbox/AP" in json.loads(file.read().splitlines()[-1])
