@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib import font_manager
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torchvision.utils import draw_bounding_boxes
 
 __all__ = ["PALETTE", "class_color", "draw_boxes", "side_by_side"]
@@ -44,22 +44,30 @@ def draw_boxes(
     if scale != 1:
         size = (round(picture.width * scale), round(picture.height * scale))
         picture = picture.resize(size, Image.Resampling.BICUBIC)
-    pixels = np.array(picture)
-    if len(boxes):
-        drawn = draw_bounding_boxes(
-            torch.from_numpy(pixels).permute(2, 0, 1),
-            torch.as_tensor(boxes) * scale,
-            labels=list(labels),
-            colors=list(colors),
-            width=3,
-            font=_font_path(),
-            font_size=16,
-            label_colors=["black"] * len(boxes),
-            label_background_colors=list(colors),
-            fill_labels=True,
-        )
-        pixels = drawn.permute(1, 2, 0).numpy()
-    return pixels
+    if not len(boxes):
+        return np.array(picture)
+    boxes = np.asarray(boxes) * scale
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    pixels = draw_bounding_boxes(pixels, torch.as_tensor(boxes), colors=list(colors), width=3)
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    _draw_labels(picture, boxes, labels, colors)
+    return np.array(picture)
+
+
+def _draw_labels(
+    picture: Image.Image, boxes: np.ndarray, labels: Sequence[str], colors: Sequence[str]
+) -> None:
+    """Write each label above its box, in place; torchvision would write it over a small object."""
+    draw, font = ImageDraw.Draw(picture), ImageFont.truetype(_font_path(), 15)
+    for (left, top, *_), label, color in zip(boxes, labels, colors, strict=True):
+        width, height = draw.textbbox((0, 0), label, font=font)[2:]
+        left = min(left, picture.width - width - 4)
+        top = max(top - height - 4, 0)
+        if label:
+            draw.rectangle((left, top, left + width + 4, top + height + 2), fill=color)
+            # ITU-R 601 luma: black is not legible on the palette's dark blue
+            dark = np.dot(ImageColor.getrgb(color), (0.299, 0.587, 0.114)) < 110
+            draw.text((left + 2, top), label, fill="white" if dark else "black", font=font)
 
 
 def _font_path() -> str:
