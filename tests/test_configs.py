@@ -183,7 +183,7 @@ LAPTOP = {
     "MODEL.ROI_HEADS.NUM_CLASSES": 5,
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64,
     "MODEL.ROI_BOX_HEAD.FC_DIM": 256,
-    "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE": 80,
+    "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE": 100,
     "MODEL.RETINANET.NUM_CLASSES": 5,
     "DATASETS.TRAIN": ("shapes_train",),
     "DATASETS.TEST": ("shapes_val",),
@@ -292,12 +292,14 @@ def test_a_quick_row_is_its_papers_row_but_for_the_laptop(row):
 
 def test_the_demo_is_the_quick_faster_rcnn_on_another_recipe():
     demo, row = flat(load("quick/demo")), flat(load("quick/Faster-RCNN/faster_rcnn_R_18_FPN"))
-    different = {key for key in row if demo[key] != row[key]}
-    assert not [
-        key
-        for key in different
-        if key.startswith("MODEL.") and key != "MODEL.WEIGHTS" and "_TOPK_" not in key
-    ]
+    different = {key for key in row if key.startswith("MODEL.") and demo[key] != row[key]}
+    assert different == {
+        "MODEL.WEIGHTS",
+        "MODEL.RPN.PRE_NMS_TOPK_TRAIN",
+        "MODEL.RPN.POST_NMS_TOPK_TRAIN",
+        "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE",
+    }
+    assert demo["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE"] == 224  # as stock Detectron2's
 
 
 @pytest.mark.parametrize("row", [*PAPER, *QUICK])
