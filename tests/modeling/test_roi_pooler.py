@@ -180,11 +180,11 @@ SHAPES = {f"p{k}": ShapeSpec(channels=64, stride=2**k) for k in range(2, 7)}
 @pytest.mark.parametrize(
     "opts, side, level",
     [
-        ([], 39, 2),  # laptop.yaml: 80
-        ([], 40, 3),
+        ([], 49, 2),  # laptop.yaml: 100
+        ([], 50, 3),
         (["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224], 111, 2),
         (["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224], 112, 3),
-        (["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL", 5], 40, 4),
+        (["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL", 5], 50, 4),
         (["MODEL.ROI_HEADS.IN_FEATURES", ["p2"]], 200, 2),
     ],
 )
