@@ -1,6 +1,7 @@
 """Detectron2's checkpointer, with a word where it would load too little in silence."""
 
 import os
+import pickle
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -62,6 +63,17 @@ class FPNCheckpointer(DetectionCheckpointer):
                 "start from MODEL.WEIGHTS"
             )
         return path
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        """See :meth:`DetectionCheckpointer._load_file`."""
+        try:
+            return super()._load_file(filename)
+        except (pickle.UnpicklingError, EOFError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise UserError(
+                f"{self._path} is not a checkpoint that can be read ({reason}); copy or download "
+                "it again, or set MODEL.WEIGHTS to another"
+            ) from error
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)

@@ -1,0 +1,34 @@
+"""Files that are no checkpoints end in one sentence that names them."""
+
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from fpn_d2 import UserError
+from fpn_d2.checkpoint import FPNCheckpointer
+
+
+def whole(path):
+    """A sound checkpoint of the model below, in the form that the name's ending says."""
+    model = nn.Linear(2, 2)
+    if path.suffix == ".pkl":
+        weights = {name: value.numpy() for name, value in model.state_dict().items()}
+        path.write_bytes(pickle.dumps({"model": weights, "__author__": "a test"}))
+    else:
+        torch.save({"model": model.state_dict()}, path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.pkl"])
+@pytest.mark.parametrize("damage", ["empty", "cut short", "a web page"])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, name, damage):
+    path = tmp_path / name
+    content = whole(path)
+    FPNCheckpointer(nn.Linear(2, 2), strict=True).load(str(path))  # its benign twin
+    damaged = {"empty": b"", "cut short": content[: len(content) // 2], "a web page": b"<html>"}
+    path.write_bytes(damaged[damage])
+    with pytest.raises(UserError, match=name) as error:
+        FPNCheckpointer(nn.Linear(2, 2)).load(str(path))
+    assert "\n" not in str(error.value)
