@@ -8,9 +8,9 @@
 import argparse
 import json
 import os
-import sys
 
 from fpn_d2 import UserError
+from fpn_d2.errors import exit_on_user_error
 from fpn_d2.visualization import draw_results
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--num-images", type=int, default=12)
     parser.add_argument("--threshold", type=float, default=0.5, help="least score of a detection")
     args = parser.parse_args()
-    try:
+    with exit_on_user_error():
         inference = os.path.join(args.run, "inference")
         if not os.path.isdir(inference):
             raise UserError(f"{inference} does not exist; evaluate the model with train_net.py")
@@ -34,9 +34,6 @@ def main() -> None:
             print(f"{len(files)} pictures in {output}")
             with open(os.path.join(folder, "results.json")) as file:
                 print(f"box AP = {json.load(file)['bbox']['AP']:.1f}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

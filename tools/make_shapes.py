@@ -7,10 +7,10 @@ and ``my_shapes_val``, which every later run knows by these names.
 
 import argparse
 import logging
-import sys
 
 from fpn_d2 import UserError
 from fpn_d2.data import ShapesSpec, datasets_root, generate_shapes
+from fpn_d2.errors import exit_on_user_error
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=default.seed)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+    with exit_on_user_error():
         spec = ShapesSpec(train=args.train, val=args.val, size=args.size, seed=args.seed)
         if args.name == "shapes" and spec != default:
             raise UserError(
@@ -32,9 +32,6 @@ def main() -> None:
                 "choose another --name"
             )
         folder = generate_shapes(datasets_root(), args.name, spec)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     print(f"{folder}: {args.name}_train, {args.name}_val")
 
 

@@ -7,10 +7,10 @@ writes a checkpoint in the form of Detectron2's ImageNet ones, for ``MODEL.WEIGH
 
 import argparse
 import logging
-import sys
 
-from fpn_d2 import UserError, load_config
+from fpn_d2 import load_config
 from fpn_d2.engine.pretraining import pretrain_backbone
+from fpn_d2.errors import exit_on_user_error
 
 
 def main() -> None:
@@ -22,12 +22,9 @@ def main() -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY value pairs")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+    with exit_on_user_error():
         cfg = load_config(args.config_file, args.opts)
         accuracy = pretrain_backbone(cfg, args.output, iterations=args.iterations)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     print(f"{args.output}: {100 * accuracy:.1f} % of the training crops are classified correctly")
 
 

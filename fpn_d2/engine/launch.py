@@ -1,18 +1,15 @@
 """Starting one process or several, and ending on a user's error with its sentence alone."""
 
 import argparse
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from detectron2.engine import launch as launch_processes
 from torch.multiprocessing import ProcessRaisedException
 
-from ..errors import UserError
+from ..errors import UserError, exit_on_user_error
 
 __all__ = ["launch"]
-
-EXIT_USER_ERROR = 2
 
 
 def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
@@ -25,25 +22,19 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
         main: the function of one process.
         args: as :func:`detectron2.engine.default_argument_parser` parses them.
     """
-    try:
-        launch_processes(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-    except UserError as error:
-        _stop(str(error))
-    except ProcessRaisedException as error:
-        # the child's traceback as text; its last line is "fpn_d2.errors.UserError: <sentence>"
-        name, _, sentence = str(error).strip().splitlines()[-1].partition(": ")
-        if name != f"{UserError.__module__}.{UserError.__qualname__}":
-            raise
-        _stop(sentence)
-
-
-def _stop(sentence: str) -> None:
-    print(f"error: {sentence}", file=sys.stderr)
-    sys.exit(EXIT_USER_ERROR)
+    with exit_on_user_error():
+        try:
+            launch_processes(
+                main,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(args,),
+            )
+        except ProcessRaisedException as error:
+            # the child's traceback as text; its last line is "fpn_d2.errors.UserError: <sentence>"
+            name, _, sentence = str(error).strip().splitlines()[-1].partition(": ")
+            if name != f"{UserError.__module__}.{UserError.__qualname__}":
+                raise
+            raise UserError(sentence) from error
