@@ -34,12 +34,24 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # "p6p7_p5" (RetinaNet's P6 and P7, computed from C5 or from P5), or "" for nothing.
     cfg.MODEL.FPN.TOP_BLOCK = "maxpool"
 
+    # True: bottom-up network and pyramid keep their weights and their norms' statistics, as the
+    # shared layers do in steps 3 and 4 of 4-step training (Sec. 5.2, Table 5).
+    cfg.MODEL.FPN.FREEZE = False
+
     # One RPN head for all levels (Sec. 4.1). False gives every level a head of its own.
     cfg.MODEL.RPN.SHARED_HEAD = True
 
     # Eq. 1: a RoI of this side, in pixels of the network input, goes to this level.
     cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE = 224
     cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL = 4
+
+    # 4-step training (Sec. 5.2, Table 5): the configs of its RPN steps and of its Fast R-CNN
+    # steps, relative to the file that names them; "" is for a config that is trained in one go.
+    cfg.FOUR_STEP = CfgNode()
+    cfg.FOUR_STEP.RPN = ""
+    cfg.FOUR_STEP.FAST_RCNN = ""
+    # False ends after step 2, with two networks: "not shared".
+    cfg.FOUR_STEP.SHARED = True
 
     # RegNet as a bottom-up network: the numbers of "Designing Network Design Spaces" (defaults:
     # RegNetX-400MF). Detectron2 has the network, but no way to it from a YAML file.

@@ -104,6 +104,11 @@ def _check_switches_act(cfg: CfgNode) -> None:
             "MODEL.FPN.TOP_DOWN, LATERAL, OUT_FEATURES, BOTTOM_UP and TOP_BLOCK have no effect on "
             f"MODEL.BACKBONE.NAME {model.BACKBONE.NAME}; set it to build_fpn_backbone"
         )
+    if fpn.FREEZE and model.BACKBONE.NAME != "build_fpn_backbone":
+        raise UserError(
+            f"MODEL.FPN.FREEZE has no effect on MODEL.BACKBONE.NAME {model.BACKBONE.NAME}; set it "
+            "to build_fpn_backbone, or freeze a ResNet's stages with MODEL.BACKBONE.FREEZE_AT"
+        )
     if not model.RPN.SHARED_HEAD and model.RPN.HEAD_NAME == "StandardRPNHead":
         raise UserError(
             "MODEL.RPN.SHARED_HEAD False has no effect on MODEL.RPN.HEAD_NAME StandardRPNHead; "

@@ -12,6 +12,10 @@ import fpn_d2
 from fpn_d2 import UserError, add_fpn_config, load_config
 
 NEW_KEYS = {
+    "MODEL.FPN.FREEZE": False,
+    "FOUR_STEP.RPN": "",
+    "FOUR_STEP.FAST_RCNN": "",
+    "FOUR_STEP.SHARED": True,
     "MODEL.FPN.BOTTOM_UP": "build_resnet_backbone",
     "MODEL.FPN.TOP_DOWN": True,
     "MODEL.FPN.LATERAL": True,

@@ -15,6 +15,7 @@ from fpn_d2 import load_config
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TASKS = {"RPN": "rpn", "Fast-RCNN": "fast_rcnn", "Faster-RCNN": "faster_rcnn"}
 TASKS["RetinaNet"] = "retinanet"
+TASKS["Feature-Sharing"] = "faster_rcnn"
 FPN_STAGES = ["res2", "res3", "res4", "res5"]
 ONE_LEVEL = [[32, 64, 128, 256, 512]]  # Sec. 5.1.1: all scales on the level that is alone
 PER_LEVEL = [[32], [64], [128], [256], [512]]  # Sec. 4.1
@@ -167,9 +168,25 @@ PAPER |= {
 }
 PAPER["Faster-RCNN/faster_rcnn_R_101_FPN"] = FPN | END_TO_END | R_101
 PAPER["RetinaNet/retinanet_R_50_FPN"] = FPN | RETINANET
+PAPER["RPN/rpn_R_101_FPN"] = FPN | RPN | R_101
+PAPER["Fast-RCNN/fast_rcnn_R_101_FPN"] = FPN | FAST_RCNN | R_101
+# Table 4: the number of mini-batches, not their size, is doubled at each learning rate
+TWICE = {"SOLVER.STEPS": (120000,), "SOLVER.MAX_ITER": 160000, "SOLVER.IMS_PER_BATCH": 16}
+PAPER["Fast-RCNN/fast_rcnn_R_101_FPN_2x"] = FPN | FAST_RCNN | R_101 | TWICE
+# Table 5: the model is evaluated as one Faster R-CNN with the RoI pooling of its steps
+for depth, backbone in (("50", {}), ("101", R_101)):
+    for name, shared in (("shared", True), ("unshared", False)):
+        PAPER[f"Feature-Sharing/{name}_R_{depth}_FPN"] = {
+            **(FPN | END_TO_END | backbone),
+            "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIPool",
+            "FOUR_STEP.RPN": f"../RPN/rpn_R_{depth}_FPN.yaml",
+            "FOUR_STEP.FAST_RCNN": f"../Fast-RCNN/fast_rcnn_R_{depth}_FPN.yaml",
+            "FOUR_STEP.SHARED": shared,
+        }
 QUICK = {
     f"quick/{row}".replace("R_50", "R_18"): row for row in PAPER if "R_101" not in row
 }  # and the row that it mirrors
+QUICK["quick/Fast-RCNN/fast_rcnn_R_18_FPN_2x"] = "Fast-RCNN/fast_rcnn_R_50_FPN"
 
 # What a laptop and the built-in data change, and nothing else
 LAPTOP = {
@@ -196,6 +213,7 @@ LAPTOP = {
 LAPTOP_FREE = {  # the recipe may follow what trials find; results/ has the numbers
     *("SOLVER.IMS_PER_BATCH", "SOLVER.AMP.ENABLED", "SOLVER.BASE_LR", "SOLVER.WARMUP_ITERS"),
     *("SOLVER.STEPS", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "DATALOADER.NUM_WORKERS"),
+    *("FOUR_STEP.RPN", "FOUR_STEP.FAST_RCNN"),  # R-18's own
     *("SEED", "OUTPUT_DIR", "DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"),
 }
 
@@ -239,6 +257,10 @@ def test_a_row_is_one_or_two_lines_over_its_mixins(row):
     lines = lines_of(path)
     assert 1 <= len(lines) <= 2
     bases = yaml.safe_load(path.read_text())["_BASE_"]
+    if isinstance(bases, str):  # another row, with a longer schedule
+        assert path.stem == f"{Path(bases).stem}_2x"
+        assert (path.parent / bases).is_file()
+        return
     assert all((path.parent / base).is_file() for base in bases)
     axes = [str((path.parent / base).resolve().relative_to(CONFIGS)) for base in bases]
     # the axis that inherits the common base comes first, or it would reset the others
@@ -290,6 +312,18 @@ def test_a_quick_row_is_its_papers_row_but_for_the_laptop(row):
     assert quick["SOLVER.MAX_ITER"] > max(quick["SOLVER.STEPS"])
 
 
+@pytest.mark.parametrize("row", [row for row in (*PAPER, *QUICK) if "Feature-Sharing" in row])
+def test_the_steps_of_a_config_are_rows(row):
+    folder, steps = (CONFIGS / f"{row}.yaml").parent, load(row).FOUR_STEP
+    kinds = [
+        (folder / path).resolve().relative_to(CONFIGS).parts[-2]
+        for path in (steps.RPN, steps.FAST_RCNN)
+    ]
+    assert kinds == ["RPN", "Fast-RCNN"]
+    assert (folder / steps.RPN).is_file()
+    assert (folder / steps.FAST_RCNN).is_file()
+
+
 def test_the_demo_is_the_quick_faster_rcnn_on_another_recipe():
     demo, row = flat(load("quick/demo")), flat(load("quick/Faster-RCNN/faster_rcnn_R_18_FPN"))
     different = {key for key in row if key.startswith("MODEL.") and demo[key] != row[key]}
@@ -310,7 +344,8 @@ def test_a_row_has_an_output_dir_of_its_own(row):
 
 @pytest.mark.parametrize("row", [row for row in [*PAPER, *QUICK] if "Fast-RCNN" in row])
 def test_fast_rcnn_reads_what_the_rpn_of_table_1c_wrote(row):
-    prefix, depth = ("quick/", "R_18") if row in QUICK else ("", "R_50")
+    depth = next(depth for depth in ("R_18", "R_50", "R_101") if f"{depth}_" in row)
+    prefix = "quick/" if row in QUICK else ""
     written = load(f"{prefix}RPN/rpn_{depth}_FPN")
     cfg = load(row)
     for split in ("TRAIN", "TEST"):

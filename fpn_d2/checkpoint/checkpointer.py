@@ -7,6 +7,7 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import UserError
+from ..files import replace_file
 
 __all__ = ["FPNCheckpointer"]
 
@@ -28,6 +29,7 @@ class FPNCheckpointer(DetectionCheckpointer):
                 least half of the backbone's keys must be, as fine-tuning needs it.
         """
         super().__init__(model, save_dir, **kwargs)
+        self.path_manager = _ReplacingPathManager(self.path_manager)
         self.strict = strict
         self._path = ""
 
@@ -101,6 +103,25 @@ class FPNCheckpointer(DetectionCheckpointer):
                 "another network, so set MODEL.WEIGHTS to one of this config's backbone"
             )
         return incompatible
+
+
+class _ReplacingPathManager:
+    """Detectron2's path manager, whose files on this machine are written aside and renamed.
+
+    :class:`fvcore.common.checkpoint.Checkpointer` writes in place, so that a kill while it writes
+    leaves half a checkpoint, or a ``last_checkpoint`` that names nothing.
+    """
+
+    def __init__(self, path_manager: Any):
+        self._path_manager = path_manager
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._path_manager, name)
+
+    def open(self, path: str, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if "w" in mode and "://" not in path:
+            return replace_file(path, mode)
+        return self._path_manager.open(path, mode, *args, **kwargs)
 
 
 def _some(keys: list[str]) -> str:

@@ -1,7 +1,7 @@
 """Data sets and loaders; importing this registers ``shapes`` and your own COCO-format folders."""
 
 from .build import build_test_loader, build_train_loader, load_train_dataset
-from .checks import check_settings
+from .checks import check_names, check_settings
 from .folders import datasets_root, register_coco_folders
 from .shapes import ShapesSpec, generate_shapes, register_shapes
 
@@ -9,6 +9,7 @@ __all__ = [
     "ShapesSpec",
     "build_test_loader",
     "build_train_loader",
+    "check_names",
     "check_settings",
     "datasets_root",
     "generate_shapes",

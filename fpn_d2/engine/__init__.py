@@ -1,6 +1,8 @@
-"""Training: the trainer with its seams, and the start of one or more processes."""
+"""Training: the trainer with its seams, the start of processes, runs that follow each other."""
 
+from .four_step import FourStep, proposal_opts
 from .launch import launch
+from .runs import BusyError, Run, Runner
 from .trainer import Trainer
 
-__all__ = ["Trainer", "launch"]
+__all__ = ["BusyError", "FourStep", "Run", "Runner", "Trainer", "launch", "proposal_opts"]

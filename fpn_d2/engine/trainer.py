@@ -14,6 +14,7 @@ from torch import nn
 
 from ..checkpoint import FPNCheckpointer
 from ..data import build_test_loader, build_train_loader
+from ..errors import UserError
 from ..evaluation import ResultsWritingCOCOEvaluator
 from .autocast import CPUAutocastTrainer, cpu_has_bfloat16
 
@@ -37,6 +38,12 @@ class Trainer(DefaultTrainer):
             UserError: for a data set, a batch size or weights that cannot work.
         """
         TrainerBase.__init__(self)
+        if cfg.FOUR_STEP.RPN:
+            raise UserError(
+                "this config is trained in steps (it has FOUR_STEP.RPN): use `python "
+                "tools/train_four_step.py --config-file ...`; train_net.py takes it with "
+                "--eval-only"
+            )
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         # The loader before the model: a wrong data set shows in seconds, not minutes.
         data_loader = self.build_train_loader(cfg)

@@ -60,6 +60,7 @@ class FeaturePyramid(FPN):
         top_down: bool = True,
         lateral: bool = True,
         out_features: list[str] | None = None,
+        freeze: bool = False,
     ):
         """
         Args:
@@ -68,6 +69,8 @@ class FeaturePyramid(FPN):
             lateral: connect every stage by its 1x1 convolution; False leaves the coarsest
                 stage's alone, which starts the top-down path (row e).
             out_features: the levels to return; None is all (row f: ``["p2"]``).
+            freeze: keep every weight of the bottom-up network and the pyramid, and the statistics
+                of their norms, as they are (Sec. 5.2, steps 3 and 4: the shared layers).
         """
         assert top_down or lateral
         super().__init__(bottom_up, in_features, out_channels, norm, top_block, fuse_type)
@@ -76,6 +79,14 @@ class FeaturePyramid(FPN):
         self.out_features = tuple(out_features or self._out_features)
         assert set(self.out_features) <= set(self._out_features)
         self._remove_unused_convs()
+        self.frozen = freeze
+        if freeze:
+            self.requires_grad_(False)
+            self.train(False)
+
+    def train(self, mode: bool = True) -> "FeaturePyramid":
+        """See :meth:`nn.Module.train`; a frozen pyramid stays in eval mode."""
+        return super().train(mode and not self.frozen)
 
     def _remove_unused_convs(self) -> None:
         """Delete the convolutions that no returned level depends on."""
@@ -184,6 +195,7 @@ def build_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeaturePyramid:
         top_down=fpn.TOP_DOWN,
         lateral=fpn.LATERAL,
         out_features=list(fpn.OUT_FEATURES),
+        freeze=fpn.FREEZE,
     )
     _check_readers(cfg, neck)
     return neck

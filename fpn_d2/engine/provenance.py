@@ -1,0 +1,75 @@
+"""Where a number comes from: the machine, the versions, the commit."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import detectron2
+import torch
+import torchvision
+
+import fpn_d2
+
+__all__ = ["describe_machine", "describe_versions", "git_commit"]
+
+
+def describe_machine() -> dict[str, Any]:
+    """The machine, without anything that names it.
+
+    Returns:
+        ``{processor, instructions, cores, memory_gib, gpus}``.
+    """
+    instructions = {
+        "amx_bf16": torch.cpu._is_amx_tile_supported(),
+        "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
+        "avx512": torch.cpu._is_avx512_supported(),
+        "avx2": torch.cpu._is_avx2_supported(),
+    }
+    return {
+        "processor": _processor(),
+        "instructions": [name for name, there in instructions.items() if there],
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """The versions that decide a result."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "detectron2": detectron2.__version__,
+        "fpn_d2": fpn_d2.__version__,
+    }
+
+
+def git_commit() -> str:
+    """The commit of this package's repository, with ``+`` behind it where files have changed.
+
+    Returns:
+        the short hash; ``"unknown"`` where there is no repository or no git.
+    """
+    root = Path(__file__).resolve().parents[2]
+    try:
+        commit = _git(root, "rev-parse", "--short", "HEAD")
+        return commit + ("+" if _git(root, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(root), *words], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":")[1].strip() for line in file if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

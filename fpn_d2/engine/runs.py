@@ -1,0 +1,326 @@
+"""One training by train_net.py in a folder of its own, that can be cut anywhere and called again.
+
+A run's folder holds what Detectron2 writes and, besides::
+
+    settings.json    the merged config that the folder belongs to
+    output.txt       all that train_net.py printed
+    run.json         what the run has come to; there once training and evaluation are done
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import glob
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import portalocker
+from detectron2.config import CfgNode
+
+from ..config import load_config
+from ..errors import UserError
+from ..files import write_json
+from .provenance import describe_machine, describe_versions, git_commit
+
+__all__ = ["BusyError", "Run", "Runner"]
+
+# What may differ between two calls of one run.
+_FREE_KEYS = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE", "VIS_PERIOD", "VERSION")
+_LOCK_SECONDS = 5  # a killed run's processes may take a moment to go
+_TICK_SECONDS = 2
+
+
+class BusyError(UserError):
+    """Another process is training this run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A config, what is overridden in it, and the folder that its training writes into.
+
+    Args:
+        config: the config file.
+        folder: the OUTPUT_DIR.
+        opts: ``("KEY", "value", ...)``.
+    """
+
+    config: str
+    folder: str
+    opts: tuple[str, ...] = ()
+
+    def load_config(self) -> CfgNode:
+        """The merged config, checked; see :func:`fpn_d2.load_config`."""
+        return load_config(self.config, [*self.opts, "OUTPUT_DIR", self.folder])
+
+    @property
+    def weights(self) -> str:
+        """The checkpoint that the finished training has left."""
+        return os.path.join(self.folder, "model_final.pth")
+
+    def inference_folder(self, dataset: str) -> str:
+        """Where the evaluation on a data set writes."""
+        return os.path.join(self.folder, "inference", dataset)
+
+    def result(self) -> dict[str, Any] | None:
+        """What the run has come to (``run.json``), or None where it is not done."""
+        path = os.path.join(self.folder, "run.json")
+        return read_json(path) if os.path.isfile(path) else None
+
+    def command(self) -> str:
+        """The line that trains the same without this module."""
+        return shlex.join(["python", "train_net.py", "--config-file", self.config, *self.opts])
+
+
+@dataclasses.dataclass(frozen=True)
+class Runner:
+    """Calls train_net.py for runs, one process after the other.
+
+    Args:
+        program: the path of train_net.py.
+        num_gpus: passed on to it.
+        on_progress: is called every few seconds with the run, the iterations done and in all, and
+            the seconds left, None while they are not known.
+    """
+
+    program: str
+    num_gpus: int = 0
+    on_progress: Callable[[Run, int, int, float | None], None] = lambda *_: None
+
+    def train(self, run: Run) -> dict[str, Any]:
+        """Train and evaluate, from the last checkpoint on; a finished run is only read.
+
+        Args:
+            run: the run.
+
+        Returns:
+            ``{config, command, seconds, iterations, results, losses, commit, machine, versions}``:
+            seconds of the training steps alone, ``results`` by data set as an evaluation writes
+            them, ``losses`` as lists beside their iterations.
+
+        Raises:
+            BusyError: where another process trains this run.
+            UserError: where the folder belongs to other settings, or the training failed.
+        """
+        with self._locked(run) as lock:
+            result = run.result()
+            if result is None:
+                cfg = run.load_config()
+                check_settings_file(run, cfg)
+                self.call(run, ["--resume"], [], lock)
+                result = self._collect(run, cfg)
+                write_json(os.path.join(run.folder, "run.json"), result)
+            # Those in between have served their purpose, and take 100 MB each.
+            for path in glob.glob(os.path.join(glob.escape(run.folder), "model_[0-9]*.pth")):
+                os.remove(path)
+        return result
+
+    def write_proposals(self, run: Run, dataset: str) -> str:
+        """Write a trained RPN's proposals for a data set, where they are not there yet.
+
+        Args:
+            run: a finished run of an RPN.
+            dataset: the data set's name.
+
+        Returns:
+            the file, in the form that Detectron2 reads.
+
+        Raises:
+            BusyError: where another process works in the run's folder.
+            UserError: where the evaluation failed.
+        """
+        folder = run.inference_folder(dataset)
+        with self._locked(run) as lock:
+            # An evaluation writes its results after the proposals.
+            if not os.path.isfile(os.path.join(folder, "results.json")):
+                opts = ["MODEL.WEIGHTS", run.weights, "DATASETS.TEST", f"('{dataset}',)"]
+                self.call(run, ["--eval-only"], opts, lock)
+        return os.path.join(folder, "box_proposals.pkl")
+
+    def call(self, run: Run, flags: list[str], opts: list[str], lock: Any = None) -> None:
+        """One call of train_net.py, whose output goes to ``output.txt``.
+
+        Raises:
+            UserError: with train_net.py's own sentence, or with the file that says more.
+        """
+        words = [sys.executable, self.program, "--config-file", run.config, *flags]
+        words += ["--num-gpus", str(self.num_gpus), *run.opts, *opts, "OUTPUT_DIR", run.folder]
+        output = os.path.join(run.folder, "output.txt")
+        total = run.load_config().SOLVER.MAX_ITER
+        with open(output, "a", encoding="utf-8") as file:
+            start = file.tell()
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                # It keeps the lock while it lives, and it does not outlive this process.
+                pass_fds=[lock.fileno()] if lock else [],
+                preexec_fn=_end_with_parent,
+            )
+            try:
+                while _still_runs(process):
+                    self.on_progress(run, *_progress(run, total))
+            finally:
+                _end(process)
+        if process.returncode:
+            raise UserError(_failure(run, process.returncode, output, start))
+
+    @contextlib.contextmanager
+    def _locked(self, run: Run) -> Iterator[Any]:
+        os.makedirs(run.folder, exist_ok=True)
+        path = os.path.join(run.folder, ".lock")
+        try:
+            with portalocker.Lock(path, timeout=_LOCK_SECONDS) as lock:
+                yield lock
+        except portalocker.LockException as error:
+            raise BusyError(
+                f"{run.folder} is being trained by another process; wait until it is done"
+            ) from error
+
+    def _collect(self, run: Run, cfg: CfgNode) -> dict[str, Any]:
+        results = {}
+        for dataset in cfg.DATASETS.TEST:
+            path = os.path.join(run.inference_folder(dataset), "results.json")
+            if not os.path.isfile(path):
+                raise UserError(
+                    f"{run.folder} has no results of {dataset} after its training; see output.txt "
+                    "in it"
+                )
+            results[dataset] = read_json(path)
+        steps = _read_steps(run)
+        return {
+            "config": run.config,
+            "command": run.command(),
+            "seconds": round(_training_seconds(steps), 1),
+            "iterations": cfg.SOLVER.MAX_ITER,
+            "results": results,
+            "losses": _losses(steps),
+            "commit": git_commit(),
+            "machine": describe_machine(),
+            "versions": describe_versions(),
+        }
+
+
+def read_json(path: str) -> Any:
+    """The content of a JSON file that a run has written.
+
+    Raises:
+        UserError: where it is no longer JSON.
+    """
+    with open(path, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}); delete it and start again") from error
+
+
+def check_settings_file(run: Run, cfg: CfgNode) -> None:
+    """Make sure that a run's folder belongs to these settings, or make it belong to them.
+
+    Raises:
+        UserError: where it was begun with others.
+    """
+    path = os.path.join(run.folder, "settings.json")
+    settings = {key: str(value) for key, value in _flat(cfg) if key not in _FREE_KEYS}
+    if not os.path.isfile(path):
+        write_json(path, settings)
+        return
+    found = read_json(path)
+    other = [key for key in settings if found.get(key, settings[key]) != settings[key]]
+    if other:
+        raise UserError(
+            f"{run.folder} was begun with other settings ({other[0]} {found[other[0]]} there, "
+            f"{settings[other[0]]} now; {len(other)} in all): delete it, or train into another "
+            "folder"
+        )
+
+
+def _flat(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _still_runs(process: subprocess.Popen) -> bool:
+    try:
+        process.wait(timeout=_TICK_SECONDS)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a process that still runs, as after Ctrl-C, with time to write its checkpoint."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+# Loaded here: between fork and exec nothing may be.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when its parent ends (Linux; elsewhere it runs on)."""
+    if _LIBC is not None:
+        _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _failure(run: Run, code: int, output: str, start: int) -> str:
+    with open(output, encoding="utf-8", errors="replace") as file:
+        file.seek(start)
+        lines = file.read().strip().splitlines()
+    sentences = [line for line in lines if line.startswith("error: ")]
+    if code == 2 and sentences:
+        return sentences[-1].removeprefix("error: ")
+    return (
+        f"{run.config} ended with exit code {code} in {run.folder}; {output} says why, and the "
+        "same command goes on from the last checkpoint"
+    )
+
+
+def _read_steps(run: Run) -> list[dict[str, Any]]:
+    """The lines of Detectron2's metrics.json that are of training steps, each iteration once."""
+    steps = {}
+    path = os.path.join(run.folder, "metrics.json")
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        for line in file:
+            # A kill may have left half a line; what follows a resume repeats iterations.
+            with contextlib.suppress(ValueError):
+                step = json.loads(line)
+                if "total_loss" in step:
+                    steps[step["iteration"]] = step
+    return [steps[iteration] for iteration in sorted(steps)]
+
+
+def _progress(run: Run, total: int) -> tuple[int, int, float | None]:
+    steps = _read_steps(run)
+    if not steps:
+        return 0, total, None
+    return steps[-1]["iteration"] + 1, total, steps[-1].get("eta_seconds")
+
+
+def _training_seconds(steps: Sequence[dict[str, Any]]) -> float:
+    done, seconds = -1, 0.0
+    for step in steps:
+        seconds += step.get("time", 0.0) * (step["iteration"] - done)
+        done = step["iteration"]
+    return seconds
+
+
+def _losses(steps: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    names = [name for name in (steps[0] if steps else ()) if "loss" in name]
+    losses = {name: [round(step.get(name, 0.0), 5) for step in steps] for name in names}
+    return {"iteration": [step["iteration"] for step in steps], **losses}

@@ -1,0 +1,264 @@
+"""A table's results as figures, in SVG that stands inside a page."""
+
+import dataclasses
+import io
+import itertools
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from ..visualization import PALETTE
+from .claims import Summary, summarize
+from .tables import Row, Table
+
+__all__ = ["Chart", "RowStyle", "draw_charts", "row_styles"]
+
+# Yellow is faint on white and comes last.
+_COLORS = tuple(PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 3))
+_LINES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)), (0, (8, 2)), (0, (2, 1)))
+_MARKERS = "os^Dv*P"
+_COUNTS = {"AR10": 10, "AR30": 30, "AR100": 100, "AR300": 300, "AR1k": 1000}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A figure of the report.
+
+    Args:
+        title: what it shows.
+        caption: how to read it.
+        svg: an ``<svg>`` element.
+    """
+
+    title: str
+    caption: str
+    svg: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RowStyle:
+    """How a row looks in all figures, in colour and in grey.
+
+    Args:
+        color: as ``#RRGGBB``.
+        line: Matplotlib's line style.
+        marker: Matplotlib's marker.
+    """
+
+    color: str
+    line: Any
+    marker: str
+
+
+def row_styles(rows: Mapping[str, Row] | Iterable[str]) -> dict[str, RowStyle]:
+    """The look of each row, which depends on its place in the table alone.
+
+    Args:
+        rows: a table's rows, or names in their order.
+
+    Returns:
+        by name; a row that stands beside another looks like that one.
+    """
+    owners = {
+        name: (rows[name].beside if isinstance(rows, Mapping) else "") or name for name in rows
+    }
+    looks = itertools.cycle(zip(_COLORS, _LINES, _MARKERS, strict=True))
+    styles = {
+        name: RowStyle(*look)
+        for name, look in zip((n for n, o in owners.items() if n == o), looks, strict=False)
+    }
+    return {name: styles[owner] for name, owner in owners.items()}
+
+
+def draw_charts(table: Table, results: Mapping[str, Any]) -> list[Chart]:
+    """Draw what the results have numbers for.
+
+    Args:
+        table: the table.
+        results: its results, as the runner writes them.
+
+    Returns:
+        of these, those that can be drawn: AR against the number of proposals, the metric by
+        object size beside the paper's, the losses.
+    """
+    summaries = summarize(results)
+    charts = [
+        _draw_recall(table, summaries),
+        _draw_sizes(table, summaries),
+        _draw_losses(table, results),
+    ]
+    return [chart for chart in charts if chart is not None]
+
+
+def _own_rows(table: Table) -> list[str]:
+    return [name for name, row in table.rows.items() if not row.beside]
+
+
+def _label(table: Table, name: str) -> str:
+    return f"{name}: {table.rows[name].name}"
+
+
+def _draw_recall(table: Table, summaries: Mapping[str, Mapping[str, Summary]]) -> Chart | None:
+    """AR against the number of proposals."""
+    styles = row_styles(table.rows)
+    figure, axes = _new_axes()
+    for name in _own_rows(table):
+        points = [
+            (count, summaries[name][metric])
+            for metric, count in _COUNTS.items()
+            if metric in summaries.get(name, {})
+        ]
+        if len(points) < 2:
+            continue
+        counts = [count for count, _ in points]
+        means = np.array([summary.mean for _, summary in points])
+        spread = np.array([summary.deviation or 0.0 for _, summary in points])
+        _plot(axes, counts, means, styles[name], _label(table, name), marks=True)
+        axes.fill_between(
+            counts, means - spread, means + spread, color=styles[name].color, alpha=0.2, lw=0
+        )
+    if not axes.lines:
+        return None
+    axes.set_xscale("log")
+    axes.set_xticks(list(_COUNTS.values()), [str(count) for count in _COUNTS.values()])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("proposals of an image")
+    axes.set_ylabel("AR")
+    _legend_below(figure, axes)
+    return Chart(
+        "Recall against the number of proposals",
+        "Mean over the seeds; the band is one standard deviation to each side.",
+        _to_svg(figure, "recall", "average recall against the number of proposals, by row"),
+    )
+
+
+def _draw_sizes(table: Table, summaries: Mapping[str, Mapping[str, Summary]]) -> Chart | None:
+    """Bars of the metric by object size, the paper's lighter and hatched beside ours."""
+    stem = next((metric[:-2] for metric in table.metrics if metric.endswith("_s")), "")
+    metrics = [f"{stem}_{size}" for size in "sml"]
+    names = [n for n in _own_rows(table) if any(m in summaries.get(n, {}) for m in metrics)]
+    if not stem or not names:
+        return None
+    styles = row_styles(table.rows)
+    figure, axes = _new_axes()
+    width = 0.84 / len(names)
+    for i, name in enumerate(names):
+        left = np.arange(3) - 0.42 + i * width
+        paper = table.rows[name].paper
+        _draw_bars(
+            axes, left, width, [summaries[name].get(m) for m in metrics],
+            [paper.get(m, 0.0) for m in metrics], styles[name], _label(table, name),
+        )  # fmt: skip
+        for x in left + width * 0.45 if len(name) == 1 else ():  # the row's letter, for grey
+            axes.annotate(
+                name, (x, 0), (0, -3), textcoords="offset points", ha="center", va="top",
+                fontsize=8, color="#444444", annotation_clip=False,
+            )  # fmt: skip
+    axes.set_xticks(range(3), ["small", "medium", "large"])
+    axes.tick_params(axis="x", length=0, pad=14)
+    axes.set_ylabel(stem)
+    _legend_below(figure, axes)
+    return Chart(
+        f"{stem} by the size of objects",
+        "Filled: ours, with one standard deviation. Hatched: the paper's, of R-50 on COCO.",
+        _to_svg(figure, "sizes", f"{stem} of small, medium and large objects, by row"),
+    )
+
+
+def _draw_bars(
+    axes: Axes,
+    left: np.ndarray,
+    width: float,
+    ours: list[Summary | None],
+    paper: list[float],
+    style: RowStyle,
+    label: str,
+) -> None:
+    axes.bar(
+        left, [summary.mean if summary else 0.0 for summary in ours], width * 0.5, align="edge",
+        color=style.color, label=label,
+        yerr=[(summary.deviation or 0.0) if summary else 0.0 for summary in ours],
+        error_kw={"lw": 0.9, "ecolor": "#222222"},
+    )  # fmt: skip
+    axes.bar(
+        left + width * 0.5, paper, width * 0.36, align="edge", facecolor="white",
+        edgecolor=style.color, hatch="////", linewidth=0.8,
+    )  # fmt: skip
+
+
+def _draw_losses(table: Table, results: Mapping[str, Any]) -> Chart | None:
+    """The total loss over the iterations."""
+    styles = row_styles(table.rows)
+    curves: dict[str, list[dict[int, float]]] = {}
+    for row in results.get("rows") or []:
+        for seed in row.get("seeds") or []:
+            losses = seed.get("losses") or {}
+            curve = dict(
+                zip(losses.get("iteration", []), losses.get("total_loss", []), strict=False)
+            )
+            if curve:
+                curves.setdefault(str(row["row"]), []).append(curve)
+    figure, axes = _new_axes()
+    for name in _own_rows(table):
+        seeds = curves.get(name)
+        if not seeds:
+            continue
+        iterations = sorted(set.intersection(*(set(curve) for curve in seeds)))
+        means = [statistics.fmean(curve[i] for curve in seeds) for i in iterations]
+        _plot(axes, iterations, means, styles[name], _label(table, name))
+    if not axes.lines:
+        return None
+    axes.set_yscale("log")
+    axes.set_xlabel("iteration")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set_ylabel("total loss")
+    _legend_below(figure, axes)
+    return Chart(
+        "Training loss",
+        "Mean over the seeds, each value smoothed over 20 iterations; logarithmic.",
+        _to_svg(figure, "losses", "total training loss against the iteration, by row"),
+    )
+
+
+def _new_axes() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.0, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", lw=0.7)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _plot(
+    axes: Axes, x: list, y: Iterable[float], style: RowStyle, label: str, *, marks: bool = False
+) -> None:
+    axes.plot(
+        x, y, color=style.color, linestyle=style.line, label=label, lw=2, ms=6,
+        marker=style.marker if marks else None, markeredgecolor="#222222", markeredgewidth=0.5,
+    )  # fmt: skip
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9,
+        handlelength=3.2,
+    )  # fmt: skip
+
+
+def _to_svg(figure: Figure, prefix: str, description: str) -> str:
+    """The figure as an ``<svg>`` element whose ids no other figure of the page has."""
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": prefix}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for mark in (' id="', 'href="#', "url(#"):
+        svg = svg.replace(mark, f"{mark}{prefix}-")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)

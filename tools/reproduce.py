@@ -1,0 +1,65 @@
+#!/usr/bin/env python
+"""Train and evaluate the rows of a table of the paper, and report them beside its numbers.
+
+python tools/reproduce.py --table 1 --scale quick
+python tools/reproduce.py --table 1 --scale quick --rows a,c --seeds 0,1,2 --dataset nuclei
+"""
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from fpn_d2.engine import Runner
+from fpn_d2.errors import UserError, exit_on_user_error
+from fpn_d2.protocol import Progress, Reproduction, load_tables, reproduce
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLES = os.path.relpath(ROOT / "configs" / "tables.yaml")
+
+
+def main() -> None:
+    """Read the command line, train what is missing, write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", required=True, help="1 to 6, or time for the running times")
+    parser.add_argument("--scale", default="quick", help="quick (two CPU cores) or paper")
+    parser.add_argument("--rows", default="", help="such as a,c; default: all of the scale")
+    parser.add_argument("--seeds", default="0", help="such as 0,1,2")
+    parser.add_argument(
+        "--dataset", default="", help="NAME of NAME_train and NAME_val; default: the scale's own"
+    )
+    parser.add_argument(
+        "--output", default="results", metavar="DIR", help="of the report: DIR/<data set>/"
+    )
+    parser.add_argument(
+        "--runs", default="output/reproduce", metavar="DIR", help="of trainings and checkpoints"
+    )
+    parser.add_argument(
+        "--tables",
+        default=TABLES,
+        metavar="FILE",
+        help="the tables",
+    )
+    parser.add_argument("--num-gpus", type=int, default=0)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with exit_on_user_error(), Progress() as progress:
+        runner = Runner(str(ROOT / "train_net.py"), args.num_gpus, progress)
+        tables = load_tables(args.tables)
+        plan = Reproduction(tables, args.scale, args.runs, runner, args.dataset)
+        rows = [word for word in args.rows.split(",") if word]
+        reproduce(plan, args.table, args.output, rows, _seeds(args.seeds), progress)
+
+
+def _seeds(words: str) -> list[int]:
+    try:
+        seeds = [int(word) for word in words.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0:
+        raise UserError(f"--seeds {words} is no list of whole numbers from 0 on, such as 0,1,2")
+    return seeds
+
+
+if __name__ == "__main__":
+    main()
