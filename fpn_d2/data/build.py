@@ -21,6 +21,7 @@ from .checks import (
     check_settings,
 )
 from .diagnosis import explain_failure
+from .proposals import check_proposals
 
 __all__ = ["build_test_loader", "build_train_loader", "load_train_dataset"]
 
@@ -112,7 +113,7 @@ def _load(cfg: CfgNode, names: list[str], **options: Any) -> Any:
     except UserError:
         raise
     except Exception as error:
-        sentence = explain_failure(names, options["proposal_files"], error)
+        sentence = explain_failure(names, options["proposal_files"])
         if sentence is None:
             raise
         raise UserError(sentence) from error
@@ -120,4 +121,6 @@ def _load(cfg: CfgNode, names: list[str], **options: Any) -> Any:
     if isinstance(dataset, list):
         check_files(names, dataset)
         check_boxes(names, dataset)
+        if options["proposal_files"]:
+            check_proposals(names, options["proposal_files"], dataset)
     return dataset

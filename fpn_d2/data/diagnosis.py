@@ -7,13 +7,13 @@ parsed twice.
 
 import json
 import os
-import pickle
 from collections.abc import Sequence
 from typing import Any
 
 from detectron2.data import MetadataCatalog
 
 from .folders import is_local, missing_remedy
+from .proposals import explain_proposals
 
 __all__ = ["explain_failure"]
 
@@ -21,14 +21,12 @@ __all__ = ["explain_failure"]
 def explain_failure(
     names: Sequence[str],
     proposal_files: Sequence[str] | None,
-    error: Exception,
 ) -> str | None:
     """Find what a user can mend.
 
     Args:
         names: the data sets that were to be loaded.
         proposal_files: their proposal files, if any.
-        error: what Detectron2 raised.
 
     Returns:
         one sentence with the remedy, or None where the fault is not found.
@@ -46,14 +44,10 @@ def explain_failure(
     sentence = _explain_classes(names, contents)
     if sentence:
         return sentence
-    if proposal_files and isinstance(error, (KeyError, EOFError, pickle.UnpicklingError)):
-        absent = isinstance(error, KeyError)
-        reason = f"nothing for image id {error.args[0]}" if absent else str(error)
-        return (
-            f"proposals {', '.join(proposal_files)} do not fit {', '.join(names)} ({reason}): "
-            "write them again by evaluating the RPN on these data sets, and list the files in the "
-            "data sets' order"
-        )
+    for name, path, content in zip(names, proposal_files or (), contents, strict=False):
+        sentence = explain_proposals(name, path, content["images"])
+        if sentence:
+            return sentence
     if all(a.get("iscrowd", 0) for content in contents for a in content.get("annotations", ())):
         return (
             f"no image of {', '.join(names)} has an object in its file's list named annotations "

@@ -173,13 +173,13 @@ def _detail(
     if verdict == "not measured":
         rows = dict.fromkeys(row for pair in decisive for row in (pair.above, pair.below))
         absent = [row for row in rows if claim.metric not in summaries.get(row, {})]
-        text = f"no {claim.metric} of {' and '.join(absent)} yet"
+        text = f"No {claim.metric} of {' and '.join(absent)} yet"
         measured = len(pairs) - len(decisive)
         return f"{text}; {measured} of {len(pairs)} pairs of rows are measured."
     if verdict == "holds":
         decisive = [min(decisive, key=lambda pair: pair.difference - pair.noise)]
     text = "; ".join(_describe(pair, claim) for pair in decisive)
-    return f"{'at the least, ' if verdict == 'holds' and len(pairs) > 1 else ''}{text}."
+    return f"{'At the least, ' if verdict == 'holds' and len(pairs) > 1 else ''}{text}."
 
 
 def _describe(pair: Pair, claim: Claim) -> str:

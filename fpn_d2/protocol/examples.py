@@ -119,7 +119,7 @@ def _objects(coco: COCO, image_id: int) -> tuple[np.ndarray, np.ndarray]:
     return boxes, np.array([a["category_id"] for a in annotations], dtype=np.int64)
 
 
-# The found boxes of an image (R, 4), x0 y0 x1 y1, and their categories (R,), of which proposals have none.
+# The found boxes of an image (R, 4), x0 y0 x1 y1, and their categories (R,), _ANY for proposals.
 _Boxes = tuple[np.ndarray, np.ndarray]
 _ANY = -1
 

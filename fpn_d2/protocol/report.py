@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from ..files import replace_file
 from .claims import DASH, Summary, Verdict, check_claim, format_metric, summarize
 from .examples import Example
 from .figures import draw_charts, row_styles
@@ -86,10 +87,8 @@ def write_report(
         ("html", _html(table, results, examples)),
     ):
         paths.append(os.path.join(folder, f"table{table.table}.{ending}"))
-        partial = f"{paths[-1]}.partial"
-        with open(partial, "w", encoding="utf-8") as file:
+        with replace_file(paths[-1], encoding="utf-8") as file:
             file.write(text)
-        os.replace(partial, paths[-1])
     return paths
 
 
@@ -108,7 +107,7 @@ def markdown_table(table: Table, results: Mapping[str, Any]) -> str:
         ["", "row", *(column.header for column in columns)],
         ([f"{line.row}{line.mark}", line.name, *map(str, line.cells)] for line in lines),
     )
-    return "\n\n".join([text, *_footnotes(results).values()]) + "\n"
+    return "\n\n".join([text, *_footnotes(table, results).values()]) + "\n"
 
 
 def _sheet(table: Table, results: Mapping[str, Any]) -> tuple[list[_Column], list[_Line]]:
@@ -129,7 +128,7 @@ def _sheet(table: Table, results: Mapping[str, Any]) -> tuple[list[_Column], lis
     if "seconds" not in table.metrics:
         columns.append(_Column("seconds", "", own))
     cells = [_cells(column, names, table, summaries) for column in columns]
-    marks = dict(zip(_footnotes(results), _superscripts(), strict=False))
+    marks = dict(zip(_footnotes(table, results), _superscripts(), strict=False))
     lines = [
         _Line(name, table.rows[name].name, marks.get(name, ""), [column[i] for column in cells])
         for i, name in enumerate(names)
@@ -174,23 +173,32 @@ def _cells(
     return cells
 
 
-def _footnotes(results: Mapping[str, Any]) -> dict[str, str]:
-    """By row, which of its seeds were run on another commit or machine than the rest."""
-    notes = {}
-    for row in results.get("rows") or []:
+def _known_rows(table: Table, results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows of the results that the table has."""
+    return [row for row in results.get("rows") or [] if row.get("row") in table.rows]
+
+
+def _footnotes(table: Table, results: Mapping[str, Any]) -> dict[str, str]:
+    """By row, which of its seeds were run by another commit, machine or version than the rest."""
+    notes: dict[str, list[str]] = {}
+    for row in _known_rows(table, results):
         parts = []
         for seed in row.get("seeds") or []:
             what = []
-            if seed.get("commit", results.get("commit")) != results.get("commit"):
+            if seed.get("commit") not in (None, results.get("commit")):
                 what.append(f"commit {seed['commit']}")
-            if seed.get("machine", results.get("machine")) != results.get("machine"):
+            if seed.get("machine") not in (None, results.get("machine")):
                 what.append(_machine(seed["machine"]))
+            versions, common = seed.get("versions") or {}, results.get("versions") or {}
+            what += [f"{k} {v}" for k, v in versions.items() if v != common.get(k)]
             if what:
                 parts.append(f"seed {seed.get('seed', DASH)} on {', '.join(what)}")
         if parts:
-            notes[str(row["row"])] = f"row {row['row']}: {'; '.join(parts)}."
+            # a row beside another has its mark there
+            line = table.rows[row["row"]].beside or row["row"]
+            notes.setdefault(line, []).append(f"row {row['row']}: {'; '.join(parts)}")
     marks = _superscripts()
-    return {row: f"{next(marks)} {note}" for row, note in notes.items()}
+    return {row: f"{next(marks)} {'; '.join(parts)}." for row, parts in notes.items()}
 
 
 def _superscripts() -> Iterable[str]:
@@ -249,14 +257,13 @@ def _summary_of(verdicts: Sequence[Verdict]) -> str:
 
 def _introduction(table: Table, results: Mapping[str, Any]) -> str:
     """What was trained, and on what."""
-    trained = [row for row in results.get("rows") or [] if row.get("seeds")]
-    runs = [seed for row in trained for seed in row["seeds"]]
+    rows = [row for row in _known_rows(table, results) if row.get("seeds")]
+    runs = [seed for row in rows for seed in row["seeds"]]
     seconds = sum(seed.get("seconds") or 0 for seed in runs)
-    known = sum(str(row["row"]) in table.rows for row in trained)
     doing = "timed" if table.kind == "timing" else "trained and evaluated"
     total = f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.0f} minutes"
     return (
-        f"{known} rows of the paper's table were {doing} at the {results.get('scale', DASH)} scale "
+        f"{len(rows)} of the table's rows were {doing} at the {results.get('scale', DASH)} scale "
         f"on the data set {results.get('dataset', DASH)}, {len(runs)} runs in {total}, on "
         f"{_machine(results.get('machine'))}."
     )
@@ -274,16 +281,16 @@ def _machine(machine: Mapping[str, Any] | str | None) -> str:
 def _runs(table: Table, results: Mapping[str, Any]) -> list[dict[str, str]]:
     """How each row of the table was run."""
     runs = []
-    for row in results.get("rows") or []:
-        name, seeds = str(row["row"]), row.get("seeds") or []
-        if name in table.rows and seeds:
+    for row in _known_rows(table, results):
+        seeds = row.get("seeds") or []
+        if seeds:
             seconds = [seed["seconds"] for seed in seeds if seed.get("seconds") is not None]
             runs.append(
                 {
-                    "row": name,
+                    "row": row["row"],
                     "seeds": ", ".join(str(seed.get("seed", DASH)) for seed in seeds),
                     "iterations": str(seeds[0].get("iterations", DASH)),
-                    "seconds": ", ".join(f"{s:.0f}" for s in seconds) or DASH,
+                    "seconds": ", ".join(format_metric("seconds", s) for s in seconds) or DASH,
                     "command": str(row.get("command") or DASH),
                 }
             )
@@ -356,7 +363,7 @@ def _html(table: Table, results: Mapping[str, Any], examples: Sequence[Example])
         columns=columns,
         lines=lines,
         colors={name: style.color for name, style in row_styles(table.rows).items()},
-        footnotes=list(_footnotes(results).values()),
+        footnotes=list(_footnotes(table, results).values()),
         metrics=metrics,
         differences=differences,
         verdicts=verdicts,

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 
 from fpn_d2 import UserError
 from fpn_d2.data import build_test_loader, build_train_loader, check_settings, register_coco_folders
+from fpn_d2.data.proposals import read_proposals
 
 
 @pytest.fixture
@@ -372,13 +373,61 @@ def test_a_proposal_file_that_is_not_there(with_proposals):
         build_train_loader(with_proposals)
 
 
-def test_proposals_of_another_data_set(with_proposals, tmp_path):
+def test_proposals_that_lack_an_image(with_proposals, tmp_path):
     write_proposals(tmp_path / "a.pkl", [1, 2, 4])
-    with pytest.raises(UserError, match=r"a\.pkl do not fit zoo_train \(nothing for image id 3\)"):
+    sentence = r"a\.pkl has nothing for image 2\.png \(id 3\) of data set zoo_train, nor for 0 more"
+    with pytest.raises(UserError, match=sentence):
         build_train_loader(with_proposals)
-    (tmp_path / "a.pkl").write_bytes(b"")
-    with pytest.raises(UserError, match=r"a\.pkl do not fit zoo_train"):
+
+
+def test_proposals_of_another_data_set(with_proposals, tmp_path):
+    folder = tmp_path / "inference" / "zoo_val"
+    folder.mkdir(parents=True)
+    file = write_proposals(folder / "box_proposals.pkl", [1, 2, 3, 4])
+    with_proposals.DATASETS.PROPOSAL_FILES_TRAIN = (file,)
+    with pytest.raises(UserError, match="is of data set zoo_val, not of zoo_train"):
         build_train_loader(with_proposals)
+
+
+@pytest.mark.parametrize("box", [[0, 0, 8, 5000], [-9, 0, 8, 8], [0, 0, np.nan, 8]])
+def test_proposals_that_cannot_be_of_these_images(with_proposals, tmp_path, box):
+    content = pickle.loads((tmp_path / "a.pkl").read_bytes())
+    content["boxes"][2] = np.array([box], dtype=np.float64)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(UserError, match=r"a\.pkl has boxes outside image \S*2\.png \(40 x 32"):
+        build_train_loader(with_proposals)
+
+
+BAD_FILES = {
+    "is empty": b"",
+    "truncated": pickle.dumps({"ids": [1]})[:-3],
+    "cannot be read": b"no pickle",
+    "has no boxes and no objectness_logits": pickle.dumps({"ids": [1]}),
+    "has no ids": pickle.dumps([1, 2]),
+    "different lengths": pickle.dumps({"ids": [1], "boxes": [], "objectness_logits": []}),
+}
+
+
+@pytest.mark.parametrize("reason", BAD_FILES)
+def test_a_proposal_file_that_is_none(with_proposals, tmp_path, reason):
+    (tmp_path / "a.pkl").write_bytes(BAD_FILES[reason])
+    with pytest.raises(UserError, match=rf"proposal file \S*a\.pkl .*{reason}"):
+        build_train_loader(with_proposals)
+
+
+def test_reading_proposals_runs_no_code(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"cbuiltins\neval\n(Vopen('pwned','w')\ntR.")
+    with pytest.raises(UserError, match=r"holds a builtins\.eval"):
+        read_proposals(str(path))
+
+
+def test_the_first_detectrons_proposals_are_read(with_proposals, tmp_path):
+    content = pickle.loads((tmp_path / "a.pkl").read_bytes())
+    old = {"indexes": content["ids"], "scores": content["objectness_logits"]}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({**old, "boxes": content["boxes"]}, protocol=2))
+    assert read_proposals(str(tmp_path / "a.pkl"))["ids"] == [1, 2, 3, 4]
+    build_train_loader(with_proposals)
 
 
 def test_a_test_set_outside_of_the_config_has_no_proposals(with_proposals):

@@ -1,0 +1,127 @@
+"""Files of fixed proposals (Sec. 4.2): reading them safely, and what is wrong with one.
+
+The form is Detectron2's: a pickled ``{ids, boxes, objectness_logits, bbox_mode}``, which its
+COCOEvaluator writes for an RPN; :func:`detectron2.data.build.load_proposals_into_dataset` reads it.
+"""
+
+import os
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog
+
+from ..errors import UserError
+from .folders import is_local
+
+__all__ = ["check_proposals", "explain_proposals", "read_proposals"]
+
+_KEYS = ("ids", "boxes", "objectness_logits")
+_FIRST_NAMES = {"indexes": "ids", "scores": "objectness_logits"}  # in the first Detectron's files
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Loads plain containers and NumPy arrays; anything else could run code."""
+
+    _NAMES = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"})
+
+    def find_class(self, module: str, name: str) -> Any:
+        # Pickles of protocol 2 have an array's bytes as text, which _codecs.encode turns back.
+        is_array = module.split(".")[0] == "numpy" and name in self._NAMES
+        if is_array or (module, name) == ("_codecs", "encode"):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it holds a {module}.{name}, and only arrays belong there")
+
+
+def read_proposals(path: str) -> dict[str, Any]:
+    """Read a file of proposals; nothing in it is run.
+
+    Args:
+        path: the file.
+
+    Returns:
+        ``{ids, boxes, objectness_logits, bbox_mode}``: an (R, 4) and an (R,) array for each image.
+
+    Raises:
+        UserError: where it is empty or something else.
+    """
+    remedy = "write it again by evaluating an RPN on the data set"
+    try:
+        with open(path, "rb") as file:
+            content = _ArrayUnpickler(file, encoding="latin1").load()
+    except EOFError as error:
+        what = "is empty" if os.path.getsize(path) == 0 else "ends too early"
+        raise UserError(f"proposal file {path} {what}; {remedy}") from error
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"proposal file {path} cannot be read ({reason}); {remedy}") from error
+    if isinstance(content, dict):
+        content = {_FIRST_NAMES.get(key, key): value for key, value in content.items()}
+    missing = [key for key in _KEYS if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise UserError(f"proposal file {path} has no {' and no '.join(missing)}; {remedy}")
+    if len({len(content[key]) for key in _KEYS}) > 1:
+        raise UserError(f"proposal file {path} has lists of different lengths; {remedy}")
+    return content
+
+
+def explain_proposals(name: str, path: str, images: Sequence[dict[str, Any]]) -> str | None:
+    """Why Detectron2 could not give the images of a data set their proposals.
+
+    Args:
+        name: the data set.
+        path: its proposal file.
+        images: the images of its annotation file.
+
+    Returns:
+        one sentence with the remedy, or None where the file is sound.
+    """
+    if not is_local(path):
+        return None
+    try:
+        ids = {str(image_id) for image_id in read_proposals(path)["ids"]}
+    except UserError as error:
+        return str(error)
+    missing = [image for image in images if str(image["id"]) not in ids]
+    if not missing:
+        return None
+    return (
+        f"proposal file {path} has nothing for image {missing[0]['file_name']} (id "
+        f"{missing[0]['id']}) of data set {name}, nor for {len(missing) - 1} more of its "
+        f"{len(images)} images: evaluate the RPN on {name}, and list the files in the data sets' "
+        "order"
+    )
+
+
+def check_proposals(names: Sequence[str], paths: Sequence[str], records: Sequence[dict]) -> None:
+    """Check that proposals which fit by their image ids are of this data set, too.
+
+    Args:
+        names: the data sets.
+        paths: their proposal files, in the same order.
+        records: their images in Detectron2's format, with proposals.
+
+    Raises:
+        UserError: naming the file, and the image whose proposals cannot be its own.
+    """
+    for name, path in zip(names, paths, strict=True):
+        folder = os.path.basename(os.path.dirname(path))
+        # Evaluations write to inference/<data set>/.
+        if folder != name and folder in DatasetCatalog:
+            raise UserError(
+                f"proposal file {path} is of data set {folder}, not of {name}: list the files in "
+                "the data sets' order"
+            )
+    for record in records:
+        boxes = record["proposal_boxes"]
+        if not len(boxes):
+            continue
+        # COCO's sides are whole pixels, and a detector may round up.
+        limits = np.array([record["width"], record["height"]] * 2) + 1
+        if not (np.isfinite(boxes).all() and (boxes >= -1).all() and (boxes <= limits).all()):
+            raise UserError(
+                f"proposal file {', '.join(paths)} has boxes outside image {record['file_name']} "
+                f"({record['width']} x {record['height']} pixels), so it is of other images than "
+                f"{', '.join(names)}: write it again by evaluating the RPN on them"
+            )
