@@ -32,6 +32,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["fpn_d2", "fpn_d2.*"]),
+    package_data={"fpn_d2.protocol": ["*.j2"]},
     python_requires=">=3.10",
     # torch, torchvision and Detectron2 are needed too and stay out on purpose. pip would fetch
     # `detectron2 @ git+...` again although it is installed, and would build it in an isolated
@@ -41,6 +42,8 @@ setup(
     install_requires=[
         "Pillow>=7.1",
         "PyYAML>=5.1",
+        "jinja2>=3",
+        "matplotlib",
         "numpy",
         "portalocker",
         "pycocotools>=2.0.2",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog
+from detectron2.structures import BoxMode
 
 from ..errors import UserError
 from .folders import is_local
@@ -63,7 +64,7 @@ def read_proposals(path: str) -> dict[str, Any]:
         raise UserError(f"proposal file {path} has no {' and no '.join(missing)}; {remedy}")
     if len({len(content[key]) for key in _KEYS}) > 1:
         raise UserError(f"proposal file {path} has lists of different lengths; {remedy}")
-    return content
+    return {"bbox_mode": BoxMode.XYXY_ABS, **content}
 
 
 def explain_proposals(name: str, path: str, images: Sequence[dict[str, Any]]) -> str | None:

@@ -173,7 +173,7 @@ def _detail(
     if verdict == "not measured":
         rows = dict.fromkeys(row for pair in decisive for row in (pair.above, pair.below))
         absent = [row for row in rows if claim.metric not in summaries.get(row, {})]
-        text = f"No {claim.metric} of {' and '.join(absent)} yet"
+        text = f"No {claim.metric} of {', '.join(absent)} yet"
         measured = len(pairs) - len(decisive)
         return f"{text}; {measured} of {len(pairs)} pairs of rows are measured."
     if verdict == "holds":

@@ -8,10 +8,8 @@ import dataclasses
 import io
 import json
 import os
-import pickle
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -21,6 +19,7 @@ from PIL import Image, ImageColor, ImageDraw
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
+from ..data.proposals import read_proposals
 from ..errors import UserError
 from ..visualization import PALETTE, draw_boxes, side_by_side
 from .figures import row_styles
@@ -145,31 +144,12 @@ def _read_boxes(folder: str, proposals: int, threshold: float) -> Mapping[int, _
             f"{folder} holds neither coco_instances_results.json nor box_proposals.pkl; evaluate "
             "the row first, with train_net.py --eval-only"
         )
-    with open(path, "rb") as file:
-        content = _ArrayUnpickler(file).load()
+    content = read_proposals(path)
     for image_id, boxes in zip(content["ids"], content["boxes"], strict=True):
         boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)[:proposals]
         boxes = BoxMode.convert(boxes, BoxMode(content["bbox_mode"]), BoxMode.XYXY_ABS)
         found[image_id] = boxes, np.full(len(boxes), _ANY)
     return found
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Loads plain containers and NumPy arrays; anything else could run code."""
-
-    _names = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"})
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] == "numpy" and name in self._names:
-            return super().find_class(module, name)
-        raise UserError(
-            f"{getattr(self._file, 'name', 'a file of proposals')} holds a {module}.{name}, but a "
-            "file of proposals has only arrays; evaluate the row again"
-        )
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file)
-        self._file = file
 
 
 def _found(

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..visualization import PALETTE
 from .claims import Summary, summarize
@@ -166,7 +166,7 @@ def _draw_sizes(table: Table, summaries: Mapping[str, Mapping[str, Summary]]) ->
     _legend_below(figure, axes)
     return Chart(
         f"{stem} by the size of objects",
-        "Filled: ours, with one standard deviation. Hatched: the paper's, of R-50 on COCO.",
+        "Filled: ours, with one standard deviation. Hatched: the paper's.",
         _to_svg(figure, "sizes", f"{stem} of small, medium and large objects, by row"),
     )
 
@@ -215,13 +215,16 @@ def _draw_losses(table: Table, results: Mapping[str, Any]) -> Chart | None:
     if not axes.lines:
         return None
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("iteration")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_ylabel("total loss")
     _legend_below(figure, axes)
     return Chart(
         "Training loss",
-        "Mean over the seeds, each value smoothed over 20 iterations; logarithmic.",
+        "Mean over the seeds, as Detectron2 logs it; the axis is logarithmic.",
         _to_svg(figure, "losses", "total training loss against the iteration, by row"),
     )
 

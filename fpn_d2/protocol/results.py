@@ -137,4 +137,4 @@ def _examples(reproduction: Reproduction, table: Table) -> list[Any]:
     check_names([dataset], "DATASETS.TEST")
     order = table.claims[0].order
     pairs = [(x, y) for x in order[0] for y in order[1] if x in folders and y in folders]
-    return find_examples(folders, dataset, pairs)
+    return find_examples(folders, dataset, pairs, table=table)

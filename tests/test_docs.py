@@ -1,0 +1,48 @@
+"""What the documentation tells a reader to write works as it is written."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fpn_d2 import load_config
+from fpn_d2.protocol import fill_in_results, load_tables
+
+
+@pytest.fixture
+def tables_page(repo: Path) -> str:
+    return (repo / "docs" / "tables.md").read_text(encoding="utf-8")
+
+
+def block_after(text: str, mark: str) -> str:
+    return re.search(rf"<!-- {re.escape(mark)} -->\n```yaml\n(.*?)```", text, re.DOTALL)[1]
+
+
+def test_the_row_of_ones_own_is_a_row(repo, tables_page, tmp_path):
+    configs = tmp_path / "configs"
+    shutil.copytree(repo / "configs", configs)
+    config = "quick/RPN/rpn_R_18_FPN_heads.yaml"
+    (configs / config).write_text(block_after(tables_page, f"config: {config}"))
+    content = yaml.safe_load((configs / "tables.yaml").read_text())
+    table = content["tables"]["1"]
+    table["rows"].update(yaml.safe_load(block_after(tables_page, "rows of table 1")))
+    table["claims"] += yaml.safe_load(block_after(tables_page, "claims of table 1"))
+    (configs / "tables.yaml").write_text(yaml.safe_dump(content))
+    tables = load_tables(configs / "tables.yaml")
+    row = tables.table("1").rows_at("quick")["c_heads"]
+    assert load_config(tables.config_file(row.configs["quick"])).MODEL.RPN.SHARED_HEAD is False
+
+
+def test_the_readmes_tables_are_those_of_the_results(repo):
+    text = (repo / "README.md").read_text(encoding="utf-8")
+    tables = load_tables(repo / "configs" / "tables.yaml")
+    assert fill_in_results(text, str(repo), tables) == text, "run tools/update_readme.py"
+
+
+def test_every_file_that_a_page_links_to_is_there(repo):
+    pages = [repo / "README.md", repo / "datasets" / "README.md", *(repo / "docs").glob("*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page}: {link}"
