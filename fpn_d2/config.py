@@ -45,6 +45,39 @@ def add_fpn_config(cfg: CfgNode) -> None:
     cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE = 224
     cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL = 4
 
+    # Mask proposals (Sec. 6, Appendix A); the choices that the paper leaves open are listed in
+    # modeling/mask_proposals/__init__.py.
+    cfg.MODEL.MASK_PROPOSAL = CfgNode()
+    cfg.MODEL.MASK_PROPOSAL.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
+    # The sides of the MLPs' inputs, in cells, and for each the scale of an object, max(width,
+    # height) in pixels of the network input, on each level.
+    cfg.MODEL.MASK_PROPOSAL.WINDOWS = [5, 7]
+    cfg.MODEL.MASK_PROPOSAL.SIZES = [
+        [32.0 * 2**i for i in range(5)],
+        [32.0 * 2 ** (i + 0.5) for i in range(5)],
+    ]
+    # The masks cover the object's scale and this share of it.
+    cfg.MODEL.MASK_PROPOSAL.PADDING = 0.25
+    cfg.MODEL.MASK_PROPOSAL.HIDDEN_DIM = 512
+    # 28 in the row "2x mask resolution".
+    cfg.MODEL.MASK_PROPOSAL.MASK_SIZE = 14
+    # A place is positive where the object's centre is within so many of its level's cells.
+    cfg.MODEL.MASK_PROPOSAL.CENTER_RADIUS = 1.0
+    # Objects beyond the first and the last scale belong to them; False: only objects within a
+    # quarter of an octave of a scale belong to it, for a network that sees an image pyramid.
+    cfg.MODEL.MASK_PROPOSAL.ASSIGN_EXTREMES = True
+    cfg.MODEL.MASK_PROPOSAL.BATCH_SIZE_PER_IMAGE = 128
+    cfg.MODEL.MASK_PROPOSAL.POSITIVE_FRACTION = 0.25
+    cfg.MODEL.MASK_PROPOSAL.MASK_LOSS_WEIGHT = 10.0
+    cfg.MODEL.MASK_PROPOSAL.TOPK_TEST = 1000
+    cfg.MODEL.MASK_PROPOSAL.MASK_THRESHOLD = 0.2
+    # The image pyramid of the baseline: factors of the network input's size. [1.0] is Sec. 6.
+    cfg.MODEL.MASK_PROPOSAL.TEST_SCALES = [1.0]
+    # Resize every training image so that one of its objects, drawn anew each time, has this scale
+    # in pixels (times 2^-0.25 to 2^0.25), instead of INPUT.MIN_SIZE_TRAIN; 0 is off. DeepMask's
+    # crops have their object at one scale, and so do the baseline's images.
+    cfg.INPUT.OBJECT_SCALE_TRAIN = 0.0
+
     # 4-step training (Sec. 5.2, Table 5): the configs of its RPN steps and of its Fast R-CNN
     # steps, relative to the file that names them; "" is for a config that is trained in one go.
     cfg.FOUR_STEP = CfgNode()

@@ -27,6 +27,8 @@ def check_config(cfg: CfgNode) -> None:
     _check_switches_act(cfg)
     _check_levels(cfg)
     _check_batch(cfg)
+    if cfg.MODEL.META_ARCHITECTURE == "MaskProposalNetwork":
+        _check_mask_proposals(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(
             f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch sees no CUDA device; use cpu"
@@ -40,7 +42,9 @@ def features_read(cfg: CfgNode) -> dict[str, list[str]]:
         ``{config key: names}``, empty for a meta-architecture that is not known here.
     """
     model, readers = cfg.MODEL, {}
-    if model.META_ARCHITECTURE == "RetinaNet":
+    if model.META_ARCHITECTURE == "MaskProposalNetwork":
+        readers["MODEL.MASK_PROPOSAL.IN_FEATURES"] = list(model.MASK_PROPOSAL.IN_FEATURES)
+    elif model.META_ARCHITECTURE == "RetinaNet":
         readers["MODEL.RETINANET.IN_FEATURES"] = list(model.RETINANET.IN_FEATURES)
     elif model.META_ARCHITECTURE in ("GeneralizedRCNN", "ProposalNetwork"):
         if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
@@ -139,6 +143,33 @@ def _check_levels(cfg: CfgNode) -> None:
                 f"{', '.join(levels)} of MODEL.{reader}.IN_FEATURES; give one list to each level, "
                 "or one for all"
             )
+
+
+def _check_mask_proposals(cfg: CfgNode) -> None:
+    prefix, keys = "MODEL.MASK_PROPOSAL", cfg.MODEL.MASK_PROPOSAL
+    levels = list(keys.IN_FEATURES)
+    if not keys.WINDOWS or any(window < 1 or window % 2 == 0 for window in keys.WINDOWS):
+        raise UserError(
+            f"{prefix}.WINDOWS is {keys.WINDOWS}; give odd sides in cells, such as [5, 7]"
+        )
+    if [len(sizes) for sizes in keys.SIZES] != [len(levels)] * len(keys.WINDOWS):
+        raise UserError(
+            f"{prefix}.SIZES must have a list for each of the {len(keys.WINDOWS)} WINDOWS, with a "
+            f"scale in pixels for each of the {len(levels)} levels {', '.join(levels)}"
+        )
+    if any(size <= 0 for sizes in keys.SIZES for size in sizes):
+        raise UserError(f"{prefix}.SIZES has a scale that is not above 0; give pixels")
+    if not keys.TEST_SCALES or any(scale <= 0 for scale in keys.TEST_SCALES):
+        raise UserError(
+            f"{prefix}.TEST_SCALES is {keys.TEST_SCALES}; give factors above 0, [1.0] for none"
+        )
+    for name in ("MASK_SIZE", "HIDDEN_DIM", "BATCH_SIZE_PER_IMAGE", "TOPK_TEST"):
+        if keys[name] < 1:
+            raise UserError(f"{prefix}.{name} is {keys[name]}; give 1 or more")
+    if not cfg.MODEL.MASK_ON:
+        raise UserError(
+            "MODEL.MASK_ON is False, so that no masks are loaded; a MaskProposalNetwork needs them"
+        )
 
 
 def _anchor_lists(cfg: CfgNode) -> Iterator[tuple[str, list]]:

@@ -8,6 +8,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.structures import BitMasks
 from detectron2.utils.events import EventStorage
 
 from fpn_d2 import load_config
@@ -16,6 +17,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TASKS = {"RPN": "rpn", "Fast-RCNN": "fast_rcnn", "Faster-RCNN": "faster_rcnn"}
 TASKS["RetinaNet"] = "retinanet"
 TASKS["Feature-Sharing"] = "faster_rcnn"
+TASKS["Mask-Proposals"] = "mask_proposals"
 FPN_STAGES = ["res2", "res3", "res4", "res5"]
 ONE_LEVEL = [[32, 64, 128, 256, 512]]  # Sec. 5.1.1: all scales on the level that is alone
 PER_LEVEL = [[32], [64], [128], [256], [512]]  # Sec. 4.1
@@ -113,7 +115,7 @@ FPN = {
 MODELS = {
     "C4": {
         **plain_resnet("res4"),
-        "MODEL.ROI_HEADS.NAME": "Res5ROIHeads",
+        "MODEL.ROI_HEADS.NAME": "C4ROIHeads",
         "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 14,
     },
     "C5": {**plain_resnet("res5"), **TWO_FC},
@@ -183,6 +185,56 @@ for depth, backbone in (("50", {}), ("101", R_101)):
             "FOUR_STEP.FAST_RCNN": f"../Fast-RCNN/fast_rcnn_R_{depth}_FPN.yaml",
             "FOUR_STEP.SHARED": shared,
         }
+# Sec. 6 and Appendix A, Table 6
+MASKS = {
+    **FPN,
+    "MODEL.META_ARCHITECTURE": "MaskProposalNetwork",
+    "MODEL.PROPOSAL_GENERATOR.NAME": "MaskProposalGenerator",
+    "MODEL.FPN.OUT_CHANNELS": 128,
+    "MODEL.MASK_ON": True,
+    "MODEL.MASK_PROPOSAL.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
+    "MODEL.MASK_PROPOSAL.PADDING": 0.25,
+    "MODEL.MASK_PROPOSAL.HIDDEN_DIM": 512,
+    "MODEL.MASK_PROPOSAL.MASK_SIZE": 14,
+    "MODEL.MASK_PROPOSAL.BATCH_SIZE_PER_IMAGE": 128,
+    "MODEL.MASK_PROPOSAL.POSITIVE_FRACTION": 0.25,  # 1:3
+    "MODEL.MASK_PROPOSAL.MASK_LOSS_WEIGHT": 10.0,
+    "MODEL.MASK_PROPOSAL.TOPK_TEST": 1000,
+    "MODEL.MASK_PROPOSAL.TEST_SCALES": [1.0],
+    "DATASETS.TRAIN": ("coco_2014_train",),
+    "DATASETS.TEST": ("coco_2014_val_first5k",),
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.BASE_LR": 0.03,
+    "SOLVER.STEPS": (60000,),
+    "SOLVER.MAX_ITER": 80000,
+}
+FIVE, SEVEN = [32, 64, 128, 256, 512], [32 * 2 ** (i + 0.5) for i in range(5)]
+WINDOWS = {
+    "5x5": {"WINDOWS": [5], "SIZES": [FIVE]},
+    "7x7": {"WINDOWS": [7], "SIZES": [SEVEN]},
+    "dual": {"WINDOWS": [5, 7], "SIZES": [FIVE, SEVEN]},
+    "dual_28": {"WINDOWS": [5, 7], "SIZES": [FIVE, SEVEN], "MASK_SIZE": 28},
+}
+for name, keys in WINDOWS.items():
+    own = {f"MODEL.MASK_PROPOSAL.{key}": value for key, value in keys.items()}
+    PAPER[f"Mask-Proposals/mask_R_50_{name}"] = MASKS | own
+PAPER["Mask-Proposals/mask_R_50_dual_28_2x"] = {
+    **PAPER["Mask-Proposals/mask_R_50_dual_28"],
+    "SOLVER.STEPS": (120000,),
+    "SOLVER.MAX_ITER": 160000,
+}
+PAPER["Mask-Proposals/mask_R_50_image_pyramid"] = {
+    **MASKS,
+    "MODEL.RESNETS.OUT_FEATURES": ["res4"],
+    "MODEL.FPN.IN_FEATURES": ["res4"],
+    "MODEL.FPN.TOP_BLOCK": "",
+    "MODEL.MASK_PROPOSAL.IN_FEATURES": ["p4"],  # stride 16
+    "MODEL.MASK_PROPOSAL.WINDOWS": [5],
+    "MODEL.MASK_PROPOSAL.SIZES": [[128]],  # with 25 % around: 160 px
+    "MODEL.MASK_PROPOSAL.ASSIGN_EXTREMES": False,
+    "MODEL.MASK_PROPOSAL.TEST_SCALES": [2 ** (i / 2) for i in range(-5, 2)],
+    "INPUT.OBJECT_SCALE_TRAIN": 128.0,
+}
 QUICK = {
     f"quick/{row}".replace("R_50", "R_18"): row for row in PAPER if "R_101" not in row
 }  # and the row that it mirrors
@@ -202,6 +254,7 @@ LAPTOP = {
     "MODEL.ROI_BOX_HEAD.FC_DIM": 256,
     "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE": 100,
     "MODEL.RETINANET.NUM_CLASSES": 5,
+    "MODEL.MASK_PROPOSAL.HIDDEN_DIM": 256,
     "DATASETS.TRAIN": ("shapes_train",),
     "DATASETS.TEST": ("shapes_val",),
     "INPUT.MIN_SIZE_TRAIN": (320,),
@@ -262,6 +315,9 @@ def test_a_row_is_one_or_two_lines_over_its_mixins(row):
         assert (path.parent / bases).is_file()
         return
     assert all((path.parent / base).is_file() for base in bases)
+    if "Mask-Proposals" in row:
+        assert bases[0].endswith("models/FPN.yaml")
+        return
     axes = [str((path.parent / base).resolve().relative_to(CONFIGS)) for base in bases]
     # the axis that inherits the common base comes first, or it would reset the others
     assert axes[0] == f"models/{re.sub('.*_R_[0-9]+_', '', row)}.yaml"
@@ -271,7 +327,7 @@ def test_a_row_is_one_or_two_lines_over_its_mixins(row):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("models/*.yaml")), ids=lambda p: p.stem)
 def test_a_model_inherits_the_common_base_and_a_mixin_nothing(path):
-    mixins = {"R_101", "roi_align"}
+    mixins = {"R_101", "roi_align", "image_pyramid"}
     assert mixins | set(MODELS) == {p.stem for p in CONFIGS.glob("models/*.yaml")}
     chain = [path]
     while "_BASE_" in (content := yaml.safe_load(chain[-1].read_text())):
@@ -300,6 +356,8 @@ def test_a_row_has_the_papers_values(row):
     got = {key: merged[key] for key in expected}
     sizes = "MODEL.ANCHOR_GENERATOR.SIZES"
     got[sizes] = [pytest.approx(level) for level in got[sizes]]
+    sizes = "MODEL.MASK_PROPOSAL.SIZES"
+    got |= {sizes: [pytest.approx(level) for level in got[sizes]]} if sizes in got else {}
     assert got == expected
 
 
@@ -368,6 +426,13 @@ def test_every_trainable_weight_of_a_row_gets_a_gradient(make_input, row):
         if name.endswith("conv3.norm"):  # a frozen norm without its statistics lets R-50 explode
             norm.weight.data.mul_(0.1)
     inputs = [make_input(64, 64, [[2, 3, 50, 60], [10, 10, 20, 22]]), make_input(50, 62, [], 1)]
+    if cfg.MODEL.MASK_ON:
+        # an object for each scale, so that every window has positives
+        sides = [min(64, 30 * 2 ** (i / 2)) for i in range(4)]
+        inputs[0] = make_input(64, 64, [[0, 0, side, side] for side in sides])
+        for image in inputs:
+            masks = torch.ones(len(image["instances"]), *image["instances"].image_size)
+            image["instances"].gt_masks = BitMasks(masks.bool())
     with EventStorage():
         losses = model(inputs)
     assert all(torch.isfinite(loss) for loss in losses.values()), losses

@@ -2,6 +2,7 @@
 
 from .build import build_test_loader, build_train_loader, load_train_dataset
 from .checks import check_names, check_settings
+from .first_images import register_first_images
 from .folders import datasets_root, register_coco_folders
 from .shapes import ShapesSpec, generate_shapes, register_shapes
 
@@ -15,8 +16,10 @@ __all__ = [
     "generate_shapes",
     "load_train_dataset",
     "register_coco_folders",
+    "register_first_images",
     "register_shapes",
 ]
 
 register_shapes(datasets_root())
 register_coco_folders(datasets_root())
+register_first_images("coco_2014_val_first5k", of="coco_2014_val", count=5000)  # Table 6

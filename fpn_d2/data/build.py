@@ -16,11 +16,13 @@ from .checks import (
     check_boxes,
     check_classes,
     check_files,
+    check_masks,
     check_names,
     check_proposal_files,
     check_settings,
 )
 from .diagnosis import explain_failure
+from .object_scale import ObjectScaleMapper
 from .proposals import check_proposals
 
 __all__ = ["build_test_loader", "build_train_loader", "load_train_dataset"]
@@ -44,7 +46,8 @@ def build_train_loader(cfg: CfgNode) -> Any:
     dataset = load_train_dataset(cfg)
     for name in cfg.DATASETS.TEST:
         _load_test(cfg, name)
-    return build_detection_train_loader(cfg, dataset=dataset)
+    mapper = ObjectScaleMapper(cfg) if cfg.INPUT.OBJECT_SCALE_TRAIN else None  # Detectron2's own
+    return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
 
 
 def load_train_dataset(cfg: CfgNode) -> Any:
@@ -121,6 +124,8 @@ def _load(cfg: CfgNode, names: list[str], **options: Any) -> Any:
     if isinstance(dataset, list):
         check_files(names, dataset)
         check_boxes(names, dataset)
+        if cfg.MODEL.MASK_ON:
+            check_masks(names, dataset)
         if options["proposal_files"]:
             check_proposals(names, options["proposal_files"], dataset)
     return dataset

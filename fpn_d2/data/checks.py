@@ -18,6 +18,7 @@ __all__ = [
     "check_boxes",
     "check_classes",
     "check_files",
+    "check_masks",
     "check_names",
     "check_proposal_files",
     "check_settings",
@@ -172,6 +173,27 @@ def _are_boxes(boxes: list[Any]) -> bool:
     except ValueError:
         return False
     return array.dtype.kind in "iuf" and array.shape[1:] == (4,) and bool(np.isfinite(array).all())
+
+
+def check_masks(names: Sequence[str], records: Sequence[dict[str, Any]]) -> None:
+    """Check that every annotation has a mask; crowd regions need none.
+
+    Args:
+        names: the data sets.
+        records: their images in Detectron2's format.
+
+    Raises:
+        UserError: naming the image and the annotation that has none.
+    """
+    for record in records:
+        for number, annotation in enumerate(record.get("annotations", ()), start=1):
+            if not annotation.get("segmentation") and not annotation.get("iscrowd", 0):
+                box = [round(float(value), 1) for value in annotation["bbox"]]
+                raise UserError(
+                    f"annotation {number} of image {record['file_name']} ({', '.join(names)}, bbox "
+                    f"{box}) has no segmentation, which MODEL.MASK_ON needs: add polygons or an "
+                    "RLE, or train a model of boxes"
+                )
 
 
 def check_classes(cfg: CfgNode, names: Sequence[str]) -> None:

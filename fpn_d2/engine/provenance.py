@@ -47,23 +47,25 @@ def describe_versions() -> dict[str, str]:
     }
 
 
-def git_commit() -> str:
-    """The commit of this package's repository, with ``+`` behind it where files have changed.
+def git_commit(folder: str | os.PathLike = Path(__file__).parent) -> str:
+    """The commit of a folder's repository, with ``+`` behind it where files have changed.
+
+    Args:
+        folder: in the repository; by default this package's.
 
     Returns:
         the short hash; ``"unknown"`` where there is no repository or no git.
     """
-    root = Path(__file__).resolve().parents[2]
     try:
-        commit = _git(root, "rev-parse", "--short", "HEAD")
-        return commit + ("+" if _git(root, "status", "--porcelain", "-uno") else "")
+        commit = _git(folder, "rev-parse", "--short", "HEAD")
+        return commit + ("+" if _git(folder, "status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-def _git(root: Path, *words: str) -> str:
+def _git(folder: str | os.PathLike, *words: str) -> str:
     return subprocess.run(
-        ["git", "-C", str(root), *words], check=True, capture_output=True, text=True
+        ["git", "-C", os.fspath(folder), *words], check=True, capture_output=True, text=True
     ).stdout.strip()
 
 

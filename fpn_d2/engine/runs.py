@@ -201,7 +201,8 @@ class Runner:
             "iterations": cfg.SOLVER.MAX_ITER,
             "results": results,
             "losses": _losses(steps),
-            "commit": git_commit(),
+            # the program's, which need not be where this package is imported from
+            "commit": git_commit(os.path.dirname(os.path.abspath(self.program))),
             "machine": describe_machine(),
             "versions": describe_versions(),
         }

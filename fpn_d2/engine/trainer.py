@@ -101,6 +101,5 @@ class Trainer(DefaultTrainer):
         Detectron2's train_net uses one folder for all, so that the proposals of the training set
         and those of the validation set overwrite each other.
         """
-        return ResultsWritingCOCOEvaluator(
-            dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        )
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return ResultsWritingCOCOEvaluator(dataset_name, output_dir=folder)

@@ -1,12 +1,13 @@
-"""Fast R-CNN's heads on the pyramid (Sec. 4.2)."""
+"""Fast R-CNN's heads on the pyramid (Sec. 4.2), and on the baseline's C4 (Sec. 5.2.1)."""
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
+from detectron2.modeling.roi_heads import Res5ROIHeads
 
 from .roi_pooler import FPNROIPooler
 
-__all__ = ["FPNROIHeads"]
+__all__ = ["C4ROIHeads", "FPNROIHeads"]
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -17,13 +18,29 @@ class FPNROIHeads(StandardROIHeads):
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         """See :meth:`StandardROIHeads._init_box_head`; the pooler is a :class:`FPNROIPooler`."""
         arguments = super()._init_box_head(cfg, input_shape)
-        box = cfg.MODEL.ROI_BOX_HEAD
-        arguments["box_pooler"] = FPNROIPooler(
-            output_size=box.POOLER_RESOLUTION,
-            scales=[1.0 / input_shape[name].stride for name in cfg.MODEL.ROI_HEADS.IN_FEATURES],
-            sampling_ratio=box.POOLER_SAMPLING_RATIO,
-            pooler_type=box.POOLER_TYPE,
-            canonical_box_size=box.POOLER_CANONICAL_SIZE,
-            canonical_level=box.POOLER_CANONICAL_LEVEL,
-        )
+        arguments["box_pooler"] = _build_pooler(cfg, input_shape)
         return arguments
+
+
+@ROI_HEADS_REGISTRY.register()
+class C4ROIHeads(Res5ROIHeads):
+    """Detectron2's :class:`Res5ROIHeads`, whose RoI pooling works in bfloat16 training too."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """See :meth:`Res5ROIHeads.from_config`; the pooler is a :class:`FPNROIPooler`."""
+        arguments = super().from_config(cfg, input_shape)
+        arguments["pooler"] = _build_pooler(cfg, input_shape)
+        return arguments
+
+
+def _build_pooler(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> FPNROIPooler:
+    box = cfg.MODEL.ROI_BOX_HEAD
+    return FPNROIPooler(
+        output_size=box.POOLER_RESOLUTION,
+        scales=[1.0 / input_shape[name].stride for name in cfg.MODEL.ROI_HEADS.IN_FEATURES],
+        sampling_ratio=box.POOLER_SAMPLING_RATIO,
+        pooler_type=box.POOLER_TYPE,
+        canonical_box_size=box.POOLER_CANONICAL_SIZE,
+        canonical_level=box.POOLER_CANONICAL_LEVEL,
+    )

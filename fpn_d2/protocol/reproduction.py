@@ -106,6 +106,13 @@ class Reproduction:
             trainable = Run(trainable.config, trainable.folder, trainable.opts)
         return trainable.result()
 
+    def timing(self, table: Table, row: Row) -> dict[str, float | None]:
+        """The running time of a row that is trained and timed too, where it has been."""
+        if table.kind == "timing" or "seconds" not in table.metrics:
+            return {}
+        result = Run("", self.timing_folder(row)).result()
+        return {} if result is None else self._short_names(result)
+
     def command(self, row: Row, seed: int) -> str:
         """The line that trains a row without this package's protocol, its proposals given."""
         trainable = self.trainable(row, seed)
@@ -161,15 +168,19 @@ class Reproduction:
             row: the row.
             result: what :meth:`train_row` returned.
         """
+        metrics = self._short_names(result)
+        if "anchors" in table.metrics:
+            metrics["anchors"] = count_anchors(self._config(row.configs[self.scale]))
+        return metrics
+
+    def _short_names(self, result: dict[str, Any]) -> dict[str, float | None]:
         results = next(iter(result["results"].values()))
         metrics = {}
         for name, place in self.tables.metrics.items():
             task, _, key = place.partition("/")
             if key in results.get(task, {}):
                 value = results[task][key]
-                metrics[name] = None if value is None else round(value, 3)
-        if "anchors" in table.metrics:
-            metrics["anchors"] = count_anchors(self._config(row.configs[self.scale]))
+                metrics[name] = None if value is None else round(value, 4)
         return metrics
 
     def _config(self, config: str) -> str:

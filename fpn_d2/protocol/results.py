@@ -45,12 +45,13 @@ def collect(reproduction: Reproduction, table: Table, path: str) -> dict[str, An
     rows = []
     for name, row in table.rows_at(reproduction.scale).items():
         seeds = known.get(name, {})
+        timing = reproduction.timing(table, row)
         for seed, result in reproduction.results(table, row).items():
             seeds[seed] = {
                 "seed": seed,
                 "seconds": result["seconds"],
                 "iterations": result["iterations"],
-                "metrics": reproduction.metrics(table, row, result),
+                "metrics": reproduction.metrics(table, row, result) | timing,
                 "losses": result["losses"],
                 **{key: result[key] for key in _PROVENANCE},
             }

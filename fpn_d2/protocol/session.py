@@ -111,6 +111,9 @@ def reproduce(
         shown = ", ".join(f"{key} {metrics.get(key)}" for key in table.metrics)
         progress.say(f"{title}: {shown} in {seconds:.0f} s")
         _report(reproduction, table, output, progress, quiet=True)
+    if "seconds" in table.metrics and not busy:
+        # side by side, hence after the last training
+        time_rows(reproduction, table, picked, progress.say)
     if busy:
         progress.say(f"{len(busy)} rows are trained elsewhere; call again when they are done")
     return _report(reproduction, table, output, progress)

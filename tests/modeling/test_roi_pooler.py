@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_roi_heads
+from detectron2.modeling import build_model, build_roi_heads
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from detectron2.structures import Boxes
+from detectron2.utils.events import EventStorage
 
 from fpn_d2.modeling import FPNROIHeads, FPNROIPooler, levels_of_boxes
 
@@ -207,3 +208,14 @@ def test_the_heads_pooler_is_detectron2s_but_for_eq_1(row_config):
     assert str(ours.level_poolers) == str(stock.level_poolers)
     assert (ours.canonical_box_size, ours.canonical_level) == (224, 4)
     assert (ours.min_level, ours.max_level) == (stock.min_level, stock.max_level) == (2, 5)
+
+
+@pytest.mark.parametrize("row", ["C4", "C5", "FPN", "P2"])
+def test_every_row_pools_in_bfloat16_training(row_config, make_input, row):
+    # Table 2's rows pool by RoI pooling, whose kernel knows no bfloat16
+    model = build_model(row_config(f"quick/Fast-RCNN/fast_rcnn_R_18_{row}").clone()).train()
+    inputs = [make_input(64, 96, [[2, 3, 50, 60], [10, 10, 20, 22]])]
+    with EventStorage(), torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model(inputs)
+        sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
