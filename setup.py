@@ -47,6 +47,7 @@ setup(
         "numpy",
         "portalocker",
         "pycocotools>=2.0.2",
+        "safetensors>=0.4",
         "tqdm>4.29.0",
     ],
     extras_require={"dev": ["pytest>=8", "ruff==0.17.5"]},

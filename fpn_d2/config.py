@@ -79,7 +79,7 @@ def add_fpn_config(cfg: CfgNode) -> None:
     cfg.INPUT.OBJECT_SCALE_TRAIN = 0.0
 
     # 4-step training (Sec. 5.2, Table 5): the configs of its RPN steps and of its Fast R-CNN
-    # steps, relative to the file that names them; "" is for a config that is trained in one go.
+    # steps, relative to the config that is trained; "" is for a config that is trained in one go.
     cfg.FOUR_STEP = CfgNode()
     cfg.FOUR_STEP.RPN = ""
     cfg.FOUR_STEP.FAST_RCNN = ""

@@ -35,8 +35,9 @@ def main() -> None:
     for i, seconds in enumerate(result["steps"], start=1):
         print(f"step {i}: {seconds:.0f} s of training")
     for dataset, metrics in result["results"].items():
-        numbers = ", ".join(f"{key} {metrics['bbox'][key]:.1f}" for key in ("AP", "AP50"))
-        print(f"{dataset}: {numbers}")
+        for key in ("AP", "AP50"):
+            value = metrics["bbox"][key]
+            print(f"{dataset}: {key} {'none' if value is None else f'{value:.1f}'}")
     # where features are not shared there are two networks, in the folders of steps 1 and 2
     print(training.weights if training.configs()[2] else folder)
 

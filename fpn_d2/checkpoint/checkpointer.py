@@ -1,13 +1,13 @@
 """Detectron2's checkpointer, with a word where it would load too little in silence."""
 
 import os
-import pickle
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import UserError
 from ..files import replace_file
+from .safe_load import read_pickle, read_safetensors, read_torch
 
 __all__ = ["FPNCheckpointer"]
 
@@ -67,15 +67,36 @@ class FPNCheckpointer(DetectionCheckpointer):
         return path
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        """See :meth:`DetectionCheckpointer._load_file`."""
-        try:
-            return super()._load_file(filename)
-        except (pickle.UnpicklingError, EOFError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        """See :meth:`DetectionCheckpointer._load_file`; takes ``.safetensors`` too.
+
+        The forms that Detectron2 would unpickle are read by :mod:`fpn_d2.checkpoint.safe_load`.
+        """
+        if filename.endswith(".safetensors"):
+            return {"model": read_safetensors(filename)}
+        if filename.endswith(".pyth"):  # pycls
+            content = read_torch(filename)
+            if not isinstance(content, dict) or "model_state" not in content:
+                raise UserError(f"{self._path} is no checkpoint of pycls: it has no model_state")
+            model = content["model_state"]
+            model = {k: v for k, v in model.items() if not k.endswith("num_batches_tracked")}
+            return {"model": model, "__author__": "pycls", "matching_heuristics": True}
+        if filename.endswith(".pkl"):
+            content = read_pickle(filename)
+            if "model" in content and "__author__" in content:
+                return content  # Detectron2's zoo
+            blobs = content.get("blobs", content)  # Caffe2's: a detector's, or ImageNet's
+            model = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
+            return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+        return super()._load_file(filename)
+
+    def _torch_load(self, f: str) -> Any:
+        content = read_torch(f)
+        if not isinstance(content, dict):
             raise UserError(
-                f"{self._path} is not a checkpoint that can be read ({reason}); copy or download "
-                "it again, or set MODEL.WEIGHTS to another"
-            ) from error
+                f"{self._path} holds a {type(content).__name__} and no weights by name; set "
+                "MODEL.WEIGHTS to a checkpoint"
+            )
+        return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)

@@ -5,7 +5,6 @@ COCOEvaluator writes for an RPN; :func:`detectron2.data.build.load_proposals_int
 """
 
 import os
-import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,25 +13,13 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 
 from ..errors import UserError
+from ..pickles import load_arrays
 from .folders import is_local
 
 __all__ = ["check_proposals", "explain_proposals", "read_proposals"]
 
 _KEYS = ("ids", "boxes", "objectness_logits")
 _FIRST_NAMES = {"indexes": "ids", "scores": "objectness_logits"}  # in the first Detectron's files
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Loads plain containers and NumPy arrays; anything else could run code."""
-
-    _NAMES = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"})
-
-    def find_class(self, module: str, name: str) -> Any:
-        # Pickles of protocol 2 have an array's bytes as text, which _codecs.encode turns back.
-        is_array = module.split(".")[0] == "numpy" and name in self._NAMES
-        if is_array or (module, name) == ("_codecs", "encode"):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it holds a {module}.{name}, and only arrays belong there")
 
 
 def read_proposals(path: str) -> dict[str, Any]:
@@ -48,15 +35,7 @@ def read_proposals(path: str) -> dict[str, Any]:
         UserError: where it is empty or something else.
     """
     remedy = "write it again by evaluating an RPN on the data set"
-    try:
-        with open(path, "rb") as file:
-            content = _ArrayUnpickler(file, encoding="latin1").load()
-    except EOFError as error:
-        what = "is empty" if os.path.getsize(path) == 0 else "ends too early"
-        raise UserError(f"proposal file {path} {what}; {remedy}") from error
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"proposal file {path} cannot be read ({reason}); {remedy}") from error
+    content = load_arrays(path, "proposal file", remedy)
     if isinstance(content, dict):
         content = {_FIRST_NAMES.get(key, key): value for key, value in content.items()}
     missing = [key for key in _KEYS if not isinstance(content, dict) or key not in content]

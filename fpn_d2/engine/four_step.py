@@ -11,6 +11,7 @@ here. Step 3's RPN head starts from random weights, step 4's box head from step 
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -90,10 +91,6 @@ class FourStep:
             UserError: where a step fails.
         """
         shared = self.configs()[2]
-        done_before = Run(self.config, self.folder, self.opts).result()
-        if done_before is not None:
-            return done_before
-        os.makedirs(self.folder, exist_ok=True)
         runs = [*self.separate_runs(), *(self.shared_runs() if shared else ())]
         done = []
         for i, run in enumerate(runs):
@@ -101,19 +98,32 @@ class FourStep:
             if i % 2 == 0:  # an RPN, whose proposals the next step reads
                 for dataset in run.load_config().DATASETS.TRAIN:
                     self.runner.write_proposals(run, dataset)
-        last = done[-1]
-        if shared:
-            self._join(runs)
-            last = {**last, "config": self.config, "results": self._evaluate()}
-        seconds = [result["seconds"] for result in done]
-        result = {
-            **last,
-            "seconds": round(sum(seconds), 1),
-            "iterations": sum(result["iterations"] for result in done),
-            "steps": seconds,
-        }
-        write_json(os.path.join(self.folder, "run.json"), result)
+        with self.runner.locked(self.folder):
+            result = Run(self.config, self.folder, self.opts).result()
+            if result is None:
+                if shared:
+                    self._join(runs)
+                    done.append({**done[-1], "results": self._evaluate()})
+                result = self._result(done[: len(runs)], done[-1])
+                write_json(os.path.join(self.folder, "run.json"), result)
         return result
+
+    def command(self) -> str:
+        """The line that trains the same."""
+        words = ["--config-file", self.config, *self.opts]
+        return shlex.join(["python", "tools/train_four_step.py", *words])
+
+    def _result(self, steps: list[dict[str, Any]], last: dict[str, Any]) -> dict[str, Any]:
+        seconds = [step["seconds"] for step in steps]
+        return {
+            **last,
+            "config": self.config,
+            "command": self.command(),
+            "seconds": round(sum(seconds), 1),
+            "iterations": sum(step["iterations"] for step in steps),
+            "steps": seconds,
+            "losses": {},  # each step has its own
+        }
 
     def _folder(self, name: str, config: str) -> str:
         return self.folder_of(config) if self.folder_of else os.path.join(self.folder, name)

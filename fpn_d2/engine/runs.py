@@ -107,17 +107,16 @@ class Runner:
             BusyError: where another process trains this run.
             UserError: where the folder belongs to other settings, or the training failed.
         """
-        with self._locked(run) as lock:
+        cfg = run.load_config()
+        with self.locked(run.folder) as lock:
+            check_settings_file(run, cfg)
             result = run.result()
             if result is None:
-                cfg = run.load_config()
-                check_settings_file(run, cfg)
                 self.call(run, ["--resume"], [], lock)
                 result = self._collect(run, cfg)
+                _remove_checkpoints_between(run)
                 write_json(os.path.join(run.folder, "run.json"), result)
-            # Those in between have served their purpose, and take 100 MB each.
-            for path in glob.glob(os.path.join(glob.escape(run.folder), "model_[0-9]*.pth")):
-                os.remove(path)
+            _remove_checkpoints_between(run)
         return result
 
     def write_proposals(self, run: Run, dataset: str) -> str:
@@ -135,7 +134,7 @@ class Runner:
             UserError: where the evaluation failed.
         """
         folder = run.inference_folder(dataset)
-        with self._locked(run) as lock:
+        with self.locked(run.folder) as lock:
             # An evaluation writes its results after the proposals.
             if not os.path.isfile(os.path.join(folder, "results.json")):
                 opts = ["MODEL.WEIGHTS", run.weights, "DATASETS.TEST", f"('{dataset}',)"]
@@ -172,15 +171,20 @@ class Runner:
             raise UserError(_failure(run, process.returncode, output, start))
 
     @contextlib.contextmanager
-    def _locked(self, run: Run) -> Iterator[Any]:
-        os.makedirs(run.folder, exist_ok=True)
-        path = os.path.join(run.folder, ".lock")
+    def locked(self, folder: str) -> Iterator[Any]:
+        """Hold a run's folder, which is made where it is missing; yields the lock's file.
+
+        Raises:
+            BusyError: where another process holds it.
+        """
+        os.makedirs(folder, exist_ok=True)
+        path = os.path.join(folder, ".lock")
         try:
             with portalocker.Lock(path, timeout=_LOCK_SECONDS) as lock:
                 yield lock
         except portalocker.LockException as error:
             raise BusyError(
-                f"{run.folder} is being trained by another process; wait until it is done"
+                f"{folder} is being trained by another process; wait until it is done"
             ) from error
 
     def _collect(self, run: Run, cfg: CfgNode) -> dict[str, Any]:
@@ -228,10 +232,12 @@ def check_settings_file(run: Run, cfg: CfgNode) -> None:
         UserError: where it was begun with others.
     """
     path = os.path.join(run.folder, "settings.json")
-    settings = {key: str(value) for key, value in _flat(cfg) if key not in _FREE_KEYS}
+    settings = {key: _setting(key, value) for key, value in _flat(cfg) if key not in _FREE_KEYS}
+    begun = ("last_checkpoint", "run.json")
+    if not any(os.path.isfile(os.path.join(run.folder, name)) for name in begun):
+        write_json(path, settings)  # nothing is lost of one that was refused or cut at its start
     if not os.path.isfile(path):
-        write_json(path, settings)
-        return
+        return  # somebody's training by train_net.py, which --resume takes as it is
     found = read_json(path)
     other = [key for key in settings if found.get(key, settings[key]) != settings[key]]
     if other:
@@ -240,6 +246,21 @@ def check_settings_file(run: Run, cfg: CfgNode) -> None:
             f"{settings[other[0]]} now; {len(other)} in all): delete it, or train into another "
             "folder"
         )
+
+
+def _remove_checkpoints_between(run: Run) -> None:
+    """Remove what only a resumption needed; 100 MB each."""
+    for path in glob.glob(os.path.join(glob.escape(run.folder), "model_[0-9]*.pth")):
+        os.remove(path)
+
+
+def _setting(key: str, value: Any) -> str:
+    """A value as it is compared: paths may be written in several ways."""
+    if key == "MODEL.WEIGHTS" and value:
+        return os.path.normpath(value)
+    if key.startswith("DATASETS.PROPOSAL_FILES"):
+        return str([os.path.normpath(path) for path in value])
+    return str(value)
 
 
 def _flat(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:

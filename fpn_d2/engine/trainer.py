@@ -15,7 +15,7 @@ from torch import nn
 from ..checkpoint import FPNCheckpointer
 from ..data import build_test_loader, build_train_loader
 from ..errors import UserError
-from ..evaluation import ResultsWritingCOCOEvaluator
+from ..evaluation import MaskRecallEvaluator, ResultsWritingCOCOEvaluator
 from .autocast import CPUAutocastTrainer, cpu_has_bfloat16
 
 __all__ = ["Trainer"]
@@ -102,4 +102,6 @@ class Trainer(DefaultTrainer):
         and those of the validation set overwrite each other.
         """
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        if cfg.MODEL.META_ARCHITECTURE == "MaskProposalNetwork":
+            return MaskRecallEvaluator(dataset_name, output_dir=folder)
         return ResultsWritingCOCOEvaluator(dataset_name, output_dir=folder)

@@ -1,5 +1,6 @@
-"""Evaluation: COCO's metrics, kept beside the predictions they are of."""
+"""Evaluation: COCO's metrics, kept beside the predictions they are of, and the recall of masks."""
 
 from .coco_evaluation import ResultsWritingCOCOEvaluator
+from .mask_recall import MaskRecallEvaluator
 
-__all__ = ["ResultsWritingCOCOEvaluator"]
+__all__ = ["MaskRecallEvaluator", "ResultsWritingCOCOEvaluator"]

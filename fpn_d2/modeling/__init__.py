@@ -1,8 +1,7 @@
 """What the paper draws: the neck, the RPN head, Eq. 1 and the RoI heads, all registered."""
 
 from .fpn import FeaturePyramid, build_fpn_backbone
-
-# TEMP from .mask_proposals import MaskProposalGenerator, MaskProposalHead, MaskProposalNetwork
+from .mask_proposals import MaskProposalGenerator, MaskProposalHead, MaskProposalNetwork
 from .regnet import build_regnet_backbone
 from .roi_heads import C4ROIHeads, FPNROIHeads
 from .roi_pooler import FPNROIPooler, levels_of_boxes
@@ -15,9 +14,9 @@ __all__ = [
     "FPNROIPooler",
     "FPNRPNHead",
     "FeaturePyramid",
-    # TEMP "MaskProposalGenerator",
-    # TEMP "MaskProposalHead",
-    # TEMP "MaskProposalNetwork",
+    "MaskProposalGenerator",
+    "MaskProposalHead",
+    "MaskProposalNetwork",
     "PerLevelRPNHead",
     "build_fpn_backbone",
     "build_regnet_backbone",

@@ -8,10 +8,11 @@ A run belongs to its config, not to a table, so that tables share what they have
 """
 
 import dataclasses
+import functools
+import hashlib
 import logging
 import os
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from detectron2.modeling.anchor_generator import build_anchor_generator
 
 from ..config import load_config
 from ..data import check_names
-from ..engine import FourStep, Run, Runner, proposal_opts
+from ..engine import BusyError, FourStep, Run, Runner, proposal_opts
 from ..engine.pretraining import pretrain_backbone
 from ..errors import UserError
 from .tables import Row, Table, Tables
@@ -115,11 +116,7 @@ class Reproduction:
 
     def command(self, row: Row, seed: int) -> str:
         """The line that trains a row without this package's protocol, its proposals given."""
-        trainable = self.trainable(row, seed)
-        if isinstance(trainable, FourStep):
-            words = ["--config-file", trainable.config, *trainable.opts]
-            return shlex.join(["python", "tools/train_four_step.py", *words])
-        return trainable.command()
+        return self.trainable(row, seed).command()
 
     def inference_folder(self, row: Row, seed: int, dataset: str) -> str:
         """Where a finished row's predictions lie."""
@@ -152,12 +149,17 @@ class Reproduction:
         path = self._start_path()
         os.makedirs(self.folder, exist_ok=True)
         # Detectron2's logger stays out: the file has no OUTPUT_DIR of its own.
-        with portalocker.Lock(os.path.join(self.folder, ".start.lock"), timeout=3600):
-            if not os.path.isfile(path):
-                logger.info("%s: training the start of all rows", path)
-                cfg = load_config(self._config(start["config"]))
-                accuracy = pretrain_backbone(cfg, path, iterations=start["iterations"])
-                logger.info("%s: %.1f %% of the crops are right", path, 100 * accuracy)
+        try:
+            with portalocker.Lock(os.path.join(self.folder, ".start.lock"), timeout=3600):
+                if not os.path.isfile(path):
+                    logger.info("%s: training the start of all rows", path)
+                    cfg = load_config(self._config(start["config"]))
+                    accuracy = pretrain_backbone(cfg, path, iterations=start["iterations"])
+                    logger.info("%s: %.1f %% of the crops are right", path, 100 * accuracy)
+        except portalocker.LockException as error:
+            raise BusyError(
+                f"{path} has been in the making by another process for an hour; see to that one"
+            ) from error
         return path
 
     def metrics(self, table: Table, row: Row, result: dict[str, Any]) -> dict[str, float | None]:
@@ -191,7 +193,11 @@ class Reproduction:
 
     def _folder(self, config: str, seed: int, on: str = "") -> str:
         root = os.path.dirname(self.tables.path)
-        parts = [os.path.splitext(os.path.relpath(config, root))[0]]
+        name = os.path.splitext(os.path.relpath(config, root))[0]
+        if name.startswith(os.pardir):  # not below the tables' folder, so it could be any two
+            place = hashlib.sha256(os.path.abspath(config).encode()).hexdigest()[:8]
+            name = f"{os.path.basename(name)}_{place}"
+        parts = [name]
         if on:
             parts.append(os.path.splitext(os.path.basename(on))[0])
         return os.path.join(self.folder, self.dataset_name, "_on_".join(parts), f"seed_{seed}")
@@ -209,10 +215,9 @@ class Reproduction:
             name = f"{self.dataset}_{split}"
             check_names([name], f"--dataset {self.dataset}: DATASETS.{key}")
             yield from (f"DATASETS.{key}", f"('{name}',)")
-        DatasetCatalog.get(f"{self.dataset}_train")  # its classes are known once it is loaded
-        classes = MetadataCatalog.get(f"{self.dataset}_train").thing_classes
         for section in ("ROI_HEADS", "RETINANET"):
-            yield from (f"MODEL.{section}.NUM_CLASSES", str(len(classes)))
+            count = _number_of_classes(f"{self.dataset}_train")
+            yield from (f"MODEL.{section}.NUM_CLASSES", str(count))
 
     def _run(self, config: str, seed: int) -> Run:
         config = self._config(config)
@@ -230,6 +235,13 @@ class Reproduction:
         return FourStep(config, folder, self.runner, self._opts(seed), folders.__getitem__)
 
 
+@functools.lru_cache
+def _number_of_classes(dataset: str) -> int:
+    DatasetCatalog.get(dataset)  # its classes are known once it is loaded
+    return len(MetadataCatalog.get(dataset).thing_classes)
+
+
+@functools.lru_cache
 def count_anchors(config: str, height: int = 800, width: int = 1000) -> int:
     """The number of anchors on an image.
 
@@ -263,4 +275,6 @@ def pick_rows(table: Table, scale: str, names: Sequence[str]) -> dict[str, Row]:
                 f"table {table.table} has no row {name} at scale {scale}; there are "
                 f"{', '.join(rows)}"
             )
+    if not rows:
+        raise UserError(f"table {table.table} has no row at scale {scale}; give another --scale")
     return {name: row for name, row in rows.items() if not names or name in names}

@@ -41,7 +41,7 @@ def collect(reproduction: Reproduction, table: Table, path: str) -> dict[str, An
     Raises:
         UserError: where the file is of another scale.
     """
-    known = _known_seeds(reproduction, path)
+    known, others = _known_seeds(reproduction, table, path)
     rows = []
     for name, row in table.rows_at(reproduction.scale).items():
         seeds = known.get(name, {})
@@ -60,27 +60,42 @@ def collect(reproduction: Reproduction, table: Table, path: str) -> dict[str, An
             command = reproduction.command(row, min(seeds))
             runs = [seeds[seed] for seed in sorted(seeds)]
             rows.append({"row": name, "config": config, "command": command, "seeds": runs})
+    rows += others
     return _with_provenance(
         {"table": table.table, "scale": reproduction.scale, "dataset": reproduction.dataset_name},
         rows,
     )
 
 
-def _known_seeds(reproduction: Reproduction, path: str) -> dict[str, dict[int, dict[str, Any]]]:
-    """What an earlier call has written, by row and seed, each with its provenance."""
+def _known_seeds(
+    reproduction: Reproduction, table: Table, path: str
+) -> tuple[dict[str, dict[int, dict[str, Any]]], list[dict[str, Any]]]:
+    """What an earlier call has written, each seed with its provenance.
+
+    Returns:
+        the seeds by row and seed, and the rows that the table does not have.
+    """
     if not os.path.isfile(path):
-        return {}
+        return {}, []
     content = read_json(path)
-    if content["scale"] != reproduction.scale:
+    try:
+        scale, rows = content["scale"], content["rows"]
+        if scale != reproduction.scale:
+            raise UserError(
+                f"{path} is of scale {scale}, not {reproduction.scale}; give another --output, so "
+                "that it is kept"
+            )
+        common = {key: content[key] for key in _PROVENANCE}
+        for row in rows:
+            row["seeds"] = [{**common, **entry} for entry in row["seeds"]]
+        known = {row["row"]: {entry["seed"]: entry for entry in row["seeds"]} for row in rows}
+    except (KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is of scale {content['scale']}, not {reproduction.scale}; give another "
-            "--output, so that it is kept"
-        )
-    common = {key: content[key] for key in _PROVENANCE}
-    return {
-        row["row"]: {entry["seed"]: {**common, **entry} for entry in row["seeds"]}
-        for row in content["rows"]
-    }
+            f"{path} has not the form of a table's results ({error!r}): move it away, or give "
+            "another --output"
+        ) from error
+    there = table.rows_at(reproduction.scale)
+    return known, [row for row in rows if row["row"] not in there]
 
 
 def _with_provenance(head: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -112,7 +127,8 @@ def update_results(reproduction: Reproduction, table: Table, output: str) -> str
         the JSON file.
     """
     path = results_file(output, reproduction.dataset_name, table)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    for folder in (os.path.dirname(path), reproduction.folder):
+        os.makedirs(folder, exist_ok=True)
     with portalocker.Lock(os.path.join(reproduction.folder, ".results.lock"), timeout=600):
         results = collect(reproduction, table, path)
         write_results(results, path)

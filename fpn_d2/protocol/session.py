@@ -38,6 +38,10 @@ class Progress(contextlib.AbstractContextManager):
         """Say how many rows are to be trained."""
         self._left = rows
 
+    def skip(self) -> None:
+        """Note that a row is not trained after all."""
+        self._left -= 1
+
     def finish(self, seconds: float) -> None:
         """Note that a row took so many seconds."""
         self._seconds.append(seconds)
@@ -84,6 +88,7 @@ def reproduce(
         UserError: where a row, a data set or a file is not there, or a training fails.
     """
     table = reproduction.tables.table(table_name)
+    reproduction.tables.scale(reproduction.scale)  # which there must be
     picked = pick_rows(table, reproduction.scale, rows)
     # Before hours of training: the file may be of another scale.
     collect(reproduction, table, results_file(output, reproduction.dataset_name, table))
@@ -104,6 +109,7 @@ def reproduce(
         except BusyError as error:
             progress.say(f"{title}: skipped, since {error}")
             busy.append(title)
+            progress.skip()
             continue
         seconds = time.monotonic() - start
         progress.finish(seconds)

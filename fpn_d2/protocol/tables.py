@@ -155,9 +155,12 @@ def load_tables(path: str | os.PathLike) -> Tables:
         raise UserError(f"tables file {path} is not a readable YAML file: {problem}") from error
     top = _section(content, path, ("metrics", "scales", "tables"))
     scales = _made(Scale, top["scales"], f"{path}, scales")
-    metrics = top["metrics"]
+    for name, scale in scales.items():
+        if scale.start:
+            _section(scale.start, f"{path}, scales, {name}, start", ("config", "iterations"))
+    metrics = _section(top["metrics"], f"{path}, metrics")
     tables = {
-        str(name): _table(str(name), value, f"{path}, table {name}", set(metrics))
+        str(name): _table(str(name), value, f"{path}, table {name}", set(metrics), set(scales))
         for name, value in _section(top["tables"], f"{path}, tables").items()
     }
     return Tables(path, metrics, scales, tables)
@@ -167,32 +170,58 @@ def load_tables(path: str | os.PathLike) -> Tables:
 _OWN_METRICS = {"anchors"}
 
 
-def _table(name: str, content: Any, where: str, metrics: set[str]) -> Table:
+def _table(name: str, content: Any, where: str, metrics: set[str], scales: set[str]) -> Table:
     content = dict(_section(content, where, ("title", "metrics", "rows")))
     rows = _made(Row, content.pop("rows"), f"{where}, rows")
     claims = [
         _make(Claim, claim, f"{where}, claim {i}")
-        for i, claim in enumerate(content.pop("claims", None) or [], start=1)
+        for i, claim in enumerate(_list(content.pop("claims", None) or [], f"{where}, claims"), 1)
     ]
     table = _make(Table, {"table": name, "rows": rows, "claims": claims, **content}, where)
     if table.kind not in ("accuracy", "timing"):
         raise UserError(f"{where}: kind is {table.kind!r}; it can be 'accuracy' or 'timing'")
     known = metrics | _OWN_METRICS
+    _list(table.metrics, f"{where}, metrics")
     for key in (*table.metrics, *(claim.metric for claim in claims)):
         if key not in known:
             raise UserError(f"{where}: there is no metric {key}; add it to the file's metrics")
     for row, value in rows.items():
+        _check_row(value, f"{where}, rows, {row}", known, scales)
         if value.beside and value.beside not in rows:
             raise UserError(f"{where}, row {row}: beside names {value.beside}, which is no row")
     for claim in claims:
-        absent = {row for group in claim.order for row in group} - set(rows)
-        if absent or len(claim.order) < 2:
-            what = f"names no row {', '.join(sorted(absent))}" if absent else "has one group"
-            raise UserError(
-                f"{where}: the order of the claim '{claim.claim}' {what}; give two or more lists "
-                "of the table's rows, the better ones first"
-            )
+        _check_order(claim, set(rows), where)
     return table
+
+
+def _check_row(row: Row, where: str, metrics: set[str], scales: set[str]) -> None:
+    for key in ("configs", "proposals"):
+        for scale in _section(getattr(row, key), f"{where}, {key}"):
+            if scale not in scales:
+                raise UserError(f"{where}, {key}: there is no scale {scale}; add it to the scales")
+    lacking = sorted(set(row.configs) - set(row.proposals)) if row.proposals else []
+    if lacking:
+        raise UserError(f"{where}: proposals has no config for the scale {lacking[0]}; add one")
+    for metric in _section(row.paper, f"{where}, paper"):
+        if metric not in metrics:
+            raise UserError(f"{where}, paper: there is no metric {metric}; add it to the metrics")
+
+
+def _check_order(claim: Claim, rows: set[str], where: str) -> None:
+    groups = [_list(group, f"{where}, claim '{claim.claim}', order") for group in claim.order]
+    absent = {row for group in groups for row in group} - rows
+    if absent or len(groups) < 2:
+        what = f"names no row {', '.join(sorted(absent))}" if absent else "has one group"
+        raise UserError(
+            f"{where}: the order of the claim '{claim.claim}' {what}; give two or more lists "
+            "of the table's rows, the better ones first"
+        )
+
+
+def _list(content: Any, where: str) -> list:
+    if not isinstance(content, list):
+        raise UserError(f"{where} must be a list, [...]")
+    return content
 
 
 def _section(content: Any, where: str, needed: tuple[str, ...] = ()) -> dict:

@@ -410,7 +410,6 @@ def test_the_tool_tells_times_aps_and_where_the_network_lies(trained, copy, call
     assert lines[5] == str(copy / "model_final.pth")
 
 
-@pytest.mark.xfail(reason="bug: formats None", raises=TypeError)
 def test_the_tool_prints_a_network_that_finds_nothing(call_tool, tmp_path):
     none = {"tiny_val": {"bbox": {"AP": None, "AP50": None}}}
     (tmp_path / "run.json").write_text(json.dumps({"steps": [1.0], "results": none}))

@@ -151,12 +151,27 @@ def test_other_settings_are_refused_by_key_and_both_values(run, runner, calls, m
     monkeypatch.setenv("FAKE_MODE", "bug")
     with pytest.raises(UserError):
         runner.train(run)
+    Path(run.folder, "last_checkpoint").write_text("model_0000009.pth")
     other = changed(run, "SOLVER.BASE_LR", "0.125", "SEED", "4")
     sentence = refusal(runner.train, other)
     assert run.folder in sentence
     assert "SOLVER.BASE_LR 0.02 there, 0.125 now" in sentence or "SEED 3 there, 4 now" in sentence
     assert "2 in all" in sentence
     assert len(calls()) == 1
+
+
+def test_settings_that_were_refused_at_once_may_be_mended(run, runner, calls, monkeypatch):
+    monkeypatch.setenv("FAKE_MODE", "refuse")
+    with pytest.raises(UserError):
+        runner.train(run)
+    monkeypatch.delenv("FAKE_MODE")
+    runner.train(changed(run, "SOLVER.BASE_LR", "0.125"))
+    assert len(calls()) == 2
+
+
+def test_a_finished_run_of_other_settings_is_refused_too(run, runner):
+    runner.train(run)
+    assert "SOLVER.BASE_LR" in refusal(runner.train, changed(run, "SOLVER.BASE_LR", "0.125"))
 
 
 def test_what_decides_no_result_may_differ(run, runner, monkeypatch):
@@ -192,6 +207,7 @@ def test_a_damaged_file_of_a_run_is_named(run, runner, name):
     os.makedirs(run.folder)
     path = Path(run.folder, name)
     path.write_text('{"SEED": "3", ')
+    Path(run.folder, "last_checkpoint").write_text("model_0000009.pth")
     assert str(path) in refusal(runner.train, run)
 
 

@@ -1,15 +1,19 @@
 """A small file of tables over the shipped configs, and a runner that trains in milliseconds."""
 
-import dataclasses
+import functools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from detectron2.config import CfgNode
 
+import fpn_d2.config
+from fpn_d2 import engine
 from fpn_d2.engine import Runner
-from fpn_d2.protocol import Claim, Reproduction, Row, Scale, Table, Tables
+from fpn_d2.protocol import Reproduction, Row, Scale, Table, Tables, reproduction
 
 FAKE = str(Path(__file__).parents[1] / "fake_train_net.py")
 
@@ -74,13 +78,24 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[
     return read
 
 
+@pytest.fixture(scope="session")
+def _configs_once() -> Callable[..., CfgNode]:
+    once = functools.cache(fpn_d2.config.load_config)  # frozen, hence shared safely
+    return lambda path="", opts=(): once(os.fspath(path), tuple(opts))
+
+
 @pytest.fixture
-def plan(tables: Tables, runs: Path, calls: Any) -> Reproduction:
-    """The quick scale on its own data set, trained by the fake program."""
+def plan(
+    tables: Tables,
+    runs: Path,
+    calls: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    _configs_once: Callable[..., CfgNode],
+) -> Reproduction:
+    """The quick scale on its own data set, trained by the fake program.
+
+    Every config is read from the disk once, of the hundreds of times that it is asked for.
+    """
+    for module in (engine.runs, engine.four_step, reproduction):
+        monkeypatch.setattr(module, "load_config", _configs_once)
     return Reproduction(tables, "quick", str(runs), Runner(FAKE))
-
-
-@pytest.fixture
-def with_claim() -> Callable[[Table, Claim], Table]:
-    """``with_claim(table, claim)``: the table with this claim alone."""
-    return lambda table, claim: dataclasses.replace(table, claims=[claim])

@@ -139,6 +139,6 @@ def test_a_file_of_proposals_runs_no_code(dataset, tmp_path):
 
     for content, name in [(Evil(), "mkdir"), (OrderedDict(), "OrderedDict")]:
         (tmp_path / "box_proposals.pkl").write_bytes(pickle.dumps(content))
-        with pytest.raises(UserError, match=f"box_proposals.pkl holds a .*{name}"):
+        with pytest.raises(UserError, match=f"box_proposals.pkl .*{name}"):
             find_examples({"x": str(tmp_path)}, dataset, [("x", "x")])
     assert not (tmp_path / "made").exists()

@@ -288,8 +288,8 @@ BAD = {
         ["table mine, claim 1", "no key tie", "ties"],
     ),
 }
-# Users' mistakes that end in a traceback or are not seen at all.
-BUGS = {
+# Mistakes of type, and of scales.
+TYPES = {
     "metrics of nothing": (lambda c: c.update(metrics=None), ["metrics"]),
     "one config for all scales": (
         lambda c: rows(c)["a"].update(configs="quick/a.yaml"),
@@ -320,12 +320,11 @@ BUGS = {
         ["table mine", "claims"],
     ),
 }
-BUG = pytest.mark.xfail(reason="bug: not refused in a sentence")
 
 
-@pytest.mark.parametrize("case", [*BAD, *(pytest.param(case, marks=BUG) for case in BUGS)])
+@pytest.mark.parametrize("case", [*BAD, *TYPES])
 def test_a_fault_is_named_by_file_table_and_key(load, tmp_path, case):
-    change, named = (BAD | BUGS)[case]
+    change, named = (BAD | TYPES)[case]
     with pytest.raises(UserError) as error:
         load(change)
     sentence = str(error.value)

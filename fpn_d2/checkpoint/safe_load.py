@@ -1,0 +1,118 @@
+"""Reading the files of checkpoints without running what is in them.
+
+Of a ``.pth`` file torch's own restricted unpickler takes tensors and plain containers, of a
+``.pkl`` :func:`fpn_d2.pickles.load_arrays` NumPy arrays, and a ``.safetensors`` holds nothing else.
+"""
+
+import os
+import pickle
+import zipfile
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import load_file
+
+from ..errors import UserError
+from ..pickles import load_arrays
+
+__all__ = ["read_pickle", "read_safetensors", "read_torch"]
+
+_REMEDY = "copy or download it again from a source that you trust, or set MODEL.WEIGHTS to another"
+# torch.save stores tensors as they are; more than this much packing is no checkpoint of anybody's.
+_MAX_RATIO = 4
+
+# What Detectron2's trainers leave beside tensors: numbers that NumPy has made.
+_NUMPY = [
+    getattr(np, "_core", np.core).multiarray.scalar,
+    getattr(np, "_core", np.core).multiarray._reconstruct,
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("f2", "f4", "f8", "i1", "u1", "i2", "i4", "i8", "?")),
+]
+
+
+def read_pickle(path: str) -> dict[str, Any]:
+    """Read a ``.pkl`` checkpoint of a model zoo.
+
+    Args:
+        path: the file.
+
+    Returns:
+        its content.
+
+    Raises:
+        UserError: naming the file and what is wrong with it.
+    """
+    content = load_arrays(path, "the checkpoint", _REMEDY)
+    if not isinstance(content, dict):
+        raise UserError(f"the checkpoint {path} is a {type(content).__name__}, no dict; {_REMEDY}")
+    return content
+
+
+def read_torch(path: str) -> Any:
+    """Read a file of :func:`torch.save`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        its content, on the CPU.
+
+    Raises:
+        UserError: naming the file and what is wrong with it.
+    """
+    try:
+        _check_sizes(path)
+        with torch.serialization.safe_globals(_NUMPY):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file raises nearly any error
+        if os.path.isfile(path) and os.path.getsize(path) == 0:
+            raise UserError(f"the checkpoint {path} is empty; {_REMEDY}") from error
+        raise UserError(f"the checkpoint {path} {_reason(error)}; {_REMEDY}") from error
+
+
+def read_safetensors(path: str) -> dict[str, torch.Tensor]:
+    """Read a ``.safetensors`` file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        its tensors, by name.
+
+    Raises:
+        UserError: naming the file and what is wrong with it.
+    """
+    try:
+        return load_file(path)
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the checkpoint {path} cannot be read ({reason}); {_REMEDY}") from error
+
+
+def _check_sizes(path: str) -> None:
+    if not zipfile.is_zipfile(path):
+        return  # the form before PyTorch 1.6
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > _MAX_RATIO * os.path.getsize(path):
+        raise UserError(
+            f"the checkpoint {path} would unpack to {unpacked} bytes from "
+            f"{os.path.getsize(path)}, which no checkpoint does; {_REMEDY}"
+        )
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in half a sentence."""
+    text = str(error)
+    if isinstance(error, pickle.UnpicklingError):
+        for mark in ("Unsupported global: GLOBAL ", "Unsupported class "):
+            if mark in text:
+                name = text.split(mark)[1].split()[0]
+                return f"holds {name}, and only tensors and plain containers belong there"
+    reason = text.strip().partition("\n")[0] or type(error).__name__
+    return f"cannot be read ({reason})"

@@ -1,0 +1,192 @@
+"""Masks that stay as small as the network made them, until they are drawn or encoded.
+
+Shape shorthand: R masks of M x M cells, each over a region of an image of H x W pixels; a window is
+the part of the image's pixels whose centres a region covers, h x w.
+
+A pixel's value is interpolated bilinearly between the centres of the cells; within half a cell of
+the region's border it is the border cell's, and beyond the region there is nothing. Pixel (i, j)
+covers [j, j + 1] x [i, i + 1], which is COCO's convention.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from detectron2.structures import Boxes
+from torch import Tensor
+
+__all__ = ["RegionMasks"]
+
+Window = tuple[int, int, np.ndarray]
+
+
+class RegionMasks:
+    """R masks as M x M probabilities and the regions that they cover; a field of ``Instances``.
+
+    Examples:
+        >>> masks = RegionMasks(torch.ones(1, 14, 14), torch.tensor([[2.0, 2, 6, 6]]), (8, 8), 0.5)
+        >>> masks.areas().tolist(), masks[0:1].paste().sum().item()
+        ([16], 16)
+    """
+
+    def __init__(
+        self, masks: Tensor, regions: Tensor, image_size: tuple[int, int], threshold: float
+    ):
+        """
+        Args:
+            masks: (R, M, M) probabilities of 0 to 1.
+            regions: (R, 4), x0 y0 x1 y1 in pixels of the image, which they may leave.
+            image_size: (H, W).
+            threshold: the least probability of a mask's pixel.
+
+        Raises:
+            ValueError: where a region is not finite.
+        """
+        assert masks.dim() == 3, masks.shape
+        assert masks.shape[1] == masks.shape[2], masks.shape
+        assert regions.shape == (len(masks), 4), (regions.shape, masks.shape)
+        if not regions.isfinite().all():
+            raise ValueError("a region of a mask is not finite; check the network for NaN")
+        self.masks = masks
+        self.regions = regions
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.threshold = threshold
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __getitem__(self, item: Any) -> "RegionMasks":
+        """An int, a slice or a tensor; always R masks, of which an int selects one."""
+        if isinstance(item, int):
+            if not -len(self) <= item < len(self):
+                raise IndexError(f"mask {item} of {len(self)}")
+            item = slice(item, item + 1 or None)
+        return self._with(self.masks[item], self.regions[item])
+
+    def __repr__(self) -> str:
+        side = self.masks.shape[-1]
+        return f"RegionMasks({len(self)} of {side} x {side}, image_size={self.image_size})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.masks.device
+
+    def to(self, *args: Any, **kwargs: Any) -> "RegionMasks":
+        """See :meth:`torch.Tensor.to`."""
+        return self._with(self.masks.to(*args, **kwargs), self.regions.to(*args, **kwargs))
+
+    @staticmethod
+    def cat(parts: list["RegionMasks"]) -> "RegionMasks":
+        """The masks of several; of one image, mask size and threshold."""
+        first = parts[0]
+        assert all(part.image_size == first.image_size for part in parts)
+        assert all(part.threshold == first.threshold for part in parts)
+        return first._with(
+            torch.cat([part.masks for part in parts]), torch.cat([part.regions for part in parts])
+        )
+
+    def scaled(self, height: int, width: int) -> "RegionMasks":
+        """The same on the image resized to ``height`` x ``width`` pixels."""
+        ratio = [width / self.image_size[1], height / self.image_size[0]] * 2
+        regions = self.regions * self.regions.new_tensor(ratio)
+        return RegionMasks(self.masks, regions, (height, width), self.threshold)
+
+    def paste(self) -> Tensor:
+        """The masks as pixels: (R, H, W) bool, on the CPU. See :meth:`to_rle` for many."""
+        pasted = torch.zeros((len(self), *self.image_size), dtype=torch.bool)
+        for mask, (top, left, window) in zip(pasted, self._windows(), strict=True):
+            width, height = window.shape
+            mask[top : top + height, left : left + width] = torch.from_numpy(window.T)
+        return pasted
+
+    def to_rle(self) -> list[dict[str, Any]]:
+        """COCO's compressed RLEs, without an array of the image's size.
+
+        Returns:
+            R of ``{"size": [H, W], "counts": bytes}``.
+        """
+        height, width = self.image_size
+        uncompressed = [
+            {"size": [height, width], "counts": _run_lengths(window, height, width)}
+            for window in self._windows()
+        ]
+        return mask_util.frPyObjects(uncompressed, height, width) if uncompressed else []
+
+    def tight_boxes(self) -> Boxes:
+        """The boxes of the pasted masks, x0 y0 x1 y1 in pixels; zeros for an empty one."""
+        boxes = np.zeros((len(self), 4), dtype=np.float32)
+        for box, (top, left, window) in zip(boxes, self._windows(), strict=True):
+            columns, rows = window.any(axis=1).nonzero()[0], window.any(axis=0).nonzero()[0]
+            if len(rows):
+                box[:] = (left + columns[0], top + rows[0], left + columns[-1] + 1, 0)
+                box[3] = top + rows[-1] + 1
+        return Boxes(torch.from_numpy(boxes).to(self.device))
+
+    def areas(self) -> Tensor:
+        """(R,) int64, the pixels of each mask."""
+        counts = [int(window.sum()) for _, _, window in self._windows()]
+        return torch.tensor(counts, dtype=torch.int64, device=self.device)
+
+    def _with(self, masks: Tensor, regions: Tensor) -> "RegionMasks":
+        return RegionMasks(masks, regions, self.image_size, self.threshold)
+
+    def _windows(self) -> Iterator[Window]:
+        """Each mask's top and left pixel, and its window as (w, h) bool: column by column."""
+        masks = self.masks.detach().float().cpu().numpy()
+        regions = self.regions.detach().double().cpu().numpy()
+        height, width = self.image_size
+        for mask, (x0, y0, x1, y1) in zip(masks, regions, strict=True):
+            top, rows = _interpolation(y0, y1, height, len(mask))
+            left, columns = _interpolation(x0, x1, width, len(mask))
+            yield top, left, (columns @ mask.T) @ rows.T >= self.threshold
+
+
+def _interpolation(low: float, high: float, size: int, cells: int) -> tuple[int, np.ndarray]:
+    """How the pixels of an axis are made of a mask's cells.
+
+    Args:
+        low, high: the region's borders, in pixels.
+        size: of the image, in pixels.
+        cells: M.
+
+    Returns:
+        the first pixel with its centre in the region, and (pixels, M) weights.
+    """
+    first, last = max(0, int(np.ceil(low - 0.5))), min(size, int(np.floor(high - 0.5)) + 1)
+    if last <= first or high <= low:
+        return 0, np.zeros((0, cells), dtype=np.float32)
+    centers = np.arange(first, last) + 0.5
+    position = np.clip((centers - low) / (high - low) * cells - 0.5, 0, cells - 1)
+    cell = np.minimum(position.astype(np.int64), max(cells - 2, 0))
+    share = (position - cell).astype(np.float32)
+    weights = np.zeros((len(centers), cells), dtype=np.float32)
+    index = np.arange(len(centers))
+    weights[index, cell] = 1 - share
+    weights[index, np.minimum(cell + 1, cells - 1)] += share
+    return first, weights
+
+
+def _run_lengths(window: Window, height: int, width: int) -> list[int]:
+    """Lengths of the runs of zeros and ones, column by column over the whole image."""
+    top, left, mask = window
+    # One column after the other, each with a zero behind it, so that no run crosses to the next.
+    columns = np.zeros((mask.shape[0], mask.shape[1] + 1), dtype=bool)
+    columns[:, :-1] = mask
+    pixels = columns.ravel()
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    if pixels.size and pixels[0]:
+        changes = np.concatenate([[0], changes])
+    column, row = np.divmod(changes, columns.shape[1])
+    places = (column + left) * height + row + top
+    starts, ends = places[::2], places[1::2]
+    # a run to the bottom of a column goes on at the top of the next
+    joined = starts[1:] == ends[:-1]
+    if len(starts):
+        starts = starts[np.concatenate([[True], ~joined])]
+        ends = ends[np.concatenate([~joined, [True]])]
+    borders = np.concatenate([[0], np.stack([starts, ends], axis=1).ravel(), [height * width]])
+    runs = np.diff(borders).tolist()
+    return runs[:-1] if len(starts) and not runs[-1] else runs  # as pycocotools ends them

@@ -1,0 +1,275 @@
+"""Recall of mask proposals against pycocotools and numbers worked out by hand."""
+
+import contextlib
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Instances
+from detectron2.utils import comm
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from fpn_d2 import UserError
+from fpn_d2.evaluation import MaskRecallEvaluator
+from fpn_d2.evaluation.mask_recall import average_recall, match_ranks
+from fpn_d2.structures import RegionMasks
+
+SIZE = 160
+NEVER = np.iinfo(np.int64).max
+
+
+def square(x, y, side, width=None):
+    mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    mask[y : y + side, x : x + (width or side)] = True
+    return mask
+
+
+def polygon(x, y, side, width=None):
+    width = width or side
+    return [[x, y, x + width, y, x + width, y + side, x, y + side]]
+
+
+@pytest.fixture
+def evaluator(tmp_path):
+    """``evaluator([[annotation, ...] of image 1, ...])`` on a data set of these images."""
+    made = []
+
+    def make(*images):
+        annotations = []
+        for image_id, objects in enumerate(images, start=1):
+            for fields in objects:
+                annotation = {"image_id": image_id, "category_id": 1, "iscrowd": 0, **fields}
+                annotation["id"] = len(annotations) + 1
+                annotations.append(annotation)
+        content = {
+            "info": {},
+            "images": [
+                {"id": i + 1, "file_name": f"{i + 1}.jpg", "height": SIZE, "width": SIZE}
+                for i in range(len(images))
+            ],
+            "annotations": annotations,
+            "categories": [{"id": 1, "name": "thing"}],
+        }
+        path = tmp_path / "instances.json"
+        path.write_text(json.dumps(content))
+        name = f"mask_recall_{len(made)}"
+        made.append(name)
+        MetadataCatalog.get(name).set(json_file=str(path))
+        evaluator = MaskRecallEvaluator(name, str(tmp_path / "out"))
+        evaluator.json_file = str(path)
+        return evaluator
+
+    yield make
+    for name in made:
+        MetadataCatalog.remove(name)
+        assert name not in DatasetCatalog
+
+
+def obj(x, y, side, **fields):
+    return {
+        "segmentation": polygon(x, y, side),
+        "area": side**2,
+        "bbox": [x, y, side, side],
+    } | fields
+
+
+def proposals(masks, scores=None):
+    instances = Instances((SIZE, SIZE))
+    instances.pred_masks = torch.stack(masks) if masks else torch.zeros(0, SIZE, SIZE).bool()
+    instances.scores = torch.tensor(scores or [1 - i / 2000 for i in range(len(masks))])
+    return {"instances": instances}
+
+
+def run(evaluator, *outputs):
+    for image_id, output in enumerate(outputs, start=1):
+        evaluator.process([{"image_id": image_id}], [output])
+    return evaluator.evaluate()["mask_proposals"]
+
+
+def test_perfect_masks(evaluator):
+    # one object of each size: 20^2 < 32^2 < 60^2 < 96^2 < 100^2
+    made = evaluator([obj(5, 5, 20), obj(40, 5, 60)], [obj(3, 4, 100)])
+    results = run(
+        made, proposals([square(5, 5, 20), square(40, 5, 60)]), proposals([square(3, 4, 100)])
+    )
+    assert all(results[f"AR{size}@{n}"] == 100 for size in ("", *"sml") for n in (10, 100, 1000))
+
+
+@pytest.mark.parametrize(
+    "found, expected",
+    [
+        (square(15, 10, 20), 30),  # 5 px off: 15 * 20 / (2 * 400 - 300) = 0.6, at 0.5, 0.55, 0.6
+        (square(10, 10, 40), 0),  # twice as large: 400 / 1600 = 0.25
+        (square(10, 10, 20, 10), 10),  # one half of it: 0.5 exactly
+        (square(10, 10, 20, 19), 100),  # 0.95 exactly
+        (square(8, 8, 24), 40),  # 2 px of padding left on: 400 / 576 = 0.69
+    ],
+)
+def test_shifts_and_scales_by_hand(evaluator, found, expected):
+    results = run(evaluator([obj(10, 10, 20)]), proposals([found]))
+    assert results["AR@1000"] == pytest.approx(expected)
+
+
+def test_the_cut_offs_of_the_ranking(evaluator):
+    wrong = square(100, 100, 8)
+    made = evaluator([obj(10, 10, 20), obj(50, 50, 20), obj(10, 80, 20), obj(80, 10, 20)])
+    masks = [wrong] * 1100
+    masks[9], masks[10], masks[999] = square(10, 10, 20), square(50, 50, 20), square(10, 80, 20)
+    masks[1000] = square(80, 10, 20)
+    results = run(made, proposals(masks))
+    assert [results[f"AR@{n}"] for n in (10, 100, 1000)] == [25, 50, 75]
+
+
+def test_the_order_is_that_of_the_scores_and_then_of_making(evaluator):
+    masks = [square(100, 100, 8)] * 10 + [square(10, 10, 20)]
+    assert run(evaluator([obj(10, 10, 20)]), proposals(masks, [0.5] * 11))["AR@10"] == 0
+    scores = [0.5] * 10 + [0.6]
+    assert run(evaluator([obj(10, 10, 20)]), proposals(masks, scores))["AR@10"] == 100
+
+
+def test_a_second_proposal_of_an_object_finds_nothing_else(evaluator):
+    made = evaluator([obj(10, 10, 20), obj(60, 60, 20)])
+    assert run(made, proposals([square(10, 10, 20)] * 5))["AR@1000"] == 50
+
+
+def test_sizes_at_their_borders_belong_to_both(evaluator):
+    made = evaluator([obj(0, 0, 32)], [obj(0, 0, 96)], [obj(0, 0, 97)])
+    results = run(made, proposals([square(0, 0, 32)]), proposals([square(0, 0, 96)]), proposals([]))
+    # 32^2 is small and medium, 96^2 medium and large, 97^2 is large and not found
+    assert (results["ARs@1000"], results["ARm@1000"], results["ARl@1000"]) == (100, 100, 50)
+
+
+def test_a_size_without_objects_has_no_number(evaluator):
+    made = evaluator([obj(0, 0, 20)])
+    results = run(made, proposals([square(0, 0, 20)]))
+    assert math.isnan(results["ARl@1000"])
+    written = json.loads(Path(made._output_dir, "results.json").read_text())
+    assert written["mask_proposals"]["ARl@1000"] is None
+    kept = json.loads(Path(made._output_dir, "mask_proposals.json").read_text())
+    assert mask_util.area(kept[0]["segmentation"]) == 400
+
+
+def test_images_without_proposals_or_objects_count(evaluator):
+    made = evaluator([obj(10, 10, 20)], [obj(10, 10, 20)], [], [obj(10, 10, 20)])
+    perfect = proposals([square(10, 10, 20)])
+    # image 2 has no proposal, image 3 no object, image 4 is never seen
+    assert run(made, perfect, proposals([]), perfect)["AR@1000"] == pytest.approx(100 / 3)
+
+
+def test_crowds_are_no_objects(evaluator):
+    crowd = mask_util.encode(np.asfortranarray(square(60, 60, 40).numpy().astype(np.uint8)))
+    crowd = {"size": crowd["size"], "counts": crowd["counts"].decode()}
+    made = evaluator([obj(10, 10, 20), obj(60, 60, 40, iscrowd=1, segmentation=crowd)], [])
+    assert run(made, proposals([square(10, 10, 20)]), proposals([]))["AR@1000"] == 100
+
+
+def test_region_masks_are_taken_as_they_are(evaluator):
+    output = proposals([square(10, 10, 20)])
+    regions = torch.tensor([[10.0, 10, 30, 30]])
+    output["instances"].pred_masks = RegionMasks(torch.ones(1, 14, 14), regions, (SIZE, SIZE), 0.5)
+    assert run(evaluator([obj(10, 10, 20)]), output)["AR@1000"] == 100
+
+
+def random_case(rng):
+    """Objects, crowds among them, and proposals near them, in three images."""
+    images, outputs = [], []
+    for _ in range(3):
+        objects, masks = [], []
+        for _ in range(int(rng.integers(0, 6))):
+            x, y = rng.integers(0, 60, 2).tolist()
+            side = int(rng.integers(8, 100))
+            crowd = int(rng.random() < 0.2)
+            segmentation = polygon(x, y, side)
+            if crowd:
+                rle = mask_util.encode(np.asfortranarray(square(x, y, side).numpy().astype("u1")))
+                segmentation = {"size": rle["size"], "counts": rle["counts"].decode()}
+            objects.append(obj(x, y, side, iscrowd=crowd, segmentation=segmentation))
+            for _ in range(int(rng.integers(0, 8))):
+                dx, dy, grow = rng.integers(-8, 9, 3).tolist()
+                masks.append(square(max(0, x + dx), max(0, y + dy), max(1, side + grow)))
+        scores = rng.integers(0, 12, len(masks)) / 12  # with ties
+        images.append(objects)
+        outputs.append(proposals(masks, scores.tolist()))
+    return images, outputs
+
+
+def recall_of_pycocotools(path, outputs, limit, area):
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(path)
+        found = []
+        for image_id, output in enumerate(outputs, start=1):
+            masks = output["instances"].pred_masks.numpy().astype(np.uint8)
+            for mask, score in zip(masks, output["instances"].scores.tolist(), strict=True):
+                rle = mask_util.encode(np.asfortranarray(mask))
+                found.append(
+                    {"image_id": image_id, "category_id": 1, "segmentation": rle, "score": score}
+                )
+        evaluation = COCOeval(coco, coco.loadRes(found), "segm")
+        evaluation.params.useCats, evaluation.params.maxDets = 0, [limit]
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [area], ["this"]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return 100 * evaluation.eval["recall"].mean()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_against_pycocotools(evaluator, seed):
+    images, outputs = random_case(np.random.default_rng(seed))
+    if not any(len(output["instances"]) for output in outputs):
+        pytest.skip("pycocotools cannot load an empty list")
+    made = evaluator(*images)
+    results = run(made, *outputs)
+    areas = {"": [0, 1e10], "s": [0, 32**2], "m": [32**2, 96**2], "l": [96**2, 1e10]}
+    for name, area in areas.items():
+        for limit in (10, 100):
+            expected = recall_of_pycocotools(made.json_file, outputs, limit, area)
+            got = results[f"AR{name}@{limit}"]
+            assert (math.isnan(got) and expected == -100) or got == pytest.approx(expected)
+
+
+def test_ranks_by_hand():
+    ious = np.array([[0.6, 0.7], [0.9, 0.0], [0.5, 0.5]])
+    # at 0.5 the first takes the second object, the next the first; at 0.65 and 0.8 likewise
+    assert match_ranks(ious, np.array([0.5, 0.65, 0.8])).tolist() == [[1, 0], [1, 0], [1, NEVER]]
+    assert match_ranks(np.zeros((0, 2)), np.array([0.5])).tolist() == [[NEVER, NEVER]]
+    assert average_recall(np.array([[1, 0], [1, NEVER]]), 1) == 0.25
+    assert math.isnan(average_recall(np.zeros((10, 0)), 10))
+
+
+def test_several_processes(evaluator, monkeypatch):
+    first, second = evaluator([obj(10, 10, 20)], [obj(10, 10, 20)]), None
+    first.process([{"image_id": 1}], [proposals([square(10, 10, 20)])])
+    second = MaskRecallEvaluator(list(MetadataCatalog)[-1], None)
+    second.process([{"image_id": 2}], [proposals([square(10, 10, 40)])])
+    parts = [(e._ranks, e._kept, e._num_masks, e._seconds) for e in (first, second)]
+    monkeypatch.setattr(comm, "gather", lambda *_, **__: parts)
+    assert first.evaluate()["mask_proposals"]["AR@10"] == 50
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    assert first.evaluate() == {}
+
+
+def test_an_annotation_without_a_mask_is_named(evaluator):
+    made = evaluator([obj(10, 10, 20), {"area": 4, "bbox": [0, 0, 2, 2]}])
+    with pytest.raises(UserError, match=r"annotation 2 of image 1\.jpg in \S+instances\.json"):
+        run(made, proposals([]))
+
+
+def test_a_data_set_in_another_format_is_refused():
+    with pytest.raises(UserError, match="nothing_at_all, which has no COCO annotation file"):
+        MaskRecallEvaluator("nothing_at_all")
+    MetadataCatalog.remove("nothing_at_all")
+
+
+def test_masks_are_not_kept(evaluator):
+    made = evaluator([obj(10, 10, 20)])
+    made.process([{"image_id": 1}], [proposals([square(10, 10, 20)] * 300)])
+    assert len(made._kept) == 100
+    assert set(made._ranks[1]) == {"", "s", "m", "l"}
+    assert all(ranks.size <= 10 for ranks in made._ranks[1].values())

@@ -1,0 +1,250 @@
+"""The one command: its words, its sentences, and what a kill at any time costs."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import reproduce
+import yaml
+
+from fpn_d2.protocol import results
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tables_of(dataset: str) -> dict:
+    """A file's content: table 1 of two rows, on a data set of this name."""
+    rows = {
+        name: {"name": f"row {name}", "configs": {"quick": config}}
+        for name, config in (("c", "mine/rpn_c.yaml"), ("d", "mine/rpn_d.yaml"))
+    }
+    return {
+        "metrics": {"AR100": "box_proposals/AR@100"},
+        "scales": {"quick": {"dataset": dataset}},
+        "tables": {"1": {"title": "RPN", "metrics": ["AR100"], "rows": rows}},
+    }
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A user's folder: tables of two rows whose configs rest on the shipped ones."""
+    (tmp_path / "mine").mkdir()
+    for name, row in (("c", "rpn_R_18_FPN"), ("d", "rpn_R_18_bottom_up")):
+        config = {
+            "_BASE_": str(ROOT / f"configs/quick/RPN/{row}.yaml"),
+            "DATASETS": {"TRAIN": ["tiny_train"], "TEST": ["tiny_val"]},
+            "INPUT": {"MIN_SIZE_TRAIN": [64], "MIN_SIZE_TEST": 64},
+            "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 24, "CHECKPOINT_PERIOD": 4, "STEPS": []},
+            "DATALOADER": {"NUM_WORKERS": 0},
+            "MODEL": {"DEVICE": "cpu"},
+        }
+        (tmp_path / f"mine/rpn_{name}.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "tables.yaml").write_text(yaml.safe_dump(tables_of("tiny")))
+    yield tmp_path
+    shutil.rmtree(tmp_path / "runs", ignore_errors=True)  # checkpoints are 50 MB each
+
+
+def recalls(project):
+    content = json.loads((project / "results/tiny/table1.json").read_text())
+    return {
+        (row["row"], seed["seed"]): seed["metrics"]["AR100"]
+        for row in content["rows"]
+        for seed in row["seeds"]
+    }
+
+
+# -- in this process, with a program that trains nothing ---------------------------------------
+
+
+@pytest.fixture
+def call(project, monkeypatch, capsys):
+    """``call(word, ...)``: the tool's exit code, stdout and stderr."""
+    shutil.copy(ROOT / "tests/fake_train_net.py", project / "train_net.py")
+    monkeypatch.setattr(reproduce, "ROOT", project)
+    monkeypatch.setattr(results, "write_report", lambda *_: None)
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("FAKE_LOG", str(project / "log"))
+
+    def run(*words):
+        line = ["reproduce", "--table", "1", "--tables", "tables.yaml", "--runs", "runs", *words]
+        monkeypatch.setattr(sys, "argv", line)
+        capsys.readouterr()
+        try:
+            reproduce.main()
+        except SystemExit as end:
+            return end.code, *capsys.readouterr()
+        return 0, *capsys.readouterr()
+
+    return run
+
+
+def fake_configs(project):
+    log = project / "log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [Path(json.loads(line)[1]).stem for line in lines]
+
+
+@pytest.fixture
+def tiny_configs(project):
+    """The fake program evaluates what its words name, so they name it."""
+    for path in (project / "mine").glob("*.yaml"):
+        content = yaml.safe_load(path.read_text())
+        del content["DATASETS"]
+        path.write_text(yaml.safe_dump(content))
+    (project / "tables.yaml").write_text(yaml.safe_dump(tables_of("shapes")))
+    return project / "results/shapes/table1.json"
+
+
+def test_rows_and_seeds_of_the_command_line(call, project, tiny_configs):
+    code, stdout, stderr = call("--rows", "d", "--seeds", "0,2")
+    assert (code, stderr) == (0, "")
+    (row,) = json.loads(tiny_configs.read_text())["rows"]
+    assert [(seed["seed"], seed["metrics"]["AR100"]) for seed in row["seeds"]] == [(0, 20), (2, 22)]
+    assert fake_configs(project) == ["rpn_d", "rpn_d"]
+    assert "table1.json" in stdout
+
+
+def test_results_go_where_they_are_asked_to(call, project, tiny_configs):
+    call("--rows", "c", "--output", "elsewhere")
+    assert (project / "elsewhere/shapes/table1.json").is_file()
+    assert not tiny_configs.exists()
+
+
+def test_the_second_call_trains_nothing(call, project, tiny_configs):
+    call()
+    text = tiny_configs.read_text()
+    code, stdout, _ = call()
+    assert code == 0
+    assert "2 of 2 rows are done" in stdout
+    assert len(fake_configs(project)) == 2
+    assert tiny_configs.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--table", "9"], "no table 9; there are 1"),
+        (["--scale", "huge"], "no scale huge; there are quick"),
+        (["--rows", "c,z"], "no row z at scale quick; there are c, d"),
+        (["--seeds", "a"], "--seeds a "),
+        (["--seeds", "0,-1"], "--seeds 0,-1 "),
+        (["--seeds", ""], "whole numbers"),
+        (["--dataset", "nothing"], "nothing_train"),
+        (["--tables", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(call, project, words, says):
+    code, _, stderr = call(*words)
+    assert code == 2
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    assert says in stderr
+    assert fake_configs(project) == []
+    assert not (project / "results").exists()
+
+
+def test_a_failed_training_ends_with_its_sentence(call, monkeypatch):
+    monkeypatch.setenv("FAKE_MODE", "refuse")
+    code, _, stderr = call()
+    assert (code, stderr) == (2, "error: set this to that\n")
+
+
+def test_the_shipped_tables_are_the_default(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["reproduce", "--table", "nine"])
+    with pytest.raises(SystemExit):
+        reproduce.main()
+    assert "configs/tables.yaml has no table nine" in capsys.readouterr().err
+
+
+# -- real processes ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(project, tiny_environment):
+    """``start()``: the tool in a process of its own; it is gone after the test."""
+    processes = []
+
+    def run(*words):
+        line = [sys.executable, str(ROOT / "tools/reproduce.py"), "--table", "1", *words]
+        line += ["--tables", "tables.yaml", "--runs", "runs"]
+        with open(project / "stdout.txt", "a") as file:
+            process = subprocess.Popen(
+                line, cwd=project, env=tiny_environment, stdout=file, stderr=file
+            )
+        processes.append(process)
+        return process
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def wait_for(condition, process, seconds=100):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "it has ended"
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def children(pid):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_kill_in_a_training_and_one_in_the_report_cost_no_result(project, start):
+    # in the middle of the first row's training
+    process = start()
+    folder = project / "runs/tiny/mine/rpn_c/seed_0"
+    wait_for(lambda: (folder / "model_0000007.pth").exists(), process)
+    (program,) = children(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    end = time.monotonic() + 10
+    while os.path.exists(f"/proc/{program}") and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{program}")
+    assert not (folder / "run.json").exists()
+    assert not (project / "results/tiny/table1.json").exists()
+
+    # once the first row is trained, before its report is complete
+    process = start()
+    wait_for((folder / "run.json").exists, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (project / "results/tiny/table1.html").exists()
+    assert "Starting training from iteration 0" in (folder / "output.txt").read_text()
+    resumed = [
+        line
+        for line in (folder / "output.txt").read_text().splitlines()
+        if "Starting training from iteration" in line
+    ]
+    assert int(resumed[-1].split()[-1]) >= 8  # model_0000007 is of 8 iterations
+    trained = (folder / "run.json").read_text()
+
+    # the next call goes on to the end
+    process = start()
+    assert process.wait(timeout=120) == 0, (project / "stdout.txt").read_text()
+    assert (folder / "run.json").read_text() == trained
+    expected = {}
+    for name in ("c", "d"):
+        path = project / f"runs/tiny/mine/rpn_{name}/seed_0/inference/tiny_val/results.json"
+        expected[name, 0] = json.loads(path.read_text())["box_proposals"]["AR@100"]
+    assert recalls(project) == pytest.approx(expected, abs=6e-4)
+    assert all(
+        (run / "model_final.pth").is_file() for run in (project / "runs/tiny/mine").glob("*/*")
+    )
+    assert not list(project.glob("results/**/*.partial"))
+    for end in ("md", "html"):
+        assert (project / f"results/tiny/table1.{end}").stat().st_size > 0
