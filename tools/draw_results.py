@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw a run's detections beside the ground truth, and say its box AP.
+"""Draw a run's detections or mask proposals beside the ground truth, and say its AP or AR.
 
 ``python tools/draw_results.py output/demo`` reads what training or ``--eval-only`` left under
 ``output/demo/inference/`` and writes ``output/demo/pictures/<data set>/*.png``.
@@ -11,11 +11,11 @@ import os
 
 from fpn_d2 import UserError
 from fpn_d2.errors import exit_on_user_error
-from fpn_d2.visualization import draw_results
+from fpn_d2.visualization import draw_mask_proposals, draw_results
 
 
 def main() -> None:
-    """Read the command line, draw, print the AP of each data set."""
+    """Read the command line, draw, print the number of each data set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="the OUTPUT_DIR of a run that has been evaluated")
     parser.add_argument("--num-images", type=int, default=12)
@@ -28,12 +28,18 @@ def main() -> None:
         for dataset in sorted(os.listdir(inference)):
             folder = os.path.join(inference, dataset)
             output = os.path.join(args.run, "pictures", dataset)
-            files = draw_results(
-                folder, output, num_images=args.num_images, threshold=args.threshold
-            )
+            with open(os.path.join(folder, "results.json"), encoding="utf-8") as file:
+                results = json.load(file)
+            if "mask_proposals" in results:
+                files = draw_mask_proposals(folder, output, num_images=args.num_images)
+                number = f"mask AR at 1000 = {results['mask_proposals']['AR@1000']:.1f}"
+            else:
+                files = draw_results(
+                    folder, output, num_images=args.num_images, threshold=args.threshold
+                )
+                number = f"box AP = {results['bbox']['AP']:.1f}"
             print(f"{len(files)} pictures in {output}")
-            with open(os.path.join(folder, "results.json")) as file:
-                print(f"box AP = {json.load(file)['bbox']['AP']:.1f}")
+            print(number)
 
 
 if __name__ == "__main__":

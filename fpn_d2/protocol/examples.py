@@ -58,11 +58,11 @@ def find_examples(
     """Find and draw the images where one row finds most objects that another misses.
 
     An object is found where a box has an IoU of 0.5 or more with it: one of the best proposals,
-    or a detection of its class.
+    or a detection of its class; of mask proposals the masks count.
 
     Args:
-        folders: the ``inference/<data set>`` folder of each row, with its ``box_proposals.pkl``
-            or ``coco_instances_results.json``.
+        folders: the ``inference/<data set>`` folder of each row, with its ``box_proposals.pkl``,
+            ``coco_instances_results.json`` or ``mask_proposals.json``.
         dataset: the name of the data set, with its split.
         pairs: rows (x, y), where x is to find what y misses.
         table: gives the rows their names and colours.
@@ -84,6 +84,10 @@ def find_examples(
     objects = {image_id: _objects(coco, image_id) for image_id in sorted(coco.imgs)}
     found = {}
     for row in rows:
+        masks = os.path.join(folders[row], "mask_proposals.json")
+        if os.path.isfile(masks):
+            found[row] = _found_by_masks(coco, masks, proposals)
+            continue
         boxes = _read_boxes(folders[row], proposals, threshold)
         found[row] = {i: _found(*objects[i], *boxes[i]) for i in objects}
     examples = []
@@ -162,6 +166,23 @@ def _found(
     overlaps = mask_util.iou(*sizes, [0] * len(objects)) >= 0.5
     may = (classes[:, None] == categories[None]) | (classes[:, None] == _ANY)
     return (overlaps & may).any(axis=0)
+
+
+def _found_by_masks(coco: COCO, path: str, proposals: int) -> dict[int, np.ndarray]:
+    """The same for each image's best masks, by the IoU of masks."""
+    best = defaultdict(list)
+    with open(path, encoding="utf-8") as file:
+        for proposal in json.load(file):
+            best[proposal["image_id"]].append(proposal["segmentation"])
+    found = {}
+    for image_id in coco.imgs:
+        annotations = [a for a in coco.imgToAnns[image_id] if not a.get("iscrowd", 0)]
+        truth = [coco.annToRLE(annotation) for annotation in annotations]
+        masks = best[image_id][:proposals]
+        found[image_id] = np.zeros(len(truth), dtype=bool)
+        if truth and masks:
+            found[image_id] = (mask_util.iou(masks, truth, [0] * len(truth)) >= 0.5).any(axis=0)
+    return found
 
 
 def _best_images(x: Mapping[int, np.ndarray], y: Mapping[int, np.ndarray]) -> list[int]:

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from matplotlib import font_manager
 from PIL import Image, ImageColor, ImageDraw, ImageFont
-from torchvision.utils import draw_bounding_boxes
+from torchvision.transforms.functional import InterpolationMode, resize
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-__all__ = ["PALETTE", "class_color", "draw_boxes", "side_by_side"]
+__all__ = ["PALETTE", "class_color", "draw_boxes", "draw_masks", "side_by_side"]
 
 # Okabe and Ito's colours, which people with any colour vision tell apart, without black.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -52,6 +53,52 @@ def draw_boxes(
     picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     _draw_labels(picture, boxes, labels, colors)
     return np.array(picture)
+
+
+def draw_masks(
+    image: np.ndarray,
+    masks: np.ndarray,
+    labels: Sequence[str],
+    colors: Sequence[str],
+    scale: float = 1.0,
+) -> np.ndarray:
+    """Draw labelled masks: translucent, with an outline; large ones below small ones.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        masks: (R, H, W) bool.
+        labels: R texts.
+        colors: R colours, as ``#RRGGBB``.
+        scale: how much larger than the image the picture is.
+
+    Returns:
+        (H * scale, W * scale, 3) uint8, RGB.
+    """
+    picture = Image.fromarray(image)
+    size = (round(picture.width * scale), round(picture.height * scale))
+    picture = picture.resize(size, Image.Resampling.BICUBIC)
+    if not len(masks):
+        return np.array(picture)
+    drawn = torch.from_numpy(np.asarray(masks, dtype=bool))
+    if scale != 1:
+        drawn = resize(drawn.float(), list(size[::-1]), InterpolationMode.BILINEAR) >= 0.5
+    # An outline of two pixels: what an erosion takes away.
+    outlines = drawn & (-torch.nn.functional.max_pool2d(-drawn.float(), 5, 1, 2) < 0.5)
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    for i in drawn.sum(dim=(1, 2)).argsort(descending=True).tolist():
+        pixels = draw_segmentation_masks(pixels, drawn[i], alpha=0.35, colors=colors[i])
+        pixels = draw_segmentation_masks(pixels, outlines[i], alpha=1.0, colors=colors[i])
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    boxes = np.array([_box_of(mask) for mask in drawn.numpy()])
+    _draw_labels(picture, boxes, labels, colors)
+    return np.array(picture)
+
+
+def _box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+    if not len(rows):
+        return (0, 0, 0, 0)
+    return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
 
 
 def _draw_labels(

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from ..errors import UserError
 from .drawing import class_color, draw_boxes, side_by_side
 
-__all__ = ["draw_results"]
+__all__ = ["draw_results", "load_ground_truth"]
 
 
 def draw_results(
@@ -36,22 +36,13 @@ def draw_results(
         UserError: where the folder has no detections, or its data set is not there.
     """
     detections = _read_detections(inference_dir, threshold)
-    dataset = os.path.basename(os.path.normpath(inference_dir))
-    metadata = MetadataCatalog.get(dataset)
-    json_file = metadata.get("json_file", "")
-    if not os.path.isfile(json_file):
-        raise UserError(
-            f"{inference_dir} is of a data set that is not here ({dataset}); set "
-            "DETECTRON2_DATASETS to the folder that it lies in"
-        )
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(json_file)
+    coco, image_root = load_ground_truth(inference_dir)
     names = {i: coco.cats[i]["name"] for i in sorted(coco.cats)}
     os.makedirs(output_dir, exist_ok=True)
     files = []
     for image_id in sorted(coco.imgs)[:num_images]:
         info = coco.imgs[image_id]
-        image = read_image(os.path.join(metadata.image_root, info["file_name"]), format="RGB")
+        image = read_image(os.path.join(image_root, info["file_name"]), format="RGB")
         picture = side_by_side(
             {
                 "ground truth": _draw(image, coco.imgToAnns[image_id], names),
@@ -62,6 +53,24 @@ def draw_results(
         files.append(os.path.join(output_dir, f"{stem}.png"))
         picture.save(files[-1])
     return files
+
+
+def load_ground_truth(inference_dir: str) -> tuple[COCO, str]:
+    """The annotations and the image folder of the data set that a folder of results is of.
+
+    Raises:
+        UserError: where they are not there.
+    """
+    dataset = os.path.basename(os.path.normpath(inference_dir))
+    metadata = MetadataCatalog.get(dataset)
+    json_file = metadata.get("json_file", "")
+    if not os.path.isfile(json_file):
+        raise UserError(
+            f"{inference_dir} is of a data set that is not here ({dataset}); set "
+            "DETECTRON2_DATASETS to the folder that it lies in"
+        )
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(json_file), metadata.image_root
 
 
 def _read_detections(inference_dir: str, threshold: float) -> dict[int, list[dict[str, Any]]]:

@@ -164,7 +164,11 @@ def all_rows() -> list[str]:
         if path.name != "tables.yaml"
     ]
     mixed_in = ("Base-COCO", "models", "tasks")
-    rows = [row for row in rows if row.parts[0] not in mixed_in and row.name != "laptop"]
+    rows = [
+        row
+        for row in rows
+        if row.parts[0] not in mixed_in and row.name not in ("laptop", "masks", "tables")
+    ]
     return sorted(map(str, rows))
 
 

@@ -1,7 +1,6 @@
 import json
 import os
 import pickle
-from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -137,8 +136,7 @@ def test_a_file_of_proposals_runs_no_code(dataset, tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "made"),)
 
-    for content, name in [(Evil(), "mkdir"), (OrderedDict(), "OrderedDict")]:
-        (tmp_path / "box_proposals.pkl").write_bytes(pickle.dumps(content))
-        with pytest.raises(UserError, match=f"box_proposals.pkl .*{name}"):
-            find_examples({"x": str(tmp_path)}, dataset, [("x", "x")])
+    (tmp_path / "box_proposals.pkl").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(UserError, match=r"box_proposals.pkl .*mkdir"):
+        find_examples({"x": str(tmp_path)}, dataset, [("x", "x")])
     assert not (tmp_path / "made").exists()

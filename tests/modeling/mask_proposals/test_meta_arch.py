@@ -1,0 +1,104 @@
+"""The network of Sec. 6: from images to masks in the pixels of the original, and back-propagation."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks
+from detectron2.utils.events import EventStorage
+
+from fpn_d2 import UserError
+from fpn_d2.structures import RegionMasks
+
+ROWS = ["5x5", "7x7", "dual", "dual_28", "image_pyramid"]
+
+
+def row(name):
+    return f"quick/Mask-Proposals/mask_R_18_{name}"
+
+
+@pytest.fixture
+def build(row_config):
+    def make(name, *opts):
+        torch.manual_seed(0)
+        return build_model(row_config(row(name), *opts).clone())
+
+    return make
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_masks_in_the_pixels_of_the_original_image(build, make_input, name):
+    model = build(name, "MODEL.MASK_PROPOSAL.TOPK_TEST", 50).eval()
+    image = make_input(64, 96, [])
+    image |= {"height": 128, "width": 288}  # two and three times the network's input
+    with torch.no_grad():
+        (output,) = model([image])
+    found = output["instances"]
+    assert len(found) == 50
+    assert found.image_size == (128, 288)
+    assert isinstance(found.pred_masks, RegionMasks)
+    assert found.pred_masks.image_size == (128, 288)
+    assert (found.scores[:-1] >= found.scores[1:]).all()
+    regions = found.pred_masks.regions
+    sides = (regions[:, 2:] - regions[:, :2]) / torch.tensor([3.0, 2.0])
+    # squares on the network's input, but that an image pyramid rounds its sides
+    torch.testing.assert_close(sides[:, 0], sides[:, 1], rtol=0.02, atol=0)
+    # 25 % more than a scale of the row, or on an image pyramid than 128 px at a half octave
+    octaves = (sides[:, 0] / 40).log2() * 2
+    torch.testing.assert_close(octaves, octaves.round(), atol=0.2, rtol=0)
+    boxes = found.pred_boxes.tensor
+    assert (boxes >= 0).all()
+    assert (boxes <= torch.tensor([288.0, 128, 288, 128])).all()
+    assert found.pred_masks.masks.shape[-1] == (28 if "28" in name else 14)
+
+
+def test_an_image_pyramid_sees_every_scale(build, make_input):
+    model = build("image_pyramid", "MODEL.MASK_PROPOSAL.TOPK_TEST", 10**6).eval()
+    with torch.no_grad():
+        regions = model([make_input(160, 160, [])])[0]["instances"].pred_masks.regions
+    sides = {round(side, 1) for side in (regions[:, 2] - regions[:, 0]).tolist()}
+    # 160 px at 2^-2.5 .. 2^0.5: the image's sides are whole pixels
+    expected = [160 * 160 / round(160 * 2 ** (i / 2)) for i in range(-5, 2)]
+    assert sorted(sides) == pytest.approx(sorted(expected), abs=0.1)
+
+
+@pytest.mark.parametrize("path", ["TOP_DOWN", "LATERAL"])
+def test_the_necks_switches_work_here_too(build, make_input, path):
+    model = build("5x5", f"MODEL.FPN.{path}", False).train()
+    image = make_input(64, 96, [[10, 10, 40, 40]])
+    masks = torch.zeros(1, 64, 96, dtype=torch.bool)
+    masks[0, 10:40, 10:40] = True
+    image["instances"].gt_masks = BitMasks(masks)
+    with EventStorage():
+        losses = model([image])
+        sum(losses.values()).backward()
+    assert set(losses) == {"loss_score", "loss_mask"}
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_the_batch_does_not_change_an_image(build, make_input):
+    model = build("dual", "MODEL.MASK_PROPOSAL.TOPK_TEST", 30).eval()
+    small, large = make_input(64, 64, []), make_input(128, 160, [], 1)
+    with torch.no_grad():
+        alone = model([small])[0]["instances"]
+        together = model([small, large])[0]["instances"]
+    assert len(together) == 30
+    # its padding is zero as it is on the image's border, but for the norm's bias in the network
+    torch.testing.assert_close(alone.scores, together.scores, atol=0.05, rtol=0)
+    centers = (together.pred_masks.regions[:, :2] + together.pred_masks.regions[:, 2:]) / 2
+    assert (centers < 64).all()
+
+
+@pytest.mark.parametrize(
+    "opts, sentence",
+    [
+        (["MODEL.MASK_PROPOSAL.WINDOWS", "[4]"], "WINDOWS is .4.; give odd sides"),
+        (["MODEL.MASK_PROPOSAL.WINDOWS", "[5]"], "SIZES must have a list for each of the 1"),
+        (["MODEL.MASK_PROPOSAL.TEST_SCALES", "[0.0]"], "TEST_SCALES is .0.0.; give factors"),
+        (["MODEL.MASK_PROPOSAL.MASK_SIZE", "0"], "MASK_SIZE is 0; give 1 or more"),
+        (["MODEL.MASK_PROPOSAL.IN_FEATURES", "['p2','p3','p4','p5','p9']"], "names p9"),
+        (["MODEL.MASK_ON", "False"], "MODEL.MASK_ON is False"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(build, opts, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build("dual", *opts)
