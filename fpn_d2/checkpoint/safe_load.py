@@ -6,6 +6,7 @@ Of a ``.pth`` file torch's own restricted unpickler takes tensors and plain cont
 
 import os
 import pickle
+import re
 import zipfile
 from typing import Any
 
@@ -110,9 +111,12 @@ def _reason(error: Exception) -> str:
     """What is wrong, in half a sentence."""
     text = str(error)
     if isinstance(error, pickle.UnpicklingError):
-        for mark in ("Unsupported global: GLOBAL ", "Unsupported class "):
-            if mark in text:
-                name = text.split(mark)[1].split()[0]
-                return f"holds {name}, and only tensors and plain containers belong there"
+        name = re.search(r"(?:GLOBAL |[Uu]nsupported class |but got <class ')([\w.]+)", text)
+        if name:
+            return f"holds {name[1]}, and only tensors and plain containers belong there"
+        # torch's advice stands around what it has found
+        advice = ("Weights only", "Check the documentation", "Please")
+        parts = [part.strip() for part in re.split(r"\n\s*\n", text)]
+        text = next((part for part in parts if part and not part.startswith(advice)), "its pickle")
     reason = text.strip().partition("\n")[0] or type(error).__name__
     return f"cannot be read ({reason})"

@@ -1,4 +1,4 @@
-"""The network of Sec. 6: from images to masks in the pixels of the original, and back-propagation."""
+"""The network of Sec. 6: from images to masks in the pixels of the original, and back."""
 
 import pytest
 import torch
