@@ -14,6 +14,7 @@ from detectron2.utils.logger import setup_logger
 
 import train_net
 from fpn_d2.engine import launch
+from fpn_d2.visualization import draw_mask_proposals
 
 FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 FAST = "quick/Fast-RCNN/fast_rcnn_R_18_FPN"
@@ -64,6 +65,37 @@ def test_train_evaluate_and_resume(run, output):
     assert (output / "inference/tiny_val/results.json").read_text() == trained
     assert run(FASTER, "--resume", "SOLVER.MAX_ITER", 3)[0] == 0
     assert torch.load(output / "model_final.pth")["iteration"] == 2
+
+
+def test_the_rpn_of_a_faster_rcnn_is_measured_on_its_own(run, output):
+    weights = output / "model_final.pth"
+    assert run(FASTER)[0] == 0
+    alone = ["MODEL.META_ARCHITECTURE", "ProposalNetwork", "MODEL.WEIGHTS", weights]
+    assert run(FASTER, "--eval-only", *alone)[0] == 0
+    results = json.loads((output / "inference/tiny_val/results.json").read_text())
+    assert {"AR@10", "AR@100", "AR@1000", "ARs@1000"} <= set(results["box_proposals"])
+
+
+@pytest.mark.parametrize("row", ["dual", "image_pyramid"])
+def test_mask_proposals_train_and_are_measured(run, output, row):
+    config = f"quick/Mask-Proposals/mask_R_18_{row}"
+    assert run(config)[0] == 0
+    folder = output / "inference/tiny_val"
+    trained = json.loads((folder / "results.json").read_text())["mask_proposals"]
+    assert 0 <= trained["AR@10"] <= trained["AR@100"] <= trained["AR@1000"] <= 100
+    assert run(config, "--eval-only", "MODEL.WEIGHTS", output / "model_final.pth")[0] == 0
+    again = json.loads((folder / "results.json").read_text())["mask_proposals"]
+    assert {k: v for k, v in again.items() if k != "masks_per_second"} == {
+        k: v for k, v in trained.items() if k != "masks_per_second"
+    }
+    files = draw_mask_proposals(str(folder), str(output / "pictures"), num_images=2)
+    assert all(Path(file).stat().st_size > 0 for file in files)
+
+
+def test_a_config_that_is_trained_in_steps_is_refused(run):
+    code, error = run("quick/Feature-Sharing/shared_R_18_FPN")
+    assert code == 2
+    assert "tools/train_four_step.py" in error
 
 
 def test_an_rpns_proposals_train_a_fast_rcnn(run, output):

@@ -46,7 +46,8 @@ def build_train_loader(cfg: CfgNode) -> Any:
     dataset = load_train_dataset(cfg)
     for name in cfg.DATASETS.TEST:
         _load_test(cfg, name)
-    mapper = ObjectScaleMapper(cfg) if cfg.INPUT.OBJECT_SCALE_TRAIN else None  # Detectron2's own
+    # A plain Detectron2 config has no such key. None is Detectron2's own mapper.
+    mapper = ObjectScaleMapper(cfg) if cfg.INPUT.get("OBJECT_SCALE_TRAIN") else None
     return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
 
 

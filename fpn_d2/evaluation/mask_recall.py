@@ -1,17 +1,21 @@
 """Class-agnostic recall of mask proposals (Sec. 6, Table 6): AR at 10, 100 and 1000 masks.
 
-The protocol, since COCO's API has none for this (with ``useCats=0`` its ``summarize`` prints AR at
-the last of ``maxDets`` only, with ``useCats=1`` a mean over classes, so numbers in the literature
-differ):
+Shape shorthand: D proposals and G objects of an image, T IoU thresholds, R masks of H x W pixels.
+
+The protocol is pycocotools' with ``useCats=0`` and ``maxDets`` of 10, 100 and 1000. (Numbers in the
+literature differ: its defaults are a mean over classes and at most 100 masks, and its ``summarize``
+prints small, medium and large at the last of ``maxDets`` only.)
 
 - Classes are ignored. An image's proposals are taken in descending score, equal ones in the order
   in which they were made, and of each image the first 10, 100 or 1000.
 - At each IoU of 0.5, 0.55 .. 0.95 COCO's greedy matching: each proposal takes, of the objects not
-  yet taken that it overlaps by at least that IoU, the one it overlaps most.
+  yet taken that it overlaps by at least that IoU, the one it overlaps most; of equal ones the last,
+  by category and then as annotated.
 - Recall is the share of all objects of the data set that are taken; AR is its mean over the ten
   IoUs, in percent.
 - Small, medium and large are COCO's by the annotation's ``area``: to 32^2, to 96^2 and above, in
-  square pixels of the original image, both ends included. Each is matched on its own.
+  square pixels of the original image, both ends included; without it, by the mask's pixels. Each is
+  matched on its own.
 - Crowd regions are no objects and take no proposal from one. (In COCO's matching, too, an ignored
   region takes only proposals that no object that counts could take.)
 - An object of an image without proposals is missed.
@@ -65,15 +69,17 @@ def match_ranks(ious: np.ndarray, thresholds: np.ndarray = THRESHOLDS) -> np.nda
     ranks = np.full((len(thresholds), ious.shape[1]), _NEVER)
     if not ious.size:
         return ranks
-    order = np.flatnonzero(ious.max(axis=1) >= min(thresholds) - 1e-10)
+    best = ious.max(axis=1)
     for row, threshold in zip(ranks, thresholds, strict=True):
         least = min(threshold, 1 - 1e-10)  # as pycocotools has it
-        for proposal in order:
+        for proposal in np.flatnonzero(best >= least):
             free = (row == _NEVER) & (ious[proposal] >= least)
             if free.any():
                 overlaps = np.where(free, ious[proposal], -1)
                 # of equal ones the last, as pycocotools has it
                 row[len(overlaps) - 1 - overlaps[::-1].argmax()] = proposal
+                if (row != _NEVER).all():
+                    break
     return ranks
 
 
@@ -125,6 +131,9 @@ class MaskRecallEvaluator(DatasetEvaluator):
             inputs: with ``image_id``.
             outputs: with ``instances``, whose ``scores`` are (R,) and whose ``pred_masks`` are
                 :class:`fpn_d2.structures.RegionMasks` or (R, H, W) bool, in the original image.
+
+        Raises:
+            UserError: where an object's annotation has no mask, or one of another size.
         """
         start = time.perf_counter()
         for image, output in zip(inputs, outputs, strict=True):
@@ -185,8 +194,13 @@ class MaskRecallEvaluator(DatasetEvaluator):
             for annotation in self._coco.imgToAnns[image_id]
             if not annotation.get("iscrowd", 0)
         ]
+        objects.sort(key=lambda annotation: annotation["category_id"])  # pycocotools' order
         truth = [self._rle_of(annotation) for annotation in objects]
-        areas = np.array([annotation["area"] for annotation in objects])
+        sizes = {tuple(rle["size"]) for rle in rles + truth}  # pycocotools' IoU of two is -1
+        assert len(sizes) <= 1, f"proposals and objects of image {image_id} are of sizes {sizes}"
+        areas = np.array(
+            [a.get("area", mask_util.area(rle)) for a, rle in zip(objects, truth, strict=True)]
+        )
         if rles and truth:
             ious = np.asarray(mask_util.iou(rles, truth, [0] * len(truth)))
         else:
@@ -197,15 +211,21 @@ class MaskRecallEvaluator(DatasetEvaluator):
         }
 
     def _rle_of(self, annotation: dict[str, Any]) -> dict[str, Any]:
+        image = self._coco.imgs[annotation["image_id"]]
+        name = f"annotation {annotation['id']} of image {image['file_name']} in {self._json_file}"
         try:
-            return self._coco.annToRLE(annotation)
+            rle = self._coco.annToRLE(annotation)
         except Exception as error:  # pycocotools raises nearly any error
-            image = self._coco.imgs[annotation["image_id"]]
             raise UserError(
-                f"annotation {annotation['id']} of image {image['file_name']} in "
-                f"{self._json_file} has no mask that can be read ({error!r}): give it a "
-                "segmentation of polygons or an RLE"
+                f"{name} has no mask that can be read ({error!r}): give it a segmentation of "
+                "polygons or an RLE"
             ) from error
+        if list(rle["size"]) != [image["height"], image["width"]]:
+            raise UserError(
+                f"{name} has an RLE of size {rle['size']}, but the image's height and width are "
+                f"{[image['height'], image['width']]}: encode the mask at the image's size"
+            )
+        return rle
 
 
 def _quiet_coco(json_file: str) -> COCO:
@@ -216,5 +236,6 @@ def _quiet_coco(json_file: str) -> COCO:
 def _encode(masks: Any) -> list[dict[str, Any]]:
     if hasattr(masks, "to_rle"):
         return masks.to_rle()
-    pixels = torch.as_tensor(masks).to(torch.uint8).permute(1, 2, 0).numpy()
-    return mask_util.encode(np.asfortranarray(pixels)) if pixels.shape[2] else []
+    # One at a time: a thousand masks of an image are a gigabyte as it is.
+    pixels = (mask.to(torch.uint8).numpy() for mask in masks)
+    return [mask_util.encode(np.asfortranarray(mask)) for mask in pixels]

@@ -146,7 +146,9 @@ def _facts(results: Mapping[str, Any]) -> dict[str, str]:
 
 def _markdown(table: Table, results: Mapping[str, Any]) -> str:
     metrics, others = differences(table, results)
-    verdicts = [check_claim(claim, table, results) for claim in table.claims]
+    verdicts = [
+        check_claim(claim, table, results) for claim in table.claims_at(results.get("scale", ""))
+    ]
     runs = _runs(table, results)
     parts = [
         f"# Table {table.table}. {table.title}",
@@ -191,7 +193,9 @@ def _html(table: Table, results: Mapping[str, Any], examples: Sequence[Example])
     environment.filters["metric"] = _metric_html
     columns, lines = sheet(table, results)
     metrics, others = differences(table, results)
-    verdicts = [check_claim(claim, table, results) for claim in table.claims]
+    verdicts = [
+        check_claim(claim, table, results) for claim in table.claims_at(results.get("scale", ""))
+    ]
     return environment.get_template("report.html.j2").render(
         table=table,
         introduction=_introduction(table, results),

@@ -94,6 +94,11 @@ class Table:
         """The rows that this scale has."""
         return {name: row for name, row in self.rows.items() if scale in row.configs}
 
+    def claims_at(self, scale: str) -> list[Claim]:
+        """The claims about rows that this scale has."""
+        rows = self.rows_at(scale)
+        return [c for c in self.claims if all(row in rows for group in c.order for row in group)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Tables:

@@ -47,8 +47,13 @@ class RegionMasks:
         assert masks.dim() == 3, masks.shape
         assert masks.shape[1] == masks.shape[2], masks.shape
         assert regions.shape == (len(masks), 4), (regions.shape, masks.shape)
-        if not regions.isfinite().all():
-            raise ValueError("a region of a mask is not finite; check the network for NaN")
+        finite = regions.isfinite().all(dim=1)
+        if not finite.all():
+            first = int(finite.long().argmin())
+            raise ValueError(
+                f"region {first} of {len(regions)}, {regions[first].tolist()}, is not finite; "
+                "check the network for NaN"
+            )
         self.masks = masks
         self.regions = regions
         self.image_size = (int(image_size[0]), int(image_size[1]))
@@ -59,7 +64,7 @@ class RegionMasks:
 
     def __getitem__(self, item: Any) -> "RegionMasks":
         """An int, a slice or a tensor; always R masks, of which an int selects one."""
-        if isinstance(item, int):
+        if isinstance(item, (int, np.integer)):
             if not -len(self) <= item < len(self):
                 raise IndexError(f"mask {item} of {len(self)}")
             item = slice(item, item + 1 or None)
@@ -94,26 +99,35 @@ class RegionMasks:
         regions = self.regions * self.regions.new_tensor(ratio)
         return RegionMasks(self.masks, regions, (height, width), self.threshold)
 
-    def paste(self) -> Tensor:
-        """The masks as pixels: (R, H, W) bool, on the CPU. See :meth:`to_rle` for many."""
-        pasted = torch.zeros((len(self), *self.image_size), dtype=torch.bool)
-        for mask, (top, left, window) in zip(pasted, self._windows(), strict=True):
+    def paste(self, item: Any = slice(None)) -> Tensor:
+        """The masks as pixels; :meth:`to_rle` is for many at once.
+
+        Args:
+            item: which of them, as in ``masks[item]``.
+
+        Returns:
+            (R, H, W) bool, on the CPU; an int selects R = 1.
+        """
+        chosen = self[item]
+        pasted = torch.zeros((len(chosen), *self.image_size), dtype=torch.bool)
+        for mask, (top, left, window) in zip(pasted, chosen._windows(), strict=True):
             width, height = window.shape
             mask[top : top + height, left : left + width] = torch.from_numpy(window.T)
         return pasted
 
     def to_rle(self) -> list[dict[str, Any]]:
-        """COCO's compressed RLEs, without an array of the image's size.
+        """COCO's compressed RLEs, in the memory of one window and the results.
 
         Returns:
             R of ``{"size": [H, W], "counts": bytes}``.
         """
         height, width = self.image_size
-        uncompressed = [
-            {"size": [height, width], "counts": _run_lengths(window, height, width)}
-            for window in self._windows()
-        ]
-        return mask_util.frPyObjects(uncompressed, height, width) if uncompressed else []
+        rles = []
+        for window in self._windows():
+            # Compressed at once, since the run lengths of a thousand masks are tens of megabytes.
+            runs = {"size": [height, width], "counts": _run_lengths(window, height, width)}
+            rles += mask_util.frPyObjects([runs], height, width)
+        return rles
 
     def tight_boxes(self) -> Boxes:
         """The boxes of the pasted masks, x0 y0 x1 y1 in pixels; zeros for an empty one."""
@@ -169,7 +183,7 @@ def _interpolation(low: float, high: float, size: int, cells: int) -> tuple[int,
     return first, weights
 
 
-def _run_lengths(window: Window, height: int, width: int) -> list[int]:
+def _run_lengths(window: Window, height: int, width: int) -> np.ndarray:
     """Lengths of the runs of zeros and ones, column by column over the whole image."""
     top, left, mask = window
     # One column after the other, each with a zero behind it, so that no run crosses to the next.
@@ -188,5 +202,5 @@ def _run_lengths(window: Window, height: int, width: int) -> list[int]:
         starts = starts[np.concatenate([[True], ~joined])]
         ends = ends[np.concatenate([~joined, [True]])]
     borders = np.concatenate([[0], np.stack([starts, ends], axis=1).ravel(), [height * width]])
-    runs = np.diff(borders).tolist()
+    runs = np.diff(borders)
     return runs[:-1] if len(starts) and not runs[-1] else runs  # as pycocotools ends them

@@ -3,7 +3,9 @@
 import contextlib
 import io
 import json
+import logging
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,11 @@ def polygon(x, y, side, width=None):
     return [[x, y, x + width, y, x + width, y + side, x, y + side]]
 
 
+def compressed(x, y, side):
+    rle = mask_util.encode(np.asfortranarray(square(x, y, side).numpy().astype(np.uint8)))
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
 @pytest.fixture
 def evaluator(tmp_path):
     """``evaluator([[annotation, ...] of image 1, ...])`` on a data set of these images."""
@@ -55,7 +62,7 @@ def evaluator(tmp_path):
                 for i in range(len(images))
             ],
             "annotations": annotations,
-            "categories": [{"id": 1, "name": "thing"}],
+            "categories": [{"id": i, "name": f"thing {i}"} for i in (1, 2)],
         }
         path = tmp_path / "instances.json"
         path.write_text(json.dumps(content))
@@ -156,18 +163,36 @@ def test_a_size_without_objects_has_no_number(evaluator):
     assert mask_util.area(kept[0]["segmentation"]) == 400
 
 
-def test_images_without_proposals_or_objects_count(evaluator):
+def test_images_without_proposals_or_objects_count(evaluator, caplog):
     made = evaluator([obj(10, 10, 20)], [obj(10, 10, 20)], [], [obj(10, 10, 20)])
     perfect = proposals([square(10, 10, 20)])
     # image 2 has no proposal, image 3 no object, image 4 is never seen
-    assert run(made, perfect, proposals([]), perfect)["AR@1000"] == pytest.approx(100 / 3)
+    with caplog.at_level(logging.WARNING):
+        assert run(made, perfect, proposals([]), perfect)["AR@1000"] == pytest.approx(100 / 3)
+    assert "1 images were not evaluated" in caplog.text
 
 
 def test_crowds_are_no_objects(evaluator):
-    crowd = mask_util.encode(np.asfortranarray(square(60, 60, 40).numpy().astype(np.uint8)))
-    crowd = {"size": crowd["size"], "counts": crowd["counts"].decode()}
-    made = evaluator([obj(10, 10, 20), obj(60, 60, 40, iscrowd=1, segmentation=crowd)], [])
+    crowd = obj(60, 60, 40, iscrowd=1, segmentation=compressed(60, 60, 40))
+    made = evaluator([obj(10, 10, 20), crowd], [crowd])
     assert run(made, proposals([square(10, 10, 20)]), proposals([]))["AR@1000"] == 100
+
+
+def test_an_object_is_polygons_or_either_rle(evaluator):
+    # column by column: 10 columns and 10 pixels, 20 pixels of each of 20 columns, and the rest
+    runs = [SIZE * 10 + 10, *[20, SIZE - 20] * 19, 20, SIZE * 131 - 30]
+    assert sum(runs) == SIZE**2
+    forms = [polygon(10, 10, 20), {"size": [SIZE, SIZE], "counts": runs}, compressed(10, 10, 20)]
+    made = evaluator(*[[obj(10, 10, 20, segmentation=form)] for form in forms])
+    assert run(made, *[proposals([square(10, 10, 20)])] * 3)["AR@1000"] == 100
+
+
+def test_an_object_without_an_area_has_its_masks(evaluator):
+    without = obj(10, 10, 40)  # 1600 is medium
+    del without["area"]
+    results = run(evaluator([without]), proposals([square(10, 10, 40)]))
+    assert math.isnan(results["ARs@1000"])
+    assert results["ARm@1000"] == 100
 
 
 def test_region_masks_are_taken_as_they_are(evaluator):
@@ -178,29 +203,33 @@ def test_region_masks_are_taken_as_they_are(evaluator):
 
 
 def random_case(rng):
-    """Objects, crowds among them, and proposals near them, in three images."""
+    """Objects of two categories, crowds among them, and proposals near them, in three images.
+
+    Sides of few values and steps of 4 px make many IoUs equal.
+    """
     images, outputs = [], []
     for _ in range(3):
         objects, masks = [], []
         for _ in range(int(rng.integers(0, 6))):
-            x, y = rng.integers(0, 60, 2).tolist()
-            side = int(rng.integers(8, 100))
-            crowd = int(rng.random() < 0.2)
-            segmentation = polygon(x, y, side)
-            if crowd:
-                rle = mask_util.encode(np.asfortranarray(square(x, y, side).numpy().astype("u1")))
-                segmentation = {"size": rle["size"], "counts": rle["counts"].decode()}
-            objects.append(obj(x, y, side, iscrowd=crowd, segmentation=segmentation))
+            x, y = (4 * rng.integers(0, 12, 2)).tolist()
+            side = int(rng.choice([8, 20, 32, 32, 64, 96, 100]))
+            crowd = int(rng.random() < 0.25)
+            segmentation = compressed(x, y, side) if crowd else polygon(x, y, side)
+            category = int(rng.integers(1, 3))
+            fields = {"iscrowd": crowd, "segmentation": segmentation, "category_id": category}
+            objects.append(obj(x, y, side, **fields))
             for _ in range(int(rng.integers(0, 8))):
-                dx, dy, grow = rng.integers(-8, 9, 3).tolist()
-                masks.append(square(max(0, x + dx), max(0, y + dy), max(1, side + grow)))
-        scores = rng.integers(0, 12, len(masks)) / 12  # with ties
+                dx, dy, grow = (4 * rng.integers(-1, 2, 3)).tolist()
+                masks.append(square(max(0, x + dx), max(0, y + dy), side + grow))
+        masks = [masks[i] for i in rng.permutation(len(masks))]
+        scores = rng.integers(0, 12, len(masks)) / 16  # with ties
         images.append(objects)
         outputs.append(proposals(masks, scores.tolist()))
     return images, outputs
 
 
-def recall_of_pycocotools(path, outputs, limit, area):
+def recalls_of_pycocotools(path, outputs):
+    """``{"AR@10": ..}`` as the evaluator names them, in percent; -100 where it has none."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(path)
         found = []
@@ -212,26 +241,37 @@ def recall_of_pycocotools(path, outputs, limit, area):
                     {"image_id": image_id, "category_id": 1, "segmentation": rle, "score": score}
                 )
         evaluation = COCOeval(coco, coco.loadRes(found), "segm")
-        evaluation.params.useCats, evaluation.params.maxDets = 0, [limit]
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [area], ["this"]
+        evaluation.params.useCats, evaluation.params.maxDets = 0, [10, 100, 1000]
         evaluation.evaluate()
         evaluation.accumulate()
-    return 100 * evaluation.eval["recall"].mean()
+    recall = 100 * evaluation.eval["recall"][:, 0].mean(axis=0)  # of thresholds; areas x limits
+    return {
+        f"AR{area}@{limit}": recall[i, j]
+        for i, area in enumerate(["", "s", "m", "l"])
+        for j, limit in enumerate([10, 100, 1000])
+    }
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_against_pycocotools(evaluator, seed):
     images, outputs = random_case(np.random.default_rng(seed))
-    if not any(len(output["instances"]) for output in outputs):
-        pytest.skip("pycocotools cannot load an empty list")
     made = evaluator(*images)
     results = run(made, *outputs)
-    areas = {"": [0, 1e10], "s": [0, 32**2], "m": [32**2, 96**2], "l": [96**2, 1e10]}
-    for name, area in areas.items():
-        for limit in (10, 100):
-            expected = recall_of_pycocotools(made.json_file, outputs, limit, area)
-            got = results[f"AR{name}@{limit}"]
-            assert (math.isnan(got) and expected == -100) or got == pytest.approx(expected)
+    for name, expected in recalls_of_pycocotools(made.json_file, outputs).items():
+        got = -100 if math.isnan(results[name]) else results[name]
+        assert got == pytest.approx(expected, abs=1e-9), name
+
+
+def test_objects_of_equal_iou_are_taken_in_pycocotools_order(evaluator):
+    # The first proposal meets both at 320 / 480, the second its own alone. By category the object
+    # annotated first is the last of the two: it goes to the first proposal, nothing is left for
+    # the second at 0.5 .. 0.65, and above 0.667 the second takes it: 10 x 1 of 20.
+    first, second = obj(0, 0, 20, category_id=2), obj(8, 0, 20, category_id=1)
+    outputs = [proposals([square(4, 0, 20), square(0, 0, 20)])]
+    made = evaluator([first, second])
+    results = run(made, *outputs)
+    assert results["AR@10"] == pytest.approx(50)
+    assert recalls_of_pycocotools(made.json_file, outputs)["AR@10"] == pytest.approx(50)
 
 
 def test_ranks_by_hand():
@@ -239,6 +279,9 @@ def test_ranks_by_hand():
     # at 0.5 the first takes the second object, the next the first; at 0.65 and 0.8 likewise
     assert match_ranks(ious, np.array([0.5, 0.65, 0.8])).tolist() == [[1, 0], [1, 0], [1, NEVER]]
     assert match_ranks(np.zeros((0, 2)), np.array([0.5])).tolist() == [[NEVER, NEVER]]
+    # of equal IoUs the last, which leaves the first to the second proposal; 1 counts as 1 - 1e-10
+    ties = np.array([[0.6, 0.6], [1.0, 0.0]])
+    assert match_ranks(ties, np.array([0.5, 1.0])).tolist() == [[1, 0], [1, NEVER]]
     assert average_recall(np.array([[1, 0], [1, NEVER]]), 1) == 0.25
     assert math.isnan(average_recall(np.zeros((10, 0)), 10))
 
@@ -261,6 +304,24 @@ def test_an_annotation_without_a_mask_is_named(evaluator):
         run(made, proposals([]))
 
 
+@pytest.mark.parametrize("segmentation", [[], {}, [[1, 2, 3]], "none"])
+def test_a_segmentation_that_is_none_is_named(evaluator, segmentation):
+    made = evaluator([], [obj(10, 10, 20, segmentation=segmentation)])
+    with pytest.raises(UserError, match=r"annotation 1 of image 2\.jpg in \S+instances\.json"):
+        run(made, proposals([]), proposals([square(10, 10, 20)]))
+
+
+def test_masks_of_another_size_than_the_image_are_not_just_missed(evaluator):
+    small = mask_util.encode(np.ones((30, 20), dtype=np.uint8, order="F"))
+    small = {"size": small["size"], "counts": small["counts"].decode()}
+    with pytest.raises(UserError, match=r"annotation 1 .* size \[30, 20\], .* \[160, 160\]"):
+        run(evaluator([obj(0, 0, 20, segmentation=small)]), proposals([]))
+    output = proposals([square(10, 10, 20)])
+    output["instances"].pred_masks = torch.ones(1, 30, 20, dtype=torch.bool)
+    with pytest.raises(AssertionError, match="image 1"):
+        run(evaluator([obj(10, 10, 20)]), output)
+
+
 def test_a_data_set_in_another_format_is_refused():
     with pytest.raises(UserError, match="nothing_at_all, which has no COCO annotation file"):
         MaskRecallEvaluator("nothing_at_all")
@@ -273,3 +334,7 @@ def test_masks_are_not_kept(evaluator):
     assert len(made._kept) == 100
     assert set(made._ranks[1]) == {"", "s", "m", "l"}
     assert all(ranks.size <= 10 for ranks in made._ranks[1].values())
+    few = len(pickle.dumps((made._ranks, made._kept)))
+    made.reset()
+    made.process([{"image_id": 1}], [proposals([square(10, 10, 20)] * 1000)])
+    assert len(pickle.dumps((made._ranks, made._kept))) == few
