@@ -35,9 +35,9 @@ def main() -> None:
     for i, seconds in enumerate(result["steps"], start=1):
         print(f"step {i}: {seconds:.0f} s of training")
     for dataset, metrics in result["results"].items():
-        for key in ("AP", "AP50"):
-            value = metrics["bbox"][key]
-            print(f"{dataset}: {key} {'none' if value is None else f'{value:.1f}'}")
+        numbers = [(key, metrics["bbox"][key]) for key in ("AP", "AP50")]
+        texts = [f"{key} {'none' if value is None else f'{value:.1f}'}" for key, value in numbers]
+        print(f"{dataset}: {', '.join(texts)}")
     # where features are not shared there are two networks, in the folders of steps 1 and 2
     print(training.weights if training.configs()[2] else folder)
 

@@ -20,7 +20,7 @@ import torch
 from ..config import load_config
 from ..errors import UserError
 from ..files import replace_file, write_json
-from .runs import Run, Runner, read_json
+from .runs import Run, Runner, check_settings_file, read_json
 
 __all__ = ["FourStep", "proposal_opts"]
 
@@ -91,6 +91,11 @@ class FourStep:
             UserError: where a step fails.
         """
         shared = self.configs()[2]
+        whole = Run(self.config, self.folder, self.opts)
+        check_settings_file(whole, whole.load_config())
+        done_before = whole.result()
+        if done_before is not None:
+            return done_before
         runs = [*self.separate_runs(), *(self.shared_runs() if shared else ())]
         done = []
         for i, run in enumerate(runs):
@@ -99,7 +104,7 @@ class FourStep:
                 for dataset in run.load_config().DATASETS.TRAIN:
                     self.runner.write_proposals(run, dataset)
         with self.runner.locked(self.folder):
-            result = Run(self.config, self.folder, self.opts).result()
+            result = whole.result()
             if result is None:
                 if shared:
                     self._join(runs)

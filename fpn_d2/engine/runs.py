@@ -231,6 +231,7 @@ def check_settings_file(run: Run, cfg: CfgNode) -> None:
     Raises:
         UserError: where it was begun with others.
     """
+    os.makedirs(run.folder, exist_ok=True)
     path = os.path.join(run.folder, "settings.json")
     settings = {key: _setting(key, value) for key, value in _flat(cfg) if key not in _FREE_KEYS}
     begun = ("last_checkpoint", "run.json")
@@ -239,6 +240,9 @@ def check_settings_file(run: Run, cfg: CfgNode) -> None:
     if not os.path.isfile(path):
         return  # somebody's training by train_net.py, which --resume takes as it is
     found = read_json(path)
+    if os.path.isfile(os.path.join(run.folder, "run.json")):
+        # What is done was done; the folders that it was made from may have moved since.
+        settings = {key: value for key, value in settings.items() if not _is_path(key)}
     other = [key for key in settings if found.get(key, settings[key]) != settings[key]]
     if other:
         raise UserError(
@@ -256,11 +260,14 @@ def _remove_checkpoints_between(run: Run) -> None:
 
 def _setting(key: str, value: Any) -> str:
     """A value as it is compared: paths may be written in several ways."""
-    if key == "MODEL.WEIGHTS" and value:
-        return os.path.normpath(value)
-    if key.startswith("DATASETS.PROPOSAL_FILES"):
-        return str([os.path.normpath(path) for path in value])
+    if _is_path(key) and value:
+        paths = [value] if isinstance(value, str) else value
+        return str([os.path.normpath(path) for path in paths])
     return str(value)
+
+
+def _is_path(key: str) -> bool:
+    return key == "MODEL.WEIGHTS" or key.startswith("DATASETS.PROPOSAL_FILES")
 
 
 def _flat(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""Boxes on an image, and images beside each other."""
+"""Boxes and masks on an image, and images beside each other."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from matplotlib import font_manager
 from PIL import Image, ImageColor, ImageDraw, ImageFont
-from torchvision.transforms.functional import InterpolationMode, resize
-from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+from torchvision.utils import draw_bounding_boxes
+
+from ..structures import RegionMasks
 
 __all__ = ["PALETTE", "class_color", "draw_boxes", "draw_masks", "side_by_side"]
 
@@ -57,7 +58,7 @@ def draw_boxes(
 
 def draw_masks(
     image: np.ndarray,
-    masks: np.ndarray,
+    masks: np.ndarray | RegionMasks,
     labels: Sequence[str],
     colors: Sequence[str],
     scale: float = 1.0,
@@ -66,38 +67,64 @@ def draw_masks(
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        masks: (R, H, W) bool.
-        labels: R texts.
+        masks: R masks of the image, as (R, H, W) bool or compact.
+        labels: R texts; that of an empty mask is left out.
         colors: R colours, as ``#RRGGBB``.
         scale: how much larger than the image the picture is.
 
     Returns:
         (H * scale, W * scale, 3) uint8, RGB.
     """
+    compact = isinstance(masks, RegionMasks)
+    assert (masks.image_size if compact else masks.shape[1:]) == image.shape[:2]
+    assert len(masks) == len(labels) == len(colors), (len(masks), len(labels), len(colors))
     picture = Image.fromarray(image)
     size = (round(picture.width * scale), round(picture.height * scale))
-    picture = picture.resize(size, Image.Resampling.BICUBIC)
-    if not len(masks):
-        return np.array(picture)
-    drawn = torch.from_numpy(np.asarray(masks, dtype=bool))
-    if scale != 1:
-        drawn = resize(drawn.float(), list(size[::-1]), InterpolationMode.BILINEAR) >= 0.5
-    # An outline of two pixels: what an erosion takes away.
-    outlines = drawn & (-torch.nn.functional.max_pool2d(-drawn.float(), 5, 1, 2) < 0.5)
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    for i in drawn.sum(dim=(1, 2)).argsort(descending=True).tolist():
-        pixels = draw_segmentation_masks(pixels, drawn[i], alpha=0.35, colors=colors[i])
-        pixels = draw_segmentation_masks(pixels, outlines[i], alpha=1.0, colors=colors[i])
-    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    boxes = np.array([_box_of(mask) for mask in drawn.numpy()])
-    _draw_labels(picture, boxes, labels, colors)
+    pixels = np.array(picture.resize(size, Image.Resampling.BICUBIC))
+    if compact:
+        masks = masks.scaled(*size[::-1])
+    areas = masks.areas().numpy(force=True) if compact else np.sum(masks, axis=(1, 2))
+    boxes = {}
+    # One after the other, since a thousand masks of a large image do not fit in memory.
+    for i in np.argsort(-areas, kind="stable").tolist():
+        mask = masks.paste(i)[0].numpy() if compact else _resized(masks[i], size)
+        if mask.any():
+            boxes[i] = _box_of(mask)
+            _draw_mask(pixels, mask, boxes[i], colors[i])
+    picture = Image.fromarray(pixels)
+    drawn = sorted(boxes)
+    _draw_labels(
+        picture,
+        np.array([boxes[i] for i in drawn]),
+        [labels[i] for i in drawn],
+        [colors[i] for i in drawn],
+    )
     return np.array(picture)
 
 
+def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool, resized to a width and a height."""
+    levels = Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255)
+    return np.asarray(levels.resize(size, Image.Resampling.BILINEAR)) >= 128
+
+
+def _draw_mask(
+    pixels: np.ndarray, mask: np.ndarray, box: tuple[int, int, int, int], color: str
+) -> None:
+    """Fill and outline a mask, in place, within its box."""
+    left, top, right, bottom = box
+    window, mask = pixels[top:bottom, left:right], mask[top:bottom, left:right]
+    paint = np.array(ImageColor.getrgb(color))
+    window[mask] = np.round(0.65 * window[mask] + 0.35 * paint)
+    # An outline of two pixels: what an erosion takes away, also at the border of the image.
+    outside = torch.from_numpy(np.pad(~mask, 2, constant_values=True))[None].float()
+    near = torch.nn.functional.max_pool2d(outside, 5, 1)[0].numpy() > 0
+    window[mask & near] = paint
+
+
 def _box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Of a mask that has a pixel."""
     rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
-    if not len(rows):
-        return (0, 0, 0, 0)
     return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
 
 
