@@ -149,13 +149,15 @@ class RegionMasks:
 
     def _windows(self) -> Iterator[Window]:
         """Each mask's top and left pixel, and its window as (w, h) bool: column by column."""
-        masks = self.masks.detach().float().cpu().numpy()
+        # Less the threshold, so that a plateau of just that value stays on its side of it: the
+        # weights of a pixel add up to one but for rounding, and a multiple of zero is exact.
+        masks = self.masks.detach().float().cpu().numpy() - np.float32(self.threshold)
         regions = self.regions.detach().double().cpu().numpy()
         height, width = self.image_size
         for mask, (x0, y0, x1, y1) in zip(masks, regions, strict=True):
             top, rows = _interpolation(y0, y1, height, len(mask))
             left, columns = _interpolation(x0, x1, width, len(mask))
-            yield top, left, (columns @ mask.T) @ rows.T >= self.threshold
+            yield top, left, (columns @ mask.T) @ rows.T >= 0
 
 
 def _interpolation(low: float, high: float, size: int, cells: int) -> tuple[int, np.ndarray]:
