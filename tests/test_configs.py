@@ -232,7 +232,7 @@ PAPER["Mask-Proposals/mask_R_50_image_pyramid"] = {
     "MODEL.MASK_PROPOSAL.WINDOWS": [5],
     "MODEL.MASK_PROPOSAL.SIZES": [[128]],  # with 25 % around: 160 px
     "MODEL.MASK_PROPOSAL.ASSIGN_EXTREMES": False,
-    "MODEL.MASK_PROPOSAL.TEST_SCALES": [2 ** (i / 2) for i in range(-5, 2)],
+    "MODEL.MASK_PROPOSAL.TEST_SCALES": [pytest.approx(2 ** (i / 2)) for i in range(-5, 2)],
     "INPUT.OBJECT_SCALE_TRAIN": 128.0,
 }
 QUICK = {

@@ -28,18 +28,18 @@ def main() -> None:
         for dataset in sorted(os.listdir(inference)):
             folder = os.path.join(inference, dataset)
             output = os.path.join(args.run, "pictures", dataset)
-            with open(os.path.join(folder, "results.json"), encoding="utf-8") as file:
-                results = json.load(file)
-            if "mask_proposals" in results:
+            if os.path.isfile(os.path.join(folder, "mask_proposals.json")):
                 files = draw_mask_proposals(folder, output, num_images=args.num_images)
-                number = f"mask AR at 1000 = {results['mask_proposals']['AR@1000']:.1f}"
+                name, place = "mask AR at 1000", ("mask_proposals", "AR@1000")
             else:
                 files = draw_results(
                     folder, output, num_images=args.num_images, threshold=args.threshold
                 )
-                number = f"box AP = {results['bbox']['AP']:.1f}"
+                name, place = "box AP", ("bbox", "AP")
             print(f"{len(files)} pictures in {output}")
-            print(number)
+            with open(os.path.join(folder, "results.json"), encoding="utf-8") as file:
+                value = json.load(file)[place[0]][place[1]]
+            print(f"{name} = {'none' if value is None else f'{value:.1f}'}")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ from .checks import (
     check_settings,
 )
 from .diagnosis import explain_failure
+from .folders import is_local
 from .object_scale import ObjectScaleMapper
-from .proposals import check_proposals
+from .proposals import check_proposals, read_proposals
 
 __all__ = ["build_test_loader", "build_train_loader", "load_train_dataset"]
 
@@ -112,6 +113,9 @@ def _load_test(cfg: CfgNode, name: str) -> Any:
 
 def _load(cfg: CfgNode, names: list[str], **options: Any) -> Any:
     """Detectron2's dataset dicts, or a torch data set where one is registered, checked."""
+    for path in options["proposal_files"] or ():
+        if is_local(path):
+            read_proposals(path)  # Detectron2 would run what is in it
     try:
         dataset = get_detection_dataset_dicts(names, **options)
     except UserError:

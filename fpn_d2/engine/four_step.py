@@ -92,7 +92,7 @@ class FourStep:
         """
         shared = self.configs()[2]
         whole = Run(self.config, self.folder, self.opts)
-        check_settings_file(whole, whole.load_config())
+        check_settings_file(whole, self.runner.load_config(whole))
         done_before = whole.result()
         if done_before is not None:
             return done_before

@@ -22,6 +22,7 @@ from typing import Any
 
 import portalocker
 from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
 
 from ..config import load_config
 from ..errors import UserError
@@ -32,7 +33,9 @@ __all__ = ["BusyError", "Run", "Runner"]
 
 # What may differ between two calls of one run.
 _FREE_KEYS = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE", "VIS_PERIOD", "VERSION")
-_LOCK_SECONDS = 5  # a killed run's processes may take a moment to go
+_PROPOSAL_FILES = "DATASETS.PROPOSAL_FILES"
+# The loader's processes of a killed run hold the lock until they look for their parent, every 5 s.
+_LOCK_SECONDS = 15
 _TICK_SECONDS = 2
 
 
@@ -92,6 +95,13 @@ class Runner:
     num_gpus: int = 0
     on_progress: Callable[[Run, int, int, float | None], None] = lambda *_: None
 
+    def load_config(self, run: Run) -> CfgNode:
+        """A run's config with the schedule that this many GPUs will train.
+
+        See :meth:`DefaultTrainer.auto_scale_workers`.
+        """
+        return DefaultTrainer.auto_scale_workers(run.load_config(), max(1, self.num_gpus))
+
     def train(self, run: Run) -> dict[str, Any]:
         """Train and evaluate, from the last checkpoint on; a finished run is only read.
 
@@ -107,7 +117,7 @@ class Runner:
             BusyError: where another process trains this run.
             UserError: where the folder belongs to other settings, or the training failed.
         """
-        cfg = run.load_config()
+        cfg = self.load_config(run)
         with self.locked(run.folder) as lock:
             check_settings_file(run, cfg)
             result = run.result()
@@ -150,7 +160,7 @@ class Runner:
         words = [sys.executable, self.program, "--config-file", run.config, *flags]
         words += ["--num-gpus", str(self.num_gpus), *run.opts, *opts, "OUTPUT_DIR", run.folder]
         output = os.path.join(run.folder, "output.txt")
-        total = run.load_config().SOLVER.MAX_ITER
+        total = self.load_config(run).SOLVER.MAX_ITER
         with open(output, "a", encoding="utf-8") as file:
             start = file.tell()
             process = subprocess.Popen(
@@ -242,7 +252,9 @@ def check_settings_file(run: Run, cfg: CfgNode) -> None:
     found = read_json(path)
     if os.path.isfile(os.path.join(run.folder, "run.json")):
         # What is done was done; the folders that it was made from may have moved since.
-        settings = {key: value for key, value in settings.items() if not _is_path(key)}
+        settings = {k: v for k, v in settings.items() if not k.startswith(_PROPOSAL_FILES)}
+        for values in (settings, found):
+            values["MODEL.WEIGHTS"] = os.path.basename(values.get("MODEL.WEIGHTS", ""))
     other = [key for key in settings if found.get(key, settings[key]) != settings[key]]
     if other:
         raise UserError(
@@ -260,14 +272,11 @@ def _remove_checkpoints_between(run: Run) -> None:
 
 def _setting(key: str, value: Any) -> str:
     """A value as it is compared: paths may be written in several ways."""
-    if _is_path(key) and value:
-        paths = [value] if isinstance(value, str) else value
-        return str([os.path.normpath(path) for path in paths])
+    if key == "MODEL.WEIGHTS" and value:
+        return os.path.normpath(value)
+    if key.startswith(_PROPOSAL_FILES):
+        return str([os.path.normpath(path) for path in value])
     return str(value)
-
-
-def _is_path(key: str) -> bool:
-    return key == "MODEL.WEIGHTS" or key.startswith("DATASETS.PROPOSAL_FILES")
 
 
 def _flat(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -26,6 +26,7 @@ from ..config import load_config
 from ..data import check_names
 from ..engine import BusyError, FourStep, Run, Runner, proposal_opts
 from ..engine.pretraining import pretrain_backbone
+from ..engine.runs import check_settings_file
 from ..errors import UserError
 from .tables import Row, Table, Tables
 
@@ -101,18 +102,25 @@ class Reproduction:
         return {seed: result for seed, result in found.items() if result is not None}
 
     def result(self, row: Row, seed: int) -> dict[str, Any] | None:
-        """What a row's training has come to, or None where it is not done."""
+        """What a row's training has come to, or None where it is not done.
+
+        Raises:
+            UserError: where it was trained with other settings than the row has now.
+        """
         trainable = self.trainable(row, seed)
         if isinstance(trainable, FourStep):
             trainable = Run(trainable.config, trainable.folder, trainable.opts)
-        return trainable.result()
+        result = trainable.result()
+        if result is not None:
+            check_settings_file(trainable, self.runner.load_config(trainable))
+        return result
 
     def timing(self, table: Table, row: Row) -> dict[str, float | None]:
         """The running time of a row that is trained and timed too, where it has been."""
         if table.kind == "timing" or "seconds" not in table.metrics:
             return {}
         result = Run("", self.timing_folder(row)).result()
-        return {} if result is None else self._short_names(result)
+        return {"seconds": None} if result is None else self._short_names(result)
 
     def command(self, row: Row, seed: int) -> str:
         """The line that trains a row without this package's protocol, its proposals given."""

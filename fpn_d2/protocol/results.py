@@ -45,7 +45,7 @@ def collect(reproduction: Reproduction, table: Table, path: str) -> dict[str, An
     rows = []
     for name, row in table.rows_at(reproduction.scale).items():
         seeds = known.get(name, {})
-        timing = reproduction.timing(table, row)
+        timing = reproduction.timing(table, row)  # once: of one seed's weights
         for seed, result in reproduction.results(table, row).items():
             seeds[seed] = {
                 "seed": seed,
@@ -55,6 +55,7 @@ def collect(reproduction: Reproduction, table: Table, path: str) -> dict[str, An
                 "losses": result["losses"],
                 **{key: result[key] for key in _PROVENANCE},
             }
+            timing = dict.fromkeys(timing)
         if seeds:
             config = reproduction.tables.config_file(row.configs[reproduction.scale])
             command = reproduction.command(row, min(seeds))
