@@ -108,7 +108,7 @@ def test_a_row_of_the_zoo_loads_back_into_stock_detectron2(
 # What configs/quick/laptop.yaml changes of a model's shapes, as stock Detectron2 reads it
 QUICK = [
     *("MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.NORM", "BN"),
-    *("MODEL.RESNETS.WIDTH_PER_GROUP", 16, "MODEL.FPN.OUT_CHANNELS", 64),
+    *("MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.FPN.OUT_CHANNELS", 64),
     *("MODEL.ROI_HEADS.NUM_CLASSES", 5, "MODEL.ROI_BOX_HEAD.FC_DIM", 256),
     *("MODEL.RETINANET.NUM_CLASSES", 5, "MODEL.BACKBONE.FREEZE_AT", 0),
 ]

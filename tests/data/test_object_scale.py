@@ -10,20 +10,23 @@ from fpn_d2.data.object_scale import ObjectScaleMapper
 ROW = "quick/Mask-Proposals/mask_R_18_image_pyramid"
 
 
+def rectangle(x0, y0, x1, y1):
+    return [x0, y0, x1, y0, x1, y1, x0, y1]
+
+
 @pytest.fixture
 def record(tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(np.zeros((100, 120, 3), dtype=np.uint8)).save(path)
 
     def make(*sides, crowd=0):
-        square = [[10, 10, 30, 10, 30, 30, 10, 30]]
         annotations = [
             {
                 "bbox": [10, 10, side, side / 2],
                 "bbox_mode": BoxMode.XYWH_ABS,
                 "category_id": 0,
                 "iscrowd": crowd,
-                "segmentation": square,
+                "segmentation": [rectangle(10, 10, 10 + side, 10 + side / 2)],
             }
             for side in sides
         ]
@@ -49,19 +52,41 @@ def test_one_object_gets_the_scale(row_config, record):
     assert len(set(seen)) > 5
 
 
+def sides(mapper, record) -> np.ndarray:
+    """Height and width of 30 images."""
+    return np.array([mapper(record)["image"].shape[1:] for _ in range(30)])
+
+
 def test_the_pyramids_scales_are_the_limits(row_config, record):
-    mapper = ObjectScaleMapper(row_config(ROW))
-    # 320 * 2^0.5 = 452.5 and 320 * 2^-2.5 = 56.6 px
-    assert mapper(record(2))["image"].shape[1] == 453
-    assert mapper(record(119))["image"].shape[1] > 57
-    assert mapper._shorter_side({**record(6000)}) == 57
+    uncropped = "INPUT.MAX_SIZE_TRAIN", 2000
+    # The test makes 100 x 120 px to 267 x 320 (MAX_SIZE_TEST): times 2^0.5 and 2^-2.5
+    mapper = ObjectScaleMapper(row_config(ROW, *uncropped))
+    assert (sides(mapper, record(2)) == (377, 453)).all()
+    mapper = ObjectScaleMapper(row_config(ROW, *uncropped, "INPUT.MAX_SIZE_TEST", 1000))
+    assert (sides(mapper, record(2)) == (453, 543)).all()  # 320 x 384
+    opts = ["MODEL.MASK_PROPOSAL.TEST_SCALES", "[0.5, 1.0, 2.0]"]
+    mapper = ObjectScaleMapper(row_config(ROW, *uncropped, *opts))
+    assert (sides(mapper, record(2)) == (533, 640)).all()
+    mapper = ObjectScaleMapper(row_config(ROW, *uncropped, *opts, "INPUT.OBJECT_SCALE_TRAIN", 1.0))
+    assert (sides(mapper, record(119)) == (133, 160)).all()
+
+
+def test_a_long_image_is_cropped_around_the_object(row_config, record):
+    mapper = ObjectScaleMapper(row_config(ROW, "INPUT.RANDOM_FLIP", "none"))
+    for _ in range(30):
+        made = mapper(record(40))
+        assert made["image"].shape[2] <= 320
+        # the object, 40 x 20 px at (10, 10), is at scale 128 (107.6 to 152.2) or cut at its centre
+        ((x0, _, x1, _),) = made["instances"].gt_boxes.tensor.tolist()
+        assert 107.6 / 2 - 2 < x1 - x0 < 152.2 + 2
+        assert made["instances"].gt_masks.tensor.any(dim=(1, 2)).all()
 
 
 def test_every_object_has_its_turn_and_crowds_have_none(row_config, record):
-    mapper = ObjectScaleMapper(row_config(ROW))
-    sides = {round(12800 / mapper._shorter_side(record(40, 100))) for _ in range(40)}
-    assert min(sides) < 60
-    assert max(sides) > 80
+    mapper = ObjectScaleMapper(row_config(ROW, "INPUT.MAX_SIZE_TRAIN", 2000))
+    heights = sides(mapper, record(40, 100))[:, 0]
+    assert heights.min() < 160 < 250 < heights.max()  # 128 and 320, times 2^-0.25 to 2^0.25
     # without an object to choose the image keeps its size, within 2^0.25
-    assert 84 <= mapper._shorter_side(record(40, crowd=1)) <= 119
-    assert 84 <= mapper._shorter_side(record()) <= 119
+    for nothing in (record(40, crowd=1), record()):
+        heights = sides(mapper, nothing)[:, 0]
+        assert 84 <= heights.min() < heights.max() <= 119
