@@ -6,6 +6,7 @@ from typing import Any
 import portalocker
 
 from ..data import check_names
+from ..engine import BusyError
 from ..engine.provenance import describe_machine, describe_versions, git_commit
 from ..engine.runs import read_json
 from ..errors import UserError
@@ -15,7 +16,7 @@ from .report import write_report
 from .reproduction import Reproduction
 from .tables import Table
 
-__all__ = ["collect", "results_file", "update_results", "write_results"]
+__all__ = ["collect", "results_file", "update_results"]
 
 # What belongs to one run, and is said of it where it differs from the file's.
 _PROVENANCE = ("commit", "machine", "versions")
@@ -128,19 +129,18 @@ def update_results(reproduction: Reproduction, table: Table, output: str) -> str
         the JSON file.
     """
     path = results_file(output, reproduction.dataset_name, table)
-    for folder in (os.path.dirname(path), reproduction.folder):
-        os.makedirs(folder, exist_ok=True)
-    with portalocker.Lock(os.path.join(reproduction.folder, ".results.lock"), timeout=600):
-        results = collect(reproduction, table, path)
-        write_results(results, path)
-        examples = _examples(reproduction, table)
-        write_report(table, results, os.path.dirname(path), examples)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        with portalocker.Lock(f"{os.path.splitext(path)[0]}.lock", timeout=600):
+            results = collect(reproduction, table, path)
+            write_json(path, results)
+            examples = _examples(reproduction, table)
+            write_report(table, results, os.path.dirname(path), examples)
+    except portalocker.LockException as error:
+        raise BusyError(
+            f"{path} has been written by another process for ten minutes; see to that one"
+        ) from error
     return path
-
-
-def write_results(results: dict[str, Any], path: str) -> None:
-    """Write a table's results, whole or not at all."""
-    write_json(path, results)
 
 
 def _examples(reproduction: Reproduction, table: Table) -> list[Any]:

@@ -93,7 +93,7 @@ def reproduce(
     # Before hours of training: the file may be of another scale.
     collect(reproduction, table, results_file(output, reproduction.dataset_name, table))
     if table.kind == "timing":
-        time_rows(reproduction, table, picked, progress.say)
+        time_rows(reproduction, table, table.rows_at(reproduction.scale), progress.say)
         return _report(reproduction, table, output, progress)
     plan = [(seed, name) for seed in seeds for name in picked]
     todo = [(s, n) for s, n in plan if reproduction.result(picked[n], s) is None]
@@ -118,8 +118,13 @@ def reproduce(
         progress.say(f"{title}: {shown} in {seconds:.0f} s")
         _report(reproduction, table, output, progress, quiet=True)
     if "seconds" in table.metrics and not busy:
-        # side by side, hence after the last training
-        time_rows(reproduction, table, picked, progress.say)
+        # side by side, hence after the last training, and all that are done, picked or not
+        done = {
+            name: row
+            for name, row in table.rows_at(reproduction.scale).items()
+            if reproduction.results(table, row)
+        }
+        time_rows(reproduction, table, done, progress.say)
     if busy:
         progress.say(f"{len(busy)} rows are trained elsewhere; call again when they are done")
     return _report(reproduction, table, output, progress)

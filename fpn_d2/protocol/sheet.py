@@ -57,7 +57,9 @@ def sheet(table: Table, results: Mapping[str, Any]) -> tuple[list[Column], list[
     rows = [name for name in table.rows if name in here or name in summaries] or list(table.rows)
     names = [name for name in rows if not table.rows[name].beside]
     own = {name: name for name in names}
-    columns = [Column(metric, "", own) for metric in table.metrics]
+    # of the two kinds of seconds the header says which
+    notes = {"seconds": "an image"}
+    columns = [Column(metric, notes.get(metric, ""), own) for metric in table.metrics]
     for note in dict.fromkeys(table.rows[name].name for name in rows if name not in own):
         beside = {
             table.rows[name].beside: name
@@ -66,7 +68,7 @@ def sheet(table: Table, results: Mapping[str, Any]) -> tuple[list[Column], list[
         }
         columns.append(Column(_headline_metric(table), note, beside))
     if "seconds" not in table.metrics:
-        columns.append(Column("seconds", "", own))
+        columns.append(Column("seconds", "training", own))
     cells = [_cells(column, names, table, summaries) for column in columns]
     marks = dict(zip(footnotes(table, results), _superscripts(), strict=False))
     lines = [
@@ -119,7 +121,8 @@ def known_rows(table: Table, results: Mapping[str, Any]) -> list[Mapping[str, An
 
 
 def footnotes(table: Table, results: Mapping[str, Any]) -> dict[str, str]:
-    """By row, which of its seeds were run by another commit, machine or version than the rest."""
+    """By row, which of its seeds were run by another commit, machine or version than the rest, or
+    timed with random weights."""
     notes: dict[str, list[str]] = {}
     for row in known_rows(table, results):
         parts = []
@@ -131,6 +134,8 @@ def footnotes(table: Table, results: Mapping[str, Any]) -> dict[str, str]:
                 what.append(describe(seed["machine"]))
             versions, common = seed.get("versions") or {}, results.get("versions") or {}
             what += [f"{k} {v}" for k, v in versions.items() if v != common.get(k)]
+            if (seed.get("metrics") or {}).get("trained") == 0:
+                what.append("random weights")
             if what:
                 parts.append(f"seed {seed.get('seed', DASH)} on {', '.join(what)}")
         if parts:

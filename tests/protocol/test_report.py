@@ -58,7 +58,7 @@ def results():
 def test_a_cell_holds_our_mean_and_deviation_and_the_papers_number(table, results):
     # deviations: sqrt(2) and sqrt(8)
     assert markdown_table(table, results).splitlines() == [
-        "|  | row | anchors | AR1k | AR1k, end to end | seconds |",
+        "|  | row | anchors | AR1k | AR1k, end to end | seconds, training |",
         "| --- | --- | --- | --- | --- | --- |",
         f"| a | base\\|line | 47k (47k) | 41.0 ± 1.4 (48.3) | {DASH} | 60 ± 0 |",
         f"| c¹ | FPN | {DASH} ({DASH}) | **52.0** ± 2.8 (56.3) | 53.2 | 60 ± 0 |",
@@ -78,6 +78,21 @@ def test_of_a_timing_the_least_is_the_best():
     assert markdown_table(table, results).splitlines()[2:] == [
         "| x | X | 0.200 (0.148) |",
         f"| y | Y | **0.123** ({DASH}) |",
+    ]
+
+
+def test_a_timing_of_random_weights_says_so():
+    rows = {"x": Row("X", {}), "y": Row("Y", {})}
+    table = Table("time", "", ["seconds"], rows, [], kind="timing")
+    metrics = {"x": {"seconds": 0.2, "trained": 1}, "y": {"seconds": 0.1, "trained": 0}}
+    results = {"rows": [{"row": r, "seeds": [{"seed": 0, "metrics": metrics[r]}]} for r in rows]}
+    assert markdown_table(table, results).splitlines() == [
+        "|  | row | seconds, an image |",
+        "| --- | --- | --- |",
+        "| x | X | 0.200 |",
+        "| y¹ | Y | **0.100** |",
+        "",
+        "¹ row y: seed 0 on random weights.",
     ]
 
 
