@@ -1,4 +1,4 @@
-"""Writing a file so that it is whole whenever it is there."""
+"""Files that are whole whenever they are there, and JSON in them."""
 
 import contextlib
 import json
@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterator
 from typing import IO, Any
 
-__all__ = ["replace_file", "write_json"]
+from .errors import UserError
+
+__all__ = ["read_json", "replace_file", "write_json"]
 
 
 @contextlib.contextmanager
@@ -46,3 +48,16 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
     with replace_file(path, encoding="utf-8") as file:
         json.dump(content, file, indent=2, allow_nan=False)
         file.write("\n")
+
+
+def read_json(path: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: where it is no longer JSON.
+    """
+    with open(path, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}); delete it and start again") from error

@@ -49,11 +49,10 @@ def test_a_folder_that_is_not_there_is_the_callers_error(tmp_path):
 def test_a_kill_leaves_what_was_there(tmp_path, repo):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    # The file's own source, since all of fpn_d2 takes seconds to import.
     program = f"""
 import os, signal, sys
-sys.path.insert(0, {str(repo / "fpn_d2")!r})
-from files import replace_file
+sys.path.insert(0, {str(repo)!r})
+from fpn_d2.files import replace_file
 with replace_file({str(path)!r}) as file:
     file.write("half")
     file.flush()

@@ -16,11 +16,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 
 from ..config import load_config
 from ..errors import UserError
-from ..files import replace_file, write_json
-from .runs import Run, Runner, check_settings_file, read_json
+from ..files import read_json, replace_file, write_json
+from .runs import Run, Runner
+from .settings import check_settings_file
 
 __all__ = ["FourStep", "proposal_opts"]
 
@@ -65,6 +67,10 @@ class FourStep:
         paths = [os.path.normpath(os.path.join(here, p)) for p in (keys.RPN, keys.FAST_RCNN)]
         return paths[0], paths[1], keys.SHARED
 
+    def runs(self) -> list[Run]:
+        """The steps that this config has."""
+        return [*self.separate_runs(), *(self.shared_runs() if self.configs()[2] else ())]
+
     def separate_runs(self) -> tuple[Run, Run]:
         """Steps 1 and 2: the two networks that share nothing."""
         rpn_config, fast_config, _ = self.configs()
@@ -90,13 +96,11 @@ class FourStep:
         Raises:
             UserError: where a step fails.
         """
-        shared = self.configs()[2]
-        whole = Run(self.config, self.folder, self.opts)
-        check_settings_file(whole, self.runner.load_config(whole))
-        done_before = whole.result()
+        done_before = self.result()
         if done_before is not None:
             return done_before
-        runs = [*self.separate_runs(), *(self.shared_runs() if shared else ())]
+        runs = self.runs()
+        check_settings_file(self.folder, self.runner.load_config(self._whole))
         done = []
         for i, run in enumerate(runs):
             done.append(self.runner.train(run))
@@ -104,14 +108,36 @@ class FourStep:
                 for dataset in run.load_config().DATASETS.TRAIN:
                     self.runner.write_proposals(run, dataset)
         with self.runner.locked(self.folder):
-            result = whole.result()
+            result = self._whole.result()
             if result is None:
-                if shared:
+                if self.configs()[2]:
                     self._join(runs)
                     done.append({**done[-1], "results": self._evaluate()})
                 result = self._result(done[: len(runs)], done[-1])
                 write_json(os.path.join(self.folder, "run.json"), result)
         return result
+
+    def result(self) -> dict[str, Any] | None:
+        """What the steps have come to, or None where they are not done.
+
+        Raises:
+            UserError: where they, or one of them, were trained with other settings.
+        """
+        result = self._whole.result()
+        if result is not None:
+            for run in (self._whole, *self.runs()):
+                if run.result() is not None:
+                    check_settings_file(run.folder, self.runner.load_config(run))
+        return result
+
+    def load_config(self) -> CfgNode:
+        """The merged config of the detector; see :func:`fpn_d2.load_config`."""
+        return self._whole.load_config()
+
+    def inference_folder(self, dataset: str) -> str:
+        """Where the evaluation of what the steps come to writes."""
+        run = self._whole if self.configs()[2] else self.separate_runs()[1]
+        return run.inference_folder(dataset)
 
     def command(self) -> str:
         """The line that trains the same."""
@@ -145,12 +171,16 @@ class FourStep:
             torch.save({"model": {**fast, **heads}}, file)
 
     def _evaluate(self) -> dict[str, Any]:
-        run = Run(self.config, self.folder, self.opts)
+        run = self._whole
         self.runner.call(run, ["--eval-only"], ["MODEL.WEIGHTS", self.weights])
         return {
             dataset: read_json(os.path.join(run.inference_folder(dataset), "results.json"))
             for dataset in run.load_config().DATASETS.TEST
         }
+
+    @property
+    def _whole(self) -> Run:
+        return Run(self.config, self.folder, self.opts)
 
 
 def proposal_opts(rpn: Run) -> tuple[str, ...]:

@@ -11,13 +11,12 @@ import contextlib
 import ctypes
 import dataclasses
 import glob
-import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import portalocker
@@ -26,14 +25,13 @@ from detectron2.engine import DefaultTrainer
 
 from ..config import load_config
 from ..errors import UserError
-from ..files import write_json
+from ..files import read_json, write_json
+from .metrics_log import losses_of, progress_of, read_steps, training_seconds
 from .provenance import describe_machine, describe_versions, git_commit
+from .settings import check_settings_file
 
 __all__ = ["BusyError", "Run", "Runner"]
 
-# What may differ between two calls of one run.
-_FREE_KEYS = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE", "VIS_PERIOD", "VERSION")
-_PROPOSAL_FILES = "DATASETS.PROPOSAL_FILES"
 # The loader's processes of a killed run hold the lock until they look for their parent, every 5 s.
 _LOCK_SECONDS = 15
 _TICK_SECONDS = 2
@@ -119,7 +117,7 @@ class Runner:
         """
         cfg = self.load_config(run)
         with self.locked(run.folder) as lock:
-            check_settings_file(run, cfg)
+            check_settings_file(run.folder, cfg)
             result = run.result()
             if result is None:
                 self.call(run, ["--resume"], [], lock)
@@ -174,7 +172,7 @@ class Runner:
             )
             try:
                 while _still_runs(process):
-                    self.on_progress(run, *_progress(run, total))
+                    self.on_progress(run, *progress_of(run.folder, total))
             finally:
                 _end(process)
         if process.returncode:
@@ -207,14 +205,14 @@ class Runner:
                     "in it"
                 )
             results[dataset] = read_json(path)
-        steps = _read_steps(run)
+        steps = read_steps(run.folder)
         return {
             "config": run.config,
             "command": run.command(),
-            "seconds": round(_training_seconds(steps), 1),
+            "seconds": round(training_seconds(steps), 1),
             "iterations": cfg.SOLVER.MAX_ITER,
             "results": results,
-            "losses": _losses(steps),
+            "losses": losses_of(steps),
             # the program's, which need not be where this package is imported from
             "commit": git_commit(os.path.dirname(os.path.abspath(self.program))),
             "machine": describe_machine(),
@@ -222,69 +220,12 @@ class Runner:
         }
 
 
-def read_json(path: str) -> Any:
-    """The content of a JSON file that a run has written.
-
-    Raises:
-        UserError: where it is no longer JSON.
-    """
-    with open(path, encoding="utf-8") as file:
-        try:
-            return json.load(file)
-        except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}); delete it and start again") from error
-
-
-def check_settings_file(run: Run, cfg: CfgNode) -> None:
-    """Make sure that a run's folder belongs to these settings, or make it belong to them.
-
-    Raises:
-        UserError: where it was begun with others.
-    """
-    os.makedirs(run.folder, exist_ok=True)
-    path = os.path.join(run.folder, "settings.json")
-    settings = {key: _setting(key, value) for key, value in _flat(cfg) if key not in _FREE_KEYS}
-    begun = ("last_checkpoint", "run.json")
-    if not any(os.path.isfile(os.path.join(run.folder, name)) for name in begun):
-        write_json(path, settings)  # nothing is lost of one that was refused or cut at its start
-    if not os.path.isfile(path):
-        return  # somebody's training by train_net.py, which --resume takes as it is
-    found = read_json(path)
-    if os.path.isfile(os.path.join(run.folder, "run.json")):
-        # What is done was done; the folders that it was made from may have moved since.
-        settings = {k: v for k, v in settings.items() if not k.startswith(_PROPOSAL_FILES)}
-        for values in (settings, found):
-            values["MODEL.WEIGHTS"] = os.path.basename(values.get("MODEL.WEIGHTS", ""))
-    other = [key for key in settings if found.get(key, settings[key]) != settings[key]]
-    if other:
-        raise UserError(
-            f"{run.folder} was begun with other settings ({other[0]} {found[other[0]]} there, "
-            f"{settings[other[0]]} now; {len(other)} in all): delete it, or train into another "
-            "folder"
-        )
-
-
 def _remove_checkpoints_between(run: Run) -> None:
-    """Remove what only a resumption needed; 100 MB each."""
+    """Remove what only a resumption needed, 100 MB each, where the folder is this module's."""
+    if not os.path.isfile(os.path.join(run.folder, "settings.json")):
+        return
     for path in glob.glob(os.path.join(glob.escape(run.folder), "model_[0-9]*.pth")):
         os.remove(path)
-
-
-def _setting(key: str, value: Any) -> str:
-    """A value as it is compared: paths may be written in several ways."""
-    if key == "MODEL.WEIGHTS" and value:
-        return os.path.normpath(value)
-    if key.startswith(_PROPOSAL_FILES):
-        return str([os.path.normpath(path) for path in value])
-    return str(value)
-
-
-def _flat(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _still_runs(process: subprocess.Popen) -> bool:
@@ -327,38 +268,3 @@ def _failure(run: Run, code: int, output: str, start: int) -> str:
         f"{run.config} ended with exit code {code} in {run.folder}; {output} says why, and the "
         "same command goes on from the last checkpoint"
     )
-
-
-def _read_steps(run: Run) -> list[dict[str, Any]]:
-    """The lines of Detectron2's metrics.json that are of training steps, each iteration once."""
-    steps = {}
-    path = os.path.join(run.folder, "metrics.json")
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-        for line in file:
-            # A kill may have left half a line; what follows a resume repeats iterations.
-            with contextlib.suppress(ValueError):
-                step = json.loads(line)
-                if "total_loss" in step:
-                    steps[step["iteration"]] = step
-    return [steps[iteration] for iteration in sorted(steps)]
-
-
-def _progress(run: Run, total: int) -> tuple[int, int, float | None]:
-    steps = _read_steps(run)
-    if not steps:
-        return 0, total, None
-    return steps[-1]["iteration"] + 1, total, steps[-1].get("eta_seconds")
-
-
-def _training_seconds(steps: Sequence[dict[str, Any]]) -> float:
-    done, seconds = -1, 0.0
-    for step in steps:
-        seconds += step.get("time", 0.0) * (step["iteration"] - done)
-        done = step["iteration"]
-    return seconds
-
-
-def _losses(steps: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    names = [name for name in (steps[0] if steps else ()) if "loss" in name]
-    losses = {name: [round(step.get(name, 0.0), 5) for step in steps] for name in names}
-    return {"iteration": [step["iteration"] for step in steps], **losses}

@@ -8,8 +8,8 @@
 import os
 import re
 
-from ..engine.runs import read_json
 from ..errors import UserError
+from ..files import read_json
 from .report import markdown_table
 from .tables import Tables
 

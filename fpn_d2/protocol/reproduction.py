@@ -26,7 +26,7 @@ from ..config import load_config
 from ..data import check_names
 from ..engine import BusyError, FourStep, Run, Runner, proposal_opts
 from ..engine.pretraining import pretrain_backbone
-from ..engine.runs import check_settings_file
+from ..engine.settings import check_settings_file
 from ..errors import UserError
 from .tables import Row, Table, Tables
 
@@ -108,11 +108,9 @@ class Reproduction:
             UserError: where it was trained with other settings than the row has now.
         """
         trainable = self.trainable(row, seed)
-        if isinstance(trainable, FourStep):
-            trainable = Run(trainable.config, trainable.folder, trainable.opts)
         result = trainable.result()
-        if result is not None:
-            check_settings_file(trainable, self.runner.load_config(trainable))
+        if result is not None and isinstance(trainable, Run):
+            check_settings_file(trainable.folder, self.runner.load_config(trainable))
         return result
 
     def timing(self, table: Table, row: Row) -> dict[str, float | None]:
@@ -128,10 +126,7 @@ class Reproduction:
 
     def inference_folder(self, row: Row, seed: int, dataset: str) -> str:
         """Where a finished row's predictions lie."""
-        trainable = self.trainable(row, seed)
-        if isinstance(trainable, FourStep) and not trainable.configs()[2]:
-            trainable = trainable.separate_runs()[1]
-        return os.path.join(trainable.folder, "inference", dataset)
+        return self.trainable(row, seed).inference_folder(dataset)
 
     def timing_folder(self, row: Row) -> str:
         """Where a row's running time is kept, apart from its training."""

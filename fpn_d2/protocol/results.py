@@ -8,9 +8,8 @@ import portalocker
 from ..data import check_names
 from ..engine import BusyError
 from ..engine.provenance import describe_machine, describe_versions, git_commit
-from ..engine.runs import read_json
 from ..errors import UserError
-from ..files import write_json
+from ..files import read_json, write_json
 from .examples import find_examples
 from .report import write_report
 from .reproduction import Reproduction

@@ -91,12 +91,11 @@ def _build(reproduction: Reproduction, row: Row) -> tuple[Detector, dict[str, An
         (rpn, has_rpn), (fast, has_fast) = map(_model, trainable.separate_runs())
         cfg = trainable.separate_runs()[0].load_config()
         return _two_networks(rpn, fast), {"trained": has_rpn and has_fast}, cfg
-    run = Run(trainable.config, trainable.folder, trainable.opts)
-    model, has_weights = _model(run)
-    return model.inference, {"trained": has_weights}, run.load_config()
+    model, has_weights = _model(trainable)
+    return model.inference, {"trained": has_weights}, trainable.load_config()
 
 
-def _model(run: Run) -> tuple[nn.Module, bool]:
+def _model(run: Run | FourStep) -> tuple[nn.Module, bool]:
     cfg = run.load_config()
     if os.path.isfile(run.weights):
         cfg = cfg.clone()

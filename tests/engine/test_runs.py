@@ -13,7 +13,7 @@ import pytest
 
 from fpn_d2 import UserError
 from fpn_d2.engine import BusyError, Run, Runner, runs
-from fpn_d2.engine.runs import check_settings_file
+from fpn_d2.engine.settings import check_settings_file
 
 FAKE = str(Path(__file__).parents[1] / "fake_train_net.py")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
@@ -184,22 +184,22 @@ def test_what_decides_no_result_may_differ(run, runner, monkeypatch):
 
 def test_a_folder_may_be_moved(run, tmp_path):
     os.makedirs(run.folder)
-    check_settings_file(run, run.load_config())
+    check_settings_file(run.folder, run.load_config())
     moved = Run(run.config, str(tmp_path / "moved"), run.opts)
     os.rename(run.folder, moved.folder)
-    check_settings_file(moved, moved.load_config())
+    check_settings_file(moved.folder, moved.load_config())
 
 
 def test_a_key_of_a_later_version_is_no_difference(run):
     os.makedirs(run.folder)
     cfg = run.load_config()
-    check_settings_file(run, cfg)
+    check_settings_file(run.folder, cfg)
     path = Path(run.folder, "settings.json")
     settings = json.loads(path.read_text())
     assert settings["SEED"] == "3"
     del settings["MODEL.FPN.FREEZE"]
     path.write_text(json.dumps(settings))
-    check_settings_file(run, cfg)
+    check_settings_file(run.folder, cfg)
 
 
 @pytest.mark.parametrize("name", ["settings.json", "run.json"])
