@@ -13,6 +13,7 @@ from detectron2.utils import comm
 
 from ..errors import UserError
 from .folders import datasets_root, is_local, missing_remedy
+from .mask_faults import mask_fault
 
 __all__ = [
     "check_boxes",
@@ -176,24 +177,32 @@ def _are_boxes(boxes: list[Any]) -> bool:
 
 
 def check_masks(names: Sequence[str], records: Sequence[dict[str, Any]]) -> None:
-    """Check that every annotation has a mask; crowd regions need none.
+    """Check that every annotation has a sound mask; crowd regions need none.
 
     Args:
         names: the data sets.
         records: their images in Detectron2's format.
 
     Raises:
-        UserError: naming the image and the annotation that has none.
+        UserError: naming the image and the annotation that has none, or a broken one.
     """
     for record in records:
         for number, annotation in enumerate(record.get("annotations", ()), start=1):
-            if not annotation.get("segmentation") and not annotation.get("iscrowd", 0):
-                box = [round(float(value), 1) for value in annotation["bbox"]]
-                raise UserError(
-                    f"annotation {number} of image {record['file_name']} ({', '.join(names)}, bbox "
-                    f"{box}) has no segmentation, which MODEL.MASK_ON needs: add polygons or an "
-                    "RLE, or train a model of boxes"
-                )
+            segmentation = annotation.get("segmentation")
+            if not segmentation:
+                if annotation.get("iscrowd", 0):
+                    continue
+                fault = "has no segmentation, which MODEL.MASK_ON needs: add polygons or an RLE"
+            else:
+                fault = mask_fault(segmentation, record["height"], record["width"])
+                if fault is None:
+                    continue
+                fault = f"has a broken mask (its segmentation {fault}): correct it"
+            box = [round(float(value), 1) for value in annotation["bbox"]]
+            raise UserError(
+                f"annotation {number} of image {record['file_name']} ({', '.join(names)}, bbox "
+                f"{box}) {fault}, or train a model of boxes"
+            )
 
 
 def check_classes(cfg: CfgNode, names: Sequence[str]) -> None:

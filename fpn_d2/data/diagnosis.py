@@ -13,6 +13,7 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 from .folders import is_local, missing_remedy
+from .mask_faults import mask_fault
 from .proposals import explain_proposals
 
 __all__ = ["explain_failure"]
@@ -111,6 +112,21 @@ def _explain_ids(path: str, content: dict[str, Any]) -> str | None:
         if annotation.get("bbox") == []:
             return f"{which} has an empty bbox: give left, top, width and height in pixels"
         seen.add(annotation["id"])
+    return _explain_masks(path, content)
+
+
+def _explain_masks(path: str, content: dict[str, Any]) -> str | None:
+    images = {image["id"]: image for image in content["images"]}
+    for annotation in content.get("annotations", ()):
+        image = images.get(annotation["image_id"])
+        if image is None or not annotation.get("segmentation"):
+            continue
+        fault = mask_fault(annotation["segmentation"], image["height"], image["width"])
+        if fault:
+            return (
+                f"{path}: annotation {annotation['id']} of image {image['file_name']} has a broken "
+                f"mask (its segmentation {fault}): correct it"
+            )
     return None
 
 

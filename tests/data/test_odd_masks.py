@@ -1,0 +1,126 @@
+"""Objects that real annotation files have, through training and evaluation of mask proposals."""
+
+import json
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from PIL import Image
+
+from fpn_d2 import UserError
+from fpn_d2.data import build_test_loader, build_train_loader, register_coco_folders
+from fpn_d2.engine import Trainer
+
+SIDE = 64
+MASK = np.zeros((SIDE, SIDE), dtype=np.uint8)
+MASK[10:30, 20:50] = 1
+COMPRESSED = mask_util.encode(np.asfortranarray(MASK))
+COMPRESSED["counts"] = COMPRESSED["counts"].decode()
+# column by column: 20 empty columns and 10 pixels, then 20 of each 64, and the rest
+RUNS = [20 * SIDE + 10, *[20, SIDE - 20] * 29, 20, SIDE * SIDE - 49 * SIDE - 30]
+ODD = {
+    "polygon": [[20, 10, 50, 10, 50, 30, 20, 30]],
+    "larger than the image": [[-500, -500, 900, -500, 900, 900, -500, 900]],
+    "thinner than a pixel": [[20, 10, 20.2, 10, 20.2, 50, 20, 50]],
+    "outside": [[-30, -30, -10, -30, -10, -10]],
+    "two parts, one of no area": [[5, 5, 5, 5, 5, 5], [20, 10, 50, 10, 50, 30]],
+    "compressed RLE": COMPRESSED,
+    "RLE": {"size": [SIDE, SIDE], "counts": RUNS},
+    "RLE of nothing": {"size": [SIDE, SIDE], "counts": [SIDE * SIDE]},
+}
+ROWS = [f"quick/Mask-Proposals/mask_R_18_{name}" for name in ("dual", "image_pyramid")]
+
+
+def test_the_runs_are_the_mask():
+    assert (mask_util.decode(mask_util.frPyObjects(ODD["RLE"], SIDE, SIDE)) == MASK).all()
+
+
+@pytest.fixture
+def data(tmp_path, coco):
+    """``data(segmentation, ...)``: a training and a test set, each of two images with them all."""
+
+    def make(*segmentations, crowd=(), box=(20, 10, 30, 20)):
+        folder = tmp_path / "odd"
+        (folder / "images").mkdir(parents=True)
+        (folder / "annotations").mkdir()
+        images = [{"id": i, "file_name": f"{i}.png", "height": SIDE, "width": SIDE} for i in (1, 2)]
+        for image in images:
+            pixels = np.random.default_rng(image["id"]).integers(0, 255, (SIDE, SIDE, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / image["file_name"])
+        annotations = [
+            {
+                "id": len(segmentations) * image["id"] + i,
+                "image_id": image["id"],
+                "category_id": 1,
+                "bbox": list(box),
+                "area": 600,
+                "iscrowd": int(i in crowd),
+                "segmentation": segmentation,
+            }
+            for image in images
+            for i, segmentation in enumerate(segmentations)
+        ]
+        classes = [{"id": 1, "name": "thing"}]
+        content = {"images": images, "annotations": annotations, "categories": classes}
+        for split in ("train", "val"):
+            (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        register_coco_folders(str(tmp_path))
+        return "DATASETS.TRAIN", "('odd_train',)", "DATASETS.TEST", "('odd_val',)"
+
+    return make
+
+
+def train_and_evaluate(cfg):
+    losses = []
+    trainer = Trainer(cfg)
+    with EventStorage() as storage:
+        for batch, _ in zip(build_train_loader(cfg), range(2), strict=False):
+            losses.append(trainer.model(batch))
+            storage.step()
+    assert all(loss.isfinite() for step in losses for loss in step.values())
+    torch.stack([loss for step in losses for loss in step.values()]).sum().backward()
+    trainer.model.eval()
+    return Trainer.test(cfg, trainer.model)
+
+
+SMALL = [
+    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 2),
+    *("DATALOADER.NUM_WORKERS", 0, "SOLVER.AMP.ENABLED", False),
+]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_odd_objects_train_and_are_counted(data, row_config, row, tmp_path):
+    names = data(*ODD.values())
+    cfg = row_config(row, *SMALL, *names, "OUTPUT_DIR", tmp_path / "out")
+    results = train_and_evaluate(cfg)["mask_proposals"]
+    assert 0 <= results["AR@1000"] <= 100
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_images_of_crowds_alone_train(data, row_config, row, tmp_path):
+    names = data(COMPRESSED, ODD["RLE"], crowd=(0, 1))
+    opts = ["DATALOADER.FILTER_EMPTY_ANNOTATIONS", False, "OUTPUT_DIR", tmp_path / "out"]
+    results = train_and_evaluate(row_config(row, *SMALL, *names, *opts))["mask_proposals"]
+    assert np.isnan(results["AR@1000"])  # no object
+
+
+BROKEN = {
+    "another size": {"size": [SIDE, 32], "counts": [SIDE * 32]},
+    "too few pixels": {"size": [SIDE, SIDE], "counts": [100]},
+    "no size": {"counts": [SIDE * SIDE]},
+    "no numbers": {"size": [SIDE, SIDE], "counts": ["a"]},
+}
+
+
+@pytest.mark.parametrize("segmentation", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize(
+    "build", [build_train_loader, lambda cfg: build_test_loader(cfg, "odd_val")]
+)
+def test_a_broken_mask_is_named(data, row_config, segmentation, build, tmp_path):
+    names = data(COMPRESSED, segmentation)
+    cfg = row_config(ROWS[0], *SMALL, *names, "OUTPUT_DIR", tmp_path / "out")
+    with pytest.raises(UserError, match=r"annotation \d+ of image \S*1\.png .*broken mask"):
+        build(cfg)
