@@ -44,6 +44,9 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # Eq. 1: a RoI of this side, in pixels of the network input, goes to this level.
     cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE = 224
     cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL = 4
+    # What computes RoIAlign: "torchvision", "gather" (fpn_d2/layers/pyramid_align.py, equal to
+    # rounding), or "auto" for the faster of the two: gather on CPUs, torchvision on GPUs.
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND = "auto"
 
     # Mask proposals (Sec. 6, Appendix A); the choices that the paper leaves open are listed in
     # modeling/mask_proposals/__init__.py.

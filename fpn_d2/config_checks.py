@@ -84,6 +84,11 @@ def _check_neck(cfg: CfgNode) -> None:
             f"MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE is {size}, and Eq. 1 divides by it; "
             "set a side in pixels, such as the paper's 224"
         )
+    backend = cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND
+    if backend not in ("auto", "gather", "torchvision"):
+        raise UserError(
+            f"MODEL.ROI_BOX_HEAD.POOLER_BACKEND is {backend!r}; give auto, gather or torchvision"
+        )
 
 
 def _check_switches_act(cfg: CfgNode) -> None:

@@ -43,4 +43,5 @@ def _build_pooler(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> FPNROIPool
         pooler_type=box.POOLER_TYPE,
         canonical_box_size=box.POOLER_CANONICAL_SIZE,
         canonical_level=box.POOLER_CANONICAL_LEVEL,
+        backend=box.POOLER_BACKEND,
     )

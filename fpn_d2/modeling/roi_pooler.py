@@ -3,10 +3,15 @@
 Shape shorthand: N images, R boxes of all images together, C channels, S x S output bins.
 """
 
+from typing import Any
+
 import torch
-from detectron2.modeling.poolers import ROIPooler
+from detectron2.layers import ROIAlign
+from detectron2.modeling.poolers import ROIPooler, convert_boxes_to_pooler_format
 from detectron2.structures import Boxes
 from torch import Tensor
+
+from ..layers import pyramid_roi_align
 
 __all__ = ["FPNROIPooler", "levels_of_boxes"]
 
@@ -40,8 +45,19 @@ def levels_of_boxes(
 
 
 class FPNROIPooler(ROIPooler):
-    """Detectron2's :class:`ROIPooler`, which also says where a box goes and pools RoI *pooling*
-    in full precision (its kernel knows no bfloat16)."""
+    """Detectron2's :class:`ROIPooler`, which also says where a box goes, pools RoIAlign on CPUs by
+    :func:`fpn_d2.layers.pyramid_roi_align`, and RoI *pooling* in full precision (torchvision's
+    kernel knows no bfloat16)."""
+
+    def __init__(self, *args: Any, backend: str = "auto", **kwargs: Any):
+        """
+        Args:
+            args, kwargs: see :class:`ROIPooler`.
+            backend: of RoIAlign: "gather", "torchvision", or "auto" for the first on CPUs and the
+                second elsewhere.
+        """
+        super().__init__(*args, **kwargs)
+        self.backend = backend
 
     def levels(self, boxes: Tensor) -> Tensor:
         """The level that each of (R, 4) boxes is pooled from; see :func:`levels_of_boxes`."""
@@ -51,7 +67,33 @@ class FPNROIPooler(ROIPooler):
 
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         """See :meth:`ROIPooler.forward`; (R, C, S, S) in the precision of ``x``."""
+        if box_lists and self._gathers(x[0]):
+            return self._gather(x, box_lists)
         dtype = x[0].dtype
         if dtype in (torch.bfloat16, torch.float16):
             x = [feature.float() for feature in x]
         return super().forward(x, box_lists).to(dtype)
+
+    def _gathers(self, feature: Tensor) -> bool:
+        if not isinstance(self.level_poolers[0], ROIAlign):
+            return False
+        # An exported model has torchvision's operator, which its runtimes know.
+        exporting = torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+        on_cpu = feature.device.type == "cpu"
+        return (self.backend == "gather" or (self.backend == "auto" and on_cpu)) and not exporting
+
+    def _gather(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
+        boxes = convert_boxes_to_pooler_format(box_lists)
+        levels = self.levels(boxes[:, 1:]) - self.min_level
+        if len(x) == 1:  # as ROIPooler: whatever their size
+            levels = torch.zeros_like(levels)
+        align = self.level_poolers[0]
+        return pyramid_roi_align(
+            x,
+            boxes,
+            levels,
+            [pooler.spatial_scale for pooler in self.level_poolers],
+            self.output_size,
+            align.sampling_ratio,
+            align.aligned,
+        )

@@ -45,9 +45,10 @@ models = pytest.mark.parametrize("row, stock, losses", MODELS.values(), ids=MODE
 def pair(row_config):
     """Our model and Detectron2's, on the same weights, none of which is at its neutral value."""
 
-    def build(row: str, stock: list) -> tuple[nn.Module, nn.Module]:
+    def build(row: str, stock: list, pooling: str = "torchvision") -> tuple[nn.Module, nn.Module]:
         opts = [
             *("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224),
+            *("MODEL.ROI_BOX_HEAD.POOLER_BACKEND", pooling),
             *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),  # random weights are never sure
             *("MODEL.RETINANET.SCORE_THRESH_TEST", 0.0),
             *("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 200, "MODEL.RPN.PRE_NMS_TOPK_TEST", 100),
@@ -124,6 +125,37 @@ def test_features_and_detections_are_detectron2s(pair, batches, row, stock, loss
                 assert len(stocks[key]) > 0
                 assert set(a) == set(b)
                 assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+def test_with_our_pooling_losses_gradients_and_detections_are_detectron2s_to_rounding(
+    pair, batches
+):
+    ours, theirs = pair(*MODELS["Faster R-CNN"][:2], pooling="gather")
+    for batch in batches.values():
+        a, gradients_a = run_training(ours, batch)
+        b, gradients_b = run_training(theirs, batch)
+        for name in b:
+            torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5)
+        largest = max(gradient.abs().max() for gradient in gradients_b.values())
+        for name, gradient in gradients_b.items():
+            assert (gradients_a[name] - gradient).abs().max() <= 1e-4 * largest, name
+    ours, theirs = ours.eval(), theirs.eval()
+    with torch.no_grad():
+        for batch in batches.values():
+            images = theirs.preprocess_image(batch)
+            features = theirs.backbone(images.tensor)
+            proposals, _ = theirs.proposal_generator(images, features)
+            outputs = [_head_outputs(model, features, proposals) for model in (ours, theirs)]
+            scores, deltas = zip(*outputs, strict=True)
+            torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(*deltas, rtol=1e-4, atol=1e-5)
+
+
+def _head_outputs(model, features, proposals):
+    heads = model.roi_heads
+    levels = [features[name] for name in heads.box_in_features]
+    pooled = heads.box_pooler(levels, [p.proposal_boxes for p in proposals])
+    return heads.box_predictor(heads.box_head(pooled))
 
 
 def test_proposals_inside_a_detector_are_detectron2s(pair, batches):

@@ -1,0 +1,216 @@
+"""RoIAlign as a weighted gather: what torchvision computes, several times as fast on CPUs.
+
+A bin of RoIAlign is a weighted sum of pixels. With its samples merged by pixel the weights are a
+product of one row of weights for each axis, and the pixels, channels last, are rows of a table, so
+that ``embedding_bag`` computes many bins at once; and the gradient, which is the same sum the other
+way round, too.
+
+Shape shorthand: N images, C channels, R boxes, S x S bins, B bins of several boxes, K pixels in a
+bin, L levels.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["pyramid_roi_align"]
+
+# Indices and weights in one piece of work: 12 bytes each, beside K x C numbers that are read.
+_MAX_ENTRIES = 1 << 22
+
+
+def pyramid_roi_align(
+    features: Sequence[Tensor],
+    boxes: Tensor,
+    levels: Tensor,
+    scales: Sequence[float],
+    output_size: int | tuple[int, int],
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+) -> Tensor:
+    """RoIAlign of all levels of a pyramid, equal to :func:`torchvision.ops.roi_align` to rounding.
+
+    It is fastest where the features are channels-last in memory; others are copied.
+
+    Args:
+        features: L of (N, C, H, W), fine to coarse.
+        boxes: (R, 5), an image's index and x0 y0 x1 y1 in pixels of the network input.
+        levels: (R,) int64 of 0 to L - 1, where each box is pooled.
+        scales: cells per pixel of each level, such as 1 / 4.
+        output_size: S, or height and width in bins.
+        sampling_ratio: samples of a bin along each axis; 0 takes ceil(size of the bin in cells).
+        aligned: with half a cell's shift (``ROIAlignV2``).
+
+    Returns:
+        (R, C, S, S) in the features' precision, channels-last. Boxes get no gradient.
+    """
+    bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    if not len(boxes):
+        return features[0].new_zeros((0, features[0].shape[1], *bins)) + 0 * features[0].sum()
+    plan = _Plan(bins, int(sampling_ratio), aligned, tuple(scales))
+    return _PyramidAlign.apply(plan, boxes.detach(), levels, *features)
+
+
+class _Plan(NamedTuple):
+    """What does not depend on the input."""
+
+    bins: tuple[int, int]
+    sampling_ratio: int
+    aligned: bool
+    scales: tuple[float, ...]
+
+
+class _PyramidAlign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, plan: _Plan, boxes: Tensor, levels: Tensor, *features: Tensor) -> Tensor:
+        channels = features[0].shape[1]
+        pooled = features[0].new_empty((len(boxes), *plan.bins, channels))
+        for level, feature in enumerate(features):
+            table = _table(feature)
+            for part, index, weights in _bags(plan, boxes, levels, level, feature.shape):
+                bags = F.embedding_bag(
+                    index, table, mode="sum", per_sample_weights=weights.to(table.dtype)
+                )
+                pooled[part] = bags.view(-1, *plan.bins, channels)
+        ctx.plan, ctx.shapes = plan, [feature.shape for feature in features]
+        ctx.save_for_backward(boxes, levels)
+        return pooled.permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        boxes, levels = ctx.saved_tensors
+        table = _table(grad)  # a row for each bin of each box
+        grads = []
+        for level, (shape, needed) in enumerate(
+            zip(ctx.shapes, ctx.needs_input_grad[3:], strict=True)
+        ):
+            grads.append(
+                _backward(ctx.plan, boxes, levels, level, shape, table) if needed else None
+            )
+        return None, None, None, *grads
+
+
+def _backward(
+    plan: _Plan, boxes: Tensor, levels: Tensor, level: int, shape: torch.Size, table: Tensor
+) -> Tensor:
+    """The gradient of one level: for each of its pixels, the sum over the bins that it is in."""
+    images, channels, height, width = shape
+    bins_of_box = plan.bins[0] * plan.bins[1]
+    first = torch.arange(bins_of_box, device=boxes.device)
+    pixels, bins, weights = [], [], []
+    for part, index, weight in _bags(plan, boxes, levels, level, shape):
+        of_bag = (part[:, None] * bins_of_box + first).flatten()
+        pixels.append(index.flatten())
+        bins.append(of_bag[:, None].expand_as(index).flatten())
+        weights.append(weight.flatten())
+    grad = table.new_zeros((images * height * width, channels))
+    if pixels:
+        pixel, order = torch.cat(pixels).sort()
+        touched, counts = pixel.unique_consecutive(return_counts=True)
+        grad[touched] = F.embedding_bag(
+            torch.cat(bins)[order],
+            table,
+            counts.cumsum(0) - counts,
+            mode="sum",
+            per_sample_weights=torch.cat(weights)[order].to(table.dtype),
+        )
+    return grad.view(images, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _table(feature: Tensor) -> Tensor:
+    """(N, C, H, W) as (N H W, C); a view where the feature is channels-last."""
+    return feature.permute(0, 2, 3, 1).reshape(-1, feature.shape[1])
+
+
+def _bags(
+    plan: _Plan, boxes: Tensor, levels: Tensor, level: int, shape: torch.Size
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The pixels and weights of the bins of a level's boxes.
+
+    Yields:
+        some of the boxes, as indices; (B, K) indices of their bins' pixels in the level's table;
+        (B, K) weights.
+    """
+    chosen = (levels == level).nonzero().squeeze(1)
+    if not len(chosen):
+        return
+    _, _, height, width = shape
+    rois = boxes[chosen].to(torch.promote_types(boxes.dtype, torch.float32))
+    shift = 0.5 if plan.aligned else 0.0
+    x0, y0, x1, y1 = (rois[:, 1:] * plan.scales[level] - shift).unbind(dim=1)
+    rows = _merge_samples(y0, y1, plan, plan.bins[0], height)
+    columns = _merge_samples(x0, x1, plan, plan.bins[1], width)
+    image = rois[:, 0].long() * (height * width)
+    # Boxes whose bins span the same number of rows and columns go together.
+    kind = rows.spans * (int(columns.spans.max()) + 1) + columns.spans
+    order = kind.argsort(stable=True)
+    counts = kind[order].unique_consecutive(return_counts=True)[1].tolist()
+    for same in order.split(counts):
+        high, wide = int(rows.spans[same[0]]), int(columns.spans[same[0]])
+        entries = plan.bins[0] * plan.bins[1] * high * wide
+        for part in same.split(max(1, _MAX_ENTRIES // entries)):
+            y = _cells(rows.first[part], high, height) * width + image[part, None, None]
+            x = _cells(columns.first[part], wide, width)
+            index = y[:, :, None, :, None] + x[:, None, :, None, :]
+            weights = (
+                rows.weights[part, :, None, :high, None]
+                * columns.weights[part, None, :, None, :wide]
+            )
+            yield chosen[part], index.reshape(-1, high * wide), weights.reshape(-1, high * wide)
+
+
+def _cells(first: Tensor, span: int, size: int) -> Tensor:
+    """(R, S, span) cells from the first on; beyond the map, where weights are 0, its last one."""
+    return (first[..., None] + torch.arange(span, device=first.device)).clamp(max=size - 1)
+
+
+class _Axis(NamedTuple):
+    """Samples of bins along one axis, merged by cell: (R, S) first cell of each bin, (R, S, K)
+    weights from there on, (R,) the number of cells that the bins of a box span at most."""
+
+    first: Tensor
+    weights: Tensor
+    spans: Tensor
+
+
+def _merge_samples(low: Tensor, high: Tensor, plan: _Plan, bins: int, size: int) -> _Axis:
+    """
+    Args:
+        low, high: (R,) borders of the boxes, in cells.
+        plan: see :class:`_Plan`.
+        bins: S.
+        size: of the map, in cells.
+    """
+    length = high - low
+    if not plan.aligned:
+        length = length.clamp(min=1.0)
+    bin_size = length / bins
+    samples = (
+        bin_size.ceil()
+        if plan.sampling_ratio <= 0
+        else torch.full_like(length, plan.sampling_ratio)
+    )
+    grid = torch.arange(max(1, int(samples.max())), device=low.device)
+    edges = low[:, None] + torch.arange(bins, device=low.device) * bin_size[:, None]
+    step = (bin_size / samples.clamp(min=1))[:, None, None]
+    position = edges[:, :, None] + (grid + 0.5) * step
+    # A sample more than a cell outside counts as 0, a nearer one as the border cell.
+    counts = (position >= -1) & (position <= size) & (grid < samples[:, None])[:, None]
+    position = position.clamp(min=0)
+    cell = position.floor().clamp(max=size - 1)
+    share = torch.where(cell < size - 1, position - cell, 0.0)
+    each = counts / samples.clamp(min=1)[:, None, None]
+    cell = cell.long()
+    first = torch.where(counts, cell, size).amin(dim=2).clamp(max=size - 1)
+    last = torch.where(counts, cell + 1, 0).amax(dim=2)
+    spans = (last - first + 1).clamp(min=1).amax(dim=1)
+    weights = position.new_zeros((*first.shape, int(spans.max()) + 1))
+    offset = torch.where(counts, cell - first[..., None], 0)
+    weights.scatter_add_(2, offset, each * (1 - share))
+    weights.scatter_add_(2, offset + 1, each * share)
+    return _Axis(first, weights, spans)
