@@ -81,6 +81,14 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # crops have their object at one scale, and so do the baseline's images.
     cfg.INPUT.OBJECT_SCALE_TRAIN = 0.0
 
+    # Evaluation runs on a copy of the model that is prepared for it (fpn_d2/export/prepared.py):
+    # batch norms folded, channels-last; the same detections but for rounding. Precision "float32",
+    # "bfloat16" or, on CUDA, "float16". COMPILE: torch.compile, which pays from hundreds of images.
+    cfg.INFERENCE = CfgNode()
+    cfg.INFERENCE.PREPARE = True
+    cfg.INFERENCE.PRECISION = "float32"
+    cfg.INFERENCE.COMPILE = False
+
     # 4-step training (Sec. 5.2, Table 5): the configs of its RPN steps and of its Fast R-CNN
     # steps, relative to the config that is trained; "" is for a config that is trained in one go.
     cfg.FOUR_STEP = CfgNode()

@@ -84,6 +84,17 @@ def _check_neck(cfg: CfgNode) -> None:
             f"MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE is {size}, and Eq. 1 divides by it; "
             "set a side in pixels, such as the paper's 224"
         )
+    if cfg.INFERENCE.PRECISION not in ("float32", "bfloat16", "float16"):
+        raise UserError(
+            f"INFERENCE.PRECISION is {cfg.INFERENCE.PRECISION!r}; give float32, bfloat16 or float16"
+        )
+    if not cfg.INFERENCE.PREPARE and (
+        cfg.INFERENCE.PRECISION != "float32" or cfg.INFERENCE.COMPILE
+    ):
+        raise UserError(
+            "INFERENCE.PRECISION and INFERENCE.COMPILE have no effect without INFERENCE.PREPARE "
+            "True; set it, or leave them alone"
+        )
     backend = cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND
     if backend not in ("auto", "gather", "torchvision"):
         raise UserError(

@@ -13,6 +13,9 @@ from fpn_d2 import UserError, add_fpn_config, load_config
 
 NEW_KEYS = {
     "MODEL.FPN.FREEZE": False,
+    "INFERENCE.PREPARE": True,
+    "INFERENCE.PRECISION": "float32",
+    "INFERENCE.COMPILE": False,
     "FOUR_STEP.RPN": "",
     "FOUR_STEP.FAST_RCNN": "",
     "FOUR_STEP.SHARED": True,

@@ -3,6 +3,7 @@
 import os
 import weakref
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -16,6 +17,7 @@ from ..checkpoint import FPNCheckpointer
 from ..data import build_test_loader, build_train_loader
 from ..errors import UserError
 from ..evaluation import MaskRecallEvaluator, ResultsWritingCOCOEvaluator
+from ..export import prepare_model
 from .autocast import CPUAutocastTrainer, cpu_has_bfloat16
 
 __all__ = ["Trainer"]
@@ -93,6 +95,15 @@ class Trainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
         """See :func:`fpn_d2.data.build_test_loader`."""
         return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
+        """See :meth:`DefaultTrainer.test`; on a prepared copy of the model, as ``cfg.INFERENCE``
+        says."""
+        keys = cfg.INFERENCE
+        if keys.PREPARE:
+            model = prepare_model(model, precision=keys.PRECISION, compile=keys.COMPILE)
+        return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
