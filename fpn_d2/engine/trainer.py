@@ -60,6 +60,15 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """See :meth:`DefaultTrainer.build_model`; on CPUs channels-last, in which they convolve
+        faster and the RoIs are pooled without a copy."""
+        model = super().build_model(cfg)
+        if cfg.MODEL.DEVICE == "cpu":
+            model = model.to(memory_format=torch.channels_last)
+        return model
+
     def wrap_model(self, cfg: CfgNode, model: nn.Module) -> nn.Module:
         """Wrap the model for several processes, on CPUs too."""
         # Detectron2 passes device_ids, which DDP refuses for modules on a CPU.

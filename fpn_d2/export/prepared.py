@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from ..devices import has_bfloat16
 from ..errors import UserError
 
 __all__ = ["PRECISIONS", "PreparedModel", "prepare_model"]
@@ -155,13 +156,6 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype | None:
             "instructions for it; take float32"
         )
     return PRECISIONS[precision]
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in hardware."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _check_weights(model: nn.Module) -> None:

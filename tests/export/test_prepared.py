@@ -11,6 +11,7 @@ from detectron2.structures import Boxes
 from torch import nn
 
 from fpn_d2 import UserError
+from fpn_d2.devices import has_bfloat16
 from fpn_d2.engine import Trainer
 from fpn_d2.export import PreparedModel, prepare_model, prepared
 
@@ -123,7 +124,7 @@ def test_other_norms_stay(build, norm):
 
 
 def _low():
-    return "bfloat16" if prepared.has_bfloat16(torch.device("cpu")) else "float32"
+    return "bfloat16" if has_bfloat16("cpu") else "float32"
 
 
 @pytest.fixture

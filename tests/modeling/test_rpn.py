@@ -8,12 +8,13 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.modeling.proposal_generator import build_proposal_generator
-from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
-from detectron2.structures import ImageList
+from detectron2.modeling.proposal_generator.rpn import RPN, StandardRPNHead
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from fpn_d2.modeling import FPNRPN, FPNRPNHead, PerLevelRPNHead
+from fpn_d2.modeling import rpn as rpn_module
 
 FPN_ROW = "quick/RPN/rpn_R_18_FPN"
 LEVELS = ["p2", "p3", "p4", "p5", "p6"]
@@ -158,3 +159,31 @@ def test_anchors_have_the_papers_areas_and_ratios(row_config, row):
         torch.testing.assert_close(width * height, areas)  # Sec. 4.1: areas of 32^2 to 512^2
         ratios = torch.tensor([0.5, 1.0, 2.0]).repeat(len(sizes))
         torch.testing.assert_close(height / width, ratios)
+
+
+# --- matching in pieces
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 7])
+@pytest.mark.parametrize("boundary", [-1, 0])
+def test_matching_in_pieces_is_detectron2s(row_config, monkeypatch, at_once, boundary):
+    rpn = build_model(row_config("quick/RPN/rpn_R_18_P2", "MODEL.RPN.BOUNDARY_THRESH", boundary))
+    rpn = rpn.proposal_generator
+    anchors = rpn.anchor_generator([torch.zeros(1, 1, 20, 30)])
+    generator = torch.Generator().manual_seed(at_once)
+    images = []
+    for count in (10, 0, 2):
+        size = 4 + 70 * torch.rand(count, 2, generator=generator)
+        corner = torch.rand(count, 2, generator=generator) * torch.tensor([80.0, 50.0])
+        boxes = Boxes(torch.cat([corner, corner + size], dim=1))
+        images.append(Instances((80, 120), gt_boxes=boxes))
+    torch.manual_seed(3)
+    expected = RPN.label_and_sample_anchors(rpn, anchors, images)
+    monkeypatch.setattr(rpn_module, "_MAX_PAIRS", at_once * len(anchors[0]))
+    torch.manual_seed(3)
+    found = rpn.label_and_sample_anchors(anchors, images)
+    for n in range(3):
+        assert torch.equal(found[0][n], expected[0][n])  # the same samples, too
+        positive = expected[0][n] == 1
+        assert positive.any() == (n != 1)
+        assert torch.equal(found[1][n][positive], expected[1][n][positive])
