@@ -8,6 +8,7 @@
 import os
 import re
 
+from ..benchmark import benchmark_table
 from ..errors import UserError
 from ..files import read_json
 from .report import markdown_table
@@ -38,7 +39,10 @@ def fill_in_results(text: str, root: str, tables: Tables) -> str:
         if not os.path.isfile(path):
             raise UserError(f"{path}, which a mark names, does not exist; run tools/reproduce.py")
         results = read_json(path)
-        table = markdown_table(tables.table(results["table"]), results)
+        if "table" in results:
+            table = markdown_table(tables.table(results["table"]), results)
+        else:
+            table = benchmark_table(results["rows"])
         return f"{section[1]}\n{table.strip()}\n\n{section[3]}"
 
     filled, sections = _SECTION.subn(write, text)

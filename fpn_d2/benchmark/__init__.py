@@ -1,0 +1,20 @@
+"""This package beside stock Detectron2 and what else a user would pick, on the machine at hand.
+
+measure      runs contestants in turn; the machine's own matrix products
+detectors    inference and training of Faster R-CNN R-50 FPN
+operators    RoIAlign; mask proposals against an image pyramid
+report       the rows as a file and as a table
+"""
+
+from .detectors import benchmark_inference, benchmark_training
+from .operators import benchmark_mask_proposals, benchmark_pooling
+from .report import benchmark_table, write_benchmark
+
+__all__ = [
+    "benchmark_inference",
+    "benchmark_mask_proposals",
+    "benchmark_pooling",
+    "benchmark_table",
+    "benchmark_training",
+    "write_benchmark",
+]

@@ -1,0 +1,268 @@
+"""Faster R-CNN R-50 FPN, ours beside stock Detectron2's and torchvision's, on the same weights.
+
+The input is 800 x 1088 after padding, with 1000 proposals in testing. Weights are random, which
+leaves hardly a box for the last NMS, of all alike.
+"""
+
+import copy
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.solver import build_optimizer
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..config import load_config
+from ..devices import has_bfloat16
+from ..engine import Trainer
+from ..export import PreparedModel, prepare_model
+from .measure import compare, matmul_rate, row
+
+__all__ = ["benchmark_inference", "benchmark_training"]
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "Faster-RCNN/faster_rcnn_R_50_FPN.yaml"
+# The same model as stock Detectron2 has it.
+STOCK = [
+    *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.PROPOSAL_GENERATOR.NAME", "RPN"),
+    *("MODEL.RPN.HEAD_NAME", "StandardRPNHead", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
+]
+HEIGHT, WIDTH = 800, 1066
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def variants_of(device: str) -> list[str]:
+    """The precisions that a device has, fp32 first."""
+    return [
+        "fp32",
+        *(["bf16"] if has_bfloat16(device) else []),
+        *(["fp16"] if device == "cuda" else []),
+    ]
+
+
+def benchmark_inference(
+    configs: Path, device: str, rounds: int, compiled: bool = False
+) -> list[dict[str, Any]]:
+    """Time the detector in testing.
+
+    Args:
+        configs: the folder of configs.
+        device: "cpu" or "cuda".
+        rounds: how often.
+        compiled: add the variants with torch.compile.
+
+    Returns:
+        rows, see :func:`fpn_d2.benchmark.measure.row`.
+    """
+    _, ours, stock = _models(configs, device)
+    ours.eval(), stock.eval()
+    inputs = [_image(0, with_objects=False)]
+    ready = {v: prepare_model(ours, precision=PRECISIONS[v]) for v in variants_of(device)}
+    if compiled:
+        both = {f"{v} compiled": (v, PRECISIONS[v]) for v in ready}
+        ready |= {k: prepare_model(ours, precision=p, compile=True) for k, (_, p) in both.items()}
+    contestants: dict[str, Callable[[], Any]] = {"detectron2": _no_grad(stock, inputs)}
+    if device == "cuda":
+        contestants["detectron2 AMP"] = _no_grad(_in_autocast(stock), inputs)
+    contestants |= {name: _no_grad(model, inputs) for name, model in ready.items()}
+    contestants |= _others(device)
+    timings = compare(contestants, rounds, device)
+    errors = {name: _head_error(stock, model, inputs) for name, model in ready.items()}
+    flops = _flops(stock, inputs)
+    rates = {v: matmul_rate(DTYPES[v], device) for v in variants_of(device)}
+    rows = []
+    for name in ready:
+        variant = name.split()[0]
+        share = flops / timings[name].seconds / rates[variant]
+        for baseline, timing in timings.items():
+            if baseline in ready or not _comparable(baseline, variant):
+                continue
+            error = errors[name] if baseline == "detectron2" else None
+            more = {"share_of_matmul": round(share, 2)}
+            label = baseline.removesuffix(f" {variant}")
+            rows.append(row("inference", name, timings[name], label, timing, error, **more))
+    return rows
+
+
+def benchmark_training(configs: Path, device: str, rounds: int) -> list[dict[str, Any]]:
+    """Time a training step of two images; see :func:`benchmark_inference`."""
+    cfg, ours, stock = _models(configs, device)
+    inputs = [_image(seed, with_objects=True) for seed in (1, 2)]
+    contestants, losses = {}, {}
+    variants = [v for v in variants_of(device) if v != "fp16"]
+    for name in ("detectron2", *variants):
+        model = copy.deepcopy(stock if name == "detectron2" else ours).train()
+        if device == "cpu" and name != "detectron2":
+            model = model.to(memory_format=torch.channels_last)  # as Trainer.build_model does
+        dtype = DTYPES[name] if name in ("bf16", "fp16") else None
+        contestants[name] = _step(cfg, model, inputs, dtype, losses.setdefault(name, []))
+    if device == "cuda":
+        amp = copy.deepcopy(stock).train()
+        contestants["detectron2 AMP"] = _step(cfg, amp, inputs, torch.float16, [])
+    timings = compare(contestants, rounds, device)
+    rows = []
+    for name in variants:
+        # the first step, before weights differ
+        error = abs(losses[name][0] - losses["detectron2"][0]) / losses["detectron2"][0]
+        for baseline in contestants:
+            if baseline.startswith("detectron2"):
+                timing = timings[baseline]
+                rows.append(row("training", name, timings[name], baseline, timing, error))
+    return rows
+
+
+def _models(configs: Path, device: str) -> tuple[CfgNode, nn.Module, nn.Module]:
+    """The config, our model and Detectron2's on the same weights."""
+    opts = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", ""]
+    torch.manual_seed(0)
+    cfg = load_config(configs / CONFIG, opts)
+    ours = Trainer.build_model(cfg.clone()) if device == "cpu" else build_model(cfg.clone())
+    stock = build_model(load_config(configs / CONFIG, [*opts, *STOCK]).clone())
+    stock.load_state_dict(ours.state_dict())
+    return cfg, ours, stock
+
+
+def _image(seed: int, with_objects: bool) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (3, HEIGHT, WIDTH), generator=generator, dtype=torch.uint8)
+    record = {"image": image, "height": HEIGHT, "width": WIDTH}
+    if with_objects:
+        limit = torch.tensor([WIDTH, HEIGHT])
+        size = (2 ** (4 + 4.5 * torch.rand(8, 2, generator=generator))).minimum(limit)
+        corner = torch.rand(8, 2, generator=generator) * (limit - size)
+        objects = Instances((HEIGHT, WIDTH))
+        objects.gt_boxes = Boxes(torch.cat([corner, corner + size], dim=1))
+        objects.gt_classes = torch.randint(0, 5, (8,), generator=generator)
+        record["instances"] = objects
+    return record
+
+
+def _no_grad(model: Callable[[Any], Any], inputs: Any) -> Callable[[], Any]:
+    def call() -> Any:
+        with torch.no_grad():
+            return model(inputs)
+
+    return call
+
+
+def _in_autocast(model: nn.Module) -> Callable[[Any], Any]:
+    def call(inputs: Any) -> Any:
+        with torch.autocast("cuda", torch.float16):
+            return model(inputs)
+
+    return call
+
+
+def _step(
+    cfg: CfgNode,
+    model: nn.Module,
+    inputs: list[dict[str, Any]],
+    dtype: torch.dtype | None,
+    losses: list[float],
+) -> Callable[[], None]:
+    optimizer = build_optimizer(cfg, model)
+    device = next(model.parameters()).device.type
+    scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
+
+    def step() -> None:
+        torch.manual_seed(7)  # of the samples
+        with EventStorage(), torch.autocast(device, dtype, enabled=dtype is not None):
+            loss = sum(model(inputs).values())
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        losses.append(float(loss.detach()))
+
+    return step
+
+
+@torch.no_grad()
+def _head_error(stock: nn.Module, ready: PreparedModel, inputs: list[dict[str, Any]]) -> float:
+    """The largest difference of the box head's scores and deltas on the same proposals, as a share
+    of the largest value of each."""
+    images = stock.preprocess_image(inputs)
+    features = stock.backbone(images.tensor)
+    proposals, _ = stock.proposal_generator(images, features)
+    expected = _head(stock, features, proposals)
+    device = images.tensor.device.type
+    with torch.autocast(device, ready.dtype, enabled=ready.dtype is not None):
+        found = _head(ready.model, ready.model.backbone(images.tensor), proposals)
+    return max(
+        float((a.float() - b).abs().max() / b.abs().max())
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
+def _head(model: nn.Module, features: dict[str, torch.Tensor], proposals: list[Instances]) -> Any:
+    heads = model.roi_heads
+    levels = [features[name] for name in heads.box_in_features]
+    pooled = heads.box_pooler(levels, [p.proposal_boxes for p in proposals])
+    return heads.box_predictor(heads.box_head(pooled))
+
+
+def _flops(model: nn.Module, inputs: list[dict[str, Any]]) -> int:
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(inputs)
+    return counter.get_total_flops()
+
+
+# --- what else a user would pick
+
+
+def _comparable(baseline: str, variant: str) -> bool:
+    """Exported models are compared in the same precision."""
+    words = baseline.split()
+    return words[0] not in ("onnxruntime", "openvino") or words[1] == variant
+
+
+def _others(device: str) -> dict[str, Callable[[], Any]]:
+    """torchvision's detector, and on CPUs what runs its exported form, where installed."""
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+    torch.manual_seed(0)
+    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval().to(device)
+    image = _image(0, with_objects=False)["image"].to(device) / 255
+    found: dict[str, Callable[[], Any]] = {"torchvision": _no_grad(model, [image])}
+    if device != "cpu":
+        return found
+    try:
+        return found | _exported(model, image)
+    except ImportError as error:
+        logger.info("not compared with exported models: %s", error)
+        return found
+
+
+def _exported(model: nn.Module, image: torch.Tensor) -> dict[str, Callable[[], Any]]:
+    import onnxruntime
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "model.onnx")
+        torch.onnx.export(model, ([image],), path, opset_version=17, dynamo=False)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+        graph = openvino.convert_model(path)
+    array = {session.get_inputs()[0].name: image.numpy()}
+    found: dict[str, Callable[[], Any]] = {"onnxruntime fp32": lambda: session.run(None, array)}
+    hints = {"fp32": "f32"} | ({"bf16": "bf16"} if has_bfloat16("cpu") else {})
+    for variant, hint in hints.items():
+        settings = {
+            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        compiled = openvino.compile_model(graph, "CPU", settings)
+        found[f"openvino {variant}"] = lambda compiled=compiled: compiled([image.numpy()])
+    return found
