@@ -2,15 +2,18 @@
 
 measure      runs contestants in turn; the machine's own matrix products
 detectors    inference and training of Faster R-CNN R-50 FPN
+agreement    detections of a trained model, prepared and as Detectron2 has it
 operators    RoIAlign; mask proposals against an image pyramid
 report       the rows as a file and as a table
 """
 
+from .agreement import benchmark_agreement
 from .detectors import benchmark_inference, benchmark_training
 from .operators import benchmark_mask_proposals, benchmark_pooling
 from .report import benchmark_table, write_benchmark
 
 __all__ = [
+    "benchmark_agreement",
     "benchmark_inference",
     "benchmark_mask_proposals",
     "benchmark_pooling",

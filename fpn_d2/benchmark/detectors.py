@@ -17,7 +17,7 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import load_config
@@ -26,7 +26,7 @@ from ..engine import Trainer
 from ..export import PreparedModel, prepare_model
 from .measure import compare, matmul_rate, row
 
-__all__ = ["benchmark_inference", "benchmark_training"]
+__all__ = ["benchmark_inference", "benchmark_training", "head_outputs"]
 
 logger = logging.getLogger(__name__)
 
@@ -194,17 +194,20 @@ def _head_error(stock: nn.Module, ready: PreparedModel, inputs: list[dict[str, A
     images = stock.preprocess_image(inputs)
     features = stock.backbone(images.tensor)
     proposals, _ = stock.proposal_generator(images, features)
-    expected = _head(stock, features, proposals)
+    expected = head_outputs(stock, features, proposals)
     device = images.tensor.device.type
     with torch.autocast(device, ready.dtype, enabled=ready.dtype is not None):
-        found = _head(ready.model, ready.model.backbone(images.tensor), proposals)
+        found = head_outputs(ready.model, ready.model.backbone(images.tensor), proposals)
     return max(
         float((a.float() - b).abs().max() / b.abs().max())
         for a, b in zip(found, expected, strict=True)
     )
 
 
-def _head(model: nn.Module, features: dict[str, torch.Tensor], proposals: list[Instances]) -> Any:
+def head_outputs(
+    model: nn.Module, features: dict[str, Tensor], proposals: list[Instances]
+) -> tuple[Tensor, Tensor]:
+    """A detector's class scores and box deltas of proposals, before softmax and decoding."""
     heads = model.roi_heads
     levels = [features[name] for name in heads.box_in_features]
     pooled = heads.box_pooler(levels, [p.proposal_boxes for p in proposals])

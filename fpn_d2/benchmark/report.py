@@ -12,19 +12,26 @@ from ..files import write_json
 __all__ = ["benchmark_table", "write_benchmark"]
 
 
-def write_benchmark(rows: Sequence[dict[str, Any]], rounds: int, path: str) -> dict[str, Any]:
+def write_benchmark(
+    rows: Sequence[dict[str, Any]],
+    rounds: int,
+    path: str,
+    agreement: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
     """Write rows and what they were measured on.
 
     Args:
         rows: see :func:`fpn_d2.benchmark.measure.row`.
         rounds: how often each was timed.
         path: the JSON file.
+        agreement: see :func:`fpn_d2.benchmark.benchmark_agreement`.
 
     Returns:
-        what was written: ``{rows, rounds, threads, commit, machine, versions}``.
+        what was written: ``{rows, agreement, rounds, threads, commit, machine, versions}``.
     """
     content = {
         "rows": list(rows),
+        "agreement": list(agreement),
         "rounds": rounds,
         "threads": torch.get_num_threads(),
         "commit": git_commit(),
