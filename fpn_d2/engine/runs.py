@@ -253,6 +253,8 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 def _end_with_parent() -> None:
     """Have the kernel end this process when its parent ends (Linux; elsewhere it runs on)."""
+    # A shell starts background jobs with Ctrl-C ignored, which would reach the training too.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if _LIBC is not None:
         _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
