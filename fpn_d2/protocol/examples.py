@@ -90,11 +90,13 @@ def find_examples(
             continue
         boxes = _read_boxes(folders[row], proposals, threshold)
         found[row] = {i: _found(*objects[i], *boxes[i]) for i in objects}
-    examples = []
+    examples, drawn = [], set()  # an image once, so that several pairs show more
     for x, y in pairs:
         if x not in rows or y not in rows:
             continue
-        for image_id in _best_images(found[x], found[y])[:images_per_pair]:
+        best = [i for i in _best_images(found[x], found[y]) if i not in drawn]
+        for image_id in best[:images_per_pair]:
+            drawn.add(image_id)
             info = coco.imgs[image_id]
             image = read_image(os.path.join(image_root, info["file_name"]), format="RGB")
             seen = {row: found[row][image_id] for row in (x, y)}
