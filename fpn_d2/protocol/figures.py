@@ -249,8 +249,10 @@ def _plot(
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
+    # as wide as the figure, two columns hold this many letters each
+    columns = 2 if max(map(len, labels), default=0) <= 34 else 1
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9,
+        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
         handlelength=3.2,
     )  # fmt: skip
 
