@@ -242,6 +242,8 @@ PAPER["Mask-Proposals/mask_R_50_image_pyramid_zoom"] = {
 QUICK = {
     f"quick/{row}".replace("R_50", "R_18"): row for row in PAPER if "R_101" not in row
 }  # and the row that it mirrors
+for task, row in (("RPN", "rpn"), ("Faster-RCNN", "faster_rcnn")):
+    QUICK[f"quick/{task}/{row}_R_18_FPN_fp32"] = f"{task}/{row}_R_50_FPN"
 QUICK["quick/Fast-RCNN/fast_rcnn_R_18_FPN_2x"] = "Fast-RCNN/fast_rcnn_R_50_FPN"
 
 # What a laptop and the built-in data change, and nothing else
@@ -314,8 +316,8 @@ def test_a_row_is_one_or_two_lines_over_its_mixins(row):
     lines = lines_of(path)
     assert 1 <= len(lines) <= 2
     bases = yaml.safe_load(path.read_text())["_BASE_"]
-    if isinstance(bases, str):  # another row, with a longer schedule or more scales
-        assert path.stem.removeprefix(Path(bases).stem) in ("_2x", "_zoom")
+    if isinstance(bases, str):  # another row, with another schedule, precision or scales
+        assert path.stem.removeprefix(Path(bases).stem) in ("_2x", "_zoom", "_fp32")
         assert (path.parent / bases).is_file()
         return
     assert all((path.parent / base).is_file() for base in bases)

@@ -21,7 +21,7 @@ TABLES = os.path.relpath(ROOT / "configs" / "tables.yaml")
 def main() -> None:
     """Read the command line, train what is missing, write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", required=True, help="1 to 6, or time for the running times")
+    parser.add_argument("--table", required=True, help="1 to 6, time or precision")
     parser.add_argument("--scale", default="quick", help="quick (two CPU cores) or paper")
     parser.add_argument("--rows", default="", help="such as a,c; default: all of the scale")
     parser.add_argument("--seeds", default="0", help="such as 0,1,2")
