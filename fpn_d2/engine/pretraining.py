@@ -116,7 +116,7 @@ def pretrain_backbone(
     """Train the config's bottom-up network on the objects of ``DATASETS.TRAIN`` and save it.
 
     Args:
-        cfg: a config from :func:`fpn_d2.load_config`.
+        cfg: a config from :func:`fpn_d2.load_config`; its SEED decides everything.
         path: the checkpoint to write, ``*.pkl``.
         iterations, batch_size, lr: the schedule; the learning rate falls as a half cosine.
 
@@ -131,8 +131,11 @@ def pretrain_backbone(
     crops, classes = cut_crops(records, cfg.INPUT.FORMAT, num_classes)
     logger.info("%d crops of %d images", len(crops), len(records))
     name = cfg.MODEL.FPN.BOTTOM_UP
-    bottom_up = BACKBONE_REGISTRY.get(name)(_trainable(cfg), ShapeSpec(channels=3))
-    model = CropClassifier(bottom_up, num_classes + 1).to(memory_format=torch.channels_last)
+    with torch.random.fork_rng():  # the weights too are the seed's, and no caller's draws change
+        torch.manual_seed(max(cfg.SEED, 0))
+        bottom_up = BACKBONE_REGISTRY.get(name)(_trainable(cfg), ShapeSpec(channels=3))
+        model = CropClassifier(bottom_up, num_classes + 1)
+    model = model.to(memory_format=torch.channels_last)
     accuracy = _train(model, crops, classes, cfg, iterations, batch_size, lr)
     _save(bottom_up, path)
     return accuracy

@@ -97,3 +97,18 @@ def test_the_checkpoint_fills_the_whole_bottom_up_network(repo, tiny_opts, tmp_p
         expected = before[name] if stem else torch.from_numpy(np.asarray(weights.pop(inner)))
         assert torch.equal(value, expected), name
     assert not weights
+
+
+def test_the_seed_decides_everything(repo, tiny_opts, tmp_path):
+    weights = {}
+    for name, seed, elsewhere in (("a", 1, 5), ("b", 1, 6), ("c", 2, 5)):
+        cfg = load_config(repo / ROW, [*tiny_opts, "SEED", str(seed)])
+        torch.manual_seed(elsewhere)  # what the caller has drawn before
+        before = torch.get_rng_state()
+        pretrain_backbone(cfg, str(tmp_path / f"{name}.pkl"), iterations=2, batch_size=4)
+        assert torch.equal(torch.get_rng_state(), before)
+        with open(tmp_path / f"{name}.pkl", "rb") as file:
+            weights[name] = pickle.load(file)["model"]
+    first = "stem.conv1.weight"
+    assert all((weights["a"][key] == weights["b"][key]).all() for key in weights["a"])
+    assert (weights["a"][first] != weights["c"][first]).any()
