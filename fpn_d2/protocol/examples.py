@@ -3,22 +3,20 @@
 N images, G objects of an image, R boxes found on it.
 """
 
-import contextlib
 import dataclasses
-import io
 import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from PIL import Image, ImageColor, ImageDraw
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
+from ..data.ground_truth import load_ground_truth
 from ..data.proposals import read_proposals
 from ..errors import UserError
 from ..visualization import PALETTE, draw_boxes, side_by_side
@@ -80,7 +78,7 @@ def find_examples(
     rows = {row for pair in pairs if all(row in folders for row in pair) for row in pair}
     if not rows:
         return []
-    coco, image_root = _ground_truth(dataset)
+    coco, image_root = load_ground_truth(dataset)
     objects = {image_id: _objects(coco, image_id) for image_id in sorted(coco.imgs)}
     found = {}
     for row in rows:
@@ -102,18 +100,6 @@ def find_examples(
             seen = {row: found[row][image_id] for row in (x, y)}
             examples.append(_example(info["file_name"], image, objects[image_id][0], seen, table))
     return examples
-
-
-def _ground_truth(dataset: str) -> tuple[COCO, str]:
-    metadata = MetadataCatalog.get(dataset)
-    json_file = metadata.get("json_file", "")
-    if not os.path.isfile(json_file):
-        raise UserError(
-            f"data set {dataset} has no annotations here; set DETECTRON2_DATASETS to the folder "
-            "that it lies in"
-        )
-    with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(json_file), metadata.image_root
 
 
 def _objects(coco: COCO, image_id: int) -> tuple[np.ndarray, np.ndarray]:

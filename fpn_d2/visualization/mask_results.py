@@ -8,9 +8,9 @@ import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data.detection_utils import read_image
 
+from ..data.ground_truth import load_ground_truth
 from ..errors import UserError
 from .drawing import class_color, draw_masks, side_by_side
-from .results import load_ground_truth
 
 __all__ = ["draw_mask_proposals"]
 
@@ -44,7 +44,7 @@ def draw_mask_proposals(
     with open(path, encoding="utf-8") as file:
         for proposal in json.load(file):
             best[proposal["image_id"]].append(proposal["segmentation"])
-    coco, image_root = load_ground_truth(inference_dir)
+    coco, image_root = load_ground_truth(os.path.basename(os.path.normpath(inference_dir)))
     os.makedirs(output_dir, exist_ok=True)
     files = []
     for image_id in sorted(coco.imgs)[:num_images]:

@@ -1,21 +1,18 @@
 """What an evaluation found, beside what there is."""
 
-import contextlib
-import io
 import json
 import os
 from collections import defaultdict
 from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
-from pycocotools.coco import COCO
 
+from ..data.ground_truth import load_ground_truth
 from ..errors import UserError
 from .drawing import class_color, draw_boxes, side_by_side
 
-__all__ = ["draw_results", "load_ground_truth"]
+__all__ = ["draw_results"]
 
 
 def draw_results(
@@ -36,7 +33,7 @@ def draw_results(
         UserError: where the folder has no detections, or its data set is not there.
     """
     detections = _read_detections(inference_dir, threshold)
-    coco, image_root = load_ground_truth(inference_dir)
+    coco, image_root = load_ground_truth(os.path.basename(os.path.normpath(inference_dir)))
     names = {i: coco.cats[i]["name"] for i in sorted(coco.cats)}
     os.makedirs(output_dir, exist_ok=True)
     files = []
@@ -53,24 +50,6 @@ def draw_results(
         files.append(os.path.join(output_dir, f"{stem}.png"))
         picture.save(files[-1])
     return files
-
-
-def load_ground_truth(inference_dir: str) -> tuple[COCO, str]:
-    """The annotations and the image folder of the data set that a folder of results is of.
-
-    Raises:
-        UserError: where they are not there.
-    """
-    dataset = os.path.basename(os.path.normpath(inference_dir))
-    metadata = MetadataCatalog.get(dataset)
-    json_file = metadata.get("json_file", "")
-    if not os.path.isfile(json_file):
-        raise UserError(
-            f"{inference_dir} is of a data set that is not here ({dataset}); set "
-            "DETECTRON2_DATASETS to the folder that it lies in"
-        )
-    with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(json_file), metadata.image_root
 
 
 def _read_detections(inference_dir: str, threshold: float) -> dict[int, list[dict[str, Any]]]:
