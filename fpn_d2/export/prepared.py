@@ -13,9 +13,12 @@ from typing import Any
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHead
+from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -190,16 +193,24 @@ class _AsFloat32(nn.Module):
         return self.layer(x).float()
 
 
+# Two small products, on whose scores the order of all detections rests; and results that are read
+# by pixel or by box.
+_LAST_LAYERS = {
+    FastRCNNOutputLayers: (("cls_score", "bbox_pred"), _Float32),
+    StandardRPNHead: (("objectness_logits", "anchor_deltas"), _AsFloat32),
+    RetinaNetHead: (("cls_score", "bbox_pred"), _AsFloat32),
+    MaskRCNNConvUpsampleHead: (("predictor",), _AsFloat32),
+    KRCNNConvDeconvUpsampleHead: (("score_lowres",), _AsFloat32),
+    SemSegFPNHead: (("predictor",), _AsFloat32),
+}
+
+
 def _lower(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast weights once, instead of at every call, and keep what ranks boxes in float32."""
     for module in list(model.modules()):
-        if isinstance(module, FastRCNNOutputLayers):
-            # two small products, on whose scores the order of all detections rests
-            _wrap(module, ("cls_score", "bbox_pred"), _Float32)
-        elif isinstance(module, StandardRPNHead):
-            _wrap(module, ("objectness_logits", "anchor_deltas"), _AsFloat32)
-        elif isinstance(module, DenseDetector):
-            _wrap(module.head, ("cls_score", "bbox_pred"), _AsFloat32)
+        for kind, (names, wrapper) in _LAST_LAYERS.items():
+            if isinstance(module, kind):
+                _wrap(module, names, wrapper)
     kept = {
         id(m)
         for wrapped in model.modules()

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes
@@ -15,6 +16,7 @@ from fpn_d2.devices import has_bfloat16
 from fpn_d2.engine import Trainer
 from fpn_d2.export import PreparedModel, prepare_model, prepared
 
+AGNOSTIC = ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
 ROWS = [
     *(f"RPN/rpn_R_18_{name}" for name in ("FPN", "C4", "C5", "P2", "bottom_up", "top_down")),
     *(f"Fast-RCNN/fast_rcnn_R_18_{name}" for name in ("FPN", "C4", "P2")),
@@ -207,3 +209,55 @@ def test_evaluation_uses_it(row_config, tiny_opts, monkeypatch, prepare):
     Trainer.test(cfg, model)
     assert isinstance(used[0], PreparedModel) == prepare
     assert (used[0] is model) == (not prepare)
+
+
+# --- models of Detectron2 alone
+
+PLAIN = {
+    "Mask R-CNN": ["MODEL.MASK_ON", True],
+    "Cascade": ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads", *AGNOSTIC],
+    "Keypoint": ["MODEL.KEYPOINT_ON", True, "MODEL.ROI_HEADS.NUM_CLASSES", 1],
+    "Panoptic FPN": ["MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.MASK_ON", True],
+}
+
+
+@pytest.fixture(params=PLAIN.values(), ids=PLAIN)
+def plain(request):
+    """A model built from Detectron2's config, without a key of this package."""
+    cfg = get_cfg()
+    levels = ["p2", "p3", "p4", "p5"]
+    cfg.merge_from_list(
+        [
+            *("MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
+            *("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64),
+            *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]),
+            *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
+            *("MODEL.RPN.IN_FEATURES", [*levels, "p6"], "MODEL.ROI_HEADS.IN_FEATURES", levels),
+            *("MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64], [128], [256], [512]]),
+            *("MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_BOX_HEAD.NUM_FC", 1),
+            *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.FC_DIM", 64),
+            *("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 7, "MODEL.RPN.POST_NMS_TOPK_TEST", 50),
+            *("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
+            *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [64], "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
+            *request.param,
+        ]
+    )
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    for module in model.modules():
+        for name, std in (("cls_score", 1e-4), ("bbox_pred", 1e-4), ("score_lowres", 1e-6)):
+            if hasattr(module, name):
+                nn.init.normal_(getattr(module, name).weight, std=std)
+    return model
+
+
+def test_models_of_detectron2_alone(plain, make_input, bfloat16):
+    image = make_input(128, 160, [], seed=1)
+    with torch.no_grad():
+        expected = plain([image])[0]["instances"]
+    found = prepare_model(plain)([image])[0]["instances"]
+    assert len(found) == len(expected) > 0
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-4)
+    low = prepare_model(plain, precision=bfloat16)([image])[0]["instances"]
+    assert low.scores.dtype == torch.float32
+    assert (low.scores[0] - expected.scores[0]).abs() < 0.05
