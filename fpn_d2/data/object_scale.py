@@ -7,7 +7,6 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import gen_crop_transform_with_instance
 from detectron2.structures import BoxMode
 
 __all__ = ["ObjectScaleMapper"]
@@ -27,7 +26,8 @@ class _Crop(T.CropTransform):
 class ObjectScaleMapper(DatasetMapper):
     """A :class:`DatasetMapper` that resizes an image so that one object gets a given scale.
 
-    The object is drawn anew each time; its scale is max(width, height). The image is made no
+    The object is drawn anew each time, of those that the test's image pyramid brings to that
+    scale; its scale is max(width, height). The image is made no
     smaller and no larger than the test's image pyramid makes it, and where it would be longer than
     ``INPUT.MAX_SIZE_TRAIN`` it is cropped to that around the object, at random.
     """
@@ -53,42 +53,60 @@ class ObjectScaleMapper(DatasetMapper):
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """See :meth:`DatasetMapper.__call__`."""
         mapper = copy.copy(self)
-        box = self._choose(dataset_dict)
+        size = np.array([dataset_dict["height"], dataset_dict["width"]])
+        box = self._choose(dataset_dict, size)
         mapper.recompute_boxes = box is not None  # from what a crop leaves of the masks
-        resize = self._crop_and_resize(dataset_dict, box)
+        resize = self._crop_and_resize(size, box)
         mapper.augmentations = T.AugmentationList([*resize, *self.other_augmentations])
         return DatasetMapper.__call__(mapper, dataset_dict)
 
-    def _crop_and_resize(
-        self, dataset_dict: dict[str, Any], box: np.ndarray | None
-    ) -> list[T.Transform]:
-        size = np.array([dataset_dict["height"], dataset_dict["width"]])
-        wanted = 1.0
-        if box is not None:
-            wanted = self.scale / max(box[2] - box[0], box[3] - box[1], 1.0)
-        low, high = (scale * self._test_factor(size) for scale in self.test_scales)
-        factor = float(np.clip(wanted * np.exp2(np.random.uniform(-_OCTAVES, _OCTAVES)), low, high))
+    def _crop_and_resize(self, size: np.ndarray, box: np.ndarray | None) -> list[T.Transform]:
+        wanted = 1.0 if box is None else self.scale / _side(box)
+        jitter = np.exp2(np.random.uniform(-_OCTAVES, _OCTAVES))
+        factor = float(np.clip(wanted * jitter, *self._factors(size)))
         kept = np.minimum(size, max(1, int(self.max_size / factor)))
         transforms: list[T.Transform] = []
         if (kept < size).any():
-            around = [0, 0, *size[::-1]] if box is None else box.tolist()
-            instance = {"bbox": around, "bbox_mode": BoxMode.XYXY_ABS}
-            crop = gen_crop_transform_with_instance(kept, size, instance)
-            transforms.append(_Crop(crop.x0, crop.y0, crop.w, crop.h))
+            x0, y0, x1, y1 = [0, 0, 0, 0] if box is None else box
+            top = _start(kept[0], size[0], y0, y1)
+            left = _start(kept[1], size[1], x0, x1)
+            transforms.append(_Crop(left, top, int(kept[1]), int(kept[0])))
         resized = [max(1, round(side * factor)) for side in kept.tolist()]
         return [*transforms, T.ResizeTransform(*kept.tolist(), *resized)]
 
-    def _test_factor(self, size: np.ndarray) -> float:
-        """How much the test resizes an image, at scale 1."""
+    def _factors(self, size: np.ndarray) -> tuple[float, float]:
+        """How much the test's image pyramid resizes an image, at the least and at the most."""
         shorter, longer = self.test_resize
-        return min(shorter / size.min(), longer / size.max())
+        at_one = min(shorter / size.min(), longer / size.max())
+        return self.test_scales[0] * at_one, self.test_scales[1] * at_one
 
-    @staticmethod
-    def _choose(dataset_dict: dict[str, Any]) -> np.ndarray | None:
+    def _choose(self, dataset_dict: dict[str, Any], size: np.ndarray) -> np.ndarray | None:
         """The box of one object, on the image, in its pixels; None without an object."""
-        objects = [o for o in dataset_dict["annotations"] if not o.get("iscrowd", 0)]
-        if not objects:
-            return None
-        chosen = objects[np.random.randint(len(objects))]
-        box = BoxMode.convert(chosen["bbox"], chosen["bbox_mode"], BoxMode.XYXY_ABS)
-        return np.clip(box, 0, [dataset_dict["width"], dataset_dict["height"]] * 2)
+        boxes = [
+            BoxMode.convert(o["bbox"], o["bbox_mode"], BoxMode.XYXY_ABS)
+            for o in dataset_dict["annotations"]
+            if not o.get("iscrowd", 0)
+        ]
+        boxes = [np.clip(box, 0, [*size[::-1]] * 2) for box in boxes]
+        low, high = self._factors(size)
+        reached = [
+            box
+            for box in boxes
+            if low * 2**-_OCTAVES <= self.scale / _side(box) <= high * 2**_OCTAVES
+        ]
+        boxes = reached or boxes
+        return boxes[np.random.randint(len(boxes))] if boxes else None
+
+
+def _side(box: np.ndarray) -> float:
+    return max(box[2] - box[0], box[3] - box[1], 1.0)
+
+
+def _start(kept: int, size: int, low: float, high: float) -> int:
+    """Where a crop of ``kept`` of ``size`` pixels begins, at random, with the object from ``low``
+    to ``high`` in it: all of it where it fits, else its centre."""
+    if high - low > kept:
+        low = high = (low + high) / 2
+    first = max(0, int(np.ceil(high)) - kept)
+    last = min(int(np.floor(low)), size - kept)
+    return int(np.random.randint(first, max(first, last) + 1))

@@ -5,7 +5,7 @@ import pytest
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from fpn_d2.data.object_scale import ObjectScaleMapper
+from fpn_d2.data.object_scale import ObjectScaleMapper, _start
 
 ROW = "quick/Mask-Proposals/mask_R_18_image_pyramid"
 
@@ -71,15 +71,35 @@ def test_the_pyramids_scales_are_the_limits(row_config, record):
     assert (sides(mapper, record(119)) == (133, 160)).all()
 
 
-def test_a_long_image_is_cropped_around_the_object(row_config, record):
+def test_a_long_image_is_cropped_with_the_whole_object_in_it(row_config, record):
     mapper = ObjectScaleMapper(row_config(ROW, "INPUT.RANDOM_FLIP", "none"))
+    places = set()
     for _ in range(30):
         made = mapper(record(40))
         assert made["image"].shape[2] <= 320
-        # the object, 40 x 20 px at (10, 10), is at scale 128 (107.6 to 152.2) or cut at its centre
-        ((x0, _, x1, _),) = made["instances"].gt_boxes.tensor.tolist()
-        assert 107.6 / 2 - 2 < x1 - x0 < 152.2 + 2
-        assert made["instances"].gt_masks.tensor.any(dim=(1, 2)).all()
+        # 40 x 20 px at (10, 10), at scale 128: 107.6 to 152.2
+        ((x0, y0, x1, y1),) = made["instances"].gt_boxes.tensor.tolist()
+        assert 107 < x1 - x0 < 153
+        assert 52 < y1 - y0 < 78
+        places.add(round(x0))
+    assert len(places) > 5
+
+
+def test_an_object_longer_than_the_crop_is_there_with_its_centre():
+    for _ in range(50):
+        assert _start(40, 100, 20, 50) in range(10, 21)  # 20 to 50 within start to start + 40
+        assert _start(40, 100, 90, 100) == 60
+        assert _start(40, 100, 0, 100) in range(10, 51)  # 50 within
+    assert _start(100, 100, 20, 50) == 0
+
+
+def test_an_object_that_no_scale_reaches_is_drawn_where_there_is_no_other(row_config, record):
+    mapper = ObjectScaleMapper(row_config(ROW))
+    size = np.array([100, 120])
+    # 320 / 120 * 2^0.5 = 3.77, so 128 px are reached from 128 / 3.77 / 2^0.25 = 28.5 px on
+    for _ in range(20):
+        assert mapper._choose(record(28, 29), size)[2] == 10 + 29
+        assert mapper._choose(record(28), size)[2] == 10 + 28
 
 
 def test_every_object_has_its_turn_and_crowds_have_none(row_config, record):

@@ -57,7 +57,11 @@ class MaskProposalNetwork(ProposalNetwork):
         found: list[list[Instances]] = [[] for _ in images]
         for scale in self.test_scales:
             resized = [_resize(image, scale) for image in images]
-            batch = ImageList.from_tensors(resized, self.backbone.size_divisibility)
+            batch = ImageList.from_tensors(
+                resized,
+                self.backbone.size_divisibility,
+                padding_constraints=self.backbone.padding_constraints,
+            )
             proposals, _ = self.proposal_generator(batch, self.backbone(batch.tensor))
             for parts, part in zip(found, proposals, strict=True):
                 parts.append(part)

@@ -62,6 +62,10 @@ def assign_scales(boxes: Tensor, scales: Tensor, max_octaves: float | None = Non
     return index
 
 
+# Places with objects that are compared at once, each in about 24 bytes.
+_MAX_PAIRS = 1 << 22
+
+
 def assign_places(
     places: Tensor,
     strides: Tensor,
@@ -83,17 +87,23 @@ def assign_places(
     Returns:
         (L,) indices of objects, -1 where there is none.
     """
-    if not len(boxes):
-        return torch.full((len(places),), -1, dtype=torch.int64, device=places.device)
+    answer = torch.full((len(places),), -1, dtype=torch.int64, device=places.device)
+    least = places.new_full((len(places),), float("inf"))
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     # Smaller objects first: of equally near ones the first is taken.
     order = Boxes(boxes).area().argsort(stable=True)
-    boxes, box_scales = boxes[order], box_scales[order]
-    offsets = (places[:, None] - (boxes[:, :2] + boxes[:, 2:])[None] / 2).abs()
-    near = offsets.amax(dim=2) <= radius * strides[:, None]
-    distances = offsets.square().sum(dim=2)
-    distances[~(near & (place_scales[:, None] == box_scales[None]))] = float("inf")
-    least, index = distances.min(dim=1)
-    return torch.where(least.isfinite(), order[index], -1)
+    for scale in box_scales.unique().tolist():
+        here = (place_scales == scale).nonzero().squeeze(1)
+        mine = order[box_scales[order] == scale]
+        for objects in mine.split(max(1, _MAX_PAIRS // max(1, len(here)))):
+            offsets = (places[here, None] - centers[objects]).abs()
+            distances = offsets.square().sum(dim=2)
+            distances[offsets.amax(dim=2) > radius * strides[here, None]] = float("inf")
+            nearest, index = distances.min(dim=1)
+            better = nearest < least[here]
+            answer[here[better]] = objects[index[better]]
+            least[here] = torch.minimum(nearest, least[here])
+    return answer
 
 
 def crop_masks(masks: BitMasks | PolygonMasks, regions: Tensor, size: int) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.structures import BitMasks, PolygonMasks
 
+from fpn_d2.modeling.mask_proposals import targets
 from fpn_d2.modeling.mask_proposals.targets import (
     assign_places,
     assign_scales,
@@ -143,3 +144,24 @@ def test_a_target_is_the_mask_within_the_region(kind, region, rows, columns):
         for column in columns:
             expected[0, row, column] = True
     assert target.equal(expected)
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 1 << 22])
+def test_matching_in_pieces_is_matching_one_by_one(monkeypatch, at_once):
+    monkeypatch.setattr(targets, "_MAX_PAIRS", at_once)
+    generator = torch.Generator().manual_seed(0)
+    places = torch.cat([cell_centers(8, 10, 4, "cpu"), cell_centers(4, 5, 8, "cpu")])
+    strides = torch.tensor([4.0] * 80 + [8.0] * 20)
+    place_scales = torch.tensor([0] * 80 + [1] * 20)
+    corners = 36 * torch.rand(30, 2, generator=generator)
+    boxes = torch.cat([corners, corners + 1 + 8 * torch.rand(30, 2, generator=generator)], dim=1)
+    box_scales = torch.randint(-1, 2, (30,), generator=generator)
+    found = assign_places(places, strides, place_scales, boxes, box_scales)
+    for i, (x, y) in enumerate(places.tolist()):
+        best = None  # (squared distance, area, index)
+        for j, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+            dx, dy = x - (x0 + x1) / 2, y - (y0 + y1) / 2
+            if box_scales[j] == place_scales[i] and max(abs(dx), abs(dy)) <= strides[i]:
+                near = (dx * dx + dy * dy, (x1 - x0) * (y1 - y0), j)
+                best = near if best is None else min(best, near)
+        assert found[i] == (-1 if best is None else best[2])
