@@ -17,7 +17,7 @@ from ..checkpoint import FPNCheckpointer
 from ..data import build_test_loader, build_train_loader
 from ..errors import UserError
 from ..evaluation import MaskRecallEvaluator, ResultsWritingCOCOEvaluator
-from ..export import prepare_model
+from ..export import PreparedModel, prepare_model
 from .autocast import CPUAutocastTrainer, cpu_has_bfloat16
 
 __all__ = ["Trainer"]
@@ -110,7 +110,7 @@ class Trainer(DefaultTrainer):
         """See :meth:`DefaultTrainer.test`; on a prepared copy of the model, as ``cfg.INFERENCE``
         says."""
         keys = cfg.INFERENCE
-        if keys.PREPARE:
+        if keys.PREPARE and not isinstance(model, PreparedModel):
             model = prepare_model(model, precision=keys.PRECISION, compile=keys.COMPILE)
         return super().test(cfg, model, evaluators)
 

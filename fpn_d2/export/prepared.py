@@ -7,6 +7,7 @@ torch.compile     of the backbone where asked, once for images of all sizes
 """
 
 import copy
+import functools
 import logging
 import shutil
 from typing import Any
@@ -88,11 +89,11 @@ def prepare_model(
         the copy, in eval mode.
 
     Raises:
-        UserError: for weights that are not finite, or a precision that there is not or that the
-            device does not have.
+        UserError: for weights that are not finite, a precision that there is not or that the
+            device does not have, or a model that is prepared already.
     """
     if isinstance(model, PreparedModel):
-        return model
+        raise UserError("the model is prepared already; prepare the one that it was made of")
     if isinstance(model, DistributedDataParallel):
         model = model.module
     device = next(model.parameters()).device
@@ -103,10 +104,11 @@ def prepare_model(
     prepared = prepared.to(memory_format=torch.channels_last)
     if dtype is not None:
         _lower(prepared, dtype)
-    if hasattr(prepared, "backbone"):
-        prepared.backbone.register_forward_hook(_check_features)
-        if compile:
-            _compile_backbone(prepared, device)
+    for name, module in prepared.named_modules():
+        if isinstance(module, _CHECKED):
+            module.register_forward_hook(functools.partial(_check_outputs, name))
+    if compile and hasattr(prepared, "backbone"):
+        _compile_backbone(prepared, device)
     return PreparedModel(prepared, dtype)
 
 
@@ -227,14 +229,19 @@ def _wrap(module: nn.Module, names: tuple[str, ...], wrapper: type[nn.Module]) -
         setattr(module, name, wrapper(getattr(module, name)))
 
 
-def _check_features(backbone: nn.Module, args: Any, features: dict[str, Tensor]) -> None:
-    # The last level alone: what is wrong in the bottom-up network reaches it, and it is small.
-    name, level = list(features.items())[-1]
-    if not level.isfinite().all():
-        raise FloatingPointError(
-            f"the features {name} of an image are NaN or infinite: check the weights, or take "
-            "precision float32"
-        )
+# What is not finite in the features, or overflows in a head, reaches one of these, and Detectron2
+# takes boxes that are not finite away without a word.
+_CHECKED = (StandardRPNHead, FastRCNNOutputLayers, RetinaNetHead)
+
+
+def _check_outputs(name: str, module: nn.Module, args: Any, outputs: Any) -> None:
+    for part in outputs:
+        for tensor in part if isinstance(part, list | tuple) else [part]:
+            if not tensor.isfinite().all():
+                raise FloatingPointError(
+                    f"the outputs of {name} are NaN or infinite: check the weights and the image, "
+                    "or take precision float32"
+                )
 
 
 def _compile_backbone(model: nn.Module, device: torch.device) -> None:

@@ -39,7 +39,8 @@ def pyramid_roi_align(
     Args:
         features: L of (N, C, H, W), fine to coarse.
         boxes: (R, 5), an image's index and x0 y0 x1 y1 in pixels of the network input.
-        levels: (R,) int64 of 0 to L - 1, where each box is pooled.
+        levels: (R,) int64 of 0 to L - 1, where each box is pooled; a box of another level, or
+            that is not finite, gives zeros, as in Detectron2.
         scales: cells per pixel of each level, such as 1 / 4.
         output_size: S, or height and width in bins.
         sampling_ratio: samples of a bin along each axis; 0 takes ceil(size of the bin in cells).
@@ -51,6 +52,7 @@ def pyramid_roi_align(
     bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if not len(boxes):
         return features[0].new_zeros((0, features[0].shape[1], *bins)) + 0 * features[0].sum()
+    levels = torch.where(boxes.isfinite().all(dim=1), levels, -1)
     plan = _Plan(bins, int(sampling_ratio), aligned, tuple(scales))
     return _PyramidAlign.apply(plan, boxes.detach(), levels, *features)
 
@@ -76,6 +78,9 @@ class _PyramidAlign(torch.autograd.Function):
                     index, table, mode="sum", per_sample_weights=weights.to(table.dtype)
                 )
                 pooled[part] = bags.view(-1, *plan.bins, channels)
+        nowhere = (levels < 0) | (levels >= len(features))
+        if nowhere.any():
+            pooled[nowhere] = 0
         ctx.plan, ctx.shapes = plan, [feature.shape for feature in features]
         ctx.save_for_backward(boxes, levels)
         return pooled.permute(0, 3, 1, 2)
@@ -102,24 +107,36 @@ def _backward(
     images, channels, height, width = shape
     bins_of_box = plan.bins[0] * plan.bins[1]
     first = torch.arange(bins_of_box, device=boxes.device)
-    pixels, bins, weights = [], [], []
+    grad = table.new_zeros((images * height * width, channels))
+    pieces: list[tuple[Tensor, Tensor, Tensor]] = []
+    entries = 0
     for part, index, weight in _bags(plan, boxes, levels, level, shape):
         of_bag = (part[:, None] * bins_of_box + first).flatten()
-        pixels.append(index.flatten())
-        bins.append(of_bag[:, None].expand_as(index).flatten())
-        weights.append(weight.flatten())
-    grad = table.new_zeros((images * height * width, channels))
-    if pixels:
-        pixel, order = torch.cat(pixels).sort()
-        touched, counts = pixel.unique_consecutive(return_counts=True)
-        grad[touched] = F.embedding_bag(
-            torch.cat(bins)[order],
-            table,
-            counts.cumsum(0) - counts,
-            mode="sum",
-            per_sample_weights=torch.cat(weights)[order].to(table.dtype),
-        )
+        pieces.append((index.flatten(), of_bag.repeat_interleave(index.shape[1]), weight.flatten()))
+        entries += index.numel()
+        if entries >= _MAX_ENTRIES:
+            _add_pieces(grad, table, pieces)
+            pieces, entries = [], 0
+    if pieces:
+        _add_pieces(grad, table, pieces)
     return grad.view(images, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _add_pieces(
+    grad: Tensor, table: Tensor, pieces: Sequence[tuple[Tensor, Tensor, Tensor]]
+) -> None:
+    """Add to each pixel's row of ``grad`` its bins' rows of ``table``, weighted."""
+    pixels, bins, weights = (torch.cat(column) for column in zip(*pieces, strict=True))
+    pixels, order = pixels.sort()
+    touched, counts = pixels.unique_consecutive(return_counts=True)
+    sums = F.embedding_bag(
+        bins[order],
+        table,
+        counts.cumsum(0) - counts,
+        mode="sum",
+        per_sample_weights=weights[order].to(table.dtype),
+    )
+    grad.index_add_(0, touched, sums)
 
 
 def _table(feature: Tensor) -> Tensor:

@@ -78,7 +78,11 @@ class FPNROIPooler(ROIPooler):
         if not isinstance(self.level_poolers[0], ROIAlign):
             return False
         # An exported model has torchvision's operator, which its runtimes know.
-        exporting = torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+        exporting = (
+            torch.jit.is_tracing()
+            or torch.onnx.is_in_onnx_export()
+            or torch.compiler.is_exporting()
+        )
         on_cpu = feature.device.type == "cpu"
         return (self.backend == "gather" or (self.backend == "auto" and on_cpu)) and not exporting
 

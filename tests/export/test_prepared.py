@@ -178,10 +178,14 @@ def test_nan_is_named_and_not_an_image_without_detections(build, make_input):
     image["file_name"] = "cats.jpg"
     with pytest.raises(FloatingPointError, match=r"cats\.jpg has pixels that are NaN"):
         prepare_model(model)([image])
-    ready = prepare_model(model)
-    ready.model.backbone.bottom_up.stem.conv1.weight[0] = float("inf")
-    with pytest.raises(FloatingPointError, match="features p6 of an image are NaN or infinite"):
-        ready([make_input(64, 64, [])])
+    for layer, where in (
+        ("backbone.bottom_up.stem.conv1", "proposal_generator.rpn_head"),
+        ("roi_heads.box_head.fc1", "roi_heads.box_predictor"),
+    ):
+        ready = prepare_model(model)
+        ready.model.get_submodule(layer).weight[0] = float("inf")
+        with pytest.raises(FloatingPointError, match=f"outputs of {where} are NaN or infinite"):
+            ready([make_input(64, 64, [])])
     with torch.no_grad():
         model.roi_heads.box_predictor.cls_score.bias[0] = float("nan")
     with pytest.raises(UserError, match=r"roi_heads\.box_predictor\.cls_score\.bias has values"):
@@ -192,7 +196,8 @@ def test_it_is_for_inference(build):
     model = build(FASTER)
     ready = prepare_model(model)
     assert not ready.training
-    assert prepare_model(ready) is ready
+    with pytest.raises(UserError, match="prepared already"):
+        prepare_model(ready, precision="bfloat16")
     with pytest.raises(RuntimeError, match="cannot be trained"):
         ready.train()
 

@@ -154,8 +154,27 @@ def test_memory_layout_changes_nothing():
     assert b.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_work_is_cut_into_pieces(monkeypatch):
-    boxes, levels = random_boxes(50, seed=9)
-    whole = pyramid_roi_align(pyramid(), boxes, levels, SCALES, 7)
-    monkeypatch.setattr(pyramid_align, "_MAX_ENTRIES", 1)
-    assert torch.equal(pyramid_roi_align(pyramid(), boxes, levels, SCALES, 7), whole)
+@pytest.mark.parametrize("at_once", [1, 1000, 20_000])
+def test_work_is_cut_into_pieces(monkeypatch, at_once):
+    boxes, levels = random_boxes(50, seed=9, dtype=torch.float64)
+    results = []
+    for limit in (1 << 22, at_once):
+        monkeypatch.setattr(pyramid_align, "_MAX_ENTRIES", limit)
+        features = [f.requires_grad_() for f in pyramid(torch.float64)]
+        pooled = pyramid_roi_align(features, boxes, levels, SCALES, 7)
+        pooled.square().sum().backward()
+        results.append([pooled, *(f.grad for f in features)])
+    for whole, pieces in zip(*results, strict=True):
+        torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-11)
+
+
+def test_boxes_that_are_nowhere_give_zeros():
+    boxes = torch.tensor([[0, 10.0, 10, 40, 40]]).repeat(5, 1)
+    boxes[1, 3], boxes[2, 1] = float("nan"), float("inf")
+    levels = torch.tensor([0, 0, 0, -1, 3])
+    features = [f.requires_grad_() for f in pyramid()]
+    pooled = pyramid_roi_align(features, boxes, levels, SCALES, 7)
+    assert (pooled[0] != 0).all()
+    assert (pooled[1:] == 0).all()
+    pooled.sum().backward()
+    assert all(f.grad.isfinite().all() for f in features)

@@ -146,6 +146,17 @@ def test_the_pooler_is_detectron2s_on_features_that_vary(pooler_type):
     torch.testing.assert_close(fast(maps, boxes), stock(maps, boxes), rtol=0, atol=1e-5)
 
 
+def test_boxes_without_a_size_are_detectron2s_zeros():
+    maps = [torch.ones(1, 4, 256 // 2**k, 256 // 2**k) for k in range(2, 6)]
+    boxes = torch.tensor([[50.0, 10, 40, 60], [float("nan"), 0, 10, 10], [10, 10, 50, 60]])
+    scales = [1.0 / 2**k for k in range(2, 6)]
+    stock = ROIPooler(7, scales, 0, "ROIAlignV2")(maps, [Boxes(boxes)])
+    ours = pooler_of(range(2, 6), "ROIAlignV2")(maps, [Boxes(boxes)])
+    torch.testing.assert_close(ours, stock)
+    assert (ours[:2] == 0).all()
+    torch.testing.assert_close(ours[2], torch.ones_like(ours[2]))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("levels", [(2, 3, 4, 5), (2,)])
 def test_half_precision_is_pooled_in_full_precision_and_comes_back(levels, dtype):

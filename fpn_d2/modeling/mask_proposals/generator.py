@@ -274,6 +274,10 @@ class MaskProposalGenerator(nn.Module):
         scores = torch.where(inside, scores, float("-inf"))
         count = min(self.topk, int(inside.sum()))
         logits, chosen = scores.topk(count)
+        if not logits.isfinite().all():
+            raise FloatingPointError(
+                "scores of mask proposals are NaN or infinite: check the weights and the image"
+            )
         size = self.head.mask_size
         masks = scores.new_zeros((count, size, size))
         for units, (window, _, first, height, width) in zip(hidden, places.groups, strict=True):
