@@ -14,8 +14,11 @@ from typing import Any
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling.backbone import regnet
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHead
@@ -26,6 +29,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..devices import has_bfloat16
 from ..errors import UserError
+from ..modeling import FPNROIPooler
 
 __all__ = ["PRECISIONS", "PreparedModel", "prepare_model"]
 
@@ -102,6 +106,9 @@ def prepare_model(
     prepared = copy.deepcopy(model).eval().requires_grad_(False)
     fold_batch_norms(prepared)
     prepared = prepared.to(memory_format=torch.channels_last)
+    for module in prepared.modules():
+        if type(module) is ROIPooler:  # a model of Detectron2's own: pooled as this package does
+            module.__class__, module.backend = FPNROIPooler, "auto"
     if dtype is not None:
         _lower(prepared, dtype)
     for name, module in prepared.named_modules():
@@ -116,29 +123,42 @@ def fold_batch_norms(model: nn.Module) -> int:
     """Fold norms that are constants in eval mode into their convolutions, in place.
 
     Args:
-        model: in eval mode. Detectron2's convolutions have their norm as ``norm``.
+        model: in eval mode. Detectron2's convolutions have their norm as ``norm``, and those of
+            its RegNet beside them.
 
     Returns:
         the number of norms folded; others, such as group norm, stay.
     """
     count = 0
-    for conv in model.modules():
-        norm = getattr(conv, "norm", None)
-        if isinstance(conv, nn.Conv2d) and _is_batch_norm(norm):
-            weight, bias = fuse_conv_bn_weights(
-                conv.weight,
-                conv.bias,
-                norm.running_mean,
-                norm.running_var,
-                norm.eps,
-                norm.weight,
-                norm.bias,
-            )
-            conv.weight = nn.Parameter(weight.detach(), requires_grad=False)
-            conv.bias = nn.Parameter(bias.detach(), requires_grad=False)
-            conv.norm = None
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and _is_batch_norm(getattr(module, "norm", None)):
+            _fold(module, module.norm)
+            module.norm = None
             count += 1
+        pairs = _REGNET_PAIRS if type(module).__module__ == regnet.__name__ else ()
+        for conv, norm in pairs:
+            if _is_batch_norm(getattr(module, norm, None)) and hasattr(module, conv):
+                _fold(getattr(module, conv), getattr(module, norm))
+                setattr(module, norm, nn.Identity())
+                count += 1
     return count
+
+
+_REGNET_PAIRS = (("conv", "bn"), ("proj", "bn"), ("a", "a_bn"), ("b", "b_bn"), ("c", "c_bn"))
+
+
+def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight,
+        conv.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+    conv.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    conv.bias = nn.Parameter(bias.detach(), requires_grad=False)
 
 
 def _is_batch_norm(norm: nn.Module | None) -> bool:
@@ -251,4 +271,17 @@ def _compile_backbone(model: nn.Module, device: torch.device) -> None:
             "runs without it"
         )
         return
+    for module in model.backbone.modules():
+        if isinstance(getattr(module, "top_block", None), LastLevelMaxPool):
+            # Its pooling would be compiled once for every parity of the map's sides.
+            module.top_block = _Subsample()
     model.backbone.compile(dynamic=True)
+
+
+class _Subsample(nn.Module):
+    """Detectron2's :class:`LastLevelMaxPool`, which takes every second cell, as a slice."""
+
+    num_levels, in_feature = 1, "p5"
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x[:, :, ::2, ::2]]

@@ -8,6 +8,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_model
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.structures import Boxes
 from torch import nn
 
@@ -25,6 +26,7 @@ ROWS = [
     "Mask-Proposals/mask_R_18_dual",
     "Mask-Proposals/mask_R_18_image_pyramid",
 ]
+REGNET = [*("MODEL.FPN.IN_FEATURES", ["s1", "s2", "s3", "s4"]), *("MODEL.WEIGHTS", "")]
 FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 
 
@@ -85,6 +87,25 @@ def test_features_are_the_models(build, row):
         expected, found = model.backbone(x), prepare_model(model).model.backbone(x)
     for name, level in expected.items():
         assert (found[name] - level).abs().max() <= 1e-4 * level.abs().max(), name
+
+
+def test_a_regnet_is_folded(build):
+    model = build("quick/RPN/rpn_R_18_FPN", "MODEL.FPN.BOTTOM_UP", "build_regnet_backbone", *REGNET)
+    count = len([m for m in model.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)])
+    assert count > 20
+    ready = prepare_model(model)
+    assert not [m for m in ready.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
+    x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, found = model.backbone(x), ready.model.backbone(x)
+    for name, level in expected.items():
+        assert (found[name] - level).abs().max() <= 1e-4 * level.abs().max(), name
+
+
+def test_p6_is_every_second_cell():
+    x = torch.randn(1, 2, 7, 10)
+    (expected,), (found,) = LastLevelMaxPool()(x), prepared._Subsample()(x)
+    assert torch.equal(found, expected)
 
 
 def test_no_batch_norm_is_left_and_the_model_is_not_changed(build, make_input):
@@ -220,6 +241,7 @@ def test_evaluation_uses_it(row_config, tiny_opts, monkeypatch, prepare):
 
 PLAIN = {
     "Mask R-CNN": ["MODEL.MASK_ON", True],
+    "RoI pooling": ["MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"],
     "Cascade": ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads", *AGNOSTIC],
     "Keypoint": ["MODEL.KEYPOINT_ON", True, "MODEL.ROI_HEADS.NUM_CLASSES", 1],
     "Panoptic FPN": ["MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.MASK_ON", True],
