@@ -34,12 +34,12 @@ readme: setup  ## write the README's tables from results/
 	@$(PYTHON) tools/update_readme.py
 
 test: setup  ## run the quick tests on a CPU
-	@$(PYTHON) $(SETUP) pytest
+	@$(PYTHON) $(SETUP) pytest hypothesis
 	$(PYTHON) -m pytest -q -m "not slow"
 
 # pytest ends with 5 where it selected nothing: fine only while no test is marked slow.
 test-slow: setup  ## run the slow tests
-	@$(PYTHON) $(SETUP) pytest
+	@$(PYTHON) $(SETUP) pytest hypothesis
 	@$(PYTHON) -m pytest -q -m slow || { status=$$?; \
 	  [ $$status -eq 5 ] && ! grep -rq --include='*.py' 'mark\.slow' tests || exit $$status; }
 

@@ -81,6 +81,11 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # crops have their object at one scale, and so do the baseline's images.
     cfg.INPUT.OBJECT_SCALE_TRAIN = 0.0
 
+    # Training skips images that cannot be read, or are of another size than the annotation file
+    # says, and names them in the log. It stops once they are more than this share of the training
+    # images, and more than one. Each process of a training counts those that it has met itself.
+    cfg.DATALOADER.MAX_SKIPPED_SHARE = 0.01
+
     # Evaluation runs on a copy of the model that is prepared for it (fpn_d2/export/prepared.py):
     # batch norms folded, channels-last; the same detections but for rounding. Precision "float32",
     # "bfloat16" or, on CUDA, "float16". COMPILE: torch.compile, which pays from hundreds of images.

@@ -27,6 +27,9 @@ def check_config(cfg: CfgNode) -> None:
     _check_switches_act(cfg)
     _check_levels(cfg)
     _check_batch(cfg)
+    share = cfg.DATALOADER.MAX_SKIPPED_SHARE
+    if not 0 <= share <= 1:
+        raise UserError(f"DATALOADER.MAX_SKIPPED_SHARE is {share}; give a fraction, 0.0 to 1.0")
     if cfg.MODEL.META_ARCHITECTURE == "MaskProposalNetwork":
         _check_mask_proposals(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():

@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-__all__ = ["UserError", "exit_on_user_error"]
+__all__ = ["UserError", "exit_on_user_error", "sentence_in"]
 
 
 class UserError(ValueError):
@@ -12,7 +12,27 @@ class UserError(ValueError):
 
     Its message is one sentence (or two) that names the key, file or image at fault and the
     remedy. ``train_net.py`` and every tool print it without a traceback and exit with code 2.
+
+    Args:
+        message: the sentence. From the worker processes of a ``DataLoader`` torch raises the error
+            anew with the worker's traceback as its message; of that the sentence alone is kept.
     """
+
+    def __init__(self, message: str):
+        super().__init__(sentence_in(message) or message)
+
+
+def sentence_in(traceback: str) -> str | None:
+    """The sentence of a :class:`UserError` in another process, from its traceback.
+
+    Args:
+        traceback: a traceback as text.
+
+    Returns:
+        the sentence, or None where the traceback is of another error.
+    """
+    name, _, sentence = traceback.strip().rpartition("\n")[2].partition(": ")
+    return sentence if name == f"{UserError.__module__}.{UserError.__qualname__}" else None
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import fpn_d2
 from fpn_d2 import UserError, add_fpn_config, load_config
 
 NEW_KEYS = {
+    "DATALOADER.MAX_SKIPPED_SHARE": 0.01,
     "MODEL.FPN.FREEZE": False,
     "INFERENCE.PREPARE": True,
     "INFERENCE.PRECISION": "float32",
@@ -322,3 +323,11 @@ ACCEPTED = {
 @pytest.mark.parametrize("opts", ACCEPTED.values(), ids=ACCEPTED)
 def test_what_can_work_is_accepted(opts):
     assert load_config("", ["MODEL.DEVICE", "cpu", *opts]).is_frozen()
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.5"])
+def test_the_share_of_skipped_images_is_a_fraction(share):
+    with pytest.raises(UserError, match=f"DATALOADER.MAX_SKIPPED_SHARE is {share}; give a frac"):
+        load_config("", ["DATALOADER.MAX_SKIPPED_SHARE", share])
+    for whole in ("0.0", "1.0"):
+        load_config("", ["DATALOADER.MAX_SKIPPED_SHARE", whole])

@@ -465,7 +465,10 @@ def test_run_pip_raises_its_sentence_with_pips_output_above_it(capfd):
 
 def test_main_prints_the_sentence_and_fails(capsys):
     assert setup_environment.main(["black"]) == 1
-    assert capsys.readouterr().err == "setup: unknown tool black: choose from pytest, ruff\n"
+    assert (
+        capsys.readouterr().err
+        == "setup: unknown tool black: choose from pytest, ruff, hypothesis\n"
+    )
 
 
 # Makefile and .ci/run

@@ -3,16 +3,19 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 from detectron2.utils.logger import setup_logger
 
 import train_net
+from fpn_d2.data import register_coco_folders
 from fpn_d2.engine import launch
 from fpn_d2.visualization import draw_mask_proposals
 
@@ -216,3 +219,52 @@ def test_the_program_ends_with_code_2_and_one_sentence(
 def test_train_net_stays_short(repo):
     assert len((repo / "train_net.py").read_text().splitlines()) < 90
     assert os.access(repo / "train_net.py", os.R_OK)
+
+
+@pytest.fixture
+def images(tiny_root, tmp_path):
+    """The image folder of spoiled_train and spoiled_val, copies of the tiny data."""
+    folder = shutil.copytree(Path(tiny_root) / "tiny", tmp_path / "data" / "spoiled")
+    names = register_coco_folders(str(tmp_path / "data"))
+    yield folder / "images"
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def cut(images, pattern, count):
+    for path in sorted(images.glob(pattern))[:count]:
+        path.write_bytes(path.read_bytes()[:-300])
+
+
+# Ten images of eight: each of them once.
+ON_SPOILED = ["DATASETS.TRAIN", "('spoiled_train',)", "SOLVER.MAX_ITER", 5]
+ON_SPOILED += ["DATALOADER.FILTER_EMPTY_ANNOTATIONS", False]
+
+
+def test_training_goes_on_without_one_unreadable_image(run, output, images):
+    cut(images, "train_*", 1)
+    assert run(FASTER, *ON_SPOILED, "DATASETS.TEST", "()")[0] == 0
+    log = (output / "log.txt").read_text()
+    assert log.count("and is skipped (1 of 8 training images so far)") == 1
+    assert "train_000001.jpg cannot be read" in log
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_many_unreadable_images_stop_training_with_one_sentence(run, output, images, workers):
+    cut(images, "train_*", 3)
+    code, stderr = run(FASTER, *ON_SPOILED, "DATALOADER.NUM_WORKERS", workers)
+    assert code == 2
+    sentence = "2 of the 8 training images cannot be used, and DATALOADER.MAX_SKIPPED_SHARE is 0.01"
+    assert f"error: {sentence}" in stderr
+    log = (output / "log.txt").read_text()
+    assert f"Training stopped: {sentence}" in log
+    assert "Traceback" not in log + stderr
+
+
+def test_an_unreadable_image_stops_an_evaluation(run, output, images):
+    cut(images, "val_*", 1)
+    code, stderr = run(FASTER, "DATASETS.TEST", "('spoiled_val',)")
+    assert code == 2
+    assert "/val_000001.jpg cannot be read" in stderr
+    assert "Traceback" not in (output / "log.txt").read_text() + stderr

@@ -1,7 +1,7 @@
 """Installs what fpn_d2 misses into the Python that runs this file; what works is left alone.
 
     python tools/setup_environment.py          torch and torchvision, Detectron2, this package
-    python tools/setup_environment.py pytest   one development tool (pytest or ruff)
+    python tools/setup_environment.py pytest   one development tool (pytest, ruff, hypothesis)
 
 ``make setup``, ``make test`` and ``make lint`` call it. Standard library only: it runs before
 anything is installed. pip's own output stands as it is; each failure ends in one sentence.
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 TORCH_PAIR = ("torch==2.11.0", "torchvision==0.26.0")
 BUILD_TOOLS = ("setuptools<82", "wheel")  # Detectron2's build; 82 dropped pkg_resources
-DEV_TOOLS = {"pytest": "pytest>=8", "ruff": "ruff==0.17.5"}
+DEV_TOOLS = {"pytest": "pytest>=8", "ruff": "ruff==0.17.5", "hypothesis": "hypothesis>=6"}
 
 
 class Module(NamedTuple):

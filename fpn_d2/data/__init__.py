@@ -2,6 +2,7 @@
 
 from .build import build_test_loader, build_train_loader, load_train_dataset
 from .checks import check_names, check_settings
+from .dataset_check import check_file
 from .first_images import register_first_images
 from .folders import datasets_root, register_coco_folders
 from .shapes import ShapesSpec, generate_shapes, register_shapes
@@ -10,6 +11,7 @@ __all__ = [
     "ShapesSpec",
     "build_test_loader",
     "build_train_loader",
+    "check_file",
     "check_names",
     "check_settings",
     "datasets_root",

@@ -25,6 +25,7 @@ from .diagnosis import explain_failure
 from .folders import is_local
 from .object_scale import ObjectScaleMapper
 from .proposals import check_proposals, read_proposals
+from .unreadable import RefusingMapper, SkippingMapper
 
 __all__ = ["build_test_loader", "build_train_loader", "load_train_dataset"]
 
@@ -33,7 +34,8 @@ def build_train_loader(cfg: CfgNode) -> Any:
     """Detectron2's training loader over ``DATASETS.TRAIN``, after all checks.
 
     The test sets are loaded and checked too, since a fault in them would otherwise stop the run at
-    its first evaluation.
+    its first evaluation. Images that turn out unreadable are skipped, see
+    :class:`fpn_d2.data.unreadable.SkippingMapper`.
 
     Args:
         cfg: the merged config.
@@ -42,13 +44,18 @@ def build_train_loader(cfg: CfgNode) -> Any:
         what :func:`detectron2.data.build_detection_train_loader` returns.
 
     Raises:
-        UserError: where the data sets or the settings about them cannot work.
+        UserError: where the data sets or the settings about them cannot work; from the loader,
+            where too many images cannot be read.
     """
     dataset = load_train_dataset(cfg)
     for name in cfg.DATASETS.TEST:
         _load_test(cfg, name)
-    # A plain Detectron2 config has no such key. None is Detectron2's own mapper.
-    mapper = ObjectScaleMapper(cfg) if cfg.INPUT.get("OBJECT_SCALE_TRAIN") else None
+    # A plain Detectron2 config has none of this package's keys.
+    of_scale = cfg.INPUT.get("OBJECT_SCALE_TRAIN")
+    mapper = ObjectScaleMapper(cfg) if of_scale else DatasetMapper(cfg, True)
+    if isinstance(dataset, list):  # a torch data set may read its images itself
+        files = (record["file_name"] for record in dataset if "file_name" in record)
+        mapper = SkippingMapper(mapper, files, cfg.DATALOADER.get("MAX_SKIPPED_SHARE", 0.01))
     return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
 
 
@@ -87,13 +94,15 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         what :func:`detectron2.data.build_detection_test_loader` returns.
 
     Raises:
-        UserError: where the data set or the settings about it cannot work.
+        UserError: where the data set or the settings about it cannot work; from the loader, where
+            an image cannot be read.
     """
     check_names([dataset_name], "DATASETS.TEST")
     check_proposal_files(cfg, "TEST")
+    dataset, mapper = _load_test(cfg, dataset_name), DatasetMapper(cfg, False)
     return build_detection_test_loader(
-        _load_test(cfg, dataset_name),
-        mapper=DatasetMapper(cfg, False),
+        dataset,
+        mapper=RefusingMapper(mapper) if isinstance(dataset, list) else mapper,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
 

@@ -5,13 +5,13 @@ assertion. So nothing here runs before its loader has failed: a sound file of CO
 parsed twice.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from detectron2.data import MetadataCatalog
 
+from .dataset_check import read_annotations
 from .folders import is_local, missing_remedy
 from .mask_faults import mask_fault
 from .proposals import explain_proposals
@@ -62,14 +62,7 @@ def _read(name: str, path: str) -> tuple[Any, str | None]:
     """An annotation file's content, or why there is none."""
     if not os.path.isfile(path):
         return None, f"annotation file {path} of data set {name} does not exist: {missing_remedy()}"
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file), None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        return None, f"{path} is not valid JSON at {where} ({error.msg}): write the file again"
-    except (OSError, UnicodeDecodeError) as error:
-        return None, f"annotation file {path} cannot be read ({error}): write the file again"
+    return read_annotations(path)
 
 
 def _explain_content(path: str, content: Any) -> str | None:

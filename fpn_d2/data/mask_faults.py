@@ -1,10 +1,14 @@
 """What is wrong with an annotation's mask, in words; pycocotools reads broken ones as they come."""
 
 import math
+import reprlib
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["mask_fault"]
+__all__ = ["is_number", "mask_fault"]
+
+# pycocotools walks along a polygon's edges in memory: far ends take all of it.
+_FARTHEST = 100_000
 
 
 def mask_fault(segmentation: Any, height: int, width: int) -> str | None:
@@ -22,27 +26,37 @@ def mask_fault(segmentation: Any, height: int, width: int) -> str | None:
     if not isinstance(segmentation, list):
         return f"is neither polygons nor an RLE but {type(segmentation).__name__}"
     for number, polygon in enumerate(segmentation, start=1):
-        if not isinstance(polygon, list) or not all(_is_number(value) for value in polygon):
+        if not isinstance(polygon, list) or not all(is_number(value) for value in polygon):
             return f"has a polygon, number {number}, that is no list of finite numbers"
         if len(polygon) % 2:
             return f"has a polygon, number {number}, of {len(polygon)} numbers: x and y go in pairs"
+        if any(abs(value) > _FARTHEST for value in polygon):
+            return f"has a polygon, number {number}, that reaches beyond {_FARTHEST} pixels"
     return None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Whether a value of an annotation file is a finite number, within the range of floats."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False
 
 
 def _rle_fault(rle: dict[str, Any], height: int, width: int) -> str | None:
     size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
-        return f"is an RLE of size {size}, and the image is {height} x {width}"
+        return f"is an RLE of size {reprlib.repr(size)}, and the image is {height} x {width}"
     if isinstance(counts, str | bytes):
         data = counts if isinstance(counts, bytes) else counts.encode("ascii", "replace")
         runs = _runs(data)
         if runs is None:
             return "is an RLE whose counts are no compressed run lengths"
-    elif isinstance(counts, list) and all(isinstance(count, Integral) for count in counts):
+    elif isinstance(counts, list) and all(
+        isinstance(count, Integral) and is_number(count) for count in counts
+    ):
         runs = counts
     else:
         return "is an RLE whose counts are neither a list of whole numbers nor a text"

@@ -7,7 +7,7 @@ from typing import Any
 from detectron2.engine import launch as launch_processes
 from torch.multiprocessing import ProcessRaisedException
 
-from ..errors import UserError, exit_on_user_error
+from ..errors import UserError, exit_on_user_error, sentence_in
 
 __all__ = ["launch"]
 
@@ -33,8 +33,7 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
                 args=(args,),
             )
         except ProcessRaisedException as error:
-            # the child's traceback as text; its last line is "fpn_d2.errors.UserError: <sentence>"
-            name, _, sentence = str(error).strip().splitlines()[-1].partition(": ")
-            if name != f"{UserError.__module__}.{UserError.__qualname__}":
+            sentence = sentence_in(str(error))  # its message is the child's traceback
+            if sentence is None:
                 raise
             raise UserError(sentence) from error

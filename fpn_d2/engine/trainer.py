@@ -1,5 +1,6 @@
 """The trainer: Detectron2's :class:`DefaultTrainer`, assembled with three seams."""
 
+import logging
 import os
 import weakref
 from collections.abc import Iterable
@@ -21,6 +22,15 @@ from ..export import PreparedModel, prepare_model
 from .autocast import CPUAutocastTrainer, cpu_has_bfloat16
 
 __all__ = ["Trainer"]
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """A filter of Detectron2's log: a user's error is its sentence."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, UserError):
+        record.msg, record.args = "Training stopped: %s", (error,)
+        record.exc_info = record.exc_text = None
+    return True
 
 
 class Trainer(DefaultTrainer):
@@ -94,6 +104,16 @@ class Trainer(DefaultTrainer):
     def build_checkpointer(self, cfg: CfgNode, model: nn.Module) -> FPNCheckpointer:
         """The checkpointer, which also saves and restores this trainer's state."""
         return FPNCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+
+    def train(self) -> Any:
+        """See :meth:`DefaultTrainer.train`.
+
+        Raises:
+            UserError: where too many images cannot be read, or one of a test set.
+        """
+        # Detectron2 logs whatever stops a training, with its traceback.
+        logging.getLogger(TrainerBase.__module__).addFilter(_without_traceback)
+        return super().train()
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:

@@ -28,6 +28,7 @@ def test_sound_masks_have_none(seed):
 def test_polygons():
     assert mask_fault([[0, 0, 5, 0.5, 5, 5], [1, 1, 2, 2, 3, 1]], 10, 10) is None
     assert mask_fault([[-50, 0, 500, 0, 5, 700]], 10, 10) is None
+    assert mask_fault([[-100_000, 0, 500, 0, 5, 700]], 10, 10) is None
     assert mask_fault([], 10, 10) is None  # that there is none is for others to say
 
 
@@ -41,6 +42,10 @@ def test_polygons():
         ([[0, 0, 1, math.inf, 2, 2]], "no list of finite numbers"),
         ([[0, 0, 1, "1", 2, 2]], "no list of finite numbers"),
         ([[0, 0, 1, 1, 2, 2, 3]], "of 7 numbers: x and y go in pairs"),
+        ([[0, 0, 1, 1, 2, 10**400]], "no list of finite numbers"),
+        ([[0, 0, 1, 1, 2, -100_001]], "number 1, that reaches beyond 100000 pixels"),
+        ([[0, 0, 1, 1, 2, 1e300]], "number 1, that reaches beyond 100000 pixels"),
+        ({"size": [4, 8], "counts": [10**400]}, "neither a list of whole numbers nor a text"),
         ({"counts": [32]}, "size None, and the image is 4 x 8"),
         ({"size": [8, 4], "counts": [32]}, r"size \[8, 4\], and the image is 4 x 8"),
         ({"size": 32, "counts": [32]}, "size 32"),

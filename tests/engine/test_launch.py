@@ -3,12 +3,14 @@
 import argparse
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
 
 from fpn_d2 import UserError
 from fpn_d2.engine import launch
+from fpn_d2.errors import sentence_in
 
 from .two_processes import VARIANTS
 
@@ -52,3 +54,22 @@ def test_a_users_error_ends_one_process_with_its_sentence(capsys):
 def test_a_bug_is_not_disguised():
     with pytest.raises(RuntimeError, match="a bug"):
         launch(crash, args(1))
+
+
+def test_the_sentence_of_another_process():
+    def text(error):
+        return "".join(traceback.format_exception(error))
+
+    sentence = "image a: b.png is empty: replace it"
+    try:
+        try:
+            raise OSError("the cause")
+        except OSError as cause:
+            raise UserError(sentence) from cause
+    except UserError as error:
+        wrapped = f"Caught UserError in DataLoader worker process 0.\nOriginal {text(error)}"
+    assert sentence_in(wrapped) == sentence
+    assert str(UserError(wrapped)) == sentence  # as torch raises it anew
+    assert str(UserError(sentence)) == sentence
+    assert sentence_in(text(RuntimeError(sentence))) is None
+    assert sentence_in("") is None

@@ -1,0 +1,124 @@
+"""tools/check_dataset.py, as a user calls it: its report and its exit code."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import check_dataset
+import pytest
+
+
+@pytest.fixture
+def data(tiny_root, tmp_path):
+    """A copy of the tiny data set that may be spoiled."""
+    return Path(shutil.copytree(Path(tiny_root) / "tiny", tmp_path / "data" / "tiny"))
+
+
+@pytest.fixture
+def check(repo, monkeypatch, capsys):
+    """``check(*words)``: the tool in this process; returns its exit code, stdout and stderr."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["check_dataset.py", *map(str, words)])
+        monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
+        with pytest.raises(SystemExit) as end:
+            check_dataset.main()
+        return end.value.code, *capsys.readouterr()
+
+    return call
+
+
+def annotation_file(data):
+    return data / "annotations" / "instances_val.json"
+
+
+def spoil(data, **values):
+    """Change the first annotation of tiny_val; returns its image's file name."""
+    content = json.loads(annotation_file(data).read_text())
+    first = content["annotations"][0]
+    first.update(values)
+    annotation_file(data).write_text(json.dumps(content))
+    return next(i["file_name"] for i in content["images"] if i["id"] == first["image_id"])
+
+
+def test_by_name_and_by_file_in_a_process_of_its_own(repo, data):
+    def run(*words):
+        return subprocess.run(
+            [sys.executable, "tools/check_dataset.py", *map(str, words)],
+            cwd=repo,
+            env={
+                **os.environ,
+                "DETECTRON2_DATASETS": str(data.parent),
+                "PYTHONPATH": str(repo),
+                "PYTHONIOENCODING": "ascii",
+            },
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    sound = run("tiny_val")
+    assert (sound.returncode, sound.stderr) == (0, "")
+    assert sound.stdout.startswith("4 images and ")
+    assert sound.stdout.endswith(" annotations: 0 errors, 0 warnings\n")
+    content = json.loads(annotation_file(data).read_text())
+    content["images"][3]["file_name"] = "\ud800\u20ac.jpg"  # no terminal can print it
+    annotation_file(data).write_text(json.dumps(content))
+    broken = run(annotation_file(data), "--workers", 2)
+    assert (broken.returncode, broken.stderr) == (1, "")
+    assert "\\ud800\\u20ac.jpg\n  error: image " in broken.stdout
+
+
+def test_the_report_for_machines(check, data):
+    name = spoil(data, bbox=[1, 2, 3, float("nan")], category_id=99)
+    (data / "images" / name).write_bytes((data / "images" / name).read_bytes()[:-500])
+    code, out, error = check(annotation_file(data), "--json", "--workers", 1)
+    report = json.loads(out)
+    assert (code, error) == (1, "")
+    assert (report["images"], report["errors"], report["warnings"]) == (4, 3, 0)
+    assert [finding["image"] for finding in report["findings"]] == [name] * 3
+    assert [finding["annotation"] for finding in report["findings"]] == [1, 1, None]
+    sentences = " ".join(finding["sentence"] for finding in report["findings"])
+    for words in ("has the category_id 99", "[1, 2, 3, nan]", f"image {name} cannot be read"):
+        assert words in sentences
+
+
+def test_warnings_alone_have_a_code_of_their_own(check, data):
+    name = spoil(data, bbox=[1, 2, 0, 3])
+    code, out, _ = check(annotation_file(data), "--workers", 1)
+    assert code == 3
+    assert f"{name}\n  warning: annotation 1 has the bbox [1, 2, 0, 3] without area" in out
+
+
+def test_images_elsewhere(check, data, tmp_path):
+    (data / "images").rename(tmp_path / "photos")
+    code, _, error = check(annotation_file(data))
+    assert code == 2
+    assert error.startswith(f"error: image folder {data}/images does not exist")
+    assert check(annotation_file(data), "--images", tmp_path / "photos", "--workers", 1)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "dataset, words",
+    [
+        ("coco_2017_trian", "coco_2017_train"),
+        ("nowhere/instances_val.json", "nowhere/instances_val.json does not exist"),
+        ("cityscapes_fine_sem_seg_val", "has no annotation file"),
+        ("coco_2017_val", "instances_val2017.json does not exist"),
+    ],
+)
+def test_what_cannot_be_checked(check, dataset, words):
+    code, out, error = check(dataset)
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert words in error
+
+
+def test_a_file_that_is_no_json_is_a_finding(check, data):
+    annotation_file(data).write_text("{")
+    code, out, _ = check(annotation_file(data), "--json")
+    assert code == 1
+    (finding,) = json.loads(out)["findings"]
+    assert "is not valid JSON at line 1 column 2" in finding["sentence"]
