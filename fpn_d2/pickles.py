@@ -1,7 +1,7 @@
 """Pickles from elsewhere: read without running what is in them.
 
 A pickle is a program. Of the functions that it may call only those are let through that rebuild
-NumPy arrays, and plain containers need none.
+NumPy arrays, in this package's own form (see numpy_pickles.py), and plain containers need none.
 """
 
 import os
@@ -10,6 +10,7 @@ import pickletools
 from typing import Any
 
 from .errors import UserError
+from .numpy_pickles import NUMPY_GLOBALS
 
 __all__ = ["load_arrays"]
 
@@ -17,15 +18,15 @@ _ALLOWED = {
     ("_codecs", "encode"),  # how protocol 2 writes an array's bytes
     ("collections", "OrderedDict"),
 }
-_NUMPY_NAMES = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
 # Opcodes that could fill the memory with a number alone: a memo as long as the number says.
 _MEMO_WRITES = {"PUT", "BINPUT", "LONG_BINPUT"}
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        is_numpy = module.split(".")[0] == "numpy" and name in _NUMPY_NAMES
-        if is_numpy or (module, name) in _ALLOWED:
+        if f"{module}.{name}" in NUMPY_GLOBALS:
+            return NUMPY_GLOBALS[f"{module}.{name}"]
+        if (module, name) in _ALLOWED:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it holds {module}.{name}, and only arrays belong there")
 

@@ -10,12 +10,12 @@ import re
 import zipfile
 from typing import Any
 
-import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load_file
 
 from ..errors import UserError
+from ..numpy_pickles import NUMPY_GLOBALS
 from ..pickles import load_arrays
 
 __all__ = ["read_pickle", "read_safetensors", "read_torch"]
@@ -24,14 +24,8 @@ _REMEDY = "copy or download it again from a source that you trust, or set MODEL.
 # torch.save stores tensors as they are; more than this much packing is no checkpoint of anybody's.
 _MAX_RATIO = 4
 
-# What Detectron2's trainers leave beside tensors: numbers that NumPy has made.
-_NUMPY = [
-    getattr(np, "_core", np.core).multiarray.scalar,
-    getattr(np, "_core", np.core).multiarray._reconstruct,
-    np.ndarray,
-    np.dtype,
-    *(type(np.dtype(name)) for name in ("f2", "f4", "f8", "i1", "u1", "i2", "i4", "i8", "?")),
-]
+# What Detectron2's trainers leave beside tensors, numbers that NumPy has made, and arrays.
+_NUMPY = [(function, name) for name, function in NUMPY_GLOBALS.items()]
 
 
 def read_pickle(path: str) -> dict[str, Any]:
