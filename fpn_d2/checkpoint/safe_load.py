@@ -46,11 +46,12 @@ def read_pickle(path: str) -> dict[str, Any]:
     return content
 
 
-def read_torch(path: str) -> Any:
+def read_torch(path: str, remedy: str = _REMEDY) -> Any:
     """Read a file of :func:`torch.save`.
 
     Args:
         path: the file.
+        remedy: what the user can do about a bad one.
 
     Returns:
         its content, on the CPU.
@@ -59,15 +60,15 @@ def read_torch(path: str) -> Any:
         UserError: naming the file and what is wrong with it.
     """
     try:
-        _check_sizes(path)
+        _check_sizes(path, remedy)
         with torch.serialization.safe_globals(_NUMPY):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:  # a damaged file raises nearly any error
         if os.path.isfile(path) and os.path.getsize(path) == 0:
-            raise UserError(f"the checkpoint {path} is empty; {_REMEDY}") from error
-        raise UserError(f"the checkpoint {path} {_reason(error)}; {_REMEDY}") from error
+            raise UserError(f"the checkpoint {path} is empty; {remedy}") from error
+        raise UserError(f"the checkpoint {path} {_reason(error)}; {remedy}") from error
 
 
 def read_safetensors(path: str) -> dict[str, torch.Tensor]:
@@ -89,7 +90,7 @@ def read_safetensors(path: str) -> dict[str, torch.Tensor]:
         raise UserError(f"the checkpoint {path} cannot be read ({reason}); {_REMEDY}") from error
 
 
-def _check_sizes(path: str) -> None:
+def _check_sizes(path: str, remedy: str) -> None:
     if not zipfile.is_zipfile(path):
         return  # the form before PyTorch 1.6
     with zipfile.ZipFile(path) as archive:
@@ -97,7 +98,7 @@ def _check_sizes(path: str) -> None:
     if unpacked > _MAX_RATIO * os.path.getsize(path):
         raise UserError(
             f"the checkpoint {path} would unpack to {unpacked} bytes from "
-            f"{os.path.getsize(path)}, which no checkpoint does; {_REMEDY}"
+            f"{os.path.getsize(path)}, which no checkpoint does; {remedy}"
         )
 
 
