@@ -8,11 +8,11 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import replace_file
+from ..files import replace_file, system_error
 from .resuming import checkpoints_in, newest_whole, tagged_checkpoint
 from .safe_load import read_pickle, read_safetensors, read_torch
 
-__all__ = ["FPNCheckpointer"]
+__all__ = ["FPNCheckpointer", "check_weights"]
 
 _STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
@@ -71,7 +71,7 @@ class FPNCheckpointer(DetectionCheckpointer):
         try:
             super().save(name, **kwargs)
         except (OSError, RuntimeError) as error:
-            cause = _system_error(error)
+            cause = system_error(error)
             if cause is None:
                 raise
             raise UserError(
@@ -110,7 +110,7 @@ class FPNCheckpointer(DetectionCheckpointer):
         The forms that Detectron2 would unpickle are read by :mod:`fpn_d2.checkpoint.safe_load`.
         """
         if filename.endswith(".safetensors"):
-            return {"model": read_safetensors(filename)}
+            return read_safetensors(filename)
         if filename.endswith(".pyth"):  # pycls
             content = read_torch(filename)
             if not isinstance(content, dict) or "model_state" not in content:
@@ -137,7 +137,7 @@ class FPNCheckpointer(DetectionCheckpointer):
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        _check_weights(self._path, checkpoint["model"])
+        check_weights(self._path, checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         unfilled = set(incompatible.missing_keys)  # those of another shape are among them
         # A norm that a file without versions (.pkl, Caffe2) does not have fills its statistics
@@ -184,7 +184,16 @@ class _ReplacingPathManager:
         return self._path_manager.open(path, mode, *args, **kwargs)
 
 
-def _check_weights(path: str, weights: Any) -> None:
+def check_weights(path: str, weights: Any) -> None:
+    """Check that a checkpoint's ``model`` is a dict of tensors or arrays.
+
+    Args:
+        path: the checkpoint, for the message.
+        weights: what it has under ``model``.
+
+    Raises:
+        UserError: where it is anything else.
+    """
     if not isinstance(weights, dict):
         raise UserError(
             f"the checkpoint {path} has a {type(weights).__name__} where its weights belong; set "
@@ -196,13 +205,6 @@ def _check_weights(path: str, weights: Any) -> None:
                 f"the checkpoint {path} has a {type(value).__name__} as its weight "
                 f"{str(key)[:80]!r}; set MODEL.WEIGHTS to another"
             )
-
-
-def _system_error(error: BaseException | None) -> OSError | None:
-    """What torch's writer, which raises an error of its own, has run into."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def _some(keys: list[str]) -> str:

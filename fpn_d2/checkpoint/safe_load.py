@@ -12,7 +12,6 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file
 
 from ..errors import UserError
 from ..numpy_pickles import NUMPY_GLOBALS
@@ -71,23 +70,32 @@ def read_torch(path: str, remedy: str = _REMEDY) -> Any:
         raise UserError(f"the checkpoint {path} {_reason(error)}; {remedy}") from error
 
 
-def read_safetensors(path: str) -> dict[str, torch.Tensor]:
+def read_safetensors(path: str) -> dict[str, Any]:
     """Read a ``.safetensors`` file.
 
     Args:
         path: the file.
 
     Returns:
-        its tensors, by name.
+        its tensors by name under ``model``; beside them, where its metadata have them,
+        ``__author__`` and ``matching_heuristics``, as in the zoo's files.
 
     Raises:
         UserError: naming the file and what is wrong with it.
     """
     try:
-        return load_file(path)
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = file.keys()
+            content: dict[str, Any] = {"model": {name: file.get_tensor(name) for name in names}}
+            metadata = file.metadata() or {}
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the checkpoint {path} cannot be read ({reason}); {_REMEDY}") from error
+    if "__author__" in metadata:
+        content["__author__"] = metadata["__author__"]
+    if metadata.get("matching_heuristics") == "True":
+        content["matching_heuristics"] = True
+    return content
 
 
 def _check_sizes(path: str, remedy: str) -> None:

@@ -68,8 +68,9 @@ def _read(name: str, path: str) -> tuple[Any, str | None]:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         return None, f"{path} is not valid JSON at {where} ({error.msg}): write the file again"
-    except (OSError, UnicodeDecodeError) as error:
-        return None, f"annotation file {path} cannot be read ({error}): write the file again"
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        reason = str(error).partition(";")[0] or "too large"  # Python's advice comes after
+        return None, f"annotation file {path} cannot be read ({reason}): write the file again"
 
 
 def _explain_content(path: str, content: Any) -> str | None:

@@ -1,5 +1,6 @@
 """The trainer: Detectron2's :class:`DefaultTrainer`, assembled with three seams."""
 
+import logging
 import os
 import weakref
 from collections.abc import Iterable
@@ -59,6 +60,16 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
+
+    def train(self) -> Any:
+        """See :meth:`DefaultTrainer.train`; a :class:`UserError` is left to be told in a sentence,
+        where Detectron2 would log it with its traceback."""
+        logger = logging.getLogger(TrainerBase.__module__)
+        logger.addFilter(_is_no_user_error)
+        try:
+            return super().train()
+        finally:
+            logger.removeFilter(_is_no_user_error)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -125,3 +136,7 @@ class Trainer(DefaultTrainer):
         if cfg.MODEL.META_ARCHITECTURE == "MaskProposalNetwork":
             return MaskRecallEvaluator(dataset_name, output_dir=folder)
         return ResultsWritingCOCOEvaluator(dataset_name, output_dir=folder)
+
+
+def _is_no_user_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], UserError))
