@@ -70,36 +70,3 @@ def _full_disk_in_words() -> Iterator[None]:
             "with --resume"
         )
         raise UserError(str(first or sentence)) from error
-
-
-class _Main:
-    """``main`` in words where the disk is full; of a module, so that processes can be given it."""
-
-    def __init__(self, main: Callable[[argparse.Namespace], Any]):
-        self.main = main
-
-    def __call__(self, args: argparse.Namespace) -> Any:
-        with _full_disk_in_words():
-            return self.main(args)
-
-
-@contextlib.contextmanager
-def _full_disk_in_words() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        # On a full disk, what ends the training fails in its turn: the first sentence is the one.
-        first = error.__context__
-        while first is not None and not isinstance(first, UserError):
-            first = first.__context__
-        sentence = (
-            str(first)
-            if first is not None
-            else (
-                f"{error.filename or 'a file of OUTPUT_DIR'} could not be written ({error.strerror}); "
-                "make room on the disk and go on with --resume"
-            )
-        )
-        raise UserError(sentence) from error
