@@ -4,6 +4,7 @@ A pickle is a program. Of the functions that it may call only those are let thro
 NumPy arrays, in this package's own form (see numpy_pickles.py), and plain containers need none.
 """
 
+import mmap
 import os
 import pickle
 import pickletools
@@ -18,6 +19,7 @@ _ALLOWED = {
     ("_codecs", "encode"),  # how protocol 2 writes an array's bytes
     ("collections", "OrderedDict"),
 }
+_LONG = 4096  # bytes
 # Opcodes that could fill the memory with a number alone: a memo as long as the number says.
 _MEMO_WRITES = {"PUT", "BINPUT", "LONG_BINPUT"}
 
@@ -67,6 +69,18 @@ def _check_memo(path: str) -> None:
         pickle.UnpicklingError: where there is one.
     """
     with open(path, "rb") as file:
-        for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-            if opcode.name in _MEMO_WRITES and argument > number:
-                raise pickle.UnpicklingError("its memo is larger than the file")
+        content = _Skimmed(file.fileno(), 0, access=mmap.ACCESS_READ)
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if opcode.name in _MEMO_WRITES and argument > number:
+            raise pickle.UnpicklingError("its memo is larger than the file")
+
+
+class _Skimmed(mmap.mmap):
+    """A file whose long parts, the arrays, are passed over without reading them from the disk."""
+
+    def read(self, n: int = -1) -> bytes | memoryview:
+        if n < _LONG:
+            return super().read(n)
+        start = self.tell()
+        self.seek(min(start + n, len(self)))
+        return memoryview(self)[start : start + n]

@@ -121,5 +121,7 @@ def _reason(error: Exception) -> str:
         advice = ("Weights only", "Check the documentation", "Please")
         parts = [part.strip() for part in re.split(r"\n\s*\n", text)]
         text = next((part for part in parts if part and not part.startswith(advice)), "its pickle")
-    reason = text.strip().partition("\n")[0] or type(error).__name__
+    reason = text.strip().partition("\n")[0].partition(". ")[0][:200] or type(error).__name__
+    if "weights_only" in reason:  # TorchScript, or a tar: torch would advise to run it
+        reason = "it is of a form that only torch.load's unsafe mode takes, or damaged"
     return f"cannot be read ({reason})"
