@@ -95,8 +95,7 @@ def tag(world: World, hostile: bool) -> str:
 
 def yaml_tag(world: World, hostile: bool) -> Case:
     base = f"_BASE_: {world.repo}/configs/{FASTER}.yaml\n"
-    path = world.write("row.yaml", base + tag(world, hostile))
-    return Case(path, [], path)
+    return Case(world.write("row.yaml", base + tag(world, hostile)), [], world.path("row.yaml"))
 
 
 def yaml_tag_in_base(world: World, hostile: bool) -> Case:
@@ -110,8 +109,7 @@ def yaml_bomb(world: World, hostile: bool) -> Case:
     lines += ["  PIXEL_MEAN: &a0 [103.5, 116.3, 123.7]", "  PIXEL_STD: [1.0, 1.0, 1.0]"]
     if hostile:
         lines += [f"  X{i}: &a{i} {{a: *a{i - 1}, b: *a{i - 1}}}" for i in range(1, 60)]
-    path = world.write("row.yaml", "\n".join(lines))
-    return Case(path, [], path)
+    return Case(world.write("row.yaml", "\n".join(lines)), [], world.path("row.yaml"))
 
 
 # -- checkpoints ---------------------------------------------------------------------------------

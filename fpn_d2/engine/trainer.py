@@ -61,6 +61,20 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
+    def resume_or_load(self, resume: bool = True) -> None:
+        """See :meth:`DefaultTrainer.resume_or_load`.
+
+        Raises:
+            UserError: where the checkpoint, or what it says of its training, cannot be used.
+        """
+        try:
+            super().resume_or_load(resume)
+        except TypeError as error:  # an iteration that is no number
+            raise UserError(
+                f"the newest checkpoint in {self.cfg.OUTPUT_DIR} does not say at which iteration "
+                "it was written; delete it, or train without --resume"
+            ) from error
+
     def train(self) -> Any:
         """See :meth:`DefaultTrainer.train`; a :class:`UserError` is left to be told in a sentence,
         where Detectron2 would log it with its traceback."""
