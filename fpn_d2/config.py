@@ -11,6 +11,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .config_checks import check_config
+from .config_files import read_config_file
 from .errors import UserError
 
 __all__ = ["add_fpn_config", "load_config"]
@@ -160,13 +161,15 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
     if not os.path.isfile(path):
         raise UserError(f"config file {path} does not exist")
     try:
-        _check_sections(cfg, cfg.load_yaml_with_base(path, allow_unsafe=False), path)
+        _check_sections(cfg, read_config_file(path), path)
         cfg.merge_from_file(path, allow_unsafe=False)
     except UserError:
         raise
     except RecursionError as error:
-        raise UserError(f"{path}: its _BASE_ leads back to itself") from error
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: its _BASE_ leads back to itself, or it is nested too deep; take that out"
+        ) from error
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, MemoryError) as error:
         raise UserError(f"{_broken_file(path, error)}") from error
     except (AssertionError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: {_explain(cfg, error)}") from error
@@ -216,7 +219,8 @@ def _explain(cfg: CfgNode, error: Exception) -> str:
     unknown = re.match(r"Non-existent (?:config )?key: (\S+)", text)
     if unknown:
         return _unknown_key(cfg, unknown.group(1))
-    return " ".join(text.split())
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else f"{text[:200]} ... {text[-90:]}"
 
 
 def _unknown_key(cfg: CfgNode, key: str) -> str:

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from .errors import UserError
 
-__all__ = ["read_json", "replace_file", "write_json"]
+__all__ = ["read_json", "replace_file", "system_error", "write_json"]
 
 
 @contextlib.contextmanager
@@ -36,6 +36,20 @@ def replace_file(path: str | os.PathLike, mode: str = "w", **options: Any) -> It
     finally:
         with contextlib.suppress(OSError):
             os.remove(partial)
+
+
+def system_error(error: BaseException | None) -> OSError | None:
+    """What a writer that raises an error of its own, such as torch's, has run into.
+
+    Args:
+        error: what was raised.
+
+    Returns:
+        the operating system's error in its causes, or None.
+    """
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:

@@ -1,15 +1,17 @@
 """Pickles from elsewhere: read without running what is in them.
 
 A pickle is a program. Of the functions that it may call only those are let through that rebuild
-NumPy arrays, and plain containers need none.
+NumPy arrays, in this package's own form (see numpy_pickles.py), and plain containers need none.
 """
 
+import mmap
 import os
 import pickle
 import pickletools
 from typing import Any
 
 from .errors import UserError
+from .numpy_pickles import NUMPY_GLOBALS
 
 __all__ = ["load_arrays"]
 
@@ -17,15 +19,16 @@ _ALLOWED = {
     ("_codecs", "encode"),  # how protocol 2 writes an array's bytes
     ("collections", "OrderedDict"),
 }
-_NUMPY_NAMES = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
+_LONG = 4096  # bytes
 # Opcodes that could fill the memory with a number alone: a memo as long as the number says.
 _MEMO_WRITES = {"PUT", "BINPUT", "LONG_BINPUT"}
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        is_numpy = module.split(".")[0] == "numpy" and name in _NUMPY_NAMES
-        if is_numpy or (module, name) in _ALLOWED:
+        if f"{module}.{name}" in NUMPY_GLOBALS:
+            return NUMPY_GLOBALS[f"{module}.{name}"]
+        if (module, name) in _ALLOWED:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it holds {module}.{name}, and only arrays belong there")
 
@@ -66,6 +69,18 @@ def _check_memo(path: str) -> None:
         pickle.UnpicklingError: where there is one.
     """
     with open(path, "rb") as file:
-        for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-            if opcode.name in _MEMO_WRITES and argument > number:
-                raise pickle.UnpicklingError("its memo is larger than the file")
+        content = _Skimmed(file.fileno(), 0, access=mmap.ACCESS_READ)
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if opcode.name in _MEMO_WRITES and argument > number:
+            raise pickle.UnpicklingError("its memo is larger than the file")
+
+
+class _Skimmed(mmap.mmap):
+    """A file whose long parts, the arrays, are passed over without reading them from the disk."""
+
+    def read(self, n: int = -1) -> bytes | memoryview:
+        if n < _LONG:
+            return super().read(n)
+        start = self.tell()
+        self.seek(min(start + n, len(self)))
+        return memoryview(self)[start : start + n]

@@ -163,6 +163,18 @@ FILES = {
     "empty": ("", "a.yaml"),
     "a number as base": ("_BASE_: 3", "_BASE_"),
     "itself as base": ("_BASE_: a.yaml", "_BASE_"),
+    "itself as a value": ("SEED: &a [*a]", "a.yaml would unfold"),
+    "aliases of aliases": ("\n".join(
+        ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60)]),
+        "a.yaml would unfold to more than 100000 values"),
+    "merges of merges": ("\n".join(
+        ["a0: &a0 {x: 1}"] + [f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 60)]),
+        "a.yaml would unfold to more than 100000 values"),
+    "nested too deep": ("SEED: " + "[" * 5000 + "]" * 5000, "nested too deep"),
+    "brackets in a text": ("SEED: '" + "(" * 5000 + "'", "a.yaml"),
+    "larger than a config": ("# " + "x" * 2**20, "a.yaml is larger than 1 MB"),
+    "a device as base": ("_BASE_: /dev/zero", "config file /dev/zero is no file"),
+    "many times the same base": ("_BASE_: [" + "b.yaml, " * 101 + "]", "_BASE_"),
     "not text": ("\x00\x01", "not a readable YAML file"),
 }  # fmt: skip
 
@@ -174,7 +186,19 @@ def test_a_file_that_cannot_be_merged_is_refused_in_a_sentence(write, text, says
     with pytest.raises(UserError, match=says) as caught:
         load_config(path)
     assert_is_a_sentence(str(caught.value))
-    assert "a.yaml" in str(caught.value)
+    assert "a.yaml" in str(caught.value) or "/dev/zero" in str(caught.value)
+
+
+def test_aliases_that_stay_small_are_read(write):
+    path = write("MODEL:\n  PIXEL_MEAN: &a [1.0, 2.0, 3.0]\n  PIXEL_STD: *a")
+    assert load_config(path).MODEL.PIXEL_STD == [1.0, 2.0, 3.0]
+
+
+def test_a_bomb_in_a_base_is_refused_too(write):
+    bomb = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60)]
+    write("\n".join(bomb), "base.yaml")
+    with pytest.raises(UserError, match=r"base\.yaml would unfold"):
+        load_config(write("_BASE_: base.yaml"))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

@@ -3,13 +3,16 @@
 import os
 from typing import Any
 
+import numpy as np
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import Tensor
 
 from ..errors import UserError
-from ..files import replace_file
+from ..files import replace_file, system_error
+from .resuming import checkpoints_in, newest_whole, tagged_checkpoint
 from .safe_load import read_pickle, read_safetensors, read_torch
 
-__all__ = ["FPNCheckpointer"]
+__all__ = ["FPNCheckpointer", "check_weights"]
 
 _STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
@@ -48,23 +51,58 @@ class FPNCheckpointer(DetectionCheckpointer):
             )
         try:
             return super().load(path, *args, **kwargs)
+        except UserError:
+            raise
+        except Exception as error:  # what a readable file holds can be wrong in any way
+            reason = " ".join(str(error).split())[:200] or "no reason given"
+            raise UserError(
+                f"the checkpoint {path} cannot be loaded ({type(error).__name__}: {reason}); it is "
+                "of something else than this config, so set MODEL.WEIGHTS to another"
+            ) from error
         finally:
             self._parsed_url_during_load = None  # which Detectron2 resets after a success alone
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """See :meth:`Checkpointer.save`.
+
+        Raises:
+            UserError: where it cannot be written, as on a full disk; what was there before stays.
+        """
+        try:
+            super().save(name, **kwargs)
+        except (OSError, RuntimeError) as error:
+            cause = system_error(error)
+            if cause is None:
+                raise
+            raise UserError(
+                f"checkpoint {name} could not be written to {self.save_dir} "
+                f"({cause.strerror or cause}), and those before it are kept; make room there and "
+                "go on with --resume"
+            ) from error
+
+    def has_checkpoint(self) -> bool:
+        """See :meth:`Checkpointer.has_checkpoint`; one without ``last_checkpoint`` counts too."""
+        tag = os.path.join(self.save_dir, "last_checkpoint")
+        return bool(self.save_dir) and (os.path.lexists(tag) or bool(checkpoints_in(self.save_dir)))
 
     def get_checkpoint_file(self) -> str:
         """See :meth:`Checkpointer.get_checkpoint_file`.
 
         Raises:
-            UserError: where ``last_checkpoint`` names a file that is not there.
+            UserError: where ``last_checkpoint`` names no file of its folder.
         """
-        path = super().get_checkpoint_file()
-        if not self.path_manager.isfile(path):
-            raise UserError(
-                f"{os.path.join(self.save_dir, 'last_checkpoint')} names {path}, which does not "
-                "exist; write the name of a checkpoint of that folder into it, or delete it to "
-                "start from MODEL.WEIGHTS"
-            )
-        return path
+        return tagged_checkpoint(self.save_dir)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """See :meth:`Checkpointer.resume_or_load`; resumes from the newest checkpoint that is
+        whole, see :func:`newest_whole`.
+
+        Raises:
+            UserError: where there are checkpoints, and none is whole.
+        """
+        if resume and self.has_checkpoint():
+            return self.load(newest_whole(self.save_dir, list(self.checkpointables)))
+        return self.load(path, checkpointables=[])
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         """See :meth:`DetectionCheckpointer._load_file`; takes ``.safetensors`` too.
@@ -72,7 +110,7 @@ class FPNCheckpointer(DetectionCheckpointer):
         The forms that Detectron2 would unpickle are read by :mod:`fpn_d2.checkpoint.safe_load`.
         """
         if filename.endswith(".safetensors"):
-            return {"model": read_safetensors(filename)}
+            return read_safetensors(filename)
         if filename.endswith(".pyth"):  # pycls
             content = read_torch(filename)
             if not isinstance(content, dict) or "model_state" not in content:
@@ -99,6 +137,7 @@ class FPNCheckpointer(DetectionCheckpointer):
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        check_weights(self._path, checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         unfilled = set(incompatible.missing_keys)  # those of another shape are among them
         # A norm that a file without versions (.pkl, Caffe2) does not have fills its statistics
@@ -143,6 +182,29 @@ class _ReplacingPathManager:
         if "w" in mode and "://" not in path:
             return replace_file(path, mode)
         return self._path_manager.open(path, mode, *args, **kwargs)
+
+
+def check_weights(path: str, weights: Any) -> None:
+    """Check that a checkpoint's ``model`` is a dict of tensors or arrays.
+
+    Args:
+        path: the checkpoint, for the message.
+        weights: what it has under ``model``.
+
+    Raises:
+        UserError: where it is anything else.
+    """
+    if not isinstance(weights, dict):
+        raise UserError(
+            f"the checkpoint {path} has a {type(weights).__name__} where its weights belong; set "
+            "MODEL.WEIGHTS to another"
+        )
+    for key, value in weights.items():
+        if not (isinstance(key, str) and isinstance(value, (Tensor, np.ndarray))):
+            raise UserError(
+                f"the checkpoint {path} has a {type(value).__name__} as its weight "
+                f"{str(key)[:80]!r}; set MODEL.WEIGHTS to another"
+            )
 
 
 def _some(keys: list[str]) -> str:

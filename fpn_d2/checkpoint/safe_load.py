@@ -10,12 +10,11 @@ import re
 import zipfile
 from typing import Any
 
-import numpy as np
 import safetensors
 import torch
-from safetensors.torch import load_file
 
 from ..errors import UserError
+from ..numpy_pickles import NUMPY_GLOBALS
 from ..pickles import load_arrays
 
 __all__ = ["read_pickle", "read_safetensors", "read_torch"]
@@ -24,14 +23,8 @@ _REMEDY = "copy or download it again from a source that you trust, or set MODEL.
 # torch.save stores tensors as they are; more than this much packing is no checkpoint of anybody's.
 _MAX_RATIO = 4
 
-# What Detectron2's trainers leave beside tensors: numbers that NumPy has made.
-_NUMPY = [
-    getattr(np, "_core", np.core).multiarray.scalar,
-    getattr(np, "_core", np.core).multiarray._reconstruct,
-    np.ndarray,
-    np.dtype,
-    *(type(np.dtype(name)) for name in ("f2", "f4", "f8", "i1", "u1", "i2", "i4", "i8", "?")),
-]
+# What Detectron2's trainers leave beside tensors, numbers that NumPy has made, and arrays.
+_NUMPY = [(function, name) for name, function in NUMPY_GLOBALS.items()]
 
 
 def read_pickle(path: str) -> dict[str, Any]:
@@ -52,11 +45,12 @@ def read_pickle(path: str) -> dict[str, Any]:
     return content
 
 
-def read_torch(path: str) -> Any:
+def read_torch(path: str, remedy: str = _REMEDY) -> Any:
     """Read a file of :func:`torch.save`.
 
     Args:
         path: the file.
+        remedy: what the user can do about a bad one.
 
     Returns:
         its content, on the CPU.
@@ -65,37 +59,46 @@ def read_torch(path: str) -> Any:
         UserError: naming the file and what is wrong with it.
     """
     try:
-        _check_sizes(path)
+        _check_sizes(path, remedy)
         with torch.serialization.safe_globals(_NUMPY):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:  # a damaged file raises nearly any error
         if os.path.isfile(path) and os.path.getsize(path) == 0:
-            raise UserError(f"the checkpoint {path} is empty; {_REMEDY}") from error
-        raise UserError(f"the checkpoint {path} {_reason(error)}; {_REMEDY}") from error
+            raise UserError(f"the checkpoint {path} is empty; {remedy}") from error
+        raise UserError(f"the checkpoint {path} {_reason(error)}; {remedy}") from error
 
 
-def read_safetensors(path: str) -> dict[str, torch.Tensor]:
+def read_safetensors(path: str) -> dict[str, Any]:
     """Read a ``.safetensors`` file.
 
     Args:
         path: the file.
 
     Returns:
-        its tensors, by name.
+        its tensors by name under ``model``; beside them, where its metadata have them,
+        ``__author__`` and ``matching_heuristics``, as in the zoo's files.
 
     Raises:
         UserError: naming the file and what is wrong with it.
     """
     try:
-        return load_file(path)
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = file.keys()
+            content: dict[str, Any] = {"model": {name: file.get_tensor(name) for name in names}}
+            metadata = file.metadata() or {}
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the checkpoint {path} cannot be read ({reason}); {_REMEDY}") from error
+    if "__author__" in metadata:
+        content["__author__"] = metadata["__author__"]
+    if metadata.get("matching_heuristics") == "True":
+        content["matching_heuristics"] = True
+    return content
 
 
-def _check_sizes(path: str) -> None:
+def _check_sizes(path: str, remedy: str) -> None:
     if not zipfile.is_zipfile(path):
         return  # the form before PyTorch 1.6
     with zipfile.ZipFile(path) as archive:
@@ -103,7 +106,7 @@ def _check_sizes(path: str) -> None:
     if unpacked > _MAX_RATIO * os.path.getsize(path):
         raise UserError(
             f"the checkpoint {path} would unpack to {unpacked} bytes from "
-            f"{os.path.getsize(path)}, which no checkpoint does; {_REMEDY}"
+            f"{os.path.getsize(path)}, which no checkpoint does; {remedy}"
         )
 
 
@@ -118,5 +121,7 @@ def _reason(error: Exception) -> str:
         advice = ("Weights only", "Check the documentation", "Please")
         parts = [part.strip() for part in re.split(r"\n\s*\n", text)]
         text = next((part for part in parts if part and not part.startswith(advice)), "its pickle")
-    reason = text.strip().partition("\n")[0] or type(error).__name__
+    reason = text.strip().partition("\n")[0].partition(". ")[0][:200] or type(error).__name__
+    if "weights_only" in reason:  # TorchScript, or a tar: torch would advise to run it
+        reason = "it is of a form that only torch.load's unsafe mode takes, or damaged"
     return f"cannot be read ({reason})"

@@ -9,6 +9,7 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
+from detectron2.utils.file_io import PathManager
 from torch.utils.data import DataLoader
 
 from ..errors import UserError
@@ -123,8 +124,7 @@ def _load_test(cfg: CfgNode, name: str) -> Any:
 def _load(cfg: CfgNode, names: list[str], **options: Any) -> Any:
     """Detectron2's dataset dicts, or a torch data set where one is registered, checked."""
     for path in options["proposal_files"] or ():
-        if is_local(path):
-            read_proposals(path)  # Detectron2 would run what is in it
+        read_proposals(_local(path))  # Detectron2 would run what is in it
     try:
         dataset = get_detection_dataset_dicts(names, **options)
     except UserError:
@@ -143,3 +143,16 @@ def _load(cfg: CfgNode, names: list[str], **options: Any) -> Any:
         if options["proposal_files"]:
             check_proposals(names, options["proposal_files"], dataset)
     return dataset
+
+
+def _local(path: str) -> str:
+    """A proposal file, downloaded to where Detectron2 will look for it if it is a URL."""
+    if is_local(path):
+        return path
+    try:
+        return PathManager.get_local_path(path)
+    except Exception as error:  # of any protocol
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"proposal file {path} cannot be had ({reason}): download it, and name the file"
+        ) from error

@@ -101,8 +101,9 @@ def read_annotations(path: str) -> tuple[Any, str | None]:
         return None, f"{path} is not valid JSON at {where} ({error.msg}): write the file again"
     except RecursionError:
         return None, f"{path} is nested too deeply for an annotation file: write it again"
-    except (OSError, ValueError) as error:  # no UTF-8, or a number of thousands of digits
-        return None, f"annotation file {path} cannot be read ({error}): write the file again"
+    except (OSError, ValueError, MemoryError) as error:  # no UTF-8, a number of thousands of digits
+        reason = str(error).partition(";")[0] or "too large"  # Python's advice comes after
+        return None, f"annotation file {path} cannot be read ({reason}): write the file again"
 
 
 def check_dataset(content: Any, image_folder: str, workers: int | None = None) -> list[Finding]:

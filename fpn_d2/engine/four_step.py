@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 
+from ..checkpoint.safe_load import read_torch
 from ..config import load_config
 from ..errors import UserError
 from ..files import read_json, replace_file, write_json
@@ -161,10 +162,7 @@ class FourStep:
 
     def _join(self, runs: list[Run]) -> None:
         """Step 4's network with step 3's RPN, as one Faster R-CNN checkpoint."""
-        step2, rpn, fast = (
-            torch.load(run.weights, map_location="cpu", weights_only=True)["model"]
-            for run in runs[1:]
-        )
+        step2, rpn, fast = (read_torch(run.weights)["model"] for run in runs[1:])
         check_frozen(step2, {"step 3": rpn, "step 4": fast})
         heads = {key: value for key, value in rpn.items() if key.startswith("proposal_generator.")}
         with replace_file(self.weights, "wb") as file:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from ..data import load_train_dataset
+from ..files import replace_file
 from .autocast import cpu_has_bfloat16
 
 __all__ = ["CropClassifier", "cut_crops", "pretrain_backbone"]
@@ -199,7 +200,5 @@ def _save(bottom_up: nn.Module, path: str) -> None:
     """Write the weights as Detectron2's converted ImageNet checkpoints have them."""
     weights = {name: value.cpu().numpy() for name, value in bottom_up.state_dict().items()}
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    partial = f"{path}.partial"
-    with open(partial, "wb") as file:
+    with replace_file(path, "wb") as file:
         pickle.dump({"model": weights, "__author__": "fpn_d2", "matching_heuristics": True}, file)
-    os.replace(partial, path)

@@ -70,6 +70,30 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
+    def resume_or_load(self, resume: bool = True) -> None:
+        """See :meth:`DefaultTrainer.resume_or_load`.
+
+        Raises:
+            UserError: where the checkpoint, or what it says of its training, cannot be used.
+        """
+        try:
+            super().resume_or_load(resume)
+        except TypeError as error:  # an iteration that is no number
+            raise UserError(
+                f"the newest checkpoint in {self.cfg.OUTPUT_DIR} does not say at which iteration "
+                "it was written; delete it, or train without --resume"
+            ) from error
+
+    def train(self) -> Any:
+        """See :meth:`DefaultTrainer.train`; a :class:`UserError` is left to be told in a sentence,
+        where Detectron2 would log it with its traceback."""
+        logger = logging.getLogger(TrainerBase.__module__)
+        logger.addFilter(_without_traceback)
+        try:
+            return super().train()
+        finally:
+            logger.removeFilter(_without_traceback)
+
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """See :meth:`DefaultTrainer.build_model`; on CPUs channels-last, in which they convolve
@@ -104,16 +128,6 @@ class Trainer(DefaultTrainer):
     def build_checkpointer(self, cfg: CfgNode, model: nn.Module) -> FPNCheckpointer:
         """The checkpointer, which also saves and restores this trainer's state."""
         return FPNCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-
-    def train(self) -> Any:
-        """See :meth:`DefaultTrainer.train`.
-
-        Raises:
-            UserError: where too many images cannot be read, or one of a test set.
-        """
-        # Detectron2 logs whatever stops a training, with its traceback.
-        logging.getLogger(TrainerBase.__module__).addFilter(_without_traceback)
-        return super().train()
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:

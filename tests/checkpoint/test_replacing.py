@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from fpn_d2 import UserError
 from fpn_d2.checkpoint import FPNCheckpointer
 
 
@@ -53,14 +54,44 @@ def full_disk(monkeypatch):
 
 @pytest.mark.parametrize("name", ["model_1", "model_0"])
 def test_a_failed_save_leaves_the_checkpoint_before_it(checkpointer, full_disk, tmp_path, name):
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=rf"{name} could not be written .*No space left") as error:
         checkpointer.save(name, iteration=1)
+    assert "\n" not in str(error.value)
     full_disk.undo()
     assert names(tmp_path) == ["last_checkpoint", "model_0.pth"]
     assert last_weights(tmp_path) == ([[1.0, 1.0]], 0)
 
 
-def test_a_failure_between_checkpoint_and_its_tag_leaves_the_tag_before_it(
+def test_a_failed_save_in_torchs_own_words(checkpointer, tmp_path, monkeypatch):
+    """Its writer raises a RuntimeError of its own behind the system's error."""
+    real, failed = open, []
+
+    def on_a_full_disk(path, mode="r", **options):
+        if str(path).endswith(".partial") and not failed:
+            failed.append(path)
+            return real("/dev/full", mode, **options)
+        return real(path, mode, **options)
+
+    monkeypatch.setattr("builtins.open", on_a_full_disk)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    with pytest.raises(UserError, match="No space left on device"):
+        checkpointer.save("model_1", iteration=1)
+    monkeypatch.undo()
+    assert failed
+    assert names(tmp_path) == ["last_checkpoint", "model_0.pth"]
+    assert last_weights(tmp_path) == ([[1.0, 1.0]], 0)
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(checkpointer, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("a mistake of the program's")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        checkpointer.save("model_1", iteration=1)
+
+
+def test_a_failure_between_checkpoint_and_its_tag_loses_neither(
     checkpointer, tmp_path, monkeypatch
 ):
     def stop(*_):
@@ -69,8 +100,8 @@ def test_a_failure_between_checkpoint_and_its_tag_leaves_the_tag_before_it(
     monkeypatch.setattr(checkpointer, "tag_last_checkpoint", stop)
     with pytest.raises(KeyboardInterrupt):
         checkpointer.save("model_1", iteration=1)
-    assert (tmp_path / "model_1.pth").is_file()
-    assert last_weights(tmp_path) == ([[1.0, 1.0]], 0)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0.pth"
+    assert last_weights(tmp_path) == ([[2.0, 2.0]], 1)
 
 
 def test_the_tag_is_replaced_as_a_whole(checkpointer, tmp_path, monkeypatch):

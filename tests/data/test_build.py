@@ -13,6 +13,7 @@ from detectron2.data import (
     build_detection_train_loader,
 )
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathHandler, PathManager
 
 from fpn_d2 import UserError
 from fpn_d2.data import build_test_loader, build_train_loader, check_settings, register_coco_folders
@@ -192,7 +193,12 @@ def test_broken_json_names_file_line_and_column(cfg, zoo):
     assert "line 2 column 16" in text
 
 
-@pytest.mark.parametrize("content", ["", "[1, 2]", "\x00\x01"])
+HUGE = ["[" * 200_000 + "]" * 200_000, '{"images": ' + "9" * 5000 + "}"]  # a depth, a number
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1, 2]", "\x00\x01", *HUGE], ids=lambda text: str(len(text))
+)
 def test_what_is_no_annotation_file_at_all(content, cfg, zoo):
     assert "instances_train.json" in fault_text("train", cfg, zoo, content)
 
@@ -463,6 +469,38 @@ def test_reading_proposals_runs_no_code(tmp_path):
     path.write_bytes(b"cbuiltins\neval\n(Vopen('pwned','w')\ntR.")
     with pytest.raises(UserError, match=r"holds builtins\.eval"):
         read_proposals(str(path))
+
+
+class Mirror(PathHandler):
+    """mirror://x is the file x of a folder, as a URL is one of the cache's."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def _get_supported_prefixes(self):
+        return ["mirror://"]
+
+    def _get_local_path(self, path, force=False, **_):
+        if "gone" in path:
+            raise OSError("no answer")
+        return str(self.folder / path.removeprefix("mirror://"))
+
+    def _open(self, path, mode="r", **_):
+        return open(self._get_local_path(path), mode)
+
+
+def test_downloaded_proposals_run_no_code_either(with_proposals, tmp_path):
+    PathManager.register_handler(Mirror(tmp_path), allow_override=True)
+    with_proposals.DATASETS.PROPOSAL_FILES_TRAIN = ("mirror://a.pkl",)
+    build_train_loader(with_proposals)
+    code = b"cposix\nmkdir\n(V" + str(tmp_path / "made").encode() + b"\ntR."
+    (tmp_path / "a.pkl").write_bytes(code)
+    with pytest.raises(UserError, match=r"proposal file \S*a\.pkl .*holds posix\.mkdir"):
+        build_train_loader(with_proposals)
+    assert not (tmp_path / "made").exists()
+    with_proposals.DATASETS.PROPOSAL_FILES_TRAIN = ("mirror://gone.pkl",)
+    with pytest.raises(UserError, match=r"mirror://gone\.pkl cannot be had \(no answer\)"):
+        build_train_loader(with_proposals)
 
 
 def test_the_first_detectrons_proposals_are_read(with_proposals, tmp_path):

@@ -51,6 +51,28 @@ def test_a_users_error_ends_one_process_with_its_sentence(capsys):
     assert capsys.readouterr().err == "error: the sentence, with its remedy\n"
 
 
+def full_disk(args):
+    try:
+        raise UserError("the checkpoint could not be written")
+    finally:
+        fail_to_write(args)
+
+
+def fail_to_write(args):
+    raise OSError(28, "No space left on device", "output/metrics.json")
+
+
+def test_a_full_disk_ends_with_a_sentence_and_the_first_one_counts(capsys):
+    for main, sentence in [
+        (fail_to_write, "output/metrics.json could not be written (No space left on device); "),
+        (full_disk, "the checkpoint could not be written\n"),
+    ]:
+        with pytest.raises(SystemExit) as exit_info:
+            launch(main, args(1))
+        assert exit_info.value.code == 2
+        assert capsys.readouterr().err.startswith(f"error: {sentence}")
+
+
 def test_a_bug_is_not_disguised():
     with pytest.raises(RuntimeError, match="a bug"):
         launch(crash, args(1))

@@ -1,0 +1,300 @@
+"""Files that would run code or fill the memory, each with a benign twin of the same form.
+
+``KINDS`` has, by the kind's name, a function ``(folder, evil) -> Case`` that writes one: the
+hostile file with ``evil``, an object that makes the folder ``made`` when it is unpickled, or its
+twin with something harmless instead.
+"""
+
+import io
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
+FAST = "quick/Fast-RCNN/fast_rcnn_R_18_FPN"
+
+
+class Evil:
+    """Makes the folder ``made`` when it is unpickled."""
+
+    def __init__(self, folder: Path):
+        self.path = str(folder / "made")
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.path,)
+
+
+@dataclass
+class World:
+    """What a case is made of.
+
+    Args:
+        folder: where it may write.
+        repo: this repository.
+        weights: the weights of a Faster R-CNN of the quick row.
+        proposals: sound proposals of the tiny data, by split.
+        datasets: the folder with the tiny data.
+    """
+
+    folder: Path
+    repo: Path
+    weights: dict[str, torch.Tensor]
+    proposals: dict[str, dict[str, Any]]
+    datasets: str
+
+    def evil(self, hostile: bool) -> Any:
+        return Evil(self.folder) if hostile else "harmless"
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {name: value.numpy() for name, value in self.weights.items()}
+
+    def path(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def write(self, name: str, content: bytes | str) -> str:
+        data = content.encode() if isinstance(content, str) else content
+        (self.folder / name).write_bytes(data)
+        return self.path(name)
+
+
+@dataclass
+class Case:
+    """A command, by its row (or config file), flags and overrides; and the file at fault."""
+
+    row: str
+    words: list[str]
+    file: str
+
+
+def evaluate(path: str) -> Case:
+    return Case(FASTER, ["--eval-only", "MODEL.WEIGHTS", path], path)
+
+
+def finetune(path: str) -> Case:
+    return Case(FASTER, ["MODEL.WEIGHTS", path], path)
+
+
+# -- configs -------------------------------------------------------------------------------------
+
+
+def tag(world: World, hostile: bool) -> str:
+    """A seed, or code that would be one."""
+    if not hostile:
+        return "SEED: 1\n"
+    return f'SEED: !!python/object/apply:os.mkdir ["{world.path("made")}"]\n'
+
+
+def yaml_tag(world: World, hostile: bool) -> Case:
+    base = f"_BASE_: {world.repo}/configs/{FASTER}.yaml\n"
+    return Case(world.write("row.yaml", base + tag(world, hostile)), [], world.path("row.yaml"))
+
+
+def yaml_tag_in_base(world: World, hostile: bool) -> Case:
+    inner = world.write("base.yaml", tag(world, hostile))
+    row = f"_BASE_: [{world.repo}/configs/{FASTER}.yaml, {inner}]\n"
+    return Case(world.write("row.yaml", row), [], inner)
+
+
+def yaml_bomb(world: World, hostile: bool) -> Case:
+    lines = [f"_BASE_: {world.repo}/configs/{FASTER}.yaml", "MODEL:"]
+    lines += ["  PIXEL_MEAN: &a0 [103.5, 116.3, 123.7]", "  PIXEL_STD: [1.0, 1.0, 1.0]"]
+    if hostile:
+        lines += [f"  X{i}: &a{i} {{a: *a{i - 1}, b: *a{i - 1}}}" for i in range(1, 60)]
+    return Case(world.write("row.yaml", "\n".join(lines)), [], world.path("row.yaml"))
+
+
+# -- checkpoints ---------------------------------------------------------------------------------
+
+
+def pkl(world: World, content: Any) -> str:
+    return world.write("model.pkl", pickle.dumps(content, 4))
+
+
+def pth(world: World, content: Any) -> str:
+    torch.save(content, world.path("model.pth"))
+    return world.path("model.pth")
+
+
+def zoo(world: World, **more: Any) -> dict[str, Any]:
+    return {"model": world.arrays(), "__author__": "Detectron2 Model Zoo", **more}
+
+
+def pkl_reduce(world: World, hostile: bool) -> Case:
+    return evaluate(pkl(world, zoo(world, more=world.evil(hostile))))
+
+
+def pkl_nested(world: World, hostile: bool) -> Case:
+    return finetune(pkl(world, zoo(world, more=[({"deep": [world.evil(hostile)]},)])))
+
+
+def pkl_object_array(world: World, hostile: bool) -> Case:
+    array = np.empty(2, dtype=object)
+    array[1] = [world.evil(hostile)]
+    return evaluate(pkl(world, zoo(world, more=array)))
+
+
+class LyingArray:
+    """Objects whose addresses are the file's bytes: dtype flags 0 deny that they are objects."""
+
+    def __reduce__(self) -> tuple:
+        reconstruct, args, _ = np.zeros(1).__reduce__()
+        return reconstruct, args, (1, (2,), LyingDtype(), False, b"A" * 16)
+
+
+class LyingDtype:
+    def __reduce__(self) -> tuple:
+        return np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0)
+
+
+def pkl_lying_dtype(world: World, hostile: bool) -> Case:
+    more = LyingArray() if hostile else np.array([None, None])
+    return evaluate(pkl(world, zoo(world, more=more)))
+
+
+def pkl_memo_bomb(world: World, hostile: bool) -> Case:
+    content = pickle.dumps(zoo(world), 4)
+    if hostile:  # LONG_BINPUT of the last place that there is
+        content = content[:-1] + b"r" + struct.pack("<I", 2**32 - 1) + b"."
+    return evaluate(world.write("model.pkl", content))
+
+
+def pth_reduce(world: World, hostile: bool) -> Case:
+    return evaluate(pth(world, {"model": world.weights, "more": world.evil(hostile)}))
+
+
+def pth_nested(world: World, hostile: bool) -> Case:
+    content = {"model": world.weights, "trainer": {"hooks": [{"x": (world.evil(hostile),)}]}}
+    return finetune(pth(world, content))
+
+
+def pth_object_array(world: World, hostile: bool) -> Case:
+    array = np.empty(1, dtype=object)
+    array[0] = world.evil(hostile)
+    return evaluate(pth(world, {"model": world.weights, "more": array}))
+
+
+def pyth_reduce(world: World, hostile: bool) -> Case:
+    content = {"model_state": world.weights, "more": world.evil(hostile)}
+    torch.save(content, world.path("model.pyth"))
+    return evaluate(world.path("model.pyth"))
+
+
+def pth_zip_bomb(world: World, hostile: bool) -> Case:
+    if not hostile:
+        return evaluate(pth(world, {"model": world.weights}))
+    whole = io.BytesIO()
+    torch.save({"model": {"a": torch.zeros(2)}}, whole)
+    with (
+        zipfile.ZipFile(whole) as source,
+        zipfile.ZipFile(world.path("model.pth"), "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in source.namelist():
+            bomb.writestr(name, source.read(name) if "data/" not in name else bytes(10**8))
+    return evaluate(world.path("model.pth"))
+
+
+def safetensors_header(world: World, hostile: bool) -> Case:
+    path = world.path("model.safetensors")
+    save_file(world.weights, path)
+    if hostile:
+        content = Path(path).read_bytes()
+        world.write("model.safetensors", struct.pack("<Q", 2**62) + content[8:])
+    return evaluate(path)
+
+
+def npy_header(world: World, hostile: bool) -> Case:
+    """NumPy's own form is no checkpoint's; the twin has the same arrays in a pickle."""
+    if not hostile:
+        return evaluate(pkl(world, zoo(world)))
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (" + b"9" * 4000 + b",)}"
+    start = b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1)
+    body = pickle.dumps(Evil(world.folder))
+    return evaluate(world.write("model.npy", start + header + body))
+
+
+# -- proposals, last_checkpoint, annotations -----------------------------------------------------
+
+
+def proposals(world: World, hostile: str | None, more: Any) -> list[str]:
+    """Overrides that name proposal files, that of ``hostile`` with something more in it."""
+    words = []
+    for split in ("train", "val"):
+        content = dict(world.proposals[split])
+        if split == hostile:
+            content["more"] = more
+        name = world.write(f"{split}.pkl", pickle.dumps(content))
+        key = {"train": "TRAIN", "val": "TEST"}[split]
+        words += [f"DATASETS.PROPOSAL_FILES_{key}", f"('{name}',)"]
+    return words
+
+
+def proposals_in_training(world: World, hostile: bool) -> Case:
+    words = proposals(world, "train", world.evil(hostile))
+    return Case(FAST, words, world.path("train.pkl"))
+
+
+def proposals_in_evaluation(world: World, hostile: bool) -> Case:
+    weights = pth(world, {"model": world.weights})
+    words = proposals(world, "val", {"deep": [world.evil(hostile)]})
+    return Case(FAST, ["--eval-only", "MODEL.WEIGHTS", weights, *words], world.path("val.pkl"))
+
+
+def last_checkpoint(world: World, hostile: bool) -> Case:
+    """It names a file outside of OUTPUT_DIR, which stock Detectron2 unpickles."""
+    output = world.folder / "resumed"
+    output.mkdir(exist_ok=True)
+    elsewhere = world.write("elsewhere.pkl", pickle.dumps(zoo(world, more=world.evil(True))))
+    torch.save({"model": world.weights, "iteration": 1}, output / "model_start.pth")
+    if not hostile:
+        elsewhere = "model_start.pth"
+    else:
+        os.remove(output / "model_start.pth")
+    (output / "last_checkpoint").write_text(elsewhere)
+    words = ["--eval-only", "--resume", "OUTPUT_DIR", str(output)]
+    return Case(FASTER, words, str(output / "last_checkpoint"))
+
+
+def annotations(world: World, hostile: bool) -> Case:
+    """JSON that is nested beyond what Python reads; the data set is called nested_val."""
+    tiny, folder = Path(world.datasets) / "tiny", world.folder / "data" / "nested"
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "images").symlink_to(tiny / "images")
+    text = (tiny / "annotations/instances_val.json").read_text().rstrip()
+    if hostile:
+        text = text[:-1] + ', "more": ' + "[" * 200_000 + "]" * 200_000 + "}"
+    path = folder / "annotations/instances_val.json"
+    path.write_text(text)
+    words = evaluate(pth(world, {"model": world.weights})).words
+    return Case(FASTER, [*words, "DATASETS.TEST", "('nested_val',)"], str(path))
+
+
+KINDS: dict[str, Callable[[World, bool], Case]] = {
+    "a YAML tag in a config": yaml_tag,
+    "a YAML tag in its `_BASE_`": yaml_tag_in_base,
+    "YAML aliases of aliases": yaml_bomb,
+    "a call in a `.pkl`": pkl_reduce,
+    "a call in a container of a `.pkl`": pkl_nested,
+    "a call in an object array of a `.pkl`": pkl_object_array,
+    "a dtype in a `.pkl` that lies": pkl_lying_dtype,
+    "a memo index in a `.pkl` of 2^32": pkl_memo_bomb,
+    "a call in a `.pth`": pth_reduce,
+    "a call in a container of a `.pth`": pth_nested,
+    "a call in an object array of a `.pth`": pth_object_array,
+    "a call in a `.pyth`": pyth_reduce,
+    "a zip bomb as a `.pth`": pth_zip_bomb,
+    "a `.safetensors` header of 2^62 bytes": safetensors_header,
+    "an `.npy` header of 2^32 bytes, and a call": npy_header,
+    "a call in proposals, training": proposals_in_training,
+    "a call in proposals, `--eval-only`": proposals_in_evaluation,
+    "a `last_checkpoint` that names a `.pkl` elsewhere": last_checkpoint,
+    "an annotation file nested 200,000 deep": annotations,
+}

@@ -1,0 +1,193 @@
+"""train_net.py on files that would run code: refused by name, and their benign twins load.
+
+SECURITY.md's table says what stock Detectron2 does with each, and is held to it here.
+"""
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import re
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.build import load_proposals_into_dataset
+from detectron2.data.datasets import load_coco_json
+from detectron2.engine import default_argument_parser
+from detectron2.modeling import build_model
+from detectron2.structures import BoxMode
+from detectron2.utils.logger import setup_logger
+from hostile_files import FAST, KINDS, Case, World
+from torch import nn
+
+import train_net
+from fpn_d2.data import register_coco_folders
+from fpn_d2.engine import Trainer, launch
+
+
+@pytest.fixture(autouse=True)
+def _no_stale_logs():
+    """Detectron2's loggers keep the stdout that they first saw, which pytest replaces."""
+    yield
+    setup_logger.cache_clear()
+    for name in ("detectron2", "fvcore", "fpn_d2"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+
+
+@pytest.fixture(scope="module")
+def weights(row_config):
+    """Of an untrained Faster R-CNN, which the row takes whole."""
+    row = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN")
+    return {name: value.clone() for name, value in build_model(row.clone()).state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def proposals(tiny_root):
+    """One sound proposal for every image of the tiny data."""
+    files = {}
+    for split in ("train", "val"):
+        path = Path(tiny_root) / f"tiny/annotations/instances_{split}.json"
+        ids = [image["id"] for image in json.loads(path.read_text())["images"]]
+        boxes = [np.float32([[1, 1, 30, 30]])] * len(ids)
+        logits = [np.float32([1])] * len(ids)
+        files[split] = {"ids": ids, "boxes": boxes, "objectness_logits": logits}
+        files[split]["bbox_mode"] = int(BoxMode.XYXY_ABS)
+    return files
+
+
+@pytest.fixture
+def world(tmp_path, repo, weights, proposals, tiny_root):
+    return World(tmp_path, repo, weights, proposals, tiny_root)
+
+
+@pytest.fixture
+def nested():
+    """``nested(folder)``: registers the data sets of a folder, until the test is done."""
+    names = []
+    yield lambda folder: names.extend(register_coco_folders(str(folder)))
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def run(repo, tiny_opts, capsys, monkeypatch, nested):
+    """``run(case)``: train_net.py in this process; its exit code, its stdout and its stderr."""
+    monkeypatch.chdir(repo)
+
+    def call(world: World, case: Case):
+        nested(world.folder / "data")
+        flags = [word for word in case.words if word.startswith("--")]
+        opts = [*tiny_opts, *(word for word in case.words if not word.startswith("--"))]
+        row = case.row if case.row.endswith(".yaml") else f"configs/{case.row}.yaml"
+        words = ["--config-file", row, *flags, *opts, "SOLVER.MAX_ITER", "1"]
+        capsys.readouterr()
+        try:
+            launch(train_net.main, default_argument_parser().parse_args(words))
+        except SystemExit as end:
+            return end.code, *capsys.readouterr()
+        return 0, *capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hostile_file_is_refused_by_name(world, run, kind):
+    case = KINDS[kind](world, True)
+    code, stdout, stderr = run(world, case)
+    assert code == 2
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    assert case.file in stderr
+    assert len(stderr) < 600
+    assert "Traceback" not in stdout + stderr
+    assert not (world.folder / "made").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_benign_twin_loads(world, run, kind, monkeypatch):
+    """Up to the first step, or to the evaluation, which are tested elsewhere."""
+    reached = []
+    monkeypatch.setattr(Trainer, "train", lambda trainer: reached.append(trainer))
+    inner = Trainer.test.__func__
+
+    def test(cls, cfg, model, evaluators=None):
+        reached.append(model)
+        if cfg.MODEL.LOAD_PROPOSALS or "nested" in cfg.DATASETS.TEST[0]:  # read by the evaluation
+            return inner(cls, cfg, model, evaluators)
+        return {}
+
+    monkeypatch.setattr(Trainer, "test", classmethod(test))
+    code, _, stderr = run(world, KINDS[kind](world, False))
+    assert (code, stderr) == (0, "")
+    assert reached
+    assert not (world.folder / "made").exists()
+
+
+def test_there_are_enough_kinds():
+    assert len(KINDS) >= 12
+    assert FAST
+
+
+# -- stock Detectron2, for contrast --------------------------------------------------------------
+
+
+def stock(case: Case) -> None:
+    """What stock Detectron2's train_net.py does with a file, but for the model around it."""
+    if case.row.endswith(".yaml"):
+        get_cfg().merge_from_file(case.row)
+    elif "--resume" in case.words:
+        folder = os.path.dirname(case.file)
+        DetectionCheckpointer(nn.Linear(1, 1), folder).resume_or_load("", resume=True)
+    elif case.row == FAST:
+        load_proposals_into_dataset([{"image_id": 1}], case.file)
+    elif case.file.endswith(".json"):
+        load_coco_json(case.file, os.path.dirname(case.file), None)
+    else:
+        DetectionCheckpointer(nn.Linear(1, 1)).load(case.file)
+
+
+def in_child(case: Case, answer) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stderr(nothing):
+        try:
+            stock(case)
+        except BaseException as error:
+            answer.send(type(error).__name__)
+        else:
+            answer.send("loads it")
+
+
+def outcome(world: World, case: Case) -> str:
+    """In a process of its own, with 16 GB and five seconds."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=in_child, args=(case, sender))
+    process.start()
+    process.join(timeout=5)
+    hangs = process.is_alive()
+    process.kill()
+    process.join()
+    if (world.folder / "made").exists():
+        return "runs it"
+    if hangs:
+        return "hangs"
+    return receiver.recv() if receiver.poll() else "dies of it"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_security_md_says_what_stock_detectron2_does(world, repo, kind):
+    text = (repo / "SECURITY.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", text, re.MULTILINE))
+    found = outcome(world, KINDS[kind](world, True))
+    assert kind in rows
+    # an error's class in words: "Unpickling error" of UnpicklingError
+    assert rows[kind].startswith(found.replace("Error", " error"))
