@@ -147,7 +147,7 @@ class FeaturePyramid(FPN):
 
     def _check_size(self, height: int, width: int) -> None:
         # Stages round sizes up, so the finest stage decides: 30 pixels suit strides of 4 to 32.
-        if torch.jit.is_tracing() or torch.jit.is_scripting():
+        if torch.jit.is_tracing() or torch.jit.is_scripting() or torch.compiler.is_compiling():
             return
         shapes = self.bottom_up.output_shape()
         finest, coarsest = (shapes[self.in_features[i]].stride for i in (0, -1))
