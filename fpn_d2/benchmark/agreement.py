@@ -5,12 +5,11 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
-from torch import nn
 
 from ..checkpoint import load_model
 from ..data import build_test_loader
 from ..export import prepare_model
-from .detectors import PRECISIONS, head_outputs
+from .detectors import PRECISIONS, head_errors
 
 __all__ = ["benchmark_agreement", "match_detections"]
 
@@ -43,7 +42,7 @@ def benchmark_agreement(cfg: CfgNode, variant: str, images: int) -> dict[str, An
             break
         with torch.no_grad():
             expected = plain(inputs)[0]["instances"]
-            error = max(error, _head_error(plain, ready, inputs))
+            error = max(error, head_errors(plain, ready, inputs)[0])
         found = ready(inputs)[0]["instances"]
         counts = [counts[0] + len(expected), counts[1] + len(found)]
         matched += match_detections(found, expected, _PIXELS)
@@ -75,13 +74,3 @@ def match_detections(found: Instances, expected: Instances, pixels: float) -> in
             close[:, chosen[0]] = False
             count += 1
     return count
-
-
-def _head_error(plain: nn.Module, ready: Any, inputs: list[dict[str, Any]]) -> float:
-    images = plain.preprocess_image(inputs)
-    features = plain.backbone(images.tensor)
-    proposals, _ = plain.proposal_generator(images, features)
-    expected = head_outputs(plain, features, proposals)
-    with torch.autocast(images.tensor.device.type, ready.dtype, enabled=ready.dtype is not None):
-        found = head_outputs(ready.model, ready.model.backbone(images.tensor), proposals)
-    return max(float((a.float() - b).abs().max()) for a, b in zip(found, expected, strict=True))

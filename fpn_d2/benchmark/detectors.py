@@ -6,11 +6,13 @@ leaves hardly a box for the last NMS, of all alike.
 
 import copy
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -26,7 +28,7 @@ from ..engine import Trainer
 from ..export import PreparedModel, prepare_model
 from .measure import compare, matmul_rate, row
 
-__all__ = ["benchmark_inference", "benchmark_training", "head_outputs"]
+__all__ = ["benchmark_inference", "benchmark_training", "head_errors"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ def benchmark_inference(
     contestants |= {name: _no_grad(model, inputs) for name, model in ready.items()}
     contestants |= _others(device)
     timings = compare(contestants, rounds, device)
-    errors = {name: _head_error(stock, model, inputs) for name, model in ready.items()}
+    errors = {name: head_errors(stock, model, inputs)[1] for name, model in ready.items()}
     flops = _flops(stock, inputs)
     rates = {v: matmul_rate(DTYPES[v], device) for v in variants_of(device)}
     rows = []
@@ -102,9 +104,7 @@ def benchmark_training(configs: Path, device: str, rounds: int) -> list[dict[str
     variants = [v for v in variants_of(device) if v != "fp16"]
     for name in ("detectron2", *variants):
         model = copy.deepcopy(stock if name == "detectron2" else ours).train()
-        if device == "cpu" and name != "detectron2":
-            model = model.to(memory_format=torch.channels_last)  # as Trainer.build_model does
-        dtype = DTYPES[name] if name in ("bf16", "fp16") else None
+        dtype = DTYPES["bf16"] if name == "bf16" else None
         contestants[name] = _step(cfg, model, inputs, dtype, losses.setdefault(name, []))
     if device == "cuda":
         amp = copy.deepcopy(stock).train()
@@ -188,23 +188,24 @@ def _step(
 
 
 @torch.no_grad()
-def _head_error(stock: nn.Module, ready: PreparedModel, inputs: list[dict[str, Any]]) -> float:
-    """The largest difference of the box head's scores and deltas on the same proposals, as a share
-    of the largest value of each."""
+def head_errors(
+    stock: nn.Module, ready: PreparedModel, inputs: list[dict[str, Any]]
+) -> tuple[float, float]:
+    """The largest difference of the box head's scores and deltas on the same proposals: as it is,
+    and as a share of the largest value of each."""
     images = stock.preprocess_image(inputs)
     features = stock.backbone(images.tensor)
     proposals, _ = stock.proposal_generator(images, features)
-    expected = head_outputs(stock, features, proposals)
+    expected = _head_outputs(stock, features, proposals)
     device = images.tensor.device.type
     with torch.autocast(device, ready.dtype, enabled=ready.dtype is not None):
-        found = head_outputs(ready.model, ready.model.backbone(images.tensor), proposals)
-    return max(
-        float((a.float() - b).abs().max() / b.abs().max())
-        for a, b in zip(found, expected, strict=True)
-    )
+        found = _head_outputs(ready.model, ready.model.backbone(images.tensor), proposals)
+    errors = [float((a.float() - b).abs().max()) for a, b in zip(found, expected, strict=True)]
+    shares = [e / float(b.abs().max()) for e, b in zip(errors, expected, strict=True)]
+    return max(errors), max(shares)
 
 
-def head_outputs(
+def _head_outputs(
     model: nn.Module, features: dict[str, Tensor], proposals: list[Instances]
 ) -> tuple[Tensor, Tensor]:
     """A detector's class scores and box deltas of proposals, before softmax and decoding."""
@@ -240,32 +241,37 @@ def _others(device: str) -> dict[str, Callable[[], Any]]:
     found: dict[str, Callable[[], Any]] = {"torchvision": _no_grad(model, [image])}
     if device != "cpu":
         return found
-    try:
-        return found | _exported(model, image)
-    except ImportError as error:
-        logger.info("not compared with exported models: %s", error)
-        return found
-
-
-def _exported(model: nn.Module, image: torch.Tensor) -> dict[str, Callable[[], Any]]:
-    import onnxruntime
-    import openvino
-
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "model.onnx")
-        torch.onnx.export(model, ([image],), path, opset_version=17, dynamo=False)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-        graph = openvino.convert_model(path)
-    array = {session.get_inputs()[0].name: image.numpy()}
-    found: dict[str, Callable[[], Any]] = {"onnxruntime fp32": lambda: session.run(None, array)}
+        for make in (_onnxruntime, _openvino):
+            try:
+                if not os.path.isfile(path):
+                    torch.onnx.export(model, ([image],), path, opset_version=17, dynamo=False)
+                found |= make(path, image.numpy())
+            except Exception as error:  # of whatever is not installed, or not able to
+                first = str(error).splitlines()[0] if str(error) else type(error).__name__
+                logger.info("not compared with %s: %s", make.__name__.lstrip("_"), first)
+    return found
+
+
+def _onnxruntime(path: str, image: np.ndarray) -> dict[str, Callable[[], Any]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    inputs = {session.get_inputs()[0].name: image}
+    return {"onnxruntime fp32": lambda: session.run(None, inputs)}
+
+
+def _openvino(path: str, image: np.ndarray) -> dict[str, Callable[[], Any]]:
+    import openvino
+
+    graph, found = openvino.convert_model(path), {}
     hints = {"fp32": "f32"} | ({"bf16": "bf16"} if has_bfloat16("cpu") else {})
     for variant, hint in hints.items():
-        settings = {
-            "INFERENCE_PRECISION_HINT": hint,
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        }
+        threads = torch.get_num_threads()
+        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
         compiled = openvino.compile_model(graph, "CPU", settings)
-        found[f"openvino {variant}"] = lambda compiled=compiled: compiled([image.numpy()])
+        found[f"openvino {variant}"] = lambda compiled=compiled: compiled([image])
     return found

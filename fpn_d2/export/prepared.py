@@ -3,7 +3,7 @@
 batch norm        folded into the convolution before it, frozen or in eval mode
 memory            channels-last, in which CPUs and GPUs convolve faster
 precision         bfloat16 or float16 where asked; what ranks and places boxes stays in float32
-torch.compile     of the backbone where asked, once for images of all sizes
+torch.compile     of the backbone where asked, for images of changing size
 """
 
 import copy
@@ -86,8 +86,10 @@ def prepare_model(
     Args:
         model: the model; of one wrapped for several processes, what is in it.
         precision: "float32", "bfloat16", or, on CUDA, "float16".
-        compile: compile the backbone by :func:`torch.compile`, for images of any size. The first
-            images take minutes.
+        compile: compile the backbone by :func:`torch.compile`, with sizes as symbols. It is
+            compiled again for the first image of another parity of a level's sides, up to 8 times
+            (PyTorch's ``recompile_limit``); beyond that such sizes run without. The first image
+            takes up to a minute.
 
     Returns:
         the copy, in eval mode.

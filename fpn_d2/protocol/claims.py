@@ -41,7 +41,7 @@ class Pair:
         paper: the same in the paper; None where it has no number.
         deviations: the difference in pooled standard deviations, where both rows have one.
         noise: a difference no larger than this may come from the seeds alone.
-        one_seed: a row has a single seed, so that the noise is not known.
+        one_seed: a row has a single seed, so that its own noise is not known.
         share_missed: the difference is too small a share of the paper's.
     """
 
@@ -106,8 +106,9 @@ def check_claim(claim: Claim, table: Table, results: Mapping[str, Any]) -> Verdi
     """Compare the order of rows that the paper reports with the one measured.
 
     A pair of rows is in order when its difference exceeds two standard errors and the claim's
-    share of the paper's difference. With one seed nothing is known of the noise: any difference
-    in the right direction counts, and the detail says "one seed".
+    share of the paper's difference. A row of one seed is taken to vary as the other row of the
+    pair does; where both have one, nothing is known of the noise and any difference in the right
+    direction counts. The detail says "one seed".
 
     Args:
         claim: one of the table's.
@@ -146,9 +147,11 @@ def _pair(
     difference = x.mean - y.mean
     one_seed = x.deviation is None or y.deviation is None
     noise, deviations = 0.0, None
-    if not one_seed:
-        noise = 2 * math.sqrt(x.deviation**2 / x.count + y.deviation**2 / y.count)
-        if x.deviation > 0 and y.deviation > 0:
+    known = [d for d in (x.deviation, y.deviation) if d is not None]
+    if known:  # a row of one seed is taken to vary as the other does
+        dx, dy = (known[0] if d is None else d for d in (x.deviation, y.deviation))
+        noise = 2 * math.sqrt(dx**2 / x.count + dy**2 / y.count)
+        if not one_seed and dx > 0 and dy > 0:
             deviations = difference / math.sqrt((x.deviation**2 + y.deviation**2) / 2)
     # "share: 0" asks for nothing, and a tie has no share of a difference
     asks = bool(claim.share) and not claim.ties and paper is not None
@@ -158,7 +161,7 @@ def _pair(
     elif claim.ties or difference > noise:
         outcome = "holds"
     else:
-        outcome = "does not hold" if one_seed else "within noise"
+        outcome = "within noise" if known else "does not hold"
     return Pair(above, below, outcome, difference, paper, deviations, noise, one_seed, share_missed)
 
 

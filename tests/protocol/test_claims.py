@@ -70,9 +70,19 @@ def test_of_rows_with_no_deviation_none_is_given():
     assert pair.noise == pytest.approx(2.0)  # 2 sqrt(0/2 + 2/2)
 
 
-def test_with_one_seed_the_direction_counts_and_it_is_said():
-    for x, verdict in [(10.1, "holds"), (10, "does not hold"), (9, "does not hold")]:
+def test_a_row_of_one_seed_is_taken_to_vary_as_the_other_does():
+    # 2 sqrt(4 / 1 + 4 / 3) = 4.62 around y's mean of 10
+    cases = [(14.7, "holds"), (14.6, "within noise"), (5.4, "within noise"), (5.3, "does not hold")]
+    for x, verdict in cases:
         checked = _check([["x"], ["y"]], _results(x=[x], y=[10.0, 12.0, 8.0]))
+        assert checked.verdict == verdict
+        assert "one seed" in checked.detail
+        assert checked.pairs[0].deviations is None
+
+
+def test_with_one_seed_each_the_direction_counts_and_it_is_said():
+    for x, verdict in [(10.1, "holds"), (10, "does not hold"), (9, "does not hold")]:
+        checked = _check([["x"], ["y"]], _results(x=[x], y=[10.0]))
         assert checked.verdict == verdict
         assert "one seed" in checked.detail
 
