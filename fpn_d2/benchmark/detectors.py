@@ -171,6 +171,8 @@ def _step(
     losses: list[float],
 ) -> Callable[[], None]:
     optimizer = build_optimizer(cfg, model)
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-9  # random weights would diverge at the recipe's rate
     device = next(model.parameters()).device.type
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
 
