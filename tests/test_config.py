@@ -12,6 +12,7 @@ import fpn_d2
 from fpn_d2 import UserError, add_fpn_config, load_config
 
 NEW_KEYS = {
+    "OVERWRITE_OUTPUT_DIR": False,
     "MODEL.FPN.FREEZE": False,
     "INFERENCE.PREPARE": True,
     "INFERENCE.PRECISION": "float32",
