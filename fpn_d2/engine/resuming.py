@@ -85,7 +85,7 @@ class ResumeState(HookBase):
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`HookBase.state_dict`; of plain containers, as checkpoints are to be."""
         storage = getattr(self.trainer, "storage", None)
-        history = {}
+        history = {} if storage else self._history
         for name, smoothed in storage.smoothing_hints().items() if storage else ():
             if smoothed and name not in _CLOCKS:
                 values = storage.history(name).values()[-_WINDOW:]

@@ -137,6 +137,10 @@ class Trainer(DefaultTrainer):
             if not resume and self.cfg.OVERWRITE_OUTPUT_DIR:
                 clear_output_dir(self.cfg.OUTPUT_DIR)
             keep_steps_before(self.cfg.OUTPUT_DIR, self.start_iter)
+        final = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
+        if self.start_iter >= self.max_iter and not os.path.isfile(final):
+            # Cut between the last numbered checkpoint and this one, which no step will write.
+            self.checkpointer.save("model_final", iteration=self.iter)
 
     def train(self) -> dict[str, Any] | None:
         """See :meth:`DefaultTrainer.train`.
