@@ -21,7 +21,8 @@ setup:  ## install what is missing: torch and torchvision, Detectron2 (DETECTRON
 	@$(PYTHON) $(SETUP)
 
 demo: setup $(START)  ## train and evaluate a small FPN Faster R-CNN on built-in data, and draw it
-	$(PYTHON) train_net.py --config-file configs/quick/demo.yaml OUTPUT_DIR output/demo
+	$(PYTHON) train_net.py --config-file configs/quick/demo.yaml OUTPUT_DIR output/demo \
+	  OVERWRITE_OUTPUT_DIR True
 	@$(PYTHON) tools/draw_results.py output/demo
 
 demo-stock: setup $(START)  ## the same training with stock Detectron2's model and trainer, to compare

@@ -16,12 +16,14 @@ from detectron2.utils.logger import setup_logger
 
 from fpn_d2 import load_config, load_model
 from fpn_d2.data import check_settings
-from fpn_d2.engine import Trainer, launch
+from fpn_d2.engine import Trainer, check_output_dir, launch
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """One process of the training or the evaluation."""
     cfg = load_config(args.config_file, args.opts)
+    if not args.eval_only:
+        args.resume = check_output_dir(cfg, args.resume)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fpn_d2")
 

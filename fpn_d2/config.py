@@ -95,6 +95,9 @@ def add_fpn_config(cfg: CfgNode) -> None:
     cfg.INFERENCE.PRECISION = "float32"
     cfg.INFERENCE.COMPILE = False
 
+    # A training without --resume refuses an OUTPUT_DIR with checkpoints; True: it deletes them.
+    cfg.OVERWRITE_OUTPUT_DIR = False
+
     # 4-step training (Sec. 5.2, Table 5): the configs of its RPN steps and of its Fast R-CNN
     # steps, relative to the config that is trained; "" is for a config that is trained in one go.
     cfg.FOUR_STEP = CfgNode()

@@ -13,6 +13,7 @@ from fpn_d2 import UserError, add_fpn_config, load_config
 
 NEW_KEYS = {
     "DATALOADER.MAX_SKIPPED_SHARE": 0.01,
+    "OVERWRITE_OUTPUT_DIR": False,
     "MODEL.FPN.FREEZE": False,
     "INFERENCE.PREPARE": True,
     "INFERENCE.PRECISION": "float32",

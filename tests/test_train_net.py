@@ -125,6 +125,7 @@ def test_an_rpns_proposals_train_a_fast_rcnn(run, output):
         "DATASETS.PROPOSAL_FILES_TEST",
         (files[1],),
     ]
+    keys += ["OVERWRITE_OUTPUT_DIR", True]
     assert run(FAST, *keys)[0] == 0
     # RoI pooling in mixed precision too
     assert run(FAST, *keys, "SOLVER.AMP.ENABLED", True)[0] == 0
@@ -185,7 +186,7 @@ def test_bad_input_gets_one_sentence_and_loses_nothing(run, output, case, monkey
     output.mkdir()
     (output / "model_final.pth").write_bytes(b"of an earlier run")
     row, words, named = CASES[case]
-    code, stderr = run(row, *words)
+    code, stderr = run(row, *words, "OVERWRITE_OUTPUT_DIR", True)
     assert code == 2
     assert named in stderr
     assert stderr.startswith("error: ")
@@ -194,8 +195,14 @@ def test_bad_input_gets_one_sentence_and_loses_nothing(run, output, case, monkey
     assert (output / "model_final.pth").read_bytes() == b"of an earlier run"
 
 
-def test_the_same_command_without_a_mistake_runs(run):
+def test_the_same_command_without_a_mistake_runs_once(run, output):
     assert run(FASTER)[0] == 0
+    config, trained = ((output / n).read_bytes() for n in ("config.yaml", "model_final.pth"))
+    code, stderr = run(FASTER, "SEED", 2)
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert "--resume" in stderr
+    assert (output / "config.yaml").read_bytes() == config
+    assert (output / "model_final.pth").read_bytes() == trained
 
 
 def test_a_checkpoint_of_something_else_is_refused(run, output, tmp_path):

@@ -6,9 +6,11 @@ from .dataset_check import check_file
 from .first_images import register_first_images
 from .folders import datasets_root, register_coco_folders
 from .shapes import ShapesSpec, generate_shapes, register_shapes
+from .stream import TrainStream
 
 __all__ = [
     "ShapesSpec",
+    "TrainStream",
     "build_test_loader",
     "build_train_loader",
     "check_file",

@@ -4,15 +4,18 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import (
+    DatasetFromList,
     DatasetMapper,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from ..errors import UserError
+from ..seeding import seeded
 from .checks import (
     check_boxes,
     check_classes,
@@ -26,6 +29,7 @@ from .diagnosis import explain_failure
 from .folders import is_local
 from .object_scale import ObjectScaleMapper
 from .proposals import check_proposals, read_proposals
+from .stream import TrainStream
 from .unreadable import RefusingMapper, SkippingMapper
 
 __all__ = ["build_test_loader", "build_train_loader", "load_train_dataset"]
@@ -39,10 +43,11 @@ def build_train_loader(cfg: CfgNode) -> Any:
     :class:`fpn_d2.data.unreadable.SkippingMapper`.
 
     Args:
-        cfg: the merged config.
+        cfg: the merged config; a negative ``SEED`` draws one, the same for all processes.
 
     Returns:
-        what :func:`detectron2.data.build_detection_train_loader` returns.
+        what :func:`detectron2.data.build_detection_train_loader` returns; its ``dataset`` is a
+        :class:`TrainStream`, unless a registered data set is a stream itself.
 
     Raises:
         UserError: where the data sets or the settings about them cannot work; from the loader,
@@ -57,7 +62,40 @@ def build_train_loader(cfg: CfgNode) -> Any:
     if isinstance(dataset, list):  # a torch data set may read its images itself
         files = (record["file_name"] for record in dataset if "file_name" in record)
         mapper = SkippingMapper(mapper, files, cfg.DATALOADER.get("MAX_SKIPPED_SHARE", 0.01))
-    return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
+    if isinstance(dataset, IterableDataset):  # its order is its own, and its place unknown
+        return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
+    return _stream_loader(cfg, dataset, mapper)
+
+
+def _stream_loader(cfg: CfgNode, dataset: Any, mapper: Any) -> DataLoader:
+    """Detectron2's loader, with its own sampler and mapper, over a :class:`TrainStream`."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    if cfg.SEED < 0:
+        cfg.SEED = comm.shared_random_seed()
+    # Some samplers ignore SEED and draw one from NumPy.
+    with seeded(cfg.SEED):
+        parts = build_detection_train_loader.from_config(cfg, dataset=dataset, mapper=mapper)
+    packed = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
+    stream = TrainStream(
+        packed,
+        parts["mapper"],
+        parts["sampler"],
+        batch_size=parts["total_batch_size"] // comm.get_world_size(),
+        grouped=parts["aspect_ratio_grouping"],
+        seed=cfg.SEED,
+    )
+    if isinstance(dataset, list):
+        stream.set_sizes(dataset)
+    return build_detection_train_loader(
+        stream,
+        mapper=None,
+        total_batch_size=parts["total_batch_size"],
+        aspect_ratio_grouping=False,  # the stream has grouped them
+        num_workers=parts["num_workers"],
+        # A generator of its own: the loader would draw from the one that samples RoIs.
+        seed=cfg.SEED,
+    )
 
 
 def load_train_dataset(cfg: CfgNode) -> Any:

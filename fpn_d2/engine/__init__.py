@@ -2,7 +2,17 @@
 
 from .four_step import FourStep, proposal_opts
 from .launch import launch
+from .output_dir import check_output_dir
 from .runs import BusyError, Run, Runner
 from .trainer import Trainer
 
-__all__ = ["BusyError", "FourStep", "Run", "Runner", "Trainer", "launch", "proposal_opts"]
+__all__ = [
+    "BusyError",
+    "FourStep",
+    "Run",
+    "Runner",
+    "Trainer",
+    "check_output_dir",
+    "launch",
+    "proposal_opts",
+]

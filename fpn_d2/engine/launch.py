@@ -3,42 +3,129 @@
 import argparse
 import contextlib
 import errno
+import multiprocessing
+import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from detectron2.engine import launch as launch_processes
-from torch.multiprocessing import ProcessRaisedException
+from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.utils import comm
+from torch import distributed
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
+from ..config import load_config
 from ..errors import UserError, exit_on_user_error, sentence_in
+from .stopping import SIGNALS, exit_code_of
 
-__all__ = ["launch"]
+__all__ = ["launch", "restart_count"]
 
 
 def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
     """Run ``main(args)`` in the processes that ``args`` ask for; on CPUs too (gloo).
 
-    A :class:`UserError` ends the program with its sentence on stderr and exit code 2, from
-    whichever process it came, and so does a full disk.
+    Under torchrun this is one of the processes that it has started, and ``args`` ask for none. A
+    :class:`UserError` ends the program with its sentence on stderr and exit code 2, from whichever
+    process it came, and so does a full disk; a signal that a training has stopped for, with 128
+    and its number.
 
     Args:
         main: the function of one process.
         args: as :func:`detectron2.engine.default_argument_parser` parses them.
     """
+    run = _Main(main)
     with exit_on_user_error():
-        try:
+        if restart_count() is not None:
+            _join_torchrun(args)
+            run(args)
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
+        elif args.num_gpus * args.num_machines > 1:
+            _launch_processes(run, args)
+        else:
+            run(args)
+
+
+def restart_count() -> int | None:
+    """How often torchrun has restarted this process; None where torchrun did not start it."""
+    if not distributed.is_torchelastic_launched():
+        return None
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def _join_torchrun(args: argparse.Namespace) -> None:
+    """Find the other processes, as Detectron2's launcher does for those that it starts."""
+    if args.num_gpus > 1 or args.num_machines > 1:
+        raise UserError(
+            "torchrun has started the processes already; leave out --num-gpus and --num-machines, "
+            "and give torchrun --nproc-per-node and --nnodes"
+        )
+    if int(os.environ["WORLD_SIZE"]) == 1:
+        return
+    on_gpus = load_config(args.config_file, args.opts).MODEL.DEVICE.startswith("cuda")
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if on_gpus:
+        count = torch.cuda.device_count()
+        if local_rank >= count:
+            raise UserError(
+                f"--nproc-per-node asks for {os.environ['LOCAL_WORLD_SIZE']} processes, but this "
+                f"machine has {count} GPUs; give torchrun one process for each GPU"
+            )
+        torch.cuda.set_device(local_rank)
+    distributed.init_process_group("nccl" if on_gpus else "gloo", timeout=DEFAULT_TIMEOUT)
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    comm.synchronize()
+
+
+def _launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    try:
+        with _passing_on_signals() as received:
             launch_processes(
-                _Main(main),
+                main,
                 args.num_gpus,
                 num_machines=args.num_machines,
                 machine_rank=args.machine_rank,
                 dist_url=args.dist_url,
                 args=(args,),
             )
-        except ProcessRaisedException as error:
-            sentence = sentence_in(str(error))  # its message is the child's traceback
-            if sentence is None:
-                raise
-            raise UserError(sentence) from error
+    except ProcessRaisedException as error:
+        sentence = sentence_in(str(error))  # its message is the child's traceback
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+    except ProcessExitedException as error:
+        # A signal that met the processes alone has made them end with its code.
+        codes = [exit_code_of(number) for number in SIGNALS]
+        if not received and error.exit_code not in codes:
+            raise
+        sys.exit(exit_code_of(received[0]) if received else error.exit_code)
+    if received:  # before the training began to listen
+        sys.exit(exit_code_of(received[0]))
+
+
+@contextlib.contextmanager
+def _passing_on_signals() -> Iterator[list[int]]:
+    """Hand SIGINT and SIGTERM to the processes, and wait for them; yields the signals so far."""
+    received: list[int] = []
+
+    def pass_on(number: int, _: Any) -> None:
+        received.append(number)
+        for process in multiprocessing.active_children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, pass_on)
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Main:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["losses_of", "progress_of", "read_steps", "training_seconds"]
+__all__ = ["keep_steps_before", "losses_of", "progress_of", "read_steps", "training_seconds"]
 
 
 def read_steps(folder: str) -> list[dict[str, Any]]:
@@ -19,7 +19,8 @@ def read_steps(folder: str) -> list[dict[str, Any]]:
             with contextlib.suppress(ValueError):
                 step = json.loads(line)
                 if "total_loss" in step:
-                    steps[step["iteration"]] = step
+                    # a failed training repeats its last values, without their time
+                    steps.setdefault(step["iteration"], {}).update(step)
     return [steps[iteration] for iteration in sorted(steps)]
 
 
@@ -45,3 +46,24 @@ def losses_of(steps: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     names = [name for name in (steps[0] if steps else ()) if "loss" in name]
     losses = {name: [round(step.get(name, 0.0), 5) for step in steps] for name in names}
     return {"iteration": [step["iteration"] for step in steps], **losses}
+
+
+def keep_steps_before(folder: str, iteration: int) -> None:
+    """Cut off the end of metrics.json that a training is about to write again.
+
+    What a kill left there belongs to iterations after the last checkpoint, or is half a line.
+
+    Args:
+        folder: the training's OUTPUT_DIR.
+        iteration: the first one that is still to come.
+    """
+    path = os.path.join(folder, "metrics.json")
+    with contextlib.suppress(FileNotFoundError), open(path, "rb+") as file:
+        end = position = 0
+        for line in file:
+            position += len(line)
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if line.endswith(b"\n") and json.loads(line)["iteration"] < iteration:
+                    end = position
+        # One call, in place: the writer of the lines to come may have the file open.
+        file.truncate(end)

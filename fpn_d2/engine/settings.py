@@ -12,7 +12,14 @@ from ..files import read_json, write_json
 __all__ = ["check_settings_file"]
 
 # What may differ between two calls of one run.
-_FREE_KEYS = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE", "VIS_PERIOD", "VERSION")
+_FREE_KEYS = (
+    "OUTPUT_DIR",
+    "OVERWRITE_OUTPUT_DIR",
+    "DATALOADER.NUM_WORKERS",
+    "MODEL.DEVICE",
+    "VIS_PERIOD",
+    "VERSION",
+)
 _PROPOSAL_FILES = "DATASETS.PROPOSAL_FILES"
 
 

@@ -1,4 +1,8 @@
-"""The trainer: Detectron2's :class:`DefaultTrainer`, assembled with three seams."""
+"""The trainer: Detectron2's :class:`DefaultTrainer`, assembled with three seams.
+
+Every random number of a step is a function of the seed and the iteration, so that a resumed
+training equals one that was never cut.
+"""
 
 import logging
 import os
@@ -8,18 +12,25 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.engine.defaults import create_ddp_model
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint import FPNCheckpointer
-from ..data import build_test_loader, build_train_loader
+from ..data import TrainStream, build_test_loader, build_train_loader
 from ..errors import UserError
 from ..evaluation import MaskRecallEvaluator, ResultsWritingCOCOEvaluator
 from ..export import PreparedModel, prepare_model
+from ..seeding import seed_everything
 from .autocast import CPUAutocastTrainer, cpu_has_bfloat16
+from .loss_guard import LossGuard
+from .metrics_log import keep_steps_before
+from .output_dir import clear_output_dir
+from .resuming import ResumeState, with_seed
+from .stopping import Halt, Stopper
 
 __all__ = ["Trainer"]
 
@@ -56,7 +67,8 @@ class Trainer(DefaultTrainer):
                 "tools/train_four_step.py --config-file ...`; train_net.py takes it with "
                 "--eval-only"
             )
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self._seed_is_drawn = cfg.SEED < 0
+        cfg = with_seed(self.auto_scale_workers(cfg, comm.get_world_size()))
         # The loader before the model: a wrong data set shows in seconds, not minutes.
         data_loader = self.build_train_loader(cfg)
         model = self.build_model(cfg)
@@ -68,7 +80,10 @@ class Trainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
+        self.stopper = Stopper()
+        self.resume_state = ResumeState()
         self.register_hooks(self.build_hooks())
+        self._trainer.register_hooks([LossGuard(model, cfg.OUTPUT_DIR)])
 
     def resume_or_load(self, resume: bool = True) -> None:
         """See :meth:`DefaultTrainer.resume_or_load`.
@@ -128,6 +143,67 @@ class Trainer(DefaultTrainer):
     def build_checkpointer(self, cfg: CfgNode, model: nn.Module) -> FPNCheckpointer:
         """The checkpointer, which also saves and restores this trainer's state."""
         return FPNCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """See :meth:`DefaultTrainer.build_hooks`; with what resumes and stops a training."""
+        hooks = []
+        for hook in super().build_hooks():
+            late = isinstance(hook, (PeriodicCheckpointer, EvalHook))
+            if late and self.stopper not in hooks:
+                hooks += [self.resume_state, self.stopper]
+            if isinstance(hook, EvalHook):
+                hooks.append(self.stopper.before_evaluation())
+            hooks.append(hook)
+        return hooks
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """See :meth:`DefaultTrainer.resume_or_load`.
+
+        What an earlier training left in ``OUTPUT_DIR`` goes: of its metrics what is trained again,
+        and with ``OVERWRITE_OUTPUT_DIR``, where nothing is resumed, its checkpoints.
+        """
+        super().resume_or_load(resume)
+        seed = self.resume_state.seed
+        if self._seed_is_drawn and seed is not None:
+            self.cfg = with_seed(self.cfg, seed)
+            self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg))
+        if comm.is_main_process():
+            if not resume and self.cfg.OVERWRITE_OUTPUT_DIR:
+                clear_output_dir(self.cfg.OUTPUT_DIR)
+            keep_steps_before(self.cfg.OUTPUT_DIR, self.start_iter)
+        final = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
+        if self.start_iter >= self.max_iter and not os.path.isfile(final):
+            # Cut between the last numbered checkpoint and this one, which no step will write.
+            self.checkpointer.save("model_final", iteration=self.iter)
+
+    def train(self) -> dict[str, Any] | None:
+        """See :meth:`DefaultTrainer.train`.
+
+        SIGINT (Ctrl-C) and SIGTERM end the program after the step that they meet and a checkpoint.
+
+        Raises:
+            UserError: where a loss is NaN or infinite.
+            SystemExit: after a signal, with code 130 or 143.
+        """
+        stream = getattr(self._trainer.data_loader, "dataset", None)
+        if isinstance(stream, TrainStream):
+            stream.first_batch = self.start_iter
+        # TorchScript (RetinaNet's losses) computes a process's first step by other instructions
+        # than those after it, so that a resumed training would differ in rounding.
+        optimized = torch.jit.optimized_execution(self.cfg.MODEL.DEVICE != "cpu")
+        with self.stopper.listening(), optimized:
+            try:
+                return super().train()
+            except Halt as halt:
+                raise halt.error from None
+            except SystemExit:
+                comm.synchronize()  # the first process to end would take the others with it
+                raise
+
+    def run_step(self) -> None:
+        """See :meth:`DefaultTrainer.run_step`; what it draws depends on no step before."""
+        seed_everything(self.cfg.SEED, comm.get_rank(), self.iter)
+        super().run_step()
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:

@@ -95,3 +95,29 @@ def test_the_sentence_of_another_process():
     assert str(UserError(sentence)) == sentence
     assert sentence_in(text(RuntimeError(sentence))) is None
     assert sentence_in("") is None
+
+
+def test_torchrun_and_num_gpus_do_not_mix(monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(SystemExit) as exit_info:
+        launch(fail, args(2))
+    assert exit_info.value.code == 2
+    assert "--nproc-per-node" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_torchrun_trains_and_restarts_from_the_last_checkpoint(repo, tiny_opts, tiny_environment):
+    """A worker that dies at once after its first checkpoint goes on from it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        + ["--max-restarts", "1", HERE / "dies_once.py", "--config-file"]
+        + [repo / "configs/quick/RPN/rpn_R_18_FPN.yaml", *tiny_opts]
+        + ["SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", "()"],
+        env={**tiny_environment, "PYTHONPATH": str(repo)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Starting training from iteration 2" in done.stdout
+    assert Path(tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1], "model_final.pth").is_file()

@@ -50,8 +50,11 @@ def test_it_has_the_attributes_of_detectron2s_trainer(cfg, monkeypatch):
     trainer = Trainer(cfg)
     monkeypatch.setattr(DefaultTrainer, "build_evaluator", Trainer.build_evaluator)
     stock = DefaultTrainer(cfg)
-    assert vars(stock).keys() == vars(trainer).keys()
-    assert [type(hook) for hook in stock._hooks] == [type(hook) for hook in trainer._hooks]
+    assert vars(stock).keys() <= vars(trainer).keys()
+    kinds = [type(hook) for hook in trainer._hooks]
+    assert [type(hook) for hook in stock._hooks] == [
+        kind for kind in kinds if kind.__module__.startswith("detectron2.")
+    ]
 
 
 def test_a_resumed_training_goes_on_where_it_stopped(repo, tiny_opts):

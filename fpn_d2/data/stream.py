@@ -1,0 +1,146 @@
+"""The training images in an order that is known in advance, so that a resumed run meets the same.
+
+Which images make batch k is a function of the seed and of the images' sizes, and how an image is
+augmented is one of the seed and its place in the order. So a stream starts at any batch without
+loading those before it, whatever the number of the loader's worker processes.
+"""
+
+import itertools
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from detectron2.data.detection_utils import read_image
+from detectron2.utils import comm
+from torch.utils.data import IterableDataset, Sampler, get_worker_info
+
+from ..errors import UserError
+from ..seeding import seeded
+
+__all__ = ["TrainStream"]
+
+# So many images in a row that the mapper drops are no bad luck.
+_MAX_DROPPED = 100
+_UNKNOWN = -1
+
+
+class TrainStream(IterableDataset):
+    """This process's images, mapped, batch after batch without end.
+
+    The order is Detectron2's with ``NUM_WORKERS`` 0: its sampler's, where grouping holds back an
+    image until its batch of one orientation is full. A worker process makes every N-th batch.
+
+    Attributes:
+        first_batch: the batch to begin with; read when the iteration starts.
+    """
+
+    def __init__(
+        self,
+        records: Any,
+        mapper: Callable[[dict[str, Any]], dict[str, Any] | None],
+        sampler: Sampler,
+        *,
+        batch_size: int,
+        grouped: bool,
+        seed: int,
+    ):
+        """
+        Args:
+            records: images in Detectron2's format, by index; their widths and heights are read
+                when they are needed, see :meth:`set_sizes`.
+            mapper: makes a model's input of an image; for None another image takes its place.
+            sampler: Detectron2's, of this process.
+            batch_size: images in a batch of this process.
+            grouped: batches of landscape images, and of the others.
+            seed: from 0 on.
+        """
+        self.records, self.mapper, self.sampler = records, mapper, sampler
+        self.batch_size, self.seed, self.first_batch = batch_size, seed, 0
+        self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
+        self._groups = np.full(len(records), _UNKNOWN if grouped else 0, np.int8)
+
+    def set_sizes(self, records: list[dict[str, Any]]) -> None:
+        """Take the orientations of all images from ``records``, before these are packed away."""
+        for index, record in enumerate(records):
+            if self._groups[index] == _UNKNOWN and {"width", "height"} <= record.keys():
+                self._groups[index] = _group(record)
+
+    def batches(self) -> Iterator[list[tuple[int, int]]]:
+        """The batches from the first on, each image as its place in the order of all processes
+        and its index."""
+        waiting: dict[int, list[tuple[int, int]]] = {}
+        places = itertools.count(self._rank, self._world_size)
+        for place, index in zip(places, self.sampler, strict=False):
+            batch = waiting.setdefault(self._group_of(index), [])
+            batch.append((place, index))
+            if len(batch) == self.batch_size:
+                yield batch[:]
+                batch.clear()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The images of this worker's batches, one after the other."""
+        worker = get_worker_info()
+        if worker is not None:
+            _obey_the_parent_alone()
+        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        for batch in itertools.islice(self.batches(), self.first_batch + number, None, count):
+            for place, index in batch:
+                yield self._load(place, index)
+
+    def _load(self, place: int, index: int) -> dict[str, Any]:
+        chosen = index
+        others = random.Random(f"{self.seed} {place}")
+        for attempt in range(_MAX_DROPPED):
+            with seeded(self.seed, place, attempt):
+                image = self.mapper(self.records[chosen])
+            if image is not None:
+                return image
+            chosen = self._another(index, others)
+        raise UserError(
+            f"{_MAX_DROPPED} images in a row could not be used, the last of them "
+            f"{self.records[chosen].get('file_name')}; check the files of DATASETS.TRAIN"
+        )
+
+    def _another(self, index: int, others: random.Random) -> int:
+        """An image of the same orientation, so that the batch keeps its kind."""
+        for _ in range(_MAX_DROPPED):
+            chosen = others.randrange(len(self._groups))
+            if self._group_of(chosen) == self._group_of(index):
+                return chosen
+        return index
+
+    def _group_of(self, index: int) -> int:
+        if self._groups[index] == _UNKNOWN:
+            self._groups[index] = _group(self.records[index])
+        return int(self._groups[index])
+
+
+def _obey_the_parent_alone() -> None:
+    """Let a loader's process end by its parent's signal and by no other.
+
+    Ctrl-C, and whoever ends all processes of a job, reaches the loader's processes too; they must
+    stay for the step that the training is to finish.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _group(record: dict[str, Any]) -> int:
+    """0 for landscape, 1 for the rest, as Detectron2's AspectRatioGroupedDataset has it."""
+    if {"width", "height"} <= record.keys():
+        return 0 if record["width"] > record["height"] else 1
+    height, width = read_image(record["file_name"]).shape[:2]
+    return 0 if width > height else 1

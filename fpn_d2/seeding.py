@@ -1,0 +1,48 @@
+"""Random numbers as a function of a seed and a place in the training, not of what came before."""
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+__all__ = ["seed_everything", "seeded"]
+
+
+def seed_everything(*key: int) -> None:
+    """Seed Python, NumPy and torch, GPUs too.
+
+    Args:
+        key: numbers from 0 on, such as a seed, a process and an iteration; other keys give
+            unrelated random numbers.
+    """
+    words = _words(key)
+    random.seed(words[0])
+    np.random.seed(words[1])
+    torch.manual_seed(words[2])
+
+
+@contextlib.contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """As :func:`seed_everything` meanwhile, on the CPU; afterwards all is as if nothing was drawn.
+
+    Args:
+        key: see :func:`seed_everything`.
+    """
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    words = _words(key)
+    random.seed(words[0])
+    np.random.seed(words[1])
+    # torch.manual_seed would seed the GPUs too, whose state is not kept here.
+    torch.default_generator.manual_seed(words[2])
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _words(key: tuple[int, ...]) -> list[int]:
+    return np.random.SeedSequence(key).generate_state(3).tolist()
