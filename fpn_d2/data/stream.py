@@ -23,7 +23,7 @@ from ..seeding import seeded
 
 __all__ = ["TrainStream"]
 
-# So many images in a row that the mapper drops are no bad luck.
+# So many images in a row, of few, that the mapper drops are no bad luck.
 _MAX_DROPPED = 100
 _UNKNOWN = -1
 
@@ -94,14 +94,15 @@ class TrainStream(IterableDataset):
     def _load(self, place: int, index: int) -> dict[str, Any]:
         chosen = index
         others = random.Random(f"{self.seed} {place}")
-        for attempt in range(_MAX_DROPPED):
+        attempts = max(_MAX_DROPPED, 20 * len(self._groups))
+        for attempt in range(attempts):
             with seeded(self.seed, place, attempt):
                 image = self.mapper(self.records[chosen])
             if image is not None:
                 return image
             chosen = self._another(index, others)
         raise UserError(
-            f"{_MAX_DROPPED} images in a row could not be used, the last of them "
+            f"{attempts} images in a row could not be used, the last of them "
             f"{self.records[chosen].get('file_name')}; check the files of DATASETS.TRAIN"
         )
 

@@ -85,30 +85,6 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
         self._trainer.register_hooks([LossGuard(model, cfg.OUTPUT_DIR)])
 
-    def resume_or_load(self, resume: bool = True) -> None:
-        """See :meth:`DefaultTrainer.resume_or_load`.
-
-        Raises:
-            UserError: where the checkpoint, or what it says of its training, cannot be used.
-        """
-        try:
-            super().resume_or_load(resume)
-        except TypeError as error:  # an iteration that is no number
-            raise UserError(
-                f"the newest checkpoint in {self.cfg.OUTPUT_DIR} does not say at which iteration "
-                "it was written; delete it, or train without --resume"
-            ) from error
-
-    def train(self) -> Any:
-        """See :meth:`DefaultTrainer.train`; a :class:`UserError` is left to be told in a sentence,
-        where Detectron2 would log it with its traceback."""
-        logger = logging.getLogger(TrainerBase.__module__)
-        logger.addFilter(_without_traceback)
-        try:
-            return super().train()
-        finally:
-            logger.removeFilter(_without_traceback)
-
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """See :meth:`DefaultTrainer.build_model`; on CPUs channels-last, in which they convolve
@@ -161,8 +137,17 @@ class Trainer(DefaultTrainer):
 
         What an earlier training left in ``OUTPUT_DIR`` goes: of its metrics what is trained again,
         and with ``OVERWRITE_OUTPUT_DIR``, where nothing is resumed, its checkpoints.
+
+        Raises:
+            UserError: where the checkpoint, or what it says of its training, cannot be used.
         """
-        super().resume_or_load(resume)
+        try:
+            super().resume_or_load(resume)
+        except TypeError as error:  # an iteration that is no number
+            raise UserError(
+                f"the newest checkpoint in {self.cfg.OUTPUT_DIR} does not say at which iteration "
+                "it was written; delete it, or train without --resume"
+            ) from error
         seed = self.resume_state.seed
         if self._seed_is_drawn and seed is not None:
             self.cfg = with_seed(self.cfg, seed)
@@ -182,7 +167,7 @@ class Trainer(DefaultTrainer):
         SIGINT (Ctrl-C) and SIGTERM end the program after the step that they meet and a checkpoint.
 
         Raises:
-            UserError: where a loss is NaN or infinite.
+            UserError: where a loss is NaN or infinite, or images cannot be read.
             SystemExit: after a signal, with code 130 or 143.
         """
         stream = getattr(self._trainer.data_loader, "dataset", None)
@@ -191,6 +176,8 @@ class Trainer(DefaultTrainer):
         # TorchScript (RetinaNet's losses) computes a process's first step by other instructions
         # than those after it, so that a resumed training would differ in rounding.
         optimized = torch.jit.optimized_execution(self.cfg.MODEL.DEVICE != "cpu")
+        # Detectron2 logs whatever stops a training, with its traceback.
+        logging.getLogger(TrainerBase.__module__).addFilter(_without_traceback)
         with self.stopper.listening(), optimized:
             try:
                 return super().train()

@@ -141,7 +141,7 @@ def test_images_of_an_objects_scale_too(cfg, images, caplog):
     cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = True, "bitmask"
     widen(images / "5.png")
     loader = build_train_loader(cfg)
-    assert isinstance(loader.dataset.dataset.dataset._map_func._obj._mapper, ObjectScaleMapper)
+    assert isinstance(loader.dataset.mapper._mapper, ObjectScaleMapper)
     assert 6 not in ids_of(loader, EPOCHS)
     assert "5.png has 64 x 32 pixels" in caplog.text
 
