@@ -54,7 +54,7 @@ def main() -> None:
         root = Path(folder)
         generate_shapes(folder, "tiny", ShapesSpec(train=8, val=2, size=64, max_objects=3))
         started = time.monotonic()
-        finish(start(root, "whole", args.torchrun), "the training that is left alone")
+        finish(root, start(root, "whole", args.torchrun), "whole")
         seconds = time.monotonic() - started
         for trial in range(args.trials):
             name = f"trial_{trial}"
@@ -110,7 +110,7 @@ def one_trial(
             return kills
         else:
             process = start(root, name, torchrun, resume=True)
-    finish(process, name)
+    finish(root, process, name)
     return kills
 
 
@@ -160,14 +160,15 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in words]
 
 
-def finish(process: subprocess.Popen, name: str) -> None:
+def finish(root: Path, process: subprocess.Popen, name: str) -> None:
     """Wait for a training that is not disturbed.
 
     Raises:
-        RuntimeError: where it fails all the same.
+        RuntimeError: where it fails all the same, with the end of what it printed.
     """
     if process.wait() != 0:
-        raise RuntimeError(f"{name} ended with exit code {process.returncode}")
+        text = (root / f"{name}.txt").read_text(errors="replace")[-30000:]
+        raise RuntimeError(f"{name} ended with exit code {process.returncode}:\n{text}")
 
 
 def same_weights(one: Path, two: Path) -> bool:

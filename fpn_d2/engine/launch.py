@@ -75,7 +75,16 @@ def _join_torchrun(args: argparse.Namespace) -> None:
                 f"machine has {count} GPUs; give torchrun one process for each GPU"
             )
         torch.cuda.set_device(local_rank)
-    distributed.init_process_group("nccl" if on_gpus else "gloo", timeout=DEFAULT_TIMEOUT)
+    # The agent's store outlives a restart, and the addresses of killed processes in it would be
+    # dialled for ever.
+    store, rank, world_size = next(distributed.rendezvous("env://", timeout=DEFAULT_TIMEOUT))
+    distributed.init_process_group(
+        "nccl" if on_gpus else "gloo",
+        timeout=DEFAULT_TIMEOUT,
+        store=distributed.PrefixStore(f"restart_{restart_count()}", store),
+        rank=rank,
+        world_size=world_size,
+    )
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     comm.synchronize()
 
