@@ -1,6 +1,6 @@
 """Training the rows of a table: which runs a row needs, where they lie, what they have come to.
 
-    <runs>/start_<scale>.pkl                                    what every row starts from
+    <runs>/start_<scale>_seed_<k>.pkl                           what every row of a seed starts from
     <runs>/<data set>/<config>/seed_<k>/                        a run; see engine/runs.py
     <runs>/<data set>/<config>_on_<RPN's config>/seed_<k>/      a Fast R-CNN on fixed proposals
 
@@ -73,7 +73,7 @@ class Reproduction:
             UserError: where a data set is missing or a training fails.
             BusyError: where another process trains it.
         """
-        self.make_start()
+        self.make_start(seed)
         if row.proposals:
             rpn = self._run(row.proposals[self.scale], seed)
             self.runner.train(rpn)
@@ -140,8 +140,13 @@ class Reproduction:
         names = os.listdir(parent) if os.path.isdir(parent) else []
         return sorted(int(m[1]) for m in (re.fullmatch(r"seed_(\d+)", n) for n in names) if m)
 
-    def make_start(self) -> str:
-        """Train the network that all rows of the scale start from, where it is not there yet.
+    def make_start(self, seed: int) -> str:
+        """Train the network that all rows of a seed start from, where it is not there yet.
+
+        Every seed has its own, so that the deviation over seeds has the start's chance in it.
+
+        Args:
+            seed: of the start, as of the rows.
 
         Returns:
             its checkpoint; empty where rows start from what they say themselves.
@@ -149,14 +154,14 @@ class Reproduction:
         start = self.tables.scale(self.scale).start
         if not start:
             return ""
-        path = self._start_path()
+        path = self._start_path(seed)
         os.makedirs(self.folder, exist_ok=True)
         # Detectron2's logger stays out: the file has no OUTPUT_DIR of its own.
         try:
             with portalocker.Lock(os.path.join(self.folder, ".start.lock"), timeout=3600):
                 if not os.path.isfile(path):
-                    logger.info("%s: training the start of all rows", path)
-                    cfg = load_config(self._config(start["config"]))
+                    logger.info("%s: training the start of the seed's rows", path)
+                    cfg = load_config(self._config(start["config"]), ["SEED", str(seed)])
                     accuracy = pretrain_backbone(cfg, path, iterations=start["iterations"])
                     logger.info("%s: %.1f %% of the crops are right", path, 100 * accuracy)
         except portalocker.LockException as error:
@@ -191,8 +196,8 @@ class Reproduction:
     def _config(self, config: str) -> str:
         return self.tables.config_file(config)
 
-    def _start_path(self) -> str:
-        return os.path.join(self.folder, f"start_{self.scale}.pkl")
+    def _start_path(self, seed: int) -> str:
+        return os.path.join(self.folder, f"start_{self.scale}_seed_{seed}.pkl")
 
     def _folder(self, config: str, seed: int, on: str = "") -> str:
         root = os.path.dirname(self.tables.path)
@@ -208,7 +213,7 @@ class Reproduction:
     def _opts(self, seed: int) -> tuple[str, ...]:
         opts = ["SEED", str(seed)]
         if self.tables.scale(self.scale).start:
-            opts += ["MODEL.WEIGHTS", self._start_path()]
+            opts += ["MODEL.WEIGHTS", self._start_path(seed)]
         return (*opts, *self._dataset_opts())
 
     def _dataset_opts(self) -> Iterator[str]:

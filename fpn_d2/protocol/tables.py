@@ -22,8 +22,8 @@ class Scale:
 
     Args:
         dataset: the data set of this scale, without its split.
-        start: ``{config: FILE, iterations: N}``, the network that every row starts from, trained
-            on crops; empty: what the rows say.
+        start: ``{config: FILE, iterations: N}``, the network that every row of a seed starts from,
+            trained on crops; empty: what the rows say.
     """
 
     dataset: str

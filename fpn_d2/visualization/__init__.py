@@ -1,15 +1,19 @@
 """Pictures: boxes and masks in colours that everybody can tell apart."""
 
 from .drawing import PALETTE, class_color, draw_boxes, draw_masks, side_by_side
+from .levels import LEVEL_COLORS, level_color, level_number
 from .mask_results import draw_mask_proposals
 from .results import draw_results
 
 __all__ = [
+    "LEVEL_COLORS",
     "PALETTE",
     "class_color",
     "draw_boxes",
     "draw_mask_proposals",
     "draw_masks",
     "draw_results",
+    "level_color",
+    "level_number",
     "side_by_side",
 ]

@@ -34,6 +34,14 @@ def trainer(repo, tiny_opts):
     return build
 
 
+@pytest.fixture
+def heeded():
+    """SIGINT does what it does at a prompt: a shell's background jobs begin with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class At(HookBase):
     """Calls ``action`` in the middle of an iteration."""
 
@@ -50,7 +58,7 @@ def checkpoints(trainer):
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_training_after_its_step(trainer, number, code):
+def test_a_signal_ends_the_training_after_its_step(trainer, number, code, heeded):
     made = trainer()
     made.register_hooks([At(2, lambda: os.kill(os.getpid(), number))])
     before = signal.getsignal(number)

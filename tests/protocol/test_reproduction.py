@@ -231,7 +231,7 @@ def started(plan, tables, monkeypatch):
     made = []
 
     def pretrain(cfg, path, *, iterations):
-        made.append((cfg.SOLVER.MAX_ITER, iterations))
+        made.append((cfg.SOLVER.MAX_ITER, iterations, cfg.SEED))
         Path(path).write_bytes(pickle.dumps({"model": {}}))
         return 0.5
 
@@ -241,19 +241,19 @@ def started(plan, tables, monkeypatch):
     return dataclasses.replace(plan, tables=tables), made
 
 
-def test_every_row_starts_from_one_network(started, runs, tables, calls):
+def test_every_row_of_a_seed_starts_from_one_network(started, runs, tables, calls):
     plan, made = started
     for seed in (0, 1):
         plan.train_row(tables.table("1").rows["c"], seed)
-    plan.train_row(tables.table("2").rows["c"], 0)
-    assert made == [(250, 7)]  # demo.yaml's iterations tell that it is that file
-    assert {call["MODEL.WEIGHTS"] for call in calls() if call["flag"] == "--resume"} == {
-        f"{runs}/start_quick.pkl"
-    }
+        plan.train_row(tables.table("2").rows["c"], seed)
+    assert made == [(250, 7, 0), (250, 7, 1)]  # demo.yaml's iterations tell that it is that file
+    starts = [(c["SEED"], c["MODEL.WEIGHTS"]) for c in calls() if c["flag"] == "--resume"]
+    assert len(starts) == 4
+    assert set(starts) == {(str(seed), f"{runs}/start_quick_seed_{seed}.pkl") for seed in (0, 1)}
 
 
 def test_a_scale_without_a_start_leaves_the_configs_weights(plan, tables, runs, calls):
-    assert plan.make_start() == ""
+    assert plan.make_start(0) == ""
     plan.train_row(tables.table("1").rows["c"], 0)
     assert "MODEL.WEIGHTS" not in calls()[0]
 
@@ -271,7 +271,7 @@ def test_a_start_is_trained_by_one_of_two_processes(started, runs, monkeypatch):
 
     monkeypatch.setattr(reproduction, "pretrain_backbone", slow)
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=plan.make_start) for _ in range(2)]
+    processes = [context.Process(target=plan.make_start, args=(0,)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
