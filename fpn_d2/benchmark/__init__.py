@@ -4,6 +4,7 @@ measure      runs contestants in turn; the machine's own matrix products
 detectors    inference and training of Faster R-CNN R-50 FPN
 agreement    detections of a trained model, prepared and as Detectron2 has it
 operators    RoIAlign; mask proposals against an image pyramid
+torchvision_parity  a converted torchvision detector beside the original
 report       the rows as a file and as a table
 """
 
@@ -11,6 +12,7 @@ from .agreement import benchmark_agreement
 from .detectors import benchmark_inference, benchmark_training
 from .operators import benchmark_mask_proposals, benchmark_pooling
 from .report import benchmark_table, write_benchmark
+from .torchvision_parity import build_torchvision, compare_with_torchvision, noise_images
 
 __all__ = [
     "benchmark_agreement",
@@ -19,5 +21,8 @@ __all__ = [
     "benchmark_pooling",
     "benchmark_table",
     "benchmark_training",
+    "build_torchvision",
+    "compare_with_torchvision",
+    "noise_images",
     "write_benchmark",
 ]
