@@ -66,6 +66,8 @@ class Converter:
     def __call__(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """The checkpoint under this package's names, once it is whole."""
         args, weights = self.args, checkpoint["model"]
+        if args.check < 0 or (args.norm_eps is not None and not 0 <= args.norm_eps < 1):
+            raise UserError("--check takes a number of images, and --norm-eps one from 0 to 1")
         source = args.source or find_source(weights)
         if args.check and source != "torchvision":
             raise UserError(f"--check compares with torchvision, but the names are {source}'s")
@@ -95,7 +97,7 @@ class Converter:
         """Print how far the converted model is from torchvision's."""
         assert self.conversion is not None
         ours: nn.Module = build_model(self.config(self.conversion).clone()).eval()
-        ours.load_state_dict(self.conversion.weights, strict=False)
+        ours.load_state_dict(self.conversion.weights)
         eps = self.args.norm_eps
         eps = norm_eps_of(self.args.input, self.original) if eps is None else eps
         theirs = build_torchvision(self.original, eps)

@@ -5,12 +5,14 @@ hand; the conversion must bring back every bit.
 """
 
 import re
+import sys
 
+import convert_checkpoint as tool
 import pytest
 import torch
 from detectron2.modeling import build_model
 
-from fpn_d2 import UserError
+from fpn_d2 import UserError, load_config, load_model
 from fpn_d2.checkpoint import (
     check_complete,
     convert_foreign,
@@ -295,3 +297,56 @@ def test_the_eps_of_frozen_norms_is_asked_for(tmp_path, monkeypatch):
 
 def test_detectron2s_names_are_known():
     assert find_source({"backbone.bottom_up.stem.conv1.weight": torch.zeros(1)}) == "detectron2"
+
+
+def call(tmp_path, monkeypatch, capsys, weights, *words):
+    """The tool's exit code, stdout and stderr; the output is ``tmp_path / "ours.pth"``."""
+    torch.save({"model": weights}, tmp_path / "theirs.pth")
+    names = [tmp_path / "theirs.pth", tmp_path / "ours.pth"]
+    monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, [*names, *words])])
+    code = 0
+    try:
+        tool.main()
+    except SystemExit as end:
+        code = end.code
+    return code, *capsys.readouterr()
+
+
+def test_the_tool_writes_nothing_of_what_it_does_not_know(tmp_path, monkeypatch, capsys):
+    ours = {"backbone.bottom_up.stem.conv1.weight": torch.zeros(1)}
+    for words, why in (
+        (["--from", "torchvision", "--norm-eps", 0], "1 of the checkpoint's 1 names"),
+        (["--from", "maskrcnn_benchmark"], "1 of the checkpoint's 1 names"),
+        (["--check", 3], "--check compares with torchvision, but the names are detectron2's"),
+        (["--check", -1], "--check takes a number of images"),
+        (["--norm-eps", -1], "--norm-eps one from 0 to 1"),
+    ):
+        code, _, stderr = call(tmp_path, monkeypatch, capsys, ours, *words)
+        assert (code, stderr.count("\n")) == (2, 1)
+        assert why in stderr
+        assert not (tmp_path / "ours.pth").exists()
+
+
+def test_the_tool_names_the_config_and_what_to_override(
+    state_of, repo, tmp_path, monkeypatch, capsys
+):
+    """A narrow model does not fit the shipped config, and fits one of its own."""
+    row = "maskrcnn_benchmark/faster_rcnn_R_50_FPN"
+    state, cfg = state_of(row, "MODEL.ROI_HEADS.NUM_CLASSES", 6)
+    theirs = {rename(name, BENCHMARK, "stem."): value for name, value in state.items()}
+    boxes = "roi_heads.box.predictor.bbox_pred"
+    for kind in ("weight", "bias"):
+        value = theirs[f"{boxes}.{kind}"]
+        theirs[f"{boxes}.{kind}"] = torch.cat([value[:4], value])
+    code, stdout, stderr = call(tmp_path, monkeypatch, capsys, theirs)
+    assert code == 2
+    assert "backbone.bottom_up.stem.conv1.weight is (8, 3, 7, 7) and not (64, 3, 7, 7)" in stderr
+    config = tmp_path / "narrow.yaml"
+    config.write_text(cfg.dump())
+    words = ["--config-file", config]
+    code, stdout, stderr = call(tmp_path, monkeypatch, capsys, theirs, *words)
+    assert (code, stderr) == (0, "")
+    assert stdout.startswith("names of maskrcnn_benchmark, as they look\n")
+    expected = f"{config} MODEL.ROI_HEADS.NUM_CLASSES 6 MODEL.WEIGHTS {tmp_path / 'ours.pth'}"
+    assert stdout.splitlines()[-1] == f"its config: --config-file {expected}"
+    load_model(load_config(config, expected.split()[1:]))
