@@ -227,6 +227,13 @@ def test_cocos_91_columns_of_retinanet():
     assert len(result.labels) == 80
 
 
+def test_a_resnet_of_101_layers_is_seen():
+    """It has 23 blocks in its third layer, res4."""
+    blocks = {f"backbone.body.layer3.{i}.conv1.weight": torch.zeros(1) for i in range(23)}
+    result = convert_foreign("model.pth", predictor(3) | blocks, "torchvision", norm_eps=0.0)
+    assert result.overrides[-2:] == ["MODEL.RESNETS.DEPTH", "101"]
+
+
 # --- what is refused
 
 
