@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from matplotlib import font_manager
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 from torchvision.utils import draw_bounding_boxes
 
 from ..structures import RegionMasks
+from .labels import draw_labels, font
 
 __all__ = ["PALETTE", "class_color", "draw_boxes", "draw_masks", "side_by_side"]
 
@@ -52,7 +52,7 @@ def draw_boxes(
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     pixels = draw_bounding_boxes(pixels, torch.as_tensor(boxes), colors=list(colors), width=3)
     picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    _draw_labels(picture, boxes, labels, colors)
+    draw_labels(picture, boxes, labels, colors)
     return np.array(picture)
 
 
@@ -93,7 +93,7 @@ def draw_masks(
             _draw_mask(pixels, mask, boxes[i], colors[i])
     picture = Image.fromarray(pixels)
     drawn = sorted(boxes)
-    _draw_labels(
+    draw_labels(
         picture,
         np.array([boxes[i] for i in drawn]),
         [labels[i] for i in drawn],
@@ -128,36 +128,16 @@ def _box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
     return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
 
 
-def _draw_labels(
-    picture: Image.Image, boxes: np.ndarray, labels: Sequence[str], colors: Sequence[str]
-) -> None:
-    """Write each label above its box, in place; torchvision would write it over a small object."""
-    draw, font = ImageDraw.Draw(picture), ImageFont.truetype(_font_path(), 15)
-    for (left, top, *_), label, color in zip(boxes, labels, colors, strict=True):
-        width, height = draw.textbbox((0, 0), label, font=font)[2:]
-        left = min(left, picture.width - width - 4)
-        top = max(top - height - 4, 0)
-        if label:
-            draw.rectangle((left, top, left + width + 4, top + height + 2), fill=color)
-            # ITU-R 601 luma: black is not legible on the palette's dark blue
-            dark = np.dot(ImageColor.getrgb(color), (0.299, 0.587, 0.114)) < 110
-            draw.text((left + 2, top), label, fill="white" if dark else "black", font=font)
-
-
-def _font_path() -> str:
-    return font_manager.findfont("DejaVu Sans")  # comes with matplotlib
-
-
 def side_by_side(pictures: dict[str, np.ndarray]) -> Image.Image:
     """Put pictures of one height beside each other, each under its title."""
     gap = 8
     height = max(picture.shape[0] for picture in pictures.values())
     width = sum(picture.shape[1] + gap for picture in pictures.values()) - gap
     canvas = Image.new("RGB", (width, height + _TITLE_HEIGHT), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.truetype(_font_path(), 16)
+    draw, title_font = ImageDraw.Draw(canvas), font(16)
     left = 0
     for title, picture in pictures.items():
-        draw.text((left + 2, 4), title, fill="black", font=font)
+        draw.text((left + 2, 4), title, fill="black", font=title_font)
         canvas.paste(Image.fromarray(picture), (left, _TITLE_HEIGHT))
         left += picture.shape[1] + gap
     return canvas
