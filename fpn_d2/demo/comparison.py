@@ -141,5 +141,5 @@ def _draw_row(
     boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
     picture = draw_boxes(image, boxes, labels, colors, scale)
     picture = dash_boxes(picture, np.array(missed, dtype=np.float32).reshape(-1, 4) * scale)
-    head = f"{title}: {sum(row in group for group in groups)} of {len(groups)} found by any row"
+    head = f"{title}: {sum(row in group for group in groups)} of {len(groups)} that any row found"
     return stack([text_block(head, picture.shape[1]), picture])

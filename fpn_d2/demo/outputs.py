@@ -80,7 +80,7 @@ def write_picture(path: str, picture: np.ndarray) -> None:
     """
     try:
         with replace_file(path, "wb") as file:
-            Image.fromarray(picture).save(file, format="PNG", optimize=True)
+            Image.fromarray(picture).save(file, format="PNG")
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
 

@@ -3,9 +3,10 @@
 Shape shorthand: an image is (H, W, 3) uint8, RGB, with R detections.
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,18 +123,20 @@ class _Demo:
     def image(self, path: str, stem: str, explain: bool) -> None:
         """Write an image's pictures and keep its predictions."""
         image, first = read_rgb(path), self.rows[0]
-        found = _on(path, first.predictor, image, self.threshold)
-        self._keep(found, {"file_name": path, "picture": f"{stem}.png"})
         target = os.path.join(self.output, stem)
-        write_picture(f"{target}.png", draw_detections(image, found, first.names))
         if explain:
-            explanation = first.explainer.explain(image, threshold=self.threshold)
+            with _naming(path):
+                explanation = first.explainer.explain(image, threshold=self.threshold)
+            found = explanation.detections
             write_picture(f"{target}_explain.png", draw_explanation(explanation, first.names))
+        else:
+            found = self._detect(first, image, path)
+        self._keep(found, {"file_name": path, "picture": f"{stem}.png"})
+        write_picture(f"{target}.png", draw_detections(image, found, first.names))
         if len(self.rows) > 1:
             seen = {first.title: Found.of(found, first.names)}
             for row in self.rows[1:]:
-                other = _on(path, row.predictor, image, self.threshold)
-                seen[row.title] = Found.of(other, row.names)
+                seen[row.title] = Found.of(self._detect(row, image, path), row.names)
             write_picture(f"{target}_compare.png", draw_comparison(image, seen))
 
     def video(self, path: str, stem: str, max_pixels: int) -> None:
@@ -141,12 +144,16 @@ class _Demo:
 
         def draw(frame: np.ndarray, number: int) -> np.ndarray:
             row = self.rows[0]
-            found = _on(f"{path}, frame {number}", row.predictor, frame, self.threshold)
+            found = self._detect(row, frame, f"{path}, frame {number}")
             self._keep(found, {"file_name": path, "frame": number, "picture": f"{stem}.mp4"})
             return draw_detections(frame, found, row.names)
 
         target = os.path.join(self.output, f"{stem}.mp4")
         convert_video(path, target, draw, max_pixels=max_pixels)
+
+    def _detect(self, row: _Row, image: np.ndarray, name: str) -> Instances:
+        with _naming(name):
+            return row.predictor.detect(image, threshold=self.threshold)
 
     def _keep(self, found: Instances, about: dict[str, Any]) -> None:
         height, width = found.image_size
@@ -155,11 +162,13 @@ class _Demo:
         self.predictions += coco_results(found, number, self.category_ids)
 
 
-def _on(name: str, predictor: Predictor, image: np.ndarray, threshold: float) -> Instances:
+@contextlib.contextmanager
+def _naming(image: str) -> Iterator[None]:
+    """Say which image a model's outputs are not finite on."""
     try:
-        return predictor.detect(image, threshold=threshold)
+        yield
     except FloatingPointError as error:
-        raise UserError(f"{name}: {error}") from error
+        raise UserError(f"{image}: {error}") from error
 
 
 def draw_detections(
