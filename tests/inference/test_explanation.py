@@ -86,8 +86,8 @@ def test_levels_are_eq_1_of_the_rois(explainer, image):
 
 def test_other_constants_of_eq_1_move_every_level_and_only_for_that_call(explainer, image):
     own = explainer.explain(image, threshold=0.0)
-    # a canonical size of a 64th is six levels up, beyond P5
-    moved = explainer.explain(image, threshold=0.0, canonical_size=100 / 64)
+    # twenty levels up, which is beyond P5 for any RoI of a hundredth of a pixel
+    moved = explainer.explain(image, threshold=0.0, canonical_size=100 / 2**20)
     assert own.levels.min() == 2
     assert set(moved.levels.tolist()) == {5}
     again = explainer.explain(image, threshold=0.0)
