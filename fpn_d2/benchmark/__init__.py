@@ -4,20 +4,25 @@ measure      runs contestants in turn; the machine's own matrix products
 detectors    inference and training of Faster R-CNN R-50 FPN
 agreement    detections of a trained model, prepared and as Detectron2 has it
 operators    RoIAlign; mask proposals against an image pyramid
+table_rows   every row of the tables; the matching of P2's anchors
 report       the rows as a file and as a table
 """
 
 from .agreement import benchmark_agreement
 from .detectors import benchmark_inference, benchmark_training
 from .operators import benchmark_mask_proposals, benchmark_pooling
-from .report import benchmark_table, write_benchmark
+from .report import benchmark_table, describe_benchmark, write_benchmark
+from .table_rows import benchmark_matching, benchmark_rows
 
 __all__ = [
     "benchmark_agreement",
     "benchmark_inference",
     "benchmark_mask_proposals",
+    "benchmark_matching",
     "benchmark_pooling",
+    "benchmark_rows",
     "benchmark_table",
     "benchmark_training",
+    "describe_benchmark",
     "write_benchmark",
 ]
