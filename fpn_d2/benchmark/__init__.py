@@ -6,11 +6,13 @@ agreement    detections of a trained model, prepared and as Detectron2 has it
 operators    RoIAlign; mask proposals against an image pyramid
 table_rows   every row of the tables; the matching of P2's anchors
 torchvision_parity  a converted torchvision detector beside the original
+exports      exported models and those that they were made of
 report       the rows as a file and as a table
 """
 
 from .agreement import benchmark_agreement
 from .detectors import benchmark_inference, benchmark_training
+from .exports import export_table, report_parity
 from .operators import benchmark_mask_proposals, benchmark_pooling
 from .report import benchmark_table, describe_benchmark, write_benchmark
 from .table_rows import benchmark_matching, benchmark_rows
@@ -28,6 +30,8 @@ __all__ = [
     "build_torchvision",
     "compare_with_torchvision",
     "describe_benchmark",
+    "export_table",
     "noise_images",
+    "report_parity",
     "write_benchmark",
 ]
