@@ -3,6 +3,7 @@
 Shape shorthand: an image of H x W pixels, R detections on it.
 """
 
+import os
 from typing import Any
 
 import numpy as np
@@ -151,9 +152,7 @@ def _metadata(cfg: CfgNode) -> Any:
     if name not in DatasetCatalog:
         return {}
     metadata = MetadataCatalog.get(name)
-    if not metadata.get("thing_classes"):
-        try:
-            DatasetCatalog.get(name)
-        except (OSError, ValueError):  # not on this machine; a picture needs no annotations
-            return {}
+    known = metadata.get("thing_classes") and metadata.get("thing_dataset_id_to_contiguous_id")
+    if not known and os.path.isfile(metadata.get("json_file", "")):
+        DatasetCatalog.get(name)
     return metadata

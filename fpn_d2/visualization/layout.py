@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .labels import font
+from .labels import font, text_color
 
-__all__ = ["beside", "picture_scale", "stack", "text_block"]
+__all__ = ["beside", "legend", "picture_scale", "stack", "text_block"]
 
 _LEAST, _MOST = 800, 1600
 
@@ -61,3 +61,16 @@ def stack(pictures: Sequence[np.ndarray], *, gap: int = 0, margin: int = 0) -> n
         canvas[top : top + picture.shape[0], margin : margin + picture.shape[1]] = picture
         top += picture.shape[0] + gap
     return canvas
+
+
+def legend(words: Sequence[str], colors: Sequence[str]) -> np.ndarray:
+    """A strip of words, each on its colour, as ``#RRGGBB``."""
+    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    widths = [int(probe.textlength(word, font=font(15))) + 16 for word in words]
+    canvas = Image.new("RGB", (max(1, sum(widths) + 6 * len(widths)), 26), "white")
+    draw, left = ImageDraw.Draw(canvas), 0
+    for word, color, width in zip(words, colors, widths, strict=True):
+        draw.rectangle((left, 2, left + width, 23), fill=color)
+        draw.text((left + 8, 3), word, fill=text_color(color), font=font(15))
+        left += width + 6
+    return np.array(canvas)

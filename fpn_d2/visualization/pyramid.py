@@ -13,8 +13,7 @@ from PIL import Image, ImageDraw
 
 from ..inference.explanation import Explanation
 from .drawing import draw_boxes
-from .labels import font, text_color
-from .layout import beside, picture_scale, stack, text_block
+from .layout import beside, legend, picture_scale, stack, text_block
 from .levels import level_color, level_number
 
 __all__ = [
@@ -75,16 +74,7 @@ def level_legend(levels: Sequence[int | str], texts: Sequence[str] = ()) -> np.n
     titles = [_level_title(level) for level in levels]
     pairs = zip(titles, texts or [""] * len(titles), strict=True)
     words = [f"{title} {text}".strip() for title, text in pairs]
-    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    widths = [int(probe.textlength(word, font=font(15))) + 16 for word in words]
-    canvas = Image.new("RGB", (max(1, sum(widths) + 6 * len(widths)), 26), "white")
-    draw, left = ImageDraw.Draw(canvas), 0
-    for number, word, width in zip(numbers, words, widths, strict=True):
-        color = level_color(number)
-        draw.rectangle((left, 2, left + width, 23), fill=color)
-        draw.text((left + 8, 3), word, fill=text_color(color), font=font(15))
-        left += width + 6
-    return np.array(canvas)
+    return legend(words, [level_color(number) for number in numbers])
 
 
 def _level_title(level: int | str) -> str:
@@ -148,7 +138,8 @@ def draw_anchors(explanation: Explanation) -> np.ndarray:
     matches, scale = explanation.anchors, picture_scale(explanation.image)
     assert matches is not None
     colors = [level_color(level_number(level)) for level in matches.levels]
-    picture = draw_boxes(explanation.image, matches.boxes, [""] * len(colors), colors, scale)
+    blank = [""] * len(colors)
+    picture = draw_boxes(explanation.image, matches.boxes, blank, colors, scale, width=2)
     return _outline(picture, matches.targets * scale)
 
 
@@ -181,6 +172,7 @@ def draw_proposals(explanation: Explanation, *, number: int = 10, width: int = 3
             [""] * len(boxes),
             [level_color(level_number(name))] * len(boxes),
             scale=width / explanation.image.shape[1],
+            width=2,
         )
         span = f"{scores[-1]:.2f} to {scores[0]:.2f}" if len(scores) else "-"
         title = f"{_level_title(name)}: best {len(boxes)}\nscores {span}"
@@ -216,7 +208,7 @@ def draw_explanation(explanation: Explanation, names: Sequence[str] = ()) -> np.
             "(dark) to its largest value (bright)"
         )
         drawn = draw_heat_maps(explanation)
-        page += [text_block(title, drawn.shape[1]), drawn]
+        page += [text_block(title, page[0].shape[1]), drawn]
     page += [text_block(note, page[0].shape[1]) for note in explanation.notes]
     return stack(page, gap=_GAP, margin=_GAP)
 
