@@ -54,5 +54,9 @@ setup(
         "safetensors>=0.4",
         "tqdm>4.29.0",
     ],
-    extras_require={"video": ["av>=14"], "dev": ["pytest>=8", "ruff==0.17.5", "hypothesis>=6"]},
+    extras_require={
+        "app": ["gradio>=6.0"],
+        "video": ["av>=14"],
+        "dev": ["pytest>=8", "ruff==0.17.5", "hypothesis>=6"],
+    },
 )
