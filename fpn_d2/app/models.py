@@ -115,7 +115,7 @@ def _device() -> Sequence[str]:
 def _interactive(cfg: CfgNode, name: str) -> CfgNode:
     if cfg.MODEL.LOAD_PROPOSALS:
         raise UserError(
-            f"{name} is a Fast R-CNN on proposals from a file, which an uploaded image has none of; "
+            f"{name} is a Fast R-CNN on proposals from a file, which no uploaded image has; "
             "take a Faster R-CNN, an RPN or a RetinaNet"
         )
     return cfg
