@@ -24,6 +24,8 @@ def check_config(cfg: CfgNode) -> None:
         UserError: naming the keys at fault and the remedy.
     """
     _check_neck(cfg)
+    _check_inference(cfg)
+    _check_pooler_backend(cfg)
     _check_switches_act(cfg)
     _check_levels(cfg)
     _check_batch(cfg)
@@ -87,6 +89,9 @@ def _check_neck(cfg: CfgNode) -> None:
             f"MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE is {size}, and Eq. 1 divides by it; "
             "set a side in pixels, such as the paper's 224"
         )
+
+
+def _check_inference(cfg: CfgNode) -> None:
     if cfg.INFERENCE.PRECISION not in ("float32", "bfloat16", "float16"):
         raise UserError(
             f"INFERENCE.PRECISION is {cfg.INFERENCE.PRECISION!r}; give float32, bfloat16 or float16"
@@ -98,10 +103,18 @@ def _check_neck(cfg: CfgNode) -> None:
             "INFERENCE.PRECISION and INFERENCE.COMPILE have no effect without INFERENCE.PREPARE "
             "True; set it, or leave them alone"
         )
+
+
+def _check_pooler_backend(cfg: CfgNode) -> None:
     backend = cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND
     if backend not in ("auto", "gather", "torchvision"):
         raise UserError(
             f"MODEL.ROI_BOX_HEAD.POOLER_BACKEND is {backend!r}; give auto, gather or torchvision"
+        )
+    if backend != "auto" and cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads":
+        raise UserError(
+            "MODEL.ROI_BOX_HEAD.POOLER_BACKEND has no effect on MODEL.ROI_HEADS.NAME "
+            "StandardROIHeads; set it to FPNROIHeads, or leave the backend auto"
         )
 
 

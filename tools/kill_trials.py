@@ -178,7 +178,7 @@ def wait(process: subprocess.Popen, seconds: float) -> None:
 
 
 def wait_for_growth(folder: Path, names: str, process: subprocess.Popen) -> str:
-    """Wait until one of these files is larger than a moment ago; its kind, or "" where the process ended."""
+    """Wait until one of these files grows; returns its kind, or "" where the process ended."""
     before = sizes(folder, names)
     while process.poll() is None:
         time.sleep(0.001)
@@ -245,8 +245,11 @@ def finish(root: Path, process: subprocess.Popen, name: str) -> None:
 
 
 def same_outcome(one: Path, two: Path) -> bool:
-    """Whether two trainings ended with the same bits, and were evaluated to the same figures."""
+    """Whether two trainings ended with the same bits and the same figures, and the second has left
+    no file half written."""
     if not all((two / name).is_file() for name in ("model_final.pth", RESULTS)):
+        return False
+    if list(two.glob("*.partial")):
         return False
     weights = [
         torch.load(folder / "model_final.pth", map_location="cpu", weights_only=True)["model"]

@@ -24,6 +24,7 @@ from ..data import TrainStream, build_test_loader, build_train_loader
 from ..errors import UserError
 from ..evaluation import MaskRecallEvaluator, ResultsWritingCOCOEvaluator
 from ..export import PreparedModel, prepare_model
+from ..files import remove_partial_files
 from ..seeding import seed_everything
 from .autocast import CPUAutocastTrainer, cpu_has_bfloat16
 from .loss_guard import LossGuard
@@ -136,7 +137,8 @@ class Trainer(DefaultTrainer):
         """See :meth:`DefaultTrainer.resume_or_load`.
 
         What an earlier training left in ``OUTPUT_DIR`` goes: of its metrics what is trained again,
-        and with ``OVERWRITE_OUTPUT_DIR``, where nothing is resumed, its checkpoints.
+        and with ``OVERWRITE_OUTPUT_DIR``, where nothing is resumed, its checkpoints; and what a
+        kill has left half written.
 
         Raises:
             UserError: where the checkpoint, or what it says of its training, cannot be used.
@@ -156,6 +158,7 @@ class Trainer(DefaultTrainer):
             if not resume and self.cfg.OVERWRITE_OUTPUT_DIR:
                 clear_output_dir(self.cfg.OUTPUT_DIR)
             keep_steps_before(self.cfg.OUTPUT_DIR, self.start_iter)
+            remove_partial_files(self.cfg.OUTPUT_DIR)
         final = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
         if self.start_iter >= self.max_iter and not os.path.isfile(final):
             # Cut between the last numbered checkpoint and this one, which no step will write.
