@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from detectron2.config import CfgNode
 
+from .config_values import check_values
 from .errors import UserError
 
 __all__ = ["check_config", "features_read"]
@@ -23,6 +24,7 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         UserError: naming the keys at fault and the remedy.
     """
+    check_values(cfg)
     _check_neck(cfg)
     _check_inference(cfg)
     _check_pooler_backend(cfg)

@@ -451,7 +451,7 @@ WEIGHTS = {
 
 
 def proposals(split: str, change: Callable[[dict], Any] | bytes) -> Make:
-    """A Fast R-CNN whose proposals of a split are changed, or other bytes; the other's are sound."""
+    """A Fast R-CNN whose proposals of a split are changed, or replaced by other bytes."""
 
     def make(scene: Scene) -> list[str]:
         words: list[str] = []

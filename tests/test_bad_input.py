@@ -29,8 +29,6 @@ REMEDY = re.compile(
     r"\b(add|annotate|choose|copy|correct|delete|did you mean|give|it can be|leave|list|make|"
     r"must hold|name|number|put|rename|replace|restart|set|switch|take|train|use|write)\b"
 )
-# What a start writes before it can know of a fault in a file.
-OF_A_START = {"log.txt", "config.yaml"}
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +63,7 @@ def scene(tmp_path, tiny_root, tiny_opts, repo, whole, monkeypatch):
     monkeypatch.chdir(repo)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(inputs / "data"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", str)  # it takes a second
     names = register_coco_folders(str(inputs / "data"))
     yield Scene(inputs, output, repo, options)
     for name in names:

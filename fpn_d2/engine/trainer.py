@@ -25,6 +25,7 @@ from ..errors import UserError
 from ..evaluation import MaskRecallEvaluator, ResultsWritingCOCOEvaluator
 from ..export import PreparedModel, prepare_model
 from ..files import remove_partial_files
+from ..modeling import check_registered
 from ..seeding import seed_everything
 from .autocast import CPUAutocastTrainer, cpu_has_bfloat16
 from .loss_guard import LossGuard
@@ -59,7 +60,7 @@ class Trainer(DefaultTrainer):
             cfg: a config from :func:`fpn_d2.load_config`.
 
         Raises:
-            UserError: for a data set, a batch size or weights that cannot work.
+            UserError: for a component, a data set or a batch size that cannot work.
         """
         TrainerBase.__init__(self)
         if cfg.FOUR_STEP.RPN:
@@ -68,6 +69,7 @@ class Trainer(DefaultTrainer):
                 "tools/train_four_step.py --config-file ...`; train_net.py takes it with "
                 "--eval-only"
             )
+        check_registered(cfg)
         self._seed_is_drawn = cfg.SEED < 0
         cfg = with_seed(self.auto_scale_workers(cfg, comm.get_world_size()))
         # The loader before the model: a wrong data set shows in seconds, not minutes.

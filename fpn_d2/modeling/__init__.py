@@ -2,6 +2,7 @@
 
 from .fpn import FeaturePyramid, build_fpn_backbone
 from .mask_proposals import MaskProposalGenerator, MaskProposalHead, MaskProposalNetwork
+from .registered import check_registered
 from .regnet import build_regnet_backbone
 from .roi_heads import C4ROIHeads, FPNROIHeads
 from .roi_pooler import FPNROIPooler, levels_of_boxes
@@ -20,5 +21,6 @@ __all__ = [
     "PerLevelRPNHead",
     "build_fpn_backbone",
     "build_regnet_backbone",
+    "check_registered",
     "levels_of_boxes",
 ]
