@@ -206,8 +206,8 @@ def _broken_file(path: str, error: Exception) -> str:
 def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
     if len(opts) % 2:
         raise UserError(
-            f"overrides come in pairs of KEY and value, but {len(opts)} words were given: "
-            f"{' '.join(opts)}"
+            f"overrides come in pairs of KEY and value, but {len(opts)} words were given "
+            f"({' '.join(opts)}); give each KEY its value"
         )
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         try:

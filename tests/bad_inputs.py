@@ -333,8 +333,10 @@ IMAGES = {
     ),
     "one that is a folder": (image_of("val", replace, *EVALUATE), ["val_000001.jpg"]),
     "another size than the file says": (
-        json_of("val", lambda c: c["images"][0].update(width=63), *EVALUATE),
-        ["val_00", "63"],
+        json_of(
+            "val", lambda c: c["images"][0].update(width=c["images"][0]["width"] + 1), *EVALUATE
+        ),
+        ["val_00", "the annotation file says"],
     ),
     "all that are cut, in training": (
         image_of("train", cut, every=True),
@@ -517,10 +519,6 @@ def tool(*words: str) -> Make:
 
 COMMANDS = {
     "no config": (tool("train_net", "OUTPUT_DIR", "OUT"), ["DATASETS.TRAIN"]),
-    "the number of processes": (
-        tool("train_net", "--num-gpus", "2", "--num-machines", "0"),
-        ["--num-machines"],
-    ),
     "check_dataset, an unknown name": (tool("check_dataset", "bad_trian"), ["bad_trian"]),
     "check_dataset, no workers": (
         tool("check_dataset", "bad_train", "--workers", "0"),
@@ -586,15 +584,12 @@ COMMANDS = {
         ["torn.pth"],
     ),
     "pretrain_backbone, no steps": (
-        tool(
+        lambda s: [
             "pretrain_backbone",
-            "--config-file",
-            f"configs/{FASTER}.yaml",
-            "--output",
-            "OUT/new.pkl",
-            "--iterations",
-            "0",
-        ),
+            *s.train(FASTER)[1:3],
+            *("--output", str(s.output / "new.pkl"), "--iterations", "0"),
+            *s.options,
+        ],
         ["--iterations"],
     ),
 }

@@ -261,20 +261,30 @@ def same_outcome(one: Path, two: Path) -> bool:
 
 
 def add_figures(path: Path, kind: str, tried: int, survived: int, kills: list[Kill]) -> None:
-    """Put the figures of these trials into a JSON file, beside those of the other kind."""
+    """Add the figures of these trials to a JSON file, to those of the same kind in it."""
     content = read_json(path) if path.is_file() else {}
-    content[kind] = {
+    before = content.get(kind, {})
+    if before.get("settings") != SETTINGS:
+        before = {}
+    new = {
         "trials": tried,
         "survived": survived,
         "kills": len(kills),
         "kills_by_part": dict(Counter(kill.part for kill in kills)),
         "kills_while_a_file_grew": dict(Counter(kill.growing for kill in kills if kill.growing)),
+    }
+    content[kind] = {
+        **{key: _sum(before.get(key), value) for key, value in new.items()},
         "settings": SETTINGS,
         "machine": describe_machine(),
         "versions": describe_versions(),
-        "commit": git_commit(),
+        "commits": [*before.get("commits", []), git_commit()],
     }
     write_json(path, content)
+
+
+def _sum(one: int | dict[str, int] | None, two: int | dict[str, int]) -> int | dict[str, int]:
+    return dict(Counter(one) + Counter(two)) if isinstance(two, dict) else (one or 0) + two
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def _read(name: str, path: str) -> tuple[Any, str | None]:
 def _explain_content(path: str, content: Any) -> str | None:
     """What COCO's format asks for and the file does not have."""
     if not isinstance(content, dict):
-        return f"{path} is not in COCO format: its top level must be an object with images, ..."
+        return f"{path} is not in COCO format: give it an object with images, ..."
     for key, needed in _NEEDED.items():
         # Files of COCO's test images have no annotations.
         entries = content.get(key, [] if key == "annotations" else None)

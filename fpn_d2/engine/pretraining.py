@@ -133,6 +133,8 @@ def pretrain_backbone(
     Raises:
         UserError: where the data set or one of its images cannot be read.
     """
+    if iterations < 1:
+        raise UserError(f"--iterations is {iterations}: give 1 or more")
     records = load_train_dataset(cfg)
     num_classes = len(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
     crops, classes = cut_crops(records, cfg.INPUT.FORMAT, num_classes)
