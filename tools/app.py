@@ -51,10 +51,9 @@ def main() -> None:
             raise UserError(f"--port is {args.port}: give 1 to 65535")
         if args.time:
             seconds = time_page(session, args.time)
-            print(f"first answer, with loading the model: {seconds['first']:.2f} s")
-            print(f"an upload after that: {seconds['upload']:.2f} s")
-            moves = ", ".join(f"{s:.2f}" for s in seconds["slider"])
-            print(f"a slider moved: {moves} s")
+            for what, answers in seconds.items():
+                for clock, processor in answers:
+                    print(f"{what}: {clock:.2f} s ({processor:.2f} s of processors)")
         else:
             serve(session, args.host, args.port)
 
