@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from markdown_pages import anchors, links
 
 from fpn_d2 import load_config
 from fpn_d2.protocol import fill_in_results, load_tables
@@ -41,8 +42,17 @@ def test_the_readmes_tables_are_those_of_the_results(repo):
     assert fill_in_results(text, str(repo), tables) == text, "run tools/update_readme.py"
 
 
-def test_every_file_that_a_page_links_to_is_there(repo):
-    pages = [repo / "README.md", repo / "datasets" / "README.md", *(repo / "docs").glob("*.md")]
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(repo):
+    pages = [*repo.glob("*.md"), repo / "datasets" / "README.md", *(repo / "docs").glob("*.md")]
+    assert {"README.md", "README.zh-CN.md", "CONTRIBUTING.md", "SECURITY.md"} <= {
+        page.name for page in pages
+    }
     for page in pages:
-        for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), f"{page}: {link}"
+        for link in links(page.read_text(encoding="utf-8")):
+            if link.startswith(("https://", "http://")):
+                continue
+            name, _, anchor = link.partition("#")
+            target = page.parent / name if name else page
+            assert target.exists(), f"{page}: {link}"
+            if anchor:
+                assert anchor in anchors(target.read_text(encoding="utf-8")), f"{page}: {link}"
