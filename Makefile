@@ -38,7 +38,7 @@ $(START): | setup
 	$(PYTHON) tools/pretrain_backbone.py --config-file configs/quick/demo.yaml --output $@ \
 	  --iterations $(START_ITERATIONS)
 
-readme: setup  ## write the README's tables from results/
+readme: setup  ## write the READMEs' tables from results/
 	@$(PYTHON) tools/update_readme.py
 
 test: setup  ## run the quick tests on a CPU

@@ -36,8 +36,9 @@ def test_the_row_of_ones_own_is_a_row(repo, tables_page, tmp_path):
     assert load_config(tables.config_file(row.configs["quick"])).MODEL.RPN.SHARED_HEAD is False
 
 
-def test_the_readmes_tables_are_those_of_the_results(repo):
-    text = (repo / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_readmes_tables_are_those_of_the_results(name, repo):
+    text = (repo / name).read_text(encoding="utf-8")
     tables = load_tables(repo / "configs" / "tables.yaml")
     assert fill_in_results(text, str(repo), tables) == text, "run tools/update_readme.py"
 
@@ -56,3 +57,11 @@ def test_every_link_of_a_page_leads_to_a_file_and_a_heading(repo):
             assert target.exists(), f"{page}: {link}"
             if anchor:
                 assert anchor in anchors(target.read_text(encoding="utf-8")), f"{page}: {link}"
+
+
+def test_the_layout_names_every_room(repo):
+    layout = (repo / "README.md").read_text(encoding="utf-8").partition("## Layout")[2]
+    rooms = [path.parent.name for path in (repo / "fpn_d2").glob("*/__init__.py")]
+    assert "modeling" in rooms
+    for room in rooms:
+        assert f"\n  {room}/" in layout, room
