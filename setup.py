@@ -54,5 +54,9 @@ setup(
         "safetensors>=0.4",
         "tqdm>4.29.0",
     ],
-    extras_require={"video": ["av>=14"], "dev": ["pytest>=8", "ruff==0.17.5", "hypothesis>=6"]},
+    extras_require={
+        "dev": ["pytest>=8", "ruff==0.17.5", "hypothesis>=6"],
+        "export": ["onnx>=1.13", "onnxruntime>=1.14"],  # tools/export.py --format onnx
+        "video": ["av>=14"],
+    },
 )

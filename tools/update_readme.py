@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Write the tables of both READMEs from the files under results/ that their marks name."""
+"""Write the tables of both READMEs and of docs/export.md from the files under results/.
+
+Marks in the pages name the files.
+"""
 
 from pathlib import Path
 
@@ -8,7 +11,7 @@ from fpn_d2.files import replace_file
 from fpn_d2.protocol import fill_in_results, load_tables
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "README.zh-CN.md")
+PAGES = ("README.md", "README.zh-CN.md", "docs/export.md")
 
 
 def main() -> None:
