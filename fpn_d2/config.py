@@ -95,6 +95,9 @@ def add_fpn_config(cfg: CfgNode) -> None:
     cfg.INFERENCE.PRECISION = "float32"
     cfg.INFERENCE.COMPILE = False
 
+    # Train with the backbone compiled by torch.compile (fpn_d2/export/compiling.py).
+    cfg.SOLVER.COMPILE = False
+
     # A training without --resume refuses an OUTPUT_DIR with checkpoints; True: it deletes them.
     cfg.OVERWRITE_OUTPUT_DIR = False
 

@@ -5,6 +5,7 @@ detectors    inference and training of Faster R-CNN R-50 FPN
 agreement    detections of a trained model, prepared and as Detectron2 has it
 operators    RoIAlign; mask proposals against an image pyramid
 exports      exported models and those that they were made of
+table_rows   every row of the tables; the matching of P2's anchors
 report       the rows as a file and as a table
 """
 
@@ -12,15 +13,19 @@ from .agreement import benchmark_agreement
 from .detectors import benchmark_inference, benchmark_training
 from .exports import export_table, report_parity
 from .operators import benchmark_mask_proposals, benchmark_pooling
-from .report import benchmark_table, write_benchmark
+from .report import benchmark_table, describe_benchmark, write_benchmark
+from .table_rows import benchmark_matching, benchmark_rows
 
 __all__ = [
     "benchmark_agreement",
     "benchmark_inference",
     "benchmark_mask_proposals",
+    "benchmark_matching",
     "benchmark_pooling",
+    "benchmark_rows",
     "benchmark_table",
     "benchmark_training",
+    "describe_benchmark",
     "export_table",
     "report_parity",
     "write_benchmark",
