@@ -46,6 +46,9 @@ def _fault(path: str, width: int | None, height: int | None, max_pixels: int | N
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(file) as image:
             found = image.size
+            # Before EXIF, for which Pillow decodes a PNG.
+            if max_pixels is not None and found[0] * found[1] > max_pixels:
+                return f"has {found[0]} x {found[1]} pixels, more than the limit of {max_pixels:,}"
             # Detectron2 turns images as EXIF says before it compares their size.
             if image.getexif().get(_ORIENTATION) in _TURNED_ASIDE:
                 found = found[::-1]
@@ -56,8 +59,6 @@ def _fault(path: str, width: int | None, height: int | None, max_pixels: int | N
                         f"has {found[0]} x {found[1]} pixels, and the annotation file says "
                         f"{width} x {height}"
                     )
-            if max_pixels is not None and found[0] * found[1] > max_pixels:
-                return f"has {found[0]} x {found[1]} pixels, more than the limit of {max_pixels:,}"
             image.load()
             image.convert("RGB")
     return None

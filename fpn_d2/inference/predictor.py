@@ -14,6 +14,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes, Instances
 from torch import nn
+from torchvision.ops import nms
 
 from ..checkpoint import load_model
 from ..errors import UserError
@@ -21,8 +22,9 @@ from ..export import PreparedModel, prepare_model
 
 __all__ = ["Predictor", "above", "class_names", "dataset_category_ids"]
 
-# Of proposals, which have no class and come by the thousand: as many as the evaluation draws.
-_MOST_PROPOSALS = 100
+# Proposals come by the thousand and on top of each other: of those that overlap a better one by
+# more than this IoU none is kept, and of the others as many as a picture can show.
+_PROPOSAL_IOU, _MOST_PROPOSALS = 0.5, 50
 
 
 class Predictor(DefaultPredictor):
@@ -76,8 +78,8 @@ class Predictor(DefaultPredictor):
         Returns:
             on the CPU, best first and in pixels of the image: ``pred_boxes``, ``scores`` and, where
             the model has them, ``pred_classes`` and ``pred_masks``. An RPN's are its proposals,
-            without a class, with the probability of an object as their score; of proposals, masks
-            too, the best 100.
+            without a class, with the probability of an object as their score. Of proposals, masks
+            too, the best 50 are kept whose boxes overlap no better one by more than IoU 0.5.
 
         Raises:
             UserError: for an image that the model cannot take, or a model that finds no objects.
@@ -103,7 +105,9 @@ def above(predictions: dict[str, Any], threshold: float) -> Instances:
         )
     found = found[found.scores >= threshold]
     found = found[torch.argsort(found.scores, descending=True, stable=True)]
-    return found if found.has("pred_classes") else found[:_MOST_PROPOSALS]
+    if found.has("pred_classes"):
+        return found
+    return found[nms(found.pred_boxes.tensor, found.scores, _PROPOSAL_IOU)[:_MOST_PROPOSALS]]
 
 
 def class_names(cfg: CfgNode) -> list[str]:
