@@ -153,7 +153,7 @@ def test_all_rows_run_as_the_model_does(model_of, exported_of, row, format):
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_rpn_head_for_each_level(model_of, exported_of, format):
     row, opts = "RPN/rpn_R_18_FPN", ("MODEL.RPN.SHARED_HEAD", False)
-    cfg, model = model_of(row, *opts)
+    _, model = model_of(row, *opts)
     assert isinstance(model.proposal_generator.rpn_head, PerLevelRPNHead)
     image = image_of(65, 90)
     found = load_exported(exported_of(row, format, *opts).content, format)({"image": image})
