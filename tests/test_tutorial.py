@@ -5,6 +5,9 @@ silence: ``<!-- test adds: WORDS -->`` gives the block's only command more words
 ``<!-- test runs: COMMAND -->`` is a command of its own after the block. A block that says
 ``<!-- test needs: MODULE ... -->`` of what is not installed is left out, and the test then ends as
 skipped, naming it, once all else has passed.
+
+The trainings are of 25 iterations: after two, batch norm's statistics fit nothing, no detection is
+left, and the export has nothing to compare.
 """
 
 import dataclasses
