@@ -17,7 +17,7 @@ START := output/quick/R-18.pkl
 START_ITERATIONS := 200
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-stock readme test test-slow lint
+.PHONY: help setup demo demo-stock pictures readme test test-slow lint
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,9 @@ demo-stock: setup $(START)  ## the same training with stock Detectron2's model a
 $(START): | setup
 	$(PYTHON) tools/pretrain_backbone.py --config-file configs/quick/demo.yaml --output $@ \
 	  --iterations $(START_ITERATIONS)
+
+pictures: setup  ## make the README's picture from the model that `make demo` trained
+	@$(PYTHON) tools/make_pictures.py
 
 readme: setup  ## write the READMEs' tables from results/
 	@$(PYTHON) tools/update_readme.py

@@ -72,15 +72,16 @@ def prepare_folder(
         raise UserError(f"--output {folder} cannot be made ({error.strerror})") from error
 
 
-def write_picture(path: str, picture: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 RGB as a PNG.
+def write_picture(path: str, picture: np.ndarray | Image.Image) -> None:
+    """Write (H, W, 3) uint8 RGB, or an image of Pillow's, as a PNG.
 
     Raises:
         UserError: where it cannot be written.
     """
     try:
         with replace_file(path, "wb") as file:
-            Image.fromarray(picture).save(file, format="PNG")
+            image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+            image.save(file, format="PNG")
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
 

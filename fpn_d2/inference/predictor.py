@@ -24,7 +24,7 @@ __all__ = ["Predictor", "above", "class_names", "dataset_category_ids"]
 
 # Proposals come by the thousand and on top of each other: of those that overlap a better one by
 # more than this IoU none is kept, and of the others as many as a picture can show.
-_PROPOSAL_IOU, _MOST_PROPOSALS = 0.5, 50
+_PROPOSAL_IOU, _MOST_PROPOSALS = 0.5, 20
 
 
 class Predictor(DefaultPredictor):
@@ -79,7 +79,7 @@ class Predictor(DefaultPredictor):
             on the CPU, best first and in pixels of the image: ``pred_boxes``, ``scores`` and, where
             the model has them, ``pred_classes`` and ``pred_masks``. An RPN's are its proposals,
             without a class, with the probability of an object as their score. Of proposals, masks
-            too, the best 50 are kept whose boxes overlap no better one by more than IoU 0.5.
+            too, the best 20 are kept whose boxes overlap no better one by more than IoU 0.5.
 
         Raises:
             UserError: for an image that the model cannot take, or a model that finds no objects.
