@@ -55,8 +55,9 @@ setup(
         "tqdm>4.29.0",
     ],
     extras_require={
+        "app": ["gradio>=6.0"],  # tools/app.py
         "dev": ["pytest>=8", "ruff==0.17.5", "hypothesis>=6"],
         "export": ["onnx>=1.13", "onnxruntime>=1.14"],  # tools/export.py --format onnx
-        "video": ["av>=14"],
+        "video": ["av>=14"],  # tools/demo.py
     },
 )

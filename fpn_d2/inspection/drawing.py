@@ -122,7 +122,7 @@ def _draw_classes(inspection: Inspection) -> Chart:
     rest = f" {more} rarer classes are left out." if more else ""
     return Chart(
         "Objects by class",
-        f"{len(counts)} classes.{rest}",
+        f"{len(counts)} {'class' if len(counts) == 1 else 'classes'}.{rest}",
         to_svg(figure, "classes", "number of objects by class"),
     )
 
@@ -133,7 +133,7 @@ def _bars(names: Sequence[str], values: list[int], colors: list[str], label: str
     bars = axes.barh(range(len(names)), values, color=colors)
     axes.bar_label(bars, [f"{value:,}" for value in values], padding=3, fontsize=9)
     axes.set_yticks(range(len(names)), [_short(name) for name in names])
-    axes.invert_yaxis()
+    axes.set_ylim(max(len(names), 5) - 0.4, -0.6)  # the first on top; a single bar is no block
     axes.grid(visible=False)
     axes.margins(x=0.15)
     axes.set_xlabel(label)

@@ -85,8 +85,9 @@ def _introduction(inspection: Inspection) -> str:
         size = f"resized to {keys.MIN_SIZE_TEST} px (at most {keys.MAX_SIZE_TEST} px)"
     sides = inspection.as_json()["sides"]
     return (
-        f"{inspection.dataset}: {len(objects)} objects of {len(objects.class_names)} classes on "
-        f"{len(objects.file_names)} images, {size}; an object's side, sqrt(w h), is "
+        f"{inspection.dataset}: {len(objects)} objects on {len(objects.file_names)} images "
+        f"{size}; the number of classes is {len(objects.class_names)}; an object's side, "
+        f"sqrt(w h), is "
         f"{sides['least']:.0f} to {sides['most']:.0f} px there, {sides['median']:.0f} px at the "
         f"median."
     )
