@@ -33,6 +33,7 @@ def report_parity(path: str | os.PathLike, model: str, format: str, parity: Pari
         "sizes": len(set(parity.sizes)),
         "boxes": max(parity.detections, parity.found),
         "matched_share": round(parity.matched_share, 5),
+        "tied": parity.tied,
         "max_pixels": float(f"{parity.max_pixels:.1e}"),
         "max_score": float(f"{parity.max_score:.1e}"),
         "head_max_error": float(f"{parity.head_max_error:.1e}"),
@@ -59,9 +60,9 @@ def _runtime_versions() -> dict[str, str]:
 def export_table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows of :func:`report_parity` in Markdown."""
     lines = [
-        "| model | format | images (sizes) | boxes | matched % | largest difference, px "
+        "| model | format | images (sizes) | boxes | matched % | tied | largest difference, px "
         "| of scores | of head outputs |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         cells = [
@@ -70,6 +71,7 @@ def export_table(rows: Sequence[dict[str, Any]]) -> str:
             f"{row['images']} ({row['sizes']})",
             str(row["boxes"]),
             f"{100 * row['matched_share']:.2f}",
+            str(row["tied"]),
             *(f"{row[key]:.0e}" for key in ("max_pixels", "max_score", "head_max_error")),
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -7,22 +7,20 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from PIL import Image
+from random_detectors import spread_scores
 
 from fpn_d2 import UserError
 from fpn_d2.export import Parity, check_export, export_model, read_check_images
-from fpn_d2.export.checking import random_proposals
+from fpn_d2.export.checking import _compare_boxes, random_proposals
 
 
 @pytest.fixture(scope="module")
 def exported(row_config):
-    """A Fast R-CNN whose random scores, by its bias alone, are above 0.05, and its file."""
-    cfg = row_config("quick/Fast-RCNN/fast_rcnn_R_18_C5")
+    """A random Fast R-CNN, all of whose detections are kept, and its file."""
+    cfg = row_config("quick/Fast-RCNN/fast_rcnn_R_18_C5", "TEST.DETECTIONS_PER_IMAGE", 5000)
     torch.manual_seed(0)
     model = build_model(cfg.clone()).eval()
-    predictor = model.roi_heads.box_predictor
-    torch.nn.init.normal_(predictor.cls_score.weight, std=1e-4)
-    torch.nn.init.normal_(predictor.bbox_pred.weight, std=1e-5)
-    predictor.cls_score.bias.data[0] = 3.0
+    spread_scores(cfg, model)
     return model, export_model(cfg, model, "torchscript")
 
 
@@ -62,7 +60,7 @@ def test_boxes_elsewhere_are_found(exported, images):
 def test_a_model_that_finds_nothing_shows_nothing(exported, images):
     model, file = exported
     blind = copy.deepcopy(model)
-    blind.roi_heads.box_predictor.cls_score.bias.data[-1] = 50.0
+    blind.roi_heads.box_predictor.cls_score.bias.data[-1] = 100.0
     with pytest.raises(UserError, match=r"nothing above a score of 0.05 .* --images"):
         check_export(file, blind, images)
 
@@ -70,8 +68,21 @@ def test_a_model_that_finds_nothing_shows_nothing(exported, images):
 def test_the_bar():
     assert Parity(detections=1000, found=1000, matched=995, head_max_error=1e-3).is_within_tolerance
     assert not Parity(detections=1000, found=1000, matched=994).is_within_tolerance
+    assert Parity(detections=1000, found=1000, matched=900, tied=100).is_within_tolerance
+    assert not Parity(detections=1000, found=1000, matched=890, tied=100).is_within_tolerance
     assert not Parity(detections=995, found=1001, matched=995).is_within_tolerance
     assert not Parity(detections=9, found=9, matched=9, head_max_error=1.1e-3).is_within_tolerance
+
+
+def test_of_two_boxes_of_one_score_either_may_be_kept():
+    parity, classes = Parity(), torch.zeros(2, dtype=torch.int64)
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20.0, 20, 30, 30]])
+    elsewhere = boxes + torch.tensor([[3.0], [5.0]])
+    scores = torch.tensor([0.75, 0.5])
+    _compare_boxes(
+        parity, (elsewhere, torch.tensor([0.75, 0.25]), classes), (boxes, scores, classes)
+    )
+    assert (parity.detections, parity.matched, parity.tied) == (2, 0, 1)
 
 
 def test_proposals_lie_in_the_image():

@@ -12,6 +12,7 @@ import torch
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 from PIL import Image
+from random_detectors import spread_scores
 
 from fpn_d2 import load_config
 from fpn_d2.checkpoint import FPNCheckpointer
@@ -37,11 +38,9 @@ def words(repo, row_config, tmp_path):
     """The tool's words for a random detector, and an image."""
     config = repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_C5.yaml"
     torch.manual_seed(0)
-    model = build_model(row_config("quick/Faster-RCNN/faster_rcnn_R_18_C5").clone()).eval()
-    predictor = model.roi_heads.box_predictor
-    torch.nn.init.normal_(predictor.cls_score.weight, std=1e-3)
-    torch.nn.init.normal_(predictor.bbox_pred.weight, std=1e-4)
-    torch.nn.init.normal_(model.proposal_generator.rpn_head.objectness_logits.weight, std=0.3)
+    cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_C5")
+    model = build_model(cfg.clone()).eval()
+    spread_scores(cfg, model)
     FPNCheckpointer(model, str(tmp_path)).save("model")
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
     image = Image.fromarray(pixels).resize((450, 300), Image.BILINEAR)
