@@ -17,6 +17,7 @@ from .agreement import match_detections
 __all__ = ["build_torchvision", "compare_with_torchvision", "noise_images"]
 
 PIXELS = 0.05
+_TIED = 1e-4  # a difference of scores that rounding may make
 _SIZES = ((128, 160), (96, 144), (200, 152), (64, 64), (97, 131), (176, 112), (65, 190), (150, 150))
 
 
@@ -78,8 +79,9 @@ def compare_with_torchvision(
     Returns:
         the largest differences of ``features``, ``anchors`` in pixels, ``head`` (of the RPN, or
         RetinaNet's) and, for Faster R-CNN on torchvision's proposals, ``box_head`` and ``scores``;
-        the number of torchvision's ``detections`` of these classes, and the ``matched_share`` of
-        them, one to one of one class within 0.05 px, or of ours where those are more.
+        the number of torchvision's ``detections`` of these classes, but for those whose score is
+        tied with the last one that is returned, and the ``matched_share`` of them that ours has
+        too, one to one of one class within 0.05 px, or of ours that torchvision's has, if less.
     """
     if hasattr(theirs, "roi_heads"):
         # It keeps the strides that it infers from the first image, and they are wrong for small
@@ -87,7 +89,7 @@ def compare_with_torchvision(
         theirs.roi_heads.box_roi_pool.scales = None
         theirs([torch.rand(3, 256, 256)])
     worst: dict[str, float] = {}
-    counts, matched = [0, 0], 0
+    counts, matched = [0, 0], [0, 0]
     for image in images:
         inputs = ours.preprocess_image([{"image": image}])
         outputs = [_outputs(ours, inputs), _torchvision_outputs(theirs, inputs, labels)]
@@ -97,10 +99,13 @@ def compare_with_torchvision(
             error = _worst(values, outputs[1][name])
             worst[name] = max(worst.get(name, 0.0), error)
         found = ours([{"image": image}])[0]["instances"]
-        expected = _torchvision_detections(theirs, image, labels)
-        counts = [counts[0] + len(expected), counts[1] + len(found)]
-        matched += match_detections(found, expected, PIXELS)
-    return {**worst, "detections": counts[0], "matched_share": matched / max(1, *counts)}
+        expected, least = _torchvision_detections(theirs, image, labels)
+        for side, (kept, others) in enumerate([(expected, found), (found, expected)]):
+            kept = kept[kept.scores > least + _TIED]
+            counts[side] += len(kept)
+            matched[side] += match_detections(others, kept, PIXELS)
+    shares = [number / max(1, count) for number, count in zip(matched, counts, strict=True)]
+    return {**worst, "detections": counts[0], "matched_share": min(shares)}
 
 
 def _outputs(model: nn.Module, images: ImageList) -> dict[str, list[Tensor]]:
@@ -156,8 +161,10 @@ def _torchvision_outputs(
     }
 
 
-def _torchvision_detections(model: nn.Module, image: Tensor, labels: list[int]) -> Instances:
-    """torchvision's detections of our classes, as many as it returns, best first."""
+def _torchvision_detections(
+    model: nn.Module, image: Tensor, labels: list[int]
+) -> tuple[Instances, float]:
+    """torchvision's detections of our classes, best first, and the score that ends them."""
     model.transform.min_size, model.transform.max_size = (min(image.shape[1:]),), 1 << 20
     head = model.roi_heads if hasattr(model, "roi_heads") else model
     limit, head.detections_per_img = head.detections_per_img, 1 << 20
@@ -170,7 +177,8 @@ def _torchvision_detections(model: nn.Module, image: Tensor, labels: list[int]) 
     found.scores = result["scores"][kept]
     found.pred_classes = torch.tensor([numbers[int(result["labels"][i])] for i in kept]).long()
     found = found[:limit]
-    return found[found.pred_boxes.nonempty()]
+    least = head.score_thresh if len(found) < limit else float(found.scores[-1])
+    return found[found.pred_boxes.nonempty()], least
 
 
 def _worst(ours: list[Tensor], theirs: list[Tensor]) -> float:

@@ -97,12 +97,12 @@ def compare(kind, model, images, repo, tmp_path, monkeypatch, *words, opts=()):
     return found
 
 
-def check(found: dict[str, float], least: int) -> None:
+def check(found: dict[str, float], least: int, share: float = 0.995) -> None:
     steps = ["features", "anchors", "head", "box_head", "scores"]
     assert {"features", "anchors", "head"} <= set(found)
     assert all(found[step] < 1e-4 for step in steps if step in found), found
     assert found["detections"] >= least
-    assert found["matched_share"] >= 0.995, found
+    assert found["matched_share"] >= share, found
 
 
 def freeze_without_eps(model: nn.Module) -> None:
@@ -129,7 +129,7 @@ def test_a_faster_rcnn_of_frozen_norms(repo, tmp_path, monkeypatch, capsys):
     opts = ["MODEL.RPN.POST_NMS_TOPK_TEST", "100"]
     words = ["--norm-eps", 0]
     found = compare(kind, model, noise_images(2), repo, tmp_path, monkeypatch, *words, opts=opts)
-    check(found, least=20)
+    check(found, least=150, share=0.985)  # rounding may decide NMS otherwise for one or two
     assert {"box_head", "scores"} <= set(found)
 
 
@@ -137,7 +137,7 @@ def test_a_retinanet_that_the_tool_compares_too(repo, tmp_path, monkeypatch, cap
     kind = "retinanet_resnet50_fpn"
     model = torchvision_model(kind)
     found = compare(kind, model, noise_images(2), repo, tmp_path, monkeypatch, "--check", 2)
-    check(found, least=20)
+    check(found, least=150)
     printed = re.findall(r"^  (\w+) +([\d.e-]+)$", capsys.readouterr().out, re.MULTILINE)
     assert {name: float(value) for name, value in printed} == pytest.approx(found, rel=1e-5)
 
