@@ -3,6 +3,8 @@
 import re
 from collections import Counter
 
+# Inline code may be broken over two lines, not over two paragraphs.
+_CODE = re.compile(r"`((?:[^`\n]|\n(?!\n))+)`")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -13,7 +15,12 @@ def fenced_blocks(page: str) -> list[tuple[str, str]]:
 
 def without_code(page: str) -> str:
     """A page without fenced blocks, and with inline code emptied."""
-    return re.sub(r"`[^`\n]+`", "``", _FENCE.sub("", page))
+    return _CODE.sub("``", _FENCE.sub("", page))
+
+
+def code_spans(page: str) -> set[str]:
+    """All inline code, a line break in it as the space that it is."""
+    return {" ".join(span.split()) for span in _CODE.findall(_FENCE.sub("", page))}
 
 
 def headings(page: str) -> list[tuple[int, str]]:

@@ -1,11 +1,12 @@
 """The tests' own reader of Markdown."""
 
-from markdown_pages import anchors, fenced_blocks, headings, links, slug, tables
+from markdown_pages import anchors, code_spans, fenced_blocks, headings, links, slug, tables
 
 PAGE = """# A *title*
 
 [one](a.md#b) `[not](a.link)` and [two
-lines](https://x.org/y) ![picture](p.png)
+lines](https://x.org/y) ![picture](p.png) `code
+of two` lines
 
 ```bash
 # no heading
@@ -26,6 +27,7 @@ ls  # [no](link)
 def test_a_page_is_read():
     assert headings(PAGE)[1:] == [(2, "A row, of your own!")] * 2
     assert links(PAGE) == ["a.md#b", "https://x.org/y", "p.png"]
+    assert code_spans(PAGE) == {"[not](a.link)", "code of two", "c"}
     assert fenced_blocks(PAGE) == [("bash", "# no heading\nls  # [no](link)\n")]
     assert tables(PAGE) == [[["a", "b"], ["---", "---"], ["`c`", "1"]]]
 

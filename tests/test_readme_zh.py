@@ -3,7 +3,15 @@
 import re
 
 import pytest
-from markdown_pages import explicit_anchors, fenced_blocks, headings, links, slug, tables
+from markdown_pages import (
+    code_spans,
+    explicit_anchors,
+    fenced_blocks,
+    headings,
+    links,
+    slug,
+    tables,
+)
 
 # Each page's link to the other.
 _OTHER = {"README.md": "README.zh-CN.md", "README.zh-CN.md": "README.md"}
@@ -30,10 +38,6 @@ def sections(page: str) -> list[str]:
 
 def without_comments(block: str) -> list[str]:
     return [re.sub(r"(^|\s+)# .*$", "", line).rstrip() for line in block.splitlines()]
-
-
-def code_spans(text: str) -> set[str]:
-    return set(re.findall(r"`([^`\n]+)`", text))
 
 
 def numbers(cell: str) -> list[str]:
