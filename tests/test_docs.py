@@ -37,8 +37,8 @@ def test_the_row_of_ones_own_is_a_row(repo, tables_page, tmp_path):
     assert load_config(tables.config_file(row.configs["quick"])).MODEL.RPN.SHARED_HEAD is False
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
-def test_the_readmes_tables_are_those_of_the_results(name, repo):
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "docs/export.md"])
+def test_the_tables_of_a_page_are_those_of_the_results(name, repo):
     text = (repo / name).read_text(encoding="utf-8")
     tables = load_tables(repo / "configs" / "tables.yaml")
     assert fill_in_results(text, str(repo), tables) == text, "run tools/update_readme.py"

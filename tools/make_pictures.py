@@ -36,8 +36,10 @@ def main() -> None:
         explanation = explainer.explain(image, threshold=args.threshold)
         page = Image.fromarray(draw_explanation(explanation, class_names(cfg)))
         size = (_WIDTH, round(page.height * _WIDTH / page.width))
-        # 128 colours, so that a clone of the repository stays small
-        small = page.resize(size, Image.Resampling.LANCZOS).quantize(128, dither=0)
+        # 256 colours, so that a clone stays small; those far apart, so that levels keep theirs.
+        small = page.resize(size, Image.Resampling.LANCZOS).quantize(
+            256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        )
         os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
         write_picture(args.output, small)
         print(f"{args.output}: {os.path.getsize(args.output) // 1000} kB")

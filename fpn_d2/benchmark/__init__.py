@@ -4,9 +4,9 @@ measure      runs contestants in turn; the machine's own matrix products
 detectors    inference and training of Faster R-CNN R-50 FPN
 agreement    detections of a trained model, prepared and as Detectron2 has it
 operators    RoIAlign; mask proposals against an image pyramid
-exports      exported models and those that they were made of
 table_rows   every row of the tables; the matching of P2's anchors
 torchvision_parity  a converted torchvision detector beside the original
+exports      exported models and those that they were made of
 report       the rows as a file and as a table
 """
 

@@ -79,9 +79,9 @@ class Parity:
         return (
             f"{len(self.sizes)} images of {len(set(self.sizes))} sizes: "
             f"{self.matched} of {max(self.detections, self.found)} boxes matched "
-            f"({100 * self.matched_share:.2f} %) within {PIXELS} px, {self.tied} tied; largest difference "
-            f"{self.max_pixels:.1e} px, of scores {self.max_score:.1e}, of head outputs on the "
-            f"same proposals {self.head_max_error:.1e}"
+            f"({100 * self.matched_share:.2f} %) within {PIXELS} px, {self.tied} tied; largest "
+            f"difference {self.max_pixels:.1e} px, of scores {self.max_score:.1e}, of head outputs "
+            f"on the same proposals {self.head_max_error:.1e}"
         )
 
 
