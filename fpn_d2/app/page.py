@@ -74,16 +74,15 @@ def build_page(session: Session) -> Any:
             with gr.Column(scale=1, min_width=300):
                 # A File, not an Image: that would decode it before its header is looked at.
                 upload = gr.File(
-                    label=f"Image, to {limits.bytes / 1e6:g} MB and "
-                    f"{limits.pixels / 1e6:g} megapixels",
+                    label=f"Image (to {limits.bytes / 1e6:g} MB, {limits.pixels / 1e6:g} MP)",
                     height=130,
                     elem_id="upload",
                 )
                 gallery = gr.Gallery(
                     [image[::4, ::4] for image in example_images()],
-                    label="Examples",
-                    columns=4,
-                    height=130,
+                    show_label=False,
+                    columns=2,
+                    height="auto",
                     allow_preview=False,
                     interactive=False,
                     buttons=[],
@@ -149,6 +148,7 @@ def _connect(
     gr = import_gradio()
     answer = _answering(session)
     inputs = [source, model, *sliders]
+    alone: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "answers"}
 
     def uploaded(path: str | None, *settings: Any) -> tuple:
         return (0 if path is None else path, *answer(0 if path is None else path, *settings))
@@ -164,9 +164,12 @@ def _connect(
         values = (own.threshold, own.nms, own.canonical_level, own.canonical_size)
         return (*values, *answer(place, title, *values))
 
-    upload.upload(uploaded, [upload, model, *sliders], [source, *outputs], api_name="upload")
-    gallery.select(chosen, [model, *sliders], [source, *outputs], api_visibility="private")
-    model.input(switched, [source, model], [*sliders, *outputs], api_visibility="private")
+    upload.upload(
+        uploaded, [upload, model, *sliders], [source, *outputs], api_name="upload", **alone
+    )
+    private = {**alone, "api_visibility": "private"}
+    gallery.select(chosen, [model, *sliders], [source, *outputs], **private)
+    model.input(switched, [source, model], [*sliders, *outputs], **private)
     for i, slider in enumerate(sliders):
         # Of a slider that is dragged, the place where it stops is what counts.
         slider.input(
@@ -176,9 +179,9 @@ def _connect(
             trigger_mode="always_last",
             show_progress="minimal",
             api_name="look",
-            api_visibility="private" if i else "public",
+            **(private if i else alone),
         )
-    page.load(answer, inputs, outputs, api_visibility="private")
+    page.load(answer, inputs, outputs, **private)
 
 
 def _answering(session: Session) -> Callable[..., tuple]:
@@ -227,7 +230,7 @@ def serve(
     """
     gr = import_gradio()
     page = build_page(session)
-    page.queue(default_concurrency_limit=1, max_size=_WAITING)
+    page.queue(max_size=_WAITING)
     if host not in _LOOPBACK:
         print(
             f"warning: with --host {host} everybody who reaches this machine can use the page, "

@@ -190,7 +190,7 @@ def example_images() -> list[np.ndarray]:
     """Images of the built-in data's kind, which no training has seen: (H, W, 3) uint8, RGB."""
     spec = ShapesSpec(size=640, empty=0.0, min_side=24.0)
     images = []
-    for seed in range(_EXAMPLES):
+    for seed in range(1, _EXAMPLES + 1):
         rng = np.random.default_rng([seed, 2017])
         images.append(draw_scene(rng, compose_scene(rng, spec), spec.max_strokes))
     return images
