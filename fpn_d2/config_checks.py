@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from detectron2.config import CfgNode
 
+from .config_values import check_values
 from .errors import UserError
 
 __all__ = ["check_config", "features_read"]
@@ -24,7 +25,10 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         UserError: naming the keys at fault and the remedy.
     """
+    check_values(cfg)
     _check_neck(cfg)
+    _check_inference(cfg)
+    _check_pooler_backend(cfg)
     _check_switches_act(cfg)
     _check_levels(cfg)
     _check_batch(cfg)
@@ -92,6 +96,9 @@ def _check_neck(cfg: CfgNode) -> None:
             f"MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE is {size}, and Eq. 1 divides by it; "
             "set a side in pixels, such as the paper's 224"
         )
+
+
+def _check_inference(cfg: CfgNode) -> None:
     if cfg.INFERENCE.PRECISION not in ("float32", "bfloat16", "float16"):
         raise UserError(
             f"INFERENCE.PRECISION is {cfg.INFERENCE.PRECISION!r}; give float32, bfloat16 or float16"
@@ -103,10 +110,18 @@ def _check_neck(cfg: CfgNode) -> None:
             "INFERENCE.PRECISION and INFERENCE.COMPILE have no effect without INFERENCE.PREPARE "
             "True; set it, or leave them alone"
         )
+
+
+def _check_pooler_backend(cfg: CfgNode) -> None:
     backend = cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND
     if backend not in ("auto", "gather", "torchvision"):
         raise UserError(
             f"MODEL.ROI_BOX_HEAD.POOLER_BACKEND is {backend!r}; give auto, gather or torchvision"
+        )
+    if backend != "auto" and cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads":
+        raise UserError(
+            "MODEL.ROI_BOX_HEAD.POOLER_BACKEND has no effect on MODEL.ROI_HEADS.NAME "
+            "StandardROIHeads; set it to FPNROIHeads, or leave the backend auto"
         )
 
 

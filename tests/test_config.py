@@ -312,6 +312,12 @@ REFUSED = {
         + ["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "80"],
         "POOLER_CANONICAL_SIZE.*FPNROIHeads",
     ),
+    "a pooler backend": (["MODEL.ROI_BOX_HEAD.POOLER_BACKEND", "cuda"], "POOLER_BACKEND is 'cuda'"),
+    "stock RoI heads, backend": (
+        ["MODEL.ROI_HEADS.NAME", "StandardROIHeads"]
+        + ["MODEL.ROI_BOX_HEAD.POOLER_BACKEND", "gather"],
+        "POOLER_BACKEND has no effect on MODEL.ROI_HEADS.NAME StandardROIHeads; .*FPNROIHeads",
+    ),
     "Eq. 1's size": (["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "0"], "CANONICAL_SIZE is 0"),
     "batch": (
         ["SOLVER.IMS_PER_BATCH", "6", "SOLVER.REFERENCE_WORLD_SIZE", "8"],

@@ -46,7 +46,7 @@ def _fault(path: str, width: int | None, height: int | None, max_pixels: int | N
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(file) as image:
             found = image.size
-            # Before the EXIF, for which Pillow decodes a PNG.
+            # Before EXIF, for which Pillow decodes a PNG.
             if max_pixels is not None and found[0] * found[1] > max_pixels:
                 return f"has {found[0]} x {found[1]} pixels, more than the limit of {max_pixels:,}"
             # Detectron2 turns images as EXIF says before it compares their size.

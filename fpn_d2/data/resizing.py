@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 
-__all__ = ["TorchvisionResize", "build_test_mapper"]
+__all__ = ["TorchvisionResize", "build_test_mapper", "build_test_resize"]
 
 
 class _FloatResize(T.ResizeTransform):
@@ -39,6 +39,19 @@ class TorchvisionResize(T.Augmentation):
         return _FloatResize(*sides, *(max(1, math.floor(side * scale)) for side in sides))
 
 
+def build_test_resize(cfg: CfgNode) -> T.Augmentation:
+    """What a test image is resized by, as ``INPUT.RESIZE_TEST`` says; in a plain Detectron2 config
+    Detectron2's.
+
+    Args:
+        cfg: the merged config.
+    """
+    sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    if cfg.INPUT.get("RESIZE_TEST", "detectron2") == "torchvision":
+        return TorchvisionResize(*sides)
+    return T.ResizeShortestEdge([sides[0], sides[0]], sides[1])
+
+
 def build_test_mapper(cfg: CfgNode) -> DatasetMapper:
     """Detectron2's test mapper, with the resize of ``INPUT.RESIZE_TEST``.
 
@@ -47,5 +60,4 @@ def build_test_mapper(cfg: CfgNode) -> DatasetMapper:
     """
     if cfg.INPUT.get("RESIZE_TEST", "detectron2") == "detectron2":
         return DatasetMapper(cfg, False)
-    resize = TorchvisionResize(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    return DatasetMapper(cfg, False, augmentations=[resize])
+    return DatasetMapper(cfg, False, augmentations=[build_test_resize(cfg)])

@@ -26,6 +26,8 @@ def parse_rows(
     Raises:
         UserError: see :func:`fpn_d2.load_config`, and for words of another form.
     """
+    if weights and "MODEL.WEIGHTS" in opts[::2]:
+        raise UserError("weights are given twice, by --weights and by MODEL.WEIGHTS; leave one out")
     pairs = [(config_file, weights), *map(_split, compare)]
     rows: dict[str, CfgNode] = {}
     for path, own in pairs:

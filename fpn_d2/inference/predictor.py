@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes, Instances
 from torch import nn
 from torchvision.ops import nms
 
 from ..checkpoint import load_model
+from ..data import build_test_resize
 from ..errors import UserError
 from ..export import PreparedModel, prepare_model
 
@@ -64,8 +64,7 @@ class Predictor(DefaultPredictor):
         self.model = model
         if len(cfg.DATASETS.TEST):
             self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
-        sides = [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST]
-        self.aug = ResizeShortestEdge(sides, cfg.INPUT.MAX_SIZE_TEST)
+        self.aug = build_test_resize(cfg)
         self.input_format = cfg.INPUT.FORMAT
 
     def detect(self, image: np.ndarray, *, threshold: float = 0.5) -> Instances:

@@ -4,6 +4,7 @@ from .anchor_generator import MaskRCNNBenchmarkAnchorGenerator, TorchvisionAncho
 from .box_predictor import UnusedClassesOutputLayers
 from .fpn import FeaturePyramid, build_fpn_backbone
 from .mask_proposals import MaskProposalGenerator, MaskProposalHead, MaskProposalNetwork
+from .registered import check_registered
 from .regnet import build_regnet_backbone
 from .retinanet import ClippingRetinaNet
 from .roi_heads import C4ROIHeads, FPNROIHeads
@@ -27,5 +28,6 @@ __all__ = [
     "UnusedClassesOutputLayers",
     "build_fpn_backbone",
     "build_regnet_backbone",
+    "check_registered",
     "levels_of_boxes",
 ]
