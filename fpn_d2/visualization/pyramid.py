@@ -124,7 +124,7 @@ def _heat_map(
     resized = Image.fromarray(colors).resize(whole, Image.Resampling.NEAREST)
     title = (
         f"{_level_title(name)}, stride {explanation.strides[name]}, {columns} x {rows} cells\n"
-        f"{low:.2g} to {high:.2g}"
+        f"{low:.3g} to {high:.3g}"
     )
     return stack([text_block(title, width, lines=2, size=13), np.array(resized)[:height, :width]])
 
