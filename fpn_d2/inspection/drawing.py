@@ -210,7 +210,7 @@ def _draw_sample(inspection: Inspection, image: int, pixels: np.ndarray) -> Imag
     matched = draw_boxes(pixels, anchors, [""] * len(colors), colors, scale)
     return side_by_side(
         {
-            f"{len(which)} by level of Eq. 1; dashed: {unreached.sum()} without anchor": annotated,
+            f"{len(which)} objects by level; dashed: {unreached.sum()} without anchor": annotated,
             f"the {len(colors)} anchors matched, by level": matched,
         }
     )
