@@ -19,13 +19,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
-from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import ProposalNetwork, RetinaNet
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from ..data import check_names
 from ..data.image_faults import image_fault
+from ..data.resizing import build_test_resize
 from ..errors import UserError
 from ..evaluation import match_boxes
 from .exporting import DetectorGraph, Exported, require
@@ -278,7 +278,13 @@ def read_check_images(cfg: CfgNode, files: Sequence[str] = ()) -> list[Tensor]:
 def _resize(cfg: CfgNode, pixels: np.ndarray, scale: float) -> Tensor:
     shortest = cfg.INPUT.MIN_SIZE_TEST or min(pixels.shape[:2])
     longest = cfg.INPUT.MAX_SIZE_TEST
-    resize = ResizeShortestEdge(round(scale * shortest), round(scale * longest))
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = (
+        round(scale * shortest),
+        round(scale * longest),
+    )
+    resize = build_test_resize(cfg)
     resized = resize.get_transform(pixels).apply_image(pixels)
     return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1), np.float32))
 

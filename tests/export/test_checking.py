@@ -142,6 +142,17 @@ def test_an_image_comes_in_three_sizes(row_config, tmp_path):
     assert images[0][:, 0, 0].tolist() == [30, 20, 10]  # BGR
 
 
+def test_images_are_resized_as_the_model_is_tested(row_config, tmp_path):
+    """Sides are rounded down in torchvision's way."""
+    cfg = row_config(
+        "torchvision/faster_rcnn_R_50_FPN", "INPUT.MIN_SIZE_TEST", 100, "INPUT.MAX_SIZE_TEST", 101
+    )
+    path = str(tmp_path / "image.png")
+    Image.fromarray(np.zeros((33, 50, 3), np.uint8)).save(path)
+    # 33 * 101 / 50 = 66.66
+    assert tuple(read_check_images(cfg, [path])[0].shape) == (3, 66, 101)
+
+
 @pytest.mark.parametrize("content", [b"", b"no image"])
 def test_what_is_no_image_is_named(row_config, tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
