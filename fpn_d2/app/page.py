@@ -82,7 +82,7 @@ def build_page(session: Session) -> Any:
                     [image[::4, ::4] for image in example_images()],
                     show_label=False,
                     columns=2,
-                    height="auto",
+                    height=280,
                     allow_preview=False,
                     interactive=False,
                     buttons=[],

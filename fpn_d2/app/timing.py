@@ -10,7 +10,9 @@ from .session import Session
 __all__ = ["time_page"]
 
 
-def time_page(session: Session, image: str, repeats: int = 5) -> dict[str, Any]:
+def time_page(
+    session: Session, image: str, repeats: int = 5
+) -> dict[str, list[tuple[float, float]]]:
     """Serve the page to this process alone, upload an image and move a slider.
 
     Args:
@@ -19,8 +21,9 @@ def time_page(session: Session, image: str, repeats: int = 5) -> dict[str, Any]:
         repeats: how often a slider is moved after the first answer.
 
     Returns:
-        ``first``, the seconds from the upload to all pictures on this side, which loads the model;
-        ``upload``, those of the same again; ``slider``, a list of those of each move.
+        seconds on the clock, and of processors (which other programs do not lengthen), from a
+        question to all pictures on this side: ``first``, an upload that loads the model;
+        ``upload``, the same again; ``slider``, one for each move.
 
     Raises:
         UserError: where the page answers with a sentence about the image.
@@ -34,10 +37,10 @@ def time_page(session: Session, image: str, repeats: int = 5) -> dict[str, Any]:
         title = session.models.titles[0]
         settings = [own.threshold, own.nms, own.canonical_level, own.canonical_size]
 
-        def ask(name: str, *words: Any) -> float:
-            start = time.perf_counter()
+        def ask(name: str, *words: Any) -> tuple[float, float]:
+            start = time.perf_counter(), time.process_time()
             status, *_ = client.predict(*words, api_name=name)
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - start[0], time.process_time() - start[1]
             if "problem" in status:
                 raise UserError(f"the page answered: {status}")
             return seconds
@@ -47,6 +50,6 @@ def time_page(session: Session, image: str, repeats: int = 5) -> dict[str, Any]:
         for i in range(repeats):
             settings[2] = 3 + i % 2
             moves.append(ask("/look", title, *settings))
-        return {"first": upload[0], "upload": upload[1], "slider": moves}
+        return {"first": upload[:1], "upload": upload[1:], "slider": moves}
     finally:
         page.close(verbose=False)
