@@ -5,7 +5,7 @@ import os
 
 import torch
 
-__all__ = ["has_bfloat16", "keep_freed_memory", "return_freed_memory"]
+__all__ = ["has_bfloat16", "keep_freed_memory"]
 
 # mallopt(3) of glibc
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -38,16 +38,6 @@ def keep_freed_memory() -> bool:
     # Before glibc 2.35 the threshold is at most 32 MB; without any mapping there is none.
     is_set = _mallopt(_MMAP_THRESHOLD, 1 << 30) or _mallopt(_MMAP_MAX, 0)
     return is_set and _mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def return_freed_memory() -> None:
-    """Let this process hand back the memory of freed tensors, as glibc does by itself.
-
-    Its thresholds grow up to these while a program runs.
-    """
-    _mallopt(_MMAP_MAX, 1 << 16)
-    if _mallopt(_MMAP_THRESHOLD, 1 << 25) and _mallopt(_TRIM_THRESHOLD, 1 << 26):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _mallopt(parameter: int, value: int) -> bool:

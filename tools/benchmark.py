@@ -22,6 +22,7 @@ from fpn_d2.benchmark import (
     benchmark_table,
     benchmark_training,
     describe_benchmark,
+    take_turns,
     write_benchmark,
 )
 from fpn_d2.benchmark.detectors import variants_of
@@ -30,13 +31,18 @@ from fpn_d2.errors import exit_on_user_error
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 IMAGES = 100  # of the test set, for --agreement
 TASKS = {  # in the order in which they run
-    "pooling": lambda a: benchmark_pooling(a.device, a.rounds),
-    "inference": lambda a: benchmark_inference(CONFIGS, a.device, a.rounds, a.compile),
-    "matching": lambda a: benchmark_matching(CONFIGS, a.device, a.rounds),
-    "mask_proposals": lambda a: benchmark_mask_proposals(CONFIGS, a.device, a.rounds),
-    "training": lambda a: benchmark_training(CONFIGS, a.device, max(1, a.rounds // 2), a.compile),
-    "rows": lambda a: benchmark_rows(CONFIGS, a.device, max(1, a.rounds // 2)),
+    "pooling": lambda a: (benchmark_pooling, a.device, a.rounds),
+    "inference": lambda a: (benchmark_inference, CONFIGS, a.device, a.rounds, a.compile),
+    "matching": lambda a: (benchmark_matching, CONFIGS, a.device, a.rounds),
+    "mask_proposals": lambda a: (benchmark_mask_proposals, CONFIGS, a.device, a.rounds),
+    "training": lambda a: (benchmark_training, CONFIGS, a.device, half(a.rounds), a.compile),
+    "rows": lambda a: (benchmark_rows, CONFIGS, a.device, half(a.rounds)),
 }
+
+
+def half(rounds: int) -> int:
+    """Of what takes long."""
+    return max(1, rounds // 2)
 
 
 def main() -> None:
@@ -61,7 +67,8 @@ def main() -> None:
         rows, agreement, description = [], [], describe_benchmark(args.rounds)
         for task in TASKS:
             if task in args.tasks:
-                rows += TASKS[task](args)
+                function, *arguments = TASKS[task](args)
+                rows += take_turns(function, *arguments)
                 write(args, rows, description, agreement)
         print(benchmark_table(rows), flush=True)
         for variant in variants_of(args.device) if args.agreement else ():

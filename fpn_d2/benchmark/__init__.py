@@ -13,6 +13,7 @@ report       the rows as a file and as a table
 from .agreement import benchmark_agreement
 from .detectors import benchmark_inference, benchmark_training
 from .exports import check_report, export_table, report_parity
+from .measure import take_turns
 from .operators import benchmark_mask_proposals, benchmark_pooling
 from .report import benchmark_table, describe_benchmark, write_benchmark
 from .table_rows import benchmark_matching, benchmark_rows
@@ -34,5 +35,6 @@ __all__ = [
     "export_table",
     "noise_images",
     "report_parity",
+    "take_turns",
     "write_benchmark",
 ]

@@ -1,18 +1,21 @@
-"""Contestants in turn in one process, so that whatever else a machine does meets all alike."""
+"""Contestants in turn, so that whatever else a machine does meets all alike."""
 
 import contextlib
 import dataclasses
 import gc
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 
-from ..devices import keep_freed_memory, return_freed_memory
+from ..devices import keep_freed_memory
+from ..errors import UserError
 
-__all__ = ["Timing", "compare", "matmul_rate", "row"]
+__all__ = ["Timing", "compare", "matmul_rate", "row", "take_turns"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,68 @@ class Timing:
     peak_mib: float | None
 
 
+@dataclasses.dataclass(frozen=True)
+class _Side:
+    """One of two processes that take turns; see :func:`take_turns`."""
+
+    keeps_memory: bool
+    partner: Connection
+
+
+_side: _Side | None = None  # None: alone
+
+
+def take_turns(task: Callable[..., list[dict[str, Any]]], *args: Any) -> list[dict[str, Any]]:
+    """Run a task of this package in two processes, one of which keeps freed memory.
+
+    Detectron2 and others run as their users have them, with the C library's own way with memory,
+    and this package as its programs do (:func:`fpn_d2.devices.keep_freed_memory`); a process
+    cannot have both. In :func:`compare` one computes while the other waits.
+
+    Args:
+        task: a function of a module, which calls :func:`compare`.
+        args: its arguments.
+
+    Returns:
+        what the task returns.
+
+    Raises:
+        UserError: where one of the processes ends early.
+    """
+    context = multiprocessing.get_context("spawn")
+    ends = context.Pipe()
+    receiver, sender = context.Pipe(duplex=False)
+    processes = [
+        context.Process(target=_run_side, args=(_Side(keeps, end), sender, task, args), daemon=True)
+        for keeps, end in zip((False, True), ends, strict=True)
+    ]
+    for process in processes:
+        process.start()
+    for end in (*ends, sender):
+        end.close()  # so that the end of a process is the end of its pipe
+    try:
+        return receiver.recv()
+    except EOFError as error:
+        raise UserError(
+            f"{task.__name__} ended early; what it printed says why, and --tasks leaves it out"
+        ) from error
+    finally:
+        for process in processes:
+            process.join()
+
+
+def _run_side(
+    side: _Side, sender: Connection, task: Callable[..., list[dict[str, Any]]], args: tuple
+) -> None:
+    global _side
+    _side = side
+    if side.keeps_memory:
+        keep_freed_memory()
+    rows = task(*args)
+    if not side.keeps_memory:
+        sender.send(rows)
+
+
 def compare(
     contestants: Mapping[str, Callable[[], Any]],
     rounds: int,
@@ -43,38 +108,45 @@ def compare(
         contestants: what is to be timed, by name.
         rounds: how often each is timed.
         device: where they run, "cpu" or "cuda".
-        memory_kept: those that run as this package's programs do, which keep freed memory (see
-            :func:`fpn_d2.devices.keep_freed_memory`); the others run as the C library has it.
+        memory_kept: those that run in the process that keeps freed memory, where there are two
+            (:func:`take_turns`).
     """
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    peaks, keeps = {}, None
-    # Those of one kind in a row, since the first after a change warms up once more.
-    order = sorted(contestants, key=lambda name: name in memory_kept)
+    side = _side
+    mine = [n for n in contestants if not side or (n in memory_kept) == side.keeps_memory]
+    seconds: dict[str, list[float]] = {name: [] for name in mine}
+    peaks = {}
     for number in range(rounds + 1):
-        for name in order:
-            call = contestants[name]
-            gc.collect()
-            if keeps != (name in memory_kept):
-                keeps = name in memory_kept
-                return_freed_memory()
-                if keeps:
-                    keep_freed_memory()
-                if number:
-                    call()
-            with _peak_memory(device) as peak:
-                start = time.perf_counter()
-                call()
-                if device == "cuda":
-                    torch.cuda.synchronize()
-                taken = time.perf_counter() - start
+        if side and side.keeps_memory:
+            side.partner.recv()
+        for name in mine:
+            taken, peak = _time_once(contestants[name], device)
             if number:  # the first round warms up
                 seconds[name].append(taken)
                 peaks[name] = peak
-    return_freed_memory()
-    return {
-        name: Timing(statistics.median(s), min(s), max(s), peaks[name].get("mib"))
+        if side:
+            side.partner.send(number)
+            if not side.keeps_memory:
+                side.partner.recv()
+    timings = {
+        name: Timing(statistics.median(s), min(s), max(s), peaks[name])
         for name, s in seconds.items()
     }
+    if side:
+        side.partner.send(timings)
+        timings |= side.partner.recv()
+    return {name: timings[name] for name in contestants}
+
+
+def _time_once(call: Callable[[], Any], device: str) -> tuple[float, float | None]:
+    """The seconds of a call, and its peak of memory in MiB."""
+    gc.collect()
+    with _peak_memory(device) as peak:
+        start = time.perf_counter()
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        taken = time.perf_counter() - start
+    return taken, peak.get("mib")
 
 
 @contextlib.contextmanager

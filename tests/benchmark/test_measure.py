@@ -1,10 +1,12 @@
 """Timing by a clock of the test's own, and rows by hand."""
 
 import itertools
+import os
 
 import pytest
 import torch
 
+from fpn_d2 import UserError
 from fpn_d2.benchmark import benchmark_table, describe_benchmark, measure, write_benchmark
 from fpn_d2.files import read_json
 
@@ -114,13 +116,27 @@ def test_the_table_and_the_file(tmp_path):
     assert {"commit", "machine", "versions"} <= set(content)
 
 
-def test_contestants_run_with_the_memory_that_is_theirs(monkeypatch):
-    state, log = ["own way"], []
-    monkeypatch.setattr(measure, "keep_freed_memory", lambda: state.append("kept"))
-    monkeypatch.setattr(measure, "return_freed_memory", lambda: state.append("own way"))
-    calls = {name: lambda name=name: log.append((name, state[-1])) for name in ("a", "b", "c")}
-    measure.compare(calls, rounds=1, device="cpu", memory_kept=["a"])
-    first = [("b", "own way"), ("c", "own way"), ("a", "kept")]
-    # the first of each kind warms up again
-    assert log == [*first, first[0], *first, first[2]]
-    assert state[-1] == "own way"
+def compare_processes(rounds):
+    """A task: which process runs a contestant, by its name."""
+    ran = {}
+    calls = {name: lambda name=name: ran.update({name: os.getpid()}) for name in ("a", "b")}
+    timings = measure.compare(calls, rounds, "cpu", memory_kept=["b"])
+    return [{"ran": ran, "timed": list(timings)}]
+
+
+def test_what_keeps_memory_runs_in_a_process_of_its_own():
+    (row,) = measure.take_turns(compare_processes, 2)
+    # told by the process that has the C library's own way with memory
+    assert list(row["ran"]) == ["a"]
+    assert row["ran"]["a"] != os.getpid()
+    assert row["timed"] == ["a", "b"]
+    assert list(compare_processes(1)[0]["ran"]) == ["a", "b"]  # alone
+
+
+def fail(rounds):
+    raise SystemExit(3)
+
+
+def test_a_task_that_ends_early_is_named():
+    with pytest.raises(UserError, match="fail ended early"):
+        measure.take_turns(fail, 1)
