@@ -33,7 +33,7 @@ def report_parity(path: str | os.PathLike, model: str, format: str, parity: Pari
         "sizes": len(set(parity.sizes)),
         "boxes": max(parity.detections, parity.found),
         "matched_share": round(parity.matched_share, 5),
-        "tied": parity.tied,
+        "tied": max(parity.tied, parity.found_tied),
         "max_pixels": float(f"{parity.max_pixels:.1e}"),
         "max_score": float(f"{parity.max_score:.1e}"),
         "head_max_error": float(f"{parity.head_max_error:.1e}"),

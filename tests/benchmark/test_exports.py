@@ -8,7 +8,7 @@ from fpn_d2.export import Parity
 
 def test_a_model_has_one_row_for_each_format(tmp_path):
     path = tmp_path / "results" / "export.json"
-    parity = Parity([(10, 20), (10, 20), (30, 20)], 200, 199, 199, 1, 1.26e-5, 0.02, 3e-6)
+    parity = Parity([(10, 20), (10, 20), (30, 20)], 200, 199, 199, 1, 0, 1.26e-5, 0.02, 3e-6)
     report_parity(path, "b", "onnx", Parity(detections=1))
     report_parity(path, "b", "onnx", parity)
     report_parity(path, "a", "torchscript", parity)
