@@ -79,10 +79,11 @@ class Parity:
 
     def summary(self) -> str:
         """The parity in a line."""
+        tied = max(self.tied, self.found_tied)
         return (
             f"{len(self.sizes)} images of {len(set(self.sizes))} sizes: "
             f"{self.matched} of {max(self.detections, self.found)} boxes matched "
-            f"({100 * self.matched_share:.2f} %) within {PIXELS} px, {max(self.tied, self.found_tied)} tied; largest "
+            f"({100 * self.matched_share:.2f} %) within {PIXELS} px, {tied} tied; largest "
             f"difference {self.max_pixels:.1e} px, of scores {self.max_score:.1e}, of head outputs "
             f"on the same proposals {self.head_max_error:.1e}"
         )
