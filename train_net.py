@@ -16,7 +16,7 @@ from detectron2.utils.logger import setup_logger
 
 from fpn_d2 import load_config, load_model
 from fpn_d2.data import check_settings
-from fpn_d2.engine import Trainer, check_output_dir, launch
+from fpn_d2.engine import Trainer, check_output_dir, launch, restored_config
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
@@ -24,18 +24,17 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     cfg = load_config(args.config_file, args.opts)
     if not args.eval_only:
         args.resume = check_output_dir(cfg, args.resume)
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fpn_d2")
-
-    if args.eval_only:
-        check_settings(cfg, training=False)
-        results = Trainer.test(cfg, load_model(cfg, resume=args.resume))
-        if comm.is_main_process():
-            verify_results(cfg, results)
-        return results
-
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
+    with restored_config(cfg.OUTPUT_DIR):
+        default_setup(cfg, args)
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fpn_d2")
+        if args.eval_only:
+            check_settings(cfg, training=False)
+            results = Trainer.test(cfg, load_model(cfg, resume=args.resume))
+            if comm.is_main_process():
+                verify_results(cfg, results)
+            return results
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 

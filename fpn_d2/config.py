@@ -48,6 +48,9 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # What computes RoIAlign: "torchvision", "gather" (fpn_d2/layers/pyramid_align.py, equal to
     # rounding), or "auto" for the faster of the two: gather on CPUs, torchvision on GPUs.
     cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND = "auto"
+    # Columns of the classifier beside the classes and the background, such as the ten numbers that
+    # COCO skips in torchvision's models; they count as background.
+    cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES = 0
 
     # Mask proposals (Sec. 6, Appendix A); the choices that the paper leaves open are listed in
     # modeling/mask_proposals/__init__.py.
@@ -81,6 +84,10 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # in pixels (times 2^-0.25 to 2^0.25), instead of INPUT.MIN_SIZE_TRAIN; 0 is off. DeepMask's
     # crops have their object at one scale, and so do the baseline's images.
     cfg.INPUT.OBJECT_SCALE_TRAIN = 0.0
+
+    # How test images are resized: "detectron2" (Pillow, to whole numbers from 0 to 255, smoothed
+    # where they shrink), or as torchvision's detectors do it, "torchvision".
+    cfg.INPUT.RESIZE_TEST = "detectron2"
 
     # Training skips images that cannot be read, or are of another size than the annotation file
     # says, and names them in the log. It stops once they are more than this share of the training
@@ -165,7 +172,8 @@ def _default_output_dir(path: str) -> str:
 def _merge_file(cfg: CfgNode, path: str) -> None:
     """``cfg.merge_from_file``, without YAML's unsafe tags and with the user's errors in words."""
     if not os.path.isfile(path):
-        raise UserError(f"config file {path} does not exist")
+        what = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise UserError(f"config file {path} {what}; name one, such as a .yaml of configs/quick/")
     try:
         _check_sections(cfg, read_config_file(path), path)
         cfg.merge_from_file(path, allow_unsafe=False)
@@ -197,16 +205,19 @@ def _broken_file(path: str, error: Exception) -> str:
     if isinstance(error, yaml.constructor.ConstructorError):
         return f"{where}: {error.problem}; tags that run code are refused, write the value itself"
     if isinstance(error, FileNotFoundError):
-        return f"{path}: its _BASE_ {error.filename} does not exist"
+        return (
+            f"{path}: its _BASE_ {error.filename} does not exist; correct the path, or take it out"
+        )
     problem = getattr(error, "problem", None) or error
-    return f"{where} is not a readable YAML file: {' '.join(str(problem).split())}"
+    problem = " ".join(str(problem).split())
+    return f"{where} is not a readable YAML file ({problem}); correct it there"
 
 
 def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
     if len(opts) % 2:
         raise UserError(
-            f"overrides come in pairs of KEY and value, but {len(opts)} words were given: "
-            f"{' '.join(opts)}"
+            f"overrides come in pairs of KEY and value, but {len(opts)} words were given "
+            f"({' '.join(opts)}); give each KEY its value"
         )
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         try:
@@ -217,21 +228,34 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
             raise UserError(f"override {key} {value}: {reason}") from error
 
 
+_MISMATCH = re.compile(
+    r"Type mismatch \(<class '(\w+)'> vs\. <class '(\w+)'>\) with values "
+    r"\((.*) vs\. (.*)\) for config key: (\S+)",
+    re.DOTALL,
+)
+
+
 def _explain(cfg: CfgNode, error: Exception) -> str:
     """One sentence for what yacs raised while it merged."""
     text = str(error.args[0]) if error.args else str(error)
     if isinstance(error, (TypeError, AttributeError)):
-        return "it, or a file of its _BASE_, is not made of KEY: value lines"
+        return "it, or a file of its _BASE_, is not made of KEY: value lines; write it as such"
     unknown = re.match(r"Non-existent (?:config )?key: (\S+)", text)
     if unknown:
         return _unknown_key(cfg, unknown.group(1))
+    mismatch = _MISMATCH.search(text)
+    if mismatch:
+        wanted, found, example, value, key = mismatch.groups()
+        return f"{key} is {value}, a {found}; give it a {wanted}, such as {example}"[:400]
     text = " ".join(text.split())
     return text if len(text) <= 300 else f"{text[:200]} ... {text[-90:]}"
 
 
 def _unknown_key(cfg: CfgNode, key: str) -> str:
+    if key.startswith("-"):
+        return f"{key} is no config key; give flags before the overrides"
     close = difflib.get_close_matches(key, list(_all_keys(cfg)), n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]}?" if close else "fpn_d2/config.py lists this package's keys"
+    hint = f"did you mean {close[0]}?" if close else "take it out, or correct it"
     return f"there is no config key {key}; {hint}"
 
 

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 import torch
 from detectron2.config import CfgNode
 
+from .config_values import check_values
 from .errors import UserError
 
 __all__ = ["check_config", "features_read"]
 
 TOP_BLOCKS = ("maxpool", "p6p7_c5", "p6p7_p5", "")
+_RETINANETS = ("RetinaNet", "ClippingRetinaNet")
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -23,10 +25,17 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         UserError: naming the keys at fault and the remedy.
     """
+    check_values(cfg)
     _check_neck(cfg)
+    _check_inference(cfg)
+    _check_pooler_backend(cfg)
     _check_switches_act(cfg)
     _check_levels(cfg)
     _check_batch(cfg)
+    if cfg.INPUT.RESIZE_TEST not in ("detectron2", "torchvision"):
+        raise UserError(
+            f"INPUT.RESIZE_TEST is {cfg.INPUT.RESIZE_TEST!r}; give detectron2 or torchvision"
+        )
     share = cfg.DATALOADER.MAX_SKIPPED_SHARE
     if not 0 <= share <= 1:
         raise UserError(f"DATALOADER.MAX_SKIPPED_SHARE is {share}; give a fraction, 0.0 to 1.0")
@@ -47,7 +56,7 @@ def features_read(cfg: CfgNode) -> dict[str, list[str]]:
     model, readers = cfg.MODEL, {}
     if model.META_ARCHITECTURE == "MaskProposalNetwork":
         readers["MODEL.MASK_PROPOSAL.IN_FEATURES"] = list(model.MASK_PROPOSAL.IN_FEATURES)
-    elif model.META_ARCHITECTURE == "RetinaNet":
+    elif model.META_ARCHITECTURE in _RETINANETS:
         readers["MODEL.RETINANET.IN_FEATURES"] = list(model.RETINANET.IN_FEATURES)
     elif model.META_ARCHITECTURE in ("GeneralizedRCNN", "ProposalNetwork"):
         if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
@@ -87,6 +96,9 @@ def _check_neck(cfg: CfgNode) -> None:
             f"MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE is {size}, and Eq. 1 divides by it; "
             "set a side in pixels, such as the paper's 224"
         )
+
+
+def _check_inference(cfg: CfgNode) -> None:
     if cfg.INFERENCE.PRECISION not in ("float32", "bfloat16", "float16"):
         raise UserError(
             f"INFERENCE.PRECISION is {cfg.INFERENCE.PRECISION!r}; give float32, bfloat16 or float16"
@@ -98,10 +110,18 @@ def _check_neck(cfg: CfgNode) -> None:
             "INFERENCE.PRECISION and INFERENCE.COMPILE have no effect without INFERENCE.PREPARE "
             "True; set it, or leave them alone"
         )
+
+
+def _check_pooler_backend(cfg: CfgNode) -> None:
     backend = cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND
     if backend not in ("auto", "gather", "torchvision"):
         raise UserError(
             f"MODEL.ROI_BOX_HEAD.POOLER_BACKEND is {backend!r}; give auto, gather or torchvision"
+        )
+    if backend != "auto" and cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads":
+        raise UserError(
+            "MODEL.ROI_BOX_HEAD.POOLER_BACKEND has no effect on MODEL.ROI_HEADS.NAME "
+            "StandardROIHeads; set it to FPNROIHeads, or leave the backend auto"
         )
 
 
@@ -143,6 +163,15 @@ def _check_switches_act(cfg: CfgNode) -> None:
             "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE and POOLER_CANONICAL_LEVEL have no effect "
             "on MODEL.ROI_HEADS.NAME StandardROIHeads; set it to FPNROIHeads"
         )
+    if box.NUM_UNUSED_CLASSES < 0:
+        raise UserError(
+            f"MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES is {box.NUM_UNUSED_CLASSES}; give 0 or more"
+        )
+    if box.NUM_UNUSED_CLASSES and model.ROI_HEADS.NAME in ("StandardROIHeads", "C4ROIHeads"):
+        raise UserError(
+            "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES has no effect on MODEL.ROI_HEADS.NAME "
+            f"{model.ROI_HEADS.NAME}; set it to FPNROIHeads, or NUM_UNUSED_CLASSES to 0"
+        )
 
 
 def _check_levels(cfg: CfgNode) -> None:
@@ -154,7 +183,7 @@ def _check_levels(cfg: CfgNode) -> None:
         for key, names in readers.items():
             check_features_exist(key, names, cfg.MODEL.RESNETS.OUT_FEATURES, "the ResNet")
     for key, lists in _anchor_lists(cfg):
-        reader = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "RPN"
+        reader = "RETINANET" if cfg.MODEL.META_ARCHITECTURE in _RETINANETS else "RPN"
         levels = readers.get(f"MODEL.{reader}.IN_FEATURES")
         if levels and len(lists) not in (1, len(levels)):
             raise UserError(

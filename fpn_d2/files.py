@@ -1,14 +1,16 @@
 """Files that are whole whenever they are there, and JSON in them."""
 
 import contextlib
+import glob
 import json
 import os
+import re
 from collections.abc import Iterator
 from typing import IO, Any
 
 from .errors import UserError
 
-__all__ = ["read_json", "replace_file", "system_error", "write_json"]
+__all__ = ["read_json", "remove_partial_files", "replace_file", "system_error", "write_json"]
 
 
 @contextlib.contextmanager
@@ -36,6 +38,31 @@ def replace_file(path: str | os.PathLike, mode: str = "w", **options: Any) -> It
     finally:
         with contextlib.suppress(OSError):
             os.remove(partial)
+
+
+def remove_partial_files(folder: str | os.PathLike) -> None:
+    """Delete what :func:`replace_file` has left in a folder where a kill met it.
+
+    Files of processes that still run are theirs. Nothing reads any of them.
+
+    Args:
+        folder: need not exist.
+    """
+    for path in glob.glob(os.path.join(glob.escape(os.fspath(folder)), "*.partial")):
+        number = re.search(r"\.(\d+)\.partial$", path)
+        if number and (int(number[1]) == os.getpid() or not _is_running(int(number[1]))):
+            with contextlib.suppress(OSError):
+                os.remove(path)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 def system_error(error: BaseException | None) -> OSError | None:

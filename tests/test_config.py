@@ -12,6 +12,8 @@ import fpn_d2
 from fpn_d2 import UserError, add_fpn_config, load_config
 
 NEW_KEYS = {
+    "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES": 0,
+    "INPUT.RESIZE_TEST": "detectron2",
     "DATALOADER.MAX_SKIPPED_SHARE": 0.01,
     "OVERWRITE_OUTPUT_DIR": False,
     "MODEL.FPN.FREEZE": False,
@@ -309,6 +311,12 @@ REFUSED = {
         ["MODEL.ROI_HEADS.NAME", "StandardROIHeads"]
         + ["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "80"],
         "POOLER_CANONICAL_SIZE.*FPNROIHeads",
+    ),
+    "a pooler backend": (["MODEL.ROI_BOX_HEAD.POOLER_BACKEND", "cuda"], "POOLER_BACKEND is 'cuda'"),
+    "stock RoI heads, backend": (
+        ["MODEL.ROI_HEADS.NAME", "StandardROIHeads"]
+        + ["MODEL.ROI_BOX_HEAD.POOLER_BACKEND", "gather"],
+        "POOLER_BACKEND has no effect on MODEL.ROI_HEADS.NAME StandardROIHeads; .*FPNROIHeads",
     ),
     "Eq. 1's size": (["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "0"], "CANONICAL_SIZE is 0"),
     "batch": (

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fpn_d2.files import replace_file, write_json
+from fpn_d2.files import remove_partial_files, replace_file, write_json
 
 
 def test_a_new_file_holds_what_was_written_and_nothing_lies_beside_it(tmp_path):
@@ -64,6 +64,21 @@ with replace_file({str(path)!r}) as file:
     with replace_file(path) as file:  # what the kill left is in nobody's way
         file.write("new")
     assert path.read_text() == "new"
+
+
+def test_what_kills_have_left_goes_and_what_is_written_now_stays(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    living = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    stale = [f"model_0000003.pth.{dead.pid}.partial", f"last_checkpoint.{os.getpid()}.partial"]
+    stale.append(f"a.json.{10**30}.partial")  # no process has this number
+    others = [f"model_0000005.pth.{living.pid}.partial", "model_0000001.pth", "notes.partial"]
+    for name in stale + others:
+        (tmp_path / name).write_text("half")
+    remove_partial_files(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(others)
+    living.communicate(b"\n")
+    remove_partial_files(tmp_path / "nowhere")
 
 
 def test_json_comes_back_and_ends_with_a_newline(tmp_path):

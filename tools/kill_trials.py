@@ -4,12 +4,15 @@
 python tools/kill_trials.py --trials 10
 python tools/kill_trials.py --trials 5 --torchrun    # kills one of two processes under torchrun
 
-Half of the kills wait for a file of OUTPUT_DIR to grow, as while a checkpoint is written. A trial
-survives if its final weights are the other training's to the bit. Ends with 1 where one does not.
+The moments are drawn from the whole life of a process; in every second trial the kill then waits
+for a file of OUTPUT_DIR to grow, as while a checkpoint is written. A trial survives if its final
+weights are the other training's to the bit and its last evaluation is there. Ends with 1 where one
+does not, whose folder is kept.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import random
 import shutil
@@ -18,14 +21,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
 
 from fpn_d2.data import ShapesSpec, generate_shapes
+from fpn_d2.engine.provenance import describe_machine, describe_versions, git_commit
+from fpn_d2.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 ITERATIONS = 8
+# In every second trial a file grows, in every fourth one of those that are written aside.
+GROWING = ("", "*", "", "*.partial")
+RESULTS = "inference/tiny_val/results.json"
 SETTINGS = {
     "DATASETS.TRAIN": "('tiny_train',)",
     "DATASETS.TEST": "('tiny_val',)",
@@ -38,6 +47,11 @@ SETTINGS = {
     "SOLVER.AMP.ENABLED": "False",
     "DATALOADER.NUM_WORKERS": "1",
     "MODEL.DEVICE": "cpu",
+    # A narrow ResNet-50: with ResNet-18's 98 MB most of a trial would be spent on writing.
+    "MODEL.RESNETS.DEPTH": "50",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": "32",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": "64",
+    "MODEL.RESNETS.WIDTH_PER_GROUP": "16",
 }
 
 
@@ -47,24 +61,63 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--torchrun", action="store_true", help="kill workers under torchrun")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--json", metavar="FILE", help="add the figures to this file")
     args = parser.parse_args()
     moments = random.Random(args.seed)
-    survived = 0
+    survived, kills = 0, []
     with tempfile.TemporaryDirectory(prefix="kill_trials_") as folder:
         root = Path(folder)
         generate_shapes(folder, "tiny", ShapesSpec(train=8, val=2, size=64, max_objects=3))
         started = time.monotonic()
         finish(root, start(root, "whole", args.torchrun), "whole")
-        seconds = time.monotonic() - started
+        life = time.monotonic() - started
         for trial in range(args.trials):
             name = f"trial_{trial}"
-            kills = one_trial(root, name, seconds, trial % 2 == 1, args.torchrun, moments)
-            same = same_weights(root / "whole", root / name)
+            plan = Plan(life, GROWING[trial % len(GROWING)], args.torchrun, moments)
+            met = one_trial(root, name, plan)
+            life = plan.life
+            same = same_outcome(root / "whole", root / name)
             survived += same
-            print(f"{name}: {kills} kills, weights {'same' if same else 'DIFFER'}", flush=True)
-            shutil.rmtree(root / name)
+            kills += met
+            words = f"killed in {', '.join(map(str, met))}"
+            print(f"{name}: {words}; outcome {'same' if same else 'DIFFERS'}", flush=True)
+            if same:
+                shutil.rmtree(root / name)
+            else:
+                shutil.move(root / name, tempfile.mkdtemp(prefix="failed_kill_trial_"))
     print(f"survived {survived} / tried {args.trials}")
+    if args.json:
+        kind = "one of two processes under torchrun" if args.torchrun else "one process"
+        add_figures(Path(args.json), kind, args.trials, survived, kills)
     sys.exit(survived < args.trials)
+
+
+@dataclasses.dataclass
+class Plan:
+    """How a trial is to be killed.
+
+    Args:
+        life: of an undisturbed training in seconds, from its start to its end.
+        growing: the names of the files of which it waits for one to grow, too; "" for none.
+        torchrun: whether it has two processes, of which one is killed.
+        moments: draws the moments.
+    """
+
+    life: float
+    growing: str
+    torchrun: bool
+    moments: random.Random
+
+
+@dataclasses.dataclass(frozen=True)
+class Kill:
+    """What a kill has met: the part of the training, and the kind of the file that grew, or ""."""
+
+    part: str
+    growing: str
+
+    def __str__(self) -> str:
+        return self.part + (f" while {self.growing} grew" if self.growing else "")
 
 
 def start(root: Path, name: str, torchrun: bool, resume: bool = False) -> subprocess.Popen:
@@ -88,30 +141,34 @@ def start(root: Path, name: str, torchrun: bool, resume: bool = False) -> subpro
         )
 
 
-def one_trial(
-    root: Path, name: str, seconds: float, writing: bool, torchrun: bool, moments: random.Random
-) -> int:
-    """Kill once or twice and let the training finish; returns how often it was killed."""
-    kills, wanted, process = 0, moments.randint(1, 2), start(root, name, torchrun)
-    while kills < wanted:
-        # A training spends its first half on starting: the kills should meet its steps too.
-        wait(process, seconds * moments.uniform(0.3, 0.95))
-        if writing:
-            wait_for_growth(root / name, process)
-        kills += kill(process, torchrun, moments)
-        if torchrun and process.poll() is None:
-            continue  # torchrun starts its workers again
-        process.wait()
-        if kills == 0:  # done before the moment had come: no trial
-            seconds *= 0.7
+def one_trial(root: Path, name: str, plan: Plan) -> list[Kill]:
+    """Kill once, or in one trial of four twice, and let the training finish.
+
+    A moment is drawn from the whole life of a process: its imports and its last evaluation, too.
+    """
+    met: list[Kill] = []
+    wanted = 1 + (plan.moments.random() < 0.25)
+    process, started = start(root, name, plan.torchrun), time.monotonic()
+    while len(met) < wanted:
+        wait(process, plan.life * plan.moments.random())
+        growing = wait_for_growth(root / name, plan.growing, process) if plan.growing else ""
+        part = part_of(root / name)
+        if (growing or not plan.growing) and kill(process, plan):
+            met.append(Kill(part, growing))
+            if plan.torchrun:
+                continue  # torchrun starts its workers again
+            process.wait()
+            process = start(root, name, plan.torchrun, resume=True)
+        elif met:
+            break  # what goes on from a late checkpoint has a short life
+        elif process.wait() == 0:  # done before the moment had come: no trial
+            plan.life = time.monotonic() - started
             shutil.rmtree(root / name)
-            process = start(root, name, torchrun)
-        elif process.returncode == 0:
-            return kills
+            process, started = start(root, name, plan.torchrun), time.monotonic()
         else:
-            process = start(root, name, torchrun, resume=True)
+            break
     finish(root, process, name)
-    return kills
+    return met
 
 
 def wait(process: subprocess.Popen, seconds: float) -> None:
@@ -120,21 +177,37 @@ def wait(process: subprocess.Popen, seconds: float) -> None:
         process.wait(seconds)
 
 
-def wait_for_growth(folder: Path, process: subprocess.Popen) -> None:
-    """Wait until a file of the folder is larger than a moment ago, or the process ends."""
-    before = sizes(folder)
+def wait_for_growth(folder: Path, names: str, process: subprocess.Popen) -> str:
+    """Wait until one of these files grows; returns its kind, or "" where the process ended."""
+    before = sizes(folder, names)
     while process.poll() is None:
-        time.sleep(0.002)
-        now = sizes(folder)
-        if any(size > before.get(name, 0) for name, size in now.items()):
-            return
+        time.sleep(0.001)
+        now = sizes(folder, names)
+        for name, size in now.items():
+            if size > before.get(name, 0):
+                return _KINDS.get(Path(name).suffix, "another file")
         before = now
+    return ""
 
 
-def sizes(folder: Path) -> dict[str, int]:
-    """The sizes of a folder's files, of which any may vanish meanwhile."""
+_KINDS = {".partial": "a file written aside", ".txt": "the log", ".json": "the metrics"}
+
+
+def part_of(folder: Path) -> str:
+    """How far a training has come."""
+    if (folder / "model_final.pth").is_file():
+        return "the last evaluation"
+    if list(folder.glob("model_*.pth*")):
+        return "the steps after a checkpoint"
+    log = folder / "log.txt"
+    begun = log.is_file() and "Starting training" in log.read_text(errors="replace")
+    return "the steps before a checkpoint" if begun else "the start"
+
+
+def sizes(folder: Path, names: str) -> dict[str, int]:
+    """The sizes of a folder's files of these names, of which any may vanish meanwhile."""
     found = {}
-    for path in folder.glob("*"):
+    for path in folder.glob(names):
         try:
             found[path.name] = path.stat().st_size
         except FileNotFoundError:
@@ -142,16 +215,16 @@ def sizes(folder: Path) -> dict[str, int]:
     return found
 
 
-def kill(process: subprocess.Popen, torchrun: bool, moments: random.Random) -> int:
-    """``kill -9`` the training, or one of torchrun's workers; 1, or 0 where none is left."""
+def kill(process: subprocess.Popen, plan: Plan) -> bool:
+    """``kill -9`` the training, or one of torchrun's workers; whether one was left."""
     if process.poll() is not None:
-        return 0
+        return False
     try:
-        victim = moments.choice(children(process.pid) if torchrun else [process.pid])
-        os.kill(victim, signal.SIGKILL)
+        left = children(process.pid) if plan.torchrun else [process.pid]
+        os.kill(plan.moments.choice(left), signal.SIGKILL)
     except (IndexError, OSError):
-        return 0
-    return 1
+        return False
+    return True
 
 
 def children(pid: int) -> list[int]:
@@ -171,17 +244,47 @@ def finish(root: Path, process: subprocess.Popen, name: str) -> None:
         raise RuntimeError(f"{name} ended with exit code {process.returncode}:\n{text}")
 
 
-def same_weights(one: Path, two: Path) -> bool:
-    """Whether two trainings ended with the same bits."""
-    if not (two / "model_final.pth").is_file():
+def same_outcome(one: Path, two: Path) -> bool:
+    """Whether two trainings ended with the same bits and the same figures, and the second has left
+    no file half written."""
+    if not all((two / name).is_file() for name in ("model_final.pth", RESULTS)):
+        return False
+    if list(two.glob("*.partial")):
         return False
     weights = [
         torch.load(folder / "model_final.pth", map_location="cpu", weights_only=True)["model"]
         for folder in (one, two)
     ]
-    return weights[0].keys() == weights[1].keys() and all(
-        torch.equal(value, weights[1][name]) for name, value in weights[0].items()
-    )
+    # Bytes, since -0 equals 0 and NaN does not equal itself.
+    bits = [{name: value.numpy().tobytes() for name, value in w.items()} for w in weights]
+    return bits[0] == bits[1] and (one / RESULTS).read_text() == (two / RESULTS).read_text()
+
+
+def add_figures(path: Path, kind: str, tried: int, survived: int, kills: list[Kill]) -> None:
+    """Add the figures of these trials to a JSON file, to those of the same kind in it."""
+    content = read_json(path) if path.is_file() else {}
+    before = content.get(kind, {})
+    if before.get("settings") != SETTINGS:
+        before = {}
+    new = {
+        "trials": tried,
+        "survived": survived,
+        "kills": len(kills),
+        "kills_by_part": dict(Counter(kill.part for kill in kills)),
+        "kills_while_a_file_grew": dict(Counter(kill.growing for kill in kills if kill.growing)),
+    }
+    content[kind] = {
+        **{key: _sum(before.get(key), value) for key, value in new.items()},
+        "settings": SETTINGS,
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        "commits": [*before.get("commits", []), git_commit()],
+    }
+    write_json(path, content)
+
+
+def _sum(one: int | dict[str, int] | None, two: int | dict[str, int]) -> int | dict[str, int]:
+    return dict(Counter(one) + Counter(two)) if isinstance(two, dict) else (one or 0) + two
 
 
 if __name__ == "__main__":

@@ -114,7 +114,10 @@ class FPNCheckpointer(DetectionCheckpointer):
         if filename.endswith(".pyth"):  # pycls
             content = read_torch(filename)
             if not isinstance(content, dict) or "model_state" not in content:
-                raise UserError(f"{self._path} is no checkpoint of pycls: it has no model_state")
+                raise UserError(
+                    f"{self._path} is no checkpoint of pycls: it has no model_state; set "
+                    "MODEL.WEIGHTS to another"
+                )
             model = content["model_state"]
             model = {k: v for k, v in model.items() if not k.endswith("num_batches_tracked")}
             return {"model": model, "__author__": "pycls", "matching_heuristics": True}

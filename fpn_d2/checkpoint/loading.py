@@ -5,6 +5,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from ..errors import UserError
+from ..modeling import check_registered
 from .checkpointer import FPNCheckpointer
 
 __all__ = ["load_model"]
@@ -22,8 +23,10 @@ def load_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
         the model, on ``cfg.MODEL.DEVICE``, in eval mode.
 
     Raises:
-        UserError: where there are no weights, or the file leaves a key of the model unfilled.
+        UserError: where a component is not registered, there are no weights, or they leave a key
+            of the model unfilled.
     """
+    check_registered(cfg)
     model = build_model(cfg.clone())  # the meta-architecture may change its config
     checkpointer = FPNCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):

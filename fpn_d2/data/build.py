@@ -24,11 +24,15 @@ from .checks import (
     check_names,
     check_proposal_files,
     check_settings,
+    check_sizes,
 )
 from .diagnosis import explain_failure
+from .evaluable import check_evaluable
 from .folders import is_local
+from .left_out import naming_left_out
 from .object_scale import ObjectScaleMapper
 from .proposals import check_proposals, read_proposals
+from .resizing import build_test_mapper
 from .stream import TrainStream
 from .unreadable import RefusingMapper, SkippingMapper
 
@@ -138,7 +142,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """
     check_names([dataset_name], "DATASETS.TEST")
     check_proposal_files(cfg, "TEST")
-    dataset, mapper = _load_test(cfg, dataset_name), DatasetMapper(cfg, False)
+    dataset, mapper = _load_test(cfg, dataset_name), build_test_mapper(cfg)
     return build_detection_test_loader(
         dataset,
         mapper=RefusingMapper(mapper) if isinstance(dataset, list) else mapper,
@@ -156,7 +160,10 @@ def _load_test(cfg: CfgNode, name: str) -> Any:
                 "file in DATASETS.PROPOSAL_FILES_TEST"
             )
         proposal_files = [files[name]]
-    return _load(cfg, [name], filter_empty=False, proposal_files=proposal_files)
+    dataset = _load(cfg, [name], filter_empty=False, proposal_files=proposal_files)
+    if isinstance(dataset, list):
+        check_evaluable(name)
+    return dataset
 
 
 def _load(cfg: CfgNode, names: list[str], **options: Any) -> Any:
@@ -164,7 +171,9 @@ def _load(cfg: CfgNode, names: list[str], **options: Any) -> Any:
     for path in options["proposal_files"] or ():
         read_proposals(_local(path))  # Detectron2 would run what is in it
     try:
-        dataset = get_detection_dataset_dicts(names, **options)
+        with naming_left_out(names):
+            dataset = get_detection_dataset_dicts(names, **options)
+        _check(cfg, names, dataset, options["proposal_files"])
     except UserError:
         raise
     except Exception as error:
@@ -172,15 +181,20 @@ def _load(cfg: CfgNode, names: list[str], **options: Any) -> Any:
         if sentence is None:
             raise
         raise UserError(sentence) from error
-    check_classes(cfg, names)
-    if isinstance(dataset, list):
-        check_files(names, dataset)
-        check_boxes(names, dataset)
-        if cfg.MODEL.MASK_ON:
-            check_masks(names, dataset)
-        if options["proposal_files"]:
-            check_proposals(names, options["proposal_files"], dataset)
     return dataset
+
+
+def _check(cfg: CfgNode, names: list[str], dataset: Any, proposal_files: Any) -> None:
+    check_classes(cfg, names)
+    if not isinstance(dataset, list):
+        return
+    check_sizes(names, dataset)
+    check_files(names, dataset)
+    check_boxes(names, dataset)
+    if cfg.MODEL.MASK_ON:
+        check_masks(names, dataset)
+    if proposal_files:
+        check_proposals(names, proposal_files, dataset)
 
 
 def _local(path: str) -> str:

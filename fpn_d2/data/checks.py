@@ -3,7 +3,9 @@
 import difflib
 import os
 import re
+import reprlib
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ __all__ = [
     "check_names",
     "check_proposal_files",
     "check_settings",
+    "check_sizes",
 ]
 
 # The key of the class head by meta-architecture; the others are class-agnostic, or not ours.
@@ -30,6 +33,7 @@ _NUM_CLASSES = {
     "GeneralizedRCNN": ("MODEL.ROI_HEADS.NUM_CLASSES", lambda cfg: cfg.MODEL.ROI_HEADS.NUM_CLASSES),
     "RetinaNet": ("MODEL.RETINANET.NUM_CLASSES", lambda cfg: cfg.MODEL.RETINANET.NUM_CLASSES),
 }
+_NUM_CLASSES["ClippingRetinaNet"] = _NUM_CLASSES["RetinaNet"]
 
 
 def check_settings(cfg: CfgNode, training: bool) -> None:
@@ -139,6 +143,26 @@ def check_files(names: Sequence[str], records: Sequence[dict[str, Any]]) -> None
             f"image {missing[0]} does not exist ({len(missing)} of the {len(paths)} images of "
             f"{', '.join(names)} are missing): put it there or take it out of the annotation file"
         )
+
+
+def check_sizes(names: Sequence[str], records: Sequence[dict[str, Any]]) -> None:
+    """Check that the sizes of all images are whole numbers of pixels.
+
+    Args:
+        names: the data sets.
+        records: their images in Detectron2's format.
+
+    Raises:
+        UserError: where one is not.
+    """
+    for record in records:
+        for key in ("width", "height"):
+            side = record.get(key, 1)  # a data set that is no COCO file need not say it
+            if not isinstance(side, Integral) or isinstance(side, bool) or not 0 < side < 2**31:
+                raise UserError(
+                    f"image {record['file_name']} ({', '.join(names)}) has the {key} "
+                    f"{reprlib.repr(side)}: give it in pixels, a whole number"
+                )
 
 
 def check_boxes(names: Sequence[str], records: Sequence[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
+from .annotation_faults import ERROR, annotation_findings
 from .dataset_check import read_annotations
 from .folders import is_local, missing_remedy
 from .mask_faults import mask_fault
@@ -42,10 +43,21 @@ def explain_failure(
         if sentence:
             return sentence
         contents.append(content)
+    try:
+        sentence = _explain_together(names, proposal_files or (), contents)
+    except (TypeError, ValueError, AttributeError, KeyError):
+        sentence = None  # values of a kind that it does not expect
+    return sentence or _first_error(contents, names)
+
+
+def _explain_together(
+    names: Sequence[str], proposal_files: Sequence[str], contents: Sequence[dict[str, Any]]
+) -> str | None:
+    """What shows in all files and their proposals together."""
     sentence = _explain_classes(names, contents)
     if sentence:
         return sentence
-    for name, path, content in zip(names, proposal_files or (), contents, strict=False):
+    for name, path, content in zip(names, proposal_files, contents, strict=False):
         sentence = explain_proposals(name, path, content["images"])
         if sentence:
             return sentence
@@ -55,6 +67,16 @@ def explain_failure(
             "(crowds do not count): annotate some, or set DATALOADER.FILTER_EMPTY_ANNOTATIONS "
             "False to train on the background alone"
         )
+    return None
+
+
+def _first_error(contents: Sequence[Any], names: Sequence[str]) -> str | None:
+    """What the check of a whole data set finds first of what makes a run impossible."""
+    for name, content in zip(names, contents, strict=True):
+        for finding in annotation_findings(content):
+            if finding.severity == ERROR:
+                image = f" (image {finding.image})" if finding.image else ""
+                return f"{MetadataCatalog.get(name).json_file}{image}: {finding.sentence}"
     return None
 
 
@@ -68,7 +90,7 @@ def _read(name: str, path: str) -> tuple[Any, str | None]:
 def _explain_content(path: str, content: Any) -> str | None:
     """What COCO's format asks for and the file does not have."""
     if not isinstance(content, dict):
-        return f"{path} is not in COCO format: its top level must be an object with images, ..."
+        return f"{path} is not in COCO format: give it an object with images, ..."
     for key, needed in _NEEDED.items():
         # Files of COCO's test images have no annotations.
         entries = content.get(key, [] if key == "annotations" else None)
@@ -80,7 +102,10 @@ def _explain_content(path: str, content: Any) -> str | None:
             lacking = [k for k in needed if not isinstance(entry, dict) or k not in entry]
             if lacking:
                 return f"{path}: entry {number} of {key} has no {lacking[0]}: add it"
-    return _explain_ids(path, content)
+    try:
+        return _explain_ids(path, content)
+    except (TypeError, ValueError, AttributeError, KeyError):
+        return None  # values of a kind that it does not expect
 
 
 _NEEDED = {

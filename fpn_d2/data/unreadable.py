@@ -7,16 +7,18 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
+from detectron2.data.detection_utils import check_image_size, read_image
 
 from ..errors import UserError
 from .image_faults import image_fault
 
-__all__ = ["RefusingMapper", "SkippingMapper"]
+__all__ = ["RefusingMapper", "SkippingMapper", "read_sound_image"]
 
 logger = logging.getLogger(__name__)
 
-Mapper = Callable[[dict[str, Any]], dict[str, Any]]
+Mapper = Callable[[dict[str, Any]], Any]
 
 
 class SkippingMapper:
@@ -95,6 +97,34 @@ class RefusingMapper:
                 "of the data set: replace it, or take it out of the annotation file"
             )
         return mapped
+
+
+def read_sound_image(record: dict[str, Any], image_format: str) -> np.ndarray:
+    """Read an image of Detectron2's format.
+
+    Args:
+        record: the image, with ``file_name``, and ``width`` and ``height`` where they are known.
+        image_format: ``cfg.INPUT.FORMAT``.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        UserError: where it cannot be read, or is of another size.
+    """
+
+    def read(record: dict[str, Any]) -> np.ndarray:
+        image = read_image(record["file_name"], format=image_format)
+        check_image_size(record, image)
+        return image
+
+    image, fault = _map(read, record)
+    if fault is not None:
+        raise UserError(
+            f"image {record['file_name']} {fault}: replace it, or take it out of the annotation "
+            "file (tools/check_dataset.py lists all such images)"
+        )
+    return image
 
 
 def _map(mapper: Mapper, record: dict[str, Any]) -> tuple[Any, str | None]:

@@ -2,7 +2,7 @@
 
 from .four_step import FourStep, proposal_opts
 from .launch import launch
-from .output_dir import check_output_dir
+from .output_dir import check_output_dir, restored_config
 from .runs import BusyError, Run, Runner
 from .trainer import Trainer
 
@@ -15,4 +15,5 @@ __all__ = [
     "check_output_dir",
     "launch",
     "proposal_opts",
+    "restored_config",
 ]

@@ -3,14 +3,16 @@
 import contextlib
 import glob
 import os
+from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..errors import UserError
+from ..files import replace_file
 from .launch import restart_count
 
-__all__ = ["check_output_dir", "clear_output_dir"]
+__all__ = ["check_output_dir", "clear_output_dir", "restored_config"]
 
 # There where the training that torchrun started was allowed to write here, so that what it
 # restarts goes on from that training's checkpoints and never from those that it was refused.
@@ -45,6 +47,30 @@ def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
     return resume
 
 
+@contextlib.contextmanager
+def restored_config(folder: str) -> Iterator[None]:
+    """Leave a run's ``config.yaml`` as it was where a start is refused.
+
+    Detectron2 writes it before it knows whether the config can work, over that of the training
+    whose results lie beside it.
+
+    Args:
+        folder: the OUTPUT_DIR.
+    """
+    path = os.path.join(folder, "config.yaml")
+    before = None
+    if comm.is_main_process() and os.path.isfile(path):
+        with open(path, "rb") as file:
+            before = file.read()
+    try:
+        yield
+    except UserError:
+        if before is not None:
+            with replace_file(path, "wb") as file:
+                file.write(before)
+        raise
+
+
 def clear_output_dir(folder: str) -> None:
     """Delete an earlier training's checkpoints.
 
@@ -56,6 +82,8 @@ def clear_output_dir(folder: str) -> None:
 
 
 def _fault(cfg: CfgNode) -> str | None:
+    if os.path.lexists(cfg.OUTPUT_DIR) and not os.path.isdir(cfg.OUTPUT_DIR):
+        return f"OUTPUT_DIR {cfg.OUTPUT_DIR} is no folder; set OUTPUT_DIR to another"
     found = _checkpoints(cfg.OUTPUT_DIR)
     if not found:
         return None

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
@@ -26,6 +25,8 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from ..data import load_train_dataset
+from ..data.unreadable import read_sound_image
+from ..errors import UserError
 from ..files import replace_file
 from .autocast import cpu_has_bfloat16
 
@@ -72,11 +73,14 @@ def cut_crops(
 
     Returns:
         (M, 3, S', S') uint8 crops, larger than S by the room for shifts, and (M,) int64 classes.
+
+    Raises:
+        UserError: where an image cannot be read, or none has an object.
     """
     rng = np.random.default_rng(seed)
     crops, classes = [], []
     for record in records:
-        image = read_image(record["file_name"], format=image_format)
+        image = read_sound_image(record, image_format)
         objects = [o for o in record["annotations"] if not o.get("iscrowd", 0)]
         boxes = np.array(
             [BoxMode.convert(o["bbox"], o["bbox_mode"], BoxMode.XYXY_ABS) for o in objects]
@@ -85,6 +89,8 @@ def cut_crops(
         for box in (*boxes, *background):
             crops.append(_cut(image, box))
         classes += [o["category_id"] for o in objects] + [num_classes] * len(background)
+    if not crops:
+        raise UserError("no image of DATASETS.TRAIN has an object to cut out: annotate some")
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2), torch.tensor(classes)
 
 
@@ -125,8 +131,10 @@ def pretrain_backbone(
         the share of the last tenth's crops that were classified correctly, of 0 to 1.
 
     Raises:
-        UserError: where the data set cannot be read.
+        UserError: where the data set or one of its images cannot be read.
     """
+    if iterations < 1:
+        raise UserError(f"--iterations is {iterations}: give 1 or more")
     records = load_train_dataset(cfg)
     num_classes = len(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
     crops, classes = cut_crops(records, cfg.INPUT.FORMAT, num_classes)

@@ -24,6 +24,8 @@ from ..data import TrainStream, build_test_loader, build_train_loader
 from ..errors import UserError
 from ..evaluation import MaskRecallEvaluator, ResultsWritingCOCOEvaluator
 from ..export import PreparedModel, compile_backbone, prepare_model
+from ..files import remove_partial_files
+from ..modeling import check_registered
 from ..seeding import seed_everything
 from .autocast import CPUAutocastTrainer, cpu_has_bfloat16
 from .loss_guard import LossGuard
@@ -58,7 +60,7 @@ class Trainer(DefaultTrainer):
             cfg: a config from :func:`fpn_d2.load_config`.
 
         Raises:
-            UserError: for a data set, a batch size or weights that cannot work.
+            UserError: for a component, a data set or a batch size that cannot work.
         """
         TrainerBase.__init__(self)
         if cfg.FOUR_STEP.RPN:
@@ -67,6 +69,7 @@ class Trainer(DefaultTrainer):
                 "tools/train_four_step.py --config-file ...`; train_net.py takes it with "
                 "--eval-only"
             )
+        check_registered(cfg)
         self._seed_is_drawn = cfg.SEED < 0
         cfg = with_seed(self.auto_scale_workers(cfg, comm.get_world_size()))
         # The loader before the model: a wrong data set shows in seconds, not minutes.
@@ -138,7 +141,8 @@ class Trainer(DefaultTrainer):
         """See :meth:`DefaultTrainer.resume_or_load`.
 
         What an earlier training left in ``OUTPUT_DIR`` goes: of its metrics what is trained again,
-        and with ``OVERWRITE_OUTPUT_DIR``, where nothing is resumed, its checkpoints.
+        and with ``OVERWRITE_OUTPUT_DIR``, where nothing is resumed, its checkpoints; and what a
+        kill has left half written.
 
         Raises:
             UserError: where the checkpoint, or what it says of its training, cannot be used.
@@ -158,6 +162,7 @@ class Trainer(DefaultTrainer):
             if not resume and self.cfg.OVERWRITE_OUTPUT_DIR:
                 clear_output_dir(self.cfg.OUTPUT_DIR)
             keep_steps_before(self.cfg.OUTPUT_DIR, self.start_iter)
+            remove_partial_files(self.cfg.OUTPUT_DIR)
         final = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
         if self.start_iter >= self.max_iter and not os.path.isfile(final):
             # Cut between the last numbered checkpoint and this one, which no step will write.

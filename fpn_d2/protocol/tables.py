@@ -154,10 +154,14 @@ def load_tables(path: str | os.PathLike) -> Tables:
         with open(path, encoding="utf-8") as file:
             content = yaml.safe_load(file)
     except OSError as error:
-        raise UserError(f"tables file {path} cannot be read ({error.strerror})") from error
+        raise UserError(
+            f"tables file {path} cannot be read ({error.strerror}); name another"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
-        raise UserError(f"tables file {path} is not a readable YAML file: {problem}") from error
+        raise UserError(
+            f"tables file {path} is not a readable YAML file ({problem}); correct it there"
+        ) from error
     top = _section(content, path, ("metrics", "scales", "tables"))
     scales = _made(Scale, top["scales"], f"{path}, scales")
     for name, scale in scales.items():

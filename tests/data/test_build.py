@@ -87,8 +87,12 @@ def test_a_sound_file_is_parsed_once(cfg, zoo, monkeypatch):
     zoo()
     calls, load = [], json.load
     monkeypatch.setattr(json, "load", lambda *args, **kw: calls.append(1) or load(*args, **kw))
-    build_test_loader(cfg, "zoo_val")
+    cfg.DATASETS.TEST = ()
+    build_train_loader(cfg)
     assert len(calls) == 1
+    for _ in range(3):  # once more for the fields that COCO's evaluation needs, and never again
+        build_test_loader(cfg, "zoo_val")
+    assert len(calls) == 1 + 3 + 1
 
 
 def test_no_test_set_is_a_choice_in_training_only(cfg, zoo):
@@ -357,19 +361,63 @@ def test_an_object_without_a_mask_is_named(with_masks, zoo, coco):
     build_train_loader(with_masks)
 
 
-@pytest.mark.parametrize(
-    "segmentation", [None, [], [[1, 1, 2, 2]]], ids=["none", "empty", "a line"]
-)
-def test_a_mask_that_is_none_is_named_or_dropped(with_masks, zoo, coco, segmentation, caplog):
-    content = coco.content()
-    masks = [TRIANGLE] * len(content["annotations"])
-    masks[-1] = segmentation
-    zoo(masked(coco, *masks), masked(coco, *[TRIANGLE] * len(masks)))
-    if segmentation:  # Detectron2 drops polygons of fewer than three points, with a warning
-        build_train_loader(with_masks)
-        return
+@pytest.mark.parametrize("segmentation", [None, []], ids=["none", "empty"])
+def test_a_mask_that_is_none_is_named(with_masks, zoo, coco, segmentation):
+    zoo(masked(coco, TRIANGLE, TRIANGLE, segmentation), masked(coco, *[TRIANGLE] * 3))
     with pytest.raises(UserError, match=r"annotation \d+ of image \S+ .* has no segmentation"):
         build_train_loader(with_masks)
+
+
+@pytest.mark.parametrize("mask_on", [True, False])
+def test_objects_whose_polygons_are_lines_are_named_in_the_log(cfg, zoo, coco, caplog, mask_on):
+    cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = mask_on, "bitmask"
+    line = [[1, 1, 2, 2]]
+    zoo(masked(coco, TRIANGLE, line, line), masked(coco, *[TRIANGLE] * 3))
+    build_train_loader(cfg)  # Detectron2 drops them, from models of boxes too
+    (record,) = (r for r in caplog.records if r.name == "fpn_d2.data.left_out")
+    text = record.getMessage()
+    assert text.startswith("2 objects of zoo_train are left out")
+    assert "the first is annotation 2 of image 1.png (" in text
+    assert "instances_train.json" in text
+    assert "Filtered out" not in caplog.text
+
+
+def test_sound_polygons_are_named_nowhere(with_masks, zoo, coco, caplog):
+    two = [[1, 1, 2, 2], *TRIANGLE]  # the object keeps its triangle
+    zoo(masked(coco, TRIANGLE, two, TRIANGLE), masked(coco, *[TRIANGLE] * 3))
+    build_train_loader(with_masks)
+    assert "left out" not in caplog.text
+
+
+# What COCO's evaluation needs, and training does not.
+
+EVALUATION_FAULTS = {
+    "id 0": (set_in("annotations", 1, id=0), "has the id 0"),
+    "a negative id": (set_in("annotations", 1, id=-3), "has the id -3"),
+    "an id as a text": (set_in("annotations", 1, id="2"), "has the id '2'"),
+    "no area": (drop_in("annotations", 1, "area"), "has no area"),
+    "an area of text": (set_in("annotations", 1, area="12"), "has the area '12'"),
+    "no iscrowd": (drop_in("annotations", 1, "iscrowd"), "has no iscrowd"),
+    "a crowd of two": (set_in("annotations", 1, iscrowd=2), "has the iscrowd 2"),
+}
+
+
+@pytest.mark.parametrize("fault", EVALUATION_FAULTS)
+def test_what_evaluation_would_stumble_over_is_named_before_the_run(fault, cfg, zoo, coco):
+    change, words = EVALUATION_FAULTS[fault]
+    content = coco.content()
+    change(content)
+    folder = zoo(val=content)
+    for build in (build_train_loader, lambda cfg: build_test_loader(cfg, "zoo_val")):
+        with pytest.raises(UserError) as caught:
+            build(cfg)
+        for word in ("instances_val.json: entry 1 of annotations (image 1.png) ", words, "1 of 3"):
+            assert word in str(caught.value)
+    # the same in a file that is only trained on is no fault
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("zoo_val",), ()
+    build_train_loader(cfg)
+    coco.write(folder.parent, "zoo", "val", coco.content())  # mended
+    build_test_loader(cfg, "zoo_val")
 
 
 # Fixed proposals.

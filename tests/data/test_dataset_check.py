@@ -1,15 +1,15 @@
 """The check of a whole data set: any JSON at all, and files of every kind of fault."""
 
-import copy
 import itertools
 import json
 
 import numpy as np
 import pytest
+from any_json import FEW, VALUES, places, replaced
 from detectron2.config import get_cfg
 from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -17,58 +17,6 @@ from fpn_d2 import UserError
 from fpn_d2.data.annotation_faults import Finding
 from fpn_d2.data.checks import check_boxes
 from fpn_d2.data.dataset_check import check_dataset, check_file, read_annotations
-
-# Deterministic, and without a time limit for one example: the machine may be busy.
-FEW = settings(
-    max_examples=150,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-NAMES = st.sampled_from(
-    ["id", "image_id", "category_id", "bbox", "segmentation", "counts", "size", "file_name"]
-    + ["height", "width", "name", "iscrowd", "ignore", "area", "keypoints"]
-    + ["images", "annotations", "categories"]
-)
-LEAVES = (
-    st.none()
-    | st.booleans()
-    | st.integers(-3, 45)
-    | st.integers()
-    | st.sampled_from([10**400, -(2**63), 2**64])
-    | st.floats()
-    | st.text(max_size=5)
-    | st.sampled_from(["0.png", "..", "\ud800", "\0", "1"])
-)
-VALUES = st.recursive(
-    LEAVES,
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(NAMES | st.text(max_size=3), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
-
-
-def places(content, path=()):
-    """The path of every value in a parsed file."""
-    yield path
-    if isinstance(content, (dict, list)):
-        keys = content if isinstance(content, dict) else range(len(content))
-        for key in keys:
-            yield from places(content[key], (*path, key))
-
-
-def replaced(content, path, value):
-    if not path:
-        return value
-    content = copy.deepcopy(content)
-    inner = content
-    for key in path[:-1]:
-        inner = inner[key]
-    inner[path[-1]] = value
-    return content
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The start from crops of the data: what is cut, and what the checkpoint fills."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from fpn_d2 import load_config
+from fpn_d2 import UserError, load_config
 from fpn_d2.checkpoint import FPNCheckpointer
 from fpn_d2.engine.pretraining import (
     _CUT_SIZE,
@@ -59,6 +60,24 @@ def test_an_image_without_objects_gives_no_crops(record):
     empty = {**record, "annotations": []}
     crops, classes = cut_crops([record, empty], "RGB", num_classes=5)
     assert len(crops) == len(classes) <= 2
+
+
+@pytest.mark.parametrize("fault", ["cut", "away", "of another size"])
+def test_an_image_that_cannot_be_read_is_named(record, fault):
+    path = Path(record["file_name"])
+    if fault == "cut":
+        path.write_bytes(path.read_bytes()[:100])
+    elif fault == "away":
+        path.unlink()
+    else:
+        record = {**record, "width": 161, "height": 120}
+    with pytest.raises(UserError, match=rf"image {path} .*: replace it, or take it out"):
+        cut_crops([record], "RGB", num_classes=5)
+
+
+def test_no_object_at_all_is_said(record):
+    with pytest.raises(UserError, match="annotate some"):
+        cut_crops([{**record, "annotations": []}], "RGB", num_classes=5)
 
 
 def test_the_classifier_averages_the_coarsest_map():

@@ -1,0 +1,96 @@
+"""Values that Detectron2's own keys cannot have, which it would answer with a bare assertion or a
+KeyError, some of them after minutes."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+
+from .errors import UserError
+
+__all__ = ["check_values"]
+
+_CHOICES = {
+    "SOLVER.LR_SCHEDULER_NAME": (
+        "WarmupMultiStepLR",
+        "WarmupCosineLR",
+        "WarmupStepWithFixedGammaLR",
+    ),
+    "DATALOADER.SAMPLER_TRAIN": (
+        "TrainingSampler",
+        "RepeatFactorTrainingSampler",
+        "RandomSubsetTrainingSampler",
+    ),
+    "INPUT.FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
+    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated"),
+}
+_NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
+_AT_LEAST = {
+    "SOLVER.MAX_ITER": 1,
+    "SOLVER.CHECKPOINT_PERIOD": 1,
+    "SOLVER.BASE_LR": 0,
+    "DATALOADER.NUM_WORKERS": 0,
+    "TEST.EVAL_PERIOD": 0,
+    "TEST.DETECTIONS_PER_IMAGE": -1,
+}
+_RESNETS = ("build_resnet_backbone", "build_resnet_fpn_backbone")
+_DEPTHS = (18, 34, 50, 101, 152)
+
+
+def check_values(cfg: CfgNode) -> None:
+    """Refuse values that cannot work.
+
+    Args:
+        cfg: the merged config.
+
+    Raises:
+        UserError: naming the key and what it can be.
+    """
+    for key, choices in _CHOICES.items():
+        _check_choice(key, _get(cfg, key), choices)
+    for key in ("MODEL.FPN.NORM", "MODEL.RESNETS.NORM"):
+        _check_choice(key, _get(cfg, key), _NORMS)
+    for key, least in _AT_LEAST.items():
+        value = _get(cfg, key)
+        if not (math.isfinite(value) and value >= least):
+            raise UserError(f"{key} is {value}; give {least} or more")
+    for key in ("INPUT.MIN_SIZE_TRAIN", "SOLVER.STEPS"):
+        numbers = _get(cfg, key)
+        if any(number < 1 for number in numbers) or (key.startswith("INPUT") and not numbers):
+            raise UserError(f"{key} is {numbers}; give whole numbers above 0")
+    if list(cfg.SOLVER.STEPS) != sorted(cfg.SOLVER.STEPS):
+        raise UserError(f"SOLVER.STEPS is {cfg.SOLVER.STEPS}; give the iterations in their order")
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}; give cpu or cuda") from error
+    _check_resnet(cfg)
+
+
+def _check_resnet(cfg: CfgNode) -> None:
+    model, resnets = cfg.MODEL, cfg.MODEL.RESNETS
+    name = model.BACKBONE.NAME
+    if name == "build_fpn_backbone":
+        name = model.FPN.BOTTOM_UP
+    if name not in _RESNETS:
+        return
+    _check_choice("MODEL.RESNETS.DEPTH", resnets.DEPTH, _DEPTHS)
+    if resnets.DEPTH in (18, 34) and resnets.RES2_OUT_CHANNELS != 64:
+        raise UserError(
+            f"MODEL.RESNETS.RES2_OUT_CHANNELS is {resnets.RES2_OUT_CHANNELS}, and a ResNet-"
+            f"{resnets.DEPTH} has 64; set it to 64"
+        )
+
+
+def _get(cfg: CfgNode, key: str) -> Any:
+    for name in key.split("."):
+        cfg = cfg[name]
+    return cfg
+
+
+def _check_choice(key: str, value: Any, choices: Sequence[Any]) -> None:
+    if value not in choices:
+        raise UserError(f"{key} is {value!r}; it can be {', '.join(map(repr, choices))}")
