@@ -35,7 +35,7 @@ TASKS = {  # in the order in which they run
     "matching": lambda a: benchmark_matching(CONFIGS, a.device, a.rounds),
     "mask_proposals": lambda a: benchmark_mask_proposals(CONFIGS, a.device, a.rounds),
     "training": lambda a: benchmark_training(CONFIGS, a.device, max(1, a.rounds // 2), a.compile),
-    "rows": lambda a: benchmark_rows(CONFIGS, a.device, a.rounds),
+    "rows": lambda a: benchmark_rows(CONFIGS, a.device, max(1, a.rounds // 2)),
 }
 
 

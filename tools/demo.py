@@ -9,6 +9,7 @@ a picture of each image (a video of each video), ``predictions.json`` in COCO's 
 import argparse
 
 from fpn_d2.demo import MAX_PIXELS, parse_rows, run_demo
+from fpn_d2.devices import keep_freed_memory
 from fpn_d2.errors import exit_on_user_error
 
 
@@ -19,7 +20,12 @@ def main() -> None:
     parser.add_argument("--weights", default="", help="a checkpoint; default: MODEL.WEIGHTS")
     parser.add_argument("--input", nargs="+", required=True, help="images, folders and videos")
     parser.add_argument("--output", required=True, help="the folder to write")
-    parser.add_argument("--threshold", type=float, default=0.5, help="least score of a detection")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        help="least score of a detection; of a model with classes SCORE_THRESH_TEST holds too",
+    )
     parser.add_argument(
         "--explain",
         action="store_true",
@@ -41,6 +47,7 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="replace pictures that are there")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY value ..., for all rows")
     args = parser.parse_args()
+    keep_freed_memory()
     with exit_on_user_error():
         rows = parse_rows(args.config_file, args.weights, args.compare, args.opts)
         files = run_demo(
@@ -52,7 +59,8 @@ def main() -> None:
             max_pixels=args.max_pixels,
             replace=args.force,
         )
-        print(f"{len(files)} files in {args.output}: {', '.join(files[:3])} ...")
+        more = ", ..." if len(files) > 3 else ""
+        print(f"wrote {len(files)} files: {', '.join(files[:3])}{more}")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ Shape shorthand: H x W pixels, P proposals, R boxes.
 
 import copy
 import dataclasses
+import functools
 import io
 import os
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,11 +19,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
-from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.modeling import ProposalNetwork, RetinaNet
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
 from ..data import check_names
 from ..data.image_faults import image_fault
+from ..data.resizing import build_test_resize
 from ..errors import UserError
 from ..evaluation import match_boxes
 from .exporting import DetectorGraph, Exported, require
@@ -31,8 +35,7 @@ __all__ = ["Parity", "check_export", "load_exported", "read_check_images"]
 # The share of detections that are to be matched, from which score, and how closely; and the heads'
 # outputs on the same proposals.
 MATCHED_SHARE, LEAST_SCORE, PIXELS, HEAD_ERROR = 0.995, 0.05, 0.1, 1e-3
-# Scores that are as near have no order, and so it is open which of two overlapping boxes NMS keeps.
-TIE = 1e-5
+TIE = 1e-5  # scores that are as near are in no order: rounding decides which of two NMS keeps
 NUM_IMAGES = 3
 SCALES = (1.0, 0.77, 1.23)  # of the config's size: padding of different widths
 NUM_PROPOSALS = 500  # for a Fast R-CNN
@@ -47,9 +50,10 @@ class Parity:
         detections: of the model, above the least score; in an RPN all proposals.
         found: those of the file.
         matched: how many of both belong together, one to one.
-        tied, found_tied: of the model's and of the file's, how many have no partner and share
-            their score with another box. Without lateral connections (row e), levels are C5
-            repeated, so that neighbours have the same score.
+        tied: how many of the others are the model's too, before its NMS, where each may lose to
+            one of the other side. One tie decides about all that its boxes overlap. Without
+            lateral connections (row e), levels are C5 repeated, so that neighbours' scores are
+            the same.
         head_max_error: the largest difference of the heads' outputs on the same proposals.
         max_pixels: of the matched boxes' coordinates.
         max_score: of their scores.
@@ -60,7 +64,6 @@ class Parity:
     found: int = 0
     matched: int = 0
     tied: int = 0
-    found_tied: int = 0
     head_max_error: float = 0.0
     max_pixels: float = 0.0
     max_score: float = 0.0
@@ -73,17 +76,16 @@ class Parity:
     @property
     def is_within_tolerance(self) -> bool:
         """Whether the file does what the model does."""
-        not_tied = max(self.detections - self.tied, self.found - self.found_tied)
+        not_tied = max(self.detections, self.found) - self.tied
         is_matched = self.matched >= MATCHED_SHARE * not_tied
         return is_matched and self.head_max_error <= HEAD_ERROR
 
     def summary(self) -> str:
         """The parity in a line."""
-        tied = max(self.tied, self.found_tied)
         return (
             f"{len(self.sizes)} images of {len(set(self.sizes))} sizes: "
             f"{self.matched} of {max(self.detections, self.found)} boxes matched "
-            f"({100 * self.matched_share:.2f} %) within {PIXELS} px, {tied} tied; largest "
+            f"({100 * self.matched_share:.2f} %) within {PIXELS} px, {self.tied} tied; largest "
             f"difference {self.max_pixels:.1e} px, of scores {self.max_score:.1e}, of head outputs "
             f"on the same proposals {self.head_max_error:.1e}"
         )
@@ -115,7 +117,7 @@ def check_export(exported: Exported, model: nn.Module, images: Sequence[Tensor])
         with torch.no_grad():
             expected = eager(*inputs)
         named = dict(zip(eager.input_names, inputs, strict=True))
-        _compare_boxes(parity, run(named), expected)
+        _compare_boxes(parity, run(named), expected, functools.partial(_candidates, model, inputs))
         outputs = run_check(named)[len(eager.output_names) :]
         _compare_heads(parity, eager, image, outputs)
     if not parity.detections:
@@ -126,35 +128,66 @@ def check_export(exported: Exported, model: nn.Module, images: Sequence[Tensor])
     return parity
 
 
-def _compare_boxes(parity: Parity, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    (boxes, scores, classes), (eager_boxes, eager_scores, eager_classes) = map(
-        _confident, (found, expected)
-    )
-    pairs, differences = match_boxes(boxes, eager_boxes, classes, eager_classes, PIXELS)
-    parity.detections += len(eager_boxes)
-    parity.found += len(boxes)
+def _compare_boxes(
+    parity: Parity,
+    found: Sequence[Tensor],
+    expected: Sequence[Tensor],
+    candidates: Callable[[], Sequence[Tensor]],
+) -> None:
+    found, expected = _confident(found), _confident(expected)
+    pairs, differences = match_boxes(found[0], expected[0], found[2], expected[2], PIXELS)
+    parity.detections += len(expected[0])
+    parity.found += len(found[0])
     parity.matched += len(pairs)
-    both = torch.cat([scores, eager_scores[~_is_in(pairs[:, 1], eager_scores)]])
-    parity.found_tied += _count_tied(scores, _is_in(pairs[:, 0], scores), both)
-    both = torch.cat([eager_scores, scores[~_is_in(pairs[:, 0], scores)]])
-    parity.tied += _count_tied(eager_scores, _is_in(pairs[:, 1], eager_scores), both)
+    rest_found, rest_expected = _without(found, pairs[:, 0]), _without(expected, pairs[:, 1])
+    if len(rest_found[0]) and len(rest_expected[0]):
+        had = _are_among(rest_found, _confident(candidates()))
+        rivals = [x[had] for x in rest_found]
+        unexplained = max(
+            int((~had | ~_may_lose(rest_found, rest_expected)).sum()),
+            int((~_may_lose(rest_expected, rivals)).sum()),
+        )
+        parity.tied += max(0, max(len(rest_found[0]), len(rest_expected[0])) - unexplained)
     if len(pairs):
-        away = (scores[pairs[:, 0]] - eager_scores[pairs[:, 1]]).abs()
+        away = (found[1][pairs[:, 0]] - expected[1][pairs[:, 1]]).abs()
         parity.max_score = max(parity.max_score, float(away.max()))
         parity.max_pixels = max(parity.max_pixels, float(differences.max()))
 
 
-def _is_in(indices: Tensor, scores: Tensor) -> Tensor:
-    chosen = torch.zeros(len(scores), dtype=torch.bool)
-    chosen[indices] = True
-    return chosen
+def _without(outputs: Sequence[Tensor], indices: Tensor) -> list[Tensor]:
+    left = torch.ones(len(outputs[0]), dtype=torch.bool)
+    left[indices] = False
+    return [x[left] for x in outputs]
 
 
-def _count_tied(scores: Tensor, is_matched: Tensor, both: Tensor) -> int:
-    """The boxes without a partner whose score ``both``, its own list and the other's rest, has
-    twice."""
-    equal = (scores[~is_matched][:, None] - both[None]).abs() <= TIE
-    return int((equal.sum(dim=1) > 1).sum())
+def _may_lose(boxes: Sequence[Tensor], rivals: Sequence[Tensor]) -> Tensor:
+    """(R,) bool: which boxes overlap a rival of their class whose score is not below theirs, but
+    for a tie, so that NMS may keep that one and not them."""
+    loses = box_iou(boxes[0], rivals[0]) > 0
+    loses &= rivals[1][None] >= boxes[1][:, None] - TIE
+    return (loses & (boxes[2][:, None] == rivals[2][None])).any(dim=1)
+
+
+@torch.no_grad()
+def _candidates(model: nn.Module, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """What the model returns where its last NMS takes nothing away, in the form of the outputs."""
+    model = copy.deepcopy(model).eval().cpu()
+    if isinstance(model, ProposalNetwork):
+        rpn = model.proposal_generator
+        rpn.nms_thresh, rpn.post_nms_topk = 1.0, {False: sys.maxsize}
+    elif isinstance(model, RetinaNet):
+        model.test_nms_thresh, model.max_detections_per_image = 1.0, sys.maxsize
+    else:
+        predictor = model.roi_heads.box_predictor
+        predictor.test_nms_thresh, predictor.test_topk_per_image = 1.0, sys.maxsize
+    return DetectorGraph(model)(*inputs)
+
+
+def _are_among(found: Sequence[Tensor], candidates: Sequence[Tensor]) -> Tensor:
+    """(R,) bool: which boxes, with their scores and classes, are also among the candidates."""
+    is_near = (found[0][:, None] - candidates[0][None]).abs().amax(dim=2) <= PIXELS
+    is_near &= (found[1][:, None] - candidates[1][None]).abs() <= HEAD_ERROR
+    return (is_near & (found[2][:, None] == candidates[2][None])).any(dim=1)
 
 
 def _confident(outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -245,7 +278,13 @@ def read_check_images(cfg: CfgNode, files: Sequence[str] = ()) -> list[Tensor]:
 def _resize(cfg: CfgNode, pixels: np.ndarray, scale: float) -> Tensor:
     shortest = cfg.INPUT.MIN_SIZE_TEST or min(pixels.shape[:2])
     longest = cfg.INPUT.MAX_SIZE_TEST
-    resize = ResizeShortestEdge(round(scale * shortest), round(scale * longest))
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = (
+        round(scale * shortest),
+        round(scale * longest),
+    )
+    resize = build_test_resize(cfg)
     resized = resize.get_transform(pixels).apply_image(pixels)
     return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1), np.float32))
 
