@@ -27,7 +27,8 @@ from fpn_d2.engine import launch
 # A word that tells what to do; the fault alone is no sentence that helps.
 REMEDY = re.compile(
     r"\b(add|annotate|choose|copy|correct|delete|did you mean|evaluate|give|it can be|leave|list|"
-    r"make|must hold|name|number|put|rename|replace|restart|set|switch|take|there are|train|use|write)\b"
+    r"make|must hold|name|number|put|rename|replace|restart|set|switch|take|there are|train|use|"
+    r"write)\b"
 )
 
 
