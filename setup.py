@@ -32,7 +32,11 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["fpn_d2", "fpn_d2.*"]),
-    package_data={"fpn_d2.protocol": ["*.j2"]},
+    package_data={
+        "fpn_d2.inspection": ["*.j2"],
+        "fpn_d2.protocol": ["*.j2"],
+        "fpn_d2.visualization": ["*.css"],
+    },
     python_requires=">=3.10",
     # torch, torchvision and Detectron2 are needed too and stay out on purpose. pip would fetch
     # `detectron2 @ git+...` again although it is installed, and would build it in an isolated
@@ -50,5 +54,10 @@ setup(
         "safetensors>=0.4",
         "tqdm>4.29.0",
     ],
-    extras_require={"dev": ["pytest>=8", "ruff==0.17.5", "hypothesis>=6"]},
+    extras_require={
+        "app": ["gradio>=6.0"],  # tools/app.py
+        "dev": ["pytest>=8", "ruff==0.17.5", "hypothesis>=6"],
+        "export": ["onnx>=1.13", "onnxruntime>=1.14"],  # tools/export.py --format onnx
+        "video": ["av>=14"],  # tools/demo.py --input VIDEO
+    },
 )

@@ -48,6 +48,9 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # What computes RoIAlign: "torchvision", "gather" (fpn_d2/layers/pyramid_align.py, equal to
     # rounding), or "auto" for the faster of the two: gather on CPUs, torchvision on GPUs.
     cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND = "auto"
+    # Columns of the classifier beside the classes and the background, such as the ten numbers that
+    # COCO skips in torchvision's models; they count as background.
+    cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES = 0
 
     # Mask proposals (Sec. 6, Appendix A); the choices that the paper leaves open are listed in
     # modeling/mask_proposals/__init__.py.
@@ -82,6 +85,10 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # crops have their object at one scale, and so do the baseline's images.
     cfg.INPUT.OBJECT_SCALE_TRAIN = 0.0
 
+    # How test images are resized: "detectron2" (Pillow, to whole numbers from 0 to 255, smoothed
+    # where they shrink), or as torchvision's detectors do it, "torchvision".
+    cfg.INPUT.RESIZE_TEST = "detectron2"
+
     # Training skips images that cannot be read, or are of another size than the annotation file
     # says, and names them in the log. It stops once they are more than this share of the training
     # images, and more than one. Each process of a training counts those that it has met itself.
@@ -94,6 +101,9 @@ def add_fpn_config(cfg: CfgNode) -> None:
     cfg.INFERENCE.PREPARE = True
     cfg.INFERENCE.PRECISION = "float32"
     cfg.INFERENCE.COMPILE = False
+
+    # Train with the backbone compiled by torch.compile (fpn_d2/export/compiling.py).
+    cfg.SOLVER.COMPILE = False
 
     # A training without --resume refuses an OUTPUT_DIR with checkpoints; True: it deletes them.
     cfg.OVERWRITE_OUTPUT_DIR = False

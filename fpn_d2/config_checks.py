@@ -16,6 +16,7 @@ from .errors import UserError
 __all__ = ["check_config", "features_read"]
 
 TOP_BLOCKS = ("maxpool", "p6p7_c5", "p6p7_p5", "")
+_RETINANETS = ("RetinaNet", "ClippingRetinaNet")
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -31,6 +32,10 @@ def check_config(cfg: CfgNode) -> None:
     _check_switches_act(cfg)
     _check_levels(cfg)
     _check_batch(cfg)
+    if cfg.INPUT.RESIZE_TEST not in ("detectron2", "torchvision"):
+        raise UserError(
+            f"INPUT.RESIZE_TEST is {cfg.INPUT.RESIZE_TEST!r}; give detectron2 or torchvision"
+        )
     share = cfg.DATALOADER.MAX_SKIPPED_SHARE
     if not 0 <= share <= 1:
         raise UserError(f"DATALOADER.MAX_SKIPPED_SHARE is {share}; give a fraction, 0.0 to 1.0")
@@ -51,7 +56,7 @@ def features_read(cfg: CfgNode) -> dict[str, list[str]]:
     model, readers = cfg.MODEL, {}
     if model.META_ARCHITECTURE == "MaskProposalNetwork":
         readers["MODEL.MASK_PROPOSAL.IN_FEATURES"] = list(model.MASK_PROPOSAL.IN_FEATURES)
-    elif model.META_ARCHITECTURE == "RetinaNet":
+    elif model.META_ARCHITECTURE in _RETINANETS:
         readers["MODEL.RETINANET.IN_FEATURES"] = list(model.RETINANET.IN_FEATURES)
     elif model.META_ARCHITECTURE in ("GeneralizedRCNN", "ProposalNetwork"):
         if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
@@ -158,6 +163,15 @@ def _check_switches_act(cfg: CfgNode) -> None:
             "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE and POOLER_CANONICAL_LEVEL have no effect "
             "on MODEL.ROI_HEADS.NAME StandardROIHeads; set it to FPNROIHeads"
         )
+    if box.NUM_UNUSED_CLASSES < 0:
+        raise UserError(
+            f"MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES is {box.NUM_UNUSED_CLASSES}; give 0 or more"
+        )
+    if box.NUM_UNUSED_CLASSES and model.ROI_HEADS.NAME in ("StandardROIHeads", "C4ROIHeads"):
+        raise UserError(
+            "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES has no effect on MODEL.ROI_HEADS.NAME "
+            f"{model.ROI_HEADS.NAME}; set it to FPNROIHeads, or NUM_UNUSED_CLASSES to 0"
+        )
 
 
 def _check_levels(cfg: CfgNode) -> None:
@@ -169,7 +183,7 @@ def _check_levels(cfg: CfgNode) -> None:
         for key, names in readers.items():
             check_features_exist(key, names, cfg.MODEL.RESNETS.OUT_FEATURES, "the ResNet")
     for key, lists in _anchor_lists(cfg):
-        reader = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "RPN"
+        reader = "RETINANET" if cfg.MODEL.META_ARCHITECTURE in _RETINANETS else "RPN"
         levels = readers.get(f"MODEL.{reader}.IN_FEATURES")
         if levels and len(lists) not in (1, len(levels)):
             raise UserError(

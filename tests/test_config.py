@@ -12,6 +12,8 @@ import fpn_d2
 from fpn_d2 import UserError, add_fpn_config, load_config
 
 NEW_KEYS = {
+    "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES": 0,
+    "INPUT.RESIZE_TEST": "detectron2",
     "DATALOADER.MAX_SKIPPED_SHARE": 0.01,
     "OVERWRITE_OUTPUT_DIR": False,
     "MODEL.FPN.FREEZE": False,

@@ -454,3 +454,68 @@ def test_every_trainable_weight_of_a_row_gets_a_gradient(make_input, row):
     prefixes += tuple(p.replace("backbone.", "backbone.bottom_up.") for p in prefixes)
     assert all(name.startswith(prefixes) for name in frozen)
     assert bool(frozen) == (cfg.MODEL.BACKBONE.FREEZE_AT == 2)
+
+
+# --- configs for checkpoints from elsewhere
+
+ELSEWHERE = {
+    "torchvision/faster_rcnn_R_50_FPN": {
+        "MODEL.ANCHOR_GENERATOR.SIZES": PER_LEVEL,
+        "MODEL.RPN.NMS_THRESH": 0.7,  # torchvision's arguments, by their defaults
+        "MODEL.RPN.PRE_NMS_TOPK_TEST": 1000,
+        "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
+        "MODEL.ROI_HEADS.NUM_CLASSES": 80,
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.05,
+        "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.5,
+        "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES": 10,
+        "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlign",
+        "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 2,
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0),
+        "TEST.DETECTIONS_PER_IMAGE": 100,
+    },
+    "torchvision/retinanet_R_50_FPN": {
+        "MODEL.META_ARCHITECTURE": "ClippingRetinaNet",
+        "MODEL.FPN.TOP_BLOCK": "p6p7_p5",
+        "MODEL.RETINANET.SCORE_THRESH_TEST": 0.05,
+        "MODEL.RETINANET.NMS_THRESH_TEST": 0.5,
+        "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 1000,
+        "MODEL.RETINANET.IOU_THRESHOLDS": [0.4, 0.5],
+        "TEST.DETECTIONS_PER_IMAGE": 300,
+    },
+    "maskrcnn_benchmark/faster_rcnn_R_50_FPN": {
+        "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 2,
+        "MODEL.RPN.PRE_NMS_TOPK_TEST": 1000,
+    },
+    "maskrcnn_benchmark/faster_rcnn_R_50_C4": {
+        "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 0,
+        "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 14,
+        "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000,
+    },
+}
+
+
+@pytest.mark.parametrize("row", ELSEWHERE)
+def test_a_config_for_checkpoints_from_elsewhere(row):
+    cfg, merged = load(row), flat(load(row))
+    expected = ELSEWHERE[row] | {"MODEL.WEIGHTS": "", "INPUT.MIN_SIZE_TEST": 800}
+    assert {key: merged[key] for key in expected} == expected
+    if row.startswith("torchvision"):
+        mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # RGB, of 0 to 1
+        assert pytest.approx([255 * x for x in mean]) == cfg.MODEL.PIXEL_MEAN
+        assert pytest.approx([255 * x for x in std]) == cfg.MODEL.PIXEL_STD
+        assert (cfg.INPUT.FORMAT, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == ("RGB", False)
+    else:
+        assert cfg.MODEL.PIXEL_MEAN == [102.9801, 115.9465, 122.7717]
+        assert cfg.MODEL.PIXEL_STD == [1.0, 1.0, 1.0]
+        assert (cfg.INPUT.FORMAT, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == ("BGR", True)
+        assert cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE == "ROIAlign"
+
+
+def test_there_are_no_other_configs_for_checkpoints_from_elsewhere():
+    files = [
+        path
+        for folder in ("torchvision", "maskrcnn_benchmark")
+        for path in (CONFIGS / folder).glob("*")
+    ]
+    names = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in files}
+    assert names == {*ELSEWHERE, "torchvision/common", "maskrcnn_benchmark/common"}

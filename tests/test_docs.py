@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from detectron2.config import get_cfg
+from markdown_pages import anchors, fenced_blocks, links
 
-from fpn_d2 import load_config
+from fpn_d2 import add_fpn_config, load_config
 from fpn_d2.protocol import fill_in_results, load_tables
 
 
@@ -35,14 +37,70 @@ def test_the_row_of_ones_own_is_a_row(repo, tables_page, tmp_path):
     assert load_config(tables.config_file(row.configs["quick"])).MODEL.RPN.SHARED_HEAD is False
 
 
-def test_the_readmes_tables_are_those_of_the_results(repo):
-    text = (repo / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "docs/export.md"])
+def test_the_tables_of_a_page_are_those_of_the_results(name, repo):
+    text = (repo / name).read_text(encoding="utf-8")
     tables = load_tables(repo / "configs" / "tables.yaml")
     assert fill_in_results(text, str(repo), tables) == text, "run tools/update_readme.py"
 
 
-def test_every_file_that_a_page_links_to_is_there(repo):
-    pages = [repo / "README.md", repo / "datasets" / "README.md", *(repo / "docs").glob("*.md")]
+@pytest.fixture(scope="module")
+def pages(repo) -> list[Path]:
+    """Every page that a reader is sent to."""
+    found = [*repo.glob("*.md"), repo / "datasets" / "README.md", *(repo / "docs").glob("*.md")]
+    names = {page.name for page in found}
+    assert {"README.md", "README.zh-CN.md", "CONTRIBUTING.md", "SECURITY.md"} <= names
+    return found
+
+
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(pages):
     for page in pages:
-        for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), f"{page}: {link}"
+        for link in links(page.read_text(encoding="utf-8")):
+            if link.startswith(("https://", "http://")):
+                continue
+            name, _, anchor = link.partition("#")
+            target = page.parent / name if name else page
+            assert target.exists(), f"{page}: {link}"
+            if anchor:
+                assert anchor in anchors(target.read_text(encoding="utf-8")), f"{page}: {link}"
+
+
+def test_every_config_tool_and_test_that_a_command_names_is_there(pages, repo):
+    named = 0
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        made = set(re.findall(r"^cat > (\S+)", text, re.MULTILINE))
+        for language, block in fenced_blocks(text):
+            if language != "bash":
+                continue
+            for path in re.findall(
+                r"(?:configs|tools|tests)/\S+\.(?:yaml|py)|train_net\.py", block
+            ):
+                named += 1
+                assert (repo / path).is_file() or path in made, f"{page}: {path}"
+    assert named > 30
+
+
+def test_every_key_that_a_page_names_is_a_key(pages):
+    cfg, named = get_cfg(), 0
+    add_fpn_config(cfg)
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        blocks = "\n".join(block for language, block in fenced_blocks(text) if language == "bash")
+        for key in re.findall(
+            r"(?<![\w/.-])[A-Z][A-Z_]+(?:\.[A-Z][A-Z0-9_]*)+(?![\w.*])", text + blocks
+        ):
+            value = cfg
+            for part in key.split("."):
+                assert part in value, f"{page}: {key}"
+                value = value[part]
+            named += 1
+    assert named > 50
+
+
+def test_the_layout_names_every_room(repo):
+    layout = (repo / "README.md").read_text(encoding="utf-8").partition("## Layout")[2]
+    rooms = [path.parent.name for path in (repo / "fpn_d2").glob("*/__init__.py")]
+    assert "modeling" in rooms
+    for room in rooms:
+        assert f"\n  {room}/" in layout, room

@@ -16,9 +16,12 @@ from fpn_d2.benchmark import (
     benchmark_agreement,
     benchmark_inference,
     benchmark_mask_proposals,
+    benchmark_matching,
     benchmark_pooling,
+    benchmark_rows,
     benchmark_table,
     benchmark_training,
+    describe_benchmark,
     write_benchmark,
 )
 from fpn_d2.benchmark.detectors import variants_of
@@ -26,13 +29,20 @@ from fpn_d2.errors import exit_on_user_error
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 IMAGES = 100  # of the test set, for --agreement
-TASKS = ("inference", "training", "pooling", "mask_proposals")
+TASKS = {  # in the order in which they run
+    "pooling": lambda a: benchmark_pooling(a.device, a.rounds),
+    "inference": lambda a: benchmark_inference(CONFIGS, a.device, a.rounds, a.compile),
+    "matching": lambda a: benchmark_matching(CONFIGS, a.device, a.rounds),
+    "mask_proposals": lambda a: benchmark_mask_proposals(CONFIGS, a.device, a.rounds),
+    "training": lambda a: benchmark_training(CONFIGS, a.device, max(1, a.rounds // 2), a.compile),
+    "rows": lambda a: benchmark_rows(CONFIGS, a.device, a.rounds),
+}
 
 
 def main() -> None:
     """Read the command line, run the tasks, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", nargs="*", default=TASKS, choices=TASKS)
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
     parser.add_argument("--rounds", type=int, default=5, help="of training a half of it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="add torch.compile; minutes more")
@@ -45,25 +55,27 @@ def main() -> None:
     parser.add_argument("--json", default="", metavar="FILE", help="write the rows")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if args.rounds < 1:
+        parser.error("--rounds must be 1 or more")
     with exit_on_user_error():
-        rows, device, rounds = [], args.device, max(1, args.rounds)
-        if "pooling" in args.tasks:
-            rows += benchmark_pooling(device, rounds)
-        if "inference" in args.tasks:
-            rows += benchmark_inference(CONFIGS, device, rounds, args.compile)
-        if "mask_proposals" in args.tasks:
-            rows += benchmark_mask_proposals(CONFIGS, device, rounds)
-        if "training" in args.tasks:
-            rows += benchmark_training(CONFIGS, device, max(1, rounds // 2))
-        print(benchmark_table(rows))
-        agreement = []
-        if args.agreement:
+        rows, agreement, description = [], [], describe_benchmark(args.rounds)
+        for task in TASKS:
+            if task in args.tasks:
+                rows += TASKS[task](args)
+                write(args, rows, description, agreement)
+        print(benchmark_table(rows), flush=True)
+        for variant in variants_of(args.device) if args.agreement else ():
             config, weights = args.agreement
-            cfg = load_config(config, ["MODEL.DEVICE", device, "MODEL.WEIGHTS", weights])
-            agreement = [benchmark_agreement(cfg, v, IMAGES) for v in variants_of(device)]
-            print("\n".join(map(str, agreement)))
-        if args.json:
-            write_benchmark(rows, rounds, args.json, agreement)
+            cfg = load_config(config, ["MODEL.DEVICE", args.device, "MODEL.WEIGHTS", weights])
+            agreement.append(benchmark_agreement(cfg, variant, IMAGES))
+            print(agreement[-1], flush=True)
+            write(args, rows, description, agreement)
+
+
+def write(args: argparse.Namespace, rows: list, description: dict, agreement: list) -> None:
+    """Write what there is so far, where a file is asked for."""
+    if args.json:
+        write_benchmark(rows, description, args.json, agreement)
 
 
 if __name__ == "__main__":

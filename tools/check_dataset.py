@@ -11,15 +11,12 @@ what only some runs need.
 """
 
 import argparse
-import contextlib
 import json
-import os
 import sys
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
-from fpn_d2.data import check_file, check_names
-from fpn_d2.errors import UserError, exit_on_user_error
+from fpn_d2.data import check_file
+from fpn_d2.data.annotated_objects import dataset_files
+from fpn_d2.errors import exit_on_user_error
 
 
 def main() -> None:
@@ -35,27 +32,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the findings for machines")
     args = parser.parse_args()
     with exit_on_user_error():
-        path, folder = _paths(args.dataset)
+        path, folder = dataset_files(args.dataset)
         report = check_file(path, args.images or folder, args.workers)
     sys.stdout.reconfigure(errors="backslashreplace")  # file names are of any characters
     print(json.dumps(report.as_json(), indent=2) if args.json else report.as_text())
     sys.exit(1 if report.count("error") else 3 if report.count("warning") else 0)
-
-
-def _paths(dataset: str) -> tuple[str, str]:
-    """The annotation file of a data set and the folder of its images."""
-    if dataset not in DatasetCatalog and (os.path.isfile(dataset) or dataset.endswith(".json")):
-        above = os.path.dirname(os.path.dirname(os.path.abspath(dataset)))
-        return dataset, os.path.join(above, "images")
-    check_names([dataset], "the command line")
-    known = MetadataCatalog.get(dataset)
-    if not known.get("json_file") or not known.get("image_root"):
-        raise UserError(f"data set {dataset} has no annotation file: this checks COCO's format")
-    if not os.path.isfile(known.json_file):
-        # The built-in ones write theirs on first use.
-        with contextlib.suppress(OSError, AssertionError):
-            DatasetCatalog.get(dataset)
-    return known.json_file, known.image_root
 
 
 if __name__ == "__main__":

@@ -3,25 +3,128 @@
 
 ``python tools/convert_checkpoint.py model_final.pkl model_final.safetensors`` reads every form
 that MODEL.WEIGHTS takes, without running what is in it, and leaves out all but the weights.
+Detectors of torchvision and maskrcnn-benchmark get this package's names: docs/checkpoints.md.
 """
 
 import argparse
+from pathlib import Path
+from typing import Any
 
-from fpn_d2.checkpoint import convert_checkpoint
-from fpn_d2.errors import exit_on_user_error
+from detectron2.modeling import build_model
+from torch import nn
+
+from fpn_d2 import load_config
+from fpn_d2.benchmark import build_torchvision, compare_with_torchvision, noise_images
+from fpn_d2.checkpoint import (
+    SOURCES,
+    Conversion,
+    check_complete,
+    convert_checkpoint,
+    convert_foreign,
+    find_source,
+    norm_eps_of,
+)
+from fpn_d2.errors import UserError, exit_on_user_error
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
-def main() -> None:
-    """Read the command line, convert, say what was written."""
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("input", help="a checkpoint: .pth, .pkl, .pyth, .safetensors, or a URL")
     parser.add_argument("output", help="the file to write: .safetensors or .pth")
     parser.add_argument("--force", action="store_true", help="replace the output if it is there")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--from", dest="source", choices=SOURCES, help="whose names it has; default: as they look"
+    )
+    parser.add_argument("--config-file", help="of the model; default: the source's in configs/")
+    parser.add_argument(
+        "--norm-eps", type=float, help="what its norms add to variances; default: found out"
+    )
+    parser.add_argument(
+        "--all-classes", action="store_true", help="keep all 91 columns of torchvision's COCO"
+    )
+    parser.add_argument(
+        "--leave-out", action="append", default=[], metavar="PATTERN",
+        help="names that are not needed, such as '^roi_heads.mask'; a regular expression",
+    )  # fmt: skip
+    parser.add_argument(
+        "--check", type=int, default=0, metavar="N", help="compare with torchvision on N images"
+    )
+    return parser.parse_args()
+
+
+class Converter:
+    """The change between reading and writing, which keeps what the comparison needs."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self.original: dict[str, Any] = {}
+        self.conversion: Conversion | None = None
+
+    def __call__(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """The checkpoint under this package's names, once it is whole."""
+        args, weights = self.args, checkpoint["model"]
+        if args.check < 0 or (args.norm_eps is not None and not 0 <= args.norm_eps < 1):
+            raise UserError("--check takes a number of images, and --norm-eps one from 0 to 1")
+        source = args.source or find_source(weights)
+        if args.check and source != "torchvision":
+            raise UserError(f"--check compares with torchvision, but the names are {source}'s")
+        if source == "detectron2":
+            return checkpoint
+        print(f"names of {source}" + ("" if args.source else ", as they look"))
+        result = convert_foreign(
+            args.input,
+            weights,
+            source,
+            norm_eps=args.norm_eps,
+            all_classes=args.all_classes,
+            left_out=tuple(args.leave_out),
+        )
+        check_complete(result.weights, self.config(result))
+        for note in result.notes:
+            print(f"  {note}")
+        self.original, self.conversion = weights, result
+        return {"model": result.weights}
+
+    def config(self, conversion: Conversion) -> Any:
+        """The config of the model, on the CPU."""
+        path = self.args.config_file or CONFIGS / conversion.config
+        return load_config(path, [*conversion.overrides, "MODEL.DEVICE", "cpu"])
+
+    def compare(self) -> None:
+        """Print how far the converted model is from torchvision's."""
+        assert self.conversion is not None
+        ours: nn.Module = build_model(self.config(self.conversion).clone()).eval()
+        ours.load_state_dict(self.conversion.weights)
+        eps = self.args.norm_eps
+        eps = norm_eps_of(self.args.input, self.original) if eps is None else eps
+        theirs = build_torchvision(self.original, eps)
+        images = noise_images(self.args.check)
+        differences = compare_with_torchvision(ours, theirs, images, self.conversion.labels)
+        print(f"beside torchvision's model, on {len(images)} images of noise:")
+        for name, value in differences.items():
+            print(f"  {name:14}{value:.6g}")
+
+
+def main() -> None:
+    """Read the command line, convert, say what was written."""
+    args = parse()
+    converter = Converter(args)
     with exit_on_user_error():
-        weights = convert_checkpoint(args.input, args.output, overwrite=args.force)["model"]
-    numbers = sum(weight.numel() for weight in weights.values())
-    print(f"{args.output}: {len(weights)} tensors, {numbers:,} numbers")
+        written = convert_checkpoint(
+            args.input, args.output, overwrite=args.force, change=converter
+        )
+        weights = written["model"]
+        numbers = sum(weight.numel() for weight in weights.values())
+        print(f"{args.output}: {len(weights)} tensors, {numbers:,} numbers")
+        if converter.conversion is not None:
+            path = args.config_file or f"configs/{converter.conversion.config}"
+            words = [*converter.conversion.overrides, "MODEL.WEIGHTS", args.output]
+            print(f"its config: --config-file {path} {' '.join(words)}")
+        if args.check:
+            converter.compare()
 
 
 if __name__ == "__main__":

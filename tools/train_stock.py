@@ -35,6 +35,16 @@ def stock_config(cfg: CfgNode) -> CfgNode:
     retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
     if (fpn.TOP_DOWN, fpn.LATERAL, list(fpn.OUT_FEATURES)) != (True, True, []):
         raise UserError("stock Detectron2 has no MODEL.FPN.TOP_DOWN, LATERAL or OUT_FEATURES")
+    if (
+        cfg.MODEL.META_ARCHITECTURE == "ClippingRetinaNet"
+        or cfg.MODEL.ANCHOR_GENERATOR.NAME
+        not in ("DefaultAnchorGenerator", "RotatedAnchorGenerator")
+        or cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES
+    ):
+        raise UserError(
+            "stock Detectron2 has no ClippingRetinaNet, no MODEL.ANCHOR_GENERATOR.NAME "
+            f"{cfg.MODEL.ANCHOR_GENERATOR.NAME} and no MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES"
+        )
     stock = {
         "build_fpn_backbone": f"build_{'retinanet_' if retinanet else ''}resnet_fpn_backbone",
         "FPNRPN": "RPN",

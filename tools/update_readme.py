@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Write the tables of README.md from the files under results/ that its marks name."""
+"""Write the tables of both READMEs and of docs/export.md from the files under results/.
+
+Marks in the pages name the files.
+"""
 
 from pathlib import Path
 
@@ -8,16 +11,18 @@ from fpn_d2.files import replace_file
 from fpn_d2.protocol import fill_in_results, load_tables
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "README.zh-CN.md", "docs/export.md")
 
 
 def main() -> None:
     """Write the tables anew."""
     with exit_on_user_error():
-        path = ROOT / "README.md"
-        text = path.read_text(encoding="utf-8")
         tables = load_tables(ROOT / "configs" / "tables.yaml")
-        with replace_file(path, encoding="utf-8") as file:
-            file.write(fill_in_results(text, str(ROOT), tables))
+        pages = {ROOT / name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
+        filled = {path: fill_in_results(text, str(ROOT), tables) for path, text in pages.items()}
+        for path, text in filled.items():
+            with replace_file(path, encoding="utf-8") as file:
+                file.write(text)
 
 
 if __name__ == "__main__":

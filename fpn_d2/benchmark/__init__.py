@@ -4,20 +4,34 @@ measure      runs contestants in turn; the machine's own matrix products
 detectors    inference and training of Faster R-CNN R-50 FPN
 agreement    detections of a trained model, prepared and as Detectron2 has it
 operators    RoIAlign; mask proposals against an image pyramid
+table_rows   every row of the tables; the matching of P2's anchors
+torchvision_parity  a converted torchvision detector beside the original
+exports      exported models and those that they were made of
 report       the rows as a file and as a table
 """
 
 from .agreement import benchmark_agreement
 from .detectors import benchmark_inference, benchmark_training
+from .exports import export_table, report_parity
 from .operators import benchmark_mask_proposals, benchmark_pooling
-from .report import benchmark_table, write_benchmark
+from .report import benchmark_table, describe_benchmark, write_benchmark
+from .table_rows import benchmark_matching, benchmark_rows
+from .torchvision_parity import build_torchvision, compare_with_torchvision, noise_images
 
 __all__ = [
     "benchmark_agreement",
     "benchmark_inference",
     "benchmark_mask_proposals",
+    "benchmark_matching",
     "benchmark_pooling",
+    "benchmark_rows",
     "benchmark_table",
     "benchmark_training",
+    "build_torchvision",
+    "compare_with_torchvision",
+    "describe_benchmark",
+    "export_table",
+    "noise_images",
+    "report_parity",
     "write_benchmark",
 ]

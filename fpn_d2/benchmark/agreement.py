@@ -8,6 +8,7 @@ from detectron2.structures import Instances
 
 from ..checkpoint import load_model
 from ..data import build_test_loader
+from ..evaluation import match_boxes
 from ..export import prepare_model
 from .detectors import PRECISIONS, head_errors
 
@@ -62,15 +63,11 @@ def match_detections(found: Instances, expected: Instances, pixels: float) -> in
         found, expected: with ``pred_boxes`` and ``pred_classes``, best first.
         pixels: the largest difference of any coordinate.
     """
-    if not len(found) or not len(expected):
-        return 0
-    a, b = found.pred_boxes.tensor, expected.pred_boxes.tensor
-    away = (a[:, None] - b[None]).abs().amax(dim=2)
-    close = (away <= pixels) & (found.pred_classes[:, None] == expected.pred_classes[None])
-    count = 0
-    for candidates in close:
-        chosen = candidates.nonzero().flatten()
-        if len(chosen):
-            close[:, chosen[0]] = False
-            count += 1
-    return count
+    pairs, _ = match_boxes(
+        found.pred_boxes.tensor,
+        expected.pred_boxes.tensor,
+        found.pred_classes,
+        expected.pred_classes,
+        pixels,
+    )
+    return len(pairs)

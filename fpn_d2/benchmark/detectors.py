@@ -25,10 +25,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..config import load_config
 from ..devices import has_bfloat16
 from ..engine import Trainer
-from ..export import PreparedModel, prepare_model
+from ..export import PreparedModel, compile_backbone, prepare_model
 from .measure import compare, matmul_rate, row
 
-__all__ = ["benchmark_inference", "benchmark_training", "head_errors"]
+__all__ = [
+    "benchmark_inference",
+    "benchmark_training",
+    "head_errors",
+    "random_objects",
+    "training_step",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -96,19 +102,24 @@ def benchmark_inference(
     return rows
 
 
-def benchmark_training(configs: Path, device: str, rounds: int) -> list[dict[str, Any]]:
+def benchmark_training(
+    configs: Path, device: str, rounds: int, compiled: bool = False
+) -> list[dict[str, Any]]:
     """Time a training step of two images; see :func:`benchmark_inference`."""
     cfg, ours, stock = _models(configs, device)
     inputs = [_image(seed, with_objects=True) for seed in (1, 2)]
-    contestants, losses = {}, {}
     variants = [v for v in variants_of(device) if v != "fp16"]
+    variants += [f"{v} compiled" for v in variants] if compiled else []
+    contestants, losses = {}, {}
     for name in ("detectron2", *variants):
         model = copy.deepcopy(stock if name == "detectron2" else ours).train()
-        dtype = DTYPES["bf16"] if name == "bf16" else None
-        contestants[name] = _step(cfg, model, inputs, dtype, losses.setdefault(name, []))
+        if name.endswith("compiled"):
+            compile_backbone(model)
+        dtype = DTYPES["bf16"] if name.startswith("bf16") else None
+        contestants[name] = training_step(cfg, model, inputs, dtype, losses.setdefault(name, []))
     if device == "cuda":
         amp = copy.deepcopy(stock).train()
-        contestants["detectron2 AMP"] = _step(cfg, amp, inputs, torch.float16, [])
+        contestants["detectron2 AMP"] = training_step(cfg, amp, inputs, torch.float16, [])
     timings = compare(contestants, rounds, device)
     rows = []
     for name in variants:
@@ -137,14 +148,19 @@ def _image(seed: int, with_objects: bool) -> dict[str, Any]:
     image = torch.randint(0, 256, (3, HEIGHT, WIDTH), generator=generator, dtype=torch.uint8)
     record = {"image": image, "height": HEIGHT, "width": WIDTH}
     if with_objects:
-        limit = torch.tensor([WIDTH, HEIGHT])
-        size = (2 ** (4 + 4.5 * torch.rand(8, 2, generator=generator))).minimum(limit)
-        corner = torch.rand(8, 2, generator=generator) * (limit - size)
-        objects = Instances((HEIGHT, WIDTH))
-        objects.gt_boxes = Boxes(torch.cat([corner, corner + size], dim=1))
-        objects.gt_classes = torch.randint(0, 5, (8,), generator=generator)
-        record["instances"] = objects
+        record["instances"] = random_objects(8, HEIGHT, WIDTH, generator)
     return record
+
+
+def random_objects(count: int, height: int, width: int, generator: torch.Generator) -> Instances:
+    """Objects with sides of 16 to 362 px, as far as the image has room, of five classes."""
+    limit = torch.tensor([width, height])
+    size = (2 ** (4 + 4.5 * torch.rand(count, 2, generator=generator))).minimum(limit)
+    corner = torch.rand(count, 2, generator=generator) * (limit - size)
+    objects = Instances((height, width))
+    objects.gt_boxes = Boxes(torch.cat([corner, corner + size], dim=1))
+    objects.gt_classes = torch.randint(0, 5, (count,), generator=generator)
+    return objects
 
 
 def _no_grad(model: Callable[[Any], Any], inputs: Any) -> Callable[[], Any]:
@@ -163,13 +179,22 @@ def _in_autocast(model: nn.Module) -> Callable[[Any], Any]:
     return call
 
 
-def _step(
+def training_step(
     cfg: CfgNode,
     model: nn.Module,
     inputs: list[dict[str, Any]],
     dtype: torch.dtype | None,
     losses: list[float],
 ) -> Callable[[], None]:
+    """A training step as a call, at a learning rate that changes nothing.
+
+    Args:
+        cfg: its solver's.
+        model: in training mode.
+        inputs: a batch, as models of Detectron2 take it.
+        dtype: of autocast; None for float32.
+        losses: to which each call appends the sum of its losses.
+    """
     optimizer = build_optimizer(cfg, model)
     for group in optimizer.param_groups:
         group["lr"] = 1e-9  # random weights would diverge at the recipe's rate

@@ -9,38 +9,43 @@ import torch
 from ..engine.provenance import describe_machine, describe_versions, git_commit
 from ..files import write_json
 
-__all__ = ["benchmark_table", "write_benchmark"]
+__all__ = ["benchmark_table", "describe_benchmark", "write_benchmark"]
 
 
-def write_benchmark(
-    rows: Sequence[dict[str, Any]],
-    rounds: int,
-    path: str,
-    agreement: Sequence[dict[str, Any]] = (),
-) -> dict[str, Any]:
-    """Write rows and what they were measured on.
+def describe_benchmark(rounds: int) -> dict[str, Any]:
+    """What a benchmark is measured on; to be called before it.
 
     Args:
-        rows: see :func:`fpn_d2.benchmark.measure.row`.
-        rounds: how often each was timed.
-        path: the JSON file.
-        agreement: see :func:`fpn_d2.benchmark.benchmark_agreement`.
+        rounds: how often each contestant will be timed.
 
     Returns:
-        what was written: ``{rows, agreement, rounds, threads, commit, machine, versions}``.
+        ``{rounds, threads, commit, machine, versions}``.
     """
-    content = {
-        "rows": list(rows),
-        "agreement": list(agreement),
+    return {
         "rounds": rounds,
         "threads": torch.get_num_threads(),
         "commit": git_commit(),
         "machine": describe_machine(),
         "versions": describe_versions(),
     }
+
+
+def write_benchmark(
+    rows: Sequence[dict[str, Any]],
+    description: dict[str, Any],
+    path: str,
+    agreement: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Write what was measured so far.
+
+    Args:
+        rows: see :func:`fpn_d2.benchmark.measure.row`.
+        description: see :func:`describe_benchmark`.
+        path: the JSON file: ``{rows, agreement, ...}`` and the description.
+        agreement: see :func:`fpn_d2.benchmark.benchmark_agreement`.
+    """
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    write_json(path, content)
-    return content
+    write_json(path, {"rows": list(rows), "agreement": list(agreement), **description})
 
 
 def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -5,13 +5,17 @@ from .checks import check_names, check_settings
 from .dataset_check import check_file
 from .first_images import register_first_images
 from .folders import datasets_root, register_coco_folders
+from .resizing import TorchvisionResize, build_test_mapper, build_test_resize
 from .shapes import ShapesSpec, generate_shapes, register_shapes
 from .stream import TrainStream
 
 __all__ = [
     "ShapesSpec",
+    "TorchvisionResize",
     "TrainStream",
     "build_test_loader",
+    "build_test_mapper",
+    "build_test_resize",
     "build_train_loader",
     "check_file",
     "check_names",

@@ -32,6 +32,7 @@ from .folders import is_local
 from .left_out import naming_left_out
 from .object_scale import ObjectScaleMapper
 from .proposals import check_proposals, read_proposals
+from .resizing import build_test_mapper
 from .stream import TrainStream
 from .unreadable import RefusingMapper, SkippingMapper
 
@@ -141,7 +142,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """
     check_names([dataset_name], "DATASETS.TEST")
     check_proposal_files(cfg, "TEST")
-    dataset, mapper = _load_test(cfg, dataset_name), DatasetMapper(cfg, False)
+    dataset, mapper = _load_test(cfg, dataset_name), build_test_mapper(cfg)
     return build_detection_test_loader(
         dataset,
         mapper=RefusingMapper(mapper) if isinstance(dataset, list) else mapper,

@@ -33,6 +33,7 @@ _NUM_CLASSES = {
     "GeneralizedRCNN": ("MODEL.ROI_HEADS.NUM_CLASSES", lambda cfg: cfg.MODEL.ROI_HEADS.NUM_CLASSES),
     "RetinaNet": ("MODEL.RETINANET.NUM_CLASSES", lambda cfg: cfg.MODEL.RETINANET.NUM_CLASSES),
 }
+_NUM_CLASSES["ClippingRetinaNet"] = _NUM_CLASSES["RetinaNet"]
 
 
 def check_settings(cfg: CfgNode, training: bool) -> None:

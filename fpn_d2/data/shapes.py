@@ -75,6 +75,7 @@ def register_shapes(root: str, name: str = BUILTIN_NAME, spec: ShapesSpec = DEFA
             image_root=image_root,
             evaluator_type="coco",
             thing_classes=list(CLASSES),
+            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(CLASSES))},
         )
 
 

@@ -23,7 +23,7 @@ from ..checkpoint import FPNCheckpointer
 from ..data import TrainStream, build_test_loader, build_train_loader
 from ..errors import UserError
 from ..evaluation import MaskRecallEvaluator, ResultsWritingCOCOEvaluator
-from ..export import PreparedModel, prepare_model
+from ..export import PreparedModel, compile_backbone, prepare_model
 from ..files import remove_partial_files
 from ..modeling import check_registered
 from ..seeding import seed_everything
@@ -91,10 +91,12 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """See :meth:`DefaultTrainer.build_model`; on CPUs channels-last, in which they convolve
-        faster and the RoIs are pooled without a copy."""
+        faster and the RoIs are pooled without a copy; compiled with ``SOLVER.COMPILE``."""
         model = super().build_model(cfg)
         if cfg.MODEL.DEVICE == "cpu":
             model = model.to(memory_format=torch.channels_last)
+        if cfg.SOLVER.COMPILE:
+            compile_backbone(model)
         return model
 
     def wrap_model(self, cfg: CfgNode, model: nn.Module) -> nn.Module:

@@ -8,14 +8,11 @@ torch.compile     of the backbone where asked, for images of changing size
 
 import copy
 import functools
-import logging
-import shutil
 from typing import Any
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling.backbone import regnet
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.modeling.poolers import ROIPooler
@@ -30,10 +27,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from ..devices import has_bfloat16
 from ..errors import UserError
 from ..modeling import FPNROIPooler
+from .compiling import compile_backbone
 
 __all__ = ["PRECISIONS", "PreparedModel", "prepare_model"]
-
-logger = logging.getLogger(__name__)
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -86,10 +82,7 @@ def prepare_model(
     Args:
         model: the model; of one wrapped for several processes, what is in it.
         precision: "float32", "bfloat16", or, on CUDA, "float16".
-        compile: compile the backbone by :func:`torch.compile`, with sizes as symbols. It is
-            compiled again for the first image of another parity of a level's sides, up to 8 times
-            (PyTorch's ``recompile_limit``); beyond that such sizes run without. The first image
-            takes up to a minute.
+        compile: compile the backbone; see :func:`compile_backbone`.
 
     Returns:
         the copy, in eval mode.
@@ -117,7 +110,7 @@ def prepare_model(
         if isinstance(module, _CHECKED):
             module.register_forward_hook(functools.partial(_check_outputs, name))
     if compile and hasattr(prepared, "backbone"):
-        _compile_backbone(prepared, device)
+        compile_backbone(prepared)
     return PreparedModel(prepared, dtype)
 
 
@@ -264,26 +257,3 @@ def _check_outputs(name: str, module: nn.Module, args: Any, outputs: Any) -> Non
                     f"the outputs of {name} are NaN or infinite: check the weights and the image, "
                     "or take precision float32"
                 )
-
-
-def _compile_backbone(model: nn.Module, device: torch.device) -> None:
-    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-        logger.warning(
-            "compile: there is no C++ compiler (c++, g++ or clang++) for torch.compile; the model "
-            "runs without it"
-        )
-        return
-    for module in model.backbone.modules():
-        if isinstance(getattr(module, "top_block", None), LastLevelMaxPool):
-            # Its pooling would be compiled once for every parity of the map's sides.
-            module.top_block = _Subsample()
-    model.backbone.compile(dynamic=True)
-
-
-class _Subsample(nn.Module):
-    """Detectron2's :class:`LastLevelMaxPool`, which takes every second cell, as a slice."""
-
-    num_levels, in_feature = 1, "p5"
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return [x[:, :, ::2, ::2]]

@@ -22,11 +22,13 @@ class Summary:
         mean: over the seeds that have it.
         deviation: the sample standard deviation; None for one seed.
         count: how many seeds have it.
+        by_seed: the metric at each seed.
     """
 
     mean: float
     deviation: float | None
     count: int
+    by_seed: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,30 +85,32 @@ def summarize(results: Mapping[str, Any]) -> dict[str, dict[str, Summary]]:
         a summary for each row and metric with at least one finite number. ``seconds`` are those
         among a seed's metrics, else what its training took.
     """
-    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    values: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in results.get("rows") or []:
-        for seed in row.get("seeds") or []:
+        for number, seed in enumerate(row.get("seeds") or []):
             metrics = {"seconds": seed.get("seconds"), **(seed.get("metrics") or {})}
             for metric, value in metrics.items():
                 # bool is an int, and evaluations write NaN where there are no objects of a size
                 if isinstance(value, int | float) and math.isfinite(value):
-                    values[str(row["row"])][metric].append(float(value))
+                    values[str(row["row"])][metric][seed.get("seed", number)] = float(value)
     return {
-        row: {metric: _summary(numbers) for metric, numbers in metrics.items()}
+        row: {metric: _summary(by_seed) for metric, by_seed in metrics.items()}
         for row, metrics in values.items()
     }
 
 
-def _summary(numbers: list[float]) -> Summary:
+def _summary(by_seed: Mapping[int, float]) -> Summary:
+    numbers = list(by_seed.values())
     deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
-    return Summary(statistics.fmean(numbers), deviation, len(numbers))
+    return Summary(statistics.fmean(numbers), deviation, len(numbers), by_seed)
 
 
 def check_claim(claim: Claim, table: Table, results: Mapping[str, Any]) -> Verdict:
     """Compare the order of rows that the paper reports with the one measured.
 
     A pair of rows is in order when its difference exceeds two standard errors and the claim's
-    share of the paper's difference. A row of one seed is taken to vary as the other row of the
+    share of the paper's difference. Rows of the same seeds are compared seed by seed, since all
+    rows of a seed start from one network and see the images in one order. A row of one seed is taken to vary as the other row of the
     pair does; where both have one, nothing is known of the noise and any difference in the right
     direction counts. The detail says "one seed".
 
@@ -146,13 +150,12 @@ def _pair(
         return Pair(above, below, "not measured", paper=paper)
     difference = x.mean - y.mean
     one_seed = x.deviation is None or y.deviation is None
-    noise, deviations = 0.0, None
-    known = [d for d in (x.deviation, y.deviation) if d is not None]
-    if known:  # a row of one seed is taken to vary as the other does
-        dx, dy = (known[0] if d is None else d for d in (x.deviation, y.deviation))
-        noise = 2 * math.sqrt(dx**2 / x.count + dy**2 / y.count)
-        if not one_seed and dx > 0 and dy > 0:
-            deviations = difference / math.sqrt((x.deviation**2 + y.deviation**2) / 2)
+    deviations = None
+    if not one_seed and x.deviation > 0 and y.deviation > 0:
+        deviations = difference / math.sqrt((x.deviation**2 + y.deviation**2) / 2)
+    noise = _noise(x, y)
+    known = noise is not None
+    noise = noise or 0.0
     # "share: 0" asks for nothing, and a tie has no share of a difference
     asks = bool(claim.share) and not claim.ties and paper is not None
     share_missed = asks and difference < claim.share * paper
@@ -163,6 +166,19 @@ def _pair(
     else:
         outcome = "within noise" if known else "does not hold"
     return Pair(above, below, outcome, difference, paper, deviations, noise, one_seed, share_missed)
+
+
+def _noise(x: Summary, y: Summary) -> float | None:
+    """Two standard errors of the difference of two means; None where both have one seed."""
+    if x.deviation is None and y.deviation is None:
+        return None
+    if x.by_seed.keys() == y.by_seed.keys() and x.count > 1:
+        differences = [x.by_seed[seed] - y.by_seed[seed] for seed in x.by_seed]
+        return 2 * statistics.stdev(differences) / math.sqrt(x.count)
+    # a row of one seed is taken to vary as the other does
+    dx = y.deviation if x.deviation is None else x.deviation
+    dy = x.deviation if y.deviation is None else y.deviation
+    return 2 * math.sqrt(dx**2 / x.count + dy**2 / y.count)
 
 
 def _detail(

@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageColor
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
 from ..data.ground_truth import load_ground_truth
 from ..data.proposals import read_proposals
 from ..errors import UserError
-from ..visualization import PALETTE, draw_boxes, side_by_side
+from ..visualization import PALETTE, dash_boxes, draw_boxes, side_by_side
 from .figures import row_styles
 from .tables import Table
 
@@ -208,14 +208,4 @@ def _draw(image: np.ndarray, objects: np.ndarray, found: np.ndarray) -> np.ndarr
     scale = 2 if max(image.shape[:2]) <= 400 else 1
     labels = ["" if f else "missed" for f in found]
     picture = draw_boxes(image, objects, labels, [_FOUND if f else _MISSED for f in found], scale)
-    canvas = Image.fromarray(picture)
-    draw = ImageDraw.Draw(canvas)
-    for x0, y0, x1, y1 in np.round(objects[~found] * scale).tolist():
-        # white dashes on the line, which tell missed from found where colours do not
-        for left in np.arange(x0 + 5, x1 - 4, 10):
-            for y in (y0, y1):
-                draw.line((left, y, min(left + 4, x1), y), fill="white", width=3)
-        for top in np.arange(y0 + 5, y1 - 4, 10):
-            for x in (x0, x1):
-                draw.line((x, top, x, min(top + 4, y1)), fill="white", width=3)
-    return np.array(canvas)
+    return dash_boxes(picture, objects[~found] * scale)

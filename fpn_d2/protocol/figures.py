@@ -1,19 +1,18 @@
 """A table's results as figures, in SVG that stands inside a page."""
 
 import dataclasses
-import io
 import itertools
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..visualization import PALETTE
+from ..visualization.charts import Chart, new_axes, to_svg
 from .claims import Summary, summarize
 from .tables import Row, Table
 
@@ -24,21 +23,6 @@ _COLORS = tuple(PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 3))
 _LINES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)), (0, (8, 2)), (0, (2, 1)))
 _MARKERS = "os^Dv*P"
 _COUNTS = {"AR10": 10, "AR30": 30, "AR100": 100, "AR300": 300, "AR1k": 1000}
-
-
-@dataclasses.dataclass(frozen=True)
-class Chart:
-    """A figure of the report.
-
-    Args:
-        title: what it shows.
-        caption: how to read it.
-        svg: an ``<svg>`` element.
-    """
-
-    title: str
-    caption: str
-    svg: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +91,7 @@ def _label(table: Table, name: str) -> str:
 def _draw_recall(table: Table, summaries: Mapping[str, Mapping[str, Summary]]) -> Chart | None:
     """AR against the number of proposals."""
     styles = row_styles(table.rows)
-    figure, axes = _new_axes()
+    figure, axes = new_axes()
     for name in _own_rows(table):
         points = [
             (count, summaries[name][metric])
@@ -134,7 +118,7 @@ def _draw_recall(table: Table, summaries: Mapping[str, Mapping[str, Summary]]) -
     return Chart(
         "Recall against the number of proposals",
         "Mean over the seeds; the band is one standard deviation to each side.",
-        _to_svg(figure, "recall", "average recall against the number of proposals, by row"),
+        to_svg(figure, "recall", "average recall against the number of proposals, by row"),
     )
 
 
@@ -146,7 +130,7 @@ def _draw_sizes(table: Table, summaries: Mapping[str, Mapping[str, Summary]]) ->
     if not stem or not names:
         return None
     styles = row_styles(table.rows)
-    figure, axes = _new_axes()
+    figure, axes = new_axes()
     width = 0.84 / len(names)
     for i, name in enumerate(names):
         left = np.arange(3) - 0.42 + i * width
@@ -167,7 +151,7 @@ def _draw_sizes(table: Table, summaries: Mapping[str, Mapping[str, Summary]]) ->
     return Chart(
         f"{stem} by the size of objects",
         "Filled: ours, with one standard deviation. Hatched: the paper's.",
-        _to_svg(figure, "sizes", f"{stem} of small, medium and large objects, by row"),
+        to_svg(figure, "sizes", f"{stem} of small, medium and large objects, by row"),
     )
 
 
@@ -204,7 +188,7 @@ def _draw_losses(table: Table, results: Mapping[str, Any]) -> Chart | None:
             )
             if curve:
                 curves.setdefault(str(row["row"]), []).append(curve)
-    figure, axes = _new_axes()
+    figure, axes = new_axes()
     for name in _own_rows(table):
         seeds = curves.get(name)
         if not seeds:
@@ -225,17 +209,8 @@ def _draw_losses(table: Table, results: Mapping[str, Any]) -> Chart | None:
     return Chart(
         "Training loss",
         "Mean over the seeds, as Detectron2 logs it; the axis is logarithmic.",
-        _to_svg(figure, "losses", "total training loss against the iteration, by row"),
+        to_svg(figure, "losses", "total training loss against the iteration, by row"),
     )
-
-
-def _new_axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.0, 4.4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#dddddd", lw=0.7)
-    axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _plot(
@@ -255,15 +230,3 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
         handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
         handlelength=3.2,
     )  # fmt: skip
-
-
-def _to_svg(figure: Figure, prefix: str, description: str) -> str:
-    """The figure as an ``<svg>`` element whose ids no other figure of the page has."""
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": prefix}):
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    for mark in (' id="', 'href="#', "url(#"):
-        svg = svg.replace(mark, f"{mark}{prefix}-")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)

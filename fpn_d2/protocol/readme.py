@@ -8,7 +8,7 @@
 import os
 import re
 
-from ..benchmark import benchmark_table
+from ..benchmark import benchmark_table, export_table
 from ..errors import UserError
 from ..files import read_json
 from .report import markdown_table
@@ -41,6 +41,8 @@ def fill_in_results(text: str, root: str, tables: Tables) -> str:
         results = read_json(path)
         if "table" in results:
             table = markdown_table(tables.table(results["table"]), results)
+        elif "exports" in results:
+            table = export_table(results["exports"])
         else:
             table = benchmark_table(results["rows"])
         return f"{section[1]}\n{table.strip()}\n\n{section[3]}"

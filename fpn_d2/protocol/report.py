@@ -1,16 +1,14 @@
 """A table's results beside the paper's numbers, as Markdown and as a page that needs no network."""
 
-import base64
-import io
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jinja2
 from markupsafe import Markup, escape
 
 from ..files import replace_file
+from ..visualization.pages import data_url, page_environment
 from .claims import DASH, Verdict, check_claim, format_metric
 from .examples import Example
 from .figures import draw_charts, row_styles
@@ -183,13 +181,7 @@ def _grid(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def _html(table: Table, results: Mapping[str, Any], examples: Sequence[Example]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(os.path.dirname(__file__))
     environment.filters["metric"] = _metric_html
     columns, lines = sheet(table, results)
     metrics, others = differences(table, results)
@@ -210,7 +202,7 @@ def _html(table: Table, results: Mapping[str, Any], examples: Sequence[Example])
         verdicts=verdicts,
         marks=_MARKS,
         charts=[(chart, Markup(chart.svg)) for chart in draw_charts(table, results)],
-        examples=[(example, _data_url(example)) for example in examples],
+        examples=[(example, data_url(example.picture)) for example in examples],
         facts=_facts(results),
         runs=_runs(table, results),
     )
@@ -225,9 +217,3 @@ def _metric_html(metric: str) -> Markup:
     tag = "sup" if stem == "AR" else "sub"
     text = f"{stem}<{tag}>{number}</{tag}>" if number else stem
     return Markup(f"{text}<sub>{size}</sub>" if size else text)
-
-
-def _data_url(example: Example) -> str:
-    file = io.BytesIO()
-    example.picture.convert("RGB").save(file, format="JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,19 +1,34 @@
 """Pictures: boxes and masks in colours that everybody can tell apart."""
 
-from .drawing import PALETTE, class_color, draw_boxes, draw_masks, side_by_side
+from .drawing import PALETTE, class_color, dash_boxes, draw_boxes, draw_masks, side_by_side
 from .levels import LEVEL_COLORS, level_color, level_number
 from .mask_results import draw_mask_proposals
+from .pyramid import (
+    draw_anchors,
+    draw_explanation,
+    draw_heat_maps,
+    draw_levels,
+    draw_proposals,
+    level_legend,
+)
 from .results import draw_results
 
 __all__ = [
     "LEVEL_COLORS",
     "PALETTE",
     "class_color",
+    "dash_boxes",
+    "draw_anchors",
     "draw_boxes",
+    "draw_explanation",
+    "draw_heat_maps",
+    "draw_levels",
     "draw_mask_proposals",
     "draw_masks",
+    "draw_proposals",
     "draw_results",
     "level_color",
+    "level_legend",
     "level_number",
     "side_by_side",
 ]

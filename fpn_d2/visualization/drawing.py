@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from matplotlib import font_manager
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 from torchvision.utils import draw_bounding_boxes
 
 from ..structures import RegionMasks
+from .labels import draw_labels, font
 
-__all__ = ["PALETTE", "class_color", "draw_boxes", "draw_masks", "side_by_side"]
+__all__ = ["PALETTE", "class_color", "dash_boxes", "draw_boxes", "draw_masks", "side_by_side"]
 
 # Okabe and Ito's colours, which people with any colour vision tell apart, without black.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -29,8 +29,10 @@ def draw_boxes(
     labels: Sequence[str],
     colors: Sequence[str],
     scale: float = 1.0,
+    *,
+    width: int = 3,
 ) -> np.ndarray:
-    """Draw labelled boxes.
+    """Draw labelled boxes, with a thin dark rim that is seen on a ground of their own colour.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -38,21 +40,25 @@ def draw_boxes(
         labels: R texts.
         colors: R colours, as ``#RRGGBB``.
         scale: how much larger than the image the picture is.
+        width: of a line, in pixels of the picture.
 
     Returns:
         (H * scale, W * scale, 3) uint8, RGB.
     """
     picture = Image.fromarray(image)
     if scale != 1:
-        size = (round(picture.width * scale), round(picture.height * scale))
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         picture = picture.resize(size, Image.Resampling.BICUBIC)
     if not len(boxes):
         return np.array(picture)
     boxes = np.asarray(boxes) * scale
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    pixels = draw_bounding_boxes(pixels, torch.as_tensor(boxes), colors=list(colors), width=3)
+    corners = torch.as_tensor(boxes)
+    rim = corners + corners.new_tensor([-1, -1, 1, 1])
+    pixels = draw_bounding_boxes(pixels, rim, colors="black", width=width + 2)
+    pixels = draw_bounding_boxes(pixels, corners, colors=list(colors), width=width)
     picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    _draw_labels(picture, boxes, labels, colors)
+    draw_labels(picture, boxes, labels, colors)
     return np.array(picture)
 
 
@@ -93,7 +99,7 @@ def draw_masks(
             _draw_mask(pixels, mask, boxes[i], colors[i])
     picture = Image.fromarray(pixels)
     drawn = sorted(boxes)
-    _draw_labels(
+    draw_labels(
         picture,
         np.array([boxes[i] for i in drawn]),
         [labels[i] for i in drawn],
@@ -128,24 +134,26 @@ def _box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
     return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
 
 
-def _draw_labels(
-    picture: Image.Image, boxes: np.ndarray, labels: Sequence[str], colors: Sequence[str]
-) -> None:
-    """Write each label above its box, in place; torchvision would write it over a small object."""
-    draw, font = ImageDraw.Draw(picture), ImageFont.truetype(_font_path(), 15)
-    for (left, top, *_), label, color in zip(boxes, labels, colors, strict=True):
-        width, height = draw.textbbox((0, 0), label, font=font)[2:]
-        left = min(left, picture.width - width - 4)
-        top = max(top - height - 4, 0)
-        if label:
-            draw.rectangle((left, top, left + width + 4, top + height + 2), fill=color)
-            # ITU-R 601 luma: black is not legible on the palette's dark blue
-            dark = np.dot(ImageColor.getrgb(color), (0.299, 0.587, 0.114)) < 110
-            draw.text((left + 2, top), label, fill="white" if dark else "black", font=font)
+def dash_boxes(picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Dash boxes that are drawn in 3 pixels, which tells them apart where colours do not.
 
+    Args:
+        picture: (H, W, 3) uint8, RGB, with the boxes on it.
+        boxes: (R, 4), x0 y0 x1 y1 in pixels of the picture.
 
-def _font_path() -> str:
-    return font_manager.findfont("DejaVu Sans")  # comes with matplotlib
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    for x0, y0, x1, y1 in np.round(boxes).tolist():
+        for left in np.arange(x0 + 5, x1 - 4, 10):
+            for y in (y0, y1):
+                draw.line((left, y, min(left + 4, x1), y), fill="white", width=3)
+        for top in np.arange(y0 + 5, y1 - 4, 10):
+            for x in (x0, x1):
+                draw.line((x, top, x, min(top + 4, y1)), fill="white", width=3)
+    return np.array(canvas)
 
 
 def side_by_side(pictures: dict[str, np.ndarray]) -> Image.Image:
@@ -154,10 +162,10 @@ def side_by_side(pictures: dict[str, np.ndarray]) -> Image.Image:
     height = max(picture.shape[0] for picture in pictures.values())
     width = sum(picture.shape[1] + gap for picture in pictures.values()) - gap
     canvas = Image.new("RGB", (width, height + _TITLE_HEIGHT), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.truetype(_font_path(), 16)
+    draw, title_font = ImageDraw.Draw(canvas), font(16)
     left = 0
     for title, picture in pictures.items():
-        draw.text((left + 2, 4), title, fill="black", font=font)
+        draw.text((left + 2, 4), title, fill="black", font=title_font)
         canvas.paste(Image.fromarray(picture), (left, _TITLE_HEIGHT))
         left += picture.shape[1] + gap
     return canvas

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from fpn_d2.benchmark import benchmark_table, measure, write_benchmark
+from fpn_d2.benchmark import benchmark_table, describe_benchmark, measure, write_benchmark
 from fpn_d2.files import read_json
 
 
@@ -106,7 +106,7 @@ def test_the_table_and_the_file(tmp_path):
     )
     assert inference == begin + end
     path = tmp_path / "new" / "benchmark.json"
-    write_benchmark(rows, 5, str(path))
+    write_benchmark(rows, describe_benchmark(5), str(path))
     content = read_json(path)
     assert content["rows"] == rows
     assert content["rounds"] == 5

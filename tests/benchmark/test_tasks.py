@@ -1,18 +1,20 @@
 """Each task of the benchmark at a size that takes a second."""
 
-import math
-
 import pytest
 
 from fpn_d2.benchmark import (
     benchmark_inference,
     benchmark_mask_proposals,
+    benchmark_matching,
     benchmark_pooling,
+    benchmark_rows,
     benchmark_training,
     detectors,
     operators,
+    table_rows,
 )
 from fpn_d2.devices import has_bfloat16
+from fpn_d2.modeling import rpn
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +64,8 @@ def test_training(repo):
     rows = check(benchmark_training(repo / "configs", "cpu", 1))
     assert set(rows) == {(v, "detectron2") for v in variants()}
     assert rows["fp32", "detectron2"]["max_error"] < 1e-4
-    assert all(math.isfinite(row["max_error"]) for row in rows.values())
+    for variant in variants()[1:]:  # eight bits of mantissa, and 64 samples of each image
+        assert rows[variant, "detectron2"]["max_error"] < 0.05
 
 
 def test_pooling():
@@ -77,3 +80,29 @@ def test_mask_proposals(repo):
     assert {variant for variant, _ in rows} == {
         f"{v} {w}" for v in variants() for w in ("5x5", "dual")
     }
+
+
+def test_every_row_of_tables_1_to_3_is_compared(repo, monkeypatch):
+    monkeypatch.setattr(table_rows, "SIZE", 64)
+    monkeypatch.setattr(table_rows, "_PROPOSALS", 20)
+    rows = check(benchmark_rows(repo / "configs", "cpu", 1))
+    names = [
+        *(f"rpn_R_18_{n}" for n in ("C4", "C5", "FPN", "P2", "bottom_up", "top_down")),
+        *(f"fast_rcnn_R_18_{n}" for n in ("C4", "C5", "FPN", "P2", "bottom_up", "top_down")),
+        *(f"faster_rcnn_R_18_{n}" for n in ("C4", "C5", "FPN")),
+        "retinanet_R_18_FPN",
+    ]
+    ways = ("inference", "training")
+    assert set(rows) == {(f"{name} {way}", "detectron2") for name in names for way in ways}
+    for name in names:
+        # Stock RoIHeads have no Eq. 1 constants, so theirs may pool from other levels.
+        bound = 0.2 if "rcnn" in name else 1e-4
+        assert rows[f"{name} training", "detectron2"]["max_error"] < bound
+
+
+def test_matching_samples_the_same_anchors(repo, monkeypatch):
+    monkeypatch.setattr(table_rows, "HEIGHT", 160)
+    monkeypatch.setattr(table_rows, "WIDTH", 200)
+    monkeypatch.setattr(rpn, "_MAX_PAIRS", 100_000)  # 3 of the objects at once
+    ((_, row),) = check(benchmark_matching(repo / "configs", "cpu", 1, count=20)).items()
+    assert row["max_error"] == 0

@@ -7,13 +7,21 @@ from fpn_d2.protocol.tables import Claim, Row, Table, load_tables
 
 
 def _results(**rows):
-    """Results of the metric AR, from the numbers of each row's seeds."""
+    """Results of the metric AR, from the numbers of each row's seeds, 0 and so on."""
     return {
         "rows": [
             {"row": row, "seeds": [{"seed": i, "metrics": {"AR": v}} for i, v in enumerate(values)]}
             for row, values in rows.items()
         ]
     }
+
+
+def _of_other_seeds(results, row):
+    """The same results with one row's seeds moved, so that no row shares them."""
+    for entry in results["rows"]:
+        for seed in entry["seeds"] if entry["row"] == row else ():
+            seed["seed"] += 10
+    return results
 
 
 def _check(order, results, paper=None, **keys):
@@ -27,15 +35,15 @@ def _check(order, results, paper=None, **keys):
 def test_the_deviation_is_the_samples():
     results = _results(x=[1.0, 2.0, 3.0], y=[5])
     assert summarize(results) == {
-        "x": {"AR": Summary(2.0, 1.0, 3)},
-        "y": {"AR": Summary(5.0, None, 1)},
+        "x": {"AR": Summary(2.0, 1.0, 3, {0: 1.0, 1: 2.0, 2: 3.0})},
+        "y": {"AR": Summary(5.0, None, 1, {0: 5.0})},
     }
 
 
 def test_missing_numbers_are_left_out():
     results = _results(x=[None, math.nan, 4.0], y=[None])
     results["rows"] += [{"row": "z"}, {"row": "u", "seeds": [{"seed": 0}]}]
-    assert summarize(results) == {"x": {"AR": Summary(4.0, None, 1)}}
+    assert summarize(results) == {"x": {"AR": Summary(4.0, None, 1, {2: 4.0})}}
     assert summarize({}) == {}
 
 
@@ -51,8 +59,9 @@ def test_a_difference_is_compared_with_the_noise():
     spread = [-1.0, 0.0, 1.0]
     for x, verdict in [(12, "holds"), (11, "within noise"), (9, "within noise")]:
         results = _results(x=[x + s for s in spread], y=[10 + s for s in spread])
-        assert _check([["x"], ["y"]], results).verdict == verdict
+        assert _check([["x"], ["y"]], _of_other_seeds(results, "x")).verdict == verdict
     results = _results(x=[8 + s for s in spread], y=[10 + s for s in spread])
+    results = _of_other_seeds(results, "x")
     verdict = _check([["x"], ["y"]], results, paper={"x": 50.0, "y": 46.5})
     assert verdict.verdict == "does not hold"
     (pair,) = verdict.pairs
@@ -62,6 +71,16 @@ def test_a_difference_is_compared_with_the_noise():
     assert verdict.detail == (
         "x is 2.0 below y (3.5 above in the paper, 2.0 standard deviations, noise 1.6)."
     )
+
+
+def test_rows_of_the_same_seeds_are_compared_seed_by_seed():
+    # differences of 1, 2 and 3: s = 1, so that noise = 2 / sqrt(3) = 1.155
+    results = _results(x=[11.0, 22.0, 3.0], y=[10.0, 20.0, 0.0])
+    verdict = _check([["x"], ["y"]], results)
+    assert verdict.verdict == "holds"
+    assert verdict.pairs[0].noise == pytest.approx(2 / math.sqrt(3))
+    # apart, the rows vary by 10 from seed to seed
+    assert _check([["x"], ["y"]], _of_other_seeds(results, "x")).verdict == "within noise"
 
 
 def test_of_rows_with_no_deviation_none_is_given():
@@ -100,6 +119,7 @@ def test_a_tie_may_be_within_the_noise():
     spread = [-1.0, 0.0, 1.0]
     for x, verdict in [(9, "holds"), (8, "does not hold")]:
         results = _results(x=[x + s for s in spread], y=[10 + s for s in spread])
+        results = _of_other_seeds(results, "x")
         assert _check([["x"], ["y"]], results, ties=True).verdict == verdict
     assert _check([["x"], ["y"]], _results(x=[1], y=[1]), ties=True).verdict == "holds"
 

@@ -103,6 +103,14 @@ def test_an_ablation_has_no_stock_twin(repo):
         train_stock.stock_config(cfg)
 
 
+@pytest.mark.parametrize("row", ["faster_rcnn_R_50_FPN", "retinanet_R_50_FPN"])
+def test_a_config_of_torchvision_has_no_stock_twin(row_config, row):
+    default = ["MODEL.ANCHOR_GENERATOR.NAME", "DefaultAnchorGenerator"]
+    for opts in ([], default):
+        with pytest.raises(UserError, match="stock Detectron2 has no ClippingRetinaNet"):
+            train_stock.stock_config(row_config(f"torchvision/{row}", *opts))
+
+
 def test_stock_detectron2_trains_the_same_config(repo, tiny_opts):
     row = str(repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml")
     parser = train_stock.default_argument_parser()

@@ -1,0 +1,159 @@
+"""Every row of Tables 1 to 3, and RetinaNet, beside the same network as Detectron2 runs it; and
+the matching of P2's anchors with many objects.
+
+The rows are the quick ones. Detectron2 has no neck without a top-down path, without laterals or of
+P2 alone: there the baseline is this package's neck with all else Detectron2's own.
+"""
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
+from detectron2.modeling.proposal_generator import build_proposal_generator
+from detectron2.modeling.proposal_generator.rpn import RPN
+from detectron2.structures import Instances
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from ..config import load_config
+from ..engine import Trainer
+from ..export import prepare_model
+from .detectors import random_objects, training_step
+from .measure import compare, row
+
+__all__ = ["benchmark_matching", "benchmark_rows"]
+
+SIZE = 320  # of the rows' images
+HEIGHT, WIDTH = 800, 1000  # of the image whose anchors are matched
+FOLDERS = ("RPN", "Fast-RCNN", "Faster-RCNN", "RetinaNet")
+_PROPOSALS = 1000
+# What Detectron2 has instead of this package's classes.
+_STOCK = {
+    "MODEL.PROPOSAL_GENERATOR.NAME": {"FPNRPN": "RPN"},
+    "MODEL.RPN.HEAD_NAME": {"FPNRPNHead": "StandardRPNHead"},
+    "MODEL.ROI_HEADS.NAME": {"FPNROIHeads": "StandardROIHeads", "C4ROIHeads": "Res5ROIHeads"},
+}
+
+
+def benchmark_rows(configs: Path, device: str, rounds: int) -> list[dict[str, Any]]:
+    """Time a row's inference on one image and a training step of two, in float32.
+
+    Args:
+        configs: the folder of configs.
+        device: "cpu" or "cuda".
+        rounds: how often.
+
+    Returns:
+        rows, see :func:`fpn_d2.benchmark.measure.row`; ``variant`` names the config. A row's
+        ``max_error`` is of the training losses' sum.
+    """
+    rows = []
+    for path in _row_configs(configs):
+        cfg = load_config(path, ["MODEL.DEVICE", device, "MODEL.WEIGHTS", ""])
+        torch.manual_seed(0)
+        ours = Trainer.build_model(cfg.clone()) if device == "cpu" else build_model(cfg.clone())
+        stock = build_model(_stock_config(cfg))
+        stock.load_state_dict(ours.state_dict())
+        name = path.stem
+        test = [_record(cfg, 0)]
+        ready = prepare_model(ours)
+        calls = {"ours": lambda m=ready, x=test: m(x), "stock": _in_eval(stock, test)}
+        timings = compare(calls, rounds, device)
+        rows.append(row("rows", f"{name} inference", *_pair(timings), None))
+        train = [_record(cfg, seed) for seed in (1, 2)]
+        losses: dict[str, list[float]] = {"ours": [], "stock": []}
+        calls = {
+            who: training_step(cfg, copy.deepcopy(model).train(), train, None, losses[who])
+            for who, model in (("ours", ours), ("stock", stock))
+        }
+        timings = compare(calls, rounds, device)
+        error = abs(losses["ours"][0] / losses["stock"][0] - 1)
+        rows.append(row("rows", f"{name} training", *_pair(timings), error))
+    return rows
+
+
+def _pair(timings: dict[str, Any]) -> tuple[Any, str, Any]:
+    return timings["ours"], "detectron2", timings["stock"]
+
+
+def _row_configs(configs: Path) -> Iterator[Path]:
+    for folder in FOLDERS:
+        for path in sorted((configs / "quick" / folder).glob("*.yaml")):
+            if not path.stem.endswith(("_2x", "_fp32")):  # the same network
+                yield path
+
+
+def _stock_config(cfg: CfgNode) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, names in _STOCK.items():
+        *sections, last = key.split(".")
+        node = cfg
+        for section in sections:
+            node = node[section]
+        node[last] = names.get(node[last], node[last])
+    return cfg
+
+
+def _in_eval(model: nn.Module, inputs: list[dict[str, Any]]) -> Any:
+    def call() -> Any:
+        with torch.no_grad():
+            return model.eval()(inputs)
+
+    return call
+
+
+def _record(cfg: CfgNode, seed: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+    record = {"image": image, "height": SIZE, "width": SIZE}
+    record["instances"] = random_objects(8, SIZE, SIZE, generator)
+    if cfg.MODEL.LOAD_PROPOSALS:
+        record["proposals"] = Instances((SIZE, SIZE))
+        boxes = random_objects(_PROPOSALS, SIZE, SIZE, generator).gt_boxes
+        record["proposals"].proposal_boxes = boxes
+        record["proposals"].objectness_logits = torch.randn(_PROPOSALS, generator=generator)
+    return record
+
+
+def benchmark_matching(
+    configs: Path, device: str, rounds: int, count: int = 300
+) -> list[dict[str, Any]]:
+    """Time the matching of P2's anchors (Table 1(f), 750k at the paper's size) with many objects.
+
+    Args:
+        configs: the folder of configs.
+        device: "cpu" or "cuda".
+        rounds: how often.
+        count: of the objects.
+
+    Returns:
+        a row, whose peaks of memory are what it is for; ``max_error`` is the share of the anchors
+        that are sampled differently.
+    """
+    cfg = load_config(configs / "RPN" / "rpn_R_50_P2.yaml", ["MODEL.DEVICE", device])
+    rpn = build_proposal_generator(cfg, {"p2": ShapeSpec(channels=1, stride=4)})
+    generator = torch.Generator().manual_seed(0)
+    objects = random_objects(count, HEIGHT, WIDTH, generator).to(device)
+    anchors = rpn.anchor_generator([torch.zeros(1, 1, HEIGHT // 4, WIDTH // 4, device=device)])
+    labels = {}
+
+    def match(who: str, method: Callable) -> None:
+        torch.manual_seed(0)  # of the samples
+        labels[who] = method(rpn, anchors, [objects])[0][0]
+
+    kinds = {"ours": type(rpn), "stock": RPN}
+    calls = {
+        who: functools.partial(match, who, kind.label_and_sample_anchors)
+        for who, kind in kinds.items()
+    }
+    with EventStorage():
+        timings = compare(calls, rounds, device)
+    differ = float((labels["ours"] != labels["stock"]).float().mean())
+    return [row("matching", f"{count} objects, P2", *_pair(timings), differ)]

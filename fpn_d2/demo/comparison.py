@@ -1,0 +1,145 @@
+"""Several rows on one image: what one finds and another misses.
+
+Shape shorthand: D rows, R_d detections of row d, G groups of detections that are of one object.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes, Instances, pairwise_iou
+
+from ..visualization import PALETTE, dash_boxes, draw_boxes
+from ..visualization.layout import beside, legend, picture_scale, stack, text_block
+
+__all__ = ["Found", "draw_comparison", "group_detections"]
+
+# Blue, yellow and dashed vermilion: apart in lightness too.
+_BY_ALL, _HERE, _MISSED = PALETTE[4], PALETTE[3], PALETTE[5]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a row found on an image.
+
+    Args:
+        boxes: (R, 4), x0 y0 x1 y1 in pixels of the image, best first.
+        scores: (R,).
+        names: R names of classes; "" is any class, as a proposal's.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    names: tuple[str, ...]
+
+    @staticmethod
+    def of(detections: Instances, names: Sequence[str]) -> "Found":
+        """From detections and the names of the classes."""
+        kinds = ("",) * len(detections)
+        if detections.has("pred_classes"):
+            kinds = tuple(names[kind] for kind in detections.pred_classes.tolist())
+        boxes = detections.pred_boxes.tensor.numpy()
+        return Found(boxes, detections.scores.numpy(), kinds)
+
+
+def group_detections(rows: Sequence[Found], *, iou: float = 0.5) -> list[dict[int, int]]:
+    """Put the detections of several rows that are of one object together.
+
+    Greedy: row by row and from the best score down, a detection joins the group with the largest
+    IoU among those of its class which this row has nothing in yet, or begins one. IoU is with the
+    detection that began the group.
+
+    Args:
+        rows: what each row found.
+        iou: the least IoU.
+
+    Returns:
+        G of {row: detection}.
+    """
+    groups: list[dict[int, int]] = []
+    starts: list[tuple[np.ndarray, str]] = []
+    for row, found in enumerate(rows):
+        for index in np.argsort(-found.scores, kind="stable").tolist():
+            box, name = found.boxes[index], found.names[index]
+            best = _best_group(box, name, row, groups, starts, iou)
+            if best is None:
+                groups.append({row: index})
+                starts.append((box, name))
+            else:
+                groups[best][row] = index
+    return groups
+
+
+def _best_group(
+    box: np.ndarray,
+    name: str,
+    row: int,
+    groups: Sequence[Mapping[int, int]],
+    starts: Sequence[tuple[np.ndarray, str]],
+    least: float,
+) -> int | None:
+    free = [
+        i
+        for i, (_, other) in enumerate(starts)
+        if row not in groups[i] and (name == other or not name or not other)
+    ]
+    if not free:
+        return None
+    others = Boxes(torch.tensor(np.array([starts[i][0] for i in free])))
+    ious = pairwise_iou(Boxes(torch.tensor(box[None])), others)[0]
+    best = int(ious.argmax())
+    return free[best] if ious[best] >= least else None
+
+
+def draw_comparison(image: np.ndarray, rows: Mapping[str, Found]) -> np.ndarray:
+    """The rows side by side, with what each found and what it missed of the others.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        rows: title to what the row found.
+
+    Returns:
+        (H', W', 3) uint8, RGB.
+    """
+    found = list(rows.values())
+    groups = group_detections(found)
+    scale = picture_scale(image)
+    panels = []
+    for row, title in enumerate(rows):
+        panels.append(_draw_row(image, row, title, found, groups, scale))
+    words = [
+        "found by all",
+        "found here, missed by another",
+        "dashed: missed here, found by another",
+    ]
+    strip = legend(words, [_BY_ALL, _HERE, _MISSED])
+    return stack([beside(panels, gap=12), strip], gap=6, margin=8)
+
+
+def _draw_row(
+    image: np.ndarray,
+    row: int,
+    title: str,
+    found: Sequence[Found],
+    groups: Sequence[Mapping[int, int]],
+    scale: float,
+) -> np.ndarray:
+    boxes, labels, colors, missed = [], [], [], []
+    for group in sorted(groups, key=lambda group: len(group) < len(found)):
+        owner = row if row in group else next(iter(group))
+        own, index = found[owner], group[owner]
+        boxes.append(own.boxes[index])
+        text = f"{own.names[index]} {own.scores[index]:.2f}".strip()
+        if row in group:
+            labels.append(text)
+            colors.append(_BY_ALL if len(group) == len(found) else _HERE)
+        else:
+            missed.append(own.boxes[index])
+            labels.append(f"missed {own.names[index]}".strip())
+            colors.append(_MISSED)
+    boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+    picture = draw_boxes(image, boxes, labels, colors, scale)
+    picture = dash_boxes(picture, np.array(missed, dtype=np.float32).reshape(-1, 4) * scale)
+    head = f"{title}: {sum(row in group for group in groups)} of {len(groups)} that any row found"
+    return stack([text_block(head, picture.shape[1]), picture])

@@ -1,0 +1,111 @@
+"""The images and videos that a demo is asked to look at."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.data.detection_utils import read_image
+from PIL import Image
+
+from ..data.image_faults import image_fault
+from ..errors import UserError
+
+__all__ = ["MAX_PIXELS", "Sources", "find_sources", "read_rgb"]
+
+# Of an image or a frame, from its header before it is decoded: 192 MB as RGB.
+MAX_PIXELS = 64_000_000
+
+_VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """What there is to look at.
+
+    Args:
+        images: files, in the order given; a folder's by name.
+        videos: files, in the order given.
+        skipped: files of the folders that are neither.
+    """
+
+    images: tuple[str, ...]
+    videos: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sources:
+    """Sort inputs into images and videos, and check that the images can be read.
+
+    Args:
+        inputs: files and folders; of a folder the images and videos in it, not those in its
+            folders. A file that is named twice is taken once.
+        max_pixels: the most pixels of an image.
+
+    Raises:
+        UserError: for an input that does not exist, an image that cannot be read or has too many
+            pixels, or where there is neither image nor video.
+    """
+    images, videos, skipped = {}, {}, []
+    for path in inputs:
+        if os.path.isdir(path):
+            entries = [os.path.join(path, name) for name in sorted(os.listdir(path))]
+            files = [entry for entry in entries if os.path.isfile(entry)]
+            known = [file for file in files if _is_video(file) or _is_image(file)]
+            skipped += [file for file in files if file not in known]
+        elif os.path.isfile(path):
+            known = [path]
+        else:
+            raise UserError(_missing(path))
+        for file in known:
+            (videos if _is_video(file) else images).setdefault(os.path.abspath(file), file)
+    if not images and not videos:
+        raise UserError(
+            f"there is no image or video in {', '.join(inputs) or 'nothing'}"
+            + (f" ({_listed(skipped)})" if skipped else "")
+            + "; name image files, a video, or a folder of them"
+        )
+    for path in images.values():
+        fault = image_fault(path, max_pixels=max_pixels)
+        if fault:
+            remedy = "raise --max-pixels" if "more than the limit" in fault else "take it out"
+            raise UserError(f"image {path} {fault}; {remedy}, or convert it")
+    return Sources(tuple(images.values()), tuple(videos.values()), tuple(skipped))
+
+
+def skipped_line(skipped: Sequence[str]) -> str:
+    """One line that counts and names files that are not looked at."""
+    return f"skipped: {_listed(skipped)}"
+
+
+def read_rgb(path: str) -> np.ndarray:
+    """An image, turned as its EXIF says.
+
+    Args:
+        path: the file, checked by :func:`find_sources`.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    return np.ascontiguousarray(read_image(path, format="RGB"))
+
+
+def _listed(files: Sequence[str], most: int = 5) -> str:
+    names = ", ".join(os.path.basename(file) for file in files[:most])
+    more = f" and {len(files) - most} more" if len(files) > most else ""
+    return f"{len(files)} other file{'s' * (len(files) != 1)}: {names}{more}"
+
+
+def _missing(path: str) -> str:
+    if re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", path):
+        return f"input {path} does not exist; config overrides come last, after --output DIR"
+    return f"input {path} does not exist; name image files, a video, or a folder of them"
+
+
+def _is_video(path: str) -> bool:
+    return path.lower().endswith(_VIDEOS)
+
+
+def _is_image(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in Image.registered_extensions()

@@ -1,0 +1,36 @@
+"""Which boxes of two models are the same.
+
+Shape shorthand: A and B boxes, M pairs.
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = ["match_boxes"]
+
+
+def match_boxes(
+    found: Tensor, expected: Tensor, found_classes: Tensor, expected_classes: Tensor, pixels: float
+) -> tuple[Tensor, Tensor]:
+    """Pair boxes one to one with the nearest of their class.
+
+    Args:
+        found, expected: (A, 4) and (B, 4), x0 y0 x1 y1 in pixels; those that come first choose
+            first.
+        found_classes, expected_classes: (A,) and (B,).
+        pixels: the largest difference of any coordinate.
+
+    Returns:
+        (M, 2) indices of ``found`` and of ``expected``, and (M,) the pairs' differences in pixels.
+    """
+    pairs, differences = [], []
+    if len(found) and len(expected):
+        away = (found[:, None] - expected[None]).abs().amax(dim=2)
+        away[found_classes[:, None] != expected_classes[None]] = float("inf")
+        for i, row in enumerate(away):
+            nearest = int(row.argmin())
+            if row[nearest] <= pixels:
+                pairs.append([i, nearest])
+                differences.append(float(row[nearest]))
+                away[:, nearest] = float("inf")
+    return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2), torch.tensor(differences)

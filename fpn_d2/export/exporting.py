@@ -1,0 +1,315 @@
+"""A detector as one file, ONNX or TorchScript, that runs without Detectron2 and this package.
+
+The graph takes one image of any size and, in Fast R-CNN, its proposals; what it returns is in
+pixels of that image. It holds all from the normalization to the last NMS.
+
+Shape shorthand: H x W pixels, P given proposals, R boxes returned.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.export.torchscript_patch import patch_builtin_len
+from detectron2.layers import shapes_to_tensor
+from detectron2.modeling import GeneralizedRCNN, ProposalNetwork, RetinaNet
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .nms import nms_by_group
+from .prepared import prepare_model
+
+__all__ = ["FORMATS", "Exported", "export_model", "require"]
+
+FORMATS = ("onnx", "torchscript")
+# The first with RoIAlign's half-pixel shift is 16; the next is what most runtimes know.
+OPSET = 17
+METADATA_FILE = "metadata.json"  # in a TorchScript file
+_TRACE_SIZE = (120, 150)  # any will do: sizes are symbols
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A model in a file's bytes.
+
+    Args:
+        format: "onnx" or "torchscript".
+        content: the file.
+        check: the same with the outputs of its heads as well, on which
+            :func:`fpn_d2.export.check_export` compares it.
+        metadata: what the file says of itself; all values are text.
+    """
+
+    format: str
+    content: bytes
+    check: bytes
+    metadata: dict[str, str]
+
+
+def export_model(cfg: CfgNode, model: nn.Module, format: str) -> Exported:
+    """Export a detector.
+
+    Args:
+        cfg: its config.
+        model: from :func:`fpn_d2.load_model`; it is not changed.
+        format: "onnx" or "torchscript".
+
+    Returns:
+        the file and what it is checked by.
+
+    Raises:
+        UserError: for another format, a model of a kind that cannot be exported, or a missing
+            package.
+    """
+    if format not in FORMATS:
+        raise UserError(f"format {format!r} is none of {', '.join(FORMATS)}")
+    check_exportable(model)
+    if format == "onnx":
+        require("onnx")
+    metadata = describe_model(cfg, model)
+    prepared = prepare_model(model).model.cpu()
+    prepared.to(memory_format=torch.contiguous_format)
+    graph = DetectorGraph(prepared).eval()
+    image = 255 * torch.rand(3, *_TRACE_SIZE, generator=torch.Generator().manual_seed(0))
+    inputs = (image,)
+    if graph.takes_proposals:
+        # two of them, on the coarsest and the finest level
+        inputs = (image, torch.tensor([[0.0, 0.0, 140.0, 110.0], [10.0, 10.0, 30.0, 30.0]]))
+    try:
+        with _quiet(), nms_by_group(format), torch.no_grad():
+            write = _onnx if format == "onnx" else _torchscript
+            content, check = write(graph, inputs, metadata)
+    except (torch.onnx.errors.OnnxExporterError, torch.jit.TracingCheckError) as error:
+        reason = str(error).strip().splitlines()[0]
+        other = FORMATS[1 - FORMATS.index(format)]
+        raise UserError(
+            f"a layer of this model has no form in {format} ({reason}); try --format {other}"
+        ) from error
+    return Exported(format, content, check, metadata)
+
+
+def check_exportable(model: nn.Module) -> None:
+    """Refuse what has no exported form.
+
+    Raises:
+        UserError: which says why, and what can be done instead.
+    """
+    if type(model) is ProposalNetwork or isinstance(model, RetinaNet):
+        return
+    if type(model) is not GeneralizedRCNN:
+        raise UserError(
+            f"a {type(model).__name__} cannot be exported: only RPNs, Fast R-CNN, Faster R-CNN and "
+            "RetinaNet can; run it with train_net.py --eval-only, or prepare it in Python with "
+            "fpn_d2.export.prepare_model"
+        )
+    heads = model.roi_heads
+    if getattr(heads, "mask_on", False) or getattr(heads, "keypoint_on", False):
+        raise UserError(
+            "only boxes are exported: set MODEL.MASK_ON and MODEL.KEYPOINT_ON to False and export "
+            "the detector alone"
+        )
+    if not isinstance(getattr(heads, "box_predictor", None), FastRCNNOutputLayers):
+        raise UserError(
+            f"the {type(heads).__name__} cannot be exported: its box head is not Fast R-CNN's one; "
+            "set MODEL.ROI_HEADS.NAME to FPNROIHeads or C4ROIHeads"
+        )
+
+
+def describe_model(cfg: CfgNode, model: nn.Module) -> dict[str, str]:
+    """What a user of the file needs to know to feed it and to read its results.
+
+    Args:
+        cfg: the model's config.
+        model: the model.
+
+    Returns:
+        texts: ``class_names`` (a JSON list, empty for proposals), ``input_format`` ("BGR" or
+        "RGB"), ``min_size`` and ``max_size`` in pixels, to resize the shorter side to, ``model``,
+        and ``license``.
+    """
+    if isinstance(model, ProposalNetwork):
+        names = []
+    else:
+        is_dense = isinstance(model, RetinaNet)
+        count = model.num_classes if is_dense else model.roi_heads.num_classes
+        datasets = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
+        catalog = MetadataCatalog.get(datasets[0]) if datasets else None
+        names = list(getattr(catalog, "thing_classes", None) or [])
+        if len(names) != count:
+            names = [f"class {number}" for number in range(count)]
+    return {
+        "class_names": json.dumps(names),
+        "input_format": cfg.INPUT.FORMAT,
+        "min_size": str(cfg.INPUT.MIN_SIZE_TEST),
+        "max_size": str(cfg.INPUT.MAX_SIZE_TEST),
+        "model": type(model).__name__,
+        "license": "none",
+    }
+
+
+class DetectorGraph(nn.Module):
+    """A detector of one image, with tensors for inputs and outputs."""
+
+    def __init__(self, model: nn.Module):
+        """
+        Args:
+            model: a detector in eval mode. Its heads' outputs are kept from here on.
+        """
+        super().__init__()
+        self.model = model
+        self.is_proposal_network = isinstance(model, ProposalNetwork)
+        self.takes_proposals = getattr(model, "proposal_generator", self) is None
+        self.with_heads = False
+        self._kept: dict[str, Any] = {}
+        if isinstance(model, GeneralizedRCNN):
+            model.roi_heads.register_forward_pre_hook(self._keep_proposals)
+            head = model.roi_heads.box_predictor
+        else:
+            head = model.proposal_generator.rpn_head if self.is_proposal_network else model.head
+        head.register_forward_hook(self._keep_outputs)
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the graph's inputs, in order."""
+        return ["image", "proposals"] if self.takes_proposals else ["image"]
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the graph's outputs, in order."""
+        names = ["boxes", "scores", "classes"]
+        return ["boxes", "objectness_logits"] if self.is_proposal_network else names
+
+    @property
+    def check_names(self) -> list[str]:
+        """The names of what ``with_heads`` adds."""
+        is_two_stage = isinstance(self.model, GeneralizedRCNN)
+        return ["head_proposals", "head_logits", "head_deltas"][0 if is_two_stage else 1 :]
+
+    def forward(self, image: Tensor, proposals: Tensor | None = None) -> tuple[Tensor, ...]:
+        """
+        Args:
+            image: (3, H, W) float32 of 0 to 255, in the order of ``INPUT.FORMAT``.
+            proposals: (P, 4), x0 y0 x1 y1 in its pixels, where ``takes_proposals``.
+
+        Returns:
+            boxes (R, 4), x0 y0 x1 y1 in pixels, best first; their scores (R,) and classes (R,)
+            int64, or in a proposal network objectness logits (R,); with ``with_heads`` also the
+            proposals of the box head (P, 4), and the logits and deltas of the head as it returns
+            them, those of a dense head flat, one after the other.
+        """
+        record = {"image": image}
+        if proposals is not None:
+            size = shapes_to_tensor(list(image.shape[-2:]))
+            record["proposals"] = Instances(size, proposal_boxes=Boxes(proposals))
+        with patch_builtin_len():
+            found = self.model([record])[0]
+        if self.is_proposal_network:
+            found = found["proposals"]
+            outputs = (found.proposal_boxes.tensor, found.objectness_logits)
+        else:
+            found = found["instances"]
+            outputs = (found.pred_boxes.tensor, found.scores, found.pred_classes)
+        return outputs + self._heads() if self.with_heads else outputs
+
+    @torch.no_grad()
+    def head_outputs(self, image: Tensor, proposals: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The logits and deltas that :meth:`forward` returns, for given proposals.
+
+        Args:
+            image: see :meth:`forward`.
+            proposals: (P, 4) for the box head; None in a detector that has none.
+        """
+        if proposals is None:
+            self.model([{"image": image}])
+        else:
+            images = self.model.preprocess_image([{"image": image}])
+            given = Instances(images.image_sizes[0], proposal_boxes=Boxes(proposals))
+            self.model.roi_heads(images, self.model.backbone(images.tensor), [given], None)
+        return self._heads()[-2:]
+
+    def _heads(self) -> tuple[Tensor, ...]:
+        logits, deltas = self._kept["outputs"]
+        if "proposals" in self._kept:
+            return (self._kept["proposals"], logits, deltas)
+        return tuple(torch.cat([x.flatten() for x in part]) for part in (logits, deltas))
+
+    def _keep_proposals(self, module: nn.Module, args: tuple) -> None:
+        self._kept["proposals"] = args[2][0].proposal_boxes.tensor
+
+    def _keep_outputs(self, module: nn.Module, args: tuple, outputs: Any) -> None:
+        self._kept["outputs"] = outputs
+
+
+def _onnx(
+    graph: DetectorGraph, inputs: tuple[Tensor, ...], metadata: dict[str, str]
+) -> tuple[bytes, bytes]:
+    import onnx
+
+    outputs, heads = graph.output_names, graph.check_names
+    axes: dict[str, dict[int, str]] = {name: {0: "R"} for name in outputs}
+    axes |= {name: {0: f"{name} rows"} for name in heads}
+    axes |= {"image": {1: "H", 2: "W"}, "proposals": {0: "P"}}
+    graph.with_heads = True
+    file = io.BytesIO()
+    torch.onnx.export(
+        graph,
+        inputs,
+        file,
+        dynamo=False,
+        opset_version=OPSET,
+        input_names=graph.input_names,
+        output_names=outputs + heads,
+        dynamic_axes=axes,
+    )
+    full = onnx.load_from_string(file.getvalue())
+    onnx.helper.set_model_props(full, metadata)
+    check = full.SerializeToString()
+    del full.graph.output[len(outputs) :]  # the very graph that is checked, with fewer outputs
+    onnx.checker.check_model(full)
+    return full.SerializeToString(), check
+
+
+def _torchscript(
+    graph: DetectorGraph, inputs: tuple[Tensor, ...], metadata: dict[str, str]
+) -> tuple[bytes, bytes]:
+    files = []
+    for graph.with_heads in (False, True):
+        file = io.BytesIO()
+        traced = torch.jit.trace(graph, inputs, check_trace=False)
+        torch.jit.save(traced, file, _extra_files={METADATA_FILE: json.dumps(metadata)})
+        files.append(file.getvalue())
+    return files[0], files[1]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of tracing: what they warn of is what the check is there for."""
+    with warnings.catch_warnings(), open(os.devnull, "w") as null:
+        warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(null):
+            yield
+
+
+def require(package: str) -> Any:
+    """Import an optional package.
+
+    Raises:
+        UserError: which names the extra that installs it.
+    """
+    try:
+        return __import__(package)
+    except ImportError as error:
+        raise UserError(
+            f"{package} is not installed; python -m pip install onnx onnxruntime, or take "
+            "--format torchscript, which needs neither"
+        ) from error

@@ -1,0 +1,32 @@
+"""Pages that are one file each and need no network: one style, pictures inside."""
+
+import base64
+import io
+import os
+
+import jinja2
+from PIL import Image
+
+__all__ = ["data_url", "page_environment"]
+
+
+def page_environment(folder: str) -> jinja2.Environment:
+    """What renders a page's template.
+
+    Args:
+        folder: of the template, which may include ``page.css``, the style of all pages.
+    """
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader([folder, os.path.dirname(__file__)]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def data_url(picture: Image.Image) -> str:
+    """A picture as a JPEG inside a page."""
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, format="JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

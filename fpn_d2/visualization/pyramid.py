@@ -1,0 +1,226 @@
+"""What is particular to a pyramid, drawn: levels, feature maps, anchors, proposals.
+
+Shape shorthand: an image of H x W pixels, R detections on it. Every function returns a picture,
+(H', W', 3) uint8, RGB.
+"""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from detectron2.structures import Instances
+from PIL import Image, ImageDraw
+
+from ..inference.explanation import Explanation
+from .drawing import draw_boxes
+from .layout import beside, legend, picture_scale, stack, text_block
+from .levels import level_color, level_number
+
+__all__ = [
+    "HEAT_MAP_TITLES",
+    "draw_anchors",
+    "draw_explanation",
+    "draw_heat_maps",
+    "draw_levels",
+    "draw_proposals",
+    "level_legend",
+]
+
+HEAT_MAP_TITLES = {
+    "lateral": "1x1 lateral alone, without the top-down path",
+    "merged": "merged with the coarser level, before the 3x3",
+    "output": "after the 3x3: what the heads read",
+}
+_COLOR_MAP = "viridis"  # perceptually uniform, and the same to people with any colour vision
+_GAP = 8
+
+
+def draw_levels(explanation: Explanation, names: Sequence[str] = ()) -> np.ndarray:
+    """The detections, each in the colour of the level that Eq. 1 chose.
+
+    Args:
+        explanation: of the image.
+        names: of the classes; see :func:`fpn_d2.inference.class_names`.
+    """
+    levels = explanation.levels.tolist()
+    texts = detection_texts(explanation.detections, names)
+    return draw_boxes(
+        explanation.image,
+        explanation.detections.pred_boxes.tensor.numpy(),
+        [f"P{level} {text}" for level, text in zip(levels, texts, strict=True)],
+        [level_color(level) for level in levels],
+        scale=picture_scale(explanation.image),
+    )
+
+
+def detection_texts(detections: Instances, names: Sequence[str] = ()) -> list[str]:
+    """Class and score of each detection, as text."""
+    scores = [f"{score:.2f}" for score in detections.scores.tolist()]
+    if not detections.has("pred_classes"):
+        return scores
+    kinds = detections.pred_classes.tolist()
+    titles = [names[kind] if kind < len(names) else f"class {kind}" for kind in kinds]
+    return [f"{title} {score}" for title, score in zip(titles, scores, strict=True)]
+
+
+def level_legend(levels: Sequence[int | str], texts: Sequence[str] = ()) -> np.ndarray:
+    """A strip with each level's colour and name.
+
+    Args:
+        levels: numbers, or names of features such as ``"p4"``.
+        texts: what follows each name.
+    """
+    numbers = [level if isinstance(level, int) else level_number(level) for level in levels]
+    titles = [_level_title(level) for level in levels]
+    pairs = zip(titles, texts or [""] * len(titles), strict=True)
+    words = [f"{title} {text}".strip() for title, text in pairs]
+    return legend(words, [level_color(number) for number in numbers])
+
+
+def _level_title(level: int | str) -> str:
+    return f"P{level}" if isinstance(level, int) else level.capitalize()
+
+
+def draw_heat_maps(explanation: Explanation, *, width: int = 300) -> np.ndarray:
+    """One map for each level (columns) and each kind (rows), on the image's own extent.
+
+    A cell's value is the mean of the absolute activations of its channels; every map is scaled
+    from its least to its largest value, which stand above it.
+
+    Args:
+        explanation: of the image.
+        width: of a map, in pixels.
+    """
+    names = [n for n in explanation.strides if any(n in f for f in explanation.features.values())]
+    rows = []
+    for kind, maps in explanation.features.items():
+        cells = [_heat_map(explanation, maps.get(name), name, width) for name in names]
+        row = beside(cells, gap=_GAP)
+        rows += [text_block(_heat_map_title(explanation, kind), row.shape[1]), row]
+    return stack(rows, gap=4)
+
+
+def _heat_map_title(explanation: Explanation, kind: str) -> str:
+    if kind == "output" and len(explanation.features) == 1:
+        return "what the heads read"
+    return HEAT_MAP_TITLES[kind]
+
+
+def _heat_map(
+    explanation: Explanation, activation: np.ndarray | None, name: str, width: int
+) -> np.ndarray:
+    image_height, image_width = explanation.image.shape[:2]
+    height = max(1, round(width * image_height / image_width))
+    if activation is None:
+        blank = np.full((height, width, 3), 238, np.uint8)
+        return stack([text_block(f"{_level_title(name)}: none", width, lines=2, size=13), blank])
+    low, high = float(activation.min()), float(activation.max())
+    unit = (activation - low) / max(high - low, 1e-12)
+    colors = (matplotlib.colormaps[_COLOR_MAP](unit)[..., :3] * 255).round().astype(np.uint8)
+    # The last cells may reach beyond the image; cells stay squares, so that the size is seen.
+    cell = explanation.strides[name] / explanation.input_scale * width / image_width
+    rows, columns = activation.shape
+    whole = (max(width, round(columns * cell)), max(height, round(rows * cell)))
+    resized = Image.fromarray(colors).resize(whole, Image.Resampling.NEAREST)
+    title = (
+        f"{_level_title(name)}, stride {explanation.strides[name]}, {columns} x {rows} cells\n"
+        f"{low:.2g} to {high:.2g}"
+    )
+    return stack([text_block(title, width, lines=2, size=13), np.array(resized)[:height, :width]])
+
+
+def draw_anchors(explanation: Explanation) -> np.ndarray:
+    """The anchors that match the objects, in the colours of their levels, and the objects in white.
+
+    Args:
+        explanation: of the image, with ``anchors``.
+    """
+    matches, scale = explanation.anchors, picture_scale(explanation.image)
+    assert matches is not None
+    colors = [level_color(level_number(level)) for level in matches.levels]
+    blank = [""] * len(colors)
+    picture = draw_boxes(explanation.image, matches.boxes, blank, colors, scale, width=2)
+    return _outline(picture, matches.targets * scale)
+
+
+def _outline(picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """White boxes with a black rim, which are seen on anything."""
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    for box in np.asarray(boxes).reshape(-1, 4).tolist():
+        draw.rectangle(box, outline="black", width=5)
+        x0, y0, x1, y1 = box
+        if x1 - x0 > 2 and y1 - y0 > 2:
+            draw.rectangle((x0 + 1, y0 + 1, x1 - 1, y1 - 1), outline="white", width=3)
+    return np.array(canvas)
+
+
+def draw_proposals(explanation: Explanation, *, number: int = 10, width: int = 300) -> np.ndarray:
+    """The best proposals of each level, a picture for each.
+
+    Args:
+        explanation: of the image, with ``proposals``.
+        number: how many of a level's.
+        width: of a picture, in pixels.
+    """
+    cells = []
+    for name, proposals in explanation.proposals.items():
+        boxes, scores = proposals.boxes[:number], proposals.scores[:number]
+        picture = draw_boxes(
+            explanation.image,
+            boxes,
+            [""] * len(boxes),
+            [level_color(level_number(name))] * len(boxes),
+            scale=width / explanation.image.shape[1],
+            width=2,
+        )
+        span = f"{scores[-1]:.2f} to {scores[0]:.2f}" if len(scores) else "-"
+        title = f"{_level_title(name)}: best {len(boxes)}\nscores {span}"
+        cells.append(stack([text_block(title, width, lines=2, size=13), picture]))
+    return beside(cells, gap=_GAP)
+
+
+def draw_explanation(explanation: Explanation, names: Sequence[str] = ()) -> np.ndarray:
+    """All of it on one page, without what the model does not have.
+
+    Args:
+        explanation: of the image.
+        names: of the classes; see :func:`fpn_d2.inference.class_names`.
+    """
+    levels = range(explanation.level_range[0], explanation.level_range[1] + 1)
+    counts = [f"({int((explanation.levels == level).sum())})" for level in levels]
+    eq1 = (
+        f"Level by Eq. 1 (k0 = {explanation.canonical_level}, "
+        f"{explanation.canonical_size:g} px) of {len(explanation.levels)} detections"
+    )
+    drawn = draw_levels(explanation, names)
+    top = [stack([text_block(eq1, drawn.shape[1]), drawn, level_legend(list(levels), counts)])]
+    if explanation.anchors is not None:
+        top.append(_anchor_panel(explanation))
+    page = [beside(top, gap=2 * _GAP)]
+    if explanation.proposals:
+        title = "Best proposals of each level"
+        drawn = draw_proposals(explanation)
+        page += [text_block(title, drawn.shape[1]), drawn]
+    if explanation.features:
+        title = (
+            "Feature maps: mean absolute activation over the channels, each map from its least "
+            "(dark) to its largest value (bright)"
+        )
+        drawn = draw_heat_maps(explanation)
+        page += [text_block(title, page[0].shape[1]), drawn]
+    page += [text_block(note, page[0].shape[1]) for note in explanation.notes]
+    return stack(page, gap=_GAP, margin=_GAP)
+
+
+def _anchor_panel(explanation: Explanation) -> np.ndarray:
+    matches = explanation.anchors
+    what = "objects" if matches.to_ground_truth else "detections"
+    title = (
+        f"{len(matches.boxes)} anchors match the {len(matches.targets)} {what} (white): IoU >= "
+        f"{matches.threshold:g}, or the best"
+    )
+    picture = draw_anchors(explanation)
+    names = sorted(set(matches.levels), key=level_number)
+    counts = [f"({matches.levels.count(name)})" for name in names]
+    return stack([text_block(title, picture.shape[1]), picture, level_legend(names, counts)])

@@ -1,0 +1,143 @@
+"""app/page.py in a headless Chromium, and what it does before one comes."""
+
+import io
+import shutil
+import sys
+
+import app as tool
+import numpy as np
+import pytest
+from PIL import Image
+
+from fpn_d2 import UserError
+from fpn_d2.app.page import import_gradio, serve
+from fpn_d2.app.session import Limits, Session, example_images
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Gradio's dependencies
+
+
+def test_without_gradio_there_is_a_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match=r'pip install "fpn_d2\[app\]"'):
+        import_gradio()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--model", "x"], "--model x is not of the form"),
+        (["--runs", "nowhere"], "no trained model below nowhere"),
+        (["--max-bytes", "0"], "the limit of bytes is 0"),
+    ],
+)
+def test_the_tools_sentences(words, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["app.py", *words])
+    with pytest.raises(SystemExit) as end:
+        tool.main()
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def launched(monkeypatch, session):
+    """``launched(host)``: what Gradio is told to do, without doing it."""
+    gradio = pytest.importorskip("gradio")
+    told = {}
+    monkeypatch.setattr(
+        gradio.Blocks, "launch", lambda self, **words: told.update(words) or (None, "there", None)
+    )
+
+    def call(*host):
+        page, _ = serve(session, *host, block=False)
+        return told, page
+
+    return call
+
+
+def test_this_machine_alone_unless_told_otherwise(launched, capsys, monkeypatch):
+    monkeypatch.delenv("GRADIO_ANALYTICS_ENABLED", raising=False)
+    told, page = launched()
+    assert told["server_name"] == "127.0.0.1"
+    assert told["share"] is False
+    assert told["max_file_size"] == 10_000
+    assert page.analytics_enabled is False
+    # one queue for all that the page asks, one answer at a time
+    assert {(fn.concurrency_id, fn.concurrency_limit) for fn in page.fns.values()} == {
+        ("answers", 1)
+    }
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_another_host_is_warned_of(launched, capsys):
+    told, _ = launched("0.0.0.0")
+    assert told["server_name"] == "0.0.0.0"
+    error = capsys.readouterr().err
+    assert error.startswith("warning: with --host 0.0.0.0 everybody")
+    assert error.count("\n") == 1
+
+
+@pytest.fixture
+def browser():
+    """A headless Chromium of the distribution."""
+    api = pytest.importorskip("playwright.sync_api")
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("there is no chromium here")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def shown(tab, minimum=""):
+    """The picture of the level tab, once it is another than the one at ``minimum``."""
+    tab.wait_for_function(
+        "old => { const i = document.querySelector('#levels img'); return i && i.src !== old; }",
+        arg=minimum,
+        timeout=60_000,
+    )
+    source = tab.locator("#levels img").get_attribute("src")
+    content = tab.request.get(source).body()
+    return source, np.array(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+@pytest.mark.slow
+def test_upload_move_k0_and_upload_no_image(make_models, random_weights, browser, tmp_path):
+    pytest.importorskip("gradio")
+    session = Session(make_models(), Limits())
+    Image.fromarray(example_images()[2]).save(tmp_path / "image.png")
+    (tmp_path / "words.txt").write_text("no image <b>at all</b>")
+    page, address = serve(session, block=False)
+    try:
+        tab = browser.new_page()
+        hosts = set()
+        tab.on("request", lambda request: hosts.add(request.url.split("/")[2]))
+        tab.goto(address)
+        shown(tab)
+        # An untrained model finds something only almost without a threshold.
+        tab.locator("#threshold input[type=number]").fill("0.05")
+        tab.locator("#threshold input[type=number]").press("Enter")
+        tab.wait_for_function(
+            "!document.querySelector('#status').innerText.trim().startsWith('0 detections')"
+        )
+        source, _ = shown(tab)
+        tab.locator("#upload input[type=file]").set_input_files(tmp_path / "image.png")
+        source, uploaded = shown(tab, source)
+        text = tab.locator("#status").inner_text()
+        assert "k0 = 4" in text
+        assert int(text.split()[0]) > 0
+        tab.locator("#k0 input[type=number]").fill("6")
+        tab.locator("#k0 input[type=number]").press("Enter")
+        _, moved = shown(tab, source)
+        assert "k0 = 6" in tab.locator("#status").inner_text()
+        assert moved.shape == uploaded.shape
+        assert not np.array_equal(moved, uploaded)
+        tab.locator("#upload").get_by_label("Clear").first.click()
+        tab.locator("#upload input[type=file]").set_input_files(tmp_path / "words.txt")
+        problem = tab.locator("#status .problem")
+        problem.wait_for()
+        assert "words.txt is no image of a format that Pillow knows" in problem.inner_text()
+        assert "Traceback" not in tab.content()
+        assert {host.rpartition(":")[0] for host in hosts} == {"127.0.0.1"}
+    finally:
+        page.close(verbose=False)

@@ -1,0 +1,21 @@
+"""The table of exported models."""
+
+import json
+
+from fpn_d2.benchmark import export_table, report_parity
+from fpn_d2.export import Parity
+
+
+def test_a_model_has_one_row_for_each_format(tmp_path):
+    path = tmp_path / "results" / "export.json"
+    parity = Parity([(10, 20), (10, 20), (30, 20)], 200, 199, 199, 1, 1.26e-5, 0.02, 3e-6)
+    report_parity(path, "b", "onnx", Parity(detections=1))
+    report_parity(path, "b", "onnx", parity)
+    report_parity(path, "a", "torchscript", parity)
+    content = json.loads(path.read_text())
+    assert [(row["model"], row["format"]) for row in content["exports"]] == [
+        ("a", "torchscript"),
+        ("b", "onnx"),
+    ]
+    table = export_table(content["exports"]).splitlines()
+    assert table[3] == "| b | onnx | 3 (2) | 200 | 99.50 | 1 | 2e-02 | 3e-06 | 1e-05 |"

@@ -1,0 +1,122 @@
+"""The check finds what is wrong with a file, and takes what is right."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+from random_detectors import spread_scores
+
+from fpn_d2 import UserError
+from fpn_d2.export import Parity, check_export, export_model, read_check_images
+from fpn_d2.export.checking import _compare_boxes, random_proposals
+
+
+@pytest.fixture(scope="module")
+def exported(row_config):
+    """A random Fast R-CNN, all of whose detections are kept, and its file."""
+    cfg = row_config("quick/Fast-RCNN/fast_rcnn_R_18_C5", "TEST.DETECTIONS_PER_IMAGE", 5000)
+    torch.manual_seed(0)
+    model = build_model(cfg.clone()).eval()
+    spread_scores(cfg, model)
+    return model, export_model(cfg, model, "torchscript")
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(0)
+    return [255 * torch.rand(3, *size, generator=generator) for size in ((70, 90), (100, 64))]
+
+
+def test_the_models_own_file_is_taken(exported, images):
+    model, file = exported
+    parity = check_export(file, model, images)
+    assert parity.is_within_tolerance
+    assert parity.sizes == [(70, 90), (100, 64)]
+    assert parity.detections == parity.found == parity.matched > 0
+    assert parity.summary().startswith("2 images of 2 sizes: ")
+
+
+def test_another_heads_scores_are_found(exported, images):
+    model, file = exported
+    other = copy.deepcopy(model)
+    other.roi_heads.box_predictor.cls_score.bias.data[2] += 0.25
+    parity = check_export(file, other, images)
+    assert parity.head_max_error == pytest.approx(0.25, abs=1e-4)
+    assert not parity.is_within_tolerance
+
+
+def test_boxes_elsewhere_are_found(exported, images):
+    model, file = exported
+    other = copy.deepcopy(model)
+    other.roi_heads.box_predictor.bbox_pred.bias.data += 1.0  # a tenth of the box's width
+    parity = check_export(file, other, images)
+    assert parity.matched_share < 0.5
+    assert not parity.is_within_tolerance
+
+
+def test_a_model_that_finds_nothing_shows_nothing(exported, images):
+    model, file = exported
+    blind = copy.deepcopy(model)
+    blind.roi_heads.box_predictor.cls_score.bias.data[-1] = 100.0
+    with pytest.raises(UserError, match=r"nothing above a score of 0.05 .* --images"):
+        check_export(file, blind, images)
+
+
+def test_the_bar():
+    assert Parity(detections=1000, found=1000, matched=995, head_max_error=1e-3).is_within_tolerance
+    assert not Parity(detections=1000, found=1000, matched=994).is_within_tolerance
+    assert Parity(detections=1000, found=1000, matched=900, tied=100).is_within_tolerance
+    assert not Parity(detections=1000, found=1000, matched=890, tied=100).is_within_tolerance
+    assert not Parity(detections=995, found=1001, matched=995).is_within_tolerance
+    assert not Parity(detections=9, found=9, matched=9, head_max_error=1.1e-3).is_within_tolerance
+
+
+def test_of_two_boxes_of_one_score_either_may_be_kept():
+    parity, classes = Parity(), torch.zeros(2, dtype=torch.int64)
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20.0, 20, 30, 30]])
+    elsewhere = boxes + torch.tensor([[3.0], [5.0]])
+    scores = torch.tensor([0.75, 0.5])
+    _compare_boxes(
+        parity, (elsewhere, torch.tensor([0.75, 0.25]), classes), (boxes, scores, classes)
+    )
+    assert (parity.detections, parity.matched, parity.tied) == (2, 0, 1)
+
+
+def test_proposals_lie_in_the_image():
+    boxes = random_proposals(200, 50, 80)
+    assert boxes.shape == (200, 4)
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    assert (boxes >= 0).all()
+    assert (boxes <= torch.tensor([80, 50, 80, 50]) + 1e-3).all()
+
+
+def test_an_image_comes_in_three_sizes(row_config, tmp_path):
+    cfg = row_config(
+        "quick/RPN/rpn_R_18_FPN", "INPUT.MIN_SIZE_TEST", 100, "INPUT.MAX_SIZE_TEST", 200
+    )
+    path = str(tmp_path / "blue.png")
+    Image.fromarray(np.full((50, 75, 3), (10, 20, 30), np.uint8)).save(path)
+    images = read_check_images(cfg, [path])
+    assert [tuple(x.shape) for x in images] == [(3, 100, 150), (3, 77, 116), (3, 123, 185)]
+    assert images[0][:, 0, 0].tolist() == [30, 20, 10]  # BGR
+
+
+@pytest.mark.parametrize("content", [b"", b"no image"])
+def test_what_is_no_image_is_named(row_config, tmp_path, content):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.jpg .*; name another by --images"):
+        read_check_images(row_config("quick/RPN/rpn_R_18_FPN"), [str(tmp_path / "a.jpg")])
+
+
+def test_without_images_the_first_of_the_test_set_are_read(row_config, tiny_opts):
+    images = read_check_images(row_config("quick/RPN/rpn_R_18_FPN", *tiny_opts))
+    assert len(images) == 9
+
+
+def test_a_data_set_that_is_not_there_is_named(row_config):
+    cfg = row_config("quick/RPN/rpn_R_18_FPN", "DATASETS.TEST", "('nowhere_val',)")
+    with pytest.raises(UserError, match=r"nowhere_val.*name images by --images"):
+        read_check_images(cfg)

@@ -1,0 +1,174 @@
+"""What is heard of a model, against the parts of the model called by hand."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes
+from detectron2.structures.boxes import pairwise_iou
+
+from fpn_d2 import UserError
+from fpn_d2.inference import Explainer, Predictor, class_names, dataset_category_ids
+
+SIZE = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128, "DATASETS.TEST", "()"]
+# A box head of random weights is sure of nothing.
+FASTER = [*SIZE, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0]
+ROWS = [
+    ("RPN/rpn_R_18_FPN", {"lateral": "2345", "merged": "2345", "output": "23456"}),
+    ("RPN/rpn_R_18_P2", {"lateral": "2345", "merged": "2", "output": "2"}),
+    ("RPN/rpn_R_18_bottom_up", {"lateral": "2345", "merged": "2345", "output": "23456"}),
+    ("RPN/rpn_R_18_top_down", {"lateral": "5", "merged": "2345", "output": "23456"}),
+    ("RetinaNet/retinanet_R_18_FPN", {"lateral": "345", "merged": "345", "output": "34567"}),
+    ("Mask-Proposals/mask_R_18_5x5", {"lateral": "2345", "merged": "2345", "output": "23456"}),
+    ("RPN/rpn_R_18_C4", {"output": "4"}),
+    ("Faster-RCNN/faster_rcnn_R_18_C5", {"output": "5"}),
+]
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.random.default_rng(0).integers(0, 256, (50, 75, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def explainer(row_config):
+    torch.manual_seed(0)
+    cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *FASTER)
+    return Explainer(cfg, build_model(cfg))
+
+
+@pytest.mark.parametrize(("row", "features"), ROWS)
+def test_every_kind_of_row_shows_what_it_has(row, features, row_config, image):
+    torch.manual_seed(0)
+    cfg = row_config(f"quick/{row}", *SIZE)
+    found = Explainer(cfg, build_model(cfg)).explain(image, threshold=0.0)
+    levels = {kind: "".join(n[-1] for n in maps) for kind, maps in found.features.items()}
+    assert levels == features
+    assert len(found.levels) == len(found.detections)
+    assert bool(found.proposals) == ("RPN" in row or "Faster" in row)
+    assert (found.anchors is None) == ("Mask" in row)
+    assert any("No pyramid" in note for note in found.notes) == (set(features) == {"output"})
+
+
+def test_maps_are_those_of_the_pyramid_without_its_padding(explainer, image):
+    # 50 x 75 is resized to 64 x 96: 16 x 24 cells of stride 4
+    found = explainer.explain(image)
+    assert found.input_scale == pytest.approx(96 / 75)
+    assert found.strides == {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
+    assert found.features["output"]["p2"].shape == (16, 24)
+    assert found.features["output"]["p6"].shape == (1, 2)  # 96 / 64, rounded up
+    resized = explainer.predictor.aug.get_transform(image).apply_image(image[..., ::-1])
+    pixels = torch.from_numpy(resized.astype("float32").transpose(2, 0, 1))
+    model = explainer.model
+    with torch.no_grad():
+        x = model.preprocess_image([{"image": pixels}]).tensor
+        stages = model.backbone.bottom_up(x)
+        laterals = {
+            k: getattr(model.backbone, f"fpn_lateral{k}")(stages[f"res{k}"]) for k in (4, 5)
+        }
+        merged = laterals[4] + laterals[5].repeat_interleave(2, 2).repeat_interleave(2, 3)
+        output = model.backbone.fpn_output4(merged)
+    for kind, feature in (("lateral", laterals[4]), ("merged", merged), ("output", output)):
+        mean = feature[0].abs().mean(0).numpy()
+        np.testing.assert_allclose(found.features[kind]["p4"], mean, atol=1e-4)
+
+
+def test_levels_are_eq_1_of_the_rois(explainer, image):
+    found = explainer.explain(image, threshold=0.0)
+    assert len(found.levels)
+    width, height = (
+        found.detections.roi_boxes.tensor[:, i + 2] - found.detections.roi_boxes.tensor[:, i]
+        for i in (0, 1)
+    )
+    k = np.floor(4 + np.log2(np.sqrt((width * height).numpy()) / 100))  # 224 is 100 in quick rows
+    assert found.levels.tolist() == np.clip(k, 2, 5).astype(int).tolist()
+
+
+def test_other_constants_of_eq_1_move_every_level_and_only_for_that_call(explainer, image):
+    own = explainer.explain(image, threshold=0.0)
+    # twenty levels up, which is beyond P5 for any RoI of a hundredth of a pixel
+    moved = explainer.explain(image, threshold=0.0, canonical_size=100 / 2**20)
+    assert own.levels.min() == 2
+    assert set(moved.levels.tolist()) == {5}
+    again = explainer.explain(image, threshold=0.0)
+    assert (again.canonical_size, again.canonical_level) == (100, 4)
+    assert again.levels.tolist() == own.levels.tolist()
+
+
+def test_listening_changes_no_detection_and_leaves_no_hook(explainer, image):
+    before = explainer.predictor.detect(image, threshold=0.0)
+    during = explainer.explain(image, threshold=0.0).detections
+    after = explainer.predictor.detect(image, threshold=0.0)
+    for found in (during, after):
+        assert torch.equal(before.pred_boxes.tensor, found.pred_boxes.tensor)
+    assert not after.has("roi_boxes")
+    hooked = [m for m in explainer.model.modules() if m._forward_pre_hooks]
+    assert not hooked
+
+
+def test_the_proposals_of_all_levels_contain_those_that_the_model_takes(explainer, image):
+    found = explainer.explain(image, proposals_per_level=10_000)
+    assert list(found.proposals) == ["p2", "p3", "p4", "p5", "p6"]
+    by_level = np.vstack([p.boxes for p in found.proposals.values()])
+    to_image = np.array([75 / 96, 50 / 64] * 2)
+    rois = explainer.explain(image, threshold=0.0).detections.roi_boxes.tensor.numpy() * to_image
+    apart = np.abs(by_level[None] - rois[:, None]).max(axis=2).min(axis=1)
+    assert apart.max() < 1e-3
+    for proposals in found.proposals.values():
+        assert (np.diff(proposals.scores) <= 0).all()
+
+
+def test_anchors_match_the_given_objects_as_iou_says(explainer, image):
+    # in the network input 32 x 32 pixels at (16, 16): one P2 anchor's size
+    truth = np.array([[12.5, 12.5, 37.5, 37.5], [2, 2, 72, 48]])
+    matches = explainer.explain(image, ground_truth=truth).anchors
+    assert matches.to_ground_truth
+    assert set(matches.objects.tolist()) == {0, 1}
+    scale = np.array([96 / 75, 64 / 50] * 2)
+    ious = pairwise_iou(
+        Boxes(torch.tensor(matches.boxes * scale)), Boxes(torch.tensor(truth * scale))
+    ).numpy()
+    own = ious[np.arange(len(ious)), matches.objects]
+    np.testing.assert_allclose(own, matches.ious, atol=1e-5)
+    below = own < 0.7
+    for i in (0, 1):  # below the threshold only as the best of an object
+        assert not (below & (matches.objects == i)).any() or own[matches.objects == i].max() < 0.7
+
+
+def test_without_detections_no_anchor_matches(explainer, image):
+    found = explainer.explain(image, threshold=1.0)
+    assert len(found.detections) == len(found.anchors.boxes) == 0
+
+
+def test_a_plain_detectron2_pyramid_is_explained(row_config, image):
+    cfg = row_config(
+        "quick/Faster-RCNN/faster_rcnn_R_18_FPN", *FASTER,
+        "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone",
+        "MODEL.RPN.HEAD_NAME", "StandardRPNHead",
+        "MODEL.PROPOSAL_GENERATOR.NAME", "RPN",
+        "MODEL.ROI_HEADS.NAME", "StandardROIHeads",
+        "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224,
+    )  # fmt: skip
+    found = Explainer(cfg, build_model(cfg)).explain(image, threshold=0.0)
+    assert found.canonical_size == 224
+    assert list(found.features["merged"]) == ["p2", "p3", "p4", "p5"]
+
+
+def test_fast_rcnn_is_refused_in_words(row_config):
+    with pytest.raises(UserError, match="proposals from a file"):
+        Predictor(row_config("quick/Fast-RCNN/fast_rcnn_R_18_FPN"))
+
+
+def test_names_and_ids_are_the_data_sets_where_it_is_known(row_config):
+    row = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
+    cfg = row_config(row)
+    assert class_names(cfg) == ["circle", "cross", "square", "star", "triangle"]
+    assert dataset_category_ids(cfg) == [1, 2, 3, 4, 5]
+    other = row_config(
+        row, "DATASETS.TEST", "('coco_2017_val',)", "MODEL.ROI_HEADS.NUM_CLASSES", 80
+    )
+    assert dataset_category_ids(other)[79] == 90  # COCO's toothbrush
+    unknown = row_config(row, "DATASETS.TEST", "('nowhere',)")
+    assert dataset_category_ids(unknown) == [0, 1, 2, 3, 4]
+    assert class_names(unknown)[4] == "class 4"
+    assert dataset_category_ids(row_config("quick/RPN/rpn_R_18_FPN")) == [1]

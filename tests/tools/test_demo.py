@@ -1,0 +1,132 @@
+"""tools/demo.py from its words to its files."""
+
+import json
+import sys
+
+import demo
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+from pycocotools import mask as mask_util
+
+from fpn_d2.demo import parse_rows
+
+SMALL = ["INPUT.MIN_SIZE_TEST", "64", "MODEL.DEVICE", "cpu"]
+
+
+def call(monkeypatch, capsys, *words):
+    """Run the tool; returns its exit code, stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, words)])
+    code = 0
+    try:
+        demo.main()
+    except SystemExit as end:
+        code = end.code
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture
+def weights(tmp_path, repo, row_config):
+    """``weights(row)``: the row's config file and random weights for it."""
+
+    def make(row):
+        torch.manual_seed(0)
+        path = tmp_path / f"{row.replace('/', '_')}.pth"
+        torch.save({"model": build_model(row_config(f"quick/{row}")).state_dict()}, path)
+        return repo / "configs" / "quick" / f"{row}.yaml", path
+
+    return make
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two images of one name."""
+    paths = [tmp_path / folder / "x.png" for folder in "ab"]
+    for i, path in enumerate(paths):
+        path.parent.mkdir()
+        pixels = np.random.default_rng(i).integers(0, 256, (60 + i, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    return paths
+
+
+def test_pictures_and_predictions_of_two_rows(weights, images, tmp_path, monkeypatch, capsys):
+    config, own = weights("RPN/rpn_R_18_FPN")
+    other = ":".join(map(str, weights("RPN/rpn_R_18_C4")))
+    out = tmp_path / "out"
+    words = ["--config-file", config, "--weights", own, "--input", *images, "--explain",
+             "--compare", other, "--threshold", 0.1, "--output", out, *SMALL]  # fmt: skip
+    code, _, stderr = call(monkeypatch, capsys, *words)
+    assert code == 0, stderr
+    names = [f"x{n}{s}.png" for n in ("", "_2") for s in ("", "_compare", "_explain")]
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        [*names, "images.json", "predictions.json"]
+    )
+    assert Image.open(out / "x.png").size == (800, 600)  # ten times 80 x 60
+    about = json.loads((out / "images.json").read_text())
+    assert [(i["id"], i["file_name"], i["picture"]) for i in about] == [
+        (1, str(images[0]), "x.png"),
+        (2, str(images[1]), "x_2.png"),
+    ]
+    found = json.loads((out / "predictions.json").read_text())
+    assert {f["image_id"] for f in found} == {1, 2}
+    for f in found:
+        x, y, width, height = f["bbox"]
+        assert min(x, y) >= 0
+        assert x + width <= 80.001
+        assert y + height <= 61.001
+        assert 0.1 <= f["score"] <= 1
+        assert f["category_id"] == 1
+    before = (out / "x.png").read_bytes()
+    code, _, stderr = call(monkeypatch, capsys, *words)
+    assert code == 2
+    assert "--force" in stderr
+    assert (out / "x.png").read_bytes() == before
+
+
+def test_masks_are_written_as_rle(weights, images, tmp_path, monkeypatch, capsys):
+    config, own = weights("Mask-Proposals/mask_R_18_5x5")
+    words = ["--config-file", config, "--weights", own, "--input", images[0], "--threshold", 0]
+    code, _, stderr = call(monkeypatch, capsys, *words, "--output", tmp_path / "out", *SMALL)
+    assert code == 0, stderr
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert found
+    for f in found:  # the box is the mask's tight box
+        assert mask_util.toBbox(f["segmentation"]).tolist() == pytest.approx(f["bbox"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--input", "gone.jpg"], "gone.jpg does not exist"),
+        (["--threshold", 2], "--threshold 2.0"),
+        (["--compare", "here"], "CONFIG:WEIGHTS"),
+        (["--weights", "gone.pth"], "gone.pth"),
+    ],
+)
+def test_a_wrong_word_ends_with_a_sentence(
+    words, sentence, repo, images, tmp_path, monkeypatch, capsys
+):
+    config = repo / "configs/quick/RPN/rpn_R_18_FPN.yaml"
+    words = ["--config-file", config, "--input", images[0], *words, "--output", tmp_path / "o"]
+    code, _, stderr = call(monkeypatch, capsys, *words, "MODEL.DEVICE", "cpu")
+    assert code == 2
+    assert stderr.splitlines()[-1].startswith("error: ")
+    assert sentence in stderr
+
+
+def test_a_checkpoint_of_something_else_is_refused(weights, images, tmp_path, monkeypatch, capsys):
+    config, _ = weights("RPN/rpn_R_18_FPN")
+    _, other = weights("RetinaNet/retinanet_R_18_FPN")
+    words = ["--config-file", config, "--weights", other, "--input", images[0]]
+    code, _, stderr = call(monkeypatch, capsys, *words, "--output", tmp_path / "o", *SMALL)
+    assert code == 2
+    assert str(other) in stderr
+
+
+def test_the_weights_of_a_compared_row_may_be_a_url(repo):
+    config = str(repo / "configs/quick/RPN/rpn_R_18_FPN.yaml")
+    rows = parse_rows(config, "", [f"{config}:detectron2://a/b.pkl"], ["MODEL.DEVICE", "cpu"])
+    assert list(rows) == ["rpn_R_18_FPN", "rpn_R_18_FPN (2)"]
+    assert rows["rpn_R_18_FPN (2)"].MODEL.WEIGHTS == "detectron2://a/b.pkl"

@@ -1,0 +1,127 @@
+"""tools/export.py, and the example that runs its file without torch and Detectron2."""
+
+import ast
+import os
+import subprocess
+import sys
+
+import export
+import numpy as np
+import pytest
+import torch
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
+from PIL import Image
+from random_detectors import spread_scores
+
+from fpn_d2 import load_config
+from fpn_d2.checkpoint import FPNCheckpointer
+from fpn_d2.export import Parity
+
+EXAMPLE = "docs/examples/run_exported.py"
+
+
+def call(monkeypatch, capsys, *words):
+    """Run the tool's main with these words; returns its exit code, stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", ["export", *map(str, words)])
+    capsys.readouterr()
+    code = 0
+    try:
+        export.main()
+    except SystemExit as end:
+        code = end.code
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture
+def words(repo, row_config, tmp_path):
+    """The tool's words for a random detector, and an image."""
+    config = repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_C5.yaml"
+    torch.manual_seed(0)
+    cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_C5")
+    model = build_model(cfg.clone()).eval()
+    spread_scores(cfg, model)
+    FPNCheckpointer(model, str(tmp_path)).save("model")
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    image = Image.fromarray(pixels).resize((450, 300), Image.BILINEAR)
+    image.save(tmp_path / "image.png")
+    paths = ("--weights", tmp_path / "model.pth", "--images", tmp_path / "image.png")
+    return ["--config-file", config, *paths]
+
+
+def test_the_example_prints_what_the_model_finds(repo, words, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    output = tmp_path / "model.onnx"
+    ask = [*words, "--format", "onnx", "--output", output, "--report", tmp_path / "report.json"]
+    code, stdout, stderr = call(monkeypatch, capsys, *ask)
+    assert code == 0, stdout + stderr
+    assert "matched (" in stdout
+    assert stdout.splitlines()[-1] == f"wrote {output}"
+    assert (tmp_path / "report.json").is_file()
+
+    cfg = load_config(words[1], ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(words[3])])
+    rgb = np.asarray(Image.open(words[5]))
+    expected = DefaultPredictor(cfg)(rgb[:, :, ::-1])["instances"]
+    done = subprocess.run(
+        [sys.executable, repo / EXAMPLE, output, words[5]],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert len(lines) == len(expected) > 0
+    boxes = torch.tensor([[float(x) for x in line[-4:]] for line in lines])
+    assert (boxes - expected.pred_boxes.tensor).abs().amax(dim=1).quantile(0.9) < 0.1
+    scores = torch.tensor([float(line[-5]) for line in lines])
+    torch.testing.assert_close(scores, expected.scores, rtol=0, atol=2e-3)
+
+    code, _, stderr = call(monkeypatch, capsys, *ask)
+    assert code == 2
+    assert "is there already" in stderr
+
+
+def test_the_example_needs_no_more_than_it_says(repo):
+    text = (repo / EXAMPLE).read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported == {"json", "sys", "numpy", "onnxruntime", "PIL"}
+    assert len(tree.body) <= 20
+
+
+def test_nothing_is_written_where_the_file_differs(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Parity, "is_within_tolerance", False)
+    output = tmp_path / "model.ts"
+    code, stdout, stderr = call(
+        monkeypatch, capsys, *words, "--format", "torchscript", "--output", output
+    )
+    assert code == 2
+    assert "images of 3 sizes" in stdout
+    assert "not close enough" in stderr
+    assert not output.exists()
+
+
+def test_weights_that_are_not_there_are_named(words, tmp_path, monkeypatch, capsys):
+    words[3] = tmp_path / "none.pth"
+    ask = [*words, "--format", "torchscript", "--output", tmp_path / "x.ts"]
+    code, _, stderr = call(monkeypatch, capsys, *ask)
+    assert code == 2
+    assert "none.pth" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_an_unknown_format_is_refused(words, tmp_path, monkeypatch, capsys):
+    ask = [*words, "--format", "tflite", "--output", tmp_path / "x"]
+    code, _, stderr = call(monkeypatch, capsys, *ask)
+    assert code == 2
+    assert "onnx" in stderr

@@ -1,0 +1,47 @@
+"""tools/inspect_dataset.py, as a user calls it."""
+
+import sys
+
+import inspect_dataset
+import pytest
+
+
+@pytest.fixture
+def inspect(monkeypatch, capsys):
+    """``inspect(*words)``: the tool in this process; returns its exit code, stdout and stderr."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["inspect_dataset.py", *map(str, words)])
+        monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
+        code = 0
+        try:
+            inspect_dataset.main()
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.usefixtures("tiny_opts")
+def test_a_registered_name(inspect, tmp_path):
+    code, out, _ = inspect("tiny_val", "--output", tmp_path, "--samples", 1)
+    assert code == 0
+    assert "MODEL.ANCHOR_GENERATOR.SIZES" in out
+    assert sorted(p.name for p in tmp_path.glob("*.*")) == ["inspect.json", "tiny_val_inspect.html"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["shapes_vall"], "did you mean shapes_val"),
+        (["nowhere.json"], "annotation file nowhere.json does not exist"),
+        (["shapes_val", "--samples", "-1"], "--samples is -1"),
+        (["shapes_val", "--config-file", "no.yaml"], "no.yaml"),
+    ],
+)
+def test_what_cannot_be_inspected(inspect, words, message, tmp_path):
+    code, out, error = inspect(*words, "--output", tmp_path / "out")
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert message in error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,95 @@
+"""Pictures of an explanation that was made by hand."""
+
+import dataclasses
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from PIL import ImageColor
+
+from fpn_d2.inference import AnchorMatches, Explanation, Proposals
+from fpn_d2.visualization import (
+    draw_anchors,
+    draw_explanation,
+    draw_heat_maps,
+    draw_levels,
+    draw_proposals,
+    level_color,
+    level_legend,
+)
+
+
+@pytest.fixture
+def explanation():
+    boxes = torch.tensor([[10.0, 20, 30, 40], [40, 10, 90, 70]])
+    detections = Instances(
+        (80, 100), pred_boxes=Boxes(boxes), scores=torch.tensor([0.9, 0.8]),
+        pred_classes=torch.tensor([0, 1]),
+    )  # fmt: skip
+    return Explanation(
+        image=np.zeros((80, 100, 3), np.uint8),
+        detections=detections,
+        levels=np.array([2, 4]),
+        level_range=(2, 5),
+        canonical_size=224,
+        canonical_level=4,
+        input_scale=1.0,
+        features={"output": {"p4": np.array([[0.0, 1.0]] * 2, np.float32)}},
+        strides={"p4": 50},
+        proposals={"p3": Proposals(np.array([[10.0, 10, 60, 60]]), np.array([0.5]))},
+        anchors=AnchorMatches(
+            np.array([[20.0, 20, 60, 60]]), ("p5",), np.array([1]), np.array([0.75]),
+            boxes[1:].numpy(), 0.7, False,
+        ),
+        notes=("No such thing.",),
+    )  # fmt: skip
+
+
+def has(picture, color):
+    return (picture == np.array(ImageColor.getrgb(color))).all(axis=-1)
+
+
+def test_a_box_has_the_colour_of_its_level(explanation):
+    picture = draw_levels(explanation, ["a", "b"])
+    assert picture.shape == (640, 800, 3)  # enlarged eight times
+    # middles of left sides
+    assert has(picture, level_color(2))[240, 80:84].any()
+    assert has(picture, level_color(4))[320, 320:324].any()
+    assert not has(picture, level_color(3)).any()
+
+
+def test_a_heat_map_has_a_colour_for_the_least_and_the_largest_value(explanation):
+    picture = draw_heat_maps(explanation, width=200)
+    cells = picture[-160:]  # 100 x 80 pixels at twice their size, two cells of 100 pixels
+    low, high = (
+        np.round(255 * np.array(matplotlib.colormaps["viridis"](v)[:3])) for v in (0.0, 1.0)
+    )
+    assert (cells[:, :100] == low).all()
+    assert (cells[:, 100:200] == high).all()
+
+
+def test_anchors_and_proposals_have_their_levels_colours(explanation):
+    assert has(draw_anchors(explanation), level_color(5)).any()
+    assert has(draw_proposals(explanation), level_color(3)).any()
+    assert not has(draw_proposals(explanation), level_color(5)).any()
+
+
+def test_the_legend_names_levels_in_their_order():
+    picture = level_legend([2, "p5"])
+    first, second = (has(picture, level_color(k)).any(axis=0).nonzero()[0] for k in (2, 5))
+    assert first.max() < second.min()
+
+
+def test_the_page_leaves_out_what_there_is_not(explanation):
+    whole = draw_explanation(explanation)
+    less = dataclasses.replace(explanation, proposals={}, features={}, anchors=None, notes=())
+    assert draw_explanation(less).size < whole.size
+
+
+def test_an_image_without_detections_is_drawn(explanation):
+    empty = dataclasses.replace(
+        explanation, detections=explanation.detections[:0], levels=np.zeros(0, int)
+    )
+    assert (draw_levels(empty) == 0).all()

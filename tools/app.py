@@ -1,0 +1,62 @@
+#!/usr/bin/env python
+"""Open a local page: an image, models, thresholds and Eq. 1, and what the pyramid does with them.
+
+python tools/app.py
+python tools/app.py --model configs/quick/demo.yaml:output/demo/model_final.pth
+
+Needs Gradio: pip install "fpn_d2[app]". Only this machine can open the page, unless --host says
+otherwise.
+"""
+
+import argparse
+import warnings
+
+from fpn_d2.app import Limits, Models, Session, find_models, parse_model
+from fpn_d2.app.page import serve
+from fpn_d2.app.timing import time_page
+from fpn_d2.errors import UserError, exit_on_user_error
+
+
+def main() -> None:
+    """Read the command line, serve the page or time it."""
+    own = Limits()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="CONFIG:WEIGHTS",
+        help="may be repeated; default: all trained models below --runs",
+    )
+    parser.add_argument("--runs", default="output", help="a folder; default: output")
+    parser.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    parser.add_argument("--max-bytes", type=int, default=own.bytes, help="of an upload")
+    parser.add_argument("--max-pixels", type=int, default=own.pixels, help="of an upload")
+    parser.add_argument("--time", metavar="IMAGE", help="say how fast the page answers, and end")
+    args = parser.parse_args()
+    # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns of.
+    warnings.filterwarnings("ignore", message="torch.meshgrid")
+    with exit_on_user_error():
+        configs = {}
+        for words in args.model or ():
+            title, cfg = parse_model(words)
+            if title in configs:
+                title = f"{title} ({sum(t.startswith(title) for t in configs) + 1})"
+            configs[title] = cfg
+        limits = Limits(args.max_bytes, args.max_pixels)
+        session = Session(Models(configs or find_models(args.runs)), limits)
+        if args.port is not None and not 0 < args.port < 65536:
+            raise UserError(f"--port is {args.port}: give 1 to 65535")
+        if args.time:
+            seconds = time_page(session, args.time)
+            for what, answers in seconds.items():
+                for clock, processor in answers:
+                    print(f"{what}: {clock:.2f} s ({processor:.2f} s of processors)")
+        else:
+            serve(session, args.host, args.port)
+
+
+if __name__ == "__main__":
+    main()

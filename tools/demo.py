@@ -1,0 +1,59 @@
+#!/usr/bin/env python
+"""Draw what a model detects on images, folders of them or videos, and why.
+
+``python tools/demo.py --config-file C --weights W --input IMAGES|FOLDER|VIDEO --output DIR`` writes
+a picture of each image (a video of each video), ``predictions.json`` in COCO's result form, and
+``images.json``, which says whose each ``image_id`` is.
+"""
+
+import argparse
+
+from fpn_d2.demo import MAX_PIXELS, parse_rows, run_demo
+from fpn_d2.errors import exit_on_user_error
+
+
+def main() -> None:
+    """Read the command line, run the demo, say what was written."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--weights", default="", help="a checkpoint; default: MODEL.WEIGHTS")
+    parser.add_argument("--input", nargs="+", required=True, help="images, folders and videos")
+    parser.add_argument("--output", required=True, help="the folder to write")
+    parser.add_argument("--threshold", type=float, default=0.5, help="least score of a detection")
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="NAME_explain.png: levels by Eq. 1, anchors, proposals and feature maps",
+    )
+    parser.add_argument(
+        "--compare",
+        action="append",
+        default=[],
+        metavar="CONFIG:WEIGHTS",
+        help="NAME_compare.png: this row beside the first; may be given again",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        help="the most pixels of an image, read from its header (default: %(default)s)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace pictures that are there")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY value ..., for all rows")
+    args = parser.parse_args()
+    with exit_on_user_error():
+        rows = parse_rows(args.config_file, args.weights, args.compare, args.opts)
+        files = run_demo(
+            rows,
+            args.input,
+            args.output,
+            threshold=args.threshold,
+            explain=args.explain,
+            max_pixels=args.max_pixels,
+            replace=args.force,
+        )
+        print(f"{len(files)} files in {args.output}: {', '.join(files[:3])} ...")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+#!/usr/bin/env python
+"""Show what a config's pyramid and anchors make of a data set: sizes, levels, what none reaches.
+
+python tools/inspect_dataset.py my_data_train --config-file configs/RPN/rpn_R_50_FPN.yaml
+python tools/inspect_dataset.py my_data/annotations/instances_train.json --output output/inspect
+
+Writes <data set>_inspect.html and inspect.json, and suggests MODEL.ANCHOR_GENERATOR.SIZES.
+"""
+
+import argparse
+import os
+import sys
+import warnings
+
+from fpn_d2 import load_config
+from fpn_d2.errors import UserError, exit_on_user_error
+from fpn_d2.inspection import inspect_dataset, summary, write_inspection
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_CONFIG = os.path.join("configs", "quick", "Faster-RCNN", "faster_rcnn_R_18_FPN.yaml")
+
+
+def main() -> None:
+    """Read the command line, measure, write, print the summary."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", metavar="NAME_OR_JSON", help="a registered name, or a file")
+    parser.add_argument(
+        "--config-file", metavar="C", default="", help=f"of the model; default: {_CONFIG}"
+    )
+    parser.add_argument("--images", metavar="FOLDER", default="", help="of a file's images")
+    parser.add_argument("--output", metavar="DIR", default="output/inspect")
+    parser.add_argument("--samples", type=int, default=8, help="images to draw")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY value of the config"
+    )
+    args = parser.parse_args()
+    # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns of.
+    warnings.filterwarnings("ignore", message="torch.meshgrid")
+    with exit_on_user_error():
+        if args.samples < 0:
+            raise UserError(f"--samples is {args.samples}: give 0 or more")
+        cfg = load_config(args.config_file or os.path.join(_ROOT, _CONFIG), args.opts)
+        inspection = inspect_dataset(
+            args.dataset, cfg, args.config_file or _CONFIG, image_folder=args.images
+        )
+        files = write_inspection(inspection, args.output, args.samples)
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names are of any characters
+        print(summary(inspection))
+        print(f"wrote {' and '.join(files)}")
+
+
+if __name__ == "__main__":
+    main()
