@@ -540,9 +540,9 @@ COMMANDS = {
         tool("convert_checkpoint", "IN/whole.pth", "OUT/a.onnx"),
         ["a.onnx", ".safetensors"],
     ),
-    "convert_checkpoint, a folder that is not there": (
-        tool("convert_checkpoint", "IN/whole.pth", "IN/no/a.pth"),
-        ["in/no"],
+    "convert_checkpoint, a folder": (
+        tool("convert_checkpoint", "IN/whole.pth", "IN/folder.pth"),
+        ["folder.pth is a folder"],
     ),
     "convert_checkpoint, a torn input": (
         tool("convert_checkpoint", "IN/torn.pth", "OUT/a.pth"),
