@@ -14,6 +14,7 @@ import warnings
 from fpn_d2.app import Limits, Models, Session, find_models, parse_model
 from fpn_d2.app.page import serve
 from fpn_d2.app.timing import time_page
+from fpn_d2.devices import keep_freed_memory
 from fpn_d2.errors import UserError, exit_on_user_error
 
 
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--max-pixels", type=int, default=own.pixels, help="of an upload")
     parser.add_argument("--time", metavar="IMAGE", help="say how fast the page answers, and end")
     args = parser.parse_args()
+    keep_freed_memory()
     # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns of.
     warnings.filterwarnings("ignore", message="torch.meshgrid")
     with exit_on_user_error():

@@ -25,6 +25,7 @@ from fpn_d2.benchmark import (
     write_benchmark,
 )
 from fpn_d2.benchmark.detectors import variants_of
+from fpn_d2.devices import keep_freed_memory
 from fpn_d2.errors import exit_on_user_error
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--json", default="", metavar="FILE", help="write the rows")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    keep_freed_memory()  # as train_net.py does, and for all alike
     if args.rounds < 1:
         parser.error("--rounds must be 1 or more")
     with exit_on_user_error():

@@ -9,6 +9,7 @@ a picture of each image (a video of each video), ``predictions.json`` in COCO's 
 import argparse
 
 from fpn_d2.demo import MAX_PIXELS, parse_rows, run_demo
+from fpn_d2.devices import keep_freed_memory
 from fpn_d2.errors import exit_on_user_error
 
 
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="replace pictures that are there")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY value ..., for all rows")
     args = parser.parse_args()
+    keep_freed_memory()
     with exit_on_user_error():
         rows = parse_rows(args.config_file, args.weights, args.compare, args.opts)
         files = run_demo(

@@ -18,6 +18,7 @@ from torch import distributed
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..config import load_config
+from ..devices import keep_freed_memory
 from ..errors import UserError, exit_on_user_error, sentence_in
 from .stopping import SIGNALS, exit_code_of
 
@@ -144,6 +145,7 @@ class _Main:
         self.main = main
 
     def __call__(self, args: argparse.Namespace) -> Any:
+        keep_freed_memory()
         with _full_disk_in_words():
             return self.main(args)
 

@@ -110,9 +110,9 @@ def check_claim(claim: Claim, table: Table, results: Mapping[str, Any]) -> Verdi
 
     A pair of rows is in order when its difference exceeds two standard errors and the claim's
     share of the paper's difference. Rows of the same seeds are compared seed by seed, since all
-    rows of a seed start from one network and see the images in one order. A row of one seed is taken to vary as the other row of the
-    pair does; where both have one, nothing is known of the noise and any difference in the right
-    direction counts. The detail says "one seed".
+    rows of a seed start from one network and see the images in one order. A row of one seed is
+    taken to vary as the other row of the pair does; where both have one, nothing is known of the
+    noise and any difference in the right direction counts. The detail says "one seed".
 
     Args:
         claim: one of the table's.
