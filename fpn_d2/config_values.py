@@ -29,6 +29,9 @@ _CHOICES = {
 }
 _NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 _AT_LEAST = {
+    "INPUT.MIN_SIZE_TEST": 0,  # of no resize
+    "INPUT.MAX_SIZE_TEST": 1,
+    "INPUT.MAX_SIZE_TRAIN": 1,
     "SOLVER.MAX_ITER": 1,
     "SOLVER.CHECKPOINT_PERIOD": 1,
     "SOLVER.BASE_LR": 0,
@@ -36,6 +39,15 @@ _AT_LEAST = {
     "TEST.EVAL_PERIOD": 0,
     "TEST.DETECTIONS_PER_IMAGE": -1,
 }
+_NAMES = (
+    "MODEL.RPN.IN_FEATURES",
+    "MODEL.ROI_HEADS.IN_FEATURES",
+    "MODEL.RETINANET.IN_FEATURES",
+    "MODEL.FPN.IN_FEATURES",
+    "MODEL.FPN.OUT_FEATURES",
+    "MODEL.MASK_PROPOSAL.IN_FEATURES",
+    "MODEL.RESNETS.OUT_FEATURES",
+)
 _RESNETS = ("build_resnet_backbone", "build_resnet_fpn_backbone")
 _DEPTHS = (18, 34, 50, 101, 152)
 
@@ -59,8 +71,14 @@ def check_values(cfg: CfgNode) -> None:
             raise UserError(f"{key} is {value}; give {least} or more")
     for key in ("INPUT.MIN_SIZE_TRAIN", "SOLVER.STEPS"):
         numbers = _get(cfg, key)
-        if any(number < 1 for number in numbers) or (key.startswith("INPUT") and not numbers):
+        if not all(_is_number(number) and number >= 1 for number in numbers) or (
+            key.startswith("INPUT") and not numbers
+        ):
             raise UserError(f"{key} is {numbers}; give whole numbers above 0")
+    for key in _NAMES:
+        names = _get(cfg, key)
+        if not all(isinstance(name, str) for name in names):
+            raise UserError(f"{key} is {names}; give names, such as ['p2', 'p3']")
     if list(cfg.SOLVER.STEPS) != sorted(cfg.SOLVER.STEPS):
         raise UserError(f"SOLVER.STEPS is {cfg.SOLVER.STEPS}; give the iterations in their order")
     try:
@@ -94,6 +112,10 @@ def _get(cfg: CfgNode, key: str) -> Any:
     for name in key.split("."):
         cfg = cfg[name]
     return cfg
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_choice(key: str, value: Any, choices: Sequence[Any]) -> None:

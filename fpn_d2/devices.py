@@ -5,7 +5,7 @@ import os
 
 import torch
 
-__all__ = ["has_bfloat16", "keep_freed_memory"]
+__all__ = ["has_bfloat16", "keep_freed_memory", "return_freed_memory"]
 
 # mallopt(3) of glibc
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -35,10 +35,23 @@ def keep_freed_memory() -> bool:
         name.startswith(("LD_PRELOAD", "MALLOC_", "GLIBC_TUNABLES")) for name in os.environ
     ):
         return False
+    # Before glibc 2.35 the threshold is at most 32 MB; without any mapping there is none.
+    is_set = _mallopt(_MMAP_THRESHOLD, 1 << 30) or _mallopt(_MMAP_MAX, 0)
+    return is_set and _mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def return_freed_memory() -> None:
+    """Let this process hand back the memory of freed tensors, as glibc does by itself.
+
+    Its thresholds grow up to these while a program runs.
+    """
+    _mallopt(_MMAP_MAX, 1 << 16)
+    if _mallopt(_MMAP_THRESHOLD, 1 << 25) and _mallopt(_TRIM_THRESHOLD, 1 << 26):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _mallopt(parameter: int, value: int) -> bool:
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        return bool(ctypes.CDLL(None).mallopt(parameter, value))
     except (AttributeError, OSError, TypeError):  # not glibc
         return False
-    # Before glibc 2.35 the threshold is at most 32 MB; without any mapping there is none.
-    is_set = mallopt(_MMAP_THRESHOLD, 1 << 30) or mallopt(_MMAP_MAX, 0)
-    return bool(is_set and mallopt(_TRIM_THRESHOLD, (1 << 31) - 1))

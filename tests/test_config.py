@@ -256,6 +256,9 @@ REFUSED = {
         [*FPN, "MODEL.FPN.TOP_DOWN", "False", "MODEL.FPN.LATERAL", "False"],
         "MODEL.FPN.TOP_DOWN and MODEL.FPN.LATERAL are both False",
     ),
+    "steps that are words": (["SOLVER.STEPS", "('a',)"], "SOLVER.STEPS is .*give whole numbers"),
+    "levels that are numbers": (["MODEL.RPN.IN_FEATURES", "[1]"], "IN_FEATURES is .*give names"),
+    "a negative size": (["INPUT.MIN_SIZE_TEST", "-5"], "INPUT.MIN_SIZE_TEST is -5; give 0 or"),
     "avg, no top-down": (
         [*FPN, "MODEL.FPN.FUSE_TYPE", "avg", "MODEL.FPN.TOP_DOWN", "False"],
         "MODEL.FPN.FUSE_TYPE avg .* needs MODEL.FPN.TOP_DOWN and MODEL.FPN.LATERAL",

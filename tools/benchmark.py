@@ -25,7 +25,6 @@ from fpn_d2.benchmark import (
     write_benchmark,
 )
 from fpn_d2.benchmark.detectors import variants_of
-from fpn_d2.devices import keep_freed_memory
 from fpn_d2.errors import exit_on_user_error
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -36,7 +35,7 @@ TASKS = {  # in the order in which they run
     "matching": lambda a: benchmark_matching(CONFIGS, a.device, a.rounds),
     "mask_proposals": lambda a: benchmark_mask_proposals(CONFIGS, a.device, a.rounds),
     "training": lambda a: benchmark_training(CONFIGS, a.device, max(1, a.rounds // 2), a.compile),
-    "rows": lambda a: benchmark_rows(CONFIGS, a.device, a.rounds),
+    "rows": lambda a: benchmark_rows(CONFIGS, a.device, max(1, a.rounds // 2)),
 }
 
 
@@ -56,7 +55,6 @@ def main() -> None:
     parser.add_argument("--json", default="", metavar="FILE", help="write the rows")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    keep_freed_memory()  # as train_net.py does, and for all alike
     if args.rounds < 1:
         parser.error("--rounds must be 1 or more")
     with exit_on_user_error():

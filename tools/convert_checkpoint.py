@@ -7,6 +7,7 @@ Detectors of torchvision and maskrcnn-benchmark get this package's names: docs/c
 """
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ class Converter:
         source = args.source or find_source(weights)
         if args.check and source != "torchvision":
             raise UserError(f"--check compares with torchvision, but the names are {source}'s")
+        self.refuse_without_effect(source)
         if source == "detectron2":
             return checkpoint
         print(f"names of {source}" + ("" if args.source else ", as they look"))
@@ -85,8 +87,30 @@ class Converter:
         check_complete(result.weights, self.config(result))
         for note in result.notes:
             print(f"  {note}")
-        self.original, self.conversion = weights, result
+        self.original = {
+            name: weight
+            for name, weight in weights.items()
+            if not any(re.search(p, name.removeprefix("module.")) for p in args.leave_out)
+        }
+        self.conversion = result
         return {"model": result.weights}
+
+    def refuse_without_effect(self, source: str) -> None:
+        """Refuse options that this source does not know."""
+        args = self.args
+        options = {"--all-classes": args.all_classes}
+        if source == "detectron2":
+            options |= {
+                "--norm-eps": args.norm_eps is not None,
+                "--leave-out": args.leave_out,
+                "--config-file": args.config_file,
+            }
+        given = [option for option, value in options.items() if value]
+        if given and source != "torchvision":
+            raise UserError(
+                f"{' and '.join(given)} has no effect on weights with the names of {source}; "
+                "leave it out, or say with --from where the checkpoint comes from"
+            )
 
     def config(self, conversion: Conversion) -> Any:
         """The config of the model, on the CPU."""

@@ -20,7 +20,12 @@ def main() -> None:
     parser.add_argument("--weights", default="", help="a checkpoint; default: MODEL.WEIGHTS")
     parser.add_argument("--input", nargs="+", required=True, help="images, folders and videos")
     parser.add_argument("--output", required=True, help="the folder to write")
-    parser.add_argument("--threshold", type=float, default=0.5, help="least score of a detection")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        help="least score of a detection; of a model with classes SCORE_THRESH_TEST holds too",
+    )
     parser.add_argument(
         "--explain",
         action="store_true",
@@ -54,7 +59,8 @@ def main() -> None:
             max_pixels=args.max_pixels,
             replace=args.force,
         )
-        print(f"{len(files)} files in {args.output}: {', '.join(files[:3])} ...")
+        more = ", ..." if len(files) > 3 else ""
+        print(f"wrote {len(files)} files: {', '.join(files[:3])}{more}")
 
 
 if __name__ == "__main__":

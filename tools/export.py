@@ -11,7 +11,7 @@ import argparse
 import os
 
 from fpn_d2 import UserError, load_config, load_model
-from fpn_d2.benchmark import report_parity
+from fpn_d2.benchmark import check_report, report_parity
 from fpn_d2.errors import exit_on_user_error
 from fpn_d2.export import (
     FORMATS,
@@ -45,6 +45,8 @@ def main() -> None:
     args = parser.parse_args()
     with exit_on_user_error():
         check_output(args.output, args.force)
+        if args.report:
+            check_report(args.report)
         opts = [*args.opts, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights]
         cfg = load_config(args.config_file, opts)
         images = read_check_images(cfg, args.images)

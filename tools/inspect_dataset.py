@@ -4,7 +4,7 @@
 python tools/inspect_dataset.py my_data_train --config-file configs/RPN/rpn_R_50_FPN.yaml
 python tools/inspect_dataset.py my_data/annotations/instances_train.json --output output/inspect
 
-Writes <data set>_inspect.html and inspect.json, and suggests MODEL.ANCHOR_GENERATOR.SIZES.
+Writes <data set>_inspect.html and .json, and suggests MODEL.ANCHOR_GENERATOR.SIZES.
 """
 
 import argparse

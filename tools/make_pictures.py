@@ -13,7 +13,7 @@ from PIL import Image
 from fpn_d2 import load_config
 from fpn_d2.demo.outputs import write_picture
 from fpn_d2.demo.sources import read_rgb
-from fpn_d2.errors import exit_on_user_error
+from fpn_d2.errors import UserError, exit_on_user_error
 from fpn_d2.inference import Explainer, class_names
 from fpn_d2.visualization import draw_explanation
 
@@ -30,9 +30,12 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.6)
     args = parser.parse_args()
     with exit_on_user_error():
+        images = DatasetCatalog.get("shapes_val")
+        if not 0 < args.image <= len(images):
+            raise UserError(f"--image is {args.image}: give 1 to {len(images)}")
         cfg = load_config(args.config_file, ["MODEL.WEIGHTS", args.weights])
         explainer = Explainer(cfg)
-        image = read_rgb(DatasetCatalog.get("shapes_val")[args.image - 1]["file_name"])
+        image = read_rgb(images[args.image - 1]["file_name"])
         explanation = explainer.explain(image, threshold=args.threshold)
         page = Image.fromarray(draw_explanation(explanation, class_names(cfg)))
         size = (_WIDTH, round(page.height * _WIDTH / page.width))

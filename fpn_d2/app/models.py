@@ -1,6 +1,7 @@
 """The models that a page offers, of which a few are in memory at a time."""
 
 import collections
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from ..errors import UserError
 from ..inference import Explainer
 
 __all__ = ["Models", "find_models", "parse_model"]
+
+logger = logging.getLogger(__name__)
 
 _KEPT = 2  # models in memory
 
@@ -76,7 +79,7 @@ def parse_model(words: str) -> tuple[str, CfgNode]:
 
 
 def find_models(folder: str) -> dict[str, CfgNode]:
-    """The trained models below a folder that need nothing but an image.
+    """The trained models below a folder that need nothing but an image; the log names the others.
 
     Args:
         folder: as ``train_net.py`` fills it, with ``config.yaml`` beside ``model_final.pth``.
@@ -97,8 +100,8 @@ def find_models(folder: str) -> dict[str, CfgNode]:
                 os.path.join(place, "config.yaml"), ["MODEL.WEIGHTS", weights, *_device()]
             )
             found[os.path.relpath(place, folder)] = _interactive(cfg, place)
-        except UserError:  # of another version, or a Fast R-CNN on proposals from a file
-            continue
+        except UserError as error:  # of another version, or a Fast R-CNN on proposals from a file
+            logger.warning("left out: %s", error)
     if not found:
         raise UserError(
             f"there is no trained model below {folder}: train one, such as `python train_net.py "

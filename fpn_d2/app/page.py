@@ -75,14 +75,14 @@ def build_page(session: Session) -> Any:
                 # A File, not an Image: that would decode it before its header is looked at.
                 upload = gr.File(
                     label=f"Image (to {limits.bytes / 1e6:g} MB, {limits.pixels / 1e6:g} MP)",
-                    height=130,
+                    height=160,
                     elem_id="upload",
                 )
                 gallery = gr.Gallery(
                     [image[::4, ::4] for image in example_images()],
                     show_label=False,
                     columns=2,
-                    height=280,
+                    height="100%",
                     allow_preview=False,
                     interactive=False,
                     buttons=[],

@@ -20,13 +20,13 @@ from ..errors import UserError
 from ..inference import Explainer, Explanation, class_names
 from ..inference.explanation import box_pooler
 from ..visualization import (
-    draw_anchors,
+    draw_anchor_panel,
     draw_heat_maps,
     draw_levels,
     draw_proposals,
     level_legend,
 )
-from ..visualization.layout import stack, text_block
+from ..visualization.layout import stack
 from .models import Models
 
 __all__ = ["Limits", "Session", "Settings", "View", "example_images", "read_upload"]
@@ -216,7 +216,7 @@ def _draw(explainer: Explainer, explanation: Explanation) -> View:
         text=_text(explainer, explanation),
         levels=stack([legend, drawn]),
         heat_maps=draw_heat_maps(explanation) if explanation.features else None,
-        anchors=None if explanation.anchors is None else _anchors(explanation),
+        anchors=None if explanation.anchors is None else draw_anchor_panel(explanation),
         proposals=draw_proposals(explanation) if explanation.proposals else None,
     )
 
@@ -235,13 +235,3 @@ def _text(explainer: Explainer, explanation: Explanation) -> str:
             *explanation.notes,
         ]
     )
-
-
-def _anchors(explanation: Explanation) -> np.ndarray:
-    matches = explanation.anchors
-    title = (
-        f"{len(matches.boxes)} anchors match the {len(matches.targets)} detections (white): IoU "
-        f"from {matches.threshold:g}, or the best"
-    )
-    picture = draw_anchors(explanation)
-    return stack([text_block(title, picture.shape[1]), picture])

@@ -12,7 +12,7 @@ report       the rows as a file and as a table
 
 from .agreement import benchmark_agreement
 from .detectors import benchmark_inference, benchmark_training
-from .exports import export_table, report_parity
+from .exports import check_report, export_table, report_parity
 from .operators import benchmark_mask_proposals, benchmark_pooling
 from .report import benchmark_table, describe_benchmark, write_benchmark
 from .table_rows import benchmark_matching, benchmark_rows
@@ -28,6 +28,7 @@ __all__ = [
     "benchmark_table",
     "benchmark_training",
     "build_torchvision",
+    "check_report",
     "compare_with_torchvision",
     "describe_benchmark",
     "export_table",

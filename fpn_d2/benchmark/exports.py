@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..engine.provenance import describe_machine, describe_versions, git_commit
+from ..errors import UserError
 from ..export import Parity
 from ..files import read_json, write_json
 
-__all__ = ["export_table", "report_parity"]
+__all__ = ["check_report", "export_table", "report_parity"]
 
 
 def report_parity(path: str | os.PathLike, model: str, format: str, parity: Parity) -> None:
@@ -21,9 +22,10 @@ def report_parity(path: str | os.PathLike, model: str, format: str, parity: Pari
         parity: of the exported file.
 
     Raises:
-        UserError: where the file is no longer JSON.
+        UserError: see :func:`check_report`.
     """
     path = os.fspath(path)
+    check_report(path)
     rows = read_json(path)["exports"] if os.path.isfile(path) else []
     rows = [row for row in rows if (row["model"], row["format"]) != (model, format)]
     row = {
@@ -46,6 +48,23 @@ def report_parity(path: str | os.PathLike, model: str, format: str, parity: Pari
     }
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     write_json(path, content)
+
+
+def check_report(path: str | os.PathLike) -> None:
+    """Refuse a file that :func:`report_parity` cannot add to.
+
+    Args:
+        path: the file, which need not be there.
+
+    Raises:
+        UserError: where it is of something else.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder; name a file")
+    content = read_json(path) if os.path.isfile(path) else {"exports": []}
+    if not isinstance(content, dict) or not isinstance(content.get("exports"), list):
+        raise UserError(f"{path} is no report of exports, and is kept; name another by --report")
 
 
 def _runtime_versions() -> dict[str, str]:

@@ -5,10 +5,12 @@ import dataclasses
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 import torch
+
+from ..devices import keep_freed_memory, return_freed_memory
 
 __all__ = ["Timing", "compare", "matmul_rate", "row"]
 
@@ -30,7 +32,10 @@ class Timing:
 
 
 def compare(
-    contestants: Mapping[str, Callable[[], Any]], rounds: int, device: str
+    contestants: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    device: str,
+    memory_kept: Container[str] = (),
 ) -> dict[str, Timing]:
     """Time contestants, one after the other in each round, after a round that warms up.
 
@@ -38,12 +43,24 @@ def compare(
         contestants: what is to be timed, by name.
         rounds: how often each is timed.
         device: where they run, "cpu" or "cuda".
+        memory_kept: those that run as this package's programs do, which keep freed memory (see
+            :func:`fpn_d2.devices.keep_freed_memory`); the others run as the C library has it.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    peaks = {}
+    peaks, keeps = {}, None
+    # Those of one kind in a row, since the first after a change warms up once more.
+    order = sorted(contestants, key=lambda name: name in memory_kept)
     for number in range(rounds + 1):
-        for name, call in contestants.items():
+        for name in order:
+            call = contestants[name]
             gc.collect()
+            if keeps != (name in memory_kept):
+                keeps = name in memory_kept
+                return_freed_memory()
+                if keeps:
+                    keep_freed_memory()
+                if number:
+                    call()
             with _peak_memory(device) as peak:
                 start = time.perf_counter()
                 call()
@@ -53,6 +70,7 @@ def compare(
             if number:  # the first round warms up
                 seconds[name].append(taken)
                 peaks[name] = peak
+    return_freed_memory()
     return {
         name: Timing(statistics.median(s), min(s), max(s), peaks[name].get("mib"))
         for name, s in seconds.items()

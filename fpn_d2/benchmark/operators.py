@@ -55,7 +55,7 @@ def benchmark_pooling(device: str, rounds: int, count: int = 1000) -> list[dict[
             name: lambda pooler=pooler, x=x: pooler(x, boxes)
             for name, (pooler, x, _) in inputs.items()
         }
-        timings = compare(calls, rounds, device)
+        timings = compare(calls, rounds, device, ["ours"])
         task = "pooling", f"{variant} forward"
         rows.append(row(*task, timings["ours"], "detectron2", timings["detectron2"], error))
         calls = {}
@@ -70,7 +70,7 @@ def benchmark_pooling(device: str, rounds: int, count: int = 1000) -> list[dict[
             float((a.float() - b).abs().max() / b.abs().max())
             for a, b in zip(grads["ours"], grads["detectron2"], strict=True)
         )
-        timings = compare(calls, rounds, device)
+        timings = compare(calls, rounds, device, ["ours"])
         task = "pooling", f"{variant} forward and backward"
         rows.append(row(*task, timings["ours"], "detectron2", timings["detectron2"], error))
     return rows
@@ -101,7 +101,8 @@ def benchmark_mask_proposals(configs: Path, device: str, rounds: int) -> list[di
     rows = []
     for variant in variants_of(device):
         ready = {n: prepare_model(m, precision=PRECISIONS[variant]) for n, m in models.items()}
-        timings = compare({n: lambda m=m: m(inputs) for n, m in ready.items()}, rounds, device)
+        calls = {n: lambda m=m: m(inputs) for n, m in ready.items()}
+        timings = compare(calls, rounds, device, memory_kept=calls)
         theirs = timings["image_pyramid"]
         for name in ("5x5", "dual"):
             task = "mask_proposals", f"{variant} {name}"

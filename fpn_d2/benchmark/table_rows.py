@@ -64,7 +64,7 @@ def benchmark_rows(configs: Path, device: str, rounds: int) -> list[dict[str, An
         test = [_record(cfg, 0)]
         ready = prepare_model(ours)
         calls = {"ours": lambda m=ready, x=test: m(x), "stock": _in_eval(stock, test)}
-        timings = compare(calls, rounds, device)
+        timings = compare(calls, rounds, device, ["ours"])
         rows.append(row("rows", f"{name} inference", *_pair(timings), None))
         train = [_record(cfg, seed) for seed in (1, 2)]
         losses: dict[str, list[float]] = {"ours": [], "stock": []}
@@ -72,7 +72,7 @@ def benchmark_rows(configs: Path, device: str, rounds: int) -> list[dict[str, An
             who: training_step(cfg, copy.deepcopy(model).train(), train, None, losses[who])
             for who, model in (("ours", ours), ("stock", stock))
         }
-        timings = compare(calls, rounds, device)
+        timings = compare(calls, rounds, device, ["ours"])
         error = abs(losses["ours"][0] / losses["stock"][0] - 1)
         rows.append(row("rows", f"{name} training", *_pair(timings), error))
     return rows
@@ -154,6 +154,6 @@ def benchmark_matching(
         for who, kind in kinds.items()
     }
     with EventStorage():
-        timings = compare(calls, rounds, device)
+        timings = compare(calls, rounds, device, ["ours"])
     differ = float((labels["ours"] != labels["stock"]).float().mean())
     return [row("matching", f"{count} objects, P2", *_pair(timings), differ)]

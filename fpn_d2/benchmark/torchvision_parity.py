@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.image_list import ImageList as TorchvisionImages
 
+from ..errors import UserError
 from .agreement import match_detections
 
 __all__ = ["build_torchvision", "compare_with_torchvision", "noise_images"]
@@ -27,6 +28,9 @@ def build_torchvision(weights: dict[str, Tensor], norm_eps: float) -> nn.Module:
     Args:
         weights: by torchvision's names.
         norm_eps: what norms add to their variance.
+
+    Raises:
+        UserError: where they are of another model.
     """
     weights = {name.removeprefix("module."): weight for name, weight in weights.items()}
     kind = (
@@ -37,7 +41,14 @@ def build_torchvision(weights: dict[str, Tensor], norm_eps: float) -> nn.Module:
     columns = len(weights.get("roi_heads.box_predictor.cls_score.bias", ()))
     columns = columns or len(weights["head.classification_head.cls_logits.bias"]) // 9
     model = kind(weights=None, weights_backbone=None, num_classes=columns)
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the weights do not fit torchvision's {kind.__name__} ({reason}), so they cannot be "
+            "compared with it; leave out --check"
+        ) from error
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = norm_eps

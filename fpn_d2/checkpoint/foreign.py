@@ -6,6 +6,7 @@ import re
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from ..errors import UserError
@@ -40,7 +41,7 @@ def norm_eps_of(path: str, weights: dict[str, Tensor]) -> float:
     """What the norms of a torchvision checkpoint add to their variance.
 
     Args:
-        path: the file.
+        path: the file, or its URL.
         weights: of it, by name.
 
     Raises:
@@ -48,7 +49,7 @@ def norm_eps_of(path: str, weights: dict[str, Tensor]) -> float:
     """
     if any(name.endswith("num_batches_tracked") for name in weights):
         return NORM_EPS  # norms that were not frozen
-    if os.path.isfile(path):
+    if os.path.isfile(path := PathManager.get_local_path(path)):  # of a URL what was downloaded
         digest = hashlib.sha256()
         with open(path, "rb") as file:
             while chunk := file.read(1 << 20):

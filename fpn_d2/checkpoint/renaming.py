@@ -132,9 +132,10 @@ def put_eps_into_norms(weights: dict[str, Tensor], eps: float) -> None:
         UserError: where a variance is 0 and nothing was added to it.
     """
     for name, variance in weights.items():
-        if eps == NORM_EPS or not name.endswith(".norm.running_var"):
-            continue
         key = name.replace("running_var", "weight")
+        # without a weight the checkpoint is not whole, which check_complete says
+        if eps == NORM_EPS or not name.endswith(".norm.running_var") or key not in weights:
+            continue
         variance = variance.double()
         scale = torch.sqrt((variance + NORM_EPS) / (variance + eps))
         scaled = (weights[key].double() * scale).to(weights[key].dtype)

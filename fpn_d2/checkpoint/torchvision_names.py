@@ -122,6 +122,11 @@ def _select_faster_rcnn(
         score = _needed(weights, f"{prefix}cls_score.{kind}")
         weights[f"{prefix}cls_score.{kind}"] = background_last(score[[0, *classes, *unused]])
         boxes = _needed(weights, f"{prefix}bbox_pred.{kind}")
+        if len(boxes) != 4 * columns:
+            raise UserError(
+                f"{prefix}bbox_pred.{kind} has {len(boxes)} rows for {columns} columns of classes, "
+                "not 4 each; only boxes of each class can be converted"
+            )
         boxes = boxes.reshape(columns, 4, *boxes.shape[1:])[classes]
         weights[f"{prefix}bbox_pred.{kind}"] = boxes.flatten(0, 1)
     overrides = ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(classes))]
@@ -135,7 +140,13 @@ def _select_retinanet(
     weights: dict[str, Tensor], all_classes: bool
 ) -> tuple[list[int], list[str], str]:
     """Order the columns (in place); returns their labels, the overrides and a note."""
-    columns = len(_needed(weights, "head.cls_score.bias")) // _ANCHORS
+    scores = len(_needed(weights, "head.cls_score.bias"))
+    if scores % _ANCHORS:
+        raise UserError(
+            f"RetinaNet's head has {scores} scores, which is no multiple of its {_ANCHORS} anchors "
+            "at each place; models of other anchors cannot be converted"
+        )
+    columns = scores // _ANCHORS
     reduced = columns == _COCO_COLUMNS and not all_classes
     classes = _coco_ids() if reduced else list(range(columns))
     for kind in ("weight", "bias"):

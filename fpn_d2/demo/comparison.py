@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances, pairwise_iou
 
-from ..visualization import PALETTE, dash_boxes, draw_boxes
+from ..visualization import PALETTE, draw_boxes
 from ..visualization.layout import beside, legend, picture_scale, stack, text_block
 
 __all__ = ["Found", "draw_comparison", "group_detections"]
@@ -125,7 +125,7 @@ def _draw_row(
     groups: Sequence[Mapping[int, int]],
     scale: float,
 ) -> np.ndarray:
-    boxes, labels, colors, missed = [], [], [], []
+    boxes, labels, colors = [], [], []
     for group in sorted(groups, key=lambda group: len(group) < len(found)):
         owner = row if row in group else next(iter(group))
         own, index = found[owner], group[owner]
@@ -135,11 +135,10 @@ def _draw_row(
             labels.append(text)
             colors.append(_BY_ALL if len(group) == len(found) else _HERE)
         else:
-            missed.append(own.boxes[index])
             labels.append(f"missed {own.names[index]}".strip())
             colors.append(_MISSED)
     boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
-    picture = draw_boxes(image, boxes, labels, colors, scale)
-    picture = dash_boxes(picture, np.array(missed, dtype=np.float32).reshape(-1, 4) * scale)
+    missed = [color == _MISSED for color in colors]
+    picture = draw_boxes(image, boxes, labels, colors, scale, dashed=missed)
     head = f"{title}: {sum(row in group for group in groups)} of {len(groups)} that any row found"
     return stack([text_block(head, picture.shape[1]), picture])

@@ -164,10 +164,10 @@ class _Demo:
 
 @contextlib.contextmanager
 def _naming(image: str) -> Iterator[None]:
-    """Say which image a model's outputs are not finite on."""
+    """Say which image a model cannot take, or its outputs are not finite on."""
     try:
         yield
-    except FloatingPointError as error:
+    except (FloatingPointError, UserError) as error:
         raise UserError(f"{image}: {error}") from error
 
 

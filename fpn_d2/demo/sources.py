@@ -53,7 +53,7 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
             entries = [os.path.join(path, name) for name in sorted(os.listdir(path))]
             files = [entry for entry in entries if os.path.isfile(entry)]
             known = [file for file in files if _is_video(file) or _is_image(file)]
-            skipped += [file for file in files if file not in known]
+            skipped += [file for file in files if not (_is_video(file) or _is_image(file))]
         elif os.path.isfile(path):
             known = [path]
         else:

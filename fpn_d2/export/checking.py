@@ -8,8 +8,10 @@ Shape shorthand: H x W pixels, P proposals, R boxes.
 
 import copy
 import dataclasses
+import functools
 import io
 import os
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,11 +19,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
-from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.modeling import ProposalNetwork, RetinaNet
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
 from ..data import check_names
 from ..data.image_faults import image_fault
+from ..data.resizing import build_test_resize
 from ..errors import UserError
 from ..evaluation import match_boxes
 from .exporting import DetectorGraph, Exported, require
@@ -46,8 +50,10 @@ class Parity:
         detections: of the model, above the least score; in an RPN all proposals.
         found: those of the file.
         matched: how many of both belong together, one to one.
-        tied: how many of the others have one of the same score in their place. Without lateral
-            connections (row e), levels are C5 repeated, so that neighbours' scores are the same.
+        tied: how many of the others are the model's too, before its NMS, where each may lose to
+            one of the other side. One tie decides about all that its boxes overlap. Without
+            lateral connections (row e), levels are C5 repeated, so that neighbours' scores are
+            the same.
         head_max_error: the largest difference of the heads' outputs on the same proposals.
         max_pixels: of the matched boxes' coordinates.
         max_score: of their scores.
@@ -111,7 +117,7 @@ def check_export(exported: Exported, model: nn.Module, images: Sequence[Tensor])
         with torch.no_grad():
             expected = eager(*inputs)
         named = dict(zip(eager.input_names, inputs, strict=True))
-        _compare_boxes(parity, run(named), expected)
+        _compare_boxes(parity, run(named), expected, functools.partial(_candidates, model, inputs))
         outputs = run_check(named)[len(eager.output_names) :]
         _compare_heads(parity, eager, image, outputs)
     if not parity.detections:
@@ -122,23 +128,66 @@ def check_export(exported: Exported, model: nn.Module, images: Sequence[Tensor])
     return parity
 
 
-def _compare_boxes(parity: Parity, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    (boxes, scores, classes), (eager_boxes, eager_scores, eager_classes) = map(
-        _confident, (found, expected)
-    )
-    pairs, differences = match_boxes(boxes, eager_boxes, classes, eager_classes, PIXELS)
-    parity.detections += len(eager_boxes)
-    parity.found += len(boxes)
+def _compare_boxes(
+    parity: Parity,
+    found: Sequence[Tensor],
+    expected: Sequence[Tensor],
+    candidates: Callable[[], Sequence[Tensor]],
+) -> None:
+    found, expected = _confident(found), _confident(expected)
+    pairs, differences = match_boxes(found[0], expected[0], found[2], expected[2], PIXELS)
+    parity.detections += len(expected[0])
+    parity.found += len(found[0])
     parity.matched += len(pairs)
-    left = [torch.ones(len(x), dtype=torch.bool) for x in (scores, eager_scores)]
-    left[0][pairs[:, 0]], left[1][pairs[:, 1]] = False, False
-    rest = (scores[left[0]], eager_scores[left[1]], classes[left[0]], eager_classes[left[1]])
-    as_boxes = (score[:, None].expand(-1, 4) for score in rest[:2])
-    parity.tied += len(match_boxes(*as_boxes, *rest[2:], TIE)[0])
+    rest_found, rest_expected = _without(found, pairs[:, 0]), _without(expected, pairs[:, 1])
+    if len(rest_found[0]) and len(rest_expected[0]):
+        had = _are_among(rest_found, _confident(candidates()))
+        rivals = [x[had] for x in rest_found]
+        unexplained = max(
+            int((~had | ~_may_lose(rest_found, rest_expected)).sum()),
+            int((~_may_lose(rest_expected, rivals)).sum()),
+        )
+        parity.tied += max(0, max(len(rest_found[0]), len(rest_expected[0])) - unexplained)
     if len(pairs):
-        away = (scores[pairs[:, 0]] - eager_scores[pairs[:, 1]]).abs()
+        away = (found[1][pairs[:, 0]] - expected[1][pairs[:, 1]]).abs()
         parity.max_score = max(parity.max_score, float(away.max()))
         parity.max_pixels = max(parity.max_pixels, float(differences.max()))
+
+
+def _without(outputs: Sequence[Tensor], indices: Tensor) -> list[Tensor]:
+    left = torch.ones(len(outputs[0]), dtype=torch.bool)
+    left[indices] = False
+    return [x[left] for x in outputs]
+
+
+def _may_lose(boxes: Sequence[Tensor], rivals: Sequence[Tensor]) -> Tensor:
+    """(R,) bool: which boxes overlap a rival of their class whose score is not below theirs, but
+    for a tie, so that NMS may keep that one and not them."""
+    loses = box_iou(boxes[0], rivals[0]) > 0
+    loses &= rivals[1][None] >= boxes[1][:, None] - TIE
+    return (loses & (boxes[2][:, None] == rivals[2][None])).any(dim=1)
+
+
+@torch.no_grad()
+def _candidates(model: nn.Module, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """What the model returns where its last NMS takes nothing away, in the form of the outputs."""
+    model = copy.deepcopy(model).eval().cpu()
+    if isinstance(model, ProposalNetwork):
+        rpn = model.proposal_generator
+        rpn.nms_thresh, rpn.post_nms_topk = 1.0, {False: sys.maxsize}
+    elif isinstance(model, RetinaNet):
+        model.test_nms_thresh, model.max_detections_per_image = 1.0, sys.maxsize
+    else:
+        predictor = model.roi_heads.box_predictor
+        predictor.test_nms_thresh, predictor.test_topk_per_image = 1.0, sys.maxsize
+    return DetectorGraph(model)(*inputs)
+
+
+def _are_among(found: Sequence[Tensor], candidates: Sequence[Tensor]) -> Tensor:
+    """(R,) bool: which boxes, with their scores and classes, are also among the candidates."""
+    is_near = (found[0][:, None] - candidates[0][None]).abs().amax(dim=2) <= PIXELS
+    is_near &= (found[1][:, None] - candidates[1][None]).abs() <= HEAD_ERROR
+    return (is_near & (found[2][:, None] == candidates[2][None])).any(dim=1)
 
 
 def _confident(outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -229,7 +278,13 @@ def read_check_images(cfg: CfgNode, files: Sequence[str] = ()) -> list[Tensor]:
 def _resize(cfg: CfgNode, pixels: np.ndarray, scale: float) -> Tensor:
     shortest = cfg.INPUT.MIN_SIZE_TEST or min(pixels.shape[:2])
     longest = cfg.INPUT.MAX_SIZE_TEST
-    resize = ResizeShortestEdge(round(scale * shortest), round(scale * longest))
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = (
+        round(scale * shortest),
+        round(scale * longest),
+    )
+    resize = build_test_resize(cfg)
     resized = resize.get_transform(pixels).apply_image(pixels)
     return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1), np.float32))
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.export.torchscript_patch import patch_builtin_len
 from detectron2.layers import shapes_to_tensor
 from detectron2.modeling import GeneralizedRCNN, ProposalNetwork, RetinaNet
@@ -134,8 +134,8 @@ def describe_model(cfg: CfgNode, model: nn.Module) -> dict[str, str]:
 
     Returns:
         texts: ``class_names`` (a JSON list, empty for proposals), ``input_format`` ("BGR" or
-        "RGB"), ``min_size`` and ``max_size`` in pixels, to resize the shorter side to, ``model``,
-        and ``license``.
+        "RGB"), ``min_size`` and ``max_size`` in pixels, to resize the shorter side to, ``resize``,
+        the way of it (``INPUT.RESIZE_TEST``), ``model``, and ``license``.
     """
     if isinstance(model, ProposalNetwork):
         names = []
@@ -143,8 +143,7 @@ def describe_model(cfg: CfgNode, model: nn.Module) -> dict[str, str]:
         is_dense = isinstance(model, RetinaNet)
         count = model.num_classes if is_dense else model.roi_heads.num_classes
         datasets = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
-        catalog = MetadataCatalog.get(datasets[0]) if datasets else None
-        names = list(getattr(catalog, "thing_classes", None) or [])
+        names = _class_names(datasets[0]) if datasets else []
         if len(names) != count:
             names = [f"class {number}" for number in range(count)]
     return {
@@ -152,9 +151,19 @@ def describe_model(cfg: CfgNode, model: nn.Module) -> dict[str, str]:
         "input_format": cfg.INPUT.FORMAT,
         "min_size": str(cfg.INPUT.MIN_SIZE_TEST),
         "max_size": str(cfg.INPUT.MAX_SIZE_TEST),
+        "resize": cfg.INPUT.get("RESIZE_TEST", "detectron2"),
         "model": type(model).__name__,
         "license": "none",
     }
+
+
+def _class_names(dataset: str) -> list[str]:
+    catalog = MetadataCatalog.get(dataset)
+    if not hasattr(catalog, "thing_classes") and dataset in DatasetCatalog:
+        # A COCO folder's classes are known once it is read; without it they are numbered.
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            DatasetCatalog.get(dataset)
+    return list(catalog.get("thing_classes", []))
 
 
 class DetectorGraph(nn.Module):

@@ -295,9 +295,14 @@ def _match(anchors: Boxes, objects: Boxes, matcher: Any) -> tuple[Tensor, Tensor
     at_once = max(1, _MAX_PAIRS // max(1, len(anchors)))
     for first in range(0, len(objects), at_once):
         ious = pairwise_iou(objects[first : first + at_once], anchors)
+        # Of an object that touches no anchor, the matcher takes all that touch none for the best.
+        touched = (ious > 0).any(dim=1).nonzero().squeeze(1)
+        if not len(touched):
+            continue
+        ious = ious[touched]
         matched, labels = matcher(ious)
         iou = ious.gather(0, matched[None])[0]
         better = (labels == 1) & ((iou > best) | (owner < 0))
         best = torch.where(better, iou, best)
-        owner = torch.where(better, matched + first, owner)
+        owner = torch.where(better, touched[matched] + first, owner)
     return best, owner

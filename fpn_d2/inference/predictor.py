@@ -67,6 +67,21 @@ class Predictor(DefaultPredictor):
         self.aug = build_test_resize(cfg)
         self.input_format = cfg.INPUT.FORMAT
 
+    def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
+        """See :meth:`DefaultPredictor.__call__`.
+
+        Raises:
+            UserError: for an image of which resizing would leave nothing.
+        """
+        resize = self.aug.get_transform(original_image)
+        if 0 in (getattr(resize, "new_h", 1), getattr(resize, "new_w", 1)):
+            height, width = original_image.shape[:2]
+            raise UserError(
+                f"an image of {width} x {height} pixels is too narrow for INPUT.MAX_SIZE_TEST "
+                f"{self.cfg.INPUT.MAX_SIZE_TEST}, which leaves no pixel across; crop it"
+            )
+        return super().__call__(original_image)
+
     def detect(self, image: np.ndarray, *, threshold: float = 0.5) -> Instances:
         """The detections of an image.
 

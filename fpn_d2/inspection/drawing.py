@@ -187,15 +187,13 @@ def _draw_sample(inspection: Inspection, image: int, pixels: np.ndarray) -> Imag
     which = np.flatnonzero(objects.images == image)
     boxes, levels = objects.boxes[which], inspection.levels[which].tolist()
     scale = 640 / max(pixels.shape[:2])
-    labels = [
-        f"{objects.class_names[kind]} P{level}" + ("" if reached else ", no anchor")
-        for kind, level, reached in zip(
-            objects.classes[which], levels, inspection.reached[which], strict=True
-        )
-    ]
-    # A hundred labels would hide the image; the colours say the level.
+    kinds = [objects.class_names[kind] for kind in objects.classes[which]]
+    labels = [f"{kind} P{level}" for kind, level in zip(kinds, levels, strict=True)]
+    # A hundred labels would hide the image; colours say the level, and dashes what is not reached.
     labels = labels if len(labels) <= 25 else [""] * len(labels)
-    annotated = draw_boxes(pixels, boxes, labels, [level_color(k) for k in levels], scale)
+    unreached = ~inspection.reached[which]
+    colors = [level_color(k) for k in levels]
+    annotated = draw_boxes(pixels, boxes, labels, colors, scale, dashed=unreached)
     setup = inspection.setup
     matches = match_anchors(
         setup.generator(setup.sizes),
@@ -212,7 +210,7 @@ def _draw_sample(inspection: Inspection, image: int, pixels: np.ndarray) -> Imag
     matched = draw_boxes(pixels, anchors, [""] * len(colors), colors, scale)
     return side_by_side(
         {
-            "objects, coloured by the level of Eq. 1": annotated,
-            f"the {len(colors)} anchors matched, by their level": matched,
+            f"{len(which)} objects by level; dashed: {unreached.sum()} without anchor": annotated,
+            f"the {len(colors)} anchors matched, by level": matched,
         }
     )

@@ -188,7 +188,7 @@ class Inspection:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """The numbers, as ``inspect.json`` has them."""
+        """The numbers, as ``<data set>_inspect.json`` has them."""
         cfg = self.setup.cfg
         return {
             "dataset": self.dataset,

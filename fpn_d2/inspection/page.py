@@ -25,7 +25,7 @@ _METHOD = (
 
 
 def write_inspection(inspection: Inspection, folder: str, samples: int = 8) -> list[str]:
-    """Write the page and the numbers, over those of an earlier inspection.
+    """Write the page and the numbers, over those of an earlier inspection of it.
 
     Args:
         inspection: of a data set.
@@ -33,7 +33,7 @@ def write_inspection(inspection: Inspection, folder: str, samples: int = 8) -> l
         samples: how many images to draw.
 
     Returns:
-        the two files, ``<data set>_inspect.html`` and ``inspect.json``.
+        the two files, ``<data set>_inspect.html`` and ``<data set>_inspect.json``.
 
     Raises:
         UserError: where the folder cannot be written to.
@@ -42,7 +42,7 @@ def write_inspection(inspection: Inspection, folder: str, samples: int = 8) -> l
     text = _html(inspection, [(name, data_url(p)) for name, p in pictures], faults)
     stem = os.path.splitext(os.path.basename(inspection.dataset))[0]
     stem = re.sub(r"[^\w.-]", "_", stem)
-    paths = [os.path.join(folder, name) for name in (f"{stem}_inspect.html", "inspect.json")]
+    paths = [os.path.join(folder, f"{stem}_inspect.{kind}") for kind in ("html", "json")]
     try:
         os.makedirs(folder, exist_ok=True)
         with replace_file(paths[0], encoding="utf-8", errors="xmlcharrefreplace") as file:
@@ -124,7 +124,9 @@ def _octave(size: int) -> str:
 
 
 def _counts(counts: dict[str, int]) -> str:
-    return f"{counts['objects']} objects, {counts['unreached']} without an anchor at IoU 0.5"
+    number = counts["objects"]
+    things = "object" if number == 1 else "objects"
+    return f"{number} {things}, {counts['unreached']} without an anchor at IoU 0.5"
 
 
 def _share(counts: dict[str, int]) -> str:

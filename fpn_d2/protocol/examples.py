@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from ..data.ground_truth import load_ground_truth
 from ..data.proposals import read_proposals
 from ..errors import UserError
-from ..visualization import PALETTE, dash_boxes, draw_boxes, side_by_side
+from ..visualization import PALETTE, draw_boxes, side_by_side
 from .figures import row_styles
 from .tables import Table
 
@@ -207,5 +207,5 @@ def _draw(image: np.ndarray, objects: np.ndarray, found: np.ndarray) -> np.ndarr
     """The image, twice as large where it is small, with the objects found and missed."""
     scale = 2 if max(image.shape[:2]) <= 400 else 1
     labels = ["" if f else "missed" for f in found]
-    picture = draw_boxes(image, objects, labels, [_FOUND if f else _MISSED for f in found], scale)
-    return dash_boxes(picture, objects[~found] * scale)
+    colors = [_FOUND if f else _MISSED for f in found]
+    return draw_boxes(image, objects, labels, colors, scale, dashed=~found)

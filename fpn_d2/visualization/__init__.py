@@ -1,9 +1,10 @@
 """Pictures: boxes and masks in colours that everybody can tell apart."""
 
-from .drawing import PALETTE, class_color, dash_boxes, draw_boxes, draw_masks, side_by_side
+from .drawing import PALETTE, class_color, draw_boxes, draw_masks, side_by_side
 from .levels import LEVEL_COLORS, level_color, level_number
 from .mask_results import draw_mask_proposals
 from .pyramid import (
+    draw_anchor_panel,
     draw_anchors,
     draw_explanation,
     draw_heat_maps,
@@ -17,7 +18,7 @@ __all__ = [
     "LEVEL_COLORS",
     "PALETTE",
     "class_color",
-    "dash_boxes",
+    "draw_anchor_panel",
     "draw_anchors",
     "draw_boxes",
     "draw_explanation",

@@ -8,14 +8,13 @@ from PIL import Image, ImageColor, ImageDraw
 from torchvision.utils import draw_bounding_boxes
 
 from ..structures import RegionMasks
-from .labels import draw_labels, font
+from .labels import draw_labels
+from .layout import beside, stack, text_block
 
-__all__ = ["PALETTE", "class_color", "dash_boxes", "draw_boxes", "draw_masks", "side_by_side"]
+__all__ = ["PALETTE", "class_color", "draw_boxes", "draw_masks", "side_by_side"]
 
 # Okabe and Ito's colours, which people with any colour vision tell apart, without black.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-
-_TITLE_HEIGHT = 28
 
 
 def class_color(index: int) -> str:
@@ -31,6 +30,7 @@ def draw_boxes(
     scale: float = 1.0,
     *,
     width: int = 3,
+    dashed: Sequence[bool] = (),
 ) -> np.ndarray:
     """Draw labelled boxes, with a thin dark rim that is seen on a ground of their own colour.
 
@@ -41,6 +41,8 @@ def draw_boxes(
         colors: R colours, as ``#RRGGBB``.
         scale: how much larger than the image the picture is.
         width: of a line, in pixels of the picture.
+        dashed: for each box whether white dashes are on it, which tell where colours do not; none
+            is as many times False.
 
     Returns:
         (H * scale, W * scale, 3) uint8, RGB.
@@ -58,6 +60,9 @@ def draw_boxes(
     pixels = draw_bounding_boxes(pixels, rim, colors="black", width=width + 2)
     pixels = draw_bounding_boxes(pixels, corners, colors=list(colors), width=width)
     picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    # Labels come last: dashes through them could not be read.
+    if len(dashed):
+        _dash(picture, boxes[np.asarray(dashed, dtype=bool)], width)
     draw_labels(picture, boxes, labels, colors)
     return np.array(picture)
 
@@ -85,7 +90,7 @@ def draw_masks(
     assert (masks.image_size if compact else masks.shape[1:]) == image.shape[:2]
     assert len(masks) == len(labels) == len(colors), (len(masks), len(labels), len(colors))
     picture = Image.fromarray(image)
-    size = (round(picture.width * scale), round(picture.height * scale))
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     pixels = np.array(picture.resize(size, Image.Resampling.BICUBIC))
     if compact:
         masks = masks.scaled(*size[::-1])
@@ -134,38 +139,21 @@ def _box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
     return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
 
 
-def dash_boxes(picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Dash boxes that are drawn in 3 pixels, which tells them apart where colours do not.
-
-    Args:
-        picture: (H, W, 3) uint8, RGB, with the boxes on it.
-        boxes: (R, 4), x0 y0 x1 y1 in pixels of the picture.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
-    """
-    canvas = Image.fromarray(picture)
-    draw = ImageDraw.Draw(canvas)
+def _dash(picture: Image.Image, boxes: np.ndarray, width: int) -> None:
+    """White dashes on boxes that are drawn, in place."""
+    draw = ImageDraw.Draw(picture)
     for x0, y0, x1, y1 in np.round(boxes).tolist():
         for left in np.arange(x0 + 5, x1 - 4, 10):
             for y in (y0, y1):
-                draw.line((left, y, min(left + 4, x1), y), fill="white", width=3)
+                draw.line((left, y, min(left + 4, x1), y), fill="white", width=width)
         for top in np.arange(y0 + 5, y1 - 4, 10):
             for x in (x0, x1):
-                draw.line((x, top, x, min(top + 4, y1)), fill="white", width=3)
-    return np.array(canvas)
+                draw.line((x, top, x, min(top + 4, y1)), fill="white", width=width)
 
 
 def side_by_side(pictures: dict[str, np.ndarray]) -> Image.Image:
-    """Put pictures of one height beside each other, each under its title."""
-    gap = 8
-    height = max(picture.shape[0] for picture in pictures.values())
-    width = sum(picture.shape[1] + gap for picture in pictures.values()) - gap
-    canvas = Image.new("RGB", (width, height + _TITLE_HEIGHT), "white")
-    draw, title_font = ImageDraw.Draw(canvas), font(16)
-    left = 0
-    for title, picture in pictures.items():
-        draw.text((left + 2, 4), title, fill="black", font=title_font)
-        canvas.paste(Image.fromarray(picture), (left, _TITLE_HEIGHT))
-        left += picture.shape[1] + gap
-    return canvas
+    """Put pictures beside each other, each under its title, which is made to fit."""
+    titled = [
+        stack([text_block(title, picture.shape[1]), picture]) for title, picture in pictures.items()
+    ]
+    return Image.fromarray(beside(titled, gap=8))

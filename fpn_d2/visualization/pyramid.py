@@ -18,6 +18,7 @@ from .levels import level_color, level_number
 
 __all__ = [
     "HEAT_MAP_TITLES",
+    "draw_anchor_panel",
     "draw_anchors",
     "draw_explanation",
     "draw_heat_maps",
@@ -124,7 +125,7 @@ def _heat_map(
     resized = Image.fromarray(colors).resize(whole, Image.Resampling.NEAREST)
     title = (
         f"{_level_title(name)}, stride {explanation.strides[name]}, {columns} x {rows} cells\n"
-        f"{low:.2g} to {high:.2g}"
+        f"{low:.3g} to {high:.3g}"
     )
     return stack([text_block(title, width, lines=2, size=13), np.array(resized)[:height, :width]])
 
@@ -196,7 +197,7 @@ def draw_explanation(explanation: Explanation, names: Sequence[str] = ()) -> np.
     drawn = draw_levels(explanation, names)
     top = [stack([text_block(eq1, drawn.shape[1]), drawn, level_legend(list(levels), counts)])]
     if explanation.anchors is not None:
-        top.append(_anchor_panel(explanation))
+        top.append(draw_anchor_panel(explanation))
     page = [beside(top, gap=2 * _GAP)]
     if explanation.proposals:
         title = "Best proposals of each level"
@@ -213,7 +214,12 @@ def draw_explanation(explanation: Explanation, names: Sequence[str] = ()) -> np.
     return stack(page, gap=_GAP, margin=_GAP)
 
 
-def _anchor_panel(explanation: Explanation) -> np.ndarray:
+def draw_anchor_panel(explanation: Explanation) -> np.ndarray:
+    """:func:`draw_anchors` between its title and its levels.
+
+    Args:
+        explanation: of the image, with ``anchors``.
+    """
     matches = explanation.anchors
     what = "objects" if matches.to_ground_truth else "detections"
     title = (

@@ -47,7 +47,7 @@ def test_fast_rcnn_on_a_file_is_not_offered(repo, tmp_path):
         parse_model(f"{repo}/configs/quick/Fast-RCNN/fast_rcnn_R_18_FPN.yaml:{tmp_path}/a.pth")
 
 
-def test_runs_below_a_folder(tmp_path, row_config):
+def test_runs_below_a_folder(tmp_path, row_config, caplog):
     rows = {"x/faster": "Faster-RCNN/faster_rcnn_R_18_FPN", "fast": "Fast-RCNN/fast_rcnn_R_18_FPN"}
     for place, row in rows.items():
         (tmp_path / place).mkdir(parents=True)
@@ -57,6 +57,8 @@ def test_runs_below_a_folder(tmp_path, row_config):
     (tmp_path / "unfinished" / "model_final.pth").unlink()
     found = find_models(str(tmp_path))
     assert list(found) == ["x/faster"]
+    (line,) = caplog.messages  # what is not offered is named
+    assert f"{tmp_path / 'fast'} is a Fast R-CNN on proposals from a file" in line
     assert str(tmp_path / "x/faster/model_final.pth") == found["x/faster"].MODEL.WEIGHTS
 
 

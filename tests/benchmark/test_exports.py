@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from fpn_d2 import UserError
 from fpn_d2.benchmark import export_table, report_parity
 from fpn_d2.export import Parity
 
@@ -19,3 +22,12 @@ def test_a_model_has_one_row_for_each_format(tmp_path):
     ]
     table = export_table(content["exports"]).splitlines()
     assert table[3] == "| b | onnx | 3 (2) | 200 | 99.50 | 1 | 2e-02 | 3e-06 | 1e-05 |"
+
+
+@pytest.mark.parametrize("content", ['{"rows": []}', "[]", '{"exports": 1}'])
+def test_a_file_of_something_else_is_kept(tmp_path, content):
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"other\.json is no report of exports"):
+        report_parity(path, "a", "onnx", Parity())
+    assert path.read_text() == content

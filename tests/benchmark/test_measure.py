@@ -112,3 +112,15 @@ def test_the_table_and_the_file(tmp_path):
     assert content["rounds"] == 5
     assert content["threads"] == torch.get_num_threads()
     assert {"commit", "machine", "versions"} <= set(content)
+
+
+def test_contestants_run_with_the_memory_that_is_theirs(monkeypatch):
+    state, log = ["own way"], []
+    monkeypatch.setattr(measure, "keep_freed_memory", lambda: state.append("kept"))
+    monkeypatch.setattr(measure, "return_freed_memory", lambda: state.append("own way"))
+    calls = {name: lambda name=name: log.append((name, state[-1])) for name in ("a", "b", "c")}
+    measure.compare(calls, rounds=1, device="cpu", memory_kept=["a"])
+    first = [("b", "own way"), ("c", "own way"), ("a", "kept")]
+    # the first of each kind warms up again
+    assert log == [*first, first[0], *first, first[2]]
+    assert state[-1] == "own way"

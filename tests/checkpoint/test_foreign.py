@@ -291,6 +291,32 @@ def test_a_variance_of_zero_is_refused_without_an_eps():
         convert_foreign("model.pth", weights, "torchvision", norm_eps=0.0)
 
 
+def test_a_norm_without_its_weight_is_left_to_the_list_of_what_is_missing():
+    weights = predictor(3) | {"backbone.body.bn1.running_var": torch.ones(1)}
+    result = convert_foreign("model.pth", weights, "torchvision", norm_eps=0.0)
+    assert "backbone.bottom_up.stem.conv1.norm.weight" not in result.weights
+
+
+def test_other_boxes_and_other_anchors_than_torchvisions_are_named():
+    weights = predictor(3)
+    weights["roi_heads.box_predictor.bbox_pred.weight"] = torch.zeros(4, 2)  # of any class
+    with pytest.raises(UserError, match=r"bbox_pred\.weight has 4 rows for 3 columns"):
+        convert_foreign("model.pth", weights, "torchvision", norm_eps=0.0)
+    head = "head.classification_head.cls_logits"
+    weights = {f"{head}.weight": torch.zeros(15, 2, 3, 3), f"{head}.bias": torch.zeros(15)}
+    with pytest.raises(UserError, match=r"15 scores, which is no multiple of its 9 anchors"):
+        convert_foreign("model.pth", weights, "torchvision", norm_eps=0.0)
+
+
+def test_a_published_file_is_known_by_its_url_too(tmp_path, monkeypatch):
+    """Of a URL what was downloaded is looked at."""
+    (tmp_path / "abc").write_bytes(b"abc")
+    monkeypatch.setattr("fpn_d2.checkpoint.foreign._WITHOUT_EPS", ("ba7816bf",))
+    local = {"https://nowhere.example/abc": str(tmp_path / "abc")}
+    monkeypatch.setattr("fpn_d2.checkpoint.foreign.PathManager.get_local_path", local.get)
+    assert norm_eps_of("https://nowhere.example/abc", {}) == 0.0
+
+
 def test_the_eps_of_frozen_norms_is_asked_for(tmp_path, monkeypatch):
     path = tmp_path / "model.pth"
     path.write_bytes(b"abc")
@@ -327,6 +353,8 @@ def test_the_tool_writes_nothing_of_what_it_does_not_know(tmp_path, monkeypatch,
         (["--check", 3], "--check compares with torchvision, but the names are detectron2's"),
         (["--check", -1], "--check takes a number of images"),
         (["--norm-eps", -1], "--norm-eps one from 0 to 1"),
+        (["--leave-out", "mask"], "--leave-out has no effect on weights with the names of"),
+        (["--from", "maskrcnn_benchmark", "--all-classes"], "--all-classes has no effect"),
     ):
         code, _, stderr = call(tmp_path, monkeypatch, capsys, ours, *words)
         assert (code, stderr.count("\n")) == (2, 1)

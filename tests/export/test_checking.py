@@ -7,11 +7,11 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from PIL import Image
-from random_detectors import spread_scores
+from random_detectors import detect, spread_scores
 
 from fpn_d2 import UserError
 from fpn_d2.export import Parity, check_export, export_model, read_check_images
-from fpn_d2.export.checking import _compare_boxes, random_proposals
+from fpn_d2.export.checking import _are_among, _candidates, _compare_boxes, random_proposals
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +74,53 @@ def test_the_bar():
     assert not Parity(detections=9, found=9, matched=9, head_max_error=1.1e-3).is_within_tolerance
 
 
+def compare(found, expected, candidates):
+    parity = Parity()
+    _compare_boxes(parity, found, expected, lambda: candidates)
+    return parity.matched, parity.tied
+
+
+def boxes_at(*places):
+    """(x, score): squares of 10 px of one class, best first."""
+    x = torch.tensor([float(place[0]) for place in places])
+    boxes = torch.stack([x, torch.zeros_like(x), x + 10, torch.full_like(x, 10)], dim=1)
+    return boxes, torch.tensor([place[1] for place in places]), torch.zeros(len(places))
+
+
 def test_of_two_boxes_of_one_score_either_may_be_kept():
-    parity, classes = Parity(), torch.zeros(2, dtype=torch.int64)
-    boxes = torch.tensor([[0.0, 0, 10, 10], [20.0, 20, 30, 30]])
-    elsewhere = boxes + torch.tensor([[3.0], [5.0]])
-    scores = torch.tensor([0.75, 0.5])
-    _compare_boxes(
-        parity, (elsewhere, torch.tensor([0.75, 0.25]), classes), (boxes, scores, classes)
+    """The boxes at 0 and 1 are tied; only the former covers the one at -2 as well."""
+    all_of_them = boxes_at((0, 0.75), (1, 0.75), (-2, 0.5), (50, 0.25))
+    expected = boxes_at((0, 0.75), (50, 0.25))
+    found = boxes_at((1, 0.75), (-2, 0.5), (50, 0.25))
+    assert compare(found, expected, all_of_them) == (1, 2)
+
+
+def test_a_box_that_wins_with_a_lower_score_is_not_tied():
+    all_of_them = boxes_at((0, 0.75), (1, 0.7))
+    assert compare(boxes_at((1, 0.7)), boxes_at((0, 0.75)), all_of_them) == (0, 0)
+
+
+def test_boxes_that_the_model_never_had_are_not_tied():
+    """As of a trace that keeps the size of its image: all scores are right, and no box is."""
+    expected = boxes_at((0, 0.75), (20, 0.5))
+    assert compare(boxes_at((1, 0.75), (21, 0.5)), expected, expected) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["RPN/rpn_R_18_FPN", "RetinaNet/retinanet_R_18_FPN", "Faster-RCNN/faster_rcnn_R_18_FPN"],
+)
+def test_the_candidates_are_what_nms_chooses_from(row_config, images, row):
+    cfg = row_config(f"quick/{row}")
+    torch.manual_seed(0)
+    model = build_model(cfg.clone()).eval()
+    spread_scores(cfg, model)
+    kept, candidates = detect(model, images[0]), _candidates(model, images[:1])
+    assert len(candidates[0]) > len(kept[0]) > 0
+    kept, candidates = (
+        (*x, torch.zeros(len(x[0]))) if len(x) == 2 else x for x in (kept, candidates)
     )
-    assert (parity.detections, parity.matched, parity.tied) == (2, 0, 1)
+    assert _are_among(kept, candidates).all()
 
 
 def test_proposals_lie_in_the_image():
@@ -102,6 +140,17 @@ def test_an_image_comes_in_three_sizes(row_config, tmp_path):
     images = read_check_images(cfg, [path])
     assert [tuple(x.shape) for x in images] == [(3, 100, 150), (3, 77, 116), (3, 123, 185)]
     assert images[0][:, 0, 0].tolist() == [30, 20, 10]  # BGR
+
+
+def test_images_are_resized_as_the_model_is_tested(row_config, tmp_path):
+    """Sides are rounded down in torchvision's way."""
+    cfg = row_config(
+        "torchvision/faster_rcnn_R_50_FPN", "INPUT.MIN_SIZE_TEST", 100, "INPUT.MAX_SIZE_TEST", 101
+    )
+    path = str(tmp_path / "image.png")
+    Image.fromarray(np.zeros((33, 50, 3), np.uint8)).save(path)
+    # 33 * 101 / 50 = 66.66
+    assert tuple(read_check_images(cfg, [path])[0].shape) == (3, 66, 101)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image"])

@@ -172,3 +172,12 @@ def test_names_and_ids_are_the_data_sets_where_it_is_known(row_config):
     assert dataset_category_ids(unknown) == [0, 1, 2, 3, 4]
     assert class_names(unknown)[4] == "class 4"
     assert dataset_category_ids(row_config("quick/RPN/rpn_R_18_FPN")) == [1]
+
+
+def test_an_object_beside_all_anchors_matches_none(explainer, image):
+    inside, outside = [12.5, 12.5, 37.5, 37.5], [5000, 5000, 5010, 5010]
+    alone = explainer.explain(image, ground_truth=np.array([inside])).anchors
+    matches = explainer.explain(image, ground_truth=np.array([outside, inside])).anchors
+    assert set(matches.objects.tolist()) == {1}
+    np.testing.assert_array_equal(matches.boxes, alone.boxes)
+    assert len(explainer.explain(image, ground_truth=np.array([outside])).anchors.boxes) == 0

@@ -29,3 +29,13 @@ def test_weights_that_are_given_twice_are_refused(repo):
     config = str(repo / CONFIG)
     with pytest.raises(UserError, match="--weights"):
         parse_rows(config, "a.pth", (), ["MODEL.WEIGHTS", "b.pth"])
+
+
+def test_an_image_that_resizing_leaves_nothing_of_is_refused(repo):
+    sizes = ["INPUT.MIN_SIZE_TEST", "200", "INPUT.MAX_SIZE_TEST", "100"]
+    cfg = load_config(repo / CONFIG, ["MODEL.WEIGHTS", "", *sizes])
+    predictor = Predictor(cfg, build_model(cfg.clone()))
+    # 3 px times 100 / 5000 are 0.06, and times 100 / 500 are 0.6, which is rounded up
+    with pytest.raises(UserError, match="5000 x 3 pixels is too narrow"):
+        predictor.detect(np.zeros((3, 5000, 3), np.uint8))
+    predictor.detect(np.zeros((3, 500, 3), np.uint8))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fpn_d2 import UserError
 from fpn_d2.inspection import inspect_dataset, summary, write_inspection
+from fpn_d2.inspection.drawing import draw_samples
 from fpn_d2.inspection.measure import AnchorSetup
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")
@@ -75,6 +76,7 @@ def test_the_page_and_its_numbers(tmp_path, row_config):
     page, numbers = write_inspection(found, str(tmp_path / "out"), samples=1)
     text = Path(page).read_text()
     assert Path(page).name == "instances_val_inspect.html"
+    assert Path(numbers).name == "instances_val_inspect.json"
     assert text.count("data:image/jpeg;base64,") == 1
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", text.replace("xlink:href", "href"))
     assert "<b> $x$" not in text  # a class's name is text
@@ -129,3 +131,12 @@ def test_thresholds_are_the_configs(row_config):
 def test_a_config_without_anchors_is_refused(row_config, row):
     with pytest.raises(UserError, match="no upright anchors"):
         AnchorSetup.from_config(row_config(row))
+
+
+def test_what_no_anchor_reaches_is_dashed(tmp_path, row_config):
+    # 100 px: IoU 0.61 with an anchor of 128 px; 10 px: 0.1 with one of 32 px
+    path = write_squares(tmp_path, [100, 10])
+    samples, _ = draw_samples(inspect_dataset(path, row_config(FPN, *PAPER), FPN), 2, list)
+    annotated = {name: np.asarray(picture)[-640:, :640] for name, picture in samples}
+    white = {name: (pixels == 255).all(axis=-1).any() for name, pixels in annotated.items()}
+    assert white == {"0.png": False, "1.png": True}

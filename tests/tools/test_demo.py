@@ -130,3 +130,13 @@ def test_the_weights_of_a_compared_row_may_be_a_url(repo):
     rows = parse_rows(config, "", [f"{config}:detectron2://a/b.pkl"], ["MODEL.DEVICE", "cpu"])
     assert list(rows) == ["rpn_R_18_FPN", "rpn_R_18_FPN (2)"]
     assert rows["rpn_R_18_FPN (2)"].MODEL.WEIGHTS == "detectron2://a/b.pkl"
+
+
+def test_an_image_that_the_model_cannot_take_is_named(weights, tmp_path, monkeypatch, capsys):
+    config, own = weights("RPN/rpn_R_18_FPN")
+    narrow = tmp_path / "narrow.png"
+    Image.new("RGB", (3, 5000)).save(narrow)
+    words = ["--config-file", config, "--weights", own, "--input", narrow]
+    code, _, stderr = call(monkeypatch, capsys, *words, "--output", tmp_path / "o", *SMALL)
+    assert code == 2
+    assert f"{narrow}: an image of 3 x 5000 pixels is too narrow" in stderr

@@ -4,6 +4,7 @@ import json
 import sys
 
 import draw_results
+import make_pictures
 import make_shapes
 import pretrain_backbone
 import pytest
@@ -118,3 +119,11 @@ def test_stock_detectron2_trains_the_same_config(repo, tiny_opts):
     output = tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1]
     with open(f"{output}-stock/metrics.json") as file:
         assert "bbox/AP" in json.loads(file.read().splitlines()[-1])
+
+
+@pytest.mark.parametrize("number", [0, 4])
+def test_a_picture_is_made_of_an_image_that_there_is(number, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(make_pictures.DatasetCatalog, "get", lambda name: [{}] * 3)
+    words = ["--image", number, "--output", tmp_path / "x.png"]
+    code, _, stderr = call(make_pictures, monkeypatch, capsys, *words)
+    assert (code, stderr) == (2, f"error: --image is {number}: give 1 to 3\n")
