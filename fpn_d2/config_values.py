@@ -85,6 +85,11 @@ def check_values(cfg: CfgNode) -> None:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:
         raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}; give cpu or cuda") from error
+    if cfg.INPUT.OBJECT_SCALE_TRAIN and not cfg.MODEL.MASK_ON:
+        raise UserError(
+            "INPUT.OBJECT_SCALE_TRAIN makes the boxes anew from the masks, and MODEL.MASK_ON is "
+            "False; set it True, or OBJECT_SCALE_TRAIN 0"
+        )
     _check_resnet(cfg)
 
 

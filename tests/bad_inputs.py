@@ -176,6 +176,10 @@ OVERRIDES = {
     "workers below 0": (override("DATALOADER.NUM_WORKERS", -1), ["DATALOADER.NUM_WORKERS"]),
     "no size": (override("INPUT.MIN_SIZE_TRAIN", "()"), ["INPUT.MIN_SIZE_TRAIN"]),
     "a pixel format": (override("INPUT.FORMAT", "XYZ"), ["INPUT.FORMAT"]),
+    "an object's scale without masks": (
+        override("INPUT.OBJECT_SCALE_TRAIN", 24.0),
+        ["INPUT.OBJECT_SCALE_TRAIN", "MODEL.MASK_ON"],
+    ),
     "a flip": (override("INPUT.RANDOM_FLIP", "sideways"), ["INPUT.RANDOM_FLIP"]),
     "a learning rate": (override("SOLVER.BASE_LR", "nan"), ["SOLVER.BASE_LR"]),
     "an output that is a file": (
@@ -540,9 +544,9 @@ COMMANDS = {
         tool("convert_checkpoint", "IN/whole.pth", "OUT/a.onnx"),
         ["a.onnx", ".safetensors"],
     ),
-    "convert_checkpoint, a folder that is not there": (
-        tool("convert_checkpoint", "IN/whole.pth", "IN/no/a.pth"),
-        ["in/no"],
+    "convert_checkpoint, a folder": (
+        tool("convert_checkpoint", "IN/whole.pth", "IN/folder.pth"),
+        ["folder.pth is a folder"],
     ),
     "convert_checkpoint, a torn input": (
         tool("convert_checkpoint", "IN/torn.pth", "OUT/a.pth"),

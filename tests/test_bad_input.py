@@ -56,6 +56,7 @@ def scene(tmp_path, tiny_root, tiny_opts, repo, whole, monkeypatch):
     shutil.copytree(Path(tiny_root) / "tiny", inputs / "data/bad")
     (inputs / "whole.pth").symlink_to(whole)
     (inputs / "torn.pth").write_bytes(b"PK\x03\x04 torn")
+    (inputs / "folder.pth").mkdir()
     output.mkdir()
     for name in ("config.yaml", "metrics.json", "log.txt", "there.pth"):
         (output / name).write_text(json.dumps({"of": "an earlier run"}) + "\n")
@@ -73,12 +74,14 @@ def scene(tmp_path, tiny_root, tiny_opts, repo, whole, monkeypatch):
 
 
 def contents(*folders):
-    """Every file by its hash, every folder and link by its name."""
-    return {
-        path: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        for folder in folders
-        for path in sorted(folder.rglob("*"))
-    }
+    """Every file's hash, a linked one's time and size (it is large), and the names of folders."""
+
+    def content(path):
+        if path.is_symlink():
+            return path.stat().st_mtime_ns, path.stat().st_size
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+    return {path: content(path) for folder in folders for path in sorted(folder.rglob("*"))}
 
 
 def call(name, words, monkeypatch):

@@ -35,11 +35,17 @@ class LossGuard(HookBase):
         # A function, since evaluation copies the model with its hooks, but a function as itself.
         guard = weakref.proxy(self)
 
-        def remember(module: nn.Module, inputs: tuple, output: Any) -> None:
+        def remember_images(module: nn.Module, inputs: tuple) -> None:
             if module.training:
-                guard._remember(inputs, output)
+                guard._names = [_name(i, record) for i, record in enumerate(inputs[0])]
 
-        model.register_forward_hook(remember)
+        def remember_losses(module: nn.Module, inputs: tuple, output: Any) -> None:
+            if module.training:
+                losses = output if isinstance(output, dict) else {"total_loss": output}
+                guard._losses = {name: loss.detach() for name, loss in losses.items()}
+
+        model.register_forward_pre_hook(remember_images)
+        model.register_forward_hook(remember_losses)
 
     def after_backward(self) -> None:
         """See :meth:`HookBase.after_backward`.
@@ -54,24 +60,31 @@ class LossGuard(HookBase):
         # The checkpoints lie where the first process is.
         path = last_finite_checkpoint(self._folder) if comm.is_main_process() else None
         path = comm.all_gather(path)[0]
-        go_on = f"go on from the last good checkpoint, {path}, with --resume" if path else "restart"
         losses = sorted({loss for losses, _ in reports for loss in losses})
-        images = [image for _, names in reports for image in names]
-        raise Halt(
+        raise self._halt(losses, [image for _, names in reports for image in names], path)
+
+    def halt_without_losses(self) -> Halt:
+        """What is to be raised where the model has found NaN in its own predictions.
+
+        It has no losses then, and the other processes may be at another place: they are ended by
+        the launcher.
+        """
+        path = last_finite_checkpoint(self._folder)
+        return self._halt(["the predicted boxes"], self._names, path)
+
+    def _halt(self, what: list[str], images: list[str], path: str | None) -> Halt:
+        go_on = f"go on from the last good checkpoint, {path}, with --resume" if path else "restart"
+        return Halt(
             UserError(
-                f"{', '.join(losses)} became NaN or infinite at iteration {self.trainer.iter} on "
+                f"{', '.join(what)} became NaN or infinite at iteration {self.trainer.iter} on "
                 f"the images {', '.join(images)}; no weights were changed by it: look at these "
                 f"images and their annotations, or lower SOLVER.BASE_LR, and {go_on}"
             )
         )
 
-    def _remember(self, inputs: tuple, output: Any) -> None:
-        self._names = [
-            str(record.get("file_name", record.get("image_id", f"number {i}")))
-            for i, record in enumerate(inputs[0])
-        ]
-        losses = output if isinstance(output, dict) else {"total_loss": output}
-        self._losses = {name: loss.detach() for name, loss in losses.items()}
+
+def _name(number: int, record: dict[str, Any]) -> str:
+    return str(record.get("file_name", record.get("image_id", f"number {number}")))
 
 
 def last_finite_checkpoint(folder: str) -> str | None:

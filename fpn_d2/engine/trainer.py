@@ -86,7 +86,8 @@ class Trainer(DefaultTrainer):
         self.stopper = Stopper()
         self.resume_state = ResumeState()
         self.register_hooks(self.build_hooks())
-        self._trainer.register_hooks([LossGuard(model, cfg.OUTPUT_DIR)])
+        self._loss_guard = LossGuard(model, cfg.OUTPUT_DIR)
+        self._trainer.register_hooks([self._loss_guard])
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -197,7 +198,10 @@ class Trainer(DefaultTrainer):
     def run_step(self) -> None:
         """See :meth:`DefaultTrainer.run_step`; what it draws depends on no step before."""
         seed_everything(self.cfg.SEED, comm.get_rank(), self.iter)
-        super().run_step()
+        try:
+            super().run_step()
+        except FloatingPointError as error:  # of Detectron2's RPN, before there are losses
+            raise self._loss_guard.halt_without_losses() from error
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:

@@ -99,14 +99,17 @@ BOXES = st.tuples(SIDES, SIDES, SIDES, SIDES)
 
 @FEW
 @given(boxes=st.lists(BOXES, max_size=4), seed=st.integers(0, 99))
-@pytest.mark.parametrize("mapper", [DatasetMapper, ObjectScaleMapper])
-def test_any_box_stays_inside_the_image(cfg, coco, tmp_path_factory, mapper, boxes, seed):
+@pytest.mark.parametrize("of_scale", [False, True], ids=["DatasetMapper", "ObjectScaleMapper"])
+def test_any_box_stays_inside_the_image(cfg, coco, tmp_path_factory, of_scale, boxes, seed):
     file = _image(tmp_path_factory, coco)
     cfg.INPUT.OBJECT_SCALE_TRAIN = 24.0
-    cfg.MODEL.MASK_ON = False
-    record = _record(file, [{"bbox": list(box)} for box in boxes])
+    # The second makes the boxes anew, from what its crop leaves of the masks.
+    cfg.MODEL.MASK_ON = of_scale
+    mask = {"segmentation": [[3, 3, 9, 3, 9, 9, 3, 9]]} if of_scale else {}
+    record = _record(file, [{"bbox": list(box), **mask} for box in boxes])
     torch.manual_seed(seed)
-    assert_boxes_are_inside(mapper(cfg, True)(record))
+    mapper = ObjectScaleMapper(cfg) if of_scale else DatasetMapper(cfg, True)
+    assert_boxes_are_inside(mapper(record))
 
 
 POINTS = st.floats(-1e4, 1e4) | st.sampled_from([0.0, 39.5, 40.0, 32.0, 1e-6])

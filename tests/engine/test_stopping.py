@@ -140,6 +140,24 @@ def test_a_loss_that_is_nan_stops_before_the_weights(trainer, iteration, names_c
         assert torch.equal(value, before[name]), name
 
 
+def test_predictions_that_are_nan_before_there_are_losses_stop_with_the_same_words(trainer):
+    made = trainer()
+
+    def spoil():
+        def forward(batch):  # as Detectron2's RPN does where its boxes are NaN
+            raise FloatingPointError("Predicted boxes or scores contain Inf/NaN.")
+
+        made.model.forward = forward
+
+    made.register_hooks([At(3, spoil)])
+    with pytest.raises(UserError) as caught:
+        made.train()
+    sentence = str(caught.value)
+    assert sentence.startswith("the predicted boxes became NaN or infinite at iteration 3 on the")
+    assert sentence.count("/images/") == 2
+    assert "model_000000" in sentence
+
+
 def test_the_last_good_checkpoint_is_the_newest_whose_weights_are_numbers(tmp_path):
     for i, value in enumerate((1.0, 2.0, float("inf"))):
         path = tmp_path / f"model_{i}.pth"
