@@ -8,7 +8,6 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_model
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.structures import Boxes
 from torch import nn
 
@@ -100,12 +99,6 @@ def test_a_regnet_is_folded(build):
         expected, found = model.backbone(x), ready.model.backbone(x)
     for name, level in expected.items():
         assert (found[name] - level).abs().max() <= 1e-4 * level.abs().max(), name
-
-
-def test_p6_is_every_second_cell():
-    x = torch.randn(1, 2, 7, 10)
-    (expected,), (found,) = LastLevelMaxPool()(x), prepared._Subsample()(x)
-    assert torch.equal(found, expected)
 
 
 def test_no_batch_norm_is_left_and_the_model_is_not_changed(build, make_input):
