@@ -20,6 +20,7 @@ NEW_KEYS = {
     "INFERENCE.PREPARE": True,
     "INFERENCE.PRECISION": "float32",
     "INFERENCE.COMPILE": False,
+    "SOLVER.COMPILE": False,
     "FOUR_STEP.RPN": "",
     "FOUR_STEP.FAST_RCNN": "",
     "FOUR_STEP.SHARED": True,

@@ -15,7 +15,7 @@ import torch
 from ..devices import keep_freed_memory
 from ..errors import UserError
 
-__all__ = ["Timing", "compare", "matmul_rate", "row", "take_turns"]
+__all__ = ["Timing", "compare", "is_timed_here", "matmul_rate", "row", "take_turns"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +26,14 @@ class Timing:
         seconds: the median of its rounds.
         fastest, slowest: of them.
         peak_mib: the most memory that it held beyond what was held before, None where unknown.
+        first: what its first call returned, where that is a number.
     """
 
     seconds: float
     fastest: float
     slowest: float
     peak_mib: float | None
+    first: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,13 +116,15 @@ def compare(
     side = _side
     mine = [n for n in contestants if not side or (n in memory_kept) == side.keeps_memory]
     seconds: dict[str, list[float]] = {name: [] for name in mine}
-    peaks = {}
+    peaks, firsts = {}, {}
     for number in range(rounds + 1):
         if side and side.keeps_memory:
             side.partner.recv()
         for name in mine:
-            taken, peak = _time_once(contestants[name], device)
-            if number:  # the first round warms up
+            taken, peak, result = _time_once(contestants[name], device)
+            if not number:
+                firsts[name] = result if isinstance(result, float) else None
+            else:  # the first round warms up
                 seconds[name].append(taken)
                 peaks[name] = peak
         if side:
@@ -128,25 +132,30 @@ def compare(
             if not side.keeps_memory:
                 side.partner.recv()
     timings = {
-        name: Timing(statistics.median(s), min(s), max(s), peaks[name])
+        name: Timing(statistics.median(s), min(s), max(s), peaks[name], firsts[name])
         for name, s in seconds.items()
     }
     if side:
         side.partner.send(timings)
         timings |= side.partner.recv()
-    return {name: timings[name] for name in contestants}
+    return timings
 
 
-def _time_once(call: Callable[[], Any], device: str) -> tuple[float, float | None]:
-    """The seconds of a call, and its peak of memory in MiB."""
+def is_timed_here(memory_kept: bool) -> bool:
+    """Whether contestants of a kind are timed in this process; what is not, need not be built."""
+    return _side is None or _side.keeps_memory == memory_kept
+
+
+def _time_once(call: Callable[[], Any], device: str) -> tuple[float, float | None, Any]:
+    """The seconds of a call, its peak of memory in MiB, and what it returned."""
     gc.collect()
     with _peak_memory(device) as peak:
         start = time.perf_counter()
-        call()
+        result = call()
         if device == "cuda":
             torch.cuda.synchronize()
         taken = time.perf_counter() - start
-    return taken, peak.get("mib")
+    return taken, peak.get("mib"), result
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from fpn_d2.benchmark import (
     detectors,
     operators,
     table_rows,
+    take_turns,
 )
 from fpn_d2.devices import has_bfloat16
 from fpn_d2.modeling import rpn
@@ -108,3 +109,9 @@ def test_matching_samples_the_same_anchors(repo, monkeypatch):
     monkeypatch.setattr(rpn, "_MAX_PAIRS", 100_000)  # 3 of the objects at once
     ((_, row),) = check(benchmark_matching(repo / "configs", "cpu", 1, count=20)).items()
     assert row["max_error"] == 0
+
+
+def test_a_task_gives_the_same_rows_from_two_processes(repo):
+    (row,) = take_turns(benchmark_matching, repo / "configs", "cpu", 1, 2)
+    assert row["max_error"] == 0
+    assert row["baseline"] == "detectron2"
