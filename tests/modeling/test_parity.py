@@ -48,13 +48,13 @@ def pair(row_config):
     def build(row: str, stock: list, pooling: str = "torchvision") -> tuple[nn.Module, nn.Module]:
         opts = [
             *("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224),
-            *("MODEL.ROI_BOX_HEAD.POOLER_BACKEND", pooling),
             *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),  # random weights are never sure
             *("MODEL.RETINANET.SCORE_THRESH_TEST", 0.0),
             *("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 200, "MODEL.RPN.PRE_NMS_TOPK_TEST", 100),
         ]
         torch.manual_seed(0)
-        ours = build_model(row_config(f"quick/{row}", *opts))
+        backend = ("MODEL.ROI_BOX_HEAD.POOLER_BACKEND", pooling)  # stock heads have no other
+        ours = build_model(row_config(f"quick/{row}", *opts, *backend))
         theirs = build_model(row_config(f"quick/{row}", *opts, *stock))
         for parameter in ours.parameters():
             if parameter.dim() == 1:
