@@ -1,5 +1,6 @@
 """What all tests share: few threads, shipped rows on the CPU, tiny images and tiny data."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.logger import setup_logger
 
 from fpn_d2 import load_config
 from fpn_d2.data import ShapesSpec, generate_shapes, register_coco_folders
@@ -20,6 +22,16 @@ torch.set_num_threads(1)  # the inputs are tiny, and threads that wait for a bus
 def repo() -> Path:
     """The root of the repository."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def no_stale_logs() -> Iterator[None]:
+    """Detectron2's loggers keep the stdout that they first saw, which pytest replaces."""
+    yield
+    setup_logger.cache_clear()
+    for name in ("detectron2", "fvcore", "fpn_d2"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
 
 
 @pytest.fixture(scope="session")

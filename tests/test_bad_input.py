@@ -6,7 +6,6 @@ The cases are in ``bad_inputs.py``; each calls the program as a user does, in th
 import hashlib
 import importlib
 import json
-import logging
 import re
 import shutil
 import sys
@@ -18,11 +17,12 @@ from bad_inputs import CASES, FASTER, GROUPS, Scene
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
-from detectron2.utils.logger import setup_logger
 
 import train_net
 from fpn_d2.data import register_coco_folders
 from fpn_d2.engine import launch
+
+pytestmark = pytest.mark.usefixtures("no_stale_logs")
 
 # A word that tells what to do; the fault alone is no sentence that helps.
 REMEDY = re.compile(
@@ -30,16 +30,6 @@ REMEDY = re.compile(
     r"make|must hold|name|number|put|rename|replace|restart|set|switch|take|there are|train|use|"
     r"write)\b"
 )
-
-
-@pytest.fixture(autouse=True)
-def _no_stale_logs():
-    """Detectron2's loggers keep the stdout that they first saw, which pytest replaces."""
-    yield
-    setup_logger.cache_clear()
-    for name in ("detectron2", "fvcore", "fpn_d2"):
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ SECURITY.md's table says what stock Detectron2 does with each, and is held to it
 
 import contextlib
 import json
-import logging
 import multiprocessing
 import os
 import re
@@ -22,7 +21,6 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
-from detectron2.utils.logger import setup_logger
 from hostile_files import FAST, KINDS, Case, World
 from torch import nn
 
@@ -30,15 +28,7 @@ import train_net
 from fpn_d2.data import register_coco_folders
 from fpn_d2.engine import Trainer, launch
 
-
-@pytest.fixture(autouse=True)
-def _no_stale_logs():
-    """Detectron2's loggers keep the stdout that they first saw, which pytest replaces."""
-    yield
-    setup_logger.cache_clear()
-    for name in ("detectron2", "fvcore", "fpn_d2"):
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
+pytestmark = pytest.mark.usefixtures("no_stale_logs")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """train_net.py, as a user calls it: what it writes, and how it ends on bad input."""
 
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -12,25 +11,16 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
-from detectron2.utils.logger import setup_logger
 
 import train_net
 from fpn_d2.data import register_coco_folders
 from fpn_d2.engine import launch
 from fpn_d2.visualization import draw_mask_proposals
 
+pytestmark = pytest.mark.usefixtures("no_stale_logs")
+
 FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 FAST = "quick/Fast-RCNN/fast_rcnn_R_18_FPN"
-
-
-@pytest.fixture(autouse=True)
-def _no_stale_logs():
-    """Detectron2's loggers keep the stdout that they first saw, which pytest replaces."""
-    yield
-    setup_logger.cache_clear()
-    for name in ("detectron2", "fvcore", "fpn_d2"):
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
 
 
 @pytest.fixture

@@ -43,9 +43,7 @@ def main() -> None:
     with exit_on_user_error():
         configs = {}
         for words in args.model or ():
-            title, cfg = parse_model(words)
-            if title in configs:
-                title = f"{title} ({sum(t.startswith(title) for t in configs) + 1})"
+            title, cfg = parse_model(words, taken=configs)
             configs[title] = cfg
         limits = Limits(args.max_bytes, args.max_pixels)
         session = Session(Models(configs or find_models(args.runs)), limits)

@@ -3,14 +3,13 @@
 import collections
 import logging
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from detectron2.config import CfgNode
 
 from ..config import load_config
 from ..errors import UserError
-from ..inference import Explainer
+from ..inference import Explainer, free_title, split_pair
 
 __all__ = ["Models", "find_models", "parse_model"]
 
@@ -52,30 +51,25 @@ class Models:
         return self._loaded[title]
 
 
-def parse_model(words: str) -> tuple[str, CfgNode]:
+def parse_model(words: str, taken: Container[str] = ()) -> tuple[str, CfgNode]:
     """A model from ``CONFIG:WEIGHTS``.
 
     Args:
         words: a config file and a checkpoint.
+        taken: the titles of other models.
 
     Returns:
-        its title and its config.
+        its title, which is none of the others', and its config.
 
     Raises:
         UserError: where the words have another form, a file is not there or the config cannot work.
     """
-    # The config ends at its suffix, since weights may be a URL with a colon of its own.
-    match = re.fullmatch(r"(.+?\.ya?ml):(.+)", words)
-    if not match:
-        raise UserError(
-            f"--model {words} is not of the form CONFIG:WEIGHTS, such as "
-            "configs/quick/demo.yaml:output/demo/model_final.pth"
-        )
-    config, weights = match.groups()
+    config, weights = split_pair(words, "--model")
     if ":" not in weights and not os.path.isfile(weights):
         raise UserError(f"--model {words}: {weights} does not exist; name a checkpoint")
-    title = os.path.splitext(os.path.basename(config))[0]
-    return title, _interactive(load_config(config, ["MODEL.WEIGHTS", weights]), config)
+    return free_title(config, taken), _interactive(
+        load_config(config, ["MODEL.WEIGHTS", weights]), config
+    )
 
 
 def find_models(folder: str) -> dict[str, CfgNode]:

@@ -31,6 +31,7 @@ from .measure import compare, is_timed_here, matmul_rate, row
 __all__ = [
     "benchmark_inference",
     "benchmark_training",
+    "call_without_grad",
     "head_errors",
     "random_objects",
     "training_step",
@@ -81,10 +82,10 @@ def benchmark_inference(
     if compiled:
         both = {f"{v} compiled": (v, PRECISIONS[v]) for v in ready}
         ready |= {k: prepare_model(ours, precision=p, compile=True) for k, (_, p) in both.items()}
-    contestants: dict[str, Callable[[], Any]] = {"detectron2": _no_grad(stock, inputs)}
+    contestants: dict[str, Callable[[], Any]] = {"detectron2": call_without_grad(stock, inputs)}
     if device == "cuda":
-        contestants["detectron2 AMP"] = _no_grad(_in_autocast(stock), inputs)
-    contestants |= {name: _no_grad(model, inputs) for name, model in ready.items()}
+        contestants["detectron2 AMP"] = call_without_grad(_in_autocast(stock), inputs)
+    contestants |= {name: call_without_grad(model, inputs) for name, model in ready.items()}
     contestants |= _others(device) if is_timed_here(memory_kept=False) else {}
     kept = {*ready}
     if device == "cpu":
@@ -173,7 +174,9 @@ def random_objects(count: int, height: int, width: int, generator: torch.Generat
     return objects
 
 
-def _no_grad(model: Callable[[Any], Any], inputs: Any) -> Callable[[], Any]:
+def call_without_grad(model: Callable[[Any], Any], inputs: Any) -> Callable[[], Any]:
+    """A model's inference on its inputs as a call."""
+
     def call() -> Any:
         with torch.no_grad():
             return model(inputs)
@@ -273,7 +276,7 @@ def _others(device: str) -> dict[str, Callable[[], Any]]:
     torch.manual_seed(0)
     model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval().to(device)
     image = _image(0, with_objects=False)["image"].to(device) / 255
-    found: dict[str, Callable[[], Any]] = {"torchvision": _no_grad(model, [image])}
+    found: dict[str, Callable[[], Any]] = {"torchvision": call_without_grad(model, [image])}
     if device != "cpu":
         return found
     with tempfile.TemporaryDirectory() as folder:

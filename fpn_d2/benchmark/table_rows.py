@@ -18,12 +18,12 @@ from detectron2.modeling.proposal_generator import build_proposal_generator
 from detectron2.modeling.proposal_generator.rpn import RPN
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import load_config
 from ..engine import Trainer
 from ..export import prepare_model
-from .detectors import random_objects, training_step
+from .detectors import call_without_grad, random_objects, training_step
 from .measure import compare, row
 
 __all__ = ["benchmark_matching", "benchmark_rows"]
@@ -62,7 +62,10 @@ def benchmark_rows(configs: Path, device: str, rounds: int) -> list[dict[str, An
         name = path.stem
         test = [_record(cfg, 0)]
         ready = prepare_model(ours)
-        calls = {"ours": lambda m=ready, x=test: m(x), "stock": _in_eval(stock, test)}
+        calls = {
+            "ours": lambda m=ready, x=test: m(x),
+            "stock": call_without_grad(stock.eval(), test),
+        }
         timings = compare(calls, rounds, device, ["ours"])
         rows.append(row("rows", f"{name} inference", *_pair(timings), None))
         train = [_record(cfg, seed) for seed in (1, 2)]
@@ -97,14 +100,6 @@ def _stock_config(cfg: CfgNode) -> CfgNode:
             node = node[section]
         node[last] = names.get(node[last], node[last])
     return cfg
-
-
-def _in_eval(model: nn.Module, inputs: list[dict[str, Any]]) -> Any:
-    def call() -> Any:
-        with torch.no_grad():
-            return model.eval()(inputs)
-
-    return call
 
 
 def _record(cfg: CfgNode, seed: int) -> dict[str, Any]:

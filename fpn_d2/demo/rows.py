@@ -1,13 +1,12 @@
 """The rows that a demo compares, from the command line's words."""
 
-import os
-import re
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
 from ..config import load_config
 from ..errors import UserError
+from ..inference import free_title, split_pair
 
 __all__ = ["parse_rows"]
 
@@ -28,26 +27,9 @@ def parse_rows(
     """
     if weights and "MODEL.WEIGHTS" in opts[::2]:
         raise UserError("weights are given twice, by --weights and by MODEL.WEIGHTS; leave one out")
-    pairs = [(config_file, weights), *map(_split, compare)]
+    pairs = [(config_file, weights), *(split_pair(words, "--compare") for words in compare)]
     rows: dict[str, CfgNode] = {}
     for path, own in pairs:
         words = [*opts, *(("MODEL.WEIGHTS", own) if own else ())]
-        cfg = load_config(path, words)
-        title = os.path.splitext(os.path.basename(path))[0]
-        number = 1
-        while title in rows:
-            number += 1
-            title = f"{os.path.splitext(os.path.basename(path))[0]} ({number})"
-        rows[title] = cfg
+        rows[free_title(path, rows)] = load_config(path, words)
     return rows
-
-
-def _split(words: str) -> tuple[str, str]:
-    # The config ends at its suffix, since weights may be a URL with a colon of its own.
-    match = re.fullmatch(r"(.+?\.ya?ml):(.+)", words)
-    if not match:
-        raise UserError(
-            f"--compare {words} is not of the form CONFIG:WEIGHTS, such as "
-            "configs/quick/demo.yaml:output/demo/model_final.pth"
-        )
-    return match.group(1), match.group(2)

@@ -1,5 +1,6 @@
 """From an image to detections, and to what is particular to a pyramid on the way there."""
 
+from .choices import free_title, split_pair
 from .explanation import AnchorMatches, Explainer, Explanation, Proposals
 from .predictor import Predictor, class_names, dataset_category_ids
 
@@ -11,4 +12,6 @@ __all__ = [
     "Proposals",
     "class_names",
     "dataset_category_ids",
+    "free_title",
+    "split_pair",
 ]
