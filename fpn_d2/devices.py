@@ -1,11 +1,13 @@
 """What the device at hand can do, and what a process asks of it."""
 
 import ctypes
+import functools
 import os
+import platform
 
 import torch
 
-__all__ = ["has_bfloat16", "keep_freed_memory"]
+__all__ = ["has_bfloat16", "has_slow_matmul", "keep_freed_memory"]
 
 # mallopt(3) of glibc
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -16,6 +18,30 @@ def has_bfloat16(device: torch.device | str) -> bool:
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+@functools.cache
+def has_slow_matmul() -> bool:
+    """Whether float32 convolutions use wider instructions than matrix products on this CPU.
+
+    PyTorch multiplies by MKL, which takes AVX-512 on Intel's processors alone, and convolves by
+    oneDNN, which takes what the processor has. By the processor, and not by a clock, so that a run
+    can be repeated.
+    """
+    return (
+        torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+        and torch.cpu._is_avx512_supported()
+        and "AuthenticAMD" in _vendor()
+    )
+
+
+def _vendor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":")[1].strip() for line in file if "vendor_id" in line)
+    except (OSError, StopIteration):
+        return platform.processor()  # on Windows it names the vendor
 
 
 def keep_freed_memory() -> bool:

@@ -1,9 +1,11 @@
 """This package beside stock Detectron2 and what else a user would pick, on the machine at hand.
 
 measure      runs contestants in turn; the machine's own matrix products
-detectors    inference and training of Faster R-CNN R-50 FPN
+networks     Faster R-CNN R-50 FPN of one set of weights in three packages
+detectors    its inference
+training     its training step
 agreement    detections of a trained model, prepared and as Detectron2 has it
-operators    RoIAlign; mask proposals against an image pyramid
+operators    RoIAlign; a linear layer; mask proposals against an image pyramid
 table_rows   every row of the tables; the matching of P2's anchors
 torchvision_parity  a converted torchvision detector beside the original
 exports      exported models and those that they were made of
@@ -11,17 +13,19 @@ report       the rows as a file and as a table
 """
 
 from .agreement import benchmark_agreement
-from .detectors import benchmark_inference, benchmark_training
+from .detectors import benchmark_inference
 from .exports import check_report, export_table, report_parity
 from .measure import take_turns
-from .operators import benchmark_mask_proposals, benchmark_pooling
+from .operators import benchmark_linear, benchmark_mask_proposals, benchmark_pooling
 from .report import benchmark_table, describe_benchmark, write_benchmark
 from .table_rows import benchmark_matching, benchmark_rows
 from .torchvision_parity import build_torchvision, compare_with_torchvision, noise_images
+from .training import benchmark_training
 
 __all__ = [
     "benchmark_agreement",
     "benchmark_inference",
+    "benchmark_linear",
     "benchmark_mask_proposals",
     "benchmark_matching",
     "benchmark_pooling",

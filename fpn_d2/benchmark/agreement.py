@@ -1,58 +1,119 @@
 """How far a prepared model's detections are from those of the model as Detectron2 has it."""
 
+import itertools
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
+from torch import nn
 
 from ..checkpoint import load_model
+from ..config import load_config
 from ..data import build_test_loader
+from ..engine import Trainer
 from ..evaluation import match_boxes
 from ..export import prepare_model
-from .detectors import PRECISIONS, head_errors
+from .detectors import PRECISIONS, call_without_grad, head_errors, variants_of
+from .measure import compare, is_timed_here, row
 
 __all__ = ["benchmark_agreement", "match_detections"]
 
 _PIXELS = 0.05
 
 
-def benchmark_agreement(cfg: CfgNode, variant: str, images: int) -> dict[str, Any]:
-    """Compare a trained Faster R-CNN, prepared, with itself on torchvision's pooling.
+def benchmark_agreement(
+    config: str | os.PathLike,
+    weights: str,
+    device: str,
+    rounds: int,
+    images: int = 100,
+    opts: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Compare a trained Faster R-CNN, prepared, with itself as Detectron2 runs it.
 
     Args:
-        cfg: with ``MODEL.WEIGHTS``; its first test set is read.
-        variant: "fp32", "bf16" or "fp16".
+        config: its config; its first test set is read.
+        weights: its checkpoint.
+        device: "cpu" or "cuda".
+        rounds: how often the images are timed.
         images: how many of the test set.
+        opts: more of the config, ``[KEY, value, ...]``.
 
     Returns:
-        ``detections`` of the plain model, ``matched_share`` of them that the prepared one has too,
-        one to one, of the same class within 0.05 px (and the other way round, whichever is less),
-        and ``head_max_error``, of the box head's outputs on the same proposals.
+        a row for each precision (:func:`fpn_d2.benchmark.measure.row`) with seconds for all images
+        and, beyond a row's keys, ``images``; ``detections`` of the plain model, ``matched_share``
+        of them that the prepared one has too, one to one, of the same class within 0.05 px (and the
+        other way round, whichever is less); ``head_max_error``, of the box head's outputs on the
+        same proposals; ``AP`` and ``baseline_AP`` on these images.
+
+    Raises:
+        UserError: where the config, the weights or the test set cannot be read.
     """
-    plain_cfg = cfg.clone()
-    plain_cfg.defrost()
-    plain_cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND = "torchvision"
-    plain, ready = (
-        load_model(plain_cfg),
-        prepare_model(load_model(cfg), precision=PRECISIONS[variant]),
-    )
-    counts, matched, error = [0, 0], 0, 0.0
-    for number, inputs in enumerate(build_test_loader(cfg, cfg.DATASETS.TEST[0])):
-        if number >= images:
-            break
+    cfg = load_config(config, [*opts, "MODEL.DEVICE", device, "MODEL.WEIGHTS", weights])
+    plain = load_model(_with_torchvision_pooling(cfg))
+    model = load_model(cfg)
+    loader = build_test_loader(cfg, cfg.DATASETS.TEST[0])
+    batches = list(itertools.islice(loader, images))
+    rows = []
+    for variant in variants_of(device):
+        ready = prepare_model(model, precision=PRECISIONS[variant])
+        calls = {"ours": _pass(ready, batches), "detectron2": _pass(plain, batches)}
+        timings = compare(calls, rounds, device, ["ours"])
+        if is_timed_here(memory_kept=False):  # whose rows are taken
+            agreement = _compare_detections(cfg, plain, ready, batches)
+            share = agreement.pop("share")
+            pair = timings["ours"], "detectron2", timings["detectron2"]
+            rows.append(row("agreement", variant, *pair, share, **agreement))
+    return rows
+
+
+def _with_torchvision_pooling(cfg: CfgNode) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND = "torchvision"
+    return cfg
+
+
+def _pass(model: nn.Module, batches: list[list[dict]]) -> Callable[[], None]:
+    calls = [call_without_grad(model, inputs) for inputs in batches]
+
+    def run() -> None:
+        for call in calls:
+            call()
+
+    return run
+
+
+def _compare_detections(
+    cfg: CfgNode, plain: nn.Module, ready: nn.Module, batches: list[list[dict]]
+) -> dict[str, Any]:
+    evaluators = [Trainer.build_evaluator(cfg, cfg.DATASETS.TEST[0]) for _ in range(2)]
+    counts, matched, error, share = [0, 0], 0, 0.0, 0.0
+    for evaluator in evaluators:
+        evaluator.reset()
+    for inputs in batches:
         with torch.no_grad():
-            expected = plain(inputs)[0]["instances"]
-            error = max(error, head_errors(plain, ready, inputs)[0])
-        found = ready(inputs)[0]["instances"]
+            outputs = [plain(inputs), ready(inputs)]
+            errors = head_errors(plain, ready, inputs)
+        error, share = max(error, errors[0]), max(share, errors[1])
+        for evaluator, output in zip(evaluators, outputs, strict=True):
+            evaluator.process(inputs, output)
+        expected, found = (output[0]["instances"] for output in outputs)
         counts = [counts[0] + len(expected), counts[1] + len(found)]
         matched += match_detections(found, expected, _PIXELS)
+    identities = [record["image_id"] for inputs in batches for record in inputs]
+    expected, found = (e.evaluate(identities)["bbox"]["AP"] for e in evaluators)
     return {
-        "variant": variant,
-        "images": images,
+        "share": share,
+        "images": len(batches),
         "detections": counts[0],
         "matched_share": round(matched / max(1, *counts), 5),
         "head_max_error": float(f"{error:.2e}"),
+        "AP": round(found, 2),
+        "baseline_AP": round(expected, 2),
     }
 
 

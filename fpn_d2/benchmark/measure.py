@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from ..devices import keep_freed_memory
 from ..errors import UserError
@@ -25,15 +26,16 @@ class Timing:
     Args:
         seconds: the median of its rounds.
         fastest, slowest: of them.
-        peak_mib: the most memory that it held beyond what was held before, None where unknown.
-        first: what its first call returned, where that is a number.
+        rounds: how many.
+        peak_mib: the most memory that it held beyond what was held before, None where unknown;
+            of two processes in the one that does not keep freed memory.
     """
 
     seconds: float
     fastest: float
     slowest: float
+    rounds: int
     peak_mib: float | None
-    first: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ def take_turns(task: Callable[..., list[dict[str, Any]]], *args: Any) -> list[di
         what the task returns.
 
     Raises:
-        UserError: where one of the processes ends early.
+        UserError: where one of the processes ends early, or one that the task raises.
     """
     context = multiprocessing.get_context("spawn")
     ends = context.Pipe()
@@ -76,7 +78,10 @@ def take_turns(task: Callable[..., list[dict[str, Any]]], *args: Any) -> list[di
     for end in (*ends, sender):
         end.close()  # so that the end of a process is the end of its pipe
     try:
-        return receiver.recv()
+        result = receiver.recv()
+        if isinstance(result, UserError):
+            raise result
+        return result
     except EOFError as error:
         raise UserError(
             f"{task.__name__} ended early; what it printed says why, and --tasks leaves it out"
@@ -93,9 +98,12 @@ def _run_side(
     _side = side
     if side.keeps_memory:
         keep_freed_memory()
-    rows = task(*args)
+    try:
+        result = task(*args)
+    except UserError as error:  # of the user's files; either process would say the same
+        result = error
     if not side.keeps_memory:
-        sender.send(rows)
+        sender.send(result)
 
 
 def compare(
@@ -116,46 +124,71 @@ def compare(
     side = _side
     mine = [n for n in contestants if not side or (n in memory_kept) == side.keeps_memory]
     seconds: dict[str, list[float]] = {name: [] for name in mine}
-    peaks, firsts = {}, {}
+    peaks: dict[str, float | None] = {}
     for number in range(rounds + 1):
         if side and side.keeps_memory:
             side.partner.recv()
         for name in mine:
-            taken, peak, result = _time_once(contestants[name], device)
-            if not number:
-                firsts[name] = result if isinstance(result, float) else None
-            else:  # the first round warms up
+            taken, peaks[name] = _time_once(contestants[name], device)
+            if number:  # the first round warms up
                 seconds[name].append(taken)
-                peaks[name] = peak
         if side:
             side.partner.send(number)
             if not side.keeps_memory:
                 side.partner.recv()
     timings = {
-        name: Timing(statistics.median(s), min(s), max(s), peaks[name], firsts[name])
+        name: Timing(statistics.median(s), min(s), max(s), len(s), peaks[name])
         for name, s in seconds.items()
     }
     if side:
         side.partner.send(timings)
         timings |= side.partner.recv()
+        peaks = _exchange_peaks(side, contestants, mine, peaks, device)
+        timings = {
+            name: dataclasses.replace(timing, peak_mib=peaks[name])
+            for name, timing in timings.items()
+        }
     return timings
 
 
+def _exchange_peaks(
+    side: _Side,
+    contestants: Mapping[str, Callable[[], Any]],
+    mine: Container[str],
+    peaks: dict[str, float | None],
+    device: str,
+) -> dict[str, float | None]:
+    """Peaks of memory of one kind: of the process with the C library's own way, where what keeps
+    memory is called once more, as nothing is taken anew where it was kept."""
+    if side.keeps_memory:
+        return side.partner.recv()
+    own = {contestants[name]: peaks[name] for name in peaks}
+    for name, call in contestants.items():
+        if name not in mine:
+            # the same call under another name has been measured
+            peaks[name] = own[call] if call in own else _time_once(call, device)[1]
+    side.partner.send(peaks)
+    return peaks
+
+
 def is_timed_here(memory_kept: bool) -> bool:
-    """Whether contestants of a kind are timed in this process; what is not, need not be built."""
+    """Whether contestants of a kind are timed in this process; what is not, need not be built.
+
+    The rows of a task are taken from the process that times those that do not keep memory.
+    """
     return _side is None or _side.keeps_memory == memory_kept
 
 
-def _time_once(call: Callable[[], Any], device: str) -> tuple[float, float | None, Any]:
-    """The seconds of a call, its peak of memory in MiB, and what it returned."""
+def _time_once(call: Callable[[], Any], device: str) -> tuple[float, float | None]:
+    """The seconds of a call, and its peak of memory in MiB."""
     gc.collect()
     with _peak_memory(device) as peak:
         start = time.perf_counter()
-        result = call()
+        call()
         if device == "cuda":
             torch.cuda.synchronize()
         taken = time.perf_counter() - start
-    return taken, peak.get("mib"), result
+    return taken, peak.get("mib")
 
 
 @contextlib.contextmanager
@@ -189,14 +222,19 @@ def _status() -> dict[str, int]:
 def matmul_rate(dtype: torch.dtype, device: str, size: int = 2048) -> float:
     """The machine's own rate of matrix products, in floating-point operations a second.
 
+    PyTorch has two libraries for it on CPUs, behind products and behind 1 x 1 convolutions; the
+    faster one counts.
+
     Args:
         dtype: of the matrices.
         device: where.
         size: of the square matrices.
     """
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    timing = compare({"product": lambda: a @ b}, rounds=10, device=device)["product"]
-    return 2 * size**3 / timing.seconds
+    pixels = a.t()[None, :, :, None]  # channels-last, a row of the matrix each
+    calls = {"product": lambda: a @ b, "convolution": lambda: F.conv2d(pixels, b[..., None, None])}
+    timings = compare(calls, rounds=5, device=device, memory_kept=calls)
+    return 2 * size**3 / min(timing.seconds for timing in timings.values())
 
 
 def row(
@@ -206,9 +244,25 @@ def row(
     baseline: str,
     theirs: Timing,
     max_error: float | None,
+    share_of_matmul: float | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """A row of the result; ``ratio`` is how many times as fast as the baseline."""
+    """A row of the result.
+
+    Args:
+        task: what was timed.
+        variant: of this package.
+        ours: its timing.
+        baseline: who was timed beside it.
+        theirs: its timing.
+        max_error: the largest difference of the outputs, as the task defines it.
+        share_of_matmul: of :func:`matmul_rate`, that ours reached.
+        more: what else the task tells.
+
+    Returns:
+        ``ratio`` is how many times as fast as the baseline, ``spread`` the fastest and the slowest
+        round, and each peak is in MiB beyond what the process held.
+    """
     return {
         "task": task,
         "variant": variant,
@@ -217,10 +271,12 @@ def row(
         "baseline_seconds": round(theirs.seconds, 5),
         "ratio": round(theirs.seconds / ours.seconds, 2),
         "max_error": None if max_error is None else float(f"{max_error:.2e}"),
+        "rounds": ours.rounds,
         "spread": [round(ours.fastest, 5), round(ours.slowest, 5)],
         "baseline_spread": [round(theirs.fastest, 5), round(theirs.slowest, 5)],
         "peak_mib": _rounded(ours.peak_mib),
         "baseline_peak_mib": _rounded(theirs.peak_mib),
+        "share_of_matmul": None if share_of_matmul is None else round(share_of_matmul, 2),
         **more,
     }
 

@@ -12,47 +12,49 @@ from ..files import write_json
 __all__ = ["benchmark_table", "describe_benchmark", "write_benchmark"]
 
 
-def describe_benchmark(rounds: int) -> dict[str, Any]:
+def describe_benchmark() -> dict[str, Any]:
     """What a benchmark is measured on; to be called before it.
 
-    Args:
-        rounds: how often each contestant will be timed.
-
     Returns:
-        ``{rounds, threads, commit, machine, versions}``.
+        ``{threads, machine, versions, commit}``, the last three as words.
     """
+    machine = describe_machine()
+    parts = [
+        machine["processor"],
+        f"{machine['cores']} cores",
+        f"{machine['memory_gib']} GiB",
+        *machine["instructions"],
+        *machine["gpus"],
+    ]
+    versions = [f"{name} {version}" for name, version in describe_versions().items()]
     return {
-        "rounds": rounds,
         "threads": torch.get_num_threads(),
+        "machine": ", ".join(parts),
+        "versions": ", ".join(versions),
         "commit": git_commit(),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
     }
 
 
-def write_benchmark(
-    rows: Sequence[dict[str, Any]],
-    description: dict[str, Any],
-    path: str,
-    agreement: Sequence[dict[str, Any]] = (),
-) -> None:
+def write_benchmark(rows: Sequence[dict[str, Any]], description: dict[str, Any], path: str) -> None:
     """Write what was measured so far.
 
     Args:
         rows: see :func:`fpn_d2.benchmark.measure.row`.
-        description: see :func:`describe_benchmark`.
-        path: the JSON file: ``{rows, agreement, ...}`` and the description.
-        agreement: see :func:`fpn_d2.benchmark.benchmark_agreement`.
+        description: see :func:`describe_benchmark`; every row has it, so that files of several
+            machines are one table when they are put together.
+        path: the JSON file, a list of rows.
     """
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    write_json(path, {"rows": list(rows), "agreement": list(agreement), **description})
+    write_json(path, [{**row, **description} for row in rows])
 
 
 def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows in Markdown: seconds are medians, with the fastest and the slowest in brackets."""
+    """The rows in Markdown: seconds are medians, with the fastest and the slowest in brackets; and
+    the agreement of detections, where there is one."""
     lines = [
-        "| task | this package | seconds | baseline | seconds | times as fast | MiB | difference |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| task | this package | seconds | baseline | seconds | times as fast | MiB | of the "
+        "matrix rate | difference |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         cells = [
@@ -63,10 +65,33 @@ def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:
             _seconds(row["baseline_seconds"], row["baseline_spread"]),
             f"{row['ratio']:.2f}",
             _memory(row["peak_mib"], row["baseline_peak_mib"]),
+            "" if row["share_of_matmul"] is None else f"{row['share_of_matmul']:.0%}",
             "" if row["max_error"] is None else f"{row['max_error']:.0e}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    agreement = [row for row in rows if row["task"] == "agreement"]
+    return "\n".join([*lines, *(_agreement_lines(agreement) if agreement else ())]) + "\n"
+
+
+def _agreement_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    lines = [
+        "",
+        "| agreement | images | detections | matched within 0.05 px | largest difference of head "
+        "outputs | AP | AP of Detectron2 |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        cells = [
+            row["variant"],
+            str(row["images"]),
+            str(row["detections"]),
+            f"{row['matched_share']:.2%}",
+            f"{row['head_max_error']:.0e}",
+            f"{row['AP']:.2f}",
+            f"{row['baseline_AP']:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def _seconds(median: float, spread: Sequence[float]) -> str:

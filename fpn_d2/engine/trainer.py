@@ -25,6 +25,7 @@ from ..errors import UserError
 from ..evaluation import MaskRecallEvaluator, ResultsWritingCOCOEvaluator
 from ..export import PreparedModel, compile_backbone, prepare_model
 from ..files import remove_partial_files
+from ..layers import convolve_linears
 from ..modeling import check_registered
 from ..seeding import seed_everything
 from .autocast import CPUAutocastTrainer, cpu_has_bfloat16
@@ -92,10 +93,12 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """See :meth:`DefaultTrainer.build_model`; on CPUs channels-last, in which they convolve
-        faster and the RoIs are pooled without a copy; compiled with ``SOLVER.COMPILE``."""
+        faster and the RoIs are pooled without a copy, with large linear layers convolved where
+        that is faster; compiled with ``SOLVER.COMPILE``."""
         model = super().build_model(cfg)
         if cfg.MODEL.DEVICE == "cpu":
             model = model.to(memory_format=torch.channels_last)
+            convolve_linears(model)
         if cfg.SOLVER.COMPILE:
             compile_backbone(model)
         return model

@@ -2,6 +2,7 @@
 
 batch norm        folded into the convolution before it, frozen or in eval mode
 memory            channels-last, in which CPUs and GPUs convolve faster
+linear layers     convolved on CPUs on which PyTorch multiplies matrices slowly
 precision         bfloat16 or float16 where asked; what ranks and places boxes stays in float32
 torch.compile     of the backbone where asked, for images of changing size
 """
@@ -26,6 +27,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..devices import has_bfloat16
 from ..errors import UserError
+from ..layers import convolve_linears
 from ..modeling import FPNROIPooler
 from .compiling import compile_backbone
 
@@ -106,6 +108,7 @@ def prepare_model(
             module.__class__, module.backend = FPNROIPooler, "auto"
     if dtype is not None:
         _lower(prepared, dtype)
+    convolve_linears(prepared)
     for name, module in prepared.named_modules():
         if isinstance(module, _CHECKED):
             module.register_forward_hook(functools.partial(_check_outputs, name))

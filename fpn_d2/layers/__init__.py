@@ -1,5 +1,6 @@
 """Operators; the names are Detectron2's."""
 
+from .convolved_linear import ConvolvedLinear, convolve_linears
 from .pyramid_align import pyramid_roi_align
 
-__all__ = ["pyramid_roi_align"]
+__all__ = ["ConvolvedLinear", "convolve_linears", "pyramid_roi_align"]

@@ -39,12 +39,12 @@ def fill_in_results(text: str, root: str, tables: Tables) -> str:
         if not os.path.isfile(path):
             raise UserError(f"{path}, which a mark names, does not exist; run tools/reproduce.py")
         results = read_json(path)
-        if "table" in results:
-            table = markdown_table(tables.table(results["table"]), results)
+        if isinstance(results, list):
+            table = benchmark_table(results)
         elif "exports" in results:
             table = export_table(results["exports"])
         else:
-            table = benchmark_table(results["rows"])
+            table = markdown_table(tables.table(results["table"]), results)
         return f"{section[1]}\n{table.strip()}\n\n{section[3]}"
 
     filled, sections = _SECTION.subn(write, text)

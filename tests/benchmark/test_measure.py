@@ -1,7 +1,8 @@
 """Timing by a clock of the test's own, and rows by hand."""
 
+import collections
 import itertools
-import os
+import time
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_the_peak_of_memory_is_what_is_held_within():
     assert timings["small"].peak_mib < 100
 
 
-def test_the_rate_of_matrix_products_by_hand(clock, monkeypatch):
+def test_the_rate_of_matrix_products_is_of_the_faster_library(clock, monkeypatch):
     class Matrix:
         def __init__(self, *_, **__):
             self.multiply = clock(0.5)
@@ -60,20 +61,30 @@ def test_the_rate_of_matrix_products_by_hand(clock, monkeypatch):
         def to(self, dtype):
             return self
 
+        def t(self):
+            return self
+
+        def __getitem__(self, key):
+            return self
+
         def __matmul__(self, other):
             self.multiply()
 
     monkeypatch.setattr(measure.torch, "randn", Matrix)
-    assert measure.matmul_rate(torch.float32, "cpu", size=100) == 2 * 100**3 / 0.5
+    convolve = clock(0.25)
+    monkeypatch.setattr(measure.F, "conv2d", lambda pixels, weight: convolve())
+    assert measure.matmul_rate(torch.float32, "cpu", size=100) == 2 * 100**3 / 0.25
 
 
 def timing(seconds, peak=None):
-    return measure.Timing(seconds, seconds / 2, seconds * 2, peak)
+    return measure.Timing(seconds, seconds / 2, seconds * 2, 3, peak)
 
 
 def test_a_row_by_hand():
     row = measure.row(
-        "inference", "fp32", timing(0.5, 100.4), "detectron2", timing(2.0, 300.0), 0.000123456, x=1
+        *("inference", "fp32", timing(0.5, 100.4), "detectron2", timing(2.0, 300.0)),
+        *(0.000123456, 0.789),
+        x=1,
     )
     assert row == {
         "task": "inference",
@@ -83,10 +94,12 @@ def test_a_row_by_hand():
         "baseline_seconds": 2.0,
         "ratio": 4.0,
         "max_error": 0.000123,
+        "rounds": 3,
         "spread": [0.25, 1.0],
         "baseline_spread": [1.0, 4.0],
         "peak_mib": 100,
         "baseline_peak_mib": 300,
+        "share_of_matmul": 0.79,
         "x": 1,
     }
 
@@ -94,43 +107,59 @@ def test_a_row_by_hand():
 def test_the_table_and_the_file(tmp_path):
     rows = [
         measure.row("pooling", "bf16", timing(0.01), "detectron2", timing(0.4), 0.004),
-        measure.row("inference", "fp32", timing(2.0, 10), "torchvision", timing(1.0, 20), None),
+        measure.row(
+            "inference", "fp32", timing(2.0, 10), "torchvision", timing(1.0, 20), None, 0.5
+        ),
     ]
     pooling, inference = benchmark_table(rows).splitlines()[2:]
     begin, end = (
         "| pooling | bf16 | 0.01 (0.005 to 0.02) |",
-        " 0.4 (0.2 to 0.8) | 40.00 |  | 4e-03 |",
+        " 0.4 (0.2 to 0.8) | 40.00 |  |  | 4e-03 |",
     )
     assert pooling == f"{begin} detectron2 |{end}"
     begin, end = (
         "| inference | fp32 | 2 (1 to 4) | torchvision |",
-        " 1 (0.5 to 2) | 0.50 | 10 / 20 |  |",
+        " 1 (0.5 to 2) | 0.50 | 10 / 20 | 50% |  |",
     )
     assert inference == begin + end
     path = tmp_path / "new" / "benchmark.json"
-    write_benchmark(rows, describe_benchmark(5), str(path))
+    write_benchmark(rows, describe_benchmark(), str(path))
     content = read_json(path)
-    assert content["rows"] == rows
-    assert content["rounds"] == 5
-    assert content["threads"] == torch.get_num_threads()
-    assert {"commit", "machine", "versions"} <= set(content)
+    assert [{key: found[key] for key in rows[0]} for found in content] == rows
+    for found in content:  # each tells where it is from
+        assert found["threads"] == torch.get_num_threads()
+        assert "GiB" in found["machine"]
+        assert f"torch {torch.__version__}" in found["versions"]
+        assert found["commit"]
 
 
 def compare_processes(rounds):
-    """A task: which process runs a contestant, by its name."""
-    ran = {}
-    calls = {name: lambda name=name: ran.update({name: os.getpid()}) for name in ("a", "b")}
-    timings = measure.compare(calls, rounds, "cpu", memory_kept=["b"])
-    return [{"ran": ran, "timed": list(timings)}]
+    """A task: how often this process called a contestant, and how long each took."""
+    calls = collections.Counter()
+
+    def contestant(name):
+        def call():
+            calls[name] += 1
+            time.sleep(0.02 if measure.is_timed_here(memory_kept=False) else 0.05)
+
+        return call
+
+    contestants = {name: contestant(name) for name in ("a", "b")}
+    contestants["a again"] = contestants["a"]
+    timings = measure.compare(contestants, rounds, "cpu", memory_kept=["b", "a again"])
+    return [{"calls": calls, "timings": timings}]
 
 
 def test_what_keeps_memory_runs_in_a_process_of_its_own():
     (row,) = measure.take_turns(compare_processes, 2)
-    # told by the process that has the C library's own way with memory
-    assert list(row["ran"]) == ["a"]
-    assert row["ran"]["a"] != os.getpid()
-    assert sorted(row["timed"]) == ["a", "b"]
-    assert list(compare_processes(1)[0]["ran"]) == ["a", "b"]  # alone
+    # Told by the process that has the C library's own way with memory, in which peaks of memory are
+    # measured: of "b" once more, while "a again" is "a".
+    assert row["calls"] == {"a": 3, "b": 1}
+    seconds = {name: timing.fastest for name, timing in row["timings"].items()}
+    assert seconds["a"] < 0.05 <= min(seconds["b"], seconds["a again"])
+    assert row["timings"]["a again"].peak_mib == row["timings"]["a"].peak_mib
+    (alone,) = compare_processes(1)
+    assert alone["calls"] == {"a": 4, "b": 2}
 
 
 def fail(rounds):
@@ -140,3 +169,12 @@ def fail(rounds):
 def test_a_task_that_ends_early_is_named():
     with pytest.raises(UserError, match="fail ended early"):
         measure.take_turns(fail, 1)
+
+
+def refuse(rounds):
+    raise UserError("the config is missing; name another")
+
+
+def test_what_a_task_refuses_is_told():
+    with pytest.raises(UserError, match="the config is missing; name another"):
+        measure.take_turns(refuse, 1)

@@ -1,0 +1,112 @@
+"""Linear layers as convolutions, against nn.Linear."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from fpn_d2 import devices
+from fpn_d2.layers import ConvolvedLinear, convolve_linears, convolved_linear
+
+ROWS = convolved_linear._LEAST_ROWS
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def convolutions(monkeypatch):
+    """How often a convolution was called in the place of a product."""
+    calls = []
+    real = convolved_linear.F.conv2d
+    monkeypatch.setattr(
+        convolved_linear.F, "conv2d", lambda *args: [calls.append(1), real(*args)][1]
+    )
+    return calls
+
+
+def pair(bias=True):
+    torch.manual_seed(0)
+    plain = nn.Linear(96, 40, bias=bias)
+    convolved = copy.deepcopy(plain)
+    convolved.__class__ = ConvolvedLinear
+    return plain, convolved
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_it_is_a_linear_layer_forward_and_backward(bias, two_threads, convolutions):
+    plain, convolved = pair(bias)
+    inputs = [torch.randn(2 * ROWS, 96, requires_grad=True) for _ in range(2)]
+    inputs[1].data.copy_(inputs[0].data)
+    gradient = torch.randn(2 * ROWS, 40)
+    found = []
+    for layer, x in zip((plain, convolved), inputs, strict=True):
+        y = layer(x)
+        y.backward(gradient)
+        found.append([y, x.grad, *(p.grad for p in layer.parameters())])
+    assert len(convolutions) == 1
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.randn(ROWS - 1, 96),
+        torch.randn(0, 96),
+        torch.randn(96),
+        torch.randn(2, ROWS, 96),
+        torch.randn(ROWS, 96, dtype=torch.float64),
+    ],
+    ids=["few", "none", "one", "batched", "double"],
+)
+def test_what_gains_nothing_is_the_plain_layer(x, two_threads, convolutions):
+    plain, convolved = (layer.to(x.dtype) for layer in pair())
+    assert torch.equal(convolved(x), plain(x))
+    assert not convolutions
+
+
+def test_other_precisions_and_traces_are_the_plain_layer(two_threads, convolutions):
+    plain, convolved = pair()
+    x = torch.randn(ROWS, 96)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(convolved(x), plain(x))
+    graph = str(torch.jit.trace(convolved, x, check_trace=False).inlined_graph)
+    assert "linear" in graph
+    assert "convolution" not in graph
+    assert not convolutions
+
+
+def test_only_large_layers_change_and_only_where_products_are_slow(monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 8), nn.Linear(1024, 1024).double())
+    monkeypatch.setattr(convolved_linear, "has_slow_matmul", lambda: False)
+    assert convolve_linears(model) == 0
+    monkeypatch.setattr(convolved_linear, "has_slow_matmul", lambda: True)
+    before = list(model.state_dict())
+    assert convolve_linears(model) == 1
+    assert [type(layer) for layer in model] == [ConvolvedLinear, nn.Linear, nn.Linear]
+    assert list(model.state_dict()) == before
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    assert type(torch.load(file, weights_only=False)[0]) is ConvolvedLinear
+
+
+@pytest.mark.parametrize(
+    ("vendor", "avx512", "slow"),
+    [("AuthenticAMD", True, True), ("AuthenticAMD", False, False), ("GenuineIntel", True, False)],
+)
+def test_products_are_slow_by_the_processor(monkeypatch, vendor, avx512, slow):
+    monkeypatch.setattr(devices, "_vendor", lambda: vendor)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: avx512)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert devices.has_slow_matmul.__wrapped__() is slow
