@@ -90,7 +90,30 @@ def check_values(cfg: CfgNode) -> None:
             "INPUT.OBJECT_SCALE_TRAIN makes the boxes anew from the masks, and MODEL.MASK_ON is "
             "False; set it True, or OBJECT_SCALE_TRAIN 0"
         )
+    _check_pixels(cfg)
+    _check_anchors(cfg)
     _check_resnet(cfg)
+
+
+def _check_pixels(cfg: CfgNode) -> None:
+    channels = 1 if cfg.INPUT.FORMAT == "L" else 3
+    for name in ("PIXEL_MEAN", "PIXEL_STD"):
+        values = cfg.MODEL[name]
+        if len(values) != channels or not all(_is_finite(value) for value in values):
+            raise UserError(
+                f"MODEL.{name} is {values}; give a number for each of the {channels} channels of "
+                f"INPUT.FORMAT {cfg.INPUT.FORMAT}"
+            )
+    if 0 in cfg.MODEL.PIXEL_STD:
+        raise UserError(f"MODEL.PIXEL_STD is {cfg.MODEL.PIXEL_STD}; give no 0, it divides")
+
+
+def _check_anchors(cfg: CfgNode) -> None:
+    for name in ("SIZES", "ASPECT_RATIOS"):
+        lists = cfg.MODEL.ANCHOR_GENERATOR[name]
+        for values in [one if isinstance(one, list | tuple) else [one] for one in lists]:
+            if not all(_is_finite(value) and value > 0 for value in values):
+                raise UserError(f"MODEL.ANCHOR_GENERATOR.{name} has {values}; give numbers above 0")
 
 
 def _check_resnet(cfg: CfgNode) -> None:
@@ -116,6 +139,10 @@ def _get(cfg: CfgNode, key: str) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
 
 
 def _check_choice(key: str, value: Any, choices: Sequence[Any]) -> None:

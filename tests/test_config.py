@@ -259,6 +259,18 @@ REFUSED = {
     ),
     "steps that are words": (["SOLVER.STEPS", "('a',)"], "SOLVER.STEPS is .*give whole numbers"),
     "levels that are numbers": (["MODEL.RPN.IN_FEATURES", "[1]"], "IN_FEATURES is .*give names"),
+    "one mean for three channels": (["MODEL.PIXEL_MEAN", "[1.0]"], "PIXEL_MEAN is .*3 channels"),
+    "means of grey": (["INPUT.FORMAT", "L"], "PIXEL_MEAN is .*each of the 1 channels of .*L"),
+    "a mean that is a word": (["MODEL.PIXEL_MEAN", "[1, 2, 'a']"], "PIXEL_MEAN is .*a number"),
+    "a deviation of 0": (["MODEL.PIXEL_STD", "[1, 0, 1]"], "PIXEL_STD is .*give no 0"),
+    "sizes that are words": (
+        ["MODEL.ANCHOR_GENERATOR.SIZES", "[['a', 'b']]"],
+        "ANCHOR_GENERATOR.SIZES has .*give numbers above 0",
+    ),
+    "an aspect ratio of 0": (
+        ["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[0.5, 0.0]]"],
+        "ANCHOR_GENERATOR.ASPECT_RATIOS has .*give numbers above 0",
+    ),
     "a negative size": (["INPUT.MIN_SIZE_TEST", "-5"], "INPUT.MIN_SIZE_TEST is -5; give 0 or"),
     "avg, no top-down": (
         [*FPN, "MODEL.FPN.FUSE_TYPE", "avg", "MODEL.FPN.TOP_DOWN", "False"],
@@ -346,6 +358,8 @@ def test_cuda_is_refused_where_torch_sees_none(monkeypatch):
 ACCEPTED = {
     "one list of anchors for all levels": [*FPN, "MODEL.ANCHOR_GENERATOR.SIZES", "[[32]]"],
     "a flat list of anchors": [*FPN, "MODEL.ANCHOR_GENERATOR.SIZES", "[32, 64, 128]"],
+    "grey images": ["INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", "[114.0]"]
+    + ["MODEL.PIXEL_STD", "[58.0]"],
     "avg of both paths": [*FPN, "MODEL.FPN.FUSE_TYPE", "avg"],
     "stock neck with the paper's switches": [*FPN, "MODEL.BACKBONE.NAME"]
     + ["build_resnet_fpn_backbone"],

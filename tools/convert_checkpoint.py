@@ -28,6 +28,7 @@ from fpn_d2.checkpoint import (
 from fpn_d2.errors import UserError, exit_on_user_error
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+LEAST_MATCHED = 0.95  # of the detections, with --check
 
 
 def parse() -> argparse.Namespace:
@@ -51,17 +52,20 @@ def parse() -> argparse.Namespace:
         help="names that are not needed, such as '^roi_heads.mask'; a regular expression",
     )  # fmt: skip
     parser.add_argument(
-        "--check", type=int, default=0, metavar="N", help="compare with torchvision on N images"
+        "--check",
+        type=int,
+        default=0,
+        metavar="N",
+        help="first compare with torchvision on N images",
     )
     return parser.parse_args()
 
 
 class Converter:
-    """The change between reading and writing, which keeps what the comparison needs."""
+    """The change between reading and writing."""
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
-        self.original: dict[str, Any] = {}
         self.conversion: Conversion | None = None
 
     def __call__(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -87,12 +91,9 @@ class Converter:
         check_complete(result.weights, self.config(result))
         for note in result.notes:
             print(f"  {note}")
-        self.original = {
-            name: weight
-            for name, weight in weights.items()
-            if not any(re.search(p, name.removeprefix("module.")) for p in args.leave_out)
-        }
         self.conversion = result
+        if args.check:
+            self.compare(result, weights)
         return {"model": result.weights}
 
     def refuse_without_effect(self, source: str) -> None:
@@ -117,19 +118,29 @@ class Converter:
         path = self.args.config_file or CONFIGS / conversion.config
         return load_config(path, [*conversion.overrides, "MODEL.DEVICE", "cpu"])
 
-    def compare(self) -> None:
-        """Print how far the converted model is from torchvision's."""
-        assert self.conversion is not None
-        ours: nn.Module = build_model(self.config(self.conversion).clone()).eval()
-        ours.load_state_dict(self.conversion.weights)
+    def compare(self, conversion: Conversion, weights: dict[str, Any]) -> None:
+        """Print how far the converted model is from torchvision's, and refuse another one."""
+        original = {
+            name: weight
+            for name, weight in weights.items()
+            if not any(re.search(p, name.removeprefix("module.")) for p in self.args.leave_out)
+        }
+        ours: nn.Module = build_model(self.config(conversion).clone()).eval()
+        ours.load_state_dict(conversion.weights)
         eps = self.args.norm_eps
-        eps = norm_eps_of(self.args.input, self.original) if eps is None else eps
-        theirs = build_torchvision(self.original, eps)
+        eps = norm_eps_of(self.args.input, original) if eps is None else eps
+        theirs = build_torchvision(original, eps)
         images = noise_images(self.args.check)
-        differences = compare_with_torchvision(ours, theirs, images, self.conversion.labels)
+        differences = compare_with_torchvision(ours, theirs, images, conversion.labels)
         print(f"beside torchvision's model, on {len(images)} images of noise:")
         for name, value in differences.items():
             print(f"  {name:14}{value:.6g}")
+        if differences["detections"] and differences["matched_share"] < LEAST_MATCHED:
+            raise UserError(
+                f"only {differences['matched_share']:.1%} of the detections are torchvision's, so "
+                "nothing is written; give --norm-eps and --config-file as the model was trained "
+                "with, or leave out --check"
+            )
 
 
 def main() -> None:
@@ -147,8 +158,6 @@ def main() -> None:
             path = args.config_file or f"configs/{converter.conversion.config}"
             words = [*converter.conversion.overrides, "MODEL.WEIGHTS", args.output]
             print(f"its config: --config-file {path} {' '.join(words)}")
-        if args.check:
-            converter.compare()
 
 
 if __name__ == "__main__":

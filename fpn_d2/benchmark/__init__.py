@@ -1,6 +1,7 @@
 """This package beside stock Detectron2 and what else a user would pick, on the machine at hand.
 
-measure      runs contestants in turn; the machine's own matrix products
+measure      runs contestants in turn
+precisions   of a device, and its own matrix products in them
 networks     Faster R-CNN R-50 FPN of one set of weights in three packages
 detectors    its inference
 training     its training step

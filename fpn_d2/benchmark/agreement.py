@@ -1,6 +1,7 @@
 """How far a prepared model's detections are from those of the model as Detectron2 has it."""
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,11 +14,12 @@ from torch import nn
 from ..checkpoint import load_model
 from ..config import load_config
 from ..data import build_test_loader
-from ..engine import Trainer
-from ..evaluation import match_boxes
+from ..errors import UserError
+from ..evaluation import ResultsWritingCOCOEvaluator, match_boxes
 from ..export import prepare_model
-from .detectors import PRECISIONS, call_without_grad, head_errors, variants_of
+from .detectors import call_without_grad, head_errors
 from .measure import compare, is_timed_here, row
+from .precisions import PRECISIONS, variants_of
 
 __all__ = ["benchmark_agreement", "match_detections"]
 
@@ -47,12 +49,26 @@ def benchmark_agreement(
         and, beyond a row's keys, ``images``; ``detections`` of the plain model, ``matched_share``
         of them that the prepared one has too, one to one, of the same class within 0.05 px (and the
         other way round, whichever is less); ``head_max_error``, of the box head's outputs on the
-        same proposals; ``AP`` and ``baseline_AP`` on these images.
+        same proposals; ``AP`` and ``baseline_AP`` on these images, None where there is none. The
+        plain model is this package's, unprepared and with torchvision's pooling, which gives
+        Detectron2's bits.
 
     Raises:
-        UserError: where the config, the weights or the test set cannot be read.
+        UserError: for a config of something else, and where the config, the weights or the test
+            set cannot be read.
     """
+    # Benchmarks run in processes that may have none of their own.
+    opts = [*opts, "DATALOADER.NUM_WORKERS", "0"]
     cfg = load_config(config, [*opts, "MODEL.DEVICE", device, "MODEL.WEIGHTS", weights])
+    if (
+        cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN"
+        or cfg.MODEL.LOAD_PROPOSALS
+        or "C4" in cfg.MODEL.ROI_HEADS.NAME
+    ):
+        raise UserError(
+            f"{config} is no Faster R-CNN with a box head, whose outputs are compared; give one "
+            "such as configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
+        )
     plain = load_model(_with_torchvision_pooling(cfg))
     model = load_model(cfg)
     loader = build_test_loader(cfg, cfg.DATASETS.TEST[0])
@@ -90,7 +106,9 @@ def _pass(model: nn.Module, batches: list[list[dict]]) -> Callable[[], None]:
 def _compare_detections(
     cfg: CfgNode, plain: nn.Module, ready: nn.Module, batches: list[list[dict]]
 ) -> dict[str, Any]:
-    evaluators = [Trainer.build_evaluator(cfg, cfg.DATASETS.TEST[0]) for _ in range(2)]
+    name = cfg.DATASETS.TEST[0]
+    # without a folder, which would be that of the user's own evaluation
+    evaluators = [ResultsWritingCOCOEvaluator(name, output_dir=None) for _ in range(2)]
     counts, matched, error, share = [0, 0], 0, 0.0, 0.0
     for evaluator in evaluators:
         evaluator.reset()
@@ -105,16 +123,21 @@ def _compare_detections(
         counts = [counts[0] + len(expected), counts[1] + len(found)]
         matched += match_detections(found, expected, _PIXELS)
     identities = [record["image_id"] for inputs in batches for record in inputs]
-    expected, found = (e.evaluate(identities)["bbox"]["AP"] for e in evaluators)
+    expected, found = (e.evaluate(identities).get("bbox", {}).get("AP") for e in evaluators)
     return {
         "share": share,
         "images": len(batches),
         "detections": counts[0],
         "matched_share": round(matched / max(1, *counts), 5),
         "head_max_error": float(f"{error:.2e}"),
-        "AP": round(found, 2),
-        "baseline_AP": round(expected, 2),
+        "AP": _rounded(found),
+        "baseline_AP": _rounded(expected),
     }
+
+
+def _rounded(ap: float | None) -> float | None:
+    """None for an AP that there is not, of images without objects or a model without detections."""
+    return None if ap is None or math.isnan(ap) else round(ap, 2)
 
 
 def match_detections(found: Instances, expected: Instances, pixels: float) -> int:

@@ -18,36 +18,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..devices import has_bfloat16
 from ..export import PreparedModel, prepare_model
-from .measure import compare, is_timed_here, matmul_rate, row
+from .measure import compare, is_timed_here, keeps_memory, row
 from .networks import SIZE, Networks, build_networks, image_record
+from .precisions import PRECISIONS, matmul_rates, variants_of
 
 __all__ = [
-    "DTYPES",
-    "PRECISIONS",
     "STOCK_KEPT",
     "benchmark_inference",
     "call_without_grad",
     "count_flops",
+    "feature_error",
     "head_errors",
-    "matmul_rates",
-    "variants_of",
 ]
 
 logger = logging.getLogger(__name__)
 
 # Stock Detectron2 in a process that keeps freed memory, as this package's programs do.
 STOCK_KEPT = "detectron2, memory kept"
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def variants_of(device: str) -> list[str]:
-    """The precisions that a device has, fp32 first."""
-    return [
-        "fp32",
-        *(["bf16"] if has_bfloat16(device) else []),
-        *(["fp16"] if device == "cuda" else []),
-    ]
 
 
 def benchmark_inference(
@@ -67,7 +54,8 @@ def benchmark_inference(
         size: of the image.
 
     Returns:
-        rows, see :func:`fpn_d2.benchmark.measure.row`.
+        rows, see :func:`fpn_d2.benchmark.measure.row`; ``max_error`` is of the box head's outputs
+        on the same proposals, beside torchvision of the pyramid's features, as pooling differs.
     """
     networks = build_networks(configs, device, size)
     inputs = [image_record(0, size)]
@@ -87,7 +75,7 @@ def benchmark_inference(
     if is_timed_here(memory_kept=False):
         contestants |= _others(networks, inputs[0]["image"] / 255, device)
     kept = {*ready}
-    if device == "cpu":
+    if keeps_memory():
         contestants[STOCK_KEPT] = stock
         kept.add(STOCK_KEPT)
     timings = compare(contestants, rounds, device, kept)
@@ -101,15 +89,12 @@ def benchmark_inference(
         share = flops / timings[name].seconds / rates[variant]
         for baseline, timing in timings.items():
             if baseline not in ready and _comparable(baseline, variant):
-                known = error if baseline == "detectron2" else None
+                known = error if baseline.startswith("detectron2") else None
+                if baseline == "torchvision":
+                    known = feature_error(model.model, networks.torchvision, inputs, model.dtype)
                 label = baseline.removesuffix(f" {variant}")
                 rows.append(row("inference", name, timings[name], label, timing, known, share))
     return rows
-
-
-def matmul_rates(device: str) -> dict[str, float]:
-    """The machine's own rate of matrix products in each precision."""
-    return {variant: matmul_rate(DTYPES[variant], device) for variant in variants_of(device)}
 
 
 def call_without_grad(model: Callable[[Any], Any], inputs: Any) -> Callable[[], Any]:
@@ -128,6 +113,29 @@ def _in_autocast(model: nn.Module) -> Callable[[Any], Any]:
             return model(inputs)
 
     return call
+
+
+@torch.no_grad()
+def feature_error(
+    ours: nn.Module,
+    theirs: nn.Module,
+    inputs: list[dict[str, Any]],
+    dtype: torch.dtype | None = None,
+) -> float:
+    """The largest difference of a backbone's features, as a share of the largest value of each.
+
+    Args:
+        ours: prepared.
+        theirs: of the same weights.
+        inputs: a batch, as models of Detectron2 take it.
+        dtype: of our autocast; None for float32.
+    """
+    images = ours.preprocess_image(inputs).tensor
+    expected = theirs.backbone(images)
+    with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+        found = ours.backbone(images)
+    pairs = zip(found.values(), expected.values(), strict=True)
+    return max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in pairs)
 
 
 @torch.no_grad()
@@ -190,7 +198,7 @@ def _others(networks: Networks, image: Tensor, device: str) -> dict[str, Callabl
                 found |= make(path, image.numpy())
             except Exception as error:  # of whatever is not installed, or not able to
                 first = str(error).splitlines()[0] if str(error) else type(error).__name__
-                logger.info("not compared with %s: %s", make.__name__.lstrip("_"), first)
+                logger.warning("not compared with %s: %s", make.__name__.lstrip("_"), first)
     return found
 
 

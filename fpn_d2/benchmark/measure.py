@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import gc
+import logging
 import multiprocessing
 import statistics
 import time
@@ -11,12 +12,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from ..devices import keep_freed_memory
 from ..errors import UserError
 
-__all__ = ["Timing", "compare", "is_timed_here", "matmul_rate", "row", "take_turns"]
+__all__ = ["Timing", "compare", "is_timed_here", "keeps_memory", "row", "take_turns"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +38,13 @@ class Timing:
     peak_mib: float | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Side:
     """One of two processes that take turns; see :func:`take_turns`."""
 
     keeps_memory: bool
     partner: Connection
+    taken: bool = True  # whether the C library keeps memory in that one
 
 
 _side: _Side | None = None  # None: alone
@@ -96,12 +97,18 @@ def _run_side(
 ) -> None:
     global _side
     _side = side
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     if side.keeps_memory:
-        keep_freed_memory()
+        side.taken = keep_freed_memory()
+        side.partner.send(side.taken)
+    else:
+        side.taken = side.partner.recv()
     try:
         result = task(*args)
     except UserError as error:  # of the user's files; either process would say the same
         result = error
+    except (EOFError, BrokenPipeError):  # the other process has ended, and said why
+        return
     if not side.keeps_memory:
         sender.send(result)
 
@@ -111,6 +118,7 @@ def compare(
     rounds: int,
     device: str,
     memory_kept: Container[str] = (),
+    peaks: bool = True,
 ) -> dict[str, Timing]:
     """Time contestants, one after the other in each round, after a round that warms up.
 
@@ -120,16 +128,17 @@ def compare(
         device: where they run, "cpu" or "cuda".
         memory_kept: those that run in the process that keeps freed memory, where there are two
             (:func:`take_turns`).
+        peaks: whether peaks of memory are wanted of those too, which takes two more calls of each.
     """
     side = _side
     mine = [n for n in contestants if not side or (n in memory_kept) == side.keeps_memory]
     seconds: dict[str, list[float]] = {name: [] for name in mine}
-    peaks: dict[str, float | None] = {}
+    held: dict[str, float | None] = {}
     for number in range(rounds + 1):
         if side and side.keeps_memory:
             side.partner.recv()
         for name in mine:
-            taken, peaks[name] = _time_once(contestants[name], device)
+            taken, held[name] = _time_once(contestants[name], device)
             if number:  # the first round warms up
                 seconds[name].append(taken)
         if side:
@@ -137,17 +146,18 @@ def compare(
             if not side.keeps_memory:
                 side.partner.recv()
     timings = {
-        name: Timing(statistics.median(s), min(s), max(s), len(s), peaks[name])
+        name: Timing(statistics.median(s), min(s), max(s), len(s), held[name])
         for name, s in seconds.items()
     }
     if side:
         side.partner.send(timings)
         timings |= side.partner.recv()
-        peaks = _exchange_peaks(side, contestants, mine, peaks, device)
-        timings = {
-            name: dataclasses.replace(timing, peak_mib=peaks[name])
-            for name, timing in timings.items()
-        }
+        if peaks:
+            held = _exchange_peaks(side, contestants, mine, held, device)
+            timings = {
+                name: dataclasses.replace(timing, peak_mib=held[name])
+                for name, timing in timings.items()
+            }
     return timings
 
 
@@ -165,8 +175,10 @@ def _exchange_peaks(
     own = {contestants[name]: peaks[name] for name in peaks}
     for name, call in contestants.items():
         if name not in mine:
-            # the same call under another name has been measured
-            peaks[name] = own[call] if call in own else _time_once(call, device)[1]
+            if call not in own:  # or the same call under another name has been measured
+                _time_once(call, device)  # the first one takes what stays, such as momentum
+                own[call] = _time_once(call, device)[1]
+            peaks[name] = own[call]
     side.partner.send(peaks)
     return peaks
 
@@ -177,6 +189,11 @@ def is_timed_here(memory_kept: bool) -> bool:
     The rows of a task are taken from the process that times those that do not keep memory.
     """
     return _side is None or _side.keeps_memory == memory_kept
+
+
+def keeps_memory() -> bool:
+    """Whether what is named in ``memory_kept`` does run with freed memory kept."""
+    return _side is not None and _side.taken
 
 
 def _time_once(call: Callable[[], Any], device: str) -> tuple[float, float | None]:
@@ -217,24 +234,6 @@ def _status() -> dict[str, int]:
     with open("/proc/self/status") as file:
         words = [line.split() for line in file if line.endswith(" kB\n")]
     return {name.rstrip(":"): int(value) for name, value, _ in words}
-
-
-def matmul_rate(dtype: torch.dtype, device: str, size: int = 2048) -> float:
-    """The machine's own rate of matrix products, in floating-point operations a second.
-
-    PyTorch has two libraries for it on CPUs, behind products and behind 1 x 1 convolutions; the
-    faster one counts.
-
-    Args:
-        dtype: of the matrices.
-        device: where.
-        size: of the square matrices.
-    """
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    pixels = a.t()[None, :, :, None]  # channels-last, a row of the matrix each
-    calls = {"product": lambda: a @ b, "convolution": lambda: F.conv2d(pixels, b[..., None, None])}
-    timings = compare(calls, rounds=5, device=device, memory_kept=calls)
-    return 2 * size**3 / min(timing.seconds for timing in timings.values())
 
 
 def row(

@@ -37,6 +37,9 @@ _STOCK = [
 ]
 
 
+_LOGIT_DEVIATION = 2.0  # of class scores before softmax
+
+
 class Networks(NamedTuple):
     """A network in three packages, in eval mode.
 
@@ -70,12 +73,21 @@ def build_networks(configs: Path, device: str, size: tuple[int, int]) -> Network
     ).eval()
     image = image_record(0, size)["image"] / 255
     settle_norms(theirs, lambda: theirs([image]))
+    _spread_scores(theirs.roi_heads.box_predictor.cls_score, lambda: theirs([image]))
     weights = convert_torchvision(theirs.state_dict(), norm_eps=1e-5, all_classes=True).weights
     ours = build_for_training(cfg).eval()
     stock = build_model(load_config(configs / CONFIG, [*opts, *_STOCK]).clone()).eval()
-    ours.load_state_dict(weights, strict=False)  # but for what is no weight: anchors, pixel means
+    _load(ours, weights)
     stock.load_state_dict(ours.state_dict())
     return Networks(cfg, ours, stock, theirs.to(device))
+
+
+def _load(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    # what is no weight
+    left = [name for name in missing if "pixel_" not in name and "cell_anchors" not in name]
+    if left or unexpected:
+        raise RuntimeError(f"torchvision's weights left out {left} and had {unexpected} too many")
 
 
 def build_for_training(cfg: CfgNode) -> nn.Module:
@@ -104,6 +116,18 @@ def settle_norms(model: nn.Module, call: Callable[[], Any]) -> None:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@torch.no_grad()
+def _spread_scores(layer: nn.Linear, call: Callable[[], Any]) -> None:
+    """Scale class scores so that there are detections, which NMS and its users have work with."""
+    outputs: list[torch.Tensor] = []
+    hook = layer.register_forward_hook(lambda *args: outputs.append(args[2]))
+    call()
+    hook.remove()
+    factor = _LOGIT_DEVIATION / outputs[0].std(dim=0).mean()
+    layer.weight.mul_(factor)
+    layer.bias.sub_(outputs[0].mean(dim=0)).mul_(factor)
 
 
 def image_record(seed: int, size: tuple[int, int], objects: int = 0) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from ..config import load_config
+from ..devices import has_slow_matmul
 from ..export import prepare_model
 from ..layers import ConvolvedLinear
 from ..modeling import FPNROIPooler
-from .detectors import DTYPES, PRECISIONS, variants_of
 from .measure import compare, is_timed_here, row
 from .networks import SIZE, image_record, settle_norms
+from .precisions import DTYPES, PRECISIONS, variants_of
 
 __all__ = ["benchmark_linear", "benchmark_mask_proposals", "benchmark_pooling"]
 
@@ -105,10 +106,13 @@ def benchmark_linear(device: str, rounds: int, count: int = 1000) -> list[dict[s
         count: of the boxes.
 
     Returns:
-        rows as :func:`benchmark_pooling`'s; on some CPUs the convolution is the slower one, and is
-        not taken there (:func:`fpn_d2.devices.has_slow_matmul`).
+        rows as :func:`benchmark_pooling`'s; none where no layer is convolved
+        (:func:`fpn_d2.devices.has_slow_matmul`).
     """
+    if device != "cpu" or not has_slow_matmul():
+        return []
     generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
     plain = nn.Linear(256 * 7 * 7, 1024).to(device)
     layers = {"detectron2": plain, "fp32": copy.deepcopy(plain)}
     layers["fp32"].__class__ = ConvolvedLinear

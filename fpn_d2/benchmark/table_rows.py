@@ -20,10 +20,10 @@ from detectron2.utils.events import EventStorage
 
 from ..config import load_config
 from ..export import prepare_model
-from .detectors import call_without_grad
+from .detectors import call_without_grad, feature_error
 from .measure import compare, is_timed_here, row
 from .networks import build_for_training, image_record, random_objects, settle_norms
-from .training import loss_error, training_step
+from .training import loss_errors, training_step
 
 __all__ = ["benchmark_matching", "benchmark_rows"]
 
@@ -31,6 +31,8 @@ SIZE = 320  # of the rows' images
 HEIGHT, WIDTH = 800, 1000  # of the image whose anchors are matched
 FOLDERS = ("RPN", "Fast-RCNN", "Faster-RCNN", "RetinaNet")
 _PROPOSALS = 1000
+# Stock RoI heads know no other size.
+_CANONICAL = ("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "224")
 # What Detectron2 has instead of this package's classes.
 _STOCK = {
     "MODEL.PROPOSAL_GENERATOR.NAME": {"FPNRPN": "RPN"},
@@ -48,12 +50,13 @@ def benchmark_rows(configs: Path, device: str, rounds: int) -> list[dict[str, An
         rounds: how often.
 
     Returns:
-        rows, see :func:`fpn_d2.benchmark.measure.row`; ``variant`` names the config. A row's
-        ``max_error`` is that of :func:`fpn_d2.benchmark.training.loss_error`.
+        rows, see :func:`fpn_d2.benchmark.measure.row`; ``variant`` names the config. ``max_error``
+        is that of :func:`fpn_d2.benchmark.training.loss_errors`, and of inference that of the
+        backbone's features.
     """
     rows = []
     for path in _row_configs(configs):
-        cfg = load_config(path, ["MODEL.DEVICE", device, "MODEL.WEIGHTS", ""])
+        cfg = load_config(path, ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", *_CANONICAL])
         torch.manual_seed(0)
         ours, name = build_for_training(cfg).eval(), path.stem
         test = [_record(cfg, 0)]
@@ -66,16 +69,19 @@ def benchmark_rows(configs: Path, device: str, rounds: int) -> list[dict[str, An
             "stock": call_without_grad(stock, test),
         }
         timings = compare(calls, rounds, device, ["ours"])
-        rows.append(row("rows", f"{name} inference", *_pair(timings), None))
+        error = feature_error(ready.model, stock, test)
+        rows.append(row("rows", f"{name} inference", *_pair(timings), error))
         train = [_record(cfg, seed) for seed in (1, 2)]
         ours.train(), stock.train()
         calls = {
             who: training_step(cfg, model, train, None)
             for who, model in (("ours", ours), ("stock", stock))
         }
-        error = loss_error(ours, stock, train, None)  # before weights differ
+        reports = is_timed_here(memory_kept=False)
+        # before weights differ
+        errors = loss_errors({name: (ours, None)}, stock, train) if reports else {name: None}
         timings = compare(calls, rounds, device, ["ours"])
-        rows.append(row("rows", f"{name} training", *_pair(timings), error))
+        rows.append(row("rows", f"{name} training", *_pair(timings), errors[name]))
     return rows
 
 

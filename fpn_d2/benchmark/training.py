@@ -13,11 +13,12 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ..export import compile_backbone
-from .detectors import DTYPES, STOCK_KEPT, count_flops, matmul_rates, variants_of
-from .measure import compare, is_timed_here, row
+from .detectors import STOCK_KEPT, count_flops
+from .measure import compare, is_timed_here, keeps_memory, row
 from .networks import SIZE, build_networks, image_record
+from .precisions import DTYPES, matmul_rates, variants_of
 
-__all__ = ["benchmark_training", "loss_error", "training_step"]
+__all__ = ["benchmark_training", "loss_errors", "training_step"]
 
 
 def benchmark_training(
@@ -37,7 +38,7 @@ def benchmark_training(
         size: of the images.
 
     Returns:
-        rows, see :func:`fpn_d2.benchmark.measure.row`; for ``max_error`` see :func:`loss_error`.
+        rows, see :func:`fpn_d2.benchmark.measure.row`; for ``max_error`` see :func:`loss_errors`.
     """
     networks = build_networks(configs, device, size)
     inputs = [image_record(seed, size, objects=8) for seed in (1, 2)]
@@ -54,16 +55,14 @@ def benchmark_training(
         amp = copy.deepcopy(networks.stock).train()
         contestants["detectron2 AMP"] = training_step(networks.cfg, amp, inputs, torch.float16)
     kept = {*variants}
-    if device == "cpu":
+    if keeps_memory():
         contestants[STOCK_KEPT] = contestants["detectron2"]
         kept.add(STOCK_KEPT)
     reports = is_timed_here(memory_kept=False)
-    # before weights differ
-    errors = {
-        name: loss_error(models[name], models["detectron2"], inputs, _dtype(name))
-        for name in variants
-        if reports
-    }
+    errors = {}
+    if reports:  # before weights differ
+        mine = {name: (models[name], _dtype(name)) for name in variants}
+        errors = loss_errors(mine, models["detectron2"], inputs)
     timings = compare(contestants, rounds, device, kept)
     rates = matmul_rates(device)
     if not reports:
@@ -118,22 +117,26 @@ def training_step(
 
 
 @torch.no_grad()
-def loss_error(
-    ours: nn.Module, stock: nn.Module, inputs: list[dict[str, Any]], dtype: torch.dtype | None
-) -> float:
+def loss_errors(
+    ours: dict[str, tuple[nn.Module, torch.dtype | None]],
+    stock: nn.Module,
+    inputs: list[dict[str, Any]],
+) -> dict[str, float]:
     """The difference of the sum of all training losses as a share of it, on the same proposals.
 
     Of random weights many proposals score alike, so that rounding decides which of them are kept
     and sampled.
 
     Args:
-        ours, stock: in training mode, of the same weights.
+        ours: by name, a model in training mode and the dtype of its autocast, None for float32.
+        stock: of the same weights, in training mode.
         inputs: a batch, as models of Detectron2 take it.
-        dtype: of our autocast; None for float32.
     """
     expected, proposals = _losses(stock, inputs, None, None)
-    found, _ = _losses(ours, inputs, dtype, proposals)
-    return abs(found / expected - 1)
+    return {
+        name: abs(_losses(model, inputs, dtype, proposals)[0] / expected - 1)
+        for name, (model, dtype) in ours.items()
+    }
 
 
 def _losses(

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..files import replace_file, write_json
+from ..files import read_json, replace_file, write_json
 from ..visualization import level_color, level_number
 from ..visualization.pages import data_url, page_environment
 from .drawing import draw_charts, draw_samples
@@ -25,7 +25,7 @@ _METHOD = (
 
 
 def write_inspection(inspection: Inspection, folder: str, samples: int = 8) -> list[str]:
-    """Write the page and the numbers, over those of an earlier inspection of it.
+    """Write the page and the numbers, over those of an earlier inspection of the same data set.
 
     Args:
         inspection: of a data set.
@@ -36,13 +36,14 @@ def write_inspection(inspection: Inspection, folder: str, samples: int = 8) -> l
         the two files, ``<data set>_inspect.html`` and ``<data set>_inspect.json``.
 
     Raises:
-        UserError: where the folder cannot be written to.
+        UserError: where the folder cannot be written to, or has another data set's of that name.
     """
-    pictures, faults = draw_samples(inspection, samples, _progress)
-    text = _html(inspection, [(name, data_url(p)) for name, p in pictures], faults)
     stem = os.path.splitext(os.path.basename(inspection.dataset))[0]
     stem = re.sub(r"[^\w.-]", "_", stem)
     paths = [os.path.join(folder, f"{stem}_inspect.{kind}") for kind in ("html", "json")]
+    _check_same(paths[1], inspection.dataset)
+    pictures, faults = draw_samples(inspection, samples, _progress)
+    text = _html(inspection, [(name, data_url(p)) for name, p in pictures], faults)
     try:
         os.makedirs(folder, exist_ok=True)
         with replace_file(paths[0], encoding="utf-8", errors="xmlcharrefreplace") as file:
@@ -51,6 +52,16 @@ def write_inspection(inspection: Inspection, folder: str, samples: int = 8) -> l
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error}); give --output") from error
     return paths
+
+
+def _check_same(path: str, dataset: str) -> None:
+    """Refuse to replace the numbers of another data set, such as another's instances_train.json."""
+    content = read_json(path) if os.path.isfile(path) else {}
+    other = content.get("dataset") if isinstance(content, dict) else None
+    if isinstance(other, str) and os.path.abspath(other) != os.path.abspath(dataset):
+        raise UserError(
+            f"{path} is of another data set, {other}; give another folder with --output"
+        )
 
 
 def summary(inspection: Inspection) -> str:

@@ -43,8 +43,10 @@ def fill_in_results(text: str, root: str, tables: Tables) -> str:
             table = benchmark_table(results)
         elif "exports" in results:
             table = export_table(results["exports"])
-        else:
+        elif "table" in results:
             table = markdown_table(tables.table(results["table"]), results)
+        else:
+            raise UserError(f"{path} is of no kind that is known; write it anew with its tool")
         return f"{section[1]}\n{table.strip()}\n\n{section[3]}"
 
     filled, sections = _SECTION.subn(write, text)

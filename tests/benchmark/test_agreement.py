@@ -5,7 +5,8 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
-from fpn_d2.benchmark import benchmark_agreement, benchmark_table
+from fpn_d2 import UserError
+from fpn_d2.benchmark import benchmark_agreement, benchmark_table, take_turns
 from fpn_d2.benchmark.agreement import match_detections
 from fpn_d2.checkpoint import FPNCheckpointer
 
@@ -28,13 +29,16 @@ def test_pairs_are_one_to_one_of_one_class_and_close():
     assert match_detections(detections(), expected, 0.05) == 0
 
 
-def test_a_model_agrees_with_itself(repo, row_config, tiny_opts, tmp_path):
-    opts = [*tiny_opts, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
-    row = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
+ROW = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
+
+
+def test_a_model_agrees_with_itself(repo, row_config, tiny_opts, tiny_root, tmp_path, monkeypatch):
+    opts = [*tiny_opts, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "DATALOADER.NUM_WORKERS", "1"]
     torch.manual_seed(0)
-    FPNCheckpointer(build_model(row_config(row, *opts)), str(tmp_path)).save("model")
-    config, weights = repo / "configs" / f"{row}.yaml", str(tmp_path / "model.pth")
-    results = benchmark_agreement(config, weights, "cpu", 1, images=2, opts=opts)
+    FPNCheckpointer(build_model(row_config(ROW, *opts)), str(tmp_path)).save("model")
+    config, weights = repo / "configs" / f"{ROW}.yaml", str(tmp_path / "model.pth")
+    monkeypatch.setenv("DETECTRON2_DATASETS", tiny_root)  # of the two processes
+    results = take_turns(benchmark_agreement, config, weights, "cpu", 1, 2, opts)
     result = results[0]
     assert result["variant"] == "fp32"
     assert result["images"] == 2
@@ -45,3 +49,10 @@ def test_a_model_agrees_with_itself(repo, row_config, tiny_opts, tmp_path):
     table = benchmark_table(results)
     agreement = table.splitlines()[-len(results)]
     assert agreement.startswith(f"| fp32 | 2 | {result['detections']} | ")
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("row", ["RPN/rpn_R_18_FPN", "Fast-RCNN/fast_rcnn_R_18_FPN"])
+def test_a_model_without_a_box_head_on_its_proposals_is_refused(row, repo):
+    with pytest.raises(UserError, match=r"is no Faster R-CNN with a box head.*give one"):
+        benchmark_agreement(repo / "configs" / "quick" / f"{row}.yaml", "", "cpu", 1)

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from fpn_d2 import UserError
-from fpn_d2.benchmark import benchmark_table, describe_benchmark, measure, write_benchmark
+from fpn_d2.benchmark import (
+    benchmark_table,
+    describe_benchmark,
+    measure,
+    precisions,
+    write_benchmark,
+)
 from fpn_d2.files import read_json
 
 
@@ -61,7 +67,7 @@ def test_the_rate_of_matrix_products_is_of_the_faster_library(clock, monkeypatch
         def to(self, dtype):
             return self
 
-        def t(self):
+        def permute(self, *_):
             return self
 
         def __getitem__(self, key):
@@ -70,10 +76,10 @@ def test_the_rate_of_matrix_products_is_of_the_faster_library(clock, monkeypatch
         def __matmul__(self, other):
             self.multiply()
 
-    monkeypatch.setattr(measure.torch, "randn", Matrix)
+    monkeypatch.setattr(precisions.torch, "randn", Matrix)
     convolve = clock(0.25)
-    monkeypatch.setattr(measure.F, "conv2d", lambda pixels, weight: convolve())
-    assert measure.matmul_rate(torch.float32, "cpu", size=100) == 2 * 100**3 / 0.25
+    monkeypatch.setattr(precisions.F, "conv2d", lambda pixels, weight: convolve())
+    assert precisions.matmul_rate(torch.float32, "cpu", size=100) == 2 * 100**3 / 0.25
 
 
 def timing(seconds, peak=None):
@@ -153,8 +159,8 @@ def compare_processes(rounds):
 def test_what_keeps_memory_runs_in_a_process_of_its_own():
     (row,) = measure.take_turns(compare_processes, 2)
     # Told by the process that has the C library's own way with memory, in which peaks of memory are
-    # measured: of "b" once more, while "a again" is "a".
-    assert row["calls"] == {"a": 3, "b": 1}
+    # measured: of "b" in a second call, while "a again" is "a".
+    assert row["calls"] == {"a": 3, "b": 2}
     seconds = {name: timing.fastest for name, timing in row["timings"].items()}
     assert seconds["a"] < 0.05 <= min(seconds["b"], seconds["a again"])
     assert row["timings"]["a again"].peak_mib == row["timings"]["a"].peak_mib
@@ -169,6 +175,19 @@ def fail(rounds):
 def test_a_task_that_ends_early_is_named():
     with pytest.raises(UserError, match="fail ended early"):
         measure.take_turns(fail, 1)
+
+
+def refuse_in_one(rounds):
+    measure.compare({"a": lambda: None, "b": lambda: None}, 1, "cpu", memory_kept=["b"])
+    if measure.is_timed_here(memory_kept=False):
+        raise UserError("the second set is missing; name another")
+    measure.compare({"a": lambda: None, "b": lambda: None}, 1, "cpu", memory_kept=["b"])
+
+
+def test_a_refusal_of_one_process_ends_the_other(capfd):
+    with pytest.raises(UserError, match="the second set is missing"):
+        measure.take_turns(refuse_in_one, 1)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def refuse(rounds):

@@ -1,6 +1,7 @@
 """Each task of the benchmark at a size that takes a second."""
 
 import time
+from itertools import chain
 
 import pytest
 import torch
@@ -17,11 +18,13 @@ from fpn_d2.benchmark import (
     benchmark_training,
     detectors,
     networks,
+    operators,
     table_rows,
     take_turns,
     training,
 )
 from fpn_d2.devices import has_bfloat16
+from fpn_d2.layers import convolved_linear
 from fpn_d2.modeling import rpn
 
 SIZE = (128, 160)
@@ -36,6 +39,17 @@ def check(rows):
         assert row["ratio"] == pytest.approx(row["baseline_seconds"] / row["seconds"], rel=0.02)
         assert row["spread"][0] <= row["seconds"] <= row["spread"][1]
     return {(row["variant"], row["baseline"]): row for row in rows}
+
+
+class Slow(torch.nn.Module):
+    """A detector of another package with this backbone, which takes 50 ms."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images):
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -54,7 +68,7 @@ def small_networks(repo, monkeypatch):
         networks.settle_norms(ours, lambda: ours([record]))
         stock = build_model(load_config(path, [*opts, *networks._STOCK]).clone()).eval()
         stock.load_state_dict(ours.state_dict())
-        return networks.Networks(cfg, ours, stock, lambda images: time.sleep(0.05))
+        return networks.Networks(cfg, ours, stock, Slow(stock.backbone))
 
     for module in (detectors, training):
         monkeypatch.setattr(module, "build_networks", build)
@@ -66,10 +80,10 @@ def test_inference(repo, small_networks, monkeypatch):
 
     monkeypatch.setattr(detectors.torch.onnx, "export", no_module)
     rows = check(benchmark_inference(repo / "configs", "cpu", 1, size=SIZE))
-    baselines = ("detectron2", "detectron2, memory kept", "torchvision")
+    baselines = ("detectron2", "torchvision")  # alone no memory is kept
     assert set(rows) == {(v, b) for v in variants() for b in baselines}
     assert rows["fp32", "detectron2"]["max_error"] < 1e-4
-    assert rows["fp32", "torchvision"]["max_error"] is None
+    assert rows["fp32", "torchvision"]["max_error"] < 1e-4
     assert 0 < rows["fp32", "detectron2"]["share_of_matmul"] < 2
     for variant in variants()[1:]:
         assert 1e-4 < rows[variant, "detectron2"]["max_error"] < 0.3
@@ -84,8 +98,7 @@ def test_exported_models_are_compared_in_their_precision():
 
 def test_training(repo, small_networks):
     rows = check(benchmark_training(repo / "configs", "cpu", 1, size=SIZE))
-    baselines = ("detectron2", "detectron2, memory kept")
-    assert set(rows) == {(v, b) for v in variants() for b in baselines}
+    assert set(rows) == {(v, "detectron2") for v in variants()}
     assert rows["fp32", "detectron2"]["max_error"] < 1e-4
     for variant in variants()[1:]:  # eight bits of mantissa, and 64 samples of each image
         assert rows[variant, "detectron2"]["max_error"] < 0.05
@@ -98,8 +111,17 @@ def test_pooling():
     assert all(rows[f"fp32 {way}", "detectron2"]["max_error"] < 1e-4 for way in ways)
 
 
-def test_linear():
-    rows = check(benchmark_linear("cpu", 1, count=40))
+def test_linear(monkeypatch):
+    monkeypatch.setattr(operators, "has_slow_matmul", lambda: False)
+    assert not benchmark_linear("cpu", 1)
+    monkeypatch.setattr(operators, "has_slow_matmul", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # on one it is a plain layer
+    called, convolve = [], convolved_linear.F.conv2d
+    monkeypatch.setattr(
+        convolved_linear.F, "conv2d", lambda *x: [called.append(1), convolve(*x)][1]
+    )
+    rows = check(benchmark_linear("cpu", 1, count=70))
+    assert called
     assert set(rows) == {(f"fp32 {w}", "detectron2") for w in ("forward", "forward and backward")}
     assert all(row["max_error"] < 1e-4 for row in rows.values())
 
@@ -122,7 +144,13 @@ def test_one_network_in_three_packages(repo):
         proposals, _ = built.stock.proposal_generator(images, expected)
         ours = built.ours.backbone(images.tensor)
         theirs = built.torchvision.backbone(images.tensor)
+        ours_rpn = built.ours.proposal_generator.rpn_head(list(expected.values()))
+        theirs_rpn = built.torchvision.rpn.head(list(expected.values()))
+        detections = built.stock([record])[0]["instances"]
     assert len(proposals[0]) > 100  # of 20,460 anchors
+    assert len(detections) > 10
+    for a, b in zip(chain(*ours_rpn), chain(*theirs_rpn), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     for (name, feature), other in zip(expected.items(), theirs.values(), strict=True):
         largest = feature.abs().max()
         assert (ours[name] - feature).abs().max() < 1e-3 * largest
@@ -174,9 +202,8 @@ def test_every_row_of_tables_1_to_3_is_compared(folders, names, repo, monkeypatc
     ways = ("inference", "training")
     assert set(rows) == {(f"{name} {way}", "detectron2") for name in names for way in ways}
     for name in names:
-        # Stock RoIHeads have no Eq. 1 constants, so theirs may pool from other levels.
-        bound = 0.2 if "rcnn" in name else 1e-4
-        assert rows[f"{name} training", "detectron2"]["max_error"] < bound
+        for way in ways:
+            assert rows[f"{name} {way}", "detectron2"]["max_error"] < 1e-4
 
 
 def test_matching_samples_the_same_anchors(repo, monkeypatch):
@@ -189,5 +216,7 @@ def test_matching_samples_the_same_anchors(repo, monkeypatch):
 
 def test_a_task_gives_the_same_rows_from_two_processes(repo):
     (row,) = take_turns(benchmark_matching, repo / "configs", "cpu", 1, 2)
-    assert row["max_error"] == 0
-    assert row["baseline"] == "detectron2"
+    (alone,) = benchmark_matching(repo / "configs", "cpu", 1, 2)
+    assert row.keys() == alone.keys()
+    for key in ("task", "variant", "baseline", "max_error", "rounds"):
+        assert row[key] == alone[key]

@@ -140,6 +140,13 @@ def test_a_retinanet_that_the_tool_compares_too(repo, tmp_path, monkeypatch, cap
     check(found, least=150)
     printed = re.findall(r"^  (\w+) +([\d.e-]+)$", capsys.readouterr().out, re.MULTILINE)
     assert {name: float(value) for name, value in printed} == pytest.approx(found, rel=1e-5)
+    base = repo / "configs" / "torchvision" / "retinanet_R_50_FPN.yaml"
+    other = tmp_path / "other.yaml"  # its strides are in other layers
+    other.write_text(f"_BASE_: {base}\nMODEL: {{RESNETS: {{STRIDE_IN_1X1: True}}}}\n")
+    with pytest.raises(SystemExit):
+        convert(model.state_dict(), tmp_path, monkeypatch, "--check", 1, "--config-file", other)
+    assert "of the detections are torchvision's, so nothing is written" in capsys.readouterr().err
+    assert not (tmp_path / "ours.safetensors").exists()
 
 
 @pytest.mark.slow

@@ -85,6 +85,19 @@ def test_the_page_and_its_numbers(tmp_path, row_config):
     assert "No anchor reaches 1 of the 2 objects at IoU 0.5 (50.0 %)." in summary(found)
 
 
+def test_another_data_set_of_the_same_file_name_is_not_replaced(tmp_path, row_config):
+    one, two = (write_squares(tmp_path / name, [224]) for name in ("one", "two"))
+    page, numbers = write_inspection(
+        inspect_dataset(one, row_config(FPN, *PAPER), FPN), str(tmp_path / "out")
+    )
+    before = Path(page).read_bytes(), Path(numbers).read_bytes()
+    other = inspect_dataset(two, row_config(FPN, *PAPER), FPN)
+    with pytest.raises(UserError, match=r"is of another data set, .*one.*--output"):
+        write_inspection(other, str(tmp_path / "out"))
+    assert (Path(page).read_bytes(), Path(numbers).read_bytes()) == before
+    write_inspection(inspect_dataset(one, row_config(FPN, *PAPER), FPN), str(tmp_path / "out"))
+
+
 def test_images_that_are_not_there_or_broken_are_named(tmp_path, row_config):
     path = write_squares(tmp_path / "set", [224, 100, 50])
     (tmp_path / "set" / "images" / "1.png").unlink()

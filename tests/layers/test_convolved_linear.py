@@ -2,12 +2,17 @@
 
 import copy
 import io
+import platform
+from pathlib import Path
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from torch import nn
 
 from fpn_d2 import devices
+from fpn_d2.engine import Trainer
+from fpn_d2.export import prepare_model
 from fpn_d2.layers import ConvolvedLinear, convolve_linears, convolved_linear
 
 ROWS = convolved_linear._LEAST_ROWS
@@ -52,6 +57,7 @@ def test_it_is_a_linear_layer_forward_and_backward(bias, two_threads, convolutio
         y.backward(gradient)
         found.append([y, x.grad, *(p.grad for p in layer.parameters())])
     assert len(convolutions) == 1
+    assert found[1][0].stride() == found[0][0].stride()
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
 
@@ -98,6 +104,23 @@ def test_only_large_layers_change_and_only_where_products_are_slow(monkeypatch):
     torch.save(model, file)
     file.seek(0)
     assert type(torch.load(file, weights_only=False)[0]) is ConvolvedLinear
+
+
+def test_models_are_convolved_in_testing_and_in_training(row_config, monkeypatch):
+    cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", "MODEL.WEIGHTS", "")
+    for slow, kind in ((False, nn.Linear), (True, ConvolvedLinear)):
+        monkeypatch.setattr(convolved_linear, "has_slow_matmul", lambda slow=slow: slow)
+        plain, trained = build_model(cfg.clone()), Trainer.build_model(cfg.clone())
+        assert type(trained.roi_heads.box_head.fc1) is kind
+        for model in (plain, trained, copy.deepcopy(trained)):
+            prepared = prepare_model(model).model
+            assert type(prepared.roi_heads.box_head.fc1) is kind
+            assert type(prepared.roi_heads.box_predictor.cls_score) is nn.Linear
+        assert type(plain.roi_heads.box_head.fc1) is nn.Linear
+
+
+def test_the_vendor_is_of_this_machine():
+    assert devices._vendor() in platform.processor() + Path("/proc/cpuinfo").read_text()
 
 
 @pytest.mark.parametrize(
