@@ -23,9 +23,11 @@ from fpn_d2.benchmark import (
     benchmark_table,
     benchmark_training,
     describe_benchmark,
+    profile_inference,
     take_turns,
     write_benchmark,
 )
+from fpn_d2.devices import keep_freed_memory
 from fpn_d2.errors import exit_on_user_error
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -48,7 +50,9 @@ def half(rounds: int) -> int:
 def main() -> None:
     """Read the command line, run the tasks, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
+    default = [task for task in TASKS if task != "rows"]
+    parser.add_argument("--tasks", nargs="*", default=default, choices=TASKS)
+    parser.add_argument("--rows", action="store_true", help="add every row of Tables 1 to 3")
     parser.add_argument("--rounds", type=int, default=5, help="of what takes long a half of it")
     devices = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
     parser.add_argument("--device", default=devices[0], choices=devices)
@@ -59,9 +63,12 @@ def main() -> None:
         metavar=("CONFIG", "WEIGHTS"),
         help="compare the detections of a trained Faster R-CNN, prepared and plain, too",
     )
+    parser.add_argument("--profile", action="store_true", help="print where our time goes, too")
     parser.add_argument("--json", default="", metavar="FILE", help="write the rows")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if args.rows:
+        args.tasks.append("rows")
     if args.rounds < 1:
         parser.error("--rounds must be 1 or more")
     calls = [TASKS[task](args) for task in TASKS if task in args.tasks]
@@ -76,6 +83,9 @@ def main() -> None:
             if args.json:  # what there is so far
                 write_benchmark(rows, description, args.json)
         print(benchmark_table(rows))
+        if args.profile:
+            keep_freed_memory()
+            print(profile_inference(CONFIGS, args.device))
         print(*(f"{name}: {value}" for name, value in description.items()), sep="\n")
 
 

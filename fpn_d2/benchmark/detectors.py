@@ -91,7 +91,8 @@ def benchmark_inference(
             if baseline not in ready and _comparable(baseline, variant):
                 known = error if baseline.startswith("detectron2") else None
                 if baseline == "torchvision":
-                    known = feature_error(model.model, networks.torchvision, inputs, model.dtype)
+                    pair = model.model, networks.torchvision
+                    known = feature_error(*pair, contestants[name], contestants[baseline])
                 label = baseline.removesuffix(f" {variant}")
                 rows.append(row("inference", name, timings[name], label, timing, known, share))
     return rows
@@ -115,27 +116,28 @@ def _in_autocast(model: nn.Module) -> Callable[[Any], Any]:
     return call
 
 
-@torch.no_grad()
 def feature_error(
     ours: nn.Module,
     theirs: nn.Module,
-    inputs: list[dict[str, Any]],
-    dtype: torch.dtype | None = None,
+    call: Callable[[], Any],
+    their_call: Callable[[], Any],
 ) -> float:
     """The largest difference of a backbone's features, as a share of the largest value of each.
 
     Args:
-        ours: prepared.
-        theirs: of the same weights.
-        inputs: a batch, as models of Detectron2 take it.
-        dtype: of our autocast; None for float32.
+        ours, theirs: detectors of the same weights with a ``backbone``.
+        call, their_call: which run them on the same image.
     """
-    images = ours.preprocess_image(inputs).tensor
-    expected = theirs.backbone(images)
-    with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
-        found = ours.backbone(images)
-    pairs = zip(found.values(), expected.values(), strict=True)
+    pairs = zip(_features(ours, call).values(), _features(theirs, their_call).values(), strict=True)
     return max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in pairs)
+
+
+def _features(model: nn.Module, call: Callable[[], Any]) -> dict[str, Tensor]:
+    found: list[dict[str, Tensor]] = []
+    hook = model.backbone.register_forward_hook(lambda *args: found.append(args[2]))
+    call()
+    hook.remove()
+    return found[0]
 
 
 @torch.no_grad()

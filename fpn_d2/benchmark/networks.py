@@ -37,6 +37,8 @@ _STOCK = [
 ]
 
 
+# A block adds less than it passes on, as in trained networks, or rounding grows with depth.
+_RESIDUAL = 0.25
 _LOGIT_DEVIATION = 2.0  # of class scores before softmax
 
 
@@ -72,6 +74,9 @@ def build_networks(configs: Path, device: str, size: tuple[int, int]) -> Network
         weights=None, weights_backbone=None, num_classes=columns, min_size=min(size)
     ).eval()
     image = image_record(0, size)["image"] / 255
+    for name, norm in theirs.named_modules():
+        if name.endswith("bn3"):
+            nn.init.constant_(norm.weight, _RESIDUAL)
     settle_norms(theirs, lambda: theirs([image]))
     _spread_scores(theirs.roi_heads.box_predictor.cls_score, lambda: theirs([image]))
     weights = convert_torchvision(theirs.state_dict(), norm_eps=1e-5, all_classes=True).weights

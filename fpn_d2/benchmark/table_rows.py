@@ -69,7 +69,7 @@ def benchmark_rows(configs: Path, device: str, rounds: int) -> list[dict[str, An
             "stock": call_without_grad(stock, test),
         }
         timings = compare(calls, rounds, device, ["ours"])
-        error = feature_error(ready.model, stock, test)
+        error = feature_error(ready.model, stock, calls["ours"], calls["stock"])
         rows.append(row("rows", f"{name} inference", *_pair(timings), error))
         train = [_record(cfg, seed) for seed in (1, 2)]
         ours.train(), stock.train()
