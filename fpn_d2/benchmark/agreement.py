@@ -1,5 +1,7 @@
 """How far a prepared model's detections are from those of the model as Detectron2 has it."""
 
+import contextlib
+import io
 import itertools
 import math
 import os
@@ -123,7 +125,8 @@ def _compare_detections(
         counts = [counts[0] + len(expected), counts[1] + len(found)]
         matched += match_detections(found, expected, _PIXELS)
     identities = [record["image_id"] for inputs in batches for record in inputs]
-    expected, found = (e.evaluate(identities).get("bbox", {}).get("AP") for e in evaluators)
+    with contextlib.redirect_stdout(io.StringIO()):  # COCO's tables
+        expected, found = (e.evaluate(identities).get("bbox", {}).get("AP") for e in evaluators)
     return {
         "share": share,
         "images": len(batches),

@@ -3,10 +3,10 @@
 import contextlib
 import dataclasses
 import gc
-import logging
 import multiprocessing
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Container, Iterator, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
@@ -97,7 +97,7 @@ def _run_side(
 ) -> None:
     global _side
     _side = side
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    warnings.simplefilter("ignore")  # of other packages, about themselves
     if side.keeps_memory:
         side.taken = keep_freed_memory()
         side.partner.send(side.taken)

@@ -49,14 +49,19 @@ def write_benchmark(rows: Sequence[dict[str, Any]], description: dict[str, Any],
 
 
 def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows in Markdown: seconds are medians, with the fastest and the slowest in brackets; and
-    the agreement of detections, where there is one."""
+    """The rows in Markdown: seconds are medians, with the fastest and the slowest in brackets.
+
+    Where there are any, the paper's rows follow in a table of ratios, and the agreement of
+    detections in another one.
+    """
     lines = [
         "| task | this package | seconds | baseline | seconds | times as fast | MiB | of the "
         "matrix rate | difference |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
+        if row["task"] == "rows":
+            continue
         cells = [
             row["task"],
             row["variant"],
@@ -69,8 +74,28 @@ def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:
             "" if row["max_error"] is None else f"{row['max_error']:.0e}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    agreement = [row for row in rows if row["task"] == "agreement"]
-    return "\n".join([*lines, *(_agreement_lines(agreement) if agreement else ())]) + "\n"
+    for task, table in (("rows", _lines_of_rows), ("agreement", _agreement_lines)):
+        own = [row for row in rows if row["task"] == task]
+        lines += table(own) if own else []
+    return "\n".join(lines) + "\n"
+
+
+def _lines_of_rows(rows: Sequence[dict[str, Any]]) -> list[str]:
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        name, way = row["variant"].rsplit(" ", 1)
+        ours, theirs = (row[key] * 1000 for key in ("seconds", "baseline_seconds"))
+        cells.setdefault(name, {})[way] = f"{row['ratio']:.2f} ({ours:.0f} / {theirs:.0f} ms)"
+    ways = sorted({way for found in cells.values() for way in found})
+    return [
+        "",
+        f"| row, times as fast as {rows[0]['baseline']} | {' | '.join(ways)} |",
+        f"| --- |{' --- |' * len(ways)}",
+        *(
+            f"| {name} | {' | '.join(found.get(way, '') for way in ways)} |"
+            for name, found in cells.items()
+        ),
+    ]
 
 
 def _agreement_lines(rows: Sequence[dict[str, Any]]) -> list[str]:

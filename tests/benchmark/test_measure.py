@@ -139,6 +139,21 @@ def test_the_table_and_the_file(tmp_path):
         assert found["commit"]
 
 
+def test_the_paper_rows_are_a_table_of_ratios():
+    rows = [
+        measure.row("rows", f"a_{way}", timing(0.1), "detectron2", timing(seconds), None)
+        for way, seconds in (("b inference", 0.2), ("b training", 0.15), ("c training", 0.3))
+    ]
+    lines = benchmark_table(rows).splitlines()
+    assert lines[2:] == [
+        "",
+        "| row, times as fast as detectron2 | inference | training |",
+        "| --- | --- | --- |",
+        "| a_b | 2.00 (100 / 200 ms) | 1.50 (100 / 150 ms) |",
+        "| a_c |  | 3.00 (100 / 300 ms) |",
+    ]
+
+
 def compare_processes(rounds):
     """A task: how often this process called a contestant, and how long each took."""
     calls = collections.Counter()
