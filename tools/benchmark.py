@@ -23,7 +23,7 @@ from fpn_d2.benchmark import (
     benchmark_table,
     benchmark_training,
     describe_benchmark,
-    profile_inference,
+    profile_detectors,
     take_turns,
     write_benchmark,
 )
@@ -85,7 +85,7 @@ def main() -> None:
         print(benchmark_table(rows))
         if args.profile:
             keep_freed_memory()
-            print(profile_inference(CONFIGS, args.device))
+            print(profile_detectors(CONFIGS, args.device))
         print(*(f"{name}: {value}" for name, value in description.items()), sep="\n")
 
 

@@ -10,7 +10,7 @@ operators    RoIAlign; a linear layer; mask proposals against an image pyramid
 table_rows   every row of the tables; the matching of P2's anchors
 torchvision_parity  a converted torchvision detector beside the original
 exports      exported models and those that they were made of
-profiling    where the time of a prepared detector goes
+profiling    where a detector's time goes
 report       the rows as a file and as a table
 """
 
@@ -19,7 +19,7 @@ from .detectors import benchmark_inference
 from .exports import check_report, export_table, report_parity
 from .measure import take_turns
 from .operators import benchmark_linear, benchmark_mask_proposals, benchmark_pooling
-from .profiling import profile_inference
+from .profiling import profile_detectors
 from .report import benchmark_table, describe_benchmark, write_benchmark
 from .table_rows import benchmark_matching, benchmark_rows
 from .torchvision_parity import build_torchvision, compare_with_torchvision, noise_images
@@ -41,7 +41,7 @@ __all__ = [
     "describe_benchmark",
     "export_table",
     "noise_images",
-    "profile_inference",
+    "profile_detectors",
     "report_parity",
     "take_turns",
     "write_benchmark",

@@ -50,10 +50,10 @@ def benchmark_agreement(
         a row for each precision (:func:`fpn_d2.benchmark.measure.row`) with seconds for all images
         and, beyond a row's keys, ``images``; ``detections`` of the plain model, ``matched_share``
         of them that the prepared one has too, one to one, of the same class within 0.05 px (and the
-        other way round, whichever is less); ``head_max_error``, of the box head's outputs on the
-        same proposals; ``AP`` and ``baseline_AP`` on these images, None where there is none. The
-        plain model is this package's, unprepared and with torchvision's pooling, which gives
-        Detectron2's bits.
+        other way round, whichever is less; None where there are none); ``head_max_error``, of the
+        box head's outputs on the same proposals; ``AP`` and ``baseline_AP`` on these images, None
+        where there is none. The plain model is this package's, unprepared and with torchvision's
+        pooling, which gives Detectron2's bits.
 
     Raises:
         UserError: for a config of something else, and where the config, the weights or the test
@@ -131,7 +131,7 @@ def _compare_detections(
         "share": share,
         "images": len(batches),
         "detections": counts[0],
-        "matched_share": round(matched / max(1, *counts), 5),
+        "matched_share": round(matched / max(counts), 5) if any(counts) else None,
         "head_max_error": float(f"{error:.2e}"),
         "AP": _rounded(found),
         "baseline_AP": _rounded(expected),

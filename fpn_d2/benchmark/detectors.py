@@ -27,6 +27,7 @@ __all__ = [
     "benchmark_inference",
     "call_without_grad",
     "count_flops",
+    "count_proposals",
     "feature_error",
     "head_errors",
 ]
@@ -83,6 +84,7 @@ def benchmark_inference(
     if not is_timed_here(memory_kept=False):
         return []
     flops, rows = count_flops(stock), []
+    counts = {"proposals": count_proposals(networks.stock, inputs)}
     for name, model in ready.items():
         variant = name.split()[0]
         error = head_errors(networks.stock, model, inputs)[1]
@@ -91,15 +93,27 @@ def benchmark_inference(
             if baseline not in ready and _comparable(baseline, variant):
                 known = error if baseline.startswith("detectron2") else None
                 if baseline == "torchvision":
-                    pair = model.model, networks.torchvision
-                    known = feature_error(*pair, contestants[name], contestants[baseline])
+                    # of the one that is not compiled, whose backbone takes no hook
+                    known = feature_error(
+                        ready[variant].model,
+                        networks.torchvision,
+                        contestants[variant],
+                        contestants[baseline],
+                    )
                 label = baseline.removesuffix(f" {variant}")
-                rows.append(row("inference", name, timings[name], label, timing, known, share))
+                rows.append(
+                    row("inference", name, timings[name], label, timing, known, share, **counts)
+                )
     return rows
 
 
 def call_without_grad(model: Callable[[Any], Any], inputs: Any) -> Callable[[], Any]:
-    """A model's inference on its inputs as a call."""
+    """A model's inference as a call.
+
+    Args:
+        model: in eval mode.
+        inputs: what it takes.
+    """
 
     def call() -> Any:
         with torch.no_grad():
@@ -144,8 +158,16 @@ def _features(model: nn.Module, call: Callable[[], Any]) -> dict[str, Tensor]:
 def head_errors(
     stock: nn.Module, ready: PreparedModel, inputs: list[dict[str, Any]]
 ) -> tuple[float, float]:
-    """The largest difference of the box head's scores and deltas on the same proposals: as it is,
-    and as a share of the largest value of each."""
+    """The largest difference of the box head's scores and deltas on the same proposals.
+
+    Args:
+        stock: in eval mode.
+        ready: of the same weights, prepared.
+        inputs: a batch, as models of Detectron2 take it.
+
+    Returns:
+        the difference, and the largest one as a share of the largest value of each output.
+    """
     images = stock.preprocess_image(inputs)
     features = stock.backbone(images.tensor)
     proposals, _ = stock.proposal_generator(images, features)
@@ -168,8 +190,25 @@ def _head_outputs(
     return heads.box_predictor(heads.box_head(pooled))
 
 
+@torch.no_grad()
+def count_proposals(model: nn.Module, inputs: list[dict[str, Any]]) -> int:
+    """How many proposals reach a detector's box head.
+
+    Args:
+        model: in eval mode.
+        inputs: a batch, as models of Detectron2 take it.
+    """
+    images = model.preprocess_image(inputs)
+    proposals, _ = model.proposal_generator(images, model.backbone(images.tensor))
+    return sum(map(len, proposals))
+
+
 def count_flops(call: Callable[[], Any]) -> int:
-    """Of a call's convolutions and matrix products, forward and backward."""
+    """The floating-point operations of a call's convolutions and matrix products.
+
+    Args:
+        call: of inference or of a training step.
+    """
     counter = FlopCounterMode(display=False)
     with counter:
         call()

@@ -129,6 +129,9 @@ def compare(
         memory_kept: those that run in the process that keeps freed memory, where there are two
             (:func:`take_turns`).
         peaks: whether peaks of memory are wanted of those too, which takes two more calls of each.
+
+    Returns:
+        the timing of each, of both processes.
     """
     side = _side
     mine = [n for n in contestants if not side or (n in memory_kept) == side.keeps_memory]
@@ -187,6 +190,9 @@ def is_timed_here(memory_kept: bool) -> bool:
     """Whether contestants of a kind are timed in this process; what is not, need not be built.
 
     The rows of a task are taken from the process that times those that do not keep memory.
+
+    Args:
+        memory_kept: whether of the kind that runs in the process that keeps freed memory.
     """
     return _side is None or _side.keeps_memory == memory_kept
 
@@ -255,7 +261,7 @@ def row(
         baseline: who was timed beside it.
         theirs: its timing.
         max_error: the largest difference of the outputs, as the task defines it.
-        share_of_matmul: of :func:`matmul_rate`, that ours reached.
+        share_of_matmul: of :func:`fpn_d2.benchmark.precisions.matmul_rate`, that ours reached.
         more: what else the task tells.
 
     Returns:

@@ -20,7 +20,15 @@ from ..checkpoint.torchvision_names import convert_torchvision
 from ..config import load_config
 from ..engine import Trainer
 
-__all__ = ["SIZE", "Networks", "build_networks", "image_record", "random_objects", "settle_norms"]
+__all__ = [
+    "SIZE",
+    "Networks",
+    "build_for_training",
+    "build_networks",
+    "image_record",
+    "random_objects",
+    "settle_norms",
+]
 
 SIZE = (800, 1066)  # height, width; padded to 800 x 1088
 CONFIG = "Faster-RCNN/faster_rcnn_R_50_FPN.yaml"
@@ -96,7 +104,11 @@ def _load(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
 
 
 def build_for_training(cfg: CfgNode) -> nn.Module:
-    """A model as this package trains it on the config's device."""
+    """A model as this package trains it on the config's device.
+
+    Args:
+        cfg: the model's.
+    """
     return (Trainer.build_model if cfg.MODEL.DEVICE == "cpu" else build_model)(cfg.clone())
 
 

@@ -129,7 +129,7 @@ def benchmark_linear(device: str, rounds: int, count: int = 1000) -> list[dict[s
     rows = []
     for way, call in (("forward", forward), ("forward and backward", backward)):
         calls = {name: functools.partial(call, layer) for name, layer in layers.items()}
-        timings = compare(calls, rounds, device, ["fp32"])
+        timings = compare(calls, rounds, device, memory_kept=calls)  # of both
         if is_timed_here(memory_kept=False):
             error = _largest_share(calls["fp32"](), calls["detectron2"]())
             pair = timings["fp32"], "detectron2", timings["detectron2"]
@@ -140,7 +140,18 @@ def benchmark_linear(device: str, rounds: int, count: int = 1000) -> list[dict[s
 def benchmark_mask_proposals(
     configs: Path, device: str, rounds: int, size: tuple[int, int] = SIZE
 ) -> list[dict[str, Any]]:
-    """Time Table 6's MLPs on the pyramid against an image pyramid of the same head."""
+    """Time Table 6's MLPs on the pyramid against an image pyramid of the one of 5x5.
+
+    Args:
+        configs: the folder of configs.
+        device: "cpu" or "cuda".
+        rounds: how often.
+        size: of the image.
+
+    Returns:
+        rows, see :func:`fpn_d2.benchmark.measure.row`, without ``max_error``: the outputs are
+        others.
+    """
     opts = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", ""]
     inputs = [image_record(0, size)]
     models = {}

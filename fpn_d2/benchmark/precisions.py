@@ -22,7 +22,11 @@ def variants_of(device: str) -> list[str]:
 
 
 def matmul_rates(device: str) -> dict[str, float]:
-    """The machine's own rate of matrix products in each precision."""
+    """The machine's own rate of matrix products in each precision, by its name.
+
+    Args:
+        device: "cpu" or "cuda".
+    """
     return {variant: matmul_rate(DTYPES[variant], device) for variant in variants_of(device)}
 
 

@@ -1,5 +1,7 @@
 """The benchmark's rows as a file for machines and as a table for people."""
 
+import contextlib
+import importlib.metadata
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +29,9 @@ def describe_benchmark() -> dict[str, Any]:
         *machine["gpus"],
     ]
     versions = [f"{name} {version}" for name, version in describe_versions().items()]
+    for name in ("onnx", "onnxruntime", "openvino"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{name} {importlib.metadata.version(name)}")
     return {
         "threads": torch.get_num_threads(),
         "machine": ", ".join(parts),
@@ -110,7 +115,7 @@ def _agreement_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
             row["variant"],
             str(row["images"]),
             str(row["detections"]),
-            f"{row['matched_share']:.2%}",
+            "" if row["matched_share"] is None else f"{row['matched_share']:.2%}",
             f"{row['head_max_error']:.0e}",
             *("" if row[key] is None else f"{row[key]:.2f}" for key in ("AP", "baseline_AP")),
         ]

@@ -1,5 +1,6 @@
 """Each task of the benchmark at a size that takes a second."""
 
+import shutil
 import time
 from itertools import chain
 
@@ -19,7 +20,7 @@ from fpn_d2.benchmark import (
     detectors,
     networks,
     operators,
-    profile_inference,
+    profile_detectors,
     profiling,
     table_rows,
     take_turns,
@@ -93,12 +94,25 @@ def test_inference(repo, small_networks, monkeypatch):
 
 
 def test_the_profile_is_of_convolutions(repo, small_networks):
-    lines = profile_inference(repo / "configs", "cpu", size=SIZE, least=0.0).splitlines()
-    assert lines[0] == f"| operator | {' | '.join(variants())} |"
-    cells = [line.replace(" ", "").replace("%", "").split("|")[2:-1] for line in lines[2:]]
-    for column in zip(*cells, strict=True):
-        assert 90 < sum(float(share or 0) for share in column) < 110  # each is rounded
-    assert any("convolution" in line for line in lines[2:6])
+    text = profile_detectors(repo / "configs", "cpu", size=SIZE, least=0.0)
+    for title, table in zip(("testing", "training"), text.split("\n\n"), strict=True):
+        lines = table.splitlines()
+        assert lines[0] == f"| operator, {title} | {' | '.join(variants())} |"
+        cells = [line.replace(" ", "").replace("%", "").split("|")[2:-1] for line in lines[2:]]
+        for column in zip(*cells, strict=True):
+            assert 85 < sum(float(share or 0) for share in column) < 115  # each is rounded
+        assert any("convolution" in line for line in lines[2:10])
+
+
+@pytest.mark.slow
+def test_compiled_variants_have_rows_too(repo, small_networks, monkeypatch):
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("there is no compiler")
+    monkeypatch.setattr(detectors, "variants_of", lambda device: ["fp32"])
+    monkeypatch.setattr(detectors.torch.onnx, "export", None)
+    rows = check(benchmark_inference(repo / "configs", "cpu", 1, compiled=True, size=SIZE))
+    assert {"fp32", "fp32 compiled"} <= {variant for variant, _ in rows}
+    assert rows["fp32 compiled", "detectron2"]["max_error"] < 1e-4
 
 
 def test_exported_models_are_compared_in_their_precision():
@@ -146,8 +160,8 @@ def test_mask_proposals(repo):
 
 
 def test_one_network_in_three_packages(repo):
-    """Features by all three; and a thousand proposals, which activations that grow from block to
-    block do not leave."""
+    """Features, the RPN's outputs, and hundreds of proposals, which activations that grow from
+    block to block do not leave."""
     built = networks.build_networks(repo / "configs", "cpu", (256, 320))
     record = networks.image_record(0, (256, 320))
     with torch.no_grad():

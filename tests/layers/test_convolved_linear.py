@@ -1,9 +1,9 @@
 """Linear layers as convolutions, against nn.Linear."""
 
+import builtins
 import copy
 import io
 import platform
-from pathlib import Path
 
 import pytest
 import torch
@@ -119,8 +119,14 @@ def test_models_are_convolved_in_testing_and_in_training(row_config, monkeypatch
         assert type(plain.roi_heads.box_head.fc1) is nn.Linear
 
 
-def test_the_vendor_is_of_this_machine():
-    assert devices._vendor() in platform.processor() + Path("/proc/cpuinfo").read_text()
+@pytest.mark.parametrize("there", [True, False])
+def test_the_vendor_is_read_or_told_by_the_platform(there, tmp_path, monkeypatch):
+    file = tmp_path / "cpuinfo"
+    if there:
+        file.write_text("processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\n")
+    monkeypatch.setattr(builtins, "open", lambda path, f=open, **more: f(file, **more))
+    monkeypatch.setattr(platform, "processor", lambda: "Family 6, GenuineIntel")
+    assert devices._vendor() == ("AuthenticAMD" if there else "Family 6, GenuineIntel")
 
 
 @pytest.mark.parametrize(
