@@ -6,6 +6,7 @@ python tools/benchmark.py --agreement configs/quick/Faster-RCNN/faster_rcnn_R_18
 """
 
 import argparse
+import os
 import time
 import warnings
 from pathlib import Path
@@ -76,6 +77,8 @@ def main() -> None:
         calls.append((benchmark_agreement, *args.agreement, args.device, half(args.rounds)))
     with exit_on_user_error():
         rows, description = [], describe_benchmark()
+        if args.json and not os.path.exists(args.json):
+            write_benchmark([], description, args.json)  # before minutes of work are lost
         for function, *arguments in calls:
             start = time.perf_counter()
             rows += take_turns(function, *arguments)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..engine.provenance import describe_machine, describe_versions, git_commit
+from ..errors import UserError
 from ..files import write_json
 
 __all__ = ["benchmark_table", "describe_benchmark", "write_benchmark"]
@@ -48,9 +49,15 @@ def write_benchmark(rows: Sequence[dict[str, Any]], description: dict[str, Any],
         description: see :func:`describe_benchmark`; every row has it, so that files of several
             machines are one table when they are put together.
         path: the JSON file, a list of rows.
+
+    Raises:
+        UserError: where the file cannot be written.
     """
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    write_json(path, [{**row, **description} for row in rows])
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        write_json(path, [{**row, **description} for row in rows])
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error}); name another file") from error
 
 
 def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -43,7 +43,7 @@ def call(monkeypatch):
 def test_the_tasks_that_are_asked_for(words, tasks, call, tmp_path, capsys):
     path = tmp_path / "new.json"
     call(*words, "--rounds", 3, "--json", path)
-    rows = json.loads(path.read_text()) if tasks else []
+    rows = json.loads(path.read_text())
     assert [row["task"] for row in rows] == tasks
     assert all(row["rounds"] == 3 and row["threads"] for row in rows)
     printed = capsys.readouterr().out
@@ -61,3 +61,15 @@ def test_what_cannot_be_timed_is_refused(words, call, capsys):
     with pytest.raises(SystemExit):
         call(*words)
     assert "error: " in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_named_before_the_work(call, tmp_path, capsys):
+    (tmp_path / "file").write_text("a file and no folder")
+    with pytest.raises(SystemExit):
+        call("--json", tmp_path / "file" / "new.json")
+    captured = capsys.readouterr()
+    assert "new.json cannot be written" in captured.err
+    assert "task:" not in captured.out
+    with pytest.raises(SystemExit):
+        call("--json", tmp_path)
+    assert "cannot be written" in capsys.readouterr().err
