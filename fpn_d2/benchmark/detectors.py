@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..devices import has_bfloat16
 from ..export import PreparedModel, prepare_model
 from .measure import compare, is_timed_here, keeps_memory, row
-from .networks import SIZE, Networks, build_networks, image_record
+from .networks import SIZE, Networks, build_networks, image_record, output_of
 from .precisions import PRECISIONS, matmul_rates, variants_of
 
 __all__ = [
@@ -142,16 +142,9 @@ def feature_error(
         ours, theirs: detectors of the same weights with a ``backbone``.
         call, their_call: which run them on the same image.
     """
-    pairs = zip(_features(ours, call).values(), _features(theirs, their_call).values(), strict=True)
+    found, expected = output_of(ours.backbone, call), output_of(theirs.backbone, their_call)
+    pairs = zip(found.values(), expected.values(), strict=True)
     return max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in pairs)
-
-
-def _features(model: nn.Module, call: Callable[[], Any]) -> dict[str, Tensor]:
-    found: list[dict[str, Tensor]] = []
-    hook = model.backbone.register_forward_hook(lambda *args: found.append(args[2]))
-    call()
-    hook.remove()
-    return found[0]
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from ..engine.provenance import describe_machine, describe_versions, git_commit
+from ..engine.provenance import describe_machine, describe_versions, git_commit, installed_versions
 from ..errors import UserError
 from ..export import Parity
 from ..files import read_json, write_json
@@ -44,7 +44,7 @@ def report_parity(path: str | os.PathLike, model: str, format: str, parity: Pari
         "exports": sorted([*rows, row], key=lambda row: (row["model"], row["format"])),
         "commit": git_commit(),
         "machine": describe_machine(),
-        "versions": describe_versions() | _runtime_versions(),
+        "versions": describe_versions() | installed_versions("onnx", "onnxruntime"),
     }
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     write_json(path, content)
@@ -65,15 +65,6 @@ def check_report(path: str | os.PathLike) -> None:
     content = read_json(path) if os.path.isfile(path) else {"exports": []}
     if not isinstance(content, dict) or not isinstance(content.get("exports"), list):
         raise UserError(f"{path} is no report of exports, and is kept; name another by --report")
-
-
-def _runtime_versions() -> dict[str, str]:
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError:
-        return {}
-    return {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
 
 
 def export_table(rows: Sequence[dict[str, Any]]) -> str:

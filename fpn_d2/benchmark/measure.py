@@ -172,7 +172,7 @@ def _exchange_peaks(
     device: str,
 ) -> dict[str, float | None]:
     """Peaks of memory of one kind: of the process with the C library's own way, where what keeps
-    memory is called once more, as nothing is taken anew where it was kept."""
+    memory is called twice, as nothing is taken anew where it was kept."""
     if side.keeps_memory:
         return side.partner.recv()
     own = {contestants[name]: peaks[name] for name in peaks}

@@ -26,6 +26,7 @@ __all__ = [
     "build_for_training",
     "build_networks",
     "image_record",
+    "output_of",
     "random_objects",
     "settle_norms",
 ]
@@ -43,8 +44,6 @@ _STOCK = [
     *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.PROPOSAL_GENERATOR.NAME", "RPN"),
     *("MODEL.RPN.HEAD_NAME", "StandardRPNHead", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
 ]
-
-
 # A block adds less than it passes on, as in trained networks, or rounding grows with depth.
 _RESIDUAL = 0.25
 _LOGIT_DEVIATION = 2.0  # of class scores before softmax
@@ -138,13 +137,26 @@ def settle_norms(model: nn.Module, call: Callable[[], Any]) -> None:
 @torch.no_grad()
 def _spread_scores(layer: nn.Linear, call: Callable[[], Any]) -> None:
     """Scale class scores so that there are detections, which NMS and its users have work with."""
-    outputs: list[torch.Tensor] = []
-    hook = layer.register_forward_hook(lambda *args: outputs.append(args[2]))
-    call()
-    hook.remove()
-    factor = _LOGIT_DEVIATION / outputs[0].std(dim=0).mean()
+    scores = output_of(layer, call)
+    factor = _LOGIT_DEVIATION / scores.std(dim=0).mean()
     layer.weight.mul_(factor)
-    layer.bias.sub_(outputs[0].mean(dim=0)).mul_(factor)
+    layer.bias.sub_(scores.mean(dim=0)).mul_(factor)
+
+
+def output_of(module: nn.Module, call: Callable[[], Any]) -> Any:
+    """What a module returns the first time that a call runs it.
+
+    Args:
+        module: not compiled, as hooks are left out then.
+        call: which runs it.
+    """
+    found: list[Any] = []
+    hook = module.register_forward_hook(lambda *args: found.append(args[2]))
+    try:
+        call()
+    finally:
+        hook.remove()
+    return found[0]
 
 
 def image_record(seed: int, size: tuple[int, int], objects: int = 0) -> dict[str, Any]:

@@ -6,7 +6,14 @@ from torch.nn import functional as F
 from ..devices import has_bfloat16
 from .measure import compare
 
-__all__ = ["DTYPES", "PRECISIONS", "matmul_rate", "matmul_rates", "variants_of"]
+__all__ = [
+    "DTYPES",
+    "PRECISIONS",
+    "autocast_dtype",
+    "matmul_rate",
+    "matmul_rates",
+    "variants_of",
+]
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -19,6 +26,16 @@ def variants_of(device: str) -> list[str]:
         *(["bf16"] if has_bfloat16(device) else []),
         *(["fp16"] if device == "cuda" else []),
     ]
+
+
+def autocast_dtype(name: str) -> torch.dtype | None:
+    """The dtype of autocast of a variant, None for float32.
+
+    Args:
+        name: the variant's, which begins with its precision.
+    """
+    variant = name.split()[0]
+    return None if variant == "fp32" else DTYPES[variant]
 
 
 def matmul_rates(device: str) -> dict[str, float]:

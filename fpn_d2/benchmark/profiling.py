@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from ..export import prepare_model
 from .detectors import call_without_grad
 from .networks import SIZE, build_networks, image_record
-from .precisions import DTYPES, PRECISIONS, variants_of
+from .precisions import PRECISIONS, autocast_dtype, variants_of
 from .training import training_step
 
 __all__ = ["profile_detectors"]
@@ -43,7 +43,7 @@ def profile_detectors(
         testing[variant] = call_without_grad(ready, [image_record(0, size)])
         if variant != "fp16":
             model = copy.deepcopy(networks.ours).train()
-            dtype = None if variant == "fp32" else DTYPES[variant]
+            dtype = autocast_dtype(variant)
             inputs = [image_record(1, size, objects=8)]
             training[variant] = training_step(networks.cfg, model, inputs, dtype)
     parts = (("testing", testing), ("training", training))

@@ -1,14 +1,12 @@
 """The benchmark's rows as a file for machines and as a table for people."""
 
-import contextlib
-import importlib.metadata
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from ..engine.provenance import describe_machine, describe_versions, git_commit
+from ..engine.provenance import describe_machine, describe_versions, git_commit, installed_versions
 from ..errors import UserError
 from ..files import write_json
 
@@ -29,14 +27,11 @@ def describe_benchmark() -> dict[str, Any]:
         *machine["instructions"],
         *machine["gpus"],
     ]
-    versions = [f"{name} {version}" for name, version in describe_versions().items()]
-    for name in ("onnx", "onnxruntime", "openvino"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions.append(f"{name} {importlib.metadata.version(name)}")
+    versions = describe_versions() | installed_versions("onnx", "onnxruntime", "openvino")
     return {
         "threads": torch.get_num_threads(),
         "machine": ", ".join(parts),
-        "versions": ", ".join(versions),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "commit": git_commit(),
     }
 

@@ -16,7 +16,7 @@ from ..export import compile_backbone
 from .detectors import STOCK_KEPT, count_flops
 from .measure import compare, is_timed_here, keeps_memory, row
 from .networks import SIZE, build_networks, image_record
-from .precisions import DTYPES, matmul_rates, variants_of
+from .precisions import autocast_dtype, matmul_rates, variants_of
 
 __all__ = ["benchmark_training", "loss_errors", "training_step"]
 
@@ -49,7 +49,8 @@ def benchmark_training(
         model = copy.deepcopy(networks.stock if name == "detectron2" else networks.ours).train()
         if name.endswith("compiled"):
             compile_backbone(model)
-        contestants[name] = training_step(networks.cfg, model, inputs, _dtype(name))
+        dtype = None if name == "detectron2" else autocast_dtype(name)
+        contestants[name] = training_step(networks.cfg, model, inputs, dtype)
         models[name] = model
     if device == "cuda":
         amp = copy.deepcopy(networks.stock).train()
@@ -61,7 +62,7 @@ def benchmark_training(
     reports = is_timed_here(memory_kept=False)
     errors = {}
     if reports:  # before weights differ
-        mine = {name: (models[name], _dtype(name)) for name in variants}
+        mine = {name: (models[name], autocast_dtype(name)) for name in variants}
         errors = loss_errors(mine, models["detectron2"], inputs)
     timings = compare(contestants, rounds, device, kept)
     rates = matmul_rates(device)
@@ -77,10 +78,6 @@ def benchmark_training(
                     row("training", name, timings[name], baseline, timing, errors[name], share)
                 )
     return rows
-
-
-def _dtype(name: str) -> torch.dtype | None:
-    return DTYPES["bf16"] if name.startswith("bf16") else None
 
 
 def training_step(

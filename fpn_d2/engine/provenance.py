@@ -1,5 +1,7 @@
 """Where a number comes from: the machine, the versions, the commit."""
 
+import contextlib
+import importlib.metadata
 import os
 import platform
 import subprocess
@@ -12,7 +14,7 @@ import torchvision
 
 import fpn_d2
 
-__all__ = ["describe_machine", "describe_versions", "git_commit"]
+__all__ = ["describe_machine", "describe_versions", "git_commit", "installed_versions"]
 
 
 def describe_machine() -> dict[str, Any]:
@@ -45,6 +47,19 @@ def describe_versions() -> dict[str, str]:
         "detectron2": detectron2.__version__,
         "fpn_d2": fpn_d2.__version__,
     }
+
+
+def installed_versions(*names: str) -> dict[str, str]:
+    """The versions of those packages that are installed; none is imported for it.
+
+    Args:
+        names: of packages.
+    """
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def git_commit(folder: str | os.PathLike = Path(__file__).parent) -> str:
