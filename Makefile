@@ -39,10 +39,10 @@ $(START): | setup
 	  --iterations $(START_ITERATIONS)
 
 pictures: setup  ## make the README's picture from the model that `make demo` trained
-	@$(PYTHON) tools/make_pictures.py
+	@$(PYTHON) dev/make_pictures.py
 
 readme: setup  ## write the READMEs' tables from results/
-	@$(PYTHON) tools/update_readme.py
+	@$(PYTHON) dev/update_readme.py
 
 test: setup  ## run the quick tests on a CPU
 	@$(PYTHON) $(SETUP) pytest hypothesis

@@ -34,7 +34,7 @@ setup(
     packages=find_packages(include=["fpn_d2", "fpn_d2.*"]),
     package_data={
         "fpn_d2.inspection": ["*.j2"],
-        "fpn_d2.protocol": ["*.j2"],
+        "fpn_d2.experiments": ["*.j2"],
         "fpn_d2.visualization": ["*.css"],
     },
     python_requires=">=3.10",

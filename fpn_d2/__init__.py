@@ -20,6 +20,6 @@ except ImportError as error:
 from . import data, modeling  # noqa: F401  (registers the data sets and the components)
 from .checkpoint import load_model
 from .config import add_fpn_config, load_config
-from .errors import UserError
+from .utils.errors import UserError
 
 __all__ = ["UserError", "add_fpn_config", "load_config", "load_model"]

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from .config_checks import check_config
 from .config_files import read_config_file
-from .errors import UserError
+from .utils.errors import UserError
 
 __all__ = ["add_fpn_config", "load_config"]
 
@@ -94,7 +94,7 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # images, and more than one. Each process of a training counts those that it has met itself.
     cfg.DATALOADER.MAX_SKIPPED_SHARE = 0.01
 
-    # Evaluation runs on a copy of the model that is prepared for it (fpn_d2/export/prepared.py):
+    # Evaluation runs on a copy of the model that is prepared for it (fpn_d2/inference/prepared.py):
     # batch norms folded, channels-last; the same detections but for rounding. Precision "float32",
     # "bfloat16" or, on CUDA, "float16". COMPILE: torch.compile, which pays from hundreds of images.
     cfg.INFERENCE = CfgNode()
@@ -102,7 +102,7 @@ def add_fpn_config(cfg: CfgNode) -> None:
     cfg.INFERENCE.PRECISION = "float32"
     cfg.INFERENCE.COMPILE = False
 
-    # Train with the backbone compiled by torch.compile (fpn_d2/export/compiling.py).
+    # Train with the backbone compiled by torch.compile (fpn_d2/inference/compiled.py).
     cfg.SOLVER.COMPILE = False
 
     # A training without --resume refuses an OUTPUT_DIR with checkpoints; True: it deletes them.

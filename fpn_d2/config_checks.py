@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 
 from .config_values import check_values
-from .errors import UserError
+from .utils.errors import UserError
 
 __all__ = ["check_config", "features_read"]
 
@@ -121,7 +121,7 @@ def _check_pooler_backend(cfg: CfgNode) -> None:
     if backend != "auto" and cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads":
         raise UserError(
             "MODEL.ROI_BOX_HEAD.POOLER_BACKEND has no effect on MODEL.ROI_HEADS.NAME "
-            "StandardROIHeads; set it to FPNROIHeads, or leave the backend auto"
+            "StandardROIHeads; set it to LevelROIHeads, or leave the backend auto"
         )
 
 
@@ -155,13 +155,13 @@ def _check_switches_act(cfg: CfgNode) -> None:
     if not model.RPN.SHARED_HEAD and model.RPN.HEAD_NAME == "StandardRPNHead":
         raise UserError(
             "MODEL.RPN.SHARED_HEAD False has no effect on MODEL.RPN.HEAD_NAME StandardRPNHead; "
-            "set it to FPNRPNHead"
+            "set it to build_level_rpn_head"
         )
     eq1_is_plain = (box.POOLER_CANONICAL_SIZE, box.POOLER_CANONICAL_LEVEL) == (224, 4)
     if not eq1_is_plain and model.ROI_HEADS.NAME == "StandardROIHeads":
         raise UserError(
             "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE and POOLER_CANONICAL_LEVEL have no effect "
-            "on MODEL.ROI_HEADS.NAME StandardROIHeads; set it to FPNROIHeads"
+            "on MODEL.ROI_HEADS.NAME StandardROIHeads; set it to LevelROIHeads"
         )
     if box.NUM_UNUSED_CLASSES < 0:
         raise UserError(
@@ -170,7 +170,7 @@ def _check_switches_act(cfg: CfgNode) -> None:
     if box.NUM_UNUSED_CLASSES and model.ROI_HEADS.NAME in ("StandardROIHeads", "C4ROIHeads"):
         raise UserError(
             "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES has no effect on MODEL.ROI_HEADS.NAME "
-            f"{model.ROI_HEADS.NAME}; set it to FPNROIHeads, or NUM_UNUSED_CLASSES to 0"
+            f"{model.ROI_HEADS.NAME}; set it to LevelROIHeads, or NUM_UNUSED_CLASSES to 0"
         )
 
 

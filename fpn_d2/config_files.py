@@ -13,7 +13,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-from .errors import UserError
+from .utils.errors import UserError
 
 __all__ = ["read_config_file"]
 

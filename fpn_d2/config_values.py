@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 
-from .errors import UserError
+from .utils.errors import UserError
 
 __all__ = ["check_values"]
 

@@ -142,7 +142,7 @@ OVERRIDES = {
             "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE",
             224,
         ),
-        ["POOLER_BACKEND", "FPNROIHeads"],
+        ["POOLER_BACKEND", "LevelROIHeads"],
     ),
     "a share of 2": (override("DATALOADER.MAX_SKIPPED_SHARE", "2.0"), ["MAX_SKIPPED_SHARE", "0.0"]),
     "no images in a batch": (override("SOLVER.IMS_PER_BATCH", 0), ["SOLVER.IMS_PER_BATCH"]),

@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.logger import setup_logger
 
 from fpn_d2 import load_config
-from fpn_d2.data import ShapesSpec, generate_shapes, register_coco_folders
+from fpn_d2.data.datasets import ShapesSpec, generate_shapes, register_coco_folders
 
 torch.set_num_threads(1)  # the inputs are tiny, and threads that wait for a busy core are slow
 

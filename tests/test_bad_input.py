@@ -19,7 +19,7 @@ from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 
 import train_net
-from fpn_d2.data import register_coco_folders
+from fpn_d2.data.datasets import register_coco_folders
 from fpn_d2.engine import launch
 
 pytestmark = pytest.mark.usefixtures("no_stale_logs")

@@ -322,17 +322,20 @@ REFUSED = {
         + ["MODEL.FPN.BOTTOM_UP", "build_regnet_backbone"],
         "MODEL.FPN.*BOTTOM_UP.*build_fpn_backbone",
     ),
-    "stock RPN head": (["MODEL.RPN.SHARED_HEAD", "False"], "MODEL.RPN.SHARED_HEAD.*FPNRPNHead"),
+    "stock RPN head": (
+        ["MODEL.RPN.SHARED_HEAD", "False"],
+        "MODEL.RPN.SHARED_HEAD.*build_level_rpn_head",
+    ),
     "stock RoI heads": (
         ["MODEL.ROI_HEADS.NAME", "StandardROIHeads"]
         + ["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "80"],
-        "POOLER_CANONICAL_SIZE.*FPNROIHeads",
+        "POOLER_CANONICAL_SIZE.*LevelROIHeads",
     ),
     "a pooler backend": (["MODEL.ROI_BOX_HEAD.POOLER_BACKEND", "cuda"], "POOLER_BACKEND is 'cuda'"),
     "stock RoI heads, backend": (
         ["MODEL.ROI_HEADS.NAME", "StandardROIHeads"]
         + ["MODEL.ROI_BOX_HEAD.POOLER_BACKEND", "gather"],
-        "POOLER_BACKEND has no effect on MODEL.ROI_HEADS.NAME StandardROIHeads; .*FPNROIHeads",
+        "POOLER_BACKEND has no effect on MODEL.ROI_HEADS.NAME StandardROIHeads; .*LevelROIHeads",
     ),
     "Eq. 1's size": (["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "0"], "CANONICAL_SIZE is 0"),
     "batch": (

@@ -10,7 +10,8 @@ from detectron2.config import get_cfg
 from markdown_pages import anchors, fenced_blocks, links
 
 from fpn_d2 import add_fpn_config, load_config
-from fpn_d2.protocol import fill_in_results, load_tables
+from fpn_d2.experiments import load_tables
+from fpn_d2.experiments.readme import fill_in_results
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_the_row_of_ones_own_is_a_row(repo, tables_page, tmp_path):
 def test_the_tables_of_a_page_are_those_of_the_results(name, repo):
     text = (repo / name).read_text(encoding="utf-8")
     tables = load_tables(repo / "configs" / "tables.yaml")
-    assert fill_in_results(text, str(repo), tables) == text, "run tools/update_readme.py"
+    assert fill_in_results(text, str(repo), tables) == text, "run dev/update_readme.py"
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from hostile_files import FAST, KINDS, Case, World
 from torch import nn
 
 import train_net
-from fpn_d2.data import register_coco_folders
+from fpn_d2.data.datasets import register_coco_folders
 from fpn_d2.engine import Trainer, launch
 
 pytestmark = pytest.mark.usefixtures("no_stale_logs")

@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 
 import train_net
-from fpn_d2.data import register_coco_folders
+from fpn_d2.data.datasets import register_coco_folders
 from fpn_d2.engine import launch
 from fpn_d2.visualization import draw_mask_proposals
 

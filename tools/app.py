@@ -12,10 +12,10 @@ import argparse
 import warnings
 
 from fpn_d2.app import Limits, Models, Session, find_models, parse_model
-from fpn_d2.app.page import serve
+from fpn_d2.app.interface import serve
 from fpn_d2.app.timing import time_page
-from fpn_d2.devices import keep_freed_memory
-from fpn_d2.errors import UserError, exit_on_user_error
+from fpn_d2.utils.devices import keep_freed_memory
+from fpn_d2.utils.errors import UserError, exit_on_user_error
 
 
 def main() -> None:

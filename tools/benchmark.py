@@ -28,8 +28,8 @@ from fpn_d2.benchmark import (
     take_turns,
     write_benchmark,
 )
-from fpn_d2.devices import keep_freed_memory
-from fpn_d2.errors import exit_on_user_error
+from fpn_d2.utils.devices import keep_freed_memory
+from fpn_d2.utils.errors import exit_on_user_error
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TASKS = {  # in the order in which they run

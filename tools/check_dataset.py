@@ -15,8 +15,8 @@ import json
 import sys
 
 from fpn_d2.data import check_file
-from fpn_d2.data.annotated_objects import dataset_files
-from fpn_d2.errors import exit_on_user_error
+from fpn_d2.inspection.annotated_objects import dataset_files
+from fpn_d2.utils.errors import exit_on_user_error
 
 
 def main() -> None:

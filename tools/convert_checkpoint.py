@@ -15,17 +15,21 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from fpn_d2 import load_config
-from fpn_d2.benchmark import build_torchvision, compare_with_torchvision, noise_images
-from fpn_d2.checkpoint import (
+from fpn_d2.checkpoint import convert_checkpoint
+from fpn_d2.checkpoint.foreign import (
     SOURCES,
     Conversion,
     check_complete,
-    convert_checkpoint,
     convert_foreign,
     find_source,
     norm_eps_of,
 )
-from fpn_d2.errors import UserError, exit_on_user_error
+from fpn_d2.checkpoint.foreign.torchvision_parity import (
+    build_torchvision,
+    compare_with_torchvision,
+    noise_images,
+)
+from fpn_d2.utils.errors import UserError, exit_on_user_error
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 LEAST_MATCHED = 0.95  # of the detections, with --check

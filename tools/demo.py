@@ -9,8 +9,8 @@ a picture of each image (a video of each video), ``predictions.json`` in COCO's 
 import argparse
 
 from fpn_d2.demo import MAX_PIXELS, parse_rows, run_demo
-from fpn_d2.devices import keep_freed_memory
-from fpn_d2.errors import exit_on_user_error
+from fpn_d2.utils.devices import keep_freed_memory
+from fpn_d2.utils.errors import exit_on_user_error
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import json
 import os
 
 from fpn_d2 import UserError
-from fpn_d2.errors import exit_on_user_error
+from fpn_d2.utils.errors import exit_on_user_error
 from fpn_d2.visualization import draw_mask_proposals, draw_results
 
 

@@ -11,16 +11,17 @@ import argparse
 import os
 
 from fpn_d2 import UserError, load_config, load_model
-from fpn_d2.benchmark import check_report, report_parity
-from fpn_d2.errors import exit_on_user_error
 from fpn_d2.export import (
     FORMATS,
     check_export,
     check_output,
+    check_report,
     export_model,
     read_check_images,
+    report_parity,
     write_export,
 )
+from fpn_d2.utils.errors import exit_on_user_error
 
 
 def main() -> None:

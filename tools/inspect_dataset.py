@@ -13,8 +13,8 @@ import sys
 import warnings
 
 from fpn_d2 import load_config
-from fpn_d2.errors import UserError, exit_on_user_error
 from fpn_d2.inspection import inspect_dataset, summary, write_inspection
+from fpn_d2.utils.errors import UserError, exit_on_user_error
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _CONFIG = os.path.join("configs", "quick", "Faster-RCNN", "faster_rcnn_R_18_FPN.yaml")

@@ -9,8 +9,8 @@ import argparse
 import logging
 
 from fpn_d2 import UserError
-from fpn_d2.data import ShapesSpec, datasets_root, generate_shapes
-from fpn_d2.errors import exit_on_user_error
+from fpn_d2.data.datasets import ShapesSpec, datasets_root, generate_shapes
+from fpn_d2.utils.errors import exit_on_user_error
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ import argparse
 import logging
 
 from fpn_d2 import load_config
-from fpn_d2.engine.pretraining import pretrain_backbone
-from fpn_d2.errors import exit_on_user_error
+from fpn_d2.experiments.pretraining import pretrain_backbone
+from fpn_d2.utils.errors import exit_on_user_error
 
 
 def main() -> None:

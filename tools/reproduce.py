@@ -10,9 +10,8 @@ import logging
 import os
 from pathlib import Path
 
-from fpn_d2.engine import Runner
-from fpn_d2.errors import UserError, exit_on_user_error
-from fpn_d2.protocol import Progress, Reproduction, load_tables, reproduce
+from fpn_d2.experiments import Progress, Reproduction, Runner, load_tables, reproduce
+from fpn_d2.utils.errors import UserError, exit_on_user_error
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = os.path.relpath(ROOT / "configs" / "tables.yaml")

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from fpn_d2 import load_config
-from fpn_d2.engine import FourStep, Run, Runner
-from fpn_d2.errors import exit_on_user_error
+from fpn_d2.experiments import FourStep, Run, Runner
+from fpn_d2.utils.errors import exit_on_user_error
 
 ROOT = Path(__file__).resolve().parents[1]
 

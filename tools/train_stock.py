@@ -47,9 +47,9 @@ def stock_config(cfg: CfgNode) -> CfgNode:
         )
     stock = {
         "build_fpn_backbone": f"build_{'retinanet_' if retinanet else ''}resnet_fpn_backbone",
-        "FPNRPN": "RPN",
-        "FPNRPNHead": "StandardRPNHead",
-        "FPNROIHeads": "StandardROIHeads",
+        "LeanRPN": "RPN",
+        "build_level_rpn_head": "StandardRPNHead",
+        "LevelROIHeads": "StandardROIHeads",
     }
     cfg = cfg.clone()
     cfg.defrost()

@@ -8,8 +8,8 @@ from collections.abc import Container, Mapping, Sequence
 from detectron2.config import CfgNode
 
 from ..config import load_config
-from ..errors import UserError
 from ..inference import Explainer, free_title, split_pair
+from ..utils.errors import UserError
 
 __all__ = ["Models", "find_models", "parse_model"]
 

@@ -11,14 +11,14 @@ import threading
 import numpy as np
 from torch import nn
 
+from ..data.datasets.shapes import ShapesSpec
+from ..data.datasets.shapes_drawing import draw_scene
+from ..data.datasets.shapes_scene import compose_scene
 from ..data.image_faults import image_fault
-from ..data.shapes import ShapesSpec
-from ..data.shapes_drawing import draw_scene
-from ..data.shapes_scene import compose_scene
 from ..demo.sources import read_rgb
-from ..errors import UserError
 from ..inference import Explainer, Explanation, class_names
 from ..inference.explanation import box_pooler
+from ..utils.errors import UserError
 from ..visualization import (
     draw_anchor_panel,
     draw_heat_maps,

@@ -3,8 +3,8 @@
 import time
 from typing import Any
 
-from ..errors import UserError
-from .page import serve
+from ..utils.errors import UserError
+from .interface import serve
 from .session import Session
 
 __all__ = ["time_page"]

@@ -16,13 +16,11 @@ report       the rows as a file and as a table
 
 from .agreement import benchmark_agreement
 from .detectors import benchmark_inference
-from .exports import check_report, export_table, report_parity
 from .measure import take_turns
 from .operators import benchmark_linear, benchmark_mask_proposals, benchmark_pooling
 from .profiling import profile_detectors
 from .report import benchmark_table, describe_benchmark, write_benchmark
 from .table_rows import benchmark_matching, benchmark_rows
-from .torchvision_parity import build_torchvision, compare_with_torchvision, noise_images
 from .training import benchmark_training
 
 __all__ = [
@@ -35,14 +33,8 @@ __all__ = [
     "benchmark_rows",
     "benchmark_table",
     "benchmark_training",
-    "build_torchvision",
-    "check_report",
-    "compare_with_torchvision",
     "describe_benchmark",
-    "export_table",
-    "noise_images",
     "profile_detectors",
-    "report_parity",
     "take_turns",
     "write_benchmark",
 ]

@@ -16,9 +16,9 @@ from torch import nn
 from ..checkpoint import load_model
 from ..config import load_config
 from ..data import build_test_loader
-from ..errors import UserError
 from ..evaluation import ResultsWritingCOCOEvaluator, match_boxes
-from ..export import prepare_model
+from ..inference import prepare_model
+from ..utils.errors import UserError
 from .detectors import call_without_grad, head_errors
 from .measure import compare, is_timed_here, row
 from .precisions import PRECISIONS, variants_of

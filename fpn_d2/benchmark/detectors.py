@@ -16,8 +16,8 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..devices import has_bfloat16
-from ..export import PreparedModel, prepare_model
+from ..inference import PreparedModel, prepare_model
+from ..utils.devices import has_bfloat16
 from .measure import compare, is_timed_here, keeps_memory, row
 from .networks import SIZE, Networks, build_networks, image_record, output_of
 from .precisions import PRECISIONS, matmul_rates, variants_of

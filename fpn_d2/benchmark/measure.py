@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from ..devices import keep_freed_memory
-from ..errors import UserError
+from ..utils.devices import keep_freed_memory
+from ..utils.errors import UserError
 
 __all__ = ["Timing", "compare", "is_timed_here", "keeps_memory", "row", "take_turns"]
 
@@ -54,7 +54,7 @@ def take_turns(task: Callable[..., list[dict[str, Any]]], *args: Any) -> list[di
     """Run a task of this package in two processes, one of which keeps freed memory.
 
     Detectron2 and others run as their users have them, with the C library's own way with memory,
-    and this package as its programs do (:func:`fpn_d2.devices.keep_freed_memory`); a process
+    and this package as its programs do (:func:`fpn_d2.utils.devices.keep_freed_memory`); a process
     cannot have both. In :func:`compare` one computes while the other waits.
 
     Args:

@@ -16,7 +16,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from ..checkpoint.torchvision_names import convert_torchvision
+from ..checkpoint.foreign.torchvision_names import convert_torchvision
 from ..config import load_config
 from ..engine import Trainer
 

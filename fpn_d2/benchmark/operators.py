@@ -14,10 +14,10 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from ..config import load_config
-from ..devices import has_slow_matmul
-from ..export import prepare_model
+from ..inference import prepare_model
 from ..layers import ConvolvedLinear
-from ..modeling import FPNROIPooler
+from ..modeling import LevelROIPooler
+from ..utils.devices import has_slow_matmul
 from .measure import compare, is_timed_here, row
 from .networks import SIZE, image_record, settle_norms
 from .precisions import DTYPES, PRECISIONS, variants_of
@@ -46,7 +46,7 @@ def benchmark_pooling(
     levels = [torch.randn(shape, generator=generator).to(device) for shape in shapes]
     boxes = [Boxes(_boxes(count, size, generator).to(device))]
     arguments = (7, [1 / 4, 1 / 8, 1 / 16, 1 / 32], 0, "ROIAlignV2")
-    stock, ours = ROIPooler(*arguments), FPNROIPooler(*arguments, backend="gather")
+    stock, ours = ROIPooler(*arguments), LevelROIPooler(*arguments, backend="gather")
     gradient = torch.randn(count, 256, 7, 7, generator=generator).to(device)
     variants = variants_of(device)
     inputs = {"detectron2": (stock, levels, gradient)}
@@ -107,7 +107,7 @@ def benchmark_linear(device: str, rounds: int, count: int = 1000) -> list[dict[s
 
     Returns:
         rows as :func:`benchmark_pooling`'s; none where no layer is convolved
-        (:func:`fpn_d2.devices.has_slow_matmul`).
+        (:func:`fpn_d2.utils.devices.has_slow_matmul`).
     """
     if device != "cpu" or not has_slow_matmul():
         return []

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from ..devices import has_bfloat16
+from ..utils.devices import has_bfloat16
 from .measure import compare
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ..export import prepare_model
+from ..inference import prepare_model
 from .detectors import call_without_grad
 from .networks import SIZE, build_networks, image_record
 from .precisions import PRECISIONS, autocast_dtype, variants_of
@@ -24,8 +24,8 @@ def profile_detectors(
 ) -> str:
     """The operators of Faster R-CNN R-50 FPN by their share of the time, in Markdown.
 
-    Call :func:`fpn_d2.devices.keep_freed_memory` before, as this package's programs do; else much
-    of the time is of whatever takes memory anew.
+    Call :func:`fpn_d2.utils.devices.keep_freed_memory` before, as this package's programs do;
+    else much of the time is of whatever takes memory anew.
 
     Args:
         configs: the folder of configs.

@@ -6,9 +6,14 @@ from typing import Any
 
 import torch
 
-from ..engine.provenance import describe_machine, describe_versions, git_commit, installed_versions
-from ..errors import UserError
-from ..files import write_json
+from ..experiments.provenance import (
+    describe_machine,
+    describe_versions,
+    git_commit,
+    installed_versions,
+)
+from ..utils.errors import UserError
+from ..utils.files import write_json
 
 __all__ = ["benchmark_table", "describe_benchmark", "write_benchmark"]
 

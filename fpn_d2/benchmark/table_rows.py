@@ -19,7 +19,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 
 from ..config import load_config
-from ..export import prepare_model
+from ..inference import prepare_model
 from .detectors import call_without_grad, feature_error
 from .measure import compare, is_timed_here, row
 from .networks import build_for_training, image_record, random_objects, settle_norms
@@ -35,9 +35,9 @@ _PROPOSALS = 1000
 _CANONICAL = ("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "224")
 # What Detectron2 has instead of this package's classes.
 _STOCK = {
-    "MODEL.PROPOSAL_GENERATOR.NAME": {"FPNRPN": "RPN"},
-    "MODEL.RPN.HEAD_NAME": {"FPNRPNHead": "StandardRPNHead"},
-    "MODEL.ROI_HEADS.NAME": {"FPNROIHeads": "StandardROIHeads", "C4ROIHeads": "Res5ROIHeads"},
+    "MODEL.PROPOSAL_GENERATOR.NAME": {"LeanRPN": "RPN"},
+    "MODEL.RPN.HEAD_NAME": {"build_level_rpn_head": "StandardRPNHead"},
+    "MODEL.ROI_HEADS.NAME": {"LevelROIHeads": "StandardROIHeads", "C4ROIHeads": "Res5ROIHeads"},
 }
 
 

@@ -12,7 +12,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ..export import compile_backbone
+from ..inference import compile_backbone
 from .detectors import STOCK_KEPT, count_flops
 from .measure import compare, is_timed_here, keeps_memory, row
 from .networks import SIZE, build_networks, image_record

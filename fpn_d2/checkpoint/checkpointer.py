@@ -7,17 +7,17 @@ import numpy as np
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor
 
-from ..errors import UserError
-from ..files import replace_file, system_error
-from .resuming import checkpoints_in, newest_whole, tagged_checkpoint
+from ..utils.errors import UserError
+from ..utils.files import replace_file, system_error
+from .resume_point import checkpoints_in, newest_whole, tagged_checkpoint
 from .safe_load import read_pickle, read_safetensors, read_torch
 
-__all__ = ["FPNCheckpointer", "check_weights"]
+__all__ = ["SafeCheckpointer", "check_weights"]
 
 _STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
-class FPNCheckpointer(DetectionCheckpointer):
+class SafeCheckpointer(DetectionCheckpointer):
     """Loads every form that :class:`DetectionCheckpointer` loads, and refuses a useless match.
 
     Detectron2 logs the keys that a file does not fill and goes on, so a wrong file trains from

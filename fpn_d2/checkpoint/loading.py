@@ -4,9 +4,9 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from ..errors import UserError
 from ..modeling import check_registered
-from .checkpointer import FPNCheckpointer
+from ..utils.errors import UserError
+from .checkpointer import SafeCheckpointer
 
 __all__ = ["load_model"]
 
@@ -28,7 +28,7 @@ def load_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
     """
     check_registered(cfg)
     model = build_model(cfg.clone())  # the meta-architecture may change its config
-    checkpointer = FPNCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         raise UserError(
             "MODEL.WEIGHTS is empty, and random weights detect nothing; set it to a checkpoint, "

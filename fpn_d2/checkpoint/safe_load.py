@@ -1,7 +1,8 @@
 """Reading the files of checkpoints without running what is in them.
 
 Of a ``.pth`` file torch's own restricted unpickler takes tensors and plain containers, of a
-``.pkl`` :func:`fpn_d2.pickles.load_arrays` NumPy arrays, and a ``.safetensors`` holds nothing else.
+``.pkl`` :func:`fpn_d2.checkpoint.pickles.load_arrays` NumPy arrays, and a ``.safetensors`` holds
+nothing else.
 """
 
 import os
@@ -13,9 +14,9 @@ from typing import Any
 import safetensors
 import torch
 
-from ..errors import UserError
-from ..numpy_pickles import NUMPY_GLOBALS
-from ..pickles import load_arrays
+from ..utils.errors import UserError
+from .numpy_pickles import NUMPY_GLOBALS
+from .pickles import load_arrays
 
 __all__ = ["read_pickle", "read_safetensors", "read_torch"]
 

@@ -14,8 +14,8 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..errors import UserError
-from ..seeding import seeded
+from ..utils.errors import UserError
+from ..utils.seeding import seeded
 from .checks import (
     check_boxes,
     check_classes,
@@ -26,9 +26,9 @@ from .checks import (
     check_settings,
     check_sizes,
 )
+from .datasets.folders import is_local
 from .diagnosis import explain_failure
 from .evaluable import check_evaluable
-from .folders import is_local
 from .left_out import naming_left_out
 from .object_scale import ObjectScaleMapper
 from .proposals import check_proposals, read_proposals

@@ -13,8 +13,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from ..errors import UserError
-from .folders import datasets_root, is_local, missing_remedy
+from ..utils.errors import UserError
+from .datasets.folders import datasets_root, is_local, missing_remedy
 from .mask_faults import mask_fault
 
 __all__ = [

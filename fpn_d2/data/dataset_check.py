@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .annotation_faults import ERROR, WARNING, Finding, annotation_findings, file_name, image_size
 from .image_faults import image_fault
 

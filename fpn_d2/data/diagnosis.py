@@ -13,7 +13,7 @@ from detectron2.data import MetadataCatalog
 
 from .annotation_faults import ERROR, annotation_findings
 from .dataset_check import read_annotations
-from .folders import is_local, missing_remedy
+from .datasets.folders import is_local, missing_remedy
 from .mask_faults import mask_fault
 from .proposals import explain_proposals
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .dataset_check import read_annotations
-from .folders import is_local
+from .datasets.folders import is_local
 from .mask_faults import is_number
 
 __all__ = ["check_evaluable"]

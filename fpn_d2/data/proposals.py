@@ -12,9 +12,9 @@ import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 
-from ..errors import UserError
-from ..pickles import load_arrays
-from .folders import is_local
+from ..checkpoint.pickles import load_arrays
+from ..utils.errors import UserError
+from .datasets.folders import is_local
 
 __all__ = ["check_proposals", "explain_proposals", "read_proposals"]
 

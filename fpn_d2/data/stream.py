@@ -18,8 +18,8 @@ from detectron2.data.detection_utils import read_image
 from detectron2.utils import comm
 from torch.utils.data import IterableDataset, Sampler, get_worker_info
 
-from ..errors import UserError
-from ..seeding import seeded
+from ..utils.errors import UserError
+from ..utils.seeding import seeded
 
 __all__ = ["TrainStream"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from detectron2.data.detection_utils import check_image_size, read_image
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .image_faults import image_fault
 
 __all__ = ["RefusingMapper", "SkippingMapper", "read_sound_image"]

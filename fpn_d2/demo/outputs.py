@@ -9,9 +9,9 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image
 
-from ..errors import UserError
-from ..files import replace_file
 from ..structures import RegionMasks
+from ..utils.errors import UserError
+from ..utils.files import replace_file
 
 __all__ = ["coco_results", "prepare_folder", "unique_stems", "write_picture"]
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 
 from ..config import load_config
-from ..errors import UserError
 from ..inference import free_title, split_pair
+from ..utils.errors import UserError
 
 __all__ = ["parse_rows"]
 

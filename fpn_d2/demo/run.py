@@ -14,10 +14,10 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from tqdm import tqdm
 
-from ..errors import UserError
-from ..files import write_json
 from ..inference import Explainer, Predictor, class_names, dataset_category_ids
 from ..structures import RegionMasks
+from ..utils.errors import UserError
+from ..utils.files import write_json
 from ..visualization import class_color, draw_boxes, draw_explanation, draw_masks
 from ..visualization.layout import picture_scale
 from ..visualization.pyramid import detection_texts

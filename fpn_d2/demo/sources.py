@@ -10,7 +10,7 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from ..data.image_faults import image_fault
-from ..errors import UserError
+from ..utils.errors import UserError
 
 __all__ = ["MAX_PIXELS", "Sources", "find_sources", "read_rgb"]
 

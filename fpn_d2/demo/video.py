@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .sources import MAX_PIXELS
 
 __all__ = ["convert_video", "import_av"]

@@ -5,7 +5,7 @@ import logging
 import torch
 from detectron2.engine import SimpleTrainer
 
-from ..devices import has_bfloat16
+from ..utils.devices import has_bfloat16
 
 __all__ = ["CPUAutocastTrainer", "cpu_has_bfloat16"]
 

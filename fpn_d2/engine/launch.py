@@ -18,8 +18,8 @@ from torch import distributed
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..config import load_config
-from ..devices import keep_freed_memory
-from ..errors import UserError, exit_on_user_error, sentence_in
+from ..utils.devices import keep_freed_memory
+from ..utils.errors import UserError, exit_on_user_error, sentence_in
 from .stopping import SIGNALS, exit_code_of
 
 __all__ = ["launch", "restart_count"]

@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..checkpoint.safe_load import read_torch
-from ..errors import UserError
+from ..utils.errors import UserError
 from .stopping import Halt
 
 __all__ = ["LossGuard", "last_finite_checkpoint"]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from ..errors import UserError
-from ..files import replace_file
+from ..utils.errors import UserError
+from ..utils.files import replace_file
 from .launch import restart_count
 
 __all__ = ["check_output_dir", "clear_output_dir", "restored_config"]

@@ -19,15 +19,15 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
-from ..checkpoint import FPNCheckpointer
+from ..checkpoint import SafeCheckpointer
 from ..data import TrainStream, build_test_loader, build_train_loader
-from ..errors import UserError
 from ..evaluation import MaskRecallEvaluator, ResultsWritingCOCOEvaluator
-from ..export import PreparedModel, compile_backbone, prepare_model
-from ..files import remove_partial_files
+from ..inference import PreparedModel, compile_backbone, prepare_model
 from ..layers import convolve_linears
 from ..modeling import check_registered
-from ..seeding import seed_everything
+from ..utils.errors import UserError
+from ..utils.files import remove_partial_files
+from ..utils.seeding import seed_everything
 from .autocast import CPUAutocastTrainer, cpu_has_bfloat16
 from .loss_guard import LossGuard
 from .metrics_log import keep_steps_before
@@ -125,9 +125,9 @@ class Trainer(DefaultTrainer):
             step = CPUAutocastTrainer if cpu_has_bfloat16() else SimpleTrainer
         return step(model, data_loader, optimizer)
 
-    def build_checkpointer(self, cfg: CfgNode, model: nn.Module) -> FPNCheckpointer:
+    def build_checkpointer(self, cfg: CfgNode, model: nn.Module) -> SafeCheckpointer:
         """The checkpointer, which also saves and restores this trainer's state."""
-        return FPNCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        return SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
 
     def build_hooks(self) -> list[HookBase | None]:
         """See :meth:`DefaultTrainer.build_hooks`; with what resumes and stops a training."""

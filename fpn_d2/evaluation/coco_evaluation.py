@@ -7,7 +7,7 @@ from typing import Any
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals
 
-from ..files import write_json
+from ..utils.files import write_json
 
 __all__ = ["ResultsWritingCOCOEvaluator"]
 

@@ -38,8 +38,8 @@ from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from pycocotools.coco import COCO
 
-from ..errors import UserError
-from ..files import write_json
+from ..utils.errors import UserError
+from ..utils.files import write_json
 
 __all__ = ["MaskRecallEvaluator", "average_recall", "match_ranks"]
 

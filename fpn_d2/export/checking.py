@@ -26,8 +26,8 @@ from torchvision.ops import box_iou
 from ..data import check_names
 from ..data.image_faults import image_fault
 from ..data.resizing import build_test_resize
-from ..errors import UserError
 from ..evaluation import match_boxes
+from ..utils.errors import UserError
 from .exporting import DetectorGraph, Exported, require
 
 __all__ = ["Parity", "check_export", "load_exported", "read_check_images"]

@@ -25,9 +25,9 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..inference.prepared import prepare_model
+from ..utils.errors import UserError
 from .nms import nms_by_group
-from .prepared import prepare_model
 
 __all__ = ["FORMATS", "Exported", "export_model", "require"]
 
@@ -121,7 +121,7 @@ def check_exportable(model: nn.Module) -> None:
     if not isinstance(getattr(heads, "box_predictor", None), FastRCNNOutputLayers):
         raise UserError(
             f"the {type(heads).__name__} cannot be exported: its box head is not Fast R-CNN's one; "
-            "set MODEL.ROI_HEADS.NAME to FPNROIHeads or C4ROIHeads"
+            "set MODEL.ROI_HEADS.NAME to LevelROIHeads or C4ROIHeads"
         )
 
 

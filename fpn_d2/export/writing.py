@@ -2,8 +2,8 @@
 
 import os
 
-from ..errors import UserError
-from ..files import replace_file
+from ..utils.errors import UserError
+from ..utils.files import replace_file
 from .exporting import Exported
 
 __all__ = ["check_output", "write_export"]

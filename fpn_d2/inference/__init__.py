@@ -1,17 +1,22 @@
 """From an image to detections, and to what is particular to a pyramid on the way there."""
 
 from .choices import free_title, split_pair
+from .compiled import compile_backbone
 from .explanation import AnchorMatches, Explainer, Explanation, Proposals
 from .predictor import Predictor, class_names, dataset_category_ids
+from .prepared import PreparedModel, prepare_model
 
 __all__ = [
     "AnchorMatches",
     "Explainer",
     "Explanation",
     "Predictor",
+    "PreparedModel",
     "Proposals",
     "class_names",
+    "compile_backbone",
     "dataset_category_ids",
     "free_title",
+    "prepare_model",
     "split_pair",
 ]

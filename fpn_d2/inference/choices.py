@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Container
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 __all__ = ["free_title", "split_pair"]
 

@@ -22,10 +22,10 @@ from detectron2.modeling import FPN
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor, nn
 
-from ..export import PreparedModel
 from ..modeling import levels_of_boxes
 from .listening import Listener
 from .predictor import Predictor, above
+from .prepared import PreparedModel
 
 __all__ = ["AnchorMatches", "Explainer", "Explanation", "Proposals"]
 

@@ -17,8 +17,8 @@ from torchvision.ops import nms
 
 from ..checkpoint import load_model
 from ..data import build_test_resize
-from ..errors import UserError
-from ..export import PreparedModel, prepare_model
+from ..utils.errors import UserError
+from .prepared import PreparedModel, prepare_model
 
 __all__ = ["Predictor", "above", "class_names", "dataset_category_ids"]
 
@@ -54,7 +54,7 @@ class Predictor(DefaultPredictor):
             raise UserError(
                 "this config is a Fast R-CNN on proposals from a file, which there are none of for "
                 "an image of one's own; take a Faster R-CNN config, or add MODEL.LOAD_PROPOSALS "
-                "False MODEL.PROPOSAL_GENERATOR.NAME FPNRPN with weights that have an RPN"
+                "False MODEL.PROPOSAL_GENERATOR.NAME LeanRPN with weights that have an RPN"
             )
         self.cfg = cfg.clone()
         model = load_model(cfg) if model is None else model.eval()

@@ -20,7 +20,10 @@ from torch import nn
 from tqdm import tqdm
 
 from ..config_checks import features_read
-from ..data.anchor_reach import (
+from ..modeling.roi_pooler import levels_of_boxes
+from ..utils.errors import UserError
+from ..visualization import level_number
+from .anchor_reach import (
     Suggestion,
     best_ious,
     match_anchors,
@@ -28,10 +31,7 @@ from ..data.anchor_reach import (
     places,
     suggest_sizes,
 )
-from ..data.annotated_objects import AnnotatedObjects, dataset_files, read_objects
-from ..errors import UserError
-from ..modeling.roi_pooler import levels_of_boxes
-from ..visualization import level_number
+from .annotated_objects import AnnotatedObjects, dataset_files, read_objects
 
 __all__ = ["AnchorSetup", "Inspection", "inspect_dataset"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..devices import has_slow_matmul
+from ..utils.devices import has_slow_matmul
 
 __all__ = ["ConvolvedLinear", "convolve_linears"]
 
@@ -43,7 +43,7 @@ class ConvolvedLinear(nn.Linear):
 
 def convolve_linears(model: nn.Module) -> int:
     """Turn a model's large linear layers into :class:`ConvolvedLinear`, in place, where it is
-    faster: on CPUs where :func:`fpn_d2.devices.has_slow_matmul`.
+    faster: on CPUs where :func:`fpn_d2.utils.devices.has_slow_matmul`.
 
     Args:
         model: whose weights, and their names, stay.

@@ -1,5 +1,6 @@
 """What the paper draws: the neck, the RPN head, Eq. 1 and the RoI heads, all registered."""
 
+from . import old_names  # noqa: F401  (registers them)
 from .anchor_generator import MaskRCNNBenchmarkAnchorGenerator, TorchvisionAnchorGenerator
 from .box_predictor import UnusedClassesOutputLayers
 from .fpn import FeaturePyramid, build_fpn_backbone
@@ -7,18 +8,17 @@ from .mask_proposals import MaskProposalGenerator, MaskProposalHead, MaskProposa
 from .registered import check_registered
 from .regnet import build_regnet_backbone
 from .retinanet import ClippingRetinaNet
-from .roi_heads import C4ROIHeads, FPNROIHeads
-from .roi_pooler import FPNROIPooler, levels_of_boxes
-from .rpn import FPNRPN, FPNRPNHead, PerLevelRPNHead
+from .roi_heads import C4ROIHeads, LevelROIHeads
+from .roi_pooler import LevelROIPooler, levels_of_boxes
+from .rpn import LeanRPN, PerLevelRPNHead, build_level_rpn_head
 
 __all__ = [
-    "FPNRPN",
     "C4ROIHeads",
     "ClippingRetinaNet",
-    "FPNROIHeads",
-    "FPNROIPooler",
-    "FPNRPNHead",
     "FeaturePyramid",
+    "LeanRPN",
+    "LevelROIHeads",
+    "LevelROIPooler",
     "MaskProposalGenerator",
     "MaskProposalHead",
     "MaskProposalNetwork",
@@ -27,6 +27,7 @@ __all__ = [
     "TorchvisionAnchorGenerator",
     "UnusedClassesOutputLayers",
     "build_fpn_backbone",
+    "build_level_rpn_head",
     "build_regnet_backbone",
     "check_registered",
     "levels_of_boxes",

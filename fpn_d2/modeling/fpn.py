@@ -28,7 +28,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..config_checks import check_features_exist, features_read
-from ..errors import UserError
+from ..utils.errors import UserError
 
 __all__ = ["FeaturePyramid", "build_fpn_backbone"]
 

@@ -18,7 +18,7 @@ from detectron2.modeling import (
 )
 from fvcore.common.registry import Registry
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 __all__ = ["check_registered"]
 

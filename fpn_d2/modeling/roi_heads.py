@@ -6,18 +6,18 @@ from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.roi_heads import Res5ROIHeads
 
 from .box_predictor import UnusedClassesOutputLayers
-from .roi_pooler import FPNROIPooler
+from .roi_pooler import LevelROIPooler
 
-__all__ = ["C4ROIHeads", "FPNROIHeads"]
+__all__ = ["C4ROIHeads", "LevelROIHeads"]
 
 
 @ROI_HEADS_REGISTRY.register()
-class FPNROIHeads(StandardROIHeads):
+class LevelROIHeads(StandardROIHeads):
     """Detectron2's :class:`StandardROIHeads` with Eq. 1's constants from the config."""
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        """See :meth:`StandardROIHeads._init_box_head`; the pooler is a :class:`FPNROIPooler`."""
+        """See :meth:`StandardROIHeads._init_box_head`; the pooler is a :class:`LevelROIPooler`."""
         arguments = super()._init_box_head(cfg, input_shape)
         arguments["box_pooler"] = _build_pooler(cfg, input_shape)
         if cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0:
@@ -32,15 +32,15 @@ class C4ROIHeads(Res5ROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        """See :meth:`Res5ROIHeads.from_config`; the pooler is a :class:`FPNROIPooler`."""
+        """See :meth:`Res5ROIHeads.from_config`; the pooler is a :class:`LevelROIPooler`."""
         arguments = super().from_config(cfg, input_shape)
         arguments["pooler"] = _build_pooler(cfg, input_shape)
         return arguments
 
 
-def _build_pooler(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> FPNROIPooler:
+def _build_pooler(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> LevelROIPooler:
     box = cfg.MODEL.ROI_BOX_HEAD
-    return FPNROIPooler(
+    return LevelROIPooler(
         output_size=box.POOLER_RESOLUTION,
         scales=[1.0 / input_shape[name].stride for name in cfg.MODEL.ROI_HEADS.IN_FEATURES],
         sampling_ratio=box.POOLER_SAMPLING_RATIO,

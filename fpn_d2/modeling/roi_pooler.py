@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..layers import pyramid_roi_align
 
-__all__ = ["FPNROIPooler", "levels_of_boxes"]
+__all__ = ["LevelROIPooler", "levels_of_boxes"]
 
 
 def levels_of_boxes(
@@ -44,7 +44,7 @@ def levels_of_boxes(
     return k.clamp(min_level, max_level).to(torch.int64)
 
 
-class FPNROIPooler(ROIPooler):
+class LevelROIPooler(ROIPooler):
     """Detectron2's :class:`ROIPooler`, which also says where a box goes, pools RoIAlign on CPUs by
     :func:`fpn_d2.layers.pyramid_roi_align`, and RoI *pooling* in full precision (torchvision's
     kernel knows no bfloat16)."""

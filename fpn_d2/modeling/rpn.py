@@ -15,14 +15,14 @@ from detectron2.structures import Boxes, Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor, nn
 
-__all__ = ["FPNRPN", "FPNRPNHead", "PerLevelRPNHead"]
+__all__ = ["LeanRPN", "PerLevelRPNHead", "build_level_rpn_head"]
 
 # IoUs of objects with anchors that are computed at once, each in about 24 bytes.
 _MAX_PAIRS = 1 << 24
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
-class FPNRPN(RPN):
+class LeanRPN(RPN):
     """Detectron2's :class:`RPN`, without proposals in training where nothing reads them, and
     matching many objects in bounded memory.
 
@@ -125,7 +125,7 @@ class PerLevelRPNHead(nn.Module):
 
 
 @RPN_HEAD_REGISTRY.register()
-def FPNRPNHead(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Module:
+def build_level_rpn_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Module:
     """Build the head that ``MODEL.RPN.SHARED_HEAD`` asks for.
 
     The shared one is Detectron2's :class:`StandardRPNHead` itself, under its parameter names.

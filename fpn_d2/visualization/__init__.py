@@ -1,5 +1,6 @@
 """Pictures: boxes and masks in colours that everybody can tell apart."""
 
+from .detection_results import draw_results
 from .drawing import PALETTE, class_color, draw_boxes, draw_masks, side_by_side
 from .levels import LEVEL_COLORS, level_color, level_number
 from .mask_results import draw_mask_proposals
@@ -12,7 +13,6 @@ from .pyramid import (
     draw_proposals,
     level_legend,
 )
-from .results import draw_results
 
 __all__ = [
     "LEVEL_COLORS",

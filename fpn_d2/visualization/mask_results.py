@@ -8,8 +8,8 @@ import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data.detection_utils import read_image
 
-from ..data.ground_truth import load_ground_truth
-from ..errors import UserError
+from ..evaluation.ground_truth import load_ground_truth
+from ..utils.errors import UserError
 from .drawing import class_color, draw_masks, side_by_side
 
 __all__ = ["draw_mask_proposals"]

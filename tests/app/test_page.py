@@ -1,4 +1,4 @@
-"""app/page.py in a headless Chromium, and what it does before one comes."""
+"""app/interface.py in a headless Chromium, and what it does before one comes."""
 
 import io
 import shutil
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.app.page import import_gradio, serve
+from fpn_d2.app.interface import import_gradio, serve
 from fpn_d2.app.session import Limits, Session, example_images
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Gradio's dependencies

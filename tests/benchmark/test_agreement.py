@@ -8,7 +8,7 @@ from detectron2.structures import Boxes, Instances
 from fpn_d2 import UserError
 from fpn_d2.benchmark import agreement, benchmark_agreement, benchmark_table, take_turns
 from fpn_d2.benchmark.agreement import match_detections
-from fpn_d2.checkpoint import FPNCheckpointer
+from fpn_d2.checkpoint import SafeCheckpointer
 
 
 def detections(*boxes):
@@ -80,7 +80,7 @@ ROW = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 def test_a_model_agrees_with_itself(repo, row_config, tiny_opts, tiny_root, tmp_path, monkeypatch):
     opts = [*tiny_opts, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "DATALOADER.NUM_WORKERS", "1"]
     torch.manual_seed(0)
-    FPNCheckpointer(build_model(row_config(ROW, *opts)), str(tmp_path)).save("model")
+    SafeCheckpointer(build_model(row_config(ROW, *opts)), str(tmp_path)).save("model")
     config, weights = repo / "configs" / f"{ROW}.yaml", str(tmp_path / "model.pth")
     monkeypatch.setenv("DETECTRON2_DATASETS", tiny_root)  # of the two processes
     results = take_turns(benchmark_agreement, config, weights, "cpu", 1, 2, opts)

@@ -15,7 +15,7 @@ from fpn_d2.benchmark import (
     precisions,
     write_benchmark,
 )
-from fpn_d2.files import read_json
+from fpn_d2.utils.files import read_json
 
 
 @pytest.fixture

@@ -26,9 +26,9 @@ from fpn_d2.benchmark import (
     take_turns,
     training,
 )
-from fpn_d2.devices import has_bfloat16
 from fpn_d2.layers import convolved_linear
 from fpn_d2.modeling import rpn
+from fpn_d2.utils.devices import has_bfloat16
 
 SIZE = (128, 160)
 

@@ -16,7 +16,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from torch import Tensor, nn
 
-from fpn_d2.checkpoint import FPNCheckpointer
+from fpn_d2.checkpoint import SafeCheckpointer
 
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 CONVS = {"conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c", "shortcut": "branch1"}
@@ -210,6 +210,6 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list:
     def keep(self, incompatible):
         found.append(incompatible)
 
-    for checkpointer in (DetectionCheckpointer, FPNCheckpointer):
+    for checkpointer in (DetectionCheckpointer, SafeCheckpointer):
         monkeypatch.setattr(checkpointer, "_log_incompatible_keys", keep)
     return found

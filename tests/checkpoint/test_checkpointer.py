@@ -9,8 +9,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from fpn_d2 import UserError, load_model
-from fpn_d2.checkpoint import FPNCheckpointer
+from fpn_d2 import UserError
+from fpn_d2.checkpoint import SafeCheckpointer, load_model
 
 ROW = "quick/RPN/rpn_R_18_FPN"
 FROZEN = ("MODEL.RESNETS.NORM", "FrozenBN")
@@ -67,13 +67,13 @@ def test_every_tensor_comes_back_bit_for_bit(model, config, zoo, tmp_path, layou
         model.backbone.fpn_lateral2.bias[: len(odd)] = odd
     model.to(memory_format=layout)
     saved = {name: value.clone() for name, value in model.state_dict().items()}
-    FPNCheckpointer(model, str(tmp_path)).save("model", iteration=3)
+    SafeCheckpointer(model, str(tmp_path)).save("model", iteration=3)
     other = build_model(config().clone())
     zoo.scramble(other, seed=2)
     assert len(zoo.different(other.state_dict(), saved)) == len(saved)
     for strict in (False, True):
         zoo.scramble(other, seed=2)
-        rest = FPNCheckpointer(other, strict=strict).load(str(tmp_path / "model.pth"))
+        rest = SafeCheckpointer(other, strict=strict).load(str(tmp_path / "model.pth"))
         assert rest["iteration"] == 3
         assert not zoo.different(other.state_dict(), saved)
 
@@ -84,10 +84,10 @@ def test_the_optimizer_comes_back_with_the_model(model, zoo, tmp_path):
     parameter.grad = torch.rand_like(parameter)
     optimizer.step()
     momentum = optimizer.state[parameter]["momentum_buffer"].clone()
-    FPNCheckpointer(model, str(tmp_path), optimizer=optimizer).save("model")
+    SafeCheckpointer(model, str(tmp_path), optimizer=optimizer).save("model")
     optimizer.state.clear()
     zoo.scramble(model, seed=2)
-    again = FPNCheckpointer(model, str(tmp_path), optimizer=optimizer)
+    again = SafeCheckpointer(model, str(tmp_path), optimizer=optimizer)
     again.resume_or_load("", resume=True)
     assert torch.equal(optimizer.state[parameter]["momentum_buffer"], momentum)
 
@@ -99,7 +99,7 @@ def test_load_model_takes_the_weights_or_with_resume_the_last_checkpoint(model, 
     assert not zoo.different(load_model(cfg, resume=True).state_dict(), first)  # none there yet
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir()
-    checkpointer = FPNCheckpointer(model, str(folder))
+    checkpointer = SafeCheckpointer(model, str(folder))
     for name, seed in [("model_0000001", 4), ("model_0000002", 5)]:
         last = zoo.scramble(model, seed=seed)
         checkpointer.save(name)
@@ -118,8 +118,8 @@ def test_weights_that_do_not_exist_are_refused(model, config, zoo, tmp_path, nam
     before = {key: value.clone() for key, value in model.state_dict().items()}
     path = f"{tmp_path}/{name}"  # "" is the folder itself
     for call in (
-        lambda: FPNCheckpointer(model).load(path),
-        lambda: FPNCheckpointer(model, str(tmp_path)).resume_or_load(path, resume=True),
+        lambda: SafeCheckpointer(model).load(path),
+        lambda: SafeCheckpointer(model, str(tmp_path)).resume_or_load(path, resume=True),
         lambda: load_model(config("MODEL.WEIGHTS", path)),
     ):
         sentence = refusal(call)
@@ -130,7 +130,7 @@ def test_weights_that_do_not_exist_are_refused(model, config, zoo, tmp_path, nam
 
 def test_training_may_start_from_random_weights_but_evaluation_may_not(model, config, zoo):
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    assert FPNCheckpointer(model).resume_or_load("", resume=False) == {}
+    assert SafeCheckpointer(model).resume_or_load("", resume=False) == {}
     assert not zoo.different(model.state_dict(), before)
     for resume in (False, True):
         sentence = refusal(load_model, config(), resume=resume)
@@ -147,7 +147,7 @@ def test_a_last_checkpoint_that_is_gone_is_named_with_a_remedy_that_helps(
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir()
     (folder / "last_checkpoint").write_text(last)  # empty: the disk was full, or a kill
-    checkpointer = FPNCheckpointer(model, cfg.OUTPUT_DIR)
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
     for call in (
         lambda: checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=True),
         lambda: load_model(cfg, resume=True),
@@ -215,7 +215,7 @@ def test_under_half_of_the_backbones_keys_is_refused(config, zoo, save, file_of,
     state, filled, total = fill(model.state_dict(), at_least_half=False)
     assert 0.4 * total < filled < 0.5 * total
     path = form(state, save, file_of, zoo)
-    sentence = refusal(FPNCheckpointer(model).load, path)
+    sentence = refusal(SafeCheckpointer(model).load, path)
     assert f"{path} fills only {filled} of the backbone's {total} keys" in sentence
     assert "set MODEL.WEIGHTS" in sentence
 
@@ -232,12 +232,12 @@ def test_half_of_the_backbones_keys_suffices_for_training(
     expected = {name: value.clone() for name, value in state.items()}
     path = form(state, save, file_of, zoo)
     zoo.scramble(model, seed=2)
-    FPNCheckpointer(model).load(path)
+    SafeCheckpointer(model).load(path)
     loaded = model.state_dict()
     assert not zoo.different({name: loaded[name] for name in expected}, expected)
     assert reports[-1].missing_keys  # which are logged, as Detectron2 does
     assert "would be evaluated as random weights" in refusal(
-        FPNCheckpointer(model, strict=True).load, path
+        SafeCheckpointer(model, strict=True).load, path
     )
 
 
@@ -252,9 +252,9 @@ def test_exactly_half_is_not_under_half(model, save):
     assert len(backbone) % 2 == 0
     for key in backbone[: len(backbone) // 2]:
         del state[key]
-    FPNCheckpointer(model).load(save(state))
+    SafeCheckpointer(model).load(save(state))
     del state[backbone[-1]]
-    assert "fills only" in refusal(FPNCheckpointer(model).load, save(state))
+    assert "fills only" in refusal(SafeCheckpointer(model).load, save(state))
 
 
 def test_a_classifier_of_another_depth_is_refused(row_config, zoo, file_of):
@@ -276,7 +276,7 @@ def test_a_classifier_of_another_depth_is_refused(row_config, zoo, file_of):
         and value.shape == target[key].shape
     ]
     assert (len(fits), len(backbone)) == (77, 281)
-    assert "fills only 77 of the backbone's 281 keys" in refusal(FPNCheckpointer(model).load, path)
+    assert "fills only 77 of the backbone's 281 keys" in refusal(SafeCheckpointer(model).load, path)
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -287,7 +287,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(model, config, zoo, sav
     ]
     other = build_model(config(*regnet).clone())
     path = save(other.state_dict())
-    sentence = refusal(FPNCheckpointer(model, strict=strict).load, path)
+    sentence = refusal(SafeCheckpointer(model, strict=strict).load, path)
     assert path in sentence
     assert "set MODEL.WEIGHTS" in sentence
     assert "backbone." in sentence  # the first of the keys that it leaves
@@ -295,7 +295,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(model, config, zoo, sav
 
 def test_a_checkpointer_that_refused_a_file_takes_the_next(model, save):
     state = model.state_dict()
-    checkpointer = FPNCheckpointer(model)
+    checkpointer = SafeCheckpointer(model)
     refusal(checkpointer.load, save({}, "wrong.pth"))
     checkpointer.load(save(state, "right.pth"))
 
@@ -332,7 +332,7 @@ def test_evaluation_refuses_a_single_unfilled_key_and_training_does_not(
     sentence = refusal(load_model, config("MODEL.WEIGHTS", path))
     assert f"{path} does not fill 1 of the model's keys ({key})" in sentence
     assert "set MODEL.WEIGHTS to a checkpoint of this config" in sentence
-    FPNCheckpointer(model).load(path)
+    SafeCheckpointer(model).load(path)
     (report,) = reports
     assert report.missing_keys == [key]
     shapes = [(key, (2 * value.shape[0], *value.shape[1:]), tuple(value.shape))]
@@ -351,7 +351,7 @@ def test_evaluation_refuses_any_missing_module(config, zoo, file_of, norm):
         arrays = {k: v.numpy() for k, v in state.items() if module_of(k) != module}
         gone = len(state) - len(arrays)
         zoo.write_pickle(path, {"model": arrays, "__author__": "someone"})
-        sentence = refusal(FPNCheckpointer(model, strict=True).load, str(path))
+        sentence = refusal(SafeCheckpointer(model, strict=True).load, str(path))
         assert f"does not fill {gone} of the model's keys ({module}." in sentence
 
 
@@ -373,7 +373,7 @@ def test_a_class_head_of_another_size_may_be_fine_tuned_but_not_evaluated(
     }
     model = build_model(cfg.clone())
     before = zoo.scramble(model, seed=2)
-    FPNCheckpointer(model).resume_or_load(path, resume=False)
+    SafeCheckpointer(model).resume_or_load(path, resume=False)
     (report,) = reports
     assert {name: shapes for name, *shapes in report.incorrect_shapes} == {
         name: list(shapes) for name, shapes in of_shape.items()
@@ -404,7 +404,7 @@ def test_names_are_matched_in_a_pth_that_asks_for_it(model, zoo, file_of):
     path = file_of("resnet.pth")
     torch.save(own, path)
     before = zoo.scramble(model, seed=4)
-    FPNCheckpointer(model).load(f"{path}?matching_heuristics=True")
+    SafeCheckpointer(model).load(f"{path}?matching_heuristics=True")
     expected = {k: v if k.startswith(bottom_up) else before[k] for k, v in state.items()}
     assert not zoo.different(model.state_dict(), expected)
 
@@ -417,5 +417,5 @@ def test_a_models_state_dict_alone_is_a_checkpoint(model, config, zoo, file_of):
 
 
 def test_it_is_detectron2s_checkpointer(model):
-    assert isinstance(FPNCheckpointer(model), DetectionCheckpointer)
-    assert FPNCheckpointer(nn.parallel.DataParallel(model)).model is model
+    assert isinstance(SafeCheckpointer(model), DetectionCheckpointer)
+    assert SafeCheckpointer(nn.parallel.DataParallel(model)).model is model

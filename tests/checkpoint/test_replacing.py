@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fpn_d2 import UserError
-from fpn_d2.checkpoint import FPNCheckpointer
+from fpn_d2.checkpoint import SafeCheckpointer
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def model() -> nn.Module:
 @pytest.fixture
 def checkpointer(model, tmp_path):
     """One that has saved ones as "model_0" at iteration 0."""
-    checkpointer = FPNCheckpointer(model, str(tmp_path))
+    checkpointer = SafeCheckpointer(model, str(tmp_path))
     checkpointer.save("model_0", iteration=0)
     nn.init.constant_(model.weight, 2.0)
     return checkpointer
@@ -34,7 +34,7 @@ def names(folder):
 def last_weights(folder):
     """What a new process would go on from."""
     model = nn.Linear(2, 1, bias=False)
-    rest = FPNCheckpointer(model, str(folder)).resume_or_load("", resume=True)
+    rest = SafeCheckpointer(model, str(folder)).resume_or_load("", resume=True)
     return model.weight.tolist(), rest["iteration"]
 
 

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fpn_d2 import UserError
-from fpn_d2.checkpoint import FPNCheckpointer
+from fpn_d2.checkpoint import SafeCheckpointer
+from fpn_d2.checkpoint.pickles import load_arrays
 from fpn_d2.checkpoint.safe_load import read_torch
-from fpn_d2.pickles import load_arrays
 
 
 class Evil:
@@ -59,7 +59,7 @@ PLACES = {
 
 
 def load(path):
-    FPNCheckpointer(nn.Linear(2, 2)).load(str(path))
+    SafeCheckpointer(nn.Linear(2, 2)).load(str(path))
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
@@ -154,7 +154,7 @@ def test_pycls_checkpoints(tmp_path):
     path = tmp_path / "model.pyth"
     torch.save({"model_state": tensors()["model"]}, path)
     model = nn.Linear(2, 2)
-    FPNCheckpointer(model).load(str(path))
+    SafeCheckpointer(model).load(str(path))
     assert model.weight.eq(1).all()
     torch.save(tensors(), path)
     with pytest.raises(UserError, match=r"model\.pyth is no checkpoint of pycls"):
@@ -165,7 +165,7 @@ def test_safetensors_load(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file(dict(tensors()["model"]), path)
     model = nn.Linear(2, 2)
-    FPNCheckpointer(model, strict=True).load(str(path))
+    SafeCheckpointer(model, strict=True).load(str(path))
     assert model.weight.eq(1).all()
     path.write_bytes(struct.pack("<Q", 2**40) + b"{}")  # a header longer than the file
     with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):

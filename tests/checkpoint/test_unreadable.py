@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fpn_d2 import UserError
-from fpn_d2.checkpoint import FPNCheckpointer
+from fpn_d2.checkpoint import SafeCheckpointer
 
 
 def whole(path):
@@ -26,11 +26,11 @@ def whole(path):
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path, name, damage):
     path = tmp_path / name
     content = whole(path)
-    FPNCheckpointer(nn.Linear(2, 2), strict=True).load(str(path))  # its benign twin
+    SafeCheckpointer(nn.Linear(2, 2), strict=True).load(str(path))  # its benign twin
     damaged = {"empty": b"", "cut short": content[: len(content) // 2], "a web page": b"<html>"}
     path.write_bytes(damaged[damage])
     with pytest.raises(UserError, match=name) as error:
-        FPNCheckpointer(nn.Linear(2, 2)).load(str(path))
+        SafeCheckpointer(nn.Linear(2, 2)).load(str(path))
     assert "\n" not in str(error.value)
 
 
@@ -40,6 +40,6 @@ def test_torchs_advice_to_run_it_is_not_passed_on(tmp_path):
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "script.pth")
     for name in ("zeros.pth", "script.pth"):
         with pytest.raises(UserError, match=name) as error:
-            FPNCheckpointer(nn.Linear(2, 2)).load(str(tmp_path / name))
+            SafeCheckpointer(nn.Linear(2, 2)).load(str(tmp_path / name))
         assert "weights_only" not in str(error.value)
         assert "trusted" not in str(error.value)

@@ -10,8 +10,8 @@ from detectron2.modeling import build_backbone, build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from torch import nn
 
-from fpn_d2 import load_config, load_model
-from fpn_d2.checkpoint import FPNCheckpointer
+from fpn_d2 import load_config
+from fpn_d2.checkpoint import SafeCheckpointer, load_model
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ZOO = {  # row: the stock model (task, model, depth)
@@ -97,7 +97,7 @@ def test_a_row_of_the_zoo_loads_back_into_stock_detectron2(
     ours = build_model(row_config(row))
     state = zoo.scramble(ours, seed=2)
     path = file_of("ours.pth")
-    FPNCheckpointer(ours, str(path.parent)).save("ours", iteration=3)
+    SafeCheckpointer(ours, str(path.parent)).save("ours", iteration=3)
     zoo.scramble(stock, seed=3)
     DetectionCheckpointer(stock).load(str(path))
     (report,) = reports
@@ -147,7 +147,7 @@ def test_every_ablation_loads_back_into_stock_detectron2(
     ours = build_model(row_config(f"quick/{row}"))
     before, state = zoo.scramble(theirs, seed=3), zoo.scramble(ours, seed=2)
     path = file_of("ours.pth")
-    FPNCheckpointer(ours, str(path.parent)).save("ours")
+    SafeCheckpointer(ours, str(path.parent)).save("ours")
     DetectionCheckpointer(theirs).load(str(path))
     (report,) = reports
     assert report.unexpected_keys == report.incorrect_shapes == []
@@ -240,7 +240,7 @@ def test_an_imagenet_checkpoint_fills_every_bottom_up_key(row, zoo, imagenet, re
     for form in ["converted"] if depth == 18 else ["converted", "MSRA"]:
         before = zoo.scramble(model, seed=5)
         path, values = imagenet(depth, form)
-        FPNCheckpointer(model, "").resume_or_load(path, resume=False)
+        SafeCheckpointer(model, "").resume_or_load(path, resume=False)
         after = model.state_dict()
         filled = {name for name in after if is_bottom_up(name, depth)}
         assert len(filled) >= 5 * NUM_CONVS_OF_C4[depth]

@@ -16,7 +16,8 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathHandler, PathManager
 
 from fpn_d2 import UserError
-from fpn_d2.data import build_test_loader, build_train_loader, check_settings, register_coco_folders
+from fpn_d2.data import build_test_loader, build_train_loader, check_settings
+from fpn_d2.data.datasets import register_coco_folders
 from fpn_d2.data.proposals import read_proposals
 
 

@@ -10,7 +10,8 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.data import build_test_loader, build_train_loader, register_coco_folders
+from fpn_d2.data import build_test_loader, build_train_loader
+from fpn_d2.data.datasets import register_coco_folders
 from fpn_d2.engine import Trainer
 
 SIDE = 64

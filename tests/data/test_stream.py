@@ -10,7 +10,7 @@ from detectron2.data.samplers import TrainingSampler
 
 from fpn_d2 import UserError
 from fpn_d2.data import TrainStream
-from fpn_d2.seeding import seeded
+from fpn_d2.utils.seeding import seeded
 
 
 def records(sizes):

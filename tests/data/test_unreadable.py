@@ -11,7 +11,8 @@ from detectron2.config import get_cfg
 from PIL import Image
 
 from fpn_d2 import UserError, add_fpn_config
-from fpn_d2.data import build_test_loader, build_train_loader, register_coco_folders
+from fpn_d2.data import build_test_loader, build_train_loader
+from fpn_d2.data.datasets import register_coco_folders
 from fpn_d2.data.object_scale import ObjectScaleMapper
 from fpn_d2.data.unreadable import RefusingMapper, SkippingMapper
 

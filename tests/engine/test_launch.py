@@ -10,7 +10,7 @@ import pytest
 
 from fpn_d2 import UserError
 from fpn_d2.engine import launch
-from fpn_d2.errors import sentence_in
+from fpn_d2.utils.errors import sentence_in
 
 from .two_processes import VARIANTS
 

@@ -11,7 +11,7 @@ from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
 from fpn_d2 import load_config
-from fpn_d2.data import register_coco_folders
+from fpn_d2.data.datasets import register_coco_folders
 from fpn_d2.engine import Trainer
 
 RPN = "RPN/rpn_R_18_FPN"

@@ -8,7 +8,7 @@ import torch
 from detectron2.engine import DefaultTrainer, SimpleTrainer
 
 from fpn_d2 import UserError, load_config
-from fpn_d2.checkpoint import FPNCheckpointer
+from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.engine import Trainer, autocast
 from fpn_d2.engine import trainer as trainer_module
 from fpn_d2.engine.autocast import CPUAutocastTrainer
@@ -41,7 +41,7 @@ def test_each_seam_is_used(cfg):
     assert calls == ["model", "step", "checkpointer"]
     assert isinstance(trainer, DefaultTrainer)
     assert isinstance(trainer._trainer, SimpleTrainer)
-    assert isinstance(trainer.checkpointer, FPNCheckpointer)
+    assert isinstance(trainer.checkpointer, SafeCheckpointer)
     assert trainer.checkpointer.model is trainer.model
 
 

@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from random_detectors import detect, image_of, proposals_of, spread_scores
 
 from fpn_d2 import UserError
-from fpn_d2.data.shapes import CLASSES
+from fpn_d2.data.datasets.shapes import CLASSES
 from fpn_d2.evaluation import match_boxes
 from fpn_d2.export import check_export, export_model, load_exported
 from fpn_d2.modeling import PerLevelRPNHead

@@ -10,8 +10,8 @@ from PIL import Image
 
 from fpn_d2 import UserError
 from fpn_d2.inspection import inspect_dataset, summary, write_inspection
-from fpn_d2.inspection.drawing import draw_samples
 from fpn_d2.inspection.measure import AnchorSetup
+from fpn_d2.inspection.samples import draw_samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")
 

@@ -10,10 +10,10 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from fpn_d2 import devices
 from fpn_d2.engine import Trainer
-from fpn_d2.export import prepare_model
+from fpn_d2.inference import prepare_model
 from fpn_d2.layers import ConvolvedLinear, convolve_linears, convolved_linear
+from fpn_d2.utils import devices
 
 ROWS = convolved_linear._LEAST_ROWS
 

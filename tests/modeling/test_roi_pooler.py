@@ -10,7 +10,7 @@ from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 
-from fpn_d2.modeling import FPNROIHeads, FPNROIPooler, levels_of_boxes
+from fpn_d2.modeling import LevelROIHeads, LevelROIPooler, levels_of_boxes
 
 POOLERS = ["ROIPool", "ROIAlignV2"]
 QUICK = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
@@ -105,9 +105,9 @@ def test_eq_1_is_detectron2s_assignment(size, level):
 # --- the pooler
 
 
-def pooler_of(levels, pooler_type="ROIPool", **kwargs) -> FPNROIPooler:
+def pooler_of(levels, pooler_type="ROIPool", **kwargs) -> LevelROIPooler:
     scales = [1.0 / 2**k for k in levels]
-    return FPNROIPooler(
+    return LevelROIPooler(
         output_size=7, scales=scales, sampling_ratio=0, pooler_type=pooler_type, **kwargs
     )
 
@@ -205,7 +205,7 @@ SHAPES = {f"p{k}": ShapeSpec(channels=64, stride=2**k) for k in range(2, 7)}
 def test_the_config_sets_eq_1(row_config, opts, side, level):
     cfg = row_config(QUICK, *opts)
     heads = build_roi_heads(cfg, SHAPES)
-    assert type(heads) is FPNROIHeads
+    assert type(heads) is LevelROIHeads
     levels = [int(name[1:]) for name in cfg.MODEL.ROI_HEADS.IN_FEATURES]
     pooled = heads.box_pooler(maps_of(levels, 256, n=1), [Boxes(boxes_of((side, side)))])
     torch.testing.assert_close(pooled, torch.full_like(pooled, float(level)))

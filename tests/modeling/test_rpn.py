@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from fpn_d2.modeling import FPNRPN, FPNRPNHead, PerLevelRPNHead
+from fpn_d2.modeling import LeanRPN, PerLevelRPNHead, build_level_rpn_head
 from fpn_d2.modeling import rpn as rpn_module
 
 FPN_ROW = "quick/RPN/rpn_R_18_FPN"
@@ -28,7 +28,7 @@ def feature_maps(n: int = 2) -> list[torch.Tensor]:
 
 def test_one_head_is_shared_over_the_levels_by_default(row_config):
     cfg = row_config(FPN_ROW)
-    head, stock = FPNRPNHead(cfg, SHAPES), StandardRPNHead(cfg, SHAPES)
+    head, stock = build_level_rpn_head(cfg, SHAPES), StandardRPNHead(cfg, SHAPES)
     shapes = {name: p.shape for name, p in stock.named_parameters()}
     assert {name: p.shape for name, p in head.named_parameters()} == shapes
     stock.load_state_dict(head.state_dict())
@@ -38,7 +38,7 @@ def test_one_head_is_shared_over_the_levels_by_default(row_config):
 
 
 def test_per_level_heads_have_weights_of_their_own(row_config):
-    head = FPNRPNHead(row_config(FPN_ROW, "MODEL.RPN.SHARED_HEAD", False), SHAPES)
+    head = build_level_rpn_head(row_config(FPN_ROW, "MODEL.RPN.SHARED_HEAD", False), SHAPES)
     assert isinstance(head, PerLevelRPNHead)
     assert list(head.heads) == LEVELS
     weights = [p for name, p in head.named_parameters() if name.endswith("conv.weight")]
@@ -51,7 +51,7 @@ def test_per_level_heads_have_weights_of_their_own(row_config):
 @pytest.mark.parametrize("conv_dims", [[-1], [32], [16, 16]])
 def test_each_level_is_what_a_head_of_detectron2_gives_on_it_alone(row_config, conv_dims):
     cfg = row_config(FPN_ROW, "MODEL.RPN.SHARED_HEAD", False, "MODEL.RPN.CONV_DIMS", conv_dims)
-    head, maps = FPNRPNHead(cfg, SHAPES), feature_maps()
+    head, maps = build_level_rpn_head(cfg, SHAPES), feature_maps()
     for parameter in head.parameters():
         nn.init.normal_(parameter, std=0.1)  # the biases are 0 at first
     logits, deltas = head(maps)
@@ -67,7 +67,7 @@ def test_each_level_is_what_a_head_of_detectron2_gives_on_it_alone(row_config, c
 
 
 def test_each_levels_loss_reaches_its_own_head_only(row_config):
-    head = FPNRPNHead(row_config(FPN_ROW, "MODEL.RPN.SHARED_HEAD", False), SHAPES)
+    head = build_level_rpn_head(row_config(FPN_ROW, "MODEL.RPN.SHARED_HEAD", False), SHAPES)
     logits, deltas = head(feature_maps())
     (logits[3].sum() + deltas[3].sum()).backward()
     assert {name.split(".")[1] for name, p in head.named_parameters() if p.grad is not None} == {
@@ -111,7 +111,7 @@ def test_an_rpn_makes_proposals_in_training_where_something_reads_them(
 ):
     model = build_model(row_config(f"quick/{row}", *opts))
     rpn, inputs = model.proposal_generator, [make_input(64, 64, [[2, 3, 50, 60]])]
-    assert type(rpn) is FPNRPN
+    assert type(rpn) is LeanRPN
     images = ImageList.from_tensors([inputs[0]["image"]])
     features = model.backbone(images.tensor)
     with EventStorage():

@@ -15,7 +15,7 @@ from PIL import Image
 from random_detectors import spread_scores
 
 from fpn_d2 import load_config
-from fpn_d2.checkpoint import FPNCheckpointer
+from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.export import Parity
 
 EXAMPLE = "docs/examples/run_exported.py"
@@ -41,7 +41,7 @@ def words(repo, row_config, tmp_path):
     cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_C5")
     model = build_model(cfg.clone()).eval()
     spread_scores(cfg, model)
-    FPNCheckpointer(model, str(tmp_path)).save("model")
+    SafeCheckpointer(model, str(tmp_path)).save("model")
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
     image = Image.fromarray(pixels).resize((450, 300), Image.BILINEAR)
     image.save(tmp_path / "image.png")

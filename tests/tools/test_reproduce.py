@@ -14,7 +14,7 @@ import pytest
 import reproduce
 import yaml
 
-from fpn_d2.protocol import results
+from fpn_d2.experiments import results
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,7 @@ import torch
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 
-from fpn_d2.modeling import MaskProposalGenerator, MaskProposalHead
+from fpn_d2.modeling.mask_proposals import MaskProposalGenerator, MaskProposalHead
 
 SIZE = (64, 96)
 

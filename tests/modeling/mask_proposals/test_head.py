@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fpn_d2.modeling import MaskProposalHead
+from fpn_d2.modeling.mask_proposals import MaskProposalHead
 
 
 @pytest.fixture

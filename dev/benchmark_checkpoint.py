@@ -1,0 +1,99 @@
+#!/usr/bin/env python
+"""Time reading and writing a checkpoint with this package and with stock Detectron2, in turn.
+
+``python dev/benchmark_checkpoint.py`` prints medians for the weights of a Faster R-CNN on
+R-50-FPN (170 MB). The flush to disk, which stock Detectron2 leaves out, is counted on its own.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import pickle
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from unittest import mock
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+from torch import nn
+
+from fpn_d2 import load_config
+from fpn_d2.checkpoint import SafeCheckpointer, convert_checkpoint
+from fpn_d2.utils.errors import exit_on_user_error
+
+
+def medians(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each way, all called in turn so that a busy moment meets all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for name, way in [*ways.items()] * (1 + repeats):
+        os.sync()  # or each pays for what the one before it has left to be written
+        start = time.perf_counter()
+        way()
+        seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
+
+
+@contextlib.contextmanager
+def without_flush() -> Iterator[None]:
+    """Leave the written file to the operating system, as stock Detectron2 does."""
+    with mock.patch("os.fsync"):
+        yield
+
+
+def measure(model: nn.Module, folder: str, repeats: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """What was timed, and the median seconds of each way."""
+    ours, stock = SafeCheckpointer(model, folder), DetectionCheckpointer(model, folder)
+
+    def ours_unflushed() -> None:
+        with without_flush():
+            ours.save("model_ours", iteration=1)
+
+    yield (
+        "write .pth",
+        medians(
+            {
+                "stock": lambda: stock.save("model_stock", iteration=1),
+                "ours, no flush": ours_unflushed,
+                "ours": lambda: ours.save("model_ours", iteration=1),
+            },
+            repeats,
+        ),
+    )
+    pth, pkl = (os.path.join(folder, f"model_ours.{ending}") for ending in ("pth", "pkl"))
+    safetensors = os.path.join(folder, "model.safetensors")
+    arrays = {name: value.numpy() for name, value in model.state_dict().items()}
+    with open(pkl, "wb") as file:
+        pickle.dump({"model": arrays, "__author__": "benchmark"}, file)
+    convert_checkpoint(pth, safetensors)
+    for path in (pth, pkl):
+        ways = {"stock": partial(stock.load, path), "ours": partial(ours.load, path)}
+        yield f"read {os.path.splitext(path)[1]}", medians(ways, repeats)
+    yield "read .safetensors", medians({"ours": lambda: ours.load(safetensors)}, repeats)
+    ways = {"ours": lambda: ours.resume_or_load("", resume=True)}
+    yield "--resume, checksums too", medians(ways, repeats)
+
+
+def main() -> None:
+    """Read the command line, time, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config-file", default="configs/Faster-RCNN/faster_rcnn_R_50_FPN.yaml")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", help="where to write; the disk that is timed")
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    with exit_on_user_error(), tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        model = build_model(load_config(args.config_file, ["MODEL.DEVICE", "cpu"]).clone())
+        for name, seconds in measure(model, folder, args.repeats):
+            first = next(iter(seconds.values()))
+            figures = [f"{way} {s:.3f} s ({s / first:.2f})" for way, s in seconds.items()]
+            print(f"{name:24}{', '.join(figures)}", flush=True)
+        size = os.path.getsize(os.path.join(folder, "model_ours.pth"))
+    print(f"medians of {args.repeats}, in turn; a checkpoint of {size / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+#!/usr/bin/env python
+"""Kill trainings with ``kill -9`` at random moments, resume them, compare with one left alone.
+
+python dev/kill_trials.py --trials 10
+python dev/kill_trials.py --trials 5 --torchrun    # kills one of two processes under torchrun
+
+The moments are drawn from the whole life of a process; in every second trial the kill then waits
+for a file of OUTPUT_DIR to grow, as while a checkpoint is written. A trial survives if its final
+weights are the other training's to the bit and its last evaluation is there. Ends with 1 where one
+does not, whose folder is kept.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from fpn_d2.data.datasets import ShapesSpec, generate_shapes
+from fpn_d2.experiments.provenance import describe_machine, describe_versions, git_commit
+from fpn_d2.utils.files import read_json, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+ITERATIONS = 8
+# In every second trial a file grows, in every fourth one of those that are written aside.
+GROWING = ("", "*", "", "*.partial")
+RESULTS = "inference/tiny_val/results.json"
+SETTINGS = {
+    "DATASETS.TRAIN": "('tiny_train',)",
+    "DATASETS.TEST": "('tiny_val',)",
+    "INPUT.MIN_SIZE_TRAIN": "(48, 64)",
+    "INPUT.MIN_SIZE_TEST": "64",
+    "SOLVER.IMS_PER_BATCH": "2",
+    "SOLVER.MAX_ITER": str(ITERATIONS),
+    "SOLVER.STEPS": "(6,)",
+    "SOLVER.CHECKPOINT_PERIOD": "2",
+    "SOLVER.AMP.ENABLED": "False",
+    "DATALOADER.NUM_WORKERS": "1",
+    "MODEL.DEVICE": "cpu",
+    # A narrow ResNet-50: with ResNet-18's 98 MB most of a trial would be spent on writing.
+    "MODEL.RESNETS.DEPTH": "50",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": "32",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": "64",
+    "MODEL.RESNETS.WIDTH_PER_GROUP": "16",
+}
+
+
+def main() -> None:
+    """Train once in peace, then the trials; print how many survived."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--torchrun", action="store_true", help="kill workers under torchrun")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--json", metavar="FILE", help="add the figures to this file")
+    args = parser.parse_args()
+    moments = random.Random(args.seed)
+    survived, kills = 0, []
+    with tempfile.TemporaryDirectory(prefix="kill_trials_") as folder:
+        root = Path(folder)
+        generate_shapes(folder, "tiny", ShapesSpec(train=8, val=2, size=64, max_objects=3))
+        started = time.monotonic()
+        finish(root, start(root, "whole", args.torchrun), "whole")
+        life = time.monotonic() - started
+        for trial in range(args.trials):
+            name = f"trial_{trial}"
+            plan = Plan(life, GROWING[trial % len(GROWING)], args.torchrun, moments)
+            met = one_trial(root, name, plan)
+            life = plan.life
+            same = same_outcome(root / "whole", root / name)
+            survived += same
+            kills += met
+            words = f"killed in {', '.join(map(str, met))}"
+            print(f"{name}: {words}; outcome {'same' if same else 'DIFFERS'}", flush=True)
+            if same:
+                shutil.rmtree(root / name)
+            else:
+                shutil.move(root / name, tempfile.mkdtemp(prefix="failed_kill_trial_"))
+    print(f"survived {survived} / tried {args.trials}")
+    if args.json:
+        kind = "one of two processes under torchrun" if args.torchrun else "one process"
+        add_figures(Path(args.json), kind, args.trials, survived, kills)
+    sys.exit(survived < args.trials)
+
+
+@dataclasses.dataclass
+class Plan:
+    """How a trial is to be killed.
+
+    Args:
+        life: of an undisturbed training in seconds, from its start to its end.
+        growing: the names of the files of which it waits for one to grow, too; "" for none.
+        torchrun: whether it has two processes, of which one is killed.
+        moments: draws the moments.
+    """
+
+    life: float
+    growing: str
+    torchrun: bool
+    moments: random.Random
+
+
+@dataclasses.dataclass(frozen=True)
+class Kill:
+    """What a kill has met: the part of the training, and the kind of the file that grew, or ""."""
+
+    part: str
+    growing: str
+
+    def __str__(self) -> str:
+        return self.part + (f" while {self.growing} grew" if self.growing else "")
+
+
+def start(root: Path, name: str, torchrun: bool, resume: bool = False) -> subprocess.Popen:
+    """Begin a training, or go on with it; its output goes beside its folder."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher += ["--max-restarts", "2"]
+    program = [sys.executable, *(launcher if torchrun else []), str(ROOT / "train_net.py")]
+    config = ROOT / "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
+    words = [*program, "--config-file", str(config), *(["--resume"] if resume else [])]
+    words += [word for pair in SETTINGS.items() for word in pair]
+    words += ["OUTPUT_DIR", str(root / name)]
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {"DETECTRON2_DATASETS": str(root), "PYTHONPATH": os.pathsep.join(path)}
+    with open(root / f"{name}.txt", "a") as output:
+        return subprocess.Popen(
+            words,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            start_new_session=True,
+        )
+
+
+def one_trial(root: Path, name: str, plan: Plan) -> list[Kill]:
+    """Kill once, or in one trial of four twice, and let the training finish.
+
+    A moment is drawn from the whole life of a process: its imports and its last evaluation, too.
+    """
+    met: list[Kill] = []
+    wanted = 1 + (plan.moments.random() < 0.25)
+    process, started = start(root, name, plan.torchrun), time.monotonic()
+    while len(met) < wanted:
+        wait(process, plan.life * plan.moments.random())
+        growing = wait_for_growth(root / name, plan.growing, process) if plan.growing else ""
+        part = part_of(root / name)
+        if (growing or not plan.growing) and kill(process, plan):
+            met.append(Kill(part, growing))
+            if plan.torchrun:
+                continue  # torchrun starts its workers again
+            process.wait()
+            process = start(root, name, plan.torchrun, resume=True)
+        elif met:
+            break  # what goes on from a late checkpoint has a short life
+        elif process.wait() == 0:  # done before the moment had come: no trial
+            plan.life = time.monotonic() - started
+            shutil.rmtree(root / name)
+            process, started = start(root, name, plan.torchrun), time.monotonic()
+        else:
+            break
+    finish(root, process, name)
+    return met
+
+
+def wait(process: subprocess.Popen, seconds: float) -> None:
+    """Sleep, but no longer than the process runs."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
+def wait_for_growth(folder: Path, names: str, process: subprocess.Popen) -> str:
+    """Wait until one of these files grows; returns its kind, or "" where the process ended."""
+    before = sizes(folder, names)
+    while process.poll() is None:
+        time.sleep(0.001)
+        now = sizes(folder, names)
+        for name, size in now.items():
+            if size > before.get(name, 0):
+                return _KINDS.get(Path(name).suffix, "another file")
+        before = now
+    return ""
+
+
+_KINDS = {".partial": "a file written aside", ".txt": "the log", ".json": "the metrics"}
+
+
+def part_of(folder: Path) -> str:
+    """How far a training has come."""
+    if (folder / "model_final.pth").is_file():
+        return "the last evaluation"
+    if list(folder.glob("model_*.pth*")):
+        return "the steps after a checkpoint"
+    log = folder / "log.txt"
+    begun = log.is_file() and "Starting training" in log.read_text(errors="replace")
+    return "the steps before a checkpoint" if begun else "the start"
+
+
+def sizes(folder: Path, names: str) -> dict[str, int]:
+    """The sizes of a folder's files of these names, of which any may vanish meanwhile."""
+    found = {}
+    for path in folder.glob(names):
+        try:
+            found[path.name] = path.stat().st_size
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def kill(process: subprocess.Popen, plan: Plan) -> bool:
+    """``kill -9`` the training, or one of torchrun's workers; whether one was left."""
+    if process.poll() is not None:
+        return False
+    try:
+        left = children(process.pid) if plan.torchrun else [process.pid]
+        os.kill(plan.moments.choice(left), signal.SIGKILL)
+    except (IndexError, OSError):
+        return False
+    return True
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started (Linux)."""
+    words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(word) for word in words]
+
+
+def finish(root: Path, process: subprocess.Popen, name: str) -> None:
+    """Wait for a training that is not disturbed.
+
+    Raises:
+        RuntimeError: where it fails all the same, with the end of what it printed.
+    """
+    if process.wait() != 0:
+        text = (root / f"{name}.txt").read_text(errors="replace")[-30000:]
+        raise RuntimeError(f"{name} ended with exit code {process.returncode}:\n{text}")
+
+
+def same_outcome(one: Path, two: Path) -> bool:
+    """Whether two trainings ended with the same bits and the same figures, and the second has left
+    no file half written."""
+    if not all((two / name).is_file() for name in ("model_final.pth", RESULTS)):
+        return False
+    if list(two.glob("*.partial")):
+        return False
+    weights = [
+        torch.load(folder / "model_final.pth", map_location="cpu", weights_only=True)["model"]
+        for folder in (one, two)
+    ]
+    # Bytes, since -0 equals 0 and NaN does not equal itself.
+    bits = [{name: value.numpy().tobytes() for name, value in w.items()} for w in weights]
+    return bits[0] == bits[1] and (one / RESULTS).read_text() == (two / RESULTS).read_text()
+
+
+def add_figures(path: Path, kind: str, tried: int, survived: int, kills: list[Kill]) -> None:
+    """Add the figures of these trials to a JSON file, to those of the same kind in it."""
+    content = read_json(path) if path.is_file() else {}
+    before = content.get(kind, {})
+    if before.get("settings") != SETTINGS:
+        before = {}
+    new = {
+        "trials": tried,
+        "survived": survived,
+        "kills": len(kills),
+        "kills_by_part": dict(Counter(kill.part for kill in kills)),
+        "kills_while_a_file_grew": dict(Counter(kill.growing for kill in kills if kill.growing)),
+    }
+    content[kind] = {
+        **{key: _sum(before.get(key), value) for key, value in new.items()},
+        "settings": SETTINGS,
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        "commits": [*before.get("commits", []), git_commit()],
+    }
+    write_json(path, content)
+
+
+def _sum(one: int | dict[str, int] | None, two: int | dict[str, int]) -> int | dict[str, int]:
+    return dict(Counter(one) + Counter(two)) if isinstance(two, dict) else (one or 0) + two
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+#!/usr/bin/env python
+"""Make the README's picture from the built-in data and a trained quick model.
+
+``make demo`` trains the model; ``make pictures`` writes docs/pictures/explain.png from it.
+"""
+
+import argparse
+import os
+
+from detectron2.data import DatasetCatalog
+from PIL import Image
+
+from fpn_d2 import load_config
+from fpn_d2.demo.outputs import write_picture
+from fpn_d2.demo.sources import read_rgb
+from fpn_d2.inference import Explainer, class_names
+from fpn_d2.utils.errors import UserError, exit_on_user_error
+from fpn_d2.visualization import draw_explanation
+
+_WIDTH = 1200
+
+
+def main() -> None:
+    """Read the command line, explain one image, say what was written."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config-file", default="configs/quick/demo.yaml")
+    parser.add_argument("--weights", default="output/demo/model_final.pth")
+    parser.add_argument("--image", type=int, default=5, help="of shapes_val, from 1")
+    parser.add_argument("--output", default="docs/pictures/explain.png")
+    parser.add_argument("--threshold", type=float, default=0.6)
+    args = parser.parse_args()
+    with exit_on_user_error():
+        images = DatasetCatalog.get("shapes_val")
+        if not 0 < args.image <= len(images):
+            raise UserError(f"--image is {args.image}: give 1 to {len(images)}")
+        cfg = load_config(args.config_file, ["MODEL.WEIGHTS", args.weights])
+        explainer = Explainer(cfg)
+        image = read_rgb(images[args.image - 1]["file_name"])
+        explanation = explainer.explain(image, threshold=args.threshold)
+        page = Image.fromarray(draw_explanation(explanation, class_names(cfg)))
+        size = (_WIDTH, round(page.height * _WIDTH / page.width))
+        # 256 colours, so that a clone stays small; those far apart, so that levels keep theirs.
+        small = page.resize(size, Image.Resampling.LANCZOS).quantize(
+            256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        )
+        os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
+        write_picture(args.output, small)
+        print(f"{args.output}: {os.path.getsize(args.output) // 1000} kB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Which checkpoint of a folder a training goes on from: the newest one that is whole.
+
+``last_checkpoint`` is a hint and no authority. A machine that stops between a checkpoint and its
+tag leaves an old one, a disk that lost blocks a damaged checkpoint, and a folder from elsewhere
+may have anything written in it.
+"""
+
+import logging
+import math
+import os
+import re
+import zipfile
+from collections.abc import Collection
+
+from ..utils.errors import UserError
+from .safe_load import read_torch
+
+__all__ = ["checkpoints_in", "newest_whole", "tagged_checkpoint"]
+
+_TAG = "last_checkpoint"
+_MAX_NAME = 255  # of a file, in bytes
+
+logger = logging.getLogger(__name__)
+
+
+def checkpoints_in(folder: str) -> list[str]:
+    """The files ``model_*.pth`` of a folder.
+
+    Args:
+        folder: an OUTPUT_DIR, which need not exist.
+
+    Returns:
+        their paths, sorted.
+    """
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    paths = [os.path.join(folder, name) for name in names if re.fullmatch(r"model_.*\.pth", name)]
+    return sorted(path for path in paths if os.path.isfile(path))
+
+
+def tagged_checkpoint(folder: str) -> str:
+    """The checkpoint that a folder's ``last_checkpoint`` names.
+
+    Args:
+        folder: an OUTPUT_DIR.
+
+    Returns:
+        its path, in the folder; "" where there is no ``last_checkpoint``.
+
+    Raises:
+        UserError: where it holds anything else than the name of a file in its folder.
+    """
+    tag = os.path.join(folder, _TAG)
+    if not os.path.lexists(tag):
+        return ""
+    remedy = "write the name of a checkpoint of that folder into it, or delete it"
+    if not os.path.isfile(tag):
+        raise UserError(f"{tag} is no file; {remedy}")
+    try:
+        with open(tag, "rb") as file:
+            name = file.read(_MAX_NAME + 1).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{tag} cannot be read ({error}); {remedy}") from error
+    is_name = name.isprintable() and len(os.fsencode(name)) <= _MAX_NAME
+    if not is_name or re.search(r"[/\\]", name) or name in (".", ".."):
+        raise UserError(f"{tag} holds {name[:80]!r}, which names no file of its folder; {remedy}")
+    path = os.path.join(folder, name)
+    if not os.path.isfile(path):
+        raise UserError(f"{tag} names {path}, which does not exist; {remedy}")
+    return path
+
+
+def newest_whole(folder: str, states: Collection[str] = ()) -> str:
+    """The checkpoint of most iterations, of those that are whole, of the folder's last training.
+
+    Those of an earlier training, which went further and whose files are older than the tagged
+    one, come last.
+
+    Args:
+        folder: an OUTPUT_DIR.
+        states: what a checkpoint must hold beside its model, such as ``"trainer"``.
+
+    Returns:
+        its path. The log names those that were skipped, and why.
+
+    Raises:
+        UserError: where none is whole.
+    """
+    faults: list[str] = []
+    try:
+        tagged = tagged_checkpoint(folder)
+    except UserError as error:
+        tagged = ""
+        faults.append(str(error))
+    for path in _newest_first(tagged, checkpoints_in(folder)):
+        try:
+            _check_whole(path, states)
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        for fault in faults:
+            logger.warning("Skipped: %s", fault)
+        return path
+    more = f" (and {len(faults) - 1} more of its files)" if len(faults) > 1 else ""
+    raise UserError(
+        f"no checkpoint in {folder} is whole, so training cannot go on from it: {faults[0]}{more}; "
+        f"put a whole one there, or delete {_TAG} and model_*.pth to start from MODEL.WEIGHTS"
+    )
+
+
+def _newest_first(tagged: str, paths: list[str]) -> list[str]:
+    iterations = {path: _iteration(path) for path in {tagged, *paths} if path}
+
+    def rank(path: str) -> tuple[bool, float, bool]:
+        earlier = (
+            bool(tagged)
+            and iterations[path] > iterations[tagged]
+            and os.stat(path).st_mtime_ns < os.stat(tagged).st_mtime_ns
+        )
+        return not earlier, iterations[path], path == tagged
+
+    return sorted(sorted(iterations), key=rank, reverse=True)
+
+
+def _iteration(path: str) -> float:
+    """By the name, or else by the content; a file that cannot be read comes first, to be told."""
+    number = re.fullmatch(r"model_(\d+)\.pth", os.path.basename(path))
+    if number:
+        return int(number[1])
+    try:
+        content = read_torch(path)
+    except UserError:
+        return math.inf
+    iteration = content.get("iteration") if isinstance(content, dict) else None
+    return iteration if isinstance(iteration, int) else -1
+
+
+def _check_whole(path: str, states: Collection[str]) -> None:
+    remedy = "copy it again, or delete it"
+    content = read_torch(path, remedy)
+    if not isinstance(content, dict):
+        raise UserError(f"the checkpoint {path} is a {type(content).__name__}; {remedy}")
+    lacking = [key for key in ("model", *states) if key not in content]
+    if lacking:
+        raise UserError(f"the checkpoint {path} has no {' and no '.join(lacking)}; {remedy}")
+    if not zipfile.is_zipfile(path):
+        return
+    # torch does not look at the checksums that it has written.
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise UserError(f"the checkpoint {path} is damaged in its part {damaged}; {remedy}")

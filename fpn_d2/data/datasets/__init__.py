@@ -1,0 +1,18 @@
+"""Data sets: the built-in shapes, COCO-format folders, the first images of COCO 2014 val."""
+
+from .first_images import register_first_images
+from .folders import datasets_root, register_coco_folders
+from .shapes import ShapesSpec, generate_shapes, register_shapes
+
+__all__ = [
+    "ShapesSpec",
+    "datasets_root",
+    "generate_shapes",
+    "register_coco_folders",
+    "register_first_images",
+    "register_shapes",
+]
+
+register_shapes(datasets_root())
+register_coco_folders(datasets_root())
+register_first_images("coco_2014_val_first5k", of="coco_2014_val", count=5000)  # Table 6

@@ -1,0 +1,233 @@
+"""``shapes_train`` and ``shapes_val``, the built-in data set: generated on first use.
+
+The folder is COCO's usual one, with the specification beside the data::
+
+    <root>/<name>/images/train_000001.jpg ...
+    <root>/<name>/annotations/instances_{train,val}.json
+    <root>/<name>/specification.json
+
+Everything is written into ``<root>/.<name>.partial`` under the lock ``<root>/.<name>.lock`` and
+renamed once, so that ``<root>/<name>`` is complete whenever it is there.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import sys
+from typing import Any
+
+import numpy as np
+import portalocker
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from PIL import Image
+from tqdm import tqdm
+
+from ...utils.errors import UserError
+from .shapes_drawing import draw_scene
+from .shapes_scene import CLASSES, ShapesSpec, compose_scene, polygon_area
+
+__all__ = [
+    "BUILTIN_NAME",
+    "CLASSES",
+    "DEFAULT_SPEC",
+    "ShapesSpec",
+    "generate_shapes",
+    "register_shapes",
+]
+
+BUILTIN_NAME = "shapes"
+DEFAULT_SPEC = ShapesSpec()
+
+_SPLITS = ("train", "val")
+_GENERATOR = "fpn_d2 shapes"
+# Long enough for another process to generate a large set meanwhile.
+_LOCK_SECONDS = 3600
+
+logger = logging.getLogger(__name__)
+
+
+def register_shapes(root: str, name: str = BUILTIN_NAME, spec: ShapesSpec = DEFAULT_SPEC) -> None:
+    """Register ``<name>_train`` and ``<name>_val``; nothing is generated before their first use.
+
+    A name that is registered already is left alone.
+
+    Args:
+        root: the folder of all data sets.
+        name: the data set's folder in it.
+        spec: what to generate.
+    """
+
+    def load(split: str) -> list[dict[str, Any]]:
+        generate_shapes(root, name, spec)
+        return load_coco_json(_json_file(folder, split), image_root, f"{name}_{split}")
+
+    folder = os.path.join(root, name)
+    image_root = os.path.join(folder, "images")
+    for split in _SPLITS:
+        if f"{name}_{split}" in DatasetCatalog:
+            continue
+        DatasetCatalog.register(f"{name}_{split}", lambda split=split: load(split))
+        MetadataCatalog.get(f"{name}_{split}").set(
+            json_file=_json_file(folder, split),
+            image_root=image_root,
+            evaluator_type="coco",
+            thing_classes=list(CLASSES),
+            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(CLASSES))},
+        )
+
+
+def generate_shapes(root: str, name: str = BUILTIN_NAME, spec: ShapesSpec = DEFAULT_SPEC) -> str:
+    """Make sure that a shapes data set of this specification is there.
+
+    Any number of processes may call this at once: one generates, the others wait for it. A folder
+    of another specification is replaced; a folder without a specification is never touched.
+
+    Args:
+        root: the folder of all data sets; made where it does not exist.
+        name: the data set's folder in it.
+        spec: what to generate.
+
+    Returns:
+        the data set's folder.
+
+    Raises:
+        UserError: where the folder cannot be written or holds something else.
+    """
+    if name != os.path.basename(name) or name.startswith(".") or not name:
+        raise UserError(f"data set name '{name}' is no folder name; give a plain word")
+    folder = os.path.join(root, name)
+    if _is_ready(folder, spec):  # also where the folder is read-only
+        return folder
+    try:
+        os.makedirs(root, exist_ok=True)
+        lock_file = os.path.join(root, f".{name}.lock")
+        with portalocker.Lock(lock_file, timeout=_LOCK_SECONDS):
+            if not _is_ready(folder, spec):
+                _generate_aside(root, name, spec)
+    except (OSError, portalocker.LockException) as error:
+        raise UserError(
+            f"data set {name} cannot be generated in {folder} ({error}): set DETECTRON2_DATASETS "
+            "to a folder that can be written, with room for it, and start again"
+        ) from error
+    return folder
+
+
+def _is_ready(folder: str, spec: ShapesSpec) -> bool:
+    """Whether the folder holds this specification.
+
+    Raises:
+        UserError: where it holds something that this module has not written.
+    """
+    if not os.path.lexists(folder):
+        return False
+    path = os.path.join(folder, "specification.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        ours = found["generator"] == _GENERATOR
+    except (OSError, ValueError, TypeError, KeyError):
+        # The swap in another process may have come between the two looks.
+        if not os.path.lexists(folder):
+            return False
+        ours = False
+    if not ours:
+        raise UserError(
+            f"{folder} exists and was not made by fpn_d2 (it has no specification.json of its "
+            "shapes data set): rename that folder, or choose another name for the new one"
+        )
+    return found == _specification(spec)
+
+
+def _specification(spec: ShapesSpec) -> dict[str, Any]:
+    return {"generator": _GENERATOR, "classes": list(CLASSES), **dataclasses.asdict(spec)}
+
+
+def _generate_aside(root: str, name: str, spec: ShapesSpec) -> None:
+    """Generate under the lock, then swap; leftovers of dead runs go first."""
+    folder = os.path.join(root, name)
+    partial = os.path.join(root, f".{name}.partial")
+    replaced = os.path.join(root, f".{name}.replaced")
+    logger.info("Generating data set %s (%d + %d images)", folder, spec.train, spec.val)
+    for leftover in (partial, replaced):
+        if os.path.lexists(leftover):
+            shutil.rmtree(leftover)
+    try:
+        _write(partial, spec)
+        if os.path.lexists(folder):
+            os.rename(folder, replaced)
+        os.rename(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+    logger.info("Generated data set %s", folder)
+
+
+def _write(folder: str, spec: ShapesSpec) -> None:
+    os.makedirs(os.path.join(folder, "images"))
+    os.makedirs(os.path.join(folder, "annotations"))
+    quiet = not sys.stderr.isatty()
+    for number, split in enumerate(_SPLITS):
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for index in tqdm(range(getattr(spec, split)), desc=f"shapes {split}", disable=quiet):
+            # A generator for each image: image i is the same in a set of any length.
+            rng = np.random.default_rng([spec.seed, number, index])
+            scene = compose_scene(rng, spec)
+            file_name = f"{split}_{index + 1:06d}.jpg"
+            Image.fromarray(draw_scene(rng, scene, spec.max_strokes)).save(
+                os.path.join(folder, "images", file_name), quality=92, subsampling=0
+            )
+            images.append(
+                {
+                    "id": index + 1,
+                    "file_name": file_name,
+                    "height": scene.height,
+                    "width": scene.width,
+                }
+            )
+            for category, polygon in scene.objects:
+                annotations.append(
+                    _annotation(len(annotations) + 1, index + 1, category + 1, polygon)
+                )
+        _write_json(
+            _json_file(folder, split),
+            {
+                "info": {"description": f"fpn_d2 shapes, {split}", "version": str(spec.version)},
+                "licenses": [],
+                "images": images,
+                "annotations": annotations,
+                "categories": [
+                    {"id": i, "name": name, "supercategory": "shape"}
+                    for i, name in enumerate(CLASSES, start=1)
+                ],
+            },
+        )
+    _write_json(os.path.join(folder, "specification.json"), _specification(spec))
+
+
+def _annotation(
+    annotation_id: int, image_id: int, category_id: int, polygon: np.ndarray
+) -> dict[str, Any]:
+    (left, top), (right, bottom) = polygon.min(axis=0), polygon.max(axis=0)
+    box = [left, top, right - left, bottom - top]
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": [round(float(value), 2) for value in box],
+        "area": round(polygon_area(polygon), 3),
+        "iscrowd": 0,
+        "segmentation": [[round(float(value), 2) for value in polygon.ravel()]],
+    }
+
+
+def _json_file(folder: str, split: str) -> str:
+    return os.path.join(folder, "annotations", f"instances_{split}.json")
+
+
+def _write_json(path: str, content: dict[str, Any]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file)

@@ -1,0 +1,24 @@
+"""The paper's experiments: runs, tables, claims, reports, 4-step training, pretraining."""
+
+from .four_step import FourStep, proposal_opts
+from .reproduction import Reproduction
+from .runs import BusyError, Run, Runner
+from .session import Progress, reproduce
+from .tables import Claim, Row, Scale, Table, Tables, load_tables
+
+__all__ = [
+    "BusyError",
+    "Claim",
+    "FourStep",
+    "Progress",
+    "Reproduction",
+    "Row",
+    "Run",
+    "Runner",
+    "Scale",
+    "Table",
+    "Tables",
+    "load_tables",
+    "proposal_opts",
+    "reproduce",
+]

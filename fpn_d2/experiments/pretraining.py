@@ -1,0 +1,212 @@
+"""A start for the bottom-up network where ImageNet's is not to be had.
+
+Every row of the paper starts from a network that classifies ImageNet. This module trains one to
+classify the objects of a COCO-format data set, cut out and resized, and writes it in the form of
+the ImageNet checkpoints of Detectron2's model zoo, so that ``MODEL.WEIGHTS`` takes it.
+
+Shape shorthand: B crops in a batch, K classes and the background behind them, S x S pixels.
+"""
+
+import logging
+import os
+import pickle
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.structures import Boxes, BoxMode, pairwise_iou
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import trange
+
+from ..data import load_train_dataset
+from ..data.unreadable import read_sound_image
+from ..engine.autocast import cpu_has_bfloat16
+from ..utils.errors import UserError
+from ..utils.files import replace_file
+
+__all__ = ["CropClassifier", "cut_crops", "pretrain_backbone"]
+
+logger = logging.getLogger(__name__)
+
+CROP_SIZE = 64
+# A crop shows the object's surroundings, and leaves room to shift it while training.
+CONTEXT = 1.5
+_CUT_SIZE = CROP_SIZE * 5 // 4
+
+
+class CropClassifier(nn.Module):
+    """A bottom-up network, average pooling and a linear layer: the network of ImageNet training."""
+
+    def __init__(self, bottom_up: nn.Module, num_classes: int):
+        """
+        Args:
+            bottom_up: a Detectron2 backbone; its coarsest output is classified.
+            num_classes: K + 1.
+        """
+        super().__init__()
+        self.bottom_up = bottom_up
+        shapes = bottom_up.output_shape()
+        self.feature = max(shapes, key=lambda name: shapes[name].stride)
+        self.linear = nn.Linear(shapes[self.feature].channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, S, S) normalised pixels to (B, K + 1) logits."""
+        return self.linear(self.bottom_up(x)[self.feature].mean(dim=(2, 3)))
+
+
+def cut_crops(
+    records: list[dict[str, Any]], image_format: str, num_classes: int, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Cut every object, and as many places without one, out of a data set's images.
+
+    Args:
+        records: images in Detectron2's format, with annotations.
+        image_format: ``cfg.INPUT.FORMAT``.
+        num_classes: K; the background gets this number.
+        seed: decides the places of the background.
+
+    Returns:
+        (M, 3, S', S') uint8 crops, larger than S by the room for shifts, and (M,) int64 classes.
+
+    Raises:
+        UserError: where an image cannot be read, or none has an object.
+    """
+    rng = np.random.default_rng(seed)
+    crops, classes = [], []
+    for record in records:
+        image = read_sound_image(record, image_format)
+        objects = [o for o in record["annotations"] if not o.get("iscrowd", 0)]
+        boxes = np.array(
+            [BoxMode.convert(o["bbox"], o["bbox_mode"], BoxMode.XYXY_ABS) for o in objects]
+        ).reshape(-1, 4)
+        background = _background_boxes(rng, boxes, *image.shape[:2])
+        for box in (*boxes, *background):
+            crops.append(_cut(image, box))
+        classes += [o["category_id"] for o in objects] + [num_classes] * len(background)
+    if not crops:
+        raise UserError("no image of DATASETS.TRAIN has an object to cut out: annotate some")
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2), torch.tensor(classes)
+
+
+def _background_boxes(
+    rng: np.random.Generator, boxes: np.ndarray, height: int, width: int
+) -> np.ndarray:
+    """As many boxes of the objects' sizes elsewhere; those that meet an object are left out."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    room = np.maximum([width, height] - sides, 0)
+    corners = rng.uniform(0, 1, sides.shape) * room
+    drawn = np.concatenate([corners, corners + sides], axis=1)
+    overlap = pairwise_iou(Boxes(torch.tensor(drawn)), Boxes(torch.tensor(boxes)))
+    free = overlap.max(dim=1).values < 0.1 if len(boxes) else torch.zeros(0, dtype=torch.bool)
+    return drawn[free.numpy()]
+
+
+def _cut(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The square around a box with its context, resized; beyond the image it is black."""
+    center, half = (box[:2] + box[2:]) / 2, max(*(box[2:] - box[:2]), 2) * CONTEXT / 2
+    corners = (*(center - half), *(center + half))
+    picture = Image.fromarray(image).transform(
+        (_CUT_SIZE, _CUT_SIZE), Image.Transform.EXTENT, corners, Image.Resampling.BILINEAR
+    )
+    return np.asarray(picture)
+
+
+def pretrain_backbone(
+    cfg: CfgNode, path: str, *, iterations: int = 200, batch_size: int = 128, lr: float = 0.05
+) -> float:
+    """Train the config's bottom-up network on the objects of ``DATASETS.TRAIN`` and save it.
+
+    Args:
+        cfg: a config from :func:`fpn_d2.load_config`; its SEED decides everything.
+        path: the checkpoint to write, ``*.pkl``.
+        iterations, batch_size, lr: the schedule; the learning rate falls as a half cosine.
+
+    Returns:
+        the share of the last tenth's crops that were classified correctly, of 0 to 1.
+
+    Raises:
+        UserError: where the data set or one of its images cannot be read.
+    """
+    if iterations < 1:
+        raise UserError(f"--iterations is {iterations}: give 1 or more")
+    records = load_train_dataset(cfg)
+    num_classes = len(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+    crops, classes = cut_crops(records, cfg.INPUT.FORMAT, num_classes)
+    logger.info("%d crops of %d images", len(crops), len(records))
+    name = cfg.MODEL.FPN.BOTTOM_UP
+    with torch.random.fork_rng():  # the weights too are the seed's, and no caller's draws change
+        torch.manual_seed(max(cfg.SEED, 0))
+        bottom_up = BACKBONE_REGISTRY.get(name)(_trainable(cfg), ShapeSpec(channels=3))
+        model = CropClassifier(bottom_up, num_classes + 1)
+    model = model.to(memory_format=torch.channels_last)
+    accuracy = _train(model, crops, classes, cfg, iterations, batch_size, lr)
+    _save(bottom_up, path)
+    return accuracy
+
+
+def _trainable(cfg: CfgNode) -> CfgNode:
+    """The config under which the bottom-up network is whole and learns from random weights."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
+    if cfg.MODEL.RESNETS.NORM == "FrozenBN":
+        cfg.MODEL.RESNETS.NORM = "BN"  # the same keys, with statistics that are learned
+    return cfg
+
+
+def _train(
+    model: CropClassifier,
+    crops: Tensor,
+    classes: Tensor,
+    cfg: CfgNode,
+    iterations: int,
+    batch_size: int,
+    lr: float,
+) -> float:
+    generator = torch.Generator().manual_seed(max(cfg.SEED, 0))
+    device = torch.device(cfg.MODEL.DEVICE)
+    model.to(device).train()
+    mean = torch.tensor(cfg.MODEL.PIXEL_MEAN, device=device).view(-1, 1, 1)
+    std = torch.tensor(cfg.MODEL.PIXEL_STD, device=device).view(-1, 1, 1)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=1e-4
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=iterations)
+    half = device.type == "cuda" or cpu_has_bfloat16()
+    correct = []
+    for _ in trange(iterations, desc="pretraining", disable=None):
+        index = torch.randint(len(crops), (batch_size,), generator=generator)
+        pixels = (_augment(crops[index], generator).to(device) - mean) / std
+        target = classes[index].to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            logits = model(pixels.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(logits.float(), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        correct.append((logits.argmax(dim=1) == target).float().mean().item())
+    return float(np.mean(correct[-max(1, iterations // 10) :]))
+
+
+def _augment(crops: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift all by a common step within their margin, and flip one half; to (B, 3, S, S)."""
+    y, x = torch.randint(_CUT_SIZE - CROP_SIZE + 1, (2,), generator=generator).tolist()
+    crops = crops[:, :, y : y + CROP_SIZE, x : x + CROP_SIZE]
+    half = len(crops) // 2
+    return torch.cat([crops[:half].flip(3), crops[half:]])
+
+
+def _save(bottom_up: nn.Module, path: str) -> None:
+    """Write the weights as Detectron2's converted ImageNet checkpoints have them."""
+    weights = {name: value.cpu().numpy() for name, value in bottom_up.state_dict().items()}
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with replace_file(path, "wb") as file:
+        pickle.dump({"model": weights, "__author__": "fpn_d2", "matching_heuristics": True}, file)

@@ -1,0 +1,262 @@
+"""A copy of a detector that is faster and detects the same.
+
+batch norm        folded into the convolution before it, frozen or in eval mode
+memory            channels-last, in which CPUs and GPUs convolve faster
+linear layers     convolved on CPUs on which PyTorch multiplies matrices slowly
+precision         bfloat16 or float16 where asked; what ranks and places boxes stays in float32
+torch.compile     of the backbone where asked, for images of changing size
+"""
+
+import copy
+import functools
+from typing import Any
+
+import torch
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling.backbone import regnet
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHead
+from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from ..layers import convolve_linears
+from ..modeling import LevelROIPooler
+from ..utils.devices import has_bfloat16
+from ..utils.errors import UserError
+from .compiled import compile_backbone
+
+__all__ = ["PRECISIONS", "PreparedModel", "prepare_model"]
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class PreparedModel(nn.Module):
+    """What :func:`prepare_model` returns: the copy as ``model``, called as the original."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype | None):
+        """
+        Args:
+            model: the copy, in eval mode, changed already.
+            dtype: of autocast; None for float32.
+        """
+        super().__init__()
+        self.model = model
+        self.dtype = dtype
+        self.eval()
+
+    def train(self, mode: bool = True) -> "PreparedModel":
+        """A prepared model is for inference; only ``mode`` False is taken."""
+        if mode:
+            raise RuntimeError("a prepared model cannot be trained; train the one it was made of")
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """See the original's ``forward`` in eval mode.
+
+        Raises:
+            FloatingPointError: where an image or its features are not finite, of which Detectron2
+                makes an image without detections.
+        """
+        for number, record in enumerate(batched_inputs):
+            image = record["image"]
+            if image.is_floating_point() and not image.isfinite().all():
+                name = record.get("file_name", f"number {number} of the batch")
+                raise FloatingPointError(f"image {name} has pixels that are NaN or infinite")
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, self.dtype, enabled=self.dtype is not None):
+            return self.model(batched_inputs)
+
+
+def prepare_model(
+    model: nn.Module, *, precision: str = "float32", compile: bool = False
+) -> PreparedModel:
+    """A copy of a model that is made for inference; the model itself is not changed.
+
+    Takes every detector of this package and of Detectron2.
+
+    Args:
+        model: the model; of one wrapped for several processes, what is in it.
+        precision: "float32", "bfloat16", or, on CUDA, "float16".
+        compile: compile the backbone; see :func:`compile_backbone`.
+
+    Returns:
+        the copy, in eval mode.
+
+    Raises:
+        UserError: for weights that are not finite, a precision that there is not or that the
+            device does not have, or a model that is prepared already.
+    """
+    if isinstance(model, PreparedModel):
+        raise UserError("the model is prepared already; prepare the one that it was made of")
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    device = next(model.parameters()).device
+    dtype = _dtype(precision, device)
+    _check_weights(model)
+    prepared = copy.deepcopy(model).eval().requires_grad_(False)
+    fold_batch_norms(prepared)
+    prepared = prepared.to(memory_format=torch.channels_last)
+    for module in prepared.modules():
+        if type(module) is ROIPooler:  # a model of Detectron2's own: pooled as this package does
+            module.__class__, module.backend = LevelROIPooler, "auto"
+    if dtype is not None:
+        _lower(prepared, dtype)
+    convolve_linears(prepared)
+    for name, module in prepared.named_modules():
+        if isinstance(module, _CHECKED):
+            module.register_forward_hook(functools.partial(_check_outputs, name))
+    if compile and hasattr(prepared, "backbone"):
+        compile_backbone(prepared)
+    return PreparedModel(prepared, dtype)
+
+
+def fold_batch_norms(model: nn.Module) -> int:
+    """Fold norms that are constants in eval mode into their convolutions, in place.
+
+    Args:
+        model: in eval mode. Detectron2's convolutions have their norm as ``norm``, and those of
+            its RegNet beside them.
+
+    Returns:
+        the number of norms folded; others, such as group norm, stay.
+    """
+    count = 0
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and _is_batch_norm(getattr(module, "norm", None)):
+            _fold(module, module.norm)
+            module.norm = None
+            count += 1
+        pairs = _REGNET_PAIRS if type(module).__module__ == regnet.__name__ else ()
+        for conv, norm in pairs:
+            if _is_batch_norm(getattr(module, norm, None)) and hasattr(module, conv):
+                _fold(getattr(module, conv), getattr(module, norm))
+                setattr(module, norm, nn.Identity())
+                count += 1
+    return count
+
+
+_REGNET_PAIRS = (("conv", "bn"), ("proj", "bn"), ("a", "a_bn"), ("b", "b_bn"), ("c", "c_bn"))
+
+
+def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight,
+        conv.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+    conv.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    conv.bias = nn.Parameter(bias.detach(), requires_grad=False)
+
+
+def _is_batch_norm(norm: nn.Module | None) -> bool:
+    if isinstance(norm, FrozenBatchNorm2d):
+        return True
+    return isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.track_running_stats
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    if precision not in PRECISIONS:
+        raise UserError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+    if precision == "float16" and device.type != "cuda":
+        raise UserError(
+            f"precision float16 is for CUDA, and the model is on {device.type}; take bfloat16, or "
+            "set MODEL.DEVICE cuda"
+        )
+    if precision == "bfloat16" and not has_bfloat16(device):
+        raise UserError(
+            f"precision bfloat16 is slower than float32 on this {device.type}, which has no "
+            "instructions for it; take float32"
+        )
+    return PRECISIONS[precision]
+
+
+def _check_weights(model: nn.Module) -> None:
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(
+                f"the model's {name} has values that are NaN or infinite; take an earlier "
+                "checkpoint"
+            )
+
+
+class _Float32(nn.Module):
+    """A layer that stays in float32 within autocast."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.layer(x.float())
+
+
+class _AsFloat32(nn.Module):
+    """A layer in autocast's precision, whose result is taken on in float32."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).float()
+
+
+# Two small products, on whose scores the order of all detections rests; and results that are read
+# by pixel or by box.
+_LAST_LAYERS = {
+    FastRCNNOutputLayers: (("cls_score", "bbox_pred"), _Float32),
+    StandardRPNHead: (("objectness_logits", "anchor_deltas"), _AsFloat32),
+    RetinaNetHead: (("cls_score", "bbox_pred"), _AsFloat32),
+    MaskRCNNConvUpsampleHead: (("predictor",), _AsFloat32),
+    KRCNNConvDeconvUpsampleHead: (("score_lowres",), _AsFloat32),
+    SemSegFPNHead: (("predictor",), _AsFloat32),
+}
+
+
+def _lower(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast weights once, instead of at every call, and keep what ranks boxes in float32."""
+    for module in list(model.modules()):
+        for kind, (names, wrapper) in _LAST_LAYERS.items():
+            if isinstance(module, kind):
+                _wrap(module, names, wrapper)
+    kept = {
+        id(m)
+        for wrapped in model.modules()
+        if isinstance(wrapped, _Float32)
+        for m in wrapped.modules()
+    }
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and id(module) not in kept:
+            module.to(dtype)
+
+
+def _wrap(module: nn.Module, names: tuple[str, ...], wrapper: type[nn.Module]) -> None:
+    for name in names:
+        setattr(module, name, wrapper(getattr(module, name)))
+
+
+# What is not finite in the features, or overflows in a head, reaches one of these, and Detectron2
+# takes boxes that are not finite away without a word.
+_CHECKED = (StandardRPNHead, FastRCNNOutputLayers, RetinaNetHead)
+
+
+def _check_outputs(name: str, module: nn.Module, args: Any, outputs: Any) -> None:
+    for part in outputs:
+        for tensor in part if isinstance(part, list | tuple) else [part]:
+            if not tensor.isfinite().all():
+                raise FloatingPointError(
+                    f"the outputs of {name} are NaN or infinite: check the weights and the image, "
+                    "or take precision float32"
+                )

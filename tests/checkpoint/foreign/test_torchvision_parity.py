@@ -1,0 +1,157 @@
+"""torchvision's detectors, converted by the tool and loaded as a user does, beside themselves.
+
+Weights are random, as none may be downloaded, and scaled so that there are objects to be found.
+The models are built and run by torchvision alone.
+"""
+
+import re
+import sys
+
+import convert_checkpoint as tool
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import detection
+from torchvision.models.detection._utils import overwrite_eps
+from torchvision.ops import FrozenBatchNorm2d
+
+from fpn_d2 import load_config, load_model
+from fpn_d2.checkpoint.foreign.torchvision_parity import compare_with_torchvision, noise_images
+
+ROWS = {
+    "fasterrcnn_resnet50_fpn": "torchvision/faster_rcnn_R_50_FPN",
+    "retinanet_resnet50_fpn": "torchvision/retinanet_R_50_FPN",
+}
+# COCO's 80 categories: all numbers up to 90 but these
+HOLES = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+COCO = [number for number in range(1, 91) if number not in HOLES]
+
+
+def spread(layer: nn.Module, outputs: Tensor, deviation: float, mean: float = 0.0) -> None:
+    """Scale a layer so that its outputs, which are these, have this deviation and mean."""
+    factor = deviation / outputs.std()
+    layer.weight.data.mul_(factor)
+    layer.bias.data.copy_(layer.bias * factor + mean - outputs.mean() * factor)
+
+
+def torchvision_model(kind: str, seed: int = 0) -> nn.Module:
+    """A detector of random weights that finds some objects in noise."""
+    torch.manual_seed(seed)
+    model = getattr(detection, kind)(weights=None, weights_backbone=None).eval()
+    for name, norm in model.named_modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.normal_(0, 0.1)
+            norm.running_var.uniform_(0.5, 1.5)
+            nn.init.normal_(norm.bias, 0, 0.1)
+            nn.init.uniform_(norm.weight, 0.1, 0.4 if name.endswith("bn3") else 1.2)
+    with torch.no_grad():
+        features = model.backbone(torch.randn(1, 3, 128, 160))
+        if kind.startswith("retinanet"):
+            calibrate_retinanet(model, list(features.values()))
+        else:
+            calibrate_faster_rcnn(model, features)
+    return model
+
+
+def calibrate_retinanet(model: nn.Module, features: list[Tensor]) -> None:
+    classes, boxes = model.head.classification_head, model.head.regression_head
+    spread(classes.cls_logits, classes(features), 1.2, -6.0)
+    spread(boxes.bbox_reg, boxes(features), 0.3)
+    columns = classes.cls_logits.bias.data.reshape(9, 91)
+    columns[:, [0, *HOLES]] = -20.0  # as training leaves them, since nothing is of these classes
+
+
+def calibrate_faster_rcnn(model: nn.Module, features: dict[str, Tensor]) -> None:
+    logits, deltas = model.rpn.head(list(features.values()))
+    spread(model.rpn.head.cls_logits, torch.cat([x.flatten() for x in logits]), 2.0)
+    spread(model.rpn.head.bbox_pred, torch.cat([x.flatten() for x in deltas]), 0.3)
+    corners = torch.rand(64, 2, 2).sort(dim=1).values * torch.tensor([160.0, 128.0])
+    heads = model.roi_heads
+    pooled = heads.box_roi_pool(features, [corners.flatten(1)], [(128, 160)])
+    found = heads.box_head(pooled)
+    logits, deltas = heads.box_predictor(found)
+    # Random RoIs differ little, and so would their classes.
+    heads.box_predictor.cls_score.bias.data.sub_(logits.mean(dim=0))
+    logits, deltas = heads.box_predictor(found)
+    spread(heads.box_predictor.cls_score, logits - logits.mean(dim=0), 2.0)
+    spread(heads.box_predictor.bbox_pred, deltas, 1.0)
+
+
+def convert(weights: dict[str, Tensor], folder, monkeypatch, *words: object) -> str:
+    source, target = folder / "theirs.pth", str(folder / "ours.safetensors")
+    torch.save(weights, source)
+    monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, (source, target, *words))])
+    tool.main()
+    source.unlink()
+    return target
+
+
+def compare(kind, model, images, repo, tmp_path, monkeypatch, *words, opts=()):
+    target = convert(model.state_dict(), tmp_path, monkeypatch, *words)
+    row = repo / "configs" / f"{ROWS[kind]}.yaml"
+    cfg = load_config(row, ["MODEL.WEIGHTS", target, "MODEL.DEVICE", "cpu", *opts])
+    ours = load_model(cfg)
+    (tmp_path / "ours.safetensors").unlink()
+    found = compare_with_torchvision(ours, model, images, COCO)
+    print(kind, found)
+    return found
+
+
+def check(found: dict[str, float], least: int, share: float = 0.995) -> None:
+    steps = ["features", "anchors", "head", "box_head", "scores"]
+    assert {"features", "anchors", "head"} <= set(found)
+    assert all(found[step] < 1e-4 for step in steps if step in found), found
+    assert found["detections"] >= least
+    assert found["matched_share"] >= share, found
+
+
+def freeze_without_eps(model: nn.Module) -> None:
+    """What torchvision makes of its published weights: frozen norms that add nothing."""
+    for module in list(model.modules()):
+        for name, norm in list(module.named_children()):
+            if isinstance(norm, nn.BatchNorm2d):
+                frozen = FrozenBatchNorm2d(norm.num_features)
+                frozen.load_state_dict(norm.state_dict())
+                # ResNets from ImageNet have channels that never vary
+                frozen.running_var[0], frozen.weight[0] = 1e-12, 1e-7
+                setattr(module, name, frozen)
+    overwrite_eps(model, 0.0)
+
+
+def test_a_faster_rcnn_of_frozen_norms(repo, tmp_path, monkeypatch, capsys):
+    kind = "fasterrcnn_resnet50_fpn"
+    model = torchvision_model(kind)
+    model.rpn._post_nms_top_n["testing"] = 100  # fewer RoIs, for time
+    freeze_without_eps(model)
+    with pytest.raises(SystemExit):
+        convert(model.state_dict(), tmp_path, monkeypatch)
+    assert "--norm-eps 0 for torchvision's published" in capsys.readouterr().err
+    opts = ["MODEL.RPN.POST_NMS_TOPK_TEST", "100"]
+    words = ["--norm-eps", 0]
+    found = compare(kind, model, noise_images(2), repo, tmp_path, monkeypatch, *words, opts=opts)
+    check(found, least=150, share=0.985)  # rounding may decide NMS otherwise for one or two
+    assert {"box_head", "scores"} <= set(found)
+
+
+def test_a_retinanet_that_the_tool_compares_too(repo, tmp_path, monkeypatch, capsys):
+    kind = "retinanet_resnet50_fpn"
+    model = torchvision_model(kind)
+    found = compare(kind, model, noise_images(2), repo, tmp_path, monkeypatch, "--check", 2)
+    check(found, least=150)
+    printed = re.findall(r"^  (\w+) +([\d.e-]+)$", capsys.readouterr().out, re.MULTILINE)
+    assert {name: float(value) for name, value in printed} == pytest.approx(found, rel=1e-5)
+    base = repo / "configs" / "torchvision" / "retinanet_R_50_FPN.yaml"
+    other = tmp_path / "other.yaml"  # its strides are in other layers
+    other.write_text(f"_BASE_: {base}\nMODEL: {{RESNETS: {{STRIDE_IN_1X1: True}}}}\n")
+    with pytest.raises(SystemExit):
+        convert(model.state_dict(), tmp_path, monkeypatch, "--check", 1, "--config-file", other)
+    assert "of the detections are torchvision's, so nothing is written" in capsys.readouterr().err
+    assert not (tmp_path / "ours.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ROWS)
+def test_ten_images_of_different_sizes(kind, repo, tmp_path, monkeypatch):
+    model, images = torchvision_model(kind, seed=1), noise_images(10, seed=1)
+    assert len({image.shape for image in images}) == 10
+    check(compare(kind, model, images, repo, tmp_path, monkeypatch), least=500)

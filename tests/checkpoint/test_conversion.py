@@ -1,0 +1,163 @@
+"""Weights that went through another file are the same, bit for bit, and nothing else came along."""
+
+import os
+import sys
+
+import convert_checkpoint as tool
+import numpy as np
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+from safetensors import safe_open
+
+from fpn_d2 import UserError
+from fpn_d2.checkpoint import SafeCheckpointer, convert_checkpoint, load_model
+from fpn_d2.checkpoint.conversion import read_weights
+
+TARGETS = pytest.mark.parametrize("ending", ["safetensors", "pth"])
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A training's checkpoint of every kind of number, some with odd values."""
+    odd = torch.tensor([float("nan"), float("inf"), -0.0, 1e-40])
+    weights = {"odd": odd, "tied": odd[:2], "strided": torch.arange(6.0).reshape(2, 3).T}
+    weights |= {"half": odd.half(), "bfloat16": odd.bfloat16(), "double": odd.double()}
+    weights |= {"count": torch.tensor(3), "none": torch.zeros(0, 4), "flag": torch.tensor([True])}
+    path = tmp_path / "model_final.pth"
+    torch.save({"model": weights, "trainer": {"iteration": 5}, "iteration": 5}, path)
+    return str(path), weights
+
+
+@TARGETS
+def test_every_number_comes_through_and_nothing_else(source, zoo, tmp_path, ending):
+    path, weights = source
+    target = str(tmp_path / "new" / f"weights.{ending}")
+    convert_checkpoint(path, target)
+    assert not zoo.different(read_weights(target)["model"], weights)
+    if ending == "pth":
+        assert set(torch.load(target)) == {"model"}
+    else:
+        with safe_open(target, "pt") as file:
+            assert set(file.keys()) == set(weights)
+
+
+@TARGETS
+def test_a_converted_checkpoint_evaluates_like_the_first(row_config, zoo, tmp_path, ending):
+    model = build_model(row_config("quick/RPN/rpn_R_18_FPN").clone())
+    state = zoo.scramble(model, seed=1)
+    SafeCheckpointer(model, str(tmp_path)).save("model", iteration=3)
+    target = str(tmp_path / f"weights.{ending}")
+    convert_checkpoint(str(tmp_path / "model.pth"), target)
+    loaded = load_model(row_config("quick/RPN/rpn_R_18_FPN", "MODEL.WEIGHTS", target))
+    assert not zoo.different(loaded.state_dict(), state)
+
+
+@TARGETS
+def test_a_zoo_file_of_other_names_still_loads(row_config, zoo, tmp_path, ending):
+    """Its names are Caffe2's, and the hint that says so comes along."""
+    row = "RPN/rpn_R_50_C4"
+    stock = build_model(zoo.stock_config("RPN", "C4", 50))
+    state = zoo.scramble(stock, seed=1)
+    blobs = zoo.caffe2_blobs(state, 50, pyramid=False)
+    path = zoo.write_pickle(tmp_path / "model.pkl", {"blobs": blobs, "cfg": "MODEL: {}"})
+    target = str(tmp_path / f"weights.{ending}")
+    convert_checkpoint(path, target)
+    assert not any(name.endswith("_momentum") for name in read_weights(target)["model"])
+    loaded = load_model(row_config(row, "MODEL.WEIGHTS", target))
+    assert not zoo.different(loaded.state_dict(), zoo.caffe2_model_would_have(state))
+    if ending == "pth":
+        DetectionCheckpointer(stock).load(target)
+        assert not zoo.different(stock.state_dict(), zoo.caffe2_model_would_have(state))
+
+
+def test_arrays_of_another_byte_order_are_turned(zoo, tmp_path):
+    arrays = {"a": np.arange(3, dtype=">f4"), "b": np.float32([[1, 2], [3, 4]]).T}
+    path = zoo.write_pickle(tmp_path / "model.pkl", {"model": arrays, "__author__": "someone"})
+    content = convert_checkpoint(path, str(tmp_path / "weights.safetensors"))
+    assert content["__author__"] == "someone"
+    assert content["model"]["a"].tolist() == [0, 1, 2]
+    assert content["model"]["b"].tolist() == [[1, 3], [2, 4]]
+
+
+def test_what_is_changed_in_between_is_written(source, tmp_path):
+    path, _ = source
+    target = str(tmp_path / "weights.safetensors")
+
+    def rename(checkpoint):
+        return {"model": {f"backbone.{k}": v for k, v in checkpoint["model"].items()}}
+
+    convert_checkpoint(path, target, change=rename)
+    assert all(name.startswith("backbone.") for name in read_weights(target)["model"])
+
+
+def call(monkeypatch, capsys, *words):
+    monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, words)])
+    capsys.readouterr()
+    try:
+        tool.main()
+    except SystemExit as end:
+        return end.code, *capsys.readouterr()
+    return 0, *capsys.readouterr()
+
+
+def test_the_tool_says_what_it_wrote_and_replaces_nothing(source, tmp_path, monkeypatch, capsys):
+    target = tmp_path / "weights.safetensors"
+    target.write_bytes(b"mine")
+    code, _, stderr = call(monkeypatch, capsys, source[0], target)
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert "weights.safetensors is there already" in stderr
+    assert target.read_bytes() == b"mine"
+    code, stdout, _ = call(monkeypatch, capsys, source[0], target, "--force")
+    assert code == 0
+    assert stdout.strip().endswith("weights.safetensors: 9 tensors, 26 numbers")
+
+
+def test_a_failure_leaves_what_was_there(source, tmp_path, monkeypatch):
+    target = tmp_path / "weights.pth"
+    target.write_bytes(b"mine")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(UserError, match=r"weights\.pth could not be written \(No space left"):
+        convert_checkpoint(source[0], str(target), overwrite=True)
+    assert target.read_bytes() == b"mine"
+    assert sorted(os.listdir(tmp_path)) == ["model_final.pth", "weights.pth"]
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("made",)
+
+
+BAD = {
+    "code": (lambda: {"model": {}, "more": Evil()}, "holds posix.mkdir"),
+    "no weights": (lambda: {"model": {}}, "holds no weights"),
+    "a list of weights": (lambda: {"model": [torch.zeros(1)]}, "has a list where its weights"),
+    "a number": (lambda: {"model": {"a": 3}}, "has a int as its weight 'a'"),
+    "a bomb": (lambda: {"model": {"a": torch.zeros(1).expand(2**40)}}, "would unfold to"),
+    "a sparse tensor": (lambda: {"model": {"a": torch.eye(2).to_sparse()}}, "has a sparse"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_no_checkpoint_is_refused(tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    content, why = BAD[case]
+    torch.save(content(), "bad.pth")
+    with pytest.raises(UserError, match=f"the checkpoint bad.pth {why}"):
+        convert_checkpoint("bad.pth", "weights.safetensors")
+    assert os.listdir(tmp_path) == ["bad.pth"]
+
+
+def test_targets_of_another_form_are_refused(source, tmp_path):
+    (tmp_path / "folder.pth").mkdir()
+    for target, why in [("weights.pkl", "neither .safetensors"), ("folder.pth", "a folder")]:
+        with pytest.raises(UserError, match=f"{target} is {why}"):
+            convert_checkpoint(source[0], str(tmp_path / target))
+
+
+def test_a_weight_of_text_is_refused(zoo, tmp_path):
+    content = {"model": {"a": np.array(["x"])}, "__author__": "someone"}
+    path = zoo.write_pickle(tmp_path / "model.pkl", content)
+    with pytest.raises(UserError, match="has <U1 as its weight 'a'"):
+        convert_checkpoint(path, str(tmp_path / "weights.pth"))

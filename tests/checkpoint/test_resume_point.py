@@ -1,0 +1,226 @@
+"""--resume takes the newest checkpoint that is whole, and says which it skipped and why."""
+
+import logging
+import os
+import pickle
+import re
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from fpn_d2 import UserError
+from fpn_d2.checkpoint import SafeCheckpointer
+from fpn_d2.checkpoint.resume_point import newest_whole, tagged_checkpoint
+
+
+def save(folder, *iterations, final=None):
+    """A training's checkpoints, each with its iteration as its weights and its momentum."""
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1, momentum=0.9)
+    checkpointer = SafeCheckpointer(model, str(folder), optimizer=optimizer)
+    for iteration in iterations:
+        nn.init.constant_(model.weight, iteration)
+        optimizer.state[model.weight]["momentum_buffer"] = torch.full((1, 2), float(iteration))
+        name = "model_final" if iteration == final else f"model_{iteration:07d}"
+        checkpointer.save(name, iteration=iteration)
+
+
+def resumed(folder):
+    """The iteration that a new process goes on from, which all that it restores agrees about."""
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1, momentum=0.9)
+    rest = SafeCheckpointer(model, str(folder), optimizer=optimizer).resume_or_load("", resume=True)
+    iteration = rest["iteration"]
+    assert model.weight.tolist() == [[iteration] * 2]
+    assert optimizer.state[model.weight]["momentum_buffer"].tolist() == [[iteration] * 2]
+    return iteration
+
+
+@pytest.fixture
+def skipped(caplog):
+    """``skipped()``: the lines of the log that say what was skipped."""
+    caplog.set_level(logging.WARNING, "fpn_d2")
+    return lambda: [r.getMessage() for r in caplog.records if "Skipped" in r.getMessage()]
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    """One bit of a weight, which torch does not notice."""
+    content = bytearray(path.read_bytes())
+    place = content.index(torch.full((2,), 3.0).numpy().tobytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def code(path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(path.parent / "made"),)
+
+    torch.save({"model": {}, "optimizer": Evil()}, path)
+
+
+DAMAGES = {
+    "cut short": (cut, "cannot be read"),
+    "empty": (lambda path: path.write_bytes(b""), "is empty"),
+    "a flipped bit": (flip, "is damaged in its part"),
+    "another file": (lambda path: path.write_text("<html>"), "cannot be read"),
+    "code": (code, "holds posix.mkdir"),
+    "weights alone": (lambda path: torch.save({"model": {}}, path), "has no optimizer"),
+    "a list": (lambda path: torch.save([1], path), "is a list"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_skipped_by_name(tmp_path, skipped, damage):
+    save(tmp_path, 1, 2, 3)
+    assert resumed(tmp_path) == 3
+    assert not skipped()
+    harm, why = DAMAGES[damage]
+    harm(tmp_path / "model_0000003.pth")
+    assert resumed(tmp_path) == 2
+    (line,) = skipped()
+    assert str(tmp_path / "model_0000003.pth") in line
+    assert why in line
+    assert "\n" not in line
+    assert not (tmp_path / "made").exists()
+
+
+def test_several_are_skipped_one_by_one(tmp_path, skipped):
+    save(tmp_path, 1, 2, 3, 4, final=4)
+    for name in ("model_final.pth", "model_0000003.pth"):
+        cut(tmp_path / name)
+    assert resumed(tmp_path) == 2
+    assert [re.search(r"model_\w+\.pth", line)[0] for line in skipped()] == [
+        "model_final.pth",
+        "model_0000003.pth",
+    ]
+
+
+def test_where_none_is_whole_it_says_so_and_starts_nothing(tmp_path):
+    save(tmp_path, 1, 2)
+    for path in tmp_path.glob("*.pth"):
+        cut(path)
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole.*0000002\.pth.*1 more"):
+        resumed(tmp_path)
+
+
+@pytest.mark.parametrize("final", [None, 3])
+def test_without_a_tag_the_last_iteration_counts(tmp_path, final):
+    save(tmp_path, 1, 2, 3, final=final)
+    (tmp_path / "last_checkpoint").unlink()
+    assert resumed(tmp_path) == 3
+
+
+def test_a_tag_that_was_not_written_in_time(tmp_path, skipped):
+    save(tmp_path, 1, 2)
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    assert resumed(tmp_path) == 2
+    assert not skipped()
+
+
+def test_a_longer_training_after_the_final_checkpoint(tmp_path):
+    save(tmp_path, 1, 2, final=2)
+    save(tmp_path, 3)
+    assert resumed(tmp_path) == 3
+
+
+def test_checkpoints_of_an_earlier_training_come_last(tmp_path, skipped):
+    """Which went further, and in whose folder a new one has begun."""
+    save(tmp_path, 8, 9, final=9)
+    for path in tmp_path.iterdir():
+        os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))
+    save(tmp_path, 1, 2)
+    assert resumed(tmp_path) == 2
+    cut(tmp_path / "model_0000002.pth")
+    assert resumed(tmp_path) == 1
+
+
+def test_what_a_kill_left_is_no_checkpoint(tmp_path, skipped):
+    save(tmp_path, 1)
+    shutil.copy(tmp_path / "model_0000001.pth", tmp_path / "model_0000002.pth.4711.partial")
+    (tmp_path / "model_0000003.pth").mkdir()
+    os.mkfifo(tmp_path / "model_0000004.pth")  # which nobody would ever fill
+    assert resumed(tmp_path) == 1
+    assert not skipped()
+
+
+def test_an_empty_folder_is_a_new_training(tmp_path):
+    model = nn.Linear(2, 1)
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        assert SafeCheckpointer(model, str(folder)).resume_or_load("", resume=True) == {}
+
+
+# -- last_checkpoint may be any text -------------------------------------------------------------
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A checkpoint beside the folder, which makes another folder when it is unpickled."""
+    path = tmp_path / "outside.pkl"
+    path.write_bytes(b"cposix\nmkdir\n(V" + str(tmp_path / "made").encode() + b"\ntR.")
+    with pytest.raises(TypeError):  # what it makes is no checkpoint, but it is made
+        dict(pickle.loads(path.read_bytes()))
+    (tmp_path / "made").rmdir()
+    return path
+
+
+TAGS = {
+    "a path outside": b"../outside.pkl",
+    "an absolute path": b"{outside}",
+    "a path below": b"inference/model_0000001.pth",
+    "another system's path": b"..\\outside.pkl",
+    "a URL": b"https://127.0.0.1:1/model.pkl",
+    "a scheme of Detectron2's": b"detectron2://model.pkl",
+    "NUL bytes": b"model_0000001.pth\0.pkl",
+    "a line too many": b"model_0000001.pth\nmodel_0000002.pth",
+    "terminal controls": b"\x1b[2Jmodel_0000001.pth",
+    "no text": b"\xff\xfe\x80",
+    "the folder itself": b".",
+    "the folder above": b"..",
+    "nothing": b"",
+    "a file that is gone": b"model_0000099.pth",
+}
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_a_tag_that_names_no_file_of_its_folder(tmp_path, outside, skipped, tag):
+    folder = tmp_path / "output"
+    folder.mkdir()
+    save(folder, 1)
+    (folder / "last_checkpoint").write_bytes(TAGS[tag].replace(b"{outside}", bytes(outside)))
+    with pytest.raises(UserError, match=r"output/last_checkpoint \w+") as error:
+        tagged_checkpoint(str(folder))
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 400
+    assert resumed(folder) == 1  # the checkpoint is whole all the same
+    (line,) = skipped()
+    assert "output/last_checkpoint" in line
+    (folder / "model_0000001.pth").unlink()
+    with pytest.raises(UserError, match="no checkpoint in .* is whole"):
+        resumed(folder)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_tag_of_gigabytes_a_folder_or_a_pipe(tmp_path, skipped):
+    save(tmp_path, 1)
+    tag = tmp_path / "last_checkpoint"
+    with open(tag, "wb") as file:
+        file.truncate(2**34)
+    assert resumed(tmp_path) == 1
+    for make in (os.mkdir, os.mkfifo, lambda path: os.symlink("nowhere", path)):
+        os.remove(tag) if not tag.is_dir() else os.rmdir(tag)
+        make(tag)
+        assert resumed(tmp_path) == 1
+    assert len(skipped()) == 4
+
+
+def test_newest_whole_is_the_path_of_the_file(tmp_path):
+    save(tmp_path, 1)
+    assert newest_whole(str(tmp_path)) == str(tmp_path / "model_0000001.pth")
+    assert tagged_checkpoint(str(tmp_path)) == str(tmp_path / "model_0000001.pth")

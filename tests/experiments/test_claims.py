@@ -1,0 +1,174 @@
+import math
+
+import pytest
+
+from fpn_d2.experiments.claims import Summary, check_claim, format_metric, summarize
+from fpn_d2.experiments.tables import Claim, Row, Table, load_tables
+
+
+def _results(**rows):
+    """Results of the metric AR, from the numbers of each row's seeds, 0 and so on."""
+    return {
+        "rows": [
+            {"row": row, "seeds": [{"seed": i, "metrics": {"AR": v}} for i, v in enumerate(values)]}
+            for row, values in rows.items()
+        ]
+    }
+
+
+def _of_other_seeds(results, row):
+    """The same results with one row's seeds moved, so that no row shares them."""
+    for entry in results["rows"]:
+        for seed in entry["seeds"] if entry["row"] == row else ():
+            seed["seed"] += 10
+    return results
+
+
+def _check(order, results, paper=None, **keys):
+    paper = paper or {}
+    names = {row for group in order for row in group}
+    rows = {n: Row(n, {}, {"AR": paper[n]} if n in paper else {}) for n in names}
+    claim = Claim("a claim", "AR", order, **keys)
+    return check_claim(claim, Table("1", "", ["AR"], rows, [claim]), results)
+
+
+def test_the_deviation_is_the_samples():
+    results = _results(x=[1.0, 2.0, 3.0], y=[5])
+    assert summarize(results) == {
+        "x": {"AR": Summary(2.0, 1.0, 3, {0: 1.0, 1: 2.0, 2: 3.0})},
+        "y": {"AR": Summary(5.0, None, 1, {0: 5.0})},
+    }
+
+
+def test_missing_numbers_are_left_out():
+    results = _results(x=[None, math.nan, 4.0], y=[None])
+    results["rows"] += [{"row": "z"}, {"row": "u", "seeds": [{"seed": 0}]}]
+    assert summarize(results) == {"x": {"AR": Summary(4.0, None, 1, {2: 4.0})}}
+    assert summarize({}) == {}
+
+
+def test_a_timings_seconds_come_before_those_of_the_training():
+    seeds = [{"seconds": 200.0, "metrics": {"seconds": 0.1}}, {"seconds": 3.0, "metrics": {}}]
+    results = {"rows": [{"row": "x", "seeds": seeds[:1]}, {"row": "y", "seeds": seeds[1:]}]}
+    summaries = summarize(results)
+    assert (summaries["x"]["seconds"].mean, summaries["y"]["seconds"].mean) == (0.1, 3.0)
+
+
+def test_a_difference_is_compared_with_the_noise():
+    # s = 1 in both rows, so that noise = 2 sqrt(1/3 + 1/3) = 1.633
+    spread = [-1.0, 0.0, 1.0]
+    for x, verdict in [(12, "holds"), (11, "within noise"), (9, "within noise")]:
+        results = _results(x=[x + s for s in spread], y=[10 + s for s in spread])
+        assert _check([["x"], ["y"]], _of_other_seeds(results, "x")).verdict == verdict
+    results = _results(x=[8 + s for s in spread], y=[10 + s for s in spread])
+    results = _of_other_seeds(results, "x")
+    verdict = _check([["x"], ["y"]], results, paper={"x": 50.0, "y": 46.5})
+    assert verdict.verdict == "does not hold"
+    (pair,) = verdict.pairs
+    assert pair.noise == pytest.approx(2 * math.sqrt(2 / 3))
+    assert (pair.difference, pair.paper) == (-2.0, 3.5)
+    assert pair.deviations == pytest.approx(-2.0)
+    assert verdict.detail == (
+        "x is 2.0 below y (3.5 above in the paper, 2.0 standard deviations, noise 1.6)."
+    )
+
+
+def test_rows_of_the_same_seeds_are_compared_seed_by_seed():
+    # differences of 1, 2 and 3: s = 1, so that noise = 2 / sqrt(3) = 1.155
+    results = _results(x=[11.0, 22.0, 3.0], y=[10.0, 20.0, 0.0])
+    verdict = _check([["x"], ["y"]], results)
+    assert verdict.verdict == "holds"
+    assert verdict.pairs[0].noise == pytest.approx(2 / math.sqrt(3))
+    # apart, the rows vary by 10 from seed to seed
+    assert _check([["x"], ["y"]], _of_other_seeds(results, "x")).verdict == "within noise"
+
+
+def test_of_rows_with_no_deviation_none_is_given():
+    (pair,) = _check([["x"], ["y"]], _results(x=[2.0, 2.0], y=[1.0, 3.0])).pairs
+    assert pair.deviations is None
+    assert pair.noise == pytest.approx(2.0)  # 2 sqrt(0/2 + 2/2)
+
+
+def test_a_row_of_one_seed_is_taken_to_vary_as_the_other_does():
+    # 2 sqrt(4 / 1 + 4 / 3) = 4.62 around y's mean of 10
+    cases = [(14.7, "holds"), (14.6, "within noise"), (5.4, "within noise"), (5.3, "does not hold")]
+    for x, verdict in cases:
+        checked = _check([["x"], ["y"]], _results(x=[x], y=[10.0, 12.0, 8.0]))
+        assert checked.verdict == verdict
+        assert "one seed" in checked.detail
+        assert checked.pairs[0].deviations is None
+
+
+def test_with_one_seed_each_the_direction_counts_and_it_is_said():
+    for x, verdict in [(10.1, "holds"), (10, "does not hold"), (9, "does not hold")]:
+        checked = _check([["x"], ["y"]], _results(x=[x], y=[10.0]))
+        assert checked.verdict == verdict
+        assert "one seed" in checked.detail
+
+
+def test_a_share_of_the_papers_difference_is_asked_for():
+    paper = {"x": 8.0, "y": 4.0}
+    assert _check([["x"], ["y"]], _results(x=[3], y=[1]), paper, share=0.5).verdict == "holds"
+    verdict = _check([["x"], ["y"]], _results(x=[2.9], y=[1]), paper, share=0.5)
+    assert verdict.verdict == "does not hold"
+    assert "less than 0.5 of the paper's difference" in verdict.detail
+    assert _check([["x"], ["y"]], _results(x=[2.9], y=[1]), share=0.5).verdict == "holds"
+
+
+def test_a_tie_may_be_within_the_noise():
+    spread = [-1.0, 0.0, 1.0]
+    for x, verdict in [(9, "holds"), (8, "does not hold")]:
+        results = _results(x=[x + s for s in spread], y=[10 + s for s in spread])
+        results = _of_other_seeds(results, "x")
+        assert _check([["x"], ["y"]], results, ties=True).verdict == verdict
+    assert _check([["x"], ["y"]], _results(x=[1], y=[1]), ties=True).verdict == "holds"
+
+
+def test_each_group_is_compared_with_the_next_only():
+    verdict = _check([["x"], ["y"], ["z", "u"]], _results(x=[5], y=[4], z=[1], u=[3.5]))
+    assert verdict.verdict == "holds"
+    assert [(p.above, p.below) for p in verdict.pairs] == [("x", "y"), ("y", "z"), ("y", "u")]
+    assert verdict.detail == "At the least, y is 0.5 above u (one seed)."
+
+
+def test_one_pair_refutes_a_claim_that_is_not_all_measured():
+    verdict = _check([["x"], ["y", "z"]], _results(x=[5], y=[4]))
+    assert verdict.verdict == "not measured"
+    assert verdict.detail == "No AR of z yet; 1 of 2 pairs of rows are measured."
+    verdict = _check([["x"], ["y", "z"]], _results(x=[5], y=[6]))
+    assert verdict.verdict == "does not hold"
+
+
+def test_the_papers_own_numbers_fulfil_its_claims(repo):
+    for table in load_tables(repo / "configs" / "tables.yaml").tables.values():
+        rows = [
+            {"row": name, "seeds": [{"seed": 0, "metrics": dict(row.paper)}]}
+            for name, row in table.rows.items()
+        ]
+        for claim in table.claims:
+            names = {row for group in claim.order for row in group}
+            known = all(claim.metric in table.rows[name].paper for name in names)
+            verdict = check_claim(claim, table, {"rows": rows}).verdict
+            assert verdict == ("holds" if known else "not measured"), claim.claim
+
+
+@pytest.mark.parametrize(
+    "metric, value, text",
+    [
+        ("anchors", 47250, "47k"),
+        ("anchors", 9949, "9.9k"),
+        ("anchors", 9960, "10k"),
+        ("anchors", 850, "850"),
+        ("AR100", 49.06, "49.1"),
+        ("seconds", 0.148, "0.148"),
+        ("seconds", 201.3, "201"),
+        ("AP", None, "\N{EN DASH}"),
+    ],
+)
+def test_numbers_are_written_as_in_the_paper(metric, value, text):
+    assert format_metric(metric, value) == text
+
+
+def test_a_difference_has_a_sign_unless_it_rounds_to_nothing():
+    texts = [format_metric("AP", value, signed=True) for value in (1.2, -1.2, -0.04)]
+    assert texts == ["+1.2", "\N{MINUS SIGN}1.2", "0.0"]

@@ -1,0 +1,417 @@
+"""4-step training: what is shared stays, what is trained is joined, what is done stays done.
+
+One real training of two iterations a step, in this process; whatever changes it works on a copy.
+"""
+
+import json
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import train_four_step
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import default_argument_parser
+from detectron2.modeling import build_model
+from detectron2.utils.logger import setup_logger
+
+import train_net
+from fpn_d2 import UserError, load_model
+from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.engine import Trainer, launch
+from fpn_d2.experiments import FourStep, Run, Runner, proposal_opts
+from fpn_d2.experiments.four_step import check_frozen
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs/quick"
+SHARED = str(CONFIGS / "Feature-Sharing/shared_R_18_FPN.yaml")
+UNSHARED = str(CONFIGS / "Feature-Sharing/unshared_R_18_FPN.yaml")
+RPN = str(CONFIGS / "RPN/rpn_R_18_FPN.yaml")
+FAST = str(CONFIGS / "Fast-RCNN/fast_rcnn_R_18_FPN.yaml")
+FAKE = str(Path(__file__).parents[1] / "fake_train_net.py")
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+OPTS = (
+    *("DATASETS.TRAIN", "('tiny_train',)", "DATASETS.TEST", "('tiny_val',)"),
+    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"),
+    *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()"),
+    *("SOLVER.WARMUP_ITERS", "0", "SOLVER.AMP.ENABLED", "False"),
+    *("DATALOADER.NUM_WORKERS", "0", "MODEL.DEVICE", "cpu"),
+)
+
+
+class InThisProcess(Runner):
+    """Calls train_net.py without a process of its own, and remembers it."""
+
+    calls = []
+
+    def call(self, run, flags, opts, lock=None):
+        self.calls.append((os.path.basename(run.folder), *flags))
+        words = ["--config-file", run.config, *flags, *run.opts, *opts, "OUTPUT_DIR", run.folder]
+        launch(train_net.main, default_argument_parser().parse_args(words))
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_root):
+    names = register_coco_folders(tiny_root)
+    yield
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    setup_logger.cache_clear()  # Detectron2's loggers keep the stdout that they first saw
+    for name in ("detectron2", "fvcore", "fpn_d2"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    """A finished training, its result, and the calls that it has made."""
+    folder = str(tmp_path_factory.mktemp("four_step"))
+    training = FourStep(SHARED, folder, InThisProcess("none"), OPTS)
+    InThisProcess.calls.clear()
+    result = training.train()
+    yield training, result, list(InThisProcess.calls)
+    shutil.rmtree(folder)  # hundreds of megabytes
+
+
+@pytest.fixture(scope="module")
+def weights(trained):
+    """The weights of steps 1 to 4 and of the joined network, under 0."""
+    training = trained[0]
+    paths = {0: training.weights}
+    names = ("step1_rpn", "step2_fast_rcnn", "step3_rpn", "step4_fast_rcnn")
+    for i, name in enumerate(names, start=1):
+        paths[i] = os.path.join(training.folder, name, "model_final.pth")
+    return {i: torch.load(path)["model"] for i, path in paths.items()}
+
+
+def part(weights, prefix):
+    return {key: value for key, value in weights.items() if key.startswith(prefix)}
+
+
+def differing(a, b):
+    assert a.keys() == b.keys()
+    return {key for key in a if a[key].dtype != b[key].dtype or not torch.equal(a[key], b[key])}
+
+
+# -- the weights -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [3, 4, 0])
+def test_the_shared_layers_are_those_of_step_2_in_every_byte(weights, step):
+    start = part(weights[2], "backbone.")
+    assert differing(part(weights[step], "backbone."), start) == set()
+    for name in STATISTICS:
+        assert sum(key.endswith(name) for key in start) == 20  # R-18: 17 convs and 3 shortcuts
+
+
+def test_step_2_has_trained_what_is_shared(weights):
+    assert weights[2]["backbone.bottom_up.stem.conv1.norm.num_batches_tracked"] == 2  # iterations
+    assert (weights[2]["backbone.fpn_lateral4.bias"] != 0).any()  # where it starts
+    start = part(weights[1], "backbone.")
+    changed = differing(part(weights[2], "backbone."), start)
+    counts = {key for key in start if key.endswith("num_batches_tracked")}
+    assert changed == set(start) - counts  # both have seen as many batches
+
+
+def test_the_joined_rpn_is_step_3s(weights):
+    joined = part(weights[0], "proposal_generator.")
+    assert len(joined) == 6  # three convolutions and their biases
+    assert differing(joined, part(weights[3], "proposal_generator.")) == set()
+    assert differing(joined, part(weights[1], "proposal_generator.")) == set(joined)
+    # a fresh head's biases are zero
+    assert all(value.any() for key, value in joined.items() if key.endswith("bias"))
+
+
+def test_the_joined_box_head_is_step_4s(weights):
+    joined = part(weights[0], "roi_heads.")
+    assert len(joined) == 8  # two fc layers, two predictors
+    assert differing(joined, part(weights[4], "roi_heads.")) == set()
+    assert differing(joined, part(weights[2], "roi_heads.")) == set(joined)
+
+
+def test_the_joined_network_has_nothing_else(weights):
+    parts = ("backbone.", "proposal_generator.", "roi_heads.")
+    assert all(key.startswith(parts) for key in weights[0])
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_steps_3_and_4_start_from_step_2(trained, weights, step):
+    cfg = trained[0].shared_runs()[step - 3].load_config()
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    start = trainer.model.state_dict()
+    assert differing(part(start, "backbone."), part(weights[2], "backbone.")) == set()
+    if step == 3:  # a head from random weights
+        assert not start["proposal_generator.rpn_head.objectness_logits.bias"].any()
+    else:
+        assert differing(part(start, "roi_heads."), part(weights[2], "roi_heads.")) == set()
+    assert trainer.start_iter == 0
+
+
+def test_step_4_reads_the_proposals_of_step_3(trained):
+    training = trained[0]
+    runs = {"step1_rpn": training.separate_runs()[1], "step3_rpn": training.shared_runs()[1]}
+    for rpn, run in runs.items():
+        cfg = run.load_config()
+        for split, name in (("TRAIN", "tiny_train"), ("TEST", "tiny_val")):
+            path = os.path.join(training.folder, rpn, "inference", name, "box_proposals.pkl")
+            assert list(cfg.DATASETS[f"PROPOSAL_FILES_{split}"]) == [path]
+            assert os.path.isfile(path)
+
+
+# -- the joined checkpoint ---------------------------------------------------------------------
+
+
+def joined_config(training):
+    opts = (*training.opts, "MODEL.WEIGHTS", training.weights)
+    return Run(training.config, training.folder, opts).load_config()
+
+
+def test_it_is_evaluated_like_any_other_checkpoint(trained, weights):
+    training, result, _ = trained
+    cfg = joined_config(training)
+    model = load_model(cfg)
+    assert differing(model.state_dict(), weights[0]) == set()
+    numbers = Trainer.test(cfg, model)["bbox"]
+    expected = {key: None if value != value else value for key, value in numbers.items()}
+    assert result["results"] == {"tiny_val": {"bbox": expected}}
+
+
+def test_stock_detectron2_loads_it(trained, weights, monkeypatch):
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.MASK_ON = False
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.NORM = "BN"
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.FPN.OUT_CHANNELS = 64
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
+    cfg.MODEL.RPN.HEAD_NAME = "StandardRPNHead"
+    cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
+    cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
+    cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 5
+    cfg.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
+    cfg.MODEL.ROI_BOX_HEAD.NUM_FC = 2
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 256
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 7
+    model = build_model(cfg)
+    reports = []
+    monkeypatch.setattr(
+        DetectionCheckpointer, "_log_incompatible_keys", lambda _, keys: reports.append(keys)
+    )
+    DetectionCheckpointer(model).load(trained[0].weights)
+    (report,) = reports
+    assert not report.missing_keys
+    assert not report.unexpected_keys
+    assert not report.incorrect_shapes
+    assert differing(model.state_dict(), weights[0]) == set()
+
+
+# -- what is called ----------------------------------------------------------------------------
+
+
+def test_each_step_is_one_training_and_each_rpn_is_evaluated_once_more(trained):
+    assert trained[2] == [
+        ("step1_rpn", "--resume"),
+        ("step1_rpn", "--eval-only"),  # on the training set
+        ("step2_fast_rcnn", "--resume"),
+        ("step3_rpn", "--resume"),
+        ("step3_rpn", "--eval-only"),
+        ("step4_fast_rcnn", "--resume"),
+        (os.path.basename(trained[0].folder), "--eval-only"),
+    ]
+
+
+def test_the_result_tells_of_every_step(trained):
+    training, result, _ = trained
+    assert result["iterations"] == 8  # four times two
+    assert len(result["steps"]) == 4
+    assert result["seconds"] == pytest.approx(sum(result["steps"]), abs=0.06)
+    assert result["config"] == SHARED
+    assert result == json.loads(Path(training.folder, "run.json").read_text())
+
+
+def test_a_second_call_trains_nothing(trained):
+    training, result, _ = trained
+    InThisProcess.calls.clear()
+    assert training.train() == result
+    assert InThisProcess.calls == []
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """The finished training's numbers in a folder of their own; its weights are links."""
+
+    def link(source, target):
+        (os.symlink if source.endswith(".pth") else shutil.copy2)(source, target)
+
+    folder = tmp_path / "copy"
+    shutil.copytree(trained[0].folder, folder, copy_function=link)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_kill_before_the_networks_are_joined_costs_an_evaluation(trained, copy, weights):
+    for name in ("run.json", "model_final.pth", "inference/tiny_val/results.json"):
+        (copy / name).unlink()
+    InThisProcess.calls.clear()
+    training = FourStep(SHARED, str(copy), InThisProcess("none"), OPTS)
+    assert training.train()["results"] == trained[1]["results"]
+    assert InThisProcess.calls == [("copy", "--eval-only")]
+    assert differing(torch.load(training.weights)["model"], weights[0]) == set()
+
+
+def test_a_step_that_did_not_keep_the_shared_layers_is_named(trained, copy, weights):
+    changed = {key: value.clone() for key, value in weights[3].items()}
+    changed["backbone.bottom_up.stem.conv1.norm.running_mean"][0] += 1e-6
+    path = copy / "step3_rpn" / "model_final.pth"
+    path.unlink()
+    torch.save({"model": changed}, path)
+    (copy / "run.json").unlink()
+    (copy / "model_final.pth").unlink()
+    with pytest.raises(UserError) as error:
+        FourStep(SHARED, str(copy), InThisProcess("none"), OPTS).train()
+    assert "step 3 " in str(error.value)
+    assert "backbone.bottom_up.stem.conv1.norm.running_mean" in str(error.value)
+    assert not (copy / "model_final.pth").exists()
+
+
+def test_not_shared_is_steps_1_and_2(trained, tmp_path):
+    """The very same two runs, so nothing is left to train."""
+    done = trained[0].folder
+    folders = {RPN: f"{done}/step1_rpn", FAST: f"{done}/step2_fast_rcnn"}
+    InThisProcess.calls.clear()
+    training = FourStep(UNSHARED, str(tmp_path), InThisProcess("none"), OPTS, folders.__getitem__)
+    result = training.train()
+    assert InThisProcess.calls == []
+    step1, step2 = (json.loads(Path(folder, "run.json").read_text()) for folder in folders.values())
+    assert result["results"] == step2["results"]
+    assert result["iterations"] == 4
+    assert result["steps"] == [step1["seconds"], step2["seconds"]]
+    assert not os.path.exists(training.weights)  # two networks, none joined
+
+
+# -- without training --------------------------------------------------------------------------
+
+
+def test_not_shared_calls_two_trainings(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
+    opts = ("DATASETS.TRAIN", "('a',)", "DATASETS.TEST", "('b',)", "SEED", "2")
+    result = FourStep(UNSHARED, str(tmp_path / "run"), Runner(FAKE), opts).train()
+    words = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [(line[1], line[2]) for line in words] == [
+        (RPN, "--resume"),
+        (RPN, "--eval-only"),
+        (FAST, "--resume"),
+    ]
+    assert not any("MODEL.FPN.FREEZE" in line for line in words)
+    assert result["results"]["b"]["bbox"]["AP"] == 32.0  # 30 + the seed
+    assert result["seconds"] == 28.0  # 20 x 0.5 s + 10 x 0.4 s, twice
+
+
+def test_a_failed_step_ends_it_and_the_next_call_goes_on(tmp_path, monkeypatch):
+    opts = ("DATASETS.TRAIN", "('a',)", "DATASETS.TEST", "('b',)")
+    training = FourStep(UNSHARED, str(tmp_path / "run"), Runner(FAKE), opts)
+    monkeypatch.setenv("FAKE_MODE", "bug")
+    with pytest.raises(UserError, match="output.txt"):
+        training.train()
+    monkeypatch.delenv("FAKE_MODE")
+    training.runner.train(training.separate_runs()[0])
+    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
+    training.train()
+    configs = [json.loads(line)[1] for line in (tmp_path / "log").read_text().splitlines()]
+    assert configs == [RPN, FAST]  # the proposals of step 1, and step 2
+
+
+def test_every_data_set_of_the_training_has_its_proposals(tmp_path):
+    opts = ("DATASETS.TRAIN", "('a', 'b')", "DATASETS.TEST", "('c',)")
+    cfg_opts = proposal_opts(Run(RPN, str(tmp_path), opts))
+    files = dict(zip(cfg_opts[::2], cfg_opts[1::2], strict=True))
+    paths = [f"{tmp_path}/inference/{name}/box_proposals.pkl" for name in "abc"]
+    assert files == {
+        "DATASETS.PROPOSAL_FILES_TRAIN": str(paths[:2]),
+        "DATASETS.PROPOSAL_FILES_TEST": str(paths[2:]),
+    }
+
+
+def test_a_config_without_steps_is_refused(tmp_path):
+    with pytest.raises(UserError) as error:
+        FourStep(RPN, str(tmp_path), Runner(FAKE)).train()
+    assert RPN in str(error.value)
+    assert "FOUR_STEP.RPN" in str(error.value)
+    assert "configs/Feature-Sharing/" in str(error.value)
+
+
+def test_train_net_refuses_a_config_of_steps(tiny, tmp_path, capsys):
+    words = ["--config-file", SHARED, *OPTS, "OUTPUT_DIR", str(tmp_path)]
+    with pytest.raises(SystemExit) as end:
+        launch(train_net.main, default_argument_parser().parse_args(words))
+    assert end.value.code == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("error: ")
+    assert "tools/train_four_step.py" in stderr
+
+
+def tensors(**changed):
+    start = {"backbone.a": torch.tensor([1.0, 2.0]), "backbone.n": torch.tensor(5)}
+    return {**start, "roi_heads.a": torch.tensor([3.0]), **changed}
+
+
+def test_frozen_layers_that_stayed_and_heads_that_did_not_pass():
+    check_frozen(tensors(), {"step 3": tensors(), "step 4": {**tensors(), "roi_heads.a": None}})
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("backbone.a", torch.tensor([1.0, 2.0 + 2**-22])),  # the next number after 2
+        ("backbone.n", torch.tensor(6)),
+        ("backbone.a", None),
+    ],
+)
+def test_a_changed_shared_layer_is_named_with_its_step(key, value):
+    other = tensors()
+    if value is None:
+        del other[key]
+    else:
+        other[key] = value
+    with pytest.raises(UserError) as error:
+        check_frozen(tensors(), {"step 3": tensors(), "step 4": other})
+    assert f"step 4 has changed the shared layer {key}" in str(error.value)
+
+
+# -- the tool ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def call_tool(monkeypatch, capsys):
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["train_four_step", *map(str, words)])
+        capsys.readouterr()
+        train_four_step.main()
+        return capsys.readouterr().out.splitlines()
+
+    return call
+
+
+def test_the_tool_tells_times_aps_and_where_the_network_lies(trained, copy, call_tool):
+    lines = call_tool("--config-file", SHARED, *OPTS, "OUTPUT_DIR", copy)
+    assert [line.split(":")[0] for line in lines[:4]] == [f"step {i}" for i in (1, 2, 3, 4)]
+    metrics = trained[1]["results"]["tiny_val"]["bbox"]
+    assert lines[4] == f"tiny_val: AP {metrics['AP']:.1f}, AP50 {metrics['AP50']:.1f}"
+    assert lines[5] == str(copy / "model_final.pth")
+
+
+def test_the_tool_prints_a_network_that_finds_nothing(call_tool, tmp_path):
+    none = {"tiny_val": {"bbox": {"AP": None, "AP50": None}}}
+    (tmp_path / "run.json").write_text(json.dumps({"steps": [1.0], "results": none}))
+    assert "AP" in call_tool("--config-file", SHARED, "OUTPUT_DIR", tmp_path)[1]

@@ -1,0 +1,279 @@
+"""Which runs a row needs, where they lie, and what they have come to."""
+
+import dataclasses
+import multiprocessing
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from fpn_d2 import UserError
+from fpn_d2.experiments import FourStep, Row, Scale, reproduction
+from fpn_d2.experiments.reproduction import count_anchors, pick_rows
+
+RPN, FAST = "rpn_R_18_FPN", "fast_rcnn_R_18_FPN"
+
+
+@pytest.mark.parametrize(
+    "row, anchors",
+    [
+        ("rpn_R_50_C4", 47250),  # stride 16: 50 x 63 (62.5, rounded up) x 15
+        ("rpn_R_50_C5", 12000),  # stride 32: 25 x 32 (31.25) x 15
+        # 3 each on 200 x 250, 100 x 125, 50 x 63, 25 x 32, 13 x 16: 66658 places
+        ("rpn_R_50_FPN", 199974),
+        ("rpn_R_50_P2", 750000),  # stride 4: 200 x 250 x 15
+    ],
+)
+def test_anchors_of_the_paper(repo, row, anchors):
+    assert count_anchors(str(repo / f"configs/RPN/{row}.yaml")) == anchors
+
+
+def test_anchors_of_another_size(repo):
+    # 2 x 3 places at stride 32 of 64 x 96 pixels
+    assert count_anchors(str(repo / "configs/quick/RPN/rpn_R_18_C5.yaml"), 64, 96) == 90
+
+
+# -- rows and names ----------------------------------------------------------------------------
+
+
+def test_rows_are_picked_in_the_tables_order(tables):
+    table = tables.table("1")
+    assert list(pick_rows(table, "quick", [])) == ["c", "d"]
+    assert list(pick_rows(table, "paper", [])) == ["p"]
+    assert list(pick_rows(table, "quick", ["d", "c"])) == ["c", "d"]
+    assert list(pick_rows(table, "quick", ["d"])) == ["d"]
+
+
+@pytest.mark.parametrize("name", ["z", "p", ""])
+def test_a_row_that_the_scale_has_not_is_refused(tables, name):
+    with pytest.raises(UserError) as error:
+        pick_rows(tables.table("1"), "quick", ["c", name])
+    assert str(error.value) == f"table 1 has no row {name} at scale quick; there are c, d"
+
+
+def test_an_unknown_scale_is_refused(plan):
+    with pytest.raises(UserError, match="no scale tiny; there are quick, paper"):
+        dataclasses.replace(plan, scale="tiny").dataset_name  # noqa: B018
+
+
+# -- training ----------------------------------------------------------------------------------
+
+
+def test_an_rpn_is_one_run_of_its_seed(plan, tables, runs, calls):
+    row = tables.table("1").rows["c"]
+    result = plan.train_row(row, 3)
+    (call,) = calls()
+    assert (call["config"], call["flag"], call["SEED"]) == (RPN, "--resume", "3")
+    assert call["OUTPUT_DIR"] == f"{runs}/shapes/quick/RPN/{RPN}/seed_3"
+    assert plan.metrics(tables.table("1"), row, result)["AR1k"] == 43.0  # 40 + the seed
+    assert plan.result(row, 3) == result
+    assert plan.result(row, 2) is None
+    assert plan.results(tables.table("1"), row) == {3: result}
+
+
+def test_a_fast_rcnn_reads_the_proposals_of_its_row_and_seed(plan, tables, runs, calls):
+    for name, rpn in (("b", "rpn_R_18_C5"), ("c", RPN)):
+        for seed in (0, 2):
+            before = len(calls())
+            plan.train_row(tables.table("2").rows[name], seed)
+            trained, written, detector = calls()[before:]
+            assert [call["config"] for call in (trained, written, detector)] == [rpn, rpn, FAST]
+            assert {call["SEED"] for call in (trained, written, detector)} == {str(seed)}
+            assert written["flag"] == "--eval-only"
+            assert written["DATASETS.TEST"] == "('shapes_train',)"
+            folder = f"{runs}/shapes/quick/RPN/{rpn}/seed_{seed}/inference"
+            for split, of in (("train", "TRAIN"), ("val", "TEST")):
+                path = f"{folder}/shapes_{split}/box_proposals.pkl"
+                assert detector[f"DATASETS.PROPOSAL_FILES_{of}"] == str([path])
+                assert os.path.isfile(path)
+            where = f"{runs}/shapes/quick/Fast-RCNN/{FAST}_on_{rpn}/seed_{seed}"
+            assert detector["OUTPUT_DIR"] == where
+
+
+def test_tables_that_share_a_run_train_it_once(plan, tables, calls):
+    plan.train_row(tables.table("1").rows["c"], 0)
+    plan.train_row(tables.table("2").rows["c"], 0)
+    plan.train_row(tables.table("5").rows["not_shared"], 0)
+    trainings = [call["config"] for call in calls() if call["flag"] == "--resume"]
+    assert trainings == [RPN, FAST]
+
+
+def test_a_four_step_row_rests_on_the_runs_of_the_other_tables(plan, tables, runs):
+    training = plan.trainable(tables.table("5").rows["shared"], 4)
+    assert isinstance(training, FourStep)
+    steps = [run.folder for run in (*training.separate_runs(), *training.shared_runs())]
+    here = f"{runs}/shapes/quick"
+    assert steps == [
+        f"{here}/RPN/{RPN}/seed_4",
+        f"{here}/Fast-RCNN/{FAST}_on_{RPN}/seed_4",
+        f"{here}/Feature-Sharing/shared_R_18_FPN/seed_4/step3_rpn",
+        f"{here}/Feature-Sharing/shared_R_18_FPN/seed_4/step4_fast_rcnn",
+    ]
+
+
+def test_seeds_are_those_that_have_folders(plan, tables, runs):
+    row = tables.table("1").rows["c"]
+    assert plan.seeds(row) == []
+    for name in ("seed_10", "seed_2", "seed_x", "seed_3.old", "other"):
+        (runs / f"shapes/quick/RPN/{RPN}" / name).mkdir(parents=True)
+    assert plan.seeds(row) == [2, 10]
+    assert plan.results(tables.table("1"), row) == {}  # none of them is done
+
+
+def test_the_command_can_be_typed_in(plan, tables):
+    command = plan.command(tables.table("1").rows["c"], 1)
+    assert command.startswith("python train_net.py --config-file ")
+    assert command.endswith("SEED 1")
+    command = plan.command(tables.table("5").rows["shared"], 1)
+    assert command.startswith("python tools/train_four_step.py --config-file ")
+
+
+def test_predictions_lie_where_the_evaluation_wrote_them(plan, tables, runs):
+    here = f"{runs}/shapes/quick"
+    places = {
+        ("1", "c"): f"{here}/RPN/{RPN}",
+        ("2", "c"): f"{here}/Fast-RCNN/{FAST}_on_{RPN}",
+        ("5", "shared"): f"{here}/Feature-Sharing/shared_R_18_FPN",
+        ("5", "not_shared"): f"{here}/Fast-RCNN/{FAST}_on_{RPN}",  # step 2's
+    }
+    for (table, row), place in places.items():
+        folder = plan.inference_folder(tables.table(table).rows[row], 1, "shapes_val")
+        assert folder == f"{place}/seed_1/inference/shapes_val"
+
+
+# -- numbers -----------------------------------------------------------------------------------
+
+
+def test_metrics_have_their_short_names_and_null_stays_null(plan, tables):
+    row, results = tables.table("2").rows["c"], {"bbox": {"AP": 33.9, "AP50": 56.9}}
+    results["box_proposals"] = {"AR@1000": 56.25, "ARs@1000": None, "AR@100": 44.0}
+    found = plan.metrics(tables.table("2"), row, {"results": {"shapes_val": results}})
+    # AP50 and AR@100 have no short name in this file; timing has no result
+    assert found == {"AP": 33.9, "AR1k": 56.25, "AR1k_s": None}
+
+
+def test_anchors_are_counted_for_a_table_that_shows_them(plan, tables):
+    result = {"results": {"shapes_val": {}}}
+    row = dataclasses.replace(
+        tables.table("1").rows["c"], configs={"quick": "quick/RPN/rpn_R_18_C5.yaml"}
+    )
+    assert plan.metrics(tables.table("1"), row, result) == {"anchors": 12000}
+    assert plan.metrics(tables.table("2"), row, result) == {}
+
+
+# -- another data set --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_classes():
+    """Data sets things_train and things_val, of two classes."""
+    for name in ("things_train", "things_val"):
+        DatasetCatalog.register(name, lambda: [])
+        MetadataCatalog.get(name).thing_classes = ["this", "that"]
+    yield
+    for name in ("things_train", "things_val"):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_another_data_set_sets_its_splits_and_classes(plan, tables, runs, calls, two_classes):
+    plan = dataclasses.replace(plan, dataset="things")
+    plan.train_row(tables.table("2").rows["c"], 0)
+    for call in calls():
+        assert call["DATASETS.TRAIN"] == "('things_train',)"
+        assert call["MODEL.ROI_HEADS.NUM_CLASSES"] == "2"
+        assert call["MODEL.RETINANET.NUM_CLASSES"] == "2"
+        assert call["OUTPUT_DIR"].startswith(f"{runs}/things/quick/")
+    rpn, written, detector = calls()
+    assert rpn["DATASETS.TEST"] == detector["DATASETS.TEST"] == "('things_val',)"
+    assert written["DATASETS.TEST"] == "('things_train',)"
+    assert "/things/" in detector["DATASETS.PROPOSAL_FILES_TRAIN"]
+    assert "things_val/box_proposals.pkl" in detector["DATASETS.PROPOSAL_FILES_TEST"]
+
+
+def test_the_scales_own_data_set_may_be_named(plan, tables, calls):
+    dataclasses.replace(plan, dataset="shapes").train_row(tables.table("1").rows["c"], 0)
+    assert "DATASETS.TRAIN" not in calls()[0]
+
+
+def test_a_data_set_that_is_not_there_is_refused(plan, tables, calls, two_classes):
+    with pytest.raises(UserError) as error:
+        dataclasses.replace(plan, dataset="thing").train_row(tables.table("1").rows["c"], 0)
+    assert "--dataset thing" in str(error.value)
+    assert "thing_train" in str(error.value)
+    assert calls() == []
+
+
+def test_configs_from_elsewhere_keep_their_data_sets_apart(plan, tables, runs, repo, two_classes):
+    """A user's file of tables beside the project names configs as ../fpn/configs/x.yaml."""
+    path = str(repo / "docs" / "tables.yaml")
+    tables = dataclasses.replace(tables, path=path)
+    row = Row("FPN", {"quick": "../configs/quick/RPN/rpn_R_18_FPN.yaml"})
+    folders = {
+        os.path.normpath(
+            dataclasses.replace(plan, tables=tables, dataset=name).trainable(row, 0).folder
+        )
+        for name in ("", "things")
+    }
+    assert len(folders) == 2
+    assert all(folder.startswith(f"{runs}/") for folder in folders)
+
+
+# -- the start of all rows ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(plan, tables, monkeypatch):
+    """The plan with a scale that has a start, and the list of the calls that made it."""
+    made = []
+
+    def pretrain(cfg, path, *, iterations):
+        made.append((cfg.SOLVER.MAX_ITER, iterations, cfg.SEED))
+        Path(path).write_bytes(pickle.dumps({"model": {}}))
+        return 0.5
+
+    monkeypatch.setattr(reproduction, "pretrain_backbone", pretrain)
+    scale = Scale("shapes", {"config": "quick/demo.yaml", "iterations": 7})
+    tables = dataclasses.replace(tables, scales={"quick": scale})
+    return dataclasses.replace(plan, tables=tables), made
+
+
+def test_every_row_of_a_seed_starts_from_one_network(started, runs, tables, calls):
+    plan, made = started
+    for seed in (0, 1):
+        plan.train_row(tables.table("1").rows["c"], seed)
+        plan.train_row(tables.table("2").rows["c"], seed)
+    assert made == [(250, 7, 0), (250, 7, 1)]  # demo.yaml's iterations tell that it is that file
+    starts = [(c["SEED"], c["MODEL.WEIGHTS"]) for c in calls() if c["flag"] == "--resume"]
+    assert len(starts) == 4
+    assert set(starts) == {(str(seed), f"{runs}/start_quick_seed_{seed}.pkl") for seed in (0, 1)}
+
+
+def test_a_scale_without_a_start_leaves_the_configs_weights(plan, tables, runs, calls):
+    assert plan.make_start(0) == ""
+    plan.train_row(tables.table("1").rows["c"], 0)
+    assert "MODEL.WEIGHTS" not in calls()[0]
+
+
+def test_a_start_is_trained_by_one_of_two_processes(started, runs, monkeypatch):
+    plan, _ = started
+    log = runs.parent / "made"
+
+    def slow(cfg, path, *, iterations):
+        with open(log, "a") as file:
+            file.write("x")
+        multiprocessing.Event().wait(0.3)
+        Path(path).write_bytes(b"start")
+        return 0.5
+
+    monkeypatch.setattr(reproduction, "pretrain_backbone", slow)
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=plan.make_start, args=(0,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert log.read_text() == "x"

@@ -1,0 +1,401 @@
+"""One run: what is trained and what only read, what is refused, and what a kill leaves."""
+
+import json
+import multiprocessing
+import os
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fpn_d2 import UserError
+from fpn_d2.experiments import BusyError, Run, Runner, runs
+from fpn_d2.experiments.settings import check_settings_file
+
+FAKE = str(Path(__file__).parents[1] / "fake_train_net.py")
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    """``calls()``: the words of each call of the program so far."""
+    log = tmp_path / "log.txt"
+    monkeypatch.setenv("FAKE_LOG", str(log))
+    return lambda: [json.loads(line) for line in log.read_text().splitlines()] * log.exists()
+
+
+@pytest.fixture
+def run(repo, tmp_path, calls):
+    """A run of an RPN that is trained on a and tested on b."""
+    opts = ("DATASETS.TRAIN", "('a',)", "DATASETS.TEST", "('b',)", "SEED", "3")
+    config = str(repo / "configs/quick/RPN/rpn_R_18_FPN.yaml")
+    return Run(config, str(tmp_path / "run [1]"), (*opts, "SOLVER.MAX_ITER", "30"))
+
+
+@pytest.fixture
+def runner():
+    return Runner(FAKE, num_gpus=2)
+
+
+def refusal(call, *args, error=UserError):
+    with pytest.raises(error) as caught:
+        call(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def wait_for(condition, seconds=20):
+    """Until it returns something, which is returned."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return found
+
+
+# -- training and reading ----------------------------------------------------------------------
+
+
+def test_the_program_is_called_as_a_user_would_call_it(run, runner, calls):
+    runner.train(run)
+    flags = ["--config-file", run.config, "--resume", "--num-gpus", "2"]
+    assert calls() == [[*flags, *run.opts, "OUTPUT_DIR", run.folder]]
+
+
+def test_a_run_is_told_with_all_that_it_has_come_to(run, runner):
+    result = runner.train(run)
+    assert result["results"] == {
+        "b": {"box_proposals": {"AR@100": 23.0, "AR@1000": 43.0, "ARs@1000": None}}
+    }
+    # 20 iterations of 0.5 s up to number 19, then 10 of 0.4 s
+    assert result["seconds"] == 14.0
+    assert result["iterations"] == 30
+    assert result["losses"] == {"iteration": [19, 29], "total_loss": [2.0, 1.0]}
+    assert result["config"] == run.config
+    words = shlex.split(result["command"])
+    assert words == ["python", "train_net.py", "--config-file", run.config, *run.opts]
+    assert result["machine"]["cores"] == os.cpu_count()
+    assert set(result["versions"]) >= {"torch", "detectron2", "fpn_d2"}
+    assert result["commit"]
+    assert json.loads(Path(run.folder, "run.json").read_text()) == result == run.result()
+
+
+def test_a_finished_run_is_only_read(run, runner, calls, monkeypatch):
+    first = runner.train(run)
+    monkeypatch.setenv("FAKE_MODE", "bug")
+    assert runner.train(run) == first
+    assert len(calls()) == 1
+
+
+def test_checkpoints_in_between_go_once_the_run_is_done(run, runner, monkeypatch):
+    monkeypatch.setenv("FAKE_MODE", "bug")
+    os.makedirs(run.folder)
+    between = Path(run.folder, "model_0000009.pth")
+    between.write_bytes(b"")
+    with pytest.raises(UserError):
+        runner.train(run)
+    assert between.is_file()
+    monkeypatch.setenv("FAKE_MODE", "")
+    runner.train(run)
+    assert [path.name for path in Path(run.folder).glob("*.pth")] == ["model_final.pth"]
+
+
+def test_a_cleaning_that_was_cut_is_made_up_for(run, runner):
+    runner.train(run)
+    between = Path(run.folder, "model_0000009.pth")
+    between.write_bytes(b"")
+    runner.train(run)
+    assert not between.exists()
+
+
+def test_proposals_are_written_once(run, runner, calls):
+    runner.train(run)
+    path = runner.write_proposals(run, "a")
+    assert path == os.path.join(run.folder, "inference", "a", "box_proposals.pkl")
+    assert os.path.isfile(path)
+    flags = ["--config-file", run.config, "--eval-only", "--num-gpus", "2"]
+    weights = ["MODEL.WEIGHTS", os.path.join(run.folder, "model_final.pth")]
+    dataset = ["DATASETS.TEST", "('a',)"]
+    assert calls()[1:] == [[*flags, *run.opts, *weights, *dataset, "OUTPUT_DIR", run.folder]]
+    assert runner.write_proposals(run, "a") == path
+    assert len(calls()) == 2
+
+
+def test_proposals_without_results_are_of_an_evaluation_that_was_cut(run, runner, calls):
+    runner.train(run)
+    Path(run.folder, "inference", "b", "results.json").unlink()
+    runner.write_proposals(run, "b")
+    assert len(calls()) == 2
+
+
+def test_everything_that_the_program_prints_is_kept(run, runner, monkeypatch):
+    monkeypatch.setenv("FAKE_MODE", "bug")
+    for _ in range(2):
+        with pytest.raises(UserError):
+            runner.train(run)
+    text = Path(run.folder, "output.txt").read_text()
+    assert text.count("ZeroDivisionError: a bug") == 2
+
+
+# -- settings ----------------------------------------------------------------------------------
+
+
+def changed(run, *opts):
+    return Run(run.config, run.folder, (*run.opts, *opts))
+
+
+def test_other_settings_are_refused_by_key_and_both_values(run, runner, calls, monkeypatch):
+    monkeypatch.setenv("FAKE_MODE", "bug")
+    with pytest.raises(UserError):
+        runner.train(run)
+    Path(run.folder, "last_checkpoint").write_text("model_0000009.pth")
+    other = changed(run, "SOLVER.BASE_LR", "0.125", "SEED", "4")
+    sentence = refusal(runner.train, other)
+    assert run.folder in sentence
+    assert "SOLVER.BASE_LR 0.02 there, 0.125 now" in sentence or "SEED 3 there, 4 now" in sentence
+    assert "2 in all" in sentence
+    assert len(calls()) == 1
+
+
+def test_settings_that_were_refused_at_once_may_be_mended(run, runner, calls, monkeypatch):
+    monkeypatch.setenv("FAKE_MODE", "refuse")
+    with pytest.raises(UserError):
+        runner.train(run)
+    monkeypatch.delenv("FAKE_MODE")
+    runner.train(changed(run, "SOLVER.BASE_LR", "0.125"))
+    assert len(calls()) == 2
+
+
+def test_a_finished_run_of_other_settings_is_refused_too(run, runner):
+    runner.train(run)
+    assert "SOLVER.BASE_LR" in refusal(runner.train, changed(run, "SOLVER.BASE_LR", "0.125"))
+
+
+def test_what_decides_no_result_may_differ(run, runner, monkeypatch):
+    monkeypatch.setenv("FAKE_MODE", "bug")
+    with pytest.raises(UserError):
+        runner.train(run)
+    monkeypatch.setenv("FAKE_MODE", "")
+    runner.train(changed(run, "DATALOADER.NUM_WORKERS", "3"))
+
+
+def test_a_folder_may_be_moved(run, tmp_path):
+    os.makedirs(run.folder)
+    check_settings_file(run.folder, run.load_config())
+    moved = Run(run.config, str(tmp_path / "moved"), run.opts)
+    os.rename(run.folder, moved.folder)
+    check_settings_file(moved.folder, moved.load_config())
+
+
+def test_a_key_of_a_later_version_is_no_difference(run):
+    os.makedirs(run.folder)
+    cfg = run.load_config()
+    check_settings_file(run.folder, cfg)
+    path = Path(run.folder, "settings.json")
+    settings = json.loads(path.read_text())
+    assert settings["SEED"] == "3"
+    del settings["MODEL.FPN.FREEZE"]
+    path.write_text(json.dumps(settings))
+    check_settings_file(run.folder, cfg)
+
+
+@pytest.mark.parametrize("name", ["settings.json", "run.json"])
+def test_a_damaged_file_of_a_run_is_named(run, runner, name):
+    os.makedirs(run.folder)
+    path = Path(run.folder, name)
+    path.write_text('{"SEED": "3", ')
+    Path(run.folder, "last_checkpoint").write_text("model_0000009.pth")
+    assert str(path) in refusal(runner.train, run)
+
+
+# -- failures ----------------------------------------------------------------------------------
+
+
+def test_the_programs_own_sentence_is_passed_on(run, runner, monkeypatch):
+    monkeypatch.setenv("FAKE_MODE", "refuse")
+    assert refusal(runner.train, run) == "set this to that"
+
+
+def test_a_sentence_of_an_earlier_call_is_not(run, runner, monkeypatch):
+    monkeypatch.setenv("FAKE_MODE", "refuse")
+    refusal(runner.train, run)
+    monkeypatch.setenv("FAKE_MODE", "bug")
+    assert "set this to that" not in refusal(runner.train, run)
+
+
+def test_another_failure_names_the_output(run, runner, monkeypatch):
+    monkeypatch.setenv("FAKE_MODE", "bug")
+    sentence = refusal(runner.train, run)
+    assert "exit code 1" in sentence
+    assert os.path.join(run.folder, "output.txt") in sentence
+    assert not os.path.exists(os.path.join(run.folder, "run.json"))
+
+
+def test_a_training_without_results_is_not_done(run, runner, monkeypatch):
+    monkeypatch.setenv("FAKE_MODE", "silent")
+    sentence = refusal(runner.train, run)
+    assert "results of b" in sentence
+    assert run.result() is None
+
+
+def test_a_failed_evaluation_is_told(run, runner, monkeypatch):
+    runner.train(run)
+    monkeypatch.setenv("FAKE_MODE", "bug")
+    assert "output.txt" in refusal(runner.write_proposals, run, "a")
+
+
+# -- the numbers of a training -----------------------------------------------------------------
+
+
+@pytest.fixture
+def collected(run, runner, monkeypatch):
+    """``collected(text)``: the result where metrics.json holds this text."""
+
+    def collect(text):
+        inference = Path(run.inference_folder("b"))
+        inference.mkdir(parents=True)
+        (inference / "results.json").write_text("{}")
+        Path(run.folder, "metrics.json").write_text(text)
+        monkeypatch.setenv("FAKE_MODE", "silent")
+        return runner.train(run)
+
+    return collect
+
+
+def step(iteration, seconds, loss):
+    return json.dumps({"iteration": iteration, "time": seconds, "total_loss": loss}) + "\n"
+
+
+def test_iterations_that_a_resume_repeats_count_once(collected):
+    # cut after 39, resumed from the checkpoint at 19: the second 39 is the one that stands
+    first = step(19, 0.5, 3.0) + step(39, 9.0, 8.0)
+    result = collected(first + step(39, 0.25, 2.0) + step(49, 0.5, 1.0))
+    assert result["seconds"] == 20 * 0.5 + 20 * 0.25 + 10 * 0.5
+    assert result["losses"]["iteration"] == [19, 39, 49]
+    assert result["losses"]["total_loss"] == [3.0, 2.0, 1.0]
+
+
+def test_half_a_line_is_ignored(collected):
+    result = collected(step(19, 0.5, 3.0) + step(39, 0.25, 2.0)[:-9])
+    assert result["seconds"] == 20 * 0.5
+    assert result["losses"]["iteration"] == [19]
+
+
+def test_lines_of_an_evaluation_are_no_steps(collected):
+    evaluation = json.dumps({"iteration": 30, "bbox/AP": 1.0}) + "\n"
+    result = collected(step(19, 0.5, 3.0) + evaluation)
+    assert result["losses"]["iteration"] == [19]
+
+
+def test_every_loss_is_kept_beside_its_iteration(collected):
+    lines = [
+        {"iteration": 0, "total_loss": 3.5, "loss_rpn_cls": 1.000004, "lr": 0.02, "time": 1.0},
+        {"iteration": 1, "total_loss": 2.5, "loss_rpn_cls": 0.5, "lr": 0.02, "time": 1.0},
+    ]
+    losses = collected("".join(json.dumps(line) + "\n" for line in lines))["losses"]
+    assert losses == {"iteration": [0, 1], "total_loss": [3.5, 2.5], "loss_rpn_cls": [1.0, 0.5]}
+
+
+def test_a_run_without_steps_has_no_seconds(collected):
+    result = collected("")
+    assert (result["seconds"], result["losses"]) == (0.0, {"iteration": []})
+
+
+# -- progress, locks and kills -----------------------------------------------------------------
+
+
+def test_progress_is_told_while_it_trains(run, monkeypatch):
+    monkeypatch.setattr(runs, "_TICK_SECONDS", 0.02)
+    monkeypatch.setenv("FAKE_MODE", "hang")
+    told = []
+
+    def stop_at_20(*words):
+        told.append(words)
+        if words[1] == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Runner(FAKE, on_progress=stop_at_20).train(run)
+    assert told[0][1:] == (0, 30, None)
+    assert told[-1] == (run, 20, 30, 9.0)  # the log's eta_seconds
+
+
+def test_ctrl_c_ends_the_program_too(run, monkeypatch):
+    monkeypatch.setattr(runs, "_TICK_SECONDS", 0.02)
+    monkeypatch.setenv("FAKE_MODE", "hang")
+    started = Path(run.folder, "started")
+
+    def interrupt(*_):
+        if started.exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Runner(FAKE, on_progress=interrupt).train(run)
+    assert is_gone(int(started.read_text()))
+    assert "KeyboardInterrupt" in Path(run.folder, "output.txt").read_text()
+    monkeypatch.setenv("FAKE_MODE", "")
+    Runner(FAKE).train(run)  # the lock is free again
+
+
+def is_gone(pid):
+    """No such process, or one that has ended and waits to be collected."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.fixture
+def other(run, runner, monkeypatch):
+    """Another process that is in the middle of training the run, and its program's process id."""
+    monkeypatch.setenv("FAKE_MODE", "hang")
+    process = multiprocessing.get_context("fork").Process(target=runner.train, args=(run,))
+    process.start()
+    started = Path(run.folder, "started")
+    try:
+        wait_for(started.exists)
+        yield process, int(started.read_text())
+    finally:
+        process.kill()
+        process.join()
+        wait_for(lambda: is_gone(int(started.read_text())))
+
+
+def test_a_run_that_another_process_trains_is_busy(run, runner, calls, other, monkeypatch):
+    monkeypatch.setattr(runs, "_LOCK_SECONDS", 0.1)
+    sentence = refusal(runner.train, run, error=BusyError)
+    assert run.folder in sentence
+    assert run.folder in refusal(runner.write_proposals, run, "a", error=BusyError)
+    assert len(calls()) == 1
+
+
+@LINUX
+def test_the_program_ends_with_a_killed_parent_and_the_next_call_goes_on(
+    run, runner, calls, other, monkeypatch
+):
+    process, program = other
+    assert not is_gone(program)
+    process.kill()
+    process.join()
+    monkeypatch.setenv("FAKE_MODE", "")
+    result = runner.train(run)  # waits for the program to go, and with it the lock
+    assert is_gone(program)
+    assert result["losses"]["iteration"] == [19, 29]
+    assert "--resume" in calls()[1]
+
+
+def test_an_orphan_keeps_the_lock(run, runner, calls, other, monkeypatch):
+    """Where nothing ends it (not Linux, or it takes its time) nobody else trains beside it."""
+    monkeypatch.setattr(runs, "_LOCK_SECONDS", 0.1)
+    process, program = other
+    os.kill(program, signal.SIGSTOP)  # so that it cannot end
+    process.kill()
+    process.join()
+    try:
+        refusal(runner.train, run, error=BusyError)
+    finally:
+        os.kill(program, signal.SIGCONT)
+    assert len(calls()) == 1

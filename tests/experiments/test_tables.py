@@ -1,0 +1,365 @@
+"""The tables as data: against the paper's numbers typed in by hand, and what is refused."""
+
+import copy
+import itertools
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fpn_d2 import UserError, load_config
+from fpn_d2.experiments import load_tables
+
+FILE = Path(__file__).resolve().parents[2] / "configs" / "tables.yaml"
+
+# From the paper's PDF, not from the file: row, metrics in the order of the columns.
+TABLE_1 = {  # anchors, AR100, AR1k, s, m, l
+    "a": (47000, 36.1, 48.3, 32.0, 58.7, 62.2),
+    "b": (12000, 36.3, 44.9, 25.3, 55.5, 64.2),
+    "c": (200000, 44.0, 56.3, 44.9, 63.4, 66.2),
+    "d": (200000, 37.4, 49.5, 30.5, 59.9, 68.0),
+    "e": (200000, 34.5, 46.1, 26.5, 57.4, 64.7),
+    "f": (750000, 38.4, 51.3, 35.1, 59.7, 67.6),
+}
+TABLE_2 = {  # AP50, AP, s, m, l
+    "a": (54.7, 31.9, 15.7, 36.5, 45.5),
+    "b": (52.9, 28.8, 11.9, 32.4, 43.4),
+    "c": (56.9, 33.9, 17.8, 37.7, 45.8),
+    "d": (44.9, 24.9, 10.9, 24.4, 38.5),
+    "e": (54.0, 31.3, 13.3, 35.2, 45.3),
+    "f": (56.3, 33.4, 17.3, 37.3, 45.6),
+}
+TABLE_3 = {
+    "a": (53.1, 31.6, 13.2, 35.6, 47.1),
+    "b": (51.7, 28.0, 9.6, 31.9, 43.1),
+    "c": (56.9, 33.9, 17.8, 37.7, 45.8),
+}
+TABLE_5 = {  # AP50, AP
+    "not_shared": (56.9, 33.9),
+    "shared": (57.2, 34.3),
+    "not_shared_R_101": (58.0, 35.0),
+    "shared_R_101": (58.2, 35.2),
+}
+TABLE_6 = {  # AR, s, m, l, seconds
+    "image_pyramid": (37.1, 15.8, 50.1, 54.9, 0.49),
+    "5x5": (43.4, 32.5, 49.2, 53.7, 0.15),
+    "7x7": (43.5, 30.0, 49.6, 57.8, 0.19),
+    "dual": (45.7, 31.9, 51.5, 60.8, 0.24),
+    "dual_28": (46.7, 31.7, 53.1, 63.2, 0.25),
+    "dual_28_2x": (48.1, 32.6, 54.2, 65.6, 0.25),
+}
+AR_COLUMNS = ("anchors", "AR100", "AR1k", "AR1k_s", "AR1k_m", "AR1k_l")
+AP_COLUMNS = ("AP50", "AP", "AP_s", "AP_m", "AP_l")
+PAPER = {
+    "1": (AR_COLUMNS, TABLE_1),
+    "2": (AP_COLUMNS, TABLE_2),
+    "3": (AP_COLUMNS, TABLE_3),
+    "5": (AP_COLUMNS[:2], TABLE_5),
+    "6": (("AR", "AR_s", "AR_m", "AR_l", "seconds"), TABLE_6),
+}
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return load_tables(FILE)
+
+
+# -- the paper ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_numbers(tables, name):
+    columns, rows = PAPER[name]
+    found = {row: value.paper for row, value in tables.table(name).rows.items() if value.paper}
+    assert found == {row: dict(zip(columns, rows[row], strict=True)) for row in rows}
+    assert tables.table(name).metrics == list(columns)
+
+
+def test_the_papers_running_times_and_its_competition_model(tables):
+    times = {name: dict(row.paper) for name, row in tables.table("time").rows.items() if row.paper}
+    assert times == {
+        "FPN": {"seconds": 0.148},
+        "FPN_R_101": {"seconds": 0.172},
+        "C4": {"seconds": 0.32},
+    }
+    assert tables.table("4").rows["FPN"].paper == {"AP": 35.6}
+
+
+CLAIMED = [
+    (table.table, claim)
+    for table in load_tables(FILE).tables.values()
+    for claim in table.claims
+    if table.table in PAPER
+]
+
+
+@pytest.mark.parametrize("name, claim", CLAIMED)
+def test_every_claim_holds_in_the_papers_own_numbers(name, claim):
+    columns, rows = PAPER[name]
+    column = columns.index(claim.metric)
+    groups = [[rows[row][column] for row in group] for group in claim.order]
+    for better, worse in itertools.pairwise(groups):
+        assert min(better) > max(worse)
+
+
+@pytest.mark.parametrize("name", ["2", "3", "4"])
+def test_detectors_of_these_tables_read_the_proposals_that_the_paper_says(tables, name):
+    for row, value in tables.table(name).rows.items():
+        for scale, config in value.configs.items():
+            loads = load_config(tables.config_file(config)).MODEL.LOAD_PROPOSALS
+            assert loads == (scale in value.proposals) == (not value.beside)
+            if not loads:
+                continue
+            # Table 2: those of Table 1(c); Table 3: the row's own kind; Table 4: its own
+            rpn = config.replace("Fast-RCNN/fast_rcnn", "RPN/rpn").replace("_2x", "")
+            if name == "2":
+                rpn = tables.table("1").rows["c"].configs[scale]
+            assert value.proposals[scale] == rpn, row
+
+
+# -- the configs -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def configs(tables):
+    """Every config that the file names, by scale."""
+    found = {scale: set() for scale in tables.scales}
+    for table in tables.tables.values():
+        for row in table.rows.values():
+            for named in (row.configs, row.proposals):
+                for scale, config in named.items():
+                    found[scale].add(config)
+    return found
+
+
+def test_every_config_loads_at_its_scale(tables, configs):
+    assert set(configs) == {"paper", "quick"}
+    depths = {"paper": {50, 101}, "quick": {18}}
+    for scale, names in configs.items():
+        dataset = tables.scale(scale).dataset
+        for name in names:
+            cfg = load_config(tables.config_file(name))
+            assert cfg.MODEL.RESNETS.DEPTH in depths[scale], name
+            assert all(d.startswith(f"{dataset}_") for d in cfg.DATASETS.TEST), name
+
+
+def test_every_row_of_the_paper_can_be_trained_on_a_laptop(tables):
+    for name in ("1", "2", "3", "4"):
+        table = tables.table(name)
+        assert set(table.rows_at("quick")) == set(table.rows_at("paper")) == set(table.rows)
+    assert set(tables.table("5").rows_at("quick")) == {"shared", "not_shared"}
+
+
+def test_the_start_of_a_scale_is_a_config_too(tables):
+    start = tables.scale("quick").start
+    assert load_config(tables.config_file(start["config"])).MODEL.RESNETS.DEPTH == 18
+    assert start["iterations"] == 200
+    assert not tables.scale("paper").start  # ImageNet, as the rows say
+
+
+def test_configs_are_named_relative_to_the_file(tmp_path):
+    path = tmp_path / "tables.yaml"
+    path.write_text(FILE.read_text())
+    assert load_tables(path).config_file("quick/a.yaml") == str(tmp_path / "quick/a.yaml")
+
+
+# -- a user's own file -------------------------------------------------------------------------
+
+
+SMALL = {
+    "metrics": {"AR1k": "box_proposals/AR@1000"},
+    "scales": {"quick": {"dataset": "shapes"}},
+    "tables": {
+        "mine": {
+            "title": "Mine",
+            "metrics": ["AR1k"],
+            "rows": {"a": {"name": "A", "configs": {"quick": "a.yaml"}},
+                     "b": {"name": "B", "configs": {"quick": "b.yaml"}, "beside": "a"}},
+            "claims": [{"claim": "A is better", "metric": "AR1k", "order": [["a"], ["b"]]}],
+        }
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def load(tmp_path):
+    """``load(change)``: the small file, after ``change(content)``."""
+
+    def call(change=lambda content: None):
+        content = copy.deepcopy(SMALL)
+        change(content)
+        path = tmp_path / "tables.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return load_tables(path)
+
+    return call
+
+
+def test_a_small_file_is_enough(load):
+    tables = load()
+    table = tables.table("mine")
+    assert (table.kind, table.rows["a"].paper, table.rows["b"].beside) == ("accuracy", {}, "a")
+    assert (table.claims[0].share, table.claims[0].ties) == (0.0, False)
+    assert tables.scale("quick").start == {}
+
+
+def test_a_users_own_row_in_a_copy_of_the_file_works(tmp_path):
+    text = FILE.read_text()
+    row = 'c_heads: {name: "separate heads", configs: {quick: "mine.yaml"}, paper: {AR1k: 1.5}}'
+    place = '    claims:\n      - {claim: "FPN (c) finds more'
+    assert text.count(place) == 1
+    path = tmp_path / "tables.yaml"
+    path.write_text(text.replace(place, f"      {row}\n{place}"))
+    table = load_tables(path).table("1")
+    assert list(table.rows) == ["a", "b", "c", "d", "e", "f", "c_heads"]
+    assert "c_heads" in table.rows_at("quick")
+    assert "c_heads" not in table.rows_at("paper")
+    assert table.rows["c_heads"].paper == {"AR1k": 1.5}
+
+
+def test_a_number_is_a_name_of_a_table(load):
+    """YAML reads 7: as a number."""
+    tables = load(lambda c: c.update(tables={7: c["tables"]["mine"]}))
+    assert tables.table("7").table == "7"
+
+
+def rows(content):
+    return content["tables"]["mine"]["rows"]
+
+
+def claim(content):
+    return content["tables"]["mine"]["claims"][0]
+
+
+BAD = {
+    "no tables": (lambda c: c.pop("tables"), ["tables is missing"]),
+    "no metrics": (lambda c: c.pop("metrics"), ["metrics is missing"]),
+    "no scales": (lambda c: c.pop("scales"), ["scales is missing"]),
+    "tables of nothing": (lambda c: c.update(tables=None), ["tables", "KEY: value"]),
+    "a scale without a data set": (lambda c: c.update(scales={"s": {}}), ["scales, s", "dataset"]),
+    "an unknown key of a scale": (
+        lambda c: c["scales"]["quick"].update(data=1),
+        ["scales, quick", "data", "dataset"],
+    ),
+    "no title": (lambda c: c["tables"]["mine"].pop("title"), ["table mine", "title is missing"]),
+    "an unknown key of a table": (
+        lambda c: c["tables"]["mine"].update(row={}),
+        ["table mine", "no key row", "rows"],
+    ),
+    "an unknown kind": (
+        lambda c: c["tables"]["mine"].update(kind="speed"),
+        ["table mine", "'speed'", "'timing'"],
+    ),
+    "an unknown column": (
+        lambda c: c["tables"]["mine"].update(metrics=["AR2k"]),
+        ["table mine", "no metric AR2k"],
+    ),
+    "a row without a config": (
+        lambda c: rows(c)["a"].pop("configs"),
+        ["table mine", "a: configs is missing"],
+    ),
+    "an unknown key of a row": (
+        lambda c: rows(c)["a"].update(config="x"),
+        ["table mine", "rows, a", "no key config", "configs"],
+    ),
+    "a row of nothing": (lambda c: rows(c).update(a=None), ["rows, a", "KEY: value"]),
+    "beside of no row": (
+        lambda c: rows(c)["b"].update(beside="z"),
+        ["table mine, row b", "beside names z"],
+    ),
+    "a claim of an unknown metric": (
+        lambda c: claim(c).update(metric="AR2k"),
+        ["table mine", "no metric AR2k"],
+    ),
+    "a claim of an unknown row": (
+        lambda c: claim(c).update(order=[["a"], ["z"]]),
+        ["table mine", "'A is better'", "z"],
+    ),
+    "a claim of one group": (
+        lambda c: claim(c).update(order=[["a", "b"]]),
+        ["table mine", "'A is better'", "one group"],
+    ),
+    "a claim without its order": (
+        lambda c: claim(c).pop("order"),
+        ["table mine, claim 1", "order is missing"],
+    ),
+    "an unknown key of a claim": (
+        lambda c: claim(c).update(tie=True),
+        ["table mine, claim 1", "no key tie", "ties"],
+    ),
+}
+# Mistakes of type, and of scales.
+TYPES = {
+    "metrics of nothing": (lambda c: c.update(metrics=None), ["metrics"]),
+    "one config for all scales": (
+        lambda c: rows(c)["a"].update(configs="quick/a.yaml"),
+        ["rows, a", "configs"],
+    ),
+    "a config of an unknown scale": (
+        lambda c: rows(c)["a"].update(configs={"quik": "a.yaml"}),
+        ["rows, a", "quik"],
+    ),
+    "proposals at another scale": (
+        lambda c: rows(c)["a"].update(proposals={"paper": "a.yaml"}),
+        ["a", "proposals"],
+    ),
+    "a start without iterations": (
+        lambda c: c["scales"]["quick"].update(start={"config": "a.yaml"}),
+        ["scales, quick", "iterations"],
+    ),
+    "one metric without brackets": (
+        lambda c: c["tables"]["mine"].update(metrics="AR1k"),
+        ["table mine", "metrics", "list"],
+    ),
+    "a number of the paper that is no metric": (
+        lambda c: rows(c)["a"].update(paper={"AR2k": 1.0}),
+        ["a", "AR2k"],
+    ),
+    "claims that are no list": (
+        lambda c: c["tables"]["mine"].update(claims={"claim": "A is better"}),
+        ["table mine", "claims"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", [*BAD, *TYPES])
+def test_a_fault_is_named_by_file_table_and_key(load, tmp_path, case):
+    change, named = (BAD | TYPES)[case]
+    with pytest.raises(UserError) as error:
+        load(change)
+    sentence = str(error.value)
+    assert "\n" not in sentence
+    for words in (str(tmp_path / "tables.yaml"), *named):
+        assert words in sentence
+
+
+@pytest.mark.parametrize("text", [b"tables: [", b"\xff\xfe\x00", b"a: {b: c\nd", b"- a", b""])
+def test_a_file_that_is_no_yaml_is_named(tmp_path, text):
+    path = tmp_path / "tables.yaml"
+    path.write_bytes(text)
+    with pytest.raises(UserError) as error:
+        load_tables(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    path = tmp_path / "tables.yaml"
+    path.write_text(f"!!python/object/apply:os.mkdir ['{tmp_path}/made']")
+    with pytest.raises(UserError):
+        load_tables(path)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("name", ["nowhere.yaml", "."])
+def test_a_file_that_is_not_there_is_named(tmp_path, name):
+    with pytest.raises(UserError, match="cannot be read") as error:
+        load_tables(tmp_path / name)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_an_unknown_table_or_scale_is_answered_with_those_there_are(tables):
+    with pytest.raises(UserError, match="no table 9; there are 1, 2, 3, 4, 5, .*time"):
+        tables.table("9")
+    with pytest.raises(UserError, match="no scale tiny; there are paper, quick"):
+        tables.scale("tiny")

@@ -1,0 +1,211 @@
+"""Running times: what is measured, in which order, and what two networks compute."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import Instances
+
+from fpn_d2 import load_config
+from fpn_d2.experiments import FourStep, Row, Run, timing
+from fpn_d2.experiments.timing import time_rows
+
+OPTS = ("INPUT.MIN_SIZE_TEST", "64", "MODEL.DEVICE", "cpu", "SEED", "0")
+OPTS += ("DATASETS.TRAIN", "('tiny_train',)", "DATASETS.TEST", "('tiny_val',)")
+TINY_IMAGES = 4
+
+
+@pytest.fixture
+def clocked(monkeypatch):
+    """``clocked(cost)``: time is that of the detectors alone, which take ``cost(name, call)``."""
+
+    def install(cost):
+        now, log = [0.0], []
+
+        def build(_, row):
+            calls = itertools.count()
+
+            def detect(inputs):
+                (image,) = inputs
+                log.append((row.name, image))
+                now[0] += cost(row.name, next(calls))
+
+            cfg = SimpleNamespace(
+                MODEL=SimpleNamespace(DEVICE="cpu"), DATASETS=SimpleNamespace(TEST=("t_val",))
+            )
+            return detect, {"trained": row.name == "fast"}, cfg
+
+        monkeypatch.setattr(timing, "_build", build)
+        monkeypatch.setattr(timing, "_inputs", lambda _: ["one", "two"])
+        monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+        return log
+
+    return install
+
+
+@pytest.fixture
+def rows():
+    configs = {"quick": "quick/Faster-RCNN/faster_rcnn_R_18_{}.yaml"}
+    return {
+        name: Row(name, {"quick": configs["quick"].format(end)})
+        for name, end in (("fast", "FPN"), ("slow", "C4"))
+    }
+
+
+def test_the_median_of_the_measured_rounds_is_told(plan, tables, rows, clocked):
+    # two images, four rounds: the first two calls of each detector warm up
+    costs = {"fast": [9, 9, 1, 2, 3, 4, 5, 60], "slow": [99, 99, 10, 10, 10, 30, 30, 30]}
+    clocked(lambda name, call: costs[name][call])
+    lines = []
+    time_rows(plan, tables.table("time"), rows, lines.append)
+    found = {}
+    for name, row in rows.items():
+        result = json.loads(Path(plan.timing_folder(row), "run.json").read_text())
+        found[name] = result["results"]["t_val"]["timing"]
+        assert result["iterations"] == 6
+        assert set(result) >= {"commit", "machine", "versions", "losses"}
+    assert found == {
+        "fast": {"seconds": 3.5, "fastest": 1.0, "slowest": 60.0, "trained": True},
+        "slow": {"seconds": 20.0, "fastest": 10.0, "slowest": 30.0, "trained": False},
+    }
+    assert lines == [
+        "table time (fast) fast: 3.500 s an image",
+        "table time (slow) slow: 20.000 s an image",
+    ]
+
+
+def test_detectors_take_turns_on_each_image(plan, tables, rows, clocked):
+    log = clocked(lambda *_: 1.0)
+    time_rows(plan, tables.table("time"), rows, lambda _: None)
+    turn = [(name, image) for image in ("one", "two") for name in ("fast", "slow")]
+    assert log == turn * 4
+
+
+def test_times_are_kept_apart_from_the_training(plan, tables, rows, clocked):
+    clocked(lambda *_: 1.0)
+    time_rows(plan, tables.table("time"), rows, lambda _: None)
+    assert plan.result(rows["fast"], 0) is None
+    assert plan.results(tables.table("time"), rows["fast"])[0]["iterations"] == 6
+
+
+# -- real networks -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def image(make_input):
+    return {
+        key: value
+        for key, value in make_input(64, 64, []).items()
+        if key in ("image", "height", "width")
+    }
+
+
+@pytest.fixture
+def small_plan(plan, tiny_opts, monkeypatch):
+    """The plan, whose runs are of the tiny data."""
+    monkeypatch.setattr(type(plan), "_opts", lambda *_: OPTS)
+    return plan
+
+
+def weights_of(model, path):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": model.state_dict()}, path)
+
+
+@pytest.fixture
+def separate(small_plan, tables):
+    """A trained RPN and a trained Fast R-CNN, as "not shared" leaves them."""
+    training = small_plan.trainable(tables.table("5").rows["not_shared"], 0)
+    models = []
+    for seed, run in enumerate(training.separate_runs()):
+        torch.manual_seed(seed)
+        models.append(build_model(run.load_config()).eval())
+        weights_of(models[-1], run.weights)
+    yield models
+    for run in training.separate_runs():
+        Path(run.weights).unlink()
+
+
+def test_not_shared_is_an_rpn_and_a_fast_rcnn_on_its_proposals(small_plan, tables, separate, image):
+    detector, trained, _ = timing._build(small_plan, tables.table("5").rows["not_shared"])
+    assert trained == {"trained": True}
+    rpn, fast = separate
+    with torch.no_grad():
+        # ProposalNetwork and GeneralizedRCNN as Detectron2 runs them, one after the other
+        found = rpn([image])[0]["proposals"]
+        given = Instances((64, 64))
+        given.proposal_boxes = found.proposal_boxes[:1000]
+        given.objectness_logits = found.objectness_logits[:1000]
+        expected = fast.inference([{**image, "proposals": given}])[0]["instances"]
+        (actual,) = detector([image])
+    assert len(found) > 0
+    assert len(expected) > 0
+    assert torch.equal(actual["instances"].scores, expected.scores)
+    assert torch.equal(actual["instances"].pred_boxes.tensor, expected.pred_boxes.tensor)
+
+
+def test_a_fast_rcnn_is_given_1000_proposals(image):
+    """The paper tests on 1000, and the quick RPN's config keeps 2000 for training images."""
+    given = []
+    proposals = Instances((64, 64), objectness_logits=torch.arange(1500, 0, -1))
+    fast = SimpleNamespace(
+        preprocess_image=lambda inputs: SimpleNamespace(tensor=torch.zeros(1, 3, 64, 64)),
+        inference=lambda inputs: given.append(inputs[0]["proposals"]),
+    )
+    rpn = SimpleNamespace(backbone=lambda x: {}, proposal_generator=lambda *_: ([proposals], {}))
+    timing._two_networks(rpn, fast)([image])
+    assert given[0].objectness_logits.tolist() == list(range(1500, 500, -1))
+
+
+def test_a_row_that_is_not_trained_is_timed_with_random_weights(small_plan, tables, image):
+    detector, trained, cfg = timing._build(small_plan, tables.table("5").rows["shared"])
+    assert trained == {"trained": False}
+    with torch.no_grad():
+        (output,) = detector([image])
+    assert isinstance(output["instances"], Instances)
+    assert cfg.DATASETS.TEST == ("tiny_val",)
+
+
+def test_two_networks_of_which_one_is_trained_are_not(small_plan, tables, separate):
+    row = tables.table("5").rows["not_shared"]
+    training = small_plan.trainable(row, 0)
+    assert isinstance(training, FourStep)
+    path = Path(training.separate_runs()[1].weights)
+    path.rename(path.with_suffix(".away"))
+    _, trained, _ = timing._build(small_plan, row)
+    path.with_suffix(".away").rename(path)
+    assert trained == {"trained": False}
+
+
+def test_images_are_those_of_the_test_set_at_its_size(repo, tiny_opts):
+    """A Fast R-CNN's config, whose proposals are not there: they are made, not read."""
+    path = str(repo / "configs/quick/Fast-RCNN/fast_rcnn_R_18_FPN.yaml")
+    images = timing._inputs(Run(path, "none", OPTS).load_config())
+    assert len(images) == TINY_IMAGES  # the set has no more
+    assert len({image["file_name"] for image in images}) == TINY_IMAGES
+    assert {min(image["image"].shape[1:]) for image in images} == {64}  # INPUT.MIN_SIZE_TEST
+
+
+def test_no_more_than_eight_images_are_used(repo, tiny_opts):
+    path = str(repo / "configs/quick/RPN/rpn_R_18_FPN.yaml")
+    # the training set has 8; twice the data set is one of 16 images
+    opts = (*OPTS, "DATASETS.TEST", "('tiny_train',)")
+    images = timing._inputs(load_config(path, opts))
+    assert len(images) == 8
+
+
+def test_a_real_table_of_two_rows(small_plan, tables, rows):
+    lines = []
+    picked = dataclasses.replace(tables.table("time"), rows=rows)
+    with torch.no_grad():
+        time_rows(small_plan, picked, rows, lines.append)
+    for name, row in rows.items():
+        times = small_plan.results(picked, row)[0]["results"]["tiny_val"]["timing"]
+        assert 0 < times["fastest"] <= times["seconds"] <= times["slowest"], name
+    assert len(lines) == 2

@@ -1,0 +1,283 @@
+"""Prepared models against the ones that they were made of."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes
+from torch import nn
+
+from fpn_d2 import UserError
+from fpn_d2.engine import Trainer
+from fpn_d2.inference import PreparedModel, prepare_model, prepared
+from fpn_d2.utils.devices import has_bfloat16
+
+AGNOSTIC = ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
+ROWS = [
+    *(f"RPN/rpn_R_18_{name}" for name in ("FPN", "C4", "C5", "P2", "bottom_up", "top_down")),
+    *(f"Fast-RCNN/fast_rcnn_R_18_{name}" for name in ("FPN", "C4", "P2")),
+    *(f"Faster-RCNN/faster_rcnn_R_18_{name}" for name in ("FPN", "C4", "C5")),
+    "RetinaNet/retinanet_R_18_FPN",
+    "Mask-Proposals/mask_R_18_dual",
+    "Mask-Proposals/mask_R_18_image_pyramid",
+]
+REGNET = [*("MODEL.FPN.IN_FEATURES", ["s1", "s2", "s3", "s4"]), *("MODEL.WEIGHTS", "")]
+FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
+
+
+@pytest.fixture
+def build(row_config):
+    """``build(row, KEY, value, ...)``: a model whose norms and biases do something."""
+
+    def make(row, *opts):
+        opts = [
+            *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0),
+            *("MODEL.RPN.PRE_NMS_TOPK_TEST", 100, "MODEL.RPN.POST_NMS_TOPK_TEST", 50),
+            *opts,
+        ]
+        torch.manual_seed(0)
+        model = build_model(row_config(row, *opts)).eval()
+        generator = torch.Generator().manual_seed(1)
+        for name, value in [*model.named_parameters(), *model.named_buffers()]:
+            if value.dim() == 1 and "norm" in name:
+                with torch.no_grad():
+                    away = 0.2 * torch.rand(value.shape, generator=generator)
+                    value.add_(away)  # from the neutral zeros and ones
+        if hasattr(model, "roi_heads"):  # or random features make boxes and scores overflow
+            for layer in model.roi_heads.box_predictor.children():
+                nn.init.normal_(layer.weight, std=1e-4)
+        return model
+
+    return make
+
+
+def fields_of(outputs):
+    (instances,) = (next(iter(output.values())) for output in outputs)
+    fields = {}
+    for name, value in instances.get_fields().items():
+        if hasattr(value, "paste"):
+            value = value.regions
+        fields[name] = value.tensor if isinstance(value, Boxes) else value
+    return fields
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_it_finds_what_the_model_finds(build, make_input, row):
+    model = build(f"quick/{row}")
+    image = make_input(150, 193, [], seed=1)
+    with torch.no_grad():
+        expected = fields_of(model([image]))
+    found = fields_of(prepare_model(model)([image]))
+    assert set(found) == set(expected)
+    ranks = next(name for name in ("scores", "objectness_logits") if name in found)
+    assert len(found[ranks]) == len(expected[ranks]) > 0
+    torch.testing.assert_close(found[ranks], expected[ranks], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("row", ["RPN/rpn_R_50_FPN", FASTER, "quick/RetinaNet/retinanet_R_18_FPN"])
+def test_features_are_the_models(build, row):
+    model = build(row)
+    x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, found = model.backbone(x), prepare_model(model).model.backbone(x)
+    for name, level in expected.items():
+        assert (found[name] - level).abs().max() <= 1e-4 * level.abs().max(), name
+
+
+def test_a_regnet_is_folded(build):
+    model = build("quick/RPN/rpn_R_18_FPN", "MODEL.FPN.BOTTOM_UP", "build_regnet_backbone", *REGNET)
+    count = len([m for m in model.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)])
+    assert count > 20
+    ready = prepare_model(model)
+    assert not [m for m in ready.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
+    x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, found = model.backbone(x), ready.model.backbone(x)
+    for name, level in expected.items():
+        assert (found[name] - level).abs().max() <= 1e-4 * level.abs().max(), name
+
+
+def test_no_batch_norm_is_left_and_the_model_is_not_changed(build, make_input):
+    model = build(FASTER)
+    state = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        before = fields_of(model([make_input(64, 64, [])]))
+    ready = prepare_model(model, precision=_low())
+    assert not [m for m in ready.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
+    assert [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    after = model.state_dict()
+    assert list(after) == list(state)
+    assert all(torch.equal(after[name], value) for name, value in state.items())
+    assert all(p.requires_grad for p in model.parameters())
+    with torch.no_grad():
+        again = fields_of(model([make_input(64, 64, [])]))
+    assert all(torch.equal(again[name], value) for name, value in before.items())
+
+
+def test_folding_by_hand():
+    norm = FrozenBatchNorm2d(1, eps=0.0)
+    norm.weight, norm.bias = torch.tensor([6.0]), torch.tensor([1.0])
+    norm.running_mean, norm.running_var = torch.tensor([2.0]), torch.tensor([4.0])
+    conv = Conv2d(1, 1, 1, bias=False, norm=norm)
+    nn.init.constant_(conv.weight, 5.0)
+    assert prepared.fold_batch_norms(nn.Sequential(conv).eval()) == 1
+    # 6 (5 x - 2) / 2 + 1 = 15 x - 5
+    assert (conv.weight.item(), conv.bias.item(), conv.norm) == (15.0, -5.0, None)
+
+
+@pytest.mark.parametrize("norm", ["GN", "LN", ""])
+def test_other_norms_stay(build, norm):
+    model = build(FASTER, "MODEL.FPN.NORM", norm)
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, found = model.backbone(x), prepare_model(model).model.backbone(x)
+    for name, level in expected.items():
+        assert (found[name] - level).abs().max() <= 1e-4 * level.abs().max(), name
+
+
+def _low():
+    return "bfloat16" if has_bfloat16("cpu") else "float32"
+
+
+@pytest.fixture
+def bfloat16(monkeypatch):
+    """bfloat16 wherever the tests run; without instructions it is only slow."""
+    monkeypatch.setattr(prepared, "has_bfloat16", lambda device: True)
+    return "bfloat16"
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_lower_precision_ranks_in_float32(build, make_input, row, bfloat16):
+    model = build(f"quick/{row}")
+    image = make_input(150, 193, [], seed=1)
+    with torch.no_grad():
+        expected = fields_of(model([image]))
+    ready = prepare_model(model, precision=bfloat16)
+    found = fields_of(ready([image]))
+    for name, value in found.items():
+        assert not value.is_floating_point() or value.dtype == torch.float32, name
+    ranks = next(name for name in ("scores", "objectness_logits") if name in found)
+    # the features have 8 bits; which boxes come behind the best one is a matter of rounding
+    assert (found[ranks][0] - expected[ranks][0]).abs() <= 0.05 * expected[ranks].abs().max()
+    kinds = {p.dtype for p in ready.model.backbone.parameters() if p.dim() == 4}
+    assert kinds == {torch.bfloat16}
+
+
+def test_precisions_that_cannot_be_are_refused(build, monkeypatch):
+    model = build(FASTER)
+    with pytest.raises(UserError, match="'half' is none of float32, bfloat16, float16"):
+        prepare_model(model, precision="half")
+    with pytest.raises(UserError, match="float16 is for CUDA, and the model is on cpu"):
+        prepare_model(model, precision="float16")
+    monkeypatch.setattr(prepared, "has_bfloat16", lambda device: False)
+    with pytest.raises(UserError, match="no instructions for it; take float32"):
+        prepare_model(model, precision="bfloat16")
+
+
+def test_without_a_compiler_it_runs_and_says_so(build, make_input, monkeypatch, caplog):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    ready = prepare_model(build(FASTER), compile=True)
+    assert "no C++ compiler" in caplog.text
+    assert ready([make_input(64, 64, [])])
+
+
+def test_nan_is_named_and_not_an_image_without_detections(build, make_input):
+    model = build(FASTER)
+    image = make_input(64, 64, [])
+    image["image"][0, 5, 5] = float("nan")
+    image["file_name"] = "cats.jpg"
+    with pytest.raises(FloatingPointError, match=r"cats\.jpg has pixels that are NaN"):
+        prepare_model(model)([image])
+    for layer, where in (
+        ("backbone.bottom_up.stem.conv1", "proposal_generator.rpn_head"),
+        ("roi_heads.box_head.fc1", "roi_heads.box_predictor"),
+    ):
+        ready = prepare_model(model)
+        ready.model.get_submodule(layer).weight[0] = float("inf")
+        with pytest.raises(FloatingPointError, match=f"outputs of {where} are NaN or infinite"):
+            ready([make_input(64, 64, [])])
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.bias[0] = float("nan")
+    with pytest.raises(UserError, match=r"roi_heads\.box_predictor\.cls_score\.bias has values"):
+        prepare_model(model)
+
+
+def test_it_is_for_inference(build):
+    model = build(FASTER)
+    ready = prepare_model(model)
+    assert not ready.training
+    with pytest.raises(UserError, match="prepared already"):
+        prepare_model(ready, precision="bfloat16")
+    with pytest.raises(RuntimeError, match="cannot be trained"):
+        ready.train()
+
+
+@pytest.mark.parametrize("prepare", [True, False])
+def test_evaluation_uses_it(row_config, tiny_opts, monkeypatch, prepare):
+    used = []
+    cfg = row_config("quick/RPN/rpn_R_18_FPN", *tiny_opts, "INFERENCE.PREPARE", prepare)
+    monkeypatch.setattr(
+        "fpn_d2.engine.trainer.DefaultTrainer.test",
+        classmethod(lambda cls, cfg, model, evaluators=None: used.append(model)),
+    )
+    model = build_model(cfg.clone())
+    Trainer.test(cfg, model)
+    assert isinstance(used[0], PreparedModel) == prepare
+    assert (used[0] is model) == (not prepare)
+
+
+# --- models of Detectron2 alone
+
+PLAIN = {
+    "Mask R-CNN": ["MODEL.MASK_ON", True],
+    "RoI pooling": ["MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"],
+    "Cascade": ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads", *AGNOSTIC],
+    "Keypoint": ["MODEL.KEYPOINT_ON", True, "MODEL.ROI_HEADS.NUM_CLASSES", 1],
+    "Panoptic FPN": ["MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.MASK_ON", True],
+}
+
+
+@pytest.fixture(params=PLAIN.values(), ids=PLAIN)
+def plain(request):
+    """A model built from Detectron2's config, without a key of this package."""
+    cfg = get_cfg()
+    levels = ["p2", "p3", "p4", "p5"]
+    cfg.merge_from_list(
+        [
+            *("MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
+            *("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64),
+            *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]),
+            *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
+            *("MODEL.RPN.IN_FEATURES", [*levels, "p6"], "MODEL.ROI_HEADS.IN_FEATURES", levels),
+            *("MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64], [128], [256], [512]]),
+            *("MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_BOX_HEAD.NUM_FC", 1),
+            *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.FC_DIM", 64),
+            *("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 7, "MODEL.RPN.POST_NMS_TOPK_TEST", 50),
+            *("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
+            *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [64], "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
+            *request.param,
+        ]
+    )
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    for module in model.modules():
+        for name, std in (("cls_score", 1e-4), ("bbox_pred", 1e-4), ("score_lowres", 1e-6)):
+            if hasattr(module, name):
+                nn.init.normal_(getattr(module, name).weight, std=std)
+    return model
+
+
+def test_models_of_detectron2_alone(plain, make_input, bfloat16):
+    image = make_input(128, 160, [], seed=1)
+    with torch.no_grad():
+        expected = plain([image])[0]["instances"]
+    found = prepare_model(plain)([image])[0]["instances"]
+    assert len(found) == len(expected) > 0
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-4)
+    low = prepare_model(plain, precision=bfloat16)([image])[0]["instances"]
+    assert low.scores.dtype == torch.float32
+    assert (low.scores[0] - expected.scores[0]).abs() < 0.05

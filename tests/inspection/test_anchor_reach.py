@@ -1,0 +1,121 @@
+"""inspection/anchor_reach.py against arithmetic and Detectron2's own IoU over all anchors."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.matcher import Matcher
+from detectron2.structures import Boxes, pairwise_iou
+
+from fpn_d2.inspection import anchor_reach
+from fpn_d2.inspection.anchor_reach import (
+    best_ious,
+    match_anchors,
+    network_inputs,
+    places,
+    suggest_sizes,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")
+
+
+def generator(sizes, strides, ratios=(1.0,), offset=0.0):
+    return DefaultAnchorGenerator(
+        sizes=sizes, aspect_ratios=[list(ratios)], strides=strides, offset=offset
+    )
+
+
+def matcher():
+    return Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True)
+
+
+@pytest.mark.parametrize(
+    "box, iou",
+    [
+        ([16, 16, 48, 48], 1.0),  # 32 x 32, its centre on the anchor of the place (32, 32)
+        ([27, 27, 37, 37], 100 / 1024),  # 10 x 10 within it
+        ([20, 16, 52, 48], 28 / 36),  # 4 px from a place: 28 * 32 / (2 * 32 * 32 - 28 * 32)
+        ([32, 32, 160, 160], 1024 / 16384),  # the anchor within a box of 128 px
+    ],
+)
+def test_the_best_iou_by_arithmetic(box, iou):
+    boxes = np.array([box], dtype=np.float32)
+    grids = places(np.array([[160, 160]]), [16], 0)
+    assert best_ious(generator([[32]], [16]), boxes, grids)[0, 0] == pytest.approx(iou, abs=1e-6)
+
+
+def random_boxes(number, height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    corners = np.sort(rng.uniform(0, 1, (number, 2, 2)), axis=1) * [width, height]
+    return corners.reshape(-1, 4).astype(np.float32)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+def test_the_best_iou_is_that_over_all_anchors(offset):
+    size, strides = (100, 130), [8, 16, 32]
+    anchors = generator([[16], [32, 50], [64]], strides, (0.5, 1.0, 2.0), offset)
+    boxes = random_boxes(60, *size)
+    grids = places(np.tile(size, (60, 1)), strides, 32)
+    assert grids[0].tolist() == [[16, 20], [8, 10], [4, 5]]  # padded to 128 x 160
+    found = best_ious(anchors, boxes, grids)
+    for level, all_anchors in enumerate(anchors._grid_anchors([tuple(g) for g in grids[0]])):
+        ious = pairwise_iou(Boxes(torch.from_numpy(boxes)), Boxes(all_anchors))
+        np.testing.assert_allclose(found[:, level], ious.max(dim=1).values.numpy(), atol=1e-6)
+
+
+def test_matches_are_those_of_the_matcher_on_all_anchors(monkeypatch):
+    monkeypatch.setattr(anchor_reach, "_IOUS_AT_ONCE", 500)  # many parts
+    strides, grid = [8, 16], [[16, 20], [8, 10]]
+    anchors = generator([[16], [48]], strides, (0.5, 1.0, 2.0))
+    boxes = torch.from_numpy(random_boxes(12, 100, 130))
+    levels = anchors._grid_anchors([tuple(g) for g in grid])
+    objects, labels = matcher()(pairwise_iou(Boxes(boxes), Boxes(torch.cat(levels))))
+    positive = labels == 1
+    found = match_anchors(anchors, matcher(), boxes, grid)
+    assert torch.equal(found.boxes, torch.cat(levels)[positive])
+    assert torch.equal(found.objects, objects[positive])
+    assert found.levels.tolist() == (torch.arange(len(labels))[positive] >= len(levels[0])).tolist()
+
+
+def test_an_object_that_touches_no_anchor_matches_none():
+    # Anchors of 8 px at every 64th pixel leave gaps.
+    boxes = torch.tensor([[20.0, 20.0, 30.0, 30.0], [0.0, 0.0, 4.0, 4.0]])
+    found = match_anchors(generator([[8]], [64]), matcher(), boxes, [[2, 2]])
+    assert found.objects.tolist() == [1]
+    assert found.boxes.tolist() == [[-4.0, -4.0, 4.0, 4.0]]
+
+
+def test_boxes_are_resized_with_their_images():
+    # 100 x 200 (height x width) to a shorter side of 50; the second hits the longer side's limit.
+    boxes = np.array([[20.0, 10, 60, 50], [40, 0, 400, 100]])
+    found, sizes = network_inputs(boxes, np.array([[100, 200], [100, 400]]), 50, 120)
+    assert sizes.tolist() == [[50, 100], [30, 120]]
+    np.testing.assert_allclose(found, [[10, 5, 30, 25], [12, 0, 120, 30]])
+    assert network_inputs(boxes, np.array([[9, 9], [8, 8]]), 0, 120)[0].tolist() == boxes.tolist()
+
+
+def squares(side, number=4):
+    """Squares with their centres on places of any level."""
+    centers = 64.0 * (1 + np.arange(number) % 3)
+    low, high = centers - side / 2, centers + side / 2
+    return np.stack([low, low, high, high], axis=1).astype(np.float32)
+
+
+def suggest(boxes, sizes=((32,), (64,))):
+    strides = [8, 16]
+    grids = places(np.full((len(boxes), 2), 256), strides, 0)
+    return suggest_sizes(lambda s: generator(s, strides), sizes, boxes, grids)
+
+
+def test_smaller_objects_are_given_smaller_anchors():
+    # Squares of 12 px: IoU 144 / s^2 is 0.5 from s = 16.97 down, so that of the factors 2^(k/4)
+    # of 32 and 64 the first to reach them is 0.5 (16 px; 2^(-3/4) gives 19 px).
+    found = suggest(squares(12))
+    assert (found.factor, found.sizes) == (0.5, [[16.0], [32.0]])
+    assert (found.present_reach, found.reach) == (0.0, 1.0)
+
+
+def test_sizes_that_are_as_good_stay():
+    found = suggest(np.concatenate([squares(32), squares(64)]))
+    assert (found.factor, found.sizes) == (1.0, [[32], [64]])
+    assert found.reach == found.present_reach == 1.0

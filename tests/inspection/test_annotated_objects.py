@@ -1,0 +1,53 @@
+"""inspection/annotated_objects.py: what of an annotation file are objects."""
+
+import json
+
+import pytest
+
+from fpn_d2 import UserError
+from fpn_d2.inspection.annotated_objects import read_objects
+
+
+def test_boxes_are_corners_and_others_are_counted(tmp_path, coco):
+    content = coco.content()
+    first, second, third = content["annotations"]
+    first["bbox"] = [30, 20, 50, 50]  # beyond the image, which is 40 x 32
+    second["iscrowd"] = 1
+    extra = [{**third, "bbox": bad} for bad in ([1, 2, 0, 3], [1, 2, float("nan"), 3], None, "x")]
+    content["annotations"] += [*extra, {**third, "image_id": 99}, {**third, "category_id": []}]
+    objects = read_objects(str(coco.write(tmp_path, "set", "val", content)), "images")
+    assert objects.boxes.tolist() == [[30, 20, 40, 32], [4, 3, 14, 15]]
+    assert objects.images.tolist() == [0, 2]
+    assert objects.image_sizes.tolist() == [[32, 40]] * 4
+    assert objects.classes.tolist() == [0, 0]
+    assert objects.class_names == ["cat", "dog"]
+    assert objects.left_out == {
+        "crowd regions": 1,
+        "without a box of some area on the image": 4,
+        "of no known image or category": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"images": []}, "has no images"),
+        ({"annotations": []}, "has no annotations with a box"),
+        ({"annotations": 3}, "has no list named annotations"),
+        (None, "has no list named images"),
+    ],
+)
+def test_a_data_set_without_objects_is_refused(tmp_path, coco, change, words):
+    content = [] if change is None else {**coco.content(), **change}
+    path = coco.write(tmp_path, "set", "val", json.dumps(content))
+    with pytest.raises(UserError, match=words) as error:
+        read_objects(str(path), "images")
+    assert str(path) in str(error.value)
+
+
+def test_a_file_that_is_not_there_or_no_json(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        read_objects(str(tmp_path / "no.json"), "images")
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(UserError, match="is not valid JSON at line 1"):
+        read_objects(str(tmp_path / "broken.json"), "images")

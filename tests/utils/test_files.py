@@ -1,0 +1,99 @@
+"""Files that are whole whenever they are there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from fpn_d2.utils.files import remove_partial_files, replace_file, write_json
+
+
+def test_a_new_file_holds_what_was_written_and_nothing_lies_beside_it(tmp_path):
+    path = tmp_path / "a.bin"
+    with replace_file(path, "wb") as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_until_it_is_complete_the_old_content_is_there(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with replace_file(path, encoding="utf-8") as file:
+        file.write("new")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "new"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("old", ["old", None])
+def test_an_error_leaves_what_was_there_and_no_partial_file(tmp_path, error, old):
+    path = tmp_path / "a.txt"
+    if old:
+        path.write_text(old)
+    with pytest.raises(error), replace_file(path) as file:  # noqa: PT012
+        file.write("half of the ne")
+        raise error
+    assert [p.read_text() for p in tmp_path.iterdir()] == ([old] if old else [])
+
+
+def test_a_folder_that_is_not_there_is_the_callers_error(tmp_path):
+    with pytest.raises(FileNotFoundError), replace_file(tmp_path / "no" / "a.txt"):
+        pass
+
+
+def test_a_kill_leaves_what_was_there(tmp_path, repo):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(repo)!r})
+from fpn_d2.utils.files import replace_file
+with replace_file({str(path)!r}) as file:
+    file.write("half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    code = subprocess.run([sys.executable, "-c", program], timeout=60).returncode
+    assert code == -signal.SIGKILL
+    assert path.read_text() == "old"
+    with replace_file(path) as file:  # what the kill left is in nobody's way
+        file.write("new")
+    assert path.read_text() == "new"
+
+
+def test_what_kills_have_left_goes_and_what_is_written_now_stays(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    living = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    stale = [f"model_0000003.pth.{dead.pid}.partial", f"last_checkpoint.{os.getpid()}.partial"]
+    stale.append(f"a.json.{10**30}.partial")  # no process has this number
+    others = [f"model_0000005.pth.{living.pid}.partial", "model_0000001.pth", "notes.partial"]
+    for name in stale + others:
+        (tmp_path / name).write_text("half")
+    remove_partial_files(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(others)
+    living.communicate(b"\n")
+    remove_partial_files(tmp_path / "nowhere")
+
+
+def test_json_comes_back_and_ends_with_a_newline(tmp_path):
+    path = tmp_path / "a.json"
+    content = {"AP": 33.9, "AP_s": None, "rows": ["a", "\N{EN DASH}"]}
+    write_json(path, content)
+    assert json.loads(path.read_text(encoding="utf-8")) == content
+    assert path.read_text(encoding="utf-8").endswith("}\n")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
+def test_what_json_does_not_have_is_refused_and_the_old_file_stays(tmp_path, value):
+    path = tmp_path / "a.json"
+    write_json(path, {"AP": 1.5})
+    with pytest.raises((ValueError, TypeError)):
+        write_json(path, {"AP": 2.5, "AP_s": value})
+    assert json.loads(path.read_text()) == {"AP": 1.5}
+    assert os.listdir(tmp_path) == ["a.json"]
