@@ -52,6 +52,8 @@ setup(
         "portalocker",
         "pycocotools>=2.0.2",
         "safetensors>=0.4",
+        "supervision>=0.25",
+        "tabulate",
         "tqdm>4.29.0",
     ],
     extras_require={

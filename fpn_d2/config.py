@@ -1,10 +1,13 @@
 """Every configuration key that this package adds, and the way from a file to a checked config."""
 
 import difflib
+import functools
+import operator
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
+from typing import Any
 
 import torch
 import yaml
@@ -14,7 +17,7 @@ from .config_checks import check_config
 from .config_files import read_config_file
 from .utils.errors import UserError
 
-__all__ = ["add_fpn_config", "load_config"]
+__all__ = ["add_fpn_config", "changed", "load_config"]
 
 
 def add_fpn_config(cfg: CfgNode) -> None:
@@ -159,6 +162,25 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
     check_config(cfg)
     cfg.freeze()
     return cfg
+
+
+def changed(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:
+    """A copy of a config with other values, frozen where the config is.
+
+    Args:
+        cfg: the config; it stays as it is.
+        values: ``{"MODEL.DEVICE": "cpu", ...}``; every key must exist.
+    """
+    copy = cfg.clone()
+    copy.defrost()
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        node = functools.reduce(operator.getitem, sections, copy)
+        assert name in node, key
+        node[name] = value
+    if cfg.is_frozen():
+        copy.freeze()
+    return copy
 
 
 def _default_output_dir(path: str) -> str:

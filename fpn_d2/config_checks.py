@@ -9,11 +9,13 @@ from collections.abc import Iterator
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling.meta_arch import RetinaNet
 
 from .config_values import check_values
 from .utils.errors import UserError
 
-__all__ = ["check_config", "features_read"]
+__all__ = ["check_config", "class_head_key", "features_read"]
 
 TOP_BLOCKS = ("maxpool", "p6p7_c5", "p6p7_p5", "")
 _RETINANETS = ("RetinaNet", "ClippingRetinaNet")
@@ -64,6 +66,22 @@ def features_read(cfg: CfgNode) -> dict[str, list[str]]:
         if model.META_ARCHITECTURE == "GeneralizedRCNN":
             readers["MODEL.ROI_HEADS.IN_FEATURES"] = list(model.ROI_HEADS.IN_FEATURES)
     return readers
+
+
+def class_head_key(cfg: CfgNode) -> str | None:
+    """The config key that holds the number of classes of a config's detector.
+
+    Returns:
+        ``MODEL.ROI_HEADS.NUM_CLASSES``, ``MODEL.RETINANET.NUM_CLASSES``, or None for a network
+        without classes (proposals) and one of which that is not known.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    network = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
+    if not isinstance(network, type):
+        return None
+    if issubclass(network, GeneralizedRCNN):
+        return "MODEL.ROI_HEADS.NUM_CLASSES"
+    return "MODEL.RETINANET.NUM_CLASSES" if issubclass(network, RetinaNet) else None
 
 
 def _check_neck(cfg: CfgNode) -> None:
