@@ -13,7 +13,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from .config_checks import check_config
+from .config_checks import check_config, use_foreign_components
 from .config_files import read_config_file
 from .utils.errors import UserError
 
@@ -159,6 +159,7 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
         cfg.OUTPUT_DIR = _default_output_dir(path)
         _merge_file(cfg, path)
     _merge_opts(cfg, opts)
+    use_foreign_components(cfg)
     check_config(cfg)
     cfg.freeze()
     return cfg

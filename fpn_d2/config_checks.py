@@ -5,6 +5,7 @@ on the strides of the bottom-up network is checked by the neck (``modeling/fpn.p
 on the data set by ``data/checks.py``.
 """
 
+import importlib
 from collections.abc import Iterator
 
 import torch
@@ -15,10 +16,34 @@ from detectron2.modeling.meta_arch import RetinaNet
 from .config_values import check_values
 from .utils.errors import UserError
 
-__all__ = ["check_config", "class_head_key", "features_read"]
+__all__ = ["check_config", "class_head_key", "features_read", "use_foreign_components"]
 
 TOP_BLOCKS = ("maxpool", "p6p7_c5", "p6p7_p5", "")
 _RETINANETS = ("RetinaNet", "ClippingRetinaNet")
+
+# The components of other code bases' models; they are registered once a config names one.
+_FOREIGN = "fpn_d2.checkpoint.foreign.components"
+_FOREIGN_NAMES = (
+    "ClippingRetinaNet",
+    "MaskRCNNBenchmarkAnchorGenerator",
+    "TorchvisionAnchorGenerator",
+    "TorchvisionROIHeads",
+)
+
+
+def use_foreign_components(cfg: CfgNode) -> None:
+    """Register the components that only other code bases' models need, if a config names one.
+
+    Version 0.1 had ``NUM_UNUSED_CLASSES`` in its own RoI heads; such a config gets the heads that
+    have it now (in place).
+    """
+    model = cfg.MODEL
+    names = (model.META_ARCHITECTURE, model.ANCHOR_GENERATOR.NAME, model.ROI_HEADS.NAME)
+    unused = model.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0
+    if unused and model.ROI_HEADS.NAME in ("LevelROIHeads", "FPNROIHeads"):
+        model.ROI_HEADS.NAME = "TorchvisionROIHeads"
+    if unused or any(name in _FOREIGN_NAMES for name in names):
+        importlib.import_module(_FOREIGN)
 
 
 def check_config(cfg: CfgNode) -> None:

@@ -33,6 +33,18 @@ class Evil:
         return os.mkdir, (self.path,)
 
 
+def write_zip_bomb(content: Any, path: str | os.PathLike) -> None:
+    """``torch.save``, but every tensor unpacks to 100 MB of zeros."""
+    whole = io.BytesIO()
+    torch.save(content, whole)
+    with (
+        zipfile.ZipFile(whole) as source,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in source.namelist():
+            bomb.writestr(name, source.read(name) if "data/" not in name else bytes(10**8))
+
+
 @dataclass
 class World:
     """What a case is made of.
@@ -191,14 +203,7 @@ def pyth_reduce(world: World, hostile: bool) -> Case:
 def pth_zip_bomb(world: World, hostile: bool) -> Case:
     if not hostile:
         return evaluate(pth(world, {"model": world.weights}))
-    whole = io.BytesIO()
-    torch.save({"model": {"a": torch.zeros(2)}}, whole)
-    with (
-        zipfile.ZipFile(whole) as source,
-        zipfile.ZipFile(world.path("model.pth"), "w", zipfile.ZIP_DEFLATED) as bomb,
-    ):
-        for name in source.namelist():
-            bomb.writestr(name, source.read(name) if "data/" not in name else bytes(10**8))
+    write_zip_bomb({"model": {"a": torch.zeros(2)}}, world.path("model.pth"))
     return evaluate(world.path("model.pth"))
 
 

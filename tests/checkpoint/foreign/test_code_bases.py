@@ -5,7 +5,6 @@ hand; the conversion must bring back every bit.
 """
 
 import re
-import sys
 
 import convert_checkpoint as tool
 import pytest
@@ -13,7 +12,13 @@ import torch
 from detectron2.modeling import build_model
 
 from fpn_d2 import UserError, load_config, load_model
-from fpn_d2.checkpoint.foreign import check_complete, convert_foreign, find_source, norm_eps_of
+from fpn_d2.checkpoint.foreign import (
+    check_complete,
+    code_bases,
+    convert_foreign,
+    find_source,
+    norm_eps_of,
+)
 
 NARROW = (
     *("MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 8),
@@ -303,15 +308,6 @@ def test_other_boxes_and_other_anchors_than_torchvisions_are_named():
         convert_foreign("model.pth", weights, "torchvision", norm_eps=0.0)
 
 
-def test_a_published_file_is_known_by_its_url_too(tmp_path, monkeypatch):
-    """Of a URL what was downloaded is looked at."""
-    (tmp_path / "abc").write_bytes(b"abc")
-    monkeypatch.setattr("fpn_d2.checkpoint.foreign._WITHOUT_EPS", ("ba7816bf",))
-    local = {"https://nowhere.example/abc": str(tmp_path / "abc")}
-    monkeypatch.setattr("fpn_d2.checkpoint.foreign.PathManager.get_local_path", local.get)
-    assert norm_eps_of("https://nowhere.example/abc", {}) == 0.0
-
-
 def test_the_eps_of_frozen_norms_is_asked_for(tmp_path, monkeypatch):
     path = tmp_path / "model.pth"
     path.write_bytes(b"abc")
@@ -319,28 +315,31 @@ def test_the_eps_of_frozen_norms_is_asked_for(tmp_path, monkeypatch):
         norm_eps_of(str(path), {})
     assert norm_eps_of(str(path), {"bn.num_batches_tracked": torch.tensor(0)}) == 1e-5
     # the SHA-256 of "abc", as in FIPS 180-2
-    monkeypatch.setattr("fpn_d2.checkpoint.foreign._WITHOUT_EPS", ("ba7816bf",))
+    monkeypatch.setattr(code_bases, "_WITHOUT_EPS", ("ba7816bf",))
     assert norm_eps_of(str(path), {}) == 0.0
+    # from a URL, the file that was downloaded is looked at
+    local = {"https://nowhere.example/abc": str(path)}
+    monkeypatch.setattr(code_bases.PathManager, "get_local_path", local.get)
+    assert norm_eps_of("https://nowhere.example/abc", {}) == 0.0
 
 
 def test_detectron2s_names_are_known():
     assert find_source({"backbone.bottom_up.stem.conv1.weight": torch.zeros(1)}) == "detectron2"
 
 
-def call(tmp_path, monkeypatch, capsys, weights, *words):
-    """The tool's exit code, stdout and stderr; the output is ``tmp_path / "ours.pth"``."""
-    torch.save({"model": weights}, tmp_path / "theirs.pth")
-    names = [tmp_path / "theirs.pth", tmp_path / "ours.pth"]
-    monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, [*names, *words])])
-    code = 0
-    try:
-        tool.main()
-    except SystemExit as end:
-        code = end.code
-    return code, *capsys.readouterr()
+@pytest.fixture
+def convert(tmp_path, run_tool):
+    """``convert(weights, word, ...)``: run the tool on a file of weights; its exit code, stdout
+    and stderr. The output is ``tmp_path / "ours.pth"``."""
+
+    def run(weights, *words):
+        torch.save({"model": weights}, tmp_path / "theirs.pth")
+        return run_tool(tool, tmp_path / "theirs.pth", tmp_path / "ours.pth", *words)
+
+    return run
 
 
-def test_the_tool_writes_nothing_of_what_it_does_not_know(tmp_path, monkeypatch, capsys):
+def test_the_tool_writes_nothing_of_what_it_does_not_know(tmp_path, convert):
     ours = {"backbone.bottom_up.stem.conv1.weight": torch.zeros(1)}
     for words, why in (
         (["--from", "torchvision", "--norm-eps", 0], "1 of the checkpoint's 1 names"),
@@ -351,15 +350,13 @@ def test_the_tool_writes_nothing_of_what_it_does_not_know(tmp_path, monkeypatch,
         (["--leave-out", "mask"], "--leave-out has no effect on weights with the names of"),
         (["--from", "maskrcnn_benchmark", "--all-classes"], "--all-classes has no effect"),
     ):
-        code, _, stderr = call(tmp_path, monkeypatch, capsys, ours, *words)
+        code, _, stderr = convert(ours, *words)
         assert (code, stderr.count("\n")) == (2, 1)
         assert why in stderr
         assert not (tmp_path / "ours.pth").exists()
 
 
-def test_the_tool_names_the_config_and_what_to_override(
-    state_of, repo, tmp_path, monkeypatch, capsys
-):
+def test_the_tool_names_the_config_and_what_to_override(state_of, tmp_path, convert):
     """A narrow model does not fit the shipped config, and fits one of its own."""
     row = "maskrcnn_benchmark/faster_rcnn_R_50_FPN"
     state, cfg = state_of(row, "MODEL.ROI_HEADS.NUM_CLASSES", 6)
@@ -368,13 +365,13 @@ def test_the_tool_names_the_config_and_what_to_override(
     for kind in ("weight", "bias"):
         value = theirs[f"{boxes}.{kind}"]
         theirs[f"{boxes}.{kind}"] = torch.cat([value[:4], value])
-    code, stdout, stderr = call(tmp_path, monkeypatch, capsys, theirs)
+    code, stdout, stderr = convert(theirs)
     assert code == 2
     assert "backbone.bottom_up.stem.conv1.weight is (8, 3, 7, 7) and not (64, 3, 7, 7)" in stderr
     config = tmp_path / "narrow.yaml"
     config.write_text(cfg.dump())
     words = ["--config-file", config]
-    code, stdout, stderr = call(tmp_path, monkeypatch, capsys, theirs, *words)
+    code, stdout, stderr = convert(theirs, *words)
     assert (code, stderr) == (0, "")
     assert stdout.startswith("names of maskrcnn_benchmark, as they look\n")
     expected = f"{config} MODEL.ROI_HEADS.NUM_CLASSES 6 MODEL.WEIGHTS {tmp_path / 'ours.pth'}"
