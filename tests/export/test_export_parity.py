@@ -1,6 +1,7 @@
-"""The check finds what is wrong with a file, and takes what is right."""
+"""The check finds what is wrong with a file and accepts what is right; its numbers are a table."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -10,8 +11,15 @@ from PIL import Image
 from random_detectors import detect, spread_scores
 
 from fpn_d2 import UserError
-from fpn_d2.export import Parity, check_export, export_model, read_check_images
-from fpn_d2.export.checking import _are_among, _candidates, _compare_boxes, random_proposals
+from fpn_d2.export import (
+    Parity,
+    check_export,
+    export_model,
+    export_table,
+    read_check_images,
+    report_parity,
+)
+from fpn_d2.export.parity import _are_among, _candidates, _compare_boxes, random_proposals
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +177,31 @@ def test_a_data_set_that_is_not_there_is_named(row_config):
     cfg = row_config("quick/RPN/rpn_R_18_FPN", "DATASETS.TEST", "('nowhere_val',)")
     with pytest.raises(UserError, match=r"nowhere_val.*name images by --images"):
         read_check_images(cfg)
+
+
+# --- the report
+
+
+def test_a_model_has_one_row_for_each_format(tmp_path):
+    path = tmp_path / "results" / "export.json"
+    parity = Parity([(10, 20), (10, 20), (30, 20)], 200, 199, 199, 1, 1.26e-5, 0.02, 3e-6)
+    report_parity(path, "b", "onnx", Parity(detections=1))
+    report_parity(path, "b", "onnx", parity)
+    report_parity(path, "a", "torchscript", parity)
+    content = json.loads(path.read_text())
+    assert [(row["model"], row["format"]) for row in content["exports"]] == [
+        ("a", "torchscript"),
+        ("b", "onnx"),
+    ]
+    table = export_table(content["exports"]).splitlines()
+    cells = [cell.strip() for cell in table[3].split("|")]
+    assert " | ".join(cells) == " | b | onnx | 3 (2) | 200 | 99.50 | 1 | 2e-02 | 3e-06 | 1e-05 | "
+
+
+@pytest.mark.parametrize("content", ['{"rows": []}', "[]", '{"exports": 1}'])
+def test_a_file_of_something_else_is_kept(tmp_path, content):
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"other\.json is no report of exports"):
+        report_parity(path, "a", "onnx", Parity())
+    assert path.read_text() == content

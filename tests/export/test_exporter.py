@@ -13,7 +13,14 @@ from random_detectors import detect, image_of, proposals_of, spread_scores
 from fpn_d2 import UserError
 from fpn_d2.data.datasets.shapes import CLASSES
 from fpn_d2.evaluation import match_boxes
-from fpn_d2.export import check_export, export_model, load_exported
+from fpn_d2.export import (
+    Exported,
+    check_export,
+    check_output,
+    export_model,
+    load_exported,
+    write_export,
+)
 from fpn_d2.modeling import PerLevelRPNHead
 
 # Not multiples of 32; square, wide and tall; smaller and larger than the size that is traced.
@@ -199,3 +206,27 @@ def test_without_onnx_the_sentence_says_how_to_get_it(model_of, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match=r"onnx is not installed; python -m pip install onnx"):
         export_model(*model_of("RPN/rpn_R_18_FPN"), "onnx")
+
+
+# --- the file on the disk
+
+
+def test_a_file_is_written_and_not_replaced_unless_asked(tmp_path):
+    exported = Exported("onnx", b"graph", b"", {})
+    path = tmp_path / "model.onnx"
+    write_export(exported, path)
+    assert path.read_bytes() == b"graph"
+    path.write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"model\.onnx is there already; .* --force"):
+        write_export(exported, path)
+    assert path.read_bytes() == b"mine"
+    write_export(exported, path, overwrite=True)
+    assert path.read_bytes() == b"graph"
+    assert [x.name for x in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_folder_that_is_missing_and_a_folder_for_a_file_are_named(tmp_path):
+    with pytest.raises(UserError, match="does not exist; create it first"):
+        check_output(tmp_path / "no" / "model.onnx")
+    with pytest.raises(UserError, match="is a folder; name a file"):
+        check_output(tmp_path, overwrite=True)
