@@ -13,7 +13,6 @@ from fpn_d2 import UserError
 from fpn_d2.checkpoint import SafeCheckpointer, load_model
 
 ROW = "quick/RPN/rpn_R_18_FPN"
-FROZEN = ("MODEL.RESNETS.NORM", "FrozenBN")
 NORMS = pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
 
 
@@ -28,10 +27,20 @@ def config(row_config, tmp_path):
 
 
 @pytest.fixture
-def model(config, zoo) -> nn.Module:
-    model = build_model(config().clone())
-    zoo.scramble(model, seed=1)
-    return model
+def build(config, zoo) -> Callable:
+    """``build(KEY, value, ..., row=...)``: a quick row's model, with random values."""
+
+    def make(*opts: object, row: str = ROW) -> nn.Module:
+        model = build_model(config(*opts, row=row).clone())
+        zoo.scramble(model, seed=1)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def model(build) -> nn.Module:
+    return build()
 
 
 @pytest.fixture
@@ -45,6 +54,10 @@ def save(file_of) -> Callable:
         return str(path)
 
     return write
+
+
+def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}
 
 
 def refusal(call: Callable, *args, **kwargs) -> str:
@@ -61,14 +74,14 @@ def refusal(call: Callable, *args, **kwargs) -> str:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_every_tensor_comes_back_bit_for_bit(model, config, zoo, tmp_path, layout):
+def test_every_tensor_comes_back_bit_for_bit(model, build, zoo, tmp_path, layout):
     odd = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 1e-40, 3.4e38])
     with torch.no_grad():
         model.backbone.fpn_lateral2.bias[: len(odd)] = odd
     model.to(memory_format=layout)
-    saved = {name: value.clone() for name, value in model.state_dict().items()}
+    saved = copied(model.state_dict())
     SafeCheckpointer(model, str(tmp_path)).save("model", iteration=3)
-    other = build_model(config().clone())
+    other = build()
     zoo.scramble(other, seed=2)
     assert len(zoo.different(other.state_dict(), saved)) == len(saved)
     for strict in (False, True):
@@ -115,7 +128,7 @@ def test_load_model_takes_the_weights_or_with_resume_the_last_checkpoint(model, 
 
 @pytest.mark.parametrize("name", ["gone.pth", "gone.pkl", "gone.pth?matching_heuristics=True", ""])
 def test_weights_that_do_not_exist_are_refused(model, config, zoo, tmp_path, name):
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+    before = copied(model.state_dict())
     path = f"{tmp_path}/{name}"  # "" is the folder itself
     for call in (
         lambda: SafeCheckpointer(model).load(path),
@@ -129,7 +142,7 @@ def test_weights_that_do_not_exist_are_refused(model, config, zoo, tmp_path, nam
 
 
 def test_training_may_start_from_random_weights_but_evaluation_may_not(model, config, zoo):
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+    before = copied(model.state_dict())
     assert SafeCheckpointer(model).resume_or_load("", resume=False) == {}
     assert not zoo.different(model.state_dict(), before)
     for resume in (False, True):
@@ -209,9 +222,8 @@ FORMS = pytest.mark.parametrize("form", [with_metadata, plain_dict, matched])
 
 @NORMS
 @FORMS
-def test_under_half_of_the_backbones_keys_is_refused(config, zoo, save, file_of, form, norm):
-    model = build_model(config("MODEL.RESNETS.NORM", norm).clone())
-    zoo.scramble(model, seed=1)
+def test_under_half_of_the_backbones_keys_is_refused(build, zoo, save, file_of, form, norm):
+    model = build("MODEL.RESNETS.NORM", norm)
     state, filled, total = fill(model.state_dict(), at_least_half=False)
     assert 0.4 * total < filled < 0.5 * total
     path = form(state, save, file_of, zoo)
@@ -223,13 +235,12 @@ def test_under_half_of_the_backbones_keys_is_refused(config, zoo, save, file_of,
 @NORMS
 @FORMS
 def test_half_of_the_backbones_keys_suffices_for_training(
-    config, zoo, save, file_of, reports, form, norm
+    build, zoo, save, file_of, reports, form, norm
 ):
-    model = build_model(config("MODEL.RESNETS.NORM", norm).clone())
-    zoo.scramble(model, seed=1)
+    model = build("MODEL.RESNETS.NORM", norm)
     state, filled, total = fill(model.state_dict(), at_least_half=True)
     assert 0.5 * total <= filled < 0.6 * total
-    expected = {name: value.clone() for name, value in state.items()}
+    expected = copied(state)
     path = form(state, save, file_of, zoo)
     zoo.scramble(model, seed=2)
     SafeCheckpointer(model).load(path)
@@ -280,12 +291,9 @@ def test_a_classifier_of_another_depth_is_refused(row_config, zoo, file_of):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_checkpoint_of_another_architecture_is_refused(model, config, zoo, save, strict):
-    regnet = [
-        *("MODEL.FPN.BOTTOM_UP", "build_regnet_backbone"),
-        *("MODEL.FPN.IN_FEATURES", ["s1", "s2", "s3", "s4"]),
-    ]
-    other = build_model(config(*regnet).clone())
+def test_a_checkpoint_of_another_architecture_is_refused(model, build, save, strict):
+    regnet = ["MODEL.FPN.BOTTOM_UP", "build_regnet_backbone"]
+    other = build(*regnet, "MODEL.FPN.IN_FEATURES", ["s1", "s2", "s3", "s4"])
     path = save(other.state_dict())
     sentence = refusal(SafeCheckpointer(model, strict=strict).load, path)
     assert path in sentence
