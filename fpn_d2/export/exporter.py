@@ -25,7 +25,6 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..config import changed
 from ..inference import class_names, prepare_model
 from ..utils.errors import UserError
 from ..utils.files import check_targets, explain_disk_errors, replace_file
@@ -147,9 +146,8 @@ def describe_model(cfg: CfgNode, model: nn.Module) -> dict[str, str]:
         "RGB"), ``min_size`` and ``max_size`` (the sides in pixels to which an image is resized),
         ``resize`` (the way of it, ``INPUT.RESIZE_TEST``), ``model`` and ``license``.
     """
-    named_by = changed(cfg, {"DATASETS.TEST": cfg.DATASETS.TEST or cfg.DATASETS.TRAIN})
     return {
-        "class_names": json.dumps(class_names(named_by)),
+        "class_names": json.dumps(class_names(cfg)),
         "input_format": cfg.INPUT.FORMAT,
         "min_size": str(cfg.INPUT.MIN_SIZE_TEST),
         "max_size": str(cfg.INPUT.MAX_SIZE_TEST),
