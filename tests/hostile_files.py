@@ -1,8 +1,8 @@
 """Files that would run code or fill the memory, each with a benign twin of the same form.
 
-``KINDS`` has, by the kind's name, a function ``(folder, evil) -> Case`` that writes one: the
-hostile file with ``evil``, an object that makes the folder ``made`` when it is unpickled, or its
-twin with something harmless instead.
+``KINDS`` maps the name of a kind to a function ``(world, hostile) -> Case`` that writes one: the
+hostile file, which makes the folder ``made`` if its code runs, or its twin with something harmless
+in that place.
 """
 
 import io
@@ -47,14 +47,14 @@ def write_zip_bomb(content: Any, path: str | os.PathLike) -> None:
 
 @dataclass
 class World:
-    """What a case is made of.
+    """The pieces of a case.
 
     Args:
-        folder: where it may write.
+        folder: the folder that it may write to.
         repo: this repository.
-        weights: the weights of a Faster R-CNN of the quick row.
-        proposals: sound proposals of the tiny data, by split.
-        datasets: the folder with the tiny data.
+        weights: the weights of the quick row's Faster R-CNN.
+        proposals: sound proposals for the tiny data, by split.
+        datasets: the folder of the tiny data.
     """
 
     folder: Path
@@ -80,7 +80,7 @@ class World:
 
 @dataclass
 class Case:
-    """A command, by its row (or config file), flags and overrides; and the file at fault."""
+    """A command: its row (or config file), its flags and overrides; and the file at fault."""
 
     row: str
     words: list[str]
@@ -99,7 +99,7 @@ def finetune(path: str) -> Case:
 
 
 def tag(world: World, hostile: bool) -> str:
-    """A seed, or code that would be one."""
+    """A line with a seed, or with code in its place."""
     if not hostile:
         return "SEED: 1\n"
     return f'SEED: !!python/object/apply:os.mkdir ["{world.path("made")}"]\n'
@@ -230,7 +230,7 @@ def npy_header(world: World, hostile: bool) -> Case:
 
 
 def proposals(world: World, hostile: str | None, more: Any) -> list[str]:
-    """Overrides that name proposal files, that of ``hostile`` with something more in it."""
+    """Overrides that name proposal files; the file of the split ``hostile`` holds ``more``."""
     words = []
     for split in ("train", "val"):
         content = dict(world.proposals[split])
@@ -254,7 +254,7 @@ def proposals_in_evaluation(world: World, hostile: bool) -> Case:
 
 
 def last_checkpoint(world: World, hostile: bool) -> Case:
-    """It names a file outside of OUTPUT_DIR, which stock Detectron2 unpickles."""
+    """``last_checkpoint`` names a file outside of OUTPUT_DIR, and stock Detectron2 unpickles it."""
     output = world.folder / "resumed"
     output.mkdir(exist_ok=True)
     elsewhere = world.write("elsewhere.pkl", pickle.dumps(zoo(world, more=world.evil(True))))

@@ -1,4 +1,4 @@
-"""Weights that went through another file are the same, bit for bit, and nothing else came along."""
+"""Converted weights are the same, bit for bit, and nothing else comes along."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ TARGETS = pytest.mark.parametrize("ending", ["safetensors", "pth"])
 
 @pytest.fixture
 def source(tmp_path):
-    """A training's checkpoint of every kind of number, some with odd values."""
+    """The path and weights of a training's checkpoint with every kind of number and odd values."""
     odd = torch.tensor([float("nan"), float("inf"), -0.0, 1e-40])
     weights = {"odd": odd, "tied": odd[:2], "strided": torch.arange(6.0).reshape(2, 3).T}
     weights |= {"half": odd.half(), "bfloat16": odd.bfloat16(), "double": odd.double()}
@@ -57,7 +57,7 @@ def test_a_converted_checkpoint_evaluates_like_the_first(row_config, zoo, tmp_pa
 
 @TARGETS
 def test_a_zoo_file_of_other_names_still_loads(row_config, zoo, tmp_path, ending):
-    """Its names are Caffe2's, and the hint that says so comes along."""
+    """The names are Caffe2's, and the hint that says so comes along."""
     row = "RPN/rpn_R_50_C4"
     stock = build_model(zoo.stock_config("RPN", "C4", 50))
     state = zoo.scramble(stock, seed=1)

@@ -66,7 +66,7 @@ class Dtype:
 
 
 class Array:
-    """Two elements whose bytes are addresses nowhere."""
+    """Two elements whose bytes are addresses of nothing."""
 
     def __init__(self, code, state):
         self.dtype = Dtype(code, state)

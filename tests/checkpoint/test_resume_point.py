@@ -1,5 +1,5 @@
-"""--resume takes the newest checkpoint that is whole, and says which it skipped and why; a save
-that does not come to its end leaves the checkpoint before it."""
+"""--resume takes the newest checkpoint that is whole, and says which ones it skipped and why. A
+save that fails leaves the checkpoint before it."""
 
 import io
 import logging
@@ -19,7 +19,7 @@ from fpn_d2.checkpoint.resume_point import newest_whole, tagged_checkpoint
 
 
 def checkpointer_of(folder, iteration=0):
-    """A checkpointer whose model and optimizer say this iteration by their numbers."""
+    """A checkpointer of a model and an optimizer whose numbers are the iteration."""
     model = nn.Linear(2, 1, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=1, momentum=0.9)
     nn.init.constant_(model.weight, iteration)
@@ -35,7 +35,7 @@ def save(folder, *iterations, final=None):
 
 
 def resumed(folder):
-    """The iteration that a new process goes on from, about which all that it restores agrees."""
+    """The iteration that a new process goes on from; the weights and the momentum agree with it."""
     checkpointer = checkpointer_of(folder)
     iteration = checkpointer.resume_or_load("", resume=True)["iteration"]
     weight, optimizer = checkpointer.model.weight, checkpointer.checkpointables["optimizer"]
@@ -46,7 +46,7 @@ def resumed(folder):
 
 @pytest.fixture
 def skipped(caplog):
-    """``skipped()``: the lines of the log that say what was skipped."""
+    """``skipped()``: the lines of the log that name a skipped checkpoint."""
     caplog.set_level(logging.WARNING, "fpn_d2")
     return lambda: [r.getMessage() for r in caplog.records if "Skipped" in r.getMessage()]
 
@@ -56,7 +56,7 @@ def cut(path):
 
 
 def flip(path):
-    """One bit of a weight, which torch does not notice."""
+    """Flip one bit of a weight, which torch does not notice."""
     content = bytearray(path.read_bytes())
     place = content.index(torch.full((2,), 3.0).numpy().tobytes())
     content[place] ^= 1
@@ -133,7 +133,7 @@ def test_a_longer_training_after_the_final_checkpoint(tmp_path):
 
 
 def test_checkpoints_of_an_earlier_training_come_last(tmp_path, skipped):
-    """Which went further, and in whose folder a new one has begun."""
+    """The earlier training went further, and a new one has begun in its folder."""
     save(tmp_path, 8, 9, final=9)
     for path in tmp_path.iterdir():
         os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))
@@ -166,7 +166,7 @@ def test_an_empty_folder_is_a_new_training(tmp_path):
 
 @pytest.fixture
 def outside(tmp_path):
-    """A checkpoint beside the folder, which makes another folder when it is unpickled."""
+    """A file beside the folder that makes another folder when it is unpickled."""
     path = tmp_path / "outside.pkl"
     path.write_bytes(b"cposix\nmkdir\n(V" + str(tmp_path / "made").encode() + b"\ntR.")
     with pytest.raises(TypeError):  # what it makes is no checkpoint, but it is made
@@ -231,7 +231,7 @@ def test_newest_whole_is_the_path_of_the_file(tmp_path):
     assert tagged_checkpoint(str(tmp_path)) == str(tmp_path / "model_0000001.pth")
 
 
-# -- a save that does not come to its end --------------------------------------------------------
+# -- a save that fails ---------------------------------------------------------------------------
 
 
 def names(folder):
@@ -259,7 +259,7 @@ def test_a_failed_save_leaves_the_checkpoint_before_it(tmp_path, monkeypatch, it
 
 
 def test_a_failed_save_in_torchs_own_words(tmp_path, monkeypatch):
-    """Its writer raises a RuntimeError of its own behind the system's error."""
+    """torch's writer raises a RuntimeError of its own after the system's error."""
     save(tmp_path, 1)
     real, failed = open, []
 

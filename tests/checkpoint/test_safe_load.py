@@ -118,7 +118,7 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path, name, damage):
 
 
 def test_torchs_advice_to_run_it_is_not_passed_on(tmp_path):
-    """Zeros, as a disk leaves them, look like an empty tar to torch; a TorchScript is code."""
+    """torch takes zeros, which a disk may leave, for an empty tar; a TorchScript file is code."""
     (tmp_path / "zeros.pth").write_bytes(bytes(10**6))
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "script.pth")
     for name in ("zeros.pth", "script.pth"):

@@ -24,7 +24,7 @@ from fpn_d2.export.parity import _are_among, _candidates, _compare_boxes, random
 
 @pytest.fixture(scope="module")
 def exported(row_config):
-    """A random Fast R-CNN, all of whose detections are kept, and its file."""
+    """A random Fast R-CNN that keeps all of its detections, and its file."""
     cfg = row_config("quick/Fast-RCNN/fast_rcnn_R_18_C5", "TEST.DETECTIONS_PER_IMAGE", 5000)
     torch.manual_seed(0)
     model = build_model(cfg.clone()).eval()
@@ -109,7 +109,7 @@ def test_a_box_that_wins_with_a_lower_score_is_not_tied():
 
 
 def test_boxes_that_the_model_never_had_are_not_tied():
-    """As of a trace that keeps the size of its image: all scores are right, and no box is."""
+    """As in a trace that keeps the size of its image: all scores are right, and no box is."""
     expected = boxes_at((0, 0.75), (20, 0.5))
     assert compare(boxes_at((1, 0.75), (21, 0.5)), expected, expected) == (0, 0)
 
@@ -151,7 +151,7 @@ def test_an_image_comes_in_three_sizes(row_config, tmp_path):
 
 
 def test_images_are_resized_as_the_model_is_tested(row_config, tmp_path):
-    """Sides are rounded down in torchvision's way."""
+    """torchvision rounds the sides down."""
     cfg = row_config(
         "torchvision/faster_rcnn_R_50_FPN", "INPUT.MIN_SIZE_TEST", 100, "INPUT.MAX_SIZE_TEST", 101
     )

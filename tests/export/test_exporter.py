@@ -1,4 +1,4 @@
-"""Exported files run by ONNX Runtime and TorchScript, beside the model itself."""
+"""ONNX Runtime and TorchScript run exported files as the model itself runs."""
 
 import functools
 import io
@@ -45,7 +45,7 @@ def onnx_if_needed(request):
 
 @pytest.fixture(scope="module")
 def model_of(row_config):
-    """``model_of(row, KEY, value, ...)``: its config and a random model that scores boxes apart."""
+    """``model_of(row, KEY, value, ...)``: its config and a random model of spread scores."""
 
     @functools.cache
     def build(row, *opts):
@@ -104,7 +104,7 @@ def test_all_rows_run_as_the_model_does(model_of, exported_of, row, format):
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_rpn_without_laterals_runs_as_the_model_does_but_for_ties(model_of, exported_of, format):
-    """Its levels are C5 repeated, and what is equal is sorted by each runtime in its own way."""
+    """Its levels are C5 repeated, and each runtime sorts equal values in its own way."""
     row = "RPN/rpn_R_18_top_down"
     _, model = model_of(row)
     parity = check_export(exported_of(row, format), model, [image_of(*size) for size in SIZES])
@@ -124,7 +124,7 @@ def test_an_rpn_head_for_each_level(model_of, exported_of, format):
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("count", [0, 1, 300])
 def test_any_number_of_given_proposals(model_of, exported_of, format, count):
-    """None leaves every level of Eq. 1 without a box; one leaves all but one."""
+    """No proposal leaves every level of Eq. 1 without a box, and one leaves all levels but one."""
     row = "Fast-RCNN/fast_rcnn_R_18_FPN"
     _, model = model_of(row)
     inputs = {"image": image_of(65, 90), "proposals": proposals_of(count, 65, 90)}
@@ -144,7 +144,7 @@ def test_an_image_without_detections(exported_of, format):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_image_of_many_detections(model_of, exported_of, format):
-    """Beyond 1000 boxes torchvision's NMS takes another way than in a trace."""
+    """Beyond 1000 boxes, torchvision's NMS takes another way than in a trace."""
     opts = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.02, "TEST.DETECTIONS_PER_IMAGE", 2000)
     row = "Fast-RCNN/fast_rcnn_R_18_FPN"
     _, model = model_of(row, *opts)

@@ -1,7 +1,7 @@
-"""Names and columns of torchvision and maskrcnn-benchmark, from tables that are written here anew.
+"""Names and columns of torchvision and maskrcnn-benchmark, by tables that are written here anew.
 
-A model of this package, narrow, is given the other code base's names and its order of classes by
-hand; the conversion must bring back every bit.
+By these tables a narrow model of this package gets the other code base's names and its order of
+classes, and the conversion must bring back every bit.
 """
 
 import re
@@ -72,7 +72,7 @@ def state_of(row_config, zoo):
 
 
 def rename(name: str, table: dict[str, str], stem: str, finest: int = 2) -> str:
-    """Another code base's name of one of ours."""
+    """Another code base's name for one of ours."""
     module, _, kind = name.rpartition(".")
     for ours, theirs in ((".norm", "bn"), ("", "conv")):
         found = re.fullmatch(rf"(.*)\.res(\d)\.(\d+)\.(conv(\d)|shortcut){re.escape(ours)}", module)
@@ -90,7 +90,7 @@ def rename(name: str, table: dict[str, str], stem: str, finest: int = 2) -> str:
 
 
 def without_eps(state: dict) -> dict:
-    """Norms that add nothing to their variance and do what these do with 1e-5."""
+    """Replace norms by ones that add nothing to their variance and do what these do with 1e-5."""
     state = dict(state)
     for name in [name for name in state if name.endswith("norm.weight")]:
         variance = state[name.replace("weight", "running_var")]
@@ -177,7 +177,7 @@ def torchvision_state(state: dict, finest: int, new_names: bool) -> dict:
 
 
 def predictor(columns: int) -> dict[str, torch.Tensor]:
-    """A box predictor whose every number says its column."""
+    """A box predictor in which every number is that of its column."""
     score = torch.arange(float(columns))
     prefix = "roi_heads.box_predictor."
     return {
@@ -189,7 +189,7 @@ def predictor(columns: int) -> dict[str, torch.Tensor]:
 
 
 def test_cocos_91_columns_of_faster_rcnn():
-    """person is 1, stop sign 13 after the hole at 12, toothbrush 90."""
+    """COCO numbers person 1, stop sign 13 after the hole at 12, and toothbrush 90."""
     result = convert_foreign("model.pth", predictor(91), "torchvision", norm_eps=0.0)
     prefix = "roi_heads.box_predictor."
     columns = result.weights[f"{prefix}cls_score.bias"].tolist()
@@ -213,7 +213,7 @@ def test_all_91_columns_where_they_are_asked_for():
 
 
 def test_cocos_91_columns_of_retinanet():
-    """Of each of 9 anchors 80 columns are left."""
+    """Each of the 9 anchors keeps 80 columns."""
     columns = torch.arange(91.0).repeat(9)
     weights = {
         "head.classification_head.cls_logits.weight": columns.reshape(-1, 1, 1, 1),
@@ -228,7 +228,7 @@ def test_cocos_91_columns_of_retinanet():
 
 
 def test_a_resnet_of_101_layers_is_seen():
-    """It has 23 blocks in its third layer, res4."""
+    """It has 23 blocks in layer3, which is res4."""
     blocks = {f"backbone.body.layer3.{i}.conv1.weight": torch.zeros(1) for i in range(23)}
     result = convert_foreign("model.pth", predictor(3) | blocks, "torchvision", norm_eps=0.0)
     assert result.overrides[-2:] == ["MODEL.RESNETS.DEPTH", "101"]
@@ -357,7 +357,7 @@ def test_the_tool_writes_nothing_of_what_it_does_not_know(tmp_path, convert):
 
 
 def test_the_tool_names_the_config_and_what_to_override(state_of, tmp_path, convert):
-    """A narrow model does not fit the shipped config, and fits one of its own."""
+    """A narrow model does not fit the shipped config, but it fits one of its own."""
     row = "maskrcnn_benchmark/faster_rcnn_R_50_FPN"
     state, cfg = state_of(row, "MODEL.ROI_HEADS.NUM_CLASSES", 6)
     theirs = {rename(name, BENCHMARK, "stem."): value for name, value in state.items()}

@@ -68,7 +68,7 @@ def test_detectrons_anchors_at_stride_16(row_config):
 
 
 def test_detectrons_anchors_on_the_finest_level(row_config):
-    """4 x 4 at ratio 1:2 is 6 x 3, and at 2:1 3 x 6; 32 is 8 times 4."""
+    """A 4 x 4 box is 6 x 3 at ratio 1:2 and 3 x 6 at 2:1, and 32 is 8 times 4."""
     cfg = row_config("maskrcnn_benchmark/faster_rcnn_R_50_FPN")
     generator = generator_of(cfg, [4, 8, 16, 32, 64])
     features = [torch.zeros(1, 1, side, side) for side in (16, 8, 4, 2, 1)]
@@ -125,8 +125,8 @@ def test_settings_without_effect_are_refused(row_config):
 
 @pytest.mark.parametrize(("name", "left"), [("RetinaNet", 2), ("ClippingRetinaNet", 1)])
 def test_nms_sees_clipped_boxes(row_config, name, left):
-    """Of a 10 x 10 image two boxes see the same 10 x 5 pixels; one of them is 10 x 20 with what
-    is outside, so that their IoU is 1/4 before clipping and 1 after it."""
+    """Two boxes cover the same 10 x 5 pixels of a 10 x 10 image, but one of them goes on outside
+    and is 10 x 20. Their IoU is 1/4 before clipping and 1 after it."""
     model = build_model(
         row_config("quick/RetinaNet/retinanet_R_18_FPN", "MODEL.META_ARCHITECTURE", name).clone()
     ).eval()

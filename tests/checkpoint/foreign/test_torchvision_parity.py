@@ -1,7 +1,7 @@
-"""torchvision's detectors, converted by the tool and loaded as a user does, beside themselves.
+"""torchvision's detectors beside what the tool converts them to and a user loads.
 
-Weights are random, as none may be downloaded, and scaled so that there are objects to be found.
-The models are built and run by torchvision alone.
+The weights are random, as none may be downloaded, and scaled so that the models find objects.
+torchvision alone builds and runs its models.
 """
 
 import re
@@ -27,14 +27,14 @@ COCO = [number for number in range(1, 91) if number not in HOLES]
 
 
 def spread(layer: nn.Module, outputs: Tensor, deviation: float, mean: float = 0.0) -> None:
-    """Scale a layer so that its outputs, which are these, have this deviation and mean."""
+    """Scale a layer whose outputs are these to outputs of this deviation and mean."""
     factor = deviation / outputs.std()
     layer.weight.data.mul_(factor)
     layer.bias.data.copy_(layer.bias * factor + mean - outputs.mean() * factor)
 
 
 def torchvision_model(kind: str, seed: int = 0) -> nn.Module:
-    """A detector of random weights that finds some objects in noise."""
+    """A detector with random weights that finds some objects in noise."""
     torch.manual_seed(seed)
     model = getattr(detection, kind)(weights=None, weights_backbone=None).eval()
     for name, norm in model.named_modules():
@@ -93,8 +93,8 @@ def convert(tmp_path, run_tool):
 
 @pytest.fixture
 def compare(tmp_path, row_config):
-    """``compare(kind, model, images, KEY, value, ...)``: how far the converted weights, which are
-    deleted then, are from the model."""
+    """``compare(kind, model, images, KEY, value, ...)``: load the converted weights, delete their
+    file, and say how far they are from the model."""
 
     def run(kind, model, images, *opts):
         target = tmp_path / "ours.safetensors"
@@ -116,7 +116,7 @@ def check(found: dict[str, float], least: int, share: float = 0.995) -> None:
 
 
 def freeze_without_eps(model: nn.Module) -> None:
-    """What torchvision makes of its published weights: frozen norms that add nothing."""
+    """Freeze the norms and let them add nothing, as torchvision does with published weights."""
     for module in list(model.modules()):
         for name, norm in list(module.named_children()):
             if isinstance(norm, nn.BatchNorm2d):
