@@ -15,6 +15,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor, nn
 
+from ..utils.scripting import renamed
+
 __all__ = ["LeanRPN", "PerLevelRPNHead", "build_level_rpn_head"]
 
 # IoUs of objects with anchors that are computed at once, each in about 24 bytes.
@@ -49,12 +51,22 @@ class LeanRPN(RPN):
         alone = cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork" and cfg.VIS_PERIOD <= 0
         return {**arguments, "proposals_in_training": not alone}
 
-    def predict_proposals(self, *args: Any) -> list[Instances]:
-        """See :meth:`RPN.predict_proposals`."""
-        if self.training and not self.proposals_in_training:
-            return []
-        return super().predict_proposals(*args)
+    _predict = renamed(RPN.predict_proposals, "_predict")
 
+    def predict_proposals(
+        self,
+        anchors: list[Boxes],
+        pred_objectness_logits: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[Instances]:
+        """See :meth:`RPN.predict_proposals`; none in training where nothing reads them."""
+        if self.training:
+            if not self.proposals_in_training:
+                return []
+        return self._predict(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
+
+    @torch.jit.unused
     @torch.no_grad()
     def label_and_sample_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
@@ -116,9 +128,10 @@ class PerLevelRPNHead(nn.Module):
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """See :meth:`StandardRPNHead.forward`."""
+        assert len(features) == len(self.heads)
         pred_objectness_logits, pred_anchor_deltas = [], []
-        for head, feature in zip(self.heads.values(), features, strict=True):
-            logits, deltas = head([feature])
+        for i, head in enumerate(self.heads.values()):
+            logits, deltas = head([features[i]])
             pred_objectness_logits += logits
             pred_anchor_deltas += deltas
         return pred_objectness_logits, pred_anchor_deltas
