@@ -10,7 +10,7 @@ from .regnet import build_regnet_backbone
 from .retinanet import ClippingRetinaNet
 from .roi_heads import C4ROIHeads, LevelROIHeads
 from .roi_pooler import LevelROIPooler, levels_of_boxes
-from .rpn import LeanRPN, PerLevelRPNHead, build_level_rpn_head
+from .rpn import LeanRPN, PerLevelRPNHead, build_level_rpn_head, match_anchors
 
 __all__ = [
     "C4ROIHeads",
@@ -31,4 +31,5 @@ __all__ = [
     "build_regnet_backbone",
     "check_registered",
     "levels_of_boxes",
+    "match_anchors",
 ]

@@ -118,9 +118,8 @@ class FeaturePyramid(FPN):
         Raises:
             UserError: where upsampling by two would not meet the finer level's size.
         """
-        if not torch.jit.is_scripting():
-            if self.top_down:
-                self._check_size(*x.shape[-2:])
+        if not torch.jit.is_scripting() and self.top_down:
+            self._check_size(*x.shape[-2:])
         if self.top_down and self.lateral:
             features = self._forward_both_paths(x)
         else:
@@ -134,7 +133,8 @@ class FeaturePyramid(FPN):
         bottom_up = self.bottom_up(x)
         merged = bottom_up[self.in_features[-1]]
         results = []
-        for i, (lateral, output) in enumerate(zip(self.lateral_convs, self.output_convs)):
+        # TorchScript knows no strict=
+        for i, (lateral, output) in enumerate(zip(self.lateral_convs, self.output_convs)):  # noqa: B905
             if i == 0 or self.lateral:
                 merged = lateral(bottom_up[self.in_features[-i - 1]])
             else:
@@ -146,7 +146,7 @@ class FeaturePyramid(FPN):
                 results.extend(self.top_block(bottom_up[name]))
             else:
                 results.extend(self.top_block(results[self._out_features.index(name)]))
-        return {name: level for name, level in zip(self._out_features, results)}
+        return {name: level for name, level in zip(self._out_features, results)}  # noqa: B905
 
     def _check_size(self, height: int, width: int) -> None:
         # Stages round sizes up, so the finest stage decides: 30 pixels suit strides of 4 to 32.
