@@ -84,15 +84,16 @@ class LevelROIPooler(ROIPooler):
 
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         """See :meth:`ROIPooler.forward`; (R, C, S, S) in the precision of ``x``."""
-        if not torch.jit.is_scripting() and self._gathers(x[0], len(box_lists)):
+        if not torch.jit.is_scripting() and self._gathers(x, box_lists):
             return self._gather(x, box_lists)
         dtype = x[0].dtype
         if dtype == torch.bfloat16 or dtype == torch.float16:
             x = [feature.float() for feature in x]
         return self._pool(x, box_lists).to(dtype)
 
-    def _gathers(self, feature: Tensor, num_images: int) -> bool:
-        if num_images == 0 or not isinstance(self.level_poolers[0], ROIAlign):
+    @torch.jit.unused
+    def _gathers(self, x: list[Tensor], box_lists: list[Boxes]) -> bool:
+        if not box_lists or not isinstance(self.level_poolers[0], ROIAlign):
             return False
         # An exported model keeps torchvision's operator, which the runtimes know.
         exporting = (
@@ -100,7 +101,7 @@ class LevelROIPooler(ROIPooler):
             or torch.onnx.is_in_onnx_export()
             or torch.compiler.is_exporting()
         )
-        on_cpu = feature.device.type == "cpu"
+        on_cpu = x[0].device.type == "cpu"
         return (self.backend == "gather" or (self.backend == "auto" and on_cpu)) and not exporting
 
     def _gather(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
