@@ -48,6 +48,7 @@ def test_a_scripted_detector_detects_the_same(row_config, make_input, row, opts)
             (found,) = scripted.inference(inputs, do_postprocess=False)
         else:
             (found,) = scripted(inputs)
+            found.pred_boxes.clip((64, 96))  # RetinaNet clips boxes only once it is not scripted
     assert len(expected) > 0
     tolerance = 0 if BACKEND in opts or "RetinaNet" in row else 1e-4
     for name, values in expected.get_fields().items():
