@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..modeling import levels_of_boxes
 from .listening import Listener
-from .predictor import Predictor, above
+from .predictor import Predictor, detections_above
 from .prepared import PreparedModel
 
 __all__ = ["AnchorMatches", "Explainer", "Explanation", "Proposals"]
@@ -159,7 +159,7 @@ class Explainer:
         with self._lock, _eq1(pooler, canonical_size, canonical_level), torch.no_grad():
             with Listener(self.model).listening() as heard:
                 predictions = self.predictor(np.ascontiguousarray(image[:, :, ::-1]))
-            detections = above(predictions, threshold)
+            detections = detections_above(predictions, threshold)
             size, level, level_range = self._eq1_constants(canonical_size, canonical_level)
         scale = heard.input_size[1] / image.shape[1]
         to_image = np.array([1 / scale, image.shape[0] / heard.input_size[0]] * 2)

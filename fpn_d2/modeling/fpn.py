@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ..config_checks import check_features_exist, features_read
 from ..utils.errors import UserError
-from ..utils.scripting import renamed
+from ..utils.modules import renamed
 
 __all__ = ["FeaturePyramid", "build_fpn_backbone"]
 

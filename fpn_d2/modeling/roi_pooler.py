@@ -16,7 +16,7 @@ from detectron2.structures import Boxes
 from torch import Tensor
 
 from ..layers import pyramid_roi_align
-from ..utils.scripting import renamed
+from ..utils.modules import renamed
 
 __all__ = ["LevelROIPooler", "levels_of_boxes"]
 

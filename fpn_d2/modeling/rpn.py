@@ -15,7 +15,7 @@ from detectron2.modeling.proposal_generator.rpn import RPN, RPN_HEAD_REGISTRY, S
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor, nn
 
-from ..utils.scripting import renamed
+from ..utils.modules import renamed
 
 __all__ = ["LeanRPN", "PerLevelRPNHead", "build_level_rpn_head", "match_anchors"]
 

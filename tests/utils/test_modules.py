@@ -1,4 +1,4 @@
-"""Detectors compiled by TorchScript return what the detectors themselves return."""
+"""Scripted detectors return what the detectors return, and recast modules keep what they have."""
 
 import io
 
@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from fpn_d2.utils.scripting import renamed
+from fpn_d2.utils.modules import recast, renamed
 
 FIELDS = {
     "proposal_boxes": Boxes,
@@ -76,3 +76,21 @@ def test_a_parents_method_is_scripted_under_another_name():
     torch.jit.save(torch.jit.script(_Child()), file)
     file.seek(0)
     assert torch.jit.load(file)(torch.ones(1)).item() == 4
+
+
+def test_a_recast_module_keeps_its_weights_and_hooks():
+    class Named(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.shift
+
+    layer, calls = nn.Linear(2, 1), []
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    weight, x = layer.weight, torch.ones(1, 2)
+    expected = layer(x) + 5
+    recast(layer, Named, shift=5)
+    assert type(layer) is Named
+    assert layer.weight is weight
+    assert torch.equal(layer(x), expected)
+    assert len(calls) == 2
+    with pytest.raises(AssertionError):
+        recast(nn.Conv2d(1, 1, 1), Named)
