@@ -1,6 +1,5 @@
-"""What the paper draws: the neck, the RPN head, Eq. 1 and the RoI heads, all registered."""
+"""The paper: the pyramid, the RPN, Eq. 1, the RoI heads and mask proposals, all registered."""
 
-from . import old_names  # noqa: F401  (registers them)
 from .anchor_generator import MaskRCNNBenchmarkAnchorGenerator, TorchvisionAnchorGenerator
 from .box_predictor import UnusedClassesOutputLayers
 from .fpn import FeaturePyramid, build_fpn_backbone
