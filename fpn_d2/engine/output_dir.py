@@ -1,9 +1,11 @@
-"""One training in one folder: what a training does that finds another's checkpoints there."""
+"""A training's OUTPUT_DIR: one training in one folder, and what its ``metrics.json`` says."""
 
 import contextlib
 import glob
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -12,10 +14,20 @@ from ..utils.errors import UserError
 from ..utils.files import replace_file
 from .launch import restart_count
 
-__all__ = ["check_output_dir", "clear_output_dir", "restored_config"]
+__all__ = [
+    "check_output_dir",
+    "clear_output_dir",
+    "keep_steps_before",
+    "losses_of",
+    "progress_of",
+    "read_steps",
+    "restored_config",
+    "training_seconds",
+]
 
-# There where the training that torchrun started was allowed to write here, so that what it
-# restarts goes on from that training's checkpoints and never from those that it was refused.
+# This file is in the folder if the training that torchrun started was allowed to write there. The
+# processes that torchrun restarts resume only if it is: never from checkpoints that the training
+# was refused.
 _BEGUN = ".torchrun"
 
 
@@ -116,3 +128,66 @@ def _mark(path: str, begun: bool) -> None:
     else:
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
+
+
+# --- metrics.json
+
+
+def read_steps(folder: str) -> list[dict[str, Any]]:
+    """The lines of Detectron2's metrics.json that are of training steps, each iteration once."""
+    steps = {}
+    path = os.path.join(folder, "metrics.json")
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        for line in file:
+            # A kill may have left half a line; what follows a resume repeats iterations.
+            with contextlib.suppress(ValueError):
+                step = json.loads(line)
+                if "total_loss" in step:
+                    # a failed training repeats its last values, without their time
+                    steps.setdefault(step["iteration"], {}).update(step)
+    return [steps[iteration] for iteration in sorted(steps)]
+
+
+def progress_of(folder: str, total: int) -> tuple[int, int, float | None]:
+    """The iterations done and in all, and the seconds left, None while they are not known."""
+    steps = read_steps(folder)
+    if not steps:
+        return 0, total, None
+    return steps[-1]["iteration"] + 1, total, steps[-1].get("eta_seconds")
+
+
+def training_seconds(steps: Sequence[dict[str, Any]]) -> float:
+    """What the steps took, without evaluation, checkpoints and the time between two calls."""
+    done, seconds = -1, 0.0
+    for step in steps:
+        seconds += step.get("time", 0.0) * (step["iteration"] - done)
+        done = step["iteration"]
+    return seconds
+
+
+def losses_of(steps: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """The losses as lists beside their iterations."""
+    names = [name for name in (steps[0] if steps else ()) if "loss" in name]
+    losses = {name: [round(step.get(name, 0.0), 5) for step in steps] for name in names}
+    return {"iteration": [step["iteration"] for step in steps], **losses}
+
+
+def keep_steps_before(folder: str, iteration: int) -> None:
+    """Cut off the end of metrics.json that a training is about to write again.
+
+    What a kill left there belongs to iterations after the last checkpoint, or is half a line.
+
+    Args:
+        folder: the training's OUTPUT_DIR.
+        iteration: the first one that is still to come.
+    """
+    path = os.path.join(folder, "metrics.json")
+    with contextlib.suppress(FileNotFoundError), open(path, "rb+") as file:
+        end = position = 0
+        for line in file:
+            position += len(line)
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if line.endswith(b"\n") and json.loads(line)["iteration"] < iteration:
+                    end = position
+        # One call, in place: the writer of the lines to come may have the file open.
+        file.truncate(end)
