@@ -222,6 +222,12 @@ def _merged_with_file(cfg: CfgNode, path: str) -> CfgNode:
                 raise RecursionError
             return _checked_stream(filename)
 
+        @classmethod
+        def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> Any:
+            content = super().load_yaml_with_base(filename, allow_unsafe)
+            _check_sections(cfg, content, filename)
+            return content
+
     merged = CheckedFiles(cfg)
     try:
         merged.merge_from_file(path, allow_unsafe=False)
@@ -236,6 +242,16 @@ def _merged_with_file(cfg: CfgNode, path: str) -> CfgNode:
     except (AssertionError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: {_explain(cfg, error)}") from error
     return CfgNode(merged)
+
+
+def _check_sections(cfg: CfgNode, content: object, path: str, prefix: str = "") -> None:
+    """Refuse a file, or a section of it, that is not made of keys."""
+    if not isinstance(content, dict):
+        what = f"{prefix[:-1]} is a section, so it" if prefix else "it"
+        raise UserError(f"{path}: {what} must hold lines of the form KEY: value")
+    for key, value in content.items():
+        if isinstance(cfg.get(key), CfgNode):
+            _check_sections(cfg[key], value, path, f"{prefix}{key}.")
 
 
 def _checked_stream(path: str) -> IO[str]:
@@ -327,8 +343,6 @@ def _explain(cfg: CfgNode, error: Exception) -> str:
     mismatch = _MISMATCH.search(text)
     if mismatch:
         wanted, found, example, value, key = mismatch.groups()
-        if isinstance(functools.reduce(operator.getitem, key.split("."), cfg), CfgNode):
-            return f"{key} is a section, so it must hold lines of the form KEY: value"
         found = found.rpartition(".")[2].replace("CheckedFiles", "section")
         return f"{key} is {value}, a {found}; give it a {wanted}, such as {example}"[:400]
     text = " ".join(text.split())

@@ -15,8 +15,8 @@ from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.config import changed
 from fpn_d2.engine import Trainer
 from fpn_d2.engine import trainer as trainer_module
-from fpn_d2.inference import prepare_model, prepared
 from fpn_d2.engine.hooks import CPUAutocastTrainer
+from fpn_d2.inference import prepare_model, prepared
 
 RPN = "configs/quick/RPN/rpn_R_18_FPN.yaml"
 
