@@ -310,14 +310,11 @@ class _Record:
         for neck in (module for module in self.model.modules() if isinstance(module, FPN)):
             yield from self._neck_hooks(neck)
         owner = getattr(self.model, "proposal_generator", None) or self.model
-        generator = getattr(owner, "anchor_generator", None)
         names = getattr(owner, "in_features", None) or getattr(owner, "head_in_features", None)
-        if generator is not None:
-
-            def take_anchors(module: nn.Module, args: Any, anchors: list[Boxes]) -> None:
-                self.anchors = dict(zip(names, anchors, strict=True))
-
-            yield generator.register_forward_hook(take_anchors)
+        if hasattr(owner, "anchor_generator"):
+            yield owner.anchor_generator.register_forward_hook(
+                lambda module, args, boxes: self.anchors.update(zip(names, boxes, strict=True))
+            )
 
     def _neck_hooks(self, neck: FPN) -> Iterator[Any]:
         """Laterals, and the inputs of the 3x3; an identity stands for a convolution not built."""

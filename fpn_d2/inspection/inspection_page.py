@@ -124,8 +124,9 @@ def _introduction(inspection: Inspection) -> str:
         size = f"resized to {keys.MIN_SIZE_TEST} px (at most {keys.MAX_SIZE_TEST} px)"
     sides = inspection.as_json()["sides"]
     return (
-        f"{inspection.dataset}: {len(objects)} objects of {len(objects.class_names)} classes on "
-        f"{len(objects.file_names)} images {size}. An object's side, sqrt(w h), is "
+        f"{inspection.dataset}: {_number(len(objects), 'object')} of "
+        f"{_number(len(objects.class_names), 'class')} on "
+        f"{_number(len(objects.file_names), 'image')} {size}. An object's side, sqrt(w h), is "
         f"{sides['least']:.0f} to {sides['most']:.0f} px there, {sides['median']:.0f} px at the "
         f"median."
     )
@@ -162,9 +163,12 @@ def _octave(size: int) -> str:
 
 
 def _counts(counts: dict[str, int]) -> str:
-    number = counts["objects"]
-    things = "object" if number == 1 else "objects"
-    return f"{number} {things}, {counts['unreached']} without an anchor at IoU 0.5"
+    objects = _number(counts["objects"], "object")
+    return f"{objects}, {counts['unreached']} without an anchor at IoU 0.5"
+
+
+def _number(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 'es' if thing.endswith('s') else 's'}"
 
 
 def _tables(inspection: Inspection) -> list[tuple[str, list[str], list[Any]]]:
@@ -298,7 +302,7 @@ def _draw_classes(inspection: Inspection) -> Chart:
     rest = f" {more} rarer classes are left out." if more else ""
     return Chart(
         "Objects by class",
-        f"{len(counts)} {'class' if len(counts) == 1 else 'classes'}.{rest}",
+        f"{_number(len(counts), 'class')}.{rest}",
         to_svg(figure, "classes", "number of objects by class"),
     )
 

@@ -18,12 +18,6 @@ def test_a_pair_of_words(repo, tmp_path):
         parse_model(f"{config}:{tmp_path / 'no.pth'}")
 
 
-@pytest.mark.parametrize("words", ["a.yaml", "a.pth", "a.txt:b.pth", ":b"])
-def test_words_of_another_form(words):
-    with pytest.raises(UserError, match="not of the form CONFIG:WEIGHTS"):
-        parse_model(words)
-
-
 def test_fast_rcnn_on_a_file_is_not_offered(repo, tmp_path):
     (tmp_path / "a.pth").touch()
     with pytest.raises(UserError, match="Fast R-CNN on proposals from a file"):

@@ -83,23 +83,15 @@ def test_a_title_that_is_not_offered(session):
             ask("x")
 
 
-@pytest.mark.parametrize(
-    "row, opts, settings",
-    [
-        # the quick row's 100 px at k0 = 4
-        ("Faster-RCNN/faster_rcnn_R_18_FPN", [], Settings(0.5, 0.5, 4, 100)),
-        ("RPN/rpn_R_18_FPN", [], Settings(0.5, 0.7, 4, 100)),
-        ("RetinaNet/retinanet_R_18_FPN", [], Settings(0.5, 0.5, 4, 100)),
-        # the one that torchvision's weights are converted to
-        (
-            "RetinaNet/retinanet_R_18_FPN",
-            ["MODEL.META_ARCHITECTURE", "ClippingRetinaNet"],
-            Settings(0.5, 0.5, 4, 100),
-        ),
-    ],
-)
-def test_the_sliders_begin_at_the_models_own_values(row_config, row, opts, settings):
-    assert Session({"a": row_config(f"quick/{row}", *opts)}, LIMITS).defaults("a") == settings
+def test_the_sliders_begin_at_the_models_own_values(session, row_config):
+    # The quick row's 100 px at k0 = 4 and Detectron2's NMS.
+    assert session.defaults(TITLE) == Settings(0.5, 0.5, 4, 100)
+    # What torchvision's weights are converted to is a RetinaNet too: it does not start at the
+    # RPN's NMS.
+    session.configs["other"] = row_config(
+        "quick/RetinaNet/retinanet_R_18_FPN", "MODEL.META_ARCHITECTURE", "ClippingRetinaNet"
+    )
+    assert session.defaults("other").nms == 0.5
 
 
 def test_eq1_moves_the_pooling_and_the_picture(session, monkeypatch):

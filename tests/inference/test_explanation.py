@@ -1,4 +1,4 @@
-"""What is heard of a model, against the parts of the model called by hand."""
+"""What an explanation records of a model, against the parts of the model called by hand."""
 
 import numpy as np
 import pytest
@@ -101,7 +101,7 @@ def test_other_constants_of_eq_1_move_every_level_and_only_for_that_call(explain
     assert again.levels.tolist() == own.levels.tolist()
 
 
-def test_listening_changes_no_detection_and_leaves_no_hook(explainer, image):
+def test_recording_changes_no_detection_and_leaves_no_hook(explainer, image):
     before = explainer.predictor.detect(image, threshold=0.0)
     during = explainer.explain(image, threshold=0.0).detections
     after = explainer.predictor.detect(image, threshold=0.0)
