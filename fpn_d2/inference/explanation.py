@@ -26,7 +26,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..modeling import levels_of_boxes, match_anchors
-from .predictor import Predictor, above
+from .predictor import Predictor, detections_above
 from .prepared import PreparedModel
 
 __all__ = ["AnchorMatches", "Explainer", "Explanation", "Proposals"]
@@ -164,7 +164,7 @@ class Explainer:
             eq1 = {"canonical_box_size": size, "canonical_level": level}
             with _changed(pooler, eq1), record.recording():
                 predictions = self.predictor(np.ascontiguousarray(image[:, :, ::-1]))
-        detections = above(predictions, threshold)
+        detections = detections_above(predictions, threshold)
         scale = record.input_size[1] / image.shape[1]
         to_image = np.array([1 / scale, image.shape[0] / record.input_size[0]] * 2)
         if detections.has("roi_boxes"):

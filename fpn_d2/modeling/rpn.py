@@ -1,4 +1,4 @@
-"""The RPN of Sec. 4.1: its head, one for all levels or, as the paper tried, one for each.
+"""The RPN of Sec. 4.1, with one head for all levels or, as the paper tried, one for each.
 
 Shape shorthand: M objects of an image, R anchors of all levels.
 """
@@ -15,6 +15,8 @@ from detectron2.modeling.proposal_generator.rpn import RPN, RPN_HEAD_REGISTRY, S
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor, nn
 
+from ..utils.modules import renamed
+
 __all__ = ["LeanRPN", "PerLevelRPNHead", "build_level_rpn_head", "match_anchors"]
 
 # IoUs of objects with anchors that are computed at once, each in about 24 bytes.
@@ -23,19 +25,19 @@ _MAX_PAIRS = 1 << 24
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class LeanRPN(RPN):
-    """Detectron2's :class:`RPN`, without proposals in training where nothing reads them, and
-    matching many objects in bounded memory.
+    """Detectron2's :class:`RPN` without the work and the memory that training can do without.
 
-    An RPN that is trained alone learns from its anchors. Detectron2 runs NMS over its best boxes
-    all the same, 12,000 of them on a single level, at every step. And it matches all objects with
-    all anchors at once: 300 objects with P2's 750k in 5 GB.
+    An RPN that is trained alone learns from its anchors, and nothing reads its proposals.
+    Detectron2 makes them at every step all the same, by NMS over up to 12,000 boxes of a level;
+    this RPN does not. Detectron2 also matches all objects with all anchors at once, which takes
+    5 GB for 300 objects and the 750k anchors of P2; this RPN matches so many a few at a time.
     """
 
     @configurable
     def __init__(self, *, proposals_in_training: bool = True, **kwargs: Any):
         """
         Args:
-            proposals_in_training: whether RoI heads or pictures need the proposals in training.
+            proposals_in_training: whether RoI heads or pictures read the proposals in training.
             kwargs: see :class:`RPN`.
         """
         super().__init__(**kwargs)
@@ -48,12 +50,21 @@ class LeanRPN(RPN):
         alone = cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork" and cfg.VIS_PERIOD <= 0
         return {**arguments, "proposals_in_training": not alone}
 
-    def predict_proposals(self, *args: Any) -> list[Instances]:
-        """See :meth:`RPN.predict_proposals`."""
+    _predict = renamed(RPN.predict_proposals, "_predict")
+
+    def predict_proposals(
+        self,
+        anchors: list[Boxes],
+        pred_objectness_logits: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[Instances]:
+        """See :meth:`RPN.predict_proposals`; none in training where nothing reads them."""
         if self.training and not self.proposals_in_training:
             return []
-        return super().predict_proposals(*args)
+        return self._predict(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
 
+    @torch.jit.unused
     @torch.no_grad()
     def label_and_sample_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
@@ -122,7 +133,7 @@ def match_anchors(
 
 
 class PerLevelRPNHead(nn.Module):
-    """An RPN head for each level, with weights of its own (``MODEL.RPN.SHARED_HEAD False``).
+    """One RPN head per level, each with its own weights (``MODEL.RPN.SHARED_HEAD False``).
 
     The paper observed "similar accuracy" with it on the pyramid (Sec. 4.1), and no better results
     without the top-down path (Sec. 5.1.1).
@@ -131,16 +142,17 @@ class PerLevelRPNHead(nn.Module):
     def __init__(self, heads: dict[str, StandardRPNHead]):
         """
         Args:
-            heads: level name ("p2", ...) to head, in the order of the features.
+            heads: a head for each level name ("p2", ...), in the order of the features.
         """
         super().__init__()
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """See :meth:`StandardRPNHead.forward`."""
+        assert len(features) == len(self.heads)
         pred_objectness_logits, pred_anchor_deltas = [], []
-        for head, feature in zip(self.heads.values(), features, strict=True):
-            logits, deltas = head([feature])
+        for i, head in enumerate(self.heads.values()):
+            logits, deltas = head([features[i]])
             pred_objectness_logits += logits
             pred_anchor_deltas += deltas
         return pred_objectness_logits, pred_anchor_deltas
@@ -148,13 +160,18 @@ class PerLevelRPNHead(nn.Module):
 
 @RPN_HEAD_REGISTRY.register()
 def build_level_rpn_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Module:
-    """Build the head that ``MODEL.RPN.SHARED_HEAD`` asks for.
+    """Build the RPN head that ``MODEL.RPN.SHARED_HEAD`` asks for.
 
-    The shared one is Detectron2's :class:`StandardRPNHead` itself, under its parameter names.
+    Args:
+        cfg: the config.
+        input_shape: channels and stride in pixels of each level, fine to coarse.
+
+    Returns:
+        Detectron2's :class:`StandardRPNHead`, or a :class:`PerLevelRPNHead`.
     """
     if cfg.MODEL.RPN.SHARED_HEAD:
         return StandardRPNHead(cfg, input_shape)
-    # from_config sees all levels, because the anchor generator counts them
+    # from_config needs all levels, because the anchor generator counts them.
     arguments = StandardRPNHead.from_config(cfg, input_shape)
     levels = [f"p{int(math.log2(shape.stride))}" for shape in input_shape]
     return PerLevelRPNHead({level: StandardRPNHead(**arguments) for level in levels})

@@ -8,13 +8,7 @@ from detectron2.structures import Boxes
 from detectron2.structures.boxes import pairwise_iou
 
 from fpn_d2 import UserError
-from fpn_d2.inference import (
-    Explainer,
-    Predictor,
-    class_names,
-    dataset_category_ids,
-    prepared,
-)
+from fpn_d2.inference import Explainer, Predictor, prepared
 
 SIZE = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128, "DATASETS.TEST", "()"]
 # A box head of random weights is sure of nothing.
@@ -177,21 +171,6 @@ def test_a_compiled_model_is_explained_as_the_model_is(row_config, explainer, im
 def test_fast_rcnn_is_refused_in_words(row_config):
     with pytest.raises(UserError, match="proposals from a file"):
         Predictor(row_config("quick/Fast-RCNN/fast_rcnn_R_18_FPN"))
-
-
-def test_names_and_ids_are_the_data_sets_where_it_is_known(row_config):
-    row = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
-    cfg = row_config(row)
-    assert class_names(cfg) == ["circle", "cross", "square", "star", "triangle"]
-    assert dataset_category_ids(cfg) == [1, 2, 3, 4, 5]
-    other = row_config(
-        row, "DATASETS.TEST", "('coco_2017_val',)", "MODEL.ROI_HEADS.NUM_CLASSES", 80
-    )
-    assert dataset_category_ids(other)[79] == 90  # COCO's toothbrush
-    unknown = row_config(row, "DATASETS.TEST", "('nowhere',)")
-    assert dataset_category_ids(unknown) == [0, 1, 2, 3, 4]
-    assert class_names(unknown)[4] == "class 4"
-    assert dataset_category_ids(row_config("quick/RPN/rpn_R_18_FPN")) == [1]
 
 
 def test_an_object_beside_all_anchors_matches_none(explainer, image):
