@@ -1,4 +1,4 @@
-"""What is heard of a model, against the parts of the model called by hand."""
+"""What an explanation records of a model, against the parts of the model called by hand."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from detectron2.structures import Boxes
 from detectron2.structures.boxes import pairwise_iou
 
 from fpn_d2 import UserError
-from fpn_d2.inference import Explainer, Predictor
+from fpn_d2.inference import Explainer, Predictor, prepared
 
 SIZE = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128, "DATASETS.TEST", "()"]
 # A box head of random weights is sure of nothing.
@@ -95,7 +95,7 @@ def test_other_constants_of_eq_1_move_every_level_and_only_for_that_call(explain
     assert again.levels.tolist() == own.levels.tolist()
 
 
-def test_listening_changes_no_detection_and_leaves_no_hook(explainer, image):
+def test_recording_changes_no_detection_and_leaves_no_hook(explainer, image):
     before = explainer.predictor.detect(image, threshold=0.0)
     during = explainer.explain(image, threshold=0.0).detections
     after = explainer.predictor.detect(image, threshold=0.0)
@@ -152,6 +152,20 @@ def test_a_plain_detectron2_pyramid_is_explained(row_config, image):
     found = Explainer(cfg, build_model(cfg)).explain(image, threshold=0.0)
     assert found.canonical_size == 224
     assert list(found.features["merged"]) == ["p2", "p3", "p4", "p5"]
+
+
+def test_a_compiled_model_is_explained_as_the_model_is(row_config, explainer, image, monkeypatch):
+    monkeypatch.setattr(prepared, "compile_backbone", lambda m: m.backbone.compile(backend="eager"))
+    cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *FASTER, "INFERENCE.COMPILE", True)
+    model = build_model(cfg)
+    model.load_state_dict(explainer.model.state_dict(), strict=False)  # norms are folded
+    compiled = Explainer(cfg, model)
+    compiled.predictor.detect(image)  # compiles, and what is compiled calls no hooks
+    found, plain = (x.explain(image, threshold=0.0) for x in (compiled, explainer))
+    assert {k: list(v) for k, v in found.features.items()} == {
+        k: list(v) for k, v in plain.features.items()
+    }
+    assert found.notes == plain.notes == ()
 
 
 def test_fast_rcnn_is_refused_in_words(row_config):
