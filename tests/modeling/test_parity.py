@@ -4,6 +4,8 @@ The overrides under which stock Detectron2 builds the same model are those of ``
 POOLER_CANONICAL_SIZE is Detectron2's 224, which stock heads cannot change.
 """
 
+import functools
+
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -38,14 +40,19 @@ MODELS = {  # row, the overrides of stock Detectron2, losses
         BOX_LOSSES,
     ),
 }
-models = pytest.mark.parametrize("row, stock, losses", MODELS.values(), ids=MODELS)
+models = pytest.mark.parametrize("name", MODELS)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pair(row_config):
-    """Our model and Detectron2's, on the same weights, none of which is at its neutral value."""
+    """``pair(name)``: our model and Detectron2's, on the same weights, none of them neutral.
 
-    def build(row: str, stock: list, pooling: str = "torchvision") -> tuple[nn.Module, nn.Module]:
+    Each pair is built once. Both models of a pair go through the same tests.
+    """
+
+    @functools.cache
+    def build(name: str, pooling: str = "torchvision") -> tuple[nn.Module, nn.Module]:
+        row, stock, _ = MODELS[name]
         opts = [
             *("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224),
             *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),  # random weights are never sure
@@ -95,8 +102,8 @@ def boxes_and_fields(instances) -> dict[str, torch.Tensor]:
 
 
 @models
-def test_training_losses_and_gradients_are_detectron2s(pair, batches, row, stock, losses):
-    ours, theirs = pair(row, stock)
+def test_training_losses_and_gradients_are_detectron2s(pair, batches, name):
+    (ours, theirs), losses = pair(name), MODELS[name][2]
     for what, batch in batches.items():
         a, gradients_a = run_training(ours, batch)
         b, gradients_b = run_training(theirs, batch)
@@ -111,8 +118,8 @@ def test_training_losses_and_gradients_are_detectron2s(pair, batches, row, stock
 
 
 @models
-def test_features_and_detections_are_detectron2s(pair, batches, row, stock, losses):
-    ours, theirs = (model.eval() for model in pair(row, stock))
+def test_features_and_detections_are_detectron2s(pair, batches, name):
+    ours, theirs = (model.eval() for model in pair(name))
     x = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         a, b = ours.backbone(x), theirs.backbone(x)
@@ -130,7 +137,7 @@ def test_features_and_detections_are_detectron2s(pair, batches, row, stock, loss
 def test_with_our_pooling_losses_gradients_and_detections_are_detectron2s_to_rounding(
     pair, batches
 ):
-    ours, theirs = pair(*MODELS["Faster R-CNN"][:2], pooling="gather")
+    ours, theirs = pair("Faster R-CNN", "gather")
     for batch in batches.values():
         a, gradients_a = run_training(ours, batch)
         b, gradients_b = run_training(theirs, batch)
@@ -159,7 +166,7 @@ def _head_outputs(model, features, proposals):
 
 
 def test_proposals_inside_a_detector_are_detectron2s(pair, batches):
-    ours, theirs = (model.eval() for model in pair(*MODELS["Faster R-CNN"][:2]))
+    ours, theirs = (model.eval() for model in pair("Faster R-CNN"))
     with torch.no_grad():
         for batch in batches.values():
             images = theirs.preprocess_image(batch)
@@ -173,7 +180,7 @@ def test_proposals_inside_a_detector_are_detectron2s(pair, batches):
 
 
 def test_an_image_without_objects_has_no_box_loss(pair, batches):
-    ours, _ = pair(*MODELS["Faster R-CNN"][:2])
+    ours, _ = pair("Faster R-CNN")
     losses, _ = run_training(ours, batches["no objects at all"])
     assert losses["loss_rpn_loc"] == losses["loss_box_reg"] == 0
     assert losses["loss_rpn_cls"] > 0
