@@ -1,4 +1,4 @@
-"""Pairs of boxes, by hand."""
+"""Boxes are paired as worked out by hand."""
 
 import torch
 

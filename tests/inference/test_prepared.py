@@ -1,4 +1,4 @@
-"""Prepared models against the models that they are copies of."""
+"""Prepared models detect what the models that they were copied from detect."""
 
 import copy
 import shutil
@@ -81,7 +81,7 @@ def fields_of(outputs):
 
 @pytest.fixture
 def bfloat16(monkeypatch):
-    """bfloat16 wherever the tests run; without instructions for it, it is only slow."""
+    """Allow bfloat16 on any machine; without instructions for it, it is merely slow."""
     monkeypatch.setattr(prepared, "has_bfloat16", lambda device: True)
     return "bfloat16"
 
@@ -109,7 +109,7 @@ def test_lower_precision_ranks_in_float32(row, bfloat16):
 
 
 def check_features(model):
-    """The features of the prepared model are the model's."""
+    """Compare the features of the prepared model, which is returned, with the model's."""
     x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     ready = prepare_model(model).model
     with torch.no_grad():

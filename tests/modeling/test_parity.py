@@ -1,7 +1,7 @@
-"""Whole models on copied weights against stock Detectron2: bit for bit, in fp32.
+"""Whole models equal stock Detectron2 on the same weights, bit for bit in float32.
 
-The overrides under which stock Detectron2 builds the same model are those of ``STOCK``; in both
-POOLER_CANONICAL_SIZE is Detectron2's 224, which stock heads cannot change.
+Under the overrides in ``STOCK`` stock Detectron2 builds the same model. Both have Detectron2's
+POOLER_CANONICAL_SIZE of 224, which stock heads cannot change.
 """
 
 import functools
@@ -85,7 +85,7 @@ def batches(make_input):
 
 
 def run_training(model: nn.Module, inputs: list[dict]) -> tuple[dict, dict]:
-    """The losses of one batch under one seed, and the gradients of their sum."""
+    """Return the losses of one batch under one seed, and the gradients of their sum."""
     model.train().zero_grad()
     torch.manual_seed(7)  # the RPN and the RoI heads draw their samples
     # RetinaNet's focal loss is scripted, and the JIT rounds otherwise once it has warmed up

@@ -1,4 +1,4 @@
-"""Sampling, losses and inference of the mask proposals, on features made by hand."""
+"""Sampling, losses and inference of mask proposals on small feature maps."""
 
 import math
 
@@ -14,8 +14,7 @@ SIZE = (64, 96)
 
 @pytest.fixture
 def generator():
-    """Two levels of strides 8 and 16 with one MLP: scales of 16 and 32 px, regions of 20 and
-    40 px."""
+    """A generator of one MLP on strides 8 and 16: scales of 16 and 32, regions of 20 and 40 px."""
     torch.manual_seed(0)
     head = MaskProposalHead(4, window_sizes=[3], hidden_dim=8, mask_size=4)
     return MaskProposalGenerator(

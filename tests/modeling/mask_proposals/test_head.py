@@ -1,4 +1,4 @@
-"""The MLPs: the same at a place as everywhere, over all levels, with a gradient for all."""
+"""The MLPs compute the same at single cells as everywhere, and see their window alone."""
 
 import pytest
 import torch

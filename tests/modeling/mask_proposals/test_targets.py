@@ -1,4 +1,4 @@
-"""Assignment and targets of Sec. 6 against numbers worked out by hand."""
+"""The assignment and the targets of Sec. 6 are those worked out by hand."""
 
 import math
 
