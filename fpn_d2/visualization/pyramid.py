@@ -125,13 +125,12 @@ def draw_anchors(explanation: Explanation) -> np.ndarray:
     Args:
         explanation: the explanation, with ``anchors``.
     """
-    matches = explanation.anchors
+    matches, scale = explanation.anchors, picture_scale(explanation.image)
     assert matches is not None
-    boxes = np.concatenate([matches.boxes, matches.targets])
     colors = [level_color(level_number(level)) for level in matches.levels]
-    colors += ["#FFFFFF"] * len(matches.targets)
-    scale = picture_scale(explanation.image)
-    return draw_boxes(explanation.image, boxes, [""] * len(boxes), colors, scale)
+    picture = draw_boxes(explanation.image, matches.boxes, [""] * len(colors), colors, scale)
+    count = len(matches.targets)
+    return draw_boxes(picture, matches.targets * scale, [""] * count, ["#FFFFFF"] * count)
 
 
 def draw_proposals(explanation: Explanation, *, number: int = 10, width: int = 300) -> np.ndarray:

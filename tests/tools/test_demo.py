@@ -1,4 +1,4 @@
-"""tools/demo.py from its words to its files."""
+"""tools/demo.py, from its command line to its files."""
 
 import json
 import sys

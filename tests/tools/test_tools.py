@@ -1,4 +1,4 @@
-"""The thin scripts: what they write, and the sentence that they end with."""
+"""The thin scripts: what they write, and the sentence with which they end."""
 
 import json
 import pickle
