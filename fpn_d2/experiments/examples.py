@@ -4,22 +4,22 @@ N images, G objects of an image, R boxes found on it.
 """
 
 import dataclasses
-import json
 import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from detectron2.data.detection_utils import read_image
-from detectron2.structures import BoxMode
 from PIL import Image, ImageColor
-from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
-from ..data.proposals import read_proposals
 from ..evaluation import load_ground_truth
-from ..utils.errors import UserError
-from ..visualization import PALETTE, draw_boxes, side_by_side
+from ..visualization import (
+    PALETTE,
+    draw_boxes,
+    overlaps_with_objects,
+    read_results,
+    side_by_side,
+)
 from .figures import row_styles
 from .tables import Table
 
@@ -79,15 +79,11 @@ def find_examples(
     if not rows:
         return []
     coco, image_root = load_ground_truth(dataset)
-    objects = {image_id: _objects(coco, image_id) for image_id in sorted(coco.imgs)}
-    found = {}
+    objects, found = {}, {}
     for row in rows:
-        masks = os.path.join(folders[row], "mask_proposals.json")
-        if os.path.isfile(masks):
-            found[row] = _found_by_masks(coco, masks, proposals)
-            continue
-        boxes = _read_boxes(folders[row], proposals, threshold)
-        found[row] = {i: _found(*objects[i], *boxes[i]) for i in objects}
+        images = _found(folders[row], coco, proposals, threshold)
+        objects = {image_id: boxes for image_id, (boxes, _) in images.items()}
+        found[row] = {image_id: seen for image_id, (_, seen) in images.items()}
     examples, drawn = [], set()  # an image once, so that several pairs show more
     for x, y in pairs:
         if x not in rows or y not in rows:
@@ -98,78 +94,22 @@ def find_examples(
             info = coco.imgs[image_id]
             image = read_image(os.path.join(image_root, info["file_name"]), format="RGB")
             seen = {row: found[row][image_id] for row in (x, y)}
-            examples.append(_example(info["file_name"], image, objects[image_id][0], seen, table))
+            examples.append(_example(info["file_name"], image, objects[image_id], seen, table))
     return examples
 
 
-def _objects(coco: COCO, image_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """The boxes (G, 4), x0 y0 x1 y1, and the categories (G,) of an image without its crowds."""
-    annotations = [a for a in coco.imgToAnns[image_id] if not a.get("iscrowd", 0)]
-    boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes, np.array([a["category_id"] for a in annotations], dtype=np.int64)
-
-
-# The found boxes of an image (R, 4), x0 y0 x1 y1, and their categories (R,), _ANY for proposals.
-_Boxes = tuple[np.ndarray, np.ndarray]
-_ANY = -1
-
-
-def _read_boxes(folder: str, proposals: int, threshold: float) -> Mapping[int, _Boxes]:
-    """The boxes that count, by image."""
-    found: dict[int, _Boxes] = defaultdict(lambda: (np.zeros((0, 4)), np.zeros(0, np.int64)))
-    path = os.path.join(folder, "coco_instances_results.json")
-    if os.path.isfile(path):
-        by_image = defaultdict(list)
-        with open(path, encoding="utf-8") as file:
-            for detection in json.load(file):
-                if detection["score"] >= threshold:
-                    by_image[detection["image_id"]].append(detection)
-        for image_id, detections in by_image.items():
-            boxes = np.array([d["bbox"] for d in detections], dtype=np.float64)
-            boxes[:, 2:] += boxes[:, :2]
-            found[image_id] = boxes, np.array([d["category_id"] for d in detections])
-        return found
-    path = os.path.join(folder, "box_proposals.pkl")
-    if not os.path.isfile(path):
-        raise UserError(
-            f"{folder} holds neither coco_instances_results.json nor box_proposals.pkl; evaluate "
-            "the row first, with train_net.py --eval-only"
-        )
-    content = read_proposals(path)
-    for image_id, boxes in zip(content["ids"], content["boxes"], strict=True):
-        boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)[:proposals]
-        boxes = BoxMode.convert(boxes, BoxMode(content["bbox_mode"]), BoxMode.XYXY_ABS)
-        found[image_id] = boxes, np.full(len(boxes), _ANY)
-    return found
-
-
 def _found(
-    objects: np.ndarray, categories: np.ndarray, boxes: np.ndarray, classes: np.ndarray
-) -> np.ndarray:
-    """Which objects (G,) a box of their class, or a proposal, overlaps by an IoU of 0.5."""
-    if not len(objects) or not len(boxes):
-        return np.zeros(len(objects), dtype=bool)
-    sizes = [np.hstack([b[:, :2], b[:, 2:] - b[:, :2]]) for b in (boxes, objects)]
-    overlaps = mask_util.iou(*sizes, [0] * len(objects)) >= 0.5
-    may = (classes[:, None] == categories[None]) | (classes[:, None] == _ANY)
-    return (overlaps & may).any(axis=0)
-
-
-def _found_by_masks(coco: COCO, path: str, proposals: int) -> dict[int, np.ndarray]:
-    """The same for each image's best masks, by the IoU of masks."""
-    best = defaultdict(list)
-    with open(path, encoding="utf-8") as file:
-        for proposal in json.load(file):
-            best[proposal["image_id"]].append(proposal["segmentation"])
+    folder: str, coco: COCO, proposals: int, threshold: float
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Read a row's results; return for each image its objects' boxes (G, 4), x0 y0 x1 y1, and
+    which of them (G,) are found."""
+    kind, results = read_results(folder, threshold=threshold, proposals=proposals)
     found = {}
-    for image_id in coco.imgs:
-        annotations = [a for a in coco.imgToAnns[image_id] if not a.get("iscrowd", 0)]
-        truth = [coco.annToRLE(annotation) for annotation in annotations]
-        masks = best[image_id][:proposals]
-        found[image_id] = np.zeros(len(truth), dtype=bool)
-        if truth and masks:
-            found[image_id] = (mask_util.iou(masks, truth, [0] * len(truth)) >= 0.5).any(axis=0)
+    for image_id in sorted(coco.imgs):
+        objects, ious = overlaps_with_objects(kind, coco, image_id, results[image_id])
+        boxes = np.array([o["bbox"] for o in objects], dtype=np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        found[image_id] = boxes, (ious >= 0.5).any(axis=0)
     return found
 
 
