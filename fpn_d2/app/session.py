@@ -12,9 +12,8 @@ import numpy as np
 from torch import nn
 
 from ..data.datasets.shapes import ShapesSpec
-from ..data.datasets.shapes_drawing import draw_scene
-from ..data.datasets.shapes_scene import compose_scene
-from ..data.image_faults import image_fault
+from ..data.datasets.shapes_scene import compose_scene, draw_scene
+from ..data.images import image_fault
 from ..demo.sources import read_rgb
 from ..inference import Explainer, Explanation, class_names
 from ..inference.explanation import box_pooler

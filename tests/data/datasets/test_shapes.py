@@ -18,8 +18,14 @@ from PIL import Image
 
 from fpn_d2 import UserError
 from fpn_d2.data.datasets import ShapesSpec, generate_shapes, register_shapes, shapes
-from fpn_d2.data.datasets.shapes_drawing import coverage, draw_scene
-from fpn_d2.data.datasets.shapes_scene import CLASSES, Scene, compose_scene, polygon_area
+from fpn_d2.data.datasets.shapes import CLASSES
+from fpn_d2.data.datasets.shapes_scene import (
+    Scene,
+    compose_scene,
+    coverage,
+    draw_scene,
+    polygon_area,
+)
 
 SMALL = ShapesSpec(train=6, val=4, size=96)
 
