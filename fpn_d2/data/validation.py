@@ -278,7 +278,7 @@ _MASK_RULES = (
     ),
     _Rule(
         lambda f, e: f.has_mask.any() & ~f.has_mask & ~f.crowds,
-        "has no segmentation, as others have: a model of masks needs one",
+        "has no segmentation, as others have: add one, or train a model of boxes",
         (MASKS,),
         WARNING,
     ),
