@@ -285,41 +285,25 @@ _MASK_RULES = (
 )
 
 
-def _repeats_its_id(file: AnnotationFile, entries: Entries) -> np.ndarray:
-    # Detectron2 knows that COCO's own minival files repeat ids, and lets them.
-    return entries.repeated & ("minival" not in file.path)
-
-
-def _names_no_image(file: AnnotationFile, entries: Entries) -> np.ndarray:
-    is_no_id = _each(lambda value: not isinstance(value, int | str), entries.column("image_id"))
-    return (file.of_image < 0) & is_no_id
-
-
 def _is_no_list_of_numbers(points: Any) -> bool:
     return bool(points) and not (isinstance(points, list) and all(map(is_number, points)))
 
 
 _ANNOTATION_RULES = (
-    _Rule(lambda f, e: e.lacks("id"), "has the id None: give a whole number from 1 on", _ANY_RUN),
     _Rule(
         # COCO's evaluation counts an object of id 0 as missed although it was found.
-        lambda f, e: ~e.lacks("id") & ~_each(lambda i: isinstance(i, int) and i > 0, e.ids),
+        lambda f, e: ~_each(lambda number: isinstance(number, int) and number > 0, e.ids),
         "has the id {id}: give a whole number from 1 on",
         (EVALUATION,),
     ),
-    _Rule(_repeats_its_id, "repeats the id {id} of another: number them anew", _ANY_RUN),
     _Rule(
-        lambda f, e: e.repeated & ~_repeats_its_id(f, e),
-        "repeats the id {id} of another, which Detectron2 lets COCO's minival files do",
-        severity=WARNING,
-    ),
-    _Rule(
-        _names_no_image,
-        "has the image_id {image_id}, which is not in images: correct it or add it there",
+        # Detectron2 knows that COCO's own minival files repeat ids, and lets them.
+        lambda f, e: e.repeated & ("minival" not in f.path),
+        "repeats the id {id} of another: number them anew",
         _ANY_RUN,
     ),
-    _Rule(  # Detectron2 leaves it out
-        lambda f, e: (f.of_image < 0) & ~_names_no_image(f, e),
+    _Rule(
+        lambda f, e: f.of_image < 0,
         "has the image_id {image_id}, which is not in images: correct it or add it there",
     ),
     _Rule(
@@ -366,14 +350,12 @@ class _Shown:
         self._more = {"list": entries.name, **more}
         if entries is file.annotations:
             width, height = file.size_of_image[index]
-            polygons = file.short_polygons.get(index)
-            all_are_short = file.left_out[index]
             self._more |= {
                 "size": f"{width:.0f} x {height:.0f}",
                 "beyond": f"{file.beyond[index]:g}",
                 "mask_fault": file.mask_faults.get(index),
-                "short": polygons,
-                "lost": "the object" if all_are_short else "them",
+                "short": file.short_polygons.get(index),
+                "lost": "the object" if file.left_out[index] else "them",
             }
 
     def __getitem__(self, key: str) -> Any:
@@ -518,12 +500,12 @@ def check_file(path: str, image_folder: str, workers: int | None = None) -> Repo
     if sentence is not None:
         return Report(path, image_folder, 0, 0, [Finding(ERROR, None, None, sentence, _ANY_RUN)])
     findings = check_dataset(content, image_folder, workers, path)
-    lists = [content.get(key) if isinstance(content, dict) else () for key in _COUNTED]
-    counts = [len(entries) if isinstance(entries, list) else 0 for entries in lists]
+    lists = content if isinstance(content, dict) else {}
+    counts = [
+        len(entries) if isinstance(entries := lists.get(key), list) else 0
+        for key in ("images", "annotations")
+    ]
     return Report(path, image_folder, *counts, findings)
-
-
-_COUNTED = "images", "annotations"
 
 
 def check_dataset(
