@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..data.annotation_faults import file_name, image_size
-from ..data.checks import check_names
-from ..data.dataset_check import read_annotations
-from ..data.mask_faults import is_number
+from ..data import check_names
+from ..data.annotation_file import file_name, image_size, is_number, read_annotations
 from ..utils.errors import UserError
 
 __all__ = ["AnnotatedObjects", "dataset_files", "read_objects"]
