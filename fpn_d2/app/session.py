@@ -13,9 +13,8 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from ..data.datasets.shapes import ShapesSpec
-from ..data.datasets.shapes_drawing import draw_scene
-from ..data.datasets.shapes_scene import compose_scene
-from ..data.image_faults import image_fault
+from ..data.datasets.shapes_scene import compose_scene, draw_scene
+from ..data.images import image_fault
 from ..demo.sources import read_rgb
 from ..inference import Explainer, Explanation, class_names, final_nms_iou, set_final_nms
 from ..inference.explanation import box_pooler
