@@ -5,7 +5,7 @@ import io
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +19,7 @@ from fpn_d2.evaluation import ResultsWritingCOCOEvaluator, match_detections
 from fpn_d2.inference import prepare_model
 from fpn_d2.utils.errors import UserError
 
-from .contest import Comparison, Timing, make_row
-from .detectors import call_without_grad
+from .contest import Comparison, Comparisons, make_row
 from .outputs import head_errors
 from .precisions import PRECISIONS, variants_of
 
@@ -35,8 +34,15 @@ def benchmark_agreement(
     weights: str,
     images: int = 100,
     opts: Sequence[str] = (),
-) -> Iterator[Comparison]:
+) -> Comparisons:
     """Compare a trained Faster R-CNN, prepared, with itself as Detectron2 runs it.
+
+    Timed are all images. Beyond the usual keys a row has ``images``; ``detections`` of the plain
+    model; ``matched_share``, the share of them that the prepared model has too (one to one, of the
+    same class, within 0.05 px) or the other way round, whichever is less, None without detections;
+    ``head_max_error``, the largest difference of the box head's outputs on the same proposals;
+    ``AP`` and ``baseline_AP`` on these images, None where there is none. The plain model is this
+    package's, unprepared and with torchvision's pooling, which gives Detectron2's bits.
 
     Args:
         device: "cpu" or "cuda".
@@ -44,15 +50,6 @@ def benchmark_agreement(
         weights: the model's checkpoint.
         images: how many images of the test set are read.
         opts: overrides of the config, ``[KEY, value, ...]``.
-
-    Yields:
-        a comparison for each precision, of the time that all images take. Beyond the usual keys its
-        row has ``images``; ``detections`` of the plain model; ``matched_share``, the share of them
-        that the prepared model has too (one to one, of the same class, within 0.05 px) or the other
-        way round, whichever is less, None without detections; ``head_max_error``, the largest
-        difference of the box head's outputs on the same proposals; ``AP`` and ``baseline_AP`` on
-        these images, None where there is none. The plain model is this package's, unprepared and
-        with torchvision's pooling, which gives Detectron2's bits.
 
     Raises:
         UserError: where the config is of another kind of model, and where the config, the weights
@@ -74,26 +71,20 @@ def benchmark_agreement(
     model = load_model(cfg)
     loader = build_test_loader(cfg, cfg.DATASETS.TEST[0])
     batches = list(itertools.islice(loader, images))
+    rows = []
     for variant in variants_of(device):
         ready = prepare_model(model, precision=PRECISIONS[variant])
-        calls = {"ours": _pass(ready, batches), "detectron2": _pass(plain, batches)}
-
-        def rows(timings: dict[str, Timing], variant=variant, ready=ready) -> list[dict[str, Any]]:
+        models = {"ours": ready, "detectron2": plain}
+        calls = {name: _pass(model, batches) for name, model in models.items()}
+        timings = yield Comparison(calls, kept=["ours"])
+        if timings:
             error, more = _compare_detections(cfg, plain, ready, batches)
-            pair = timings["ours"], "detectron2", timings["detectron2"]
-            return [make_row("agreement", variant, *pair, error, **more)]
-
-        yield Comparison(calls, ["ours"], rows)
+            rows.append(make_row("agreement", variant, timings, error, **more))
+    return rows
 
 
-def _pass(model: nn.Module, batches: list[list[dict]]) -> Callable[[], None]:
-    calls = [call_without_grad(model, inputs) for inputs in batches]
-
-    def run() -> None:
-        for call in calls:
-            call()
-
-    return run
+def _pass(model: nn.Module, batches: list[list[dict]]) -> Callable[[], Any]:
+    return torch.no_grad()(lambda: [model(inputs) for inputs in batches])
 
 
 def _compare_detections(

@@ -6,7 +6,6 @@ have both, so that a task runs in two. The main process times it: it asks one of
 at a time, while the other waits.
 """
 
-import contextlib
 import dataclasses
 import functools
 import gc
@@ -14,7 +13,7 @@ import multiprocessing
 import statistics
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from fpn_d2.utils.devices import keep_freed_memory
 from fpn_d2.utils.errors import UserError
 from fpn_d2.utils.timing import seconds_of, time_in_turn
 
-__all__ = ["Comparison", "Timing", "keeps_memory", "make_row", "run_task"]
+__all__ = ["Comparison", "Comparisons", "Row", "Timing", "keeps_memory", "make_row", "run_task"]
 
 Row = dict[str, Any]
 
@@ -48,54 +47,52 @@ class Timing:
     peak_mib: float | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """Calls that are timed side by side.
 
     Args:
         calls: the calls by name.
         kept: the names of those that run with freed memory kept.
-        rows: makes the result's rows from the timings by name. It runs in the process that has the
-            C library's own settings.
         both: the names of those that run in either way. With memory kept, such a call is named
             ``"<name>, memory kept"``; where memory cannot be kept, it runs once.
     """
 
     calls: Mapping[str, Callable[[], Any]]
     kept: Collection[str]
-    rows: Callable[[dict[str, Timing]], list[Row]]
     both: Collection[str] = ()
 
 
-Task = Callable[..., Iterator[Comparison]]
+# A task: ``timings = yield Comparison(...)`` as often as it likes, and at the end its rows. In the
+# process that keeps memory, whose rows are not wanted, ``timings`` is None.
+Comparisons = Generator[Comparison, dict[str, Timing] | None, list[Row]]
 
 
-def run_task(task: Task, device: str, rounds: int, *args: Any) -> list[Row]:
-    """Time all comparisons of a task.
+def run_task(task: Callable[..., Comparisons], device: str, rounds: int, *args: Any) -> list[Row]:
+    """Time what a task compares.
 
     Args:
-        task: a generator function of a module, which both processes call.
+        task: a function of a module, which both processes call.
         device: "cpu" or "cuda".
         rounds: how often each call is timed, after a round that warms up.
         args: the task's arguments after the device.
 
     Returns:
-        the rows of all comparisons.
+        the task's rows.
 
     Raises:
         UserError: what the task raises, and where it ends early.
     """
+    context = multiprocessing.get_context("spawn")
+    pools = [ProcessPoolExecutor(max_workers=1, mp_context=context) for _ in range(2)]
     try:
-        with _new_process() as plain, _new_process() as keeping:
-            processes = [plain, keeping]
+        with pools[0] as plain, pools[1] as keeping:
             if not _ask(keeping, _keep_memory):
-                processes = [plain]
-            _in_all(processes, _start, task, device, args)
-            result = []
-            while names := _in_all(processes, _advance):
-                timings = _time(names, rounds, *processes)
-                result += _ask(plain, _rows, timings)
-            return result
+                keeping = plain
+            step = _ask_all({plain, keeping}, _start, task, device, args)[plain]
+            while isinstance(step, Comparison):
+                timings = _time(step, rounds, plain, keeping)
+                step = _ask_all({plain, keeping}, _advance, timings)[plain]
+            return step
     except UserError:
         raise
     except (Exception, SystemExit) as error:
@@ -105,56 +102,45 @@ def run_task(task: Task, device: str, rounds: int, *args: Any) -> list[Row]:
         ) from error
 
 
-def _new_process() -> Executor:
-    return ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn"))
+def _ask(process: Executor, function: Callable[..., Any], *args: Any) -> Any:
+    return process.submit(function, *args).result()
 
 
-def _in_all(processes: list[Executor], function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function in all processes at once, and return what it returns in the first."""
-    futures = [process.submit(function, *args) for process in processes]
-    return [future.result() for future in futures][0]
+def _ask_all(
+    processes: Collection[Executor], function: Callable[..., Any], *args: Any
+) -> dict[Executor, Any]:
+    futures = {process: process.submit(function, *args) for process in processes}
+    return {process: future.result() for process, future in futures.items()}
 
 
-class _Names(NamedTuple):
-    all: list[str]
-    kept: list[str]
-    both: list[str]
-
-
-def _time(
-    names: _Names, rounds: int, plain: Executor, keeping: Executor | None = None
-) -> dict[str, Timing]:
-    entries = [(name, keeping if name in names.kept else None, name) for name in names.all]
-    if keeping:
-        entries += [(f"{name}, memory kept", keeping, name) for name in names.both]
+def _time(names: Comparison, rounds: int, plain: Executor, keeping: Executor) -> dict[str, Timing]:
+    places = {name: (keeping if name in names.kept else plain, name) for name in names.calls}
+    if keeping is not plain:
+        places |= {f"{name}, memory kept": (keeping, name) for name in names.both}
     contestants = {
-        label: functools.partial(_ask, process or plain, _measure, name)
-        for label, process, name in entries
+        label: functools.partial(_ask, process, _measure, name)
+        for label, (process, name) in places.items()
     }
     measured = time_in_turn(contestants, rounds, measure=lambda call: call())
-    # All peaks are of the process that keeps no memory: the other one takes little anew.
+    # All peaks are of the plain process, as the other one takes little anew.
     peaks = {
-        name: _ask(plain, _peak, name) if process else measured[name][-1].peak
-        for name, process, _ in entries[: len(names.all)]
+        name: measured[name][-1].peak if places[name][0] is plain else _ask(plain, _peak, name)
+        for name in names.calls
     }
     timings = {}
-    for label, _, name in entries:
+    for label, (_, name) in places.items():
         seconds = [each.seconds for each in measured[label]]
         spread = min(seconds), max(seconds)
         timings[label] = Timing(statistics.median(seconds), *spread, len(seconds), peaks[name])
     return timings
 
 
-def _ask(process: Executor, function: Callable[..., Any], *args: Any) -> Any:
-    return process.submit(function, *args).result()
-
-
 # --- what runs in a process of a task
 
 _keeps_memory = False
 _device = "cpu"
-_comparisons: Iterator[Comparison]
-_comparison: Comparison | None = None
+_running: Comparisons
+_comparison: Comparison
 
 
 def keeps_memory() -> bool:
@@ -169,33 +155,34 @@ def _keep_memory() -> bool:
     return _keeps_memory
 
 
-def _start(task: Task, device: str, args: tuple) -> None:
-    global _comparisons, _device
+def _start(task: Callable[..., Comparisons], device: str, args: tuple) -> Comparison | list[Row]:
+    global _device, _running
     warnings.simplefilter("ignore")  # other packages warn about themselves
-    _device, _comparisons = device, task(device, *args)
+    _device, _running = device, task(device, *args)
+    return _advance(None)
 
 
-def _advance() -> _Names | None:
-    """Build the next comparison; None after the last one."""
+def _advance(timings: dict[str, Timing] | None) -> Comparison | list[Row]:
+    """Go on to the next comparison and return its names, or at the end the rows."""
     global _comparison
-    _comparison = None  # its models go before the next ones come
-    _comparison = next(_comparisons, None)
-    if _comparison is None:
-        return None
-    return _Names(list(_comparison.calls), list(_comparison.kept), list(_comparison.both))
+    try:
+        _comparison = _running.send(None if _keeps_memory else timings)
+    except StopIteration as end:
+        return end.value
+    calls = dict.fromkeys(_comparison.calls)  # the functions stay in their process
+    return Comparison(calls, list(_comparison.kept), list(_comparison.both))
 
 
 class _Measured(NamedTuple):
     seconds: float
-    peak: float | None
+    peak: float | None  # of memory, in MiB
 
 
 def _measure(name: str) -> _Measured:
-    """Call once; the seconds that it took, and its peak of memory in MiB."""
     gc.collect()
-    with _peak_memory() as peak:
-        seconds = seconds_of(_comparison.calls[name])
-    return _Measured(seconds, peak.get("mib"))
+    before = _reset_peak()
+    seconds = seconds_of(_comparison.calls[name])
+    return _Measured(seconds, None if before is None else _highest() - before)
 
 
 def _peak(name: str) -> float | None:
@@ -203,36 +190,27 @@ def _peak(name: str) -> float | None:
     return _measure(name).peak
 
 
-def _rows(timings: dict[str, Timing]) -> list[Row]:
-    return _comparison.rows(timings)
-
-
-@contextlib.contextmanager
-def _peak_memory() -> Iterator[dict[str, float]]:
-    """The most memory in MiB that is held within, beyond what was held before, as ``mib``."""
-    peak: dict[str, float] = {}
+def _reset_peak() -> float | None:
+    """Forget the peak of memory so far, and return what is held now in MiB, or None if unknown."""
     if _device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        yield peak
-        peak["mib"] = (torch.cuda.max_memory_allocated() - before) / 2**20
-        return
+        return torch.cuda.memory_allocated() / 2**20
     try:
         with open("/proc/self/clear_refs", "w") as file:  # Linux: sets VmHWM to VmRSS
             file.write("5")
-        before = _status()["VmRSS"]
-    except (OSError, KeyError):
-        yield peak
-        return
-    yield peak
-    peak["mib"] = (_status()["VmHWM"] - before) / 1024
+        return _status("VmRSS")
+    except OSError:
+        return None
 
 
-def _status() -> dict[str, int]:
-    """The lines of /proc/self/status that end in kB."""
+def _highest() -> float:
+    return torch.cuda.max_memory_allocated() / 2**20 if _device == "cuda" else _status("VmHWM")
+
+
+def _status(name: str) -> float:
+    """A line of /proc/self/status, in MiB."""
     with open("/proc/self/status") as file:
-        words = [line.split() for line in file if line.endswith(" kB\n")]
-    return {name.rstrip(":"): int(value) for name, value, _ in words}
+        return next(int(line.split()[1]) for line in file if line.startswith(f"{name}:")) / 1024
 
 
 # --- the result
@@ -241,11 +219,12 @@ def _status() -> dict[str, int]:
 def make_row(
     task: str,
     variant: str,
-    ours: Timing,
-    baseline: str,
-    theirs: Timing,
+    timings: Mapping[str, Timing],
     max_error: float | None,
     share_of_matmul: float | None = None,
+    *,
+    ours: str = "ours",
+    baseline: str = "detectron2",
     **more: Any,
 ) -> Row:
     """Make a row of the result.
@@ -253,32 +232,31 @@ def make_row(
     Args:
         task: what was timed.
         variant: which variant of this package.
-        ours: the timing of that variant.
-        baseline: what was timed beside it.
-        theirs: the timing of the baseline.
+        timings: the timings of a comparison.
         max_error: the largest difference of the outputs, as the task defines it.
-        share_of_matmul: the share that ours reached of
-            :func:`benchmark.precisions.matmul_rates`.
+        share_of_matmul: the share of :func:`benchmark.precisions.matmul_rates` that ours reached.
+        ours: the name of the variant in ``timings``.
+        baseline: the name in ``timings`` of what was timed beside it.
         more: further keys of the task's own.
 
     Returns:
         ``ratio`` is how many times as fast as the baseline, ``spread`` the fastest and the slowest
         round in seconds, and each peak is in MiB beyond what the process held.
     """
-    peaks = [None if t.peak_mib is None else round(t.peak_mib) for t in (ours, theirs)]
+    mine, theirs = timings[ours], timings[baseline]
     return {
         "task": task,
         "variant": variant,
-        "seconds": round(ours.seconds, 5),
+        "seconds": round(mine.seconds, 5),
         "baseline": baseline,
         "baseline_seconds": round(theirs.seconds, 5),
-        "ratio": round(theirs.seconds / ours.seconds, 2),
+        "ratio": round(theirs.seconds / mine.seconds, 2),
         "max_error": None if max_error is None else float(f"{max_error:.2e}"),
-        "rounds": ours.rounds,
-        "spread": [round(ours.fastest, 5), round(ours.slowest, 5)],
+        "rounds": mine.rounds,
+        "spread": [round(mine.fastest, 5), round(mine.slowest, 5)],
         "baseline_spread": [round(theirs.fastest, 5), round(theirs.slowest, 5)],
-        "peak_mib": peaks[0],
-        "baseline_peak_mib": peaks[1],
+        "peak_mib": None if mine.peak_mib is None else round(mine.peak_mib),
+        "baseline_peak_mib": None if theirs.peak_mib is None else round(theirs.peak_mib),
         "share_of_matmul": None if share_of_matmul is None else round(share_of_matmul, 2),
         **more,
     }

@@ -8,7 +8,7 @@ import copy
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fpn_d2.inference import PreparedModel, compile_backbone, prepare_model
+from fpn_d2.inference import compile_backbone, prepare_model
 from fpn_d2.utils.devices import has_bfloat16
 
-from .contest import Comparison, Timing, keeps_memory, make_row
-from .networks import SIZE, Networks, build_networks, image_record
+from .contest import Comparison, Comparisons, keeps_memory, make_row
+from .networks import SIZE, build_networks, image_record, output_of
 from .outputs import feature_error, head_errors, loss_error
 from .precisions import PRECISIONS, autocast_dtype, matmul_rates, variants_of
 
@@ -37,66 +37,53 @@ logger = logging.getLogger(__name__)
 
 def benchmark_inference(
     device: str, compiled: bool = False, size: tuple[int, int] = SIZE
-) -> Iterator[Comparison]:
+) -> Comparisons:
     """Compare the detector's inference on an image.
+
+    ``max_error`` is the box head's on the same proposals; beside torchvision, which pools in
+    another way, it is that of the pyramid's features.
 
     Args:
         device: "cpu" or "cuda".
         compiled: add the variants with torch.compile.
         size: height and width of the image in pixels.
-
-    Yields:
-        one comparison. ``max_error`` of its rows is the box head's on the same proposals, and
-        beside torchvision, which pools in another way, that of the pyramid's features.
     """
     networks = build_networks(device, size)
     inputs = [image_record(0, size)]
+    variants = {variant: False for variant in variants_of(device)}
+    if compiled:
+        variants |= {f"{variant} compiled": True for variant in variants}
     ready = {
-        f"{variant} compiled" if compile else variant: prepare_model(
-            networks.ours, precision=PRECISIONS[variant], compile=compile
-        )
-        for compile in ([False, True] if compiled else [False])
-        for variant in variants_of(device)
+        name: prepare_model(networks.ours, precision=PRECISIONS[name.split()[0]], compile=compile)
+        for name, compile in variants.items()
     }
     calls: Calls = {"detectron2": call_without_grad(networks.stock, inputs)}
     if device == "cuda":
-        calls["detectron2 AMP"] = call_without_grad(_in_autocast(networks.stock), inputs)
+        calls["detectron2 AMP"] = torch.autocast("cuda", torch.float16)(calls["detectron2"])
     calls |= {name: call_without_grad(model, inputs) for name, model in ready.items()}
     if not keeps_memory():
-        calls |= _others(networks, inputs[0]["image"] / 255, device)
+        calls |= _others(networks.torchvision, inputs[0]["image"] / 255, device)
 
-    def rows(timings: dict[str, Timing]) -> list[dict[str, Any]]:
-        return _inference_rows(networks, ready, inputs, calls, timings)
-
-    yield Comparison(calls, ready, rows, both=["detectron2"])
-
-
-def _inference_rows(
-    networks: Networks,
-    ready: dict[str, PreparedModel],
-    inputs: list[dict[str, Any]],
-    calls: Calls,
-    timings: dict[str, Timing],
-) -> list[dict[str, Any]]:
-    rates = matmul_rates(networks.cfg.MODEL.DEVICE)
-    flops = _count_flops(calls["detectron2"])
-    proposals = _count_proposals(networks.stock, inputs)
-    rows = []
+    timings = yield Comparison(calls, kept=variants, both=["detectron2"])
+    if timings is None:
+        return []
+    rows, rates, flops = [], matmul_rates(device), _count_flops(calls["detectron2"])
+    proposals, _ = output_of(networks.stock.proposal_generator, calls["detectron2"])
     for name, model in ready.items():
         variant = name.split()[0]
         share = flops / timings[name].seconds / rates[variant]
+        head_error = head_errors(networks.stock, model, inputs)[1]
         for baseline in timings:
             if baseline in ready or not _is_comparable(baseline, variant):
                 continue
-            error = None
-            if baseline.startswith("detectron2"):
-                error = head_errors(networks.stock, model, inputs)[1]
-            elif baseline == "torchvision":
-                # Of the variant that is not compiled: hooks are left out of a compiled backbone.
-                plain = ready[variant].model, networks.torchvision
-                error = feature_error(*plain, calls[variant], calls[baseline])
-            pair = timings[name], baseline.removesuffix(f" {variant}"), timings[baseline]
-            rows.append(make_row("inference", name, *pair, error, share, proposals=proposals))
+            error = head_error if baseline.startswith("detectron2") else None
+            if baseline == "torchvision":
+                # Of the variant that is not compiled: torch.compile leaves out hooks.
+                models = ready[variant].model, networks.torchvision
+                error = feature_error(*models, calls[variant], calls[baseline])
+            names = {"ours": name, "baseline": baseline, "proposals": len(proposals[0])}
+            row = make_row("inference", name, timings, error, share, **names)
+            rows.append({**row, "baseline": baseline.removesuffix(f" {variant}")})
     return rows
 
 
@@ -113,28 +100,7 @@ def call_without_grad(model: Callable[[Any], Any], inputs: Any) -> Callable[[], 
         model: in eval mode.
         inputs: what the model takes.
     """
-
-    def call() -> Any:
-        with torch.no_grad():
-            return model(inputs)
-
-    return call
-
-
-def _in_autocast(model: nn.Module) -> Callable[[Any], Any]:
-    def call(inputs: Any) -> Any:
-        with torch.autocast("cuda", torch.float16):
-            return model(inputs)
-
-    return call
-
-
-@torch.no_grad()
-def _count_proposals(model: nn.Module, inputs: list[dict[str, Any]]) -> int:
-    """How many proposals reach the box head."""
-    images = model.preprocess_image(inputs)
-    proposals, _ = model.proposal_generator(images, model.backbone(images.tensor))
-    return sum(map(len, proposals))
+    return torch.no_grad()(lambda: model(inputs))
 
 
 def _count_flops(call: Callable[[], Any]) -> int:
@@ -147,9 +113,9 @@ def _count_flops(call: Callable[[], Any]) -> int:
 # --- what else a user could pick
 
 
-def _others(networks: Networks, image: Tensor, device: str) -> Calls:
+def _others(model: nn.Module, image: Tensor, device: str) -> Calls:
     """torchvision's detector, and on CPUs the programs that run its export, where installed."""
-    model, image = networks.torchvision, image.to(device)
+    image = image.to(device)
     calls: Calls = {"torchvision": call_without_grad(model, [image])}
     if device != "cpu":
         return calls
@@ -194,16 +160,15 @@ def _openvino(path: str, image: np.ndarray) -> Calls:
 
 def benchmark_training(
     device: str, compiled: bool = False, size: tuple[int, int] = SIZE
-) -> Iterator[Comparison]:
+) -> Comparisons:
     """Compare a training step of two images with 8 objects each.
+
+    ``max_error`` is :func:`benchmark.outputs.loss_error`.
 
     Args:
         device: "cpu" or "cuda".
         compiled: add the variants with torch.compile.
         size: height and width of the images in pixels.
-
-    Yields:
-        one comparison, whose ``max_error`` is :func:`benchmark.outputs.loss_error`.
     """
     networks = build_networks(device, size)
     inputs = [image_record(seed, size, objects=8) for seed in (1, 2)]
@@ -212,31 +177,26 @@ def benchmark_training(
     dtypes = {"detectron2": None, **{name: autocast_dtype(name) for name in variants}}
     if device == "cuda":
         dtypes["detectron2 AMP"] = torch.float16
-    models: dict[str, nn.Module] = {}
-    for name in dtypes:
-        origin = networks.ours if name in variants else networks.stock
-        models[name] = copy.deepcopy(origin).train()
+    models, calls = {}, {}
+    for name, dtype in dtypes.items():
+        model = copy.deepcopy(networks.ours if name in variants else networks.stock).train()
         if name.endswith("compiled"):
-            compile_backbone(models[name])
-    calls = {
-        name: training_step(networks.cfg, models[name], inputs, dtype)
-        for name, dtype in dtypes.items()
-    }
+            compile_backbone(model)
+        models[name], calls[name] = model, training_step(networks.cfg, model, inputs, dtype)
 
-    def rows(timings: dict[str, Timing]) -> list[dict[str, Any]]:
-        stock, rates = models["detectron2"], matmul_rates(device)
-        one_image = training_step(networks.cfg, stock, inputs[:1], None)
-        flops, found = len(inputs) * _count_flops(one_image), []
-        for name in variants:
-            error = loss_error(models[name], dtypes[name], stock, inputs)
-            share = flops / timings[name].seconds / rates[name.split()[0]]
-            for baseline, timing in timings.items():
-                if baseline not in variants:
-                    pair = timings[name], baseline, timing
-                    found.append(make_row("training", name, *pair, error, share))
-        return found
-
-    yield Comparison(calls, variants, rows, both=["detectron2"])
+    timings = yield Comparison(calls, kept=variants, both=["detectron2"])
+    if timings is None:
+        return []
+    rows, rates, stock = [], matmul_rates(device), models["detectron2"]
+    flops = 2 * _count_flops(training_step(networks.cfg, stock, inputs[:1], None))
+    for name in variants:
+        error = loss_error(models[name], dtypes[name], stock, inputs)
+        share = flops / timings[name].seconds / rates[name.split()[0]]
+        for baseline in timings:
+            if baseline not in variants:
+                names = {"ours": name, "baseline": baseline}
+                rows.append(make_row("training", name, timings, error, share, **names))
+    return rows
 
 
 def training_step(

@@ -92,7 +92,8 @@ def _load(model: nn.Module, weights: dict[str, Tensor]) -> None:
     missing, unexpected = model.load_state_dict(weights, strict=False)
     # Colours and anchors are not weights.
     left = [name for name in missing if "pixel_" not in name and "cell_anchors" not in name]
-    assert not left and not unexpected, (left, unexpected)
+    assert not left, left
+    assert not unexpected, unexpected
 
 
 @torch.no_grad()

@@ -3,8 +3,7 @@
 Shape shorthand: R boxes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -20,7 +19,7 @@ from fpn_d2.config import load_config
 from fpn_d2.inference import prepare_model
 from fpn_d2.modeling import LevelROIPooler
 
-from .contest import Comparison, Timing, make_row
+from .contest import Comparison, Comparisons, make_row
 from .networks import CONFIGS, SIZE, image_record, random_boxes, random_objects, settle_norms
 from .outputs import largest_share
 from .precisions import DTYPES, PRECISIONS, variants_of
@@ -30,19 +29,16 @@ __all__ = ["benchmark_mask_proposals", "benchmark_matching", "benchmark_pooling"
 _MATCHING_SIZE = (800, 1000)  # height and width in pixels of the image whose anchors are matched
 
 
-def benchmark_pooling(
-    device: str, count: int = 1000, size: tuple[int, int] = SIZE
-) -> Iterator[Comparison]:
+def benchmark_pooling(device: str, count: int = 1000, size: tuple[int, int] = SIZE) -> Comparisons:
     """Compare the pooling of boxes: 7 x 7 bins, adaptive sampling, 256 channels, P2 to P5.
+
+    The forward pass is compared, and that with the backward pass of a random gradient.
+    ``max_error`` is a share of the largest value.
 
     Args:
         device: "cpu" or "cuda".
         count: how many boxes are pooled.
         size: height and width of the image in pixels, which is padded to multiples of 32.
-
-    Yields:
-        the forward pass; and with the backward pass of a random gradient. ``max_error`` is a share
-        of the largest value.
     """
     generator = torch.Generator().manual_seed(0)
     height, width = (-(-side // 32) * 32 for side in size)
@@ -58,21 +54,15 @@ def benchmark_pooling(
         kind = {"dtype": DTYPES[variant], "memory_format": torch.channels_last}
         inputs[variant] = ours, [level.to(**kind) for level in levels], gradient.to(**kind)
 
+    rows = []
     for way, make in (("forward", _forward), ("forward and backward", _backward)):
         calls = {name: make(pooler, x, boxes, y) for name, (pooler, x, y) in inputs.items()}
-
-        def rows(timings: dict[str, Timing], way=way, calls=calls) -> list[dict[str, Any]]:
-            expected = calls["detectron2"]()
-            return [
-                make_row(
-                    *("pooling", f"{variant} {way}", timings[variant]),
-                    *("detectron2", timings["detectron2"]),
-                    largest_share(calls[variant](), expected),
-                )
-                for variant in variants
-            ]
-
-        yield Comparison(calls, variants, rows)
+        timings = yield Comparison(calls, kept=variants)
+        for variant in variants if timings else []:
+            error = largest_share(calls[variant](), calls["detectron2"]())
+            row = make_row("pooling", f"{variant} {way}", timings, error, ours=variant)
+            rows.append(row)
+    return rows
 
 
 def _forward(
@@ -90,17 +80,16 @@ def _backward(
 
 def benchmark_matching(
     device: str, count: int = 300, size: tuple[int, int] = _MATCHING_SIZE
-) -> Iterator[Comparison]:
-    """Compare the matching of P2's anchors (Table 1(f), 750k at the paper's size) with many objects.
+) -> Comparisons:
+    """Compare the matching of many objects with P2's anchors (Table 1(f), 750k at its size).
+
+    It is above all the peaks of memory that differ. ``max_error`` is the share of the anchors that
+    are sampled differently.
 
     Args:
         device: "cpu" or "cuda".
         count: how many objects the image has.
         size: height and width of the image in pixels.
-
-    Yields:
-        one comparison, of peaks of memory above all. ``max_error`` is the share of the anchors that
-        are sampled differently.
     """
     cfg = load_config(CONFIGS / "RPN" / "rpn_R_50_P2.yaml", ["MODEL.DEVICE", device])
     rpn = build_proposal_generator(cfg, {"p2": ShapeSpec(channels=1, stride=4)})
@@ -115,23 +104,21 @@ def benchmark_matching(
 
     calls = {"ours": lambda: match(type(rpn)), "detectron2": lambda: match(RPN)}
 
-    def rows(timings: dict[str, Timing]) -> list[dict[str, Any]]:
-        differ = float((calls["ours"]() != calls["detectron2"]()).float().mean())
-        pair = timings["ours"], "detectron2", timings["detectron2"]
-        return [make_row("matching", f"{count} objects, P2", *pair, differ)]
+    timings = yield Comparison(calls, kept=["ours"])
+    if timings is None:
+        return []
+    differ = float((calls["ours"]() != calls["detectron2"]()).float().mean())
+    return [make_row("matching", f"{count} objects, P2", timings, differ)]
 
-    yield Comparison(calls, ["ours"], rows)
 
-
-def benchmark_mask_proposals(device: str, size: tuple[int, int] = SIZE) -> Iterator[Comparison]:
+def benchmark_mask_proposals(device: str, size: tuple[int, int] = SIZE) -> Comparisons:
     """Compare Table 6's MLPs on the pyramid with an image pyramid of the one of 5x5.
+
+    There is no ``max_error``, as the outputs are not the same.
 
     Args:
         device: "cpu" or "cuda".
         size: height and width of the image in pixels.
-
-    Yields:
-        a comparison for each precision, without ``max_error``: the outputs are not the same.
     """
     opts = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", ""]
     inputs = [image_record(0, size)]
@@ -142,15 +129,12 @@ def benchmark_mask_proposals(device: str, size: tuple[int, int] = SIZE) -> Itera
         models[name] = model = build_model(cfg).eval()
         settle_norms(model, lambda model=model: model(inputs))
 
+    rows = []
     for variant in variants_of(device):
         ready = {n: prepare_model(m, precision=PRECISIONS[variant]) for n, m in models.items()}
         calls = {name: lambda model=model: model(inputs) for name, model in ready.items()}
-
-        def rows(timings: dict[str, Timing], variant=variant) -> list[dict[str, Any]]:
-            theirs = "image_pyramid", timings["image_pyramid"]
-            return [
-                make_row("mask_proposals", f"{variant} {name}", timings[name], *theirs, None)
-                for name in ("5x5", "dual")
-            ]
-
-        yield Comparison(calls, calls.keys(), rows)
+        timings = yield Comparison(calls, kept=list(calls))
+        for name in ("5x5", "dual") if timings else ():
+            names = {"ours": name, "baseline": "image_pyramid"}
+            rows.append(make_row("mask_proposals", f"{variant} {name}", timings, None, **names))
+    return rows
