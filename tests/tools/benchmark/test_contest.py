@@ -1,4 +1,4 @@
-"""Timing by a clock of the test's own, processes with memory settings of their own, rows by hand."""
+"""Timing by a clock of the test's own, processes with their own memory settings, rows by hand."""
 
 import collections
 import itertools
