@@ -55,7 +55,7 @@ def benchmark_agreement(
         UserError: where the config is of another kind of model, and where the config, the weights
             or the test set cannot be read.
     """
-    # The processes that run benchmarks may have no workers of their own.
+    # Starting workers would take longer than reading so few images.
     opts = [*opts, "DATALOADER.NUM_WORKERS", "0"]
     cfg = load_config(config, [*opts, "MODEL.DEVICE", device, "MODEL.WEIGHTS", weights])
     if (

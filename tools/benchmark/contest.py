@@ -86,6 +86,7 @@ def run_task(task: Callable[..., Comparisons], device: str, rounds: int, *args: 
     pools = [ProcessPoolExecutor(max_workers=1, mp_context=context) for _ in range(2)]
     try:
         with pools[0] as plain, pools[1] as keeping:
+            plain.submit(keeps_memory)  # starts it while the other one starts
             if not _ask(keeping, _keep_memory):
                 keeping = plain
             step = _ask_all({plain, keeping}, _start, task, device, args)[plain]
