@@ -5,6 +5,7 @@ Both have Detectron2's POOLER_CANONICAL_SIZE of 224, which stock heads cannot ch
 
 import pytest
 import torch
+from benchmark.outputs import head_outputs
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
@@ -131,17 +132,10 @@ def test_with_our_pooling_losses_gradients_and_detections_are_detectron2s_to_rou
             images = theirs.preprocess_image(batch)
             features = theirs.backbone(images.tensor)
             proposals, _ = theirs.proposal_generator(images, features)
-            outputs = [_head_outputs(model, features, proposals) for model in (ours, theirs)]
+            outputs = [head_outputs(model, features, proposals) for model in (ours, theirs)]
             scores, deltas = zip(*outputs, strict=True)
             torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(*deltas, rtol=1e-4, atol=1e-5)
-
-
-def _head_outputs(model, features, proposals):
-    heads = model.roi_heads
-    levels = [features[name] for name in heads.box_in_features]
-    pooled = heads.box_pooler(levels, [p.proposal_boxes for p in proposals])
-    return heads.box_predictor(heads.box_head(pooled))
 
 
 def test_proposals_inside_a_detector_are_detectron2s(pair, batches):

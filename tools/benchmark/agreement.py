@@ -23,8 +23,6 @@ from .contest import Comparison, Comparisons, make_row
 from .outputs import head_errors
 from .precisions import PRECISIONS, variants_of
 
-__all__ = ["benchmark_agreement"]
-
 _PIXELS = 0.05
 
 

@@ -23,8 +23,6 @@ from fpn_d2.utils.devices import keep_freed_memory
 from fpn_d2.utils.errors import UserError
 from fpn_d2.utils.timing import seconds_of, time_in_turn
 
-__all__ = ["Comparison", "Comparisons", "Row", "Timing", "keeps_memory", "make_row", "run_task"]
-
 Row = dict[str, Any]
 
 
