@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Train a config with stock Detectron2: its model, its trainer, its float32; for comparison.
+"""Train a config with stock Detectron2, for comparison: its model, its trainer, its float32.
 
-``python tools/train_stock.py --config-file configs/quick/demo.yaml`` has the options of
-train_net.py and writes to the config's OUTPUT_DIR with ``-stock`` behind it.
+``python tools/train_stock.py --config-file configs/quick/demo.yaml`` takes the options of
+train_net.py and writes to the config's OUTPUT_DIR with ``-stock`` appended.
 """
 
 import argparse
@@ -27,10 +27,10 @@ class StockTrainer(DefaultTrainer):
 
 
 def config_of_stock(cfg: CfgNode) -> CfgNode:
-    """The config of the same training by Detectron2's own components.
+    """The config of the same training with Detectron2's own components.
 
     Raises:
-        UserError: where Detectron2 has nothing of the kind.
+        UserError: if Detectron2 has no such component.
     """
     fpn = cfg.MODEL.FPN
     if (fpn.TOP_DOWN, fpn.LATERAL, list(fpn.OUT_FEATURES)) != (True, True, []):

@@ -15,7 +15,8 @@ from torch import nn
 from fpn_d2.checkpoint import load_model
 from fpn_d2.config import changed, load_config
 from fpn_d2.data import build_test_loader
-from fpn_d2.evaluation import ResultsWritingCOCOEvaluator, match_detections
+from fpn_d2.evaluation import ResultsWritingCOCOEvaluator
+from fpn_d2.evaluation.matching import match_detections
 from fpn_d2.inference import prepare_model
 from fpn_d2.utils.errors import UserError
 
