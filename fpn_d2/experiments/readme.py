@@ -8,11 +8,11 @@
 import os
 import re
 
-from ..benchmark import benchmark_table
 from ..export import export_table
 from ..utils.errors import UserError
 from ..utils.files import read_json
 from .report import markdown_table
+from .speed_table import benchmark_table
 from .tables import Tables
 
 __all__ = ["fill_in_results"]

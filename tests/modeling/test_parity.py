@@ -1,44 +1,29 @@
 """Whole models equal stock Detectron2 on the same weights, bit for bit in float32.
 
-Under the overrides in ``STOCK`` stock Detectron2 builds the same model. Both have Detectron2's
-POOLER_CANONICAL_SIZE of 224, which stock heads cannot change.
+Both have Detectron2's POOLER_CANONICAL_SIZE of 224, which stock heads cannot change.
 """
 
 import functools
 
 import pytest
 import torch
+from benchmark.outputs import head_outputs
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-STOCK = [
-    *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
-    *("MODEL.RPN.HEAD_NAME", "StandardRPNHead"),
-    *("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
-]
-STOCK_RPN = ["MODEL.PROPOSAL_GENERATOR.NAME", "RPN"]
+from fpn_d2.config import stock_config
+
 RPN_LOSSES = {"loss_rpn_cls", "loss_rpn_loc"}
 BOX_LOSSES = {"loss_cls", "loss_box_reg"}
-MODELS = {  # row, the overrides of stock Detectron2, losses
-    "Faster R-CNN": (
-        "Faster-RCNN/faster_rcnn_R_18_FPN",
-        STOCK + STOCK_RPN,
-        RPN_LOSSES | BOX_LOSSES,
-    ),
-    "Faster R-CNN C5": (
-        "Faster-RCNN/faster_rcnn_R_18_C5",
-        STOCK[2:] + STOCK_RPN,  # its backbone is Detectron2's ResNet already
-        RPN_LOSSES | BOX_LOSSES,
-    ),
-    "RPN": ("RPN/rpn_R_18_FPN", STOCK + STOCK_RPN, RPN_LOSSES),
-    "Fast R-CNN": ("Fast-RCNN/fast_rcnn_R_18_FPN", STOCK, BOX_LOSSES),
-    "RetinaNet": (
-        "RetinaNet/retinanet_R_18_FPN",
-        ["MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone"],
-        BOX_LOSSES,
-    ),
+MODELS = {  # row, losses
+    "Faster R-CNN": ("Faster-RCNN/faster_rcnn_R_18_FPN", RPN_LOSSES | BOX_LOSSES),
+    # its backbone is Detectron2's ResNet already
+    "Faster R-CNN C5": ("Faster-RCNN/faster_rcnn_R_18_C5", RPN_LOSSES | BOX_LOSSES),
+    "RPN": ("RPN/rpn_R_18_FPN", RPN_LOSSES),
+    "Fast R-CNN": ("Fast-RCNN/fast_rcnn_R_18_FPN", BOX_LOSSES),
+    "RetinaNet": ("RetinaNet/retinanet_R_18_FPN", BOX_LOSSES),
 }
 models = pytest.mark.parametrize("name", MODELS)
 
@@ -52,7 +37,7 @@ def pair(row_config):
 
     @functools.cache
     def build(name: str, pooling: str = "torchvision") -> tuple[nn.Module, nn.Module]:
-        row, stock, _ = MODELS[name]
+        row, _ = MODELS[name]
         opts = [
             *("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224),
             *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),  # random weights are never sure
@@ -61,8 +46,10 @@ def pair(row_config):
         ]
         torch.manual_seed(0)
         backend = ("MODEL.ROI_BOX_HEAD.POOLER_BACKEND", pooling)  # stock heads have no other
-        ours = build_model(row_config(f"quick/{row}", *opts, *backend))
-        theirs = build_model(row_config(f"quick/{row}", *opts, *stock))
+        cfg = row_config(f"quick/{row}", *opts, *backend)
+        ours, theirs = build_model(cfg), build_model(stock_config(cfg))
+        kinds = {type(module) for module in theirs.modules()}
+        assert not [kind for kind in kinds if kind.__module__.startswith("fpn_d2")]
         for parameter in ours.parameters():
             if parameter.dim() == 1:
                 nn.init.normal_(parameter, mean=0.1, std=0.1)
@@ -103,7 +90,7 @@ def boxes_and_fields(instances) -> dict[str, torch.Tensor]:
 
 @models
 def test_training_losses_and_gradients_are_detectron2s(pair, batches, name):
-    (ours, theirs), losses = pair(name), MODELS[name][2]
+    (ours, theirs), losses = pair(name), MODELS[name][1]
     for what, batch in batches.items():
         a, gradients_a = run_training(ours, batch)
         b, gradients_b = run_training(theirs, batch)
@@ -152,17 +139,10 @@ def test_with_our_pooling_losses_gradients_and_detections_are_detectron2s_to_rou
             images = theirs.preprocess_image(batch)
             features = theirs.backbone(images.tensor)
             proposals, _ = theirs.proposal_generator(images, features)
-            outputs = [_head_outputs(model, features, proposals) for model in (ours, theirs)]
+            outputs = [head_outputs(model, features, proposals) for model in (ours, theirs)]
             scores, deltas = zip(*outputs, strict=True)
             torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(*deltas, rtol=1e-4, atol=1e-5)
-
-
-def _head_outputs(model, features, proposals):
-    heads = model.roi_heads
-    levels = [features[name] for name in heads.box_in_features]
-    pooled = heads.box_pooler(levels, [p.proposal_boxes for p in proposals])
-    return heads.box_predictor(heads.box_head(pooled))
 
 
 def test_proposals_inside_a_detector_are_detectron2s(pair, batches):
