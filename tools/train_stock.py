@@ -50,6 +50,7 @@ def stock_config(cfg: CfgNode) -> CfgNode:
         "LeanRPN": "RPN",
         "build_level_rpn_head": "StandardRPNHead",
         "LevelROIHeads": "StandardROIHeads",
+        "TorchvisionROIHeads": "StandardROIHeads",
     }
     values = {
         key: stock.get(name, name)

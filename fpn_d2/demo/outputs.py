@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..structures import RegionMasks
 from ..utils.errors import UserError
-from ..utils.files import replace_file
+from ..utils.files import check_targets, replace_file
 
 __all__ = ["coco_results", "prepare_folder", "unique_stems", "write_picture"]
 
@@ -60,12 +60,7 @@ def prepare_folder(
     for path in paths:
         if os.path.realpath(path) in read:
             raise UserError(f"{path} is an input and would be overwritten; name another --output")
-    there = [path for path in paths if os.path.lexists(path)]
-    if there and not replace:
-        more = f" and {len(there) - 1} more are" if len(there) > 1 else " is"
-        raise UserError(
-            f"{there[0]}{more} there already; name another --output, or add --force to replace them"
-        )
+    check_targets(*paths, overwrite=replace, option="--output")
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:

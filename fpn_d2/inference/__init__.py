@@ -17,8 +17,10 @@ _MODULES = {
     "class_names": "predictor",
     "compile_backbone": "compiled",
     "dataset_category_ids": "predictor",
+    "final_nms_iou": "final_nms",
     "free_title": "choices",
     "prepare_model": "prepared",
+    "set_final_nms": "final_nms",
     "split_pair": "choices",
 }
 __all__ = list(_MODULES)

@@ -1,19 +1,15 @@
 """What the paper draws: the neck, the RPN head, Eq. 1 and the RoI heads, all registered."""
 
 from . import old_names  # noqa: F401  (registers them)
-from .anchor_generator import MaskRCNNBenchmarkAnchorGenerator, TorchvisionAnchorGenerator
-from .box_predictor import UnusedClassesOutputLayers
 from .fpn import FeaturePyramid, build_fpn_backbone
 from .mask_proposals import MaskProposalGenerator, MaskProposalHead, MaskProposalNetwork
 from .regnet import build_regnet_backbone
-from .retinanet import ClippingRetinaNet
 from .roi_heads import C4ROIHeads, LevelROIHeads
 from .roi_pooler import LevelROIPooler, levels_of_boxes
 from .rpn import LeanRPN, PerLevelRPNHead, build_level_rpn_head
 
 __all__ = [
     "C4ROIHeads",
-    "ClippingRetinaNet",
     "FeaturePyramid",
     "LeanRPN",
     "LevelROIHeads",
@@ -21,10 +17,7 @@ __all__ = [
     "MaskProposalGenerator",
     "MaskProposalHead",
     "MaskProposalNetwork",
-    "MaskRCNNBenchmarkAnchorGenerator",
     "PerLevelRPNHead",
-    "TorchvisionAnchorGenerator",
-    "UnusedClassesOutputLayers",
     "build_fpn_backbone",
     "build_level_rpn_head",
     "build_regnet_backbone",

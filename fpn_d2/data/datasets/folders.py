@@ -7,6 +7,7 @@ import os
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
+from ...utils.files import is_local
 from .shapes import BUILTIN_NAME
 
 __all__ = ["datasets_root", "is_local", "missing_remedy", "register_coco_folders"]
@@ -21,11 +22,6 @@ def datasets_root() -> str:
         ``$DETECTRON2_DATASETS``, or ``datasets`` in the current folder.
     """
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
-
-
-def is_local(path: str) -> bool:
-    """Whether a path is an ordinary file's, not a URL that Detectron2 fetches."""
-    return "://" not in path
 
 
 def missing_remedy() -> str:
