@@ -17,7 +17,7 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
 from ..data.proposals import read_proposals
-from ..evaluation.ground_truth import load_ground_truth
+from ..evaluation import load_ground_truth
 from ..utils.errors import UserError
 from ..visualization import PALETTE, draw_boxes, side_by_side
 from .figures import row_styles

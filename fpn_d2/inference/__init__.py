@@ -18,10 +18,10 @@ _MODULES = {
     "compile_backbone": "compiled",
     "dataset_category_ids": "predictor",
     "final_nms_iou": "final_nms",
-    "free_title": "choices",
+    "free_title": "model_choice",
     "prepare_model": "prepared",
     "set_final_nms": "final_nms",
-    "split_pair": "choices",
+    "split_pair": "model_choice",
 }
 __all__ = list(_MODULES)
 

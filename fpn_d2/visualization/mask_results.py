@@ -8,7 +8,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data.detection_utils import read_image
 
-from ..evaluation.ground_truth import load_ground_truth
+from ..evaluation import load_ground_truth
 from ..utils.errors import UserError
 from .drawing import class_color, draw_masks, side_by_side
 

@@ -14,6 +14,7 @@ from fpn_d2.engine import Trainer
 from fpn_d2.inference import prepare_model
 from fpn_d2.layers import ConvolvedLinear, convolve_linears, convolved_linear
 from fpn_d2.utils import devices
+from fpn_d2.utils.modules import recast
 
 ROWS = convolved_linear._LEAST_ROWS
 
@@ -41,7 +42,7 @@ def pair(bias=True):
     torch.manual_seed(0)
     plain = nn.Linear(96, 40, bias=bias)
     convolved = copy.deepcopy(plain)
-    convolved.__class__ = ConvolvedLinear
+    recast(convolved, ConvolvedLinear)
     return plain, convolved
 
 

@@ -146,6 +146,21 @@ def test_the_pooler_is_detectron2s_on_features_that_vary(pooler_type):
     torch.testing.assert_close(fast(maps, boxes), stock(maps, boxes), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("levels", [range(2, 6), (2,)])
+@pytest.mark.parametrize("backend, tolerance", [("torchvision", 0), ("gather", 1e-4)])
+@pytest.mark.parametrize("pooler_type", POOLERS)
+def test_scripted_it_pools_the_same(pooler_type, backend, tolerance, levels):
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(2, 4, 256 // 2**k, 256 // 2**k, generator=generator) for k in levels]
+    pooler = pooler_of(levels, pooler_type, canonical_box_size=56, backend=backend)
+    scripted = torch.jit.script(pooler)
+    for boxes in (random_boxes(20, 256.0), torch.zeros(0, 4)):
+        boxes = [Boxes(boxes), Boxes(boxes_of((0, 0), (1, 1), (0.5, 200)))]
+        torch.testing.assert_close(
+            scripted(maps, boxes), pooler(maps, boxes), rtol=tolerance, atol=tolerance
+        )
+
+
 def test_boxes_without_a_size_are_detectron2s_zeros():
     maps = [torch.ones(1, 4, 256 // 2**k, 256 // 2**k) for k in range(2, 6)]
     boxes = torch.tensor([[50.0, 10, 40, 60], [float("nan"), 0, 10, 10], [10, 10, 50, 60]])

@@ -187,6 +187,20 @@ def test_some_of_the_masks_are_pasted():
     assert masks.paste(-1).equal(pasted[2:])
 
 
+def test_masks_are_encoded_once(monkeypatch):
+    masks, fresh = random_masks(2), random_masks(2)
+    rles = masks.to_rle()
+    monkeypatch.setattr(RegionMasks, "_windows", None)
+    assert masks.to_rle() == rles
+    assert masks.areas().tolist() == mask_util.area(rles).tolist()
+    for item in (slice(1, 3), torch.tensor([2, 0]), torch.tensor([True, False, True]), [1], -1):
+        numbers = torch.arange(3)[item].reshape(-1).tolist()
+        assert masks.to("cpu")[item].to_rle() == [rles[number] for number in numbers]
+    for changed in (fresh[0:2], masks.to(torch.float64), masks.scaled(9, 9)):
+        with pytest.raises(TypeError):  # not encoded yet
+            changed.to_rle()
+
+
 def test_a_region_that_is_no_number_is_refused():
     regions = torch.tensor([[0.0, 0, 4, 4], [0, 0, float("nan"), 4]])
     with pytest.raises(ValueError, match=r"region 1 of 2, \[0.0, 0.0, nan, 4.0\], is not finite"):
