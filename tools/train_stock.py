@@ -32,7 +32,7 @@ def config_of_stock(cfg: CfgNode) -> CfgNode:
     Raises:
         UserError: if Detectron2 has no such component.
     """
-    fpn = cfg.MODEL.FPN
+    model, fpn = cfg.MODEL, cfg.MODEL.FPN
     if (fpn.TOP_DOWN, fpn.LATERAL, list(fpn.OUT_FEATURES)) != (True, True, []):
         raise UserError("stock Detectron2 has no MODEL.FPN.TOP_DOWN, LATERAL or OUT_FEATURES")
     if (
@@ -42,7 +42,7 @@ def config_of_stock(cfg: CfgNode) -> CfgNode:
     ):
         raise UserError(
             "stock Detectron2 has no ClippingRetinaNet, no MODEL.ANCHOR_GENERATOR.NAME "
-            f"{cfg.MODEL.ANCHOR_GENERATOR.NAME} and no MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES"
+            f"{model.ANCHOR_GENERATOR.NAME} and no MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES"
         )
     # Detectron2's mixed precision needs CUDA.
     amp = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")
