@@ -17,7 +17,7 @@ START := output/quick/R-18.pkl
 START_ITERATIONS := 200
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-stock pictures readme test test-slow lint
+.PHONY: help setup demo demo-stock pictures results test test-slow lint
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,8 +41,8 @@ $(START): | setup
 pictures: setup  ## make the README's picture from the model that `make demo` trained
 	@$(PYTHON) dev/make_pictures.py
 
-readme: setup  ## write the READMEs' tables from results/
-	@$(PYTHON) dev/update_readme.py
+results: setup  ## write the tables of docs/ and the reports from results/*.json
+	@$(PYTHON) dev/write_results.py
 
 test: setup  ## run the quick tests on a CPU
 	@$(PYTHON) $(SETUP) pytest hypothesis

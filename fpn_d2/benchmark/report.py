@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from ..experiments.provenance import (
+from ..utils.errors import UserError
+from ..utils.files import write_json
+from ..utils.provenance import (
     describe_machine,
     describe_versions,
     git_commit,
     installed_versions,
 )
-from ..utils.errors import UserError
-from ..utils.files import write_json
 
 __all__ = ["benchmark_table", "describe_benchmark", "write_benchmark"]
 

@@ -1,4 +1,4 @@
-"""A table's results as figures, in SVG that stands inside a page."""
+"""A table's results as figures, in SVG for a page."""
 
 import dataclasses
 import itertools
@@ -13,12 +13,12 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..visualization import PALETTE
 from ..visualization.charts import Chart, new_axes, to_svg
-from .claims import Summary, summarize
+from .claims import Summaries, Summary, summarize
 from .tables import Row, Table
 
 __all__ = ["Chart", "RowStyle", "draw_charts", "row_styles"]
 
-# Yellow is faint on white and comes last.
+# Yellow comes last, since it is faint on white.
 _COLORS = tuple(PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 3))
 _LINES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)), (0, (8, 2)), (0, (2, 1)))
 _MARKERS = "os^Dv*P"
@@ -27,7 +27,7 @@ _COUNTS = {"AR10": 10, "AR30": 30, "AR100": 100, "AR300": 300, "AR1k": 1000}
 
 @dataclasses.dataclass(frozen=True)
 class RowStyle:
-    """How a row looks in all figures, in colour and in grey.
+    """How a row looks in all figures, whether printed in colour or in grey.
 
     Args:
         color: as ``#RRGGBB``.
@@ -41,13 +41,13 @@ class RowStyle:
 
 
 def row_styles(rows: Mapping[str, Row] | Iterable[str]) -> dict[str, RowStyle]:
-    """The look of each row, which depends on its place in the table alone.
+    """Return the look of each row, which depends only on its place in the table.
 
     Args:
-        rows: a table's rows, or names in their order.
+        rows: a table's rows, or their names in order.
 
     Returns:
-        by name; a row that stands beside another looks like that one.
+        the looks by name; a row beside another one looks like that one.
     """
     owners = {
         name: (rows[name].beside if isinstance(rows, Mapping) else "") or name for name in rows
@@ -61,15 +61,15 @@ def row_styles(rows: Mapping[str, Row] | Iterable[str]) -> dict[str, RowStyle]:
 
 
 def draw_charts(table: Table, results: Mapping[str, Any]) -> list[Chart]:
-    """Draw what the results have numbers for.
+    """Draw the figures that the results have numbers for.
 
     Args:
         table: the table.
-        results: its results, as the runner writes them.
+        results: the content of its results file.
 
     Returns:
-        of these, those that can be drawn: AR against the number of proposals, the metric by
-        object size beside the paper's, the losses.
+        up to three figures: AR against the number of proposals, the metric by object size beside
+        the paper's, and the losses.
     """
     summaries = summarize(results)
     charts = [
@@ -88,8 +88,8 @@ def _label(table: Table, name: str) -> str:
     return f"{name}: {table.rows[name].name}"
 
 
-def _draw_recall(table: Table, summaries: Mapping[str, Mapping[str, Summary]]) -> Chart | None:
-    """AR against the number of proposals."""
+def _draw_recall(table: Table, summaries: Summaries) -> Chart | None:
+    """Draw AR against the number of proposals."""
     styles = row_styles(table.rows)
     figure, axes = new_axes()
     for name in _own_rows(table):
@@ -122,8 +122,8 @@ def _draw_recall(table: Table, summaries: Mapping[str, Mapping[str, Summary]]) -
     )
 
 
-def _draw_sizes(table: Table, summaries: Mapping[str, Mapping[str, Summary]]) -> Chart | None:
-    """Bars of the metric by object size, the paper's lighter and hatched beside ours."""
+def _draw_sizes(table: Table, summaries: Summaries) -> Chart | None:
+    """Draw bars of the metric by object size, ours filled and the paper's hatched."""
     stem = next((metric[:-2] for metric in table.metrics if metric.endswith("_s")), "")
     metrics = [f"{stem}_{size}" for size in "sml"]
     names = [n for n in _own_rows(table) if any(m in summaries.get(n, {}) for m in metrics)]
@@ -139,7 +139,7 @@ def _draw_sizes(table: Table, summaries: Mapping[str, Mapping[str, Summary]]) ->
             axes, left, width, [summaries[name].get(m) for m in metrics],
             [paper.get(m, 0.0) for m in metrics], styles[name], _label(table, name),
         )  # fmt: skip
-        for x in left + width * 0.45 if len(name) == 1 else ():  # the row's letter, for grey
+        for x in left + width * 0.45 if len(name) == 1 else ():  # The row's letter, for grey.
             axes.annotate(
                 name, (x, 0), (0, -3), textcoords="offset points", ha="center", va="top",
                 fontsize=8, color="#444444", annotation_clip=False,
@@ -177,7 +177,7 @@ def _draw_bars(
 
 
 def _draw_losses(table: Table, results: Mapping[str, Any]) -> Chart | None:
-    """The total loss over the iterations."""
+    """Draw the total loss over the iterations."""
     styles = row_styles(table.rows)
     curves: dict[str, list[dict[int, float]]] = {}
     for row in results.get("rows") or []:
@@ -224,7 +224,7 @@ def _plot(
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    # as wide as the figure, two columns hold this many letters each
+    # In a figure of this width each of two columns holds this many letters.
     columns = 2 if max(map(len, labels), default=0) <= 34 else 1
     figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,

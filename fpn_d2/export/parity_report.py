@@ -4,14 +4,14 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from ..experiments.provenance import (
+from ..utils.errors import UserError
+from ..utils.files import read_json, write_json
+from ..utils.provenance import (
     describe_machine,
     describe_versions,
     git_commit,
     installed_versions,
 )
-from ..utils.errors import UserError
-from ..utils.files import read_json, write_json
 from .checking import Parity
 
 __all__ = ["check_report", "export_table", "report_parity"]

@@ -29,7 +29,7 @@ def _check(order, results, paper=None, **keys):
     names = {row for group in order for row in group}
     rows = {n: Row(n, {}, {"AR": paper[n]} if n in paper else {}) for n in names}
     claim = Claim("a claim", "AR", order, **keys)
-    return check_claim(claim, Table("1", "", ["AR"], rows, [claim]), results)
+    return check_claim(claim, Table("1", "", ["AR"], rows, [claim]), summarize(results))
 
 
 def test_the_deviation_is_the_samples():
@@ -148,7 +148,7 @@ def test_the_papers_own_numbers_fulfil_its_claims(repo):
         for claim in table.claims:
             names = {row for group in claim.order for row in group}
             known = all(claim.metric in table.rows[name].paper for name in names)
-            verdict = check_claim(claim, table, {"rows": rows}).verdict
+            verdict = check_claim(claim, table, summarize({"rows": rows})).verdict
             assert verdict == ("holds" if known else "not measured"), claim.claim
 
 

@@ -71,9 +71,9 @@ def tiny(tiny_root):
 def trained(tiny, tmp_path_factory):
     """A finished training, its result, and the calls that it has made."""
     folder = str(tmp_path_factory.mktemp("four_step"))
-    training = FourStep(SHARED, folder, InThisProcess("none"), OPTS)
+    training = FourStep(SHARED, folder, OPTS)
     InThisProcess.calls.clear()
-    result = training.train()
+    result = training.train(InThisProcess("none"))
     yield training, result, list(InThisProcess.calls)
     shutil.rmtree(folder)  # hundreds of megabytes
 
@@ -243,7 +243,7 @@ def test_the_result_tells_of_every_step(trained):
 def test_a_second_call_trains_nothing(trained):
     training, result, _ = trained
     InThisProcess.calls.clear()
-    assert training.train() == result
+    assert training.train(InThisProcess("none")) == result
     assert InThisProcess.calls == []
 
 
@@ -264,8 +264,8 @@ def test_a_kill_before_the_networks_are_joined_costs_an_evaluation(trained, copy
     for name in ("run.json", "model_final.pth", "inference/tiny_val/results.json"):
         (copy / name).unlink()
     InThisProcess.calls.clear()
-    training = FourStep(SHARED, str(copy), InThisProcess("none"), OPTS)
-    assert training.train()["results"] == trained[1]["results"]
+    training = FourStep(SHARED, str(copy), OPTS)
+    assert training.train(InThisProcess("none"))["results"] == trained[1]["results"]
     assert InThisProcess.calls == [("copy", "--eval-only")]
     assert differing(torch.load(training.weights)["model"], weights[0]) == set()
 
@@ -279,7 +279,7 @@ def test_a_step_that_did_not_keep_the_shared_layers_is_named(trained, copy, weig
     (copy / "run.json").unlink()
     (copy / "model_final.pth").unlink()
     with pytest.raises(UserError) as error:
-        FourStep(SHARED, str(copy), InThisProcess("none"), OPTS).train()
+        FourStep(SHARED, str(copy), OPTS).train(InThisProcess("none"))
     assert "step 3 " in str(error.value)
     assert "backbone.bottom_up.stem.conv1.norm.running_mean" in str(error.value)
     assert not (copy / "model_final.pth").exists()
@@ -290,8 +290,8 @@ def test_not_shared_is_steps_1_and_2(trained, tmp_path):
     done = trained[0].folder
     folders = {RPN: f"{done}/step1_rpn", FAST: f"{done}/step2_fast_rcnn"}
     InThisProcess.calls.clear()
-    training = FourStep(UNSHARED, str(tmp_path), InThisProcess("none"), OPTS, folders.__getitem__)
-    result = training.train()
+    training = FourStep(UNSHARED, str(tmp_path), OPTS, folders.__getitem__)
+    result = training.train(InThisProcess("none"))
     assert InThisProcess.calls == []
     step1, step2 = (json.loads(Path(folder, "run.json").read_text()) for folder in folders.values())
     assert result["results"] == step2["results"]
@@ -303,10 +303,32 @@ def test_not_shared_is_steps_1_and_2(trained, tmp_path):
 # -- without training --------------------------------------------------------------------------
 
 
+def test_a_training_and_its_steps_have_one_interface(tmp_path):
+    shared, unshared = (FourStep(config, str(tmp_path), OPTS) for config in (SHARED, UNSHARED))
+    steps = unshared.separate_runs()
+    assert Run(RPN, str(tmp_path)).steps() == []
+    assert unshared.steps() == unshared.networks() == steps
+    assert shared.steps() == [*steps, *shared.shared_runs()]
+    assert shared.networks() == [shared]
+    assert shared.weights == f"{tmp_path}/model_final.pth"
+    assert shared.inference_folder("a") == f"{tmp_path}/inference/a"
+    assert unshared.inference_folder("a") == steps[1].inference_folder("a")
+
+
+def test_steps_of_other_settings_are_refused(tmp_path):
+    opts = ("DATASETS.TRAIN", "('a',)", "DATASETS.TEST", "('b',)")
+    training, runner = FourStep(UNSHARED, str(tmp_path / "run"), opts), Runner(FAKE)
+    result = training.train(runner)
+    assert runner.result(training) == result
+    other = FourStep(UNSHARED, training.folder, (*opts, "SEED", "4"))
+    with pytest.raises(UserError, match="begun with other settings .*SEED"):
+        runner.result(other)
+
+
 def test_not_shared_calls_two_trainings(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
     opts = ("DATASETS.TRAIN", "('a',)", "DATASETS.TEST", "('b',)", "SEED", "2")
-    result = FourStep(UNSHARED, str(tmp_path / "run"), Runner(FAKE), opts).train()
+    result = FourStep(UNSHARED, str(tmp_path / "run"), opts).train(Runner(FAKE))
     words = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [(line[1], line[2]) for line in words] == [
         (RPN, "--resume"),
@@ -320,14 +342,14 @@ def test_not_shared_calls_two_trainings(tmp_path, monkeypatch):
 
 def test_a_failed_step_ends_it_and_the_next_call_goes_on(tmp_path, monkeypatch):
     opts = ("DATASETS.TRAIN", "('a',)", "DATASETS.TEST", "('b',)")
-    training = FourStep(UNSHARED, str(tmp_path / "run"), Runner(FAKE), opts)
+    training, runner = FourStep(UNSHARED, str(tmp_path / "run"), opts), Runner(FAKE)
     monkeypatch.setenv("FAKE_MODE", "bug")
     with pytest.raises(UserError, match="output.txt"):
-        training.train()
+        training.train(runner)
     monkeypatch.delenv("FAKE_MODE")
-    training.runner.train(training.separate_runs()[0])
+    runner.train(training.separate_runs()[0])
     monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
-    training.train()
+    training.train(runner)
     configs = [json.loads(line)[1] for line in (tmp_path / "log").read_text().splitlines()]
     assert configs == [RPN, FAST]  # the proposals of step 1, and step 2
 
@@ -345,7 +367,7 @@ def test_every_data_set_of_the_training_has_its_proposals(tmp_path):
 
 def test_a_config_without_steps_is_refused(tmp_path):
     with pytest.raises(UserError) as error:
-        FourStep(RPN, str(tmp_path), Runner(FAKE)).train()
+        FourStep(RPN, str(tmp_path)).train(Runner(FAKE))
     assert RPN in str(error.value)
     assert "FOUR_STEP.RPN" in str(error.value)
     assert "configs/Feature-Sharing/" in str(error.value)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_backbone
 
 from fpn_d2 import UserError
 from fpn_d2.experiments import FourStep, Row, Scale, reproduction
@@ -28,6 +29,19 @@ RPN, FAST = "rpn_R_18_FPN", "fast_rcnn_R_18_FPN"
 )
 def test_anchors_of_the_paper(repo, row, anchors):
     assert count_anchors(str(repo / f"configs/RPN/{row}.yaml")) == anchors
+
+
+def test_anchors_are_counted_without_weights(repo, monkeypatch):
+    built = []
+
+    def build(*args):
+        built.append(build_backbone(*args))
+        return built[-1]
+
+    monkeypatch.setattr(reproduction, "build_backbone", build)
+    count_anchors(str(repo / "configs/RPN/rpn_R_101_FPN.yaml"))
+    (network,) = built
+    assert {weight.device.type for weight in network.parameters()} == {"meta"}
 
 
 def test_anchors_of_another_size(repo):
@@ -51,6 +65,13 @@ def test_a_row_that_the_scale_has_not_is_refused(tables, name):
     with pytest.raises(UserError) as error:
         pick_rows(tables.table("1"), "quick", ["c", name])
     assert str(error.value) == f"table 1 has no row {name} at scale quick; there are c, d"
+
+
+def test_a_part_of_the_rows_that_are_timed_side_by_side_is_refused(tables):
+    table = tables.table("time")
+    assert list(pick_rows(table, "quick", ["not_shared", "shared"])) == ["shared", "not_shared"]
+    with pytest.raises(UserError, match="--rows shared: .* timed side by side, .* leave --rows"):
+        pick_rows(table, "quick", ["shared"])
 
 
 def test_an_unknown_scale_is_refused(plan):
@@ -101,7 +122,7 @@ def test_tables_that_share_a_run_train_it_once(plan, tables, calls):
 
 
 def test_a_four_step_row_rests_on_the_runs_of_the_other_tables(plan, tables, runs):
-    training = plan.trainable(tables.table("5").rows["shared"], 4)
+    training = plan.run(tables.table("5").rows["shared"], 4)
     assert isinstance(training, FourStep)
     steps = [run.folder for run in (*training.separate_runs(), *training.shared_runs())]
     here = f"{runs}/shapes/quick"
@@ -123,10 +144,10 @@ def test_seeds_are_those_that_have_folders(plan, tables, runs):
 
 
 def test_the_command_can_be_typed_in(plan, tables):
-    command = plan.command(tables.table("1").rows["c"], 1)
+    command = plan.run(tables.table("1").rows["c"], 1).command()
     assert command.startswith("python train_net.py --config-file ")
     assert command.endswith("SEED 1")
-    command = plan.command(tables.table("5").rows["shared"], 1)
+    command = plan.run(tables.table("5").rows["shared"], 1).command()
     assert command.startswith("python tools/train_four_step.py --config-file ")
 
 
@@ -139,8 +160,27 @@ def test_predictions_lie_where_the_evaluation_wrote_them(plan, tables, runs):
         ("5", "not_shared"): f"{here}/Fast-RCNN/{FAST}_on_{RPN}",  # step 2's
     }
     for (table, row), place in places.items():
-        folder = plan.inference_folder(tables.table(table).rows[row], 1, "shapes_val")
-        assert folder == f"{place}/seed_1/inference/shapes_val"
+        run = plan.run(tables.table(table).rows[row], 1)
+        assert run.inference_folder("shapes_val") == f"{place}/seed_1/inference/shapes_val"
+
+
+@pytest.mark.parametrize("folder", ["/home/me/runs", "../../me/runs"])
+def test_what_is_published_names_no_folder_of_the_machine(plan, tables, folder):
+    plan = dataclasses.replace(plan, folder=folder)
+    for name in ("c", "b"):
+        run = plan.run(tables.table("2").rows[name], 1)
+        assert folder in run.command()
+        words = plan.without_folders(run.command())
+        assert "/home" not in words.replace(" ", "")
+        assert ".." not in words
+        assert "--config-file configs/quick/Fast-RCNN/fast_rcnn_R_18_FPN.yaml SEED 1" in words
+        assert "output/reproduce/shapes/quick/RPN/" in words
+    assert plan.without_folders(tables.config_file("a.yaml")) == "configs/a.yaml"
+
+
+def test_a_folder_below_the_working_one_is_published_as_it_is(plan):
+    plan = dataclasses.replace(plan, folder="runs")
+    assert plan.without_folders("MODEL.WEIGHTS runs/start.pkl") == "MODEL.WEIGHTS runs/start.pkl"
 
 
 # -- numbers -----------------------------------------------------------------------------------
@@ -212,9 +252,7 @@ def test_configs_from_elsewhere_keep_their_data_sets_apart(plan, tables, runs, r
     tables = dataclasses.replace(tables, path=path)
     row = Row("FPN", {"quick": "../configs/quick/RPN/rpn_R_18_FPN.yaml"})
     folders = {
-        os.path.normpath(
-            dataclasses.replace(plan, tables=tables, dataset=name).trainable(row, 0).folder
-        )
+        os.path.normpath(dataclasses.replace(plan, tables=tables, dataset=name).run(row, 0).folder)
         for name in ("", "things")
     }
     assert len(folders) == 2

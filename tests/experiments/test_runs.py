@@ -13,7 +13,7 @@ import pytest
 
 from fpn_d2 import UserError
 from fpn_d2.experiments import BusyError, Run, Runner, runs
-from fpn_d2.experiments.settings import check_settings_file
+from fpn_d2.experiments.runs import check_settings
 
 FAKE = str(Path(__file__).parents[1] / "fake_train_net.py")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
@@ -103,6 +103,17 @@ def test_checkpoints_in_between_go_once_the_run_is_done(run, runner, monkeypatch
     assert [path.name for path in Path(run.folder).glob("*.pth")] == ["model_final.pth"]
 
 
+def test_a_training_cleans_its_folder_once_before_it_says_that_it_is_done(run, runner, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        runs, "_remove_intermediate_checkpoints", lambda run: seen.append(run.result())
+    )
+    result = runner.train(run)
+    assert seen == [None]
+    runner.train(run)
+    assert seen == [None, result]
+
+
 def test_a_cleaning_that_was_cut_is_made_up_for(run, runner):
     runner.train(run)
     between = Path(run.folder, "model_0000009.pth")
@@ -184,22 +195,22 @@ def test_what_decides_no_result_may_differ(run, runner, monkeypatch):
 
 def test_a_folder_may_be_moved(run, tmp_path):
     os.makedirs(run.folder)
-    check_settings_file(run.folder, run.load_config())
+    check_settings(run.folder, run.load_config())
     moved = Run(run.config, str(tmp_path / "moved"), run.opts)
     os.rename(run.folder, moved.folder)
-    check_settings_file(moved.folder, moved.load_config())
+    check_settings(moved.folder, moved.load_config())
 
 
 def test_a_key_of_a_later_version_is_no_difference(run):
     os.makedirs(run.folder)
     cfg = run.load_config()
-    check_settings_file(run.folder, cfg)
+    check_settings(run.folder, cfg)
     path = Path(run.folder, "settings.json")
     settings = json.loads(path.read_text())
     assert settings["SEED"] == "3"
     del settings["MODEL.FPN.FREEZE"]
     path.write_text(json.dumps(settings))
-    check_settings_file(run.folder, cfg)
+    check_settings(run.folder, cfg)
 
 
 @pytest.mark.parametrize("name", ["settings.json", "run.json"])
