@@ -156,11 +156,7 @@ def pretrain_backbone(
 
 def _trainable(cfg: CfgNode) -> CfgNode:
     """Return the config of a whole bottom-up network that learns from random weights."""
-    values = {
-        "MODEL.BACKBONE.FREEZE_AT": 0,
-        "MODEL.RESNETS.OUT_FEATURES": ["res5"],
-        "MODEL.REGNETS.OUT_FEATURES": ["s4"],
-    }
+    values = {"MODEL.BACKBONE.FREEZE_AT": 0, "MODEL.RESNETS.OUT_FEATURES": ["res5"]}
     for name, section in cfg.MODEL.items():
         # RESNETS, REGNETS and, by the same convention, the sections of other backbones.
         if isinstance(section, CfgNode) and section.get("NORM") == "FrozenBN":

@@ -122,7 +122,7 @@ def test_the_checkpoint_fills_the_whole_bottom_up_network(repo, tiny_opts, tmp_p
 
 def test_another_bottom_up_network_learns_with_its_norms(repo, tiny_opts, tmp_path):
     """A RegNet's norms are its own section's, frozen by default."""
-    regnet = ["MODEL.FPN.BOTTOM_UP", "build_regnet_backbone", "MODEL.REGNETS.DEPTH", "5"]
+    regnet = ["MODEL.FPN.BOTTOM_UP", "build_regnet_backbone"]
     levels = ["MODEL.FPN.IN_FEATURES", "['s1', 's2', 's3', 's4']"]
     cfg = load_config(repo / ROW, [*tiny_opts, *regnet, *levels])
     assert cfg.MODEL.REGNETS.NORM == "FrozenBN"

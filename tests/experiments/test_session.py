@@ -197,8 +197,8 @@ def test_a_part_of_the_rows_of_a_time_table_is_refused(call, monkeypatch):
 
 
 def test_the_results_name_no_folder_of_the_machine(call, tmp_path):
-    for table in ("1", "2", "5"):
-        call(table)
+    for table, rows in (("1", []), ("2", []), ("5", ["not_shared"])):
+        call(table, rows)
         assert str(tmp_path) not in (tmp_path / f"results/shapes/table{table}.json").read_text()
 
 
