@@ -58,7 +58,7 @@ setup(
     ],
     extras_require={
         "app": ["gradio>=6.0"],  # tools/app.py
-        "dev": ["pytest>=8", "ruff==0.17.5", "hypothesis>=6"],
+        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", "hypothesis>=6"],
         "export": ["onnx>=1.13", "onnxruntime>=1.14"],  # tools/export.py --format onnx
         "video": ["av>=14"],  # tools/demo.py --input VIDEO
     },
