@@ -96,23 +96,22 @@ def markdown_report(table: Table, results: Mapping[str, Any]) -> str:
 
 
 def markdown_table(table: Table, results: Mapping[str, Any]) -> str:
-    """Return the table in Markdown, with the best number of each column in bold.
+    """Return the part of :func:`markdown_report` that other pages show: numbers and claims.
 
-    A cell has our number with its deviation and, in brackets, the paper's. Footnotes follow.
+    A cell has our number with its deviation and, in brackets, the paper's; the best number of a
+    column is in bold. Footnotes and the verdicts on the paper's claims follow.
 
     Args:
         table: the table.
         results: the content of its results file; rows and numbers may be missing.
     """
-    columns, lines, notes = _sheet(table, results, summarize(results))
-    text = _pipe_table(["", "row", *map(_header, columns)], (line.texts for line in lines))
-    return "\n\n".join([text, *notes]) + "\n"
+    return _markdown(_context(table, results), is_part=True)
 
 
-def _markdown(context: Mapping[str, Any]) -> str:
+def _markdown(context: Mapping[str, Any], *, is_part: bool = False) -> str:
     template = _environment().overlay(autoescape=False).get_template("report.md.j2")
     commands = [[*list(run.values())[:-1], f"`{run['command']}`"] for run in context["runs"]]
-    return template.render(**context, commands=commands) + "\n"
+    return template.render(**context, commands=commands, is_part=is_part) + "\n"
 
 
 def _environment() -> jinja2.Environment:
