@@ -111,7 +111,7 @@ def markdown_table(table: Table, results: Mapping[str, Any]) -> str:
 def _markdown(context: Mapping[str, Any], *, is_part: bool = False) -> str:
     template = _environment().overlay(autoescape=False).get_template("report.md.j2")
     commands = [[*list(run.values())[:-1], f"`{run['command']}`"] for run in context["runs"]]
-    return template.render(**context, commands=commands, is_part=is_part) + "\n"
+    return template.render(**context, commands=commands, is_part=is_part).strip() + "\n"
 
 
 def _environment() -> jinja2.Environment:

@@ -76,6 +76,12 @@ def test_a_cell_holds_our_mean_and_deviation_and_the_papers_number(table, result
         f"|d|never run|{DASH} ({DASH})|{DASH} (49.5)|{DASH}|{DASH}|",
         "",
         "¹ row c: seed 1 on commit def5678.",
+        "",
+        "1 of the paper's 1 claims hold.",
+        "",
+        # noise: 2 sqrt(2) / sqrt(2), of differences 10 and 12; deviation: sqrt((2 + 8) / 2)
+        "- ✓ **holds**: FPN is better (AR1k). c is 11.0 above a (8.0 above in the paper, "
+        "4.9 standard deviations, noise 2.0).",
     ]
 
 
