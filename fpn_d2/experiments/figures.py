@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..visualization import PALETTE
 from ..visualization.charts import Chart, new_axes, to_svg
-from .claims import Summaries, Summary, summarize
+from .claims import Summaries, summarize
 from .tables import Row, Table
 
 __all__ = ["Chart", "RowStyle", "draw_charts", "row_styles"]
@@ -114,12 +114,11 @@ def _draw_recall(table: Table, summaries: Summaries) -> Chart | None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("proposals of an image")
     axes.set_ylabel("AR")
-    _legend_below(figure, axes)
-    return Chart(
+    return _chart(
+        figure, "recall", "average recall against the number of proposals, by row",
         "Recall against the number of proposals",
         "Mean over the seeds; the band is one standard deviation to each side.",
-        to_svg(figure, "recall", "average recall against the number of proposals, by row"),
-    )
+    )  # fmt: skip
 
 
 def _draw_sizes(table: Table, summaries: Summaries) -> Chart | None:
@@ -134,10 +133,18 @@ def _draw_sizes(table: Table, summaries: Summaries) -> Chart | None:
     width = 0.84 / len(names)
     for i, name in enumerate(names):
         left = np.arange(3) - 0.42 + i * width
-        paper = table.rows[name].paper
-        _draw_bars(
-            axes, left, width, [summaries[name].get(m) for m in metrics],
-            [paper.get(m, 0.0) for m in metrics], styles[name], _label(table, name),
+        ours = [summaries[name].get(metric) for metric in metrics]
+        paper = [table.rows[name].paper.get(metric, 0.0) for metric in metrics]
+        color = styles[name].color
+        axes.bar(
+            left, [summary.mean if summary else 0.0 for summary in ours], width * 0.5,
+            align="edge", color=color, label=_label(table, name),
+            yerr=[(summary.deviation or 0.0) if summary else 0.0 for summary in ours],
+            error_kw={"lw": 0.9, "ecolor": "#222222"},
+        )  # fmt: skip
+        axes.bar(
+            left + width * 0.5, paper, width * 0.36, align="edge", facecolor="white",
+            edgecolor=color, hatch="////", linewidth=0.8,
         )  # fmt: skip
         for x in left + width * 0.45 if len(name) == 1 else ():  # The row's letter, for grey.
             axes.annotate(
@@ -147,32 +154,10 @@ def _draw_sizes(table: Table, summaries: Summaries) -> Chart | None:
     axes.set_xticks(range(3), ["small", "medium", "large"])
     axes.tick_params(axis="x", length=0, pad=14)
     axes.set_ylabel(stem)
-    _legend_below(figure, axes)
-    return Chart(
+    return _chart(
+        figure, "sizes", f"{stem} of small, medium and large objects, by row",
         f"{stem} by the size of objects",
         "Filled: ours, with one standard deviation. Hatched: the paper's.",
-        to_svg(figure, "sizes", f"{stem} of small, medium and large objects, by row"),
-    )
-
-
-def _draw_bars(
-    axes: Axes,
-    left: np.ndarray,
-    width: float,
-    ours: list[Summary | None],
-    paper: list[float],
-    style: RowStyle,
-    label: str,
-) -> None:
-    axes.bar(
-        left, [summary.mean if summary else 0.0 for summary in ours], width * 0.5, align="edge",
-        color=style.color, label=label,
-        yerr=[(summary.deviation or 0.0) if summary else 0.0 for summary in ours],
-        error_kw={"lw": 0.9, "ecolor": "#222222"},
-    )  # fmt: skip
-    axes.bar(
-        left + width * 0.5, paper, width * 0.36, align="edge", facecolor="white",
-        edgecolor=style.color, hatch="////", linewidth=0.8,
     )  # fmt: skip
 
 
@@ -205,12 +190,10 @@ def _draw_losses(table: Table, results: Mapping[str, Any]) -> Chart | None:
     axes.set_xlabel("iteration")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_ylabel("total loss")
-    _legend_below(figure, axes)
-    return Chart(
-        "Training loss",
-        "Mean over the seeds, as Detectron2 logs it; the axis is logarithmic.",
-        to_svg(figure, "losses", "total training loss against the iteration, by row"),
-    )
+    return _chart(
+        figure, "losses", "total training loss against the iteration, by row",
+        "Training loss", "Mean over the seeds, as Detectron2 logs it; the axis is logarithmic.",
+    )  # fmt: skip
 
 
 def _plot(
@@ -222,11 +205,13 @@ def _plot(
     )  # fmt: skip
 
 
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
+def _chart(figure: Figure, prefix: str, description: str, title: str, caption: str) -> Chart:
+    """Finish a figure with a legend below its only axes."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
     # In a figure of this width each of two columns holds this many letters.
     columns = 2 if max(map(len, labels), default=0) <= 34 else 1
     figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
         handlelength=3.2,
     )  # fmt: skip
+    return Chart(title, caption, to_svg(figure, prefix, description))

@@ -127,10 +127,6 @@ class Reproduction:
             ) from error
         return path
 
-    def result(self, row: Row, seed: int) -> dict[str, Any] | None:
-        """Return the result of a row's training; see :meth:`Runner.result`."""
-        return self.runner.result(self.run(row, seed))
-
     def seeds(self, row: Row) -> list[int]:
         """Return the seeds that this row has folders of."""
         parent = os.path.dirname(self.run(row, 0).folder)
@@ -146,7 +142,8 @@ class Reproduction:
         if table.kind == "timing":
             found = {0: read_result(self.timing_folder(row))}
         else:
-            found = {seed: self.result(row, seed) for seed in self.seeds(row)}
+            seeds = self.seeds(row)
+            found = {seed: self.runner.result(self.run(row, seed)) for seed in seeds}
         return {seed: result for seed, result in found.items() if result is not None}
 
     def entries(self, table: Table, row: Row) -> dict[int, dict[str, Any]]:

@@ -217,7 +217,9 @@ class Runner:
                 preexec_fn=_end_with_parent,
             )
             try:
-                while _still_runs(process):
+                while process.poll() is None:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(timeout=_TICK_SECONDS)
                     self.on_progress(run, *progress_of(run.folder, total))
             finally:
                 _end(process)
@@ -326,14 +328,6 @@ def _remove_intermediate_checkpoints(run: Run) -> None:
         return
     for path in glob.glob(os.path.join(glob.escape(run.folder), "model_[0-9]*.pth")):
         os.remove(path)
-
-
-def _still_runs(process: subprocess.Popen) -> bool:
-    try:
-        process.wait(timeout=_TICK_SECONDS)
-    except subprocess.TimeoutExpired:
-        return True
-    return False
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -135,7 +135,8 @@ def _train_rows(
         how many rows were skipped since another process is training them.
     """
     plan = [(seed, name) for seed in seeds for name in rows]
-    todo = [(s, n) for s, n in plan if reproduction.result(rows[n], s) is None]
+    runs = {(seed, name): reproduction.run(rows[name], seed) for seed, name in plan}
+    todo = [key for key, run in runs.items() if reproduction.runner.result(run) is None]
     progress.say(f"table {table.table}: {len(plan) - len(todo)} of {len(plan)} rows are done")
     progress.expect(len(todo))
     busy = 0

@@ -167,27 +167,20 @@ def load_tables(path: str | os.PathLike) -> Tables:
             f"tables file {path} is not a readable YAML file ({problem}); correct it there"
         ) from error
     content = _section(content, path, ("metrics", "scales", "tables"))
-    scales = _make_all(Scale, content["scales"], f"{path}, scales")
+    metrics = _make(Mapping[str, str], content["metrics"], f"{path}, metrics")
+    scales = _make(Mapping[str, Scale], content["scales"], f"{path}, scales")
     for name, scale in scales.items():
         if scale.start:
             _section(scale.start, f"{path}, scales, {name}, start", ("config", "iterations"))
-    metrics = _section(content["metrics"], f"{path}, metrics")
     tables = {}
     for name, table in _section(content["tables"], f"{path}, tables").items():
         where = f"{path}, table {name}"
-        tables[str(name)] = _make_table(str(name), table, where)
+        table = {"table": str(name), **_section(table, where)}
+        table["claims"] = table.get("claims") or []
+        tables[str(name)] = _make(Table, table, where)
         # A run's metrics have the anchors besides what an evaluation measures.
         _check_table(tables[str(name)], where, {*metrics, "anchors"}, set(scales))
     return Tables(path, metrics, scales, tables)
-
-
-def _make_table(name: str, content: Any, where: str) -> Table:
-    content = {"table": name, **_section(content, where, ("title", "metrics", "rows"))}
-    content["rows"] = _make_all(Row, content["rows"], f"{where}, rows")
-    content["claims"] = content.get("claims") or []
-    table = _make(Table, content, where)
-    claims = [_make(Claim, c, f"{where}, claim {i}") for i, c in enumerate(table.claims, 1)]
-    return dataclasses.replace(table, claims=claims)
 
 
 def _check_table(table: Table, where: str, metrics: set[str], scales: set[str]) -> None:
@@ -204,21 +197,13 @@ def _check_table(table: Table, where: str, metrics: set[str], scales: set[str]) 
                 f"{', '.join(table.rows)}"
             )
     for claim in table.claims:
-        fault = _fault_of_order(claim.order, table.rows)
-        if fault:
+        unknown = sorted({row for group in claim.order for row in group} - set(table.rows))
+        if unknown or len(claim.order) < 2:
+            what = f"names no row {', '.join(unknown)}" if unknown else "has one group"
             raise UserError(
-                f"{where}: the order of the claim '{claim.claim}' {fault}; give two or more lists "
+                f"{where}: the order of the claim '{claim.claim}' {what}; give two or more lists "
                 "of the table's rows, the better ones first"
             )
-
-
-def _fault_of_order(order: list[Any], rows: Mapping[str, Row]) -> str:
-    if not all(isinstance(group, list) for group in order):
-        return "is not a list of lists"
-    unknown = sorted({str(row) for group in order for row in group} - set(rows))
-    if unknown:
-        return f"names no row {', '.join(unknown)}"
-    return "has one group" if len(order) < 2 else ""
 
 
 def _check_row(row: Row, where: str, metrics: set[str], scales: set[str]) -> None:
@@ -234,30 +219,30 @@ def _check_row(row: Row, where: str, metrics: set[str], scales: set[str]) -> Non
             raise UserError(f"{where}, paper: there is no metric {metric}; add it to the metrics")
 
 
-def _make_all(kind: type, content: Any, where: str) -> dict[str, Any]:
-    return {
-        str(name): _make(kind, value, f"{where}, {name}")
-        for name, value in _section(content, where).items()
-    }
-
-
-def _make(kind: type, content: Any, where: str) -> Any:
-    """Make a dataclass from a section whose keys are its fields."""
-    content = _section(content, where)
+def _make(kind: Any, content: Any, where: str) -> Any:
+    """Make what a type says: a list, a mapping, a dataclass whose fields are keys, or a value."""
+    items = typing.get_args(kind)
+    if typing.get_origin(kind) is list:
+        if not isinstance(content, list):
+            raise UserError(f"{where} must be a list, [...]")
+        one = where.removesuffix("s")
+        return [_make(items[0], value, f"{one} {i}") for i, value in enumerate(content, start=1)]
+    if typing.get_origin(kind) is Mapping:
+        section = _section(content, where)
+        return {str(key): _make(items[1], section[key], f"{where}, {key}") for key in section}
+    if not dataclasses.is_dataclass(kind):
+        return content
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key, value in content.items():
+    values = {}
+    for key, value in _section(content, where).items():
         if key not in fields:
             raise UserError(f"{where}: there is no key {key}; there are {', '.join(fields)}")
-        form = typing.get_origin(fields[key].type)
-        if form is list and not isinstance(value, list):
-            raise UserError(f"{where}, {key} must be a list, [...]")
-        if form is Mapping:
-            _section(value, f"{where}, {key}")
+        values[key] = _make(fields[key].type, value, f"{where}, {key}")
     for name, field in fields.items():
         optional = {field.default, field.default_factory} != {dataclasses.MISSING}
-        if name not in content and not optional:
+        if name not in values and not optional:
             raise UserError(f"{where}: {name} is missing; add it")
-    return kind(**content)
+    return kind(**values)
 
 
 def _section(content: Any, where: str, needed: tuple[str, ...] = ()) -> dict:

@@ -89,8 +89,8 @@ def test_an_rpn_is_one_run_of_its_seed(plan, tables, runs, calls):
     assert (call["config"], call["flag"], call["SEED"]) == (RPN, "--resume", "3")
     assert call["OUTPUT_DIR"] == f"{runs}/shapes/quick/RPN/{RPN}/seed_3"
     assert plan.metrics(tables.table("1"), row, result)["AR1k"] == 43.0  # 40 + the seed
-    assert plan.result(row, 3) == result
-    assert plan.result(row, 2) is None
+    assert plan.runner.result(plan.run(row, 3)) == result
+    assert plan.runner.result(plan.run(row, 2)) is None
     assert plan.results(tables.table("1"), row) == {3: result}
 
 

@@ -111,7 +111,7 @@ def test_each_row_sees_the_images_of_its_own_config(plan, tables, rows, monkeypa
 def test_times_are_kept_apart_from_the_training(plan, tables, rows, clocked):
     clocked(lambda *_: 1.0)
     time_rows(plan, tables.table("time"), rows, lambda _: None)
-    assert plan.result(rows["fast"], 0) is None
+    assert plan.runner.result(plan.run(rows["fast"], 0)) is None
     assert plan.results(tables.table("time"), rows["fast"])[0]["iterations"] == 6
 
 
