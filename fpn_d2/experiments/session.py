@@ -4,6 +4,7 @@ The results of a table lie in ``<output>/<data set>/table<N>.json``.
 """
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Sequence
@@ -281,14 +282,15 @@ def _common_provenance(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _examples(reproduction: Reproduction, table: Table) -> list[Example]:
     """Draw what the first claim's best rows find and others miss, if these have been evaluated."""
+    if table.kind == "timing" or not table.claims:
+        return []
     folders, dataset = {}, ""
     for name, row in table.rows_at(reproduction.scale).items():
         for seed, result in reproduction.results(table, row).items():
             dataset = next(iter(result["results"]))
             folders.setdefault(name, reproduction.run(row, seed).inference_folder(dataset))
-    if not dataset or not table.claims or table.kind == "timing":
+    if not folders:
         return []
     check_names([dataset], "DATASETS.TEST")
-    order = table.claims[0].order
-    pairs = [(x, y) for x in order[0] for y in order[1] if x in folders and y in folders]
+    pairs = [*itertools.product(*table.claims[0].order[:2])]
     return find_examples(folders, dataset, pairs, table=table)

@@ -167,8 +167,10 @@ def test_a_file_of_another_scale_is_refused_before_any_training(call, calls, tmp
     path = tmp_path / "results/shapes/table1.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"scale": "paper", "rows": []}))
-    with pytest.raises(UserError, match="is of scale paper"):
+    with pytest.raises(UserError) as error:
         call()
+    for words in (str(path), "scale paper", "not quick", "--output"):
+        assert words in str(error.value)
     assert calls() == []
 
 
@@ -379,14 +381,6 @@ def test_rows_of_another_file_of_tables_are_kept(plan, tables, done, file):
     done("c", 0, 40.0)
     content = collect(plan, tables.table("1"), path)
     assert recalls(content) == {("c", 0): 40.0, ("c_heads", 0): 50.0}
-
-
-def test_a_file_of_another_scale_is_refused(plan, tables, done, file):
-    path = file([{"row": "c", "seeds": [entry(0, 50.0)]}], scale="paper")
-    with pytest.raises(UserError) as error:
-        collect(plan, tables.table("1"), path)
-    for words in (path, "scale paper", "not quick", "--output"):
-        assert words in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["", '{"table": "1", "rows": [', "\x00"])

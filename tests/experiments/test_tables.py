@@ -287,9 +287,7 @@ BAD = {
         lambda c: claim(c).update(tie=True),
         ["table mine, claim 1", "no key tie", "ties"],
     ),
-}
-# Mistakes of type, and of scales.
-TYPES = {
+    # mistakes of type, and of scales
     "metrics of nothing": (lambda c: c.update(metrics=None), ["metrics"]),
     "one config for all scales": (
         lambda c: rows(c)["a"].update(configs="quick/a.yaml"),
@@ -322,9 +320,8 @@ TYPES = {
 }
 
 
-@pytest.mark.parametrize("case", [*BAD, *TYPES])
-def test_a_fault_is_named_by_file_table_and_key(load, tmp_path, case):
-    change, named = (BAD | TYPES)[case]
+@pytest.mark.parametrize("change, named", BAD.values(), ids=BAD)
+def test_a_fault_is_named_by_file_table_and_key(load, tmp_path, change, named):
     with pytest.raises(UserError) as error:
         load(change)
     sentence = str(error.value)

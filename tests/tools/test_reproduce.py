@@ -117,16 +117,6 @@ def test_results_go_where_they_are_asked_to(call, project, tiny_configs):
     assert not tiny_configs.exists()
 
 
-def test_the_second_call_trains_nothing(call, project, tiny_configs):
-    call()
-    text = tiny_configs.read_text()
-    code, stdout, _ = call()
-    assert code == 0
-    assert "2 of 2 rows are done" in stdout
-    assert len(fake_configs(project)) == 2
-    assert tiny_configs.read_text() == text
-
-
 @pytest.mark.parametrize(
     "words, says",
     [
