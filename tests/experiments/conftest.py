@@ -88,7 +88,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[
 
 @pytest.fixture(scope="session")
 def _configs_once() -> Callable[..., CfgNode]:
-    once = functools.cache(fpn_d2.config.load_config)  # frozen, hence shared safely
+    once = functools.cache(fpn_d2.config.load_config)  # frozen, so it can be shared
     return lambda path="", opts=(): once(os.fspath(path), tuple(opts))
 
 

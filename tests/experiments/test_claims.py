@@ -1,3 +1,5 @@
+"""What counts as noise, and what the results say about a claim."""
+
 import math
 
 import pytest
@@ -7,7 +9,7 @@ from fpn_d2.experiments.tables import Claim, Row, Table, load_tables
 
 
 def _results(**rows):
-    """Results of the metric AR, from the numbers of each row's seeds, 0 and so on."""
+    """Return results of the metric AR from the numbers of each row's seeds 0, 1, ..."""
     return {
         "rows": [
             {"row": row, "seeds": [{"seed": i, "metrics": {"AR": v}} for i, v in enumerate(values)]}
@@ -17,7 +19,7 @@ def _results(**rows):
 
 
 def _of_other_seeds(results, row):
-    """The same results with one row's seeds moved, so that no row shares them."""
+    """Return the same results with one row's seeds renumbered, so that no other row has them."""
     for entry in results["rows"]:
         for seed in entry["seeds"] if entry["row"] == row else ():
             seed["seed"] += 10
@@ -79,7 +81,7 @@ def test_rows_of_the_same_seeds_are_compared_seed_by_seed():
     verdict = _check([["x"], ["y"]], results)
     assert verdict.verdict == "holds"
     assert verdict.pairs[0].noise == pytest.approx(2 / math.sqrt(3))
-    # apart, the rows vary by 10 from seed to seed
+    # on their own, the rows vary by 10 from seed to seed
     assert _check([["x"], ["y"]], _of_other_seeds(results, "x")).verdict == "within noise"
 
 

@@ -44,7 +44,7 @@ OPTS = (
 
 
 class InThisProcess(Runner):
-    """Calls train_net.py without a process of its own, and remembers it."""
+    """Calls train_net.py in this process, and remembers the calls."""
 
     calls = []
 
@@ -61,7 +61,7 @@ def tiny(tiny_root):
     for name in names:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    setup_logger.cache_clear()  # Detectron2's loggers keep the stdout that they first saw
+    setup_logger.cache_clear()  # Detectron2's loggers keep the first stdout that they saw
     for name in ("detectron2", "fvcore", "fpn_d2"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
@@ -69,7 +69,7 @@ def tiny(tiny_root):
 
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory):
-    """A finished training, its result, and the calls that it has made."""
+    """A finished training, its result, and the calls that it made."""
     folder = str(tmp_path_factory.mktemp("four_step"))
     training = FourStep(SHARED, folder, OPTS)
     InThisProcess.calls.clear()
@@ -80,7 +80,7 @@ def trained(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights(trained):
-    """The weights of steps 1 to 4 and of the joined network, under 0."""
+    """The weights of steps 1 to 4 and, under 0, of the joined network."""
     training = trained[0]
     paths = {0: training.weights}
     names = ("step1_rpn", "step2_fast_rcnn", "step3_rpn", "step4_fast_rcnn")
@@ -111,11 +111,11 @@ def test_the_shared_layers_are_those_of_step_2_in_every_byte(weights, step):
 
 def test_step_2_has_trained_what_is_shared(weights):
     assert weights[2]["backbone.bottom_up.stem.conv1.norm.num_batches_tracked"] == 2  # iterations
-    assert (weights[2]["backbone.fpn_lateral4.bias"] != 0).any()  # where it starts
+    assert (weights[2]["backbone.fpn_lateral4.bias"] != 0).any()  # its start is 0
     start = part(weights[1], "backbone.")
     changed = differing(part(weights[2], "backbone."), start)
     counts = {key for key in start if key.endswith("num_batches_tracked")}
-    assert changed == set(start) - counts  # both have seen as many batches
+    assert changed == set(start) - counts  # both have seen the same number of batches
 
 
 def test_the_joined_rpn_is_step_3s(weights):
@@ -249,7 +249,7 @@ def test_a_second_call_trains_nothing(trained):
 
 @pytest.fixture
 def copy(trained, tmp_path):
-    """The finished training's numbers in a folder of their own; its weights are links."""
+    """A copy of the finished training's folder, whose weights are links."""
 
     def link(source, target):
         (os.symlink if source.endswith(".pth") else shutil.copy2)(source, target)
@@ -286,7 +286,7 @@ def test_a_step_that_did_not_keep_the_shared_layers_is_named(trained, copy, weig
 
 
 def test_not_shared_is_steps_1_and_2(trained, tmp_path):
-    """The very same two runs, so nothing is left to train."""
+    """They are the very same runs, so nothing is left to train."""
     done = trained[0].folder
     folders = {RPN: f"{done}/step1_rpn", FAST: f"{done}/step2_fast_rcnn"}
     InThisProcess.calls.clear()
@@ -297,7 +297,7 @@ def test_not_shared_is_steps_1_and_2(trained, tmp_path):
     assert result["results"] == step2["results"]
     assert result["iterations"] == 4
     assert result["steps"] == [step1["seconds"], step2["seconds"]]
-    assert not os.path.exists(training.weights)  # two networks, none joined
+    assert not os.path.exists(training.weights)  # the two networks are not joined
 
 
 # -- without training --------------------------------------------------------------------------
@@ -395,7 +395,7 @@ def test_frozen_layers_that_stayed_and_heads_that_did_not_pass():
 @pytest.mark.parametrize(
     "key, value",
     [
-        ("backbone.a", torch.tensor([1.0, 2.0 + 2**-22])),  # the next number after 2
+        ("backbone.a", torch.tensor([1.0, 2.0 + 2**-22])),  # the next float after 2
         ("backbone.n", torch.tensor(6)),
         ("backbone.a", None),
     ],

@@ -1,3 +1,5 @@
+"""A table's report, as Markdown and as a page."""
+
 import os
 import re
 from html.parser import HTMLParser
@@ -57,7 +59,7 @@ def results():
 
 
 def lines_of(text):
-    """The lines of a Markdown text; of those of a table the padding is taken away."""
+    """Return the lines of a Markdown text, those of tables without their padding."""
     lines = []
     for line in text.splitlines():
         if re.fullmatch(r"[|:-]+", line):
@@ -128,7 +130,7 @@ def test_the_markdown_says_all(table, results, tmp_path):
 
 
 class _Page(HTMLParser):
-    """The tags, ids and links of a page."""
+    """Collects the tags, ids and links of a page."""
 
     def __init__(self, text):
         super().__init__()

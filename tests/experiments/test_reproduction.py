@@ -1,4 +1,4 @@
-"""Which runs a row needs, where they lie, and what they have come to."""
+"""Which runs a row needs, where they lie, and what they measured."""
 
 import dataclasses
 import multiprocessing
@@ -22,7 +22,7 @@ RPN, FAST = "rpn_R_18_FPN", "fast_rcnn_R_18_FPN"
     [
         ("rpn_R_50_C4", 47250),  # stride 16: 50 x 63 (62.5, rounded up) x 15
         ("rpn_R_50_C5", 12000),  # stride 32: 25 x 32 (31.25) x 15
-        # 3 each on 200 x 250, 100 x 125, 50 x 63, 25 x 32, 13 x 16: 66658 places
+        # 3 at each of 200 x 250 + 100 x 125 + 50 x 63 + 25 x 32 + 13 x 16 = 66658 places
         ("rpn_R_50_FPN", 199974),
         ("rpn_R_50_P2", 750000),  # stride 4: 200 x 250 x 15
     ],
@@ -190,7 +190,7 @@ def test_metrics_have_their_short_names_and_null_stays_null(plan, tables):
     row, results = tables.table("2").rows["c"], {"bbox": {"AP": 33.9, "AP50": 56.9}}
     results["box_proposals"] = {"AR@1000": 56.25, "ARs@1000": None, "AR@100": 44.0}
     found = plan.metrics(tables.table("2"), row, {"results": {"shapes_val": results}})
-    # AP50 and AR@100 have no short name in this file; timing has no result
+    # this file has no short name for AP50 and AR@100, and timing has no result
     assert found == {"AP": 33.9, "AR1k": 56.25, "AR1k_s": None}
 
 
@@ -208,7 +208,7 @@ def test_anchors_are_counted_for_a_table_that_shows_them(plan, tables):
 
 @pytest.fixture
 def two_classes():
-    """Data sets things_train and things_val, of two classes."""
+    """Registers things_train and things_val, two data sets with two classes."""
     for name in ("things_train", "things_val"):
         DatasetCatalog.register(name, lambda: [])
         MetadataCatalog.get(name).thing_classes = ["this", "that"]
@@ -247,7 +247,7 @@ def test_a_data_set_that_is_not_there_is_refused(plan, tables, calls, two_classe
 
 
 def test_configs_from_elsewhere_keep_their_data_sets_apart(plan, tables, runs, repo, two_classes):
-    """A user's file of tables beside the project names configs as ../fpn/configs/x.yaml."""
+    """A user's file of tables may lie beside the project and name ../fpn/configs/x.yaml."""
     path = str(repo / "docs" / "tables.yaml")
     tables = dataclasses.replace(tables, path=path)
     row = Row("FPN", {"quick": "../configs/quick/RPN/rpn_R_18_FPN.yaml"})
@@ -264,7 +264,7 @@ def test_configs_from_elsewhere_keep_their_data_sets_apart(plan, tables, runs, r
 
 @pytest.fixture
 def started(plan, tables, monkeypatch):
-    """The plan with a scale that has a start, and the list of the calls that made it."""
+    """A plan whose scale has a start, and the list of the calls that made a start."""
     made = []
 
     def pretrain(cfg, path, *, iterations):
@@ -283,7 +283,7 @@ def test_every_row_of_a_seed_starts_from_one_network(started, runs, tables, call
     for seed in (0, 1):
         plan.train_row(tables.table("1").rows["c"], seed)
         plan.train_row(tables.table("2").rows["c"], seed)
-    assert made == [(250, 7, 0), (250, 7, 1)]  # demo.yaml's iterations tell that it is that file
+    assert made == [(250, 7, 0), (250, 7, 1)]  # 250 iterations identify demo.yaml
     starts = [(c["SEED"], c["MODEL.WEIGHTS"]) for c in calls() if c["flag"] == "--resume"]
     assert len(starts) == 4
     assert set(starts) == {(str(seed), f"{runs}/start_quick_seed_{seed}.pkl") for seed in (0, 1)}

@@ -21,7 +21,7 @@ RPN = "rpn_R_18_FPN"
 
 
 class Told(Progress):
-    """A progress that keeps what it says."""
+    """Keeps what it says."""
 
     def __init__(self):
         super().__init__()
@@ -39,7 +39,7 @@ def progress():
 
 @pytest.fixture
 def call(plan, tmp_path, progress):
-    """``call(table, rows, seeds)``: the content of the file that it wrote."""
+    """``call(table, rows, seeds)``: the content of the file that the call wrote."""
 
     def run(table="1", rows=(), seeds=(0,), plan=plan):
         path = reproduce(plan, table, str(tmp_path / "results"), rows, seeds, progress)
@@ -58,7 +58,7 @@ def recalls(content, metric="AR1k"):
 
 @pytest.fixture(autouse=True)
 def _report(monkeypatch):
-    """The page and the count of anchors are other tests', and take a second."""
+    """Leave out the page and the count of anchors, which take a second and have other tests."""
     monkeypatch.setattr(session, "write_report", lambda *_: None)
     monkeypatch.setattr(reproduction, "count_anchors", lambda *_: 12)
 
@@ -92,7 +92,7 @@ def test_another_call_adds_to_the_file(call, progress):
 
 
 def test_the_results_are_written_after_every_row(call, tmp_path, monkeypatch, calls):
-    """So a table that is cut in its last row has all others."""
+    """A table that is cut in its last row has all rows before."""
     seen = []
     train = runs_module.Runner.train
 
@@ -242,7 +242,7 @@ def test_the_bar_shows_run_iterations_and_time(monkeypatch):
 
 @pytest.fixture
 def done(plan, tables, monkeypatch):
-    """``done(row, seed, AR, **provenance)``: a finished run of table 1, made by hand."""
+    """``done(row, seed, AR, **provenance)``: makes a finished run of table 1 by hand."""
     for name, key in (
         ("git_commit", "commit"),
         ("describe_machine", "machine"),
@@ -267,7 +267,7 @@ def done(plan, tables, monkeypatch):
 
 @pytest.fixture
 def file(tmp_path, tables):
-    """``file(rows)``: a table1.json that an earlier call, on another machine, has written."""
+    """``file(rows)``: a table1.json as an earlier call on another machine writes it."""
     path = Path(results_file(str(tmp_path / "results"), "shapes", tables.table("1")))
     path.parent.mkdir(parents=True)
 
@@ -350,7 +350,7 @@ def test_a_run_tells_what_is_different_and_most_decide(plan, tables, done, tmp_p
 def test_what_the_file_has_from_elsewhere_is_kept_with_its_origin(plan, tables, done, file):
     rows = [{"row": "c", "seeds": [entry(0, 50.0), entry(1, 51.0, commit="ccc")]}]
     path = file([*rows, {"row": "d", "seeds": [entry(7, 30.0)]}])
-    done("c", 1, 41.0)  # the same seed was trained here, too: it counts
+    done("c", 1, 41.0)  # this machine's run of the same seed counts
     done("c", 2, 42.0)
     content = collect(plan, tables.table("1"), path)
     assert recalls(content) == {

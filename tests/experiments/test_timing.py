@@ -1,4 +1,4 @@
-"""Running times: what is measured, in which order, and what two networks compute."""
+"""Running times: what is measured, in which order, and what two networks compute together."""
 
 import dataclasses
 import itertools
@@ -23,7 +23,7 @@ TINY_IMAGES = 4
 
 @pytest.fixture
 def clocked(monkeypatch):
-    """``clocked(cost)``: time is that of the detectors alone, which take ``cost(name, call)``."""
+    """``clocked(cost)``: a clock that only detectors move, by ``cost(name, call)`` seconds."""
 
     def install(cost):
         now, log = [0.0], []
@@ -59,7 +59,7 @@ def rows():
 
 
 def test_the_median_of_the_measured_rounds_is_told(plan, tables, rows, clocked):
-    # two images, four rounds: the first two calls of each detector warm up
+    # two images and four rounds, so the first two calls of each detector warm up
     costs = {"fast": [9, 9, 1, 2, 3, 4, 5, 60], "slow": [99, 99, 10, 10, 10, 30, 30, 30]}
     clocked(lambda name, call: costs[name][call])
     lines = []
@@ -88,7 +88,7 @@ def test_detectors_take_turns_on_each_image(plan, tables, rows, clocked):
 
 
 def test_each_row_sees_the_images_of_its_own_config(plan, tables, rows, monkeypatch):
-    """A row with three images, too, of which a round takes as many as every row has."""
+    """A round takes as many images as every row has, here two."""
     seen = []
 
     def build(_, row):
@@ -129,7 +129,7 @@ def image(make_input):
 
 @pytest.fixture
 def small_plan(plan, tiny_opts, monkeypatch):
-    """The plan, whose runs are of the tiny data."""
+    """The plan with runs on the tiny data."""
     monkeypatch.setattr(type(plan), "_opts", lambda *_: OPTS)
     return plan
 
@@ -159,7 +159,7 @@ def test_not_shared_is_an_rpn_and_a_fast_rcnn_on_its_proposals(small_plan, table
     assert trained is True
     rpn, fast = separate
     with torch.no_grad():
-        # ProposalNetwork and GeneralizedRCNN as Detectron2 runs them, one after the other
+        # what Detectron2's ProposalNetwork and GeneralizedRCNN return, one after the other
         found = rpn([image])[0]["proposals"]
         given = Instances((64, 64))
         given.proposal_boxes = found.proposal_boxes[:1000]
@@ -173,7 +173,7 @@ def test_not_shared_is_an_rpn_and_a_fast_rcnn_on_its_proposals(small_plan, table
 
 
 def test_a_fast_rcnn_is_given_1000_proposals(image):
-    """The paper tests on 1000, and the quick RPN's config keeps 2000 for training images."""
+    """The paper tests on 1000; the quick RPN's config keeps 2000 in training."""
     given = []
     proposals = Instances((64, 64), objectness_logits=torch.arange(1500, 0, -1))
     fast = SimpleNamespace(
@@ -206,7 +206,7 @@ def test_two_networks_of_which_one_is_trained_are_not(small_plan, tables, separa
 
 
 def test_images_are_those_of_the_test_set_at_its_size(repo, tiny_opts):
-    """A Fast R-CNN's config, whose proposals are not there: they are made, not read."""
+    """The file of proposals that a Fast R-CNN's config names is not read: its RPN makes them."""
     path = str(repo / "configs/quick/Fast-RCNN/fast_rcnn_R_18_FPN.yaml")
     images = timing._images(Run(path, "none", OPTS).load_config())
     assert len(images) == TINY_IMAGES  # the set has no more
@@ -216,7 +216,7 @@ def test_images_are_those_of_the_test_set_at_its_size(repo, tiny_opts):
 
 def test_no_more_than_eight_images_are_used(repo, tiny_opts):
     path = str(repo / "configs/quick/RPN/rpn_R_18_FPN.yaml")
-    # the training set has 8; twice the data set is one of 16 images
+    # the training set has 8 images
     opts = (*OPTS, "DATASETS.TEST", "('tiny_train',)")
     images = timing._images(load_config(path, opts))
     assert len(images) == 8
