@@ -85,10 +85,14 @@ def fill_in(text: str, root: str | os.PathLike, tables: Tables) -> str:
 def table_results(
     root: str | os.PathLike, tables: Tables
 ) -> Iterator[tuple[Table, dict[str, Any], str]]:
-    """Yield each table below results/ with the content of its file and that file's folder."""
+    """Yield each of the tables that has results, with the content of their file and its folder.
+
+    Results of other tables, such as a user's own, are left alone.
+    """
     for path in sorted(Path(root).glob("results/*/table*.json")):
         results = read_json(str(path))
-        yield tables.table(results["table"]), results, str(path.parent)
+        if results["table"] in tables.tables:
+            yield tables.table(results["table"]), results, str(path.parent)
 
 
 if __name__ == "__main__":

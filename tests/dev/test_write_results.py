@@ -60,6 +60,13 @@ def test_a_page_without_marks_or_with_a_mark_of_nothing(tables, tmp_path):
         fill_in(page, str(tmp_path), tables)
 
 
+def test_results_of_a_users_own_tables_are_left_alone(tables, tmp_path):
+    (tmp_path / "results/shapes/tablemine.json").write_text('{"table": "mine"}')
+    (found,) = table_results(tmp_path, tables)
+    assert found[0].table == "2"
+    assert found[2] == str(tmp_path / "results/shapes")
+
+
 # -- the repository's own pages ----------------------------------------------------------------
 
 
