@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Train a config with stock Detectron2: its model, its trainer, its float32; for comparison.
+"""Train a config with stock Detectron2, for comparison: its model, its trainer, its float32.
 
-``python tools/train_stock.py --config-file configs/quick/demo.yaml`` has the options of
-train_net.py and writes to the config's OUTPUT_DIR with ``-stock`` behind it.
+``python tools/train_stock.py --config-file configs/quick/demo.yaml`` takes the options of
+train_net.py and writes to the config's OUTPUT_DIR with ``-stock`` appended.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from detectron2.engine import DefaultTrainer, default_argument_parser, default_s
 from detectron2.evaluation import COCOEvaluator
 
 from fpn_d2 import UserError, load_config
+from fpn_d2.config import changed
 from fpn_d2.engine import launch
 
 
@@ -26,46 +27,42 @@ class StockTrainer(DefaultTrainer):
 
 
 def stock_config(cfg: CfgNode) -> CfgNode:
-    """The same config under the names of Detectron2's own components.
+    """Rename the components of a config to Detectron2's own.
 
     Raises:
-        UserError: where Detectron2 has nothing of the kind.
+        UserError: if Detectron2 has no such component.
     """
-    fpn = cfg.MODEL.FPN
-    retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+    model, fpn = cfg.MODEL, cfg.MODEL.FPN
     if (fpn.TOP_DOWN, fpn.LATERAL, list(fpn.OUT_FEATURES)) != (True, True, []):
         raise UserError("stock Detectron2 has no MODEL.FPN.TOP_DOWN, LATERAL or OUT_FEATURES")
     if (
-        cfg.MODEL.META_ARCHITECTURE == "ClippingRetinaNet"
-        or cfg.MODEL.ANCHOR_GENERATOR.NAME
-        not in ("DefaultAnchorGenerator", "RotatedAnchorGenerator")
-        or cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES
+        model.META_ARCHITECTURE == "ClippingRetinaNet"
+        or model.ANCHOR_GENERATOR.NAME not in ("DefaultAnchorGenerator", "RotatedAnchorGenerator")
+        or model.ROI_BOX_HEAD.NUM_UNUSED_CLASSES
     ):
         raise UserError(
             "stock Detectron2 has no ClippingRetinaNet, no MODEL.ANCHOR_GENERATOR.NAME "
-            f"{cfg.MODEL.ANCHOR_GENERATOR.NAME} and no MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES"
+            f"{model.ANCHOR_GENERATOR.NAME} and no MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES"
         )
+    retinanet = "retinanet_" if model.META_ARCHITECTURE == "RetinaNet" else ""
     stock = {
-        "build_fpn_backbone": f"build_{'retinanet_' if retinanet else ''}resnet_fpn_backbone",
+        "build_fpn_backbone": f"build_{retinanet}resnet_fpn_backbone",
         "LeanRPN": "RPN",
         "build_level_rpn_head": "StandardRPNHead",
         "LevelROIHeads": "StandardROIHeads",
     }
-    cfg = cfg.clone()
-    cfg.defrost()
-    for section, key in (
-        ("BACKBONE", "NAME"),
-        ("PROPOSAL_GENERATOR", "NAME"),
-        ("RPN", "HEAD_NAME"),
-        ("ROI_HEADS", "NAME"),
-    ):
-        name = cfg.MODEL[section][key]
-        cfg.MODEL[section][key] = stock.get(name, name)
-    if not cfg.MODEL.DEVICE.startswith("cuda"):
-        cfg.SOLVER.AMP.ENABLED = False  # Detectron2's mixed precision needs CUDA
-    cfg.OUTPUT_DIR += "-stock"
-    cfg.freeze()
-    return cfg
+    values = {
+        key: stock.get(name, name)
+        for key, name in {
+            "MODEL.BACKBONE.NAME": model.BACKBONE.NAME,
+            "MODEL.PROPOSAL_GENERATOR.NAME": model.PROPOSAL_GENERATOR.NAME,
+            "MODEL.RPN.HEAD_NAME": model.RPN.HEAD_NAME,
+            "MODEL.ROI_HEADS.NAME": model.ROI_HEADS.NAME,
+        }.items()
+    }
+    if not model.DEVICE.startswith("cuda"):
+        values["SOLVER.AMP.ENABLED"] = False  # Detectron2's mixed precision needs CUDA
+    return changed(cfg, {**values, "OUTPUT_DIR": f"{cfg.OUTPUT_DIR}-stock"})
 
 
 def main(args: argparse.Namespace) -> None:

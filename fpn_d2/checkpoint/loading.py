@@ -4,7 +4,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from ..modeling import check_registered
+from ..config_checks import check_registered
 from ..utils.errors import UserError
 from .checkpointer import SafeCheckpointer
 

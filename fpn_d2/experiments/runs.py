@@ -24,7 +24,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 
 from ..config import load_config
-from ..engine.metrics_log import losses_of, progress_of, read_steps, training_seconds
+from ..engine.output_dir import losses_of, progress_of, read_steps, training_seconds
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
 from ..utils.provenance import describe_machine, describe_versions, git_commit

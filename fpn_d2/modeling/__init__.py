@@ -5,7 +5,6 @@ from .anchor_generator import MaskRCNNBenchmarkAnchorGenerator, TorchvisionAncho
 from .box_predictor import UnusedClassesOutputLayers
 from .fpn import FeaturePyramid, build_fpn_backbone
 from .mask_proposals import MaskProposalGenerator, MaskProposalHead, MaskProposalNetwork
-from .registered import check_registered
 from .regnet import build_regnet_backbone
 from .retinanet import ClippingRetinaNet
 from .roi_heads import C4ROIHeads, LevelROIHeads
@@ -29,6 +28,5 @@ __all__ = [
     "build_fpn_backbone",
     "build_level_rpn_head",
     "build_regnet_backbone",
-    "check_registered",
     "levels_of_boxes",
 ]

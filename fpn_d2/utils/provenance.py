@@ -13,6 +13,8 @@ import detectron2
 import torch
 import torchvision
 
+from .devices import cpu_info
+
 __all__ = ["describe_machine", "describe_versions", "git_commit", "installed_versions"]
 
 
@@ -29,7 +31,7 @@ def describe_machine() -> dict[str, Any]:
         "avx2": torch.cpu._is_avx2_supported(),
     }
     return {
-        "processor": _processor(),
+        "processor": cpu_info("model name") or platform.processor() or platform.machine(),
         "instructions": [name for name, there in instructions.items() if there],
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
@@ -83,11 +85,3 @@ def _git(folder: str | os.PathLike, *words: str) -> str:
     return subprocess.run(
         ["git", "-C", os.fspath(folder), *words], check=True, capture_output=True, text=True
     ).stdout.strip()
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":")[1].strip() for line in file if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
