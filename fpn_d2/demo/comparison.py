@@ -1,6 +1,6 @@
-"""Several rows on one image: what one finds and another misses.
+"""Several rows on one image, side by side: what one finds and another misses.
 
-Shape shorthand: D rows, R_d detections of row d, G groups of detections that are of one object.
+Shape shorthand: D rows, R_d detections of row d, G groups of detections of one object each.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from ..visualization.layout import beside, legend, picture_scale, stack, text_bl
 
 __all__ = ["Found", "draw_comparison", "group_detections"]
 
-# Blue, yellow and dashed vermilion: apart in lightness too.
+# Blue, yellow and dashed vermilion differ in lightness too.
 _BY_ALL, _HERE, _MISSED = PALETTE[4], PALETTE[3], PALETTE[5]
 
 
@@ -25,8 +25,8 @@ class Found:
 
     Args:
         boxes: (R, 4), x0 y0 x1 y1 in pixels of the image, best first.
-        scores: (R,).
-        names: R names of classes; "" is any class, as a proposal's.
+        scores: (R,), 0 to 1.
+        names: R names of classes; "" stands for any class, as for a proposal.
     """
 
     boxes: np.ndarray
@@ -35,7 +35,12 @@ class Found:
 
     @staticmethod
     def of(detections: Instances, names: Sequence[str]) -> "Found":
-        """From detections and the names of the classes."""
+        """Convert detections.
+
+        Args:
+            detections: R detections; see :meth:`fpn_d2.inference.Predictor.detect`.
+            names: the names of the classes.
+        """
         kinds = ("",) * len(detections)
         if detections.has("pred_classes"):
             kinds = tuple(names[kind] for kind in detections.pred_classes.tolist())
@@ -44,18 +49,18 @@ class Found:
 
 
 def group_detections(rows: Sequence[Found], *, iou: float = 0.5) -> list[dict[int, int]]:
-    """Put the detections of several rows that are of one object together.
+    """Group the detections of several rows by the object that they are of.
 
-    Greedy: row by row and from the best score down, a detection joins the group with the largest
-    IoU among those of its class which this row has nothing in yet, or begins one. IoU is with the
-    detection that began the group.
+    The grouping is greedy: row by row, and from the best score down, a detection joins the group
+    with the largest IoU, or begins a new one. It can join groups of its class that have no
+    detection of its row yet. The IoU is with the detection that began the group.
 
     Args:
-        rows: what each row found.
-        iou: the least IoU.
+        rows: what each of the D rows found.
+        iou: the least IoU for joining a group.
 
     Returns:
-        G of {row: detection}.
+        G dictionaries from the number of a row to the number of its detection.
     """
     groups: list[dict[int, int]] = []
     starts: list[tuple[np.ndarray, str]] = []
@@ -79,6 +84,7 @@ def _best_group(
     starts: Sequence[tuple[np.ndarray, str]],
     least: float,
 ) -> int | None:
+    """Return the number of the group that a detection joins, or None if it begins one."""
     free = [
         i
         for i, (_, other) in enumerate(starts)
@@ -93,11 +99,11 @@ def _best_group(
 
 
 def draw_comparison(image: np.ndarray, rows: Mapping[str, Found]) -> np.ndarray:
-    """The rows side by side, with what each found and what it missed of the others.
+    """Draw the rows side by side, each with what it found and what only others found.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        rows: title to what the row found.
+        rows: the title of each row to what it found.
 
     Returns:
         (H', W', 3) uint8, RGB.

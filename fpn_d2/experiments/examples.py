@@ -1,26 +1,25 @@
 """Images on which one row finds objects that another misses.
 
-Shape shorthand: an image has G objects, and a row finds R boxes on it.
+Shape shorthand: an image has G objects.
 """
 
 import dataclasses
 import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from PIL import Image, ImageColor
-from pycocotools import mask as mask_util
-from pycocotools.coco import COCO
 
-from ..data.proposals import read_proposals
 from ..evaluation.ground_truth import load_ground_truth
-from ..utils.errors import UserError
-from ..utils.files import read_json
-from ..visualization import PALETTE, draw_boxes, side_by_side
+from ..visualization import (
+    PALETTE,
+    draw_boxes,
+    overlaps_with_objects,
+    read_results,
+    side_by_side,
+)
 from .figures import row_styles
 from .tables import Table
 
@@ -80,10 +79,13 @@ def find_examples(
     if not rows:
         return []
     coco, image_root = load_ground_truth(dataset)
-    found = {}
+    found, objects = {}, {}
     for row in rows:
-        finds = _read_finds(folders[row], proposals, threshold)
-        found[row] = {i: _found(coco, _objects(coco, i), finds[i]) for i in sorted(coco.imgs)}
+        kind, results = read_results(folders[row], threshold=threshold, proposals=proposals)
+        found[row] = {}
+        for image_id in sorted(coco.imgs):
+            objects[image_id], ious = overlaps_with_objects(kind, coco, image_id, results[image_id])
+            found[row][image_id] = (ious >= 0.5).any(axis=0)
     examples, drawn = [], set()  # Each image is drawn once, so that several pairs show more.
     for x, y in pairs:
         if x not in rows or y not in rows:
@@ -93,70 +95,19 @@ def find_examples(
             drawn.add(image_id)
             name = coco.imgs[image_id]["file_name"]
             image = read_image(os.path.join(image_root, name), format="RGB")
-            boxes = np.array([o["bbox"] for o in _objects(coco, image_id)], dtype=np.float64)
+            boxes = np.array([o["bbox"] for o in objects[image_id]], dtype=np.float64)
             boxes = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
             seen = {row: found[row][image_id] for row in (x, y)}
             examples.append(_example(name, image, boxes, seen, table))
     return examples
 
 
-def _objects(coco: COCO, image_id: int) -> list[dict[str, Any]]:
-    """Return the G annotations of an image that are not crowds."""
-    return [a for a in coco.imgToAnns[image_id] if not a.get("iscrowd", 0)]
-
-
-# What a row found on an image: R boxes x0 y0 w h in pixels, or R masks as RLE, each with its
-# category, which is None for a proposal.
-_Finds = list[tuple[Any, int | None]]
-
-
-def _read_finds(folder: str, proposals: int, threshold: float) -> Mapping[int, _Finds]:
-    """Read what a row found and what counts of it, by image."""
-    masks, detections, boxes = (
-        os.path.join(folder, name)
-        for name in ("mask_proposals.json", "coco_instances_results.json", "box_proposals.pkl")
-    )
-    finds: dict[int, _Finds] = defaultdict(list)
-    if os.path.isfile(masks):
-        for proposal in read_json(masks):
-            if len(finds[proposal["image_id"]]) < proposals:  # The file has the best ones first.
-                finds[proposal["image_id"]].append((proposal["segmentation"], None))
-    elif os.path.isfile(detections):
-        for found in read_json(detections):
-            if found["score"] >= threshold:
-                finds[found["image_id"]].append((found["bbox"], found["category_id"]))
-    elif os.path.isfile(boxes):
-        content = read_proposals(boxes)
-        mode = BoxMode(content["bbox_mode"])
-        for image_id, found in zip(content["ids"], content["boxes"], strict=True):
-            best = np.asarray(found, dtype=np.float64).reshape(-1, 4)[:proposals]
-            best = BoxMode.convert(best, mode, BoxMode.XYWH_ABS)
-            finds[image_id] = [(box, None) for box in best]
-    else:
-        raise UserError(
-            f"{folder} holds neither coco_instances_results.json nor box_proposals.pkl; evaluate "
-            "the row first, with train_net.py --eval-only"
-        )
-    return finds
-
-
-def _found(coco: COCO, objects: list[dict[str, Any]], finds: _Finds) -> np.ndarray:
-    """Return, as (G,) booleans, which objects a proposal, or a detection of their class, covers."""
-    if not objects or not finds:
-        return np.zeros(len(objects), dtype=bool)
-    if isinstance(finds[0][0], dict):
-        shapes = [shape for shape, _ in finds]
-        truth = [coco.annToRLE(annotation) for annotation in objects]
-    else:
-        shapes = np.array([shape for shape, _ in finds], dtype=np.float64)
-        truth = np.array([annotation["bbox"] for annotation in objects], dtype=np.float64)
-    covers = mask_util.iou(shapes, truth, [0] * len(objects)) >= 0.5
-    may = [[c in (None, annotation["category_id"]) for annotation in objects] for _, c in finds]
-    return (covers & np.array(may)).any(axis=0)
-
-
 def _best_images(x: Mapping[int, np.ndarray], y: Mapping[int, np.ndarray]) -> list[int]:
-    """Return the images on which x finds what y misses, those with the most such objects first."""
+    """Return the images on which x finds what y misses, those with the most such objects first.
+
+    Args:
+        x, y: by image, which of its objects the row finds, (G,) booleans.
+    """
     gains = {i: (int((x[i] & ~y[i]).sum()), -int((y[i] & ~x[i]).sum())) for i in x}
     gaining = [i for i, (gain, _) in gains.items() if gain]
     return sorted(gaining, key=lambda i: gains[i], reverse=True)

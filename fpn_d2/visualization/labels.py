@@ -1,6 +1,7 @@
-"""Text on pictures, placed so that it can be read.
+"""Labels on pictures, placed so that each can be read.
 
-Shape shorthand: R boxes, each with a label.
+Supervision spreads labels too, but it moves them away from their boxes, and those that it pushes
+out of the picture end up on each other. Shape shorthand: R boxes, each with a label.
 """
 
 import functools
@@ -17,16 +18,15 @@ _Place = tuple[int, int, int, int]
 
 @functools.lru_cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """The font of all pictures, which comes with matplotlib, in pixels."""
+    """Load the font of all pictures, which comes with matplotlib; the size is in pixels."""
     return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
 
 
 def text_color(background: str) -> str:
-    """Black or white, whichever is legible on a ``#RRGGBB``."""
-    # ITU-R 601 luma: black is not legible on the palette's dark blue
-    return (
-        "white" if np.dot(ImageColor.getrgb(background), (0.299, 0.587, 0.114)) < 110 else "black"
-    )
+    """Return ``"black"`` or ``"white"``, whichever is legible on a ``#RRGGBB``."""
+    # ITU-R 601 luma: black is not legible on the palette's dark blue.
+    luma = np.dot(ImageColor.getrgb(background), (0.299, 0.587, 0.114))
+    return "white" if luma < 110 else "black"
 
 
 def draw_labels(
@@ -37,15 +37,13 @@ def draw_labels(
     Args:
         picture: RGB.
         boxes: (R, 4), x0 y0 x1 y1 in pixels of the picture.
-        labels: R texts, those first that matter most; an empty one is left out.
+        labels: R texts, the most important first; an empty one is not drawn.
         colors: R colours, as ``#RRGGBB``.
     """
     draw = ImageDraw.Draw(picture)
-    shown = [i for i in range(len(labels)) if labels[i]]
-    sizes = []
-    for i in shown:
-        width, height = draw.textbbox((0, 0), labels[i], font=font(15))[2:]
-        sizes.append((int(width) + 4, int(height) + 3))
+    shown = [i for i, label in enumerate(labels) if label]
+    extents = [draw.textbbox((0, 0), labels[i], font=font(15))[2:] for i in shown]
+    sizes = [(int(width) + 4, int(height) + 3) for width, height in extents]
     places = place_labels(np.asarray(boxes).reshape(-1, 4)[shown], sizes, picture.size)
     for i, (left, top, right, bottom) in zip(shown, places, strict=True):
         draw.rectangle((left, top, right - 1, bottom - 1), fill=colors[i])
@@ -55,18 +53,18 @@ def draw_labels(
 def place_labels(
     boxes: np.ndarray, sizes: Sequence[tuple[int, int]], picture_size: tuple[int, int]
 ) -> list[_Place]:
-    """Places for labels, one after the other, that keep clear of those before where they can.
+    """Find places for labels, one after the other, clear of the earlier ones where possible.
 
-    A label goes above its box, below it, or into it at its top or bottom, at its left or right end;
-    where all of them are taken, to where it covers least.
+    A label goes above its box, below it, or inside at its top or bottom, at its left or right end.
+    If all of these are taken, it goes where it covers the least.
 
     Args:
         boxes: (R, 4), x0 y0 x1 y1 in pixels of the picture.
         sizes: R widths and heights, in pixels.
-        picture_size: width and height.
+        picture_size: width and height, in pixels.
 
     Returns:
-        R of x0 y0 x1 y1, inside the picture where the label is no larger than it.
+        R places, x0 y0 x1 y1 in pixels; inside the picture if the label is no larger than it.
     """
     placed = np.zeros((0, 4))
     for box, size in zip(np.asarray(boxes, dtype=np.float64), sizes, strict=True):
@@ -89,6 +87,6 @@ def _candidates(
 
 
 def _covered(place: _Place, placed: np.ndarray) -> float:
-    """How many pixels of the labels before a place covers."""
+    """Return how many pixels of the earlier labels a place covers."""
     sides = np.minimum(place[2:], placed[:, 2:]) - np.maximum(place[:2], placed[:, :2])
     return float(sides.clip(min=0).prod(axis=1).sum())

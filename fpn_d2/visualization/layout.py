@@ -3,32 +3,39 @@
 Shape shorthand: a picture is (H, W, 3) uint8, RGB.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from .labels import font, text_color
 
-__all__ = ["beside", "legend", "picture_scale", "stack", "text_block"]
+__all__ = [
+    "beside",
+    "legend",
+    "picture_scale",
+    "side_by_side",
+    "stack",
+    "text_block",
+]
 
 _LEAST, _MOST = 800, 1600
 
 
 def picture_scale(image: np.ndarray) -> float:
-    """How much larger to draw an image, so that labels fit: its longer side 800 to 1600 pixels."""
+    """Return the factor that makes an image's longer side 800 to 1600 pixels, so labels fit."""
     longest = max(image.shape[:2])
     return max(1.0, _LEAST / longest) if longest <= _MOST else _MOST / longest
 
 
 def text_block(text: str, width: int, *, lines: int = 1, size: int = 16) -> np.ndarray:
-    """Black text on white, in a smaller font where a line would not fit.
+    """Write black text on white, and make the font smaller where a line would not fit.
 
     Args:
-        text: with its line breaks.
-        width: in pixels.
-        lines: how many lines the block is high.
-        size: of the font, in pixels.
+        text: one or several lines.
+        width: the width of the block, in pixels.
+        lines: the height of the block, in lines.
+        size: the largest size of the font, in pixels.
     """
     canvas = Image.new("RGB", (width, lines * (size + 6)), "white")
     draw = ImageDraw.Draw(canvas)
@@ -40,33 +47,40 @@ def text_block(text: str, width: int, *, lines: int = 1, size: int = 16) -> np.n
     return np.array(canvas)
 
 
-def beside(pictures: Sequence[np.ndarray], *, gap: int = 0) -> np.ndarray:
-    """Pictures beside each other, on white, their tops in line."""
-    height = max(picture.shape[0] for picture in pictures)
-    width = sum(picture.shape[1] + gap for picture in pictures) - gap
-    canvas, left = np.full((height, width, 3), 255, np.uint8), 0
-    for picture in pictures:
-        canvas[: picture.shape[0], left : left + picture.shape[1]] = picture
-        left += picture.shape[1] + gap
-    return canvas
-
-
 def stack(pictures: Sequence[np.ndarray], *, gap: int = 0, margin: int = 0) -> np.ndarray:
-    """Pictures below each other, on white, their left sides in line."""
-    height = sum(picture.shape[0] + gap for picture in pictures) - gap
+    """Put pictures below each other on white, with their left sides in line.
+
+    Args:
+        pictures: one or several.
+        gap: the space between two pictures, in pixels.
+        margin: the space around all of them, in pixels.
+    """
     width = max(picture.shape[1] for picture in pictures)
-    canvas = np.full((height + 2 * margin, width + 2 * margin, 3), 255, np.uint8)
-    top = margin
+    rows = []
     for picture in pictures:
-        canvas[top : top + picture.shape[0], margin : margin + picture.shape[1]] = picture
-        top += picture.shape[0] + gap
-    return canvas
+        space = ((0, gap), (0, width - picture.shape[1]), (0, 0))
+        rows.append(np.pad(picture, space, constant_values=255))
+    whole = np.concatenate(rows)
+    sides = (margin, margin)
+    return np.pad(whole[: len(whole) - gap], (sides, sides, (0, 0)), constant_values=255)
+
+
+def beside(pictures: Sequence[np.ndarray], *, gap: int = 0) -> np.ndarray:
+    """Put pictures beside each other on white, with their tops in line; see :func:`stack`."""
+    return stack([picture.swapaxes(0, 1) for picture in pictures], gap=gap).swapaxes(0, 1)
+
+
+def side_by_side(pictures: Mapping[str, np.ndarray]) -> Image.Image:
+    """Put pictures beside each other, each below its title, whose font shrinks until it fits."""
+    titled = [
+        stack([text_block(title, picture.shape[1]), picture]) for title, picture in pictures.items()
+    ]
+    return Image.fromarray(beside(titled, gap=8))
 
 
 def legend(words: Sequence[str], colors: Sequence[str]) -> np.ndarray:
-    """A strip of words, each on its colour, as ``#RRGGBB``."""
-    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    widths = [int(probe.textlength(word, font=font(15))) + 16 for word in words]
+    """Draw a strip of words, each on its colour (``#RRGGBB``)."""
+    widths = [int(font(15).getlength(word)) + 16 for word in words]
     canvas = Image.new("RGB", (max(1, sum(widths) + 6 * len(widths)), 26), "white")
     draw, left = ImageDraw.Draw(canvas), 0
     for word, color, width in zip(words, colors, widths, strict=True):

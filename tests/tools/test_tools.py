@@ -1,14 +1,17 @@
-"""The thin scripts: what they write, and the sentence that they end with."""
+"""The thin scripts: what they write, and the sentence with which they end."""
 
 import json
+import pickle
 import sys
 
 import draw_results
 import make_pictures
 import make_shapes
+import numpy as np
 import pretrain_backbone
 import pytest
 import train_stock
+from detectron2.structures import BoxMode
 from PIL import Image
 
 from fpn_d2 import UserError, load_config
@@ -53,6 +56,39 @@ def test_results_are_drawn_and_their_ap_is_the_last_line(
     sizes = [Image.open(tiny_root + f"/tiny/images/{p.stem}.jpg").size for p in pictures]
     widths = [2 * round(w * 640 / max(w, h)) + 8 for w, h in sizes]
     assert [Image.open(picture).width for picture in pictures] == widths
+
+
+def test_of_proposals_the_best_for_each_object_is_drawn(run_folder, tiny_root, monkeypatch, capsys):
+    """The pictures of an RPN: every object has a proposal, but for those of the last image."""
+    with open(f"{tiny_root}/tiny/annotations/instances_val.json") as file:
+        content = json.load(file)
+    ids = sorted(image["id"] for image in content["images"])
+    boxes = {i: [a["bbox"] for a in content["annotations"] if a["image_id"] == i] for i in ids}
+    last = max(i for i in ids if boxes[i])
+    proposals = {
+        "ids": ids,
+        "boxes": [np.float32([] if i == last else boxes[i]).reshape(-1, 4) for i in ids],
+        "objectness_logits": [np.zeros(0 if i == last else len(boxes[i])) for i in ids],
+        "bbox_mode": int(BoxMode.XYWH_ABS),
+    }
+    folder = run_folder / "inference" / "tiny_val"
+    (folder / "coco_instances_results.json").unlink()
+    (folder / "box_proposals.pkl").write_bytes(pickle.dumps(proposals))
+    (folder / "results.json").write_text(json.dumps({"box_proposals": {"AR@1000": 45.67}}))
+    code, stdout, stderr = call(draw_results, monkeypatch, capsys, run_folder)
+    assert code == 0, stderr
+    assert stdout.splitlines()[-1] == "box AR at 1000 = 45.7"
+    for image in content["images"]:
+        stem = image["file_name"].rsplit(".")[0]
+        picture = np.array(Image.open(run_folder / "pictures" / "tiny_val" / f"{stem}.png"))
+        scale = 640 / max(image["width"], image["height"])
+        width, height = (round(image[side] * scale) for side in ("width", "height"))
+        assert picture.shape[1] == 2 * width + 8
+        for x, y, _, box_height in boxes[image["id"]][:1]:  # the middle of the left side
+            row = picture.shape[0] - height + round((y + box_height / 2) * scale)
+            truth, found = (picture[row, round(x * scale) + left] for left in (0, width + 8))
+            assert truth.tolist() == [230, 159, 0]
+            assert (found.tolist() == [230, 159, 0]) == (image["id"] != last)
 
 
 def test_a_folder_without_an_evaluation_is_named(tmp_path, monkeypatch, capsys):
