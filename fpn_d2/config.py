@@ -19,7 +19,7 @@ from detectron2.utils.file_io import PathManager
 from .config_checks import check_config, import_foreign
 from .utils.errors import UserError
 
-__all__ = ["add_fpn_config", "changed", "load_config"]
+__all__ = ["add_fpn_config", "changed", "load_config", "stock_config"]
 
 # The bounds of a config file; this package's largest has 300 values in 3 kB.
 _MAX_BYTES = 2**20
@@ -192,6 +192,47 @@ def changed(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:
     if cfg.is_frozen():
         copy.freeze()
     return copy
+
+
+# Detectron2's components that compute the same as this package's.
+_STOCK = {
+    "MODEL.PROPOSAL_GENERATOR.NAME": {"LeanRPN": "RPN", "FPNRPN": "RPN"},
+    "MODEL.ROI_HEADS.NAME": {
+        "LevelROIHeads": "StandardROIHeads",
+        "FPNROIHeads": "StandardROIHeads",
+        "C4ROIHeads": "Res5ROIHeads",
+    },
+}
+
+
+def stock_config(cfg: CfgNode) -> CfgNode:
+    """The same model under the names of Detectron2's own components.
+
+    Where Detectron2 has no such component (a neck without a top-down pathway, say, or an RPN head
+    for each level), this package's name stays.
+
+    Args:
+        cfg: a config from :func:`load_config`; it stays as it is.
+    """
+    model, fpn = cfg.MODEL, cfg.MODEL.FPN
+    values = {}
+    for key, names in _STOCK.items():
+        section = key.split(".")[1]
+        name = model[section].NAME
+        values[key] = names.get(name, name)
+    if model.RPN.SHARED_HEAD and model.RPN.HEAD_NAME in ("build_level_rpn_head", "FPNRPNHead"):
+        values["MODEL.RPN.HEAD_NAME"] = "StandardRPNHead"
+    retinanet = model.META_ARCHITECTURE == "RetinaNet"
+    neck = [fpn.BOTTOM_UP, fpn.TOP_DOWN, fpn.LATERAL, list(fpn.OUT_FEATURES), fpn.TOP_BLOCK]
+    top_block = "p6p7_c5" if retinanet else "maxpool"
+    if (
+        model.BACKBONE.NAME == "build_fpn_backbone"
+        and neck == ["build_resnet_backbone", True, True, [], top_block]
+        and not fpn.FREEZE
+    ):
+        name = f"build_{'retinanet_' if retinanet else ''}resnet_fpn_backbone"
+        values["MODEL.BACKBONE.NAME"] = name
+    return changed(cfg, values)
 
 
 def _default_output_dir(path: str) -> str:

@@ -2,6 +2,11 @@
 
 from .coco_evaluation import ResultsWritingCOCOEvaluator
 from .mask_recall import MaskRecallEvaluator
-from .matching import match_boxes
+from .matching import match_boxes, match_detections
 
-__all__ = ["MaskRecallEvaluator", "ResultsWritingCOCOEvaluator", "match_boxes"]
+__all__ = [
+    "MaskRecallEvaluator",
+    "ResultsWritingCOCOEvaluator",
+    "match_boxes",
+    "match_detections",
+]

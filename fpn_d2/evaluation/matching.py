@@ -4,9 +4,10 @@ Shape shorthand: A and B boxes, M pairs.
 """
 
 import torch
+from detectron2.structures import Instances
 from torch import Tensor
 
-__all__ = ["match_boxes"]
+__all__ = ["match_boxes", "match_detections"]
 
 
 def match_boxes(
@@ -34,3 +35,20 @@ def match_boxes(
                 differences.append(float(row[nearest]))
                 away[:, nearest] = float("inf")
     return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2), torch.tensor(differences)
+
+
+def match_detections(found: Instances, expected: Instances, pixels: float) -> int:
+    """Count the pairs of detections that have the same class and nearly the same box, one to one.
+
+    Args:
+        found, expected: with ``pred_boxes`` and ``pred_classes``, best first.
+        pixels: the largest difference of any coordinate.
+    """
+    pairs, _ = match_boxes(
+        found.pred_boxes.tensor,
+        expected.pred_boxes.tensor,
+        found.pred_classes,
+        expected.pred_classes,
+        pixels,
+    )
+    return len(pairs)

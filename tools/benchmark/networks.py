@@ -1,8 +1,8 @@
-"""Faster R-CNN R-50 FPN of one set of weights in three packages, and what is fed to it.
+"""Faster R-CNN R-50 FPN with the same weights in three packages, and what it is fed.
 
-Weights are random, with norms that hold the statistics of the image, as those of a trained network
-do: without them activations grow from block to block, boxes with them, and NMS leaves four
-proposals of a thousand. The strides are where torchvision has them (STRIDE_IN_1X1 False).
+Weights are random, with norms that hold the statistics of the image, as a trained network's do:
+without them activations and with them boxes grow from block to block, and NMS leaves four proposals
+of a thousand. The strides are where torchvision has them (STRIDE_IN_1X1 False).
 """
 
 from collections.abc import Callable
@@ -13,36 +13,32 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from ..checkpoint.foreign.torchvision_names import convert_torchvision
-from ..config import load_config
-from ..engine import Trainer
+from fpn_d2.checkpoint.foreign.torchvision_names import convert_torchvision
+from fpn_d2.config import load_config, stock_config
+from fpn_d2.engine import Trainer
 
 __all__ = [
+    "CONFIGS",
     "SIZE",
     "Networks",
-    "build_for_training",
     "build_networks",
     "image_record",
     "output_of",
+    "random_boxes",
     "random_objects",
     "settle_norms",
 ]
 
-SIZE = (800, 1066)  # height, width; padded to 800 x 1088
-CONFIG = "Faster-RCNN/faster_rcnn_R_50_FPN.yaml"
-# torchvision's strides and colours
-_AS_TORCHVISION = [
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SIZE = (800, 1066)  # height and width of an image in pixels; padded to 800 x 1088
+_CONFIG = CONFIGS / "Faster-RCNN" / "faster_rcnn_R_50_FPN.yaml"
+_AS_TORCHVISION = [  # strides and colours
     *("MODEL.RESNETS.STRIDE_IN_1X1", "False", "INPUT.FORMAT", "RGB"),
     *("MODEL.PIXEL_MEAN", "[123.675, 116.28, 103.53]"),
     *("MODEL.PIXEL_STD", "[58.395, 57.12, 57.375]"),
-]
-# The same model as stock Detectron2 has it.
-_STOCK = [
-    *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.PROPOSAL_GENERATOR.NAME", "RPN"),
-    *("MODEL.RPN.HEAD_NAME", "StandardRPNHead", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
 ]
 # A block adds less than it passes on, as in trained networks, or rounding grows with depth.
 _RESIDUAL = 0.25
@@ -53,10 +49,10 @@ class Networks(NamedTuple):
     """A network in three packages, in eval mode.
 
     Args:
-        cfg: of ours.
-        ours: as training builds it.
-        stock: Detectron2's.
-        torchvision: its ``fasterrcnn_resnet50_fpn``, on images from 0 to 1.
+        cfg: the config of ours.
+        ours: the model as this package trains it.
+        stock: Detectron2's model.
+        torchvision: its ``fasterrcnn_resnet50_fpn``, which takes images from 0 to 1.
     """
 
     cfg: CfgNode
@@ -65,16 +61,14 @@ class Networks(NamedTuple):
     torchvision: nn.Module
 
 
-def build_networks(configs: Path, device: str, size: tuple[int, int]) -> Networks:
-    """Build the network in three packages on the same weights.
+def build_networks(device: str, size: tuple[int, int]) -> Networks:
+    """Build the network in three packages with the same weights.
 
     Args:
-        configs: the folder of configs.
         device: "cpu" or "cuda".
-        size: of the image whose statistics the norms hold.
+        size: height and width of the image whose statistics the norms hold, in pixels.
     """
-    opts = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", *_AS_TORCHVISION]
-    cfg = load_config(configs / CONFIG, opts)
+    cfg = load_config(_CONFIG, ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", *_AS_TORCHVISION])
     torch.manual_seed(0)
     columns = cfg.MODEL.ROI_HEADS.NUM_CLASSES + 1
     theirs = fasterrcnn_resnet50_fpn(
@@ -87,40 +81,31 @@ def build_networks(configs: Path, device: str, size: tuple[int, int]) -> Network
     settle_norms(theirs, lambda: theirs([image]))
     _spread_scores(theirs.roi_heads.box_predictor.cls_score, lambda: theirs([image]))
     weights = convert_torchvision(theirs.state_dict(), norm_eps=1e-5, all_classes=True).weights
-    ours = build_for_training(cfg).eval()
-    stock = build_model(load_config(configs / CONFIG, [*opts, *_STOCK]).clone()).eval()
+    ours = Trainer.build_model(cfg).eval()
+    stock = build_model(stock_config(cfg)).eval()
     _load(ours, weights)
     stock.load_state_dict(ours.state_dict())
     return Networks(cfg, ours, stock, theirs.to(device))
 
 
-def _load(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+def _load(model: nn.Module, weights: dict[str, Tensor]) -> None:
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    # what is no weight
+    # Colours and anchors are not weights.
     left = [name for name in missing if "pixel_" not in name and "cell_anchors" not in name]
-    if left or unexpected:
-        raise RuntimeError(f"torchvision's weights left out {left} and had {unexpected} too many")
-
-
-def build_for_training(cfg: CfgNode) -> nn.Module:
-    """A model as this package trains it on the config's device.
-
-    Args:
-        cfg: the model's.
-    """
-    return (Trainer.build_model if cfg.MODEL.DEVICE == "cpu" else build_model)(cfg.clone())
+    assert not left, left
+    assert not unexpected, unexpected
 
 
 @torch.no_grad()
 def settle_norms(model: nn.Module, call: Callable[[], Any]) -> None:
-    """Give every norm the mean and the variance of what reaches it, in place.
+    """Give every norm the mean and the variance of its input, in place.
 
     Args:
         model: with batch norm, frozen or in eval mode.
-        call: one that runs it.
+        call: runs the model.
     """
 
-    def settle(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+    def settle(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance.clamp(min=1e-4))
@@ -136,7 +121,7 @@ def settle_norms(model: nn.Module, call: Callable[[], Any]) -> None:
 
 @torch.no_grad()
 def _spread_scores(layer: nn.Linear, call: Callable[[], Any]) -> None:
-    """Scale class scores so that there are detections, which NMS and its users have work with."""
+    """Scale class scores, so that there are detections for NMS and what follows to work on."""
     scores = output_of(layer, call)
     factor = _LOGIT_DEVIATION / scores.std(dim=0).mean()
     layer.weight.mul_(factor)
@@ -147,11 +132,11 @@ def output_of(module: nn.Module, call: Callable[[], Any]) -> Any:
     """What a module returns the first time that a call runs it.
 
     Args:
-        module: not compiled, as hooks are left out then.
-        call: which runs it.
+        module: must not be compiled: torch.compile leaves out hooks.
+        call: runs the module.
     """
     found: list[Any] = []
-    hook = module.register_forward_hook(lambda *args: found.append(args[2]))
+    hook = module.register_forward_hook(lambda module, inputs, output: found.append(output))
     try:
         call()
     finally:
@@ -160,28 +145,49 @@ def output_of(module: nn.Module, call: Callable[[], Any]) -> Any:
 
 
 def image_record(seed: int, size: tuple[int, int], objects: int = 0) -> dict[str, Any]:
-    """A record as models of Detectron2 take it, of an image of noise.
+    """Make a record as models of Detectron2 take it, with an image of noise.
 
     Args:
-        seed: of the image and the objects.
-        size: its height and width.
-        objects: how many; 0 for a record without annotations.
+        seed: decides the image and the objects.
+        size: height and width of the image in pixels.
+        objects: how many objects it has; with 0 it has no annotations.
     """
     height, width = size
     generator = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
     record = {"image": image, "height": height, "width": width}
     if objects:
-        record["instances"] = random_objects(objects, height, width, generator)
+        record["instances"] = random_objects(objects, size, generator)
     return record
 
 
-def random_objects(count: int, height: int, width: int, generator: torch.Generator) -> Instances:
-    """Objects with sides of 16 to 362 px, as far as the image has room, of five classes."""
-    limit = torch.tensor([width, height])
-    size = (2 ** (4 + 4.5 * torch.rand(count, 2, generator=generator))).minimum(limit)
-    corner = torch.rand(count, 2, generator=generator) * (limit - size)
-    objects = Instances((height, width))
-    objects.gt_boxes = Boxes(torch.cat([corner, corner + size], dim=1))
+def random_objects(count: int, size: tuple[int, int], generator: torch.Generator) -> Instances:
+    """Annotate random boxes with five classes.
+
+    Args:
+        count, size, generator: see :func:`random_boxes`.
+    """
+    objects = Instances(size)
+    objects.gt_boxes = Boxes(random_boxes(count, size, generator))
     objects.gt_classes = torch.randint(0, 5, (count,), generator=generator)
     return objects
+
+
+def random_boxes(count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Draw boxes of 16 to 512 px, from 1:2 to 2:1, clipped to the image.
+
+    Args:
+        count: how many.
+        size: height and width of the image in pixels.
+        generator: of the random numbers.
+
+    Returns:
+        (count, 4), x0 y0 x1 y1 in pixels.
+    """
+    scale = 2 ** (4 + 5 * torch.rand(count, 1, generator=generator))
+    aspect = 2 ** (torch.rand(count, 1, generator=generator) - 0.5)
+    sides = torch.cat([scale * aspect, scale / aspect], dim=1)
+    limit = torch.tensor([size[1], size[0]])
+    center = torch.rand(count, 2, generator=generator) * limit
+    corners = torch.stack([center - sides / 2, center + sides / 2], dim=1)
+    return torch.minimum(corners.clamp(min=0), limit).flatten(1)

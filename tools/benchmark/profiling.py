@@ -1,51 +1,48 @@
-"""Where a detector's time goes, in testing and in training."""
+"""The operators that take a detector's time, in testing and in training."""
 
-import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from tabulate import tabulate
 from torch.profiler import ProfilerActivity, profile
 
-from ..inference import prepare_model
-from .detectors import call_without_grad
+from fpn_d2.inference import prepare_model
+
+from .detectors import call_without_grad, training_step
 from .networks import SIZE, build_networks, image_record
 from .precisions import PRECISIONS, autocast_dtype, variants_of
-from .training import training_step
 
 __all__ = ["profile_detectors"]
 
 _WARM_UP, _CALLS = 4, 2
 
 
-def profile_detectors(
-    configs: Path, device: str, size: tuple[int, int] = SIZE, least: float = 0.01
-) -> str:
-    """The operators of Faster R-CNN R-50 FPN by their share of the time, in Markdown.
+def profile_detectors(device: str, size: tuple[int, int] = SIZE, least: float = 0.01) -> str:
+    """Tell the share of each operator in the time of Faster R-CNN R-50 FPN, in Markdown.
 
-    Call :func:`fpn_d2.utils.devices.keep_freed_memory` before, as this package's programs do;
-    else much of the time is of whatever takes memory anew.
+    Call :func:`fpn_d2.utils.devices.keep_freed_memory` first, as this package's programs do;
+    otherwise much of the time belongs to whichever operators take memory anew.
 
     Args:
-        configs: the folder of configs.
         device: "cpu" or "cuda".
-        size: of the image.
-        least: the share from which on an operator has a row.
+        size: height and width of the image in pixels.
+        least: operators with a smaller share are left out.
 
     Returns:
-        a table of testing, prepared, and one of a training step of an image.
+        a table of testing, prepared, and one of a training step of one image.
     """
-    networks = build_networks(configs, device, size)
+    networks = build_networks(device, size)
+    inputs = [image_record(1, size, objects=8)]
     testing, training = {}, {}
     for variant in variants_of(device):
         ready = prepare_model(networks.ours, precision=PRECISIONS[variant])
         testing[variant] = call_without_grad(ready, [image_record(0, size)])
+    networks.ours.train()  # the prepared ones are copies
+    for variant in variants_of(device):
         if variant != "fp16":
-            model = copy.deepcopy(networks.ours).train()
-            dtype = autocast_dtype(variant)
-            inputs = [image_record(1, size, objects=8)]
-            training[variant] = training_step(networks.cfg, model, inputs, dtype)
+            arguments = networks.cfg, networks.ours, inputs, autocast_dtype(variant)
+            training[variant] = training_step(*arguments)
     parts = (("testing", testing), ("training", training))
     return "\n".join(_table(name, calls, device, least) for name, calls in parts)
 
@@ -55,13 +52,14 @@ def _table(title: str, calls: dict[str, Callable[[], Any]], device: str, least: 
     for variant, call in calls.items():
         for name, share in _profile(call, device).items():
             shares.setdefault(name, {})[variant] = share
-    lines = [f"| operator, {title} | {' | '.join(calls)} |", f"| --- |{' --- |' * len(calls)}"]
     first = next(iter(calls))
-    for name, found in sorted(shares.items(), key=lambda item: -item[1].get(first, 0)):
-        if max(found.values()) >= least:
-            cells = [f"{found[v]:.1%}" if v in found else "" for v in calls]
-            lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        [f"`{name}`", *(f"{found[v]:.1%}" if v in found else "" for v in calls)]
+        for name, found in sorted(shares.items(), key=lambda item: -item[1].get(first, 0))
+        if max(found.values()) >= least
+    ]
+    headers = [f"operator, {title}", *calls]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True) + "\n"
 
 
 def _profile(call: Callable[[], Any], device: str) -> dict[str, float]:
