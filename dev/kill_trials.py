@@ -27,8 +27,8 @@ from pathlib import Path
 import torch
 
 from fpn_d2.data.datasets import ShapesSpec, generate_shapes
-from fpn_d2.experiments.provenance import describe_machine, describe_versions, git_commit
 from fpn_d2.utils.files import read_json, write_json
+from fpn_d2.utils.provenance import describe_machine, describe_versions, git_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 ITERATIONS = 8

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Train a config with stock Detectron2, for comparison: its model, its trainer, its float32.
+"""Train a config with stock Detectron2: its model, its trainer, its float32; for comparison.
 
-``python tools/train_stock.py --config-file configs/quick/demo.yaml`` takes the options of
-train_net.py and writes to the config's OUTPUT_DIR with ``-stock`` appended.
+``python tools/train_stock.py --config-file configs/quick/demo.yaml`` has the options of
+train_net.py and writes to the config's OUTPUT_DIR with ``-stock`` behind it.
 """
 
 import argparse
@@ -27,22 +27,23 @@ class StockTrainer(DefaultTrainer):
 
 
 def config_of_stock(cfg: CfgNode) -> CfgNode:
-    """The config of the same training with Detectron2's own components.
+    """Return the config of the same training by Detectron2's own components.
 
     Raises:
         UserError: if Detectron2 has no such component.
     """
-    model, fpn = cfg.MODEL, cfg.MODEL.FPN
+    fpn = cfg.MODEL.FPN
     if (fpn.TOP_DOWN, fpn.LATERAL, list(fpn.OUT_FEATURES)) != (True, True, []):
         raise UserError("stock Detectron2 has no MODEL.FPN.TOP_DOWN, LATERAL or OUT_FEATURES")
     if (
-        model.META_ARCHITECTURE == "ClippingRetinaNet"
-        or model.ANCHOR_GENERATOR.NAME not in ("DefaultAnchorGenerator", "RotatedAnchorGenerator")
-        or model.ROI_BOX_HEAD.NUM_UNUSED_CLASSES
+        cfg.MODEL.META_ARCHITECTURE == "ClippingRetinaNet"
+        or cfg.MODEL.ANCHOR_GENERATOR.NAME
+        not in ("DefaultAnchorGenerator", "RotatedAnchorGenerator")
+        or cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES
     ):
         raise UserError(
             "stock Detectron2 has no ClippingRetinaNet, no MODEL.ANCHOR_GENERATOR.NAME "
-            f"{model.ANCHOR_GENERATOR.NAME} and no MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES"
+            f"{cfg.MODEL.ANCHOR_GENERATOR.NAME} and no MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES"
         )
     # Detectron2's mixed precision needs CUDA.
     amp = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")

@@ -1,10 +1,11 @@
-"""Where a number comes from: the machine, the versions, the commit."""
+"""Where a number comes from: the machine, the versions and the commit."""
 
 import contextlib
 import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,13 @@ import detectron2
 import torch
 import torchvision
 
-import fpn_d2
-
-from ..utils.devices import cpu_info
+from .devices import cpu_info
 
 __all__ = ["describe_machine", "describe_versions", "git_commit", "installed_versions"]
 
 
 def describe_machine() -> dict[str, Any]:
-    """The machine, without anything that names it.
+    """Describe this machine without naming it.
 
     Returns:
         ``{processor, instructions, cores, memory_gib, gpus}``.
@@ -41,21 +40,23 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, str]:
-    """The versions that decide a result."""
+    """Return the versions that decide a result, by package."""
+    # This package is imported already, and need not be installed.
+    package = __name__.partition(".")[0]
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "detectron2": detectron2.__version__,
-        "fpn_d2": fpn_d2.__version__,
+        package: sys.modules[package].__version__,
     }
 
 
 def installed_versions(*names: str) -> dict[str, str]:
-    """The versions of those packages that are installed; none is imported for it.
+    """Return the versions of the packages that are installed, without importing any.
 
     Args:
-        names: of packages.
+        names: names of packages.
     """
     found = {}
     for name in names:
@@ -65,13 +66,13 @@ def installed_versions(*names: str) -> dict[str, str]:
 
 
 def git_commit(folder: str | os.PathLike = Path(__file__).parent) -> str:
-    """The commit of a folder's repository, with ``+`` behind it where files have changed.
+    """Return the commit of a folder's repository, with a ``+`` appended if files have changed.
 
     Args:
-        folder: in the repository; by default this package's.
+        folder: a folder in the repository; this package's by default.
 
     Returns:
-        the short hash; ``"unknown"`` where there is no repository or no git.
+        the short hash, or ``"unknown"`` if there is no repository or no git.
     """
     try:
         commit = _git(folder, "rev-parse", "--short", "HEAD")
