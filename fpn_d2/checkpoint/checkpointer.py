@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from ..modeling import check_registered
+from ..config_checks import check_registered
 from ..utils.errors import UserError
 from ..utils.files import explain_disk_errors, is_local, replace_file
 from .resume_point import checkpoints_in, newest_whole, tagged_checkpoint

@@ -25,19 +25,18 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from ..config import changed
-from ..data import check_names
-from ..data.image_faults import image_fault
-from ..data.resizing import build_test_resize
+from ..data import build_test_resize, check_names
+from ..data.images import image_fault
 from ..evaluation import match_boxes
-from ..experiments.provenance import (
+from ..inference import set_final_nms
+from ..utils.errors import UserError
+from ..utils.files import check_targets, read_json, write_json
+from ..utils.provenance import (
     describe_machine,
     describe_versions,
     git_commit,
     installed_versions,
 )
-from ..inference import set_final_nms
-from ..utils.errors import UserError
-from ..utils.files import check_targets, read_json, write_json
 from .exporter import DetectorGraph, Exported, require
 
 __all__ = [

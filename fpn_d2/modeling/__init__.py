@@ -1,13 +1,11 @@
-"""What the paper draws: the neck, the RPN head, Eq. 1 and the RoI heads, all registered."""
+"""The paper: the pyramid, the RPN, Eq. 1, the RoI heads and mask proposals, all registered."""
 
-from . import old_names  # noqa: F401  (registers them)
 from .fpn import FeaturePyramid, build_fpn_backbone
 from .mask_proposals import MaskProposalGenerator, MaskProposalHead, MaskProposalNetwork
-from .registered import check_registered
 from .regnet import build_regnet_backbone
 from .roi_heads import C4ROIHeads, LevelROIHeads
 from .roi_pooler import LevelROIPooler, levels_of_boxes
-from .rpn import LeanRPN, PerLevelRPNHead, build_level_rpn_head
+from .rpn import LeanRPN, PerLevelRPNHead, build_level_rpn_head, match_anchors
 
 __all__ = [
     "C4ROIHeads",
@@ -22,6 +20,6 @@ __all__ = [
     "build_fpn_backbone",
     "build_level_rpn_head",
     "build_regnet_backbone",
-    "check_registered",
     "levels_of_boxes",
+    "match_anchors",
 ]

@@ -1,4 +1,4 @@
-"""Files that are whole whenever they are there, and JSON in them."""
+"""Files that are complete whenever they exist, and JSON in them."""
 
 import contextlib
 import glob
@@ -54,9 +54,9 @@ def check_targets(*paths: str | os.PathLike, overwrite: bool = False, option: st
 
 @contextlib.contextmanager
 def replace_file(path: str | os.PathLike, mode: str = "w", **options: Any) -> Iterator[IO]:
-    """Open a file that takes the place of ``path`` once it is complete and on the disk.
+    """Open a file that replaces ``path`` once it is complete and on the disk.
 
-    A kill or an error before that leaves what was there.
+    If a kill or an error comes before that, ``path`` stays as it was.
 
     Args:
         path: the file to write; its folder exists.
@@ -80,12 +80,12 @@ def replace_file(path: str | os.PathLike, mode: str = "w", **options: Any) -> It
 
 
 def remove_partial_files(folder: str | os.PathLike) -> None:
-    """Delete what :func:`replace_file` has left in a folder where a kill met it.
+    """Delete the half-written files that :func:`replace_file` left in a folder when it was killed.
 
-    Files of processes that still run are theirs. Nothing reads any of them.
+    Files of processes that still run are left alone. Nothing reads any of them.
 
     Args:
-        folder: need not exist.
+        folder: the folder; it need not exist.
     """
     for path in glob.glob(os.path.join(glob.escape(os.fspath(folder)), "*.partial")):
         number = re.search(r"\.(\d+)\.partial$", path)
@@ -132,11 +132,11 @@ def explain_disk_errors(what: str, remedy: str) -> Iterator[None]:
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Write ``content`` as JSON, whole or not at all; NaN is refused.
+    """Write a file as JSON, completely or not at all; NaN is refused.
 
     Args:
         path: the file.
-        content: what :func:`json.dump` takes.
+        content: anything that :func:`json.dump` takes.
     """
     with replace_file(path, encoding="utf-8") as file:
         json.dump(content, file, indent=2, allow_nan=False)
@@ -144,10 +144,10 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
 
 def read_json(path: str) -> Any:
-    """The content of a JSON file.
+    """Read a JSON file.
 
     Raises:
-        UserError: where it is no longer JSON.
+        UserError: if it is no longer JSON.
     """
     with open(path, encoding="utf-8") as file:
         try:
