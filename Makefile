@@ -2,10 +2,10 @@
 PYTHON ?= $(or $(shell command -v python 2>/dev/null),python3)
 SETUP := tools/setup_environment.py
 
-# What to install Detectron2 from, where it cannot be imported: a pip requirement, a wheel, a source
-# folder or a git repository (a bare one too). Empty: its pinned commit from GitHub.
+# Where Detectron2 and torch come from, if they cannot be imported; see tools/setup_environment.py.
 DETECTRON2 ?=
-export DETECTRON2
+TORCH ?=
+export DETECTRON2 TORCH
 
 # More for one call: `make demo OPTIONS="SOLVER.MAX_ITER 500"`, `make test TESTS=tests/modeling`.
 OPTIONS :=
@@ -17,7 +17,7 @@ START := output/quick/R-18.pkl
 START_ITERATIONS := 200
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-stock pictures readme test test-slow lint
+.PHONY: help setup demo demo-stock pictures results test test-slow test-page lint
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,18 +41,30 @@ $(START): | setup
 pictures: setup  ## make the README's picture from the model that `make demo` trained
 	@$(PYTHON) dev/make_pictures.py
 
-readme: setup  ## write the READMEs' tables from results/
-	@$(PYTHON) dev/update_readme.py
+results: setup  ## write the tables in docs/ and the reports in results/ from results/*.json
+	@$(PYTHON) dev/write_results.py
 
-test: setup  ## run the quick tests on a CPU
-	@$(PYTHON) $(SETUP) pytest hypothesis
-	$(PYTHON) -m pytest -q -m "not slow" $(TESTS)
+# On every core, with one thread for each process: networks this small gain nothing from two.
+PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --dist worksteal
+
+test: setup  ## run the quick tests on a CPU, on all its cores
+	@$(PYTHON) $(SETUP) pytest xdist hypothesis
+	$(PYTEST) -m "not slow" $(TESTS)
 
 # pytest ends with 5 where it selected nothing: fine only while no test is marked slow.
 test-slow: setup  ## run the slow tests
-	@$(PYTHON) $(SETUP) pytest hypothesis
-	@$(PYTHON) -m pytest -q -m slow $(TESTS) || { status=$$?; \
+	@$(PYTHON) $(SETUP) pytest xdist hypothesis
+	@$(PYTEST) -m slow $(TESTS) || { status=$$?; \
 	  [ $$status -eq 5 ] && ! grep -rq --include='*.py' 'mark\.slow' tests || exit $$status; }
+
+# Gradio wants an older Pillow than the rest, hence an environment of its own over this one.
+PAGE := .page-environment
+test-page: setup  ## test the page of tools/app.py in a real browser
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	  echo "test-page: there is no Chromium; install it (apt-get install chromium)" >&2; exit 1; }
+	@[ -x $(PAGE)/bin/python ] || $(PYTHON) -m venv --system-site-packages $(PAGE)
+	@$(PAGE)/bin/python -m pip install --quiet --disable-pip-version-check gradio playwright pytest
+	FPN_D2_PAGE_TESTS=1 $(PAGE)/bin/python -m pytest -q tests/app
 
 lint:  ## check style and format with ruff (needs neither torch nor Detectron2)
 	@$(PYTHON) $(SETUP) ruff

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Make the README's picture from the built-in data and a trained quick model.
+"""Make the README's picture with a quick model that is trained on the built-in data.
 
-``make demo`` trains the model; ``make pictures`` writes docs/pictures/explain.png from it.
+``make demo`` trains the model, and ``make pictures`` writes docs/pictures/explain.png with it.
 """
 
 import argparse
@@ -21,11 +21,11 @@ _WIDTH = 1200
 
 
 def main() -> None:
-    """Read the command line, explain one image, say what was written."""
+    """Read the command line, explain one image, and print what was written."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", default="configs/quick/demo.yaml")
     parser.add_argument("--weights", default="output/demo/model_final.pth")
-    parser.add_argument("--image", type=int, default=5, help="of shapes_val, from 1")
+    parser.add_argument("--image", type=int, default=5, help="number in shapes_val, from 1")
     parser.add_argument("--output", default="docs/pictures/explain.png")
     parser.add_argument("--threshold", type=float, default=0.6)
     args = parser.parse_args()
@@ -39,7 +39,7 @@ def main() -> None:
         explanation = explainer.explain(image, threshold=args.threshold)
         page = Image.fromarray(draw_explanation(explanation, class_names(cfg)))
         size = (_WIDTH, round(page.height * _WIDTH / page.width))
-        # 256 colours, so that a clone stays small; those far apart, so that levels keep theirs.
+        # 256 colours keep a clone small; colours that are far apart keep the levels' own.
         small = page.resize(size, Image.Resampling.LANCZOS).quantize(
             256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
         )

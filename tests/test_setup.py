@@ -1,4 +1,4 @@
-"""setup.py, `make setup` and the other targets, with stub modules, a stub pip and a stub Python.
+"""setup.py, `make setup` and the other targets, with stub packages, a stub pip and a stub Python.
 
 Nothing here touches the network or the environment that the tests run in.
 """
@@ -9,82 +9,22 @@ import runpy
 import shutil
 import subprocess
 import sys
+import venv
+import zipfile
 from pathlib import Path
 
 import pytest
-import setup_detectron2
 import setup_environment
-from setup_detectron2 import SetupError, find_source
-from setup_environment import Module
+from setup_environment import SetupError, find_source
 
 ROOT = Path(setup_environment.__file__).resolve().parent.parent
-CURRENT = Module(
-    version=setup_environment.package_version(), origin=ROOT.as_uri(), installed_at=float("inf")
-)
-COMPLETE = {
-    "setuptools": Module("81.0.0"),
-    "wheel": Module("0.45"),
-    "fpn_d2": CURRENT,
-    "torch": Module("2.11.0"),
-    "torchvision": Module("0.26.0"),
-    "detectron2": Module("0.6"),
-}
-ABSENT = Module(error="ModuleNotFoundError: No module named 'it'", absent=True)
+SETUP = setup_environment.__file__
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 needs_make = pytest.mark.skipif(
     shutil.which("make") is None or os.name == "nt", reason="needs make and a shell"
 )
-
-
-class StubPip:
-    """Stands for `run_pip`: keeps the commands, and fails at the one that contains `fails_at`."""
-
-    def __init__(self, fails_at=None):
-        self.commands, self.fails_at = [], fails_at
-
-    def __call__(self, *arguments, failure, env=None):
-        self.commands.append(arguments)
-        if self.fails_at in arguments:
-            raise SetupError(failure)
-        if arguments[0] == "wheel":
-            folder = Path(arguments[arguments.index("--wheel-dir") + 1])
-            folder.mkdir()
-            (folder / "detectron2-0.6-py3-none-any.whl").touch()
-
-
-def looks(*changes):
-    """Stands for `look`: the complete environment, with the next of `changes` at each call."""
-    sequence = iter(changes)
-    return lambda: {**COMPLETE, **next(sequence)}
-
-
-@pytest.fixture
-def detectron2_folder(tmp_path):
-    folder = tmp_path / "source" / "detectron2"
-    folder.mkdir(parents=True)
-    (folder / "setup.py").write_text("print('not run')\n")
-    (folder / "build").mkdir()
-    return folder
-
-
-@pytest.fixture
-def repository(tmp_path, detectron2_folder):
-    """A git repository with two commits: its path, its first commit and its HEAD."""
-
-    def git(*arguments):
-        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
-        command = ["git", *identity, *arguments]
-        return subprocess.run(
-            command, cwd=detectron2_folder, check=True, capture_output=True, text=True
-        ).stdout.strip()
-
-    git("init", "--quiet")
-    git("add", "setup.py")
-    git("commit", "--quiet", "-m", "one")
-    first = git("rev-parse", "HEAD")
-    git("commit", "--quiet", "--allow-empty", "-m", "two")
-    return detectron2_folder, first, git("rev-parse", "HEAD")
+needs_posix = pytest.mark.skipif(os.name == "nt", reason="needs a POSIX system")
 
 
 def assert_one_sentence(message: str) -> None:
@@ -111,364 +51,352 @@ def test_setup_py_imports_no_torch_and_requires_no_detectron2():
     )
     heavy, name, version, requires, extras, packages = json.loads(done.stdout)
     assert heavy == []
-    assert (name, version) == ("fpn_d2", setup_environment.package_version())
-    assert not [r for r in requires if r.startswith(("torch", "detectron2"))]
+    assert name == "fpn_d2"
+    assert f'__version__ = "{version}"' in (ROOT / "fpn_d2" / "__init__.py").read_text()
+    assert not [r for r in requires if r.startswith(("torch", "detectron2", "opencv"))]
     assert extras["dev"] == list(setup_environment.DEV_TOOLS.values())
     assert "fpn_d2" in packages
     assert all(package.split(".")[0] == "fpn_d2" for package in packages)
 
 
 def test_the_pinned_commit_is_the_one_that_the_package_names():
-    text = (ROOT / "fpn_d2" / "__init__.py").read_text()
-    assert setup_detectron2.DETECTRON2_COMMIT in text
+    for file in ("fpn_d2/__init__.py", "CONTRIBUTING.md"):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        if "detectron2.git" in text:
+            assert setup_environment.DETECTRON2_COMMIT in text, file
 
 
-# What is there
+# A real pip in an environment of its own, which finds stub packages in a folder
+
+
+def write_wheel(folder: Path, name: str, version: str, module: str = "", code: str = "") -> Path:
+    """A wheel of one module, whose ``__version__`` is the wheel's."""
+    module = module or name
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{module}/__init__.py": f"__version__ = {version!r}\n{code}",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "",
+    }
+    if module == "detectron2":
+        files |= {"detectron2/layers.py": "", "detectron2/modeling.py": ""}
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file, text in files.items():
+            wheel.writestr(file, text)
+    return path
+
+
+class Environment:
+    """A virtual environment with this package in it, and a folder of wheels that its pip finds."""
+
+    def __init__(self, folder: Path):
+        venv.create(folder / "env", with_pip=True)
+        self.python = str(folder / "env" / "bin" / "python")
+        self.site = next((folder / "env" / "lib").glob("python*/site-packages"))
+        self.wheels = folder / "wheels"
+        self.wheels.mkdir()
+        info = self.site / "fpn_d2-0.1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fpn_d2\nVersion: 0.1.0\n")
+        (info / "direct_url.json").write_text(
+            json.dumps({"url": ROOT.as_uri(), "dir_info": {"editable": True}})
+        )
+        os.utime(info, (2**32, 2**32))  # later than any setup.py
+
+    def set_up(self, **variables: str) -> subprocess.CompletedProcess:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))}
+        find = {
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.wheels),
+            "PIP_CONFIG_FILE": os.devnull,
+        }
+        return subprocess.run(
+            [self.python, SETUP],
+            env={**kept, "DETECTRON2": "", "TORCH": "", **find, **variables},
+            capture_output=True,
+            text=True,
+        )
 
 
 @pytest.fixture
-def stub_modules(tmp_path, monkeypatch):
-    """Stub torch, torchvision and detectron2 that hide the real ones; returns their folder."""
-    for name in ("torch", "torchvision", "detectron2", "detectron2/layers", "detectron2/modeling"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text('__version__ = "1.2"\n')
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return tmp_path
+def environment(tmp_path):
+    return Environment(tmp_path)
 
 
-def test_look_reads_versions(stub_modules):
-    found = setup_environment.look()
-    assert [found[name].version for name in ("torch", "torchvision", "detectron2")] == ["1.2"] * 3
-    assert found["detectron2"].compiled_error is None
+@needs_posix
+def test_what_is_missing_is_installed_and_what_works_is_left_alone(environment):
+    wheels = environment.wheels
+    write_wheel(wheels, "torch", "2.11.0")
+    write_wheel(wheels, "torchvision", "0.26.0")
+    for name in ("opencv_python", "opencv_python_headless"):
+        write_wheel(wheels, name, "4.12.0", module="cv2")
+    detectron2 = write_wheel(wheels.parent, "detectron2", "0.6")
+    done = environment.set_up(DETECTRON2=str(detectron2))
+    assert done.returncode == 0, done.stdout + done.stderr
+    line = done.stdout.splitlines()[-1]
+    assert "torch 2.11.0 | torchvision 0.26.0 | cv2 4.12.0" in line
+    assert "detectron2 0.6 (without its compiled part) | fpn_d2 0.1.0" in line
+
+    # other versions that work stay, and nothing is asked of pip
+    version = environment.site / "torch" / "__init__.py"
+    version.write_text("__version__ = '3.0'\n")
+    again = environment.set_up(DETECTRON2="/does/not/matter", PIP_FIND_LINKS="/nowhere")
+    assert again.returncode == 0
+    assert again.stdout.count("\n") == 1
+    assert "torch 3.0" in again.stdout
 
 
-def test_look_tells_absent_from_broken(stub_modules):
-    missing = "raise ModuleNotFoundError(\"No module named 'torchvision'\", name='torchvision')"
-    (stub_modules / "torchvision" / "__init__.py").write_text(missing)
-    (stub_modules / "detectron2" / "layers" / "__init__.py").write_text("import torchvision")
-    found = setup_environment.look()
-    assert found["torchvision"].absent
-    assert found["torchvision"].version is None
-    assert not found["detectron2"].absent
-    assert "No module named 'torchvision'" in found["detectron2"].error
+@needs_posix
+def test_torch_is_taken_as_torch_says(environment):
+    write_wheel(environment.wheels, "torch", "2.12.0")
+    write_wheel(environment.wheels, "torchvision", "0.27.0")
+    write_wheel(environment.wheels, "opencv_python", "4.12.0", module="cv2")
+    write_wheel(environment.wheels, "opencv_python_headless", "4.12.0", module="cv2")
+    detectron2 = write_wheel(environment.wheels.parent, "detectron2", "0.6")
+    done = environment.set_up(DETECTRON2=str(detectron2), TORCH="torch==2.12.0 torchvision")
+    assert "torch 2.12.0 | torchvision 0.27.0" in done.stdout, done.stderr
 
 
-def test_look_survives_a_crash_and_noise(stub_modules):
-    (stub_modules / "torch" / "__init__.py").write_text("print('noise', end='')\n__version__ = '2'")
-    (stub_modules / "torchvision" / "__init__.py").write_text("import os; os._exit(139)")
-    found = setup_environment.look()
-    assert found["torch"].version == "2"
-    assert found["torchvision"].error == "importing it ends Python with status 139"
+@needs_posix
+def test_detectron2_is_looked_for_before_torch_is_downloaded(environment):
+    done = environment.set_up(DETECTRON2="/no/such/folder")
+    assert done.returncode == 1
+    assert done.stdout == ""  # pip has not begun
+    assert_one_sentence(done.stderr.strip().removeprefix("setup: "))
+    assert "/no/such/folder" in done.stderr
 
 
-def test_look_reports_a_compiled_part_that_does_not_load(stub_modules):
-    (stub_modules / "detectron2" / "_C.py").write_text("raise ImportError('undefined symbol')")
-    found = setup_environment.look()["detectron2"]
-    assert (found.version, found.compiled_error) == ("1.2", "undefined symbol")
+@needs_posix
+@needs_git
+def test_without_a_compiler_detectron2_comes_without_its_compiled_part(environment, repository):
+    wheels = environment.wheels
+    write_wheel(wheels, "torch", "2.11.0")
+    write_wheel(wheels, "torchvision", "0.26.0")
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "-w", wheels]
+    if subprocess.run([*pip, "setuptools<82", "wheel"]).returncode:
+        pytest.skip("setuptools cannot be had here")
+    folder, _, _ = repository
+    for name in ("opencv_python", "opencv_python_headless"):
+        write_wheel(wheels, name, "4.12.0", module="cv2")
+    done = environment.set_up(DETECTRON2=str(folder / ".git"), CXX="no-such-compiler")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Detectron2 comes without its compiled part" in done.stdout
+    assert "detectron2 0.6 (without its compiled part)" in done.stdout.splitlines()[-1]
+    assert (environment.site / "detectron2" / "model_zoo" / "configs" / "it.yaml").is_file()
 
 
-def test_the_package_is_current_only_from_this_folder_and_this_setup_py(tmp_path):
-    current = setup_environment.package_is_current
-    assert current(CURRENT)
-    assert not current(Module())
-    assert not current(CURRENT._replace(origin=None))  # not editable
-    assert not current(CURRENT._replace(origin=tmp_path.as_uri()))
-    assert not current(CURRENT._replace(version="0.0.1"))
-    assert not current(CURRENT._replace(installed_at=0.0))
+# Decisions, with a stub pip
 
 
-# What is installed
+@pytest.fixture
+def pip_calls(monkeypatch):
+    """The arguments of each call of pip, which does nothing."""
+    calls = []
 
+    def pip(*arguments, failure, env=None):
+        calls.append(list(arguments))
+        if any(word in getattr(pip, "fails_at", ()) for word in arguments):
+            raise SetupError(failure)
 
-def test_nothing_is_installed_where_everything_works():
-    pip = StubPip()
-    line = setup_environment.set_up("", pip, looks({}))
-    assert pip.commands == []
-    assert line.startswith("python 3.")
-    assert line.endswith(
-        f" | torch 2.11.0 | torchvision 0.26.0 | detectron2 0.6 | fpn_d2 {CURRENT.version}"
-    )
-
-
-def test_other_versions_that_work_are_kept():
-    pip = StubPip()
-    other = {"torch": Module("2.4.1+cpu"), "torchvision": Module("0.19.1+cpu")}
-    assert "torch 2.4.1+cpu" in setup_environment.set_up("", pip, looks(other))
-    assert pip.commands == []
-
-
-def test_torch_comes_first_and_detectron2_is_looked_at_again():
-    """Detectron2 fails to import without torch: no reason to install it."""
-    pip = StubPip()
-    bare = {"torch": ABSENT, "torchvision": ABSENT, "detectron2": Module(error="no torch")}
-    setup_environment.set_up("", pip, looks(bare, {}))
-    assert pip.commands == [("install", "torch==2.11.0", "torchvision==0.26.0")]
-
-
-def test_a_torch_without_torchvision_is_replaced_with_a_word(capsys):
-    setup_environment.set_up("", StubPip(), looks({"torchvision": ABSENT}, {}))
-    assert "torch 2.11.0 has no torchvision that imports" in capsys.readouterr().out
-
-
-def test_a_broken_torchvision_of_the_right_version_is_forced():
-    broken = {"torchvision": Module(error="RuntimeError: operator torchvision::nms")}
-    pip = StubPip()
-    setup_environment.set_up("", pip, looks(broken, broken, {}))
-    assert "--force-reinstall" in pip.commands[1]
-    with pytest.raises(SetupError, match="fresh environment") as raised:
-        setup_environment.set_up("", StubPip(), looks(broken, broken, broken))
-    assert_one_sentence(str(raised.value))
-
-
-def test_detectron2_is_built_without_isolation_then_installed(detectron2_folder):
-    pip = StubPip()
-    setup_environment.set_up(str(detectron2_folder), pip, looks({"detectron2": ABSENT}, {}))
-    build, install = pip.commands
-    assert build[0] == "wheel"
-    assert {"--no-build-isolation", "--no-deps", "--no-cache-dir"} <= set(build)
-    assert install[0] == "install"
-    assert install[-1].endswith(".whl")
-    assert "--force-reinstall" not in install
-
-
-def test_a_broken_detectron2_is_replaced_although_its_version_is_the_same(detectron2_folder):
-    pip = StubPip()
-    broken = {"detectron2": Module(error="ImportError: undefined symbol")}
-    setup_environment.set_up(str(detectron2_folder), pip, looks(broken, {}))
-    assert "--force-reinstall" in pip.commands[1]
-    assert "--no-deps" in pip.commands[1]  # or pip would reinstall what Detectron2 requires too
-
-
-def test_a_wheel_is_installed_as_it_is(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", "")  # and needs no compiler
-    wheel = tmp_path / "detectron2-0.6-cp311-cp311-linux_x86_64.whl"
-    wheel.touch()
-    pip = StubPip()
-    setup_environment.set_up(str(wheel), pip, looks({"detectron2": ABSENT}, {}))
-    assert pip.commands == [("install", str(wheel))]
-
-
-def test_a_compiled_part_is_rebuilt_only_if_its_torch_was_replaced(detectron2_folder, capsys):
-    stale = {"detectron2": Module("0.6", compiled_error="undefined symbol")}
-    pip = StubPip()
-    setup_environment.set_up(str(detectron2_folder), pip, looks(stale))
-    assert pip.commands == []
-    assert "does not load (undefined symbol)" in capsys.readouterr().out
-    old = {"torch": Module("2.13.0"), "torchvision": ABSENT}
-    setup_environment.set_up(str(detectron2_folder), pip, looks({**stale, **old}, stale, {}))
-    assert [command[0] for command in pip.commands] == ["install", "wheel", "install", "install"]
-
-
-@pytest.mark.parametrize("change", [{"setuptools": Module("82.0")}, {"wheel": Module()}])
-def test_build_tools_go_beside_the_environment(change, detectron2_folder):
-    pip = StubPip()
-    missing = {"detectron2": ABSENT, **change}
-    setup_environment.set_up(str(detectron2_folder), pip, looks(missing, change))
-    assert "--target" in pip.commands[0]
-    assert "setuptools<82" in pip.commands[0]
+    monkeypatch.setattr(setup_environment, "pip", pip)
+    return calls
 
 
 @pytest.mark.parametrize(
-    "setuptools, wheel, isolated",
-    [("81.0.0", "0.45", False), ("63.4", "0.45", True), ("81.0.0", None, True), (None, None, True)],
+    "wanted, platform, driver, cpu",
+    [
+        ("", "linux", False, True),
+        ("", "linux", True, False),
+        ("", "darwin", False, False),
+        ("cpu", "linux", True, True),
+        ("cuda", "linux", False, False),
+    ],
 )
-def test_the_package_is_built_offline_where_it_can_be(setuptools, wheel, isolated):
-    pip = StubPip()
-    tools = {"setuptools": Module(setuptools), "wheel": Module(wheel), "fpn_d2": Module()}
-    setup_environment.set_up("", pip, looks(tools))
-    (command,) = pip.commands
-    assert command[-2:] == ("--editable", str(ROOT))
-    assert ("--no-build-isolation" not in command) == isolated
+def test_the_build_of_torch(wanted, platform, driver, cpu, pip_calls, monkeypatch):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(shutil, "which", lambda name: "/bin/nvidia-smi" if driver else None)
+    monkeypatch.setattr(os.path, "exists", lambda path: driver)
+    setup_environment.install_torch(wanted)
+    (call,) = pip_calls
+    assert (setup_environment.CPU_INDEX in call) == cpu
+    assert call[-2:] == ["torch==2.11.0", "torchvision==0.26.0"]
 
 
-def test_tools_are_installed_only_where_missing(monkeypatch):
-    pip = StubPip()
-    setup_environment.install_tool("pytest", pip)
-    assert pip.commands == []
-    monkeypatch.setattr(setup_environment.importlib.util, "find_spec", lambda name: None)
-    setup_environment.install_tool("ruff", pip)
-    assert pip.commands == [("install", "--quiet", setup_environment.DEV_TOOLS["ruff"])]
+@pytest.mark.parametrize("wanted, falls_back", [("", True), ("cpu", False)])
+def test_without_the_cpu_index_the_default_build_is_taken(
+    wanted, falls_back, pip_calls, monkeypatch
+):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    setup_environment.pip.fails_at = (setup_environment.CPU_INDEX,)
+    if falls_back:
+        setup_environment.install_torch(wanted)
+        assert len(pip_calls) == 2
+    else:
+        with pytest.raises(SetupError) as raised:
+            setup_environment.install_torch(wanted)
+        assert_one_sentence(str(raised.value))
+
+
+@pytest.mark.parametrize(
+    "has_gl, package", [(True, "opencv-python"), (False, "opencv-python-headless")]
+)
+def test_opencv_without_libgl_is_the_headless_one(
+    has_gl, package, pip_calls, monkeypatch, tmp_path
+):
+    looks = iter([(None, "no")])
+    found = {"torch": ("2", ""), "torchvision": ("2", ""), "detectron2": ("0.6", "")}
+    monkeypatch.setattr(
+        setup_environment, "look", lambda name: found.get(name) or next(looks, ("4", ""))
+    )
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: "libGL.so.1" if has_gl else None)
+    monkeypatch.setattr(setup_environment, "is_current", lambda: True)
+    setup_environment.set_up(tmp_path)
+    assert pip_calls == [["install", package]]
+
+
+def test_look_tells_why_a_module_does_not_import(tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text("raise OSError('libfoo.so.1 is missing')\n")
+    (tmp_path / "crashes.py").write_text("import os\nos._exit(7)\n")
+    (tmp_path / "noisy.py").write_text("print('hello')\n__version__ = '1.2'\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert setup_environment.look("broken") == (None, "OSError: libfoo.so.1 is missing")
+    assert setup_environment.look("crashes") == (None, "Python ends with status 7")
+    assert setup_environment.look("noisy") == ("1.2", "")
+
+
+def test_a_package_that_does_not_import_after_all_gets_one_sentence(
+    pip_calls, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(setup_environment, "look", lambda name: (None, "ImportError: no"))
+    monkeypatch.setattr(setup_environment, "find_source", lambda named, work: "detectron2.whl")
+    monkeypatch.setattr(setup_environment, "is_current", lambda: True)
+    with pytest.raises(SetupError, match="torch is installed and does not import") as raised:
+        setup_environment.set_up(tmp_path)
+    assert_one_sentence(str(raised.value))
 
 
 # Where Detectron2 comes from
 
 
-def test_a_source_folder_is_copied_without_its_builds(detectron2_folder, tmp_path):
-    detectron2_folder.chmod(0o555)
-    source = find_source(str(detectron2_folder), tmp_path)
-    detectron2_folder.chmod(0o755)
-    assert source.compiles
-    assert Path(source.target).stat().st_mode & 0o200  # the build can write there
-    assert Path(source.target) != detectron2_folder
-    assert os.listdir(source.target) == ["setup.py"]
+@pytest.fixture
+def repository(tmp_path):
+    """A git repository with two commits of a stub Detectron2: path, first commit and HEAD."""
+    folder = tmp_path / "source" / "detectron2"
+    (folder / "detectron2").mkdir(parents=True)
+    (folder / "detectron2" / "__init__.py").write_text("__version__ = '0.6'\n")
+    (folder / "detectron2" / "layers.py").touch()
+    (folder / "detectron2" / "modeling.py").touch()
+    (folder / "detectron2" / "model_zoo" / "configs").mkdir(parents=True)
+    (folder / "detectron2" / "model_zoo" / "configs" / "it.yaml").touch()
+    (folder / "setup.py").write_text(
+        "from setuptools import Extension, find_packages, setup\n"
+        "setup(name='detectron2', version='0.6', packages=['detectron2'],\n"
+        "      package_data={'detectron2': ['model_zoo/configs/*.yaml']},\n"
+        "      ext_modules=[Extension('detectron2._C', ['no_such_file.cpp'])])\n"
+    )
+    (folder / "build").mkdir()
+
+    def git(*arguments):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+        command = ["git", *identity, *arguments]
+        return subprocess.run(
+            command, cwd=folder, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "one")
+    first = git("rev-parse", "HEAD")
+    git("commit", "--quiet", "--allow-empty", "-m", "two")
+    return folder, first, git("rev-parse", "HEAD")
 
 
 @needs_git
-@pytest.mark.parametrize("kind", ["bare", "without config", "without work tree", "url"])
-@pytest.mark.parametrize("has_pin", [True, False])
-def test_a_git_repository_gives_the_pin_or_its_head(
-    kind, has_pin, repository, tmp_path, monkeypatch, capfd
-):
-    path, first, head = repository
-    monkeypatch.setattr(setup_detectron2, "DETECTRON2_COMMIT", first if has_pin else "0" * 40)
-    there = tmp_path / "there"
-    how = "--no-checkout" if kind == "without work tree" else "--bare"
-    subprocess.run(["git", "clone", "--quiet", how, str(path), str(there)], check=True)
-    if kind == "without config":
-        (there / "config").unlink()
+def test_a_source_folder_is_copied_without_its_builds(repository, tmp_path):
+    folder, _, _ = repository
     work = tmp_path / "work"
     work.mkdir()
-    if kind == "url":
-        source = setup_detectron2.clone(there.as_uri(), work)
-    else:
-        source = find_source(str(there), work)
-    assert f"commit {(first if has_pin else head)[:7]}" in source.label
-    shutil.unpack_archive(source.target, tmp_path / "unpacked")
-    assert os.listdir(tmp_path / "unpacked" / "detectron2") == ["setup.py"]
-    output = capfd.readouterr()
-    assert ("lacks the tested 0000000" in output.out) != has_pin
-    assert output.err == ""
-
-
-@pytest.mark.parametrize(
-    "named, is_git",
-    [
-        ("git@host.org:mirrors/detectron2.git", True),
-        ("ssh://host/detectron2", True),
-        ("https://host/mirrors/detectron2.git", True),
-        ("https://host/detectron2", True),
-        ("https://host/detectron2-0.6-cp311-cp311-linux_x86_64.whl", False),
-        ("https://host/detectron2.tar.gz#sha256=0", False),
-        ("git+https://host/detectron2.git@abc", False),
-        ("detectron2 @ git+ssh://git@host/detectron2.git", False),
-        ("detectron2@https://host/d.whl", False),
-        ("detectron2==0.6", False),
-    ],
-)
-def test_a_remote_repository_is_told_from_a_requirement(named, is_git, tmp_path):
-    assert setup_detectron2.is_git_url(named) == is_git
-    if not is_git:
-        assert find_source(named, tmp_path).target == named
+    copy = Path(find_source(str(folder), work))
+    assert copy.parent == work
+    assert (copy / "setup.py").is_file()
+    assert not (copy / "build").exists()
+    assert not (copy / ".git").exists()
 
 
 @needs_git
-def test_a_detectron2_that_is_nothing_gets_one_sentence(tmp_path, monkeypatch, capfd):
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    unborn = tmp_path / "unborn.git"
-    subprocess.run(["git", "init", "--quiet", "--bare", str(unborn)], check=True)
-    monkeypatch.setattr(setup_detectron2, "DETECTRON2_URL", (tmp_path / "none").as_uri())
-    for named, expected in [
-        ("/no/such/folder", "no file or folder /no/such/folder"),
-        ("./detectron2-0.6.whl", "no file or folder"),
-        ("mirrors/detectron2", "no file or folder"),
-        (str(empty), "neither a source folder"),
-        (str(unborn), "has no commit"),
-        ("", "could not be fetched"),
-    ]:
-        with pytest.raises(SetupError, match=expected) as raised:
-            find_source(named, tmp_path)
-        assert_one_sentence(str(raised.value))
-
-
-# Failures
+@pytest.mark.parametrize("form", ["bare", "without config", "git+file", "file"])
+@pytest.mark.parametrize("has_pin", [True, False])
+def test_a_git_repository_gives_the_pin_or_its_head(
+    form, has_pin, repository, tmp_path, monkeypatch, capsys
+):
+    folder, first, head = repository
+    monkeypatch.setattr(setup_environment, "DETECTRON2_COMMIT", first if has_pin else "0" * 40)
+    bare = tmp_path / "bare.git"
+    subprocess.run(["git", "clone", "-q", "--bare", str(folder), str(bare)], check=True)
+    if form == "without config":
+        (bare / "config").unlink()
+    named = {"git+file": f"git+{bare.as_uri()}@{first}", "file": bare.as_uri()}.get(form, str(bare))
+    work = tmp_path / "work"
+    work.mkdir()
+    archive = find_source(named, work)
+    with zipfile.ZipFile(archive) as packed:
+        assert "detectron2/setup.py" in packed.namelist()
+        assert packed.comment.decode() == (first if has_pin else head)  # as git archive writes it
+    assert ("taking its HEAD" in capsys.readouterr().out) != has_pin
 
 
 @pytest.mark.parametrize(
-    "missing, fails_at, expected",
-    [
-        ({"torch": ABSENT, "torchvision": ABSENT}, "torch==2.11.0", "could not install torch==2"),
-        ({"detectron2": ABSENT}, "wheel", "could not be built from"),
-        ({"detectron2": ABSENT}, "install", "could not install Detectron2 from"),
-        ({"detectron2": ABSENT, "wheel": Module()}, "--target", "could not fetch setuptools"),
-        ({"fpn_d2": Module()}, "--editable", "could not install fpn_d2"),
-    ],
+    "named", ["detectron2==0.6", "https://a.b/detectron2-0.6-py3-none-any.whl"]
 )
-def test_a_failing_pip_gets_one_sentence(missing, fails_at, expected, detectron2_folder):
-    with pytest.raises(SetupError, match=expected) as raised:
-        setup_environment.set_up(str(detectron2_folder), StubPip(fails_at), looks(missing))
+def test_what_pip_takes_itself_is_handed_on(named, tmp_path):
+    assert find_source(named, tmp_path) == named
+
+
+@pytest.mark.parametrize("named", ["./nothing", "no/such/folder", "absent.whl", "EMPTY"])
+def test_a_detectron2_that_is_nothing_gets_one_sentence(named, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SetupError, match="make setup DETECTRON2=") as raised:
+        find_source(str(tmp_path / "empty") if named == "EMPTY" else named, work)
     assert_one_sentence(str(raised.value))
 
 
-def test_a_detectron2_that_still_does_not_import_gets_one_sentence(detectron2_folder):
-    broken = {"detectron2": Module(error="ImportError: x", origin="/elsewhere/detectron2")}
-    with pytest.raises(SetupError, match="does not import from /elsewhere") as raised:
-        setup_environment.set_up(str(detectron2_folder), StubPip(), looks(broken, broken))
-    assert_one_sentence(str(raised.value))
-
-
-def test_a_missing_compiler_gets_one_sentence_and_nothing_is_installed(
-    detectron2_folder, monkeypatch
-):
-    pip = StubPip()
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(SetupError, match=r"needs a C\+\+ compiler and none is found") as raised:
-        setup_environment.set_up(str(detectron2_folder), pip, looks({"detectron2": ABSENT}))
-    assert_one_sentence(str(raised.value))
-    assert pip.commands == []
-    monkeypatch.setenv("CXX", "/no/such/g++ -O2")
-    with pytest.raises(SetupError, match=r"CXX=/no/such/g\+\+ is not found"):
-        setup_detectron2.compiler_environment()
-
-
-def test_another_compiler_is_named_to_the_build(tmp_path, monkeypatch):
-    compiler = tmp_path / "clang++"
-    compiler.write_text("#!/bin/sh\n")
-    compiler.chmod(0o755)
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert setup_detectron2.compiler_environment() == {"CXX": "clang++"}
-
-
-def test_missing_python_headers_get_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(setup_detectron2.sysconfig, "get_path", lambda name: str(tmp_path))
-    with pytest.raises(SetupError, match=r"Python\.h") as raised:
-        setup_detectron2.compiler_environment()
+@needs_git
+def test_a_repository_that_cannot_be_fetched_gets_one_sentence(tmp_path):
+    with pytest.raises(SetupError, match="cannot be fetched") as raised:
+        find_source("git+file:///no/such/repository.git", tmp_path)
     assert_one_sentence(str(raised.value))
 
 
 def test_missing_git_gets_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(SetupError, match="git is needed") as raised:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SetupError, match="git is missing") as raised:
         find_source("", tmp_path)
     assert_one_sentence(str(raised.value))
 
 
-def test_a_python_that_cannot_install_gets_one_sentence(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(setup_environment.importlib.util, "find_spec", lambda name: None)
-        with pytest.raises(SetupError, match="has no pip: run .*ensurepip") as raised:
-            setup_environment.run_pip("install", "it", failure="not reached")
-        assert_one_sentence(str(raised.value))
-    (tmp_path / "EXTERNALLY-MANAGED").touch()
-    monkeypatch.delenv("PIP_BREAK_SYSTEM_PACKAGES", raising=False)
-    monkeypatch.setattr(setup_environment.sysconfig, "get_path", lambda name: str(tmp_path))
-    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
-    with pytest.raises(SetupError, match="belongs to the operating system") as raised:
-        setup_environment.check_pip()
-    assert_one_sentence(str(raised.value).replace("&& . .venv", "&& .venv"))
-
-
 def test_an_old_python_gets_one_sentence(monkeypatch):
-    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    monkeypatch.setattr(sys, "version_info", (3, 9))
     with pytest.raises(SystemExit, match=r"needs Python 3\.10 or newer") as raised:
-        runpy.run_path(setup_environment.__file__)
+        runpy.run_path(SETUP)
     assert_one_sentence(str(raised.value))
 
 
-def test_run_pip_raises_its_sentence_with_pips_output_above_it(capfd):
+def test_a_failing_pip_raises_its_sentence_with_pips_output_above_it(capfd):
     with pytest.raises(SetupError, match="^do this$"):
-        setup_environment.run_pip("no-such-command", failure="do this")
+        setup_environment.pip("no-such-command", failure="do this")
     assert "unknown command" in capfd.readouterr().err
 
 
 def test_main_prints_the_sentence_and_fails(capsys):
     assert setup_environment.main(["black"]) == 1
-    assert (
-        capsys.readouterr().err
-        == "setup: unknown tool black: choose from pytest, ruff, hypothesis\n"
-    )
+    assert "there is no tool black; choose from pytest, xdist, ruff" in capsys.readouterr().err
 
 
 # Makefile and .ci/run
@@ -507,7 +435,7 @@ def stub_tree(tmp_path):
 @needs_make
 def test_make_without_a_target_lists_the_targets():
     text = run_make(ROOT).stdout
-    for target in ("setup", "demo", "test", "test-slow", "lint"):
+    for target in ("setup", "demo", "results", "test", "test-slow", "test-page", "lint"):
         assert f"make {target} " in text
 
 
@@ -547,11 +475,12 @@ def test_an_empty_quick_suite_fails(stub_tree):
 
 @needs_make
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-@pytest.mark.parametrize("fails", ["", "lint", "test", "test-slow"])
-def test_ci_runs_all_three_and_fails_if_one_does(fails, tmp_path):
+@pytest.mark.parametrize("fails", ["", "lint", "test", "test-slow", "test-page"])
+def test_ci_runs_all_and_fails_if_one_does(fails, tmp_path):
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
-    makefile = "lint test test-slow:\n\t@echo ran $@; test $@ != '$(FAILS)'\n"
+    targets = ["lint", "test", "test-slow", "test-page"]
+    makefile = f"{' '.join(targets)}:\n\t@echo ran $@; test $@ != '$(FAILS)'\n"
     (tmp_path / "Makefile").write_text(makefile)
     done = subprocess.run(
         ["bash", str(tmp_path / ".ci" / "run")],
@@ -561,8 +490,5 @@ def test_ci_runs_all_three_and_fails_if_one_does(fails, tmp_path):
         text=True,
     )
     assert (done.returncode != 0) == bool(fails)
-    assert [line for line in done.stdout.splitlines() if line.startswith("ran ")] == [
-        "ran lint",
-        "ran test",
-        "ran test-slow",
-    ]
+    ran = [line for line in done.stdout.splitlines() if line.startswith("ran ")]
+    assert ran == [f"ran {target}" for target in targets]

@@ -15,7 +15,7 @@ from detectron2.engine import default_argument_parser
 import train_net
 from fpn_d2.data.datasets import register_coco_folders
 from fpn_d2.engine import launch
-from fpn_d2.visualization import draw_mask_proposals
+from fpn_d2.visualization import draw_results
 
 pytestmark = pytest.mark.usefixtures("no_stale_logs")
 
@@ -93,7 +93,7 @@ def test_mask_proposals_train_and_are_measured(run, output, row):
     assert {k: v for k, v in again.items() if k != "masks_per_second"} == {
         k: v for k, v in trained.items() if k != "masks_per_second"
     }
-    files = draw_mask_proposals(str(folder), str(output / "pictures"), num_images=2)
+    files = draw_results(str(folder), str(output / "pictures"), num_images=2)
     assert all(Path(file).stat().st_size > 0 for file in files)
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Draw what a model detects on images, folders of them or videos, and why.
+"""Draw what a model detects on images and videos, and how its pyramid gets there.
 
 ``python tools/demo.py --config-file C --weights W --input IMAGES|FOLDER|VIDEO --output DIR`` writes
-a picture of each image (a video of each video), ``predictions.json`` in COCO's result form, and
-``images.json``, which says whose each ``image_id`` is.
+a picture for each image and a video for each video, ``predictions.json`` in COCO's result form, and
+``images.json``, which gives the file and the frame of each ``image_id``.
 """
 
 import argparse
@@ -14,37 +14,37 @@ from fpn_d2.utils.errors import exit_on_user_error
 
 
 def main() -> None:
-    """Read the command line, run the demo, say what was written."""
+    """Read the command line, run the demo, and print what was written."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", required=True)
-    parser.add_argument("--weights", default="", help="a checkpoint; default: MODEL.WEIGHTS")
-    parser.add_argument("--input", nargs="+", required=True, help="images, folders and videos")
-    parser.add_argument("--output", required=True, help="the folder to write")
+    parser.add_argument("--weights", default="", help="a checkpoint (default: MODEL.WEIGHTS)")
+    parser.add_argument("--input", nargs="+", required=True, help="images, videos and folders")
+    parser.add_argument("--output", required=True, help="the folder for the files")
     parser.add_argument(
         "--threshold",
         type=float,
         default=0.5,
-        help="least score of a detection; of a model with classes SCORE_THRESH_TEST holds too",
+        help="least score of a detection; SCORE_THRESH_TEST applies to models with classes too",
     )
     parser.add_argument(
         "--explain",
         action="store_true",
-        help="NAME_explain.png: levels by Eq. 1, anchors, proposals and feature maps",
+        help="write NAME_explain.png: levels by Eq. 1, anchors, proposals and feature maps",
     )
     parser.add_argument(
         "--compare",
         action="append",
         default=[],
         metavar="CONFIG:WEIGHTS",
-        help="NAME_compare.png: this row beside the first; may be given again",
+        help="write NAME_compare.png, with this row beside the first; may be given several times",
     )
     parser.add_argument(
         "--max-pixels",
         type=int,
         default=MAX_PIXELS,
-        help="the most pixels of an image, read from its header (default: %(default)s)",
+        help="the most pixels that an image may have, by its header (default: %(default)s)",
     )
-    parser.add_argument("--force", action="store_true", help="replace pictures that are there")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY value ..., for all rows")
     args = parser.parse_args()
     keep_freed_memory()

@@ -1,301 +1,283 @@
-"""Installs what fpn_d2 misses into the Python that runs this file; what works is left alone.
+"""Installs what fpn_d2 misses into the Python that runs this file, and leaves alone what works.
 
-    python tools/setup_environment.py          torch and torchvision, Detectron2, this package
-    python tools/setup_environment.py pytest   one development tool (pytest, ruff, hypothesis)
+    python tools/setup_environment.py          torch, torchvision, OpenCV, Detectron2, this package
+    python tools/setup_environment.py pytest   a development tool of setup.py's extra `dev`
 
-``make setup``, ``make test`` and ``make lint`` call it. Standard library only: it runs before
-anything is installed. pip's own output stands as it is; each failure ends in one sentence.
+Two environment variables decide what is taken:
+
+    DETECTRON2   a wheel, an archive, a source folder, a git repository (a bare one too) or a pip
+                 requirement; unset: the pinned commit
+    TORCH        `cpu`, `cuda` or pip's own arguments, such as "torch==2.12.0 torchvision"; unset:
+                 the CPU build on Linux without an NVIDIA driver, else PyPI's
+
+Standard library only, since it runs before anything is installed. pip's output stands as it is;
+each failure ends in one sentence.
 """
 
+import ctypes.util
 import importlib.util
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
-import urllib.parse
-import urllib.request
-from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 if sys.version_info < (3, 10):  # noqa: UP036  (before anything that an older Python cannot read)
-    sys.exit("setup: fpn_d2 needs Python 3.10 or newer: activate an environment with one")
-
-from setup_detectron2 import SetupError, Source, compiler_environment, find_source, say
+    sys.exit("setup: fpn_d2 needs Python 3.10 or newer; activate an environment with one")
 
 ROOT = Path(__file__).resolve().parent.parent
-
 TORCH_PAIR = ("torch==2.11.0", "torchvision==0.26.0")
-BUILD_TOOLS = ("setuptools<82", "wheel")  # Detectron2's build; 82 dropped pkg_resources
-DEV_TOOLS = {"pytest": "pytest>=8", "ruff": "ruff==0.17.5", "hypothesis": "hypothesis>=6"}
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+DETECTRON2_URL = "https://github.com/facebookresearch/detectron2.git"
+DETECTRON2_COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"
+DEV_TOOLS = {
+    "pytest": "pytest>=8",
+    "xdist": "pytest-xdist>=3",
+    "ruff": "ruff==0.17.5",
+    "hypothesis": "hypothesis>=6",
+}
+NAME_ANOTHER = "name a wheel, a folder or a git repository with `make setup DETECTRON2=...`"
 
-
-class Module(NamedTuple):
-    """What one look at a module showed."""
-
-    version: str | None = None  # None if it does not import
-    error: str | None = None  # why not
-    absent: bool = False  # there is no such module at all
-    origin: str | None = None  # its file; fpn_d2: the folder it is installed editable from
-    compiled_error: str | None = None  # its compiled part is there and does not load
-    installed_at: float = 0.0  # fpn_d2 only, in seconds since the epoch
-
-
-# For a process of its own: a broken torch may crash, and what one process imported hides what was
-# installed since. One JSON line for each module, so that a crash is blamed on the right one.
-PROBE = """
-import importlib, json, os, sys
-from importlib import metadata, util
-
-def report(name, parts=(), compiled=None):
-    found = {}
-    try:
-        spec = util.find_spec(name)
-        found["origin"] = spec and spec.origin
-        for part in (name, *parts):
-            importlib.import_module(part)
-        found["version"] = str(getattr(sys.modules[name], "__version__", "unknown"))
-    except BaseException as error:
-        found["absent"] = isinstance(error, ModuleNotFoundError) and error.name == name
-        found["error"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return show(name, found)
-    try:
-        if compiled and util.find_spec(compiled):
-            importlib.import_module(compiled)
-    except BaseException as error:
-        found["compiled_error"] = " ".join(str(error).split())[:300]
-    show(name, found)
-
-def show(name, found):
-    print("\\n" + json.dumps([name, found]), flush=True)
-
-for name in ("setuptools", "wheel", "fpn_d2"):
-    found = {}
-    try:
-        distribution = metadata.distribution(name)
-        found["version"] = distribution.version
-        url = json.loads(distribution.read_text("direct_url.json") or "{}")
-        if url.get("dir_info", {}).get("editable"):
-            found["origin"] = url["url"]
-            found["installed_at"] = os.stat(distribution._path).st_mtime
-    except Exception:
-        pass
-    show(name, found)
-report("torch")
-report("torchvision")
-report("detectron2", ("detectron2.layers", "detectron2.modeling"), compiled="detectron2._C")
+# Detectron2's own setup.py, told to compile nothing.
+PURE_WHEEL = """
+import runpy, setuptools, sys
+setup = setuptools.setup
+setuptools.setup = lambda **options: setup(**{**options, "ext_modules": [], "cmdclass": {}})
+sys.argv = ["setup.py", "-q", "bdist_wheel", "-d", sys.argv[1]]
+runpy.run_path("setup.py", run_name="__main__")
 """
 
 
-def look(python: str = sys.executable) -> dict[str, Module]:
-    """Tries the imports that matter in a fresh `python`, from an empty folder."""
-    with tempfile.TemporaryDirectory() as empty:
-        done = subprocess.run(
-            [python, "-c", PROBE],
-            cwd=empty,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-    found = {}
-    for line in done.stdout.splitlines():
-        if line.startswith('["'):
-            name, module = json.loads(line)
-            found[name] = Module(**module)
-    crash = Module(error=f"importing it ends Python with status {done.returncode}")
-    names = ("setuptools", "wheel", "fpn_d2", "torch", "torchvision", "detectron2")
-    return {name: found.get(name, crash) for name in names}
+class SetupError(Exception):
+    """A failure; its message is one sentence that says what to do."""
 
 
-def package_is_current(package: Module, root: Path = ROOT) -> bool:
-    """Whether fpn_d2 is installed editable from `root`, since setup.py last changed."""
-    return (
-        editable_folder(package) == os.path.realpath(root)
-        and package.version == package_version(root)
-        and package.installed_at >= (root / "setup.py").stat().st_mtime
-    )
+def say(text: str) -> None:
+    print(f"setup: {text}", flush=True)
 
 
-def editable_folder(package: Module) -> str | None:
-    if not package.origin:
-        return None
-    path = urllib.parse.urlparse(package.origin).path
-    return os.path.realpath(urllib.request.url2pathname(path))
+def run(*command: str, failure: str, **options) -> str:
+    """Run a program that may ask for nothing, with its errors on the terminal.
 
-
-def package_version(root: Path = ROOT) -> str:
-    text = (root / "fpn_d2" / "__init__.py").read_text(encoding="utf-8")
-    return re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE).group(1)
-
-
-def release(version: str) -> tuple[int, ...]:
-    """The numbers that a version starts with: (81, 0) of "81.0.post1"."""
-    return tuple(int(number) for number in re.match(r"\d+(\.\d+)*", version).group().split("."))
-
-
-def check_pip() -> None:
-    """Raises SetupError where this Python cannot install anything."""
-    if importlib.util.find_spec("pip") is None:
-        raise SetupError(
-            f"this Python has no pip: run `{sys.executable} -m ensurepip --upgrade`, then again"
-        )
-    marker = Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
-    in_venv = sys.prefix != sys.base_prefix
-    if marker.exists() and not in_venv and not os.environ.get("PIP_BREAK_SYSTEM_PACKAGES"):
-        raise SetupError(
-            "this Python belongs to the operating system, which forbids pip to change it: run "
-            "`python3 -m venv .venv && . .venv/bin/activate`, then again"
-        )
-
-
-def run_pip(*arguments: str, failure: str, env: dict | None = None) -> None:
-    """Runs pip, its output on the terminal; raises SetupError(`failure`) if it fails."""
-    check_pip()
-    command = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", *arguments]
-    # A host that asks for a name and a password must fail, not wait.
-    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", **(env or {})}
-    if subprocess.run(command, stdin=subprocess.DEVNULL, env=environment).returncode:
+    Raises:
+        SetupError: with ``failure`` if it fails or does not exist.
+    """
+    env = {**os.environ, "GIT_TERMINAL_PROMPT": "0", **options.pop("env", {})}
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, text=True, env=env, **options)
+    except FileNotFoundError:
+        raise SetupError(f"{command[0]} is missing; install it, or {NAME_ANOTHER}") from None
+    if done.returncode:
         raise SetupError(failure)
+    return done.stdout or ""
 
 
-def install_torch(found: dict[str, Module], pip: Callable, look: Callable) -> dict[str, Module]:
-    """Installs the tested pair; returns what is there afterwards."""
-    pair = " and ".join(TORCH_PAIR)
-    if found["torch"].version:
-        say(f"torch {found['torch'].version} has no torchvision that imports: {pair} replace it")
-    say(f"installing {pair} (a large download)")
-    failure = (
-        f"pip could not install {pair}, for the reason above: put it right, or install a torch and "
-        "torchvision that fit this machine (https://pytorch.org/get-started), then run again"
-    )
-    pip("install", *TORCH_PAIR, failure=failure)
-    now = look()
-    if now["torchvision"].error:  # the right versions were there already, but not in working order
-        pip("install", "--force-reinstall", "--no-deps", *TORCH_PAIR, failure=failure)
-        now = look()
-    if now["torchvision"].error:
-        raise SetupError(
-            f"{pair} are installed but torchvision still fails to import "
-            f"({now['torchvision'].error}): start from a fresh environment"
-        )
-    return now
+def pip(*arguments: str, failure: str, env: dict[str, str] | None = None) -> None:
+    """Run pip with its output on the terminal; see :func:`run`."""
+    options = ("--no-input", "--disable-pip-version-check")
+    run(sys.executable, "-m", "pip", *options, *arguments, failure=failure, env=env or {})
 
 
-def install_detectron2(found: dict[str, Module], pip: Callable, named: str) -> None:
-    """Builds a wheel aside and installs it, so that a failed build changes nothing."""
-    absent = found["detectron2"].absent
-    if not absent:
-        say(f"Detectron2 is here but does not import ({found['detectron2'].error}): replacing it")
-    with tempfile.TemporaryDirectory(prefix="fpn_d2_setup_") as folder:
-        source = find_source(named, Path(folder))
-        is_wheel = source.target.endswith(".whl") and os.path.exists(source.target)
-        wheel = source.target if is_wheel else build_wheel(source, found, pip, Path(folder))
-        failure = (
-            f"pip could not install Detectron2 from {source.label}, for the reason above: put it "
-            "right, or name another with `make setup DETECTRON2=...`"
-        )
-        if not absent:  # pip keeps an installed Detectron2 of the same version, broken or not
-            pip("install", "--force-reinstall", "--no-deps", wheel, failure=failure)
-        pip("install", wheel, failure=failure)
+def look(name: str) -> tuple[str | None, str]:
+    """Import a module in a fresh Python, since a broken one may crash, from an empty folder.
+
+    Returns:
+        its version and "", or None and why it does not import.
+    """
+    parts = ", detectron2.layers, detectron2.modeling" if name == "detectron2" else ""
+    version = f"getattr({name.split(',')[0]}, '__version__', 'unknown')"
+    code = f"import {name}{parts}\nprint('\\n' + str({version}))"
+    with tempfile.TemporaryDirectory() as empty:
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=empty, capture_output=True, text=True)
+    if done.returncode == 0:
+        return done.stdout.split()[-1], ""
+    lines = [line for line in done.stderr.split("\n") if line]
+    return None, lines[-1] if lines else f"Python ends with status {done.returncode}"
 
 
-def build_wheel(source: Source, found: dict[str, Module], pip: Callable, work: Path) -> str:
-    """Builds `source` with the torch that is installed, and returns the wheel's path."""
-    env = compiler_environment() if source.compiles else {}
-    setuptools = found["setuptools"].version
-    if not setuptools or release(setuptools) >= (82,) or not found["wheel"].version:
-        # Beside the environment, whose own setuptools may be there for a reason.
-        tools = str(work / "tools")
-        failure = "pip could not fetch setuptools and wheel: check the network, then run again"
-        pip("install", "--quiet", "--target", tools, *BUILD_TOOLS, failure=failure)
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, (tools, os.environ.get("PYTHONPATH"))))
-    say(f"building Detectron2 from {source.label} (some minutes)")
-    # No isolation: its setup.py imports torch. No cache: pip keeps built wheels by address, and
-    # would hand out one that was compiled against another torch.
-    options = ("--no-deps", "--no-build-isolation", "--use-pep517", "--no-cache-dir")
-    failure = (
-        f"Detectron2 could not be built from {source.label}, for the reason above: put it right, "
-        "or name a wheel that fits this torch with `make setup DETECTRON2=...`"
-    )
-    wheels = work / "wheels"
-    pip("wheel", *options, "--wheel-dir", str(wheels), source.target, failure=failure, env=env)
-    return str(next(wheels.glob("*.whl")))
-
-
-def install_package(found: dict[str, Module], pip: Callable) -> None:
-    """Installs this folder, editable."""
-    before = editable_folder(found["fpn_d2"])
-    moved = f" (was {before})" if before not in (None, str(ROOT)) else ""
-    say(f"installing fpn_d2, editable, from {ROOT}{moved}")
-    setuptools = found["setuptools"].version
-    # With build tools at hand nothing is fetched; without, pip fetches them to a place of its own.
-    at_hand = setuptools and release(setuptools) >= (64,) and found["wheel"].version
-    isolation = ("--no-build-isolation",) if at_hand else ()
-    failure = "pip could not install fpn_d2, for the reason above: put it right, then run again"
-    pip("install", "--quiet", *isolation, "--editable", str(ROOT), failure=failure)
-
-
-def set_up(named: str, pip: Callable = run_pip, look: Callable = look) -> str:
-    """Installs what is missing and returns the line of versions.
+def find_source(named: str, work: Path) -> str:
+    """Turn ``DETECTRON2`` into something that pip takes, before anything large is downloaded.
 
     Args:
-        named: what to install Detectron2 from, as :func:`find_source` takes it.
-        pip: as :func:`run_pip`.
-        look: as the function of that name.
+        named: see the module's docstring; empty for the pinned commit.
+        work: a temporary folder.
+
+    Raises:
+        SetupError: if there is nothing of that name.
+    """
+    named = named.strip() or DETECTRON2_URL
+    path = Path(named.removeprefix("git+").removeprefix("file://")).expanduser()
+    if path.is_file():
+        return str(path.resolve())
+    if (path / "setup.py").is_file():
+        # A copy, since a build writes into its folder and takes up objects of an earlier one.
+        ignore = shutil.ignore_patterns(".git", "build", "*.egg-info", "*.so", "__pycache__")
+        copy = shutil.copytree(path, work / "detectron2", symlinks=True, ignore=ignore)
+        for folder, _, _ in os.walk(copy):
+            os.chmod(folder, 0o755)  # the source may be read-only
+        return str(copy)
+    repository = next((p for p in (path, path / ".git") if (p / "HEAD").is_file()), None)
+    if repository is None and path.exists():
+        raise SetupError(f"{path} holds neither a setup.py nor a git repository; {NAME_ANOTHER}")
+    if named.startswith(("git+", "ssh://", "git://")) or named.endswith(".git"):
+        if repository is None:
+            repository, url = work / "clone.git", re.sub(r"^git\+|@[^@/:]*$", "", named)
+            say(f"fetching Detectron2 from {url}")
+            failure = f"{url} cannot be fetched; check the network, or {NAME_ANOTHER}"
+            run("git", "clone", "--quiet", "--bare", url, str(repository), failure=failure)
+    elif repository is None:
+        if re.search(r"[/\\]|\.whl$", named) and "://" not in named:
+            raise SetupError(f"there is no file or folder {named}; {NAME_ANOTHER}")
+        return named  # a requirement, or the address of a wheel
+    # `git archive` also reads a repository of another user, and one without its `config`.
+    git = ("git", f"--git-dir={repository}")
+    failure = f"git cannot read {named}; repair the repository, or {NAME_ANOTHER}"
+    try:
+        pinned = DETECTRON2_COMMIT
+        run(*git, "cat-file", "-e", pinned, failure=failure, stderr=subprocess.DEVNULL)
+    except SetupError:
+        pinned = "HEAD"
+        say(f"{named} lacks the tested commit {DETECTRON2_COMMIT[:7]}; taking its HEAD")
+    archive = str(work / "detectron2.zip")
+    run(*git, "archive", "--prefix=detectron2/", "-o", archive, pinned, failure=failure)
+    return archive
+
+
+def install_torch(wanted: str) -> None:
+    """Install torch and torchvision as ``TORCH`` says; see the module's docstring.
+
+    Raises:
+        SetupError: if pip cannot.
+    """
+    failure = (
+        "pip could not install torch and torchvision, for the reason above; put it right, or name "
+        'what fits this machine, such as `make setup TORCH="torch torchvision"`'
+    )
+    if wanted not in ("", "cpu", "cuda"):
+        return pip("install", *shlex.split(wanted), failure=failure)
+    driver = shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia/version")
+    say(f"installing {' and '.join(TORCH_PAIR)} (a large download)")
+    if wanted == "cpu" or (not wanted and sys.platform == "linux" and not driver):
+        try:  # once: the index may be out of reach
+            index = ("--index-url", CPU_INDEX, "--retries", "1", "--timeout", "20")
+            return pip("install", *index, *TORCH_PAIR, failure=failure)
+        except SetupError:
+            if wanted:
+                raise
+            say("the CPU build cannot be had here; taking the default one")
+    return pip("install", *TORCH_PAIR, failure=failure)
+
+
+def has_compiler() -> bool:
+    """Whether extensions can be compiled here; on Windows torch looks for MSVC itself."""
+    compilers = shlex.split(os.environ.get("CXX", ""))[:1] or ["c++", "g++", "clang++"]
+    headers = Path(sysconfig.get_path("include"), "Python.h").exists()
+    return sys.platform == "win32" or (headers and any(map(shutil.which, compilers)))
+
+
+def install_detectron2(source: str, work: Path) -> None:
+    """Build Detectron2 against the torch that is installed, and install it.
+
+    Args:
+        source: what :func:`find_source` returned.
+        work: a temporary folder.
+
+    Raises:
+        SetupError: if it cannot be built or installed.
+    """
+    failure = (
+        f"Detectron2 cannot be installed, for the reason above; put it right, or {NAME_ANOTHER}"
+    )
+    if source.endswith(".whl"):
+        return pip("install", source, failure=failure)
+    # Beside the environment, whose setuptools may be newer: Detectron2 needs its pkg_resources.
+    tools = str(work / "tools")
+    pip("install", "--quiet", "--target", tools, "setuptools<82", "wheel", failure=failure)
+    env = {"PYTHONPATH": tools}
+    if os.path.exists(source) and not has_compiler():
+        say("no C++ compiler, or no Python.h: Detectron2 comes without its compiled part")
+        if os.path.isfile(source):
+            shutil.unpack_archive(source, work / "unpacked")
+            source = str(next((work / "unpacked").iterdir()))
+        run(sys.executable, "-c", PURE_WHEEL, str(work), cwd=source, env=env, failure=failure)
+        source = str(next(work.glob("*.whl")))
+    # No isolation: its setup.py imports torch. No cache: it may hold a build for another torch.
+    pip("install", "--no-build-isolation", "--no-cache-dir", source, failure=failure, env=env)
+
+
+def is_current() -> bool:
+    """Whether fpn_d2 is installed editable from this folder, since setup.py last changed."""
+    try:
+        distribution = metadata.distribution("fpn_d2")
+    except metadata.PackageNotFoundError:
+        return False
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}").get("url")
+    record = Path(distribution.locate_file(f"fpn_d2-{distribution.version}.dist-info"))
+    changed = (ROOT / "setup.py").stat().st_mtime
+    return origin == ROOT.as_uri() and record.exists() and record.stat().st_mtime >= changed
+
+
+def set_up(work: Path) -> str:
+    """Install what is missing.
+
+    Args:
+        work: a temporary folder.
+
+    Returns:
+        the line of versions.
 
     Raises:
         SetupError: with one sentence.
     """
-    found = look()
-    old_torch = found["torch"].version
-    if found["torchvision"].error:
-        found = install_torch(found, pip, look)
-    compiled_error = found["detectron2"].compiled_error
-    if compiled_error and found["torch"].version != old_torch:  # it fitted the torch just replaced
-        found["detectron2"] = Module(error=compiled_error)
-    elif compiled_error:
-        say(
-            f"Detectron2's compiled part does not load ({compiled_error}), which fpn_d2 does "
-            "without: `pip uninstall detectron2`, then `make setup`, builds it again"
-        )
-    if found["detectron2"].error:
-        install_detectron2(found, pip, named)
-        found = look()
-        if found["detectron2"].error:
+    found = {name: look(name) for name in ("torch", "torchvision", "cv2", "detectron2")}
+    missing = [name for name, (version, _) in found.items() if version is None]
+    if "detectron2" in missing:
+        source = find_source(os.environ.get("DETECTRON2", ""), work)
+    if {"torch", "torchvision"} & set(missing):
+        install_torch(os.environ.get("TORCH", ""))
+    if "cv2" in missing:
+        has_screen = sys.platform != "linux" or ctypes.util.find_library("GL")
+        package = "opencv-python" if has_screen else "opencv-python-headless"
+        pip("install", package, failure=f"pip could not install {package}; check the network")
+    if "detectron2" in missing:
+        install_detectron2(source, work)
+    if not is_current():
+        say(f"installing fpn_d2, editable, from {ROOT}")
+        failure = "pip could not install fpn_d2, for the reason above; put it right, then run again"
+        pip("install", "--quiet", "--editable", str(ROOT), failure=failure)
+    for name in found if missing else ():
+        found[name] = look(name)
+        if found[name][0] is None:
             raise SetupError(
-                f"Detectron2 was installed but does not import from {found['detectron2'].origin} "
-                f"({found['detectron2'].error}): start from a fresh environment, or name another "
-                "with `make setup DETECTRON2=...`"
+                f"{name} is installed and does not import ({found[name][1]}); take it out with "
+                "`pip uninstall`, or start from a fresh environment"
             )
-    if not package_is_current(found["fpn_d2"]):
-        install_package(found, pip)
-    versions = {"python": sys.version.split()[0]}
-    versions.update((name, found[name].version) for name in ("torch", "torchvision", "detectron2"))
-    versions["fpn_d2"] = package_version()
+    versions = {name: version for name, (version, _) in found.items()}
+    if look("detectron2, torch, detectron2._C")[0] is None:
+        versions["detectron2"] += " (without its compiled part)"
+    importlib.invalidate_caches()
+    versions = {"python": sys.version.split()[0], **versions, "fpn_d2": metadata.version("fpn_d2")}
     return " | ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def install_tool(name: str, pip: Callable = run_pip) -> None:
-    """Installs a development tool where it is missing."""
-    if importlib.util.find_spec(name) is None:
-        say(f"installing {DEV_TOOLS[name]}")
-        failure = f"pip could not install {DEV_TOOLS[name]}: check the network, then run again"
-        pip("install", "--quiet", DEV_TOOLS[name], failure=failure)
-
-
 def main(arguments: list[str]) -> int:
-    unknown = [name for name in arguments if name not in DEV_TOOLS]
     try:
-        if unknown:
-            raise SetupError(f"unknown tool {unknown[0]}: choose from {', '.join(DEV_TOOLS)}")
         for name in arguments:
-            install_tool(name)
+            if name not in DEV_TOOLS:
+                raise SetupError(f"there is no tool {name}; choose from {', '.join(DEV_TOOLS)}")
+            if importlib.util.find_spec(name) is None:
+                failure = f"pip could not install {DEV_TOOLS[name]}; check the network"
+                pip("install", "--quiet", DEV_TOOLS[name], failure=failure)
         if not arguments:
-            print(set_up(os.environ.get("DETECTRON2", "")))
+            with tempfile.TemporaryDirectory(prefix="fpn_d2_setup_") as work:
+                print(set_up(Path(work)))
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1

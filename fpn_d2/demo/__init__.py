@@ -1,7 +1,6 @@
-"""Pictures of what a model does with images and videos of one's own."""
+"""Pictures of what a model detects on images and videos of your own."""
 
-from .rows import parse_rows
-from .run import run_demo
+from .run import parse_rows, run_demo
 from .sources import MAX_PIXELS
 
 __all__ = ["MAX_PIXELS", "parse_rows", "run_demo"]

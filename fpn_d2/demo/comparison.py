@@ -1,21 +1,21 @@
-"""Several rows on one image: what one finds and another misses.
+"""Several rows on one image, side by side: what one finds and another misses.
 
-Shape shorthand: D rows, R_d detections of row d, G groups of detections that are of one object.
+Shape shorthand: D rows, R_d detections of row d, G groups of detections of one object each.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
-from detectron2.structures import Boxes, Instances, pairwise_iou
+import supervision as sv
+from detectron2.structures import Instances
 
 from ..visualization import PALETTE, draw_boxes
 from ..visualization.layout import beside, legend, picture_scale, stack, text_block
 
 __all__ = ["Found", "draw_comparison", "group_detections"]
 
-# Blue, yellow and dashed vermilion: apart in lightness too.
+# Blue, yellow and dashed vermilion differ in lightness too.
 _BY_ALL, _HERE, _MISSED = PALETTE[4], PALETTE[3], PALETTE[5]
 
 
@@ -25,8 +25,8 @@ class Found:
 
     Args:
         boxes: (R, 4), x0 y0 x1 y1 in pixels of the image, best first.
-        scores: (R,).
-        names: R names of classes; "" is any class, as a proposal's.
+        scores: (R,), 0 to 1.
+        names: R names of classes; "" stands for any class, as for a proposal.
     """
 
     boxes: np.ndarray
@@ -35,7 +35,12 @@ class Found:
 
     @staticmethod
     def of(detections: Instances, names: Sequence[str]) -> "Found":
-        """From detections and the names of the classes."""
+        """Convert detections.
+
+        Args:
+            detections: R detections; see :meth:`fpn_d2.inference.Predictor.detect`.
+            names: the names of the classes.
+        """
         kinds = ("",) * len(detections)
         if detections.has("pred_classes"):
             kinds = tuple(names[kind] for kind in detections.pred_classes.tolist())
@@ -44,60 +49,46 @@ class Found:
 
 
 def group_detections(rows: Sequence[Found], *, iou: float = 0.5) -> list[dict[int, int]]:
-    """Put the detections of several rows that are of one object together.
+    """Group the detections of several rows by the object that they are of.
 
-    Greedy: row by row and from the best score down, a detection joins the group with the largest
-    IoU among those of its class which this row has nothing in yet, or begins one. IoU is with the
-    detection that began the group.
+    The grouping is greedy: row by row, and from the best score down, a detection joins the group
+    with the largest IoU, or begins a new one. It can join groups of its class that have no
+    detection of its row yet. The IoU is with the detection that began the group.
 
     Args:
-        rows: what each row found.
-        iou: the least IoU.
+        rows: what each of the D rows found.
+        iou: the least IoU for joining a group.
 
     Returns:
-        G of {row: detection}.
+        G dictionaries from the number of a row to the number of its detection.
     """
     groups: list[dict[int, int]] = []
-    starts: list[tuple[np.ndarray, str]] = []
+    boxes: list[np.ndarray] = []  # the detections that began the groups
+    names: list[str] = []
     for row, found in enumerate(rows):
         for index in np.argsort(-found.scores, kind="stable").tolist():
             box, name = found.boxes[index], found.names[index]
-            best = _best_group(box, name, row, groups, starts, iou)
-            if best is None:
-                groups.append({row: index})
-                starts.append((box, name))
+            free = [
+                i
+                for i, group in enumerate(groups)
+                if row not in group and (name == names[i] or not name or not names[i])
+            ]
+            ious = sv.box_iou_batch(box[None], np.array([boxes[i] for i in free]).reshape(-1, 4))
+            if ious.max(initial=0) >= iou:
+                groups[free[ious.argmax()]][row] = index
             else:
-                groups[best][row] = index
+                groups.append({row: index})
+                boxes.append(box)
+                names.append(name)
     return groups
 
 
-def _best_group(
-    box: np.ndarray,
-    name: str,
-    row: int,
-    groups: Sequence[Mapping[int, int]],
-    starts: Sequence[tuple[np.ndarray, str]],
-    least: float,
-) -> int | None:
-    free = [
-        i
-        for i, (_, other) in enumerate(starts)
-        if row not in groups[i] and (name == other or not name or not other)
-    ]
-    if not free:
-        return None
-    others = Boxes(torch.tensor(np.array([starts[i][0] for i in free])))
-    ious = pairwise_iou(Boxes(torch.tensor(box[None])), others)[0]
-    best = int(ious.argmax())
-    return free[best] if ious[best] >= least else None
-
-
 def draw_comparison(image: np.ndarray, rows: Mapping[str, Found]) -> np.ndarray:
-    """The rows side by side, with what each found and what it missed of the others.
+    """Draw the rows side by side, each with what it found and what only others found.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        rows: title to what the row found.
+        rows: the title of each row to what it found.
 
     Returns:
         (H', W', 3) uint8, RGB.

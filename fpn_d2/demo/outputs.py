@@ -1,30 +1,40 @@
-"""The files that a demo writes: whole or not at all, and never one over another."""
+"""The files that a demo writes: complete or not at all, and none over another.
 
+Shape shorthand: an image or a frame is (H, W, 3) uint8, RGB, with R detections.
+"""
+
+import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import supervision as sv
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image
+from tqdm import tqdm
 
 from ..structures import RegionMasks
 from ..utils.errors import UserError
-from ..utils.files import replace_file
+from ..utils.files import check_targets, replace_file
+from .sources import MAX_PIXELS
 
-__all__ = ["coco_results", "prepare_folder", "unique_stems", "write_picture"]
+__all__ = ["coco_results", "convert_video", "prepare_folder", "unique_stems", "write_picture"]
+
+# The least share of the frames that a video promises: its number of frames may be an estimate.
+_READABLE = 0.9
 
 
 def unique_stems(paths: Sequence[str], suffixes: Sequence[str]) -> list[str]:
-    """A name for each input, such that no file of one has the name of another's.
+    """Name each input so that no two inputs write the same file.
 
-    ``a/x.jpg`` and ``b/x.jpg`` become ``x`` and ``x_2``. Names that differ in case alone count as
-    the same, which they are on many disks.
+    ``a/x.jpg`` and ``b/x.jpg`` become ``x`` and ``x_2``. Names that differ only in case count as
+    the same, because they are on many disks.
 
     Args:
         paths: the inputs.
-        suffixes: what is added to a name, such as ``".png"`` and ``"_explain.png"``.
+        suffixes: the endings of an input's files, such as ``".png"`` and ``"_explain.png"``.
     """
     taken, stems = set(), []
     for path in paths:
@@ -41,17 +51,17 @@ def unique_stems(paths: Sequence[str], suffixes: Sequence[str]) -> list[str]:
 def prepare_folder(
     folder: str, names: Iterable[str], inputs: Sequence[str], *, replace: bool = False
 ) -> None:
-    """Make the output folder, and see that nothing in it is lost.
+    """Make the output folder, and check that nothing in it will be lost.
 
     Args:
-        folder: made where it is missing.
+        folder: the output folder.
         names: the files that will be written.
         inputs: the files that are read.
-        replace: take the place of files that are there; inputs never.
+        replace: whether files that exist may be replaced; inputs never are.
 
     Raises:
-        UserError: where the folder cannot be made, an input would be overwritten, or a file is
-            there and ``replace`` is False.
+        UserError: if the folder cannot be made, an input would be overwritten, or a file exists
+            and ``replace`` is False.
     """
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(f"--output {folder} is a file; name a folder")
@@ -60,12 +70,7 @@ def prepare_folder(
     for path in paths:
         if os.path.realpath(path) in read:
             raise UserError(f"{path} is an input and would be overwritten; name another --output")
-    there = [path for path in paths if os.path.lexists(path)]
-    if there and not replace:
-        more = f" and {len(there) - 1} more are" if len(there) > 1 else " is"
-        raise UserError(
-            f"{there[0]}{more} there already; name another --output, or add --force to replace them"
-        )
+    check_targets(*paths, overwrite=replace, option="--output")
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
@@ -73,10 +78,10 @@ def prepare_folder(
 
 
 def write_picture(path: str, picture: np.ndarray | Image.Image) -> None:
-    """Write (H, W, 3) uint8 RGB, or an image of Pillow's, as a PNG.
+    """Write a picture, (H, W, 3) uint8 RGB or Pillow's, as a PNG.
 
     Raises:
-        UserError: where it cannot be written.
+        UserError: if it cannot be written.
     """
     try:
         with replace_file(path, "wb") as file:
@@ -86,24 +91,98 @@ def write_picture(path: str, picture: np.ndarray | Image.Image) -> None:
         raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
 
 
+def convert_video(
+    source: str,
+    target: str,
+    draw: Callable[[np.ndarray, int], np.ndarray],
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> int:
+    """Write a video of pictures drawn from another's frames, at its frame rate, without sound.
+
+    One frame at a time is in memory. The target is an MP4 (MPEG-4) and appears once it is complete.
+
+    Args:
+        source: the video to read.
+        target: the file to write, whose name ends in ``.mp4``.
+        draw: makes a picture of a frame and its number, from 0; all pictures have one size.
+        max_pixels: the most pixels that a frame may have.
+
+    Returns:
+        the number of frames.
+
+    Raises:
+        UserError: if the source cannot be read to its end, or the target cannot be written.
+    """
+    info = _video_info(source, max_pixels)
+    partial = f"{target}.{os.getpid()}.partial.mp4"  # OpenCV chooses the format by the ending
+    name, total = os.path.basename(source), max(info.total_frames, 0)
+    count, sink = 0, None
+    try:
+        with contextlib.ExitStack() as stack:
+            frames = sv.get_video_frames_generator(source)
+            for frame in tqdm(frames, name, total or None, unit="frame", disable=None):
+                picture = draw(np.ascontiguousarray(frame[:, :, ::-1]), count)
+                # MPEG-4 keeps its colours at half the size, so sides are even.
+                height, width = (side - side % 2 for side in picture.shape[:2])
+                if sink is None:
+                    sink = _open_sink(stack, partial, sv.VideoInfo(width, height, info.fps or 25))
+                sink.write_frame(np.ascontiguousarray(picture[:height, :width, ::-1]))
+                count += 1
+        if not count:
+            raise UserError(f"video {source} has no frames; is it complete?")
+        if count < _READABLE * total:
+            raise UserError(
+                f"video {source} cannot be read from frame {count} on, although it should have "
+                f"{total}; convert it, or cut it before that"
+            )
+        os.replace(partial, target)
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+    return count
+
+
+def _open_sink(stack: contextlib.ExitStack, path: str, info: sv.VideoInfo) -> sv.VideoSink:
+    try:
+        return stack.enter_context(sv.VideoSink(path, info))
+    except RuntimeError as error:
+        raise UserError(f"{path} cannot be written ({error})") from error
+
+
+def _video_info(source: str, max_pixels: int) -> sv.VideoInfo:
+    try:
+        info = sv.VideoInfo.from_video_path(source)
+    except Exception as error:  # supervision raises nothing narrower
+        raise UserError(
+            f"video {source} cannot be read; convert it, or name a file with a video stream"
+        ) from error
+    if info.width * info.height > max_pixels:
+        raise UserError(
+            f"video {source} has frames of {info.width} x {info.height} pixels, more than the "
+            f"limit of {max_pixels:,}; raise --max-pixels, or scale it down"
+        )
+    return info
+
+
 def coco_results(
     detections: Instances, image_id: int, category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Detections in COCO's result form.
+    """Convert detections to COCO's result form.
 
     Args:
-        detections: see :meth:`fpn_d2.inference.Predictor.detect`.
-        image_id: of the image.
-        category_ids: of the classes; see :func:`fpn_d2.inference.dataset_category_ids`.
+        detections: R detections; see :meth:`fpn_d2.inference.Predictor.detect`.
+        image_id: the id of the image.
+        category_ids: the ids of the classes; see :func:`fpn_d2.inference.dataset_category_ids`.
 
     Returns:
-        ``image_id``, ``category_id``, ``bbox`` as x, y, width and height in pixels, ``score`` and,
-        for masks, ``segmentation`` as an RLE.
+        R of ``image_id``, ``category_id``, ``bbox`` as x, y, width and height in pixels, ``score``
+        and, for masks, ``segmentation`` as an RLE.
     """
     fields = detections.get_fields()
     masks = fields.get("pred_masks")
     kept = {name: fields[name] for name in ("pred_boxes", "scores")}
-    # A proposal has no class; it is of the only kind that there is.
+    # A proposal has no class; all are of one kind.
     kept["pred_classes"] = fields.get("pred_classes", detections.scores.new_zeros(len(detections)))
     if masks is not None and not isinstance(masks, RegionMasks):
         kept["pred_masks"] = masks

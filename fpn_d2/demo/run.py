@@ -1,10 +1,6 @@
-"""A demo from its inputs to its files.
-
-Shape shorthand: an image is (H, W, 3) uint8, RGB, with R detections.
-"""
+"""A run of the demo, from its command line's words to its files."""
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,39 +10,53 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from tqdm import tqdm
 
-from ..inference import Explainer, Predictor, class_names, dataset_category_ids
-from ..structures import RegionMasks
+from ..config import load_config
+from ..inference import (
+    Explainer,
+    class_names,
+    dataset_category_ids,
+    free_title,
+    split_pair,
+)
 from ..utils.errors import UserError
 from ..utils.files import write_json
-from ..visualization import class_color, draw_boxes, draw_explanation, draw_masks
-from ..visualization.layout import picture_scale
-from ..visualization.pyramid import detection_texts
+from ..visualization import draw_explanation
+from ..visualization.drawing import draw_detections
 from .comparison import Found, draw_comparison
-from .outputs import coco_results, prepare_folder, unique_stems, write_picture
+from .outputs import coco_results, convert_video, prepare_folder, unique_stems, write_picture
 from .sources import MAX_PIXELS, find_sources, read_rgb, skipped_line
-from .video import convert_video, import_av
 
-__all__ = ["draw_detections", "run_demo"]
+__all__ = ["parse_rows", "run_demo"]
 
 _RESULTS = ("predictions.json", "images.json")
 
 
-@dataclasses.dataclass
-class _Row:
-    """A model, loaded, with the names of its classes."""
+def parse_rows(
+    config_file: str, weights: str, compare: Sequence[str] = (), opts: Sequence[str] = ()
+) -> dict[str, CfgNode]:
+    """Load the config of each row, under a title that no other row has.
 
-    title: str
-    cfg: CfgNode
-    explainer: Explainer = dataclasses.field(init=False)
-    names: list[str] = dataclasses.field(init=False)
+    Args:
+        config_file: the config of the first row.
+        weights: its weights; if empty, those of the config and ``opts``.
+        compare: the other rows, as ``CONFIG:WEIGHTS``.
+        opts: overrides for all rows, as ``KEY, value, ...``.
 
-    def __post_init__(self) -> None:
-        self.explainer = Explainer(self.cfg)
-        self.names = class_names(self.cfg)
+    Returns:
+        title to config, in the order given.
 
-    @property
-    def predictor(self) -> Predictor:
-        return self.explainer.predictor
+    Raises:
+        UserError: see :func:`fpn_d2.load_config`; also for words of another form, and for weights
+            that are given twice.
+    """
+    if weights and "MODEL.WEIGHTS" in opts[::2]:
+        raise UserError("weights are given twice, by --weights and by MODEL.WEIGHTS; leave one out")
+    pairs = [(config_file, weights), *(split_pair(words, "--compare") for words in compare)]
+    rows: dict[str, CfgNode] = {}
+    for path, own in pairs:
+        words = [*opts, *(("MODEL.WEIGHTS", own) if own else ())]
+        rows[free_title(path, rows)] = load_config(path, words)
+    return rows
 
 
 def run_demo(
@@ -61,19 +71,19 @@ def run_demo(
 ) -> list[str]:
     """Detect on images and videos, and write pictures and predictions.
 
-    Of each image ``NAME.png`` is what the first row detects, ``NAME_explain.png`` what is
-    particular to its pyramid, and ``NAME_compare.png`` all rows; a video becomes ``NAME.mp4``.
+    For each image, ``NAME.png`` shows what the first row detects, ``NAME_explain.png`` what is
+    particular to its pyramid, and ``NAME_compare.png`` all rows. A video becomes ``NAME.mp4``.
     ``predictions.json`` holds the first row's detections in COCO's result form, and
-    ``images.json`` says which file and frame an ``image_id`` is.
+    ``images.json`` gives the file and the frame of each ``image_id``.
 
     Args:
         rows: title to config; see :func:`parse_rows`. Several are compared.
-        inputs: see :func:`find_sources`.
-        output: the folder to write; made where it is missing.
+        inputs: files and folders; see :func:`find_sources`.
+        output: the folder for the files; made where it is missing.
         threshold: the least score of a detection, 0 to 1.
-        explain: write ``NAME_explain.png``.
-        max_pixels: the most pixels of an image or a frame.
-        replace: take the place of files that are there.
+        explain: whether to write ``NAME_explain.png``.
+        max_pixels: the most pixels that an image or a frame may have.
+        replace: whether to replace files that exist.
 
     Returns:
         the files written.
@@ -84,13 +94,11 @@ def run_demo(
     if not 0 <= threshold <= 1:
         raise UserError(f"--threshold {threshold} is not between 0 and 1")
     sources = find_sources(inputs, max_pixels=max_pixels)
-    if sources.videos:
-        import_av()
-        if explain or len(rows) > 1:
-            raise UserError(
-                f"--explain and --compare are for images, and {sources.videos[0]} is a video; run "
-                "it without them, or on frames of it"
-            )
+    if sources.videos and (explain or len(rows) > 1):
+        raise UserError(
+            f"--explain and --compare are for images, and {sources.videos[0]} is a video; run it "
+            "without them, or on frames of it"
+        )
     if sources.skipped:
         print(skipped_line(sources.skipped))
     suffixes = [".png", *["_explain.png"] * explain, *["_compare.png"] * (len(rows) > 1), ".mp4"]
@@ -99,10 +107,9 @@ def run_demo(
     files = [f"{s}{suffix}" for s in stems[: len(sources.images)] for suffix in suffixes[:-1]]
     files += [f"{stem}.mp4" for stem in stems[len(sources.images) :]]
     prepare_folder(output, [*files, *_RESULTS], read, replace=replace)
-    demo = _Demo([_Row(title, cfg) for title, cfg in rows.items()], output, threshold)
+    demo = _Demo([_Model(title, cfg) for title, cfg in rows.items()], output, threshold)
     named = dict(zip(read, stems, strict=True))
-    progress = tqdm(sources.images, "images", unit="image", disable=None)
-    for path in progress:
+    for path in tqdm(sources.images, "images", unit="image", disable=None):
         demo.image(path, named[path], explain)
     for path in sources.videos:
         demo.video(path, named[path], max_pixels)
@@ -111,18 +118,31 @@ def run_demo(
     return [os.path.join(output, name) for name in [*files, *_RESULTS]]
 
 
-class _Demo:
-    """The rows, and what has been found so far."""
+class _Model:
+    """A row's model, with the names of its classes."""
 
-    def __init__(self, rows: Sequence[_Row], output: str, threshold: float):
-        self.rows, self.output, self.threshold = rows, output, threshold
-        self.category_ids = dataset_category_ids(rows[0].cfg)
+    def __init__(self, title: str, cfg: CfgNode):
+        self.title, self.cfg = title, cfg
+        self.explainer, self.names = Explainer(cfg), class_names(cfg)
+
+    def detect(self, image: np.ndarray, name: str, threshold: float) -> Instances:
+        """See :meth:`Predictor.detect`; an error names the image."""
+        with _naming(name):
+            return self.explainer.predictor.detect(image, threshold=threshold)
+
+
+class _Demo:
+    """The models, and what the first one has found so far."""
+
+    def __init__(self, models: Sequence[_Model], output: str, threshold: float):
+        self.models, self.output, self.threshold = models, output, threshold
+        self.category_ids = dataset_category_ids(models[0].cfg)
         self.predictions: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
 
     def image(self, path: str, stem: str, explain: bool) -> None:
         """Write an image's pictures and keep its predictions."""
-        image, first = read_rgb(path), self.rows[0]
+        image, first = read_rgb(path), self.models[0]
         target = os.path.join(self.output, stem)
         if explain:
             with _naming(path):
@@ -130,30 +150,26 @@ class _Demo:
             found = explanation.detections
             write_picture(f"{target}_explain.png", draw_explanation(explanation, first.names))
         else:
-            found = self._detect(first, image, path)
+            found = first.detect(image, path, self.threshold)
         self._keep(found, {"file_name": path, "picture": f"{stem}.png"})
         write_picture(f"{target}.png", draw_detections(image, found, first.names))
-        if len(self.rows) > 1:
+        if len(self.models) > 1:
             seen = {first.title: Found.of(found, first.names)}
-            for row in self.rows[1:]:
-                seen[row.title] = Found.of(self._detect(row, image, path), row.names)
+            for other in self.models[1:]:
+                detections = other.detect(image, path, self.threshold)
+                seen[other.title] = Found.of(detections, other.names)
             write_picture(f"{target}_compare.png", draw_comparison(image, seen))
 
     def video(self, path: str, stem: str, max_pixels: int) -> None:
         """Write a video of the detections and keep those of each frame."""
 
         def draw(frame: np.ndarray, number: int) -> np.ndarray:
-            row = self.rows[0]
-            found = self._detect(row, frame, f"{path}, frame {number}")
+            found = self.models[0].detect(frame, f"{path}, frame {number}", self.threshold)
             self._keep(found, {"file_name": path, "frame": number, "picture": f"{stem}.mp4"})
-            return draw_detections(frame, found, row.names)
+            return draw_detections(frame, found, self.models[0].names)
 
         target = os.path.join(self.output, f"{stem}.mp4")
         convert_video(path, target, draw, max_pixels=max_pixels)
-
-    def _detect(self, row: _Row, image: np.ndarray, name: str) -> Instances:
-        with _naming(name):
-            return row.predictor.detect(image, threshold=self.threshold)
 
     def _keep(self, found: Instances, about: dict[str, Any]) -> None:
         height, width = found.image_size
@@ -164,36 +180,8 @@ class _Demo:
 
 @contextlib.contextmanager
 def _naming(image: str) -> Iterator[None]:
-    """Say which image a model cannot take, or its outputs are not finite on."""
+    """Name the image that a model cannot take, or whose outputs are not finite."""
     try:
         yield
     except (FloatingPointError, UserError) as error:
         raise UserError(f"{image}: {error}") from error
-
-
-def draw_detections(
-    image: np.ndarray, detections: Instances, names: Sequence[str] = ()
-) -> np.ndarray:
-    """Boxes or masks with their classes and scores, a small image enlarged.
-
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        detections: see :meth:`Predictor.detect`.
-        names: of the classes; see :func:`class_names`.
-
-    Returns:
-        (H', W', 3) uint8, RGB.
-    """
-    texts = detection_texts(detections, names)
-    if detections.has("pred_classes"):
-        kinds = detections.pred_classes.tolist()
-    else:  # so that neighbours can be told apart
-        kinds = range(len(detections))
-    colors = [class_color(kind) for kind in kinds]
-    scale = picture_scale(image)
-    if detections.has("pred_masks"):
-        masks = detections.pred_masks
-        if not isinstance(masks, RegionMasks):
-            masks = masks.numpy()
-        return draw_masks(image, masks, texts, colors, scale)
-    return draw_boxes(image, detections.pred_boxes.tensor.numpy(), texts, colors, scale)

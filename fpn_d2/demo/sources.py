@@ -1,4 +1,4 @@
-"""The images and videos that a demo is asked to look at."""
+"""The images and videos that a demo looks at."""
 
 import dataclasses
 import os
@@ -14,7 +14,7 @@ from ..utils.errors import UserError
 
 __all__ = ["MAX_PIXELS", "Sources", "find_sources", "read_rgb"]
 
-# Of an image or a frame, from its header before it is decoded: 192 MB as RGB.
+# The most pixels of an image or a frame, 192 MB as RGB; its header is read before it is decoded.
 MAX_PIXELS = 64_000_000
 
 _VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
@@ -22,12 +22,12 @@ _VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".w
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """What there is to look at.
+    """The files that a demo is given.
 
     Args:
-        images: files, in the order given; a folder's by name.
-        videos: files, in the order given.
-        skipped: files of the folders that are neither.
+        images: the image files, in the order given; those of a folder by name.
+        videos: the video files, in the order given.
+        skipped: the files in folders that are neither.
     """
 
     images: tuple[str, ...]
@@ -39,13 +39,13 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
     """Sort inputs into images and videos, and check that the images can be read.
 
     Args:
-        inputs: files and folders; of a folder the images and videos in it, not those in its
-            folders. A file that is named twice is taken once.
-        max_pixels: the most pixels of an image.
+        inputs: files and folders. A folder stands for the images and videos directly in it. A file
+            that is named twice is taken once.
+        max_pixels: the most pixels that an image may have.
 
     Raises:
-        UserError: for an input that does not exist, an image that cannot be read or has too many
-            pixels, or where there is neither image nor video.
+        UserError: if an input does not exist, an image cannot be read or has too many pixels, or
+            there is neither image nor video.
     """
     images, videos, skipped = {}, {}, []
     for path in inputs:
@@ -75,15 +75,15 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
 
 
 def skipped_line(skipped: Sequence[str]) -> str:
-    """One line that counts and names files that are not looked at."""
+    """Return a line that counts and names the files that a demo skips."""
     return f"skipped: {_listed(skipped)}"
 
 
 def read_rgb(path: str) -> np.ndarray:
-    """An image, turned as its EXIF says.
+    """Read an image and turn it as its EXIF orientation says.
 
     Args:
-        path: the file, checked by :func:`find_sources`.
+        path: the file; :func:`find_sources` has checked it.
 
     Returns:
         (H, W, 3) uint8, RGB.

@@ -1,9 +1,9 @@
-"""Pictures: boxes and masks in colours that everybody can tell apart."""
+"""Pictures, in colours that everybody can tell apart."""
 
-from .detection_results import draw_results
-from .drawing import PALETTE, class_color, draw_boxes, draw_masks, side_by_side
+from .drawing import PALETTE, class_color, draw_boxes, draw_masks
+from .evaluation_results import draw_results, overlaps_with_objects, read_results
+from .layout import side_by_side
 from .levels import LEVEL_COLORS, level_color, level_number
-from .mask_results import draw_mask_proposals
 from .pyramid import (
     draw_anchor_panel,
     draw_anchors,
@@ -24,12 +24,13 @@ __all__ = [
     "draw_explanation",
     "draw_heat_maps",
     "draw_levels",
-    "draw_mask_proposals",
     "draw_masks",
     "draw_proposals",
     "draw_results",
     "level_color",
     "level_legend",
     "level_number",
+    "overlaps_with_objects",
+    "read_results",
     "side_by_side",
 ]

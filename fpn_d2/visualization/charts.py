@@ -1,4 +1,4 @@
-"""Figures in SVG that stand inside a page, all of one look."""
+"""SVG figures of one style for HTML pages."""
 
 import dataclasses
 import io
@@ -15,9 +15,9 @@ class Chart:
     """A figure of a page.
 
     Args:
-        title: what it shows.
-        caption: how to read it.
-        svg: an ``<svg>`` element.
+        title: says what the figure shows.
+        caption: says how to read it.
+        svg: the figure as an ``<svg>`` element.
     """
 
     title: str
@@ -26,10 +26,10 @@ class Chart:
 
 
 def new_axes(width: float = 6.0, height: float = 4.4) -> tuple[Figure, Axes]:
-    """An empty figure with one pair of axes.
+    """Make an empty figure with one pair of axes.
 
     Args:
-        width, height: in inches.
+        width, height: the size of the figure, in inches.
     """
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
@@ -40,12 +40,12 @@ def new_axes(width: float = 6.0, height: float = 4.4) -> tuple[Figure, Axes]:
 
 
 def to_svg(figure: Figure, prefix: str, description: str) -> str:
-    """The figure as an ``<svg>`` element whose ids no other figure of the page has.
+    """Return a figure as an ``<svg>`` element whose ids are unique on the page.
 
     Args:
-        figure: what to draw.
-        prefix: of its ids, the figure's own on the page.
-        description: for those who cannot see it.
+        figure: the figure.
+        prefix: the prefix of its ids; each figure of a page has its own.
+        description: the text for readers who cannot see the figure.
     """
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": prefix}):

@@ -1,24 +1,35 @@
-"""Boxes and masks on an image, and images beside each other."""
+"""Labelled boxes and masks on an image, drawn by supervision.
+
+Shape shorthand: an image of H x W pixels with R boxes or masks. Pictures are uint8, RGB.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from PIL import Image, ImageColor, ImageDraw
-from torchvision.utils import draw_bounding_boxes
+import supervision as sv
+from detectron2.structures import Instances
+from PIL import Image, ImageDraw
 
 from ..structures import RegionMasks
-from .labels import draw_labels
-from .layout import beside, stack, text_block
+from .layout import draw_labels, picture_scale
 
-__all__ = ["PALETTE", "class_color", "draw_boxes", "draw_masks", "side_by_side"]
+__all__ = [
+    "PALETTE",
+    "class_color",
+    "detection_texts",
+    "draw_boxes",
+    "draw_detections",
+    "draw_masks",
+]
 
-# Okabe and Ito's colours, which people with any colour vision tell apart, without black.
+# The colours of Okabe and Ito without black: people with any colour vision can tell them apart.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+_OPACITY = 0.35  # of a mask's fill
+_THICKNESS = 2  # OpenCV draws it as three pixels, and the rim of 4 as five
 
 
 def class_color(index: int) -> str:
-    """The colour of a class, the same in every picture."""
+    """Return the colour of a class as ``#RRGGBB``; it is the same in every picture."""
     return PALETTE[index % len(PALETTE)]
 
 
@@ -29,41 +40,33 @@ def draw_boxes(
     colors: Sequence[str],
     scale: float = 1.0,
     *,
-    width: int = 3,
     dashed: Sequence[bool] = (),
 ) -> np.ndarray:
-    """Draw labelled boxes, with a thin dark rim that is seen on a ground of their own colour.
+    """Draw labelled boxes with a thin dark rim, which shows them on a ground of their own colour.
 
     Args:
         image: (H, W, 3) uint8, RGB.
         boxes: (R, 4), x0 y0 x1 y1 in pixels of the image.
-        labels: R texts.
+        labels: R texts; an empty one is not drawn.
         colors: R colours, as ``#RRGGBB``.
-        scale: how much larger than the image the picture is.
-        width: of a line, in pixels of the picture.
-        dashed: for each box whether white dashes are on it, which tell where colours do not; none
-            is as many times False.
+        scale: the size of the picture relative to the image.
+        dashed: R flags. Flagged boxes get white dashes, which tell them apart without colour.
+            Leave it out for none.
 
     Returns:
         (H * scale, W * scale, 3) uint8, RGB.
     """
-    picture = Image.fromarray(image)
-    if scale != 1:
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        picture = picture.resize(size, Image.Resampling.BICUBIC)
+    picture = _resized(Image.fromarray(image), scale)
     if not len(boxes):
         return np.array(picture)
-    boxes = np.asarray(boxes) * scale
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    corners = torch.as_tensor(boxes)
-    rim = corners + corners.new_tensor([-1, -1, 1, 1])
-    pixels = draw_bounding_boxes(pixels, rim, colors="black", width=width + 2)
-    pixels = draw_bounding_boxes(pixels, corners, colors=list(colors), width=width)
-    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    # Labels come last: dashes through them could not be read.
+    corners = np.round(np.asarray(boxes) * scale)
+    found, palette = sv.Detections(xyxy=corners), sv.ColorPalette.from_hex(list(colors))
+    sv.BoxAnnotator(sv.Color.BLACK, _THICKNESS + 2, sv.ColorLookup.INDEX).annotate(picture, found)
+    sv.BoxAnnotator(palette, _THICKNESS, sv.ColorLookup.INDEX).annotate(picture, found)
+    # Labels come last because dashes across them would make them illegible.
     if len(dashed):
-        _dash(picture, boxes[np.asarray(dashed, dtype=bool)], width)
-    draw_labels(picture, boxes, labels, colors)
+        _draw_dashes(picture, corners[np.asarray(dashed, dtype=bool)])
+    draw_labels(picture, corners, labels, colors)
     return np.array(picture)
 
 
@@ -74,14 +77,14 @@ def draw_masks(
     colors: Sequence[str],
     scale: float = 1.0,
 ) -> np.ndarray:
-    """Draw labelled masks: translucent, with an outline; large ones below small ones.
+    """Draw labelled masks with a translucent fill and a solid outline, small ones on large ones.
 
     Args:
         image: (H, W, 3) uint8, RGB.
         masks: R masks of the image, as (R, H, W) bool or compact.
-        labels: R texts; that of an empty mask is left out.
+        labels: R texts; an empty mask gets none.
         colors: R colours, as ``#RRGGBB``.
-        scale: how much larger than the image the picture is.
+        scale: the size of the picture relative to the image.
 
     Returns:
         (H * scale, W * scale, 3) uint8, RGB.
@@ -89,71 +92,92 @@ def draw_masks(
     compact = isinstance(masks, RegionMasks)
     assert (masks.image_size if compact else masks.shape[1:]) == image.shape[:2]
     assert len(masks) == len(labels) == len(colors), (len(masks), len(labels), len(colors))
-    picture = Image.fromarray(image)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    pixels = np.array(picture.resize(size, Image.Resampling.BICUBIC))
+    resized = _resized(Image.fromarray(image), scale)
+    picture = np.array(resized)[:, :, ::-1].copy()  # supervision draws on BGR
     if compact:
-        masks = masks.scaled(*size[::-1])
+        masks = masks.scaled(*picture.shape[:2])
     areas = masks.areas().numpy(force=True) if compact else np.sum(masks, axis=(1, 2))
     boxes = {}
-    # One after the other, since a thousand masks of a large image do not fit in memory.
+    # One by one: a thousand masks of a large image do not fit into memory.
     for i in np.argsort(-areas, kind="stable").tolist():
-        mask = masks.paste(i)[0].numpy() if compact else _resized(masks[i], size)
+        mask = masks.paste(i)[0].numpy() if compact else _resized_mask(masks[i], scale)
         if mask.any():
-            boxes[i] = _box_of(mask)
-            _draw_mask(pixels, mask, boxes[i], colors[i])
-    picture = Image.fromarray(pixels)
+            boxes[i] = sv.mask_to_xyxy(mask[None])[0]
+            picture = _draw_mask(picture, mask, boxes[i], sv.Color.from_hex(colors[i]))
     drawn = sorted(boxes)
-    draw_labels(
-        picture,
-        np.array([boxes[i] for i in drawn]),
-        [labels[i] for i in drawn],
-        [colors[i] for i in drawn],
-    )
-    return np.array(picture)
+    canvas = Image.fromarray(picture[:, :, ::-1])
+    texts, paints = [labels[i] for i in drawn], [colors[i] for i in drawn]
+    draw_labels(canvas, np.array([boxes[i] for i in drawn]), texts, paints)
+    return np.array(canvas)
 
 
-def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool, resized to a width and a height."""
-    levels = Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255)
-    return np.asarray(levels.resize(size, Image.Resampling.BILINEAR)) >= 128
+def draw_detections(
+    image: np.ndarray, detections: Instances, names: Sequence[str] = ()
+) -> np.ndarray:
+    """Draw boxes or masks with their classes and scores, and enlarge a small image.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        detections: R detections; see :meth:`fpn_d2.inference.Predictor.detect`.
+        names: the names of the classes; see :func:`fpn_d2.inference.class_names`.
+
+    Returns:
+        (H', W', 3) uint8, RGB.
+    """
+    texts, scale = detection_texts(detections, names), picture_scale(image)
+    if detections.has("pred_classes"):
+        kinds = detections.pred_classes.tolist()
+    else:
+        kinds = range(len(detections))  # neighbours in different colours
+    colors = [class_color(kind) for kind in kinds]
+    if not detections.has("pred_masks"):
+        return draw_boxes(image, detections.pred_boxes.tensor.numpy(), texts, colors, scale)
+    masks = detections.pred_masks
+    masks = masks if isinstance(masks, RegionMasks) else masks.numpy()
+    return draw_masks(image, masks, texts, colors, scale)
+
+
+def detection_texts(detections: Instances, names: Sequence[str] = ()) -> list[str]:
+    """Return the class and the score of each detection as text.
+
+    Args:
+        detections: R detections; those without classes get their scores alone.
+        names: the names of the classes; a class beyond them is called ``class 7``.
+    """
+    scores = [f"{score:.2f}" for score in detections.scores.tolist()]
+    if not detections.has("pred_classes"):
+        return scores
+    kinds = detections.pred_classes.tolist()
+    titles = [names[kind] if kind < len(names) else f"class {kind}" for kind in kinds]
+    return [f"{title} {score}" for title, score in zip(titles, scores, strict=True)]
+
+
+def _resized(picture: Image.Image, scale: float) -> Image.Image:
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def _resized_mask(mask: np.ndarray, scale: float) -> np.ndarray:
+    return np.asarray(_resized(Image.fromarray(np.uint8(mask) * 255), scale)) >= 128
 
 
 def _draw_mask(
-    pixels: np.ndarray, mask: np.ndarray, box: tuple[int, int, int, int], color: str
-) -> None:
-    """Fill and outline a mask, in place, within its box."""
-    left, top, right, bottom = box
-    window, mask = pixels[top:bottom, left:right], mask[top:bottom, left:right]
-    paint = np.array(ImageColor.getrgb(color))
-    window[mask] = np.round(0.65 * window[mask] + 0.35 * paint)
-    # An outline of two pixels: what an erosion takes away, also at the border of the image.
-    outside = torch.from_numpy(np.pad(~mask, 2, constant_values=True))[None].float()
-    near = torch.nn.functional.max_pool2d(outside, 5, 1)[0].numpy() > 0
-    window[mask & near] = paint
+    picture: np.ndarray, mask: np.ndarray, box: np.ndarray, color: sv.Color
+) -> np.ndarray:
+    """Return a BGR picture with a mask (H, W) filled and outlined; nothing outside it changes."""
+    found, lookup = sv.Detections(xyxy=box[None], mask=mask[None]), sv.ColorLookup.INDEX
+    filled = sv.MaskAnnotator(color, _OPACITY, lookup).annotate(picture.copy(), found)
+    outlined = sv.PolygonAnnotator(color, _THICKNESS, lookup).annotate(filled, found)
+    return np.where(mask[:, :, None], outlined, picture)
 
 
-def _box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Of a mask that has a pixel."""
-    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
-    return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-
-
-def _dash(picture: Image.Image, boxes: np.ndarray, width: int) -> None:
-    """White dashes on boxes that are drawn, in place."""
+def _draw_dashes(picture: Image.Image, boxes: np.ndarray) -> None:
+    """Put white dashes onto the sides of boxes, in place."""
     draw = ImageDraw.Draw(picture)
-    for x0, y0, x1, y1 in np.round(boxes).tolist():
+    for x0, y0, x1, y1 in boxes.tolist():
         for left in np.arange(x0 + 5, x1 - 4, 10):
             for y in (y0, y1):
-                draw.line((left, y, min(left + 4, x1), y), fill="white", width=width)
+                draw.line((left, y, min(left + 4, x1), y), fill="white", width=3)
         for top in np.arange(y0 + 5, y1 - 4, 10):
             for x in (x0, x1):
-                draw.line((x, top, x, min(top + 4, y1)), fill="white", width=width)
-
-
-def side_by_side(pictures: dict[str, np.ndarray]) -> Image.Image:
-    """Put pictures beside each other, each under its title, which is made to fit."""
-    titled = [
-        stack([text_block(title, picture.shape[1]), picture]) for title, picture in pictures.items()
-    ]
-    return Image.fromarray(beside(titled, gap=8))
+                draw.line((x, top, x, min(top + 4, y1)), fill="white", width=3)

@@ -1,27 +1,30 @@
-"""One colour for each level of the pyramid, the same in every picture."""
+"""A colour for each level of the pyramid, the same in every picture."""
 
 from .drawing import PALETTE
 
 __all__ = ["LEVEL_COLORS", "level_color", "level_number"]
 
-# Neighbouring levels are far apart in lightness too: orange, blue, green, purple, sky, vermilion.
+# Neighbouring levels differ in lightness too: orange, blue, green, purple, sky blue, vermilion.
 LEVEL_COLORS = dict(zip(range(2, 8), (PALETTE[i] for i in (0, 4, 2, 6, 1, 5)), strict=True))
 
 
 def level_number(feature: str) -> int:
-    """The level of a feature: 4 of ``"p4"``, ``"res4"`` and ``"c4"``.
+    """Return the level of a feature: 4 for ``"p4"``, ``"res4"`` and ``"c4"``.
 
     Raises:
-        ValueError: where the name ends in no digit.
+        ValueError: if the name does not end in a digit.
     """
     if not feature[-1:].isdigit():
-        raise ValueError(f"{feature!r} names no level; features end in theirs, such as p4 or res4")
+        raise ValueError(
+            f"{feature!r} names no level; a feature's name ends in its level, as p4 or res4 do"
+        )
     return int(feature[-1])
 
 
 def level_color(level: int) -> str:
-    """The colour of level 2 to 7 as ``#RRGGBB``; others share them in turn.
+    """Return the colour of a level as ``#RRGGBB``.
 
-    P2 to P7 are far enough apart for people with any colour vision (Okabe and Ito).
+    P2 to P7 have colours that people with any colour vision can tell apart (Okabe and Ito). Other
+    levels share them in turn.
     """
     return LEVEL_COLORS[2 + (level - 2) % len(LEVEL_COLORS)]

@@ -1,4 +1,4 @@
-"""Pages that are one file each and need no network: one style, pictures inside."""
+"""HTML pages of one style, each a single file that needs no network."""
 
 import base64
 import io
@@ -11,10 +11,11 @@ __all__ = ["data_url", "page_environment"]
 
 
 def page_environment(folder: str) -> jinja2.Environment:
-    """What renders a page's template.
+    """Return the environment that renders a page's template.
 
     Args:
-        folder: of the template, which may include ``page.css``, the style of all pages.
+        folder: the folder of the template. The template may include ``page.css``, the style of all
+            pages.
     """
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader([folder, os.path.dirname(__file__)]),
@@ -26,7 +27,7 @@ def page_environment(folder: str) -> jinja2.Environment:
 
 
 def data_url(picture: Image.Image) -> str:
-    """A picture as a JPEG inside a page."""
+    """Return a picture as the ``data:`` URL of a JPEG."""
     file = io.BytesIO()
     picture.convert("RGB").save(file, format="JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,18 +1,17 @@
-"""What is particular to a pyramid, drawn: levels, feature maps, anchors, proposals.
+"""Pictures of what is particular to a pyramid: levels, feature maps, anchors, proposals.
 
-Shape shorthand: an image of H x W pixels, R detections on it. Every function returns a picture,
-(H', W', 3) uint8, RGB.
+Shape shorthand: an image of H x W pixels with R detections. Every ``draw`` function takes an
+:class:`fpn_d2.inference.Explanation` of one image and returns a picture, (H', W', 3) uint8, RGB.
 """
 
 from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
-from detectron2.structures import Instances
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ..inference.explanation import Explanation
-from .drawing import draw_boxes
+from .drawing import detection_texts, draw_boxes
 from .layout import beside, legend, picture_scale, stack, text_block
 from .levels import level_color, level_number
 
@@ -32,16 +31,16 @@ HEAT_MAP_TITLES = {
     "merged": "merged with the coarser level, before the 3x3",
     "output": "after the 3x3: what the heads read",
 }
-_COLOR_MAP = "viridis"  # perceptually uniform, and the same to people with any colour vision
+_COLOR_MAP = "viridis"  # perceptually uniform, whatever the colour vision
 _GAP = 8
 
 
 def draw_levels(explanation: Explanation, names: Sequence[str] = ()) -> np.ndarray:
-    """The detections, each in the colour of the level that Eq. 1 chose.
+    """Draw each detection in the colour of the level that Eq. 1 chose for it.
 
     Args:
-        explanation: of the image.
-        names: of the classes; see :func:`fpn_d2.inference.class_names`.
+        explanation: the explanation.
+        names: the names of the classes; see :func:`fpn_d2.inference.class_names`.
     """
     levels = explanation.levels.tolist()
     texts = detection_texts(explanation.detections, names)
@@ -54,22 +53,12 @@ def draw_levels(explanation: Explanation, names: Sequence[str] = ()) -> np.ndarr
     )
 
 
-def detection_texts(detections: Instances, names: Sequence[str] = ()) -> list[str]:
-    """Class and score of each detection, as text."""
-    scores = [f"{score:.2f}" for score in detections.scores.tolist()]
-    if not detections.has("pred_classes"):
-        return scores
-    kinds = detections.pred_classes.tolist()
-    titles = [names[kind] if kind < len(names) else f"class {kind}" for kind in kinds]
-    return [f"{title} {score}" for title, score in zip(titles, scores, strict=True)]
-
-
 def level_legend(levels: Sequence[int | str], texts: Sequence[str] = ()) -> np.ndarray:
-    """A strip with each level's colour and name.
+    """Draw a strip with each level's colour and name.
 
     Args:
         levels: numbers, or names of features such as ``"p4"``.
-        texts: what follows each name.
+        texts: a text for each level, which follows its name; none by default.
     """
     numbers = [level if isinstance(level, int) else level_number(level) for level in levels]
     titles = [_level_title(level) for level in levels]
@@ -83,14 +72,14 @@ def _level_title(level: int | str) -> str:
 
 
 def draw_heat_maps(explanation: Explanation, *, width: int = 300) -> np.ndarray:
-    """One map for each level (columns) and each kind (rows), on the image's own extent.
+    """Draw a feature map for each level (columns) and each kind (rows), cut to the image.
 
-    A cell's value is the mean of the absolute activations of its channels; every map is scaled
-    from its least to its largest value, which stand above it.
+    The value of a cell is the mean absolute activation of its channels. Each map is scaled from its
+    least to its largest value, and both are written above it.
 
     Args:
-        explanation: of the image.
-        width: of a map, in pixels.
+        explanation: the explanation.
+        width: the width of a map, in pixels.
     """
     names = [n for n in explanation.strides if any(n in f for f in explanation.features.values())]
     rows = []
@@ -118,7 +107,7 @@ def _heat_map(
     low, high = float(activation.min()), float(activation.max())
     unit = (activation - low) / max(high - low, 1e-12)
     colors = (matplotlib.colormaps[_COLOR_MAP](unit)[..., :3] * 255).round().astype(np.uint8)
-    # The last cells may reach beyond the image; cells stay squares, so that the size is seen.
+    # The last cells may reach beyond the image. Cells stay squares, which shows their size.
     cell = explanation.strides[name] / explanation.input_scale * width / image_width
     rows, columns = activation.shape
     whole = (max(width, round(columns * cell)), max(height, round(rows * cell)))
@@ -131,38 +120,26 @@ def _heat_map(
 
 
 def draw_anchors(explanation: Explanation) -> np.ndarray:
-    """The anchors that match the objects, in the colours of their levels, and the objects in white.
+    """Draw the anchors that match the objects in their levels' colours, and the objects in white.
 
     Args:
-        explanation: of the image, with ``anchors``.
+        explanation: the explanation, with ``anchors``.
     """
     matches, scale = explanation.anchors, picture_scale(explanation.image)
     assert matches is not None
     colors = [level_color(level_number(level)) for level in matches.levels]
-    blank = [""] * len(colors)
-    picture = draw_boxes(explanation.image, matches.boxes, blank, colors, scale, width=2)
-    return _outline(picture, matches.targets * scale)
-
-
-def _outline(picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """White boxes with a black rim, which are seen on anything."""
-    canvas = Image.fromarray(picture)
-    draw = ImageDraw.Draw(canvas)
-    for box in np.asarray(boxes).reshape(-1, 4).tolist():
-        draw.rectangle(box, outline="black", width=5)
-        x0, y0, x1, y1 = box
-        if x1 - x0 > 2 and y1 - y0 > 2:
-            draw.rectangle((x0 + 1, y0 + 1, x1 - 1, y1 - 1), outline="white", width=3)
-    return np.array(canvas)
+    picture = draw_boxes(explanation.image, matches.boxes, [""] * len(colors), colors, scale)
+    count = len(matches.targets)
+    return draw_boxes(picture, matches.targets * scale, [""] * count, ["#FFFFFF"] * count)
 
 
 def draw_proposals(explanation: Explanation, *, number: int = 10, width: int = 300) -> np.ndarray:
-    """The best proposals of each level, a picture for each.
+    """Draw the best proposals of each level, in a picture for each level.
 
     Args:
-        explanation: of the image, with ``proposals``.
-        number: how many of a level's.
-        width: of a picture, in pixels.
+        explanation: the explanation, with ``proposals``.
+        number: the number of proposals of a level.
+        width: the width of a picture, in pixels.
     """
     cells = []
     for name, proposals in explanation.proposals.items():
@@ -173,7 +150,6 @@ def draw_proposals(explanation: Explanation, *, number: int = 10, width: int = 3
             [""] * len(boxes),
             [level_color(level_number(name))] * len(boxes),
             scale=width / explanation.image.shape[1],
-            width=2,
         )
         span = f"{scores[-1]:.2f} to {scores[0]:.2f}" if len(scores) else "-"
         title = f"{_level_title(name)}: best {len(boxes)}\nscores {span}"
@@ -182,11 +158,11 @@ def draw_proposals(explanation: Explanation, *, number: int = 10, width: int = 3
 
 
 def draw_explanation(explanation: Explanation, names: Sequence[str] = ()) -> np.ndarray:
-    """All of it on one page, without what the model does not have.
+    """Draw everything that the model has on one page.
 
     Args:
-        explanation: of the image.
-        names: of the classes; see :func:`fpn_d2.inference.class_names`.
+        explanation: the explanation.
+        names: the names of the classes; see :func:`fpn_d2.inference.class_names`.
     """
     levels = range(explanation.level_range[0], explanation.level_range[1] + 1)
     counts = [f"({int((explanation.levels == level).sum())})" for level in levels]
@@ -215,10 +191,10 @@ def draw_explanation(explanation: Explanation, names: Sequence[str] = ()) -> np.
 
 
 def draw_anchor_panel(explanation: Explanation) -> np.ndarray:
-    """:func:`draw_anchors` between its title and its levels.
+    """Draw the picture of :func:`draw_anchors` between a title and a legend of the levels.
 
     Args:
-        explanation: of the image, with ``anchors``.
+        explanation: the explanation, with ``anchors``.
     """
     matches = explanation.anchors
     what = "objects" if matches.to_ground_truth else "detections"

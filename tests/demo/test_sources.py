@@ -1,4 +1,4 @@
-"""Inputs of every kind, and the sentence for each that is none."""
+"""Inputs of every kind, and a sentence for each that cannot be used."""
 
 import struct
 import zlib
@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.demo.outputs import prepare_folder, unique_stems
 from fpn_d2.demo.sources import find_sources, read_rgb, skipped_line
 
 
@@ -22,7 +21,7 @@ def folder(tmp_path):
 
 
 def png_header(path, width, height):
-    """A PNG of which there is little more than the header."""
+    """Write a PNG that is little more than a header."""
 
     def chunk(kind, data):
         return (
@@ -79,30 +78,3 @@ def test_nothing_and_what_is_not_there_are_refused(tmp_path):
         find_sources([str(tmp_path / "gone.jpg")])
     with pytest.raises(UserError, match="overrides come last"):
         find_sources(["MODEL.DEVICE"])
-
-
-def test_no_two_inputs_share_a_file():
-    paths = ["a/x.jpg", "b/x.png", "c/X.jpg", "d/x_explain.jpg"]
-    suffixes = [".png", "_explain.png"]
-    stems = unique_stems(paths, suffixes)
-    files = [f"{stem}{suffix}".lower() for stem in stems for suffix in suffixes]
-    assert len(set(files)) == len(files)
-    assert stems[:2] == ["x", "x_2"]
-
-
-def test_nothing_is_overwritten_unless_asked(folder):
-    (folder / "out").mkdir()
-    (folder / "out" / "a.png").write_text("mine")
-    with pytest.raises(UserError, match=r"a\.png is there already.*--force"):
-        prepare_folder(str(folder / "out"), ["a.png"], [])
-    prepare_folder(str(folder / "out"), ["a.png"], [], replace=True)
-
-
-def test_an_input_is_never_overwritten(folder):
-    with pytest.raises(UserError, match="is an input"):
-        prepare_folder(str(folder), ["b.png"], [str(folder / "b.png")], replace=True)
-
-
-def test_an_output_that_is_a_file_is_refused(folder):
-    with pytest.raises(UserError, match="is a file"):
-        prepare_folder(str(folder / "a.jpg"), [], [])

@@ -1,4 +1,4 @@
-"""tools/demo.py from its words to its files."""
+"""tools/demo.py, from its command line to its files."""
 
 import json
 import sys
@@ -6,6 +6,7 @@ import sys
 import demo
 import numpy as np
 import pytest
+import supervision as sv
 import torch
 from detectron2.modeling import build_model
 from PIL import Image
@@ -83,6 +84,32 @@ def test_pictures_and_predictions_of_two_rows(weights, images, tmp_path, monkeyp
     assert code == 2
     assert "--force" in stderr
     assert (out / "x.png").read_bytes() == before
+
+
+def test_a_video_becomes_a_video_of_its_detections(weights, tmp_path, monkeypatch, capsys):
+    config, own = weights("RPN/rpn_R_18_FPN")
+    video, out = tmp_path / "clip.avi", tmp_path / "out"
+    frames = np.random.default_rng(0).integers(0, 256, (3, 60, 80, 3), dtype=np.uint8)
+    with sv.VideoSink(str(video), sv.VideoInfo(80, 60, 5.0), "MJPG") as sink:
+        for frame in frames:
+            sink.write_frame(frame)
+    words = ["--config-file", config, "--weights", own, "--input", video, "--threshold", 0.1]
+    code, _, stderr = call(monkeypatch, capsys, *words, "--output", out, *SMALL)
+    assert code == 0, stderr
+    assert {p.name for p in out.iterdir()} == {"clip.mp4", "images.json", "predictions.json"}
+    info = sv.VideoInfo.from_video_path(str(out / "clip.mp4"))
+    assert info == sv.VideoInfo(800, 600, 5.0, 3)  # ten times 80 x 60
+    about = json.loads((out / "images.json").read_text())
+    assert [(i["id"], i["frame"], i["picture"]) for i in about] == [
+        (1, 0, "clip.mp4"),
+        (2, 1, "clip.mp4"),
+        (3, 2, "clip.mp4"),
+    ]
+    found = json.loads((out / "predictions.json").read_text())
+    assert {f["image_id"] for f in found} == {1, 2, 3}
+    code, _, stderr = call(monkeypatch, capsys, *words, "--explain", "--output", out, *SMALL)
+    assert code == 2
+    assert "clip.avi is a video" in stderr
 
 
 def test_masks_are_written_as_rle(weights, images, tmp_path, monkeypatch, capsys):

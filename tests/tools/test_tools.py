@@ -1,14 +1,17 @@
-"""The thin scripts: what they write, and the sentence that they end with."""
+"""The thin scripts: what they write, and the sentence with which they end."""
 
 import json
+import pickle
 import sys
 
 import draw_results
 import make_pictures
 import make_shapes
+import numpy as np
 import pretrain_backbone
 import pytest
 import train_stock
+from detectron2.structures import BoxMode
 from PIL import Image
 
 from fpn_d2 import UserError, load_config
@@ -55,6 +58,39 @@ def test_results_are_drawn_and_their_ap_is_the_last_line(
     assert [Image.open(picture).width for picture in pictures] == widths
 
 
+def test_of_proposals_the_best_for_each_object_is_drawn(run_folder, tiny_root, monkeypatch, capsys):
+    """The pictures of an RPN: every object has a proposal, but for those of the last image."""
+    with open(f"{tiny_root}/tiny/annotations/instances_val.json") as file:
+        content = json.load(file)
+    ids = sorted(image["id"] for image in content["images"])
+    boxes = {i: [a["bbox"] for a in content["annotations"] if a["image_id"] == i] for i in ids}
+    last = max(i for i in ids if boxes[i])
+    proposals = {
+        "ids": ids,
+        "boxes": [np.float32([] if i == last else boxes[i]).reshape(-1, 4) for i in ids],
+        "objectness_logits": [np.zeros(0 if i == last else len(boxes[i])) for i in ids],
+        "bbox_mode": int(BoxMode.XYWH_ABS),
+    }
+    folder = run_folder / "inference" / "tiny_val"
+    (folder / "coco_instances_results.json").unlink()
+    (folder / "box_proposals.pkl").write_bytes(pickle.dumps(proposals))
+    (folder / "results.json").write_text(json.dumps({"box_proposals": {"AR@1000": 45.67}}))
+    code, stdout, stderr = call(draw_results, monkeypatch, capsys, run_folder)
+    assert code == 0, stderr
+    assert stdout.splitlines()[-1] == "box AR at 1000 = 45.7"
+    for image in content["images"]:
+        stem = image["file_name"].rsplit(".")[0]
+        picture = np.array(Image.open(run_folder / "pictures" / "tiny_val" / f"{stem}.png"))
+        scale = 640 / max(image["width"], image["height"])
+        width, height = (round(image[side] * scale) for side in ("width", "height"))
+        assert picture.shape[1] == 2 * width + 8
+        for x, y, _, box_height in boxes[image["id"]][:1]:  # the middle of the left side
+            row = picture.shape[0] - height + round((y + box_height / 2) * scale)
+            truth, found = (picture[row, round(x * scale) + left] for left in (0, width + 8))
+            assert truth.tolist() == [230, 159, 0]
+            assert (found.tolist() == [230, 159, 0]) == (image["id"] != last)
+
+
 def test_a_folder_without_an_evaluation_is_named(tmp_path, monkeypatch, capsys):
     code, _, stderr = call(draw_results, monkeypatch, capsys, tmp_path)
     assert code == 2
@@ -87,21 +123,21 @@ def test_pretraining_names_a_config_that_is_not_there(tmp_path, monkeypatch, cap
 
 
 def test_the_stock_config_names_detectron2s_components_alone(repo):
-    cfg = train_stock.stock_config(load_config(repo / "configs/quick/demo.yaml"))
+    cfg = train_stock.config_of_stock(load_config(repo / "configs/quick/demo.yaml"))
     assert cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone"
     assert cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN"
     assert cfg.MODEL.RPN.HEAD_NAME == "StandardRPNHead"
     assert cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads"
     assert cfg.OUTPUT_DIR == "output/quick/demo-stock"
     retinanet = load_config(repo / "configs/quick/RetinaNet/retinanet_R_18_FPN.yaml")
-    name = train_stock.stock_config(retinanet).MODEL.BACKBONE.NAME
+    name = train_stock.config_of_stock(retinanet).MODEL.BACKBONE.NAME
     assert name == "build_retinanet_resnet_fpn_backbone"
 
 
 def test_an_ablation_has_no_stock_twin(repo):
     cfg = load_config(repo / "configs/quick/RPN/rpn_R_18_P2.yaml")
     with pytest.raises(UserError, match="OUT_FEATURES"):
-        train_stock.stock_config(cfg)
+        train_stock.config_of_stock(cfg)
 
 
 @pytest.mark.parametrize("row", ["faster_rcnn_R_50_FPN", "retinanet_R_50_FPN"])
@@ -109,7 +145,7 @@ def test_a_config_of_torchvision_has_no_stock_twin(row_config, row):
     default = ["MODEL.ANCHOR_GENERATOR.NAME", "DefaultAnchorGenerator"]
     for opts in ([], default):
         with pytest.raises(UserError, match="stock Detectron2 has no ClippingRetinaNet"):
-            train_stock.stock_config(row_config(f"torchvision/{row}", *opts))
+            train_stock.config_of_stock(row_config(f"torchvision/{row}", *opts))
 
 
 def test_stock_detectron2_trains_the_same_config(repo, tiny_opts):

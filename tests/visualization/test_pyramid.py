@@ -1,4 +1,4 @@
-"""Pictures of an explanation that was made by hand."""
+"""Pictures of a hand-made explanation."""
 
 import dataclasses
 
@@ -71,7 +71,10 @@ def test_a_heat_map_has_a_colour_for_the_least_and_the_largest_value(explanation
 
 
 def test_anchors_and_proposals_have_their_levels_colours(explanation):
-    assert has(draw_anchors(explanation), level_color(5)).any()
+    anchors = draw_anchors(explanation)
+    assert has(anchors, level_color(5)).any()
+    # the middle of the left side of the object, in white: (40, 40) in a picture of eight times
+    assert has(anchors, "#FFFFFF")[320, 320]
     assert has(draw_proposals(explanation), level_color(3)).any()
     assert not has(draw_proposals(explanation), level_color(5)).any()
 

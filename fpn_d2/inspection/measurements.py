@@ -1,0 +1,296 @@
+"""What a config's pyramid and anchors make of a data set's objects.
+
+Shape shorthand: R objects, L levels of anchors.
+"""
+
+import collections
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone
+from detectron2.modeling.anchor_generator import build_anchor_generator
+from detectron2.modeling.matcher import Matcher
+from torch import nn
+from tqdm import tqdm
+
+from ..config import changed
+from ..config_checks import features_read
+from ..modeling import levels_of_boxes
+from ..utils.errors import UserError
+from .anchor_reach import (
+    Suggestion,
+    best_ious,
+    grid_sizes,
+    network_inputs,
+    positive_anchors,
+    suggest_sizes,
+)
+from .annotated_objects import AnnotatedObjects, dataset_files, read_objects
+
+__all__ = ["AnchorSetup", "Inspection", "inspect_dataset"]
+
+_REACHED_AT = 0.5  # IoU
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AnchorSetup:
+    """What a config says about anchors.
+
+    Args:
+        cfg: the config.
+        features: the names of the L features that have anchors.
+        shapes: the shapes of these features.
+        divisibility: the sides of the network input are padded to a multiple of this, in pixels.
+        matcher: decides which anchors are positive in training.
+        eq1_levels: the finest and the coarsest level that Eq. 1 can choose, those of the features
+            that the box head reads; P2 to P5 for a model without a box head.
+    """
+
+    cfg: CfgNode
+    features: list[str]
+    shapes: list[ShapeSpec]
+    divisibility: int
+    matcher: Matcher
+    eq1_levels: tuple[int, int]
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "AnchorSetup":
+        """Read a config; its backbone is built without memory for weights, to know the strides.
+
+        Raises:
+            UserError: if the config's model has no upright anchors.
+        """
+        read = features_read(cfg)
+        section = cfg.MODEL.RETINANET if "MODEL.RETINANET.IN_FEATURES" in read else cfg.MODEL.RPN
+        features = read.get("MODEL.RETINANET.IN_FEATURES", read.get("MODEL.RPN.IN_FEATURES"))
+        if features is None or "Rotated" in cfg.MODEL.ANCHOR_GENERATOR.NAME:
+            raise UserError(
+                f"the config's model ({cfg.MODEL.META_ARCHITECTURE} with "
+                f"{cfg.MODEL.PROPOSAL_GENERATOR.NAME}) has no upright anchors to look at; take the "
+                "config of an RPN, a Faster R-CNN or a RetinaNet"
+            )
+        with torch.device("meta"):
+            backbone = build_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
+        shapes = backbone.output_shape()
+        pooled = read.get("MODEL.ROI_HEADS.IN_FEATURES")
+        levels = [int(math.log2(shapes[name].stride)) for name in pooled] if pooled else [2, 5]
+        return cls(
+            cfg=cfg,
+            features=features,
+            shapes=[shapes[name] for name in features],
+            divisibility=backbone.size_divisibility,
+            matcher=Matcher(
+                list(section.IOU_THRESHOLDS),
+                list(section.IOU_LABELS),
+                allow_low_quality_matches=True,
+            ),
+            eq1_levels=(min(levels), max(levels)),
+        )
+
+    @property
+    def sizes(self) -> list[list[float]]:
+        """L lists of sizes, in pixels of the network input."""
+        sizes = self.cfg.MODEL.ANCHOR_GENERATOR.SIZES
+        if not isinstance(sizes[0], (list, tuple)):
+            sizes = [sizes]
+        return [list(s) for s in (sizes if len(sizes) > 1 else sizes * len(self.features))]
+
+    def generator(self, sizes: Sequence[Sequence[float]]) -> nn.Module:
+        """Build Detectron2's anchor generator of the config with these sizes."""
+        lists = [list(level) for level in sizes]
+        cfg = changed(self.cfg, {"MODEL.ANCHOR_GENERATOR.SIZES": lists})
+        return build_anchor_generator(cfg, self.shapes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inspection:
+    """What a config makes of a data set.
+
+    Args:
+        dataset: the name or file that the user gave.
+        config: the config's name that the user gave.
+        objects: what is annotated.
+        setup: what the config says about anchors.
+        sides: (R,) sqrt(w h) of each object, in pixels of the network input.
+        levels: (R,) the level that Eq. 1 sends each object to.
+        ious: (R, L) the best IoU of each object with the anchors of each level.
+        suggested_ious: (R, L) the same with the suggested sizes.
+        matched: (R,) how many anchors training would match with each object.
+        anchors: (L,) how many of these matches each level has.
+        suggestion: other anchor sizes.
+        missing: the file names of images that do not exist.
+        input_boxes: (R, 4) x0 y0 x1 y1 of each object, in pixels of the network input.
+        grids: (R, L, 2) rows and columns of the levels of each object's image.
+    """
+
+    dataset: str
+    config: str
+    objects: AnnotatedObjects
+    setup: AnchorSetup
+    sides: np.ndarray
+    levels: np.ndarray
+    ious: np.ndarray
+    suggested_ious: np.ndarray
+    matched: np.ndarray
+    anchors: np.ndarray
+    suggestion: Suggestion
+    missing: list[str]
+    input_boxes: np.ndarray
+    grids: np.ndarray
+
+    @property
+    def reached(self) -> np.ndarray:
+        """(R,) bool, whether an anchor has IoU 0.5 with the object."""
+        return self.ious.max(axis=1) >= _REACHED_AT
+
+    @property
+    def reached_by_suggestion(self) -> np.ndarray:
+        """(R,) bool, whether an anchor of the suggested sizes has IoU 0.5 with the object."""
+        return self.suggested_ious.max(axis=1) >= _REACHED_AT
+
+    def by_level(self) -> dict[int, dict[str, int]]:
+        """Count objects, and those without an anchor, by the level of Eq. 1."""
+        low, high = self.setup.eq1_levels
+        return {k: self._counts(self.levels == k) for k in range(low, high + 1)}
+
+    def by_size(self) -> dict[int, dict[str, int]]:
+        """Count objects, and those without an anchor, by octave: 16 is for sides of 16 to 32 px."""
+        octaves = np.exp2(np.floor(np.log2(np.maximum(self.sides, 1)))).astype(int)
+        return {k: self._counts(octaves == k) for k in sorted(set(octaves.tolist()))}
+
+    def _counts(self, which: np.ndarray) -> dict[str, int]:
+        return {
+            "objects": int(which.sum()),
+            "unreached": int((which & ~self.reached).sum()),
+            "unmatched": int((which & (self.matched == 0)).sum()),
+        }
+
+    def by_class(self) -> dict[str, int]:
+        """Count objects by class, in the file's order."""
+        counts = np.bincount(self.objects.classes, minlength=len(self.objects.class_names))
+        return dict(zip(self.objects.class_names, counts.tolist(), strict=True))
+
+    def by_anchor_level(self) -> dict[str, dict[str, Any]]:
+        """List sizes and matches, and count the objects whose best anchor is there, by feature."""
+        best = collections.Counter(self.ious.argmax(axis=1).tolist())
+        return {
+            name: {
+                "stride": shape.stride,
+                "sizes": self.setup.sizes[i],
+                "matched_anchors": int(self.anchors[i]),
+                "objects_with_their_best_anchor_here": best[i],
+            }
+            for i, (name, shape) in enumerate(
+                zip(self.setup.features, self.setup.shapes, strict=True)
+            )
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the numbers in the form of ``<data set>_inspect.json``."""
+        cfg = self.setup.cfg
+        return {
+            "dataset": self.dataset,
+            "config": self.config,
+            "images": len(self.objects.file_names),
+            "images_missing": self.missing,
+            "objects": len(self.objects),
+            "left_out": self.objects.left_out,
+            "input": {
+                "MIN_SIZE_TEST": cfg.INPUT.MIN_SIZE_TEST,
+                "MAX_SIZE_TEST": cfg.INPUT.MAX_SIZE_TEST,
+            },
+            "sides": _quantiles(self.sides),
+            "by_class": self.by_class(),
+            "by_size": self.by_size(),
+            "by_level": self.by_level(),
+            "by_anchor_level": self.by_anchor_level(),
+            "reach": float(self.reached.mean()),
+            "matched_anchors_per_object": _quantiles(self.matched),
+            "suggestion": dataclasses.asdict(self.suggestion),
+        }
+
+
+def inspect_dataset(dataset: str, cfg: CfgNode, config: str, image_folder: str = "") -> Inspection:
+    """Measure a data set against a config; no image is opened.
+
+    Args:
+        dataset: a registered name, or an annotation file in COCO's format.
+        cfg: the config.
+        config: the config's name, for the report.
+        image_folder: the folder of the images; empty for the data set's own.
+
+    Raises:
+        UserError: if the data set does not exist or has no objects, or the config has no anchors.
+    """
+    setup = AnchorSetup.from_config(cfg)
+    path, folder = dataset_files(dataset)
+    objects = read_objects(path, image_folder or folder)
+    boxes, sizes = network_inputs(
+        objects.boxes,
+        objects.image_sizes[objects.images],
+        cfg.INPUT.MIN_SIZE_TEST,
+        cfg.INPUT.MAX_SIZE_TEST,
+    )
+    grids = grid_sizes(sizes, [shape.stride for shape in setup.shapes], setup.divisibility)
+    head, (low, high) = cfg.MODEL.ROI_BOX_HEAD, setup.eq1_levels
+    levels = levels_of_boxes(
+        torch.from_numpy(boxes), low, high, head.POOLER_CANONICAL_SIZE, head.POOLER_CANONICAL_LEVEL
+    )
+    matched, anchors = _count_matches(setup, boxes, grids, objects.images)
+    missing = [
+        name
+        for name in objects.file_names
+        if not os.path.isfile(os.path.join(objects.image_folder, name))
+    ]
+    suggestion = suggest_sizes(setup.generator, setup.sizes, boxes, grids, _REACHED_AT)
+    return Inspection(
+        dataset=dataset,
+        config=config,
+        objects=objects,
+        setup=setup,
+        sides=np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)),
+        levels=levels.numpy(),
+        ious=best_ious(setup.generator(setup.sizes), boxes, grids),
+        suggested_ious=best_ious(setup.generator(suggestion.sizes), boxes, grids),
+        matched=matched,
+        anchors=anchors,
+        suggestion=suggestion,
+        missing=missing,
+        input_boxes=boxes,
+        grids=grids,
+    )
+
+
+def _count_matches(
+    setup: AnchorSetup, boxes: np.ndarray, grids: np.ndarray, images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count the positive anchors of each object (R,) and of each level (L,), image by image."""
+    generator = setup.generator(setup.sizes)
+    matched = np.zeros(len(boxes), dtype=np.int64)
+    anchors = np.zeros(len(setup.features), dtype=np.int64)
+    order = np.argsort(images, kind="stable")
+    starts = np.flatnonzero(np.diff(images[order], prepend=-1))
+    for of_image in tqdm(
+        np.split(order, starts[1:]), desc="matching anchors", unit="image", disable=None
+    ):
+        _, levels, objects = positive_anchors(
+            generator,
+            setup.matcher,
+            torch.from_numpy(boxes[of_image]),
+            grids[of_image[0]].tolist(),
+        )
+        matched[of_image] = np.bincount(objects.numpy(), minlength=len(of_image))
+        anchors += np.bincount(levels.numpy(), minlength=len(anchors))
+    return matched, anchors
+
+
+def _quantiles(values: np.ndarray) -> dict[str, float]:
+    shares = {"least": 0, "quarter": 25, "median": 50, "three_quarters": 75, "most": 100}
+    return {name: round(float(np.percentile(values, q)), 2) for name, q in shares.items()}

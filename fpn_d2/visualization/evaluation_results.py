@@ -1,0 +1,203 @@
+"""What an evaluation found, read image by image, and drawn beside the ground truth.
+
+Shape shorthand: R results of an image with G objects. ``kind`` is the kind of the results by its
+name in ``results.json``: ``"mask_proposals"``, ``"bbox"`` (detections) or ``"box_proposals"``.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import BoxMode
+from pycocotools.coco import COCO
+
+from ..data.proposals import read_proposals
+from ..evaluation import load_ground_truth
+from ..utils.errors import UserError
+from ..utils.files import read_json
+from .drawing import class_color, draw_boxes, draw_masks
+from .layout import side_by_side
+
+__all__ = ["draw_results", "overlaps_with_objects", "read_results"]
+
+
+def draw_results(
+    inference_dir: str,
+    output_dir: str,
+    *,
+    num_images: int = 12,
+    threshold: float = 0.5,
+    proposals: int = 100,
+) -> list[str]:
+    """Draw results beside the ground truth, for the first images of an evaluated data set.
+
+    Detections are drawn with their classes and scores. Proposals, boxes or masks, are too many:
+    for each object the one that fits it best is drawn in the object's colour, with their IoU, and
+    an object that none meets at an IoU of 0.5 is labelled as missed.
+
+    Args:
+        inference_dir: ``<OUTPUT_DIR>/inference/<data set>``, as an evaluation left it.
+        output_dir: the folder for the pictures; made where it is missing.
+        num_images: the number of images.
+        threshold: the least score of a detection that is drawn.
+        proposals: the number of an image's best proposals that count; an evaluation keeps 100
+            masks and 1000 boxes.
+
+    Returns:
+        the files written.
+
+    Raises:
+        UserError: if the folder has no results, or its data set is missing.
+    """
+    kind, found = read_results(inference_dir, threshold=threshold, proposals=proposals)
+    coco, image_root = load_ground_truth(os.path.basename(os.path.normpath(inference_dir)))
+    os.makedirs(output_dir, exist_ok=True)
+    title = {
+        "bbox": f"detections (score >= {threshold:g})",
+        "box_proposals": f"the best of the first {proposals} boxes, and its IoU",
+        "mask_proposals": f"the best of the first {proposals} masks, and its IoU",
+    }[kind]
+    files = []
+    for image_id in sorted(coco.imgs)[:num_images]:
+        name = coco.imgs[image_id]["file_name"]
+        image = read_image(os.path.join(image_root, name), format="RGB")
+        if kind == "bbox":
+            truth, drawn = _draw_detections(image, coco, image_id, found[image_id])
+        else:
+            truth, drawn = _draw_best_proposals(kind, image, coco, image_id, found[image_id])
+        stem = os.path.splitext(os.path.basename(name))[0]
+        files.append(os.path.join(output_dir, f"{stem}.png"))
+        side_by_side({"ground truth": truth, title: drawn}).save(files[-1])
+    return files
+
+
+def read_results(
+    inference_dir: str, *, threshold: float = 0.5, proposals: int = 100
+) -> tuple[str, Mapping[int, list[dict[str, Any]]]]:
+    """Read what an evaluation found on each image.
+
+    Args:
+        inference_dir: ``<OUTPUT_DIR>/inference/<data set>``, as an evaluation left it.
+        threshold: the least score of a detection.
+        proposals: the number of an image's best proposals.
+
+    Returns:
+        the kind, and for each image id the R results in COCO's form: boxes have a ``bbox``, as x,
+        y, width and height in pixels; masks have a ``segmentation``, as an RLE; detections have a
+        ``category_id`` and a ``score``. An image without results has an empty list.
+
+    Raises:
+        UserError: if the folder has no results.
+    """
+    names = ("mask_proposals.json", "coco_instances_results.json", "box_proposals.pkl")
+    masks, detections, boxes = (os.path.join(inference_dir, name) for name in names)
+    found = defaultdict(list)
+    if os.path.isfile(masks):
+        for result in read_json(masks):
+            if len(found[result["image_id"]]) < proposals:
+                found[result["image_id"]].append(result)
+        return "mask_proposals", found
+    if os.path.isfile(detections):
+        for result in read_json(detections):
+            if result["score"] >= threshold:
+                found[result["image_id"]].append(result)
+        return "bbox", found
+    if os.path.isfile(boxes):
+        content = read_proposals(boxes)
+        mode = BoxMode(content["bbox_mode"])
+        for image_id, own in zip(content["ids"], content["boxes"], strict=True):
+            own = np.asarray(own, dtype=np.float64).reshape(-1, 4)[:proposals]
+            own = BoxMode.convert(own, mode, BoxMode.XYWH_ABS).tolist()
+            found[image_id] = [{"image_id": image_id, "bbox": box} for box in own]
+        return "box_proposals", found
+    raise UserError(
+        f"{inference_dir} holds neither {names[0]} nor {names[1]} nor {names[2]}; evaluate the "
+        "model first, with train_net.py --eval-only"
+    )
+
+
+def overlaps_with_objects(
+    kind: str, coco: COCO, image_id: int, results: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Compute how well each result of an image covers each of its objects.
+
+    Args:
+        kind: the kind of the results.
+        coco: the ground truth.
+        image_id: the image.
+        results: R results; see :func:`read_results`.
+
+    Returns:
+        the G annotations without crowds, and the IoU of each result with each of them, (R, G)
+        float: of masks for mask proposals, else of boxes. That of a detection of another class
+        is 0.
+    """
+    objects = [a for a in coco.imgToAnns[image_id] if not a.get("iscrowd", 0)]
+    if not objects or not results:
+        return objects, np.zeros((len(results), len(objects)))
+    if kind == "mask_proposals":
+        sides = [r["segmentation"] for r in results], [coco.annToRLE(a) for a in objects]
+    else:
+        sides = tuple(np.array([o["bbox"] for o in side], float) for side in (results, objects))
+    ious = np.asarray(mask_util.iou(*sides, [0] * len(objects)))
+    if kind == "bbox":
+        found, wanted = (np.array([o["category_id"] for o in s]) for s in (results, objects))
+        ious = ious * (found[:, None] == wanted[None])
+    return objects, ious
+
+
+def _draw_detections(
+    image: np.ndarray, coco: COCO, image_id: int, detections: Sequence[Mapping[str, Any]]
+) -> list[np.ndarray]:
+    """Draw the annotations, crowds included, and the detections, in the colours of the classes."""
+    ids = sorted(coco.cats)
+    pictures = []
+    for objects in (coco.imgToAnns[image_id], detections):
+        scores = [f" {o['score']:.2f}" if "score" in o else "" for o in objects]
+        kinds = [o["category_id"] for o in objects]
+        labels = [coco.cats[k]["name"] + score for k, score in zip(kinds, scores, strict=True)]
+        colors = [class_color(ids.index(k)) for k in kinds]
+        pictures.append(_draw(image, [o["bbox"] for o in objects], labels, colors))
+    return pictures
+
+
+def _draw_best_proposals(
+    kind: str,
+    image: np.ndarray,
+    coco: COCO,
+    image_id: int,
+    proposals: Sequence[Mapping[str, Any]],
+) -> list[np.ndarray]:
+    """Draw the objects, and for each the proposal that fits it best."""
+    objects, ious = overlaps_with_objects(kind, coco, image_id, proposals)
+    best = ious.max(axis=0, initial=0)
+    found = np.flatnonzero(best >= 0.5).tolist()
+    chosen = [proposals[ious[:, i].argmax()] for i in found]
+    if kind == "mask_proposals":
+        truth = [coco.annToRLE(a) for a in objects]
+        regions = [proposal["segmentation"] for proposal in chosen]
+    else:
+        truth, regions = ([o["bbox"] for o in side] for side in (objects, chosen))
+    labels = ["" if i in found else "missed" for i in range(len(objects))]
+    colors = [class_color(i) for i in range(len(objects))]
+    return [
+        _draw(image, truth, labels, colors),
+        _draw(image, regions, [f"{best[i]:.2f}" for i in found], [colors[i] for i in found]),
+    ]
+
+
+def _draw(
+    image: np.ndarray, regions: Sequence[Any], labels: Sequence[str], colors: Sequence[str]
+) -> np.ndarray:
+    """Draw boxes (x, y, width, height) or RLEs, and enlarge a small image for its labels."""
+    scale = max(1.0, 640 / max(image.shape[:2]))
+    if regions and isinstance(regions[0], dict):
+        masks = np.asarray(mask_util.decode(regions)).transpose(2, 0, 1).astype(bool)
+        return draw_masks(image, masks, labels, colors, scale)
+    boxes = np.array(regions, dtype=np.float64).reshape(-1, 4)
+    boxes = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
+    return draw_boxes(image, boxes, labels, colors, scale)

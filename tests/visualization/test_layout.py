@@ -1,0 +1,69 @@
+import itertools
+
+import numpy as np
+
+from fpn_d2.visualization import side_by_side
+from fpn_d2.visualization.layout import beside, place_labels, stack
+
+
+def plain(height, width, value):
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def test_pictures_stand_beside_each_other_under_their_titles():
+    canvas = np.asarray(side_by_side({"a": plain(50, 60, 10), "b": plain(50, 70, 200)}))
+    height, width = canvas.shape[:2]
+    title = height - 50
+    assert width == 60 + 8 + 70
+    assert (canvas[title:, :60] == 10).all()
+    assert (canvas[title:, 68:] == 200).all()
+    assert (canvas[:title] < 128).any()
+
+
+def test_a_title_stays_above_its_picture():
+    narrow = plain(50, 60, 10)
+    canvas = np.asarray(side_by_side({"a title that is much too long": narrow, "": narrow}))
+    title = canvas.shape[0] - 50
+    assert (canvas[:title, :60] < 128).any()
+    assert (canvas[:title, 60:] == 255).all()
+
+
+def test_pictures_of_different_sizes_are_in_line_at_their_left_or_top_on_white():
+    small, large = plain(10, 20, 0), plain(30, 40, 100)
+    below = stack([small, large], gap=5, margin=3)
+    assert below.shape == (10 + 5 + 30 + 6, 40 + 6, 3)
+    assert (below[3:13, 3:23] == 0).all()
+    assert (below[18:48, 3:43] == 100).all()
+    assert (below == 255).all(axis=-1).sum() == 51 * 46 - 10 * 20 - 30 * 40
+    right = beside([small, large], gap=5)
+    assert right.shape == (30, 20 + 5 + 40, 3)
+    assert (right[:10, :20] == 0).all()
+    assert (right[:, 25:] == 100).all()
+    assert (right == 255).all(axis=-1).sum() == 30 * 65 - 10 * 20 - 30 * 40
+
+
+def overlap(a, b):
+    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def test_a_label_stands_above_its_box():
+    assert place_labels(np.array([[50, 60, 150, 160]]), [(40, 18)], (300, 300)) == [
+        (50, 42, 90, 60)
+    ]
+
+
+def test_at_the_top_it_stays_in_the_picture():
+    (place,) = place_labels(np.array([[280, 0, 300, 50]]), [(40, 18)], (300, 300))
+    assert place[0] >= 0
+    assert place[1] >= 0
+    assert place[2] <= 300
+
+
+def test_labels_of_one_place_keep_clear_of_each_other():
+    boxes = np.array([[50, 60, 250, 260]] * 6)
+    places = place_labels(boxes, [(60, 18)] * 6, (300, 300))
+    assert not any(overlap(a, b) for a, b in itertools.combinations(places, 2))
+
+
+def test_without_labels_there_is_nothing_to_place():
+    assert place_labels(np.zeros((0, 4)), [], (300, 300)) == []
