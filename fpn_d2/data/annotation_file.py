@@ -1,7 +1,7 @@
 """What is wrong with an annotation file in COCO's format, whatever its JSON holds.
 
-Every rule is a few lines in one of the generators below: what is wrong, how to mend it, and the runs
-that it *stops*.
+Every rule is a few lines in one of the generators below: what is wrong, how to mend it, and which
+runs it *stops*.
 """
 
 import codecs
