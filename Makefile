@@ -41,7 +41,7 @@ $(START): | setup
 pictures: setup  ## make the README's picture from the model that `make demo` trained
 	@$(PYTHON) dev/make_pictures.py
 
-results: setup  ## write the tables in docs/ from results/
+results: setup  ## write the tables in docs/ and the reports in results/ from results/*.json
 	@$(PYTHON) dev/write_results.py
 
 # On every core, with one thread for each process: networks this small gain nothing from two.

@@ -20,16 +20,19 @@ from fpn_d2.engine import Trainer, check_output_dir, launch, restored_config
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
-    """One process of the training or the evaluation."""
+    """One process of the training or the evaluation, as in Detectron2's train_net."""
     cfg = load_config(args.config_file, args.opts)
     if not args.eval_only:
+        # It refuses a folder that holds another training, and resumes one that torchrun restarts.
         args.resume = check_output_dir(cfg, args.resume)
+    # default_setup writes config.yaml; the file is put back if the run is refused after that.
     with restored_config(cfg.OUTPUT_DIR):
         default_setup(cfg, args)
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fpn_d2")
         if args.eval_only:
             check_settings(cfg, training=False)
-            results = Trainer.test(cfg, load_model(cfg, resume=args.resume))
+            model = load_model(cfg, resume=args.resume)
+            results = Trainer.test(cfg, model)
             if comm.is_main_process():
                 verify_results(cfg, results)
             return results

@@ -2,7 +2,8 @@
 """Time reading and writing a checkpoint with this package and with stock Detectron2, in turn.
 
 ``python dev/benchmark_checkpoint.py`` prints medians for the weights of a Faster R-CNN on
-R-50-FPN (170 MB). The flush to disk, which stock Detectron2 leaves out, is counted on its own.
+R-50-FPN (170 MB). Stock Detectron2 does not flush to the disk, so that ours is timed without the
+flush too.
 """
 
 import argparse
@@ -12,7 +13,6 @@ import os
 import pickle
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from unittest import mock
@@ -22,19 +22,21 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from fpn_d2 import load_config
-from fpn_d2.checkpoint import SafeCheckpointer, convert_checkpoint
+from fpn_d2.checkpoint import SafeCheckpointer
+from fpn_d2.checkpoint.conversion import convert_checkpoint
 from fpn_d2.utils.errors import exit_on_user_error
+from fpn_d2.utils.timing import seconds_of, time_in_turn
 
 
 def medians(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each way, all called in turn so that a busy moment meets all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for name, way in [*ways.items()] * (1 + repeats):
-        os.sync()  # or each pays for what the one before it has left to be written
-        start = time.perf_counter()
-        way()
-        seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    """The median seconds of each way, timed in turn."""
+
+    def measure(way: Callable[[], object]) -> float:
+        os.sync()  # or each way would pay for what the one before it left to be written
+        return seconds_of(way)
+
+    seconds = time_in_turn(ways, repeats, measure=measure)
+    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 @contextlib.contextmanager
@@ -45,7 +47,7 @@ def without_flush() -> Iterator[None]:
 
 
 def measure(model: nn.Module, folder: str, repeats: int) -> Iterator[tuple[str, dict[str, float]]]:
-    """What was timed, and the median seconds of each way."""
+    """Yield what was timed, and the median seconds of each way."""
     ours, stock = SafeCheckpointer(model, folder), DetectionCheckpointer(model, folder)
 
     def ours_unflushed() -> None:

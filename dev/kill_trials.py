@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Kill trainings with ``kill -9`` at random moments, resume them, compare with one left alone.
+"""Kill trainings with ``kill -9`` at random moments, resume them and compare the outcome.
 
 python dev/kill_trials.py --trials 10
 python dev/kill_trials.py --trials 5 --torchrun    # kills one of two processes under torchrun
 
-The moments are drawn from the whole life of a process; in every second trial the kill then waits
-for a file of OUTPUT_DIR to grow, as while a checkpoint is written. A trial survives if its final
-weights are the other training's to the bit and its last evaluation is there. Ends with 1 where one
-does not, whose folder is kept.
+Each moment is drawn from the whole life of a process. In every second trial the kill then waits
+until a file in OUTPUT_DIR grows, as it does while a checkpoint is written. A trial survives if its
+final weights equal, bit for bit, those of a training that was left alone, and its last evaluation
+is there. If one does not survive, its folder is kept and the exit code is 1.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from pathlib import Path
 import torch
 
 from fpn_d2.data.datasets import ShapesSpec, generate_shapes
-from fpn_d2.experiments.provenance import describe_machine, describe_versions, git_commit
 from fpn_d2.utils.files import read_json, write_json
+from fpn_d2.utils.provenance import describe_machine, describe_versions, git_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 ITERATIONS = 8
-# In every second trial a file grows, in every fourth one of those that are written aside.
+# The kill waits for a file in every second trial, and in every fourth for one written aside.
 GROWING = ("", "*", "", "*.partial")
 RESULTS = "inference/tiny_val/results.json"
 SETTINGS = {
@@ -56,11 +56,11 @@ SETTINGS = {
 
 
 def main() -> None:
-    """Train once in peace, then the trials; print how many survived."""
+    """Train once undisturbed, run the trials, and print how many survived."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--torchrun", action="store_true", help="kill workers under torchrun")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="decides the moments")
     parser.add_argument("--json", metavar="FILE", help="add the figures to this file")
     args = parser.parse_args()
     moments = random.Random(args.seed)
@@ -97,9 +97,9 @@ class Plan:
     """How a trial is to be killed.
 
     Args:
-        life: of an undisturbed training in seconds, from its start to its end.
-        growing: the names of the files of which it waits for one to grow, too; "" for none.
-        torchrun: whether it has two processes, of which one is killed.
+        life: how long an undisturbed training takes, in seconds.
+        growing: a pattern of file names; the kill waits until one such file grows. "" for no wait.
+        torchrun: whether the training has two processes, one of which is killed.
         moments: draws the moments.
     """
 
@@ -111,7 +111,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-    """What a kill has met: the part of the training, and the kind of the file that grew, or ""."""
+    """When a kill came: in which part of the training, and while which kind of file grew, or ""."""
 
     part: str
     growing: str
@@ -121,7 +121,7 @@ class Kill:
 
 
 def start(root: Path, name: str, torchrun: bool, resume: bool = False) -> subprocess.Popen:
-    """Begin a training, or go on with it; its output goes beside its folder."""
+    """Start or resume a training; what it prints goes to a file beside its folder."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     launcher += ["--max-restarts", "2"]
     program = [sys.executable, *(launcher if torchrun else []), str(ROOT / "train_net.py")]
@@ -142,9 +142,9 @@ def start(root: Path, name: str, torchrun: bool, resume: bool = False) -> subpro
 
 
 def one_trial(root: Path, name: str, plan: Plan) -> list[Kill]:
-    """Kill once, or in one trial of four twice, and let the training finish.
+    """Kill a training once, or twice in one trial of four, and let it finish.
 
-    A moment is drawn from the whole life of a process: its imports and its last evaluation, too.
+    The moments cover the whole life of a process, including its imports and its last evaluation.
     """
     met: list[Kill] = []
     wanted = 1 + (plan.moments.random() < 0.25)
@@ -160,8 +160,8 @@ def one_trial(root: Path, name: str, plan: Plan) -> list[Kill]:
             process.wait()
             process = start(root, name, plan.torchrun, resume=True)
         elif met:
-            break  # what goes on from a late checkpoint has a short life
-        elif process.wait() == 0:  # done before the moment had come: no trial
+            break  # resumed from a late checkpoint, it was over before the second moment
+        elif process.wait() == 0:  # it was over before the first moment: try again
             plan.life = time.monotonic() - started
             shutil.rmtree(root / name)
             process, started = start(root, name, plan.torchrun), time.monotonic()
@@ -172,13 +172,13 @@ def one_trial(root: Path, name: str, plan: Plan) -> list[Kill]:
 
 
 def wait(process: subprocess.Popen, seconds: float) -> None:
-    """Sleep, but no longer than the process runs."""
+    """Sleep for these seconds, or until the process ends."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
 
 
 def wait_for_growth(folder: Path, names: str, process: subprocess.Popen) -> str:
-    """Wait until one of these files grows; returns its kind, or "" where the process ended."""
+    """Wait until one of these files grows; returns its kind, or "" if the process ended first."""
     before = sizes(folder, names)
     while process.poll() is None:
         time.sleep(0.001)
@@ -194,7 +194,7 @@ _KINDS = {".partial": "a file written aside", ".txt": "the log", ".json": "the m
 
 
 def part_of(folder: Path) -> str:
-    """How far a training has come."""
+    """Tell how far a training has come."""
     if (folder / "model_final.pth").is_file():
         return "the last evaluation"
     if list(folder.glob("model_*.pth*")):
@@ -205,7 +205,7 @@ def part_of(folder: Path) -> str:
 
 
 def sizes(folder: Path, names: str) -> dict[str, int]:
-    """The sizes of a folder's files of these names, of which any may vanish meanwhile."""
+    """The sizes in bytes of a folder's files of these names; any of them may vanish meanwhile."""
     found = {}
     for path in folder.glob(names):
         try:
@@ -216,7 +216,7 @@ def sizes(folder: Path, names: str) -> dict[str, int]:
 
 
 def kill(process: subprocess.Popen, plan: Plan) -> bool:
-    """``kill -9`` the training, or one of torchrun's workers; whether one was left."""
+    """``kill -9`` the training, or one of torchrun's workers; returns False if none was left."""
     if process.poll() is not None:
         return False
     try:
@@ -228,16 +228,16 @@ def kill(process: subprocess.Popen, plan: Plan) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started (Linux)."""
+    """The processes that a process has started; on Linux only."""
     words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(word) for word in words]
 
 
 def finish(root: Path, process: subprocess.Popen, name: str) -> None:
-    """Wait for a training that is not disturbed.
+    """Wait for a training that is no longer disturbed.
 
     Raises:
-        RuntimeError: where it fails all the same, with the end of what it printed.
+        RuntimeError: if it fails, with the end of what it printed.
     """
     if process.wait() != 0:
         text = (root / f"{name}.txt").read_text(errors="replace")[-30000:]
@@ -245,8 +245,8 @@ def finish(root: Path, process: subprocess.Popen, name: str) -> None:
 
 
 def same_outcome(one: Path, two: Path) -> bool:
-    """Whether two trainings ended with the same bits and the same figures, and the second has left
-    no file half written."""
+    """Whether two trainings ended with the same weights and the same figures, and the second has
+    left no half-written file."""
     if not all((two / name).is_file() for name in ("model_final.pth", RESULTS)):
         return False
     if list(two.glob("*.partial")):
@@ -255,13 +255,13 @@ def same_outcome(one: Path, two: Path) -> bool:
         torch.load(folder / "model_final.pth", map_location="cpu", weights_only=True)["model"]
         for folder in (one, two)
     ]
-    # Bytes, since -0 equals 0 and NaN does not equal itself.
+    # Compare bytes: -0 equals 0, and NaN does not equal itself.
     bits = [{name: value.numpy().tobytes() for name, value in w.items()} for w in weights]
     return bits[0] == bits[1] and (one / RESULTS).read_text() == (two / RESULTS).read_text()
 
 
 def add_figures(path: Path, kind: str, tried: int, survived: int, kills: list[Kill]) -> None:
-    """Add the figures of these trials to a JSON file, to those of the same kind in it."""
+    """Add the figures of these trials to those of the same kind in a JSON file."""
     content = read_json(path) if path.is_file() else {}
     before = content.get(kind, {})
     if before.get("settings") != SETTINGS:

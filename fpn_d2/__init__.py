@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 try:
     import detectron2  # noqa: F401
+    import torch
 except ImportError as error:
     raise ImportError(
         f"fpn_d2 could not import Detectron2 ({error}), which is on no package index: run "
@@ -16,6 +17,12 @@ except ImportError as error:
         "--no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git"
         "@02b5c4e295e990042a714712c21dc79b731e8833'`"
     ) from error
+
+if torch.__version__ < (2, 7):
+    raise ImportError(
+        f"fpn_d2 needs torch 2.7 or later, and this is {torch.__version__}: run `make setup` in a "
+        "new environment, or install a later torch, its torchvision, and Detectron2 built for them"
+    )
 
 from . import data, modeling  # noqa: F401  (registers the data sets and the components)
 from .checkpoint import load_model

@@ -2,22 +2,29 @@
 
 import difflib
 import functools
+import io
 import operator
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.utils.file_io import PathManager
 
-from .config_checks import check_config
-from .config_files import read_config_file
+from .config_checks import check_config, import_foreign
 from .utils.errors import UserError
 
-__all__ = ["add_fpn_config", "changed", "load_config"]
+__all__ = ["add_fpn_config", "changed", "load_config", "stock_config"]
+
+# The bounds of a config file; this package's largest has 300 values in 3 kB.
+_MAX_BYTES = 2**20
+_MAX_VALUES = 100_000
+_MAX_FILES = 100
 
 
 def add_fpn_config(cfg: CfgNode) -> None:
@@ -136,8 +143,8 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
     """Read a config file and overrides into a frozen, checked config.
 
     ``OUTPUT_DIR`` is ``output/<path below configs/, without .yaml>`` unless the file or the
-    overrides name one, so that every row of a table keeps its results, and the proposals that
-    other rows read, in a place of its own.
+    overrides name one. So every row of a table keeps its results, and the proposals that other
+    rows read, in a folder of its own.
 
     Args:
         path: the YAML file; empty for the defaults alone.
@@ -147,8 +154,8 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
         the merged config, frozen.
 
     Raises:
-        UserError: where a file cannot be read, a key does not exist, a value has the wrong type
-            or a combination of values cannot work.
+        UserError: if a file cannot be read, a key does not exist, a value has the wrong type or a
+            combination of values cannot work.
     """
     path, opts = os.fspath(path), list(opts)
     cfg = get_cfg()
@@ -157,19 +164,24 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     if path:
         cfg.OUTPUT_DIR = _default_output_dir(path)
-        _merge_file(cfg, path)
+        cfg = _merged_with_file(cfg, path)
     _merge_opts(cfg, opts)
+    _take_old_heads(cfg)
+    import_foreign(cfg)
     check_config(cfg)
     cfg.freeze()
     return cfg
 
 
 def changed(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:
-    """A copy of a config with other values, frozen where the config is.
+    """Copy a config and change values in the copy, which is frozen if the config is.
 
     Args:
         cfg: the config; it stays as it is.
         values: ``{"MODEL.DEVICE": "cpu", ...}``; every key must exist.
+
+    Returns:
+        the copy.
     """
     copy = cfg.clone()
     copy.defrost()
@@ -183,6 +195,48 @@ def changed(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:
     return copy
 
 
+# Detectron2's components that compute the same as this package's.
+_STOCK = {
+    "MODEL.PROPOSAL_GENERATOR.NAME": {"LeanRPN": "RPN", "FPNRPN": "RPN"},
+    "MODEL.ROI_HEADS.NAME": {
+        "LevelROIHeads": "StandardROIHeads",
+        "FPNROIHeads": "StandardROIHeads",
+        "TorchvisionROIHeads": "StandardROIHeads",
+        "C4ROIHeads": "Res5ROIHeads",
+    },
+}
+
+
+def stock_config(cfg: CfgNode) -> CfgNode:
+    """The same model under the names of Detectron2's own components.
+
+    Where Detectron2 has no such component (a neck without a top-down pathway, say, or an RPN head
+    for each level), this package's name stays.
+
+    Args:
+        cfg: a config from :func:`load_config`; it stays as it is.
+    """
+    model, fpn = cfg.MODEL, cfg.MODEL.FPN
+    values = {}
+    for key, names in _STOCK.items():
+        section = key.split(".")[1]
+        name = model[section].NAME
+        values[key] = names.get(name, name)
+    if model.RPN.SHARED_HEAD and model.RPN.HEAD_NAME in ("build_level_rpn_head", "FPNRPNHead"):
+        values["MODEL.RPN.HEAD_NAME"] = "StandardRPNHead"
+    retinanet = model.META_ARCHITECTURE == "RetinaNet"
+    neck = [fpn.BOTTOM_UP, fpn.TOP_DOWN, fpn.LATERAL, list(fpn.OUT_FEATURES), fpn.TOP_BLOCK]
+    top_block = "p6p7_c5" if retinanet else "maxpool"
+    if (
+        model.BACKBONE.NAME == "build_fpn_backbone"
+        and neck == ["build_resnet_backbone", True, True, [], top_block]
+        and not fpn.FREEZE
+    ):
+        name = f"build_{'retinanet_' if retinanet else ''}resnet_fpn_backbone"
+        values["MODEL.BACKBONE.NAME"] = name
+    return changed(cfg, values)
+
+
 def _default_output_dir(path: str) -> str:
     parts = PurePath(os.path.abspath(path)).with_suffix("").parts
     if "configs" in parts[:-1]:
@@ -191,14 +245,42 @@ def _default_output_dir(path: str) -> str:
     return os.path.join("output", parts[-1])
 
 
-def _merge_file(cfg: CfgNode, path: str) -> None:
-    """``cfg.merge_from_file``, without YAML's unsafe tags and with the user's errors in words."""
+def _take_old_heads(cfg: CfgNode) -> None:
+    """Version 0.1 had NUM_UNUSED_CLASSES in its own RoI heads; name those that have it now."""
+    unused = cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0
+    if unused and cfg.MODEL.ROI_HEADS.NAME in ("LevelROIHeads", "FPNROIHeads"):
+        cfg.MODEL.ROI_HEADS.NAME = "TorchvisionROIHeads"
+
+
+# --- a file and the files of its _BASE_
+
+
+def _merged_with_file(cfg: CfgNode, path: str) -> CfgNode:
+    """``cfg.merge_from_file`` into a copy, with Detectron2's errors turned into sentences."""
     if not os.path.isfile(path):
         what = "is a folder" if os.path.isdir(path) else "does not exist"
         raise UserError(f"config file {path} {what}; name one, such as a .yaml of configs/quick/")
+    files_read = 0
+
+    class CheckedFiles(CfgNode):
+        @classmethod
+        def _open_cfg(cls, filename: str) -> IO[str]:
+            """Detectron2's hook for opening a file and each file of its ``_BASE_``."""
+            nonlocal files_read
+            files_read += 1
+            if files_read > _MAX_FILES:  # a circle, or a file that names another one many times
+                raise RecursionError
+            return _checked_stream(filename)
+
+        @classmethod
+        def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> Any:
+            content = super().load_yaml_with_base(filename, allow_unsafe)
+            _check_sections(cfg, content, filename)
+            return content
+
+    merged = CheckedFiles(cfg)
     try:
-        _check_sections(cfg, read_config_file(path), path)
-        cfg.merge_from_file(path, allow_unsafe=False)
+        merged.merge_from_file(path, allow_unsafe=False)
     except UserError:
         raise
     except RecursionError as error:
@@ -206,9 +288,10 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
             f"{path}: its _BASE_ leads back to itself, or it is nested too deep; take that out"
         ) from error
     except (yaml.YAMLError, OSError, UnicodeDecodeError, MemoryError) as error:
-        raise UserError(f"{_broken_file(path, error)}") from error
+        raise UserError(_broken_file(path, error)) from error
     except (AssertionError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: {_explain(cfg, error)}") from error
+    return CfgNode(merged)
 
 
 def _check_sections(cfg: CfgNode, content: object, path: str, prefix: str = "") -> None:
@@ -219,6 +302,45 @@ def _check_sections(cfg: CfgNode, content: object, path: str, prefix: str = "") 
     for key, value in content.items():
         if isinstance(cfg.get(key), CfgNode):
             _check_sections(cfg[key], value, path, f"{prefix}{key}.")
+
+
+def _checked_stream(path: str) -> IO[str]:
+    """The text of a config file, refused if it is too large, or would be once its aliases unfold.
+
+    An alias costs a file three characters and may stand for everything before it, so a file of a
+    few lines can unfold to more than any memory holds.
+    """
+    local = PathManager.get_local_path(path)
+    if os.path.exists(local) and not stat.S_ISREG(os.stat(local).st_mode):
+        raise UserError(f"config file {path} is no file; name one")
+    with open(local, encoding="utf-8") as file:
+        text = file.read(_MAX_BYTES + 1)
+    if len(text) > _MAX_BYTES:
+        raise UserError(f"config file {path} is larger than 1 MB, which no config is; name another")
+    stream = io.StringIO(text)
+    stream.name = path  # for yaml's messages
+    if "*" in text:  # the sign of an alias
+        node = yaml.compose(stream, Loader=yaml.SafeLoader)
+        if node is not None and _unfolded_size(node, {}) > _MAX_VALUES:
+            raise UserError(
+                f"config file {path} would unfold to more than {_MAX_VALUES} values by its "
+                "aliases; write the values themselves"
+            )
+        stream.seek(0)
+    return stream
+
+
+def _unfolded_size(node: yaml.Node, sizes: dict[int, float]) -> float:
+    """Count the values below a node, those of an alias each time that it is named."""
+    if id(node) not in sizes:
+        sizes[id(node)] = float("inf")  # for a node that holds itself
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        sizes[id(node)] = 1 + sum(_unfolded_size(child, sizes) for child in children)
+    return sizes[id(node)]
 
 
 def _broken_file(path: str, error: Exception) -> str:
@@ -233,6 +355,9 @@ def _broken_file(path: str, error: Exception) -> str:
     problem = getattr(error, "problem", None) or error
     problem = " ".join(str(problem).split())
     return f"{where} is not a readable YAML file ({problem}); correct it there"
+
+
+# --- overrides, and what cannot be merged
 
 
 def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
@@ -251,14 +376,14 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
 
 
 _MISMATCH = re.compile(
-    r"Type mismatch \(<class '(\w+)'> vs\. <class '(\w+)'>\) with values "
+    r"Type mismatch \(<class '(.+?)'> vs\. <class '(.+?)'>\) with values "
     r"\((.*) vs\. (.*)\) for config key: (\S+)",
     re.DOTALL,
 )
 
 
 def _explain(cfg: CfgNode, error: Exception) -> str:
-    """One sentence for what yacs raised while it merged."""
+    """Turn an error that yacs raised while it merged into one sentence."""
     text = str(error.args[0]) if error.args else str(error)
     if isinstance(error, (TypeError, AttributeError)):
         return "it, or a file of its _BASE_, is not made of KEY: value lines; write it as such"
@@ -268,6 +393,7 @@ def _explain(cfg: CfgNode, error: Exception) -> str:
     mismatch = _MISMATCH.search(text)
     if mismatch:
         wanted, found, example, value, key = mismatch.groups()
+        found = found.rpartition(".")[2].replace("CheckedFiles", "section")
         return f"{key} is {value}, a {found}; give it a {wanted}, such as {example}"[:400]
     text = " ".join(text.split())
     return text if len(text) <= 300 else f"{text[:200]} ... {text[-90:]}"

@@ -1,71 +1,103 @@
-"""Combinations of configuration values that cannot work, each refused in one sentence.
+"""What a config may say: the values of its keys, their combinations, the names of components.
 
-What can be known from the config alone is checked here, before anything is built. What depends
-on the strides of the bottom-up network is checked by the neck (``modeling/fpn.py``), what depends
-on the data set by ``data/checks.py``.
+Values and combinations are checked when a config is read (:func:`check_config`), names when a
+model is built (:func:`check_registered`), since a program may register its components in between.
+A switch is judged by what the named component is, so in both places: when a config is read, a name
+that is not registered yet is left alone.
+
+Levels and their strides are checked by the neck (``modeling/fpn.py``), data sets by ``data``. Names
+that programs extend by overriding one of the trainer's methods are left to Detectron2 to look up.
 """
 
-from collections.abc import Iterator
+import dataclasses
+import difflib
+import functools
+import importlib
+import itertools
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.data.detection_utils import convert_PIL_to_numpy
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    RPN_HEAD_REGISTRY,
+    GeneralizedRCNN,
+    ProposalNetwork,
+    build_resnet_backbone,
+)
+from detectron2.modeling.backbone.fpn import (
+    build_resnet_fpn_backbone,
+    build_retinanet_resnet_fpn_backbone,
+)
 from detectron2.modeling.meta_arch import RetinaNet
+from detectron2.modeling.proposal_generator import RPN
+from fvcore.common.registry import Registry
+from PIL import Image
 
-from .config_values import check_values
+from .modeling import MaskProposalNetwork, build_fpn_backbone
+from .modeling.fpn import TOP_BLOCKS, check_features_exist, features_read
 from .utils.errors import UserError
 
-__all__ = ["check_config", "class_head_key", "features_read"]
-
-TOP_BLOCKS = ("maxpool", "p6p7_c5", "p6p7_p5", "")
-_RETINANETS = ("RetinaNet", "ClippingRetinaNet")
+__all__ = [
+    "check_config",
+    "check_registered",
+    "class_head_key",
+    "features_read",
+    "import_foreign",
+]
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Refuse combinations of values that cannot work.
+    """Refuse values, and combinations of values, that cannot work.
+
+    Args:
+        cfg: the merged config.
 
     Raises:
-        UserError: naming the keys at fault and the remedy.
+        UserError: with the keys at fault and the remedy.
     """
-    check_values(cfg)
+    _check_values(cfg, _VALUES)
+    _check_solver(cfg)
+    _check_device(cfg)
+    _check_pixels(cfg)
     _check_neck(cfg)
     _check_inference(cfg)
-    _check_pooler_backend(cfg)
-    _check_switches_act(cfg)
     _check_levels(cfg)
-    _check_batch(cfg)
-    if cfg.INPUT.RESIZE_TEST not in ("detectron2", "torchvision"):
-        raise UserError(
-            f"INPUT.RESIZE_TEST is {cfg.INPUT.RESIZE_TEST!r}; give detectron2 or torchvision"
-        )
-    share = cfg.DATALOADER.MAX_SKIPPED_SHARE
-    if not 0 <= share <= 1:
-        raise UserError(f"DATALOADER.MAX_SKIPPED_SHARE is {share}; give a fraction, 0.0 to 1.0")
-    if cfg.MODEL.META_ARCHITECTURE == "MaskProposalNetwork":
+    if _is_a(_find(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE), MaskProposalNetwork):
         _check_mask_proposals(cfg)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(
-            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch sees no CUDA device; use cpu"
-        )
+    _check_components(cfg)
 
 
-def features_read(cfg: CfgNode) -> dict[str, list[str]]:
-    """The features that the parts of Detectron2's own detectors read.
+def check_registered(cfg: CfgNode) -> None:
+    """Refuse names that are not registered, and switches that the named components ignore.
 
-    Returns:
-        ``{config key: names}``, empty for a meta-architecture that is not known here.
+    Args:
+        cfg: the merged config.
+
+    Raises:
+        UserError: with the key and the names that come closest.
     """
-    model, readers = cfg.MODEL, {}
-    if model.META_ARCHITECTURE == "MaskProposalNetwork":
-        readers["MODEL.MASK_PROPOSAL.IN_FEATURES"] = list(model.MASK_PROPOSAL.IN_FEATURES)
-    elif model.META_ARCHITECTURE in _RETINANETS:
-        readers["MODEL.RETINANET.IN_FEATURES"] = list(model.RETINANET.IN_FEATURES)
-    elif model.META_ARCHITECTURE in ("GeneralizedRCNN", "ProposalNetwork"):
-        if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
-            readers["MODEL.RPN.IN_FEATURES"] = list(model.RPN.IN_FEATURES)
-        if model.META_ARCHITECTURE == "GeneralizedRCNN":
-            readers["MODEL.ROI_HEADS.IN_FEATURES"] = list(model.ROI_HEADS.IN_FEATURES)
-    return readers
+    import_foreign(cfg)
+    for key, registry in _names(cfg):
+        name = _get(cfg, key)
+        if name in registry:
+            continue
+        known = sorted(known for known, _ in registry)
+        names = difflib.get_close_matches(name, known, n=3) or known[:8]
+        raise UserError(
+            f"{key} is {name!r}, which is not registered; set it to one that is, such as "
+            f"{', '.join(names)}, or register yours before the model is built"
+        )
+    _check_components(cfg)
 
 
 def class_head_key(cfg: CfgNode) -> str | None:
@@ -73,15 +105,212 @@ def class_head_key(cfg: CfgNode) -> str | None:
 
     Returns:
         ``MODEL.ROI_HEADS.NUM_CLASSES``, ``MODEL.RETINANET.NUM_CLASSES``, or None for a network
-        without classes (proposals) and one of which that is not known.
+        without classes (proposals) and for one that is not known.
     """
-    name = cfg.MODEL.META_ARCHITECTURE
-    network = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
-    if not isinstance(network, type):
-        return None
-    if issubclass(network, GeneralizedRCNN):
+    network = _find(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE)
+    if _is_a(network, GeneralizedRCNN):
         return "MODEL.ROI_HEADS.NUM_CLASSES"
-    return "MODEL.RETINANET.NUM_CLASSES" if issubclass(network, RetinaNet) else None
+    return "MODEL.RETINANET.NUM_CLASSES" if _is_a(network, RetinaNet) else None
+
+
+# Components that only checkpoints of other code bases need; their module registers them.
+_FOREIGN = dict.fromkeys(
+    (
+        "ClippingRetinaNet",
+        "MaskRCNNBenchmarkAnchorGenerator",
+        "TorchvisionAnchorGenerator",
+        "TorchvisionROIHeads",
+    ),
+    "fpn_d2.checkpoint.foreign.components",
+)
+
+
+def import_foreign(cfg: CfgNode) -> None:
+    """Register the components of other code bases that a config names; nothing else imports them.
+
+    Args:
+        cfg: the merged config.
+    """
+    for name, registry in (
+        (cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        (cfg.MODEL.ANCHOR_GENERATOR.NAME, ANCHOR_GENERATOR_REGISTRY),
+        (cfg.MODEL.ROI_HEADS.NAME, ROI_HEADS_REGISTRY),
+    ):
+        if name in _FOREIGN and name not in registry:
+            importlib.import_module(_FOREIGN[name])
+
+
+# --- one key at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """What a key can be: a test of its value, and the words that follow ``KEY is value``."""
+
+    holds: Callable[[Any], bool]
+    remedy: str
+
+
+def _one_of(*choices: str) -> _Rule:
+    return _Rule(lambda value: value in choices, f"set it to {' or '.join(map(repr, choices))}")
+
+
+def _at_least(least: int) -> _Rule:
+    return _Rule(lambda value: math.isfinite(value) and value >= least, f"give {least} or more")
+
+
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def _are_whole(values: Sequence[Any]) -> bool:
+    return all(type(value) is int and value >= 1 for value in values)
+
+
+def _are_positive(values: Sequence[Any]) -> bool:
+    """Whether a list, or a list of lists, holds numbers above 0 and nothing else."""
+    lists = (one if isinstance(one, list | tuple) else [one] for one in values)
+    return all(_is_finite(value) and value > 0 for value in itertools.chain(*lists))
+
+
+_NAMES = _Rule(
+    lambda values: all(isinstance(value, str) for value in values),
+    "give names, such as ['p2', 'p3']",
+)
+_POSITIVE = _Rule(_are_positive, "give numbers above 0")
+
+# Closed lists stand only for what no program can extend by a registry or a subclass.
+_VALUES = {
+    "DATALOADER.MAX_SKIPPED_SHARE": _Rule(
+        lambda value: 0 <= value <= 1, "give a fraction, 0.0 to 1.0"
+    ),
+    "DATALOADER.NUM_WORKERS": _at_least(0),
+    "INFERENCE.PRECISION": _one_of("float32", "bfloat16", "float16"),
+    "INPUT.MAX_SIZE_TEST": _at_least(1),
+    "INPUT.MAX_SIZE_TRAIN": _at_least(1),
+    "INPUT.MIN_SIZE_TEST": _at_least(0),  # 0 resizes nothing
+    "INPUT.MIN_SIZE_TRAIN": _Rule(
+        lambda values: len(values) > 0 and _are_whole(values), "give whole numbers above 0"
+    ),
+    "INPUT.RANDOM_FLIP": _one_of("horizontal", "vertical", "none"),
+    "INPUT.RESIZE_TEST": _one_of("detectron2", "torchvision"),
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": _POSITIVE,
+    "MODEL.ANCHOR_GENERATOR.SIZES": _POSITIVE,
+    "MODEL.FPN.FUSE_TYPE": _one_of("sum", "avg"),
+    "MODEL.FPN.IN_FEATURES": _NAMES,
+    "MODEL.FPN.OUT_FEATURES": _NAMES,
+    "MODEL.FPN.TOP_BLOCK": _one_of(*TOP_BLOCKS),
+    "MODEL.MASK_PROPOSAL.IN_FEATURES": _NAMES,
+    "MODEL.RESNETS.OUT_FEATURES": _NAMES,
+    "MODEL.RETINANET.IN_FEATURES": _NAMES,
+    "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES": _at_least(0),
+    "MODEL.ROI_BOX_HEAD.POOLER_BACKEND": _one_of("auto", "gather", "torchvision"),
+    "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE": _Rule(
+        lambda value: value > 0,
+        "Eq. 1 divides by it, so set a side in pixels, such as the paper's 224",
+    ),
+    "MODEL.ROI_HEADS.IN_FEATURES": _NAMES,
+    "MODEL.RPN.IN_FEATURES": _NAMES,
+    "SOLVER.BASE_LR": _at_least(0),
+    "SOLVER.CHECKPOINT_PERIOD": _at_least(1),
+    "SOLVER.MAX_ITER": _at_least(1),
+    "SOLVER.STEPS": _Rule(_are_whole, "give whole numbers above 0"),
+    "TEST.DETECTIONS_PER_IMAGE": _at_least(-1),
+    "TEST.EVAL_PERIOD": _at_least(0),
+}
+_MASK_VALUES = {
+    "MODEL.MASK_PROPOSAL.BATCH_SIZE_PER_IMAGE": _at_least(1),
+    "MODEL.MASK_PROPOSAL.HIDDEN_DIM": _at_least(1),
+    "MODEL.MASK_PROPOSAL.MASK_SIZE": _at_least(1),
+    "MODEL.MASK_PROPOSAL.SIZES": _Rule(_are_positive, "give scales in pixels, above 0"),
+    "MODEL.MASK_PROPOSAL.TEST_SCALES": _Rule(
+        lambda values: len(values) > 0 and _are_positive(values),
+        "give factors above 0, [1.0] for none",
+    ),
+    "MODEL.MASK_PROPOSAL.TOPK_TEST": _at_least(1),
+    "MODEL.MASK_PROPOSAL.WINDOWS": _Rule(
+        lambda values: len(values) > 0 and _are_whole(values) and all(v % 2 for v in values),
+        "give odd sides in cells, such as [5, 7]",
+    ),
+}
+# What Detectron2's own components take; other people's may take more.
+_RESNET_VALUES = {
+    "MODEL.RESNETS.DEPTH": _Rule(
+        lambda depth: depth in (18, 34, 50, 101, 152), "set it to 18, 34, 50, 101 or 152"
+    ),
+    "MODEL.RESNETS.NORM": _one_of(
+        "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
+    ),
+}
+_FPN_VALUES = {"MODEL.FPN.NORM": _RESNET_VALUES["MODEL.RESNETS.NORM"]}
+_POOLER_VALUES = {
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": _one_of(
+        "ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated"
+    )
+}
+
+
+def _check_values(cfg: CfgNode, rules: dict[str, _Rule]) -> None:
+    for key, rule in rules.items():
+        value = _get(cfg, key)
+        if not rule.holds(value):
+            raise UserError(f"{key} is {value!r}; {rule.remedy}")
+
+
+def _get(cfg: CfgNode, key: str) -> Any:
+    return functools.reduce(operator.getitem, key.split("."), cfg)
+
+
+# --- combinations of keys
+
+
+def _check_solver(cfg: CfgNode) -> None:
+    images, world = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if list(cfg.SOLVER.STEPS) != sorted(cfg.SOLVER.STEPS):
+        raise UserError(f"SOLVER.STEPS is {cfg.SOLVER.STEPS}; give the iterations in their order")
+    if world > 0 and images % world:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH {images} does not divide among the {world} processes of "
+            "SOLVER.REFERENCE_WORLD_SIZE; set REFERENCE_WORLD_SIZE 0 to take the batch, the "
+            "learning rate and the schedule as they are written"
+        )
+
+
+def _check_device(cfg: CfgNode) -> None:
+    device = cfg.MODEL.DEVICE
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"MODEL.DEVICE is {device}; give cpu or cuda") from error
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"MODEL.DEVICE is {device}, but torch sees no CUDA device; use cpu")
+
+
+def _check_pixels(cfg: CfgNode) -> None:
+    try:
+        shape = convert_PIL_to_numpy(Image.new("RGB", (1, 1)), cfg.INPUT.FORMAT).shape
+    except ValueError:
+        shape = ()
+    if len(shape) != 3:
+        raise UserError(
+            f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; set it to 'BGR', 'RGB', 'L', 'YUV-BT.601' or "
+            "another mode of Pillow's"
+        )
+    for name in ("PIXEL_MEAN", "PIXEL_STD"):
+        values = cfg.MODEL[name]
+        if len(values) != shape[2] or not all(map(_is_finite, values)):
+            raise UserError(
+                f"MODEL.{name} is {values}; give a number for each of the {shape[2]} channels of "
+                f"INPUT.FORMAT {cfg.INPUT.FORMAT}"
+            )
+    if 0 in cfg.MODEL.PIXEL_STD:
+        raise UserError(f"MODEL.PIXEL_STD is {cfg.MODEL.PIXEL_STD}; give no 0, it divides")
+    if cfg.INPUT.OBJECT_SCALE_TRAIN and not cfg.MODEL.MASK_ON:
+        raise UserError(
+            "INPUT.OBJECT_SCALE_TRAIN makes the boxes anew from the masks, and MODEL.MASK_ON is "
+            "False; set it True, or OBJECT_SCALE_TRAIN 0"
+        )
 
 
 def _check_neck(cfg: CfgNode) -> None:
@@ -91,104 +320,24 @@ def _check_neck(cfg: CfgNode) -> None:
             "MODEL.FPN.TOP_DOWN and MODEL.FPN.LATERAL are both False, which leaves no way from "
             "the bottom-up network to the levels; switch one of them on"
         )
-    if fpn.FUSE_TYPE not in ("sum", "avg"):
-        raise UserError(f"MODEL.FPN.FUSE_TYPE is {fpn.FUSE_TYPE!r}; it can be 'sum' or 'avg'")
     if fpn.FUSE_TYPE == "avg" and not (fpn.TOP_DOWN and fpn.LATERAL):
         raise UserError(
             "MODEL.FPN.FUSE_TYPE avg averages the two paths, so it needs MODEL.FPN.TOP_DOWN and "
             "MODEL.FPN.LATERAL both True; use FUSE_TYPE sum"
-        )
-    if fpn.TOP_BLOCK not in TOP_BLOCKS:
-        raise UserError(
-            f"MODEL.FPN.TOP_BLOCK is {fpn.TOP_BLOCK!r}; it can be "
-            + ", ".join(repr(name) for name in TOP_BLOCKS)
         )
     if cfg.MODEL.BACKBONE.NAME == "build_fpn_backbone" and not fpn.IN_FEATURES:
         raise UserError(
             "MODEL.FPN.IN_FEATURES is empty, so the pyramid has no levels; name the stages that "
             "it is built on, such as ['res2', 'res3', 'res4', 'res5']"
         )
-    size = cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE
-    if size <= 0:
-        raise UserError(
-            f"MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE is {size}, and Eq. 1 divides by it; "
-            "set a side in pixels, such as the paper's 224"
-        )
 
 
 def _check_inference(cfg: CfgNode) -> None:
-    if cfg.INFERENCE.PRECISION not in ("float32", "bfloat16", "float16"):
-        raise UserError(
-            f"INFERENCE.PRECISION is {cfg.INFERENCE.PRECISION!r}; give float32, bfloat16 or float16"
-        )
-    if not cfg.INFERENCE.PREPARE and (
-        cfg.INFERENCE.PRECISION != "float32" or cfg.INFERENCE.COMPILE
-    ):
+    keys = cfg.INFERENCE
+    if not keys.PREPARE and (keys.PRECISION != "float32" or keys.COMPILE):
         raise UserError(
             "INFERENCE.PRECISION and INFERENCE.COMPILE have no effect without INFERENCE.PREPARE "
             "True; set it, or leave them alone"
-        )
-
-
-def _check_pooler_backend(cfg: CfgNode) -> None:
-    backend = cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND
-    if backend not in ("auto", "gather", "torchvision"):
-        raise UserError(
-            f"MODEL.ROI_BOX_HEAD.POOLER_BACKEND is {backend!r}; give auto, gather or torchvision"
-        )
-    if backend != "auto" and cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads":
-        raise UserError(
-            "MODEL.ROI_BOX_HEAD.POOLER_BACKEND has no effect on MODEL.ROI_HEADS.NAME "
-            "StandardROIHeads; set it to LevelROIHeads, or leave the backend auto"
-        )
-
-
-def _check_switches_act(cfg: CfgNode) -> None:
-    """This package's switches act in its own components only; with stock ones they would be
-    ignored, and an ablation would report the unablated model."""
-    model, box = cfg.MODEL, cfg.MODEL.ROI_BOX_HEAD
-    stock_neck = model.BACKBONE.NAME in (
-        "build_resnet_fpn_backbone",
-        "build_retinanet_resnet_fpn_backbone",
-    )
-    fpn = model.FPN
-    own_tops = ("maxpool", "p6p7_c5") if "retinanet" in model.BACKBONE.NAME else ("maxpool",)
-    plain = (
-        fpn.TOP_DOWN
-        and fpn.LATERAL
-        and not fpn.OUT_FEATURES
-        and fpn.BOTTOM_UP == "build_resnet_backbone"
-        and fpn.TOP_BLOCK in own_tops
-    )
-    if stock_neck and not plain:
-        raise UserError(
-            "MODEL.FPN.TOP_DOWN, LATERAL, OUT_FEATURES, BOTTOM_UP and TOP_BLOCK have no effect on "
-            f"MODEL.BACKBONE.NAME {model.BACKBONE.NAME}; set it to build_fpn_backbone"
-        )
-    if fpn.FREEZE and model.BACKBONE.NAME != "build_fpn_backbone":
-        raise UserError(
-            f"MODEL.FPN.FREEZE has no effect on MODEL.BACKBONE.NAME {model.BACKBONE.NAME}; set it "
-            "to build_fpn_backbone, or freeze a ResNet's stages with MODEL.BACKBONE.FREEZE_AT"
-        )
-    if not model.RPN.SHARED_HEAD and model.RPN.HEAD_NAME == "StandardRPNHead":
-        raise UserError(
-            "MODEL.RPN.SHARED_HEAD False has no effect on MODEL.RPN.HEAD_NAME StandardRPNHead; "
-            "set it to build_level_rpn_head"
-        )
-    eq1_is_plain = (box.POOLER_CANONICAL_SIZE, box.POOLER_CANONICAL_LEVEL) == (224, 4)
-    if not eq1_is_plain and model.ROI_HEADS.NAME == "StandardROIHeads":
-        raise UserError(
-            "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE and POOLER_CANONICAL_LEVEL have no effect "
-            "on MODEL.ROI_HEADS.NAME StandardROIHeads; set it to LevelROIHeads"
-        )
-    if box.NUM_UNUSED_CLASSES < 0:
-        raise UserError(
-            f"MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES is {box.NUM_UNUSED_CLASSES}; give 0 or more"
-        )
-    if box.NUM_UNUSED_CLASSES and model.ROI_HEADS.NAME in ("StandardROIHeads", "C4ROIHeads"):
-        raise UserError(
-            "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES has no effect on MODEL.ROI_HEADS.NAME "
-            f"{model.ROI_HEADS.NAME}; set it to LevelROIHeads, or NUM_UNUSED_CLASSES to 0"
         )
 
 
@@ -197,69 +346,209 @@ def _check_levels(cfg: CfgNode) -> None:
     for key, names in readers.items():
         if not names:
             raise UserError(f"{key} is empty, so there are no levels to read; name at least one")
-    if cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone":
-        for key, names in readers.items():
+        if _find(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME) is build_resnet_backbone:
             check_features_exist(key, names, cfg.MODEL.RESNETS.OUT_FEATURES, "the ResNet")
-    for key, lists in _anchor_lists(cfg):
-        reader = "RETINANET" if cfg.MODEL.META_ARCHITECTURE in _RETINANETS else "RPN"
-        levels = readers.get(f"MODEL.{reader}.IN_FEATURES")
-        if levels and len(lists) not in (1, len(levels)):
-            raise UserError(
-                f"{key} has {len(lists)} lists for the {len(levels)} levels "
-                f"{', '.join(levels)} of MODEL.{reader}.IN_FEATURES; give one list to each level, "
-                "or one for all"
-            )
+    for reader in ("MODEL.RPN.IN_FEATURES", "MODEL.RETINANET.IN_FEATURES"):
+        levels = readers.get(reader, [])
+        for name in ("SIZES", "ASPECT_RATIOS"):
+            lists = cfg.MODEL.ANCHOR_GENERATOR[name]
+            # A flat list is one list for all levels.
+            nested = bool(lists) and isinstance(lists[0], list | tuple)
+            if levels and nested and len(lists) not in (1, len(levels)):
+                raise UserError(
+                    f"MODEL.ANCHOR_GENERATOR.{name} has {len(lists)} lists for the {len(levels)} "
+                    f"levels {', '.join(levels)} of {reader}; give one list to each level, or one "
+                    "for all"
+                )
 
 
 def _check_mask_proposals(cfg: CfgNode) -> None:
-    prefix, keys = "MODEL.MASK_PROPOSAL", cfg.MODEL.MASK_PROPOSAL
-    levels = list(keys.IN_FEATURES)
-    if not keys.WINDOWS or any(window < 1 or window % 2 == 0 for window in keys.WINDOWS):
-        raise UserError(
-            f"{prefix}.WINDOWS is {keys.WINDOWS}; give odd sides in cells, such as [5, 7]"
-        )
+    _check_values(cfg, _MASK_VALUES)
+    keys, levels = cfg.MODEL.MASK_PROPOSAL, list(cfg.MODEL.MASK_PROPOSAL.IN_FEATURES)
     if [len(sizes) for sizes in keys.SIZES] != [len(levels)] * len(keys.WINDOWS):
         raise UserError(
-            f"{prefix}.SIZES must have a list for each of the {len(keys.WINDOWS)} WINDOWS, with a "
-            f"scale in pixels for each of the {len(levels)} levels {', '.join(levels)}"
+            f"MODEL.MASK_PROPOSAL.SIZES must have a list for each of the {len(keys.WINDOWS)} "
+            f"WINDOWS, with a scale in pixels for each of the {len(levels)} levels "
+            f"{', '.join(levels)}"
         )
-    if any(size <= 0 for sizes in keys.SIZES for size in sizes):
-        raise UserError(f"{prefix}.SIZES has a scale that is not above 0; give pixels")
-    if not keys.TEST_SCALES or any(scale <= 0 for scale in keys.TEST_SCALES):
-        raise UserError(
-            f"{prefix}.TEST_SCALES is {keys.TEST_SCALES}; give factors above 0, [1.0] for none"
-        )
-    for name in ("MASK_SIZE", "HIDDEN_DIM", "BATCH_SIZE_PER_IMAGE", "TOPK_TEST"):
-        if keys[name] < 1:
-            raise UserError(f"{prefix}.{name} is {keys[name]}; give 1 or more")
     if not cfg.MODEL.MASK_ON:
         raise UserError(
-            "MODEL.MASK_ON is False, so that no masks are loaded; a MaskProposalNetwork needs them"
+            "MODEL.MASK_ON is False, so no masks are loaded, and a MaskProposalNetwork needs them; "
+            "set it True"
         )
 
 
-def _anchor_lists(cfg: CfgNode) -> Iterator[tuple[str, list]]:
-    for name in ("SIZES", "ASPECT_RATIOS"):
-        lists = cfg.MODEL.ANCHOR_GENERATOR[name]
-        if lists and isinstance(lists[0], (list, tuple)):  # a flat list is one for all levels
-            yield f"MODEL.ANCHOR_GENERATOR.{name}", lists
+# --- components: their names, and what they read
 
 
-def check_features_exist(key: str, names: list[str], existing: list[str], what: str) -> None:
-    """Refuse ``names`` under ``key`` that are not among the ``existing`` features of ``what``."""
-    absent = [name for name in names if name not in existing]
-    if absent:
+def _names(cfg: CfgNode) -> Iterator[tuple[str, Registry]]:
+    """The keys of the components that are built, with their registries; outer ones come first."""
+    model = cfg.MODEL
+    yield "MODEL.META_ARCHITECTURE", META_ARCH_REGISTRY
+    yield "MODEL.BACKBONE.NAME", BACKBONE_REGISTRY
+    if model.BACKBONE.NAME == "build_fpn_backbone":
+        yield "MODEL.FPN.BOTTOM_UP", BACKBONE_REGISTRY
+    network = _find(META_ARCH_REGISTRY, model.META_ARCHITECTURE)
+    if _is_a(network, RetinaNet):
+        yield "MODEL.ANCHOR_GENERATOR.NAME", ANCHOR_GENERATOR_REGISTRY
+    if not _is_a(network, GeneralizedRCNN, ProposalNetwork):
+        return
+    if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
+        yield "MODEL.PROPOSAL_GENERATOR.NAME", PROPOSAL_GENERATOR_REGISTRY
+        if _is_a(_find(PROPOSAL_GENERATOR_REGISTRY, model.PROPOSAL_GENERATOR.NAME), RPN):
+            yield "MODEL.RPN.HEAD_NAME", RPN_HEAD_REGISTRY
+            yield "MODEL.ANCHOR_GENERATOR.NAME", ANCHOR_GENERATOR_REGISTRY
+    if _is_a(network, GeneralizedRCNN):
+        yield "MODEL.ROI_HEADS.NAME", ROI_HEADS_REGISTRY
+        if model.ROI_BOX_HEAD.NAME:  # Res5ROIHeads has none
+            yield "MODEL.ROI_BOX_HEAD.NAME", ROI_BOX_HEAD_REGISTRY
+
+
+def _find(registry: Registry, name: str) -> Any:
+    """What is registered under a name; None where nothing is."""
+    return registry.get(name) if name in registry else None
+
+
+def _is_a(component: Any, *kinds: type) -> bool:
+    return isinstance(component, type) and issubclass(component, kinds)
+
+
+def _is_of(component: Any, *packages: str) -> bool:
+    """Whether a class or function was written in one of these packages."""
+    return getattr(component, "__module__", "").partition(".")[0] in packages
+
+
+def _check_components(cfg: CfgNode) -> None:
+    """Refuse values that the registered components do not take, and switches that they ignore.
+
+    A switch that its component ignores would let an ablation report the model without it.
+    """
+    parts = {key: _find(registry, _get(cfg, key)) for key, registry in _names(cfg)}
+    backbone = parts["MODEL.BACKBONE.NAME"]
+    resnet_fpns = (build_resnet_fpn_backbone, build_retinanet_resnet_fpn_backbone)
+    if backbone in (build_fpn_backbone, *resnet_fpns):
+        _check_values(cfg, _FPN_VALUES)
+    if parts.get("MODEL.FPN.BOTTOM_UP", backbone) in (build_resnet_backbone, *resnet_fpns):
+        _check_resnet(cfg)
+    if _is_of(parts.get("MODEL.ROI_HEADS.NAME"), "detectron2", "fpn_d2"):
+        _check_values(cfg, _POOLER_VALUES)
+    for switch in _SWITCHES:
+        component = parts.get(switch.component)
+        if component is not None and switch.is_set(cfg) and switch.is_ignored(component):
+            raise UserError(
+                f"{switch.keys} no effect on {switch.component} {_get(cfg, switch.component)}; "
+                f"{switch.remedy}"
+            )
+
+
+def _check_resnet(cfg: CfgNode) -> None:
+    _check_values(cfg, _RESNET_VALUES)
+    depth, width = cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
+    if depth in (18, 34) and width != 64:
         raise UserError(
-            f"{key} names {', '.join(absent)}, but {what} has only {', '.join(existing)}; "
-            f"name levels that exist, or have {what} output more"
+            f"MODEL.RESNETS.RES2_OUT_CHANNELS is {width}, and a ResNet-{depth} has 64; set it to 64"
         )
 
 
-def _check_batch(cfg: CfgNode) -> None:
-    images, world = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
-    if world > 0 and images % world:
-        raise UserError(
-            f"SOLVER.IMS_PER_BATCH {images} does not divide among the {world} processes of "
-            "SOLVER.REFERENCE_WORLD_SIZE; set REFERENCE_WORLD_SIZE 0 to take the batch, the "
-            "learning rate and the schedule as they are written"
-        )
+@dataclasses.dataclass(frozen=True)
+class _Switch:
+    """Keys of this package that act in some components and that others would ignore.
+
+    Args:
+        keys: the keys, with the verb that follows them.
+        component: the key that names the component.
+        is_set: whether a config has the keys at other values than every component acts by.
+        is_ignored: whether a registered component is known to ignore the keys.
+        remedy: what to do.
+    """
+
+    keys: str
+    component: str
+    is_set: Callable[[CfgNode], bool]
+    is_ignored: Callable[[Any], bool]
+    remedy: str
+
+
+def _changes_neck(cfg: CfgNode) -> bool:
+    fpn = cfg.MODEL.FPN
+    own_tops = ["maxpool"]
+    if _find(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME) is build_retinanet_resnet_fpn_backbone:
+        own_tops.append("p6p7_c5")
+    return not (
+        fpn.TOP_DOWN
+        and fpn.LATERAL
+        and not fpn.OUT_FEATURES
+        and fpn.BOTTOM_UP == "build_resnet_backbone"
+        and fpn.TOP_BLOCK in own_tops
+    )
+
+
+def _has_no_switches(backbone: Any) -> bool:
+    return backbone is not build_fpn_backbone and _is_of(backbone, "detectron2", "fpn_d2")
+
+
+def _has_stock_pooler(heads: Any) -> bool:
+    """Whether RoI heads build their pooler by a method that they have from Detectron2."""
+    return _is_of(_box_head_builder(heads), "detectron2")
+
+
+def _has_no_unused_classes(heads: Any) -> bool:
+    """Whether RoI heads build their classifier as Detectron2's or as those of the paper do."""
+    return _box_head_builder(heads).__module__.startswith(("detectron2.", "fpn_d2.modeling."))
+
+
+def _box_head_builder(heads: Any) -> Any:
+    """The method by which RoI heads build what follows the pyramid, whoever wrote it."""
+    return getattr(heads, "_init_box_head", None) or getattr(heads, "from_config", heads)
+
+
+_SWITCHES = (
+    _Switch(
+        "MODEL.FPN.TOP_DOWN, LATERAL, OUT_FEATURES, BOTTOM_UP and TOP_BLOCK have",
+        "MODEL.BACKBONE.NAME",
+        _changes_neck,
+        _has_no_switches,
+        "set it to build_fpn_backbone",
+    ),
+    _Switch(
+        "MODEL.FPN.FREEZE has",
+        "MODEL.BACKBONE.NAME",
+        lambda cfg: cfg.MODEL.FPN.FREEZE,
+        _has_no_switches,
+        "set it to build_fpn_backbone, or freeze a ResNet's stages with MODEL.BACKBONE.FREEZE_AT",
+    ),
+    _Switch(
+        "MODEL.RPN.SHARED_HEAD False has",
+        "MODEL.RPN.HEAD_NAME",
+        lambda cfg: not cfg.MODEL.RPN.SHARED_HEAD,
+        lambda head: _is_of(head, "detectron2"),
+        "set it to build_level_rpn_head",
+    ),
+    _Switch(
+        "MODEL.ROI_BOX_HEAD.POOLER_BACKEND has",
+        "MODEL.ROI_HEADS.NAME",
+        lambda cfg: cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND != "auto",
+        _has_stock_pooler,
+        "set it to LevelROIHeads or C4ROIHeads, or leave the backend auto",
+    ),
+    _Switch(
+        "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE and POOLER_CANONICAL_LEVEL have",
+        "MODEL.ROI_HEADS.NAME",
+        lambda cfg: (
+            (
+                cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE,
+                cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL,
+            )
+            != (224, 4)
+        ),
+        _has_stock_pooler,
+        "set it to LevelROIHeads or C4ROIHeads, or leave the keys at 224 and 4",
+    ),
+    _Switch(
+        "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES has",
+        "MODEL.ROI_HEADS.NAME",
+        lambda cfg: cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0,
+        _has_no_unused_classes,
+        "set it to TorchvisionROIHeads, or NUM_UNUSED_CLASSES to 0",
+    ),
+)

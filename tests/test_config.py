@@ -6,10 +6,22 @@ import sys
 
 import pytest
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    META_ARCH_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    GeneralizedRCNN,
+    StandardROIHeads,
+)
+from detectron2.modeling.meta_arch import RetinaNet
 
 import fpn_d2
 from fpn_d2 import UserError, add_fpn_config, load_config
+from fpn_d2.config import changed
+from fpn_d2.config_checks import check_registered, class_head_key, features_read
+from fpn_d2.modeling import LevelROIHeads
 
 NEW_KEYS = {
     "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES": 0,
@@ -95,6 +107,17 @@ def test_importing_the_package_changes_none_of_detectron2s_defaults(repo, tmp_pa
     assert ours == stock
 
 
+def test_an_older_torch_is_refused_with_the_version_that_is_needed(repo):
+    program = (
+        "import torch; torch.__version__ = torch.torch_version.TorchVersion('2.6.0+cpu'); "
+        "import fpn_d2"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=repo, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ImportError: fpn_d2 needs torch 2.7 or later, and this is 2.6.0+cpu" in done.stderr
+    assert "make setup" in done.stderr
+
+
 def test_the_public_names_are_the_ways_in():
     assert set(fpn_d2.__all__) == {"UserError", "add_fpn_config", "load_config", "load_model"}
     assert all(hasattr(fpn_d2, name) for name in fpn_d2.__all__)
@@ -104,7 +127,10 @@ def test_the_public_names_are_the_ways_in():
 
 
 def test_the_file_and_then_the_overrides_are_merged_into_a_frozen_config(write):
-    path = write("MODEL: {FPN: {TOP_DOWN: False, OUT_CHANNELS: 32}}")
+    path = write(
+        "MODEL: {BACKBONE: {NAME: build_fpn_backbone}, "
+        "FPN: {IN_FEATURES: [res4], TOP_DOWN: False, OUT_CHANNELS: 32}}"
+    )
     cfg = load_config(path, ["MODEL.FPN.OUT_CHANNELS", "16", "SOLVER.BASE_LR", "0.5"])
     assert (cfg.MODEL.FPN.TOP_DOWN, cfg.MODEL.FPN.OUT_CHANNELS) == (False, 16)
     assert cfg.SOLVER.BASE_LR == 0.5
@@ -258,6 +284,13 @@ REFUSED = {
         "MODEL.FPN.TOP_DOWN and MODEL.FPN.LATERAL are both False",
     ),
     "steps that are words": (["SOLVER.STEPS", "('a',)"], "SOLVER.STEPS is .*give whole numbers"),
+    "steps that are fractions": (["SOLVER.STEPS", "(1.5,)"], "SOLVER.STEPS is .*whole numbers"),
+    "sizes that are fractions": (
+        ["INPUT.MIN_SIZE_TRAIN", "(100.5,)"],
+        "INPUT.MIN_SIZE_TRAIN is .*give whole numbers",
+    ),
+    "a format that Pillow does not have": (["INPUT.FORMAT", "XYZ"], "INPUT.FORMAT is 'XYZ'.*'BGR'"),
+    "a format without channels": (["INPUT.FORMAT", "F"], "INPUT.FORMAT is 'F'.*'BGR'"),
     "levels that are numbers": (["MODEL.RPN.IN_FEATURES", "[1]"], "IN_FEATURES is .*give names"),
     "one mean for three channels": (["MODEL.PIXEL_MEAN", "[1.0]"], "PIXEL_MEAN is .*3 channels"),
     "means of grey": (["INPUT.FORMAT", "L"], "PIXEL_MEAN is .*each of the 1 channels of .*L"),
@@ -265,11 +298,11 @@ REFUSED = {
     "a deviation of 0": (["MODEL.PIXEL_STD", "[1, 0, 1]"], "PIXEL_STD is .*give no 0"),
     "sizes that are words": (
         ["MODEL.ANCHOR_GENERATOR.SIZES", "[['a', 'b']]"],
-        "ANCHOR_GENERATOR.SIZES has .*give numbers above 0",
+        "ANCHOR_GENERATOR.SIZES is .*give numbers above 0",
     ),
     "an aspect ratio of 0": (
         ["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[0.5, 0.0]]"],
-        "ANCHOR_GENERATOR.ASPECT_RATIOS has .*give numbers above 0",
+        "ANCHOR_GENERATOR.ASPECT_RATIOS is .*give numbers above 0",
     ),
     "a negative size": (["INPUT.MIN_SIZE_TEST", "-5"], "INPUT.MIN_SIZE_TEST is -5; give 0 or"),
     "avg, no top-down": (
@@ -322,6 +355,14 @@ REFUSED = {
         + ["MODEL.FPN.BOTTOM_UP", "build_regnet_backbone"],
         "MODEL.FPN.*BOTTOM_UP.*build_fpn_backbone",
     ),
+    "no neck, top-down": (
+        ["MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.FPN.TOP_DOWN", "False"],
+        "MODEL.FPN.TOP_DOWN.* no effect on MODEL.BACKBONE.NAME build_resnet_backbone; .*build_fpn",
+    ),
+    "no neck, RegNet": (
+        ["MODEL.BACKBONE.NAME", "build_regnet_backbone", "MODEL.FPN.LATERAL", "False"],
+        "MODEL.FPN.*no effect on MODEL.BACKBONE.NAME build_regnet_backbone",
+    ),
     "stock RPN head": (
         ["MODEL.RPN.SHARED_HEAD", "False"],
         "MODEL.RPN.SHARED_HEAD.*build_level_rpn_head",
@@ -337,6 +378,18 @@ REFUSED = {
         + ["MODEL.ROI_BOX_HEAD.POOLER_BACKEND", "gather"],
         "POOLER_BACKEND has no effect on MODEL.ROI_HEADS.NAME StandardROIHeads; .*LevelROIHeads",
     ),
+    **{
+        f"{heads}, {key}": (
+            ["MODEL.ROI_HEADS.NAME", heads, f"MODEL.ROI_BOX_HEAD.{key}", value],
+            f"{key}.* no effect on MODEL.ROI_HEADS.NAME {heads}; set it to {ours}",
+        )
+        for heads in ("CascadeROIHeads", "Res5ROIHeads")
+        for key, value, ours in (
+            ("POOLER_BACKEND", "gather", "LevelROIHeads"),
+            ("POOLER_CANONICAL_SIZE", "100", "LevelROIHeads"),
+            ("NUM_UNUSED_CLASSES", "10", "TorchvisionROIHeads"),
+        )
+    },
     "Eq. 1's size": (["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "0"], "CANONICAL_SIZE is 0"),
     "batch": (
         ["SOLVER.IMS_PER_BATCH", "6", "SOLVER.REFERENCE_WORLD_SIZE", "8"],
@@ -369,6 +422,13 @@ ACCEPTED = {
     "precomputed proposals, no RPN levels": [*FPN, "MODEL.RPN.IN_FEATURES", "[]"]
     + ["MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"],
     "any batch without a reference": ["SOLVER.IMS_PER_BATCH", "6"],
+    "a format of Pillow's": ["INPUT.FORMAT", "HSV"],
+    "a schedule of one's own": ["SOLVER.LR_SCHEDULER_NAME", "MyOwn"],
+    "a sampler of one's own": ["DATALOADER.SAMPLER_TRAIN", "MyOwn"],
+    "RoI heads that are not built": ["MODEL.META_ARCHITECTURE", "ProposalNetwork"]
+    + ["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "100"],
+    "somebody else's backbone": ["MODEL.BACKBONE.NAME", "TheirOwn", "MODEL.FPN.TOP_DOWN", "False"]
+    + ["MODEL.RESNETS.NORM", "TheirNorm"],
     "somebody else's meta-architecture": ["MODEL.META_ARCHITECTURE", "TheirOwn"]
     + ["MODEL.RPN.IN_FEATURES", "[]"],
 }
@@ -377,6 +437,108 @@ ACCEPTED = {
 @pytest.mark.parametrize("opts", ACCEPTED.values(), ids=ACCEPTED)
 def test_what_can_work_is_accepted(opts):
     assert load_config("", ["MODEL.DEVICE", "cpu", *opts]).is_frozen()
+
+
+# --- registered components, judged by what they are
+
+
+@pytest.fixture
+def register():
+    """``register(registry, component)``: under its own name, for the time of a test."""
+    registered = []
+
+    def call(registry, component):
+        registry.register(component)
+        registered.append((registry, component.__name__))
+
+    yield call
+    for registry, name in registered:
+        del registry._obj_map[name]
+
+
+def heads_config(name: str) -> CfgNode:
+    opts = ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.NAME", name]
+    return load_config("", [*opts, "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "100"])
+
+
+def test_heads_that_derive_from_this_packages_are_accepted(register):
+    register(ROI_HEADS_REGISTRY, type("HeadsOfTheirs", (LevelROIHeads,), {}))
+    check_registered(heads_config("HeadsOfTheirs"))
+
+
+def test_heads_that_build_a_pooler_of_their_own_are_accepted(register):
+    class PoolingHeads(StandardROIHeads):
+        @classmethod
+        def _init_box_head(cls, cfg, input_shape):
+            return super()._init_box_head(cfg, input_shape)
+
+    register(ROI_HEADS_REGISTRY, PoolingHeads)
+    check_registered(heads_config("PoolingHeads"))
+
+
+def test_heads_with_detectron2s_pooler_are_refused_as_soon_as_they_are_registered(register):
+    cfg = heads_config("LateHeads")  # not registered yet
+    register(ROI_HEADS_REGISTRY, type("LateHeads", (StandardROIHeads,), {}))
+    with pytest.raises(UserError, match="no effect on MODEL.ROI_HEADS.NAME LateHeads"):
+        check_registered(cfg)
+    with pytest.raises(UserError, match="no effect on MODEL.ROI_HEADS.NAME LateHeads"):
+        heads_config("LateHeads")
+
+
+def test_a_network_is_judged_by_what_it_derives_from(register):
+    register(META_ARCH_REGISTRY, type("TheirRetinaNet", (RetinaNet,), {}))
+    register(META_ARCH_REGISTRY, type("TheirRCNN", (GeneralizedRCNN,), {}))
+    register(META_ARCH_REGISTRY, type("TheirNetwork", (torch.nn.Module,), {}))
+    keys = {}
+    for name in ("TheirRetinaNet", "TheirRCNN", "TheirNetwork"):
+        cfg = load_config("", ["MODEL.DEVICE", "cpu", *FPN, "MODEL.META_ARCHITECTURE", name])
+        keys[name] = (class_head_key(cfg), list(features_read(cfg)))
+    assert keys == {
+        "TheirRetinaNet": ("MODEL.RETINANET.NUM_CLASSES", ["MODEL.RETINANET.IN_FEATURES"]),
+        "TheirRCNN": (
+            "MODEL.ROI_HEADS.NUM_CLASSES",
+            ["MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES"],
+        ),
+        "TheirNetwork": (None, []),
+    }
+
+
+def test_a_component_that_only_foreign_checkpoints_need_is_imported_by_its_name(monkeypatch):
+    imported = []
+    monkeypatch.setattr("importlib.import_module", imported.append)
+    name = "TorchvisionAnchorGenerator"
+    monkeypatch.delitem(ANCHOR_GENERATOR_REGISTRY._obj_map, name, raising=False)
+    load_config("", ["MODEL.DEVICE", "cpu"])
+    assert imported == []
+    load_config("", ["MODEL.DEVICE", "cpu", "MODEL.ANCHOR_GENERATOR.NAME", name])
+    assert imported == ["fpn_d2.checkpoint.foreign.components"]
+
+
+def test_a_config_of_version_0_1_gets_the_heads_that_have_unused_classes_now():
+    for name in ("LevelROIHeads", "FPNROIHeads"):
+        opts = ["MODEL.ROI_HEADS.NAME", name, "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES", "10"]
+        cfg = load_config("", ["MODEL.DEVICE", "cpu", *opts])
+        assert cfg.MODEL.ROI_HEADS.NAME == "TorchvisionROIHeads"
+        check_registered(cfg)
+    cfg = changed(cfg, {"MODEL.ROI_HEADS.NAME": "C4ROIHeads"})
+    with pytest.raises(UserError, match="NUM_UNUSED_CLASSES .*C4ROIHeads; set it to Torchvision"):
+        check_registered(cfg)
+
+
+def test_each_file_is_read_once(write, monkeypatch):
+    read = []
+    load = yaml.safe_load
+    monkeypatch.setattr(yaml, "safe_load", lambda stream: read.append(stream.name) or load(stream))
+    monkeypatch.setattr(yaml, "compose", lambda *args, **kwargs: pytest.fail("parsed twice"))
+    base = write("SEED: 1", "base.yaml")
+    path = write("_BASE_: base.yaml\nVERSION: 2")
+    assert load_config(path).SEED == 1
+    assert read == [path, base]
+
+
+def test_a_file_of_detectron2s_first_version_is_upgraded(write):
+    path = write("VERSION: 1\nMODEL: {RPN: {NMS_THRESH: 0.6}}")
+    assert load_config(path).MODEL.RPN.NMS_THRESH == 0.6
 
 
 @pytest.mark.parametrize("share", ["-0.1", "1.5"])

@@ -9,52 +9,47 @@ import argparse
 import os
 import time
 import warnings
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from benchmark.agreement import benchmark_agreement
+from benchmark.contest import run_task
+from benchmark.detectors import benchmark_inference, benchmark_training
+from benchmark.operators import benchmark_mask_proposals, benchmark_matching, benchmark_pooling
+from benchmark.paper_rows import benchmark_rows
+from benchmark.profiling import profile_detectors
 
-from fpn_d2.benchmark import (
-    benchmark_agreement,
-    benchmark_inference,
-    benchmark_linear,
-    benchmark_mask_proposals,
-    benchmark_matching,
-    benchmark_pooling,
-    benchmark_rows,
-    benchmark_table,
-    benchmark_training,
-    describe_benchmark,
-    profile_detectors,
-    take_turns,
-    write_benchmark,
-)
+from fpn_d2.experiments.speed_table import benchmark_table
 from fpn_d2.utils.devices import keep_freed_memory
-from fpn_d2.utils.errors import exit_on_user_error
+from fpn_d2.utils.errors import UserError, exit_on_user_error
+from fpn_d2.utils.files import write_json
+from fpn_d2.utils.provenance import (
+    describe_machine,
+    describe_versions,
+    git_commit,
+    installed_versions,
+)
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-TASKS = {  # in the order in which they run
-    "pooling": lambda a: (benchmark_pooling, a.device, a.rounds),
-    "linear": lambda a: (benchmark_linear, a.device, a.rounds),
-    "inference": lambda a: (benchmark_inference, CONFIGS, a.device, a.rounds, a.compile),
-    "training": lambda a: (benchmark_training, CONFIGS, a.device, half(a.rounds), a.compile),
-    "matching": lambda a: (benchmark_matching, CONFIGS, a.device, half(a.rounds)),
-    "mask_proposals": lambda a: (benchmark_mask_proposals, CONFIGS, a.device, half(a.rounds)),
-    "rows": lambda a: (benchmark_rows, CONFIGS, a.device, 2 * a.rounds),
+# Each task with its rounds as a multiple of --rounds, in the order in which they run.
+TASKS = {
+    "pooling": (benchmark_pooling, 1),
+    "inference": (benchmark_inference, 1),
+    "training": (benchmark_training, 0.5),
+    "matching": (benchmark_matching, 0.5),
+    "mask_proposals": (benchmark_mask_proposals, 0.5),
+    "rows": (benchmark_rows, 2),
 }
+COMPILED_TASKS = ("inference", "training")
 
 
-def half(rounds: int) -> int:
-    """Of what takes long."""
-    return max(1, rounds // 2)
-
-
-def main() -> None:
-    """Read the command line, run the tasks, print the table."""
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = [task for task in TASKS if task != "rows"]
     parser.add_argument("--tasks", nargs="*", default=default, choices=TASKS)
     parser.add_argument("--rows", action="store_true", help="add every row of Tables 1 to 3")
-    parser.add_argument("--rounds", type=int, default=5, help="fewer of what takes long")
+    parser.add_argument("--rounds", type=int, default=5, help="slow tasks take half of them")
     devices = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
     parser.add_argument("--device", default=devices[0], choices=devices)
     parser.add_argument("--compile", action="store_true", help="add torch.compile; minutes more")
@@ -67,28 +62,81 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print where our time goes, too")
     parser.add_argument("--json", default="", metavar="FILE", help="write the rows")
     args = parser.parse_args()
-    warnings.filterwarnings("ignore", message="torch.meshgrid")  # of Detectron2's anchors
-    if args.rows:
-        args.tasks.append("rows")
     if args.rounds < 1:
         parser.error("--rounds must be 1 or more")
-    calls = [TASKS[task](args) for task in TASKS if task in args.tasks]
+    if args.rows:
+        args.tasks.append("rows")
+    return args
+
+
+def describe_benchmark() -> dict[str, Any]:
+    """Describe what a benchmark runs on; call it before the benchmark.
+
+    Returns:
+        ``{threads, machine, versions, commit}``, the last three as words.
+    """
+    machine = describe_machine()
+    parts = [
+        machine["processor"],
+        f"{machine['cores']} cores",
+        f"{machine['memory_gib']} GiB",
+        *machine["instructions"],
+        *machine["gpus"],
+    ]
+    versions = describe_versions() | installed_versions("onnx", "onnxruntime", "openvino")
+    return {
+        "threads": torch.get_num_threads(),
+        "machine": ", ".join(parts),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "commit": git_commit(),
+    }
+
+
+def write_benchmark(rows: Sequence[dict[str, Any]], description: dict[str, Any], path: str) -> None:
+    """Write what has been measured so far.
+
+    Args:
+        rows: see :func:`benchmark.contest.make_row`.
+        description: see :func:`describe_benchmark`; every row gets it, so that the files of several
+            machines can be put together.
+        path: the JSON file, a list of rows.
+
+    Raises:
+        UserError: where the file cannot be written.
+    """
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        write_json(path, [{**row, **description} for row in rows])
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error}); name another file") from error
+
+
+def main() -> None:
+    """Run the tasks and print their table."""
+    args = parse_arguments()
+    warnings.filterwarnings("ignore", message="torch.meshgrid")  # of Detectron2's anchors
+    calls = [
+        (*TASKS[name], *([args.compile] if name in COMPILED_TASKS else []))
+        for name in TASKS
+        if name in args.tasks
+    ]
     if args.agreement:
-        calls.append((benchmark_agreement, *args.agreement, args.device, half(args.rounds)))
+        calls.append((benchmark_agreement, 0.5, *args.agreement))
     with exit_on_user_error():
         rows, description = [], describe_benchmark()
         if args.json and not os.path.exists(args.json):
             write_benchmark([], description, args.json)  # before minutes of work are lost
-        for function, *arguments in calls:
+        for task, share, *arguments in calls:
             start = time.perf_counter()
-            rows += take_turns(function, *arguments)
-            print(f"{function.__name__}: {time.perf_counter() - start:.0f} s", flush=True)
-            if args.json:  # what there is so far
+            rounds = max(1, int(share * args.rounds))
+            rows += run_task(task, args.device, rounds, *arguments)
+            print(f"{task.__name__}: {time.perf_counter() - start:.0f} s", flush=True)
+            if args.json:
                 write_benchmark(rows, description, args.json)
         print(benchmark_table(rows))
         if args.profile:
             keep_freed_memory()
-            print(profile_detectors(CONFIGS, args.device))
+            print(profile_detectors(args.device))
         print(*(f"{name}: {value}" for name, value in description.items()), sep="\n")
 
 

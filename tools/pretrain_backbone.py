@@ -2,7 +2,7 @@
 """Train a config's bottom-up network to classify the objects of its training data.
 
 ``python tools/pretrain_backbone.py --config-file configs/quick/demo.yaml --output R-18.pkl``
-writes a checkpoint in the form of Detectron2's ImageNet ones, for ``MODEL.WEIGHTS``.
+writes a checkpoint for ``MODEL.WEIGHTS``, in the form of Detectron2's ImageNet checkpoints.
 """
 
 import argparse

@@ -22,23 +22,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", required=True, help="1 to 6, time or precision")
     parser.add_argument("--scale", default="quick", help="quick (two CPU cores) or paper")
-    parser.add_argument("--rows", default="", help="such as a,c; default: all of the scale")
+    parser.add_argument("--rows", default="", help="such as a,c; default: all rows of the scale")
     parser.add_argument("--seeds", default="0", help="such as 0,1,2")
     parser.add_argument(
         "--dataset", default="", help="NAME of NAME_train and NAME_val; default: the scale's own"
     )
     parser.add_argument(
-        "--output", default="results", metavar="DIR", help="of the report: DIR/<data set>/"
+        "--output", default="results", metavar="DIR", help="the report goes to DIR/<data set>/"
     )
     parser.add_argument(
-        "--runs", default="output/reproduce", metavar="DIR", help="of trainings and checkpoints"
+        "--runs", default="output/reproduce", metavar="DIR", help="trainings and checkpoints"
     )
-    parser.add_argument(
-        "--tables",
-        default=TABLES,
-        metavar="FILE",
-        help="the tables",
-    )
+    parser.add_argument("--tables", default=TABLES, metavar="FILE", help="the file of tables")
     parser.add_argument("--num-gpus", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -56,7 +51,7 @@ def _seeds(words: str) -> list[int]:
     except ValueError:
         seeds = []
     if not seeds or min(seeds) < 0:
-        raise UserError(f"--seeds {words} is no list of whole numbers from 0 on, such as 0,1,2")
+        raise UserError(f"--seeds {words} is not a list of whole numbers from 0 on, such as 0,1,2")
     return seeds
 
 

@@ -3,8 +3,8 @@
 
 python tools/train_four_step.py --config-file configs/quick/Feature-Sharing/shared_R_18_FPN.yaml
 
-goes through the steps that are not done, resumes one that was cut, checks that the shared layers
-stayed as they were, and leaves OUTPUT_DIR/model_final.pth.
+trains the steps that are not done, resumes one that was cut, checks that the shared layers stayed
+as they were, and leaves OUTPUT_DIR/model_final.pth.
 """
 
 import argparse
@@ -28,8 +28,8 @@ def main() -> None:
     with exit_on_user_error():
         folder = load_config(args.config_file, args.opts).OUTPUT_DIR
         runner = Runner(str(ROOT / "train_net.py"), args.num_gpus, _show)
-        training = FourStep(args.config_file, folder, runner, _without_output_dir(args.opts))
-        result = training.train()
+        training = FourStep(args.config_file, folder, _without_output_dir(args.opts))
+        result = training.train(runner)
     if sys.stderr.isatty():
         print(file=sys.stderr)
     for i, seconds in enumerate(result["steps"], start=1):
@@ -38,19 +38,19 @@ def main() -> None:
         numbers = [(key, metrics["bbox"][key]) for key in ("AP", "AP50")]
         texts = [f"{key} {'none' if value is None else f'{value:.1f}'}" for key, value in numbers]
         print(f"{dataset}: {', '.join(texts)}")
-    # where features are not shared there are two networks, in the folders of steps 1 and 2
+    # Without sharing there are two networks, in the folders of steps 1 and 2.
     print(training.weights if training.configs()[2] else folder)
 
 
 def _show(run: Run, done: int, total: int, seconds_left: float | None) -> None:
-    """See :class:`Runner`: one line that is written over on a terminal."""
+    """Show progress on a terminal, in one line that is written over; see :class:`Runner`."""
     if sys.stderr.isatty():
         left = "" if seconds_left is None else f", {seconds_left / 60:.1f} min left"
         print(f"\r{run.folder}: {done} of {total}{left}   ", end="", file=sys.stderr)
 
 
 def _without_output_dir(opts: list[str]) -> tuple[str, ...]:
-    """The overrides for every step, each of which has a folder of its own."""
+    """Return the overrides for every step; each step has a folder of its own."""
     pairs = zip(opts[::2], opts[1::2], strict=True)
     return tuple(word for key, value in pairs if key != "OUTPUT_DIR" for word in (key, value))
 

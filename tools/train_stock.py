@@ -12,7 +12,8 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup
 from detectron2.evaluation import COCOEvaluator
 
-from fpn_d2 import UserError, load_config
+from fpn_d2 import UserError
+from fpn_d2.config import changed, load_config, stock_config
 from fpn_d2.engine import launch
 
 
@@ -25,14 +26,13 @@ class StockTrainer(DefaultTrainer):
         return COCOEvaluator(dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
 
 
-def stock_config(cfg: CfgNode) -> CfgNode:
-    """The same config under the names of Detectron2's own components.
+def config_of_stock(cfg: CfgNode) -> CfgNode:
+    """Return the config of the same training by Detectron2's own components.
 
     Raises:
-        UserError: where Detectron2 has nothing of the kind.
+        UserError: if Detectron2 has no such component.
     """
     fpn = cfg.MODEL.FPN
-    retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
     if (fpn.TOP_DOWN, fpn.LATERAL, list(fpn.OUT_FEATURES)) != (True, True, []):
         raise UserError("stock Detectron2 has no MODEL.FPN.TOP_DOWN, LATERAL or OUT_FEATURES")
     if (
@@ -45,32 +45,15 @@ def stock_config(cfg: CfgNode) -> CfgNode:
             "stock Detectron2 has no ClippingRetinaNet, no MODEL.ANCHOR_GENERATOR.NAME "
             f"{cfg.MODEL.ANCHOR_GENERATOR.NAME} and no MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES"
         )
-    stock = {
-        "build_fpn_backbone": f"build_{'retinanet_' if retinanet else ''}resnet_fpn_backbone",
-        "LeanRPN": "RPN",
-        "build_level_rpn_head": "StandardRPNHead",
-        "LevelROIHeads": "StandardROIHeads",
-    }
-    cfg = cfg.clone()
-    cfg.defrost()
-    for section, key in (
-        ("BACKBONE", "NAME"),
-        ("PROPOSAL_GENERATOR", "NAME"),
-        ("RPN", "HEAD_NAME"),
-        ("ROI_HEADS", "NAME"),
-    ):
-        name = cfg.MODEL[section][key]
-        cfg.MODEL[section][key] = stock.get(name, name)
-    if not cfg.MODEL.DEVICE.startswith("cuda"):
-        cfg.SOLVER.AMP.ENABLED = False  # Detectron2's mixed precision needs CUDA
-    cfg.OUTPUT_DIR += "-stock"
-    cfg.freeze()
-    return cfg
+    # Detectron2's mixed precision needs CUDA.
+    amp = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")
+    values = {"SOLVER.AMP.ENABLED": amp, "OUTPUT_DIR": f"{cfg.OUTPUT_DIR}-stock"}
+    return changed(stock_config(cfg), values)
 
 
 def main(args: argparse.Namespace) -> None:
     """One process of the training."""
-    cfg = stock_config(load_config(args.config_file, args.opts))
+    cfg = config_of_stock(load_config(args.config_file, args.opts))
     default_setup(cfg, args)
     trainer = StockTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)

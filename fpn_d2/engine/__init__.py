@@ -1,4 +1,4 @@
-"""Training: the trainer with its seams, the start of processes, runs that follow each other."""
+"""Training: the trainer and its hooks, the start of processes, a run's folder."""
 
 from .launch import launch
 from .output_dir import check_output_dir, restored_config

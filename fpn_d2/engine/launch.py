@@ -1,8 +1,9 @@
-"""Starting one process or several, and ending on a user's error with its sentence alone."""
+"""Starts one process or several, and ends on a user's error with its sentence alone."""
 
 import argparse
 import contextlib
 import errno
+import functools
 import multiprocessing
 import os
 import signal
@@ -20,24 +21,24 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from ..config import load_config
 from ..utils.devices import keep_freed_memory
 from ..utils.errors import UserError, exit_on_user_error, sentence_in
-from .stopping import SIGNALS, exit_code_of
+from .hooks import SIGNALS, exit_code_of
 
 __all__ = ["launch", "restart_count"]
 
 
 def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
-    """Run ``main(args)`` in the processes that ``args`` ask for; on CPUs too (gloo).
+    """Run ``main(args)`` in as many processes as ``args`` ask for; on CPUs too (gloo).
 
     Under torchrun this is one of the processes that it has started, and ``args`` ask for none. A
     :class:`UserError` ends the program with its sentence on stderr and exit code 2, from whichever
-    process it came, and so does a full disk; a signal that a training has stopped for, with 128
-    and its number.
+    process it comes, and so does a full disk. A signal that a training has stopped for ends it
+    with 128 and the signal's number.
 
     Args:
         main: the function of one process.
         args: as :func:`detectron2.engine.default_argument_parser` parses them.
     """
-    run = _Main(main)
+    run = functools.partial(_run, main)
     with exit_on_user_error():
         if restart_count() is not None:
             _join_torchrun(args)
@@ -51,7 +52,7 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
 
 
 def restart_count() -> int | None:
-    """How often torchrun has restarted this process; None where torchrun did not start it."""
+    """How often torchrun has restarted this process; None if torchrun did not start it."""
     if not distributed.is_torchelastic_launched():
         return None
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
@@ -76,8 +77,8 @@ def _join_torchrun(args: argparse.Namespace) -> None:
                 f"machine has {count} GPUs; give torchrun one process for each GPU"
             )
         torch.cuda.set_device(local_rank)
-    # The agent's store outlives a restart, and the addresses of killed processes in it would be
-    # dialled for ever.
+    # The agent's store outlives a restart, with the addresses of killed processes in it, which this
+    # process would dial for ever; so each start has a prefix of its own.
     store, rank, world_size = next(distributed.rendezvous("env://", timeout=DEFAULT_TIMEOUT))
     distributed.init_process_group(
         "nccl" if on_gpus else "gloo",
@@ -118,7 +119,7 @@ def _launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.
 
 @contextlib.contextmanager
 def _passing_on_signals() -> Iterator[list[int]]:
-    """Hand SIGINT and SIGTERM to the processes, and wait for them; yields the signals so far."""
+    """Hand SIGINT and SIGTERM to the processes and wait for them; yields the signals so far."""
     received: list[int] = []
 
     def pass_on(number: int, _: Any) -> None:
@@ -138,16 +139,11 @@ def _passing_on_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-class _Main:
-    """``main`` in words where the disk is full; of a module, so that processes can be given it."""
-
-    def __init__(self, main: Callable[[argparse.Namespace], Any]):
-        self.main = main
-
-    def __call__(self, args: argparse.Namespace) -> Any:
-        keep_freed_memory()
-        with _full_disk_in_words():
-            return self.main(args)
+def _run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> Any:
+    """One process: ``main``, with an error in words if the disk is full."""
+    keep_freed_memory()
+    with _full_disk_in_words():
+        return main(args)
 
 
 @contextlib.contextmanager
@@ -157,7 +153,8 @@ def _full_disk_in_words() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        # On a full disk, what ends the training fails in its turn: the first sentence is the one.
+        # On a full disk a training's end fails too, as it writes its last lines. What counts is the
+        # first sentence.
         first = error.__context__
         while first is not None and not isinstance(first, UserError):
             first = first.__context__

@@ -1,9 +1,11 @@
-"""One training in one folder: what a training does that finds another's checkpoints there."""
+"""A training's OUTPUT_DIR: one training in one folder, and what its ``metrics.json`` says."""
 
 import contextlib
 import glob
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -12,26 +14,36 @@ from ..utils.errors import UserError
 from ..utils.files import replace_file
 from .launch import restart_count
 
-__all__ = ["check_output_dir", "clear_output_dir", "restored_config"]
+__all__ = [
+    "check_output_dir",
+    "clear_output_dir",
+    "keep_steps_before",
+    "losses_of",
+    "progress_of",
+    "read_steps",
+    "restored_config",
+    "training_seconds",
+]
 
-# There where the training that torchrun started was allowed to write here, so that what it
-# restarts goes on from that training's checkpoints and never from those that it was refused.
+# This file is in the folder if the training that torchrun started was allowed to write there. The
+# processes that torchrun restarts resume only if it is: never from checkpoints that the training
+# was refused.
 _BEGUN = ".torchrun"
 
 
 def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
-    """Make sure that a training does not mix with an earlier one; for all processes together.
+    """Make sure that a training does not mix with an earlier one; all processes call it together.
 
     Args:
         cfg: the merged config.
         resume: whether ``--resume`` was given.
 
     Returns:
-        whether to resume: where it was given, and where torchrun has restarted the processes.
+        whether to resume, which is also so after torchrun has restarted the processes.
 
     Raises:
-        UserError: where checkpoints lie in ``OUTPUT_DIR`` that are neither to be resumed nor,
-            by ``OVERWRITE_OUTPUT_DIR``, to be deleted.
+        UserError: if ``OUTPUT_DIR`` holds checkpoints that are neither to be resumed nor to be
+            deleted (``OVERWRITE_OUTPUT_DIR``).
     """
     sentence = None
     if comm.is_main_process():
@@ -40,7 +52,7 @@ def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
         sentence = None if resume else _fault(cfg)
         if restart_count() is not None:
             _mark(begun, sentence is None)
-    # The folder may be on the first machine alone.
+    # Only the first machine may have the folder.
     resume, sentence = comm.all_gather((resume, sentence))[0]
     if sentence is not None:
         raise UserError(sentence)
@@ -49,13 +61,13 @@ def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
 
 @contextlib.contextmanager
 def restored_config(folder: str) -> Iterator[None]:
-    """Leave a run's ``config.yaml`` as it was where a start is refused.
+    """Put a run's ``config.yaml`` back if a start is refused.
 
-    Detectron2 writes it before it knows whether the config can work, over that of the training
-    whose results lie beside it.
+    Detectron2 writes the file before it knows whether the config can work, over the config of the
+    training whose results lie beside it.
 
     Args:
-        folder: the OUTPUT_DIR.
+        folder: the run's OUTPUT_DIR.
     """
     path = os.path.join(folder, "config.yaml")
     before = None
@@ -83,7 +95,7 @@ def clear_output_dir(folder: str) -> None:
 
 def _fault(cfg: CfgNode) -> str | None:
     if os.path.lexists(cfg.OUTPUT_DIR) and not os.path.isdir(cfg.OUTPUT_DIR):
-        return f"OUTPUT_DIR {cfg.OUTPUT_DIR} is no folder; set OUTPUT_DIR to another"
+        return f"OUTPUT_DIR {cfg.OUTPUT_DIR} is no folder; set OUTPUT_DIR to one"
     found = _checkpoints(cfg.OUTPUT_DIR)
     if not found:
         return None
@@ -102,7 +114,7 @@ def _fault(cfg: CfgNode) -> str | None:
 
 
 def _checkpoints(folder: str) -> list[str]:
-    """The checkpoints of a training, behind the file that names the last."""
+    """The file that names a training's last checkpoint, and then its checkpoints."""
     names = ("last_checkpoint", "model_*.pth")
     found = [sorted(glob.glob(os.path.join(glob.escape(folder), name))) for name in names]
     return [path for paths in found for path in paths]
@@ -116,3 +128,66 @@ def _mark(path: str, begun: bool) -> None:
     else:
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
+
+
+# --- metrics.json
+
+
+def read_steps(folder: str) -> list[dict[str, Any]]:
+    """Read the training steps from Detectron2's metrics.json, each iteration once."""
+    steps = {}
+    path = os.path.join(folder, "metrics.json")
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        for line in file:
+            # A kill may have left half a line, and a resumed training repeats iterations.
+            with contextlib.suppress(ValueError):
+                step = json.loads(line)
+                if "total_loss" in step:
+                    # a failed training writes its last values again, without their time
+                    steps.setdefault(step["iteration"], {}).update(step)
+    return [steps[iteration] for iteration in sorted(steps)]
+
+
+def progress_of(folder: str, total: int) -> tuple[int, int, float | None]:
+    """The iterations done, those in all, and the seconds left (None while they are not known)."""
+    steps = read_steps(folder)
+    if not steps:
+        return 0, total, None
+    return steps[-1]["iteration"] + 1, total, steps[-1].get("eta_seconds")
+
+
+def training_seconds(steps: Sequence[dict[str, Any]]) -> float:
+    """The seconds that the steps took, without evaluation, checkpoints and pauses between calls."""
+    done, seconds = -1, 0.0
+    for step in steps:
+        seconds += step.get("time", 0.0) * (step["iteration"] - done)
+        done = step["iteration"]
+    return seconds
+
+
+def losses_of(steps: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """The losses by name, each a list beside that of the iterations."""
+    names = [name for name in (steps[0] if steps else ()) if "loss" in name]
+    losses = {name: [round(step.get(name, 0.0), 5) for step in steps] for name in names}
+    return {"iteration": [step["iteration"] for step in steps], **losses}
+
+
+def keep_steps_before(folder: str, iteration: int) -> None:
+    """Cut off the end of metrics.json that a training is about to write again.
+
+    A kill leaves lines of iterations after the last checkpoint, or half a line.
+
+    Args:
+        folder: the training's OUTPUT_DIR.
+        iteration: the first iteration that is still to come.
+    """
+    path = os.path.join(folder, "metrics.json")
+    with contextlib.suppress(FileNotFoundError), open(path, "rb+") as file:
+        end = position = 0
+        for line in file:
+            position += len(line)
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if line.endswith(b"\n") and json.loads(line)["iteration"] < iteration:
+                    end = position
+        # One call, in place: the writer of the lines to come may have the file open.
+        file.truncate(end)

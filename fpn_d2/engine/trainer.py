@@ -1,58 +1,52 @@
-"""The trainer: Detectron2's :class:`DefaultTrainer`, assembled with three seams.
+"""The trainer: Detectron2's :class:`DefaultTrainer`, which resumes to the bit and trains on CPUs.
 
-Every random number of a step is a function of the seed and the iteration, so that a resumed
-training equals one that was never cut.
+Every random number of a step is a function of the seed and the iteration, so a resumed training
+equals one that was never cut.
 """
 
+import contextlib
 import logging
 import os
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.engine.defaults import create_ddp_model
-from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
+from torch.optim import Optimizer
 
 from ..checkpoint import SafeCheckpointer
+from ..config import changed
+from ..config_checks import check_registered
 from ..data import TrainStream, build_test_loader, build_train_loader
 from ..evaluation import MaskRecallEvaluator, ResultsWritingCOCOEvaluator
 from ..inference import PreparedModel, compile_backbone, prepare_model
+from ..inference.prepared import PRECISIONS
 from ..layers import convolve_linears
-from ..modeling import check_registered
 from ..utils.errors import UserError
 from ..utils.files import remove_partial_files
 from ..utils.seeding import seed_everything
-from .autocast import CPUAutocastTrainer, cpu_has_bfloat16
-from .loss_guard import LossGuard
-from .metrics_log import keep_steps_before
-from .output_dir import clear_output_dir
-from .resuming import ResumeState, with_seed
-from .stopping import Halt, Stopper
+from .hooks import CPUAutocastTrainer, ResumeState, StepExchange, Stopper, cpu_has_bfloat16
+from .output_dir import clear_output_dir, keep_steps_before
 
 __all__ = ["Trainer"]
 
 
-def _without_traceback(record: logging.LogRecord) -> bool:
-    """A filter of Detectron2's log: a user's error is its sentence."""
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, UserError):
-        record.msg, record.args = "Training stopped: %s", (error,)
-        record.exc_info = record.exc_text = None
-    return True
-
-
 class Trainer(DefaultTrainer):
-    """A :class:`DefaultTrainer` whose model wrapper, step and checkpointer can be replaced.
+    """A :class:`DefaultTrainer` for one process or several, on GPUs and on CPUs.
 
-    ``DefaultTrainer.__init__`` wires the three fast, so it is not called; this constructor puts
-    together the same public parts, in its order, with :meth:`wrap_model`, :meth:`build_step` and
-    :meth:`build_checkpointer` in between. All else is inherited.
+    Subclass it as one does with Detectron2's: ``build_train_loader``, ``build_lr_scheduler``,
+    ``build_evaluator``, ``build_hooks`` and the other methods of :class:`DefaultTrainer` are called
+    by the same rules. Only its constructor is not: it would pass ``device_ids`` for modules on a
+    CPU, which DistributedDataParallel refuses, and it fixes the class of a step and that of the
+    checkpointer. The constructor here puts together the same parts in the same order, but for the
+    loader, which comes first.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -72,29 +66,31 @@ class Trainer(DefaultTrainer):
             )
         check_registered(cfg)
         self._seed_is_drawn = cfg.SEED < 0
-        cfg = with_seed(self.auto_scale_workers(cfg, comm.get_world_size()))
+        cfg = _with_seed(self.auto_scale_workers(cfg, comm.get_world_size()))
         # The loader before the model: a wrong data set shows in seconds, not minutes.
         data_loader = self.build_train_loader(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        model = self.wrap_model(cfg, model)
-        self._trainer = self.build_step(cfg, model, data_loader, optimizer)
+        model = _wrapped(cfg, model)
+        self._trainer = _step_class(cfg)(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = self.build_checkpointer(cfg, model)
+        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.stopper = Stopper()
         self.resume_state = ResumeState()
         self.register_hooks(self.build_hooks())
-        self._loss_guard = LossGuard(model, cfg.OUTPUT_DIR)
-        self._trainer.register_hooks([self._loss_guard])
+        self._exchange = StepExchange(model, cfg.OUTPUT_DIR, self.stopper, self.resume_state)
+        self._trainer.register_hooks([self._exchange])
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """See :meth:`DefaultTrainer.build_model`; on CPUs channels-last, in which they convolve
-        faster and the RoIs are pooled without a copy, with large linear layers convolved where
-        that is faster; compiled with ``SOLVER.COMPILE``."""
+        """See :meth:`DefaultTrainer.build_model`; with ``SOLVER.COMPILE`` it is compiled.
+
+        On a CPU it is channels-last, which convolves faster and pools RoIs without a copy, and its
+        large linear layers are convolved if that is faster on this processor.
+        """
         model = super().build_model(cfg)
         if cfg.MODEL.DEVICE == "cpu":
             model = model.to(memory_format=torch.channels_last)
@@ -103,53 +99,22 @@ class Trainer(DefaultTrainer):
             compile_backbone(model)
         return model
 
-    def wrap_model(self, cfg: CfgNode, model: nn.Module) -> nn.Module:
-        """Wrap the model for several processes, on CPUs too."""
-        # Detectron2 passes device_ids, which DDP refuses for modules on a CPU.
-        device_ids = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
-        return create_ddp_model(model, broadcast_buffers=False, **device_ids)
-
-    def build_step(
-        self,
-        cfg: CfgNode,
-        model: nn.Module,
-        data_loader: Iterable[list[dict]],
-        optimizer: torch.optim.Optimizer,
-    ) -> SimpleTrainer:
-        """The object that makes one step; in mixed precision with ``SOLVER.AMP.ENABLED``."""
-        if not cfg.SOLVER.AMP.ENABLED:
-            step = SimpleTrainer
-        elif cfg.MODEL.DEVICE.startswith("cuda"):
-            step = AMPTrainer
-        else:
-            step = CPUAutocastTrainer if cpu_has_bfloat16() else SimpleTrainer
-        return step(model, data_loader, optimizer)
-
-    def build_checkpointer(self, cfg: CfgNode, model: nn.Module) -> SafeCheckpointer:
-        """The checkpointer, which also saves and restores this trainer's state."""
-        return SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-
     def build_hooks(self) -> list[HookBase | None]:
         """See :meth:`DefaultTrainer.build_hooks`; with what resumes and stops a training."""
-        hooks = []
-        for hook in super().build_hooks():
-            late = isinstance(hook, (PeriodicCheckpointer, EvalHook))
-            if late and self.stopper not in hooks:
-                hooks += [self.resume_state, self.stopper]
-            if isinstance(hook, EvalHook):
-                hooks.append(self.stopper.before_evaluation())
-            hooks.append(hook)
+        hooks = [self.resume_state, *super().build_hooks()]
+        evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        hooks.insert(evaluation, self.stopper)
         return hooks
 
     def resume_or_load(self, resume: bool = True) -> None:
         """See :meth:`DefaultTrainer.resume_or_load`.
 
-        What an earlier training left in ``OUTPUT_DIR`` goes: of its metrics what is trained again,
-        and with ``OVERWRITE_OUTPUT_DIR``, where nothing is resumed, its checkpoints; and what a
-        kill has left half written.
+        It deletes from ``OUTPUT_DIR`` the metrics of iterations that are trained again, what a
+        kill has left half written and, with ``OVERWRITE_OUTPUT_DIR`` and without ``resume``, the
+        checkpoints of an earlier training.
 
         Raises:
-            UserError: where the checkpoint, or what it says of its training, cannot be used.
+            UserError: if the checkpoint, or what it says of its training, cannot be used.
         """
         try:
             super().resume_or_load(resume)
@@ -160,7 +125,7 @@ class Trainer(DefaultTrainer):
             ) from error
         seed = self.resume_state.seed
         if self._seed_is_drawn and seed is not None:
-            self.cfg = with_seed(self.cfg, seed)
+            self.cfg = _with_seed(self.cfg, seed)
             self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg))
         if comm.is_main_process():
             if not resume and self.cfg.OVERWRITE_OUTPUT_DIR:
@@ -169,7 +134,7 @@ class Trainer(DefaultTrainer):
             remove_partial_files(self.cfg.OUTPUT_DIR)
         final = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
         if self.start_iter >= self.max_iter and not os.path.isfile(final):
-            # Cut between the last numbered checkpoint and this one, which no step will write.
+            # The training was cut just before it wrote this one, and no step is left to write it.
             self.checkpointer.save("model_final", iteration=self.iter)
 
     def train(self) -> dict[str, Any] | None:
@@ -178,38 +143,43 @@ class Trainer(DefaultTrainer):
         SIGINT (Ctrl-C) and SIGTERM end the program after the step that they meet and a checkpoint.
 
         Raises:
-            UserError: where a loss is NaN or infinite, or images cannot be read.
+            UserError: if a loss is NaN or infinite, or images cannot be read.
             SystemExit: after a signal, with code 130 or 143.
         """
         stream = getattr(self._trainer.data_loader, "dataset", None)
         if isinstance(stream, TrainStream):
             stream.first_batch = self.start_iter
-        # TorchScript (RetinaNet's losses) computes a process's first step by other instructions
-        # than those after it, so that a resumed training would differ in rounding.
+        # TorchScript (RetinaNet's losses) would compute the first step of a process by other
+        # instructions than the next ones, and a resumed training would differ in rounding.
         optimized = torch.jit.optimized_execution(self.cfg.MODEL.DEVICE != "cpu")
         # Detectron2 logs whatever stops a training, with its traceback.
         logging.getLogger(TrainerBase.__module__).addFilter(_without_traceback)
         with self.stopper.listening(), optimized:
             try:
                 return super().train()
-            except Halt as halt:
-                raise halt.error from None
             except SystemExit:
                 comm.synchronize()  # the first process to end would take the others with it
                 raise
 
     def run_step(self) -> None:
-        """See :meth:`DefaultTrainer.run_step`; what it draws depends on no step before."""
+        """See :meth:`DefaultTrainer.run_step`; its random numbers depend on no step before it."""
         seed_everything(self.cfg.SEED, comm.get_rank(), self.iter)
         try:
             super().run_step()
-        except FloatingPointError as error:  # of Detectron2's RPN, before there are losses
-            raise self._loss_guard.halt_without_losses() from error
+        except FloatingPointError as error:  # of Detectron2's RPN, or as it writes the losses
+            raise self._exchange.error_of_this_process() from error
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
         """See :func:`fpn_d2.data.build_train_loader`."""
-        return build_train_loader(cfg)
+        with _naming("DATALOADER.SAMPLER_TRAIN", "Unknown training sampler", "build_train_loader"):
+            return build_train_loader(cfg)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Optimizer) -> Any:
+        """See :meth:`DefaultTrainer.build_lr_scheduler`."""
+        with _naming("SOLVER.LR_SCHEDULER_NAME", "Unknown LR scheduler", "build_lr_scheduler"):
+            return super().build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
@@ -218,21 +188,86 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
-        """See :meth:`DefaultTrainer.test`; on a prepared copy of the model, as ``cfg.INFERENCE``
-        says."""
-        keys = cfg.INFERENCE
-        if keys.PREPARE and not isinstance(model, PreparedModel):
-            model = prepare_model(model, precision=keys.PRECISION, compile=keys.COMPILE)
+        """See :meth:`DefaultTrainer.test`; on a copy of the model that is prepared as
+        ``cfg.INFERENCE`` says."""
+        if cfg.INFERENCE.PREPARE and not isinstance(model, PreparedModel):
+            model = _prepared(cfg, model)
         return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """COCO's metrics, with each test set's results in a folder of its own.
 
-        Detectron2's train_net uses one folder for all, so that the proposals of the training set
-        and those of the validation set overwrite each other.
+        Detectron2's train_net uses one folder for all test sets, in which the proposals of the
+        training set and of the validation set would overwrite each other.
         """
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         if cfg.MODEL.META_ARCHITECTURE == "MaskProposalNetwork":
             return MaskRecallEvaluator(dataset_name, output_dir=folder)
         return ResultsWritingCOCOEvaluator(dataset_name, output_dir=folder)
+
+
+# Compiled copies of the models that are trained, by model. Compiling one takes up to a minute, and
+# an evaluation during the training comes back with the same model and other weights.
+_COMPILED: weakref.WeakKeyDictionary[nn.Module, PreparedModel] = weakref.WeakKeyDictionary()
+
+
+def _prepared(cfg: CfgNode, model: nn.Module) -> PreparedModel:
+    """A prepared copy of a model as it is now; only a compiled one is kept in memory."""
+    keys = cfg.INFERENCE
+    if not keys.COMPILE:
+        return prepare_model(model, precision=keys.PRECISION)
+    kept = _COMPILED.get(model)
+    if kept is not None and kept.dtype == PRECISIONS[keys.PRECISION]:
+        kept.load_weights(prepare_model(model, precision=keys.PRECISION))
+    else:
+        kept = prepare_model(model, precision=keys.PRECISION, compile=True)
+        _COMPILED[model] = kept
+    return kept
+
+
+def _with_seed(cfg: CfgNode, seed: int | None = None) -> CfgNode:
+    """A config with a seed from 0 on, the same in all processes: ``seed``, the config's or a drawn
+    one."""
+    if seed is None:
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    cfg = changed(cfg, {"SEED": seed})
+    cfg.freeze()
+    return cfg
+
+
+def _wrapped(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """The model, for several processes wrapped as Detectron2 does, on CPUs too."""
+    device_ids = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
+    return create_ddp_model(model, broadcast_buffers=False, **device_ids)
+
+
+def _step_class(cfg: CfgNode) -> type[SimpleTrainer]:
+    """The class of the object that makes a step; in mixed precision with ``SOLVER.AMP.ENABLED``."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return SimpleTrainer
+    if cfg.MODEL.DEVICE.startswith("cuda"):
+        return AMPTrainer
+    return CPUAutocastTrainer if cpu_has_bfloat16() else SimpleTrainer
+
+
+@contextlib.contextmanager
+def _naming(key: str, complaint: str, method: str) -> Iterator[None]:
+    """Name the key if Detectron2 does not know its value, which a trainer's method may extend."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith(complaint):
+            raise
+        raise UserError(
+            f"{key}: {error}; name one of Detectron2's, or build yours in a Trainer's {method}"
+        ) from error
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """A filter of Detectron2's log: a user's error is logged as its sentence."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, UserError):
+        record.msg, record.args = "Training stopped: %s", (error,)
+        record.exc_info = record.exc_text = None
+    return not isinstance(error, FloatingPointError)  # which becomes one

@@ -1,4 +1,4 @@
-"""The paper's experiments: runs, tables, claims, reports, 4-step training, pretraining."""
+"""The paper's experiments: runs, tables, claims, reports, 4-step training and pretraining."""
 
 from .four_step import FourStep, proposal_opts
 from .reproduction import Reproduction

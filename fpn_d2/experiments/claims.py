@@ -1,4 +1,4 @@
-"""Whether the order of rows that the paper reports is found again, beyond the seeds' noise."""
+"""Whether rows come out in the order that the paper reports, beyond the noise of the seeds."""
 
 import dataclasses
 import math
@@ -9,9 +9,18 @@ from typing import Any
 
 from .tables import Claim, Table
 
-__all__ = ["DASH", "Pair", "Summary", "Verdict", "check_claim", "format_metric", "summarize"]
+__all__ = [
+    "DASH",
+    "Pair",
+    "Summaries",
+    "Summary",
+    "Verdict",
+    "check_claim",
+    "format_metric",
+    "summarize",
+]
 
-DASH = "\N{EN DASH}"  # for a number that is not there
+DASH = "\N{EN DASH}"  # Stands for a missing number.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +28,10 @@ class Summary:
     """A metric of a row over its seeds.
 
     Args:
-        mean: over the seeds that have it.
-        deviation: the sample standard deviation; None for one seed.
-        count: how many seeds have it.
-        by_seed: the metric at each seed.
+        mean: the mean over the seeds that have the metric.
+        deviation: the sample standard deviation; None for a single seed.
+        count: the number of seeds that have the metric.
+        by_seed: the metric of each seed.
     """
 
     mean: float
@@ -31,20 +40,24 @@ class Summary:
     by_seed: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
 
+# By row and metric.
+Summaries = Mapping[str, Mapping[str, Summary]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """Two rows of a claim.
 
     Args:
-        above: the row that the claim puts above.
-        below: the row that it puts below.
-        outcome: as in :class:`Verdict`.
-        difference: of the means, above minus below; None where a row is not measured.
-        paper: the same in the paper; None where it has no number.
-        deviations: the difference in pooled standard deviations, where both rows have one.
-        noise: a difference no larger than this may come from the seeds alone.
-        one_seed: a row has a single seed, so that its own noise is not known.
-        share_missed: the difference is too small a share of the paper's.
+        above: the row that the claim puts above the other.
+        below: the other row.
+        outcome: one of the verdicts of :class:`Verdict`.
+        difference: the difference of the means, above minus below; None if a row is not measured.
+        paper: the same difference in the paper; None if it has no number.
+        deviations: the difference in pooled standard deviations, if both rows have one.
+        noise: the seeds alone may make a difference of up to this.
+        one_seed: whether a row has a single seed, so that its own noise is unknown.
+        share_missed: whether the difference is too small a share of the paper's.
     """
 
     above: str
@@ -60,12 +73,12 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What the results say of a claim.
+    """What the results say about a claim.
 
     Args:
         claim: the claim.
         verdict: ``"holds"``, ``"does not hold"``, ``"within noise"`` or ``"not measured"``.
-        detail: a sentence with the pairs that decided it.
+        detail: a sentence with the pairs that decided the verdict.
         pairs: all pairs of rows that the claim compares.
     """
 
@@ -76,21 +89,21 @@ class Verdict:
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, dict[str, Summary]]:
-    """Mean and standard deviation over the seeds.
+    """Compute mean and standard deviation over the seeds.
 
     Args:
-        results: a table's results, as the runner writes them.
+        results: the content of a table's results file.
 
     Returns:
-        a summary for each row and metric with at least one finite number. ``seconds`` are those
-        among a seed's metrics, else what its training took.
+        by row and metric, a summary of the finite numbers, if there are any. ``seconds`` are those
+        among a seed's metrics, or else the seconds of its training.
     """
     values: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in results.get("rows") or []:
         for number, seed in enumerate(row.get("seeds") or []):
             metrics = {"seconds": seed.get("seconds"), **(seed.get("metrics") or {})}
             for metric, value in metrics.items():
-                # bool is an int, and evaluations write NaN where there are no objects of a size
+                # Evaluations write NaN where there are no objects of a size.
                 if isinstance(value, int | float) and math.isfinite(value):
                     values[str(row["row"])][metric][seed.get("seed", number)] = float(value)
     return {
@@ -105,24 +118,23 @@ def _summary(by_seed: Mapping[int, float]) -> Summary:
     return Summary(statistics.fmean(numbers), deviation, len(numbers), by_seed)
 
 
-def check_claim(claim: Claim, table: Table, results: Mapping[str, Any]) -> Verdict:
-    """Compare the order of rows that the paper reports with the one measured.
+def check_claim(claim: Claim, table: Table, summaries: Summaries) -> Verdict:
+    """Compare the order of rows that the paper reports with the measured one.
 
-    A pair of rows is in order when its difference exceeds two standard errors and the claim's
-    share of the paper's difference. Rows of the same seeds are compared seed by seed, since all
-    rows of a seed start from one network and see the images in one order. A row of one seed is
-    taken to vary as the other row of the pair does; where both have one, nothing is known of the
-    noise and any difference in the right direction counts. The detail says "one seed".
+    A pair of rows is in order if its difference exceeds two standard errors and the claim's share
+    of the paper's difference. Rows with the same seeds are compared seed by seed, since all rows of
+    a seed start from one network and see the images in one order. A row with one seed is taken to
+    vary as the other row of the pair does. If both rows have one seed, the noise is unknown, any
+    difference in the right direction counts, and the detail says "one seed".
 
     Args:
-        claim: one of the table's.
+        claim: one of the table's claims.
         table: the table, with the paper's numbers.
-        results: its results, as the runner writes them.
+        summaries: the table's results; see :func:`summarize`.
 
     Returns:
-        the verdict. One pair in the opposite order refutes a claim, whatever is missing.
+        the verdict. A single pair in the opposite order refutes a claim, whatever is missing.
     """
-    summaries = summarize(results)
     pairs = tuple(
         _pair(claim, table, summaries, above, below)
         for upper, lower in zip(claim.order, claim.order[1:], strict=False)
@@ -136,13 +148,7 @@ def check_claim(claim: Claim, table: Table, results: Mapping[str, Any]) -> Verdi
     return Verdict(claim, verdict, _detail(claim, verdict, pairs, summaries), pairs)
 
 
-def _pair(
-    claim: Claim,
-    table: Table,
-    summaries: Mapping[str, Mapping[str, Summary]],
-    above: str,
-    below: str,
-) -> Pair:
+def _pair(claim: Claim, table: Table, summaries: Summaries, above: str, below: str) -> Pair:
     x, y = (summaries.get(row, {}).get(claim.metric) for row in (above, below))
     x_paper, y_paper = (table.rows[row].paper.get(claim.metric) for row in (above, below))
     paper = None if x_paper is None or y_paper is None else x_paper - y_paper
@@ -156,7 +162,7 @@ def _pair(
     noise = _noise(x, y)
     known = noise is not None
     noise = noise or 0.0
-    # "share: 0" asks for nothing, and a tie has no share of a difference
+    # A share of 0 asks for nothing, and a tie has no difference to take a share of.
     asks = bool(claim.share) and not claim.ties and paper is not None
     share_missed = asks and difference < claim.share * paper
     if share_missed or difference < -noise:
@@ -169,25 +175,20 @@ def _pair(
 
 
 def _noise(x: Summary, y: Summary) -> float | None:
-    """Two standard errors of the difference of two means; None where both have one seed."""
+    """Return two standard errors of the difference of two means; None if both have one seed."""
     if x.deviation is None and y.deviation is None:
         return None
     if x.by_seed.keys() == y.by_seed.keys() and x.count > 1:
         differences = [x.by_seed[seed] - y.by_seed[seed] for seed in x.by_seed]
         return 2 * statistics.stdev(differences) / math.sqrt(x.count)
-    # a row of one seed is taken to vary as the other does
+    # A row with one seed is taken to vary as the other does.
     dx = y.deviation if x.deviation is None else x.deviation
     dy = x.deviation if y.deviation is None else y.deviation
     return 2 * math.sqrt(dx**2 / x.count + dy**2 / y.count)
 
 
-def _detail(
-    claim: Claim,
-    verdict: str,
-    pairs: tuple[Pair, ...],
-    summaries: Mapping[str, Mapping[str, Summary]],
-) -> str:
-    """A sentence with the pairs that decided the verdict."""
+def _detail(claim: Claim, verdict: str, pairs: tuple[Pair, ...], summaries: Summaries) -> str:
+    """Write a sentence about the pairs that decided the verdict."""
     decisive = [pair for pair in pairs if pair.outcome == verdict]
     if verdict == "not measured":
         rows = dict.fromkeys(row for pair in decisive for row in (pair.above, pair.below))
@@ -229,13 +230,10 @@ def format_metric(metric: str, value: float | None, *, signed: bool = False) -> 
     """Write a number as the paper would.
 
     Args:
-        metric: its short name; ``anchors`` are written as 47k and fractions of ``seconds`` with
-            three digits.
-        value: the number; None is a dash.
-        signed: with a plus or a minus sign, as a difference.
-
-    Returns:
-        the text.
+        metric: the metric's short name; ``anchors`` are written as 47k, and ``seconds`` below 10
+            with three digits.
+        value: the number; None becomes a dash.
+        signed: whether to write a plus sign too, as for a difference.
     """
     if value is None:
         return DASH
@@ -249,5 +247,5 @@ def format_metric(metric: str, value: float | None, *, signed: bool = False) -> 
     else:
         text = f"{size:.1f}"
     sign = "\N{MINUS SIGN}" if value < 0 else "+" if signed else ""
-    # what rounds to nothing has no sign
+    # A number that rounds to zero has no sign.
     return text if not float(text.rstrip("k")) else sign + text

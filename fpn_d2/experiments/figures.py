@@ -1,4 +1,4 @@
-"""A table's results as figures, in SVG that stands inside a page."""
+"""A table's results as figures, in SVG for a page."""
 
 import dataclasses
 import itertools
@@ -13,12 +13,12 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..visualization import PALETTE
 from ..visualization.charts import Chart, new_axes, to_svg
-from .claims import Summary, summarize
+from .claims import Summaries, summarize
 from .tables import Row, Table
 
 __all__ = ["Chart", "RowStyle", "draw_charts", "row_styles"]
 
-# Yellow is faint on white and comes last.
+# Yellow comes last, since it is faint on white.
 _COLORS = tuple(PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 3))
 _LINES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)), (0, (8, 2)), (0, (2, 1)))
 _MARKERS = "os^Dv*P"
@@ -27,7 +27,7 @@ _COUNTS = {"AR10": 10, "AR30": 30, "AR100": 100, "AR300": 300, "AR1k": 1000}
 
 @dataclasses.dataclass(frozen=True)
 class RowStyle:
-    """How a row looks in all figures, in colour and in grey.
+    """How a row looks in all figures, whether printed in colour or in grey.
 
     Args:
         color: as ``#RRGGBB``.
@@ -41,13 +41,13 @@ class RowStyle:
 
 
 def row_styles(rows: Mapping[str, Row] | Iterable[str]) -> dict[str, RowStyle]:
-    """The look of each row, which depends on its place in the table alone.
+    """Return the look of each row, which depends only on its place in the table.
 
     Args:
-        rows: a table's rows, or names in their order.
+        rows: a table's rows, or their names in order.
 
     Returns:
-        by name; a row that stands beside another looks like that one.
+        the looks by name; a row beside another one looks like that one.
     """
     owners = {
         name: (rows[name].beside if isinstance(rows, Mapping) else "") or name for name in rows
@@ -61,15 +61,15 @@ def row_styles(rows: Mapping[str, Row] | Iterable[str]) -> dict[str, RowStyle]:
 
 
 def draw_charts(table: Table, results: Mapping[str, Any]) -> list[Chart]:
-    """Draw what the results have numbers for.
+    """Draw the figures that the results have numbers for.
 
     Args:
         table: the table.
-        results: its results, as the runner writes them.
+        results: the content of its results file.
 
     Returns:
-        of these, those that can be drawn: AR against the number of proposals, the metric by
-        object size beside the paper's, the losses.
+        up to three figures: AR against the number of proposals, the metric by object size beside
+        the paper's, and the losses.
     """
     summaries = summarize(results)
     charts = [
@@ -88,8 +88,8 @@ def _label(table: Table, name: str) -> str:
     return f"{name}: {table.rows[name].name}"
 
 
-def _draw_recall(table: Table, summaries: Mapping[str, Mapping[str, Summary]]) -> Chart | None:
-    """AR against the number of proposals."""
+def _draw_recall(table: Table, summaries: Summaries) -> Chart | None:
+    """Draw AR against the number of proposals."""
     styles = row_styles(table.rows)
     figure, axes = new_axes()
     for name in _own_rows(table):
@@ -114,16 +114,15 @@ def _draw_recall(table: Table, summaries: Mapping[str, Mapping[str, Summary]]) -
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("proposals of an image")
     axes.set_ylabel("AR")
-    _legend_below(figure, axes)
-    return Chart(
+    return _chart(
+        figure, "recall", "average recall against the number of proposals, by row",
         "Recall against the number of proposals",
         "Mean over the seeds; the band is one standard deviation to each side.",
-        to_svg(figure, "recall", "average recall against the number of proposals, by row"),
-    )
+    )  # fmt: skip
 
 
-def _draw_sizes(table: Table, summaries: Mapping[str, Mapping[str, Summary]]) -> Chart | None:
-    """Bars of the metric by object size, the paper's lighter and hatched beside ours."""
+def _draw_sizes(table: Table, summaries: Summaries) -> Chart | None:
+    """Draw bars of the metric by object size, ours filled and the paper's hatched."""
     stem = next((metric[:-2] for metric in table.metrics if metric.endswith("_s")), "")
     metrics = [f"{stem}_{size}" for size in "sml"]
     names = [n for n in _own_rows(table) if any(m in summaries.get(n, {}) for m in metrics)]
@@ -134,12 +133,20 @@ def _draw_sizes(table: Table, summaries: Mapping[str, Mapping[str, Summary]]) ->
     width = 0.84 / len(names)
     for i, name in enumerate(names):
         left = np.arange(3) - 0.42 + i * width
-        paper = table.rows[name].paper
-        _draw_bars(
-            axes, left, width, [summaries[name].get(m) for m in metrics],
-            [paper.get(m, 0.0) for m in metrics], styles[name], _label(table, name),
+        ours = [summaries[name].get(metric) for metric in metrics]
+        paper = [table.rows[name].paper.get(metric, 0.0) for metric in metrics]
+        color = styles[name].color
+        axes.bar(
+            left, [summary.mean if summary else 0.0 for summary in ours], width * 0.5,
+            align="edge", color=color, label=_label(table, name),
+            yerr=[(summary.deviation or 0.0) if summary else 0.0 for summary in ours],
+            error_kw={"lw": 0.9, "ecolor": "#222222"},
         )  # fmt: skip
-        for x in left + width * 0.45 if len(name) == 1 else ():  # the row's letter, for grey
+        axes.bar(
+            left + width * 0.5, paper, width * 0.36, align="edge", facecolor="white",
+            edgecolor=color, hatch="////", linewidth=0.8,
+        )  # fmt: skip
+        for x in left + width * 0.45 if len(name) == 1 else ():  # The row's letter, for grey.
             axes.annotate(
                 name, (x, 0), (0, -3), textcoords="offset points", ha="center", va="top",
                 fontsize=8, color="#444444", annotation_clip=False,
@@ -147,37 +154,15 @@ def _draw_sizes(table: Table, summaries: Mapping[str, Mapping[str, Summary]]) ->
     axes.set_xticks(range(3), ["small", "medium", "large"])
     axes.tick_params(axis="x", length=0, pad=14)
     axes.set_ylabel(stem)
-    _legend_below(figure, axes)
-    return Chart(
+    return _chart(
+        figure, "sizes", f"{stem} of small, medium and large objects, by row",
         f"{stem} by the size of objects",
         "Filled: ours, with one standard deviation. Hatched: the paper's.",
-        to_svg(figure, "sizes", f"{stem} of small, medium and large objects, by row"),
-    )
-
-
-def _draw_bars(
-    axes: Axes,
-    left: np.ndarray,
-    width: float,
-    ours: list[Summary | None],
-    paper: list[float],
-    style: RowStyle,
-    label: str,
-) -> None:
-    axes.bar(
-        left, [summary.mean if summary else 0.0 for summary in ours], width * 0.5, align="edge",
-        color=style.color, label=label,
-        yerr=[(summary.deviation or 0.0) if summary else 0.0 for summary in ours],
-        error_kw={"lw": 0.9, "ecolor": "#222222"},
-    )  # fmt: skip
-    axes.bar(
-        left + width * 0.5, paper, width * 0.36, align="edge", facecolor="white",
-        edgecolor=style.color, hatch="////", linewidth=0.8,
     )  # fmt: skip
 
 
 def _draw_losses(table: Table, results: Mapping[str, Any]) -> Chart | None:
-    """The total loss over the iterations."""
+    """Draw the total loss over the iterations."""
     styles = row_styles(table.rows)
     curves: dict[str, list[dict[int, float]]] = {}
     for row in results.get("rows") or []:
@@ -205,12 +190,10 @@ def _draw_losses(table: Table, results: Mapping[str, Any]) -> Chart | None:
     axes.set_xlabel("iteration")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_ylabel("total loss")
-    _legend_below(figure, axes)
-    return Chart(
-        "Training loss",
-        "Mean over the seeds, as Detectron2 logs it; the axis is logarithmic.",
-        to_svg(figure, "losses", "total training loss against the iteration, by row"),
-    )
+    return _chart(
+        figure, "losses", "total training loss against the iteration, by row",
+        "Training loss", "Mean over the seeds, as Detectron2 logs it; the axis is logarithmic.",
+    )  # fmt: skip
 
 
 def _plot(
@@ -222,11 +205,13 @@ def _plot(
     )  # fmt: skip
 
 
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    # as wide as the figure, two columns hold this many letters each
+def _chart(figure: Figure, prefix: str, description: str, title: str, caption: str) -> Chart:
+    """Finish a figure with a legend below its only axes."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    # In a figure of this width each of two columns holds this many letters.
     columns = 2 if max(map(len, labels), default=0) <= 34 else 1
     figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
         handlelength=3.2,
     )  # fmt: skip
+    return Chart(title, caption, to_svg(figure, prefix, description))

@@ -1,10 +1,11 @@
-"""A start for the bottom-up network where ImageNet's is not to be had.
+"""A start for the bottom-up network that does not need ImageNet.
 
 Every row of the paper starts from a network that classifies ImageNet. This module trains one to
 classify the objects of a COCO-format data set, cut out and resized, and writes it in the form of
 the ImageNet checkpoints of Detectron2's model zoo, so that ``MODEL.WEIGHTS`` takes it.
 
-Shape shorthand: B crops in a batch, K classes and the background behind them, S x S pixels.
+Shape shorthand: M crops, B of them in a batch; K classes and, after them, the background; S x S
+pixels.
 """
 
 import logging
@@ -17,16 +18,17 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.layers import ShapeSpec
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from PIL import Image
 from torch import Tensor, nn
 from tqdm import trange
 
+from ..config import changed
 from ..data import load_train_dataset
 from ..data.images import read_sound_image
-from ..engine.autocast import cpu_has_bfloat16
+from ..engine.hooks import cpu_has_bfloat16
 from ..utils.errors import UserError
 from ..utils.files import replace_file
 
@@ -35,19 +37,19 @@ __all__ = ["CropClassifier", "cut_crops", "pretrain_backbone"]
 logger = logging.getLogger(__name__)
 
 CROP_SIZE = 64
-# A crop shows the object's surroundings, and leaves room to shift it while training.
+# A crop shows the object's surroundings and leaves room to shift it in training.
 CONTEXT = 1.5
 _CUT_SIZE = CROP_SIZE * 5 // 4
 
 
 class CropClassifier(nn.Module):
-    """A bottom-up network, average pooling and a linear layer: the network of ImageNet training."""
+    """The network of ImageNet training: a bottom-up network, average pooling, a linear layer."""
 
     def __init__(self, bottom_up: nn.Module, num_classes: int):
         """
         Args:
-            bottom_up: a Detectron2 backbone; its coarsest output is classified.
-            num_classes: K + 1.
+            bottom_up: a Detectron2 backbone, whose coarsest output is classified.
+            num_classes: the number of classes with the background, K + 1.
         """
         super().__init__()
         self.bottom_up = bottom_up
@@ -56,26 +58,26 @@ class CropClassifier(nn.Module):
         self.linear = nn.Linear(shapes[self.feature].channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, S, S) normalised pixels to (B, K + 1) logits."""
+        """Map (B, 3, S, S) normalized pixels to (B, K + 1) logits."""
         return self.linear(self.bottom_up(x)[self.feature].mean(dim=(2, 3)))
 
 
 def cut_crops(
     records: list[dict[str, Any]], image_format: str, num_classes: int, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Cut every object, and as many places without one, out of a data set's images.
+    """Cut every object out of a data set's images, and about as many places without one.
 
     Args:
         records: images in Detectron2's format, with annotations.
         image_format: ``cfg.INPUT.FORMAT``.
-        num_classes: K; the background gets this number.
-        seed: decides the places of the background.
+        num_classes: K, which is the background's number.
+        seed: the seed of the background's places.
 
     Returns:
-        (M, 3, S', S') uint8 crops, larger than S by the room for shifts, and (M,) int64 classes.
+        (M, 3, S', S') uint8 crops, where S' is S and the room for shifts, and (M,) int64 classes.
 
     Raises:
-        UserError: where an image cannot be read, or none has an object.
+        UserError: if an image cannot be read, or none has an object.
     """
     rng = np.random.default_rng(seed)
     crops, classes = [], []
@@ -97,7 +99,7 @@ def cut_crops(
 def _background_boxes(
     rng: np.random.Generator, boxes: np.ndarray, height: int, width: int
 ) -> np.ndarray:
-    """As many boxes of the objects' sizes elsewhere; those that meet an object are left out."""
+    """Draw a box of each object's size elsewhere, and leave out those that meet an object."""
     sides = boxes[:, 2:] - boxes[:, :2]
     room = np.maximum([width, height] - sides, 0)
     corners = rng.uniform(0, 1, sides.shape) * room
@@ -108,7 +110,7 @@ def _background_boxes(
 
 
 def _cut(image: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The square around a box with its context, resized; beyond the image it is black."""
+    """Cut the square around a box and its context, and resize it; black beyond the image."""
     center, half = (box[:2] + box[2:]) / 2, max(*(box[2:] - box[:2]), 2) * CONTEXT / 2
     corners = (*(center - half), *(center + half))
     picture = Image.fromarray(image).transform(
@@ -128,10 +130,11 @@ def pretrain_backbone(
         iterations, batch_size, lr: the schedule; the learning rate falls as a half cosine.
 
     Returns:
-        the share of the last tenth's crops that were classified correctly, of 0 to 1.
+        the share, 0 to 1, of crops that were classified correctly in the last tenth of iterations.
 
     Raises:
-        UserError: where the data set or one of its images cannot be read.
+        UserError: if the data set or one of its images cannot be read, or if a layer of the
+            network is frozen.
     """
     if iterations < 1:
         raise UserError(f"--iterations is {iterations}: give 1 or more")
@@ -140,9 +143,10 @@ def pretrain_backbone(
     crops, classes = cut_crops(records, cfg.INPUT.FORMAT, num_classes)
     logger.info("%d crops of %d images", len(crops), len(records))
     name = cfg.MODEL.FPN.BOTTOM_UP
-    with torch.random.fork_rng():  # the weights too are the seed's, and no caller's draws change
+    with torch.random.fork_rng():  # The seed decides the weights, and no caller's draws change.
         torch.manual_seed(max(cfg.SEED, 0))
         bottom_up = BACKBONE_REGISTRY.get(name)(_trainable(cfg), ShapeSpec(channels=3))
+        _check_trainable(bottom_up, name)
         model = CropClassifier(bottom_up, num_classes + 1)
     model = model.to(memory_format=torch.channels_last)
     accuracy = _train(model, crops, classes, cfg, iterations, batch_size, lr)
@@ -151,14 +155,28 @@ def pretrain_backbone(
 
 
 def _trainable(cfg: CfgNode) -> CfgNode:
-    """The config under which the bottom-up network is whole and learns from random weights."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
-    if cfg.MODEL.RESNETS.NORM == "FrozenBN":
-        cfg.MODEL.RESNETS.NORM = "BN"  # the same keys, with statistics that are learned
-    return cfg
+    """Return the config of a whole bottom-up network that learns from random weights."""
+    values = {"MODEL.BACKBONE.FREEZE_AT": 0, "MODEL.RESNETS.OUT_FEATURES": ["res5"]}
+    for name, section in cfg.MODEL.items():
+        # RESNETS, REGNETS and, by the same convention, the sections of other backbones.
+        if isinstance(section, CfgNode) and section.get("NORM") == "FrozenBN":
+            values[f"MODEL.{name}.NORM"] = "BN"  # The same keys, with statistics that are learned.
+    return changed(cfg, values)
+
+
+def _check_trainable(bottom_up: nn.Module, name: str) -> None:
+    """Refuse a network of which a layer cannot leave its random weights.
+
+    Raises:
+        UserError: naming the layer.
+    """
+    frozen = [n for n, module in bottom_up.named_modules() if isinstance(module, FrozenBatchNorm2d)]
+    frozen += [n for n, weight in bottom_up.named_parameters() if not weight.requires_grad]
+    if frozen:
+        raise UserError(
+            f"MODEL.FPN.BOTTOM_UP {name} keeps {frozen[0]} frozen ({len(frozen)} in all), so it "
+            "cannot learn from random weights; set its norm to BN and freeze nothing"
+        )
 
 
 def _train(
@@ -197,7 +215,7 @@ def _train(
 
 
 def _augment(crops: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift all by a common step within their margin, and flip one half; to (B, 3, S, S)."""
+    """Shift all crops by one step within their margin and flip half of them, to (B, 3, S, S)."""
     y, x = torch.randint(_CUT_SIZE - CROP_SIZE + 1, (2,), generator=generator).tolist()
     crops = crops[:, :, y : y + CROP_SIZE, x : x + CROP_SIZE]
     half = len(crops) // 2
@@ -205,7 +223,7 @@ def _augment(crops: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _save(bottom_up: nn.Module, path: str) -> None:
-    """Write the weights as Detectron2's converted ImageNet checkpoints have them."""
+    """Write the weights in the form of Detectron2's converted ImageNet checkpoints."""
     weights = {name: value.cpu().numpy() for name, value in bottom_up.state_dict().items()}
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with replace_file(path, "wb") as file:

@@ -2,20 +2,21 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jinja2
 from markupsafe import Markup, escape
+from tabulate import tabulate
 
 from ..utils.files import replace_file
 from ..visualization.pages import data_url, page_environment
-from .claims import DASH, Verdict, check_claim, format_metric
+from .claims import DASH, Summaries, Summary, Verdict, check_claim, format_metric, summarize
 from .examples import Example
 from .figures import draw_charts, row_styles
-from .sheet import describe, differences, footnotes, known_rows, sheet
 from .tables import Table
 
-__all__ = ["markdown_table", "write_report"]
+__all__ = ["markdown_report", "markdown_table", "write_report"]
 
 _MARKS = {
     "holds": "\N{CHECK MARK}",
@@ -23,82 +24,250 @@ _MARKS = {
     "within noise": "\N{ALMOST EQUAL TO}",
     "not measured": DASH,
 }
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+class Cell(NamedTuple):
+    """A number as texts: ours, its deviation and the paper's, empty where missing."""
+
+    ours: str
+    deviation: str = ""
+    paper: str = ""
+    best: bool = False
+
+    def __str__(self) -> str:
+        ours = f"**{self.ours}**" if self.best else self.ours
+        ours += f" ± {self.deviation}" if self.deviation else ""
+        return f"{ours} ({self.paper})" if self.paper else ours
+
+
+class Line(NamedTuple):
+    """A line of a table: the row's key and name, a footnote's mark, and the numbers."""
+
+    row: str
+    name: str
+    mark: str
+    cells: list[Cell]
+
+    @property
+    def texts(self) -> list[str]:
+        """The line's cells in Markdown."""
+        return [f"{self.row}{self.mark}", self.name, *map(str, self.cells)]
 
 
 def write_report(
     table: Table, results: Mapping[str, Any], folder: str, examples: Sequence[Example] = ()
 ) -> list[str]:
-    """Write a table's report.
+    """Write a table's report as Markdown and as a page.
 
     Args:
         table: the table.
-        results: its results, as the runner writes them; rows and numbers may be missing.
-        folder: where to; made where it is missing.
+        results: the content of its results file; rows and numbers may be missing.
+        folder: the folder to write into, which is made if it is missing.
         examples: pictures for the page.
 
     Returns:
         the two files, ``table<N>.md`` and ``table<N>.html``.
     """
+    context = _context(table, results)
+    texts = {
+        "md": _markdown(context),
+        "html": _environment()
+        .get_template("report.html.j2")
+        .render(
+            **context,
+            colors={name: style.color for name, style in row_styles(table.rows).items()},
+            charts=[(chart, Markup(chart.svg)) for chart in draw_charts(table, results)],
+            examples=[(example, data_url(example.picture)) for example in examples],
+        ),
+    }
     os.makedirs(folder, exist_ok=True)
     paths = []
-    for ending, text in (
-        ("md", _markdown(table, results)),
-        ("html", _html(table, results, examples)),
-    ):
+    for ending, text in texts.items():
         paths.append(os.path.join(folder, f"table{table.table}.{ending}"))
         with replace_file(paths[-1], encoding="utf-8") as file:
             file.write(text)
     return paths
 
 
+def markdown_report(table: Table, results: Mapping[str, Any]) -> str:
+    """Return the Markdown of :func:`write_report`."""
+    return _markdown(_context(table, results))
+
+
 def markdown_table(table: Table, results: Mapping[str, Any]) -> str:
-    """The table in Markdown: each number ours, with its deviation, and the paper's in brackets.
+    """Return the part of :func:`markdown_report` that other pages show: numbers and claims.
+
+    A cell has our number with its deviation and, in brackets, the paper's; the best number of a
+    column is in bold. Footnotes and the verdicts on the paper's claims follow.
 
     Args:
         table: the table.
-        results: its results, as the runner writes them; rows and numbers may be missing.
-
-    Returns:
-        lines of Markdown, with the best number of each column in bold and footnotes below.
+        results: the content of its results file; rows and numbers may be missing.
     """
-    columns, lines = sheet(table, results)
-    text = _grid(
-        ["", "row", *(column.header for column in columns)],
-        ([f"{line.row}{line.mark}", line.name, *map(str, line.cells)] for line in lines),
-    )
-    return "\n\n".join([text, *footnotes(table, results).values()]) + "\n"
+    return _markdown(_context(table, results), is_part=True)
 
 
-def _comparability(table: Table, results: Mapping[str, Any]) -> str:
-    """What of the paper's numbers these can be compared with."""
-    if table.kind == "timing":
-        return (
-            "The paper's seconds are of an NVIDIA M40 and R-50 (R-101 where a row says so) on "
-            "COCO: compare ratios and orders, not seconds."
+def _markdown(context: Mapping[str, Any], *, is_part: bool = False) -> str:
+    template = _environment().overlay(autoescape=False).get_template("report.md.j2")
+    commands = [[*list(run.values())[:-1], f"`{run['command']}`"] for run in context["runs"]]
+    return template.render(**context, commands=commands, is_part=is_part).strip() + "\n"
+
+
+def _environment() -> jinja2.Environment:
+    environment = page_environment(os.path.dirname(__file__))
+    environment.filters.update(metric=_metric_html, header=_header)
+    environment.globals["pipe_table"] = _pipe_table
+    return environment
+
+
+def _context(table: Table, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything that both templates show, computed once."""
+    summaries = summarize(results)
+    claims = table.claims_at(results.get("scale", ""))
+    verdicts = [check_claim(claim, table, summaries) for claim in claims]
+    columns, lines, notes = _sheet(table, results, summaries)
+    metrics = [metric for metric in table.metrics if metric != "anchors"]
+    return {
+        "table": table,
+        "introduction": _introduction(table, results),
+        "summary": _summary_of(verdicts),
+        "comparability": _comparability(table, results),
+        "columns": columns,
+        "lines": lines,
+        "footnotes": notes,
+        "metrics": metrics,
+        "differences": _differences(table, metrics, summaries),
+        "verdicts": verdicts,
+        "marks": _MARKS,
+        "facts": _facts(results),
+        "runs": _runs(table, results),
+    }
+
+
+def _sheet(
+    table: Table, results: Mapping[str, Any], summaries: Summaries
+) -> tuple[list[tuple[str, str]], list[Line], list[str]]:
+    """Return the table's columns, each a metric and a note, its lines and its footnotes.
+
+    A row that stands beside another one gives that one's line further columns.
+    """
+    here = table.rows_at(results.get("scale", ""))
+    rows = [name for name in table.rows if name in here or name in summaries] or list(table.rows)
+    names = [name for name in rows if not table.rows[name].beside]
+    beside: dict[str, dict[str, str]] = {}
+    for name in rows:
+        if table.rows[name].beside:
+            beside.setdefault(table.rows[name].name, {})[table.rows[name].beside] = name
+    own = {name: name for name in names}
+    # The header tells the two kinds of seconds apart. The last item: which row each line shows.
+    columns = [(m, "an image" if m == "seconds" else "", own) for m in table.metrics]
+    headline = table.claims[0].metric if table.claims else table.metrics[-1]
+    columns += [(headline, note, shown) for note, shown in beside.items()]
+    if "seconds" not in table.metrics:
+        columns.append(("seconds", "training", own))
+    cells = [
+        _cells(table, summaries, metric, [shown.get(name, "") for name in names])
+        for metric, _, shown in columns
+    ]
+    notes = _footnotes(table, results)
+    marks = {name: _superscript(i) for i, name in enumerate(notes, start=1)}
+    lines = [
+        Line(name, table.rows[name].name, marks.get(name, ""), [column[i] for column in cells])
+        for i, name in enumerate(names)
+    ]
+    texts = [f"{marks[name]} {note}" for name, note in notes.items()]
+    return [(metric, note) for metric, note, _ in columns], lines, texts
+
+
+def _cells(table: Table, summaries: Summaries, metric: str, names: list[str]) -> list[Cell]:
+    """Return a column's cells, one for each row; a line without a row has the name "".
+
+    The best of two or more is marked where one direction is better.
+    """
+    ours = [summaries.get(name, {}).get(metric) for name in names]
+    papers = [table.rows[name].paper.get(metric) if name else None for name in names]
+    means = [summary.mean for summary in ours if summary]
+    best = ""
+    if len(means) > 1 and metric not in ("anchors", "seconds"):
+        best = format_metric(metric, max(means))
+    elif len(means) > 1 and table.kind == "timing":
+        best = format_metric(metric, min(means))
+    cells = []
+    for summary, paper in zip(ours, papers, strict=True):
+        text = format_metric(metric, summary.mean if summary else None)
+        has_paper = any(number is not None for number in papers)
+        cells.append(
+            Cell(
+                text,
+                _deviation(metric, summary, text),
+                format_metric(metric, paper) if has_paper else "",
+                best=summary is not None and text == best,
+            )
         )
-    networks = "The paper's numbers are of R-50 (R-101 where a row says so) on COCO"
-    if results.get("scale") == "paper" and str(results.get("dataset", "")).startswith("coco"):
-        return f"{networks}, as these are."
-    return (
-        f"{networks}. These are of a smaller network on other data, so that only differences "
-        "between rows and their order can be compared with the paper, not the numbers themselves."
-    )
+    return cells
 
 
-def _summary_of(verdicts: Sequence[Verdict]) -> str:
-    """How many claims hold, in a sentence."""
-    if not verdicts:
+def _deviation(metric: str, summary: Summary | None, mean: str) -> str:
+    """Return the deviation with as many digits as the mean."""
+    if summary is None or summary.deviation is None or metric == "anchors":
         return ""
-    counts = {mark: sum(v.verdict == mark for v in verdicts) for mark in _MARKS}
-    rest = [f"{count} {mark}" for mark, count in counts.items() if count and mark != "holds"]
-    rest = [text.replace("does not", "do not") if text[:2] != "1 " else text for text in rest]
-    text = f"{counts['holds']} of the paper's {len(verdicts)} claims hold"
-    return f"{text} ({', '.join(rest)})." if rest else f"{text}."
+    return f"{summary.deviation:.{len(mean.partition('.')[2])}f}"
+
+
+def _differences(table: Table, metrics: list[str], summaries: Summaries) -> list[Line]:
+    """Return each row minus the first claim's first row, or minus the row that it stands beside."""
+    first = table.claims[0].order[0][0] if table.claims else next(iter(table.rows))
+    lines = []
+    for name, row in table.rows.items():
+        other = row.beside or first
+        if name == other or name not in summaries:
+            continue
+        cells = []
+        for metric in metrics:
+            x, y = (summaries.get(n, {}).get(metric) for n in (name, other))
+            x_paper, y_paper = (table.rows[n].paper.get(metric) for n in (name, other))
+            ours = x.mean - y.mean if x and y else None
+            paper = None if x_paper is None or y_paper is None else x_paper - y_paper
+            ours, paper = (format_metric(metric, value, signed=True) for value in (ours, paper))
+            cells.append(Cell(ours, paper=paper))
+        title = f"{row.name}, {row.beside}" if row.beside else row.name
+        lines.append(Line(f"{name} \N{MINUS SIGN} {other}", title, "", cells))
+    return lines
+
+
+def _known_rows(table: Table, results: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of the results that the table has."""
+    return (row for row in results.get("rows") or [] if row.get("row") in table.rows)
+
+
+def _footnotes(table: Table, results: Mapping[str, Any]) -> dict[str, str]:
+    """Return, by line, which seeds were run elsewhere than the rest or with random weights."""
+    notes: dict[str, list[str]] = {}
+    for row in _known_rows(table, results):
+        seeds = []
+        for seed in row.get("seeds") or []:
+            what = []
+            if seed.get("commit") not in (None, results.get("commit")):
+                what.append(f"commit {seed['commit']}")
+            if seed.get("machine") not in (None, results.get("machine")):
+                what.append(_describe(seed["machine"]))
+            versions, common = seed.get("versions") or {}, results.get("versions") or {}
+            what += [f"{k} {v}" for k, v in versions.items() if v != common.get(k)]
+            if (seed.get("metrics") or {}).get("trained") == 0:
+                what.append("random weights")
+            if what:
+                seeds.append(f"seed {seed.get('seed', DASH)} on {', '.join(what)}")
+        if seeds:
+            # A row beside another one is marked in that one's line.
+            line = table.rows[row["row"]].beside or row["row"]
+            notes.setdefault(line, []).append(f"row {row['row']}: {'; '.join(seeds)}")
+    return {line: f"{'; '.join(parts)}." for line, parts in notes.items()}
 
 
 def _introduction(table: Table, results: Mapping[str, Any]) -> str:
-    """What was trained, and on what."""
-    rows = [row for row in known_rows(table, results) if row.get("seeds")]
+    """Say what was trained, and on what."""
+    rows = [row for row in _known_rows(table, results) if row.get("seeds")]
     runs = [seed for row in rows for seed in row["seeds"]]
     if not runs:
         return "Nothing of this table has been run yet."
@@ -108,14 +277,52 @@ def _introduction(table: Table, results: Mapping[str, Any]) -> str:
     return (
         f"{len(rows)} of the table's rows were {doing} at the {results.get('scale', DASH)} scale "
         f"on the data set {results.get('dataset', DASH)}, {len(runs)} runs in {total}, on "
-        f"{describe(results.get('machine'))}."
+        f"{_describe(results.get('machine'))}."
     )
 
 
+def _summary_of(verdicts: Sequence[Verdict]) -> str:
+    """Say how many claims hold."""
+    if not verdicts:
+        return ""
+    counts = {mark: sum(v.verdict == mark for v in verdicts) for mark in _MARKS}
+    rest = [f"{count} {mark}" for mark, count in counts.items() if count and mark != "holds"]
+    rest = [text.replace("does not", "do not") if text[:2] != "1 " else text for text in rest]
+    text = f"{counts['holds']} of the paper's {len(verdicts)} claims hold"
+    return f"{text} ({', '.join(rest)})." if rest else f"{text}."
+
+
+def _comparability(table: Table, results: Mapping[str, Any]) -> str:
+    """Say how far these numbers can be compared with the paper's."""
+    if table.kind == "timing":
+        return (
+            "The paper's seconds are of an NVIDIA M40 and R-50 (R-101 where a row says so) on "
+            "COCO: compare ratios and orders, not seconds."
+        )
+    networks = "The paper's numbers are of R-50 (R-101 where a row says so) on COCO"
+    if results.get("scale") == "paper" and str(results.get("dataset", "")).startswith("coco"):
+        return f"{networks}, as these are."
+    return (
+        f"{networks}. These are of a smaller network on other data, so only differences between "
+        "rows and their order can be compared with the paper, not the numbers themselves."
+    )
+
+
+def _facts(results: Mapping[str, Any]) -> dict[str, str]:
+    versions = results.get("versions") or {}
+    return {
+        "scale": str(results.get("scale", DASH)),
+        "data set": str(results.get("dataset", DASH)),
+        "machine": _describe(results.get("machine")),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or DASH,
+        "commit": str(results.get("commit", DASH)),
+    }
+
+
 def _runs(table: Table, results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """How each row of the table was run."""
+    """Return how each row of the table was run."""
     runs = []
-    for row in known_rows(table, results):
+    for row in _known_rows(table, results):
         seeds = row.get("seeds") or []
         if seeds:
             seconds = [seed["seconds"] for seed in seeds if seed.get("seconds") is not None]
@@ -131,85 +338,34 @@ def _runs(table: Table, results: Mapping[str, Any]) -> list[dict[str, str]]:
     return runs
 
 
-def _facts(results: Mapping[str, Any]) -> dict[str, str]:
-    versions = results.get("versions") or {}
-    return {
-        "scale": str(results.get("scale", DASH)),
-        "data set": str(results.get("dataset", DASH)),
-        "machine": describe(results.get("machine")),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or DASH,
-        "commit": str(results.get("commit", DASH)),
-    }
+def _describe(machine: Mapping[str, Any] | str | None) -> str:
+    """Describe a machine in words."""
+    if not isinstance(machine, Mapping):
+        return str(machine or "an unknown machine")
+    parts = [str(machine.get("processor") or "unknown processor")]
+    parts += [f"{machine['cores']} cores"] if machine.get("cores") else []
+    parts += [f"{machine['memory_gib']} GiB"] if machine.get("memory_gib") else []
+    return ", ".join([*parts, " and ".join(map(str, machine.get("gpus") or [])) or "no GPU"])
 
 
-def _markdown(table: Table, results: Mapping[str, Any]) -> str:
-    metrics, others = differences(table, results)
-    verdicts = [
-        check_claim(claim, table, results) for claim in table.claims_at(results.get("scale", ""))
-    ]
-    runs = _runs(table, results)
-    parts = [
-        f"# Table {table.table}. {table.title}",
-        f"{_introduction(table, results)} {_summary_of(verdicts)}",
-        _comparability(table, results),
-        "Ours is the mean over the seeds ± one standard deviation; the paper's is in brackets.",
-        markdown_table(table, results).strip(),
-    ]
-    if others:
-        lines = ([line.row, line.name, *map(str, line.cells)] for line in others)
-        parts += ["## Differences between rows", _grid(["", "row", *metrics], lines)]
-    if verdicts:
-        lines = [
-            f"- {_MARKS[v.verdict]} **{v.verdict}**: {v.claim.claim} ({v.claim.metric}). {v.detail}"
-            for v in verdicts
-        ]
-        parts += ["## What the paper claims", "\n".join(lines)]
-    parts += ["## How it was run", _grid(["", ""], ([k, v] for k, v in _facts(results).items()))]
-    if runs:
-        lines = ([*list(run.values())[:-1], f"`{run['command']}`"] for run in runs)
-        parts.append(_grid(list(runs[0]), lines))
-    return "\n\n".join(parts) + "\n"
+def _header(column: tuple[str, str]) -> str:
+    metric, note = column
+    return f"{metric}, {note}" if note else metric
 
 
-def _grid(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    rows = [header, ["---"] * len(header), *lines]
-    # a stroke within a cell would end it
-    return "\n".join(
-        f"| {' | '.join(c.replace('|', chr(92) + '|') for c in row)} |" for row in rows
-    )
+def _superscript(number: int) -> str:
+    return str(number).translate(_SUPERSCRIPTS)
 
 
-def _html(table: Table, results: Mapping[str, Any], examples: Sequence[Example]) -> str:
-    environment = page_environment(os.path.dirname(__file__))
-    environment.filters["metric"] = _metric_html
-    columns, lines = sheet(table, results)
-    metrics, others = differences(table, results)
-    verdicts = [
-        check_claim(claim, table, results) for claim in table.claims_at(results.get("scale", ""))
-    ]
-    return environment.get_template("report.html.j2").render(
-        table=table,
-        introduction=_introduction(table, results),
-        summary=_summary_of(verdicts),
-        comparability=_comparability(table, results),
-        columns=columns,
-        lines=lines,
-        colors={name: style.color for name, style in row_styles(table.rows).items()},
-        footnotes=list(footnotes(table, results).values()),
-        metrics=metrics,
-        differences=others,
-        verdicts=verdicts,
-        marks=_MARKS,
-        charts=[(chart, Markup(chart.svg)) for chart in draw_charts(table, results)],
-        examples=[(example, data_url(example.picture)) for example in examples],
-        facts=_facts(results),
-        runs=_runs(table, results),
-    )
+def _pipe_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table of texts."""
+    # An unescaped pipe would end its cell.
+    cells = [[text.replace("|", "\\|") for text in row] for row in rows]
+    return tabulate(cells, header, tablefmt="pipe", disable_numparse=True)
 
 
 def _metric_html(metric: str) -> Markup:
-    """``AR1k_s`` as the paper sets it."""
+    """Set ``AR1k_s`` as the paper does."""
     match = re.fullmatch(r"(AR|AP)(\w*?)(?:_([sml]))?", metric)
     if not match:
         return escape(metric)

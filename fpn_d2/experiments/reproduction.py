@@ -1,10 +1,10 @@
-"""Training the rows of a table: which runs a row needs, where they lie, what they have come to.
+"""The runs that a table's rows need: where they lie, how they are trained, what they measured.
 
     <runs>/start_<scale>_seed_<k>.pkl                           what every row of a seed starts from
     <runs>/<data set>/<config>/seed_<k>/                        a run; see experiments/runs.py
     <runs>/<data set>/<config>_on_<RPN's config>/seed_<k>/      a Fast R-CNN on fixed proposals
 
-A run belongs to its config, not to a table, so that tables share what they have in common.
+A run belongs to its config, not to a table, so tables share the runs that they have in common.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import portalocker
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
@@ -27,13 +28,15 @@ from ..data import check_names
 from ..utils.errors import UserError
 from .four_step import FourStep, proposal_opts
 from .pretraining import pretrain_backbone
-from .runs import BusyError, Run, Runner
-from .settings import check_settings_file
+from .runs import BusyError, Run, Runner, read_result
 from .tables import Row, Table, Tables
 
-__all__ = ["Reproduction", "count_anchors", "pick_rows"]
+__all__ = ["PROVENANCE", "Reproduction", "count_anchors", "pick_rows"]
 
 logger = logging.getLogger(__name__)
+
+# What a result says about the place where its run was trained.
+PROVENANCE = ("commit", "machine", "versions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +45,11 @@ class Reproduction:
 
     Args:
         tables: the tables.
-        scale: ``"quick"``, ``"paper"`` or another of the file's.
-        folder: where the runs lie.
+        scale: ``"quick"``, ``"paper"`` or another scale of the file.
+        folder: the folder of all runs.
         runner: what trains a run.
-        dataset: a data set of which ``<dataset>_train`` and ``<dataset>_val`` are registered;
-            empty for the scale's own.
+        dataset: a data set whose ``<dataset>_train`` and ``<dataset>_val`` are registered; if
+            empty, the scale's own.
     """
 
     tables: Tables
@@ -60,131 +63,120 @@ class Reproduction:
         """The data set's name, without its splits."""
         return self.dataset or self.tables.scale(self.scale).dataset
 
+    def run(self, row: Row, seed: int) -> Run:
+        """Return the run that trains a row, which may be done or not."""
+        config = self._config(row)
+        if load_config(config).FOUR_STEP.RPN:
+            return self._four_step(config, seed)
+        if row.proposals:
+            rpn = row.proposals[self.scale]
+            opts = (*self._opts(seed), *proposal_opts(self._plain_run(rpn, seed)))
+            return Run(config, self._folder(config, seed, on=rpn), opts)
+        return self._plain_run(row.configs[self.scale], seed)
+
     def train_row(self, row: Row, seed: int) -> dict[str, Any]:
-        """Train and evaluate a row, with all that it rests on; what is done is only read.
+        """Train and evaluate a row and everything that it rests on; what is done is only read.
 
         Args:
             row: a row that this scale has.
-            seed: of every random number.
+            seed: the seed of every random number.
 
         Returns:
             see :meth:`Runner.train`.
 
         Raises:
-            UserError: where a data set is missing or a training fails.
-            BusyError: where another process trains it.
+            UserError: if a data set is missing or a training fails.
+            BusyError: if another process is training the row.
         """
         self.make_start(seed)
         if row.proposals:
-            rpn = self._run(row.proposals[self.scale], seed)
-            self.runner.train(rpn)
+            rpn = self._plain_run(row.proposals[self.scale], seed)
+            rpn.train(self.runner)
             for dataset in rpn.load_config().DATASETS.TRAIN:
                 self.runner.write_proposals(rpn, dataset)
-        trainable = self.trainable(row, seed)
-        if isinstance(trainable, FourStep):
-            return trainable.train()
-        return self.runner.train(trainable)
-
-    def trainable(self, row: Row, seed: int) -> Run | FourStep:
-        """What trains a row, which may be done or not."""
-        config = self._config(row.configs[self.scale])
-        if load_config(config).FOUR_STEP.RPN:
-            return self._four_step(config, seed)
-        if row.proposals:
-            return self._fast_rcnn(config, row.proposals[self.scale], seed)
-        return self._run(row.configs[self.scale], seed)
-
-    def results(self, table: Table, row: Row) -> dict[int, dict[str, Any]]:
-        """What a row has come to in this table, by seed."""
-        if table.kind == "timing":
-            found = {0: Run("", self.timing_folder(row)).result()}
-        else:
-            found = {seed: self.result(row, seed) for seed in self.seeds(row)}
-        return {seed: result for seed, result in found.items() if result is not None}
-
-    def result(self, row: Row, seed: int) -> dict[str, Any] | None:
-        """What a row's training has come to, or None where it is not done.
-
-        Raises:
-            UserError: where it was trained with other settings than the row has now.
-        """
-        trainable = self.trainable(row, seed)
-        result = trainable.result()
-        if result is not None and isinstance(trainable, Run):
-            check_settings_file(trainable.folder, self.runner.load_config(trainable))
-        return result
-
-    def timing(self, table: Table, row: Row) -> dict[str, float | None]:
-        """The running time of a row that is trained and timed too, where it has been."""
-        if table.kind == "timing" or "seconds" not in table.metrics:
-            return {}
-        result = Run("", self.timing_folder(row)).result()
-        return {"seconds": None} if result is None else self._short_names(result)
-
-    def command(self, row: Row, seed: int) -> str:
-        """The line that trains a row without this package's protocol, its proposals given."""
-        return self.trainable(row, seed).command()
-
-    def inference_folder(self, row: Row, seed: int, dataset: str) -> str:
-        """Where a finished row's predictions lie."""
-        return self.trainable(row, seed).inference_folder(dataset)
-
-    def timing_folder(self, row: Row) -> str:
-        """Where a row's running time is kept, apart from its training."""
-        config = self._config(row.configs[self.scale])
-        return os.path.dirname(self._folder(config, 0)) + "_timing/seed_0"
-
-    def seeds(self, row: Row) -> list[int]:
-        """The seeds that this row has folders of."""
-        trainable = self.trainable(row, 0)
-        parent = os.path.dirname(trainable.folder)
-        names = os.listdir(parent) if os.path.isdir(parent) else []
-        return sorted(int(m[1]) for m in (re.fullmatch(r"seed_(\d+)", n) for n in names) if m)
+        return self.run(row, seed).train(self.runner)
 
     def make_start(self, seed: int) -> str:
-        """Train the network that all rows of a seed start from, where it is not there yet.
+        """Train the network that all rows of a seed start from, unless it is there already.
 
-        Every seed has its own, so that the deviation over seeds has the start's chance in it.
+        Every seed has its own, so that the deviation over seeds includes the start's randomness.
 
         Args:
-            seed: of the start, as of the rows.
+            seed: the seed of the start and of the rows.
 
         Returns:
-            its checkpoint; empty where rows start from what they say themselves.
+            its checkpoint; empty if rows start as their configs say.
         """
         start = self.tables.scale(self.scale).start
         if not start:
             return ""
         path = self._start_path(seed)
         os.makedirs(self.folder, exist_ok=True)
-        # Detectron2's logger stays out: the file has no OUTPUT_DIR of its own.
+        # Detectron2's logger is not used here, since the file has no OUTPUT_DIR of its own.
         try:
             with portalocker.Lock(os.path.join(self.folder, ".start.lock"), timeout=3600):
                 if not os.path.isfile(path):
                     logger.info("%s: training the start of the seed's rows", path)
-                    cfg = load_config(self._config(start["config"]), ["SEED", str(seed)])
+                    config = self.tables.config_file(start["config"])
+                    cfg = load_config(config, ["SEED", str(seed)])
                     accuracy = pretrain_backbone(cfg, path, iterations=start["iterations"])
                     logger.info("%s: %.1f %% of the crops are right", path, 100 * accuracy)
         except portalocker.LockException as error:
             raise BusyError(
-                f"{path} has been in the making by another process for an hour; see to that one"
+                f"another process has been making {path} for an hour; see to that process"
             ) from error
         return path
 
+    def seeds(self, row: Row) -> list[int]:
+        """Return the seeds that this row has folders of."""
+        parent = os.path.dirname(self.run(row, 0).folder)
+        names = os.listdir(parent) if os.path.isdir(parent) else []
+        return sorted(int(m[1]) for m in (re.fullmatch(r"seed_(\d+)", n) for n in names) if m)
+
+    def timing_folder(self, row: Row) -> str:
+        """Return the folder that keeps a row's running time, apart from its training."""
+        return os.path.dirname(self._folder(self._config(row), 0)) + "_timing/seed_0"
+
+    def results(self, table: Table, row: Row) -> dict[int, dict[str, Any]]:
+        """Return the results that a row has in this table, by seed."""
+        if table.kind == "timing":
+            found = {0: read_result(self.timing_folder(row))}
+        else:
+            seeds = self.seeds(row)
+            found = {seed: self.runner.result(self.run(row, seed)) for seed in seeds}
+        return {seed: result for seed, result in found.items() if result is not None}
+
+    def entries(self, table: Table, row: Row) -> dict[int, dict[str, Any]]:
+        """Return what the table's results file says about each seed of a row.
+
+        Returns:
+            ``{seed, seconds, iterations, metrics, losses, commit, machine, versions}`` by seed.
+        """
+        timing = {}
+        if table.kind != "timing" and "seconds" in table.metrics:
+            timed = read_result(self.timing_folder(row))
+            timing = {"seconds": None} if timed is None else self.metrics(table, row, timed)
+        entries = {}
+        for seed, result in self.results(table, row).items():
+            entries[seed] = {
+                "seed": seed,
+                "seconds": result["seconds"],
+                "iterations": result["iterations"],
+                "metrics": self.metrics(table, row, result) | timing,
+                "losses": result["losses"],
+                **{key: result[key] for key in PROVENANCE},
+            }
+            timing = dict.fromkeys(timing)  # The weights of a single seed were timed.
+        return entries
+
     def metrics(self, table: Table, row: Row, result: dict[str, Any]) -> dict[str, float | None]:
-        """A run's results under their short names.
+        """Return the metrics of a result under their short names.
 
         Args:
-            table: the table that is to be filled.
+            table: the table to fill.
             row: the row.
             result: what :meth:`train_row` returned.
         """
-        metrics = self._short_names(result)
-        if "anchors" in table.metrics:
-            metrics["anchors"] = count_anchors(self._config(row.configs[self.scale]))
-        return metrics
-
-    def _short_names(self, result: dict[str, Any]) -> dict[str, float | None]:
         results = next(iter(result["results"].values()))
         metrics = {}
         for name, place in self.tables.metrics.items():
@@ -192,10 +184,27 @@ class Reproduction:
             if key in results.get(task, {}):
                 value = results[task][key]
                 metrics[name] = None if value is None else round(value, 4)
+        if "anchors" in table.metrics:
+            metrics["anchors"] = count_anchors(self._config(row))
         return metrics
 
-    def _config(self, config: str) -> str:
-        return self.tables.config_file(config)
+    def without_folders(self, text: str) -> str:
+        """Return a path or a command without the folders of this machine.
+
+        Runs outside of the working folder are named as if they were in ``output/reproduce``,
+        configs outside of it by the folder of the file of tables alone.
+        """
+        tables = os.path.dirname(self.tables.path)
+        for folder, name in (
+            (self.folder, "output/reproduce"),
+            (tables, os.path.basename(os.path.abspath(tables))),
+        ):
+            if os.path.isabs(folder) or folder.startswith(os.pardir):
+                text = text.replace(folder, name)
+        return text
+
+    def _config(self, row: Row) -> str:
+        return self.tables.config_file(row.configs[self.scale])
 
     def _start_path(self, seed: int) -> str:
         return os.path.join(self.folder, f"start_{self.scale}_seed_{seed}.pkl")
@@ -203,7 +212,7 @@ class Reproduction:
     def _folder(self, config: str, seed: int, on: str = "") -> str:
         root = os.path.dirname(self.tables.path)
         name = os.path.splitext(os.path.relpath(config, root))[0]
-        if name.startswith(os.pardir):  # not below the tables' folder, so it could be any two
+        if name.startswith(os.pardir):  # Two configs outside of the tables' folder may look alike.
             place = hashlib.sha256(os.path.abspath(config).encode()).hexdigest()[:8]
             name = f"{os.path.basename(name)}_{place}"
         parts = [name]
@@ -228,41 +237,35 @@ class Reproduction:
             count = _number_of_classes(f"{self.dataset}_train")
             yield from (f"MODEL.{section}.NUM_CLASSES", str(count))
 
-    def _run(self, config: str, seed: int) -> Run:
-        config = self._config(config)
+    def _plain_run(self, config: str, seed: int) -> Run:
+        config = self.tables.config_file(config)
         return Run(config, self._folder(config, seed), self._opts(seed))
 
-    def _fast_rcnn(self, config: str, rpn_config: str, seed: int) -> Run:
-        opts = (*self._opts(seed), *proposal_opts(self._run(rpn_config, seed)))
-        return Run(config, self._folder(config, seed, on=rpn_config), opts)
-
     def _four_step(self, config: str, seed: int) -> FourStep:
-        # Steps 1 and 2 are the same runs as Table 1(c) and Table 2(c).
-        rpn, fast, _ = FourStep(config, "", self.runner).configs()
+        # Steps 1 and 2 are the runs of Table 1(c) and Table 2(c).
+        rpn, fast, _ = FourStep(config, "").configs()
         folders = {rpn: self._folder(rpn, seed), fast: self._folder(fast, seed, on=rpn)}
-        folder = self._folder(config, seed)
-        return FourStep(config, folder, self.runner, self._opts(seed), folders.__getitem__)
+        return FourStep(config, self._folder(config, seed), self._opts(seed), folders.__getitem__)
 
 
 @functools.lru_cache
 def _number_of_classes(dataset: str) -> int:
-    DatasetCatalog.get(dataset)  # its classes are known once it is loaded
+    DatasetCatalog.get(dataset)  # The classes are known once the data set is loaded.
     return len(MetadataCatalog.get(dataset).thing_classes)
 
 
 @functools.lru_cache
 def count_anchors(config: str, height: int = 800, width: int = 1000) -> int:
-    """The number of anchors on an image.
+    """Count the anchors of all levels on an image.
 
     Args:
         config: the config file of an RPN.
-        height, width: in pixels of the network input; the paper counts at about 800 x 1000.
-
-    Returns:
-        the anchors of all levels.
+        height, width: the image's size in pixels of the network input; the paper counts at about
+            800 x 1000.
     """
     cfg = load_config(config)
-    shapes = build_backbone(cfg, ShapeSpec(channels=3)).output_shape()
+    with torch.device("meta"):  # The network is built for its strides, without weights.
+        shapes = build_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))).output_shape()
     levels = [shapes[name] for name in cfg.MODEL.RPN.IN_FEATURES]
     counts = build_anchor_generator(cfg, levels).num_anchors
     return sum(
@@ -272,10 +275,11 @@ def count_anchors(config: str, height: int = 800, width: int = 1000) -> int:
 
 
 def pick_rows(table: Table, scale: str, names: Sequence[str]) -> dict[str, Row]:
-    """The rows of a table that are asked for; all that the scale has where none is named.
+    """Return the named rows of a table, or all rows of the scale if none is named.
 
     Raises:
-        UserError: where the scale has no such row.
+        UserError: if the scale has no such row, or if rows are named that can only be timed side
+            by side with the others.
     """
     rows = table.rows_at(scale)
     for name in names:
@@ -286,4 +290,9 @@ def pick_rows(table: Table, scale: str, names: Sequence[str]) -> dict[str, Row]:
             )
     if not rows:
         raise UserError(f"table {table.table} has no row at scale {scale}; give another --scale")
+    if table.kind == "timing" and names and set(names) != set(rows):
+        raise UserError(
+            f"--rows {','.join(names)}: the rows of table {table.table} are timed side by side, "
+            "so a part of them cannot be compared with the rest; leave --rows out"
+        )
     return {name: row for name, row in rows.items() if not names or name in names}

@@ -1,10 +1,10 @@
-"""One training by train_net.py in a folder of its own, that can be cut anywhere and called again.
+"""One training by train_net.py in a folder of its own, which can be cut anywhere and called again.
 
-A run's folder holds what Detectron2 writes and, besides::
+Besides what Detectron2 writes, a run's folder holds::
 
     settings.json    the merged config that the folder belongs to
-    output.txt       all that train_net.py printed
-    run.json         what the run has come to; there once training and evaluation are done
+    output.txt       everything that train_net.py has printed
+    run.json         the run's result, written once training and evaluation are done
 """
 
 import contextlib
@@ -24,17 +24,28 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 
 from ..config import load_config
-from ..engine.metrics_log import losses_of, progress_of, read_steps, training_seconds
+from ..engine.output_dir import losses_of, progress_of, read_steps, training_seconds
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
-from .provenance import describe_machine, describe_versions, git_commit
-from .settings import check_settings_file
+from ..utils.provenance import describe_machine, describe_versions, git_commit
 
-__all__ = ["BusyError", "Run", "Runner"]
+__all__ = ["BusyError", "Run", "Runner", "check_settings", "read_result"]
 
-# The loader's processes of a killed run hold the lock until they look for their parent, every 5 s.
+# The data loader's processes hold a killed run's lock until they look for their parent, which they
+# do every 5 s.
 _LOCK_SECONDS = 15
 _TICK_SECONDS = 2
+
+# Two calls of one run may differ in these keys.
+_FREE_KEYS = (
+    "OUTPUT_DIR",
+    "OVERWRITE_OUTPUT_DIR",
+    "DATALOADER.NUM_WORKERS",
+    "MODEL.DEVICE",
+    "VIS_PERIOD",
+    "VERSION",
+)
+_PROPOSAL_FILES = "DATASETS.PROPOSAL_FILES"
 
 
 class BusyError(UserError):
@@ -43,12 +54,12 @@ class BusyError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A config, what is overridden in it, and the folder that its training writes into.
+    """A config, the values overridden in it, and the folder that its training writes into.
 
     Args:
         config: the config file.
         folder: the OUTPUT_DIR.
-        opts: ``("KEY", "value", ...)``.
+        opts: the overrides, ``("KEY", "value", ...)``.
     """
 
     config: str
@@ -56,26 +67,47 @@ class Run:
     opts: tuple[str, ...] = ()
 
     def load_config(self) -> CfgNode:
-        """The merged config, checked; see :func:`fpn_d2.load_config`."""
+        """Return the merged and checked config; see :func:`fpn_d2.load_config`."""
         return load_config(self.config, [*self.opts, "OUTPUT_DIR", self.folder])
 
     @property
     def weights(self) -> str:
-        """The checkpoint that the finished training has left."""
+        """The checkpoint that the finished training leaves."""
         return os.path.join(self.folder, "model_final.pth")
 
     def inference_folder(self, dataset: str) -> str:
-        """Where the evaluation on a data set writes."""
+        """Return the folder that the evaluation on a data set writes into."""
         return os.path.join(self.folder, "inference", dataset)
 
     def result(self) -> dict[str, Any] | None:
-        """What the run has come to (``run.json``), or None where it is not done."""
-        path = os.path.join(self.folder, "run.json")
-        return read_json(path) if os.path.isfile(path) else None
+        """Return the run's result; see :func:`read_result`."""
+        return read_result(self.folder)
 
     def command(self) -> str:
-        """The line that trains the same without this module."""
+        """Return the command line that trains the same without this module."""
         return shlex.join(["python", "train_net.py", "--config-file", self.config, *self.opts])
+
+    def steps(self) -> list["Run"]:
+        """Return the runs that this one consists of, in order; none if it is a single training."""
+        return []
+
+    def networks(self) -> list["Run"]:
+        """Return the runs whose networks, one after the other, are the trained detector."""
+        return [self]
+
+    def train(self, runner: "Runner") -> dict[str, Any]:
+        """Train and evaluate; see :meth:`Runner.train`."""
+        return runner.train(self)
+
+
+def read_result(folder: str) -> dict[str, Any] | None:
+    """Read the ``run.json`` of a run's folder.
+
+    Returns:
+        its content, or None if the run is not done.
+    """
+    path = os.path.join(folder, "run.json")
+    return read_json(path) if os.path.isfile(path) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +117,8 @@ class Runner:
     Args:
         program: the path of train_net.py.
         num_gpus: passed on to it.
-        on_progress: is called every few seconds with the run, the iterations done and in all, and
-            the seconds left, None while they are not known.
+        on_progress: called every few seconds with the run, the iterations done, the iterations in
+            all and the seconds left, which are None while unknown.
     """
 
     program: str
@@ -94,41 +126,55 @@ class Runner:
     on_progress: Callable[[Run, int, int, float | None], None] = lambda *_: None
 
     def load_config(self, run: Run) -> CfgNode:
-        """A run's config with the schedule that this many GPUs will train.
+        """Return a run's config with the schedule that this many GPUs train.
 
         See :meth:`DefaultTrainer.auto_scale_workers`.
         """
         return DefaultTrainer.auto_scale_workers(run.load_config(), max(1, self.num_gpus))
 
+    def result(self, run: Run) -> dict[str, Any] | None:
+        """Return a run's result, or None if the run is not done.
+
+        Raises:
+            UserError: if it, or one of its steps, was trained with other settings than it has now.
+        """
+        result = run.result()
+        for part in (run, *run.steps()) if result is not None else ():
+            if part.result() is not None:
+                check_settings(part.folder, self.load_config(part))
+        return result
+
     def train(self, run: Run) -> dict[str, Any]:
         """Train and evaluate, from the last checkpoint on; a finished run is only read.
 
         Args:
-            run: the run.
+            run: the run, a single training.
 
         Returns:
             ``{config, command, seconds, iterations, results, losses, commit, machine, versions}``:
-            seconds of the training steps alone, ``results`` by data set as an evaluation writes
-            them, ``losses`` as lists beside their iterations.
+            ``seconds`` counts the training steps alone, ``results`` has each data set's results as
+            its evaluation writes them, ``losses`` are lists beside their iterations.
 
         Raises:
-            BusyError: where another process trains this run.
-            UserError: where the folder belongs to other settings, or the training failed.
+            BusyError: if another process is training this run.
+            UserError: if the folder belongs to other settings, or the training fails.
         """
         cfg = self.load_config(run)
         with self.locked(run.folder) as lock:
-            check_settings_file(run.folder, cfg)
+            check_settings(run.folder, cfg)
             result = run.result()
-            if result is None:
+            is_new = result is None
+            if is_new:
                 self.call(run, ["--resume"], [], lock)
                 result = self._collect(run, cfg)
-                _remove_checkpoints_between(run)
+            # Before run.json is there, since nobody may call a finished run again.
+            _remove_intermediate_checkpoints(run)
+            if is_new:
                 write_json(os.path.join(run.folder, "run.json"), result)
-            _remove_checkpoints_between(run)
         return result
 
     def write_proposals(self, run: Run, dataset: str) -> str:
-        """Write a trained RPN's proposals for a data set, where they are not there yet.
+        """Write a trained RPN's proposals for a data set, unless they are there already.
 
         Args:
             run: a finished run of an RPN.
@@ -138,8 +184,8 @@ class Runner:
             the file, in the form that Detectron2 reads.
 
         Raises:
-            BusyError: where another process works in the run's folder.
-            UserError: where the evaluation failed.
+            BusyError: if another process works in the run's folder.
+            UserError: if the evaluation fails.
         """
         folder = run.inference_folder(dataset)
         with self.locked(run.folder) as lock:
@@ -150,7 +196,7 @@ class Runner:
         return os.path.join(folder, "box_proposals.pkl")
 
     def call(self, run: Run, flags: list[str], opts: list[str], lock: Any = None) -> None:
-        """One call of train_net.py, whose output goes to ``output.txt``.
+        """Call train_net.py once and append its output to ``output.txt``.
 
         Raises:
             UserError: with train_net.py's own sentence, or with the file that says more.
@@ -166,12 +212,14 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                # It keeps the lock while it lives, and it does not outlive this process.
+                # The program holds the lock while it lives, and does not outlive this process.
                 pass_fds=[lock.fileno()] if lock else [],
                 preexec_fn=_end_with_parent,
             )
             try:
-                while _still_runs(process):
+                while process.poll() is None:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(timeout=_TICK_SECONDS)
                     self.on_progress(run, *progress_of(run.folder, total))
             finally:
                 _end(process)
@@ -180,10 +228,10 @@ class Runner:
 
     @contextlib.contextmanager
     def locked(self, folder: str) -> Iterator[Any]:
-        """Hold a run's folder, which is made where it is missing; yields the lock's file.
+        """Hold a run's folder, which is made if it is missing; yields the lock's file.
 
         Raises:
-            BusyError: where another process holds it.
+            BusyError: if another process holds it.
         """
         os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, ".lock")
@@ -196,48 +244,94 @@ class Runner:
             ) from error
 
     def _collect(self, run: Run, cfg: CfgNode) -> dict[str, Any]:
-        results = {}
-        for dataset in cfg.DATASETS.TEST:
-            path = os.path.join(run.inference_folder(dataset), "results.json")
-            if not os.path.isfile(path):
-                raise UserError(
-                    f"{run.folder} has no results of {dataset} after its training; see output.txt "
-                    "in it"
-                )
-            results[dataset] = read_json(path)
         steps = read_steps(run.folder)
         return {
             "config": run.config,
             "command": run.command(),
             "seconds": round(training_seconds(steps), 1),
             "iterations": cfg.SOLVER.MAX_ITER,
-            "results": results,
+            "results": read_evaluations(run, cfg),
             "losses": losses_of(steps),
-            # the program's, which need not be where this package is imported from
+            # The program's commit: this package may be imported from elsewhere.
             "commit": git_commit(os.path.dirname(os.path.abspath(self.program))),
             "machine": describe_machine(),
             "versions": describe_versions(),
         }
 
 
-def _remove_checkpoints_between(run: Run) -> None:
-    """Remove what only a resumption needed, 100 MB each, where the folder is this module's."""
+def read_evaluations(run: Run, cfg: CfgNode) -> dict[str, Any]:
+    """Read what the evaluation on each of the test sets has written.
+
+    Raises:
+        UserError: if one of them is missing.
+    """
+    results = {}
+    for dataset in cfg.DATASETS.TEST:
+        path = os.path.join(run.inference_folder(dataset), "results.json")
+        if not os.path.isfile(path):
+            raise UserError(
+                f"{run.folder} has no results of {dataset} after its training; see output.txt in it"
+            )
+        results[dataset] = read_json(path)
+    return results
+
+
+def check_settings(folder: str, cfg: CfgNode) -> None:
+    """Make sure that a run's folder belongs to these settings, or make it belong to them.
+
+    Raises:
+        UserError: if the run was begun with others.
+    """
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, "settings.json")
+    settings = {key: _setting(key, value) for key, value in _flat(cfg) if key not in _FREE_KEYS}
+    begun = ("last_checkpoint", "run.json")
+    if not any(os.path.isfile(os.path.join(folder, name)) for name in begun):
+        write_json(path, settings)  # A run that was refused or cut at its start loses nothing.
+    if not os.path.isfile(path):
+        return  # The user's own training by train_net.py, which --resume takes as it is.
+    found = read_json(path)
+    if os.path.isfile(os.path.join(folder, "run.json")):
+        # The run is done, and the folders that it read from may have moved since.
+        settings = {k: v for k, v in settings.items() if not k.startswith(_PROPOSAL_FILES)}
+        for values in (settings, found):
+            values["MODEL.WEIGHTS"] = os.path.basename(values.get("MODEL.WEIGHTS", ""))
+    other = [key for key in settings if found.get(key, settings[key]) != settings[key]]
+    if other:
+        raise UserError(
+            f"{folder} was begun with other settings ({other[0]} {found[other[0]]} there, "
+            f"{settings[other[0]]} now; {len(other)} in all): delete it, or train into another "
+            "folder"
+        )
+
+
+def _setting(key: str, value: Any) -> str:
+    """Return a value in the form that is compared; a path can be written in several ways."""
+    if key == "MODEL.WEIGHTS" and value:
+        return os.path.normpath(value)
+    if key.startswith(_PROPOSAL_FILES):
+        return str([os.path.normpath(path) for path in value])
+    return str(value)
+
+
+def _flat(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _remove_intermediate_checkpoints(run: Run) -> None:
+    """Remove the checkpoints that only a resumed training needs, if the folder is this module's."""
     if not os.path.isfile(os.path.join(run.folder, "settings.json")):
         return
     for path in glob.glob(os.path.join(glob.escape(run.folder), "model_[0-9]*.pth")):
         os.remove(path)
 
 
-def _still_runs(process: subprocess.Popen) -> bool:
-    try:
-        process.wait(timeout=_TICK_SECONDS)
-    except subprocess.TimeoutExpired:
-        return True
-    return False
-
-
 def _end(process: subprocess.Popen) -> None:
-    """End a process that still runs, as after Ctrl-C, with time to write its checkpoint."""
+    """End a process that still runs, as Ctrl-C would, with time to write its checkpoint."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         try:
@@ -247,13 +341,13 @@ def _end(process: subprocess.Popen) -> None:
             process.wait()
 
 
-# Loaded here: between fork and exec nothing may be.
+# Loaded here, since nothing may be loaded between fork and exec.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end this process when its parent ends (Linux; elsewhere it runs on)."""
-    # A shell starts background jobs with Ctrl-C ignored, which would reach the training too.
+    """Have the kernel end this process with its parent (on Linux; elsewhere it runs on)."""
+    # A shell starts background jobs with Ctrl-C ignored, and the training would inherit that.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if _LIBC is not None:
         _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

@@ -1,23 +1,34 @@
-"""One call of the one command: the rows in turn, and the report after each."""
+"""One call of tools/reproduce.py: it trains rows in turn and writes results and report after each.
+
+The results of a table lie in ``<output>/<data set>/table<N>.json``.
+"""
 
 import contextlib
+import itertools
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import portalocker
 from tqdm import tqdm
 
-from .reproduction import Reproduction, pick_rows
-from .results import collect, results_file, update_results
+from ..data import check_names
+from ..utils.errors import UserError
+from ..utils.files import read_json, write_json
+from ..utils.provenance import describe_machine, describe_versions, git_commit
+from .examples import Example, find_examples
+from .report import write_report
+from .reproduction import PROVENANCE, Reproduction, pick_rows
 from .runs import BusyError, Run
 from .tables import Table
 from .timing import time_rows
 
-__all__ = ["Progress", "reproduce"]
+__all__ = ["Progress", "collect", "reproduce", "results_file", "update_results"]
 
 
 class Progress(contextlib.AbstractContextManager):
-    """What is being trained, how far it is and how long all will take.
+    """Shows what is being trained, how far it is and how long everything will take.
 
     On a terminal a bar moves; elsewhere every row is a line when it begins and when it ends.
     """
@@ -35,7 +46,7 @@ class Progress(contextlib.AbstractContextManager):
         tqdm.write(line)
 
     def expect(self, rows: int) -> None:
-        """Say how many rows are to be trained."""
+        """Set how many rows are to be trained."""
         self._left = rows
 
     def skip(self) -> None:
@@ -43,19 +54,19 @@ class Progress(contextlib.AbstractContextManager):
         self._left -= 1
 
     def finish(self, seconds: float) -> None:
-        """Note that a row took so many seconds."""
+        """Note that a row is done and how long it took, in seconds."""
         self._seconds.append(seconds)
         self._left -= 1
 
     def time_left(self) -> str:
-        """About how long the rows that are left will take, in words; empty while unknown."""
+        """Return in words how long the remaining rows will take; empty while unknown."""
         if not self._seconds or not self._left:
             return ""
         minutes = self._left * sum(self._seconds) / len(self._seconds) / 60
         return f"about {minutes:.0f} min left for {self._left} rows"
 
     def __call__(self, run: Run, done: int, total: int, seconds_left: float | None) -> None:
-        """See :class:`fpn_d2.engine.Runner`."""
+        """Move the bar; see the ``on_progress`` of :class:`Runner`."""
         self._bar.total, self._bar.n = total, done
         self._bar.set_description(run.folder, refresh=False)
         this = "" if seconds_left is None else f"{seconds_left / 60:.1f} min left, "
@@ -71,13 +82,13 @@ def reproduce(
     seeds: Sequence[int],
     progress: Progress,
 ) -> str:
-    """Train what is missing of a table, in the order of the seeds, and report after every row.
+    """Train what is missing of a table, seed by seed, and report after every row.
 
     Args:
         reproduction: the scale, the data set and the runs.
-        table_name: such as ``"1"``.
+        table_name: the table's name, such as ``"1"``.
         output: the folder of all results.
-        rows: names of rows; all that the scale has where it is empty.
+        rows: the names of the rows; if empty, all rows of the scale.
         seeds: the seeds.
         progress: tells the user.
 
@@ -85,55 +96,201 @@ def reproduce(
         the JSON file of the results.
 
     Raises:
-        UserError: where a row, a data set or a file is not there, or a training fails.
+        UserError: if a row, a data set or a file is missing, or a training fails.
     """
     table = reproduction.tables.table(table_name)
-    reproduction.tables.scale(reproduction.scale)  # which there must be
-    picked = pick_rows(table, reproduction.scale, rows)
-    # Before hours of training: the file may be of another scale.
+    scale = reproduction.scale
+    reproduction.tables.scale(scale)  # Refuses an unknown scale.
+    picked = pick_rows(table, scale, rows)
+    # Before hours of training, since the file may be of another scale.
     collect(reproduction, table, results_file(output, reproduction.dataset_name, table))
+    busy = 0
     if table.kind == "timing":
-        time_rows(reproduction, table, table.rows_at(reproduction.scale), progress.say)
-        return _report(reproduction, table, output, progress)
-    plan = [(seed, name) for seed in seeds for name in picked]
-    todo = [(s, n) for s, n in plan if reproduction.result(picked[n], s) is None]
+        timed = picked
+    else:
+        busy = _train_rows(reproduction, table, output, picked, seeds, progress)
+        # After the last training, and all that are trained, whether they were picked or not.
+        has_times = "seconds" in table.metrics and not busy
+        done = table.rows_at(scale) if has_times else {}
+        timed = {name: row for name, row in done.items() if reproduction.results(table, row)}
+    if timed:
+        time_rows(reproduction, table, timed, progress.say)
+    if busy:
+        progress.say(f"{busy} rows are trained elsewhere; call again when they are done")
+    path = update_results(reproduction, table, output)
+    progress.say(f"{path}, and .md and .html beside it")
+    return path
+
+
+def _train_rows(
+    reproduction: Reproduction,
+    table: Table,
+    output: str,
+    rows: dict[str, Any],
+    seeds: Sequence[int],
+    progress: Progress,
+) -> int:
+    """Train the rows that are not done, and report after each.
+
+    Returns:
+        how many rows were skipped since another process is training them.
+    """
+    plan = [(seed, name) for seed in seeds for name in rows]
+    runs = {(seed, name): reproduction.run(rows[name], seed) for seed, name in plan}
+    todo = [key for key, run in runs.items() if reproduction.runner.result(run) is None]
     progress.say(f"table {table.table}: {len(plan) - len(todo)} of {len(plan)} rows are done")
     progress.expect(len(todo))
-    busy = []
+    busy = 0
     for number, (seed, name) in enumerate(todo, start=1):
-        title = f"table {table.table} ({name}) {picked[name].name}, seed {seed}"
+        title = f"table {table.table} ({name}) {rows[name].name}, seed {seed}"
         progress.say(f"{title}: {number} of {len(todo)} {progress.time_left()}".rstrip())
         start = time.monotonic()
         try:
-            result = reproduction.train_row(picked[name], seed)
+            result = reproduction.train_row(rows[name], seed)
         except BusyError as error:
             progress.say(f"{title}: skipped, since {error}")
-            busy.append(title)
             progress.skip()
+            busy += 1
             continue
         seconds = time.monotonic() - start
         progress.finish(seconds)
-        metrics = reproduction.metrics(table, picked[name], result)
+        metrics = reproduction.metrics(table, rows[name], result)
         shown = ", ".join(f"{key} {metrics.get(key)}" for key in table.metrics)
         progress.say(f"{title}: {shown} in {seconds:.0f} s")
-        _report(reproduction, table, output, progress, quiet=True)
-    if "seconds" in table.metrics and not busy:
-        # side by side, hence after the last training, and all that are done, picked or not
-        done = {
-            name: row
-            for name, row in table.rows_at(reproduction.scale).items()
-            if reproduction.results(table, row)
-        }
-        time_rows(reproduction, table, done, progress.say)
-    if busy:
-        progress.say(f"{len(busy)} rows are trained elsewhere; call again when they are done")
-    return _report(reproduction, table, output, progress)
+        update_results(reproduction, table, output)
+    return busy
 
 
-def _report(
-    reproduction: Reproduction, table: Table, output: str, progress: Progress, quiet: bool = False
-) -> str:
-    path = update_results(reproduction, table, output)
-    if not quiet:
-        progress.say(f"{path}, and .md and .html beside it")
+def results_file(folder: str, dataset: str, table: Table) -> str:
+    """Return the file of a table's results."""
+    return os.path.join(folder, dataset, f"table{table.table}.json")
+
+
+def update_results(reproduction: Reproduction, table: Table, output: str) -> str:
+    """Collect a table's results and write them as JSON, as Markdown and as a page.
+
+    Args:
+        reproduction: the scale, the data set and the runs.
+        table: the table.
+        output: the folder of all results.
+
+    Returns:
+        the JSON file.
+    """
+    path = results_file(output, reproduction.dataset_name, table)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        with portalocker.Lock(f"{os.path.splitext(path)[0]}.lock", timeout=600):
+            results = collect(reproduction, table, path)
+            write_json(path, results)
+            examples = _examples(reproduction, table)
+            write_report(table, results, os.path.dirname(path), examples)
+    except portalocker.LockException as error:
+        raise BusyError(
+            f"another process has been writing {path} for ten minutes; see to that process"
+        ) from error
     return path
+
+
+def collect(reproduction: Reproduction, table: Table, path: str) -> dict[str, Any]:
+    """Collect what is known about a table: this machine's runs, and what its file has besides.
+
+    Args:
+        reproduction: the scale, the data set and the runs.
+        table: the table.
+        path: the file that an earlier call has written; it need not exist.
+
+    Returns:
+        ``{table, scale, dataset, commit, machine, versions, rows: [{row, config, command,
+        seeds: [{seed, seconds, iterations, metrics, losses}]}]}``. A seed says for itself where
+        its commit, machine or versions differ from the file's. No path of this machine is named.
+
+    Raises:
+        UserError: if the file is of another scale.
+    """
+    known, others = _known_seeds(reproduction, table, path)
+    rows = []
+    for name, row in table.rows_at(reproduction.scale).items():
+        seeds = known.get(name, {}) | reproduction.entries(table, row)
+        if seeds:
+            config = reproduction.tables.config_file(row.configs[reproduction.scale])
+            command = reproduction.run(row, min(seeds)).command()
+            rows.append(
+                {
+                    "row": name,
+                    "config": reproduction.without_folders(config),
+                    "command": reproduction.without_folders(command),
+                    "seeds": [seeds[seed] for seed in sorted(seeds)],
+                }
+            )
+    head = {
+        "table": table.table,
+        "scale": reproduction.scale,
+        "dataset": reproduction.dataset_name,
+    }
+    rows += others
+    return {**head, **_common_provenance(rows), "rows": rows}
+
+
+def _known_seeds(
+    reproduction: Reproduction, table: Table, path: str
+) -> tuple[dict[str, dict[int, dict[str, Any]]], list[dict[str, Any]]]:
+    """Read what an earlier call has written, each seed with its provenance.
+
+    Returns:
+        the entries by row and seed, and the rows that the table does not have.
+    """
+    if not os.path.isfile(path):
+        return {}, []
+    content = read_json(path)
+    try:
+        scale, rows = content["scale"], content["rows"]
+        if scale != reproduction.scale:
+            raise UserError(
+                f"{path} is of scale {scale}, not {reproduction.scale}; give another --output, so "
+                "that it is kept"
+            )
+        common = {key: content[key] for key in PROVENANCE}
+        for row in rows:
+            row["seeds"] = [{**common, **entry} for entry in row["seeds"]]
+        known = {row["row"]: {entry["seed"]: entry for entry in row["seeds"]} for row in rows}
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} does not have the form of a table's results ({error!r}): move it away, or "
+            "give another --output"
+        ) from error
+    there = table.rows_at(reproduction.scale)
+    return known, [row for row in rows if row["row"] not in there]
+
+
+def _common_provenance(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the provenance that most seeds share, and leave to a seed only what differs."""
+    seeds = [seed for row in rows for seed in row["seeds"]]
+    common = {
+        "commit": git_commit(),
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+    }
+    for key in PROVENANCE:
+        values = [seed[key] for seed in seeds if key in seed]
+        common[key] = max(values, key=values.count) if values else common[key]
+        for seed in seeds:
+            if seed.get(key) == common[key]:
+                del seed[key]
+    return common
+
+
+def _examples(reproduction: Reproduction, table: Table) -> list[Example]:
+    """Draw what the first claim's best rows find and others miss, if these have been evaluated."""
+    if table.kind == "timing" or not table.claims:
+        return []
+    folders, dataset = {}, ""
+    for name, row in table.rows_at(reproduction.scale).items():
+        for seed, result in reproduction.results(table, row).items():
+            dataset = next(iter(result["results"]))
+            folders.setdefault(name, reproduction.run(row, seed).inference_folder(dataset))
+    if not folders:
+        return []
+    check_names([dataset], "DATASETS.TEST")
+    pairs = [*itertools.product(*table.claims[0].order[:2])]
+    return find_examples(folders, dataset, pairs, table=table)

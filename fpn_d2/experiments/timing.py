@@ -1,12 +1,13 @@
 """The running time of detectors, measured side by side (Sec. 5.2: 0.148 s against 0.32 s).
 
-One image at a time, the detectors in turn on each image, so that whatever else the machine does
-meets all of them alike.
+Detectors take turns, one image at a time, so that whatever else the machine does slows all of them
+alike.
 """
 
+import functools
+import itertools
 import os
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,10 +18,11 @@ from detectron2.utils.env import seed_all_rng
 from torch import nn
 
 from ..checkpoint import load_model
+from ..config import changed
 from ..data import build_test_loader
 from ..utils.files import write_json
-from .four_step import FourStep
-from .provenance import describe_machine, describe_versions, git_commit
+from ..utils.provenance import describe_machine, describe_versions, git_commit
+from ..utils.timing import time_in_turn
 from .reproduction import Reproduction
 from .runs import Run
 from .tables import Row, Table
@@ -36,48 +38,44 @@ Detector = Callable[[list[dict[str, Any]]], Any]
 def time_rows(
     reproduction: Reproduction, table: Table, rows: Mapping[str, Row], say: Callable[[str], None]
 ) -> None:
-    """Time rows side by side, and leave a ``run.json`` in the folder of each.
+    """Time rows side by side, and write a ``run.json`` into the timing folder of each.
 
-    A row that has been trained is timed with its weights, another with random ones, whose number
-    of proposals is the same and whose number of detections is not; ``trained`` says which.
+    A trained row is timed with its weights, another with random ones, which give the same number
+    of proposals but another number of detections; ``trained`` says which it was. Each row sees the
+    images of its own test set as its own config resizes them.
 
     Args:
         reproduction: the scale, the data set and the runs.
         table: the table.
-        rows: the rows, by name.
+        rows: the rows by name.
         say: prints a line.
     """
-    detectors, trained, cfg = {}, {}, None
+    detectors, trained, configs, images = {}, {}, {}, {}
     for name, row in rows.items():
-        detectors[name], trained[name], cfg = _build(reproduction, row)
-    inputs = _inputs(cfg)
-    seconds: dict[str, list[float]] = {name: [] for name in detectors}
-    for round_number in range(_ROUNDS + 1):
-        for image in inputs:
-            for name, detector in detectors.items():
-                start = time.perf_counter()
-                with torch.no_grad():
-                    detector([image])
-                if cfg.MODEL.DEVICE != "cpu":
-                    torch.cuda.synchronize()
-                if round_number:  # the first one warms up
-                    seconds[name].append(time.perf_counter() - start)
+        detectors[name], trained[name], configs[name] = _build(reproduction, row)
+        images[name] = _images(configs[name])
+    count = min(map(len, images.values()))
+    calls = {
+        (number, name): functools.partial(_detect, detector, images[name][number])
+        for number in range(count)
+        for name, detector in detectors.items()
+    }
+    seconds = time_in_turn(calls, _ROUNDS)
     for name, row in rows.items():
-        values = seconds[name]
-        say(f"table {table.table} ({name}) {row.name}: {statistics.median(values):.3f} s an image")
+        values = [*itertools.chain(*(seconds[number, name] for number in range(count)))]
+        median = statistics.median(values)
+        say(f"table {table.table} ({name}) {row.name}: {median:.3f} s an image")
+        timing = {"seconds": median, "fastest": min(values), "slowest": max(values)}
         folder = reproduction.timing_folder(row)
         os.makedirs(folder, exist_ok=True)
-        results = {
-            "seconds": statistics.median(values),
-            "fastest": min(values),
-            "slowest": max(values),
-        }
         write_json(
             os.path.join(folder, "run.json"),
             {
                 "seconds": round(sum(values), 1),
                 "iterations": len(values),
-                "results": {cfg.DATASETS.TEST[0]: {"timing": {**results, **trained[name]}}},
+                "results": {
+                    configs[name].DATASETS.TEST[0]: {"timing": {**timing, "trained": trained[name]}}
+                },
                 "losses": {},
                 "commit": git_commit(),
                 "machine": describe_machine(),
@@ -86,29 +84,33 @@ def time_rows(
         )
 
 
-def _build(reproduction: Reproduction, row: Row) -> tuple[Detector, dict[str, Any], CfgNode]:
-    trainable = reproduction.trainable(row, 0)
-    if isinstance(trainable, FourStep) and not trainable.configs()[2]:
-        (rpn, has_rpn), (fast, has_fast) = map(_model, trainable.separate_runs())
-        cfg = trainable.separate_runs()[0].load_config()
-        return _two_networks(rpn, fast), {"trained": has_rpn and has_fast}, cfg
-    model, has_weights = _model(trainable)
-    return model.inference, {"trained": has_weights}, trainable.load_config()
+@torch.no_grad()
+def _detect(detector: Detector, image: dict[str, Any]) -> None:
+    detector([image])
 
 
-def _model(run: Run | FourStep) -> tuple[nn.Module, bool]:
+def _build(reproduction: Reproduction, row: Row) -> tuple[Detector, bool, CfgNode]:
+    """Build a row's detector.
+
+    Returns:
+        the detector, whether all of its weights are trained, and its config.
+    """
+    runs = reproduction.run(row, 0).networks()
+    models = [_model(run) for run in runs]
+    detector = _two_networks(*models) if len(models) == 2 else models[0].inference
+    return detector, all(os.path.isfile(run.weights) for run in runs), runs[0].load_config()
+
+
+def _model(run: Run) -> nn.Module:
     cfg = run.load_config()
     if os.path.isfile(run.weights):
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.WEIGHTS = run.weights
-        return load_model(cfg), True
+        return load_model(changed(cfg, {"MODEL.WEIGHTS": run.weights}))
     seed_all_rng(0)
-    return build_model(cfg).eval(), False
+    return build_model(cfg).eval()
 
 
 def _two_networks(rpn: nn.Module, fast_rcnn: nn.Module) -> Detector:
-    """An RPN, and a Fast R-CNN that computes features of its own for the RPN's proposals."""
+    """Join an RPN and a Fast R-CNN that computes its own features for the RPN's proposals."""
 
     def detect(inputs: list[dict[str, Any]]) -> Any:
         images = fast_rcnn.preprocess_image(inputs)
@@ -120,15 +122,8 @@ def _two_networks(rpn: nn.Module, fast_rcnn: nn.Module) -> Detector:
     return detect
 
 
-def _inputs(cfg: CfgNode) -> list[dict[str, Any]]:
-    """The first images of the test set, as the network gets them."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.LOAD_PROPOSALS = False
-    cfg.DATALOADER.NUM_WORKERS = 0
-    images = []
-    for batch in build_test_loader(cfg, cfg.DATASETS.TEST[0]):
-        images += batch
-        if len(images) >= _IMAGES:
-            break
-    return images[:_IMAGES]
+def _images(cfg: CfgNode) -> list[dict[str, Any]]:
+    """Return the first images of the test set as the network gets them."""
+    cfg = changed(cfg, {"MODEL.LOAD_PROPOSALS": False, "DATALOADER.NUM_WORKERS": 0})
+    loader = build_test_loader(cfg, cfg.DATASETS.TEST[0])
+    return list(itertools.islice(itertools.chain.from_iterable(loader), _IMAGES))

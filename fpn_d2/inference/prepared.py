@@ -58,6 +58,14 @@ class PreparedModel(nn.Module):
             raise RuntimeError("a prepared model cannot be trained; train the one it was made of")
         return super().train(False)
 
+    def load_weights(self, other: "PreparedModel") -> None:
+        """Take the weights of another prepared copy of the same model; what is compiled stays so.
+
+        Args:
+            other: prepared in the same precision, compiled or not.
+        """
+        self.load_state_dict(other.state_dict())
+
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """See the original's ``forward`` in eval mode.

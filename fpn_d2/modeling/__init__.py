@@ -1,20 +1,14 @@
-"""What the paper draws: the neck, the RPN head, Eq. 1 and the RoI heads, all registered."""
+"""The paper: the pyramid, the RPN, Eq. 1, the RoI heads and mask proposals, all registered."""
 
-from . import old_names  # noqa: F401  (registers them)
-from .anchor_generator import MaskRCNNBenchmarkAnchorGenerator, TorchvisionAnchorGenerator
-from .box_predictor import UnusedClassesOutputLayers
 from .fpn import FeaturePyramid, build_fpn_backbone
 from .mask_proposals import MaskProposalGenerator, MaskProposalHead, MaskProposalNetwork
-from .registered import check_registered
 from .regnet import build_regnet_backbone
-from .retinanet import ClippingRetinaNet
 from .roi_heads import C4ROIHeads, LevelROIHeads
 from .roi_pooler import LevelROIPooler, levels_of_boxes
 from .rpn import LeanRPN, PerLevelRPNHead, build_level_rpn_head, match_anchors
 
 __all__ = [
     "C4ROIHeads",
-    "ClippingRetinaNet",
     "FeaturePyramid",
     "LeanRPN",
     "LevelROIHeads",
@@ -22,14 +16,10 @@ __all__ = [
     "MaskProposalGenerator",
     "MaskProposalHead",
     "MaskProposalNetwork",
-    "MaskRCNNBenchmarkAnchorGenerator",
     "PerLevelRPNHead",
-    "TorchvisionAnchorGenerator",
-    "UnusedClassesOutputLayers",
     "build_fpn_backbone",
     "build_level_rpn_head",
     "build_regnet_backbone",
-    "check_registered",
     "levels_of_boxes",
     "match_anchors",
 ]

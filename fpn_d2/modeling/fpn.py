@@ -22,16 +22,25 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    FPN,
+    META_ARCH_REGISTRY,
+    Backbone,
+    GeneralizedRCNN,
+    PanopticFPN,
+    ProposalNetwork,
+)
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..config_checks import check_features_exist, features_read
 from ..utils.errors import UserError
 from ..utils.modules import renamed
+from .mask_proposals import MaskProposalNetwork
 
-__all__ = ["FeaturePyramid", "build_fpn_backbone"]
+__all__ = ["FeaturePyramid", "build_fpn_backbone", "features_read"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +70,7 @@ class FeaturePyramid(FPN):
         top_down: bool = True,
         lateral: bool = True,
         out_features: list[str] | None = None,
-        freeze: bool = False,
+        frozen: bool = False,
     ):
         """
         Args:
@@ -70,19 +79,20 @@ class FeaturePyramid(FPN):
             lateral: connect every stage by its 1x1 convolution; False leaves the coarsest
                 stage's alone, which starts the top-down path (row e).
             out_features: the levels to return; None is all (row f: ``["p2"]``).
-            freeze: keep every weight of the bottom-up network and the pyramid, and the statistics
+            frozen: keep every weight of the bottom-up network and the pyramid, and the statistics
                 of their norms, as they are (Sec. 5.2, steps 3 and 4: the shared layers).
         """
         assert top_down or lateral
         super().__init__(bottom_up, in_features, out_channels, norm, top_block, fuse_type)
         self.top_down = top_down
         self.lateral = lateral
+        # Detectron2's _out_features are all levels, which its forward computes one from another.
         wanted = out_features or self._out_features
         assert set(wanted) <= set(self._out_features)
-        self.out_features = [name for name in self._out_features if name in wanted]
+        self.returned = [name for name in self._out_features if name in wanted]
         self._remove_unused_convs()
-        self.frozen = freeze
-        if freeze:
+        self.frozen = frozen
+        if frozen:
             self.requires_grad_(False)
             self.train(False)
 
@@ -92,7 +102,7 @@ class FeaturePyramid(FPN):
 
     def _remove_unused_convs(self) -> None:
         """Delete the convolutions that no returned level depends on."""
-        kept = set(self.out_features)
+        kept = set(self.returned)
         if self.top_block is not None:
             kept.add(self.top_block.in_feature)
         for i, stage in enumerate(self._stages()):  # coarse to fine, as the lists are
@@ -124,7 +134,7 @@ class FeaturePyramid(FPN):
             features = self._forward_both_paths(x)
         else:
             features = self._forward_one_path(x)
-        return {name: features[name] for name in self.out_features}
+        return {name: features[name] for name in self.returned}
 
     _forward_both_paths = renamed(FPN.forward, "_forward_both_paths")
 
@@ -164,7 +174,11 @@ class FeaturePyramid(FPN):
     def output_shape(self) -> dict[str, ShapeSpec]:
         """See :meth:`FPN.output_shape`; ``out_features`` only."""
         shapes = super().output_shape()
-        return {name: shape for name, shape in shapes.items() if name in self.out_features}
+        return {name: shape for name, shape in shapes.items() if name in self.returned}
+
+
+# The values of MODEL.FPN.TOP_BLOCK, and the number of levels that each adds.
+TOP_BLOCKS = {"maxpool": 1, "p6p7_c5": 2, "p6p7_p5": 2, "": 0}
 
 
 @BACKBONE_REGISTRY.register()
@@ -179,15 +193,16 @@ def build_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeaturePyramid:
     if fpn.BOTTOM_UP not in BACKBONE_REGISTRY:
         names = ", ".join(sorted(name for name, _ in BACKBONE_REGISTRY))
         raise UserError(f"MODEL.FPN.BOTTOM_UP {fpn.BOTTOM_UP} is not registered; there are {names}")
-    bottom_up = BACKBONE_REGISTRY.get(fpn.BOTTOM_UP)(cfg, input_shape)
+    build_bottom_up = BACKBONE_REGISTRY.get(fpn.BOTTOM_UP)
+    random_state = torch.get_rng_state()
+    bottom_up = build_bottom_up(cfg, input_shape)
     stages = _stages_by_level(fpn.IN_FEATURES, bottom_up.output_shape())
     needed, top_block = _needed_stages(cfg, stages)
-    shapes = bottom_up.output_shape()
-    last = shapes[needed[-1]].stride
-    if any(shape.stride >= last for name, shape in shapes.items() if name not in needed):
-        # Stages beyond the last needed one have no way to the loss; the network that ends there
-        # is built by the network's own rule.
-        bottom_up = BACKBONE_REGISTRY.get(fpn.BOTTOM_UP)(_ending_at(cfg, needed), input_shape)
+    if _stages_beyond(bottom_up, needed):
+        # They have no way to the loss. The network's own rule leaves them out, so it is built anew,
+        # from the same random numbers as if this had been the first time.
+        torch.set_rng_state(random_state)
+        bottom_up = build_bottom_up(_ending_at(cfg, needed), input_shape)
     neck = FeaturePyramid(
         bottom_up,
         needed,
@@ -198,8 +213,9 @@ def build_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeaturePyramid:
         top_down=fpn.TOP_DOWN,
         lateral=fpn.LATERAL,
         out_features=list(fpn.OUT_FEATURES),
-        freeze=fpn.FREEZE,
+        frozen=fpn.FREEZE,
     )
+    _check_unused_stages(cfg, neck)
     _check_readers(cfg, neck)
     return neck
 
@@ -223,7 +239,7 @@ def _needed_stages(cfg: CfgNode, stages: dict[str, str]) -> tuple[list[str], str
     """The stages that the asked-for levels depend on, and the top block, "" where none is."""
     fpn, levels = cfg.MODEL.FPN, list(stages)
     last = int(levels[-1][1:])
-    num_extra = {"maxpool": 1, "p6p7_c5": 2, "p6p7_p5": 2, "": 0}[fpn.TOP_BLOCK]
+    num_extra = TOP_BLOCKS[fpn.TOP_BLOCK]
     extra = [f"p{last + 1 + i}" for i in range(num_extra)]
     wanted = list(fpn.OUT_FEATURES) or levels + extra
     check_features_exist("MODEL.FPN.OUT_FEATURES", wanted, levels + extra, "the pyramid")
@@ -237,6 +253,13 @@ def _needed_stages(cfg: CfgNode, stages: dict[str, str]) -> tuple[list[str], str
     if top_block or fpn.TOP_DOWN:
         needed.append(len(levels) - 1)
     return [stages[level] for level in levels[min(needed) : max(needed) + 1]], top_block
+
+
+def _stages_beyond(bottom_up: Backbone, needed: list[str]) -> list[str]:
+    """The stages that a bottom-up network outputs behind the last needed one."""
+    shapes = bottom_up.output_shape()
+    last = shapes[needed[-1]].stride
+    return [n for n, shape in shapes.items() if n not in needed and shape.stride >= last]
 
 
 def _ending_at(cfg: CfgNode, stages: list[str]) -> CfgNode:
@@ -266,6 +289,48 @@ def _build_top_block(
     return top_block
 
 
+# --- what reads the levels
+
+
+def features_read(cfg: CfgNode) -> dict[str, list[str]]:
+    """The features that a config's detector reads, judged by what its meta-architecture is.
+
+    Returns:
+        ``{config key: names}``; empty for a meta-architecture that is not registered, or that is
+        none of Detectron2's and this package's and derives from none of them.
+    """
+    model, readers = cfg.MODEL, {}
+    network = _meta_architecture(cfg)
+    if issubclass(network, MaskProposalNetwork):
+        readers["MODEL.MASK_PROPOSAL.IN_FEATURES"] = model.MASK_PROPOSAL.IN_FEATURES
+    elif issubclass(network, RetinaNet):
+        readers["MODEL.RETINANET.IN_FEATURES"] = model.RETINANET.IN_FEATURES
+    elif issubclass(network, (GeneralizedRCNN, ProposalNetwork)):
+        if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
+            readers["MODEL.RPN.IN_FEATURES"] = model.RPN.IN_FEATURES
+        if issubclass(network, GeneralizedRCNN):
+            readers["MODEL.ROI_HEADS.IN_FEATURES"] = model.ROI_HEADS.IN_FEATURES
+        if issubclass(network, PanopticFPN):
+            readers["MODEL.SEM_SEG_HEAD.IN_FEATURES"] = model.SEM_SEG_HEAD.IN_FEATURES
+    return {key: list(names) for key, names in readers.items()}
+
+
+def _meta_architecture(cfg: CfgNode) -> type:
+    name = cfg.MODEL.META_ARCHITECTURE
+    network = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
+    return network if isinstance(network, type) else nn.Module
+
+
+def check_features_exist(key: str, names: list[str], existing: list[str], what: str) -> None:
+    """Refuse ``names`` under ``key`` that are not among the ``existing`` features of ``what``."""
+    absent = [name for name in names if name not in existing]
+    if absent:
+        raise UserError(
+            f"{key} names {', '.join(absent)}, but {what} has only {', '.join(existing)}; "
+            f"name levels that exist, or have {what} output more"
+        )
+
+
 def _check_readers(cfg: CfgNode, neck: FeaturePyramid) -> None:
     """The heads must find their levels, and every level with weights must be read."""
     readers, levels = features_read(cfg), list(neck.output_shape())
@@ -280,13 +345,30 @@ def _check_readers(cfg: CfgNode, neck: FeaturePyramid) -> None:
         )
     unread = _unread_levels(neck, {name for names in readers.values() for name in names})
     if readers and unread:
-        message = (
+        # A subclass of somebody else's may read more than the keys say.
+        known = _meta_architecture(cfg).__module__.startswith(("detectron2.", "fpn_d2."))
+        _report_unused(
             f"nothing reads the pyramid's {', '.join(unread)}, so their convolutions get no "
-            "gradient; name the levels that are read in MODEL.FPN.OUT_FEATURES"
+            "gradient; name the levels that are read in MODEL.FPN.OUT_FEATURES",
+            refuse=known,
         )
-        if comm.get_world_size() > 1:
-            raise UserError(f"{message} (training in several processes stops on such weights)")
-        logger.warning(message)
+
+
+def _check_unused_stages(cfg: CfgNode, neck: FeaturePyramid) -> None:
+    beyond = _stages_beyond(neck.bottom_up, neck.in_features)
+    if beyond and any(p.requires_grad for p in neck.bottom_up.parameters()):
+        _report_unused(
+            f"the pyramid does not use {', '.join(beyond)} of MODEL.FPN.BOTTOM_UP "
+            f"{cfg.MODEL.FPN.BOTTOM_UP}, so these stages get no gradient; have the network end at "
+            f"{neck.in_features[-1]}"
+        )
+
+
+def _report_unused(message: str, *, refuse: bool = True) -> None:
+    """Warn of weights without a gradient, and refuse them where they would stop the training."""
+    if refuse and comm.get_world_size() > 1:
+        raise UserError(f"{message} (training in several processes stops on such weights)")
+    logger.warning(message)
 
 
 def _unread_levels(neck: FeaturePyramid, read: set[str]) -> list[str]:
@@ -298,8 +380,6 @@ def _unread_levels(neck: FeaturePyramid, read: set[str]) -> list[str]:
         read = read.union(extra[: used[-1] + 1], [top.in_feature])
     learned = extra if top is not None and any(True for _ in top.parameters()) else []
     weighted = [
-        name
-        for name in neck.out_features
-        if name in learned or hasattr(neck, f"fpn_output{name[1:]}")
+        name for name in neck.returned if name in learned or hasattr(neck, f"fpn_output{name[1:]}")
     ]
     return [name for name in weighted if name not in read]

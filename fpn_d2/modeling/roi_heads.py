@@ -1,4 +1,4 @@
-"""Fast R-CNN's heads on the pyramid (Sec. 4.2), and on the baseline's C4 (Sec. 5.2.1)."""
+"""Fast R-CNN's heads on the pyramid (Sec. 4.2) and on the baseline's C4 (Sec. 5.2.1)."""
 
 import torch
 from detectron2.config import CfgNode
@@ -6,7 +6,6 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.roi_heads import Res5ROIHeads
 
-from .box_predictor import UnusedClassesOutputLayers
 from .roi_pooler import LevelROIPooler
 
 __all__ = ["C4ROIHeads", "LevelROIHeads"]
@@ -14,7 +13,7 @@ __all__ = ["C4ROIHeads", "LevelROIHeads"]
 
 @ROI_HEADS_REGISTRY.register()
 class LevelROIHeads(StandardROIHeads):
-    """Detectron2's :class:`StandardROIHeads` with Eq. 1's constants from the config."""
+    """Detectron2's :class:`StandardROIHeads` with the constants of Eq. 1 from the config."""
 
     # Constants for TorchScript, as Detectron2 declares them in StandardROIHeads: it does not look
     # at the annotations of a parent class.
@@ -26,15 +25,17 @@ class LevelROIHeads(StandardROIHeads):
         """See :meth:`StandardROIHeads._init_box_head`; the pooler is a :class:`LevelROIPooler`."""
         arguments = super()._init_box_head(cfg, input_shape)
         arguments["box_pooler"] = _build_pooler(cfg, input_shape)
-        if cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0:
-            shape = arguments["box_head"].output_shape
-            arguments["box_predictor"] = UnusedClassesOutputLayers(cfg, shape)
         return arguments
 
 
 @ROI_HEADS_REGISTRY.register()
+class FPNROIHeads(LevelROIHeads):
+    """The name of :class:`LevelROIHeads` in configs of version 0.1."""
+
+
+@ROI_HEADS_REGISTRY.register()
 class C4ROIHeads(Res5ROIHeads):
-    """Detectron2's :class:`Res5ROIHeads`, whose RoI pooling works in bfloat16 training too."""
+    """Detectron2's :class:`Res5ROIHeads` with RoI pooling that also works in bfloat16 training."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:

@@ -175,3 +175,17 @@ def build_level_rpn_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Modul
     arguments = StandardRPNHead.from_config(cfg, input_shape)
     levels = [f"p{int(math.log2(shape.stride))}" for shape in input_shape]
     return PerLevelRPNHead({level: StandardRPNHead(**arguments) for level in levels})
+
+
+# --- the names in configs of version 0.1; a registry goes by the name of the class or function
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class FPNRPN(LeanRPN):
+    """See :class:`LeanRPN`."""
+
+
+@RPN_HEAD_REGISTRY.register()
+def FPNRPNHead(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Module:
+    """See :func:`build_level_rpn_head`."""
+    return build_level_rpn_head(cfg, input_shape)

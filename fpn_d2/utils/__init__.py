@@ -1,1 +1,1 @@
-"""What every room uses and that knows none of them: errors, files, seeds, the machine."""
+"""Errors, files, seeds and the machine: used by every room, and importing none of them."""

@@ -1,4 +1,4 @@
-"""What the device at hand can do, and what a process asks of it."""
+"""What the device at hand can do, and what a process asks of its C library."""
 
 import ctypes
 import functools
@@ -7,14 +7,14 @@ import platform
 
 import torch
 
-__all__ = ["has_bfloat16", "has_slow_matmul", "keep_freed_memory"]
+__all__ = ["cpu_info", "has_bfloat16", "has_slow_matmul", "keep_freed_memory"]
 
 # mallopt(3) of glibc
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 
 
 def has_bfloat16(device: torch.device | str) -> bool:
-    """Whether a device multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
+    """Whether a device multiplies bfloat16 in hardware; without that it is slower than float32."""
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -24,9 +24,9 @@ def has_bfloat16(device: torch.device | str) -> bool:
 def has_slow_matmul() -> bool:
     """Whether float32 convolutions use wider instructions than matrix products on this CPU.
 
-    PyTorch multiplies by MKL, which takes AVX-512 on Intel's processors alone, and convolves by
-    oneDNN, which takes what the processor has. By the processor, and not by a clock, so that a run
-    can be repeated.
+    PyTorch multiplies by MKL, which uses AVX-512 on Intel's processors alone, and convolves by
+    oneDNN, which uses what the processor has. The answer depends on the processor and on no clock,
+    so that a run can be repeated.
     """
     return (
         torch.backends.mkl.is_available()
@@ -37,22 +37,34 @@ def has_slow_matmul() -> bool:
 
 
 def _vendor() -> str:
+    return cpu_info("vendor_id") or platform.processor()  # on Windows it names the vendor
+
+
+def cpu_info(field: str) -> str:
+    """What Linux says of the first processor.
+
+    Args:
+        field: a field of ``/proc/cpuinfo``, such as ``model name``.
+
+    Returns:
+        its value; "" on a system without that file or field.
+    """
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":")[1].strip() for line in file if "vendor_id" in line)
+            return next(line.split(":")[1].strip() for line in file if field in line)
     except (OSError, StopIteration):
-        return platform.processor()  # on Windows it names the vendor
+        return ""
 
 
 def keep_freed_memory() -> bool:
     """Let this process keep the memory of freed tensors for the next ones.
 
-    glibc hands blocks of more than 32 MB back to the kernel as they are freed, and the next one
-    gets fresh pages, each cleared and mapped as it is first written: for a feature map or pooled
-    RoIs that takes as long as computing them. Up to 2 GB more stay with the process.
+    glibc hands blocks of more than 32 MB back to the kernel as they are freed. The next block gets
+    fresh pages, and the kernel clears and maps each of them as it is first written: for a feature
+    map or pooled RoIs that takes as long as computing them. Up to 2 GB more stay with the process.
 
-    Programs call it once, before their first model. It is for CPUs, and leaves an allocator alone
-    that the user has chosen or tuned: LD_PRELOAD, MALLOC_*, GLIBC_TUNABLES.
+    Programs call it once, before their first model. It is for CPUs, and it leaves an allocator
+    alone that the user has chosen or tuned by LD_PRELOAD, MALLOC_* or GLIBC_TUNABLES.
 
     Returns:
         whether the C library took it.

@@ -14,8 +14,9 @@ class UserError(ValueError):
     remedy. ``train_net.py`` and every tool print it without a traceback and exit with code 2.
 
     Args:
-        message: the sentence. From the worker processes of a ``DataLoader`` torch raises the error
-            anew with the worker's traceback as its message; of that the sentence alone is kept.
+        message: the sentence. If the error comes from a worker process of a ``DataLoader``, torch
+            raises it anew with the worker's traceback as its message, of which only the sentence
+            is kept.
     """
 
     def __init__(self, message: str):
@@ -23,13 +24,13 @@ class UserError(ValueError):
 
 
 def sentence_in(traceback: str) -> str | None:
-    """The sentence of a :class:`UserError` in another process, from its traceback.
+    """Find the sentence of a :class:`UserError` in the traceback of another process.
 
     Args:
-        traceback: a traceback as text.
+        traceback: the traceback as text.
 
     Returns:
-        the sentence, or None where the traceback is of another error.
+        the sentence; None if the traceback is of another error.
     """
     name, _, sentence = traceback.strip().rpartition("\n")[2].partition(": ")
     return sentence if name == f"{UserError.__module__}.{UserError.__qualname__}" else None

@@ -1,4 +1,4 @@
-"""Files that are whole whenever they are there, and JSON in them."""
+"""Files that are complete whenever they exist, and JSON in them."""
 
 import contextlib
 import glob
@@ -10,14 +10,53 @@ from typing import IO, Any
 
 from .errors import UserError
 
-__all__ = ["read_json", "remove_partial_files", "replace_file", "system_error", "write_json"]
+__all__ = [
+    "check_targets",
+    "explain_disk_errors",
+    "is_local",
+    "read_json",
+    "remove_partial_files",
+    "replace_file",
+    "write_json",
+]
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is an ordinary file's, not a URL that Detectron2 fetches."""
+    return "://" not in path
+
+
+def check_targets(*paths: str | os.PathLike, overwrite: bool = False, option: str = "") -> None:
+    """Refuse files to write before the work for them begins.
+
+    Args:
+        paths: the files.
+        overwrite: whether files that exist may be replaced; folders never may.
+        option: the option of the command line that names the files, for the message.
+
+    Raises:
+        UserError: if one of them is a folder, or exists and may not be replaced.
+    """
+    names = [os.fspath(path) for path in paths]
+    folders = [name for name in names if os.path.isdir(name)]
+    if folders:
+        raise UserError(f"{folders[0]} is a folder; name a file")
+    there = [name for name in names if os.path.lexists(name)]
+    if there and not overwrite:
+        more, them = " is", "it"
+        if len(there) > 1:
+            more, them = f" and {len(there) - 1} more are", "them"
+        another = f"another {option}" if option else "another"
+        raise UserError(
+            f"{there[0]}{more} there already; name {another}, or add --force to replace {them}"
+        )
 
 
 @contextlib.contextmanager
 def replace_file(path: str | os.PathLike, mode: str = "w", **options: Any) -> Iterator[IO]:
-    """Open a file that takes the place of ``path`` once it is complete and on the disk.
+    """Open a file that replaces ``path`` once it is complete and on the disk.
 
-    A kill or an error before that leaves what was there.
+    If a kill or an error comes before that, ``path`` stays as it was.
 
     Args:
         path: the file to write; its folder exists.
@@ -41,12 +80,12 @@ def replace_file(path: str | os.PathLike, mode: str = "w", **options: Any) -> It
 
 
 def remove_partial_files(folder: str | os.PathLike) -> None:
-    """Delete what :func:`replace_file` has left in a folder where a kill met it.
+    """Delete the half-written files that :func:`replace_file` left in a folder when it was killed.
 
-    Files of processes that still run are theirs. Nothing reads any of them.
+    Files of processes that still run are left alone. Nothing reads any of them.
 
     Args:
-        folder: need not exist.
+        folder: the folder; it need not exist.
     """
     for path in glob.glob(os.path.join(glob.escape(os.fspath(folder)), "*.partial")):
         number = re.search(r"\.(\d+)\.partial$", path)
@@ -65,26 +104,39 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def system_error(error: BaseException | None) -> OSError | None:
-    """What a writer that raises an error of its own, such as torch's, has run into.
+@contextlib.contextmanager
+def explain_disk_errors(what: str, remedy: str) -> Iterator[None]:
+    """Turn what the operating system says while a file is written into a sentence.
+
+    Errors of other causes go through, even those of a writer such as torch's, which raises a
+    RuntimeError of its own behind the system's error.
 
     Args:
-        error: what was raised.
+        what: what is written, for the message.
+        remedy: what the user can do, for the message.
 
-    Returns:
-        the operating system's error in its causes, or None.
+    Raises:
+        UserError: if the system refused to write it.
     """
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise UserError(
+            f"{what} could not be written ({cause.strerror or cause}); {remedy}"
+        ) from error
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Write ``content`` as JSON, whole or not at all; NaN is refused.
+    """Write a file as JSON, completely or not at all; NaN is refused.
 
     Args:
         path: the file.
-        content: what :func:`json.dump` takes.
+        content: anything that :func:`json.dump` takes.
     """
     with replace_file(path, encoding="utf-8") as file:
         json.dump(content, file, indent=2, allow_nan=False)
@@ -92,10 +144,10 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
 
 def read_json(path: str) -> Any:
-    """The content of a JSON file.
+    """Read a JSON file.
 
     Raises:
-        UserError: where it is no longer JSON.
+        UserError: if it is no longer JSON.
     """
     with open(path, encoding="utf-8") as file:
         try:

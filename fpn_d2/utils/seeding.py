@@ -1,4 +1,4 @@
-"""Random numbers as a function of a seed and a place in the training, not of what came before."""
+"""Random numbers that depend on a seed and a place in the training, not on what came before."""
 
 import contextlib
 import random
@@ -14,7 +14,7 @@ def seed_everything(*key: int) -> None:
     """Seed Python, NumPy and torch, GPUs too.
 
     Args:
-        key: numbers from 0 on, such as a seed, a process and an iteration; other keys give
+        key: numbers from 0 on, such as a seed, a process and an iteration; different keys give
             unrelated random numbers.
     """
     words = _words(key)
@@ -25,7 +25,7 @@ def seed_everything(*key: int) -> None:
 
 @contextlib.contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """As :func:`seed_everything` meanwhile, on the CPU; afterwards all is as if nothing was drawn.
+    """Seed as :func:`seed_everything` does, on the CPU, and put the generators back afterwards.
 
     Args:
         key: see :func:`seed_everything`.

@@ -1,15 +1,16 @@
-"""The checkpoint benchmark: what it times, and in what order."""
+"""dev/benchmark_checkpoint.py: what it times, and in what order."""
 
 import benchmark_checkpoint
 from torch import nn
 
 
-def test_ways_are_called_in_turn_and_the_first_call_does_not_count(monkeypatch):
-    clock, called = iter([0, 9, 0, 9, 0, 1, 0, 2, 0, 3, 0, 4]), []
-    monkeypatch.setattr(benchmark_checkpoint.time, "perf_counter", lambda: next(clock))
-    ways = {name: lambda name=name: called.append(name) for name in "ab"}
+def test_the_disk_is_idle_before_each_way_and_the_first_round_does_not_count(monkeypatch):
+    seconds, order = iter([9, 9, 1, 2, 3, 4]), []
+    monkeypatch.setattr(benchmark_checkpoint.os, "sync", lambda: order.append("sync"))
+    monkeypatch.setattr(benchmark_checkpoint, "seconds_of", lambda way: [next(seconds), way()][0])
+    ways = {name: lambda name=name: order.append(name) for name in "ab"}
     assert benchmark_checkpoint.medians(ways, repeats=2) == {"a": 2, "b": 3}
-    assert called == ["a", "b"] * 3
+    assert order == ["sync", "a", "sync", "b"] * 3
 
 
 def test_every_form_is_timed(tmp_path):

@@ -33,7 +33,7 @@ def crash(args):
 
 def test_two_processes_train_two_steps_of_every_ablation(repo, tiny_opts, tiny_environment):
     done = subprocess.run(
-        [sys.executable, HERE / "two_processes.py", repo / "configs/quick", *tiny_opts],
+        [sys.executable, HERE / "two_processes.py", "main", repo / "configs/quick", *tiny_opts],
         env={**tiny_environment, "PYTHONPATH": str(repo)},
         capture_output=True,
         text=True,

@@ -1,7 +1,10 @@
-"""The trainer's seams, mixed precision on CPUs, and resuming."""
+"""The trainer: its parts, mixed precision on CPUs, resuming, evaluation."""
 
+import gc
 import json
 import math
+import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +12,11 @@ from detectron2.engine import DefaultTrainer, SimpleTrainer
 
 from fpn_d2 import UserError, load_config
 from fpn_d2.checkpoint import SafeCheckpointer
-from fpn_d2.engine import Trainer, autocast
+from fpn_d2.config import changed
+from fpn_d2.engine import Trainer
 from fpn_d2.engine import trainer as trainer_module
-from fpn_d2.engine.autocast import CPUAutocastTrainer
+from fpn_d2.engine.hooks import CPUAutocastTrainer
+from fpn_d2.inference import prepare_model, prepared
 
 RPN = "configs/quick/RPN/rpn_R_18_FPN.yaml"
 
@@ -21,24 +26,8 @@ def cfg(repo, tiny_opts):
     return load_config(repo / RPN, tiny_opts)
 
 
-def test_each_seam_is_used(cfg):
-    calls = []
-
-    class Seams(Trainer):
-        def wrap_model(self, cfg, model):
-            calls.append("model")
-            return super().wrap_model(cfg, model)
-
-        def build_step(self, *args):
-            calls.append("step")
-            return super().build_step(*args)
-
-        def build_checkpointer(self, cfg, model):
-            calls.append("checkpointer")
-            return super().build_checkpointer(cfg, model)
-
-    trainer = Seams(cfg)
-    assert calls == ["model", "step", "checkpointer"]
+def test_it_is_detectron2s_trainer_on_a_checked_checkpointer(cfg):
+    trainer = Trainer(cfg)
     assert isinstance(trainer, DefaultTrainer)
     assert isinstance(trainer._trainer, SimpleTrainer)
     assert isinstance(trainer.checkpointer, SafeCheckpointer)
@@ -57,24 +46,6 @@ def test_it_has_the_attributes_of_detectron2s_trainer(cfg, monkeypatch):
     ]
 
 
-def test_a_resumed_training_goes_on_where_it_stopped(repo, tiny_opts):
-    cfg = load_config(repo / RPN, [*tiny_opts, "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "0"])
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=False)
-    trainer.train()
-    momentum = trainer.optimizer.state_dict()["state"]
-    cfg = load_config(repo / RPN, [*tiny_opts, "SOLVER.MAX_ITER", "3"])
-    resumed = Trainer(cfg)
-    resumed.resume_or_load(resume=True)
-    assert resumed.start_iter == 2
-    for name, value in trainer.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
-    for index, state in resumed.optimizer.state_dict()["state"].items():
-        assert torch.equal(state["momentum_buffer"], momentum[index]["momentum_buffer"])
-    resumed.train()
-    assert resumed.iter == 3
-
-
 @pytest.mark.parametrize("has_bfloat16", [True, False])
 def test_mixed_precision_on_a_cpu_follows_the_processor(repo, tiny_opts, monkeypatch, has_bfloat16):
     monkeypatch.setattr(trainer_module, "cpu_has_bfloat16", lambda: has_bfloat16)
@@ -83,46 +54,31 @@ def test_mixed_precision_on_a_cpu_follows_the_processor(repo, tiny_opts, monkeyp
     assert type(step) is (CPUAutocastTrainer if has_bfloat16 else SimpleTrainer)
 
 
-def test_a_processor_without_bfloat16_is_told_so(monkeypatch, caplog):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert not autocast.cpu_has_bfloat16()
-    assert "float32" in caplog.text or "fp32" in caplog.text
-
-
-class Linear(torch.nn.Module):
-    """A model whose loss and gradient are known: the mean of x w + b."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(4, 3)
-        self.seen = []
-
-    def forward(self, x):
-        y = self.layer(x)
-        self.seen.append(y.dtype)
-        return {"loss": y.float().mean()}
-
-
-def test_autocast_computes_in_bfloat16_and_learns_in_float32():
-    model = Linear()
-    x = torch.arange(8.0).reshape(2, 4)  # exact in bfloat16
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    step = CPUAutocastTrainer(model, [x], optimizer)
-    step._write_metrics = lambda *args, **kwargs: None
-    step.run_step()
-    assert model.seen == [torch.bfloat16]
-    assert model.layer.weight.dtype == model.layer.weight.grad.dtype == torch.float32
-    # d mean(y) / d w_ij = sum_n x_nj / 6, d mean(y) / d b_i = 2 / 6
-    assert torch.allclose(model.layer.weight.grad, x.sum(0).expand(3, 4) / 6, rtol=2**-7)
-    assert torch.allclose(model.layer.bias.grad, torch.full((3,), 2 / 6), rtol=2**-7)
-
-
 def test_weights_are_channels_last_under_autocast(repo, tiny_opts, monkeypatch):
     monkeypatch.setattr(trainer_module, "cpu_has_bfloat16", lambda: True)
     cfg = load_config(repo / RPN, [*tiny_opts, "SOLVER.AMP.ENABLED", "True"])
     weight = Trainer(cfg).model.backbone.fpn_output2.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_overwriting_deletes_checkpoints(trainer):
+    first = trainer()
+    first.train()
+    again = trainer("OVERWRITE_OUTPUT_DIR", "True")
+    assert list(Path(again.cfg.OUTPUT_DIR).glob("model*")) == []
+    assert not again.checkpointer.has_checkpoint()
+
+
+def test_a_kill_between_the_last_two_checkpoints_is_made_up_for(trainer):
+    made = trainer("SOLVER.MAX_ITER", "2")
+    made.train()
+    final = Path(made.cfg.OUTPUT_DIR, "model_final.pth")
+    final.unlink()
+    final.with_name("last_checkpoint").write_text("model_0000001.pth")
+    again = Trainer(made.cfg)
+    again.resume_or_load(resume=True)
+    again.train()
+    assert final.is_file()
 
 
 def test_results_of_each_test_set_lie_in_a_folder_of_their_own(repo, tiny_opts):
@@ -150,3 +106,100 @@ def test_a_batch_that_cannot_be_shared_is_refused(
     cfg = load_config(repo / RPN, [*tiny_opts, *opts])
     with pytest.raises(UserError, match="SOLVER.IMS_PER_BATCH"):
         Trainer(cfg)
+
+
+# --- names that programs extend
+
+
+@pytest.mark.parametrize(
+    "key, method",
+    [
+        ("SOLVER.LR_SCHEDULER_NAME", "build_lr_scheduler"),
+        ("DATALOADER.SAMPLER_TRAIN", "build_train_loader"),
+    ],
+)
+def test_a_name_of_ones_own_needs_a_trainer_of_ones_own(repo, tiny_opts, key, method):
+    """Detectron2 looks these names up itself, so no list of ours may know all of them."""
+    cfg = load_config(repo / RPN, [*tiny_opts, key, "MyOwn"])
+    with pytest.raises(UserError, match=f"{key}: .*MyOwn.*{method}"):
+        Trainer(cfg)
+    stock = changed(cfg, {key: load_config().SOLVER.LR_SCHEDULER_NAME})
+    if key.startswith("DATALOADER"):
+        stock = changed(cfg, {key: load_config().DATALOADER.SAMPLER_TRAIN})
+
+    class Mine(Trainer):
+        pass
+
+    def build(cls, cfg, *args):
+        assert cfg.SOLVER.LR_SCHEDULER_NAME == "MyOwn" or cfg.DATALOADER.SAMPLER_TRAIN == "MyOwn"
+        return getattr(Trainer, method)(stock, *args)
+
+    setattr(Mine, method, classmethod(build))
+    assert isinstance(Mine(cfg), Trainer)
+
+
+def test_an_error_about_something_else_keeps_its_words(cfg, monkeypatch):
+    def fail(cfg):
+        raise ValueError("of another kind")
+
+    monkeypatch.setattr(trainer_module, "build_train_loader", fail)
+    with pytest.raises(ValueError, match="^of another kind$") as caught:
+        Trainer(cfg)
+    assert not isinstance(caught.value, UserError)
+
+
+# --- the copy that is evaluated
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """The models that evaluations were made on, as weak references, with all their weights."""
+    found = []
+
+    def test(cls, cfg, model, evaluators=None):
+        weights = {name: value.clone() for name, value in model.state_dict().items()}
+        found.append((weakref.ref(model), weights))
+        return {}
+
+    monkeypatch.setattr(DefaultTrainer, "test", classmethod(test))
+    return found
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_a_training_compiles_its_evaluated_copy_once(
+    repo, tiny_opts, monkeypatch, evaluated, compile
+):
+    compilations = []
+    monkeypatch.setattr(prepared, "compile_backbone", compilations.append)
+    opts = ["TEST.EVAL_PERIOD", "1", "INFERENCE.COMPILE", str(compile), "SOLVER.MAX_ITER", "3"]
+    cfg = load_config(repo / RPN, [*tiny_opts, *opts])
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    assert len(compilations) == compile
+    copies = [copy() for copy, _ in evaluated]
+    if compile:  # one copy, with each time's weights
+        assert copies[0] is copies[1] is copies[2] is not None
+    else:
+        assert copies == [None, None, None]  # its memory is free between evaluations
+    (_, first), (_, second), (_, last) = evaluated
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    fresh = prepare_model(trainer.model).state_dict()
+    assert list(fresh) == list(last)
+    assert all(torch.equal(last[name], fresh[name]) for name in fresh)
+    del copies, trainer
+    compilations.clear()
+    gc.collect()
+    assert all(copy() is None for copy, _ in evaluated)  # the training is over, and so are they
+
+
+def test_a_compiled_copy_is_of_one_precision(repo, tiny_opts, monkeypatch, evaluated):
+    monkeypatch.setattr(prepared, "compile_backbone", lambda backbone: True)
+    monkeypatch.setattr(prepared, "has_bfloat16", lambda device: True)
+    cfg = load_config(repo / RPN, [*tiny_opts, "INFERENCE.COMPILE", "True"])
+    model = Trainer.build_model(cfg)
+    for precision in ("float32", "bfloat16", "bfloat16"):
+        Trainer.test(changed(cfg, {"INFERENCE.PRECISION": precision}), model)
+    first, second, third = (copy() for copy, _ in evaluated)
+    assert second is third
+    assert first is not second

@@ -1,13 +1,15 @@
-"""Run by test_launch.py: every ablation takes two steps in two processes, one after the other."""
+"""Run by tests in two processes: every ablation takes two steps, or steps are counted or spoilt."""
 
 import argparse
 import os
 import sys
 
 import torch
+from detectron2.engine import HookBase
 from detectron2.utils import comm
+from torch import distributed
 
-from fpn_d2 import load_config
+from fpn_d2 import UserError, load_config
 from fpn_d2.engine import Trainer, launch
 
 VARIANTS = {
@@ -46,15 +48,93 @@ def main(args: argparse.Namespace) -> None:
             print(f"{name}: {trainer.iter} iterations, weights {'same' if same else 'DIFFER'}")
 
 
+class CountCalls(HookBase):
+    """Counts the collective calls of each step and of its hooks, besides DistributedDataParallel's.
+
+    Attributes:
+        steps: for each step the names of the calls; Detectron2's own, which gathers the metrics,
+            is called ``metrics``.
+    """
+
+    NAMES = (
+        *("all_gather", "all_gather_coalesced", "all_gather_into_tensor", "all_gather_object"),
+        *("all_reduce", "all_to_all", "all_to_all_single", "barrier", "broadcast"),
+        *("broadcast_object_list", "gather", "gather_object", "monitored_barrier", "recv"),
+        *("reduce", "reduce_scatter", "reduce_scatter_tensor", "scatter", "send"),
+        *("scatter_object_list",),
+    )
+
+    def __init__(self):
+        self.steps: list[list[str]] = []
+        for name in self.NAMES:
+            setattr(distributed, name, self._counted(name, getattr(distributed, name)))
+
+    def _counted(self, name, function):
+        def call(*args, **kwargs):
+            frame = sys._getframe(1)
+            callers = []
+            while frame is not None:
+                callers.append(frame.f_code.co_name)
+                frame = frame.f_back
+            if self.steps:
+                self.steps[-1].append("metrics" if "write_metrics" in callers else name)
+            return function(*args, **kwargs)
+
+        return call
+
+    def before_step(self):
+        self.steps.append([])
+
+
+def count(args: argparse.Namespace) -> None:
+    """Three steps with all hooks, of a network with running averages."""
+    torch.set_num_threads(1)
+    opts = ["SOLVER.MAX_ITER", "4", "DATASETS.TEST", "()", "SOLVER.CHECKPOINT_PERIOD", "100"]
+    path = os.path.join(args.configs, "RetinaNet/retinanet_R_18_FPN.yaml")
+    cfg = load_config(path, [*args.opts, *opts])
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    calls = CountCalls()
+    trainer._hooks.insert(0, calls)
+    calls.trainer = trainer
+    trainer.train()
+    if comm.is_main_process():
+        for step in calls.steps[:3]:  # behind the last one the program comes to its end
+            print("calls:", *sorted(step))
+        print("averages:", len(trainer.resume_state.averages))
+
+
+def spoil(args: argparse.Namespace) -> None:
+    """A loss that is NaN in the second process alone."""
+    torch.set_num_threads(1)
+    cfg = load_config(os.path.join(args.configs, "RPN/rpn_R_18_FPN.yaml"), args.opts)
+    trainer = TwoSteps(cfg)
+    model = trainer.model.module
+    forward = model.forward
+    if comm.get_rank() == 1:
+        model.forward = lambda batch: {k: v * float("nan") for k, v in forward(batch).items()}
+    before = [p.detach().clone() for p in model.parameters()]
+    try:
+        trainer.train()
+    except UserError as error:
+        same = all(map(torch.equal, before, model.parameters()))
+        text = f"process {comm.get_rank()}: weights {'same' if same else 'DIFFER'}, {error}"
+        texts = comm.all_gather(text)
+        if comm.is_main_process():
+            print("\n".join(texts))
+
+
 if __name__ == "__main__":
+    tasks = {"main": main, "count": count, "spoil": spoil}
     launch(
-        main,
+        tasks[sys.argv[1]],
         argparse.Namespace(
             num_gpus=2,
             num_machines=1,
             machine_rank=0,
             dist_url="auto",
-            configs=sys.argv[1],
-            opts=sys.argv[2:],
+            configs=sys.argv[2],
+            opts=sys.argv[3:],
         ),
     )

@@ -1,4 +1,4 @@
-"""Recall of mask proposals against pycocotools and numbers worked out by hand."""
+"""The recall of mask proposals is pycocotools', and that worked out by hand."""
 
 import contextlib
 import io
@@ -43,7 +43,7 @@ def compressed(x, y, side):
 
 @pytest.fixture
 def evaluator(tmp_path):
-    """``evaluator([[annotation, ...] of image 1, ...])`` on a data set of these images."""
+    """``evaluator([annotation, ...], ...)``: an evaluator of images with these annotations."""
     made = []
 
     def make(*images):
@@ -201,7 +201,7 @@ def test_region_masks_are_taken_as_they_are(evaluator):
 
 
 def random_case(rng):
-    """Objects of two categories, crowds among them, and proposals near them, in three images.
+    """Make three images of objects in two categories, with crowds and proposals among them.
 
     Sides of few values and steps of 4 px make many IoUs equal.
     """
@@ -227,7 +227,7 @@ def random_case(rng):
 
 
 def recalls_of_pycocotools(path, outputs):
-    """``{"AR@10": ..}`` as the evaluator names them, in percent; -100 where it has none."""
+    """Compute ``{"AR@10": ..}`` on all images at once, in percent; -100 where there is none."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(path)
         found = []

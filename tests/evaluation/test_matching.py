@@ -1,8 +1,9 @@
-"""Pairs of boxes, by hand."""
+"""Boxes are paired as worked out by hand."""
 
 import torch
+from detectron2.structures import Boxes, Instances
 
-from fpn_d2.evaluation import match_boxes
+from fpn_d2.evaluation.matching import match_boxes, match_detections
 
 
 def match(found, expected, pixels=0.1):
@@ -27,3 +28,21 @@ def test_a_box_that_is_too_far_has_no_partner():
 def test_none_is_none():
     assert match([], [[0.0, 0, 10, 10, 1]]) == ([], [])
     assert match([[0.0, 0, 10, 10, 1]], []) == ([], [])
+
+
+def detections(*boxes):
+    found = Instances((100, 100))
+    found.pred_boxes = Boxes(torch.tensor([box[:4] for box in boxes]).reshape(-1, 4))
+    found.pred_classes = torch.tensor([int(box[4]) for box in boxes])
+    return found
+
+
+def test_detections_are_paired_one_to_one_where_class_and_box_agree():
+    expected = detections([0.0, 0, 10, 10, 1], [0.0, 0, 10, 10, 2], [50.0, 50, 60, 60, 1])
+    assert match_detections(expected, expected, 0.05) == 3
+    twice = detections([0.0, 0, 10, 10, 1], [0.01, 0, 10, 10, 1])
+    assert match_detections(twice, expected, 0.05) == 1
+    assert match_detections(detections([50.0, 50, 60, 60.04, 1]), expected, 0.05) == 1
+    assert match_detections(detections([50.0, 50, 60, 60.06, 1]), expected, 0.05) == 0
+    assert match_detections(detections([50.0, 50, 60, 60, 2]), expected, 0.05) == 0
+    assert match_detections(detections(), expected, 0.05) == 0

@@ -11,8 +11,17 @@ import pytest
 from detectron2.config import CfgNode
 
 import fpn_d2.config
-from fpn_d2 import engine
-from fpn_d2.experiments import Reproduction, Row, Runner, Scale, Table, Tables, reproduction
+from fpn_d2.experiments import (
+    Reproduction,
+    Row,
+    Runner,
+    Scale,
+    Table,
+    Tables,
+    four_step,
+    reproduction,
+)
+from fpn_d2.experiments import runs as runs_module
 
 FAKE = str(Path(__file__).parents[1] / "fake_train_net.py")
 
@@ -62,7 +71,7 @@ def runs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, str]]]:
-    """``calls()``: what the fake program has been called with: the config, the flag, the keys."""
+    """``calls()``: the config, the flag and the keys of each call of the fake program."""
     log = tmp_path / "log.txt"
     monkeypatch.setenv("FAKE_LOG", str(log))
 
@@ -79,7 +88,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[
 
 @pytest.fixture(scope="session")
 def _configs_once() -> Callable[..., CfgNode]:
-    once = functools.cache(fpn_d2.config.load_config)  # frozen, hence shared safely
+    once = functools.cache(fpn_d2.config.load_config)  # frozen, so it can be shared
     return lambda path="", opts=(): once(os.fspath(path), tuple(opts))
 
 
@@ -93,8 +102,8 @@ def plan(
 ) -> Reproduction:
     """The quick scale on its own data set, trained by the fake program.
 
-    Every config is read from the disk once, of the hundreds of times that it is asked for.
+    Every config is read from the disk once, although it is asked for hundreds of times.
     """
-    for module in (engine.runs, engine.four_step, reproduction):
+    for module in (runs_module, four_step, reproduction):
         monkeypatch.setattr(module, "load_config", _configs_once)
     return Reproduction(tables, "quick", str(runs), Runner(FAKE))

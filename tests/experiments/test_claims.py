@@ -1,3 +1,5 @@
+"""What counts as noise, and what the results say about a claim."""
+
 import math
 
 import pytest
@@ -7,7 +9,7 @@ from fpn_d2.experiments.tables import Claim, Row, Table, load_tables
 
 
 def _results(**rows):
-    """Results of the metric AR, from the numbers of each row's seeds, 0 and so on."""
+    """Return results of the metric AR from the numbers of each row's seeds 0, 1, ..."""
     return {
         "rows": [
             {"row": row, "seeds": [{"seed": i, "metrics": {"AR": v}} for i, v in enumerate(values)]}
@@ -17,7 +19,7 @@ def _results(**rows):
 
 
 def _of_other_seeds(results, row):
-    """The same results with one row's seeds moved, so that no row shares them."""
+    """Return the same results with one row's seeds renumbered, so that no other row has them."""
     for entry in results["rows"]:
         for seed in entry["seeds"] if entry["row"] == row else ():
             seed["seed"] += 10
@@ -29,7 +31,7 @@ def _check(order, results, paper=None, **keys):
     names = {row for group in order for row in group}
     rows = {n: Row(n, {}, {"AR": paper[n]} if n in paper else {}) for n in names}
     claim = Claim("a claim", "AR", order, **keys)
-    return check_claim(claim, Table("1", "", ["AR"], rows, [claim]), results)
+    return check_claim(claim, Table("1", "", ["AR"], rows, [claim]), summarize(results))
 
 
 def test_the_deviation_is_the_samples():
@@ -79,7 +81,7 @@ def test_rows_of_the_same_seeds_are_compared_seed_by_seed():
     verdict = _check([["x"], ["y"]], results)
     assert verdict.verdict == "holds"
     assert verdict.pairs[0].noise == pytest.approx(2 / math.sqrt(3))
-    # apart, the rows vary by 10 from seed to seed
+    # on their own, the rows vary by 10 from seed to seed
     assert _check([["x"], ["y"]], _of_other_seeds(results, "x")).verdict == "within noise"
 
 
@@ -148,7 +150,7 @@ def test_the_papers_own_numbers_fulfil_its_claims(repo):
         for claim in table.claims:
             names = {row for group in claim.order for row in group}
             known = all(claim.metric in table.rows[name].paper for name in names)
-            verdict = check_claim(claim, table, {"rows": rows}).verdict
+            verdict = check_claim(claim, table, summarize({"rows": rows})).verdict
             assert verdict == ("holds" if known else "not measured"), claim.claim
 
 

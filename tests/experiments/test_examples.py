@@ -1,3 +1,5 @@
+"""Which images show best what one row finds and another misses."""
+
 import json
 import os
 import pickle
@@ -12,14 +14,14 @@ from fpn_d2.experiments.examples import find_examples
 from fpn_d2.experiments.figures import row_styles
 from fpn_d2.experiments.tables import Row, Table
 
-# Two objects of an image of 100 x 80, and a crowd, which does not count.
+# Two objects on an image of 100 x 80, and a crowd, which does not count.
 OBJECTS = [[10, 10, 20, 20], [50, 30, 30, 40]]
 FAR = [0, 60, 5, 5]
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Three images with the two objects each, of the categories 1 and 0."""
+    """Three images, each with the two objects, which have the categories 1 and 0."""
     annotations = [
         {"id": 10 * i + j, "image_id": i, "category_id": 1 - j % 2, "bbox": box, "iscrowd": j == 2}
         for i in (1, 2, 3)
@@ -41,7 +43,7 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Writes a row's proposals, x y w h of each image, or its detections."""
+    """``folder(row, ...)``: writes a row's proposals, x y w h by image, or its detections."""
 
     def write(row, proposals=None, detections=None):
         path = tmp_path / row
@@ -71,7 +73,7 @@ def test_the_image_where_most_is_missed_is_shown(dataset, folder):
         "y": folder("y", {1: [FAR], 2: OBJECTS[1:], 3: []}),
     }
     examples = find_examples(folders, dataset, [("x", "y"), ("y", "x")], images_per_pair=2)
-    # 3: two objects that y misses; 1 and 2: one, and the lower id comes first
+    # y misses two objects on image 3 and one each on 1 and 2, of which the lower id comes first
     assert [e.title for e in examples] == ["x and y on 3.png", "x and y on 1.png"]
     assert examples[0].caption.startswith("x finds 2 of 2 objects, y finds 0 of 2 objects.")
     width, height = examples[0].picture.size

@@ -1,3 +1,5 @@
+"""The figures of a report: what is drawn, and how rows look in it."""
+
 from xml.etree import ElementTree
 
 import pytest

@@ -44,7 +44,7 @@ OPTS = (
 
 
 class InThisProcess(Runner):
-    """Calls train_net.py without a process of its own, and remembers it."""
+    """Calls train_net.py in this process, and remembers the calls."""
 
     calls = []
 
@@ -61,7 +61,7 @@ def tiny(tiny_root):
     for name in names:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    setup_logger.cache_clear()  # Detectron2's loggers keep the stdout that they first saw
+    setup_logger.cache_clear()  # Detectron2's loggers keep the first stdout that they saw
     for name in ("detectron2", "fvcore", "fpn_d2"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
@@ -69,18 +69,18 @@ def tiny(tiny_root):
 
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory):
-    """A finished training, its result, and the calls that it has made."""
+    """A finished training, its result, and the calls that it made."""
     folder = str(tmp_path_factory.mktemp("four_step"))
-    training = FourStep(SHARED, folder, InThisProcess("none"), OPTS)
+    training = FourStep(SHARED, folder, OPTS)
     InThisProcess.calls.clear()
-    result = training.train()
+    result = training.train(InThisProcess("none"))
     yield training, result, list(InThisProcess.calls)
     shutil.rmtree(folder)  # hundreds of megabytes
 
 
 @pytest.fixture(scope="module")
 def weights(trained):
-    """The weights of steps 1 to 4 and of the joined network, under 0."""
+    """The weights of steps 1 to 4 and, under 0, of the joined network."""
     training = trained[0]
     paths = {0: training.weights}
     names = ("step1_rpn", "step2_fast_rcnn", "step3_rpn", "step4_fast_rcnn")
@@ -111,11 +111,11 @@ def test_the_shared_layers_are_those_of_step_2_in_every_byte(weights, step):
 
 def test_step_2_has_trained_what_is_shared(weights):
     assert weights[2]["backbone.bottom_up.stem.conv1.norm.num_batches_tracked"] == 2  # iterations
-    assert (weights[2]["backbone.fpn_lateral4.bias"] != 0).any()  # where it starts
+    assert (weights[2]["backbone.fpn_lateral4.bias"] != 0).any()  # its start is 0
     start = part(weights[1], "backbone.")
     changed = differing(part(weights[2], "backbone."), start)
     counts = {key for key in start if key.endswith("num_batches_tracked")}
-    assert changed == set(start) - counts  # both have seen as many batches
+    assert changed == set(start) - counts  # both have seen the same number of batches
 
 
 def test_the_joined_rpn_is_step_3s(weights):
@@ -243,13 +243,13 @@ def test_the_result_tells_of_every_step(trained):
 def test_a_second_call_trains_nothing(trained):
     training, result, _ = trained
     InThisProcess.calls.clear()
-    assert training.train() == result
+    assert training.train(InThisProcess("none")) == result
     assert InThisProcess.calls == []
 
 
 @pytest.fixture
 def copy(trained, tmp_path):
-    """The finished training's numbers in a folder of their own; its weights are links."""
+    """A copy of the finished training's folder, whose weights are links."""
 
     def link(source, target):
         (os.symlink if source.endswith(".pth") else shutil.copy2)(source, target)
@@ -264,8 +264,8 @@ def test_a_kill_before_the_networks_are_joined_costs_an_evaluation(trained, copy
     for name in ("run.json", "model_final.pth", "inference/tiny_val/results.json"):
         (copy / name).unlink()
     InThisProcess.calls.clear()
-    training = FourStep(SHARED, str(copy), InThisProcess("none"), OPTS)
-    assert training.train()["results"] == trained[1]["results"]
+    training = FourStep(SHARED, str(copy), OPTS)
+    assert training.train(InThisProcess("none"))["results"] == trained[1]["results"]
     assert InThisProcess.calls == [("copy", "--eval-only")]
     assert differing(torch.load(training.weights)["model"], weights[0]) == set()
 
@@ -279,34 +279,56 @@ def test_a_step_that_did_not_keep_the_shared_layers_is_named(trained, copy, weig
     (copy / "run.json").unlink()
     (copy / "model_final.pth").unlink()
     with pytest.raises(UserError) as error:
-        FourStep(SHARED, str(copy), InThisProcess("none"), OPTS).train()
+        FourStep(SHARED, str(copy), OPTS).train(InThisProcess("none"))
     assert "step 3 " in str(error.value)
     assert "backbone.bottom_up.stem.conv1.norm.running_mean" in str(error.value)
     assert not (copy / "model_final.pth").exists()
 
 
 def test_not_shared_is_steps_1_and_2(trained, tmp_path):
-    """The very same two runs, so nothing is left to train."""
+    """They are the very same runs, so nothing is left to train."""
     done = trained[0].folder
     folders = {RPN: f"{done}/step1_rpn", FAST: f"{done}/step2_fast_rcnn"}
     InThisProcess.calls.clear()
-    training = FourStep(UNSHARED, str(tmp_path), InThisProcess("none"), OPTS, folders.__getitem__)
-    result = training.train()
+    training = FourStep(UNSHARED, str(tmp_path), OPTS, folders.__getitem__)
+    result = training.train(InThisProcess("none"))
     assert InThisProcess.calls == []
     step1, step2 = (json.loads(Path(folder, "run.json").read_text()) for folder in folders.values())
     assert result["results"] == step2["results"]
     assert result["iterations"] == 4
     assert result["steps"] == [step1["seconds"], step2["seconds"]]
-    assert not os.path.exists(training.weights)  # two networks, none joined
+    assert not os.path.exists(training.weights)  # the two networks are not joined
 
 
 # -- without training --------------------------------------------------------------------------
 
 
+def test_a_training_and_its_steps_have_one_interface(tmp_path):
+    shared, unshared = (FourStep(config, str(tmp_path), OPTS) for config in (SHARED, UNSHARED))
+    steps = unshared.separate_runs()
+    assert Run(RPN, str(tmp_path)).steps() == []
+    assert unshared.steps() == unshared.networks() == steps
+    assert shared.steps() == [*steps, *shared.shared_runs()]
+    assert shared.networks() == [shared]
+    assert shared.weights == f"{tmp_path}/model_final.pth"
+    assert shared.inference_folder("a") == f"{tmp_path}/inference/a"
+    assert unshared.inference_folder("a") == steps[1].inference_folder("a")
+
+
+def test_steps_of_other_settings_are_refused(tmp_path):
+    opts = ("DATASETS.TRAIN", "('a',)", "DATASETS.TEST", "('b',)")
+    training, runner = FourStep(UNSHARED, str(tmp_path / "run"), opts), Runner(FAKE)
+    result = training.train(runner)
+    assert runner.result(training) == result
+    other = FourStep(UNSHARED, training.folder, (*opts, "SEED", "4"))
+    with pytest.raises(UserError, match="begun with other settings .*SEED"):
+        runner.result(other)
+
+
 def test_not_shared_calls_two_trainings(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
     opts = ("DATASETS.TRAIN", "('a',)", "DATASETS.TEST", "('b',)", "SEED", "2")
-    result = FourStep(UNSHARED, str(tmp_path / "run"), Runner(FAKE), opts).train()
+    result = FourStep(UNSHARED, str(tmp_path / "run"), opts).train(Runner(FAKE))
     words = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [(line[1], line[2]) for line in words] == [
         (RPN, "--resume"),
@@ -320,14 +342,14 @@ def test_not_shared_calls_two_trainings(tmp_path, monkeypatch):
 
 def test_a_failed_step_ends_it_and_the_next_call_goes_on(tmp_path, monkeypatch):
     opts = ("DATASETS.TRAIN", "('a',)", "DATASETS.TEST", "('b',)")
-    training = FourStep(UNSHARED, str(tmp_path / "run"), Runner(FAKE), opts)
+    training, runner = FourStep(UNSHARED, str(tmp_path / "run"), opts), Runner(FAKE)
     monkeypatch.setenv("FAKE_MODE", "bug")
     with pytest.raises(UserError, match="output.txt"):
-        training.train()
+        training.train(runner)
     monkeypatch.delenv("FAKE_MODE")
-    training.runner.train(training.separate_runs()[0])
+    runner.train(training.separate_runs()[0])
     monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
-    training.train()
+    training.train(runner)
     configs = [json.loads(line)[1] for line in (tmp_path / "log").read_text().splitlines()]
     assert configs == [RPN, FAST]  # the proposals of step 1, and step 2
 
@@ -345,7 +367,7 @@ def test_every_data_set_of_the_training_has_its_proposals(tmp_path):
 
 def test_a_config_without_steps_is_refused(tmp_path):
     with pytest.raises(UserError) as error:
-        FourStep(RPN, str(tmp_path), Runner(FAKE)).train()
+        FourStep(RPN, str(tmp_path)).train(Runner(FAKE))
     assert RPN in str(error.value)
     assert "FOUR_STEP.RPN" in str(error.value)
     assert "configs/Feature-Sharing/" in str(error.value)
@@ -373,7 +395,7 @@ def test_frozen_layers_that_stayed_and_heads_that_did_not_pass():
 @pytest.mark.parametrize(
     "key, value",
     [
-        ("backbone.a", torch.tensor([1.0, 2.0 + 2**-22])),  # the next number after 2
+        ("backbone.a", torch.tensor([1.0, 2.0 + 2**-22])),  # the next float after 2
         ("backbone.n", torch.tensor(6)),
         ("backbone.a", None),
     ],

@@ -1,4 +1,4 @@
-"""The start from crops of the data: what is cut, and what the checkpoint fills."""
+"""The start that learns from crops of the data: what is cut, and what the checkpoint fills."""
 
 import pickle
 from pathlib import Path
@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.layers import ShapeSpec
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.structures import BoxMode
 from PIL import Image
 
 from fpn_d2 import UserError, load_config
 from fpn_d2.checkpoint import SafeCheckpointer
+from fpn_d2.config import changed
 from fpn_d2.engine.trainer import Trainer
 from fpn_d2.experiments.pretraining import (
     _CUT_SIZE,
@@ -40,7 +42,7 @@ def test_a_crop_is_the_object_with_its_context(record):
     assert crops.dtype == torch.uint8
     assert crops.shape[1:] == (3, _CUT_SIZE, _CUT_SIZE)
     assert classes[0] == 3
-    # 40 px of the 60 px that are cut: the share of the crop's area is (1 / context)^2
+    # the object has 40 of the 60 px that are cut, so its share of the area is (1 / context)^2
     red = (crops[0, 0] > 200).float().mean().item()
     assert red == pytest.approx(CONTEXT**-2, rel=0.1)
     assert crops[0, 0, _CUT_SIZE // 2, _CUT_SIZE // 2] == 255
@@ -52,7 +54,7 @@ def test_the_background_shows_no_object(record):
         crop for crops, classes in found for crop, k in zip(crops, classes, strict=True) if k == 5
     ]
     assert background
-    # boxes that overlap an object by less than 0.1 can show a corner of it within their context
+    # a box whose IoU with an object is below 0.1 can still show a corner of it in its context
     assert all((crop[0] > 200).float().mean() < 0.25 for crop in background)
 
 
@@ -118,11 +120,54 @@ def test_the_checkpoint_fills_the_whole_bottom_up_network(repo, tiny_opts, tmp_p
     assert not weights
 
 
+def test_another_bottom_up_network_learns_with_its_norms(repo, tiny_opts, tmp_path):
+    """The config section of RegNets has a norm of its own, which is frozen by default."""
+    regnet = ["MODEL.FPN.BOTTOM_UP", "build_regnet_backbone"]
+    levels = ["MODEL.FPN.IN_FEATURES", "['s1', 's2', 's3', 's4']"]
+    cfg = load_config(repo / ROW, [*tiny_opts, *regnet, *levels])
+    assert cfg.MODEL.REGNETS.NORM == "FrozenBN"
+    path = tmp_path / "regnet.pkl"
+    pretrain_backbone(cfg, str(path), iterations=2, batch_size=4)
+    weights = pickle.loads(path.read_bytes())["model"]
+    means = {name: value for name, value in weights.items() if name.endswith("running_mean")}
+    assert {name.split(".")[0] for name in means} == {"stem", "s1", "s2", "s3", "s4"}
+    assert all(value.any() for value in means.values())  # they start at 0
+    model = Trainer.build_model(cfg)
+    SafeCheckpointer(model).load(str(path))
+    for name, value in model.backbone.bottom_up.state_dict().items():
+        assert torch.equal(value, torch.from_numpy(weights[name])), name
+
+
+@pytest.fixture
+def frozen_network():
+    """The name of a registered network whose norm is frozen, whatever the config says."""
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 1, 1)
+            self.norm = FrozenBatchNorm2d(1)
+
+        def output_shape(self):
+            return {"out": ShapeSpec(channels=1, stride=4)}
+
+    BACKBONE_REGISTRY._do_register("FrozenNetwork", lambda cfg, shape: Network())
+    yield "FrozenNetwork"
+    del BACKBONE_REGISTRY._obj_map["FrozenNetwork"]
+
+
+def test_a_network_with_a_frozen_norm_is_refused(repo, tiny_opts, tmp_path, frozen_network):
+    cfg = changed(load_config(repo / ROW, tiny_opts), {"MODEL.FPN.BOTTOM_UP": frozen_network})
+    with pytest.raises(UserError, match="BOTTOM_UP FrozenNetwork keeps norm frozen"):
+        pretrain_backbone(cfg, str(tmp_path / "x.pkl"), iterations=2)
+    assert not (tmp_path / "x.pkl").exists()
+
+
 def test_the_seed_decides_everything(repo, tiny_opts, tmp_path):
     weights = {}
     for name, seed, elsewhere in (("a", 1, 5), ("b", 1, 6), ("c", 2, 5)):
         cfg = load_config(repo / ROW, [*tiny_opts, "SEED", str(seed)])
-        torch.manual_seed(elsewhere)  # what the caller has drawn before
+        torch.manual_seed(elsewhere)  # the caller's own random numbers
         before = torch.get_rng_state()
         pretrain_backbone(cfg, str(tmp_path / f"{name}.pkl"), iterations=2, batch_size=4)
         assert torch.equal(torch.get_rng_state(), before)

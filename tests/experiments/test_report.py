@@ -1,4 +1,7 @@
+"""A table's report, as Markdown and as a page."""
+
 import os
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -6,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fpn_d2.experiments.examples import Example
-from fpn_d2.experiments.report import markdown_table, write_report
+from fpn_d2.experiments.report import markdown_report, markdown_table, write_report
 from fpn_d2.experiments.tables import Claim, Row, Table, load_tables
 
 DASH = "\N{EN DASH}"
@@ -55,16 +58,32 @@ def results():
     }
 
 
+def lines_of(text):
+    """Return the lines of a Markdown text, those of tables without their padding."""
+    lines = []
+    for line in text.splitlines():
+        if re.fullmatch(r"[|:-]+", line):
+            line = re.sub(r":?-+", "---", line)
+        lines.append(re.sub(r" *(?<!\\)\| *", "|", line))
+    return lines
+
+
 def test_a_cell_holds_our_mean_and_deviation_and_the_papers_number(table, results):
     # deviations: sqrt(2) and sqrt(8)
-    assert markdown_table(table, results).splitlines() == [
-        "|  | row | anchors | AR1k | AR1k, end to end | seconds, training |",
-        "| --- | --- | --- | --- | --- | --- |",
-        f"| a | base\\|line | 47k (47k) | 41.0 ± 1.4 (48.3) | {DASH} | 60 ± 0 |",
-        f"| c¹ | FPN | {DASH} ({DASH}) | **52.0** ± 2.8 (56.3) | 53.2 | 60 ± 0 |",
-        f"| d | never run | {DASH} ({DASH}) | {DASH} (49.5) | {DASH} | {DASH} |",
+    assert lines_of(markdown_table(table, results)) == [
+        "||row|anchors|AR1k|AR1k, end to end|seconds, training|",
+        "|---|---|---|---|---|---|",
+        f"|a|base\\|line|47k (47k)|41.0 ± 1.4 (48.3)|{DASH}|60 ± 0|",
+        f"|c¹|FPN|{DASH} ({DASH})|**52.0** ± 2.8 (56.3)|53.2|60 ± 0|",
+        f"|d|never run|{DASH} ({DASH})|{DASH} (49.5)|{DASH}|{DASH}|",
         "",
         "¹ row c: seed 1 on commit def5678.",
+        "",
+        "1 of the paper's 1 claims hold.",
+        "",
+        # noise: 2 sqrt(2) / sqrt(2), of differences 10 and 12; deviation: sqrt((2 + 8) / 2)
+        "- ✓ **holds**: FPN is better (AR1k). c is 11.0 above a (8.0 above in the paper, "
+        "4.9 standard deviations, noise 2.0).",
     ]
 
 
@@ -75,9 +94,9 @@ def test_of_a_timing_the_least_is_the_best():
     results = {
         "rows": [{"row": r, "seeds": [{"metrics": {"seconds": s}}]} for r, s in seeds.items()]
     }
-    assert markdown_table(table, results).splitlines()[2:] == [
-        "| x | X | 0.200 (0.148) |",
-        f"| y | Y | **0.123** ({DASH}) |",
+    assert lines_of(markdown_table(table, results))[2:] == [
+        "|x|X|0.200 (0.148)|",
+        f"|y|Y|**0.123** ({DASH})|",
     ]
 
 
@@ -86,11 +105,11 @@ def test_a_timing_of_random_weights_says_so():
     table = Table("time", "", ["seconds"], rows, [], kind="timing")
     metrics = {"x": {"seconds": 0.2, "trained": 1}, "y": {"seconds": 0.1, "trained": 0}}
     results = {"rows": [{"row": r, "seeds": [{"seed": 0, "metrics": metrics[r]}]} for r in rows]}
-    assert markdown_table(table, results).splitlines() == [
-        "|  | row | seconds, an image |",
-        "| --- | --- | --- |",
-        "| x | X | 0.200 |",
-        "| y¹ | Y | **0.100** |",
+    assert lines_of(markdown_table(table, results)) == [
+        "||row|seconds, an image|",
+        "|---|---|---|",
+        "|x|X|0.200|",
+        "|y¹|Y|**0.100**|",
         "",
         "¹ row y: seed 0 on random weights.",
     ]
@@ -99,8 +118,9 @@ def test_a_timing_of_random_weights_says_so():
 def test_the_markdown_says_all(table, results, tmp_path):
     path, _ = write_report(table, results, str(tmp_path / "new"))
     text = Path(path).read_text(encoding="utf-8")
-    assert f"| a {MINUS} c | base\\|line | {MINUS}11.0 ({MINUS}8.0) |" in text
-    assert f"| c_more {MINUS} c | end to end, c | +1.2 ({DASH}) |" in text
+    assert text == markdown_report(table, results)
+    assert f"|a {MINUS} c|base\\|line|{MINUS}11.0 ({MINUS}8.0)|" in lines_of(text)
+    assert f"|c_more {MINUS} c|end to end, c|+1.2 ({DASH})|" in lines_of(text)
     assert "**holds**: FPN is better (AR1k). c is 11.0 above a (8.0 above in the paper" in text
     assert "1 of the paper's 1 claims hold." in text
     assert "3 of the table's rows were trained and evaluated at the quick scale" in text
@@ -110,7 +130,7 @@ def test_the_markdown_says_all(table, results, tmp_path):
 
 
 class _Page(HTMLParser):
-    """The tags, ids and links of a page."""
+    """Collects the tags, ids and links of a page."""
 
     def __init__(self, text):
         super().__init__()

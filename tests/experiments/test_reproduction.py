@@ -1,4 +1,4 @@
-"""Which runs a row needs, where they lie, and what they have come to."""
+"""Which runs a row needs, where they lie, and what they measured."""
 
 import dataclasses
 import multiprocessing
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_backbone
 
 from fpn_d2 import UserError
 from fpn_d2.experiments import FourStep, Row, Scale, reproduction
@@ -21,13 +22,26 @@ RPN, FAST = "rpn_R_18_FPN", "fast_rcnn_R_18_FPN"
     [
         ("rpn_R_50_C4", 47250),  # stride 16: 50 x 63 (62.5, rounded up) x 15
         ("rpn_R_50_C5", 12000),  # stride 32: 25 x 32 (31.25) x 15
-        # 3 each on 200 x 250, 100 x 125, 50 x 63, 25 x 32, 13 x 16: 66658 places
+        # 3 at each of 200 x 250 + 100 x 125 + 50 x 63 + 25 x 32 + 13 x 16 = 66658 places
         ("rpn_R_50_FPN", 199974),
         ("rpn_R_50_P2", 750000),  # stride 4: 200 x 250 x 15
     ],
 )
 def test_anchors_of_the_paper(repo, row, anchors):
     assert count_anchors(str(repo / f"configs/RPN/{row}.yaml")) == anchors
+
+
+def test_anchors_are_counted_without_weights(repo, monkeypatch):
+    built = []
+
+    def build(*args):
+        built.append(build_backbone(*args))
+        return built[-1]
+
+    monkeypatch.setattr(reproduction, "build_backbone", build)
+    count_anchors(str(repo / "configs/RPN/rpn_R_101_FPN.yaml"))
+    (network,) = built
+    assert {weight.device.type for weight in network.parameters()} == {"meta"}
 
 
 def test_anchors_of_another_size(repo):
@@ -53,6 +67,13 @@ def test_a_row_that_the_scale_has_not_is_refused(tables, name):
     assert str(error.value) == f"table 1 has no row {name} at scale quick; there are c, d"
 
 
+def test_a_part_of_the_rows_that_are_timed_side_by_side_is_refused(tables):
+    table = tables.table("time")
+    assert list(pick_rows(table, "quick", ["not_shared", "shared"])) == ["shared", "not_shared"]
+    with pytest.raises(UserError, match="--rows shared: .* timed side by side, .* leave --rows"):
+        pick_rows(table, "quick", ["shared"])
+
+
 def test_an_unknown_scale_is_refused(plan):
     with pytest.raises(UserError, match="no scale tiny; there are quick, paper"):
         dataclasses.replace(plan, scale="tiny").dataset_name  # noqa: B018
@@ -68,8 +89,8 @@ def test_an_rpn_is_one_run_of_its_seed(plan, tables, runs, calls):
     assert (call["config"], call["flag"], call["SEED"]) == (RPN, "--resume", "3")
     assert call["OUTPUT_DIR"] == f"{runs}/shapes/quick/RPN/{RPN}/seed_3"
     assert plan.metrics(tables.table("1"), row, result)["AR1k"] == 43.0  # 40 + the seed
-    assert plan.result(row, 3) == result
-    assert plan.result(row, 2) is None
+    assert plan.runner.result(plan.run(row, 3)) == result
+    assert plan.runner.result(plan.run(row, 2)) is None
     assert plan.results(tables.table("1"), row) == {3: result}
 
 
@@ -101,7 +122,7 @@ def test_tables_that_share_a_run_train_it_once(plan, tables, calls):
 
 
 def test_a_four_step_row_rests_on_the_runs_of_the_other_tables(plan, tables, runs):
-    training = plan.trainable(tables.table("5").rows["shared"], 4)
+    training = plan.run(tables.table("5").rows["shared"], 4)
     assert isinstance(training, FourStep)
     steps = [run.folder for run in (*training.separate_runs(), *training.shared_runs())]
     here = f"{runs}/shapes/quick"
@@ -123,10 +144,10 @@ def test_seeds_are_those_that_have_folders(plan, tables, runs):
 
 
 def test_the_command_can_be_typed_in(plan, tables):
-    command = plan.command(tables.table("1").rows["c"], 1)
+    command = plan.run(tables.table("1").rows["c"], 1).command()
     assert command.startswith("python train_net.py --config-file ")
     assert command.endswith("SEED 1")
-    command = plan.command(tables.table("5").rows["shared"], 1)
+    command = plan.run(tables.table("5").rows["shared"], 1).command()
     assert command.startswith("python tools/train_four_step.py --config-file ")
 
 
@@ -139,8 +160,27 @@ def test_predictions_lie_where_the_evaluation_wrote_them(plan, tables, runs):
         ("5", "not_shared"): f"{here}/Fast-RCNN/{FAST}_on_{RPN}",  # step 2's
     }
     for (table, row), place in places.items():
-        folder = plan.inference_folder(tables.table(table).rows[row], 1, "shapes_val")
-        assert folder == f"{place}/seed_1/inference/shapes_val"
+        run = plan.run(tables.table(table).rows[row], 1)
+        assert run.inference_folder("shapes_val") == f"{place}/seed_1/inference/shapes_val"
+
+
+@pytest.mark.parametrize("folder", ["/home/me/runs", "../../me/runs"])
+def test_what_is_published_names_no_folder_of_the_machine(plan, tables, folder):
+    plan = dataclasses.replace(plan, folder=folder)
+    for name in ("c", "b"):
+        run = plan.run(tables.table("2").rows[name], 1)
+        assert folder in run.command()
+        words = plan.without_folders(run.command())
+        assert "/home" not in words.replace(" ", "")
+        assert ".." not in words
+        assert "--config-file configs/quick/Fast-RCNN/fast_rcnn_R_18_FPN.yaml SEED 1" in words
+        assert "output/reproduce/shapes/quick/RPN/" in words
+    assert plan.without_folders(tables.config_file("a.yaml")) == "configs/a.yaml"
+
+
+def test_a_folder_below_the_working_one_is_published_as_it_is(plan):
+    plan = dataclasses.replace(plan, folder="runs")
+    assert plan.without_folders("MODEL.WEIGHTS runs/start.pkl") == "MODEL.WEIGHTS runs/start.pkl"
 
 
 # -- numbers -----------------------------------------------------------------------------------
@@ -150,7 +190,7 @@ def test_metrics_have_their_short_names_and_null_stays_null(plan, tables):
     row, results = tables.table("2").rows["c"], {"bbox": {"AP": 33.9, "AP50": 56.9}}
     results["box_proposals"] = {"AR@1000": 56.25, "ARs@1000": None, "AR@100": 44.0}
     found = plan.metrics(tables.table("2"), row, {"results": {"shapes_val": results}})
-    # AP50 and AR@100 have no short name in this file; timing has no result
+    # this file has no short name for AP50 and AR@100, and timing has no result
     assert found == {"AP": 33.9, "AR1k": 56.25, "AR1k_s": None}
 
 
@@ -168,7 +208,7 @@ def test_anchors_are_counted_for_a_table_that_shows_them(plan, tables):
 
 @pytest.fixture
 def two_classes():
-    """Data sets things_train and things_val, of two classes."""
+    """Registers things_train and things_val, two data sets with two classes."""
     for name in ("things_train", "things_val"):
         DatasetCatalog.register(name, lambda: [])
         MetadataCatalog.get(name).thing_classes = ["this", "that"]
@@ -207,14 +247,12 @@ def test_a_data_set_that_is_not_there_is_refused(plan, tables, calls, two_classe
 
 
 def test_configs_from_elsewhere_keep_their_data_sets_apart(plan, tables, runs, repo, two_classes):
-    """A user's file of tables beside the project names configs as ../fpn/configs/x.yaml."""
+    """A user's file of tables may lie beside the project and name ../fpn/configs/x.yaml."""
     path = str(repo / "docs" / "tables.yaml")
     tables = dataclasses.replace(tables, path=path)
     row = Row("FPN", {"quick": "../configs/quick/RPN/rpn_R_18_FPN.yaml"})
     folders = {
-        os.path.normpath(
-            dataclasses.replace(plan, tables=tables, dataset=name).trainable(row, 0).folder
-        )
+        os.path.normpath(dataclasses.replace(plan, tables=tables, dataset=name).run(row, 0).folder)
         for name in ("", "things")
     }
     assert len(folders) == 2
@@ -226,7 +264,7 @@ def test_configs_from_elsewhere_keep_their_data_sets_apart(plan, tables, runs, r
 
 @pytest.fixture
 def started(plan, tables, monkeypatch):
-    """The plan with a scale that has a start, and the list of the calls that made it."""
+    """A plan whose scale has a start, and the list of the calls that made a start."""
     made = []
 
     def pretrain(cfg, path, *, iterations):
@@ -245,7 +283,7 @@ def test_every_row_of_a_seed_starts_from_one_network(started, runs, tables, call
     for seed in (0, 1):
         plan.train_row(tables.table("1").rows["c"], seed)
         plan.train_row(tables.table("2").rows["c"], seed)
-    assert made == [(250, 7, 0), (250, 7, 1)]  # demo.yaml's iterations tell that it is that file
+    assert made == [(250, 7, 0), (250, 7, 1)]  # 250 iterations identify demo.yaml
     starts = [(c["SEED"], c["MODEL.WEIGHTS"]) for c in calls() if c["flag"] == "--resume"]
     assert len(starts) == 4
     assert set(starts) == {(str(seed), f"{runs}/start_quick_seed_{seed}.pkl") for seed in (0, 1)}

@@ -1,4 +1,4 @@
-"""One run: what is trained and what only read, what is refused, and what a kill leaves."""
+"""One run: what it trains, what it only reads, what it refuses, and what a kill leaves."""
 
 import json
 import multiprocessing
@@ -13,7 +13,7 @@ import pytest
 
 from fpn_d2 import UserError
 from fpn_d2.experiments import BusyError, Run, Runner, runs
-from fpn_d2.experiments.settings import check_settings_file
+from fpn_d2.experiments.runs import check_settings
 
 FAKE = str(Path(__file__).parents[1] / "fake_train_net.py")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
@@ -21,7 +21,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
-    """``calls()``: the words of each call of the program so far."""
+    """``calls()``: the words of each call of the program until now."""
     log = tmp_path / "log.txt"
     monkeypatch.setenv("FAKE_LOG", str(log))
     return lambda: [json.loads(line) for line in log.read_text().splitlines()] * log.exists()
@@ -29,7 +29,7 @@ def calls(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(repo, tmp_path, calls):
-    """A run of an RPN that is trained on a and tested on b."""
+    """A run that trains an RPN on the data set a and tests it on b."""
     opts = ("DATASETS.TRAIN", "('a',)", "DATASETS.TEST", "('b',)", "SEED", "3")
     config = str(repo / "configs/quick/RPN/rpn_R_18_FPN.yaml")
     return Run(config, str(tmp_path / "run [1]"), (*opts, "SOLVER.MAX_ITER", "30"))
@@ -48,7 +48,7 @@ def refusal(call, *args, error=UserError):
 
 
 def wait_for(condition, seconds=20):
-    """Until it returns something, which is returned."""
+    """Wait until the condition returns something true, and return that."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "waited in vain"
@@ -70,7 +70,7 @@ def test_a_run_is_told_with_all_that_it_has_come_to(run, runner):
     assert result["results"] == {
         "b": {"box_proposals": {"AR@100": 23.0, "AR@1000": 43.0, "ARs@1000": None}}
     }
-    # 20 iterations of 0.5 s up to number 19, then 10 of 0.4 s
+    # iterations 0 to 19 take 0.5 s each, the next 10 take 0.4 s each
     assert result["seconds"] == 14.0
     assert result["iterations"] == 30
     assert result["losses"] == {"iteration": [19, 29], "total_loss": [2.0, 1.0]}
@@ -101,6 +101,17 @@ def test_checkpoints_in_between_go_once_the_run_is_done(run, runner, monkeypatch
     monkeypatch.setenv("FAKE_MODE", "")
     runner.train(run)
     assert [path.name for path in Path(run.folder).glob("*.pth")] == ["model_final.pth"]
+
+
+def test_a_training_cleans_its_folder_once_before_it_says_that_it_is_done(run, runner, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        runs, "_remove_intermediate_checkpoints", lambda run: seen.append(run.result())
+    )
+    result = runner.train(run)
+    assert seen == [None]
+    runner.train(run)
+    assert seen == [None, result]
 
 
 def test_a_cleaning_that_was_cut_is_made_up_for(run, runner):
@@ -184,22 +195,22 @@ def test_what_decides_no_result_may_differ(run, runner, monkeypatch):
 
 def test_a_folder_may_be_moved(run, tmp_path):
     os.makedirs(run.folder)
-    check_settings_file(run.folder, run.load_config())
+    check_settings(run.folder, run.load_config())
     moved = Run(run.config, str(tmp_path / "moved"), run.opts)
     os.rename(run.folder, moved.folder)
-    check_settings_file(moved.folder, moved.load_config())
+    check_settings(moved.folder, moved.load_config())
 
 
 def test_a_key_of_a_later_version_is_no_difference(run):
     os.makedirs(run.folder)
     cfg = run.load_config()
-    check_settings_file(run.folder, cfg)
+    check_settings(run.folder, cfg)
     path = Path(run.folder, "settings.json")
     settings = json.loads(path.read_text())
     assert settings["SEED"] == "3"
     del settings["MODEL.FPN.FREEZE"]
     path.write_text(json.dumps(settings))
-    check_settings_file(run.folder, cfg)
+    check_settings(run.folder, cfg)
 
 
 @pytest.mark.parametrize("name", ["settings.json", "run.json"])
@@ -252,7 +263,7 @@ def test_a_failed_evaluation_is_told(run, runner, monkeypatch):
 
 @pytest.fixture
 def collected(run, runner, monkeypatch):
-    """``collected(text)``: the result where metrics.json holds this text."""
+    """``collected(text)``: the result of a run whose metrics.json holds this text."""
 
     def collect(text):
         inference = Path(run.inference_folder("b"))
@@ -270,7 +281,7 @@ def step(iteration, seconds, loss):
 
 
 def test_iterations_that_a_resume_repeats_count_once(collected):
-    # cut after 39, resumed from the checkpoint at 19: the second 39 is the one that stands
+    # cut after 39 and resumed from the checkpoint at 19, so the second 39 counts
     first = step(19, 0.5, 3.0) + step(39, 9.0, 8.0)
     result = collected(first + step(39, 0.25, 2.0) + step(49, 0.5, 1.0))
     assert result["seconds"] == 20 * 0.5 + 20 * 0.25 + 10 * 0.5
@@ -320,7 +331,7 @@ def test_progress_is_told_while_it_trains(run, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         Runner(FAKE, on_progress=stop_at_20).train(run)
     assert told[0][1:] == (0, 30, None)
-    assert told[-1] == (run, 20, 30, 9.0)  # the log's eta_seconds
+    assert told[-1] == (run, 20, 30, 9.0)  # eta_seconds of metrics.json
 
 
 def test_ctrl_c_ends_the_program_too(run, monkeypatch):
@@ -341,7 +352,7 @@ def test_ctrl_c_ends_the_program_too(run, monkeypatch):
 
 
 def is_gone(pid):
-    """No such process, or one that has ended and waits to be collected."""
+    """Whether there is no such process, or it has ended and waits to be collected."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -350,7 +361,7 @@ def is_gone(pid):
 
 @pytest.fixture
 def other(run, runner, monkeypatch):
-    """Another process that is in the middle of training the run, and its program's process id."""
+    """Another process in the middle of training the run, and the process id of its program."""
     monkeypatch.setenv("FAKE_MODE", "hang")
     process = multiprocessing.get_context("fork").Process(target=runner.train, args=(run,))
     process.start()
@@ -381,14 +392,14 @@ def test_the_program_ends_with_a_killed_parent_and_the_next_call_goes_on(
     process.kill()
     process.join()
     monkeypatch.setenv("FAKE_MODE", "")
-    result = runner.train(run)  # waits for the program to go, and with it the lock
+    result = runner.train(run)  # waits until the program has gone, and its lock with it
     assert is_gone(program)
     assert result["losses"]["iteration"] == [19, 29]
     assert "--resume" in calls()[1]
 
 
 def test_an_orphan_keeps_the_lock(run, runner, calls, other, monkeypatch):
-    """Where nothing ends it (not Linux, or it takes its time) nobody else trains beside it."""
+    """If nothing ends it (not on Linux, or it takes time), nobody else trains beside it."""
     monkeypatch.setattr(runs, "_LOCK_SECONDS", 0.1)
     process, program = other
     os.kill(program, signal.SIGSTOP)  # so that it cannot end

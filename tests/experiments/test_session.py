@@ -1,4 +1,4 @@
-"""One call of the one command: what is trained in which order, what is skipped and what is said."""
+"""One call of tools/reproduce.py: what it trains, skips and says, and what results it writes."""
 
 import dataclasses
 import json
@@ -10,14 +10,18 @@ import portalocker
 import pytest
 
 from fpn_d2 import UserError
-from fpn_d2.experiments import Progress, reproduce, reproduction, results, session
-from fpn_d2.experiments import runs as engine_runs
+from fpn_d2.experiments import Progress, reproduce, reproduction, session
+from fpn_d2.experiments import runs as runs_module
+from fpn_d2.experiments.report import write_report
+from fpn_d2.experiments.session import collect, results_file, update_results
 
+HERE = {"commit": "aaa", "machine": {"cores": 2}, "versions": {"torch": "2"}}
+ELSEWHERE = {"commit": "bbb", "machine": {"cores": 64}, "versions": {"torch": "2"}}
 RPN = "rpn_R_18_FPN"
 
 
 class Told(Progress):
-    """A progress that keeps what it says."""
+    """Keeps what it says."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +39,7 @@ def progress():
 
 @pytest.fixture
 def call(plan, tmp_path, progress):
-    """``call(table, rows, seeds)``: the content of the file that it wrote."""
+    """``call(table, rows, seeds)``: the content of the file that the call wrote."""
 
     def run(table="1", rows=(), seeds=(0,), plan=plan):
         path = reproduce(plan, table, str(tmp_path / "results"), rows, seeds, progress)
@@ -54,8 +58,8 @@ def recalls(content, metric="AR1k"):
 
 @pytest.fixture(autouse=True)
 def _report(monkeypatch):
-    """The page and the count of anchors are other tests', and take a second."""
-    monkeypatch.setattr(results, "write_report", lambda *_: None)
+    """Leave out the page and the count of anchors, which take a second and have other tests."""
+    monkeypatch.setattr(session, "write_report", lambda *_: None)
     monkeypatch.setattr(reproduction, "count_anchors", lambda *_: 12)
 
 
@@ -88,16 +92,16 @@ def test_another_call_adds_to_the_file(call, progress):
 
 
 def test_the_results_are_written_after_every_row(call, tmp_path, monkeypatch, calls):
-    """So a table that is cut in its last row has all others."""
+    """A table that is cut in its last row has all rows before."""
     seen = []
-    train = engine_runs.Runner.train
+    train = runs_module.Runner.train
 
     def look_first(runner, run):
         path = tmp_path / "results/shapes/table1.json"
         seen.append(recalls(json.loads(path.read_text())) if path.exists() else None)
         return train(runner, run)
 
-    monkeypatch.setattr(engine_runs.Runner, "train", look_first)
+    monkeypatch.setattr(runs_module.Runner, "train", look_first)
     call()
     assert seen == [None, {("c", 0): 40}]
 
@@ -110,7 +114,7 @@ def test_a_row_is_told_when_it_begins_and_when_it_ends(call, progress):
 
 
 def test_a_run_of_another_process_is_skipped_and_named(call, calls, runs, progress, monkeypatch):
-    monkeypatch.setattr(engine_runs, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(runs_module, "_LOCK_SECONDS", 0.05)
     folder = runs / f"shapes/quick/RPN/{RPN}/seed_0"
     folder.mkdir(parents=True)
     with portalocker.Lock(folder / ".lock"):
@@ -140,7 +144,7 @@ def test_a_kill_while_checkpoints_are_removed_leaves_none_for_ever(call, runs, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine_runs, "os", SimpleNamespace(**{**vars(os), "remove": stop}))
+        patch.setattr(runs_module, "os", SimpleNamespace(**{**vars(os), "remove": stop}))
         with pytest.raises(KeyboardInterrupt):
             call(rows=["c"])
     folder = runs / f"shapes/quick/RPN/{RPN}/seed_0"
@@ -163,8 +167,10 @@ def test_a_file_of_another_scale_is_refused_before_any_training(call, calls, tmp
     path = tmp_path / "results/shapes/table1.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"scale": "paper", "rows": []}))
-    with pytest.raises(UserError, match="is of scale paper"):
+    with pytest.raises(UserError) as error:
         call()
+    for words in (str(path), "scale paper", "not quick", "--output"):
+        assert words in str(error.value)
     assert calls() == []
 
 
@@ -181,10 +187,21 @@ def test_a_time_table_is_timed_and_not_trained(call, calls, monkeypatch, plan, p
         os.makedirs(reproduction.folder)
 
     monkeypatch.setattr(session, "time_rows", time_rows)
-    assert call("time", ["shared"])["rows"] == []
-    # one row is asked for, but what is not measured side by side cannot be compared
+    assert call("time")["rows"] == []
     assert timed == [("time", ["shared", "not_shared"], True)]
     assert calls() == []
+
+
+def test_a_part_of_the_rows_of_a_time_table_is_refused(call, monkeypatch):
+    monkeypatch.setattr(session, "time_rows", lambda *_: pytest.fail("timed all the same"))
+    with pytest.raises(UserError, match="--rows shared: the rows of table time are timed side by"):
+        call("time", ["shared"])
+
+
+def test_the_results_name_no_folder_of_the_machine(call, tmp_path):
+    for table, rows in (("1", []), ("2", []), ("5", ["not_shared"])):
+        call(table, rows)
+        assert str(tmp_path) not in (tmp_path / f"results/shapes/table{table}.json").read_text()
 
 
 # -- progress ----------------------------------------------------------------------------------
@@ -203,7 +220,7 @@ def test_the_time_left_is_the_rows_left_times_their_mean():
 
 
 def test_a_skipped_row_is_not_left(call, runs, progress, monkeypatch):
-    monkeypatch.setattr(engine_runs, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(runs_module, "_LOCK_SECONDS", 0.05)
     folder = runs / f"shapes/quick/RPN/{RPN}/seed_0"
     folder.mkdir(parents=True)
     with portalocker.Lock(folder / ".lock"):
@@ -213,8 +230,212 @@ def test_a_skipped_row_is_not_left(call, runs, progress, monkeypatch):
 
 def test_the_bar_shows_run_iterations_and_time(monkeypatch):
     with Progress() as progress:
-        run = engine_runs.Run("a.yaml", "runs/a/seed_0")
+        run = runs_module.Run("a.yaml", "runs/a/seed_0")
         progress(run, 20, 30, 90.0)
         assert (progress._bar.n, progress._bar.total) == (20, 30)
         progress(run, 0, 30, None)
         assert (progress._bar.n, progress._bar.total) == (0, 30)
+
+
+# -- results: this machine's runs and what the file has besides ---------------------------------
+
+
+@pytest.fixture
+def done(plan, tables, monkeypatch):
+    """``done(row, seed, AR, **provenance)``: makes a finished run of table 1 by hand."""
+    for name, key in (
+        ("git_commit", "commit"),
+        ("describe_machine", "machine"),
+        ("describe_versions", "versions"),
+    ):
+        monkeypatch.setattr(session, name, lambda key=key: HERE[key])
+
+    def make(name, seed, recall, **origin):
+        folder = Path(plan.run(tables.table("1").rows[name], seed).folder)
+        folder.mkdir(parents=True)
+        content = {
+            "seconds": 60.0,
+            "iterations": 300,
+            "results": {"shapes_val": {"box_proposals": {"AR@1000": recall, "ARs@1000": None}}},
+            "losses": {"iteration": [19], "total_loss": [1.0]},
+            **{**HERE, **origin},
+        }
+        (folder / "run.json").write_text(json.dumps(content))
+
+    return make
+
+
+@pytest.fixture
+def file(tmp_path, tables):
+    """``file(rows)``: a table1.json as an earlier call on another machine writes it."""
+    path = Path(results_file(str(tmp_path / "results"), "shapes", tables.table("1")))
+    path.parent.mkdir(parents=True)
+
+    def write(rows, **changed):
+        head = {"table": "1", "scale": "quick", "dataset": "shapes", **ELSEWHERE, **changed}
+        path.write_text(json.dumps({**head, "rows": rows}))
+        return str(path)
+
+    return write
+
+
+def entry(seed, recall, **more):
+    metrics = {"AR1k": recall}
+    return {
+        "seed": seed,
+        "seconds": 1.0,
+        "iterations": 300,
+        "metrics": metrics,
+        "losses": {},
+        **more,
+    }
+
+
+def test_a_table_has_a_file_of_its_own_for_each_data_set(tables):
+    path = results_file("out", "nuclei", tables.table("1"))
+    assert path == "out/nuclei/table1.json"
+
+
+def test_runs_are_gathered_by_row_and_seed(plan, tables, done, tmp_path):
+    done("d", 0, 30.5)
+    done("c", 10, 41.25)
+    done("c", 2, 40.0)
+    content = collect(plan, tables.table("1"), str(tmp_path / "none.json"))
+    assert (content["table"], content["scale"], content["dataset"]) == ("1", "quick", "shapes")
+    assert list(recalls(content).items()) == [
+        (("c", 2), 40.0),
+        (("c", 10), 41.25),
+        (("d", 0), 30.5),
+    ]
+    seed = content["rows"][0]["seeds"][0]
+    assert seed["metrics"] == {"AR1k": 40.0, "AR1k_s": None, "anchors": 12}
+    assert (seed["seconds"], seed["iterations"]) == (60.0, 300)
+    assert seed["losses"] == {"iteration": [19], "total_loss": [1.0]}
+    assert content["rows"][0]["config"].endswith("configs/quick/RPN/rpn_R_18_FPN.yaml")
+    assert content["rows"][0]["command"].endswith("SEED 2")
+
+
+def test_a_table_without_runs_has_no_rows(plan, tables, done, tmp_path):
+    content = collect(plan, tables.table("1"), str(tmp_path / "none.json"))
+    assert content["rows"] == []
+    assert {key: content[key] for key in HERE} == HERE
+
+
+# -- provenance --------------------------------------------------------------------------------
+
+
+def test_what_all_runs_have_in_common_is_said_once(plan, tables, done, tmp_path):
+    for seed in range(3):
+        done("c", seed, 40.0)
+    content = collect(plan, tables.table("1"), str(tmp_path / "none.json"))
+    assert {key: content[key] for key in HERE} == HERE
+    assert not any(HERE.keys() & seed.keys() for seed in content["rows"][0]["seeds"])
+
+
+def test_a_run_tells_what_is_different_and_most_decide(plan, tables, done, tmp_path):
+    done("c", 0, 40.0, **ELSEWHERE)
+    done("c", 1, 41.0)
+    done("d", 0, 30.0)
+    content = collect(plan, tables.table("1"), str(tmp_path / "none.json"))
+    assert {key: content[key] for key in HERE} == HERE  # two of three
+    (first, second), (third,) = (row["seeds"] for row in content["rows"])
+    own = {key: value for key, value in first.items() if key in HERE}
+    assert own == {"commit": "bbb", "machine": {"cores": 64}}  # its versions are the file's
+    assert not HERE.keys() & (second.keys() | third.keys())
+
+
+# -- merging -----------------------------------------------------------------------------------
+
+
+def test_what_the_file_has_from_elsewhere_is_kept_with_its_origin(plan, tables, done, file):
+    rows = [{"row": "c", "seeds": [entry(0, 50.0), entry(1, 51.0, commit="ccc")]}]
+    path = file([*rows, {"row": "d", "seeds": [entry(7, 30.0)]}])
+    done("c", 1, 41.0)  # this machine's run of the same seed counts
+    done("c", 2, 42.0)
+    content = collect(plan, tables.table("1"), path)
+    assert recalls(content) == {
+        ("c", 0): 50.0,
+        ("c", 1): 41.0,
+        ("c", 2): 42.0,
+        ("d", 7): 30.0,
+    }
+    commits = {
+        (row["row"], seed["seed"]): seed.get("commit", content["commit"])
+        for row in content["rows"]
+        for seed in row["seeds"]
+    }
+    assert commits == {("c", 0): "bbb", ("c", 1): "aaa", ("c", 2): "aaa", ("d", 7): "bbb"}
+    assert content["rows"][1]["command"].endswith("SEED 7")
+
+
+def test_gathering_twice_changes_nothing(plan, tables, done, file, monkeypatch):
+    path = file([{"row": "c", "seeds": [entry(0, 50.0), entry(1, 51.0, commit="ccc")]}])
+    done("d", 2, 42.0)
+    first = collect(plan, tables.table("1"), path)
+    Path(path).write_text(json.dumps(first))
+    assert collect(plan, tables.table("1"), path) == first
+
+
+def test_rows_of_another_file_of_tables_are_kept(plan, tables, done, file):
+    path = file([{"row": "c_heads", "seeds": [entry(0, 50.0)]}])
+    done("c", 0, 40.0)
+    content = collect(plan, tables.table("1"), path)
+    assert recalls(content) == {("c", 0): 40.0, ("c_heads", 0): 50.0}
+
+
+@pytest.mark.parametrize("text", ["", '{"table": "1", "rows": [', "\x00"])
+def test_a_damaged_file_is_named_and_kept(plan, tables, done, file, tmp_path, text):
+    path = file([])
+    Path(path).write_text(text)
+    done("c", 0, 40.0)
+    with pytest.raises(UserError) as error:
+        update_results(plan, tables.table("1"), str(tmp_path / "results"))
+    assert path in str(error.value)
+    assert Path(path).read_text() == text
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"scale": "quick", "rows": []}'])
+def test_a_file_of_something_else_is_named(plan, tables, done, file, text):
+    path = file([])
+    Path(path).write_text(text)
+    with pytest.raises(UserError, match="table1.json"):
+        collect(plan, tables.table("1"), path)
+
+
+# -- writing -----------------------------------------------------------------------------------
+
+
+def test_json_markdown_and_page_are_written(plan, tables, done, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "write_report", write_report)
+    done("c", 0, 40.0)
+    path = update_results(plan, tables.table("1"), str(tmp_path / "results"))
+    assert path == str(tmp_path / "results/shapes/table1.json")
+    assert recalls(json.loads(Path(path).read_text())) == {("c", 0): 40.0}
+    names = {p.name for p in Path(path).parent.iterdir() if p.is_file()}
+    assert names >= {"table1.json", "table1.md", "table1.html"}
+    assert not any("partial" in name for name in names)
+    assert "40.0" in Path(path).with_suffix(".md").read_text()
+
+
+def test_an_error_in_the_report_leaves_the_numbers(plan, tables, done, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError
+
+    done("c", 0, 40.0)
+    monkeypatch.setattr(session, "write_report", fail)
+    with pytest.raises(RuntimeError):
+        update_results(plan, tables.table("1"), str(tmp_path / "results"))
+    path = tmp_path / "results/shapes/table1.json"
+    assert recalls(json.loads(path.read_text())) == {("c", 0): 40.0}
+
+
+def test_a_time_table_takes_what_was_timed(plan, tables, done, tmp_path):
+    table = tables.table("time")
+    folder = Path(plan.timing_folder(table.rows["shared"]))
+    folder.mkdir(parents=True)
+    timing = {"timing": {"seconds": 0.5, "slowest": 0.75, "fastest": 0.25, "trained": False}}
+    content = {"seconds": 4.0, "iterations": 8, "results": {"shapes_val": timing}, "losses": {}}
+    (folder / "run.json").write_text(json.dumps({**content, **HERE}))
+    (row,) = collect(plan, table, str(tmp_path / "none.json"))["rows"]
+    assert row["row"] == "shared"
+    assert row["seeds"][0]["metrics"] == {"seconds": 0.5, "slowest": 0.75, "fastest": 0.25}

@@ -1,4 +1,4 @@
-"""The tables as data: against the paper's numbers typed in by hand, and what is refused."""
+"""The tables as data: the paper's numbers, typed in again by hand, and what is refused."""
 
 import copy
 import itertools
@@ -12,7 +12,7 @@ from fpn_d2.experiments import load_tables
 
 FILE = Path(__file__).resolve().parents[2] / "configs" / "tables.yaml"
 
-# From the paper's PDF, not from the file: row, metrics in the order of the columns.
+# From the paper's PDF, not from the file: the columns in their order, by row.
 TABLE_1 = {  # anchors, AR100, AR1k, s, m, l
     "a": (47000, 36.1, 48.3, 32.0, 58.7, 62.2),
     "b": (12000, 36.3, 44.9, 25.3, 55.5, 64.2),
@@ -110,7 +110,7 @@ def test_detectors_of_these_tables_read_the_proposals_that_the_paper_says(tables
             assert loads == (scale in value.proposals) == (not value.beside)
             if not loads:
                 continue
-            # Table 2: those of Table 1(c); Table 3: the row's own kind; Table 4: its own
+            # Table 2 takes those of Table 1(c), Tables 3 and 4 the row's own
             rpn = config.replace("Fast-RCNN/fast_rcnn", "RPN/rpn").replace("_2x", "")
             if name == "2":
                 rpn = tables.table("1").rows["c"].configs[scale]
@@ -154,7 +154,7 @@ def test_the_start_of_a_scale_is_a_config_too(tables):
     start = tables.scale("quick").start
     assert load_config(tables.config_file(start["config"])).MODEL.RESNETS.DEPTH == 18
     assert start["iterations"] == 200
-    assert not tables.scale("paper").start  # ImageNet, as the rows say
+    assert not tables.scale("paper").start  # ImageNet, as the configs say
 
 
 def test_configs_are_named_relative_to_the_file(tmp_path):
@@ -183,7 +183,7 @@ SMALL = {
 
 @pytest.fixture
 def load(tmp_path):
-    """``load(change)``: the small file, after ``change(content)``."""
+    """``load(change)``: the tables of the small file after ``change(content)``."""
 
     def call(change=lambda content: None):
         content = copy.deepcopy(SMALL)
@@ -218,7 +218,7 @@ def test_a_users_own_row_in_a_copy_of_the_file_works(tmp_path):
 
 
 def test_a_number_is_a_name_of_a_table(load):
-    """YAML reads 7: as a number."""
+    """YAML reads the key 7 as a number."""
     tables = load(lambda c: c.update(tables={7: c["tables"]["mine"]}))
     assert tables.table("7").table == "7"
 
@@ -287,9 +287,7 @@ BAD = {
         lambda c: claim(c).update(tie=True),
         ["table mine, claim 1", "no key tie", "ties"],
     ),
-}
-# Mistakes of type, and of scales.
-TYPES = {
+    # mistakes of type, and of scales
     "metrics of nothing": (lambda c: c.update(metrics=None), ["metrics"]),
     "one config for all scales": (
         lambda c: rows(c)["a"].update(configs="quick/a.yaml"),
@@ -322,9 +320,8 @@ TYPES = {
 }
 
 
-@pytest.mark.parametrize("case", [*BAD, *TYPES])
-def test_a_fault_is_named_by_file_table_and_key(load, tmp_path, case):
-    change, named = (BAD | TYPES)[case]
+@pytest.mark.parametrize("change, named", BAD.values(), ids=BAD)
+def test_a_fault_is_named_by_file_table_and_key(load, tmp_path, change, named):
     with pytest.raises(UserError) as error:
         load(change)
     sentence = str(error.value)

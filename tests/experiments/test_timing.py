@@ -1,4 +1,4 @@
-"""Running times: what is measured, in which order, and what two networks compute."""
+"""Running times: what is measured, in which order, and what two networks compute together."""
 
 import dataclasses
 import itertools
@@ -14,6 +14,7 @@ from detectron2.structures import Instances
 from fpn_d2 import load_config
 from fpn_d2.experiments import FourStep, Row, Run, timing
 from fpn_d2.experiments.timing import time_rows
+from fpn_d2.utils import timing as utils_timing
 
 OPTS = ("INPUT.MIN_SIZE_TEST", "64", "MODEL.DEVICE", "cpu", "SEED", "0")
 OPTS += ("DATASETS.TRAIN", "('tiny_train',)", "DATASETS.TEST", "('tiny_val',)")
@@ -22,7 +23,7 @@ TINY_IMAGES = 4
 
 @pytest.fixture
 def clocked(monkeypatch):
-    """``clocked(cost)``: time is that of the detectors alone, which take ``cost(name, call)``."""
+    """``clocked(cost)``: a clock that only detectors move, by ``cost(name, call)`` seconds."""
 
     def install(cost):
         now, log = [0.0], []
@@ -38,11 +39,11 @@ def clocked(monkeypatch):
             cfg = SimpleNamespace(
                 MODEL=SimpleNamespace(DEVICE="cpu"), DATASETS=SimpleNamespace(TEST=("t_val",))
             )
-            return detect, {"trained": row.name == "fast"}, cfg
+            return detect, row.name == "fast", cfg
 
         monkeypatch.setattr(timing, "_build", build)
-        monkeypatch.setattr(timing, "_inputs", lambda _: ["one", "two"])
-        monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+        monkeypatch.setattr(timing, "_images", lambda _: ["one", "two"])
+        monkeypatch.setattr(utils_timing, "timer", lambda: now[0])
         return log
 
     return install
@@ -58,7 +59,7 @@ def rows():
 
 
 def test_the_median_of_the_measured_rounds_is_told(plan, tables, rows, clocked):
-    # two images, four rounds: the first two calls of each detector warm up
+    # two images and four rounds, so the first two calls of each detector warm up
     costs = {"fast": [9, 9, 1, 2, 3, 4, 5, 60], "slow": [99, 99, 10, 10, 10, 30, 30, 30]}
     clocked(lambda name, call: costs[name][call])
     lines = []
@@ -86,10 +87,31 @@ def test_detectors_take_turns_on_each_image(plan, tables, rows, clocked):
     assert log == turn * 4
 
 
+def test_each_row_sees_the_images_of_its_own_config(plan, tables, rows, monkeypatch):
+    """A round takes as many images as every row has, here two."""
+    seen = []
+
+    def build(_, row):
+        def detect(inputs):
+            seen.append((row.name, *inputs))
+
+        test = {"fast": ("fast_val",), "slow": ("slow_val",)}[row.name]
+        return detect, True, SimpleNamespace(DATASETS=SimpleNamespace(TEST=test))
+
+    images = {"fast_val": ["f1", "f2"], "slow_val": ["s1", "s2", "s3"]}
+    monkeypatch.setattr(timing, "_build", build)
+    monkeypatch.setattr(timing, "_images", lambda cfg: images[cfg.DATASETS.TEST[0]])
+    time_rows(plan, tables.table("time"), rows, lambda _: None)
+    assert seen == [("fast", "f1"), ("slow", "s1"), ("fast", "f2"), ("slow", "s2")] * 4
+    for name, row in rows.items():
+        result = json.loads(Path(plan.timing_folder(row), "run.json").read_text())
+        assert list(result["results"]) == [f"{name}_val"]
+
+
 def test_times_are_kept_apart_from_the_training(plan, tables, rows, clocked):
     clocked(lambda *_: 1.0)
     time_rows(plan, tables.table("time"), rows, lambda _: None)
-    assert plan.result(rows["fast"], 0) is None
+    assert plan.runner.result(plan.run(rows["fast"], 0)) is None
     assert plan.results(tables.table("time"), rows["fast"])[0]["iterations"] == 6
 
 
@@ -107,7 +129,7 @@ def image(make_input):
 
 @pytest.fixture
 def small_plan(plan, tiny_opts, monkeypatch):
-    """The plan, whose runs are of the tiny data."""
+    """The plan with runs on the tiny data."""
     monkeypatch.setattr(type(plan), "_opts", lambda *_: OPTS)
     return plan
 
@@ -121,7 +143,7 @@ def weights_of(model, path):
 @pytest.fixture
 def separate(small_plan, tables):
     """A trained RPN and a trained Fast R-CNN, as "not shared" leaves them."""
-    training = small_plan.trainable(tables.table("5").rows["not_shared"], 0)
+    training = small_plan.run(tables.table("5").rows["not_shared"], 0)
     models = []
     for seed, run in enumerate(training.separate_runs()):
         torch.manual_seed(seed)
@@ -134,10 +156,10 @@ def separate(small_plan, tables):
 
 def test_not_shared_is_an_rpn_and_a_fast_rcnn_on_its_proposals(small_plan, tables, separate, image):
     detector, trained, _ = timing._build(small_plan, tables.table("5").rows["not_shared"])
-    assert trained == {"trained": True}
+    assert trained is True
     rpn, fast = separate
     with torch.no_grad():
-        # ProposalNetwork and GeneralizedRCNN as Detectron2 runs them, one after the other
+        # what Detectron2's ProposalNetwork and GeneralizedRCNN return, one after the other
         found = rpn([image])[0]["proposals"]
         given = Instances((64, 64))
         given.proposal_boxes = found.proposal_boxes[:1000]
@@ -151,7 +173,7 @@ def test_not_shared_is_an_rpn_and_a_fast_rcnn_on_its_proposals(small_plan, table
 
 
 def test_a_fast_rcnn_is_given_1000_proposals(image):
-    """The paper tests on 1000, and the quick RPN's config keeps 2000 for training images."""
+    """The paper tests on 1000; the quick RPN's config keeps 2000 in training."""
     given = []
     proposals = Instances((64, 64), objectness_logits=torch.arange(1500, 0, -1))
     fast = SimpleNamespace(
@@ -165,7 +187,7 @@ def test_a_fast_rcnn_is_given_1000_proposals(image):
 
 def test_a_row_that_is_not_trained_is_timed_with_random_weights(small_plan, tables, image):
     detector, trained, cfg = timing._build(small_plan, tables.table("5").rows["shared"])
-    assert trained == {"trained": False}
+    assert trained is False
     with torch.no_grad():
         (output,) = detector([image])
     assert isinstance(output["instances"], Instances)
@@ -174,19 +196,19 @@ def test_a_row_that_is_not_trained_is_timed_with_random_weights(small_plan, tabl
 
 def test_two_networks_of_which_one_is_trained_are_not(small_plan, tables, separate):
     row = tables.table("5").rows["not_shared"]
-    training = small_plan.trainable(row, 0)
+    training = small_plan.run(row, 0)
     assert isinstance(training, FourStep)
     path = Path(training.separate_runs()[1].weights)
     path.rename(path.with_suffix(".away"))
     _, trained, _ = timing._build(small_plan, row)
     path.with_suffix(".away").rename(path)
-    assert trained == {"trained": False}
+    assert trained is False
 
 
 def test_images_are_those_of_the_test_set_at_its_size(repo, tiny_opts):
-    """A Fast R-CNN's config, whose proposals are not there: they are made, not read."""
+    """The file of proposals that a Fast R-CNN's config names is not read: its RPN makes them."""
     path = str(repo / "configs/quick/Fast-RCNN/fast_rcnn_R_18_FPN.yaml")
-    images = timing._inputs(Run(path, "none", OPTS).load_config())
+    images = timing._images(Run(path, "none", OPTS).load_config())
     assert len(images) == TINY_IMAGES  # the set has no more
     assert len({image["file_name"] for image in images}) == TINY_IMAGES
     assert {min(image["image"].shape[1:]) for image in images} == {64}  # INPUT.MIN_SIZE_TEST
@@ -194,9 +216,9 @@ def test_images_are_those_of_the_test_set_at_its_size(repo, tiny_opts):
 
 def test_no_more_than_eight_images_are_used(repo, tiny_opts):
     path = str(repo / "configs/quick/RPN/rpn_R_18_FPN.yaml")
-    # the training set has 8; twice the data set is one of 16 images
+    # the training set has 8 images
     opts = (*OPTS, "DATASETS.TEST", "('tiny_train',)")
-    images = timing._inputs(load_config(path, opts))
+    images = timing._images(load_config(path, opts))
     assert len(images) == 8
 
 

@@ -1,4 +1,4 @@
-"""One image through a model, and the names of what it detects."""
+"""The predictor resizes and refuses images; the names and ids of classes are the data set's."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Linear layers as convolutions, against nn.Linear."""
+"""Convolved linear layers equal nn.Linear."""
 
 import builtins
 import copy
@@ -29,7 +29,7 @@ def two_threads():
 
 @pytest.fixture
 def convolutions(monkeypatch):
-    """How often a convolution was called in the place of a product."""
+    """A list with an entry for each call of a convolution."""
     calls = []
     real = convolved_linear.F.conv2d
     monkeypatch.setattr(

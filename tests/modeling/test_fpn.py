@@ -7,7 +7,13 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    Backbone,
+    ProposalNetwork,
+    build_backbone,
+)
 from torch import nn
 
 from fpn_d2 import UserError
@@ -279,6 +285,53 @@ def test_stages_beyond_the_pyramid_are_not_built(neck_config):
     assert {n for n, _ in neck.bottom_up.named_children()} == {"stem", "res2", "res3", "res4"}
 
 
+def test_a_network_without_its_last_stages_is_built_as_if_it_had_never_had_them(neck_config):
+    shorter = ["MODEL.FPN.IN_FEATURES", ["res2", "res3"]]
+    states = []
+    for stages in (["res2", "res3", "res4", "res5"], ["res2", "res3"]):
+        opts = [*FOUR_CONVS, *shorter, "MODEL.RESNETS.OUT_FEATURES", stages]
+        torch.manual_seed(0)
+        neck = build_backbone(neck_config(BOTH, (), "", *opts))
+        states.append((neck.state_dict(), torch.get_rng_state()))
+    (trimmed, after_trimmed), (whole, after_whole) = states
+    assert list(trimmed) == list(whole)
+    assert all(torch.equal(trimmed[name], whole[name]) for name in whole)
+    assert torch.equal(after_trimmed, after_whole)
+
+
+@pytest.mark.parametrize("opts", [[], ["MODEL.FPN.TOP_DOWN", False]], ids=["both", "bottom_up"])
+def test_a_network_that_is_used_to_its_end_is_built_once(neck_config, monkeypatch, opts):
+    built = []
+    build = FourConvs.__init__
+    monkeypatch.setattr(FourConvs, "__init__", lambda *args: built.append(1) or build(*args))
+    build_backbone(neck_config(BOTH, (), "maxpool", *FOUR_CONVS, *opts))
+    assert built == [1]
+
+
+@BACKBONE_REGISTRY.register()
+class KeepsItsStages(FourConvs):
+    """A bottom-up network that outputs all its stages, whatever the config says."""
+
+    def __init__(self, cfg: CfgNode, input_shape: ShapeSpec):
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+        super().__init__(cfg, input_shape)
+
+
+def test_stages_that_cannot_be_left_out_stop_a_training_in_several_processes(
+    neck_config, monkeypatch, caplog
+):
+    opts = ["MODEL.FPN.BOTTOM_UP", "KeepsItsStages", "MODEL.FPN.IN_FEATURES", ["res2", "res3"]]
+    cfg = neck_config(BOTH, (), "", *opts)
+    said = "does not use res4, res5 of MODEL.FPN.BOTTOM_UP KeepsItsStages"
+    build_backbone(cfg)
+    assert said in caplog.text
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    with pytest.raises(UserError, match=f"{said}.*several processes"):
+        build_backbone(cfg)
+
+
 @pytest.mark.parametrize("top_block", TOP_BLOCKS, ids=lambda name: name or "none")
 @pytest.mark.parametrize("path", PATHS, ids=PATH_NAMES)
 def test_every_weight_reaches_every_choice_of_levels(neck_config, path, top_block):
@@ -365,6 +418,26 @@ def test_levels_with_weights_that_nothing_reads_are_named(
     opts = ["MODEL.RPN.IN_FEATURES", read, "MODEL.ANCHOR_GENERATOR.SIZES", [[32]]]
     build_backbone(row_config(FPN_ROW, *opts, "MODEL.FPN.TOP_BLOCK", top_block))
     assert f"nothing reads the pyramid's {', '.join(unread)}" in caplog.text
+
+
+@META_ARCH_REGISTRY.register()
+class ReadsMore(ProposalNetwork):
+    """Somebody else's network, which may read more levels than its RPN."""
+
+
+@pytest.mark.parametrize("network, refused", [("ProposalNetwork", True), ("ReadsMore", False)])
+def test_unread_levels_stop_several_processes_where_all_readers_are_known(
+    row_config, monkeypatch, caplog, network, refused
+):
+    opts = ["MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4"], "MODEL.ANCHOR_GENERATOR.SIZES", [[32]]]
+    cfg = row_config(FPN_ROW, *opts, "MODEL.META_ARCHITECTURE", network)
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    if refused:
+        with pytest.raises(UserError, match=r"nothing reads the pyramid's p5.*several processes"):
+            build_backbone(cfg)
+    else:
+        build_backbone(cfg)
+        assert "nothing reads the pyramid's p5" in caplog.text
 
 
 def test_a_level_that_is_read_through_p6_alone_is_not_called_unread(row_config, caplog):

@@ -1,4 +1,4 @@
-"""Eq. 1 at its edges, and that every box is pooled from the level that it says."""
+"""Eq. 1 has the paper's edges, and every box is pooled from the level that it chooses."""
 
 import math
 
@@ -17,12 +17,12 @@ QUICK = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 
 
 def boxes_of(*sizes: tuple[float, float]) -> torch.Tensor:
-    """(R, 4) boxes of these widths and heights, not at the origin."""
+    """Make (R, 4) boxes of these widths and heights, away from the origin."""
     return torch.tensor([[8.0, 16.0, 8.0 + w, 16.0 + h] for w, h in sizes])
 
 
 def random_boxes(count: int, side: float, seed: int = 0) -> torch.Tensor:
-    """(count, 4) boxes inside side x side, their sides log-uniform from one pixel."""
+    """Make (count, 4) boxes inside side x side pixels, with log-uniform sides from one pixel on."""
     generator = torch.Generator().manual_seed(seed)
     size = side ** torch.rand(count, 2, generator=generator)
     corner = (side - size) * torch.rand(count, 2, generator=generator)
@@ -113,7 +113,7 @@ def pooler_of(levels, pooler_type="ROIPool", **kwargs) -> LevelROIPooler:
 
 
 def maps_of(levels, side: int, n: int = 2, value=float) -> list[torch.Tensor]:
-    """Feature maps that hold nothing but the number of their level."""
+    """Make feature maps that hold the number of their level everywhere."""
     return [torch.full((n, 3, side // 2**k, side // 2**k), value(k)) for k in levels]
 
 

@@ -1,4 +1,4 @@
-"""Compact masks against a pixel-by-pixel loop, pycocotools and numbers worked out by hand."""
+"""Compact masks equal a loop over pixels, pycocotools and masks worked out by hand."""
 
 import math
 import tracemalloc
@@ -14,7 +14,7 @@ from fpn_d2.structures import RegionMasks
 
 
 def pasted_by_hand(mask: np.ndarray, region, height: int, width: int, threshold: float):
-    """Every pixel by itself, in Python."""
+    """Compute every pixel by itself."""
     x0, y0, x1, y1 = region
     size, out = len(mask), np.zeros((height, width), dtype=bool)
 

@@ -1,30 +1,41 @@
-"""The benchmark's command line, with a task that takes no time."""
+"""The benchmark's command line, with tasks that take no time."""
 
+import importlib.util
 import json
 import sys
 
-import benchmark as tool
 import pytest
-
-from fpn_d2.benchmark.measure import Timing, row
+import torch
+from benchmark.contest import Timing, make_row
 
 
 @pytest.fixture
-def call(monkeypatch):
+def call(repo, monkeypatch):
     """``call(*words)``: the tool with two tasks of one row each, in one process."""
+    spec = importlib.util.spec_from_file_location("benchmark_tool", repo / "tools/benchmark.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
 
-    def task(name, rounds):
-        timings = [Timing(seconds, seconds, seconds, rounds, None) for seconds in (1.0, 2.0)]
-        return [row(name, "fp32 inference", timings[0], "detectron2", timings[1], None)]
+    def pooling():
+        """Not called."""
 
-    tasks = {name: lambda a, name=name: (task, name, a.rounds) for name in ("pooling", "rows")}
-    monkeypatch.setattr(tool, "TASKS", tasks)
-    monkeypatch.setattr(tool, "take_turns", lambda function, *args: function(*args))
+    def rows():
+        """Not called."""
+
+    def run_task(task, device, rounds):
+        assert device == "cpu"
+        seconds = {"ours": 1.0, "detectron2": 2.0}
+        timings = {name: Timing(s, s, s, rounds, None) for name, s in seconds.items()}
+        return [make_row(task.__name__, "fp32 inference", timings, None)]
+
+    monkeypatch.setattr(tool, "TASKS", {"pooling": (pooling, 1), "rows": (rows, 2)})
+    monkeypatch.setattr(tool, "run_task", run_task)
     monkeypatch.setattr(tool, "profile_detectors", lambda *_: "| operator | fp32 |")
     monkeypatch.setattr(tool, "keep_freed_memory", lambda: True)  # or all later tests keep it
 
     def run(*words):
-        monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, words)])
+        words = ["benchmark.py", "--device", "cpu", *map(str, words)]
+        monkeypatch.setattr(sys, "argv", words)
         tool.main()
 
     return run
@@ -41,11 +52,17 @@ def call(monkeypatch):
     ],
 )
 def test_the_tasks_that_are_asked_for(words, tasks, call, tmp_path, capsys):
-    path = tmp_path / "new.json"
+    path = tmp_path / "new" / "benchmark.json"
     call(*words, "--rounds", 3, "--json", path)
     rows = json.loads(path.read_text())
-    assert [row["task"] for row in rows] == tasks
-    assert all(row["rounds"] == 3 and row["threads"] for row in rows)
+    assert [(row["task"], row["rounds"]) for row in rows] == [
+        (task, {"pooling": 3, "rows": 6}[task]) for task in tasks
+    ]
+    for row in rows:  # each tells where it is from
+        assert row["threads"] == torch.get_num_threads()
+        assert "GiB" in row["machine"]
+        assert f"torch {torch.__version__}" in row["versions"]
+        assert row["commit"]
     printed = capsys.readouterr().out
     assert "commit: " in printed
     assert "operator" not in printed
@@ -56,7 +73,7 @@ def test_the_profile_is_printed_where_it_is_asked_for(call, capsys):
     assert "| operator | fp32 |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["--rounds", 0], ["--device", "tpu"], ["--tasks", "nothing"]])
+@pytest.mark.parametrize("words", [["--rounds", 0], ["--device", "tpu"], ["--tasks", "linear"]])
 def test_what_cannot_be_timed_is_refused(words, call, capsys):
     with pytest.raises(SystemExit):
         call(*words)
@@ -69,7 +86,7 @@ def test_a_file_that_cannot_be_written_is_named_before_the_work(call, tmp_path, 
         call("--json", tmp_path / "file" / "new.json")
     captured = capsys.readouterr()
     assert "new.json cannot be written" in captured.err
-    assert "task:" not in captured.out
+    assert "pooling:" not in captured.out
     with pytest.raises(SystemExit):
         call("--json", tmp_path)
     assert "cannot be written" in capsys.readouterr().err

@@ -123,21 +123,21 @@ def test_pretraining_names_a_config_that_is_not_there(tmp_path, monkeypatch, cap
 
 
 def test_the_stock_config_names_detectron2s_components_alone(repo):
-    cfg = train_stock.stock_config(load_config(repo / "configs/quick/demo.yaml"))
+    cfg = train_stock.config_of_stock(load_config(repo / "configs/quick/demo.yaml"))
     assert cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone"
     assert cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN"
     assert cfg.MODEL.RPN.HEAD_NAME == "StandardRPNHead"
     assert cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads"
     assert cfg.OUTPUT_DIR == "output/quick/demo-stock"
     retinanet = load_config(repo / "configs/quick/RetinaNet/retinanet_R_18_FPN.yaml")
-    name = train_stock.stock_config(retinanet).MODEL.BACKBONE.NAME
+    name = train_stock.config_of_stock(retinanet).MODEL.BACKBONE.NAME
     assert name == "build_retinanet_resnet_fpn_backbone"
 
 
 def test_an_ablation_has_no_stock_twin(repo):
     cfg = load_config(repo / "configs/quick/RPN/rpn_R_18_P2.yaml")
     with pytest.raises(UserError, match="OUT_FEATURES"):
-        train_stock.stock_config(cfg)
+        train_stock.config_of_stock(cfg)
 
 
 @pytest.mark.parametrize("row", ["faster_rcnn_R_50_FPN", "retinanet_R_50_FPN"])
@@ -145,7 +145,7 @@ def test_a_config_of_torchvision_has_no_stock_twin(row_config, row):
     default = ["MODEL.ANCHOR_GENERATOR.NAME", "DefaultAnchorGenerator"]
     for opts in ([], default):
         with pytest.raises(UserError, match="stock Detectron2 has no ClippingRetinaNet"):
-            train_stock.stock_config(row_config(f"torchvision/{row}", *opts))
+            train_stock.config_of_stock(row_config(f"torchvision/{row}", *opts))
 
 
 def test_stock_detectron2_trains_the_same_config(repo, tiny_opts):

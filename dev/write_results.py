@@ -1,0 +1,99 @@
+#!/usr/bin/env python
+"""Write every table that comes from results/*.json: `make results`.
+
+It fills in the pages docs/results.md, docs/speed.md and docs/export.md, whose marks name the files,
+and writes each table's report, results/<data set>/table<N>.md and .html, anew. The .html pages are
+not committed. The example pictures of their rows need the trainings: `tools/reproduce.py` draws
+them.
+
+    <!-- results/shapes/table1.json -->
+    ... what this script writes ...
+    <!-- end of results -->
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fpn_d2.experiments import Table, Tables, load_tables
+from fpn_d2.experiments.report import markdown_table, write_report
+from fpn_d2.experiments.speed_table import benchmark_table
+from fpn_d2.export import export_table
+from fpn_d2.utils.errors import UserError, exit_on_user_error
+from fpn_d2.utils.files import read_json, replace_file
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("docs/results.md", "docs/speed.md", "docs/export.md")
+
+_SECTION = re.compile(r"(<!-- (\S+\.json) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+
+def main() -> None:
+    """Write the pages and the reports."""
+    with exit_on_user_error():
+        tables = load_tables(ROOT / "configs" / "tables.yaml")
+        pages = {ROOT / name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
+        filled = {path: fill_in(text, ROOT, tables) for path, text in pages.items()}
+        for path, text in filled.items():
+            with replace_file(path, encoding="utf-8") as file:
+                file.write(text)
+        for table, results, folder in table_results(ROOT, tables):
+            write_report(table, results, folder)
+
+
+def fill_in(text: str, root: str | os.PathLike, tables: Tables) -> str:
+    """Write the tables of a Markdown text anew from the results that its marks name.
+
+    Args:
+        text: the Markdown text.
+        root: the folder that the marks are relative to.
+        tables: the tables, which give columns and rows.
+
+    Returns:
+        the text with all marked tables as the results have them.
+
+    Raises:
+        UserError: if there is no mark, or if a mark names a file that does not exist.
+    """
+
+    def write(section: re.Match) -> str:
+        path = os.path.join(root, section[2])
+        if not os.path.isfile(path):
+            raise UserError(f"{path}, which a mark names, does not exist; run tools/reproduce.py")
+        results = read_json(path)
+        if isinstance(results, list):
+            table = benchmark_table(results)
+        elif "exports" in results:
+            table = export_table(results["exports"])
+        elif "table" in results:
+            table = markdown_table(tables.table(results["table"]), results)
+        else:
+            raise UserError(f"{path} is not of a known kind; write it anew with its tool")
+        return f"{section[1]}\n{table.strip()}\n\n{section[3]}"
+
+    filled, sections = _SECTION.subn(write, text)
+    if not sections:
+        raise UserError(
+            "there is no place for results: add a line `<!-- results/<data set>/table<N>.json -->` "
+            "and a line `<!-- end of results -->`"
+        )
+    return filled
+
+
+def table_results(
+    root: str | os.PathLike, tables: Tables
+) -> Iterator[tuple[Table, dict[str, Any], str]]:
+    """Yield each of the tables that has results, with the content of their file and its folder.
+
+    Results of other tables, such as a user's own, are left alone.
+    """
+    for path in sorted(Path(root).glob("results/*/table*.json")):
+        results = read_json(str(path))
+        if results["table"] in tables.tables:
+            yield tables.table(results["table"]), results, str(path.parent)
+
+
+if __name__ == "__main__":
+    main()

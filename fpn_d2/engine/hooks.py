@@ -1,0 +1,385 @@
+"""What accompanies a training's steps: CPU autocast, signals, losses that are no numbers, resuming.
+
+A training ends between two steps, in all processes after the same one, and a resumed training
+equals one that was never cut. For both, the processes tell each other in every step what each has
+met, by one collective call (:class:`StepExchange`).
+"""
+
+import contextlib
+import glob
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase, SimpleTrainer
+from detectron2.utils import comm
+from torch import Tensor, distributed, nn
+
+from ..checkpoint.safe_load import read_torch
+from ..utils.devices import has_bfloat16
+from ..utils.errors import UserError
+
+__all__ = [
+    "SIGNALS",
+    "CPUAutocastTrainer",
+    "ResumeState",
+    "StepExchange",
+    "Stopper",
+    "cpu_has_bfloat16",
+    "exit_code_of",
+    "last_finite_checkpoint",
+]
+
+logger = logging.getLogger(__name__)
+
+
+# --- autocast
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether bfloat16 pays on this processor; warns if it does not."""
+    has = has_bfloat16("cpu")
+    if not has:
+        logger.warning(
+            "SOLVER.AMP.ENABLED: this processor has no bfloat16 instructions; training in fp32"
+        )
+    return has
+
+
+class CPUAutocastTrainer(SimpleTrainer):
+    """A :class:`SimpleTrainer` in bfloat16 autocast on a CPU; Detectron2's AMPTrainer needs CUDA.
+
+    bfloat16 has float32's range, so no gradient scaler is needed; weights, gradients and the
+    optimizer stay in float32.
+    """
+
+    def run_step(self) -> None:
+        """See :meth:`SimpleTrainer.run_step`."""
+        # SimpleTrainer's step is one method, so the backward pass runs within autocast as well.
+        # PyTorch advises against that: operations of the backward pass may be cast once more. The
+        # trainings behind the tables ran like this, and a backward pass outside gives other
+        # weights: measure what it changes before the tables are made anew, then move it.
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            super().run_step()
+
+
+# --- signals
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Ctrl-C in a terminal reaches a process twice if its parent passes it on.
+_ECHO_SECONDS = 1.0
+
+
+def exit_code_of(number: int) -> int:
+    """The exit code of a program that a signal has ended, as shells count: 130 and 143."""
+    return 128 + number
+
+
+class Stopper(HookBase):
+    """Finishes the step that a signal meets, saves a checkpoint and ends the program.
+
+    It belongs between the hooks that change or save the model and the one that evaluates it. A
+    process that is alone does not wait for an evaluation to end.
+
+    Attributes:
+        received: the number of the signal that this process has received; 0 without one.
+        agreed: the number of the signal that all processes act on after this step; 0 without one.
+    """
+
+    def __init__(self):
+        self.received = 0
+        self.agreed = 0
+        self._received_at = 0.0
+        self._interruptible = False
+        self._cut_evaluation = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM meanwhile, except those that the program was told to ignore."""
+        # Python hands signals to the main thread alone; without a trainer nobody would stop.
+        if threading.current_thread() is not threading.main_thread() or self.trainer is None:
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        try:
+            for number, handler in before.items():
+                if handler is not signal.SIG_IGN:  # as after nohup, or in the background
+                    signal.signal(number, self._receive)
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def before_step(self) -> None:
+        """See :meth:`HookBase.before_step`."""
+        self._interruptible = False
+
+    def after_step(self) -> None:
+        """Stop here if any process was told to, but not after the last step: it has its own end.
+
+        What is left of the iteration is evaluation and logs.
+        """
+        if comm.get_world_size() == 1:
+            self.agreed = self.received
+        if self.agreed and self.trainer.iter + 1 < self.trainer.max_iter:
+            self._save()
+            raise SystemExit(exit_code_of(self.agreed))
+        self._interruptible = True
+
+    def after_train(self) -> None:
+        """See :meth:`HookBase.after_train`; what is left is the last evaluation and logs."""
+        self._interruptible = False
+        trainer = self.trainer
+        if self._cut_evaluation and trainer.iter + 1 < trainer.max_iter:
+            self._save()
+        elif trainer.iter == trainer.max_iter - 1:
+            # The last step has failed, and Detectron2 would evaluate what it left.
+            error = sys.exc_info()[1]
+            if error is not None:
+                raise error
+        elif self.agreed and trainer.iter >= trainer.max_iter:
+            logger.info("Stopped before the last evaluation; --resume makes it")
+            raise SystemExit(exit_code_of(self.agreed))
+        self._interruptible = True
+
+    def _save(self) -> None:
+        iteration, cfg = self.trainer.iter, self.trainer.cfg
+        name = f"model_{iteration:07d}"
+        is_due = (iteration + 1) % cfg.SOLVER.CHECKPOINT_PERIOD == 0
+        # A due checkpoint has been written by the hook before this one.
+        if not (is_due and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, f"{name}.pth"))):
+            self.trainer.checkpointer.save(name, iteration=iteration)
+        logger.info("Stopped after iteration %d; --resume goes on from there", iteration)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        """The signals' handler, which Python runs between two of its instructions."""
+        now = time.monotonic()
+        if not self.received:
+            self.received, self._received_at = number, now
+            if comm.is_main_process():
+                # The logger may be in use right now, and must not be entered twice.
+                os.write(2, b"stopping after this step; Ctrl-C again ends it at once\n")
+        elif number == signal.SIGINT and now - self._received_at > _ECHO_SECONDS:
+            raise KeyboardInterrupt
+        if self._interruptible and comm.get_world_size() == 1:
+            self._interruptible, self._cut_evaluation = False, True
+            raise SystemExit(exit_code_of(self.received))
+
+
+# --- resuming
+
+
+# What Detectron2's writers take the median of.
+_WINDOW = 20
+_CLOCKS = ("time", "data_time", "rank_data_time", "eta_seconds")
+# Of Detectron2's DenseDetector, such as RetinaNet; no buffer, so not among the weights.
+_AVERAGE = "loss_normalizer"
+
+
+class ResumeState(HookBase):
+    """What a resumed training needs besides weights, optimizer, schedule and iteration.
+
+    Most of it is computed again: the order of the images, their augmentations and all that a step
+    draws are functions of the seed and the iteration (``data/stream.py``, ``Trainer.run_step``).
+    This is the rest: a seed that was drawn, running averages that Detectron2's models keep in
+    Python numbers, in every process its own, and the last values of the metrics, which are logged
+    as medians.
+
+    Detectron2's trainer saves and loads it with its own state. It belongs before the hook that
+    saves, in every process.
+
+    Attributes:
+        seed: the seed of the training that was resumed; None without one.
+        averages: ``{module: value}`` for each process, by its rank.
+    """
+
+    def __init__(self):
+        self.seed: int | None = None
+        self.averages: list[dict[str, float]] = []
+        self._history: dict[str, list[tuple[float, int]]] = {}
+
+    def before_train(self) -> None:
+        """Put back what was loaded."""
+        trainer = self.trainer
+        rank = comm.get_rank()
+        if self.averages and len(self.averages) != comm.get_world_size():
+            logger.warning(
+                "The training was begun in %d processes and goes on in %d: its losses will be "
+                "others than those of an uncut one",
+                len(self.averages),
+                comm.get_world_size(),
+            )
+        if rank < len(self.averages):
+            modules = dict(_unwrapped(trainer.model).named_modules())
+            for name, value in self.averages[rank].items():
+                setattr(modules[name], _AVERAGE, value)
+        if trainer.start_iter < trainer.max_iter:
+            for name, values in self._history.items():
+                for value, iteration in values:
+                    trainer.storage.put_scalar(name, value, cur_iter=iteration)
+
+    def after_step(self) -> None:
+        """Note this process's averages; of several processes, :class:`StepExchange` has."""
+        if comm.get_world_size() == 1:
+            self.averages = [_averages_of(self.trainer.model)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :meth:`HookBase.state_dict`; made of plain containers, as checkpoints are."""
+        storage = getattr(self.trainer, "storage", None)
+        history = {} if storage else self._history
+        for name, smoothed in storage.smoothing_hints().items() if storage else ():
+            if smoothed and name not in _CLOCKS:
+                values = storage.history(name).values()[-_WINDOW:]
+                history[name] = [(float(value), int(iteration)) for value, iteration in values]
+        return {"seed": self.trainer.cfg.SEED, "averages": self.averages, "history": history}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :meth:`HookBase.load_state_dict`."""
+        self.seed = state["seed"]
+        self.averages, self._history = state["averages"], state["history"]
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model without DistributedDataParallel, in which a restart may wrap it or not."""
+    return getattr(model, "module", model)
+
+
+def _averages_of(model: nn.Module) -> dict[str, float]:
+    modules = _unwrapped(model).named_modules()
+    return {name: float(getattr(m, _AVERAGE)) for name, m in modules if hasattr(m, _AVERAGE)}
+
+
+# --- what the processes exchange, and losses that are no numbers
+
+
+class StepExchange(HookBase):
+    """Tells all processes, before the optimizer changes a weight, what each has met in the step.
+
+    That is a loss that is NaN or infinite, which ends the training, a signal and the running
+    averages. They are one tensor of a few numbers and one collective call. A process that is alone
+    makes none, and leaves its losses to Detectron2, which refuses those that are not finite as it
+    writes its metrics, before the optimizer too.
+
+    It belongs among the hooks of the object that makes a step, which calls :meth:`after_backward`.
+    """
+
+    def __init__(self, model: nn.Module, folder: str, stopper: Stopper, resume_state: ResumeState):
+        """
+        Args:
+            model: the module that the step calls.
+            folder: the folder of the training's checkpoints.
+            stopper: told of the signals of all processes.
+            resume_state: told of their averages.
+        """
+        self._model, self._folder = model, folder
+        self._stopper, self._resume_state = stopper, resume_state
+        self._images: list[str] = []
+        self._losses: dict[str, Tensor] = {}
+        # Evaluation copies the model with its hooks; functions are not copied with it.
+        exchange = weakref.proxy(self)
+
+        def remember_images(module: nn.Module, inputs: tuple) -> None:
+            if module.training:
+                exchange._images = [_name(i, record) for i, record in enumerate(inputs[0])]
+                exchange._losses = {}
+
+        def remember_losses(module: nn.Module, inputs: tuple, output: Any) -> None:
+            if module.training:
+                losses = output if isinstance(output, dict) else {"total_loss": output}
+                exchange._losses = {name: loss.detach() for name, loss in losses.items()}
+
+        model.register_forward_pre_hook(remember_images)
+        model.register_forward_hook(remember_losses)
+
+    def after_backward(self) -> None:
+        """See :meth:`HookBase.after_backward`.
+
+        Raises:
+            UserError: in every process, with one sentence about all of them.
+        """
+        if comm.get_world_size() == 1:
+            return
+        averages = _averages_of(self._model)
+        rows = _gathered(self._losses.values(), [self._stopper.received, *averages.values()])
+        self._stopper.agreed = next((int(row[1]) for row in rows if row[1]), 0)
+        self._resume_state.averages = [dict(zip(averages, row[2:], strict=True)) for row in rows]
+        if not all(row[0] for row in rows):
+            bad = self._bad_losses()
+            reports = comm.all_gather((bad, self._images if bad else []))
+            # The checkpoints lie where the first process is.
+            path = last_finite_checkpoint(self._folder) if comm.is_main_process() else None
+            path = comm.all_gather(path)[0]
+            losses = sorted({loss for losses, _ in reports for loss in losses})
+            raise self._error(losses, [image for _, images in reports for image in images], path)
+
+    def error_of_this_process(self) -> UserError:
+        """What to raise after Detectron2's FloatingPointError, in a process that meets it alone.
+
+        Its RPN raises it for predicted boxes that are NaN, before there are losses. The other
+        processes may be at another place then: the launcher ends them.
+        """
+        path = last_finite_checkpoint(self._folder)
+        return self._error(self._bad_losses() or ["the predicted boxes"], self._images, path)
+
+    def _bad_losses(self) -> list[str]:
+        return [name for name, loss in self._losses.items() if not loss.isfinite().all()]
+
+    def _error(self, what: list[str], images: list[str], path: str | None) -> UserError:
+        go_on = f"go on from the last good checkpoint, {path}, with --resume" if path else "restart"
+        return UserError(
+            f"{', '.join(what)} became NaN or infinite at iteration {self.trainer.iter} on "
+            f"the images {', '.join(images)}; no weights were changed by it: look at these "
+            f"images and their annotations, or lower SOLVER.BASE_LR, and {go_on}"
+        )
+
+
+def _gathered(losses: Iterable[Tensor], numbers: Iterable[float]) -> list[list[float]]:
+    """Gather whether losses are finite (1 or 0), and numbers behind that, from all processes.
+
+    Args:
+        losses: the losses of this process, on its device.
+        numbers: as many in every process; they arrive to the bit.
+
+    Returns:
+        a row of each process, by its rank.
+    """
+    finite = torch.stack([loss.isfinite().all() for loss in losses]).all().double()
+    # Filling a tensor does not wait for a GPU, as copying one to it would. Reading it does, where
+    # Detectron2 waits as well: it reads the losses right after this, before its optimizer.
+    own = torch.stack([finite, *(torch.full_like(finite, number) for number in numbers)])
+    rows = [torch.empty_like(own) for _ in range(comm.get_world_size())]
+    distributed.all_gather(rows, own)
+    return torch.stack(rows).tolist()
+
+
+def _name(number: int, record: dict[str, Any]) -> str:
+    return str(record.get("file_name", record.get("image_id", f"number {number}")))
+
+
+def last_finite_checkpoint(folder: str) -> str | None:
+    """The newest checkpoint of a training whose weights are all finite numbers.
+
+    Args:
+        folder: the training's OUTPUT_DIR.
+
+    Returns:
+        its path; None if there is none.
+    """
+    paths = glob.glob(os.path.join(glob.escape(folder), "model_*.pth"))
+    for path in sorted(paths, key=os.path.getmtime, reverse=True):
+        try:
+            weights = read_torch(path)["model"].values()
+        except (UserError, KeyError, TypeError, AttributeError):
+            continue  # damaged, or no checkpoint of a training
+        if all(torch.isfinite(value).all() for value in weights):
+            return path
+    return None

@@ -1,0 +1,348 @@
+"""A detector as one file, ONNX or TorchScript, that runs without Detectron2 and this package.
+
+The graph takes one image of any size and, in Fast R-CNN, its proposals. It returns boxes in pixels
+of that image, and holds everything from the normalization to the last NMS.
+
+Shape shorthand: H x W pixels, P given proposals, R boxes returned.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import io
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.export.torchscript_patch import patch_builtin_len
+from detectron2.layers import shapes_to_tensor
+from detectron2.modeling import GeneralizedRCNN, ProposalNetwork, RetinaNet
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from ..inference import class_names, prepare_model
+from ..utils.errors import UserError
+from ..utils.files import check_targets, explain_disk_errors, replace_file
+from .nms import nms_by_group
+
+__all__ = [
+    "FORMATS",
+    "DetectorGraph",
+    "Exported",
+    "check_output",
+    "export_model",
+    "require",
+    "write_export",
+]
+
+FORMATS = ("onnx", "torchscript")
+# Opset 16 is the first with RoIAlign's half-pixel shift; most runtimes know the next one too.
+OPSET = 17
+METADATA_FILE = "metadata.json"  # in a TorchScript file
+_TRACE_SIZE = (120, 150)  # (H, W); any will do, since sizes become symbols
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """An exported model, as the bytes of a file.
+
+    Args:
+        format: "onnx" or "torchscript".
+        content: the file.
+        check: the same file, which also returns the outputs of the model's heads, so that
+            :func:`fpn_d2.export.check_export` can compare them.
+        metadata: what the file says about the model; all values are text.
+    """
+
+    format: str
+    content: bytes
+    check: bytes
+    metadata: dict[str, str]
+
+
+def export_model(cfg: CfgNode, model: nn.Module, format: str) -> Exported:
+    """Export a detector.
+
+    Args:
+        cfg: the detector's config.
+        model: from :func:`fpn_d2.load_model`; it is not changed.
+        format: "onnx" or "torchscript".
+
+    Returns:
+        the file, and the one that is checked against the model.
+
+    Raises:
+        UserError: for another format, for a kind of model that cannot be exported, or if a
+            package is missing.
+    """
+    if format not in FORMATS:
+        raise UserError(f"format {format!r} is none of {', '.join(FORMATS)}")
+    check_exportable(model)
+    if format == "onnx":
+        require("onnx")
+    metadata = describe_model(cfg, model)
+    prepared = prepare_model(model).model.cpu()
+    prepared.to(memory_format=torch.contiguous_format)
+    graph = DetectorGraph(prepared).eval()
+    image = 255 * torch.rand(3, *_TRACE_SIZE, generator=torch.Generator().manual_seed(0))
+    inputs = (image,)
+    if graph.takes_proposals:
+        # one for the coarsest level and one for the finest
+        inputs = (image, torch.tensor([[0.0, 0.0, 140.0, 110.0], [10.0, 10.0, 30.0, 30.0]]))
+    try:
+        with _quiet(), nms_by_group(format), torch.no_grad():
+            write = _onnx if format == "onnx" else _torchscript
+            content, check = write(graph, inputs, metadata)
+    except (torch.onnx.errors.OnnxExporterError, torch.jit.TracingCheckError) as error:
+        reason = str(error).strip().splitlines()[0]
+        other = FORMATS[1 - FORMATS.index(format)]
+        raise UserError(
+            f"a layer of this model has no form in {format} ({reason}); try --format {other}"
+        ) from error
+    return Exported(format, content, check, metadata)
+
+
+def check_exportable(model: nn.Module) -> None:
+    """Refuse a model that has no exported form.
+
+    Raises:
+        UserError: saying why, and what can be done instead.
+    """
+    if type(model) is ProposalNetwork or isinstance(model, RetinaNet):
+        return
+    if type(model) is not GeneralizedRCNN:
+        raise UserError(
+            f"a {type(model).__name__} cannot be exported: only RPNs, Fast R-CNN, Faster R-CNN and "
+            "RetinaNet can; run it with train_net.py --eval-only, or prepare it in Python with "
+            "fpn_d2.inference.prepare_model"
+        )
+    heads = model.roi_heads
+    if getattr(heads, "mask_on", False) or getattr(heads, "keypoint_on", False):
+        raise UserError(
+            "only boxes are exported: set MODEL.MASK_ON and MODEL.KEYPOINT_ON to False and export "
+            "the detector alone"
+        )
+    if not isinstance(getattr(heads, "box_predictor", None), FastRCNNOutputLayers):
+        raise UserError(
+            f"the {type(heads).__name__} cannot be exported: its box head is not Fast R-CNN's one; "
+            "set MODEL.ROI_HEADS.NAME to LevelROIHeads or C4ROIHeads"
+        )
+
+
+def describe_model(cfg: CfgNode, model: nn.Module) -> dict[str, str]:
+    """Describe what a user of the file must know to feed it and to read its results.
+
+    Args:
+        cfg: the model's config.
+        model: the model.
+
+    Returns:
+        texts: ``class_names`` (a JSON list, empty for proposals), ``input_format`` ("BGR" or
+        "RGB"), ``min_size`` and ``max_size`` (the sides in pixels to which an image is resized),
+        ``resize`` (the way of it, ``INPUT.RESIZE_TEST``), ``model`` and ``license``.
+    """
+    return {
+        "class_names": json.dumps(class_names(cfg)),
+        "input_format": cfg.INPUT.FORMAT,
+        "min_size": str(cfg.INPUT.MIN_SIZE_TEST),
+        "max_size": str(cfg.INPUT.MAX_SIZE_TEST),
+        "resize": cfg.INPUT.RESIZE_TEST,
+        "model": type(model).__name__,
+        "license": "none",
+    }
+
+
+class DetectorGraph(nn.Module):
+    """A detector of one image, with tensors for inputs and outputs."""
+
+    def __init__(self, model: nn.Module):
+        """
+        Args:
+            model: a detector in eval mode. From here on, the graph keeps its heads' outputs.
+        """
+        super().__init__()
+        self.model = model
+        self.is_proposal_network = isinstance(model, ProposalNetwork)
+        self.takes_proposals = getattr(model, "proposal_generator", self) is None
+        self.with_heads = False
+        self._kept: dict[str, Any] = {}
+        if isinstance(model, GeneralizedRCNN):
+            model.roi_heads.register_forward_pre_hook(self._keep_proposals)
+            head = model.roi_heads.box_predictor
+        else:
+            head = model.proposal_generator.rpn_head if self.is_proposal_network else model.head
+        head.register_forward_hook(self._keep_outputs)
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the graph's inputs, in order."""
+        return ["image", "proposals"] if self.takes_proposals else ["image"]
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the graph's outputs, in order."""
+        names = ["boxes", "scores", "classes"]
+        return ["boxes", "objectness_logits"] if self.is_proposal_network else names
+
+    @property
+    def check_names(self) -> list[str]:
+        """The names of the outputs that ``with_heads`` adds, in order."""
+        is_two_stage = isinstance(self.model, GeneralizedRCNN)
+        return ["head_proposals", "head_logits", "head_deltas"][0 if is_two_stage else 1 :]
+
+    def forward(self, image: Tensor, proposals: Tensor | None = None) -> tuple[Tensor, ...]:
+        """
+        Args:
+            image: (3, H, W) float32, 0 to 255, with its channels in the order of
+                ``INPUT.FORMAT``.
+            proposals: (P, 4), x0 y0 x1 y1 in pixels of the image, if ``takes_proposals``.
+
+        Returns:
+            boxes (R, 4), x0 y0 x1 y1 in pixels, best first; their scores (R,) and classes (R,)
+            int64, or for a proposal network their objectness logits (R,). With ``with_heads``,
+            the proposals of the box head (P, 4) follow, and the logits and deltas as the head
+            returns them; a dense head's are flattened and concatenated.
+        """
+        record = {"image": image}
+        if proposals is not None:
+            size = shapes_to_tensor(list(image.shape[-2:]))
+            record["proposals"] = Instances(size, proposal_boxes=Boxes(proposals))
+        with patch_builtin_len():
+            found = self.model([record])[0]
+        if self.is_proposal_network:
+            found = found["proposals"]
+            outputs = (found.proposal_boxes.tensor, found.objectness_logits)
+        else:
+            found = found["instances"]
+            outputs = (found.pred_boxes.tensor, found.scores, found.pred_classes)
+        return outputs + self._heads() if self.with_heads else outputs
+
+    @torch.no_grad()
+    def head_outputs(self, image: Tensor, proposals: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The logits and deltas that :meth:`forward` returns, for given proposals.
+
+        Args:
+            image: see :meth:`forward`.
+            proposals: (P, 4) for the box head; None for a detector without one.
+        """
+        if proposals is None:
+            self.model([{"image": image}])
+        else:
+            images = self.model.preprocess_image([{"image": image}])
+            given = Instances(images.image_sizes[0], proposal_boxes=Boxes(proposals))
+            self.model.roi_heads(images, self.model.backbone(images.tensor), [given], None)
+        return self._heads()[-2:]
+
+    def _heads(self) -> tuple[Tensor, ...]:
+        logits, deltas = self._kept["outputs"]
+        if "proposals" in self._kept:
+            return (self._kept["proposals"], logits, deltas)
+        return tuple(torch.cat([x.flatten() for x in part]) for part in (logits, deltas))
+
+    def _keep_proposals(self, module: nn.Module, args: tuple) -> None:
+        self._kept["proposals"] = args[2][0].proposal_boxes.tensor
+
+    def _keep_outputs(self, module: nn.Module, args: tuple, outputs: Any) -> None:
+        self._kept["outputs"] = outputs
+
+
+def _onnx(
+    graph: DetectorGraph, inputs: tuple[Tensor, ...], metadata: dict[str, str]
+) -> tuple[bytes, bytes]:
+    onnx = require("onnx")
+    outputs, heads = graph.output_names, graph.check_names
+    axes: dict[str, dict[int, str]] = {name: {0: "R"} for name in outputs}
+    axes |= {name: {0: f"{name} rows"} for name in heads}
+    axes |= {"image": {1: "H", 2: "W"}, "proposals": {0: "P"}}
+    graph.with_heads = True
+    file = io.BytesIO()
+    torch.onnx.export(
+        graph,
+        inputs,
+        file,
+        dynamo=False,
+        opset_version=OPSET,
+        input_names=graph.input_names,
+        output_names=outputs + heads,
+        dynamic_axes=axes,
+    )
+    full = onnx.load_from_string(file.getvalue())
+    onnx.helper.set_model_props(full, metadata)
+    check = full.SerializeToString()
+    del full.graph.output[len(outputs) :]  # the graph that is checked, with fewer outputs
+    onnx.checker.check_model(full)
+    return full.SerializeToString(), check
+
+
+def _torchscript(
+    graph: DetectorGraph, inputs: tuple[Tensor, ...], metadata: dict[str, str]
+) -> tuple[bytes, bytes]:
+    files = []
+    for graph.with_heads in (False, True):
+        file = io.BytesIO()
+        traced = torch.jit.trace(graph, inputs, check_trace=False)
+        torch.jit.save(traced, file, _extra_files={METADATA_FILE: json.dumps(metadata)})
+        files.append(file.getvalue())
+    return files[0], files[1]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the warnings of tracing: the check finds out what they warn of."""
+    with warnings.catch_warnings(), open(os.devnull, "w") as null:
+        warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(null):
+            yield
+
+
+def require(package: str) -> Any:
+    """Import an optional package.
+
+    Raises:
+        UserError: if it is not installed, saying how to install it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(
+            f"{package} is not installed; python -m pip install onnx onnxruntime, or take "
+            "--format torchscript, which needs neither"
+        ) from error
+
+
+def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
+    """Refuse an output file before the work for it begins.
+
+    Args:
+        path: the file to write.
+        overwrite: whether it may exist and be replaced.
+
+    Raises:
+        UserError: if its folder does not exist, or if it exists and may not be replaced.
+    """
+    folder = os.path.dirname(os.fspath(path)) or "."
+    if not os.path.isdir(folder):
+        raise UserError(f"the folder {folder} of {path} does not exist; create it first")
+    check_targets(path, overwrite=overwrite)
+
+
+def write_export(exported: Exported, path: str | os.PathLike, overwrite: bool = False) -> None:
+    """Write an exported model, whole or not at all.
+
+    Args:
+        exported: from :func:`export_model`.
+        path: the file.
+        overwrite: whether it may exist and be replaced.
+
+    Raises:
+        UserError: if it exists and may not be replaced, or cannot be written.
+    """
+    check_output(path, overwrite)
+    remedy = "choose another --output, or make room there"
+    with explain_disk_errors(os.fspath(path), remedy), replace_file(path, "wb") as file:
+        file.write(exported.content)

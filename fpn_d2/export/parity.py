@@ -1,0 +1,393 @@
+"""An exported file beside the model that it was made of, and the report of how far they are apart.
+
+The model is the one that training left: its batch norms are not folded, and on a CPU its RoIAlign
+is this package's own operator. The file and the model have nothing in common but the weights.
+
+Shape shorthand: H x W pixels, P proposals, R boxes.
+"""
+
+import copy
+import dataclasses
+import functools
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.data.detection_utils import read_image
+from tabulate import tabulate
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+from ..config import changed
+from ..data import build_test_resize, check_names
+from ..data.images import image_fault
+from ..evaluation import match_boxes
+from ..inference import set_final_nms
+from ..utils.errors import UserError
+from ..utils.files import check_targets, read_json, write_json
+from ..utils.provenance import (
+    describe_machine,
+    describe_versions,
+    git_commit,
+    installed_versions,
+)
+from .exporter import DetectorGraph, Exported, require
+
+__all__ = [
+    "Parity",
+    "check_export",
+    "check_report",
+    "export_table",
+    "load_exported",
+    "random_proposals",
+    "read_check_images",
+    "report_parity",
+]
+
+MATCHED_SHARE = 0.995  # of the detections must be matched,
+LEAST_SCORE = 0.05  # of those above this score,
+PIXELS = 0.1  # to a box whose coordinates are that near;
+HEAD_ERROR = 1e-3  # and the heads' outputs on the same proposals may differ by this much
+# Scores that are nearer than this have no order: rounding decides which of two boxes NMS keeps.
+TIE = 1e-5
+NUM_IMAGES = 3
+SCALES = (1.0, 0.77, 1.23)  # of the config's size, so that the padding has different widths
+NUM_PROPOSALS = 500  # for a Fast R-CNN
+
+
+@dataclasses.dataclass
+class Parity:
+    """How far the file is from the model.
+
+    Args:
+        sizes: (H, W) of each image.
+        detections: the number of the model's above the least score; of an RPN all proposals.
+        found: the number of the file's.
+        matched: how many of both belong together, one to one.
+        tied: how many of the others the model has too, before its NMS, and may have lost to a box
+            of the other side. One tie decides about all that its boxes overlap. Without lateral
+            connections (row e), the levels are C5 repeated, so that neighbours have the same
+            score.
+        head_max_error: the largest difference of the heads' outputs on the same proposals.
+        max_pixels: the largest difference of the matched boxes' coordinates.
+        max_score: the largest difference of their scores.
+    """
+
+    sizes: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    detections: int = 0
+    found: int = 0
+    matched: int = 0
+    tied: int = 0
+    head_max_error: float = 0.0
+    max_pixels: float = 0.0
+    max_score: float = 0.0
+
+    @property
+    def matched_share(self) -> float:
+        """The share, 0 to 1, of the model's detections or of the file's, whichever are more."""
+        return self.matched / max(1, self.detections, self.found)
+
+    @property
+    def is_within_tolerance(self) -> bool:
+        """Whether the file does what the model does."""
+        not_tied = max(self.detections, self.found) - self.tied
+        is_matched = self.matched >= MATCHED_SHARE * not_tied
+        return is_matched and self.head_max_error <= HEAD_ERROR
+
+    def summary(self) -> str:
+        """Say it in a line."""
+        return (
+            f"{len(self.sizes)} images of {len(set(self.sizes))} sizes: "
+            f"{self.matched} of {max(self.detections, self.found)} boxes matched "
+            f"({100 * self.matched_share:.2f} %) within {PIXELS} px, {self.tied} tied; largest "
+            f"difference {self.max_pixels:.1e} px, of scores {self.max_score:.1e}, of head outputs "
+            f"on the same proposals {self.head_max_error:.1e}"
+        )
+
+
+def check_export(exported: Exported, model: nn.Module, images: Sequence[Tensor]) -> Parity:
+    """Run an exported file and its model on the same images.
+
+    Args:
+        exported: from :func:`fpn_d2.export.export_model`.
+        model: the model that it was made of.
+        images: (3, H, W) float32 each, 0 to 255.
+
+    Returns:
+        how far they are from each other.
+
+    Raises:
+        UserError: if no image has a detection, so that nothing can be compared.
+    """
+    eager = DetectorGraph(copy.deepcopy(model).eval().cpu())
+    run, run_check = (load_exported(x, exported.format) for x in (exported.content, exported.check))
+    parity = Parity()
+    for image in images:
+        height, width = image.shape[-2:]
+        parity.sizes.append((height, width))
+        inputs = [image]
+        if eager.takes_proposals:
+            inputs.append(random_proposals(NUM_PROPOSALS, height, width))
+        with torch.no_grad():
+            expected = eager(*inputs)
+        named = dict(zip(eager.input_names, inputs, strict=True))
+        _compare_boxes(parity, run(named), expected, functools.partial(_candidates, model, inputs))
+        outputs = run_check(named)[len(eager.output_names) :]
+        _compare_heads(parity, eager, image, outputs)
+    if not parity.detections:
+        raise UserError(
+            f"the model finds nothing above a score of {LEAST_SCORE} on these images, so nothing "
+            "can be compared; name images with objects in them by --images"
+        )
+    return parity
+
+
+def _compare_boxes(
+    parity: Parity,
+    found: Sequence[Tensor],
+    expected: Sequence[Tensor],
+    candidates: Callable[[], Sequence[Tensor]],
+) -> None:
+    found, expected = _confident(found), _confident(expected)
+    pairs, differences = match_boxes(found[0], expected[0], found[2], expected[2], PIXELS)
+    parity.detections += len(expected[0])
+    parity.found += len(found[0])
+    parity.matched += len(pairs)
+    rest_found, rest_expected = _without(found, pairs[:, 0]), _without(expected, pairs[:, 1])
+    if len(rest_found[0]) and len(rest_expected[0]):
+        had = _are_among(rest_found, _confident(candidates()))
+        rivals = [x[had] for x in rest_found]
+        unexplained = max(
+            int((~had | ~_may_lose(rest_found, rest_expected)).sum()),
+            int((~_may_lose(rest_expected, rivals)).sum()),
+        )
+        parity.tied += max(0, max(len(rest_found[0]), len(rest_expected[0])) - unexplained)
+    if len(pairs):
+        away = (found[1][pairs[:, 0]] - expected[1][pairs[:, 1]]).abs()
+        parity.max_score = max(parity.max_score, float(away.max()))
+        parity.max_pixels = max(parity.max_pixels, float(differences.max()))
+
+
+def _without(outputs: Sequence[Tensor], indices: Tensor) -> list[Tensor]:
+    left = torch.ones(len(outputs[0]), dtype=torch.bool)
+    left[indices] = False
+    return [x[left] for x in outputs]
+
+
+def _may_lose(boxes: Sequence[Tensor], rivals: Sequence[Tensor]) -> Tensor:
+    """Which boxes overlap a rival of their class that NMS may keep in their place, because its
+    score is above theirs or tied with it: (R,) bool."""
+    loses = box_iou(boxes[0], rivals[0]) > 0
+    loses &= rivals[1][None] >= boxes[1][:, None] - TIE
+    return (loses & (boxes[2][:, None] == rivals[2][None])).any(dim=1)
+
+
+@torch.no_grad()
+def _candidates(model: nn.Module, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """What the model returns if its last NMS takes nothing away, in the form of the outputs."""
+    model = copy.deepcopy(model).eval().cpu()
+    set_final_nms(model, 1.0, sys.maxsize)
+    return DetectorGraph(model)(*inputs)
+
+
+def _are_among(found: Sequence[Tensor], candidates: Sequence[Tensor]) -> Tensor:
+    """Which boxes, with their scores and classes, are also among the candidates: (R,) bool."""
+    is_near = (found[0][:, None] - candidates[0][None]).abs().amax(dim=2) <= PIXELS
+    is_near &= (found[1][:, None] - candidates[1][None]).abs() <= HEAD_ERROR
+    return (is_near & (found[2][:, None] == candidates[2][None])).any(dim=1)
+
+
+def _confident(outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The boxes, scores and classes above the least score; all proposals, which get class 0."""
+    if len(outputs) == 2:
+        return outputs[0], outputs[1], torch.zeros_like(outputs[1])
+    keep = outputs[1] > LEAST_SCORE
+    return tuple(x[keep] for x in outputs)
+
+
+def _compare_heads(
+    parity: Parity, eager: DetectorGraph, image: Tensor, outputs: Sequence[Tensor]
+) -> None:
+    expected = eager.head_outputs(image, outputs[0] if len(outputs) == 3 else None)
+    for x, y in zip(outputs[-2:], expected, strict=True):
+        if x.shape != y.shape:
+            raise UserError(
+                f"the exported heads return {tuple(x.shape)} values and the model's "
+                f"{tuple(y.shape)}; this is a defect of the export, please report it"
+            )
+        if len(x):
+            parity.head_max_error = max(parity.head_max_error, float((x - y).abs().max()))
+
+
+def load_exported(content: bytes, format: str) -> Callable[[dict[str, Tensor]], list[Tensor]]:
+    """Load an exported file into ONNX Runtime or TorchScript, on the CPU.
+
+    Args:
+        content: the bytes of the file.
+        format: "onnx" or "torchscript".
+
+    Returns:
+        a function that runs it: it takes the inputs by name and returns the outputs in order.
+    """
+    if format == "torchscript":
+        module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
+
+        def run_module(inputs: dict[str, Tensor]) -> list[Tensor]:
+            with torch.no_grad():
+                return list(module(*inputs.values()))
+
+        return run_module
+    onnxruntime = require("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors, but no warnings of shapes that it could not infer
+    session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+
+    def run_session(inputs: dict[str, Tensor]) -> list[Tensor]:
+        arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+        return [torch.from_numpy(array) for array in session.run(None, arrays)]
+
+    return run_session
+
+
+def random_proposals(count: int, height: int, width: int) -> Tensor:
+    """Draw boxes of all sizes, always the same for an image of one size.
+
+    Args:
+        count: P.
+        height, width: of the image, in pixels.
+
+    Returns:
+        (P, 4), x0 y0 x1 y1 in pixels.
+    """
+    generator = torch.Generator().manual_seed(height * width)
+    sides = torch.tensor([width, height])
+    size = sides * 2 ** (-4 * torch.rand(count, 2, generator=generator))
+    corner = torch.rand(count, 2, generator=generator) * (sides - size)
+    return torch.cat([corner, corner + size], dim=1)
+
+
+def read_check_images(cfg: CfgNode, files: Sequence[str] = ()) -> list[Tensor]:
+    """Read the images to compare on, each in three sizes.
+
+    Args:
+        cfg: the model's config.
+        files: the images; without any, the first ones of the config's test set.
+
+    Returns:
+        (3, H, W) float32 each, 0 to 255, with the channels in the order of ``INPUT.FORMAT``.
+
+    Raises:
+        UserError: for a file that is no image, or if the test set does not exist.
+    """
+    images = []
+    for file in files or _test_files(cfg):
+        fault = image_fault(file)
+        if fault is not None:
+            raise UserError(f"image {file} {fault}; name another by --images")
+        pixels = read_image(file, cfg.INPUT.FORMAT)
+        images += [_resize(cfg, pixels, scale) for scale in SCALES]
+    return images
+
+
+def _resize(cfg: CfgNode, pixels: np.ndarray, scale: float) -> Tensor:
+    shortest = cfg.INPUT.MIN_SIZE_TEST or min(pixels.shape[:2])
+    longest = cfg.INPUT.MAX_SIZE_TEST
+    sides = {"MIN_SIZE_TEST": shortest, "MAX_SIZE_TEST": longest}
+    cfg = changed(cfg, {f"INPUT.{key}": round(scale * side) for key, side in sides.items()})
+    resize = build_test_resize(cfg)
+    resized = resize.get_transform(pixels).apply_image(pixels)
+    return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1), np.float32))
+
+
+def _test_files(cfg: CfgNode) -> list[str]:
+    try:
+        check_names(cfg.DATASETS.TEST[:1], "DATASETS.TEST")
+        records = DatasetCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else []
+    except (UserError, OSError) as error:
+        raise UserError(f"{error}; or name images by --images") from error
+    if not records:
+        raise UserError("DATASETS.TEST has no image to check the export on; name some by --images")
+    return [os.fspath(record["file_name"]) for record in records[:NUM_IMAGES]]
+
+
+# --- the report
+
+
+def report_parity(path: str | os.PathLike, model: str, format: str, parity: Parity) -> None:
+    """Add a model's parity to a JSON file, in the place of an earlier one of the same model.
+
+    Args:
+        path: the file; it need not exist.
+        model: the model's name in the table.
+        format: "onnx" or "torchscript".
+        parity: of the exported file.
+
+    Raises:
+        UserError: see :func:`check_report`.
+    """
+    path = os.fspath(path)
+    check_report(path)
+    rows = read_json(path)["exports"] if os.path.isfile(path) else []
+    rows = [row for row in rows if (row["model"], row["format"]) != (model, format)]
+    row = {
+        "model": model,
+        "format": format,
+        "images": len(parity.sizes),
+        "sizes": len(set(parity.sizes)),
+        "boxes": max(parity.detections, parity.found),
+        "matched_share": round(parity.matched_share, 5),
+        "tied": parity.tied,
+        "max_pixels": float(f"{parity.max_pixels:.1e}"),
+        "max_score": float(f"{parity.max_score:.1e}"),
+        "head_max_error": float(f"{parity.head_max_error:.1e}"),
+    }
+    content = {
+        "exports": sorted([*rows, row], key=lambda row: (row["model"], row["format"])),
+        "commit": git_commit(),
+        "machine": describe_machine(),
+        "versions": describe_versions() | installed_versions("onnx", "onnxruntime"),
+    }
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    write_json(path, content)
+
+
+def check_report(path: str | os.PathLike) -> None:
+    """Refuse a file that :func:`report_parity` cannot add to.
+
+    Args:
+        path: the file; it need not exist.
+
+    Raises:
+        UserError: if the file is something else.
+    """
+    path = os.fspath(path)
+    check_targets(path, overwrite=True)
+    content = read_json(path) if os.path.isfile(path) else {"exports": []}
+    if not isinstance(content, dict) or not isinstance(content.get("exports"), list):
+        raise UserError(f"{path} is no report of exports, and is kept; name another by --report")
+
+
+def export_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Write the rows of :func:`report_parity` as a table in Markdown."""
+    headers = ["model", "format", "images (sizes)", "boxes", "matched %", "tied"]
+    headers += ["largest difference, px", "of scores", "of head outputs"]
+    cells = [
+        [
+            row["model"],
+            row["format"],
+            f"{row['images']} ({row['sizes']})",
+            row["boxes"],
+            f"{100 * row['matched_share']:.2f}",
+            row["tied"],
+            *(f"{row[key]:.0e}" for key in ("max_pixels", "max_score", "head_max_error")),
+        ]
+        for row in rows
+    ]
+    return tabulate(cells, headers, tablefmt="github", disable_numparse=True) + "\n"

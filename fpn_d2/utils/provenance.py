@@ -1,0 +1,87 @@
+"""Where a number comes from: the machine, the versions and the commit."""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import detectron2
+import torch
+import torchvision
+
+from .devices import cpu_info
+
+__all__ = ["describe_machine", "describe_versions", "git_commit", "installed_versions"]
+
+
+def describe_machine() -> dict[str, Any]:
+    """Describe this machine without naming it.
+
+    Returns:
+        ``{processor, instructions, cores, memory_gib, gpus}``.
+    """
+    instructions = {
+        "amx_bf16": torch.cpu._is_amx_tile_supported(),
+        "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
+        "avx512": torch.cpu._is_avx512_supported(),
+        "avx2": torch.cpu._is_avx2_supported(),
+    }
+    return {
+        "processor": cpu_info("model name") or platform.processor() or platform.machine(),
+        "instructions": [name for name, there in instructions.items() if there],
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Return the versions that decide a result, by package."""
+    # This package is imported already, and need not be installed.
+    package = __name__.partition(".")[0]
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "detectron2": detectron2.__version__,
+        package: sys.modules[package].__version__,
+    }
+
+
+def installed_versions(*names: str) -> dict[str, str]:
+    """Return the versions of the packages that are installed, without importing any.
+
+    Args:
+        names: names of packages.
+    """
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def git_commit(folder: str | os.PathLike = Path(__file__).parent) -> str:
+    """Return the commit of a folder's repository, with a ``+`` appended if files have changed.
+
+    Args:
+        folder: a folder in the repository; this package's by default.
+
+    Returns:
+        the short hash, or ``"unknown"`` if there is no repository or no git.
+    """
+    try:
+        commit = _git(folder, "rev-parse", "--short", "HEAD")
+        return commit + ("+" if _git(folder, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(folder: str | os.PathLike, *words: str) -> str:
+    return subprocess.run(
+        ["git", "-C", os.fspath(folder), *words], check=True, capture_output=True, text=True
+    ).stdout.strip()

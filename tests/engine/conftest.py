@@ -1,0 +1,23 @@
+"""What the tests of training share."""
+
+import os
+
+import pytest
+
+from fpn_d2 import load_config
+from fpn_d2.engine import Trainer
+
+
+@pytest.fixture
+def trainer(repo, tiny_opts):
+    """``trainer(*opts)``: of five iterations, without a test set, its folder made."""
+
+    def build(*opts, test="()"):
+        five = ["SOLVER.MAX_ITER", "5", "SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", test]
+        cfg = load_config(repo / "configs/quick/RPN/rpn_R_18_FPN.yaml", [*tiny_opts, *five, *opts])
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        made = Trainer(cfg)
+        made.resume_or_load(resume=False)
+        return made
+
+    return build

@@ -1,0 +1,404 @@
+"""Signals, losses that are no numbers, autocast on CPUs, and resuming to the bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from PIL import Image
+from torch import distributed
+
+from fpn_d2 import UserError, load_config
+from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.engine import Trainer
+from fpn_d2.engine.hooks import CPUAutocastTrainer, cpu_has_bfloat16, last_finite_checkpoint
+
+from .two_processes import CountCalls
+
+RPN = "quick/RPN/rpn_R_18_FPN"
+FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
+RETINANET = "quick/RetinaNet/retinanet_R_18_FPN"
+
+
+@pytest.fixture
+def heeded():
+    """SIGINT does what it does at a prompt: a shell's background jobs begin with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+class At(HookBase):
+    """Calls ``action`` in the middle of an iteration."""
+
+    def __init__(self, iteration, action):
+        self.iteration, self.action = iteration, action
+
+    def before_step(self):
+        if self.trainer.iter == self.iteration:
+            self.action()
+
+
+def checkpoints(trainer):
+    return sorted(n for n in os.listdir(trainer.cfg.OUTPUT_DIR) if n.startswith("model"))
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_training_after_its_step(trainer, number, code, heeded):
+    made = trainer()
+    made.register_hooks([At(2, lambda: os.kill(os.getpid(), number))])
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stopped:
+        made.train()
+    assert stopped.value.code == code
+    assert checkpoints(made) == ["model_0000001.pth", "model_0000002.pth"]
+    assert made.checkpointer.get_checkpoint_file().endswith("model_0000002.pth")
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_in_the_last_step_leaves_the_final_checkpoint(trainer, monkeypatch):
+    monkeypatch.setattr(Trainer, "test", lambda *_: pytest.fail("evaluated"))
+    made = trainer(test="('tiny_val',)")
+    made.register_hooks([At(4, lambda: os.kill(os.getpid(), signal.SIGTERM))])
+    with pytest.raises(SystemExit) as stopped:
+        made.train()
+    assert stopped.value.code == 143
+    assert "model_final.pth" in checkpoints(made)
+
+
+def test_a_signal_in_an_evaluation_does_not_wait_for_its_end(trainer, monkeypatch):
+    def test(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("went on")
+
+    monkeypatch.setattr(Trainer, "test", test)
+    made = trainer("TEST.EVAL_PERIOD", "3", test="('tiny_val',)")
+    with pytest.raises(SystemExit):
+        made.train()
+    assert checkpoints(made) == ["model_0000001.pth", "model_0000002.pth"]
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_program_ends_with_the_signals_code(repo, tiny_opts, tiny_environment, processes):
+    folder = tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1]
+    program = [
+        sys.executable,
+        "train_net.py",
+        "--config-file",
+        f"configs/{RPN}.yaml",
+        "--dist-url",
+        "auto",
+    ]
+    program += ["--num-gpus", str(processes), *tiny_opts, "SOLVER.MAX_ITER", "5000"]
+    process = subprocess.Popen(
+        [*program, "DATALOADER.NUM_WORKERS", str(2 - processes)],
+        cwd=repo,
+        env={**tiny_environment, "PYTHONPATH": str(repo)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    metrics = os.path.join(folder, "metrics.json")
+    for _ in range(2400):  # machines may be busy
+        time.sleep(0.1)
+        if (os.path.isfile(metrics) and os.path.getsize(metrics)) or process.poll() is not None:
+            break
+    process.terminate()
+    assert process.wait(60) == 143
+    assert os.path.isfile(os.path.join(folder, "last_checkpoint"))
+
+
+@pytest.mark.parametrize("iteration, names_checkpoint", [(0, False), (3, True), (4, True)])
+def test_a_loss_that_is_nan_stops_before_the_weights(trainer, iteration, names_checkpoint):
+    made = trainer()
+    before = {}
+
+    def spoil():
+        state = made.model.state_dict()
+        before.update({key: value.clone() for key, value in state.items()})
+        forward = made.model.forward
+        made.model.forward = lambda batch: {
+            key: value * (float("nan") if "cls" in key else 1)
+            for key, value in forward(batch).items()
+        }
+
+    made.register_hooks([At(iteration, spoil)])
+    with pytest.raises(UserError) as caught:
+        made.train()
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.startswith(f"loss_rpn_cls became NaN or infinite at iteration {iteration} on")
+    assert sentence.count("/images/") == 2
+    assert ("model_000000" in sentence) == names_checkpoint
+    for name, value in made.model.named_parameters():
+        assert torch.equal(value, before[name]), name
+
+
+def test_predictions_that_are_nan_before_there_are_losses_stop_with_the_same_words(trainer):
+    made = trainer()
+
+    def spoil():
+        def forward(batch):  # as Detectron2's RPN does where its boxes are NaN
+            raise FloatingPointError("Predicted boxes or scores contain Inf/NaN.")
+
+        made.model.forward = forward
+
+    made.register_hooks([At(3, spoil)])
+    with pytest.raises(UserError) as caught:
+        made.train()
+    sentence = str(caught.value)
+    assert sentence.startswith("the predicted boxes became NaN or infinite at iteration 3 on the")
+    assert sentence.count("/images/") == 2
+    assert "model_000000" in sentence
+
+
+def test_the_last_good_checkpoint_is_the_newest_whose_weights_are_numbers(tmp_path):
+    for i, value in enumerate((1.0, 2.0, float("inf"))):
+        path = tmp_path / f"model_{i}.pth"
+        torch.save({"model": {"w": torch.tensor([value])}}, path)
+        os.utime(path, (i, i))
+    (tmp_path / "model_3.pth").write_bytes(b"half")
+    assert last_finite_checkpoint(str(tmp_path)) == str(tmp_path / "model_1.pth")
+
+
+# --- what processes exchange
+
+
+@pytest.fixture
+def in_two_processes(repo, tiny_opts, tiny_environment):
+    """``in_two_processes(task)``: what two_processes.py prints."""
+
+    def call(task):
+        program = Path(__file__).with_name("two_processes.py")
+        done = subprocess.run(
+            [sys.executable, program, task, repo / "configs/quick", *tiny_opts],
+            env={**tiny_environment, "PYTHONPATH": str(repo)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout.splitlines()
+
+    return call
+
+
+def test_a_step_makes_one_collective_call(in_two_processes):
+    """Besides DistributedDataParallel's, and Detectron2's own gathering of its metrics."""
+    printed = in_two_processes("count")
+    assert [line for line in printed if line.startswith("calls:")] == [
+        "calls: all_gather metrics"
+    ] * 3
+    assert "averages: 2" in printed
+
+
+def test_a_process_that_is_alone_makes_no_collective_call(trainer, monkeypatch):
+    for name in CountCalls.NAMES:  # which it wraps
+        monkeypatch.setattr(distributed, name, getattr(distributed, name))
+    calls = CountCalls()
+    made = trainer()
+    made.register_hooks([calls])
+    made.train()
+    assert calls.steps == [[]] * 5
+
+
+def test_a_loss_that_is_nan_in_one_process_stops_both_before_their_weights(in_two_processes):
+    printed = [line for line in in_two_processes("spoil") if line.startswith("process ")]
+    sentences = []
+    for rank, line in enumerate(printed):
+        start, _, sentence = line.partition(", ")
+        assert start == f"process {rank}: weights same"
+        sentences.append(sentence)
+    assert len(sentences) == 2
+    assert sentences[0] == sentences[1]
+    assert "became NaN or infinite at iteration 0 on the images" in sentences[0]
+    assert sentences[0].count("/images/") == 1  # that process's batch
+
+
+# --- autocast
+
+
+def test_a_processor_without_bfloat16_is_told_so(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert not cpu_has_bfloat16()
+    assert "float32" in caplog.text or "fp32" in caplog.text
+
+
+class Linear(torch.nn.Module):
+    """A model whose loss and gradient are known: the mean of x w + b."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 3)
+        self.seen = []
+
+    def forward(self, x):
+        y = self.layer(x)
+        self.seen.append(y.dtype)
+        return {"loss": y.float().mean()}
+
+
+def test_autocast_computes_in_bfloat16_and_learns_in_float32():
+    model = Linear()
+    x = torch.arange(8.0).reshape(2, 4)  # exact in bfloat16
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    step = CPUAutocastTrainer(model, [x], optimizer)
+    step._write_metrics = lambda *args, **kwargs: None
+    step.run_step()
+    assert model.seen == [torch.bfloat16]
+    assert model.layer.weight.dtype == model.layer.weight.grad.dtype == torch.float32
+    # d mean(y) / d w_ij = sum_n x_nj / 6, d mean(y) / d b_i = 2 / 6
+    assert torch.allclose(model.layer.weight.grad, x.sum(0).expand(3, 4) / 6, rtol=2**-7)
+    assert torch.allclose(model.layer.bias.grad, torch.full((3,), 2 / 6), rtol=2**-7)
+
+
+# --- a training that was cut and resumed equals one that was not, to the bit
+
+
+@pytest.fixture(scope="module")
+def mixed_root(tmp_path_factory):
+    """A data set of seven images of noise, of which three are portrait."""
+    root = tmp_path_factory.mktemp("mixed")
+    folder = root / "mixed"
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    generator = torch.Generator().manual_seed(0)
+    content = {"images": [], "annotations": []}
+    for i in range(7):
+        width, height = (48, 64) if i % 2 else (64, 48)
+        noise = torch.randint(256, (height, width, 3), generator=generator, dtype=torch.uint8)
+        Image.fromarray(noise.numpy()).save(folder / "images" / f"{i}.png")
+        image = {"id": i + 1, "file_name": f"{i}.png", "height": height, "width": width}
+        content["images"].append(image)
+        box = {"bbox": [4 + i, 6, 20, 24], "area": 480, "category_id": 1 + i % 5, "iscrowd": 0}
+        content["annotations"].append({"id": i + 1, "image_id": i + 1, **box})
+    content["categories"] = [{"id": i + 1, "name": f"c{i}"} for i in range(5)]
+    (folder / "annotations" / "instances_train.json").write_text(json.dumps(content))
+    return str(root)
+
+
+class Watch(HookBase):
+    """Notes the losses of every step, and fails before iteration ``cut``, as a kill would."""
+
+    def __init__(self, cut):
+        self.cut, self.losses = cut, {}
+
+    def before_step(self):
+        if self.trainer.iter == self.cut:
+            raise ConnectionError("cut")
+
+    def after_step(self):
+        self.losses[self.trainer.iter] = self.trainer.storage.history("total_loss").latest()
+
+
+@pytest.fixture
+def train(repo, tmp_path, mixed_root):
+    """``train(row, folder, *opts, cut, resume)``: six iterations; the losses of each."""
+    names = register_coco_folders(mixed_root)
+
+    def call(row, folder, *opts, cut=None, resume=False):
+        tiny = ["DATASETS.TRAIN", "('mixed_train',)", "DATASETS.TEST", "()"]
+        tiny += ["INPUT.MIN_SIZE_TRAIN", "(48, 56, 64)", "SOLVER.AMP.ENABLED", "False"]
+        tiny += ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "6", "SOLVER.STEPS", "(4,)"]
+        tiny += ["SOLVER.CHECKPOINT_PERIOD", "3", "MODEL.DEVICE", "cpu"]
+        tiny += ["DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path / folder)]
+        cfg = load_config(repo / f"configs/{row}.yaml", [*tiny, *opts])
+        (tmp_path / folder).mkdir(exist_ok=True)
+        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)  # what default_setup does
+        if resume:
+            torch.rand(5)  # the generator's state is not what makes them equal
+        trainer = Trainer(cfg)
+        watch = Watch(cut)
+        trainer.register_hooks([watch])
+        trainer.resume_or_load(resume=resume)
+        if cut is None:
+            trainer.train()
+        else:
+            with pytest.raises(ConnectionError):
+                trainer.train()
+        return watch.losses
+
+    yield call
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def weights(folder, name="model_final.pth"):
+    return torch.load(folder / name, weights_only=True)["model"]
+
+
+def logged(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    lines = [line for line in lines if "total_loss" in line]
+    return {line["iteration"]: {k: v for k, v in line.items() if "time" not in k} for line in lines}
+
+
+def assert_same_weights(one, two):
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert torch.equal(value, two[name]), name
+
+
+SAMPLER = ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"]
+RETINANETS = ["DATALOADER.ASPECT_RATIO_GROUPING", "False"]
+
+
+@pytest.mark.parametrize(
+    "row, opts, workers",
+    [(FASTER, [], "02"), (RPN, SAMPLER, "0"), (RETINANET, RETINANETS, "0")],
+)
+def test_cut_after_a_checkpoint_and_resumed(train, tmp_path, row, opts, workers):
+    whole = train(row, "whole", *opts)
+    assert len(set(whole.values())) == 6
+    for number in workers:
+        opts = [*opts, "DATALOADER.NUM_WORKERS", number]
+        before = train(row, number, *opts, cut=4)
+        after = train(row, number, *opts, resume=True)
+        assert (sorted(before), sorted(after)) == ([0, 1, 2, 3], [3, 4, 5])
+        assert before == {i: whole[i] for i in before}  # equal floats
+        assert after == {i: whole[i] for i in after}
+        assert_same_weights(weights(tmp_path / number), weights(tmp_path / "whole"))
+        # The last line is of medians over all six iterations, and that of iteration 3 is gone.
+        assert logged(tmp_path / number).keys() == logged(tmp_path / "whole").keys()
+        assert logged(tmp_path / number)[5] == logged(tmp_path / "whole")[5]
+
+
+def test_a_drawn_seed_is_kept(train, tmp_path, monkeypatch):
+    drawn = iter([5, 6])
+    monkeypatch.setattr(comm, "shared_random_seed", lambda: next(drawn))
+    before = train(FASTER, "cut", "SEED", "-1", cut=4)
+    after = train(FASTER, "cut", "SEED", "-1", resume=True)
+    assert next(drawn, None) is None  # the second draw was made, and given up for the first
+    assert before[3] == after[3]
+    # An uncut training with that seed, from the same checkpoint
+    state = torch.load(tmp_path / "cut" / "model_0000002.pth", weights_only=True)
+    assert state["trainer"]["hooks"]["ResumeState"]["seed"] == 5
+    for name in ("model_0000002.pth", "last_checkpoint"):
+        (tmp_path / "whole").mkdir(exist_ok=True)
+        (tmp_path / "whole" / name).write_bytes((tmp_path / "cut" / name).read_bytes())
+    (tmp_path / "whole" / "last_checkpoint").write_text("model_0000002.pth")
+    assert train(FASTER, "whole", "SEED", "5", resume=True) == after
+    assert_same_weights(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def test_other_seeds_give_other_trainings(train):
+    assert train(FASTER, "1", "SEED", "1", cut=2) != train(FASTER, "2", "SEED", "2", cut=2)
+
+
+def test_a_checkpoint_of_stock_detectron2_is_resumed(train, tmp_path):
+    train(FASTER, "cut", cut=4)
+    path = tmp_path / "cut" / "model_0000002.pth"
+    state = torch.load(path, weights_only=True)
+    del state["trainer"]["hooks"]["ResumeState"]
+    torch.save(state, path)
+    assert sorted(train(FASTER, "cut", resume=True)) == [3, 4, 5]

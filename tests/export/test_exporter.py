@@ -1,0 +1,232 @@
+"""ONNX Runtime and TorchScript run exported files as the model itself runs."""
+
+import functools
+import io
+import json
+import sys
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from random_detectors import detect, image_of, proposals_of, spread_scores
+
+from fpn_d2 import UserError
+from fpn_d2.data.datasets.shapes import CLASSES
+from fpn_d2.evaluation import match_boxes
+from fpn_d2.export import (
+    Exported,
+    check_export,
+    check_output,
+    export_model,
+    load_exported,
+    write_export,
+)
+from fpn_d2.modeling import PerLevelRPNHead
+
+# Not multiples of 32; square, wide and tall; smaller and larger than the size that is traced.
+SIZES = [(65, 90), (120, 150), (190, 70)]
+QUICK_ROWS = ["Faster-RCNN/faster_rcnn_R_18_FPN", "Fast-RCNN/fast_rcnn_R_18_FPN"]
+SLOW_ROWS = [
+    *(f"RPN/rpn_R_18_{row}" for row in ("C4", "C5", "FPN", "P2", "bottom_up")),
+    *(f"Fast-RCNN/fast_rcnn_R_18_{row}" for row in ("C4", "C5", "P2", "bottom_up", "top_down")),
+    *(f"Faster-RCNN/faster_rcnn_R_18_{row}" for row in ("C4", "C5")),
+    "Feature-Sharing/shared_R_18_FPN",
+    "RetinaNet/retinanet_R_18_FPN",
+]
+FORMATS = ["onnx", "torchscript"]
+
+
+@pytest.fixture(autouse=True)
+def onnx_if_needed(request):
+    if "onnx" in request.node.name:
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def model_of(row_config):
+    """``model_of(row, KEY, value, ...)``: its config and a random model of spread scores."""
+
+    @functools.cache
+    def build(row, *opts):
+        cfg = row_config(f"quick/{row}", *opts)
+        torch.manual_seed(0)
+        model = build_model(cfg.clone()).eval()
+        spread_scores(cfg, model)
+        return cfg, model
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def exported_of(model_of):
+    return functools.cache(lambda row, format, *opts: export_model(*model_of(row, *opts), format))
+
+
+def assert_same(found, expected):
+    assert [x.shape for x in found] == [x.shape for x in expected]
+    assert [x.dtype for x in found] == [x.dtype for x in expected]
+    classes = [x[2] if len(x) == 3 else torch.zeros(len(x[0])) for x in (found, expected)]
+    pairs, _ = match_boxes(found[0], expected[0], *classes, pixels=0.1)
+    assert len(pairs) == len(expected[0])
+    a, b = found[1][pairs[:, 0]], expected[1][pairs[:, 1]]
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert (found[1].diff() <= 0).all()  # best first
+
+
+def compare_row(model_of, exported_of, row, format):
+    cfg, model = model_of(row)
+    run = load_exported(exported_of(row, format).content, format)
+    most = 0
+    for height, width in SIZES:
+        inputs = {"image": image_of(height, width)}
+        if cfg.MODEL.LOAD_PROPOSALS:
+            inputs["proposals"] = proposals_of(40, height, width)
+        expected = detect(model, *inputs.values())
+        assert_same(run(inputs), expected)
+        most = max(most, len(expected[0]))
+    assert most > 5
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("row", QUICK_ROWS)
+def test_rows_run_as_the_model_does(model_of, exported_of, row, format):
+    compare_row(model_of, exported_of, row, format)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("row", SLOW_ROWS)
+def test_all_rows_run_as_the_model_does(model_of, exported_of, row, format):
+    compare_row(model_of, exported_of, row, format)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_rpn_without_laterals_runs_as_the_model_does_but_for_ties(model_of, exported_of, format):
+    """Its levels are C5 repeated, and each runtime sorts equal values in its own way."""
+    row = "RPN/rpn_R_18_top_down"
+    _, model = model_of(row)
+    parity = check_export(exported_of(row, format), model, [image_of(*size) for size in SIZES])
+    assert parity.is_within_tolerance, parity.summary()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_rpn_head_for_each_level(model_of, exported_of, format):
+    row, opts = "RPN/rpn_R_18_FPN", ("MODEL.RPN.SHARED_HEAD", False)
+    _, model = model_of(row, *opts)
+    assert isinstance(model.proposal_generator.rpn_head, PerLevelRPNHead)
+    image = image_of(65, 90)
+    found = load_exported(exported_of(row, format, *opts).content, format)({"image": image})
+    assert_same(found, detect(model, image))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("count", [0, 1, 300])
+def test_any_number_of_given_proposals(model_of, exported_of, format, count):
+    """No proposal leaves every level of Eq. 1 without a box, and one leaves all levels but one."""
+    row = "Fast-RCNN/fast_rcnn_R_18_FPN"
+    _, model = model_of(row)
+    inputs = {"image": image_of(65, 90), "proposals": proposals_of(count, 65, 90)}
+    found = load_exported(exported_of(row, format).content, format)(inputs)
+    assert_same(found, detect(model, *inputs.values()))
+    assert (len(found[0]) > 0) == (count > 0)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_image_without_detections(exported_of, format):
+    opts = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1.0)
+    exported = exported_of("Faster-RCNN/faster_rcnn_R_18_FPN", format, *opts)
+    boxes, scores, classes = load_exported(exported.content, format)({"image": image_of(70, 90)})
+    assert boxes.shape == (0, 4)
+    assert scores.shape == classes.shape == (0,)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_image_of_many_detections(model_of, exported_of, format):
+    """Beyond 1000 boxes, torchvision's NMS takes another way than in a trace."""
+    opts = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.02, "TEST.DETECTIONS_PER_IMAGE", 2000)
+    row = "Fast-RCNN/fast_rcnn_R_18_FPN"
+    _, model = model_of(row, *opts)
+    inputs = {"image": image_of(190, 230), "proposals": proposals_of(1000, 190, 230)}
+    expected = detect(model, *inputs.values())
+    assert len(expected[0]) > 1000
+    found = load_exported(exported_of(row, format, *opts).content, format)(inputs)
+    assert_same(found, expected)
+
+
+def test_an_onnx_file_says_what_it_takes_and_returns(exported_of):
+    import onnx
+
+    exported = exported_of("Faster-RCNN/faster_rcnn_R_18_FPN", "onnx")
+    model = onnx.load_from_string(exported.content)
+    about = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(about["class_names"]) == list(CLASSES)
+    assert (about["input_format"], about["min_size"], about["max_size"]) == ("BGR", "320", "320")
+    assert about["license"] == "none"
+    assert [x.name for x in model.graph.input] == ["image"]
+    assert [x.name for x in model.graph.output] == ["boxes", "scores", "classes"]
+    sides = model.graph.input[0].type.tensor_type.shape.dim
+    assert [side.dim_param or side.dim_value for side in sides] == [3, "H", "W"]
+
+
+def test_a_torchscript_file_says_the_same(exported_of):
+    exported = exported_of("Faster-RCNN/faster_rcnn_R_18_FPN", "torchscript")
+    files = {"metadata.json": ""}
+    torch.jit.load(io.BytesIO(exported.content), _extra_files=files)
+    assert json.loads(files["metadata.json"]) == exported.metadata
+    assert json.loads(exported.metadata["class_names"]) == list(CLASSES)
+
+
+def test_classes_without_names_are_numbered(model_of, row_config):
+    opts = ("MODEL.ROI_HEADS.NUM_CLASSES", 2)
+    cfg, model = model_of("Fast-RCNN/fast_rcnn_R_18_C5", *opts)
+    about = export_model(cfg, model, "torchscript").metadata
+    assert json.loads(about["class_names"]) == ["class 0", "class 1"]
+
+
+def test_a_mask_proposal_model_is_refused(row_config):
+    cfg = row_config("quick/Mask-Proposals/mask_R_18_5x5")
+    with pytest.raises(UserError, match=r"MaskProposalNetwork cannot .* train_net.py --eval-only"):
+        export_model(cfg, build_model(cfg.clone()).eval(), "onnx")
+
+
+def test_a_detector_with_masks_is_refused(model_of):
+    cfg, model = model_of("Fast-RCNN/fast_rcnn_R_18_C4", "MODEL.MASK_ON", True)
+    with pytest.raises(UserError, match=r"only boxes are exported: set MODEL\.MASK_ON"):
+        export_model(cfg, model, "torchscript")
+
+
+def test_an_unknown_format_is_refused(model_of):
+    with pytest.raises(UserError, match=r"'tflite' is none of onnx, torchscript"):
+        export_model(*model_of("RPN/rpn_R_18_FPN"), "tflite")
+
+
+def test_without_onnx_the_sentence_says_how_to_get_it(model_of, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match=r"onnx is not installed; python -m pip install onnx"):
+        export_model(*model_of("RPN/rpn_R_18_FPN"), "onnx")
+
+
+# --- the file on the disk
+
+
+def test_a_file_is_written_and_not_replaced_unless_asked(tmp_path):
+    exported = Exported("onnx", b"graph", b"", {})
+    path = tmp_path / "model.onnx"
+    write_export(exported, path)
+    assert path.read_bytes() == b"graph"
+    path.write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"model\.onnx is there already; .* --force"):
+        write_export(exported, path)
+    assert path.read_bytes() == b"mine"
+    write_export(exported, path, overwrite=True)
+    assert path.read_bytes() == b"graph"
+    assert [x.name for x in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_folder_that_is_missing_and_a_folder_for_a_file_are_named(tmp_path):
+    with pytest.raises(UserError, match="does not exist; create it first"):
+        check_output(tmp_path / "no" / "model.onnx")
+    with pytest.raises(UserError, match="is a folder; name a file"):
+        check_output(tmp_path, overwrite=True)

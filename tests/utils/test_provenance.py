@@ -1,0 +1,37 @@
+"""Where a number comes from, without naming the machine."""
+
+import json
+import platform
+
+import fpn_d2
+from fpn_d2.utils import provenance
+
+
+def test_a_commit_with_changes_is_marked(tmp_path):
+    def git(*words):
+        options = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        provenance._git(tmp_path, *options, *words)
+
+    assert provenance.git_commit(tmp_path) == "unknown"
+    git("init", "-q")
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-q", "-m", "a")
+    commit = provenance.git_commit(tmp_path)
+    assert provenance._git(tmp_path, "rev-parse", "HEAD").startswith(commit)
+    (tmp_path / "b").write_text("no file of the repository")
+    assert provenance.git_commit(tmp_path) == commit
+    (tmp_path / "a").write_text("2")
+    assert provenance.git_commit(tmp_path) == f"{commit}+"
+
+
+def test_a_machine_is_described_without_its_name():
+    text = json.dumps(provenance.describe_machine())
+    assert set(json.loads(text)) == {"processor", "instructions", "cores", "memory_gib", "gpus"}
+    assert platform.node() not in text
+
+
+def test_the_versions_are_those_of_the_packages_that_run():
+    versions = provenance.describe_versions()
+    assert list(versions) == ["python", "torch", "torchvision", "detectron2", "fpn_d2"]
+    assert versions["fpn_d2"] == fpn_d2.__version__

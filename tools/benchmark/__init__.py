@@ -1,0 +1,14 @@
+"""This package beside stock Detectron2 and what else a user could pick, on the machine at hand.
+
+contest      calls timed in turn, each in a process with its users' memory settings; a result's rows
+precisions   the precisions of a device, and how fast it multiplies matrices in them
+networks     Faster R-CNN R-50 FPN with the same weights in three packages, and its input
+outputs      how far the outputs of two models are apart
+detectors    tasks: inference, and a training step, of that network
+operators    tasks: RoIAlign; the matching of anchors; mask proposals against an image pyramid
+paper_rows   task: every row of the paper's Tables 1 to 3
+agreement    task: the detections of a trained model, prepared and as Detectron2 runs it
+profiling    the operators that take a detector's time
+
+A task is a generator of comparisons (:class:`benchmark.contest.Comparison`).
+"""

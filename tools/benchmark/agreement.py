@@ -1,0 +1,124 @@
+"""How close a prepared model's detections are to those of the same model as Detectron2 runs it."""
+
+import contextlib
+import io
+import itertools
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from fpn_d2.checkpoint import load_model
+from fpn_d2.config import changed, load_config
+from fpn_d2.data import build_test_loader
+from fpn_d2.evaluation import ResultsWritingCOCOEvaluator
+from fpn_d2.evaluation.matching import match_detections
+from fpn_d2.inference import prepare_model
+from fpn_d2.utils.errors import UserError
+
+from .contest import Comparison, Comparisons, make_row
+from .outputs import head_errors
+from .precisions import PRECISIONS, variants_of
+
+_PIXELS = 0.05
+
+
+def benchmark_agreement(
+    device: str,
+    config: str | os.PathLike,
+    weights: str,
+    images: int = 100,
+    opts: Sequence[str] = (),
+) -> Comparisons:
+    """Compare a trained Faster R-CNN, prepared, with itself as Detectron2 runs it.
+
+    Timed are all images. Beyond the usual keys a row has ``images``; ``detections`` of the plain
+    model; ``matched_share``, the share of them that the prepared model has too (one to one, of the
+    same class, within 0.05 px) or the other way round, whichever is less, None without detections;
+    ``head_max_error``, the largest difference of the box head's outputs on the same proposals;
+    ``AP`` and ``baseline_AP`` on these images, None where there is none. The plain model is this
+    package's, unprepared and with torchvision's pooling, which gives Detectron2's bits.
+
+    Args:
+        device: "cpu" or "cuda".
+        config: the model's config, whose first test set is read.
+        weights: the model's checkpoint.
+        images: how many images of the test set are read.
+        opts: overrides of the config, ``[KEY, value, ...]``.
+
+    Raises:
+        UserError: where the config is of another kind of model, and where the config, the weights
+            or the test set cannot be read.
+    """
+    # Starting workers would take longer than reading so few images.
+    opts = [*opts, "DATALOADER.NUM_WORKERS", "0"]
+    cfg = load_config(config, [*opts, "MODEL.DEVICE", device, "MODEL.WEIGHTS", weights])
+    if (
+        cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN"
+        or cfg.MODEL.LOAD_PROPOSALS
+        or "C4" in cfg.MODEL.ROI_HEADS.NAME
+    ):
+        raise UserError(
+            f"{config} is no Faster R-CNN with a box head, whose outputs are compared; give one "
+            "such as configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
+        )
+    plain = load_model(changed(cfg, {"MODEL.ROI_BOX_HEAD.POOLER_BACKEND": "torchvision"}))
+    model = load_model(cfg)
+    loader = build_test_loader(cfg, cfg.DATASETS.TEST[0])
+    batches = list(itertools.islice(loader, images))
+    rows = []
+    for variant in variants_of(device):
+        ready = prepare_model(model, precision=PRECISIONS[variant])
+        models = {"ours": ready, "detectron2": plain}
+        calls = {name: _pass(model, batches) for name, model in models.items()}
+        timings = yield Comparison(calls, kept=["ours"])
+        if timings:
+            error, more = _compare_detections(cfg, plain, ready, batches)
+            rows.append(make_row("agreement", variant, timings, error, **more))
+    return rows
+
+
+def _pass(model: nn.Module, batches: list[list[dict]]) -> Callable[[], Any]:
+    return torch.no_grad()(lambda: [model(inputs) for inputs in batches])
+
+
+def _compare_detections(
+    cfg: CfgNode, plain: nn.Module, ready: nn.Module, batches: list[list[dict]]
+) -> tuple[float, dict[str, Any]]:
+    """The box head's largest difference as a share, and the keys of the task's own."""
+    name = cfg.DATASETS.TEST[0]
+    # They get no folder: it would be that of the user's own evaluation.
+    evaluators = [ResultsWritingCOCOEvaluator(name, output_dir=None) for _ in range(2)]
+    counts, matched, error, share = [0, 0], 0, 0.0, 0.0
+    for evaluator in evaluators:
+        evaluator.reset()
+    for inputs in batches:
+        with torch.no_grad():
+            outputs = [plain(inputs), ready(inputs)]
+            errors = head_errors(plain, ready, inputs)
+        error, share = max(error, errors[0]), max(share, errors[1])
+        for evaluator, output in zip(evaluators, outputs, strict=True):
+            evaluator.process(inputs, output)
+        expected, found = (output[0]["instances"] for output in outputs)
+        counts = [counts[0] + len(expected), counts[1] + len(found)]
+        matched += match_detections(found, expected, _PIXELS)
+    image_ids = [record["image_id"] for inputs in batches for record in inputs]
+    with contextlib.redirect_stdout(io.StringIO()):  # COCO's tables
+        expected, found = (e.evaluate(image_ids).get("bbox", {}).get("AP") for e in evaluators)
+    return share, {
+        "images": len(batches),
+        "detections": counts[0],
+        "matched_share": round(matched / max(counts), 5) if any(counts) else None,
+        "head_max_error": float(f"{error:.2e}"),
+        "AP": _rounded(found),
+        "baseline_AP": _rounded(expected),
+    }
+
+
+def _rounded(ap: float | None) -> float | None:
+    """None where there is no AP: without objects in the images, or without detections."""
+    return None if ap is None or math.isnan(ap) else round(ap, 2)

@@ -1,0 +1,261 @@
+"""Calls timed in turn, each in a process with the memory settings that its users have.
+
+Detectron2 and others run with the C library's own settings, and this package with those of its
+programs, which keep freed memory (:func:`fpn_d2.utils.devices.keep_freed_memory`). A process cannot
+have both, so that a task runs in two. The main process times it: it asks one of them for one call
+at a time, while the other waits.
+"""
+
+import dataclasses
+import functools
+import gc
+import multiprocessing
+import statistics
+import traceback
+import warnings
+from collections.abc import Callable, Collection, Generator, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
+from typing import Any, NamedTuple
+
+import torch
+
+from fpn_d2.utils.devices import keep_freed_memory
+from fpn_d2.utils.errors import UserError
+from fpn_d2.utils.timing import seconds_of, time_in_turn
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """What a call took.
+
+    Args:
+        seconds: the median of its rounds.
+        fastest, slowest: the shortest and the longest round, in seconds.
+        rounds: how many rounds were timed.
+        peak_mib: the most memory that it held beyond what its process held before, in MiB and with
+            the C library's own settings; None where the system does not tell.
+    """
+
+    seconds: float
+    fastest: float
+    slowest: float
+    rounds: int
+    peak_mib: float | None
+
+
+class Comparison(NamedTuple):
+    """Calls that are timed side by side.
+
+    Args:
+        calls: the calls by name.
+        kept: the names of those that run with freed memory kept.
+        both: the names of those that run in either way. With memory kept, such a call is named
+            ``"<name>, memory kept"``; where memory cannot be kept, it runs once.
+    """
+
+    calls: Mapping[str, Callable[[], Any]]
+    kept: Collection[str]
+    both: Collection[str] = ()
+
+
+# A task: ``timings = yield Comparison(...)`` as often as it likes, and at the end its rows. In the
+# process that keeps memory, whose rows are not wanted, ``timings`` is None.
+Comparisons = Generator[Comparison, dict[str, Timing] | None, list[Row]]
+
+
+def run_task(task: Callable[..., Comparisons], device: str, rounds: int, *args: Any) -> list[Row]:
+    """Time what a task compares.
+
+    Args:
+        task: a function of a module, which both processes call.
+        device: "cpu" or "cuda".
+        rounds: how often each call is timed, after a round that warms up.
+        args: the task's arguments after the device.
+
+    Returns:
+        the task's rows.
+
+    Raises:
+        UserError: what the task raises, and where it ends early.
+    """
+    context = multiprocessing.get_context("spawn")
+    pools = [ProcessPoolExecutor(max_workers=1, mp_context=context) for _ in range(2)]
+    try:
+        with pools[0] as plain, pools[1] as keeping:
+            plain.submit(keeps_memory)  # starts it while the other one starts
+            if not _ask(keeping, _keep_memory):
+                keeping = plain
+            step = _ask_all({plain, keeping}, _start, task, device, args)[plain]
+            while isinstance(step, Comparison):
+                timings = _time(step, rounds, plain, keeping)
+                step = _ask_all({plain, keeping}, _advance, timings)[plain]
+            return step
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        traceback.print_exception(error)
+        raise UserError(
+            f"{task.__name__} ended early; the traceback above says why, and --tasks leaves it out"
+        ) from error
+
+
+def _ask(process: Executor, function: Callable[..., Any], *args: Any) -> Any:
+    return process.submit(function, *args).result()
+
+
+def _ask_all(
+    processes: Collection[Executor], function: Callable[..., Any], *args: Any
+) -> dict[Executor, Any]:
+    futures = {process: process.submit(function, *args) for process in processes}
+    return {process: future.result() for process, future in futures.items()}
+
+
+def _time(names: Comparison, rounds: int, plain: Executor, keeping: Executor) -> dict[str, Timing]:
+    places = {name: (keeping if name in names.kept else plain, name) for name in names.calls}
+    if keeping is not plain:
+        places |= {f"{name}, memory kept": (keeping, name) for name in names.both}
+    contestants = {
+        label: functools.partial(_ask, process, _measure, name)
+        for label, (process, name) in places.items()
+    }
+    measured = time_in_turn(contestants, rounds, measure=lambda call: call())
+    # All peaks are of the plain process, as the other one takes little anew.
+    peaks = {
+        name: measured[name][-1].peak if places[name][0] is plain else _ask(plain, _peak, name)
+        for name in names.calls
+    }
+    timings = {}
+    for label, (_, name) in places.items():
+        seconds = [each.seconds for each in measured[label]]
+        spread = min(seconds), max(seconds)
+        timings[label] = Timing(statistics.median(seconds), *spread, len(seconds), peaks[name])
+    return timings
+
+
+# --- what runs in a process of a task
+
+_keeps_memory = False
+_device = "cpu"
+_running: Comparisons
+_comparison: Comparison
+
+
+def keeps_memory() -> bool:
+    """Whether this process keeps freed memory; a task need not build in it what it does not time
+    there."""
+    return _keeps_memory
+
+
+def _keep_memory() -> bool:
+    global _keeps_memory
+    _keeps_memory = keep_freed_memory()
+    return _keeps_memory
+
+
+def _start(task: Callable[..., Comparisons], device: str, args: tuple) -> Comparison | list[Row]:
+    global _device, _running
+    warnings.simplefilter("ignore")  # other packages warn about themselves
+    _device, _running = device, task(device, *args)
+    return _advance(None)
+
+
+def _advance(timings: dict[str, Timing] | None) -> Comparison | list[Row]:
+    """Go on to the next comparison and return its names, or at the end the rows."""
+    global _comparison
+    try:
+        _comparison = _running.send(None if _keeps_memory else timings)
+    except StopIteration as end:
+        return end.value
+    calls = dict.fromkeys(_comparison.calls)  # the functions stay in their process
+    return Comparison(calls, list(_comparison.kept), list(_comparison.both))
+
+
+class _Measured(NamedTuple):
+    seconds: float
+    peak: float | None  # of memory, in MiB
+
+
+def _measure(name: str) -> _Measured:
+    gc.collect()
+    before = _reset_peak()
+    seconds = seconds_of(_comparison.calls[name])
+    return _Measured(seconds, None if before is None else _highest() - before)
+
+
+def _peak(name: str) -> float | None:
+    _measure(name)  # takes what stays, such as momentum
+    return _measure(name).peak
+
+
+def _reset_peak() -> float | None:
+    """Forget the peak of memory so far, and return what is held now in MiB, or None if unknown."""
+    if _device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
+    try:
+        with open("/proc/self/clear_refs", "w") as file:  # Linux: sets VmHWM to VmRSS
+            file.write("5")
+        return _status("VmRSS")
+    except OSError:
+        return None
+
+
+def _highest() -> float:
+    return torch.cuda.max_memory_allocated() / 2**20 if _device == "cuda" else _status("VmHWM")
+
+
+def _status(name: str) -> float:
+    """A line of /proc/self/status, in MiB."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(f"{name}:")) / 1024
+
+
+# --- the result
+
+
+def make_row(
+    task: str,
+    variant: str,
+    timings: Mapping[str, Timing],
+    max_error: float | None,
+    share_of_matmul: float | None = None,
+    *,
+    ours: str = "ours",
+    baseline: str = "detectron2",
+    **more: Any,
+) -> Row:
+    """Make a row of the result.
+
+    Args:
+        task: what was timed.
+        variant: which variant of this package.
+        timings: the timings of a comparison.
+        max_error: the largest difference of the outputs, as the task defines it.
+        share_of_matmul: the share of :func:`benchmark.precisions.matmul_rates` that ours reached.
+        ours: the name of the variant in ``timings``.
+        baseline: the name in ``timings`` of what was timed beside it.
+        more: further keys of the task's own.
+
+    Returns:
+        ``ratio`` is how many times as fast as the baseline, ``spread`` the fastest and the slowest
+        round in seconds, and each peak is in MiB beyond what the process held.
+    """
+    mine, theirs = timings[ours], timings[baseline]
+    return {
+        "task": task,
+        "variant": variant,
+        "seconds": round(mine.seconds, 5),
+        "baseline": baseline,
+        "baseline_seconds": round(theirs.seconds, 5),
+        "ratio": round(theirs.seconds / mine.seconds, 2),
+        "max_error": None if max_error is None else float(f"{max_error:.2e}"),
+        "rounds": mine.rounds,
+        "spread": [round(mine.fastest, 5), round(mine.slowest, 5)],
+        "baseline_spread": [round(theirs.fastest, 5), round(theirs.slowest, 5)],
+        "peak_mib": None if mine.peak_mib is None else round(mine.peak_mib),
+        "baseline_peak_mib": None if theirs.peak_mib is None else round(theirs.peak_mib),
+        "share_of_matmul": None if share_of_matmul is None else round(share_of_matmul, 2),
+        **more,
+    }

@@ -1,0 +1,230 @@
+"""Faster R-CNN R-50 FPN, ours beside stock Detectron2's, torchvision's and its exports.
+
+The image has 800 x 1088 px after padding, and a thousand proposals reach the box head; see
+``networks``.
+"""
+
+import copy
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver import build_optimizer
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fpn_d2.inference import compile_backbone, prepare_model
+from fpn_d2.utils.devices import has_bfloat16
+
+from .contest import Comparison, Comparisons, keeps_memory, make_row
+from .networks import SIZE, build_networks, image_record, output_of
+from .outputs import feature_error, head_errors, loss_error
+from .precisions import PRECISIONS, autocast_dtype, matmul_rates, variants_of
+
+Calls = dict[str, Callable[[], Any]]
+
+logger = logging.getLogger(__name__)
+
+
+def benchmark_inference(
+    device: str, compiled: bool = False, size: tuple[int, int] = SIZE
+) -> Comparisons:
+    """Compare the detector's inference on an image.
+
+    ``max_error`` is the box head's on the same proposals; beside torchvision, which pools in
+    another way, it is that of the pyramid's features.
+
+    Args:
+        device: "cpu" or "cuda".
+        compiled: add the variants with torch.compile.
+        size: height and width of the image in pixels.
+    """
+    networks = build_networks(device, size)
+    inputs = [image_record(0, size)]
+    variants = {variant: False for variant in variants_of(device)}
+    if compiled:
+        variants |= {f"{variant} compiled": True for variant in variants}
+    ready = {
+        name: prepare_model(networks.ours, precision=PRECISIONS[name.split()[0]], compile=compile)
+        for name, compile in variants.items()
+    }
+    calls: Calls = {"detectron2": call_without_grad(networks.stock, inputs)}
+    if device == "cuda":
+        calls["detectron2 AMP"] = torch.autocast("cuda", torch.float16)(calls["detectron2"])
+    calls |= {name: call_without_grad(model, inputs) for name, model in ready.items()}
+    if not keeps_memory():
+        calls |= _others(networks.torchvision, inputs[0]["image"] / 255, device)
+
+    timings = yield Comparison(calls, kept=variants, both=["detectron2"])
+    if timings is None:
+        return []
+    rows, rates, flops = [], matmul_rates(device), _count_flops(calls["detectron2"])
+    proposals, _ = output_of(networks.stock.proposal_generator, calls["detectron2"])
+    for name, model in ready.items():
+        variant = name.split()[0]
+        share = flops / timings[name].seconds / rates[variant]
+        head_error = head_errors(networks.stock, model, inputs)[1]
+        for baseline in timings:
+            if baseline in ready or not _is_comparable(baseline, variant):
+                continue
+            error = head_error if baseline.startswith("detectron2") else None
+            if baseline == "torchvision":
+                # Of the variant that is not compiled: torch.compile leaves out hooks.
+                models = ready[variant].model, networks.torchvision
+                error = feature_error(*models, calls[variant], calls[baseline])
+            names = {"ours": name, "baseline": baseline, "proposals": len(proposals[0])}
+            row = make_row("inference", name, timings, error, share, **names)
+            rows.append({**row, "baseline": baseline.removesuffix(f" {variant}")})
+    return rows
+
+
+def _is_comparable(baseline: str, variant: str) -> bool:
+    """Exported models are compared in the same precision only."""
+    words = baseline.split()
+    return words[0] not in ("onnxruntime", "openvino") or words[1] == variant
+
+
+def call_without_grad(model: Callable[[Any], Any], inputs: Any) -> Callable[[], Any]:
+    """Make a model's inference a call without arguments.
+
+    Args:
+        model: in eval mode.
+        inputs: what the model takes.
+    """
+    return torch.no_grad()(lambda: model(inputs))
+
+
+def _count_flops(call: Callable[[], Any]) -> int:
+    """The floating-point operations of a call's convolutions and matrix products, backward too."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+# --- what else a user could pick
+
+
+def _others(model: nn.Module, image: Tensor, device: str) -> Calls:
+    """torchvision's detector, and on CPUs the programs that run its export, where installed."""
+    image = image.to(device)
+    calls: Calls = {"torchvision": call_without_grad(model, [image])}
+    if device != "cpu":
+        return calls
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "model.onnx")
+        for make in (_onnxruntime, _openvino):
+            try:
+                if not os.path.isfile(path):
+                    torch.onnx.export(model, ([image],), path, opset_version=17, dynamo=False)
+                calls |= make(path, image.numpy())
+            except Exception as error:  # whatever is not installed, or not able to run the model
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                logger.warning("not compared with %s: %s", make.__name__.lstrip("_"), reason)
+    return calls
+
+
+def _onnxruntime(path: str, image: np.ndarray) -> Calls:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    inputs = {session.get_inputs()[0].name: image}
+    return {"onnxruntime fp32": lambda: session.run(None, inputs)}
+
+
+def _openvino(path: str, image: np.ndarray) -> Calls:
+    import openvino
+
+    graph, calls = openvino.convert_model(path), {}
+    hints = {"fp32": "f32"} | ({"bf16": "bf16"} if has_bfloat16("cpu") else {})
+    for variant, hint in hints.items():
+        threads = torch.get_num_threads()
+        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
+        compiled = openvino.compile_model(graph, "CPU", settings)
+        calls[f"openvino {variant}"] = lambda compiled=compiled: compiled([image])
+    return calls
+
+
+# --- training
+
+
+def benchmark_training(
+    device: str, compiled: bool = False, size: tuple[int, int] = SIZE
+) -> Comparisons:
+    """Compare a training step of two images with 8 objects each.
+
+    ``max_error`` is :func:`benchmark.outputs.loss_error`.
+
+    Args:
+        device: "cpu" or "cuda".
+        compiled: add the variants with torch.compile.
+        size: height and width of the images in pixels.
+    """
+    networks = build_networks(device, size)
+    inputs = [image_record(seed, size, objects=8) for seed in (1, 2)]
+    variants = [variant for variant in variants_of(device) if variant != "fp16"]
+    variants += [f"{variant} compiled" for variant in variants] if compiled else []
+    dtypes = {"detectron2": None, **{name: autocast_dtype(name) for name in variants}}
+    if device == "cuda":
+        dtypes["detectron2 AMP"] = torch.float16
+    models, calls = {}, {}
+    for name, dtype in dtypes.items():
+        model = copy.deepcopy(networks.ours if name in variants else networks.stock).train()
+        if name.endswith("compiled"):
+            compile_backbone(model)
+        models[name], calls[name] = model, training_step(networks.cfg, model, inputs, dtype)
+
+    timings = yield Comparison(calls, kept=variants, both=["detectron2"])
+    if timings is None:
+        return []
+    rows, rates, stock = [], matmul_rates(device), models["detectron2"]
+    flops = 2 * _count_flops(training_step(networks.cfg, stock, inputs[:1], None))
+    for name in variants:
+        error = loss_error(models[name], dtypes[name], stock, inputs)
+        share = flops / timings[name].seconds / rates[name.split()[0]]
+        for baseline in timings:
+            if baseline not in variants:
+                names = {"ours": name, "baseline": baseline}
+                rows.append(make_row("training", name, timings, error, share, **names))
+    return rows
+
+
+def training_step(
+    cfg: CfgNode,
+    model: nn.Module,
+    inputs: list[dict[str, Any]],
+    dtype: torch.dtype | None,
+) -> Callable[[], float]:
+    """Make a training step a call that returns its loss and leaves the weights as they are.
+
+    Args:
+        cfg: decides the optimizer.
+        model: in training mode.
+        inputs: a batch as models of Detectron2 take it.
+        dtype: the dtype of autocast; None for float32.
+    """
+    optimizer = build_optimizer(cfg, model)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    device = next(model.parameters()).device.type
+    scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
+
+    def step() -> float:
+        torch.manual_seed(7)  # decides the samples
+        with EventStorage(), torch.autocast(device, dtype, enabled=dtype is not None):
+            loss = sum(model(inputs).values())
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return float(loss.detach())
+
+    return step

@@ -1,0 +1,127 @@
+"""How far the outputs of two models are apart on the same input."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from detectron2.structures import Instances
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from fpn_d2.inference import PreparedModel
+
+from .networks import output_of
+
+
+def largest_share(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest difference of tensors, as a share of the largest value of each.
+
+    Args:
+        found, expected: tensors of the same shapes.
+    """
+    return max(
+        float((a.float() - b).abs().max() / b.abs().max())
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
+def feature_error(
+    ours: nn.Module,
+    theirs: nn.Module,
+    call: Callable[[], Any],
+    their_call: Callable[[], Any],
+) -> float:
+    """The :func:`largest_share` of the features of two detectors.
+
+    Args:
+        ours, theirs: detectors with the same weights and a ``backbone``.
+        call, their_call: run them on the same image.
+    """
+    found, expected = output_of(ours.backbone, call), output_of(theirs.backbone, their_call)
+    return largest_share([*found.values()], [*expected.values()])
+
+
+@torch.no_grad()
+def head_errors(
+    stock: nn.Module, ready: PreparedModel, inputs: list[dict[str, Any]]
+) -> tuple[float, float]:
+    """Compare the class scores and box deltas of two detectors on the same proposals.
+
+    Args:
+        stock: a detector in eval mode.
+        ready: a prepared detector with the same weights.
+        inputs: a batch as models of Detectron2 take it.
+
+    Returns:
+        the largest difference, and the largest share (:func:`largest_share`).
+    """
+    images = stock.preprocess_image(inputs)
+    features = stock.backbone(images.tensor)
+    proposals, _ = stock.proposal_generator(images, features)
+    expected = head_outputs(stock, features, proposals)
+    device = images.tensor.device.type
+    with torch.autocast(device, ready.dtype, enabled=ready.dtype is not None):
+        found = head_outputs(ready.model, ready.model.backbone(images.tensor), proposals)
+    differences = [float((a.float() - b).abs().max()) for a, b in zip(found, expected, strict=True)]
+    return max(differences), largest_share(found, expected)
+
+
+def head_outputs(
+    model: nn.Module, features: dict[str, Tensor], proposals: list[Instances]
+) -> tuple[Tensor, Tensor]:
+    """A detector's class scores and box deltas of proposals, before softmax and decoding.
+
+    Args:
+        model: with Detectron2's standard RoI heads.
+        features: the pyramid, (N, C, H, W) by the level's name.
+        proposals: R boxes of all N images together.
+
+    Returns:
+        (R, classes + 1) and (R, 4 or 4 * classes).
+    """
+    heads = model.roi_heads
+    levels = [features[name] for name in heads.box_in_features]
+    pooled = heads.box_pooler(levels, [p.proposal_boxes for p in proposals])
+    return heads.box_predictor(heads.box_head(pooled))
+
+
+@torch.no_grad()
+def loss_error(
+    ours: nn.Module, dtype: torch.dtype | None, stock: nn.Module, inputs: list[dict[str, Any]]
+) -> float:
+    """The difference of the sum of all training losses, as a share of it, on the same proposals.
+
+    With random weights many proposals score alike, so that rounding would decide which of them are
+    kept and sampled.
+
+    Args:
+        ours: a model in training mode.
+        dtype: the dtype of its autocast; None for float32.
+        stock: a model with the same weights, in training mode.
+        inputs: a batch as models of Detectron2 take it.
+    """
+    expected, proposals = _losses(stock, inputs, None, None)
+    found, _ = _losses(ours, inputs, dtype, proposals)
+    return abs(found / expected - 1)
+
+
+def _losses(
+    model: nn.Module,
+    inputs: list[dict[str, Any]],
+    dtype: torch.dtype | None,
+    proposals: list[Instances] | None,
+) -> tuple[float, list[Instances] | None]:
+    """The sum of a model's losses, and the proposals that it made or was given."""
+    device = next(model.parameters()).device
+    with EventStorage(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+        torch.manual_seed(7)  # decides the samples
+        if getattr(model, "proposal_generator", None) is None or not hasattr(model, "roi_heads"):
+            return float(sum(model(inputs).values())), None
+        images = model.preprocess_image(inputs)
+        objects = [record["instances"].to(device) for record in inputs]
+        features = model.backbone(images.tensor)
+        own, losses = model.proposal_generator(images, features, objects)
+        proposals = own if proposals is None else proposals
+        torch.manual_seed(7)
+        losses |= model.roi_heads(images, features, proposals, objects)[1]
+    return float(sum(losses.values())), proposals

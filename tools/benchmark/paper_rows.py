@@ -1,0 +1,86 @@
+"""Every row of Tables 1 to 3, and RetinaNet, beside the same network as Detectron2 runs it.
+
+The rows are the quick ones. Detectron2 has no neck without a top-down path, without laterals or
+of P2 alone: there the baseline is this package's neck, with all else Detectron2's own.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+
+from fpn_d2.config import load_config, stock_config
+from fpn_d2.engine import Trainer
+from fpn_d2.inference import prepare_model
+
+from .contest import Comparison, Comparisons, make_row
+from .detectors import call_without_grad, training_step
+from .networks import CONFIGS, image_record, random_boxes, settle_norms
+from .outputs import feature_error, loss_error
+
+FOLDERS = ("RPN", "Fast-RCNN", "Faster-RCNN", "RetinaNet")
+# Stock RoI heads know no other size.
+_CANONICAL = ("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "224")
+
+
+def benchmark_rows(
+    device: str, folders: Sequence[str] = FOLDERS, size: int = 320, proposals: int = 1000
+) -> Comparisons:
+    """Compare each row's inference on one image and its training step of two, in float32.
+
+    ``variant`` names the config. ``max_error`` is that of the backbone's features in inference, and
+    :func:`benchmark.outputs.loss_error` in training.
+
+    Args:
+        device: "cpu" or "cuda".
+        folders: where the rows' configs are, below ``configs/quick``.
+        size: height and width of the images in pixels.
+        proposals: how many boxes a Fast R-CNN is given for each image.
+    """
+    rows = []
+    for path in _row_configs(folders):
+        cfg = load_config(path, ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", *_CANONICAL])
+        test, *train = (_record(cfg, seed, size, proposals) for seed in range(3))
+        torch.manual_seed(0)
+        ours = Trainer.build_model(cfg).eval()
+        settle_norms(ours, call_without_grad(ours, [test]))
+        stock = build_model(stock_config(cfg)).eval()
+        stock.load_state_dict(ours.state_dict())
+        ready = prepare_model(ours)
+        models = {"ours": ready, "detectron2": stock}
+        calls = {name: call_without_grad(model, [test]) for name, model in models.items()}
+        timings = yield Comparison(calls, kept=["ours"])
+        if timings:
+            error = feature_error(ready.model, stock, *calls.values())
+            rows.append(make_row("rows", f"{path.stem} inference", timings, error))
+        models = {"ours": ours.train(), "detectron2": stock.train()}
+        calls = {name: training_step(cfg, model, train, None) for name, model in models.items()}
+        timings = yield Comparison(calls, kept=["ours"])
+        if timings:
+            error = loss_error(ours, None, stock, train)
+            rows.append(make_row("rows", f"{path.stem} training", timings, error))
+    return rows
+
+
+def _row_configs(folders: Sequence[str]) -> Iterator[Path]:
+    for folder in folders:
+        for path in sorted((CONFIGS / "quick" / folder).glob("*.yaml")):
+            if not path.stem.endswith(("_2x", "_fp32")):  # these are the same network
+                yield path
+
+
+def _record(cfg: CfgNode, seed: int, side: int, proposals: int) -> dict[str, Any]:
+    size = (side, side)
+    record = image_record(seed, size, objects=8)
+    if cfg.MODEL.LOAD_PROPOSALS:
+        generator = torch.Generator().manual_seed(seed)
+        record["proposals"] = Instances(
+            size,
+            proposal_boxes=Boxes(random_boxes(proposals, size, generator)),
+            objectness_logits=torch.randn(proposals, generator=generator),
+        )
+    return record

@@ -1,0 +1,47 @@
+"""The precisions of a device, and how fast it multiplies matrices in them."""
+
+import torch
+from torch.nn import functional as F
+
+from fpn_d2.utils.devices import has_bfloat16
+from fpn_d2.utils.timing import time_in_turn
+
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def variants_of(device: str) -> list[str]:
+    """Name the precisions that a device has, fp32 first."""
+    there = {"fp32": True, "bf16": has_bfloat16(device), "fp16": device == "cuda"}
+    return [variant for variant in PRECISIONS if there[variant]]
+
+
+def autocast_dtype(variant: str) -> torch.dtype | None:
+    """The dtype of the autocast of a variant, whose name begins with a precision; None for fp32."""
+    precision = variant.split()[0]
+    return None if precision == "fp32" else DTYPES[precision]
+
+
+def matmul_rates(device: str, size: int = 2048) -> dict[str, float]:
+    """Measure how fast the machine multiplies matrices in each precision.
+
+    On CPUs PyTorch has two libraries for it, one behind products and one behind 1 x 1 convolutions;
+    the fastest round of the faster one counts.
+
+    Args:
+        device: "cpu" or "cuda".
+        size: the side of the square matrices.
+
+    Returns:
+        floating-point operations a second.
+    """
+    rates = {}
+    for variant in variants_of(device):
+        a, b = (torch.randn(size, size, device=device).to(DTYPES[variant]) for _ in range(2))
+        pixels = a[None, :, None].permute(0, 3, 1, 2)  # channels-last: a pixel is a row of a
+        weight = b[..., None, None]
+        calls = {"product": lambda a=a, b=b: a @ b}
+        calls["convolution"] = lambda x=pixels, weight=weight: F.conv2d(x, weight)
+        seconds = time_in_turn(calls, rounds=5)
+        rates[variant] = 2 * size**3 / min(map(min, seconds.values()))
+    return rates
