@@ -52,7 +52,7 @@ setup(
         "portalocker",
         "pycocotools>=2.0.2",
         "safetensors>=0.4",
-        "supervision>=0.25",
+        "supervision>=0.30",
         "tabulate",
         "tqdm>4.29.0",
     ],
@@ -60,6 +60,5 @@ setup(
         "app": ["gradio>=6.0"],  # tools/app.py
         "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", "hypothesis>=6"],
         "export": ["onnx>=1.13", "onnxruntime>=1.14"],  # tools/export.py --format onnx
-        "video": ["av>=14"],  # tools/demo.py --input VIDEO
     },
 )

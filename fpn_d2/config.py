@@ -200,6 +200,7 @@ _STOCK = {
     "MODEL.ROI_HEADS.NAME": {
         "LevelROIHeads": "StandardROIHeads",
         "FPNROIHeads": "StandardROIHeads",
+        "TorchvisionROIHeads": "StandardROIHeads",
         "C4ROIHeads": "Res5ROIHeads",
     },
 }

@@ -1,4 +1,4 @@
-"""Detectors of random weights whose detections are told apart, and what they are run on."""
+"""Inputs for detectors of random weights, and scores of theirs that can be told apart."""
 
 import functools
 
@@ -22,7 +22,7 @@ def proposals_of(count, height, width):
 
 
 def detect(model, image, proposals=None):
-    """What the model itself returns, as a list of tensors."""
+    """Run a model on an image and return its detections as a list of tensors."""
     record = {"image": image, "height": image.shape[1], "width": image.shape[2]}
     if proposals is not None:
         size = image.shape[1:]
@@ -37,8 +37,11 @@ def detect(model, image, proposals=None):
 
 
 def spread_scores(cfg, model):
-    """Scale the last layers by what they return for an image: at random they are nearly tied, or
-    their features, whose norms have no statistics yet, are too large."""
+    """Scale the last layers so that their outputs for an image have a useful spread.
+
+    With random weights scores are nearly tied, or features are too large, because the norms have
+    no statistics yet.
+    """
 
     def scale(module, inputs, outputs, deviation):
         hooks.pop(module).remove()  # the first level decides

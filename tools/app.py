@@ -11,15 +11,14 @@ otherwise.
 import argparse
 import warnings
 
-from fpn_d2.app import Limits, Models, Session, find_models, parse_model
+from fpn_d2.app import Limits, Session, find_models, parse_model
 from fpn_d2.app.interface import serve
-from fpn_d2.app.timing import time_page
 from fpn_d2.utils.devices import keep_freed_memory
 from fpn_d2.utils.errors import UserError, exit_on_user_error
 
 
 def main() -> None:
-    """Read the command line, serve the page or time it."""
+    """Read the command line and serve the page."""
     own = Limits()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -33,12 +32,15 @@ def main() -> None:
     parser.add_argument("--runs", default="output", help="a folder; default: output")
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
-    parser.add_argument("--max-bytes", type=int, default=own.bytes, help="of an upload")
-    parser.add_argument("--max-pixels", type=int, default=own.pixels, help="of an upload")
-    parser.add_argument("--time", metavar="IMAGE", help="say how fast the page answers, and end")
+    parser.add_argument(
+        "--max-bytes", type=int, default=own.bytes, help="largest upload; default: %(default)s"
+    )
+    parser.add_argument(
+        "--max-pixels", type=int, default=own.pixels, help="largest image; default: %(default)s"
+    )
     args = parser.parse_args()
     keep_freed_memory()
-    # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns of.
+    # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns about.
     warnings.filterwarnings("ignore", message="torch.meshgrid")
     with exit_on_user_error():
         configs = {}
@@ -46,16 +48,10 @@ def main() -> None:
             title, cfg = parse_model(words, taken=configs)
             configs[title] = cfg
         limits = Limits(args.max_bytes, args.max_pixels)
-        session = Session(Models(configs or find_models(args.runs)), limits)
+        session = Session(configs or find_models(args.runs), limits)
         if args.port is not None and not 0 < args.port < 65536:
             raise UserError(f"--port is {args.port}: give 1 to 65535")
-        if args.time:
-            seconds = time_page(session, args.time)
-            for what, answers in seconds.items():
-                for clock, processor in answers:
-                    print(f"{what}: {clock:.2f} s ({processor:.2f} s of processors)")
-        else:
-            serve(session, args.host, args.port)
+        serve(session, args.host, args.port)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""The page: what is on it, and which function answers what. Needs Gradio, the extra ``app``."""
+"""The page: what is on it, and which function answers what. It needs Gradio, the extra ``app``."""
 
+import dataclasses
 import html
 import logging
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from ..utils.errors import UserError
-from .session import Session, Settings, View, example_images
+from .session import Session, Settings, example_images
 
 __all__ = ["build_page", "import_gradio", "serve"]
 
@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _TITLE = "What a feature pyramid sees"
-_WAITING = 16  # answers in the queue
-_KEPT_SECONDS = 3600  # of uploads and pictures
+_QUEUED = 16  # questions that wait for an answer
+_KEPT_SECONDS = 3600  # uploads and pictures stay on the disk for so long
 _CSS = """
 .gradio-container { max-width: 1500px !important; margin: 0 auto; }
 #status { min-height: 3em; }
@@ -25,6 +25,7 @@ _CSS = """
 #status .problem { color: #a33f00; font-weight: 600; }
 .dark #status .problem { color: #f39a63; }
 """
+# In the order of View's pictures.
 _TABS = {
     "Levels": "Detections, each in the colour of the level that Eq. 1 chose for its RoI.",
     "Heat maps": "Mean absolute activation of each level's channels, from its least (dark) to its "
@@ -35,10 +36,10 @@ _TABS = {
 
 
 def import_gradio() -> Any:
-    """Gradio, told to report to nobody.
+    """Import Gradio, told to report to nobody.
 
     Raises:
-        UserError: where it is not installed.
+        UserError: if it is not installed.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -52,27 +53,26 @@ def import_gradio() -> Any:
 
 
 def build_page(session: Session) -> Any:
-    """The page of a session.
+    """Build the page of a session.
 
     Args:
-        session: its models, limits and examples.
+        session: the models and limits.
 
     Returns:
-        a ``gradio.Blocks``, not yet served.
+        a ``gradio.Blocks``, not served yet.
 
     Raises:
-        UserError: where Gradio is not installed.
+        UserError: if Gradio is not installed.
     """
     gr = import_gradio()
-    titles, limits = session.models.titles, session.limits
+    titles, limits = list(session.configs), session.limits
     with gr.Blocks(
         title=_TITLE, analytics_enabled=False, delete_cache=(_KEPT_SECONDS, _KEPT_SECONDS)
     ) as page:
         gr.Markdown(f"# {_TITLE}")
-        source = gr.State(0)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                # A File, not an Image: that would decode it before its header is looked at.
+                # gr.Image would decode an upload before its header is looked at.
                 upload = gr.File(
                     label=f"Image (to {limits.bytes / 1e6:g} MB, {limits.pixels / 1e6:g} MP)",
                     height=160,
@@ -91,14 +91,13 @@ def build_page(session: Session) -> Any:
                 model = gr.Dropdown(titles, value=titles[0], label="Model", elem_id="model")
                 sliders = _sliders(gr, session.defaults(titles[0]))
             with gr.Column(scale=3):
-                status = gr.HTML(elem_id="status")
-                pictures = _tabs(gr)
-        _connect(session, page, source, upload, gallery, model, sliders, [status, *pictures])
+                outputs = [gr.HTML(elem_id="status"), *_tabs(gr)]
+        _connect(gr, session, page, upload, gallery, model, sliders, outputs)
     return page
 
 
 def _sliders(gr: Any, own: Settings) -> list[Any]:
-    """In the order of :class:`Settings`."""
+    """The sliders, in the order of :class:`Settings`."""
     return [
         gr.Slider(0.05, 1, own.threshold, step=0.05, label="Least score", elem_id="threshold"),
         gr.Slider(0.1, 1, own.nms, step=0.05, label="NMS: largest IoU", elem_id="nms"),
@@ -116,13 +115,13 @@ def _sliders(gr: Any, own: Settings) -> list[Any]:
 
 
 def _tabs(gr: Any) -> list[Any]:
-    """A picture in each tab, in the order of :class:`View`."""
+    """A tab for each picture; returns the pictures."""
     pictures = []
     with gr.Tabs():
         for title, caption in _TABS.items():
             with gr.Tab(title):
                 gr.Markdown(caption)
-                # JPEG: a PNG of this size takes longer to write than the model to run.
+                # JPEG, since writing a PNG of this size takes longer than running the model.
                 picture = gr.Image(
                     format="jpeg",
                     show_label=False,
@@ -135,80 +134,74 @@ def _tabs(gr: Any) -> list[Any]:
 
 
 def _connect(
+    gr: Any,
     session: Session,
     page: Any,
-    source: Any,
     upload: Any,
     gallery: Any,
     model: Any,
     sliders: list[Any],
     outputs: list[Any],
 ) -> None:
-    """What is answered when: an image or a model is chosen, or a slider is moved."""
-    gr = import_gradio()
-    answer = _answering(session)
+    """Say what each event of the page is answered with; all answers come one after the other."""
+    source = gr.State(0)  # the path of an upload or the number of an example
     inputs = [source, model, *sliders]
-    alone: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "answers"}
+    shared: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "answers"}
+    private = {**shared, "api_visibility": "private"}
 
-    def uploaded(path: str | None, *settings: Any) -> tuple:
-        return (0 if path is None else path, *answer(0 if path is None else path, *settings))
+    def look(source: str | int, title: str, *settings: float) -> tuple:
+        return _answer(session, source, title, *settings)
 
-    def chosen(event: gr.SelectData, *settings: Any) -> tuple:
-        return (int(event.index), *answer(int(event.index), *settings))
+    def look_at_upload(path: str | None, *rest: Any) -> tuple:
+        source = 0 if path is None else path
+        return source, *look(source, *rest)
 
-    def switched(place: str | int, title: str) -> tuple:
+    def look_at_example(event: gr.SelectData, *rest: Any) -> tuple:
+        return int(event.index), *look(int(event.index), *rest)
+
+    def change_model(source: str | int, title: str) -> tuple:
         try:
-            own = session.defaults(title)
+            values = dataclasses.astuple(session.defaults(title))
         except UserError as error:
-            return (*[gr.skip()] * len(sliders), _problem(str(error)), *[None] * len(_TABS))
-        values = (own.threshold, own.nms, own.canonical_level, own.canonical_size)
-        return (*values, *answer(place, title, *values))
+            return *[gr.skip()] * len(sliders), *_problem(str(error))
+        return *values, *look(source, title, *values)
 
+    with_source = [source, *outputs]
     upload.upload(
-        uploaded, [upload, model, *sliders], [source, *outputs], api_name="upload", **alone
+        look_at_upload, [upload, model, *sliders], with_source, api_name="upload", **shared
     )
-    private = {**alone, "api_visibility": "private"}
-    gallery.select(chosen, [model, *sliders], [source, *outputs], **private)
-    model.input(switched, [source, model], [*sliders, *outputs], **private)
+    gallery.select(look_at_example, [model, *sliders], with_source, **private)
+    model.input(change_model, [source, model], [*sliders, *outputs], **private)
     for i, slider in enumerate(sliders):
-        # Of a slider that is dragged, the place where it stops is what counts.
+        # While a slider is dragged, only the place where it stops counts.
         slider.input(
-            answer,
+            look,
             inputs,
             outputs,
             trigger_mode="always_last",
             show_progress="minimal",
             api_name="look",
-            **(private if i else alone),
+            **(private if i else shared),
         )
-    page.load(answer, inputs, outputs, **private)
+    page.load(look, inputs, outputs, **private)
 
 
-def _answering(session: Session) -> Callable[..., tuple]:
-    """The page's one question; whatever goes wrong is a sentence on the page."""
-
-    def answer(source: str | int, title: str, *settings: float) -> tuple:
-        try:
-            view = session.look(title, session.image(source), Settings(*settings))
-        except UserError as error:
-            return _problem(str(error)), *[None] * len(_TABS)
-        except Exception:  # a visitor has no use for a traceback, the log's reader has
-            logger.exception("the page has no answer")
-            return _problem(
-                "This did not work; the terminal that the page was started in says why."
-            ), *[None] * len(_TABS)
-        return _shown(view)
-
-    return answer
-
-
-def _problem(sentence: str) -> str:
-    return f'<p class="problem" role="alert">{html.escape(sentence)}</p>'
-
-
-def _shown(view: View) -> tuple:
+def _answer(session: Session, source: str | int, title: str, *settings: float) -> tuple:
+    """The page's outputs for an image, a model and settings; a failure is a sentence among them."""
+    try:
+        view = session.look(title, session.image(source), Settings(*settings))
+    except UserError as error:
+        return _problem(str(error))
+    except Exception:  # a traceback is for the log's reader, not for a visitor
+        logger.exception("the page has no answer")
+        return _problem("This did not work; the terminal that the page was started in says why.")
     text = f'<p role="status">{html.escape(view.text)}</p>'
     return text, view.levels, view.heat_maps, view.anchors, view.proposals
+
+
+def _problem(sentence: str) -> tuple:
+    """The page's outputs where there are no pictures."""
+    return f'<p class="problem" role="alert">{html.escape(sentence)}</p>', *[None] * len(_TABS)
 
 
 def serve(
@@ -217,7 +210,7 @@ def serve(
     """Serve the page of a session, to this machine alone unless another host is named.
 
     Args:
-        session: its models, limits and examples.
+        session: the models and limits.
         host: the address to listen on.
         port: None takes the first free one from 7860 on.
         block: whether to return only when the process is interrupted.
@@ -226,18 +219,18 @@ def serve(
         the page and its address.
 
     Raises:
-        UserError: where Gradio is not installed, or the address cannot be listened on.
+        UserError: if Gradio is not installed, or the address cannot be listened on.
     """
     gr = import_gradio()
     page = build_page(session)
-    page.queue(max_size=_WAITING)
+    page.queue(max_size=_QUEUED)
     if host not in _LOOPBACK:
         print(
             f"warning: with --host {host} everybody who reaches this machine can use the page, "
             "without a password; leave --host out to keep it to yourself",
             file=sys.stderr,
         )
-    fonts = ["system-ui", "sans-serif"]  # names of its own would be fetched from the network
+    fonts = ["system-ui", "sans-serif"]  # Gradio's own would be fetched from the network
     try:
         _, address, _ = page.launch(
             server_name=host,

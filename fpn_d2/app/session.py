@@ -1,22 +1,22 @@
-"""What a page does when something on it is moved: an image and settings into pictures.
+"""What the page computes: an image and the sliders' settings become pictures.
 
-Nothing here knows Gradio. Shape shorthand: pictures are (H, W, 3) uint8, RGB.
+Nothing here knows Gradio. Shape shorthand: images and pictures are (H, W, 3) uint8, RGB.
 """
 
 import dataclasses
 import functools
 import os
 import threading
+from collections.abc import Mapping
 
 import numpy as np
-from torch import nn
+from detectron2.config import CfgNode
 
 from ..data.datasets.shapes import ShapesSpec
-from ..data.datasets.shapes_drawing import draw_scene
-from ..data.datasets.shapes_scene import compose_scene
-from ..data.image_faults import image_fault
+from ..data.datasets.shapes_scene import compose_scene, draw_scene
+from ..data.images import image_fault
 from ..demo.sources import read_rgb
-from ..inference import Explainer, Explanation, class_names
+from ..inference import Explainer, Explanation, class_names, final_nms_iou, set_final_nms
 from ..inference.explanation import box_pooler
 from ..utils.errors import UserError
 from ..visualization import (
@@ -27,20 +27,20 @@ from ..visualization import (
     level_legend,
 )
 from ..visualization.layout import stack
-from .models import Models
 
 __all__ = ["Limits", "Session", "Settings", "View", "example_images", "read_upload"]
 
 _EXAMPLES = 4
+_MODELS_KEPT = 2  # in memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What an upload may be.
+    """The largest upload that the page takes.
 
     Args:
-        bytes: of the file.
-        pixels: of the image, by its header.
+        bytes: the size of the file.
+        pixels: the size of the image, by its header.
     """
 
     bytes: int = 20_000_000
@@ -54,13 +54,13 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the page's sliders say.
+    """The values of the page's sliders.
 
     Args:
         threshold: the least score of a detection, 0 to 1.
         nms: the IoU above which the worse of two boxes is dropped, 0 to 1.
         canonical_level: k0 of Eq. 1.
-        canonical_size: the side, in pixels of the network input, that belongs on level k0.
+        canonical_size: the side that belongs on level k0, in pixels of the network input.
     """
 
     threshold: float
@@ -81,7 +81,7 @@ class View:
 
     Args:
         text: what was found, and what this model does not have.
-        levels, heat_maps, anchors, proposals: pictures; None where the model has none.
+        levels, heat_maps, anchors, proposals: pictures; None where the model has no such thing.
     """
 
     text: str
@@ -92,38 +92,56 @@ class View:
 
 
 class Session:
-    """Models, limits and the examples of one page; calls run one after the other."""
+    """The models and the limits of one page; calls run one after the other."""
 
-    def __init__(self, models: Models, limits: Limits):
+    def __init__(self, configs: Mapping[str, CfgNode], limits: Limits):
         """
         Args:
-            models: what there is to choose from.
-            limits: of uploads.
+            configs: the models' configs with their weights, by title; at least one.
+            limits: the largest upload.
         """
-        self.models = models
+        assert configs
+        self.configs = dict(configs)
         self.limits = limits
         self._lock = threading.Lock()
         self._last: tuple[tuple, np.ndarray] | None = None
+        self._load = functools.lru_cache(_MODELS_KEPT)(lambda title: Explainer(self.config(title)))
 
-    def defaults(self, title: str) -> Settings:
-        """The settings of a model's own config.
+    def config(self, title: str) -> CfgNode:
+        """Return the config of a model.
 
         Raises:
-            UserError: see :meth:`Models.explainer`.
+            UserError: if the page offers no such model.
         """
-        cfg = self.models.configs.get(title)
-        if cfg is None:
+        if title not in self.configs:
             raise UserError(f"there is no model {title!r} on this page: reload it and choose again")
+        return self.configs[title]
+
+    def explainer(self, title: str) -> Explainer:
+        """Return a model; it is loaded on first use, and the models used last stay in memory.
+
+        Raises:
+            UserError: if the page offers no such model, or its weights cannot be loaded.
+        """
+        return self._load(title)
+
+    def defaults(self, title: str) -> Settings:
+        """Return the settings of a model's own config.
+
+        Raises:
+            UserError: if the page offers no such model.
+        """
+        cfg = self.config(title)
         box = cfg.MODEL.ROI_BOX_HEAD
-        kind = cfg.MODEL.META_ARCHITECTURE
-        nms = {
-            "GeneralizedRCNN": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
-            "RetinaNet": cfg.MODEL.RETINANET.NMS_THRESH_TEST,
-        }.get(kind, cfg.MODEL.RPN.NMS_THRESH)
-        return Settings(0.5, nms, box.POOLER_CANONICAL_LEVEL, box.POOLER_CANONICAL_SIZE)
+        return Settings(
+            threshold=0.5,
+            nms=final_nms_iou(cfg),
+            canonical_level=box.POOLER_CANONICAL_LEVEL,
+            canonical_size=box.POOLER_CANONICAL_SIZE,
+        )
 
     def image(self, source: str | int) -> np.ndarray:
-        """An uploaded image by its path, or an example by its number; the last one is kept.
+        """Return an uploaded image by its path, or an example by its number; the last one is kept.
 
         Raises:
             UserError: see :func:`read_upload`.
@@ -140,37 +158,37 @@ class Session:
         """Run a model with these settings, its pooler's Eq. 1 among them, and draw.
 
         Args:
-            title: of the model.
+            title: the model's title.
             image: (H, W, 3) uint8, RGB.
-            settings: of the sliders.
+            settings: the values of the sliders.
 
         Raises:
-            UserError: where the model cannot be loaded or cannot take the image.
+            UserError: if the model cannot be loaded or cannot take the image.
         """
         with self._lock:
-            explainer = self.models.explainer(title)
-            _set_nms(explainer.model, settings.nms)
+            explainer = self.explainer(title)
+            set_final_nms(explainer.model, settings.nms)
             explanation = explainer.explain(
                 image,
                 threshold=settings.threshold,
                 canonical_size=settings.canonical_size,
                 canonical_level=settings.canonical_level,
             )
-        return _draw(explainer, explanation)
+        return _view(explainer, explanation)
 
 
 def read_upload(path: str, limits: Limits) -> np.ndarray:
-    """Read an image of unknown origin, its bytes and its header first.
+    """Read an image of unknown origin; its size and its header are checked first.
 
     Args:
         path: the file.
-        limits: what it may be.
+        limits: the largest file and image.
 
     Returns:
-        (H, W, 3) uint8, RGB, turned as its EXIF says.
+        (H, W, 3) uint8, RGB, rotated as its EXIF data says.
 
     Raises:
-        UserError: where it is too large, or no image that can be read.
+        UserError: if the image is too large or cannot be read.
     """
     name = os.path.basename(path)
     size = os.path.getsize(path) if os.path.isfile(path) else 0
@@ -187,7 +205,7 @@ def read_upload(path: str, limits: Limits) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def example_images() -> list[np.ndarray]:
-    """Images of the built-in data's kind, which no training has seen: (H, W, 3) uint8, RGB."""
+    """Draw images like the built-in data's that no training has seen."""
     spec = ShapesSpec(size=640, empty=0.0, min_side=24.0)
     images = []
     for seed in range(1, _EXAMPLES + 1):
@@ -196,42 +214,22 @@ def example_images() -> list[np.ndarray]:
     return images
 
 
-def _set_nms(model: nn.Module, threshold: float) -> None:
-    """In the page's own copy of the model."""
-    predictor = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
-    if hasattr(predictor, "test_nms_thresh"):
-        predictor.test_nms_thresh = threshold
-    elif hasattr(model, "test_nms_thresh"):  # RetinaNet
-        model.test_nms_thresh = threshold
-    elif hasattr(getattr(model, "proposal_generator", None), "nms_thresh"):
-        model.proposal_generator.nms_thresh = threshold
-
-
-def _draw(explainer: Explainer, explanation: Explanation) -> View:
+def _view(explainer: Explainer, explanation: Explanation) -> View:
+    """An explanation in words and pictures."""
     low, high = explanation.level_range
-    counts = [int((explanation.levels == level).sum()) for level in range(low, high + 1)]
-    legend = level_legend(range(low, high + 1), [f"({count})" for count in counts])
-    drawn = draw_levels(explanation, class_names(explainer.cfg))
+    counts = {k: int((explanation.levels == k).sum()) for k in range(low, high + 1)}
+    legend = level_legend(list(counts), [f"({count})" for count in counts.values()])
+    pooled = "Eq. 1 pools by" if box_pooler(explainer.model) is not None else "Eq. 1 would use"
+    sentences = [
+        f"{len(explanation.detections)} detections: "
+        f"{', '.join(f'{count} from P{level}' for level, count in counts.items())}.",
+        f"{pooled} k0 = {explanation.canonical_level} for {explanation.canonical_size:g} px.",
+        *explanation.notes,
+    ]
     return View(
-        text=_text(explainer, explanation),
-        levels=stack([legend, drawn]),
+        text=" ".join(sentences),
+        levels=stack([legend, draw_levels(explanation, class_names(explainer.cfg))]),
         heat_maps=draw_heat_maps(explanation) if explanation.features else None,
         anchors=None if explanation.anchors is None else draw_anchor_panel(explanation),
         proposals=draw_proposals(explanation) if explanation.proposals else None,
-    )
-
-
-def _text(explainer: Explainer, explanation: Explanation) -> str:
-    low, high = explanation.level_range
-    counts = ", ".join(
-        f"{int((explanation.levels == level).sum())} from P{level}"
-        for level in range(low, high + 1)
-    )
-    eq1 = f"k0 = {explanation.canonical_level} for {explanation.canonical_size:g} px"
-    pooled = "Eq. 1 pools by" if box_pooler(explainer.model) is not None else "Eq. 1 would use"
-    return " ".join(
-        [
-            f"{len(explanation.detections)} detections: {counts}. {pooled} {eq1}.",
-            *explanation.notes,
-        ]
     )

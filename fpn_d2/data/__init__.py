@@ -1,11 +1,16 @@
 """Data sets and loaders; importing this registers ``shapes`` and your own COCO-format folders."""
 
-from .build import build_test_loader, build_train_loader, load_train_dataset
-from .checks import check_names, check_settings
-from .dataset_check import check_file
+from .build import (
+    build_test_loader,
+    build_train_loader,
+    check_names,
+    check_settings,
+    load_train_dataset,
+)
+from .dataset_mapper import TorchvisionResize, build_test_mapper, build_test_resize
 from .datasets import datasets_root
-from .resizing import TorchvisionResize, build_test_mapper, build_test_resize
 from .stream import TrainStream
+from .validation import check_file
 
 __all__ = [
     "TorchvisionResize",

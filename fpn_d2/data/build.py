@@ -1,11 +1,17 @@
-"""Detectron2's loaders, with every fault of the data told before the first iteration."""
+"""Detectron2's loaders, which refuse faulty data and settings before the first iteration."""
 
+import difflib
+import operator
+import os
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import (
+    DatasetCatalog,
     DatasetFromList,
-    DatasetMapper,
+    MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
@@ -14,37 +20,36 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..config_checks import class_head_key
 from ..utils.errors import UserError
 from ..utils.seeding import seeded
-from .checks import (
-    check_boxes,
-    check_classes,
-    check_files,
-    check_masks,
-    check_names,
-    check_proposal_files,
-    check_settings,
-    check_sizes,
-)
-from .datasets.folders import is_local
-from .diagnosis import explain_failure
-from .evaluable import check_evaluable
-from .left_out import naming_left_out
-from .object_scale import ObjectScaleMapper
-from .proposals import check_proposals, read_proposals
-from .resizing import build_test_mapper
+from .dataset_mapper import RefusingMapper, SkippingMapper, build_test_mapper, build_train_mapper
+from .datasets.folders import datasets_root, is_local, missing_remedy
+from .proposals import check_proposals, explain_missing, read_proposals
 from .stream import TrainStream
-from .unreadable import RefusingMapper, SkippingMapper
+from .validation import (
+    check_annotation_files,
+    check_records,
+    explain_failure,
+    judged_file,
+    tell_warnings,
+)
 
-__all__ = ["build_test_loader", "build_train_loader", "load_train_dataset"]
+__all__ = [
+    "build_test_loader",
+    "build_train_loader",
+    "check_names",
+    "check_settings",
+    "load_train_dataset",
+]
 
 
 def build_train_loader(cfg: CfgNode) -> Any:
     """Detectron2's training loader over ``DATASETS.TRAIN``, after all checks.
 
-    The test sets are loaded and checked too, since a fault in them would otherwise stop the run at
-    its first evaluation. Images that turn out unreadable are skipped, see
-    :class:`fpn_d2.data.unreadable.SkippingMapper`.
+    It loads and checks the test sets too, since a fault in them would otherwise stop the run at its
+    first evaluation. Images that turn out unreadable are skipped, see
+    :class:`fpn_d2.data.dataset_mapper.SkippingMapper`.
 
     Args:
         cfg: the merged config; a negative ``SEED`` draws one, the same for all processes.
@@ -60,12 +65,10 @@ def build_train_loader(cfg: CfgNode) -> Any:
     dataset = load_train_dataset(cfg)
     for name in cfg.DATASETS.TEST:
         _load_test(cfg, name)
-    # A plain Detectron2 config has none of this package's keys.
-    of_scale = cfg.INPUT.get("OBJECT_SCALE_TRAIN")
-    mapper = ObjectScaleMapper(cfg) if of_scale else DatasetMapper(cfg, True)
+    mapper = build_train_mapper(cfg)
     if isinstance(dataset, list):  # a torch data set may read its images itself
         files = (record["file_name"] for record in dataset if "file_name" in record)
-        mapper = SkippingMapper(mapper, files, cfg.DATALOADER.get("MAX_SKIPPED_SHARE", 0.01))
+        mapper = SkippingMapper(mapper, files, cfg.DATALOADER.MAX_SKIPPED_SHARE)
     if isinstance(dataset, IterableDataset):  # its order is its own, and its place unknown
         return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
     return _stream_loader(cfg, dataset, mapper)
@@ -118,6 +121,7 @@ def load_train_dataset(cfg: CfgNode) -> Any:
     return _load(
         cfg,
         list(cfg.DATASETS.TRAIN),
+        "training",
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         min_keypoints=(
             cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
@@ -160,41 +164,41 @@ def _load_test(cfg: CfgNode, name: str) -> Any:
                 "file in DATASETS.PROPOSAL_FILES_TEST"
             )
         proposal_files = [files[name]]
-    dataset = _load(cfg, [name], filter_empty=False, proposal_files=proposal_files)
-    if isinstance(dataset, list):
-        check_evaluable(name)
-    return dataset
+    return _load(cfg, [name], "evaluation", filter_empty=False, proposal_files=proposal_files)
 
 
-def _load(cfg: CfgNode, names: list[str], **options: Any) -> Any:
-    """Detectron2's dataset dicts, or a torch data set where one is registered, checked."""
-    for path in options["proposal_files"] or ():
-        read_proposals(_local(path))  # Detectron2 would run what is in it
+def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
+    """Detectron2's dataset dicts, or a torch data set where one is registered, checked.
+
+    Args:
+        cfg: the merged config.
+        names: the data sets.
+        run: ``"training"`` or ``"evaluation"``.
+        options: see :func:`detectron2.data.get_detection_dataset_dicts`.
+    """
+    runs = (run, "masks") if cfg.MODEL.MASK_ON else (run,)
+    files = options["proposal_files"] or ()
+    ids = [read_proposals(_local(path))["ids"] for path in files]  # Detectron2 would run its code
+    check_annotation_files(names, runs, objects_needed=options["filter_empty"])
     try:
-        with naming_left_out(names):
-            dataset = get_detection_dataset_dicts(names, **options)
-        _check(cfg, names, dataset, options["proposal_files"])
+        dataset = get_detection_dataset_dicts(names, **options)
     except UserError:
         raise
     except Exception as error:
-        sentence = explain_failure(names, options["proposal_files"])
+        sentence = explain_failure(names) or explain_missing(names, files, ids)
         if sentence is None:
             raise
         raise UserError(sentence) from error
+    check_annotation_files(names, runs)  # the built-in sets have made theirs just now
+    tell_warnings(names)
+    _check_classes(cfg, names)
+    if isinstance(dataset, list):
+        if not all(map(judged_file, names)):
+            check_records(names, dataset, masks=cfg.MODEL.MASK_ON)
+        _check_image_files(names, dataset)
+        if files:
+            check_proposals(names, files, dataset)
     return dataset
-
-
-def _check(cfg: CfgNode, names: list[str], dataset: Any, proposal_files: Any) -> None:
-    check_classes(cfg, names)
-    if not isinstance(dataset, list):
-        return
-    check_sizes(names, dataset)
-    check_files(names, dataset)
-    check_boxes(names, dataset)
-    if cfg.MODEL.MASK_ON:
-        check_masks(names, dataset)
-    if proposal_files:
-        check_proposals(names, proposal_files, dataset)
 
 
 def _local(path: str) -> str:
@@ -208,3 +212,147 @@ def _local(path: str) -> str:
         raise UserError(
             f"proposal file {path} cannot be had ({reason}): download it, and name the file"
         ) from error
+
+
+def check_settings(cfg: CfgNode, training: bool) -> None:
+    """Check all that the config says about data; opens no file.
+
+    Args:
+        cfg: the merged config.
+        training: whether the model is to be trained, not only evaluated.
+
+    Raises:
+        UserError: where no data set is named, a name is not registered, proposal files are
+            missing or the batch cannot be shared by the processes.
+    """
+    if training:
+        check_names(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+        check_proposal_files(cfg, "TRAIN")
+        _check_batch(cfg.SOLVER.IMS_PER_BATCH)
+    if cfg.DATASETS.TEST or not training:  # training without evaluation is a choice
+        check_names(cfg.DATASETS.TEST, "DATASETS.TEST")
+        check_proposal_files(cfg, "TEST")
+
+
+def check_names(names: Sequence[str], key: str) -> None:
+    """Check that there are data sets and that each is registered.
+
+    Args:
+        names: the data sets.
+        key: the config key that names them, for the message.
+
+    Raises:
+        UserError: where there is none, or one is unknown.
+    """
+    if not names:
+        raise UserError(f"{key} names no data set: add {key} \"('<name>_<split>',)\"")
+    for name in names:
+        if name not in DatasetCatalog:
+            close = difflib.get_close_matches(name, DatasetCatalog.keys(), n=3)
+            hint = f" (did you mean {' or '.join(close)}?)" if close else ""
+            raise UserError(
+                f"{key} names the data set '{name}', which is not registered{hint}: your own data "
+                "need <name>/images/ and <name>/annotations/instances_<split>.json in the folder "
+                f"that DETECTRON2_DATASETS names before the start (now {datasets_root()}), and are "
+                "then called <name>_<split>"
+            )
+
+
+def _check_batch(images: int) -> None:
+    processes = comm.get_world_size()
+    if images <= 0 or images % processes:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {images}, which {processes} process(es) cannot share "
+            f"equally: give a positive multiple of {processes}"
+        )
+
+
+def check_proposal_files(cfg: CfgNode, split: str) -> None:
+    """Check that each data set has its file of fixed proposals, where the model reads them.
+
+    Args:
+        cfg: the merged config.
+        split: ``"TRAIN"`` or ``"TEST"``.
+
+    Raises:
+        UserError: where their numbers differ or a file does not exist.
+    """
+    if not cfg.MODEL.LOAD_PROPOSALS:
+        return
+    key = f"DATASETS.PROPOSAL_FILES_{split}"
+    names, files = cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
+    if len(files) != len(names):
+        raise UserError(
+            f"MODEL.LOAD_PROPOSALS needs one proposal file for each data set, but {key} has "
+            f"{len(files)} and DATASETS.{split} has {len(names)}: list them in the same order"
+        )
+    for name, file in zip(names, files, strict=True):
+        if is_local(file) and not os.path.isfile(file):
+            made_by = re.fullmatch(r"(?:.*/)?output/(.+)/inference/[^/]+/box_proposals\.pkl", file)
+            config = f"configs/{made_by[1]}.yaml" if made_by else "configs/RPN/<row>.yaml"
+            weights = f"output/{made_by[1]}/model_final.pth" if made_by else "<its weights>"
+            raise UserError(
+                f"proposal file {file} of data set {name} ({key}) does not exist: train an RPN, "
+                f"then write its proposals with `python train_net.py --config-file {config} "
+                f"--eval-only MODEL.WEIGHTS {weights} DATASETS.TEST \"('{name}',)\"`"
+            )
+
+
+def _check_image_files(names: Sequence[str], records: Sequence[dict[str, Any]]) -> None:
+    """Check that the image folders and all image files are there; opens none of them."""
+    for name in names:
+        folder = getattr(MetadataCatalog.get(name), "image_root", None)
+        if folder and is_local(folder) and not os.path.isdir(folder):
+            raise UserError(
+                f"image folder {folder} of data set {name} does not exist: {missing_remedy()}"
+            )
+    paths = [record["file_name"] for record in records if "file_name" in record]
+    missing = [path for path in paths if is_local(path) and not os.path.isfile(path)]
+    if missing:
+        raise UserError(
+            f"image {missing[0]} does not exist ({len(missing)} of the {len(paths)} images of "
+            f"{', '.join(names)} are missing): put it there or take it out of the annotation file"
+        )
+
+
+def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Check the classes of loaded data sets against the class head and the training set's.
+
+    Data sets without a list of classes are let through, and a model without a class head takes
+    any.
+
+    Args:
+        cfg: the merged config.
+        names: the data sets, already loaded.
+
+    Raises:
+        UserError: where the numbers or the lists differ.
+    """
+    key = class_head_key(cfg)
+    if key is None:
+        return
+    number = operator.attrgetter(key)(cfg)
+    for name in names:
+        classes = _classes(name)
+        if classes and number != len(classes):
+            raise UserError(
+                f"{key} is {number}, but the number of classes of data set {name} is "
+                f"{len(classes)} ({_some(classes)}): add {key} {len(classes)}"
+            )
+        for other in cfg.DATASETS.TRAIN:
+            known = _classes(other) if other in DatasetCatalog else None
+            if classes and known and known != classes:
+                raise UserError(
+                    f"data set {name} has the classes {_some(classes)}, but {other} of "
+                    f"DATASETS.TRAIN has {_some(known)}: give both annotation files the same "
+                    "categories in the same order, or name in DATASETS.TRAIN the data set that the "
+                    "model was trained on"
+                )
+
+
+def _classes(name: str) -> list[str] | None:
+    return getattr(MetadataCatalog.get(name), "thing_classes", None)
+
+
+def _some(classes: Sequence[str]) -> str:
+    return ", ".join(map(str, classes[:8])) + (", ..." if len(classes) > 8 else "")

@@ -1,7 +1,7 @@
-"""Files of fixed proposals (Sec. 4.2): reading them safely, and what is wrong with one.
+"""Files of fixed proposals (Sec. 4.2): how to read one safely, and what is wrong with one.
 
-The form is Detectron2's: a pickled ``{ids, boxes, objectness_logits, bbox_mode}``, which its
-COCOEvaluator writes for an RPN; :func:`detectron2.data.build.load_proposals_into_dataset` reads it.
+They have Detectron2's form, a pickled ``{ids, boxes, objectness_logits, bbox_mode}``, which its
+COCOEvaluator writes for an RPN and :func:`detectron2.data.build.load_proposals_into_dataset` reads.
 """
 
 import os
@@ -14,25 +14,26 @@ from detectron2.structures import BoxMode
 
 from ..checkpoint.pickles import load_arrays
 from ..utils.errors import UserError
-from .datasets.folders import is_local
+from .validation import judged_file
 
-__all__ = ["check_proposals", "explain_proposals", "read_proposals"]
+__all__ = ["check_proposals", "explain_missing", "read_proposals"]
 
 _KEYS = ("ids", "boxes", "objectness_logits")
 _FIRST_NAMES = {"indexes": "ids", "scores": "objectness_logits"}  # in the first Detectron's files
 
 
 def read_proposals(path: str) -> dict[str, Any]:
-    """Read a file of proposals; nothing in it is run.
+    """Read a file of proposals without running anything in it.
 
     Args:
         path: the file.
 
     Returns:
-        ``{ids, boxes, objectness_logits, bbox_mode}``: an (R, 4) and an (R,) array for each image.
+        ``{ids, boxes, objectness_logits, bbox_mode}``; the boxes of an image are an (R, 4) array
+        in pixels, its logits an (R,) array.
 
     Raises:
-        UserError: where it is empty or something else.
+        UserError: where it is empty or not of this form.
     """
     remedy = "write it again by evaluating an RPN on the data set"
     content = load_arrays(path, "proposal file", remedy)
@@ -46,36 +47,35 @@ def read_proposals(path: str) -> dict[str, Any]:
     return {"bbox_mode": BoxMode.XYXY_ABS, **content}
 
 
-def explain_proposals(name: str, path: str, images: Sequence[dict[str, Any]]) -> str | None:
-    """Why Detectron2 could not give the images of a data set their proposals.
+def explain_missing(
+    names: Sequence[str], paths: Sequence[str], ids: Sequence[Sequence[Any]]
+) -> str | None:
+    """Why Detectron2 could not give every image of its data set its proposals.
 
     Args:
-        name: the data set.
-        path: its proposal file.
-        images: the images of its annotation file.
+        names: the data sets.
+        paths: their proposal files, in the same order; none for a model that reads none.
+        ids: the ids of the images that each file is of.
 
     Returns:
-        one sentence with the remedy, or None where the file is sound.
+        one sentence with the remedy, or None where the files are not at fault.
     """
-    if not is_local(path):
-        return None
-    try:
-        ids = {str(image_id) for image_id in read_proposals(path)["ids"]}
-    except UserError as error:
-        return str(error)
-    missing = [image for image in images if str(image["id"]) not in ids]
-    if not missing:
-        return None
-    return (
-        f"proposal file {path} has nothing for image {missing[0]['file_name']} (id "
-        f"{missing[0]['id']}) of data set {name}, nor for {len(missing) - 1} more of its "
-        f"{len(images)} images: evaluate the RPN on {name}, and list the files in the data sets' "
-        "order"
-    )
+    for name, path, known in zip(names, paths, ids, strict=False):
+        file = judged_file(name)
+        known = set(map(str, known))
+        images = file.images if file is not None else {}
+        missing = [image_id for image_id in images if str(image_id) not in known]
+        if missing:
+            return (
+                f"proposal file {path} has nothing for image {images[missing[0]]} (id {missing[0]})"
+                f" of data set {name}, nor for {len(missing) - 1} more of its {len(images)} images:"
+                f" evaluate the RPN on {name}, and list the files in the data sets' order"
+            )
+    return None
 
 
 def check_proposals(names: Sequence[str], paths: Sequence[str], records: Sequence[dict]) -> None:
-    """Check that proposals which fit by their image ids are of this data set, too.
+    """Check that proposals with the right image ids are of this data set, too.
 
     Args:
         names: the data sets.
@@ -83,7 +83,7 @@ def check_proposals(names: Sequence[str], paths: Sequence[str], records: Sequenc
         records: their images in Detectron2's format, with proposals.
 
     Raises:
-        UserError: naming the file, and the image whose proposals cannot be its own.
+        UserError: naming the file, and the image that its proposals cannot be of.
     """
     for name, path in zip(names, paths, strict=True):
         folder = os.path.basename(os.path.dirname(path))

@@ -23,8 +23,9 @@ from ..utils.seeding import seeded
 
 __all__ = ["TrainStream"]
 
-# So many images in a row, of few, that the mapper drops are no bad luck.
-_MAX_DROPPED = 100
+# So many images in a row may be dropped by bad luck: 20 times as many as there are, at least the
+# first number and at most the second, which chance meets only where hardly 1 % can be used.
+_MAX_DROPPED = (100, 2000)
 _UNKNOWN = -1
 
 
@@ -94,7 +95,8 @@ class TrainStream(IterableDataset):
     def _load(self, place: int, index: int) -> dict[str, Any]:
         chosen = index
         others = random.Random(f"{self.seed} {place}")
-        attempts = max(_MAX_DROPPED, 20 * len(self._groups))
+        least, most = _MAX_DROPPED
+        attempts = min(max(least, 20 * len(self._groups)), most)
         for attempt in range(attempts):
             with seeded(self.seed, place, attempt):
                 image = self.mapper(self.records[chosen])
@@ -108,7 +110,7 @@ class TrainStream(IterableDataset):
 
     def _another(self, index: int, others: random.Random) -> int:
         """An image of the same orientation, so that the batch keeps its kind."""
-        for _ in range(_MAX_DROPPED):
+        for _ in range(_MAX_DROPPED[0]):
             chosen = others.randrange(len(self._groups))
             if self._group_of(chosen) == self._group_of(index):
                 return chosen

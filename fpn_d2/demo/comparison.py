@@ -7,8 +7,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
-from detectron2.structures import Boxes, Instances, pairwise_iou
+import supervision as sv
+from detectron2.structures import Instances
 
 from ..visualization import PALETTE, draw_boxes
 from ..visualization.layout import beside, legend, picture_scale, stack, text_block
@@ -63,39 +63,24 @@ def group_detections(rows: Sequence[Found], *, iou: float = 0.5) -> list[dict[in
         G dictionaries from the number of a row to the number of its detection.
     """
     groups: list[dict[int, int]] = []
-    starts: list[tuple[np.ndarray, str]] = []
+    boxes: list[np.ndarray] = []  # the detections that began the groups
+    names: list[str] = []
     for row, found in enumerate(rows):
         for index in np.argsort(-found.scores, kind="stable").tolist():
             box, name = found.boxes[index], found.names[index]
-            best = _best_group(box, name, row, groups, starts, iou)
-            if best is None:
-                groups.append({row: index})
-                starts.append((box, name))
+            free = [
+                i
+                for i, group in enumerate(groups)
+                if row not in group and (name == names[i] or not name or not names[i])
+            ]
+            ious = sv.box_iou_batch(box[None], np.array([boxes[i] for i in free]).reshape(-1, 4))
+            if ious.max(initial=0) >= iou:
+                groups[free[ious.argmax()]][row] = index
             else:
-                groups[best][row] = index
+                groups.append({row: index})
+                boxes.append(box)
+                names.append(name)
     return groups
-
-
-def _best_group(
-    box: np.ndarray,
-    name: str,
-    row: int,
-    groups: Sequence[Mapping[int, int]],
-    starts: Sequence[tuple[np.ndarray, str]],
-    least: float,
-) -> int | None:
-    """Return the number of the group that a detection joins, or None if it begins one."""
-    free = [
-        i
-        for i, (_, other) in enumerate(starts)
-        if row not in groups[i] and (name == other or not name or not other)
-    ]
-    if not free:
-        return None
-    others = Boxes(torch.tensor(np.array([starts[i][0] for i in free])))
-    ious = pairwise_iou(Boxes(torch.tensor(box[None])), others)[0]
-    best = int(ious.argmax())
-    return free[best] if ious[best] >= least else None
 
 
 def draw_comparison(image: np.ndarray, rows: Mapping[str, Found]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from ..data.image_faults import image_fault
+from ..data.images import image_fault
 from ..utils.errors import UserError
 
 __all__ = ["MAX_PIXELS", "Sources", "find_sources", "read_rgb"]

@@ -1,12 +1,12 @@
-"""Evaluation: COCO's metrics, kept beside the predictions they are of, and the recall of masks."""
+"""COCO's metrics, written beside the predictions that they measure, and the recall of masks."""
 
-from .coco_evaluation import ResultsWritingCOCOEvaluator
+from .coco_evaluation import ResultsWritingCOCOEvaluator, load_ground_truth
 from .mask_recall import MaskRecallEvaluator
-from .matching import match_boxes, match_detections
+from .matching import match_boxes
 
 __all__ = [
     "MaskRecallEvaluator",
     "ResultsWritingCOCOEvaluator",
+    "load_ground_truth",
     "match_boxes",
-    "match_detections",
 ]

@@ -1,34 +1,42 @@
-"""Detectron2's COCO evaluation, whose numbers other tools can read."""
+"""COCO's evaluation and its ground truth, in a form that other tools can read."""
 
+import contextlib
+import io
+import logging
 import math
 import os
+from collections.abc import Iterator
 from typing import Any
 
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals
+from pycocotools.coco import COCO
 
+from ..utils.errors import UserError
 from ..utils.files import write_json
 
-__all__ = ["ResultsWritingCOCOEvaluator"]
+__all__ = [
+    "ResultsWritingCOCOEvaluator",
+    "load_ground_truth",
+    "quiet_pycocotools",
+    "write_results",
+]
 
 
 class ResultsWritingCOCOEvaluator(COCOEvaluator):
-    """A :class:`COCOEvaluator` that also writes what it returns, as ``results.json``.
+    """A :class:`COCOEvaluator` that also writes the metrics that it returns, as ``results.json``.
 
-    Detectron2 leaves the numbers of ``--eval-only`` in the log alone. A metric without a value,
-    such as the AP of a size that no object has, is null in the file. The recall of proposals is
-    measured at fewer than Detectron2's 100 and 1000 too, for the curve of AR over their number.
+    Detectron2 leaves the metrics of ``--eval-only`` in the log alone. For the curve of AR over the
+    number of proposals, this evaluator measures recall at 10, 30 and 300 proposals too, besides
+    Detectron2's 100 and 1000.
     """
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
         """See :meth:`COCOEvaluator.evaluate`."""
         results = super().evaluate(img_ids)
-        if self._output_dir and results:  # processes other than the main one have none
-            numbers = {
-                task: {key: None if math.isnan(value) else value for key, value in metrics.items()}
-                for task, metrics in results.items()
-            }
-            write_json(os.path.join(self._output_dir, "results.json"), numbers)
+        if self._output_dir and results:  # only the main process has results
+            write_results(self._output_dir, results)
         return results
 
     def _eval_box_proposals(self, predictions: list[dict[str, Any]]) -> None:
@@ -38,3 +46,54 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
             for limit in (10, 30, 300):
                 recall = _evaluate_box_proposals(predictions, self._coco_api, limit=limit)
                 self._results["box_proposals"][f"AR@{limit}"] = recall["ar"].item() * 100
+
+
+def write_results(output_dir: str, results: dict[str, dict[str, float]]) -> None:
+    """Write an evaluation's metrics to ``results.json``.
+
+    Args:
+        output_dir: the folder, made where it does not exist.
+        results: ``{task: {metric: value}}``. A value of NaN, such as the AP of a size that no
+            object has, becomes null.
+    """
+    numbers = {
+        task: {name: None if math.isnan(value) else value for name, value in metrics.items()}
+        for task, metrics in results.items()
+    }
+    os.makedirs(output_dir, exist_ok=True)
+    write_json(os.path.join(output_dir, "results.json"), numbers)
+
+
+def load_ground_truth(dataset: str) -> tuple[COCO, str]:
+    """Load the annotations of a data set and name its image folder.
+
+    Args:
+        dataset: the data set's registered name.
+
+    Returns:
+        the annotations, and the path of the folder with the images.
+
+    Raises:
+        UserError: where the annotation file does not exist.
+    """
+    metadata = MetadataCatalog.get(dataset)
+    json_file = metadata.get("json_file", "")
+    if not os.path.isfile(json_file):
+        raise UserError(
+            f"data set {dataset} has no annotations here; set DETECTRON2_DATASETS to the folder "
+            "that it lies in"
+        )
+    with quiet_pycocotools():
+        return COCO(json_file), metadata.image_root
+
+
+@contextlib.contextmanager
+def quiet_pycocotools() -> Iterator[None]:
+    """Keep pycocotools from printing, and Detectron2's faster version of it from logging."""
+    logger = logging.getLogger("detectron2.evaluation.fast_eval_api")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.disabled = was_disabled

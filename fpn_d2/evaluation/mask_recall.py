@@ -1,32 +1,32 @@
 """Class-agnostic recall of mask proposals (Sec. 6, Table 6): AR at 10, 100 and 1000 masks.
 
-Shape shorthand: D proposals and G objects of an image, T IoU thresholds, R masks of H x W pixels.
+Shape shorthand: R masks of H x W pixels, T IoU thresholds, A ranges of areas, M limits on the
+number of masks.
 
-The protocol is pycocotools' with ``useCats=0`` and ``maxDets`` of 10, 100 and 1000. (Numbers in the
-literature differ: its defaults are a mean over classes and at most 100 masks, and its ``summarize``
-prints small, medium and large at the last of ``maxDets`` only.)
+pycocotools matches proposals with objects, by its protocol of ``useCats=0`` and ``maxDets`` of 10,
+100 and 1000. (Numbers in the literature differ: by default it averages over classes and takes at
+most 100 masks, and its ``summarize`` prints small, medium and large at the last of ``maxDets``
+only.)
 
-- Classes are ignored. An image's proposals are taken in descending score, equal ones in the order
-  in which they were made, and of each image the first 10, 100 or 1000.
-- At each IoU of 0.5, 0.55 .. 0.95 COCO's greedy matching: each proposal takes, of the objects not
-  yet taken that it overlaps by at least that IoU, the one it overlaps most; of equal ones the last,
-  by category and then as annotated.
-- Recall is the share of all objects of the data set that are taken; AR is its mean over the ten
-  IoUs, in percent.
-- Small, medium and large are COCO's by the annotation's ``area``: to 32^2, to 96^2 and above, in
-  square pixels of the original image, both ends included; without it, by the mask's pixels. Each is
-  matched on its own.
-- Crowd regions are no objects and take no proposal from one. (In COCO's matching, too, an ignored
-  region takes only proposals that no object that counts could take.)
-- An object of an image without proposals is missed.
+- Classes are ignored. An image's proposals are taken in descending score, and the first 10, 100 or
+  1000 of each image count. Proposals of equal score stay in the order in which they were made.
+- The matching is greedy at each IoU of 0.5, 0.55 .. 0.95. Each proposal takes the object that it
+  overlaps most, of those that it overlaps by at least that IoU and that are not yet taken; of
+  equally overlapped objects the last, in the order of their categories and then of the file.
+- Recall is the share of all objects of the data set that are taken. AR is the mean recall over the
+  ten IoUs, in percent.
+- Small, medium and large are COCO's, by the annotation's ``area``: up to 32^2, up to 96^2 and
+  above, in square pixels of the original image, with both ends included. An annotation without an
+  area has that of its mask. Each size is matched on its own.
+- Crowd regions are no objects. They take no proposal from an object either, since in COCO's
+  matching a region to ignore gets only proposals that no object can take.
+- The objects of an image without proposals are missed.
 """
 
-import contextlib
-import io
 import logging
+import math
 import os
 import time
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -34,76 +34,36 @@ import pycocotools.mask as mask_util
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.coco_evaluation import COCOeval_opt
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import Params
 
 from ..utils.errors import UserError
 from ..utils.files import write_json
+from .coco_evaluation import quiet_pycocotools, write_results
 
-__all__ = ["MaskRecallEvaluator", "average_recall", "match_ranks"]
+__all__ = ["MaskRecallEvaluator"]
 
-LIMITS = (10, 100, 1000)
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-AREAS = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}
+PARAMS = Params("segm")
+PARAMS.useCats, PARAMS.maxDets = 0, [10, 100, 1000]
+SIZES = ["", "s", "m", "l"]  # the names of PARAMS.areaRng: all, small, medium and large
 
-_NEVER = np.iinfo(np.int64).max
-_KEPT = 100  # proposals of an image that are written for drawing
+_MOST_WRITTEN = 100  # proposals of an image that are written for drawing
 
 logger = logging.getLogger(__name__)
 
 
-def match_ranks(ious: np.ndarray, thresholds: np.ndarray = THRESHOLDS) -> np.ndarray:
-    """The rank of the proposal that takes each object.
-
-    As the matching is greedy, that of the first N proposals is the beginning of that of all, and
-    an object is found by N proposals where its rank is below N.
-
-    Args:
-        ious: (D, G), of D proposals, the best first, with G objects.
-        thresholds: (T,) IoUs.
-
-    Returns:
-        (T, G) int64, from 0; the largest integer where none takes it.
-    """
-    ranks = np.full((len(thresholds), ious.shape[1]), _NEVER)
-    if not ious.size:
-        return ranks
-    best = ious.max(axis=1)
-    for row, threshold in zip(ranks, thresholds, strict=True):
-        least = min(threshold, 1 - 1e-10)  # as pycocotools has it
-        for proposal in np.flatnonzero(best >= least):
-            free = (row == _NEVER) & (ious[proposal] >= least)
-            if free.any():
-                overlaps = np.where(free, ious[proposal], -1)
-                # of equal ones the last, as pycocotools has it
-                row[len(overlaps) - 1 - overlaps[::-1].argmax()] = proposal
-                if (row != _NEVER).all():
-                    break
-    return ranks
-
-
-def average_recall(ranks: np.ndarray, limit: int) -> float:
-    """Mean recall over the thresholds.
-
-    Args:
-        ranks: (T, G) of all objects, from :func:`match_ranks`.
-        limit: N.
-
-    Returns:
-        0 to 1, or NaN where there is no object.
-    """
-    return float((ranks < limit).mean()) if ranks.size else float("nan")
-
-
 class MaskRecallEvaluator(DatasetEvaluator):
-    """Average recall of masks; keeps of an image's masks their ranks alone, and 100 for drawing."""
+    """Average recall of masks. Of an image it keeps some counts, and 100 masks for drawing."""
 
     def __init__(self, dataset_name: str, output_dir: str | None = None):
         """
         Args:
             dataset_name: a registered data set in COCO format.
-            output_dir: for ``results.json`` and ``mask_proposals.json``; None writes nothing.
+            output_dir: the folder for ``results.json`` and ``mask_proposals.json``; None writes
+                no files.
 
         Raises:
             UserError: where the data set is in another format.
@@ -115,40 +75,48 @@ class MaskRecallEvaluator(DatasetEvaluator):
                 "COCO annotation file; register it with detectron2's register_coco_instances"
             )
         self._json_file, self._output_dir = json_file, output_dir
-        self._coco = _quiet_coco(json_file)
+        with quiet_pycocotools():
+            self._coco = COCO(json_file)
         self.reset()
 
     def reset(self) -> None:
         """See :meth:`DatasetEvaluator.reset`."""
-        self._ranks: dict[int, dict[str, np.ndarray]] = {}
-        self._kept: list[dict[str, Any]] = []
+        self._seen: set[int] = set()  # the ids of the images
+        self._taken = np.zeros((len(PARAMS.iouThrs), len(SIZES), len(PARAMS.maxDets)), np.int64)
+        self._objects = np.zeros(len(SIZES), np.int64)
+        self._written: list[dict[str, Any]] = []
         self._num_masks, self._seconds = 0, 0.0
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Match an image's masks at once.
+        """Match the masks of each image with its objects.
 
         Args:
-            inputs: with ``image_id``.
-            outputs: with ``instances``, whose ``scores`` are (R,) and whose ``pred_masks`` are
-                :class:`fpn_d2.structures.RegionMasks` or (R, H, W) bool, in the original image.
+            inputs: each with ``image_id``.
+            outputs: each with ``instances``, which have ``scores`` (R,) and ``pred_masks``: either
+                :class:`fpn_d2.structures.RegionMasks` or (R, H, W) bool, in pixels of the original
+                image.
 
         Raises:
-            UserError: where an object's annotation has no mask, or one of another size.
+            UserError: where an object's annotation has no mask, or one of another size than the
+                image.
         """
         start = time.perf_counter()
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
-            order = instances.scores.sort(descending=True, stable=True).indices[: max(LIMITS)]
-            rles = _encode(instances.pred_masks[order])
-            scores = instances.scores[order].tolist()
-            self._ranks[image["image_id"]] = self._match(image["image_id"], rles)
-            self._kept += [
+            order = instances.scores.sort(descending=True, stable=True).indices
+            order = order[: PARAMS.maxDets[-1]]
+            rles, scores = _encode(instances.pred_masks[order]), instances.scores[order].tolist()
+            taken, objects = self._count(image["image_id"], rles, scores)
+            self._seen.add(image["image_id"])
+            self._taken += taken
+            self._objects += objects
+            self._written += [
                 {
                     "image_id": image["image_id"],
                     "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
                     "score": round(score, 5),
                 }
-                for rle, score in zip(rles[:_KEPT], scores, strict=False)
+                for rle, score in zip(rles[:_MOST_WRITTEN], scores, strict=False)
             ]
             self._num_masks += len(rles)
         self._seconds += time.perf_counter() - start
@@ -157,58 +125,63 @@ class MaskRecallEvaluator(DatasetEvaluator):
         """Measure the recall over all images.
 
         Returns:
-            ``{"mask_proposals": {"AR@1000": ..., "ARs@1000": ..., "masks_per_second": ...}}``, in
-            percent, NaN where no object is of a size; empty in all processes but the main one.
+            ``{"mask_proposals": {"AR@1000": ..., "ARs@1000": ..., "masks_per_second": ...}}``, AR
+            in percent and NaN for a size that no object has; empty in all processes but the main
+            one. Masks per second count the encoding and the matching in :meth:`process`.
         """
         comm.synchronize()
-        gathered = comm.gather((self._ranks, self._kept, self._num_masks, self._seconds), dst=0)
+        state = (self._seen, self._taken, self._objects, self._num_masks, self._seconds)
+        parts = comm.gather((state, self._written), dst=0)
         if not comm.is_main_process():
             return {}
-        ranks = {image: areas for part in gathered for image, areas in part[0].items()}
-        left_out = [image for image in self._coco.getImgIds() if image not in ranks]
+        seen, taken, objects, num_masks, seconds = zip(*(state for state, _ in parts), strict=True)
+        taken, objects = sum(taken), sum(objects)
+        left_out = set(self._coco.getImgIds()).difference(*seen)
         if left_out:
             logger.warning("%d images were not evaluated: their objects are missed", len(left_out))
-            ranks |= {image: self._match(image, []) for image in left_out}
-        results = {}
-        for name in AREAS:
-            of_area = [areas[name] for areas in ranks.values()]
-            all_ranks = np.concatenate(of_area, axis=1) if of_area else np.zeros((0, 0))
-            for limit in LIMITS:
-                results[f"AR{name}@{limit}"] = 100 * average_recall(all_ranks, limit)
-        seconds = sum(part[3] for part in gathered)
-        results["masks_per_second"] = sum(part[2] for part in gathered) / max(seconds, 1e-9)
+            objects = objects + sum(self._count(image, [], [])[1] for image in left_out)
+        results = {
+            f"AR{size}@{limit}": float(100 * taken[:, a, m].mean() / objects[a])
+            if objects[a]
+            else math.nan
+            for a, size in enumerate(SIZES)
+            for m, limit in enumerate(PARAMS.maxDets)
+        }
+        results["masks_per_second"] = sum(num_masks) / max(sum(seconds), 1e-9)
         logger.info("Recall of mask proposals:\n%s", create_small_table(results))
         if self._output_dir:
-            os.makedirs(self._output_dir, exist_ok=True)
-            kept = [proposal for part in gathered for proposal in part[1]]
-            write_json(os.path.join(self._output_dir, "mask_proposals.json"), kept)
-            numbers = {k: None if np.isnan(v) else v for k, v in results.items()}
-            path = os.path.join(self._output_dir, "results.json")
-            write_json(path, {"mask_proposals": numbers})
-        return OrderedDict(mask_proposals=results)
+            write_results(self._output_dir, {"mask_proposals": results})
+            path = os.path.join(self._output_dir, "mask_proposals.json")
+            write_json(path, [proposal for _, written in parts for proposal in written])
+        return {"mask_proposals": results}
 
-    def _match(self, image_id: int, rles: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-        """The ranks of an image's objects, by size."""
-        objects = [
-            annotation
-            for annotation in self._coco.imgToAnns[image_id]
-            if not annotation.get("iscrowd", 0)
-        ]
-        objects.sort(key=lambda annotation: annotation["category_id"])  # pycocotools' order
-        truth = [self._rle_of(annotation) for annotation in objects]
-        sizes = {tuple(rle["size"]) for rle in rles + truth}  # pycocotools' IoU of two is -1
-        assert len(sizes) <= 1, f"proposals and objects of image {image_id} are of sizes {sizes}"
+    def _count(
+        self, image_id: int, rles: list[dict[str, Any]], scores: list[float]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Count (T, A, M) objects of an image that its proposals take, and (A,) objects in all."""
+        annotations = [a for a in self._coco.imgToAnns[image_id] if not a.get("iscrowd", 0)]
+        annotations.sort(key=lambda annotation: annotation["category_id"])  # pycocotools' order
+        masks = [self._rle_of(annotation) for annotation in annotations]
         areas = np.array(
-            [a.get("area", mask_util.area(rle)) for a, rle in zip(objects, truth, strict=True)]
+            [a.get("area", mask_util.area(m)) for a, m in zip(annotations, masks, strict=True)]
         )
-        if rles and truth:
-            ious = np.asarray(mask_util.iou(rles, truth, [0] * len(truth)))
-        else:
-            ious = np.zeros((len(rles), len(truth)))
-        return {
-            name: match_ranks(ious[:, (areas >= low) & (areas <= high)])
-            for name, (low, high) in AREAS.items()
-        }
+        objects = np.array(
+            [np.count_nonzero((areas >= low) & (areas <= high)) for low, high in PARAMS.areaRng]
+        )
+        sizes = {tuple(rle["size"]) for rle in rles + masks}  # pycocotools' IoU of two is -1
+        assert len(sizes) <= 1, f"proposals and objects of image {image_id} are of sizes {sizes}"
+        if not rles or not masks:
+            return np.zeros_like(self._taken), objects
+        # One image at a time: the masks of a whole data set are gigabytes.
+        with quiet_pycocotools():
+            evaluation = COCOeval_opt(
+                _as_coco(masks, area=areas.tolist()), _as_coco(rles, score=scores), "segm"
+            )
+            evaluation.params.useCats, evaluation.params.maxDets = 0, list(PARAMS.maxDets)
+            evaluation.evaluate()
+            evaluation.accumulate()
+        recall = evaluation.eval["recall"][:, 0]  # (T, A, M), -1 where no object is of a size
+        return np.rint(recall.clip(min=0) * objects[:, None]).astype(np.int64), objects
 
     def _rle_of(self, annotation: dict[str, Any]) -> dict[str, Any]:
         image = self._coco.imgs[annotation["image_id"]]
@@ -228,9 +201,28 @@ class MaskRecallEvaluator(DatasetEvaluator):
         return rle
 
 
-def _quiet_coco(json_file: str) -> COCO:
-    with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(json_file)
+def _as_coco(rles: list[dict[str, Any]], **fields: list[float]) -> COCO:
+    """Make pycocotools' data set of one image out of masks of one category.
+
+    Args:
+        rles: R masks.
+        fields: other fields of the annotations, such as ``score``, with a value for each mask.
+    """
+    height, width = rles[0]["size"]
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": 1, "height": height, "width": width}],
+        "categories": [{"id": 1}],
+        "annotations": [
+            # Numbered from 1, because pycocotools takes a match with number 0 for none.
+            {"id": i + 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "segmentation": rle}
+            | {"area": int(mask_util.area(rle))}
+            | {name: values[i] for name, values in fields.items()}
+            for i, rle in enumerate(rles)
+        ],
+    }
+    coco.createIndex()
+    return coco
 
 
 def _encode(masks: Any) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""Which boxes of two models are the same.
+"""The boxes that two models have in common.
 
-Shape shorthand: A and B boxes, M pairs.
+Shape shorthand: A and B boxes of the two, M pairs.
 """
 
 import torch
@@ -13,16 +13,17 @@ __all__ = ["match_boxes", "match_detections"]
 def match_boxes(
     found: Tensor, expected: Tensor, found_classes: Tensor, expected_classes: Tensor, pixels: float
 ) -> tuple[Tensor, Tensor]:
-    """Pair boxes one to one with the nearest of their class.
+    """Pair each box with the nearest of its class, one to one.
 
     Args:
-        found, expected: (A, 4) and (B, 4), x0 y0 x1 y1 in pixels; those that come first choose
+        found, expected: (A, 4) and (B, 4), x0 y0 x1 y1 in pixels. The first of ``found`` choose
             first.
         found_classes, expected_classes: (A,) and (B,).
-        pixels: the largest difference of any coordinate.
+        pixels: the largest difference that any coordinate of a pair may have.
 
     Returns:
-        (M, 2) indices of ``found`` and of ``expected``, and (M,) the pairs' differences in pixels.
+        (M, 2) int64, indices into ``found`` and ``expected``; (M,), the largest difference of a
+        coordinate of each pair, in pixels.
     """
     pairs, differences = [], []
     if len(found) and len(expected):

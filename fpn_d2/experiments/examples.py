@@ -12,7 +12,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from PIL import Image, ImageColor
 
-from ..evaluation.ground_truth import load_ground_truth
+from ..evaluation import load_ground_truth
 from ..visualization import (
     PALETTE,
     draw_boxes,

@@ -27,7 +27,7 @@ from tqdm import trange
 
 from ..config import changed
 from ..data import load_train_dataset
-from ..data.unreadable import read_sound_image
+from ..data.images import read_sound_image
 from ..engine.hooks import cpu_has_bfloat16
 from ..utils.errors import UserError
 from ..utils.files import replace_file

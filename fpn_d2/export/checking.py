@@ -23,9 +23,8 @@ from detectron2.modeling import ProposalNetwork, RetinaNet
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from ..data import check_names
-from ..data.image_faults import image_fault
-from ..data.resizing import build_test_resize
+from ..data import build_test_resize, check_names
+from ..data.images import image_fault
 from ..evaluation import match_boxes
 from ..utils.errors import UserError
 from .exporting import DetectorGraph, Exported, require

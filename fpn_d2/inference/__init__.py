@@ -17,9 +17,11 @@ _MODULES = {
     "class_names": "predictor",
     "compile_backbone": "compiled",
     "dataset_category_ids": "predictor",
-    "free_title": "choices",
+    "final_nms_iou": "final_nms",
+    "free_title": "model_choice",
     "prepare_model": "prepared",
-    "split_pair": "choices",
+    "set_final_nms": "final_nms",
+    "split_pair": "model_choice",
 }
 __all__ = list(_MODULES)
 

@@ -1,4 +1,4 @@
-"""torch.compile of a backbone, in testing and in training, for images of changing size."""
+"""torch.compile for a backbone, in testing and in training, with images of changing size."""
 
 import logging
 import shutil
@@ -12,17 +12,18 @@ logger = logging.getLogger(__name__)
 
 
 def compile_backbone(model: nn.Module) -> bool:
-    """Compile a model's backbone in place by :func:`torch.compile`, with sizes as symbols.
+    """Compile a model's backbone in place with :func:`torch.compile`, for any size of image.
 
-    It is compiled when it is first called, which takes up to a minute, and again for the first
-    image of another parity of a level's sides, up to 8 times (PyTorch's ``recompile_limit``);
-    beyond that such sizes run without. The names of its weights stay.
+    The first call compiles it, which takes up to a minute. So does the first image for which the
+    side of some level is odd instead of even, or even instead of odd, up to 8 times (PyTorch's
+    ``recompile_limit``); further such sizes run without compilation. The names of the weights stay.
 
     Args:
-        model: with a ``backbone``.
+        model: a model with a ``backbone``.
 
     Returns:
-        whether there is a compiler; without one a CPU's model stays as it is, and the log says so.
+        whether there is a compiler. Without one, a model on a CPU stays as it is, and the log says
+        so.
     """
     device = next(model.parameters()).device
     if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
@@ -33,14 +34,14 @@ def compile_backbone(model: nn.Module) -> bool:
         return False
     for module in model.backbone.modules():
         if isinstance(getattr(module, "top_block", None), LastLevelMaxPool):
-            # Its pooling would be compiled once for every parity of the map's sides.
+            # The pooling would be compiled anew for odd and for even sides of the map.
             module.top_block = _Subsample()
     model.backbone.compile(dynamic=True)
     return True
 
 
 class _Subsample(nn.Module):
-    """Detectron2's :class:`LastLevelMaxPool`, which takes every second cell, as a slice."""
+    """Detectron2's :class:`LastLevelMaxPool`, which takes every second cell, written as a slice."""
 
     num_levels, in_feature = 1, "p5"
 

@@ -1,10 +1,11 @@
 """What a pyramid does with an image: Eq. 1's levels, feature maps, anchors, proposals.
 
 Shape shorthand: an image of H x W pixels, R detections, A anchors, G objects, K proposals of a
-level; a level's map is h x w cells, those on the padding below and beside the image left out.
+level. The map of a level has h x w cells, without those on the padding right of and below the
+image.
 
     merged     the sum of the lateral and the upsampled coarser level, before the 3x3 (Sec. 3)
-    output     after the 3x3: P2 to P6, what the heads read
+    output     after the 3x3: P2 to P6, which the heads read
     lateral    the 1x1 of the bottom-up stage alone, without the top-down path
 """
 
@@ -12,25 +13,23 @@ import contextlib
 import dataclasses
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import FPN
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.modeling.proposal_generator.rpn import RPN
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..modeling import levels_of_boxes
-from .listening import Listener
-from .predictor import Predictor, above
+from ..modeling import levels_of_boxes, match_anchors
+from .predictor import Predictor, detections_above
 from .prepared import PreparedModel
 
 __all__ = ["AnchorMatches", "Explainer", "Explanation", "Proposals"]
-
-# IoUs of objects with anchors that are computed at once.
-_MAX_PAIRS = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Proposals:
 
     Args:
         boxes: (K, 4), x0 y0 x1 y1 in pixels of the image, best first.
-        scores: (K,), the probability of an object.
+        scores: (K,), the probability that the box holds an object, 0 to 1.
     """
 
     boxes: np.ndarray
@@ -48,16 +47,17 @@ class Proposals:
 
 @dataclasses.dataclass(frozen=True)
 class AnchorMatches:
-    """The anchors that would learn an object, and which, by Detectron2's matcher.
+    """The anchors that Detectron2's matcher makes positive, and the object that each would learn.
 
     Args:
         boxes: (A, 4), x0 y0 x1 y1 in pixels of the image.
-        levels: A names of features, such as ``"p2"``.
-        objects: (A,), the index of the object.
-        ious: (A,), IoU with it. Below the threshold only where no anchor of the object is above it.
+        levels: the feature of each anchor, such as ``"p2"``; A names.
+        objects: (A,), the index of the anchor's object.
+        ious: (A,), the IoU with that object; below the threshold only where the anchor is the
+            best of an object that no anchor overlaps by more.
         targets: (G, 4), the objects, x0 y0 x1 y1 in pixels of the image.
-        threshold: the IoU from which an anchor matches.
-        to_ground_truth: whether the objects were given; else they are the detections.
+        threshold: the IoU from which an anchor matches, 0 to 1.
+        to_ground_truth: whether the objects were given; otherwise they are the detections.
     """
 
     boxes: np.ndarray
@@ -71,22 +71,22 @@ class AnchorMatches:
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """What there is to see of one image; see the module.
+    """Everything there is to see of one image; the module defines the words.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        detections: see :meth:`Predictor.detect`; with RoI heads also ``roi_boxes``, the RoI that
-            each was read from, in pixels of the network input.
+        detections: see :meth:`Predictor.detect`. With RoI heads they also have ``roi_boxes``, the
+            RoI from which each detection was read, in pixels of the network input.
         levels: (R,) int, the level that Eq. 1 chose for each detection's RoI.
         level_range: the finest and the coarsest level that Eq. 1 can choose.
-        canonical_size, canonical_level: Eq. 1's constants that were in force; the size is in
-            pixels of the network input.
-        input_scale: how much larger the network input is than the image.
-        features: ``"lateral"``, ``"merged"`` and ``"output"``, of what the model has, to the
-            feature's name, fine to coarse, to (h, w) float32: the mean over the channels of the
-            absolute activation.
+        canonical_size: Eq. 1's size in force, 224 in the paper, in pixels of the network input.
+        canonical_level: Eq. 1's level k0 in force.
+        input_scale: the width of the network input divided by that of the image.
+        features: the mean over the channels of the absolute activation, (h, w) float32, by kind
+            (``"lateral"``, ``"merged"`` and ``"output"``, where the model has them) and then by
+            the feature's name, fine to coarse.
         strides: pixels of the network input per cell, by the feature's name.
-        proposals: by the feature's name, fine to coarse; empty for a model without RPN.
+        proposals: by the feature's name, fine to coarse; empty for a model without an RPN.
         anchors: None for a model without anchors.
         notes: a sentence for each thing that this model does not have.
     """
@@ -106,7 +106,7 @@ class Explanation:
 
 
 class Explainer:
-    """Explains images with one model; takes every detector of this package and plain Detectron2's.
+    """Explains images with one model: any detector of this package or of plain Detectron2.
 
     Calls from several threads run one after the other.
 
@@ -141,71 +141,73 @@ class Explainer:
         ground_truth: np.ndarray | None = None,
         proposals_per_level: int = 50,
     ) -> Explanation:
-        """Detect, and keep what was on the way.
+        """Detect objects, and record what the model did on the way to them.
+
+        The model runs without ``torch.compile``, even with ``INFERENCE.COMPILE True``: a compiled
+        backbone calls no hooks, and the maps are recorded by hooks.
 
         Args:
             image: (H, W, 3) uint8, RGB.
             threshold: the least score of a detection, 0 to 1.
-            canonical_size, canonical_level: Eq. 1's constants, in pixels of the network input and
-                as a level; RoIs are pooled by them too. None is the model's own.
-            ground_truth: (G, 4), x0 y0 x1 y1 in pixels of the image: what anchors are matched to;
-                None is the detections.
-            proposals_per_level: how many of a level's best proposals are kept.
+            canonical_size, canonical_level: Eq. 1's constants, a size in pixels of the network
+                input and a level, by which RoIs are pooled too; None leaves the model's own.
+            ground_truth: (G, 4), x0 y0 x1 y1 in pixels of the image, the objects that anchors are
+                matched to; None takes the detections.
+            proposals_per_level: how many of each level's best proposals are kept.
 
         Raises:
             UserError: see :meth:`Predictor.detect`.
         """
-        pooler = box_pooler(self.model)
-        with self._lock, _eq1(pooler, canonical_size, canonical_level), torch.no_grad():
-            with Listener(self.model).listening() as heard:
-                predictions = self.predictor(np.ascontiguousarray(image[:, :, ::-1]))
-            detections = above(predictions, threshold)
+        pooler, record = box_pooler(self.model), _Record(self.model)
+        with self._lock, torch.no_grad(), torch.compiler.set_stance("force_eager"):
             size, level, level_range = self._eq1_constants(canonical_size, canonical_level)
-        scale = heard.input_size[1] / image.shape[1]
-        to_image = np.array([1 / scale, image.shape[0] / heard.input_size[0]] * 2)
+            eq1 = {"canonical_box_size": size, "canonical_level": level}
+            with _changed(pooler, eq1), record.recording():
+                predictions = self.predictor(np.ascontiguousarray(image[:, :, ::-1]))
+        detections = detections_above(predictions, threshold)
+        scale = record.input_size[1] / image.shape[1]
+        to_image = np.array([1 / scale, image.shape[0] / record.input_size[0]] * 2)
         if detections.has("roi_boxes"):
-            rois = detections.roi_boxes
+            rois = detections.roi_boxes.tensor
         else:
-            rois = Boxes(detections.pred_boxes.tensor / torch.from_numpy(to_image).float())
-        levels = levels_of_boxes(rois.tensor, *level_range, size, level)
+            rois = detections.pred_boxes.tensor / torch.from_numpy(to_image).float()
         targets = detections.pred_boxes.tensor.numpy() if ground_truth is None else ground_truth
         return Explanation(
             image=image,
             detections=detections,
-            levels=levels.numpy(),
+            levels=levels_of_boxes(rois, *level_range, size, level).numpy(),
             level_range=level_range,
             canonical_size=size,
             canonical_level=level,
             input_scale=scale,
-            features=heard.features,
-            strides=heard.strides,
+            features=record.features,
+            strides=record.strides,
             proposals={
                 name: Proposals(
                     found.proposal_boxes.tensor[:proposals_per_level].cpu().numpy() * to_image,
                     found.objectness_logits[:proposals_per_level].sigmoid().cpu().numpy(),
                 )
-                for name, found in heard.proposals.items()
+                for name, found in record.proposals.items()
             },
-            anchors=self._matches(heard.anchors, targets, to_image, ground_truth is not None),
-            notes=tuple(self._notes(heard)),
+            anchors=self._matches(record.anchors, targets, to_image, ground_truth is not None),
+            notes=tuple(self._notes(record)),
         )
 
     def _eq1_constants(
         self, size: float | None, level: int | None
     ) -> tuple[float, int, tuple[int, int]]:
-        """224, k0 and the range of levels: the pooler's, or without one the config's."""
+        """Eq. 1's size, k0 and range of levels, where not given the model's own."""
         pooler, box = box_pooler(self.model), self.cfg.MODEL.ROI_BOX_HEAD
         if pooler is not None:
-            levels = int(pooler.min_level), int(pooler.max_level)
-            return pooler.canonical_box_size, pooler.canonical_level, levels
-        strides = [shape.stride for shape in self.model.backbone.output_shape().values()]
-        levels = [int(math.log2(stride)) for stride in strides]
-        levels = [k for k in levels if k <= 5] or levels  # P6 is no RoI's (Sec. 4.2)
-        return (
-            box.POOLER_CANONICAL_SIZE if size is None else size,
-            box.POOLER_CANONICAL_LEVEL if level is None else level,
-            (min(levels), max(levels)),
-        )
+            own = pooler.canonical_box_size, pooler.canonical_level
+            levels = [int(pooler.min_level), int(pooler.max_level)]
+        else:
+            own = box.POOLER_CANONICAL_SIZE, box.POOLER_CANONICAL_LEVEL
+            shapes = self.model.backbone.output_shape().values()
+            levels = [int(math.log2(shape.stride)) for shape in shapes]
+            levels = [k for k in levels if k <= 5] or levels  # no RoI is pooled from P6 (Sec. 4.2)
+        size, level = own[0] if size is None else size, own[1] if level is None else level
+        return size, level, (min(levels), max(levels))
 
     def _matches(
         self,
@@ -214,95 +216,184 @@ class Explainer:
         to_image: np.ndarray,
         to_ground_truth: bool,
     ) -> AnchorMatches | None:
-        matcher = _anchor_matcher(self.model)
+        """Match the anchors of each feature to ``targets``; see :class:`AnchorMatches`."""
+        generator = getattr(self.model, "proposal_generator", None)
+        matcher = getattr(generator or self.model, "anchor_matcher", None)
         if matcher is None or not anchors:
             return None
         targets = np.asarray(targets, dtype=np.float32).reshape(-1, 4)
         all_anchors = Boxes.cat(list(anchors.values()))
         names = np.repeat(list(anchors), [len(boxes) for boxes in anchors.values()])
         objects = Boxes(torch.from_numpy(targets / to_image).to(all_anchors.tensor))
-        best, owner = _match(all_anchors, objects, matcher)
-        chosen = (owner >= 0).nonzero().squeeze(1).cpu()
+        owners, labels, ious = match_anchors(all_anchors, objects, matcher, skip_untouched=True)
+        chosen = labels == 1
         return AnchorMatches(
-            boxes=all_anchors.tensor.cpu()[chosen].numpy() * to_image,
-            levels=tuple(names[chosen.numpy()].tolist()),
-            objects=owner.cpu()[chosen].numpy(),
-            ious=best.cpu()[chosen].numpy(),
+            boxes=all_anchors.tensor[chosen].cpu().numpy() * to_image,
+            levels=tuple(names[chosen.cpu().numpy()].tolist()),
+            objects=owners[chosen].cpu().numpy(),
+            ious=ious[chosen].cpu().numpy(),
             targets=targets,
-            threshold=matcher.thresholds[-2],  # the last is infinity
+            threshold=matcher.thresholds[-2],  # the last one is infinity
             to_ground_truth=to_ground_truth,
         )
 
-    def _notes(self, heard: Any) -> Iterator[str]:
+    def _notes(self, record: "_Record") -> Iterator[str]:
         pooler = box_pooler(self.model)
-        neck = find_neck(self.model)
+        neck = next((module for module in self.model.modules() if isinstance(module, FPN)), None)
         if pooler is None:
             yield "No RoI head: the levels are those that Eq. 1 would choose for these boxes."
         elif pooler.min_level == pooler.max_level:
             yield f"RoIs are pooled from level {pooler.min_level} alone; Eq. 1 chooses nothing."
         if neck is None:
-            yield f"No pyramid: the model reads {', '.join(heard.strides)} alone."
-        elif not heard.features:
+            yield f"No pyramid: the model reads {', '.join(record.strides)} alone."
+        elif not record.features:
             yield "No map at the network input's own size: the model sees an image pyramid."
         elif not getattr(neck, "top_down", True):
             yield "No top-down path: before the 3x3, a level is its lateral."
         elif not getattr(neck, "lateral", True):
             yield "No lateral connections: every level is the coarsest one, upsampled."
-        if not heard.proposals:
+        if not record.proposals:
             yield "No RPN: there are no proposals of a level."
-        if not heard.anchors:
+        if not record.anchors:
             yield "No anchors are matched by IoU in this model."
 
 
 def box_pooler(model: nn.Module) -> nn.Module | None:
-    """The pooler that Eq. 1 decides for, or None in a model without RoI heads."""
+    """Return the pooler that pools RoIs by Eq. 1, or None for a model without RoI heads."""
     heads = getattr(model, "roi_heads", None)
     return getattr(heads, "box_pooler", None) or getattr(heads, "pooler", None)
 
 
-def find_neck(model: nn.Module) -> FPN | None:
-    """The pyramid of a model, or None."""
-    return next((module for module in model.modules() if isinstance(module, FPN)), None)
+class _Record:
+    """What passes through a model's parts while it runs on one image, caught by hooks."""
+
+    def __init__(self, model: nn.Module):
+        """
+        Args:
+            model: a meta-architecture of Detectron2's form, with a ``backbone``.
+        """
+        self.model = model
+        self.input_size = (0, 0)  # height and width of the network input before padding, in pixels
+        self.features: dict[str, dict[str, np.ndarray]] = {}  # see Explanation
+        self.strides: dict[str, int] = {}
+        self.anchors: dict[str, Boxes] = {}
+        self.proposals: dict[str, Instances] = {}
+        self._is_at_input_size = False
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record while the model is called on one image."""
+        rpn = getattr(self.model, "proposal_generator", None)
+        box_head = getattr(getattr(self.model, "roi_heads", None), "box_predictor", None)
+        with contextlib.ExitStack() as stack:
+            for handle in self._hooks():
+                stack.callback(handle.remove)
+            if isinstance(rpn, RPN):
+                stack.enter_context(_changed(rpn, {"predict_proposals": self._by_level(rpn)}))
+            if isinstance(box_head, FastRCNNOutputLayers):
+                stack.enter_context(_changed(box_head, {"inference": _with_rois(box_head)}))
+            yield
+        # fine to coarse, whatever the order of the calls
+        self.strides = dict(sorted(self.strides.items(), key=lambda item: item[1]))
+        self.features = {
+            kind: {name: maps[name] for name in self.strides if name in maps}
+            for kind in ("lateral", "merged", "output")
+            if (maps := self.features.get(kind))
+        }
+
+    def _hooks(self) -> Iterator[Any]:
+        """Register the hooks; yields their handles."""
+        backbone = self.model.backbone
+        yield self.model.register_forward_pre_hook(self._take_input_size)
+        yield backbone.register_forward_pre_hook(self._compare_size)
+        yield backbone.register_forward_hook(self._take_outputs)
+        for neck in (module for module in self.model.modules() if isinstance(module, FPN)):
+            yield from self._neck_hooks(neck)
+        owner = getattr(self.model, "proposal_generator", None) or self.model
+        names = getattr(owner, "in_features", None) or getattr(owner, "head_in_features", None)
+        if hasattr(owner, "anchor_generator"):
+            yield owner.anchor_generator.register_forward_hook(
+                lambda module, args, boxes: self.anchors.update(zip(names, boxes, strict=True))
+            )
+
+    def _neck_hooks(self, neck: FPN) -> Iterator[Any]:
+        """Laterals, and the inputs of the 3x3; an identity stands for a convolution not built."""
+        shapes = neck.bottom_up.output_shape()
+        strides = [shapes[name].stride for name in reversed(neck.in_features)]
+        parts = zip(strides, neck.lateral_convs, neck.output_convs, strict=True)
+        for stride, lateral, output in parts:
+            level = f"p{int(math.log2(stride))}", stride
+            if not isinstance(lateral, nn.Identity):
+                yield lateral.register_forward_hook(
+                    lambda module, args, x, level=level: self._take("lateral", *level, x)
+                )
+            if not isinstance(output, nn.Identity):
+                yield output.register_forward_pre_hook(
+                    lambda module, args, level=level: self._take("merged", *level, args[0])
+                )
+
+    def _take(self, kind: str, name: str, stride: int, feature: Tensor) -> None:
+        if not self._is_at_input_size:
+            return
+        height, width = (math.ceil(side / stride) for side in self.input_size)
+        activation = feature[0].detach().float().abs().mean(dim=0)[:height, :width]
+        self.features.setdefault(kind, {})[name] = activation.cpu().numpy()
+        self.strides[name] = stride
+
+    def _take_input_size(self, model: nn.Module, args: tuple[list[dict]]) -> None:
+        self.input_size = tuple(args[0][0]["image"].shape[-2:])
+
+    def _compare_size(self, backbone: nn.Module, args: tuple[Tensor]) -> None:
+        # The baseline of Sec. 6 runs its backbone once for each size of an image pyramid.
+        divisor = max(1, backbone.size_divisibility)
+        padded = tuple(math.ceil(side / divisor) * divisor for side in self.input_size)
+        self._is_at_input_size = tuple(args[0].shape[-2:]) == padded
+
+    def _take_outputs(self, backbone: nn.Module, args: Any, features: dict[str, Tensor]) -> None:
+        for name, shape in backbone.output_shape().items():
+            if name in features:
+                self._take("output", name, shape.stride, features[name])
+
+    def _by_level(self, rpn: RPN) -> Callable[..., list[Instances]]:
+        """Wrap the RPN's last step: it also runs on each level alone."""
+        original = rpn.predict_proposals
+
+        def predict(anchors: list, logits: list, deltas: list, image_sizes: list) -> list:
+            for i, name in enumerate(rpn.in_features):
+                of_level = slice(i, i + 1)
+                (self.proposals[name],) = original(
+                    anchors[of_level], logits[of_level], deltas[of_level], image_sizes
+                )
+            return original(anchors, logits, deltas, image_sizes)
+
+        return predict
 
 
-def _anchor_matcher(model: nn.Module) -> Any:
-    generator = getattr(model, "proposal_generator", None)
-    return getattr(generator, "anchor_matcher", None) or getattr(model, "anchor_matcher", None)
+def _with_rois(box_head: FastRCNNOutputLayers) -> Callable[..., tuple]:
+    """Wrap the head's last step: its detections also keep their RoI as ``roi_boxes``.
+
+    Eq. 1 is about RoIs, not about the boxes that the head refines them to.
+    """
+    original = box_head.inference
+
+    def inference(predictions: tuple, proposals: list[Instances]) -> tuple[list, list]:
+        found, kept = original(predictions, proposals)
+        for instances, indices, rois in zip(found, kept, proposals, strict=True):
+            instances.roi_boxes = Boxes(rois.proposal_boxes.tensor[indices].clone())
+        return found, kept
+
+    return inference
 
 
 @contextlib.contextmanager
-def _eq1(pooler: nn.Module | None, size: float | None, level: int | None) -> Iterator[None]:
-    """Let a pooler work with other constants for a while."""
-    if pooler is None:
-        yield
-        return
-    own = pooler.canonical_box_size, pooler.canonical_level
-    pooler.canonical_box_size = own[0] if size is None else size
-    pooler.canonical_level = own[1] if level is None else level
+def _changed(owner: nn.Module | None, values: dict[str, Any]) -> Iterator[None]:
+    """Change attributes of an object, methods too, for a while; None has nothing to change."""
+    attributes = {} if owner is None else vars(owner)
+    own = {name: attributes[name] for name in values if name in attributes}
+    attributes.update(values)
     try:
         yield
     finally:
-        pooler.canonical_box_size, pooler.canonical_level = own
-
-
-def _match(anchors: Boxes, objects: Boxes, matcher: Any) -> tuple[Tensor, Tensor]:
-    """The IoU (A,) of each anchor with its object, and the object's index (A,), -1 for none.
-
-    Some objects after the others, since a thousand of them with a million anchors are 4 GB.
-    """
-    best = torch.zeros(len(anchors), device=anchors.device)
-    owner = torch.full((len(anchors),), -1, device=anchors.device)
-    at_once = max(1, _MAX_PAIRS // max(1, len(anchors)))
-    for first in range(0, len(objects), at_once):
-        ious = pairwise_iou(objects[first : first + at_once], anchors)
-        # Of an object that touches no anchor, the matcher takes all that touch none for the best.
-        touched = (ious > 0).any(dim=1).nonzero().squeeze(1)
-        if not len(touched):
-            continue
-        ious = ious[touched]
-        matched, labels = matcher(ious)
-        iou = ious.gather(0, matched[None])[0]
-        better = (labels == 1) & ((iou > best) | (owner < 0))
-        best = torch.where(better, iou, best)
-        owner = torch.where(better, touched[matched] + first, owner)
-    return best, owner
+        for name in values:
+            del attributes[name]
+        attributes.update(own)

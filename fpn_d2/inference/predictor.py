@@ -3,6 +3,8 @@
 Shape shorthand: an image of H x W pixels, R detections on it.
 """
 
+import logging
+import operator
 import os
 from typing import Any
 
@@ -16,22 +18,29 @@ from torch import nn
 from torchvision.ops import nms
 
 from ..checkpoint import load_model
+from ..config_checks import class_head_key
 from ..data import build_test_resize
 from ..utils.errors import UserError
 from .prepared import PreparedModel, prepare_model
 
-__all__ = ["Predictor", "above", "class_names", "dataset_category_ids"]
+__all__ = ["Predictor", "class_names", "dataset_category_ids", "detections_above"]
 
-# Proposals come by the thousand and on top of each other: of those that overlap a better one by
-# more than this IoU none is kept, and of the others as many as a picture can show.
+# Proposals to show: boxes that overlap no better one by more than this IoU, and so many at most.
 _PROPOSAL_IOU, _MOST_PROPOSALS = 0.5, 20
+
+logger = logging.getLogger(__name__)
 
 
 class Predictor(DefaultPredictor):
     """Detectron2's :class:`DefaultPredictor` on a checked checkpoint and a prepared model.
 
-    Its constructor loads whatever a checkpoint happens to hold, so this one puts together the
-    same parts with :func:`fpn_d2.load_model`; the call is inherited.
+    The constructor of the parent loads whatever a checkpoint happens to hold, so this one puts
+    together the same parts with :func:`fpn_d2.load_model`. The call is inherited.
+
+    Neither class can run a Fast R-CNN on proposals from a file, since a new image has no proposals
+    there. Take a Faster R-CNN, or give the network an RPN: ``MODEL.LOAD_PROPOSALS False
+    MODEL.PROPOSAL_GENERATOR.NAME LeanRPN``, with weights that have one. To run it on proposals of
+    your own, call the model itself with ``{"image": ..., "proposals": Instances}``.
 
     Examples:
         >>> predictor = Predictor(load_config("configs/quick/demo.yaml", ["MODEL.WEIGHTS", path]))
@@ -47,14 +56,14 @@ class Predictor(DefaultPredictor):
             model: the config's model with its weights; None loads ``cfg.MODEL.WEIGHTS``.
 
         Raises:
-            UserError: where there are no weights, they are another model's, or the model needs
-                proposals from a file.
+            UserError: where there are no weights, the weights are those of another model, or the
+                model needs proposals from a file.
         """
         if cfg.MODEL.LOAD_PROPOSALS:
             raise UserError(
-                "this config is a Fast R-CNN on proposals from a file, which there are none of for "
-                "an image of one's own; take a Faster R-CNN config, or add MODEL.LOAD_PROPOSALS "
-                "False MODEL.PROPOSAL_GENERATOR.NAME LeanRPN with weights that have an RPN"
+                "this config is a Fast R-CNN on proposals from a file, which has none for a new "
+                "image; take a Faster R-CNN config, or add MODEL.LOAD_PROPOSALS False "
+                "MODEL.PROPOSAL_GENERATOR.NAME LeanRPN with weights that have an RPN"
             )
         self.cfg = cfg.clone()
         model = load_model(cfg) if model is None else model.eval()
@@ -71,7 +80,7 @@ class Predictor(DefaultPredictor):
         """See :meth:`DefaultPredictor.__call__`.
 
         Raises:
-            UserError: for an image of which resizing would leave nothing.
+            UserError: where resizing would leave no pixel of the image.
         """
         resize = self.aug.get_transform(original_image)
         if 0 in (getattr(resize, "new_h", 1), getattr(resize, "new_w", 1)):
@@ -83,26 +92,39 @@ class Predictor(DefaultPredictor):
         return super().__call__(original_image)
 
     def detect(self, image: np.ndarray, *, threshold: float = 0.5) -> Instances:
-        """The detections of an image.
+        """Detect the objects of an image.
 
         Args:
             image: (H, W, 3) uint8, RGB.
             threshold: the least score of a detection, 0 to 1.
 
         Returns:
-            on the CPU, best first and in pixels of the image: ``pred_boxes``, ``scores`` and, where
-            the model has them, ``pred_classes`` and ``pred_masks``. An RPN's are its proposals,
-            without a class, with the probability of an object as their score. Of proposals, masks
-            too, the best 20 are kept whose boxes overlap no better one by more than IoU 0.5.
+            see :func:`detections_above`.
 
         Raises:
             UserError: for an image that the model cannot take, or a model that finds no objects.
         """
-        return above(self(np.ascontiguousarray(image[:, :, ::-1])), threshold)
+        return detections_above(self(np.ascontiguousarray(image[:, :, ::-1])), threshold)
 
 
-def above(predictions: dict[str, Any], threshold: float) -> Instances:
-    """What a model returned for an image as detections; see :meth:`Predictor.detect`."""
+def detections_above(predictions: dict[str, Any], threshold: float) -> Instances:
+    """Turn what a model returned for an image into detections.
+
+    Proposals come by the thousand and on top of each other. Of boxes or masks without classes,
+    only the best 20 are kept whose boxes overlap no better one by more than an IoU of 0.5.
+
+    Args:
+        predictions: a model's output for one image.
+        threshold: the least score of a detection, 0 to 1.
+
+    Returns:
+        R detections on the CPU, best first, in pixels of the image: ``pred_boxes``, ``scores``
+        and, where the model has them, ``pred_classes`` and ``pred_masks``. An RPN's proposals have
+        the probability of an object as their score.
+
+    Raises:
+        UserError: for a model that returns neither detections nor proposals.
+    """
     if "instances" in predictions:
         found = predictions["instances"].to("cpu")
     elif "proposals" in predictions:
@@ -125,14 +147,15 @@ def above(predictions: dict[str, Any], threshold: float) -> Instances:
 
 
 def class_names(cfg: CfgNode) -> list[str]:
-    """The names of a config's classes, as its first test set has them.
+    """Return the names of a config's classes, as its first test set has them.
 
     Args:
-        cfg: a config from :func:`fpn_d2.load_config`.
+        cfg: a config from :func:`fpn_d2.load_config`. Without a test set, its first training set
+            names the classes.
 
     Returns:
-        a name for each class, ``class 0`` and so on where the test set is not registered or is not
-        of these classes; none for a model without classes.
+        a name for each class: ``class 0`` and so on where the data set is not known, cannot be
+        read or has other classes; none for a model without classes.
     """
     number = _num_classes(cfg)
     names = list(_metadata(cfg).get("thing_classes", ()))
@@ -140,14 +163,14 @@ def class_names(cfg: CfgNode) -> list[str]:
 
 
 def dataset_category_ids(cfg: CfgNode) -> list[int]:
-    """The category id of each class in the first test set's annotations.
+    """Return the category id that each class has in the annotations of the first test set.
 
     Args:
-        cfg: a config from :func:`fpn_d2.load_config`.
+        cfg: see :func:`class_names`.
 
     Returns:
-        an id for each class, counted from 0 where the test set is not registered or is not of
-        these classes; [1] for a model without classes, whose objects are all of one kind.
+        an id for each class, counted from 0 where the data set is not known, cannot be read or has
+        other classes; [1] for a model without classes, whose objects are all of one kind.
     """
     number = _num_classes(cfg)
     if not number:
@@ -158,19 +181,27 @@ def dataset_category_ids(cfg: CfgNode) -> list[int]:
 
 
 def _num_classes(cfg: CfgNode) -> int:
-    kind = cfg.MODEL.META_ARCHITECTURE
-    if kind == "RetinaNet":
-        return cfg.MODEL.RETINANET.NUM_CLASSES
-    return cfg.MODEL.ROI_HEADS.NUM_CLASSES if kind == "GeneralizedRCNN" else 0
+    key = class_head_key(cfg)
+    return operator.attrgetter(key)(cfg) if key else 0
 
 
 def _metadata(cfg: CfgNode) -> Any:
-    """Of the first test set, with its classes, which Detectron2 reads with its annotations."""
-    name = cfg.DATASETS.TEST[0] if len(cfg.DATASETS.TEST) else ""
-    if name not in DatasetCatalog:
+    """Return the metadata of the data set that names the classes, or an empty dict."""
+    datasets = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
+    if not datasets:
         return {}
-    metadata = MetadataCatalog.get(name)
-    known = metadata.get("thing_classes") and metadata.get("thing_dataset_id_to_contiguous_id")
-    if not known and os.path.isfile(metadata.get("json_file", "")):
-        DatasetCatalog.get(name)
+    metadata = MetadataCatalog.get(datasets[0])
+    json_file = metadata.get("json_file", "")
+    has_names = bool(metadata.get("thing_classes"))
+    has_ids = bool(metadata.get("thing_dataset_id_to_contiguous_id"))
+    is_there = os.path.isfile(json_file) if json_file else not has_names
+    if datasets[0] in DatasetCatalog and is_there and not (has_names and has_ids):
+        try:  # Detectron2 knows the classes of a COCO data set once it is read
+            DatasetCatalog.get(datasets[0])
+        except (OSError, ValueError, KeyError) as error:
+            logger.warning(
+                "data set %s cannot be read, so its classes have numbers for names: %r",
+                datasets[0],
+                error,
+            )
     return metadata

@@ -2,9 +2,10 @@
 
 batch norm        folded into the convolution before it, frozen or in eval mode
 memory            channels-last, in which CPUs and GPUs convolve faster
-linear layers     convolved on CPUs on which PyTorch multiplies matrices slowly
-precision         bfloat16 or float16 where asked; what ranks and places boxes stays in float32
-torch.compile     of the backbone where asked, for images of changing size
+RoIs              pooled by :class:`LevelROIPooler`, in models of Detectron2's own too
+linear layers     convolved on CPUs where PyTorch multiplies matrices slowly
+precision         bfloat16 or float16 if asked; the layers that rank boxes stay in float32
+torch.compile     of the backbone if asked, for images of changing size
 """
 
 import copy
@@ -29,6 +30,7 @@ from ..layers import convolve_linears
 from ..modeling import LevelROIPooler
 from ..utils.devices import has_bfloat16
 from ..utils.errors import UserError
+from ..utils.modules import recast
 from .compiled import compile_backbone
 
 __all__ = ["PRECISIONS", "PreparedModel", "prepare_model"]
@@ -37,13 +39,13 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 
 
 class PreparedModel(nn.Module):
-    """What :func:`prepare_model` returns: the copy as ``model``, called as the original."""
+    """The result of :func:`prepare_model`: it holds the copy as ``model`` and is called like it."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None):
         """
         Args:
-            model: the copy, in eval mode, changed already.
-            dtype: of autocast; None for float32.
+            model: the copy, in eval mode and already changed.
+            dtype: the dtype of autocast; None for float32.
         """
         super().__init__()
         self.model = model
@@ -51,7 +53,7 @@ class PreparedModel(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "PreparedModel":
-        """A prepared model is for inference; only ``mode`` False is taken."""
+        """See :meth:`nn.Module.train`; a prepared model refuses ``mode`` True."""
         if mode:
             raise RuntimeError("a prepared model cannot be trained; train the one it was made of")
         return super().train(False)
@@ -69,8 +71,8 @@ class PreparedModel(nn.Module):
         """See the original's ``forward`` in eval mode.
 
         Raises:
-            FloatingPointError: where an image or its features are not finite, of which Detectron2
-                makes an image without detections.
+            FloatingPointError: where an image or its features are not finite. Detectron2 returns
+                no detections then.
         """
         for number, record in enumerate(batched_inputs):
             image = record["image"]
@@ -85,20 +87,19 @@ class PreparedModel(nn.Module):
 def prepare_model(
     model: nn.Module, *, precision: str = "float32", compile: bool = False
 ) -> PreparedModel:
-    """A copy of a model that is made for inference; the model itself is not changed.
-
-    Takes every detector of this package and of Detectron2.
+    """Make a copy of a model for inference; the model itself does not change.
 
     Args:
-        model: the model; of one wrapped for several processes, what is in it.
+        model: a detector of this package or of Detectron2, or one that is wrapped for several
+            processes.
         precision: "float32", "bfloat16", or, on CUDA, "float16".
-        compile: compile the backbone; see :func:`compile_backbone`.
+        compile: whether to compile the backbone; see :func:`compile_backbone`.
 
     Returns:
         the copy, in eval mode.
 
     Raises:
-        UserError: for weights that are not finite, a precision that there is not or that the
+        UserError: for weights that are not finite, a precision that does not exist or that the
             device does not have, or a model that is prepared already.
     """
     if isinstance(model, PreparedModel):
@@ -112,8 +113,8 @@ def prepare_model(
     fold_batch_norms(prepared)
     prepared = prepared.to(memory_format=torch.channels_last)
     for module in prepared.modules():
-        if type(module) is ROIPooler:  # a model of Detectron2's own: pooled as this package does
-            module.__class__, module.backend = LevelROIPooler, "auto"
+        if type(module) is ROIPooler:
+            recast(module, LevelROIPooler, backend="auto")
     if dtype is not None:
         _lower(prepared, dtype)
     convolve_linears(prepared)
@@ -129,11 +130,11 @@ def fold_batch_norms(model: nn.Module) -> int:
     """Fold norms that are constants in eval mode into their convolutions, in place.
 
     Args:
-        model: in eval mode. Detectron2's convolutions have their norm as ``norm``, and those of
-            its RegNet beside them.
+        model: a model in eval mode. Most convolutions of Detectron2 hold their norm as ``norm``;
+            in its RegNet the norm stands beside the convolution.
 
     Returns:
-        the number of norms folded; others, such as group norm, stay.
+        the number of norms that were folded. Others, such as group norm, stay.
     """
     count = 0
     for module in model.modules():
@@ -199,7 +200,7 @@ def _check_weights(model: nn.Module) -> None:
 
 
 class _Float32(nn.Module):
-    """A layer that stays in float32 within autocast."""
+    """A layer that is computed in float32 within autocast."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
@@ -211,7 +212,7 @@ class _Float32(nn.Module):
 
 
 class _AsFloat32(nn.Module):
-    """A layer in autocast's precision, whose result is taken on in float32."""
+    """A layer that is computed in autocast's precision and returns float32."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
@@ -221,8 +222,8 @@ class _AsFloat32(nn.Module):
         return self.layer(x).float()
 
 
-# Two small products, on whose scores the order of all detections rests; and results that are read
-# by pixel or by box.
+# The order of all detections rests on the two small products of the first. The results of the
+# others are read by pixel or by box.
 _LAST_LAYERS = {
     FastRCNNOutputLayers: (("cls_score", "bbox_pred"), _Float32),
     StandardRPNHead: (("objectness_logits", "anchor_deltas"), _AsFloat32),
@@ -234,7 +235,7 @@ _LAST_LAYERS = {
 
 
 def _lower(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast weights once, instead of at every call, and keep what ranks boxes in float32."""
+    """Cast weights once instead of at every call, and keep in float32 what ranks boxes."""
     for module in list(model.modules()):
         for kind, (names, wrapper) in _LAST_LAYERS.items():
             if isinstance(module, kind):
@@ -255,8 +256,8 @@ def _wrap(module: nn.Module, names: tuple[str, ...], wrapper: type[nn.Module]) -
         setattr(module, name, wrapper(getattr(module, name)))
 
 
-# What is not finite in the features, or overflows in a head, reaches one of these, and Detectron2
-# takes boxes that are not finite away without a word.
+# Detectron2 silently drops boxes that are not finite. Whatever is not finite in the features, or
+# overflows in a head, reaches one of these.
 _CHECKED = (StandardRPNHead, FastRCNNOutputLayers, RetinaNetHead)
 
 

@@ -1,7 +1,7 @@
 """Which anchors an object has: the best IoU, the matches of training, sizes that reach more.
 
 Shape shorthand: R objects, L levels, A anchors at each place of a level. Boxes are x0 y0 x1 y1 in
-pixels of the network input, and an image has the level's ceil(side / stride) places along a side.
+pixels of the network input. A level of an image has ceil(side / stride) places along a side.
 """
 
 import dataclasses
@@ -11,37 +11,36 @@ import numpy as np
 import torch
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling.matcher import Matcher
-from detectron2.structures import Boxes, pairwise_iou
+from detectron2.structures import Boxes
 from torch import Tensor, nn
 
+from ..modeling import match_anchors
+
 __all__ = [
-    "Matches",
     "Suggestion",
     "best_ious",
-    "match_anchors",
+    "grid_sizes",
     "network_inputs",
-    "places",
+    "positive_anchors",
     "suggest_sizes",
 ]
 
-# IoUs that are in memory at once, times about six for the steps to them.
-_IOUS_AT_ONCE = 4_000_000
 _OBJECTS_AT_ONCE = 50_000
-# The search: quarters of an octave, up to a factor of 16 to each side.
+# The search covers four octaves to each side, in quarters.
 _STEPS_OF_OCTAVE, _OCTAVES = 4, 4
 _LEAST_SIZE = 4  # pixels
-# Reach that is not worth another set of anchors.
+# A difference in reach that is not worth another set of anchors.
 _EQUAL_REACH = 0.002
 
 
 def network_inputs(
     boxes: np.ndarray, sizes: np.ndarray, min_size: int, max_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bring boxes into the network input, as Detectron2's test-time resizing does.
+    """Scale boxes to the network input, as Detectron2's test-time resizing scales their images.
 
     Args:
         boxes: (R, 4), in pixels of the image.
-        sizes: (R, 2), height and width of each box's image in pixels.
+        sizes: (R, 2), height and width of each box's image, in pixels.
         min_size, max_size: ``INPUT.MIN_SIZE_TEST`` (0: no resizing) and ``MAX_SIZE_TEST``.
 
     Returns:
@@ -60,12 +59,12 @@ def network_inputs(
     return (boxes * factors).astype(np.float32), resized[which.reshape(-1)]
 
 
-def places(sizes: np.ndarray, strides: Sequence[int], divisibility: int) -> np.ndarray:
-    """How many cells each level has along the sides of an image that is padded for the network.
+def grid_sizes(sizes: np.ndarray, strides: Sequence[int], divisibility: int) -> np.ndarray:
+    """How many cells each level has along the sides of a padded image.
 
     Args:
-        sizes: (R, 2), height and width of the network input in pixels.
-        strides: of the L levels.
+        sizes: (R, 2), height and width of the network input, in pixels.
+        strides: the strides of the L levels, in pixels.
         divisibility: the backbone's ``size_divisibility``; 0 for no padding.
 
     Returns:
@@ -76,15 +75,15 @@ def places(sizes: np.ndarray, strides: Sequence[int], divisibility: int) -> np.n
 
 
 def best_ious(generator: nn.Module, boxes: np.ndarray, grids: np.ndarray) -> np.ndarray:
-    """The largest IoU that each object has with any anchor of each level.
+    """Compute the largest IoU of each object with any anchor of each level.
 
-    It is exact, and needs none of the anchors but one of each shape: the overlap along a side is
-    largest at the place whose anchor's centre is nearest to the object's.
+    The result is exact, and needs only one anchor of each shape: the overlap along a side is
+    largest at the place where the anchor's centre is nearest to the object's.
 
     Args:
         generator: Detectron2's anchor generator.
         boxes: (R, 4) float32.
-        grids: (R, L, 2), see :func:`places`.
+        grids: (R, L, 2), see :func:`grid_sizes`.
 
     Returns:
         (R, L) float32.
@@ -100,7 +99,7 @@ def best_ious(generator: nn.Module, boxes: np.ndarray, grids: np.ndarray) -> np.
 def _best_of_level(
     generator: nn.Module, level: int, cells: Tensor, boxes: np.ndarray, grids: np.ndarray
 ) -> np.ndarray:
-    """(R,), over the level's A shapes."""
+    """The largest IoU (R,) with any of the level's A shapes (A, 4)."""
     stride = generator.strides[level]
     boxes, cells = boxes[:, None].astype(np.float64), cells.double().numpy()[None]
     overlap: np.ndarray | float = 1.0
@@ -119,58 +118,28 @@ def _best_of_level(
     return (overlap / (areas[0] + areas[1] - overlap)).max(axis=1)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Matches:
-    """The anchors of one image that training counts as an object, before it samples them.
-
-    Args:
-        boxes: (K, 4) float32, the anchors.
-        levels: (K,) int64, the level of each, counted from 0.
-        objects: (K,) int64, the object that each is matched to.
-    """
-
-    boxes: Tensor
-    levels: Tensor
-    objects: Tensor
-
-
-def match_anchors(
+def positive_anchors(
     generator: nn.Module, matcher: Matcher, boxes: Tensor, grid: Sequence[Sequence[int]]
-) -> Matches:
-    """Match the anchors of one image by Detectron2's own matcher, in bounded memory.
-
-    The matcher sees only the anchors that can be positive: those that reach its threshold with an
-    object, and the best of each object. The others would be negative beside any of these.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the anchors of one image that training would label positive, before it samples them.
 
     Args:
         generator: Detectron2's anchor generator.
-        matcher: as the RPN or RetinaNet has it.
+        matcher: that of the RPN or of the RetinaNet.
         boxes: (R, 4) float32, the objects.
-        grid: L of rows and columns, see :func:`places`.
+        grid: rows and columns of each of the L levels, see :func:`grid_sizes`.
 
     Returns:
-        the positive anchors.
+        for K positive anchors: (K, 4) float32, their boxes; (K,) int64, their levels, counted
+        from 0; (K,) int64, the object that each is matched to.
     """
-    lowest = min(
-        low
-        for low, label in zip(matcher.thresholds[:-1], matcher.labels, strict=True)
-        if label == 1
-    )
-    candidates = []
-    for level, anchors in enumerate(generator._grid_anchors([tuple(g) for g in grid])):
-        for part in anchors.split(max(1, _IOUS_AT_ONCE // max(1, len(boxes)))):
-            ious = pairwise_iou(Boxes(boxes), Boxes(part))
-            best = ious == ious.max(dim=1, keepdim=True).values
-            can = ((ious >= lowest) | best).any(dim=0) & (ious > 0).any(dim=0)
-            candidates.append((part[can], torch.full((int(can.sum()),), level), ious[:, can]))
-    anchors, levels = (torch.cat([c[i] for c in candidates]) for i in range(2))
-    ious = torch.cat([c[2] for c in candidates], dim=1)
-    # Given an object that touches no anchor, the matcher would take all that touch none for its
-    # best.
-    (touched,) = (ious > 0).any(dim=1).nonzero(as_tuple=True)
-    objects, labels = matcher(ious[touched])
+    by_level = generator([torch.empty(()).expand(1, 1, *cells) for cells in grid])
+    counts = torch.tensor([len(anchors) for anchors in by_level])
+    levels = torch.arange(len(counts)).repeat_interleave(counts)
+    anchors = Boxes.cat(by_level)
+    objects, labels, _ = match_anchors(anchors, Boxes(boxes), matcher, skip_untouched=True)
     positive = labels == 1
-    return Matches(anchors[positive], levels[positive], touched[objects[positive]])
+    return anchors.tensor[positive], levels[positive], objects[positive]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,9 +148,9 @@ class Suggestion:
 
     Args:
         sizes: a list for each level, in pixels of the network input.
-        factor: what the present sizes were multiplied by, before rounding; 1.0 are the present.
-        reach: the share of objects with an anchor at the IoU, 0 to 1.
-        present_reach: that of the present sizes.
+        factor: what the present sizes were multiplied by, before rounding; 1.0 keeps them.
+        reach: the share of objects that an anchor of these sizes reaches, 0 to 1.
+        present_reach: the share that the present sizes reach, 0 to 1.
     """
 
     sizes: list[list[float]]
@@ -197,22 +166,19 @@ def suggest_sizes(
     grids: np.ndarray,
     iou: float = 0.5,
 ) -> Suggestion:
-    """Search for the sizes that reach most objects, the present ones multiplied by one factor.
+    """Search for the sizes that reach most objects: the present ones times one factor.
 
-    The steps between sizes, the numbers of them and the aspect ratios stay. The factors are
-    2^(k/4), k = -16 to 16, and the sizes are rounded to whole pixels, none below 4. Every
-    candidate is measured by :func:`best_ious`. Of those within 0.2 points of the best, the factor
-    nearest to 1 is suggested: where that is 1, the present sizes are as good as any.
+    The ratios between sizes, their number and the aspect ratios stay. The factors are 2^(k/4),
+    k = -16 to 16, and the sizes are rounded to whole pixels, none below 4. :func:`best_ious`
+    measures every candidate. Among those within 0.2 points of the best, the factor nearest to 1
+    is suggested: if that is 1, the present sizes are as good as any.
 
     Args:
-        build: makes Detectron2's anchor generator at L lists of sizes.
-        sizes: L lists, the present sizes in pixels.
+        build: makes Detectron2's anchor generator from L lists of sizes.
+        sizes: L lists, the present sizes in pixels of the network input.
         boxes: (R, 4) float32, one object at least.
-        grids: (R, L, 2), see :func:`places`.
-        iou: what reaches an object.
-
-    Returns:
-        the suggestion.
+        grids: (R, L, 2), see :func:`grid_sizes`.
+        iou: the IoU from which an anchor reaches an object, 0 to 1.
     """
     found: dict[float, tuple[float, list[list[float]]]] = {}
     for factor, candidate in _candidates(sizes):
@@ -226,6 +192,7 @@ def suggest_sizes(
 
 
 def _candidates(sizes: Sequence[Sequence[float]]) -> Iterator[tuple[float, list[list[float]]]]:
+    """Each factor with the sizes that it makes of the present ones."""
     yield 1.0, [list(level) for level in sizes]
     for step in range(-_OCTAVES * _STEPS_OF_OCTAVE, _OCTAVES * _STEPS_OF_OCTAVE + 1):
         factor = 2 ** (step / _STEPS_OF_OCTAVE)

@@ -1,39 +1,38 @@
-"""The objects of an annotation file in COCO's format as arrays, whatever else is in the file.
+"""The objects of an annotation file in COCO's format as arrays, whatever else the file holds.
 
 Shape shorthand: N images, R objects of all images together.
 """
 
-import collections
 import contextlib
 import dataclasses
 import os
-from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..data.annotation_faults import file_name, image_size
-from ..data.checks import check_names
-from ..data.dataset_check import read_annotations
-from ..data.mask_faults import is_number
+from ..data import check_names
+from ..data.annotation_file import AnnotationFile, read_annotations
 from ..utils.errors import UserError
 
 __all__ = ["AnnotatedObjects", "dataset_files", "read_objects"]
 
+_REMEDY = "add some; tools/check_dataset.py lists what is wrong with a file"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AnnotatedObjects:
-    """What a data set has to find.
+    """The objects that a detector has to find in a data set.
 
     Args:
-        annotation_file, image_folder: where it lies.
-        file_names: N names below the folder.
-        image_sizes: (N, 2) int64, height and width in pixels of the image.
+        annotation_file: its path.
+        image_folder: the folder in which the file names of the images begin.
+        file_names: N file names, relative to the folder.
+        image_sizes: (N, 2) int64, height and width of each image in pixels.
         boxes: (R, 4) float64, x0 y0 x1 y1 in pixels of the image, clipped to it.
-        images: (R,) int64, the image that each object is on.
-        classes: (R,) int64, into ``class_names``.
-        class_names: in the order of the file.
-        left_out: how many annotations are not among the objects, by the reason.
+        images: (R,) int64, the index of each object's image.
+        classes: (R,) int64, the index of each object's class in ``class_names``.
+        class_names: the names of the classes, in the order of the file.
+        left_out: the number of annotations that are not among the objects, by the reason.
     """
 
     annotation_file: str
@@ -51,16 +50,17 @@ class AnnotatedObjects:
 
 
 def dataset_files(dataset: str) -> tuple[str, str]:
-    """The annotation file of a data set and the folder of its images.
+    """Find the annotation file of a data set and the folder of its images.
 
     Args:
-        dataset: a registered name, or a file; its images are in ``images/`` beside its folder.
+        dataset: a registered name, or an annotation file, whose images are in ``images/`` beside
+            its folder.
 
     Returns:
-        two paths; nothing may be there.
+        the two paths, which need not exist.
 
     Raises:
-        UserError: where the name is not registered, or is of no data set in COCO's format.
+        UserError: if the name is not registered, or the data set is not in COCO's format.
     """
     if dataset not in DatasetCatalog and (os.path.isfile(dataset) or dataset.endswith(".json")):
         above = os.path.dirname(os.path.dirname(os.path.abspath(dataset)))
@@ -70,89 +70,67 @@ def dataset_files(dataset: str) -> tuple[str, str]:
     if not known.get("json_file") or not known.get("image_root"):
         raise UserError(f"data set {dataset} has no annotation file: this reads COCO's format")
     if not os.path.isfile(known.json_file):
-        # The built-in ones write theirs on first use.
+        # The built-in data sets write theirs on first use.
         with contextlib.suppress(OSError, AssertionError):
             DatasetCatalog.get(dataset)
     return known.json_file, known.image_root
 
 
 def read_objects(path: str, image_folder: str) -> AnnotatedObjects:
-    """Read the objects of an annotation file; opens no image.
+    """Read the objects of an annotation file; no image is opened.
 
-    Crowd regions are no objects, as in training. An annotation without a sound box, without an
-    image or a category is left out and counted.
+    Crowd regions are no objects, as in training. An annotation without a sound box, an image or a
+    category is left out and counted.
 
     Args:
         path: the annotation file.
-        image_folder: the folder that the file names of its images begin in.
+        image_folder: the folder in which the file names of its images begin.
 
     Returns:
-        the objects, one at least.
+        the objects, at least one.
 
     Raises:
-        UserError: where the file is not there, is not in COCO's format or has no objects.
+        UserError: if the file does not exist, is not in COCO's format or has no objects.
     """
     if not os.path.isfile(path):
         raise UserError(f"annotation file {path} does not exist: correct its path")
     content, sentence = read_annotations(path)
     if sentence is not None:
         raise UserError(sentence)
-    images = [i for i in _entries(content, "images", path) if file_name(i) and image_size(i)]
-    if not images:
-        raise UserError(f"{path} has no images with a file_name, a width and a height: {_HINT}")
-    image_index = {_key(image): i for i, image in enumerate(images)}
-    categories = _entries(content, "categories", path)
-    class_index = {_key(category): i for i, category in enumerate(categories)}
-    kept, left_out = [], collections.Counter()
-    for entry in _entries(content, "annotations", path):
-        where = image_index.get(_key(entry, "image_id"))
-        kind = class_index.get(_key(entry, "category_id"))
-        box = None if where is None else _box(entry.get("bbox"), *image_size(images[where]))
-        if entry.get("iscrowd"):
-            left_out["crowd regions"] += 1
-        elif where is None or kind is None:
-            left_out["of no known image or category"] += 1
-        elif box is None:
-            left_out["without a box of some area on the image"] += 1
-        else:
-            kept.append((where, kind, box))
-    if not kept:
-        raise UserError(f"{path} has no annotations with a box: {_HINT}")
-    where, kind, boxes = zip(*kept, strict=True)
+    file = AnnotationFile(content if isinstance(content, dict) else {}, path)
+    if file.missing:
+        raise UserError(
+            f"{path} has no list named {file.missing[0]}, as COCO's format has: {_REMEDY}"
+        )
+    usable = np.array([name is not None for name in file.names], dtype=bool)
+    usable &= ~np.isnan(file.sizes).any(axis=1)
+    if not usable.any():
+        raise UserError(f"{path} has no images with a file_name, a width and a height: {_REMEDY}")
+    # The index of each image among the usable ones; the last one, -1, is that of unknown images.
+    index = np.append(np.where(usable, usable.cumsum() - 1, -1), -1)
+    images, classes, sizes = index[file.of_image], file.of_category, file.size_of_image
+    low, high = file.boxes[:, :2], file.boxes[:, :2] + file.boxes[:, 2:]
+    boxes = np.concatenate([low.clip(0, sizes), high.clip(0, sizes)], axis=1)
+    is_crowd = np.array([bool(value) for value in file.annotations.column("iscrowd")], dtype=bool)
+    is_unknown = ~is_crowd & ((images < 0) | (classes < 0))
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    kept = ~is_crowd & ~is_unknown & has_area
+    if not kept.any():
+        raise UserError(f"{path} has no annotations with a box: {_REMEDY}")
+    left_out = {
+        "crowd regions": is_crowd,
+        "of no known image or category": is_unknown,
+        "without a box of some area on the image": ~(is_crowd | is_unknown | has_area),
+    }
+    categories = zip(file.categories.column("name"), file.categories.ids, strict=True)
     return AnnotatedObjects(
-        path,
-        image_folder,
-        [image["file_name"] for image in images],
-        np.array([image_size(image)[::-1] for image in images], dtype=np.int64),
-        np.array(boxes),
-        np.array(where),
-        np.array(kind),
-        [str(category.get("name", _key(category))) for category in categories],
-        dict(left_out),
+        annotation_file=path,
+        image_folder=image_folder,
+        file_names=[name for name, use in zip(file.names, usable, strict=True) if use],
+        image_sizes=file.sizes[usable][:, ::-1].astype(np.int64),
+        boxes=boxes[kept],
+        images=images[kept],
+        classes=classes[kept],
+        class_names=[str(number if name is None else name) for name, number in categories],
+        left_out={reason: int(which.sum()) for reason, which in left_out.items() if which.any()},
     )
-
-
-_HINT = "add some; tools/check_dataset.py lists what is wrong with a file"
-
-
-def _entries(content: Any, key: str, path: str) -> list[dict[str, Any]]:
-    found = content.get(key, []) if isinstance(content, dict) else None
-    if not isinstance(found, list):
-        raise UserError(f"{path} has no list named {key}, as COCO's format has: {_HINT}")
-    return [entry for entry in found if isinstance(entry, dict)]
-
-
-def _key(entry: dict[str, Any], name: str = "id") -> Any:
-    """An id of whatever kind; one that no dictionary takes is nobody's."""
-    value = entry.get(name)
-    return value if isinstance(value, (int, str)) else None
-
-
-def _box(box: Any, width: int, height: int) -> tuple[float, float, float, float] | None:
-    """A bbox as x0 y0 x1 y1, clipped; None where nothing is left."""
-    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-        return None
-    left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
-    left, right = (min(max(float(x), 0.0), float(width)) for x in (left, right))
-    top, bottom = (min(max(float(y), 0.0), float(height)) for y in (top, bottom))
-    return (left, top, right, bottom) if right > left and bottom > top else None

@@ -1,4 +1,4 @@
-"""Operators; the names are Detectron2's."""
+"""Operators, in the room that Detectron2 calls layers."""
 
 from .convolved_linear import ConvolvedLinear, convolve_linears
 from .pyramid_align import pyramid_roi_align

@@ -1,8 +1,9 @@
-"""Linear layers as 1 x 1 convolutions, where PyTorch multiplies matrices slowly.
+"""Linear layers as 1 x 1 convolutions, for CPUs where PyTorch multiplies matrices slowly.
 
-On CPUs PyTorch hands float32 products to MKL and convolutions to oneDNN. MKL leaves AVX-512 alone
-on AMD's processors, so that the same product takes twice as long as a matrix product as it does as
-a convolution.
+On CPUs PyTorch multiplies float32 matrices by MKL and convolves by oneDNN. MKL does not use AVX-512
+on AMD's processors, so the same product takes twice as long by MKL as by a convolution.
+
+Shape shorthand: N rows, C features in and D out.
 """
 
 import torch
@@ -10,19 +11,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..utils.devices import has_slow_matmul
+from ..utils.modules import recast
 
 __all__ = ["ConvolvedLinear", "convolve_linears"]
 
-# Below, a call costs more than the product.
+# For smaller layers and fewer rows a call costs more than the product.
 _LEAST_WEIGHTS = 2**19
 _LEAST_ROWS = 64
 
 
 class ConvolvedLinear(nn.Linear):
-    """An :class:`nn.Linear` of the same weights, equal to rounding, forward and backward."""
+    """An :class:`nn.Linear` that convolves; it equals the plain layer up to rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """See :class:`nn.Linear`; only many rows (N, C) in float32 on several threads convolve."""
+        """See :class:`nn.Linear`; (N, C) to (N, D).
+
+        Only many rows in float32 on several threads are convolved, and nothing that is exported.
+        """
         if (
             torch.jit.is_tracing()
             or torch.compiler.is_exporting()
@@ -30,26 +35,27 @@ class ConvolvedLinear(nn.Linear):
             or x.ndim != 2
             or len(x) < _LEAST_ROWS
             or x.dtype != torch.float32
-            or torch.get_num_threads() == 1  # PyTorch convolves 1 x 1 by MKL then
+            or torch.get_num_threads() == 1  # where PyTorch convolves 1 x 1 by MKL, too
             or torch.is_autocast_enabled("cpu")
         ):
             return super().forward(x)
-        # Rows as the pixels of one image. It is copied channel by channel, with which forward and
-        # backward together are faster than with channels-last and no copy.
+        # The rows are the pixels of one image. Copying it to channels-first makes forward and
+        # backward together faster than channels-last without a copy.
         image = x.t()[None, :, :, None]
         found = F.conv2d(image, self.weight[..., None, None], self.bias)
         return found[0, :, :, 0].t().contiguous()
 
 
 def convolve_linears(model: nn.Module) -> int:
-    """Turn a model's large linear layers into :class:`ConvolvedLinear`, in place, where it is
-    faster: on CPUs where :func:`fpn_d2.utils.devices.has_slow_matmul`.
+    """Turn a model's large linear layers into :class:`ConvolvedLinear`, in place.
+
+    That is done only on CPUs where :func:`fpn_d2.utils.devices.has_slow_matmul`.
 
     Args:
-        model: whose weights, and their names, stay.
+        model: a model; its weights and their names stay.
 
     Returns:
-        the number of layers.
+        the number of layers that were turned.
     """
     if not has_slow_matmul():
         return 0
@@ -62,5 +68,5 @@ def convolve_linears(model: nn.Module) -> int:
         and module.weight.numel() >= _LEAST_WEIGHTS
     ]
     for layer in layers:
-        layer.__class__ = ConvolvedLinear
+        recast(layer, ConvolvedLinear)
     return len(layers)

@@ -1,9 +1,9 @@
-"""RoIAlign as a weighted gather: what torchvision computes, several times as fast on CPUs.
+"""RoIAlign as a weighted gather: torchvision's result, several times as fast on CPUs.
 
-A bin of RoIAlign is a weighted sum of pixels. With its samples merged by pixel the weights are a
-product of one row of weights for each axis, and the pixels, channels last, are rows of a table, so
-that ``embedding_bag`` computes many bins at once; and the gradient, which is the same sum the other
-way round, too.
+A bin of RoIAlign is a weighted sum of pixels. Once its samples are merged by pixel, the weights are
+the product of one row of weights per axis. The pixels, channels last, are rows of a table, so
+``embedding_bag`` computes many bins at once. It also computes the gradient, which is the same sum
+the other way round.
 
 Shape shorthand: N images, C channels, R boxes, S x S bins, B bins of several boxes, K pixels in a
 bin, L levels.
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["pyramid_roi_align"]
 
-# Indices and weights in one piece of work: 12 bytes each, beside K x C numbers that are read.
+# Pairs of an index and a weight in one piece of work. A pair takes 12 bytes.
 _MAX_ENTRIES = 1 << 22
 
 
@@ -32,19 +32,19 @@ def pyramid_roi_align(
     sampling_ratio: int = 0,
     aligned: bool = True,
 ) -> Tensor:
-    """RoIAlign of all levels of a pyramid, equal to :func:`torchvision.ops.roi_align` to rounding.
+    """Pool RoIs from all levels of a pyramid; :func:`torchvision.ops.roi_align` up to rounding.
 
-    It is fastest where the features are channels-last in memory; others are copied.
+    It is fastest on features that are channels-last in memory; others are copied.
 
     Args:
         features: L of (N, C, H, W), fine to coarse.
         boxes: (R, 5), an image's index and x0 y0 x1 y1 in pixels of the network input.
-        levels: (R,) int64 of 0 to L - 1, where each box is pooled; a box of another level, or
-            that is not finite, gives zeros, as in Detectron2.
+        levels: (R,) int64, the level of 0 to L - 1 that each box is pooled from. A box of another
+            level, or one that is not finite, gives zeros, as in Detectron2.
         scales: cells per pixel of each level, such as 1 / 4.
-        output_size: S, or height and width in bins.
+        output_size: S, or the height and the width in bins.
         sampling_ratio: samples of a bin along each axis; 0 takes ceil(size of the bin in cells).
-        aligned: with half a cell's shift (``ROIAlignV2``).
+        aligned: whether boxes are shifted by half a cell (``ROIAlignV2``).
 
     Returns:
         (R, C, S, S) in the features' precision, channels-last. Boxes get no gradient.
@@ -58,7 +58,7 @@ def pyramid_roi_align(
 
 
 class _Plan(NamedTuple):
-    """What does not depend on the input."""
+    """The settings, which do not depend on the input; see :func:`pyramid_roi_align`."""
 
     bins: tuple[int, int]
     sampling_ratio: int
@@ -103,7 +103,7 @@ class _PyramidAlign(torch.autograd.Function):
 def _backward(
     plan: _Plan, boxes: Tensor, levels: Tensor, level: int, shape: torch.Size, table: Tensor
 ) -> Tensor:
-    """The gradient of one level: for each of its pixels, the sum over the bins that it is in."""
+    """Compute the gradient of one level: for each of its pixels, the sum over its bins."""
     images, channels, height, width = shape
     bins_of_box = plan.bins[0] * plan.bins[1]
     first = torch.arange(bins_of_box, device=boxes.device)
@@ -125,7 +125,7 @@ def _backward(
 def _add_pieces(
     grad: Tensor, table: Tensor, pieces: Sequence[tuple[Tensor, Tensor, Tensor]]
 ) -> None:
-    """Add to each pixel's row of ``grad`` its bins' rows of ``table``, weighted."""
+    """Add to each pixel's row of ``grad`` the weighted rows of ``table`` of its bins."""
     pixels, bins, weights = (torch.cat(column) for column in zip(*pieces, strict=True))
     pixels, order = pixels.sort()
     touched, counts = pixels.unique_consecutive(return_counts=True)
@@ -140,18 +140,18 @@ def _add_pieces(
 
 
 def _table(feature: Tensor) -> Tensor:
-    """(N, C, H, W) as (N H W, C); a view where the feature is channels-last."""
+    """View (N, C, H, W) as (N H W, C); copy it where it is not channels-last."""
     return feature.permute(0, 2, 3, 1).reshape(-1, feature.shape[1])
 
 
 def _bags(
     plan: _Plan, boxes: Tensor, levels: Tensor, level: int, shape: torch.Size
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The pixels and weights of the bins of a level's boxes.
+    """Find the pixels of the bins of a level's boxes, and their weights.
 
     Yields:
-        some of the boxes, as indices; (B, K) indices of their bins' pixels in the level's table;
-        (B, K) weights.
+        the indices of some of the boxes; (B, K) int64, the rows of the level's table that the
+        pixels of their bins are; (B, K), the weights of these pixels.
     """
     chosen = (levels == level).nonzero().squeeze(1)
     if not len(chosen):
@@ -163,7 +163,7 @@ def _bags(
     rows = _merge_samples(y0, y1, plan, plan.bins[0], height)
     columns = _merge_samples(x0, x1, plan, plan.bins[1], width)
     image = rois[:, 0].long() * (height * width)
-    # Boxes whose bins span the same number of rows and columns go together.
+    # Boxes whose bins span as many rows and as many columns go together.
     kind = rows.spans * (int(columns.spans.max()) + 1) + columns.spans
     order = kind.argsort(stable=True)
     counts = kind[order].unique_consecutive(return_counts=True)[1].tolist()
@@ -182,13 +182,19 @@ def _bags(
 
 
 def _cells(first: Tensor, span: int, size: int) -> Tensor:
-    """(R, S, span) cells from the first on; beyond the map, where weights are 0, its last one."""
+    """Count cells from (R, S) first ones on: (R, S, span). Beyond the map, where weights are 0, it
+    is the map's last cell."""
     return (first[..., None] + torch.arange(span, device=first.device)).clamp(max=size - 1)
 
 
 class _Axis(NamedTuple):
-    """Samples of bins along one axis, merged by cell: (R, S) first cell of each bin, (R, S, K)
-    weights from there on, (R,) the number of cells that the bins of a box span at most."""
+    """Samples of bins along one axis, merged by cell.
+
+    Args:
+        first: (R, S) int64, the first cell of each bin.
+        weights: (R, S, K), the weights of the cells from there on.
+        spans: (R,) int64, the largest number of cells that a bin of each box spans.
+    """
 
     first: Tensor
     weights: Tensor
@@ -196,12 +202,13 @@ class _Axis(NamedTuple):
 
 
 def _merge_samples(low: Tensor, high: Tensor, plan: _Plan, bins: int, size: int) -> _Axis:
-    """
+    """Place the samples of all bins along one axis, and merge them by cell.
+
     Args:
-        low, high: (R,) borders of the boxes, in cells.
-        plan: see :class:`_Plan`.
+        low, high: (R,), the borders of the boxes in cells.
+        plan: the settings.
         bins: S.
-        size: of the map, in cells.
+        size: the size of the map along the axis, in cells.
     """
     length = high - low
     if not plan.aligned:
@@ -216,7 +223,7 @@ def _merge_samples(low: Tensor, high: Tensor, plan: _Plan, bins: int, size: int)
     edges = low[:, None] + torch.arange(bins, device=low.device) * bin_size[:, None]
     step = (bin_size / samples.clamp(min=1))[:, None, None]
     position = edges[:, :, None] + (grid + 0.5) * step
-    # A sample more than a cell outside counts as 0, a nearer one as the border cell.
+    # A sample more than a cell outside the map counts as 0, a nearer one as the border cell.
     counts = (position >= -1) & (position <= size) & (grid < samples[:, None])[:, None]
     position = position.clamp(min=0)
     cell = position.floor().clamp(max=size - 1)

@@ -1,6 +1,5 @@
-"""What the paper draws: the neck, the RPN head, Eq. 1 and the RoI heads, all registered."""
+"""The paper: the pyramid, the RPN, Eq. 1, the RoI heads and mask proposals, all registered."""
 
-from . import old_names  # noqa: F401  (registers them)
 from .anchor_generator import MaskRCNNBenchmarkAnchorGenerator, TorchvisionAnchorGenerator
 from .box_predictor import UnusedClassesOutputLayers
 from .fpn import FeaturePyramid, build_fpn_backbone
@@ -9,7 +8,7 @@ from .regnet import build_regnet_backbone
 from .retinanet import ClippingRetinaNet
 from .roi_heads import C4ROIHeads, LevelROIHeads
 from .roi_pooler import LevelROIPooler, levels_of_boxes
-from .rpn import LeanRPN, PerLevelRPNHead, build_level_rpn_head
+from .rpn import LeanRPN, PerLevelRPNHead, build_level_rpn_head, match_anchors
 
 __all__ = [
     "C4ROIHeads",
@@ -29,4 +28,5 @@ __all__ = [
     "build_level_rpn_head",
     "build_regnet_backbone",
     "levels_of_boxes",
+    "match_anchors",
 ]

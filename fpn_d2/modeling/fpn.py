@@ -37,6 +37,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
+from ..utils.modules import renamed
 from .mask_proposals import MaskProposalNetwork
 
 __all__ = ["FeaturePyramid", "build_fpn_backbone", "features_read"]
@@ -86,8 +87,9 @@ class FeaturePyramid(FPN):
         self.top_down = top_down
         self.lateral = lateral
         # Detectron2's _out_features are all levels, which its forward computes one from another.
-        self.returned = tuple(out_features or self._out_features)
-        assert set(self.returned) <= set(self._out_features)
+        wanted = out_features or self._out_features
+        assert set(wanted) <= set(self._out_features)
+        self.returned = [name for name in self._out_features if name in wanted]
         self._remove_unused_convs()
         self.frozen = frozen
         if frozen:
@@ -126,34 +128,35 @@ class FeaturePyramid(FPN):
         Raises:
             UserError: where upsampling by two would not meet the finer level's size.
         """
-        if self.top_down:
+        if not torch.jit.is_scripting() and self.top_down:
             self._check_size(*x.shape[-2:])
         if self.top_down and self.lateral:
-            features = super().forward(x)
+            features = self._forward_both_paths(x)
         else:
-            features = self._forward_one_path(self.bottom_up(x))
-        return {name: features[name] for name in self._out_features if name in self.returned}
+            features = self._forward_one_path(x)
+        return {name: features[name] for name in self.returned}
 
-    def _forward_one_path(self, bottom_up: dict[str, Tensor]) -> dict[str, Tensor]:
+    _forward_both_paths = renamed(FPN.forward, "_forward_both_paths")
+
+    def _forward_one_path(self, x: Tensor) -> dict[str, Tensor]:
         """Rows (d) and (e): laterals without the sum, or the upsampled C5 without laterals."""
-        features, merged = {}, None
-        for name, stage, lateral, output in zip(
-            reversed(self.in_features),
-            self._stages(),
-            self.lateral_convs,
-            self.output_convs,
-            strict=True,
-        ):
-            if self.lateral or merged is None:
-                merged = lateral(bottom_up[name])
+        bottom_up = self.bottom_up(x)
+        merged = bottom_up[self.in_features[-1]]
+        results = []
+        # TorchScript knows no strict=
+        for i, (lateral, output) in enumerate(zip(self.lateral_convs, self.output_convs)):  # noqa: B905
+            if i == 0 or self.lateral:
+                merged = lateral(bottom_up[self.in_features[-i - 1]])
             else:
                 merged = F.interpolate(merged, scale_factor=2.0, mode="nearest")
-            features[f"p{stage}"] = output(merged)
+            results.insert(0, output(merged))
         if self.top_block is not None:
-            source = self.top_block.in_feature
-            extra = self.top_block(bottom_up[source] if source in bottom_up else features[source])
-            features.update(zip(self._out_features[-len(extra) :], extra, strict=True))
-        return features
+            name = self.top_block.in_feature
+            if name in bottom_up:
+                results.extend(self.top_block(bottom_up[name]))
+            else:
+                results.extend(self.top_block(results[self._out_features.index(name)]))
+        return {name: level for name, level in zip(self._out_features, results)}  # noqa: B905
 
     def _check_size(self, height: int, width: int) -> None:
         # Stages round sizes up, so the finest stage decides: 30 pixels suit strides of 4 to 32.

@@ -10,9 +10,18 @@ __all__ = ["build_regnet_backbone"]
 
 @BACKBONE_REGISTRY.register()
 def build_regnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RegNet:
-    """Build the RegNet of ``cfg.MODEL.REGNETS``; stages s1 to s4 have strides 4 to 32.
+    """Build the RegNet of ``cfg.MODEL.REGNETS``.
 
-    The numbers are those of "Designing Network Design Spaces" (Radosavovic et al., CVPR 2020).
+    Its keys are the parameters of "Designing Network Design Spaces" (Radosavovic et al., CVPR
+    2020).
+
+    Args:
+        cfg: the config.
+        input_shape: that of the image, which must have three channels.
+
+    Returns:
+        the network. Its stages s1 to s4 have strides of 4 to 32 pixels; those beyond the last of
+        ``OUT_FEATURES`` are left out.
     """
     regnet = cfg.MODEL.REGNETS
     assert input_shape.channels == 3, "Detectron2's RegNet takes three channels"
@@ -30,7 +39,7 @@ def build_regnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RegNet:
         norm=regnet.NORM,
         out_features=regnet.OUT_FEATURES,
     )
-    # Detectron2's ResNet leaves out stages beyond the last output, its RegNet does not.
+    # Detectron2's ResNet leaves out the stages beyond its last output, but its RegNet builds them.
     names = [name for _, name in network.stages_and_names]
     last = max(names.index(name) for name in regnet.OUT_FEATURES if name in names)
     for name in names[last + 1 :]:

@@ -1,5 +1,6 @@
-"""Fast R-CNN's heads on the pyramid (Sec. 4.2), and on the baseline's C4 (Sec. 5.2.1)."""
+"""Fast R-CNN's heads on the pyramid (Sec. 4.2) and on the baseline's C4 (Sec. 5.2.1)."""
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
@@ -13,7 +14,12 @@ __all__ = ["C4ROIHeads", "LevelROIHeads"]
 
 @ROI_HEADS_REGISTRY.register()
 class LevelROIHeads(StandardROIHeads):
-    """Detectron2's :class:`StandardROIHeads` with Eq. 1's constants from the config."""
+    """Detectron2's :class:`StandardROIHeads` with the constants of Eq. 1 from the config."""
+
+    # Constants for TorchScript, as Detectron2 declares them in StandardROIHeads: it does not look
+    # at the annotations of a parent class.
+    mask_on: torch.jit.Final[bool]
+    keypoint_on: torch.jit.Final[bool]
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -27,8 +33,13 @@ class LevelROIHeads(StandardROIHeads):
 
 
 @ROI_HEADS_REGISTRY.register()
+class FPNROIHeads(LevelROIHeads):
+    """The name of :class:`LevelROIHeads` in configs of version 0.1."""
+
+
+@ROI_HEADS_REGISTRY.register()
 class C4ROIHeads(Res5ROIHeads):
-    """Detectron2's :class:`Res5ROIHeads`, whose RoI pooling works in bfloat16 training too."""
+    """Detectron2's :class:`Res5ROIHeads` with RoI pooling that also works in bfloat16 training."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:

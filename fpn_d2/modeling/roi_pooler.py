@@ -7,11 +7,16 @@ from typing import Any
 
 import torch
 from detectron2.layers import ROIAlign
-from detectron2.modeling.poolers import ROIPooler, convert_boxes_to_pooler_format
+from detectron2.modeling.poolers import (
+    ROIPooler,
+    assign_boxes_to_levels,
+    convert_boxes_to_pooler_format,
+)
 from detectron2.structures import Boxes
 from torch import Tensor
 
 from ..layers import pyramid_roi_align
+from ..utils.modules import renamed
 
 __all__ = ["LevelROIPooler", "levels_of_boxes"]
 
@@ -23,73 +28,86 @@ def levels_of_boxes(
     canonical_size: float = 224,
     canonical_level: int = 4,
 ) -> Tensor:
-    """The pyramid level of each box by Eq. 1, ``k = floor(k0 + log2(sqrt(w h) / 224))``.
+    """Return each box's pyramid level by Eq. 1, ``k = floor(k0 + log2(sqrt(w h) / 224))``.
 
-    The paper does not say what happens beyond the pyramid; its authors' code clamps, and so does
-    this.
+    The paper does not say what happens to boxes beyond the pyramid. Its authors' code clamps the
+    level, as does Detectron2's :func:`assign_boxes_to_levels`, which computes it here too.
 
     Args:
-        boxes: (R, 4), x0 y0 x1 y1 in pixels of the network input.
-        min_level, max_level: the finest and the coarsest level that can be pooled from.
-        canonical_size: the side, in pixels, of a box that belongs on ``canonical_level``.
+        boxes: (R, 4) floating-point x0 y0 x1 y1, in pixels of the network input.
+        min_level, max_level: the finest and the coarsest level to pool from.
+        canonical_size: side of a box that belongs on ``canonical_level``, in pixels of the network
+            input.
         canonical_level: k0.
 
     Returns:
-        (R,) int64, the levels k; a box without area goes to ``min_level``.
+        (R,) int64, the levels k. A box without area goes to ``min_level``.
     """
-    width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(dim=1)
-    scale = torch.sqrt(width * height) / canonical_size
-    # 1e-8 keeps the logarithm finite, and is lost beside any box of a thousandth of a pixel
-    k = torch.floor(canonical_level + torch.log2(scale + 1e-8))
-    return k.clamp(min_level, max_level).to(torch.int64)
+    return min_level + assign_boxes_to_levels(
+        [Boxes(boxes)], min_level, max_level, canonical_size, canonical_level
+    )
 
 
 class LevelROIPooler(ROIPooler):
-    """Detectron2's :class:`ROIPooler`, which also says where a box goes, pools RoIAlign on CPUs by
-    :func:`fpn_d2.layers.pyramid_roi_align`, and RoI *pooling* in full precision (torchvision's
-    kernel knows no bfloat16)."""
+    """Detectron2's :class:`ROIPooler` with a faster RoIAlign on CPUs.
+
+    It differs in three points: :meth:`levels` tells which level a box is pooled from; RoIAlign
+    runs on CPUs as :func:`fpn_d2.layers.pyramid_roi_align`; and maps in half precision are pooled
+    in float32, because torchvision's RoI *pooling* has no kernel for bfloat16. When scripted
+    (:func:`torch.jit.script`) or exported, it always pools by torchvision's operators.
+    """
 
     def __init__(self, *args: Any, backend: str = "auto", **kwargs: Any):
         """
         Args:
             args, kwargs: see :class:`ROIPooler`.
-            backend: of RoIAlign: "gather", "torchvision", or "auto" for the first on CPUs and the
-                second elsewhere.
+            backend: what computes RoIAlign: "gather" (this package's), "torchvision", or "auto",
+                which takes the first on CPUs and the second elsewhere.
         """
         super().__init__(*args, **kwargs)
         self.backend = backend
 
     def levels(self, boxes: Tensor) -> Tensor:
-        """The level that each of (R, 4) boxes is pooled from; see :func:`levels_of_boxes`."""
+        """Return the level that each box is pooled from; see :func:`levels_of_boxes`.
+
+        Args:
+            boxes: (R, 4) x0 y0 x1 y1, in pixels of the network input.
+
+        Returns:
+            (R,) int64.
+        """
         return levels_of_boxes(
             boxes, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
         )
 
+    _pool = renamed(ROIPooler.forward, "_pool")
+
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         """See :meth:`ROIPooler.forward`; (R, C, S, S) in the precision of ``x``."""
-        if box_lists and self._gathers(x[0]):
+        if not torch.jit.is_scripting() and self._gathers(x, box_lists):
             return self._gather(x, box_lists)
         dtype = x[0].dtype
-        if dtype in (torch.bfloat16, torch.float16):
+        if dtype == torch.bfloat16 or dtype == torch.float16:
             x = [feature.float() for feature in x]
-        return super().forward(x, box_lists).to(dtype)
+        return self._pool(x, box_lists).to(dtype)
 
-    def _gathers(self, feature: Tensor) -> bool:
-        if not isinstance(self.level_poolers[0], ROIAlign):
+    @torch.jit.unused
+    def _gathers(self, x: list[Tensor], box_lists: list[Boxes]) -> bool:
+        if not box_lists or not isinstance(self.level_poolers[0], ROIAlign):
             return False
-        # An exported model has torchvision's operator, which its runtimes know.
+        # An exported model keeps torchvision's operator, which the runtimes know.
         exporting = (
             torch.jit.is_tracing()
             or torch.onnx.is_in_onnx_export()
             or torch.compiler.is_exporting()
         )
-        on_cpu = feature.device.type == "cpu"
+        on_cpu = x[0].device.type == "cpu"
         return (self.backend == "gather" or (self.backend == "auto" and on_cpu)) and not exporting
 
     def _gather(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         boxes = convert_boxes_to_pooler_format(box_lists)
         levels = self.levels(boxes[:, 1:]) - self.min_level
-        if len(x) == 1:  # as ROIPooler: whatever their size
+        if len(x) == 1:  # like ROIPooler, which pools boxes of any size from a single level
             levels = torch.zeros_like(levels)
         align = self.level_poolers[0]
         return pyramid_roi_align(

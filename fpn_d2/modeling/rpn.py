@@ -1,4 +1,4 @@
-"""The RPN of Sec. 4.1: its head, one for all levels or, as the paper tried, one for each.
+"""The RPN of Sec. 4.1, with one head for all levels or, as the paper tried, one for each.
 
 Shape shorthand: M objects of an image, R anchors of all levels.
 """
@@ -10,12 +10,14 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.proposal_generator.rpn import RPN, RPN_HEAD_REGISTRY, StandardRPNHead
-from detectron2.structures import Boxes, Instances
-from detectron2.structures.boxes import matched_pairwise_iou
+from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor, nn
 
-__all__ = ["LeanRPN", "PerLevelRPNHead", "build_level_rpn_head"]
+from ..utils.modules import renamed
+
+__all__ = ["LeanRPN", "PerLevelRPNHead", "build_level_rpn_head", "match_anchors"]
 
 # IoUs of objects with anchors that are computed at once, each in about 24 bytes.
 _MAX_PAIRS = 1 << 24
@@ -23,24 +25,23 @@ _MAX_PAIRS = 1 << 24
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class LeanRPN(RPN):
-    """Detectron2's :class:`RPN`, without proposals in training where nothing reads them, and
-    matching many objects in bounded memory.
+    """Detectron2's :class:`RPN` without the work and the memory that training can do without.
 
-    An RPN that is trained alone learns from its anchors. Detectron2 runs NMS over its best boxes
-    all the same, 12,000 of them on a single level, at every step. And it matches all objects with
-    all anchors at once: 300 objects with P2's 750k in 5 GB.
+    An RPN that is trained alone learns from its anchors, and nothing reads its proposals.
+    Detectron2 makes them at every step all the same, by NMS over up to 12,000 boxes of a level;
+    this RPN does not. Detectron2 also matches all objects with all anchors at once, which takes
+    5 GB for 300 objects and the 750k anchors of P2; this RPN matches so many a few at a time.
     """
 
     @configurable
     def __init__(self, *, proposals_in_training: bool = True, **kwargs: Any):
         """
         Args:
-            proposals_in_training: whether RoI heads or pictures need the proposals in training.
+            proposals_in_training: whether RoI heads or pictures read the proposals in training.
             kwargs: see :class:`RPN`.
         """
         super().__init__(**kwargs)
         self.proposals_in_training = proposals_in_training
-        self._keeps_all_labels = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -49,58 +50,90 @@ class LeanRPN(RPN):
         alone = cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork" and cfg.VIS_PERIOD <= 0
         return {**arguments, "proposals_in_training": not alone}
 
-    def predict_proposals(self, *args: Any) -> list[Instances]:
-        """See :meth:`RPN.predict_proposals`."""
+    _predict = renamed(RPN.predict_proposals, "_predict")
+
+    def predict_proposals(
+        self,
+        anchors: list[Boxes],
+        pred_objectness_logits: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[Instances]:
+        """See :meth:`RPN.predict_proposals`; none in training where nothing reads them."""
         if self.training and not self.proposals_in_training:
             return []
-        return super().predict_proposals(*args)
+        return self._predict(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
 
+    @torch.jit.unused
     @torch.no_grad()
     def label_and_sample_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """See :meth:`RPN.label_and_sample_anchors`; the same labels, boxes and samples."""
-        at_once = max(1, _MAX_PAIRS // max(1, sum(map(len, anchors))))
-        if all(len(instances) <= at_once for instances in gt_instances):
+        """See :meth:`RPN.label_and_sample_anchors`; the labels, boxes and samples are the same."""
+        all_anchors = Boxes.cat(anchors)
+        if all(len(all_anchors) * len(objects) <= _MAX_PAIRS for objects in gt_instances):
             return super().label_and_sample_anchors(anchors, gt_instances)
         gt_labels, matched_gt_boxes = [], []
         for instances in gt_instances:
-            labels, boxes = self._match_in_pieces(anchors, instances, at_once)
+            objects = instances.gt_boxes
+            owners, labels, _ = match_anchors(all_anchors, objects, self.anchor_matcher)
+            if self.anchor_boundary_thresh >= 0:
+                inside = all_anchors.inside_box(instances.image_size, self.anchor_boundary_thresh)
+                labels[~inside] = -1
             gt_labels.append(self._subsample_labels(labels))
-            matched_gt_boxes.append(boxes)
+            if len(objects):
+                matched_gt_boxes.append(objects.tensor[owners])
+            else:
+                matched_gt_boxes.append(torch.zeros_like(all_anchors.tensor))
         return gt_labels, matched_gt_boxes
 
-    def _match_in_pieces(
-        self, anchors: list[Boxes], instances: Instances, at_once: int
-    ) -> tuple[Tensor, Tensor]:
-        """All labels (R,) and matched boxes (R, 4) of an image, some objects after the others."""
-        all_anchors = Boxes.cat(anchors)
-        labels, matched, best = None, None, None
-        for first in range(0, max(1, len(instances)), at_once):
-            piece = instances[first : first + at_once]
-            self._keeps_all_labels = True
-            try:
-                (more,), (boxes,) = super().label_and_sample_anchors(anchors, [piece])
-            finally:
-                self._keeps_all_labels = False
-            iou = matched_pairwise_iou(Boxes(boxes), all_anchors)
-            if labels is None:
-                labels, matched, best = more, boxes, iou
-                continue
-            # 1 wherever a piece has it, else -1 (between the thresholds) wherever one has that
-            decided = (labels == 1) | (more == 1)
-            labels = torch.where(decided, 1, torch.minimum(labels, more))
-            matched = torch.where((iou > best)[:, None], boxes, matched)
-            best = torch.maximum(iou, best)
-        return labels, matched
 
-    def _subsample_labels(self, label: Tensor) -> Tensor:
-        """See :meth:`RPN._subsample_labels`; all of them while an image is matched in pieces."""
-        return label if self._keeps_all_labels else super()._subsample_labels(label)
+@torch.no_grad()
+def match_anchors(
+    anchors: Boxes, objects: Boxes, matcher: Matcher, *, skip_untouched: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Match the anchors of an image with its objects by Detectron2's matcher, in bounded memory.
+
+    The result is that of ``matcher(pairwise_iou(objects, anchors))``, a few objects at a time:
+    all IoUs of 300 objects with P2's 750k anchors would need 5 GB.
+
+    Args:
+        anchors: R anchors of all levels, in pixels of the network input.
+        objects: M objects, in pixels of the network input.
+        matcher: that of the RPN or of the RetinaNet.
+        skip_untouched: whether to leave out objects that overlap no anchor. The matcher would
+            label every anchor positive that does not overlap such an object, since none has a
+            larger IoU with it.
+
+    Returns:
+        (R,) int64, the object with which each anchor has its largest IoU; (R,) int8, the
+        matcher's labels: 1 positive, 0 negative, -1 ignored; (R,) float32, that largest IoU, -1
+        where there is no object.
+    """
+    owners = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
+    labels = torch.full_like(owners, matcher.labels[0], dtype=torch.int8)
+    best = torch.full_like(owners, -1, dtype=torch.float32)
+    at_once = max(1, _MAX_PAIRS // max(1, len(anchors)))
+    for first in range(0, len(objects), at_once):
+        ious = pairwise_iou(objects[first : first + at_once], anchors)
+        numbers = torch.arange(first, first + len(ious), device=ious.device)
+        if skip_untouched:
+            touched = (ious > 0).any(dim=1)
+            ious, numbers = ious[touched], numbers[touched]
+            if not len(ious):
+                continue
+        matched, piece_labels = matcher(ious)
+        iou = ious.gather(0, matched[None])[0]
+        # An anchor that is some object's best is positive, whichever object it overlaps most.
+        positive = (labels == 1) | (piece_labels == 1)
+        labels = torch.where(positive, 1, torch.where(iou > best, piece_labels, labels))
+        owners = torch.where(iou > best, numbers[matched], owners)
+        best = torch.maximum(iou, best)
+    return owners, labels, best
 
 
 class PerLevelRPNHead(nn.Module):
-    """An RPN head for each level, with weights of its own (``MODEL.RPN.SHARED_HEAD False``).
+    """One RPN head per level, each with its own weights (``MODEL.RPN.SHARED_HEAD False``).
 
     The paper observed "similar accuracy" with it on the pyramid (Sec. 4.1), and no better results
     without the top-down path (Sec. 5.1.1).
@@ -109,16 +142,17 @@ class PerLevelRPNHead(nn.Module):
     def __init__(self, heads: dict[str, StandardRPNHead]):
         """
         Args:
-            heads: level name ("p2", ...) to head, in the order of the features.
+            heads: a head for each level name ("p2", ...), in the order of the features.
         """
         super().__init__()
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """See :meth:`StandardRPNHead.forward`."""
+        assert len(features) == len(self.heads)
         pred_objectness_logits, pred_anchor_deltas = [], []
-        for head, feature in zip(self.heads.values(), features, strict=True):
-            logits, deltas = head([feature])
+        for i, head in enumerate(self.heads.values()):
+            logits, deltas = head([features[i]])
             pred_objectness_logits += logits
             pred_anchor_deltas += deltas
         return pred_objectness_logits, pred_anchor_deltas
@@ -126,13 +160,32 @@ class PerLevelRPNHead(nn.Module):
 
 @RPN_HEAD_REGISTRY.register()
 def build_level_rpn_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Module:
-    """Build the head that ``MODEL.RPN.SHARED_HEAD`` asks for.
+    """Build the RPN head that ``MODEL.RPN.SHARED_HEAD`` asks for.
 
-    The shared one is Detectron2's :class:`StandardRPNHead` itself, under its parameter names.
+    Args:
+        cfg: the config.
+        input_shape: channels and stride in pixels of each level, fine to coarse.
+
+    Returns:
+        Detectron2's :class:`StandardRPNHead`, or a :class:`PerLevelRPNHead`.
     """
     if cfg.MODEL.RPN.SHARED_HEAD:
         return StandardRPNHead(cfg, input_shape)
-    # from_config sees all levels, because the anchor generator counts them
+    # from_config needs all levels, because the anchor generator counts them.
     arguments = StandardRPNHead.from_config(cfg, input_shape)
     levels = [f"p{int(math.log2(shape.stride))}" for shape in input_shape]
     return PerLevelRPNHead({level: StandardRPNHead(**arguments) for level in levels})
+
+
+# --- the names in configs of version 0.1; a registry goes by the name of the class or function
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class FPNRPN(LeanRPN):
+    """See :class:`LeanRPN`."""
+
+
+@RPN_HEAD_REGISTRY.register()
+def FPNRPNHead(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Module:
+    """See :func:`build_level_rpn_head`."""
+    return build_level_rpn_head(cfg, input_shape)

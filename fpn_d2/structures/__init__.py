@@ -1,4 +1,4 @@
-"""What models return that Detectron2 has no structure for."""
+"""Structures for the outputs of models that Detectron2 has none for."""
 
 from .region_masks import RegionMasks
 

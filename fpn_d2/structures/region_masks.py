@@ -1,9 +1,9 @@
 """Masks that stay as small as the network made them, until they are drawn or encoded.
 
-Shape shorthand: R masks of M x M cells, each over a region of an image of H x W pixels; a window is
-the part of the image's pixels whose centres a region covers, h x w.
+Shape shorthand: R masks of M x M cells, each over a region of an image of H x W pixels. A window is
+the part of the image whose pixels have their centres in a region, h x w.
 
-A pixel's value is interpolated bilinearly between the centres of the cells; within half a cell of
+A pixel's value is interpolated bilinearly between the centres of the cells. Within half a cell of
 the region's border it is the border cell's, and beyond the region there is nothing. Pixel (i, j)
 covers [j, j + 1] x [i, i + 1], which is COCO's convention.
 """
@@ -36,10 +36,10 @@ class RegionMasks:
     ):
         """
         Args:
-            masks: (R, M, M) probabilities of 0 to 1.
-            regions: (R, 4), x0 y0 x1 y1 in pixels of the image, which they may leave.
-            image_size: (H, W).
-            threshold: the least probability of a mask's pixel.
+            masks: (R, M, M) probabilities, 0 to 1.
+            regions: (R, 4) x0 y0 x1 y1, in pixels of the image; a region may leave the image.
+            image_size: (H, W) in pixels.
+            threshold: the probability from which on a pixel belongs to the mask.
 
         Raises:
             ValueError: where a region is not finite.
@@ -58,17 +58,22 @@ class RegionMasks:
         self.regions = regions
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.threshold = threshold
+        self._rles: list[dict[str, Any]] | None = None  # made when they are first needed
 
     def __len__(self) -> int:
         return len(self.masks)
 
     def __getitem__(self, item: Any) -> "RegionMasks":
-        """An int, a slice or a tensor; always R masks, of which an int selects one."""
+        """Select masks by an int, a slice or a tensor; an int selects R = 1."""
         if isinstance(item, (int, np.integer)):
             if not -len(self) <= item < len(self):
                 raise IndexError(f"mask {item} of {len(self)}")
             item = slice(item, item + 1 or None)
-        return self._with(self.masks[item], self.regions[item])
+        chosen = self._with(self.masks[item], self.regions[item])
+        if self._rles is not None:
+            numbers = torch.arange(len(self), device=self.device)[item].tolist()
+            chosen._rles = [self._rles[number] for number in numbers]
+        return chosen
 
     def __repr__(self) -> str:
         side = self.masks.shape[-1]
@@ -76,16 +81,19 @@ class RegionMasks:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The device of the tensors."""
         return self.masks.device
 
     def to(self, *args: Any, **kwargs: Any) -> "RegionMasks":
         """See :meth:`torch.Tensor.to`."""
-        return self._with(self.masks.to(*args, **kwargs), self.regions.to(*args, **kwargs))
+        moved = self._with(self.masks.to(*args, **kwargs), self.regions.to(*args, **kwargs))
+        if moved.masks.dtype == self.masks.dtype:
+            moved._rles = self._rles
+        return moved
 
     @staticmethod
     def cat(parts: list["RegionMasks"]) -> "RegionMasks":
-        """The masks of several; of one image, mask size and threshold."""
+        """Join masks that have the same image size, number of cells and threshold."""
         first = parts[0]
         assert all(part.image_size == first.image_size for part in parts)
         assert all(part.threshold == first.threshold for part in parts)
@@ -94,16 +102,16 @@ class RegionMasks:
         )
 
     def scaled(self, height: int, width: int) -> "RegionMasks":
-        """The same on the image resized to ``height`` x ``width`` pixels."""
+        """Return the masks on the image resized to ``height`` x ``width`` pixels."""
         ratio = [width / self.image_size[1], height / self.image_size[0]] * 2
         regions = self.regions * self.regions.new_tensor(ratio)
         return RegionMasks(self.masks, regions, (height, width), self.threshold)
 
     def paste(self, item: Any = slice(None)) -> Tensor:
-        """The masks as pixels; :meth:`to_rle` is for many at once.
+        """Return masks as pixels. For many masks :meth:`to_rle` needs less memory.
 
         Args:
-            item: which of them, as in ``masks[item]``.
+            item: the masks to paste, as in ``masks[item]``.
 
         Returns:
             (R, H, W) bool, on the CPU; an int selects R = 1.
@@ -116,41 +124,42 @@ class RegionMasks:
         return pasted
 
     def to_rle(self) -> list[dict[str, Any]]:
-        """COCO's compressed RLEs, in the memory of one window and the results.
+        """Encode the masks as COCO's compressed RLEs, which are kept for later calls.
+
+        The memory needed is that of one window, besides the result.
 
         Returns:
             R of ``{"size": [H, W], "counts": bytes}``.
         """
-        height, width = self.image_size
-        rles = []
-        for window in self._windows():
-            # Compressed at once, since the run lengths of a thousand masks are tens of megabytes.
-            runs = {"size": [height, width], "counts": _run_lengths(window, height, width)}
-            rles += mask_util.frPyObjects([runs], height, width)
-        return rles
+        if self._rles is None:
+            height, width = self.image_size
+            self._rles = []
+            for window in self._windows():
+                # Compressed at once, since the runs of a thousand masks are tens of megabytes.
+                runs = {"size": [height, width], "counts": _run_lengths(window, height, width)}
+                self._rles += mask_util.frPyObjects([runs], height, width)
+        return [dict(rle) for rle in self._rles]
 
     def tight_boxes(self) -> Boxes:
-        """The boxes of the pasted masks, x0 y0 x1 y1 in pixels; zeros for an empty one."""
-        boxes = np.zeros((len(self), 4), dtype=np.float32)
-        for box, (top, left, window) in zip(boxes, self._windows(), strict=True):
-            columns, rows = window.any(axis=1).nonzero()[0], window.any(axis=0).nonzero()[0]
-            if len(rows):
-                box[:] = (left + columns[0], top + rows[0], left + columns[-1] + 1, 0)
-                box[3] = top + rows[-1] + 1
-        return Boxes(torch.from_numpy(boxes).to(self.device))
+        """Return the boxes of the pasted masks, x0 y0 x1 y1 in pixels; zeros for an empty mask."""
+        rles = self.to_rle()
+        boxes = torch.from_numpy(mask_util.toBbox(rles) if rles else np.zeros((0, 4))).float()
+        return Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1).to(self.device))
 
     def areas(self) -> Tensor:
-        """(R,) int64, the pixels of each mask."""
-        counts = [int(window.sum()) for _, _, window in self._windows()]
-        return torch.tensor(counts, dtype=torch.int64, device=self.device)
+        """Return the number of pixels of each mask, (R,) int64."""
+        rles = self.to_rle()
+        areas = mask_util.area(rles).astype(np.int64) if rles else np.zeros(0, np.int64)
+        return torch.from_numpy(areas).to(self.device)
 
     def _with(self, masks: Tensor, regions: Tensor) -> "RegionMasks":
         return RegionMasks(masks, regions, self.image_size, self.threshold)
 
     def _windows(self) -> Iterator[Window]:
-        """Each mask's top and left pixel, and its window as (w, h) bool: column by column."""
-        # Less the threshold, so that a plateau of just that value stays on its side of it: the
-        # weights of a pixel add up to one but for rounding, and a multiple of zero is exact.
+        """Yield each mask's top and left pixel, and its window as (w, h) bool: by columns."""
+        # Subtracting the threshold first keeps a plateau of exactly that value at exactly zero:
+        # the weights of a pixel add up to one only up to rounding, but any multiple of zero is
+        # exact.
         masks = self.masks.detach().float().cpu().numpy() - np.float32(self.threshold)
         regions = self.regions.detach().double().cpu().numpy()
         height, width = self.image_size
@@ -161,15 +170,15 @@ class RegionMasks:
 
 
 def _interpolation(low: float, high: float, size: int, cells: int) -> tuple[int, np.ndarray]:
-    """How the pixels of an axis are made of a mask's cells.
+    """Weigh a mask's cells for each pixel along one axis.
 
     Args:
         low, high: the region's borders, in pixels.
-        size: of the image, in pixels.
+        size: the image's size along the axis, in pixels.
         cells: M.
 
     Returns:
-        the first pixel with its centre in the region, and (pixels, M) weights.
+        the first pixel whose centre lies in the region, and (pixels, M) weights.
     """
     first, last = max(0, int(np.ceil(low - 0.5))), min(size, int(np.floor(high - 0.5)) + 1)
     if last <= first or high <= low:
@@ -186,9 +195,9 @@ def _interpolation(low: float, high: float, size: int, cells: int) -> tuple[int,
 
 
 def _run_lengths(window: Window, height: int, width: int) -> np.ndarray:
-    """Lengths of the runs of zeros and ones, column by column over the whole image."""
+    """Return the lengths of runs of zeros and ones, column by column over the whole image."""
     top, left, mask = window
-    # One column after the other, each with a zero behind it, so that no run crosses to the next.
+    # Each column is followed by a zero, so that no run crosses to the next column.
     columns = np.zeros((mask.shape[0], mask.shape[1] + 1), dtype=bool)
     columns[:, :-1] = mask
     pixels = columns.ravel()
@@ -196,13 +205,13 @@ def _run_lengths(window: Window, height: int, width: int) -> np.ndarray:
     if pixels.size and pixels[0]:
         changes = np.concatenate([[0], changes])
     column, row = np.divmod(changes, columns.shape[1])
-    places = (column + left) * height + row + top
-    starts, ends = places[::2], places[1::2]
-    # a run to the bottom of a column goes on at the top of the next
+    changes = (column + left) * height + row + top  # of the whole image
+    starts, ends = changes[::2], changes[1::2]
+    # A run to the bottom of a column goes on at the top of the next.
     joined = starts[1:] == ends[:-1]
     if len(starts):
         starts = starts[np.concatenate([[True], ~joined])]
         ends = ends[np.concatenate([~joined, [True]])]
     borders = np.concatenate([[0], np.stack([starts, ends], axis=1).ravel(), [height * width]])
     runs = np.diff(borders)
-    return runs[:-1] if len(starts) and not runs[-1] else runs  # as pycocotools ends them
+    return runs[:-1] if len(starts) and not runs[-1] else runs  # pycocotools drops a last 0

@@ -11,8 +11,7 @@ from detectron2.structures import Instances
 from PIL import Image, ImageDraw
 
 from ..structures import RegionMasks
-from .labels import draw_labels
-from .layout import picture_scale
+from .layout import draw_labels, picture_scale
 
 __all__ = [
     "PALETTE",

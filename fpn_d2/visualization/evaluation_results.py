@@ -16,7 +16,7 @@ from detectron2.structures import BoxMode
 from pycocotools.coco import COCO
 
 from ..data.proposals import read_proposals
-from ..evaluation.ground_truth import load_ground_truth
+from ..evaluation import load_ground_truth
 from ..utils.errors import UserError
 from ..utils.files import read_json
 from .drawing import class_color, draw_boxes, draw_masks

@@ -1,19 +1,21 @@
-"""Pictures beside and below each other, and text between them.
+"""Text on pictures, and pictures beside and below each other.
 
-Shape shorthand: a picture is (H, W, 3) uint8, RGB.
+Shape shorthand: a picture is (H, W, 3) uint8, RGB; R boxes have a label each.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
-
-from .labels import font, text_color
+from matplotlib import font_manager
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 __all__ = [
     "beside",
+    "draw_labels",
     "legend",
     "picture_scale",
+    "place_labels",
     "side_by_side",
     "stack",
     "text_block",
@@ -26,6 +28,72 @@ def picture_scale(image: np.ndarray) -> float:
     """Return the factor that makes an image's longer side 800 to 1600 pixels, so labels fit."""
     longest = max(image.shape[:2])
     return max(1.0, _LEAST / longest) if longest <= _MOST else _MOST / longest
+
+
+@functools.lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Load the font of all pictures, which comes with matplotlib; the size is in pixels."""
+    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
+
+
+def _text_color(background: str) -> str:
+    """Return ``"black"`` or ``"white"``, whichever is legible on a ``#RRGGBB``."""
+    # ITU-R 601 luma: black is not legible on the palette's dark blue.
+    luma = np.dot(ImageColor.getrgb(background), (0.299, 0.587, 0.114))
+    return "white" if luma < 110 else "black"
+
+
+def draw_labels(
+    picture: Image.Image, boxes: np.ndarray, labels: Sequence[str], colors: Sequence[str]
+) -> None:
+    """Write each label at its box, in place.
+
+    Args:
+        picture: RGB.
+        boxes: (R, 4), x0 y0 x1 y1 in pixels of the picture.
+        labels: R texts, the most important first; an empty one is not drawn.
+        colors: R colours, as ``#RRGGBB``.
+    """
+    draw = ImageDraw.Draw(picture)
+    shown = [i for i, label in enumerate(labels) if label]
+    extents = [draw.textbbox((0, 0), labels[i], font=_font(15))[2:] for i in shown]
+    sizes = [(int(width) + 4, int(height) + 3) for width, height in extents]
+    places = place_labels(np.asarray(boxes).reshape(-1, 4)[shown], sizes, picture.size)
+    for i, (left, top, right, bottom) in zip(shown, places, strict=True):
+        draw.rectangle((left, top, right - 1, bottom - 1), fill=colors[i])
+        draw.text((left + 2, top), labels[i], fill=_text_color(colors[i]), font=_font(15))
+
+
+def place_labels(
+    boxes: np.ndarray, sizes: Sequence[tuple[int, int]], picture_size: tuple[int, int]
+) -> list[tuple[int, int, int, int]]:
+    """Find places for labels, one after the other, clear of the earlier ones where possible.
+
+    A label goes above its box, below it, or inside at its top or bottom, at its left or right end.
+    If all of these are taken, it goes where it covers the least. Supervision spreads labels too,
+    but it moves them away from their boxes, and onto each other at the border of the picture.
+
+    Args:
+        boxes: (R, 4), x0 y0 x1 y1 in pixels of the picture.
+        sizes: R widths and heights, in pixels.
+        picture_size: width and height, in pixels.
+
+    Returns:
+        R places, x0 y0 x1 y1 in pixels; inside the picture if the label is no larger than it.
+    """
+    placed = np.zeros((0, 4), dtype=int)
+    corners = np.round(np.asarray(boxes, dtype=np.float64)).astype(int)
+    for (x0, y0, x1, y1), (width, height) in zip(corners.tolist(), sizes, strict=True):
+        tops = (y0 - height, y1 + 1, y0 + 2, y1 - height - 1)
+        starts = np.array([(left, top) for top in tops for left in (x0, x1 - width)])
+        room = np.subtract(picture_size, (width, height))
+        starts = np.minimum(starts, room).clip(min=0)
+        places = np.hstack([starts, starts + (width, height)])
+        first = np.maximum(places[:, None, :2], placed[:, :2])
+        last = np.minimum(places[:, None, 2:], placed[:, 2:])
+        covered = (last - first).clip(min=0).prod(axis=-1).sum(axis=-1)
+        placed = np.vstack([placed, places[covered.argmin()]])
+    return [tuple(place) for place in placed.tolist()]
 
 
 def text_block(text: str, width: int, *, lines: int = 1, size: int = 16) -> np.ndarray:
@@ -41,9 +109,9 @@ def text_block(text: str, width: int, *, lines: int = 1, size: int = 16) -> np.n
     draw = ImageDraw.Draw(canvas)
     for i, line in enumerate(text.split("\n")):
         fitting = size
-        while fitting > 8 and draw.textlength(line, font=font(fitting)) > width - 4:
+        while fitting > 8 and draw.textlength(line, font=_font(fitting)) > width - 4:
             fitting -= 1
-        draw.text((2, i * (size + 6) + 1), line, fill="black", font=font(fitting))
+        draw.text((2, i * (size + 6) + 1), line, fill="black", font=_font(fitting))
     return np.array(canvas)
 
 
@@ -80,11 +148,11 @@ def side_by_side(pictures: Mapping[str, np.ndarray]) -> Image.Image:
 
 def legend(words: Sequence[str], colors: Sequence[str]) -> np.ndarray:
     """Draw a strip of words, each on its colour (``#RRGGBB``)."""
-    widths = [int(font(15).getlength(word)) + 16 for word in words]
+    widths = [int(_font(15).getlength(word)) + 16 for word in words]
     canvas = Image.new("RGB", (max(1, sum(widths) + 6 * len(widths)), 26), "white")
     draw, left = ImageDraw.Draw(canvas), 0
     for word, color, width in zip(words, colors, widths, strict=True):
         draw.rectangle((left, 2, left + width, 23), fill=color)
-        draw.text((left + 8, 3), word, fill=text_color(color), font=font(15))
+        draw.text((left + 8, 3), word, fill=_text_color(color), font=_font(15))
         left += width + 6
     return np.array(canvas)

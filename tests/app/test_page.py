@@ -1,6 +1,12 @@
-"""app/interface.py in a headless Chromium, and what it does before one comes."""
+"""app/interface.py in a headless Chromium, and what it does before one comes.
 
+Without Gradio, Playwright or Chromium these tests are skipped, or fail if ``FPN_D2_PAGE_TESTS`` is
+1. ``FPN_D2_CHROMIUM`` is the path of the browser, for one that is not on the ``PATH``.
+"""
+
+import importlib
 import io
+import os
 import shutil
 import sys
 
@@ -38,10 +44,30 @@ def test_the_tools_sentences(words, message, monkeypatch, capsys):
     assert message in capsys.readouterr().err
 
 
+def missing(sentence):
+    """Skip the test, or fail where the page must be tested."""
+    if os.environ.get("FPN_D2_PAGE_TESTS") == "1":
+        pytest.fail(sentence)
+    pytest.skip(sentence)
+
+
+@pytest.fixture(scope="module")
+def required():
+    """``required(module)`` imports a module that the page's tests need."""
+
+    def load(name):
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            return missing(f"the page is not tested: {error}")
+
+    return load
+
+
 @pytest.fixture
-def launched(monkeypatch, session):
+def launched(monkeypatch, session, required):
     """``launched(host)``: what Gradio is told to do, without doing it."""
-    gradio = pytest.importorskip("gradio")
+    gradio = required("gradio")
     told = {}
     monkeypatch.setattr(
         gradio.Blocks, "launch", lambda self, **words: told.update(words) or (None, "there", None)
@@ -77,14 +103,18 @@ def test_another_host_is_warned_of(launched, capsys):
 
 
 @pytest.fixture
-def browser():
-    """A headless Chromium of the distribution."""
-    api = pytest.importorskip("playwright.sync_api")
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("there is no chromium here")
+def browser(required):
+    """A headless Chromium."""
+    required("gradio")
+    api = required("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = os.environ.get("FPN_D2_CHROMIUM") or next(filter(None, map(shutil.which, names)), "")
+    if not os.path.isfile(program):
+        missing(f"the page is not tested: there is no Chromium ({program or ', '.join(names)})")
     with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        # Chromium's sandbox refuses to run as root.
+        sandbox = [] if os.getuid() else ["--no-sandbox"]
+        chromium = playwright.chromium.launch(executable_path=program, args=sandbox)
         yield chromium
         chromium.close()
 
@@ -102,9 +132,8 @@ def shown(tab, minimum=""):
 
 
 @pytest.mark.slow
-def test_upload_move_k0_and_upload_no_image(make_models, random_weights, browser, tmp_path):
-    pytest.importorskip("gradio")
-    session = Session(make_models(), Limits())
+def test_upload_move_k0_and_upload_no_image(tiny_config, random_weights, browser, tmp_path):
+    session = Session({"tiny": tiny_config}, Limits())
     Image.fromarray(example_images()[2]).save(tmp_path / "image.png")
     (tmp_path / "words.txt").write_text("no image <b>at all</b>")
     page, address = serve(session, block=False)

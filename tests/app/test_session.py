@@ -1,4 +1,4 @@
-"""app/session.py: limits of uploads, and Eq. 1 in the page's own model."""
+"""app/session.py: limits of uploads, models in memory, and Eq. 1 in the page's own model."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from detectron2.structures import pairwise_iou
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.app import Limits, Settings
+from fpn_d2.app import Limits, Session, Settings
 from fpn_d2.app.session import example_images, read_upload
 from fpn_d2.inference.explanation import box_pooler
 
@@ -68,15 +68,36 @@ def test_settings_that_cannot_be(values):
         Settings(*values)
 
 
-def test_the_sliders_begin_at_the_models_own_values(session):
+def test_the_two_models_used_last_are_kept(tiny_config, random_weights):
+    session = Session(dict.fromkeys("abc", tiny_config), LIMITS)
+    for title in "abaca":
+        session.explainer(title)
+    assert len(random_weights) == 3  # a was used in between, so b went
+    session.explainer("b")
+    assert len(random_weights) == 4
+
+
+def test_a_title_that_is_not_offered(session):
+    for ask in (session.explainer, session.defaults):
+        with pytest.raises(UserError, match="no model 'x' on this page"):
+            ask("x")
+
+
+def test_the_sliders_begin_at_the_models_own_values(session, row_config):
     # The quick row's 100 px at k0 = 4 and Detectron2's NMS.
     assert session.defaults(TITLE) == Settings(0.5, 0.5, 4, 100)
+    # What torchvision's weights are converted to is a RetinaNet too: it does not start at the
+    # RPN's NMS.
+    session.configs["other"] = row_config(
+        "quick/RetinaNet/retinanet_R_18_FPN", "MODEL.META_ARCHITECTURE", "ClippingRetinaNet"
+    )
+    assert session.defaults("other").nms == 0.5
 
 
 def test_eq1_moves_the_pooling_and_the_picture(session, monkeypatch):
     image = example_images()[0]
     torch.manual_seed(0)
-    explainer = session.models.explainer(TITLE)
+    explainer = session.explainer(TITLE)
     pooler, pooled = box_pooler(explainer.model), []
     forward = pooler.forward
 
@@ -101,7 +122,7 @@ def test_eq1_moves_the_pooling_and_the_picture(session, monkeypatch):
 @pytest.mark.parametrize("nms", [0.3, 0.9])
 def test_nms_is_the_sliders(session, nms):
     session.look(TITLE, example_images()[0], Settings(0.0, nms, 4, 100))
-    found = session.models.explainer(TITLE).explain(example_images()[0], threshold=0.0).detections
+    found = session.explainer(TITLE).explain(example_images()[0], threshold=0.0).detections
     ious = pairwise_iou(found.pred_boxes, found.pred_boxes).fill_diagonal_(0)
     ious[found.pred_classes[:, None] != found.pred_classes] = 0
     # what an untrained model finds lies close together: the limit is reached

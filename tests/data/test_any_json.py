@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from fpn_d2 import UserError, add_fpn_config
 from fpn_d2.data import build_test_loader, build_train_loader
+from fpn_d2.data.dataset_mapper import ObjectScaleMapper
 from fpn_d2.data.datasets import register_coco_folders
-from fpn_d2.data.object_scale import ObjectScaleMapper
 
 WIDTH, HEIGHT = 40, 32  # of the images of conftest.py
 

@@ -1,6 +1,7 @@
 import itertools
 import json
 import pickle
+import re
 import shutil
 
 import numpy as np
@@ -15,7 +16,7 @@ from detectron2.data import (
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathHandler, PathManager
 
-from fpn_d2 import UserError
+from fpn_d2 import UserError, add_fpn_config
 from fpn_d2.data import build_test_loader, build_train_loader, check_settings
 from fpn_d2.data.datasets import register_coco_folders
 from fpn_d2.data.proposals import read_proposals
@@ -24,6 +25,7 @@ from fpn_d2.data.proposals import read_proposals
 @pytest.fixture
 def cfg():
     cfg = get_cfg()
+    add_fpn_config(cfg)
     cfg.DATASETS.TRAIN = ("zoo_train",)
     cfg.DATASETS.TEST = ("zoo_val",)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
@@ -84,16 +86,27 @@ def test_empty_images_stay_where_asked_for(cfg, zoo):
     assert {i for batch in ids_of(build_train_loader(cfg), 6) for i in batch} == {1, 2, 3, 4}
 
 
-def test_a_sound_file_is_parsed_once(cfg, zoo, monkeypatch):
+def test_a_file_is_parsed_and_judged_once_beside_detectron2s_reading(cfg, zoo, monkeypatch):
     zoo()
-    calls, load = [], json.load
-    monkeypatch.setattr(json, "load", lambda *args, **kw: calls.append(1) or load(*args, **kw))
+    detectron2s, ours, loads = [], [], json.loads
+
+    def count_load(file):
+        detectron2s.append(file.name)
+        return json.JSONDecoder().decode(file.read())
+
+    def count_loads(text):
+        ours.append(text)
+        return loads(text)
+
+    monkeypatch.setattr(json, "load", count_load)
+    monkeypatch.setattr(json, "loads", count_loads)
     cfg.DATASETS.TEST = ()
     build_train_loader(cfg)
-    assert len(calls) == 1
-    for _ in range(3):  # once more for the fields that COCO's evaluation needs, and never again
+    assert (len(detectron2s), len(ours)) == (1, 1)
+    for _ in range(3):
+        build_train_loader(cfg)
         build_test_loader(cfg, "zoo_val")
-    assert len(calls) == 1 + 3 + 1
+    assert (len(detectron2s), len(ours)) == (1 + 6, 2)
 
 
 def test_no_test_set_is_a_choice_in_training_only(cfg, zoo):
@@ -147,30 +160,38 @@ FILE_FAULTS = {
     "no categories key": (drop("categories"), ["not in COCO format", "list named categories"]),
     "images is no list": (lambda c: c.update(images=3), ["list named images"]),
     "annotations is no list": (lambda c: c.update(annotations=3), ["list named annotations"]),
-    "no images": (lambda c: c.update(images=[]), ["has no images"]),
-    "no categories": (lambda c: c.update(categories=[]), ["has no categories"]),
+    "no images": (lambda c: c.update(images=[]), ["list named images is empty"]),
+    "no categories": (lambda c: c.update(categories=[]), ["list named categories is empty"]),
     "image without height": (drop_in("images", 2, "height"), ["entry 2 of images", "height"]),
+    "image twice": (set_in("images", 1, id=1), ["image 1.png", "entry 1 of images repeats the id"]),
+    "category twice": (
+        set_in("categories", 1, id=1), ["entry 1 of categories repeats the id 1", "give each"],
+    ),
     "annotation without class": (
-        drop_in("annotations", 1, "category_id"),
-        ["entry 1 of annotations has no category_id"],
+        drop_in("annotations", 1, "category_id"), ["annotation 2 has the category_id None"],
     ),
     "unknown category": (
-        set_in("annotations", 1, category_id=9),
-        ["annotation 2 of image 2", "category_id 9"],
+        set_in("annotations", 1, category_id=9), ["image 1.png", "annotation 2", "category_id 9"],
     ),
-    "repeated id": (set_in("annotations", 1, id=1), ["annotation 1 of image 2 repeats"]),
-    "ignore": (set_in("annotations", 0, ignore=1), ["annotation 1 of image 1", "iscrowd"]),
-    "empty box": (set_in("annotations", 0, bbox=[]), ["annotation 1 of image 1", "bbox"]),
+    "repeated id": (set_in("annotations", 1, id=1), ["image 1.png", "annotation 1 repeats"]),
+    "ignore": (set_in("annotations", 0, ignore=1), ["image 0.png", "annotation 1", "iscrowd"]),
+    "empty box": (set_in("annotations", 0, bbox=[]), ["image 0.png", "annotation 1", "bbox"]),
     "no box": (drop_in("annotations", 1, "bbox"), ["1.png", "bbox None", "four finite"]),
     "three numbers": (set_in("annotations", 1, bbox=[1, 2, 3]), ["1.png", "bbox [1, 2, 3]"]),
     "not a number": (set_in("annotations", 1, bbox=[1, 2, 3, float("nan")]), ["1.png", "nan"]),
     "text": (set_in("annotations", 1, bbox=["1", 2, 3, 4]), ["1.png", "'1'"]),
     "null": (set_in("annotations", 1, bbox=[None, 2, 3, 4]), ["1.png", "None"]),
-    "missing image": (
-        set_in("images", 1, file_name="away.png"),
-        ["away.png does not exist", "1 of the"],
+    "negative side": (
+        set_in("annotations", 1, bbox=[12, 2, -9, 4]), ["1.png", "annotation 2", "negative side"],
     ),
-}
+    "shares of the image": (
+        lambda c: [a.update(bbox=[0.1, 0.2, 0.3, 0.4]) for a in c["annotations"]],
+        ["all 3 boxes lie between 0 and 1"],
+    ),
+    "missing image": (
+        set_in("images", 1, file_name="away.png"), ["away.png does not exist", "1 of the"],
+    ),
+}  # fmt: skip
 
 
 def fault_text(split, cfg, zoo, content):
@@ -220,7 +241,7 @@ def test_all_images_without_objects(cfg, zoo, coco):
 
 def test_a_fault_of_the_test_set_shows_before_training(cfg, zoo, coco):
     zoo(val={**coco.content(), "images": []})
-    with pytest.raises(UserError, match=r"instances_val\.json has no images"):
+    with pytest.raises(UserError, match=r"instances_val\.json: the list named images is e"):
         build_train_loader(cfg)
 
 
@@ -365,7 +386,7 @@ def test_an_object_without_a_mask_is_named(with_masks, zoo, coco):
 @pytest.mark.parametrize("segmentation", [None, []], ids=["none", "empty"])
 def test_a_mask_that_is_none_is_named(with_masks, zoo, coco, segmentation):
     zoo(masked(coco, TRIANGLE, TRIANGLE, segmentation), masked(coco, *[TRIANGLE] * 3))
-    with pytest.raises(UserError, match=r"annotation \d+ of image \S+ .* has no segmentation"):
+    with pytest.raises(UserError, match=r"image 2\.png: annotation 3 has no segmentation"):
         build_train_loader(with_masks)
 
 
@@ -375,19 +396,22 @@ def test_objects_whose_polygons_are_lines_are_named_in_the_log(cfg, zoo, coco, c
     line = [[1, 1, 2, 2]]
     zoo(masked(coco, TRIANGLE, line, line), masked(coco, *[TRIANGLE] * 3))
     build_train_loader(cfg)  # Detectron2 drops them, from models of boxes too
-    (record,) = (r for r in caplog.records if r.name == "fpn_d2.data.left_out")
+    (record,) = (r for r in caplog.records if r.name == "fpn_d2.data.validation")
     text = record.getMessage()
-    assert text.startswith("2 objects of zoo_train are left out")
-    assert "the first is annotation 2 of image 1.png (" in text
-    assert "instances_train.json" in text
-    assert "Filtered out" not in caplog.text
+    assert text.startswith("data set zoo_train, ")
+    for word in (
+        "instances_train.json, image 1.png: annotation 2",
+        "the object out",
+        "(and 1 more",
+    ):
+        assert word in text
 
 
 def test_sound_polygons_are_named_nowhere(with_masks, zoo, coco, caplog):
     two = [[1, 1, 2, 2], *TRIANGLE]  # the object keeps its triangle
     zoo(masked(coco, TRIANGLE, two, TRIANGLE), masked(coco, *[TRIANGLE] * 3))
     build_train_loader(with_masks)
-    assert "left out" not in caplog.text
+    assert "the object out" not in caplog.text
 
 
 # What COCO's evaluation needs, and training does not.
@@ -396,9 +420,10 @@ EVALUATION_FAULTS = {
     "id 0": (set_in("annotations", 1, id=0), "has the id 0"),
     "a negative id": (set_in("annotations", 1, id=-3), "has the id -3"),
     "an id as a text": (set_in("annotations", 1, id="2"), "has the id '2'"),
-    "no area": (drop_in("annotations", 1, "area"), "has no area"),
+    "no area": (drop_in("annotations", 1, "area"), "1 annotations have no area"),
+    "a negative area": (set_in("annotations", 1, area=-3), "has the area -3"),
     "an area of text": (set_in("annotations", 1, area="12"), "has the area '12'"),
-    "no iscrowd": (drop_in("annotations", 1, "iscrowd"), "has no iscrowd"),
+    "no iscrowd": (drop_in("annotations", 1, "iscrowd"), "1 annotations have no iscrowd"),
     "a crowd of two": (set_in("annotations", 1, iscrowd=2), "has the iscrowd 2"),
 }
 
@@ -412,8 +437,12 @@ def test_what_evaluation_would_stumble_over_is_named_before_the_run(fault, cfg, 
     for build in (build_train_loader, lambda cfg: build_test_loader(cfg, "zoo_val")):
         with pytest.raises(UserError) as caught:
             build(cfg)
-        for word in ("instances_val.json: entry 1 of annotations (image 1.png) ", words, "1 of 3"):
-            assert word in str(caught.value)
+        assert "instances_val.json" in str(caught.value)
+        assert words in str(caught.value)
+        assert re.search(
+            "image 1.png: (annotation|entry 1 of)|first is annotation 2",
+            str(caught.value),
+        )
     # the same in a file that is only trained on is no fault
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("zoo_val",), ()
     build_train_loader(cfg)

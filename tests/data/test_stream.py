@@ -98,6 +98,14 @@ def test_nothing_but_unusable_images_is_an_error():
         take(stream(Listed([0]), lambda record: None), 1)
 
 
+def test_a_large_set_of_unusable_images_is_not_read_twenty_times():
+    data = records([(4, 3)] * 5000)
+    calls = []
+    with pytest.raises(UserError, match="2000 images in a row"):
+        take(stream(Listed([0]), calls.append, data=data), 1)
+    assert len(calls) == 2000
+
+
 def test_sizes_that_no_record_gives_are_read_from_the_images(tmp_path):
     from PIL import Image
 

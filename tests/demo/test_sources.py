@@ -1,4 +1,4 @@
-"""Inputs of every kind, and the sentence for each that cannot be used."""
+"""Inputs of every kind, and a sentence for each that cannot be used."""
 
 import struct
 import zlib
@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 
 def png_header(path, width, height):
-    """A PNG of which there is little more than the header."""
+    """Write a PNG that is little more than a header."""
 
     def chunk(kind, data):
         return (

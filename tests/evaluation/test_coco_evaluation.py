@@ -1,4 +1,4 @@
-"""What an evaluation writes: recall by hand, and null where a number has no meaning."""
+"""results.json has the recall worked out by hand, and null for a metric without a value."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ BACKGROUND = [150.0, 10.0, 190.0, 50.0]
 
 @pytest.fixture
 def evaluator(tmp_path):
-    """Of one image of 200 x 200 pixels with two objects."""
+    """An evaluator of one image of 200 x 200 pixels with two objects."""
     annotations = [
         {"id": i, "image_id": 7, "category_id": 1, "iscrowd": 0, "area": 1600.0,
          "bbox": [x0, y0, x1 - x0, y1 - y0]}
@@ -41,7 +41,7 @@ def evaluator(tmp_path):
 
 @pytest.fixture
 def evaluate(evaluator, tmp_path):
-    """``evaluate(name, instances)``: results and what was written."""
+    """``evaluate(name, instances)``: the results and what was written of them."""
 
     def call(name, instances):
         evaluator.reset()
@@ -53,7 +53,7 @@ def evaluate(evaluator, tmp_path):
 
 
 def proposals(ranked):
-    """The boxes at these ranks (from 1 on), with background between them."""
+    """Make proposals with these boxes at these ranks (from 1 on), and background between them."""
     boxes = [ranked.get(rank, BACKGROUND) for rank in range(1, max(ranked) + 1)]
     found = Instances((200, 200))
     found.proposal_boxes = Boxes(torch.tensor(boxes))

@@ -1,4 +1,4 @@
-"""Recall of mask proposals against pycocotools and numbers worked out by hand."""
+"""The recall of mask proposals is pycocotools', and that worked out by hand."""
 
 import contextlib
 import io
@@ -19,12 +19,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fpn_d2 import UserError
-from fpn_d2.evaluation import MaskRecallEvaluator
-from fpn_d2.evaluation.mask_recall import average_recall, match_ranks
+from fpn_d2.evaluation import MaskRecallEvaluator, mask_recall
 from fpn_d2.structures import RegionMasks
 
 SIZE = 160
-NEVER = np.iinfo(np.int64).max
 
 
 def square(x, y, side, width=None):
@@ -45,7 +43,7 @@ def compressed(x, y, side):
 
 @pytest.fixture
 def evaluator(tmp_path):
-    """``evaluator([[annotation, ...] of image 1, ...])`` on a data set of these images."""
+    """``evaluator([annotation, ...], ...)``: an evaluator of images with these annotations."""
     made = []
 
     def make(*images):
@@ -203,7 +201,7 @@ def test_region_masks_are_taken_as_they_are(evaluator):
 
 
 def random_case(rng):
-    """Objects of two categories, crowds among them, and proposals near them, in three images.
+    """Make three images of objects in two categories, with crowds and proposals among them.
 
     Sides of few values and steps of 4 px make many IoUs equal.
     """
@@ -229,7 +227,7 @@ def random_case(rng):
 
 
 def recalls_of_pycocotools(path, outputs):
-    """``{"AR@10": ..}`` as the evaluator names them, in percent; -100 where it has none."""
+    """Compute ``{"AR@10": ..}`` on all images at once, in percent; -100 where there is none."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(path)
         found = []
@@ -252,14 +250,25 @@ def recalls_of_pycocotools(path, outputs):
     }
 
 
+@pytest.mark.parametrize("compiled", [True, False], ids=["Detectron2's", "pycocotools'"])
 @pytest.mark.parametrize("seed", range(12))
-def test_against_pycocotools(evaluator, seed):
+def test_against_pycocotools(evaluator, monkeypatch, seed, compiled):
+    if not compiled:  # what Detectron2 falls back to without its compiled part
+        monkeypatch.setattr(mask_recall, "COCOeval_opt", COCOeval)
     images, outputs = random_case(np.random.default_rng(seed))
     made = evaluator(*images)
     results = run(made, *outputs)
     for name, expected in recalls_of_pycocotools(made.json_file, outputs).items():
         got = -100 if math.isnan(results[name]) else results[name]
         assert got == pytest.approx(expected, abs=1e-9), name
+
+
+def test_annotations_may_be_numbered_from_zero(evaluator):
+    made = evaluator([obj(10, 10, 20), obj(60, 60, 20)])
+    for number, annotation in enumerate(made._coco.imgToAnns[1]):
+        annotation["id"] = number  # pycocotools takes a match with number 0 for none
+    masks = [square(10, 10, 20), square(60, 60, 20)]
+    assert run(made, proposals(masks))["AR@10"] == 100
 
 
 def test_objects_of_equal_iou_are_taken_in_pycocotools_order(evaluator):
@@ -274,28 +283,18 @@ def test_objects_of_equal_iou_are_taken_in_pycocotools_order(evaluator):
     assert recalls_of_pycocotools(made.json_file, outputs)["AR@10"] == pytest.approx(50)
 
 
-def test_ranks_by_hand():
-    ious = np.array([[0.6, 0.7], [0.9, 0.0], [0.5, 0.5]])
-    # at 0.5 the first takes the second object, the next the first; at 0.65 and 0.8 likewise
-    assert match_ranks(ious, np.array([0.5, 0.65, 0.8])).tolist() == [[1, 0], [1, 0], [1, NEVER]]
-    assert match_ranks(np.zeros((0, 2)), np.array([0.5])).tolist() == [[NEVER, NEVER]]
-    # of equal IoUs the last, which leaves the first to the second proposal; 1 counts as 1 - 1e-10
-    ties = np.array([[0.6, 0.6], [1.0, 0.0]])
-    assert match_ranks(ties, np.array([0.5, 1.0])).tolist() == [[1, 0], [1, NEVER]]
-    assert average_recall(np.array([[1, 0], [1, NEVER]]), 1) == 0.25
-    assert math.isnan(average_recall(np.zeros((10, 0)), 10))
-
-
 def test_several_processes(evaluator, monkeypatch):
-    first, second = evaluator([obj(10, 10, 20)], [obj(10, 10, 20)]), None
-    first.process([{"image_id": 1}], [proposals([square(10, 10, 20)])])
+    first = evaluator([obj(10, 10, 20)], [obj(10, 10, 20)])
     second = MaskRecallEvaluator(list(MetadataCatalog)[-1], None)
+    first.process([{"image_id": 1}], [proposals([square(10, 10, 20)])])
     second.process([{"image_id": 2}], [proposals([square(10, 10, 40)])])
-    parts = [(e._ranks, e._kept, e._num_masks, e._seconds) for e in (first, second)]
-    monkeypatch.setattr(comm, "gather", lambda *_, **__: parts)
-    assert first.evaluate()["mask_proposals"]["AR@10"] == 50
+    parts = []
+    monkeypatch.setattr(comm, "gather", lambda state, dst: parts.append(state) or parts)
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
-    assert first.evaluate() == {}
+    assert second.evaluate() == {}
+    monkeypatch.setattr(comm, "is_main_process", lambda: True)
+    assert first.evaluate()["mask_proposals"]["AR@10"] == 50
+    assert len(json.loads(Path(first._output_dir, "mask_proposals.json").read_text())) == 2
 
 
 def test_an_annotation_without_a_mask_is_named(evaluator):
@@ -329,12 +328,11 @@ def test_a_data_set_in_another_format_is_refused():
 
 
 def test_masks_are_not_kept(evaluator):
-    made = evaluator([obj(10, 10, 20)])
-    made.process([{"image_id": 1}], [proposals([square(10, 10, 20)] * 300)])
-    assert len(made._kept) == 100
-    assert set(made._ranks[1]) == {"", "s", "m", "l"}
-    assert all(ranks.size <= 10 for ranks in made._ranks[1].values())
-    few = len(pickle.dumps((made._ranks, made._kept)))
-    made.reset()
-    made.process([{"image_id": 1}], [proposals([square(10, 10, 20)] * 1000)])
-    assert len(pickle.dumps((made._ranks, made._kept))) == few
+    sizes = []
+    for count in (300, 1000):
+        made = evaluator([obj(10, 10, 20)])
+        made.process([{"image_id": 1}], [proposals([square(10, 10, 20)] * count)])
+        made._coco = None  # of the data set, not of the proposals
+        sizes.append(len(pickle.dumps({k: v for k, v in vars(made).items() if k != "_seconds"})))
+    assert len(made._written) == 100
+    assert sizes[0] == sizes[1]

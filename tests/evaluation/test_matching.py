@@ -1,9 +1,9 @@
-"""Pairs of boxes, by hand."""
+"""Boxes are paired as worked out by hand."""
 
 import torch
 from detectron2.structures import Boxes, Instances
 
-from fpn_d2.evaluation import match_boxes, match_detections
+from fpn_d2.evaluation.matching import match_boxes, match_detections
 
 
 def match(found, expected, pixels=0.1):

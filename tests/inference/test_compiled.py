@@ -1,4 +1,4 @@
-"""torch.compile of a backbone."""
+"""Compiled backbones compute and learn what the backbones themselves do."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""What is heard of a model, against the parts of the model called by hand."""
+"""What an explanation records of a model, against the parts of the model called by hand."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from detectron2.structures import Boxes
 from detectron2.structures.boxes import pairwise_iou
 
 from fpn_d2 import UserError
-from fpn_d2.inference import Explainer, Predictor, class_names, dataset_category_ids
+from fpn_d2.inference import Explainer, Predictor, prepared
 
 SIZE = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128, "DATASETS.TEST", "()"]
 # A box head of random weights is sure of nothing.
@@ -95,7 +95,7 @@ def test_other_constants_of_eq_1_move_every_level_and_only_for_that_call(explain
     assert again.levels.tolist() == own.levels.tolist()
 
 
-def test_listening_changes_no_detection_and_leaves_no_hook(explainer, image):
+def test_recording_changes_no_detection_and_leaves_no_hook(explainer, image):
     before = explainer.predictor.detect(image, threshold=0.0)
     during = explainer.explain(image, threshold=0.0).detections
     after = explainer.predictor.detect(image, threshold=0.0)
@@ -154,24 +154,23 @@ def test_a_plain_detectron2_pyramid_is_explained(row_config, image):
     assert list(found.features["merged"]) == ["p2", "p3", "p4", "p5"]
 
 
+def test_a_compiled_model_is_explained_as_the_model_is(row_config, explainer, image, monkeypatch):
+    monkeypatch.setattr(prepared, "compile_backbone", lambda m: m.backbone.compile(backend="eager"))
+    cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *FASTER, "INFERENCE.COMPILE", True)
+    model = build_model(cfg)
+    model.load_state_dict(explainer.model.state_dict(), strict=False)  # norms are folded
+    compiled = Explainer(cfg, model)
+    compiled.predictor.detect(image)  # compiles, and what is compiled calls no hooks
+    found, plain = (x.explain(image, threshold=0.0) for x in (compiled, explainer))
+    assert {k: list(v) for k, v in found.features.items()} == {
+        k: list(v) for k, v in plain.features.items()
+    }
+    assert found.notes == plain.notes == ()
+
+
 def test_fast_rcnn_is_refused_in_words(row_config):
     with pytest.raises(UserError, match="proposals from a file"):
         Predictor(row_config("quick/Fast-RCNN/fast_rcnn_R_18_FPN"))
-
-
-def test_names_and_ids_are_the_data_sets_where_it_is_known(row_config):
-    row = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
-    cfg = row_config(row)
-    assert class_names(cfg) == ["circle", "cross", "square", "star", "triangle"]
-    assert dataset_category_ids(cfg) == [1, 2, 3, 4, 5]
-    other = row_config(
-        row, "DATASETS.TEST", "('coco_2017_val',)", "MODEL.ROI_HEADS.NUM_CLASSES", 80
-    )
-    assert dataset_category_ids(other)[79] == 90  # COCO's toothbrush
-    unknown = row_config(row, "DATASETS.TEST", "('nowhere',)")
-    assert dataset_category_ids(unknown) == [0, 1, 2, 3, 4]
-    assert class_names(unknown)[4] == "class 4"
-    assert dataset_category_ids(row_config("quick/RPN/rpn_R_18_FPN")) == [1]
 
 
 def test_an_object_beside_all_anchors_matches_none(explainer, image):

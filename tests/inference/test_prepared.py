@@ -1,4 +1,4 @@
-"""Prepared models against the ones that they were made of."""
+"""Prepared models detect what the models that they were copied from detect."""
 
 import copy
 import shutil
@@ -29,9 +29,9 @@ REGNET = [*("MODEL.FPN.IN_FEATURES", ["s1", "s2", "s3", "s4"]), *("MODEL.WEIGHTS
 FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def build(row_config):
-    """``build(row, KEY, value, ...)``: a model whose norms and biases do something."""
+    """``build(row, KEY, value, ...)``: a model whose norms and biases are not neutral."""
 
     def make(row, *opts):
         opts = [
@@ -46,13 +46,27 @@ def build(row_config):
             if value.dim() == 1 and "norm" in name:
                 with torch.no_grad():
                     away = 0.2 * torch.rand(value.shape, generator=generator)
-                    value.add_(away)  # from the neutral zeros and ones
-        if hasattr(model, "roi_heads"):  # or random features make boxes and scores overflow
+                    value.add_(away)
+        if hasattr(model, "roi_heads"):  # random features would make boxes and scores overflow
             for layer in model.roi_heads.box_predictor.children():
                 nn.init.normal_(layer.weight, std=1e-4)
         return model
 
     return make
+
+
+@pytest.fixture(scope="module")
+def faster(build):
+    """A Faster R-CNN, which no test changes."""
+    return build(FASTER)
+
+
+@pytest.fixture(scope="module", params=ROWS)
+def row(request, build, make_input):
+    """The model of a row, an image, and the fields of what the model returns for it."""
+    model, image = build(f"quick/{request.param}"), make_input(150, 193, [], seed=1)
+    with torch.no_grad():
+        return model, image, fields_of(model([image]))
 
 
 def fields_of(outputs):
@@ -65,12 +79,15 @@ def fields_of(outputs):
     return fields
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_it_finds_what_the_model_finds(build, make_input, row):
-    model = build(f"quick/{row}")
-    image = make_input(150, 193, [], seed=1)
-    with torch.no_grad():
-        expected = fields_of(model([image]))
+@pytest.fixture
+def bfloat16(monkeypatch):
+    """Allow bfloat16 on any machine; without instructions for it, it is merely slow."""
+    monkeypatch.setattr(prepared, "has_bfloat16", lambda device: True)
+    return "bfloat16"
+
+
+def test_it_finds_what_the_model_finds(row):
+    model, image, expected = row
     found = fields_of(prepare_model(model)([image]))
     assert set(found) == set(expected)
     ranks = next(name for name in ("scores", "objectness_logits") if name in found)
@@ -78,35 +95,54 @@ def test_it_finds_what_the_model_finds(build, make_input, row):
     torch.testing.assert_close(found[ranks], expected[ranks], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("row", ["RPN/rpn_R_50_FPN", FASTER, "quick/RetinaNet/retinanet_R_18_FPN"])
-def test_features_are_the_models(build, row):
-    model = build(row)
+def test_lower_precision_ranks_in_float32(row, bfloat16):
+    model, image, expected = row
+    ready = prepare_model(model, precision=bfloat16)
+    found = fields_of(ready([image]))
+    for name, value in found.items():
+        assert not value.is_floating_point() or value.dtype == torch.float32, name
+    ranks = next(name for name in ("scores", "objectness_logits") if name in found)
+    # The features have 8 bits, so rounding decides which boxes follow the best one.
+    assert (found[ranks][0] - expected[ranks][0]).abs() <= 0.05 * expected[ranks].abs().max()
+    kinds = {p.dtype for p in ready.model.backbone.parameters() if p.dim() == 4}
+    assert kinds == {torch.bfloat16}
+
+
+def check_features(model):
+    """Compare the features of the prepared model, which is returned, with the model's."""
     x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    ready = prepare_model(model).model
     with torch.no_grad():
-        expected, found = model.backbone(x), prepare_model(model).model.backbone(x)
+        expected, found = model.backbone(x), ready.backbone(x)
     for name, level in expected.items():
         assert (found[name] - level).abs().max() <= 1e-4 * level.abs().max(), name
+    return ready
+
+
+@pytest.mark.parametrize("row", ["RPN/rpn_R_50_FPN", FASTER, "quick/RetinaNet/retinanet_R_18_FPN"])
+def test_features_are_the_models(build, row):
+    check_features(build(row))
+
+
+@pytest.mark.parametrize("norm", ["GN", "LN", ""])
+def test_other_norms_stay(build, norm):
+    check_features(build(FASTER, "MODEL.FPN.NORM", norm))
 
 
 def test_a_regnet_is_folded(build):
     model = build("quick/RPN/rpn_R_18_FPN", "MODEL.FPN.BOTTOM_UP", "build_regnet_backbone", *REGNET)
     count = len([m for m in model.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)])
     assert count > 20
-    ready = prepare_model(model)
+    ready = check_features(model)
     assert not [m for m in ready.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
-    x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected, found = model.backbone(x), ready.model.backbone(x)
-    for name, level in expected.items():
-        assert (found[name] - level).abs().max() <= 1e-4 * level.abs().max(), name
 
 
-def test_no_batch_norm_is_left_and_the_model_is_not_changed(build, make_input):
-    model = build(FASTER)
+def test_no_batch_norm_is_left_and_the_model_is_not_changed(faster, make_input):
+    model = faster
     state = copy.deepcopy(model.state_dict())
     with torch.no_grad():
         before = fields_of(model([make_input(64, 64, [])]))
-    ready = prepare_model(model, precision=_low())
+    ready = prepare_model(model, precision="bfloat16" if has_bfloat16("cpu") else "float32")
     assert not [m for m in ready.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
     assert [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     after = model.state_dict()
@@ -129,64 +165,25 @@ def test_folding_by_hand():
     assert (conv.weight.item(), conv.bias.item(), conv.norm) == (15.0, -5.0, None)
 
 
-@pytest.mark.parametrize("norm", ["GN", "LN", ""])
-def test_other_norms_stay(build, norm):
-    model = build(FASTER, "MODEL.FPN.NORM", norm)
-    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected, found = model.backbone(x), prepare_model(model).model.backbone(x)
-    for name, level in expected.items():
-        assert (found[name] - level).abs().max() <= 1e-4 * level.abs().max(), name
-
-
-def _low():
-    return "bfloat16" if has_bfloat16("cpu") else "float32"
-
-
-@pytest.fixture
-def bfloat16(monkeypatch):
-    """bfloat16 wherever the tests run; without instructions it is only slow."""
-    monkeypatch.setattr(prepared, "has_bfloat16", lambda device: True)
-    return "bfloat16"
-
-
-@pytest.mark.parametrize("row", ROWS)
-def test_lower_precision_ranks_in_float32(build, make_input, row, bfloat16):
-    model = build(f"quick/{row}")
-    image = make_input(150, 193, [], seed=1)
-    with torch.no_grad():
-        expected = fields_of(model([image]))
-    ready = prepare_model(model, precision=bfloat16)
-    found = fields_of(ready([image]))
-    for name, value in found.items():
-        assert not value.is_floating_point() or value.dtype == torch.float32, name
-    ranks = next(name for name in ("scores", "objectness_logits") if name in found)
-    # the features have 8 bits; which boxes come behind the best one is a matter of rounding
-    assert (found[ranks][0] - expected[ranks][0]).abs() <= 0.05 * expected[ranks].abs().max()
-    kinds = {p.dtype for p in ready.model.backbone.parameters() if p.dim() == 4}
-    assert kinds == {torch.bfloat16}
-
-
-def test_precisions_that_cannot_be_are_refused(build, monkeypatch):
-    model = build(FASTER)
+def test_precisions_that_cannot_be_are_refused(faster, monkeypatch):
     with pytest.raises(UserError, match="'half' is none of float32, bfloat16, float16"):
-        prepare_model(model, precision="half")
+        prepare_model(faster, precision="half")
     with pytest.raises(UserError, match="float16 is for CUDA, and the model is on cpu"):
-        prepare_model(model, precision="float16")
+        prepare_model(faster, precision="float16")
     monkeypatch.setattr(prepared, "has_bfloat16", lambda device: False)
     with pytest.raises(UserError, match="no instructions for it; take float32"):
-        prepare_model(model, precision="bfloat16")
+        prepare_model(faster, precision="bfloat16")
 
 
-def test_without_a_compiler_it_runs_and_says_so(build, make_input, monkeypatch, caplog):
+def test_without_a_compiler_it_runs_and_says_so(faster, make_input, monkeypatch, caplog):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    ready = prepare_model(build(FASTER), compile=True)
+    ready = prepare_model(faster, compile=True)
     assert "no C++ compiler" in caplog.text
     assert ready([make_input(64, 64, [])])
 
 
-def test_nan_is_named_and_not_an_image_without_detections(build, make_input):
-    model = build(FASTER)
+def test_nan_is_named_and_not_an_image_without_detections(faster, make_input):
+    model = copy.deepcopy(faster)
     image = make_input(64, 64, [])
     image["image"][0, 5, 5] = float("nan")
     image["file_name"] = "cats.jpg"
@@ -206,9 +203,8 @@ def test_nan_is_named_and_not_an_image_without_detections(build, make_input):
         prepare_model(model)
 
 
-def test_it_is_for_inference(build):
-    model = build(FASTER)
-    ready = prepare_model(model)
+def test_it_is_for_inference(faster):
+    ready = prepare_model(faster)
     assert not ready.training
     with pytest.raises(UserError, match="prepared already"):
         prepare_model(ready, precision="bfloat16")
@@ -258,6 +254,8 @@ def plain(request):
             *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.FC_DIM", 64),
             *("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 7, "MODEL.RPN.POST_NMS_TOPK_TEST", 50),
             *("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
+            *("MODEL.ROI_MASK_HEAD.NUM_CONV", 2, "MODEL.ROI_MASK_HEAD.CONV_DIM", 32),
+            *("MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "TEST.DETECTIONS_PER_IMAGE", 20),
             *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [64], "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
             *request.param,
         ]

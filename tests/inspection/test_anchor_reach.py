@@ -7,14 +7,14 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, pairwise_iou
 
-from fpn_d2.inspection import anchor_reach
 from fpn_d2.inspection.anchor_reach import (
     best_ious,
-    match_anchors,
+    grid_sizes,
     network_inputs,
-    places,
+    positive_anchors,
     suggest_sizes,
 )
+from fpn_d2.modeling import rpn
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")
 
@@ -40,7 +40,7 @@ def matcher():
 )
 def test_the_best_iou_by_arithmetic(box, iou):
     boxes = np.array([box], dtype=np.float32)
-    grids = places(np.array([[160, 160]]), [16], 0)
+    grids = grid_sizes(np.array([[160, 160]]), [16], 0)
     assert best_ious(generator([[32]], [16]), boxes, grids)[0, 0] == pytest.approx(iou, abs=1e-6)
 
 
@@ -55,7 +55,7 @@ def test_the_best_iou_is_that_over_all_anchors(offset):
     size, strides = (100, 130), [8, 16, 32]
     anchors = generator([[16], [32, 50], [64]], strides, (0.5, 1.0, 2.0), offset)
     boxes = random_boxes(60, *size)
-    grids = places(np.tile(size, (60, 1)), strides, 32)
+    grids = grid_sizes(np.tile(size, (60, 1)), strides, 32)
     assert grids[0].tolist() == [[16, 20], [8, 10], [4, 5]]  # padded to 128 x 160
     found = best_ious(anchors, boxes, grids)
     for level, all_anchors in enumerate(anchors._grid_anchors([tuple(g) for g in grids[0]])):
@@ -64,25 +64,25 @@ def test_the_best_iou_is_that_over_all_anchors(offset):
 
 
 def test_matches_are_those_of_the_matcher_on_all_anchors(monkeypatch):
-    monkeypatch.setattr(anchor_reach, "_IOUS_AT_ONCE", 500)  # many parts
     strides, grid = [8, 16], [[16, 20], [8, 10]]
     anchors = generator([[16], [48]], strides, (0.5, 1.0, 2.0))
+    monkeypatch.setattr(rpn, "_MAX_PAIRS", 5 * 1200)  # five objects at a time
     boxes = torch.from_numpy(random_boxes(12, 100, 130))
     levels = anchors._grid_anchors([tuple(g) for g in grid])
     objects, labels = matcher()(pairwise_iou(Boxes(boxes), Boxes(torch.cat(levels))))
     positive = labels == 1
-    found = match_anchors(anchors, matcher(), boxes, grid)
-    assert torch.equal(found.boxes, torch.cat(levels)[positive])
-    assert torch.equal(found.objects, objects[positive])
-    assert found.levels.tolist() == (torch.arange(len(labels))[positive] >= len(levels[0])).tolist()
+    found = positive_anchors(anchors, matcher(), boxes, grid)
+    assert torch.equal(found[0], torch.cat(levels)[positive])
+    assert torch.equal(found[2], objects[positive])
+    assert found[1].tolist() == (torch.arange(len(labels))[positive] >= len(levels[0])).tolist()
 
 
 def test_an_object_that_touches_no_anchor_matches_none():
     # Anchors of 8 px at every 64th pixel leave gaps.
     boxes = torch.tensor([[20.0, 20.0, 30.0, 30.0], [0.0, 0.0, 4.0, 4.0]])
-    found = match_anchors(generator([[8]], [64]), matcher(), boxes, [[2, 2]])
-    assert found.objects.tolist() == [1]
-    assert found.boxes.tolist() == [[-4.0, -4.0, 4.0, 4.0]]
+    anchors, _, objects = positive_anchors(generator([[8]], [64]), matcher(), boxes, [[2, 2]])
+    assert objects.tolist() == [1]
+    assert anchors.tolist() == [[-4.0, -4.0, 4.0, 4.0]]
 
 
 def test_boxes_are_resized_with_their_images():
@@ -103,7 +103,7 @@ def squares(side, number=4):
 
 def suggest(boxes, sizes=((32,), (64,))):
     strides = [8, 16]
-    grids = places(np.full((len(boxes), 2), 256), strides, 0)
+    grids = grid_sizes(np.full((len(boxes), 2), 256), strides, 0)
     return suggest_sizes(lambda s: generator(s, strides), sizes, boxes, grids)
 
 

@@ -1,5 +1,6 @@
-"""inspection/annotated_objects.py: what of an annotation file are objects."""
+"""inspection/annotated_objects.py: which annotations of a file are objects."""
 
+import copy
 import json
 
 import pytest
@@ -7,18 +8,29 @@ import pytest
 from fpn_d2 import UserError
 from fpn_d2.inspection.annotated_objects import read_objects
 
+# Three images of 40 x 32 pixels (width x height), each with an object.
+CONTENT = {
+    "images": [{"id": i, "file_name": f"{i}.png", "height": 32, "width": 40} for i in (1, 2, 3)],
+    "annotations": [
+        {"id": i, "image_id": i, "category_id": 1 + (i - 1) % 2, "bbox": [1 + i, 3, 10, 12]}
+        for i in (1, 2, 3)
+    ],
+    "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+}
 
-def test_boxes_are_corners_and_others_are_counted(tmp_path, coco):
-    content = coco.content()
+
+def test_boxes_are_corners_and_others_are_counted(tmp_path):
+    content = copy.deepcopy(CONTENT)
     first, second, third = content["annotations"]
-    first["bbox"] = [30, 20, 50, 50]  # beyond the image, which is 40 x 32
+    first["bbox"] = [30, 20, 50, 50]  # beyond the image
     second["iscrowd"] = 1
     extra = [{**third, "bbox": bad} for bad in ([1, 2, 0, 3], [1, 2, float("nan"), 3], None, "x")]
     content["annotations"] += [*extra, {**third, "image_id": 99}, {**third, "category_id": []}]
-    objects = read_objects(str(coco.write(tmp_path, "set", "val", content)), "images")
+    (tmp_path / "set.json").write_text(json.dumps(content))
+    objects = read_objects(str(tmp_path / "set.json"), "images")
     assert objects.boxes.tolist() == [[30, 20, 40, 32], [4, 3, 14, 15]]
     assert objects.images.tolist() == [0, 2]
-    assert objects.image_sizes.tolist() == [[32, 40]] * 4
+    assert objects.image_sizes.tolist() == [[32, 40]] * 3
     assert objects.classes.tolist() == [0, 0]
     assert objects.class_names == ["cat", "dog"]
     assert objects.left_out == {
@@ -29,17 +41,17 @@ def test_boxes_are_corners_and_others_are_counted(tmp_path, coco):
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    "content, words",
     [
-        ({"images": []}, "has no images"),
-        ({"annotations": []}, "has no annotations with a box"),
-        ({"annotations": 3}, "has no list named annotations"),
-        (None, "has no list named images"),
+        ({**CONTENT, "images": []}, "has no images"),
+        ({**CONTENT, "annotations": []}, "has no annotations with a box"),
+        ({**CONTENT, "annotations": 3}, "has no list named annotations"),
+        ([], "has no list named images"),
     ],
 )
-def test_a_data_set_without_objects_is_refused(tmp_path, coco, change, words):
-    content = [] if change is None else {**coco.content(), **change}
-    path = coco.write(tmp_path, "set", "val", json.dumps(content))
+def test_a_data_set_without_objects_is_refused(tmp_path, content, words):
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=words) as error:
         read_objects(str(path), "images")
     assert str(path) in str(error.value)

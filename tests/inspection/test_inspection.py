@@ -10,8 +10,8 @@ from PIL import Image
 
 from fpn_d2 import UserError
 from fpn_d2.inspection import inspect_dataset, summary, write_inspection
-from fpn_d2.inspection.measure import AnchorSetup
-from fpn_d2.inspection.samples import draw_samples
+from fpn_d2.inspection.inspection_page import draw_samples
+from fpn_d2.inspection.measurements import AnchorSetup
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")
 
@@ -149,7 +149,7 @@ def test_a_config_without_anchors_is_refused(row_config, row):
 def test_what_no_anchor_reaches_is_dashed(tmp_path, row_config):
     # 100 px: IoU 0.61 with an anchor of 128 px; 10 px: 0.1 with one of 32 px
     path = write_squares(tmp_path, [100, 10])
-    samples, _ = draw_samples(inspect_dataset(path, row_config(FPN, *PAPER), FPN), 2, list)
+    samples, _ = draw_samples(inspect_dataset(path, row_config(FPN, *PAPER), FPN), 2)
     annotated = {name: np.asarray(picture)[-640:, :640] for name, picture in samples}
     white = {name: (pixels == 255).all(axis=-1).any() for name, pixels in annotated.items()}
     assert white == {"0.png": False, "1.png": True}

@@ -1,4 +1,4 @@
-"""Linear layers as convolutions, against nn.Linear."""
+"""Convolved linear layers equal nn.Linear."""
 
 import builtins
 import copy
@@ -14,6 +14,7 @@ from fpn_d2.engine import Trainer
 from fpn_d2.inference import prepare_model
 from fpn_d2.layers import ConvolvedLinear, convolve_linears, convolved_linear
 from fpn_d2.utils import devices
+from fpn_d2.utils.modules import recast
 
 ROWS = convolved_linear._LEAST_ROWS
 
@@ -28,7 +29,7 @@ def two_threads():
 
 @pytest.fixture
 def convolutions(monkeypatch):
-    """How often a convolution was called in the place of a product."""
+    """A list with an entry for each call of a convolution."""
     calls = []
     real = convolved_linear.F.conv2d
     monkeypatch.setattr(
@@ -41,7 +42,7 @@ def pair(bias=True):
     torch.manual_seed(0)
     plain = nn.Linear(96, 40, bias=bias)
     convolved = copy.deepcopy(plain)
-    convolved.__class__ = ConvolvedLinear
+    recast(convolved, ConvolvedLinear)
     return plain, convolved
 
 

@@ -1,4 +1,4 @@
-"""RoIAlign as a gather against torchvision's, against numbers by hand, and its gradient."""
+"""RoIAlign as a gather has the values and the gradients of torchvision's."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def pyramid(dtype=torch.float32, channels=3, images=2):
 
 
 def random_boxes(count, seed, dtype=torch.float32):
-    """(R, 5) boxes of 2 images and their levels; some leave the image."""
+    """Make (R, 5) boxes in two images, some of which leave the image, and their levels."""
     generator = torch.Generator().manual_seed(seed)
     size = 200 ** torch.rand(count, 2, generator=generator, dtype=torch.float64)
     center = torch.rand(count, 2, generator=generator, dtype=torch.float64) * torch.tensor(

@@ -1,10 +1,13 @@
-"""Whole models on copied weights against stock Detectron2: bit for bit, in fp32.
+"""Whole models equal stock Detectron2 on the same weights, bit for bit in float32.
 
 Both have Detectron2's POOLER_CANONICAL_SIZE of 224, which stock heads cannot change.
 """
 
+import functools
+
 import pytest
 import torch
+from benchmark.outputs import head_outputs
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
@@ -22,14 +25,19 @@ MODELS = {  # row, losses
     "Fast R-CNN": ("Fast-RCNN/fast_rcnn_R_18_FPN", BOX_LOSSES),
     "RetinaNet": ("RetinaNet/retinanet_R_18_FPN", BOX_LOSSES),
 }
-models = pytest.mark.parametrize("row, losses", MODELS.values(), ids=MODELS)
+models = pytest.mark.parametrize("name", MODELS)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pair(row_config):
-    """Our model and Detectron2's, on the same weights, none of which is at its neutral value."""
+    """``pair(name)``: our model and Detectron2's, on the same weights, none of them neutral.
 
-    def build(row: str, pooling: str = "torchvision") -> tuple[nn.Module, nn.Module]:
+    Each pair is built once. Both models of a pair go through the same tests.
+    """
+
+    @functools.cache
+    def build(name: str, pooling: str = "torchvision") -> tuple[nn.Module, nn.Module]:
+        row, _ = MODELS[name]
         opts = [
             *("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224),
             *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),  # random weights are never sure
@@ -64,7 +72,7 @@ def batches(make_input):
 
 
 def run_training(model: nn.Module, inputs: list[dict]) -> tuple[dict, dict]:
-    """The losses of one batch under one seed, and the gradients of their sum."""
+    """Return the losses of one batch under one seed, and the gradients of their sum."""
     model.train().zero_grad()
     torch.manual_seed(7)  # the RPN and the RoI heads draw their samples
     # RetinaNet's focal loss is scripted, and the JIT rounds otherwise once it has warmed up
@@ -81,8 +89,8 @@ def boxes_and_fields(instances) -> dict[str, torch.Tensor]:
 
 
 @models
-def test_training_losses_and_gradients_are_detectron2s(pair, batches, row, losses):
-    ours, theirs = pair(row)
+def test_training_losses_and_gradients_are_detectron2s(pair, batches, name):
+    (ours, theirs), losses = pair(name), MODELS[name][1]
     for what, batch in batches.items():
         a, gradients_a = run_training(ours, batch)
         b, gradients_b = run_training(theirs, batch)
@@ -97,8 +105,8 @@ def test_training_losses_and_gradients_are_detectron2s(pair, batches, row, losse
 
 
 @models
-def test_features_and_detections_are_detectron2s(pair, batches, row, losses):
-    ours, theirs = (model.eval() for model in pair(row))
+def test_features_and_detections_are_detectron2s(pair, batches, name):
+    ours, theirs = (model.eval() for model in pair(name))
     x = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         a, b = ours.backbone(x), theirs.backbone(x)
@@ -116,7 +124,7 @@ def test_features_and_detections_are_detectron2s(pair, batches, row, losses):
 def test_with_our_pooling_losses_gradients_and_detections_are_detectron2s_to_rounding(
     pair, batches
 ):
-    ours, theirs = pair(MODELS["Faster R-CNN"][0], pooling="gather")
+    ours, theirs = pair("Faster R-CNN", "gather")
     for batch in batches.values():
         a, gradients_a = run_training(ours, batch)
         b, gradients_b = run_training(theirs, batch)
@@ -131,21 +139,14 @@ def test_with_our_pooling_losses_gradients_and_detections_are_detectron2s_to_rou
             images = theirs.preprocess_image(batch)
             features = theirs.backbone(images.tensor)
             proposals, _ = theirs.proposal_generator(images, features)
-            outputs = [_head_outputs(model, features, proposals) for model in (ours, theirs)]
+            outputs = [head_outputs(model, features, proposals) for model in (ours, theirs)]
             scores, deltas = zip(*outputs, strict=True)
             torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(*deltas, rtol=1e-4, atol=1e-5)
 
 
-def _head_outputs(model, features, proposals):
-    heads = model.roi_heads
-    levels = [features[name] for name in heads.box_in_features]
-    pooled = heads.box_pooler(levels, [p.proposal_boxes for p in proposals])
-    return heads.box_predictor(heads.box_head(pooled))
-
-
 def test_proposals_inside_a_detector_are_detectron2s(pair, batches):
-    ours, theirs = (model.eval() for model in pair(MODELS["Faster R-CNN"][0]))
+    ours, theirs = (model.eval() for model in pair("Faster R-CNN"))
     with torch.no_grad():
         for batch in batches.values():
             images = theirs.preprocess_image(batch)
@@ -159,7 +160,7 @@ def test_proposals_inside_a_detector_are_detectron2s(pair, batches):
 
 
 def test_an_image_without_objects_has_no_box_loss(pair, batches):
-    ours, _ = pair(MODELS["Faster R-CNN"][0])
+    ours, _ = pair("Faster R-CNN")
     losses, _ = run_training(ours, batches["no objects at all"])
     assert losses["loss_rpn_loc"] == losses["loss_box_reg"] == 0
     assert losses["loss_rpn_cls"] > 0

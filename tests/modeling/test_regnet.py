@@ -1,4 +1,4 @@
-"""RegNet as a bottom-up network: the published one, under the pyramid and cut short."""
+"""RegNet as a bottom-up network: as published, under the pyramid, and cut short."""
 
 import pytest
 import torch

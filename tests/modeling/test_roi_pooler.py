@@ -1,4 +1,4 @@
-"""Eq. 1 at its edges, and that every box is pooled from the level that it says."""
+"""Eq. 1 has the paper's edges, and every box is pooled from the level that it chooses."""
 
 import math
 
@@ -17,12 +17,12 @@ QUICK = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 
 
 def boxes_of(*sizes: tuple[float, float]) -> torch.Tensor:
-    """(R, 4) boxes of these widths and heights, not at the origin."""
+    """Make (R, 4) boxes of these widths and heights, away from the origin."""
     return torch.tensor([[8.0, 16.0, 8.0 + w, 16.0 + h] for w, h in sizes])
 
 
 def random_boxes(count: int, side: float, seed: int = 0) -> torch.Tensor:
-    """(count, 4) boxes inside side x side, their sides log-uniform from one pixel."""
+    """Make (count, 4) boxes inside side x side pixels, with log-uniform sides from one pixel on."""
     generator = torch.Generator().manual_seed(seed)
     size = side ** torch.rand(count, 2, generator=generator)
     corner = (side - size) * torch.rand(count, 2, generator=generator)
@@ -113,7 +113,7 @@ def pooler_of(levels, pooler_type="ROIPool", **kwargs) -> LevelROIPooler:
 
 
 def maps_of(levels, side: int, n: int = 2, value=float) -> list[torch.Tensor]:
-    """Feature maps that hold nothing but the number of their level."""
+    """Make feature maps that hold the number of their level everywhere."""
     return [torch.full((n, 3, side // 2**k, side // 2**k), value(k)) for k in levels]
 
 
@@ -144,6 +144,21 @@ def test_the_pooler_is_detectron2s_on_features_that_vary(pooler_type):
     assert torch.equal(ours(maps, boxes), stock(maps, boxes))
     fast = pooler_of(range(2, 6), pooler_type, canonical_box_size=56)  # on a CPU
     torch.testing.assert_close(fast(maps, boxes), stock(maps, boxes), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("levels", [range(2, 6), (2,)])
+@pytest.mark.parametrize("backend, tolerance", [("torchvision", 0), ("gather", 1e-4)])
+@pytest.mark.parametrize("pooler_type", POOLERS)
+def test_scripted_it_pools_the_same(pooler_type, backend, tolerance, levels):
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(2, 4, 256 // 2**k, 256 // 2**k, generator=generator) for k in levels]
+    pooler = pooler_of(levels, pooler_type, canonical_box_size=56, backend=backend)
+    scripted = torch.jit.script(pooler)
+    for boxes in (random_boxes(20, 256.0), torch.zeros(0, 4)):
+        boxes = [Boxes(boxes), Boxes(boxes_of((0, 0), (1, 1), (0.5, 200)))]
+        torch.testing.assert_close(
+            scripted(maps, boxes), pooler(maps, boxes), rtol=tolerance, atol=tolerance
+        )
 
 
 def test_boxes_without_a_size_are_detectron2s_zeros():

@@ -1,4 +1,4 @@
-"""The RPN head, shared and per level, and the anchors of Table 1."""
+"""The RPN has a shared head or one per level, Table 1's anchors, and Detectron2's matches."""
 
 import math
 
@@ -109,11 +109,12 @@ def test_every_head_of_a_row_is_trained(row_config, make_input, row):
 def test_an_rpn_makes_proposals_in_training_where_something_reads_them(
     row_config, make_input, row, opts, in_training
 ):
-    model = build_model(row_config(f"quick/{row}", *opts))
-    rpn, inputs = model.proposal_generator, [make_input(64, 64, [[2, 3, 50, 60]])]
+    shapes = dict(zip(LEVELS, SHAPES, strict=True))
+    rpn = build_proposal_generator(row_config(f"quick/{row}", *opts), shapes)
     assert type(rpn) is LeanRPN
+    inputs = [make_input(256, 256, [[2, 3, 50, 60]])]
     images = ImageList.from_tensors([inputs[0]["image"]])
-    features = model.backbone(images.tensor)
+    features = dict(zip(LEVELS, feature_maps(1), strict=True))
     with EventStorage():
         proposals, losses = rpn.train()(images, features, [inputs[0]["instances"]])
     assert [len(p) > 0 for p in proposals] == ([True] if in_training else [])
@@ -167,8 +168,8 @@ def test_anchors_have_the_papers_areas_and_ratios(row_config, row):
 @pytest.mark.parametrize("at_once", [1, 3, 7])
 @pytest.mark.parametrize("boundary", [-1, 0])
 def test_matching_in_pieces_is_detectron2s(row_config, monkeypatch, at_once, boundary):
-    rpn = build_model(row_config("quick/RPN/rpn_R_18_P2", "MODEL.RPN.BOUNDARY_THRESH", boundary))
-    rpn = rpn.proposal_generator
+    cfg = row_config("quick/RPN/rpn_R_18_P2", "MODEL.RPN.BOUNDARY_THRESH", boundary)
+    rpn = build_proposal_generator(cfg, {"p2": SHAPES[0]})
     anchors = rpn.anchor_generator([torch.zeros(1, 1, 20, 30)])
     generator = torch.Generator().manual_seed(at_once)
     images = []

@@ -1,4 +1,4 @@
-"""Compact masks against a pixel-by-pixel loop, pycocotools and numbers worked out by hand."""
+"""Compact masks equal a loop over pixels, pycocotools and masks worked out by hand."""
 
 import math
 import tracemalloc
@@ -14,7 +14,7 @@ from fpn_d2.structures import RegionMasks
 
 
 def pasted_by_hand(mask: np.ndarray, region, height: int, width: int, threshold: float):
-    """Every pixel by itself, in Python."""
+    """Compute every pixel by itself."""
     x0, y0, x1, y1 = region
     size, out = len(mask), np.zeros((height, width), dtype=bool)
 
@@ -185,6 +185,20 @@ def test_some_of_the_masks_are_pasted():
     for item in (slice(1, 3), torch.tensor([2, 0]), torch.tensor([True, False, True])):
         assert masks.paste(item).equal(pasted[item])
     assert masks.paste(-1).equal(pasted[2:])
+
+
+def test_masks_are_encoded_once(monkeypatch):
+    masks, fresh = random_masks(2), random_masks(2)
+    rles = masks.to_rle()
+    monkeypatch.setattr(RegionMasks, "_windows", None)
+    assert masks.to_rle() == rles
+    assert masks.areas().tolist() == mask_util.area(rles).tolist()
+    for item in (slice(1, 3), torch.tensor([2, 0]), torch.tensor([True, False, True]), [1], -1):
+        numbers = torch.arange(3)[item].reshape(-1).tolist()
+        assert masks.to("cpu")[item].to_rle() == [rles[number] for number in numbers]
+    for changed in (fresh[0:2], masks.to(torch.float64), masks.scaled(9, 9)):
+        with pytest.raises(TypeError):  # not encoded yet
+            changed.to_rle()
 
 
 def test_a_region_that_is_no_number_is_refused():

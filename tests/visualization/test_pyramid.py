@@ -1,4 +1,4 @@
-"""Pictures of an explanation that was made by hand."""
+"""Pictures of a hand-made explanation."""
 
 import dataclasses
 

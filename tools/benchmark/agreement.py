@@ -15,15 +15,14 @@ from torch import nn
 from fpn_d2.checkpoint import load_model
 from fpn_d2.config import changed, load_config
 from fpn_d2.data import build_test_loader
-from fpn_d2.evaluation import ResultsWritingCOCOEvaluator, match_detections
+from fpn_d2.evaluation import ResultsWritingCOCOEvaluator
+from fpn_d2.evaluation.matching import match_detections
 from fpn_d2.inference import prepare_model
 from fpn_d2.utils.errors import UserError
 
 from .contest import Comparison, Comparisons, make_row
 from .outputs import head_errors
 from .precisions import PRECISIONS, variants_of
-
-__all__ = ["benchmark_agreement"]
 
 _PIXELS = 0.05
 
@@ -55,7 +54,7 @@ def benchmark_agreement(
         UserError: where the config is of another kind of model, and where the config, the weights
             or the test set cannot be read.
     """
-    # The processes that run benchmarks may have no workers of their own.
+    # Starting workers would take longer than reading so few images.
     opts = [*opts, "DATALOADER.NUM_WORKERS", "0"]
     cfg = load_config(config, [*opts, "MODEL.DEVICE", device, "MODEL.WEIGHTS", weights])
     if (

@@ -23,8 +23,6 @@ from fpn_d2.utils.devices import keep_freed_memory
 from fpn_d2.utils.errors import UserError
 from fpn_d2.utils.timing import seconds_of, time_in_turn
 
-__all__ = ["Comparison", "Comparisons", "Row", "Timing", "keeps_memory", "make_row", "run_task"]
-
 Row = dict[str, Any]
 
 
@@ -86,6 +84,7 @@ def run_task(task: Callable[..., Comparisons], device: str, rounds: int, *args: 
     pools = [ProcessPoolExecutor(max_workers=1, mp_context=context) for _ in range(2)]
     try:
         with pools[0] as plain, pools[1] as keeping:
+            plain.submit(keeps_memory)  # starts it while the other one starts
             if not _ask(keeping, _keep_memory):
                 keeping = plain
             step = _ask_all({plain, keeping}, _start, task, device, args)[plain]

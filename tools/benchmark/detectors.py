@@ -28,8 +28,6 @@ from .networks import SIZE, build_networks, image_record, output_of
 from .outputs import feature_error, head_errors, loss_error
 from .precisions import PRECISIONS, autocast_dtype, matmul_rates, variants_of
 
-__all__ = ["benchmark_inference", "benchmark_training", "call_without_grad", "training_step"]
-
 Calls = dict[str, Callable[[], Any]]
 
 logger = logging.getLogger(__name__)

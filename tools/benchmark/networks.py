@@ -20,18 +20,6 @@ from fpn_d2.checkpoint.foreign.torchvision_names import convert_torchvision
 from fpn_d2.config import load_config, stock_config
 from fpn_d2.engine import Trainer
 
-__all__ = [
-    "CONFIGS",
-    "SIZE",
-    "Networks",
-    "build_networks",
-    "image_record",
-    "output_of",
-    "random_boxes",
-    "random_objects",
-    "settle_norms",
-]
-
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SIZE = (800, 1066)  # height and width of an image in pixels; padded to 800 x 1088
 _CONFIG = CONFIGS / "Faster-RCNN" / "faster_rcnn_R_50_FPN.yaml"

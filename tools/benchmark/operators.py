@@ -24,8 +24,6 @@ from .networks import CONFIGS, SIZE, image_record, random_boxes, random_objects,
 from .outputs import largest_share
 from .precisions import DTYPES, PRECISIONS, variants_of
 
-__all__ = ["benchmark_mask_proposals", "benchmark_matching", "benchmark_pooling"]
-
 _MATCHING_SIZE = (800, 1000)  # height and width in pixels of the image whose anchors are matched
 
 

@@ -12,8 +12,6 @@ from fpn_d2.inference import PreparedModel
 
 from .networks import output_of
 
-__all__ = ["feature_error", "head_errors", "head_outputs", "largest_share", "loss_error"]
-
 
 def largest_share(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The largest difference of tensors, as a share of the largest value of each.

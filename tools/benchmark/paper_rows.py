@@ -22,8 +22,6 @@ from .detectors import call_without_grad, training_step
 from .networks import CONFIGS, image_record, random_boxes, settle_norms
 from .outputs import feature_error, loss_error
 
-__all__ = ["benchmark_rows"]
-
 FOLDERS = ("RPN", "Fast-RCNN", "Faster-RCNN", "RetinaNet")
 # Stock RoI heads know no other size.
 _CANONICAL = ("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "224")

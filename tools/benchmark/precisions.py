@@ -6,8 +6,6 @@ from torch.nn import functional as F
 from fpn_d2.utils.devices import has_bfloat16
 from fpn_d2.utils.timing import time_in_turn
 
-__all__ = ["DTYPES", "PRECISIONS", "autocast_dtype", "matmul_rates", "variants_of"]
-
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -13,8 +13,6 @@ from .detectors import call_without_grad, training_step
 from .networks import SIZE, build_networks, image_record
 from .precisions import PRECISIONS, autocast_dtype, variants_of
 
-__all__ = ["profile_detectors"]
-
 _WARM_UP, _CALLS = 4, 2
 
 

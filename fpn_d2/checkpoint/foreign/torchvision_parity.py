@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.image_list import ImageList as TorchvisionImages
 
-from ...evaluation import match_detections
+from ...evaluation.matching import match_detections
 from ...utils.errors import UserError
 
 __all__ = ["build_torchvision", "compare_with_torchvision", "noise_images"]

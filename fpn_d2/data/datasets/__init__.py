@@ -1,7 +1,6 @@
-"""Data sets: the built-in shapes, COCO-format folders, the first images of COCO 2014 val."""
+"""Data sets: the built-in shapes, folders in COCO's format, the first images of COCO 2014 val."""
 
-from .first_images import register_first_images
-from .folders import datasets_root, register_coco_folders
+from .folders import datasets_root, register_coco_folders, register_first_images
 from .shapes import ShapesSpec, generate_shapes, register_shapes
 
 __all__ = [

@@ -1,35 +1,43 @@
-"""COCO-format folders under the folder of all data sets, registered by their names."""
+"""Data sets in COCO's format: folders that are registered by their names, and the first images of
+a set as another one."""
 
 import glob
+import json
 import logging
 import os
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets import load_coco_json, register_coco_instances
 
+from ...utils.errors import UserError
+from ...utils.files import replace_file
 from .shapes import BUILTIN_NAME
 
-__all__ = ["datasets_root", "is_local", "missing_remedy", "register_coco_folders"]
+__all__ = [
+    "datasets_root",
+    "is_local",
+    "missing_remedy",
+    "register_coco_folders",
+    "register_first_images",
+]
 
 logger = logging.getLogger(__name__)
 
 
 def datasets_root() -> str:
-    """The folder of all data sets, as Detectron2 finds it.
-
-    Returns:
-        ``$DETECTRON2_DATASETS``, or ``datasets`` in the current folder.
-    """
+    """The folder of all data sets as for Detectron2: ``$DETECTRON2_DATASETS``, or ``datasets`` in
+    the current folder."""
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
 
 def is_local(path: str) -> bool:
-    """Whether a path is an ordinary file's, not a URL that Detectron2 fetches."""
+    """Whether a path is that of an ordinary file, not a URL that Detectron2 fetches."""
     return "://" not in path
 
 
 def missing_remedy() -> str:
-    """What to do about a file of a data set that is not there."""
+    """The remedy for a missing file of a data set, as the end of a sentence."""
     return (
         "put it there, or set DETECTRON2_DATASETS to the folder of your data sets (now "
         f"{datasets_root()}) and start again"
@@ -41,11 +49,11 @@ def register_coco_folders(root: str) -> list[str]:
 
     ``<root>/<name>/annotations/instances_<split>.json`` becomes ``<name>_<split>``, with its
     images in ``<root>/<name>/images/``. A name that is registered already is left alone, so
-    Detectron2's own names win and calling this twice is harmless; ``shapes`` is the built-in
-    data set's and hidden folders are nobody's.
+    Detectron2's own names win and calling this twice is harmless. The folder ``shapes`` belongs to
+    the built-in data set, and hidden folders are ignored.
 
     Args:
-        root: the folder of all data sets; need not exist.
+        root: the folder of all data sets; it need not exist.
 
     Returns:
         the names that this call registered, sorted by folder.
@@ -76,3 +84,52 @@ def _is_free(name: str, path: str) -> bool:
             name,
         )
     return False
+
+
+def register_first_images(name: str, of: str, count: int) -> None:
+    """Register the first images by ascending id of one data set in COCO's format as another.
+
+    Its first use writes its annotation file beside that of the whole set. A name that is registered
+    already is left alone.
+
+    Args:
+        name: the new data set.
+        of: the whole set, which is registered.
+        count: the number of images.
+    """
+    if name in DatasetCatalog or of not in DatasetCatalog:
+        return
+    whole = MetadataCatalog.get(of)
+    stem, ending = os.path.splitext(whole.json_file)
+    json_file = f"{stem}_first{count}{ending}"
+
+    def load() -> list[dict[str, Any]]:
+        if not os.path.isfile(json_file):
+            _write_subset(whole.json_file, json_file, count, name)
+        return load_coco_json(json_file, whole.image_root, name)
+
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        **{
+            key: value
+            for key, value in whole.as_dict().items()
+            if key not in ("name", "json_file", "thing_dataset_id_to_contiguous_id")
+        },
+        json_file=json_file,
+    )
+
+
+def _write_subset(source: str, target: str, count: int, name: str) -> None:
+    try:
+        with open(source, encoding="utf-8") as file:
+            content = json.load(file)
+        content["images"] = sorted(content["images"], key=lambda image: image["id"])[:count]
+        ids = {image["id"] for image in content["images"]}
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
+        with replace_file(target, encoding="utf-8") as file:
+            json.dump(content, file)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"data set {name} cannot be made of {source} ({error!r}): put COCO's annotation file "
+            "there, in a folder that can be written, or set DETECTRON2_DATASETS"
+        ) from error

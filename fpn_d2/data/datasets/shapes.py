@@ -1,4 +1,4 @@
-"""``shapes_train`` and ``shapes_val``, the built-in data set: generated on first use.
+"""``shapes_train`` and ``shapes_val``, the built-in data set, which is generated on first use.
 
 The folder is COCO's usual one, with the specification beside the data::
 
@@ -7,7 +7,7 @@ The folder is COCO's usual one, with the specification beside the data::
     <root>/<name>/specification.json
 
 Everything is written into ``<root>/.<name>.partial`` under the lock ``<root>/.<name>.lock`` and
-renamed once, so that ``<root>/<name>`` is complete whenever it is there.
+renamed once, so ``<root>/<name>`` is complete whenever it is there.
 """
 
 import dataclasses
@@ -26,8 +26,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...utils.errors import UserError
-from .shapes_drawing import draw_scene
-from .shapes_scene import CLASSES, ShapesSpec, compose_scene, polygon_area
 
 __all__ = [
     "BUILTIN_NAME",
@@ -39,14 +37,93 @@ __all__ = [
 ]
 
 BUILTIN_NAME = "shapes"
-DEFAULT_SPEC = ShapesSpec()
+CLASSES = ("circle", "cross", "square", "star", "triangle")
 
 _SPLITS = ("train", "val")
 _GENERATOR = "fpn_d2 shapes"
-# Long enough for another process to generate a large set meanwhile.
+# Long enough for another process to generate a large set in the meantime.
 _LOCK_SECONDS = 3600
 
 logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapesSpec:
+    """Everything that decides what a shapes data set looks like.
+
+    Args:
+        train: number of training images.
+        val: number of validation images.
+        size: longer side of every image, in pixels.
+        min_aspect: the shorter image side is uniform between this fraction of ``size`` and it.
+        min_side: shortest possible longer side of an object's box, in pixels.
+        max_side: longest possible longer side of an object's box, as a fraction of ``size``.
+        max_objects: objects are uniform in 1 to this number; one that finds no place is dropped.
+        empty: fraction of images without objects.
+        max_decoys: filled distractors are uniform in 0 to this number.
+        max_strokes: lines, arcs and scribbles are uniform in 0 to this number.
+        rotation: every shape is turned by up to this angle either way, in degrees.
+        stretch: every shape's aspect ratio is log-uniform between 1 / stretch and stretch.
+        seed: seed of the whole set; image i does not depend on how many there are.
+        version: version of the generator; raise it when the same numbers draw other images.
+
+    Raises:
+        UserError: where a value cannot work.
+    """
+
+    train: int = 2000
+    val: int = 300
+    size: int = 320
+    min_aspect: float = 0.8
+    min_side: float = 12.0
+    max_side: float = 0.75
+    max_objects: int = 8
+    empty: float = 0.03
+    max_decoys: int = 3
+    max_strokes: int = 4
+    rotation: float = 20.0
+    stretch: float = 1.2
+    seed: int = 0
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        for key, least in _LEAST.items():
+            if getattr(self, key) < least:
+                raise UserError(
+                    f"shapes data set: {key} is {getattr(self, key)}; give {least} or more"
+                )
+        for key in ("min_aspect", "max_side", "empty"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise UserError(
+                    f"shapes data set: {key} is {getattr(self, key)}; give a fraction, 0 to 1"
+                )
+        if self.max_side > self.min_aspect:
+            raise UserError(
+                f"shapes data set: objects of {self.max_side} of the image do not fit into images "
+                f"of aspect {self.min_aspect}; give a max_side no larger than min_aspect"
+            )
+        if self.min_side > self.max_side * self.size:
+            raise UserError(
+                f"shapes data set: objects of at least {self.min_side:g} px do not fit under "
+                f"{self.max_side} of an image of {self.size} px; give a larger size"
+            )
+
+
+_LEAST = {
+    "train": 1,
+    "val": 1,
+    "size": 32,
+    "min_side": 4,
+    "max_objects": 1,
+    "max_decoys": 0,
+    "max_strokes": 0,
+    "rotation": 0,
+    "stretch": 1,
+    "seed": 0,
+}
+
+
+DEFAULT_SPEC = ShapesSpec()
 
 
 def register_shapes(root: str, name: str = BUILTIN_NAME, spec: ShapesSpec = DEFAULT_SPEC) -> None:
@@ -82,11 +159,11 @@ def register_shapes(root: str, name: str = BUILTIN_NAME, spec: ShapesSpec = DEFA
 def generate_shapes(root: str, name: str = BUILTIN_NAME, spec: ShapesSpec = DEFAULT_SPEC) -> str:
     """Make sure that a shapes data set of this specification is there.
 
-    Any number of processes may call this at once: one generates, the others wait for it. A folder
-    of another specification is replaced; a folder without a specification is never touched.
+    Any number of processes may call this at once: one generates, and the others wait for it. A
+    folder of another specification is replaced; one without a specification is never touched.
 
     Args:
-        root: the folder of all data sets; made where it does not exist.
+        root: the folder of all data sets; it need not exist.
         name: the data set's folder in it.
         spec: what to generate.
 
@@ -166,6 +243,9 @@ def _generate_aside(root: str, name: str, spec: ShapesSpec) -> None:
 
 
 def _write(folder: str, spec: ShapesSpec) -> None:
+    # Only now: few starts of a program generate data.
+    from .shapes_scene import compose_scene, draw_scene, polygon_area
+
     os.makedirs(os.path.join(folder, "images"))
     os.makedirs(os.path.join(folder, "annotations"))
     quiet = not sys.stderr.isatty()
@@ -189,8 +269,9 @@ def _write(folder: str, spec: ShapesSpec) -> None:
                 }
             )
             for category, polygon in scene.objects:
+                area = polygon_area(polygon)
                 annotations.append(
-                    _annotation(len(annotations) + 1, index + 1, category + 1, polygon)
+                    _annotation(len(annotations) + 1, index + 1, category + 1, polygon, area)
                 )
         _write_json(
             _json_file(folder, split),
@@ -209,7 +290,7 @@ def _write(folder: str, spec: ShapesSpec) -> None:
 
 
 def _annotation(
-    annotation_id: int, image_id: int, category_id: int, polygon: np.ndarray
+    annotation_id: int, image_id: int, category_id: int, polygon: np.ndarray, area: float
 ) -> dict[str, Any]:
     (left, top), (right, bottom) = polygon.min(axis=0), polygon.max(axis=0)
     box = [left, top, right - left, bottom - top]
@@ -218,7 +299,7 @@ def _annotation(
         "image_id": image_id,
         "category_id": category_id,
         "bbox": [round(float(value), 2) for value in box],
-        "area": round(polygon_area(polygon), 3),
+        "area": round(area, 3),
         "iscrowd": 0,
         "segmentation": [[round(float(value), 2) for value in polygon.ravel()]],
     }

@@ -1,10 +1,10 @@
 """Sampling, losses and the best proposals of the mask head (Sec. 6, Appendix A).
 
-Shape shorthand: L places (the cells of all levels, level by level, for one window after the other),
-K of them chosen, M x M mask outputs.
+Shape shorthand: L places (the cells of all levels, level by level, for one MLP after the other), K
+of them chosen, P of these positive, M x M mask outputs, D hidden units of an MLP.
 """
 
-import dataclasses
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,31 +23,44 @@ from .targets import assign_places, assign_scales, cell_centers, crop_masks, reg
 __all__ = ["MaskProposalGenerator"]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Places:
+class _Grid(NamedTuple):
+    """The places of one MLP on one level: their numbers follow each other, row by row."""
+
+    mlp: int
+    level: int  # an index into the generator's in_features
+    first: int  # number of the first place
+    height: int  # in cells, as is the width
+    width: int
+
+    def contains(self, numbers: Tensor) -> Tensor:
+        """Tell which places belong to this grid: (K,) numbers to (K,) bool."""
+        return (numbers >= self.first) & (numbers < self.first + self.height * self.width)
+
+
+class _Places(NamedTuple):
     """All places of an input.
 
     Args:
-        centers: (L, 2), x and y in pixels.
-        strides: (L,).
-        scales: (L,), the index of each place's scale.
-        groups: (window, level, first place, height, width) of each map.
+        centers: (L, 2), x and y in pixels of the network input.
+        strides: (L,), side of each place's cell in pixels.
+        scale_index: (L,) int64, an index into the generator's scales.
+        grids: the grid of each MLP and level.
     """
 
     centers: Tensor
     strides: Tensor
-    scales: Tensor
-    groups: list[tuple[int, int, int, int, int]]
+    scale_index: Tensor
+    grids: list[_Grid]
 
     def inside(self, image_size: tuple[int, int]) -> Tensor:
-        """(L,) bool: the places on the image, not on a batch's padding."""
+        """Tell which places lie on the image and not on a batch's padding: (L,) bool."""
         height, width = image_size
         return (self.centers[:, 0] < width) & (self.centers[:, 1] < height)
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class MaskProposalGenerator(nn.Module):
-    """Proposes object masks at every place of every level, with one MLP for each window."""
+    """Proposes object masks at every cell of every level, by one or more MLPs."""
 
     @configurable
     def __init__(
@@ -56,7 +69,7 @@ class MaskProposalGenerator(nn.Module):
         head: MaskProposalHead,
         in_features: list[str],
         strides: list[int],
-        sizes: list[list[float]],
+        scales: list[list[float]],
         padding: float = 0.25,
         center_radius: float = 1.0,
         max_octaves: float | None = None,
@@ -69,17 +82,18 @@ class MaskProposalGenerator(nn.Module):
         """
         Args:
             head: the MLPs.
-            in_features: the levels, fine to coarse.
-            strides: theirs.
-            sizes: for each window the scale of an object on each level, in pixels.
+            in_features: names of the levels, fine to coarse.
+            strides: stride of each level, in pixels.
+            scales: for each MLP, the scale of objects on each level, in pixels of the network
+                input.
             padding: see :func:`regions_of`.
-            center_radius: see :func:`assign_places`.
+            center_radius: see :func:`assign_places`, in cells.
             max_octaves: see :func:`assign_scales`.
-            batch_size_per_image: samples of an image.
+            batch_size_per_image: number of places that are sampled of an image in training.
             positive_fraction: the largest share of positives among them.
-            mask_loss_weight: of the mask's loss against the score's.
-            topk: masks of an image in testing.
-            mask_threshold: the least probability of a mask's pixel.
+            mask_loss_weight: weight of the mask's loss; the score's has 1.
+            topk: number of proposals of an image in testing.
+            mask_threshold: the probability from which on a pixel belongs to a mask.
         """
         super().__init__()
         self.head = head
@@ -94,9 +108,9 @@ class MaskProposalGenerator(nn.Module):
         self.topk = topk
         self.mask_threshold = mask_threshold
         self.num_levels = len(in_features)
-        # Scale s is sizes.flatten()[s]: window by window, level by level.
-        scales = torch.tensor(sizes, dtype=torch.float32).flatten()
-        self.register_buffer("scales", scales, persistent=False)
+        # (S,), MLP by MLP and level by level.
+        flat = torch.tensor(scales, dtype=torch.float32).flatten()
+        self.register_buffer("scales", flat, persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -105,7 +119,7 @@ class MaskProposalGenerator(nn.Module):
         shapes = [input_shape[name] for name in keys.IN_FEATURES]
         head = MaskProposalHead(
             shapes[0].channels,
-            windows=list(keys.WINDOWS),
+            window_sizes=list(keys.WINDOWS),
             hidden_dim=keys.HIDDEN_DIM,
             mask_size=keys.MASK_SIZE,
         )
@@ -113,10 +127,10 @@ class MaskProposalGenerator(nn.Module):
             "head": head,
             "in_features": list(keys.IN_FEATURES),
             "strides": [shape.stride for shape in shapes],
-            "sizes": [list(sizes) for sizes in keys.SIZES],
+            "scales": [list(scales) for scales in keys.SIZES],
             "padding": keys.PADDING,
             "center_radius": keys.CENTER_RADIUS,
-            # scales lie half an octave apart, so a quarter is the way to the middle
+            # Scales lie half an octave apart, so it is a quarter to the middle between two.
             "max_octaves": None if keys.ASSIGN_EXTREMES else 0.25,
             "batch_size_per_image": keys.BATCH_SIZE_PER_IMAGE,
             "positive_fraction": keys.POSITIVE_FRACTION,
@@ -133,53 +147,64 @@ class MaskProposalGenerator(nn.Module):
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """
         Args:
-            images: of the batch.
-            features: the levels by name.
+            images: the images of the batch.
+            features: (N, C, H, W) of each level, by its name.
             gt_instances: in training, ``gt_boxes`` and ``gt_masks`` of each image.
 
         Returns:
-            in testing, for each image its best proposals, in pixels of the network input, best
-            first: ``scores`` (K,) of 0 to 1, ``pred_masks`` :class:`RegionMasks`; and in training
-            the losses.
+            in testing, each image's best proposals: ``scores`` (K,) of 0 to 1 and ``pred_masks``
+            (:class:`RegionMasks`), best first, in pixels of the network input; in training, the
+            losses.
         """
-        levels = [features[name] for name in self.in_features]
-        places = self._places(levels)
+        maps = [features[name] for name in self.in_features]
+        places = self._places(maps)
         if self.training:
-            return [], self.losses(levels, places, gt_instances)
-        return self.predict(levels, places, images.image_sizes), {}
+            return [], self.losses(maps, places, gt_instances)
+        return self.predict(maps, places, images.image_sizes), {}
 
-    def _places(self, levels: list[Tensor]) -> _Places:
-        centers, strides, scales, groups, count = [], [], [], [], 0
-        for window in range(len(self.head.mlps)):
-            for i, level in enumerate(levels):
-                height, width = level.shape[-2:]
-                groups.append((window, i, count, height, width))
+    def _places(self, maps: list[Tensor]) -> _Places:
+        centers, strides, scale_index, grids, count = [], [], [], [], 0
+        for mlp in range(len(self.head.mlps)):
+            for level, feature in enumerate(maps):
+                height, width = feature.shape[-2:]
+                grids.append(_Grid(mlp, level, count, height, width))
                 count += height * width
-                centers.append(cell_centers(height, width, self.strides[i], level.device))
-                strides.append(centers[-1].new_full((height * width,), self.strides[i]))
-                scale = window * self.num_levels + i
-                scales.append(torch.full((height * width,), scale, device=level.device))
-        return _Places(torch.cat(centers), torch.cat(strides), torch.cat(scales), groups)
+                stride, device = self.strides[level], feature.device
+                centers.append(cell_centers(height, width, stride, device))
+                strides.append(centers[-1].new_full((height * width,), stride))
+                index = mlp * self.num_levels + level
+                scale_index.append(torch.full((height * width,), index, device=device))
+        return _Places(torch.cat(centers), torch.cat(strides), torch.cat(scale_index), grids)
 
     @torch.no_grad()
     def match(self, places: _Places, instances: Instances) -> Tensor:
-        """The object that each place answers for: (L,), -1 for none."""
+        """Find the object that each place answers for: (L,) int64, -1 for none."""
         boxes = instances.gt_boxes.tensor
-        # in ascending order, so that of two equally near scales the smaller is taken
+        # In ascending order, so that the smaller of two equally near scales is taken.
         ascending, order = self.scales.sort()
-        box_scales = assign_scales(boxes, ascending, self.max_octaves)
-        box_scales = torch.where(box_scales >= 0, order[box_scales], -1)
+        rank = assign_scales(boxes, ascending, self.max_octaves)
+        scale_of_box = torch.where(rank >= 0, order[rank], -1)
         return assign_places(
-            places.centers, places.strides, places.scales, boxes, box_scales, self.center_radius
+            places.centers,
+            places.strides,
+            places.scale_index,
+            boxes,
+            scale_of_box,
+            self.center_radius,
         )
+
+    def _regions(self, places: _Places, chosen: Tensor) -> Tensor:
+        """Compute the regions of places: (K,) numbers to (K, 4) x0 y0 x1 y1 in pixels."""
+        scales = self.scales[places.scale_index[chosen]]
+        return regions_of(places.centers[chosen], scales, self.padding)
 
     @torch.no_grad()
     def sample(self, places: _Places, instances: Instances) -> tuple[Tensor, Tensor, Tensor]:
-        """The samples of an image.
+        """Sample places of an image.
 
         Returns:
-            (K,) places, the positive ones first; (P,) objects and (P, M, M) bool mask targets of
-            the positive ones.
+            (K,) numbers of places, the positive ones first; (P,) indices of the objects of the
+            positive ones, and (P, M, M) bool, their mask targets.
         """
         objects = self.match(places, instances)
         labels = (objects >= 0).long()
@@ -188,9 +213,7 @@ class MaskProposalGenerator(nn.Module):
             labels, self.batch_size_per_image, self.positive_fraction, 0
         )
         objects = objects[positive]
-        regions = regions_of(
-            places.centers[positive], self.scales[places.scales[positive]], self.padding
-        )
+        regions = self._regions(places, positive)
         size = self.head.mask_size
         if len(positive):
             targets = crop_masks(instances.gt_masks[objects], regions, size)
@@ -199,29 +222,34 @@ class MaskProposalGenerator(nn.Module):
         return torch.cat([positive, negative]), objects, targets
 
     def losses(
-        self, levels: list[Tensor], places: _Places, gt_instances: list[Instances]
+        self, maps: list[Tensor], places: _Places, gt_instances: list[Instances]
     ) -> dict[str, Tensor]:
-        """The logistic losses of scores and masks, at the samples (Appendix A).
+        """Compute the logistic losses of scores and masks at the samples (Appendix A).
+
+        Args:
+            maps: (N, C, H, W) of each level, fine to coarse.
+            places: the places of these maps.
+            gt_instances: ``gt_boxes`` and ``gt_masks`` of each image.
 
         Returns:
             ``loss_score`` and ``loss_mask``.
         """
         samples = [self.sample(places, instances) for instances in gt_instances]
         score_losses, mask_losses, num_positive = [], [], 0
-        for window, i, first, height, width in places.groups:
-            index, labels, targets = [], [], []
+        for grid in places.grids:
+            cells, labels, targets = [], [], []
             for n, (chosen, objects, masks) in enumerate(samples):
-                here = (chosen >= first) & (chosen < first + height * width)
-                cell = chosen[here] - first
+                here = grid.contains(chosen)
+                cell = chosen[here] - grid.first
                 image = torch.full_like(cell, n)
-                index.append(torch.stack([image, cell // width, cell % width], dim=1))
+                cells.append(torch.stack([image, cell // grid.width, cell % grid.width], dim=1))
                 is_positive = torch.arange(len(chosen), device=chosen.device) < len(objects)
                 labels.append(is_positive[here])
                 targets.append(masks[here[: len(objects)]])
             label, target = torch.cat(labels), torch.cat(targets).float()
-            hidden = self.head.hidden_at(levels[i], window, torch.cat(index))
-            scores = self.head.scores_at(hidden, window).float()
-            masks = self.head.masks_at(hidden[label], window).float()
+            hidden = self.head.hidden_at(maps[grid.level], grid.mlp, torch.cat(cells))
+            scores = self.head.scores_at(hidden, grid.mlp).float()
+            masks = self.head.masks_at(hidden[label], grid.mlp).float()
             score_losses.append(
                 F.binary_cross_entropy_with_logits(scores, label.float(), reduction="sum")
             )
@@ -237,39 +265,35 @@ class MaskProposalGenerator(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, levels: list[Tensor], places: _Places, image_sizes: list[tuple[int, int]]
+        self, maps: list[Tensor], places: _Places, image_sizes: list[tuple[int, int]]
     ) -> list[Instances]:
-        """The best proposals of each image; only they have their masks computed.
+        """Find the best proposals of each image; masks are computed for these alone.
 
         Args:
-            levels: the levels, fine to coarse.
-            places: theirs.
-            image_sizes: (height, width) of each image, without padding.
+            maps: (N, C, H, W) of each level, fine to coarse.
+            places: the places of these maps.
+            image_sizes: (height, width) of each image in pixels, without padding.
 
         Returns:
             see :meth:`forward`.
         """
-        hidden = [self.head.hidden(levels[i], window) for window, i, *_ in places.groups]
+        hidden = [self.head.hidden(maps[grid.level], grid.mlp) for grid in places.grids]
         scores = torch.cat(
             [
-                self.head.scores(units, window).float().flatten(1)
-                for units, (window, *_) in zip(hidden, places.groups, strict=True)
+                self.head.scores(units, grid.mlp).float().flatten(1)
+                for units, grid in zip(hidden, places.grids, strict=True)
             ],
             dim=1,
         )
         return [
-            self._best(n, scores[n], [units[n] for units in hidden], places, size)
+            self._best(scores[n], [units[n] for units in hidden], places, size)
             for n, size in enumerate(image_sizes)
         ]
 
     def _best(
-        self,
-        n: int,
-        scores: Tensor,
-        hidden: list[Tensor],
-        places: _Places,
-        image_size: tuple[int, int],
+        self, scores: Tensor, hidden: list[Tensor], places: _Places, image_size: tuple[int, int]
     ) -> Instances:
+        """The best proposals of one image, of (L,) scores and (D, H, W) hidden units per grid."""
         inside = places.inside(image_size)
         scores = torch.where(inside, scores, float("-inf"))
         count = min(self.topk, int(inside.sum()))
@@ -280,13 +304,11 @@ class MaskProposalGenerator(nn.Module):
             )
         size = self.head.mask_size
         masks = scores.new_zeros((count, size, size))
-        for units, (window, _, first, height, width) in zip(hidden, places.groups, strict=True):
-            here = (chosen >= first) & (chosen < first + height * width)
-            rows = units.flatten(1)[:, chosen[here] - first].t()
-            masks[here] = self.head.masks_at(rows, window).float().sigmoid()
-        regions = regions_of(
-            places.centers[chosen], self.scales[places.scales[chosen]], self.padding
-        )
+        for units, grid in zip(hidden, places.grids, strict=True):
+            here = grid.contains(chosen)
+            rows = units.flatten(1)[:, chosen[here] - grid.first].t()
+            masks[here] = self.head.masks_at(rows, grid.mlp).float().sigmoid()
+        regions = self._regions(places, chosen)
         found = Instances(image_size)
         found.scores = logits.sigmoid()
         found.pred_masks = RegionMasks(masks, regions, image_size, self.mask_threshold)

@@ -1,7 +1,7 @@
 """The MLPs of Sec. 6, as convolutions that all levels share.
 
-Shape shorthand: N images, d channels of a level of H x W cells, K places, M x M mask outputs, D the
-MLP's hidden units (512).
+Shape shorthand: N images, d channels of a level of H x W cells, K places, k x k cells of an MLP's
+window, M x M mask outputs, D hidden units of an MLP (512).
 """
 
 import torch
@@ -12,83 +12,83 @@ __all__ = ["MaskProposalHead"]
 
 
 class MaskProposalHead(nn.Module):
-    """For each window a k x k convolution, ReLU, and sibling 1x1 convolutions: a mask and a score.
+    """MLPs that predict a mask and a score: a k x k convolution, ReLU, and sibling 1x1 ones.
 
     Examples:
-        >>> head = MaskProposalHead(128, windows=[5, 7])
-        >>> hidden = head.hidden(torch.zeros(1, 128, 20, 30), 0)
-        >>> tuple(hidden.shape), tuple(head.scores(hidden, 0).shape)
+        >>> head = MaskProposalHead(128, window_sizes=[5, 7])
+        >>> hidden = head.hidden(torch.zeros(1, 128, 20, 30), mlp=0)
+        >>> tuple(hidden.shape), tuple(head.scores(hidden, mlp=0).shape)
         ((1, 512, 20, 30), (1, 20, 30))
     """
 
     def __init__(
-        self, channels: int, *, windows: list[int], hidden_dim: int = 512, mask_size: int = 14
+        self, channels: int, *, window_sizes: list[int], hidden_dim: int = 512, mask_size: int = 14
     ):
         """
         Args:
             channels: d.
-            windows: the sides k of the MLPs' inputs, odd, in cells.
+            window_sizes: k of each MLP, odd, in cells.
             hidden_dim: D.
-            mask_size: M.
+            mask_size: M, in cells of the mask.
         """
         super().__init__()
         self.mask_size = mask_size
         self.mlps = nn.ModuleList(
-            nn.Conv2d(channels, hidden_dim, window, padding=window // 2) for window in windows
+            nn.Conv2d(channels, hidden_dim, size, padding=size // 2) for size in window_sizes
         )
-        self.mask_outputs = nn.ModuleList(nn.Linear(hidden_dim, mask_size**2) for _ in windows)
-        self.score_outputs = nn.ModuleList(nn.Linear(hidden_dim, 1) for _ in windows)
-        for mlp in self.mlps:
-            nn.init.kaiming_normal_(mlp.weight, nonlinearity="relu")
-            nn.init.zeros_(mlp.bias)
+        self.mask_outputs = nn.ModuleList(nn.Linear(hidden_dim, mask_size**2) for _ in window_sizes)
+        self.score_outputs = nn.ModuleList(nn.Linear(hidden_dim, 1) for _ in window_sizes)
+        for convolution in self.mlps:
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+            nn.init.zeros_(convolution.bias)
         for output in (*self.mask_outputs, *self.score_outputs):
             nn.init.normal_(output.weight, std=0.01)
             nn.init.zeros_(output.bias)
 
-    def hidden(self, level: Tensor, window: int) -> Tensor:
-        """An MLP's hidden units everywhere.
+    def hidden(self, feature: Tensor, mlp: int) -> Tensor:
+        """Compute an MLP's hidden units at every cell of a level.
 
         Args:
-            level: (N, d, H, W).
-            window: index of the MLP.
+            feature: (N, d, H, W).
+            mlp: the number of the MLP, from 0.
 
         Returns:
             (N, D, H, W).
         """
-        return F.relu(self.mlps[window](level))
+        return F.relu(self.mlps[mlp](feature))
 
-    def hidden_at(self, level: Tensor, window: int, index: Tensor) -> Tensor:
-        """The same at some places only, whose windows are gathered.
+    def hidden_at(self, feature: Tensor, mlp: int, cells: Tensor) -> Tensor:
+        """Compute an MLP's hidden units at some cells only, by gathering their windows.
 
         Args:
-            level: (N, d, H, W).
-            window: index of the MLP.
-            index: (K, 3) int64, image, row and column.
+            feature: (N, d, H, W).
+            mlp: the number of the MLP, from 0.
+            cells: (K, 3) int64, image, row and column.
 
         Returns:
             (K, D).
         """
-        mlp = self.mlps[window]
-        side = mlp.kernel_size[0]
-        padded = F.pad(level, [side // 2] * 4).permute(0, 2, 3, 1)
-        steps = torch.arange(side, device=level.device)
-        image, row, column = index.unbind(dim=1)
-        rows = (row[:, None] + steps)[:, :, None]
-        columns = (column[:, None] + steps)[:, None, :]
-        patches = padded[image[:, None, None], rows, columns]  # (K, k, k, d)
-        weight = mlp.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.relu(F.linear(patches.flatten(1), weight, mlp.bias))
+        convolution = self.mlps[mlp]
+        window_size = convolution.kernel_size[0]
+        padded = F.pad(feature, [window_size // 2] * 4).permute(0, 2, 3, 1)
+        offsets = torch.arange(window_size, device=feature.device)
+        image, row, column = cells.unbind(dim=1)
+        rows = (row[:, None] + offsets)[:, :, None]
+        columns = (column[:, None] + offsets)[:, None, :]
+        windows = padded[image[:, None, None], rows, columns]  # (K, k, k, d)
+        weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.relu(F.linear(windows.flatten(1), weight, convolution.bias))
 
-    def scores(self, hidden: Tensor, window: int) -> Tensor:
-        """Logits of the score everywhere: (N, D, H, W) to (N, H, W)."""
-        output = self.score_outputs[window]
+    def scores(self, hidden: Tensor, mlp: int) -> Tensor:
+        """Compute the logits of the score at every cell: (N, D, H, W) to (N, H, W)."""
+        output = self.score_outputs[mlp]
         return F.conv2d(hidden, output.weight[:, :, None, None], output.bias)[:, 0]
 
-    def scores_at(self, hidden: Tensor, window: int) -> Tensor:
-        """Logits of the score: (K, D) to (K,)."""
-        return self.score_outputs[window](hidden)[:, 0]
+    def scores_at(self, hidden: Tensor, mlp: int) -> Tensor:
+        """Compute the logits of the score: (K, D) to (K,)."""
+        return self.score_outputs[mlp](hidden)[:, 0]
 
-    def masks_at(self, hidden: Tensor, window: int) -> Tensor:
-        """Logits of the masks: (K, D) to (K, M, M)."""
-        masks = self.mask_outputs[window](hidden)
+    def masks_at(self, hidden: Tensor, mlp: int) -> Tensor:
+        """Compute the logits of the masks: (K, D) to (K, M, M)."""
+        masks = self.mask_outputs[mlp](hidden)
         return masks.view(-1, self.mask_size, self.mask_size)

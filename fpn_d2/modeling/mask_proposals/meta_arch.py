@@ -1,4 +1,7 @@
-"""The network of Sec. 6, on one image or, as its baseline, on an image pyramid."""
+"""The network of Sec. 6, on one image or, as its baseline, on an image pyramid.
+
+Shape shorthand: K proposals of an image.
+"""
 
 from typing import Any
 
@@ -15,30 +18,30 @@ __all__ = ["MaskProposalNetwork"]
 class MaskProposalNetwork(ProposalNetwork):
     """A :class:`ProposalNetwork` whose proposals are masks.
 
-    In testing it returns, for each input, ``{"instances": Instances}`` in pixels of the original
-    image: ``scores`` (K,), ``pred_masks`` (:class:`fpn_d2.structures.RegionMasks`) and
-    ``pred_boxes``, the masks' tight boxes, best first.
+    In testing it returns ``{"instances": Instances}`` for each input, in pixels of the original
+    image and best first: ``scores`` (K,) of 0 to 1, ``pred_masks``
+    (:class:`fpn_d2.structures.RegionMasks`) and ``pred_boxes``, the tight boxes of the masks.
     """
 
     @configurable
-    def __init__(self, *, test_scales: list[float], **kwargs: Any):
+    def __init__(self, *, resize_factors: list[float], **kwargs: Any):
         """
         Args:
-            test_scales: factors of the network input's size; the image pyramid of DeepMask, for
-                the baseline. One of 1 is Sec. 6.
+            resize_factors: factors by which the network input is resized in testing. [1.0] is
+                Sec. 6; several make the image pyramid of DeepMask, the baseline.
             kwargs: see :class:`ProposalNetwork`.
         """
         super().__init__(**kwargs)
-        self.test_scales = test_scales
+        self.resize_factors = resize_factors
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """See :meth:`ProposalNetwork.from_config`."""
         keys = cfg.MODEL.MASK_PROPOSAL
-        return {**super().from_config(cfg), "test_scales": list(keys.TEST_SCALES)}
+        return {**super().from_config(cfg), "resize_factors": list(keys.TEST_SCALES)}
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """See :meth:`ProposalNetwork.forward`; in testing, see the class."""
+        """See :meth:`ProposalNetwork.forward`, and in testing :meth:`inference`."""
         if self.training:
             return super().forward(batched_inputs)
         return self.inference(batched_inputs)
@@ -47,16 +50,16 @@ class MaskProposalNetwork(ProposalNetwork):
         """Propose masks.
 
         Args:
-            batched_inputs: as :class:`ProposalNetwork` takes them.
+            batched_inputs: see :meth:`ProposalNetwork.forward`.
 
         Returns:
-            see the class.
+            for each input ``{"instances": Instances}``; see the class.
         """
         images = [self._move_to_current_device(x["image"]) for x in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         found: list[list[Instances]] = [[] for _ in images]
-        for scale in self.test_scales:
-            resized = [_resize(image, scale) for image in images]
+        for factor in self.resize_factors:
+            resized = [_resize(image, factor) for image in images]
             batch = ImageList.from_tensors(
                 resized,
                 self.backbone.size_divisibility,
@@ -71,21 +74,21 @@ class MaskProposalNetwork(ProposalNetwork):
         ]
 
     def _merge(self, parts: list[Instances], height: int | None, width: int | None) -> Instances:
-        """The best of all scales, in pixels of the original image."""
+        """Merge what all sizes of an image gave into its best proposals, in its own pixels."""
         size = (height or parts[0].image_size[0], width or parts[0].image_size[1])
         merged = []
         for part in parts:
             resized = Instances(size, scores=part.scores, pred_masks=part.pred_masks.scaled(*size))
             merged.append(resized)
-        all_scales = Instances.cat(merged)
-        best = all_scales.scores.sort(descending=True, stable=True).indices
-        found = all_scales[best[: self.proposal_generator.topk]]
+        proposals = Instances.cat(merged)
+        best = proposals.scores.sort(descending=True, stable=True).indices
+        found = proposals[best[: self.proposal_generator.topk]]
         found.pred_boxes = found.pred_masks.tight_boxes()
         return found
 
 
-def _resize(image: Tensor, scale: float) -> Tensor:
-    if scale == 1:
+def _resize(image: Tensor, factor: float) -> Tensor:
+    if factor == 1:
         return image
-    size = [max(1, round(side * scale)) for side in image.shape[-2:]]
+    size = [max(1, round(side * factor)) for side in image.shape[-2:]]
     return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]

@@ -17,9 +17,21 @@ from detectron2.evaluation import COCOEvaluator
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.data.datasets import ShapesSpec, generate_shapes, register_shapes, shapes
-from fpn_d2.data.datasets.shapes_drawing import coverage, draw_scene
-from fpn_d2.data.datasets.shapes_scene import CLASSES, Scene, compose_scene, polygon_area
+from fpn_d2.data.datasets import (
+    ShapesSpec,
+    generate_shapes,
+    register_shapes,
+    shapes,
+    shapes_scene,
+)
+from fpn_d2.data.datasets.shapes import CLASSES
+from fpn_d2.data.datasets.shapes_scene import (
+    Scene,
+    compose_scene,
+    coverage,
+    draw_scene,
+    polygon_area,
+)
 
 SMALL = ShapesSpec(train=6, val=4, size=96)
 
@@ -363,7 +375,7 @@ def test_two_processes_at_once(tmp_path):
 
 def stall_in_the_middle(root, reached):
     """Generate, but stop for ever before the third image."""
-    drawn, draw = [], shapes.draw_scene
+    drawn, draw = [], shapes_scene.draw_scene
 
     def draw_two(*args):
         if len(drawn) == 2:
@@ -372,7 +384,7 @@ def stall_in_the_middle(root, reached):
         drawn.append(1)
         return draw(*args)
 
-    shapes.draw_scene = draw_two
+    shapes_scene.draw_scene = draw_two
     generate_shapes(root, spec=SMALL)
 
 

@@ -1,4 +1,4 @@
-"""Sampling, losses and inference of the mask proposals, on features made by hand."""
+"""Sampling, losses and inference of mask proposals on small feature maps."""
 
 import math
 
@@ -14,15 +14,14 @@ SIZE = (64, 96)
 
 @pytest.fixture
 def generator():
-    """Two levels of strides 8 and 16 with one window: scales of 16 and 32 px, regions of 20 and
-    40 px."""
+    """A generator of one MLP on strides 8 and 16: scales of 16 and 32, regions of 20 and 40 px."""
     torch.manual_seed(0)
-    head = MaskProposalHead(4, windows=[3], hidden_dim=8, mask_size=4)
+    head = MaskProposalHead(4, window_sizes=[3], hidden_dim=8, mask_size=4)
     return MaskProposalGenerator(
         head=head,
         in_features=["p3", "p4"],
         strides=[8, 16],
-        sizes=[[16.0, 32.0]],
+        scales=[[16.0, 32.0]],
         batch_size_per_image=16,
         topk=10,
         mask_threshold=0.5,

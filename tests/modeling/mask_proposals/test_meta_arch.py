@@ -1,4 +1,4 @@
-"""The network of Sec. 6: from images to masks in the pixels of the original, and back."""
+"""The network of Sec. 6, from images to masks in pixels of the original, and its training."""
 
 import pytest
 import torch

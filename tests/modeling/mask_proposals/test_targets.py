@@ -1,4 +1,4 @@
-"""Assignment and targets of Sec. 6 against numbers worked out by hand."""
+"""The assignment and the targets of Sec. 6 are those worked out by hand."""
 
 import math
 
@@ -21,8 +21,8 @@ SCALES = torch.tensor(sorted(32 * 2 ** (i / 2) for i in range(10)))
 
 def test_the_regions_of_the_paper():
     # 25 % padding: masks of 32 .. 512 px are predicted in regions of 40 .. 640 px
-    places = torch.zeros(5, 2)
-    regions = regions_of(places, torch.tensor([32.0, 64, 128, 256, 512]), 0.25)
+    centers = torch.zeros(5, 2)
+    regions = regions_of(centers, torch.tensor([32.0, 64, 128, 256, 512]), 0.25)
     assert (regions[:, 2] - regions[:, 0]).tolist() == [40, 80, 160, 320, 640]
     assert regions[0].tolist() == [-20, -20, 20, 20]
 
@@ -65,11 +65,13 @@ def places_of(stride: int, height: int = 8, width: int = 8):
     return centers, torch.full((len(centers),), float(stride)), torch.zeros(len(centers)).long()
 
 
-def positives(boxes, stride=4, box_scales=None, radius=1.0):
+def positives(boxes, stride=4, scale_of_box=None, radius=1.0):
     centers, strides, scales = places_of(stride)
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    box_scales = torch.zeros(len(boxes)).long() if box_scales is None else torch.tensor(box_scales)
-    found = assign_places(centers, strides, scales, boxes, box_scales, radius)
+    scale_of_box = (
+        torch.zeros(len(boxes)).long() if scale_of_box is None else torch.tensor(scale_of_box)
+    )
+    found = assign_places(centers, strides, scales, boxes, scale_of_box, radius)
     return {tuple(centers[i].tolist()): found[i].item() for i in (found >= 0).nonzero()[:, 0]}
 
 
@@ -105,8 +107,8 @@ def test_a_tie_goes_to_the_nearest_centre_and_then_to_the_smaller_object():
 
 
 def test_an_object_of_another_scale_is_not_for_this_place():
-    assert positives([[5, 4, 15, 24]], box_scales=[1]) == {}
-    assert positives([[5, 4, 15, 24]], box_scales=[-1]) == {}
+    assert positives([[5, 4, 15, 24]], scale_of_box=[1]) == {}
+    assert positives([[5, 4, 15, 24]], scale_of_box=[-1]) == {}
     assert positives([]) == {}
 
 
@@ -150,18 +152,18 @@ def test_a_target_is_the_mask_within_the_region(kind, region, rows, columns):
 def test_matching_in_pieces_is_matching_one_by_one(monkeypatch, at_once):
     monkeypatch.setattr(targets, "_MAX_PAIRS", at_once)
     generator = torch.Generator().manual_seed(0)
-    places = torch.cat([cell_centers(8, 10, 4, "cpu"), cell_centers(4, 5, 8, "cpu")])
+    centers = torch.cat([cell_centers(8, 10, 4, "cpu"), cell_centers(4, 5, 8, "cpu")])
     strides = torch.tensor([4.0] * 80 + [8.0] * 20)
-    place_scales = torch.tensor([0] * 80 + [1] * 20)
+    scale_of_place = torch.tensor([0] * 80 + [1] * 20)
     corners = 36 * torch.rand(30, 2, generator=generator)
     boxes = torch.cat([corners, corners + 1 + 8 * torch.rand(30, 2, generator=generator)], dim=1)
-    box_scales = torch.randint(-1, 2, (30,), generator=generator)
-    found = assign_places(places, strides, place_scales, boxes, box_scales)
-    for i, (x, y) in enumerate(places.tolist()):
+    scale_of_box = torch.randint(-1, 2, (30,), generator=generator)
+    found = assign_places(centers, strides, scale_of_place, boxes, scale_of_box)
+    for i, (x, y) in enumerate(centers.tolist()):
         best = None  # (squared distance, area, index)
         for j, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
             dx, dy = x - (x0 + x1) / 2, y - (y0 + y1) / 2
-            if box_scales[j] == place_scales[i] and max(abs(dx), abs(dy)) <= strides[i]:
+            if scale_of_box[j] == scale_of_place[i] and max(abs(dx), abs(dy)) <= strides[i]:
                 near = (dx * dx + dy * dy, (x1 - x0) * (y1 - y0), j)
                 best = near if best is None else min(best, near)
         assert found[i] == (-1 if best is None else best[2])

@@ -4,7 +4,6 @@ import pytest
 import torch
 from benchmark import agreement
 from benchmark.agreement import benchmark_agreement
-from benchmark.contest import run_task
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
@@ -67,13 +66,12 @@ def test_detections_are_compared_by_hand(plain, ready, matched, row_config, monk
     }
 
 
-def test_a_model_agrees_with_itself(repo, row_config, tiny_opts, tiny_root, tmp_path, monkeypatch):
+def test_a_model_agrees_with_itself(repo, row_config, tiny_opts, tmp_path, run_here):
     opts = [*tiny_opts, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "DATALOADER.NUM_WORKERS", "1"]
     torch.manual_seed(0)
     SafeCheckpointer(build_model(row_config(ROW, *opts)), str(tmp_path)).save("model")
     config, weights = repo / "configs" / f"{ROW}.yaml", str(tmp_path / "model.pth")
-    monkeypatch.setenv("DETECTRON2_DATASETS", tiny_root)  # of the two processes
-    results = run_task(benchmark_agreement, "cpu", 1, config, weights, 2, opts)
+    results = run_here(benchmark_agreement, config, weights, 2, opts)
     result = results[0]
     assert result["variant"] == "fp32"
     assert result["images"] == 2

@@ -6,7 +6,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
-from fpn_d2.data.mask_faults import _runs, mask_fault
+from fpn_d2.data.annotation_file import _runs, mask_fault
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -5,6 +5,7 @@ Shape shorthand: R objects, L levels of anchors.
 
 import collections
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -19,23 +20,23 @@ from detectron2.modeling.matcher import Matcher
 from torch import nn
 from tqdm import tqdm
 
+from ..config import changed
 from ..config_checks import features_read
-from ..modeling.roi_pooler import levels_of_boxes
+from ..modeling import levels_of_boxes
 from ..utils.errors import UserError
-from ..visualization import level_number
 from .anchor_reach import (
     Suggestion,
     best_ious,
-    match_anchors,
+    grid_sizes,
     network_inputs,
-    places,
+    positive_anchors,
     suggest_sizes,
 )
 from .annotated_objects import AnnotatedObjects, dataset_files, read_objects
 
 __all__ = ["AnchorSetup", "Inspection", "inspect_dataset"]
 
-REACHED_AT = 0.5  # IoU
+_REACHED_AT = 0.5  # IoU
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,10 +45,12 @@ class AnchorSetup:
 
     Args:
         cfg: the config.
-        features: the L features that have anchors.
-        shapes: of these.
-        divisibility: what the sides of the network input are padded to a multiple of.
-        matcher: which anchors are positive in training.
+        features: the names of the L features that have anchors.
+        shapes: the shapes of these features.
+        divisibility: the sides of the network input are padded to a multiple of this, in pixels.
+        matcher: decides which anchors are positive in training.
+        eq1_levels: the finest and the coarsest level that Eq. 1 can choose, those of the features
+            that the box head reads; P2 to P5 for a model without a box head.
     """
 
     cfg: CfgNode
@@ -55,19 +58,19 @@ class AnchorSetup:
     shapes: list[ShapeSpec]
     divisibility: int
     matcher: Matcher
+    eq1_levels: tuple[int, int]
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "AnchorSetup":
-        """Read a config; its backbone is built for its strides alone, without memory for weights.
+        """Read a config; its backbone is built without memory for weights, to know the strides.
 
         Raises:
-            UserError: where its model has no anchors of this kind.
+            UserError: if the config's model has no upright anchors.
         """
-        read, keys = features_read(cfg), None
-        for name, section in (("RPN", cfg.MODEL.RPN), ("RETINANET", cfg.MODEL.RETINANET)):
-            if f"MODEL.{name}.IN_FEATURES" in read:
-                features, keys = read[f"MODEL.{name}.IN_FEATURES"], section
-        if keys is None or "Rotated" in cfg.MODEL.ANCHOR_GENERATOR.NAME:
+        read = features_read(cfg)
+        section = cfg.MODEL.RETINANET if "MODEL.RETINANET.IN_FEATURES" in read else cfg.MODEL.RPN
+        features = read.get("MODEL.RETINANET.IN_FEATURES", read.get("MODEL.RPN.IN_FEATURES"))
+        if features is None or "Rotated" in cfg.MODEL.ANCHOR_GENERATOR.NAME:
             raise UserError(
                 f"the config's model ({cfg.MODEL.META_ARCHITECTURE} with "
                 f"{cfg.MODEL.PROPOSAL_GENERATOR.NAME}) has no upright anchors to look at; take the "
@@ -76,11 +79,20 @@ class AnchorSetup:
         with torch.device("meta"):
             backbone = build_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
         shapes = backbone.output_shape()
-        matcher = Matcher(
-            list(keys.IOU_THRESHOLDS), list(keys.IOU_LABELS), allow_low_quality_matches=True
+        pooled = read.get("MODEL.ROI_HEADS.IN_FEATURES")
+        levels = [int(math.log2(shapes[name].stride)) for name in pooled] if pooled else [2, 5]
+        return cls(
+            cfg=cfg,
+            features=features,
+            shapes=[shapes[name] for name in features],
+            divisibility=backbone.size_divisibility,
+            matcher=Matcher(
+                list(section.IOU_THRESHOLDS),
+                list(section.IOU_LABELS),
+                allow_low_quality_matches=True,
+            ),
+            eq1_levels=(min(levels), max(levels)),
         )
-        levels = [shapes[name] for name in features]
-        return cls(cfg, features, levels, backbone.size_divisibility, matcher)
 
     @property
     def sizes(self) -> list[list[float]]:
@@ -91,38 +103,31 @@ class AnchorSetup:
         return [list(s) for s in (sizes if len(sizes) > 1 else sizes * len(self.features))]
 
     def generator(self, sizes: Sequence[Sequence[float]]) -> nn.Module:
-        """Detectron2's anchor generator of the config, at these sizes."""
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [list(level) for level in sizes]
+        """Build Detectron2's anchor generator of the config with these sizes."""
+        lists = [list(level) for level in sizes]
+        cfg = changed(self.cfg, {"MODEL.ANCHOR_GENERATOR.SIZES": lists})
         return build_anchor_generator(cfg, self.shapes)
-
-    def eq1_levels(self) -> tuple[int, int]:
-        """The finest and the coarsest level that Eq. 1 can choose: what the box head reads."""
-        read = features_read(self.cfg).get("MODEL.ROI_HEADS.IN_FEATURES")
-        numbers = [level_number(name) for name in read or ("p2", "p3", "p4", "p5")]
-        return min(numbers), max(numbers)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inspection:
-    """A data set through the eyes of a config.
+    """What a config makes of a data set.
 
     Args:
-        dataset: as it was named.
-        config: as it was named.
+        dataset: the name or file that the user gave.
+        config: the config's name that the user gave.
         objects: what is annotated.
-        setup: what the config says.
-        sides: (R,) sqrt(w h) of each object in pixels of the network input.
-        levels: (R,) the level that Eq. 1 sends each to.
-        ious: (R, L) the best IoU of each with the anchors of each level.
+        setup: what the config says about anchors.
+        sides: (R,) sqrt(w h) of each object, in pixels of the network input.
+        levels: (R,) the level that Eq. 1 sends each object to.
+        ious: (R, L) the best IoU of each object with the anchors of each level.
         suggested_ious: (R, L) the same with the suggested sizes.
-        matched: (R,) how many anchors training would match with each.
+        matched: (R,) how many anchors training would match with each object.
         anchors: (L,) how many of these matches each level has.
         suggestion: other anchor sizes.
-        missing: images whose file is not there.
-        input_boxes: (R, 4) in pixels of the network input.
-        grids: (R, L, 2) rows and columns of each object's image.
+        missing: the file names of images that do not exist.
+        input_boxes: (R, 4) x0 y0 x1 y1 of each object, in pixels of the network input.
+        grids: (R, L, 2) rows and columns of the levels of each object's image.
     """
 
     dataset: str
@@ -143,20 +148,20 @@ class Inspection:
     @property
     def reached(self) -> np.ndarray:
         """(R,) bool, whether an anchor has IoU 0.5 with the object."""
-        return self.ious.max(axis=1) >= REACHED_AT
+        return self.ious.max(axis=1) >= _REACHED_AT
 
     @property
     def reached_by_suggestion(self) -> np.ndarray:
         """(R,) bool, whether an anchor of the suggested sizes has IoU 0.5 with the object."""
-        return self.suggested_ious.max(axis=1) >= REACHED_AT
+        return self.suggested_ious.max(axis=1) >= _REACHED_AT
 
     def by_level(self) -> dict[int, dict[str, int]]:
-        """Objects, and those without an anchor, by the level of Eq. 1."""
-        low, high = self.setup.eq1_levels()
+        """Count objects, and those without an anchor, by the level of Eq. 1."""
+        low, high = self.setup.eq1_levels
         return {k: self._counts(self.levels == k) for k in range(low, high + 1)}
 
     def by_size(self) -> dict[int, dict[str, int]]:
-        """Objects, and those without an anchor, by octave: 16 is for sides from 16 to 32 px."""
+        """Count objects, and those without an anchor, by octave: 16 is for sides of 16 to 32 px."""
         octaves = np.exp2(np.floor(np.log2(np.maximum(self.sides, 1)))).astype(int)
         return {k: self._counts(octaves == k) for k in sorted(set(octaves.tolist()))}
 
@@ -168,12 +173,12 @@ class Inspection:
         }
 
     def by_class(self) -> dict[str, int]:
-        """Objects by class, in the file's order."""
+        """Count objects by class, in the file's order."""
         counts = np.bincount(self.objects.classes, minlength=len(self.objects.class_names))
         return dict(zip(self.objects.class_names, counts.tolist(), strict=True))
 
     def by_anchor_level(self) -> dict[str, dict[str, Any]]:
-        """Sizes, matches, and the objects whose best anchor is there, by feature."""
+        """List sizes and matches, and count the objects whose best anchor is there, by feature."""
         best = collections.Counter(self.ious.argmax(axis=1).tolist())
         return {
             name: {
@@ -188,7 +193,7 @@ class Inspection:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """The numbers, as ``<data set>_inspect.json`` has them."""
+        """Return the numbers in the form of ``<data set>_inspect.json``."""
         cfg = self.setup.cfg
         return {
             "dataset": self.dataset,
@@ -213,19 +218,16 @@ class Inspection:
 
 
 def inspect_dataset(dataset: str, cfg: CfgNode, config: str, image_folder: str = "") -> Inspection:
-    """Measure a data set against a config; opens no image.
+    """Measure a data set against a config; no image is opened.
 
     Args:
         dataset: a registered name, or an annotation file in COCO's format.
         cfg: the config.
-        config: its name, for the report.
-        image_folder: of the images; empty for the data set's own.
-
-    Returns:
-        the measurements.
+        config: the config's name, for the report.
+        image_folder: the folder of the images; empty for the data set's own.
 
     Raises:
-        UserError: where the data set is not there or has no objects, or the config no anchors.
+        UserError: if the data set does not exist or has no objects, or the config has no anchors.
     """
     setup = AnchorSetup.from_config(cfg)
     path, folder = dataset_files(dataset)
@@ -236,8 +238,8 @@ def inspect_dataset(dataset: str, cfg: CfgNode, config: str, image_folder: str =
         cfg.INPUT.MIN_SIZE_TEST,
         cfg.INPUT.MAX_SIZE_TEST,
     )
-    grids = places(sizes, [shape.stride for shape in setup.shapes], setup.divisibility)
-    head, (low, high) = cfg.MODEL.ROI_BOX_HEAD, setup.eq1_levels()
+    grids = grid_sizes(sizes, [shape.stride for shape in setup.shapes], setup.divisibility)
+    head, (low, high) = cfg.MODEL.ROI_BOX_HEAD, setup.eq1_levels
     levels = levels_of_boxes(
         torch.from_numpy(boxes), low, high, head.POOLER_CANONICAL_SIZE, head.POOLER_CANONICAL_LEVEL
     )
@@ -247,7 +249,7 @@ def inspect_dataset(dataset: str, cfg: CfgNode, config: str, image_folder: str =
         for name in objects.file_names
         if not os.path.isfile(os.path.join(objects.image_folder, name))
     ]
-    suggestion = suggest_sizes(setup.generator, setup.sizes, boxes, grids, REACHED_AT)
+    suggestion = suggest_sizes(setup.generator, setup.sizes, boxes, grids, _REACHED_AT)
     return Inspection(
         dataset=dataset,
         config=config,
@@ -269,7 +271,7 @@ def inspect_dataset(dataset: str, cfg: CfgNode, config: str, image_folder: str =
 def _count_matches(
     setup: AnchorSetup, boxes: np.ndarray, grids: np.ndarray, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The matches of each object and of each level, image by image."""
+    """Count the positive anchors of each object (R,) and of each level (L,), image by image."""
     generator = setup.generator(setup.sizes)
     matched = np.zeros(len(boxes), dtype=np.int64)
     anchors = np.zeros(len(setup.features), dtype=np.int64)
@@ -278,15 +280,14 @@ def _count_matches(
     for of_image in tqdm(
         np.split(order, starts[1:]), desc="matching anchors", unit="image", disable=None
     ):
-        matches = match_anchors(
+        _, levels, objects = positive_anchors(
             generator,
             setup.matcher,
             torch.from_numpy(boxes[of_image]),
             grids[of_image[0]].tolist(),
         )
-        counts = np.bincount(matches.objects.numpy(), minlength=len(of_image))
-        matched[of_image] = counts
-        anchors += np.bincount(matches.levels.numpy(), minlength=len(anchors))
+        matched[of_image] = np.bincount(objects.numpy(), minlength=len(of_image))
+        anchors += np.bincount(levels.numpy(), minlength=len(anchors))
     return matched, anchors
 
 

@@ -1,4 +1,4 @@
-"""Models named on a command line, by hand."""
+"""Models that a command line names."""
 
 import pytest
 
@@ -18,7 +18,9 @@ def test_the_config_ends_at_its_suffix(words, pair):
     assert split_pair(words, "--model") == pair
 
 
-@pytest.mark.parametrize("words", ["b.yaml", "b.yaml:", "model.pth:b.yaml", ""])
+@pytest.mark.parametrize(
+    "words", ["b.yaml", "b.yaml:", "b.txt:a.pth", "model.pth:b.yaml", ":b", ""]
+)
 def test_words_of_another_form_name_the_option(words):
     with pytest.raises(UserError, match=r"--compare .* is not of the form CONFIG:WEIGHTS"):
         split_pair(words, "--compare")

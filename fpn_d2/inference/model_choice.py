@@ -1,4 +1,4 @@
-"""Models named on a command line as ``CONFIG:WEIGHTS``, and their titles."""
+"""Models that a command line names as ``CONFIG:WEIGHTS``, and the titles they are shown under."""
 
 import os
 import re
@@ -10,16 +10,16 @@ __all__ = ["free_title", "split_pair"]
 
 
 def split_pair(words: str, option: str) -> tuple[str, str]:
-    """The config and the weights of ``CONFIG:WEIGHTS``.
+    """Split ``CONFIG:WEIGHTS`` into the config's path and the weights' path or URL.
 
     Args:
-        words: the two.
-        option: of the command line that they were given to, such as ``--model``.
+        words: the pair.
+        option: the command-line option that holds it, such as ``--model``.
 
     Raises:
-        UserError: where the words have another form.
+        UserError: if the words have another form.
     """
-    # The config ends at its suffix, since weights may be a URL with a colon of its own.
+    # The weights may be a URL with a colon of its own, so the config ends at its suffix.
     match = re.fullmatch(r"(.+?\.ya?ml):(.+)", words)
     if not match:
         raise UserError(
@@ -30,7 +30,7 @@ def split_pair(words: str, option: str) -> tuple[str, str]:
 
 
 def free_title(config: str, taken: Container[str]) -> str:
-    """A config's name as a title that no other model has, numbered where it must be."""
+    """Return the config's file name as a title, numbered if another model has that title."""
     name = title = os.path.splitext(os.path.basename(config))[0]
     number = 1
     while title in taken:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpn_d2.data.image_faults import image_fault
+from fpn_d2.data.images import image_fault
 
 WIDTH, HEIGHT = 40, 32
 

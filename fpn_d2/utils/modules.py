@@ -1,0 +1,55 @@
+"""What this package does to modules of PyTorch and Detectron2, beside subclassing them."""
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+__all__ = ["recast", "renamed"]
+
+
+def recast(module: nn.Module, kind: type[nn.Module], **attributes: Any) -> None:
+    """Turn a module that is built already into one of a subclass, in place.
+
+    No other code of this package changes the class of an object. The module keeps its weights,
+    their names and its hooks, and everything that refers to it goes on doing so. A new module in
+    its place would need the arguments that the old one was made of, which Detectron2's modules do
+    not keep.
+
+    Args:
+        module: an instance of a parent of ``kind``.
+        kind: the new class, which adds no weights and whose constructor is not called.
+        attributes: what that constructor would set.
+    """
+    assert issubclass(kind, type(module)), (kind, type(module))
+    module.__class__ = kind
+    for name, value in attributes.items():
+        setattr(module, name, value)
+
+
+def renamed(function: Callable, name: str) -> Callable:
+    """Return a method of a parent class under another name, for a class that is scripted.
+
+    TorchScript compiles no call of ``super()``. It does compile a method that is an attribute of
+    the class, provided that the function's name is the attribute's.
+
+    Args:
+        function: the parent's method, such as ``RPN.predict_proposals``.
+        name: the attribute that it becomes.
+
+    Examples:
+        >>> class Doubled(Parent):
+        ...     _parents_forward = renamed(Parent.forward, "_parents_forward")
+        ...     def forward(self, x: Tensor) -> Tensor:
+        ...         return 2 * self._parents_forward(x)
+    """
+    copy = types.FunctionType(
+        function.__code__,
+        function.__globals__,
+        name,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__annotations__, copy.__doc__ = function.__annotations__, function.__doc__
+    return copy

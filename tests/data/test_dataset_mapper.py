@@ -1,0 +1,342 @@
+"""Mappers: images at an object's scale, torchvision's resize, and images that cannot be read."""
+
+import gc
+import itertools
+import logging
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.utils.data._utils as loader_utils
+from detectron2.config import get_cfg
+from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
+from detectron2.structures import BoxMode
+from PIL import Image
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from fpn_d2 import UserError, add_fpn_config
+from fpn_d2.data import TorchvisionResize, build_test_loader, build_test_mapper, build_train_loader
+from fpn_d2.data.dataset_mapper import ObjectScaleMapper, RefusingMapper, SkippingMapper, _start
+from fpn_d2.data.datasets import register_coco_folders
+
+# Training images at the scale of one of their objects (the baseline of Table 6).
+
+OBJECT_SCALE_ROW = "quick/Mask-Proposals/mask_R_18_image_pyramid"
+
+
+def rectangle(x0, y0, x1, y1):
+    return [x0, y0, x1, y0, x1, y1, x0, y1]
+
+
+@pytest.fixture
+def record(tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(np.zeros((100, 120, 3), dtype=np.uint8)).save(path)
+
+    def make(*sides, crowd=0):
+        annotations = [
+            {
+                "bbox": [10, 10, side, side / 2],
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "category_id": 0,
+                "iscrowd": crowd,
+                "segmentation": [rectangle(10, 10, 10 + side, 10 + side / 2)],
+            }
+            for side in sides
+        ]
+        return {
+            "file_name": str(path),
+            "height": 100,
+            "width": 120,
+            "image_id": 1,
+            "annotations": annotations,
+        }
+
+    return make
+
+
+def test_one_object_gets_the_scale(row_config, record):
+    mapper = ObjectScaleMapper(row_config(OBJECT_SCALE_ROW, "INPUT.MASK_FORMAT", "bitmask"))
+    seen = []
+    for _ in range(30):
+        side = mapper(record(50))["image"].shape[1] / 100 * 50
+        seen.append(side)
+        # 128 px, times 2^-0.25 to 2^0.25, but for the rounding of the image's side
+        assert 128 * 2**-0.25 - 1 < side < 128 * 2**0.25 + 1
+    assert len(set(seen)) > 5
+
+
+def sides(mapper, record) -> np.ndarray:
+    """Height and width of 30 images."""
+    return np.array([mapper(record)["image"].shape[1:] for _ in range(30)])
+
+
+def test_the_pyramids_scales_are_the_limits(row_config, record):
+    uncropped = "INPUT.MAX_SIZE_TRAIN", 2000
+    # The test makes 100 x 120 px to 267 x 320 (MAX_SIZE_TEST): times 2^0.5 and 2^-2.5
+    mapper = ObjectScaleMapper(row_config(OBJECT_SCALE_ROW, *uncropped))
+    assert (sides(mapper, record(2)) == (377, 453)).all()
+    mapper = ObjectScaleMapper(
+        row_config(OBJECT_SCALE_ROW, *uncropped, "INPUT.MAX_SIZE_TEST", 1000)
+    )
+    assert (sides(mapper, record(2)) == (453, 543)).all()  # 320 x 384
+    opts = ["MODEL.MASK_PROPOSAL.TEST_SCALES", "[0.5, 1.0, 2.0]"]
+    mapper = ObjectScaleMapper(row_config(OBJECT_SCALE_ROW, *uncropped, *opts))
+    assert (sides(mapper, record(2)) == (533, 640)).all()
+    mapper = ObjectScaleMapper(
+        row_config(OBJECT_SCALE_ROW, *uncropped, *opts, "INPUT.OBJECT_SCALE_TRAIN", 1.0)
+    )
+    assert (sides(mapper, record(119)) == (133, 160)).all()
+
+
+def test_a_long_image_is_cropped_with_the_whole_object_in_it(row_config, record):
+    mapper = ObjectScaleMapper(row_config(OBJECT_SCALE_ROW, "INPUT.RANDOM_FLIP", "none"))
+    places = set()
+    for _ in range(30):
+        made = mapper(record(40))
+        assert made["image"].shape[2] <= 320
+        # 40 x 20 px at (10, 10), at scale 128: 107.6 to 152.2, and a mask's box has whole pixels
+        ((x0, y0, x1, y1),) = made["instances"].gt_boxes.tensor.tolist()
+        assert 107 <= x1 - x0 <= 153
+        assert 53 <= y1 - y0 <= 77
+        places.add(round(x0))
+    assert len(places) > 5
+
+
+def test_an_object_longer_than_the_crop_is_there_with_its_centre():
+    for _ in range(50):
+        assert _start(40, 100, 20, 50) in range(10, 21)  # 20 to 50 within start to start + 40
+        assert _start(40, 100, 90, 100) == 60
+        assert _start(40, 100, 0, 100) in range(10, 51)  # 50 within
+    assert _start(100, 100, 20, 50) == 0
+
+
+def test_an_object_that_no_scale_reaches_is_drawn_where_there_is_no_other(row_config, record):
+    mapper = ObjectScaleMapper(row_config(OBJECT_SCALE_ROW))
+    size = np.array([100, 120])
+    # 320 / 120 * 2^0.5 = 3.77, so 128 px are reached from 128 / 3.77 / 2^0.25 = 28.5 px on
+    for _ in range(20):
+        assert mapper._choose(record(28, 29), size)[2] == 10 + 29
+        assert mapper._choose(record(28), size)[2] == 10 + 28
+
+
+def test_every_object_has_its_turn_and_crowds_have_none(row_config, record):
+    mapper = ObjectScaleMapper(row_config(OBJECT_SCALE_ROW, "INPUT.MAX_SIZE_TRAIN", 2000))
+    heights = sides(mapper, record(40, 100))[:, 0]
+    assert heights.min() < 160 < 250 < heights.max()  # 128 and 320, times 2^-0.25 to 2^0.25
+    # without an object to choose the image keeps its size, within 2^0.25
+    for nothing in (record(40, crowd=1), record()):
+        heights = sides(mapper, nothing)[:, 0]
+        assert 84 <= heights.min() < heights.max() <= 119
+
+
+# The network input that torchvision's own transform makes of an image.
+
+TORCHVISION_ROW = "torchvision/faster_rcnn_R_50_FPN"
+SIZES = [(30, 40), (40, 30), (33, 71), (100, 100), (21, 190), (64, 48), (49, 98), (3, 200)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_image_becomes_torchvisions_network_input(row_config, size):
+    cfg = row_config(TORCHVISION_ROW)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    images, _ = GeneralizedRCNNTransform(48, 80, mean, std).eval()([tensor])
+    (height, width) = images.image_sizes[0]
+    resized = TorchvisionResize(48, 80).get_transform(image).apply_image(image)
+    assert resized.shape == (height, width, 3)
+    ours = torch.from_numpy(resized.transpose(2, 0, 1))
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+    )
+    expected = images.tensors[0, :, :height, :width]
+    torch.testing.assert_close((ours - mean) / std, expected, rtol=0, atol=2e-5)
+
+
+def test_boxes_are_resized_with_the_image():
+    image = np.zeros((30, 40, 3), np.uint8)
+    transform = TorchvisionResize(60, 100).get_transform(image)  # x 2
+    assert transform.apply_box(np.array([[1.0, 2, 30, 20]])).tolist() == [[2, 4, 60, 40]]
+
+
+def test_the_config_chooses_the_resize(row_config):
+    plain = build_test_mapper(row_config("quick/demo"))
+    assert type(plain) is DatasetMapper
+    assert isinstance(plain.augmentations.augs[0], T.ResizeShortestEdge)
+    (resize,) = build_test_mapper(row_config(TORCHVISION_ROW)).augmentations.augs
+    assert isinstance(resize, TorchvisionResize)
+    assert (resize.min_size, resize.max_size) == (800, 1333)
+    with pytest.raises(UserError, match="RESIZE_TEST is 'pil'; give detectron2 or torchvision"):
+        row_config(TORCHVISION_ROW, "INPUT.RESIZE_TEST", "pil")
+
+
+# Images that cannot be read: training skips, counts and names them, evaluation stops.
+
+IMAGES = 40
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    add_fpn_config(cfg)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("zoo_train",), ("zoo_train",)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (32,), 32
+    cfg.SEED = 7
+    return cfg
+
+
+@pytest.fixture
+def images(tmp_path, coco):
+    """The image folder of zoo_train, of 40 images with an object each."""
+    content = coco.content(IMAGES)
+    content["annotations"].append({**content["annotations"][0], "id": IMAGES, "image_id": IMAGES})
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [2, 3, 10, 12]
+        annotation["segmentation"] = [[2, 3, 12, 3, 12, 15, 2, 15]]
+    coco.write(tmp_path, "zoo", "train", content)
+    folder = tmp_path / "zoo" / "images"
+    for i in range(IMAGES):
+        pixels = np.random.default_rng(i).integers(0, 256, (32, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    register_coco_folders(str(tmp_path))
+    return folder
+
+
+def cut(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def widen(path):
+    Image.new("RGB", (64, 32)).save(path)
+
+
+def ids_of(loader, batches):
+    return [d["image_id"] for batch in itertools.islice(loader, batches) for d in batch]
+
+
+def sentence_of(loader, batches):
+    """The sentence that stops a loader."""
+    with pytest.raises(UserError) as caught:
+        ids_of(loader, batches)
+    return str(caught.value)
+
+
+@pytest.fixture
+def _quick_end(monkeypatch):
+    """Torch gives each worker process of a loader that has failed 5 s to end, when it is freed."""
+    monkeypatch.setattr(loader_utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+    yield
+    gc.collect()
+
+
+EPOCHS = 3 * IMAGES // 2  # batches
+
+
+@pytest.mark.parametrize("spoil", [cut, widen, lambda path: path.write_bytes(b"")])
+def test_one_image_is_skipped_and_named_once(cfg, images, spoil, caplog):
+    spoil(images / "5.png")
+    with caplog.at_level(logging.WARNING, "fpn_d2"):
+        ids = ids_of(build_train_loader(cfg), EPOCHS)
+    assert set(ids) == {*range(1, IMAGES + 1)} - {6}
+    assert len(ids) == 3 * IMAGES
+    (message,) = (r.getMessage() for r in caplog.records if r.name.startswith("fpn_d2"))
+    assert message.startswith(f"image {images}/5.png ")
+    assert message.endswith("and is skipped (1 of 40 training images so far)")
+
+
+def test_an_image_that_goes_away_during_the_training(cfg, images, caplog):
+    loader = build_train_loader(cfg)
+    (images / "5.png").unlink()
+    assert 6 not in ids_of(loader, EPOCHS)
+    assert "5.png does not exist and is skipped" in caplog.text
+
+
+@pytest.mark.parametrize("share, allowed", [(0.0, 1), (0.01, 1), (0.05, 2), (0.1, 4), (1.0, 39)])
+def test_more_than_the_share_stops_the_run(cfg, images, share, allowed):
+    cfg.DATALOADER.MAX_SKIPPED_SHARE = share
+    for i in range(allowed):
+        cut(images / f"{i}.png")
+    assert len(set(ids_of(build_train_loader(cfg), 2 * EPOCHS))) == IMAGES - allowed
+    cut(images / f"{allowed}.png")
+    sentence = sentence_of(build_train_loader(cfg), 2 * EPOCHS)
+    assert sentence.startswith(f"{allowed + 1} of the 40 training images cannot be used")
+    for word in (f"DATALOADER.MAX_SKIPPED_SHARE is {share}", ".png cannot be read", "annotation f"):
+        assert word in sentence
+
+
+@pytest.mark.usefixtures("_quick_end")
+def test_worker_processes_count_together_and_their_error_is_the_sentence(cfg, images):
+    cfg.DATALOADER.NUM_WORKERS = 2
+    cfg.DATALOADER.MAX_SKIPPED_SHARE = 0.1
+    for i in range(4):
+        cut(images / f"{i}.png")
+    assert not set(ids_of(build_train_loader(cfg), EPOCHS)) & {1, 2, 3, 4}
+    cut(images / "4.png")
+    sentence = sentence_of(build_train_loader(cfg), 2 * EPOCHS)
+    assert sentence.startswith("5 of the 40 training images cannot be used")
+    assert "\n" not in sentence
+
+
+@pytest.mark.usefixtures("_quick_end")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_stops_at_an_unreadable_image(cfg, images, workers):
+    cfg.DATALOADER.NUM_WORKERS = workers
+    assert ids_of(build_test_loader(cfg, "zoo_train"), IMAGES) == [*range(1, IMAGES + 1)]
+    cut(images / "5.png")
+    sentence = sentence_of(build_test_loader(cfg, "zoo_train"), IMAGES)
+    assert sentence.startswith(f"image {images}/5.png cannot be read ")
+    assert "replace it, or" in sentence
+    assert "\n" not in sentence
+
+
+def test_images_of_an_objects_scale_too(cfg, images, caplog):
+    cfg.INPUT.OBJECT_SCALE_TRAIN = 12.0
+    cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = True, "bitmask"
+    widen(images / "5.png")
+    loader = build_train_loader(cfg)
+    assert isinstance(loader.dataset.mapper._mapper, ObjectScaleMapper)
+    assert 6 not in ids_of(loader, EPOCHS)
+    assert "5.png has 64 x 32 pixels" in caplog.text
+
+
+@pytest.mark.parametrize("make", [RefusingMapper, lambda m: SkippingMapper(m, ["a", "b"], 1.0)])
+def test_an_error_that_is_not_the_images_stays_what_it_is(make, images):
+    def broken(record):
+        raise KeyError("a bug of the mapper")
+
+    with pytest.raises(KeyError, match="a bug of the mapper"):
+        make(broken)({"file_name": str(images / "5.png"), "width": 40, "height": 32})
+
+
+@pytest.mark.parametrize("make", [RefusingMapper, lambda m: SkippingMapper(m, ["a", "b"], 1.0)])
+def test_a_disk_that_fails_once(make, images):
+    answers = [OSError("stale file handle"), "mapped"]
+
+    def flaky(record):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert make(flaky)({"file_name": str(images / "5.png")}) == "mapped"
+
+
+@pytest.mark.parametrize("make", [RefusingMapper, lambda m: SkippingMapper(m, ["a", "b"], 1.0)])
+def test_what_is_mapped_again_gets_the_same_random_numbers(make, images):
+    drawn = []
+
+    def flaky(record):
+        drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
+        if len(drawn) == 1:
+            raise OSError("stale file handle")
+
+    make(flaky)({"file_name": str(images / "5.png")})
+    assert len(drawn) == 2
+    assert drawn[0] == drawn[1]

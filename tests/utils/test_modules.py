@@ -1,0 +1,96 @@
+"""Scripted detectors return what the detectors return, and recast modules keep what they have."""
+
+import io
+
+import pytest
+import torch
+from detectron2.export import scripting_with_instances
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes
+from torch import Tensor, nn
+
+from fpn_d2.utils.modules import recast, renamed
+
+FIELDS = {
+    "proposal_boxes": Boxes,
+    "objectness_logits": Tensor,
+    "pred_boxes": Boxes,
+    "scores": Tensor,
+    "pred_classes": Tensor,
+}
+FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
+BACKEND = "MODEL.ROI_BOX_HEAD.POOLER_BACKEND"
+DETECTORS = {  # row, options
+    "FPN": (FASTER, [BACKEND, "torchvision"]),
+    "gathering": (FASTER, []),
+    "no top-down path": (FASTER, ["MODEL.FPN.TOP_DOWN", False, BACKEND, "torchvision"]),
+    "no lateral": (FASTER, ["MODEL.FPN.LATERAL", False, BACKEND, "torchvision"]),
+    "a head per level": (FASTER, ["MODEL.RPN.SHARED_HEAD", False, BACKEND, "torchvision"]),
+    "C5": ("quick/Faster-RCNN/faster_rcnn_R_18_C5", [BACKEND, "torchvision"]),
+    "RetinaNet": ("quick/RetinaNet/retinanet_R_18_FPN", []),
+}
+
+
+@pytest.mark.parametrize("row, opts", DETECTORS.values(), ids=DETECTORS)
+def test_a_scripted_detector_detects_the_same(row_config, make_input, row, opts):
+    thresholds = [
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),  # random weights are never sure
+        *("MODEL.RETINANET.SCORE_THRESH_TEST", 0.0),
+        *("MODEL.RPN.PRE_NMS_TOPK_TEST", 100),
+    ]
+    torch.manual_seed(0)
+    model = build_model(row_config(row, *thresholds, *opts)).eval()
+    inputs = [{"image": make_input(64, 96, [])["image"]}]
+    with torch.no_grad():
+        (expected,) = (output["instances"] for output in model(inputs))
+        scripted = scripting_with_instances(model, FIELDS)
+        if hasattr(model, "roi_heads"):
+            (found,) = scripted.inference(inputs, do_postprocess=False)
+        else:
+            (found,) = scripted(inputs)
+            found.pred_boxes.clip((64, 96))  # RetinaNet clips boxes only once it is not scripted
+    assert len(expected) > 0
+    tolerance = 0 if BACKEND in opts or "RetinaNet" in row else 1e-4
+    for name, values in expected.get_fields().items():
+        values = values.tensor if isinstance(values, Boxes) else values
+        torch.testing.assert_close(found.get_fields()[name], values, rtol=tolerance, atol=tolerance)
+
+
+class _Parent(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        """Add one."""
+        return x + 1
+
+
+class _Child(_Parent):
+    _add = renamed(_Parent.forward, "_add")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * self._add(x)
+
+
+def test_a_parents_method_is_scripted_under_another_name():
+    assert (_Child._add.__name__, _Child._add.__doc__) == ("_add", "Add one.")
+    assert _Child()(torch.ones(1)).item() == 4
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(_Child()), file)
+    file.seek(0)
+    assert torch.jit.load(file)(torch.ones(1)).item() == 4
+
+
+def test_a_recast_module_keeps_its_weights_and_hooks():
+    class Named(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.shift
+
+    layer, calls = nn.Linear(2, 1), []
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    weight, x = layer.weight, torch.ones(1, 2)
+    expected = layer(x) + 5
+    recast(layer, Named, shift=5)
+    assert type(layer) is Named
+    assert layer.weight is weight
+    assert torch.equal(layer(x), expected)
+    assert len(calls) == 2
+    with pytest.raises(AssertionError):
+        recast(nn.Conv2d(1, 1, 1), Named)
