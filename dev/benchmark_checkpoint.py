@@ -22,7 +22,8 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from fpn_d2 import load_config
-from fpn_d2.checkpoint import SafeCheckpointer, convert_checkpoint
+from fpn_d2.checkpoint import SafeCheckpointer
+from fpn_d2.checkpoint.conversion import convert_checkpoint
 from fpn_d2.utils.errors import exit_on_user_error
 from fpn_d2.utils.timing import seconds_of, time_in_turn
 

@@ -166,6 +166,7 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
         cfg.OUTPUT_DIR = _default_output_dir(path)
         cfg = _merged_with_file(cfg, path)
     _merge_opts(cfg, opts)
+    _take_old_heads(cfg)
     import_foreign(cfg)
     check_config(cfg)
     cfg.freeze()
@@ -242,6 +243,13 @@ def _default_output_dir(path: str) -> str:
         last = len(parts) - 1 - parts[::-1].index("configs")
         return os.path.join("output", *parts[last + 1 :])
     return os.path.join("output", parts[-1])
+
+
+def _take_old_heads(cfg: CfgNode) -> None:
+    """Version 0.1 had NUM_UNUSED_CLASSES in its own RoI heads; name those that have it now."""
+    unused = cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0
+    if unused and cfg.MODEL.ROI_HEADS.NAME in ("LevelROIHeads", "FPNROIHeads"):
+        cfg.MODEL.ROI_HEADS.NAME = "TorchvisionROIHeads"
 
 
 # --- a file and the files of its _BASE_

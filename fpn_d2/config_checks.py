@@ -43,7 +43,7 @@ from detectron2.modeling.proposal_generator import RPN
 from fvcore.common.registry import Registry
 from PIL import Image
 
-from .modeling import C4ROIHeads, LevelROIHeads, MaskProposalNetwork, build_fpn_backbone
+from .modeling import MaskProposalNetwork, build_fpn_backbone
 from .modeling.fpn import TOP_BLOCKS, check_features_exist, features_read
 from .utils.errors import UserError
 
@@ -115,7 +115,12 @@ def class_head_key(cfg: CfgNode) -> str | None:
 
 # Components that only checkpoints of other code bases need; their module registers them.
 _FOREIGN = dict.fromkeys(
-    ("ClippingRetinaNet", "MaskRCNNBenchmarkAnchorGenerator", "TorchvisionAnchorGenerator"),
+    (
+        "ClippingRetinaNet",
+        "MaskRCNNBenchmarkAnchorGenerator",
+        "TorchvisionAnchorGenerator",
+        "TorchvisionROIHeads",
+    ),
     "fpn_d2.checkpoint.foreign.components",
 )
 
@@ -129,6 +134,7 @@ def import_foreign(cfg: CfgNode) -> None:
     for name, registry in (
         (cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
         (cfg.MODEL.ANCHOR_GENERATOR.NAME, ANCHOR_GENERATOR_REGISTRY),
+        (cfg.MODEL.ROI_HEADS.NAME, ROI_HEADS_REGISTRY),
     ):
         if name in _FOREIGN and name not in registry:
             importlib.import_module(_FOREIGN[name])
@@ -483,14 +489,17 @@ def _has_no_switches(backbone: Any) -> bool:
 
 def _has_stock_pooler(heads: Any) -> bool:
     """Whether RoI heads build their pooler by a method that they have from Detectron2."""
-    build = getattr(heads, "_init_box_head", None) or getattr(heads, "from_config", None)
-    return _is_of(build, "detectron2")
+    return _is_of(_box_head_builder(heads), "detectron2")
 
 
-def _has_stock_predictor(heads: Any) -> bool:
-    if _is_a(heads, LevelROIHeads):
-        return False
-    return _has_stock_pooler(heads) or _is_a(heads, C4ROIHeads)
+def _has_no_unused_classes(heads: Any) -> bool:
+    """Whether RoI heads build their classifier as Detectron2's or as those of the paper do."""
+    return _box_head_builder(heads).__module__.startswith(("detectron2.", "fpn_d2.modeling."))
+
+
+def _box_head_builder(heads: Any) -> Any:
+    """The method by which RoI heads build what follows the pyramid, whoever wrote it."""
+    return getattr(heads, "_init_box_head", None) or getattr(heads, "from_config", heads)
 
 
 _SWITCHES = (
@@ -539,7 +548,7 @@ _SWITCHES = (
         "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES has",
         "MODEL.ROI_HEADS.NAME",
         lambda cfg: cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0,
-        _has_stock_predictor,
-        "set it to LevelROIHeads, or NUM_UNUSED_CLASSES to 0",
+        _has_no_unused_classes,
+        "set it to TorchvisionROIHeads, or NUM_UNUSED_CLASSES to 0",
     ),
 )

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -69,6 +71,24 @@ def make_input() -> Callable[..., dict]:
         }
 
     return make
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """``run_tool(module, word, ...)``: run the main of a tool with these words on its command
+    line; its exit code, stdout and stderr."""
+
+    def run(module: ModuleType, *words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            module.main()
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
 
 
 TINY = [

@@ -1,8 +1,8 @@
 """Files that would run code or fill the memory, each with a benign twin of the same form.
 
-``KINDS`` has, by the kind's name, a function ``(folder, evil) -> Case`` that writes one: the
-hostile file with ``evil``, an object that makes the folder ``made`` when it is unpickled, or its
-twin with something harmless instead.
+``KINDS`` maps the name of a kind to a function ``(world, hostile) -> Case`` that writes one: the
+hostile file, which makes the folder ``made`` if its code runs, or its twin with something harmless
+in that place.
 """
 
 import io
@@ -33,16 +33,28 @@ class Evil:
         return os.mkdir, (self.path,)
 
 
+def write_zip_bomb(content: Any, path: str | os.PathLike) -> None:
+    """``torch.save``, but every tensor unpacks to 100 MB of zeros."""
+    whole = io.BytesIO()
+    torch.save(content, whole)
+    with (
+        zipfile.ZipFile(whole) as source,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in source.namelist():
+            bomb.writestr(name, source.read(name) if "data/" not in name else bytes(10**8))
+
+
 @dataclass
 class World:
-    """What a case is made of.
+    """The pieces of a case.
 
     Args:
-        folder: where it may write.
+        folder: the folder that it may write to.
         repo: this repository.
-        weights: the weights of a Faster R-CNN of the quick row.
-        proposals: sound proposals of the tiny data, by split.
-        datasets: the folder with the tiny data.
+        weights: the weights of the quick row's Faster R-CNN.
+        proposals: sound proposals for the tiny data, by split.
+        datasets: the folder of the tiny data.
     """
 
     folder: Path
@@ -68,7 +80,7 @@ class World:
 
 @dataclass
 class Case:
-    """A command, by its row (or config file), flags and overrides; and the file at fault."""
+    """A command: its row (or config file), its flags and overrides; and the file at fault."""
 
     row: str
     words: list[str]
@@ -87,7 +99,7 @@ def finetune(path: str) -> Case:
 
 
 def tag(world: World, hostile: bool) -> str:
-    """A seed, or code that would be one."""
+    """A line with a seed, or with code in its place."""
     if not hostile:
         return "SEED: 1\n"
     return f'SEED: !!python/object/apply:os.mkdir ["{world.path("made")}"]\n'
@@ -191,14 +203,7 @@ def pyth_reduce(world: World, hostile: bool) -> Case:
 def pth_zip_bomb(world: World, hostile: bool) -> Case:
     if not hostile:
         return evaluate(pth(world, {"model": world.weights}))
-    whole = io.BytesIO()
-    torch.save({"model": {"a": torch.zeros(2)}}, whole)
-    with (
-        zipfile.ZipFile(whole) as source,
-        zipfile.ZipFile(world.path("model.pth"), "w", zipfile.ZIP_DEFLATED) as bomb,
-    ):
-        for name in source.namelist():
-            bomb.writestr(name, source.read(name) if "data/" not in name else bytes(10**8))
+    write_zip_bomb({"model": {"a": torch.zeros(2)}}, world.path("model.pth"))
     return evaluate(world.path("model.pth"))
 
 
@@ -225,7 +230,7 @@ def npy_header(world: World, hostile: bool) -> Case:
 
 
 def proposals(world: World, hostile: str | None, more: Any) -> list[str]:
-    """Overrides that name proposal files, that of ``hostile`` with something more in it."""
+    """Overrides that name proposal files; the file of the split ``hostile`` holds ``more``."""
     words = []
     for split in ("train", "val"):
         content = dict(world.proposals[split])
@@ -249,7 +254,7 @@ def proposals_in_evaluation(world: World, hostile: bool) -> Case:
 
 
 def last_checkpoint(world: World, hostile: bool) -> Case:
-    """It names a file outside of OUTPUT_DIR, which stock Detectron2 unpickles."""
+    """``last_checkpoint`` names a file outside of OUTPUT_DIR, and stock Detectron2 unpickles it."""
     output = world.folder / "resumed"
     output.mkdir(exist_ok=True)
     elsewhere = world.write("elsewhere.pkl", pickle.dumps(zoo(world, more=world.evil(True))))

@@ -19,6 +19,7 @@ from detectron2.modeling.meta_arch import RetinaNet
 
 import fpn_d2
 from fpn_d2 import UserError, add_fpn_config, load_config
+from fpn_d2.config import changed
 from fpn_d2.config_checks import check_registered, class_head_key, features_read
 from fpn_d2.modeling import LevelROIHeads
 
@@ -380,13 +381,13 @@ REFUSED = {
     **{
         f"{heads}, {key}": (
             ["MODEL.ROI_HEADS.NAME", heads, f"MODEL.ROI_BOX_HEAD.{key}", value],
-            f"{key}.* no effect on MODEL.ROI_HEADS.NAME {heads}; set it to LevelROIHeads",
+            f"{key}.* no effect on MODEL.ROI_HEADS.NAME {heads}; set it to {ours}",
         )
         for heads in ("CascadeROIHeads", "Res5ROIHeads")
-        for key, value in (
-            ("POOLER_BACKEND", "gather"),
-            ("POOLER_CANONICAL_SIZE", "100"),
-            ("NUM_UNUSED_CLASSES", "10"),
+        for key, value, ours in (
+            ("POOLER_BACKEND", "gather", "LevelROIHeads"),
+            ("POOLER_CANONICAL_SIZE", "100", "LevelROIHeads"),
+            ("NUM_UNUSED_CLASSES", "10", "TorchvisionROIHeads"),
         )
     },
     "Eq. 1's size": (["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "0"], "CANONICAL_SIZE is 0"),
@@ -511,6 +512,17 @@ def test_a_component_that_only_foreign_checkpoints_need_is_imported_by_its_name(
     assert imported == []
     load_config("", ["MODEL.DEVICE", "cpu", "MODEL.ANCHOR_GENERATOR.NAME", name])
     assert imported == ["fpn_d2.checkpoint.foreign.components"]
+
+
+def test_a_config_of_version_0_1_gets_the_heads_that_have_unused_classes_now():
+    for name in ("LevelROIHeads", "FPNROIHeads"):
+        opts = ["MODEL.ROI_HEADS.NAME", name, "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES", "10"]
+        cfg = load_config("", ["MODEL.DEVICE", "cpu", *opts])
+        assert cfg.MODEL.ROI_HEADS.NAME == "TorchvisionROIHeads"
+        check_registered(cfg)
+    cfg = changed(cfg, {"MODEL.ROI_HEADS.NAME": "C4ROIHeads"})
+    with pytest.raises(UserError, match="NUM_UNUSED_CLASSES .*C4ROIHeads; set it to Torchvision"):
+        check_registered(cfg)
 
 
 def test_each_file_is_read_once(write, monkeypatch):

@@ -1,6 +1,6 @@
-"""train_net.py on files that would run code: refused by name, and their benign twins load.
+"""train_net.py refuses files that would run code by their names, and loads their benign twins.
 
-SECURITY.md's table says what stock Detectron2 does with each, and is held to it here.
+SECURITY.md's table says what stock Detectron2 does with each file, and is held to it here.
 """
 
 import contextlib

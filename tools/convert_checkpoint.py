@@ -2,7 +2,7 @@
 """Write the weights of a checkpoint as .safetensors, which cannot hold code, or as .pth.
 
 ``python tools/convert_checkpoint.py model_final.pkl model_final.safetensors`` reads every form
-that MODEL.WEIGHTS takes, without running what is in it, and leaves out all but the weights.
+that MODEL.WEIGHTS takes, without running what is in it, and writes nothing but the weights.
 Detectors of torchvision and maskrcnn-benchmark get this package's names: docs/checkpoints.md.
 """
 
@@ -11,11 +11,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from torch import nn
+from torch import Tensor
 
 from fpn_d2 import load_config
-from fpn_d2.checkpoint import convert_checkpoint
+from fpn_d2.checkpoint.conversion import convert_checkpoint
 from fpn_d2.checkpoint.foreign import (
     SOURCES,
     Conversion,
@@ -56,111 +57,102 @@ def parse() -> argparse.Namespace:
         help="names that are not needed, such as '^roi_heads.mask'; a regular expression",
     )  # fmt: skip
     parser.add_argument(
-        "--check",
-        type=int,
-        default=0,
-        metavar="N",
+        "--check", type=int, default=0, metavar="N",
         help="first compare with torchvision on N images",
-    )
+    )  # fmt: skip
     return parser.parse_args()
 
 
-class Converter:
-    """The change between reading and writing."""
+def convert_names(args: argparse.Namespace, weights: dict[str, Tensor]) -> Conversion | None:
+    """Bring weights under this package's names; None if they have these names already."""
+    if args.check < 0 or (args.norm_eps is not None and not 0 <= args.norm_eps < 1):
+        raise UserError("--check takes a number of images, and --norm-eps one from 0 to 1")
+    source = args.source or find_source(weights)
+    if args.check and source != "torchvision":
+        raise UserError(f"--check compares with torchvision, but the names are {source}'s")
+    refuse_without_effect(args, source)
+    if source == "detectron2":
+        return None
+    print(f"names of {source}" + ("" if args.source else ", as they look"))
+    conversion = convert_foreign(
+        args.input,
+        weights,
+        source,
+        norm_eps=args.norm_eps,
+        all_classes=args.all_classes,
+        left_out=tuple(args.leave_out),
+    )
+    path = args.config_file or CONFIGS / conversion.config
+    cfg = load_config(path, [*conversion.overrides, "MODEL.DEVICE", "cpu"])
+    check_complete(conversion.weights, cfg)
+    for note in conversion.notes:
+        print(f"  {note}")
+    if args.check:
+        compare(args, cfg, conversion, weights)
+    return conversion
 
-    def __init__(self, args: argparse.Namespace):
-        self.args = args
-        self.conversion: Conversion | None = None
 
-    def __call__(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """The checkpoint under this package's names, once it is whole."""
-        args, weights = self.args, checkpoint["model"]
-        if args.check < 0 or (args.norm_eps is not None and not 0 <= args.norm_eps < 1):
-            raise UserError("--check takes a number of images, and --norm-eps one from 0 to 1")
-        source = args.source or find_source(weights)
-        if args.check and source != "torchvision":
-            raise UserError(f"--check compares with torchvision, but the names are {source}'s")
-        self.refuse_without_effect(source)
-        if source == "detectron2":
-            return checkpoint
-        print(f"names of {source}" + ("" if args.source else ", as they look"))
-        result = convert_foreign(
-            args.input,
-            weights,
-            source,
-            norm_eps=args.norm_eps,
-            all_classes=args.all_classes,
-            left_out=tuple(args.leave_out),
-        )
-        check_complete(result.weights, self.config(result))
-        for note in result.notes:
-            print(f"  {note}")
-        self.conversion = result
-        if args.check:
-            self.compare(result, weights)
-        return {"model": result.weights}
-
-    def refuse_without_effect(self, source: str) -> None:
-        """Refuse options that this source does not know."""
-        args = self.args
-        options = {"--all-classes": args.all_classes}
-        if source == "detectron2":
-            options |= {
-                "--norm-eps": args.norm_eps is not None,
-                "--leave-out": args.leave_out,
-                "--config-file": args.config_file,
-            }
-        given = [option for option, value in options.items() if value]
-        if given and source != "torchvision":
-            raise UserError(
-                f"{' and '.join(given)} has no effect on weights with the names of {source}; "
-                "leave it out, or say with --from where the checkpoint comes from"
-            )
-
-    def config(self, conversion: Conversion) -> Any:
-        """The config of the model, on the CPU."""
-        path = self.args.config_file or CONFIGS / conversion.config
-        return load_config(path, [*conversion.overrides, "MODEL.DEVICE", "cpu"])
-
-    def compare(self, conversion: Conversion, weights: dict[str, Any]) -> None:
-        """Print how far the converted model is from torchvision's, and refuse another one."""
-        original = {
-            name: weight
-            for name, weight in weights.items()
-            if not any(re.search(p, name.removeprefix("module.")) for p in self.args.leave_out)
+def refuse_without_effect(args: argparse.Namespace, source: str) -> None:
+    """Refuse options that have no effect on weights of this source."""
+    options = {"--all-classes": args.all_classes}
+    if source == "detectron2":
+        options |= {
+            "--norm-eps": args.norm_eps is not None,
+            "--leave-out": args.leave_out,
+            "--config-file": args.config_file,
         }
-        ours: nn.Module = build_model(self.config(conversion).clone()).eval()
-        ours.load_state_dict(conversion.weights)
-        eps = self.args.norm_eps
-        eps = norm_eps_of(self.args.input, original) if eps is None else eps
-        theirs = build_torchvision(original, eps)
-        images = noise_images(self.args.check)
-        differences = compare_with_torchvision(ours, theirs, images, conversion.labels)
-        print(f"beside torchvision's model, on {len(images)} images of noise:")
-        for name, value in differences.items():
-            print(f"  {name:14}{value:.6g}")
-        if differences["detections"] and differences["matched_share"] < LEAST_MATCHED:
-            raise UserError(
-                f"only {differences['matched_share']:.1%} of the detections are torchvision's, so "
-                "nothing is written; give --norm-eps and --config-file as the model was trained "
-                "with, or leave out --check"
-            )
+    given = [option for option, value in options.items() if value]
+    if given and source != "torchvision":
+        raise UserError(
+            f"{' and '.join(given)} has no effect on weights with the names of {source}; "
+            "leave it out, or say with --from where the checkpoint comes from"
+        )
+
+
+def compare(
+    args: argparse.Namespace, cfg: CfgNode, conversion: Conversion, weights: dict[str, Tensor]
+) -> None:
+    """Print how far the converted model is from torchvision's, and refuse a different one."""
+    original = {
+        name: weight
+        for name, weight in weights.items()
+        if not any(re.search(p, name.removeprefix("module.")) for p in args.leave_out)
+    }
+    ours = build_model(cfg.clone()).eval()
+    ours.load_state_dict(conversion.weights)
+    eps = norm_eps_of(args.input, original) if args.norm_eps is None else args.norm_eps
+    theirs = build_torchvision(original, eps)
+    images = noise_images(args.check)
+    differences = compare_with_torchvision(ours, theirs, images, conversion.labels)
+    print(f"beside torchvision's model, on {len(images)} images of noise:")
+    for name, value in differences.items():
+        print(f"  {name:14}{value:.6g}")
+    if differences["detections"] and differences["matched_share"] < LEAST_MATCHED:
+        raise UserError(
+            f"only {differences['matched_share']:.1%} of the detections are torchvision's, so "
+            "nothing is written; give --norm-eps and --config-file as the model was trained "
+            "with, or leave out --check"
+        )
 
 
 def main() -> None:
     """Read the command line, convert, say what was written."""
     args = parse()
-    converter = Converter(args)
+    conversion: Conversion | None = None
+
+    def change(checkpoint: dict[str, Any]) -> dict[str, Any]:
+        nonlocal conversion
+        conversion = convert_names(args, checkpoint["model"])
+        return checkpoint if conversion is None else {"model": conversion.weights}
+
     with exit_on_user_error():
-        written = convert_checkpoint(
-            args.input, args.output, overwrite=args.force, change=converter
-        )
+        written = convert_checkpoint(args.input, args.output, overwrite=args.force, change=change)
         weights = written["model"]
         numbers = sum(weight.numel() for weight in weights.values())
         print(f"{args.output}: {len(weights)} tensors, {numbers:,} numbers")
-        if converter.conversion is not None:
-            path = args.config_file or f"configs/{converter.conversion.config}"
-            words = [*converter.conversion.overrides, "MODEL.WEIGHTS", args.output]
+        if conversion is not None:
+            path = args.config_file or f"configs/{conversion.config}"
+            words = [*conversion.overrides, "MODEL.WEIGHTS", args.output]
             print(f"its config: --config-file {path} {' '.join(words)}")
 
 

@@ -4,7 +4,7 @@
 python tools/export.py --config-file configs/quick/demo.yaml --weights output/demo/model_final.pth \
     --format onnx --output detector.onnx
 
-Nothing is written where the file's detections are not the model's.
+Nothing is written if the file's detections are not the model's.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
         nargs="+",
         default=(),
         metavar="FILE",
-        help="to check on; the first of the config's test set where there are none",
+        help="to check on; default: the first images of the config's test set",
     )
     parser.add_argument("--force", action="store_true", help="replace the output if it is there")
     parser.add_argument(

@@ -1,7 +1,5 @@
-"""Checkpoints: loading with the user's mistakes in words, a model with its weights, conversion."""
+"""Checkpoints: loading without running code, a model with its weights, resuming, conversion."""
 
-from .checkpointer import SafeCheckpointer
-from .conversion import convert_checkpoint, read_weights
-from .loading import load_model
+from .checkpointer import SafeCheckpointer, load_model
 
-__all__ = ["SafeCheckpointer", "convert_checkpoint", "load_model", "read_weights"]
+__all__ = ["SafeCheckpointer", "load_model"]

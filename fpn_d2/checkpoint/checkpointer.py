@@ -1,35 +1,66 @@
-"""Detectron2's checkpointer, with a word where it would load too little in silence."""
+"""Detectron2's checkpointer, which refuses what would load too little; and a model with weights."""
 
 import os
 from typing import Any
 
 import numpy as np
 from detectron2.checkpoint import DetectionCheckpointer
-from torch import Tensor
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import Tensor, nn
 
+from ..config_checks import check_registered
 from ..utils.errors import UserError
-from ..utils.files import replace_file, system_error
+from ..utils.files import explain_disk_errors, is_local, replace_file
 from .resume_point import checkpoints_in, newest_whole, tagged_checkpoint
 from .safe_load import read_pickle, read_safetensors, read_torch
 
-__all__ = ["SafeCheckpointer", "check_weights"]
+__all__ = ["SafeCheckpointer", "check_weights", "load_model"]
 
 _STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+
+
+def load_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
+    """Build the model of a config and load its weights, ready for inference.
+
+    Args:
+        cfg: a config from :func:`fpn_d2.load_config`.
+        resume: load the last checkpoint in ``cfg.OUTPUT_DIR``, if there is one, instead of
+            ``cfg.MODEL.WEIGHTS``.
+
+    Returns:
+        the model, on ``cfg.MODEL.DEVICE``, in eval mode.
+
+    Raises:
+        UserError: if a component is not registered, if there are no weights, or if they leave a
+            key of the model unfilled.
+    """
+    check_registered(cfg)
+    model = build_model(cfg.clone())  # the meta-architecture may change its config
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
+    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+        raise UserError(
+            "MODEL.WEIGHTS is empty, and random weights detect nothing; set it to a checkpoint, "
+            "such as the model_final.pth that training left in its OUTPUT_DIR"
+        )
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    return model.eval()
 
 
 class SafeCheckpointer(DetectionCheckpointer):
     """Loads every form that :class:`DetectionCheckpointer` loads, and refuses a useless match.
 
-    Detectron2 logs the keys that a file does not fill and goes on, so a wrong file trains from
-    random weights, or evaluates them, without an error.
+    Detectron2 logs the keys that a file does not fill and goes on, so a wrong file trains or
+    evaluates random weights without an error.
     """
 
     def __init__(self, model: Any, save_dir: str = "", *, strict: bool = False, **kwargs: Any):
         """
         Args:
             model, save_dir, kwargs: see :class:`DetectionCheckpointer`.
-            strict: every key of the model must be filled, as evaluation needs it. Otherwise at
-                least half of the backbone's keys must be, as fine-tuning needs it.
+            strict: require the file to fill every key of the model, as evaluation needs it.
+                Otherwise it must fill at least half of the backbone's keys, as fine-tuning
+                needs it.
         """
         super().__init__(model, save_dir, **kwargs)
         self.path_manager = _ReplacingPathManager(self.path_manager)
@@ -40,11 +71,11 @@ class SafeCheckpointer(DetectionCheckpointer):
         """See :meth:`DetectionCheckpointer.load`.
 
         Raises:
-            UserError: where the file is not there, or fills too little of the model.
+            UserError: if the file does not exist, cannot be loaded, or fills too little of the
+                model.
         """
         self._path = path
-        local = path and "://" not in path
-        if local and not os.path.isfile(path.split("?")[0]):
+        if path and is_local(path) and not os.path.isfile(path.split("?")[0]):
             raise UserError(
                 f"the weights {path} do not exist; set MODEL.WEIGHTS to a checkpoint, or to '' "
                 "to start from random weights"
@@ -56,29 +87,23 @@ class SafeCheckpointer(DetectionCheckpointer):
         except Exception as error:  # what a readable file holds can be wrong in any way
             reason = " ".join(str(error).split())[:200] or "no reason given"
             raise UserError(
-                f"the checkpoint {path} cannot be loaded ({type(error).__name__}: {reason}); it is "
-                "of something else than this config, so set MODEL.WEIGHTS to another"
+                f"the checkpoint {path} cannot be loaded ({type(error).__name__}: {reason}); it "
+                "belongs to something else than this config, so set MODEL.WEIGHTS to another"
             ) from error
         finally:
-            self._parsed_url_during_load = None  # which Detectron2 resets after a success alone
+            self._parsed_url_during_load = None  # Detectron2 resets it after a success alone
 
     def save(self, name: str, **kwargs: Any) -> None:
         """See :meth:`Checkpointer.save`.
 
         Raises:
-            UserError: where it cannot be written, as on a full disk; what was there before stays.
+            UserError: if the checkpoint cannot be written, for example on a full disk; what was
+                there before stays.
         """
-        try:
+        what = f"checkpoint {os.path.join(self.save_dir, name)}"
+        remedy = "the checkpoints before it are kept: make room there and go on with --resume"
+        with explain_disk_errors(what, remedy):
             super().save(name, **kwargs)
-        except (OSError, RuntimeError) as error:
-            cause = system_error(error)
-            if cause is None:
-                raise
-            raise UserError(
-                f"checkpoint {name} could not be written to {self.save_dir} "
-                f"({cause.strerror or cause}), and those before it are kept; make room there and "
-                "go on with --resume"
-            ) from error
 
     def has_checkpoint(self) -> bool:
         """See :meth:`Checkpointer.has_checkpoint`; one without ``last_checkpoint`` counts too."""
@@ -89,7 +114,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         """See :meth:`Checkpointer.get_checkpoint_file`.
 
         Raises:
-            UserError: where ``last_checkpoint`` names no file of its folder.
+            UserError: if ``last_checkpoint`` names no file of its folder.
         """
         return tagged_checkpoint(self.save_dir)
 
@@ -98,7 +123,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         whole, see :func:`newest_whole`.
 
         Raises:
-            UserError: where there are checkpoints, and none is whole.
+            UserError: if there are checkpoints, but none of them is whole.
         """
         if resume and self.has_checkpoint():
             return self.load(newest_whole(self.save_dir, list(self.checkpointables)))
@@ -107,7 +132,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         """See :meth:`DetectionCheckpointer._load_file`; takes ``.safetensors`` too.
 
-        The forms that Detectron2 would unpickle are read by :mod:`fpn_d2.checkpoint.safe_load`.
+        Detectron2 would unpickle ``.pkl``, ``.pyth`` and ``.pth`` files;
+        :mod:`fpn_d2.checkpoint.safe_load` reads them here.
         """
         if filename.endswith(".safetensors"):
             return read_safetensors(filename)
@@ -124,8 +150,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         if filename.endswith(".pkl"):
             content = read_pickle(filename)
             if "model" in content and "__author__" in content:
-                return content  # Detectron2's zoo
-            blobs = content.get("blobs", content)  # Caffe2's: a detector's, or ImageNet's
+                return content  # of Detectron2's zoo
+            blobs = content.get("blobs", content)  # of Caffe2: a detector's, or ImageNet's
             model = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
             return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
         return super()._load_file(filename)
@@ -142,8 +168,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         check_weights(self._path, checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
-        unfilled = set(incompatible.missing_keys)  # those of another shape are among them
-        # A norm that a file without versions (.pkl, Caffe2) does not have fills its statistics
+        unfilled = set(incompatible.missing_keys)  # keys of another shape are among them
+        # When a file without versions (.pkl, Caffe2) lacks a norm, the norm fills its statistics
         # with defaults and reports its weight and bias alone.
         unfilled |= {
             key
@@ -169,9 +195,9 @@ class SafeCheckpointer(DetectionCheckpointer):
 
 
 class _ReplacingPathManager:
-    """Detectron2's path manager, whose files on this machine are written aside and renamed.
+    """Detectron2's path manager, but files on this machine are written aside and renamed.
 
-    :class:`fvcore.common.checkpoint.Checkpointer` writes in place, so that a kill while it writes
+    :class:`fvcore.common.checkpoint.Checkpointer` writes in place, so a kill while it writes
     leaves half a checkpoint, or a ``last_checkpoint`` that names nothing.
     """
 
@@ -182,7 +208,7 @@ class _ReplacingPathManager:
         return getattr(self._path_manager, name)
 
     def open(self, path: str, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        if "w" in mode and "://" not in path:
+        if "w" in mode and is_local(path):
             return replace_file(path, mode)
         return self._path_manager.open(path, mode, *args, **kwargs)
 
@@ -192,10 +218,10 @@ def check_weights(path: str, weights: Any) -> None:
 
     Args:
         path: the checkpoint, for the message.
-        weights: what it has under ``model``.
+        weights: the value under ``model`` in it.
 
     Raises:
-        UserError: where it is anything else.
+        UserError: if it is anything else.
     """
     if not isinstance(weights, dict):
         raise UserError(

@@ -1,7 +1,8 @@
-"""A checkpoint's weights in another file: only the model's, in a form that cannot hold code.
+"""The weights of a checkpoint in another file: the model's alone, in a form that cannot hold code.
 
-A checkpoint is here ``{"model": weights by name}`` and, where the names are another code base's,
-the zoo's hints ``__author__`` and ``matching_heuristics`` beside it, with which it loads.
+A checkpoint is here ``{"model": weights by name}``. If the names are another code base's, the
+zoo's hints ``__author__`` and ``matching_heuristics`` stand beside the weights, and it loads with
+them.
 """
 
 import os
@@ -14,14 +15,13 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
-from ..utils.files import replace_file, system_error
+from ..utils.files import check_targets, explain_disk_errors, replace_file
 from .checkpointer import SafeCheckpointer, check_weights
+from .safe_load import MAX_PACKING
 
 __all__ = ["convert_checkpoint", "read_weights", "write_weights"]
 
 _HINTS = ("__author__", "matching_heuristics")
-# A tensor may repeat what is stored once; weights that grow by more than this are no weights.
-_MAX_RATIO = 4
 
 
 def convert_checkpoint(
@@ -34,23 +34,21 @@ def convert_checkpoint(
     """Write the weights of any checkpoint that this package reads to another file.
 
     Args:
-        source: the checkpoint: ``.pth``, ``.pkl`` of either zoo, ``.pyth``, ``.safetensors``.
-        target: the file to write, ``.safetensors`` or ``.pth``; whole or not at all.
-        overwrite: whether it may be there already.
-        change: what to make of the checkpoint in between, such as one with other names.
+        source: the checkpoint: ``.pth``, ``.pkl`` of either zoo, ``.pyth`` or ``.safetensors``.
+        target: the file to write, ``.safetensors`` or ``.pth``; it is written whole or not at all.
+        overwrite: whether ``target`` may exist and be replaced.
+        change: turns the checkpoint that was read into the one to write, for example one with
+            other names; None writes what was read.
 
     Returns:
-        what was written.
+        the checkpoint that was written.
 
     Raises:
-        UserError: where one of the files cannot be read or written.
+        UserError: if one of the files cannot be read or written.
     """
     if not target.endswith((".safetensors", ".pth")):
         raise UserError(f"{target} is neither .safetensors nor .pth; name one of these")
-    if os.path.isdir(target):
-        raise UserError(f"{target} is a folder; name a file to write")
-    if os.path.lexists(target) and not overwrite:
-        raise UserError(f"{target} is there already; name another, or add --force to replace it")
+    check_targets(target, overwrite=overwrite)
     checkpoint = read_weights(source)
     if change is not None:
         checkpoint = change(checkpoint)
@@ -65,28 +63,30 @@ def read_weights(path: str) -> dict[str, Any]:
         path: the checkpoint, or its URL.
 
     Returns:
-        the checkpoint; its weights are tensors on the CPU, each with a memory of its own.
+        the checkpoint; its weights are tensors on the CPU, and no two of them share their memory.
 
     Raises:
-        UserError: where it cannot be read, or holds anything else.
+        UserError: if it cannot be read, or holds anything else.
     """
-    keeper = _Keeper()
-    keeper.load(path)
-    weights = {name: _tensor(path, name, value) for name, value in keeper.content["model"].items()}
+    reader = _Reader()
+    reader.load(path)
+    content = reader.content
+    weights = {name: _tensor(path, name, value) for name, value in content["model"].items()}
     if not weights:
         raise UserError(f"the checkpoint {path} holds no weights; name another")
+    # A tensor may repeat what is stored once, which no weights do to this extent.
     size = sum(value.numel() * value.element_size() for value in weights.values())
-    if size > _MAX_RATIO * keeper.file_size + 2**20:
+    if size > MAX_PACKING * reader.file_size + 2**20:
         raise UserError(
             f"the checkpoint {path} would unfold to {size} bytes of weights from "
-            f"{keeper.file_size}, which no checkpoint does; name another"
+            f"{reader.file_size}, which no checkpoint does; name another"
         )
-    # Tied weights share their memory, which safetensors does not have.
+    # Tied weights share their memory, which safetensors cannot express.
     weights = {
         name: value.detach().clone(memory_format=torch.contiguous_format)
         for name, value in weights.items()
     }
-    return {"model": weights, **{k: keeper.content[k] for k in _HINTS if k in keeper.content}}
+    return {"model": weights, **{key: content[key] for key in _HINTS if key in content}}
 
 
 def write_weights(checkpoint: dict[str, Any], path: str) -> None:
@@ -97,9 +97,9 @@ def write_weights(checkpoint: dict[str, Any], path: str) -> None:
         path: ``.safetensors``, where the hints become metadata, or ``.pth``.
 
     Raises:
-        UserError: where it cannot be written.
+        UserError: if it cannot be written.
     """
-    try:
+    with explain_disk_errors(path, "choose another place, or make room there"):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         with replace_file(path, "wb") as file:
             if path.endswith(".safetensors"):
@@ -107,18 +107,10 @@ def write_weights(checkpoint: dict[str, Any], path: str) -> None:
                 file.write(to_safetensors(checkpoint["model"], {"format": "pt", **hints}))
             else:
                 torch.save(checkpoint, file)
-    except (OSError, RuntimeError) as error:
-        cause = system_error(error)
-        if cause is None:
-            raise
-        raise UserError(
-            f"{path} could not be written ({cause.strerror or cause}); choose another place, or "
-            "make room there"
-        ) from error
 
 
-class _Keeper(SafeCheckpointer):
-    """A checkpointer that keeps what it would load."""
+class _Reader(SafeCheckpointer):
+    """A checkpointer that keeps the content of a file instead of loading it into a model."""
 
     def __init__(self) -> None:
         super().__init__(nn.Module())
@@ -135,14 +127,14 @@ class _Keeper(SafeCheckpointer):
 
 
 def _tensor(path: str, name: str, value: Tensor | np.ndarray) -> Tensor:
-    """A weight as a tensor whose numbers are all there."""
+    """A weight as a tensor that holds all of its numbers."""
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biufc":
             raise UserError(
                 f"the checkpoint {path} has {value.dtype} as its weight {name[:80]!r}, and only "
                 "numbers can be converted; name another"
             )
-        # Pickles may be of big-endian machines, or of arrays that are read-only.
+        # Pickles may come from big-endian machines, or hold arrays that are read-only.
         return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
     if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
         raise UserError(

@@ -1,27 +1,121 @@
-"""Pickles from elsewhere: read without running what is in them.
+"""Pickles of NumPy arrays, read without running what is in them.
 
-A pickle is a program. Of the functions that it may call only those are let through that rebuild
-NumPy arrays, in this package's own form (see numpy_pickles.py), and plain containers need none.
+A pickle is a program. The unpickler here lets it call only what rebuilds NumPy arrays; plain
+containers need no call at all.
+
+The arrays are rebuilt by stand-ins for NumPy's own constructors. NumPy rebuilds a dtype from
+whatever state the pickle holds, flags included. If the state of an object dtype denies that it
+holds objects, the array takes bytes of the file for addresses, and the file can run code although
+it names no function but NumPy's. The stand-ins therefore check the state and use NumPy's own,
+unaltered dtype.
 """
 
 import mmap
 import os
 import pickle
 import pickletools
+import re
 from typing import Any
 
-from ..utils.errors import UserError
-from .numpy_pickles import NUMPY_GLOBALS
+import numpy as np
 
-__all__ = ["load_arrays"]
+from ..utils.errors import UserError
+
+__all__ = ["NUMPY_GLOBALS", "PickledArray", "PickledDtype", "load_arrays"]
 
 _ALLOWED = {
     ("_codecs", "encode"),  # how protocol 2 writes an array's bytes
     ("collections", "OrderedDict"),
 }
 _LONG = 4096  # bytes
-# Opcodes that could fill the memory with a number alone: a memo as long as the number says.
+# Opcodes that could fill the memory with a number alone: the memo grows as long as it says.
 _MEMO_WRITES = {"PUT", "BINPUT", "LONG_BINPUT"}
+
+# Numbers, text of a fixed length and objects; no structures, whose fields may lie anywhere.
+_CODE = re.compile(r"b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[SU]\d{1,6}|O8?")
+_scalar = np.float64(0).__reduce__()[0]  # its module has another name in each NumPy
+
+
+class PickledDtype:
+    """``numpy.dtype(code, align, copy)`` and its state, as a pickle gives them."""
+
+    def __init__(self, code: Any, *_: Any):
+        if not (isinstance(code, str) and _CODE.fullmatch(code)):
+            raise pickle.UnpicklingError(
+                f"it holds an array of type {str(code)[:20]!r}, and only numbers belong there"
+            )
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        _, byte_order, subarray, names, fields, itemsize, _, flags, *more = state
+        honest = (
+            byte_order in ("<", ">", "|", "=")
+            and (subarray, names, fields) == (None, None, None)
+            and itemsize in (-1, self.dtype.itemsize)
+            and flags in (self.dtype.flags, self.dtype.flags if self.dtype.hasobject else 0)
+            and not any(more)
+        )
+        if not honest:
+            raise pickle.UnpicklingError(f"it describes the array type {self.dtype} wrongly")
+        self.dtype = self.dtype.newbyteorder(byte_order)
+
+
+class PickledArray(np.ndarray):
+    """An array that stays empty until its state is set."""
+
+    def __new__(cls, *_: Any) -> "PickledArray":
+        return super().__new__(cls, (0,))
+
+    def __setstate__(self, state: Any) -> None:
+        *_, shape, dtype, fortran, raw = state
+        super().__setstate__((1, shape, _real(dtype), fortran, raw))
+
+
+# No default arguments: a pickle may set attributes of a function that it has been given.
+def _reconstruct(cls: Any, shape: Any, typecode: Any) -> PickledArray:
+    return PickledArray()
+
+
+def _make_scalar(dtype: Any, raw: Any) -> np.generic:
+    return _scalar(_real(dtype), raw)
+
+
+def _from_buffer(buffer: Any, dtype: Any, shape: Any, *order: Any) -> np.ndarray:
+    """NumPy's function for protocol 5: (order,) or, since 2.4, (order, axis_order)."""
+    array = np.frombuffer(buffer, dtype=_real(dtype))
+    if len(order) > 1 and order[0] == "K" and order[1] is not None:
+        return array.reshape(shape).transpose(order[1])
+    return array.reshape(shape, order=order[0])
+
+
+def _no_bytes() -> bytes:
+    """How protocols 0 to 2 write the content of an empty array. A number as its argument would
+    make as many zeros."""
+    return b""
+
+
+def _real(dtype: Any) -> np.dtype:
+    if not isinstance(dtype, PickledDtype):
+        raise pickle.UnpicklingError("it holds an array without a type")
+    return dtype.dtype
+
+
+# By the name in the pickle, with the modules of NumPy 1 and of NumPy 2.
+NUMPY_GLOBALS = {
+    "numpy.dtype": PickledDtype,
+    "numpy.ndarray": PickledArray,
+    "__builtin__.bytes": _no_bytes,
+    "builtins.bytes": _no_bytes,
+    **{
+        f"numpy.{core}.{name}": function
+        for core in ("core", "_core")
+        for name, function in {
+            "multiarray._reconstruct": _reconstruct,
+            "multiarray.scalar": _make_scalar,
+            "numeric._frombuffer": _from_buffer,
+        }.items()
+    },
+}
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -39,10 +133,10 @@ def load_arrays(path: str, what: str, remedy: str) -> Any:
     Args:
         path: the file.
         what: what the file is, for the message.
-        remedy: what the user can do about a bad one.
+        remedy: what the user can do about a bad file, for the message.
 
     Returns:
-        its content.
+        the content of the file.
 
     Raises:
         UserError: naming the file and what is wrong with it.

@@ -1,8 +1,8 @@
-"""Which checkpoint of a folder a training goes on from: the newest one that is whole.
+"""The checkpoint that a training resumes from: the newest one of its folder that is whole.
 
-``last_checkpoint`` is a hint and no authority. A machine that stops between a checkpoint and its
-tag leaves an old one, a disk that lost blocks a damaged checkpoint, and a folder from elsewhere
-may have anything written in it.
+``last_checkpoint`` is only a hint. It is out of date if the machine stopped between a checkpoint
+and its tag, a disk that lost blocks has damaged the checkpoint that it names, and in a folder from
+elsewhere it may say anything.
 """
 
 import logging
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 def checkpoints_in(folder: str) -> list[str]:
-    """The files ``model_*.pth`` of a folder.
+    """List the files ``model_*.pth`` of a folder.
 
     Args:
-        folder: an OUTPUT_DIR, which need not exist.
+        folder: an OUTPUT_DIR; it need not exist.
 
     Returns:
         their paths, sorted.
@@ -38,16 +38,16 @@ def checkpoints_in(folder: str) -> list[str]:
 
 
 def tagged_checkpoint(folder: str) -> str:
-    """The checkpoint that a folder's ``last_checkpoint`` names.
+    """Find the checkpoint that a folder's ``last_checkpoint`` names.
 
     Args:
         folder: an OUTPUT_DIR.
 
     Returns:
-        its path, in the folder; "" where there is no ``last_checkpoint``.
+        the path of the checkpoint in the folder; "" if there is no ``last_checkpoint``.
 
     Raises:
-        UserError: where it holds anything else than the name of a file in its folder.
+        UserError: if ``last_checkpoint`` holds anything but the name of a file in its folder.
     """
     tag = os.path.join(folder, _TAG)
     if not os.path.lexists(tag):
@@ -70,20 +70,20 @@ def tagged_checkpoint(folder: str) -> str:
 
 
 def newest_whole(folder: str, states: Collection[str] = ()) -> str:
-    """The checkpoint of most iterations, of those that are whole, of the folder's last training.
+    """Find the last checkpoint of the folder's last training, leaving out damaged ones.
 
-    Those of an earlier training, which went further and whose files are older than the tagged
-    one, come last.
+    An earlier training in the same folder may have gone further. Its checkpoints, which are older
+    than the tagged one, are tried last.
 
     Args:
         folder: an OUTPUT_DIR.
-        states: what a checkpoint must hold beside its model, such as ``"trainer"``.
+        states: the keys that a checkpoint must hold beside its model, such as ``"trainer"``.
 
     Returns:
-        its path. The log names those that were skipped, and why.
+        the path of the checkpoint. The log names each one that was skipped, and why.
 
     Raises:
-        UserError: where none is whole.
+        UserError: if no checkpoint is whole.
     """
     faults: list[str] = []
     try:
@@ -122,7 +122,8 @@ def _newest_first(tagged: str, paths: list[str]) -> list[str]:
 
 
 def _iteration(path: str) -> float:
-    """By the name, or else by the content; a file that cannot be read comes first, to be told."""
+    """Read the iteration off the name, or else out of the file. A file that cannot be read counts
+    as the newest, so that the log tells of it."""
     number = re.fullmatch(r"model_(\d+)\.pth", os.path.basename(path))
     if number:
         return int(number[1])
@@ -144,7 +145,7 @@ def _check_whole(path: str, states: Collection[str]) -> None:
         raise UserError(f"the checkpoint {path} has no {' and no '.join(lacking)}; {remedy}")
     if not zipfile.is_zipfile(path):
         return
-    # torch does not look at the checksums that it has written.
+    # torch.load does not look at the checksums that torch.save has written.
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged:

@@ -1,8 +1,8 @@
-"""Reading the files of checkpoints without running what is in them.
+"""The files of checkpoints, read without running what is in them.
 
-Of a ``.pth`` file torch's own restricted unpickler takes tensors and plain containers, of a
-``.pkl`` :func:`fpn_d2.checkpoint.pickles.load_arrays` NumPy arrays, and a ``.safetensors`` holds
-nothing else.
+PyTorch's restricted unpickler takes tensors and plain containers from a ``.pth`` file, and
+:func:`fpn_d2.checkpoint.pickles.load_arrays` takes NumPy arrays from a ``.pkl`` file. A
+``.safetensors`` file cannot hold anything but tensors.
 """
 
 import os
@@ -15,16 +15,16 @@ import safetensors
 import torch
 
 from ..utils.errors import UserError
-from .numpy_pickles import NUMPY_GLOBALS
-from .pickles import load_arrays
+from .pickles import NUMPY_GLOBALS, load_arrays
 
-__all__ = ["read_pickle", "read_safetensors", "read_torch"]
+__all__ = ["MAX_PACKING", "read_pickle", "read_safetensors", "read_torch"]
+
+# torch.save stores tensors as they are, so a file that holds more than this many times its size is
+# no checkpoint of anybody's.
+MAX_PACKING = 4
 
 _REMEDY = "copy or download it again from a source that you trust, or set MODEL.WEIGHTS to another"
-# torch.save stores tensors as they are; more than this much packing is no checkpoint of anybody's.
-_MAX_RATIO = 4
-
-# What Detectron2's trainers leave beside tensors, numbers that NumPy has made, and arrays.
+# Detectron2's trainers save numbers and arrays of NumPy beside the tensors.
 _NUMPY = [(function, name) for name, function in NUMPY_GLOBALS.items()]
 
 
@@ -35,7 +35,7 @@ def read_pickle(path: str) -> dict[str, Any]:
         path: the file.
 
     Returns:
-        its content.
+        the content of the file.
 
     Raises:
         UserError: naming the file and what is wrong with it.
@@ -51,10 +51,10 @@ def read_torch(path: str, remedy: str = _REMEDY) -> Any:
 
     Args:
         path: the file.
-        remedy: what the user can do about a bad one.
+        remedy: what the user can do about a bad file, for the message.
 
     Returns:
-        its content, on the CPU.
+        the content of the file, on the CPU.
 
     Raises:
         UserError: naming the file and what is wrong with it.
@@ -78,8 +78,8 @@ def read_safetensors(path: str) -> dict[str, Any]:
         path: the file.
 
     Returns:
-        its tensors by name under ``model``; beside them, where its metadata have them,
-        ``__author__`` and ``matching_heuristics``, as in the zoo's files.
+        the tensors by name under ``model``, and ``__author__`` and ``matching_heuristics`` beside
+        them, as in the zoo's files, if the file's metadata has them.
 
     Raises:
         UserError: naming the file and what is wrong with it.
@@ -104,7 +104,7 @@ def _check_sizes(path: str, remedy: str) -> None:
         return  # the form before PyTorch 1.6
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > _MAX_RATIO * os.path.getsize(path):
+    if unpacked > MAX_PACKING * os.path.getsize(path):
         raise UserError(
             f"the checkpoint {path} would unpack to {unpacked} bytes from "
             f"{os.path.getsize(path)}, which no checkpoint does; {remedy}"
@@ -112,17 +112,17 @@ def _check_sizes(path: str, remedy: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, in half a sentence."""
+    """What is wrong with the file, in half a sentence."""
     text = str(error)
     if isinstance(error, pickle.UnpicklingError):
         name = re.search(r"(?:GLOBAL |[Uu]nsupported class |but got <class ')([\w.]+)", text)
         if name:
             return f"holds {name[1]}, and only tensors and plain containers belong there"
-        # torch's advice stands around what it has found
+        # PyTorch surrounds what it has found with advice.
         advice = ("Weights only", "Check the documentation", "Please")
         parts = [part.strip() for part in re.split(r"\n\s*\n", text)]
         text = next((part for part in parts if part and not part.startswith(advice)), "its pickle")
     reason = text.strip().partition("\n")[0].partition(". ")[0][:200] or type(error).__name__
-    if "weights_only" in reason:  # TorchScript, or a tar: torch would advise to run it
+    if "weights_only" in reason:  # TorchScript or a tar, which PyTorch would advise to run
         reason = "it is of a form that only torch.load's unsafe mode takes, or damaged"
     return f"cannot be read ({reason})"

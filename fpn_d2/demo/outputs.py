@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..structures import RegionMasks
 from ..utils.errors import UserError
-from ..utils.files import replace_file
+from ..utils.files import check_targets, replace_file
 from .sources import MAX_PIXELS
 
 __all__ = ["coco_results", "convert_video", "prepare_folder", "unique_stems", "write_picture"]
@@ -70,12 +70,7 @@ def prepare_folder(
     for path in paths:
         if os.path.realpath(path) in read:
             raise UserError(f"{path} is an input and would be overwritten; name another --output")
-    there = [path for path in paths if os.path.lexists(path)]
-    if there and not replace:
-        more = f" and {len(there) - 1} more are" if len(there) > 1 else " is"
-        raise UserError(
-            f"{there[0]}{more} there already; name another --output, or add --force to replace them"
-        )
+    check_targets(*paths, overwrite=replace, option="--output")
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:

@@ -1,9 +1,16 @@
-"""Models in other forms: prepared for fast inference, and exported as one file."""
+"""Models exported as one file, and how far the file is from the model."""
 
-from .checking import Parity, check_export, load_exported, read_check_images
-from .exporting import FORMATS, Exported, export_model
-from .parity_report import check_report, export_table, report_parity
-from .writing import check_output, write_export
+from .exporter import FORMATS, Exported, check_output, export_model, write_export
+from .parity import (
+    Parity,
+    check_export,
+    check_report,
+    export_table,
+    load_exported,
+    random_proposals,
+    read_check_images,
+    report_parity,
+)
 
 __all__ = [
     "FORMATS",
@@ -15,6 +22,7 @@ __all__ = [
     "export_model",
     "export_table",
     "load_exported",
+    "random_proposals",
     "read_check_images",
     "report_parity",
     "write_export",

@@ -1,8 +1,9 @@
-"""Non-maximum suppression that an exported model does right for any number of boxes.
+"""Non-maximum suppression that is right in an exported model for any number of boxes.
 
-torchvision's ``batched_nms`` moves each class's boxes away from the others' by a multiple of the
-largest coordinate, which costs digits (of 80 classes at 1333 px, the last 0.008 px), or takes the
-classes one by one where boxes are many. A trace would keep the first for good.
+torchvision's ``batched_nms`` has two ways. Where boxes are few, it moves each class's boxes away
+from the others' by a multiple of the largest coordinate, which costs digits (with 80 classes at
+1333 px, the last 0.008 px). Where they are many, it takes the classes one by one. A trace would
+keep the first way for good.
 
 Shape shorthand: R boxes, G groups (classes or levels), K boxes kept.
 """
@@ -21,12 +22,14 @@ __all__ = ["nms_by_group"]
 
 @contextlib.contextmanager
 def nms_by_group(format: str) -> Iterator[None]:
-    """Within it, models that are traced suppress the boxes of each class by themselves.
+    """A context in which models that are traced suppress the boxes of each class separately.
 
     Args:
         format: "onnx", which has an operator for it, or "torchscript", which has a loop.
     """
-    # Detectron2's own functions look it up there at each call.
+    # Detectron2's functions take no NMS as an argument; they look torchvision's up in its module at
+    # each call. So the name is replaced there while the trace runs, as Detectron2's own
+    # torchscript_patch does, instead of copying the bodies of those functions.
     target = torchvision.ops.boxes
     by_group = _onnx_nms if format == "onnx" else target._batched_nms_vanilla
     with mock.patch.object(target, "batched_nms", by_group):
@@ -60,9 +63,10 @@ class _NonMaxSuppression(torch.autograd.Function):
             "NonMaxSuppression",
             g.op("Unsqueeze", boxes, _constant(g, [0])),
             g.op("Unsqueeze", scores_by_group, _constant(g, [0])),
-            _constant(g, [torch.iinfo(torch.int64).max]),  # of a group: as many as there are
+            _constant(g, [torch.iinfo(torch.int64).max]),  # boxes of a group: all that there are
             _constant(g, [iou_threshold], torch.float32),
-            _constant(g, [torch.finfo(torch.float32).min], torch.float32),  # not another group's
+            # the least score, which the boxes of other groups do not reach
+            _constant(g, [torch.finfo(torch.float32).min], torch.float32),
         )  # (K, 3): image, group, box
         boxes_column = g.op("Gather", chosen, _constant(g, [2]), axis_i=1)
         return g.op("Squeeze", boxes_column, _constant(g, [1]))

@@ -1,18 +1,14 @@
 """The paper: the pyramid, the RPN, Eq. 1, the RoI heads and mask proposals, all registered."""
 
-from .anchor_generator import MaskRCNNBenchmarkAnchorGenerator, TorchvisionAnchorGenerator
-from .box_predictor import UnusedClassesOutputLayers
 from .fpn import FeaturePyramid, build_fpn_backbone
 from .mask_proposals import MaskProposalGenerator, MaskProposalHead, MaskProposalNetwork
 from .regnet import build_regnet_backbone
-from .retinanet import ClippingRetinaNet
 from .roi_heads import C4ROIHeads, LevelROIHeads
 from .roi_pooler import LevelROIPooler, levels_of_boxes
 from .rpn import LeanRPN, PerLevelRPNHead, build_level_rpn_head, match_anchors
 
 __all__ = [
     "C4ROIHeads",
-    "ClippingRetinaNet",
     "FeaturePyramid",
     "LeanRPN",
     "LevelROIHeads",
@@ -20,10 +16,7 @@ __all__ = [
     "MaskProposalGenerator",
     "MaskProposalHead",
     "MaskProposalNetwork",
-    "MaskRCNNBenchmarkAnchorGenerator",
     "PerLevelRPNHead",
-    "TorchvisionAnchorGenerator",
-    "UnusedClassesOutputLayers",
     "build_fpn_backbone",
     "build_level_rpn_head",
     "build_regnet_backbone",

@@ -6,7 +6,6 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.roi_heads import Res5ROIHeads
 
-from .box_predictor import UnusedClassesOutputLayers
 from .roi_pooler import LevelROIPooler
 
 __all__ = ["C4ROIHeads", "LevelROIHeads"]
@@ -26,9 +25,6 @@ class LevelROIHeads(StandardROIHeads):
         """See :meth:`StandardROIHeads._init_box_head`; the pooler is a :class:`LevelROIPooler`."""
         arguments = super()._init_box_head(cfg, input_shape)
         arguments["box_pooler"] = _build_pooler(cfg, input_shape)
-        if cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0:
-            shape = arguments["box_head"].output_shape
-            arguments["box_predictor"] = UnusedClassesOutputLayers(cfg, shape)
         return arguments
 
 

@@ -10,7 +10,46 @@ from typing import IO, Any
 
 from .errors import UserError
 
-__all__ = ["read_json", "remove_partial_files", "replace_file", "system_error", "write_json"]
+__all__ = [
+    "check_targets",
+    "explain_disk_errors",
+    "is_local",
+    "read_json",
+    "remove_partial_files",
+    "replace_file",
+    "write_json",
+]
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is an ordinary file's, not a URL that Detectron2 fetches."""
+    return "://" not in path
+
+
+def check_targets(*paths: str | os.PathLike, overwrite: bool = False, option: str = "") -> None:
+    """Refuse files to write before the work for them begins.
+
+    Args:
+        paths: the files.
+        overwrite: whether files that exist may be replaced; folders never may.
+        option: the option of the command line that names the files, for the message.
+
+    Raises:
+        UserError: if one of them is a folder, or exists and may not be replaced.
+    """
+    names = [os.fspath(path) for path in paths]
+    folders = [name for name in names if os.path.isdir(name)]
+    if folders:
+        raise UserError(f"{folders[0]} is a folder; name a file")
+    there = [name for name in names if os.path.lexists(name)]
+    if there and not overwrite:
+        more, them = " is", "it"
+        if len(there) > 1:
+            more, them = f" and {len(there) - 1} more are", "them"
+        another = f"another {option}" if option else "another"
+        raise UserError(
+            f"{there[0]}{more} there already; name {another}, or add --force to replace {them}"
+        )
 
 
 @contextlib.contextmanager
@@ -65,18 +104,31 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def system_error(error: BaseException | None) -> OSError | None:
-    """Find the system's error behind one that a writer, such as torch's, raises in its own words.
+@contextlib.contextmanager
+def explain_disk_errors(what: str, remedy: str) -> Iterator[None]:
+    """Turn what the operating system says while a file is written into a sentence.
+
+    Errors of other causes go through, even those of a writer such as torch's, which raises a
+    RuntimeError of its own behind the system's error.
 
     Args:
-        error: the error that was raised.
+        what: what is written, for the message.
+        remedy: what the user can do, for the message.
 
-    Returns:
-        the operating system's error among its causes, or None.
+    Raises:
+        UserError: if the system refused to write it.
     """
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise UserError(
+            f"{what} could not be written ({cause.strerror or cause}); {remedy}"
+        ) from error
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:

@@ -1,7 +1,7 @@
 """Stock Detectron2 models from configs written by hand, and the files of its model zoos.
 
-Nothing here reads this package's configs or Detectron2's own name conversion: what the tests
-expect is written down once more, from the layout of the published files.
+Nothing here reads this package's configs or uses Detectron2's conversion of names. What the tests
+expect is written down a second time, from the layout of the published files.
 """
 
 import pickle
@@ -79,7 +79,7 @@ def stock_config(task: str, model: str, depth: int, *opts: object) -> CfgNode:
 
 
 def scramble(model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Give every entry of a model's state random values; returns a copy of that state."""
+    """Give every entry of a model's state random values; return a copy of that state."""
     generator = torch.Generator().manual_seed(seed)
     state = model.state_dict()
     for value in state.values():
@@ -91,8 +91,8 @@ def scramble(model: nn.Module, seed: int) -> dict[str, Tensor]:
 
 
 def caffe2_names(depth: int, *, pyramid: bool = False) -> dict[str, str]:
-    """Detectron2's name of every tensor to Detectron1's, without Detectron2's prefixes
-    ("backbone.", "backbone.bottom_up.", "roi_heads.") of a ResNet's tensors."""
+    """Map Detectron2's name of every tensor to Detectron1's. A ResNet's tensors have no prefix
+    ("backbone.", "backbone.bottom_up.", "roi_heads.") there."""
     stages = dict(zip((2, 3, 4, 5), BLOCKS[depth], strict=True))
     modules = {"stem.conv1": ("conv1", "res_conv1_bn")}
     for stage, blocks in stages.items():
@@ -119,7 +119,7 @@ def caffe2_names(depth: int, *, pyramid: bool = False) -> dict[str, str]:
 
 
 def without_prefix(name: str) -> str:
-    """The name of a ResNet's tensor in the ResNet itself, and any other name unchanged."""
+    """The name that a ResNet's tensor has in the ResNet itself; any other name is unchanged."""
     for prefix in ("backbone.bottom_up.", "backbone.", "roi_heads."):
         short = name.removeprefix(prefix)
         if short != name and short.startswith(("stem.", "res")):
@@ -128,7 +128,7 @@ def without_prefix(name: str) -> str:
 
 
 def caffe2_blobs(state: dict[str, Tensor], depth: int, *, pyramid: bool) -> dict[str, np.ndarray]:
-    """A state of Detectron2's as Detectron1's blobs, momentum included."""
+    """Turn a state of Detectron2 into Detectron1's blobs, momentum included."""
     names, blobs = caffe2_names(depth, pyramid=pyramid), {}
     random = np.random.default_rng(0)
     for name, value in state.items():
@@ -154,14 +154,14 @@ def write_pickle(path: Path, content: dict) -> str:
 
 
 def caffe2_model_would_have(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a file without running statistics gives a model of this state: frozen ones that do
-    nothing."""
+    """What a model gets from a file without running statistics: this state, with statistics that
+    have no effect."""
     neutral = {"running_mean": torch.zeros_like, "running_var": torch.ones_like}
     return {n: neutral.get(n.rpartition(".")[2], torch.clone)(v) for n, v in state.items()}
 
 
 def different(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
-    """The names of tensors that are not equal, in every bit, or not in both."""
+    """The names of tensors that differ in a bit, or that only one of the two has."""
     wrong = sorted(actual.keys() ^ expected.keys())
     for name in actual.keys() & expected.keys():
         a, b = actual[name], expected[name]
@@ -189,8 +189,8 @@ def zoo() -> SimpleNamespace:
 
 @pytest.fixture
 def file_of(tmp_path: Path) -> Callable[[str], Path]:
-    """``file_of("a.pkl")``: a path for a checkpoint, deleted with all others after the test (a
-    session's worth of them is gigabytes, and pytest keeps three sessions)."""
+    """``file_of("a.pkl")``: a path for a checkpoint. The files are deleted after the test, because
+    those of a session are gigabytes and pytest keeps three sessions."""
     paths = []
 
     def path_of(name: str) -> Path:

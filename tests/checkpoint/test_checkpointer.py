@@ -1,4 +1,4 @@
-"""Saving and loading without loss, and the files that are refused in one sentence."""
+"""Weights are saved and loaded without loss, and wrong files are refused in one sentence."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,6 @@ from fpn_d2 import UserError
 from fpn_d2.checkpoint import SafeCheckpointer, load_model
 
 ROW = "quick/RPN/rpn_R_18_FPN"
-FROZEN = ("MODEL.RESNETS.NORM", "FrozenBN")
 NORMS = pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
 
 
@@ -28,16 +27,26 @@ def config(row_config, tmp_path):
 
 
 @pytest.fixture
-def model(config, zoo) -> nn.Module:
-    model = build_model(config().clone())
-    zoo.scramble(model, seed=1)
-    return model
+def build(config, zoo) -> Callable:
+    """``build(KEY, value, ..., row=...)``: a quick row's model, with random values."""
+
+    def make(*opts: object, row: str = ROW) -> nn.Module:
+        model = build_model(config(*opts, row=row).clone())
+        zoo.scramble(model, seed=1)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def model(build) -> nn.Module:
+    return build()
 
 
 @pytest.fixture
 def save(file_of) -> Callable:
-    """``save(state)``: a checkpoint with that state, as a dict without Module's metadata unless
-    it is ``model.state_dict()`` itself; its path."""
+    """``save(state)``: write a checkpoint with that state; its path. Only ``model.state_dict()``
+    itself has Module's metadata, any other dict has none."""
 
     def write(state: dict[str, Tensor], name: str = "weights.pth") -> str:
         path = file_of(name)
@@ -45,6 +54,10 @@ def save(file_of) -> Callable:
         return str(path)
 
     return write
+
+
+def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}
 
 
 def refusal(call: Callable, *args, **kwargs) -> str:
@@ -61,14 +74,14 @@ def refusal(call: Callable, *args, **kwargs) -> str:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_every_tensor_comes_back_bit_for_bit(model, config, zoo, tmp_path, layout):
+def test_every_tensor_comes_back_bit_for_bit(model, build, zoo, tmp_path, layout):
     odd = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 1e-40, 3.4e38])
     with torch.no_grad():
         model.backbone.fpn_lateral2.bias[: len(odd)] = odd
     model.to(memory_format=layout)
-    saved = {name: value.clone() for name, value in model.state_dict().items()}
+    saved = copied(model.state_dict())
     SafeCheckpointer(model, str(tmp_path)).save("model", iteration=3)
-    other = build_model(config().clone())
+    other = build()
     zoo.scramble(other, seed=2)
     assert len(zoo.different(other.state_dict(), saved)) == len(saved)
     for strict in (False, True):
@@ -115,7 +128,7 @@ def test_load_model_takes_the_weights_or_with_resume_the_last_checkpoint(model, 
 
 @pytest.mark.parametrize("name", ["gone.pth", "gone.pkl", "gone.pth?matching_heuristics=True", ""])
 def test_weights_that_do_not_exist_are_refused(model, config, zoo, tmp_path, name):
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+    before = copied(model.state_dict())
     path = f"{tmp_path}/{name}"  # "" is the folder itself
     for call in (
         lambda: SafeCheckpointer(model).load(path),
@@ -129,7 +142,7 @@ def test_weights_that_do_not_exist_are_refused(model, config, zoo, tmp_path, nam
 
 
 def test_training_may_start_from_random_weights_but_evaluation_may_not(model, config, zoo):
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+    before = copied(model.state_dict())
     assert SafeCheckpointer(model).resume_or_load("", resume=False) == {}
     assert not zoo.different(model.state_dict(), before)
     for resume in (False, True):
@@ -142,7 +155,7 @@ def test_training_may_start_from_random_weights_but_evaluation_may_not(model, co
 def test_a_last_checkpoint_that_is_gone_is_named_with_a_remedy_that_helps(
     model, config, save, last
 ):
-    """Another MODEL.WEIGHTS would not: with --resume nothing reads it."""
+    """The remedy is not another MODEL.WEIGHTS: with --resume nothing reads it."""
     cfg = config("MODEL.WEIGHTS", save(model.state_dict()))
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir()
@@ -165,13 +178,13 @@ def test_a_last_checkpoint_that_is_gone_is_named_with_a_remedy_that_helps(
 
 
 def module_of(key: str) -> str:
-    """ "...conv1" of both "...conv1.weight" and "...conv1.norm.running_mean"."""
+    """ "...conv1" for both "...conv1.weight" and "...conv1.norm.running_mean"."""
     return key.rpartition(".")[0].removesuffix(".norm")
 
 
 def fill(state: dict[str, Tensor], *, at_least_half: bool) -> tuple[dict[str, Tensor], int, int]:
-    """A state whose backbone is filled by whole modules to just under half of its keys, or just
-    to half or above; how many are, and of how many."""
+    """Drop whole modules of the backbone until just under half of its keys are left, or the least
+    number from half on; return the state, the number of keys left and the number of all."""
     backbone = [key for key in state if key.startswith("backbone.")]
     kept: list[str] = []
     for module in dict.fromkeys(map(module_of, backbone)):
@@ -187,18 +200,18 @@ def fill(state: dict[str, Tensor], *, at_least_half: bool) -> tuple[dict[str, Te
 
 
 def with_metadata(state, save, file_of, zoo) -> str:
-    """What this package and Detectron2 save."""
+    """A file as this package and Detectron2 save it."""
     return save(state)
 
 
 def plain_dict(state, save, file_of, zoo) -> str:
-    """A zoo's file: without metadata, norms fill their statistics themselves, unreported."""
+    """A zoo's file. Without metadata, norms fill their statistics themselves and do not say so."""
     content = {"model": {k: v.numpy() for k, v in state.items()}, "__author__": "someone"}
     return zoo.write_pickle(file_of("weights.pkl"), content)
 
 
 def matched(state, save, file_of, zoo) -> str:
-    """Of a backbone's own names, to be matched."""
+    """A file with a backbone's own names, which are to be matched."""
     arrays = {k.removeprefix("backbone.bottom_up."): v.numpy() for k, v in state.items()}
     content = {"model": arrays, "__author__": "someone", "matching_heuristics": True}
     return zoo.write_pickle(file_of("weights.pkl"), content)
@@ -209,9 +222,8 @@ FORMS = pytest.mark.parametrize("form", [with_metadata, plain_dict, matched])
 
 @NORMS
 @FORMS
-def test_under_half_of_the_backbones_keys_is_refused(config, zoo, save, file_of, form, norm):
-    model = build_model(config("MODEL.RESNETS.NORM", norm).clone())
-    zoo.scramble(model, seed=1)
+def test_under_half_of_the_backbones_keys_is_refused(build, zoo, save, file_of, form, norm):
+    model = build("MODEL.RESNETS.NORM", norm)
     state, filled, total = fill(model.state_dict(), at_least_half=False)
     assert 0.4 * total < filled < 0.5 * total
     path = form(state, save, file_of, zoo)
@@ -223,13 +235,12 @@ def test_under_half_of_the_backbones_keys_is_refused(config, zoo, save, file_of,
 @NORMS
 @FORMS
 def test_half_of_the_backbones_keys_suffices_for_training(
-    config, zoo, save, file_of, reports, form, norm
+    build, zoo, save, file_of, reports, form, norm
 ):
-    model = build_model(config("MODEL.RESNETS.NORM", norm).clone())
-    zoo.scramble(model, seed=1)
+    model = build("MODEL.RESNETS.NORM", norm)
     state, filled, total = fill(model.state_dict(), at_least_half=True)
     assert 0.5 * total <= filled < 0.6 * total
-    expected = {name: value.clone() for name, value in state.items()}
+    expected = copied(state)
     path = form(state, save, file_of, zoo)
     zoo.scramble(model, seed=2)
     SafeCheckpointer(model).load(path)
@@ -258,8 +269,8 @@ def test_exactly_half_is_not_under_half(model, save):
 
 
 def test_a_classifier_of_another_depth_is_refused(row_config, zoo, file_of):
-    """R-18's file has many a tensor of a name and shape of R-50's: every 3x3 convolution of the
-    first two blocks of a stage, and all norms around it, but 77 of 281 keys in all."""
+    """Many tensors of R-18's file have a name and shape of R-50's: in the first two blocks of a
+    stage every 3x3 convolution and all norms around it. Yet they are only 77 of 281 keys."""
     model = build_model(row_config("RPN/rpn_R_50_FPN").clone())
     source = build_model(
         zoo.stock_config("RPN", "C5", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64)
@@ -280,12 +291,9 @@ def test_a_classifier_of_another_depth_is_refused(row_config, zoo, file_of):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_checkpoint_of_another_architecture_is_refused(model, config, zoo, save, strict):
-    regnet = [
-        *("MODEL.FPN.BOTTOM_UP", "build_regnet_backbone"),
-        *("MODEL.FPN.IN_FEATURES", ["s1", "s2", "s3", "s4"]),
-    ]
-    other = build_model(config(*regnet).clone())
+def test_a_checkpoint_of_another_architecture_is_refused(model, build, save, strict):
+    regnet = ["MODEL.FPN.BOTTOM_UP", "build_regnet_backbone"]
+    other = build(*regnet, "MODEL.FPN.IN_FEATURES", ["s1", "s2", "s3", "s4"])
     path = save(other.state_dict())
     sentence = refusal(SafeCheckpointer(model, strict=strict).load, path)
     assert path in sentence
@@ -341,7 +349,7 @@ def test_evaluation_refuses_a_single_unfilled_key_and_training_does_not(
 
 @NORMS
 def test_evaluation_refuses_any_missing_module(config, zoo, file_of, norm):
-    """From a file without metadata too."""
+    """The file has no metadata."""
     cfg = config("MODEL.RESNETS.NORM", norm)
     model = build_model(cfg.clone())
     state = zoo.scramble(model, seed=1)
@@ -386,7 +394,7 @@ def test_a_class_head_of_another_size_may_be_fine_tuned_but_not_evaluated(
 
 
 def test_keys_that_the_model_has_not_are_no_obstacle(model, config, zoo, save):
-    """An RPN evaluated from a Faster R-CNN's checkpoint."""
+    """As when an RPN is evaluated from a Faster R-CNN's checkpoint."""
     state = zoo.scramble(model, seed=3)
     mask_head = {"roi_heads.mask_head.predictor.weight": torch.rand(5, 8, 1, 1)}
     loaded = load_model(config("MODEL.WEIGHTS", save({**state, **mask_head})))
@@ -397,7 +405,7 @@ def test_keys_that_the_model_has_not_are_no_obstacle(model, config, zoo, save):
 
 
 def test_names_are_matched_in_a_pth_that_asks_for_it(model, zoo, file_of):
-    """``weights.pth?matching_heuristics=True``, for other people's backbones."""
+    """``weights.pth?matching_heuristics=True`` loads other people's backbones."""
     state = zoo.scramble(model, seed=3)
     bottom_up = "backbone.bottom_up."
     own = {k.removeprefix(bottom_up): v for k, v in state.items() if k.startswith(bottom_up)}

@@ -1,7 +1,7 @@
-"""Weights that went through another file are the same, bit for bit, and nothing else came along."""
+"""Converted weights are the same, bit for bit, and nothing else comes along."""
 
 import os
-import sys
+from pathlib import Path
 
 import convert_checkpoint as tool
 import numpy as np
@@ -9,18 +9,19 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
+from hostile_files import Evil
 from safetensors import safe_open
 
 from fpn_d2 import UserError
-from fpn_d2.checkpoint import SafeCheckpointer, convert_checkpoint, load_model
-from fpn_d2.checkpoint.conversion import read_weights
+from fpn_d2.checkpoint import SafeCheckpointer, load_model
+from fpn_d2.checkpoint.conversion import convert_checkpoint, read_weights
 
 TARGETS = pytest.mark.parametrize("ending", ["safetensors", "pth"])
 
 
 @pytest.fixture
 def source(tmp_path):
-    """A training's checkpoint of every kind of number, some with odd values."""
+    """The path and weights of a training's checkpoint with every kind of number and odd values."""
     odd = torch.tensor([float("nan"), float("inf"), -0.0, 1e-40])
     weights = {"odd": odd, "tied": odd[:2], "strided": torch.arange(6.0).reshape(2, 3).T}
     weights |= {"half": odd.half(), "bfloat16": odd.bfloat16(), "double": odd.double()}
@@ -56,7 +57,7 @@ def test_a_converted_checkpoint_evaluates_like_the_first(row_config, zoo, tmp_pa
 
 @TARGETS
 def test_a_zoo_file_of_other_names_still_loads(row_config, zoo, tmp_path, ending):
-    """Its names are Caffe2's, and the hint that says so comes along."""
+    """The names are Caffe2's, and the hint that says so comes along."""
     row = "RPN/rpn_R_50_C4"
     stock = build_model(zoo.stock_config("RPN", "C4", 50))
     state = zoo.scramble(stock, seed=1)
@@ -92,24 +93,14 @@ def test_what_is_changed_in_between_is_written(source, tmp_path):
     assert all(name.startswith("backbone.") for name in read_weights(target)["model"])
 
 
-def call(monkeypatch, capsys, *words):
-    monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, words)])
-    capsys.readouterr()
-    try:
-        tool.main()
-    except SystemExit as end:
-        return end.code, *capsys.readouterr()
-    return 0, *capsys.readouterr()
-
-
-def test_the_tool_says_what_it_wrote_and_replaces_nothing(source, tmp_path, monkeypatch, capsys):
+def test_the_tool_says_what_it_wrote_and_replaces_nothing(source, tmp_path, run_tool):
     target = tmp_path / "weights.safetensors"
     target.write_bytes(b"mine")
-    code, _, stderr = call(monkeypatch, capsys, source[0], target)
+    code, _, stderr = run_tool(tool, source[0], target)
     assert (code, stderr.count("\n")) == (2, 1)
     assert "weights.safetensors is there already" in stderr
     assert target.read_bytes() == b"mine"
-    code, stdout, _ = call(monkeypatch, capsys, source[0], target, "--force")
+    code, stdout, _ = run_tool(tool, source[0], target, "--force")
     assert code == 0
     assert stdout.strip().endswith("weights.safetensors: 9 tensors, 26 numbers")
 
@@ -124,13 +115,8 @@ def test_a_failure_leaves_what_was_there(source, tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["model_final.pth", "weights.pth"]
 
 
-class Evil:
-    def __reduce__(self):
-        return os.mkdir, ("made",)
-
-
 BAD = {
-    "code": (lambda: {"model": {}, "more": Evil()}, "holds posix.mkdir"),
+    "code": (lambda: {"model": {}, "more": Evil(Path())}, "holds posix.mkdir"),
     "no weights": (lambda: {"model": {}}, "holds no weights"),
     "a list of weights": (lambda: {"model": [torch.zeros(1)]}, "has a list where its weights"),
     "a number": (lambda: {"model": {"a": 3}}, "has a int as its weight 'a'"),

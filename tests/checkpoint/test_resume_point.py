@@ -1,5 +1,7 @@
-"""--resume takes the newest checkpoint that is whole, and says which it skipped and why."""
+"""--resume takes the newest checkpoint that is whole, and says which ones it skipped and why. A
+save that fails leaves the checkpoint before it."""
 
+import io
 import logging
 import os
 import pickle
@@ -8,6 +10,7 @@ import shutil
 
 import pytest
 import torch
+from hostile_files import Evil
 from torch import nn
 
 from fpn_d2 import UserError
@@ -15,32 +18,35 @@ from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.checkpoint.resume_point import newest_whole, tagged_checkpoint
 
 
-def save(folder, *iterations, final=None):
-    """A training's checkpoints, each with its iteration as its weights and its momentum."""
+def checkpointer_of(folder, iteration=0):
+    """A checkpointer of a model and an optimizer whose numbers are the iteration."""
     model = nn.Linear(2, 1, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=1, momentum=0.9)
-    checkpointer = SafeCheckpointer(model, str(folder), optimizer=optimizer)
+    nn.init.constant_(model.weight, iteration)
+    optimizer.state[model.weight]["momentum_buffer"] = torch.full((1, 2), float(iteration))
+    return SafeCheckpointer(model, str(folder), optimizer=optimizer)
+
+
+def save(folder, *iterations, final=None):
+    """A training's checkpoints, each with its iteration as its weights and its momentum."""
     for iteration in iterations:
-        nn.init.constant_(model.weight, iteration)
-        optimizer.state[model.weight]["momentum_buffer"] = torch.full((1, 2), float(iteration))
         name = "model_final" if iteration == final else f"model_{iteration:07d}"
-        checkpointer.save(name, iteration=iteration)
+        checkpointer_of(folder, iteration).save(name, iteration=iteration)
 
 
 def resumed(folder):
-    """The iteration that a new process goes on from, which all that it restores agrees about."""
-    model = nn.Linear(2, 1, bias=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1, momentum=0.9)
-    rest = SafeCheckpointer(model, str(folder), optimizer=optimizer).resume_or_load("", resume=True)
-    iteration = rest["iteration"]
-    assert model.weight.tolist() == [[iteration] * 2]
-    assert optimizer.state[model.weight]["momentum_buffer"].tolist() == [[iteration] * 2]
+    """The iteration that a new process goes on from; the weights and the momentum agree with it."""
+    checkpointer = checkpointer_of(folder)
+    iteration = checkpointer.resume_or_load("", resume=True)["iteration"]
+    weight, optimizer = checkpointer.model.weight, checkpointer.checkpointables["optimizer"]
+    assert weight.tolist() == [[iteration] * 2]
+    assert optimizer.state[weight]["momentum_buffer"].tolist() == [[iteration] * 2]
     return iteration
 
 
 @pytest.fixture
 def skipped(caplog):
-    """``skipped()``: the lines of the log that say what was skipped."""
+    """``skipped()``: the lines of the log that name a skipped checkpoint."""
     caplog.set_level(logging.WARNING, "fpn_d2")
     return lambda: [r.getMessage() for r in caplog.records if "Skipped" in r.getMessage()]
 
@@ -50,7 +56,7 @@ def cut(path):
 
 
 def flip(path):
-    """One bit of a weight, which torch does not notice."""
+    """Flip one bit of a weight, which torch does not notice."""
     content = bytearray(path.read_bytes())
     place = content.index(torch.full((2,), 3.0).numpy().tobytes())
     content[place] ^= 1
@@ -58,11 +64,7 @@ def flip(path):
 
 
 def code(path):
-    class Evil:
-        def __reduce__(self):
-            return os.mkdir, (str(path.parent / "made"),)
-
-    torch.save({"model": {}, "optimizer": Evil()}, path)
+    torch.save({"model": {}, "optimizer": Evil(path.parent)}, path)
 
 
 DAMAGES = {
@@ -131,7 +133,7 @@ def test_a_longer_training_after_the_final_checkpoint(tmp_path):
 
 
 def test_checkpoints_of_an_earlier_training_come_last(tmp_path, skipped):
-    """Which went further, and in whose folder a new one has begun."""
+    """The earlier training went further, and a new one has begun in its folder."""
     save(tmp_path, 8, 9, final=9)
     for path in tmp_path.iterdir():
         os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))
@@ -141,19 +143,22 @@ def test_checkpoints_of_an_earlier_training_come_last(tmp_path, skipped):
     assert resumed(tmp_path) == 1
 
 
-def test_what_a_kill_left_is_no_checkpoint(tmp_path, skipped):
+def test_what_a_kill_left_is_no_checkpoint_and_in_nobodys_way(tmp_path, skipped):
     save(tmp_path, 1)
     shutil.copy(tmp_path / "model_0000001.pth", tmp_path / "model_0000002.pth.4711.partial")
+    (tmp_path / "model_0000005.pth.4711.partial").write_bytes(b"half a check")
+    (tmp_path / "last_checkpoint.4711.partial").write_text("model_5.p")
     (tmp_path / "model_0000003.pth").mkdir()
     os.mkfifo(tmp_path / "model_0000004.pth")  # which nobody would ever fill
     assert resumed(tmp_path) == 1
+    save(tmp_path, 5)
+    assert resumed(tmp_path) == 5
     assert not skipped()
 
 
 def test_an_empty_folder_is_a_new_training(tmp_path):
-    model = nn.Linear(2, 1)
     for folder in (tmp_path, tmp_path / "nowhere"):
-        assert SafeCheckpointer(model, str(folder)).resume_or_load("", resume=True) == {}
+        assert checkpointer_of(folder).resume_or_load("", resume=True) == {}
 
 
 # -- last_checkpoint may be any text -------------------------------------------------------------
@@ -161,7 +166,7 @@ def test_an_empty_folder_is_a_new_training(tmp_path):
 
 @pytest.fixture
 def outside(tmp_path):
-    """A checkpoint beside the folder, which makes another folder when it is unpickled."""
+    """A file beside the folder that makes another folder when it is unpickled."""
     path = tmp_path / "outside.pkl"
     path.write_bytes(b"cposix\nmkdir\n(V" + str(tmp_path / "made").encode() + b"\ntR.")
     with pytest.raises(TypeError):  # what it makes is no checkpoint, but it is made
@@ -224,3 +229,87 @@ def test_newest_whole_is_the_path_of_the_file(tmp_path):
     save(tmp_path, 1)
     assert newest_whole(str(tmp_path)) == str(tmp_path / "model_0000001.pth")
     assert tagged_checkpoint(str(tmp_path)) == str(tmp_path / "model_0000001.pth")
+
+
+# -- a save that fails ---------------------------------------------------------------------------
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("iteration", [2, 1])
+def test_a_failed_save_leaves_the_checkpoint_before_it(tmp_path, monkeypatch, iteration):
+    save(tmp_path, 1)
+    write = torch.save
+
+    def half(data, file):
+        buffer = io.BytesIO()
+        write(data, buffer)
+        file.write(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    sentence = rf"model_000000{iteration} could not be written .*No space left"
+    with pytest.raises(UserError, match=sentence) as error:
+        checkpointer_of(tmp_path, 2).save(f"model_000000{iteration}", iteration=2)
+    assert "\n" not in str(error.value)
+    assert names(tmp_path) == ["last_checkpoint", "model_0000001.pth"]
+    assert resumed(tmp_path) == 1
+
+
+def test_a_failed_save_in_torchs_own_words(tmp_path, monkeypatch):
+    """torch's writer raises a RuntimeError of its own after the system's error."""
+    save(tmp_path, 1)
+    real, failed = open, []
+
+    def on_a_full_disk(path, mode="r", **options):
+        if str(path).endswith(".partial") and not failed:
+            failed.append(path)
+            return real("/dev/full", mode, **options)
+        return real(path, mode, **options)
+
+    monkeypatch.setattr("builtins.open", on_a_full_disk)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    with pytest.raises(UserError, match="No space left on device"):
+        save(tmp_path, 2)
+    monkeypatch.undo()
+    assert failed
+    assert names(tmp_path) == ["last_checkpoint", "model_0000001.pth"]
+    assert resumed(tmp_path) == 1
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("a mistake of the program's")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        save(tmp_path, 1)
+
+
+def test_a_failure_between_checkpoint_and_its_tag_loses_neither(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SafeCheckpointer, "tag_last_checkpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 2)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+    assert resumed(tmp_path) == 2
+
+
+def test_the_tag_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    seen, replace = [], os.replace
+
+    def look(source, target):
+        seen.append((tmp_path / "last_checkpoint").read_text())
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", look)
+    save(tmp_path, 2)
+    assert seen == ["model_0000001.pth"] * 2  # before the checkpoint, and before the tag
+    assert resumed(tmp_path) == 2

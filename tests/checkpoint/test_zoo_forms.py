@@ -1,4 +1,4 @@
-"""Checkpoints of Detectron2's and Detectron1's model zoos, in each published form, and back."""
+"""Checkpoints of both model zoos load in each published form, and ours load back."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ zoo_rows = pytest.mark.parametrize("row", ZOO, indirect=True)
 
 @pytest.fixture(scope="module")
 def row(request: pytest.FixtureRequest) -> str:
-    """A row's name; of module scope, so that all tests of a row share its stock model."""
+    """A row's name. The scope is the module, so that all tests of a row share its stock model."""
     return request.param
 
 
@@ -37,7 +37,7 @@ def stock(row, zoo) -> nn.Module:
 
 
 def detectron2_pkl(path, state, stock, row, zoo):
-    """As the zoo has them; its first models were saved with the anchors, as a buffer."""
+    """A file of the zoo. Its first models were saved with the anchors, as a buffer."""
     arrays = {name: value.numpy() for name, value in state.items()}
     if hasattr(stock, "proposal_generator") and stock.proposal_generator is not None:
         for i, anchors in enumerate(stock.proposal_generator.anchor_generator.cell_anchors):
@@ -54,7 +54,7 @@ def detectron1_pkl(path, state, stock, row, zoo):
 
 
 def pth(path, state, stock, row, zoo):
-    """As DefaultTrainer saves a training, here the part of it that is small."""
+    """A file as DefaultTrainer saves it, with the small part of a training's state."""
     cfg = zoo.stock_config(*ZOO[row])
     last = list(stock.children())[-1]
     optimizer = build_optimizer(cfg, last)
@@ -157,7 +157,7 @@ def test_every_ablation_loads_back_into_stock_detectron2(
 
 
 def all_rows() -> list[str]:
-    """The rows as `configs/<row>.yaml`: what is neither a base nor a mix-in."""
+    """The rows: every `configs/<row>.yaml` that is neither a base nor a mix-in."""
     rows = [
         path.relative_to(CONFIGS).with_suffix("")
         for path in CONFIGS.rglob("*.yaml")
@@ -180,7 +180,7 @@ def test_every_row_is_tried():
 
 @pytest.fixture(scope="module")
 def imagenet(zoo, tmp_path_factory) -> Iterator:
-    """``imagenet(depth, form)``: a classifier's file and the values that it has for a ResNet."""
+    """``imagenet(depth, form)``: a classifier's file, and the values in it for a ResNet."""
     folder, made = tmp_path_factory.mktemp("imagenet"), {}
 
     def file(depth: int, form: str) -> tuple[str, dict[str, torch.Tensor]]:
@@ -223,7 +223,7 @@ NUM_CONVS_OF_C4 = {18: 1 + 2 * 6 + 2, 50: 1 + 3 * 13 + 3, 101: 1 + 3 * 30 + 3}
 
 
 def is_bottom_up(name: str, depth: int) -> bool:
-    """C4's head is conv5, but of bottlenecks, which R-18's file does not have."""
+    """Whether a name is the ResNet's. C4's head is its res5, of bottlenecks, which R-18 has not."""
     prefixes = ("backbone.stem.", "backbone.res", "backbone.bottom_up.")
     return name.startswith(prefixes if depth == 18 else (*prefixes, "roi_heads.res5."))
 

@@ -44,7 +44,7 @@ def scene(count, groups, size, seed):
 
 
 def greedy(boxes, scores, groups):
-    """By definition: the best box, then the best that it does not cover, ..."""
+    """NMS by its definition: the best box, then the best one that it does not cover, ..."""
     order, kept = scores.argsort(descending=True).tolist(), []
     for i in order:
         rivals = [j for j in kept if groups[j] == groups[i]]
@@ -63,7 +63,7 @@ def test_it_is_the_definition_by_group(run):
 
 @pytest.mark.parametrize("run", [run_onnx, run_torchscript])
 def test_small_boxes_of_a_late_group_are_told_apart(run):
-    """Moved by 1000 * 10,000 px, where floats are 1 px apart, two boxes of 0.4 px are one."""
+    """Moved by 1000 * 10,000 px, where floats are 1 px apart, two boxes of 0.4 px become one."""
     boxes = torch.tensor([[0.0, 0, 9999, 9999], [10.0, 10, 10.4, 10.4], [10.5, 10.5, 10.9, 10.9]])
     inputs = (boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1000, 1000]))
     assert run(inputs, scene(10, 2, 50.0, seed=2)).tolist() == [0, 1, 2]

@@ -21,18 +21,6 @@ from fpn_d2.export import Parity
 EXAMPLE = "docs/examples/run_exported.py"
 
 
-def call(monkeypatch, capsys, *words):
-    """Run the tool's main with these words; returns its exit code, stdout and stderr."""
-    monkeypatch.setattr(sys, "argv", ["export", *map(str, words)])
-    capsys.readouterr()
-    code = 0
-    try:
-        export.main()
-    except SystemExit as end:
-        code = end.code
-    return code, *capsys.readouterr()
-
-
 @pytest.fixture
 def words(repo, row_config, tmp_path):
     """The tool's words for a random detector, and an image."""
@@ -49,11 +37,11 @@ def words(repo, row_config, tmp_path):
     return ["--config-file", config, *paths]
 
 
-def test_the_example_prints_what_the_model_finds(repo, words, tmp_path, monkeypatch, capsys):
+def test_the_example_prints_what_the_model_finds(repo, words, tmp_path, run_tool):
     pytest.importorskip("onnxruntime")
     output = tmp_path / "model.onnx"
     ask = [*words, "--format", "onnx", "--output", output, "--report", tmp_path / "report.json"]
-    code, stdout, stderr = call(monkeypatch, capsys, *ask)
+    code, stdout, stderr = run_tool(export, *ask)
     assert code == 0, stdout + stderr
     assert "matched (" in stdout
     assert stdout.splitlines()[-1] == f"wrote {output}"
@@ -76,7 +64,7 @@ def test_the_example_prints_what_the_model_finds(repo, words, tmp_path, monkeypa
     scores = torch.tensor([float(line[-5]) for line in lines])
     torch.testing.assert_close(scores, expected.scores, rtol=0, atol=2e-3)
 
-    code, _, stderr = call(monkeypatch, capsys, *ask)
+    code, _, stderr = run_tool(export, *ask)
     assert code == 2
     assert "is there already" in stderr
 
@@ -99,29 +87,27 @@ def test_the_example_needs_no_more_than_it_says(repo):
     assert len(tree.body) <= 20
 
 
-def test_nothing_is_written_where_the_file_differs(words, tmp_path, monkeypatch, capsys):
+def test_nothing_is_written_where_the_file_differs(words, tmp_path, run_tool, monkeypatch):
     monkeypatch.setattr(Parity, "is_within_tolerance", False)
     output = tmp_path / "model.ts"
-    code, stdout, stderr = call(
-        monkeypatch, capsys, *words, "--format", "torchscript", "--output", output
-    )
+    code, stdout, stderr = run_tool(export, *words, "--format", "torchscript", "--output", output)
     assert code == 2
     assert "images of 3 sizes" in stdout
     assert "not close enough" in stderr
     assert not output.exists()
 
 
-def test_weights_that_are_not_there_are_named(words, tmp_path, monkeypatch, capsys):
+def test_weights_that_are_not_there_are_named(words, tmp_path, run_tool):
     words[3] = tmp_path / "none.pth"
     ask = [*words, "--format", "torchscript", "--output", tmp_path / "x.ts"]
-    code, _, stderr = call(monkeypatch, capsys, *ask)
+    code, _, stderr = run_tool(export, *ask)
     assert code == 2
     assert "none.pth" in stderr
     assert stderr.count("\n") == 1
 
 
-def test_an_unknown_format_is_refused(words, tmp_path, monkeypatch, capsys):
+def test_an_unknown_format_is_refused(words, tmp_path, run_tool):
     ask = [*words, "--format", "tflite", "--output", tmp_path / "x"]
-    code, _, stderr = call(monkeypatch, capsys, *ask)
+    code, _, stderr = run_tool(export, *ask)
     assert code == 2
     assert "onnx" in stderr

@@ -1,7 +1,11 @@
-"""Checkpoints of torchvision and maskrcnn-benchmark under this package's names."""
+"""Checkpoints of torchvision and maskrcnn-benchmark, and the components that only they need.
 
+No other room imports this one; tools and experiments do.
+"""
+
+from . import components  # noqa: F401  (registers them)
 from .code_bases import SOURCES, check_complete, convert_foreign, find_source, norm_eps_of
-from .renaming import Conversion
+from .name_rules import Conversion
 
 __all__ = [
     "SOURCES",

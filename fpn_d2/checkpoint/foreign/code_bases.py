@@ -11,23 +11,26 @@ from torch import Tensor
 
 from ...utils.errors import UserError
 from .maskrcnn_benchmark_names import convert_maskrcnn_benchmark
-from .renaming import NORM_EPS, Conversion
+from .name_rules import NORM_EPS, Conversion
 from .torchvision_names import convert_torchvision
 
 __all__ = ["SOURCES", "check_complete", "convert_foreign", "find_source", "norm_eps_of"]
 
 SOURCES = ("torchvision", "maskrcnn_benchmark", "detectron2")
 
-# The beginnings of SHA-256 of torchvision's published COCO_V1 weights, as in their files' names,
-# whose norms it gives an eps of 0.
+# torchvision gives the norms of its published COCO_V1 weights an eps of 0. These are the first
+# digits of the files' SHA-256, which stand in their names too.
 _WITHOUT_EPS = ("258fb6c6", "eeacb38b")
 
 
 def find_source(weights: dict[str, Tensor]) -> str:
-    """The code base that weights are of, by their names: one of :data:`SOURCES`.
+    """Tell by the names which code base weights come from.
 
     Args:
-        weights: by name; what is of neither of the others counts as Detectron2's.
+        weights: by name.
+
+    Returns:
+        one of :data:`SOURCES`; weights of neither of the others count as Detectron2's.
     """
     names = [name.removeprefix("module.") for name in weights]
     if any(re.match(r"backbone\.(fpn\.fpn_inner|body\.stem\.)", name) for name in names):
@@ -38,18 +41,21 @@ def find_source(weights: dict[str, Tensor]) -> str:
 
 
 def norm_eps_of(path: str, weights: dict[str, Tensor]) -> float:
-    """What the norms of a torchvision checkpoint add to their variance.
+    """Find out what the norms of a torchvision checkpoint add to their variance.
 
     Args:
         path: the file, or its URL.
-        weights: of it, by name.
+        weights: its weights by name.
+
+    Returns:
+        the eps.
 
     Raises:
-        UserError: where neither the file nor the weights tell.
+        UserError: if neither the file nor its weights tell.
     """
     if any(name.endswith("num_batches_tracked") for name in weights):
         return NORM_EPS  # norms that were not frozen
-    if os.path.isfile(path := PathManager.get_local_path(path)):  # of a URL what was downloaded
+    if os.path.isfile(path := PathManager.get_local_path(path)):  # a URL's is downloaded by now
         digest = hashlib.sha256()
         with open(path, "rb") as file:
             while chunk := file.read(1 << 20):
@@ -57,7 +63,7 @@ def norm_eps_of(path: str, weights: dict[str, Tensor]) -> float:
         if digest.hexdigest().startswith(_WITHOUT_EPS):
             return 0.0
     raise UserError(
-        f"{path} has frozen norms, and does not say what they add to their variance: give "
+        f"{path} has frozen norms and does not say what they add to their variance: give "
         "--norm-eps 0 for torchvision's published COCO_V1 weights and what was fine-tuned from "
         f"them, or --norm-eps {NORM_EPS:g} for what was trained from an ImageNet backbone"
     )
@@ -75,11 +81,14 @@ def convert_foreign(
     """Bring the weights of another code base under this package's names.
 
     Args:
-        path: their file.
+        path: the file of the weights.
         weights: by name.
         source: "torchvision" or "maskrcnn_benchmark".
-        norm_eps: what norms add to their variance; None finds out.
+        norm_eps: what the norms add to their variance; None finds out.
         all_classes, left_out: see :func:`convert_torchvision`.
+
+    Returns:
+        the weights, and what they need to run.
 
     Raises:
         UserError: listing what is unknown.
@@ -95,20 +104,18 @@ def convert_foreign(
         return convert_torchvision(
             weights, norm_eps=eps, all_classes=all_classes, left_out=left_out
         )
-    return convert_maskrcnn_benchmark(
-        weights, norm_eps=0.0 if norm_eps is None else norm_eps, left_out=left_out
-    )
+    return convert_maskrcnn_benchmark(weights, norm_eps=norm_eps or 0.0, left_out=left_out)
 
 
 def check_complete(weights: dict[str, Tensor], cfg: CfgNode) -> None:
-    """Check that weights fill a config's model, and that all of them have a place in it.
+    """Check that weights fill a config's model, and that each of them has a place in it.
 
     Args:
         weights: by this package's names.
         cfg: the config.
 
     Raises:
-        UserError: listing every name that is missing, too many or of another shape.
+        UserError: listing every name that is missing, has no place or has another shape.
     """
     wanted = {
         name: tuple(value.shape) for name, value in build_model(cfg.clone()).state_dict().items()

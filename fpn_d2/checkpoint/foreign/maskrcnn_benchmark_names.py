@@ -1,20 +1,19 @@
 """maskrcnn-benchmark's Faster R-CNN on the pyramid or on C4, under our names.
 
-``fpn_inner1`` and ``fpn_layer1`` are of C2. The background is column 0 and becomes the last; its
-box, which nothing reads, goes. The other columns are COCO's 80 categories in Detectron2's order.
-Its masks, key points and RetinaNet cannot be converted.
+``fpn_inner1`` and ``fpn_layer1`` belong to C2. The background is column 0 and becomes the last;
+its box, which nothing reads, is dropped. The other columns are COCO's 80 categories in
+Detectron2's order. Masks, key points and RetinaNet cannot be converted.
 """
 
 from torch import Tensor
 
-from ...utils.errors import UserError
-from .renaming import (
+from .name_rules import (
     Conversion,
     Rule,
     background_last,
+    needed,
     put_eps_into_norms,
     rename,
-    resnet_depth,
     resnet_rules,
 )
 
@@ -54,39 +53,34 @@ def convert_maskrcnn_benchmark(
     """Bring maskrcnn-benchmark's weights under this package's names.
 
     Args:
-        weights: what its checkpoints have under ``model``, without ``module.``.
-        norm_eps: what its norms add to their variance, which is nothing.
+        weights: the value under ``model`` in its checkpoints, with names without ``module.``.
+        norm_eps: what the norms add to their variance; maskrcnn-benchmark's add nothing.
         left_out: patterns of more names that are not needed, such as a mask head's.
 
     Returns:
         the weights, for a config of ``configs/maskrcnn_benchmark/``.
 
     Raises:
-        UserError: listing what is unknown.
+        UserError: listing what is unknown, or naming what is missing.
     """
     pyramid = any(name.startswith("backbone.fpn.") for name in weights)
     rules = _FPN if pyramid else _C4
     renamed, left = rename(weights, rules, (*_LEFT_OUT, *left_out), "maskrcnn-benchmark")
     put_eps_into_norms(renamed, norm_eps)
     prefix = "roi_heads.box_predictor."
-    columns = 0
     for kind in ("weight", "bias"):
-        names = f"{prefix}cls_score.{kind}", f"{prefix}bbox_pred.{kind}"
-        if any(name not in renamed for name in names):
-            raise UserError(
-                f"the checkpoint has nothing for {' or '.join(names)}; convert a whole detector"
-            )
-        score, boxes = (renamed[name] for name in names)
-        columns = len(score)
-        renamed[names[0]] = background_last(score)
-        renamed[names[1]] = boxes[4:].clone()
-    depth = resnet_depth(renamed)
-    overrides = ["MODEL.ROI_HEADS.NUM_CLASSES", str(columns - 1)]
-    if depth != 50:
-        overrides += ["MODEL.RESNETS.DEPTH", str(depth)]
-    notes = [f"{columns} columns: the background, now last, and {columns - 1} classes"]
-    if left:
-        notes.append(f"left out, as no model here needs them: {len(left)} names")
-    kind = "FPN" if pyramid else "C4"
-    config = f"maskrcnn_benchmark/faster_rcnn_R_50_{kind}.yaml"
-    return Conversion(renamed, config, list(range(1, columns)), overrides, notes)
+        score = needed(renamed, f"{prefix}cls_score.{kind}")
+        renamed[f"{prefix}cls_score.{kind}"] = background_last(score)
+        boxes = needed(renamed, f"{prefix}bbox_pred.{kind}")
+        renamed[f"{prefix}bbox_pred.{kind}"] = boxes[4:].clone()
+    columns = len(renamed[f"{prefix}cls_score.bias"])
+    conversion = Conversion(
+        renamed,
+        f"maskrcnn_benchmark/faster_rcnn_R_50_{'FPN' if pyramid else 'C4'}.yaml",
+        labels=list(range(1, columns)),
+        overrides=["MODEL.ROI_HEADS.NUM_CLASSES", str(columns - 1)],
+        notes=[f"{columns} columns: the background, now last, and {columns - 1} classes"],
+    )
+    conversion.add_depth()
+    conversion.add_left_out(left)
+    return conversion

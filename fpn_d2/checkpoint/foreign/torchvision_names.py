@@ -1,12 +1,14 @@
 """torchvision's ``fasterrcnn_resnet50_fpn`` and ``retinanet_resnet50_fpn`` under our names.
 
-Names of both of torchvision's forms are known, of before and after its release 0.13. Class heads:
+The names of torchvision before and after its release 0.13 are both known. Class heads:
 
-    Faster R-CNN  column 0 is the background and becomes the last; its box, which nothing reads,
-                  goes. Of COCO's 91 columns 80 are categories, and the ten numbers that COCO
-                  skips stay beside the background (``NUM_UNUSED_CLASSES``), so that scores stay.
-    RetinaNet     every column is a score of its own. Of COCO's 91 columns the 80 of categories
-                  stay; of others all, so that class k is torchvision's label k.
+    Faster R-CNN  Column 0 is the background and becomes the last; its box, which nothing reads,
+                  is dropped. Of COCO's 91 columns 80 are categories. The columns of the ten
+                  numbers that COCO skips stay beside the background (``NUM_UNUSED_CLASSES``), so
+                  that all scores stay the same.
+    RetinaNet     Every column is a score of its own. Of COCO's 91 columns the 80 categories stay.
+                  Models of other numbers of columns keep all, and class k is torchvision's label
+                  k.
 """
 
 import torch
@@ -14,13 +16,13 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
 from ...utils.errors import UserError
-from .renaming import (
+from .name_rules import (
     Conversion,
     Rule,
     background_last,
+    needed,
     put_eps_into_norms,
     rename,
-    resnet_depth,
     resnet_rules,
 )
 
@@ -28,7 +30,7 @@ __all__ = ["convert_torchvision"]
 
 _BODY, _BOTTOM_UP = "backbone.body.", "backbone.bottom_up."
 _COCO_COLUMNS = 91
-_ANCHORS = 9  # of RetinaNet at each place
+_ANCHORS = 9  # of RetinaNet in each cell
 
 _BACKBONE: list[Rule] = [
     (r"backbone\.body\.conv1\.", "backbone.bottom_up.stem.conv1."),
@@ -69,7 +71,7 @@ def convert_torchvision(
 
     Args:
         weights: the model's ``state_dict``.
-        norm_eps: what its norms add to their variance; 0 in its published ``COCO_V1`` weights.
+        norm_eps: what the norms add to their variance; 0 in the published ``COCO_V1`` weights.
         all_classes: keep all of 91 columns as classes, and not only COCO's 80.
         left_out: patterns of more names that are not needed.
 
@@ -86,12 +88,12 @@ def convert_torchvision(
     put_eps_into_norms(renamed, norm_eps)
     select = _select_retinanet if retinanet else _select_faster_rcnn
     labels, overrides, note = select(renamed, all_classes)
-    depth = resnet_depth(renamed)
-    if depth != 50:
-        overrides += ["MODEL.RESNETS.DEPTH", str(depth)]
-    notes = [note, f"left out, as no model here needs them: {len(left)} names"] if left else [note]
     kind = "retinanet" if retinanet else "faster_rcnn"
-    return Conversion(renamed, f"torchvision/{kind}_R_50_FPN.yaml", labels, overrides, notes)
+    config = f"torchvision/{kind}_R_50_FPN.yaml"
+    conversion = Conversion(renamed, config, labels, overrides, [note])
+    conversion.add_depth()
+    conversion.add_left_out(left)
+    return conversion
 
 
 def _pyramid_rules(finest: int) -> list[Rule]:
@@ -104,24 +106,24 @@ def _pyramid_rules(finest: int) -> list[Rule]:
 
 
 def _coco_ids() -> list[int]:
-    """The numbers of COCO's 80 categories, in the order of Detectron2's classes."""
+    """The ids of COCO's 80 categories, in the order of Detectron2's classes."""
     return [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
 
 
 def _select_faster_rcnn(
     weights: dict[str, Tensor], all_classes: bool
 ) -> tuple[list[int], list[str], str]:
-    """Order the columns (in place); returns their labels, the overrides and a note."""
+    """Order the columns (in place); return their labels, the overrides and a note."""
     prefix = "roi_heads.box_predictor."
-    columns = len(_needed(weights, f"{prefix}cls_score.bias"))
+    columns = len(needed(weights, f"{prefix}cls_score.bias"))
     classes, unused = list(range(1, columns)), []
     if columns == _COCO_COLUMNS and not all_classes:
         classes = _coco_ids()
         unused = sorted(set(range(1, columns)) - set(classes))
     for kind in ("weight", "bias"):
-        score = _needed(weights, f"{prefix}cls_score.{kind}")
+        score = needed(weights, f"{prefix}cls_score.{kind}")
         weights[f"{prefix}cls_score.{kind}"] = background_last(score[[0, *classes, *unused]])
-        boxes = _needed(weights, f"{prefix}bbox_pred.{kind}")
+        boxes = needed(weights, f"{prefix}bbox_pred.{kind}")
         if len(boxes) != 4 * columns:
             raise UserError(
                 f"{prefix}bbox_pred.{kind} has {len(boxes)} rows for {columns} columns of classes, "
@@ -139,25 +141,19 @@ def _select_faster_rcnn(
 def _select_retinanet(
     weights: dict[str, Tensor], all_classes: bool
 ) -> tuple[list[int], list[str], str]:
-    """Order the columns (in place); returns their labels, the overrides and a note."""
-    scores = len(_needed(weights, "head.cls_score.bias"))
+    """Order the columns (in place); return their labels, the overrides and a note."""
+    scores = len(needed(weights, "head.cls_score.bias"))
     if scores % _ANCHORS:
         raise UserError(
             f"RetinaNet's head has {scores} scores, which is no multiple of its {_ANCHORS} anchors "
-            "at each place; models of other anchors cannot be converted"
+            "in each cell; models of other anchors cannot be converted"
         )
     columns = scores // _ANCHORS
     reduced = columns == _COCO_COLUMNS and not all_classes
     classes = _coco_ids() if reduced else list(range(columns))
     for kind in ("weight", "bias"):
-        score = _needed(weights, f"head.cls_score.{kind}")
+        score = needed(weights, f"head.cls_score.{kind}")
         score = score.reshape(_ANCHORS, columns, *score.shape[1:])[:, torch.tensor(classes)]
         weights[f"head.cls_score.{kind}"] = score.flatten(0, 1)
     note = f"{columns} columns: {len(classes)} classes" + (", COCO's" if reduced else "")
     return classes, ["MODEL.RETINANET.NUM_CLASSES", str(len(classes))], note
-
-
-def _needed(weights: dict[str, Tensor], name: str) -> Tensor:
-    if name not in weights:
-        raise UserError(f"the checkpoint has nothing for {name}; convert a whole detector")
-    return weights[name]

@@ -1,7 +1,7 @@
-"""How far a converted torchvision detector is from torchvision's own.
+"""A converted torchvision detector beside torchvision's own.
 
-Both get the same images, at their own size, so that only the networks are compared. Outputs are
-compared step by step on the same input, and detections as a user gets them.
+Both get the same images, at their own size, so that only the networks are compared: each step on
+the same input, and the detections as a user gets them.
 """
 
 from collections.abc import Iterable
@@ -18,28 +18,27 @@ from ...utils.errors import UserError
 __all__ = ["build_torchvision", "compare_with_torchvision", "noise_images"]
 
 PIXELS = 0.05
-_TIED = 1e-4  # a difference of scores that rounding may make
+_TIED = 1e-4  # the difference of two scores that rounding may make
 _SIZES = ((128, 160), (96, 144), (200, 152), (64, 64), (97, 131), (176, 112), (65, 190), (150, 150))
 
 
 def build_torchvision(weights: dict[str, Tensor], norm_eps: float) -> nn.Module:
-    """torchvision's model of its own weights, in eval mode.
+    """Build torchvision's model of its own weights, in eval mode.
 
     Args:
         weights: by torchvision's names.
-        norm_eps: what norms add to their variance.
+        norm_eps: what the norms add to their variance.
 
     Raises:
-        UserError: where they are of another model.
+        UserError: if the weights belong to another model.
     """
     weights = {name.removeprefix("module."): weight for name, weight in weights.items()}
-    kind = (
-        detection.retinanet_resnet50_fpn
-        if "head.classification_head.cls_logits.bias" in weights
-        else detection.fasterrcnn_resnet50_fpn
-    )
-    columns = len(weights.get("roi_heads.box_predictor.cls_score.bias", ()))
-    columns = columns or len(weights["head.classification_head.cls_logits.bias"]) // 9
+    dense = weights.get("head.classification_head.cls_logits.bias")
+    if dense is None:
+        kind = detection.fasterrcnn_resnet50_fpn
+        columns = len(weights["roi_heads.box_predictor.cls_score.bias"])
+    else:
+        kind, columns = detection.retinanet_resnet50_fpn, len(dense) // 9
     model = kind(weights=None, weights_backbone=None, num_classes=columns)
     try:
         model.load_state_dict(weights)
@@ -56,11 +55,14 @@ def build_torchvision(weights: dict[str, Tensor], norm_eps: float) -> nn.Module:
 
 
 def noise_images(count: int, seed: int = 0) -> list[Tensor]:
-    """Images (3, H, W) of noise on several scales, RGB from 0 to 255, of different sizes.
+    """Draw images of noise on several scales.
 
     Args:
-        count: how many.
-        seed: of the random numbers.
+        count: how many images.
+        seed: for the random numbers.
+
+    Returns:
+        (3, H, W) each, RGB from 0 to 255, of different sizes.
     """
     generator = torch.Generator().manual_seed(seed)
     images = []
@@ -88,15 +90,16 @@ def compare_with_torchvision(
         labels: torchvision's label of each of our classes.
 
     Returns:
-        the largest differences of ``features``, ``anchors`` in pixels, ``head`` (of the RPN, or
+        the largest differences of ``features``, ``anchors`` in pixels, ``head`` (the RPN's or
         RetinaNet's) and, for Faster R-CNN on torchvision's proposals, ``box_head`` and ``scores``;
-        the number of torchvision's ``detections`` of these classes, but for those whose score is
-        tied with the last one that is returned, and the ``matched_share`` of them that ours has
-        too, one to one of one class within 0.05 px, or of ours that torchvision's has, if less.
+        the number of torchvision's ``detections`` of these classes, without those whose score is
+        tied with the last one that is returned; and the ``matched_share``: how many of them ours
+        has too, one to one, of the same class and within 0.05 px, or how many of ours
+        torchvision's has, whichever is less.
     """
     if hasattr(theirs, "roi_heads"):
-        # It keeps the strides that it infers from the first image, and they are wrong for small
-        # ones that are padded much.
+        # torchvision infers the strides from the first image and keeps them; from a small image
+        # that is padded much they are wrong.
         theirs.roi_heads.box_roi_pool.scales = None
         theirs([torch.rand(3, 256, 256)])
     worst: dict[str, float] = {}
@@ -175,7 +178,7 @@ def _torchvision_outputs(
 def _torchvision_detections(
     model: nn.Module, image: Tensor, labels: list[int]
 ) -> tuple[Instances, float]:
-    """torchvision's detections of our classes, best first, and the score that ends them."""
+    """torchvision's detections of our classes, best first, and the least score they can have."""
     model.transform.min_size, model.transform.max_size = (min(image.shape[1:]),), 1 << 20
     head = model.roi_heads if hasattr(model, "roi_heads") else model
     limit, head.detections_per_img = head.detections_per_img, 1 << 20

@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, register_coco_instances
 
 from ...utils.errors import UserError
-from ...utils.files import replace_file
+from ...utils.files import is_local, replace_file
 from .shapes import BUILTIN_NAME
 
 __all__ = [
@@ -29,11 +29,6 @@ def datasets_root() -> str:
     """The folder of all data sets as for Detectron2: ``$DETECTRON2_DATASETS``, or ``datasets`` in
     the current folder."""
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
-
-
-def is_local(path: str) -> bool:
-    """Whether a path is that of an ordinary file, not a URL that Detectron2 fetches."""
-    return "://" not in path
 
 
 def missing_remedy() -> str:

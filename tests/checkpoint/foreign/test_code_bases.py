@@ -1,11 +1,10 @@
-"""Names and columns of torchvision and maskrcnn-benchmark, from tables that are written here anew.
+"""Names and columns of torchvision and maskrcnn-benchmark, by tables that are written here anew.
 
-A model of this package, narrow, is given the other code base's names and its order of classes by
-hand; the conversion must bring back every bit.
+By these tables a narrow model of this package gets the other code base's names and its order of
+classes, and the conversion must bring back every bit.
 """
 
 import re
-import sys
 
 import convert_checkpoint as tool
 import pytest
@@ -13,7 +12,13 @@ import torch
 from detectron2.modeling import build_model
 
 from fpn_d2 import UserError, load_config, load_model
-from fpn_d2.checkpoint.foreign import check_complete, convert_foreign, find_source, norm_eps_of
+from fpn_d2.checkpoint.foreign import (
+    check_complete,
+    code_bases,
+    convert_foreign,
+    find_source,
+    norm_eps_of,
+)
 
 NARROW = (
     *("MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 8),
@@ -67,7 +72,7 @@ def state_of(row_config, zoo):
 
 
 def rename(name: str, table: dict[str, str], stem: str, finest: int = 2) -> str:
-    """Another code base's name of one of ours."""
+    """Another code base's name for one of ours."""
     module, _, kind = name.rpartition(".")
     for ours, theirs in ((".norm", "bn"), ("", "conv")):
         found = re.fullmatch(rf"(.*)\.res(\d)\.(\d+)\.(conv(\d)|shortcut){re.escape(ours)}", module)
@@ -85,7 +90,7 @@ def rename(name: str, table: dict[str, str], stem: str, finest: int = 2) -> str:
 
 
 def without_eps(state: dict) -> dict:
-    """Norms that add nothing to their variance and do what these do with 1e-5."""
+    """Replace norms by ones that add nothing to their variance and do what these do with 1e-5."""
     state = dict(state)
     for name in [name for name in state if name.endswith("norm.weight")]:
         variance = state[name.replace("weight", "running_var")]
@@ -172,7 +177,7 @@ def torchvision_state(state: dict, finest: int, new_names: bool) -> dict:
 
 
 def predictor(columns: int) -> dict[str, torch.Tensor]:
-    """A box predictor whose every number says its column."""
+    """A box predictor in which every number is that of its column."""
     score = torch.arange(float(columns))
     prefix = "roi_heads.box_predictor."
     return {
@@ -184,7 +189,7 @@ def predictor(columns: int) -> dict[str, torch.Tensor]:
 
 
 def test_cocos_91_columns_of_faster_rcnn():
-    """person is 1, stop sign 13 after the hole at 12, toothbrush 90."""
+    """COCO numbers person 1, stop sign 13 after the hole at 12, and toothbrush 90."""
     result = convert_foreign("model.pth", predictor(91), "torchvision", norm_eps=0.0)
     prefix = "roi_heads.box_predictor."
     columns = result.weights[f"{prefix}cls_score.bias"].tolist()
@@ -208,7 +213,7 @@ def test_all_91_columns_where_they_are_asked_for():
 
 
 def test_cocos_91_columns_of_retinanet():
-    """Of each of 9 anchors 80 columns are left."""
+    """Each of the 9 anchors keeps 80 columns."""
     columns = torch.arange(91.0).repeat(9)
     weights = {
         "head.classification_head.cls_logits.weight": columns.reshape(-1, 1, 1, 1),
@@ -223,7 +228,7 @@ def test_cocos_91_columns_of_retinanet():
 
 
 def test_a_resnet_of_101_layers_is_seen():
-    """It has 23 blocks in its third layer, res4."""
+    """It has 23 blocks in layer3, which is res4."""
     blocks = {f"backbone.body.layer3.{i}.conv1.weight": torch.zeros(1) for i in range(23)}
     result = convert_foreign("model.pth", predictor(3) | blocks, "torchvision", norm_eps=0.0)
     assert result.overrides[-2:] == ["MODEL.RESNETS.DEPTH", "101"]
@@ -303,15 +308,6 @@ def test_other_boxes_and_other_anchors_than_torchvisions_are_named():
         convert_foreign("model.pth", weights, "torchvision", norm_eps=0.0)
 
 
-def test_a_published_file_is_known_by_its_url_too(tmp_path, monkeypatch):
-    """Of a URL what was downloaded is looked at."""
-    (tmp_path / "abc").write_bytes(b"abc")
-    monkeypatch.setattr("fpn_d2.checkpoint.foreign._WITHOUT_EPS", ("ba7816bf",))
-    local = {"https://nowhere.example/abc": str(tmp_path / "abc")}
-    monkeypatch.setattr("fpn_d2.checkpoint.foreign.PathManager.get_local_path", local.get)
-    assert norm_eps_of("https://nowhere.example/abc", {}) == 0.0
-
-
 def test_the_eps_of_frozen_norms_is_asked_for(tmp_path, monkeypatch):
     path = tmp_path / "model.pth"
     path.write_bytes(b"abc")
@@ -319,28 +315,31 @@ def test_the_eps_of_frozen_norms_is_asked_for(tmp_path, monkeypatch):
         norm_eps_of(str(path), {})
     assert norm_eps_of(str(path), {"bn.num_batches_tracked": torch.tensor(0)}) == 1e-5
     # the SHA-256 of "abc", as in FIPS 180-2
-    monkeypatch.setattr("fpn_d2.checkpoint.foreign._WITHOUT_EPS", ("ba7816bf",))
+    monkeypatch.setattr(code_bases, "_WITHOUT_EPS", ("ba7816bf",))
     assert norm_eps_of(str(path), {}) == 0.0
+    # from a URL, the file that was downloaded is looked at
+    local = {"https://nowhere.example/abc": str(path)}
+    monkeypatch.setattr(code_bases.PathManager, "get_local_path", local.get)
+    assert norm_eps_of("https://nowhere.example/abc", {}) == 0.0
 
 
 def test_detectron2s_names_are_known():
     assert find_source({"backbone.bottom_up.stem.conv1.weight": torch.zeros(1)}) == "detectron2"
 
 
-def call(tmp_path, monkeypatch, capsys, weights, *words):
-    """The tool's exit code, stdout and stderr; the output is ``tmp_path / "ours.pth"``."""
-    torch.save({"model": weights}, tmp_path / "theirs.pth")
-    names = [tmp_path / "theirs.pth", tmp_path / "ours.pth"]
-    monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, [*names, *words])])
-    code = 0
-    try:
-        tool.main()
-    except SystemExit as end:
-        code = end.code
-    return code, *capsys.readouterr()
+@pytest.fixture
+def convert(tmp_path, run_tool):
+    """``convert(weights, word, ...)``: run the tool on a file of weights; its exit code, stdout
+    and stderr. The output is ``tmp_path / "ours.pth"``."""
+
+    def run(weights, *words):
+        torch.save({"model": weights}, tmp_path / "theirs.pth")
+        return run_tool(tool, tmp_path / "theirs.pth", tmp_path / "ours.pth", *words)
+
+    return run
 
 
-def test_the_tool_writes_nothing_of_what_it_does_not_know(tmp_path, monkeypatch, capsys):
+def test_the_tool_writes_nothing_of_what_it_does_not_know(tmp_path, convert):
     ours = {"backbone.bottom_up.stem.conv1.weight": torch.zeros(1)}
     for words, why in (
         (["--from", "torchvision", "--norm-eps", 0], "1 of the checkpoint's 1 names"),
@@ -351,16 +350,14 @@ def test_the_tool_writes_nothing_of_what_it_does_not_know(tmp_path, monkeypatch,
         (["--leave-out", "mask"], "--leave-out has no effect on weights with the names of"),
         (["--from", "maskrcnn_benchmark", "--all-classes"], "--all-classes has no effect"),
     ):
-        code, _, stderr = call(tmp_path, monkeypatch, capsys, ours, *words)
+        code, _, stderr = convert(ours, *words)
         assert (code, stderr.count("\n")) == (2, 1)
         assert why in stderr
         assert not (tmp_path / "ours.pth").exists()
 
 
-def test_the_tool_names_the_config_and_what_to_override(
-    state_of, repo, tmp_path, monkeypatch, capsys
-):
-    """A narrow model does not fit the shipped config, and fits one of its own."""
+def test_the_tool_names_the_config_and_what_to_override(state_of, tmp_path, convert):
+    """A narrow model does not fit the shipped config, but it fits one of its own."""
     row = "maskrcnn_benchmark/faster_rcnn_R_50_FPN"
     state, cfg = state_of(row, "MODEL.ROI_HEADS.NUM_CLASSES", 6)
     theirs = {rename(name, BENCHMARK, "stem."): value for name, value in state.items()}
@@ -368,13 +365,13 @@ def test_the_tool_names_the_config_and_what_to_override(
     for kind in ("weight", "bias"):
         value = theirs[f"{boxes}.{kind}"]
         theirs[f"{boxes}.{kind}"] = torch.cat([value[:4], value])
-    code, stdout, stderr = call(tmp_path, monkeypatch, capsys, theirs)
+    code, stdout, stderr = convert(theirs)
     assert code == 2
     assert "backbone.bottom_up.stem.conv1.weight is (8, 3, 7, 7) and not (64, 3, 7, 7)" in stderr
     config = tmp_path / "narrow.yaml"
     config.write_text(cfg.dump())
     words = ["--config-file", config]
-    code, stdout, stderr = call(tmp_path, monkeypatch, capsys, theirs, *words)
+    code, stdout, stderr = convert(theirs, *words)
     assert (code, stderr) == (0, "")
     assert stdout.startswith("names of maskrcnn_benchmark, as they look\n")
     expected = f"{config} MODEL.ROI_HEADS.NUM_CLASSES 6 MODEL.WEIGHTS {tmp_path / 'ours.pth'}"

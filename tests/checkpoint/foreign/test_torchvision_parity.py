@@ -1,11 +1,10 @@
-"""torchvision's detectors, converted by the tool and loaded as a user does, beside themselves.
+"""torchvision's detectors beside what the tool converts them to and a user loads.
 
-Weights are random, as none may be downloaded, and scaled so that there are objects to be found.
-The models are built and run by torchvision alone.
+The weights are random, as none may be downloaded, and scaled so that the models find objects.
+torchvision alone builds and runs its models.
 """
 
 import re
-import sys
 
 import convert_checkpoint as tool
 import pytest
@@ -15,7 +14,7 @@ from torchvision.models import detection
 from torchvision.models.detection._utils import overwrite_eps
 from torchvision.ops import FrozenBatchNorm2d
 
-from fpn_d2 import load_config, load_model
+from fpn_d2 import load_model
 from fpn_d2.checkpoint.foreign.torchvision_parity import compare_with_torchvision, noise_images
 
 ROWS = {
@@ -28,14 +27,14 @@ COCO = [number for number in range(1, 91) if number not in HOLES]
 
 
 def spread(layer: nn.Module, outputs: Tensor, deviation: float, mean: float = 0.0) -> None:
-    """Scale a layer so that its outputs, which are these, have this deviation and mean."""
+    """Scale a layer whose outputs are these to outputs of this deviation and mean."""
     factor = deviation / outputs.std()
     layer.weight.data.mul_(factor)
     layer.bias.data.copy_(layer.bias * factor + mean - outputs.mean() * factor)
 
 
 def torchvision_model(kind: str, seed: int = 0) -> nn.Module:
-    """A detector of random weights that finds some objects in noise."""
+    """A detector with random weights that finds some objects in noise."""
     torch.manual_seed(seed)
     model = getattr(detection, kind)(weights=None, weights_backbone=None).eval()
     for name, norm in model.named_modules():
@@ -77,24 +76,35 @@ def calibrate_faster_rcnn(model: nn.Module, features: dict[str, Tensor]) -> None
     spread(heads.box_predictor.bbox_pred, deltas, 1.0)
 
 
-def convert(weights: dict[str, Tensor], folder, monkeypatch, *words: object) -> str:
-    source, target = folder / "theirs.pth", str(folder / "ours.safetensors")
-    torch.save(weights, source)
-    monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, (source, target, *words))])
-    tool.main()
-    source.unlink()
-    return target
+@pytest.fixture
+def convert(tmp_path, run_tool):
+    """``convert(model, word, ...)``: run the tool on a model's weights; its exit code, stdout and
+    stderr. The output is ``tmp_path / "ours.safetensors"``."""
+
+    def run(model, *words):
+        source = tmp_path / "theirs.pth"
+        torch.save(model.state_dict(), source)
+        result = run_tool(tool, source, tmp_path / "ours.safetensors", *words)
+        source.unlink()
+        return result
+
+    return run
 
 
-def compare(kind, model, images, repo, tmp_path, monkeypatch, *words, opts=()):
-    target = convert(model.state_dict(), tmp_path, monkeypatch, *words)
-    row = repo / "configs" / f"{ROWS[kind]}.yaml"
-    cfg = load_config(row, ["MODEL.WEIGHTS", target, "MODEL.DEVICE", "cpu", *opts])
-    ours = load_model(cfg)
-    (tmp_path / "ours.safetensors").unlink()
-    found = compare_with_torchvision(ours, model, images, COCO)
-    print(kind, found)
-    return found
+@pytest.fixture
+def compare(tmp_path, row_config):
+    """``compare(kind, model, images, KEY, value, ...)``: load the converted weights, delete their
+    file, and say how far they are from the model."""
+
+    def run(kind, model, images, *opts):
+        target = tmp_path / "ours.safetensors"
+        ours = load_model(row_config(ROWS[kind], "MODEL.WEIGHTS", target, *opts))
+        target.unlink()
+        found = compare_with_torchvision(ours, model, images, COCO)
+        print(kind, found)
+        return found
+
+    return run
 
 
 def check(found: dict[str, float], least: int, share: float = 0.995) -> None:
@@ -106,7 +116,7 @@ def check(found: dict[str, float], least: int, share: float = 0.995) -> None:
 
 
 def freeze_without_eps(model: nn.Module) -> None:
-    """What torchvision makes of its published weights: frozen norms that add nothing."""
+    """Freeze the norms and let them add nothing, as torchvision does with published weights."""
     for module in list(model.modules()):
         for name, norm in list(module.named_children()):
             if isinstance(norm, nn.BatchNorm2d):
@@ -118,40 +128,42 @@ def freeze_without_eps(model: nn.Module) -> None:
     overwrite_eps(model, 0.0)
 
 
-def test_a_faster_rcnn_of_frozen_norms(repo, tmp_path, monkeypatch, capsys):
+def test_a_faster_rcnn_of_frozen_norms(convert, compare):
     kind = "fasterrcnn_resnet50_fpn"
     model = torchvision_model(kind)
     model.rpn._post_nms_top_n["testing"] = 100  # fewer RoIs, for time
     freeze_without_eps(model)
-    with pytest.raises(SystemExit):
-        convert(model.state_dict(), tmp_path, monkeypatch)
-    assert "--norm-eps 0 for torchvision's published" in capsys.readouterr().err
-    opts = ["MODEL.RPN.POST_NMS_TOPK_TEST", "100"]
-    words = ["--norm-eps", 0]
-    found = compare(kind, model, noise_images(2), repo, tmp_path, monkeypatch, *words, opts=opts)
+    code, _, stderr = convert(model)
+    assert code == 2
+    assert "--norm-eps 0 for torchvision's published" in stderr
+    assert convert(model, "--norm-eps", 0)[0] == 0
+    found = compare(kind, model, noise_images(2), "MODEL.RPN.POST_NMS_TOPK_TEST", 100)
     check(found, least=150, share=0.985)  # rounding may decide NMS otherwise for one or two
     assert {"box_head", "scores"} <= set(found)
 
 
-def test_a_retinanet_that_the_tool_compares_too(repo, tmp_path, monkeypatch, capsys):
+def test_a_retinanet_that_the_tool_compares_too(convert, compare, repo, tmp_path):
     kind = "retinanet_resnet50_fpn"
     model = torchvision_model(kind)
-    found = compare(kind, model, noise_images(2), repo, tmp_path, monkeypatch, "--check", 2)
+    code, stdout, _ = convert(model, "--check", 2)
+    assert code == 0
+    found = compare(kind, model, noise_images(2))
     check(found, least=150)
-    printed = re.findall(r"^  (\w+) +([\d.e-]+)$", capsys.readouterr().out, re.MULTILINE)
+    printed = re.findall(r"^  (\w+) +([\d.e-]+)$", stdout, re.MULTILINE)
     assert {name: float(value) for name, value in printed} == pytest.approx(found, rel=1e-5)
     base = repo / "configs" / "torchvision" / "retinanet_R_50_FPN.yaml"
     other = tmp_path / "other.yaml"  # its strides are in other layers
     other.write_text(f"_BASE_: {base}\nMODEL: {{RESNETS: {{STRIDE_IN_1X1: True}}}}\n")
-    with pytest.raises(SystemExit):
-        convert(model.state_dict(), tmp_path, monkeypatch, "--check", 1, "--config-file", other)
-    assert "of the detections are torchvision's, so nothing is written" in capsys.readouterr().err
+    code, _, stderr = convert(model, "--check", 1, "--config-file", other)
+    assert code == 2
+    assert "of the detections are torchvision's, so nothing is written" in stderr
     assert not (tmp_path / "ours.safetensors").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ROWS)
-def test_ten_images_of_different_sizes(kind, repo, tmp_path, monkeypatch):
+def test_ten_images_of_different_sizes(kind, convert, compare):
     model, images = torchvision_model(kind, seed=1), noise_images(10, seed=1)
     assert len({image.shape for image in images}) == 10
-    check(compare(kind, model, images, repo, tmp_path, monkeypatch), least=500)
+    assert convert(model)[0] == 0
+    check(compare(kind, model, images), least=500)

@@ -1,4 +1,4 @@
-"""Exported files run by ONNX Runtime and TorchScript, beside the model itself."""
+"""ONNX Runtime and TorchScript run exported files as the model itself runs."""
 
 import functools
 import io
@@ -13,7 +13,14 @@ from random_detectors import detect, image_of, proposals_of, spread_scores
 from fpn_d2 import UserError
 from fpn_d2.data.datasets.shapes import CLASSES
 from fpn_d2.evaluation import match_boxes
-from fpn_d2.export import check_export, export_model, load_exported
+from fpn_d2.export import (
+    Exported,
+    check_export,
+    check_output,
+    export_model,
+    load_exported,
+    write_export,
+)
 from fpn_d2.modeling import PerLevelRPNHead
 
 # Not multiples of 32; square, wide and tall; smaller and larger than the size that is traced.
@@ -38,7 +45,7 @@ def onnx_if_needed(request):
 
 @pytest.fixture(scope="module")
 def model_of(row_config):
-    """``model_of(row, KEY, value, ...)``: its config and a random model that scores boxes apart."""
+    """``model_of(row, KEY, value, ...)``: its config and a random model of spread scores."""
 
     @functools.cache
     def build(row, *opts):
@@ -97,7 +104,7 @@ def test_all_rows_run_as_the_model_does(model_of, exported_of, row, format):
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_rpn_without_laterals_runs_as_the_model_does_but_for_ties(model_of, exported_of, format):
-    """Its levels are C5 repeated, and what is equal is sorted by each runtime in its own way."""
+    """Its levels are C5 repeated, and each runtime sorts equal values in its own way."""
     row = "RPN/rpn_R_18_top_down"
     _, model = model_of(row)
     parity = check_export(exported_of(row, format), model, [image_of(*size) for size in SIZES])
@@ -117,7 +124,7 @@ def test_an_rpn_head_for_each_level(model_of, exported_of, format):
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("count", [0, 1, 300])
 def test_any_number_of_given_proposals(model_of, exported_of, format, count):
-    """None leaves every level of Eq. 1 without a box; one leaves all but one."""
+    """No proposal leaves every level of Eq. 1 without a box, and one leaves all levels but one."""
     row = "Fast-RCNN/fast_rcnn_R_18_FPN"
     _, model = model_of(row)
     inputs = {"image": image_of(65, 90), "proposals": proposals_of(count, 65, 90)}
@@ -137,7 +144,7 @@ def test_an_image_without_detections(exported_of, format):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_image_of_many_detections(model_of, exported_of, format):
-    """Beyond 1000 boxes torchvision's NMS takes another way than in a trace."""
+    """Beyond 1000 boxes, torchvision's NMS takes another way than in a trace."""
     opts = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.02, "TEST.DETECTIONS_PER_IMAGE", 2000)
     row = "Fast-RCNN/fast_rcnn_R_18_FPN"
     _, model = model_of(row, *opts)
@@ -199,3 +206,27 @@ def test_without_onnx_the_sentence_says_how_to_get_it(model_of, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match=r"onnx is not installed; python -m pip install onnx"):
         export_model(*model_of("RPN/rpn_R_18_FPN"), "onnx")
+
+
+# --- the file on the disk
+
+
+def test_a_file_is_written_and_not_replaced_unless_asked(tmp_path):
+    exported = Exported("onnx", b"graph", b"", {})
+    path = tmp_path / "model.onnx"
+    write_export(exported, path)
+    assert path.read_bytes() == b"graph"
+    path.write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"model\.onnx is there already; .* --force"):
+        write_export(exported, path)
+    assert path.read_bytes() == b"mine"
+    write_export(exported, path, overwrite=True)
+    assert path.read_bytes() == b"graph"
+    assert [x.name for x in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_folder_that_is_missing_and_a_folder_for_a_file_are_named(tmp_path):
+    with pytest.raises(UserError, match="does not exist; create it first"):
+        check_output(tmp_path / "no" / "model.onnx")
+    with pytest.raises(UserError, match="is a folder; name a file"):
+        check_output(tmp_path, overwrite=True)

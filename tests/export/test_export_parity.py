@@ -1,6 +1,7 @@
-"""The check finds what is wrong with a file, and takes what is right."""
+"""The check finds what is wrong with a file and accepts what is right; its numbers are a table."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -10,13 +11,20 @@ from PIL import Image
 from random_detectors import detect, spread_scores
 
 from fpn_d2 import UserError
-from fpn_d2.export import Parity, check_export, export_model, read_check_images
-from fpn_d2.export.checking import _are_among, _candidates, _compare_boxes, random_proposals
+from fpn_d2.export import (
+    Parity,
+    check_export,
+    export_model,
+    export_table,
+    read_check_images,
+    report_parity,
+)
+from fpn_d2.export.parity import _are_among, _candidates, _compare_boxes, random_proposals
 
 
 @pytest.fixture(scope="module")
 def exported(row_config):
-    """A random Fast R-CNN, all of whose detections are kept, and its file."""
+    """A random Fast R-CNN that keeps all of its detections, and its file."""
     cfg = row_config("quick/Fast-RCNN/fast_rcnn_R_18_C5", "TEST.DETECTIONS_PER_IMAGE", 5000)
     torch.manual_seed(0)
     model = build_model(cfg.clone()).eval()
@@ -101,7 +109,7 @@ def test_a_box_that_wins_with_a_lower_score_is_not_tied():
 
 
 def test_boxes_that_the_model_never_had_are_not_tied():
-    """As of a trace that keeps the size of its image: all scores are right, and no box is."""
+    """As in a trace that keeps the size of its image: all scores are right, and no box is."""
     expected = boxes_at((0, 0.75), (20, 0.5))
     assert compare(boxes_at((1, 0.75), (21, 0.5)), expected, expected) == (0, 0)
 
@@ -143,7 +151,7 @@ def test_an_image_comes_in_three_sizes(row_config, tmp_path):
 
 
 def test_images_are_resized_as_the_model_is_tested(row_config, tmp_path):
-    """Sides are rounded down in torchvision's way."""
+    """torchvision rounds the sides down."""
     cfg = row_config(
         "torchvision/faster_rcnn_R_50_FPN", "INPUT.MIN_SIZE_TEST", 100, "INPUT.MAX_SIZE_TEST", 101
     )
@@ -169,3 +177,31 @@ def test_a_data_set_that_is_not_there_is_named(row_config):
     cfg = row_config("quick/RPN/rpn_R_18_FPN", "DATASETS.TEST", "('nowhere_val',)")
     with pytest.raises(UserError, match=r"nowhere_val.*name images by --images"):
         read_check_images(cfg)
+
+
+# --- the report
+
+
+def test_a_model_has_one_row_for_each_format(tmp_path):
+    path = tmp_path / "results" / "export.json"
+    parity = Parity([(10, 20), (10, 20), (30, 20)], 200, 199, 199, 1, 1.26e-5, 0.02, 3e-6)
+    report_parity(path, "b", "onnx", Parity(detections=1))
+    report_parity(path, "b", "onnx", parity)
+    report_parity(path, "a", "torchscript", parity)
+    content = json.loads(path.read_text())
+    assert [(row["model"], row["format"]) for row in content["exports"]] == [
+        ("a", "torchscript"),
+        ("b", "onnx"),
+    ]
+    table = export_table(content["exports"]).splitlines()
+    cells = [cell.strip() for cell in table[3].split("|")]
+    assert " | ".join(cells) == " | b | onnx | 3 (2) | 200 | 99.50 | 1 | 2e-02 | 3e-06 | 1e-05 | "
+
+
+@pytest.mark.parametrize("content", ['{"rows": []}', "[]", '{"exports": 1}'])
+def test_a_file_of_something_else_is_kept(tmp_path, content):
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"other\.json is no report of exports"):
+        report_parity(path, "a", "onnx", Parity())
+    assert path.read_text() == content

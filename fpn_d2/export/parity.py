@@ -1,7 +1,7 @@
-"""An exported file beside the model that it was made of.
+"""An exported file beside the model that it was made of, and the report of how far they are apart.
 
-The model is the one that training left: batch norms not folded and, on a CPU, RoIAlign by this
-package's own operator, so nothing but the weights is common to both.
+The model is the one that training left: its batch norms are not folded, and on a CPU its RoIAlign
+is this package's own operator. The file and the model have nothing in common but the weights.
 
 Shape shorthand: H x W pixels, P proposals, R boxes.
 """
@@ -13,30 +13,51 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
-from detectron2.modeling import ProposalNetwork, RetinaNet
+from tabulate import tabulate
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
+from ..config import changed
 from ..data import build_test_resize, check_names
 from ..data.images import image_fault
 from ..evaluation import match_boxes
+from ..inference import set_final_nms
 from ..utils.errors import UserError
-from .exporting import DetectorGraph, Exported, require
+from ..utils.files import check_targets, read_json, write_json
+from ..utils.provenance import (
+    describe_machine,
+    describe_versions,
+    git_commit,
+    installed_versions,
+)
+from .exporter import DetectorGraph, Exported, require
 
-__all__ = ["Parity", "check_export", "load_exported", "read_check_images"]
+__all__ = [
+    "Parity",
+    "check_export",
+    "check_report",
+    "export_table",
+    "load_exported",
+    "random_proposals",
+    "read_check_images",
+    "report_parity",
+]
 
-# The share of detections that are to be matched, from which score, and how closely; and the heads'
-# outputs on the same proposals.
-MATCHED_SHARE, LEAST_SCORE, PIXELS, HEAD_ERROR = 0.995, 0.05, 0.1, 1e-3
-TIE = 1e-5  # scores that are as near are in no order: rounding decides which of two NMS keeps
+MATCHED_SHARE = 0.995  # of the detections must be matched,
+LEAST_SCORE = 0.05  # of those above this score,
+PIXELS = 0.1  # to a box whose coordinates are that near;
+HEAD_ERROR = 1e-3  # and the heads' outputs on the same proposals may differ by this much
+# Scores that are nearer than this have no order: rounding decides which of two boxes NMS keeps.
+TIE = 1e-5
 NUM_IMAGES = 3
-SCALES = (1.0, 0.77, 1.23)  # of the config's size: padding of different widths
+SCALES = (1.0, 0.77, 1.23)  # of the config's size, so that the padding has different widths
 NUM_PROPOSALS = 500  # for a Fast R-CNN
 
 
@@ -46,16 +67,16 @@ class Parity:
 
     Args:
         sizes: (H, W) of each image.
-        detections: of the model, above the least score; in an RPN all proposals.
-        found: those of the file.
+        detections: the number of the model's above the least score; of an RPN all proposals.
+        found: the number of the file's.
         matched: how many of both belong together, one to one.
-        tied: how many of the others are the model's too, before its NMS, where each may lose to
-            one of the other side. One tie decides about all that its boxes overlap. Without
-            lateral connections (row e), levels are C5 repeated, so that neighbours' scores are
-            the same.
+        tied: how many of the others the model has too, before its NMS, and may have lost to a box
+            of the other side. One tie decides about all that its boxes overlap. Without lateral
+            connections (row e), the levels are C5 repeated, so that neighbours have the same
+            score.
         head_max_error: the largest difference of the heads' outputs on the same proposals.
-        max_pixels: of the matched boxes' coordinates.
-        max_score: of their scores.
+        max_pixels: the largest difference of the matched boxes' coordinates.
+        max_score: the largest difference of their scores.
     """
 
     sizes: list[tuple[int, int]] = dataclasses.field(default_factory=list)
@@ -69,7 +90,7 @@ class Parity:
 
     @property
     def matched_share(self) -> float:
-        """Of 0 to 1, of the model's detections or of the file's, whichever are more."""
+        """The share, 0 to 1, of the model's detections or of the file's, whichever are more."""
         return self.matched / max(1, self.detections, self.found)
 
     @property
@@ -80,7 +101,7 @@ class Parity:
         return is_matched and self.head_max_error <= HEAD_ERROR
 
     def summary(self) -> str:
-        """The parity in a line."""
+        """Say it in a line."""
         return (
             f"{len(self.sizes)} images of {len(set(self.sizes))} sizes: "
             f"{self.matched} of {max(self.detections, self.found)} boxes matched "
@@ -96,13 +117,13 @@ def check_export(exported: Exported, model: nn.Module, images: Sequence[Tensor])
     Args:
         exported: from :func:`fpn_d2.export.export_model`.
         model: the model that it was made of.
-        images: (3, H, W) float32 of 0 to 255 each.
+        images: (3, H, W) float32 each, 0 to 255.
 
     Returns:
         how far they are from each other.
 
     Raises:
-        UserError: where no image has a detection, which would show nothing.
+        UserError: if no image has a detection, so that nothing can be compared.
     """
     eager = DetectorGraph(copy.deepcopy(model).eval().cpu())
     run, run_check = (load_exported(x, exported.format) for x in (exported.content, exported.check))
@@ -160,8 +181,8 @@ def _without(outputs: Sequence[Tensor], indices: Tensor) -> list[Tensor]:
 
 
 def _may_lose(boxes: Sequence[Tensor], rivals: Sequence[Tensor]) -> Tensor:
-    """(R,) bool: which boxes overlap a rival of their class whose score is not below theirs, but
-    for a tie, so that NMS may keep that one and not them."""
+    """Which boxes overlap a rival of their class that NMS may keep in their place, because its
+    score is above theirs or tied with it: (R,) bool."""
     loses = box_iou(boxes[0], rivals[0]) > 0
     loses &= rivals[1][None] >= boxes[1][:, None] - TIE
     return (loses & (boxes[2][:, None] == rivals[2][None])).any(dim=1)
@@ -169,28 +190,21 @@ def _may_lose(boxes: Sequence[Tensor], rivals: Sequence[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def _candidates(model: nn.Module, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    """What the model returns where its last NMS takes nothing away, in the form of the outputs."""
+    """What the model returns if its last NMS takes nothing away, in the form of the outputs."""
     model = copy.deepcopy(model).eval().cpu()
-    if isinstance(model, ProposalNetwork):
-        rpn = model.proposal_generator
-        rpn.nms_thresh, rpn.post_nms_topk = 1.0, {False: sys.maxsize}
-    elif isinstance(model, RetinaNet):
-        model.test_nms_thresh, model.max_detections_per_image = 1.0, sys.maxsize
-    else:
-        predictor = model.roi_heads.box_predictor
-        predictor.test_nms_thresh, predictor.test_topk_per_image = 1.0, sys.maxsize
+    set_final_nms(model, 1.0, sys.maxsize)
     return DetectorGraph(model)(*inputs)
 
 
 def _are_among(found: Sequence[Tensor], candidates: Sequence[Tensor]) -> Tensor:
-    """(R,) bool: which boxes, with their scores and classes, are also among the candidates."""
+    """Which boxes, with their scores and classes, are also among the candidates: (R,) bool."""
     is_near = (found[0][:, None] - candidates[0][None]).abs().amax(dim=2) <= PIXELS
     is_near &= (found[1][:, None] - candidates[1][None]).abs() <= HEAD_ERROR
     return (is_near & (found[2][:, None] == candidates[2][None])).any(dim=1)
 
 
 def _confident(outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes, scores and classes above the least score; proposals, which have no class, all."""
+    """The boxes, scores and classes above the least score; all proposals, which get class 0."""
     if len(outputs) == 2:
         return outputs[0], outputs[1], torch.zeros_like(outputs[1])
     keep = outputs[1] > LEAST_SCORE
@@ -212,14 +226,14 @@ def _compare_heads(
 
 
 def load_exported(content: bytes, format: str) -> Callable[[dict[str, Tensor]], list[Tensor]]:
-    """What runs an exported file, by ONNX Runtime or TorchScript, on the CPU.
+    """Load an exported file into ONNX Runtime or TorchScript, on the CPU.
 
     Args:
-        content: the file.
+        content: the bytes of the file.
         format: "onnx" or "torchscript".
 
     Returns:
-        a function of the inputs by name, which returns the outputs in order.
+        a function that runs it: it takes the inputs by name and returns the outputs in order.
     """
     if format == "torchscript":
         module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
@@ -232,7 +246,7 @@ def load_exported(content: bytes, format: str) -> Callable[[dict[str, Tensor]], 
     onnxruntime = require("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # nothing about shapes that it could not infer
+    options.log_severity_level = 3  # errors, but no warnings of shapes that it could not infer
     session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
 
     def run_session(inputs: dict[str, Tensor]) -> list[Tensor]:
@@ -243,7 +257,15 @@ def load_exported(content: bytes, format: str) -> Callable[[dict[str, Tensor]], 
 
 
 def random_proposals(count: int, height: int, width: int) -> Tensor:
-    """The same (P, 4) boxes of all sizes for an image of a size, in its pixels."""
+    """Draw boxes of all sizes, always the same for an image of one size.
+
+    Args:
+        count: P.
+        height, width: of the image, in pixels.
+
+    Returns:
+        (P, 4), x0 y0 x1 y1 in pixels.
+    """
     generator = torch.Generator().manual_seed(height * width)
     sides = torch.tensor([width, height])
     size = sides * 2 ** (-4 * torch.rand(count, 2, generator=generator))
@@ -252,17 +274,17 @@ def random_proposals(count: int, height: int, width: int) -> Tensor:
 
 
 def read_check_images(cfg: CfgNode, files: Sequence[str] = ()) -> list[Tensor]:
-    """Images to compare on, each in three sizes.
+    """Read the images to compare on, each in three sizes.
 
     Args:
         cfg: the model's config.
-        files: the images; none is the first of the config's test set.
+        files: the images; without any, the first ones of the config's test set.
 
     Returns:
-        (3, H, W) float32 each, of 0 to 255, in the order of ``INPUT.FORMAT``.
+        (3, H, W) float32 each, 0 to 255, with the channels in the order of ``INPUT.FORMAT``.
 
     Raises:
-        UserError: for a file that is no image, or a test set that is not there.
+        UserError: for a file that is no image, or if the test set does not exist.
     """
     images = []
     for file in files or _test_files(cfg):
@@ -277,12 +299,8 @@ def read_check_images(cfg: CfgNode, files: Sequence[str] = ()) -> list[Tensor]:
 def _resize(cfg: CfgNode, pixels: np.ndarray, scale: float) -> Tensor:
     shortest = cfg.INPUT.MIN_SIZE_TEST or min(pixels.shape[:2])
     longest = cfg.INPUT.MAX_SIZE_TEST
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = (
-        round(scale * shortest),
-        round(scale * longest),
-    )
+    sides = {"MIN_SIZE_TEST": shortest, "MAX_SIZE_TEST": longest}
+    cfg = changed(cfg, {f"INPUT.{key}": round(scale * side) for key, side in sides.items()})
     resize = build_test_resize(cfg)
     resized = resize.get_transform(pixels).apply_image(pixels)
     return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1), np.float32))
@@ -297,3 +315,79 @@ def _test_files(cfg: CfgNode) -> list[str]:
     if not records:
         raise UserError("DATASETS.TEST has no image to check the export on; name some by --images")
     return [os.fspath(record["file_name"]) for record in records[:NUM_IMAGES]]
+
+
+# --- the report
+
+
+def report_parity(path: str | os.PathLike, model: str, format: str, parity: Parity) -> None:
+    """Add a model's parity to a JSON file, in the place of an earlier one of the same model.
+
+    Args:
+        path: the file; it need not exist.
+        model: the model's name in the table.
+        format: "onnx" or "torchscript".
+        parity: of the exported file.
+
+    Raises:
+        UserError: see :func:`check_report`.
+    """
+    path = os.fspath(path)
+    check_report(path)
+    rows = read_json(path)["exports"] if os.path.isfile(path) else []
+    rows = [row for row in rows if (row["model"], row["format"]) != (model, format)]
+    row = {
+        "model": model,
+        "format": format,
+        "images": len(parity.sizes),
+        "sizes": len(set(parity.sizes)),
+        "boxes": max(parity.detections, parity.found),
+        "matched_share": round(parity.matched_share, 5),
+        "tied": parity.tied,
+        "max_pixels": float(f"{parity.max_pixels:.1e}"),
+        "max_score": float(f"{parity.max_score:.1e}"),
+        "head_max_error": float(f"{parity.head_max_error:.1e}"),
+    }
+    content = {
+        "exports": sorted([*rows, row], key=lambda row: (row["model"], row["format"])),
+        "commit": git_commit(),
+        "machine": describe_machine(),
+        "versions": describe_versions() | installed_versions("onnx", "onnxruntime"),
+    }
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    write_json(path, content)
+
+
+def check_report(path: str | os.PathLike) -> None:
+    """Refuse a file that :func:`report_parity` cannot add to.
+
+    Args:
+        path: the file; it need not exist.
+
+    Raises:
+        UserError: if the file is something else.
+    """
+    path = os.fspath(path)
+    check_targets(path, overwrite=True)
+    content = read_json(path) if os.path.isfile(path) else {"exports": []}
+    if not isinstance(content, dict) or not isinstance(content.get("exports"), list):
+        raise UserError(f"{path} is no report of exports, and is kept; name another by --report")
+
+
+def export_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Write the rows of :func:`report_parity` as a table in Markdown."""
+    headers = ["model", "format", "images (sizes)", "boxes", "matched %", "tied"]
+    headers += ["largest difference, px", "of scores", "of head outputs"]
+    cells = [
+        [
+            row["model"],
+            row["format"],
+            f"{row['images']} ({row['sizes']})",
+            row["boxes"],
+            f"{100 * row['matched_share']:.2f}",
+            row["tied"],
+            *(f"{row[key]:.0e}" for key in ("max_pixels", "max_score", "head_max_error")),
+        ]
+        for row in rows
+    ]
+    return tabulate(cells, headers, tablefmt="github", disable_numparse=True) + "\n"

@@ -1,4 +1,4 @@
-"""Arrays come out of a pickle as they went in, and a state that lies about them is refused."""
+"""Arrays come out of a pickle as they went in; lies about them and programs are refused."""
 
 import pickle
 import struct
@@ -12,9 +12,13 @@ from fpn_d2.checkpoint.pickles import load_arrays
 from fpn_d2.checkpoint.safe_load import read_torch
 
 
+def load(path):
+    return load_arrays(str(path), "the file", "write it again")
+
+
 def through_pickle(value, path, protocol):
     path.write_bytes(pickle.dumps(value, protocol))
-    return load_arrays(str(path), "the file", "write it again")
+    return load(path)
 
 
 def through_torch(value, path, protocol):
@@ -45,6 +49,12 @@ def test_arrays_and_scalars_come_back(tmp_path, way, protocol, code):
         assert np.array_equal(read[name], value), name
 
 
+@WAYS
+def test_plain_containers_come_back(tmp_path, way, protocol):
+    content = {"a": [np.float32(2.5), "text", None, (1, 2), True], 3: {"b": 1.5}}
+    assert way(content, tmp_path / "file", protocol) == content
+
+
 class Dtype:
     """A dtype with a state of one's own."""
 
@@ -56,7 +66,7 @@ class Dtype:
 
 
 class Array:
-    """Two elements whose bytes are addresses nowhere."""
+    """Two elements whose bytes are addresses of nothing."""
 
     def __init__(self, code, state):
         self.dtype = Dtype(code, state)
@@ -87,6 +97,41 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("way, protocol", [(through_pickle, 4), (through_torch, 2)])
 def test_a_state_that_lies_is_refused(tmp_path, way, protocol, kind, lie):
-    """The first kills a process that believes it."""
+    """The first lie kills a process that believes it."""
     with pytest.raises(UserError, match=r"file cannot be read \(it (describes|holds an array)"):
         way({"a": kind(*LIES[lie])}, tmp_path / "file", protocol)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"cbuiltins\neval\n(Vopen('made','w')\ntR.",
+        b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x0fopen('made','w')\x85R.",
+        b"(Vopen('made','w')\nibuiltins\neval\n.",  # INST
+        b"cnumpy\nload\n(Vmade\ntR.",  # numpy's, but not one that builds an array
+        b"cnumpy.f2py\ncompile\n(Vmade\ntR.",
+        b"cfpn_d2.utils.errors\nUserError\n(Vmade\ntR.",
+    ],
+)
+def test_programs_are_refused(tmp_path, code, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_bytes(code)
+    with pytest.raises(UserError, match=r"file cannot be read \(it holds "):
+        load(tmp_path / "file")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_pickle_that_would_fill_the_memory(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"\x80\x04]r" + struct.pack("<I", 2**31) + b".")  # LONG_BINPUT
+    with pytest.raises(UserError, match=r"file cannot be read \(its memo is larger"):
+        load(path)
+    path.write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 2**50) + b"few.")  # BINBYTES8
+    with pytest.raises(UserError, match=r"file cannot be read"):
+        load(path)
+
+
+def test_a_file_that_is_not_there_or_a_folder(tmp_path):
+    for path in (tmp_path / "nowhere.pkl", tmp_path):
+        with pytest.raises(UserError, match="cannot be read"):
+            load(path)

@@ -1,7 +1,7 @@
-"""What conversions from other code bases share: names by tables of patterns, norms without an eps.
+"""What conversions from other code bases share: tables of names, and norms without an eps.
 
-The tables are data: ``(pattern, replacement)`` of a name's beginning, each of which must match at
-a boundary that it spells out. A name that no pattern matches is listed, never dropped.
+The tables are data: pairs ``(pattern, replacement)`` for the beginning of a name. A pattern spells
+out the boundary at which it ends. A name that no pattern matches is listed, never dropped.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ __all__ = [
     "Conversion",
     "Rule",
     "background_last",
+    "needed",
     "put_eps_into_norms",
     "rename",
-    "resnet_depth",
     "resnet_rules",
 ]
 
@@ -28,7 +28,7 @@ Rule = tuple[str, str]
 
 NORM_EPS = 1e-5  # of Detectron2's norms, frozen or not
 
-_DEPTHS = {6: 50, 23: 101, 36: 152}  # by the blocks of res4, of networks with bottleneck blocks
+_DEPTHS = {6: 50, 23: 101, 36: 152}  # by the blocks of res4, for networks of bottleneck blocks
 
 
 @dataclasses.dataclass
@@ -37,10 +37,10 @@ class Conversion:
 
     Args:
         weights: by name.
-        config: the config below ``configs/`` that they are for.
+        config: the config below ``configs/`` that the weights are for.
         labels: the source's label of each class.
-        overrides: ``[KEY, value, ...]`` of that config.
-        notes: what was left out or changed, a sentence each.
+        overrides: ``[KEY, value, ...]`` for that config.
+        notes: a sentence for each thing that was left out or changed.
     """
 
     weights: dict[str, Tensor]
@@ -49,13 +49,26 @@ class Conversion:
     overrides: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
+    def add_depth(self) -> None:
+        """Add the depth of the ResNet to the overrides, if the blocks of its res4 say another one
+        than 50."""
+        names = (re.search(r"\.res4\.(\d+)\.", name) for name in self.weights)
+        depth = _DEPTHS.get(len({match[1] for match in names if match}), 50)
+        if depth != 50:
+            self.overrides += ["MODEL.RESNETS.DEPTH", str(depth)]
+
+    def add_left_out(self, names: list[str]) -> None:
+        """Add to the notes how many names were left out, if there are any."""
+        if names:
+            self.notes.append(f"left out, as no model here needs them: {len(names)} names")
+
 
 def resnet_rules(theirs: str, ours: str, stages: Iterable[int] = (2, 3, 4, 5)) -> list[Rule]:
-    """The names of a ResNet's stages in torchvision's way, ``layer1`` being res2.
+    """The rules for a ResNet's stages in torchvision's layout, where ``layer1`` is res2.
 
     Args:
-        theirs, ours: what stands before the stages, such as ``backbone.body.``.
-        stages: by their numbers here.
+        theirs, ours: what precedes the stages in a name, such as ``backbone.body.``.
+        stages: the stages, by their numbers here.
     """
     rules = []
     for stage in stages:
@@ -84,8 +97,8 @@ def rename(
         the weights by their new names, and the names that were left out.
 
     Raises:
-        UserError: listing all names that neither a rule nor ``left_out`` knows, or that meet in
-            one.
+        UserError: listing all names that neither a rule nor ``left_out`` knows, or all that
+            would get a name twice.
     """
     renamed: dict[str, Tensor] = {}
     left, unknown, twice = [], [], []
@@ -114,6 +127,17 @@ def rename(
     return renamed, left
 
 
+def needed(weights: dict[str, Tensor], name: str) -> Tensor:
+    """A weight that no detector can do without.
+
+    Raises:
+        UserError: if the checkpoint has none of this name.
+    """
+    if name not in weights:
+        raise UserError(f"the checkpoint has nothing for {name}; convert a whole detector")
+    return weights[name]
+
+
 def background_last(weight: Tensor) -> Tensor:
     """A classifier's weight or bias, (K + 1, ...), with the background's row last, not first."""
     return torch.cat([weight[1:], weight[:1]])
@@ -122,18 +146,19 @@ def background_last(weight: Tensor) -> Tensor:
 def put_eps_into_norms(weights: dict[str, Tensor], eps: float) -> None:
     """Scale the weights of norms (in place) so that they do with 1e-5 what they did with ``eps``.
 
-    Variances stay as they are: one less by 1e-5 would be 0 where a channel has next to none.
+    The variances stay as they are: made smaller by 1e-5, the variance of a channel that hardly
+    varies would be 0.
 
     Args:
         weights: by this package's names.
         eps: what the source's norms added to their variance.
 
     Raises:
-        UserError: where a variance is 0 and nothing was added to it.
+        UserError: if a variance is 0 and nothing was added to it.
     """
     for name, variance in weights.items():
         key = name.replace("running_var", "weight")
-        # without a weight the checkpoint is not whole, which check_complete says
+        # check_complete tells of a norm without its weight
         if eps == NORM_EPS or not name.endswith(".norm.running_var") or key not in weights:
             continue
         variance = variance.double()
@@ -145,9 +170,3 @@ def put_eps_into_norms(weights: dict[str, Tensor], eps: float) -> None:
                 f"with --norm-eps {NORM_EPS:g}"
             )
         weights[key] = scaled
-
-
-def resnet_depth(weights: dict[str, Tensor]) -> int:
-    """The depth of a ResNet by the blocks of its res4; 50 where no network has so many."""
-    blocks = {match[1] for name in weights if (match := re.search(r"\.res4\.(\d+)\.", name))}
-    return _DEPTHS.get(len(blocks), 50)

@@ -1,13 +1,14 @@
 """A detector as one file, ONNX or TorchScript, that runs without Detectron2 and this package.
 
-The graph takes one image of any size and, in Fast R-CNN, its proposals; what it returns is in
-pixels of that image. It holds all from the normalization to the last NMS.
+The graph takes one image of any size and, in Fast R-CNN, its proposals. It returns boxes in pixels
+of that image, and holds everything from the normalization to the last NMS.
 
 Shape shorthand: H x W pixels, P given proposals, R boxes returned.
 """
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import json
 import os
@@ -17,7 +18,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.export.torchscript_patch import patch_builtin_len
 from detectron2.layers import shapes_to_tensor
 from detectron2.modeling import GeneralizedRCNN, ProposalNetwork, RetinaNet
@@ -25,29 +25,38 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..inference.prepared import prepare_model
+from ..inference import class_names, prepare_model
 from ..utils.errors import UserError
+from ..utils.files import check_targets, explain_disk_errors, replace_file
 from .nms import nms_by_group
 
-__all__ = ["FORMATS", "Exported", "export_model", "require"]
+__all__ = [
+    "FORMATS",
+    "DetectorGraph",
+    "Exported",
+    "check_output",
+    "export_model",
+    "require",
+    "write_export",
+]
 
 FORMATS = ("onnx", "torchscript")
-# The first with RoIAlign's half-pixel shift is 16; the next is what most runtimes know.
+# Opset 16 is the first with RoIAlign's half-pixel shift; most runtimes know the next one too.
 OPSET = 17
 METADATA_FILE = "metadata.json"  # in a TorchScript file
-_TRACE_SIZE = (120, 150)  # any will do: sizes are symbols
+_TRACE_SIZE = (120, 150)  # (H, W); any will do, since sizes become symbols
 
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """A model in a file's bytes.
+    """An exported model, as the bytes of a file.
 
     Args:
         format: "onnx" or "torchscript".
         content: the file.
-        check: the same with the outputs of its heads as well, on which
-            :func:`fpn_d2.export.check_export` compares it.
-        metadata: what the file says of itself; all values are text.
+        check: the same file, which also returns the outputs of the model's heads, so that
+            :func:`fpn_d2.export.check_export` can compare them.
+        metadata: what the file says about the model; all values are text.
     """
 
     format: str
@@ -60,16 +69,16 @@ def export_model(cfg: CfgNode, model: nn.Module, format: str) -> Exported:
     """Export a detector.
 
     Args:
-        cfg: its config.
+        cfg: the detector's config.
         model: from :func:`fpn_d2.load_model`; it is not changed.
         format: "onnx" or "torchscript".
 
     Returns:
-        the file and what it is checked by.
+        the file, and the one that is checked against the model.
 
     Raises:
-        UserError: for another format, a model of a kind that cannot be exported, or a missing
-            package.
+        UserError: for another format, for a kind of model that cannot be exported, or if a
+            package is missing.
     """
     if format not in FORMATS:
         raise UserError(f"format {format!r} is none of {', '.join(FORMATS)}")
@@ -83,7 +92,7 @@ def export_model(cfg: CfgNode, model: nn.Module, format: str) -> Exported:
     image = 255 * torch.rand(3, *_TRACE_SIZE, generator=torch.Generator().manual_seed(0))
     inputs = (image,)
     if graph.takes_proposals:
-        # two of them, on the coarsest and the finest level
+        # one for the coarsest level and one for the finest
         inputs = (image, torch.tensor([[0.0, 0.0, 140.0, 110.0], [10.0, 10.0, 30.0, 30.0]]))
     try:
         with _quiet(), nms_by_group(format), torch.no_grad():
@@ -99,10 +108,10 @@ def export_model(cfg: CfgNode, model: nn.Module, format: str) -> Exported:
 
 
 def check_exportable(model: nn.Module) -> None:
-    """Refuse what has no exported form.
+    """Refuse a model that has no exported form.
 
     Raises:
-        UserError: which says why, and what can be done instead.
+        UserError: saying why, and what can be done instead.
     """
     if type(model) is ProposalNetwork or isinstance(model, RetinaNet):
         return
@@ -110,7 +119,7 @@ def check_exportable(model: nn.Module) -> None:
         raise UserError(
             f"a {type(model).__name__} cannot be exported: only RPNs, Fast R-CNN, Faster R-CNN and "
             "RetinaNet can; run it with train_net.py --eval-only, or prepare it in Python with "
-            "fpn_d2.export.prepare_model"
+            "fpn_d2.inference.prepare_model"
         )
     heads = model.roi_heads
     if getattr(heads, "mask_on", False) or getattr(heads, "keypoint_on", False):
@@ -126,7 +135,7 @@ def check_exportable(model: nn.Module) -> None:
 
 
 def describe_model(cfg: CfgNode, model: nn.Module) -> dict[str, str]:
-    """What a user of the file needs to know to feed it and to read its results.
+    """Describe what a user of the file must know to feed it and to read its results.
 
     Args:
         cfg: the model's config.
@@ -134,36 +143,18 @@ def describe_model(cfg: CfgNode, model: nn.Module) -> dict[str, str]:
 
     Returns:
         texts: ``class_names`` (a JSON list, empty for proposals), ``input_format`` ("BGR" or
-        "RGB"), ``min_size`` and ``max_size`` in pixels, to resize the shorter side to, ``resize``,
-        the way of it (``INPUT.RESIZE_TEST``), ``model``, and ``license``.
+        "RGB"), ``min_size`` and ``max_size`` (the sides in pixels to which an image is resized),
+        ``resize`` (the way of it, ``INPUT.RESIZE_TEST``), ``model`` and ``license``.
     """
-    if isinstance(model, ProposalNetwork):
-        names = []
-    else:
-        is_dense = isinstance(model, RetinaNet)
-        count = model.num_classes if is_dense else model.roi_heads.num_classes
-        datasets = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
-        names = _class_names(datasets[0]) if datasets else []
-        if len(names) != count:
-            names = [f"class {number}" for number in range(count)]
     return {
-        "class_names": json.dumps(names),
+        "class_names": json.dumps(class_names(cfg)),
         "input_format": cfg.INPUT.FORMAT,
         "min_size": str(cfg.INPUT.MIN_SIZE_TEST),
         "max_size": str(cfg.INPUT.MAX_SIZE_TEST),
-        "resize": cfg.INPUT.get("RESIZE_TEST", "detectron2"),
+        "resize": cfg.INPUT.RESIZE_TEST,
         "model": type(model).__name__,
         "license": "none",
     }
-
-
-def _class_names(dataset: str) -> list[str]:
-    catalog = MetadataCatalog.get(dataset)
-    if not hasattr(catalog, "thing_classes") and dataset in DatasetCatalog:
-        # A COCO folder's classes are known once it is read; without it they are numbered.
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            DatasetCatalog.get(dataset)
-    return list(catalog.get("thing_classes", []))
 
 
 class DetectorGraph(nn.Module):
@@ -172,7 +163,7 @@ class DetectorGraph(nn.Module):
     def __init__(self, model: nn.Module):
         """
         Args:
-            model: a detector in eval mode. Its heads' outputs are kept from here on.
+            model: a detector in eval mode. From here on, the graph keeps its heads' outputs.
         """
         super().__init__()
         self.model = model
@@ -200,21 +191,22 @@ class DetectorGraph(nn.Module):
 
     @property
     def check_names(self) -> list[str]:
-        """The names of what ``with_heads`` adds."""
+        """The names of the outputs that ``with_heads`` adds, in order."""
         is_two_stage = isinstance(self.model, GeneralizedRCNN)
         return ["head_proposals", "head_logits", "head_deltas"][0 if is_two_stage else 1 :]
 
     def forward(self, image: Tensor, proposals: Tensor | None = None) -> tuple[Tensor, ...]:
         """
         Args:
-            image: (3, H, W) float32 of 0 to 255, in the order of ``INPUT.FORMAT``.
-            proposals: (P, 4), x0 y0 x1 y1 in its pixels, where ``takes_proposals``.
+            image: (3, H, W) float32, 0 to 255, with its channels in the order of
+                ``INPUT.FORMAT``.
+            proposals: (P, 4), x0 y0 x1 y1 in pixels of the image, if ``takes_proposals``.
 
         Returns:
             boxes (R, 4), x0 y0 x1 y1 in pixels, best first; their scores (R,) and classes (R,)
-            int64, or in a proposal network objectness logits (R,); with ``with_heads`` also the
-            proposals of the box head (P, 4), and the logits and deltas of the head as it returns
-            them, those of a dense head flat, one after the other.
+            int64, or for a proposal network their objectness logits (R,). With ``with_heads``,
+            the proposals of the box head (P, 4) follow, and the logits and deltas as the head
+            returns them; a dense head's are flattened and concatenated.
         """
         record = {"image": image}
         if proposals is not None:
@@ -236,7 +228,7 @@ class DetectorGraph(nn.Module):
 
         Args:
             image: see :meth:`forward`.
-            proposals: (P, 4) for the box head; None in a detector that has none.
+            proposals: (P, 4) for the box head; None for a detector without one.
         """
         if proposals is None:
             self.model([{"image": image}])
@@ -262,8 +254,7 @@ class DetectorGraph(nn.Module):
 def _onnx(
     graph: DetectorGraph, inputs: tuple[Tensor, ...], metadata: dict[str, str]
 ) -> tuple[bytes, bytes]:
-    import onnx
-
+    onnx = require("onnx")
     outputs, heads = graph.output_names, graph.check_names
     axes: dict[str, dict[int, str]] = {name: {0: "R"} for name in outputs}
     axes |= {name: {0: f"{name} rows"} for name in heads}
@@ -283,7 +274,7 @@ def _onnx(
     full = onnx.load_from_string(file.getvalue())
     onnx.helper.set_model_props(full, metadata)
     check = full.SerializeToString()
-    del full.graph.output[len(outputs) :]  # the very graph that is checked, with fewer outputs
+    del full.graph.output[len(outputs) :]  # the graph that is checked, with fewer outputs
     onnx.checker.check_model(full)
     return full.SerializeToString(), check
 
@@ -302,7 +293,7 @@ def _torchscript(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of tracing: what they warn of is what the check is there for."""
+    """Silence the warnings of tracing: the check finds out what they warn of."""
     with warnings.catch_warnings(), open(os.devnull, "w") as null:
         warnings.simplefilter("ignore")
         with contextlib.redirect_stdout(null):
@@ -313,12 +304,45 @@ def require(package: str) -> Any:
     """Import an optional package.
 
     Raises:
-        UserError: which names the extra that installs it.
+        UserError: if it is not installed, saying how to install it.
     """
     try:
-        return __import__(package)
+        return importlib.import_module(package)
     except ImportError as error:
         raise UserError(
             f"{package} is not installed; python -m pip install onnx onnxruntime, or take "
             "--format torchscript, which needs neither"
         ) from error
+
+
+def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
+    """Refuse an output file before the work for it begins.
+
+    Args:
+        path: the file to write.
+        overwrite: whether it may exist and be replaced.
+
+    Raises:
+        UserError: if its folder does not exist, or if it exists and may not be replaced.
+    """
+    folder = os.path.dirname(os.fspath(path)) or "."
+    if not os.path.isdir(folder):
+        raise UserError(f"the folder {folder} of {path} does not exist; create it first")
+    check_targets(path, overwrite=overwrite)
+
+
+def write_export(exported: Exported, path: str | os.PathLike, overwrite: bool = False) -> None:
+    """Write an exported model, whole or not at all.
+
+    Args:
+        exported: from :func:`export_model`.
+        path: the file.
+        overwrite: whether it may exist and be replaced.
+
+    Raises:
+        UserError: if it exists and may not be replaced, or cannot be written.
+    """
+    check_output(path, overwrite)
+    remedy = "choose another --output, or make room there"
+    with explain_disk_errors(os.fspath(path), remedy), replace_file(path, "wb") as file:
+        file.write(exported.content)
