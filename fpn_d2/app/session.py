@@ -27,8 +27,6 @@ from ..visualization import (
 )
 from ..visualization.layout import stack
 
-__all__ = ["Limits", "Session", "Settings", "View", "example_images", "read_upload"]
-
 _EXAMPLES = 4
 _MODELS_KEPT = 2  # in memory
 

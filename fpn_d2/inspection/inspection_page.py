@@ -26,8 +26,6 @@ from ..visualization.pages import data_url, page_environment
 from .anchor_reach import positive_anchors
 from .measurements import Inspection
 
-__all__ = ["draw_charts", "draw_samples", "summary", "write_inspection"]
-
 _METHOD = (
     "The candidates are the present sizes times 2^(k/4), k = -16 to 16, in whole pixels and none "
     "below 4; each is measured on every object. The suggestion is the factor nearest to 1 among "
