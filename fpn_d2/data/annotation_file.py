@@ -1,39 +1,74 @@
-"""An annotation file in COCO's format as columns of numbers, whatever its JSON holds.
+"""What is wrong with an annotation file in COCO's format, whatever its JSON holds.
 
-COCO train2017 has 860,000 annotations, so sound values are judged many at a time by NumPy, and only
-what is odd is looked at one by one.
-
-Shape shorthand: N images, R annotations, E entries of any list.
+Every rule is a few lines in one of the generators below: what is wrong, how to mend it, and which
+runs it *stops*.
 """
 
 import codecs
-import itertools
+import dataclasses
 import json
 import locale
 import math
 import reprlib
-from collections.abc import Iterable, Sequence
-from numbers import Integral, Real
+import sys
+from collections.abc import Iterable, Iterator
+from numbers import Integral
 from typing import Any
 
-import numpy as np
-
 __all__ = [
-    "AnnotationFile",
-    "Entries",
+    "ANY_RUN",
+    "ERROR",
+    "MASKS",
+    "WARNING",
+    "Fault",
+    "Finding",
+    "annotation_findings",
+    "box_faults",
     "file_name",
     "image_size",
+    "is_left_out",
     "is_number",
     "mask_fault",
     "read_annotations",
-    "repeated",
+    "size_faults",
 ]
+
+ERROR, WARNING = "error", "warning"
+TRAINING, EVALUATION, MASKS = "training", "evaluation", "masks"
+ANY_RUN = (TRAINING, EVALUATION)
+
+Fault = tuple[str, tuple[str, ...], str]  # severity, what it stops, the end of a sentence
 
 _LARGEST = 2**63 - 1  # what NumPy and COCO's evaluation take
 _LONGEST_SIDE = 2**31 - 1  # of an image, in pixels
 # pycocotools walks along a polygon's edges in memory, so distant corners take all of it.
 _FARTHEST = 100_000
-_CHUNK = 1000  # annotations whose polygons are judged together
+# Boxes are often rounded outwards.
+_PIXELS_OUTSIDE = 1.0
+# From so many boxes on it is no chance that all of them make sense as corners.
+_ENOUGH_BOXES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One fault of a data set.
+
+    Args:
+        severity: ``"error"`` stops a run or makes its results wrong; ``"warning"`` is of what is
+            left out or clipped, and of what only some runs need.
+        image: the image's ``file_name``; None where the fault is not one image's.
+        annotation: the annotation's id; None where the fault is not one annotation's, or it has no
+            such id.
+        sentence: what is wrong, and how to mend it.
+        stops: the runs that cannot be: ``"training"``, ``"evaluation"``, ``"masks"`` (a run of
+            either kind of a model of masks).
+    """
+
+    severity: str
+    image: str | None
+    annotation: int | None
+    sentence: str
+    stops: tuple[str, ...] = ()
 
 
 def read_annotations(path: str) -> tuple[Any, str | None]:
@@ -68,10 +103,40 @@ def read_annotations(path: str) -> tuple[Any, str | None]:
     return content, None
 
 
+def annotation_findings(content: Any, path: str = "") -> Iterator[Finding]:
+    """Find all faults that show without the image files.
+
+    Args:
+        content: a parsed JSON file, of any kind.
+        path: the file.
+
+    Yields:
+        the faults of the categories, the images and the annotations, each in the order of the file.
+    """
+    if not isinstance(content, dict):
+        text = "the file's top level is no object: give it the lists images, annotations, ..."
+        yield Finding(ERROR, None, None, text, ANY_RUN)
+        return
+    lists = {}
+    for key in ("images", "categories", "annotations"):
+        # Files of COCO's test images have no annotations.
+        found = content.get(key, [] if key == "annotations" else None)
+        lists[key] = found if isinstance(found, list) else []
+        text = None
+        if not isinstance(found, list):
+            text = f"there is no list named {key}, so this is not in COCO format: add it"
+        elif not found and key != "annotations":
+            text = f"the list named {key} is empty: fill it"
+        if text:
+            yield Finding(ERROR, None, None, text, ANY_RUN)
+    yield from _of_categories(lists["categories"])
+    yield from _of_images(lists["images"])
+    yield from _of_annotations(lists, may_repeat="minival" in path)
+
+
 def image_size(image: dict[str, Any]) -> tuple[int, int] | None:
     """Width and height of an entry of ``images`` in pixels, or None where they are not given."""
-    size = image.get("width"), image.get("height")
-    return size if all(_is_whole(side) and 0 < side <= _LONGEST_SIDE for side in size) else None
+    return (image["width"], image["height"]) if not list(size_faults(image)) else None
 
 
 def file_name(image: dict[str, Any] | None) -> str | None:
@@ -82,144 +147,220 @@ def file_name(image: dict[str, Any] | None) -> str | None:
 
 def is_number(value: Any) -> bool:
     """Whether a value of an annotation file is a finite number within the range of floats."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number of more than 308 digits
-        return False
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # NaN is not
 
 
-class Entries:
-    """One list of an annotation file.
-
-    Attributes:
-        name: the list's key.
-        entries: its JSON objects; what is no object is left out.
-        positions: the place of each of them in the list.
-        strays: the places of what is no object.
-        ids: the id of each entry, a whole number or a text, or None where it has no such id.
-        repeated: (E,) bool, whether an earlier entry has the same id.
-    """
-
-    def __init__(self, name: str, values: Sequence[Any]):
-        self.name = name
-        self.positions = [i for i, value in enumerate(values) if isinstance(value, dict)]
-        self.strays = [i for i, value in enumerate(values) if not isinstance(value, dict)]
-        self.entries = [values[i] for i in self.positions]
-        self.ids = _ids(self.column("id"))
-        self.repeated = repeated(self.ids)
-        self._index = {number: i for i, number in enumerate(self.ids) if number is not None}
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def column(self, key: str) -> list[Any]:
-        """The value of this key in each entry; None where an entry does not have it."""
-        return [entry.get(key) for entry in self.entries]
-
-    def lacks(self, key: str) -> np.ndarray:
-        """(E,) bool: whether an entry does not have this key."""
-        return np.array([key not in entry for entry in self.entries], dtype=bool)
-
-    def find(self, values: list[Any]) -> np.ndarray:
-        """(len(values),) int64: the entries that have these ids, or -1."""
-        return np.array([self._index.get(number, -1) for number in _ids(values)], dtype=np.int64)
+def _of_categories(categories: list[Any]) -> Iterator[Finding]:
+    ids: set[int | str] = set()
+    names: set[str] = set()
+    for where, category in _objects("categories", categories):
+        faults = list(_entry_faults(category, ids))
+        name = category.get("name") if category is not None else ""
+        if not isinstance(name, str):
+            faults.append((ERROR, ANY_RUN, f"has the name {_short(name)}: give it one, a text"))
+        elif name in names:
+            faults.append((WARNING, (), f"repeats the name {_short(name)}: give each its own"))
+        if name and isinstance(name, str):
+            names.add(name)
+        for severity, stops, text in faults:
+            yield Finding(severity, None, None, f"{where} {text}", stops)
+    yield from _mixed_ids("categories", ids)
 
 
-class AnnotationFile:
-    """The lists of a file and, as columns, what is judged about its annotations.
+def _of_images(images: list[Any]) -> Iterator[Finding]:
+    ids: set[int | str] = set()
+    names: set[str] = set()
+    for where, image in _objects("images", images):
+        faults, name = list(_entry_faults(image, ids)), file_name(image)
+        if image is not None:
+            if name is None:
+                text = f"has the file_name {_short(image.get('file_name'))}: give its path, a text"
+                faults.append((ERROR, ANY_RUN, text))
+            elif name in names:
+                text = "repeats the file_name of another: leave the image one entry, and give all "
+                faults.append((WARNING, (), text + "its annotations the image_id of that"))
+            names.add(name)
+            faults += size_faults(image)
+        for severity, stops, text in faults:
+            yield Finding(severity, name, None, f"{where} {text}", stops)
+    yield from _mixed_ids("images", ids)
 
-    Attributes:
-        path: the file.
-        images, categories, annotations: the lists.
-        sizes: (N, 2) float64, width and height of the images in pixels; NaN where there is none.
-        unsized: (N, 2) bool, whether a size is missing that should be there.
-        missing: the keys of lists that are not there, or are no lists.
-        names: N file names of images; None where there is none.
-        of_image, of_category: (R,) int64, index into the lists; -1 where unknown.
-        size_of_image: (R, 2) float64, width and height of each annotation's image, or NaN.
-        boxes: (R, 4) float64, left, top, width and height in pixels; NaN where they are not four
-            finite numbers.
-        beyond: (R,) float64, how far each box goes beyond its image, in pixels, below 0 where it
-            does not; NaN where a side is negative or the image is unknown.
-        areas: (R,) float64, in square pixels; NaN where it is no finite number.
-        crowds: (R,) bool.
-        has_mask: (R,) bool, whether there is a segmentation, sound or broken.
-        mask_faults: what is wrong with the segmentations that are broken, by index.
-        short_polygons: how many polygons of a sound segmentation have fewer than three points,
-            by index, where there are such.
-        left_out: (R,) bool, whether Detectron2 drops the object for its polygons.
-    """
 
-    def __init__(self, content: dict[str, Any], path: str = "", *, sizes_needed: bool = True):
-        """
-        Args:
-            content: the parsed file, a JSON object.
-            path: the file.
-            sizes_needed: whether every image must have a width and a height.
-        """
-        self.path = path
-        lists = {key: content.get(key) for key in ("images", "categories", "annotations")}
-        # Files of COCO's test images have no annotations.
-        self.missing = [
-            key
-            for key, value in lists.items()
-            if not isinstance(value, list) and (key != "annotations" or key in content)
-        ]
-        self.images, self.categories, self.annotations = (
-            Entries(key, value if isinstance(value, list) else ()) for key, value in lists.items()
+def size_faults(image: dict[str, Any]) -> Iterator[Fault]:
+    """What is wrong with the width and height of an image."""
+    for key in ("width", "height"):
+        side = image.get(key)
+        if not (_is_whole(side) and 0 < side <= _LONGEST_SIDE):
+            text = f"has the {key} {_short(side)}: give it in pixels, a whole number"
+            yield ERROR, ANY_RUN, text
+
+
+def _of_annotations(lists: dict[str, list[Any]], may_repeat: bool) -> Iterator[Finding]:
+    images, categories = _by_id(lists["images"]), _by_id(lists["categories"])
+    sizes = {number: image_size(image) for number, image in images.items()}
+    annotations = [entry for entry in lists["annotations"] if isinstance(entry, dict)]
+    masks = any(annotation.get("segmentation") for annotation in annotations)
+    ids: set[int | str] = set()
+    for where, annotation in _objects("annotations", lists["annotations"]):
+        # Detectron2 knows that COCO's own minival files repeat ids, and lets them.
+        faults = list(_entry_faults(annotation, set() if may_repeat else ids, of_object=True))
+        name = number = None
+        if annotation is not None:
+            image_id, number = _as_id(annotation.get("image_id")), _as_id(annotation.get("id"))
+            name = file_name(images.get(image_id))
+            number = number if isinstance(number, int) else None
+            if image_id not in images:  # Detectron2 leaves it out
+                which = _short(annotation.get("image_id"))
+                text = f"has the image_id {which}, which is not in images: correct it or add it"
+                faults.append((ERROR, (), f"{text} there"))
+            faults += _object_faults(annotation, sizes.get(image_id), categories, masks)
+        which = where if number is None else f"annotation {number}"
+        for severity, stops, text in faults:
+            yield Finding(severity, name, number, f"{which} {text}", stops)
+    for key in ("area", "iscrowd"):
+        lacking = [annotation for annotation in annotations if key not in annotation]
+        if lacking:
+            name = file_name(images.get(_as_id(lacking[0].get("image_id"))))
+            first = f"the first is annotation {_short(lacking[0].get('id'))} of image {name}"
+            text = f"{len(lacking)} annotations have no {key} ({first}), without which COCO's "
+            text += "evaluation stops: add it, unless you only train on the file"
+            yield Finding(WARNING, None, None, text, (EVALUATION,))
+    yield from _of_all_boxes(annotations, sizes)
+
+
+def _object_faults(
+    annotation: dict[str, Any], size: tuple[int, int] | None, categories: dict, masks: bool
+) -> Iterator[Fault]:
+    """The faults of one annotation but for its ids; ``masks``: whether any in the file has one."""
+    if _as_id(annotation.get("category_id")) not in categories:
+        which = _short(annotation.get("category_id"))
+        text = (
+            f"has the category_id {which}, which is not in categories: correct it or add it there"
         )
-        keys = "width", "height"
-        sides = np.stack([_whole(self.images.column(key)) for key in keys], axis=1)
-        self.sizes = np.where((sides > 0) & (sides <= _LONGEST_SIDE), sides, np.nan)
-        lacking = np.stack([self.images.lacks(key) for key in keys], axis=1)
-        self.unsized = np.isnan(self.sizes) & (~lacking | sizes_needed)
-        self.names = [file_name(image) for image in self.images.entries]
-        column = self.annotations.column
-        self.of_image = self.images.find(column("image_id"))
-        self.of_category = self.categories.find(column("category_id"))
-        # The last row is that of unknown images.
-        self.size_of_image = np.append(self.sizes, [[np.nan] * 2], axis=0)[self.of_image]
-        self.boxes = _boxes(column("bbox"))
-        corners, sides = self.boxes[:, :2], self.boxes[:, 2:]
-        beyond = np.concatenate([-corners, corners + sides - self.size_of_image], axis=1)
-        self.beyond = np.where((sides >= 0).all(axis=1), beyond.max(axis=1), np.nan)
-        self.areas = _numbers(column("area"))
-        self.crowds = np.array([crowd == 1 for crowd in column("iscrowd")], dtype=bool)
-        self._judge_masks(column("segmentation"))
+        yield ERROR, ANY_RUN, text
+    if annotation.get("ignore", 0) != 0:
+        yield ERROR, ANY_RUN, "has 'ignore', which Detectron2 does not take: use 'iscrowd'"
+    crowd = annotation.get("iscrowd", 0)
+    if crowd not in (0, 1):
+        yield ERROR, (EVALUATION,), f"has the iscrowd {_short(crowd)}: give 0 or 1"
+    box = annotation.get("bbox")
+    yield from box_faults(box, size)
+    if "area" in annotation:
+        yield from _area_faults(annotation["area"], box)
+    segmentation = annotation.get("segmentation")
+    if segmentation:
+        yield from _mask_faults(segmentation, size)
+    elif masks and crowd != 1:
+        text = "has no segmentation, as others have: add one, or train a model of boxes"
+        yield WARNING, (MASKS,), text
+    points = annotation.get("keypoints")
+    if points and not (isinstance(points, list) and all(map(is_number, points))):
+        yield ERROR, (), "has keypoints that are no list of finite numbers: correct them"
 
-    def name_of_image(self, annotation: int) -> str | None:
-        """The file name of the image that an annotation is of."""
-        image = self.of_image[annotation]
-        return None if image < 0 else self.names[image]
 
-    def _judge_masks(self, segmentations: list[Any]) -> None:
-        self.has_mask = np.array([bool(value) for value in segmentations], dtype=bool)
-        self.left_out = np.zeros(len(segmentations), dtype=bool)
-        self.mask_faults: dict[int, str] = {}
-        self.short_polygons: dict[int, int] = {}
-        given = np.flatnonzero(self.has_mask).tolist()
-        for start in range(0, len(given), _CHUNK):
-            chunk = given[start : start + _CHUNK]
-            if not _are_plain_polygons([segmentations[i] for i in chunk]):
-                for i in chunk:
-                    self._judge_mask(i, segmentations[i])
+def box_faults(box: Any, size: tuple[int, int] | None) -> Iterator[Fault]:
+    """What is wrong with a box: left, top, width and height in pixels.
 
-    def _judge_mask(self, index: int, segmentation: Any) -> None:
-        size = self.size_of_image[index]
-        if isinstance(segmentation, list):
-            polygons = [polygon for polygon in segmentation if isinstance(polygon, list)]
-            kept = [polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]
-            self.left_out[index] = not kept
-        elif np.isnan(size).any():
-            return  # an RLE is compared with its image
-        width, height = np.nan_to_num(size).astype(int).tolist()
-        fault = mask_fault(segmentation, height, width)
-        if fault:
-            self.mask_faults[index] = fault
-        elif isinstance(segmentation, list) and len(kept) < len(segmentation):
-            self.short_polygons[index] = len(segmentation) - len(kept)
+    Args:
+        box: the bbox of an annotation.
+        size: width and height of its image, where they are known.
+    """
+    if not _is_box(box):
+        text = "give four finite numbers, left, top, width and height in pixels"
+        yield ERROR, ANY_RUN, f"has the bbox {_short(box)}: {text}"
+        return
+    left, top, width, height = box
+    if width < 0 or height < 0:
+        text = f"has the bbox {_short(box)} of a negative side: give left, top, width and height in"
+        yield ERROR, ANY_RUN, f"{text} pixels"
+        return
+    if width == 0 or height == 0:
+        text = "training leaves it out and evaluation counts it as missed: correct it"
+        yield WARNING, (), f"has the bbox {_short(box)} without area, so {text}"
+    if size is None:
+        return
+    right, bottom = left + width, top + height
+    if left >= size[0] or top >= size[1] or (width and right <= 0) or (height and bottom <= 0):
+        text = f"has the bbox {_short(box)} outside the image of {size[0]} x {size[1]} pixels"
+        yield ERROR, (), f"{text}: correct it"
+    elif _pixels_beyond(box, size) > _PIXELS_OUTSIDE:
+        text = f"has the bbox {_short(box)}, {_pixels_beyond(box, size):g} pixels beyond the image "
+        text += f"of {size[0]} x {size[1]}: training clips it, evaluation does not"
+        yield WARNING, (), text
+
+
+def _is_box(box: Any) -> bool:
+    return (
+        type(box) is list
+        and len(box) == 4
+        and all(map(is_number, box))
+        and max(map(abs, box)) <= _LARGEST
+    )
+
+
+def _pixels_beyond(box: list[float], size: tuple[int, int]) -> float:
+    left, top, width, height = map(float, box)
+    return max(-left, -top, left + width - size[0], top + height - size[1])
+
+
+def _of_all_boxes(annotations: list[dict[str, Any]], sizes: dict) -> Iterator[Finding]:
+    """Faults that show in all boxes of a file together, where all are sound by themselves."""
+    boxes = [annotation.get("bbox") for annotation in annotations]
+    if not boxes or not all(map(_is_box, boxes)):
+        return
+    sizes = [sizes.get(_as_id(annotation.get("image_id"))) for annotation in annotations]
+    within_a_pixel = all(
+        min(box) >= 0 and box[0] + box[2] <= 1.001 and box[1] + box[3] <= 1.001 for box in boxes
+    )
+    if within_a_pixel and all(size is None or min(size) > 2 for size in sizes):
+        text = f"all {len(boxes)} boxes lie between 0 and 1, like shares of their images: give "
+        text += "left, top, width and height in pixels"
+        yield Finding(ERROR, None, None, text, ANY_RUN)
+    if len(boxes) < _ENOUGH_BOXES or not all(sizes):
+        return
+    pairs = list(zip(boxes, sizes, strict=True))
+    beyond = sum(_pixels_beyond(box, size) > _PIXELS_OUTSIDE for box, size in pairs)
+    if 2 * beyond > len(boxes) and all(
+        box[0] < box[2] <= size[0] + 1 and box[1] < box[3] <= size[1] + 1 for box, size in pairs
+    ):
+        text = f"all {len(boxes)} boxes could be left, top, right and bottom, and as left, top, "
+        text += "width and height most go beyond their images: give these, in pixels"
+        yield Finding(ERROR, None, None, text, ANY_RUN)
+
+
+def _area_faults(area: Any, box: Any) -> Iterator[Fault]:
+    if not is_number(area) or area < 0:
+        yield ERROR, (EVALUATION,), f"has the area {_short(area)}: give it in square pixels"
+    elif _is_box(box) and box[2] > 0 and box[3] > 0:
+        most, least = 2 * (box[2] + 1) * (box[3] + 1), box[2] * box[3] / 1000
+        if not least <= area <= most:
+            text = f"has the area {_short(area)}, which does not belong to the bbox {_short(box)}: "
+            text += "give it in square pixels, since evaluation tells small from large by it"
+            yield WARNING, (), text
+
+
+def _mask_faults(segmentation: Any, size: tuple[int, int] | None) -> Iterator[Fault]:
+    if size is None and isinstance(segmentation, dict):
+        return  # an RLE is compared with its image
+    width, height = size or (0, 0)
+    fault = mask_fault(segmentation, height, width)
+    if fault:
+        yield ERROR, (MASKS,), f"has a broken mask (its segmentation {fault}): correct it"
+    elif isinstance(segmentation, list):
+        lines = sum(len(polygon) < 6 for polygon in segmentation)
+        if lines:
+            lost = "the object" if lines == len(segmentation) else "them"
+            text = f"has {lines} polygon(s) of fewer than three points"
+            yield WARNING, (), f"{text}: Detectron2 leaves {lost} out"
+
+
+def is_left_out(annotation: dict[str, Any]) -> bool:
+    """Whether Detectron2 drops an object since no polygon of it has three points."""
+    polygons = annotation.get("segmentation")
+    return bool(polygons and isinstance(polygons, list)) and not any(
+        isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
+        for polygon in polygons
+    )
 
 
 def mask_fault(segmentation: Any, height: int, width: int) -> str | None:
@@ -239,33 +380,25 @@ def mask_fault(segmentation: Any, height: int, width: int) -> str | None:
     if not isinstance(segmentation, list):
         return f"is neither polygons nor an RLE but {type(segmentation).__name__}"
     for number, polygon in enumerate(segmentation, start=1):
-        polygon = polygon.tolist() if isinstance(polygon, np.ndarray) else polygon
-        if not isinstance(polygon, list) or not all(map(is_number, polygon)):
+        if not isinstance(polygon, list) or not _are_numbers(polygon):
             return f"has a polygon, number {number}, that is no list of finite numbers"
         if len(polygon) % 2:
             return f"has a polygon, number {number}, of {len(polygon)} numbers: x and y go in pairs"
-        if any(abs(value) > _FARTHEST for value in polygon):
+        if polygon and max(max(polygon), -min(polygon)) > _FARTHEST:
             return f"has a polygon, number {number}, that reaches beyond {_FARTHEST} pixels"
     return None
 
 
-def _are_plain_polygons(segmentations: list[Any]) -> bool:
-    """Whether all of these are sound polygons of three points or more."""
-    if set(map(type, segmentations)) != {list}:
-        return False
-    polygons = list(itertools.chain.from_iterable(segmentations))
-    if set(map(type, polygons)) != {list}:
-        return False
-    lengths = np.fromiter(map(len, polygons), dtype=np.int64, count=len(polygons))
-    values = _numbers(list(itertools.chain.from_iterable(polygons)))
-    plain = (lengths >= 6).all() and (lengths % 2 == 0).all()
-    return bool(plain and (np.abs(values) <= _FARTHEST).all())  # NaN is not
+def _are_numbers(values: list[Any]) -> bool:
+    """Whether all values are finite numbers; quickly, since COCO has millions in its polygons."""
+    plain = set(map(type, values)) == {float} and math.isfinite(sum(values))
+    return plain or all(map(is_number, values))
 
 
 def _rle_fault(rle: dict[str, Any], height: int, width: int) -> str | None:
     size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
-        return f"is an RLE of size {reprlib.repr(size)}, and the image is {height} x {width}"
+        return f"is an RLE of size {_short(size)}, and the image is {height} x {width}"
     if isinstance(counts, str | bytes):
         data = counts if isinstance(counts, bytes) else counts.encode("ascii", "replace")
         runs = _runs(data)
@@ -301,53 +434,60 @@ def _runs(data: bytes) -> list[int] | None:
     return runs if not shift else None
 
 
+def _objects(key: str, entries: Iterable[Any]) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """``(which, entry)``; the entry is None where it is no object."""
+    for number, entry in enumerate(entries):
+        yield f"entry {number} of {key}", entry if isinstance(entry, dict) else None
+
+
+def _entry_faults(
+    entry: dict[str, Any] | None, ids: set[int | str], of_object: bool = False
+) -> Iterator[Fault]:
+    """The faults of an entry and its id, which is added to ``ids``."""
+    if entry is None:
+        yield ERROR, ANY_RUN, "is no object: give it the keys of COCO's format"
+        return
+    shown, number = _short(entry.get("id")), _as_id(entry.get("id"))
+    if of_object and not (isinstance(number, int) and number > 0):
+        # COCO's evaluation counts an object of id 0 as missed although it was found.
+        yield ERROR, (EVALUATION,), f"has the id {shown}: give a whole number from 1 on"
+    elif isinstance(number, str):
+        yield WARNING, (), f"has the id {shown}: COCO's format has whole numbers"
+    elif number is None:
+        yield ERROR, ANY_RUN, f"has the id {shown}: give a whole number"
+    if number is not None and number in ids:
+        remedy = (
+            "number them anew" if of_object else "give each its own, and their annotations that"
+        )
+        yield ERROR, ANY_RUN, f"repeats the id {shown} of another: {remedy}"
+    if number is not None:
+        ids.add(number)
+
+
+def _mixed_ids(key: str, ids: set[int | str]) -> Iterator[Finding]:
+    if len(set(map(type, ids))) > 1:
+        text = f"the ids of {key} are partly numbers and partly texts: give all of them numbers"
+        yield Finding(ERROR, None, None, text, ANY_RUN)
+
+
+def _by_id(entries: list[Any]) -> dict[int | str, dict[str, Any]]:
+    objects = (entry for entry in entries if isinstance(entry, dict))
+    found = {_as_id(entry.get("id")): entry for entry in objects}
+    found.pop(None, None)
+    return found
+
+
+def _as_id(value: Any) -> int | str | None:
+    """The id that a value is, a whole number or a text, or None; 3.0 is 3, as it is for Python."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, str) or _is_whole(value) else None
+
+
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST
+    return type(value) is int and -_LARGEST <= value <= _LARGEST
 
 
-def _ids(values: list[Any]) -> list[int | str | None]:
-    """What can be the ids among these values; 3.0 is 3, as it is for Python."""
-    if set(map(type, values)) == {int} and min(values) >= -_LARGEST and max(values) <= _LARGEST:
-        return values
-    found: list[int | str | None] = []
-    for value in values:
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        found.append(value if isinstance(value, str) or _is_whole(value) else None)
-    return found
-
-
-def repeated(values: list[int | str | None]) -> np.ndarray:
-    """(len(values),) bool: whether a value other than None stands further ahead too."""
-    found, seen = np.zeros(len(values), dtype=bool), set()
-    if len(set(values)) < len(values):
-        for i, value in enumerate(values):
-            found[i] = value is not None and value in seen
-            seen.add(value)
-    return found
-
-
-def _numbers(values: list[Any]) -> np.ndarray:
-    """(len(values),) float64: the finite numbers among these values, NaN for the others."""
-    if set(map(type, values)) <= {int, float}:
-        try:
-            found = np.array(values, dtype=np.float64)
-            return np.where(np.isfinite(found), found, np.nan)
-        except OverflowError:  # a whole number of more than 308 digits
-            pass
-    return np.array([float(v) if is_number(v) else math.nan for v in values], dtype=np.float64)
-
-
-def _whole(values: list[Any]) -> np.ndarray:
-    """(len(values),) float64: the whole numbers among these values, NaN for the others."""
-    if set(map(type, values)) == {int}:
-        found = _numbers(values)
-        return np.where(np.abs(found) < _LARGEST, found, np.nan)
-    return np.array([float(v) if _is_whole(v) else math.nan for v in values], dtype=np.float64)
-
-
-def _boxes(values: Iterable[Any]) -> np.ndarray:
-    """(R, 4) float64; a row of NaN for what is no list of four finite numbers."""
-    rows = [box if isinstance(box, list) and len(box) == 4 else [None] * 4 for box in values]
-    boxes = _numbers(list(itertools.chain.from_iterable(rows))).reshape(-1, 4)
-    return np.where((np.abs(boxes) < _LARGEST).all(axis=1, keepdims=True), boxes, np.nan)
+def _short(value: Any) -> str:
+    """A value in a few words, of whatever length and depth it is."""
+    return reprlib.repr(value)

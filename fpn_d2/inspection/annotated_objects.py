@@ -3,15 +3,17 @@
 Shape shorthand: N images, R objects of all images together.
 """
 
+import collections
 import contextlib
 import dataclasses
 import os
+from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..data import check_names
-from ..data.annotation_file import AnnotationFile, read_annotations
+from ..data.annotation_file import file_name, image_size, is_number, read_annotations
 from ..utils.errors import UserError
 
 __all__ = ["AnnotatedObjects", "dataset_files", "read_objects"]
@@ -97,40 +99,60 @@ def read_objects(path: str, image_folder: str) -> AnnotatedObjects:
     content, sentence = read_annotations(path)
     if sentence is not None:
         raise UserError(sentence)
-    file = AnnotationFile(content if isinstance(content, dict) else {}, path)
-    if file.missing:
-        raise UserError(
-            f"{path} has no list named {file.missing[0]}, as COCO's format has: {_REMEDY}"
-        )
-    usable = np.array([name is not None for name in file.names], dtype=bool)
-    usable &= ~np.isnan(file.sizes).any(axis=1)
-    if not usable.any():
+    images = [i for i in _entries(content, "images", path) if file_name(i) and image_size(i)]
+    if not images:
         raise UserError(f"{path} has no images with a file_name, a width and a height: {_REMEDY}")
-    # The index of each image among the usable ones; the last one, -1, is that of unknown images.
-    index = np.append(np.where(usable, usable.cumsum() - 1, -1), -1)
-    images, classes, sizes = index[file.of_image], file.of_category, file.size_of_image
-    low, high = file.boxes[:, :2], file.boxes[:, :2] + file.boxes[:, 2:]
-    boxes = np.concatenate([low.clip(0, sizes), high.clip(0, sizes)], axis=1)
-    is_crowd = np.array([bool(value) for value in file.annotations.column("iscrowd")], dtype=bool)
-    is_unknown = ~is_crowd & ((images < 0) | (classes < 0))
-    has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    kept = ~is_crowd & ~is_unknown & has_area
-    if not kept.any():
+    image_index = {_key(image): i for i, image in enumerate(images)}
+    categories = _entries(content, "categories", path)
+    class_index = {_key(category): i for i, category in enumerate(categories)}
+    kept, left_out = [], collections.Counter()
+    for entry in _entries(content, "annotations", path):
+        image = image_index.get(_key(entry, "image_id"))
+        category = class_index.get(_key(entry, "category_id"))
+        box = None if image is None else _box(entry.get("bbox"), *image_size(images[image]))
+        if entry.get("iscrowd"):
+            left_out["crowd regions"] += 1
+        elif image is None or category is None:
+            left_out["of no known image or category"] += 1
+        elif box is None:
+            left_out["without a box of some area on the image"] += 1
+        else:
+            kept.append((image, category, box))
+    if not kept:
         raise UserError(f"{path} has no annotations with a box: {_REMEDY}")
-    left_out = {
-        "crowd regions": is_crowd,
-        "of no known image or category": is_unknown,
-        "without a box of some area on the image": ~(is_crowd | is_unknown | has_area),
-    }
-    categories = zip(file.categories.column("name"), file.categories.ids, strict=True)
+    image, category, box = (np.array(values) for values in zip(*kept, strict=True))
     return AnnotatedObjects(
         annotation_file=path,
         image_folder=image_folder,
-        file_names=[name for name, use in zip(file.names, usable, strict=True) if use],
-        image_sizes=file.sizes[usable][:, ::-1].astype(np.int64),
-        boxes=boxes[kept],
-        images=images[kept],
-        classes=classes[kept],
-        class_names=[str(number if name is None else name) for name, number in categories],
-        left_out={reason: int(which.sum()) for reason, which in left_out.items() if which.any()},
+        file_names=[image["file_name"] for image in images],
+        image_sizes=np.array([image_size(image)[::-1] for image in images], dtype=np.int64),
+        boxes=box,
+        images=image,
+        classes=category,
+        class_names=[str(category.get("name", _key(category))) for category in categories],
+        left_out=dict(left_out),
     )
+
+
+def _entries(content: Any, key: str, path: str) -> list[dict[str, Any]]:
+    """The entries of a list of the file that are objects of JSON."""
+    found = content.get(key, []) if isinstance(content, dict) else None
+    if not isinstance(found, list):
+        raise UserError(f"{path} has no list named {key}, as COCO's format has: {_REMEDY}")
+    return [entry for entry in found if isinstance(entry, dict)]
+
+
+def _key(entry: dict[str, Any], name: str = "id") -> Any:
+    """An id of any kind; None if no dictionary takes it as a key."""
+    value = entry.get(name)
+    return value if isinstance(value, (int, str)) else None
+
+
+def _box(box: Any, width: int, height: int) -> tuple[float, float, float, float] | None:
+    """A bbox as x0 y0 x1 y1, clipped to the image; None if nothing is left of it."""
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+        return None
+    left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
+    left, right = (min(max(float(x), 0.0), float(width)) for x in (left, right))
+    top, bottom = (min(max(float(y), 0.0), float(height)) for y in (top, bottom))
+    return (left, top, right, bottom) if right > left and bottom > top else None

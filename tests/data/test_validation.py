@@ -15,16 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.data.annotation_file import read_annotations
-from fpn_d2.data.validation import (
+from fpn_d2.data.annotation_file import (
     ERROR,
     WARNING,
     Finding,
     annotation_findings,
-    check_dataset,
-    check_file,
-    check_records,
+    read_annotations,
 )
+from fpn_d2.data.validation import check_dataset, check_file, check_records
 
 # The images of conftest.py have 40 x 32 pixels; annotation 2 is of image 2, 1.png.
 SQUARE = [[1, 1, 9, 1, 9, 9, 1, 9]]
@@ -89,7 +87,7 @@ CASES = {
     "an area of text": (change("annotations", 1, area="12"), [ERROR], "has the area '12'"),
     "no area, said": (change("annotations", 1, area=None), [ERROR], "has the area None"),
     "an area of NaN": (change("annotations", 1, area=math.nan), [ERROR], "has the area nan"),
-    "a negative area": (change("annotations", 1, area=-120), [ERROR], "area -120: .* from 0 on"),
+    "a negative area": (change("annotations", 1, area=-120), [ERROR], "has the area -120"),
     "an area of 0": (change("annotations", 1, area=0), [WARNING], "area 0, .* not belong to the b"),
     # 11 * 13 * 2 = 286 for a box of 10 x 12
     "the largest area that is let through": (change("annotations", 1, area=286), *NONE),
@@ -184,9 +182,9 @@ CASES = {
 def test_a_fault_of_the_content(case, coco):
     spoil, severities, words = CASES[case]
     content = coco.content()
-    assert annotation_findings(content) == []
+    assert [*annotation_findings(content)] == []
     spoil(content)
-    findings = annotation_findings(content)
+    findings = [*annotation_findings(content)]
     assert [finding.severity for finding in findings] == severities
     for finding in findings:
         with pytest.raises(AssertionError, match=words):
@@ -238,7 +236,7 @@ def test_boxes_that_show_in_the_whole_file_that_they_are_none(case):
 def test_minival_may_repeat_ids_as_detectron2_has_it(coco):
     content = coco.content()
     content["annotations"][1]["id"] = 1
-    assert annotation_findings(content, "instances_minival2014.json") == []
+    assert [*annotation_findings(content, "instances_minival2014.json")] == []
     (finding,) = annotation_findings(content, "instances_val2014.json")
     assert (finding.severity, finding.stops) == (ERROR, ("training", "evaluation"))
 
@@ -248,14 +246,14 @@ def test_a_finding_names_image_and_annotation(coco):
     content["annotations"][1]["category_id"] = 9
     text = "annotation 2 has the category_id 9, which is not in categories: correct it or add it"
     stops = "training", "evaluation"
-    assert annotation_findings(content) == [Finding(ERROR, "1.png", 2, f"{text} there", stops)]
+    assert [*annotation_findings(content)] == [Finding(ERROR, "1.png", 2, f"{text} there", stops)]
 
 
 def test_a_crowd_needs_no_mask(coco):
     content = coco.content()
     mask(None)(content)
     content["annotations"][1]["iscrowd"] = 1
-    assert annotation_findings(content) == []
+    assert [*annotation_findings(content)] == []
 
 
 @pytest.mark.parametrize("content", [None, 3, "text", [1, 2], math.nan])
@@ -448,11 +446,11 @@ SOUND = {"bbox": [1, 2, 3, 4], "segmentation": SQUARE, "category_id": 0}
         ({}, {"bbox": (1.5, 2, 3, 4)}, None),
         ({"width": 40.5}, {}, "has the width 40.5"),
         ({"height": True}, {}, "has the height True"),
-        ({}, {"bbox": [1, 2, 3]}, r"has the bbox \[1, 2, 3\]"),
+        ({}, {"bbox": [1, 2, 3]}, r"with bbox \[1, 2, 3\]"),
         ({}, {"bbox": np.array([1, 2, 3, np.nan])}, "four finite numbers"),
         ({}, {"segmentation": [[1, 1, 9, math.nan, 9, 9]]}, "broken mask"),
         ({}, {"segmentation": {"size": [4, 4], "counts": [16]}}, "broken mask"),
-        ({}, {"segmentation": None}, "no annotation has a segmentation"),
+        ({}, {"segmentation": None}, "has no segmentation"),
     ],
 )
 def test_images_that_come_from_no_annotation_file(record, annotation, words):
