@@ -11,8 +11,8 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from fpn_d2 import load_config
+from fpn_d2.data.images import read_image
 from fpn_d2.demo.outputs import write_picture
-from fpn_d2.demo.sources import read_rgb
 from fpn_d2.inference import Explainer, class_names
 from fpn_d2.utils.errors import UserError, exit_on_user_error
 from fpn_d2.visualization import draw_explanation
@@ -35,7 +35,7 @@ def main() -> None:
             raise UserError(f"--image is {args.image}: give 1 to {len(images)}")
         cfg = load_config(args.config_file, ["MODEL.WEIGHTS", args.weights])
         explainer = Explainer(cfg)
-        image = read_rgb(images[args.image - 1]["file_name"])
+        image = read_image(images[args.image - 1]["file_name"])
         explanation = explainer.explain(image, threshold=args.threshold)
         page = Image.fromarray(draw_explanation(explanation, class_names(cfg)))
         size = (_WIDTH, round(page.height * _WIDTH / page.width))

@@ -3,8 +3,8 @@
 Shape shorthand: D rows, R_d detections of row d, G groups of detections of one object each.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import supervision as sv
@@ -17,8 +17,7 @@ from ..visualization.layout import beside, legend, picture_scale, stack, text_bl
 _BY_ALL, _HERE, _MISSED = PALETTE[4], PALETTE[3], PALETTE[5]
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """What a row found on an image.
 
     Args:
@@ -33,12 +32,7 @@ class Found:
 
     @staticmethod
     def of(detections: Instances, names: Sequence[str]) -> "Found":
-        """Convert detections.
-
-        Args:
-            detections: R detections; see :meth:`fpn_d2.inference.Predictor.detect`.
-            names: the names of the classes.
-        """
+        """Convert :meth:`fpn_d2.inference.Predictor.detect`'s; ``names`` are the classes'."""
         kinds = ("",) * len(detections)
         if detections.has("pred_classes"):
             kinds = tuple(names[kind] for kind in detections.pred_classes.tolist())
@@ -61,8 +55,7 @@ def group_detections(rows: Sequence[Found], *, iou: float = 0.5) -> list[dict[in
         G dictionaries from the number of a row to the number of its detection.
     """
     groups: list[dict[int, int]] = []
-    boxes: list[np.ndarray] = []  # the detections that began the groups
-    names: list[str] = []
+    boxes, names = [], []  # of the detections that began the groups
     for row, found in enumerate(rows):
         for index in np.argsort(-found.scores, kind="stable").tolist():
             box, name = found.boxes[index], found.names[index]
@@ -85,49 +78,30 @@ def draw_comparison(image: np.ndarray, rows: Mapping[str, Found]) -> np.ndarray:
     """Draw the rows side by side, each with what it found and what only others found.
 
     Args:
-        image: (H, W, 3) uint8, RGB.
+        image: (H, W, 3) uint8, RGB; returned is such a picture.
         rows: the title of each row to what it found.
-
-    Returns:
-        (H', W', 3) uint8, RGB.
     """
-    found = list(rows.values())
-    groups = group_detections(found)
-    scale = picture_scale(image)
+    found, scale = list(rows.values()), picture_scale(image)
+    # Later boxes cover earlier ones, so those that not all have found come last.
+    groups = sorted(group_detections(found), key=lambda group: len(group) < len(found))
     panels = []
     for row, title in enumerate(rows):
-        panels.append(_draw_row(image, row, title, found, groups, scale))
-    words = [
-        "found by all",
-        "found here, missed by another",
-        "dashed: missed here, found by another",
-    ]
-    strip = legend(words, [_BY_ALL, _HERE, _MISSED])
+        boxes, labels, colors = [], [], []
+        for group in groups:
+            owner = row if row in group else next(iter(group))
+            own, index = found[owner], group[owner]
+            boxes.append(own.boxes[index])
+            if row in group:
+                labels.append(f"{own.names[index]} {own.scores[index]:.2f}".strip())
+                colors.append(_BY_ALL if len(group) == len(found) else _HERE)
+            else:
+                labels.append(f"missed {own.names[index]}".strip())
+                colors.append(_MISSED)
+        boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+        missed = [color == _MISSED for color in colors]
+        picture = draw_boxes(image, boxes, labels, colors, scale, dashed=missed)
+        count = f"{len(groups) - sum(missed)} of {len(groups)} that any row found"
+        panels.append(stack([text_block(f"{title}: {count}", picture.shape[1]), picture]))
+    words = ("found by all", "found here, missed by another")
+    strip = legend((*words, "dashed: missed here, found by another"), (_BY_ALL, _HERE, _MISSED))
     return stack([beside(panels, gap=12), strip], gap=6, margin=8)
-
-
-def _draw_row(
-    image: np.ndarray,
-    row: int,
-    title: str,
-    found: Sequence[Found],
-    groups: Sequence[Mapping[int, int]],
-    scale: float,
-) -> np.ndarray:
-    boxes, labels, colors = [], [], []
-    for group in sorted(groups, key=lambda group: len(group) < len(found)):
-        owner = row if row in group else next(iter(group))
-        own, index = found[owner], group[owner]
-        boxes.append(own.boxes[index])
-        text = f"{own.names[index]} {own.scores[index]:.2f}".strip()
-        if row in group:
-            labels.append(text)
-            colors.append(_BY_ALL if len(group) == len(found) else _HERE)
-        else:
-            labels.append(f"missed {own.names[index]}".strip())
-            colors.append(_MISSED)
-    boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
-    missed = [color == _MISSED for color in colors]
-    picture = draw_boxes(image, boxes, labels, colors, scale, dashed=missed)
-    head = f"{title}: {sum(row in group for group in groups)} of {len(groups)} that any row found"
-    return stack([text_block(head, picture.shape[1]), picture])

@@ -112,7 +112,17 @@ def convert_video(
     Raises:
         UserError: if the source cannot be read to its end, or the target cannot be written.
     """
-    info = _video_info(source, max_pixels)
+    try:
+        info = sv.VideoInfo.from_video_path(source)
+    except Exception as error:  # supervision raises nothing narrower
+        raise UserError(
+            f"video {source} cannot be read; convert it, or name a file with a video stream"
+        ) from error
+    if info.width * info.height > max_pixels:
+        raise UserError(
+            f"video {source} has frames of {info.width} x {info.height} pixels, more than the "
+            f"limit of {max_pixels:,}; raise --max-pixels, or scale it down"
+        )
     partial = f"{target}.{os.getpid()}.partial.mp4"  # OpenCV chooses the format by the ending
     name, total = os.path.basename(source), max(info.total_frames, 0)
     count, sink = 0, None
@@ -124,7 +134,11 @@ def convert_video(
                 # MPEG-4 keeps its colours at half the size, so sides are even.
                 height, width = (side - side % 2 for side in picture.shape[:2])
                 if sink is None:
-                    sink = _open_sink(stack, partial, sv.VideoInfo(width, height, info.fps or 25))
+                    shape = sv.VideoInfo(width, height, info.fps or 25)
+                    try:
+                        sink = stack.enter_context(sv.VideoSink(partial, shape))
+                    except RuntimeError as error:
+                        raise UserError(f"{partial} cannot be written ({error})") from error
                 sink.write_frame(np.ascontiguousarray(picture[:height, :width, ::-1]))
                 count += 1
         if not count:
@@ -141,28 +155,6 @@ def convert_video(
     return count
 
 
-def _open_sink(stack: contextlib.ExitStack, path: str, info: sv.VideoInfo) -> sv.VideoSink:
-    try:
-        return stack.enter_context(sv.VideoSink(path, info))
-    except RuntimeError as error:
-        raise UserError(f"{path} cannot be written ({error})") from error
-
-
-def _video_info(source: str, max_pixels: int) -> sv.VideoInfo:
-    try:
-        info = sv.VideoInfo.from_video_path(source)
-    except Exception as error:  # supervision raises nothing narrower
-        raise UserError(
-            f"video {source} cannot be read; convert it, or name a file with a video stream"
-        ) from error
-    if info.width * info.height > max_pixels:
-        raise UserError(
-            f"video {source} has frames of {info.width} x {info.height} pixels, more than the "
-            f"limit of {max_pixels:,}; raise --max-pixels, or scale it down"
-        )
-    return info
-
-
 def coco_results(
     detections: Instances, image_id: int, category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
@@ -177,17 +169,14 @@ def coco_results(
         R of ``image_id``, ``category_id``, ``bbox`` as x, y, width and height in pixels, ``score``
         and, for masks, ``segmentation`` as an RLE.
     """
-    fields = detections.get_fields()
-    masks = fields.get("pred_masks")
-    kept = {name: fields[name] for name in ("pred_boxes", "scores")}
+    fields = dict(detections.get_fields())
     # A proposal has no class; all are of one kind.
-    kept["pred_classes"] = fields.get("pred_classes", detections.scores.new_zeros(len(detections)))
-    if masks is not None and not isinstance(masks, RegionMasks):
-        kept["pred_masks"] = masks
-    results = instances_to_coco_json(Instances(detections.image_size, **kept), image_id)
-    if isinstance(masks, RegionMasks):
-        for result, rle in zip(results, masks.to_rle(), strict=True):
-            result["segmentation"] = {**rle, "counts": rle["counts"].decode("ascii")}
+    fields.setdefault("pred_classes", detections.scores.new_zeros(len(detections)))
+    compact = isinstance(fields.get("pred_masks"), RegionMasks)
+    masks = fields.pop("pred_masks").to_rle() if compact else ()
+    results = instances_to_coco_json(Instances(detections.image_size, **fields), image_id)
+    for result, rle in zip(results, masks, strict=compact):
+        result["segmentation"] = {**rle, "counts": rle["counts"].decode("ascii")}
     for result in results:
         result["category_id"] = category_ids[int(result["category_id"])]
     return results

@@ -11,20 +11,15 @@ from detectron2.structures import Instances
 from tqdm import tqdm
 
 from ..config import load_config
-from ..inference import (
-    Explainer,
-    class_names,
-    dataset_category_ids,
-    free_title,
-    split_pair,
-)
+from ..data.images import read_image
+from ..inference import Explainer, class_names, dataset_category_ids, free_title, split_pair
 from ..utils.errors import UserError
 from ..utils.files import write_json
 from ..visualization import draw_explanation
 from ..visualization.drawing import draw_detections
 from .comparison import Found, draw_comparison
 from .outputs import coco_results, convert_video, prepare_folder, unique_stems, write_picture
-from .sources import MAX_PIXELS, find_sources, read_rgb, skipped_line
+from .sources import MAX_PIXELS, find_sources, listed
 
 _RESULTS = ("predictions.json", "images.json")
 
@@ -98,14 +93,14 @@ def run_demo(
             "without them, or on frames of it"
         )
     if sources.skipped:
-        print(skipped_line(sources.skipped))
+        print(f"skipped: {listed(sources.skipped)}")
     suffixes = [".png", *["_explain.png"] * explain, *["_compare.png"] * (len(rows) > 1), ".mp4"]
     read = [*sources.images, *sources.videos]
     stems = unique_stems(read, suffixes)
     files = [f"{s}{suffix}" for s in stems[: len(sources.images)] for suffix in suffixes[:-1]]
     files += [f"{stem}.mp4" for stem in stems[len(sources.images) :]]
     prepare_folder(output, [*files, *_RESULTS], read, replace=replace)
-    demo = _Demo([_Model(title, cfg) for title, cfg in rows.items()], output, threshold)
+    demo = _Demo(rows, output, threshold)
     named = dict(zip(read, stems, strict=True))
     for path in tqdm(sources.images, "images", unit="image", disable=None):
         demo.image(path, named[path], explain)
@@ -116,58 +111,52 @@ def run_demo(
     return [os.path.join(output, name) for name in [*files, *_RESULTS]]
 
 
-class _Model:
-    """A row's model, with the names of its classes."""
-
-    def __init__(self, title: str, cfg: CfgNode):
-        self.title, self.cfg = title, cfg
-        self.explainer, self.names = Explainer(cfg), class_names(cfg)
-
-    def detect(self, image: np.ndarray, name: str, threshold: float) -> Instances:
-        """See :meth:`Predictor.detect`; an error names the image."""
-        with _naming(name):
-            return self.explainer.predictor.detect(image, threshold=threshold)
-
-
 class _Demo:
-    """The models, and what the first one has found so far."""
+    """The models by their rows' titles, and what the first one has found so far."""
 
-    def __init__(self, models: Sequence[_Model], output: str, threshold: float):
-        self.models, self.output, self.threshold = models, output, threshold
-        self.category_ids = dataset_category_ids(models[0].cfg)
+    def __init__(self, rows: Mapping[str, CfgNode], output: str, threshold: float):
+        self.output, self.threshold = output, threshold
+        self.models = {title: Explainer(cfg) for title, cfg in rows.items()}
+        self.names = {title: class_names(cfg) for title, cfg in rows.items()}
+        self.first, *self.others = rows
+        self.category_ids = dataset_category_ids(rows[self.first])
         self.predictions: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
 
     def image(self, path: str, stem: str, explain: bool) -> None:
         """Write an image's pictures and keep its predictions."""
-        image, first = read_rgb(path), self.models[0]
+        image, names = read_image(path), self.names[self.first]
         target = os.path.join(self.output, stem)
         if explain:
             with _naming(path):
-                explanation = first.explainer.explain(image, threshold=self.threshold)
+                explanation = self.models[self.first].explain(image, threshold=self.threshold)
             found = explanation.detections
-            write_picture(f"{target}_explain.png", draw_explanation(explanation, first.names))
+            write_picture(f"{target}_explain.png", draw_explanation(explanation, names))
         else:
-            found = first.detect(image, path, self.threshold)
+            found = self._detect(self.first, image, path)
         self._keep(found, {"file_name": path, "picture": f"{stem}.png"})
-        write_picture(f"{target}.png", draw_detections(image, found, first.names))
-        if len(self.models) > 1:
-            seen = {first.title: Found.of(found, first.names)}
-            for other in self.models[1:]:
-                detections = other.detect(image, path, self.threshold)
-                seen[other.title] = Found.of(detections, other.names)
+        write_picture(f"{target}.png", draw_detections(image, found, names))
+        if self.others:
+            seen = {self.first: Found.of(found, names)}
+            for title in self.others:
+                detections = self._detect(title, image, path)
+                seen[title] = Found.of(detections, self.names[title])
             write_picture(f"{target}_compare.png", draw_comparison(image, seen))
 
     def video(self, path: str, stem: str, max_pixels: int) -> None:
         """Write a video of the detections and keep those of each frame."""
 
         def draw(frame: np.ndarray, number: int) -> np.ndarray:
-            found = self.models[0].detect(frame, f"{path}, frame {number}", self.threshold)
+            found = self._detect(self.first, frame, f"{path}, frame {number}")
             self._keep(found, {"file_name": path, "frame": number, "picture": f"{stem}.mp4"})
-            return draw_detections(frame, found, self.models[0].names)
+            return draw_detections(frame, found, self.names[self.first])
 
         target = os.path.join(self.output, f"{stem}.mp4")
         convert_video(path, target, draw, max_pixels=max_pixels)
+
+    def _detect(self, title: str, image: np.ndarray, name: str) -> Instances:
+        with _naming(name):
+            return self.models[title].predictor.detect(image, threshold=self.threshold)
 
     def _keep(self, found: Instances, about: dict[str, Any]) -> None:
         height, width = found.image_size

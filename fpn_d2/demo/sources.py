@@ -1,12 +1,10 @@
 """The images and videos that a demo looks at."""
 
-import dataclasses
 import os
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import numpy as np
-from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from ..data.images import image_fault
@@ -16,10 +14,10 @@ from ..utils.errors import UserError
 MAX_PIXELS = 64_000_000
 
 _VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
+_REMEDY = "name image files, a video, or a folder of them"
 
 
-@dataclasses.dataclass(frozen=True)
-class Sources:
+class Sources(NamedTuple):
     """The files that a demo is given.
 
     Args:
@@ -46,23 +44,29 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
             there is neither image nor video.
     """
     images, videos, skipped = {}, {}, []
+    formats = Image.registered_extensions()
     for path in inputs:
         if os.path.isdir(path):
             entries = [os.path.join(path, name) for name in sorted(os.listdir(path))]
             files = [entry for entry in entries if os.path.isfile(entry)]
-            known = [file for file in files if _is_video(file) or _is_image(file)]
-            skipped += [file for file in files if not (_is_video(file) or _is_image(file))]
+            known = [file for file in files if file.lower().endswith((*_VIDEOS, *formats))]
+            skipped += sorted({*files} - {*known})
         elif os.path.isfile(path):
             known = [path]
+        elif re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", path):
+            raise UserError(
+                f"input {path} does not exist; config overrides come last, after --output DIR"
+            )
         else:
-            raise UserError(_missing(path))
+            raise UserError(f"input {path} does not exist; {_REMEDY}")
         for file in known:
-            (videos if _is_video(file) else images).setdefault(os.path.abspath(file), file)
+            kind = videos if file.lower().endswith(_VIDEOS) else images
+            kind.setdefault(os.path.abspath(file), file)
     if not images and not videos:
         raise UserError(
             f"there is no image or video in {', '.join(inputs) or 'nothing'}"
-            + (f" ({_listed(skipped)})" if skipped else "")
-            + "; name image files, a video, or a folder of them"
+            + (f" ({listed(skipped)})" if skipped else "")
+            + f"; {_REMEDY}"
         )
     for path in images.values():
         fault = image_fault(path, max_pixels=max_pixels)
@@ -72,38 +76,8 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
     return Sources(tuple(images.values()), tuple(videos.values()), tuple(skipped))
 
 
-def skipped_line(skipped: Sequence[str]) -> str:
-    """Return a line that counts and names the files that a demo skips."""
-    return f"skipped: {_listed(skipped)}"
-
-
-def read_rgb(path: str) -> np.ndarray:
-    """Read an image and turn it as its EXIF orientation says.
-
-    Args:
-        path: the file; :func:`find_sources` has checked it.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
-    """
-    return np.ascontiguousarray(read_image(path, format="RGB"))
-
-
-def _listed(files: Sequence[str], most: int = 5) -> str:
+def listed(files: Sequence[str], most: int = 5) -> str:
+    """Count and name the files that a demo skips, the first few of them."""
     names = ", ".join(os.path.basename(file) for file in files[:most])
     more = f" and {len(files) - most} more" if len(files) > most else ""
     return f"{len(files)} other file{'s' * (len(files) != 1)}: {names}{more}"
-
-
-def _missing(path: str) -> str:
-    if re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", path):
-        return f"input {path} does not exist; config overrides come last, after --output DIR"
-    return f"input {path} does not exist; name image files, a video, or a folder of them"
-
-
-def _is_video(path: str) -> bool:
-    return path.lower().endswith(_VIDEOS)
-
-
-def _is_image(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in Image.registered_extensions()

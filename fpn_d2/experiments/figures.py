@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..visualization import PALETTE
-from ..visualization.charts import Chart, new_axes, to_svg
+from ..visualization.pages import Chart, new_axes, to_svg
 from .claims import Summaries, summarize
 from .tables import Row, Table
 

@@ -21,8 +21,7 @@ from ..data.images import read_image
 from ..utils.errors import UserError
 from ..utils.files import read_json, replace_file, write_json
 from ..visualization import PALETTE, draw_boxes, level_color, level_number, side_by_side
-from ..visualization.charts import Chart, new_axes, to_svg
-from ..visualization.pages import data_url, page_environment
+from ..visualization.pages import Chart, data_url, new_axes, page_environment, to_svg
 from .anchor_reach import positive_anchors
 from .measurements import Inspection
 

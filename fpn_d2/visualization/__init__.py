@@ -3,15 +3,17 @@
 from .drawing import PALETTE, class_color, draw_boxes, draw_masks
 from .evaluation_results import draw_results, overlaps_with_objects, read_results
 from .layout import side_by_side
-from .levels import LEVEL_COLORS, level_color, level_number
 from .pyramid import (
+    LEVEL_COLORS,
     draw_anchor_panel,
     draw_anchors,
     draw_explanation,
     draw_heat_maps,
     draw_levels,
     draw_proposals,
+    level_color,
     level_legend,
+    level_number,
 )
 
 __all__ = [

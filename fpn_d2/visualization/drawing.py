@@ -71,27 +71,25 @@ def draw_masks(
     """Draw labelled masks with a translucent fill and a solid outline, small ones on large ones.
 
     Args:
-        image: (H, W, 3) uint8, RGB.
+        image, colors, scale: see :func:`draw_boxes`; returned is a picture like its.
         masks: R masks of the image, as (R, H, W) bool or compact.
         labels: R texts; an empty mask gets none.
-        colors: R colours, as ``#RRGGBB``.
-        scale: the size of the picture relative to the image.
-
-    Returns:
-        (H * scale, W * scale, 3) uint8, RGB.
     """
     compact = isinstance(masks, RegionMasks)
     assert (masks.image_size if compact else masks.shape[1:]) == image.shape[:2]
     assert len(masks) == len(labels) == len(colors), (len(masks), len(labels), len(colors))
-    resized = _resized(Image.fromarray(image), scale)
-    picture = np.array(resized)[:, :, ::-1].copy()  # supervision draws on BGR
+    # supervision draws on BGR.
+    picture = np.array(_resized(Image.fromarray(image), scale))[:, :, ::-1].copy()
     if compact:
         masks = masks.scaled(*picture.shape[:2])
     areas = masks.areas().numpy(force=True) if compact else np.sum(masks, axis=(1, 2))
     boxes = {}
     # One by one: a thousand masks of a large image do not fit into memory.
     for i in np.argsort(-areas, kind="stable").tolist():
-        mask = masks.paste(i)[0].numpy() if compact else _resized_mask(masks[i], scale)
+        if compact:
+            mask = masks.paste(i)[0].numpy()
+        else:
+            mask = np.array(_resized(Image.fromarray(np.uint8(masks[i]) * 255), scale)) >= 128
         if mask.any():
             boxes[i] = sv.mask_to_xyxy(mask[None])[0]
             picture = _draw_mask(picture, mask, boxes[i], sv.Color.from_hex(colors[i]))
@@ -108,18 +106,13 @@ def draw_detections(
     """Draw boxes or masks with their classes and scores, and enlarge a small image.
 
     Args:
-        image: (H, W, 3) uint8, RGB.
+        image: (H, W, 3) uint8, RGB; returned is such a picture.
         detections: R detections; see :meth:`fpn_d2.inference.Predictor.detect`.
         names: the names of the classes; see :func:`fpn_d2.inference.class_names`.
-
-    Returns:
-        (H', W', 3) uint8, RGB.
     """
     texts, scale = detection_texts(detections, names), picture_scale(image)
-    if detections.has("pred_classes"):
-        kinds = detections.pred_classes.tolist()
-    else:
-        kinds = range(len(detections))  # neighbours in different colours
+    # Without classes neighbours differ in colour.
+    kinds = detections.get_fields().get("pred_classes", np.arange(len(detections))).tolist()
     colors = [class_color(kind) for kind in kinds]
     if not detections.has("pred_masks"):
         return draw_boxes(image, detections.pred_boxes.tensor.numpy(), texts, colors, scale)
@@ -148,10 +141,6 @@ def _resized(picture: Image.Image, scale: float) -> Image.Image:
     return picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
 
 
-def _resized_mask(mask: np.ndarray, scale: float) -> np.ndarray:
-    return np.asarray(_resized(Image.fromarray(np.uint8(mask) * 255), scale)) >= 128
-
-
 def _draw_mask(
     picture: np.ndarray, mask: np.ndarray, box: np.ndarray, color: sv.Color
 ) -> np.ndarray:
@@ -166,9 +155,9 @@ def _draw_dashes(picture: Image.Image, boxes: np.ndarray) -> None:
     """Put white dashes onto the sides of boxes, in place."""
     draw = ImageDraw.Draw(picture)
     for x0, y0, x1, y1 in boxes.tolist():
-        for left in np.arange(x0 + 5, x1 - 4, 10):
-            for y in (y0, y1):
-                draw.line((left, y, min(left + 4, x1), y), fill="white", width=3)
-        for top in np.arange(y0 + 5, y1 - 4, 10):
-            for x in (x0, x1):
-                draw.line((x, top, x, min(top + 4, y1)), fill="white", width=3)
+        lines = [(x, y, min(x + 4, x1), y) for x in np.arange(x0 + 5, x1 - 4, 10) for y in (y0, y1)]
+        lines += [
+            (x, y, x, min(y + 4, y1)) for y in np.arange(y0 + 5, y1 - 4, 10) for x in (x0, x1)
+        ]
+        for line in lines:
+            draw.line(line, fill="white", width=3)

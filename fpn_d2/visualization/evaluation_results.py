@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from pycocotools.coco import COCO
 
+from ..data.images import read_image
 from ..data.proposals import read_proposals
 from ..evaluation import load_ground_truth
 from ..utils.errors import UserError
 from ..utils.files import read_json
 from .drawing import class_color, draw_boxes, draw_masks
 from .layout import side_by_side
+
+Results = Sequence[Mapping[str, Any]]  # of an image, in COCO's form
 
 
 def draw_results(
@@ -38,12 +40,10 @@ def draw_results(
     an object that none meets at an IoU of 0.5 is labelled as missed.
 
     Args:
-        inference_dir: ``<OUTPUT_DIR>/inference/<data set>``, as an evaluation left it.
+        inference_dir, threshold, proposals: see :func:`read_results`. An evaluation keeps an
+            image's best 100 masks and 1000 boxes.
         output_dir: the folder for the pictures; made where it is missing.
         num_images: the number of images.
-        threshold: the least score of a detection that is drawn.
-        proposals: the number of an image's best proposals that count; an evaluation keeps 100
-            masks and 1000 boxes.
 
     Returns:
         the files written.
@@ -54,19 +54,16 @@ def draw_results(
     kind, found = read_results(inference_dir, threshold=threshold, proposals=proposals)
     coco, image_root = load_ground_truth(os.path.basename(os.path.normpath(inference_dir)))
     os.makedirs(output_dir, exist_ok=True)
-    title = {
-        "bbox": f"detections (score >= {threshold:g})",
-        "box_proposals": f"the best of the first {proposals} boxes, and its IoU",
-        "mask_proposals": f"the best of the first {proposals} masks, and its IoU",
-    }[kind]
+    title = f"detections (score >= {threshold:g})"
+    if kind != "bbox":
+        regions = "masks" if kind == "mask_proposals" else "boxes"
+        title = f"the best of the first {proposals} {regions}, and its IoU"
     files = []
     for image_id in sorted(coco.imgs)[:num_images]:
         name = coco.imgs[image_id]["file_name"]
-        image = read_image(os.path.join(image_root, name), format="RGB")
-        if kind == "bbox":
-            truth, drawn = _draw_detections(image, coco, image_id, found[image_id])
-        else:
-            truth, drawn = _draw_best_proposals(kind, image, coco, image_id, found[image_id])
+        image = read_image(os.path.join(image_root, name))
+        draw = _draw_detections if kind == "bbox" else _draw_best_proposals
+        truth, drawn = draw(image, kind, coco, image_id, found[image_id])
         stem = os.path.splitext(os.path.basename(name))[0]
         files.append(os.path.join(output_dir, f"{stem}.png"))
         side_by_side({"ground truth": truth, title: drawn}).save(files[-1])
@@ -119,15 +116,14 @@ def read_results(
 
 
 def overlaps_with_objects(
-    kind: str, coco: COCO, image_id: int, results: Sequence[Mapping[str, Any]]
+    kind: str, coco: COCO, image_id: int, results: Results
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Compute how well each result of an image covers each of its objects.
 
     Args:
-        kind: the kind of the results.
+        kind, results: see :func:`read_results`; R results of the image.
         coco: the ground truth.
         image_id: the image.
-        results: R results; see :func:`read_results`.
 
     Returns:
         the G annotations without crowds, and the IoU of each result with each of them, (R, G)
@@ -149,26 +145,21 @@ def overlaps_with_objects(
 
 
 def _draw_detections(
-    image: np.ndarray, coco: COCO, image_id: int, detections: Sequence[Mapping[str, Any]]
+    image: np.ndarray, kind: str, coco: COCO, image_id: int, detections: Results
 ) -> list[np.ndarray]:
     """Draw the annotations, crowds included, and the detections, in the colours of the classes."""
-    ids = sorted(coco.cats)
-    pictures = []
+    ids, pictures = sorted(coco.cats), []
     for objects in (coco.imgToAnns[image_id], detections):
+        names = [coco.cats[o["category_id"]]["name"] for o in objects]
         scores = [f" {o['score']:.2f}" if "score" in o else "" for o in objects]
-        kinds = [o["category_id"] for o in objects]
-        labels = [coco.cats[k]["name"] + score for k, score in zip(kinds, scores, strict=True)]
-        colors = [class_color(ids.index(k)) for k in kinds]
+        labels = [name + score for name, score in zip(names, scores, strict=True)]
+        colors = [class_color(ids.index(o["category_id"])) for o in objects]
         pictures.append(_draw(image, [o["bbox"] for o in objects], labels, colors))
     return pictures
 
 
 def _draw_best_proposals(
-    kind: str,
-    image: np.ndarray,
-    coco: COCO,
-    image_id: int,
-    proposals: Sequence[Mapping[str, Any]],
+    image: np.ndarray, kind: str, coco: COCO, image_id: int, proposals: Results
 ) -> list[np.ndarray]:
     """Draw the objects, and for each the proposal that fits it best."""
     objects, ious = overlaps_with_objects(kind, coco, image_id, proposals)

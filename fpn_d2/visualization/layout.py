@@ -109,17 +109,15 @@ def stack(pictures: Sequence[np.ndarray], *, gap: int = 0, margin: int = 0) -> n
 
     Args:
         pictures: one or several.
-        gap: the space between two pictures, in pixels.
-        margin: the space around all of them, in pixels.
+        gap, margin: the space between two pictures and around all of them, in pixels.
     """
     width = max(picture.shape[1] for picture in pictures)
     rows = []
     for picture in pictures:
         space = ((0, gap), (0, width - picture.shape[1]), (0, 0))
         rows.append(np.pad(picture, space, constant_values=255))
-    whole = np.concatenate(rows)
-    sides = (margin, margin)
-    return np.pad(whole[: len(whole) - gap], (sides, sides, (0, 0)), constant_values=255)
+    whole = np.concatenate(rows)[: -gap or None]
+    return np.pad(whole, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)
 
 
 def beside(pictures: Sequence[np.ndarray], *, gap: int = 0) -> np.ndarray:

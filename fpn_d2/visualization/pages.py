@@ -1,19 +1,64 @@
-"""HTML pages of one style, each a single file that needs no network."""
+"""HTML pages of one style, each a single file that needs no network, and their SVG charts."""
 
 import base64
 import io
 import os
+from typing import NamedTuple
 
 import jinja2
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
+
+
+class Chart(NamedTuple):
+    """A figure of a page.
+
+    Args:
+        title: says what the figure shows.
+        caption: says how to read it.
+        svg: the figure as an ``<svg>`` element.
+    """
+
+    title: str
+    caption: str
+    svg: str
+
+
+def new_axes(width: float = 6.0, height: float = 4.4) -> tuple[Figure, Axes]:
+    """Make an empty figure of this width and height, in inches, with one pair of axes."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", lw=0.7)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def to_svg(figure: Figure, prefix: str, description: str) -> str:
+    """Return a figure as an ``<svg>`` element whose ids are unique on the page.
+
+    Args:
+        figure: the figure.
+        prefix: the prefix of its ids; each figure of a page has its own.
+        description: the text for readers who cannot see the figure.
+    """
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": prefix}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for mark in (' id="', 'href="#', "url(#"):
+        svg = svg.replace(mark, f"{mark}{prefix}-")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
 
 
 def page_environment(folder: str) -> jinja2.Environment:
     """Return the environment that renders a page's template.
 
     Args:
-        folder: the folder of the template. The template may include ``page.css``, the style of all
-            pages.
+        folder: the folder of the template, which may include ``page.css``, the style of all pages.
     """
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader([folder, os.path.dirname(__file__)]),

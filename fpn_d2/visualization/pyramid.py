@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from ..inference.explanation import Explanation
-from .drawing import detection_texts, draw_boxes
+from .drawing import PALETTE, detection_texts, draw_boxes
 from .layout import beside, legend, picture_scale, stack, text_block
-from .levels import level_color, level_number
 
+# Neighbouring levels differ in lightness too: orange, blue, green, purple, sky blue, vermilion.
+LEVEL_COLORS = dict(zip(range(2, 8), (PALETTE[i] for i in (0, 4, 2, 6, 1, 5)), strict=True))
 HEAT_MAP_TITLES = {
     "lateral": "1x1 lateral alone, without the top-down path",
     "merged": "merged with the coarser level, before the 3x3",
@@ -24,12 +25,28 @@ _COLOR_MAP = "viridis"  # perceptually uniform, whatever the colour vision
 _GAP = 8
 
 
+def level_number(feature: str) -> int:
+    """Return the level of a feature: 4 for ``"p4"``, ``"res4"`` and ``"c4"``.
+
+    Raises:
+        ValueError: if the name does not end in a digit.
+    """
+    if not feature[-1:].isdigit():
+        raise ValueError(
+            f"{feature!r} names no level; a feature's name ends in its level, as p4 or res4 do"
+        )
+    return int(feature[-1])
+
+
+def level_color(level: int) -> str:
+    """Return the colour of a level as ``#RRGGBB``; P2 to P7 have their own, others share them."""
+    return LEVEL_COLORS[2 + (level - 2) % len(LEVEL_COLORS)]
+
+
 def draw_levels(explanation: Explanation, names: Sequence[str] = ()) -> np.ndarray:
     """Draw each detection in the colour of the level that Eq. 1 chose for it.
 
-    Args:
-        explanation: the explanation.
-        names: the names of the classes; see :func:`fpn_d2.inference.class_names`.
+    ``names`` are those of the classes; see :func:`fpn_d2.inference.class_names`.
     """
     levels = explanation.levels.tolist()
     texts = detection_texts(explanation.detections, names)
@@ -49,15 +66,10 @@ def level_legend(levels: Sequence[int | str], texts: Sequence[str] = ()) -> np.n
         levels: numbers, or names of features such as ``"p4"``.
         texts: a text for each level, which follows its name; none by default.
     """
-    numbers = [level if isinstance(level, int) else level_number(level) for level in levels]
-    titles = [_level_title(level) for level in levels]
-    pairs = zip(titles, texts or [""] * len(titles), strict=True)
-    words = [f"{title} {text}".strip() for title, text in pairs]
-    return legend(words, [level_color(number) for number in numbers])
-
-
-def _level_title(level: int | str) -> str:
-    return f"P{level}" if isinstance(level, int) else level.capitalize()
+    names = [f"P{level}" if isinstance(level, int) else level.capitalize() for level in levels]
+    pairs = zip(names, texts or [""] * len(names), strict=True)
+    words = [f"{name} {text}".strip() for name, text in pairs]
+    return legend(words, [level_color(level_number(name)) for name in names])
 
 
 def draw_heat_maps(explanation: Explanation, *, width: int = 300) -> np.ndarray:
@@ -66,23 +78,17 @@ def draw_heat_maps(explanation: Explanation, *, width: int = 300) -> np.ndarray:
     The value of a cell is the mean absolute activation of its channels. Each map is scaled from its
     least to its largest value, and both are written above it.
 
-    Args:
-        explanation: the explanation.
-        width: the width of a map, in pixels.
+    ``width`` is that of a map, in pixels.
     """
     names = [n for n in explanation.strides if any(n in f for f in explanation.features.values())]
     rows = []
     for kind, maps in explanation.features.items():
         cells = [_heat_map(explanation, maps.get(name), name, width) for name in names]
         row = beside(cells, gap=_GAP)
-        rows += [text_block(_heat_map_title(explanation, kind), row.shape[1]), row]
+        alone = kind == "output" and len(explanation.features) == 1
+        title = "what the heads read" if alone else HEAT_MAP_TITLES[kind]
+        rows += [text_block(title, row.shape[1]), row]
     return stack(rows, gap=4)
-
-
-def _heat_map_title(explanation: Explanation, kind: str) -> str:
-    if kind == "output" and len(explanation.features) == 1:
-        return "what the heads read"
-    return HEAT_MAP_TITLES[kind]
 
 
 def _heat_map(
@@ -92,7 +98,7 @@ def _heat_map(
     height = max(1, round(width * image_height / image_width))
     if activation is None:
         blank = np.full((height, width, 3), 238, np.uint8)
-        return stack([text_block(f"{_level_title(name)}: none", width, lines=2, size=13), blank])
+        return stack([text_block(f"{name.capitalize()}: none", width, lines=2, size=13), blank])
     low, high = float(activation.min()), float(activation.max())
     unit = (activation - low) / max(high - low, 1e-12)
     colors = (matplotlib.colormaps[_COLOR_MAP](unit)[..., :3] * 255).round().astype(np.uint8)
@@ -102,18 +108,14 @@ def _heat_map(
     whole = (max(width, round(columns * cell)), max(height, round(rows * cell)))
     resized = Image.fromarray(colors).resize(whole, Image.Resampling.NEAREST)
     title = (
-        f"{_level_title(name)}, stride {explanation.strides[name]}, {columns} x {rows} cells\n"
+        f"{name.capitalize()}, stride {explanation.strides[name]}, {columns} x {rows} cells\n"
         f"{low:.3g} to {high:.3g}"
     )
     return stack([text_block(title, width, lines=2, size=13), np.array(resized)[:height, :width]])
 
 
 def draw_anchors(explanation: Explanation) -> np.ndarray:
-    """Draw the anchors that match the objects in their levels' colours, and the objects in white.
-
-    Args:
-        explanation: the explanation, with ``anchors``.
-    """
+    """Draw the anchors that match objects in their levels' colours, and the objects in white."""
     matches, scale = explanation.anchors, picture_scale(explanation.image)
     assert matches is not None
     colors = [level_color(level_number(level)) for level in matches.levels]
@@ -125,10 +127,7 @@ def draw_anchors(explanation: Explanation) -> np.ndarray:
 def draw_proposals(explanation: Explanation, *, number: int = 10, width: int = 300) -> np.ndarray:
     """Draw the best proposals of each level, in a picture for each level.
 
-    Args:
-        explanation: the explanation, with ``proposals``.
-        number: the number of proposals of a level.
-        width: the width of a picture, in pixels.
+    ``number`` is how many of a level are drawn, and ``width`` that of a picture, in pixels.
     """
     cells = []
     for name, proposals in explanation.proposals.items():
@@ -141,18 +140,13 @@ def draw_proposals(explanation: Explanation, *, number: int = 10, width: int = 3
             scale=width / explanation.image.shape[1],
         )
         span = f"{scores[-1]:.2f} to {scores[0]:.2f}" if len(scores) else "-"
-        title = f"{_level_title(name)}: best {len(boxes)}\nscores {span}"
+        title = f"{name.capitalize()}: best {len(boxes)}\nscores {span}"
         cells.append(stack([text_block(title, width, lines=2, size=13), picture]))
     return beside(cells, gap=_GAP)
 
 
 def draw_explanation(explanation: Explanation, names: Sequence[str] = ()) -> np.ndarray:
-    """Draw everything that the model has on one page.
-
-    Args:
-        explanation: the explanation.
-        names: the names of the classes; see :func:`fpn_d2.inference.class_names`.
-    """
+    """Draw everything that the model has on one page; ``names`` as in :func:`draw_levels`."""
     levels = range(explanation.level_range[0], explanation.level_range[1] + 1)
     counts = [f"({int((explanation.levels == level).sum())})" for level in levels]
     eq1 = (
@@ -180,11 +174,7 @@ def draw_explanation(explanation: Explanation, names: Sequence[str] = ()) -> np.
 
 
 def draw_anchor_panel(explanation: Explanation) -> np.ndarray:
-    """Draw the picture of :func:`draw_anchors` between a title and a legend of the levels.
-
-    Args:
-        explanation: the explanation, with ``anchors``.
-    """
+    """Draw the picture of :func:`draw_anchors` between a title and a legend of the levels."""
     matches = explanation.anchors
     what = "objects" if matches.to_ground_truth else "detections"
     title = (
