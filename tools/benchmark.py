@@ -70,19 +70,10 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def describe_benchmark() -> dict[str, Any]:
-    """Describe what a benchmark runs on; call it before the benchmark.
-
-    Returns:
-        ``{threads, machine, versions, commit}``, the last three as words.
-    """
+    """Describe what a benchmark runs on, in words: ``{threads, machine, versions, commit}``."""
     machine = describe_machine()
-    parts = [
-        machine["processor"],
-        f"{machine['cores']} cores",
-        f"{machine['memory_gib']} GiB",
-        *machine["instructions"],
-        *machine["gpus"],
-    ]
+    sizes = [f"{machine['cores']} cores", f"{machine['memory_gib']} GiB"]
+    parts = [machine["processor"], *sizes, *machine["instructions"], *machine["gpus"]]
     versions = describe_versions() | installed_versions("onnx", "onnxruntime", "openvino")
     return {
         "threads": torch.get_num_threads(),
@@ -92,21 +83,15 @@ def describe_benchmark() -> dict[str, Any]:
     }
 
 
-def write_benchmark(rows: Sequence[dict[str, Any]], description: dict[str, Any], path: str) -> None:
-    """Write what has been measured so far.
-
-    Args:
-        rows: see :func:`benchmark.contest.make_row`.
-        description: see :func:`describe_benchmark`; every row gets it, so that the files of several
-            machines can be put together.
-        path: the JSON file, a list of rows.
+def write_benchmark(rows: Sequence[dict[str, Any]], path: str) -> None:
+    """Write a list of rows; see :func:`benchmark.contest.make_row`.
 
     Raises:
         UserError: where the file cannot be written.
     """
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        write_json(path, [{**row, **description} for row in rows])
+        write_json(path, rows)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error}); name another file") from error
 
@@ -125,14 +110,16 @@ def main() -> None:
     with exit_on_user_error():
         rows, description = [], describe_benchmark()
         if args.json and not os.path.exists(args.json):
-            write_benchmark([], description, args.json)  # before minutes of work are lost
+            write_benchmark([], args.json)  # before minutes of work are lost
         for task, share, *arguments in calls:
             start = time.perf_counter()
             rounds = max(1, int(share * args.rounds))
-            rows += run_task(task, args.device, rounds, *arguments)
+            # Each row tells where it is from, so that files of several machines can be joined.
+            found = run_task(task, args.device, rounds, *arguments)
+            rows += [{**row, **description} for row in found]
             print(f"{task.__name__}: {time.perf_counter() - start:.0f} s", flush=True)
             if args.json:
-                write_benchmark(rows, description, args.json)
+                write_benchmark(rows, args.json)
         print(benchmark_table(rows))
         if args.profile:
             keep_freed_memory()

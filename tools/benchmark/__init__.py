@@ -10,5 +10,6 @@ paper_rows   task: every row of the paper's Tables 1 to 3
 agreement    task: the detections of a trained model, prepared and as Detectron2 runs it
 profiling    the operators that take a detector's time
 
-A task is a generator of comparisons (:class:`benchmark.contest.Comparison`).
+A task is a generator of comparisons (:class:`benchmark.contest.Comparison`). Its ``device`` is
+"cpu" or "cuda", and a ``size`` the height and the width of an image in pixels.
 """

@@ -5,7 +5,7 @@ import io
 import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,8 +45,7 @@ def benchmark_agreement(
 
     Args:
         device: "cpu" or "cuda".
-        config: the model's config, whose first test set is read.
-        weights: the model's checkpoint.
+        config, weights: the model's config, whose first test set is read, and its checkpoint.
         images: how many images of the test set are read.
         opts: overrides of the config, ``[KEY, value, ...]``.
 
@@ -74,16 +73,15 @@ def benchmark_agreement(
     for variant in variants_of(device):
         ready = prepare_model(model, precision=PRECISIONS[variant])
         models = {"ours": ready, "detectron2": plain}
-        calls = {name: _pass(model, batches) for name, model in models.items()}
+        calls = {
+            name: torch.no_grad()(lambda model=model: [model(inputs) for inputs in batches])
+            for name, model in models.items()
+        }
         timings = yield Comparison(calls, kept=["ours"])
         if timings:
             error, more = _compare_detections(cfg, plain, ready, batches)
             rows.append(make_row("agreement", variant, timings, error, **more))
     return rows
-
-
-def _pass(model: nn.Module, batches: list[list[dict]]) -> Callable[[], Any]:
-    return torch.no_grad()(lambda: [model(inputs) for inputs in batches])
 
 
 def _compare_detections(

@@ -6,7 +6,6 @@ have both, so that a task runs in two. The main process times it: it asks one of
 at a time, while the other waits.
 """
 
-import dataclasses
 import functools
 import gc
 import multiprocessing
@@ -26,13 +25,11 @@ from fpn_d2.utils.timing import seconds_of, time_in_turn
 Row = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """What a call took.
 
     Args:
-        seconds: the median of its rounds.
-        fastest, slowest: the shortest and the longest round, in seconds.
+        seconds, fastest, slowest: the median, the shortest and the longest round.
         rounds: how many rounds were timed.
         peak_mib: the most memory that it held beyond what its process held before, in MiB and with
             the C library's own settings; None where the system does not tell.
@@ -87,10 +84,10 @@ def run_task(task: Callable[..., Comparisons], device: str, rounds: int, *args: 
             plain.submit(keeps_memory)  # starts it while the other one starts
             if not _ask(keeping, _keep_memory):
                 keeping = plain
-            step = _ask_all({plain, keeping}, _start, task, device, args)[plain]
+            step = _ask_both(plain, keeping, _start, task, device, args)
             while isinstance(step, Comparison):
                 timings = _time(step, rounds, plain, keeping)
-                step = _ask_all({plain, keeping}, _advance, timings)[plain]
+                step = _ask_both(plain, keeping, _advance, timings)
             return step
     except UserError:
         raise
@@ -105,11 +102,11 @@ def _ask(process: Executor, function: Callable[..., Any], *args: Any) -> Any:
     return process.submit(function, *args).result()
 
 
-def _ask_all(
-    processes: Collection[Executor], function: Callable[..., Any], *args: Any
-) -> dict[Executor, Any]:
-    futures = {process: process.submit(function, *args) for process in processes}
-    return {process: future.result() for process, future in futures.items()}
+def _ask_both(plain: Executor, keeping: Executor, function: Callable, *args: Any) -> Any:
+    """Call a function in both processes at once, and return what it returns in the plain one."""
+    futures = [process.submit(function, *args) for process in dict.fromkeys((plain, keeping))]
+    first, *_ = [future.result() for future in futures]
+    return first
 
 
 def _time(names: Comparison, rounds: int, plain: Executor, keeping: Executor) -> dict[str, Timing]:
@@ -121,20 +118,23 @@ def _time(names: Comparison, rounds: int, plain: Executor, keeping: Executor) ->
         for label, (process, name) in places.items()
     }
     measured = time_in_turn(contestants, rounds, measure=lambda call: call())
-    # All peaks are of the plain process, as the other one takes little anew.
-    peaks = {
-        name: measured[name][-1].peak if places[name][0] is plain else _ask(plain, _peak, name)
-        for name in names.calls
-    }
+    # All peaks are of the plain process, as the other one takes little anew. There a first call
+    # takes what stays, such as momentum.
+    peaks = {}
+    for name in names.calls:
+        found = measured[name]
+        if places[name][0] is not plain:
+            found = [_ask(plain, _measure, name) for _ in range(2)]
+        peaks[name] = found[-1][1]
     timings = {}
     for label, (_, name) in places.items():
-        seconds = [each.seconds for each in measured[label]]
-        spread = min(seconds), max(seconds)
-        timings[label] = Timing(statistics.median(seconds), *spread, len(seconds), peaks[name])
+        seconds = [each for each, _ in measured[label]]
+        spread = statistics.median(seconds), min(seconds), max(seconds)
+        timings[label] = Timing(*spread, len(seconds), peaks[name])
     return timings
 
 
-# --- what runs in a process of a task
+# What runs in a process of a task
 
 _keeps_memory = False
 _device = "cpu"
@@ -172,47 +172,27 @@ def _advance(timings: dict[str, Timing] | None) -> Comparison | list[Row]:
     return Comparison(calls, list(_comparison.kept), list(_comparison.both))
 
 
-class _Measured(NamedTuple):
-    seconds: float
-    peak: float | None  # of memory, in MiB
-
-
-def _measure(name: str) -> _Measured:
+def _measure(name: str) -> tuple[float, float | None]:
+    """Make a call; returns its seconds and its peak of memory in MiB, None where it is not told."""
     gc.collect()
-    before = _reset_peak()
-    seconds = seconds_of(_comparison.calls[name])
-    return _Measured(seconds, None if before is None else _highest() - before)
-
-
-def _peak(name: str) -> float | None:
-    _measure(name)  # takes what stays, such as momentum
-    return _measure(name).peak
-
-
-def _reset_peak() -> float | None:
-    """Forget the peak of memory so far, and return what is held now in MiB, or None if unknown."""
     if _device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / 2**20
+        before = torch.cuda.memory_allocated()
+        seconds = seconds_of(_comparison.calls[name])
+        return seconds, (torch.cuda.max_memory_allocated() - before) / 2**20
     try:
         with open("/proc/self/clear_refs", "w") as file:  # Linux: sets VmHWM to VmRSS
             file.write("5")
-        return _status("VmRSS")
+        before = _status("VmRSS")
     except OSError:
-        return None
-
-
-def _highest() -> float:
-    return torch.cuda.max_memory_allocated() / 2**20 if _device == "cuda" else _status("VmHWM")
+        return seconds_of(_comparison.calls[name]), None
+    return seconds_of(_comparison.calls[name]), _status("VmHWM") - before
 
 
 def _status(name: str) -> float:
     """A line of /proc/self/status, in MiB."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(f"{name}:")) / 1024
-
-
-# --- the result
 
 
 def make_row(
@@ -228,21 +208,22 @@ def make_row(
 ) -> Row:
     """Make a row of the result.
 
+    Its ``ratio`` is how many times as fast as the baseline, ``spread`` the fastest and the slowest
+    round in seconds, and each peak is in MiB beyond what the process held.
+
     Args:
-        task: what was timed.
-        variant: which variant of this package.
+        task, variant: what was timed, and which variant of this package.
         timings: the timings of a comparison.
         max_error: the largest difference of the outputs, as the task defines it.
         share_of_matmul: the share of :func:`benchmark.precisions.matmul_rates` that ours reached.
-        ours: the name of the variant in ``timings``.
-        baseline: the name in ``timings`` of what was timed beside it.
+        ours, baseline: the names in ``timings`` of the variant and of what was timed beside it.
         more: further keys of the task's own.
-
-    Returns:
-        ``ratio`` is how many times as fast as the baseline, ``spread`` the fastest and the slowest
-        round in seconds, and each peak is in MiB beyond what the process held.
     """
     mine, theirs = timings[ours], timings[baseline]
+
+    def rounded(value: float | None, digits: int | None = None) -> float | None:
+        return None if value is None else round(value, digits)
+
     return {
         "task": task,
         "variant": variant,
@@ -254,8 +235,8 @@ def make_row(
         "rounds": mine.rounds,
         "spread": [round(mine.fastest, 5), round(mine.slowest, 5)],
         "baseline_spread": [round(theirs.fastest, 5), round(theirs.slowest, 5)],
-        "peak_mib": None if mine.peak_mib is None else round(mine.peak_mib),
-        "baseline_peak_mib": None if theirs.peak_mib is None else round(theirs.peak_mib),
-        "share_of_matmul": None if share_of_matmul is None else round(share_of_matmul, 2),
+        "peak_mib": rounded(mine.peak_mib),
+        "baseline_peak_mib": rounded(theirs.peak_mib),
+        "share_of_matmul": rounded(share_of_matmul, 2),
         **more,
     }

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fpn_d2.inference import compile_backbone, prepare_model
-from fpn_d2.utils.devices import has_bfloat16
 
 from .contest import Comparison, Comparisons, keeps_memory, make_row
 from .networks import SIZE, build_networks, image_record, output_of
@@ -39,12 +38,8 @@ def benchmark_inference(
     """Compare the detector's inference on an image.
 
     ``max_error`` is the box head's on the same proposals; beside torchvision, which pools in
-    another way, it is that of the pyramid's features.
-
-    Args:
-        device: "cpu" or "cuda".
-        compiled: add the variants with torch.compile.
-        size: height and width of the image in pixels.
+    another way, it is that of the pyramid's features. ``compiled`` adds variants with
+    torch.compile.
     """
     networks = build_networks(device, size)
     inputs = [image_record(0, size)]
@@ -92,12 +87,7 @@ def _is_comparable(baseline: str, variant: str) -> bool:
 
 
 def call_without_grad(model: Callable[[Any], Any], inputs: Any) -> Callable[[], Any]:
-    """Make a model's inference a call without arguments.
-
-    Args:
-        model: in eval mode.
-        inputs: what the model takes.
-    """
+    """Make the inference of a model in eval mode a call without arguments."""
     return torch.no_grad()(lambda: model(inputs))
 
 
@@ -106,9 +96,6 @@ def _count_flops(call: Callable[[], Any]) -> int:
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
-
-
-# --- what else a user could pick
 
 
 def _others(model: nn.Module, image: Tensor, device: str) -> Calls:
@@ -144,16 +131,12 @@ def _openvino(path: str, image: np.ndarray) -> Calls:
     import openvino
 
     graph, calls = openvino.convert_model(path), {}
-    hints = {"fp32": "f32"} | ({"bf16": "bf16"} if has_bfloat16("cpu") else {})
-    for variant, hint in hints.items():
-        threads = torch.get_num_threads()
+    for variant in variants_of("cpu"):
+        hint, threads = "f32" if variant == "fp32" else variant, torch.get_num_threads()
         settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
         compiled = openvino.compile_model(graph, "CPU", settings)
         calls[f"openvino {variant}"] = lambda compiled=compiled: compiled([image])
     return calls
-
-
-# --- training
 
 
 def benchmark_training(
@@ -161,12 +144,8 @@ def benchmark_training(
 ) -> Comparisons:
     """Compare a training step of two images with 8 objects each.
 
-    ``max_error`` is :func:`benchmark.outputs.loss_error`.
-
-    Args:
-        device: "cpu" or "cuda".
-        compiled: add the variants with torch.compile.
-        size: height and width of the images in pixels.
+    ``max_error`` is :func:`benchmark.outputs.loss_error`. ``compiled`` adds variants with
+    torch.compile.
     """
     networks = build_networks(device, size)
     inputs = [image_record(seed, size, objects=8) for seed in (1, 2)]
@@ -198,16 +177,12 @@ def benchmark_training(
 
 
 def training_step(
-    cfg: CfgNode,
-    model: nn.Module,
-    inputs: list[dict[str, Any]],
-    dtype: torch.dtype | None,
+    cfg: CfgNode, model: nn.Module, inputs: list[dict[str, Any]], dtype: torch.dtype | None
 ) -> Callable[[], float]:
     """Make a training step a call that returns its loss and leaves the weights as they are.
 
     Args:
-        cfg: decides the optimizer.
-        model: in training mode.
+        cfg, model: the model, in training mode, and its config, which decides the optimizer.
         inputs: a batch as models of Detectron2 take it.
         dtype: the dtype of autocast; None for float32.
     """

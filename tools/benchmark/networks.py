@@ -5,6 +5,7 @@ without them activations and with them boxes grow from block to block, and NMS l
 of a thousand. The strides are where torchvision has them (STRIDE_IN_1X1 False).
 """
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ def build_networks(device: str, size: tuple[int, int]) -> Networks:
 
     Args:
         device: "cpu" or "cuda".
-        size: height and width of the image whose statistics the norms hold, in pixels.
+        size: height and width, in pixels, of the image whose statistics the norms hold.
     """
     cfg = load_config(_CONFIG, ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", *_AS_TORCHVISION])
     torch.manual_seed(0)
@@ -71,26 +72,20 @@ def build_networks(device: str, size: tuple[int, int]) -> Networks:
     weights = convert_torchvision(theirs.state_dict(), norm_eps=1e-5, all_classes=True).weights
     ours = Trainer.build_model(cfg).eval()
     stock = build_model(stock_config(cfg)).eval()
-    _load(ours, weights)
-    stock.load_state_dict(ours.state_dict())
-    return Networks(cfg, ours, stock, theirs.to(device))
-
-
-def _load(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    missing, unexpected = ours.load_state_dict(weights, strict=False)
     # Colours and anchors are not weights.
     left = [name for name in missing if "pixel_" not in name and "cell_anchors" not in name]
     assert not left, left
     assert not unexpected, unexpected
+    stock.load_state_dict(ours.state_dict())
+    return Networks(cfg, ours, stock, theirs.to(device))
 
 
 @torch.no_grad()
 def settle_norms(model: nn.Module, call: Callable[[], Any]) -> None:
-    """Give every norm the mean and the variance of its input, in place.
+    """Give every norm, frozen or in eval mode, the mean and the variance of its input, in place.
 
-    Args:
-        model: with batch norm, frozen or in eval mode.
-        call: runs the model.
+    ``call`` runs the model.
     """
 
     def settle(norm: nn.Module, inputs: tuple[Tensor]) -> None:
@@ -98,13 +93,11 @@ def settle_norms(model: nn.Module, call: Callable[[], Any]) -> None:
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance.clamp(min=1e-4))
 
-    norms = [module for module in model.modules() if hasattr(module, "running_mean")]
-    hooks = [norm.register_forward_pre_hook(settle) for norm in norms]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for module in model.modules():
+            if hasattr(module, "running_mean"):
+                hooks.enter_context(module.register_forward_pre_hook(settle))
         call()
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @torch.no_grad()
@@ -119,26 +112,18 @@ def _spread_scores(layer: nn.Linear, call: Callable[[], Any]) -> None:
 def output_of(module: nn.Module, call: Callable[[], Any]) -> Any:
     """What a module returns the first time that a call runs it.
 
-    Args:
-        module: must not be compiled: torch.compile leaves out hooks.
-        call: runs the module.
+    The module must not be compiled: torch.compile leaves out hooks.
     """
     found: list[Any] = []
-    hook = module.register_forward_hook(lambda module, inputs, output: found.append(output))
-    try:
+    with module.register_forward_hook(lambda module, inputs, output: found.append(output)):
         call()
-    finally:
-        hook.remove()
     return found[0]
 
 
 def image_record(seed: int, size: tuple[int, int], objects: int = 0) -> dict[str, Any]:
     """Make a record as models of Detectron2 take it, with an image of noise.
 
-    Args:
-        seed: decides the image and the objects.
-        size: height and width of the image in pixels.
-        objects: how many objects it has; with 0 it has no annotations.
+    ``seed`` decides the image and the objects. With 0 objects it has no annotations.
     """
     height, width = size
     generator = torch.Generator().manual_seed(seed)
@@ -150,11 +135,7 @@ def image_record(seed: int, size: tuple[int, int], objects: int = 0) -> dict[str
 
 
 def random_objects(count: int, size: tuple[int, int], generator: torch.Generator) -> Instances:
-    """Annotate random boxes with five classes.
-
-    Args:
-        count, size, generator: see :func:`random_boxes`.
-    """
+    """Annotate :func:`random_boxes` with five classes."""
     objects = Instances(size)
     objects.gt_boxes = Boxes(random_boxes(count, size, generator))
     objects.gt_classes = torch.randint(0, 5, (count,), generator=generator)
@@ -162,12 +143,7 @@ def random_objects(count: int, size: tuple[int, int], generator: torch.Generator
 
 
 def random_boxes(count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Draw boxes of 16 to 512 px, from 1:2 to 2:1, clipped to the image.
-
-    Args:
-        count: how many.
-        size: height and width of the image in pixels.
-        generator: of the random numbers.
+    """Draw boxes of 16 to 512 px, from 1:2 to 2:1, clipped to an image of this height and width.
 
     Returns:
         (count, 4), x0 y0 x1 y1 in pixels.

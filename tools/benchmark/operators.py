@@ -24,6 +24,7 @@ from .networks import CONFIGS, SIZE, image_record, random_boxes, random_objects,
 from .outputs import largest_share
 from .precisions import DTYPES, PRECISIONS, variants_of
 
+Call = Callable[[], Sequence[Tensor]]
 _MATCHING_SIZE = (800, 1000)  # height and width in pixels of the image whose anchors are matched
 
 
@@ -31,12 +32,8 @@ def benchmark_pooling(device: str, count: int = 1000, size: tuple[int, int] = SI
     """Compare the pooling of boxes: 7 x 7 bins, adaptive sampling, 256 channels, P2 to P5.
 
     The forward pass is compared, and that with the backward pass of a random gradient.
-    ``max_error`` is a share of the largest value.
-
-    Args:
-        device: "cpu" or "cuda".
-        count: how many boxes are pooled.
-        size: height and width of the image in pixels, which is padded to multiples of 32.
+    ``max_error`` is a share of the largest value. ``count`` boxes are pooled, and the image is
+    padded to multiples of 32.
     """
     generator = torch.Generator().manual_seed(0)
     height, width = (-(-side // 32) * 32 for side in size)
@@ -58,20 +55,17 @@ def benchmark_pooling(device: str, count: int = 1000, size: tuple[int, int] = SI
         timings = yield Comparison(calls, kept=variants)
         for variant in variants if timings else []:
             error = largest_share(calls[variant](), calls["detectron2"]())
-            row = make_row("pooling", f"{variant} {way}", timings, error, ours=variant)
-            rows.append(row)
+            rows.append(make_row("pooling", f"{variant} {way}", timings, error, ours=variant))
     return rows
 
 
-def _forward(
-    pooler: ROIPooler, levels: list[Tensor], boxes: list[Boxes], _: Tensor
-) -> Callable[[], Sequence[Tensor]]:
+def _forward(pooler: ROIPooler, levels: list[Tensor], boxes: list[Boxes], _: Tensor) -> Call:
     return lambda: [pooler(levels, boxes)]
 
 
 def _backward(
     pooler: ROIPooler, levels: list[Tensor], boxes: list[Boxes], gradient: Tensor
-) -> Callable[[], Sequence[Tensor]]:
+) -> Call:
     leaves = [level.detach().requires_grad_() for level in levels]
     return lambda: torch.autograd.grad(pooler(leaves, boxes), leaves, gradient)
 
@@ -82,12 +76,7 @@ def benchmark_matching(
     """Compare the matching of many objects with P2's anchors (Table 1(f), 750k at its size).
 
     It is above all the peaks of memory that differ. ``max_error`` is the share of the anchors that
-    are sampled differently.
-
-    Args:
-        device: "cpu" or "cuda".
-        count: how many objects the image has.
-        size: height and width of the image in pixels.
+    are sampled differently. The image has ``count`` objects.
     """
     cfg = load_config(CONFIGS / "RPN" / "rpn_R_50_P2.yaml", ["MODEL.DEVICE", device])
     rpn = build_proposal_generator(cfg, {"p2": ShapeSpec(channels=1, stride=4)})
@@ -113,10 +102,6 @@ def benchmark_mask_proposals(device: str, size: tuple[int, int] = SIZE) -> Compa
     """Compare Table 6's MLPs on the pyramid with an image pyramid of the one of 5x5.
 
     There is no ``max_error``, as the outputs are not the same.
-
-    Args:
-        device: "cpu" or "cuda".
-        size: height and width of the image in pixels.
     """
     opts = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", ""]
     inputs = [image_record(0, size)]

@@ -14,11 +14,8 @@ from .networks import output_of
 
 
 def largest_share(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference of tensors, as a share of the largest value of each.
-
-    Args:
-        found, expected: tensors of the same shapes.
-    """
+    """The largest difference of tensors of the same shapes, as a share of the largest value of
+    each."""
     return max(
         float((a.float() - b).abs().max() / b.abs().max())
         for a, b in zip(found, expected, strict=True)
@@ -31,11 +28,9 @@ def feature_error(
     call: Callable[[], Any],
     their_call: Callable[[], Any],
 ) -> float:
-    """The :func:`largest_share` of the features of two detectors.
+    """The :func:`largest_share` of the features of two detectors of the same weights.
 
-    Args:
-        ours, theirs: detectors with the same weights and a ``backbone``.
-        call, their_call: run them on the same image.
+    ``call`` and ``their_call`` run them on the same image.
     """
     found, expected = output_of(ours.backbone, call), output_of(theirs.backbone, their_call)
     return largest_share([*found.values()], [*expected.values()])
@@ -48,8 +43,7 @@ def head_errors(
     """Compare the class scores and box deltas of two detectors on the same proposals.
 
     Args:
-        stock: a detector in eval mode.
-        ready: a prepared detector with the same weights.
+        stock, ready: a detector in eval mode, and one of the same weights, prepared.
         inputs: a batch as models of Detectron2 take it.
 
     Returns:
@@ -95,9 +89,8 @@ def loss_error(
     kept and sampled.
 
     Args:
-        ours: a model in training mode.
-        dtype: the dtype of its autocast; None for float32.
-        stock: a model with the same weights, in training mode.
+        ours, stock: models of the same weights, in training mode.
+        dtype: the dtype of the autocast of ours; None for float32.
         inputs: a batch as models of Detectron2 take it.
     """
     expected, proposals = _losses(stock, inputs, None, None)

@@ -4,8 +4,7 @@ The rows are the quick ones. Detectron2 has no neck without a top-down path, wit
 of P2 alone: there the baseline is this package's neck, with all else Detectron2's own.
 """
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,11 +37,14 @@ def benchmark_rows(
     Args:
         device: "cpu" or "cuda".
         folders: where the rows' configs are, below ``configs/quick``.
-        size: height and width of the images in pixels.
+        size: the sides of the images in pixels.
         proposals: how many boxes a Fast R-CNN is given for each image.
     """
     rows = []
-    for path in _row_configs(folders):
+    paths = [p for f in folders for p in sorted((CONFIGS / "quick" / f).glob("*.yaml"))]
+    for path in paths:
+        if path.stem.endswith(("_2x", "_fp32")):  # these are the same network
+            continue
         cfg = load_config(path, ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", *_CANONICAL])
         test, *train = (_record(cfg, seed, size, proposals) for seed in range(3))
         torch.manual_seed(0)
@@ -64,13 +66,6 @@ def benchmark_rows(
             error = loss_error(ours, None, stock, train)
             rows.append(make_row("rows", f"{path.stem} training", timings, error))
     return rows
-
-
-def _row_configs(folders: Sequence[str]) -> Iterator[Path]:
-    for folder in folders:
-        for path in sorted((CONFIGS / "quick" / folder).glob("*.yaml")):
-            if not path.stem.endswith(("_2x", "_fp32")):  # these are the same network
-                yield path
 
 
 def _record(cfg: CfgNode, seed: int, side: int, proposals: int) -> dict[str, Any]:

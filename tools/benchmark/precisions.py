@@ -7,13 +7,12 @@ from fpn_d2.utils.devices import has_bfloat16
 from fpn_d2.utils.timing import time_in_turn
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {variant: getattr(torch, name) for variant, name in PRECISIONS.items()}
 
 
 def variants_of(device: str) -> list[str]:
     """Name the precisions that a device has, fp32 first."""
-    there = {"fp32": True, "bf16": has_bfloat16(device), "fp16": device == "cuda"}
-    return [variant for variant in PRECISIONS if there[variant]]
+    return ["fp32", *["bf16"] * has_bfloat16(device), *["fp16"] * (device == "cuda")]
 
 
 def autocast_dtype(variant: str) -> torch.dtype | None:
@@ -23,17 +22,10 @@ def autocast_dtype(variant: str) -> torch.dtype | None:
 
 
 def matmul_rates(device: str, size: int = 2048) -> dict[str, float]:
-    """Measure how fast the machine multiplies matrices in each precision.
+    """Measure how fast the machine multiplies square matrices of this side in each precision.
 
     On CPUs PyTorch has two libraries for it, one behind products and one behind 1 x 1 convolutions;
-    the fastest round of the faster one counts.
-
-    Args:
-        device: "cpu" or "cuda".
-        size: the side of the square matrices.
-
-    Returns:
-        floating-point operations a second.
+    the fastest round of the faster one counts, in floating-point operations a second.
     """
     rates = {}
     for variant in variants_of(device):

@@ -19,16 +19,10 @@ _WARM_UP, _CALLS = 4, 2
 def profile_detectors(device: str, size: tuple[int, int] = SIZE, least: float = 0.01) -> str:
     """Tell the share of each operator in the time of Faster R-CNN R-50 FPN, in Markdown.
 
-    Call :func:`fpn_d2.utils.devices.keep_freed_memory` first, as this package's programs do;
-    otherwise much of the time belongs to whichever operators take memory anew.
-
-    Args:
-        device: "cpu" or "cuda".
-        size: height and width of the image in pixels.
-        least: operators with a smaller share are left out.
-
-    Returns:
-        a table of testing, prepared, and one of a training step of one image.
+    There is a table of testing, prepared, and one of a training step of one image. Operators with
+    less than the ``least`` share are left out. Call
+    :func:`fpn_d2.utils.devices.keep_freed_memory` first, as this package's programs do; otherwise
+    much of the time belongs to whichever operators take memory anew.
     """
     networks = build_networks(device, size)
     inputs = [image_record(1, size, objects=8)]
