@@ -12,7 +12,6 @@ is there. If one does not survive, its folder is kept and the exit code is 1.
 
 import argparse
 import contextlib
-import dataclasses
 import os
 import random
 import shutil
@@ -23,6 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ITERATIONS = 8
 # The kill waits for a file in every second trial, and in every fourth for one written aside.
 GROWING = ("", "*", "", "*.partial")
+KINDS = {".partial": "a file written aside", ".txt": "the log", ".json": "the metrics"}
 RESULTS = "inference/tiny_val/results.json"
 SETTINGS = {
     "DATASETS.TRAIN": "('tiny_train',)",
@@ -73,14 +74,15 @@ def main() -> None:
         life = time.monotonic() - started
         for trial in range(args.trials):
             name = f"trial_{trial}"
-            plan = Plan(life, GROWING[trial % len(GROWING)], args.torchrun, moments)
-            met = one_trial(root, name, plan)
-            life = plan.life
+            growing = GROWING[trial % len(GROWING)]
+            met, life = one_trial(root, name, args.torchrun, moments, growing, life)
             same = same_outcome(root / "whole", root / name)
             survived += same
             kills += met
-            words = f"killed in {', '.join(map(str, met))}"
-            print(f"{name}: {words}; outcome {'same' if same else 'DIFFERS'}", flush=True)
+            print(
+                f"{name}: killed in {', '.join(map(str, met))}; outcome {'same' if same else 'DIFFERS'}",
+                flush=True,
+            )
             if same:
                 shutil.rmtree(root / name)
             else:
@@ -92,25 +94,7 @@ def main() -> None:
     sys.exit(survived < args.trials)
 
 
-@dataclasses.dataclass
-class Plan:
-    """How a trial is to be killed.
-
-    Args:
-        life: how long an undisturbed training takes, in seconds.
-        growing: a pattern of file names; the kill waits until one such file grows. "" for no wait.
-        torchrun: whether the training has two processes, one of which is killed.
-        moments: draws the moments.
-    """
-
-    life: float
-    growing: str
-    torchrun: bool
-    moments: random.Random
-
-
-@dataclasses.dataclass(frozen=True)
-class Kill:
+class Kill(NamedTuple):
     """When a kill came: in which part of the training, and while which kind of file grew, or ""."""
 
     part: str
@@ -141,40 +125,47 @@ def start(root: Path, name: str, torchrun: bool, resume: bool = False) -> subpro
         )
 
 
-def one_trial(root: Path, name: str, plan: Plan) -> list[Kill]:
+def one_trial(
+    root: Path, name: str, torchrun: bool, moments: random.Random, growing: str, life: float
+) -> tuple[list[Kill], float]:
     """Kill a training once, or twice in one trial of four, and let it finish.
 
     The moments cover the whole life of a process, including its imports and its last evaluation.
+
+    Args:
+        root, name: the trial's folder is ``root / name``.
+        torchrun: whether the training has two processes, one of which is killed.
+        moments: draws the moments.
+        growing: a pattern of file names; the kill waits until one such file grows. "" for no wait.
+        life: how long an undisturbed training takes, in seconds.
+
+    Returns:
+        the kills, and the life as it is known now.
     """
     met: list[Kill] = []
-    wanted = 1 + (plan.moments.random() < 0.25)
-    process, started = start(root, name, plan.torchrun), time.monotonic()
+    wanted = 1 + (moments.random() < 0.25)
+    process, started = start(root, name, torchrun), time.monotonic()
     while len(met) < wanted:
-        wait(process, plan.life * plan.moments.random())
-        growing = wait_for_growth(root / name, plan.growing, process) if plan.growing else ""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(life * moments.random())
+        grown = wait_for_growth(root / name, growing, process) if growing else ""
         part = part_of(root / name)
-        if (growing or not plan.growing) and kill(process, plan):
-            met.append(Kill(part, growing))
-            if plan.torchrun:
+        if (grown or not growing) and kill(process, torchrun, moments):
+            met.append(Kill(part, grown))
+            if torchrun:
                 continue  # torchrun starts its workers again
             process.wait()
-            process = start(root, name, plan.torchrun, resume=True)
+            process = start(root, name, torchrun, resume=True)
         elif met:
             break  # resumed from a late checkpoint, it was over before the second moment
         elif process.wait() == 0:  # it was over before the first moment: try again
-            plan.life = time.monotonic() - started
+            life = time.monotonic() - started
             shutil.rmtree(root / name)
-            process, started = start(root, name, plan.torchrun), time.monotonic()
+            process, started = start(root, name, torchrun), time.monotonic()
         else:
             break
     finish(root, process, name)
-    return met
-
-
-def wait(process: subprocess.Popen, seconds: float) -> None:
-    """Sleep for these seconds, or until the process ends."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(seconds)
+    return met, life
 
 
 def wait_for_growth(folder: Path, names: str, process: subprocess.Popen) -> str:
@@ -185,12 +176,9 @@ def wait_for_growth(folder: Path, names: str, process: subprocess.Popen) -> str:
         now = sizes(folder, names)
         for name, size in now.items():
             if size > before.get(name, 0):
-                return _KINDS.get(Path(name).suffix, "another file")
+                return KINDS.get(Path(name).suffix, "another file")
         before = now
     return ""
-
-
-_KINDS = {".partial": "a file written aside", ".txt": "the log", ".json": "the metrics"}
 
 
 def part_of(folder: Path) -> str:
@@ -208,29 +196,23 @@ def sizes(folder: Path, names: str) -> dict[str, int]:
     """The sizes in bytes of a folder's files of these names; any of them may vanish meanwhile."""
     found = {}
     for path in folder.glob(names):
-        try:
+        with contextlib.suppress(FileNotFoundError):
             found[path.name] = path.stat().st_size
-        except FileNotFoundError:
-            continue
     return found
 
 
-def kill(process: subprocess.Popen, plan: Plan) -> bool:
+def kill(process: subprocess.Popen, torchrun: bool, moments: random.Random) -> bool:
     """``kill -9`` the training, or one of torchrun's workers; returns False if none was left."""
     if process.poll() is not None:
         return False
+    pid = process.pid
     try:
-        left = children(process.pid) if plan.torchrun else [process.pid]
-        os.kill(plan.moments.choice(left), signal.SIGKILL)
+        if torchrun:  # Linux tells the processes that a process has started
+            pid = moments.choice(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        os.kill(int(pid), signal.SIGKILL)
     except (IndexError, OSError):
         return False
     return True
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process has started; on Linux only."""
-    words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(word) for word in words]
 
 
 def finish(root: Path, process: subprocess.Popen, name: str) -> None:
@@ -247,9 +229,8 @@ def finish(root: Path, process: subprocess.Popen, name: str) -> None:
 def same_outcome(one: Path, two: Path) -> bool:
     """Whether two trainings ended with the same weights and the same figures, and the second has
     left no half-written file."""
-    if not all((two / name).is_file() for name in ("model_final.pth", RESULTS)):
-        return False
-    if list(two.glob("*.partial")):
+    ended = all((two / name).is_file() for name in ("model_final.pth", RESULTS))
+    if not ended or list(two.glob("*.partial")):
         return False
     weights = [
         torch.load(folder / "model_final.pth", map_location="cpu", weights_only=True)["model"]
@@ -266,25 +247,20 @@ def add_figures(path: Path, kind: str, tried: int, survived: int, kills: list[Ki
     before = content.get(kind, {})
     if before.get("settings") != SETTINGS:
         before = {}
-    new = {
-        "trials": tried,
-        "survived": survived,
-        "kills": len(kills),
-        "kills_by_part": dict(Counter(kill.part for kill in kills)),
-        "kills_while_a_file_grew": dict(Counter(kill.growing for kill in kills if kill.growing)),
+    numbers = {"trials": tried, "survived": survived, "kills": len(kills)}
+    counts = {
+        "kills_by_part": Counter(kill.part for kill in kills),
+        "kills_while_a_file_grew": Counter(kill.growing for kill in kills if kill.growing),
     }
     content[kind] = {
-        **{key: _sum(before.get(key), value) for key, value in new.items()},
+        **{key: before.get(key, 0) + value for key, value in numbers.items()},
+        **{key: dict(Counter(before.get(key)) + value) for key, value in counts.items()},
         "settings": SETTINGS,
         "machine": describe_machine(),
         "versions": describe_versions(),
         "commits": [*before.get("commits", []), git_commit()],
     }
     write_json(path, content)
-
-
-def _sum(one: int | dict[str, int] | None, two: int | dict[str, int]) -> int | dict[str, int]:
-    return dict(Counter(one) + Counter(two)) if isinstance(two, dict) else (one or 0) + two
 
 
 if __name__ == "__main__":
