@@ -79,10 +79,8 @@ def main() -> None:
             same = same_outcome(root / "whole", root / name)
             survived += same
             kills += met
-            print(
-                f"{name}: killed in {', '.join(map(str, met))}; outcome {'same' if same else 'DIFFERS'}",
-                flush=True,
-            )
+            outcome = "same" if same else "DIFFERS"
+            print(f"{name}: killed in {', '.join(map(str, met))}; outcome {outcome}", flush=True)
             if same:
                 shutil.rmtree(root / name)
             else:

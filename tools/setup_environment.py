@@ -63,11 +63,7 @@ def say(text: str) -> None:
 
 
 def run(*command: str, failure: str, **options) -> str:
-    """Run a program that may ask for nothing, with its errors on the terminal.
-
-    Raises:
-        SetupError: with ``failure`` if it fails or does not exist.
-    """
+    """Run a program that may ask for nothing; a SetupError says ``failure`` if it fails."""
     env = {**os.environ, "GIT_TERMINAL_PROMPT": "0", **options.pop("env", {})}
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, text=True, env=env, **options)
@@ -78,23 +74,19 @@ def run(*command: str, failure: str, **options) -> str:
     return done.stdout or ""
 
 
-def pip(*arguments: str, failure: str, env: dict[str, str] | None = None) -> None:
+def pip(*arguments: str, failure: str, **options) -> None:
     """Run pip with its output on the terminal; see :func:`run`."""
-    options = ("--no-input", "--disable-pip-version-check")
-    run(sys.executable, "-m", "pip", *options, *arguments, failure=failure, env=env or {})
+    command = (sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check")
+    run(*command, *arguments, failure=failure, **options)
 
 
 def look(name: str) -> tuple[str | None, str]:
-    """Import a module in a fresh Python, since a broken one may crash, from an empty folder.
-
-    Returns:
-        its version and "", or None and why it does not import.
-    """
+    """Import a module in a fresh Python, since a broken one may crash, from an empty folder;
+    returns its version and "", or None and why it does not import."""
     parts = ", detectron2.layers, detectron2.modeling" if name == "detectron2" else ""
     version = f"getattr({name.split(',')[0]}, '__version__', 'unknown')"
-    code = f"import {name}{parts}\nprint('\\n' + str({version}))"
+    command = [sys.executable, "-c", f"import {name}{parts}\nprint('\\n' + str({version}))"]
     with tempfile.TemporaryDirectory() as empty:
-        command = [sys.executable, "-c", code]
         done = subprocess.run(command, cwd=empty, capture_output=True, text=True)
     if done.returncode == 0:
         return done.stdout.split()[-1], ""
@@ -105,12 +97,7 @@ def look(name: str) -> tuple[str | None, str]:
 def find_source(named: str, work: Path) -> str:
     """Turn ``DETECTRON2`` into something that pip takes, before anything large is downloaded.
 
-    Args:
-        named: see the module's docstring; empty for the pinned commit.
-        work: a temporary folder.
-
-    Raises:
-        SetupError: if there is nothing of that name.
+    A SetupError says that there is nothing of that name. ``work`` is a temporary folder.
     """
     named = named.strip() or DETECTRON2_URL
     path = Path(named.removeprefix("git+").removeprefix("file://")).expanduser()
@@ -151,11 +138,7 @@ def find_source(named: str, work: Path) -> str:
 
 
 def install_torch(wanted: str) -> None:
-    """Install torch and torchvision as ``TORCH`` says; see the module's docstring.
-
-    Raises:
-        SetupError: if pip cannot.
-    """
+    """Install torch and torchvision as ``TORCH`` says; see the module's docstring."""
     failure = (
         "pip could not install torch and torchvision, for the reason above; put it right, or name "
         'what fits this machine, such as `make setup TORCH="torch torchvision"`'
@@ -183,14 +166,9 @@ def has_compiler() -> bool:
 
 
 def install_detectron2(source: str, work: Path) -> None:
-    """Build Detectron2 against the torch that is installed, and install it.
+    """Build what :func:`find_source` returned against the torch that is installed, and install it.
 
-    Args:
-        source: what :func:`find_source` returned.
-        work: a temporary folder.
-
-    Raises:
-        SetupError: if it cannot be built or installed.
+    ``work`` is a temporary folder.
     """
     failure = (
         f"Detectron2 cannot be installed, for the reason above; put it right, or {NAME_ANOTHER}"
@@ -200,16 +178,16 @@ def install_detectron2(source: str, work: Path) -> None:
     # Beside the environment, whose setuptools may be newer: Detectron2 needs its pkg_resources.
     tools = str(work / "tools")
     pip("install", "--quiet", "--target", tools, "setuptools<82", "wheel", failure=failure)
-    env = {"PYTHONPATH": tools}
+    options = {"failure": failure, "env": {"PYTHONPATH": tools}}
     if os.path.exists(source) and not has_compiler():
         say("no C++ compiler, or no Python.h: Detectron2 comes without its compiled part")
         if os.path.isfile(source):
             shutil.unpack_archive(source, work / "unpacked")
             source = str(next((work / "unpacked").iterdir()))
-        run(sys.executable, "-c", PURE_WHEEL, str(work), cwd=source, env=env, failure=failure)
+        run(sys.executable, "-c", PURE_WHEEL, str(work), cwd=source, **options)
         source = str(next(work.glob("*.whl")))
     # No isolation: its setup.py imports torch. No cache: it may hold a build for another torch.
-    pip("install", "--no-build-isolation", "--no-cache-dir", source, failure=failure, env=env)
+    pip("install", "--no-build-isolation", "--no-cache-dir", source, **options)
 
 
 def is_current() -> bool:
@@ -225,17 +203,7 @@ def is_current() -> bool:
 
 
 def set_up(work: Path) -> str:
-    """Install what is missing.
-
-    Args:
-        work: a temporary folder.
-
-    Returns:
-        the line of versions.
-
-    Raises:
-        SetupError: with one sentence.
-    """
+    """Install what is missing, by way of a temporary folder; returns the line of versions."""
     found = {name: look(name) for name in ("torch", "torchvision", "cv2", "detectron2")}
     missing = [name for name, (version, _) in found.items() if version is None]
     if "detectron2" in missing:
@@ -259,12 +227,12 @@ def set_up(work: Path) -> str:
                 f"{name} is installed and does not import ({found[name][1]}); take it out with "
                 "`pip uninstall`, or start from a fresh environment"
             )
-    versions = {name: version for name, (version, _) in found.items()}
+    parts = [f"{name} {version}" for name, (version, _) in found.items()]
     if look("detectron2, torch, detectron2._C")[0] is None:
-        versions["detectron2"] += " (without its compiled part)"
+        parts[-1] += " (without its compiled part)"
     importlib.invalidate_caches()
-    versions = {"python": sys.version.split()[0], **versions, "fpn_d2": metadata.version("fpn_d2")}
-    return " | ".join(f"{name} {version}" for name, version in versions.items())
+    parts = [f"python {sys.version.split()[0]}", *parts, f"fpn_d2 {metadata.version('fpn_d2')}"]
+    return " | ".join(parts)
 
 
 def main(arguments: list[str]) -> int:

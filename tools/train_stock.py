@@ -35,15 +35,15 @@ def config_of_stock(cfg: CfgNode) -> CfgNode:
     fpn = cfg.MODEL.FPN
     if (fpn.TOP_DOWN, fpn.LATERAL, list(fpn.OUT_FEATURES)) != (True, True, []):
         raise UserError("stock Detectron2 has no MODEL.FPN.TOP_DOWN, LATERAL or OUT_FEATURES")
+    anchors = cfg.MODEL.ANCHOR_GENERATOR.NAME
     if (
         cfg.MODEL.META_ARCHITECTURE == "ClippingRetinaNet"
-        or cfg.MODEL.ANCHOR_GENERATOR.NAME
-        not in ("DefaultAnchorGenerator", "RotatedAnchorGenerator")
+        or anchors not in ("DefaultAnchorGenerator", "RotatedAnchorGenerator")
         or cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES
     ):
         raise UserError(
             "stock Detectron2 has no ClippingRetinaNet, no MODEL.ANCHOR_GENERATOR.NAME "
-            f"{cfg.MODEL.ANCHOR_GENERATOR.NAME} and no MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES"
+            f"{anchors} and no MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES"
         )
     # Detectron2's mixed precision needs CUDA.
     amp = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")
