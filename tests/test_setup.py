@@ -27,29 +27,28 @@ needs_make = pytest.mark.skipif(
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="needs a POSIX system")
 
 
-def assert_one_sentence(message: str) -> None:
+def assert_one_sentence(message: object) -> None:
     """One line, and no full stop that begins a second sentence."""
-    assert "\n" not in message
-    assert ". " not in message.replace("DETECTRON2=...", "")
-    assert len(message) < 500
+    assert "\n" not in str(message)
+    assert ". " not in str(message).replace("DETECTRON2=...", "")
+    assert len(str(message)) < 500
 
 
 # setup.py
 
 
 def test_setup_py_imports_no_torch_and_requires_no_detectron2():
-    code = (
-        "import json, sys, setuptools\n"
-        "from distutils.core import run_setup\n"
-        "it = run_setup('setup.py', stop_after='init')\n"
-        "heavy = [m for m in ('torch', 'detectron2', 'fpn_d2') if m in sys.modules]\n"
-        "print(json.dumps([heavy, it.get_name(), it.get_version(), it.install_requires,"
-        " it.extras_require, it.packages]))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    heavy, name, version, requires, extras, packages = json.loads(done.stdout)
+    code = """if True:
+        import json, sys, setuptools
+        from distutils.core import run_setup
+        it = run_setup('setup.py', stop_after='init')
+        heavy = [m for m in ('torch', 'detectron2', 'fpn_d2') if m in sys.modules]
+        about = it.get_name(), it.get_version(), it.install_requires, it.extras_require
+        print(json.dumps([heavy, *about, it.packages]))
+    """
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    heavy, name, version, requires, extras, packages = json.loads(printed)
     assert heavy == []
     assert name == "fpn_d2"
     assert f'__version__ = "{version}"' in (ROOT / "fpn_d2" / "__init__.py").read_text()
@@ -97,27 +96,26 @@ class Environment:
         self.site = next((folder / "env" / "lib").glob("python*/site-packages"))
         self.wheels = folder / "wheels"
         self.wheels.mkdir()
+        for name in ("opencv_python", "opencv_python_headless"):
+            write_wheel(self.wheels, name, "4.12.0", module="cv2")
+        self.detectron2 = str(write_wheel(folder, "detectron2", "0.6"))
         info = self.site / "fpn_d2-0.1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fpn_d2\nVersion: 0.1.0\n")
-        (info / "direct_url.json").write_text(
-            json.dumps({"url": ROOT.as_uri(), "dir_info": {"editable": True}})
-        )
+        origin = {"url": ROOT.as_uri(), "dir_info": {"editable": True}}
+        (info / "direct_url.json").write_text(json.dumps(origin))
         os.utime(info, (2**32, 2**32))  # later than any setup.py
+
+    def write_torch(self, torch: str, torchvision: str) -> None:
+        write_wheel(self.wheels, "torch", torch)
+        write_wheel(self.wheels, "torchvision", torchvision)
 
     def set_up(self, **variables: str) -> subprocess.CompletedProcess:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))}
-        find = {
-            "PIP_NO_INDEX": "1",
-            "PIP_FIND_LINKS": str(self.wheels),
-            "PIP_CONFIG_FILE": os.devnull,
-        }
-        return subprocess.run(
-            [self.python, SETUP],
-            env={**kept, "DETECTRON2": "", "TORCH": "", **find, **variables},
-            capture_output=True,
-            text=True,
-        )
+        find = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels)}
+        find |= {"PIP_CONFIG_FILE": os.devnull, "DETECTRON2": self.detectron2, "TORCH": ""}
+        env = {**kept, **find, **variables}
+        return subprocess.run([self.python, SETUP], env=env, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -127,19 +125,21 @@ def environment(tmp_path):
 
 @needs_posix
 def test_what_is_missing_is_installed_and_what_works_is_left_alone(environment):
-    wheels = environment.wheels
-    write_wheel(wheels, "torch", "2.11.0")
-    write_wheel(wheels, "torchvision", "0.26.0")
-    for name in ("opencv_python", "opencv_python_headless"):
-        write_wheel(wheels, name, "4.12.0", module="cv2")
-    detectron2 = write_wheel(wheels.parent, "detectron2", "0.6")
-    done = environment.set_up(DETECTRON2=str(detectron2))
+    # Detectron2 is looked for before torch is downloaded.
+    done = environment.set_up(DETECTRON2="/no/such/folder")
+    assert done.returncode == 1
+    assert done.stdout == ""  # pip has not begun
+    assert_one_sentence(done.stderr.strip().removeprefix("setup: "))
+    assert "/no/such/folder" in done.stderr
+
+    environment.write_torch("2.11.0", "0.26.0")
+    done = environment.set_up()
     assert done.returncode == 0, done.stdout + done.stderr
     line = done.stdout.splitlines()[-1]
     assert "torch 2.11.0 | torchvision 0.26.0 | cv2 4.12.0" in line
     assert "detectron2 0.6 (without its compiled part) | fpn_d2 0.1.0" in line
 
-    # other versions that work stay, and nothing is asked of pip
+    # Other versions that work stay, and nothing is asked of pip.
     version = environment.site / "torch" / "__init__.py"
     version.write_text("__version__ = '3.0'\n")
     again = environment.set_up(DETECTRON2="/does/not/matter", PIP_FIND_LINKS="/nowhere")
@@ -149,39 +149,18 @@ def test_what_is_missing_is_installed_and_what_works_is_left_alone(environment):
 
 
 @needs_posix
-def test_torch_is_taken_as_torch_says(environment):
-    write_wheel(environment.wheels, "torch", "2.12.0")
-    write_wheel(environment.wheels, "torchvision", "0.27.0")
-    write_wheel(environment.wheels, "opencv_python", "4.12.0", module="cv2")
-    write_wheel(environment.wheels, "opencv_python_headless", "4.12.0", module="cv2")
-    detectron2 = write_wheel(environment.wheels.parent, "detectron2", "0.6")
-    done = environment.set_up(DETECTRON2=str(detectron2), TORCH="torch==2.12.0 torchvision")
-    assert "torch 2.12.0 | torchvision 0.27.0" in done.stdout, done.stderr
-
-
-@needs_posix
-def test_detectron2_is_looked_for_before_torch_is_downloaded(environment):
-    done = environment.set_up(DETECTRON2="/no/such/folder")
-    assert done.returncode == 1
-    assert done.stdout == ""  # pip has not begun
-    assert_one_sentence(done.stderr.strip().removeprefix("setup: "))
-    assert "/no/such/folder" in done.stderr
-
-
-@needs_posix
 @needs_git
-def test_without_a_compiler_detectron2_comes_without_its_compiled_part(environment, repository):
-    wheels = environment.wheels
-    write_wheel(wheels, "torch", "2.11.0")
-    write_wheel(wheels, "torchvision", "0.26.0")
-    pip = [sys.executable, "-m", "pip", "wheel", "-q", "-w", wheels]
-    if subprocess.run([*pip, "setuptools<82", "wheel"]).returncode:
-        pytest.skip("setuptools cannot be had here")
-    folder, _, _ = repository
-    for name in ("opencv_python", "opencv_python_headless"):
-        write_wheel(wheels, name, "4.12.0", module="cv2")
-    done = environment.set_up(DETECTRON2=str(folder / ".git"), CXX="no-such-compiler")
+def test_torch_as_torch_says_and_without_a_compiler_no_compiled_part(environment, repository):
+    environment.write_torch("2.12.0", "0.27.0")
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "-w", environment.wheels]
+    can_build = subprocess.run([*pip, "setuptools<82", "wheel"]).returncode == 0
+    source = str(repository[0] / ".git") if can_build else environment.detectron2
+    variables = {"TORCH": "torch==2.12.0 torchvision", "CXX": "no-such-compiler"}
+    done = environment.set_up(DETECTRON2=source, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "torch 2.12.0 | torchvision 0.27.0" in done.stdout
+    if not can_build:
+        pytest.skip("setuptools cannot be had here")
     assert "Detectron2 comes without its compiled part" in done.stdout
     assert "detectron2 0.6 (without its compiled part)" in done.stdout.splitlines()[-1]
     assert (environment.site / "detectron2" / "model_zoo" / "configs" / "it.yaml").is_file()
@@ -224,36 +203,28 @@ def test_the_build_of_torch(wanted, platform, driver, cpu, pip_calls, monkeypatc
     assert call[-2:] == ["torch==2.11.0", "torchvision==0.26.0"]
 
 
-@pytest.mark.parametrize("wanted, falls_back", [("", True), ("cpu", False)])
-def test_without_the_cpu_index_the_default_build_is_taken(
-    wanted, falls_back, pip_calls, monkeypatch
-):
+def test_without_the_cpu_index_the_default_build_is_taken(pip_calls, monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(os.path, "exists", lambda path: False)
     setup_environment.pip.fails_at = (setup_environment.CPU_INDEX,)
-    if falls_back:
-        setup_environment.install_torch(wanted)
-        assert len(pip_calls) == 2
-    else:
-        with pytest.raises(SetupError) as raised:
-            setup_environment.install_torch(wanted)
-        assert_one_sentence(str(raised.value))
+    setup_environment.install_torch("")
+    assert len(pip_calls) == 2
+    with pytest.raises(SetupError) as raised:
+        setup_environment.install_torch("cpu")  # it was asked for
+    assert_one_sentence(raised.value)
 
 
 @pytest.mark.parametrize(
-    "has_gl, package", [(True, "opencv-python"), (False, "opencv-python-headless")]
+    "libgl, package", [("libGL.so.1", "opencv-python"), (None, "opencv-python-headless")]
 )
-def test_opencv_without_libgl_is_the_headless_one(
-    has_gl, package, pip_calls, monkeypatch, tmp_path
-):
+def test_opencv_without_libgl_is_the_headless_one(libgl, package, pip_calls, monkeypatch, tmp_path):
     looks = iter([(None, "no")])
-    found = {"torch": ("2", ""), "torchvision": ("2", ""), "detectron2": ("0.6", "")}
-    monkeypatch.setattr(
-        setup_environment, "look", lambda name: found.get(name) or next(looks, ("4", ""))
-    )
+    found = dict.fromkeys(("torch", "torchvision", "detectron2"), ("2", ""))
+    look = lambda name: found.get(name) or next(looks, ("4", ""))  # noqa: E731
+    monkeypatch.setattr(setup_environment, "look", look)
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr("ctypes.util.find_library", lambda name: "libGL.so.1" if has_gl else None)
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: libgl)
     monkeypatch.setattr(setup_environment, "is_current", lambda: True)
     setup_environment.set_up(tmp_path)
     assert pip_calls == [["install", package]]
@@ -277,7 +248,7 @@ def test_a_package_that_does_not_import_after_all_gets_one_sentence(
     monkeypatch.setattr(setup_environment, "is_current", lambda: True)
     with pytest.raises(SetupError, match="torch is installed and does not import") as raised:
         setup_environment.set_up(tmp_path)
-    assert_one_sentence(str(raised.value))
+    assert_one_sentence(raised.value)
 
 
 # Where Detectron2 comes from
@@ -287,12 +258,10 @@ def test_a_package_that_does_not_import_after_all_gets_one_sentence(
 def repository(tmp_path):
     """A git repository with two commits of a stub Detectron2: path, first commit and HEAD."""
     folder = tmp_path / "source" / "detectron2"
-    (folder / "detectron2").mkdir(parents=True)
-    (folder / "detectron2" / "__init__.py").write_text("__version__ = '0.6'\n")
-    (folder / "detectron2" / "layers.py").touch()
-    (folder / "detectron2" / "modeling.py").touch()
     (folder / "detectron2" / "model_zoo" / "configs").mkdir(parents=True)
-    (folder / "detectron2" / "model_zoo" / "configs" / "it.yaml").touch()
+    (folder / "detectron2" / "__init__.py").write_text("__version__ = '0.6'\n")
+    for name in ("layers.py", "modeling.py", "model_zoo/configs/it.yaml"):
+        (folder / "detectron2" / name).touch()
     (folder / "setup.py").write_text(
         "from setuptools import Extension, find_packages, setup\n"
         "setup(name='detectron2', version='0.6', packages=['detectron2'],\n"
@@ -303,10 +272,9 @@ def repository(tmp_path):
 
     def git(*arguments):
         identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
-        command = ["git", *identity, *arguments]
-        return subprocess.run(
-            command, cwd=folder, check=True, capture_output=True, text=True
-        ).stdout.strip()
+        return subprocess.check_output(
+            ["git", *identity, *arguments], cwd=folder, text=True
+        ).strip()
 
     git("init", "--quiet")
     git("add", ".")
@@ -316,12 +284,16 @@ def repository(tmp_path):
     return folder, first, git("rev-parse", "HEAD")
 
 
+@pytest.fixture
+def work(tmp_path):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
+
+
 @needs_git
-def test_a_source_folder_is_copied_without_its_builds(repository, tmp_path):
-    folder, _, _ = repository
-    work = tmp_path / "work"
-    work.mkdir()
-    copy = Path(find_source(str(folder), work))
+def test_a_source_folder_is_copied_without_its_builds(repository, work):
+    copy = Path(find_source(str(repository[0]), work))
     assert copy.parent == work
     assert (copy / "setup.py").is_file()
     assert not (copy / "build").exists()
@@ -332,90 +304,77 @@ def test_a_source_folder_is_copied_without_its_builds(repository, tmp_path):
 @pytest.mark.parametrize("form", ["bare", "without config", "git+file", "file"])
 @pytest.mark.parametrize("has_pin", [True, False])
 def test_a_git_repository_gives_the_pin_or_its_head(
-    form, has_pin, repository, tmp_path, monkeypatch, capsys
+    form, has_pin, repository, work, monkeypatch, capsys
 ):
     folder, first, head = repository
     monkeypatch.setattr(setup_environment, "DETECTRON2_COMMIT", first if has_pin else "0" * 40)
-    bare = tmp_path / "bare.git"
+    bare = work.parent / "bare.git"
     subprocess.run(["git", "clone", "-q", "--bare", str(folder), str(bare)], check=True)
     if form == "without config":
         (bare / "config").unlink()
     named = {"git+file": f"git+{bare.as_uri()}@{first}", "file": bare.as_uri()}.get(form, str(bare))
-    work = tmp_path / "work"
-    work.mkdir()
-    archive = find_source(named, work)
-    with zipfile.ZipFile(archive) as packed:
+    with zipfile.ZipFile(find_source(named, work)) as packed:
         assert "detectron2/setup.py" in packed.namelist()
         assert packed.comment.decode() == (first if has_pin else head)  # as git archive writes it
     assert ("taking its HEAD" in capsys.readouterr().out) != has_pin
 
 
-@pytest.mark.parametrize(
-    "named", ["detectron2==0.6", "https://a.b/detectron2-0.6-py3-none-any.whl"]
-)
-def test_what_pip_takes_itself_is_handed_on(named, tmp_path):
-    assert find_source(named, tmp_path) == named
+def test_what_pip_takes_itself_is_handed_on(tmp_path):
+    for named in ("detectron2==0.6", "https://a.b/detectron2-0.6-py3-none-any.whl"):
+        assert find_source(named, tmp_path) == named
 
 
 @pytest.mark.parametrize("named", ["./nothing", "no/such/folder", "absent.whl", "EMPTY"])
-def test_a_detectron2_that_is_nothing_gets_one_sentence(named, tmp_path):
-    work = tmp_path / "work"
-    work.mkdir()
+def test_a_detectron2_that_is_nothing_gets_one_sentence(named, tmp_path, work):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SetupError, match="make setup DETECTRON2=") as raised:
         find_source(str(tmp_path / "empty") if named == "EMPTY" else named, work)
-    assert_one_sentence(str(raised.value))
+    assert_one_sentence(raised.value)
 
 
-@needs_git
-def test_a_repository_that_cannot_be_fetched_gets_one_sentence(tmp_path):
-    with pytest.raises(SetupError, match="cannot be fetched") as raised:
-        find_source("git+file:///no/such/repository.git", tmp_path)
-    assert_one_sentence(str(raised.value))
-
-
-def test_missing_git_gets_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SetupError, match="git is missing") as raised:
-        find_source("", tmp_path)
-    assert_one_sentence(str(raised.value))
+@pytest.mark.parametrize(
+    "named, has_git, sentence",
+    [
+        pytest.param("git+file:///no/such.git", True, "cannot be fetched", marks=needs_git),
+        ("", False, "git is missing"),
+    ],
+)
+def test_what_git_cannot_fetch_gets_one_sentence(named, has_git, sentence, tmp_path, monkeypatch):
+    if not has_git:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SetupError, match=sentence) as raised:
+        find_source(named, tmp_path)
+    assert_one_sentence(raised.value)
 
 
 def test_an_old_python_gets_one_sentence(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 9))
     with pytest.raises(SystemExit, match=r"needs Python 3\.10 or newer") as raised:
         runpy.run_path(SETUP)
-    assert_one_sentence(str(raised.value))
+    assert_one_sentence(raised.value)
 
 
 def test_a_failing_pip_raises_its_sentence_with_pips_output_above_it(capfd):
     with pytest.raises(SetupError, match="^do this$"):
         setup_environment.pip("no-such-command", failure="do this")
     assert "unknown command" in capfd.readouterr().err
-
-
-def test_main_prints_the_sentence_and_fails(capsys):
-    assert setup_environment.main(["black"]) == 1
-    assert "there is no tool black; choose from pytest, xdist, ruff" in capsys.readouterr().err
+    assert setup_environment.main(["black"]) == 1  # it prints the sentence and fails
+    assert "there is no tool black; choose from pytest, xdist, ruff" in capfd.readouterr().err
 
 
 # Makefile and .ci/run
 
 
-def environment_without_make(**added):
-    """Without what `make test`, if it runs these tests, hands down to another make."""
+def run_without_make(*command, folder, **added):
+    """Run a command without what `make test`, which may run this, hands down to another make."""
     kept = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-    return {**kept, **added}
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    return subprocess.run(command, cwd=folder, env={**kept, **added}, **options)
 
 
 def run_make(folder, *arguments, **environment):
-    return subprocess.run(
-        ["make", "--no-print-directory", *arguments],
-        cwd=folder,
-        env=environment_without_make(**environment),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
+    return run_without_make(
+        "make", "--no-print-directory", *arguments, folder=folder, **environment
     )
 
 
@@ -451,8 +410,9 @@ def test_lint_sets_up_ruff_alone(stub_tree):
 
 @needs_make
 @pytest.mark.parametrize("target", ["test", "demo"])
-def test_setup_comes_before(target, stub_tree):
-    run_make(stub_tree, target, "PYTHON=./python")
+def test_setup_comes_before_and_an_empty_quick_suite_fails(target, stub_tree):
+    done = run_make(stub_tree, target, "PYTHON=./python")
+    assert done.returncode != 0 or target == "demo"
     assert (stub_tree / "calls").read_text().splitlines()[0] == "tools/setup_environment.py"
 
 
@@ -469,11 +429,6 @@ def test_slow_suite_may_be_empty_only_if_no_test_is_marked(status, marked, succe
 
 
 @needs_make
-def test_an_empty_quick_suite_fails(stub_tree):
-    assert run_make(stub_tree, "test", "PYTHON=./python").returncode != 0
-
-
-@needs_make
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize("fails", ["", "lint", "test", "test-slow", "test-page"])
 def test_ci_runs_all_and_fails_if_one_does(fails, tmp_path):
@@ -482,13 +437,7 @@ def test_ci_runs_all_and_fails_if_one_does(fails, tmp_path):
     targets = ["lint", "test", "test-slow", "test-page"]
     makefile = f"{' '.join(targets)}:\n\t@echo ran $@; test $@ != '$(FAILS)'\n"
     (tmp_path / "Makefile").write_text(makefile)
-    done = subprocess.run(
-        ["bash", str(tmp_path / ".ci" / "run")],
-        env=environment_without_make(FAILS=fails),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    done = run_without_make("bash", str(tmp_path / ".ci" / "run"), folder=ROOT, FAILS=fails)
     assert (done.returncode != 0) == bool(fails)
     ran = [line for line in done.stdout.splitlines() if line.startswith("ran ")]
     assert ran == [f"ran {target}" for target in targets]

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.demo.sources import find_sources, read_rgb, skipped_line
+from fpn_d2.data.images import read_image
+from fpn_d2.demo.sources import find_sources, listed
 
 
 @pytest.fixture
@@ -37,19 +38,16 @@ def png_header(path, width, height):
 def test_a_folder_gives_its_images_by_name_and_counts_the_rest(folder):
     sources = find_sources([str(folder), str(folder / "a.jpg")])
     assert [path.rsplit("/")[-1] for path in sources.images] == ["a.jpg", "b.png"]
-    assert skipped_line(sources.skipped) == "skipped: 1 other file: notes.txt"
+    assert listed(sources.skipped) == "1 other file: notes.txt"
 
 
-def test_images_are_turned_as_exif_says(tmp_path):
+def test_images_are_turned_as_exif_says_and_are_red_green_blue(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (8, 6)).save(tmp_path / "a.jpg", exif=exif)
-    assert read_rgb(str(tmp_path / "a.jpg")).shape == (8, 6, 3)
-
-
-def test_channels_are_red_green_blue(tmp_path):
-    Image.new("RGB", (2, 2), (1, 2, 3)).save(tmp_path / "a.png")
-    assert (read_rgb(str(tmp_path / "a.png")) == np.array([1, 2, 3])).all()
+    Image.new("RGB", (8, 6), (1, 2, 3)).save(tmp_path / "a.png", exif=exif)
+    image = read_image(str(tmp_path / "a.png"))
+    assert image.shape == (8, 6, 3)
+    assert (image == np.array([1, 2, 3])).all()
 
 
 @pytest.mark.parametrize("size", [(30_000, 30_000), (9_000, 9_000)])
@@ -58,23 +56,19 @@ def test_a_picture_with_too_many_pixels_is_not_decoded(size, tmp_path):
         find_sources([png_header(tmp_path / "big.png", *size)])
 
 
-def test_what_is_no_image_is_named(tmp_path):
-    (tmp_path / "a.jpg").write_text("no")
-    with pytest.raises(UserError, match=r"a\.jpg is no image"):
-        find_sources([str(tmp_path / "a.jpg")])
-
-
-def test_other_files_alone_are_named(tmp_path):
-    (tmp_path / "a.txt").write_text("no")
-    with pytest.raises(UserError, match=r"no image or video .*1 other file: a\.txt"):
-        find_sources([str(tmp_path)])
-
-
-def test_nothing_and_what_is_not_there_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    "name, sentence",
+    [
+        ("a.jpg", r"a\.jpg is no image"),
+        ("", r"no image or video .*1 other file: a\.txt"),  # the folder
+        ("empty", "no image or video"),
+        ("gone.jpg", "does not exist"),
+        ("MODEL.DEVICE", "overrides come last"),
+    ],
+)
+def test_what_is_neither_image_nor_video_is_refused(name, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no image or video"):
-        find_sources([str(tmp_path / "empty")])
-    with pytest.raises(UserError, match="does not exist"):
-        find_sources([str(tmp_path / "gone.jpg")])
-    with pytest.raises(UserError, match="overrides come last"):
-        find_sources(["MODEL.DEVICE"])
+    (tmp_path / ("a.jpg" if name == "a.jpg" else "a.txt")).write_text("no")
+    with pytest.raises(UserError, match=sentence):
+        find_sources([name or "."])

@@ -18,15 +18,12 @@ def data(tiny_root, tmp_path):
 
 
 @pytest.fixture
-def check(repo, monkeypatch, capsys):
+def check(run_tool, monkeypatch):
     """``check(*words)``: the tool in this process; returns its exit code, stdout and stderr."""
 
     def call(*words):
-        monkeypatch.setattr(sys, "argv", ["check_dataset.py", *map(str, words)])
         monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
-        with pytest.raises(SystemExit) as end:
-            check_dataset.main()
-        return end.value.code, *capsys.readouterr()
+        return run_tool(check_dataset, *words)
 
     return call
 
@@ -46,18 +43,11 @@ def spoil(data, **values):
 
 def test_by_name_and_by_file_in_a_process_of_its_own(repo, data):
     def run(*words):
+        command = [sys.executable, "tools/check_dataset.py", *map(str, words)]
+        added = {"DETECTRON2_DATASETS": str(data.parent), "PYTHONPATH": str(repo)}
+        env = {**os.environ, **added, "PYTHONIOENCODING": "ascii"}
         return subprocess.run(
-            [sys.executable, "tools/check_dataset.py", *map(str, words)],
-            cwd=repo,
-            env={
-                **os.environ,
-                "DETECTRON2_DATASETS": str(data.parent),
-                "PYTHONPATH": str(repo),
-                "PYTHONIOENCODING": "ascii",
-            },
-            capture_output=True,
-            text=True,
-            timeout=300,
+            command, cwd=repo, env=env, capture_output=True, text=True, timeout=300
         )
 
     sound = run("tiny_val")

@@ -1,7 +1,6 @@
 """tools/demo.py, from its command line to its files."""
 
 import json
-import sys
 
 import demo
 import numpy as np
@@ -15,17 +14,6 @@ from pycocotools import mask as mask_util
 from fpn_d2.demo import parse_rows
 
 SMALL = ["INPUT.MIN_SIZE_TEST", "64", "MODEL.DEVICE", "cpu"]
-
-
-def call(monkeypatch, capsys, *words):
-    """Run the tool; returns its exit code, stdout and stderr."""
-    monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, words)])
-    code = 0
-    try:
-        demo.main()
-    except SystemExit as end:
-        code = end.code
-    return code, *capsys.readouterr()
 
 
 @pytest.fixture
@@ -52,18 +40,16 @@ def images(tmp_path):
     return paths
 
 
-def test_pictures_and_predictions_of_two_rows(weights, images, tmp_path, monkeypatch, capsys):
+def test_pictures_and_predictions_of_two_rows(weights, images, tmp_path, run_tool):
     config, own = weights("RPN/rpn_R_18_FPN")
     other = ":".join(map(str, weights("RPN/rpn_R_18_C4")))
     out = tmp_path / "out"
     words = ["--config-file", config, "--weights", own, "--input", *images, "--explain",
              "--compare", other, "--threshold", 0.1, "--output", out, *SMALL]  # fmt: skip
-    code, _, stderr = call(monkeypatch, capsys, *words)
+    code, _, stderr = run_tool(demo, *words)
     assert code == 0, stderr
     names = [f"x{n}{s}.png" for n in ("", "_2") for s in ("", "_compare", "_explain")]
-    assert sorted(p.name for p in out.iterdir()) == sorted(
-        [*names, "images.json", "predictions.json"]
-    )
+    assert {p.name for p in out.iterdir()} == {*names, "images.json", "predictions.json"}
     assert Image.open(out / "x.png").size == (800, 600)  # ten times 80 x 60
     about = json.loads((out / "images.json").read_text())
     assert [(i["id"], i["file_name"], i["picture"]) for i in about] == [
@@ -80,13 +66,13 @@ def test_pictures_and_predictions_of_two_rows(weights, images, tmp_path, monkeyp
         assert 0.1 <= f["score"] <= 1
         assert f["category_id"] == 1
     before = (out / "x.png").read_bytes()
-    code, _, stderr = call(monkeypatch, capsys, *words)
+    code, _, stderr = run_tool(demo, *words)
     assert code == 2
     assert "--force" in stderr
     assert (out / "x.png").read_bytes() == before
 
 
-def test_a_video_becomes_a_video_of_its_detections(weights, tmp_path, monkeypatch, capsys):
+def test_a_video_becomes_a_video_of_its_detections(weights, tmp_path, run_tool):
     config, own = weights("RPN/rpn_R_18_FPN")
     video, out = tmp_path / "clip.avi", tmp_path / "out"
     frames = np.random.default_rng(0).integers(0, 256, (3, 60, 80, 3), dtype=np.uint8)
@@ -94,7 +80,7 @@ def test_a_video_becomes_a_video_of_its_detections(weights, tmp_path, monkeypatc
         for frame in frames:
             sink.write_frame(frame)
     words = ["--config-file", config, "--weights", own, "--input", video, "--threshold", 0.1]
-    code, _, stderr = call(monkeypatch, capsys, *words, "--output", out, *SMALL)
+    code, _, stderr = run_tool(demo, *words, "--output", out, *SMALL)
     assert code == 0, stderr
     assert {p.name for p in out.iterdir()} == {"clip.mp4", "images.json", "predictions.json"}
     info = sv.VideoInfo.from_video_path(str(out / "clip.mp4"))
@@ -107,15 +93,15 @@ def test_a_video_becomes_a_video_of_its_detections(weights, tmp_path, monkeypatc
     ]
     found = json.loads((out / "predictions.json").read_text())
     assert {f["image_id"] for f in found} == {1, 2, 3}
-    code, _, stderr = call(monkeypatch, capsys, *words, "--explain", "--output", out, *SMALL)
+    code, _, stderr = run_tool(demo, *words, "--explain", "--output", out, *SMALL)
     assert code == 2
     assert "clip.avi is a video" in stderr
 
 
-def test_masks_are_written_as_rle(weights, images, tmp_path, monkeypatch, capsys):
+def test_masks_are_written_as_rle(weights, images, tmp_path, run_tool):
     config, own = weights("Mask-Proposals/mask_R_18_5x5")
     words = ["--config-file", config, "--weights", own, "--input", images[0], "--threshold", 0]
-    code, _, stderr = call(monkeypatch, capsys, *words, "--output", tmp_path / "out", *SMALL)
+    code, _, stderr = run_tool(demo, *words, "--output", tmp_path / "out", *SMALL)
     assert code == 0, stderr
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert found
@@ -132,24 +118,27 @@ def test_masks_are_written_as_rle(weights, images, tmp_path, monkeypatch, capsys
         (["--weights", "gone.pth"], "gone.pth"),
     ],
 )
-def test_a_wrong_word_ends_with_a_sentence(
-    words, sentence, repo, images, tmp_path, monkeypatch, capsys
-):
+def test_a_wrong_word_ends_with_a_sentence(words, sentence, repo, images, tmp_path, run_tool):
     config = repo / "configs/quick/RPN/rpn_R_18_FPN.yaml"
     words = ["--config-file", config, "--input", images[0], *words, "--output", tmp_path / "o"]
-    code, _, stderr = call(monkeypatch, capsys, *words, "MODEL.DEVICE", "cpu")
+    code, _, stderr = run_tool(demo, *words, "MODEL.DEVICE", "cpu")
     assert code == 2
     assert stderr.splitlines()[-1].startswith("error: ")
     assert sentence in stderr
 
 
-def test_a_checkpoint_of_something_else_is_refused(weights, images, tmp_path, monkeypatch, capsys):
-    config, _ = weights("RPN/rpn_R_18_FPN")
-    _, other = weights("RetinaNet/retinanet_R_18_FPN")
-    words = ["--config-file", config, "--weights", other, "--input", images[0]]
-    code, _, stderr = call(monkeypatch, capsys, *words, "--output", tmp_path / "o", *SMALL)
-    assert code == 2
-    assert str(other) in stderr
+def test_a_checkpoint_of_something_else_and_an_image_that_is_too_narrow_are_named(
+    weights, images, tmp_path, run_tool
+):
+    (config, own), (_, other) = map(weights, ("RPN/rpn_R_18_FPN", "RetinaNet/retinanet_R_18_FPN"))
+    narrow = tmp_path / "narrow.png"
+    Image.new("RGB", (3, 5000)).save(narrow)
+    sentence = f"{narrow}: an image of 3 x 5000 pixels is too narrow"
+    for file, image, words in ((other, images[0], str(other)), (own, narrow, sentence)):
+        given = ["--config-file", config, "--weights", file, "--input", image]
+        code, _, stderr = run_tool(demo, *given, "--output", tmp_path / "o", *SMALL)
+        assert code == 2
+        assert words in stderr
 
 
 def test_the_weights_of_a_compared_row_may_be_a_url(repo):
@@ -157,13 +146,3 @@ def test_the_weights_of_a_compared_row_may_be_a_url(repo):
     rows = parse_rows(config, "", [f"{config}:detectron2://a/b.pkl"], ["MODEL.DEVICE", "cpu"])
     assert list(rows) == ["rpn_R_18_FPN", "rpn_R_18_FPN (2)"]
     assert rows["rpn_R_18_FPN (2)"].MODEL.WEIGHTS == "detectron2://a/b.pkl"
-
-
-def test_an_image_that_the_model_cannot_take_is_named(weights, tmp_path, monkeypatch, capsys):
-    config, own = weights("RPN/rpn_R_18_FPN")
-    narrow = tmp_path / "narrow.png"
-    Image.new("RGB", (3, 5000)).save(narrow)
-    words = ["--config-file", config, "--weights", own, "--input", narrow]
-    code, _, stderr = call(monkeypatch, capsys, *words, "--output", tmp_path / "o", *SMALL)
-    assert code == 2
-    assert f"{narrow}: an image of 3 x 5000 pixels is too narrow" in stderr

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import sys
 
 import draw_results
 import make_pictures
@@ -14,20 +13,8 @@ import train_stock
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from fpn_d2 import UserError, load_config
+from fpn_d2 import UserError
 from fpn_d2.engine import launch
-
-
-def call(tool, monkeypatch, capsys, *words):
-    """Run a tool's main with these words; returns its exit code, stdout and stderr."""
-    monkeypatch.setattr(sys, "argv", [tool.__name__, *map(str, words)])
-    capsys.readouterr()
-    code = 0
-    try:
-        tool.main()
-    except SystemExit as end:
-        code = end.code
-    return code, *capsys.readouterr()
 
 
 @pytest.fixture
@@ -44,10 +31,8 @@ def run_folder(tmp_path, tiny_opts, tiny_root):
     return tmp_path / "run"
 
 
-def test_results_are_drawn_and_their_ap_is_the_last_line(
-    run_folder, tiny_root, monkeypatch, capsys
-):
-    code, stdout, _ = call(draw_results, monkeypatch, capsys, run_folder, "--num-images", 3)
+def test_results_are_drawn_and_their_ap_is_the_last_line(run_folder, tiny_root, run_tool):
+    code, stdout, _ = run_tool(draw_results, run_folder, "--num-images", 3)
     assert code == 0
     assert stdout.splitlines()[-1] == "box AP = 12.3"
     pictures = sorted((run_folder / "pictures" / "tiny_val").glob("*.png"))
@@ -58,7 +43,7 @@ def test_results_are_drawn_and_their_ap_is_the_last_line(
     assert [Image.open(picture).width for picture in pictures] == widths
 
 
-def test_of_proposals_the_best_for_each_object_is_drawn(run_folder, tiny_root, monkeypatch, capsys):
+def test_of_proposals_the_best_for_each_object_is_drawn(run_folder, tiny_root, run_tool):
     """The pictures of an RPN: every object has a proposal, but for those of the last image."""
     with open(f"{tiny_root}/tiny/annotations/instances_val.json") as file:
         content = json.load(file)
@@ -75,7 +60,7 @@ def test_of_proposals_the_best_for_each_object_is_drawn(run_folder, tiny_root, m
     (folder / "coco_instances_results.json").unlink()
     (folder / "box_proposals.pkl").write_bytes(pickle.dumps(proposals))
     (folder / "results.json").write_text(json.dumps({"box_proposals": {"AR@1000": 45.67}}))
-    code, stdout, stderr = call(draw_results, monkeypatch, capsys, run_folder)
+    code, stdout, stderr = run_tool(draw_results, run_folder)
     assert code == 0, stderr
     assert stdout.splitlines()[-1] == "box AR at 1000 = 45.7"
     for image in content["images"]:
@@ -91,61 +76,55 @@ def test_of_proposals_the_best_for_each_object_is_drawn(run_folder, tiny_root, m
             assert (found.tolist() == [230, 159, 0]) == (image["id"] != last)
 
 
-def test_a_folder_without_an_evaluation_is_named(tmp_path, monkeypatch, capsys):
-    code, _, stderr = call(draw_results, monkeypatch, capsys, tmp_path)
+def test_a_folder_without_an_evaluation_is_named(tmp_path, run_tool):
+    code, _, stderr = run_tool(draw_results, tmp_path)
     assert code == 2
-    assert stderr.startswith("error: ")
-    assert str(tmp_path) in stderr
+    assert stderr.startswith(f"error: {tmp_path}")
 
 
-def test_shapes_of_any_size_and_count(tmp_path, monkeypatch, capsys):
+def test_shapes_of_any_size_and_count(tmp_path, monkeypatch, run_tool):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    code, _, stderr = run_tool(make_shapes, "--name", "shapes", "--train", 3)
+    assert code == 2
+    assert "--name" in stderr  # this one is kept for the built-in set
+    assert not list(tmp_path.iterdir())
     words = ["--name", "few", "--train", 3, "--val", 2, "--size", 64]
-    code, stdout, _ = call(make_shapes, monkeypatch, capsys, *words)
+    code, stdout, _ = run_tool(make_shapes, *words)
     assert code == 0
     assert "few_train" in stdout
     assert len(list((tmp_path / "few" / "images").iterdir())) == 5
 
 
-def test_the_built_in_name_is_kept_for_the_built_in_set(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    code, _, stderr = call(make_shapes, monkeypatch, capsys, "--name", "shapes", "--train", 3)
-    assert code == 2
-    assert "--name" in stderr
-    assert not list(tmp_path.iterdir())
-
-
-def test_pretraining_names_a_config_that_is_not_there(tmp_path, monkeypatch, capsys):
+def test_pretraining_names_a_config_that_is_not_there(tmp_path, run_tool):
     words = ["--config-file", tmp_path / "no.yaml", "--output", tmp_path / "out.pkl"]
-    code, _, stderr = call(pretrain_backbone, monkeypatch, capsys, *words)
+    code, _, stderr = run_tool(pretrain_backbone, *words)
     assert code == 2
     assert "no.yaml" in stderr
 
 
-def test_the_stock_config_names_detectron2s_components_alone(repo):
-    cfg = train_stock.config_of_stock(load_config(repo / "configs/quick/demo.yaml"))
+def test_the_stock_config_names_detectron2s_components_alone(row_config):
+    cfg = train_stock.config_of_stock(row_config("quick/demo"))
     assert cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone"
     assert cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN"
     assert cfg.MODEL.RPN.HEAD_NAME == "StandardRPNHead"
     assert cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads"
     assert cfg.OUTPUT_DIR == "output/quick/demo-stock"
-    retinanet = load_config(repo / "configs/quick/RetinaNet/retinanet_R_18_FPN.yaml")
-    name = train_stock.config_of_stock(retinanet).MODEL.BACKBONE.NAME
-    assert name == "build_retinanet_resnet_fpn_backbone"
+    retinanet = train_stock.config_of_stock(row_config("quick/RetinaNet/retinanet_R_18_FPN"))
+    assert retinanet.MODEL.BACKBONE.NAME == "build_retinanet_resnet_fpn_backbone"
 
 
-def test_an_ablation_has_no_stock_twin(repo):
-    cfg = load_config(repo / "configs/quick/RPN/rpn_R_18_P2.yaml")
-    with pytest.raises(UserError, match="OUT_FEATURES"):
-        train_stock.config_of_stock(cfg)
-
-
-@pytest.mark.parametrize("row", ["faster_rcnn_R_50_FPN", "retinanet_R_50_FPN"])
-def test_a_config_of_torchvision_has_no_stock_twin(row_config, row):
-    default = ["MODEL.ANCHOR_GENERATOR.NAME", "DefaultAnchorGenerator"]
-    for opts in ([], default):
-        with pytest.raises(UserError, match="stock Detectron2 has no ClippingRetinaNet"):
-            train_stock.config_of_stock(row_config(f"torchvision/{row}", *opts))
+@pytest.mark.parametrize(
+    "row, words",
+    [
+        ("quick/RPN/rpn_R_18_P2", "OUT_FEATURES"),
+        ("torchvision/faster_rcnn_R_50_FPN", "stock Detectron2 has no ClippingRetinaNet"),
+        ("torchvision/retinanet_R_50_FPN", "stock Detectron2 has no ClippingRetinaNet"),
+    ],
+)
+def test_an_ablation_and_a_config_of_torchvision_have_no_stock_twin(row_config, row, words):
+    for opts in ([], ["MODEL.ANCHOR_GENERATOR.NAME", "DefaultAnchorGenerator"]):
+        with pytest.raises(UserError, match=words):
+            train_stock.config_of_stock(row_config(row, *opts))
 
 
 def test_stock_detectron2_trains_the_same_config(repo, tiny_opts):
@@ -158,8 +137,8 @@ def test_stock_detectron2_trains_the_same_config(repo, tiny_opts):
 
 
 @pytest.mark.parametrize("number", [0, 4])
-def test_a_picture_is_made_of_an_image_that_there_is(number, tmp_path, monkeypatch, capsys):
+def test_a_picture_is_made_of_an_image_that_there_is(number, tmp_path, monkeypatch, run_tool):
     monkeypatch.setattr(make_pictures.DatasetCatalog, "get", lambda name: [{}] * 3)
     words = ["--image", number, "--output", tmp_path / "x.png"]
-    code, _, stderr = call(make_pictures, monkeypatch, capsys, *words)
+    code, _, stderr = run_tool(make_pictures, *words)
     assert (code, stderr) == (2, f"error: --image is {number}: give 1 to 3\n")

@@ -16,12 +16,6 @@ def has(picture, color):
     return (picture == np.array(ImageColor.getrgb(color))).all(axis=-1)
 
 
-def extent(picture, color):
-    """The first and the last row, and the first and the last column, of the colour's pixels."""
-    rows, columns = has(picture, color).nonzero()
-    return rows.min(), rows.max(), columns.min(), columns.max()
-
-
 def filled(height, width, *boxes):
     masks = np.zeros((len(boxes), height, width), dtype=bool)
     for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
@@ -63,20 +57,16 @@ def test_dashes_are_on_the_boxes_they_are_asked_for_and_below_the_labels():
     assert (dashed[:15, 121:150] == plain[:15, 121:150]).all()
 
 
-def test_without_boxes_the_image_is_left_as_it_is():
-    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    picture = draw_boxes(image, np.zeros((0, 4)), [], [])
-    assert (picture == image).all()
-
-
-def test_a_label_stands_above_its_box():
+@pytest.mark.parametrize("draw", [draw_boxes, draw_masks])
+def test_a_label_stands_above_its_region(draw):
     image = np.zeros((100, 200, 3), np.uint8)
-    top, bottom, left, _ = extent(
-        draw_boxes(image, np.array([[40, 50, 120, 90]]), ["0.87"], [ORANGE])[:48], ORANGE
-    )
-    assert 25 < top < 35
-    assert bottom == 47
-    assert left == 40
+    box = (40, 50, 120, 90)
+    regions = np.array([box]) if draw is draw_boxes else filled(100, 200, box)
+    part = draw(image, regions, ["0.87"], [ORANGE])[: 48 if draw is draw_boxes else 50]
+    rows, columns = has(part, ORANGE).nonzero()
+    assert 25 < rows.min() < 35
+    assert rows.max() in ((47,) if draw is draw_boxes else (47, 48, 49))
+    assert columns.min() == 40
 
 
 def test_a_mask_is_a_translucent_fill_and_a_solid_outline():
@@ -134,15 +124,6 @@ def test_compact_masks_are_pasted_one_at_a_time(monkeypatch):
     assert [array.shape for array in pasted] == [(1, 32, 48)] * 3
 
 
-def test_a_label_stands_above_its_mask():
-    image = np.zeros((100, 200, 3), np.uint8)
-    picture = draw_masks(image, filled(100, 200, (40, 50, 120, 90)), ["0.87"], [ORANGE])
-    top, bottom, left, _ = extent(picture[:50], ORANGE)
-    assert left == 40
-    assert bottom in (47, 48, 49)
-    assert top > 25
-
-
 @pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize("count", [0, 1])
 def test_nothing_to_draw_leaves_the_image_as_it_is(count, compact):
@@ -151,14 +132,14 @@ def test_nothing_to_draw_leaves_the_image_as_it_is(count, compact):
     if compact:
         masks = RegionMasks(torch.zeros(count, 14, 14), torch.ones(count, 4), (32, 48), 0.5)
     assert (draw_masks(image, masks, ["empty"] * count, [ORANGE] * count) == image).all()
+    assert (draw_boxes(image, np.zeros((0, 4)), [], []) == image).all()
 
 
-def test_a_label_for_every_mask_and_masks_of_the_image():
-    image = np.zeros((32, 48, 3), np.uint8)
+@pytest.mark.parametrize("size, labels", [((32, 48), []), ((48, 32), [""])])
+def test_a_label_for_every_mask_and_masks_of_the_image(size, labels):
+    masks = filled(*size, (1, 2, 9, 9))
     with pytest.raises(AssertionError):
-        draw_masks(image, filled(32, 48, (1, 2, 9, 9)), [], [])
-    with pytest.raises(AssertionError):
-        draw_masks(image, filled(48, 32, (1, 2, 9, 9)), [""], [ORANGE])
+        draw_masks(np.zeros((32, 48, 3), np.uint8), masks, labels, [ORANGE] * len(labels))
 
 
 def test_a_mask_of_an_image_that_is_drawn_a_pixel_high():

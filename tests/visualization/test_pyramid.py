@@ -11,6 +11,7 @@ from PIL import ImageColor
 
 from fpn_d2.inference import AnchorMatches, Explanation, Proposals
 from fpn_d2.visualization import (
+    LEVEL_COLORS,
     draw_anchors,
     draw_explanation,
     draw_heat_maps,
@@ -18,6 +19,7 @@ from fpn_d2.visualization import (
     draw_proposals,
     level_color,
     level_legend,
+    level_number,
 )
 
 
@@ -96,3 +98,16 @@ def test_an_image_without_detections_is_drawn(explanation):
         explanation, detections=explanation.detections[:0], levels=np.zeros(0, int)
     )
     assert (draw_levels(empty) == 0).all()
+
+
+def test_p2_to_p7_have_colours_of_their_own_and_levels_beyond_share_them():
+    assert len({level_color(level) for level in range(2, 8)}) == len(LEVEL_COLORS) == 6
+    assert level_color(1) == level_color(7)
+    assert level_color(8) == level_color(2)
+
+
+def test_a_feature_names_its_level():
+    assert [level_number(feature) for feature in ("p2", "res4", "c5", "p7")] == [2, 4, 5, 7]
+    for feature in ("", "plain", "stem"):
+        with pytest.raises(ValueError, match="p4 or res4"):
+            level_number(feature)
