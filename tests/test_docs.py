@@ -66,9 +66,8 @@ def test_every_config_tool_and_test_that_a_command_names_is_there(pages, repo):
         for language, block in fenced_blocks(text):
             if language != "bash":
                 continue
-            for path in re.findall(
-                r"(?:configs|tools|tests)/\S+\.(?:yaml|py)|train_net\.py", block
-            ):
+            files = r"(?:configs|tools|tests)/\S+\.(?:yaml|py)|train_net\.py"
+            for path in re.findall(files, block):
                 named += 1
                 assert (repo / path).is_file() or path in made, f"{page}: {path}"
     assert named > 30
@@ -80,9 +79,8 @@ def test_every_key_that_a_page_names_is_a_key(pages):
     for page in pages:
         text = page.read_text(encoding="utf-8")
         blocks = "\n".join(block for language, block in fenced_blocks(text) if language == "bash")
-        for key in re.findall(
-            r"(?<![\w/.-])[A-Z][A-Z_]+(?:\.[A-Z][A-Z0-9_]*)+(?![\w.*])", text + blocks
-        ):
+        keys = r"(?<![\w/.-])[A-Z][A-Z_]+(?:\.[A-Z][A-Z0-9_]*)+(?![\w.*])"
+        for key in re.findall(keys, text + blocks):
             value = cfg
             for part in key.split("."):
                 assert part in value, f"{page}: {key}"

@@ -10,7 +10,6 @@ The trainings are of 25 iterations: after two, batch norm's statistics fit nothi
 left, and the export has nothing to compare.
 """
 
-import dataclasses
 import importlib.util
 import os
 import re
@@ -19,6 +18,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -26,8 +26,7 @@ _BLOCK = re.compile(r"((?:^<!-- [^\n]* -->\n)*)^```(\w*)\n(.*?)^```$", re.DOTALL
 _NOT_COPIED = (".git", "output", "datasets", "results", "__pycache__", ".*_cache", "*.egg-info")
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """A block of commands.
 
     Args:
@@ -52,9 +51,8 @@ class Block:
 def read_blocks(page: str) -> list[Block]:
     blocks = []
     for comments, language, text in _BLOCK.findall(page):
-        added = re.findall(r"<!-- test adds: (.*) -->", comments)
-        after = re.findall(r"<!-- test runs: (.*) -->", comments)
-        needs = re.findall(r"<!-- test needs: (.*) -->", comments)
+        kinds = ("adds", "runs", "needs")
+        added, after, needs = (re.findall(rf"<!-- test {k}: (.*) -->", comments) for k in kinds)
         known = len(added) + len(after) + len(needs)
         assert known == comments.count("\n"), f"a comment of no kind: {comments}"
         if language == "bash":
@@ -112,18 +110,12 @@ def test_every_command_works_and_leaves_what_the_page_says(repo, page, tmp_path)
     }
     blocks = read_blocks(page)
     left = [b for b in blocks if not all(importlib.util.find_spec(name) for name in b.needs)]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     for block in blocks:
         if block in left:
             continue
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", block.script],
-            cwd=copy,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        command = ["bash", "-euo", "pipefail", "-c", block.script]
+        done = subprocess.run(command, cwd=copy, env=environment, **pipes, text=True)
         assert done.returncode == 0, f"{block.script}\n{done.stdout[-3000:]}"
         assert "Traceback" not in done.stdout, f"{block.script}\n{done.stdout[-3000:]}"
     left_out = "".join(block.text for block in left)

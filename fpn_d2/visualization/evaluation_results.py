@@ -88,31 +88,32 @@ def read_results(
     Raises:
         UserError: if the folder has no results.
     """
-    names = ("mask_proposals.json", "coco_instances_results.json", "box_proposals.pkl")
-    masks, detections, boxes = (os.path.join(inference_dir, name) for name in names)
+    kinds = {
+        "mask_proposals.json": "mask_proposals",
+        "coco_instances_results.json": "bbox",
+        "box_proposals.pkl": "box_proposals",
+    }
+    there = [name for name in kinds if os.path.isfile(os.path.join(inference_dir, name))]
+    if not there:
+        raise UserError(
+            f"{inference_dir} holds neither {' nor '.join(kinds)}; evaluate the model first, with "
+            "train_net.py --eval-only"
+        )
+    path, kind = os.path.join(inference_dir, there[0]), kinds[there[0]]
     found = defaultdict(list)
-    if os.path.isfile(masks):
-        for result in read_json(masks):
-            if len(found[result["image_id"]]) < proposals:
-                found[result["image_id"]].append(result)
-        return "mask_proposals", found
-    if os.path.isfile(detections):
-        for result in read_json(detections):
-            if result["score"] >= threshold:
-                found[result["image_id"]].append(result)
-        return "bbox", found
-    if os.path.isfile(boxes):
-        content = read_proposals(boxes)
+    if kind == "box_proposals":
+        content = read_proposals(path)
         mode = BoxMode(content["bbox_mode"])
         for image_id, own in zip(content["ids"], content["boxes"], strict=True):
             own = np.asarray(own, dtype=np.float64).reshape(-1, 4)[:proposals]
             own = BoxMode.convert(own, mode, BoxMode.XYWH_ABS).tolist()
             found[image_id] = [{"image_id": image_id, "bbox": box} for box in own]
-        return "box_proposals", found
-    raise UserError(
-        f"{inference_dir} holds neither {names[0]} nor {names[1]} nor {names[2]}; evaluate the "
-        "model first, with train_net.py --eval-only"
-    )
+        return kind, found
+    for result in read_json(path):
+        own = found[result["image_id"]]
+        if result["score"] >= threshold if kind == "bbox" else len(own) < proposals:
+            own.append(result)
+    return kind, found
 
 
 def overlaps_with_objects(

@@ -113,21 +113,11 @@ def test_a_row_by_hand():
     timings = {"fp32": timing(0.5, 100.4), "detectron2": timing(2.0, 300.0)}
     row = make_row("inference", "fp32", timings, 0.000123456, 0.789, ours="fp32", x=1)
     assert row == {
-        "task": "inference",
-        "variant": "fp32",
-        "seconds": 0.5,
-        "baseline": "detectron2",
-        "baseline_seconds": 2.0,
-        "ratio": 4.0,
-        "max_error": 0.000123,
-        "rounds": 3,
-        "spread": [0.25, 1.0],
-        "baseline_spread": [1.0, 4.0],
-        "peak_mib": 100,
-        "baseline_peak_mib": 300,
-        "share_of_matmul": 0.79,
-        "x": 1,
-    }
+        "task": "inference", "variant": "fp32", "seconds": 0.5,
+        "baseline": "detectron2", "baseline_seconds": 2.0, "ratio": 4.0,
+        "max_error": 0.000123, "rounds": 3, "spread": [0.25, 1.0], "baseline_spread": [1.0, 4.0],
+        "peak_mib": 100, "baseline_peak_mib": 300, "share_of_matmul": 0.79, "x": 1,
+    }  # fmt: skip
     timings = {"ours": timing(0.5), "torchvision": timing(1.0)}
     row = make_row("training", "bf16", timings, None, baseline="torchvision")
     assert row["baseline"] == "torchvision"
