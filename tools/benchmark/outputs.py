@@ -14,19 +14,13 @@ from .networks import output_of
 
 
 def largest_share(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference of tensors of the same shapes, as a share of the largest value of
-    each."""
-    return max(
-        float((a.float() - b).abs().max() / b.abs().max())
-        for a, b in zip(found, expected, strict=True)
-    )
+    """The largest difference of tensors of the same shapes, as a share of their largest values."""
+    pairs = zip(found, expected, strict=True)
+    return max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in pairs)
 
 
 def feature_error(
-    ours: nn.Module,
-    theirs: nn.Module,
-    call: Callable[[], Any],
-    their_call: Callable[[], Any],
+    ours: nn.Module, theirs: nn.Module, call: Callable[[], Any], their_call: Callable[[], Any]
 ) -> float:
     """The :func:`largest_share` of the features of two detectors of the same weights.
 
@@ -52,31 +46,17 @@ def head_errors(
     images = stock.preprocess_image(inputs)
     features = stock.backbone(images.tensor)
     proposals, _ = stock.proposal_generator(images, features)
-    expected = head_outputs(stock, features, proposals)
+
+    def outputs(model: nn.Module, features: dict[str, Tensor]) -> Sequence[Tensor]:
+        heads = model.roi_heads
+        return output_of(heads.box_predictor, lambda: heads(images, features, proposals))
+
+    expected = outputs(stock, features)
     device = images.tensor.device.type
     with torch.autocast(device, ready.dtype, enabled=ready.dtype is not None):
-        found = head_outputs(ready.model, ready.model.backbone(images.tensor), proposals)
+        found = outputs(ready.model, ready.model.backbone(images.tensor))
     differences = [float((a.float() - b).abs().max()) for a, b in zip(found, expected, strict=True)]
     return max(differences), largest_share(found, expected)
-
-
-def head_outputs(
-    model: nn.Module, features: dict[str, Tensor], proposals: list[Instances]
-) -> tuple[Tensor, Tensor]:
-    """A detector's class scores and box deltas of proposals, before softmax and decoding.
-
-    Args:
-        model: with Detectron2's standard RoI heads.
-        features: the pyramid, (N, C, H, W) by the level's name.
-        proposals: R boxes of all N images together.
-
-    Returns:
-        (R, classes + 1) and (R, 4 or 4 * classes).
-    """
-    heads = model.roi_heads
-    levels = [features[name] for name in heads.box_in_features]
-    pooled = heads.box_pooler(levels, [p.proposal_boxes for p in proposals])
-    return heads.box_predictor(heads.box_head(pooled))
 
 
 @torch.no_grad()

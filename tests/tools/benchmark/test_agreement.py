@@ -15,7 +15,7 @@ ROW = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 
 
 class Evaluator:
-    """Its AP is two less than the detections that it has seen; without any, there is none or NaN."""
+    """Its AP is two less than the detections that it has seen; without any it is none or NaN."""
 
     def __init__(self, name, output_dir):
         assert output_dir is None
