@@ -68,13 +68,13 @@ def test_the_pinned_commit_is_the_one_that_the_package_names():
 # A real pip in an environment of its own, which finds stub packages in a folder
 
 
-def write_wheel(folder: Path, name: str, version: str, module: str = "", code: str = "") -> Path:
+def write_wheel(folder: Path, name: str, version: str, module: str = "") -> Path:
     """A wheel of one module, whose ``__version__`` is the wheel's."""
     module = module or name
     path = folder / f"{name}-{version}-py3-none-any.whl"
     info = f"{name}-{version}.dist-info"
     files = {
-        f"{module}/__init__.py": f"__version__ = {version!r}\n{code}",
+        f"{module}/__init__.py": f"__version__ = {version!r}\n",
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/RECORD": "",
@@ -106,10 +106,6 @@ class Environment:
         (info / "direct_url.json").write_text(json.dumps(origin))
         os.utime(info, (2**32, 2**32))  # later than any setup.py
 
-    def write_torch(self, torch: str, torchvision: str) -> None:
-        write_wheel(self.wheels, "torch", torch)
-        write_wheel(self.wheels, "torchvision", torchvision)
-
     def set_up(self, **variables: str) -> subprocess.CompletedProcess:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))}
         find = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels)}
@@ -132,7 +128,8 @@ def test_what_is_missing_is_installed_and_what_works_is_left_alone(environment):
     assert_one_sentence(done.stderr.strip().removeprefix("setup: "))
     assert "/no/such/folder" in done.stderr
 
-    environment.write_torch("2.11.0", "0.26.0")
+    write_wheel(environment.wheels, "torch", "2.11.0")
+    write_wheel(environment.wheels, "torchvision", "0.26.0")
     done = environment.set_up()
     assert done.returncode == 0, done.stdout + done.stderr
     line = done.stdout.splitlines()[-1]
@@ -151,7 +148,8 @@ def test_what_is_missing_is_installed_and_what_works_is_left_alone(environment):
 @needs_posix
 @needs_git
 def test_torch_as_torch_says_and_without_a_compiler_no_compiled_part(environment, repository):
-    environment.write_torch("2.12.0", "0.27.0")
+    write_wheel(environment.wheels, "torch", "2.12.0")
+    write_wheel(environment.wheels, "torchvision", "0.27.0")
     pip = [sys.executable, "-m", "pip", "wheel", "-q", "-w", environment.wheels]
     can_build = subprocess.run([*pip, "setuptools<82", "wheel"]).returncode == 0
     source = str(repository[0] / ".git") if can_build else environment.detectron2
@@ -174,13 +172,19 @@ def pip_calls(monkeypatch):
     """The arguments of each call of pip, which does nothing."""
     calls = []
 
-    def pip(*arguments, failure, env=None):
+    def pip(*arguments, failure, **options):
         calls.append(list(arguments))
         if any(word in getattr(pip, "fails_at", ()) for word in arguments):
             raise SetupError(failure)
 
     monkeypatch.setattr(setup_environment, "pip", pip)
     return calls
+
+
+def set_machine(monkeypatch, platform, has_driver):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(shutil, "which", lambda name: "/bin/nvidia-smi" if has_driver else None)
+    monkeypatch.setattr(os.path, "exists", lambda path: has_driver)
 
 
 @pytest.mark.parametrize(
@@ -194,9 +198,7 @@ def pip_calls(monkeypatch):
     ],
 )
 def test_the_build_of_torch(wanted, platform, driver, cpu, pip_calls, monkeypatch):
-    monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(shutil, "which", lambda name: "/bin/nvidia-smi" if driver else None)
-    monkeypatch.setattr(os.path, "exists", lambda path: driver)
+    set_machine(monkeypatch, platform, driver)
     setup_environment.install_torch(wanted)
     (call,) = pip_calls
     assert (setup_environment.CPU_INDEX in call) == cpu
@@ -204,9 +206,7 @@ def test_the_build_of_torch(wanted, platform, driver, cpu, pip_calls, monkeypatc
 
 
 def test_without_the_cpu_index_the_default_build_is_taken(pip_calls, monkeypatch):
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    set_machine(monkeypatch, "linux", False)
     setup_environment.pip.fails_at = (setup_environment.CPU_INDEX,)
     setup_environment.install_torch("")
     assert len(pip_calls) == 2

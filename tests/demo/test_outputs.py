@@ -20,6 +20,9 @@ def test_no_two_inputs_share_a_file():
     assert stems[:2] == ["x", "x_2"]
 
 
+COLORS = [*((40 * i + 20,) * 3 for i in range(4)), (200, 0, 0)]
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder with an image, and a folder in it with a file of the user's."""
@@ -39,49 +42,34 @@ def test_nothing_is_overwritten_unless_asked_and_an_input_never(folder):
         prepare_folder(str(folder / "b.png"), [], [])
 
 
-def frames(path):
-    """The frames of a video, RGB."""
-    return [frame[:, :, ::-1] for frame in sv.get_video_frames_generator(path)]
-
-
-def make_video(path, colors):
-    """Write a video of 48 x 32 pixels, with a frame of each colour (RGB) for a quarter second."""
+@pytest.fixture
+def video(tmp_path):
+    """A video of 48 x 32 pixels: four grey frames, brighter and brighter, and a red one."""
+    path = str(tmp_path / "in.avi")
     with sv.VideoSink(path, sv.VideoInfo(48, 32, 4.0), "MJPG") as sink:
-        for color in colors:
+        for color in COLORS:
             sink.write_frame(np.full((32, 48, 3), color[::-1], np.uint8))
     return path
 
 
-@pytest.fixture
-def video(tmp_path):
-    """Five grey frames, brighter and brighter."""
-    return make_video(str(tmp_path / "in.avi"), [[40 * i + 20] * 3 for i in range(5)])
-
-
-def test_frames_come_one_by_one_and_keep_their_times(video, tmp_path):
+def test_frames_come_one_by_one_and_keep_their_times_and_colours(video, tmp_path):
     seen = []
 
     def draw(frame, number):
-        seen.append((number, frame.shape))
+        assert number == len(seen)
+        seen.append(frame)
         return np.repeat(np.repeat(frame, 3, 0), 3, 1)[:95, :143]  # odd sides
 
     target = str(tmp_path / "out.mp4")
     assert convert_video(video, target, draw) == 5
-    assert seen == [(number, (32, 48, 3)) for number in range(5)]
     info = sv.VideoInfo.from_video_path(target)
     assert (info.width, info.height, info.fps, info.total_frames) == (142, 94, 4, 5)
-    for i, frame in enumerate(frames(target)):
-        assert frame.shape == (94, 142, 3)
-        assert frame.mean() == pytest.approx(40 * i + 20, abs=6)
-
-
-def test_red_stays_red(tmp_path):
-    path, target = make_video(str(tmp_path / "a.avi"), [(200, 0, 0)]), tmp_path / "b.mp4"
-    seen = []
-    convert_video(path, str(target), lambda frame, number: seen.append(frame) or frame)
-    for frame in [*seen, *frames(str(target))]:
-        assert frame[..., 0].mean() == pytest.approx(200, abs=10)
-        assert frame[..., 1:].mean() == pytest.approx(0, abs=10)
+    written = [frame[:, :, ::-1] for frame in sv.get_video_frames_generator(target)]
+    for frames, shape in ((seen, (32, 48, 3)), (written, (94, 142, 3))):
+        assert [frame.shape for frame in frames] == [shape] * 5
+        for frame, color in zip(frames, COLORS, strict=True):
+            tolerance = 6 if color[0] == color[1] else 10  # red loses more
+            assert frame.mean(axis=(0, 1)) == pytest.approx(np.array(color), abs=tolerance)
 
 
 @pytest.mark.parametrize(

@@ -21,19 +21,19 @@ from fpn_d2.export import Parity
 EXAMPLE = "docs/examples/run_exported.py"
 
 
-@pytest.fixture
-def words(repo, row_config, tmp_path):
+@pytest.fixture(scope="module")
+def words(repo, row_config, tmp_path_factory):
     """The tool's words for a random detector, and an image."""
+    folder = tmp_path_factory.mktemp("export")
     config = repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_C5.yaml"
     torch.manual_seed(0)
     cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_C5")
     model = build_model(cfg.clone()).eval()
     spread_scores(cfg, model)
-    SafeCheckpointer(model, str(tmp_path)).save("model")
+    SafeCheckpointer(model, str(folder)).save("model")
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
-    image = Image.fromarray(pixels).resize((450, 300), Image.BILINEAR)
-    image.save(tmp_path / "image.png")
-    paths = ("--weights", tmp_path / "model.pth", "--images", tmp_path / "image.png")
+    Image.fromarray(pixels).resize((450, 300), Image.BILINEAR).save(folder / "image.png")
+    paths = ("--weights", folder / "model.pth", "--images", folder / "image.png")
     return ["--config-file", config, *paths]
 
 
@@ -50,14 +50,10 @@ def test_the_example_prints_what_the_model_finds(repo, words, tmp_path, run_tool
     cfg = load_config(words[1], ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(words[3])])
     rgb = np.asarray(Image.open(words[5]))
     expected = DefaultPredictor(cfg)(rgb[:, :, ::-1])["instances"]
-    done = subprocess.run(
-        [sys.executable, repo / EXAMPLE, output, words[5]],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": ""},
-    )
-    lines = [line.split() for line in done.stdout.splitlines()]
+    command = [sys.executable, repo / EXAMPLE, output, words[5]]
+    env = {**os.environ, "PYTHONPATH": ""}
+    printed = subprocess.check_output(command, text=True, env=env)
+    lines = [line.split() for line in printed.splitlines()]
     assert len(lines) == len(expected) > 0
     boxes = torch.tensor([[float(x) for x in line[-4:]] for line in lines])
     assert (boxes - expected.pred_boxes.tensor).abs().amax(dim=1).quantile(0.9) < 0.1
