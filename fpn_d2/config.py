@@ -19,8 +19,6 @@ from detectron2.utils.file_io import PathManager
 from .config_checks import check_config, import_foreign
 from .utils.errors import UserError
 
-__all__ = ["add_fpn_config", "changed", "load_config", "stock_config"]
-
 # The bounds of a config file; this package's largest has 300 values in 3 kB.
 _MAX_BYTES = 2**20
 _MAX_VALUES = 100_000

@@ -47,14 +47,6 @@ from .modeling import MaskProposalNetwork, build_fpn_backbone
 from .modeling.fpn import TOP_BLOCKS, check_features_exist, features_read
 from .utils.errors import UserError
 
-__all__ = [
-    "check_config",
-    "check_registered",
-    "class_head_key",
-    "features_read",
-    "import_foreign",
-]
-
 
 def check_config(cfg: CfgNode) -> None:
     """Refuse values, and combinations of values, that cannot work.

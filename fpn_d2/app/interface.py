@@ -10,8 +10,6 @@ from typing import Any
 from ..utils.errors import UserError
 from .session import Session, Settings, example_images
 
-__all__ = ["build_page", "import_gradio", "serve"]
-
 logger = logging.getLogger(__name__)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")

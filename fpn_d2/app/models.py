@@ -10,8 +10,6 @@ from ..config import load_config
 from ..inference import free_title, split_pair
 from ..utils.errors import UserError
 
-__all__ = ["find_models", "parse_model"]
-
 logger = logging.getLogger(__name__)
 
 

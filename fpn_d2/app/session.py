@@ -14,8 +14,7 @@ from detectron2.config import CfgNode
 
 from ..data.datasets.shapes import ShapesSpec
 from ..data.datasets.shapes_scene import compose_scene, draw_scene
-from ..data.images import image_fault
-from ..demo.sources import read_rgb
+from ..data.images import image_fault, read_image
 from ..inference import Explainer, Explanation, class_names, final_nms_iou, set_final_nms
 from ..inference.explanation import box_pooler
 from ..utils.errors import UserError
@@ -27,8 +26,6 @@ from ..visualization import (
     level_legend,
 )
 from ..visualization.layout import stack
-
-__all__ = ["Limits", "Session", "Settings", "View", "example_images", "read_upload"]
 
 _EXAMPLES = 4
 _MODELS_KEPT = 2  # in memory
@@ -200,7 +197,7 @@ def read_upload(path: str, limits: Limits) -> np.ndarray:
     fault = image_fault(path, max_pixels=limits.pixels)
     if fault:
         raise UserError(f"{name} {fault}: choose another image, such as a JPEG or a PNG")
-    return read_rgb(path)
+    return read_image(path)
 
 
 @functools.lru_cache(maxsize=1)

@@ -15,8 +15,6 @@ from ..utils.files import explain_disk_errors, is_local, replace_file
 from .resume_point import checkpoints_in, newest_whole, tagged_checkpoint
 from .safe_load import read_pickle, read_safetensors, read_torch
 
-__all__ = ["SafeCheckpointer", "check_weights", "load_model"]
-
 _STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 

@@ -19,8 +19,6 @@ from ..utils.files import check_targets, explain_disk_errors, replace_file
 from .checkpointer import SafeCheckpointer, check_weights
 from .safe_load import MAX_PACKING
 
-__all__ = ["convert_checkpoint", "read_weights", "write_weights"]
-
 _HINTS = ("__author__", "matching_heuristics")
 
 

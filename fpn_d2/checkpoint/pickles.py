@@ -21,8 +21,6 @@ import numpy as np
 
 from ..utils.errors import UserError
 
-__all__ = ["NUMPY_GLOBALS", "PickledArray", "PickledDtype", "load_arrays"]
-
 _ALLOWED = {
     ("_codecs", "encode"),  # how protocol 2 writes an array's bytes
     ("collections", "OrderedDict"),

@@ -15,8 +15,6 @@ from collections.abc import Collection
 from ..utils.errors import UserError
 from .safe_load import read_torch
 
-__all__ = ["checkpoints_in", "newest_whole", "tagged_checkpoint"]
-
 _TAG = "last_checkpoint"
 _MAX_NAME = 255  # of a file, in bytes
 

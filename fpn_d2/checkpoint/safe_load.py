@@ -17,8 +17,6 @@ import torch
 from ..utils.errors import UserError
 from .pickles import NUMPY_GLOBALS, load_arrays
 
-__all__ = ["MAX_PACKING", "read_pickle", "read_safetensors", "read_torch"]
-
 # torch.save stores tensors as they are, so a file that holds more than this many times its size is
 # no checkpoint of anybody's.
 MAX_PACKING = 4

@@ -15,24 +15,6 @@ from collections.abc import Iterable, Iterator
 from numbers import Integral
 from typing import Any
 
-__all__ = [
-    "ANY_RUN",
-    "ERROR",
-    "MASKS",
-    "WARNING",
-    "Fault",
-    "Finding",
-    "annotation_findings",
-    "box_faults",
-    "file_name",
-    "image_size",
-    "is_left_out",
-    "is_number",
-    "mask_fault",
-    "read_annotations",
-    "size_faults",
-]
-
 ERROR, WARNING = "error", "warning"
 TRAINING, EVALUATION, MASKS = "training", "evaluation", "masks"
 ANY_RUN = (TRAINING, EVALUATION)

@@ -35,14 +35,6 @@ from .validation import (
     tell_warnings,
 )
 
-__all__ = [
-    "build_test_loader",
-    "build_train_loader",
-    "check_names",
-    "check_settings",
-    "load_train_dataset",
-]
-
 
 def build_train_loader(cfg: CfgNode) -> Any:
     """Detectron2's training loader over ``DATASETS.TRAIN``, after all checks.

@@ -22,16 +22,6 @@ from detectron2.structures import BoxMode
 from ..utils.errors import UserError
 from .images import record_fault
 
-__all__ = [
-    "ObjectScaleMapper",
-    "RefusingMapper",
-    "SkippingMapper",
-    "TorchvisionResize",
-    "build_test_mapper",
-    "build_test_resize",
-    "build_train_mapper",
-]
-
 logger = logging.getLogger(__name__)
 
 Mapper = Callable[[dict[str, Any]], Any]

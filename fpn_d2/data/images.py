@@ -15,8 +15,6 @@ from PIL import Image, UnidentifiedImageError
 
 from ..utils.errors import UserError
 
-__all__ = ["image_fault", "image_faults", "read_image", "read_sound_image", "record_fault"]
-
 _ORIENTATION = 0x0112  # EXIF
 _TURNED_ASIDE = (5, 6, 7, 8)
 _CHUNK = 16  # images that a process reads before it reports

@@ -16,8 +16,6 @@ from ..checkpoint.pickles import load_arrays
 from ..utils.errors import UserError
 from .validation import judged_file
 
-__all__ = ["check_proposals", "explain_missing", "read_proposals"]
-
 _KEYS = ("ids", "boxes", "objectness_logits")
 _FIRST_NAMES = {"indexes": "ids", "scores": "objectness_logits"}  # in the first Detectron's files
 

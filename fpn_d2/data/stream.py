@@ -21,8 +21,6 @@ from torch.utils.data import IterableDataset, Sampler, get_worker_info
 from ..utils.errors import UserError
 from ..utils.seeding import seeded
 
-__all__ = ["TrainStream"]
-
 # So many images in a row may be dropped by bad luck: 20 times as many as there are, at least the
 # first number and at most the second, which chance meets only where hardly 1 % can be used.
 _MAX_DROPPED = (100, 2000)

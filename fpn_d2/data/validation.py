@@ -37,17 +37,6 @@ from .annotation_file import (
 from .datasets.folders import is_local, missing_remedy
 from .images import image_faults
 
-__all__ = [
-    "Report",
-    "check_annotation_files",
-    "check_dataset",
-    "check_file",
-    "check_records",
-    "explain_failure",
-    "judged_file",
-    "tell_warnings",
-]
-
 logger = logging.getLogger(__name__)
 
 

@@ -13,8 +13,6 @@ from detectron2.structures import Instances
 from ..visualization import PALETTE, draw_boxes
 from ..visualization.layout import beside, legend, picture_scale, stack, text_block
 
-__all__ = ["Found", "draw_comparison", "group_detections"]
-
 # Blue, yellow and dashed vermilion differ in lightness too.
 _BY_ALL, _HERE, _MISSED = PALETTE[4], PALETTE[3], PALETTE[5]
 

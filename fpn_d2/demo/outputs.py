@@ -20,8 +20,6 @@ from ..utils.errors import UserError
 from ..utils.files import check_targets, replace_file
 from .sources import MAX_PIXELS
 
-__all__ = ["coco_results", "convert_video", "prepare_folder", "unique_stems", "write_picture"]
-
 # The least share of the frames that a video promises: its number of frames may be an estimate.
 _READABLE = 0.9
 

@@ -26,8 +26,6 @@ from .comparison import Found, draw_comparison
 from .outputs import coco_results, convert_video, prepare_folder, unique_stems, write_picture
 from .sources import MAX_PIXELS, find_sources, read_rgb, skipped_line
 
-__all__ = ["parse_rows", "run_demo"]
-
 _RESULTS = ("predictions.json", "images.json")
 
 

@@ -12,8 +12,6 @@ from PIL import Image
 from ..data.images import image_fault
 from ..utils.errors import UserError
 
-__all__ = ["MAX_PIXELS", "Sources", "find_sources", "read_rgb"]
-
 # The most pixels of an image or a frame, 192 MB as RGB; its header is read before it is decoded.
 MAX_PIXELS = 64_000_000
 

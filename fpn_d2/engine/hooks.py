@@ -27,17 +27,6 @@ from ..checkpoint.safe_load import read_torch
 from ..utils.devices import has_bfloat16
 from ..utils.errors import UserError
 
-__all__ = [
-    "SIGNALS",
-    "CPUAutocastTrainer",
-    "ResumeState",
-    "StepExchange",
-    "Stopper",
-    "cpu_has_bfloat16",
-    "exit_code_of",
-    "last_finite_checkpoint",
-]
-
 logger = logging.getLogger(__name__)
 
 

@@ -23,8 +23,6 @@ from ..utils.devices import keep_freed_memory
 from ..utils.errors import UserError, exit_on_user_error, sentence_in
 from .hooks import SIGNALS, exit_code_of
 
-__all__ = ["launch", "restart_count"]
-
 
 def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
     """Run ``main(args)`` in as many processes as ``args`` ask for; on CPUs too (gloo).

@@ -14,17 +14,6 @@ from ..utils.errors import UserError
 from ..utils.files import replace_file
 from .launch import restart_count
 
-__all__ = [
-    "check_output_dir",
-    "clear_output_dir",
-    "keep_steps_before",
-    "losses_of",
-    "progress_of",
-    "read_steps",
-    "restored_config",
-    "training_seconds",
-]
-
 # This file is in the folder if the training that torchrun started was allowed to write there. The
 # processes that torchrun restarts resume only if it is: never from checkpoints that the training
 # was refused.

@@ -35,8 +35,6 @@ from ..utils.seeding import seed_everything
 from .hooks import CPUAutocastTrainer, ResumeState, StepExchange, Stopper, cpu_has_bfloat16
 from .output_dir import clear_output_dir, keep_steps_before
 
-__all__ = ["Trainer"]
-
 
 class Trainer(DefaultTrainer):
     """A :class:`DefaultTrainer` for one process or several, on GPUs and on CPUs.

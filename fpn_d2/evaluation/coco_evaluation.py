@@ -16,13 +16,6 @@ from pycocotools.coco import COCO
 from ..utils.errors import UserError
 from ..utils.files import write_json
 
-__all__ = [
-    "ResultsWritingCOCOEvaluator",
-    "load_ground_truth",
-    "quiet_pycocotools",
-    "write_results",
-]
-
 
 class ResultsWritingCOCOEvaluator(COCOEvaluator):
     """A :class:`COCOEvaluator` that also writes the metrics that it returns, as ``results.json``.

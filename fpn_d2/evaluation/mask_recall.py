@@ -44,8 +44,6 @@ from ..utils.errors import UserError
 from ..utils.files import write_json
 from .coco_evaluation import quiet_pycocotools, write_results
 
-__all__ = ["MaskRecallEvaluator"]
-
 PARAMS = Params("segm")
 PARAMS.useCats, PARAMS.maxDets = 0, [10, 100, 1000]
 SIZES = ["", "s", "m", "l"]  # the names of PARAMS.areaRng: all, small, medium and large

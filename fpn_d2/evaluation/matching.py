@@ -7,8 +7,6 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-__all__ = ["match_boxes", "match_detections"]
-
 
 def match_boxes(
     found: Tensor, expected: Tensor, found_classes: Tensor, expected_classes: Tensor, pixels: float

@@ -9,17 +9,6 @@ from typing import Any
 
 from .tables import Claim, Table
 
-__all__ = [
-    "DASH",
-    "Pair",
-    "Summaries",
-    "Summary",
-    "Verdict",
-    "check_claim",
-    "format_metric",
-    "summarize",
-]
-
 DASH = "\N{EN DASH}"  # Stands for a missing number.
 
 

@@ -23,8 +23,6 @@ from ..visualization import (
 from .figures import row_styles
 from .tables import Table
 
-__all__ = ["Example", "find_examples"]
-
 _FOUND, _MISSED = PALETTE[4], PALETTE[5]  # Blue and vermilion.
 
 

@@ -16,8 +16,6 @@ from ..visualization.charts import Chart, new_axes, to_svg
 from .claims import Summaries, summarize
 from .tables import Row, Table
 
-__all__ = ["Chart", "RowStyle", "draw_charts", "row_styles"]
-
 # Yellow comes last, since it is faint on white.
 _COLORS = tuple(PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 3))
 _LINES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)), (0, (8, 2)), (0, (2, 1)))

@@ -23,8 +23,6 @@ from ..utils.errors import UserError
 from ..utils.files import replace_file, write_json
 from .runs import Run, Runner, check_settings, read_evaluations
 
-__all__ = ["FourStep", "proposal_opts"]
-
 
 @dataclasses.dataclass(frozen=True)
 class FourStep(Run):

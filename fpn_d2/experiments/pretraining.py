@@ -32,8 +32,6 @@ from ..engine.hooks import cpu_has_bfloat16
 from ..utils.errors import UserError
 from ..utils.files import replace_file
 
-__all__ = ["CropClassifier", "cut_crops", "pretrain_backbone"]
-
 logger = logging.getLogger(__name__)
 
 CROP_SIZE = 64

@@ -16,8 +16,6 @@ from .examples import Example
 from .figures import draw_charts, row_styles
 from .tables import Table
 
-__all__ = ["markdown_report", "markdown_table", "write_report"]
-
 _MARKS = {
     "holds": "\N{CHECK MARK}",
     "does not hold": "\N{BALLOT X}",

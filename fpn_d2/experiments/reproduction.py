@@ -31,8 +31,6 @@ from .pretraining import pretrain_backbone
 from .runs import BusyError, Run, Runner, read_result
 from .tables import Row, Table, Tables
 
-__all__ = ["PROVENANCE", "Reproduction", "count_anchors", "pick_rows"]
-
 logger = logging.getLogger(__name__)
 
 # What a result says about the place where its run was trained.

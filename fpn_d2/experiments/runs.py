@@ -29,8 +29,6 @@ from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
 from ..utils.provenance import describe_machine, describe_versions, git_commit
 
-__all__ = ["BusyError", "Run", "Runner", "check_settings", "read_result"]
-
 # The data loader's processes hold a killed run's lock until they look for their parent, which they
 # do every 5 s.
 _LOCK_SECONDS = 15

@@ -24,8 +24,6 @@ from .runs import BusyError, Run
 from .tables import Table
 from .timing import time_rows
 
-__all__ = ["Progress", "collect", "reproduce", "results_file", "update_results"]
-
 
 class Progress(contextlib.AbstractContextManager):
     """Shows what is being trained, how far it is and how long everything will take.

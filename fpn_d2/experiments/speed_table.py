@@ -5,8 +5,6 @@ from typing import Any
 
 from tabulate import tabulate
 
-__all__ = ["benchmark_table"]
-
 _HEADERS = (
     "task",
     "this package",

@@ -14,8 +14,6 @@ import yaml
 
 from ..utils.errors import UserError
 
-__all__ = ["Claim", "Row", "Scale", "Table", "Tables", "load_tables"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Scale:

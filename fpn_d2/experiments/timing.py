@@ -27,8 +27,6 @@ from .reproduction import Reproduction
 from .runs import Run
 from .tables import Row, Table
 
-__all__ = ["time_rows"]
-
 _IMAGES = 8
 _ROUNDS = 3
 

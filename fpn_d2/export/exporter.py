@@ -30,16 +30,6 @@ from ..utils.errors import UserError
 from ..utils.files import check_targets, explain_disk_errors, replace_file
 from .nms import nms_by_group
 
-__all__ = [
-    "FORMATS",
-    "DetectorGraph",
-    "Exported",
-    "check_output",
-    "export_model",
-    "require",
-    "write_export",
-]
-
 FORMATS = ("onnx", "torchscript")
 # Opset 16 is the first with RoIAlign's half-pixel shift; most runtimes know the next one too.
 OPSET = 17

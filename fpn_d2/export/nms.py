@@ -17,8 +17,6 @@ import torch
 import torchvision
 from torch import Tensor
 
-__all__ = ["nms_by_group"]
-
 
 @contextlib.contextmanager
 def nms_by_group(format: str) -> Iterator[None]:

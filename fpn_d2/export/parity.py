@@ -39,17 +39,6 @@ from ..utils.provenance import (
 )
 from .exporter import DetectorGraph, Exported, require
 
-__all__ = [
-    "Parity",
-    "check_export",
-    "check_report",
-    "export_table",
-    "load_exported",
-    "random_proposals",
-    "read_check_images",
-    "report_parity",
-]
-
 MATCHED_SHARE = 0.995  # of the detections must be matched,
 LEAST_SCORE = 0.05  # of those above this score,
 PIXELS = 0.1  # to a box whose coordinates are that near;

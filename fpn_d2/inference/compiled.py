@@ -6,8 +6,6 @@ import shutil
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
-__all__ = ["compile_backbone"]
-
 logger = logging.getLogger(__name__)
 
 

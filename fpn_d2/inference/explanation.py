@@ -29,8 +29,6 @@ from ..modeling import levels_of_boxes, match_anchors
 from .predictor import Predictor, detections_above
 from .prepared import PreparedModel
 
-__all__ = ["AnchorMatches", "Explainer", "Explanation", "Proposals"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Proposals:

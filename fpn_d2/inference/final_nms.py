@@ -6,8 +6,6 @@ from torch import nn
 
 from ..config_checks import class_head_key
 
-__all__ = ["final_nms_iou", "set_final_nms"]
-
 
 def final_nms_iou(cfg: CfgNode) -> float:
     """The IoU above which a config's detector drops the worse of two boxes, 0 to 1.

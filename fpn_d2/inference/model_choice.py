@@ -6,8 +6,6 @@ from collections.abc import Container
 
 from ..utils.errors import UserError
 
-__all__ = ["free_title", "split_pair"]
-
 
 def split_pair(words: str, option: str) -> tuple[str, str]:
     """Split ``CONFIG:WEIGHTS`` into the config's path and the weights' path or URL.

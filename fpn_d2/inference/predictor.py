@@ -23,8 +23,6 @@ from ..data import build_test_resize
 from ..utils.errors import UserError
 from .prepared import PreparedModel, prepare_model
 
-__all__ = ["Predictor", "class_names", "dataset_category_ids", "detections_above"]
-
 # Proposals to show: boxes that overlap no better one by more than this IoU, and so many at most.
 _PROPOSAL_IOU, _MOST_PROPOSALS = 0.5, 20
 

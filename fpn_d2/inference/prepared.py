@@ -33,8 +33,6 @@ from ..utils.errors import UserError
 from ..utils.modules import recast
 from .compiled import compile_backbone
 
-__all__ = ["PRECISIONS", "PreparedModel", "prepare_model"]
-
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -16,15 +16,6 @@ from torch import Tensor, nn
 
 from ..modeling import match_anchors
 
-__all__ = [
-    "Suggestion",
-    "best_ious",
-    "grid_sizes",
-    "network_inputs",
-    "positive_anchors",
-    "suggest_sizes",
-]
-
 _OBJECTS_AT_ONCE = 50_000
 # The search covers four octaves to each side, in quarters.
 _STEPS_OF_OCTAVE, _OCTAVES = 4, 4

@@ -16,8 +16,6 @@ from ..data import check_names
 from ..data.annotation_file import file_name, image_size, is_number, read_annotations
 from ..utils.errors import UserError
 
-__all__ = ["AnnotatedObjects", "dataset_files", "read_objects"]
-
 _REMEDY = "add some; tools/check_dataset.py lists what is wrong with a file"
 
 

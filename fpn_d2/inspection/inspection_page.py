@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data.detection_utils import read_image
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,6 +17,7 @@ from matplotlib.ticker import NullLocator
 from PIL import Image
 from tqdm import tqdm
 
+from ..data.images import read_image
 from ..utils.errors import UserError
 from ..utils.files import read_json, replace_file, write_json
 from ..visualization import PALETTE, draw_boxes, level_color, level_number, side_by_side
@@ -25,8 +25,6 @@ from ..visualization.charts import Chart, new_axes, to_svg
 from ..visualization.pages import data_url, page_environment
 from .anchor_reach import positive_anchors
 from .measurements import Inspection
-
-__all__ = ["draw_charts", "draw_samples", "summary", "write_inspection"]
 
 _METHOD = (
     "The candidates are the present sizes times 2^(k/4), k = -16 to 16, in whole pixels and none "
@@ -349,7 +347,7 @@ def draw_samples(
     for image in tqdm(sorted(chosen.tolist()), desc="drawing samples", unit="image", disable=None):
         name = objects.file_names[image]
         try:
-            pixels = read_image(os.path.join(objects.image_folder, name), format="RGB")
+            pixels = read_image(os.path.join(objects.image_folder, name))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             faults.append(f"image {name} cannot be read ({error})")
             continue

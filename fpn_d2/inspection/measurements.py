@@ -34,8 +34,6 @@ from .anchor_reach import (
 )
 from .annotated_objects import AnnotatedObjects, dataset_files, read_objects
 
-__all__ = ["AnchorSetup", "Inspection", "inspect_dataset"]
-
 _REACHED_AT = 0.5  # IoU
 
 

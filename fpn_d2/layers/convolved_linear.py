@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from ..utils.devices import has_slow_matmul
 from ..utils.modules import recast
 
-__all__ = ["ConvolvedLinear", "convolve_linears"]
-
 # For smaller layers and fewer rows a call costs more than the product.
 _LEAST_WEIGHTS = 2**19
 _LEAST_ROWS = 64

@@ -17,8 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["pyramid_roi_align"]
-
 # Pairs of an index and a weight in one piece of work. A pair takes 12 bytes.
 _MAX_ENTRIES = 1 << 22
 

@@ -40,8 +40,6 @@ from ..utils.errors import UserError
 from ..utils.modules import renamed
 from .mask_proposals import MaskProposalNetwork
 
-__all__ = ["FeaturePyramid", "build_fpn_backbone", "features_read"]
-
 logger = logging.getLogger(__name__)
 
 

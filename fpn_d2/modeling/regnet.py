@@ -5,8 +5,6 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.regnet import RegNet, ResBottleneckBlock, SimpleStem
 
-__all__ = ["build_regnet_backbone"]
-
 
 @BACKBONE_REGISTRY.register()
 def build_regnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RegNet:

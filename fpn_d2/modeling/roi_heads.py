@@ -8,8 +8,6 @@ from detectron2.modeling.roi_heads import Res5ROIHeads
 
 from .roi_pooler import LevelROIPooler
 
-__all__ = ["C4ROIHeads", "LevelROIHeads"]
-
 
 @ROI_HEADS_REGISTRY.register()
 class LevelROIHeads(StandardROIHeads):

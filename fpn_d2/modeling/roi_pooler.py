@@ -18,8 +18,6 @@ from torch import Tensor
 from ..layers import pyramid_roi_align
 from ..utils.modules import renamed
 
-__all__ = ["LevelROIPooler", "levels_of_boxes"]
-
 
 def levels_of_boxes(
     boxes: Tensor,

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 from ..utils.modules import renamed
 
-__all__ = ["LeanRPN", "PerLevelRPNHead", "build_level_rpn_head", "match_anchors"]
-
 # IoUs of objects with anchors that are computed at once, each in about 24 bytes.
 _MAX_PAIRS = 1 << 24
 

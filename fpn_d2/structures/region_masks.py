@@ -17,8 +17,6 @@ import torch
 from detectron2.structures import Boxes
 from torch import Tensor
 
-__all__ = ["RegionMasks"]
-
 Window = tuple[int, int, np.ndarray]
 
 

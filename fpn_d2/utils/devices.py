@@ -7,8 +7,6 @@ import platform
 
 import torch
 
-__all__ = ["cpu_info", "has_bfloat16", "has_slow_matmul", "keep_freed_memory"]
-
 # mallopt(3) of glibc
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 

@@ -4,8 +4,6 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-__all__ = ["UserError", "exit_on_user_error", "sentence_in"]
-
 
 class UserError(ValueError):
     """A setting, a file or a data set that cannot work.

@@ -10,16 +10,6 @@ from typing import IO, Any
 
 from .errors import UserError
 
-__all__ = [
-    "check_targets",
-    "explain_disk_errors",
-    "is_local",
-    "read_json",
-    "remove_partial_files",
-    "replace_file",
-    "write_json",
-]
-
 
 def is_local(path: str) -> bool:
     """Whether a path is an ordinary file's, not a URL that Detectron2 fetches."""

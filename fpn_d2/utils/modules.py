@@ -6,8 +6,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["recast", "renamed"]
-
 
 def recast(module: nn.Module, kind: type[nn.Module], **attributes: Any) -> None:
     """Turn a module that is built already into one of a subclass, in place.

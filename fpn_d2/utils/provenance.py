@@ -15,8 +15,6 @@ import torchvision
 
 from .devices import cpu_info
 
-__all__ = ["describe_machine", "describe_versions", "git_commit", "installed_versions"]
-
 
 def describe_machine() -> dict[str, Any]:
     """Describe this machine without naming it.

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-__all__ = ["seed_everything", "seeded"]
-
 
 def seed_everything(*key: int) -> None:
     """Seed Python, NumPy and torch, GPUs too.

@@ -5,8 +5,6 @@ from typing import Any, TypeVar
 
 from torch.utils.benchmark import timer  # waits for the GPU first, where there is one
 
-__all__ = ["seconds_of", "time_in_turn"]
-
 Name = TypeVar("Name", bound=Hashable)
 Measured = TypeVar("Measured")
 

@@ -7,8 +7,6 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["Chart", "new_axes", "to_svg"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Chart:

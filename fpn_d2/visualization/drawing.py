@@ -13,15 +13,6 @@ from PIL import Image, ImageDraw
 from ..structures import RegionMasks
 from .layout import draw_labels, picture_scale
 
-__all__ = [
-    "PALETTE",
-    "class_color",
-    "detection_texts",
-    "draw_boxes",
-    "draw_detections",
-    "draw_masks",
-]
-
 # The colours of Okabe and Ito without black: people with any colour vision can tell them apart.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 _OPACITY = 0.35  # of a mask's fill

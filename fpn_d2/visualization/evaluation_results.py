@@ -22,8 +22,6 @@ from ..utils.files import read_json
 from .drawing import class_color, draw_boxes, draw_masks
 from .layout import side_by_side
 
-__all__ = ["draw_results", "overlaps_with_objects", "read_results"]
-
 
 def draw_results(
     inference_dir: str,

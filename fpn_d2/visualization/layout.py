@@ -10,17 +10,6 @@ import numpy as np
 from matplotlib import font_manager
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-__all__ = [
-    "beside",
-    "draw_labels",
-    "legend",
-    "picture_scale",
-    "place_labels",
-    "side_by_side",
-    "stack",
-    "text_block",
-]
-
 _LEAST, _MOST = 800, 1600
 
 

@@ -2,8 +2,6 @@
 
 from .drawing import PALETTE
 
-__all__ = ["LEVEL_COLORS", "level_color", "level_number"]
-
 # Neighbouring levels differ in lightness too: orange, blue, green, purple, sky blue, vermilion.
 LEVEL_COLORS = dict(zip(range(2, 8), (PALETTE[i] for i in (0, 4, 2, 6, 1, 5)), strict=True))
 

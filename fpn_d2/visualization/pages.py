@@ -7,8 +7,6 @@ import os
 import jinja2
 from PIL import Image
 
-__all__ = ["data_url", "page_environment"]
-
 
 def page_environment(folder: str) -> jinja2.Environment:
     """Return the environment that renders a page's template.

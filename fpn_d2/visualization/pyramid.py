@@ -15,17 +15,6 @@ from .drawing import detection_texts, draw_boxes
 from .layout import beside, legend, picture_scale, stack, text_block
 from .levels import level_color, level_number
 
-__all__ = [
-    "HEAT_MAP_TITLES",
-    "draw_anchor_panel",
-    "draw_anchors",
-    "draw_explanation",
-    "draw_heat_maps",
-    "draw_levels",
-    "draw_proposals",
-    "level_legend",
-]
-
 HEAT_MAP_TITLES = {
     "lateral": "1x1 lateral alone, without the top-down path",
     "merged": "merged with the coarser level, before the 3x3",

@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
+from model_zoo import different, scramble, stock_config, without_prefix, write_pickle
 from torch import Tensor, nn
 
 from fpn_d2 import UserError
@@ -27,12 +28,12 @@ def config(row_config, tmp_path):
 
 
 @pytest.fixture
-def build(config, zoo) -> Callable:
+def build(config) -> Callable:
     """``build(KEY, value, ..., row=...)``: a quick row's model, with random values."""
 
     def make(*opts: object, row: str = ROW) -> nn.Module:
         model = build_model(config(*opts, row=row).clone())
-        zoo.scramble(model, seed=1)
+        scramble(model, seed=1)
         return model
 
     return make
@@ -74,7 +75,7 @@ def refusal(call: Callable, *args, **kwargs) -> str:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_every_tensor_comes_back_bit_for_bit(model, build, zoo, tmp_path, layout):
+def test_every_tensor_comes_back_bit_for_bit(model, build, tmp_path, layout):
     odd = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 1e-40, 3.4e38])
     with torch.no_grad():
         model.backbone.fpn_lateral2.bias[: len(odd)] = odd
@@ -82,16 +83,16 @@ def test_every_tensor_comes_back_bit_for_bit(model, build, zoo, tmp_path, layout
     saved = copied(model.state_dict())
     SafeCheckpointer(model, str(tmp_path)).save("model", iteration=3)
     other = build()
-    zoo.scramble(other, seed=2)
-    assert len(zoo.different(other.state_dict(), saved)) == len(saved)
+    scramble(other, seed=2)
+    assert len(different(other.state_dict(), saved)) == len(saved)
     for strict in (False, True):
-        zoo.scramble(other, seed=2)
+        scramble(other, seed=2)
         rest = SafeCheckpointer(other, strict=strict).load(str(tmp_path / "model.pth"))
         assert rest["iteration"] == 3
-        assert not zoo.different(other.state_dict(), saved)
+        assert not different(other.state_dict(), saved)
 
 
-def test_the_optimizer_comes_back_with_the_model(model, zoo, tmp_path):
+def test_the_optimizer_comes_back_with_the_model(model, tmp_path):
     parameter = model.backbone.fpn_output3.weight
     optimizer = torch.optim.SGD([parameter], lr=0.5, momentum=0.9)
     parameter.grad = torch.rand_like(parameter)
@@ -99,27 +100,27 @@ def test_the_optimizer_comes_back_with_the_model(model, zoo, tmp_path):
     momentum = optimizer.state[parameter]["momentum_buffer"].clone()
     SafeCheckpointer(model, str(tmp_path), optimizer=optimizer).save("model")
     optimizer.state.clear()
-    zoo.scramble(model, seed=2)
+    scramble(model, seed=2)
     again = SafeCheckpointer(model, str(tmp_path), optimizer=optimizer)
     again.resume_or_load("", resume=True)
     assert torch.equal(optimizer.state[parameter]["momentum_buffer"], momentum)
 
 
-def test_load_model_takes_the_weights_or_with_resume_the_last_checkpoint(model, config, zoo, save):
-    first = zoo.scramble(model, seed=3)
+def test_load_model_takes_the_weights_or_with_resume_the_last_checkpoint(model, config, save):
+    first = scramble(model, seed=3)
     path = save(first, "first.pth")
     cfg = config("MODEL.WEIGHTS", path)
-    assert not zoo.different(load_model(cfg, resume=True).state_dict(), first)  # none there yet
+    assert not different(load_model(cfg, resume=True).state_dict(), first)  # none there yet
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir()
     checkpointer = SafeCheckpointer(model, str(folder))
     for name, seed in [("model_0000001", 4), ("model_0000002", 5)]:
-        last = zoo.scramble(model, seed=seed)
+        last = scramble(model, seed=seed)
         checkpointer.save(name)
-    assert not zoo.different(load_model(cfg).state_dict(), first)
-    assert not zoo.different(load_model(cfg, resume=True).state_dict(), last)
+    assert not different(load_model(cfg).state_dict(), first)
+    assert not different(load_model(cfg, resume=True).state_dict(), last)
     # as after a training from random weights
-    assert not zoo.different(load_model(config(), resume=True).state_dict(), last)
+    assert not different(load_model(config(), resume=True).state_dict(), last)
     assert path == cfg.MODEL.WEIGHTS
 
 
@@ -127,7 +128,7 @@ def test_load_model_takes_the_weights_or_with_resume_the_last_checkpoint(model, 
 
 
 @pytest.mark.parametrize("name", ["gone.pth", "gone.pkl", "gone.pth?matching_heuristics=True", ""])
-def test_weights_that_do_not_exist_are_refused(model, config, zoo, tmp_path, name):
+def test_weights_that_do_not_exist_are_refused(model, config, tmp_path, name):
     before = copied(model.state_dict())
     path = f"{tmp_path}/{name}"  # "" is the folder itself
     for call in (
@@ -138,13 +139,13 @@ def test_weights_that_do_not_exist_are_refused(model, config, zoo, tmp_path, nam
         sentence = refusal(call)
         assert f"{path} do not exist" in sentence
         assert "set MODEL.WEIGHTS" in sentence
-    assert not zoo.different(model.state_dict(), before)
+    assert not different(model.state_dict(), before)
 
 
-def test_training_may_start_from_random_weights_but_evaluation_may_not(model, config, zoo):
+def test_training_may_start_from_random_weights_but_evaluation_may_not(model, config):
     before = copied(model.state_dict())
     assert SafeCheckpointer(model).resume_or_load("", resume=False) == {}
-    assert not zoo.different(model.state_dict(), before)
+    assert not different(model.state_dict(), before)
     for resume in (False, True):
         sentence = refusal(load_model, config(), resume=resume)
         assert "MODEL.WEIGHTS is empty" in sentence
@@ -199,22 +200,22 @@ def fill(state: dict[str, Tensor], *, at_least_half: bool) -> tuple[dict[str, Te
     return filled, len(kept), len(backbone)
 
 
-def with_metadata(state, save, file_of, zoo) -> str:
+def with_metadata(state, save, file_of) -> str:
     """A file as this package and Detectron2 save it."""
     return save(state)
 
 
-def plain_dict(state, save, file_of, zoo) -> str:
+def plain_dict(state, save, file_of) -> str:
     """A zoo's file. Without metadata, norms fill their statistics themselves and do not say so."""
     content = {"model": {k: v.numpy() for k, v in state.items()}, "__author__": "someone"}
-    return zoo.write_pickle(file_of("weights.pkl"), content)
+    return write_pickle(file_of("weights.pkl"), content)
 
 
-def matched(state, save, file_of, zoo) -> str:
+def matched(state, save, file_of) -> str:
     """A file with a backbone's own names, which are to be matched."""
     arrays = {k.removeprefix("backbone.bottom_up."): v.numpy() for k, v in state.items()}
     content = {"model": arrays, "__author__": "someone", "matching_heuristics": True}
-    return zoo.write_pickle(file_of("weights.pkl"), content)
+    return write_pickle(file_of("weights.pkl"), content)
 
 
 FORMS = pytest.mark.parametrize("form", [with_metadata, plain_dict, matched])
@@ -222,11 +223,11 @@ FORMS = pytest.mark.parametrize("form", [with_metadata, plain_dict, matched])
 
 @NORMS
 @FORMS
-def test_under_half_of_the_backbones_keys_is_refused(build, zoo, save, file_of, form, norm):
+def test_under_half_of_the_backbones_keys_is_refused(build, save, file_of, form, norm):
     model = build("MODEL.RESNETS.NORM", norm)
     state, filled, total = fill(model.state_dict(), at_least_half=False)
     assert 0.4 * total < filled < 0.5 * total
-    path = form(state, save, file_of, zoo)
+    path = form(state, save, file_of)
     sentence = refusal(SafeCheckpointer(model).load, path)
     assert f"{path} fills only {filled} of the backbone's {total} keys" in sentence
     assert "set MODEL.WEIGHTS" in sentence
@@ -235,17 +236,17 @@ def test_under_half_of_the_backbones_keys_is_refused(build, zoo, save, file_of, 
 @NORMS
 @FORMS
 def test_half_of_the_backbones_keys_suffices_for_training(
-    build, zoo, save, file_of, reports, form, norm
+    build, save, file_of, reports, form, norm
 ):
     model = build("MODEL.RESNETS.NORM", norm)
     state, filled, total = fill(model.state_dict(), at_least_half=True)
     assert 0.5 * total <= filled < 0.6 * total
     expected = copied(state)
-    path = form(state, save, file_of, zoo)
-    zoo.scramble(model, seed=2)
+    path = form(state, save, file_of)
+    scramble(model, seed=2)
     SafeCheckpointer(model).load(path)
     loaded = model.state_dict()
-    assert not zoo.different({name: loaded[name] for name in expected}, expected)
+    assert not different({name: loaded[name] for name in expected}, expected)
     assert reports[-1].missing_keys  # which are logged, as Detectron2 does
     assert "would be evaluated as random weights" in refusal(
         SafeCheckpointer(model, strict=True).load, path
@@ -268,22 +269,22 @@ def test_exactly_half_is_not_under_half(model, save):
     assert "fills only" in refusal(SafeCheckpointer(model).load, save(state))
 
 
-def test_a_classifier_of_another_depth_is_refused(row_config, zoo, file_of):
+def test_a_classifier_of_another_depth_is_refused(row_config, file_of):
     """Many tensors of R-18's file have a name and shape of R-50's: in the first two blocks of a
     stage every 3x3 convolution and all norms around it. Yet they are only 77 of 281 keys."""
     model = build_model(row_config("RPN/rpn_R_50_FPN").clone())
     source = build_model(
-        zoo.stock_config("RPN", "C5", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64)
+        stock_config("RPN", "C5", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64)
     ).backbone.state_dict()
     content = {"model": {name: value.numpy() for name, value in source.items()}}
     content |= {"__author__": "torchvision", "matching_heuristics": True}
-    path = zoo.write_pickle(file_of("R-18.pkl"), content)
+    path = write_pickle(file_of("R-18.pkl"), content)
     target = model.state_dict()
     backbone = [key for key in target if key.startswith("backbone.")]
     fits = [
         key
         for key in backbone
-        if (value := source.get(zoo.without_prefix(key))) is not None
+        if (value := source.get(without_prefix(key))) is not None
         and value.shape == target[key].shape
     ]
     assert (len(fits), len(backbone)) == (77, 281)
@@ -348,28 +349,26 @@ def test_evaluation_refuses_a_single_unfilled_key_and_training_does_not(
 
 
 @NORMS
-def test_evaluation_refuses_any_missing_module(config, zoo, file_of, norm):
+def test_evaluation_refuses_any_missing_module(config, file_of, norm):
     """The file has no metadata."""
     cfg = config("MODEL.RESNETS.NORM", norm)
     model = build_model(cfg.clone())
-    state = zoo.scramble(model, seed=1)
+    state = scramble(model, seed=1)
     path = file_of("weights.pkl")
     modules = list(dict.fromkeys(map(module_of, state)))
     for module in modules[::4]:
         arrays = {k: v.numpy() for k, v in state.items() if module_of(k) != module}
         gone = len(state) - len(arrays)
-        zoo.write_pickle(path, {"model": arrays, "__author__": "someone"})
+        write_pickle(path, {"model": arrays, "__author__": "someone"})
         sentence = refusal(SafeCheckpointer(model, strict=True).load, str(path))
         assert f"does not fill {gone} of the model's keys ({module}." in sentence
 
 
-def test_a_class_head_of_another_size_may_be_fine_tuned_but_not_evaluated(
-    config, zoo, save, reports
-):
+def test_a_class_head_of_another_size_may_be_fine_tuned_but_not_evaluated(config, save, reports):
     row = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
     small = ("MODEL.ROI_BOX_HEAD.FC_DIM", 8)
     source = build_model(config(*small, row=row).clone())
-    state = zoo.scramble(source, seed=1)
+    state = scramble(source, seed=1)
     path = save(source.state_dict())
     cfg = config(*small, "MODEL.ROI_HEADS.NUM_CLASSES", 3, "MODEL.WEIGHTS", path, row=row)
     predictor = "roi_heads.box_predictor"
@@ -380,7 +379,7 @@ def test_a_class_head_of_another_size_may_be_fine_tuned_but_not_evaluated(
         f"{predictor}.bbox_pred.bias": ((20,), (12,)),
     }
     model = build_model(cfg.clone())
-    before = zoo.scramble(model, seed=2)
+    before = scramble(model, seed=2)
     SafeCheckpointer(model).resume_or_load(path, resume=False)
     (report,) = reports
     assert {name: shapes for name, *shapes in report.incorrect_shapes} == {
@@ -388,40 +387,40 @@ def test_a_class_head_of_another_size_may_be_fine_tuned_but_not_evaluated(
     }
     assert not report.unexpected_keys
     expected = {name: before[name] if name in of_shape else value for name, value in state.items()}
-    assert not zoo.different(model.state_dict(), expected)
+    assert not different(model.state_dict(), expected)
     sentence = refusal(load_model, cfg)
     assert f"does not fill 4 of the model's keys ({predictor}.bbox_pred.bias, " in sentence
 
 
-def test_keys_that_the_model_has_not_are_no_obstacle(model, config, zoo, save):
+def test_keys_that_the_model_has_not_are_no_obstacle(model, config, save):
     """As when an RPN is evaluated from a Faster R-CNN's checkpoint."""
-    state = zoo.scramble(model, seed=3)
+    state = scramble(model, seed=3)
     mask_head = {"roi_heads.mask_head.predictor.weight": torch.rand(5, 8, 1, 1)}
     loaded = load_model(config("MODEL.WEIGHTS", save({**state, **mask_head})))
-    assert not zoo.different(loaded.state_dict(), state)
+    assert not different(loaded.state_dict(), state)
 
 
 # -- Detectron2's own ways in ------------------------------------------------------------------
 
 
-def test_names_are_matched_in_a_pth_that_asks_for_it(model, zoo, file_of):
+def test_names_are_matched_in_a_pth_that_asks_for_it(model, file_of):
     """``weights.pth?matching_heuristics=True`` loads other people's backbones."""
-    state = zoo.scramble(model, seed=3)
+    state = scramble(model, seed=3)
     bottom_up = "backbone.bottom_up."
     own = {k.removeprefix(bottom_up): v for k, v in state.items() if k.startswith(bottom_up)}
     path = file_of("resnet.pth")
     torch.save(own, path)
-    before = zoo.scramble(model, seed=4)
+    before = scramble(model, seed=4)
     SafeCheckpointer(model).load(f"{path}?matching_heuristics=True")
     expected = {k: v if k.startswith(bottom_up) else before[k] for k, v in state.items()}
-    assert not zoo.different(model.state_dict(), expected)
+    assert not different(model.state_dict(), expected)
 
 
-def test_a_models_state_dict_alone_is_a_checkpoint(model, config, zoo, file_of):
-    state = zoo.scramble(model, seed=3)
+def test_a_models_state_dict_alone_is_a_checkpoint(model, config, file_of):
+    state = scramble(model, seed=3)
     path = file_of("state.pth")
     torch.save(state, path)
-    assert not zoo.different(load_model(config("MODEL.WEIGHTS", path)).state_dict(), state)
+    assert not different(load_model(config("MODEL.WEIGHTS", path)).state_dict(), state)
 
 
 def test_it_is_detectron2s_checkpointer(model):

@@ -10,6 +10,14 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from hostile_files import Evil
+from model_zoo import (
+    caffe2_blobs,
+    caffe2_model_would_have,
+    different,
+    scramble,
+    stock_config,
+    write_pickle,
+)
 from safetensors import safe_open
 
 from fpn_d2 import UserError
@@ -32,11 +40,11 @@ def source(tmp_path):
 
 
 @TARGETS
-def test_every_number_comes_through_and_nothing_else(source, zoo, tmp_path, ending):
+def test_every_number_comes_through_and_nothing_else(source, tmp_path, ending):
     path, weights = source
     target = str(tmp_path / "new" / f"weights.{ending}")
     convert_checkpoint(path, target)
-    assert not zoo.different(read_weights(target)["model"], weights)
+    assert not different(read_weights(target)["model"], weights)
     if ending == "pth":
         assert set(torch.load(target)) == {"model"}
     else:
@@ -45,37 +53,37 @@ def test_every_number_comes_through_and_nothing_else(source, zoo, tmp_path, endi
 
 
 @TARGETS
-def test_a_converted_checkpoint_evaluates_like_the_first(row_config, zoo, tmp_path, ending):
+def test_a_converted_checkpoint_evaluates_like_the_first(row_config, tmp_path, ending):
     model = build_model(row_config("quick/RPN/rpn_R_18_FPN").clone())
-    state = zoo.scramble(model, seed=1)
+    state = scramble(model, seed=1)
     SafeCheckpointer(model, str(tmp_path)).save("model", iteration=3)
     target = str(tmp_path / f"weights.{ending}")
     convert_checkpoint(str(tmp_path / "model.pth"), target)
     loaded = load_model(row_config("quick/RPN/rpn_R_18_FPN", "MODEL.WEIGHTS", target))
-    assert not zoo.different(loaded.state_dict(), state)
+    assert not different(loaded.state_dict(), state)
 
 
 @TARGETS
-def test_a_zoo_file_of_other_names_still_loads(row_config, zoo, tmp_path, ending):
+def test_a_zoo_file_of_other_names_still_loads(row_config, tmp_path, ending):
     """The names are Caffe2's, and the hint that says so comes along."""
     row = "RPN/rpn_R_50_C4"
-    stock = build_model(zoo.stock_config("RPN", "C4", 50))
-    state = zoo.scramble(stock, seed=1)
-    blobs = zoo.caffe2_blobs(state, 50, pyramid=False)
-    path = zoo.write_pickle(tmp_path / "model.pkl", {"blobs": blobs, "cfg": "MODEL: {}"})
+    stock = build_model(stock_config("RPN", "C4", 50))
+    state = scramble(stock, seed=1)
+    blobs = caffe2_blobs(state, 50, pyramid=False)
+    path = write_pickle(tmp_path / "model.pkl", {"blobs": blobs, "cfg": "MODEL: {}"})
     target = str(tmp_path / f"weights.{ending}")
     convert_checkpoint(path, target)
     assert not any(name.endswith("_momentum") for name in read_weights(target)["model"])
     loaded = load_model(row_config(row, "MODEL.WEIGHTS", target))
-    assert not zoo.different(loaded.state_dict(), zoo.caffe2_model_would_have(state))
+    assert not different(loaded.state_dict(), caffe2_model_would_have(state))
     if ending == "pth":
         DetectionCheckpointer(stock).load(target)
-        assert not zoo.different(stock.state_dict(), zoo.caffe2_model_would_have(state))
+        assert not different(stock.state_dict(), caffe2_model_would_have(state))
 
 
-def test_arrays_of_another_byte_order_are_turned(zoo, tmp_path):
+def test_arrays_of_another_byte_order_are_turned(tmp_path):
     arrays = {"a": np.arange(3, dtype=">f4"), "b": np.float32([[1, 2], [3, 4]]).T}
-    path = zoo.write_pickle(tmp_path / "model.pkl", {"model": arrays, "__author__": "someone"})
+    path = write_pickle(tmp_path / "model.pkl", {"model": arrays, "__author__": "someone"})
     content = convert_checkpoint(path, str(tmp_path / "weights.safetensors"))
     assert content["__author__"] == "someone"
     assert content["model"]["a"].tolist() == [0, 1, 2]
@@ -142,8 +150,8 @@ def test_targets_of_another_form_are_refused(source, tmp_path):
             convert_checkpoint(source[0], str(tmp_path / target))
 
 
-def test_a_weight_of_text_is_refused(zoo, tmp_path):
+def test_a_weight_of_text_is_refused(tmp_path):
     content = {"model": {"a": np.array(["x"])}, "__author__": "someone"}
-    path = zoo.write_pickle(tmp_path / "model.pkl", content)
+    path = write_pickle(tmp_path / "model.pkl", content)
     with pytest.raises(UserError, match="has <U1 as its weight 'a'"):
         convert_checkpoint(path, str(tmp_path / "weights.pth"))

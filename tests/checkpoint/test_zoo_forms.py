@@ -8,6 +8,15 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_backbone, build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
+from model_zoo import (
+    caffe2_blobs,
+    caffe2_model_would_have,
+    different,
+    scramble,
+    stock_config,
+    without_prefix,
+    write_pickle,
+)
 from torch import nn
 
 from fpn_d2 import load_config
@@ -32,30 +41,30 @@ def row(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def stock(row, zoo) -> nn.Module:
-    return build_model(zoo.stock_config(*ZOO[row]))
+def stock(row) -> nn.Module:
+    return build_model(stock_config(*ZOO[row]))
 
 
-def detectron2_pkl(path, state, stock, row, zoo):
+def detectron2_pkl(path, state, stock, row):
     """A file of the zoo. Its first models were saved with the anchors, as a buffer."""
     arrays = {name: value.numpy() for name, value in state.items()}
     if hasattr(stock, "proposal_generator") and stock.proposal_generator is not None:
         for i, anchors in enumerate(stock.proposal_generator.anchor_generator.cell_anchors):
             arrays[f"proposal_generator.anchor_generator.cell_anchors.{i}"] = anchors.numpy()
     content = {"model": arrays, "__author__": "Detectron2 Model Zoo"}
-    return zoo.write_pickle(path("model_final.pkl"), content)
+    return write_pickle(path("model_final.pkl"), content)
 
 
-def detectron1_pkl(path, state, stock, row, zoo):
+def detectron1_pkl(path, state, stock, row):
     _, model, depth = ZOO[row]
-    blobs = zoo.caffe2_blobs(state, depth, pyramid=model == "FPN")
+    blobs = caffe2_blobs(state, depth, pyramid=model == "FPN")
     content = {"blobs": blobs, "cfg": "MODEL:\n  TYPE: generalized_rcnn\n"}
-    return zoo.write_pickle(path("model_final.pkl"), content)
+    return write_pickle(path("model_final.pkl"), content)
 
 
-def pth(path, state, stock, row, zoo):
+def pth(path, state, stock, row):
     """A file as DefaultTrainer saves it, with the small part of a training's state."""
-    cfg = zoo.stock_config(*ZOO[row])
+    cfg = stock_config(*ZOO[row])
     last = list(stock.children())[-1]
     optimizer = build_optimizer(cfg, last)
     scheduler = build_lr_scheduler(cfg, optimizer)
@@ -77,32 +86,30 @@ def pth(path, state, stock, row, zoo):
 
 @pytest.mark.parametrize("form", [detectron2_pkl, detectron1_pkl, pth])
 @zoo_rows
-def test_a_zoo_checkpoint_fills_the_matching_row(
-    row, form, stock, zoo, file_of, reports, row_config
-):
-    state = zoo.scramble(stock, seed=1)
-    path = form(file_of, state, stock, row, zoo)
-    expected = zoo.caffe2_model_would_have(state) if form is detectron1_pkl else state
+def test_a_zoo_checkpoint_fills_the_matching_row(row, form, stock, file_of, reports, row_config):
+    state = scramble(stock, seed=1)
+    path = form(file_of, state, stock, row)
+    expected = caffe2_model_would_have(state) if form is detectron1_pkl else state
     model = load_model(row_config(row, "MODEL.WEIGHTS", path))
     (report,) = reports
     assert report.missing_keys == report.unexpected_keys == report.incorrect_shapes == []
-    assert not zoo.different(model.state_dict(), expected)
+    assert not different(model.state_dict(), expected)
     assert not model.training
 
 
 @zoo_rows
 def test_a_row_of_the_zoo_loads_back_into_stock_detectron2(
-    row, stock, zoo, file_of, reports, row_config
+    row, stock, file_of, reports, row_config
 ):
     ours = build_model(row_config(row))
-    state = zoo.scramble(ours, seed=2)
+    state = scramble(ours, seed=2)
     path = file_of("ours.pth")
     SafeCheckpointer(ours, str(path.parent)).save("ours", iteration=3)
-    zoo.scramble(stock, seed=3)
+    scramble(stock, seed=3)
     DetectionCheckpointer(stock).load(str(path))
     (report,) = reports
     assert report.missing_keys == report.unexpected_keys == report.incorrect_shapes == []
-    assert not zoo.different(stock.state_dict(), state)
+    assert not different(stock.state_dict(), state)
 
 
 # What configs/quick/laptop.yaml changes of a model's shapes, as stock Detectron2 reads it
@@ -140,12 +147,12 @@ ABLATION_ROWS = [
 
 @pytest.mark.parametrize("task, row, name", ABLATION_ROWS, ids=[row for _, row, _ in ABLATION_ROWS])
 def test_every_ablation_loads_back_into_stock_detectron2(
-    task, row, name, zoo, file_of, reports, row_config
+    task, row, name, file_of, reports, row_config
 ):
     model, opts, only_stock = ABLATIONS[name]
-    theirs = build_model(zoo.stock_config(task, model, 18, *QUICK, *opts))
+    theirs = build_model(stock_config(task, model, 18, *QUICK, *opts))
     ours = build_model(row_config(f"quick/{row}"))
-    before, state = zoo.scramble(theirs, seed=3), zoo.scramble(ours, seed=2)
+    before, state = scramble(theirs, seed=3), scramble(ours, seed=2)
     path = file_of("ours.pth")
     SafeCheckpointer(ours, str(path.parent)).save("ours")
     DetectionCheckpointer(theirs).load(str(path))
@@ -153,7 +160,7 @@ def test_every_ablation_loads_back_into_stock_detectron2(
     assert report.unexpected_keys == report.incorrect_shapes == []
     assert set(report.missing_keys) == only_stock
     kept = {name: before[name] for name in only_stock}
-    assert not zoo.different(theirs.state_dict(), {**state, **kept})
+    assert not different(theirs.state_dict(), {**state, **kept})
 
 
 def all_rows() -> list[str]:
@@ -179,14 +186,14 @@ def test_every_row_is_tried():
 
 
 @pytest.fixture(scope="module")
-def imagenet(zoo, tmp_path_factory) -> Iterator:
+def imagenet(tmp_path_factory) -> Iterator:
     """``imagenet(depth, form)``: a classifier's file, and the values in it for a ResNet."""
     folder, made = tmp_path_factory.mktemp("imagenet"), {}
 
     def file(depth: int, form: str) -> tuple[str, dict[str, torch.Tensor]]:
         if (depth, form) not in made:
             path = folder / f"{form}-R-{depth}.pkl"
-            made[depth, form] = write_imagenet(zoo, path, depth, form)
+            made[depth, form] = write_imagenet(path, depth, form)
         return made[depth, form]
 
     yield file
@@ -194,18 +201,18 @@ def imagenet(zoo, tmp_path_factory) -> Iterator:
         path.unlink()
 
 
-def write_imagenet(zoo, path, depth, form):
+def write_imagenet(path, depth, form):
     small = ["MODEL.RESNETS.RES2_OUT_CHANNELS", 64] if depth == 18 else []
-    cfg = zoo.stock_config("RPN", "C5", depth, *small)
+    cfg = stock_config("RPN", "C5", depth, *small)
     resnet = build_backbone(cfg)
-    state = zoo.scramble(resnet, seed=4)
+    state = scramble(resnet, seed=4)
     classes = {"weight": torch.rand(1000, 2048 // 4), "bias": torch.rand(1000)}
     if form == "MSRA":  # a bare dict, with what the solver had
-        content = zoo.caffe2_blobs(state, depth, pyramid=False)
+        content = caffe2_blobs(state, depth, pyramid=False)
         content |= {"fc1000_w": classes["weight"].numpy(), "fc1000_b": classes["bias"].numpy()}
         content["fc1000_w_momentum"] = content["fc1000_w"] + 1
         content["conv1_b"] = torch.rand(64).numpy()  # the one bias of MSRA's ResNets
-        state = zoo.caffe2_model_would_have(state)
+        state = caffe2_model_would_have(state)
     else:  # as Detectron2's tools/convert-torchvision-to-d2.py writes it
         state |= {
             name.replace("running_var", "num_batches_tracked"): torch.tensor(len(name))
@@ -215,7 +222,7 @@ def write_imagenet(zoo, path, depth, form):
         arrays = {name: value.numpy() for name, value in state.items()}
         arrays |= {f"stem.fc.{name}": value.numpy() for name, value in classes.items()}
         content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
-    return zoo.write_pickle(path, content), state
+    return write_pickle(path, content), state
 
 
 # The least that a row has, an RPN on C4: a stem, two or three convolutions in a block, shortcuts
@@ -231,24 +238,23 @@ def is_bottom_up(name: str, depth: int) -> bool:
 @pytest.mark.parametrize(
     "row", [pytest.param(r, marks=pytest.mark.slow if "R_101" in r else ()) for r in all_rows()]
 )
-def test_an_imagenet_checkpoint_fills_every_bottom_up_key(row, zoo, imagenet, reports):
+def test_an_imagenet_checkpoint_fills_every_bottom_up_key(row, imagenet, reports):
     # heads of another width: half of the time would go into weights that no file fills
     small = ["MODEL.DEVICE", "cpu", "MODEL.ROI_BOX_HEAD.FC_DIM", "8"]
     cfg = load_config(CONFIGS / f"{row}.yaml", small)
     depth = cfg.MODEL.RESNETS.DEPTH
     model = build_model(cfg.clone())
     for form in ["converted"] if depth == 18 else ["converted", "MSRA"]:
-        before = zoo.scramble(model, seed=5)
+        before = scramble(model, seed=5)
         path, values = imagenet(depth, form)
         SafeCheckpointer(model, "").resume_or_load(path, resume=False)
         after = model.state_dict()
         filled = {name for name in after if is_bottom_up(name, depth)}
         assert len(filled) >= 5 * NUM_CONVS_OF_C4[depth]
         expected = {
-            name: values[zoo.without_prefix(name)] if name in filled else before[name]
-            for name in after
+            name: values[without_prefix(name)] if name in filled else before[name] for name in after
         }
         if depth == 18:  # what happens to have the shape of the head's conv5 is filled too
             expected |= {n: v for n, v in after.items() if n.startswith("roi_heads.res5.")}
-        assert not zoo.different(after, expected), form
+        assert not different(after, expected), form
         assert not filled & set(reports[-1].missing_keys)

@@ -14,6 +14,7 @@ OPTS = [
 ]  # fmt: skip
 CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads"]
 CASCADE += ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
+CASCADE += ["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224]
 KINDS = [
     ("Faster-RCNN/faster_rcnn_R_18_FPN", [], 0.45),
     ("Faster-RCNN/faster_rcnn_R_18_FPN", CASCADE, 0.45),

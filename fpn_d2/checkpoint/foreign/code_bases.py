@@ -14,8 +14,6 @@ from .maskrcnn_benchmark_names import convert_maskrcnn_benchmark
 from .name_rules import NORM_EPS, Conversion
 from .torchvision_names import convert_torchvision
 
-__all__ = ["SOURCES", "check_complete", "convert_foreign", "find_source", "norm_eps_of"]
-
 SOURCES = ("torchvision", "maskrcnn_benchmark", "detectron2")
 
 # torchvision gives the norms of its published COCO_V1 weights an eps of 0. These are the first

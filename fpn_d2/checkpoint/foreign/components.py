@@ -28,14 +28,6 @@ from torch import Tensor, nn
 
 from ...modeling import LevelROIHeads
 
-__all__ = [
-    "ClippingRetinaNet",
-    "MaskRCNNBenchmarkAnchorGenerator",
-    "TorchvisionAnchorGenerator",
-    "TorchvisionROIHeads",
-    "UnusedClassesOutputLayers",
-]
-
 
 @ANCHOR_GENERATOR_REGISTRY.register()
 class TorchvisionAnchorGenerator(DefaultAnchorGenerator):

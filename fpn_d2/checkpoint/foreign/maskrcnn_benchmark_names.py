@@ -17,8 +17,6 @@ from .name_rules import (
     resnet_rules,
 )
 
-__all__ = ["convert_maskrcnn_benchmark"]
-
 _BODY = "backbone.body."
 _HEADS: list[Rule] = [
     (r"rpn\.head\.conv\.", "proposal_generator.rpn_head.conv."),

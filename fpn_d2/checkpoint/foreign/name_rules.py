@@ -13,17 +13,6 @@ from torch import Tensor
 
 from ...utils.errors import UserError
 
-__all__ = [
-    "NORM_EPS",
-    "Conversion",
-    "Rule",
-    "background_last",
-    "needed",
-    "put_eps_into_norms",
-    "rename",
-    "resnet_rules",
-]
-
 Rule = tuple[str, str]
 
 NORM_EPS = 1e-5  # of Detectron2's norms, frozen or not

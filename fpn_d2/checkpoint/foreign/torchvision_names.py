@@ -26,8 +26,6 @@ from .name_rules import (
     resnet_rules,
 )
 
-__all__ = ["convert_torchvision"]
-
 _BODY, _BOTTOM_UP = "backbone.body.", "backbone.bottom_up."
 _COCO_COLUMNS = 91
 _ANCHORS = 9  # of RetinaNet in each cell

@@ -15,8 +15,6 @@ from torchvision.models.detection.image_list import ImageList as TorchvisionImag
 from ...evaluation.matching import match_detections
 from ...utils.errors import UserError
 
-__all__ = ["build_torchvision", "compare_with_torchvision", "noise_images"]
-
 PIXELS = 0.05
 _TIED = 1e-4  # the difference of two scores that rounding may make
 _SIZES = ((128, 160), (96, 144), (200, 152), (64, 64), (97, 131), (176, 112), (65, 190), (150, 150))

@@ -11,16 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, register_coco_instances
 
 from ...utils.errors import UserError
-from ...utils.files import is_local, replace_file
+from ...utils.files import replace_file
 from .shapes import BUILTIN_NAME
-
-__all__ = [
-    "datasets_root",
-    "is_local",
-    "missing_remedy",
-    "register_coco_folders",
-    "register_first_images",
-]
 
 logger = logging.getLogger(__name__)
 

@@ -27,15 +27,6 @@ from tqdm import tqdm
 
 from ...utils.errors import UserError
 
-__all__ = [
-    "BUILTIN_NAME",
-    "CLASSES",
-    "DEFAULT_SPEC",
-    "ShapesSpec",
-    "generate_shapes",
-    "register_shapes",
-]
-
 BUILTIN_NAME = "shapes"
 CLASSES = ("circle", "cross", "square", "star", "triangle")
 

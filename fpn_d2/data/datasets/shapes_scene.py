@@ -17,8 +17,6 @@ from PIL import Image, ImageDraw
 
 from .shapes import CLASSES, ShapesSpec
 
-__all__ = ["Scene", "compose_scene", "coverage", "draw_scene", "polygon_area"]
-
 # The gap in pixels that is kept free around every object, so that no two masks touch.
 _GAP = 2
 _TRIES = 200

@@ -20,8 +20,6 @@ from ...structures import RegionMasks
 from .head import MaskProposalHead
 from .targets import assign_places, assign_scales, cell_centers, crop_masks, regions_of
 
-__all__ = ["MaskProposalGenerator"]
-
 
 class _Grid(NamedTuple):
     """The places of one MLP on one level: their numbers follow each other, row by row."""

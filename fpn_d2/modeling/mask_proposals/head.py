@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["MaskProposalHead"]
-
 
 class MaskProposalHead(nn.Module):
     """MLPs that predict a mask and a score: a k x k convolution, ReLU, and sibling 1x1 ones.

@@ -11,8 +11,6 @@ from detectron2.modeling import META_ARCH_REGISTRY, ProposalNetwork
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
-__all__ = ["MaskProposalNetwork"]
-
 
 @META_ARCH_REGISTRY.register()
 class MaskProposalNetwork(ProposalNetwork):

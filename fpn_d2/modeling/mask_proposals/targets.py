@@ -8,8 +8,6 @@ import torch
 from detectron2.structures import BitMasks, Boxes, PolygonMasks
 from torch import Tensor
 
-__all__ = ["assign_places", "assign_scales", "cell_centers", "crop_masks", "regions_of"]
-
 # Pairs of a place and an object that are compared at once, each in about 24 bytes.
 _MAX_PAIRS = 1 << 22
 

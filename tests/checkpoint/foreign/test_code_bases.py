@@ -10,6 +10,7 @@ import convert_checkpoint as tool
 import pytest
 import torch
 from detectron2.modeling import build_model
+from model_zoo import different, scramble
 
 from fpn_d2 import UserError, load_config, load_model
 from fpn_d2.checkpoint.foreign import (
@@ -56,13 +57,13 @@ TORCHVISION = {
 
 
 @pytest.fixture
-def state_of(row_config, zoo):
+def state_of(row_config):
     """``state_of(row, KEY, value, ...)``: the random weights of a narrow model, and its config."""
 
     def make(row, *opts):
         cfg = row_config(row, *NARROW, *opts)
         model = build_model(cfg.clone())
-        state = zoo.scramble(model, seed=1)
+        state = scramble(model, seed=1)
         for name, value in state.items():
             if name.endswith("running_var"):
                 value.abs_().add_(0.1)
@@ -98,17 +99,17 @@ def without_eps(state: dict) -> dict:
     return state
 
 
-def assert_same(found: dict, expected: dict, zoo) -> None:
+def assert_same(found: dict, expected: dict) -> None:
     norms = [name for name in expected if name.endswith("norm.weight")]
     for name in norms:  # rounded twice
         torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=0)
     rest = [{k: v for k, v in side.items() if k not in norms} for side in (found, expected)]
-    assert not zoo.different(*rest)
+    assert not different(*rest)
     assert set(found) == set(expected)
 
 
 @pytest.mark.parametrize("model", ["FPN", "C4"])
-def test_maskrcnn_benchmarks_detectors(state_of, row_config, zoo, model):
+def test_maskrcnn_benchmarks_detectors(state_of, row_config, model):
     row = f"maskrcnn_benchmark/faster_rcnn_R_50_{model}"
     state, cfg = state_of(row, "MODEL.ROI_HEADS.NUM_CLASSES", 6)
     theirs = {
@@ -122,7 +123,7 @@ def test_maskrcnn_benchmarks_detectors(state_of, row_config, zoo, model):
     theirs["module.rpn.anchor_generator.cell_anchors.0"] = torch.zeros(3, 4)
     assert find_source(theirs) == "maskrcnn_benchmark"
     result = convert_foreign("model.pth", theirs, "maskrcnn_benchmark")
-    assert_same(result.weights, state, zoo)
+    assert_same(result.weights, state)
     check_complete(result.weights, cfg)
     assert result.config == f"{row}.yaml"
     assert result.overrides == ["MODEL.ROI_HEADS.NUM_CLASSES", "6"]
@@ -131,7 +132,7 @@ def test_maskrcnn_benchmarks_detectors(state_of, row_config, zoo, model):
 
 
 @pytest.mark.parametrize("new_names", [False, True])
-def test_torchvisions_faster_rcnn(state_of, zoo, new_names):
+def test_torchvisions_faster_rcnn(state_of, new_names):
     row = "torchvision/faster_rcnn_R_50_FPN"
     unused = "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES"
     state, cfg = state_of(row, "MODEL.ROI_HEADS.NUM_CLASSES", 3, unused, 0)
@@ -143,18 +144,18 @@ def test_torchvisions_faster_rcnn(state_of, zoo, new_names):
         theirs[name] = torch.cat([torch.rand(4, *theirs[name].shape[1:]), theirs[name]])
     assert find_source(theirs) == "torchvision"
     result = convert_foreign("model.pth", theirs, "torchvision")
-    assert not zoo.different(result.weights, state)  # an eps of 1e-5 leaves norms alone
+    assert not different(result.weights, state)  # an eps of 1e-5 leaves norms alone
     check_complete(result.weights, cfg)
     assert result.labels == [1, 2, 3]
     assert result.overrides == ["MODEL.ROI_HEADS.NUM_CLASSES", "3", unused, "0"]
 
 
 @pytest.mark.parametrize("new_names", [False, True])
-def test_torchvisions_retinanet_keeps_every_column_of_ones_own_data(state_of, zoo, new_names):
+def test_torchvisions_retinanet_keeps_every_column_of_ones_own_data(state_of, new_names):
     state, cfg = state_of("torchvision/retinanet_R_50_FPN", "MODEL.RETINANET.NUM_CLASSES", 4)
     theirs = torchvision_state(state, 3, new_names)
     result = convert_foreign("model.pth", theirs, "torchvision")
-    assert not zoo.different(result.weights, state)
+    assert not different(result.weights, state)
     check_complete(result.weights, cfg)
     assert result.labels == [0, 1, 2, 3]
 
