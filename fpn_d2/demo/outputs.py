@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..structures import RegionMasks
 from ..utils.errors import UserError
-from ..utils.files import check_targets, replace_file
+from ..utils.files import check_targets, explain_disk_errors, replace_file
 from .sources import MAX_PIXELS
 
 # The least share of the frames that a video promises: its number of frames may be an estimate.
@@ -81,12 +81,10 @@ def write_picture(path: str, picture: np.ndarray | Image.Image) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    try:
-        with replace_file(path, "wb") as file:
-            image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-            image.save(file, format="PNG")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    remedy = "name another --output, or make room there"
+    with explain_disk_errors(path, remedy), replace_file(path, "wb") as file:
+        image.save(file, format="PNG")
 
 
 def convert_video(
