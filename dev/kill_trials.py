@@ -35,6 +35,7 @@ ITERATIONS = 8
 # The kill waits for a file in every second trial, and in every fourth for one written aside.
 GROWING = ("", "*", "", "*.partial")
 KINDS = {".partial": "a file written aside", ".txt": "the log", ".json": "the metrics"}
+TORCHRUN = "-m torch.distributed.run --standalone --nproc-per-node=2 --max-restarts=2"
 RESULTS = "inference/tiny_val/results.json"
 SETTINGS = {
     "DATASETS.TRAIN": "('tiny_train',)",
@@ -104,23 +105,16 @@ class Kill(NamedTuple):
 
 def start(root: Path, name: str, torchrun: bool, resume: bool = False) -> subprocess.Popen:
     """Start or resume a training; what it prints goes to a file beside its folder."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    launcher += ["--max-restarts", "2"]
-    program = [sys.executable, *(launcher if torchrun else []), str(ROOT / "train_net.py")]
+    program = [sys.executable, *(TORCHRUN.split() if torchrun else []), ROOT / "train_net.py"]
     config = ROOT / "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
-    words = [*program, "--config-file", str(config), *(["--resume"] if resume else [])]
+    words = ["--config-file", config, *(["--resume"] if resume else [])]
     words += [word for pair in SETTINGS.items() for word in pair]
-    words += ["OUTPUT_DIR", str(root / name)]
-    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {"DETECTRON2_DATASETS": str(root), "PYTHONPATH": os.pathsep.join(path)}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    added = {"DETECTRON2_DATASETS": str(root), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     with open(root / f"{name}.txt", "a") as output:
-        return subprocess.Popen(
-            words,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            start_new_session=True,
-        )
+        options = {"stdout": output, "stderr": subprocess.STDOUT, "start_new_session": True}
+        command = [*program, *words, "OUTPUT_DIR", root / name]
+        return subprocess.Popen(command, env={**os.environ, **added}, **options)
 
 
 def one_trial(

@@ -4,8 +4,8 @@ import contextlib
 import io
 import itertools
 import math
-import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,11 +28,7 @@ _PIXELS = 0.05
 
 
 def benchmark_agreement(
-    device: str,
-    config: str | os.PathLike,
-    weights: str,
-    images: int = 100,
-    opts: Sequence[str] = (),
+    device: str, config: str | Path, weights: str, images: int = 100, opts: Sequence[str] = ()
 ) -> Comparisons:
     """Compare a trained Faster R-CNN, prepared, with itself as Detectron2 runs it.
 

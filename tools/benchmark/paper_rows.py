@@ -32,13 +32,9 @@ def benchmark_rows(
     """Compare each row's inference on one image and its training step of two, in float32.
 
     ``variant`` names the config. ``max_error`` is that of the backbone's features in inference, and
-    :func:`benchmark.outputs.loss_error` in training.
-
-    Args:
-        device: "cpu" or "cuda".
-        folders: where the rows' configs are, below ``configs/quick``.
-        size: the sides of the images in pixels.
-        proposals: how many boxes a Fast R-CNN is given for each image.
+    :func:`benchmark.outputs.loss_error` in training. The rows' configs are in these folders below
+    ``configs/quick``, the images are squares of this size, and a Fast R-CNN is given this many
+    ``proposals`` for each.
     """
     rows = []
     paths = [p for f in folders for p in sorted((CONFIGS / "quick" / f).glob("*.yaml"))]
