@@ -23,6 +23,7 @@ from ..visualization import (
 from .figures import row_styles
 from .tables import Table
 
+_PROPOSALS = 100
 _FOUND, _MISSED = PALETTE[4], PALETTE[5]  # Blue and vermilion.
 
 
@@ -45,16 +46,13 @@ def find_examples(
     folders: Mapping[str, str],
     dataset: str,
     pairs: Sequence[tuple[str, str]],
-    *,
-    table: Table | None = None,
-    images_per_pair: int = 1,
-    proposals: int = 100,
-    threshold: float = 0.5,
+    table: Table,
 ) -> list[Example]:
-    """Find and draw the images on which one row finds the most objects that another misses.
+    """Find and draw, for each pair, the image on which one row finds most that the other misses.
 
-    A row finds an object if one of its best proposals, or a detection of the object's class, has an
-    IoU of 0.5 or more with it. Mask proposals are compared by their masks.
+    A row finds an object if one of its best 100 proposals, or a detection of the object's class
+    whose score is 0.5 or more, has an IoU of 0.5 or more with it. Mask proposals are compared by
+    their masks.
 
     Args:
         folders: the ``inference/<data set>`` folder of each row, which holds its
@@ -62,13 +60,10 @@ def find_examples(
         dataset: the name of the data set, with its split.
         pairs: pairs of rows (x, y); the images show what x finds and y misses.
         table: gives the rows their names and colours.
-        images_per_pair: the most images of a pair.
-        proposals: how many of an image's best proposals count.
-        threshold: the least score of a detection that counts.
 
     Returns:
-        the examples in the order of the pairs; none for a pair whose x finds nothing that y misses,
-        or one of whose rows has no folder.
+        the examples in the order of the pairs, each with an image of its own; none for a pair whose
+        x finds nothing that y misses, or one of whose rows has no folder.
 
     Raises:
         UserError: if the data set is missing, or a folder has no boxes.
@@ -79,33 +74,28 @@ def find_examples(
     coco, image_root = load_ground_truth(dataset)
     found, objects = {}, {}
     for row in rows:
-        kind, results = read_results(folders[row], threshold=threshold, proposals=proposals)
+        kind, results = read_results(folders[row], threshold=0.5, proposals=_PROPOSALS)
         found[row] = {}
         for image_id in sorted(coco.imgs):
             objects[image_id], ious = overlaps_with_objects(kind, coco, image_id, results[image_id])
             found[row][image_id] = (ious >= 0.5).any(axis=0)
-    examples, drawn = [], set()  # Each image is drawn once, so that several pairs show more.
+    examples: dict[int, Example] = {}  # by image, so that several pairs show more
     for x, y in pairs:
         if x not in rows or y not in rows:
             continue
-        best = [i for i in _best_images(found[x], found[y]) if i not in drawn]
-        for image_id in best[:images_per_pair]:
-            drawn.add(image_id)
-            name = coco.imgs[image_id]["file_name"]
+        best = [i for i in _best_images(found[x], found[y]) if i not in examples]
+        if best:
+            name = coco.imgs[best[0]]["file_name"]
             image = read_image(os.path.join(image_root, name), format="RGB")
-            boxes = np.array([o["bbox"] for o in objects[image_id]], dtype=np.float64)
+            boxes = np.array([o["bbox"] for o in objects[best[0]]], dtype=np.float64)
             boxes = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
-            seen = {row: found[row][image_id] for row in (x, y)}
-            examples.append(_example(name, image, boxes, seen, table))
-    return examples
+            seen = {row: found[row][best[0]] for row in (x, y)}
+            examples[best[0]] = _example(name, image, boxes, seen, table)
+    return list(examples.values())
 
 
 def _best_images(x: Mapping[int, np.ndarray], y: Mapping[int, np.ndarray]) -> list[int]:
-    """Return the images on which x finds what y misses, those with the most such objects first.
-
-    Args:
-        x, y: by image, which of its objects the row finds, (G,) booleans.
-    """
+    """Return the images on which x finds what y misses, those with the most such objects first."""
     gains = {i: (int((x[i] & ~y[i]).sum()), -int((y[i] & ~x[i]).sum())) for i in x}
     gaining = [i for i, (gain, _) in gains.items() if gain]
     return sorted(gaining, key=lambda i: gains[i], reverse=True)
@@ -116,10 +106,11 @@ def _example(
     image: np.ndarray,
     objects: np.ndarray,
     seen: Mapping[str, np.ndarray],
-    table: Table | None,
+    table: Table,
 ) -> Example:
-    titles = {row: f"({row}) {table.rows[row].name}" if table else row for row in seen}
-    styles = row_styles(table.rows if table else list(seen))
+    """Draw an image twice, as the two rows see it."""
+    titles = {row: f"({row}) {table.rows[row].name}" for row in seen}
+    styles = row_styles(table.rows)
     pictures, counts = {}, []
     for row, found in seen.items():
         picture = _draw(image, objects, found)

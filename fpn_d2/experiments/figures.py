@@ -1,10 +1,9 @@
 """A table's results as figures, in SVG for a page."""
 
-import dataclasses
 import itertools
 import statistics
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,14 +22,10 @@ _MARKERS = "os^Dv*P"
 _COUNTS = {"AR10": 10, "AR30": 30, "AR100": 100, "AR300": 300, "AR1k": 1000}
 
 
-@dataclasses.dataclass(frozen=True)
-class RowStyle:
+class RowStyle(NamedTuple):
     """How a row looks in all figures, whether printed in colour or in grey.
 
-    Args:
-        color: as ``#RRGGBB``.
-        line: Matplotlib's line style.
-        marker: Matplotlib's marker.
+    ``color`` is ``#RRGGBB``; ``line`` and ``marker`` are Matplotlib's.
     """
 
     color: str
@@ -38,23 +33,14 @@ class RowStyle:
     marker: str
 
 
-def row_styles(rows: Mapping[str, Row] | Iterable[str]) -> dict[str, RowStyle]:
-    """Return the look of each row, which depends only on its place in the table.
+def row_styles(rows: Mapping[str, Row]) -> dict[str, RowStyle]:
+    """Return the look of each row by name, which depends only on its place in the table.
 
-    Args:
-        rows: a table's rows, or their names in order.
-
-    Returns:
-        the looks by name; a row beside another one looks like that one.
+    A row beside another one looks like that one.
     """
-    owners = {
-        name: (rows[name].beside if isinstance(rows, Mapping) else "") or name for name in rows
-    }
-    looks = itertools.cycle(zip(_COLORS, _LINES, _MARKERS, strict=True))
-    styles = {
-        name: RowStyle(*look)
-        for name, look in zip((n for n, o in owners.items() if n == o), looks, strict=False)
-    }
+    owners = {name: row.beside or name for name, row in rows.items()}
+    looks = itertools.cycle(map(RowStyle, _COLORS, _LINES, _MARKERS))
+    styles = {name: next(looks) for name, owner in owners.items() if name == owner}
     return {name: styles[owner] for name, owner in owners.items()}
 
 
@@ -70,27 +56,22 @@ def draw_charts(table: Table, results: Mapping[str, Any]) -> list[Chart]:
         the paper's, and the losses.
     """
     summaries = summarize(results)
+    styles = row_styles(table.rows)
+    labels = {n: f"{n}: {row.name}" for n, row in table.rows.items() if not row.beside}
     charts = [
-        _draw_recall(table, summaries),
-        _draw_sizes(table, summaries),
-        _draw_losses(table, results),
+        _draw_recall(summaries, styles, labels),
+        _draw_sizes(table, summaries, styles, labels),
+        _draw_losses(results, styles, labels),
     ]
     return [chart for chart in charts if chart is not None]
 
 
-def _own_rows(table: Table) -> list[str]:
-    return [name for name, row in table.rows.items() if not row.beside]
-
-
-def _label(table: Table, name: str) -> str:
-    return f"{name}: {table.rows[name].name}"
-
-
-def _draw_recall(table: Table, summaries: Summaries) -> Chart | None:
+def _draw_recall(
+    summaries: Summaries, styles: Mapping[str, RowStyle], labels: Mapping[str, str]
+) -> Chart | None:
     """Draw AR against the number of proposals."""
-    styles = row_styles(table.rows)
     figure, axes = new_axes()
-    for name in _own_rows(table):
+    for name, label in labels.items():
         points = [
             (count, summaries[name][metric])
             for metric, count in _COUNTS.items()
@@ -101,7 +82,7 @@ def _draw_recall(table: Table, summaries: Summaries) -> Chart | None:
         counts = [count for count, _ in points]
         means = np.array([summary.mean for _, summary in points])
         spread = np.array([summary.deviation or 0.0 for _, summary in points])
-        _plot(axes, counts, means, styles[name], _label(table, name), marks=True)
+        _plot(axes, counts, means, styles[name], label, marks=True)
         axes.fill_between(
             counts, means - spread, means + spread, color=styles[name].color, alpha=0.2, lw=0
         )
@@ -119,14 +100,18 @@ def _draw_recall(table: Table, summaries: Summaries) -> Chart | None:
     )  # fmt: skip
 
 
-def _draw_sizes(table: Table, summaries: Summaries) -> Chart | None:
+def _draw_sizes(
+    table: Table,
+    summaries: Summaries,
+    styles: Mapping[str, RowStyle],
+    labels: Mapping[str, str],
+) -> Chart | None:
     """Draw bars of the metric by object size, ours filled and the paper's hatched."""
     stem = next((metric[:-2] for metric in table.metrics if metric.endswith("_s")), "")
     metrics = [f"{stem}_{size}" for size in "sml"]
-    names = [n for n in _own_rows(table) if any(m in summaries.get(n, {}) for m in metrics)]
+    names = [n for n in labels if any(m in summaries.get(n, {}) for m in metrics)]
     if not stem or not names:
         return None
-    styles = row_styles(table.rows)
     figure, axes = new_axes()
     width = 0.84 / len(names)
     for i, name in enumerate(names):
@@ -136,7 +121,7 @@ def _draw_sizes(table: Table, summaries: Summaries) -> Chart | None:
         color = styles[name].color
         axes.bar(
             left, [summary.mean if summary else 0.0 for summary in ours], width * 0.5,
-            align="edge", color=color, label=_label(table, name),
+            align="edge", color=color, label=labels[name],
             yerr=[(summary.deviation or 0.0) if summary else 0.0 for summary in ours],
             error_kw={"lw": 0.9, "ecolor": "#222222"},
         )  # fmt: skip
@@ -159,26 +144,25 @@ def _draw_sizes(table: Table, summaries: Summaries) -> Chart | None:
     )  # fmt: skip
 
 
-def _draw_losses(table: Table, results: Mapping[str, Any]) -> Chart | None:
+def _draw_losses(
+    results: Mapping[str, Any], styles: Mapping[str, RowStyle], labels: Mapping[str, str]
+) -> Chart | None:
     """Draw the total loss over the iterations."""
-    styles = row_styles(table.rows)
     curves: dict[str, list[dict[int, float]]] = {}
     for row in results.get("rows") or []:
         for seed in row.get("seeds") or []:
             losses = seed.get("losses") or {}
-            curve = dict(
-                zip(losses.get("iteration", []), losses.get("total_loss", []), strict=False)
-            )
-            if curve:
+            points = zip(losses.get("iteration", []), losses.get("total_loss", []), strict=False)
+            if curve := dict(points):
                 curves.setdefault(str(row["row"]), []).append(curve)
     figure, axes = new_axes()
-    for name in _own_rows(table):
+    for name in labels:
         seeds = curves.get(name)
         if not seeds:
             continue
         iterations = sorted(set.intersection(*(set(curve) for curve in seeds)))
         means = [statistics.fmean(curve[i] for curve in seeds) for i in iterations]
-        _plot(axes, iterations, means, styles[name], _label(table, name))
+        _plot(axes, iterations, means, styles[name], labels[name])
     if not axes.lines:
         return None
     axes.set_yscale("log")

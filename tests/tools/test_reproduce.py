@@ -14,7 +14,7 @@ import pytest
 import reproduce
 import yaml
 
-from fpn_d2.experiments import session
+from fpn_d2.experiments import campaign
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,7 +68,7 @@ def call(project, monkeypatch, capsys):
     """``call(word, ...)``: the tool's exit code, stdout and stderr."""
     shutil.copy(ROOT / "tests/fake_train_net.py", project / "train_net.py")
     monkeypatch.setattr(reproduce, "ROOT", project)
-    monkeypatch.setattr(session, "write_report", lambda *_: None)
+    monkeypatch.setattr(campaign, "write_report", lambda *_: None)
     monkeypatch.chdir(project)
     monkeypatch.setenv("FAKE_LOG", str(project / "log"))
 

@@ -12,8 +12,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
 from fpn_d2 import load_config
-from fpn_d2.experiments import FourStep, Row, Run, timing
-from fpn_d2.experiments.timing import time_rows
+from fpn_d2.experiments import FourStep, Row, Run, running_times
+from fpn_d2.experiments.running_times import time_rows
 from fpn_d2.utils import timing as utils_timing
 
 OPTS = ("INPUT.MIN_SIZE_TEST", "64", "MODEL.DEVICE", "cpu", "SEED", "0")
@@ -41,8 +41,8 @@ def clocked(monkeypatch):
             )
             return detect, row.name == "fast", cfg
 
-        monkeypatch.setattr(timing, "_build", build)
-        monkeypatch.setattr(timing, "_images", lambda _: ["one", "two"])
+        monkeypatch.setattr(running_times, "_build", build)
+        monkeypatch.setattr(running_times, "_images", lambda _: ["one", "two"])
         monkeypatch.setattr(utils_timing, "timer", lambda: now[0])
         return log
 
@@ -99,8 +99,8 @@ def test_each_row_sees_the_images_of_its_own_config(plan, tables, rows, monkeypa
         return detect, True, SimpleNamespace(DATASETS=SimpleNamespace(TEST=test))
 
     images = {"fast_val": ["f1", "f2"], "slow_val": ["s1", "s2", "s3"]}
-    monkeypatch.setattr(timing, "_build", build)
-    monkeypatch.setattr(timing, "_images", lambda cfg: images[cfg.DATASETS.TEST[0]])
+    monkeypatch.setattr(running_times, "_build", build)
+    monkeypatch.setattr(running_times, "_images", lambda cfg: images[cfg.DATASETS.TEST[0]])
     time_rows(plan, tables.table("time"), rows, lambda _: None)
     assert seen == [("fast", "f1"), ("slow", "s1"), ("fast", "f2"), ("slow", "s2")] * 4
     for name, row in rows.items():
@@ -155,7 +155,7 @@ def separate(small_plan, tables):
 
 
 def test_not_shared_is_an_rpn_and_a_fast_rcnn_on_its_proposals(small_plan, tables, separate, image):
-    detector, trained, _ = timing._build(small_plan, tables.table("5").rows["not_shared"])
+    detector, trained, _ = running_times._build(small_plan, tables.table("5").rows["not_shared"])
     assert trained is True
     rpn, fast = separate
     with torch.no_grad():
@@ -181,12 +181,12 @@ def test_a_fast_rcnn_is_given_1000_proposals(image):
         inference=lambda inputs: given.append(inputs[0]["proposals"]),
     )
     rpn = SimpleNamespace(backbone=lambda x: {}, proposal_generator=lambda *_: ([proposals], {}))
-    timing._two_networks(rpn, fast)([image])
+    running_times._two_networks(rpn, fast)([image])
     assert given[0].objectness_logits.tolist() == list(range(1500, 500, -1))
 
 
 def test_a_row_that_is_not_trained_is_timed_with_random_weights(small_plan, tables, image):
-    detector, trained, cfg = timing._build(small_plan, tables.table("5").rows["shared"])
+    detector, trained, cfg = running_times._build(small_plan, tables.table("5").rows["shared"])
     assert trained is False
     with torch.no_grad():
         (output,) = detector([image])
@@ -200,7 +200,7 @@ def test_two_networks_of_which_one_is_trained_are_not(small_plan, tables, separa
     assert isinstance(training, FourStep)
     path = Path(training.separate_runs()[1].weights)
     path.rename(path.with_suffix(".away"))
-    _, trained, _ = timing._build(small_plan, row)
+    _, trained, _ = running_times._build(small_plan, row)
     path.with_suffix(".away").rename(path)
     assert trained is False
 
@@ -208,7 +208,7 @@ def test_two_networks_of_which_one_is_trained_are_not(small_plan, tables, separa
 def test_images_are_those_of_the_test_set_at_its_size(repo, tiny_opts):
     """The file of proposals that a Fast R-CNN's config names is not read: its RPN makes them."""
     path = str(repo / "configs/quick/Fast-RCNN/fast_rcnn_R_18_FPN.yaml")
-    images = timing._images(Run(path, "none", OPTS).load_config())
+    images = running_times._images(Run(path, "none", OPTS).load_config())
     assert len(images) == TINY_IMAGES  # the set has no more
     assert len({image["file_name"] for image in images}) == TINY_IMAGES
     assert {min(image["image"].shape[1:]) for image in images} == {64}  # INPUT.MIN_SIZE_TEST
@@ -218,7 +218,7 @@ def test_no_more_than_eight_images_are_used(repo, tiny_opts):
     path = str(repo / "configs/quick/RPN/rpn_R_18_FPN.yaml")
     # the training set has 8 images
     opts = (*OPTS, "DATASETS.TEST", "('tiny_train',)")
-    images = timing._images(load_config(path, opts))
+    images = running_times._images(load_config(path, opts))
     assert len(images) == 8
 
 

@@ -88,11 +88,7 @@ def _detect(detector: Detector, image: dict[str, Any]) -> None:
 
 
 def _build(reproduction: Reproduction, row: Row) -> tuple[Detector, bool, CfgNode]:
-    """Build a row's detector.
-
-    Returns:
-        the detector, whether all of its weights are trained, and its config.
-    """
+    """Return a row's detector, whether all of its weights are trained, and its config."""
     runs = reproduction.run(row, 0).networks()
     models = [_model(run) for run in runs]
     detector = _two_networks(*models) if len(models) == 2 else models[0].inference

@@ -10,10 +10,10 @@ import portalocker
 import pytest
 
 from fpn_d2 import UserError
-from fpn_d2.experiments import Progress, reproduce, reproduction, session
+from fpn_d2.experiments import Progress, campaign, reproduce, reproduction
 from fpn_d2.experiments import runs as runs_module
+from fpn_d2.experiments.campaign import collect, results_file, update_results
 from fpn_d2.experiments.report import write_report
-from fpn_d2.experiments.session import collect, results_file, update_results
 
 HERE = {"commit": "aaa", "machine": {"cores": 2}, "versions": {"torch": "2"}}
 ELSEWHERE = {"commit": "bbb", "machine": {"cores": 64}, "versions": {"torch": "2"}}
@@ -59,7 +59,7 @@ def recalls(content, metric="AR1k"):
 @pytest.fixture(autouse=True)
 def _report(monkeypatch):
     """Leave out the page and the count of anchors, which take a second and have other tests."""
-    monkeypatch.setattr(session, "write_report", lambda *_: None)
+    monkeypatch.setattr(campaign, "write_report", lambda *_: None)
     monkeypatch.setattr(reproduction, "count_anchors", lambda *_: 12)
 
 
@@ -186,14 +186,14 @@ def test_a_time_table_is_timed_and_not_trained(call, calls, monkeypatch, plan, p
         timed.append((table.table, list(rows), say == progress.say))
         os.makedirs(reproduction.folder)
 
-    monkeypatch.setattr(session, "time_rows", time_rows)
+    monkeypatch.setattr(campaign, "time_rows", time_rows)
     assert call("time")["rows"] == []
     assert timed == [("time", ["shared", "not_shared"], True)]
     assert calls() == []
 
 
 def test_a_part_of_the_rows_of_a_time_table_is_refused(call, monkeypatch):
-    monkeypatch.setattr(session, "time_rows", lambda *_: pytest.fail("timed all the same"))
+    monkeypatch.setattr(campaign, "time_rows", lambda *_: pytest.fail("timed all the same"))
     with pytest.raises(UserError, match="--rows shared: the rows of table time are timed side by"):
         call("time", ["shared"])
 
@@ -248,7 +248,7 @@ def done(plan, tables, monkeypatch):
         ("describe_machine", "machine"),
         ("describe_versions", "versions"),
     ):
-        monkeypatch.setattr(session, name, lambda key=key: HERE[key])
+        monkeypatch.setattr(campaign, name, lambda key=key: HERE[key])
 
     def make(name, seed, recall, **origin):
         folder = Path(plan.run(tables.table("1").rows[name], seed).folder)
@@ -406,7 +406,7 @@ def test_a_file_of_something_else_is_named(plan, tables, done, file, text):
 
 
 def test_json_markdown_and_page_are_written(plan, tables, done, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "write_report", write_report)
+    monkeypatch.setattr(campaign, "write_report", write_report)
     done("c", 0, 40.0)
     path = update_results(plan, tables.table("1"), str(tmp_path / "results"))
     assert path == str(tmp_path / "results/shapes/table1.json")
@@ -422,7 +422,7 @@ def test_an_error_in_the_report_leaves_the_numbers(plan, tables, done, tmp_path,
         raise RuntimeError
 
     done("c", 0, 40.0)
-    monkeypatch.setattr(session, "write_report", fail)
+    monkeypatch.setattr(campaign, "write_report", fail)
     with pytest.raises(RuntimeError):
         update_results(plan, tables.table("1"), str(tmp_path / "results"))
     path = tmp_path / "results/shapes/table1.json"
