@@ -106,8 +106,8 @@ class FourStep(Run):
         result = runner.result(self)
         if result is not None:
             return result
+        steps = self.steps()  # Before anything is written: it refuses other configs.
         check_settings(self.folder, runner.load_config(self))
-        steps = self.steps()
         # RPNs and the Fast R-CNNs that read their proposals take turns.
         done = [
             runner.train(run) if i % 2 else runner.train_rpn(run) for i, run in enumerate(steps)
