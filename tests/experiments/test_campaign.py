@@ -1,6 +1,5 @@
 """One call of tools/reproduce.py: what it trains, skips and says, and what results it writes."""
 
-import dataclasses
 import json
 import os
 from pathlib import Path

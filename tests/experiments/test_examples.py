@@ -10,6 +10,7 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from fpn_d2 import UserError
+from fpn_d2.experiments import examples
 from fpn_d2.experiments.examples import find_examples
 from fpn_d2.experiments.figures import row_styles
 from fpn_d2.experiments.tables import Row, Table
@@ -17,6 +18,8 @@ from fpn_d2.experiments.tables import Row, Table
 # Two objects on an image of 100 x 80, and a crowd, which does not count.
 OBJECTS = [[10, 10, 20, 20], [50, 30, 30, 40]]
 FAR = [0, 60, 5, 5]
+ROWS = {"x": Row("one", {}), "y": Row("two", {})}
+TABLE = Table("1", "", [], ROWS, [])
 
 
 @pytest.fixture
@@ -72,11 +75,18 @@ def test_the_image_where_most_is_missed_is_shown(dataset, folder):
         "x": folder("x", {1: OBJECTS[:1], 2: OBJECTS, 3: OBJECTS}),
         "y": folder("y", {1: [FAR], 2: OBJECTS[1:], 3: []}),
     }
-    examples = find_examples(folders, dataset, [("x", "y"), ("y", "x")], images_per_pair=2)
+    found = find_examples(folders, dataset, [("x", "y"), ("y", "x"), ("x", "y")], TABLE)
     # y misses two objects on image 3 and one each on 1 and 2, of which the lower id comes first
-    assert [e.title for e in examples] == ["x and y on 3.png", "x and y on 1.png"]
-    assert examples[0].caption.startswith("x finds 2 of 2 objects, y finds 0 of 2 objects.")
-    width, height = examples[0].picture.size
+    titles = [f"(x) one and (y) two on {i}.png" for i in (3, 1)]
+    assert [e.title for e in found] == titles
+    assert found[0].caption.startswith(
+        "(x) one finds 2 of 2 objects, (y) two finds 0 of 2 objects."
+    )
+    top = found[0].picture.height - 160 + 1
+    pixels = [found[0].picture.getpixel((x, top)) for x in (50, 300)]
+    colours = ["#{:02X}{:02X}{:02X}".format(*pixel) for pixel in pixels]
+    assert colours == [style.color for style in row_styles(ROWS).values()]
+    width, height = found[0].picture.size
     assert width == 2 * 200 + 8  # both upscaled to 200 x 160
     assert height > 160
 
@@ -86,14 +96,15 @@ def test_what_the_other_row_finds_alone_counts_against_an_image(dataset, folder)
         "x": folder("x", {1: OBJECTS[:1], 2: OBJECTS[:1]}),
         "y": folder("y", {1: OBJECTS[1:], 2: []}),
     }
-    (example,) = find_examples(folders, dataset, [("x", "y")])
-    assert example.title == "x and y on 2.png"
+    (example,) = find_examples(folders, dataset, [("x", "y")], TABLE)
+    assert example.title.endswith(" on 2.png")
 
 
-def test_only_the_best_proposals_count(dataset, folder):
+def test_only_the_best_proposals_count(dataset, folder, monkeypatch):
+    monkeypatch.setattr(examples, "_PROPOSALS", 2)
     folders = {"x": folder("x", {1: [FAR, *OBJECTS]}), "y": folder("y", {1: []})}
-    (example,) = find_examples(folders, dataset, [("x", "y")], proposals=2)
-    assert example.caption.startswith("x finds 1 of 2 objects")
+    (example,) = find_examples(folders, dataset, [("x", "y")], TABLE)
+    assert example.caption.startswith("(x) one finds 1 of 2 objects")
 
 
 def test_a_detection_must_be_of_the_class_and_sure(dataset, folder):
@@ -104,32 +115,21 @@ def test_a_detection_must_be_of_the_class_and_sure(dataset, folder):
         "x": folder("x", detections=[detection(OBJECTS[0], 1, 0.5), detection(OBJECTS[1], 0, 0.9)]),
         "y": folder("y", detections=[detection(OBJECTS[0], 1, 0.4), detection(OBJECTS[1], 1, 0.9)]),
     }
-    (example,) = find_examples(folders, dataset, [("x", "y")])
-    assert example.caption.startswith("x finds 2 of 2 objects, y finds 0 of 2 objects.")
-
-
-def test_a_table_gives_names_and_colours(dataset, folder):
-    rows = {"x": Row("one", {}), "y": Row("two", {})}
-    folders = {"x": folder("x", {1: OBJECTS}), "y": folder("y", {1: []})}
-    table = Table("1", "", [], rows, [])
-    (example,) = find_examples(folders, dataset, [("x", "y")], table=table)
-    assert example.title == "(x) one and (y) two on 1.png"
-    top = example.picture.height - 160 + 1
-    colours = ["#{:02X}{:02X}{:02X}".format(*example.picture.getpixel((x, top))) for x in (50, 300)]
-    assert colours == [style.color for style in row_styles(rows).values()]
+    (example,) = find_examples(folders, dataset, [("x", "y")], TABLE)
+    assert example.caption.startswith("(x) one finds 2 of 2 objects, (y) two finds 0 of 2 objects.")
 
 
 def test_rows_that_have_not_run_give_no_examples(dataset, folder):
     folders = {"x": folder("x", {1: OBJECTS})}
-    assert find_examples(folders, dataset, [("x", "y")]) == []
+    assert find_examples(folders, dataset, [("x", "y")], TABLE) == []
 
 
 def test_an_empty_folder_and_a_missing_data_set_are_named(dataset, tmp_path):
     folders = {"x": str(tmp_path / "nothing"), "y": str(tmp_path / "nothing")}
     with pytest.raises(UserError, match="nothing holds neither"):
-        find_examples(folders, dataset, [("x", "y")])
+        find_examples(folders, dataset, [("x", "y")], TABLE)
     with pytest.raises(UserError, match="elsewhere_val has no annotations here"):
-        find_examples(folders, "elsewhere_val", [("x", "y")])
+        find_examples(folders, "elsewhere_val", [("x", "y")], TABLE)
     MetadataCatalog.remove("elsewhere_val")
 
 
@@ -140,5 +140,5 @@ def test_a_file_of_proposals_runs_no_code(dataset, tmp_path):
 
     (tmp_path / "box_proposals.pkl").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(UserError, match=r"box_proposals.pkl .*mkdir"):
-        find_examples({"x": str(tmp_path)}, dataset, [("x", "x")])
+        find_examples({"x": str(tmp_path)}, dataset, [("x", "x")], TABLE)
     assert not (tmp_path / "made").exists()
