@@ -17,7 +17,7 @@ from ..data import check_names
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
 from ..utils.provenance import describe_machine, describe_versions, git_commit
-from .examples import Example, find_examples
+from .figures import Example, find_examples
 from .report import write_report
 from .reproduction import PROVENANCE, Reproduction, pick_rows
 from .running_times import time_rows

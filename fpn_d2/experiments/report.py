@@ -15,8 +15,7 @@ from tabulate import tabulate
 from ..utils.files import replace_file
 from ..visualization.pages import data_url, page_environment
 from .claims import DASH, Summaries, Verdict, check_claim, format_metric, summarize
-from .examples import Example
-from .figures import draw_charts, row_styles
+from .figures import Example, draw_charts, row_styles
 from .tables import Table
 
 _MARKS = {

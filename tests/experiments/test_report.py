@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fpn_d2.experiments.examples import Example
+from fpn_d2.experiments.figures import Example
 from fpn_d2.experiments.report import benchmark_table, markdown_report, write_report
 from fpn_d2.experiments.tables import Claim, Row, Table, load_tables
 

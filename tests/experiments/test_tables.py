@@ -224,7 +224,7 @@ BAD = [
     ("tables mine rows a configs", ..., ["table mine", "a: configs is missing"]),
     ("tables mine rows a config", "x", ["table mine", "rows, a", "no key config", "configs"]),
     ("tables mine rows a", None, ["rows, a", "KEY: value"]),
-    ("tables mine rows b beside", "z", ["table mine, row b", "beside names z"]),
+    ("tables mine rows b beside", "z", ["table mine, rows, b", "beside names z"]),
     ("tables mine rows a configs", "quick/a.yaml", ["rows, a", "configs"]),
     ("tables mine rows a configs", {"quik": "a.yaml"}, ["rows, a", "quik"]),
     ("tables mine rows a proposals", {"paper": "a.yaml"}, ["a", "proposals"]),
