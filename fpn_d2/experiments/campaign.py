@@ -16,12 +16,11 @@ from tqdm import tqdm
 from ..data import check_names
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
-from ..utils.provenance import describe_machine, describe_versions, git_commit
 from .figures import Example, find_examples
 from .report import write_report
-from .reproduction import PROVENANCE, Reproduction, pick_rows
+from .reproduction import Reproduction, pick_rows
 from .running_times import time_rows
-from .runs import BusyError, Run
+from .runs import PROVENANCE, BusyError, Run, provenance
 from .tables import Row, Table
 
 
@@ -240,15 +239,10 @@ def _known_seeds(
 def _common_provenance(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the provenance that most seeds share, and leave to a seed only what differs."""
     seeds = [seed for row in rows for seed in row["seeds"]]
-    here = {
-        "commit": git_commit(),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
-    }
-    common = {}
+    common = provenance()
     for key in PROVENANCE:
         values = [seed[key] for seed in seeds if key in seed]
-        common[key] = max(values, key=values.count, default=here[key])
+        common[key] = max(values, key=values.count, default=common[key])
         for seed in seeds:
             if seed.get(key) == common[key]:
                 del seed[key]

@@ -28,13 +28,10 @@ from ..data import check_names
 from ..utils.errors import UserError
 from .four_step import FourStep, proposal_opts
 from .pretraining import pretrain_backbone
-from .runs import BusyError, Run, Runner, read_result
+from .runs import PROVENANCE, BusyError, Run, Runner, read_result
 from .tables import Row, Table, Tables
 
 logger = logging.getLogger(__name__)
-
-# What a result says about the place where its run was trained.
-PROVENANCE = ("commit", "machine", "versions")
 
 
 @dataclasses.dataclass(frozen=True)

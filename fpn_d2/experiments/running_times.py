@@ -21,10 +21,9 @@ from ..checkpoint import load_model
 from ..config import changed
 from ..data import build_test_loader
 from ..utils.files import write_json
-from ..utils.provenance import describe_machine, describe_versions, git_commit
 from ..utils.timing import time_in_turn
 from .reproduction import Reproduction
-from .runs import Run
+from .runs import Run, provenance
 from .tables import Row, Table
 
 _IMAGES = 8
@@ -75,9 +74,7 @@ def time_rows(
                     configs[name].DATASETS.TEST[0]: {"timing": {**timing, "trained": trained[name]}}
                 },
                 "losses": {},
-                "commit": git_commit(),
-                "machine": describe_machine(),
-                "versions": describe_versions(),
+                **provenance(),
             },
         )
 

@@ -34,6 +34,9 @@ from ..utils.provenance import describe_machine, describe_versions, git_commit
 _LOCK_SECONDS = 15
 _TICK_SECONDS = 2
 
+# What a result says about the place where its run was trained.
+PROVENANCE = ("commit", "machine", "versions")
+
 # Two calls of one run may differ in these keys.
 _FREE_KEYS = (
     "OUTPUT_DIR",
@@ -96,6 +99,12 @@ class Run:
     def train(self, runner: "Runner") -> dict[str, Any]:
         """Train and evaluate; see :meth:`Runner.train`."""
         return runner.train(self)
+
+
+def provenance(*folder: str) -> dict[str, Any]:
+    """Return where a result comes from, under :data:`PROVENANCE`; see :func:`git_commit`."""
+    values = git_commit(*folder), describe_machine(), describe_versions()
+    return dict(zip(PROVENANCE, values, strict=True))
 
 
 def read_result(folder: str) -> dict[str, Any] | None:
@@ -169,9 +178,7 @@ class Runner:
                     "results": read_evaluations(run, cfg),
                     "losses": losses_of(steps),
                     # The program's commit: this package may be imported from elsewhere.
-                    "commit": git_commit(os.path.dirname(os.path.abspath(self.program))),
-                    "machine": describe_machine(),
-                    "versions": describe_versions(),
+                    **provenance(os.path.dirname(os.path.abspath(self.program))),
                 }
             # Before run.json is there, since nobody may call a finished run again.
             _remove_intermediate_checkpoints(run)
