@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fpn_d2.experiments import Table, Tables, load_tables
-from fpn_d2.experiments.report import markdown_table, write_report
-from fpn_d2.experiments.speed_table import benchmark_table
+from fpn_d2.experiments.report import benchmark_table, markdown_report, write_report
 from fpn_d2.export import export_table
 from fpn_d2.utils.errors import UserError, exit_on_user_error
 from fpn_d2.utils.files import read_json, replace_file
@@ -68,7 +67,7 @@ def fill_in(text: str, root: str | os.PathLike, tables: Tables) -> str:
         elif "exports" in results:
             table = export_table(results["exports"])
         elif "table" in results:
-            table = markdown_table(tables.table(results["table"]), results)
+            table = markdown_report(tables.table(results["table"]), results, is_part=True)
         else:
             raise UserError(f"{path} is not of a known kind; write it anew with its tool")
         return f"{section[1]}\n{table.strip()}\n\n{section[3]}"

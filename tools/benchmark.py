@@ -20,7 +20,7 @@ from benchmark.operators import benchmark_mask_proposals, benchmark_matching, be
 from benchmark.paper_rows import benchmark_rows
 from benchmark.profiling import profile_detectors
 
-from fpn_d2.experiments.speed_table import benchmark_table
+from fpn_d2.experiments.report import benchmark_table
 from fpn_d2.utils.devices import keep_freed_memory
 from fpn_d2.utils.errors import UserError, exit_on_user_error
 from fpn_d2.utils.files import write_json

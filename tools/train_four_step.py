@@ -8,11 +8,10 @@ as they were, and leaves OUTPUT_DIR/model_final.pth.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from fpn_d2 import load_config
-from fpn_d2.experiments import FourStep, Run, Runner
+from fpn_d2.experiments import FourStep, Progress, Runner
 from fpn_d2.utils.errors import exit_on_user_error
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,13 +24,14 @@ def main() -> None:
     parser.add_argument("--num-gpus", type=int, default=0)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY value pairs, for every step")
     args = parser.parse_args()
-    with exit_on_user_error():
+    with exit_on_user_error(), Progress() as progress:
         folder = load_config(args.config_file, args.opts).OUTPUT_DIR
-        runner = Runner(str(ROOT / "train_net.py"), args.num_gpus, _show)
-        training = FourStep(args.config_file, folder, _without_output_dir(args.opts))
+        runner = Runner(str(ROOT / "train_net.py"), args.num_gpus, progress)
+        # Each step has a folder of its own.
+        pairs = zip(args.opts[::2], args.opts[1::2], strict=True)
+        opts = tuple(word for pair in pairs if pair[0] != "OUTPUT_DIR" for word in pair)
+        training = FourStep(args.config_file, folder, opts)
         result = training.train(runner)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
     for i, seconds in enumerate(result["steps"], start=1):
         print(f"step {i}: {seconds:.0f} s of training")
     for dataset, metrics in result["results"].items():
@@ -40,19 +40,6 @@ def main() -> None:
         print(f"{dataset}: {', '.join(texts)}")
     # Without sharing there are two networks, in the folders of steps 1 and 2.
     print(training.weights if training.configs()[2] else folder)
-
-
-def _show(run: Run, done: int, total: int, seconds_left: float | None) -> None:
-    """Show progress on a terminal, in one line that is written over; see :class:`Runner`."""
-    if sys.stderr.isatty():
-        left = "" if seconds_left is None else f", {seconds_left / 60:.1f} min left"
-        print(f"\r{run.folder}: {done} of {total}{left}   ", end="", file=sys.stderr)
-
-
-def _without_output_dir(opts: list[str]) -> tuple[str, ...]:
-    """Return the overrides for every step; each step has a folder of its own."""
-    pairs = zip(opts[::2], opts[1::2], strict=True)
-    return tuple(word for key, value in pairs if key != "OUTPUT_DIR" for word in (key, value))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The paper's experiments: runs, tables, claims, reports, 4-step training and pretraining."""
 
+from .campaign import Progress, reproduce
 from .four_step import FourStep, proposal_opts
 from .reproduction import Reproduction
 from .runs import BusyError, Run, Runner
-from .session import Progress, reproduce
 from .tables import Claim, Row, Scale, Table, Tables, load_tables
 
 __all__ = [

@@ -17,16 +17,20 @@ class Summary:
     """A metric of a row over its seeds.
 
     Args:
-        mean: the mean over the seeds that have the metric.
-        deviation: the sample standard deviation; None for a single seed.
-        count: the number of seeds that have the metric.
-        by_seed: the metric of each seed.
+        by_seed: the metric of each seed that has it.
     """
 
-    mean: float
-    deviation: float | None
-    count: int
-    by_seed: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    by_seed: Mapping[int, float]
+
+    @property
+    def mean(self) -> float:
+        """The mean over the seeds."""
+        return statistics.fmean(self.by_seed.values())
+
+    @property
+    def deviation(self) -> float | None:
+        """The sample standard deviation; None for a single seed."""
+        return statistics.stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
 
 
 # By row and metric.
@@ -96,15 +100,9 @@ def summarize(results: Mapping[str, Any]) -> dict[str, dict[str, Summary]]:
                 if isinstance(value, int | float) and math.isfinite(value):
                     values[str(row["row"])][metric][seed.get("seed", number)] = float(value)
     return {
-        row: {metric: _summary(by_seed) for metric, by_seed in metrics.items()}
+        row: {metric: Summary(by_seed) for metric, by_seed in metrics.items()}
         for row, metrics in values.items()
     }
-
-
-def _summary(by_seed: Mapping[int, float]) -> Summary:
-    numbers = list(by_seed.values())
-    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
-    return Summary(statistics.fmean(numbers), deviation, len(numbers), by_seed)
 
 
 def check_claim(claim: Claim, table: Table, summaries: Summaries) -> Verdict:
@@ -131,9 +129,8 @@ def check_claim(claim: Claim, table: Table, summaries: Summaries) -> Verdict:
         for below in lower
     )
     outcomes = {pair.outcome for pair in pairs}
-    verdict = next(
-        v for v in ("does not hold", "not measured", "within noise", "holds") if v in outcomes
-    )
+    worst_first = ("does not hold", "not measured", "within noise", "holds")
+    verdict = next(verdict for verdict in worst_first if verdict in outcomes)
     return Verdict(claim, verdict, _detail(claim, verdict, pairs, summaries), pairs)
 
 
@@ -167,13 +164,13 @@ def _noise(x: Summary, y: Summary) -> float | None:
     """Return two standard errors of the difference of two means; None if both have one seed."""
     if x.deviation is None and y.deviation is None:
         return None
-    if x.by_seed.keys() == y.by_seed.keys() and x.count > 1:
+    if x.by_seed.keys() == y.by_seed.keys() and len(x.by_seed) > 1:
         differences = [x.by_seed[seed] - y.by_seed[seed] for seed in x.by_seed]
-        return 2 * statistics.stdev(differences) / math.sqrt(x.count)
+        return 2 * statistics.stdev(differences) / math.sqrt(len(x.by_seed))
     # A row with one seed is taken to vary as the other does.
     dx = y.deviation if x.deviation is None else x.deviation
     dy = x.deviation if y.deviation is None else y.deviation
-    return 2 * math.sqrt(dx**2 / x.count + dy**2 / y.count)
+    return 2 * math.sqrt(dx**2 / len(x.by_seed) + dy**2 / len(y.by_seed))
 
 
 def _detail(claim: Claim, verdict: str, pairs: tuple[Pair, ...], summaries: Summaries) -> str:

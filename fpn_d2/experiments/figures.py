@@ -1,17 +1,31 @@
-"""A table's results as figures, in SVG for a page."""
+"""A report's pictures: figures in SVG, and images on which one row finds what another misses.
+
+Shape shorthand: an image has G objects.
+"""
 
 import dataclasses
 import itertools
+import os
 import statistics
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import BoxMode
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from PIL import Image, ImageColor
 
-from ..visualization import PALETTE
+from ..evaluation import load_ground_truth
+from ..visualization import (
+    PALETTE,
+    draw_boxes,
+    overlaps_with_objects,
+    read_results,
+    side_by_side,
+)
 from ..visualization.pages import Chart, new_axes, to_svg
 from .claims import Summaries, summarize
 from .tables import Row, Table
@@ -20,17 +34,15 @@ from .tables import Row, Table
 _COLORS = tuple(PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 3))
 _LINES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)), (0, (8, 2)), (0, (2, 1)))
 _MARKERS = "os^Dv*P"
+_FOUND, _MISSED = PALETTE[4], PALETTE[5]  # Blue and vermilion.
+_PROPOSALS = 100  # How many of an image's best proposals count.
 _COUNTS = {"AR10": 10, "AR30": 30, "AR100": 100, "AR300": 300, "AR1k": 1000}
 
 
-@dataclasses.dataclass(frozen=True)
-class RowStyle:
+class RowStyle(NamedTuple):
     """How a row looks in all figures, whether printed in colour or in grey.
 
-    Args:
-        color: as ``#RRGGBB``.
-        line: Matplotlib's line style.
-        marker: Matplotlib's marker.
+    ``color`` is ``#RRGGBB``; ``line`` and ``marker`` are Matplotlib's.
     """
 
     color: str
@@ -38,23 +50,14 @@ class RowStyle:
     marker: str
 
 
-def row_styles(rows: Mapping[str, Row] | Iterable[str]) -> dict[str, RowStyle]:
-    """Return the look of each row, which depends only on its place in the table.
+def row_styles(rows: Mapping[str, Row]) -> dict[str, RowStyle]:
+    """Return the look of each row by name, which depends only on its place in the table.
 
-    Args:
-        rows: a table's rows, or their names in order.
-
-    Returns:
-        the looks by name; a row beside another one looks like that one.
+    A row beside another one looks like that one.
     """
-    owners = {
-        name: (rows[name].beside if isinstance(rows, Mapping) else "") or name for name in rows
-    }
-    looks = itertools.cycle(zip(_COLORS, _LINES, _MARKERS, strict=True))
-    styles = {
-        name: RowStyle(*look)
-        for name, look in zip((n for n, o in owners.items() if n == o), looks, strict=False)
-    }
+    owners = {name: row.beside or name for name, row in rows.items()}
+    looks = itertools.cycle(map(RowStyle, _COLORS, _LINES, _MARKERS))
+    styles = {name: next(looks) for name, owner in owners.items() if name == owner}
     return {name: styles[owner] for name, owner in owners.items()}
 
 
@@ -70,27 +73,22 @@ def draw_charts(table: Table, results: Mapping[str, Any]) -> list[Chart]:
         the paper's, and the losses.
     """
     summaries = summarize(results)
+    styles = row_styles(table.rows)
+    labels = {n: f"{n}: {row.name}" for n, row in table.rows.items() if not row.beside}
     charts = [
-        _draw_recall(table, summaries),
-        _draw_sizes(table, summaries),
-        _draw_losses(table, results),
+        _draw_recall(summaries, styles, labels),
+        _draw_sizes(table, summaries, styles, labels),
+        _draw_losses(results, styles, labels),
     ]
     return [chart for chart in charts if chart is not None]
 
 
-def _own_rows(table: Table) -> list[str]:
-    return [name for name, row in table.rows.items() if not row.beside]
-
-
-def _label(table: Table, name: str) -> str:
-    return f"{name}: {table.rows[name].name}"
-
-
-def _draw_recall(table: Table, summaries: Summaries) -> Chart | None:
+def _draw_recall(
+    summaries: Summaries, styles: Mapping[str, RowStyle], labels: Mapping[str, str]
+) -> Chart | None:
     """Draw AR against the number of proposals."""
-    styles = row_styles(table.rows)
     figure, axes = new_axes()
-    for name in _own_rows(table):
+    for name, label in labels.items():
         points = [
             (count, summaries[name][metric])
             for metric, count in _COUNTS.items()
@@ -101,7 +99,7 @@ def _draw_recall(table: Table, summaries: Summaries) -> Chart | None:
         counts = [count for count, _ in points]
         means = np.array([summary.mean for _, summary in points])
         spread = np.array([summary.deviation or 0.0 for _, summary in points])
-        _plot(axes, counts, means, styles[name], _label(table, name), marks=True)
+        _plot(axes, counts, means, styles[name], label, marks=True)
         axes.fill_between(
             counts, means - spread, means + spread, color=styles[name].color, alpha=0.2, lw=0
         )
@@ -119,14 +117,18 @@ def _draw_recall(table: Table, summaries: Summaries) -> Chart | None:
     )  # fmt: skip
 
 
-def _draw_sizes(table: Table, summaries: Summaries) -> Chart | None:
+def _draw_sizes(
+    table: Table,
+    summaries: Summaries,
+    styles: Mapping[str, RowStyle],
+    labels: Mapping[str, str],
+) -> Chart | None:
     """Draw bars of the metric by object size, ours filled and the paper's hatched."""
     stem = next((metric[:-2] for metric in table.metrics if metric.endswith("_s")), "")
     metrics = [f"{stem}_{size}" for size in "sml"]
-    names = [n for n in _own_rows(table) if any(m in summaries.get(n, {}) for m in metrics)]
+    names = [n for n in labels if any(m in summaries.get(n, {}) for m in metrics)]
     if not stem or not names:
         return None
-    styles = row_styles(table.rows)
     figure, axes = new_axes()
     width = 0.84 / len(names)
     for i, name in enumerate(names):
@@ -136,7 +138,7 @@ def _draw_sizes(table: Table, summaries: Summaries) -> Chart | None:
         color = styles[name].color
         axes.bar(
             left, [summary.mean if summary else 0.0 for summary in ours], width * 0.5,
-            align="edge", color=color, label=_label(table, name),
+            align="edge", color=color, label=labels[name],
             yerr=[(summary.deviation or 0.0) if summary else 0.0 for summary in ours],
             error_kw={"lw": 0.9, "ecolor": "#222222"},
         )  # fmt: skip
@@ -159,26 +161,25 @@ def _draw_sizes(table: Table, summaries: Summaries) -> Chart | None:
     )  # fmt: skip
 
 
-def _draw_losses(table: Table, results: Mapping[str, Any]) -> Chart | None:
+def _draw_losses(
+    results: Mapping[str, Any], styles: Mapping[str, RowStyle], labels: Mapping[str, str]
+) -> Chart | None:
     """Draw the total loss over the iterations."""
-    styles = row_styles(table.rows)
     curves: dict[str, list[dict[int, float]]] = {}
     for row in results.get("rows") or []:
         for seed in row.get("seeds") or []:
             losses = seed.get("losses") or {}
-            curve = dict(
-                zip(losses.get("iteration", []), losses.get("total_loss", []), strict=False)
-            )
-            if curve:
+            points = zip(losses.get("iteration", []), losses.get("total_loss", []), strict=False)
+            if curve := dict(points):
                 curves.setdefault(str(row["row"]), []).append(curve)
     figure, axes = new_axes()
-    for name in _own_rows(table):
+    for name in labels:
         seeds = curves.get(name)
         if not seeds:
             continue
         iterations = sorted(set.intersection(*(set(curve) for curve in seeds)))
         means = [statistics.fmean(curve[i] for curve in seeds) for i in iterations]
-        _plot(axes, iterations, means, styles[name], _label(table, name))
+        _plot(axes, iterations, means, styles[name], labels[name])
     if not axes.lines:
         return None
     axes.set_yscale("log")
@@ -213,3 +214,112 @@ def _chart(figure: Figure, prefix: str, description: str, title: str, caption: s
         handlelength=3.2,
     )  # fmt: skip
     return Chart(title, caption, to_svg(figure, prefix, description))
+
+
+# -- examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """An image as two rows see it.
+
+    Args:
+        title: the two rows and the image.
+        caption: what each of the rows found.
+        picture: the image as each row sees it, side by side.
+    """
+
+    title: str
+    caption: str
+    picture: Image.Image
+
+
+def find_examples(
+    folders: Mapping[str, str],
+    dataset: str,
+    pairs: Sequence[tuple[str, str]],
+    table: Table,
+) -> list[Example]:
+    """Find and draw, for each pair, the image on which one row finds most that the other misses.
+
+    A row finds an object if one of its best 100 proposals, or a detection of the object's class
+    whose score is 0.5 or more, has an IoU of 0.5 or more with it. Mask proposals are compared by
+    their masks.
+
+    Args:
+        folders: the ``inference/<data set>`` folder of each row, which holds its
+            ``box_proposals.pkl``, ``coco_instances_results.json`` or ``mask_proposals.json``.
+        dataset: the name of the data set, with its split.
+        pairs: pairs of rows (x, y); the images show what x finds and y misses.
+        table: gives the rows their names and colours.
+
+    Returns:
+        the examples in the order of the pairs, each with an image of its own; none for a pair whose
+        x finds nothing that y misses, or one of whose rows has no folder.
+
+    Raises:
+        UserError: if the data set is missing, or a folder has no boxes.
+    """
+    rows = {row for pair in pairs if all(row in folders for row in pair) for row in pair}
+    if not rows:
+        return []
+    coco, image_root = load_ground_truth(dataset)
+    found, objects = {}, {}
+    for row in rows:
+        kind, results = read_results(folders[row], threshold=0.5, proposals=_PROPOSALS)
+        found[row] = {}
+        for image_id in sorted(coco.imgs):
+            objects[image_id], ious = overlaps_with_objects(kind, coco, image_id, results[image_id])
+            found[row][image_id] = (ious >= 0.5).any(axis=0)
+    examples: dict[int, Example] = {}  # by image, so that several pairs show more
+    for x, y in pairs:
+        if x not in rows or y not in rows:
+            continue
+        best = [i for i in _best_images(found[x], found[y]) if i not in examples]
+        if best:
+            name = coco.imgs[best[0]]["file_name"]
+            image = read_image(os.path.join(image_root, name), format="RGB")
+            boxes = np.array([o["bbox"] for o in objects[best[0]]], dtype=np.float64)
+            boxes = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
+            seen = {row: found[row][best[0]] for row in (x, y)}
+            examples[best[0]] = _example(name, image, boxes, seen, table)
+    return list(examples.values())
+
+
+def _best_images(x: Mapping[int, np.ndarray], y: Mapping[int, np.ndarray]) -> list[int]:
+    """Return the images on which x finds what y misses, those with the most such objects first."""
+    gains = {i: (int((x[i] & ~y[i]).sum()), -int((y[i] & ~x[i]).sum())) for i in x}
+    gaining = [i for i, (gain, _) in gains.items() if gain]
+    return sorted(gaining, key=lambda i: gains[i], reverse=True)
+
+
+def _example(
+    name: str,
+    image: np.ndarray,
+    objects: np.ndarray,
+    seen: Mapping[str, np.ndarray],
+    table: Table,
+) -> Example:
+    """Draw an image twice, as the two rows see it."""
+    titles = {row: f"({row}) {table.rows[row].name}" for row in seen}
+    styles = row_styles(table.rows)
+    pictures, counts = {}, []
+    for row, found in seen.items():
+        picture = _draw(image, objects, found)
+        picture[:5] = ImageColor.getrgb(styles[row].color)
+        count = f"{int(found.sum())} of {len(found)}"
+        pictures[f"{titles[row]}: {count} found"] = picture
+        counts.append(f"{titles[row]} finds {count} objects")
+    return Example(
+        title=f"{' and '.join(titles.values())} on {os.path.basename(name)}",
+        caption=f"{', '.join(counts)}. Found: solid blue; missed: dashed and labelled.",
+        picture=side_by_side(pictures),
+    )
+
+
+def _draw(image: np.ndarray, objects: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Draw the found and the missed objects on the image, enlarged twice if it is small."""
+    scale = 2 if max(image.shape[:2]) <= 400 else 1
+    labels = ["" if f else "missed" for f in found]
+    colors = [_FOUND if f else _MISSED for f in found]
+    return draw_boxes(image, objects, labels, colors, scale, dashed=~found)

@@ -106,35 +106,31 @@ class FourStep(Run):
         result = runner.result(self)
         if result is not None:
             return result
-        steps, done = self.steps(), []  # Before anything is written: it refuses other configs.
+        steps = self.steps()  # Before anything is written: it refuses other configs.
         check_settings(self.folder, runner.load_config(self))
-        for i, run in enumerate(steps):
-            done.append(runner.train(run))
-            if i % 2 == 0:  # An RPN, whose proposals the next step reads.
-                for dataset in run.load_config().DATASETS.TRAIN:
-                    runner.write_proposals(run, dataset)
+        # RPNs and the Fast R-CNNs that read their proposals take turns.
+        done = [
+            runner.train(run) if i % 2 else runner.train_rpn(run) for i, run in enumerate(steps)
+        ]
         with runner.locked(self.folder):
             result = self.result()
             if result is None:
-                result = self._result(done)
+                seconds = [step["seconds"] for step in done]
+                result = {
+                    **done[-1],
+                    "config": self.config,
+                    "command": self.command(),
+                    "seconds": round(sum(seconds), 1),
+                    "iterations": sum(step["iterations"] for step in done),
+                    "steps": seconds,
+                    "losses": {},  # Each step has its own.
+                }
                 if self.configs()[2]:
                     self._join(steps)
                     runner.call(self, ["--eval-only"], ["MODEL.WEIGHTS", self.weights])
                     result["results"] = read_evaluations(self, self.load_config())
                 write_json(os.path.join(self.folder, "run.json"), result)
         return result
-
-    def _result(self, steps: list[dict[str, Any]]) -> dict[str, Any]:
-        seconds = [step["seconds"] for step in steps]
-        return {
-            **steps[-1],
-            "config": self.config,
-            "command": self.command(),
-            "seconds": round(sum(seconds), 1),
-            "iterations": sum(step["iterations"] for step in steps),
-            "steps": seconds,
-            "losses": {},  # Each step has its own.
-        }
 
     def _folder(self, name: str, config: str) -> str:
         return self.folder_of(config) if self.folder_of else os.path.join(self.folder, name)

@@ -38,6 +38,7 @@ CROP_SIZE = 64
 # A crop shows the object's surroundings and leaves room to shift it in training.
 CONTEXT = 1.5
 _CUT_SIZE = CROP_SIZE * 5 // 4
+_LR = 0.05
 
 
 class CropClassifier(nn.Module):
@@ -118,14 +119,14 @@ def _cut(image: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def pretrain_backbone(
-    cfg: CfgNode, path: str, *, iterations: int = 200, batch_size: int = 128, lr: float = 0.05
+    cfg: CfgNode, path: str, *, iterations: int = 200, batch_size: int = 128
 ) -> float:
     """Train the config's bottom-up network on the objects of ``DATASETS.TRAIN`` and save it.
 
     Args:
         cfg: a config from :func:`fpn_d2.load_config`; its SEED decides everything.
         path: the checkpoint to write, ``*.pkl``.
-        iterations, batch_size, lr: the schedule; the learning rate falls as a half cosine.
+        iterations, batch_size: the schedule; the learning rate falls as a half cosine.
 
     Returns:
         the share, 0 to 1, of crops that were classified correctly in the last tenth of iterations.
@@ -144,11 +145,21 @@ def pretrain_backbone(
     with torch.random.fork_rng():  # The seed decides the weights, and no caller's draws change.
         torch.manual_seed(max(cfg.SEED, 0))
         bottom_up = BACKBONE_REGISTRY.get(name)(_trainable(cfg), ShapeSpec(channels=3))
-        _check_trainable(bottom_up, name)
+        frozen = [n for n, part in bottom_up.named_modules() if isinstance(part, FrozenBatchNorm2d)]
+        frozen += [n for n, weight in bottom_up.named_parameters() if not weight.requires_grad]
+        if frozen:
+            raise UserError(
+                f"MODEL.FPN.BOTTOM_UP {name} keeps {frozen[0]} frozen ({len(frozen)} in all), so "
+                "it cannot learn from random weights; set its norm to BN and freeze nothing"
+            )
         model = CropClassifier(bottom_up, num_classes + 1)
     model = model.to(memory_format=torch.channels_last)
-    accuracy = _train(model, crops, classes, cfg, iterations, batch_size, lr)
-    _save(bottom_up, path)
+    accuracy = _train(model, crops, classes, cfg, iterations, batch_size)
+    weights = {name: value.cpu().numpy() for name, value in bottom_up.state_dict().items()}
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with replace_file(path, "wb") as file:
+        # The form of Detectron2's converted ImageNet checkpoints.
+        pickle.dump({"model": weights, "__author__": "fpn_d2", "matching_heuristics": True}, file)
     return accuracy
 
 
@@ -162,21 +173,6 @@ def _trainable(cfg: CfgNode) -> CfgNode:
     return changed(cfg, values)
 
 
-def _check_trainable(bottom_up: nn.Module, name: str) -> None:
-    """Refuse a network of which a layer cannot leave its random weights.
-
-    Raises:
-        UserError: naming the layer.
-    """
-    frozen = [n for n, module in bottom_up.named_modules() if isinstance(module, FrozenBatchNorm2d)]
-    frozen += [n for n, weight in bottom_up.named_parameters() if not weight.requires_grad]
-    if frozen:
-        raise UserError(
-            f"MODEL.FPN.BOTTOM_UP {name} keeps {frozen[0]} frozen ({len(frozen)} in all), so it "
-            "cannot learn from random weights; set its norm to BN and freeze nothing"
-        )
-
-
 def _train(
     model: CropClassifier,
     crops: Tensor,
@@ -184,17 +180,17 @@ def _train(
     cfg: CfgNode,
     iterations: int,
     batch_size: int,
-    lr: float,
 ) -> float:
+    """Train the network; return the accuracy of the last tenth of iterations."""
     generator = torch.Generator().manual_seed(max(cfg.SEED, 0))
     device = torch.device(cfg.MODEL.DEVICE)
     model.to(device).train()
     mean = torch.tensor(cfg.MODEL.PIXEL_MEAN, device=device).view(-1, 1, 1)
     std = torch.tensor(cfg.MODEL.PIXEL_STD, device=device).view(-1, 1, 1)
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=1e-4
+        model.parameters(), lr=_LR, momentum=0.9, nesterov=True, weight_decay=1e-4
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=iterations)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LR, total_steps=iterations)
     half = device.type == "cuda" or cpu_has_bfloat16()
     correct = []
     for _ in trange(iterations, desc="pretraining", disable=None):
@@ -218,11 +214,3 @@ def _augment(crops: Tensor, generator: torch.Generator) -> Tensor:
     crops = crops[:, :, y : y + CROP_SIZE, x : x + CROP_SIZE]
     half = len(crops) // 2
     return torch.cat([crops[:half].flip(3), crops[half:]])
-
-
-def _save(bottom_up: nn.Module, path: str) -> None:
-    """Write the weights in the form of Detectron2's converted ImageNet checkpoints."""
-    weights = {name: value.cpu().numpy() for name, value in bottom_up.state_dict().items()}
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with replace_file(path, "wb") as file:
-        pickle.dump({"model": weights, "__author__": "fpn_d2", "matching_heuristics": True}, file)

@@ -1,8 +1,11 @@
-"""A table's results beside the paper's numbers, as Markdown and as a page that needs no network."""
+"""Results beside the paper's numbers, as Markdown and as a page that needs no network.
+
+The tables of tools/benchmark.py follow at the end.
+"""
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
@@ -11,9 +14,8 @@ from tabulate import tabulate
 
 from ..utils.files import replace_file
 from ..visualization.pages import data_url, page_environment
-from .claims import DASH, Summaries, Summary, Verdict, check_claim, format_metric, summarize
-from .examples import Example
-from .figures import draw_charts, row_styles
+from .claims import DASH, Summaries, Verdict, check_claim, format_metric, summarize
+from .figures import Example, draw_charts, row_styles
 from .tables import Table
 
 _MARKS = {
@@ -23,6 +25,14 @@ _MARKS = {
     "not measured": DASH,
 }
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+_SPEED_COLUMNS = (
+    *("task", "this package", "seconds", "baseline", "seconds", "times as fast", "MiB"),
+    *("of the matrix rate", "difference"),
+)
+_AGREEMENT_COLUMNS = (
+    *("agreement", "images", "detections", "matched within 0.05 px"),
+    *("largest difference of head outputs", "AP", "AP as Detectron2 runs it"),
+)
 
 
 class Cell(NamedTuple):
@@ -67,13 +77,11 @@ def write_report(
     Returns:
         the two files, ``table<N>.md`` and ``table<N>.html``.
     """
-    context = _context(table, results)
+    page = _environment().get_template("report.html.j2")
     texts = {
-        "md": _markdown(context),
-        "html": _environment()
-        .get_template("report.html.j2")
-        .render(
-            **context,
+        "md": markdown_report(table, results),
+        "html": page.render(
+            **_context(table, results),
             colors={name: style.color for name, style in row_styles(table.rows).items()},
             charts=[(chart, Markup(chart.svg)) for chart in draw_charts(table, results)],
             examples=[(example, data_url(example.picture)) for example in examples],
@@ -88,13 +96,8 @@ def write_report(
     return paths
 
 
-def markdown_report(table: Table, results: Mapping[str, Any]) -> str:
-    """Return the Markdown of :func:`write_report`."""
-    return _markdown(_context(table, results))
-
-
-def markdown_table(table: Table, results: Mapping[str, Any]) -> str:
-    """Return the part of :func:`markdown_report` that other pages show: numbers and claims.
+def markdown_report(table: Table, results: Mapping[str, Any], *, is_part: bool = False) -> str:
+    """Return a table's report in Markdown.
 
     A cell has our number with its deviation and, in brackets, the paper's; the best number of a
     column is in bold. Footnotes and the verdicts on the paper's claims follow.
@@ -102,49 +105,56 @@ def markdown_table(table: Table, results: Mapping[str, Any]) -> str:
     Args:
         table: the table.
         results: the content of its results file; rows and numbers may be missing.
+        is_part: whether to leave out all but numbers, footnotes and verdicts, for another page.
     """
-    return _markdown(_context(table, results), is_part=True)
-
-
-def _markdown(context: Mapping[str, Any], *, is_part: bool = False) -> str:
-    template = _environment().overlay(autoescape=False).get_template("report.md.j2")
+    context = _context(table, results)
     commands = [[*list(run.values())[:-1], f"`{run['command']}`"] for run in context["runs"]]
+    template = _environment().overlay(autoescape=False).get_template("report.md.j2")
     return template.render(**context, commands=commands, is_part=is_part).strip() + "\n"
 
 
 def _environment() -> jinja2.Environment:
     environment = page_environment(os.path.dirname(__file__))
-    environment.filters.update(metric=_metric_html, header=_header)
+    environment.filters["metric"] = _metric_html
     environment.globals["pipe_table"] = _pipe_table
     return environment
 
 
 def _context(table: Table, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return everything that both templates show, computed once."""
+    """Return everything that both templates show."""
     summaries = summarize(results)
+    rows = [r for r in results.get("rows") or [] if r.get("row") in table.rows and r.get("seeds")]
     claims = table.claims_at(results.get("scale", ""))
     verdicts = [check_claim(claim, table, summaries) for claim in claims]
-    columns, lines, notes = _sheet(table, results, summaries)
+    columns, lines, notes = _sheet(table, results, summaries, _footnotes(table, results, rows))
     metrics = [metric for metric in table.metrics if metric != "anchors"]
+    versions = (results.get("versions") or {}).items()
     return {
         "table": table,
-        "introduction": _introduction(table, results),
+        "introduction": _introduction(table, results, rows),
         "summary": _summary_of(verdicts),
         "comparability": _comparability(table, results),
         "columns": columns,
+        "header": ["", "row", *(f"{m}, {note}" if note else m for m, note in columns)],
         "lines": lines,
         "footnotes": notes,
         "metrics": metrics,
         "differences": _differences(table, metrics, summaries),
         "verdicts": verdicts,
         "marks": _MARKS,
-        "facts": _facts(results),
-        "runs": _runs(table, results),
+        "facts": {
+            "scale": str(results.get("scale", DASH)),
+            "data set": str(results.get("dataset", DASH)),
+            "machine": _describe(results.get("machine")),
+            "versions": ", ".join(f"{name} {version}" for name, version in versions) or DASH,
+            "commit": str(results.get("commit", DASH)),
+        },
+        "runs": [_run(row) for row in rows],
     }
 
 
 def _sheet(
-    table: Table, results: Mapping[str, Any], summaries: Summaries
+    table: Table, results: Mapping[str, Any], summaries: Summaries, notes: Mapping[str, str]
 ) -> tuple[list[tuple[str, str]], list[Line], list[str]]:
     """Return the table's columns, each a metric and a note, its lines and its footnotes.
 
@@ -168,8 +178,7 @@ def _sheet(
         _cells(table, summaries, metric, [shown.get(name, "") for name in names])
         for metric, _, shown in columns
     ]
-    notes = _footnotes(table, results)
-    marks = {name: _superscript(i) for i, name in enumerate(notes, start=1)}
+    marks = {name: str(i).translate(_SUPERSCRIPTS) for i, name in enumerate(notes, start=1)}
     lines = [
         Line(name, table.rows[name].name, marks.get(name, ""), [column[i] for column in cells])
         for i, name in enumerate(names)
@@ -191,26 +200,16 @@ def _cells(table: Table, summaries: Summaries, metric: str, names: list[str]) ->
         best = format_metric(metric, max(means))
     elif len(means) > 1 and table.kind == "timing":
         best = format_metric(metric, min(means))
+    has_paper = any(number is not None for number in papers)
     cells = []
     for summary, paper in zip(ours, papers, strict=True):
         text = format_metric(metric, summary.mean if summary else None)
-        has_paper = any(number is not None for number in papers)
-        cells.append(
-            Cell(
-                text,
-                _deviation(metric, summary, text),
-                format_metric(metric, paper) if has_paper else "",
-                best=summary is not None and text == best,
-            )
-        )
+        deviation = ""
+        if summary and summary.deviation is not None and metric != "anchors":
+            deviation = f"{summary.deviation:.{len(text.partition('.')[2])}f}"  # digits of the mean
+        paper_text = format_metric(metric, paper) if has_paper else ""
+        cells.append(Cell(text, deviation, paper_text, best=summary is not None and text == best))
     return cells
-
-
-def _deviation(metric: str, summary: Summary | None, mean: str) -> str:
-    """Return the deviation with as many digits as the mean."""
-    if summary is None or summary.deviation is None or metric == "anchors":
-        return ""
-    return f"{summary.deviation:.{len(mean.partition('.')[2])}f}"
 
 
 def _differences(table: Table, metrics: list[str], summaries: Summaries) -> list[Line]:
@@ -234,17 +233,14 @@ def _differences(table: Table, metrics: list[str], summaries: Summaries) -> list
     return lines
 
 
-def _known_rows(table: Table, results: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of the results that the table has."""
-    return (row for row in results.get("rows") or [] if row.get("row") in table.rows)
-
-
-def _footnotes(table: Table, results: Mapping[str, Any]) -> dict[str, str]:
+def _footnotes(
+    table: Table, results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
     """Return, by line, which seeds were run elsewhere than the rest or with random weights."""
     notes: dict[str, list[str]] = {}
-    for row in _known_rows(table, results):
+    for row in rows:
         seeds = []
-        for seed in row.get("seeds") or []:
+        for seed in row["seeds"]:
             what = []
             if seed.get("commit") not in (None, results.get("commit")):
                 what.append(f"commit {seed['commit']}")
@@ -263,9 +259,10 @@ def _footnotes(table: Table, results: Mapping[str, Any]) -> dict[str, str]:
     return {line: f"{'; '.join(parts)}." for line, parts in notes.items()}
 
 
-def _introduction(table: Table, results: Mapping[str, Any]) -> str:
+def _introduction(
+    table: Table, results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> str:
     """Say what was trained, and on what."""
-    rows = [row for row in _known_rows(table, results) if row.get("seeds")]
     runs = [seed for row in rows for seed in row["seeds"]]
     if not runs:
         return "Nothing of this table has been run yet."
@@ -306,34 +303,17 @@ def _comparability(table: Table, results: Mapping[str, Any]) -> str:
     )
 
 
-def _facts(results: Mapping[str, Any]) -> dict[str, str]:
-    versions = results.get("versions") or {}
+def _run(row: Mapping[str, Any]) -> dict[str, str]:
+    """Say how a row was run."""
+    seeds = row["seeds"]
+    seconds = [seed["seconds"] for seed in seeds if seed.get("seconds") is not None]
     return {
-        "scale": str(results.get("scale", DASH)),
-        "data set": str(results.get("dataset", DASH)),
-        "machine": _describe(results.get("machine")),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or DASH,
-        "commit": str(results.get("commit", DASH)),
+        "row": row["row"],
+        "seeds": ", ".join(str(seed.get("seed", DASH)) for seed in seeds),
+        "iterations": str(seeds[0].get("iterations", DASH)),
+        "seconds": ", ".join(format_metric("seconds", s) for s in seconds) or DASH,
+        "command": str(row.get("command") or DASH),
     }
-
-
-def _runs(table: Table, results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return how each row of the table was run."""
-    runs = []
-    for row in _known_rows(table, results):
-        seeds = row.get("seeds") or []
-        if seeds:
-            seconds = [seed["seconds"] for seed in seeds if seed.get("seconds") is not None]
-            runs.append(
-                {
-                    "row": row["row"],
-                    "seeds": ", ".join(str(seed.get("seed", DASH)) for seed in seeds),
-                    "iterations": str(seeds[0].get("iterations", DASH)),
-                    "seconds": ", ".join(format_metric("seconds", s) for s in seconds) or DASH,
-                    "command": str(row.get("command") or DASH),
-                }
-            )
-    return runs
 
 
 def _describe(machine: Mapping[str, Any] | str | None) -> str:
@@ -344,15 +324,6 @@ def _describe(machine: Mapping[str, Any] | str | None) -> str:
     parts += [f"{machine['cores']} cores"] if machine.get("cores") else []
     parts += [f"{machine['memory_gib']} GiB"] if machine.get("memory_gib") else []
     return ", ".join([*parts, " and ".join(map(str, machine.get("gpus") or [])) or "no GPU"])
-
-
-def _header(column: tuple[str, str]) -> str:
-    metric, note = column
-    return f"{metric}, {note}" if note else metric
-
-
-def _superscript(number: int) -> str:
-    return str(number).translate(_SUPERSCRIPTS)
 
 
 def _pipe_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -371,3 +342,68 @@ def _metric_html(metric: str) -> Markup:
     tag = "sup" if stem == "AR" else "sub"
     text = f"{stem}<{tag}>{number}</{tag}>" if number else stem
     return Markup(f"{text}<sub>{size}</sub>" if size else text)
+
+
+def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Write the rows of a benchmark in Markdown.
+
+    Seconds are medians, with the fastest and the slowest round in brackets. The rows of the paper's
+    tables follow in a table of ratios, and the agreement of detections in a third one, where the
+    benchmark has measured them.
+
+    Args:
+        rows: the content of ``results/benchmark_*.json``.
+    """
+    timed = [_speed_cells(row) for row in rows if row["task"] != "rows"]
+    tables = [_github_table(_SPEED_COLUMNS, timed)]
+    ratios: dict[str, dict[str, str]] = {}  # by row of the paper, and inference or training
+    for row in rows:
+        if row["task"] == "rows":
+            name, way = row["variant"].rsplit(" ", 1)
+            ours, theirs = (row[key] * 1000 for key in ("seconds", "baseline_seconds"))
+            ratios.setdefault(name, {})[way] = f"{row['ratio']:.2f} ({ours:.0f} / {theirs:.0f} ms)"
+            baseline = row["baseline"]
+    if ratios:
+        ways = sorted({way for cells in ratios.values() for way in cells})
+        lines = [[name, *(cells.get(way, "") for way in ways)] for name, cells in ratios.items()]
+        tables.append(_github_table([f"row, times as fast as {baseline}", *ways], lines))
+    agreement = [_agreement_cells(row) for row in rows if row["task"] == "agreement"]
+    if agreement:
+        tables.append(_github_table(_AGREEMENT_COLUMNS, agreement))
+    return "\n".join(tables)
+
+
+def _github_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return tabulate(rows, header, tablefmt="github", disable_numparse=True) + "\n"
+
+
+def _speed_cells(row: dict[str, Any]) -> list[str]:
+    peaks = row["peak_mib"], row["baseline_peak_mib"]
+    share, error = row["share_of_matmul"], row["max_error"]
+    return [
+        row["task"],
+        row["variant"],
+        _seconds(row["seconds"], row["spread"]),
+        row["baseline"],
+        _seconds(row["baseline_seconds"], row["baseline_spread"]),
+        f"{row['ratio']:.2f}",
+        "" if None in peaks else "{} / {}".format(*peaks),
+        "" if share is None else f"{share:.0%}",
+        "" if error is None else f"{error:.0e}",
+    ]
+
+
+def _seconds(median: float, spread: Sequence[float]) -> str:
+    return f"{median:.3g} ({spread[0]:.3g} to {spread[1]:.3g})"
+
+
+def _agreement_cells(row: dict[str, Any]) -> list[str]:
+    matched = row["matched_share"]
+    return [
+        row["variant"],
+        str(row["images"]),
+        str(row["detections"]),
+        "" if matched is None else f"{matched:.2%}",
+        f"{row['head_max_error']:.0e}",
+        *("" if row[key] is None else f"{row[key]:.2f}" for key in ("AP", "baseline_AP")),
+    ]

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import portalocker
@@ -28,13 +28,10 @@ from ..data import check_names
 from ..utils.errors import UserError
 from .four_step import FourStep, proposal_opts
 from .pretraining import pretrain_backbone
-from .runs import BusyError, Run, Runner, read_result
+from .runs import PROVENANCE, BusyError, Run, Runner, read_result
 from .tables import Row, Table, Tables
 
 logger = logging.getLogger(__name__)
-
-# What a result says about the place where its run was trained.
-PROVENANCE = ("commit", "machine", "versions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +62,11 @@ class Reproduction:
         """Return the run that trains a row, which may be done or not."""
         config = self._config(row)
         if load_config(config).FOUR_STEP.RPN:
-            return self._four_step(config, seed)
+            # Steps 1 and 2 are the runs of Table 1(c) and Table 2(c).
+            rpn, fast, _ = FourStep(config, "").configs()
+            folders = {rpn: self._folder(rpn, seed), fast: self._folder(fast, seed, on=rpn)}
+            folder = self._folder(config, seed)
+            return FourStep(config, folder, self._opts(seed), folders.__getitem__)
         if row.proposals:
             rpn = row.proposals[self.scale]
             opts = (*self._opts(seed), *proposal_opts(self._plain_run(rpn, seed)))
@@ -80,34 +81,21 @@ class Reproduction:
             seed: the seed of every random number.
 
         Returns:
-            see :meth:`Runner.train`.
-
-        Raises:
-            UserError: if a data set is missing or a training fails.
-            BusyError: if another process is training the row.
+            see :meth:`Runner.train`, also for the exceptions.
         """
         self.make_start(seed)
         if row.proposals:
-            rpn = self._plain_run(row.proposals[self.scale], seed)
-            rpn.train(self.runner)
-            for dataset in rpn.load_config().DATASETS.TRAIN:
-                self.runner.write_proposals(rpn, dataset)
+            self.runner.train_rpn(self._plain_run(row.proposals[self.scale], seed))
         return self.run(row, seed).train(self.runner)
 
-    def make_start(self, seed: int) -> str:
-        """Train the network that all rows of a seed start from, unless it is there already.
+    def make_start(self, seed: int) -> None:
+        """Train the network that all rows of a seed start from, if the scale has one.
 
         Every seed has its own, so that the deviation over seeds includes the start's randomness.
-
-        Args:
-            seed: the seed of the start and of the rows.
-
-        Returns:
-            its checkpoint; empty if rows start as their configs say.
         """
         start = self.tables.scale(self.scale).start
         if not start:
-            return ""
+            return
         path = self._start_path(seed)
         os.makedirs(self.folder, exist_ok=True)
         # Detectron2's logger is not used here, since the file has no OUTPUT_DIR of its own.
@@ -123,7 +111,6 @@ class Reproduction:
             raise BusyError(
                 f"another process has been making {path} for an hour; see to that process"
             ) from error
-        return path
 
     def seeds(self, row: Row) -> list[int]:
         """Return the seeds that this row has folders of."""
@@ -145,11 +132,7 @@ class Reproduction:
         return {seed: result for seed, result in found.items() if result is not None}
 
     def entries(self, table: Table, row: Row) -> dict[int, dict[str, Any]]:
-        """Return what the table's results file says about each seed of a row.
-
-        Returns:
-            ``{seed, seconds, iterations, metrics, losses, commit, machine, versions}`` by seed.
-        """
+        """Return what the table's results file says about each seed of a row; see ``collect``."""
         timing = {}
         if table.kind != "timing" and "seconds" in table.metrics:
             timed = read_result(self.timing_folder(row))
@@ -168,13 +151,7 @@ class Reproduction:
         return entries
 
     def metrics(self, table: Table, row: Row, result: dict[str, Any]) -> dict[str, float | None]:
-        """Return the metrics of a result under their short names.
-
-        Args:
-            table: the table to fill.
-            row: the row.
-            result: what :meth:`train_row` returned.
-        """
+        """Return the metrics of a row's result under their short names, for a table."""
         results = next(iter(result["results"].values()))
         metrics = {}
         for name, place in self.tables.metrics.items():
@@ -213,37 +190,27 @@ class Reproduction:
         if name.startswith(os.pardir):  # Two configs outside of the tables' folder may look alike.
             place = hashlib.sha256(os.path.abspath(config).encode()).hexdigest()[:8]
             name = f"{os.path.basename(name)}_{place}"
-        parts = [name]
         if on:
-            parts.append(os.path.splitext(os.path.basename(on))[0])
-        return os.path.join(self.folder, self.dataset_name, "_on_".join(parts), f"seed_{seed}")
+            name += f"_on_{os.path.splitext(os.path.basename(on))[0]}"
+        return os.path.join(self.folder, self.dataset_name, name, f"seed_{seed}")
 
     def _opts(self, seed: int) -> tuple[str, ...]:
+        scale = self.tables.scale(self.scale)
         opts = ["SEED", str(seed)]
-        if self.tables.scale(self.scale).start:
+        if scale.start:
             opts += ["MODEL.WEIGHTS", self._start_path(seed)]
-        return (*opts, *self._dataset_opts())
-
-    def _dataset_opts(self) -> Iterator[str]:
-        if self.dataset_name == self.tables.scale(self.scale).dataset:
-            return
-        for split, key in (("train", "TRAIN"), ("val", "TEST")):
-            name = f"{self.dataset}_{split}"
-            check_names([name], f"--dataset {self.dataset}: DATASETS.{key}")
-            yield from (f"DATASETS.{key}", f"('{name}',)")
-        for section in ("ROI_HEADS", "RETINANET"):
-            count = _number_of_classes(f"{self.dataset}_train")
-            yield from (f"MODEL.{section}.NUM_CLASSES", str(count))
+        if self.dataset_name != scale.dataset:
+            for split, key in (("train", "DATASETS.TRAIN"), ("val", "DATASETS.TEST")):
+                name = f"{self.dataset}_{split}"
+                check_names([name], f"--dataset {self.dataset}: {key}")
+                opts += [key, f"('{name}',)"]
+            count = str(_number_of_classes(f"{self.dataset}_train"))
+            opts += ["MODEL.ROI_HEADS.NUM_CLASSES", count, "MODEL.RETINANET.NUM_CLASSES", count]
+        return tuple(opts)
 
     def _plain_run(self, config: str, seed: int) -> Run:
         config = self.tables.config_file(config)
         return Run(config, self._folder(config, seed), self._opts(seed))
-
-    def _four_step(self, config: str, seed: int) -> FourStep:
-        # Steps 1 and 2 are the runs of Table 1(c) and Table 2(c).
-        rpn, fast, _ = FourStep(config, "").configs()
-        folders = {rpn: self._folder(rpn, seed), fast: self._folder(fast, seed, on=rpn)}
-        return FourStep(config, self._folder(config, seed), self._opts(seed), folders.__getitem__)
 
 
 @functools.lru_cache

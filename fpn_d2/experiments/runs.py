@@ -34,6 +34,9 @@ from ..utils.provenance import describe_machine, describe_versions, git_commit
 _LOCK_SECONDS = 15
 _TICK_SECONDS = 2
 
+# What a result says about the place where its run was trained.
+PROVENANCE = ("commit", "machine", "versions")
+
 # Two calls of one run may differ in these keys.
 _FREE_KEYS = (
     "OUTPUT_DIR",
@@ -98,12 +101,14 @@ class Run:
         return runner.train(self)
 
 
-def read_result(folder: str) -> dict[str, Any] | None:
-    """Read the ``run.json`` of a run's folder.
+def provenance(*folder: str) -> dict[str, Any]:
+    """Return where a result comes from, under :data:`PROVENANCE`; see :func:`git_commit`."""
+    values = git_commit(*folder), describe_machine(), describe_versions()
+    return dict(zip(PROVENANCE, values, strict=True))
 
-    Returns:
-        its content, or None if the run is not done.
-    """
+
+def read_result(folder: str) -> dict[str, Any] | None:
+    """Return the content of a run's ``run.json``, or None if the run is not done."""
     path = os.path.join(folder, "run.json")
     return read_json(path) if os.path.isfile(path) else None
 
@@ -164,34 +169,41 @@ class Runner:
             is_new = result is None
             if is_new:
                 self.call(run, ["--resume"], [], lock)
-                result = self._collect(run, cfg)
+                steps = read_steps(run.folder)
+                result = {
+                    "config": run.config,
+                    "command": run.command(),
+                    "seconds": round(training_seconds(steps), 1),
+                    "iterations": cfg.SOLVER.MAX_ITER,
+                    "results": read_evaluations(run, cfg),
+                    "losses": losses_of(steps),
+                    # The program's commit: this package may be imported from elsewhere.
+                    **provenance(os.path.dirname(os.path.abspath(self.program))),
+                }
             # Before run.json is there, since nobody may call a finished run again.
             _remove_intermediate_checkpoints(run)
             if is_new:
                 write_json(os.path.join(run.folder, "run.json"), result)
         return result
 
-    def write_proposals(self, run: Run, dataset: str) -> str:
-        """Write a trained RPN's proposals for a data set, unless they are there already.
+    def train_rpn(self, run: Run) -> dict[str, Any]:
+        """Train an RPN, and write its proposals for the training data where they are missing.
 
-        Args:
-            run: a finished run of an RPN.
-            dataset: the data set's name.
+        A Fast R-CNN reads these files; see :func:`proposal_opts`. The evaluation at the end of the
+        training writes those for the test data.
 
         Returns:
-            the file, in the form that Detectron2 reads.
-
-        Raises:
-            BusyError: if another process works in the run's folder.
-            UserError: if the evaluation fails.
+            see :meth:`train`, also for the exceptions.
         """
-        folder = run.inference_folder(dataset)
+        result = self.train(run)
         with self.locked(run.folder) as lock:
-            # An evaluation writes its results after the proposals.
-            if not os.path.isfile(os.path.join(folder, "results.json")):
-                opts = ["MODEL.WEIGHTS", run.weights, "DATASETS.TEST", f"('{dataset}',)"]
-                self.call(run, ["--eval-only"], opts, lock)
-        return os.path.join(folder, "box_proposals.pkl")
+            for dataset in run.load_config().DATASETS.TRAIN:
+                # An evaluation writes its results after the proposals.
+                done = os.path.join(run.inference_folder(dataset), "results.json")
+                if not os.path.isfile(done):
+                    opts = ["MODEL.WEIGHTS", run.weights, "DATASETS.TEST", f"('{dataset}',)"]
+                    self.call(run, ["--eval-only"], opts, lock)
+        return result
 
     def call(self, run: Run, flags: list[str], opts: list[str], lock: Any = None) -> None:
         """Call train_net.py once and append its output to ``output.txt``.
@@ -241,28 +253,9 @@ class Runner:
                 f"{folder} is being trained by another process; wait until it is done"
             ) from error
 
-    def _collect(self, run: Run, cfg: CfgNode) -> dict[str, Any]:
-        steps = read_steps(run.folder)
-        return {
-            "config": run.config,
-            "command": run.command(),
-            "seconds": round(training_seconds(steps), 1),
-            "iterations": cfg.SOLVER.MAX_ITER,
-            "results": read_evaluations(run, cfg),
-            "losses": losses_of(steps),
-            # The program's commit: this package may be imported from elsewhere.
-            "commit": git_commit(os.path.dirname(os.path.abspath(self.program))),
-            "machine": describe_machine(),
-            "versions": describe_versions(),
-        }
-
 
 def read_evaluations(run: Run, cfg: CfgNode) -> dict[str, Any]:
-    """Read what the evaluation on each of the test sets has written.
-
-    Raises:
-        UserError: if one of them is missing.
-    """
+    """Read the results of each test set; a missing file raises a UserError."""
     results = {}
     for dataset in cfg.DATASETS.TEST:
         path = os.path.join(run.inference_folder(dataset), "results.json")

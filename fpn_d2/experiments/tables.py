@@ -184,16 +184,25 @@ def load_tables(path: str | os.PathLike) -> Tables:
 def _check_table(table: Table, where: str, metrics: set[str], scales: set[str]) -> None:
     if table.kind not in ("accuracy", "timing"):
         raise UserError(f"{where}: kind is {table.kind!r}; it can be 'accuracy' or 'timing'")
-    for metric in (*table.metrics, *(claim.metric for claim in table.claims)):
-        if metric not in metrics:
-            raise UserError(f"{where}: there is no metric {metric}; add it to the file's metrics")
+    used = {where: [*table.metrics, *(claim.metric for claim in table.claims)]}
     for name, row in table.rows.items():
-        _check_row(row, f"{where}, rows, {name}", metrics, scales)
+        here = f"{where}, rows, {name}"
+        used[f"{here}, paper"] = row.paper
+        for key, named in (("configs", row.configs), ("proposals", row.proposals)):
+            for scale in named.keys() - scales:
+                raise UserError(f"{here}, {key}: there is no scale {scale}; add it to the scales")
+        missing = sorted(row.configs.keys() - row.proposals) if row.proposals else []
+        if missing:
+            raise UserError(f"{here}: proposals has no config for the scale {missing[0]}; add one")
         if row.beside and row.beside not in table.rows:
             raise UserError(
-                f"{where}, row {name}: beside names {row.beside}, which is not a row; name one of "
+                f"{here}: beside names {row.beside}, which is not a row; name one of "
                 f"{', '.join(table.rows)}"
             )
+    for place, names in used.items():
+        for name in names:
+            if name not in metrics:
+                raise UserError(f"{place}: there is no metric {name}; add it to the file's metrics")
     for claim in table.claims:
         unknown = sorted({row for group in claim.order for row in group} - set(table.rows))
         if unknown or len(claim.order) < 2:
@@ -202,19 +211,6 @@ def _check_table(table: Table, where: str, metrics: set[str], scales: set[str]) 
                 f"{where}: the order of the claim '{claim.claim}' {what}; give two or more lists "
                 "of the table's rows, the better ones first"
             )
-
-
-def _check_row(row: Row, where: str, metrics: set[str], scales: set[str]) -> None:
-    for key in ("configs", "proposals"):
-        for scale in getattr(row, key):
-            if scale not in scales:
-                raise UserError(f"{where}, {key}: there is no scale {scale}; add it to the scales")
-    missing = sorted(set(row.configs) - set(row.proposals)) if row.proposals else []
-    if missing:
-        raise UserError(f"{where}: proposals has no config for the scale {missing[0]}; add one")
-    for metric in row.paper:
-        if metric not in metrics:
-            raise UserError(f"{where}, paper: there is no metric {metric}; add it to the metrics")
 
 
 def _make(kind: Any, content: Any, where: str) -> Any:

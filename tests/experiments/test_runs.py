@@ -114,32 +114,23 @@ def test_a_training_cleans_its_folder_once_before_it_says_that_it_is_done(run, r
     assert seen == [None, result]
 
 
-def test_a_cleaning_that_was_cut_is_made_up_for(run, runner):
-    runner.train(run)
-    between = Path(run.folder, "model_0000009.pth")
-    between.write_bytes(b"")
-    runner.train(run)
-    assert not between.exists()
-
-
 def test_proposals_are_written_once(run, runner, calls):
-    runner.train(run)
-    path = runner.write_proposals(run, "a")
-    assert path == os.path.join(run.folder, "inference", "a", "box_proposals.pkl")
-    assert os.path.isfile(path)
+    result = runner.train_rpn(run)
+    assert result == run.result()
+    assert os.path.isfile(os.path.join(run.folder, "inference", "a", "box_proposals.pkl"))
     flags = ["--config-file", run.config, "--eval-only", "--num-gpus", "2"]
     weights = ["MODEL.WEIGHTS", os.path.join(run.folder, "model_final.pth")]
     dataset = ["DATASETS.TEST", "('a',)"]
     assert calls()[1:] == [[*flags, *run.opts, *weights, *dataset, "OUTPUT_DIR", run.folder]]
-    assert runner.write_proposals(run, "a") == path
+    assert runner.train_rpn(run) == result
     assert len(calls()) == 2
 
 
 def test_proposals_without_results_are_of_an_evaluation_that_was_cut(run, runner, calls):
-    runner.train(run)
-    Path(run.folder, "inference", "b", "results.json").unlink()
-    runner.write_proposals(run, "b")
-    assert len(calls()) == 2
+    runner.train_rpn(run)
+    Path(run.folder, "inference", "a", "results.json").unlink()
+    runner.train_rpn(run)
+    assert len(calls()) == 3
 
 
 def test_everything_that_the_program_prints_is_kept(run, runner, monkeypatch):
@@ -228,34 +219,26 @@ def test_a_damaged_file_of_a_run_is_named(run, runner, name):
 def test_the_programs_own_sentence_is_passed_on(run, runner, monkeypatch):
     monkeypatch.setenv("FAKE_MODE", "refuse")
     assert refusal(runner.train, run) == "set this to that"
-
-
-def test_a_sentence_of_an_earlier_call_is_not(run, runner, monkeypatch):
-    monkeypatch.setenv("FAKE_MODE", "refuse")
-    refusal(runner.train, run)
     monkeypatch.setenv("FAKE_MODE", "bug")
     assert "set this to that" not in refusal(runner.train, run)
 
 
-def test_another_failure_names_the_output(run, runner, monkeypatch):
-    monkeypatch.setenv("FAKE_MODE", "bug")
+@pytest.mark.parametrize(
+    "mode, says", [("bug", ["exit code 1", "{}/output.txt"]), ("silent", ["results of b", "{}"])]
+)
+def test_another_failure_names_the_output(run, runner, monkeypatch, mode, says):
+    monkeypatch.setenv("FAKE_MODE", mode)
     sentence = refusal(runner.train, run)
-    assert "exit code 1" in sentence
-    assert os.path.join(run.folder, "output.txt") in sentence
+    for words in says:
+        assert words.format(run.folder) in sentence
     assert not os.path.exists(os.path.join(run.folder, "run.json"))
-
-
-def test_a_training_without_results_is_not_done(run, runner, monkeypatch):
-    monkeypatch.setenv("FAKE_MODE", "silent")
-    sentence = refusal(runner.train, run)
-    assert "results of b" in sentence
     assert run.result() is None
 
 
 def test_a_failed_evaluation_is_told(run, runner, monkeypatch):
     runner.train(run)
     monkeypatch.setenv("FAKE_MODE", "bug")
-    assert "output.txt" in refusal(runner.write_proposals, run, "a")
+    assert "output.txt" in refusal(runner.train_rpn, run)
 
 
 # -- the numbers of a training -----------------------------------------------------------------
@@ -281,24 +264,15 @@ def step(iteration, seconds, loss):
 
 
 def test_iterations_that_a_resume_repeats_count_once(collected):
-    # cut after 39 and resumed from the checkpoint at 19, so the second 39 counts
+    # cut after 39 and resumed from the checkpoint at 19, so the second 39 counts; the line of the
+    # evaluation is no step, and the last line is half a step
     first = step(19, 0.5, 3.0) + step(39, 9.0, 8.0)
-    result = collected(first + step(39, 0.25, 2.0) + step(49, 0.5, 1.0))
+    evaluation = json.dumps({"iteration": 50, "bbox/AP": 1.0}) + "\n"
+    last = step(49, 0.5, 1.0) + evaluation + step(59, 0.25, 2.0)[:-9]
+    result = collected(first + step(39, 0.25, 2.0) + last)
     assert result["seconds"] == 20 * 0.5 + 20 * 0.25 + 10 * 0.5
     assert result["losses"]["iteration"] == [19, 39, 49]
     assert result["losses"]["total_loss"] == [3.0, 2.0, 1.0]
-
-
-def test_half_a_line_is_ignored(collected):
-    result = collected(step(19, 0.5, 3.0) + step(39, 0.25, 2.0)[:-9])
-    assert result["seconds"] == 20 * 0.5
-    assert result["losses"]["iteration"] == [19]
-
-
-def test_lines_of_an_evaluation_are_no_steps(collected):
-    evaluation = json.dumps({"iteration": 30, "bbox/AP": 1.0}) + "\n"
-    result = collected(step(19, 0.5, 3.0) + evaluation)
-    assert result["losses"]["iteration"] == [19]
 
 
 def test_every_loss_is_kept_beside_its_iteration(collected):
@@ -379,7 +353,7 @@ def test_a_run_that_another_process_trains_is_busy(run, runner, calls, other, mo
     monkeypatch.setattr(runs, "_LOCK_SECONDS", 0.1)
     sentence = refusal(runner.train, run, error=BusyError)
     assert run.folder in sentence
-    assert run.folder in refusal(runner.write_proposals, run, "a", error=BusyError)
+    assert run.folder in refusal(runner.train_rpn, run, error=BusyError)
     assert len(calls()) == 1
 
 

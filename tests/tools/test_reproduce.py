@@ -1,6 +1,7 @@
 """tools/reproduce.py: its words, its sentences, and what a kill costs."""
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 import reproduce
 import yaml
 
-from fpn_d2.experiments import session
+from fpn_d2.experiments import campaign
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,25 +65,16 @@ def recalls(project):
 
 
 @pytest.fixture
-def call(project, monkeypatch, capsys):
+def call(project, monkeypatch, run_tool):
     """``call(word, ...)``: the tool's exit code, stdout and stderr."""
     shutil.copy(ROOT / "tests/fake_train_net.py", project / "train_net.py")
     monkeypatch.setattr(reproduce, "ROOT", project)
-    monkeypatch.setattr(session, "write_report", lambda *_: None)
+    monkeypatch.setattr(campaign, "write_report", lambda *_: None)
     monkeypatch.chdir(project)
     monkeypatch.setenv("FAKE_LOG", str(project / "log"))
 
-    def run(*words):
-        line = ["reproduce", "--table", "1", "--tables", "tables.yaml", "--runs", "runs", *words]
-        monkeypatch.setattr(sys, "argv", line)
-        capsys.readouterr()
-        try:
-            reproduce.main()
-        except SystemExit as end:
-            return end.code, *capsys.readouterr()
-        return 0, *capsys.readouterr()
-
-    return run
+    words = ("--table", "1", "--tables", "tables.yaml", "--runs", "runs")
+    return functools.partial(run_tool, reproduce, *words)
 
 
 def fake_configs(project):
@@ -92,29 +84,24 @@ def fake_configs(project):
 
 
 @pytest.fixture
-def tiny_configs(project):
+def _shapes(project):
     """The fake program evaluates the data set that its words name, so no config names one."""
     for path in (project / "mine").glob("*.yaml"):
         content = yaml.safe_load(path.read_text())
         del content["DATASETS"]
         path.write_text(yaml.safe_dump(content))
     (project / "tables.yaml").write_text(yaml.safe_dump(tables_of("shapes")))
-    return project / "results/shapes/table1.json"
 
 
-def test_rows_and_seeds_of_the_command_line(call, project, tiny_configs):
-    code, stdout, stderr = call("--rows", "d", "--seeds", "0,2")
+@pytest.mark.usefixtures("_shapes")
+def test_rows_seeds_and_output_of_the_command_line(call, project):
+    code, stdout, stderr = call("--rows", "d", "--seeds", "0,2", "--output", "elsewhere")
     assert (code, stderr) == (0, "")
-    (row,) = json.loads(tiny_configs.read_text())["rows"]
+    (row,) = json.loads((project / "elsewhere/shapes/table1.json").read_text())["rows"]
+    assert not (project / "results").exists()
     assert [(seed["seed"], seed["metrics"]["AR100"]) for seed in row["seeds"]] == [(0, 20), (2, 22)]
     assert fake_configs(project) == ["rpn_d", "rpn_d"]
     assert "table1.json" in stdout
-
-
-def test_results_go_where_they_are_asked_to(call, project, tiny_configs):
-    call("--rows", "c", "--output", "elsewhere")
-    assert (project / "elsewhere/shapes/table1.json").is_file()
-    assert not tiny_configs.exists()
 
 
 @pytest.mark.parametrize(
@@ -146,11 +133,9 @@ def test_a_failed_training_ends_with_its_sentence(call, monkeypatch):
     assert (code, stderr) == (2, "error: set this to that\n")
 
 
-def test_the_shipped_tables_are_the_default(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["reproduce", "--table", "nine"])
-    with pytest.raises(SystemExit):
-        reproduce.main()
-    assert "configs/tables.yaml has no table nine" in capsys.readouterr().err
+def test_the_shipped_tables_are_the_default(run_tool):
+    _, _, stderr = run_tool(reproduce, "--table", "nine")
+    assert "configs/tables.yaml has no table nine" in stderr
 
 
 # -- real processes ----------------------------------------------------------------------------
@@ -214,13 +199,10 @@ def test_a_kill_in_a_training_and_one_in_the_report_cost_no_result(project, star
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (project / "results/tiny/table1.html").exists()
-    assert "Starting training from iteration 0" in (folder / "output.txt").read_text()
-    resumed = [
-        line
-        for line in (folder / "output.txt").read_text().splitlines()
-        if "Starting training from iteration" in line
-    ]
-    assert int(resumed[-1].split()[-1]) >= 8  # model_0000007 is of 8 iterations
+    lines = (folder / "output.txt").read_text().splitlines()
+    starts = [int(line.split()[-1]) for line in lines if "Starting training from iter" in line]
+    assert starts[0] == 0
+    assert starts[-1] >= 8  # model_0000007 is of 8 iterations
     trained = (folder / "run.json").read_text()
 
     # the next call goes on to the end

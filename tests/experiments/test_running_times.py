@@ -11,9 +11,8 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
-from fpn_d2 import load_config
-from fpn_d2.experiments import FourStep, Row, Run, timing
-from fpn_d2.experiments.timing import time_rows
+from fpn_d2.experiments import FourStep, Row, Run, running_times
+from fpn_d2.experiments.running_times import time_rows
 from fpn_d2.utils import timing as utils_timing
 
 OPTS = ("INPUT.MIN_SIZE_TEST", "64", "MODEL.DEVICE", "cpu", "SEED", "0")
@@ -41,8 +40,8 @@ def clocked(monkeypatch):
             )
             return detect, row.name == "fast", cfg
 
-        monkeypatch.setattr(timing, "_build", build)
-        monkeypatch.setattr(timing, "_images", lambda _: ["one", "two"])
+        monkeypatch.setattr(running_times, "_build", build)
+        monkeypatch.setattr(running_times, "_images", lambda _: ["one", "two"])
         monkeypatch.setattr(utils_timing, "timer", lambda: now[0])
         return log
 
@@ -61,7 +60,7 @@ def rows():
 def test_the_median_of_the_measured_rounds_is_told(plan, tables, rows, clocked):
     # two images and four rounds, so the first two calls of each detector warm up
     costs = {"fast": [9, 9, 1, 2, 3, 4, 5, 60], "slow": [99, 99, 10, 10, 10, 30, 30, 30]}
-    clocked(lambda name, call: costs[name][call])
+    log = clocked(lambda name, call: costs[name][call])
     lines = []
     time_rows(plan, tables.table("time"), rows, lines.append)
     found = {}
@@ -70,6 +69,9 @@ def test_the_median_of_the_measured_rounds_is_told(plan, tables, rows, clocked):
         found[name] = result["results"]["t_val"]["timing"]
         assert result["iterations"] == 6
         assert set(result) >= {"commit", "machine", "versions", "losses"}
+        # apart from the training
+        assert plan.runner.result(plan.run(row, 0)) is None
+        assert plan.results(tables.table("time"), row) == {0: result}
     assert found == {
         "fast": {"seconds": 3.5, "fastest": 1.0, "slowest": 60.0, "trained": True},
         "slow": {"seconds": 20.0, "fastest": 10.0, "slowest": 30.0, "trained": False},
@@ -78,13 +80,8 @@ def test_the_median_of_the_measured_rounds_is_told(plan, tables, rows, clocked):
         "table time (fast) fast: 3.500 s an image",
         "table time (slow) slow: 20.000 s an image",
     ]
-
-
-def test_detectors_take_turns_on_each_image(plan, tables, rows, clocked):
-    log = clocked(lambda *_: 1.0)
-    time_rows(plan, tables.table("time"), rows, lambda _: None)
-    turn = [(name, image) for image in ("one", "two") for name in ("fast", "slow")]
-    assert log == turn * 4
+    # detectors take turns on each image
+    assert log == [(name, image) for image in ("one", "two") for name in rows] * 4
 
 
 def test_each_row_sees_the_images_of_its_own_config(plan, tables, rows, monkeypatch):
@@ -99,8 +96,8 @@ def test_each_row_sees_the_images_of_its_own_config(plan, tables, rows, monkeypa
         return detect, True, SimpleNamespace(DATASETS=SimpleNamespace(TEST=test))
 
     images = {"fast_val": ["f1", "f2"], "slow_val": ["s1", "s2", "s3"]}
-    monkeypatch.setattr(timing, "_build", build)
-    monkeypatch.setattr(timing, "_images", lambda cfg: images[cfg.DATASETS.TEST[0]])
+    monkeypatch.setattr(running_times, "_build", build)
+    monkeypatch.setattr(running_times, "_images", lambda cfg: images[cfg.DATASETS.TEST[0]])
     time_rows(plan, tables.table("time"), rows, lambda _: None)
     assert seen == [("fast", "f1"), ("slow", "s1"), ("fast", "f2"), ("slow", "s2")] * 4
     for name, row in rows.items():
@@ -108,23 +105,13 @@ def test_each_row_sees_the_images_of_its_own_config(plan, tables, rows, monkeypa
         assert list(result["results"]) == [f"{name}_val"]
 
 
-def test_times_are_kept_apart_from_the_training(plan, tables, rows, clocked):
-    clocked(lambda *_: 1.0)
-    time_rows(plan, tables.table("time"), rows, lambda _: None)
-    assert plan.runner.result(plan.run(rows["fast"], 0)) is None
-    assert plan.results(tables.table("time"), rows["fast"])[0]["iterations"] == 6
-
-
 # -- real networks -----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def image(make_input):
-    return {
-        key: value
-        for key, value in make_input(64, 64, []).items()
-        if key in ("image", "height", "width")
-    }
+    given = make_input(64, 64, [])
+    return {key: given[key] for key in ("image", "height", "width")}
 
 
 @pytest.fixture
@@ -155,7 +142,7 @@ def separate(small_plan, tables):
 
 
 def test_not_shared_is_an_rpn_and_a_fast_rcnn_on_its_proposals(small_plan, tables, separate, image):
-    detector, trained, _ = timing._build(small_plan, tables.table("5").rows["not_shared"])
+    detector, trained, _ = running_times._build(small_plan, tables.table("5").rows["not_shared"])
     assert trained is True
     rpn, fast = separate
     with torch.no_grad():
@@ -181,12 +168,12 @@ def test_a_fast_rcnn_is_given_1000_proposals(image):
         inference=lambda inputs: given.append(inputs[0]["proposals"]),
     )
     rpn = SimpleNamespace(backbone=lambda x: {}, proposal_generator=lambda *_: ([proposals], {}))
-    timing._two_networks(rpn, fast)([image])
+    running_times._two_networks(rpn, fast)([image])
     assert given[0].objectness_logits.tolist() == list(range(1500, 500, -1))
 
 
 def test_a_row_that_is_not_trained_is_timed_with_random_weights(small_plan, tables, image):
-    detector, trained, cfg = timing._build(small_plan, tables.table("5").rows["shared"])
+    detector, trained, cfg = running_times._build(small_plan, tables.table("5").rows["shared"])
     assert trained is False
     with torch.no_grad():
         (output,) = detector([image])
@@ -200,26 +187,20 @@ def test_two_networks_of_which_one_is_trained_are_not(small_plan, tables, separa
     assert isinstance(training, FourStep)
     path = Path(training.separate_runs()[1].weights)
     path.rename(path.with_suffix(".away"))
-    _, trained, _ = timing._build(small_plan, row)
+    _, trained, _ = running_times._build(small_plan, row)
     path.with_suffix(".away").rename(path)
     assert trained is False
 
 
-def test_images_are_those_of_the_test_set_at_its_size(repo, tiny_opts):
+def test_images_are_those_of_the_test_set_at_its_size(repo, tiny_opts, monkeypatch):
     """The file of proposals that a Fast R-CNN's config names is not read: its RPN makes them."""
     path = str(repo / "configs/quick/Fast-RCNN/fast_rcnn_R_18_FPN.yaml")
-    images = timing._images(Run(path, "none", OPTS).load_config())
+    images = running_times._images(Run(path, "none", OPTS).load_config())
     assert len(images) == TINY_IMAGES  # the set has no more
     assert len({image["file_name"] for image in images}) == TINY_IMAGES
     assert {min(image["image"].shape[1:]) for image in images} == {64}  # INPUT.MIN_SIZE_TEST
-
-
-def test_no_more_than_eight_images_are_used(repo, tiny_opts):
-    path = str(repo / "configs/quick/RPN/rpn_R_18_FPN.yaml")
-    # the training set has 8 images
-    opts = (*OPTS, "DATASETS.TEST", "('tiny_train',)")
-    images = timing._images(load_config(path, opts))
-    assert len(images) == 8
+    monkeypatch.setattr(running_times, "_IMAGES", 2)
+    assert len(running_times._images(Run(path, "none", OPTS).load_config())) == 2
 
 
 def test_a_real_table_of_two_rows(small_plan, tables, rows):

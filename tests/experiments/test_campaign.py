@@ -1,6 +1,5 @@
 """One call of tools/reproduce.py: what it trains, skips and says, and what results it writes."""
 
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -10,10 +9,10 @@ import portalocker
 import pytest
 
 from fpn_d2 import UserError
-from fpn_d2.experiments import Progress, reproduce, reproduction, session
+from fpn_d2.experiments import Progress, campaign, reproduce, reproduction
 from fpn_d2.experiments import runs as runs_module
+from fpn_d2.experiments.campaign import collect, results_file, update_results
 from fpn_d2.experiments.report import write_report
-from fpn_d2.experiments.session import collect, results_file, update_results
 
 HERE = {"commit": "aaa", "machine": {"cores": 2}, "versions": {"torch": "2"}}
 ELSEWHERE = {"commit": "bbb", "machine": {"cores": 64}, "versions": {"torch": "2"}}
@@ -59,7 +58,7 @@ def recalls(content, metric="AR1k"):
 @pytest.fixture(autouse=True)
 def _report(monkeypatch):
     """Leave out the page and the count of anchors, which take a second and have other tests."""
-    monkeypatch.setattr(session, "write_report", lambda *_: None)
+    monkeypatch.setattr(campaign, "write_report", lambda *_: None)
     monkeypatch.setattr(reproduction, "count_anchors", lambda *_: 12)
 
 
@@ -69,11 +68,6 @@ def test_all_rows_of_the_scale_are_trained_seed_by_seed(call, calls):
     order = [(call["config"], call["SEED"]) for call in calls()]
     other = "rpn_R_18_bottom_up"
     assert order == [(RPN, "0"), (other, "0"), (RPN, "2"), (other, "2")]
-
-
-def test_only_the_rows_that_are_asked_for_are_trained(call, calls):
-    assert recalls(call(rows=["d"])) == {("d", 0): 40}
-    assert len(calls()) == 1
 
 
 def test_a_second_call_trains_nothing_and_reports_all(call, calls, progress):
@@ -125,6 +119,7 @@ def test_a_run_of_another_process_is_skipped_and_named(call, calls, runs, progre
     assert skipped[0].startswith("table 1 (c) FPN, seed 0: skipped")
     assert str(folder) in skipped[0]
     assert any(line.startswith("1 rows are trained elsewhere") for line in progress.lines)
+    assert (progress.rows_left, len(progress.seconds)) == (1, 1)  # row c took no time
     assert recalls(call()) == {("c", 0): 40, ("d", 0): 40}
 
 
@@ -153,16 +148,6 @@ def test_a_kill_while_checkpoints_are_removed_leaves_none_for_ever(call, runs, m
     assert [path.name for path in folder.glob("*.pth")] == ["model_final.pth"]
 
 
-@pytest.mark.parametrize(
-    "table, rows, says",
-    [("9", [], "no table 9; there are 1, 2, 5, time"), ("1", ["z"], "no row z at scale quick")],
-)
-def test_what_is_not_there_is_refused_before_any_training(call, calls, table, rows, says):
-    with pytest.raises(UserError, match=says):
-        call(table, rows)
-    assert calls() == []
-
-
 def test_a_file_of_another_scale_is_refused_before_any_training(call, calls, tmp_path):
     path = tmp_path / "results/shapes/table1.json"
     path.parent.mkdir(parents=True)
@@ -174,11 +159,6 @@ def test_a_file_of_another_scale_is_refused_before_any_training(call, calls, tmp
     assert calls() == []
 
 
-def test_a_table_without_rows_at_the_scale_is_told(call, plan, tables, calls):
-    with pytest.raises(UserError, match="no row"):
-        call(plan=dataclasses.replace(plan, scale="paper"), table="2")
-
-
 def test_a_time_table_is_timed_and_not_trained(call, calls, monkeypatch, plan, progress):
     timed = []
 
@@ -186,16 +166,10 @@ def test_a_time_table_is_timed_and_not_trained(call, calls, monkeypatch, plan, p
         timed.append((table.table, list(rows), say == progress.say))
         os.makedirs(reproduction.folder)
 
-    monkeypatch.setattr(session, "time_rows", time_rows)
+    monkeypatch.setattr(campaign, "time_rows", time_rows)
     assert call("time")["rows"] == []
     assert timed == [("time", ["shared", "not_shared"], True)]
     assert calls() == []
-
-
-def test_a_part_of_the_rows_of_a_time_table_is_refused(call, monkeypatch):
-    monkeypatch.setattr(session, "time_rows", lambda *_: pytest.fail("timed all the same"))
-    with pytest.raises(UserError, match="--rows shared: the rows of table time are timed side by"):
-        call("time", ["shared"])
 
 
 def test_the_results_name_no_folder_of_the_machine(call, tmp_path):
@@ -209,23 +183,12 @@ def test_the_results_name_no_folder_of_the_machine(call, tmp_path):
 
 def test_the_time_left_is_the_rows_left_times_their_mean():
     with Progress() as progress:
-        progress.expect(5)
+        progress.rows_left = 3
         assert progress.time_left() == ""
-        progress.finish(100)
-        progress.finish(300)
+        progress.seconds += [100, 300]
         assert progress.time_left() == "about 10 min left for 3 rows"  # 3 x 200 s
-        for _ in range(3):
-            progress.finish(100)
+        progress.rows_left = 0
         assert progress.time_left() == ""
-
-
-def test_a_skipped_row_is_not_left(call, runs, progress, monkeypatch):
-    monkeypatch.setattr(runs_module, "_LOCK_SECONDS", 0.05)
-    folder = runs / f"shapes/quick/RPN/{RPN}/seed_0"
-    folder.mkdir(parents=True)
-    with portalocker.Lock(folder / ".lock"):
-        call()
-    assert progress.time_left() == ""
 
 
 def test_the_bar_shows_run_iterations_and_time(monkeypatch):
@@ -243,12 +206,7 @@ def test_the_bar_shows_run_iterations_and_time(monkeypatch):
 @pytest.fixture
 def done(plan, tables, monkeypatch):
     """``done(row, seed, AR, **provenance)``: makes a finished run of table 1 by hand."""
-    for name, key in (
-        ("git_commit", "commit"),
-        ("describe_machine", "machine"),
-        ("describe_versions", "versions"),
-    ):
-        monkeypatch.setattr(session, name, lambda key=key: HERE[key])
+    monkeypatch.setattr(campaign, "provenance", HERE.copy)
 
     def make(name, seed, recall, **origin):
         folder = Path(plan.run(tables.table("1").rows[name], seed).folder)
@@ -280,20 +238,8 @@ def file(tmp_path, tables):
 
 
 def entry(seed, recall, **more):
-    metrics = {"AR1k": recall}
-    return {
-        "seed": seed,
-        "seconds": 1.0,
-        "iterations": 300,
-        "metrics": metrics,
-        "losses": {},
-        **more,
-    }
-
-
-def test_a_table_has_a_file_of_its_own_for_each_data_set(tables):
-    path = results_file("out", "nuclei", tables.table("1"))
-    assert path == "out/nuclei/table1.json"
+    numbers = {"seconds": 1.0, "iterations": 300, "metrics": {"AR1k": recall}, "losses": {}}
+    return {"seed": seed, **numbers, **more}
 
 
 def test_runs_are_gathered_by_row_and_seed(plan, tables, done, tmp_path):
@@ -302,11 +248,8 @@ def test_runs_are_gathered_by_row_and_seed(plan, tables, done, tmp_path):
     done("c", 2, 40.0)
     content = collect(plan, tables.table("1"), str(tmp_path / "none.json"))
     assert (content["table"], content["scale"], content["dataset"]) == ("1", "quick", "shapes")
-    assert list(recalls(content).items()) == [
-        (("c", 2), 40.0),
-        (("c", 10), 41.25),
-        (("d", 0), 30.5),
-    ]
+    numbers = [(("c", 2), 40.0), (("c", 10), 41.25), (("d", 0), 30.5)]
+    assert list(recalls(content).items()) == numbers
     seed = content["rows"][0]["seeds"][0]
     assert seed["metrics"] == {"AR1k": 40.0, "AR1k_s": None, "anchors": 12}
     assert (seed["seconds"], seed["iterations"]) == (60.0, 300)
@@ -322,14 +265,6 @@ def test_a_table_without_runs_has_no_rows(plan, tables, done, tmp_path):
 
 
 # -- provenance --------------------------------------------------------------------------------
-
-
-def test_what_all_runs_have_in_common_is_said_once(plan, tables, done, tmp_path):
-    for seed in range(3):
-        done("c", seed, 40.0)
-    content = collect(plan, tables.table("1"), str(tmp_path / "none.json"))
-    assert {key: content[key] for key in HERE} == HERE
-    assert not any(HERE.keys() & seed.keys() for seed in content["rows"][0]["seeds"])
 
 
 def test_a_run_tells_what_is_different_and_most_decide(plan, tables, done, tmp_path):
@@ -353,12 +288,8 @@ def test_what_the_file_has_from_elsewhere_is_kept_with_its_origin(plan, tables, 
     done("c", 1, 41.0)  # this machine's run of the same seed counts
     done("c", 2, 42.0)
     content = collect(plan, tables.table("1"), path)
-    assert recalls(content) == {
-        ("c", 0): 50.0,
-        ("c", 1): 41.0,
-        ("c", 2): 42.0,
-        ("d", 7): 30.0,
-    }
+    numbers = {("c", 0): 50.0, ("c", 1): 41.0, ("c", 2): 42.0, ("d", 7): 30.0}
+    assert recalls(content) == numbers
     commits = {
         (row["row"], seed["seed"]): seed.get("commit", content["commit"])
         for row in content["rows"]
@@ -366,14 +297,8 @@ def test_what_the_file_has_from_elsewhere_is_kept_with_its_origin(plan, tables, 
     }
     assert commits == {("c", 0): "bbb", ("c", 1): "aaa", ("c", 2): "aaa", ("d", 7): "bbb"}
     assert content["rows"][1]["command"].endswith("SEED 7")
-
-
-def test_gathering_twice_changes_nothing(plan, tables, done, file, monkeypatch):
-    path = file([{"row": "c", "seeds": [entry(0, 50.0), entry(1, 51.0, commit="ccc")]}])
-    done("d", 2, 42.0)
-    first = collect(plan, tables.table("1"), path)
-    Path(path).write_text(json.dumps(first))
-    assert collect(plan, tables.table("1"), path) == first
+    Path(path).write_text(json.dumps(content))
+    assert collect(plan, tables.table("1"), path) == content
 
 
 def test_rows_of_another_file_of_tables_are_kept(plan, tables, done, file):
@@ -383,7 +308,10 @@ def test_rows_of_another_file_of_tables_are_kept(plan, tables, done, file):
     assert recalls(content) == {("c", 0): 40.0, ("c_heads", 0): 50.0}
 
 
-@pytest.mark.parametrize("text", ["", '{"table": "1", "rows": [', "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["", '{"table": "1", "rows": [', "\x00", "{}", "[]", "null", '{"scale": "quick", "rows": []}'],
+)
 def test_a_damaged_file_is_named_and_kept(plan, tables, done, file, tmp_path, text):
     path = file([])
     Path(path).write_text(text)
@@ -394,19 +322,11 @@ def test_a_damaged_file_is_named_and_kept(plan, tables, done, file, tmp_path, te
     assert Path(path).read_text() == text
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"scale": "quick", "rows": []}'])
-def test_a_file_of_something_else_is_named(plan, tables, done, file, text):
-    path = file([])
-    Path(path).write_text(text)
-    with pytest.raises(UserError, match="table1.json"):
-        collect(plan, tables.table("1"), path)
-
-
 # -- writing -----------------------------------------------------------------------------------
 
 
 def test_json_markdown_and_page_are_written(plan, tables, done, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "write_report", write_report)
+    monkeypatch.setattr(campaign, "write_report", write_report)
     done("c", 0, 40.0)
     path = update_results(plan, tables.table("1"), str(tmp_path / "results"))
     assert path == str(tmp_path / "results/shapes/table1.json")
@@ -422,7 +342,7 @@ def test_an_error_in_the_report_leaves_the_numbers(plan, tables, done, tmp_path,
         raise RuntimeError
 
     done("c", 0, 40.0)
-    monkeypatch.setattr(session, "write_report", fail)
+    monkeypatch.setattr(campaign, "write_report", fail)
     with pytest.raises(RuntimeError):
         update_results(plan, tables.table("1"), str(tmp_path / "results"))
     path = tmp_path / "results/shapes/table1.json"

@@ -16,13 +16,12 @@ from tqdm import tqdm
 from ..data import check_names
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
-from ..utils.provenance import describe_machine, describe_versions, git_commit
-from .examples import Example, find_examples
+from .figures import Example, find_examples
 from .report import write_report
-from .reproduction import PROVENANCE, Reproduction, pick_rows
-from .runs import BusyError, Run
-from .tables import Table
-from .timing import time_rows
+from .reproduction import Reproduction, pick_rows
+from .running_times import time_rows
+from .runs import PROVENANCE, BusyError, Run, provenance
+from .tables import Row, Table
 
 
 class Progress(contextlib.AbstractContextManager):
@@ -32,9 +31,9 @@ class Progress(contextlib.AbstractContextManager):
     """
 
     def __init__(self) -> None:
+        self.rows_left = 0
+        self.seconds: list[float] = []  # of the rows that are done
         self._bar = tqdm(disable=None, leave=False)
-        self._seconds: list[float] = []
-        self._left = 0
 
     def __exit__(self, *_: Any) -> None:
         self._bar.close()
@@ -43,25 +42,12 @@ class Progress(contextlib.AbstractContextManager):
         """Print a line above the bar."""
         tqdm.write(line)
 
-    def expect(self, rows: int) -> None:
-        """Set how many rows are to be trained."""
-        self._left = rows
-
-    def skip(self) -> None:
-        """Note that a row is not trained after all."""
-        self._left -= 1
-
-    def finish(self, seconds: float) -> None:
-        """Note that a row is done and how long it took, in seconds."""
-        self._seconds.append(seconds)
-        self._left -= 1
-
     def time_left(self) -> str:
         """Return in words how long the remaining rows will take; empty while unknown."""
-        if not self._seconds or not self._left:
+        if not self.seconds or not self.rows_left:
             return ""
-        minutes = self._left * sum(self._seconds) / len(self._seconds) / 60
-        return f"about {minutes:.0f} min left for {self._left} rows"
+        minutes = self.rows_left * sum(self.seconds) / len(self.seconds) / 60
+        return f"about {minutes:.0f} min left for {self.rows_left} rows"
 
     def __call__(self, run: Run, done: int, total: int, seconds_left: float | None) -> None:
         """Move the bar; see the ``on_progress`` of :class:`Runner`."""
@@ -97,19 +83,17 @@ def reproduce(
         UserError: if a row, a data set or a file is missing, or a training fails.
     """
     table = reproduction.tables.table(table_name)
-    scale = reproduction.scale
-    reproduction.tables.scale(scale)  # Refuses an unknown scale.
-    picked = pick_rows(table, scale, rows)
+    reproduction.tables.scale(reproduction.scale)  # Refuses an unknown scale.
+    picked = pick_rows(table, reproduction.scale, rows)
     # Before hours of training, since the file may be of another scale.
     collect(reproduction, table, results_file(output, reproduction.dataset_name, table))
-    busy = 0
     if table.kind == "timing":
-        timed = picked
+        busy, timed = 0, picked
     else:
         busy = _train_rows(reproduction, table, output, picked, seeds, progress)
         # After the last training, and all that are trained, whether they were picked or not.
         has_times = "seconds" in table.metrics and not busy
-        done = table.rows_at(scale) if has_times else {}
+        done = table.rows_at(reproduction.scale) if has_times else {}
         timed = {name: row for name, row in done.items() if reproduction.results(table, row)}
     if timed:
         time_rows(reproduction, table, timed, progress.say)
@@ -124,37 +108,34 @@ def _train_rows(
     reproduction: Reproduction,
     table: Table,
     output: str,
-    rows: dict[str, Any],
+    rows: dict[str, Row],
     seeds: Sequence[int],
     progress: Progress,
 ) -> int:
-    """Train the rows that are not done, and report after each.
-
-    Returns:
-        how many rows were skipped since another process is training them.
-    """
-    plan = [(seed, name) for seed in seeds for name in rows]
-    runs = {(seed, name): reproduction.run(rows[name], seed) for seed, name in plan}
-    todo = [key for key, run in runs.items() if reproduction.runner.result(run) is None]
+    """Train the rows that are not done; return how many another process is training."""
+    plan = [(seed, row, f"({name}) {row.name}") for seed in seeds for name, row in rows.items()]
+    todo = [
+        (seed, row, name)
+        for seed, row, name in plan
+        if reproduction.runner.result(reproduction.run(row, seed)) is None
+    ]
     progress.say(f"table {table.table}: {len(plan) - len(todo)} of {len(plan)} rows are done")
-    progress.expect(len(todo))
     busy = 0
-    for number, (seed, name) in enumerate(todo, start=1):
-        title = f"table {table.table} ({name}) {rows[name].name}, seed {seed}"
+    for number, (seed, row, name) in enumerate(todo, start=1):
+        progress.rows_left = len(todo) - number + 1
+        title = f"table {table.table} {name}, seed {seed}"
         progress.say(f"{title}: {number} of {len(todo)} {progress.time_left()}".rstrip())
         start = time.monotonic()
         try:
-            result = reproduction.train_row(rows[name], seed)
+            result = reproduction.train_row(row, seed)
         except BusyError as error:
             progress.say(f"{title}: skipped, since {error}")
-            progress.skip()
             busy += 1
             continue
-        seconds = time.monotonic() - start
-        progress.finish(seconds)
-        metrics = reproduction.metrics(table, rows[name], result)
+        progress.seconds.append(time.monotonic() - start)
+        metrics = reproduction.metrics(table, row, result)
         shown = ", ".join(f"{key} {metrics.get(key)}" for key in table.metrics)
-        progress.say(f"{title}: {shown} in {seconds:.0f} s")
+        progress.say(f"{title}: {shown} in {progress.seconds[-1]:.0f} s")
         update_results(reproduction, table, output)
     return busy
 
@@ -167,13 +148,8 @@ def results_file(folder: str, dataset: str, table: Table) -> str:
 def update_results(reproduction: Reproduction, table: Table, output: str) -> str:
     """Collect a table's results and write them as JSON, as Markdown and as a page.
 
-    Args:
-        reproduction: the scale, the data set and the runs.
-        table: the table.
-        output: the folder of all results.
-
     Returns:
-        the JSON file.
+        the JSON file, in the folder ``output`` of all results.
     """
     path = results_file(output, reproduction.dataset_name, table)
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -181,8 +157,7 @@ def update_results(reproduction: Reproduction, table: Table, output: str) -> str
         with portalocker.Lock(f"{os.path.splitext(path)[0]}.lock", timeout=600):
             results = collect(reproduction, table, path)
             write_json(path, results)
-            examples = _examples(reproduction, table)
-            write_report(table, results, os.path.dirname(path), examples)
+            write_report(table, results, os.path.dirname(path), _examples(reproduction, table))
     except portalocker.LockException as error:
         raise BusyError(
             f"another process has been writing {path} for ten minutes; see to that process"
@@ -221,22 +196,22 @@ def collect(reproduction: Reproduction, table: Table, path: str) -> dict[str, An
                     "seeds": [seeds[seed] for seed in sorted(seeds)],
                 }
             )
-    head = {
+    rows += others
+    return {
         "table": table.table,
         "scale": reproduction.scale,
         "dataset": reproduction.dataset_name,
+        **_common_provenance(rows),
+        "rows": rows,
     }
-    rows += others
-    return {**head, **_common_provenance(rows), "rows": rows}
 
 
 def _known_seeds(
     reproduction: Reproduction, table: Table, path: str
 ) -> tuple[dict[str, dict[int, dict[str, Any]]], list[dict[str, Any]]]:
-    """Read what an earlier call has written, each seed with its provenance.
+    """Read an earlier call's entries by row and seed, and the rows that the table does not have.
 
-    Returns:
-        the entries by row and seed, and the rows that the table does not have.
+    Each seed gets its provenance.
     """
     if not os.path.isfile(path):
         return {}, []
@@ -264,14 +239,10 @@ def _known_seeds(
 def _common_provenance(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the provenance that most seeds share, and leave to a seed only what differs."""
     seeds = [seed for row in rows for seed in row["seeds"]]
-    common = {
-        "commit": git_commit(),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
-    }
+    common = provenance()
     for key in PROVENANCE:
         values = [seed[key] for seed in seeds if key in seed]
-        common[key] = max(values, key=values.count) if values else common[key]
+        common[key] = max(values, key=values.count, default=common[key])
         for seed in seeds:
             if seed.get(key) == common[key]:
                 del seed[key]
@@ -291,4 +262,4 @@ def _examples(reproduction: Reproduction, table: Table) -> list[Example]:
         return []
     check_names([dataset], "DATASETS.TEST")
     pairs = [*itertools.product(*table.claims[0].order[:2])]
-    return find_examples(folders, dataset, pairs, table=table)
+    return find_examples(folders, dataset, pairs, table)

@@ -21,10 +21,9 @@ from ..checkpoint import load_model
 from ..config import changed
 from ..data import build_test_loader
 from ..utils.files import write_json
-from ..utils.provenance import describe_machine, describe_versions, git_commit
 from ..utils.timing import time_in_turn
 from .reproduction import Reproduction
-from .runs import Run
+from .runs import Run, provenance
 from .tables import Row, Table
 
 _IMAGES = 8
@@ -75,9 +74,7 @@ def time_rows(
                     configs[name].DATASETS.TEST[0]: {"timing": {**timing, "trained": trained[name]}}
                 },
                 "losses": {},
-                "commit": git_commit(),
-                "machine": describe_machine(),
-                "versions": describe_versions(),
+                **provenance(),
             },
         )
 
@@ -88,11 +85,7 @@ def _detect(detector: Detector, image: dict[str, Any]) -> None:
 
 
 def _build(reproduction: Reproduction, row: Row) -> tuple[Detector, bool, CfgNode]:
-    """Build a row's detector.
-
-    Returns:
-        the detector, whether all of its weights are trained, and its config.
-    """
+    """Return a row's detector, whether all of its weights are trained, and its config."""
     runs = reproduction.run(row, 0).networks()
     models = [_model(run) for run in runs]
     detector = _two_networks(*models) if len(models) == 2 else models[0].inference
