@@ -24,7 +24,6 @@ class AnnotatedObjects:
     """The objects that a detector has to find in a data set.
 
     Args:
-        annotation_file: its path.
         image_folder: the folder in which the file names of the images begin.
         file_names: N file names, relative to the folder.
         image_sizes: (N, 2) int64, height and width of each image in pixels.
@@ -35,7 +34,6 @@ class AnnotatedObjects:
         left_out: the number of annotations that are not among the objects, by the reason.
     """
 
-    annotation_file: str
     image_folder: str
     file_names: list[str]
     image_sizes: np.ndarray
@@ -70,9 +68,8 @@ def dataset_files(dataset: str) -> tuple[str, str]:
     if not known.get("json_file") or not known.get("image_root"):
         raise UserError(f"data set {dataset} has no annotation file: this reads COCO's format")
     if not os.path.isfile(known.json_file):
-        # The built-in data sets write theirs on first use.
         with contextlib.suppress(OSError, AssertionError):
-            DatasetCatalog.get(dataset)
+            DatasetCatalog.get(dataset)  # the built-in data sets write their files on first use
     return known.json_file, known.image_root
 
 
@@ -97,14 +94,19 @@ def read_objects(path: str, image_folder: str) -> AnnotatedObjects:
     content, sentence = read_annotations(path)
     if sentence is not None:
         raise UserError(sentence)
-    images = [i for i in _entries(content, "images", path) if file_name(i) and image_size(i)]
+    lists = {}
+    for key in ("images", "categories", "annotations"):
+        found = content.get(key, []) if isinstance(content, dict) else None
+        if not isinstance(found, list):
+            raise UserError(f"{path} has no list named {key}, as COCO's format has: {_REMEDY}")
+        lists[key] = [entry for entry in found if isinstance(entry, dict)]
+    images = [entry for entry in lists["images"] if file_name(entry) and image_size(entry)]
     if not images:
         raise UserError(f"{path} has no images with a file_name, a width and a height: {_REMEDY}")
     image_index = {_key(image): i for i, image in enumerate(images)}
-    categories = _entries(content, "categories", path)
-    class_index = {_key(category): i for i, category in enumerate(categories)}
+    class_index = {_key(category): i for i, category in enumerate(lists["categories"])}
     kept, left_out = [], collections.Counter()
-    for entry in _entries(content, "annotations", path):
+    for entry in lists["annotations"]:
         image = image_index.get(_key(entry, "image_id"))
         category = class_index.get(_key(entry, "category_id"))
         box = None if image is None else _box(entry.get("bbox"), *image_size(images[image]))
@@ -120,24 +122,15 @@ def read_objects(path: str, image_folder: str) -> AnnotatedObjects:
         raise UserError(f"{path} has no annotations with a box: {_REMEDY}")
     image, category, box = (np.array(values) for values in zip(*kept, strict=True))
     return AnnotatedObjects(
-        annotation_file=path,
         image_folder=image_folder,
         file_names=[image["file_name"] for image in images],
         image_sizes=np.array([image_size(image)[::-1] for image in images], dtype=np.int64),
         boxes=box,
         images=image,
         classes=category,
-        class_names=[str(category.get("name", _key(category))) for category in categories],
+        class_names=[str(c.get("name", _key(c))) for c in lists["categories"]],
         left_out=dict(left_out),
     )
-
-
-def _entries(content: Any, key: str, path: str) -> list[dict[str, Any]]:
-    """The entries of a list of the file that are objects of JSON."""
-    found = content.get(key, []) if isinstance(content, dict) else None
-    if not isinstance(found, list):
-        raise UserError(f"{path} has no list named {key}, as COCO's format has: {_REMEDY}")
-    return [entry for entry in found if isinstance(entry, dict)]
 
 
 def _key(entry: dict[str, Any], name: str = "id") -> Any:
