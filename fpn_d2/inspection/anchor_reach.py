@@ -87,7 +87,7 @@ def _best_of_level(
     generator: nn.Module, level: int, boxes: np.ndarray, grid: np.ndarray
 ) -> np.ndarray:
     """The largest IoU (R,) with any of the level's A shapes; ``grid`` is (R, 2)."""
-    stride, shapes = generator.strides[level], generator.cell_anchors[level]
+    stride, shapes = generator.strides[level], list(generator.cell_anchors)[level]
     boxes, shapes = boxes[:, None].astype(np.float64), shapes.double().numpy()[None]
     overlap: np.ndarray | float = 1.0
     for side, other in ((0, 2), (1, 3)):

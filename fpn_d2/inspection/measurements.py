@@ -3,11 +3,9 @@
 Shape shorthand: R objects, L levels of anchors.
 """
 
-import collections
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,29 +35,21 @@ from .annotated_objects import AnnotatedObjects, dataset_files, read_objects
 _REACHED_AT = 0.5  # IoU
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class AnchorSetup:
     """What a config says about anchors.
 
-    Args:
+    Attributes:
         cfg: the config.
         features: the names of the L features that have anchors.
-        shapes: the shapes of these features.
+        strides: the strides of these features, in pixels of the network input.
+        sizes: L lists of anchor sizes, in pixels of the network input.
         divisibility: the sides of the network input are padded to a multiple of this, in pixels.
         matcher: decides which anchors are positive in training.
         eq1_levels: the finest and the coarsest level that Eq. 1 can choose, those of the features
             that the box head reads; P2 to P5 for a model without a box head.
     """
 
-    cfg: CfgNode
-    features: list[str]
-    shapes: list[ShapeSpec]
-    divisibility: int
-    matcher: Matcher
-    eq1_levels: tuple[int, int]
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> "AnchorSetup":
+    def __init__(self, cfg: CfgNode):
         """Read a config; its backbone is built without memory for weights, to know the strides.
 
         Raises:
@@ -79,32 +69,24 @@ class AnchorSetup:
         shapes = backbone.output_shape()
         pooled = read.get("MODEL.ROI_HEADS.IN_FEATURES")
         levels = [int(math.log2(shapes[name].stride)) for name in pooled] if pooled else [2, 5]
-        return cls(
-            cfg=cfg,
-            features=features,
-            shapes=[shapes[name] for name in features],
-            divisibility=backbone.size_divisibility,
-            matcher=Matcher(
-                list(section.IOU_THRESHOLDS),
-                list(section.IOU_LABELS),
-                allow_low_quality_matches=True,
-            ),
-            eq1_levels=(min(levels), max(levels)),
+        sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
+        sizes = sizes if isinstance(sizes[0], (list, tuple)) else [sizes]
+        sizes = sizes if len(sizes) > 1 else sizes * len(features)
+        self.cfg = cfg
+        self.features = features
+        self.strides = [shapes[name].stride for name in features]
+        self.sizes = [list(level) for level in sizes]
+        self.divisibility = backbone.size_divisibility
+        self.matcher = Matcher(
+            list(section.IOU_THRESHOLDS), list(section.IOU_LABELS), allow_low_quality_matches=True
         )
+        self.eq1_levels = min(levels), max(levels)
+        self._shapes = [shapes[name] for name in features]
 
-    @property
-    def sizes(self) -> list[list[float]]:
-        """L lists of sizes, in pixels of the network input."""
-        sizes = self.cfg.MODEL.ANCHOR_GENERATOR.SIZES
-        if not isinstance(sizes[0], (list, tuple)):
-            sizes = [sizes]
-        return [list(s) for s in (sizes if len(sizes) > 1 else sizes * len(self.features))]
-
-    def generator(self, sizes: Sequence[Sequence[float]]) -> nn.Module:
+    def generator(self, sizes: list[list[float]]) -> nn.Module:
         """Build Detectron2's anchor generator of the config with these sizes."""
-        lists = [list(level) for level in sizes]
-        cfg = changed(self.cfg, {"MODEL.ANCHOR_GENERATOR.SIZES": lists})
-        return build_anchor_generator(cfg, self.shapes)
+        cfg = changed(self.cfg, {"MODEL.ANCHOR_GENERATOR.SIZES": sizes})
+        return build_anchor_generator(cfg, self._shapes)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,32 +98,32 @@ class Inspection:
         config: the config's name that the user gave.
         objects: what is annotated.
         setup: what the config says about anchors.
+        input_boxes: (R, 4) x0 y0 x1 y1 of each object, in pixels of the network input.
         sides: (R,) sqrt(w h) of each object, in pixels of the network input.
         levels: (R,) the level that Eq. 1 sends each object to.
+        grids: (R, L, 2) rows and columns of the levels of each object's image.
         ious: (R, L) the best IoU of each object with the anchors of each level.
-        suggested_ious: (R, L) the same with the suggested sizes.
+        suggestion: other anchor sizes.
+        suggested_ious: (R, L) the best IoUs with these.
         matched: (R,) how many anchors training would match with each object.
         anchors: (L,) how many of these matches each level has.
-        suggestion: other anchor sizes.
         missing: the file names of images that do not exist.
-        input_boxes: (R, 4) x0 y0 x1 y1 of each object, in pixels of the network input.
-        grids: (R, L, 2) rows and columns of the levels of each object's image.
     """
 
     dataset: str
     config: str
     objects: AnnotatedObjects
     setup: AnchorSetup
+    input_boxes: np.ndarray
     sides: np.ndarray
     levels: np.ndarray
+    grids: np.ndarray
     ious: np.ndarray
+    suggestion: Suggestion
     suggested_ious: np.ndarray
     matched: np.ndarray
     anchors: np.ndarray
-    suggestion: Suggestion
     missing: list[str]
-    input_boxes: np.ndarray
-    grids: np.ndarray
 
     @property
     def reached(self) -> np.ndarray:
@@ -177,17 +159,17 @@ class Inspection:
 
     def by_anchor_level(self) -> dict[str, dict[str, Any]]:
         """List sizes and matches, and count the objects whose best anchor is there, by feature."""
-        best = collections.Counter(self.ious.argmax(axis=1).tolist())
+        best = np.bincount(self.ious.argmax(axis=1), minlength=len(self.anchors))
+        setup = self.setup
+        columns = setup.features, setup.strides, setup.sizes, self.anchors.tolist(), best.tolist()
         return {
             name: {
-                "stride": shape.stride,
-                "sizes": self.setup.sizes[i],
-                "matched_anchors": int(self.anchors[i]),
-                "objects_with_their_best_anchor_here": best[i],
+                "stride": stride,
+                "sizes": sizes,
+                "matched_anchors": matched,
+                "objects_with_their_best_anchor_here": best_here,
             }
-            for i, (name, shape) in enumerate(
-                zip(self.setup.features, self.setup.shapes, strict=True)
-            )
+            for name, stride, sizes, matched, best_here in zip(*columns, strict=True)
         }
 
     def as_json(self) -> dict[str, Any]:
@@ -227,7 +209,7 @@ def inspect_dataset(dataset: str, cfg: CfgNode, config: str, image_folder: str =
     Raises:
         UserError: if the data set does not exist or has no objects, or the config has no anchors.
     """
-    setup = AnchorSetup.from_config(cfg)
+    setup = AnchorSetup(cfg)
     path, folder = dataset_files(dataset)
     objects = read_objects(path, image_folder or folder)
     boxes, sizes = network_inputs(
@@ -236,57 +218,42 @@ def inspect_dataset(dataset: str, cfg: CfgNode, config: str, image_folder: str =
         cfg.INPUT.MIN_SIZE_TEST,
         cfg.INPUT.MAX_SIZE_TEST,
     )
-    grids = grid_sizes(sizes, [shape.stride for shape in setup.shapes], setup.divisibility)
-    head, (low, high) = cfg.MODEL.ROI_BOX_HEAD, setup.eq1_levels
-    levels = levels_of_boxes(
-        torch.from_numpy(boxes), low, high, head.POOLER_CANONICAL_SIZE, head.POOLER_CANONICAL_LEVEL
-    )
-    matched, anchors = _count_matches(setup, boxes, grids, objects.images)
-    missing = [
-        name
-        for name in objects.file_names
-        if not os.path.isfile(os.path.join(objects.image_folder, name))
-    ]
+    grids = grid_sizes(sizes, setup.strides, setup.divisibility)
+    head, present = cfg.MODEL.ROI_BOX_HEAD, setup.generator(setup.sizes)
+    eq1 = *setup.eq1_levels, head.POOLER_CANONICAL_SIZE, head.POOLER_CANONICAL_LEVEL
+    matched = np.zeros(len(boxes), dtype=np.int64)
+    anchors = np.zeros(len(setup.features), dtype=np.int64)
+    order = np.argsort(objects.images, kind="stable")
+    starts = np.flatnonzero(np.diff(objects.images[order], prepend=-1))
+    for of_image in tqdm(
+        np.split(order, starts[1:]), desc="matching anchors", unit="image", disable=None
+    ):
+        _, levels, owners = positive_anchors(
+            present, setup.matcher, torch.from_numpy(boxes[of_image]), grids[of_image[0]].tolist()
+        )
+        matched[of_image] = np.bincount(owners.numpy(), minlength=len(of_image))
+        anchors += np.bincount(levels.numpy(), minlength=len(anchors))
     suggestion = suggest_sizes(setup.generator, setup.sizes, boxes, grids, _REACHED_AT)
     return Inspection(
         dataset=dataset,
         config=config,
         objects=objects,
         setup=setup,
+        input_boxes=boxes,
         sides=np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)),
-        levels=levels.numpy(),
-        ious=best_ious(setup.generator(setup.sizes), boxes, grids),
+        levels=levels_of_boxes(torch.from_numpy(boxes), *eq1).numpy(),
+        grids=grids,
+        ious=best_ious(present, boxes, grids),
+        suggestion=suggestion,
         suggested_ious=best_ious(setup.generator(suggestion.sizes), boxes, grids),
         matched=matched,
         anchors=anchors,
-        suggestion=suggestion,
-        missing=missing,
-        input_boxes=boxes,
-        grids=grids,
+        missing=[
+            name
+            for name in objects.file_names
+            if not os.path.isfile(os.path.join(objects.image_folder, name))
+        ],
     )
-
-
-def _count_matches(
-    setup: AnchorSetup, boxes: np.ndarray, grids: np.ndarray, images: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Count the positive anchors of each object (R,) and of each level (L,), image by image."""
-    generator = setup.generator(setup.sizes)
-    matched = np.zeros(len(boxes), dtype=np.int64)
-    anchors = np.zeros(len(setup.features), dtype=np.int64)
-    order = np.argsort(images, kind="stable")
-    starts = np.flatnonzero(np.diff(images[order], prepend=-1))
-    for of_image in tqdm(
-        np.split(order, starts[1:]), desc="matching anchors", unit="image", disable=None
-    ):
-        _, levels, objects = positive_anchors(
-            generator,
-            setup.matcher,
-            torch.from_numpy(boxes[of_image]),
-            grids[of_image[0]].tolist(),
-        )
-        matched[of_image] = np.bincount(objects.numpy(), minlength=len(of_image))
-        anchors += np.bincount(levels.numpy(), minlength=len(anchors))
-    return matched, anchors
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:

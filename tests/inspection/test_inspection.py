@@ -126,16 +126,16 @@ def test_images_that_are_not_there_or_broken_are_named(tmp_path, row_config):
     ],
 )
 def test_levels_with_anchors(row_config, row, features, strides):
-    setup = AnchorSetup.from_config(row_config(row))
+    setup = AnchorSetup(row_config(row))
     assert setup.features == features
-    assert [shape.stride for shape in setup.shapes] == strides
+    assert setup.strides == strides
     assert len(setup.sizes) == len(features)
 
 
 def test_thresholds_are_the_configs(row_config):
-    retinanet = AnchorSetup.from_config(row_config("quick/RetinaNet/retinanet_R_18_FPN"))
+    retinanet = AnchorSetup(row_config("quick/RetinaNet/retinanet_R_18_FPN"))
     assert retinanet.matcher.thresholds[1:-1] == [0.4, 0.5]
-    assert AnchorSetup.from_config(row_config(FPN)).matcher.thresholds[1:-1] == [0.3, 0.7]
+    assert AnchorSetup(row_config(FPN)).matcher.thresholds[1:-1] == [0.3, 0.7]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_thresholds_are_the_configs(row_config):
 )
 def test_a_config_without_anchors_is_refused(row_config, row):
     with pytest.raises(UserError, match="no upright anchors"):
-        AnchorSetup.from_config(row_config(row))
+        AnchorSetup(row_config(row))
 
 
 def test_what_no_anchor_reaches_is_dashed(tmp_path, row_config):
