@@ -209,22 +209,22 @@ def draw_charts(inspection: Inspection) -> list[Chart]:
     ]
 
 
-def _size_axes(sides: np.ndarray) -> tuple[Figure, Axes, np.ndarray]:
-    """Axes with the objects' sides along x, and the edges of half octaves, in pixels."""
+def _half_octaves(sides: np.ndarray) -> np.ndarray:
     first, last = np.log2([sides.min(), sides.max()])
-    edges = np.exp2(np.arange(np.floor(first), np.floor(last) + 1.5, 0.5))
-    figure, axes = new_axes()
+    return np.exp2(np.arange(np.floor(first), np.floor(last) + 1.5, 0.5))
+
+
+def _scale_by_octave(axes: Axes, edges: np.ndarray) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(edges[::2], [f"{edge:g}" for edge in edges[::2]])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("side in pixels of the network input")
-    return figure, axes, edges
 
 
 def _draw_sizes(inspection: Inspection) -> Chart:
     sides, (low, high) = np.maximum(inspection.sides, 1), inspection.setup.eq1_levels
     levels = list(range(low, high + 1))
-    figure, axes, edges = _size_axes(sides)
+    edges, (figure, axes) = _half_octaves(sides), new_axes()
     axes.hist(
         [sides[inspection.levels == level] for level in levels],
         bins=edges,
@@ -234,6 +234,7 @@ def _draw_sizes(inspection: Inspection) -> Chart:
         edgecolor="white",
         linewidth=0.5,
     )
+    _scale_by_octave(axes, edges)
     axes.set_ylabel("objects")
     figure.legend(loc="outside lower center", ncols=len(levels), frameon=False, fontsize=9)
     head = inspection.setup.cfg.MODEL.ROI_BOX_HEAD
@@ -247,7 +248,7 @@ def _draw_sizes(inspection: Inspection) -> Chart:
 
 def _draw_reach(inspection: Inspection) -> Chart:
     sides = np.maximum(inspection.sides, 1)
-    figure, axes, edges = _size_axes(sides)
+    edges, (figure, axes) = _half_octaves(sides), new_axes()
     objects, _ = np.histogram(sides, edges)
     seen, centers = objects > 0, np.sqrt(edges[1:] * edges[:-1])
     for label, reached, color, line, marker in (
@@ -259,6 +260,7 @@ def _draw_reach(inspection: Inspection) -> Chart:
             centers[seen], 100 * share, color=color, linestyle=line, marker=marker,
             label=label, lw=2, ms=6, clip_on=False,
         )  # fmt: skip
+    _scale_by_octave(axes, edges)
     axes.set_ylim(0, 100)
     axes.set_ylabel("reached, % of the objects")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
