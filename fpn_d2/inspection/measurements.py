@@ -104,7 +104,7 @@ class Inspection:
         grids: (R, L, 2) rows and columns of the levels of each object's image.
         ious: (R, L) the best IoU of each object with the anchors of each level.
         suggestion: other anchor sizes.
-        suggested_ious: (R, L) the best IoUs with these.
+        reached_by_suggestion: (R,) bool, whether an anchor of these has IoU 0.5 with the object.
         matched: (R,) how many anchors training would match with each object.
         anchors: (L,) how many of these matches each level has.
         missing: the file names of images that do not exist.
@@ -120,7 +120,7 @@ class Inspection:
     grids: np.ndarray
     ious: np.ndarray
     suggestion: Suggestion
-    suggested_ious: np.ndarray
+    reached_by_suggestion: np.ndarray
     matched: np.ndarray
     anchors: np.ndarray
     missing: list[str]
@@ -129,11 +129,6 @@ class Inspection:
     def reached(self) -> np.ndarray:
         """(R,) bool, whether an anchor has IoU 0.5 with the object."""
         return self.ious.max(axis=1) >= _REACHED_AT
-
-    @property
-    def reached_by_suggestion(self) -> np.ndarray:
-        """(R,) bool, whether an anchor of the suggested sizes has IoU 0.5 with the object."""
-        return self.suggested_ious.max(axis=1) >= _REACHED_AT
 
     def by_level(self) -> dict[int, dict[str, int]]:
         """Count objects, and those without an anchor, by the level of Eq. 1."""
@@ -234,6 +229,7 @@ def inspect_dataset(dataset: str, cfg: CfgNode, config: str, image_folder: str =
         matched[of_image] = np.bincount(owners.numpy(), minlength=len(of_image))
         anchors += np.bincount(levels.numpy(), minlength=len(anchors))
     suggestion = suggest_sizes(setup.generator, setup.sizes, boxes, grids, _REACHED_AT)
+    suggested = setup.generator(suggestion.sizes)
     return Inspection(
         dataset=dataset,
         config=config,
@@ -245,7 +241,7 @@ def inspect_dataset(dataset: str, cfg: CfgNode, config: str, image_folder: str =
         grids=grids,
         ious=best_ious(present, boxes, grids),
         suggestion=suggestion,
-        suggested_ious=best_ious(setup.generator(suggestion.sizes), boxes, grids),
+        reached_by_suggestion=best_ious(suggested, boxes, grids).max(axis=1) >= _REACHED_AT,
         matched=matched,
         anchors=anchors,
         missing=[
