@@ -13,7 +13,7 @@ import sys
 import warnings
 
 from fpn_d2 import load_config
-from fpn_d2.inspection import inspect_dataset, summary, write_inspection
+from fpn_d2.inspection import Inspection, summary, write_inspection
 from fpn_d2.utils.errors import UserError, exit_on_user_error
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -39,7 +39,7 @@ def main() -> None:
         if args.samples < 0:
             raise UserError(f"--samples is {args.samples}: give 0 or more")
         cfg = load_config(args.config_file or os.path.join(_ROOT, _CONFIG), args.opts)
-        found = inspect_dataset(args.dataset, cfg, args.config_file or _CONFIG, args.images)
+        found = Inspection(args.dataset, cfg, args.config_file or _CONFIG, args.images)
         files = write_inspection(found, args.output, args.samples)
         sys.stdout.reconfigure(errors="backslashreplace")  # file names are of any characters
         print(summary(found))

@@ -1,6 +1,7 @@
 """The page: what is on it, and which function answers what. It needs Gradio, the extra ``app``."""
 
 import dataclasses
+import functools
 import html
 import logging
 import os
@@ -61,17 +62,7 @@ def import_gradio() -> Any:
 
 
 def build_page(session: Session) -> Any:
-    """Build the page of a session.
-
-    Args:
-        session: the models and limits.
-
-    Returns:
-        a ``gradio.Blocks``, not served yet.
-
-    Raises:
-        UserError: if Gradio is not installed.
-    """
+    """Build the page of a session, a ``gradio.Blocks`` that is not served yet."""
     gr = import_gradio()
     titles, limits = list(session.configs), session.limits
     own = dataclasses.astuple(session.defaults(titles[0]))
@@ -130,13 +121,10 @@ def _connect(gr: Any, session: Session, page: Any, controls: list[Any], outputs:
     inputs, with_source = [source, model, *sliders], [source, *outputs]
     shared: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "answers"}
     private = {**shared, "api_visibility": "private"}
-
-    def look(source: str | int, title: str, *settings: float) -> tuple:
-        return _answer(session, source, title, *settings)
+    look = functools.partial(_answer, session)
 
     def look_at_upload(path: str | None, *rest: Any) -> tuple:
-        source = 0 if path is None else path
-        return source, *look(source, *rest)
+        return path or 0, *look(path or 0, *rest)
 
     def look_at_example(event: gr.SelectData, *rest: Any) -> tuple:
         return int(event.index), *look(int(event.index), *rest)
@@ -230,10 +218,9 @@ def serve(
             css=_CSS,
         )
     except OSError as error:
-        raise UserError(
-            f"the page cannot listen on {host} port {port or '7860 to 7959'} ({error}): give "
-            "another --port"
-        ) from error
+        place = f"{host} port {port or '7860 to 7959'}"
+        text = f"the page cannot listen on {place} ({error}): give another --port"
+        raise UserError(text) from error
     print(f"the page is at {address} (end it with Ctrl-C)", flush=True)
     if block:
         page.block_thread()

@@ -39,15 +39,10 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The largest upload that the page takes.
-
-    Args:
-        bytes: the size of the file.
-        pixels: the size of the image, by its header.
-    """
+    """The largest upload that the page takes."""
 
     bytes: int = 20_000_000
-    pixels: int = 25_000_000
+    pixels: int = 25_000_000  # by the header of the image
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -104,7 +99,10 @@ class Session:
         self.configs = dict(configs)
         self.limits = limits
         self._lock = threading.Lock()
-        self._load = functools.lru_cache(_MODELS_KEPT)(lambda title: Explainer(self.config(title)))
+        # A model is loaded on first use, and the models used last stay in memory.
+        self.explainer = functools.lru_cache(_MODELS_KEPT)(
+            lambda name: Explainer(self.config(name))
+        )
         # The time of the last change tells two uploads of one path apart.
         self._read = functools.lru_cache(1)(lambda path, changed: read_upload(path, limits))
 
@@ -118,20 +116,8 @@ class Session:
             raise UserError(f"there is no model {title!r} on this page: reload it and choose again")
         return self.configs[title]
 
-    def explainer(self, title: str) -> Explainer:
-        """Return a model; it is loaded on first use, and the models used last stay in memory.
-
-        Raises:
-            UserError: if the page offers no such model, or its weights cannot be loaded.
-        """
-        return self._load(title)
-
     def defaults(self, title: str) -> Settings:
-        """Return the settings of a model's own config; the NMS is the detector's last one.
-
-        Raises:
-            UserError: if the page offers no such model.
-        """
+        """Return the settings of a model's own config; the NMS is the detector's last one."""
         model, classes = self.config(title).MODEL, class_head_key(self.config(title))
         if classes is None:
             nms = model.RPN.NMS_THRESH
@@ -141,22 +127,13 @@ class Session:
         return Settings(0.5, nms, eq1.POOLER_CANONICAL_LEVEL, eq1.POOLER_CANONICAL_SIZE)
 
     def image(self, source: str | int) -> np.ndarray:
-        """Return an uploaded image by its path, or an example by its number; the last one is kept.
-
-        Raises:
-            UserError: see :func:`read_upload`.
-        """
+        """Return an uploaded image by its path, or an example by its number."""
         if isinstance(source, int):
             return example_images()[source]
         return self._read(source, os.stat(source).st_mtime_ns if os.path.isfile(source) else None)
 
     def look(self, title: str, image: np.ndarray, settings: Settings) -> View:
         """Run a model with these settings, its pooler's Eq. 1 among them, and draw.
-
-        Args:
-            title: the model's title.
-            image: (H, W, 3) uint8, RGB.
-            settings: the values of the sliders.
 
         Raises:
             UserError: if the model cannot be loaded or cannot take the image.
@@ -198,14 +175,9 @@ def _view(explainer: Explainer, explanation: Explanation) -> View:
 
 
 def read_upload(path: str, limits: Limits) -> np.ndarray:
-    """Read an image of unknown origin; its size and its header are checked first.
+    """Read an image of unknown origin, rotated as its EXIF data says.
 
-    Args:
-        path: the file.
-        limits: the largest file and image.
-
-    Returns:
-        (H, W, 3) uint8, RGB, rotated as its EXIF data says.
+    Its size and its header are checked first.
 
     Raises:
         UserError: if the image is too large or cannot be read.
@@ -240,12 +212,8 @@ def example_images() -> list[np.ndarray]:
 def parse_model(words: str, taken: Container[str] = ()) -> tuple[str, CfgNode]:
     """Read a model from ``CONFIG:WEIGHTS``.
 
-    Args:
-        words: a config file and a checkpoint.
-        taken: the titles of other models.
-
     Returns:
-        a title that is not taken, and the model's config with its weights.
+        a title that is not ``taken``, and the model's config with its weights.
 
     Raises:
         UserError: if the words have another form, a file does not exist, the config cannot work or

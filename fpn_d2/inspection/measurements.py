@@ -23,14 +23,13 @@ from ..config_checks import features_read
 from ..modeling import levels_of_boxes
 from ..utils.errors import UserError
 from .anchor_reach import (
-    Suggestion,
     best_ious,
     grid_sizes,
     network_inputs,
     positive_anchors,
     suggest_sizes,
 )
-from .annotated_objects import AnnotatedObjects, dataset_files, read_objects
+from .annotated_objects import AnnotatedObjects, dataset_files
 
 _REACHED_AT = 0.5  # IoU
 
@@ -89,13 +88,11 @@ class AnchorSetup:
         return build_anchor_generator(cfg, self._shapes)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Inspection:
     """What a config makes of a data set.
 
-    Args:
-        dataset: the name or file that the user gave.
-        config: the config's name that the user gave.
+    Attributes:
+        dataset, config: the names that the user gave.
         objects: what is annotated.
         setup: what the config says about anchors.
         input_boxes: (R, 4) x0 y0 x1 y1 of each object, in pixels of the network input.
@@ -103,6 +100,7 @@ class Inspection:
         levels: (R,) the level that Eq. 1 sends each object to.
         grids: (R, L, 2) rows and columns of the levels of each object's image.
         ious: (R, L) the best IoU of each object with the anchors of each level.
+        reached: (R,) bool, whether an anchor has IoU 0.5 with the object.
         suggestion: other anchor sizes.
         reached_by_suggestion: (R,) bool, whether an anchor of these has IoU 0.5 with the object.
         matched: (R,) how many anchors training would match with each object.
@@ -110,25 +108,67 @@ class Inspection:
         missing: the file names of images that do not exist.
     """
 
-    dataset: str
-    config: str
-    objects: AnnotatedObjects
-    setup: AnchorSetup
-    input_boxes: np.ndarray
-    sides: np.ndarray
-    levels: np.ndarray
-    grids: np.ndarray
-    ious: np.ndarray
-    suggestion: Suggestion
-    reached_by_suggestion: np.ndarray
-    matched: np.ndarray
-    anchors: np.ndarray
-    missing: list[str]
+    def __init__(self, dataset: str, cfg: CfgNode, config: str, image_folder: str = ""):
+        """Measure a data set against a config; no image is opened.
 
-    @property
-    def reached(self) -> np.ndarray:
-        """(R,) bool, whether an anchor has IoU 0.5 with the object."""
-        return self.ious.max(axis=1) >= _REACHED_AT
+        Args:
+            dataset: a registered name, or an annotation file in COCO's format.
+            cfg: the config.
+            config: the config's name, for the report.
+            image_folder: the folder of the images; empty for the data set's own.
+
+        Raises:
+            UserError: if the data set does not exist or has no objects, or the config has no
+                anchors.
+        """
+        self.dataset, self.config, self.setup = dataset, config, AnchorSetup(cfg)
+        setup, (path, folder) = self.setup, dataset_files(dataset)
+        self.objects = objects = AnnotatedObjects(path, image_folder or folder)
+        boxes, sizes = network_inputs(
+            objects.boxes,
+            objects.image_sizes[objects.images],
+            cfg.INPUT.MIN_SIZE_TEST,
+            cfg.INPUT.MAX_SIZE_TEST,
+        )
+        grids = grid_sizes(sizes, setup.strides, setup.divisibility)
+        self.input_boxes, self.grids = boxes, grids
+        self.sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+        self.levels = levels_of_boxes(
+            torch.from_numpy(boxes),
+            *setup.eq1_levels,
+            cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE,
+            cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL,
+        ).numpy()
+        self._count_matches()
+        self.ious = best_ious(setup.generator(setup.sizes), boxes, grids)
+        self.reached = self.ious.max(axis=1) >= _REACHED_AT
+        self.suggestion = suggest_sizes(setup.generator, setup.sizes, boxes, grids, _REACHED_AT)
+        suggested = best_ious(setup.generator(self.suggestion.sizes), boxes, grids)
+        self.reached_by_suggestion = suggested.max(axis=1) >= _REACHED_AT
+        self.missing = [
+            name
+            for name in objects.file_names
+            if not os.path.isfile(os.path.join(objects.image_folder, name))
+        ]
+
+    def _count_matches(self) -> None:
+        """Count the positive anchors of each object and of each level, image by image."""
+        generator, images = self.setup.generator(self.setup.sizes), self.objects.images
+        self.matched = np.zeros(len(images), dtype=np.int64)
+        self.anchors = np.zeros(len(self.setup.features), dtype=np.int64)
+        order = np.argsort(images, kind="stable")
+        starts = np.flatnonzero(np.diff(images[order], prepend=-1))
+        for of_image in tqdm(
+            np.split(order, starts[1:]), desc="matching anchors", unit="image", disable=None
+        ):
+            _, levels, objects = positive_anchors(
+                generator,
+                self.setup.matcher,
+                torch.from_numpy(self.input_boxes[of_image]),
+                self.grids[of_image[0]].tolist(),
+            )
+            self.matched[of_image] = np.bincount(objects.numpy(), minlength=len(of_image))
+            self.anchors += np.bincount(levels.numpy(), minlength=len(self.anchors))
 
     def by_level(self) -> dict[int, dict[str, int]]:
         """Count objects, and those without an anchor, by the level of Eq. 1."""
@@ -190,66 +230,6 @@ class Inspection:
             "matched_anchors_per_object": _quantiles(self.matched),
             "suggestion": dataclasses.asdict(self.suggestion),
         }
-
-
-def inspect_dataset(dataset: str, cfg: CfgNode, config: str, image_folder: str = "") -> Inspection:
-    """Measure a data set against a config; no image is opened.
-
-    Args:
-        dataset: a registered name, or an annotation file in COCO's format.
-        cfg: the config.
-        config: the config's name, for the report.
-        image_folder: the folder of the images; empty for the data set's own.
-
-    Raises:
-        UserError: if the data set does not exist or has no objects, or the config has no anchors.
-    """
-    setup = AnchorSetup(cfg)
-    path, folder = dataset_files(dataset)
-    objects = read_objects(path, image_folder or folder)
-    boxes, sizes = network_inputs(
-        objects.boxes,
-        objects.image_sizes[objects.images],
-        cfg.INPUT.MIN_SIZE_TEST,
-        cfg.INPUT.MAX_SIZE_TEST,
-    )
-    grids = grid_sizes(sizes, setup.strides, setup.divisibility)
-    head, present = cfg.MODEL.ROI_BOX_HEAD, setup.generator(setup.sizes)
-    eq1 = *setup.eq1_levels, head.POOLER_CANONICAL_SIZE, head.POOLER_CANONICAL_LEVEL
-    matched = np.zeros(len(boxes), dtype=np.int64)
-    anchors = np.zeros(len(setup.features), dtype=np.int64)
-    order = np.argsort(objects.images, kind="stable")
-    starts = np.flatnonzero(np.diff(objects.images[order], prepend=-1))
-    for of_image in tqdm(
-        np.split(order, starts[1:]), desc="matching anchors", unit="image", disable=None
-    ):
-        _, levels, owners = positive_anchors(
-            present, setup.matcher, torch.from_numpy(boxes[of_image]), grids[of_image[0]].tolist()
-        )
-        matched[of_image] = np.bincount(owners.numpy(), minlength=len(of_image))
-        anchors += np.bincount(levels.numpy(), minlength=len(anchors))
-    suggestion = suggest_sizes(setup.generator, setup.sizes, boxes, grids, _REACHED_AT)
-    suggested = setup.generator(suggestion.sizes)
-    return Inspection(
-        dataset=dataset,
-        config=config,
-        objects=objects,
-        setup=setup,
-        input_boxes=boxes,
-        sides=np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)),
-        levels=levels_of_boxes(torch.from_numpy(boxes), *eq1).numpy(),
-        grids=grids,
-        ious=best_ious(present, boxes, grids),
-        suggestion=suggestion,
-        reached_by_suggestion=best_ious(suggested, boxes, grids).max(axis=1) >= _REACHED_AT,
-        matched=matched,
-        anchors=anchors,
-        missing=[
-            name
-            for name in objects.file_names
-            if not os.path.isfile(os.path.join(objects.image_folder, name))
-        ],
-    )
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
