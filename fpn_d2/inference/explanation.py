@@ -33,15 +33,10 @@ from .prepared import PreparedModel
 
 @dataclasses.dataclass(frozen=True)
 class Proposals:
-    """The RPN's best boxes of one level, after NMS.
+    """The RPN's best boxes of one level, after NMS, best first."""
 
-    Args:
-        boxes: (K, 4), x0 y0 x1 y1 in pixels of the image, best first.
-        scores: (K,), the probability that the box holds an object, 0 to 1.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
+    boxes: np.ndarray  # (K, 4), x0 y0 x1 y1 in pixels of the image
+    scores: np.ndarray  # (K,), the probability that the box holds an object, 0 to 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +73,8 @@ class Explanation:
             RoI from which each detection was read, in pixels of the network input.
         levels: (R,) int, the level that Eq. 1 chose for each detection's RoI.
         level_range: the finest and the coarsest level that Eq. 1 can choose.
-        canonical_size: Eq. 1's size in force, 224 in the paper, in pixels of the network input.
-        canonical_level: Eq. 1's level k0 in force.
+        canonical_size, canonical_level: Eq. 1's constants in force, 224 and 4 in the paper, a size
+            in pixels of the network input and k0.
         input_scale: the width of the network input divided by that of the image.
         features: the mean over the channels of the absolute activation, (h, w) float32, by kind
             (``"lateral"``, ``"merged"`` and ``"output"``, where the model has them) and then by
@@ -347,11 +342,8 @@ class _Record:
         original = rpn.predict_proposals
 
         def predict(anchors: list, logits: list, deltas: list, image_sizes: list) -> list:
-            for i, name in enumerate(rpn.in_features):
-                of_level = slice(i, i + 1)
-                (self.proposals[name],) = original(
-                    anchors[of_level], logits[of_level], deltas[of_level], image_sizes
-                )
+            for name, *of_level in zip(rpn.in_features, anchors, logits, deltas, strict=True):
+                (self.proposals[name],) = original(*([x] for x in of_level), image_sizes)
             return original(anchors, logits, deltas, image_sizes)
 
         return predict

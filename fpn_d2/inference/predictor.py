@@ -175,11 +175,7 @@ def set_final_nms(model: nn.Module, iou: float, most: int | None = None) -> None
 
 
 def split_pair(words: str, option: str) -> tuple[str, str]:
-    """Split ``CONFIG:WEIGHTS`` into the config's path and the weights' path or URL.
-
-    Args:
-        words: the pair.
-        option: the command-line option that holds it, such as ``--model``.
+    """Split an option's ``CONFIG:WEIGHTS`` into the config's path and the weights' path or URL.
 
     Raises:
         UserError: if the words have another form.
@@ -221,10 +217,7 @@ def class_names(cfg: CfgNode) -> list[str]:
 
 
 def dataset_category_ids(cfg: CfgNode) -> list[int]:
-    """Return the category id that each class has in the annotations of the first test set.
-
-    Args:
-        cfg: see :func:`class_names`.
+    """Return the category id that each class has in the annotations; see :func:`class_names`.
 
     Returns:
         an id for each class, counted from 0 where the data set is not known, cannot be read or has

@@ -44,11 +44,7 @@ class PreparedModel(nn.Module):
     """The result of :func:`prepare_model`: it holds the copy as ``model`` and is called like it."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None):
-        """
-        Args:
-            model: the copy, in eval mode and already changed.
-            dtype: the dtype of autocast; None for float32.
-        """
+        """Take the copy, already changed, and the dtype of autocast, None for float32."""
         super().__init__()
         self.model = model
         self.dtype = dtype
@@ -61,10 +57,9 @@ class PreparedModel(nn.Module):
         return super().train(False)
 
     def load_weights(self, other: "PreparedModel") -> None:
-        """Take the weights of another prepared copy of the same model; what is compiled stays so.
+        """Take the weights of another copy of the model, prepared in the same precision.
 
-        Args:
-            other: prepared in the same precision, compiled or not.
+        What is compiled here stays compiled; ``other`` may be compiled or not.
         """
         self.load_state_dict(other.state_dict())
 
@@ -134,10 +129,6 @@ def prepare_model(
 def fold_batch_norms(model: nn.Module) -> int:
     """Fold norms that are constants in eval mode into their convolutions, in place.
 
-    Args:
-        model: a model in eval mode. Most convolutions of Detectron2 hold their norm as ``norm``;
-            in its RegNet the norm stands beside the convolution.
-
     Returns:
         the number of norms that were folded. Others, such as group norm, stay.
     """
@@ -147,6 +138,7 @@ def fold_batch_norms(model: nn.Module) -> int:
             _fold(module, module.norm)
             module.norm = None
             count += 1
+        # In Detectron2's RegNet the norm stands beside the convolution.
         pairs = _REGNET_PAIRS if type(module).__module__ == regnet.__name__ else ()
         for conv, norm in pairs:
             if _is_batch_norm(getattr(module, norm, None)) and hasattr(module, conv):
@@ -187,18 +179,6 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return PRECISIONS[precision]
 
 
-class _Float32(nn.Module):
-    """A layer that is computed in float32 within autocast."""
-
-    def __init__(self, layer: nn.Module):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return self.layer(x.float())
-
-
 class _AsFloat32(nn.Module):
     """A layer that is computed in autocast's precision and returns float32."""
 
@@ -208,6 +188,14 @@ class _AsFloat32(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x).float()
+
+
+class _Float32(_AsFloat32):
+    """A layer that is computed in float32 within autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.layer(x.float())
 
 
 # The order of all detections rests on the two small products of the first. The results of the
@@ -262,8 +250,7 @@ def compile_backbone(model: nn.Module) -> bool:
         model: a model with a ``backbone``.
 
     Returns:
-        whether there is a compiler. Without one, a model on a CPU stays as it is, and the log says
-        so.
+        whether there is a compiler; the log says so where a CPU has none, and the model stays.
     """
     device = next(model.parameters()).device
     if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
