@@ -32,7 +32,10 @@ def test_without_gradio_there_is_a_sentence(monkeypatch):
     "words, message",
     [
         (["--model", "x"], "--model x is not of the form"),
-        (["--runs", "nowhere"], "no trained model below nowhere"),
+        (
+            ["--runs", "nowhere"],
+            "no trained model below nowhere: train one",
+        ),
         (["--max-bytes", "0"], "the limit of bytes is 0"),
     ],
 )

@@ -8,7 +8,6 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_model
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.structures import Boxes
 from torch import nn
 
@@ -205,20 +204,6 @@ def test_nan_is_named_and_not_an_image_without_detections(faster, make_input):
         prepare_model(model)
 
 
-@pytest.mark.parametrize("prepare", [True, False])
-def test_evaluation_uses_it(row_config, tiny_opts, monkeypatch, prepare):
-    used = []
-    cfg = row_config("quick/RPN/rpn_R_18_FPN", *tiny_opts, "INFERENCE.PREPARE", prepare)
-    monkeypatch.setattr(
-        "fpn_d2.engine.trainer.DefaultTrainer.test",
-        classmethod(lambda cls, cfg, model, evaluators=None: used.append(model)),
-    )
-    model = build_model(cfg.clone())
-    Trainer.test(cfg, model)
-    assert isinstance(used[0], PreparedModel) == prepare
-    assert (used[0] is model) == (not prepare)
-
-
 # --- models of Detectron2 alone
 
 PLAIN = {
@@ -230,10 +215,9 @@ PLAIN = {
 }
 
 
-@pytest.fixture(params=PLAIN.values(), ids=PLAIN)
-def plain(request):
-    """A model built from Detectron2's config, without a key of this package."""
-    cfg = get_cfg()
+@pytest.mark.parametrize("opts", PLAIN.values(), ids=PLAIN)
+def test_models_of_detectron2_alone(opts, make_input, bfloat16):
+    cfg = get_cfg()  # without a key of this package
     levels = ["p2", "p3", "p4", "p5"]
     cfg.merge_from_list(
         [
@@ -250,19 +234,15 @@ def plain(request):
             *("MODEL.ROI_MASK_HEAD.NUM_CONV", 2, "MODEL.ROI_MASK_HEAD.CONV_DIM", 32),
             *("MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "TEST.DETECTIONS_PER_IMAGE", 20),
             *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [64], "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
-            *request.param,
+            *opts,
         ]
     )
     torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    for module in model.modules():
+    plain = build_model(cfg).eval()
+    for module in plain.modules():
         for name, std in (("cls_score", 1e-4), ("bbox_pred", 1e-4), ("score_lowres", 1e-6)):
             if hasattr(module, name):
                 nn.init.normal_(getattr(module, name).weight, std=std)
-    return model
-
-
-def test_models_of_detectron2_alone(plain, make_input, bfloat16):
     image = make_input(128, 160, [], seed=1)
     with torch.no_grad():
         expected = plain([image])[0]["instances"]
@@ -274,22 +254,26 @@ def test_models_of_detectron2_alone(plain, make_input, bfloat16):
     assert (low.scores[0] - expected.scores[0]).abs() < 0.05
 
 
-# --- compiled backbones
+# --- a trainer, and compiled backbones
 
 
-def test_p6_is_every_second_cell():
-    x = torch.randn(1, 2, 7, 10)
-    (expected,), (found,) = LastLevelMaxPool()(x), prepared._Subsample()(x)
-    assert torch.equal(found, expected)
-
-
-def test_training_compiles_where_the_key_says_so(row_config, monkeypatch):
-    compiled = []
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_trainer_compiles_and_prepares_where_the_keys_say_so(
+    row_config, tiny_opts, monkeypatch, asked
+):
+    compiled, used = [], []
+    keys = ["SOLVER.COMPILE", asked, "INFERENCE.PREPARE", asked]
+    cfg = row_config("quick/RPN/rpn_R_18_FPN", *tiny_opts, *keys)
     monkeypatch.setattr(trainer, "compile_backbone", compiled.append)
-    for value in (False, True):
-        cfg = row_config("quick/RPN/rpn_R_18_FPN", "SOLVER.COMPILE", value)
-        model = Trainer.build_model(cfg)
-        assert compiled == ([model] if value else [])
+    monkeypatch.setattr(
+        "fpn_d2.engine.trainer.DefaultTrainer.test",
+        classmethod(lambda cls, cfg, model, evaluators=None: used.append(model)),
+    )
+    model = Trainer.build_model(cfg)
+    assert compiled == [model] * asked
+    Trainer.test(cfg, model)
+    assert isinstance(used[0], PreparedModel) == asked
+    assert (used[0] is model) == (not asked)
 
 
 @pytest.mark.slow

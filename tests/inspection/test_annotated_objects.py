@@ -48,13 +48,11 @@ def test_boxes_are_corners_and_others_are_counted(tmp_path):
         ({**CONTENT, "annotations": 3}, "has no list named annotations"),
         ([], "has no list named images"),
         ("{", "is not valid JSON at line 1"),
-        (None, "does not exist"),
     ],
 )
 def test_a_file_without_objects_is_refused(tmp_path, content, words):
     path = tmp_path / "set.json"
-    if content is not None:
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(UserError, match=words) as error:
         AnnotatedObjects(str(path), "images")
     assert str(path) in str(error.value)
