@@ -26,12 +26,6 @@ from ..visualization.pages import data_url, page_environment
 from .anchor_reach import positive_anchors
 from .measurements import Inspection
 
-_METHOD = (
-    "The candidates are the present sizes times 2^(k/4), k = -16 to 16, in whole pixels and none "
-    "below 4; each is measured on every object. The suggestion is the factor nearest to 1 among "
-    "those within 0.2 points of the best. Aspect ratios, and the number of sizes of a level, stay "
-    "as they are."
-)
 _CLASSES_SHOWN = 30
 _LABELS_SHOWN = 25  # on an image: a hundred would hide it
 _SAMPLE_SIDE = 640  # pixels of a picture
@@ -66,7 +60,6 @@ def write_inspection(inspection: Inspection, folder: str, samples: int = 8) -> l
     text = template.render(
         dataset=os.path.basename(inspection.dataset),
         config=inspection.config,
-        method=_METHOD,
         tables=_tables(inspection),
         charts=[(chart, Markup(chart.svg)) for chart in draw_charts(inspection)],
         samples=[(name, data_url(picture)) for name, picture in pictures],
