@@ -110,7 +110,7 @@ def add_fpn_config(cfg: CfgNode) -> None:
     cfg.INFERENCE.PRECISION = "float32"
     cfg.INFERENCE.COMPILE = False
 
-    # Train with the backbone compiled by torch.compile (fpn_d2/inference/compiled.py).
+    # Train with the backbone compiled by torch.compile (fpn_d2/inference/prepared.py).
     cfg.SOLVER.COMPILE = False
 
     # A training without --resume refuses an OUTPUT_DIR with checkpoints; True: it deletes them.

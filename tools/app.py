@@ -23,28 +23,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--model",
-        action="append",
-        metavar="CONFIG:WEIGHTS",
-        help="may be repeated; default: all trained models below --runs",
-    )
-    parser.add_argument("--runs", default="output", help="a folder; default: output")
-    parser.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
-    parser.add_argument(
-        "--max-bytes", type=int, default=own.bytes, help="largest upload; default: %(default)s"
-    )
-    parser.add_argument(
-        "--max-pixels", type=int, default=own.pixels, help="largest image; default: %(default)s"
-    )
+    add, models = parser.add_argument, "may be repeated; default: all trained models below --runs"
+    add("--model", action="append", default=[], metavar="CONFIG:WEIGHTS", help=models)
+    add("--runs", default="output", help="a folder; default: output")
+    add("--host", default="127.0.0.1", help="default: this machine alone")
+    add("--port", type=int, help="default: the first free one from 7860")
+    add("--max-bytes", type=int, default=own.bytes, help="largest upload; default: %(default)s")
+    add("--max-pixels", type=int, default=own.pixels, help="largest image; default: %(default)s")
     args = parser.parse_args()
     keep_freed_memory()
     # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns about.
     warnings.filterwarnings("ignore", message="torch.meshgrid")
     with exit_on_user_error():
         configs = {}
-        for words in args.model or ():
+        for words in args.model:
             title, cfg = parse_model(words, taken=configs)
             configs[title] = cfg
         limits = Limits(args.max_bytes, args.max_pixels)

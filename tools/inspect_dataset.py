@@ -13,7 +13,7 @@ import sys
 import warnings
 
 from fpn_d2 import load_config
-from fpn_d2.inspection import inspect_dataset, summary, write_inspection
+from fpn_d2.inspection import Inspection, summary, write_inspection
 from fpn_d2.utils.errors import UserError, exit_on_user_error
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -25,16 +25,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("dataset", metavar="NAME_OR_JSON", help="a registered name, or a file")
-    parser.add_argument(
-        "--config-file", metavar="C", default="", help=f"of the model; default: {_CONFIG}"
-    )
-    parser.add_argument("--images", metavar="FOLDER", default="", help="of a file's images")
-    parser.add_argument("--output", metavar="DIR", default="output/inspect")
-    parser.add_argument("--samples", type=int, default=8, help="images to draw")
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY value of the config"
-    )
+    add = parser.add_argument
+    add("dataset", metavar="NAME_OR_JSON", help="a registered name, or a file")
+    add("--config-file", metavar="C", default="", help=f"of the model; default: {_CONFIG}")
+    add("--images", metavar="FOLDER", default="", help="of a file's images")
+    add("--output", metavar="DIR", default="output/inspect")
+    add("--samples", type=int, default=8, help="images to draw")
+    add("--opts", nargs=argparse.REMAINDER, default=[], help="KEY value of the config")
     args = parser.parse_args()
     # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns of.
     warnings.filterwarnings("ignore", message="torch.meshgrid")
@@ -42,12 +39,10 @@ def main() -> None:
         if args.samples < 0:
             raise UserError(f"--samples is {args.samples}: give 0 or more")
         cfg = load_config(args.config_file or os.path.join(_ROOT, _CONFIG), args.opts)
-        inspection = inspect_dataset(
-            args.dataset, cfg, args.config_file or _CONFIG, image_folder=args.images
-        )
-        files = write_inspection(inspection, args.output, args.samples)
+        found = Inspection(args.dataset, cfg, args.config_file or _CONFIG, args.images)
+        files = write_inspection(found, args.output, args.samples)
         sys.stdout.reconfigure(errors="backslashreplace")  # file names are of any characters
-        print(summary(inspection))
+        print(summary(found))
         print(f"wrote {' and '.join(files)}")
 
 

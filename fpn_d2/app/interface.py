@@ -1,6 +1,7 @@
 """The page: what is on it, and which function answers what. It needs Gradio, the extra ``app``."""
 
 import dataclasses
+import functools
 import html
 import logging
 import os
@@ -23,6 +24,17 @@ _CSS = """
 #status .problem { color: #a33f00; font-weight: 600; }
 .dark #status .problem { color: #f39a63; }
 """
+# In the order of Settings: the ends of the slider, its step and its words.
+_SLIDERS = {
+    "threshold": (0.05, 1, 0.05, "Least score", None),
+    "nms": (0.1, 1, 0.05, "NMS: largest IoU", None),
+    "k0": (2, 6, 1, "Eq. 1: level k0", None),
+    "size": (
+        *(16, 448, 4),
+        "Eq. 1: RoIs of this side are on k0",
+        "pixels of the network input; the paper's is 224",
+    ),
+}
 # In the order of View's pictures.
 _TABS = {
     "Levels": "Detections, each in the colour of the level that Eq. 1 chose for its RoI.",
@@ -44,26 +56,16 @@ def import_gradio() -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise UserError(
-            f'the page needs Gradio ({error}): run pip install "fpn_d2[app]"'
-        ) from error
+        text = f'the page needs Gradio ({error}): run pip install "fpn_d2[app]"'
+        raise UserError(text) from error
     return gradio
 
 
 def build_page(session: Session) -> Any:
-    """Build the page of a session.
-
-    Args:
-        session: the models and limits.
-
-    Returns:
-        a ``gradio.Blocks``, not served yet.
-
-    Raises:
-        UserError: if Gradio is not installed.
-    """
+    """Build the page of a session, a ``gradio.Blocks`` that is not served yet."""
     gr = import_gradio()
     titles, limits = list(session.configs), session.limits
+    own = dataclasses.astuple(session.defaults(titles[0]))
     with gr.Blocks(
         title=_TITLE, analytics_enabled=False, delete_cache=(_KEPT_SECONDS, _KEPT_SECONDS)
     ) as page:
@@ -87,72 +89,42 @@ def build_page(session: Session) -> Any:
                     elem_id="examples",
                 )
                 model = gr.Dropdown(titles, value=titles[0], label="Model", elem_id="model")
-                sliders = _sliders(gr, session.defaults(titles[0]))
+                sliders = [
+                    gr.Slider(low, high, value, step=step, label=label, info=info, elem_id=name)
+                    for value, (name, (low, high, step, label, info)) in zip(
+                        own, _SLIDERS.items(), strict=True
+                    )
+                ]
             with gr.Column(scale=3):
-                outputs = [gr.HTML(elem_id="status"), *_tabs(gr)]
-        _connect(gr, session, page, upload, gallery, model, sliders, outputs)
+                outputs = [gr.HTML(elem_id="status")]
+                with gr.Tabs():
+                    for title, caption in _TABS.items():
+                        with gr.Tab(title):
+                            gr.Markdown(caption)
+                            # JPEG: to write a PNG of this size takes longer than to run the model.
+                            picture = gr.Image(
+                                format="jpeg",
+                                show_label=False,
+                                interactive=False,
+                                buttons=["download", "fullscreen"],
+                                elem_id=title.lower().replace(" ", "-"),
+                            )
+                            outputs.append(picture)
+        _connect(gr, session, page, [upload, gallery, model, *sliders], outputs)
     return page
 
 
-def _sliders(gr: Any, own: Settings) -> list[Any]:
-    """The sliders, in the order of :class:`Settings`."""
-    return [
-        gr.Slider(0.05, 1, own.threshold, step=0.05, label="Least score", elem_id="threshold"),
-        gr.Slider(0.1, 1, own.nms, step=0.05, label="NMS: largest IoU", elem_id="nms"),
-        gr.Slider(2, 6, own.canonical_level, step=1, label="Eq. 1: level k0", elem_id="k0"),
-        gr.Slider(
-            16,
-            448,
-            own.canonical_size,
-            step=4,
-            label="Eq. 1: RoIs of this side are on k0",
-            info="pixels of the network input; the paper's is 224",
-            elem_id="size",
-        ),
-    ]
-
-
-def _tabs(gr: Any) -> list[Any]:
-    """A tab for each picture; returns the pictures."""
-    pictures = []
-    with gr.Tabs():
-        for title, caption in _TABS.items():
-            with gr.Tab(title):
-                gr.Markdown(caption)
-                # JPEG, since writing a PNG of this size takes longer than running the model.
-                picture = gr.Image(
-                    format="jpeg",
-                    show_label=False,
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    elem_id=title.lower().replace(" ", "-"),
-                )
-                pictures.append(picture)
-    return pictures
-
-
-def _connect(
-    gr: Any,
-    session: Session,
-    page: Any,
-    upload: Any,
-    gallery: Any,
-    model: Any,
-    sliders: list[Any],
-    outputs: list[Any],
-) -> None:
+def _connect(gr: Any, session: Session, page: Any, controls: list[Any], outputs: list[Any]) -> None:
     """Say what each event of the page is answered with; all answers come one after the other."""
+    upload, gallery, model, *sliders = controls
     source = gr.State(0)  # the path of an upload or the number of an example
-    inputs = [source, model, *sliders]
+    inputs, with_source = [source, model, *sliders], [source, *outputs]
     shared: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "answers"}
     private = {**shared, "api_visibility": "private"}
-
-    def look(source: str | int, title: str, *settings: float) -> tuple:
-        return _answer(session, source, title, *settings)
+    look = functools.partial(_answer, session)
 
     def look_at_upload(path: str | None, *rest: Any) -> tuple:
-        source = 0 if path is None else path
-        return source, *look(source, *rest)
+        return path or 0, *look(path or 0, *rest)
 
     def look_at_example(event: gr.SelectData, *rest: Any) -> tuple:
         return int(event.index), *look(int(event.index), *rest)
@@ -164,7 +136,6 @@ def _connect(
             return *[gr.skip()] * len(sliders), *_problem(str(error))
         return *values, *look(source, title, *values)
 
-    with_source = [source, *outputs]
     upload.upload(
         look_at_upload, [upload, model, *sliders], with_source, api_name="upload", **shared
     )
@@ -193,8 +164,7 @@ def _answer(session: Session, source: str | int, title: str, *settings: float) -
     except Exception:  # a traceback is for the log's reader, not for a visitor
         logger.exception("the page has no answer")
         return _problem("This did not work; the terminal that the page was started in says why.")
-    text = f'<p role="status">{html.escape(view.text)}</p>'
-    return text, view.levels, view.heat_maps, view.anchors, view.proposals
+    return f'<p role="status">{html.escape(view.text)}</p>', *view[1:]
 
 
 def _problem(sentence: str) -> tuple:
@@ -248,10 +218,9 @@ def serve(
             css=_CSS,
         )
     except OSError as error:
-        raise UserError(
-            f"the page cannot listen on {host} port {port or '7860 to 7959'} ({error}): give "
-            "another --port"
-        ) from error
+        place = f"{host} port {port or '7860 to 7959'}"
+        text = f"the page cannot listen on {place} ({error}): give another --port"
+        raise UserError(text) from error
     print(f"the page is at {address} (end it with Ctrl-C)", flush=True)
     if block:
         page.block_thread()

@@ -1,21 +1,25 @@
-"""What the page computes: an image and the sliders' settings become pictures.
+"""What the page offers and computes: models, and what one shows of an image under given settings.
 
 Nothing here knows Gradio. Shape shorthand: images and pictures are (H, W, 3) uint8, RGB.
 """
 
 import dataclasses
 import functools
+import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from detectron2.config import CfgNode
 
+from ..config import load_config
+from ..config_checks import class_head_key
 from ..data.datasets.shapes import ShapesSpec
 from ..data.datasets.shapes_scene import compose_scene, draw_scene
 from ..data.images import image_fault, read_image
-from ..inference import Explainer, Explanation, class_names, final_nms_iou, set_final_nms
+from ..inference import Explainer, Explanation, class_names, free_title, set_final_nms, split_pair
 from ..inference.explanation import box_pooler
 from ..utils.errors import UserError
 from ..visualization import (
@@ -30,18 +34,15 @@ from ..visualization.layout import stack
 _EXAMPLES = 4
 _MODELS_KEPT = 2  # in memory
 
+logger = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The largest upload that the page takes.
-
-    Args:
-        bytes: the size of the file.
-        pixels: the size of the image, by its header.
-    """
+    """The largest upload that the page takes."""
 
     bytes: int = 20_000_000
-    pixels: int = 25_000_000
+    pixels: int = 25_000_000  # by the header of the image
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -72,13 +73,10 @@ class Settings:
             raise UserError("the canonical size of Eq. 1 is above 0 pixels")
 
 
-@dataclasses.dataclass(frozen=True)
-class View:
-    """What the page shows.
+class View(NamedTuple):
+    """What was found and what this model does not have, in words, and a picture for each tab.
 
-    Args:
-        text: what was found, and what this model does not have.
-        levels, heat_maps, anchors, proposals: pictures; None where the model has no such thing.
+    A picture is None where the model has no such thing.
     """
 
     text: str
@@ -89,7 +87,7 @@ class View:
 
 
 class Session:
-    """The models and the limits of one page; calls run one after the other."""
+    """The models and the limits of one page; models run one after the other."""
 
     def __init__(self, configs: Mapping[str, CfgNode], limits: Limits):
         """
@@ -101,8 +99,12 @@ class Session:
         self.configs = dict(configs)
         self.limits = limits
         self._lock = threading.Lock()
-        self._last: tuple[tuple, np.ndarray] | None = None
-        self._load = functools.lru_cache(_MODELS_KEPT)(lambda title: Explainer(self.config(title)))
+        # A model is loaded on first use, and the models used last stay in memory.
+        self.explainer = functools.lru_cache(_MODELS_KEPT)(
+            lambda name: Explainer(self.config(name))
+        )
+        # The time of the last change tells two uploads of one path apart.
+        self._read = functools.lru_cache(1)(lambda path, changed: read_upload(path, limits))
 
     def config(self, title: str) -> CfgNode:
         """Return the config of a model.
@@ -114,50 +116,24 @@ class Session:
             raise UserError(f"there is no model {title!r} on this page: reload it and choose again")
         return self.configs[title]
 
-    def explainer(self, title: str) -> Explainer:
-        """Return a model; it is loaded on first use, and the models used last stay in memory.
-
-        Raises:
-            UserError: if the page offers no such model, or its weights cannot be loaded.
-        """
-        return self._load(title)
-
     def defaults(self, title: str) -> Settings:
-        """Return the settings of a model's own config.
-
-        Raises:
-            UserError: if the page offers no such model.
-        """
-        cfg = self.config(title)
-        box = cfg.MODEL.ROI_BOX_HEAD
-        return Settings(
-            threshold=0.5,
-            nms=final_nms_iou(cfg),
-            canonical_level=box.POOLER_CANONICAL_LEVEL,
-            canonical_size=box.POOLER_CANONICAL_SIZE,
-        )
+        """Return the settings of a model's own config; the NMS is the detector's last one."""
+        model, classes = self.config(title).MODEL, class_head_key(self.config(title))
+        if classes is None:
+            nms = model.RPN.NMS_THRESH
+        else:
+            nms = (model.ROI_HEADS if "ROI_HEADS" in classes else model.RETINANET).NMS_THRESH_TEST
+        eq1 = model.ROI_BOX_HEAD
+        return Settings(0.5, nms, eq1.POOLER_CANONICAL_LEVEL, eq1.POOLER_CANONICAL_SIZE)
 
     def image(self, source: str | int) -> np.ndarray:
-        """Return an uploaded image by its path, or an example by its number; the last one is kept.
-
-        Raises:
-            UserError: see :func:`read_upload`.
-        """
+        """Return an uploaded image by its path, or an example by its number."""
         if isinstance(source, int):
             return example_images()[source]
-        with self._lock:
-            key = (source, os.stat(source).st_mtime_ns) if os.path.isfile(source) else None
-            if self._last is None or self._last[0] != key:
-                self._last = key, read_upload(source, self.limits)
-            return self._last[1]
+        return self._read(source, os.stat(source).st_mtime_ns if os.path.isfile(source) else None)
 
     def look(self, title: str, image: np.ndarray, settings: Settings) -> View:
         """Run a model with these settings, its pooler's Eq. 1 among them, and draw.
-
-        Args:
-            title: the model's title.
-            image: (H, W, 3) uint8, RGB.
-            settings: the values of the sliders.
 
         Raises:
             UserError: if the model cannot be loaded or cannot take the image.
@@ -174,15 +150,34 @@ class Session:
         return _view(explainer, explanation)
 
 
+def _view(explainer: Explainer, explanation: Explanation) -> View:
+    """An explanation in words and pictures."""
+    low, high = explanation.level_range
+    counts = {k: int((explanation.levels == k).sum()) for k in range(low, high + 1)}
+    legend = level_legend(list(counts), [f"({count})" for count in counts.values()])
+    pooled = "Eq. 1 pools by" if box_pooler(explainer.model) is not None else "Eq. 1 would use"
+    sentences = [
+        f"{len(explanation.detections)} detections: "
+        f"{', '.join(f'{count} from P{level}' for level, count in counts.items())}.",
+        f"{pooled} k0 = {explanation.canonical_level} for {explanation.canonical_size:g} px.",
+        *explanation.notes,
+    ]
+    return View(
+        text=" ".join(sentences),
+        levels=stack([legend, draw_levels(explanation, class_names(explainer.cfg))]),
+        heat_maps=draw_heat_maps(explanation) if explanation.features else None,
+        anchors=None if explanation.anchors is None else draw_anchor_panel(explanation),
+        proposals=draw_proposals(explanation) if explanation.proposals else None,
+    )
+
+
+# --- images
+
+
 def read_upload(path: str, limits: Limits) -> np.ndarray:
-    """Read an image of unknown origin; its size and its header are checked first.
+    """Read an image of unknown origin, rotated as its EXIF data says.
 
-    Args:
-        path: the file.
-        limits: the largest file and image.
-
-    Returns:
-        (H, W, 3) uint8, RGB, rotated as its EXIF data says.
+    Its size and its header are checked first.
 
     Raises:
         UserError: if the image is too large or cannot be read.
@@ -211,22 +206,65 @@ def example_images() -> list[np.ndarray]:
     return images
 
 
-def _view(explainer: Explainer, explanation: Explanation) -> View:
-    """An explanation in words and pictures."""
-    low, high = explanation.level_range
-    counts = {k: int((explanation.levels == k).sum()) for k in range(low, high + 1)}
-    legend = level_legend(list(counts), [f"({count})" for count in counts.values()])
-    pooled = "Eq. 1 pools by" if box_pooler(explainer.model) is not None else "Eq. 1 would use"
-    sentences = [
-        f"{len(explanation.detections)} detections: "
-        f"{', '.join(f'{count} from P{level}' for level, count in counts.items())}.",
-        f"{pooled} k0 = {explanation.canonical_level} for {explanation.canonical_size:g} px.",
-        *explanation.notes,
-    ]
-    return View(
-        text=" ".join(sentences),
-        levels=stack([legend, draw_levels(explanation, class_names(explainer.cfg))]),
-        heat_maps=draw_heat_maps(explanation) if explanation.features else None,
-        anchors=None if explanation.anchors is None else draw_anchor_panel(explanation),
-        proposals=draw_proposals(explanation) if explanation.proposals else None,
-    )
+# --- models
+
+
+def parse_model(words: str, taken: Container[str] = ()) -> tuple[str, CfgNode]:
+    """Read a model from ``CONFIG:WEIGHTS``.
+
+    Returns:
+        a title that is not ``taken``, and the model's config with its weights.
+
+    Raises:
+        UserError: if the words have another form, a file does not exist, the config cannot work or
+            needs proposals from a file.
+    """
+    config, weights = split_pair(words, "--model")
+    if ":" not in weights and not os.path.isfile(weights):
+        raise UserError(f"--model {words}: {weights} does not exist; name a checkpoint")
+    return free_title(config, taken), _load(config, config, ["MODEL.WEIGHTS", weights])
+
+
+def find_models(folder: str) -> dict[str, CfgNode]:
+    """Find the trained models below a folder that need only an image; the log names the others.
+
+    Args:
+        folder: a folder that ``train_net.py`` filled, with ``config.yaml`` beside
+            ``model_final.pth`` in each run.
+
+    Returns:
+        the models' configs with their weights, by the run's path in the folder.
+
+    Raises:
+        UserError: if there is no such model.
+    """
+    # A run's config names the device that it was trained on.
+    device = load_config().MODEL.DEVICE
+    found: dict[str, CfgNode] = {}
+    for place, _, files in sorted(os.walk(folder)):
+        if not {"config.yaml", "model_final.pth"} <= set(files):
+            continue
+        weights = os.path.join(place, "model_final.pth")
+        opts = ["MODEL.WEIGHTS", weights, "MODEL.DEVICE", device]
+        try:
+            cfg = _load(place, os.path.join(place, "config.yaml"), opts)
+            found[os.path.relpath(place, folder)] = cfg
+        except UserError as error:  # another version's, or a Fast R-CNN on proposals from a file
+            logger.warning("left out: %s", error)
+    if not found:
+        raise UserError(
+            f"there is no trained model below {folder}: train one, such as `python train_net.py "
+            "--config-file configs/quick/demo.yaml`, or name one with --model CONFIG:WEIGHTS"
+        )
+    return found
+
+
+def _load(name: str, config: str, opts: list[str]) -> CfgNode:
+    """Load a config; refuse a model that needs more than an image."""
+    cfg = load_config(config, opts)
+    if cfg.MODEL.LOAD_PROPOSALS:
+        raise UserError(
+            f"{name} is a Fast R-CNN on proposals from a file, and an uploaded image has no such "
+            "file; take a Faster R-CNN, an RPN or a RetinaNet"
+        )
+    return cfg

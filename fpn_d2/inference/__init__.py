@@ -7,22 +7,19 @@ and none of what explains or draws.
 import importlib
 from typing import Any
 
-_MODULES = {
-    "AnchorMatches": "explanation",
-    "Explainer": "explanation",
-    "Explanation": "explanation",
-    "Predictor": "predictor",
-    "PreparedModel": "prepared",
-    "Proposals": "explanation",
-    "class_names": "predictor",
-    "compile_backbone": "compiled",
-    "dataset_category_ids": "predictor",
-    "final_nms_iou": "final_nms",
-    "free_title": "model_choice",
-    "prepare_model": "prepared",
-    "set_final_nms": "final_nms",
-    "split_pair": "model_choice",
+_NAMES = {
+    "explanation": ["AnchorMatches", "Explainer", "Explanation", "Proposals"],
+    "predictor": [
+        "Predictor",
+        "class_names",
+        "dataset_category_ids",
+        "free_title",
+        "set_final_nms",
+        "split_pair",
+    ],
+    "prepared": ["PreparedModel", "compile_backbone", "prepare_model"],
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = list(_MODULES)
 
 

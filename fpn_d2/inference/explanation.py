@@ -11,6 +11,7 @@ image.
 
 import contextlib
 import dataclasses
+import functools
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -32,15 +33,10 @@ from .prepared import PreparedModel
 
 @dataclasses.dataclass(frozen=True)
 class Proposals:
-    """The RPN's best boxes of one level, after NMS.
+    """The RPN's best boxes of one level, after NMS, best first."""
 
-    Args:
-        boxes: (K, 4), x0 y0 x1 y1 in pixels of the image, best first.
-        scores: (K,), the probability that the box holds an object, 0 to 1.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
+    boxes: np.ndarray  # (K, 4), x0 y0 x1 y1 in pixels of the image
+    scores: np.ndarray  # (K,), the probability that the box holds an object, 0 to 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +73,8 @@ class Explanation:
             RoI from which each detection was read, in pixels of the network input.
         levels: (R,) int, the level that Eq. 1 chose for each detection's RoI.
         level_range: the finest and the coarsest level that Eq. 1 can choose.
-        canonical_size: Eq. 1's size in force, 224 in the paper, in pixels of the network input.
-        canonical_level: Eq. 1's level k0 in force.
+        canonical_size, canonical_level: Eq. 1's constants in force, 224 and 4 in the paper, a size
+            in pixels of the network input and k0.
         input_scale: the width of the network input divided by that of the image.
         features: the mean over the channels of the absolute activation, (h, w) float32, by kind
             (``"lateral"``, ``"merged"`` and ``"output"``, where the model has them) and then by
@@ -116,13 +112,7 @@ class Explainer:
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module | None = None):
-        """
-        Args:
-            cfg, model: see :class:`Predictor`.
-
-        Raises:
-            UserError: see :class:`Predictor`.
-        """
+        """See :class:`Predictor`."""
         self.cfg = cfg
         self.predictor = Predictor(cfg, model)
         model = self.predictor.model
@@ -165,11 +155,11 @@ class Explainer:
         detections = detections_above(predictions, threshold)
         scale = record.input_size[1] / image.shape[1]
         to_image = np.array([1 / scale, image.shape[0] / record.input_size[0]] * 2)
+        boxes = detections.pred_boxes.tensor
         if detections.has("roi_boxes"):
             rois = detections.roi_boxes.tensor
         else:
-            rois = detections.pred_boxes.tensor / torch.from_numpy(to_image).float()
-        targets = detections.pred_boxes.tensor.numpy() if ground_truth is None else ground_truth
+            rois = boxes / torch.from_numpy(to_image).float()
         return Explanation(
             image=image,
             detections=detections,
@@ -187,7 +177,7 @@ class Explainer:
                 )
                 for name, found in record.proposals.items()
             },
-            anchors=self._matches(record.anchors, targets, to_image, ground_truth is not None),
+            anchors=self._matches(record.anchors, boxes.numpy(), ground_truth, to_image),
             notes=tuple(self._notes(record)),
         )
 
@@ -210,15 +200,16 @@ class Explainer:
     def _matches(
         self,
         anchors: dict[str, Boxes],
-        targets: np.ndarray,
+        detected: np.ndarray,
+        ground_truth: np.ndarray | None,
         to_image: np.ndarray,
-        to_ground_truth: bool,
     ) -> AnchorMatches | None:
-        """Match the anchors of each feature to ``targets``; see :class:`AnchorMatches`."""
-        generator = getattr(self.model, "proposal_generator", None)
-        matcher = getattr(generator or self.model, "anchor_matcher", None)
+        """Match the anchors of each feature to the objects, or to what was detected."""
+        owner = getattr(self.model, "proposal_generator", None) or self.model
+        matcher = getattr(owner, "anchor_matcher", None)
         if matcher is None or not anchors:
             return None
+        targets = detected if ground_truth is None else ground_truth
         targets = np.asarray(targets, dtype=np.float32).reshape(-1, 4)
         all_anchors = Boxes.cat(list(anchors.values()))
         names = np.repeat(list(anchors), [len(boxes) for boxes in anchors.values()])
@@ -232,7 +223,7 @@ class Explainer:
             ious=ious[chosen].cpu().numpy(),
             targets=targets,
             threshold=matcher.thresholds[-2],  # the last one is infinity
-            to_ground_truth=to_ground_truth,
+            to_ground_truth=ground_truth is not None,
         )
 
     def _notes(self, record: "_Record") -> Iterator[str]:
@@ -266,10 +257,6 @@ class _Record:
     """What passes through a model's parts while it runs on one image, caught by hooks."""
 
     def __init__(self, model: nn.Module):
-        """
-        Args:
-            model: a meta-architecture of Detectron2's form, with a ``backbone``.
-        """
         self.model = model
         self.input_size = (0, 0)  # height and width of the network input before padding, in pixels
         self.features: dict[str, dict[str, np.ndarray]] = {}  # see Explanation
@@ -306,7 +293,21 @@ class _Record:
         yield backbone.register_forward_pre_hook(self._compare_size)
         yield backbone.register_forward_hook(self._take_outputs)
         for neck in (module for module in self.model.modules() if isinstance(module, FPN)):
-            yield from self._neck_hooks(neck)
+            shapes = neck.bottom_up.output_shape()
+            strides = [shapes[name].stride for name in reversed(neck.in_features)]
+            for stride, lateral, output in zip(
+                strides, neck.lateral_convs, neck.output_convs, strict=True
+            ):
+                # An identity stands for a convolution that is not built.
+                take = functools.partial(self._take, f"p{int(math.log2(stride))}", stride)
+                if not isinstance(lateral, nn.Identity):
+                    yield lateral.register_forward_hook(
+                        lambda module, args, x, take=take: take("lateral", x)
+                    )
+                if not isinstance(output, nn.Identity):
+                    yield output.register_forward_pre_hook(
+                        lambda module, args, take=take: take("merged", args[0])
+                    )
         owner = getattr(self.model, "proposal_generator", None) or self.model
         names = getattr(owner, "in_features", None) or getattr(owner, "head_in_features", None)
         if hasattr(owner, "anchor_generator"):
@@ -314,23 +315,7 @@ class _Record:
                 lambda module, args, boxes: self.anchors.update(zip(names, boxes, strict=True))
             )
 
-    def _neck_hooks(self, neck: FPN) -> Iterator[Any]:
-        """Laterals, and the inputs of the 3x3; an identity stands for a convolution not built."""
-        shapes = neck.bottom_up.output_shape()
-        strides = [shapes[name].stride for name in reversed(neck.in_features)]
-        parts = zip(strides, neck.lateral_convs, neck.output_convs, strict=True)
-        for stride, lateral, output in parts:
-            level = f"p{int(math.log2(stride))}", stride
-            if not isinstance(lateral, nn.Identity):
-                yield lateral.register_forward_hook(
-                    lambda module, args, x, level=level: self._take("lateral", *level, x)
-                )
-            if not isinstance(output, nn.Identity):
-                yield output.register_forward_pre_hook(
-                    lambda module, args, level=level: self._take("merged", *level, args[0])
-                )
-
-    def _take(self, kind: str, name: str, stride: int, feature: Tensor) -> None:
+    def _take(self, name: str, stride: int, kind: str, feature: Tensor) -> None:
         if not self._is_at_input_size:
             return
         height, width = (math.ceil(side / stride) for side in self.input_size)
@@ -350,18 +335,15 @@ class _Record:
     def _take_outputs(self, backbone: nn.Module, args: Any, features: dict[str, Tensor]) -> None:
         for name, shape in backbone.output_shape().items():
             if name in features:
-                self._take("output", name, shape.stride, features[name])
+                self._take(name, shape.stride, "output", features[name])
 
     def _by_level(self, rpn: RPN) -> Callable[..., list[Instances]]:
         """Wrap the RPN's last step: it also runs on each level alone."""
         original = rpn.predict_proposals
 
         def predict(anchors: list, logits: list, deltas: list, image_sizes: list) -> list:
-            for i, name in enumerate(rpn.in_features):
-                of_level = slice(i, i + 1)
-                (self.proposals[name],) = original(
-                    anchors[of_level], logits[of_level], deltas[of_level], image_sizes
-                )
+            for name, *of_level in zip(rpn.in_features, anchors, logits, deltas, strict=True):
+                (self.proposals[name],) = original(*([x] for x in of_level), image_sizes)
             return original(anchors, logits, deltas, image_sizes)
 
         return predict

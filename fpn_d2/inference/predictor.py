@@ -1,4 +1,4 @@
-"""One image through a model, by Detectron2's own path.
+"""One image through a model, by Detectron2's own path; the names of models and of their classes.
 
 Shape shorthand: an image of H x W pixels, R detections on it.
 """
@@ -6,6 +6,8 @@ Shape shorthand: an image of H x W pixels, R detections on it.
 import logging
 import operator
 import os
+import re
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor
+from detectron2.modeling import RetinaNet
 from detectron2.structures import Boxes, Instances
 from torch import nn
 from torchvision.ops import nms
@@ -144,6 +147,59 @@ def detections_above(predictions: dict[str, Any], threshold: float) -> Instances
     return found[nms(found.pred_boxes.tensor, found.scores, _PROPOSAL_IOU)[:_MOST_PROPOSALS]]
 
 
+def set_final_nms(model: nn.Module, iou: float, most: int | None = None) -> None:
+    """Change the last NMS of a detector in place, which decides between boxes that overlap.
+
+    Args:
+        model: a detector of Detectron2's form, not a :class:`PreparedModel`. One that ends in no
+            NMS, such as a network of mask proposals, stays as it is.
+        iou: the IoU above which the worse of two boxes is dropped, 0 to 1.
+        most: how many boxes of an image are kept; None leaves that number as it is.
+    """
+    head = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
+    head = head[-1] if isinstance(head, nn.ModuleList) else head  # the last stage of a cascade
+    rpn = getattr(model, "proposal_generator", None)
+    if hasattr(head, "test_nms_thresh"):
+        head.test_nms_thresh = iou
+        head.test_topk_per_image = head.test_topk_per_image if most is None else most
+    elif isinstance(model, RetinaNet):
+        model.test_nms_thresh = iou
+        model.max_detections_per_image = model.max_detections_per_image if most is None else most
+    elif hasattr(rpn, "nms_thresh"):
+        rpn.nms_thresh = iou
+        if most is not None:
+            rpn.post_nms_topk = {**rpn.post_nms_topk, False: most}
+
+
+# --- names
+
+
+def split_pair(words: str, option: str) -> tuple[str, str]:
+    """Split an option's ``CONFIG:WEIGHTS`` into the config's path and the weights' path or URL.
+
+    Raises:
+        UserError: if the words have another form.
+    """
+    # The weights may be a URL with a colon of its own, so the config ends at its suffix.
+    match = re.fullmatch(r"(.+?\.ya?ml):(.+)", words)
+    if not match:
+        raise UserError(
+            f"{option} {words} is not of the form CONFIG:WEIGHTS, such as "
+            "configs/quick/demo.yaml:output/demo/model_final.pth"
+        )
+    return match[1], match[2]
+
+
+def free_title(config: str, taken: Container[str]) -> str:
+    """Return the config's file name as a title, numbered if another model has that title."""
+    name = title = os.path.splitext(os.path.basename(config))[0]
+    number = 1
+    while title in taken:
+        number += 1
+        title = f"{name} ({number})"
+    return title
+
+
 def class_names(cfg: CfgNode) -> list[str]:
     """Return the names of a config's classes, as its first test set has them.
 
@@ -161,10 +217,7 @@ def class_names(cfg: CfgNode) -> list[str]:
 
 
 def dataset_category_ids(cfg: CfgNode) -> list[int]:
-    """Return the category id that each class has in the annotations of the first test set.
-
-    Args:
-        cfg: see :func:`class_names`.
+    """Return the category id that each class has in the annotations; see :func:`class_names`.
 
     Returns:
         an id for each class, counted from 0 where the data set is not known, cannot be read or has
@@ -189,11 +242,10 @@ def _metadata(cfg: CfgNode) -> Any:
     if not datasets:
         return {}
     metadata = MetadataCatalog.get(datasets[0])
-    json_file = metadata.get("json_file", "")
-    has_names = bool(metadata.get("thing_classes"))
-    has_ids = bool(metadata.get("thing_dataset_id_to_contiguous_id"))
-    is_there = os.path.isfile(json_file) if json_file else not has_names
-    if datasets[0] in DatasetCatalog and is_there and not (has_names and has_ids):
+    names, json_file = metadata.get("thing_classes"), metadata.get("json_file", "")
+    known = names and metadata.get("thing_dataset_id_to_contiguous_id")
+    is_there = os.path.isfile(json_file) if json_file else not names
+    if datasets[0] in DatasetCatalog and is_there and not known:
         try:  # Detectron2 knows the classes of a COCO data set once it is read
             DatasetCatalog.get(datasets[0])
         except (OSError, ValueError, KeyError) as error:

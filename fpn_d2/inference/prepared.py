@@ -10,11 +10,14 @@ torch.compile     of the backbone if asked, for images of changing size
 
 import copy
 import functools
+import logging
+import shutil
 from typing import Any
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling.backbone import regnet
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.modeling.poolers import ROIPooler
@@ -31,7 +34,8 @@ from ..modeling import LevelROIPooler
 from ..utils.devices import has_bfloat16
 from ..utils.errors import UserError
 from ..utils.modules import recast
-from .compiled import compile_backbone
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,11 +44,7 @@ class PreparedModel(nn.Module):
     """The result of :func:`prepare_model`: it holds the copy as ``model`` and is called like it."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None):
-        """
-        Args:
-            model: the copy, in eval mode and already changed.
-            dtype: the dtype of autocast; None for float32.
-        """
+        """Take the copy, already changed, and the dtype of autocast, None for float32."""
         super().__init__()
         self.model = model
         self.dtype = dtype
@@ -57,10 +57,9 @@ class PreparedModel(nn.Module):
         return super().train(False)
 
     def load_weights(self, other: "PreparedModel") -> None:
-        """Take the weights of another prepared copy of the same model; what is compiled stays so.
+        """Take the weights of another copy of the model, prepared in the same precision.
 
-        Args:
-            other: prepared in the same precision, compiled or not.
+        What is compiled here stays compiled; ``other`` may be compiled or not.
         """
         self.load_state_dict(other.state_dict())
 
@@ -88,8 +87,7 @@ def prepare_model(
     """Make a copy of a model for inference; the model itself does not change.
 
     Args:
-        model: a detector of this package or of Detectron2, or one that is wrapped for several
-            processes.
+        model: a detector of this package or of Detectron2, or one wrapped for several processes.
         precision: "float32", "bfloat16", or, on CUDA, "float16".
         compile: whether to compile the backbone; see :func:`compile_backbone`.
 
@@ -104,9 +102,13 @@ def prepare_model(
         raise UserError("the model is prepared already; prepare the one that it was made of")
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    device = next(model.parameters()).device
-    dtype = _dtype(precision, device)
-    _check_weights(model)
+    dtype = _dtype(precision, next(model.parameters()).device)
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(
+                f"the model's {name} has values that are NaN or infinite; take an earlier "
+                "checkpoint"
+            )
     prepared = copy.deepcopy(model).eval().requires_grad_(False)
     fold_batch_norms(prepared)
     prepared = prepared.to(memory_format=torch.channels_last)
@@ -127,10 +129,6 @@ def prepare_model(
 def fold_batch_norms(model: nn.Module) -> int:
     """Fold norms that are constants in eval mode into their convolutions, in place.
 
-    Args:
-        model: a model in eval mode. Most convolutions of Detectron2 hold their norm as ``norm``;
-            in its RegNet the norm stands beside the convolution.
-
     Returns:
         the number of norms that were folded. Others, such as group norm, stay.
     """
@@ -140,6 +138,7 @@ def fold_batch_norms(model: nn.Module) -> int:
             _fold(module, module.norm)
             module.norm = None
             count += 1
+        # In Detectron2's RegNet the norm stands beside the convolution.
         pairs = _REGNET_PAIRS if type(module).__module__ == regnet.__name__ else ()
         for conv, norm in pairs:
             if _is_batch_norm(getattr(module, norm, None)) and hasattr(module, conv):
@@ -152,24 +151,16 @@ def fold_batch_norms(model: nn.Module) -> int:
 _REGNET_PAIRS = (("conv", "bn"), ("proj", "bn"), ("a", "a_bn"), ("b", "b_bn"), ("c", "c_bn"))
 
 
-def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
-    weight, bias = fuse_conv_bn_weights(
-        conv.weight,
-        conv.bias,
-        norm.running_mean,
-        norm.running_var,
-        norm.eps,
-        norm.weight,
-        norm.bias,
-    )
-    conv.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    conv.bias = nn.Parameter(bias.detach(), requires_grad=False)
-
-
 def _is_batch_norm(norm: nn.Module | None) -> bool:
     if isinstance(norm, FrozenBatchNorm2d):
         return True
     return isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.track_running_stats
+
+
+def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
+    statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    folded = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
+    conv.weight, conv.bias = (nn.Parameter(x.detach(), requires_grad=False) for x in folded)
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -188,27 +179,6 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return PRECISIONS[precision]
 
 
-def _check_weights(model: nn.Module) -> None:
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise UserError(
-                f"the model's {name} has values that are NaN or infinite; take an earlier "
-                "checkpoint"
-            )
-
-
-class _Float32(nn.Module):
-    """A layer that is computed in float32 within autocast."""
-
-    def __init__(self, layer: nn.Module):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return self.layer(x.float())
-
-
 class _AsFloat32(nn.Module):
     """A layer that is computed in autocast's precision and returns float32."""
 
@@ -218,6 +188,14 @@ class _AsFloat32(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x).float()
+
+
+class _Float32(_AsFloat32):
+    """A layer that is computed in float32 within autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.layer(x.float())
 
 
 # The order of all detections rests on the two small products of the first. The results of the
@@ -236,22 +214,13 @@ def _lower(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast weights once instead of at every call, and keep in float32 what ranks boxes."""
     for module in list(model.modules()):
         for kind, (names, wrapper) in _LAST_LAYERS.items():
-            if isinstance(module, kind):
-                _wrap(module, names, wrapper)
-    kept = {
-        id(m)
-        for wrapped in model.modules()
-        if isinstance(wrapped, _Float32)
-        for m in wrapped.modules()
-    }
+            for name in names if isinstance(module, kind) else ():
+                setattr(module, name, wrapper(getattr(module, name)))
+    wrapped = [module for module in model.modules() if isinstance(module, _Float32)]
+    kept = {id(module) for wrapper in wrapped for module in wrapper.modules()}
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)) and id(module) not in kept:
             module.to(dtype)
-
-
-def _wrap(module: nn.Module, names: tuple[str, ...], wrapper: type[nn.Module]) -> None:
-    for name in names:
-        setattr(module, name, wrapper(getattr(module, name)))
 
 
 # Detectron2 silently drops boxes that are not finite. Whatever is not finite in the features, or
@@ -267,3 +236,41 @@ def _check_outputs(name: str, module: nn.Module, args: Any, outputs: Any) -> Non
                     f"the outputs of {name} are NaN or infinite: check the weights and the image, "
                     "or take precision float32"
                 )
+
+
+def compile_backbone(model: nn.Module) -> bool:
+    """Compile a model's backbone in place with :func:`torch.compile`, for any size of image.
+
+    It serves testing and training. The first call compiles, which takes up to a minute. So does the
+    first image for which the side of some level is odd instead of even, or even instead of odd, up
+    to 8 times (PyTorch's ``recompile_limit``); further such sizes run without compilation. The
+    names of the weights stay.
+
+    Args:
+        model: a model with a ``backbone``.
+
+    Returns:
+        whether there is a compiler; the log says so where a CPU has none, and the model stays.
+    """
+    device = next(model.parameters()).device
+    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        logger.warning(
+            "compile: there is no C++ compiler (c++, g++ or clang++) for torch.compile; the model "
+            "runs without it"
+        )
+        return False
+    for module in model.backbone.modules():
+        if isinstance(getattr(module, "top_block", None), LastLevelMaxPool):
+            # The pooling would be compiled anew for odd and for even sides of the map.
+            module.top_block = _Subsample()
+    model.backbone.compile(dynamic=True)
+    return True
+
+
+class _Subsample(nn.Module):
+    """Detectron2's :class:`LastLevelMaxPool`, which takes every second cell, written as a slice."""
+
+    num_levels, in_feature = 1, "p5"
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x[:, :, ::2, ::2]]

@@ -1,6 +1,6 @@
 """A data set before training: its objects' sizes, levels and anchors, measured and shown."""
 
 from .inspection_page import summary, write_inspection
-from .measurements import Inspection, inspect_dataset
+from .measurements import Inspection
 
-__all__ = ["Inspection", "inspect_dataset", "summary", "write_inspection"]
+__all__ = ["Inspection", "summary", "write_inspection"]

@@ -5,7 +5,7 @@ pixels of the network input. A level of an image has ceil(side / stride) places 
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from ..modeling import match_anchors
 
 _OBJECTS_AT_ONCE = 50_000
-# The search covers four octaves to each side, in quarters.
-_STEPS_OF_OCTAVE, _OCTAVES = 4, 4
+_QUARTER_OCTAVES = range(-16, 17)  # that the search goes through, four octaves to each side
 _LEAST_SIZE = 4  # pixels
 # A difference in reach that is not worth another set of anchors.
 _EQUAL_REACH = 0.002
@@ -41,10 +40,7 @@ def network_inputs(
         return boxes.astype(np.float32), sizes
     unique, which = np.unique(sizes, axis=0, return_inverse=True)
     resized = np.array(
-        [
-            ResizeShortestEdge.get_output_shape(height, width, min_size, max_size)
-            for height, width in unique.tolist()
-        ]
+        [ResizeShortestEdge.get_output_shape(*size, min_size, max_size) for size in unique.tolist()]
     )
     factors = (resized / unique)[which.reshape(-1)][:, [1, 0, 1, 0]]
     return (boxes * factors).astype(np.float32), resized[which.reshape(-1)]
@@ -82,30 +78,27 @@ def best_ious(generator: nn.Module, boxes: np.ndarray, grids: np.ndarray) -> np.
     best = np.zeros((len(boxes), len(generator.strides)), dtype=np.float32)
     for start in range(0, len(boxes), _OBJECTS_AT_ONCE):
         part = slice(start, start + _OBJECTS_AT_ONCE)
-        for level, cells in enumerate(generator.cell_anchors):
-            best[part, level] = _best_of_level(generator, level, cells, boxes[part], grids[part])
+        for level in range(best.shape[1]):
+            best[part, level] = _best_of_level(generator, level, boxes[part], grids[part, level])
     return best
 
 
 def _best_of_level(
-    generator: nn.Module, level: int, cells: Tensor, boxes: np.ndarray, grids: np.ndarray
+    generator: nn.Module, level: int, boxes: np.ndarray, grid: np.ndarray
 ) -> np.ndarray:
-    """The largest IoU (R,) with any of the level's A shapes (A, 4)."""
-    stride = generator.strides[level]
-    boxes, cells = boxes[:, None].astype(np.float64), cells.double().numpy()[None]
+    """The largest IoU (R,) with any of the level's A shapes; ``grid`` is (R, 2)."""
+    stride, shapes = generator.strides[level], list(generator.cell_anchors)[level]
+    boxes, shapes = boxes[:, None].astype(np.float64), shapes.double().numpy()[None]
     overlap: np.ndarray | float = 1.0
     for side, other in ((0, 2), (1, 3)):
-        number = grids[:, level, 1 - side, None]  # columns along x, rows along y
         low, high = boxes[..., side], boxes[..., other]
-        center = (low + high - cells[..., side] - cells[..., other]) / 2
-        place = np.clip(np.round(center / stride - generator.offset), 0, number - 1)
+        center = (low + high - shapes[..., side] - shapes[..., other]) / 2
+        last = grid[:, 1 - side, None] - 1  # of the columns along x, of the rows along y
+        place = np.clip(np.round(center / stride - generator.offset), 0, last)
         shift = (place + generator.offset) * stride
-        ends = (
-            np.minimum(high, shift + cells[..., other]),
-            np.maximum(low, shift + cells[..., side]),
-        )
-        overlap = overlap * np.clip(ends[0] - ends[1], 0, None)
-    areas = [(b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1]) for b in (boxes, cells)]
+        end = np.minimum(high, shift + shapes[..., other])
+        overlap = overlap * np.clip(end - np.maximum(low, shift + shapes[..., side]), 0, None)
+    areas = [(b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1]) for b in (boxes, shapes)]
     return (overlap / (areas[0] + areas[1] - overlap)).max(axis=1)
 
 
@@ -171,21 +164,14 @@ def suggest_sizes(
         grids: (R, L, 2), see :func:`grid_sizes`.
         iou: the IoU from which an anchor reaches an object, 0 to 1.
     """
-    found: dict[float, tuple[float, list[list[float]]]] = {}
-    for factor, candidate in _candidates(sizes):
-        ious = best_ious(build(candidate), boxes, grids)
-        found[factor] = float((ious.max(axis=1) >= iou).mean()), candidate
-    most = max(reach for reach, _ in found.values())
-    enough = [f for f, (reach, _) in found.items() if reach >= most - _EQUAL_REACH]
-    factor = min(enough, key=lambda f: (abs(np.log2(f)), -found[f][0]))
-    reach, best = found[factor]
-    return Suggestion(best, factor, reach, found[1.0][0])
-
-
-def _candidates(sizes: Sequence[Sequence[float]]) -> Iterator[tuple[float, list[list[float]]]]:
-    """Each factor with the sizes that it makes of the present ones."""
-    yield 1.0, [list(level) for level in sizes]
-    for step in range(-_OCTAVES * _STEPS_OF_OCTAVE, _OCTAVES * _STEPS_OF_OCTAVE + 1):
-        factor = 2 ** (step / _STEPS_OF_OCTAVE)
-        if step and factor * min(min(level) for level in sizes) >= _LEAST_SIZE:
-            yield factor, [[float(round(s * factor)) for s in level] for level in sizes]
+    candidates = {1.0: [list(level) for level in sizes]}
+    for factor in (2 ** (k / 4) for k in _QUARTER_OCTAVES if k):
+        if factor * min(map(min, sizes)) >= _LEAST_SIZE:
+            candidates[factor] = [[float(round(s * factor)) for s in level] for level in sizes]
+    reach = {
+        factor: float((best_ious(build(found), boxes, grids).max(axis=1) >= iou).mean())
+        for factor, found in candidates.items()
+    }
+    enough = [f for f, share in reach.items() if share >= max(reach.values()) - _EQUAL_REACH]
+    factor = min(enough, key=lambda f: (abs(np.log2(f)), -reach[f]))
+    return Suggestion(candidates[factor], factor, reach[factor], reach[1.0])

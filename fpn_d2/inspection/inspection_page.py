@@ -25,12 +25,6 @@ from ..visualization.pages import Chart, data_url, new_axes, page_environment, t
 from .anchor_reach import positive_anchors
 from .measurements import Inspection
 
-_METHOD = (
-    "The candidates are the present sizes times 2^(k/4), k = -16 to 16, in whole pixels and none "
-    "below 4; each is measured on every object. The suggestion is the factor nearest to 1 among "
-    "those within 0.2 points of the best. Aspect ratios, and the number of sizes of a level, stay "
-    "as they are."
-)
 _CLASSES_SHOWN = 30
 _LABELS_SHOWN = 25  # on an image: a hundred would hide it
 _SAMPLE_SIDE = 640  # pixels of a picture
@@ -52,42 +46,32 @@ def write_inspection(inspection: Inspection, folder: str, samples: int = 8) -> l
             under that name.
     """
     stem = os.path.splitext(os.path.basename(inspection.dataset))[0]
-    stem = re.sub(r"[^\w.-]", "_", stem)
-    paths = [os.path.join(folder, f"{stem}_inspect.{kind}") for kind in ("html", "json")]
-    _check_same(paths[1], inspection.dataset)
+    stem = os.path.join(folder, re.sub(r"[^\w.-]", "_", stem))
+    page, numbers = f"{stem}_inspect.html", f"{stem}_inspect.json"
+    content = read_json(numbers) if os.path.isfile(numbers) else {}
+    other = content.get("dataset") if isinstance(content, dict) else None
+    if isinstance(other, str) and os.path.abspath(other) != os.path.abspath(inspection.dataset):
+        raise UserError(
+            f"{numbers} is of another data set, {other}; give another folder with --output"
+        )
     pictures, faults = draw_samples(inspection, samples)
     template = page_environment(os.path.dirname(__file__)).get_template("inspect.html.j2")
     text = template.render(
         dataset=os.path.basename(inspection.dataset),
         config=inspection.config,
-        lead=_lead(inspection),
-        introduction=_introduction(inspection),
-        notes=_notes(inspection, faults),
-        suggestion=_suggestion(inspection),
-        override=_override(inspection),
-        method=_METHOD,
         tables=_tables(inspection),
         charts=[(chart, Markup(chart.svg)) for chart in draw_charts(inspection)],
         samples=[(name, data_url(picture)) for name, picture in pictures],
+        **_words(inspection, faults),
     )
     try:
         os.makedirs(folder, exist_ok=True)
-        with replace_file(paths[0], encoding="utf-8", errors="xmlcharrefreplace") as file:
+        with replace_file(page, encoding="utf-8", errors="xmlcharrefreplace") as file:
             file.write(text)
-        write_json(paths[1], {**inspection.as_json(), "samples_left_out": faults})
+        write_json(numbers, {**inspection.as_json(), "samples_left_out": faults})
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error}); give --output") from error
-    return paths
-
-
-def _check_same(path: str, dataset: str) -> None:
-    """Refuse to replace another data set's numbers, whose file may have the same name."""
-    content = read_json(path) if os.path.isfile(path) else {}
-    other = content.get("dataset") if isinstance(content, dict) else None
-    if isinstance(other, str) and os.path.abspath(other) != os.path.abspath(dataset):
-        raise UserError(
-            f"{path} is of another data set, {other}; give another folder with --output"
-        )
+    return [page, numbers]
 
 
 # --- text
@@ -95,73 +79,63 @@ def _check_same(path: str, dataset: str) -> None:
 
 def summary(inspection: Inspection) -> str:
     """Return the numbers in a few lines."""
-    lines = [_introduction(inspection), *_notes(inspection, []), _lead(inspection)]
-    for level, counts in inspection.by_level().items():
-        lines.append(f"  P{level}: {_counts(counts)}")
-    for size, counts in inspection.by_size().items():
-        lines.append(f"  {_octave(size)}: {_counts(counts)}")
-    return "\n".join([*lines, _suggestion(inspection), f"  {_override(inspection)}"])
+    words = _words(inspection, [])
+    by_level = {f"P{level}": counts for level, counts in inspection.by_level().items()}
+    by_size = {_octave(size): counts for size, counts in inspection.by_size().items()}
+    counts = [
+        f"  {name}: {_number(found['objects'], 'object')}, {found['unreached']} without an anchor "
+        "at IoU 0.5"
+        for name, found in (by_level | by_size).items()
+    ]
+    lines = [words["introduction"], *words["notes"], words["lead"], *counts]
+    return "\n".join([*lines, words["suggestion"], f"  {words['override']}"])
 
 
-def _lead(inspection: Inspection) -> str:
-    reached = inspection.reached
-    if reached.all():
-        return "Every object has an anchor at IoU 0.5."
-    missed = int((~reached).sum())
-    return (
-        f"No anchor reaches {missed} of the {len(reached)} objects at IoU 0.5 "
-        f"({100 * missed / len(reached):.1f} %)."
-    )
-
-
-def _introduction(inspection: Inspection) -> str:
-    objects, keys = inspection.objects, inspection.setup.cfg.INPUT
+def _words(inspection: Inspection, faults: list[str]) -> dict[str, Any]:
+    """The sentences of the page and of the summary, by their names in the template."""
+    objects, keys, sides = inspection.objects, inspection.setup.cfg.INPUT, inspection.sides
+    lead, unreached = "Every object has an anchor at IoU 0.5.", int((~inspection.reached).sum())
+    if unreached:
+        lead = (
+            f"No anchor reaches {unreached} of the {len(objects)} objects at IoU 0.5 "
+            f"({100 * unreached / len(objects):.1f} %)."
+        )
     size = "as they are"
     if keys.MIN_SIZE_TEST:
         size = f"resized to {keys.MIN_SIZE_TEST} px (at most {keys.MAX_SIZE_TEST} px)"
-    sides = inspection.as_json()["sides"]
-    return (
+    introduction = (
         f"{inspection.dataset}: {_number(len(objects), 'object')} of "
         f"{_number(len(objects.class_names), 'class')} on "
         f"{_number(len(objects.file_names), 'image')} {size}. An object's side, sqrt(w h), is "
-        f"{sides['least']:.0f} to {sides['most']:.0f} px there, {sides['median']:.0f} px at the "
-        f"median."
+        f"{sides.min():.0f} to {sides.max():.0f} px there, {np.median(sides):.0f} px at the median."
     )
-
-
-def _notes(inspection: Inspection, faults: list[str]) -> list[str]:
-    notes = [f"Left out: {n} annotations {r}." for r, n in inspection.objects.left_out.items()]
+    notes = [f"Left out: {n} annotations {reason}." for reason, n in objects.left_out.items()]
     missing = inspection.missing
     if missing:
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         notes.append(
-            f"{len(missing)} image files are not in {inspection.objects.image_folder} ({named}); "
-            "their annotations are measured all the same."
+            f"{len(missing)} image files are not in {objects.image_folder} ({named}); their "
+            "annotations are measured all the same."
         )
-    return notes + [f"Not drawn: {fault}." for fault in faults]
-
-
-def _suggestion(inspection: Inspection) -> str:
     found = inspection.suggestion
     reach, present = (f"{100 * share:.1f} %" for share in (found.reach, found.present_reach))
     if found.factor == 1:
-        return f"The present sizes reach {present}, as many as any factor of them would."
-    return f"These sizes reach {reach} of the objects at IoU 0.5; the present ones {present}."
-
-
-def _override(inspection: Inspection) -> str:
-    sizes = [[float(f"{s:.5g}") for s in level] for level in inspection.suggestion.sizes]
-    text = str([[int(s) if s == int(s) else s for s in level] for level in sizes])
-    return f'MODEL.ANCHOR_GENERATOR.SIZES "{text}"'
+        suggestion = f"The present sizes reach {present}, as many as any factor of them would."
+    else:
+        suggestion = f"These sizes reach {reach} of the objects at IoU 0.5; the present ones "
+        suggestion += f"{present}."
+    sizes = ", ".join(f"[{', '.join(f'{s:.5g}' for s in level)}]" for level in found.sizes)
+    return {
+        "lead": lead,
+        "introduction": introduction,
+        "notes": notes + [f"Not drawn: {fault}." for fault in faults],
+        "suggestion": suggestion,
+        "override": f'MODEL.ANCHOR_GENERATOR.SIZES "[{sizes}]"',
+    }
 
 
 def _octave(size: int) -> str:
     return f"{size} to {2 * size} px" if size > 1 else "below 2 px"
-
-
-def _counts(counts: dict[str, int]) -> str:
-    objects = _number(counts["objects"], "object")
-    return f"{objects}, {counts['unreached']} without an anchor at IoU 0.5"
 
 
 def _number(count: int, thing: str) -> str:
@@ -179,19 +153,11 @@ def _tables(inspection: Inspection) -> list[tuple[str, list[str], list[Any]]]:
     header = ["objects", "no anchor", "share"]
     levels = [(level_color(k), [f"P{k}", *cells(c)]) for k, c in inspection.by_level().items()]
     sizes = [("", [_octave(k), *cells(c)]) for k, c in inspection.by_size().items()]
-    anchors = [
-        (
-            level_color(level_number(name)),
-            [
-                name,
-                str(found["stride"]),
-                ", ".join(f"{s:g}" for s in found["sizes"]),
-                f"{found['matched_anchors']:,}",
-                str(found["objects_with_their_best_anchor_here"]),
-            ],
-        )
-        for name, found in inspection.by_anchor_level().items()
-    ]
+    anchors = []
+    for name, found in inspection.by_anchor_level().items():
+        line = [name, str(found["stride"]), ", ".join(f"{s:g}" for s in found["sizes"])]
+        line += [f"{found['matched_anchors']:,}", str(found["objects_with_their_best_anchor_here"])]
+        anchors.append((level_color(level_number(name)), line))
     return [
         ("by level", ["level of Eq. 1", *header], levels),
         ("by size", ["side", *header], sizes),
@@ -204,42 +170,63 @@ def _tables(inspection: Inspection) -> list[tuple[str, list[str], list[Any]]]:
 
 def draw_charts(inspection: Inspection) -> list[Chart]:
     """Draw sizes by level, reach by size, matches by the anchors' level, and classes."""
+    features, matched = inspection.setup.features, inspection.anchors.tolist()
+    colors = [level_color(level_number(name)) for name in features]
+    threshold = inspection.setup.matcher.thresholds[-2]  # the last one is infinity
+    counts = sorted(inspection.by_class().items(), key=lambda item: -item[1])
+    names, objects = zip(*counts[:_CLASSES_SHOWN], strict=True)
+    more = len(counts) - len(names)
+    rest = f" {more} rarer classes are left out." if more else ""
     return [
         _draw_sizes(inspection),
         _draw_reach(inspection),
-        _draw_matches(inspection),
-        _draw_classes(inspection),
+        Chart(
+            "Anchors that training would match, by their level",
+            f"Positive at IoU {threshold:g} or more, or the best of an object; before sampling.",
+            to_svg(
+                _bars(features, matched, colors, "matched anchors"),
+                "matches",
+                "number of matched anchors by level",
+            ),
+        ),
+        Chart(
+            "Objects by class",
+            f"{_number(len(counts), 'class')}.{rest}",
+            to_svg(
+                _bars(names, objects, [PALETTE[4]] * len(names), "objects"),
+                "classes",
+                "number of objects by class",
+            ),
+        ),
     ]
 
 
-def _bins(inspection: Inspection) -> np.ndarray:
-    """Edges of half octaves, in pixels."""
-    first, last = np.log2(np.maximum([inspection.sides.min(), inspection.sides.max()], 1))
+def _half_octaves(sides: np.ndarray) -> np.ndarray:
+    first, last = np.log2([sides.min(), sides.max()])
     return np.exp2(np.arange(np.floor(first), np.floor(last) + 1.5, 0.5))
 
 
-def _size_axis(axes: Axes, inspection: Inspection) -> None:
+def _scale_by_octave(axes: Axes, edges: np.ndarray) -> None:
     axes.set_xscale("log", base=2)
-    edges = _bins(inspection)[::2]
-    axes.set_xticks(edges, [f"{edge:g}" for edge in edges])
+    axes.set_xticks(edges[::2], [f"{edge:g}" for edge in edges[::2]])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("side in pixels of the network input")
 
 
 def _draw_sizes(inspection: Inspection) -> Chart:
-    figure, axes = new_axes()
-    low, high = inspection.setup.eq1_levels
+    sides, (low, high) = np.maximum(inspection.sides, 1), inspection.setup.eq1_levels
     levels = list(range(low, high + 1))
+    edges, (figure, axes) = _half_octaves(sides), new_axes()
     axes.hist(
-        [np.maximum(inspection.sides[inspection.levels == level], 1) for level in levels],
-        bins=_bins(inspection),
+        [sides[inspection.levels == level] for level in levels],
+        bins=edges,
         stacked=True,
         color=[level_color(level) for level in levels],
         label=[f"P{level}" for level in levels],
         edgecolor="white",
         linewidth=0.5,
     )
-    _size_axis(axes, inspection)
+    _scale_by_octave(axes, edges)
     axes.set_ylabel("objects")
     figure.legend(loc="outside lower center", ncols=len(levels), frameon=False, fontsize=9)
     head = inspection.setup.cfg.MODEL.ROI_BOX_HEAD
@@ -252,22 +239,20 @@ def _draw_sizes(inspection: Inspection) -> Chart:
 
 
 def _draw_reach(inspection: Inspection) -> Chart:
-    figure, axes = new_axes()
-    edges, sides = _bins(inspection), np.maximum(inspection.sides, 1)
-    which = np.clip(np.digitize(sides, edges) - 1, 0, len(edges) - 2)
-    counts = np.bincount(which, minlength=len(edges) - 1)
-    seen, centers = counts > 0, np.sqrt(edges[1:] * edges[:-1])
-    looks = (
+    sides = np.maximum(inspection.sides, 1)
+    edges, (figure, axes) = _half_octaves(sides), new_axes()
+    objects, _ = np.histogram(sides, edges)
+    seen, centers = objects > 0, np.sqrt(edges[1:] * edges[:-1])
+    for label, reached, color, line, marker in (
         ("present sizes", inspection.reached, PALETTE[4], "-", "o"),
         ("suggested sizes", inspection.reached_by_suggestion, PALETTE[5], "--", "s"),
-    )
-    for label, reached, color, line, marker in looks:
-        share = np.bincount(which[reached], minlength=len(counts)) / np.maximum(counts, 1)
+    ):
+        share = np.histogram(sides[reached], edges)[0][seen] / objects[seen]
         axes.plot(
-            centers[seen], 100 * share[seen], color=color, linestyle=line, marker=marker,
+            centers[seen], 100 * share, color=color, linestyle=line, marker=marker,
             label=label, lw=2, ms=6, clip_on=False,
         )  # fmt: skip
-    _size_axis(axes, inspection)
+    _scale_by_octave(axes, edges)
     axes.set_ylim(0, 100)
     axes.set_ylabel("reached, % of the objects")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
@@ -278,49 +263,19 @@ def _draw_reach(inspection: Inspection) -> Chart:
     )
 
 
-def _draw_matches(inspection: Inspection) -> Chart:
-    names = inspection.setup.features
-    colors = [level_color(level_number(name)) for name in names]
-    figure = _bars(names, inspection.anchors.tolist(), colors, "matched anchors")
-    threshold = inspection.setup.matcher.thresholds[-2]  # the last one is infinity
-    return Chart(
-        "Anchors that training would match, by their level",
-        f"Positive at IoU {threshold:g} or more, or the best of an object; before sampling.",
-        to_svg(figure, "matches", "number of matched anchors by level"),
-    )
-
-
-def _draw_classes(inspection: Inspection) -> Chart:
-    counts = sorted(inspection.by_class().items(), key=lambda item: -item[1])
-    shown = counts[:_CLASSES_SHOWN]
-    colors = [PALETTE[4]] * len(shown)
-    figure = _bars([n for n, _ in shown], [c for _, c in shown], colors, "objects")
-    more = len(counts) - len(shown)
-    rest = f" {more} rarer classes are left out." if more else ""
-    return Chart(
-        "Objects by class",
-        f"{_number(len(counts), 'class')}.{rest}",
-        to_svg(figure, "classes", "number of objects by class"),
-    )
-
-
-def _bars(names: Sequence[str], values: list[int], colors: list[str], label: str) -> Figure:
+def _bars(names: Sequence[str], values: Sequence[int], colors: list[str], label: str) -> Figure:
     """Horizontal bars, each with its number at the end."""
+    # Matplotlib would take a dollar sign, which a file's class names may hold, for mathematics.
+    short = [name if len(name) <= 24 else f"{name[:21]}..." for name in names]
     figure, axes = new_axes(height=max(4.4, 0.28 * len(names)))
     bars = axes.barh(range(len(names)), values, color=colors)
     axes.bar_label(bars, [f"{value:,}" for value in values], padding=3, fontsize=9)
-    axes.set_yticks(range(len(names)), [_short(name) for name in names])
+    axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in short])
     axes.set_ylim(max(len(names), 5) - 0.4, -0.6)  # the first on top; a single bar is no block
     axes.grid(visible=False)
     axes.margins(x=0.15)
     axes.set_xlabel(label)
     return figure
-
-
-def _short(name: str, letters: int = 24) -> str:
-    # Matplotlib would take a dollar sign, which a file's class names may hold, for mathematics.
-    name = name.replace("$", r"\$")
-    return name if len(name) <= letters else f"{name[: letters - 3]}..."
 
 
 # --- samples
@@ -344,20 +299,19 @@ def draw_samples(
     chosen = np.random.default_rng(0).permutation(images)[:number]
     samples, faults = [], []
     for image in tqdm(sorted(chosen.tolist()), desc="drawing samples", unit="image", disable=None):
-        name = objects.file_names[image]
+        name, size = objects.file_names[image], objects.image_sizes[image].tolist()
         try:
             pixels = read_image(os.path.join(objects.image_folder, name))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             faults.append(f"image {name} cannot be read ({error})")
             continue
-        height, width = objects.image_sizes[image].tolist()
-        if pixels.shape[:2] != (height, width):
+        if list(pixels.shape[:2]) == size:
+            samples.append((name, _draw_sample(inspection, image, pixels)))
+        else:
             faults.append(
                 f"image {name} is {pixels.shape[1]} x {pixels.shape[0]}, and the annotation file "
-                f"says {width} x {height}"
+                f"says {size[1]} x {size[0]}"
             )
-            continue
-        samples.append((name, _draw_sample(inspection, image, pixels)))
     return samples, faults
 
 

@@ -3,11 +3,9 @@
 Shape shorthand: R objects, L levels of anchors.
 """
 
-import collections
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,41 +23,32 @@ from ..config_checks import features_read
 from ..modeling import levels_of_boxes
 from ..utils.errors import UserError
 from .anchor_reach import (
-    Suggestion,
     best_ious,
     grid_sizes,
     network_inputs,
     positive_anchors,
     suggest_sizes,
 )
-from .annotated_objects import AnnotatedObjects, dataset_files, read_objects
+from .annotated_objects import AnnotatedObjects, dataset_files
 
 _REACHED_AT = 0.5  # IoU
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class AnchorSetup:
     """What a config says about anchors.
 
-    Args:
+    Attributes:
         cfg: the config.
         features: the names of the L features that have anchors.
-        shapes: the shapes of these features.
+        strides: the strides of these features, in pixels of the network input.
+        sizes: L lists of anchor sizes, in pixels of the network input.
         divisibility: the sides of the network input are padded to a multiple of this, in pixels.
         matcher: decides which anchors are positive in training.
         eq1_levels: the finest and the coarsest level that Eq. 1 can choose, those of the features
             that the box head reads; P2 to P5 for a model without a box head.
     """
 
-    cfg: CfgNode
-    features: list[str]
-    shapes: list[ShapeSpec]
-    divisibility: int
-    matcher: Matcher
-    eq1_levels: tuple[int, int]
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> "AnchorSetup":
+    def __init__(self, cfg: CfgNode):
         """Read a config; its backbone is built without memory for weights, to know the strides.
 
         Raises:
@@ -79,79 +68,107 @@ class AnchorSetup:
         shapes = backbone.output_shape()
         pooled = read.get("MODEL.ROI_HEADS.IN_FEATURES")
         levels = [int(math.log2(shapes[name].stride)) for name in pooled] if pooled else [2, 5]
-        return cls(
-            cfg=cfg,
-            features=features,
-            shapes=[shapes[name] for name in features],
-            divisibility=backbone.size_divisibility,
-            matcher=Matcher(
-                list(section.IOU_THRESHOLDS),
-                list(section.IOU_LABELS),
-                allow_low_quality_matches=True,
-            ),
-            eq1_levels=(min(levels), max(levels)),
+        sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
+        sizes = sizes if isinstance(sizes[0], (list, tuple)) else [sizes]
+        sizes = sizes if len(sizes) > 1 else sizes * len(features)
+        self.cfg = cfg
+        self.features = features
+        self.strides = [shapes[name].stride for name in features]
+        self.sizes = [list(level) for level in sizes]
+        self.divisibility = backbone.size_divisibility
+        self.matcher = Matcher(
+            list(section.IOU_THRESHOLDS), list(section.IOU_LABELS), allow_low_quality_matches=True
         )
+        self.eq1_levels = min(levels), max(levels)
+        self._shapes = [shapes[name] for name in features]
 
-    @property
-    def sizes(self) -> list[list[float]]:
-        """L lists of sizes, in pixels of the network input."""
-        sizes = self.cfg.MODEL.ANCHOR_GENERATOR.SIZES
-        if not isinstance(sizes[0], (list, tuple)):
-            sizes = [sizes]
-        return [list(s) for s in (sizes if len(sizes) > 1 else sizes * len(self.features))]
-
-    def generator(self, sizes: Sequence[Sequence[float]]) -> nn.Module:
+    def generator(self, sizes: list[list[float]]) -> nn.Module:
         """Build Detectron2's anchor generator of the config with these sizes."""
-        lists = [list(level) for level in sizes]
-        cfg = changed(self.cfg, {"MODEL.ANCHOR_GENERATOR.SIZES": lists})
-        return build_anchor_generator(cfg, self.shapes)
+        cfg = changed(self.cfg, {"MODEL.ANCHOR_GENERATOR.SIZES": sizes})
+        return build_anchor_generator(cfg, self._shapes)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Inspection:
     """What a config makes of a data set.
 
-    Args:
-        dataset: the name or file that the user gave.
-        config: the config's name that the user gave.
+    Attributes:
+        dataset, config: the names that the user gave.
         objects: what is annotated.
         setup: what the config says about anchors.
+        input_boxes: (R, 4) x0 y0 x1 y1 of each object, in pixels of the network input.
         sides: (R,) sqrt(w h) of each object, in pixels of the network input.
         levels: (R,) the level that Eq. 1 sends each object to.
+        grids: (R, L, 2) rows and columns of the levels of each object's image.
         ious: (R, L) the best IoU of each object with the anchors of each level.
-        suggested_ious: (R, L) the same with the suggested sizes.
+        reached: (R,) bool, whether an anchor has IoU 0.5 with the object.
+        suggestion: other anchor sizes.
+        reached_by_suggestion: (R,) bool, whether an anchor of these has IoU 0.5 with the object.
         matched: (R,) how many anchors training would match with each object.
         anchors: (L,) how many of these matches each level has.
-        suggestion: other anchor sizes.
         missing: the file names of images that do not exist.
-        input_boxes: (R, 4) x0 y0 x1 y1 of each object, in pixels of the network input.
-        grids: (R, L, 2) rows and columns of the levels of each object's image.
     """
 
-    dataset: str
-    config: str
-    objects: AnnotatedObjects
-    setup: AnchorSetup
-    sides: np.ndarray
-    levels: np.ndarray
-    ious: np.ndarray
-    suggested_ious: np.ndarray
-    matched: np.ndarray
-    anchors: np.ndarray
-    suggestion: Suggestion
-    missing: list[str]
-    input_boxes: np.ndarray
-    grids: np.ndarray
+    def __init__(self, dataset: str, cfg: CfgNode, config: str, image_folder: str = ""):
+        """Measure a data set against a config; no image is opened.
 
-    @property
-    def reached(self) -> np.ndarray:
-        """(R,) bool, whether an anchor has IoU 0.5 with the object."""
-        return self.ious.max(axis=1) >= _REACHED_AT
+        Args:
+            dataset: a registered name, or an annotation file in COCO's format.
+            cfg: the config.
+            config: the config's name, for the report.
+            image_folder: the folder of the images; empty for the data set's own.
 
-    @property
-    def reached_by_suggestion(self) -> np.ndarray:
-        """(R,) bool, whether an anchor of the suggested sizes has IoU 0.5 with the object."""
-        return self.suggested_ious.max(axis=1) >= _REACHED_AT
+        Raises:
+            UserError: if the data set does not exist or has no objects, or the config has no
+                anchors.
+        """
+        self.dataset, self.config, self.setup = dataset, config, AnchorSetup(cfg)
+        setup, (path, folder) = self.setup, dataset_files(dataset)
+        self.objects = objects = AnnotatedObjects(path, image_folder or folder)
+        boxes, sizes = network_inputs(
+            objects.boxes,
+            objects.image_sizes[objects.images],
+            cfg.INPUT.MIN_SIZE_TEST,
+            cfg.INPUT.MAX_SIZE_TEST,
+        )
+        grids = grid_sizes(sizes, setup.strides, setup.divisibility)
+        self.input_boxes, self.grids = boxes, grids
+        self.sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+        self.levels = levels_of_boxes(
+            torch.from_numpy(boxes),
+            *setup.eq1_levels,
+            cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE,
+            cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL,
+        ).numpy()
+        self._count_matches()
+        self.ious = best_ious(setup.generator(setup.sizes), boxes, grids)
+        self.reached = self.ious.max(axis=1) >= _REACHED_AT
+        self.suggestion = suggest_sizes(setup.generator, setup.sizes, boxes, grids, _REACHED_AT)
+        suggested = best_ious(setup.generator(self.suggestion.sizes), boxes, grids)
+        self.reached_by_suggestion = suggested.max(axis=1) >= _REACHED_AT
+        self.missing = [
+            name
+            for name in objects.file_names
+            if not os.path.isfile(os.path.join(objects.image_folder, name))
+        ]
+
+    def _count_matches(self) -> None:
+        """Count the positive anchors of each object and of each level, image by image."""
+        generator, images = self.setup.generator(self.setup.sizes), self.objects.images
+        self.matched = np.zeros(len(images), dtype=np.int64)
+        self.anchors = np.zeros(len(self.setup.features), dtype=np.int64)
+        order = np.argsort(images, kind="stable")
+        starts = np.flatnonzero(np.diff(images[order], prepend=-1))
+        for of_image in tqdm(
+            np.split(order, starts[1:]), desc="matching anchors", unit="image", disable=None
+        ):
+            _, levels, objects = positive_anchors(
+                generator,
+                self.setup.matcher,
+                torch.from_numpy(self.input_boxes[of_image]),
+                self.grids[of_image[0]].tolist(),
+            )
+            self.matched[of_image] = np.bincount(objects.numpy(), minlength=len(of_image))
+            self.anchors += np.bincount(levels.numpy(), minlength=len(self.anchors))
 
     def by_level(self) -> dict[int, dict[str, int]]:
         """Count objects, and those without an anchor, by the level of Eq. 1."""
@@ -177,17 +194,17 @@ class Inspection:
 
     def by_anchor_level(self) -> dict[str, dict[str, Any]]:
         """List sizes and matches, and count the objects whose best anchor is there, by feature."""
-        best = collections.Counter(self.ious.argmax(axis=1).tolist())
+        best = np.bincount(self.ious.argmax(axis=1), minlength=len(self.anchors))
+        setup = self.setup
+        columns = setup.features, setup.strides, setup.sizes, self.anchors.tolist(), best.tolist()
         return {
             name: {
-                "stride": shape.stride,
-                "sizes": self.setup.sizes[i],
-                "matched_anchors": int(self.anchors[i]),
-                "objects_with_their_best_anchor_here": best[i],
+                "stride": stride,
+                "sizes": sizes,
+                "matched_anchors": matched,
+                "objects_with_their_best_anchor_here": best_here,
             }
-            for i, (name, shape) in enumerate(
-                zip(self.setup.features, self.setup.shapes, strict=True)
-            )
+            for name, stride, sizes, matched, best_here in zip(*columns, strict=True)
         }
 
     def as_json(self) -> dict[str, Any]:
@@ -213,80 +230,6 @@ class Inspection:
             "matched_anchors_per_object": _quantiles(self.matched),
             "suggestion": dataclasses.asdict(self.suggestion),
         }
-
-
-def inspect_dataset(dataset: str, cfg: CfgNode, config: str, image_folder: str = "") -> Inspection:
-    """Measure a data set against a config; no image is opened.
-
-    Args:
-        dataset: a registered name, or an annotation file in COCO's format.
-        cfg: the config.
-        config: the config's name, for the report.
-        image_folder: the folder of the images; empty for the data set's own.
-
-    Raises:
-        UserError: if the data set does not exist or has no objects, or the config has no anchors.
-    """
-    setup = AnchorSetup.from_config(cfg)
-    path, folder = dataset_files(dataset)
-    objects = read_objects(path, image_folder or folder)
-    boxes, sizes = network_inputs(
-        objects.boxes,
-        objects.image_sizes[objects.images],
-        cfg.INPUT.MIN_SIZE_TEST,
-        cfg.INPUT.MAX_SIZE_TEST,
-    )
-    grids = grid_sizes(sizes, [shape.stride for shape in setup.shapes], setup.divisibility)
-    head, (low, high) = cfg.MODEL.ROI_BOX_HEAD, setup.eq1_levels
-    levels = levels_of_boxes(
-        torch.from_numpy(boxes), low, high, head.POOLER_CANONICAL_SIZE, head.POOLER_CANONICAL_LEVEL
-    )
-    matched, anchors = _count_matches(setup, boxes, grids, objects.images)
-    missing = [
-        name
-        for name in objects.file_names
-        if not os.path.isfile(os.path.join(objects.image_folder, name))
-    ]
-    suggestion = suggest_sizes(setup.generator, setup.sizes, boxes, grids, _REACHED_AT)
-    return Inspection(
-        dataset=dataset,
-        config=config,
-        objects=objects,
-        setup=setup,
-        sides=np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)),
-        levels=levels.numpy(),
-        ious=best_ious(setup.generator(setup.sizes), boxes, grids),
-        suggested_ious=best_ious(setup.generator(suggestion.sizes), boxes, grids),
-        matched=matched,
-        anchors=anchors,
-        suggestion=suggestion,
-        missing=missing,
-        input_boxes=boxes,
-        grids=grids,
-    )
-
-
-def _count_matches(
-    setup: AnchorSetup, boxes: np.ndarray, grids: np.ndarray, images: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Count the positive anchors of each object (R,) and of each level (L,), image by image."""
-    generator = setup.generator(setup.sizes)
-    matched = np.zeros(len(boxes), dtype=np.int64)
-    anchors = np.zeros(len(setup.features), dtype=np.int64)
-    order = np.argsort(images, kind="stable")
-    starts = np.flatnonzero(np.diff(images[order], prepend=-1))
-    for of_image in tqdm(
-        np.split(order, starts[1:]), desc="matching anchors", unit="image", disable=None
-    ):
-        _, levels, objects = positive_anchors(
-            generator,
-            setup.matcher,
-            torch.from_numpy(boxes[of_image]),
-            grids[of_image[0]].tolist(),
-        )
-        matched[of_image] = np.bincount(objects.numpy(), minlength=len(of_image))
-        anchors += np.bincount(levels.numpy(), minlength=len(anchors))
-    return matched, anchors
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:

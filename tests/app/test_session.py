@@ -1,4 +1,6 @@
-"""app/session.py: limits of uploads, models in memory, and Eq. 1 in the page's own model."""
+"""app/session.py: the models of a page, limits of uploads, and Eq. 1 in the page's own model."""
+
+import shutil
 
 import numpy as np
 import pytest
@@ -7,12 +9,16 @@ from detectron2.structures import pairwise_iou
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.app import Limits, Session, Settings
+from fpn_d2.app import Limits, Session, Settings, find_models, parse_model
 from fpn_d2.app.session import example_images, read_upload
 from fpn_d2.inference.explanation import box_pooler
 
 TITLE = "faster_rcnn_R_18_FPN"
 LIMITS = Limits(bytes=10_000, pixels=300_000)
+CASCADE = [
+    *("MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+    *("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224),
+]
 
 
 def picture(path, width, height):
@@ -26,12 +32,6 @@ def test_an_upload_within_the_limits(tmp_path):
     assert image[0, 0].tolist() == [10, 20, 30]
 
 
-def test_an_upload_of_too_many_bytes(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"x" * 10_001)
-    with pytest.raises(UserError, match=r"a\.png has 0\.0 MB, more than this page's 0\.01 MB"):
-        read_upload(str(tmp_path / "a.png"), LIMITS)
-
-
 def test_too_many_pixels_are_never_decoded(tmp_path, monkeypatch):
     path = picture(tmp_path / "a.png", 601, 500)
     monkeypatch.setattr(
@@ -41,18 +41,24 @@ def test_too_many_pixels_are_never_decoded(tmp_path, monkeypatch):
         read_upload(path, LIMITS)
 
 
-@pytest.mark.parametrize("content", [b"", b"plain text", b"\x89PNG\r\n\x1a\n" + b"\0" * 50])
-def test_a_broken_upload_is_a_sentence(tmp_path, content):
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"x" * 10_001, r"has 0\.0 MB, more than this page's 0\.01 MB"),
+        *(
+            (c, ".*: choose another image")
+            for c in (b"", b"plain text", b"\x89PNG\r\n\x1a\n" + b"\0" * 50)
+        ),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_broken_upload_is_a_sentence(tmp_path, content, words):
+    if content is None:  # truncated
+        noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "a.png")
+        content = (tmp_path / "a.png").read_bytes()[:1000]
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.png .*: choose another image"):
-        read_upload(str(tmp_path / "a.png"), LIMITS)
-
-
-def test_a_truncated_image_is_a_sentence(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "a.png")
-    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"a\.png cannot be read"):
+    with pytest.raises(UserError, match=rf"a\.png {words}"):
         read_upload(str(tmp_path / "a.png"), LIMITS)
 
 
@@ -83,15 +89,21 @@ def test_a_title_that_is_not_offered(session):
             ask("x")
 
 
-def test_the_sliders_begin_at_the_models_own_values(session, row_config):
-    # The quick row's 100 px at k0 = 4 and Detectron2's NMS.
-    assert session.defaults(TITLE) == Settings(0.5, 0.5, 4, 100)
-    # What torchvision's weights are converted to is a RetinaNet too: it does not start at the
-    # RPN's NMS.
-    session.configs["other"] = row_config(
-        "quick/RetinaNet/retinanet_R_18_FPN", "MODEL.META_ARCHITECTURE", "ClippingRetinaNet"
-    )
-    assert session.defaults("other").nms == 0.5
+@pytest.mark.parametrize(
+    "row, opts, nms",
+    [
+        ("Faster-RCNN/faster_rcnn_R_18_FPN", ["MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.45], 0.45),
+        ("Faster-RCNN/faster_rcnn_R_18_FPN", CASCADE, 0.5),
+        ("RetinaNet/retinanet_R_18_FPN", ["MODEL.RETINANET.NMS_THRESH_TEST", 0.35], 0.35),
+        # torchvision's weights are converted to this one, which does not start at the RPN's NMS
+        ("RetinaNet/retinanet_R_18_FPN", ["MODEL.META_ARCHITECTURE", "ClippingRetinaNet"], 0.5),
+        ("RPN/rpn_R_18_FPN", [], 0.7),
+    ],
+)
+def test_the_sliders_begin_at_the_models_own_values(row_config, row, opts, nms):
+    cfg = row_config(f"quick/{row}", *opts)
+    size = 224 if opts is CASCADE else 100  # px at k0 = 4
+    assert Session({"a": cfg}, LIMITS).defaults("a") == Settings(0.5, nms, 4, size)
 
 
 def test_eq1_moves_the_pooling_and_the_picture(session, monkeypatch):
@@ -130,8 +142,7 @@ def test_nms_is_the_sliders(session, nms):
 
 
 def test_the_view_has_every_picture(session):
-    view = session.look(TITLE, example_images()[1], Settings(0.0, 0.5, 4, 100))
-    pictures = (view.levels, view.heat_maps, view.anchors, view.proposals)
+    _, *pictures = session.look(TITLE, example_images()[1], Settings(0.0, 0.5, 4, 100))
     assert all(p.dtype == np.uint8 and p.ndim == 3 for p in pictures)
 
 
@@ -144,3 +155,33 @@ def test_examples_are_640_px():
     images = example_images()
     assert len(images) > 1
     assert {max(image.shape[:2]) for image in images} == {640}
+
+
+# --- which models a page offers
+
+
+def test_a_pair_of_words(repo, tmp_path):
+    configs, weights = repo / "configs/quick", tmp_path / "a.pth"
+    weights.touch()
+    config = f"{configs}/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
+    title, cfg = parse_model(f"{config}:{weights}")
+    assert (title, cfg.MODEL.WEIGHTS) == ("faster_rcnn_R_18_FPN", str(weights))
+    with pytest.raises(UserError, match=r"no\.pth does not exist"):
+        parse_model(f"{config}:{tmp_path / 'no.pth'}")
+    with pytest.raises(UserError, match="Fast R-CNN on proposals from a file"):
+        parse_model(f"{configs}/Fast-RCNN/fast_rcnn_R_18_FPN.yaml:{weights}")
+
+
+def test_runs_below_a_folder(tmp_path, row_config, caplog):
+    rows = {"x/faster": "Faster-RCNN/faster_rcnn_R_18_FPN", "fast": "Fast-RCNN/fast_rcnn_R_18_FPN"}
+    for place, row in rows.items():
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "config.yaml").write_text(row_config(f"quick/{row}").dump())
+        (tmp_path / place / "model_final.pth").touch()
+    shutil.copytree(tmp_path / "x/faster", tmp_path / "unfinished")
+    (tmp_path / "unfinished" / "model_final.pth").unlink()
+    found = find_models(str(tmp_path))
+    assert list(found) == ["x/faster"]
+    (line,) = caplog.messages  # the log names what is not offered
+    assert f"{tmp_path / 'fast'} is a Fast R-CNN on proposals from a file" in line
+    assert str(tmp_path / "x/faster/model_final.pth") == found["x/faster"].MODEL.WEIGHTS

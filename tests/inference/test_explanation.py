@@ -7,8 +7,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from detectron2.structures.boxes import pairwise_iou
 
-from fpn_d2 import UserError
-from fpn_d2.inference import Explainer, Predictor, prepared
+from fpn_d2.inference import Explainer, prepared
 
 SIZE = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128, "DATASETS.TEST", "()"]
 # A box head of random weights is sure of nothing.
@@ -63,29 +62,21 @@ def test_maps_are_those_of_the_pyramid_without_its_padding(explainer, image):
     with torch.no_grad():
         x = model.preprocess_image([{"image": pixels}]).tensor
         stages = model.backbone.bottom_up(x)
-        laterals = {
-            k: getattr(model.backbone, f"fpn_lateral{k}")(stages[f"res{k}"]) for k in (4, 5)
-        }
-        merged = laterals[4] + laterals[5].repeat_interleave(2, 2).repeat_interleave(2, 3)
+        lateral = model.backbone.fpn_lateral4(stages["res4"])
+        coarser = model.backbone.fpn_lateral5(stages["res5"])
+        merged = lateral + coarser.repeat_interleave(2, 2).repeat_interleave(2, 3)
         output = model.backbone.fpn_output4(merged)
-    for kind, feature in (("lateral", laterals[4]), ("merged", merged), ("output", output)):
+    for kind, feature in (("lateral", lateral), ("merged", merged), ("output", output)):
         mean = feature[0].abs().mean(0).numpy()
         np.testing.assert_allclose(found.features[kind]["p4"], mean, atol=1e-4)
 
 
-def test_levels_are_eq_1_of_the_rois(explainer, image):
-    found = explainer.explain(image, threshold=0.0)
-    assert len(found.levels)
-    width, height = (
-        found.detections.roi_boxes.tensor[:, i + 2] - found.detections.roi_boxes.tensor[:, i]
-        for i in (0, 1)
-    )
-    k = np.floor(4 + np.log2(np.sqrt((width * height).numpy()) / 100))  # 224 is 100 in quick rows
-    assert found.levels.tolist() == np.clip(k, 2, 5).astype(int).tolist()
-
-
-def test_other_constants_of_eq_1_move_every_level_and_only_for_that_call(explainer, image):
+def test_levels_are_eq_1_of_the_rois_and_other_constants_are_for_one_call(explainer, image):
     own = explainer.explain(image, threshold=0.0)
+    areas = own.detections.roi_boxes.area().numpy()
+    assert len(areas)
+    k = np.floor(4 + np.log2(np.sqrt(areas) / 100))  # 224 is 100 in quick rows
+    assert own.levels.tolist() == np.clip(k, 2, 5).astype(int).tolist()
     # twenty levels up, which is beyond P5 for any RoI of a hundredth of a pixel
     moved = explainer.explain(image, threshold=0.0, canonical_size=100 / 2**20)
     assert own.levels.min() == 2
@@ -102,8 +93,7 @@ def test_recording_changes_no_detection_and_leaves_no_hook(explainer, image):
     for found in (during, after):
         assert torch.equal(before.pred_boxes.tensor, found.pred_boxes.tensor)
     assert not after.has("roi_boxes")
-    hooked = [m for m in explainer.model.modules() if m._forward_pre_hooks]
-    assert not hooked
+    assert not [m for m in explainer.model.modules() if m._forward_pre_hooks]
 
 
 def test_the_proposals_of_all_levels_contain_those_that_the_model_takes(explainer, image):
@@ -135,11 +125,6 @@ def test_anchors_match_the_given_objects_as_iou_says(explainer, image):
         assert not (below & (matches.objects == i)).any() or own[matches.objects == i].max() < 0.7
 
 
-def test_without_detections_no_anchor_matches(explainer, image):
-    found = explainer.explain(image, threshold=1.0)
-    assert len(found.detections) == len(found.anchors.boxes) == 0
-
-
 def test_a_plain_detectron2_pyramid_is_explained(row_config, image):
     cfg = row_config(
         "quick/Faster-RCNN/faster_rcnn_R_18_FPN", *FASTER,
@@ -162,21 +147,17 @@ def test_a_compiled_model_is_explained_as_the_model_is(row_config, explainer, im
     compiled = Explainer(cfg, model)
     compiled.predictor.detect(image)  # compiles, and what is compiled calls no hooks
     found, plain = (x.explain(image, threshold=0.0) for x in (compiled, explainer))
-    assert {k: list(v) for k, v in found.features.items()} == {
-        k: list(v) for k, v in plain.features.items()
-    }
+    maps = [{kind: list(of) for kind, of in x.features.items()} for x in (found, plain)]
+    assert maps[0] == maps[1]
     assert found.notes == plain.notes == ()
 
 
-def test_fast_rcnn_is_refused_in_words(row_config):
-    with pytest.raises(UserError, match="proposals from a file"):
-        Predictor(row_config("quick/Fast-RCNN/fast_rcnn_R_18_FPN"))
-
-
-def test_an_object_beside_all_anchors_matches_none(explainer, image):
+def test_an_object_beside_all_anchors_and_no_object_match_none(explainer, image):
     inside, outside = [12.5, 12.5, 37.5, 37.5], [5000, 5000, 5010, 5010]
     alone = explainer.explain(image, ground_truth=np.array([inside])).anchors
     matches = explainer.explain(image, ground_truth=np.array([outside, inside])).anchors
     assert set(matches.objects.tolist()) == {1}
     np.testing.assert_array_equal(matches.boxes, alone.boxes)
     assert len(explainer.explain(image, ground_truth=np.array([outside])).anchors.boxes) == 0
+    nothing = explainer.explain(image, threshold=1.0)
+    assert len(nothing.detections) == len(nothing.anchors.boxes) == 0

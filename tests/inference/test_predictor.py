@@ -1,4 +1,4 @@
-"""The predictor resizes and refuses images; the names and ids of classes are the data set's."""
+"""The predictor resizes and refuses images; the last NMS; names of models, classes, categories."""
 
 import json
 
@@ -9,11 +9,19 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.structures import Boxes, Instances
+from torchvision.ops import box_iou
 
 from fpn_d2 import UserError
 from fpn_d2.demo import parse_rows
 from fpn_d2.demo.outputs import coco_results
-from fpn_d2.inference import Predictor, class_names, dataset_category_ids
+from fpn_d2.inference import (
+    Predictor,
+    class_names,
+    dataset_category_ids,
+    free_title,
+    set_final_nms,
+    split_pair,
+)
 from fpn_d2.inference.predictor import detections_above
 
 ROW = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
@@ -45,10 +53,9 @@ def test_an_image_is_refused_if_resizing_leaves_no_pixel(row_config, model):
     predictor.detect(np.zeros((3, 500, 3), np.uint8))
 
 
-def test_weights_that_are_given_twice_are_refused(repo):
-    config = str(repo / f"configs/{ROW}.yaml")
-    with pytest.raises(UserError, match="--weights"):
-        parse_rows(config, "a.pth", (), ["MODEL.WEIGHTS", "b.pth"])
+def test_fast_rcnn_is_refused_in_words(row_config):
+    with pytest.raises(UserError, match="proposals from a file"):
+        Predictor(row_config("quick/Fast-RCNN/fast_rcnn_R_18_FPN"))
 
 
 def test_only_boxes_without_classes_are_thinned_out():
@@ -66,7 +73,91 @@ def test_only_boxes_without_classes_are_thinned_out():
         detections_above({"sem_seg": None}, 0.0)
 
 
-# --- the names of classes
+# --- the last NMS
+
+NMS = [
+    "MODEL.FPN.OUT_CHANNELS", 32, "INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 64,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0,
+]  # fmt: skip
+CASCADE = [
+    *("MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+    *("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224),
+]
+CLIPPING = ["MODEL.META_ARCHITECTURE", "ClippingRetinaNet"]
+
+
+def found_by(model):
+    """Boxes (R, 4) and classes (R,) that a model finds in noise, with proposals all of class 0."""
+    image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
+    with torch.no_grad():
+        ((found,),) = (result.values() for result in model([{"image": image}]))
+    if found.has("proposal_boxes"):
+        return found.proposal_boxes.tensor, torch.zeros(len(found))
+    return found.pred_boxes.tensor, found.pred_classes
+
+
+@pytest.mark.parametrize(
+    "row, opts",
+    [
+        ("Faster-RCNN/faster_rcnn_R_18_FPN", []),
+        ("Faster-RCNN/faster_rcnn_R_18_FPN", CASCADE),
+        ("RetinaNet/retinanet_R_18_FPN", []),
+        ("RetinaNet/retinanet_R_18_FPN", CLIPPING),
+        ("RPN/rpn_R_18_FPN", []),
+    ],
+)
+def test_the_last_nms(row_config, row, opts):
+    torch.manual_seed(0)
+    model = build_model(row_config(f"quick/{row}", *NMS, *opts)).eval()
+    set_final_nms(model, 0.2, 100_000)
+    boxes, classes = found_by(model)
+    # An RPN's NMS is within a level, and a RetinaNet's boxes are clipped after it.
+    if "Faster" in row or opts is CLIPPING:
+        ious = box_iou(boxes, boxes).fill_diagonal_(0)
+        assert float(ious[classes[:, None] == classes].max()) <= 0.2 + 1e-4
+    set_final_nms(model, 1.0)
+    assert 1 < len(boxes) < len(found_by(model)[0])
+    set_final_nms(model, 1.0, 7)
+    assert len(found_by(model)[0]) == 7
+
+
+# --- names of models
+
+
+@pytest.mark.parametrize(
+    "words, pair",
+    [
+        ("a/b.yaml:model.pth", ("a/b.yaml", "model.pth")),
+        ("b.yml:https://x.org/m.pkl", ("b.yml", "https://x.org/m.pkl")),
+        ("C:/b.yaml:C:/m.pth", ("C:/b.yaml", "C:/m.pth")),
+        *(
+            (words, None)
+            for words in ("b.yaml", "b.yaml:", "b.txt:a.pth", "a.pth:b.yaml", ":b", "")
+        ),
+    ],
+)
+def test_the_config_of_a_pair_ends_at_its_suffix(words, pair):
+    if pair is None:
+        with pytest.raises(UserError, match=r"--compare .* is not of the form CONFIG:WEIGHTS"):
+            split_pair(words, "--compare")
+    else:
+        assert split_pair(words, "--model") == pair
+
+
+def test_titles_are_numbered_where_they_must_be():
+    taken = {}
+    for path in ("a/row.yaml", "b/row.yaml", "other.yaml", "c/row.yaml"):
+        taken[free_title(path, taken)] = path
+    assert list(taken) == ["row", "row (2)", "other", "row (3)"]
+
+
+def test_weights_that_are_given_twice_are_refused(repo):
+    config = str(repo / f"configs/{ROW}.yaml")
+    with pytest.raises(UserError, match="--weights"):
+        parse_rows(config, "a.pth", (), ["MODEL.WEIGHTS", "b.pth"])
+
+
+# --- names of classes
 
 
 @pytest.fixture
@@ -100,18 +191,23 @@ def test_a_retinanet_of_any_kind_has_its_classes(row_config, subclass, own):
     assert [result["category_id"] for result in results] == [ids[i] for i in classes]
 
 
-def test_names_and_ids_are_the_data_sets_where_it_is_known(row_config):
-    cfg = row_config(ROW)
-    assert class_names(cfg) == ["circle", "cross", "square", "star", "triangle"]
-    assert dataset_category_ids(cfg) == [1, 2, 3, 4, 5]
-    assert class_names(row_config(ROW, "DATASETS.TEST", "()")) == class_names(cfg)  # TRAIN's
-    unknown = row_config(ROW, "DATASETS.TEST", "('nowhere',)")
-    assert dataset_category_ids(unknown) == [0, 1, 2, 3, 4]
-    assert class_names(unknown)[4] == "class 4"
-    none = row_config(ROW, "DATASETS.TEST", "()", "DATASETS.TRAIN", "()")
-    assert class_names(none)[4] == "class 4"
-    proposals = row_config("quick/RPN/rpn_R_18_FPN")
-    assert (class_names(proposals), dataset_category_ids(proposals)) == ([], [1])
+SHAPES = ["circle", "cross", "square", "star", "triangle"]
+NUMBERED = [f"class {i}" for i in range(5)]
+
+
+@pytest.mark.parametrize(
+    "row, opts, names, ids",
+    [
+        (ROW, [], SHAPES, [1, 2, 3, 4, 5]),
+        (ROW, ["DATASETS.TEST", "()"], SHAPES, [1, 2, 3, 4, 5]),  # TRAIN's
+        (ROW, ["DATASETS.TEST", "('nowhere',)"], NUMBERED, [0, 1, 2, 3, 4]),
+        (ROW, ["DATASETS.TEST", "()", "DATASETS.TRAIN", "()"], NUMBERED, [0, 1, 2, 3, 4]),
+        ("quick/RPN/rpn_R_18_FPN", [], [], [1]),
+    ],
+)
+def test_names_and_ids_are_the_data_sets_where_it_is_known(row_config, row, opts, names, ids):
+    cfg = row_config(row, *opts)
+    assert (class_names(cfg), dataset_category_ids(cfg)) == (names, ids)
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -122,7 +218,7 @@ def test_a_data_set_that_was_not_read_yet_is_read(row_config, tmp_path, caplog, 
     path.write_text(content[:-9] if damaged else content)
     register_coco_instances("unread", {}, str(path), str(tmp_path))
     cfg = row_config(ROW, "DATASETS.TEST", "('unread',)")
-    expected = [[f"class {i}" for i in range(5)], list(range(5))]
+    expected = [NUMBERED, list(range(5))]
     if not damaged:
         expected = [[f"kind {i}" for i in range(5)], [10, 20, 30, 40, 50]]
     assert [class_names(cfg), dataset_category_ids(cfg)] == expected

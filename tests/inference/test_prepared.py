@@ -1,4 +1,4 @@
-"""Prepared models detect what the models that they were copied from detect."""
+"""Prepared and compiled models compute what the models that they were copied from compute."""
 
 import copy
 import shutil
@@ -12,8 +12,8 @@ from detectron2.structures import Boxes
 from torch import nn
 
 from fpn_d2 import UserError
-from fpn_d2.engine import Trainer
-from fpn_d2.inference import PreparedModel, prepare_model, prepared
+from fpn_d2.engine import Trainer, trainer
+from fpn_d2.inference import PreparedModel, compile_backbone, prepare_model, prepared
 from fpn_d2.utils.devices import has_bfloat16
 
 AGNOSTIC = ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
@@ -25,7 +25,10 @@ ROWS = [
     "Mask-Proposals/mask_R_18_dual",
     "Mask-Proposals/mask_R_18_image_pyramid",
 ]
-REGNET = [*("MODEL.FPN.IN_FEATURES", ["s1", "s2", "s3", "s4"]), *("MODEL.WEIGHTS", "")]
+REGNET = [
+    *("MODEL.FPN.BOTTOM_UP", "build_regnet_backbone", "MODEL.WEIGHTS", ""),
+    *("MODEL.FPN.IN_FEATURES", ["s1", "s2", "s3", "s4"]),
+]
 FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 
 
@@ -79,6 +82,10 @@ def fields_of(outputs):
     return fields
 
 
+def batch_norms(model):
+    return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
+
+
 @pytest.fixture
 def bfloat16(monkeypatch):
     """Allow bfloat16 on any machine; without instructions for it, it is merely slow."""
@@ -86,71 +93,59 @@ def bfloat16(monkeypatch):
     return "bfloat16"
 
 
-def test_it_finds_what_the_model_finds(row):
+def test_it_finds_what_the_model_finds_and_ranks_in_float32(row, bfloat16):
     model, image, expected = row
     found = fields_of(prepare_model(model)([image]))
     assert set(found) == set(expected)
     ranks = next(name for name in ("scores", "objectness_logits") if name in found)
     assert len(found[ranks]) == len(expected[ranks]) > 0
     torch.testing.assert_close(found[ranks], expected[ranks], rtol=1e-3, atol=1e-4)
-
-
-def test_lower_precision_ranks_in_float32(row, bfloat16):
-    model, image, expected = row
     ready = prepare_model(model, precision=bfloat16)
     found = fields_of(ready([image]))
     for name, value in found.items():
         assert not value.is_floating_point() or value.dtype == torch.float32, name
-    ranks = next(name for name in ("scores", "objectness_logits") if name in found)
     # The features have 8 bits, so rounding decides which boxes follow the best one.
     assert (found[ranks][0] - expected[ranks][0]).abs() <= 0.05 * expected[ranks].abs().max()
     kinds = {p.dtype for p in ready.model.backbone.parameters() if p.dim() == 4}
     assert kinds == {torch.bfloat16}
 
 
-def check_features(model):
-    """Compare the features of the prepared model, which is returned, with the model's."""
+@pytest.mark.parametrize(
+    "row, opts",
+    [
+        ("RPN/rpn_R_50_FPN", []),
+        (FASTER, []),
+        ("quick/RetinaNet/retinanet_R_18_FPN", []),
+        *((FASTER, ["MODEL.FPN.NORM", norm]) for norm in ("GN", "LN", "")),  # GN and LN stay
+        ("quick/RPN/rpn_R_18_FPN", REGNET),
+    ],
+)
+def test_features_are_the_models(build, row, opts):
+    model = build(row, *opts)
     x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     ready = prepare_model(model).model
     with torch.no_grad():
         expected, found = model.backbone(x), ready.backbone(x)
     for name, level in expected.items():
         assert (found[name] - level).abs().max() <= 1e-4 * level.abs().max(), name
-    return ready
-
-
-@pytest.mark.parametrize("row", ["RPN/rpn_R_50_FPN", FASTER, "quick/RetinaNet/retinanet_R_18_FPN"])
-def test_features_are_the_models(build, row):
-    check_features(build(row))
-
-
-@pytest.mark.parametrize("norm", ["GN", "LN", ""])
-def test_other_norms_stay(build, norm):
-    check_features(build(FASTER, "MODEL.FPN.NORM", norm))
-
-
-def test_a_regnet_is_folded(build):
-    model = build("quick/RPN/rpn_R_18_FPN", "MODEL.FPN.BOTTOM_UP", "build_regnet_backbone", *REGNET)
-    count = len([m for m in model.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)])
-    assert count > 20
-    ready = check_features(model)
-    assert not [m for m in ready.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
+    if opts is REGNET:
+        assert len(batch_norms(model)) > 20
+        assert not batch_norms(ready)
 
 
 def test_no_batch_norm_is_left_and_the_model_is_not_changed(faster, make_input):
-    model = faster
-    state = copy.deepcopy(model.state_dict())
+    state = copy.deepcopy(faster.state_dict())
     with torch.no_grad():
-        before = fields_of(model([make_input(64, 64, [])]))
-    ready = prepare_model(model, precision="bfloat16" if has_bfloat16("cpu") else "float32")
-    assert not [m for m in ready.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
-    assert [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    after = model.state_dict()
+        before = fields_of(faster([make_input(64, 64, [])]))
+    ready = prepare_model(faster, precision="bfloat16" if has_bfloat16("cpu") else "float32")
+    assert not batch_norms(ready)
+    assert [m for m in faster.modules() if isinstance(m, nn.BatchNorm2d)]
+    after = faster.state_dict()
     assert list(after) == list(state)
     assert all(torch.equal(after[name], value) for name, value in state.items())
-    assert all(p.requires_grad for p in model.parameters())
+    assert all(p.requires_grad for p in faster.parameters())
     with torch.no_grad():
-        again = fields_of(model([make_input(64, 64, [])]))
+        again = fields_of(faster([make_input(64, 64, [])]))
     assert all(torch.equal(again[name], value) for name, value in before.items())
 
 
@@ -165,7 +160,7 @@ def test_folding_by_hand():
     assert (conv.weight.item(), conv.bias.item(), conv.norm) == (15.0, -5.0, None)
 
 
-def test_precisions_that_cannot_be_are_refused(faster, monkeypatch):
+def test_what_cannot_be_is_refused(faster, monkeypatch):
     with pytest.raises(UserError, match="'half' is none of float32, bfloat16, float16"):
         prepare_model(faster, precision="half")
     with pytest.raises(UserError, match="float16 is for CUDA, and the model is on cpu"):
@@ -173,6 +168,12 @@ def test_precisions_that_cannot_be_are_refused(faster, monkeypatch):
     monkeypatch.setattr(prepared, "has_bfloat16", lambda device: False)
     with pytest.raises(UserError, match="no instructions for it; take float32"):
         prepare_model(faster, precision="bfloat16")
+    ready = prepare_model(faster)
+    assert not ready.training
+    with pytest.raises(UserError, match="prepared already"):
+        prepare_model(ready, precision="bfloat16")
+    with pytest.raises(RuntimeError, match="cannot be trained"):
+        ready.train()
 
 
 def test_without_a_compiler_it_runs_and_says_so(faster, make_input, monkeypatch, caplog):
@@ -203,29 +204,6 @@ def test_nan_is_named_and_not_an_image_without_detections(faster, make_input):
         prepare_model(model)
 
 
-def test_it_is_for_inference(faster):
-    ready = prepare_model(faster)
-    assert not ready.training
-    with pytest.raises(UserError, match="prepared already"):
-        prepare_model(ready, precision="bfloat16")
-    with pytest.raises(RuntimeError, match="cannot be trained"):
-        ready.train()
-
-
-@pytest.mark.parametrize("prepare", [True, False])
-def test_evaluation_uses_it(row_config, tiny_opts, monkeypatch, prepare):
-    used = []
-    cfg = row_config("quick/RPN/rpn_R_18_FPN", *tiny_opts, "INFERENCE.PREPARE", prepare)
-    monkeypatch.setattr(
-        "fpn_d2.engine.trainer.DefaultTrainer.test",
-        classmethod(lambda cls, cfg, model, evaluators=None: used.append(model)),
-    )
-    model = build_model(cfg.clone())
-    Trainer.test(cfg, model)
-    assert isinstance(used[0], PreparedModel) == prepare
-    assert (used[0] is model) == (not prepare)
-
-
 # --- models of Detectron2 alone
 
 PLAIN = {
@@ -237,10 +215,9 @@ PLAIN = {
 }
 
 
-@pytest.fixture(params=PLAIN.values(), ids=PLAIN)
-def plain(request):
-    """A model built from Detectron2's config, without a key of this package."""
-    cfg = get_cfg()
+@pytest.mark.parametrize("opts", PLAIN.values(), ids=PLAIN)
+def test_models_of_detectron2_alone(opts, make_input, bfloat16):
+    cfg = get_cfg()  # without a key of this package
     levels = ["p2", "p3", "p4", "p5"]
     cfg.merge_from_list(
         [
@@ -257,19 +234,15 @@ def plain(request):
             *("MODEL.ROI_MASK_HEAD.NUM_CONV", 2, "MODEL.ROI_MASK_HEAD.CONV_DIM", 32),
             *("MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "TEST.DETECTIONS_PER_IMAGE", 20),
             *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [64], "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
-            *request.param,
+            *opts,
         ]
     )
     torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    for module in model.modules():
+    plain = build_model(cfg).eval()
+    for module in plain.modules():
         for name, std in (("cls_score", 1e-4), ("bbox_pred", 1e-4), ("score_lowres", 1e-6)):
             if hasattr(module, name):
                 nn.init.normal_(getattr(module, name).weight, std=std)
-    return model
-
-
-def test_models_of_detectron2_alone(plain, make_input, bfloat16):
     image = make_input(128, 160, [], seed=1)
     with torch.no_grad():
         expected = plain([image])[0]["instances"]
@@ -279,3 +252,45 @@ def test_models_of_detectron2_alone(plain, make_input, bfloat16):
     low = prepare_model(plain, precision=bfloat16)([image])[0]["instances"]
     assert low.scores.dtype == torch.float32
     assert (low.scores[0] - expected.scores[0]).abs() < 0.05
+
+
+# --- a trainer, and compiled backbones
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_trainer_compiles_and_prepares_where_the_keys_say_so(
+    row_config, tiny_opts, monkeypatch, asked
+):
+    compiled, used = [], []
+    keys = ["SOLVER.COMPILE", asked, "INFERENCE.PREPARE", asked]
+    cfg = row_config("quick/RPN/rpn_R_18_FPN", *tiny_opts, *keys)
+    monkeypatch.setattr(trainer, "compile_backbone", compiled.append)
+    monkeypatch.setattr(
+        "fpn_d2.engine.trainer.DefaultTrainer.test",
+        classmethod(lambda cls, cfg, model, evaluators=None: used.append(model)),
+    )
+    model = Trainer.build_model(cfg)
+    assert compiled == [model] * asked
+    Trainer.test(cfg, model)
+    assert isinstance(used[0], PreparedModel) == asked
+    assert (used[0] is model) == (not asked)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++") and not shutil.which("g++"), reason="no C++ compiler")
+def test_a_compiled_backbone_learns_the_same(row_config):
+    cfg = row_config("quick/RPN/rpn_R_18_FPN")
+    torch.manual_seed(0)
+    plain, compiled = build_model(cfg.clone()), build_model(cfg.clone())
+    compiled.load_state_dict(plain.state_dict())
+    assert compile_backbone(compiled)
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    x = torch.randn(2, 3, 64, 96)
+    features, grads = [], []
+    for model in (plain, compiled):
+        features.append(model.backbone(x))
+        loss = sum(feature.square().mean() for feature in features[-1].values())
+        grads += torch.autograd.grad(loss, model.backbone.fpn_lateral2.weight)
+    for name, expected in features[0].items():
+        torch.testing.assert_close(features[1][name], expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-3, atol=1e-5)

@@ -17,16 +17,13 @@ from fpn_d2.inspection.anchor_reach import (
 from fpn_d2.modeling import rpn
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")
+MATCHER = Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True)
 
 
 def generator(sizes, strides, ratios=(1.0,), offset=0.0):
     return DefaultAnchorGenerator(
         sizes=sizes, aspect_ratios=[list(ratios)], strides=strides, offset=offset
     )
-
-
-def matcher():
-    return Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True)
 
 
 @pytest.mark.parametrize(
@@ -44,18 +41,16 @@ def test_the_best_iou_by_arithmetic(box, iou):
     assert best_ious(generator([[32]], [16]), boxes, grids)[0, 0] == pytest.approx(iou, abs=1e-6)
 
 
-def random_boxes(number, height, width, seed=0):
-    rng = np.random.default_rng(seed)
-    corners = np.sort(rng.uniform(0, 1, (number, 2, 2)), axis=1) * [width, height]
-    return corners.reshape(-1, 4).astype(np.float32)
+def random_boxes(number, height=100, width=130):
+    corners = np.sort(np.random.default_rng(0).uniform(0, 1, (number, 2, 2)), axis=1)
+    return (corners * [width, height]).reshape(-1, 4).astype(np.float32)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.5])
 def test_the_best_iou_is_that_over_all_anchors(offset):
-    size, strides = (100, 130), [8, 16, 32]
+    strides, boxes = [8, 16, 32], random_boxes(60)
     anchors = generator([[16], [32, 50], [64]], strides, (0.5, 1.0, 2.0), offset)
-    boxes = random_boxes(60, *size)
-    grids = grid_sizes(np.tile(size, (60, 1)), strides, 32)
+    grids = grid_sizes(np.tile((100, 130), (60, 1)), strides, 32)
     assert grids[0].tolist() == [[16, 20], [8, 10], [4, 5]]  # padded to 128 x 160
     found = best_ious(anchors, boxes, grids)
     for level, all_anchors in enumerate(anchors._grid_anchors([tuple(g) for g in grids[0]])):
@@ -64,14 +59,13 @@ def test_the_best_iou_is_that_over_all_anchors(offset):
 
 
 def test_matches_are_those_of_the_matcher_on_all_anchors(monkeypatch):
-    strides, grid = [8, 16], [[16, 20], [8, 10]]
-    anchors = generator([[16], [48]], strides, (0.5, 1.0, 2.0))
+    grid, boxes = [[16, 20], [8, 10]], torch.from_numpy(random_boxes(12))
+    anchors = generator([[16], [48]], [8, 16], (0.5, 1.0, 2.0))
     monkeypatch.setattr(rpn, "_MAX_PAIRS", 5 * 1200)  # five objects at a time
-    boxes = torch.from_numpy(random_boxes(12, 100, 130))
     levels = anchors._grid_anchors([tuple(g) for g in grid])
-    objects, labels = matcher()(pairwise_iou(Boxes(boxes), Boxes(torch.cat(levels))))
+    objects, labels = MATCHER(pairwise_iou(Boxes(boxes), Boxes(torch.cat(levels))))
     positive = labels == 1
-    found = positive_anchors(anchors, matcher(), boxes, grid)
+    found = positive_anchors(anchors, MATCHER, boxes, grid)
     assert torch.equal(found[0], torch.cat(levels)[positive])
     assert torch.equal(found[2], objects[positive])
     assert found[1].tolist() == (torch.arange(len(labels))[positive] >= len(levels[0])).tolist()
@@ -80,7 +74,7 @@ def test_matches_are_those_of_the_matcher_on_all_anchors(monkeypatch):
 def test_an_object_that_touches_no_anchor_matches_none():
     # Anchors of 8 px at every 64th pixel leave gaps.
     boxes = torch.tensor([[20.0, 20.0, 30.0, 30.0], [0.0, 0.0, 4.0, 4.0]])
-    anchors, _, objects = positive_anchors(generator([[8]], [64]), matcher(), boxes, [[2, 2]])
+    anchors, _, objects = positive_anchors(generator([[8]], [64]), MATCHER, boxes, [[2, 2]])
     assert objects.tolist() == [1]
     assert anchors.tolist() == [[-4.0, -4.0, 4.0, 4.0]]
 
@@ -94,28 +88,22 @@ def test_boxes_are_resized_with_their_images():
     assert network_inputs(boxes, np.array([[9, 9], [8, 8]]), 0, 120)[0].tolist() == boxes.tolist()
 
 
-def squares(side, number=4):
-    """Squares with their centres on places of any level."""
-    centers = 64.0 * (1 + np.arange(number) % 3)
-    low, high = centers - side / 2, centers + side / 2
-    return np.stack([low, low, high, high], axis=1).astype(np.float32)
-
-
-def suggest(boxes, sizes=((32,), (64,))):
-    strides = [8, 16]
-    grids = grid_sizes(np.full((len(boxes), 2), 256), strides, 0)
-    return suggest_sizes(lambda s: generator(s, strides), sizes, boxes, grids)
-
-
-def test_smaller_objects_are_given_smaller_anchors():
-    # Squares of 12 px: IoU 144 / s^2 is 0.5 from s = 16.97 down, so that of the factors 2^(k/4)
-    # of 32 and 64 the first to reach them is 0.5 (16 px; 2^(-3/4) gives 19 px).
-    found = suggest(squares(12))
-    assert (found.factor, found.sizes) == (0.5, [[16.0], [32.0]])
-    assert (found.present_reach, found.reach) == (0.0, 1.0)
-
-
-def test_sizes_that_are_as_good_stay():
-    found = suggest(np.concatenate([squares(32), squares(64)]))
-    assert (found.factor, found.sizes) == (1.0, [[32], [64]])
-    assert found.reach == found.present_reach == 1.0
+@pytest.mark.parametrize(
+    "sides, factor, sizes, present_reach",
+    [
+        # Squares of 12 px: IoU 144 / s^2 is 0.5 from s = 16.97 down, so that of the factors
+        # 2^(k/4) of 32 and 64 the first to reach them is 0.5 (16 px; 2^(-3/4) gives 19 px).
+        ([12], 0.5, [[16.0], [32.0]], 0.0),
+        ([32, 64], 1.0, [[32], [64]], 1.0),  # sizes that are as good stay
+    ],
+)
+def test_smaller_objects_are_given_smaller_anchors(sides, factor, sizes, present_reach):
+    # squares with their centres on places of any level
+    centers, strides = np.tile([64.0, 128.0, 192.0, 64.0], len(sides)), [8, 16]
+    half = np.repeat(sides, 4) / 2
+    corners = [centers - half, centers - half, centers + half, centers + half]
+    grids = grid_sizes(np.full((len(centers), 2), 256), strides, 0)
+    boxes = np.stack(corners, axis=1).astype(np.float32)
+    found = suggest_sizes(lambda s: generator(s, strides), ((32,), (64,)), boxes, grids)
+    assert (found.factor, found.sizes) == (factor, sizes)
+    assert (found.present_reach, found.reach) == (present_reach, 1.0)

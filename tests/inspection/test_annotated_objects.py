@@ -6,7 +6,7 @@ import json
 import pytest
 
 from fpn_d2 import UserError
-from fpn_d2.inspection.annotated_objects import read_objects
+from fpn_d2.inspection.annotated_objects import AnnotatedObjects
 
 # Three images of 40 x 32 pixels (width x height), each with an object.
 CONTENT = {
@@ -27,7 +27,7 @@ def test_boxes_are_corners_and_others_are_counted(tmp_path):
     extra = [{**third, "bbox": bad} for bad in ([1, 2, 0, 3], [1, 2, float("nan"), 3], None, "x")]
     content["annotations"] += [*extra, {**third, "image_id": 99}, {**third, "category_id": []}]
     (tmp_path / "set.json").write_text(json.dumps(content))
-    objects = read_objects(str(tmp_path / "set.json"), "images")
+    objects = AnnotatedObjects(str(tmp_path / "set.json"), "images")
     assert objects.boxes.tolist() == [[30, 20, 40, 32], [4, 3, 14, 15]]
     assert objects.images.tolist() == [0, 2]
     assert objects.image_sizes.tolist() == [[32, 40]] * 3
@@ -47,19 +47,12 @@ def test_boxes_are_corners_and_others_are_counted(tmp_path):
         ({**CONTENT, "annotations": []}, "has no annotations with a box"),
         ({**CONTENT, "annotations": 3}, "has no list named annotations"),
         ([], "has no list named images"),
+        ("{", "is not valid JSON at line 1"),
     ],
 )
-def test_a_data_set_without_objects_is_refused(tmp_path, content, words):
+def test_a_file_without_objects_is_refused(tmp_path, content, words):
     path = tmp_path / "set.json"
-    path.write_text(json.dumps(content))
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(UserError, match=words) as error:
-        read_objects(str(path), "images")
+        AnnotatedObjects(str(path), "images")
     assert str(path) in str(error.value)
-
-
-def test_a_file_that_is_not_there_or_no_json(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
-        read_objects(str(tmp_path / "no.json"), "images")
-    (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(UserError, match="is not valid JSON at line 1"):
-        read_objects(str(tmp_path / "broken.json"), "images")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.inspection import inspect_dataset, summary, write_inspection
+from fpn_d2.inspection import Inspection, summary, write_inspection
 from fpn_d2.inspection.inspection_page import draw_samples
 from fpn_d2.inspection.measurements import AnchorSetup
 
@@ -24,32 +24,34 @@ PAPER = [
 ]  # fmt: skip
 
 
-def square(center, side):
-    return [center - side / 2, center - side / 2, side, side]
+@pytest.fixture
+def inspect(row_config):
+    """``inspect(path, KEY, value, ...)``: the inspection of an annotation file."""
+    return lambda path, *opts: Inspection(path, row_config(FPN, *PAPER, *opts), FPN)
 
 
-def write_squares(root: Path, sides, draw=True) -> str:
+def write_squares(root: Path, sides) -> str:
     """One image of 640 px for each side, with a square on a place of all levels."""
     (root / "images").mkdir(parents=True)
     (root / "annotations").mkdir()
     content = {"images": [], "annotations": [], "categories": [{"id": 7, "name": "a <b> $x$"}]}
     for i, side in enumerate(sides):
-        name = f"{i}.png"
-        content["images"].append({"id": i, "file_name": name, "height": 640, "width": 640})
-        annotation = {"id": i + 1, "image_id": i, "category_id": 7, "bbox": square(320, side)}
-        content["annotations"].append({**annotation, "iscrowd": 0})
-        if draw:
-            Image.fromarray(np.zeros((640, 640, 3), np.uint8)).save(root / "images" / name)
+        image = {"id": i, "file_name": f"{i}.png", "height": 640, "width": 640}
+        content["images"].append(image)
+        box = [320 - side / 2, 320 - side / 2, side, side]
+        annotation = {"id": i + 1, "image_id": i, "category_id": 7, "bbox": box, "iscrowd": 0}
+        content["annotations"].append(annotation)
+        pixels = np.zeros((640, 640, 3), np.uint8)
+        Image.fromarray(pixels).save(root / "images" / image["file_name"])
     path = root / "annotations" / "instances_val.json"
     path.write_text(json.dumps(content))
     return str(path)
 
 
-def test_sizes_levels_and_reach_by_arithmetic(tmp_path, row_config):
+def test_sizes_levels_and_reach_by_arithmetic(tmp_path, inspect):
     # Eq. 1: 224 px is P4's, 112 px P3's, 448 px P5's, and 100 px is below 112. A square of 10 px
     # has IoU 100 / 1024 with an anchor of 32 px; one of 20 px has 400 / 1024; 25 px: 625 / 1024.
-    path = write_squares(tmp_path, [224, 112, 448, 100, 10, 20, 25])
-    found = inspect_dataset(path, row_config(FPN, *PAPER), FPN)
+    found = inspect(write_squares(tmp_path, [224, 112, 448, 100, 10, 20, 25]))
     np.testing.assert_allclose(found.sides, [224, 112, 448, 100, 10, 20, 25], rtol=1e-6)
     assert found.levels.tolist() == [4, 3, 5, 2, 2, 2, 2]
     assert found.reached.tolist() == [True, True, True, True, False, False, True]
@@ -64,15 +66,13 @@ def test_sizes_levels_and_reach_by_arithmetic(tmp_path, row_config):
     assert found.reached_by_suggestion.mean() == numbers["suggestion"]["reach"]
 
 
-def test_boxes_are_measured_in_the_network_input(tmp_path, row_config):
-    path = write_squares(tmp_path, [112])
-    found = inspect_dataset(path, row_config(FPN, *PAPER, "INPUT.MIN_SIZE_TEST", 320), FPN)
+def test_boxes_are_measured_in_the_network_input(tmp_path, inspect):
+    found = inspect(write_squares(tmp_path, [112]), "INPUT.MIN_SIZE_TEST", 320)
     assert found.sides.tolist() == [56]
 
 
-def test_the_page_and_its_numbers(tmp_path, row_config):
-    path = write_squares(tmp_path / "set", [224, 20])
-    found = inspect_dataset(path, row_config(FPN, *PAPER), FPN)
+def test_the_page_and_its_numbers(tmp_path, inspect):
+    found = inspect(write_squares(tmp_path / "set", [224, 20]))
     page, numbers = write_inspection(found, str(tmp_path / "out"), samples=1)
     text = Path(page).read_text()
     assert Path(page).name == "instances_val_inspect.html"
@@ -85,71 +85,58 @@ def test_the_page_and_its_numbers(tmp_path, row_config):
     assert "No anchor reaches 1 of the 2 objects at IoU 0.5 (50.0 %)." in summary(found)
 
 
-def test_another_data_set_of_the_same_file_name_is_not_replaced(tmp_path, row_config):
-    one, two = (write_squares(tmp_path / name, [224]) for name in ("one", "two"))
-    page, numbers = write_inspection(
-        inspect_dataset(one, row_config(FPN, *PAPER), FPN), str(tmp_path / "out")
-    )
+def test_another_data_set_of_the_same_file_name_is_not_replaced(tmp_path, inspect):
+    one, two = (inspect(write_squares(tmp_path / name, [224])) for name in ("one", "two"))
+    page, numbers = write_inspection(one, str(tmp_path / "out"))
     before = Path(page).read_bytes(), Path(numbers).read_bytes()
-    other = inspect_dataset(two, row_config(FPN, *PAPER), FPN)
     with pytest.raises(UserError, match=r"is of another data set, .*one.*--output"):
-        write_inspection(other, str(tmp_path / "out"))
+        write_inspection(two, str(tmp_path / "out"))
     assert (Path(page).read_bytes(), Path(numbers).read_bytes()) == before
-    write_inspection(inspect_dataset(one, row_config(FPN, *PAPER), FPN), str(tmp_path / "out"))
+    write_inspection(one, str(tmp_path / "out"))
 
 
-def test_images_that_are_not_there_or_broken_are_named(tmp_path, row_config):
+def test_images_that_are_not_there_or_broken_are_named(tmp_path, inspect):
     path = write_squares(tmp_path / "set", [224, 100, 50])
     (tmp_path / "set" / "images" / "1.png").unlink()
     (tmp_path / "set" / "images" / "2.png").write_bytes(b"no image")
-    found = inspect_dataset(path, row_config(FPN, *PAPER), FPN)
+    found = inspect(path)
     page, numbers = write_inspection(found, str(tmp_path / "out"))
     content = json.loads(Path(numbers).read_text())
     assert content["images_missing"] == ["1.png"]
-    assert [s.partition(" (")[0] for s in content["samples_left_out"]] == [
-        "image 2.png cannot be read"
-    ]
+    (left_out,) = content["samples_left_out"]
+    assert left_out.startswith("image 2.png cannot be read (")
     assert "1 image files are not in" in summary(found)
     assert Path(page).read_text().count("data:image/jpeg;base64,") == 1
 
 
-@pytest.mark.parametrize(
-    "row, features, strides",
-    [
-        (FPN, ["p2", "p3", "p4", "p5", "p6"], [4, 8, 16, 32, 64]),
-        ("quick/RPN/rpn_R_18_C4", ["res4"], [16]),
-        (
-            "quick/RetinaNet/retinanet_R_18_FPN",
-            ["p3", "p4", "p5", "p6", "p7"],
-            [8, 16, 32, 64, 128],
-        ),
-    ],
-)
-def test_levels_with_anchors(row_config, row, features, strides):
-    setup = AnchorSetup.from_config(row_config(row))
-    assert setup.features == features
-    assert [shape.stride for shape in setup.shapes] == strides
-    assert len(setup.sizes) == len(features)
-
-
-def test_thresholds_are_the_configs(row_config):
-    retinanet = AnchorSetup.from_config(row_config("quick/RetinaNet/retinanet_R_18_FPN"))
-    assert retinanet.matcher.thresholds[1:-1] == [0.4, 0.5]
-    assert AnchorSetup.from_config(row_config(FPN)).matcher.thresholds[1:-1] == [0.3, 0.7]
-
-
-@pytest.mark.parametrize(
-    "row", ["quick/Mask-Proposals/mask_R_18_dual", "quick/Fast-RCNN/fast_rcnn_R_18_FPN"]
-)
-def test_a_config_without_anchors_is_refused(row_config, row):
-    with pytest.raises(UserError, match="no upright anchors"):
-        AnchorSetup.from_config(row_config(row))
-
-
-def test_what_no_anchor_reaches_is_dashed(tmp_path, row_config):
+def test_what_no_anchor_reaches_is_dashed(tmp_path, inspect):
     # 100 px: IoU 0.61 with an anchor of 128 px; 10 px: 0.1 with one of 32 px
-    path = write_squares(tmp_path, [100, 10])
-    samples, _ = draw_samples(inspect_dataset(path, row_config(FPN, *PAPER), FPN), 2)
+    samples, _ = draw_samples(inspect(write_squares(tmp_path, [100, 10])), 2)
     annotated = {name: np.asarray(picture)[-640:, :640] for name, picture in samples}
     white = {name: (pixels == 255).all(axis=-1).any() for name, pixels in annotated.items()}
     assert white == {"0.png": False, "1.png": True}
+
+
+@pytest.mark.parametrize(
+    "row, levels, thresholds",
+    [
+        (FPN, {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}, [0.3, 0.7]),
+        ("quick/RPN/rpn_R_18_C4", {"res4": 16}, [0.3, 0.7]),
+        (
+            "quick/RetinaNet/retinanet_R_18_FPN",
+            {"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128},
+            [0.4, 0.5],
+        ),
+    ],
+)
+def test_levels_with_anchors_and_thresholds_are_the_configs(row_config, row, levels, thresholds):
+    setup = AnchorSetup(row_config(row))
+    assert (setup.features, setup.strides) == (list(levels), list(levels.values()))
+    assert len(setup.sizes) == len(levels)
+    assert setup.matcher.thresholds[1:-1] == thresholds
+
+
+@pytest.mark.parametrize("row", ["Mask-Proposals/mask_R_18_dual", "Fast-RCNN/fast_rcnn_R_18_FPN"])
+def test_a_config_without_anchors_is_refused(row_config, row):
+    with pytest.raises(UserError, match="no upright anchors"):
+        AnchorSetup(row_config(f"quick/{row}"))

@@ -7,20 +7,10 @@ import pytest
 
 
 @pytest.fixture
-def inspect(monkeypatch, capsys):
-    """``inspect(*words)``: the tool in this process; returns its exit code, stdout and stderr."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["inspect_dataset.py", *map(str, words)])
-        monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
-        code = 0
-        try:
-            inspect_dataset.main()
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return call
+def inspect(run_tool, monkeypatch):
+    """``inspect(*words)``: run the tool; its exit code, stdout and stderr."""
+    monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
+    return lambda *words: run_tool(inspect_dataset, *words)
 
 
 @pytest.mark.usefixtures("tiny_opts")
