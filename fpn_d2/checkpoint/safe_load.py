@@ -29,12 +29,6 @@ _NUMPY = [(function, name) for name, function in NUMPY_GLOBALS.items()]
 def read_pickle(path: str) -> dict[str, Any]:
     """Read a ``.pkl`` checkpoint of a model zoo.
 
-    Args:
-        path: the file.
-
-    Returns:
-        the content of the file.
-
     Raises:
         UserError: naming the file and what is wrong with it.
     """
@@ -45,14 +39,11 @@ def read_pickle(path: str) -> dict[str, Any]:
 
 
 def read_torch(path: str, remedy: str = _REMEDY) -> Any:
-    """Read a file of :func:`torch.save`.
+    """Read a file of :func:`torch.save`, with its tensors on the CPU.
 
     Args:
         path: the file.
         remedy: what the user can do about a bad file, for the message.
-
-    Returns:
-        the content of the file, on the CPU.
 
     Raises:
         UserError: naming the file and what is wrong with it.
@@ -72,12 +63,9 @@ def read_torch(path: str, remedy: str = _REMEDY) -> Any:
 def read_safetensors(path: str) -> dict[str, Any]:
     """Read a ``.safetensors`` file.
 
-    Args:
-        path: the file.
-
     Returns:
-        the tensors by name under ``model``, and ``__author__`` and ``matching_heuristics`` beside
-        them, as in the zoo's files, if the file's metadata has them.
+        the tensors by name under ``model``, and the zoo's hints ``__author__`` and
+        ``matching_heuristics`` beside them, if the file's metadata has them.
 
     Raises:
         UserError: naming the file and what is wrong with it.
