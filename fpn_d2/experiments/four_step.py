@@ -106,8 +106,8 @@ class FourStep(Run):
         result = runner.result(self)
         if result is not None:
             return result
+        steps, done = self.steps(), []  # Before anything is written: it refuses other configs.
         check_settings(self.folder, runner.load_config(self))
-        steps, done = self.steps(), []
         for i, run in enumerate(steps):
             done.append(runner.train(run))
             if i % 2 == 0:  # An RPN, whose proposals the next step reads.
