@@ -29,11 +29,8 @@ HEADS = {
 def stock_config(task: str, model: str, depth: int, *opts: object) -> CfgNode:
     """Detectron2's own config, with the keys of its Base-RCNN-FPN, Base-RCNN-C4 or Base-RetinaNet.
 
-    Args:
-        task: "RPN", "Fast-RCNN", "Faster-RCNN" or "RetinaNet".
-        model: "FPN", "C4", or "C5" for heads as on the pyramid, but on res5 alone.
-        depth: of the ResNet.
-        opts: more overrides.
+    The task is "RPN", "Fast-RCNN", "Faster-RCNN" or "RetinaNet"; the model "FPN", "C4", or "C5" for
+    heads as on the pyramid, but on res5 alone.
     """
     cfg = get_cfg()
     cfg.MODEL.DEVICE, cfg.MODEL.MASK_ON, cfg.MODEL.RESNETS.DEPTH = "cpu", False, depth
@@ -97,8 +94,7 @@ def caffe2_names(depth: int, *, pyramid: bool = False) -> dict[str, str]:
     names = {}
     for ours, (conv, norm) in modules.items():
         names[f"{ours}.weight"] = f"{conv}_w"
-        names[f"{ours}.norm.weight"] = f"{norm}_s"
-        names[f"{ours}.norm.bias"] = f"{norm}_b"
+        names |= {f"{ours}.norm.weight": f"{norm}_s", f"{ours}.norm.bias": f"{norm}_b"}
     heads = dict(HEADS)
     if pyramid:  # Detectron1 names the pyramid's layers after the blobs that they read
         for name in heads:
@@ -142,8 +138,7 @@ def caffe2_blobs(state: dict[str, Tensor], depth: int, *, pyramid: bool) -> dict
 
 
 def write_pickle(path: Path, content: dict) -> str:
-    with open(path, "wb") as file:
-        pickle.dump(content, file, protocol=4)
+    path.write_bytes(pickle.dumps(content, protocol=4))
     return str(path)
 
 

@@ -8,12 +8,13 @@ import sys
 import pytest
 import torch
 from detectron2.modeling import build_model
-from random_detectors import detect, image_of, proposals_of, spread_scores
+from random_detectors import detect, image_of, proposals_of, random_detector
 
 from fpn_d2 import UserError
 from fpn_d2.data.datasets.shapes import CLASSES
 from fpn_d2.evaluation import match_boxes
 from fpn_d2.export import (
+    FORMATS,
     Exported,
     check_export,
     check_output,
@@ -33,7 +34,7 @@ SLOW_ROWS = [
     "Feature-Sharing/shared_R_18_FPN",
     "RetinaNet/retinanet_R_18_FPN",
 ]
-FORMATS = ["onnx", "torchscript"]
+ROWS = [*QUICK_ROWS, *(pytest.param(row, marks=pytest.mark.slow) for row in SLOW_ROWS)]
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +51,7 @@ def model_of(row_config):
     @functools.cache
     def build(row, *opts):
         cfg = row_config(f"quick/{row}", *opts)
-        torch.manual_seed(0)
-        model = build_model(cfg.clone()).eval()
-        spread_scores(cfg, model)
-        return cfg, model
+        return cfg, random_detector(cfg)
 
     return build
 
@@ -74,7 +72,9 @@ def assert_same(found, expected):
     assert (found[1].diff() <= 0).all()  # best first
 
 
-def compare_row(model_of, exported_of, row, format):
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_run_as_the_model_does(model_of, exported_of, row, format):
     cfg, model = model_of(row)
     run = load_exported(exported_of(row, format).content, format)
     most = 0
@@ -86,19 +86,6 @@ def compare_row(model_of, exported_of, row, format):
         assert_same(run(inputs), expected)
         most = max(most, len(expected[0]))
     assert most > 5
-
-
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("row", QUICK_ROWS)
-def test_rows_run_as_the_model_does(model_of, exported_of, row, format):
-    compare_row(model_of, exported_of, row, format)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("row", SLOW_ROWS)
-def test_all_rows_run_as_the_model_does(model_of, exported_of, row, format):
-    compare_row(model_of, exported_of, row, format)
 
 
 @pytest.mark.slow
@@ -156,8 +143,7 @@ def test_an_image_of_many_detections(model_of, exported_of, format):
 
 
 def test_an_onnx_file_says_what_it_takes_and_returns(exported_of):
-    import onnx
-
+    onnx = pytest.importorskip("onnx")
     exported = exported_of("Faster-RCNN/faster_rcnn_R_18_FPN", "onnx")
     model = onnx.load_from_string(exported.content)
     about = {entry.key: entry.value for entry in model.metadata_props}
@@ -178,34 +164,28 @@ def test_a_torchscript_file_says_the_same(exported_of):
     assert json.loads(exported.metadata["class_names"]) == list(CLASSES)
 
 
-def test_classes_without_names_are_numbered(model_of, row_config):
-    opts = ("MODEL.ROI_HEADS.NUM_CLASSES", 2)
-    cfg, model = model_of("Fast-RCNN/fast_rcnn_R_18_C5", *opts)
-    about = export_model(cfg, model, "torchscript").metadata
+def test_classes_without_names_are_numbered(exported_of):
+    row, opts = "Fast-RCNN/fast_rcnn_R_18_C5", ("MODEL.ROI_HEADS.NUM_CLASSES", 2)
+    about = exported_of(row, "torchscript", *opts).metadata
     assert json.loads(about["class_names"]) == ["class 0", "class 1"]
 
 
 def test_a_mask_proposal_model_is_refused(row_config):
     cfg = row_config("quick/Mask-Proposals/mask_R_18_5x5")
     with pytest.raises(UserError, match=r"MaskProposalNetwork cannot .* train_net.py --eval-only"):
-        export_model(cfg, build_model(cfg.clone()).eval(), "onnx")
+        export_model(cfg, build_model(cfg.clone()).eval(), "torchscript")
 
 
-def test_a_detector_with_masks_is_refused(model_of):
+def test_masks_an_unknown_format_and_a_missing_package_are_refused(model_of, monkeypatch):
     cfg, model = model_of("Fast-RCNN/fast_rcnn_R_18_C4", "MODEL.MASK_ON", True)
     with pytest.raises(UserError, match=r"only boxes are exported: set MODEL\.MASK_ON"):
         export_model(cfg, model, "torchscript")
-
-
-def test_an_unknown_format_is_refused(model_of):
     with pytest.raises(UserError, match=r"'tflite' is none of onnx, torchscript"):
-        export_model(*model_of("RPN/rpn_R_18_FPN"), "tflite")
-
-
-def test_without_onnx_the_sentence_says_how_to_get_it(model_of, monkeypatch):
+        export_model(cfg, model, "tflite")
+    cfg, model = model_of("Fast-RCNN/fast_rcnn_R_18_C5")
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match=r"onnx is not installed; python -m pip install onnx"):
-        export_model(*model_of("RPN/rpn_R_18_FPN"), "onnx")
+        export_model(cfg, model, "onnx")
 
 
 # --- the file on the disk
@@ -223,9 +203,6 @@ def test_a_file_is_written_and_not_replaced_unless_asked(tmp_path):
     write_export(exported, path, overwrite=True)
     assert path.read_bytes() == b"graph"
     assert [x.name for x in tmp_path.iterdir()] == ["model.onnx"]
-
-
-def test_a_folder_that_is_missing_and_a_folder_for_a_file_are_named(tmp_path):
     with pytest.raises(UserError, match="does not exist; create it first"):
         check_output(tmp_path / "no" / "model.onnx")
     with pytest.raises(UserError, match="is a folder; name a file"):
