@@ -49,7 +49,14 @@ def read_torch(path: str, remedy: str = _REMEDY) -> Any:
         UserError: naming the file and what is wrong with it.
     """
     try:
-        _check_sizes(path, remedy)
+        if zipfile.is_zipfile(path):  # of PyTorch 1.6 or later
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > MAX_PACKING * os.path.getsize(path):
+                raise UserError(
+                    f"the checkpoint {path} would unpack to {unpacked} bytes from "
+                    f"{os.path.getsize(path)}, which no checkpoint does; {remedy}"
+                )
         with torch.serialization.safe_globals(_NUMPY):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
@@ -83,18 +90,6 @@ def read_safetensors(path: str) -> dict[str, Any]:
     if metadata.get("matching_heuristics") == "True":
         content["matching_heuristics"] = True
     return content
-
-
-def _check_sizes(path: str, remedy: str) -> None:
-    if not zipfile.is_zipfile(path):
-        return  # the form before PyTorch 1.6
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > MAX_PACKING * os.path.getsize(path):
-        raise UserError(
-            f"the checkpoint {path} would unpack to {unpacked} bytes from "
-            f"{os.path.getsize(path)}, which no checkpoint does; {remedy}"
-        )
 
 
 def _reason(error: Exception) -> str:

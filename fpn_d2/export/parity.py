@@ -324,18 +324,18 @@ def check_report(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 def export_table(rows: Sequence[dict[str, Any]]) -> str:
     """Write the rows of :func:`report_parity` as a table in Markdown."""
-    headers = ["model", "format", "images (sizes)", "boxes", "matched %", "tied"]
-    headers += ["largest difference, px", "of scores", "of head outputs"]
-    cells = [
-        [
-            row["model"],
-            row["format"],
-            f"{row['images']} ({row['sizes']})",
-            row["boxes"],
-            f"{100 * row['matched_share']:.2f}",
-            row["tied"],
-            *(f"{row[key]:.0e}" for key in ("max_pixels", "max_score", "head_max_error")),
-        ]
+    table = [
+        {
+            "model": row["model"],
+            "format": row["format"],
+            "images (sizes)": f"{row['images']} ({row['sizes']})",
+            "boxes": row["boxes"],
+            "matched %": f"{100 * row['matched_share']:.2f}",
+            "tied": row["tied"],
+            "largest difference, px": f"{row['max_pixels']:.0e}",
+            "of scores": f"{row['max_score']:.0e}",
+            "of head outputs": f"{row['head_max_error']:.0e}",
+        }
         for row in rows
     ]
-    return tabulate(cells, headers, tablefmt="github", disable_numparse=True) + "\n"
+    return tabulate(table, "keys", tablefmt="github", disable_numparse=True) + "\n"

@@ -91,11 +91,9 @@ def compare_with_torchvision(
     counts, matched = [0, 0], [0, 0]
     for image in images:
         inputs = ours.preprocess_image([{"image": image}])
-        outputs = [_outputs(ours, inputs), _torchvision_outputs(theirs, inputs, labels)]
-        if hasattr(theirs, "roi_heads"):
-            outputs[0] |= _box_outputs(ours, outputs[0]["features"], outputs[1]["proposals"])
-        for name, values in outputs[0].items():
-            for a, b in zip(values, outputs[1][name], strict=True):
+        expected = _torchvision_outputs(theirs, inputs, labels)
+        for name, values in _outputs(ours, inputs, expected.get("proposals")).items():
+            for a, b in zip(values, expected[name], strict=True):
                 assert a.shape == b.shape
                 error = float((a - b).abs().max()) if a.numel() else 0.0
                 worst[name] = max(worst.get(name, 0.0), error)
@@ -109,7 +107,9 @@ def compare_with_torchvision(
     return {**worst, "detections": counts[0], "matched_share": min(shares)}
 
 
-def _outputs(model: nn.Module, images: ImageList) -> dict[str, list[Tensor]]:
+def _outputs(
+    model: nn.Module, images: ImageList, proposals: list[Tensor] | None
+) -> dict[str, list[Tensor]]:
     features = list(model.backbone(images.tensor).values())
     if hasattr(model, "roi_heads"):
         rpn = model.proposal_generator
@@ -118,20 +118,18 @@ def _outputs(model: nn.Module, images: ImageList) -> dict[str, list[Tensor]]:
         anchors = model.anchor_generator(features)
         head = model._transpose_dense_predictions(model.head(features), [model.num_classes, 4])
         head = [[torch.cat(levels, dim=1)] for levels in head]
-    return {
+    outputs = {
         "features": features,
         "anchors": [Boxes.cat(anchors).tensor],
         "head": [tensor for kind in head for tensor in kind],
     }
-
-
-def _box_outputs(
-    model: nn.Module, features: list[Tensor], proposals: list[Tensor]
-) -> dict[str, list[Tensor]]:
-    heads = model.roi_heads
-    pooled = heads.box_pooler(features[: len(heads.box_in_features)], [Boxes(proposals[0])])
-    logits, deltas = heads.box_predictor(heads.box_head(pooled))
-    return {"box_head": [logits[:, :-1], deltas], "scores": [logits.softmax(dim=1)[:, :-1]]}
+    if proposals is not None:
+        heads = model.roi_heads
+        pooled = heads.box_pooler(features[: len(heads.box_in_features)], [Boxes(proposals[0])])
+        logits, deltas = heads.box_predictor(heads.box_head(pooled))
+        outputs["box_head"] = [logits[:, :-1], deltas]
+        outputs["scores"] = [logits.softmax(dim=1)[:, :-1]]
+    return outputs
 
 
 def _torchvision_outputs(
