@@ -68,7 +68,7 @@ def read_weights(path: str) -> dict[str, Any]:
     Raises:
         UserError: if it cannot be read, or holds anything else.
     """
-    reader = _Reader()
+    reader = _Reader(nn.Module())
     reader.load(path)
     content = reader.content
     weights = {name: _tensor(path, name, value) for name, value in content["model"].items()}
@@ -90,12 +90,7 @@ def read_weights(path: str) -> dict[str, Any]:
 
 
 class _Reader(SafeCheckpointer):
-    """A checkpointer that keeps the content of a file instead of loading it into a model."""
-
-    def __init__(self) -> None:
-        super().__init__(nn.Module())
-        self.content: dict[str, Any] = {}
-        self.file_size = 0  # in bytes
+    """A checkpointer that keeps a file's content and size instead of loading it into a model."""
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         self.file_size = os.path.getsize(filename)

@@ -1,13 +1,10 @@
 """Pickles of NumPy arrays, read without running what is in them.
 
-A pickle is a program. The unpickler here lets it call only what rebuilds NumPy arrays; plain
-containers need no call at all.
-
-The arrays are rebuilt by stand-ins for NumPy's own constructors. NumPy rebuilds a dtype from
-whatever state the pickle holds, flags included. If the state of an object dtype denies that it
-holds objects, the array takes bytes of the file for addresses, and the file can run code although
-it names no function but NumPy's. The stand-ins therefore check the state and use NumPy's own,
-unaltered dtype.
+A pickle is a program. The unpickler here lets it call only stand-ins for what rebuilds NumPy's
+arrays; plain containers need no call at all. NumPy itself rebuilds a dtype from whatever state the
+pickle holds. If the state of an object dtype denies that it holds objects, the array takes bytes of
+the file for addresses, and the file can run code although it names no function but NumPy's. The
+stand-ins therefore check the state and use NumPy's own, unaltered dtype.
 """
 
 import mmap
