@@ -87,20 +87,6 @@ def test_every_tensor_comes_back_bit_for_bit(model, build, tmp_path, layout):
         assert not different(other.state_dict(), saved)
 
 
-def test_the_optimizer_comes_back_with_the_model(model, tmp_path):
-    parameter = model.backbone.fpn_output3.weight
-    optimizer = torch.optim.SGD([parameter], lr=0.5, momentum=0.9)
-    parameter.grad = torch.rand_like(parameter)
-    optimizer.step()
-    momentum = optimizer.state[parameter]["momentum_buffer"].clone()
-    SafeCheckpointer(model, str(tmp_path), optimizer=optimizer).save("model")
-    optimizer.state.clear()
-    scramble(model, seed=2)
-    again = SafeCheckpointer(model, str(tmp_path), optimizer=optimizer)
-    again.resume_or_load("", resume=True)
-    assert torch.equal(optimizer.state[parameter]["momentum_buffer"], momentum)
-
-
 def test_load_model_takes_the_weights_or_with_resume_the_last_checkpoint(model, config, save):
     first = scramble(model, seed=3)
     path = save(first, "first.pth")
