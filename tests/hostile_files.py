@@ -47,21 +47,13 @@ def write_zip_bomb(content: Any, path: str | os.PathLike) -> None:
 
 @dataclass
 class World:
-    """The pieces of a case.
+    """The pieces of a case."""
 
-    Args:
-        folder: the folder that it may write to.
-        repo: this repository.
-        weights: the weights of the quick row's Faster R-CNN.
-        proposals: sound proposals for the tiny data, by split.
-        datasets: the folder of the tiny data.
-    """
-
-    folder: Path
+    folder: Path  # that it may write to
     repo: Path
-    weights: dict[str, torch.Tensor]
-    proposals: dict[str, dict[str, Any]]
-    datasets: str
+    weights: dict[str, torch.Tensor]  # of the quick row's Faster R-CNN
+    proposals: dict[str, dict[str, Any]]  # sound ones for the tiny data, by split
+    datasets: str  # the folder of the tiny data
 
     def evil(self, hostile: bool) -> Any:
         return Evil(self.folder) if hostile else "harmless"
@@ -127,31 +119,21 @@ def yaml_bomb(world: World, hostile: bool) -> Case:
 # -- checkpoints ---------------------------------------------------------------------------------
 
 
-def pkl(world: World, content: Any) -> str:
+def pkl(world: World, **more: Any) -> str:
+    """A file of Detectron2's zoo with ``more`` in it."""
+    content = {"model": world.arrays(), "__author__": "Detectron2 Model Zoo", **more}
     return world.write("model.pkl", pickle.dumps(content, 4))
 
 
-def pth(world: World, content: Any) -> str:
-    torch.save(content, world.path("model.pth"))
-    return world.path("model.pth")
+def pth(world: World, name: str = "model.pth", key: str = "model", **more: Any) -> str:
+    torch.save({key: world.weights, **more}, world.path(name))
+    return world.path(name)
 
 
-def zoo(world: World, **more: Any) -> dict[str, Any]:
-    return {"model": world.arrays(), "__author__": "Detectron2 Model Zoo", **more}
-
-
-def pkl_reduce(world: World, hostile: bool) -> Case:
-    return evaluate(pkl(world, zoo(world, more=world.evil(hostile))))
-
-
-def pkl_nested(world: World, hostile: bool) -> Case:
-    return finetune(pkl(world, zoo(world, more=[({"deep": [world.evil(hostile)]},)])))
-
-
-def pkl_object_array(world: World, hostile: bool) -> Case:
+def object_array(value: Any) -> np.ndarray:
     array = np.empty(2, dtype=object)
-    array[1] = [world.evil(hostile)]
-    return evaluate(pkl(world, zoo(world, more=array)))
+    array[1] = value
+    return array
 
 
 class LyingArray:
@@ -167,44 +149,19 @@ class LyingDtype:
         return np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0)
 
 
-def pkl_lying_dtype(world: World, hostile: bool) -> Case:
-    more = LyingArray() if hostile else np.array([None, None])
-    return evaluate(pkl(world, zoo(world, more=more)))
-
-
 def pkl_memo_bomb(world: World, hostile: bool) -> Case:
-    content = pickle.dumps(zoo(world), 4)
+    path = pkl(world)
     if hostile:  # LONG_BINPUT of the last place that there is
-        content = content[:-1] + b"r" + struct.pack("<I", 2**32 - 1) + b"."
-    return evaluate(world.write("model.pkl", content))
-
-
-def pth_reduce(world: World, hostile: bool) -> Case:
-    return evaluate(pth(world, {"model": world.weights, "more": world.evil(hostile)}))
-
-
-def pth_nested(world: World, hostile: bool) -> Case:
-    content = {"model": world.weights, "trainer": {"hooks": [{"x": (world.evil(hostile),)}]}}
-    return finetune(pth(world, content))
-
-
-def pth_object_array(world: World, hostile: bool) -> Case:
-    array = np.empty(1, dtype=object)
-    array[0] = world.evil(hostile)
-    return evaluate(pth(world, {"model": world.weights, "more": array}))
-
-
-def pyth_reduce(world: World, hostile: bool) -> Case:
-    content = {"model_state": world.weights, "more": world.evil(hostile)}
-    torch.save(content, world.path("model.pyth"))
-    return evaluate(world.path("model.pyth"))
+        content = Path(path).read_bytes()
+        world.write("model.pkl", content[:-1] + b"r" + struct.pack("<I", 2**32 - 1) + b".")
+    return evaluate(path)
 
 
 def pth_zip_bomb(world: World, hostile: bool) -> Case:
-    if not hostile:
-        return evaluate(pth(world, {"model": world.weights}))
-    write_zip_bomb({"model": {"a": torch.zeros(2)}}, world.path("model.pth"))
-    return evaluate(world.path("model.pth"))
+    path = pth(world)
+    if hostile:
+        write_zip_bomb({"model": {"a": torch.zeros(2)}}, path)
+    return evaluate(path)
 
 
 def safetensors_header(world: World, hostile: bool) -> Case:
@@ -219,7 +176,7 @@ def safetensors_header(world: World, hostile: bool) -> Case:
 def npy_header(world: World, hostile: bool) -> Case:
     """NumPy's own form is no checkpoint's; the twin has the same arrays in a pickle."""
     if not hostile:
-        return evaluate(pkl(world, zoo(world)))
+        return evaluate(pkl(world))
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (" + b"9" * 4000 + b",)}"
     start = b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1)
     body = pickle.dumps(Evil(world.folder))
@@ -242,27 +199,20 @@ def proposals(world: World, hostile: str | None, more: Any) -> list[str]:
     return words
 
 
-def proposals_in_training(world: World, hostile: bool) -> Case:
-    words = proposals(world, "train", world.evil(hostile))
-    return Case(FAST, words, world.path("train.pkl"))
-
-
 def proposals_in_evaluation(world: World, hostile: bool) -> Case:
-    weights = pth(world, {"model": world.weights})
     words = proposals(world, "val", {"deep": [world.evil(hostile)]})
-    return Case(FAST, ["--eval-only", "MODEL.WEIGHTS", weights, *words], world.path("val.pkl"))
+    words = ["--eval-only", "MODEL.WEIGHTS", pth(world), *words]
+    return Case(FAST, words, world.path("val.pkl"))
 
 
 def last_checkpoint(world: World, hostile: bool) -> Case:
     """``last_checkpoint`` names a file outside of OUTPUT_DIR, and stock Detectron2 unpickles it."""
     output = world.folder / "resumed"
     output.mkdir(exist_ok=True)
-    elsewhere = world.write("elsewhere.pkl", pickle.dumps(zoo(world, more=world.evil(True))))
-    torch.save({"model": world.weights, "iteration": 1}, output / "model_start.pth")
+    elsewhere = pkl(world, more=world.evil(True))
     if not hostile:
         elsewhere = "model_start.pth"
-    else:
-        os.remove(output / "model_start.pth")
+        torch.save({"model": world.weights, "iteration": 1}, output / elsewhere)
     (output / "last_checkpoint").write_text(elsewhere)
     words = ["--eval-only", "--resume", "OUTPUT_DIR", str(output)]
     return Case(FASTER, words, str(output / "last_checkpoint"))
@@ -278,7 +228,7 @@ def annotations(world: World, hostile: bool) -> Case:
         text = text[:-1] + ', "more": ' + "[" * 200_000 + "]" * 200_000 + "}"
     path = folder / "annotations/instances_val.json"
     path.write_text(text)
-    words = evaluate(pth(world, {"model": world.weights})).words
+    words = evaluate(pth(world)).words
     return Case(FASTER, [*words, "DATASETS.TEST", "('nested_val',)"], str(path))
 
 
@@ -286,19 +236,33 @@ KINDS: dict[str, Callable[[World, bool], Case]] = {
     "a YAML tag in a config": yaml_tag,
     "a YAML tag in its `_BASE_`": yaml_tag_in_base,
     "YAML aliases of aliases": yaml_bomb,
-    "a call in a `.pkl`": pkl_reduce,
-    "a call in a container of a `.pkl`": pkl_nested,
-    "a call in an object array of a `.pkl`": pkl_object_array,
-    "a dtype in a `.pkl` that lies": pkl_lying_dtype,
+    "a call in a `.pkl`": lambda w, hostile: evaluate(pkl(w, more=w.evil(hostile))),
+    "a call in a container of a `.pkl`": lambda w, hostile: finetune(
+        pkl(w, more=[({"deep": [w.evil(hostile)]},)])
+    ),
+    "a call in an object array of a `.pkl`": lambda w, hostile: evaluate(
+        pkl(w, more=object_array([w.evil(hostile)]))
+    ),
+    "a dtype in a `.pkl` that lies": lambda w, hostile: evaluate(
+        pkl(w, more=LyingArray() if hostile else object_array(None))
+    ),
     "a memo index in a `.pkl` of 2^32": pkl_memo_bomb,
-    "a call in a `.pth`": pth_reduce,
-    "a call in a container of a `.pth`": pth_nested,
-    "a call in an object array of a `.pth`": pth_object_array,
-    "a call in a `.pyth`": pyth_reduce,
+    "a call in a `.pth`": lambda w, hostile: evaluate(pth(w, more=w.evil(hostile))),
+    "a call in a container of a `.pth`": lambda w, hostile: finetune(
+        pth(w, trainer={"hooks": [{"x": (w.evil(hostile),)}]})
+    ),
+    "a call in an object array of a `.pth`": lambda w, hostile: evaluate(
+        pth(w, more=object_array(w.evil(hostile)))
+    ),
+    "a call in a `.pyth`": lambda w, hostile: evaluate(
+        pth(w, "model.pyth", "model_state", more=w.evil(hostile))
+    ),
     "a zip bomb as a `.pth`": pth_zip_bomb,
     "a `.safetensors` header of 2^62 bytes": safetensors_header,
     "an `.npy` header of 2^32 bytes, and a call": npy_header,
-    "a call in proposals, training": proposals_in_training,
+    "a call in proposals, training": lambda w, hostile: Case(
+        FAST, proposals(w, "train", w.evil(hostile)), w.path("train.pkl")
+    ),
     "a call in proposals, `--eval-only`": proposals_in_evaluation,
     "a `last_checkpoint` that names a `.pkl` elsewhere": last_checkpoint,
     "an annotation file nested 200,000 deep": annotations,

@@ -1,4 +1,4 @@
-"""Stock Detectron2 models from configs written by hand, and the files of its model zoos.
+"""Stock Detectron2 models from its own base configs, and the files of its model zoos.
 
 Nothing here reads this package's configs or uses Detectron2's conversion of names. What the tests
 expect is written down a second time, from the layout of the published files.
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.model_zoo import get_config_file
 from torch import Tensor, nn
 
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -27,44 +28,15 @@ HEADS = {
 
 
 def stock_config(task: str, model: str, depth: int, *opts: object) -> CfgNode:
-    """Detectron2's own config, with the keys of its Base-RCNN-FPN, Base-RCNN-C4 or Base-RetinaNet.
-
-    Args:
-        task: "RPN", "Fast-RCNN", "Faster-RCNN" or "RetinaNet".
-        model: "FPN", "C4", or "C5" for heads as on the pyramid, but on res5 alone.
-        depth: of the ResNet.
-        opts: more overrides.
-    """
+    """A config of Detectron2's own: an "RPN", "Fast-RCNN", "Faster-RCNN" or "RetinaNet" on "FPN" or
+    "C4", or on "C5" with heads as on the pyramid, but on res5 alone."""
+    bases = {"FPN": "RCNN-FPN", "C4": "RCNN-C4", "C5": "RCNN-DilatedC5"}
+    base = "RetinaNet" if task == "RetinaNet" else bases[model]
     cfg = get_cfg()
-    cfg.MODEL.DEVICE, cfg.MODEL.MASK_ON, cfg.MODEL.RESNETS.DEPTH = "cpu", False, depth
-    levels = {"FPN": ["p2", "p3", "p4", "p5"], "C4": ["res4"], "C5": ["res5"]}[model]
-    cfg.MODEL.ROI_HEADS.IN_FEATURES = levels
-    cfg.MODEL.RPN.IN_FEATURES = levels
-    if model == "C4":
-        cfg.MODEL.RESNETS.OUT_FEATURES = ["res4"]
-        cfg.MODEL.ROI_HEADS.NAME = "Res5ROIHeads"
-    else:
-        cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
-        cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
-        cfg.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
-        cfg.MODEL.ROI_BOX_HEAD.NUM_FC = 2
-        cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 7
-    if model == "FPN":
-        cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
-        cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-        cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
-        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
-        cfg.MODEL.RPN.IN_FEATURES = [*levels, "p6"]
+    cfg.merge_from_file(get_config_file(f"Base-{base}.yaml"))
+    cfg.MODEL.DEVICE, cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES5_DILATION = "cpu", depth, 1
     if task == "RPN":
         cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"
-    elif task == "RetinaNet":
-        cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
-        cfg.MODEL.BACKBONE.NAME = "build_retinanet_resnet_fpn_backbone"
-        cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
-        cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
-        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [
-            [x, x * 2 ** (1 / 3), x * 2 ** (2 / 3)] for x in (32, 64, 128, 256, 512)
-        ]
     elif task == "Fast-RCNN":
         cfg.MODEL.LOAD_PROPOSALS = True
         cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PrecomputedProposals"
@@ -97,8 +69,7 @@ def caffe2_names(depth: int, *, pyramid: bool = False) -> dict[str, str]:
     names = {}
     for ours, (conv, norm) in modules.items():
         names[f"{ours}.weight"] = f"{conv}_w"
-        names[f"{ours}.norm.weight"] = f"{norm}_s"
-        names[f"{ours}.norm.bias"] = f"{norm}_b"
+        names |= {f"{ours}.norm.weight": f"{norm}_s", f"{ours}.norm.bias": f"{norm}_b"}
     heads = dict(HEADS)
     if pyramid:  # Detectron1 names the pyramid's layers after the blobs that they read
         for name in heads:
@@ -142,8 +113,7 @@ def caffe2_blobs(state: dict[str, Tensor], depth: int, *, pyramid: bool) -> dict
 
 
 def write_pickle(path: Path, content: dict) -> str:
-    with open(path, "wb") as file:
-        pickle.dump(content, file, protocol=4)
+    path.write_bytes(pickle.dumps(content, protocol=4))
     return str(path)
 
 

@@ -3,6 +3,7 @@
 import functools
 
 import torch
+from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
@@ -36,12 +37,15 @@ def detect(model, image, proposals=None):
     return [found.pred_boxes.tensor, found.scores, found.pred_classes]
 
 
-def spread_scores(cfg, model):
-    """Scale the last layers so that their outputs for an image have a useful spread.
+def random_detector(cfg):
+    """A detector of random weights, whose last layers are scaled so that their outputs for an image
+    have a useful spread.
 
-    With random weights scores are nearly tied, or features are too large, because the norms have
-    no statistics yet.
+    Otherwise scores are nearly tied, or features are too large, because the norms have no
+    statistics yet.
     """
+    torch.manual_seed(0)
+    model = build_model(cfg.clone()).eval()
 
     def scale(module, inputs, outputs, deviation):
         hooks.pop(module).remove()  # the first level decides
@@ -63,3 +67,4 @@ def spread_scores(cfg, model):
     proposals = proposals_of(40, 120, 150) if cfg.MODEL.LOAD_PROPOSALS else None
     detect(model, image_of(120, 150), proposals)
     assert not hooks
+    return model

@@ -23,15 +23,13 @@ def load_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
 
     Args:
         cfg: a config from :func:`fpn_d2.load_config`.
-        resume: load the last checkpoint in ``cfg.OUTPUT_DIR``, if there is one, instead of
-            ``cfg.MODEL.WEIGHTS``.
+        resume: prefer the last checkpoint in ``cfg.OUTPUT_DIR``, if any, to ``MODEL.WEIGHTS``.
 
     Returns:
         the model, on ``cfg.MODEL.DEVICE``, in eval mode.
 
     Raises:
-        UserError: if a component is not registered, if there are no weights, or if they leave a
-            key of the model unfilled.
+        UserError: if a component is not registered, or weights leave a key of the model unfilled.
     """
     check_registered(cfg)
     model = build_model(cfg.clone())  # the meta-architecture may change its config
@@ -56,9 +54,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         """
         Args:
             model, save_dir, kwargs: see :class:`DetectionCheckpointer`.
-            strict: require the file to fill every key of the model, as evaluation needs it.
-                Otherwise it must fill at least half of the backbone's keys, as fine-tuning
-                needs it.
+            strict: require a file to fill every key of the model, as evaluation needs it;
+                otherwise at least half of the backbone's keys, as fine-tuning needs it.
         """
         super().__init__(model, save_dir, **kwargs)
         self.path_manager = _ReplacingPathManager(self.path_manager)
@@ -69,8 +66,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         """See :meth:`DetectionCheckpointer.load`.
 
         Raises:
-            UserError: if the file does not exist, cannot be loaded, or fills too little of the
-                model.
+            UserError: if the file is missing, cannot be loaded, or fills too little of the model.
         """
         self._path = path
         if path and is_local(path) and not os.path.isfile(path.split("?")[0]):
@@ -95,12 +91,12 @@ class SafeCheckpointer(DetectionCheckpointer):
         """See :meth:`Checkpointer.save`.
 
         Raises:
-            UserError: if the checkpoint cannot be written, for example on a full disk; what was
-                there before stays.
+            UserError: if it cannot be written, as on a full disk; what was there before stays.
         """
-        what = f"checkpoint {os.path.join(self.save_dir, name)}"
-        remedy = "the checkpoints before it are kept: make room there and go on with --resume"
-        with explain_disk_errors(what, remedy):
+        with explain_disk_errors(
+            f"checkpoint {os.path.join(self.save_dir, name)}",
+            "the checkpoints before it are kept: make room there and go on with --resume",
+        ):
             super().save(name, **kwargs)
 
     def has_checkpoint(self) -> bool:
@@ -109,20 +105,11 @@ class SafeCheckpointer(DetectionCheckpointer):
         return bool(self.save_dir) and (os.path.lexists(tag) or bool(checkpoints_in(self.save_dir)))
 
     def get_checkpoint_file(self) -> str:
-        """See :meth:`Checkpointer.get_checkpoint_file`.
-
-        Raises:
-            UserError: if ``last_checkpoint`` names no file of its folder.
-        """
+        """See :meth:`Checkpointer.get_checkpoint_file`, and :func:`tagged_checkpoint`."""
         return tagged_checkpoint(self.save_dir)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """See :meth:`Checkpointer.resume_or_load`; resumes from the newest checkpoint that is
-        whole, see :func:`newest_whole`.
-
-        Raises:
-            UserError: if there are checkpoints, but none of them is whole.
-        """
+        """See :meth:`Checkpointer.resume_or_load`; resumes from what :func:`newest_whole` finds."""
         if resume and self.has_checkpoint():
             return self.load(newest_whole(self.save_dir, list(self.checkpointables)))
         return self.load(path, checkpointables=[])
@@ -130,29 +117,27 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         """See :meth:`DetectionCheckpointer._load_file`; takes ``.safetensors`` too.
 
-        Detectron2 would unpickle ``.pkl``, ``.pyth`` and ``.pth`` files;
-        :mod:`fpn_d2.checkpoint.safe_load` reads them here.
+        Detectron2 would unpickle the file; :mod:`fpn_d2.checkpoint.safe_load` reads it here.
         """
         if filename.endswith(".safetensors"):
-            return read_safetensors(filename)
-        if filename.endswith(".pyth"):  # pycls
+            checkpoint = read_safetensors(filename)
+        elif filename.endswith(".pkl"):
+            checkpoint = read_pickle(filename)
+            if "model" not in checkpoint or "__author__" not in checkpoint:  # as the zoo's have
+                blobs = checkpoint.get("blobs", checkpoint)  # Caffe2's: a detector's, or ImageNet's
+                checkpoint = _with_names_of("Caffe2", blobs, without="_momentum")
+        elif filename.endswith(".pyth"):
             content = read_torch(filename)
             if not isinstance(content, dict) or "model_state" not in content:
                 raise UserError(
                     f"{self._path} is no checkpoint of pycls: it has no model_state; set "
                     "MODEL.WEIGHTS to another"
                 )
-            model = content["model_state"]
-            model = {k: v for k, v in model.items() if not k.endswith("num_batches_tracked")}
-            return {"model": model, "__author__": "pycls", "matching_heuristics": True}
-        if filename.endswith(".pkl"):
-            content = read_pickle(filename)
-            if "model" in content and "__author__" in content:
-                return content  # of Detectron2's zoo
-            blobs = content.get("blobs", content)  # of Caffe2: a detector's, or ImageNet's
-            model = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
-            return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
-        return super()._load_file(filename)
+            checkpoint = _with_names_of("pycls", content["model_state"], "num_batches_tracked")
+        else:
+            checkpoint = super()._load_file(filename)
+        self._check_weights(checkpoint["model"])
+        return checkpoint
 
     def _torch_load(self, f: str) -> Any:
         content = read_torch(f)
@@ -163,15 +148,29 @@ class SafeCheckpointer(DetectionCheckpointer):
             )
         return content
 
+    def _check_weights(self, weights: Any) -> None:
+        """Refuse anything but a dict of tensors or arrays by name."""
+        if not isinstance(weights, dict):
+            raise UserError(
+                f"the checkpoint {self._path} has a {type(weights).__name__} where its weights "
+                "belong; set MODEL.WEIGHTS to another"
+            )
+        for key, value in weights.items():
+            if not (isinstance(key, str) and isinstance(value, (Tensor, np.ndarray))):
+                raise UserError(
+                    f"the checkpoint {self._path} has a {type(value).__name__} as its weight "
+                    f"{str(key)[:80]!r}; set MODEL.WEIGHTS to another"
+                )
+
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        check_weights(self._path, checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
+        keys = list(self.model.state_dict())
         unfilled = set(incompatible.missing_keys)  # keys of another shape are among them
         # When a file without versions (.pkl, Caffe2) lacks a norm, the norm fills its statistics
         # with defaults and reports its weight and bias alone.
         unfilled |= {
             key
-            for key in self.model.state_dict()
+            for key in keys
             if key.endswith(_STATISTICS) and f"{key.rpartition('.')[0]}.weight" in unfilled
         }
         unfilled = sorted(unfilled)
@@ -181,7 +180,7 @@ class SafeCheckpointer(DetectionCheckpointer):
                 f"({_some(unfilled)}), which would be evaluated as random weights; set "
                 "MODEL.WEIGHTS to a checkpoint of this config"
             )
-        backbone = [key for key in self.model.state_dict() if key.startswith("backbone.")]
+        backbone = [key for key in keys if key.startswith("backbone.")]
         empty = [key for key in unfilled if key.startswith("backbone.")]
         if 2 * len(empty) > len(backbone):
             raise UserError(
@@ -211,27 +210,10 @@ class _ReplacingPathManager:
         return self._path_manager.open(path, mode, *args, **kwargs)
 
 
-def check_weights(path: str, weights: Any) -> None:
-    """Check that a checkpoint's ``model`` is a dict of tensors or arrays.
-
-    Args:
-        path: the checkpoint, for the message.
-        weights: the value under ``model`` in it.
-
-    Raises:
-        UserError: if it is anything else.
-    """
-    if not isinstance(weights, dict):
-        raise UserError(
-            f"the checkpoint {path} has a {type(weights).__name__} where its weights belong; set "
-            "MODEL.WEIGHTS to another"
-        )
-    for key, value in weights.items():
-        if not (isinstance(key, str) and isinstance(value, (Tensor, np.ndarray))):
-            raise UserError(
-                f"the checkpoint {path} has a {type(value).__name__} as its weight "
-                f"{str(key)[:80]!r}; set MODEL.WEIGHTS to another"
-            )
+def _with_names_of(author: str, weights: dict[str, Any], without: str) -> dict[str, Any]:
+    """A checkpoint of another zoo's weights, but those whose names end in ``without``."""
+    model = {name: value for name, value in weights.items() if not name.endswith(without)}
+    return {"model": model, "__author__": author, "matching_heuristics": True}
 
 
 def _some(keys: list[str]) -> str:

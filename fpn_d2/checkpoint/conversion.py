@@ -1,8 +1,7 @@
 """The weights of a checkpoint in another file: the model's alone, in a form that cannot hold code.
 
-A checkpoint is here ``{"model": weights by name}``. If the names are another code base's, the
-zoo's hints ``__author__`` and ``matching_heuristics`` stand beside the weights, and it loads with
-them.
+Here, a checkpoint is ``{"model": weights by name}``; if the names are another code base's, the
+zoo's hints ``__author__`` and ``matching_heuristics``, by which it loads, stand beside the weights.
 """
 
 import os
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from ..utils.files import check_targets, explain_disk_errors, replace_file
-from .checkpointer import SafeCheckpointer, check_weights
+from .checkpointer import SafeCheckpointer
 from .safe_load import MAX_PACKING
 
 _HINTS = ("__author__", "matching_heuristics")
@@ -35,8 +34,7 @@ def convert_checkpoint(
         source: the checkpoint: ``.pth``, ``.pkl`` of either zoo, ``.pyth`` or ``.safetensors``.
         target: the file to write, ``.safetensors`` or ``.pth``; it is written whole or not at all.
         overwrite: whether ``target`` may exist and be replaced.
-        change: turns the checkpoint that was read into the one to write, for example one with
-            other names; None writes what was read.
+        change: turns the checkpoint that was read into the one to write; None leaves it as it is.
 
     Returns:
         the checkpoint that was written.
@@ -50,23 +48,27 @@ def convert_checkpoint(
     checkpoint = read_weights(source)
     if change is not None:
         checkpoint = change(checkpoint)
-    write_weights(checkpoint, target)
+    with explain_disk_errors(target, "choose another place, or make room there"):
+        os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
+        with replace_file(target, "wb") as file:
+            if target.endswith(".safetensors"):
+                hints = {key: str(checkpoint[key]) for key in _HINTS if key in checkpoint}
+                file.write(to_safetensors(checkpoint["model"], {"format": "pt", **hints}))
+            else:
+                torch.save(checkpoint, file)
     return checkpoint
 
 
 def read_weights(path: str) -> dict[str, Any]:
-    """Read a checkpoint's weights, by the names that they have there.
-
-    Args:
-        path: the checkpoint, or its URL.
+    """Read the checkpoint in a file, or at a URL, with nothing but its weights and hints.
 
     Returns:
-        the checkpoint; its weights are tensors on the CPU, and no two of them share their memory.
+        the checkpoint; its weights are contiguous tensors on the CPU, none of which share memory.
 
     Raises:
         UserError: if it cannot be read, or holds anything else.
     """
-    reader = _Reader()
+    reader = _Reader(nn.Module())
     reader.load(path)
     content = reader.content
     weights = {name: _tensor(path, name, value) for name, value in content["model"].items()}
@@ -87,40 +89,14 @@ def read_weights(path: str) -> dict[str, Any]:
     return {"model": weights, **{key: content[key] for key in _HINTS if key in content}}
 
 
-def write_weights(checkpoint: dict[str, Any], path: str) -> None:
-    """Write a checkpoint, whole or not at all.
-
-    Args:
-        checkpoint: its weights are contiguous tensors.
-        path: ``.safetensors``, where the hints become metadata, or ``.pth``.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
-    with explain_disk_errors(path, "choose another place, or make room there"):
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with replace_file(path, "wb") as file:
-            if path.endswith(".safetensors"):
-                hints = {key: str(checkpoint[key]) for key in _HINTS if key in checkpoint}
-                file.write(to_safetensors(checkpoint["model"], {"format": "pt", **hints}))
-            else:
-                torch.save(checkpoint, file)
-
-
 class _Reader(SafeCheckpointer):
-    """A checkpointer that keeps the content of a file instead of loading it into a model."""
-
-    def __init__(self) -> None:
-        super().__init__(nn.Module())
-        self.content: dict[str, Any] = {}
-        self.file_size = 0  # in bytes
+    """A checkpointer that keeps a file's content and size instead of loading it into a model."""
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         self.file_size = os.path.getsize(filename)
         return super()._load_file(filename)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> None:
-        check_weights(self._path, checkpoint["model"])
         self.content = checkpoint
 
 

@@ -1,13 +1,10 @@
 """Pickles of NumPy arrays, read without running what is in them.
 
-A pickle is a program. The unpickler here lets it call only what rebuilds NumPy arrays; plain
-containers need no call at all.
-
-The arrays are rebuilt by stand-ins for NumPy's own constructors. NumPy rebuilds a dtype from
-whatever state the pickle holds, flags included. If the state of an object dtype denies that it
-holds objects, the array takes bytes of the file for addresses, and the file can run code although
-it names no function but NumPy's. The stand-ins therefore check the state and use NumPy's own,
-unaltered dtype.
+A pickle is a program. The unpickler here lets it call only stand-ins for what rebuilds NumPy's
+arrays; plain containers need no call at all. NumPy itself rebuilds a dtype from whatever state the
+pickle holds. If the state of an object dtype denies that it holds objects, the array takes bytes of
+the file for addresses, and the file can run code although it names no function but NumPy's. The
+stand-ins therefore check the state and use NumPy's own, unaltered dtype.
 """
 
 import mmap
@@ -130,11 +127,7 @@ def load_arrays(path: str, what: str, remedy: str) -> Any:
 
     Args:
         path: the file.
-        what: what the file is, for the message.
-        remedy: what the user can do about a bad file, for the message.
-
-    Returns:
-        the content of the file.
+        what, remedy: for the message: what the file is, and what to do about a bad one.
 
     Raises:
         UserError: naming the file and what is wrong with it.
@@ -143,23 +136,16 @@ def load_arrays(path: str, what: str, remedy: str) -> Any:
         _check_memo(path)
         with open(path, "rb") as file:
             return _ArrayUnpickler(file, encoding="latin1").load()
-    except (OSError, MemoryError) as error:
-        raise UserError(
-            f"{what} {path} cannot be read ({error or 'too large'}); {remedy}"
-        ) from error
     except Exception as error:  # a damaged pickle raises nearly any error
-        if os.path.getsize(path) == 0:
+        if os.path.isfile(path) and os.path.getsize(path) == 0:
             raise UserError(f"{what} {path} is empty; {remedy}") from error
-        reason = " ".join(str(error).split()) or type(error).__name__
+        unnamed = "too large" if isinstance(error, MemoryError) else type(error).__name__
+        reason = " ".join(str(error).split()) or unnamed
         raise UserError(f"{what} {path} cannot be read ({reason}); {remedy}") from error
 
 
 def _check_memo(path: str) -> None:
-    """Refuse a memo index that no honest pickle has: Python allocates as many places.
-
-    Raises:
-        pickle.UnpicklingError: where there is one.
-    """
+    """Refuse a memo index that no honest pickle has: Python allocates as many places."""
     with open(path, "rb") as file:
         content = _Skimmed(file.fileno(), 0, access=mmap.ACCESS_READ)
     for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):

@@ -22,27 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 def checkpoints_in(folder: str) -> list[str]:
-    """List the files ``model_*.pth`` of a folder.
-
-    Args:
-        folder: an OUTPUT_DIR; it need not exist.
-
-    Returns:
-        their paths, sorted.
-    """
+    """List the paths of the files ``model_*.pth`` in a folder, which need not exist; sorted."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     paths = [os.path.join(folder, name) for name in names if re.fullmatch(r"model_.*\.pth", name)]
     return sorted(path for path in paths if os.path.isfile(path))
 
 
 def tagged_checkpoint(folder: str) -> str:
-    """Find the checkpoint that a folder's ``last_checkpoint`` names.
-
-    Args:
-        folder: an OUTPUT_DIR.
-
-    Returns:
-        the path of the checkpoint in the folder; "" if there is no ``last_checkpoint``.
+    """Find the checkpoint that a folder's ``last_checkpoint`` names; "" if it has none.
 
     Raises:
         UserError: if ``last_checkpoint`` holds anything but the name of a file in its folder.
@@ -71,14 +58,14 @@ def newest_whole(folder: str, states: Collection[str] = ()) -> str:
     """Find the last checkpoint of the folder's last training, leaving out damaged ones.
 
     An earlier training in the same folder may have gone further. Its checkpoints, which are older
-    than the tagged one, are tried last.
+    than the tagged one, are tried last. The log names each one that was skipped, and why.
 
     Args:
         folder: an OUTPUT_DIR.
         states: the keys that a checkpoint must hold beside its model, such as ``"trainer"``.
 
     Returns:
-        the path of the checkpoint. The log names each one that was skipped, and why.
+        the path of the checkpoint.
 
     Raises:
         UserError: if no checkpoint is whole.
@@ -94,10 +81,10 @@ def newest_whole(folder: str, states: Collection[str] = ()) -> str:
             _check_whole(path, states)
         except UserError as error:
             faults.append(str(error))
-            continue
-        for fault in faults:
-            logger.warning("Skipped: %s", fault)
-        return path
+        else:
+            for fault in faults:
+                logger.warning("Skipped: %s", fault)
+            return path
     more = f" (and {len(faults) - 1} more of its files)" if len(faults) > 1 else ""
     raise UserError(
         f"no checkpoint in {folder} is whole, so training cannot go on from it: {faults[0]}{more}; "
@@ -109,12 +96,9 @@ def _newest_first(tagged: str, paths: list[str]) -> list[str]:
     iterations = {path: _iteration(path) for path in {tagged, *paths} if path}
 
     def rank(path: str) -> tuple[bool, float, bool]:
-        earlier = (
-            bool(tagged)
-            and iterations[path] > iterations[tagged]
-            and os.stat(path).st_mtime_ns < os.stat(tagged).st_mtime_ns
-        )
-        return not earlier, iterations[path], path == tagged
+        further = tagged and iterations[path] > iterations[tagged]
+        is_earlier = further and os.stat(path).st_mtime_ns < os.stat(tagged).st_mtime_ns
+        return not is_earlier, iterations[path], path == tagged
 
     return sorted(sorted(iterations), key=rank, reverse=True)
 

@@ -29,12 +29,6 @@ _NUMPY = [(function, name) for name, function in NUMPY_GLOBALS.items()]
 def read_pickle(path: str) -> dict[str, Any]:
     """Read a ``.pkl`` checkpoint of a model zoo.
 
-    Args:
-        path: the file.
-
-    Returns:
-        the content of the file.
-
     Raises:
         UserError: naming the file and what is wrong with it.
     """
@@ -45,20 +39,24 @@ def read_pickle(path: str) -> dict[str, Any]:
 
 
 def read_torch(path: str, remedy: str = _REMEDY) -> Any:
-    """Read a file of :func:`torch.save`.
+    """Read a file of :func:`torch.save`, with its tensors on the CPU.
 
     Args:
         path: the file.
         remedy: what the user can do about a bad file, for the message.
 
-    Returns:
-        the content of the file, on the CPU.
-
     Raises:
         UserError: naming the file and what is wrong with it.
     """
     try:
-        _check_sizes(path, remedy)
+        if zipfile.is_zipfile(path):  # of PyTorch 1.6 or later
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > MAX_PACKING * os.path.getsize(path):
+                raise UserError(
+                    f"the checkpoint {path} would unpack to {unpacked} bytes from "
+                    f"{os.path.getsize(path)}, which no checkpoint does; {remedy}"
+                )
         with torch.serialization.safe_globals(_NUMPY):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
@@ -72,12 +70,9 @@ def read_torch(path: str, remedy: str = _REMEDY) -> Any:
 def read_safetensors(path: str) -> dict[str, Any]:
     """Read a ``.safetensors`` file.
 
-    Args:
-        path: the file.
-
     Returns:
-        the tensors by name under ``model``, and ``__author__`` and ``matching_heuristics`` beside
-        them, as in the zoo's files, if the file's metadata has them.
+        the tensors by name under ``model``, and the zoo's hints ``__author__`` and
+        ``matching_heuristics`` beside them, if the file's metadata has them.
 
     Raises:
         UserError: naming the file and what is wrong with it.
@@ -95,18 +90,6 @@ def read_safetensors(path: str) -> dict[str, Any]:
     if metadata.get("matching_heuristics") == "True":
         content["matching_heuristics"] = True
     return content
-
-
-def _check_sizes(path: str, remedy: str) -> None:
-    if not zipfile.is_zipfile(path):
-        return  # the form before PyTorch 1.6
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > MAX_PACKING * os.path.getsize(path):
-        raise UserError(
-            f"the checkpoint {path} would unpack to {unpacked} bytes from "
-            f"{os.path.getsize(path)}, which no checkpoint does; {remedy}"
-        )
 
 
 def _reason(error: Exception) -> str:

@@ -7,7 +7,6 @@ from .parity import (
     check_report,
     export_table,
     load_exported,
-    random_proposals,
     read_check_images,
     report_parity,
 )
@@ -22,7 +21,6 @@ __all__ = [
     "export_model",
     "export_table",
     "load_exported",
-    "random_proposals",
     "read_check_images",
     "report_parity",
     "write_export",

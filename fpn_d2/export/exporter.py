@@ -13,7 +13,6 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -46,7 +45,10 @@ class Exported:
         content: the file.
         check: the same file, which also returns the outputs of the model's heads, so that
             :func:`fpn_d2.export.check_export` can compare them.
-        metadata: what the file says about the model; all values are text.
+        metadata: what the file says about the model, as texts: ``class_names`` (a JSON list, empty
+            for proposals), ``input_format`` ("BGR" or "RGB"), ``min_size`` and ``max_size`` (the
+            sides in pixels to which an image is resized), ``resize`` (the way of it,
+            ``INPUT.RESIZE_TEST``), ``model`` and ``license``.
     """
 
     format: str
@@ -63,19 +65,24 @@ def export_model(cfg: CfgNode, model: nn.Module, format: str) -> Exported:
         model: from :func:`fpn_d2.load_model`; it is not changed.
         format: "onnx" or "torchscript".
 
-    Returns:
-        the file, and the one that is checked against the model.
-
     Raises:
         UserError: for another format, for a kind of model that cannot be exported, or if a
             package is missing.
     """
     if format not in FORMATS:
         raise UserError(f"format {format!r} is none of {', '.join(FORMATS)}")
-    check_exportable(model)
+    _check_exportable(model)
     if format == "onnx":
         require("onnx")
-    metadata = describe_model(cfg, model)
+    metadata = {
+        "class_names": json.dumps(class_names(cfg)),
+        "input_format": cfg.INPUT.FORMAT,
+        "min_size": str(cfg.INPUT.MIN_SIZE_TEST),
+        "max_size": str(cfg.INPUT.MAX_SIZE_TEST),
+        "resize": cfg.INPUT.RESIZE_TEST,
+        "model": type(model).__name__,
+        "license": "none",
+    }
     prepared = prepare_model(model).model.cpu()
     prepared.to(memory_format=torch.contiguous_format)
     graph = DetectorGraph(prepared).eval()
@@ -84,9 +91,11 @@ def export_model(cfg: CfgNode, model: nn.Module, format: str) -> Exported:
     if graph.takes_proposals:
         # one for the coarsest level and one for the finest
         inputs = (image, torch.tensor([[0.0, 0.0, 140.0, 110.0], [10.0, 10.0, 30.0, 30.0]]))
+    write = _onnx if format == "onnx" else _torchscript
+    quiet = contextlib.redirect_stdout(io.StringIO())
     try:
-        with _quiet(), nms_by_group(format), torch.no_grad():
-            write = _onnx if format == "onnx" else _torchscript
+        with warnings.catch_warnings(), quiet, nms_by_group(format), torch.no_grad():
+            warnings.simplefilter("ignore")  # the check finds out what tracing warns of
             content, check = write(graph, inputs, metadata)
     except (torch.onnx.errors.OnnxExporterError, torch.jit.TracingCheckError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -97,12 +106,8 @@ def export_model(cfg: CfgNode, model: nn.Module, format: str) -> Exported:
     return Exported(format, content, check, metadata)
 
 
-def check_exportable(model: nn.Module) -> None:
-    """Refuse a model that has no exported form.
-
-    Raises:
-        UserError: saying why, and what can be done instead.
-    """
+def _check_exportable(model: nn.Module) -> None:
+    """Refuse a model that has no exported form, saying what can be done instead."""
     if type(model) is ProposalNetwork or isinstance(model, RetinaNet):
         return
     if type(model) is not GeneralizedRCNN:
@@ -124,31 +129,12 @@ def check_exportable(model: nn.Module) -> None:
         )
 
 
-def describe_model(cfg: CfgNode, model: nn.Module) -> dict[str, str]:
-    """Describe what a user of the file must know to feed it and to read its results.
-
-    Args:
-        cfg: the model's config.
-        model: the model.
-
-    Returns:
-        texts: ``class_names`` (a JSON list, empty for proposals), ``input_format`` ("BGR" or
-        "RGB"), ``min_size`` and ``max_size`` (the sides in pixels to which an image is resized),
-        ``resize`` (the way of it, ``INPUT.RESIZE_TEST``), ``model`` and ``license``.
-    """
-    return {
-        "class_names": json.dumps(class_names(cfg)),
-        "input_format": cfg.INPUT.FORMAT,
-        "min_size": str(cfg.INPUT.MIN_SIZE_TEST),
-        "max_size": str(cfg.INPUT.MAX_SIZE_TEST),
-        "resize": cfg.INPUT.RESIZE_TEST,
-        "model": type(model).__name__,
-        "license": "none",
-    }
-
-
 class DetectorGraph(nn.Module):
-    """A detector of one image, with tensors for inputs and outputs."""
+    """A detector of one image, with tensors for inputs and outputs.
+
+    ``input_names`` and ``output_names`` list them in order, ``check_names`` the outputs that
+    ``with_heads`` adds.
+    """
 
     def __init__(self, model: nn.Module):
         """
@@ -160,30 +146,20 @@ class DetectorGraph(nn.Module):
         self.is_proposal_network = isinstance(model, ProposalNetwork)
         self.takes_proposals = getattr(model, "proposal_generator", self) is None
         self.with_heads = False
+        self.input_names = ["image", "proposals"] if self.takes_proposals else ["image"]
+        self.output_names = ["boxes", "scores", "classes"]
+        self.check_names = ["head_logits", "head_deltas"]
         self._kept: dict[str, Any] = {}
         if isinstance(model, GeneralizedRCNN):
+            self.check_names = ["head_proposals", *self.check_names]
             model.roi_heads.register_forward_pre_hook(self._keep_proposals)
             head = model.roi_heads.box_predictor
+        elif self.is_proposal_network:
+            self.output_names = ["boxes", "objectness_logits"]
+            head = model.proposal_generator.rpn_head
         else:
-            head = model.proposal_generator.rpn_head if self.is_proposal_network else model.head
+            head = model.head
         head.register_forward_hook(self._keep_outputs)
-
-    @property
-    def input_names(self) -> list[str]:
-        """The names of the graph's inputs, in order."""
-        return ["image", "proposals"] if self.takes_proposals else ["image"]
-
-    @property
-    def output_names(self) -> list[str]:
-        """The names of the graph's outputs, in order."""
-        names = ["boxes", "scores", "classes"]
-        return ["boxes", "objectness_logits"] if self.is_proposal_network else names
-
-    @property
-    def check_names(self) -> list[str]:
-        """The names of the outputs that ``with_heads`` adds, in order."""
-        is_two_stage = isinstance(self.model, GeneralizedRCNN)
-        return ["head_proposals", "head_logits", "head_deltas"][0 if is_two_stage else 1 :]
 
     def forward(self, image: Tensor, proposals: Tensor | None = None) -> tuple[Tensor, ...]:
         """
@@ -281,21 +257,8 @@ def _torchscript(
     return files[0], files[1]
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the warnings of tracing: the check finds out what they warn of."""
-    with warnings.catch_warnings(), open(os.devnull, "w") as null:
-        warnings.simplefilter("ignore")
-        with contextlib.redirect_stdout(null):
-            yield
-
-
 def require(package: str) -> Any:
-    """Import an optional package.
-
-    Raises:
-        UserError: if it is not installed, saying how to install it.
-    """
+    """Import an optional package; if it is not installed, the error says how to install it."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -306,14 +269,10 @@ def require(package: str) -> Any:
 
 
 def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
-    """Refuse an output file before the work for it begins.
-
-    Args:
-        path: the file to write.
-        overwrite: whether it may exist and be replaced.
+    """Refuse a file whose folder does not exist, or that exists and may not be replaced.
 
     Raises:
-        UserError: if its folder does not exist, or if it exists and may not be replaced.
+        UserError: before the work for the file begins.
     """
     folder = os.path.dirname(os.fspath(path)) or "."
     if not os.path.isdir(folder):
@@ -326,11 +285,10 @@ def write_export(exported: Exported, path: str | os.PathLike, overwrite: bool = 
 
     Args:
         exported: from :func:`export_model`.
-        path: the file.
-        overwrite: whether it may exist and be replaced.
+        path, overwrite: the file, and whether it may exist and be replaced.
 
     Raises:
-        UserError: if it exists and may not be replaced, or cannot be written.
+        UserError: see :func:`check_output`; or if it cannot be written.
     """
     check_output(path, overwrite)
     remedy = "choose another --output, or make room there"

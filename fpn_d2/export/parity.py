@@ -61,8 +61,7 @@ class Parity:
         matched: how many of both belong together, one to one.
         tied: how many of the others the model has too, before its NMS, and may have lost to a box
             of the other side. One tie decides about all that its boxes overlap. Without lateral
-            connections (row e), the levels are C5 repeated, so that neighbours have the same
-            score.
+            connections (row e), levels are C5 repeated, and neighbours have the same score.
         head_max_error: the largest difference of the heads' outputs on the same proposals.
         max_pixels: the largest difference of the matched boxes' coordinates.
         max_score: the largest difference of their scores.
@@ -104,12 +103,8 @@ def check_export(exported: Exported, model: nn.Module, images: Sequence[Tensor])
     """Run an exported file and its model on the same images.
 
     Args:
-        exported: from :func:`fpn_d2.export.export_model`.
-        model: the model that it was made of.
+        exported, model: from :func:`fpn_d2.export.export_model`, and what it was made of.
         images: (3, H, W) float32 each, 0 to 255.
-
-    Returns:
-        how far they are from each other.
 
     Raises:
         UserError: if no image has a detection, so that nothing can be compared.
@@ -127,8 +122,16 @@ def check_export(exported: Exported, model: nn.Module, images: Sequence[Tensor])
             expected = eager(*inputs)
         named = dict(zip(eager.input_names, inputs, strict=True))
         _compare_boxes(parity, run(named), expected, functools.partial(_candidates, model, inputs))
-        outputs = run_check(named)[len(eager.output_names) :]
-        _compare_heads(parity, eager, image, outputs)
+        *proposals, logits, deltas = run_check(named)[len(eager.output_names) :]
+        expected = eager.head_outputs(image, proposals[0] if proposals else None)
+        for x, y in zip((logits, deltas), expected, strict=True):
+            if x.shape != y.shape:
+                raise UserError(
+                    f"the exported heads return {tuple(x.shape)} values and the model's "
+                    f"{tuple(y.shape)}; this is a defect of the export, please report it"
+                )
+            if len(x):
+                parity.head_max_error = max(parity.head_max_error, float((x - y).abs().max()))
     if not parity.detections:
         raise UserError(
             f"the model finds nothing above a score of {LEAST_SCORE} on these images, so nothing "
@@ -200,38 +203,15 @@ def _confident(outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(x[keep] for x in outputs)
 
 
-def _compare_heads(
-    parity: Parity, eager: DetectorGraph, image: Tensor, outputs: Sequence[Tensor]
-) -> None:
-    expected = eager.head_outputs(image, outputs[0] if len(outputs) == 3 else None)
-    for x, y in zip(outputs[-2:], expected, strict=True):
-        if x.shape != y.shape:
-            raise UserError(
-                f"the exported heads return {tuple(x.shape)} values and the model's "
-                f"{tuple(y.shape)}; this is a defect of the export, please report it"
-            )
-        if len(x):
-            parity.head_max_error = max(parity.head_max_error, float((x - y).abs().max()))
-
-
 def load_exported(content: bytes, format: str) -> Callable[[dict[str, Tensor]], list[Tensor]]:
     """Load an exported file into ONNX Runtime or TorchScript, on the CPU.
-
-    Args:
-        content: the bytes of the file.
-        format: "onnx" or "torchscript".
 
     Returns:
         a function that runs it: it takes the inputs by name and returns the outputs in order.
     """
     if format == "torchscript":
         module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
-
-        def run_module(inputs: dict[str, Tensor]) -> list[Tensor]:
-            with torch.no_grad():
-                return list(module(*inputs.values()))
-
-        return run_module
+        return torch.no_grad()(lambda inputs: list(module(*inputs.values())))
     onnxruntime = require("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -246,15 +226,7 @@ def load_exported(content: bytes, format: str) -> Callable[[dict[str, Tensor]], 
 
 
 def random_proposals(count: int, height: int, width: int) -> Tensor:
-    """Draw boxes of all sizes, always the same for an image of one size.
-
-    Args:
-        count: P.
-        height, width: of the image, in pixels.
-
-    Returns:
-        (P, 4), x0 y0 x1 y1 in pixels.
-    """
+    """Draw (count, 4) boxes x0 y0 x1 y1 of all sizes, the same for all images of one size."""
     generator = torch.Generator().manual_seed(height * width)
     sides = torch.tensor([width, height])
     size = sides * 2 ** (-4 * torch.rand(count, 2, generator=generator))
@@ -263,11 +235,7 @@ def random_proposals(count: int, height: int, width: int) -> Tensor:
 
 
 def read_check_images(cfg: CfgNode, files: Sequence[str] = ()) -> list[Tensor]:
-    """Read the images to compare on, each in three sizes.
-
-    Args:
-        cfg: the model's config.
-        files: the images; without any, the first ones of the config's test set.
+    """Read the images to compare on, by default the first of the test set, each in three sizes.
 
     Returns:
         (3, H, W) float32 each, 0 to 255, with the channels in the order of ``INPUT.FORMAT``.
@@ -281,18 +249,14 @@ def read_check_images(cfg: CfgNode, files: Sequence[str] = ()) -> list[Tensor]:
         if fault is not None:
             raise UserError(f"image {file} {fault}; name another by --images")
         pixels = read_image(file, cfg.INPUT.FORMAT)
-        images += [_resize(cfg, pixels, scale) for scale in SCALES]
+        shortest = cfg.INPUT.MIN_SIZE_TEST or min(pixels.shape[:2])
+        sides = {"INPUT.MIN_SIZE_TEST": shortest, "INPUT.MAX_SIZE_TEST": cfg.INPUT.MAX_SIZE_TEST}
+        for scale in SCALES:
+            scaled = changed(cfg, {key: round(scale * side) for key, side in sides.items()})
+            resized = build_test_resize(scaled).get_transform(pixels).apply_image(pixels)
+            resized = np.ascontiguousarray(resized.transpose(2, 0, 1), np.float32)
+            images.append(torch.from_numpy(resized))
     return images
-
-
-def _resize(cfg: CfgNode, pixels: np.ndarray, scale: float) -> Tensor:
-    shortest = cfg.INPUT.MIN_SIZE_TEST or min(pixels.shape[:2])
-    longest = cfg.INPUT.MAX_SIZE_TEST
-    sides = {"MIN_SIZE_TEST": shortest, "MAX_SIZE_TEST": longest}
-    cfg = changed(cfg, {f"INPUT.{key}": round(scale * side) for key, side in sides.items()})
-    resize = build_test_resize(cfg)
-    resized = resize.get_transform(pixels).apply_image(pixels)
-    return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1), np.float32))
 
 
 def _test_files(cfg: CfgNode) -> list[str]:
@@ -314,16 +278,13 @@ def report_parity(path: str | os.PathLike, model: str, format: str, parity: Pari
 
     Args:
         path: the file; it need not exist.
-        model: the model's name in the table.
-        format: "onnx" or "torchscript".
+        model, format: the model's name in the table, and the form in which it was exported.
         parity: of the exported file.
 
     Raises:
         UserError: see :func:`check_report`.
     """
-    path = os.fspath(path)
-    check_report(path)
-    rows = read_json(path)["exports"] if os.path.isfile(path) else []
+    rows = check_report(path)
     rows = [row for row in rows if (row["model"], row["format"]) != (model, format)]
     row = {
         "model": model,
@@ -347,11 +308,8 @@ def report_parity(path: str | os.PathLike, model: str, format: str, parity: Pari
     write_json(path, content)
 
 
-def check_report(path: str | os.PathLike) -> None:
-    """Refuse a file that :func:`report_parity` cannot add to.
-
-    Args:
-        path: the file; it need not exist.
+def check_report(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Read the rows of :func:`report_parity`; none if the file does not exist.
 
     Raises:
         UserError: if the file is something else.
@@ -361,22 +319,23 @@ def check_report(path: str | os.PathLike) -> None:
     content = read_json(path) if os.path.isfile(path) else {"exports": []}
     if not isinstance(content, dict) or not isinstance(content.get("exports"), list):
         raise UserError(f"{path} is no report of exports, and is kept; name another by --report")
+    return content["exports"]
 
 
 def export_table(rows: Sequence[dict[str, Any]]) -> str:
     """Write the rows of :func:`report_parity` as a table in Markdown."""
-    headers = ["model", "format", "images (sizes)", "boxes", "matched %", "tied"]
-    headers += ["largest difference, px", "of scores", "of head outputs"]
-    cells = [
-        [
-            row["model"],
-            row["format"],
-            f"{row['images']} ({row['sizes']})",
-            row["boxes"],
-            f"{100 * row['matched_share']:.2f}",
-            row["tied"],
-            *(f"{row[key]:.0e}" for key in ("max_pixels", "max_score", "head_max_error")),
-        ]
+    table = [
+        {
+            "model": row["model"],
+            "format": row["format"],
+            "images (sizes)": f"{row['images']} ({row['sizes']})",
+            "boxes": row["boxes"],
+            "matched %": f"{100 * row['matched_share']:.2f}",
+            "tied": row["tied"],
+            "largest difference, px": f"{row['max_pixels']:.0e}",
+            "of scores": f"{row['max_score']:.0e}",
+            "of head outputs": f"{row['head_max_error']:.0e}",
+        }
         for row in rows
     ]
-    return tabulate(cells, headers, tablefmt="github", disable_numparse=True) + "\n"
+    return tabulate(table, "keys", tablefmt="github", disable_numparse=True) + "\n"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from model_zoo import different, scramble, stock_config, without_prefix, write_pickle
 from torch import Tensor, nn
@@ -20,19 +19,15 @@ NORMS = pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
 @pytest.fixture
 def config(row_config, tmp_path):
     """``config(KEY, value, ..., row=...)``: a quick row that writes below the test's folder."""
-
-    def load(*opts: object, row: str = ROW):
-        return row_config(row, "OUTPUT_DIR", tmp_path / "output", *opts)
-
-    return load
+    return lambda *opts, row=ROW: row_config(row, "OUTPUT_DIR", tmp_path / "output", *opts)
 
 
 @pytest.fixture
 def build(config) -> Callable:
-    """``build(KEY, value, ..., row=...)``: a quick row's model, with random values."""
+    """``build(KEY, value, ...)``: the quick row's model, with random values."""
 
-    def make(*opts: object, row: str = ROW) -> nn.Module:
-        model = build_model(config(*opts, row=row).clone())
+    def make(*opts: object) -> nn.Module:
+        model = build_model(config(*opts).clone())
         scramble(model, seed=1)
         return model
 
@@ -92,20 +87,6 @@ def test_every_tensor_comes_back_bit_for_bit(model, build, tmp_path, layout):
         assert not different(other.state_dict(), saved)
 
 
-def test_the_optimizer_comes_back_with_the_model(model, tmp_path):
-    parameter = model.backbone.fpn_output3.weight
-    optimizer = torch.optim.SGD([parameter], lr=0.5, momentum=0.9)
-    parameter.grad = torch.rand_like(parameter)
-    optimizer.step()
-    momentum = optimizer.state[parameter]["momentum_buffer"].clone()
-    SafeCheckpointer(model, str(tmp_path), optimizer=optimizer).save("model")
-    optimizer.state.clear()
-    scramble(model, seed=2)
-    again = SafeCheckpointer(model, str(tmp_path), optimizer=optimizer)
-    again.resume_or_load("", resume=True)
-    assert torch.equal(optimizer.state[parameter]["momentum_buffer"], momentum)
-
-
 def test_load_model_takes_the_weights_or_with_resume_the_last_checkpoint(model, config, save):
     first = scramble(model, seed=3)
     path = save(first, "first.pth")
@@ -158,9 +139,9 @@ def test_a_last_checkpoint_that_is_gone_is_named_with_a_remedy_that_helps(
 ):
     """The remedy is not another MODEL.WEIGHTS: with --resume nothing reads it."""
     cfg = config("MODEL.WEIGHTS", save(model.state_dict()))
-    folder = Path(cfg.OUTPUT_DIR)
-    folder.mkdir()
-    (folder / "last_checkpoint").write_text(last)  # empty: the disk was full, or a kill
+    tag = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
+    tag.parent.mkdir()
+    tag.write_text(last)  # empty: the disk was full, or a kill
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
     for call in (
         lambda: checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=True),
@@ -168,7 +149,7 @@ def test_a_last_checkpoint_that_is_gone_is_named_with_a_remedy_that_helps(
     ):
         sentence = refusal(call)
         assert last in sentence
-        assert str(folder / "last_checkpoint") in sentence
+        assert str(tag) in sentence
         assert "set MODEL.WEIGHTS" not in sentence
     # without --resume the file is no obstacle
     load_model(cfg)
@@ -190,8 +171,9 @@ def fill(state: dict[str, Tensor], *, at_least_half: bool) -> tuple[dict[str, Te
     kept: list[str] = []
     for module in dict.fromkeys(map(module_of, backbone)):
         more = kept + [key for key in backbone if module_of(key) == module]
-        if 2 * len(more) >= len(backbone):
-            kept = more if at_least_half else kept
+        if at_least_half and 2 * len(kept) >= len(backbone):
+            break
+        if not at_least_half and 2 * len(more) >= len(backbone):
             break
         kept = more
     filled = type(state)((k, v) for k, v in state.items() if k in kept or k not in backbone)
@@ -200,67 +182,55 @@ def fill(state: dict[str, Tensor], *, at_least_half: bool) -> tuple[dict[str, Te
     return filled, len(kept), len(backbone)
 
 
-def with_metadata(state, save, file_of) -> str:
+def with_metadata(state, save, path) -> str:
     """A file as this package and Detectron2 save it."""
     return save(state)
 
 
-def plain_dict(state, save, file_of) -> str:
+def plain_dict(state, save, path, prefix: str = "", **more: object) -> str:
     """A zoo's file. Without metadata, norms fill their statistics themselves and do not say so."""
-    content = {"model": {k: v.numpy() for k, v in state.items()}, "__author__": "someone"}
-    return write_pickle(file_of("weights.pkl"), content)
+    arrays = {k.removeprefix(prefix): v.numpy() for k, v in state.items()}
+    return write_pickle(path, {"model": arrays, "__author__": "someone", **more})
 
 
-def matched(state, save, file_of) -> str:
+def matched(state, save, path) -> str:
     """A file with a backbone's own names, which are to be matched."""
-    arrays = {k.removeprefix("backbone.bottom_up."): v.numpy() for k, v in state.items()}
-    content = {"model": arrays, "__author__": "someone", "matching_heuristics": True}
-    return write_pickle(file_of("weights.pkl"), content)
-
-
-FORMS = pytest.mark.parametrize("form", [with_metadata, plain_dict, matched])
+    return plain_dict(state, save, path, "backbone.bottom_up.", matching_heuristics=True)
 
 
 @NORMS
-@FORMS
-def test_under_half_of_the_backbones_keys_is_refused(build, save, file_of, form, norm):
+@pytest.mark.parametrize("form", [with_metadata, plain_dict, matched])
+def test_half_of_the_backbones_keys_suffices_for_training_and_less_does_not(
+    build, save, file_of, reports, form, norm
+):
     model = build("MODEL.RESNETS.NORM", norm)
     state, filled, total = fill(model.state_dict(), at_least_half=False)
     assert 0.4 * total < filled < 0.5 * total
-    path = form(state, save, file_of)
+    path = form(state, save, file_of("weights.pkl"))
     sentence = refusal(SafeCheckpointer(model).load, path)
     assert f"{path} fills only {filled} of the backbone's {total} keys" in sentence
     assert "set MODEL.WEIGHTS" in sentence
 
-
-@NORMS
-@FORMS
-def test_half_of_the_backbones_keys_suffices_for_training(
-    build, save, file_of, reports, form, norm
-):
-    model = build("MODEL.RESNETS.NORM", norm)
+    scramble(model, seed=1)
     state, filled, total = fill(model.state_dict(), at_least_half=True)
     assert 0.5 * total <= filled < 0.6 * total
     expected = copied(state)
-    path = form(state, save, file_of)
+    path = form(state, save, file_of("weights.pkl"))
     scramble(model, seed=2)
     SafeCheckpointer(model).load(path)
     loaded = model.state_dict()
     assert not different({name: loaded[name] for name in expected}, expected)
     assert reports[-1].missing_keys  # which are logged, as Detectron2 does
-    assert "would be evaluated as random weights" in refusal(
-        SafeCheckpointer(model, strict=True).load, path
-    )
+    sentence = refusal(SafeCheckpointer(model, strict=True).load, path)
+    assert "would be evaluated as random weights" in sentence
 
 
 def test_exactly_half_is_not_under_half(model, save):
     state = model.state_dict()
     statistics = (".running_mean", ".running_var", ".num_batches_tracked")
+    backbone = [key for key in state if key.startswith("backbone.")]
     # a norm loses its weight after its statistics, which mean nothing without
-    backbone = sorted(
-        (key for key in state if key.startswith("backbone.")),
-        key=lambda key: not key.endswith(statistics),
-    )
+    backbone.sort(key=lambda key: not key.endswith(statistics))
     assert len(backbone) % 2 == 0
     for key in backbone[: len(backbone) // 2]:
         del state[key]
@@ -279,15 +249,10 @@ def test_a_classifier_of_another_depth_is_refused(row_config, file_of):
     content = {"model": {name: value.numpy() for name, value in source.items()}}
     content |= {"__author__": "torchvision", "matching_heuristics": True}
     path = write_pickle(file_of("R-18.pkl"), content)
-    target = model.state_dict()
-    backbone = [key for key in target if key.startswith("backbone.")]
-    fits = [
-        key
-        for key in backbone
-        if (value := source.get(without_prefix(key))) is not None
-        and value.shape == target[key].shape
-    ]
-    assert (len(fits), len(backbone)) == (77, 281)
+    shapes = {k: v.shape for k, v in model.state_dict().items() if k.startswith("backbone.")}
+    theirs = {name: value.shape for name, value in source.items()}
+    fits = [key for key, shape in shapes.items() if theirs.get(without_prefix(key)) == shape]
+    assert (len(fits), len(shapes)) == (77, 281)
     assert "fills only 77 of the backbone's 281 keys" in refusal(SafeCheckpointer(model).load, path)
 
 
@@ -296,24 +261,15 @@ def test_a_checkpoint_of_another_architecture_is_refused(model, build, save, str
     regnet = ["MODEL.FPN.BOTTOM_UP", "build_regnet_backbone"]
     other = build(*regnet, "MODEL.FPN.IN_FEATURES", ["s1", "s2", "s3", "s4"])
     path = save(other.state_dict())
-    sentence = refusal(SafeCheckpointer(model, strict=strict).load, path)
+    checkpointer = SafeCheckpointer(model, strict=strict)
+    sentence = refusal(checkpointer.load, path)
     assert path in sentence
     assert "set MODEL.WEIGHTS" in sentence
     assert "backbone." in sentence  # the first of the keys that it leaves
-
-
-def test_a_checkpointer_that_refused_a_file_takes_the_next(model, save):
-    state = model.state_dict()
-    checkpointer = SafeCheckpointer(model)
-    refusal(checkpointer.load, save({}, "wrong.pth"))
-    checkpointer.load(save(state, "right.pth"))
+    checkpointer.load(save(model.state_dict(), "right.pth"))  # and takes the next
 
 
 # -- evaluation needs every key ----------------------------------------------------------------
-
-
-def first(state: dict[str, Tensor], ending: str) -> str:
-    return next(key for key in state if key.endswith(ending))
 
 
 @pytest.mark.parametrize(
@@ -333,7 +289,7 @@ def test_evaluation_refuses_a_single_unfilled_key_and_training_does_not(
     model, config, save, reports, ending, fault
 ):
     state = model.state_dict()
-    key = first(state, ending)
+    key = next(key for key in state if key.endswith(ending))
     value = state.pop(key)
     if fault == "wrong shape":
         state[key] = torch.cat([value, value])
@@ -392,14 +348,6 @@ def test_a_class_head_of_another_size_may_be_fine_tuned_but_not_evaluated(config
     assert f"does not fill 4 of the model's keys ({predictor}.bbox_pred.bias, " in sentence
 
 
-def test_keys_that_the_model_has_not_are_no_obstacle(model, config, save):
-    """As when an RPN is evaluated from a Faster R-CNN's checkpoint."""
-    state = scramble(model, seed=3)
-    mask_head = {"roi_heads.mask_head.predictor.weight": torch.rand(5, 8, 1, 1)}
-    loaded = load_model(config("MODEL.WEIGHTS", save({**state, **mask_head})))
-    assert not different(loaded.state_dict(), state)
-
-
 # -- Detectron2's own ways in ------------------------------------------------------------------
 
 
@@ -416,13 +364,9 @@ def test_names_are_matched_in_a_pth_that_asks_for_it(model, file_of):
     assert not different(model.state_dict(), expected)
 
 
-def test_a_models_state_dict_alone_is_a_checkpoint(model, config, file_of):
+def test_a_models_state_dict_alone_and_one_with_more_keys_are_checkpoints(model, config, file_of):
+    """As when an RPN is evaluated from a Faster R-CNN's weights."""
     state = scramble(model, seed=3)
     path = file_of("state.pth")
-    torch.save(state, path)
+    torch.save({**state, "roi_heads.mask_head.predictor.weight": torch.rand(5, 8, 1, 1)}, path)
     assert not different(load_model(config("MODEL.WEIGHTS", path)).state_dict(), state)
-
-
-def test_it_is_detectron2s_checkpointer(model):
-    assert isinstance(SafeCheckpointer(model), DetectionCheckpointer)
-    assert SafeCheckpointer(nn.parallel.DataParallel(model)).model is model

@@ -55,31 +55,24 @@ def test_plain_containers_come_back(tmp_path, way, protocol):
     assert way(content, tmp_path / "file", protocol) == content
 
 
-class Dtype:
-    """A dtype with a state of one's own."""
+class Reduced:
+    """An object that a pickle describes by this."""
 
-    def __init__(self, code, state):
-        self.code, self.state = code, state
+    def __init__(self, *value):
+        self.value = value
 
     def __reduce__(self):
-        return np.dtype, (self.code, False, True), self.state
+        return self.value
 
 
-class Array:
+def array(dtype):
     """Two elements whose bytes are addresses of nothing."""
-
-    def __init__(self, code, state):
-        self.dtype = Dtype(code, state)
-
-    def __reduce__(self):
-        reconstruct, args, _ = np.zeros(1).__reduce__()
-        raw = struct.pack("<QQ", 0x4141414141414141, 0x4242424242424242)
-        return reconstruct, args, (1, (2,), self.dtype, False, raw)
+    reconstruct, args, _ = np.zeros(1).__reduce__()
+    return Reduced(reconstruct, args, (1, (2,), dtype, False, b"A" * 16))
 
 
-class Scalar(Array):
-    def __reduce__(self):
-        return np.float64(0).__reduce__()[0], (self.dtype, struct.pack("<Q", 0x41414141))
+def scalar(dtype):
+    return Reduced(np.float64(0).__reduce__()[0], (dtype, b"A" * 8))
 
 
 LIES = {
@@ -93,13 +86,15 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("kind", [Array, Scalar])
+@pytest.mark.parametrize("kind", [array, scalar])
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("way, protocol", [(through_pickle, 4), (through_torch, 2)])
 def test_a_state_that_lies_is_refused(tmp_path, way, protocol, kind, lie):
     """The first lie kills a process that believes it."""
+    code, state = LIES[lie]
+    dtype = Reduced(np.dtype, (code, False, True), state)
     with pytest.raises(UserError, match=r"file cannot be read \(it (describes|holds an array)"):
-        way({"a": kind(*LIES[lie])}, tmp_path / "file", protocol)
+        way({"a": kind(dtype)}, tmp_path / "file", protocol)
 
 
 @pytest.mark.parametrize(
@@ -121,17 +116,12 @@ def test_programs_are_refused(tmp_path, code, monkeypatch):
     assert not (tmp_path / "made").exists()
 
 
-def test_a_pickle_that_would_fill_the_memory(tmp_path):
+def test_a_pickle_that_would_fill_the_memory_or_is_none(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"\x80\x04]r" + struct.pack("<I", 2**31) + b".")  # LONG_BINPUT
     with pytest.raises(UserError, match=r"file cannot be read \(its memo is larger"):
         load(path)
     path.write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 2**50) + b"few.")  # BINBYTES8
-    with pytest.raises(UserError, match=r"file cannot be read"):
-        load(path)
-
-
-def test_a_file_that_is_not_there_or_a_folder(tmp_path):
-    for path in (tmp_path / "nowhere.pkl", tmp_path):
-        with pytest.raises(UserError, match="cannot be read"):
-            load(path)
+    for unreadable in (path, tmp_path / "nowhere.pkl", tmp_path):
+        with pytest.raises(UserError, match=r"the file .* cannot be read"):
+            load(unreadable)

@@ -1,12 +1,12 @@
 """--resume takes the newest checkpoint that is whole, and says which ones it skipped and why. A
 save that fails leaves the checkpoint before it."""
 
-import io
 import logging
 import os
 import pickle
 import re
 import shutil
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 
 from fpn_d2 import UserError
 from fpn_d2.checkpoint import SafeCheckpointer
-from fpn_d2.checkpoint.resume_point import newest_whole, tagged_checkpoint
+from fpn_d2.checkpoint.resume_point import tagged_checkpoint
 
 
 def checkpointer_of(folder, iteration=0):
@@ -63,16 +63,12 @@ def flip(path):
     path.write_bytes(content)
 
 
-def code(path):
-    torch.save({"model": {}, "optimizer": Evil(path.parent)}, path)
-
-
 DAMAGES = {
     "cut short": (cut, "cannot be read"),
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
     "a flipped bit": (flip, "is damaged in its part"),
     "another file": (lambda path: path.write_text("<html>"), "cannot be read"),
-    "code": (code, "holds posix.mkdir"),
+    "code": (lambda path: torch.save({"model": Evil(path.parent)}, path), "holds posix.mkdir"),
     "weights alone": (lambda path: torch.save({"model": {}}, path), "has no optimizer"),
     "a list": (lambda path: torch.save([1], path), "is a list"),
 }
@@ -93,22 +89,15 @@ def test_a_damaged_checkpoint_is_skipped_by_name(tmp_path, skipped, damage):
     assert not (tmp_path / "made").exists()
 
 
-def test_several_are_skipped_one_by_one(tmp_path, skipped):
-    save(tmp_path, 1, 2, 3, 4, final=4)
-    for name in ("model_final.pth", "model_0000003.pth"):
+def test_several_are_skipped_one_by_one_until_none_is_whole(tmp_path, skipped):
+    save(tmp_path, 1, 2, 3, final=3)
+    damaged = ["model_final.pth", "model_0000002.pth"]
+    for name in damaged:
         cut(tmp_path / name)
-    assert resumed(tmp_path) == 2
-    assert [re.search(r"model_\w+\.pth", line)[0] for line in skipped()] == [
-        "model_final.pth",
-        "model_0000003.pth",
-    ]
-
-
-def test_where_none_is_whole_it_says_so_and_starts_nothing(tmp_path):
-    save(tmp_path, 1, 2)
-    for path in tmp_path.glob("*.pth"):
-        cut(path)
-    with pytest.raises(UserError, match=r"no checkpoint in .* is whole.*0000002\.pth.*1 more"):
+    assert resumed(tmp_path) == 1
+    assert [re.search(r"model_\w+\.pth", line)[0] for line in skipped()] == damaged
+    cut(tmp_path / "model_0000001.pth")
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole.*final\.pth.*2 more"):
         resumed(tmp_path)
 
 
@@ -117,6 +106,8 @@ def test_without_a_tag_the_last_iteration_counts(tmp_path, final):
     save(tmp_path, 1, 2, 3, final=final)
     (tmp_path / "last_checkpoint").unlink()
     assert resumed(tmp_path) == 3
+    save(tmp_path, 4)
+    assert resumed(tmp_path) == 4
 
 
 def test_a_tag_that_was_not_written_in_time(tmp_path, skipped):
@@ -124,12 +115,6 @@ def test_a_tag_that_was_not_written_in_time(tmp_path, skipped):
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
     assert resumed(tmp_path) == 2
     assert not skipped()
-
-
-def test_a_longer_training_after_the_final_checkpoint(tmp_path):
-    save(tmp_path, 1, 2, final=2)
-    save(tmp_path, 3)
-    assert resumed(tmp_path) == 3
 
 
 def test_checkpoints_of_an_earlier_training_come_last(tmp_path, skipped):
@@ -168,9 +153,8 @@ def test_an_empty_folder_is_a_new_training(tmp_path):
 def outside(tmp_path):
     """A file beside the folder that makes another folder when it is unpickled."""
     path = tmp_path / "outside.pkl"
-    path.write_bytes(b"cposix\nmkdir\n(V" + str(tmp_path / "made").encode() + b"\ntR.")
-    with pytest.raises(TypeError):  # what it makes is no checkpoint, but it is made
-        dict(pickle.loads(path.read_bytes()))
+    path.write_bytes(pickle.dumps(Evil(tmp_path)))
+    pickle.loads(path.read_bytes())
     (tmp_path / "made").rmdir()
     return path
 
@@ -225,28 +209,16 @@ def test_a_tag_of_gigabytes_a_folder_or_a_pipe(tmp_path, skipped):
     assert len(skipped()) == 4
 
 
-def test_newest_whole_is_the_path_of_the_file(tmp_path):
-    save(tmp_path, 1)
-    assert newest_whole(str(tmp_path)) == str(tmp_path / "model_0000001.pth")
-    assert tagged_checkpoint(str(tmp_path)) == str(tmp_path / "model_0000001.pth")
-
-
 # -- a save that fails ---------------------------------------------------------------------------
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("iteration", [2, 1])
 def test_a_failed_save_leaves_the_checkpoint_before_it(tmp_path, monkeypatch, iteration):
     save(tmp_path, 1)
-    write = torch.save
+    content = (tmp_path / "model_0000001.pth").read_bytes()
 
     def half(data, file):
-        buffer = io.BytesIO()
-        write(data, buffer)
-        file.write(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+        file.write(content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
@@ -254,7 +226,7 @@ def test_a_failed_save_leaves_the_checkpoint_before_it(tmp_path, monkeypatch, it
     with pytest.raises(UserError, match=sentence) as error:
         checkpointer_of(tmp_path, 2).save(f"model_000000{iteration}", iteration=2)
     assert "\n" not in str(error.value)
-    assert names(tmp_path) == ["last_checkpoint", "model_0000001.pth"]
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0000001.pth"]
     assert resumed(tmp_path) == 1
 
 
@@ -275,15 +247,12 @@ def test_a_failed_save_in_torchs_own_words(tmp_path, monkeypatch):
         save(tmp_path, 2)
     monkeypatch.undo()
     assert failed
-    assert names(tmp_path) == ["last_checkpoint", "model_0000001.pth"]
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0000001.pth"]
     assert resumed(tmp_path) == 1
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("a mistake of the program's")
-
-    monkeypatch.setattr(torch, "save", fail)
+    monkeypatch.setattr(torch, "save", Mock(side_effect=RuntimeError("a mistake of the program's")))
     with pytest.raises(RuntimeError, match="a mistake"):
         save(tmp_path, 1)
 
@@ -291,10 +260,9 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path, monkeypatch):
 def test_a_failure_between_checkpoint_and_its_tag_loses_neither(tmp_path, monkeypatch):
     save(tmp_path, 1)
 
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(SafeCheckpointer, "tag_last_checkpoint", stop)
+    monkeypatch.setattr(
+        SafeCheckpointer, "tag_last_checkpoint", Mock(side_effect=KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, 2)
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"

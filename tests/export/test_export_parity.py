@@ -6,9 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 from PIL import Image
-from random_detectors import detect, spread_scores
+from random_detectors import detect, random_detector
 
 from fpn_d2 import UserError
 from fpn_d2.export import (
@@ -26,9 +25,7 @@ from fpn_d2.export.parity import _are_among, _candidates, _compare_boxes, random
 def exported(row_config):
     """A random Fast R-CNN that keeps all of its detections, and its file."""
     cfg = row_config("quick/Fast-RCNN/fast_rcnn_R_18_C5", "TEST.DETECTIONS_PER_IMAGE", 5000)
-    torch.manual_seed(0)
-    model = build_model(cfg.clone()).eval()
-    spread_scores(cfg, model)
+    model = random_detector(cfg)
     return model, export_model(cfg, model, "torchscript")
 
 
@@ -47,45 +44,37 @@ def test_the_models_own_file_is_taken(exported, images):
     assert parity.summary().startswith("2 images of 2 sizes: ")
 
 
-def test_another_heads_scores_are_found(exported, images):
+def test_other_scores_and_boxes_elsewhere_are_found_and_no_detection_shows_nothing(
+    exported, images
+):
     model, file = exported
     other = copy.deepcopy(model)
-    other.roi_heads.box_predictor.cls_score.bias.data[2] += 0.25
+    scores, boxes = other.roi_heads.box_predictor.cls_score, other.roi_heads.box_predictor.bbox_pred
+    scores.bias.data[2] += 0.25
     parity = check_export(file, other, images)
     assert parity.head_max_error == pytest.approx(0.25, abs=1e-4)
     assert not parity.is_within_tolerance
-
-
-def test_boxes_elsewhere_are_found(exported, images):
-    model, file = exported
-    other = copy.deepcopy(model)
-    other.roi_heads.box_predictor.bbox_pred.bias.data += 1.0  # a tenth of the box's width
+    scores.bias.data[2] -= 0.25
+    boxes.bias.data += 1.0  # a tenth of the box's width
     parity = check_export(file, other, images)
     assert parity.matched_share < 0.5
     assert not parity.is_within_tolerance
-
-
-def test_a_model_that_finds_nothing_shows_nothing(exported, images):
-    model, file = exported
-    blind = copy.deepcopy(model)
-    blind.roi_heads.box_predictor.cls_score.bias.data[-1] = 100.0
+    scores.bias.data[-1] = 100.0
     with pytest.raises(UserError, match=r"nothing above a score of 0.05 .* --images"):
-        check_export(file, blind, images)
+        check_export(file, other, images)
 
 
-def test_the_bar():
-    assert Parity(detections=1000, found=1000, matched=995, head_max_error=1e-3).is_within_tolerance
-    assert not Parity(detections=1000, found=1000, matched=994).is_within_tolerance
-    assert Parity(detections=1000, found=1000, matched=900, tied=100).is_within_tolerance
-    assert not Parity(detections=1000, found=1000, matched=890, tied=100).is_within_tolerance
-    assert not Parity(detections=995, found=1001, matched=995).is_within_tolerance
-    assert not Parity(detections=9, found=9, matched=9, head_max_error=1.1e-3).is_within_tolerance
-
-
-def compare(found, expected, candidates):
-    parity = Parity()
-    _compare_boxes(parity, found, expected, lambda: candidates)
-    return parity.matched, parity.tied
+@pytest.mark.parametrize(
+    "detections, found, matched, tied, error, is_within",
+    [
+        *((1000, 1000, 995, 0, 1e-3, True), (1000, 1000, 994, 0, 0, False)),
+        *((1000, 1000, 900, 100, 0, True), (1000, 1000, 890, 100, 0, False)),
+        *((995, 1001, 995, 0, 0, False), (9, 9, 9, 0, 1.1e-3, False)),
+    ],
+)
+def test_the_bar(detections, found, matched, tied, error, is_within):
+    parity = Parity([], detections, found, matched, tied, head_max_error=error)
+    assert parity.is_within_tolerance == is_within
 
 
 def boxes_at(*places):
@@ -95,23 +84,37 @@ def boxes_at(*places):
     return boxes, torch.tensor([place[1] for place in places]), torch.zeros(len(places))
 
 
-def test_of_two_boxes_of_one_score_either_may_be_kept():
-    """The boxes at 0 and 1 are tied; only the former covers the one at -2 as well."""
-    all_of_them = boxes_at((0, 0.75), (1, 0.75), (-2, 0.5), (50, 0.25))
-    expected = boxes_at((0, 0.75), (50, 0.25))
-    found = boxes_at((1, 0.75), (-2, 0.5), (50, 0.25))
-    assert compare(found, expected, all_of_them) == (1, 2)
+TIES = {  # the file's boxes, the model's, those that the model's NMS chose from
+    # only the box at 0 covers the one at -2 as well
+    "of two boxes of one score either may be kept": (
+        [(1, 0.75), (-2, 0.5), (50, 0.25)],
+        [(0, 0.75), (50, 0.25)],
+        [(0, 0.75), (1, 0.75), (-2, 0.5), (50, 0.25)],
+        (1, 2),
+    ),
+    "a box that wins with a lower score is not tied": (
+        [(1, 0.7)],
+        [(0, 0.75)],
+        [(0, 0.75), (1, 0.7)],
+        (0, 0),
+    ),
+    # as in a trace that keeps the size of its image: all scores are right, and no box is
+    "boxes that the model never had are not tied": (
+        [(1, 0.75), (21, 0.5)],
+        [(0, 0.75), (20, 0.5)],
+        [(0, 0.75), (20, 0.5)],
+        (0, 0),
+    ),
+}
 
 
-def test_a_box_that_wins_with_a_lower_score_is_not_tied():
-    all_of_them = boxes_at((0, 0.75), (1, 0.7))
-    assert compare(boxes_at((1, 0.7)), boxes_at((0, 0.75)), all_of_them) == (0, 0)
-
-
-def test_boxes_that_the_model_never_had_are_not_tied():
-    """As in a trace that keeps the size of its image: all scores are right, and no box is."""
-    expected = boxes_at((0, 0.75), (20, 0.5))
-    assert compare(boxes_at((1, 0.75), (21, 0.5)), expected, expected) == (0, 0)
+@pytest.mark.parametrize("case", TIES)
+def test_how_many_boxes_are_matched_and_tied(case):
+    *places, matched_and_tied = TIES[case]
+    found, expected, candidates = (boxes_at(*place) for place in places)
+    parity = Parity()
+    _compare_boxes(parity, found, expected, lambda: candidates)
+    assert (parity.matched, parity.tied) == matched_and_tied
 
 
 @pytest.mark.parametrize(
@@ -120,9 +123,7 @@ def test_boxes_that_the_model_never_had_are_not_tied():
 )
 def test_the_candidates_are_what_nms_chooses_from(row_config, images, row):
     cfg = row_config(f"quick/{row}")
-    torch.manual_seed(0)
-    model = build_model(cfg.clone()).eval()
-    spread_scores(cfg, model)
+    model = random_detector(cfg)
     kept, candidates = detect(model, images[0]), _candidates(model, images[:1])
     assert len(candidates[0]) > len(kept[0]) > 0
     kept, candidates = (
@@ -139,44 +140,29 @@ def test_proposals_lie_in_the_image():
     assert (boxes <= torch.tensor([80, 50, 80, 50]) + 1e-3).all()
 
 
-def test_an_image_comes_in_three_sizes(row_config, tmp_path):
-    cfg = row_config(
-        "quick/RPN/rpn_R_18_FPN", "INPUT.MIN_SIZE_TEST", 100, "INPUT.MAX_SIZE_TEST", 200
-    )
+def test_an_image_comes_in_three_sizes_resized_as_the_model_is_tested(row_config, tmp_path):
+    opts = ["INPUT.MIN_SIZE_TEST", 100, "INPUT.MAX_SIZE_TEST"]
     path = str(tmp_path / "blue.png")
     Image.fromarray(np.full((50, 75, 3), (10, 20, 30), np.uint8)).save(path)
-    images = read_check_images(cfg, [path])
+    images = read_check_images(row_config("quick/RPN/rpn_R_18_FPN", *opts, 200), [path])
     assert [tuple(x.shape) for x in images] == [(3, 100, 150), (3, 77, 116), (3, 123, 185)]
     assert images[0][:, 0, 0].tolist() == [30, 20, 10]  # BGR
-
-
-def test_images_are_resized_as_the_model_is_tested(row_config, tmp_path):
-    """torchvision rounds the sides down."""
-    cfg = row_config(
-        "torchvision/faster_rcnn_R_50_FPN", "INPUT.MIN_SIZE_TEST", 100, "INPUT.MAX_SIZE_TEST", 101
-    )
-    path = str(tmp_path / "image.png")
     Image.fromarray(np.zeros((33, 50, 3), np.uint8)).save(path)
-    # 33 * 101 / 50 = 66.66
-    assert tuple(read_check_images(cfg, [path])[0].shape) == (3, 66, 101)
+    images = read_check_images(row_config("torchvision/faster_rcnn_R_50_FPN", *opts, 101), [path])
+    # torchvision rounds the sides down: 33 * 101 / 50 = 66.66
+    assert tuple(images[0].shape) == (3, 66, 101)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image"])
-def test_what_is_no_image_is_named(row_config, tmp_path, content):
-    (tmp_path / "a.jpg").write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.jpg .*; name another by --images"):
-        read_check_images(row_config("quick/RPN/rpn_R_18_FPN"), [str(tmp_path / "a.jpg")])
-
-
-def test_without_images_the_first_of_the_test_set_are_read(row_config, tiny_opts):
-    images = read_check_images(row_config("quick/RPN/rpn_R_18_FPN", *tiny_opts))
-    assert len(images) == 9
-
-
-def test_a_data_set_that_is_not_there_is_named(row_config):
-    cfg = row_config("quick/RPN/rpn_R_18_FPN", "DATASETS.TEST", "('nowhere_val',)")
+def test_what_is_no_image_or_no_data_set_is_named(row_config, tmp_path, tiny_opts):
+    row, path = "quick/RPN/rpn_R_18_FPN", tmp_path / "a.jpg"
+    for content in (b"", b"no image"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"a\.jpg .*; name another by --images"):
+            read_check_images(row_config(row), [str(path)])
     with pytest.raises(UserError, match=r"nowhere_val.*name images by --images"):
-        read_check_images(cfg)
+        read_check_images(row_config(row, "DATASETS.TEST", "('nowhere_val',)"))
+    # without images, the first of the test set
+    assert len(read_check_images(row_config(row, *tiny_opts))) == 9
 
 
 # --- the report

@@ -15,7 +15,21 @@ class Suppress(nn.Module):
         return torchvision.ops.boxes.batched_nms(boxes, scores, groups, 0.5)
 
 
-def run_onnx(inputs, example):
+def scene(count, groups, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * size
+    boxes = torch.cat([corner, corner + torch.rand(count, 2, generator=generator) * size / 3], 1)
+    scores = torch.randn(count, generator=generator)  # objectness is negative too
+    return boxes, scores, torch.randint(0, groups, (count,), generator=generator)
+
+
+@pytest.fixture(scope="module", params=["onnx", "torchscript"])
+def run(request):
+    """``run(boxes, scores, groups)``: the exported form of NMS, which was traced on others."""
+    example = scene(10, 2, 50.0, seed=2)
+    if request.param == "torchscript":
+        with nms_by_group("torchscript"):
+            return torch.jit.trace(Suppress(), example)
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     file, names = io.BytesIO(), ["boxes", "scores", "groups"]
@@ -25,22 +39,12 @@ def run_onnx(inputs, example):
             Suppress(), example, file, dynamo=False, input_names=names, dynamic_axes=axes
         )
     session = runtime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
-    inputs = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
-    return torch.from_numpy(session.run(None, inputs)[0])
 
+    def call(*inputs):
+        arrays = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        return torch.from_numpy(session.run(None, arrays)[0])
 
-def run_torchscript(inputs, example):
-    with nms_by_group("torchscript"):
-        traced = torch.jit.trace(Suppress(), example)
-    return traced(*inputs)
-
-
-def scene(count, groups, size, seed):
-    generator = torch.Generator().manual_seed(seed)
-    corner = torch.rand(count, 2, generator=generator) * size
-    boxes = torch.cat([corner, corner + torch.rand(count, 2, generator=generator) * size / 3], 1)
-    scores = torch.randn(count, generator=generator)  # objectness is negative too
-    return boxes, scores, torch.randint(0, groups, (count,), generator=generator)
+    return call
 
 
 def greedy(boxes, scores, groups):
@@ -53,26 +57,23 @@ def greedy(boxes, scores, groups):
     return torch.tensor(kept)
 
 
-@pytest.mark.parametrize("run", [run_onnx, run_torchscript])
 def test_it_is_the_definition_by_group(run):
     inputs = scene(400, 3, 100.0, seed=1)
     expected = greedy(*inputs)
     assert len(expected) < 400
-    assert run(inputs, scene(10, 2, 50.0, seed=2)).equal(expected)
+    assert run(*inputs).equal(expected)
 
 
-@pytest.mark.parametrize("run", [run_onnx, run_torchscript])
 def test_small_boxes_of_a_late_group_are_told_apart(run):
     """Moved by 1000 * 10,000 px, where floats are 1 px apart, two boxes of 0.4 px become one."""
     boxes = torch.tensor([[0.0, 0, 9999, 9999], [10.0, 10, 10.4, 10.4], [10.5, 10.5, 10.9, 10.9]])
-    inputs = (boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1000, 1000]))
-    assert run(inputs, scene(10, 2, 50.0, seed=2)).tolist() == [0, 1, 2]
+    found = run(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1000, 1000]))
+    assert found.tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("run", [run_onnx, run_torchscript])
 def test_no_box_is_no_box(run):
-    inputs = (torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    assert run(inputs, scene(10, 2, 50.0, seed=2)).shape == (0,)
+    found = run(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    assert found.shape == (0,)
 
 
 def test_it_is_put_back():

@@ -17,7 +17,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from fpn_d2.checkpoint.foreign.torchvision_names import convert_torchvision
+from fpn_d2.checkpoint.foreign import convert_foreign
 from fpn_d2.config import load_config, stock_config
 from fpn_d2.engine import Trainer
 
@@ -69,7 +69,8 @@ def build_networks(device: str, size: tuple[int, int]) -> Networks:
             nn.init.constant_(norm.weight, _RESIDUAL)
     settle_norms(theirs, lambda: theirs([image]))
     _spread_scores(theirs.roi_heads.box_predictor.cls_score, lambda: theirs([image]))
-    weights = convert_torchvision(theirs.state_dict(), norm_eps=1e-5, all_classes=True).weights
+    state = theirs.state_dict()
+    weights = convert_foreign("", state, "torchvision", norm_eps=1e-5, all_classes=True).weights
     ours = Trainer.build_model(cfg).eval()
     stock = build_model(stock_config(cfg)).eval()
     missing, unexpected = ours.load_state_dict(weights, strict=False)

@@ -4,8 +4,14 @@ No other room imports this one; tools and experiments do.
 """
 
 from . import components  # noqa: F401  (registers them)
-from .code_bases import SOURCES, check_complete, convert_foreign, find_source, norm_eps_of
-from .name_rules import Conversion
+from .code_bases import (
+    SOURCES,
+    Conversion,
+    check_complete,
+    convert_foreign,
+    find_source,
+    norm_eps_of,
+)
 
 __all__ = [
     "SOURCES",

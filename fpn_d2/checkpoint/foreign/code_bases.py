@@ -1,34 +1,52 @@
 """Checkpoints of other code bases: which one it is, its conversion, and a check of the result."""
 
+import dataclasses
 import hashlib
 import os
 import re
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from ...utils.errors import UserError
-from .maskrcnn_benchmark_names import convert_maskrcnn_benchmark
-from .name_rules import NORM_EPS, Conversion
-from .torchvision_names import convert_torchvision
+from .class_columns import order_faster_rcnn, order_retinanet
+from .name_rules import maskrcnn_benchmark_rules, rename, torchvision_rules
 
 SOURCES = ("torchvision", "maskrcnn_benchmark", "detectron2")
+NORM_EPS = 1e-5  # of Detectron2's norms, frozen or not
+_DEPTHS = {23: 101, 36: 152}  # by the blocks of res4, for networks of bottleneck blocks
 
 # torchvision gives the norms of its published COCO_V1 weights an eps of 0. These are the first
 # digits of the files' SHA-256, which stand in their names too.
 _WITHOUT_EPS = ("258fb6c6", "eeacb38b")
 
 
-def find_source(weights: dict[str, Tensor]) -> str:
-    """Tell by the names which code base weights come from.
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """Weights under this package's names, and what they need to run.
 
     Args:
         weights: by name.
+        config: the config below ``configs/`` that the weights are for.
+        labels: the source's label of each class.
+        overrides: ``[KEY, value, ...]`` for that config.
+        notes: a sentence for each thing that was left out or changed.
+    """
 
-    Returns:
-        one of :data:`SOURCES`; weights of neither of the others count as Detectron2's.
+    weights: dict[str, Tensor]
+    config: str
+    labels: list[int]
+    overrides: list[str]
+    notes: list[str]
+
+
+def find_source(weights: dict[str, Tensor]) -> str:
+    """Tell by the names which of :data:`SOURCES` weights come from.
+
+    Weights of neither of the others count as Detectron2's.
     """
     names = [name.removeprefix("module.") for name in weights]
     if any(re.match(r"backbone\.(fpn\.fpn_inner|body\.stem\.)", name) for name in names):
@@ -44,9 +62,6 @@ def norm_eps_of(path: str, weights: dict[str, Tensor]) -> float:
     Args:
         path: the file, or its URL.
         weights: its weights by name.
-
-    Returns:
-        the eps.
 
     Raises:
         UserError: if neither the file nor its weights tell.
@@ -83,13 +98,11 @@ def convert_foreign(
         weights: by name.
         source: "torchvision" or "maskrcnn_benchmark".
         norm_eps: what the norms add to their variance; None finds out.
-        all_classes, left_out: see :func:`convert_torchvision`.
-
-    Returns:
-        the weights, and what they need to run.
+        all_classes: keep all of torchvision's 91 columns as classes, and not only COCO's 80.
+        left_out: patterns of more names that are not needed, such as a mask head's.
 
     Raises:
-        UserError: listing what is unknown.
+        UserError: listing what is unknown, or naming what is missing.
     """
     weights = {name.removeprefix("module."): weight for name, weight in weights.items()}
     for pattern in left_out:
@@ -97,33 +110,73 @@ def convert_foreign(
             re.compile(pattern)
         except re.error as error:
             raise UserError(f"--leave-out {pattern} is no regular expression: {error}") from error
-    if source == "torchvision":
-        eps = norm_eps_of(path, weights) if norm_eps is None else norm_eps
-        return convert_torchvision(
-            weights, norm_eps=eps, all_classes=all_classes, left_out=left_out
-        )
-    return convert_maskrcnn_benchmark(weights, norm_eps=norm_eps or 0.0, left_out=left_out)
+    is_torchvision = source == "torchvision"
+    is_retinanet = is_torchvision and any(name.startswith("head.") for name in weights)
+    if is_torchvision:
+        norm_eps = norm_eps_of(path, weights) if norm_eps is None else norm_eps
+        rules = torchvision_rules(is_retinanet)
+        dropped = r"\.num_batches_tracked$"
+        config = f"torchvision/{'retinanet' if is_retinanet else 'faster_rcnn'}_R_50_FPN.yaml"
+    else:
+        on_pyramid = any(name.startswith("backbone.fpn.") for name in weights)
+        rules = maskrcnn_benchmark_rules(on_pyramid)
+        dropped = r"^rpn\.anchor_generator\.cell_anchors\."
+        config = f"maskrcnn_benchmark/faster_rcnn_R_50_{'FPN' if on_pyramid else 'C4'}.yaml"
+    weights, num_left_out = rename(weights, rules, (dropped, *left_out), source)
+    _put_eps_into_norms(weights, norm_eps or 0.0)
+    coco = is_torchvision and not all_classes
+    if is_retinanet:
+        labels, note = order_retinanet(weights, coco)
+        overrides = ["MODEL.RETINANET.NUM_CLASSES", str(len(labels))]
+    else:
+        labels, num_unused, note = order_faster_rcnn(weights, coco)
+        overrides = ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(labels))]
+        if is_torchvision:
+            overrides += ["MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES", str(num_unused)]
+    blocks = {match[1] for name in weights if (match := re.search(r"\.res4\.(\d+)\.", name))}
+    if len(blocks) in _DEPTHS:
+        overrides += ["MODEL.RESNETS.DEPTH", str(_DEPTHS[len(blocks)])]
+    notes = [note]
+    if num_left_out:
+        notes.append(f"left out, as no model here needs them: {num_left_out} names")
+    return Conversion(weights, config, labels, overrides, notes)
+
+
+def _put_eps_into_norms(weights: dict[str, Tensor], eps: float) -> None:
+    """Scale the weights of norms (in place) so that they do with 1e-5 what they did with ``eps``.
+
+    The variances stay as they are: made smaller by 1e-5, the variance of a channel that hardly
+    varies would be 0.
+    """
+    for name, variance in weights.items():
+        key = name.replace("running_var", "weight")
+        # check_complete tells of a norm without its weight
+        if eps == NORM_EPS or not name.endswith(".norm.running_var") or key not in weights:
+            continue
+        variance = variance.double()
+        scale = torch.sqrt((variance + NORM_EPS) / (variance + eps))
+        scaled = (weights[key].double() * scale).to(weights[key].dtype)
+        if not scaled.isfinite().all():
+            raise UserError(
+                f"{name} has a variance of 0, by which the source's norms would divide; convert "
+                f"with --norm-eps {NORM_EPS:g}"
+            )
+        weights[key] = scaled
 
 
 def check_complete(weights: dict[str, Tensor], cfg: CfgNode) -> None:
     """Check that weights fill a config's model, and that each of them has a place in it.
 
-    Args:
-        weights: by this package's names.
-        cfg: the config.
-
     Raises:
         UserError: listing every name that is missing, has no place or has another shape.
     """
-    wanted = {
-        name: tuple(value.shape) for name, value in build_model(cfg.clone()).state_dict().items()
-    }
+    wanted = {name: value.shape for name, value in build_model(cfg.clone()).state_dict().items()}
     faults = [f"{name} is missing" for name in wanted if name not in weights]
     faults += [f"{name} has no place" for name in weights if name not in wanted]
     faults += [
-        f"{name} is {tuple(weights[name].shape)} and not {shape}"
+        f"{name} is {tuple(weights[name].shape)} and not {tuple(shape)}"
         for name, shape in wanted.items()
-        if name in weights and tuple(weights[name].shape) != shape
+        if name in weights and weights[name].shape != shape
     ]
     if faults:
         raise UserError(

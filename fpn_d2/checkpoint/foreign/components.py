@@ -1,11 +1,9 @@
 """The components that only the models of torchvision and maskrcnn-benchmark need.
 
-Importing this file registers them. :func:`fpn_d2.load_config` does so when a config names one of
-them; a program that reads its configs in another way imports ``fpn_d2.checkpoint.foreign`` itself.
+Importing this file registers them, as :func:`fpn_d2.load_config` does when a config names one.
 
 The RPNs of both code bases have learned to correct their own anchors, so that other anchors would
-give other proposals. Both list the anchors of a cell by aspect ratio first, where Detectron2 lists
-them by size.
+give other proposals. Both list the anchors of a cell by aspect ratio first, Detectron2 by size.
 
 Shape shorthand: R RoIs, K classes.
 """
@@ -43,8 +41,8 @@ class TorchvisionAnchorGenerator(DefaultAnchorGenerator):
     ) -> Tensor:
         """See :meth:`DefaultAnchorGenerator.generate_cell_anchors`; ratio by ratio, rounded."""
         by_size = super().generate_cell_anchors(sizes, aspect_ratios)
-        by_ratio = by_size.reshape(len(sizes), len(aspect_ratios), 4).transpose(0, 1)
-        return by_ratio.reshape(-1, 4).round()
+        by_size = by_size.reshape(len(sizes), len(aspect_ratios), 4)
+        return by_size.transpose(0, 1).reshape(-1, 4).round()
 
     def _grid_anchors(self, grid_sizes: list[tuple[int, int]]) -> list[Tensor]:
         """See :meth:`DefaultAnchorGenerator._grid_anchors`; the first level's stride is exact."""
@@ -75,20 +73,17 @@ class MaskRCNNBenchmarkAnchorGenerator(DefaultAnchorGenerator):
         self, sizes: list[list[float]], aspect_ratios: list[list[float]]
     ) -> BufferList:
         """See :meth:`DefaultAnchorGenerator._calculate_anchors`."""
-        levels = zip(self.strides, sizes, aspect_ratios, strict=True)
-        return BufferList([_whole_strides(*level) for level in levels])
-
-
-def _whole_strides(stride: int, sizes: list[float], aspect_ratios: list[float]) -> Tensor:
-    """(ratios x sizes, 4) boxes around the origin, ratio by ratio."""
-    boxes = []
-    for ratio in aspect_ratios:
-        width = round((stride**2 / ratio) ** 0.5)
-        height = round(width * ratio)
-        for size in sizes:
-            half_width, half_height = width * size / stride / 2, height * size / stride / 2
-            boxes.append([-half_width, -half_height, half_width, half_height])
-    return torch.tensor(boxes)
+        levels = []
+        for stride, level_sizes, ratios in zip(self.strides, sizes, aspect_ratios, strict=True):
+            boxes = []
+            for ratio in ratios:
+                width = round((stride**2 / ratio) ** 0.5)
+                height = round(width * ratio)
+                for size in level_sizes:
+                    x, y = width * size / stride / 2, height * size / stride / 2
+                    boxes.append([-x, -y, x, y])
+            levels.append(torch.tensor(boxes))
+        return BufferList(levels)
 
 
 class UnusedClassesOutputLayers(FastRCNNOutputLayers):

@@ -1,65 +1,72 @@
-"""What conversions from other code bases share: tables of names, and norms without an eps.
+"""The names of torchvision's and maskrcnn-benchmark's weights, and the rules that make them ours.
 
-The tables are data: pairs ``(pattern, replacement)`` for the beginning of a name. A pattern spells
-out the boundary at which it ends. A name that no pattern matches is listed, never dropped.
+A rule is a pair ``(pattern, replacement)`` for the beginning of a name. A name that no rule matches
+is listed, never dropped. torchvision's names before and after its release 0.13 are both known.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 
 from ...utils.errors import UserError
 
 Rule = tuple[str, str]
 
-NORM_EPS = 1e-5  # of Detectron2's norms, frozen or not
-
-_DEPTHS = {6: 50, 23: 101, 36: 152}  # by the blocks of res4, for networks of bottleneck blocks
-
-
-@dataclasses.dataclass
-class Conversion:
-    """Weights under this package's names, and what they need to run.
-
-    Args:
-        weights: by name.
-        config: the config below ``configs/`` that the weights are for.
-        labels: the source's label of each class.
-        overrides: ``[KEY, value, ...]`` for that config.
-        notes: a sentence for each thing that was left out or changed.
-    """
-
-    weights: dict[str, Tensor]
-    config: str
-    labels: list[int]
-    overrides: list[str] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)
-
-    def add_depth(self) -> None:
-        """Add the depth of the ResNet to the overrides, if the blocks of its res4 say another one
-        than 50."""
-        names = (re.search(r"\.res4\.(\d+)\.", name) for name in self.weights)
-        depth = _DEPTHS.get(len({match[1] for match in names if match}), 50)
-        if depth != 50:
-            self.overrides += ["MODEL.RESNETS.DEPTH", str(depth)]
-
-    def add_left_out(self, names: list[str]) -> None:
-        """Add to the notes how many names were left out, if there are any."""
-        if names:
-            self.notes.append(f"left out, as no model here needs them: {len(names)} names")
+_RPN: list[Rule] = [
+    (r"rpn\.head\.conv(\.0\.0)?\.(?=weight|bias)", "proposal_generator.rpn_head.conv."),
+    (r"rpn\.head\.cls_logits\.", "proposal_generator.rpn_head.objectness_logits."),
+    (r"rpn\.head\.bbox_pred\.", "proposal_generator.rpn_head.anchor_deltas."),
+]
 
 
-def resnet_rules(theirs: str, ours: str, stages: Iterable[int] = (2, 3, 4, 5)) -> list[Rule]:
-    """The rules for a ResNet's stages in torchvision's layout, where ``layer1`` is res2.
+def torchvision_rules(retinanet: bool) -> list[Rule]:
+    """The rules for torchvision's ``retinanet_resnet50_fpn`` or ``fasterrcnn_resnet50_fpn``."""
+    rules = _resnet_rules("backbone.body.", "backbone.bottom_up.", stem="")
+    finest = 3 if retinanet else 2
+    for i in range(4):
+        for theirs, ours in (("inner_blocks", "lateral"), ("layer_blocks", "output")):
+            pattern = rf"backbone\.fpn\.{theirs}\.{i}(\.0)?\.(?=weight|bias)"
+            rules.append((pattern, f"backbone.fpn_{ours}{finest + i}."))
+    if not retinanet:
+        return [*rules, *_RPN, *_box_rules("roi_heads.box_head.", "roi_heads.box_predictor.")]
+    for theirs, ours in (("classification_head", "cls_subnet"), ("regression_head", "bbox_subnet")):
+        for i in range(4):
+            new = f"head.{ours}.{2 * i}."
+            rules.append((rf"head\.{theirs}\.conv\.{i}\.0\.(?=weight|bias)", new))
+            rules.append((rf"head\.{theirs}\.conv\.{2 * i}\.(?=weight|bias)", new))
+    return [
+        *rules,
+        (r"backbone\.fpn\.extra_blocks\.(p6|p7)\.", r"backbone.top_block.\1."),
+        (r"head\.classification_head\.cls_logits\.", "head.cls_score."),
+        (r"head\.regression_head\.bbox_reg\.", "head.bbox_pred."),
+    ]
 
-    Args:
-        theirs, ours: what precedes the stages in a name, such as ``backbone.body.``.
-        stages: the stages, by their numbers here.
-    """
+
+def maskrcnn_benchmark_rules(pyramid: bool) -> list[Rule]:
+    """The rules for maskrcnn-benchmark's Faster R-CNN on the pyramid, or on C4."""
+    extractor = "roi_heads.box.feature_extractor."
+    rules = [*_RPN, *_box_rules(extractor, "roi_heads.box.predictor.")]
+    if not pyramid:
+        rules += _resnet_rules("backbone.body.", "backbone.", stem="stem.", stages=(2, 3, 4))
+        return rules + _resnet_rules(f"{extractor}head.", "roi_heads.", stages=(5,))
+    rules += _resnet_rules("backbone.body.", "backbone.bottom_up.", stem="stem.")
+    for i in range(1, 5):  # 1 belongs to C2
+        rules.append((rf"backbone\.fpn\.fpn_inner{i}\.", f"backbone.fpn_lateral{i + 1}."))
+        rules.append((rf"backbone\.fpn\.fpn_layer{i}\.", f"backbone.fpn_output{i + 1}."))
+    return rules
+
+
+def _resnet_rules(
+    theirs: str, ours: str, stem: str | None = None, stages: Iterable[int] = (2, 3, 4, 5)
+) -> list[Rule]:
+    """The rules for a ResNet's stem, if it has one, and its stages, of which ``layer1`` is res2."""
     rules = []
+    if stem is not None:
+        rules += [
+            (re.escape(f"{theirs}{stem}conv1."), f"{ours}stem.conv1."),
+            (re.escape(f"{theirs}{stem}bn1."), f"{ours}stem.conv1.norm."),
+        ]
     for stage in stages:
         layer, block = rf"{re.escape(theirs)}layer{stage - 1}\.(\d+)\.", rf"{ours}res{stage}.\1."
         rules += [
@@ -71,37 +78,43 @@ def resnet_rules(theirs: str, ours: str, stages: Iterable[int] = (2, 3, 4, 5)) -
     return rules
 
 
+def _box_rules(head: str, predictor: str) -> list[Rule]:
+    """The rules for Fast R-CNN's two hidden layers and its outputs."""
+    names = {f"{head}fc6.": "box_head.fc1.", f"{head}fc7.": "box_head.fc2."}
+    for layer in ("cls_score", "bbox_pred"):
+        names[f"{predictor}{layer}."] = f"box_predictor.{layer}."
+    return [(re.escape(theirs), f"roi_heads.{ours}") for theirs, ours in names.items()]
+
+
 def rename(
     weights: dict[str, Tensor], rules: list[Rule], left_out: Iterable[str], source: str
-) -> tuple[dict[str, Tensor], list[str]]:
+) -> tuple[dict[str, Tensor], int]:
     """Give weights the names of this package.
 
     Args:
         weights: by the names of another code base.
-        rules: for the beginnings of names; exactly one may match.
+        rules: for the beginnings of names; the first that matches holds.
         left_out: patterns of names that no model here needs, found anywhere in a name.
         source: the code base, for the message.
 
     Returns:
-        the weights by their new names, and the names that were left out.
+        the weights by their new names, and how many were left out.
 
     Raises:
         UserError: listing all names that neither a rule nor ``left_out`` knows, or all that
             would get a name twice.
     """
+    needed = [name for name in weights if not any(re.search(x, name) for x in left_out)]
     renamed: dict[str, Tensor] = {}
-    left, unknown, twice = [], [], []
-    for name, weight in weights.items():
-        if any(re.search(pattern, name) for pattern in left_out):
-            left.append(name)
-            continue
+    unknown, twice = [], []
+    for name in needed:
         new = next((re.sub(f"^{a}", b, name) for a, b in rules if re.match(a, name)), None)
         if new is None:
             unknown.append(name)
         elif new in renamed:
             twice.append(name)
         else:
-            renamed[new] = weight
+            renamed[new] = weights[name]
     if unknown:
         raise UserError(
             f"{len(unknown)} of the checkpoint's {len(weights)} names are none of the {source} "
@@ -113,49 +126,4 @@ def rename(
             f"the checkpoint has the weights of {', '.join(twice)} under two names; leave one of "
             "them out with --leave-out PATTERN"
         )
-    return renamed, left
-
-
-def needed(weights: dict[str, Tensor], name: str) -> Tensor:
-    """A weight that no detector can do without.
-
-    Raises:
-        UserError: if the checkpoint has none of this name.
-    """
-    if name not in weights:
-        raise UserError(f"the checkpoint has nothing for {name}; convert a whole detector")
-    return weights[name]
-
-
-def background_last(weight: Tensor) -> Tensor:
-    """A classifier's weight or bias, (K + 1, ...), with the background's row last, not first."""
-    return torch.cat([weight[1:], weight[:1]])
-
-
-def put_eps_into_norms(weights: dict[str, Tensor], eps: float) -> None:
-    """Scale the weights of norms (in place) so that they do with 1e-5 what they did with ``eps``.
-
-    The variances stay as they are: made smaller by 1e-5, the variance of a channel that hardly
-    varies would be 0.
-
-    Args:
-        weights: by this package's names.
-        eps: what the source's norms added to their variance.
-
-    Raises:
-        UserError: if a variance is 0 and nothing was added to it.
-    """
-    for name, variance in weights.items():
-        key = name.replace("running_var", "weight")
-        # check_complete tells of a norm without its weight
-        if eps == NORM_EPS or not name.endswith(".norm.running_var") or key not in weights:
-            continue
-        variance = variance.double()
-        scale = torch.sqrt((variance + NORM_EPS) / (variance + eps))
-        scaled = (weights[key].double() * scale).to(weights[key].dtype)
-        if not scaled.isfinite().all():
-            raise UserError(
-                f"{name} has a variance of 0, by which the source's norms would divide; convert "
-                f"with --norm-eps {NORM_EPS:g}"
-            )
-        weights[key] = scaled
+    return renamed, len(weights) - len(needed)

@@ -21,11 +21,7 @@ _SIZES = ((128, 160), (96, 144), (200, 152), (64, 64), (97, 131), (176, 112), (6
 
 
 def build_torchvision(weights: dict[str, Tensor], norm_eps: float) -> nn.Module:
-    """Build torchvision's model of its own weights, in eval mode.
-
-    Args:
-        weights: by torchvision's names.
-        norm_eps: what the norms add to their variance.
+    """Build torchvision's model of its own weights, in eval mode, with norms of this eps.
 
     Raises:
         UserError: if the weights belong to another model.
@@ -53,15 +49,7 @@ def build_torchvision(weights: dict[str, Tensor], norm_eps: float) -> nn.Module:
 
 
 def noise_images(count: int, seed: int = 0) -> list[Tensor]:
-    """Draw images of noise on several scales.
-
-    Args:
-        count: how many images.
-        seed: for the random numbers.
-
-    Returns:
-        (3, H, W) each, RGB from 0 to 255, of different sizes.
-    """
+    """Draw images of noise on several scales: (3, H, W), RGB from 0 to 255, of different sizes."""
     generator = torch.Generator().manual_seed(seed)
     images = []
     for number in range(count):
@@ -91,9 +79,8 @@ def compare_with_torchvision(
         the largest differences of ``features``, ``anchors`` in pixels, ``head`` (the RPN's or
         RetinaNet's) and, for Faster R-CNN on torchvision's proposals, ``box_head`` and ``scores``;
         the number of torchvision's ``detections`` of these classes, without those whose score is
-        tied with the last one that is returned; and the ``matched_share``: how many of them ours
-        has too, one to one, of the same class and within 0.05 px, or how many of ours
-        torchvision's has, whichever is less.
+        tied with the last one that is returned; and the ``matched_share``, the lesser of the shares
+        of either's detections that the other has: one to one, of its class and within 0.05 px.
     """
     if hasattr(theirs, "roi_heads"):
         # torchvision infers the strides from the first image and keeps them; from a small image
@@ -104,12 +91,12 @@ def compare_with_torchvision(
     counts, matched = [0, 0], [0, 0]
     for image in images:
         inputs = ours.preprocess_image([{"image": image}])
-        outputs = [_outputs(ours, inputs), _torchvision_outputs(theirs, inputs, labels)]
-        if hasattr(theirs, "roi_heads"):
-            outputs[0] |= _box_outputs(ours, outputs[0]["features"], outputs[1]["proposals"])
-        for name, values in outputs[0].items():
-            error = _worst(values, outputs[1][name])
-            worst[name] = max(worst.get(name, 0.0), error)
+        expected = _torchvision_outputs(theirs, inputs, labels)
+        for name, values in _outputs(ours, inputs, expected.get("proposals")).items():
+            for a, b in zip(values, expected[name], strict=True):
+                assert a.shape == b.shape
+                error = float((a - b).abs().max()) if a.numel() else 0.0
+                worst[name] = max(worst.get(name, 0.0), error)
         found = ours([{"image": image}])[0]["instances"]
         expected, least = _torchvision_detections(theirs, image, labels)
         for side, (kept, others) in enumerate([(expected, found), (found, expected)]):
@@ -120,7 +107,9 @@ def compare_with_torchvision(
     return {**worst, "detections": counts[0], "matched_share": min(shares)}
 
 
-def _outputs(model: nn.Module, images: ImageList) -> dict[str, list[Tensor]]:
+def _outputs(
+    model: nn.Module, images: ImageList, proposals: list[Tensor] | None
+) -> dict[str, list[Tensor]]:
     features = list(model.backbone(images.tensor).values())
     if hasattr(model, "roi_heads"):
         rpn = model.proposal_generator
@@ -129,20 +118,18 @@ def _outputs(model: nn.Module, images: ImageList) -> dict[str, list[Tensor]]:
         anchors = model.anchor_generator(features)
         head = model._transpose_dense_predictions(model.head(features), [model.num_classes, 4])
         head = [[torch.cat(levels, dim=1)] for levels in head]
-    return {
+    outputs = {
         "features": features,
         "anchors": [Boxes.cat(anchors).tensor],
         "head": [tensor for kind in head for tensor in kind],
     }
-
-
-def _box_outputs(
-    model: nn.Module, features: list[Tensor], proposals: list[Tensor]
-) -> dict[str, list[Tensor]]:
-    heads = model.roi_heads
-    pooled = heads.box_pooler(features[: len(heads.box_in_features)], [Boxes(proposals[0])])
-    logits, deltas = heads.box_predictor(heads.box_head(pooled))
-    return {"box_head": [logits[:, :-1], deltas], "scores": [logits.softmax(dim=1)[:, :-1]]}
+    if proposals is not None:
+        heads = model.roi_heads
+        pooled = heads.box_pooler(features[: len(heads.box_in_features)], [Boxes(proposals[0])])
+        logits, deltas = heads.box_predictor(heads.box_head(pooled))
+        outputs["box_head"] = [logits[:, :-1], deltas]
+        outputs["scores"] = [logits.softmax(dim=1)[:, :-1]]
+    return outputs
 
 
 def _torchvision_outputs(
@@ -191,9 +178,3 @@ def _torchvision_detections(
     found = found[:limit]
     least = head.score_thresh if len(found) < limit else float(found.scores[-1])
     return found[found.pred_boxes.nonempty()], least
-
-
-def _worst(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    assert [tensor.shape for tensor in ours] == [tensor.shape for tensor in theirs]
-    pairs = zip(ours, theirs, strict=True)
-    return max(float((a - b).abs().max()) if a.numel() else 0.0 for a, b in pairs)

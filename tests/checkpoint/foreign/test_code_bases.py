@@ -90,6 +90,17 @@ def rename(name: str, table: dict[str, str], stem: str, finest: int = 2) -> str:
     return f"{table[module]}.{kind}"
 
 
+def background_first(weights: dict, predictor: str) -> dict:
+    """Our order of columns to the other code bases', with a box for the background."""
+    weights = dict(weights)
+    for kind in ("weight", "bias"):
+        scores, boxes = f"{predictor}.cls_score.{kind}", f"{predictor}.bbox_pred.{kind}"
+        weights[scores] = torch.cat([weights[scores][-1:], weights[scores][:-1]])
+        background = torch.rand(4, *weights[boxes].shape[1:])
+        weights[boxes] = torch.cat([background, weights[boxes]])
+    return weights
+
+
 def without_eps(state: dict) -> dict:
     """Replace norms by ones that add nothing to their variance and do what these do with 1e-5."""
     state = dict(state)
@@ -99,31 +110,20 @@ def without_eps(state: dict) -> dict:
     return state
 
 
-def assert_same(found: dict, expected: dict) -> None:
-    norms = [name for name in expected if name.endswith("norm.weight")]
-    for name in norms:  # rounded twice
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=0)
-    rest = [{k: v for k, v in side.items() if k not in norms} for side in (found, expected)]
-    assert not different(*rest)
-    assert set(found) == set(expected)
-
-
 @pytest.mark.parametrize("model", ["FPN", "C4"])
 def test_maskrcnn_benchmarks_detectors(state_of, row_config, model):
     row = f"maskrcnn_benchmark/faster_rcnn_R_50_{model}"
     state, cfg = state_of(row, "MODEL.ROI_HEADS.NUM_CLASSES", 6)
-    theirs = {
-        f"module.{rename(name, BENCHMARK, 'stem.')}": v for name, v in without_eps(state).items()
-    }
-    for name, value in theirs.items():
-        if "predictor.cls_score" in name:
-            theirs[name] = torch.cat([value[-1:], value[:-1]])
-        elif "predictor.bbox_pred" in name:
-            theirs[name] = torch.cat([torch.rand(4, *value.shape[1:]), value])
+    theirs = {rename(name, BENCHMARK, "stem."): v for name, v in without_eps(state).items()}
+    theirs = background_first(theirs, "roi_heads.box.predictor")
+    theirs = {f"module.{name}": value for name, value in theirs.items()}
     theirs["module.rpn.anchor_generator.cell_anchors.0"] = torch.zeros(3, 4)
     assert find_source(theirs) == "maskrcnn_benchmark"
     result = convert_foreign("model.pth", theirs, "maskrcnn_benchmark")
-    assert_same(result.weights, state)
+    norms = {name for name in state if name.endswith("norm.weight")}
+    for name in norms:  # rounded twice
+        torch.testing.assert_close(result.weights[name], state[name], rtol=1e-6, atol=0)
+    assert set(different(result.weights, state)) <= norms
     check_complete(result.weights, cfg)
     assert result.config == f"{row}.yaml"
     assert result.overrides == ["MODEL.ROI_HEADS.NUM_CLASSES", "6"]
@@ -131,33 +131,40 @@ def test_maskrcnn_benchmarks_detectors(state_of, row_config, model):
     row_config(row, *result.overrides)
 
 
-@pytest.mark.parametrize("new_names", [False, True])
-def test_torchvisions_faster_rcnn(state_of, new_names):
+def test_torchvisions_faster_rcnn(state_of):
     row = "torchvision/faster_rcnn_R_50_FPN"
     unused = "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES"
     state, cfg = state_of(row, "MODEL.ROI_HEADS.NUM_CLASSES", 3, unused, 0)
-    theirs = torchvision_state(state, 2, new_names)
-    for kind in ("weight", "bias"):
-        name = f"roi_heads.box_predictor.cls_score.{kind}"
-        theirs[name] = torch.cat([theirs[name][-1:], theirs[name][:-1]])
-        name = f"roi_heads.box_predictor.bbox_pred.{kind}"
-        theirs[name] = torch.cat([torch.rand(4, *theirs[name].shape[1:]), theirs[name]])
-    assert find_source(theirs) == "torchvision"
-    result = convert_foreign("model.pth", theirs, "torchvision")
-    assert not different(result.weights, state)  # an eps of 1e-5 leaves norms alone
+    for new_names in (False, True):
+        theirs = background_first(torchvision_state(state, 2, new_names), "roi_heads.box_predictor")
+        assert find_source(theirs) == "torchvision"
+        result = convert_foreign("model.pth", theirs, "torchvision")
+        assert not different(result.weights, state)  # an eps of 1e-5 leaves norms alone
+        assert result.labels == [1, 2, 3]
+        assert result.overrides == ["MODEL.ROI_HEADS.NUM_CLASSES", "3", unused, "0"]
     check_complete(result.weights, cfg)
-    assert result.labels == [1, 2, 3]
-    assert result.overrides == ["MODEL.ROI_HEADS.NUM_CLASSES", "3", unused, "0"]
+    del result.weights["backbone.fpn_output2.bias"]
+    result.weights["more.weight"] = torch.zeros(1)
+    result.weights["roi_heads.box_head.fc2.bias"] = torch.zeros(9)
+    with pytest.raises(UserError) as error:
+        check_complete(result.weights, cfg)
+    for fault in (
+        "in 3 names",
+        "backbone.fpn_output2.bias is missing",
+        "more.weight has no place",
+        "roi_heads.box_head.fc2.bias is (9,) and not (8,)",
+    ):
+        assert fault in str(error.value)
 
 
-@pytest.mark.parametrize("new_names", [False, True])
-def test_torchvisions_retinanet_keeps_every_column_of_ones_own_data(state_of, new_names):
+def test_torchvisions_retinanet_keeps_every_column_of_ones_own_data(state_of):
     state, cfg = state_of("torchvision/retinanet_R_50_FPN", "MODEL.RETINANET.NUM_CLASSES", 4)
-    theirs = torchvision_state(state, 3, new_names)
-    result = convert_foreign("model.pth", theirs, "torchvision")
-    assert not different(result.weights, state)
+    for new_names in (False, True):
+        theirs = torchvision_state(state, 3, new_names)
+        result = convert_foreign("model.pth", theirs, "torchvision")
+        assert not different(result.weights, state)
+        assert result.labels == [0, 1, 2, 3]
     check_complete(result.weights, cfg)
-    assert result.labels == [0, 1, 2, 3]
 
 
 def torchvision_state(state: dict, finest: int, new_names: bool) -> dict:
@@ -189,9 +196,13 @@ def predictor(columns: int) -> dict[str, torch.Tensor]:
     }
 
 
+def convert(weights, source="torchvision", **options):
+    return convert_foreign("model.pth", weights, source, norm_eps=0.0, **options)
+
+
 def test_cocos_91_columns_of_faster_rcnn():
     """COCO numbers person 1, stop sign 13 after the hole at 12, and toothbrush 90."""
-    result = convert_foreign("model.pth", predictor(91), "torchvision", norm_eps=0.0)
+    result = convert(predictor(91))
     prefix = "roi_heads.box_predictor."
     columns = result.weights[f"{prefix}cls_score.bias"].tolist()
     holes = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83]
@@ -203,11 +214,7 @@ def test_cocos_91_columns_of_faster_rcnn():
     assert boxes.tolist() == [[label] * 4 for label in columns[:80]]
     assert result.overrides[1::2] == ["80", "10"]
 
-
-def test_all_91_columns_where_they_are_asked_for():
-    result = convert_foreign(
-        "model.pth", predictor(91), "torchvision", norm_eps=0.0, all_classes=True
-    )
+    result = convert(predictor(91), all_classes=True)
     columns = result.weights["roi_heads.box_predictor.cls_score.bias"].tolist()
     assert columns == [*range(1, 91), 0]
     assert result.overrides[1::2] == ["90", "0"]
@@ -220,7 +227,7 @@ def test_cocos_91_columns_of_retinanet():
         "head.classification_head.cls_logits.weight": columns.reshape(-1, 1, 1, 1),
         "head.classification_head.cls_logits.bias": columns,
     }
-    result = convert_foreign("model.pth", weights, "torchvision", norm_eps=0.0)
+    result = convert(weights)
     found = result.weights["head.cls_score.bias"].reshape(9, 80)
     assert (found == torch.tensor(result.labels)).all()
     assert result.weights["head.cls_score.weight"].flatten().tolist() == found.flatten().tolist()
@@ -231,7 +238,7 @@ def test_cocos_91_columns_of_retinanet():
 def test_a_resnet_of_101_layers_is_seen():
     """It has 23 blocks in layer3, which is res4."""
     blocks = {f"backbone.body.layer3.{i}.conv1.weight": torch.zeros(1) for i in range(23)}
-    result = convert_foreign("model.pth", predictor(3) | blocks, "torchvision", norm_eps=0.0)
+    result = convert(predictor(3) | blocks)
     assert result.overrides[-2:] == ["MODEL.RESNETS.DEPTH", "101"]
 
 
@@ -242,71 +249,51 @@ def test_unknown_names_are_listed_all_of_them():
     weights = predictor(3) | {"roi_heads.mask_head.mask_fcn1.weight": torch.zeros(1)}
     weights |= {"rpn.head.conv.1.0.weight": torch.zeros(1)}
     with pytest.raises(UserError) as error:
-        convert_foreign("model.pth", weights, "torchvision", norm_eps=0.0)
+        convert(weights)
     assert "2 of the checkpoint's 6 names" in str(error.value)
     assert "roi_heads.mask_head.mask_fcn1.weight, rpn.head.conv.1.0.weight;" in str(error.value)
-    left_out = ("^roi_heads\\.mask_", r"conv\.1\.0")
-    result = convert_foreign("model.pth", weights, "torchvision", norm_eps=0.0, left_out=left_out)
+    result = convert(weights, left_out=("^roi_heads\\.mask_", r"conv\.1\.0"))
     assert len(result.weights) == 4
     assert any("2 names" in note for note in result.notes)
     with pytest.raises(UserError, match=r"--leave-out \( is no regular expression"):
-        convert_foreign("model.pth", weights, "torchvision", left_out=("(",))
+        convert(weights, left_out=("(",))
 
 
-def test_what_is_missing_too_many_or_of_another_shape_is_listed(row_config, state_of):
-    state, cfg = state_of("maskrcnn_benchmark/faster_rcnn_R_50_FPN")
-    del state["backbone.fpn_output2.bias"]
-    state["more.weight"] = torch.zeros(1)
-    state["roi_heads.box_head.fc2.bias"] = torch.zeros(9)
-    with pytest.raises(UserError) as error:
-        check_complete(state, cfg)
-    for fault in (
-        "in 3 names",
-        "backbone.fpn_output2.bias is missing",
-        "more.weight has no place",
-        "roi_heads.box_head.fc2.bias is (9,) and not (8,)",
-    ):
-        assert fault in str(error.value)
+ZERO, ONE = torch.zeros(1), torch.ones(1)
+NORM, HEAD = "backbone.body.bn1", "head.classification_head.cls_logits"
+REFUSED = [
+    ({"rpn.head.conv.weight": ONE}, r"nothing for .*cls_score.*; convert a whole detector"),
+    (
+        {"rpn.head.conv.weight": ZERO, "rpn.head.conv.0.0.weight": ONE},
+        r"rpn\.head\.conv\.0\.0\.weight under two names",
+    ),
+    (
+        predictor(3) | {f"{NORM}.running_var": ZERO, f"{NORM}.weight": ONE},
+        r"stem\.conv1\.norm\.running_var has a variance of 0",
+    ),
+    (  # boxes of any class
+        predictor(3) | {"roi_heads.box_predictor.bbox_pred.weight": torch.zeros(4, 2)},
+        r"bbox_pred\.weight has 4 rows for 3 columns",
+    ),
+    (
+        {f"{HEAD}.weight": torch.zeros(15, 2, 3, 3), f"{HEAD}.bias": torch.zeros(15)},
+        r"15 scores, which is no multiple of its 9 anchors",
+    ),
+]
 
 
-def test_half_a_detector_is_refused():
-    weights = {"rpn.head.conv.weight": torch.zeros(1)}
-    for source in ("torchvision", "maskrcnn_benchmark"):
-        with pytest.raises(UserError, match=r"nothing for .*cls_score.*; convert a whole detector"):
-            convert_foreign("model.pth", weights, source, norm_eps=0.0)
+@pytest.mark.parametrize("weights, why", REFUSED)
+def test_what_no_model_here_can_be_is_refused(weights, why):
+    with pytest.raises(UserError, match=why):
+        convert(weights)
 
 
-def test_a_weight_under_two_names_is_refused():
-    weights = {"rpn.head.conv.weight": torch.zeros(1), "rpn.head.conv.0.0.weight": torch.ones(1)}
-    with pytest.raises(UserError, match=r"rpn\.head\.conv\.0\.0\.weight under two names"):
-        convert_foreign("model.pth", weights, "torchvision", norm_eps=0.0)
-
-
-def test_a_variance_of_zero_is_refused_without_an_eps():
-    norm = "backbone.body.bn1"
-    weights = predictor(3) | {
-        f"{norm}.weight": torch.ones(1),
-        f"{norm}.running_var": torch.zeros(1),
-    }
-    with pytest.raises(UserError, match=r"stem\.conv1\.norm\.running_var has a variance of 0"):
-        convert_foreign("model.pth", weights, "torchvision", norm_eps=0.0)
-
-
-def test_a_norm_without_its_weight_is_left_to_the_list_of_what_is_missing():
-    weights = predictor(3) | {"backbone.body.bn1.running_var": torch.ones(1)}
-    result = convert_foreign("model.pth", weights, "torchvision", norm_eps=0.0)
-    assert "backbone.bottom_up.stem.conv1.norm.weight" not in result.weights
-
-
-def test_other_boxes_and_other_anchors_than_torchvisions_are_named():
-    weights = predictor(3)
-    weights["roi_heads.box_predictor.bbox_pred.weight"] = torch.zeros(4, 2)  # of any class
-    with pytest.raises(UserError, match=r"bbox_pred\.weight has 4 rows for 3 columns"):
-        convert_foreign("model.pth", weights, "torchvision", norm_eps=0.0)
-    head = "head.classification_head.cls_logits"
-    weights = {f"{head}.weight": torch.zeros(15, 2, 3, 3), f"{head}.bias": torch.zeros(15)}
-    with pytest.raises(UserError, match=r"15 scores, which is no multiple of its 9 anchors"):
-        convert_foreign("model.pth", weights, "torchvision", norm_eps=0.0)
+def test_half_a_detector_of_maskrcnn_benchmark_is_refused_and_half_a_norm_is_left():
+    with pytest.raises(UserError, match=r"nothing for .*cls_score.*; convert a whole detector"):
+        convert({"rpn.head.conv.weight": ONE}, "maskrcnn_benchmark")
+    # to the list of what is missing
+    found = convert(predictor(3) | {f"{NORM}.running_var": ZERO}).weights
+    assert "backbone.bottom_up.stem.conv1.norm.weight" not in found
 
 
 def test_the_eps_of_frozen_norms_is_asked_for(tmp_path, monkeypatch):
@@ -324,23 +311,19 @@ def test_the_eps_of_frozen_norms_is_asked_for(tmp_path, monkeypatch):
     assert norm_eps_of("https://nowhere.example/abc", {}) == 0.0
 
 
-def test_detectron2s_names_are_known():
-    assert find_source({"backbone.bottom_up.stem.conv1.weight": torch.zeros(1)}) == "detectron2"
-
-
 @pytest.fixture
-def convert(tmp_path, run_tool):
-    """``convert(weights, word, ...)``: run the tool on a file of weights; its exit code, stdout
+def run(tmp_path, run_tool):
+    """``run(weights, word, ...)``: run the tool on a file of weights; its exit code, stdout
     and stderr. The output is ``tmp_path / "ours.pth"``."""
 
-    def run(weights, *words):
+    def call(weights, *words):
         torch.save({"model": weights}, tmp_path / "theirs.pth")
         return run_tool(tool, tmp_path / "theirs.pth", tmp_path / "ours.pth", *words)
 
-    return run
+    return call
 
 
-def test_the_tool_writes_nothing_of_what_it_does_not_know(tmp_path, convert):
+def test_the_tool_writes_nothing_of_what_it_does_not_know(tmp_path, run):
     ours = {"backbone.bottom_up.stem.conv1.weight": torch.zeros(1)}
     for words, why in (
         (["--from", "torchvision", "--norm-eps", 0], "1 of the checkpoint's 1 names"),
@@ -351,28 +334,25 @@ def test_the_tool_writes_nothing_of_what_it_does_not_know(tmp_path, convert):
         (["--leave-out", "mask"], "--leave-out has no effect on weights with the names of"),
         (["--from", "maskrcnn_benchmark", "--all-classes"], "--all-classes has no effect"),
     ):
-        code, _, stderr = convert(ours, *words)
+        code, _, stderr = run(ours, *words)
         assert (code, stderr.count("\n")) == (2, 1)
         assert why in stderr
         assert not (tmp_path / "ours.pth").exists()
 
 
-def test_the_tool_names_the_config_and_what_to_override(state_of, tmp_path, convert):
+def test_the_tool_names_the_config_and_what_to_override(state_of, tmp_path, run):
     """A narrow model does not fit the shipped config, but it fits one of its own."""
     row = "maskrcnn_benchmark/faster_rcnn_R_50_FPN"
     state, cfg = state_of(row, "MODEL.ROI_HEADS.NUM_CLASSES", 6)
     theirs = {rename(name, BENCHMARK, "stem."): value for name, value in state.items()}
-    boxes = "roi_heads.box.predictor.bbox_pred"
-    for kind in ("weight", "bias"):
-        value = theirs[f"{boxes}.{kind}"]
-        theirs[f"{boxes}.{kind}"] = torch.cat([value[:4], value])
-    code, stdout, stderr = convert(theirs)
+    theirs = background_first(theirs, "roi_heads.box.predictor")
+    code, stdout, stderr = run(theirs)
     assert code == 2
     assert "backbone.bottom_up.stem.conv1.weight is (8, 3, 7, 7) and not (64, 3, 7, 7)" in stderr
     config = tmp_path / "narrow.yaml"
     config.write_text(cfg.dump())
     words = ["--config-file", config]
-    code, stdout, stderr = convert(theirs, *words)
+    code, stdout, stderr = run(theirs, *words)
     assert (code, stderr) == (0, "")
     assert stdout.startswith("names of maskrcnn_benchmark, as they look\n")
     expected = f"{config} MODEL.ROI_HEADS.NUM_CLASSES 6 MODEL.WEIGHTS {tmp_path / 'ours.pth'}"

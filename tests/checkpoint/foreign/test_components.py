@@ -50,15 +50,9 @@ def test_detectrons_anchors_at_stride_16(row_config):
     """Faster R-CNN's MATLAB code has this table. Its boxes count from 1 and include their last
     pixel, so that in coordinates they are x0 - 1, y0 - 1, x1, y1."""
     table = [
-        (-83, -39, 100, 56),
-        (-175, -87, 192, 104),
-        (-359, -183, 376, 200),
-        (-55, -55, 72, 72),
-        (-119, -119, 136, 136),
-        (-247, -247, 264, 264),
-        (-35, -79, 52, 96),
-        (-79, -167, 96, 184),
-        (-167, -343, 184, 360),
+        *((-83, -39, 100, 56), (-175, -87, 192, 104), (-359, -183, 376, 200)),
+        *((-55, -55, 72, 72), (-119, -119, 136, 136), (-247, -247, 264, 264)),
+        *((-35, -79, 52, 96), (-79, -167, 96, 184), (-167, -343, 184, 360)),
     ]
     sizes = "MODEL.ANCHOR_GENERATOR.SIZES"
     cfg = row_config("maskrcnn_benchmark/faster_rcnn_R_50_C4", sizes, "[[128, 256, 512]]")
@@ -81,22 +75,15 @@ def test_detectrons_anchors_on_the_finest_level(row_config):
 # --- columns of the classifier that are no class: part of the softmax, never found
 
 
-@pytest.fixture
-def predictor(row_config):
+def test_scores_of_classes_are_those_of_the_whole_softmax(row_config):
     torch.manual_seed(0)
     cfg = row_config(QUICK_FASTER, UNUSED, 3, "MODEL.ROI_HEADS.NUM_CLASSES", 2)
-    layers = UnusedClassesOutputLayers(cfg, ShapeSpec(channels=8))
-    layers.cls_score.weight.data.normal_()
-    return layers
-
-
-def test_scores_of_classes_are_those_of_the_whole_softmax(predictor):
+    predictor = UnusedClassesOutputLayers(cfg, ShapeSpec(channels=8))
+    predictor.cls_score.weight.data.normal_()
     features = torch.randn(5, 8)
     assert predictor.cls_score.weight.shape == (2 + 3 + 1, 8)
     assert predictor.bbox_pred.weight.shape == (2 * 4, 8)
-    whole = torch.nn.functional.linear(
-        features, predictor.cls_score.weight, predictor.cls_score.bias
-    ).softmax(dim=1)
+    whole = predictor.cls_score(features).softmax(dim=1)
     proposals = Instances((9, 9), proposal_boxes=Boxes(torch.zeros(5, 4)))
     (found,) = predictor.predict_probs(predictor(features), [proposals])
     expected = torch.cat([whole[:, :2], whole[:, 2:].sum(dim=1, keepdim=True)], dim=1)

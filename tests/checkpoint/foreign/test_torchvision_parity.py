@@ -46,18 +46,15 @@ def torchvision_model(kind: str, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         features = model.backbone(torch.randn(1, 3, 128, 160))
         if kind.startswith("retinanet"):
-            calibrate_retinanet(model, list(features.values()))
+            levels = list(features.values())
+            classes, boxes = model.head.classification_head, model.head.regression_head
+            spread(classes.cls_logits, classes(levels), 1.2, -6.0)
+            spread(boxes.bbox_reg, boxes(levels), 0.3)
+            columns = classes.cls_logits.bias.data.reshape(9, 91)
+            columns[:, [0, *HOLES]] = -20.0  # as training leaves them: nothing is of these classes
         else:
             calibrate_faster_rcnn(model, features)
     return model
-
-
-def calibrate_retinanet(model: nn.Module, features: list[Tensor]) -> None:
-    classes, boxes = model.head.classification_head, model.head.regression_head
-    spread(classes.cls_logits, classes(features), 1.2, -6.0)
-    spread(boxes.bbox_reg, boxes(features), 0.3)
-    columns = classes.cls_logits.bias.data.reshape(9, 91)
-    columns[:, [0, *HOLES]] = -20.0  # as training leaves them, since nothing is of these classes
 
 
 def calibrate_faster_rcnn(model: nn.Module, features: dict[str, Tensor]) -> None:
@@ -108,8 +105,8 @@ def compare(tmp_path, row_config):
 
 
 def check(found: dict[str, float], least: int, share: float = 0.995) -> None:
-    steps = ["features", "anchors", "head", "box_head", "scores"]
     assert {"features", "anchors", "head"} <= set(found)
+    steps = ["features", "anchors", "head", "box_head", "scores"]
     assert all(found[step] < 1e-4 for step in steps if step in found), found
     assert found["detections"] >= least
     assert found["matched_share"] >= share, found
