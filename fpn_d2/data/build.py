@@ -22,9 +22,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..config_checks import class_head_key
 from ..utils.errors import UserError
+from ..utils.files import is_local
 from ..utils.seeding import seeded
 from .dataset_mapper import RefusingMapper, SkippingMapper, build_test_mapper, build_train_mapper
-from .datasets.folders import datasets_root, is_local, missing_remedy
+from .datasets.folders import datasets_root, missing_remedy
 from .proposals import check_proposals, explain_missing, read_proposals
 from .stream import TrainStream
 from .validation import (

@@ -19,6 +19,7 @@ from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
 from ..utils.errors import UserError
+from ..utils.files import is_local
 from .annotation_file import (
     ANY_RUN,
     ERROR,
@@ -34,7 +35,7 @@ from .annotation_file import (
     read_annotations,
     size_faults,
 )
-from .datasets.folders import is_local, missing_remedy
+from .datasets.folders import missing_remedy
 from .images import image_faults
 
 logger = logging.getLogger(__name__)
