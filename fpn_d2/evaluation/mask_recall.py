@@ -3,24 +3,17 @@
 Shape shorthand: R masks of H x W pixels, T IoU thresholds, A ranges of areas, M limits on the
 number of masks.
 
-pycocotools matches proposals with objects, by its protocol of ``useCats=0`` and ``maxDets`` of 10,
-100 and 1000. (Numbers in the literature differ: by default it averages over classes and takes at
-most 100 masks, and its ``summarize`` prints small, medium and large at the last of ``maxDets``
-only.)
+pycocotools matches an image's first 10, 100 and 1000 proposals, by descending score, with its
+objects (``useCats=0``); by default it would average over classes and take at most 100 masks.
 
-- Classes are ignored. An image's proposals are taken in descending score, and the first 10, 100 or
-  1000 of each image count. Proposals of equal score stay in the order in which they were made.
-- The matching is greedy at each IoU of 0.5, 0.55 .. 0.95. Each proposal takes the object that it
-  overlaps most, of those that it overlaps by at least that IoU and that are not yet taken; of
-  equally overlapped objects the last, in the order of their categories and then of the file.
-- Recall is the share of all objects of the data set that are taken. AR is the mean recall over the
-  ten IoUs, in percent.
+- AR is the share of all objects that are found, in percent, averaged over the IoUs 0.5, 0.55 ..
+  0.95. An image without proposals misses its objects. Crowd regions are no objects, and take no
+  proposal from one.
 - Small, medium and large are COCO's, by the annotation's ``area``: up to 32^2, up to 96^2 and
   above, in square pixels of the original image, with both ends included. An annotation without an
   area has that of its mask. Each size is matched on its own.
-- Crowd regions are no objects. They take no proposal from an object either, since in COCO's
-  matching a region to ignore gets only proposals that no object can take.
-- The objects of an image without proposals are missed.
+- Proposals of equal score stay in the order in which they were made; of equally overlapped objects
+  a proposal takes the last, in the order of their categories and then of the file.
 """
 
 import logging
@@ -200,12 +193,7 @@ class MaskRecallEvaluator(DatasetEvaluator):
 
 
 def _as_coco(rles: list[dict[str, Any]], **fields: list[float]) -> COCO:
-    """Make pycocotools' data set of one image out of masks of one category.
-
-    Args:
-        rles: R masks.
-        fields: other fields of the annotations, such as ``score``, with a value for each mask.
-    """
+    """Make pycocotools' data set of one image out of its masks, with a value of each field."""
     height, width = rles[0]["size"]
     coco = COCO()
     coco.dataset = {

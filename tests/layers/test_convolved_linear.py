@@ -135,7 +135,7 @@ def test_the_vendor_is_read_or_told_by_the_platform(there, tmp_path, monkeypatch
     [("AuthenticAMD", True, True), ("AuthenticAMD", False, False), ("GenuineIntel", True, False)],
 )
 def test_products_are_slow_by_the_processor(monkeypatch, vendor, avx512, slow):
-    monkeypatch.setattr(devices, "_vendor", lambda: vendor)
+    monkeypatch.setattr(devices, "cpu_info", lambda field: vendor)
     monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: avx512)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)

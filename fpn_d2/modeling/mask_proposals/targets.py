@@ -13,12 +13,7 @@ _MAX_PAIRS = 1 << 22
 
 
 def cell_centers(height: int, width: int, stride: int, device: torch.device) -> Tensor:
-    """Compute the centres of a level's cells.
-
-    Args:
-        height, width: size of the level, in cells.
-        stride: side of a cell, in pixels.
-        device: device of the result.
+    """Compute the centres of a level's height x width cells of ``stride`` pixels.
 
     Returns:
         (height * width, 2), x and y in pixels, row by row.
@@ -104,14 +99,8 @@ def assign_places(
 
 
 def crop_masks(masks: BitMasks | PolygonMasks, regions: Tensor, size: int) -> Tensor:
-    """Crop the masks of objects to regions: the targets of the mask outputs.
+    """Crop R objects' masks to (R, 4) regions in pixels: the mask outputs' targets, (R, M, M) bool.
 
-    Args:
-        masks: the masks of R objects.
-        regions: (R, 4), x0 y0 x1 y1 in pixels. Beyond the image there is no object.
-        size: M.
-
-    Returns:
-        (R, M, M) bool.
+    Beyond the image there is no object.
     """
     return masks.crop_and_resize(regions, size).to(regions.device)
