@@ -211,9 +211,7 @@ def build_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeaturePyramid:
         needed,
         fpn.OUT_CHANNELS,
         norm=fpn.NORM,
-        top_block=_build_top_block(
-            top_block, bottom_up.output_shape()[needed[-1]], needed[-1], cfg
-        ),
+        top_block=_build_top_block(top_block, bottom_up, needed[-1], fpn.OUT_CHANNELS),
         fuse_type=fpn.FUSE_TYPE,
         top_down=fpn.TOP_DOWN,
         lateral=fpn.LATERAL,
@@ -269,11 +267,14 @@ def _ending_at(cfg: CfgNode, stages: list[str]) -> CfgNode:
     return cfg
 
 
-def _build_top_block(name: str, shape: ShapeSpec, stage: str, cfg: CfgNode) -> nn.Module | None:
-    """What follows the level of the coarsest stage, which has this shape."""
-    coarsest, out_channels = f"p{int(math.log2(shape.stride))}", cfg.MODEL.FPN.OUT_CHANNELS
+def _build_top_block(
+    name: str, bottom_up: Backbone, stage: str, out_channels: int
+) -> nn.Module | None:
+    """What follows the level of the coarsest stage."""
     if not name:
         return None
+    shape = bottom_up.output_shape()[stage]
+    coarsest = f"p{int(math.log2(shape.stride))}"
     if name == "p6p7_c5":
         return LastLevelP6P7(shape.channels, out_channels, in_feature=stage)
     if name == "p6p7_p5":

@@ -156,7 +156,7 @@ class PerLevelRPNHead(nn.Module):
 
 @RPN_HEAD_REGISTRY.register()
 def build_level_rpn_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Module:
-    """Build the RPN head that ``MODEL.RPN.SHARED_HEAD`` asks for, for levels from fine to coarse."""
+    """Build what ``MODEL.RPN.SHARED_HEAD`` asks for, a head for levels from fine to coarse."""
     if cfg.MODEL.RPN.SHARED_HEAD:
         return StandardRPNHead(cfg, input_shape)
     # from_config needs all levels, because the anchor generator counts them.
