@@ -70,9 +70,8 @@ def test_each_levels_loss_reaches_its_own_head_only(row_config):
     head = build_level_rpn_head(row_config(FPN_ROW, "MODEL.RPN.SHARED_HEAD", False), SHAPES)
     logits, deltas = head(feature_maps())
     (logits[3].sum() + deltas[3].sum()).backward()
-    assert {name.split(".")[1] for name, p in head.named_parameters() if p.grad is not None} == {
-        "p5"
-    }
+    trained = {name.split(".")[1] for name, p in head.named_parameters() if p.grad is not None}
+    assert trained == {"p5"}
 
 
 def test_the_heads_of_a_model_are_named_by_its_levels(row_config):
@@ -93,8 +92,7 @@ def test_every_head_of_a_row_is_trained(row_config, make_input, row):
     with EventStorage():
         losses = model([make_input(64, 64, [[2, 3, 50, 60], [10, 10, 20, 22]])])
     sum(losses.values()).backward()
-    head = model.proposal_generator.rpn_head
-    assert list(head.heads) == cfg.MODEL.RPN.IN_FEATURES
+    assert list(model.proposal_generator.rpn_head.heads) == cfg.MODEL.RPN.IN_FEATURES
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
