@@ -14,7 +14,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -219,14 +219,12 @@ def _check_programs(cfg: CfgNode) -> None:
     if world > 0 and images % world:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH {images} does not divide among the {world} processes of "
-            "SOLVER.REFERENCE_WORLD_SIZE; set REFERENCE_WORLD_SIZE 0 to take the batch, the "
-            "learning rate and the schedule as they are written"
+            "SOLVER.REFERENCE_WORLD_SIZE; set that to 0 to take batch and schedule as they are"
         )
     inference = cfg.INFERENCE
     if not inference.PREPARE and (inference.PRECISION != "float32" or inference.COMPILE):
         raise UserError(
-            "INFERENCE.PRECISION and INFERENCE.COMPILE have no effect without INFERENCE.PREPARE "
-            "True; set it, or leave them alone"
+            "INFERENCE.PRECISION and COMPILE have no effect without INFERENCE.PREPARE True; set it"
         )
     device = cfg.MODEL.DEVICE
     try:
@@ -258,8 +256,7 @@ def _check_pixels(cfg: CfgNode) -> None:
         raise UserError(f"MODEL.PIXEL_STD is {cfg.MODEL.PIXEL_STD}; give no 0, it divides")
     if cfg.INPUT.OBJECT_SCALE_TRAIN and not cfg.MODEL.MASK_ON:
         raise UserError(
-            "INPUT.OBJECT_SCALE_TRAIN makes the boxes anew from the masks, and MODEL.MASK_ON is "
-            "False; set it True, or OBJECT_SCALE_TRAIN 0"
+            "INPUT.OBJECT_SCALE_TRAIN makes boxes of masks, and MODEL.MASK_ON is False; set it True"
         )
 
 
@@ -267,8 +264,8 @@ def _check_neck(cfg: CfgNode) -> None:
     fpn = cfg.MODEL.FPN
     if not (fpn.TOP_DOWN or fpn.LATERAL):
         raise UserError(
-            "MODEL.FPN.TOP_DOWN and MODEL.FPN.LATERAL are both False, which leaves no way from "
-            "the bottom-up network to the levels; switch one of them on"
+            "MODEL.FPN.TOP_DOWN and MODEL.FPN.LATERAL are both False, so no level gets an input; "
+            "switch one of them on"
         )
     if fpn.FUSE_TYPE == "avg" and not (fpn.TOP_DOWN and fpn.LATERAL):
         raise UserError(
@@ -277,8 +274,7 @@ def _check_neck(cfg: CfgNode) -> None:
         )
     if cfg.MODEL.BACKBONE.NAME == "build_fpn_backbone" and not fpn.IN_FEATURES:
         raise UserError(
-            "MODEL.FPN.IN_FEATURES is empty, so the pyramid has no levels; name the stages that "
-            "it is built on, such as ['res2', 'res3', 'res4', 'res5']"
+            "MODEL.FPN.IN_FEATURES is empty; name the pyramid's stages, such as ['res2', 'res3']"
         )
 
 
@@ -298,8 +294,7 @@ def _check_levels(cfg: CfgNode) -> None:
             if levels and nested and len(lists) not in (1, len(levels)):
                 raise UserError(
                     f"MODEL.ANCHOR_GENERATOR.{name} has {len(lists)} lists for the {len(levels)} "
-                    f"levels {', '.join(levels)} of {reader}; give one list to each level, or one "
-                    "for all"
+                    f"levels {', '.join(levels)} of {reader}; give each level one, or one to all"
                 )
 
 
@@ -309,13 +304,11 @@ def _check_mask_proposals(cfg: CfgNode) -> None:
     if [len(sizes) for sizes in keys.SIZES] != [len(levels)] * len(keys.WINDOWS):
         raise UserError(
             f"MODEL.MASK_PROPOSAL.SIZES must have a list for each of the {len(keys.WINDOWS)} "
-            f"WINDOWS, with a scale in pixels for each of the {len(levels)} levels "
-            f"{', '.join(levels)}"
+            f"WINDOWS, with a scale in pixels for each of the levels {', '.join(levels)}"
         )
     if not cfg.MODEL.MASK_ON:
         raise UserError(
-            "MODEL.MASK_ON is False, so no masks are loaded, and a MaskProposalNetwork needs them; "
-            "set it True"
+            "MODEL.MASK_ON is False, and a MaskProposalNetwork needs masks; set it True"
         )
 
 
@@ -377,23 +370,10 @@ def _check_components(cfg: CfgNode) -> None:
             )
     if _is_of(parts.get("MODEL.ROI_HEADS.NAME"), "detectron2", "fpn_d2"):
         _check_values(cfg, {"MODEL.ROI_BOX_HEAD.POOLER_TYPE": _POOLER_TYPE})
-    for switch in _SWITCHES:
-        component = parts.get(switch.component)
-        if component is not None and switch.is_set(cfg) and switch.is_ignored(component):
-            raise UserError(
-                f"{switch.keys} no effect on {switch.component} {_get(cfg, switch.component)}; "
-                f"{switch.remedy}"
-            )
-
-
-class _Switch(NamedTuple):
-    """Keys of this package that act in some components and that others would ignore."""
-
-    keys: str  # with the verb that follows them
-    component: str  # the key that names the component
-    is_set: Callable[[CfgNode], bool]  # to other values than every component acts by
-    is_ignored: Callable[[Any], bool]  # by a registered component
-    remedy: str
+    for key, switches in _SWITCHES.items():
+        for keys, is_set, is_ignored, remedy in switches:
+            if parts.get(key) is not None and is_set(cfg) and is_ignored(parts[key]):
+                raise UserError(f"{keys} no effect on {key} {_get(cfg, key)}; {remedy}")
 
 
 def _changes_neck(cfg: CfgNode) -> bool:
@@ -424,50 +404,54 @@ def _builds_as(*modules: str) -> Callable[[Any], bool]:
     return builds
 
 
-_SWITCHES = (
-    _Switch(
-        "MODEL.FPN.TOP_DOWN, LATERAL, OUT_FEATURES, BOTTOM_UP and TOP_BLOCK have",
-        "MODEL.BACKBONE.NAME",
-        _changes_neck,
-        _has_no_switches,
-        "set it to build_fpn_backbone",
-    ),
-    _Switch(
-        "MODEL.FPN.FREEZE has",
-        "MODEL.BACKBONE.NAME",
-        lambda cfg: cfg.MODEL.FPN.FREEZE,
-        _has_no_switches,
-        "set it to build_fpn_backbone, or freeze a ResNet's stages with MODEL.BACKBONE.FREEZE_AT",
-    ),
-    _Switch(
-        "MODEL.RPN.SHARED_HEAD False has",
-        "MODEL.RPN.HEAD_NAME",
-        lambda cfg: not cfg.MODEL.RPN.SHARED_HEAD,
-        lambda head: _is_of(head, "detectron2"),
-        "set it to build_level_rpn_head",
-    ),
-    _Switch(
-        "MODEL.ROI_BOX_HEAD.POOLER_BACKEND has",
-        "MODEL.ROI_HEADS.NAME",
-        lambda cfg: cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND != "auto",
-        _builds_as("detectron2."),
-        "set it to LevelROIHeads or C4ROIHeads, or leave the backend auto",
-    ),
-    _Switch(
-        "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE and POOLER_CANONICAL_LEVEL have",
-        "MODEL.ROI_HEADS.NAME",
-        lambda cfg: (
-            cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE != 224
-            or cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL != 4
+# Keys of this package that act in some components and that others would ignore. By the key that
+# names the component: the keys, with their verb; whether a config sets them to what not every
+# component acts by; whether a registered component ignores them; the remedy.
+_Switch = tuple[str, Callable[[CfgNode], bool], Callable[[Any], bool], str]
+_SWITCHES: dict[str, tuple[_Switch, ...]] = {
+    "MODEL.BACKBONE.NAME": (
+        (
+            "MODEL.FPN.TOP_DOWN, LATERAL, OUT_FEATURES, BOTTOM_UP and TOP_BLOCK have",
+            _changes_neck,
+            _has_no_switches,
+            "set it to build_fpn_backbone",
         ),
-        _builds_as("detectron2."),
-        "set it to LevelROIHeads or C4ROIHeads, or leave the keys at 224 and 4",
+        (
+            "MODEL.FPN.FREEZE has",
+            lambda cfg: cfg.MODEL.FPN.FREEZE,
+            _has_no_switches,
+            "set it to build_fpn_backbone, or freeze a ResNet by MODEL.BACKBONE.FREEZE_AT",
+        ),
     ),
-    _Switch(
-        "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES has",
-        "MODEL.ROI_HEADS.NAME",
-        lambda cfg: cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0,
-        _builds_as("detectron2.", "fpn_d2.modeling."),
-        "set it to TorchvisionROIHeads, or NUM_UNUSED_CLASSES to 0",
+    "MODEL.RPN.HEAD_NAME": (
+        (
+            "MODEL.RPN.SHARED_HEAD False has",
+            lambda cfg: not cfg.MODEL.RPN.SHARED_HEAD,
+            lambda head: _is_of(head, "detectron2"),
+            "set it to build_level_rpn_head",
+        ),
     ),
-)
+    "MODEL.ROI_HEADS.NAME": (
+        (
+            "MODEL.ROI_BOX_HEAD.POOLER_BACKEND has",
+            lambda cfg: cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND != "auto",
+            _builds_as("detectron2."),
+            "set it to LevelROIHeads or C4ROIHeads, or leave the backend auto",
+        ),
+        (
+            "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE and POOLER_CANONICAL_LEVEL have",
+            lambda cfg: (
+                cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE != 224
+                or cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL != 4
+            ),
+            _builds_as("detectron2."),
+            "set it to LevelROIHeads or C4ROIHeads, or leave the keys at 224 and 4",
+        ),
+        (
+            "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES has",
+            lambda cfg: cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0,
+            _builds_as("detectron2.", "fpn_d2.modeling."),
+            "set it to TorchvisionROIHeads, or NUM_UNUSED_CLASSES to 0",
+        ),
+    ),
+}

@@ -62,8 +62,8 @@ class MaskRecallEvaluator(DatasetEvaluator):
         json_file = MetadataCatalog.get(dataset_name).get("json_file", "")
         if not json_file:
             raise UserError(
-                f"the recall of masks cannot be measured on data set {dataset_name}, which has no "
-                "COCO annotation file; register it with detectron2's register_coco_instances"
+                f"masks cannot be measured on data set {dataset_name}, which has no COCO "
+                "annotation file; register it with detectron2's register_coco_instances"
             )
         self._json_file, self._output_dir = json_file, output_dir
         with quiet_pycocotools():
@@ -83,13 +83,11 @@ class MaskRecallEvaluator(DatasetEvaluator):
 
         Args:
             inputs: each with ``image_id``.
-            outputs: each with ``instances``, which have ``scores`` (R,) and ``pred_masks``: either
-                :class:`fpn_d2.structures.RegionMasks` or (R, H, W) bool, in pixels of the original
-                image.
+            outputs: each with ``instances``: ``scores`` (R,) and ``pred_masks``, RegionMasks or
+                (R, H, W) bool, in pixels of the original image.
 
         Raises:
-            UserError: where an object's annotation has no mask, or one of another size than the
-                image.
+            UserError: where an object has no mask, or one of another size than the image.
         """
         start = time.perf_counter()
         for image, output in zip(inputs, outputs, strict=True):
@@ -101,14 +99,10 @@ class MaskRecallEvaluator(DatasetEvaluator):
             self._seen.add(image["image_id"])
             self._taken += taken
             self._objects += objects
-            self._written += [
-                {
-                    "image_id": image["image_id"],
-                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
-                    "score": round(score, 5),
-                }
-                for rle, score in zip(rles[:_MOST_WRITTEN], scores, strict=False)
-            ]
+            for rle, score in zip(rles[:_MOST_WRITTEN], scores, strict=False):
+                segmentation = {"size": rle["size"], "counts": rle["counts"].decode()}
+                fields = {"image_id": image["image_id"], "segmentation": segmentation}
+                self._written.append({**fields, "score": round(score, 5)})
             self._num_masks += len(rles)
         self._seconds += time.perf_counter() - start
 
