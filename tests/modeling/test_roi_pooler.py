@@ -187,12 +187,6 @@ def test_images_without_boxes_are_pooled_to_nothing(levels, pooler_type):
     assert pooler([m[:0] for m in maps], []).shape == (0, 3, 7, 7)
 
 
-def test_each_image_is_pooled_from_its_own_features():
-    maps = [m * torch.tensor([1.0, -1.0]).view(2, 1, 1, 1) for m in maps_of((2, 3, 4, 5), 256)]
-    boxes = [Boxes(boxes_of((20, 20))), Boxes(boxes_of((20, 20), (120, 120)))]
-    assert pooler_of((2, 3, 4, 5))(maps, boxes).mean(dim=(1, 2, 3)).tolist() == [2, -2, -3]
-
-
 # --- Eq. 1's constants, from the config to the pooler
 
 
