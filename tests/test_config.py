@@ -1,8 +1,6 @@
 """add_fpn_config, load_config, and the combinations that are refused in a sentence."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -90,27 +88,17 @@ def test_every_key_is_added_at_the_papers_value_and_none_is_changed():
     assert others
 
 
-def test_importing_the_package_changes_none_of_detectron2s_defaults(repo, tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+def test_importing_the_package_changes_none_of_detectron2s_defaults(run_program):
     dump = "from detectron2.config import get_cfg; {} print(get_cfg().dump())"
-    stock, ours = (
-        subprocess.run(
-            [sys.executable, "-c", dump.format(line)],
-            cwd=repo,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for line in ("", "import fpn_d2;")
-    )
-    assert "MODEL:" in stock
-    assert ours == stock
+    stock, ours = (run_program("-c", dump.format(line)) for line in ("", "import fpn_d2;"))
+    assert "MODEL:" in stock.stdout
+    assert ours.stdout == stock.stdout
 
 
-def test_an_older_torch_is_refused_with_the_version_that_is_needed(repo):
+def test_an_older_torch_is_refused_with_the_version_that_is_needed(run_program):
     program = "import torch; torch.__version__ = torch.torch_version.TorchVersion('2.6.0+cpu')"
     program += "; import fpn_d2"
-    done = subprocess.run([sys.executable, "-c", program], cwd=repo, capture_output=True, text=True)
+    done = run_program("-c", program)
     assert done.returncode == 1
     assert "ImportError: fpn_d2 needs torch 2.7 or later, and this is 2.6.0+cpu" in done.stderr
     assert "make setup" in done.stderr

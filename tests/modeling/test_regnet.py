@@ -64,13 +64,6 @@ def test_regnet_carries_the_pyramid(row_config, row, opts):
     assert stages == {"stem", *STAGES[: 1 if opts else 4]}
 
 
-def test_stages_beyond_the_pyramid_are_not_built(row_config):
-    opts = ["MODEL.META_ARCHITECTURE", "NeckAlone", *REGNET, "MODEL.FPN.IN_FEATURES", STAGES[:3]]
-    neck = build_backbone(row_config(RPN_ROW.format("FPN"), *opts))
-    assert {name for name, _ in neck.bottom_up.named_children()} == {"stem", "s1", "s2", "s3"}
-    assert list(neck(torch.randn(1, 3, 32, 32))) == ["p2", "p3", "p4", "p5"]  # P5 is the top block
-
-
 @pytest.mark.parametrize("freeze_at, frozen", [(0, set()), (1, {"stem"}), (2, {"stem", "s1"})])
 def test_freeze_at_counts_the_stem_and_the_stages(row_config, freeze_at, frozen):
     opts = ["MODEL.BACKBONE.FREEZE_AT", freeze_at, "MODEL.REGNETS.NORM", "BN"]
