@@ -47,9 +47,7 @@ class Trainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode):
-        """
-        Args:
-            cfg: a config from :func:`fpn_d2.load_config`.
+        """Take a config from :func:`fpn_d2.load_config`, frozen or not.
 
         Raises:
             UserError: for a component, a data set or a batch size that cannot work.

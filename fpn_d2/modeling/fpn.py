@@ -103,7 +103,9 @@ class FeaturePyramid(FPN):
         kept = set(self.returned)
         if self.top_block is not None:
             kept.add(self.top_block.in_feature)
-        for i, stage in enumerate(self._stages()):  # coarse to fine, as the lists are
+        shapes = self.bottom_up.output_shape()
+        for i, name in enumerate(reversed(self.in_features)):  # coarse to fine, as the lists are
+            stage = int(math.log2(shapes[name].stride))
             if f"p{stage}" not in kept:
                 delattr(self, f"fpn_output{stage}")
                 self.output_convs[i] = nn.Identity()
@@ -112,10 +114,6 @@ class FeaturePyramid(FPN):
             if not feeds_output or (not self.lateral and i > 0):
                 delattr(self, f"fpn_lateral{stage}")
                 self.lateral_convs[i] = nn.Identity()
-
-    def _stages(self) -> list[int]:
-        shapes = self.bottom_up.output_shape()
-        return [int(math.log2(shapes[name].stride)) for name in reversed(self.in_features)]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """See :meth:`FPN.forward`; returns ``out_features`` only, fine to coarse.
@@ -158,7 +156,7 @@ class FeaturePyramid(FPN):
 
     def _check_size(self, height: int, width: int) -> None:
         # Stages round sizes up, so the finest stage decides: 30 pixels suit strides of 4 to 32.
-        if torch.jit.is_tracing() or torch.jit.is_scripting() or torch.compiler.is_compiling():
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
             return
         shapes = self.bottom_up.output_shape()
         finest, coarsest = (shapes[self.in_features[i]].stride for i in (0, -1))

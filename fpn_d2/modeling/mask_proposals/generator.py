@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...structures import RegionMasks
 from .head import MaskProposalHead
-from .targets import assign_places, assign_scales, cell_centers, crop_masks, regions_of
+from .targets import assign_places, assign_scales, cell_centers, regions_of
 
 
 class _Grid(NamedTuple):
@@ -200,7 +200,8 @@ class MaskProposalGenerator(nn.Module):
         regions = self._regions(places, positive)
         size = self.head.mask_size
         if len(positive):
-            targets = crop_masks(instances.gt_masks[objects], regions, size)
+            targets = instances.gt_masks[objects].crop_and_resize(regions, size)
+            targets = targets.to(regions.device)
         else:
             targets = torch.zeros((0, size, size), dtype=torch.bool, device=regions.device)
         return torch.cat([positive, negative]), objects, targets

@@ -5,7 +5,7 @@ regions, M x M mask outputs. Centres, boxes and scales are in pixels of the netw
 """
 
 import torch
-from detectron2.structures import BitMasks, Boxes, PolygonMasks
+from detectron2.structures import Boxes
 from torch import Tensor
 
 # Pairs of a place and an object that are compared at once, each in about 24 bytes.
@@ -96,11 +96,3 @@ def assign_places(
             answer[here[better]] = objects[index[better]]
             least[here] = torch.minimum(nearest, least[here])
     return answer
-
-
-def crop_masks(masks: BitMasks | PolygonMasks, regions: Tensor, size: int) -> Tensor:
-    """Crop R objects' masks to (R, 4) regions in pixels: the mask outputs' targets, (R, M, M) bool.
-
-    Beyond the image there is no object.
-    """
-    return masks.crop_and_resize(regions, size).to(regions.device)

@@ -11,7 +11,6 @@ from fpn_d2.modeling.mask_proposals.targets import (
     assign_places,
     assign_scales,
     cell_centers,
-    crop_masks,
     regions_of,
 )
 
@@ -134,7 +133,7 @@ def square_masks(kind):
     ],
 )
 def test_a_target_is_the_mask_within_the_region(kind, region, rows, columns):
-    target = crop_masks(square_masks(kind), torch.tensor([region]), 10)
+    target = square_masks(kind).crop_and_resize(torch.tensor([region]), 10)
     expected = torch.zeros(1, 10, 10, dtype=torch.bool)
     for row in rows:
         for column in columns:
