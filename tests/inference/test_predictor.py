@@ -70,8 +70,9 @@ def test_only_boxes_without_classes_are_thinned_out():
 
 
 @pytest.fixture
-def subclass():
+def subclass(row_config):
     """The name of a meta-architecture that a user registers."""
+    row_config("torchvision/retinanet_R_50_FPN")  # registers what other code bases' models need
 
     @META_ARCH_REGISTRY.register()
     class MyRetinaNet(META_ARCH_REGISTRY.get("ClippingRetinaNet")):
