@@ -26,11 +26,7 @@ _MAX_FILES = 100
 
 
 def add_fpn_config(cfg: CfgNode) -> None:
-    """Add this package's keys, at the paper's values, to a Detectron2 config (in place).
-
-    Args:
-        cfg: a config as :func:`detectron2.config.get_cfg` returns it.
-    """
+    """Add this package's keys, at the paper's values, to a Detectron2 config (in place)."""
     # The name of the bottom-up network in BACKBONE_REGISTRY; its strides must double (Sec. 3).
     cfg.MODEL.FPN.BOTTOM_UP = "build_resnet_backbone"
     # The top-down pathway (Sec. 3). False is row (d) of Tables 1 and 2.
@@ -217,19 +213,15 @@ def stock_config(cfg: CfgNode) -> CfgNode:
     model, fpn = cfg.MODEL, cfg.MODEL.FPN
     values = {}
     for key, names in _STOCK.items():
-        section = key.split(".")[1]
-        name = model[section].NAME
+        name = model[key.split(".")[1]].NAME
         values[key] = names.get(name, name)
     if model.RPN.SHARED_HEAD and model.RPN.HEAD_NAME in ("build_level_rpn_head", "FPNRPNHead"):
         values["MODEL.RPN.HEAD_NAME"] = "StandardRPNHead"
     retinanet = model.META_ARCHITECTURE == "RetinaNet"
-    neck = [fpn.BOTTOM_UP, fpn.TOP_DOWN, fpn.LATERAL, list(fpn.OUT_FEATURES), fpn.TOP_BLOCK]
-    top_block = "p6p7_c5" if retinanet else "maxpool"
-    if (
-        model.BACKBONE.NAME == "build_fpn_backbone"
-        and neck == ["build_resnet_backbone", True, True, [], top_block]
-        and not fpn.FREEZE
-    ):
+    neck = [model.BACKBONE.NAME, fpn.BOTTOM_UP, fpn.TOP_DOWN, fpn.LATERAL, fpn.FREEZE]
+    neck += [list(fpn.OUT_FEATURES), fpn.TOP_BLOCK]
+    stock = ["build_fpn_backbone", "build_resnet_backbone", True, True, False]
+    if neck == [*stock, [], "p6p7_c5" if retinanet else "maxpool"]:
         name = f"build_{'retinanet_' if retinanet else ''}resnet_fpn_backbone"
         values["MODEL.BACKBONE.NAME"] = name
     return changed(cfg, values)
@@ -303,11 +295,7 @@ def _check_sections(cfg: CfgNode, content: object, path: str, prefix: str = "") 
 
 
 def _checked_stream(path: str) -> IO[str]:
-    """The text of a config file, refused if it is too large, or would be once its aliases unfold.
-
-    An alias costs a file three characters and may stand for everything before it, so a file of a
-    few lines can unfold to more than any memory holds.
-    """
+    """The text of a config file, refused if it is too large or its aliases unfold to too much."""
     local = PathManager.get_local_path(path)
     if os.path.exists(local) and not stat.S_ISREG(os.stat(local).st_mode):
         raise UserError(f"config file {path} is no file; name one")
@@ -317,7 +305,7 @@ def _checked_stream(path: str) -> IO[str]:
         raise UserError(f"config file {path} is larger than 1 MB, which no config is; name another")
     stream = io.StringIO(text)
     stream.name = path  # for yaml's messages
-    if "*" in text:  # the sign of an alias
+    if "*" in text:  # an alias, of three characters, may stand for everything before it
         node = yaml.compose(stream, Loader=yaml.SafeLoader)
         if node is not None and _unfolded_size(node, {}) > _MAX_VALUES:
             raise UserError(
@@ -347,11 +335,8 @@ def _broken_file(path: str, error: Exception) -> str:
     if isinstance(error, yaml.constructor.ConstructorError):
         return f"{where}: {error.problem}; tags that run code are refused, write the value itself"
     if isinstance(error, FileNotFoundError):
-        return (
-            f"{path}: its _BASE_ {error.filename} does not exist; correct the path, or take it out"
-        )
-    problem = getattr(error, "problem", None) or error
-    problem = " ".join(str(problem).split())
+        return f"{path}: its _BASE_ {error.filename} does not exist; correct the path, or remove it"
+    problem = " ".join(str(getattr(error, "problem", None) or error).split())
     return f"{where} is not a readable YAML file ({problem}); correct it there"
 
 
@@ -373,13 +358,6 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
             raise UserError(f"override {key} {value}: {reason}") from error
 
 
-_MISMATCH = re.compile(
-    r"Type mismatch \(<class '(.+?)'> vs\. <class '(.+?)'>\) with values "
-    r"\((.*) vs\. (.*)\) for config key: (\S+)",
-    re.DOTALL,
-)
-
-
 def _explain(cfg: CfgNode, error: Exception) -> str:
     """Turn an error that yacs raised while it merged into one sentence."""
     text = str(error.args[0]) if error.args else str(error)
@@ -388,7 +366,12 @@ def _explain(cfg: CfgNode, error: Exception) -> str:
     unknown = re.match(r"Non-existent (?:config )?key: (\S+)", text)
     if unknown:
         return _unknown_key(cfg, unknown.group(1))
-    mismatch = _MISMATCH.search(text)
+    mismatch = re.search(
+        r"Type mismatch \(<class '(.+?)'> vs\. <class '(.+?)'>\) with values "
+        r"\((.*) vs\. (.*)\) for config key: (\S+)",
+        text,
+        re.DOTALL,
+    )
     if mismatch:
         wanted, found, example, value, key = mismatch.groups()
         found = found.rpartition(".")[2].replace("CheckedFiles", "section")

@@ -1,15 +1,12 @@
 """What a config may say: the values of its keys, their combinations, the names of components.
 
 Values and combinations are checked when a config is read (:func:`check_config`), names when a
-model is built (:func:`check_registered`), since a program may register its components in between.
-A switch is judged by what the named component is, so in both places: when a config is read, a name
-that is not registered yet is left alone.
-
-Levels and their strides are checked by the neck (``modeling/fpn.py``), data sets by ``data``. Names
-that programs extend by overriding one of the trainer's methods are left to Detectron2 to look up.
+model is built (:func:`check_registered`), since a program may register its components in between;
+switches, which are judged by what the named component is, both times. The neck checks levels and
+their strides (``modeling/fpn.py``), and ``data`` checks data sets. Detectron2 looks up the names
+that programs extend by overriding one of the trainer's methods.
 """
 
-import dataclasses
 import difflib
 import functools
 import importlib
@@ -49,20 +46,11 @@ from .utils.errors import UserError
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Refuse values, and combinations of values, that cannot work.
-
-    Args:
-        cfg: the merged config.
-
-    Raises:
-        UserError: with the keys at fault and the remedy.
-    """
+    """Refuse values, and combinations of values, that cannot work, by a :class:`UserError`."""
     _check_values(cfg, _VALUES)
-    _check_solver(cfg)
-    _check_device(cfg)
+    _check_programs(cfg)
     _check_pixels(cfg)
     _check_neck(cfg)
-    _check_inference(cfg)
     _check_levels(cfg)
     if _is_a(_find(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE), MaskProposalNetwork):
         _check_mask_proposals(cfg)
@@ -72,83 +60,61 @@ def check_config(cfg: CfgNode) -> None:
 def check_registered(cfg: CfgNode) -> None:
     """Refuse names that are not registered, and switches that the named components ignore.
 
-    Args:
-        cfg: the merged config.
-
     Raises:
         UserError: with the key and the names that come closest.
     """
     import_foreign(cfg)
     for key, registry in _names(cfg):
         name = _get(cfg, key)
-        if name in registry:
-            continue
-        known = sorted(known for known, _ in registry)
-        names = difflib.get_close_matches(name, known, n=3) or known[:8]
-        raise UserError(
-            f"{key} is {name!r}, which is not registered; set it to one that is, such as "
-            f"{', '.join(names)}, or register yours before the model is built"
-        )
+        if name not in registry:
+            known = sorted(known for known, _ in registry)
+            names = difflib.get_close_matches(name, known, n=3) or known[:8]
+            raise UserError(
+                f"{key} is {name!r}, which is not registered; set it to one that is, such as "
+                f"{', '.join(names)}, or register yours before the model is built"
+            )
     _check_components(cfg)
 
 
 def class_head_key(cfg: CfgNode) -> str | None:
-    """The config key that holds the number of classes of a config's detector.
-
-    Returns:
-        ``MODEL.ROI_HEADS.NUM_CLASSES``, ``MODEL.RETINANET.NUM_CLASSES``, or None for a network
-        without classes (proposals) and for one that is not known.
-    """
+    """The key of the number of classes; None for a network without classes or an unknown one."""
     network = _find(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE)
     if _is_a(network, GeneralizedRCNN):
         return "MODEL.ROI_HEADS.NUM_CLASSES"
     return "MODEL.RETINANET.NUM_CLASSES" if _is_a(network, RetinaNet) else None
 
 
-# Components that only checkpoints of other code bases need; their module registers them.
-_FOREIGN = dict.fromkeys(
-    (
-        "ClippingRetinaNet",
-        "MaskRCNNBenchmarkAnchorGenerator",
-        "TorchvisionAnchorGenerator",
-        "TorchvisionROIHeads",
-    ),
-    "fpn_d2.checkpoint.foreign.components",
+# Components that only checkpoints of other code bases need.
+_FOREIGN = (
+    *("ClippingRetinaNet", "MaskRCNNBenchmarkAnchorGenerator"),
+    *("TorchvisionAnchorGenerator", "TorchvisionROIHeads"),
 )
 
 
 def import_foreign(cfg: CfgNode) -> None:
-    """Register the components of other code bases that a config names; nothing else imports them.
-
-    Args:
-        cfg: the merged config.
-    """
+    """Register the components of other code bases that a config names; nothing else does."""
     for name, registry in (
         (cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
         (cfg.MODEL.ANCHOR_GENERATOR.NAME, ANCHOR_GENERATOR_REGISTRY),
         (cfg.MODEL.ROI_HEADS.NAME, ROI_HEADS_REGISTRY),
     ):
         if name in _FOREIGN and name not in registry:
-            importlib.import_module(_FOREIGN[name])
+            importlib.import_module("fpn_d2.checkpoint.foreign.components")
 
 
 # --- one key at a time
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rule:
-    """What a key can be: a test of its value, and the words that follow ``KEY is value``."""
-
-    holds: Callable[[Any], bool]
-    remedy: str
+# A test of a key's value, and the words that follow ``KEY is value`` where it fails.
+_Rule = tuple[Callable[[Any], bool], str]
 
 
 def _one_of(*choices: str) -> _Rule:
-    return _Rule(lambda value: value in choices, f"set it to {' or '.join(map(repr, choices))}")
+    return lambda value: value in choices, f"set it to {' or '.join(map(repr, choices))}"
 
 
 def _at_least(least: int) -> _Rule:
-    return _Rule(lambda value: math.isfinite(value) and value >= least, f"give {least} or more")
+    return lambda value: math.isfinite(value) and value >= least, f"give {least} or more"
 
 
 def _is_finite(value: Any) -> bool:
@@ -166,25 +132,22 @@ def _are_positive(values: Sequence[Any]) -> bool:
     return all(_is_finite(value) and value > 0 for value in itertools.chain(*lists))
 
 
-_NAMES = _Rule(
+_NAMES: _Rule = (
     lambda values: all(isinstance(value, str) for value in values),
     "give names, such as ['p2', 'p3']",
 )
-_POSITIVE = _Rule(_are_positive, "give numbers above 0")
+_POSITIVE: _Rule = (_are_positive, "give numbers above 0")
+_WHOLE = "give whole numbers above 0"
 
 # Closed lists stand only for what no program can extend by a registry or a subclass.
-_VALUES = {
-    "DATALOADER.MAX_SKIPPED_SHARE": _Rule(
-        lambda value: 0 <= value <= 1, "give a fraction, 0.0 to 1.0"
-    ),
+_VALUES: dict[str, _Rule] = {
+    "DATALOADER.MAX_SKIPPED_SHARE": (lambda share: 0 <= share <= 1, "give a fraction, 0.0 to 1.0"),
     "DATALOADER.NUM_WORKERS": _at_least(0),
     "INFERENCE.PRECISION": _one_of("float32", "bfloat16", "float16"),
     "INPUT.MAX_SIZE_TEST": _at_least(1),
     "INPUT.MAX_SIZE_TRAIN": _at_least(1),
     "INPUT.MIN_SIZE_TEST": _at_least(0),  # 0 resizes nothing
-    "INPUT.MIN_SIZE_TRAIN": _Rule(
-        lambda values: len(values) > 0 and _are_whole(values), "give whole numbers above 0"
-    ),
+    "INPUT.MIN_SIZE_TRAIN": (lambda values: len(values) > 0 and _are_whole(values), _WHOLE),
     "INPUT.RANDOM_FLIP": _one_of("horizontal", "vertical", "none"),
     "INPUT.RESIZE_TEST": _one_of("detectron2", "torchvision"),
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": _POSITIVE,
@@ -198,7 +161,7 @@ _VALUES = {
     "MODEL.RETINANET.IN_FEATURES": _NAMES,
     "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES": _at_least(0),
     "MODEL.ROI_BOX_HEAD.POOLER_BACKEND": _one_of("auto", "gather", "torchvision"),
-    "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE": _Rule(
+    "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE": (
         lambda value: value > 0,
         "Eq. 1 divides by it, so set a side in pixels, such as the paper's 224",
     ),
@@ -207,47 +170,38 @@ _VALUES = {
     "SOLVER.BASE_LR": _at_least(0),
     "SOLVER.CHECKPOINT_PERIOD": _at_least(1),
     "SOLVER.MAX_ITER": _at_least(1),
-    "SOLVER.STEPS": _Rule(_are_whole, "give whole numbers above 0"),
+    "SOLVER.STEPS": (_are_whole, _WHOLE),
     "TEST.DETECTIONS_PER_IMAGE": _at_least(-1),
     "TEST.EVAL_PERIOD": _at_least(0),
 }
-_MASK_VALUES = {
+_MASK_VALUES: dict[str, _Rule] = {
     "MODEL.MASK_PROPOSAL.BATCH_SIZE_PER_IMAGE": _at_least(1),
     "MODEL.MASK_PROPOSAL.HIDDEN_DIM": _at_least(1),
     "MODEL.MASK_PROPOSAL.MASK_SIZE": _at_least(1),
-    "MODEL.MASK_PROPOSAL.SIZES": _Rule(_are_positive, "give scales in pixels, above 0"),
-    "MODEL.MASK_PROPOSAL.TEST_SCALES": _Rule(
+    "MODEL.MASK_PROPOSAL.SIZES": (_are_positive, "give scales in pixels, above 0"),
+    "MODEL.MASK_PROPOSAL.TEST_SCALES": (
         lambda values: len(values) > 0 and _are_positive(values),
         "give factors above 0, [1.0] for none",
     ),
     "MODEL.MASK_PROPOSAL.TOPK_TEST": _at_least(1),
-    "MODEL.MASK_PROPOSAL.WINDOWS": _Rule(
+    "MODEL.MASK_PROPOSAL.WINDOWS": (
         lambda values: len(values) > 0 and _are_whole(values) and all(v % 2 for v in values),
         "give odd sides in cells, such as [5, 7]",
     ),
 }
 # What Detectron2's own components take; other people's may take more.
-_RESNET_VALUES = {
-    "MODEL.RESNETS.DEPTH": _Rule(
-        lambda depth: depth in (18, 34, 50, 101, 152), "set it to 18, 34, 50, 101 or 152"
-    ),
-    "MODEL.RESNETS.NORM": _one_of(
-        "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
-    ),
-}
-_FPN_VALUES = {"MODEL.FPN.NORM": _RESNET_VALUES["MODEL.RESNETS.NORM"]}
-_POOLER_VALUES = {
-    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": _one_of(
-        "ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated"
-    )
-}
+_DEPTH = (lambda depth: depth in (18, 34, 50, 101, 152), "set it to 18, 34, 50, 101 or 152")
+_NORM = _one_of(
+    "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
+)
+_POOLER_TYPE = _one_of("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated")
 
 
 def _check_values(cfg: CfgNode, rules: dict[str, _Rule]) -> None:
-    for key, rule in rules.items():
+    for key, (holds, remedy) in rules.items():
         value = _get(cfg, key)
-        if not rule.holds(value):
-            raise UserError(f"{key} is {value!r}; {rule.remedy}")
+        if not holds(value):
+            raise UserError(f"{key} is {value!r}; {remedy}")
 
 
 def _get(cfg: CfgNode, key: str) -> Any:
@@ -257,19 +211,21 @@ def _get(cfg: CfgNode, key: str) -> Any:
 # --- combinations of keys
 
 
-def _check_solver(cfg: CfgNode) -> None:
+def _check_programs(cfg: CfgNode) -> None:
+    """Refuse what no model says: the solver, the device, the copy that is evaluated."""
     images, world = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
     if list(cfg.SOLVER.STEPS) != sorted(cfg.SOLVER.STEPS):
         raise UserError(f"SOLVER.STEPS is {cfg.SOLVER.STEPS}; give the iterations in their order")
     if world > 0 and images % world:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH {images} does not divide among the {world} processes of "
-            "SOLVER.REFERENCE_WORLD_SIZE; set REFERENCE_WORLD_SIZE 0 to take the batch, the "
-            "learning rate and the schedule as they are written"
+            "SOLVER.REFERENCE_WORLD_SIZE; set that to 0 to take batch and schedule as they are"
         )
-
-
-def _check_device(cfg: CfgNode) -> None:
+    inference = cfg.INFERENCE
+    if not inference.PREPARE and (inference.PRECISION != "float32" or inference.COMPILE):
+        raise UserError(
+            "INFERENCE.PRECISION and COMPILE have no effect without INFERENCE.PREPARE True; set it"
+        )
     device = cfg.MODEL.DEVICE
     try:
         torch.device(device)
@@ -300,8 +256,7 @@ def _check_pixels(cfg: CfgNode) -> None:
         raise UserError(f"MODEL.PIXEL_STD is {cfg.MODEL.PIXEL_STD}; give no 0, it divides")
     if cfg.INPUT.OBJECT_SCALE_TRAIN and not cfg.MODEL.MASK_ON:
         raise UserError(
-            "INPUT.OBJECT_SCALE_TRAIN makes the boxes anew from the masks, and MODEL.MASK_ON is "
-            "False; set it True, or OBJECT_SCALE_TRAIN 0"
+            "INPUT.OBJECT_SCALE_TRAIN makes boxes of masks, and MODEL.MASK_ON is False; set it True"
         )
 
 
@@ -309,8 +264,8 @@ def _check_neck(cfg: CfgNode) -> None:
     fpn = cfg.MODEL.FPN
     if not (fpn.TOP_DOWN or fpn.LATERAL):
         raise UserError(
-            "MODEL.FPN.TOP_DOWN and MODEL.FPN.LATERAL are both False, which leaves no way from "
-            "the bottom-up network to the levels; switch one of them on"
+            "MODEL.FPN.TOP_DOWN and MODEL.FPN.LATERAL are both False, so no level gets an input; "
+            "switch one of them on"
         )
     if fpn.FUSE_TYPE == "avg" and not (fpn.TOP_DOWN and fpn.LATERAL):
         raise UserError(
@@ -319,17 +274,7 @@ def _check_neck(cfg: CfgNode) -> None:
         )
     if cfg.MODEL.BACKBONE.NAME == "build_fpn_backbone" and not fpn.IN_FEATURES:
         raise UserError(
-            "MODEL.FPN.IN_FEATURES is empty, so the pyramid has no levels; name the stages that "
-            "it is built on, such as ['res2', 'res3', 'res4', 'res5']"
-        )
-
-
-def _check_inference(cfg: CfgNode) -> None:
-    keys = cfg.INFERENCE
-    if not keys.PREPARE and (keys.PRECISION != "float32" or keys.COMPILE):
-        raise UserError(
-            "INFERENCE.PRECISION and INFERENCE.COMPILE have no effect without INFERENCE.PREPARE "
-            "True; set it, or leave them alone"
+            "MODEL.FPN.IN_FEATURES is empty; name the pyramid's stages, such as ['res2', 'res3']"
         )
 
 
@@ -349,8 +294,7 @@ def _check_levels(cfg: CfgNode) -> None:
             if levels and nested and len(lists) not in (1, len(levels)):
                 raise UserError(
                     f"MODEL.ANCHOR_GENERATOR.{name} has {len(lists)} lists for the {len(levels)} "
-                    f"levels {', '.join(levels)} of {reader}; give one list to each level, or one "
-                    "for all"
+                    f"levels {', '.join(levels)} of {reader}; give each level one, or one to all"
                 )
 
 
@@ -360,13 +304,11 @@ def _check_mask_proposals(cfg: CfgNode) -> None:
     if [len(sizes) for sizes in keys.SIZES] != [len(levels)] * len(keys.WINDOWS):
         raise UserError(
             f"MODEL.MASK_PROPOSAL.SIZES must have a list for each of the {len(keys.WINDOWS)} "
-            f"WINDOWS, with a scale in pixels for each of the {len(levels)} levels "
-            f"{', '.join(levels)}"
+            f"WINDOWS, with a scale in pixels for each of the levels {', '.join(levels)}"
         )
     if not cfg.MODEL.MASK_ON:
         raise UserError(
-            "MODEL.MASK_ON is False, so no masks are loaded, and a MaskProposalNetwork needs them; "
-            "set it True"
+            "MODEL.MASK_ON is False, and a MaskProposalNetwork needs masks; set it True"
         )
 
 
@@ -411,54 +353,27 @@ def _is_of(component: Any, *packages: str) -> bool:
 
 
 def _check_components(cfg: CfgNode) -> None:
-    """Refuse values that the registered components do not take, and switches that they ignore.
-
-    A switch that its component ignores would let an ablation report the model without it.
-    """
+    """Refuse what the registered components do not take, and switches that they ignore: an
+    ablation would report the model without it."""
     parts = {key: _find(registry, _get(cfg, key)) for key, registry in _names(cfg)}
     backbone = parts["MODEL.BACKBONE.NAME"]
     resnet_fpns = (build_resnet_fpn_backbone, build_retinanet_resnet_fpn_backbone)
     if backbone in (build_fpn_backbone, *resnet_fpns):
-        _check_values(cfg, _FPN_VALUES)
+        _check_values(cfg, {"MODEL.FPN.NORM": _NORM})
     if parts.get("MODEL.FPN.BOTTOM_UP", backbone) in (build_resnet_backbone, *resnet_fpns):
-        _check_resnet(cfg)
-    if _is_of(parts.get("MODEL.ROI_HEADS.NAME"), "detectron2", "fpn_d2"):
-        _check_values(cfg, _POOLER_VALUES)
-    for switch in _SWITCHES:
-        component = parts.get(switch.component)
-        if component is not None and switch.is_set(cfg) and switch.is_ignored(component):
+        _check_values(cfg, {"MODEL.RESNETS.DEPTH": _DEPTH, "MODEL.RESNETS.NORM": _NORM})
+        depth, width = cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
+        if depth in (18, 34) and width != 64:
             raise UserError(
-                f"{switch.keys} no effect on {switch.component} {_get(cfg, switch.component)}; "
-                f"{switch.remedy}"
+                f"MODEL.RESNETS.RES2_OUT_CHANNELS is {width}, and a ResNet-{depth} has 64; set it "
+                "to 64"
             )
-
-
-def _check_resnet(cfg: CfgNode) -> None:
-    _check_values(cfg, _RESNET_VALUES)
-    depth, width = cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
-    if depth in (18, 34) and width != 64:
-        raise UserError(
-            f"MODEL.RESNETS.RES2_OUT_CHANNELS is {width}, and a ResNet-{depth} has 64; set it to 64"
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Switch:
-    """Keys of this package that act in some components and that others would ignore.
-
-    Args:
-        keys: the keys, with the verb that follows them.
-        component: the key that names the component.
-        is_set: whether a config has the keys at other values than every component acts by.
-        is_ignored: whether a registered component is known to ignore the keys.
-        remedy: what to do.
-    """
-
-    keys: str
-    component: str
-    is_set: Callable[[CfgNode], bool]
-    is_ignored: Callable[[Any], bool]
-    remedy: str
+    if _is_of(parts.get("MODEL.ROI_HEADS.NAME"), "detectron2", "fpn_d2"):
+        _check_values(cfg, {"MODEL.ROI_BOX_HEAD.POOLER_TYPE": _POOLER_TYPE})
+    for key, switches in _SWITCHES.items():
+        for keys, is_set, is_ignored, remedy in switches:
+            if parts.get(key) is not None and is_set(cfg) and is_ignored(parts[key]):
+                raise UserError(f"{keys} no effect on {key} {_get(cfg, key)}; {remedy}")
 
 
 def _changes_neck(cfg: CfgNode) -> bool:
@@ -479,68 +394,64 @@ def _has_no_switches(backbone: Any) -> bool:
     return backbone is not build_fpn_backbone and _is_of(backbone, "detectron2", "fpn_d2")
 
 
-def _has_stock_pooler(heads: Any) -> bool:
-    """Whether RoI heads build their pooler by a method that they have from Detectron2."""
-    return _is_of(_box_head_builder(heads), "detectron2")
+def _builds_as(*modules: str) -> Callable[[Any], bool]:
+    """Whether RoI heads build their pooler and classifier by a method written in these modules."""
+
+    def builds(heads: Any) -> bool:
+        method = getattr(heads, "_init_box_head", None) or getattr(heads, "from_config", heads)
+        return method.__module__.startswith(modules)
+
+    return builds
 
 
-def _has_no_unused_classes(heads: Any) -> bool:
-    """Whether RoI heads build their classifier as Detectron2's or as those of the paper do."""
-    return _box_head_builder(heads).__module__.startswith(("detectron2.", "fpn_d2.modeling."))
-
-
-def _box_head_builder(heads: Any) -> Any:
-    """The method by which RoI heads build what follows the pyramid, whoever wrote it."""
-    return getattr(heads, "_init_box_head", None) or getattr(heads, "from_config", heads)
-
-
-_SWITCHES = (
-    _Switch(
-        "MODEL.FPN.TOP_DOWN, LATERAL, OUT_FEATURES, BOTTOM_UP and TOP_BLOCK have",
-        "MODEL.BACKBONE.NAME",
-        _changes_neck,
-        _has_no_switches,
-        "set it to build_fpn_backbone",
-    ),
-    _Switch(
-        "MODEL.FPN.FREEZE has",
-        "MODEL.BACKBONE.NAME",
-        lambda cfg: cfg.MODEL.FPN.FREEZE,
-        _has_no_switches,
-        "set it to build_fpn_backbone, or freeze a ResNet's stages with MODEL.BACKBONE.FREEZE_AT",
-    ),
-    _Switch(
-        "MODEL.RPN.SHARED_HEAD False has",
-        "MODEL.RPN.HEAD_NAME",
-        lambda cfg: not cfg.MODEL.RPN.SHARED_HEAD,
-        lambda head: _is_of(head, "detectron2"),
-        "set it to build_level_rpn_head",
-    ),
-    _Switch(
-        "MODEL.ROI_BOX_HEAD.POOLER_BACKEND has",
-        "MODEL.ROI_HEADS.NAME",
-        lambda cfg: cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND != "auto",
-        _has_stock_pooler,
-        "set it to LevelROIHeads or C4ROIHeads, or leave the backend auto",
-    ),
-    _Switch(
-        "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE and POOLER_CANONICAL_LEVEL have",
-        "MODEL.ROI_HEADS.NAME",
-        lambda cfg: (
-            (
-                cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE,
-                cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL,
-            )
-            != (224, 4)
+# Keys of this package that act in some components and that others would ignore. By the key that
+# names the component: the keys, with their verb; whether a config sets them to what not every
+# component acts by; whether a registered component ignores them; the remedy.
+_Switch = tuple[str, Callable[[CfgNode], bool], Callable[[Any], bool], str]
+_SWITCHES: dict[str, tuple[_Switch, ...]] = {
+    "MODEL.BACKBONE.NAME": (
+        (
+            "MODEL.FPN.TOP_DOWN, LATERAL, OUT_FEATURES, BOTTOM_UP and TOP_BLOCK have",
+            _changes_neck,
+            _has_no_switches,
+            "set it to build_fpn_backbone",
         ),
-        _has_stock_pooler,
-        "set it to LevelROIHeads or C4ROIHeads, or leave the keys at 224 and 4",
+        (
+            "MODEL.FPN.FREEZE has",
+            lambda cfg: cfg.MODEL.FPN.FREEZE,
+            _has_no_switches,
+            "set it to build_fpn_backbone, or freeze a ResNet by MODEL.BACKBONE.FREEZE_AT",
+        ),
     ),
-    _Switch(
-        "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES has",
-        "MODEL.ROI_HEADS.NAME",
-        lambda cfg: cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0,
-        _has_no_unused_classes,
-        "set it to TorchvisionROIHeads, or NUM_UNUSED_CLASSES to 0",
+    "MODEL.RPN.HEAD_NAME": (
+        (
+            "MODEL.RPN.SHARED_HEAD False has",
+            lambda cfg: not cfg.MODEL.RPN.SHARED_HEAD,
+            lambda head: _is_of(head, "detectron2"),
+            "set it to build_level_rpn_head",
+        ),
     ),
-)
+    "MODEL.ROI_HEADS.NAME": (
+        (
+            "MODEL.ROI_BOX_HEAD.POOLER_BACKEND has",
+            lambda cfg: cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND != "auto",
+            _builds_as("detectron2."),
+            "set it to LevelROIHeads or C4ROIHeads, or leave the backend auto",
+        ),
+        (
+            "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE and POOLER_CANONICAL_LEVEL have",
+            lambda cfg: (
+                cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE != 224
+                or cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL != 4
+            ),
+            _builds_as("detectron2."),
+            "set it to LevelROIHeads or C4ROIHeads, or leave the keys at 224 and 4",
+        ),
+        (
+            "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES has",
+            lambda cfg: cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0,
+            _builds_as("detectron2.", "fpn_d2.modeling."),
+            "set it to TorchvisionROIHeads, or NUM_UNUSED_CLASSES to 0",
+        ),
+    ),
+}

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,6 +125,24 @@ def tiny_opts(tiny_root: str, tmp_path: Path) -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def tiny_environment(tiny_root: str) -> dict[str, str]:
+def tiny_environment(repo: Path, tiny_root: str) -> dict[str, str]:
     """The environment of a program that is to find the tiny data."""
-    return {**os.environ, "DETECTRON2_DATASETS": tiny_root, "OMP_NUM_THREADS": "1"}
+    found = {"DETECTRON2_DATASETS": tiny_root, "PYTHONPATH": str(repo)}
+    return {**os.environ, **found, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def run_program(repo: Path, tiny_environment: dict) -> Callable[..., subprocess.CompletedProcess]:
+    """``run_program(word, ...)``: run Python with these words where it finds the tiny data."""
+
+    def run(*words: object) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, *map(str, words)],
+            cwd=repo,
+            env=tiny_environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    return run

@@ -1,5 +1,6 @@
 """Every shipped row: its merged keys against the paper's values, a gradient for every weight."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -277,6 +278,7 @@ LAPTOP_FREE = {  # the recipe may follow what trials find; results/ has the numb
 }
 
 
+@functools.cache
 def load(row: str, *opts: str) -> CfgNode:
     return load_config(CONFIGS / f"{row}.yaml", ["MODEL.DEVICE", "cpu", *opts])
 
@@ -287,11 +289,6 @@ def flat(node: CfgNode, prefix: str = "") -> dict:
         inner = isinstance(value, CfgNode)
         values.update(flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value})
     return values
-
-
-def lines_of(path: Path) -> list[str]:
-    lines = [line.strip() for line in path.read_text().splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def rows_below(folder: Path) -> set[str]:
@@ -313,8 +310,8 @@ def test_there_is_a_file_for_every_row_and_a_quick_one_beside_it():
 @pytest.mark.parametrize("row", [*PAPER, *QUICK])
 def test_a_row_is_one_or_two_lines_over_its_mixins(row):
     path = CONFIGS / f"{row}.yaml"
-    lines = lines_of(path)
-    assert 1 <= len(lines) <= 2
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    assert 1 <= len([line for line in lines if line and not line.startswith("#")]) <= 2
     bases = yaml.safe_load(path.read_text())["_BASE_"]
     if isinstance(bases, str):  # another row, with another schedule, precision or scales
         assert path.stem.removeprefix(Path(bases).stem) in ("_2x", "_zoom", "_fp32")
@@ -358,7 +355,7 @@ def test_tasks_and_the_laptop_mixin_inherit_nothing():
 
 @pytest.mark.parametrize("row", PAPER)
 def test_a_row_has_the_papers_values(row):
-    merged, expected = flat(load(row)), COMMON | PAPER[row]
+    merged, expected = flat(load(row)), COMMON | PAPER[row] | {"OUTPUT_DIR": f"output/{row}"}
     got = {key: merged[key] for key in expected}
     sizes = "MODEL.ANCHOR_GENERATOR.SIZES"
     got[sizes] = [pytest.approx(level) for level in got[sizes]]
@@ -376,36 +373,24 @@ def test_a_quick_row_is_its_papers_row_but_for_the_laptop(row):
         fixed -= {"MODEL.MASK_PROPOSAL.TEST_SCALES"}  # one more, for smaller objects
     assert {key: quick[key] for key in fixed} == {key: paper[key] for key in fixed}
     assert quick["SOLVER.MAX_ITER"] > max(quick["SOLVER.STEPS"])
+    assert quick["OUTPUT_DIR"] == f"output/{row}"
 
 
 @pytest.mark.parametrize("row", [row for row in (*PAPER, *QUICK) if "Feature-Sharing" in row])
 def test_the_steps_of_a_config_are_rows(row):
     folder, steps = (CONFIGS / f"{row}.yaml").parent, load(row).FOUR_STEP
-    kinds = [
-        (folder / path).resolve().relative_to(CONFIGS).parts[-2]
-        for path in (steps.RPN, steps.FAST_RCNN)
-    ]
-    assert kinds == ["RPN", "Fast-RCNN"]
-    assert (folder / steps.RPN).is_file()
-    assert (folder / steps.FAST_RCNN).is_file()
+    for step, kind in ((steps.RPN, "RPN"), (steps.FAST_RCNN, "Fast-RCNN")):
+        path = (folder / step).resolve()
+        assert path.relative_to(CONFIGS).parts[-2] == kind
+        assert path.is_file()
 
 
 def test_the_demo_is_the_quick_faster_rcnn_on_another_recipe():
     demo, row = flat(load("quick/demo")), flat(load("quick/Faster-RCNN/faster_rcnn_R_18_FPN"))
     different = {key for key in row if key.startswith("MODEL.") and demo[key] != row[key]}
-    assert different == {
-        "MODEL.WEIGHTS",
-        "MODEL.RPN.PRE_NMS_TOPK_TRAIN",
-        "MODEL.RPN.POST_NMS_TOPK_TRAIN",
-        "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE",
-    }
+    topk = {"MODEL.RPN.PRE_NMS_TOPK_TRAIN", "MODEL.RPN.POST_NMS_TOPK_TRAIN"}
+    assert different == topk | {"MODEL.WEIGHTS", "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE"}
     assert demo["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE"] == 224  # as stock Detectron2's
-
-
-@pytest.mark.parametrize("row", [*PAPER, *QUICK])
-def test_a_row_has_an_output_dir_of_its_own(row):
-    folder = load(row).OUTPUT_DIR
-    assert folder == f"output/{row}"
 
 
 @pytest.mark.parametrize("row", [row for row in [*PAPER, *QUICK] if "Fast-RCNN" in row])
@@ -512,10 +497,6 @@ def test_a_config_for_checkpoints_from_elsewhere(row):
 
 
 def test_there_are_no_other_configs_for_checkpoints_from_elsewhere():
-    files = [
-        path
-        for folder in ("torchvision", "maskrcnn_benchmark")
-        for path in (CONFIGS / folder).glob("*")
-    ]
+    files = [*CONFIGS.glob("torchvision/*"), *CONFIGS.glob("maskrcnn_benchmark/*")]
     names = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in files}
     assert names == {*ELSEWHERE, "torchvision/common", "maskrcnn_benchmark/common"}

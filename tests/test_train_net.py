@@ -1,10 +1,7 @@
 """train_net.py, as a user calls it: what it writes, and how it ends on bad input."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -90,133 +87,36 @@ def test_mask_proposals_train_and_are_measured(run, output, row):
     assert 0 <= trained["AR@10"] <= trained["AR@100"] <= trained["AR@1000"] <= 100
     assert run(config, "--eval-only", "MODEL.WEIGHTS", output / "model_final.pth")[0] == 0
     again = json.loads((folder / "results.json").read_text())["mask_proposals"]
-    assert {k: v for k, v in again.items() if k != "masks_per_second"} == {
-        k: v for k, v in trained.items() if k != "masks_per_second"
-    }
+    del again["masks_per_second"], trained["masks_per_second"]
+    assert again == trained
     files = draw_results(str(folder), str(output / "pictures"), num_images=2)
     assert all(Path(file).stat().st_size > 0 for file in files)
-
-
-def test_a_config_that_is_trained_in_steps_is_refused(run):
-    code, error = run("quick/Feature-Sharing/shared_R_18_FPN")
-    assert code == 2
-    assert "tools/train_four_step.py" in error
 
 
 def test_an_rpns_proposals_train_a_fast_rcnn(run, output):
     sets = ["DATASETS.TEST", "('tiny_train', 'tiny_val')"]
     assert run("quick/RPN/rpn_R_18_FPN", *sets)[0] == 0
-    files = [
-        str(output / f"inference/{name}/box_proposals.pkl") for name in ("tiny_train", "tiny_val")
-    ]
-    keys = [
-        "DATASETS.PROPOSAL_FILES_TRAIN",
-        (files[0],),
-        "DATASETS.PROPOSAL_FILES_TEST",
-        (files[1],),
-    ]
-    keys += ["OVERWRITE_OUTPUT_DIR", True]
+    keys = ["OVERWRITE_OUTPUT_DIR", True]
+    for split, name in (("TRAIN", "tiny_train"), ("TEST", "tiny_val")):
+        file = str(output / f"inference/{name}/box_proposals.pkl")
+        keys += [f"DATASETS.PROPOSAL_FILES_{split}", (file,)]
     assert run(FAST, *keys)[0] == 0
     # RoI pooling in mixed precision too
     assert run(FAST, *keys, "SOLVER.AMP.ENABLED", True)[0] == 0
 
 
-def broken(tmp_path, text):
-    path = tmp_path / "broken.yaml"
-    path.write_text(text)
-    return path
-
-
-CASES = {
-    "unknown key": (FASTER, ["MODEL.FPN.TOPDOWN", "False"], "MODEL.FPN.TOP_DOWN"),
-    "wrong type": (FASTER, ["MODEL.FPN.OUT_CHANNELS", "many"], "MODEL.FPN.OUT_CHANNELS"),
-    "a key without a value": (FASTER, ["MODEL.FPN.TOP_DOWN"], "pairs"),
-    "no such config": ("quick/nothing", [], "quick/nothing.yaml"),
-    "both paths off": (
-        FASTER,
-        ["MODEL.FPN.TOP_DOWN", "False", "MODEL.FPN.LATERAL", "False"],
-        "MODEL.FPN.TOP_DOWN",
-    ),
-    "P2-only with an RPN that reads p3": (
-        FASTER,
-        ["MODEL.FPN.OUT_FEATURES", "['p2']", "MODEL.ROI_HEADS.IN_FEATURES", "['p2']"],
-        "MODEL.RPN.IN_FEATURES names p3",
-    ),
-    "a level that does not exist": (FASTER, ["MODEL.FPN.OUT_FEATURES", "['p9']"], "p9"),
-    "no levels": (FASTER, ["MODEL.RPN.IN_FEATURES", "[]"], "MODEL.RPN.IN_FEATURES"),
-    "classes that differ": (FASTER, ["MODEL.ROI_HEADS.NUM_CLASSES", "7"], "NUM_CLASSES 5"),
-    "classes that differ, RetinaNet": (
-        "quick/RetinaNet/retinanet_R_18_FPN",
-        ["MODEL.RETINANET.NUM_CLASSES", "80"],
-        "MODEL.RETINANET.NUM_CLASSES 5",
-    ),
-    "a batch that does not divide": (
-        FASTER,
-        ["SOLVER.REFERENCE_WORLD_SIZE", "8"],
-        "SOLVER.IMS_PER_BATCH 2",
-    ),
-    "no such data set": (FASTER, ["DATASETS.TRAIN", "('tini_train',)"], "tiny_train"),
-    "no such test set": (FASTER, ["DATASETS.TEST", "('tiny_vol',)"], "tiny_val"),
-    "no data set at all": (FASTER, ["DATASETS.TRAIN", "()"], "DATASETS.TRAIN"),
-    "no such weights": (FASTER, ["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth"),
-    "evaluation without weights": (FASTER, ["--eval-only"], "MODEL.WEIGHTS"),
-    "evaluation without a test set": (
-        FASTER,
-        ["--eval-only", "DATASETS.TEST", "()"],
-        "DATASETS.TEST",
-    ),
-    "no proposals": (FAST, ["DATASETS.PROPOSAL_FILES_TRAIN", "('no.pkl',)"], "no.pkl"),
-    "no such device": (FASTER, ["MODEL.DEVICE", "cuda"], "MODEL.DEVICE"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_bad_input_gets_one_sentence_and_loses_nothing(run, output, case, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    output.mkdir()
-    (output / "model_final.pth").write_bytes(b"of an earlier run")
-    row, words, named = CASES[case]
-    code, stderr = run(row, *words, "OVERWRITE_OUTPUT_DIR", True)
-    assert code == 2
-    assert named in stderr
-    assert stderr.startswith("error: ")
-    assert stderr.count("\n") == 1
-    assert "Traceback" not in stderr
-    assert (output / "model_final.pth").read_bytes() == b"of an earlier run"
-
-
-def test_the_same_command_without_a_mistake_runs_once(run, output):
-    assert run(FASTER)[0] == 0
-    config, trained = ((output / n).read_bytes() for n in ("config.yaml", "model_final.pth"))
-    code, stderr = run(FASTER, "SEED", 2)
+def test_an_evaluation_needs_a_test_set(run):  # other bad input: tests/test_bad_input.py
+    code, stderr = run(FASTER, "--eval-only", "DATASETS.TEST", "()")
     assert (code, stderr.count("\n")) == (2, 1)
-    assert "--resume" in stderr
-    assert (output / "config.yaml").read_bytes() == config
-    assert (output / "model_final.pth").read_bytes() == trained
-
-
-def test_a_checkpoint_of_something_else_is_refused(run, output, tmp_path):
-    path = tmp_path / "other.pth"
-    torch.save({"model": {"conv.weight": torch.zeros(3, 3)}}, path)
-    code, stderr = run(FASTER, "MODEL.WEIGHTS", path)
-    assert (code, stderr.count("\n")) == (2, 1)
-    assert "other.pth" in stderr
-    assert "backbone" in stderr
+    assert "DATASETS.TEST" in stderr
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-def test_the_program_ends_with_code_2_and_one_sentence(
-    repo, tiny_opts, tiny_environment, processes
-):
+def test_the_program_ends_with_code_2_and_one_sentence(repo, tiny_opts, run_program, processes):
     row = repo / f"configs/{FASTER}.yaml"
-    done = subprocess.run(
-        [sys.executable, "train_net.py", "--config-file", row, "--num-gpus", processes]
-        + ["--dist-url", "auto", *tiny_opts, "DATASETS.TRAIN", "('nothing_train',)"],
-        cwd=repo,
-        env=tiny_environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
+    done = run_program(
+        *("train_net.py", "--config-file", row, "--num-gpus", processes, "--dist-url", "auto"),
+        *(*tiny_opts, "DATASETS.TRAIN", "('nothing_train',)"),
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -227,7 +127,6 @@ def test_the_program_ends_with_code_2_and_one_sentence(
 
 def test_train_net_stays_short(repo):
     assert len((repo / "train_net.py").read_text().splitlines()) < 90
-    assert os.access(repo / "train_net.py", os.R_OK)
 
 
 @pytest.fixture
@@ -269,11 +168,3 @@ def test_too_many_unreadable_images_stop_training_with_one_sentence(run, output,
     log = (output / "log.txt").read_text()
     assert f"Training stopped: {sentence}" in log
     assert "Traceback" not in log + stderr
-
-
-def test_an_unreadable_image_stops_an_evaluation(run, output, images):
-    cut(images, "val_*", 1)
-    code, stderr = run(FASTER, "DATASETS.TEST", "('spoiled_val',)")
-    assert code == 2
-    assert "/val_000001.jpg cannot be read" in stderr
-    assert "Traceback" not in (output / "log.txt").read_text() + stderr

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -63,14 +63,24 @@ class CPUAutocastTrainer(SimpleTrainer):
 # --- signals
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# The exit codes of a program that a signal has ended, as shells count.
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 # Ctrl-C in a terminal reaches a process twice if its parent passes it on.
 _ECHO_SECONDS = 1.0
 
 
-def exit_code_of(number: int) -> int:
-    """The exit code of a program that a signal has ended, as shells count: 130 and 143."""
-    return 128 + number
+@contextlib.contextmanager
+def handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM meanwhile, except those that the program was told to ignore."""
+    before = {number: signal.getsignal(number) for number in EXIT_CODES}
+    try:
+        for number, old in before.items():
+            if old is not signal.SIG_IGN:  # as after nohup, or in the background
+                signal.signal(number, handler)
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 class Stopper(HookBase):
@@ -91,22 +101,12 @@ class Stopper(HookBase):
         self._interruptible = False
         self._cut_evaluation = False
 
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM meanwhile, except those that the program was told to ignore."""
+    def listening(self) -> contextlib.AbstractContextManager[None]:
+        """Take SIGINT and SIGTERM meanwhile."""
         # Python hands signals to the main thread alone; without a trainer nobody would stop.
-        if threading.current_thread() is not threading.main_thread() or self.trainer is None:
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-        try:
-            for number, handler in before.items():
-                if handler is not signal.SIG_IGN:  # as after nohup, or in the background
-                    signal.signal(number, self._receive)
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread() and self.trainer is not None:
+            return handling_signals(self._receive)
+        return contextlib.nullcontext()
 
     def before_step(self) -> None:
         """See :meth:`HookBase.before_step`."""
@@ -121,7 +121,7 @@ class Stopper(HookBase):
             self.agreed = self.received
         if self.agreed and self.trainer.iter + 1 < self.trainer.max_iter:
             self._save()
-            raise SystemExit(exit_code_of(self.agreed))
+            raise SystemExit(EXIT_CODES[self.agreed])
         self._interruptible = True
 
     def after_train(self) -> None:
@@ -137,7 +137,7 @@ class Stopper(HookBase):
                 raise error
         elif self.agreed and trainer.iter >= trainer.max_iter:
             logger.info("Stopped before the last evaluation; --resume makes it")
-            raise SystemExit(exit_code_of(self.agreed))
+            raise SystemExit(EXIT_CODES[self.agreed])
         self._interruptible = True
 
     def _save(self) -> None:
@@ -161,7 +161,7 @@ class Stopper(HookBase):
             raise KeyboardInterrupt
         if self._interruptible and comm.get_world_size() == 1:
             self._interruptible, self._cut_evaluation = False, True
-            raise SystemExit(exit_code_of(self.received))
+            raise SystemExit(EXIT_CODES[self.received])
 
 
 # --- resuming
@@ -177,11 +177,10 @@ _AVERAGE = "loss_normalizer"
 class ResumeState(HookBase):
     """What a resumed training needs besides weights, optimizer, schedule and iteration.
 
-    Most of it is computed again: the order of the images, their augmentations and all that a step
-    draws are functions of the seed and the iteration (``data/stream.py``, ``Trainer.run_step``).
-    This is the rest: a seed that was drawn, running averages that Detectron2's models keep in
-    Python numbers, in every process its own, and the last values of the metrics, which are logged
-    as medians.
+    Whatever a step draws is a function of the seed and the iteration (``data/stream.py``,
+    ``Trainer.run_step``). This is the rest: a seed that was drawn, running averages that
+    Detectron2's models keep in Python numbers, in every process its own, and the last values of
+    the metrics, which are logged as medians.
 
     Detectron2's trainer saves and loads it with its own state. It belongs before the hook that
     saves, in every process.
@@ -254,9 +253,9 @@ class StepExchange(HookBase):
     """Tells all processes, before the optimizer changes a weight, what each has met in the step.
 
     That is a loss that is NaN or infinite, which ends the training, a signal and the running
-    averages. They are one tensor of a few numbers and one collective call. A process that is alone
-    makes none, and leaves its losses to Detectron2, which refuses those that are not finite as it
-    writes its metrics, before the optimizer too.
+    averages, in one collective call of one small tensor. A process that is alone makes none, and
+    leaves its losses to Detectron2, which refuses those that are not finite as it writes its
+    metrics, before the optimizer too.
 
     It belongs among the hooks of the object that makes a step, which calls :meth:`after_backward`.
     """
@@ -266,8 +265,7 @@ class StepExchange(HookBase):
         Args:
             model: the module that the step calls.
             folder: the folder of the training's checkpoints.
-            stopper: told of the signals of all processes.
-            resume_state: told of their averages.
+            stopper, resume_state: told of the signals and the averages of all processes.
         """
         self._model, self._folder = model, folder
         self._stopper, self._resume_state = stopper, resume_state
@@ -278,7 +276,10 @@ class StepExchange(HookBase):
 
         def remember_images(module: nn.Module, inputs: tuple) -> None:
             if module.training:
-                exchange._images = [_name(i, record) for i, record in enumerate(inputs[0])]
+                exchange._images = [
+                    str(record.get("file_name", record.get("image_id", f"number {number}")))
+                    for number, record in enumerate(inputs[0])
+                ]
                 exchange._losses = {}
 
         def remember_losses(module: nn.Module, inputs: tuple, output: Any) -> None:
@@ -332,15 +333,7 @@ class StepExchange(HookBase):
 
 
 def _gathered(losses: Iterable[Tensor], numbers: Iterable[float]) -> list[list[float]]:
-    """Gather whether losses are finite (1 or 0), and numbers behind that, from all processes.
-
-    Args:
-        losses: the losses of this process, on its device.
-        numbers: as many in every process; they arrive to the bit.
-
-    Returns:
-        a row of each process, by its rank.
-    """
+    """Gather whether each process's losses are finite (1 or 0), and its numbers: a row by rank."""
     finite = torch.stack([loss.isfinite().all() for loss in losses]).all().double()
     # Filling a tensor does not wait for a GPU, as copying one to it would. Reading it does, where
     # Detectron2 waits as well: it reads the losses right after this, before its optimizer.
@@ -350,19 +343,8 @@ def _gathered(losses: Iterable[Tensor], numbers: Iterable[float]) -> list[list[f
     return torch.stack(rows).tolist()
 
 
-def _name(number: int, record: dict[str, Any]) -> str:
-    return str(record.get("file_name", record.get("image_id", f"number {number}")))
-
-
 def last_finite_checkpoint(folder: str) -> str | None:
-    """The newest checkpoint of a training whose weights are all finite numbers.
-
-    Args:
-        folder: the training's OUTPUT_DIR.
-
-    Returns:
-        its path; None if there is none.
-    """
+    """The newest checkpoint in a training's folder whose weights are all finite; None if none."""
     paths = glob.glob(os.path.join(glob.escape(folder), "model_*.pth"))
     for path in sorted(paths, key=os.path.getmtime, reverse=True):
         try:

@@ -6,9 +6,8 @@ import errno
 import functools
 import multiprocessing
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from ..config import load_config
 from ..utils.devices import keep_freed_memory
 from ..utils.errors import UserError, exit_on_user_error, sentence_in
-from .hooks import SIGNALS, exit_code_of
+from .hooks import EXIT_CODES, handling_signals
 
 
 def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
@@ -90,8 +89,17 @@ def _join_torchrun(args: argparse.Namespace) -> None:
 
 
 def _launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """Start the processes, hand SIGINT and SIGTERM to them and wait for them."""
+    received: list[int] = []
+
+    def pass_on(number: int, _: Any) -> None:
+        received.append(number)
+        for process in multiprocessing.active_children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
     try:
-        with _passing_on_signals() as received:
+        with handling_signals(pass_on):
             launch_processes(
                 main,
                 args.num_gpus,
@@ -107,47 +115,18 @@ def _launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.
         raise UserError(sentence) from error
     except ProcessExitedException as error:
         # A signal that met the processes alone has made them end with its code.
-        codes = [exit_code_of(number) for number in SIGNALS]
-        if not received and error.exit_code not in codes:
+        if not received and error.exit_code not in EXIT_CODES.values():
             raise
-        sys.exit(exit_code_of(received[0]) if received else error.exit_code)
+        sys.exit(EXIT_CODES[received[0]] if received else error.exit_code)
     if received:  # before the training began to listen
-        sys.exit(exit_code_of(received[0]))
-
-
-@contextlib.contextmanager
-def _passing_on_signals() -> Iterator[list[int]]:
-    """Hand SIGINT and SIGTERM to the processes and wait for them; yields the signals so far."""
-    received: list[int] = []
-
-    def pass_on(number: int, _: Any) -> None:
-        received.append(number)
-        for process in multiprocessing.active_children():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, number)
-
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, pass_on)
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        sys.exit(EXIT_CODES[received[0]])
 
 
 def _run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> Any:
     """One process: ``main``, with an error in words if the disk is full."""
     keep_freed_memory()
-    with _full_disk_in_words():
-        return main(args)
-
-
-@contextlib.contextmanager
-def _full_disk_in_words() -> Iterator[None]:
     try:
-        yield
+        return main(args)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -157,8 +136,9 @@ def _full_disk_in_words() -> Iterator[None]:
         while first is not None and not isinstance(first, UserError):
             first = first.__context__
         where = error.filename or "a file of OUTPUT_DIR"
-        sentence = (
-            f"{where} could not be written ({error.strerror}); make room on the disk and go on "
-            "with --resume"
-        )
-        raise UserError(str(first or sentence)) from error
+        raise UserError(
+            str(first)
+            if first
+            else f"{where} could not be written ({error.strerror}); make room on the disk and go "
+            "on with --resume"
+        ) from error

@@ -5,6 +5,7 @@ import glob
 import json
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -23,12 +24,8 @@ _BEGUN = ".torchrun"
 def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
     """Make sure that a training does not mix with an earlier one; all processes call it together.
 
-    Args:
-        cfg: the merged config.
-        resume: whether ``--resume`` was given.
-
     Returns:
-        whether to resume, which is also so after torchrun has restarted the processes.
+        whether to resume: as ``resume`` says, and also after torchrun has restarted the processes.
 
     Raises:
         UserError: if ``OUTPUT_DIR`` holds checkpoints that are neither to be resumed nor to be
@@ -39,8 +36,11 @@ def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
         begun = os.path.join(cfg.OUTPUT_DIR, _BEGUN)
         resume = resume or ((restart_count() or 0) > 0 and os.path.exists(begun))
         sentence = None if resume else _fault(cfg)
-        if restart_count() is not None:
-            _mark(begun, sentence is None)
+        if restart_count() is not None and sentence is None:
+            Path(begun).parent.mkdir(parents=True, exist_ok=True)
+            Path(begun).touch()
+        elif restart_count() is not None:
+            Path(begun).unlink(missing_ok=True)
     # Only the first machine may have the folder.
     resume, sentence = comm.all_gather((resume, sentence))[0]
     if sentence is not None:
@@ -54,15 +54,9 @@ def restored_config(folder: str) -> Iterator[None]:
 
     Detectron2 writes the file before it knows whether the config can work, over the config of the
     training whose results lie beside it.
-
-    Args:
-        folder: the run's OUTPUT_DIR.
     """
-    path = os.path.join(folder, "config.yaml")
-    before = None
-    if comm.is_main_process() and os.path.isfile(path):
-        with open(path, "rb") as file:
-            before = file.read()
+    path = Path(folder, "config.yaml")
+    before = path.read_bytes() if comm.is_main_process() and path.is_file() else None
     try:
         yield
     except UserError:
@@ -73,11 +67,7 @@ def restored_config(folder: str) -> Iterator[None]:
 
 
 def clear_output_dir(folder: str) -> None:
-    """Delete an earlier training's checkpoints.
-
-    Args:
-        folder: its OUTPUT_DIR.
-    """
+    """Delete an earlier training's checkpoints."""
     for path in _checkpoints(folder):  # last_checkpoint first: it must not name what is gone
         os.remove(path)
 
@@ -107,16 +97,6 @@ def _checkpoints(folder: str) -> list[str]:
     names = ("last_checkpoint", "model_*.pth")
     found = [sorted(glob.glob(os.path.join(glob.escape(folder), name))) for name in names]
     return [path for paths in found for path in paths]
-
-
-def _mark(path: str, begun: bool) -> None:
-    if begun:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="utf-8"):
-            pass
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
 
 
 # --- metrics.json
@@ -164,11 +144,8 @@ def losses_of(steps: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 def keep_steps_before(folder: str, iteration: int) -> None:
     """Cut off the end of metrics.json that a training is about to write again.
 
-    A kill leaves lines of iterations after the last checkpoint, or half a line.
-
-    Args:
-        folder: the training's OUTPUT_DIR.
-        iteration: the first iteration that is still to come.
+    A kill leaves lines of iterations after the last checkpoint, or half a line. ``iteration`` is
+    the first one that is still to come.
     """
     path = os.path.join(folder, "metrics.json")
     with contextlib.suppress(FileNotFoundError), open(path, "rb+") as file:

@@ -39,18 +39,15 @@ from .output_dir import clear_output_dir, keep_steps_before
 class Trainer(DefaultTrainer):
     """A :class:`DefaultTrainer` for one process or several, on GPUs and on CPUs.
 
-    Subclass it as one does with Detectron2's: ``build_train_loader``, ``build_lr_scheduler``,
-    ``build_evaluator``, ``build_hooks`` and the other methods of :class:`DefaultTrainer` are called
-    by the same rules. Only its constructor is not: it would pass ``device_ids`` for modules on a
-    CPU, which DistributedDataParallel refuses, and it fixes the class of a step and that of the
-    checkpointer. The constructor here puts together the same parts in the same order, but for the
-    loader, which comes first.
+    Subclass it as one does with Detectron2's: its ``build_...`` methods are called by the same
+    rules. Only the constructor of :class:`DefaultTrainer` is not called: it would pass
+    ``device_ids`` for modules on a CPU, and it fixes the class of a step and that of the
+    checkpointer. This one puts together the same parts in the same order, but for the loader,
+    which comes first.
     """
 
     def __init__(self, cfg: CfgNode):
-        """
-        Args:
-            cfg: a config from :func:`fpn_d2.load_config`.
+        """Take a config from :func:`fpn_d2.load_config`, frozen or not.
 
         Raises:
             UserError: for a component, a data set or a batch size that cannot work.
@@ -64,12 +61,15 @@ class Trainer(DefaultTrainer):
             )
         check_registered(cfg)
         self._seed_is_drawn = cfg.SEED < 0
-        cfg = _with_seed(self.auto_scale_workers(cfg, comm.get_world_size()))
+        seed = comm.shared_random_seed() if self._seed_is_drawn else cfg.SEED
+        cfg = changed(self.auto_scale_workers(cfg, comm.get_world_size()), {"SEED": seed})
         # The loader before the model: a wrong data set shows in seconds, not minutes.
         data_loader = self.build_train_loader(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        model = _wrapped(cfg, model)
+        # DistributedDataParallel refuses Detectron2's device_ids for a module on a CPU.
+        device_ids = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
+        model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
         self._trainer = _step_class(cfg)(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
@@ -123,7 +123,7 @@ class Trainer(DefaultTrainer):
             ) from error
         seed = self.resume_state.seed
         if self._seed_is_drawn and seed is not None:
-            self.cfg = _with_seed(self.cfg, seed)
+            self.cfg = changed(self.cfg, {"SEED": seed})
             self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg))
         if comm.is_main_process():
             if not resume and self.cfg.OVERWRITE_OUTPUT_DIR:
@@ -212,32 +212,15 @@ _COMPILED: weakref.WeakKeyDictionary[nn.Module, PreparedModel] = weakref.WeakKey
 
 def _prepared(cfg: CfgNode, model: nn.Module) -> PreparedModel:
     """A prepared copy of a model as it is now; only a compiled one is kept in memory."""
-    keys = cfg.INFERENCE
-    if not keys.COMPILE:
-        return prepare_model(model, precision=keys.PRECISION)
+    precision = cfg.INFERENCE.PRECISION
+    if not cfg.INFERENCE.COMPILE:
+        return prepare_model(model, precision=precision)
     kept = _COMPILED.get(model)
-    if kept is not None and kept.dtype == PRECISIONS[keys.PRECISION]:
-        kept.load_weights(prepare_model(model, precision=keys.PRECISION))
-    else:
-        kept = prepare_model(model, precision=keys.PRECISION, compile=True)
-        _COMPILED[model] = kept
-    return kept
-
-
-def _with_seed(cfg: CfgNode, seed: int | None = None) -> CfgNode:
-    """A config with a seed from 0 on, the same in all processes: ``seed``, the config's or a drawn
-    one."""
-    if seed is None:
-        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    cfg = changed(cfg, {"SEED": seed})
-    cfg.freeze()
-    return cfg
-
-
-def _wrapped(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """The model, for several processes wrapped as Detectron2 does, on CPUs too."""
-    device_ids = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
-    return create_ddp_model(model, broadcast_buffers=False, **device_ids)
+    if kept is not None and kept.dtype == PRECISIONS[precision]:
+        kept.load_weights(prepare_model(model, precision=precision))
+        return kept
+    _COMPILED[model] = prepare_model(model, precision=precision, compile=True)
+    return _COMPILED[model]
 
 
 def _step_class(cfg: CfgNode) -> type[SimpleTrainer]:

@@ -42,12 +42,9 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
 
 
 def write_results(output_dir: str, results: dict[str, dict[str, float]]) -> None:
-    """Write an evaluation's metrics to ``results.json``.
+    """Write an evaluation's ``{task: {metric: value}}`` to a folder's ``results.json``.
 
-    Args:
-        output_dir: the folder, made where it does not exist.
-        results: ``{task: {metric: value}}``. A value of NaN, such as the AP of a size that no
-            object has, becomes null.
+    A value of NaN, such as the AP of a size that no object has, becomes null.
     """
     numbers = {
         task: {name: None if math.isnan(value) else value for name, value in metrics.items()}
@@ -58,13 +55,7 @@ def write_results(output_dir: str, results: dict[str, dict[str, float]]) -> None
 
 
 def load_ground_truth(dataset: str) -> tuple[COCO, str]:
-    """Load the annotations of a data set and name its image folder.
-
-    Args:
-        dataset: the data set's registered name.
-
-    Returns:
-        the annotations, and the path of the folder with the images.
+    """Load the annotations of a registered data set, and name the folder of its images.
 
     Raises:
         UserError: where the annotation file does not exist.

@@ -3,24 +3,17 @@
 Shape shorthand: R masks of H x W pixels, T IoU thresholds, A ranges of areas, M limits on the
 number of masks.
 
-pycocotools matches proposals with objects, by its protocol of ``useCats=0`` and ``maxDets`` of 10,
-100 and 1000. (Numbers in the literature differ: by default it averages over classes and takes at
-most 100 masks, and its ``summarize`` prints small, medium and large at the last of ``maxDets``
-only.)
+pycocotools matches an image's first 10, 100 and 1000 proposals, by descending score, with its
+objects (``useCats=0``); by default it would average over classes and take at most 100 masks.
 
-- Classes are ignored. An image's proposals are taken in descending score, and the first 10, 100 or
-  1000 of each image count. Proposals of equal score stay in the order in which they were made.
-- The matching is greedy at each IoU of 0.5, 0.55 .. 0.95. Each proposal takes the object that it
-  overlaps most, of those that it overlaps by at least that IoU and that are not yet taken; of
-  equally overlapped objects the last, in the order of their categories and then of the file.
-- Recall is the share of all objects of the data set that are taken. AR is the mean recall over the
-  ten IoUs, in percent.
+- AR is the share of all objects that are found, in percent, averaged over the IoUs 0.5, 0.55 ..
+  0.95. An image without proposals misses its objects. Crowd regions are no objects, and take no
+  proposal from one.
 - Small, medium and large are COCO's, by the annotation's ``area``: up to 32^2, up to 96^2 and
   above, in square pixels of the original image, with both ends included. An annotation without an
   area has that of its mask. Each size is matched on its own.
-- Crowd regions are no objects. They take no proposal from an object either, since in COCO's
-  matching a region to ignore gets only proposals that no object can take.
-- The objects of an image without proposals are missed.
+- Proposals of equal score stay in the order in which they were made; of equally overlapped objects
+  a proposal takes the last, in the order of their categories and then of the file.
 """
 
 import logging
@@ -69,8 +62,8 @@ class MaskRecallEvaluator(DatasetEvaluator):
         json_file = MetadataCatalog.get(dataset_name).get("json_file", "")
         if not json_file:
             raise UserError(
-                f"the recall of masks cannot be measured on data set {dataset_name}, which has no "
-                "COCO annotation file; register it with detectron2's register_coco_instances"
+                f"masks cannot be measured on data set {dataset_name}, which has no COCO "
+                "annotation file; register it with detectron2's register_coco_instances"
             )
         self._json_file, self._output_dir = json_file, output_dir
         with quiet_pycocotools():
@@ -90,13 +83,11 @@ class MaskRecallEvaluator(DatasetEvaluator):
 
         Args:
             inputs: each with ``image_id``.
-            outputs: each with ``instances``, which have ``scores`` (R,) and ``pred_masks``: either
-                :class:`fpn_d2.structures.RegionMasks` or (R, H, W) bool, in pixels of the original
-                image.
+            outputs: each with ``instances``: ``scores`` (R,) and ``pred_masks``, RegionMasks or
+                (R, H, W) bool, in pixels of the original image.
 
         Raises:
-            UserError: where an object's annotation has no mask, or one of another size than the
-                image.
+            UserError: where an object has no mask, or one of another size than the image.
         """
         start = time.perf_counter()
         for image, output in zip(inputs, outputs, strict=True):
@@ -108,14 +99,10 @@ class MaskRecallEvaluator(DatasetEvaluator):
             self._seen.add(image["image_id"])
             self._taken += taken
             self._objects += objects
-            self._written += [
-                {
-                    "image_id": image["image_id"],
-                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
-                    "score": round(score, 5),
-                }
-                for rle, score in zip(rles[:_MOST_WRITTEN], scores, strict=False)
-            ]
+            for rle, score in zip(rles[:_MOST_WRITTEN], scores, strict=False):
+                segmentation = {"size": rle["size"], "counts": rle["counts"].decode()}
+                fields = {"image_id": image["image_id"], "segmentation": segmentation}
+                self._written.append({**fields, "score": round(score, 5)})
             self._num_masks += len(rles)
         self._seconds += time.perf_counter() - start
 
@@ -200,12 +187,7 @@ class MaskRecallEvaluator(DatasetEvaluator):
 
 
 def _as_coco(rles: list[dict[str, Any]], **fields: list[float]) -> COCO:
-    """Make pycocotools' data set of one image out of masks of one category.
-
-    Args:
-        rles: R masks.
-        fields: other fields of the annotations, such as ``score``, with a value for each mask.
-    """
+    """Make pycocotools' data set of one image out of its masks, with a value of each field."""
     height, width = rles[0]["size"]
     coco = COCO()
     coco.dataset = {

@@ -37,17 +37,6 @@ def match_boxes(
 
 
 def match_detections(found: Instances, expected: Instances, pixels: float) -> int:
-    """Count the pairs of detections that have the same class and nearly the same box, one to one.
-
-    Args:
-        found, expected: with ``pred_boxes`` and ``pred_classes``, best first.
-        pixels: the largest difference of any coordinate.
-    """
-    pairs, _ = match_boxes(
-        found.pred_boxes.tensor,
-        expected.pred_boxes.tensor,
-        found.pred_classes,
-        expected.pred_classes,
-        pixels,
-    )
-    return len(pairs)
+    """Count the pairs of detections of two models, best first, as :func:`match_boxes` does."""
+    boxes = found.pred_boxes.tensor, expected.pred_boxes.tensor
+    return len(match_boxes(*boxes, found.pred_classes, expected.pred_classes, pixels)[0])

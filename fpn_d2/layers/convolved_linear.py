@@ -47,10 +47,8 @@ class ConvolvedLinear(nn.Linear):
 def convolve_linears(model: nn.Module) -> int:
     """Turn a model's large linear layers into :class:`ConvolvedLinear`, in place.
 
-    That is done only on CPUs where :func:`fpn_d2.utils.devices.has_slow_matmul`.
-
-    Args:
-        model: a model; its weights and their names stay.
+    That is done only on CPUs where :func:`fpn_d2.utils.devices.has_slow_matmul`. Weights and their
+    names stay.
 
     Returns:
         the number of layers that were turned.

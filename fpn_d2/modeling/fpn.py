@@ -103,7 +103,9 @@ class FeaturePyramid(FPN):
         kept = set(self.returned)
         if self.top_block is not None:
             kept.add(self.top_block.in_feature)
-        for i, stage in enumerate(self._stages()):  # coarse to fine, as the lists are
+        shapes = self.bottom_up.output_shape()
+        for i, name in enumerate(reversed(self.in_features)):  # coarse to fine, as the lists are
+            stage = int(math.log2(shapes[name].stride))
             if f"p{stage}" not in kept:
                 delattr(self, f"fpn_output{stage}")
                 self.output_convs[i] = nn.Identity()
@@ -112,10 +114,6 @@ class FeaturePyramid(FPN):
             if not feeds_output or (not self.lateral and i > 0):
                 delattr(self, f"fpn_lateral{stage}")
                 self.lateral_convs[i] = nn.Identity()
-
-    def _stages(self) -> list[int]:
-        shapes = self.bottom_up.output_shape()
-        return [int(math.log2(shapes[name].stride)) for name in reversed(self.in_features)]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """See :meth:`FPN.forward`; returns ``out_features`` only, fine to coarse.
@@ -158,7 +156,7 @@ class FeaturePyramid(FPN):
 
     def _check_size(self, height: int, width: int) -> None:
         # Stages round sizes up, so the finest stage decides: 30 pixels suit strides of 4 to 32.
-        if torch.jit.is_tracing() or torch.jit.is_scripting() or torch.compiler.is_compiling():
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
             return
         shapes = self.bottom_up.output_shape()
         finest, coarsest = (shapes[self.in_features[i]].stride for i in (0, -1))
@@ -194,54 +192,50 @@ def build_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeaturePyramid:
     build_bottom_up = BACKBONE_REGISTRY.get(fpn.BOTTOM_UP)
     random_state = torch.get_rng_state()
     bottom_up = build_bottom_up(cfg, input_shape)
-    stages = _stages_by_level(fpn.IN_FEATURES, bottom_up.output_shape())
-    needed, top_block = _needed_stages(cfg, stages)
+    needed, top_block = _needed_stages(cfg, bottom_up.output_shape())
     if _stages_beyond(bottom_up, needed):
         # They have no way to the loss. The network's own rule leaves them out, so it is built anew,
         # from the same random numbers as if this had been the first time.
         torch.set_rng_state(random_state)
         bottom_up = build_bottom_up(_ending_at(cfg, needed), input_shape)
+    beyond = _stages_beyond(bottom_up, needed)
+    if beyond and not fpn.FREEZE and any(p.requires_grad for p in bottom_up.parameters()):
+        _report_unused(
+            f"the pyramid does not use {', '.join(beyond)} of MODEL.FPN.BOTTOM_UP {fpn.BOTTOM_UP}, "
+            f"so these stages get no gradient; have the network end at {needed[-1]}"
+        )
     neck = FeaturePyramid(
         bottom_up,
         needed,
         fpn.OUT_CHANNELS,
         norm=fpn.NORM,
-        top_block=_build_top_block(top_block, bottom_up, needed, fpn.OUT_CHANNELS),
+        top_block=_build_top_block(top_block, bottom_up, needed[-1], fpn.OUT_CHANNELS),
         fuse_type=fpn.FUSE_TYPE,
         top_down=fpn.TOP_DOWN,
         lateral=fpn.LATERAL,
         out_features=list(fpn.OUT_FEATURES),
         frozen=fpn.FREEZE,
     )
-    _check_unused_stages(cfg, neck)
     _check_readers(cfg, neck)
     return neck
 
 
-def _stages_by_level(in_features: list[str], shapes: dict[str, ShapeSpec]) -> dict[str, str]:
-    """``{"p2": "res2", ...}``, fine to coarse, for stages whose strides double."""
-    check_features_exist(
-        "MODEL.FPN.IN_FEATURES", in_features, list(shapes), "the bottom-up network"
-    )
-    strides = [shapes[name].stride for name in in_features]
+def _needed_stages(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> tuple[list[str], str]:
+    """The stages that the asked-for levels depend on, and the top block, "" where none is."""
+    fpn, stages = cfg.MODEL.FPN, cfg.MODEL.FPN.IN_FEATURES
+    check_features_exist("MODEL.FPN.IN_FEATURES", stages, list(shapes), "the bottom-up network")
+    strides = [shapes[name].stride for name in stages]
     if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(strides)):
         raise UserError(
-            f"MODEL.FPN.IN_FEATURES {', '.join(in_features)} have the strides "
+            f"MODEL.FPN.IN_FEATURES {', '.join(stages)} have the strides "
             f"{', '.join(map(str, strides))}; a pyramid needs each to be twice the one before, so "
             "name neighbouring stages from fine to coarse (a dilated stage does not fit)"
         )
-    return {f"p{int(math.log2(s))}": name for s, name in zip(strides, in_features, strict=True)}
-
-
-def _needed_stages(cfg: CfgNode, stages: dict[str, str]) -> tuple[list[str], str]:
-    """The stages that the asked-for levels depend on, and the top block, "" where none is."""
-    fpn, levels = cfg.MODEL.FPN, list(stages)
-    last = int(levels[-1][1:])
-    num_extra = TOP_BLOCKS[fpn.TOP_BLOCK]
-    extra = [f"p{last + 1 + i}" for i in range(num_extra)]
+    levels = [f"p{int(math.log2(stride))}" for stride in strides]
+    extra = [f"p{int(math.log2(strides[-1])) + 1 + i}" for i in range(TOP_BLOCKS[fpn.TOP_BLOCK])]
     wanted = list(fpn.OUT_FEATURES) or levels + extra
     check_features_exist("MODEL.FPN.OUT_FEATURES", wanted, levels + extra, "the pyramid")
-    if num_extra == 2 and extra[0] in wanted and extra[1] not in wanted:
+    if len(extra) == 2 and extra[0] in wanted and extra[1] not in wanted:
         raise UserError(
             f"MODEL.FPN.OUT_FEATURES names {extra[0]} without {extra[1]}, which "
             f"MODEL.FPN.TOP_BLOCK {fpn.TOP_BLOCK} computes as well; name both or choose maxpool"
@@ -250,7 +244,7 @@ def _needed_stages(cfg: CfgNode, stages: dict[str, str]) -> tuple[list[str], str
     needed = [i for i, level in enumerate(levels) if level in wanted]
     if top_block or fpn.TOP_DOWN:
         needed.append(len(levels) - 1)
-    return [stages[level] for level in levels[min(needed) : max(needed) + 1]], top_block
+    return list(stages[min(needed) : max(needed) + 1]), top_block
 
 
 def _stages_beyond(bottom_up: Backbone, needed: list[str]) -> list[str]:
@@ -272,14 +266,15 @@ def _ending_at(cfg: CfgNode, stages: list[str]) -> CfgNode:
 
 
 def _build_top_block(
-    name: str, bottom_up: Backbone, stages: list[str], out_channels: int
+    name: str, bottom_up: Backbone, stage: str, out_channels: int
 ) -> nn.Module | None:
+    """What follows the level of the coarsest stage."""
     if not name:
         return None
-    shape = bottom_up.output_shape()[stages[-1]]
+    shape = bottom_up.output_shape()[stage]
     coarsest = f"p{int(math.log2(shape.stride))}"
     if name == "p6p7_c5":
-        return LastLevelP6P7(shape.channels, out_channels, in_feature=stages[-1])
+        return LastLevelP6P7(shape.channels, out_channels, in_feature=stage)
     if name == "p6p7_p5":
         return LastLevelP6P7(out_channels, out_channels, in_feature=coarsest)
     top_block = LastLevelMaxPool()
@@ -291,12 +286,7 @@ def _build_top_block(
 
 
 def features_read(cfg: CfgNode) -> dict[str, list[str]]:
-    """The features that a config's detector reads, judged by what its meta-architecture is.
-
-    Returns:
-        ``{config key: names}``; empty for a meta-architecture that is not registered, or that is
-        none of Detectron2's and this package's and derives from none of them.
-    """
+    """The features that a config's detector reads, by key; {} where its network is not known."""
     model, readers = cfg.MODEL, {}
     network = _meta_architecture(cfg)
     if issubclass(network, MaskProposalNetwork):
@@ -349,16 +339,6 @@ def _check_readers(cfg: CfgNode, neck: FeaturePyramid) -> None:
             f"nothing reads the pyramid's {', '.join(unread)}, so their convolutions get no "
             "gradient; name the levels that are read in MODEL.FPN.OUT_FEATURES",
             refuse=known,
-        )
-
-
-def _check_unused_stages(cfg: CfgNode, neck: FeaturePyramid) -> None:
-    beyond = _stages_beyond(neck.bottom_up, neck.in_features)
-    if beyond and any(p.requires_grad for p in neck.bottom_up.parameters()):
-        _report_unused(
-            f"the pyramid does not use {', '.join(beyond)} of MODEL.FPN.BOTTOM_UP "
-            f"{cfg.MODEL.FPN.BOTTOM_UP}, so these stages get no gradient; have the network end at "
-            f"{neck.in_features[-1]}"
         )
 
 

@@ -8,18 +8,10 @@ from detectron2.modeling.backbone.regnet import RegNet, ResBottleneckBlock, Simp
 
 @BACKBONE_REGISTRY.register()
 def build_regnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> RegNet:
-    """Build the RegNet of ``cfg.MODEL.REGNETS``.
+    """Build the RegNet of ``cfg.MODEL.REGNETS`` ("Designing Network Design Spaces", CVPR 2020).
 
-    Its keys are the parameters of "Designing Network Design Spaces" (Radosavovic et al., CVPR
-    2020).
-
-    Args:
-        cfg: the config.
-        input_shape: that of the image, which must have three channels.
-
-    Returns:
-        the network. Its stages s1 to s4 have strides of 4 to 32 pixels; those beyond the last of
-        ``OUT_FEATURES`` are left out.
+    Its stages s1 to s4 have strides of 4 to 32 pixels; those beyond the last of ``OUT_FEATURES``
+    are left out.
     """
     regnet = cfg.MODEL.REGNETS
     assert input_shape.channels == 3, "Detectron2's RegNet takes three channels"

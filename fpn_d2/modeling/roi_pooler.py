@@ -66,14 +66,7 @@ class LevelROIPooler(ROIPooler):
         self.backend = backend
 
     def levels(self, boxes: Tensor) -> Tensor:
-        """Return the level that each box is pooled from; see :func:`levels_of_boxes`.
-
-        Args:
-            boxes: (R, 4) x0 y0 x1 y1, in pixels of the network input.
-
-        Returns:
-            (R,) int64.
-        """
+        """Return the level that each box is pooled from; see :func:`levels_of_boxes`."""
         return levels_of_boxes(
             boxes, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
         )

@@ -90,18 +90,16 @@ class LeanRPN(RPN):
 def match_anchors(
     anchors: Boxes, objects: Boxes, matcher: Matcher, *, skip_untouched: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Match the anchors of an image with its objects by Detectron2's matcher, in bounded memory.
+    """Match an image's anchors with its objects, a few at a time, to bound the memory.
 
-    The result is that of ``matcher(pairwise_iou(objects, anchors))``, a few objects at a time:
-    all IoUs of 300 objects with P2's 750k anchors would need 5 GB.
+    The result is that of Detectron2's ``matcher(pairwise_iou(objects, anchors))``.
 
     Args:
         anchors: R anchors of all levels, in pixels of the network input.
         objects: M objects, in pixels of the network input.
         matcher: that of the RPN or of the RetinaNet.
-        skip_untouched: whether to leave out objects that overlap no anchor. The matcher would
-            label every anchor positive that does not overlap such an object, since none has a
-            larger IoU with it.
+        skip_untouched: whether to leave out objects that overlap no anchor; all anchors would be
+            the best of such an object, with IoU 0, and positive.
 
     Returns:
         (R,) int64, the object with which each anchor has its largest IoU; (R,) int8, the
@@ -158,15 +156,7 @@ class PerLevelRPNHead(nn.Module):
 
 @RPN_HEAD_REGISTRY.register()
 def build_level_rpn_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Module:
-    """Build the RPN head that ``MODEL.RPN.SHARED_HEAD`` asks for.
-
-    Args:
-        cfg: the config.
-        input_shape: channels and stride in pixels of each level, fine to coarse.
-
-    Returns:
-        Detectron2's :class:`StandardRPNHead`, or a :class:`PerLevelRPNHead`.
-    """
+    """Build what ``MODEL.RPN.SHARED_HEAD`` asks for, a head for levels from fine to coarse."""
     if cfg.MODEL.RPN.SHARED_HEAD:
         return StandardRPNHead(cfg, input_shape)
     # from_config needs all levels, because the anchor generator counts them.

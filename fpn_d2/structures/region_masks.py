@@ -168,16 +168,7 @@ class RegionMasks:
 
 
 def _interpolation(low: float, high: float, size: int, cells: int) -> tuple[int, np.ndarray]:
-    """Weigh a mask's cells for each pixel along one axis.
-
-    Args:
-        low, high: the region's borders, in pixels.
-        size: the image's size along the axis, in pixels.
-        cells: M.
-
-    Returns:
-        the first pixel whose centre lies in the region, and (pixels, M) weights.
-    """
+    """Find the first pixel of a region along an axis, and (pixels, M) weights of its cells."""
     first, last = max(0, int(np.ceil(low - 0.5))), min(size, int(np.floor(high - 0.5)) + 1)
     if last <= first or high <= low:
         return 0, np.zeros((0, cells), dtype=np.float32)

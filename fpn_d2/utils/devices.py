@@ -30,23 +30,13 @@ def has_slow_matmul() -> bool:
         torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
         and torch.cpu._is_avx512_supported()
-        and "AuthenticAMD" in _vendor()
+        # on Windows the platform names the vendor
+        and "AuthenticAMD" in (cpu_info("vendor_id") or platform.processor())
     )
 
 
-def _vendor() -> str:
-    return cpu_info("vendor_id") or platform.processor()  # on Windows it names the vendor
-
-
 def cpu_info(field: str) -> str:
-    """What Linux says of the first processor.
-
-    Args:
-        field: a field of ``/proc/cpuinfo``, such as ``model name``.
-
-    Returns:
-        its value; "" on a system without that file or field.
-    """
+    """The first processor's value of a field of ``/proc/cpuinfo``; "" where there is none."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(line.split(":")[1].strip() for line in file if field in line)
@@ -71,13 +61,10 @@ def keep_freed_memory() -> bool:
         name.startswith(("LD_PRELOAD", "MALLOC_", "GLIBC_TUNABLES")) for name in os.environ
     ):
         return False
-    # Before glibc 2.35 the threshold is at most 32 MB; without any mapping there is none.
-    is_set = _mallopt(_MMAP_THRESHOLD, 1 << 30) or _mallopt(_MMAP_MAX, 0)
-    return is_set and _mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def _mallopt(parameter: int, value: int) -> bool:
     try:
-        return bool(ctypes.CDLL(None).mallopt(parameter, value))
+        mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # not glibc
         return False
+    # Before glibc 2.35 the threshold is at most 32 MB; without any mapping there is none.
+    is_set = mallopt(_MMAP_THRESHOLD, 1 << 30) or mallopt(_MMAP_MAX, 0)
+    return bool(is_set and mallopt(_TRIM_THRESHOLD, (1 << 31) - 1))

@@ -10,26 +10,15 @@ class UserError(ValueError):
 
     Its message is one sentence (or two) that names the key, file or image at fault and the
     remedy. ``train_net.py`` and every tool print it without a traceback and exit with code 2.
-
-    Args:
-        message: the sentence. If the error comes from a worker process of a ``DataLoader``, torch
-            raises it anew with the worker's traceback as its message, of which only the sentence
-            is kept.
     """
 
     def __init__(self, message: str):
+        # Of a DataLoader's worker, torch raises it anew with the worker's traceback as its message.
         super().__init__(sentence_in(message) or message)
 
 
 def sentence_in(traceback: str) -> str | None:
-    """Find the sentence of a :class:`UserError` in the traceback of another process.
-
-    Args:
-        traceback: the traceback as text.
-
-    Returns:
-        the sentence; None if the traceback is of another error.
-    """
+    """Find the sentence of a :class:`UserError` in another process's traceback; None if none."""
     name, _, sentence = traceback.strip().rpartition("\n")[2].partition(": ")
     return sentence if name == f"{UserError.__module__}.{UserError.__qualname__}" else None
 

@@ -27,18 +27,15 @@ def check_targets(*paths: str | os.PathLike, overwrite: bool = False, option: st
     Raises:
         UserError: if one of them is a folder, or exists and may not be replaced.
     """
-    names = [os.fspath(path) for path in paths]
-    folders = [name for name in names if os.path.isdir(name)]
-    if folders:
-        raise UserError(f"{folders[0]} is a folder; name a file")
-    there = [name for name in names if os.path.lexists(name)]
+    for path in paths:
+        if os.path.isdir(path):
+            raise UserError(f"{path} is a folder; name a file")
+    there = [os.fspath(path) for path in paths if os.path.lexists(path)]
     if there and not overwrite:
-        more, them = " is", "it"
-        if len(there) > 1:
-            more, them = f" and {len(there) - 1} more are", "them"
-        another = f"another {option}" if option else "another"
+        more = f" and {len(there) - 1} more are" if there[1:] else " is"
         raise UserError(
-            f"{there[0]}{more} there already; name {another}, or add --force to replace {them}"
+            f"{there[0]}{more} there already; name another{option and f' {option}'}, or add "
+            f"--force to replace {'them' if there[1:] else 'it'}"
         )
 
 
@@ -46,15 +43,11 @@ def check_targets(*paths: str | os.PathLike, overwrite: bool = False, option: st
 def replace_file(path: str | os.PathLike, mode: str = "w", **options: Any) -> Iterator[IO]:
     """Open a file that replaces ``path`` once it is complete and on the disk.
 
-    If a kill or an error comes before that, ``path`` stays as it was.
+    If a kill or an error comes before that, ``path`` stays as it was. Its folder must exist.
 
     Args:
-        path: the file to write; its folder exists.
-        mode: ``"w"`` or ``"wb"``.
-        options: see :func:`open`.
-
-    Yields:
-        the open file.
+        path: the file to write.
+        mode, options: see :func:`open`; the mode is ``"w"`` or ``"wb"``.
     """
     path = os.fspath(path)
     partial = f"{path}.{os.getpid()}.partial"
@@ -70,12 +63,9 @@ def replace_file(path: str | os.PathLike, mode: str = "w", **options: Any) -> It
 
 
 def remove_partial_files(folder: str | os.PathLike) -> None:
-    """Delete the half-written files that :func:`replace_file` left in a folder when it was killed.
+    """Delete what :func:`replace_file` left in a folder when it was killed, half-written files.
 
-    Files of processes that still run are left alone. Nothing reads any of them.
-
-    Args:
-        folder: the folder; it need not exist.
+    Files of processes that still run are left alone. The folder need not exist.
     """
     for path in glob.glob(os.path.join(glob.escape(os.fspath(folder)), "*.partial")):
         number = re.search(r"\.(\d+)\.partial$", path)
@@ -96,17 +86,10 @@ def _is_running(process: int) -> bool:
 
 @contextlib.contextmanager
 def explain_disk_errors(what: str, remedy: str) -> Iterator[None]:
-    """Turn what the operating system says while a file is written into a sentence.
+    """Turn the operating system's error while ``what`` is written into a sentence with a remedy.
 
-    Errors of other causes go through, even those of a writer such as torch's, which raises a
-    RuntimeError of its own behind the system's error.
-
-    Args:
-        what: what is written, for the message.
-        remedy: what the user can do, for the message.
-
-    Raises:
-        UserError: if the system refused to write it.
+    Errors of other causes go through. A writer such as torch's raises a RuntimeError of its own
+    behind the system's error.
     """
     try:
         yield
@@ -122,23 +105,14 @@ def explain_disk_errors(what: str, remedy: str) -> Iterator[None]:
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Write a file as JSON, completely or not at all; NaN is refused.
-
-    Args:
-        path: the file.
-        content: anything that :func:`json.dump` takes.
-    """
+    """Write a file as JSON, completely or not at all; NaN is refused."""
     with replace_file(path, encoding="utf-8") as file:
         json.dump(content, file, indent=2, allow_nan=False)
         file.write("\n")
 
 
 def read_json(path: str) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: if it is no longer JSON.
-    """
+    """Read a JSON file; a :class:`UserError` says that it is no longer JSON."""
     with open(path, encoding="utf-8") as file:
         try:
             return json.load(file)

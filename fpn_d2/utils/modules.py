@@ -10,10 +10,9 @@ from torch import nn
 def recast(module: nn.Module, kind: type[nn.Module], **attributes: Any) -> None:
     """Turn a module that is built already into one of a subclass, in place.
 
-    No other code of this package changes the class of an object. The module keeps its weights,
-    their names and its hooks, and everything that refers to it goes on doing so. A new module in
-    its place would need the arguments that the old one was made of, which Detectron2's modules do
-    not keep.
+    The module keeps its weights, their names and its hooks. A new module in its place would need
+    the arguments that the old one was made of, which Detectron2's modules do not keep. No other
+    code of this package changes the class of an object.
 
     Args:
         module: an instance of a parent of ``kind``.
@@ -32,22 +31,13 @@ def renamed(function: Callable, name: str) -> Callable:
     TorchScript compiles no call of ``super()``. It does compile a method that is an attribute of
     the class, provided that the function's name is the attribute's.
 
-    Args:
-        function: the parent's method, such as ``RPN.predict_proposals``.
-        name: the attribute that it becomes.
-
     Examples:
         >>> class Doubled(Parent):
         ...     _parents_forward = renamed(Parent.forward, "_parents_forward")
         ...     def forward(self, x: Tensor) -> Tensor:
         ...         return 2 * self._parents_forward(x)
     """
-    copy = types.FunctionType(
-        function.__code__,
-        function.__globals__,
-        name,
-        function.__defaults__,
-        function.__closure__,
-    )
+    parts = (function.__code__, function.__globals__, name)
+    copy = types.FunctionType(*parts, function.__defaults__, function.__closure__)
     copy.__annotations__, copy.__doc__ = function.__annotations__, function.__doc__
     return copy

@@ -51,11 +51,7 @@ def describe_versions() -> dict[str, str]:
 
 
 def installed_versions(*names: str) -> dict[str, str]:
-    """Return the versions of the packages that are installed, without importing any.
-
-    Args:
-        names: names of packages.
-    """
+    """Return the versions of those of these packages that are installed, without importing any."""
     found = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -64,13 +60,10 @@ def installed_versions(*names: str) -> dict[str, str]:
 
 
 def git_commit(folder: str | os.PathLike = Path(__file__).parent) -> str:
-    """Return the commit of a folder's repository, with a ``+`` appended if files have changed.
+    """Return the short hash of a folder's commit, with a ``+`` if files have changed.
 
-    Args:
-        folder: a folder in the repository; this package's by default.
-
-    Returns:
-        the short hash, or ``"unknown"`` if there is no repository or no git.
+    It is ``"unknown"`` if there is no repository or no git. The folder is this package's by
+    default.
     """
     try:
         commit = _git(folder, "rev-parse", "--short", "HEAD")

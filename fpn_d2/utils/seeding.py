@@ -23,11 +23,7 @@ def seed_everything(*key: int) -> None:
 
 @contextlib.contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Seed as :func:`seed_everything` does, on the CPU, and put the generators back afterwards.
-
-    Args:
-        key: see :func:`seed_everything`.
-    """
+    """Seed as :func:`seed_everything` does, on the CPU, and put the generators back afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     words = _words(key)
     random.seed(words[0])

@@ -34,9 +34,7 @@ def time_in_turn(
         for each name, the ``rounds`` measurements of its call, by default in seconds.
     """
     measured: dict[Name, list[Measured]] = {name: [] for name in contestants}
-    for number in range(warm_up + rounds):
+    for _ in range(warm_up + rounds):
         for name, call in contestants.items():
-            result = measure(call)
-            if number >= warm_up:
-                measured[name].append(result)
-    return measured
+            measured[name].append(measure(call))
+    return {name: results[warm_up:] for name, results in measured.items()}

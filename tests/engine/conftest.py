@@ -1,6 +1,7 @@
 """What the tests of training share."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -9,15 +10,39 @@ from fpn_d2.engine import Trainer
 
 
 @pytest.fixture
-def trainer(repo, tiny_opts):
+def tiny_config(repo, tiny_opts):
+    """``tiny_config(*opts)``: the quick RPN on the tiny data."""
+
+    def config(*opts):
+        words = [*tiny_opts, *map(str, opts)]
+        return load_config(repo / "configs/quick/RPN/rpn_R_18_FPN.yaml", words)
+
+    return config
+
+
+@pytest.fixture
+def trainer(tiny_config):
     """``trainer(*opts)``: of five iterations, without a test set, its folder made."""
 
     def build(*opts, test="()"):
         five = ["SOLVER.MAX_ITER", "5", "SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", test]
-        cfg = load_config(repo / "configs/quick/RPN/rpn_R_18_FPN.yaml", [*tiny_opts, *five, *opts])
+        cfg = tiny_config(*five, *opts)
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
         made = Trainer(cfg)
         made.resume_or_load(resume=False)
         return made
 
     return build
+
+
+@pytest.fixture
+def in_two_processes(repo, tiny_opts, run_program):
+    """``in_two_processes(task)``: what two_processes.py prints."""
+
+    def call(task):
+        program = Path(__file__).with_name("two_processes.py")
+        done = run_program(program, task, repo / "configs/quick", *tiny_opts)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout.splitlines()
+
+    return call

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -90,19 +89,12 @@ def test_a_signal_in_an_evaluation_does_not_wait_for_its_end(trainer, monkeypatc
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_program_ends_with_the_signals_code(repo, tiny_opts, tiny_environment, processes):
     folder = tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1]
-    program = [
-        sys.executable,
-        "train_net.py",
-        "--config-file",
-        f"configs/{RPN}.yaml",
-        "--dist-url",
-        "auto",
-    ]
-    program += ["--num-gpus", str(processes), *tiny_opts, "SOLVER.MAX_ITER", "5000"]
+    program = [sys.executable, "train_net.py", "--config-file", f"configs/{RPN}.yaml"]
+    program += ["--dist-url", "auto", "--num-gpus", str(processes), *tiny_opts]
     process = subprocess.Popen(
-        [*program, "DATALOADER.NUM_WORKERS", str(2 - processes)],
+        [*program, "SOLVER.MAX_ITER", "5000", "DATALOADER.NUM_WORKERS", str(2 - processes)],
         cwd=repo,
-        env={**tiny_environment, "PYTHONPATH": str(repo)},
+        env=tiny_environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -116,48 +108,42 @@ def test_the_program_ends_with_the_signals_code(repo, tiny_opts, tiny_environmen
     assert os.path.isfile(os.path.join(folder, "last_checkpoint"))
 
 
-@pytest.mark.parametrize("iteration, names_checkpoint", [(0, False), (3, True), (4, True)])
-def test_a_loss_that_is_nan_stops_before_the_weights(trainer, iteration, names_checkpoint):
+def spoil_losses(losses):
+    return {key: value * (float("nan") if "cls" in key else 1) for key, value in losses.items()}
+
+
+def fail(losses):  # as Detectron2's RPN does where its boxes are NaN
+    raise FloatingPointError("Predicted boxes or scores contain Inf/NaN.")
+
+
+@pytest.mark.parametrize(
+    "iteration, spoil, what, names_checkpoint",
+    [
+        (0, spoil_losses, "loss_rpn_cls", False),
+        (3, spoil_losses, "loss_rpn_cls", True),
+        (4, spoil_losses, "loss_rpn_cls", True),
+        (3, fail, "the predicted boxes", True),
+    ],
+)
+def test_what_is_nan_stops_before_the_weights(trainer, iteration, spoil, what, names_checkpoint):
     made = trainer()
     before = {}
 
-    def spoil():
-        state = made.model.state_dict()
-        before.update({key: value.clone() for key, value in state.items()})
+    def change():
+        before.update({name: p.detach().clone() for name, p in made.model.named_parameters()})
         forward = made.model.forward
-        made.model.forward = lambda batch: {
-            key: value * (float("nan") if "cls" in key else 1)
-            for key, value in forward(batch).items()
-        }
+        made.model.forward = lambda batch: spoil(forward(batch))
 
-    made.register_hooks([At(iteration, spoil)])
+    made.register_hooks([At(iteration, change)])
     with pytest.raises(UserError) as caught:
         made.train()
     sentence = str(caught.value)
     assert "\n" not in sentence
-    assert sentence.startswith(f"loss_rpn_cls became NaN or infinite at iteration {iteration} on")
+    assert sentence.startswith(f"{what} became NaN or infinite at iteration {iteration} on the")
     assert sentence.count("/images/") == 2
     assert ("model_000000" in sentence) == names_checkpoint
     for name, value in made.model.named_parameters():
         assert torch.equal(value, before[name]), name
-
-
-def test_predictions_that_are_nan_before_there_are_losses_stop_with_the_same_words(trainer):
-    made = trainer()
-
-    def spoil():
-        def forward(batch):  # as Detectron2's RPN does where its boxes are NaN
-            raise FloatingPointError("Predicted boxes or scores contain Inf/NaN.")
-
-        made.model.forward = forward
-
-    made.register_hooks([At(3, spoil)])
-    with pytest.raises(UserError) as caught:
-        made.train()
-    sentence = str(caught.value)
-    assert sentence.startswith("the predicted boxes became NaN or infinite at iteration 3 on the")
-    assert sentence.count("/images/") == 2
-    assert "model_000000" in sentence
 
 
 def test_the_last_good_checkpoint_is_the_newest_whose_weights_are_numbers(tmp_path):
@@ -170,25 +156,6 @@ def test_the_last_good_checkpoint_is_the_newest_whose_weights_are_numbers(tmp_pa
 
 
 # --- what processes exchange
-
-
-@pytest.fixture
-def in_two_processes(repo, tiny_opts, tiny_environment):
-    """``in_two_processes(task)``: what two_processes.py prints."""
-
-    def call(task):
-        program = Path(__file__).with_name("two_processes.py")
-        done = subprocess.run(
-            [sys.executable, program, task, repo / "configs/quick", *tiny_opts],
-            env={**tiny_environment, "PYTHONPATH": str(repo)},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout.splitlines()
-
-    return call
 
 
 def test_a_step_makes_one_collective_call(in_two_processes):
@@ -333,17 +300,14 @@ def train(repo, tmp_path, mixed_root):
         MetadataCatalog.remove(name)
 
 
-def weights(folder, name="model_final.pth"):
-    return torch.load(folder / name, weights_only=True)["model"]
-
-
 def logged(folder):
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     lines = [line for line in lines if "total_loss" in line]
     return {line["iteration"]: {k: v for k, v in line.items() if "time" not in k} for line in lines}
 
 
-def assert_same_weights(one, two):
+def assert_same_weights(*folders):
+    one, two = (torch.load(f / "model_final.pth", weights_only=True)["model"] for f in folders)
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert torch.equal(value, two[name]), name
@@ -367,7 +331,7 @@ def test_cut_after_a_checkpoint_and_resumed(train, tmp_path, row, opts, workers)
         assert (sorted(before), sorted(after)) == ([0, 1, 2, 3], [3, 4, 5])
         assert before == {i: whole[i] for i in before}  # equal floats
         assert after == {i: whole[i] for i in after}
-        assert_same_weights(weights(tmp_path / number), weights(tmp_path / "whole"))
+        assert_same_weights(tmp_path / number, tmp_path / "whole")
         # The last line is of medians over all six iterations, and that of iteration 3 is gone.
         assert logged(tmp_path / number).keys() == logged(tmp_path / "whole").keys()
         assert logged(tmp_path / number)[5] == logged(tmp_path / "whole")[5]
@@ -388,7 +352,7 @@ def test_a_drawn_seed_is_kept(train, tmp_path, monkeypatch):
         (tmp_path / "whole" / name).write_bytes((tmp_path / "cut" / name).read_bytes())
     (tmp_path / "whole" / "last_checkpoint").write_text("model_0000002.pth")
     assert train(FASTER, "whole", "SEED", "5", resume=True) == after
-    assert_same_weights(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    assert_same_weights(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_other_seeds_give_other_trainings(train):

@@ -1,8 +1,6 @@
 """Processes: several on a CPU, and how a user's error ends them."""
 
 import argparse
-import subprocess
-import sys
 import traceback
 from pathlib import Path
 
@@ -13,8 +11,6 @@ from fpn_d2.engine import launch
 from fpn_d2.utils.errors import sentence_in
 
 from .two_processes import VARIANTS
-
-HERE = Path(__file__).parent
 
 
 def args(num_gpus):
@@ -31,24 +27,10 @@ def crash(args):
     raise RuntimeError("a bug")
 
 
-def test_two_processes_train_two_steps_of_every_ablation(repo, tiny_opts, tiny_environment):
-    done = subprocess.run(
-        [sys.executable, HERE / "two_processes.py", "main", repo / "configs/quick", *tiny_opts],
-        env={**tiny_environment, "PYTHONPATH": str(repo)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_two_processes_train_two_steps_of_every_ablation(in_two_processes):
+    printed = in_two_processes("main")
     for name in VARIANTS:
-        assert f"{name}: 2 iterations, weights same" in done.stdout
-
-
-def test_a_users_error_ends_one_process_with_its_sentence(capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        launch(fail, args(1))
-    assert exit_info.value.code == 2
-    assert capsys.readouterr().err == "error: the sentence, with its remedy\n"
+        assert f"{name}: 2 iterations, weights same" in printed
 
 
 def full_disk(args):
@@ -62,15 +44,21 @@ def fail_to_write(args):
     raise OSError(28, "No space left on device", "output/metrics.json")
 
 
-def test_a_full_disk_ends_with_a_sentence_and_the_first_one_counts(capsys):
-    for main, sentence in [
+@pytest.mark.parametrize(
+    "main, sentence",
+    [
+        (fail, "the sentence, with its remedy\n"),
         (fail_to_write, "output/metrics.json could not be written (No space left on device); "),
-        (full_disk, "the checkpoint could not be written\n"),
-    ]:
-        with pytest.raises(SystemExit) as exit_info:
-            launch(main, args(1))
-        assert exit_info.value.code == 2
-        assert capsys.readouterr().err.startswith(f"error: {sentence}")
+        (full_disk, "the checkpoint could not be written\n"),  # the first sentence counts
+    ],
+)
+def test_a_users_error_and_a_full_disk_end_one_process_with_a_sentence(capsys, main, sentence):
+    with pytest.raises(SystemExit) as exit_info:
+        launch(main, args(1))
+    assert exit_info.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {sentence}")
+    assert err.count("\n") == 1
 
 
 def test_a_bug_is_not_disguised():
@@ -106,17 +94,13 @@ def test_torchrun_and_num_gpus_do_not_mix(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_torchrun_trains_and_restarts_from_the_last_checkpoint(repo, tiny_opts, tiny_environment):
+def test_torchrun_trains_and_restarts_from_the_last_checkpoint(repo, tiny_opts, run_program):
     """A worker that dies at once after its first checkpoint goes on from it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        + ["--max-restarts", "1", HERE / "dies_once.py", "--config-file"]
-        + [repo / "configs/quick/RPN/rpn_R_18_FPN.yaml", *tiny_opts]
-        + ["SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", "()"],
-        env={**tiny_environment, "PYTHONPATH": str(repo)},
-        capture_output=True,
-        text=True,
-        timeout=300,
+    done = run_program(
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("--max-restarts", "1", Path(__file__).with_name("dies_once.py"), "--config-file"),
+        *(repo / "configs/quick/RPN/rpn_R_18_FPN.yaml", *tiny_opts),
+        *("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", "()"),
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Starting training from iteration 2" in done.stdout

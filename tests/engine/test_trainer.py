@@ -10,7 +10,7 @@ import pytest
 import torch
 from detectron2.engine import DefaultTrainer, SimpleTrainer
 
-from fpn_d2 import UserError, load_config
+from fpn_d2 import UserError
 from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.config import changed
 from fpn_d2.engine import Trainer
@@ -18,25 +18,15 @@ from fpn_d2.engine import trainer as trainer_module
 from fpn_d2.engine.hooks import CPUAutocastTrainer
 from fpn_d2.inference import prepare_model, prepared
 
-RPN = "configs/quick/RPN/rpn_R_18_FPN.yaml"
 
-
-@pytest.fixture
-def cfg(repo, tiny_opts):
-    return load_config(repo / RPN, tiny_opts)
-
-
-def test_it_is_detectron2s_trainer_on_a_checked_checkpointer(cfg):
+def test_it_has_the_attributes_of_detectron2s_trainer(tiny_config, monkeypatch):
+    """Nothing that DefaultTrainer's constructor sets is forgotten by ours."""
+    cfg = tiny_config()
     trainer = Trainer(cfg)
     assert isinstance(trainer, DefaultTrainer)
     assert isinstance(trainer._trainer, SimpleTrainer)
     assert isinstance(trainer.checkpointer, SafeCheckpointer)
     assert trainer.checkpointer.model is trainer.model
-
-
-def test_it_has_the_attributes_of_detectron2s_trainer(cfg, monkeypatch):
-    """Nothing that DefaultTrainer's constructor sets is forgotten by ours."""
-    trainer = Trainer(cfg)
     monkeypatch.setattr(DefaultTrainer, "build_evaluator", Trainer.build_evaluator)
     stock = DefaultTrainer(cfg)
     assert vars(stock).keys() <= vars(trainer).keys()
@@ -47,17 +37,11 @@ def test_it_has_the_attributes_of_detectron2s_trainer(cfg, monkeypatch):
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
-def test_mixed_precision_on_a_cpu_follows_the_processor(repo, tiny_opts, monkeypatch, has_bfloat16):
+def test_mixed_precision_on_a_cpu_follows_the_processor(tiny_config, monkeypatch, has_bfloat16):
     monkeypatch.setattr(trainer_module, "cpu_has_bfloat16", lambda: has_bfloat16)
-    cfg = load_config(repo / RPN, [*tiny_opts, "SOLVER.AMP.ENABLED", "True"])
-    step = Trainer(cfg)._trainer
-    assert type(step) is (CPUAutocastTrainer if has_bfloat16 else SimpleTrainer)
-
-
-def test_weights_are_channels_last_under_autocast(repo, tiny_opts, monkeypatch):
-    monkeypatch.setattr(trainer_module, "cpu_has_bfloat16", lambda: True)
-    cfg = load_config(repo / RPN, [*tiny_opts, "SOLVER.AMP.ENABLED", "True"])
-    weight = Trainer(cfg).model.backbone.fpn_output2.weight
+    made = Trainer(tiny_config("SOLVER.AMP.ENABLED", "True"))
+    assert type(made._trainer) is (CPUAutocastTrainer if has_bfloat16 else SimpleTrainer)
+    weight = made.model.backbone.fpn_output2.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -81,9 +65,8 @@ def test_a_kill_between_the_last_two_checkpoints_is_made_up_for(trainer):
     assert final.is_file()
 
 
-def test_results_of_each_test_set_lie_in_a_folder_of_their_own(repo, tiny_opts):
-    opts = [*tiny_opts, "DATASETS.TEST", "('tiny_val', 'tiny_train')"]
-    cfg = load_config(repo / RPN, opts)
+def test_results_of_each_test_set_lie_in_a_folder_of_their_own(tiny_config):
+    cfg = tiny_config("DATASETS.TEST", "('tiny_val', 'tiny_train')")
     trainer = Trainer(cfg)
     returned = trainer.test(cfg, trainer.model)
     for name in ("tiny_val", "tiny_train"):
@@ -99,11 +82,10 @@ def test_results_of_each_test_set_lie_in_a_folder_of_their_own(repo, tiny_opts):
 
 @pytest.mark.parametrize(("images", "world", "processes"), [(3, 0, 2), (0, 0, 1)])
 def test_a_batch_that_cannot_be_shared_is_refused(
-    repo, tiny_opts, monkeypatch, images, world, processes
+    tiny_config, monkeypatch, images, world, processes
 ):
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: processes)
-    opts = ["SOLVER.IMS_PER_BATCH", str(images), "SOLVER.REFERENCE_WORLD_SIZE", str(world)]
-    cfg = load_config(repo / RPN, [*tiny_opts, *opts])
+    cfg = tiny_config("SOLVER.IMS_PER_BATCH", images, "SOLVER.REFERENCE_WORLD_SIZE", world)
     with pytest.raises(UserError, match="SOLVER.IMS_PER_BATCH"):
         Trainer(cfg)
 
@@ -118,33 +100,27 @@ def test_a_batch_that_cannot_be_shared_is_refused(
         ("DATALOADER.SAMPLER_TRAIN", "build_train_loader"),
     ],
 )
-def test_a_name_of_ones_own_needs_a_trainer_of_ones_own(repo, tiny_opts, key, method):
+def test_a_name_of_ones_own_needs_a_trainer_of_ones_own(tiny_config, key, method):
     """Detectron2 looks these names up itself, so no list of ours may know all of them."""
-    cfg = load_config(repo / RPN, [*tiny_opts, key, "MyOwn"])
+    cfg, stock = tiny_config(key, "MyOwn"), tiny_config()
     with pytest.raises(UserError, match=f"{key}: .*MyOwn.*{method}"):
         Trainer(cfg)
-    stock = changed(cfg, {key: load_config().SOLVER.LR_SCHEDULER_NAME})
-    if key.startswith("DATALOADER"):
-        stock = changed(cfg, {key: load_config().DATALOADER.SAMPLER_TRAIN})
-
-    class Mine(Trainer):
-        pass
 
     def build(cls, cfg, *args):
-        assert cfg.SOLVER.LR_SCHEDULER_NAME == "MyOwn" or cfg.DATALOADER.SAMPLER_TRAIN == "MyOwn"
+        assert "MyOwn" in (cfg.SOLVER.LR_SCHEDULER_NAME, cfg.DATALOADER.SAMPLER_TRAIN)
         return getattr(Trainer, method)(stock, *args)
 
-    setattr(Mine, method, classmethod(build))
-    assert isinstance(Mine(cfg), Trainer)
+    mine = type("Mine", (Trainer,), {method: classmethod(build)})
+    assert isinstance(mine(cfg), Trainer)
 
 
-def test_an_error_about_something_else_keeps_its_words(cfg, monkeypatch):
+def test_an_error_about_something_else_keeps_its_words(tiny_config, monkeypatch):
     def fail(cfg):
         raise ValueError("of another kind")
 
     monkeypatch.setattr(trainer_module, "build_train_loader", fail)
     with pytest.raises(ValueError, match="^of another kind$") as caught:
-        Trainer(cfg)
+        Trainer(tiny_config())
     assert not isinstance(caught.value, UserError)
 
 
@@ -166,14 +142,11 @@ def evaluated(monkeypatch):
 
 
 @pytest.mark.parametrize("compile", [True, False])
-def test_a_training_compiles_its_evaluated_copy_once(
-    repo, tiny_opts, monkeypatch, evaluated, compile
-):
+def test_a_training_compiles_its_evaluated_copy_once(tiny_config, monkeypatch, evaluated, compile):
     compilations = []
     monkeypatch.setattr(prepared, "compile_backbone", compilations.append)
-    opts = ["TEST.EVAL_PERIOD", "1", "INFERENCE.COMPILE", str(compile), "SOLVER.MAX_ITER", "3"]
-    cfg = load_config(repo / RPN, [*tiny_opts, *opts])
-    trainer = Trainer(cfg)
+    opts = ["TEST.EVAL_PERIOD", "1", "INFERENCE.COMPILE", compile, "SOLVER.MAX_ITER", "3"]
+    trainer = Trainer(tiny_config(*opts))
     trainer.resume_or_load(resume=False)
     trainer.train()
     assert len(compilations) == compile
@@ -193,10 +166,10 @@ def test_a_training_compiles_its_evaluated_copy_once(
     assert all(copy() is None for copy, _ in evaluated)  # the training is over, and so are they
 
 
-def test_a_compiled_copy_is_of_one_precision(repo, tiny_opts, monkeypatch, evaluated):
+def test_a_compiled_copy_is_of_one_precision(tiny_config, monkeypatch, evaluated):
     monkeypatch.setattr(prepared, "compile_backbone", lambda backbone: True)
     monkeypatch.setattr(prepared, "has_bfloat16", lambda device: True)
-    cfg = load_config(repo / RPN, [*tiny_opts, "INFERENCE.COMPILE", "True"])
+    cfg = tiny_config("INFERENCE.COMPILE", "True")
     model = Trainer.build_model(cfg)
     for precision in ("float32", "bfloat16", "bfloat16"):
         Trainer.test(changed(cfg, {"INFERENCE.PRECISION": precision}), model)

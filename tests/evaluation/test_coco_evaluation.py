@@ -99,13 +99,10 @@ def detections(boxes):
     return found
 
 
-def test_the_aps_of_detections_are_written(evaluate):
+def test_the_aps_of_detections_are_written_and_null_for_a_network_that_finds_nothing(evaluate):
     _, written = evaluate("instances", detections(OBJECTS))
     assert written["bbox"]["AP"] == pytest.approx(100)
     assert written["bbox"]["APm"] == pytest.approx(100)
     assert (written["bbox"]["APs"], written["bbox"]["APl"]) == (None, None)
-
-
-def test_a_network_that_finds_nothing_gets_a_file_without_numbers(evaluate):
     _, written = evaluate("instances", detections([]))
     assert set(written["bbox"].values()) == {None}

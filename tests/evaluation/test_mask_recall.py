@@ -31,9 +31,8 @@ def square(x, y, side, width=None):
     return mask
 
 
-def polygon(x, y, side, width=None):
-    width = width or side
-    return [[x, y, x + width, y, x + width, y + side, x, y + side]]
+def polygon(x, y, side):
+    return [[x, y, x + side, y, x + side, y + side, x, y + side]]
 
 
 def compressed(x, y, side):
@@ -78,11 +77,8 @@ def evaluator(tmp_path):
 
 
 def obj(x, y, side, **fields):
-    return {
-        "segmentation": polygon(x, y, side),
-        "area": side**2,
-        "bbox": [x, y, side, side],
-    } | fields
+    own = {"segmentation": polygon(x, y, side), "area": side**2, "bbox": [x, y, side, side]}
+    return own | fields
 
 
 def proposals(masks, scores=None):
@@ -101,9 +97,8 @@ def run(evaluator, *outputs):
 def test_perfect_masks(evaluator):
     # one object of each size: 20^2 < 32^2 < 60^2 < 96^2 < 100^2
     made = evaluator([obj(5, 5, 20), obj(40, 5, 60)], [obj(3, 4, 100)])
-    results = run(
-        made, proposals([square(5, 5, 20), square(40, 5, 60)]), proposals([square(3, 4, 100)])
-    )
+    outputs = [square(5, 5, 20), square(40, 5, 60)], [square(3, 4, 100)]
+    results = run(made, *map(proposals, outputs))
     assert all(results[f"AR{size}@{n}"] == 100 for size in ("", *"sml") for n in (10, 100, 1000))
 
 
@@ -132,11 +127,11 @@ def test_the_cut_offs_of_the_ranking(evaluator):
     assert [results[f"AR@{n}"] for n in (10, 100, 1000)] == [25, 50, 75]
 
 
-def test_the_order_is_that_of_the_scores_and_then_of_making(evaluator):
+@pytest.mark.parametrize("last_score, recall", [(0.5, 0), (0.6, 100)])
+def test_the_order_is_that_of_the_scores_and_then_of_making(evaluator, last_score, recall):
     masks = [square(100, 100, 8)] * 10 + [square(10, 10, 20)]
-    assert run(evaluator([obj(10, 10, 20)]), proposals(masks, [0.5] * 11))["AR@10"] == 0
-    scores = [0.5] * 10 + [0.6]
-    assert run(evaluator([obj(10, 10, 20)]), proposals(masks, scores))["AR@10"] == 100
+    output = proposals(masks, [0.5] * 10 + [last_score])
+    assert run(evaluator([obj(10, 10, 20)]), output)["AR@10"] == recall
 
 
 def test_a_second_proposal_of_an_object_finds_nothing_else(evaluator):
@@ -185,19 +180,15 @@ def test_an_object_is_polygons_or_either_rle(evaluator):
     assert run(made, *[proposals([square(10, 10, 20)])] * 3)["AR@1000"] == 100
 
 
-def test_an_object_without_an_area_has_its_masks(evaluator):
+def test_an_object_without_an_area_has_its_masks_and_region_masks_are_taken(evaluator):
     without = obj(10, 10, 40)  # 1600 is medium
     del without["area"]
-    results = run(evaluator([without]), proposals([square(10, 10, 40)]))
-    assert math.isnan(results["ARs@1000"])
-    assert results["ARm@1000"] == 100
-
-
-def test_region_masks_are_taken_as_they_are(evaluator):
-    output = proposals([square(10, 10, 20)])
-    regions = torch.tensor([[10.0, 10, 30, 30]])
+    output = proposals([square(10, 10, 40)])
+    regions = torch.tensor([[10.0, 10, 50, 50]])
     output["instances"].pred_masks = RegionMasks(torch.ones(1, 14, 14), regions, (SIZE, SIZE), 0.5)
-    assert run(evaluator([obj(10, 10, 20)]), output)["AR@1000"] == 100
+    results = run(evaluator([without]), output)
+    assert math.isnan(results["ARs@1000"])
+    assert results["ARm@1000"] == results["AR@1000"] == 100
 
 
 def random_case(rng):
@@ -235,9 +226,8 @@ def recalls_of_pycocotools(path, outputs):
             masks = output["instances"].pred_masks.numpy().astype(np.uint8)
             for mask, score in zip(masks, output["instances"].scores.tolist(), strict=True):
                 rle = mask_util.encode(np.asfortranarray(mask))
-                found.append(
-                    {"image_id": image_id, "category_id": 1, "segmentation": rle, "score": score}
-                )
+                fields = {"image_id": image_id, "category_id": 1, "score": score}
+                found.append({**fields, "segmentation": rle})
         evaluation = COCOeval(coco, coco.loadRes(found), "segm")
         evaluation.params.useCats, evaluation.params.maxDets = 0, [10, 100, 1000]
         evaluation.evaluate()
@@ -297,16 +287,12 @@ def test_several_processes(evaluator, monkeypatch):
     assert len(json.loads(Path(first._output_dir, "mask_proposals.json").read_text())) == 2
 
 
-def test_an_annotation_without_a_mask_is_named(evaluator):
-    made = evaluator([obj(10, 10, 20), {"area": 4, "bbox": [0, 0, 2, 2]}])
-    with pytest.raises(UserError, match=r"annotation 2 of image 1\.jpg in \S+instances\.json"):
-        run(made, proposals([]))
-
-
-@pytest.mark.parametrize("segmentation", [[], {}, [[1, 2, 3]], "none"])
-def test_a_segmentation_that_is_none_is_named(evaluator, segmentation):
-    made = evaluator([], [obj(10, 10, 20, segmentation=segmentation)])
-    with pytest.raises(UserError, match=r"annotation 1 of image 2\.jpg in \S+instances\.json"):
+@pytest.mark.parametrize(
+    "fields", [{}, *({"segmentation": s} for s in ([], {}, [[1, 2, 3]], "none"))]
+)
+def test_an_annotation_without_a_mask_is_named(evaluator, fields):
+    made = evaluator([obj(10, 10, 20)], [{"area": 4, "bbox": [0, 0, 2, 2], **fields}])
+    with pytest.raises(UserError, match=r"annotation 2 of image 2\.jpg in \S+instances\.json"):
         run(made, proposals([]), proposals([square(10, 10, 20)]))
 
 

@@ -20,12 +20,10 @@ def test_the_nearest_of_its_class_is_taken_once():
     assert match(twice, expected) == ([[0, 2]], [0.0])
 
 
-def test_a_box_that_is_too_far_has_no_partner():
+def test_a_box_that_is_too_far_or_alone_has_no_partner():
     assert match([[0.0, 0, 10, 10.5, 1]], [[0.0, 0, 10, 10, 1]]) == ([], [])
     assert match([[0.0, 0, 10, 10.5, 1]], [[0.0, 0, 10, 10, 1]], 0.5) == ([[0, 0]], [0.5])
 
-
-def test_none_is_none():
     assert match([], [[0.0, 0, 10, 10, 1]]) == ([], [])
     assert match([[0.0, 0, 10, 10, 1]], []) == ([], [])
 

@@ -93,22 +93,15 @@ def test_by_hand():
     assert pooled[0, 0].tolist() == [[4.5, 6.5, 8.5, 10.5]] * 4
 
 
-def test_float32_is_within_its_rounding():
-    features = pyramid(channels=16)
+# bfloat16 has 8 bits in the result and in each weight
+@pytest.mark.parametrize("dtype, bound", [(torch.float32, 1e-4), (torch.bfloat16, 2**-7)])
+def test_it_is_within_its_rounding(dtype, bound):
     boxes, levels = random_boxes(300, seed=5)
-    ours = pyramid_roi_align(features, boxes, levels, SCALES, 7)
-    theirs = by_torchvision(features, boxes, levels, 7, 0, True)
-    assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
-
-
-def test_bfloat16_is_within_its_rounding():
-    boxes, levels = random_boxes(300, seed=6)
-    rounded = [feature.bfloat16() for feature in pyramid(channels=16)]
+    rounded = [feature.to(dtype) for feature in pyramid(channels=16)]
     ours = pyramid_roi_align(rounded, boxes, levels, SCALES, 7)
     theirs = by_torchvision([f.float() for f in rounded], boxes, levels, 7, 0, True)
-    assert ours.dtype == torch.bfloat16
-    # 8 bits in the result and in each weight
-    assert (ours.float() - theirs).abs().max() <= 2**-7 * theirs.abs().max()
+    assert ours.dtype == dtype
+    assert (ours.float() - theirs).abs().max() <= bound * theirs.abs().max()
 
 
 def test_the_gradient_is_that_of_finite_differences():

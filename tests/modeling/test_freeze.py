@@ -49,12 +49,17 @@ def test_a_step_changes_the_heads_and_nothing_of_the_neck(row_config, make_input
     assert len(heads) == 14  # 3 convolutions of the RPN, 2 fc and 2 predictors, each with a bias
     assert changed(model, before) == heads
     assert all(parameter.grad is None for parameter in model.backbone.parameters())
+    groups = build_optimizer(cfg, model).param_groups
+    given = {id(parameter) for group in groups for parameter in group["params"]}
+    assert given == {id(p) for name, p in model.named_parameters() if name in heads}
 
 
 def test_an_unfrozen_neck_does_change(row_config, make_input):
     """The step above can change weights and statistics alike."""
     cfg, model = build(row_config)
     before = copy_of(model)
+    # so that the checkpoints of all four steps load into each other
+    assert list(build(row_config, "MODEL.FPN.FREEZE", True)[1].state_dict()) == list(before)
     train_one_step(cfg, model, make_input)
     names = changed(model, before)
     assert names == set(before)
@@ -84,12 +89,8 @@ def test_detections_do_not_depend_on_it(row_config, make_input):
         _, model = build(row_config, "MODEL.FPN.FREEZE", freeze)
         model.load_state_dict(weights)
         with torch.no_grad():
-            outputs.append(
-                (
-                    model.eval().inference(image)[0]["instances"],
-                    model.backbone(image[0]["image"][None]),
-                )
-            )
+            found = model.eval().inference(image)[0]["instances"]
+            outputs.append((found, model.backbone(image[0]["image"][None])))
     (ours, levels), (frozen, frozen_levels) = outputs
     assert len(ours) > 0
     assert torch.equal(ours.pred_boxes.tensor, frozen.pred_boxes.tensor)
@@ -98,30 +99,15 @@ def test_detections_do_not_depend_on_it(row_config, make_input):
         assert torch.equal(levels[name], frozen_levels[name])
 
 
-def test_the_optimizer_is_given_the_heads_alone(row_config):
-    cfg, model = build(row_config, "MODEL.FPN.FREEZE", True)
-    given = {id(p) for group in build_optimizer(cfg, model).param_groups for p in group["params"]}
-    heads = {id(p) for n, p in model.named_parameters() if not n.startswith("backbone.")}
-    assert given == heads
-
-
-def test_its_keys_are_those_of_the_unfrozen_network(row_config):
-    """So that the checkpoints of all four steps load into each other."""
-    _, frozen = build(row_config, "MODEL.FPN.FREEZE", True)
-    _, other = build(row_config)
-    assert list(frozen.state_dict()) == list(other.state_dict())
-
-
-@pytest.mark.parametrize("row", ["C4", "C5"])
-def test_without_the_neck_it_is_refused_with_the_other_key(row_config, row):
-    with pytest.raises(UserError) as error:
-        row_config(f"quick/RPN/rpn_R_18_{row}", "MODEL.FPN.FREEZE", True)
-    assert "MODEL.FPN.FREEZE has no effect" in str(error.value)
-    assert "MODEL.BACKBONE.FREEZE_AT" in str(error.value)
-
-
-def test_on_detectron2s_own_neck_it_is_refused(row_config):
-    stock = ("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone")
-    row_config(ROW, *stock)  # it is the key alone that is refused
-    with pytest.raises(UserError, match="MODEL.FPN.FREEZE has no effect"):
-        row_config(ROW, *stock, "MODEL.FPN.FREEZE", True)
+@pytest.mark.parametrize(
+    "row, opts",
+    [
+        ("quick/RPN/rpn_R_18_C4", []),
+        ("quick/RPN/rpn_R_18_C5", []),
+        (ROW, ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"]),
+    ],
+)
+def test_without_this_neck_it_is_refused_with_the_other_key(row_config, row, opts):
+    row_config(row, *opts)  # it is the key alone that is refused
+    with pytest.raises(UserError, match=r"FPN.FREEZE has no effect.*MODEL\.BACKBONE\.FREEZE_AT"):
+        row_config(row, *opts, "MODEL.FPN.FREEZE", True)

@@ -145,20 +145,6 @@ def test_with_our_pooling_losses_gradients_and_detections_are_detectron2s_to_rou
             torch.testing.assert_close(*deltas, rtol=1e-4, atol=1e-5)
 
 
-def test_proposals_inside_a_detector_are_detectron2s(pair, batches):
-    ours, theirs = (model.eval() for model in pair("Faster R-CNN"))
-    with torch.no_grad():
-        for batch in batches.values():
-            images = theirs.preprocess_image(batch)
-            features = theirs.backbone(images.tensor)
-            a, _ = ours.proposal_generator(images, features)
-            b, _ = theirs.proposal_generator(images, features)
-            for mine, stocks in zip(a, b, strict=True):
-                mine, stocks = boxes_and_fields(mine), boxes_and_fields(stocks)
-                assert len(stocks["proposal_boxes"]) > 0
-                assert all(torch.equal(mine[name], stocks[name]) for name in stocks)
-
-
 def test_an_image_without_objects_has_no_box_loss(pair, batches):
     ours, _ = pair("Faster R-CNN")
     losses, _ = run_training(ours, batches["no objects at all"])

@@ -124,17 +124,17 @@ def test_a_mask_that_is_everywhere_at_the_threshold_is_full(value):
 
 
 @pytest.mark.parametrize(
-    "region, area", [([0, 0, 1, 1], 1), ([-9, -9, 9, 9], 1), ([1, 0, 2, 1], 0)]
+    "region, size, area",
+    [
+        *(([0, 0, 1, 1], 1, 1), ([-9, -9, 9, 9], 1, 1), ([1, 0, 2, 1], 1, 0)),
+        ([3, 4, 43, 44], 60, 40 * 40),  # the border cells reach to the region's border
+    ],
 )
-def test_an_image_of_one_pixel(region, area):
-    masks = RegionMasks(torch.ones(1, 14, 14), torch.tensor([region]).float(), (1, 1), 0.5)
+def test_a_full_mask_fills_its_region(region, size, area):
+    masks = RegionMasks(torch.ones(1, 14, 14), torch.tensor([region]).float(), (size, size), 0.9)
     assert masks.areas().tolist() == [area]
-    assert masks.to_rle() == [mask_util.encode(np.full((1, 1), area, np.uint8, order="F"))]
-
-
-def test_the_border_cells_reach_to_the_regions_border():
-    masks = RegionMasks(torch.ones(1, 14, 14), torch.tensor([[3.0, 4, 43, 44]]), (60, 60), 0.9)
-    assert masks.areas().tolist() == [40 * 40]
+    if size == 1:
+        assert masks.to_rle() == [mask_util.encode(np.full((1, 1), area, np.uint8, order="F"))]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...structures import RegionMasks
 from .head import MaskProposalHead
-from .targets import assign_places, assign_scales, cell_centers, crop_masks, regions_of
+from .targets import assign_places, assign_scales, cell_centers, regions_of
 
 
 class _Grid(NamedTuple):
@@ -36,19 +36,12 @@ class _Grid(NamedTuple):
 
 
 class _Places(NamedTuple):
-    """All places of an input.
+    """All places of an input."""
 
-    Args:
-        centers: (L, 2), x and y in pixels of the network input.
-        strides: (L,), side of each place's cell in pixels.
-        scale_index: (L,) int64, an index into the generator's scales.
-        grids: the grid of each MLP and level.
-    """
-
-    centers: Tensor
-    strides: Tensor
-    scale_index: Tensor
-    grids: list[_Grid]
+    centers: Tensor  # (L, 2), x and y in pixels of the network input
+    strides: Tensor  # (L,), side of each place's cell in pixels
+    scale_index: Tensor  # (L,) int64, an index into the generator's scales
+    grids: list[_Grid]  # of each MLP and level
 
     def inside(self, image_size: tuple[int, int]) -> Tensor:
         """Tell which places lie on the image and not on a batch's padding: (L,) bool."""
@@ -115,14 +108,13 @@ class MaskProposalGenerator(nn.Module):
         """See :class:`detectron2.config.configurable`."""
         keys = cfg.MODEL.MASK_PROPOSAL
         shapes = [input_shape[name] for name in keys.IN_FEATURES]
-        head = MaskProposalHead(
-            shapes[0].channels,
-            window_sizes=list(keys.WINDOWS),
-            hidden_dim=keys.HIDDEN_DIM,
-            mask_size=keys.MASK_SIZE,
-        )
         return {
-            "head": head,
+            "head": MaskProposalHead(
+                shapes[0].channels,
+                window_sizes=list(keys.WINDOWS),
+                hidden_dim=keys.HIDDEN_DIM,
+                mask_size=keys.MASK_SIZE,
+            ),
             "in_features": list(keys.IN_FEATURES),
             "strides": [shape.stride for shape in shapes],
             "scales": [list(scales) for scales in keys.SIZES],
@@ -182,14 +174,8 @@ class MaskProposalGenerator(nn.Module):
         ascending, order = self.scales.sort()
         rank = assign_scales(boxes, ascending, self.max_octaves)
         scale_of_box = torch.where(rank >= 0, order[rank], -1)
-        return assign_places(
-            places.centers,
-            places.strides,
-            places.scale_index,
-            boxes,
-            scale_of_box,
-            self.center_radius,
-        )
+        of_places = places.centers, places.strides, places.scale_index
+        return assign_places(*of_places, boxes, scale_of_box, self.center_radius)
 
     def _regions(self, places: _Places, chosen: Tensor) -> Tensor:
         """Compute the regions of places: (K,) numbers to (K, 4) x0 y0 x1 y1 in pixels."""
@@ -214,7 +200,8 @@ class MaskProposalGenerator(nn.Module):
         regions = self._regions(places, positive)
         size = self.head.mask_size
         if len(positive):
-            targets = crop_masks(instances.gt_masks[objects], regions, size)
+            targets = instances.gt_masks[objects].crop_and_resize(regions, size)
+            targets = targets.to(regions.device)
         else:
             targets = torch.zeros((0, size, size), dtype=torch.bool, device=regions.device)
         return torch.cat([positive, negative]), objects, targets
@@ -228,9 +215,6 @@ class MaskProposalGenerator(nn.Module):
             maps: (N, C, H, W) of each level, fine to coarse.
             places: the places of these maps.
             gt_instances: ``gt_boxes`` and ``gt_masks`` of each image.
-
-        Returns:
-            ``loss_score`` and ``loss_mask``.
         """
         samples = [self.sample(places, instances) for instances in gt_instances]
         score_losses, mask_losses, num_positive = [], [], 0
@@ -268,21 +252,12 @@ class MaskProposalGenerator(nn.Module):
         """Find the best proposals of each image; masks are computed for these alone.
 
         Args:
-            maps: (N, C, H, W) of each level, fine to coarse.
-            places: the places of these maps.
+            maps, places: see :meth:`losses`.
             image_sizes: (height, width) of each image in pixels, without padding.
-
-        Returns:
-            see :meth:`forward`.
         """
         hidden = [self.head.hidden(maps[grid.level], grid.mlp) for grid in places.grids]
-        scores = torch.cat(
-            [
-                self.head.scores(units, grid.mlp).float().flatten(1)
-                for units, grid in zip(hidden, places.grids, strict=True)
-            ],
-            dim=1,
-        )
+        logits = (self.head.scores(h, g.mlp) for h, g in zip(hidden, places.grids, strict=True))
+        scores = torch.cat([grid_logits.float().flatten(1) for grid_logits in logits], dim=1)
         return [
             self._best(scores[n], [units[n] for units in hidden], places, size)
             for n, size in enumerate(image_sizes)

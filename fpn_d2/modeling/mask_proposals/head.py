@@ -44,15 +44,7 @@ class MaskProposalHead(nn.Module):
             nn.init.zeros_(output.bias)
 
     def hidden(self, feature: Tensor, mlp: int) -> Tensor:
-        """Compute an MLP's hidden units at every cell of a level.
-
-        Args:
-            feature: (N, d, H, W).
-            mlp: the number of the MLP, from 0.
-
-        Returns:
-            (N, D, H, W).
-        """
+        """Compute an MLP's hidden units at every cell of a level: (N, d, H, W) to (N, D, H, W)."""
         return F.relu(self.mlps[mlp](feature))
 
     def hidden_at(self, feature: Tensor, mlp: int, cells: Tensor) -> Tensor:

@@ -45,14 +45,7 @@ class MaskProposalNetwork(ProposalNetwork):
         return self.inference(batched_inputs)
 
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
-        """Propose masks.
-
-        Args:
-            batched_inputs: see :meth:`ProposalNetwork.forward`.
-
-        Returns:
-            for each input ``{"instances": Instances}``; see the class.
-        """
+        """Propose masks: ``{"instances": Instances}`` for each input; see the class."""
         images = [self._move_to_current_device(x["image"]) for x in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         found: list[list[Instances]] = [[] for _ in images]
@@ -74,11 +67,12 @@ class MaskProposalNetwork(ProposalNetwork):
     def _merge(self, parts: list[Instances], height: int | None, width: int | None) -> Instances:
         """Merge what all sizes of an image gave into its best proposals, in its own pixels."""
         size = (height or parts[0].image_size[0], width or parts[0].image_size[1])
-        merged = []
-        for part in parts:
-            resized = Instances(size, scores=part.scores, pred_masks=part.pred_masks.scaled(*size))
-            merged.append(resized)
-        proposals = Instances.cat(merged)
+        proposals = Instances.cat(
+            [
+                Instances(size, scores=part.scores, pred_masks=part.pred_masks.scaled(*size))
+                for part in parts
+            ]
+        )
         best = proposals.scores.sort(descending=True, stable=True).indices
         found = proposals[best[: self.proposal_generator.topk]]
         found.pred_boxes = found.pred_masks.tight_boxes()

@@ -5,7 +5,7 @@ regions, M x M mask outputs. Centres, boxes and scales are in pixels of the netw
 """
 
 import torch
-from detectron2.structures import BitMasks, Boxes, PolygonMasks
+from detectron2.structures import Boxes
 from torch import Tensor
 
 # Pairs of a place and an object that are compared at once, each in about 24 bytes.
@@ -13,12 +13,7 @@ _MAX_PAIRS = 1 << 22
 
 
 def cell_centers(height: int, width: int, stride: int, device: torch.device) -> Tensor:
-    """Compute the centres of a level's cells.
-
-    Args:
-        height, width: size of the level, in cells.
-        stride: side of a cell, in pixels.
-        device: device of the result.
+    """Compute the centres of a level's height x width cells of ``stride`` pixels.
 
     Returns:
         (height * width, 2), x and y in pixels, row by row.
@@ -101,17 +96,3 @@ def assign_places(
             answer[here[better]] = objects[index[better]]
             least[here] = torch.minimum(nearest, least[here])
     return answer
-
-
-def crop_masks(masks: BitMasks | PolygonMasks, regions: Tensor, size: int) -> Tensor:
-    """Crop the masks of objects to regions: the targets of the mask outputs.
-
-    Args:
-        masks: the masks of R objects.
-        regions: (R, 4), x0 y0 x1 y1 in pixels. Beyond the image there is no object.
-        size: M.
-
-    Returns:
-        (R, M, M) bool.
-    """
-    return masks.crop_and_resize(regions, size).to(regions.device)

@@ -11,7 +11,6 @@ from fpn_d2.modeling.mask_proposals.targets import (
     assign_places,
     assign_scales,
     cell_centers,
-    crop_masks,
     regions_of,
 )
 
@@ -68,31 +67,27 @@ def places_of(stride: int, height: int = 8, width: int = 8):
 def positives(boxes, stride=4, scale_of_box=None, radius=1.0):
     centers, strides, scales = places_of(stride)
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    scale_of_box = (
-        torch.zeros(len(boxes)).long() if scale_of_box is None else torch.tensor(scale_of_box)
-    )
+    scale_of_box = torch.tensor(scale_of_box or [0] * len(boxes), dtype=torch.int64)
     found = assign_places(centers, strides, scales, boxes, scale_of_box, radius)
     return {tuple(centers[i].tolist()): found[i].item() for i in (found >= 0).nonzero()[:, 0]}
 
 
-def test_places_within_one_cell_of_the_centre_are_positive():
-    # centre (10, 14), which is a place: 6, 10, 14 are within 4 px of 10, and 10, 14, 18 of 14
-    found = positives([[5, 4, 15, 24]])
-    assert set(found) == {(x, y) for x in (6, 10, 14) for y in (10, 14, 18)}
-
-
-def test_a_centre_between_places_has_fewer():
-    # centre (12, 14): 10 and 14 are within 4 px of 12, and 8, 16 are no places
-    assert set(positives([[4, 4, 20, 24]])) == {(x, y) for x in (10, 14) for y in (10, 14, 18)}
-
-
-def test_the_distance_is_the_larger_of_both_axes():
-    # (14, 18) is 4 px off along both axes, 5.7 px in all
-    assert (14, 18) in positives([[5, 4, 15, 24]])
+@pytest.mark.parametrize(
+    "box, radius, xs, ys",
+    [
+        # centre (10, 14), which is a place: 6, 10, 14 are within 4 px of 10, and 10, 14, 18 of 14;
+        # (14, 18) is 4 px off along both axes, 5.7 px in all
+        ([5, 4, 15, 24], 1.0, (6, 10, 14), (10, 14, 18)),
+        # centre (12, 14), between places: 10 and 14 are within 4 px of 12
+        ([4, 4, 20, 24], 1.0, (10, 14), (10, 14, 18)),
+        ([5, 4, 15, 24], 0.5, (10,), (14,)),  # the radius is in cells
+    ],
+)
+def test_places_within_a_radius_of_the_centre_are_positive(box, radius, xs, ys):
+    assert set(positives([box], radius=radius)) == {(x, y) for x in xs for y in ys}
 
 
 def test_the_radius_is_in_cells():
-    assert set(positives([[5, 4, 15, 24]], radius=0.5)) == {(10, 14)}
     assert len(positives([[5, 4, 15, 12]], stride=2, radius=2.0)) == 16
 
 
@@ -100,9 +95,7 @@ def test_a_tie_goes_to_the_nearest_centre_and_then_to_the_smaller_object():
     # centres (10, 14) and (18, 14): the places at x = 14 are 4 px from both
     small, large = [13, 9, 23, 19], [2, 4, 18, 24]
     found = positives([large, small])
-    assert found[(10, 14)] == 0
-    assert found[(18, 14)] == 1
-    assert found[(14, 14)] == 1
+    assert [found[(x, 14)] for x in (10, 14, 18)] == [0, 1, 1]
     assert positives([small, large])[(14, 14)] == 0
 
 
@@ -140,7 +133,7 @@ def square_masks(kind):
     ],
 )
 def test_a_target_is_the_mask_within_the_region(kind, region, rows, columns):
-    target = crop_masks(square_masks(kind), torch.tensor([region]), 10)
+    target = square_masks(kind).crop_and_resize(torch.tensor([region]), 10)
     expected = torch.zeros(1, 10, 10, dtype=torch.bool)
     for row in rows:
         for column in columns:
