@@ -16,7 +16,6 @@ from safetensors.torch import save
 
 FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 FAST = "quick/Fast-RCNN/fast_rcnn_R_18_FPN"
-RETINANET = "quick/RetinaNet/retinanet_R_18_FPN"
 MASKS = "quick/Mask-Proposals/mask_R_18_dual"
 
 # What becomes of a file that is there; HALF is the first half of whole.pth.
@@ -155,14 +154,13 @@ OVERRIDES = {
     "a four-step config": override(
         ["tools/train_four_step.py"], row="quick/Feature-Sharing/shared_R_18_FPN"
     ),
-    "an unknown data set": override(["bad_trian", "bad_train"], "DATASETS.TRAIN", "('bad_trian',)"),
+    "an unknown data set": override(
+        ["'bad_trian'", "bad_train", "DETECTRON2_DATASETS"], "DATASETS.TRAIN", "('bad_trian',)"
+    ),
     "no data set": override(["DATASETS.TRAIN"], "DATASETS.TRAIN", "()"),
     "an unknown test set": override(["bad_vol", "bad_val"], "DATASETS.TEST", "('bad_vol',)"),
     "another number of classes": override(
         ["MODEL.ROI_HEADS.NUM_CLASSES 5"], "MODEL.ROI_HEADS.NUM_CLASSES", 7
-    ),
-    "RetinaNet's number of classes": override(
-        ["MODEL.RETINANET.NUM_CLASSES 5"], "MODEL.RETINANET.NUM_CLASSES", 80, row=RETINANET
     ),
 }
 
@@ -184,7 +182,6 @@ ANNOTATION_FILES = {
     "a height of 0": Case(["height 0"], val={"images.0.height": 0}),
     "a file name of a number": Case([TRAIN, "file_name"], train={"images.0.file_name": 7}),
     "an image twice": Case([TRAIN, "entry 1 of images", "id 1"], train={"images.1.id": 1}),
-    "an image twice in a test set": Case([VAL, "entry 1 of images"], val={"images.1.id": 1}),
     "a category twice": Case([TRAIN, "entry 1 of categories"], train={"categories.1.id": 1}),
     "no category": Case([TRAIN, "category_id"], train={"annotations.0.category_id": REMOVED}),
     "an unknown category": Case([TRAIN, "99"], train={"annotations.0.category_id": 99}),
@@ -193,23 +190,14 @@ ANNOTATION_FILES = {
     "an annotation of text": Case([TRAIN, "annotations"], train={"annotations.0": "mine"}),
     "ignore": Case([TRAIN, "iscrowd"], train={"annotations.0.ignore": 1}),
     "no box": Case([".jpg", "four finite numbers"], train={"annotations.0.bbox": REMOVED}),
-    "an empty box": Case([TRAIN, "bbox"], train={"annotations.0.bbox": []}),
-    "a box of three": Case(["val_00", "[1, 2, 3]"], val={"annotations.0.bbox": [1, 2, 3]}),
     "a box of NaN": Case(["nan"], train={"annotations.0.bbox": [1, 2, 3, NAN]}),
-    "a box of text": Case(["'1'"], train={"annotations.0.bbox": ["1", 2, 3, 4]}),
     "a box of a negative side": Case(
         ["train_00", "[9, 9, -3, 4]"], train={"annotations.0.bbox": [9, 9, -3, 4]}
-    ),
-    "a box of a negative side in a test set": Case(
-        ["val_00", "[9, 9, -3, 4]"], val={"annotations.0.bbox": [9, 9, -3, 4]}
     ),
     "boxes in shares of the image": Case(
         [TRAIN, "between 0 and 1"], train={"annotations.*.bbox": [0.1, 0.2, 0.3, 0.4]}
     ),
     "id 0 in a test set": Case([VAL, "id 0"], val={"annotations.0.id": 0}),
-    "no area in a test set": Case([VAL, "no area"], val={"annotations.0.area": REMOVED}),
-    "an area below 0 in a test set": Case([VAL, "area -5"], val={"annotations.0.area": -5}),
-    "no iscrowd in a test set": Case([VAL, "iscrowd"], val={"annotations.0.iscrowd": REMOVED}),
     "crowds alone": Case(
         ["bad_train", "DATALOADER.FILTER_EMPTY_ANNOTATIONS"], train={"annotations.*.iscrowd": 1}
     ),
@@ -323,12 +311,12 @@ WEIGHTS = {
 }
 
 
-def proposals(images: int, box: tuple[float, ...] = (1, 1, 30, 30), **changes: Any) -> bytes:
+def proposals(images: int, **changes: Any) -> bytes:
     """A file of proposals for the first images, the same box in each, with some keys changed; None
     takes a key out."""
     content = {
         "ids": [*range(1, images + 1)],
-        "boxes": [np.float32([box])] * images,
+        "boxes": [np.float32([[1, 1, 30, 30]])] * images,
         "objectness_logits": [np.float32([1])] * images,
         "bbox_mode": 0,
         **changes,
@@ -347,31 +335,18 @@ PROPOSALS = {
     "a file that is not there": override(
         ["no.pkl", "--eval-only"], "DATASETS.PROPOSAL_FILES_TRAIN", "('no.pkl',)", row=FAST
     ),
-    "no file": override(
-        ["DATASETS.PROPOSAL_FILES_TRAIN"], "DATASETS.PROPOSAL_FILES_TRAIN", "()", row=FAST
-    ),
     "an empty file": fixed("train.pkl", "empty", train=b""),
     "text": fixed("train.pkl", train=b"hello"),
     "a call": fixed("val.pkl", "pathlib", val=pickle.dumps(Path("a"))),
     "a list": fixed("train.pkl", "ids", train=pickle.dumps([1])),
     "no boxes": fixed("train.pkl", "boxes", train=proposals(8, boxes=None)),
     "lists of two lengths": fixed("train.pkl", "lengths", train=proposals(8, ids=[*range(1, 8)])),
-    "other images": fixed("val.pkl", "val_0", val=proposals(4, ids=[101, 102, 103, 104])),
-    "boxes outside": fixed("train.pkl", "train_0", train=proposals(8, (1, 1, 900, 30))),
-    "boxes of NaN": fixed("train.pkl", "train_0", train=proposals(8, (1, 1, NAN, 30))),
 }
 
 RUNS = ["--runs", "OUT"]
 
 COMMANDS = {
     "no config": tool(["DATASETS.TRAIN"], "train_net", "OUTPUT_DIR", "OUT"),
-    "check_dataset, an unknown name": tool(["bad_trian"], "check_dataset", "bad_trian"),
-    "check_dataset, no workers": tool(
-        ["--workers"], "check_dataset", "bad_train", "--workers", "0"
-    ),
-    "check_dataset, other images": tool(
-        ["in/nowhere"], "check_dataset", "bad_train", "--images", "IN/nowhere"
-    ),
     "convert_checkpoint, no input": tool(
         ["no.pth"], "convert_checkpoint", "IN/no.pth", "OUT/a.safetensors"
     ),
@@ -393,7 +368,6 @@ COMMANDS = {
     ),
     "make_shapes, no images": tool(["-3"], "make_shapes", "--name", "few", "--train", "-3"),
     "make_shapes, a folder's name": tool(["../few"], "make_shapes", "--name", "../few"),
-    "make_shapes, a size": tool(["0"], "make_shapes", "--name", "few", "--size", "0"),
     "train_four_step, another config": tool(
         ["FOUR_STEP"], "train_four_step", "CONFIG", "OUTPUT_DIR", "OUT"
     ),

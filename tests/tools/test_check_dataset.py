@@ -1,5 +1,6 @@
 """tools/check_dataset.py, as a user calls it: its report and its exit code."""
 
+import functools
 import json
 import os
 import shutil
@@ -18,17 +19,10 @@ def data(tiny_root, tmp_path):
 
 
 @pytest.fixture
-def check(repo, monkeypatch, capsys):
+def check(run_tool, monkeypatch):
     """``check(*words)``: the tool in this process; returns its exit code, stdout and stderr."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["check_dataset.py", *map(str, words)])
-        monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
-        with pytest.raises(SystemExit) as end:
-            check_dataset.main()
-        return end.value.code, *capsys.readouterr()
-
-    return call
+    monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
+    return functools.partial(run_tool, check_dataset)
 
 
 def annotation_file(data):
@@ -45,20 +39,12 @@ def spoil(data, **values):
 
 
 def test_by_name_and_by_file_in_a_process_of_its_own(repo, data):
+    ours = {"DETECTRON2_DATASETS": str(data.parent), "PYTHONPATH": str(repo)}
+    options = {"env": {**os.environ, **ours, "PYTHONIOENCODING": "ascii"}, "timeout": 300}
+
     def run(*words):
-        return subprocess.run(
-            [sys.executable, "tools/check_dataset.py", *map(str, words)],
-            cwd=repo,
-            env={
-                **os.environ,
-                "DETECTRON2_DATASETS": str(data.parent),
-                "PYTHONPATH": str(repo),
-                "PYTHONIOENCODING": "ascii",
-            },
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        command = [sys.executable, "tools/check_dataset.py", *map(str, words)]
+        return subprocess.run(command, cwd=repo, capture_output=True, text=True, **options)
 
     sound = run("tiny_val")
     assert (sound.returncode, sound.stderr) == (0, "")
