@@ -54,15 +54,12 @@ class Finding:
 
 
 def annotation_findings(content: Any, path: str = "") -> Iterator[Finding]:
-    """Find all faults that show without the image files.
+    """Find all faults that show without the image files: those of the lists, of the categories,
+    the images and the annotations, each in the order of the file.
 
     Args:
         content: a parsed JSON file, of any kind.
         path: the file.
-
-    Yields:
-        first the faults of the lists and their entries, then those of the categories, the images
-        and the annotations, each in the order of the file.
     """
     if not isinstance(content, dict):
         text = "the file's top level is no object: give it the lists images, annotations, ..."
@@ -290,15 +287,6 @@ def _mask_faults(segmentation: Any, size: tuple[int, int] | None) -> Iterator[Fa
                 f"has {lines} polygon(s) of fewer than three points: Detectron2 leaves {lost} out"
             )
             yield WARNING, (), text
-
-
-def is_left_out(annotation: dict[str, Any]) -> bool:
-    """Whether Detectron2 drops an object since no polygon of it has three points."""
-    polygons = annotation.get("segmentation")
-    return bool(polygons and isinstance(polygons, list)) and not any(
-        isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
-        for polygon in polygons
-    )
 
 
 def mask_fault(segmentation: Any, height: int, width: int) -> str | None:

@@ -123,9 +123,6 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         cfg: the merged config.
         dataset_name: the data set; with ``MODEL.LOAD_PROPOSALS`` one of ``DATASETS.TEST``.
 
-    Returns:
-        what :func:`detectron2.data.build_detection_test_loader` returns.
-
     Raises:
         UserError: where the data set or the settings about it cannot work; from the loader, where
             an image cannot be read.

@@ -111,14 +111,11 @@ def _fault(path: str, width: int | None, height: int | None, max_pixels: int | N
 def image_faults(
     images: Sequence[tuple[str, int | None, int | None]], workers: int | None = None
 ) -> Iterator[str | None]:
-    """:func:`image_fault` of many images, by several processes.
+    """:func:`image_fault` of many images in their order, by several processes.
 
     Args:
         images: path, width and height of each.
         workers: the number of processes; None is one for each CPU.
-
-    Yields:
-        the fault of each image or None, in their order.
 
     Raises:
         UserError: where a process was ended from outside.

@@ -23,9 +23,6 @@ _FIRST_NAMES = {"indexes": "ids", "scores": "objectness_logits"}  # in the first
 def read_proposals(path: str) -> dict[str, Any]:
     """Read a file of proposals without running anything in it.
 
-    Args:
-        path: the file.
-
     Returns:
         ``{ids, boxes, objectness_logits, bbox_mode}``; the boxes of an image are an (R, 4) array
         in pixels, its logits an (R,) array.

@@ -33,7 +33,6 @@ from .annotation_file import (
     as_id,
     file_name,
     image_size,
-    is_left_out,
     is_number,
     mask_fault,
     size_faults,
@@ -46,13 +45,8 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the check of one data set found.
-
-    Args:
-        annotation_file, image_folder: what was read.
-        images, annotations: how many entries the file has.
-        findings: the faults, those of the file first and the others by image.
-    """
+    """What the check of one data set found: how many images and annotations the file lists, and
+    the faults, those of the file first and the others by image."""
 
     annotation_file: str
     image_folder: str
@@ -72,8 +66,7 @@ class Report:
     def as_text(self) -> str:
         """The findings under the images that they are of, and a line that counts them."""
         lines = []
-        of_image = itertools.groupby(self.findings, key=lambda finding: finding.image)
-        for image, findings in of_image:
+        for image, findings in itertools.groupby(self.findings, lambda finding: finding.image):
             lines.append(self.annotation_file if image is None else image)
             lines += [f"  {finding.severity}: {finding.sentence}" for finding in findings]
         lines.append(
@@ -198,6 +191,15 @@ def _path_of(name: str) -> str | None:
     return path if path is not None and is_local(path) else None
 
 
+def _is_left_out(annotation: dict[str, Any]) -> bool:
+    """Whether Detectron2 drops an object since no polygon of it has three points."""
+    polygons = annotation.get("segmentation")
+    return bool(polygons and isinstance(polygons, list)) and not any(
+        isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
+        for polygon in polygons
+    )
+
+
 @functools.lru_cache(maxsize=64)
 def _judge(path: str, mtime: int, size: int) -> _Judgement:
     content, sentence = read_annotations(path)
@@ -214,7 +216,9 @@ def _judge(path: str, mtime: int, size: int) -> _Judgement:
         findings,
         [category["name"] for category in categories],
         images,
-        any(as_id(entry.get("image_id")) in images and not is_left_out(entry) for entry in objects),
+        any(
+            as_id(entry.get("image_id")) in images and not _is_left_out(entry) for entry in objects
+        ),
         bool(objects) and not any(entry.get("segmentation") for entry in objects),
     )
 

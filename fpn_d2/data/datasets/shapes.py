@@ -107,12 +107,7 @@ DEFAULT_SPEC = ShapesSpec()
 def register_shapes(root: str, name: str = BUILTIN_NAME, spec: ShapesSpec = DEFAULT_SPEC) -> None:
     """Register ``<name>_train`` and ``<name>_val``; nothing is generated before their first use.
 
-    A name that is registered already is left alone.
-
-    Args:
-        root: the folder of all data sets.
-        name: the data set's folder in it.
-        spec: what to generate.
+    A name that is registered already is left alone. See :func:`generate_shapes` for the arguments.
     """
 
     def load(split: str) -> list[dict[str, Any]]:
