@@ -60,8 +60,6 @@ test-slow: setup  ## run the slow tests
 # Gradio wants an older Pillow than the rest, hence an environment of its own over this one.
 PAGE := .page-environment
 test-page: setup  ## test the page of tools/app.py in a real browser
-	@command -v chromium chromium-browser google-chrome >/dev/null || { \
-	  echo "test-page: there is no Chromium; install it (apt-get install chromium)" >&2; exit 1; }
 	@[ -x $(PAGE)/bin/python ] || $(PYTHON) -m venv --system-site-packages $(PAGE)
 	@$(PAGE)/bin/python -m pip install --quiet --disable-pip-version-check gradio playwright pytest
 	FPN_D2_PAGE_TESTS=1 $(PAGE)/bin/python -m pytest -q tests/app
