@@ -16,7 +16,6 @@ from safetensors.torch import save
 
 FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 FAST = "quick/Fast-RCNN/fast_rcnn_R_18_FPN"
-RETINANET = "quick/RetinaNet/retinanet_R_18_FPN"
 MASKS = "quick/Mask-Proposals/mask_R_18_dual"
 
 # What becomes of a file that is there; HALF is the first half of whole.pth.
@@ -53,14 +52,15 @@ def config(content: bytes | str, *named: str) -> Case:
     return Case(list(named), row="IN/row.yaml", files={"IN/row.yaml": content})
 
 
-def override(named: list[str], *opts: Any, row: str = FASTER) -> Case:
-    """Overrides of a row's keys."""
-    return Case(named, list(opts), row)
+def override(words: str, *named: str, row: str = FASTER) -> Case:
+    """Overrides of a row's keys, of which the sentence names the first."""
+    opts = words.split()
+    return Case([opts[0], *named] if "." in opts[0] else list(named), opts, row)
 
 
-def tool(named: list[str], *command: str) -> Case:
+def tool(words: str, *named: str) -> Case:
     """Another tool than train_net."""
-    return Case(named, command=list(command))
+    return Case(list(named), command=words.split())
 
 
 BASE = f"_BASE_: REPO/configs/{FASTER}.yaml\n"
@@ -88,81 +88,69 @@ CONFIG_FILES = {
 }
 
 OVERRIDES = {
-    "an unknown key": override(["MODEL.FPN.TOP_DOWN"], "MODEL.FPN.TOPDOWN", "False"),
-    "a key without value": override(["pairs"], "MODEL.FPN.TOP_DOWN"),
-    "a flag behind the overrides": override(
-        ["--resume", "before"], "SEED", 1, "--resume", "--eval-only"
+    "an unknown key": override("MODEL.FPN.TOPDOWN False", "MODEL.FPN.TOP_DOWN"),
+    "a key without value": Case(["pairs"], ["MODEL.FPN.TOP_DOWN"]),
+    "a flag behind the overrides": Case(
+        ["--resume", "before"], ["SEED", 1, "--resume", "--eval-only"]
     ),
-    "a wrong type": override(["MODEL.FPN.OUT_CHANNELS"], "MODEL.FPN.OUT_CHANNELS", "many"),
+    "a wrong type": override("MODEL.FPN.OUT_CHANNELS many"),
     "both paths off": override(
-        ["MODEL.FPN.TOP_DOWN", "MODEL.FPN.LATERAL"],
-        *("MODEL.FPN.TOP_DOWN", "False", "MODEL.FPN.LATERAL", "False"),
+        "MODEL.FPN.TOP_DOWN False MODEL.FPN.LATERAL False", "MODEL.FPN.LATERAL"
     ),
-    "a fusion": override(["MODEL.FPN.FUSE_TYPE", "'avg'"], "MODEL.FPN.FUSE_TYPE", "max"),
-    "a top block": override(["MODEL.FPN.TOP_BLOCK", "maxpool"], "MODEL.FPN.TOP_BLOCK", "p8"),
-    "a level": override(["MODEL.FPN.OUT_FEATURES", "p9"], "MODEL.FPN.OUT_FEATURES", "['p9']"),
-    "a stage": override(["MODEL.FPN.IN_FEATURES", "res9"], "MODEL.FPN.IN_FEATURES", "['res9']"),
-    "no levels": override(["MODEL.RPN.IN_FEATURES"], "MODEL.RPN.IN_FEATURES", "[]"),
-    "anchors": override(
-        ["MODEL.ANCHOR_GENERATOR.SIZES"], "MODEL.ANCHOR_GENERATOR.SIZES", "[[8],[16]]"
-    ),
-    "a precision": override(["INFERENCE.PRECISION", "bfloat16"], "INFERENCE.PRECISION", "int8"),
-    "a pooler": override(["POOLER_BACKEND", "gather"], "MODEL.ROI_BOX_HEAD.POOLER_BACKEND", "cuda"),
-    "a pooler's type": override(["POOLER_TYPE"], "MODEL.ROI_BOX_HEAD.POOLER_TYPE", "RoIMean"),
+    "a fusion": override("MODEL.FPN.FUSE_TYPE max", "'avg'"),
+    "a top block": override("MODEL.FPN.TOP_BLOCK p8", "maxpool"),
+    "a level": override("MODEL.FPN.OUT_FEATURES ['p9']", "p9"),
+    "a stage": override("MODEL.FPN.IN_FEATURES ['res9']", "res9"),
+    "no levels": override("MODEL.RPN.IN_FEATURES []"),
+    "anchors": override("MODEL.ANCHOR_GENERATOR.SIZES [[8],[16]]"),
+    "a precision": override("INFERENCE.PRECISION int8", "bfloat16"),
+    "a pooler": override("MODEL.ROI_BOX_HEAD.POOLER_BACKEND cuda", "gather"),
+    "a pooler's type": override("MODEL.ROI_BOX_HEAD.POOLER_TYPE RoIMean"),
     "a pooler that stock heads ignore": override(
-        ["POOLER_BACKEND", "LevelROIHeads"],
-        *("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
-        *("MODEL.ROI_BOX_HEAD.POOLER_BACKEND", "gather"),
-        *("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224),
+        "MODEL.ROI_HEADS.NAME StandardROIHeads MODEL.ROI_BOX_HEAD.POOLER_BACKEND gather "
+        "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE 224",
+        "POOLER_BACKEND",
+        "LevelROIHeads",
     ),
-    "a share of 2": override(["MAX_SKIPPED_SHARE", "0.0"], "DATALOADER.MAX_SKIPPED_SHARE", "2.0"),
-    "no images in a batch": override(["SOLVER.IMS_PER_BATCH"], "SOLVER.IMS_PER_BATCH", 0),
-    "a batch for others": override(
-        ["SOLVER.REFERENCE_WORLD_SIZE"], "SOLVER.REFERENCE_WORLD_SIZE", 8
-    ),
-    "no GPU": override(["MODEL.DEVICE", "cpu"], "MODEL.DEVICE", "cuda"),
-    "a device of no kind": override(["MODEL.DEVICE is gpu"], "MODEL.DEVICE", "gpu"),
-    "a meta-architecture": override(
-        ["MODEL.META_ARCHITECTURE"], "MODEL.META_ARCHITECTURE", "FasterRCNN"
-    ),
-    "a backbone": override(["MODEL.BACKBONE.NAME"], "MODEL.BACKBONE.NAME", "resnet"),
-    "a bottom-up network": override(["MODEL.FPN.BOTTOM_UP"], "MODEL.FPN.BOTTOM_UP", "vgg"),
-    "RoI heads": override(["MODEL.ROI_HEADS.NAME"], "MODEL.ROI_HEADS.NAME", "MyHeads"),
-    "a box head": override(["MODEL.ROI_BOX_HEAD.NAME"], "MODEL.ROI_BOX_HEAD.NAME", "MyHead"),
-    "an RPN": override(["MODEL.PROPOSAL_GENERATOR.NAME"], "MODEL.PROPOSAL_GENERATOR.NAME", "R"),
-    "an RPN head": override(["MODEL.RPN.HEAD_NAME"], "MODEL.RPN.HEAD_NAME", "MyHead"),
-    "a depth": override(["MODEL.RESNETS.DEPTH", "18"], "MODEL.RESNETS.DEPTH", 19),
-    "a width of ResNet-18": override(
-        ["MODEL.RESNETS.RES2_OUT_CHANNELS", "64"], "MODEL.RESNETS.RES2_OUT_CHANNELS", 32
-    ),
-    "a norm": override(["MODEL.FPN.NORM"], "MODEL.FPN.NORM", "batch"),
-    "no iterations": override(["SOLVER.MAX_ITER"], "SOLVER.MAX_ITER", 0),
-    "a schedule": override(["SOLVER.LR_SCHEDULER_NAME"], "SOLVER.LR_SCHEDULER_NAME", "Cos"),
-    "steps backwards": override(["SOLVER.STEPS"], "SOLVER.STEPS", "(3, 1)"),
-    "a period of 0": override(["SOLVER.CHECKPOINT_PERIOD"], "SOLVER.CHECKPOINT_PERIOD", 0),
-    "a sampler": override(["DATALOADER.SAMPLER_TRAIN"], "DATALOADER.SAMPLER_TRAIN", "Mine"),
-    "workers below 0": override(["DATALOADER.NUM_WORKERS"], "DATALOADER.NUM_WORKERS", -1),
-    "no size": override(["INPUT.MIN_SIZE_TRAIN"], "INPUT.MIN_SIZE_TRAIN", "()"),
-    "a pixel format": override(["INPUT.FORMAT"], "INPUT.FORMAT", "XYZ"),
-    "an object's scale without masks": override(
-        ["INPUT.OBJECT_SCALE_TRAIN", "MODEL.MASK_ON"], "INPUT.OBJECT_SCALE_TRAIN", 24.0
-    ),
-    "a flip": override(["INPUT.RANDOM_FLIP"], "INPUT.RANDOM_FLIP", "sideways"),
-    "a learning rate": override(["SOLVER.BASE_LR"], "SOLVER.BASE_LR", "nan"),
+    "a share of 2": override("DATALOADER.MAX_SKIPPED_SHARE 2.0", "0.0"),
+    "no images in a batch": override("SOLVER.IMS_PER_BATCH 0"),
+    "a batch for others": override("SOLVER.REFERENCE_WORLD_SIZE 8"),
+    "no GPU": override("MODEL.DEVICE cuda", "cpu"),
+    "a device of no kind": override("MODEL.DEVICE gpu", "MODEL.DEVICE is gpu"),
+    "a meta-architecture": override("MODEL.META_ARCHITECTURE FasterRCNN"),
+    "a backbone": override("MODEL.BACKBONE.NAME resnet"),
+    "a bottom-up network": override("MODEL.FPN.BOTTOM_UP vgg"),
+    "RoI heads": override("MODEL.ROI_HEADS.NAME MyHeads"),
+    "a box head": override("MODEL.ROI_BOX_HEAD.NAME MyHead"),
+    "an RPN": override("MODEL.PROPOSAL_GENERATOR.NAME R"),
+    "an RPN head": override("MODEL.RPN.HEAD_NAME MyHead"),
+    "a depth": override("MODEL.RESNETS.DEPTH 19", "18"),
+    "a width of ResNet-18": override("MODEL.RESNETS.RES2_OUT_CHANNELS 32", "64"),
+    "a norm": override("MODEL.FPN.NORM batch"),
+    "no iterations": override("SOLVER.MAX_ITER 0"),
+    "a schedule": override("SOLVER.LR_SCHEDULER_NAME Cos"),
+    "steps backwards": override("SOLVER.STEPS (3,1)"),
+    "a period of 0": override("SOLVER.CHECKPOINT_PERIOD 0"),
+    "a sampler": override("DATALOADER.SAMPLER_TRAIN Mine"),
+    "workers below 0": override("DATALOADER.NUM_WORKERS -1"),
+    "no size": override("INPUT.MIN_SIZE_TRAIN ()"),
+    "a pixel format": override("INPUT.FORMAT XYZ"),
+    "an object's scale without masks": override("INPUT.OBJECT_SCALE_TRAIN 24.0", "MODEL.MASK_ON"),
+    "a flip": override("INPUT.RANDOM_FLIP sideways"),
+    "a learning rate": override("SOLVER.BASE_LR nan"),
     "an output that is a file": Case(
         ["OUTPUT_DIR", "/file"], ["OUTPUT_DIR", "IN/file"], files={"IN/file": "mine"}
     ),
-    "a four-step config": override(
+    "a four-step config": Case(
         ["tools/train_four_step.py"], row="quick/Feature-Sharing/shared_R_18_FPN"
     ),
-    "an unknown data set": override(["bad_trian", "bad_train"], "DATASETS.TRAIN", "('bad_trian',)"),
-    "no data set": override(["DATASETS.TRAIN"], "DATASETS.TRAIN", "()"),
-    "an unknown test set": override(["bad_vol", "bad_val"], "DATASETS.TEST", "('bad_vol',)"),
-    "another number of classes": override(
-        ["MODEL.ROI_HEADS.NUM_CLASSES 5"], "MODEL.ROI_HEADS.NUM_CLASSES", 7
+    "an unknown data set": override(
+        "DATASETS.TRAIN ('bad_trian',)", "'bad_trian'", "bad_train", "DETECTRON2_DATASETS"
     ),
-    "RetinaNet's number of classes": override(
-        ["MODEL.RETINANET.NUM_CLASSES 5"], "MODEL.RETINANET.NUM_CLASSES", 80, row=RETINANET
+    "no data set": override("DATASETS.TRAIN ()"),
+    "an unknown test set": override("DATASETS.TEST ('bad_vol',)", "bad_vol", "bad_val"),
+    "another number of classes": override(
+        "MODEL.ROI_HEADS.NUM_CLASSES 7", "MODEL.ROI_HEADS.NUM_CLASSES 5"
     ),
 }
 
@@ -184,7 +172,6 @@ ANNOTATION_FILES = {
     "a height of 0": Case(["height 0"], val={"images.0.height": 0}),
     "a file name of a number": Case([TRAIN, "file_name"], train={"images.0.file_name": 7}),
     "an image twice": Case([TRAIN, "entry 1 of images", "id 1"], train={"images.1.id": 1}),
-    "an image twice in a test set": Case([VAL, "entry 1 of images"], val={"images.1.id": 1}),
     "a category twice": Case([TRAIN, "entry 1 of categories"], train={"categories.1.id": 1}),
     "no category": Case([TRAIN, "category_id"], train={"annotations.0.category_id": REMOVED}),
     "an unknown category": Case([TRAIN, "99"], train={"annotations.0.category_id": 99}),
@@ -193,23 +180,14 @@ ANNOTATION_FILES = {
     "an annotation of text": Case([TRAIN, "annotations"], train={"annotations.0": "mine"}),
     "ignore": Case([TRAIN, "iscrowd"], train={"annotations.0.ignore": 1}),
     "no box": Case([".jpg", "four finite numbers"], train={"annotations.0.bbox": REMOVED}),
-    "an empty box": Case([TRAIN, "bbox"], train={"annotations.0.bbox": []}),
-    "a box of three": Case(["val_00", "[1, 2, 3]"], val={"annotations.0.bbox": [1, 2, 3]}),
     "a box of NaN": Case(["nan"], train={"annotations.0.bbox": [1, 2, 3, NAN]}),
-    "a box of text": Case(["'1'"], train={"annotations.0.bbox": ["1", 2, 3, 4]}),
     "a box of a negative side": Case(
         ["train_00", "[9, 9, -3, 4]"], train={"annotations.0.bbox": [9, 9, -3, 4]}
-    ),
-    "a box of a negative side in a test set": Case(
-        ["val_00", "[9, 9, -3, 4]"], val={"annotations.0.bbox": [9, 9, -3, 4]}
     ),
     "boxes in shares of the image": Case(
         [TRAIN, "between 0 and 1"], train={"annotations.*.bbox": [0.1, 0.2, 0.3, 0.4]}
     ),
     "id 0 in a test set": Case([VAL, "id 0"], val={"annotations.0.id": 0}),
-    "no area in a test set": Case([VAL, "no area"], val={"annotations.0.area": REMOVED}),
-    "an area below 0 in a test set": Case([VAL, "area -5"], val={"annotations.0.area": -5}),
-    "no iscrowd in a test set": Case([VAL, "iscrowd"], val={"annotations.0.iscrowd": REMOVED}),
     "crowds alone": Case(
         ["bad_train", "DATALOADER.FILTER_EMPTY_ANNOTATIONS"], train={"annotations.*.iscrowd": 1}
     ),
@@ -284,7 +262,7 @@ def weights(name: str, content: bytes | str, *named: str, opts: tuple[str, ...] 
 TENSOR = {"conv.weight": torch.zeros(3, 3)}
 
 WEIGHTS = {
-    "a file that is not there": override(["no.pth", "MODEL.WEIGHTS"], "MODEL.WEIGHTS", "no.pth"),
+    "a file that is not there": override("MODEL.WEIGHTS no.pth", "no.pth"),
     "a folder": weights("w.pth", FOLDER, "MODEL.WEIGHTS"),
     "an empty file": weights("w.pth", b"", "empty"),
     "text": weights("w.pth", b"hello", "MODEL.WEIGHTS"),
@@ -299,7 +277,7 @@ WEIGHTS = {
     "half a safetensors": weights("w.safetensors", b"\x10\0\0\0\0\0\0\0{}"),
     "a safetensors of another network": weights("w.safetensors", save(TENSOR), "backbone"),
     "a pyth of another package": weights("w.pyth", saved({"model": TENSOR}), "model_state"),
-    "evaluation without weights": override(["MODEL.WEIGHTS"], "--eval-only"),
+    "evaluation without weights": override("--eval-only", "MODEL.WEIGHTS"),
     "evaluation of another network": weights(
         "w.pth", saved({"model": TENSOR}), opts=("--eval-only",)
     ),
@@ -323,12 +301,12 @@ WEIGHTS = {
 }
 
 
-def proposals(images: int, box: tuple[float, ...] = (1, 1, 30, 30), **changes: Any) -> bytes:
+def proposals(images: int, **changes: Any) -> bytes:
     """A file of proposals for the first images, the same box in each, with some keys changed; None
     takes a key out."""
     content = {
         "ids": [*range(1, images + 1)],
-        "boxes": [np.float32([box])] * images,
+        "boxes": [np.float32([[1, 1, 30, 30]])] * images,
         "objectness_logits": [np.float32([1])] * images,
         "bbox_mode": 0,
         **changes,
@@ -345,10 +323,7 @@ def fixed(*named: str, train: bytes = proposals(8), val: bytes = proposals(4)) -
 
 PROPOSALS = {
     "a file that is not there": override(
-        ["no.pkl", "--eval-only"], "DATASETS.PROPOSAL_FILES_TRAIN", "('no.pkl',)", row=FAST
-    ),
-    "no file": override(
-        ["DATASETS.PROPOSAL_FILES_TRAIN"], "DATASETS.PROPOSAL_FILES_TRAIN", "()", row=FAST
+        "DATASETS.PROPOSAL_FILES_TRAIN ('no.pkl',)", "no.pkl", "--eval-only", row=FAST
     ),
     "an empty file": fixed("train.pkl", "empty", train=b""),
     "text": fixed("train.pkl", train=b"hello"),
@@ -356,63 +331,42 @@ PROPOSALS = {
     "a list": fixed("train.pkl", "ids", train=pickle.dumps([1])),
     "no boxes": fixed("train.pkl", "boxes", train=proposals(8, boxes=None)),
     "lists of two lengths": fixed("train.pkl", "lengths", train=proposals(8, ids=[*range(1, 8)])),
-    "other images": fixed("val.pkl", "val_0", val=proposals(4, ids=[101, 102, 103, 104])),
-    "boxes outside": fixed("train.pkl", "train_0", train=proposals(8, (1, 1, 900, 30))),
-    "boxes of NaN": fixed("train.pkl", "train_0", train=proposals(8, (1, 1, NAN, 30))),
 }
 
-RUNS = ["--runs", "OUT"]
-
 COMMANDS = {
-    "no config": tool(["DATASETS.TRAIN"], "train_net", "OUTPUT_DIR", "OUT"),
-    "check_dataset, an unknown name": tool(["bad_trian"], "check_dataset", "bad_trian"),
-    "check_dataset, no workers": tool(
-        ["--workers"], "check_dataset", "bad_train", "--workers", "0"
-    ),
-    "check_dataset, other images": tool(
-        ["in/nowhere"], "check_dataset", "bad_train", "--images", "IN/nowhere"
-    ),
+    "no config": tool("train_net OUTPUT_DIR OUT", "DATASETS.TRAIN"),
     "convert_checkpoint, no input": tool(
-        ["no.pth"], "convert_checkpoint", "IN/no.pth", "OUT/a.safetensors"
+        "convert_checkpoint IN/no.pth OUT/a.safetensors", "no.pth"
     ),
     "convert_checkpoint, an output that is there": tool(
-        ["there.pth", "--force"], "convert_checkpoint", "IN/whole.pth", "OUT/there.pth"
+        "convert_checkpoint IN/whole.pth OUT/there.pth", "there.pth", "--force"
     ),
     "convert_checkpoint, a form": tool(
-        ["a.onnx", ".safetensors"], "convert_checkpoint", "IN/whole.pth", "OUT/a.onnx"
+        "convert_checkpoint IN/whole.pth OUT/a.onnx", "a.onnx", ".safetensors"
     ),
     "convert_checkpoint, a folder": tool(
-        ["folder.pth is a folder"], "convert_checkpoint", "IN/whole.pth", "IN/folder.pth"
+        "convert_checkpoint IN/whole.pth IN/folder.pth", "folder.pth is a folder"
     ),
     "convert_checkpoint, a torn input": tool(
-        ["torn.pth"], "convert_checkpoint", "IN/torn.pth", "OUT/a.pth"
+        "convert_checkpoint IN/torn.pth OUT/a.pth", "torn.pth"
     ),
-    "draw_results, no run": tool(["/in"], "draw_results", "IN"),
-    "make_shapes, the built-in name": tool(
-        ["--name"], "make_shapes", "--name", "shapes", "--train", "3"
-    ),
-    "make_shapes, no images": tool(["-3"], "make_shapes", "--name", "few", "--train", "-3"),
-    "make_shapes, a folder's name": tool(["../few"], "make_shapes", "--name", "../few"),
-    "make_shapes, a size": tool(["0"], "make_shapes", "--name", "few", "--size", "0"),
-    "train_four_step, another config": tool(
-        ["FOUR_STEP"], "train_four_step", "CONFIG", "OUTPUT_DIR", "OUT"
-    ),
-    "reproduce, a table": tool(["9"], "reproduce", "--table", "9", *RUNS),
-    "reproduce, a scale": tool(["large"], "reproduce", "--table", "1", "--scale", "large", *RUNS),
-    "reproduce, a row": tool(
-        ["z"], "reproduce", "--table", "1", "--rows", "z", *RUNS, "--output", "OUT"
-    ),
-    "reproduce, seeds": tool(["--seeds one"], "reproduce", "--table", "1", "--seeds", "one", *RUNS),
+    "draw_results, no run": tool("draw_results IN", "/in"),
+    "make_shapes, the built-in name": tool("make_shapes --name shapes --train 3", "--name"),
+    "make_shapes, no images": tool("make_shapes --name few --train -3", "-3"),
+    "make_shapes, a folder's name": tool("make_shapes --name ../few", "../few"),
+    "train_four_step, another config": tool("train_four_step CONFIG OUTPUT_DIR OUT", "FOUR_STEP"),
+    "reproduce, a table": tool("reproduce --table 9 --runs OUT", "9"),
+    "reproduce, a scale": tool("reproduce --table 1 --scale large --runs OUT", "large"),
+    "reproduce, a row": tool("reproduce --table 1 --rows z --runs OUT --output OUT", "z"),
+    "reproduce, seeds": tool("reproduce --table 1 --seeds one --runs OUT", "--seeds one"),
     "reproduce, a data set": tool(
-        ["nothing"],
-        *("reproduce", "--table", "1", "--dataset", "nothing", *RUNS, "--output", "OUT"),
+        "reproduce --table 1 --dataset nothing --runs OUT --output OUT", "nothing"
     ),
     "reproduce, tables that are no YAML": tool(
-        ["torn.pth"], "reproduce", "--table", "1", "--tables", "IN/torn.pth", *RUNS
+        "reproduce --table 1 --tables IN/torn.pth --runs OUT", "torn.pth"
     ),
     "pretrain_backbone, no steps": tool(
-        ["--iterations"],
-        *("pretrain_backbone", "CONFIG", "--output", "OUT/new.pkl", "--iterations", "0", "OPTIONS"),
+        "pretrain_backbone CONFIG --output OUT/new.pkl --iterations 0 OPTIONS", "--iterations"
     ),
 }
 

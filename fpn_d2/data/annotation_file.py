@@ -4,22 +4,22 @@ Every rule is a few lines in one of the generators below: what is wrong, how to 
 runs it *stops*.
 """
 
-import codecs
 import dataclasses
-import json
-import locale
 import math
-import reprlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from numbers import Integral
+from reprlib import repr as _short  # of a value of any length and depth
 from typing import Any
+
+import numpy as np
 
 ERROR, WARNING = "error", "warning"
 TRAINING, EVALUATION, MASKS = "training", "evaluation", "masks"
 ANY_RUN = (TRAINING, EVALUATION)
 
 Fault = tuple[str, tuple[str, ...], str]  # severity, what it stops, the end of a sentence
+Entries = dict[int, dict[str, Any]]  # by their places in a list of the file
 
 _LARGEST = 2**63 - 1  # what NumPy and COCO's evaluation take
 _LONGEST_SIDE = 2**31 - 1  # of an image, in pixels
@@ -53,67 +53,42 @@ class Finding:
     stops: tuple[str, ...] = ()
 
 
-def read_annotations(path: str) -> tuple[Any, str | None]:
-    """Read a JSON file of any content.
-
-    Args:
-        path: the file.
-
-    Returns:
-        its content and None, or None and a sentence that says why it cannot be read.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        if text.startswith("\ufeff"):
-            return None, f"{path} begins with a byte-order mark: write it as UTF-8 without BOM"
-        where = f"line {error.lineno} column {error.colno}"
-        return None, f"{path} is not valid JSON at {where} ({error.msg}): write the file again"
-    except RecursionError:
-        return None, f"{path} is nested too deeply for an annotation file: write it again"
-    except (OSError, ValueError, MemoryError) as error:  # not UTF-8, a number of 5,000 digits
-        reason = str(error).partition(";")[0] or "too large"  # Python's advice comes after
-        return None, f"annotation file {path} cannot be read ({reason}): write the file again"
-    encoding = codecs.lookup(locale.getpreferredencoding(False)).name
-    if encoding != "utf-8" and not text.isascii():  # Detectron2 reads it in the default encoding
-        return None, (
-            f"{path} has letters beyond ASCII, which Detectron2 would read as {encoding}, the "
-            "default encoding here: set PYTHONUTF8=1 and start again"
-        )
-    return content, None
-
-
 def annotation_findings(content: Any, path: str = "") -> Iterator[Finding]:
-    """Find all faults that show without the image files.
+    """Find all faults that show without the image files: those of the lists, of the categories,
+    the images and the annotations, each in the order of the file.
 
     Args:
         content: a parsed JSON file, of any kind.
         path: the file.
-
-    Yields:
-        the faults of the categories, the images and the annotations, each in the order of the file.
     """
     if not isinstance(content, dict):
         text = "the file's top level is no object: give it the lists images, annotations, ..."
-        yield Finding(ERROR, None, None, text, ANY_RUN)
+        yield _of_file(text)
         return
-    lists = {}
+    lists: dict[str, Entries] = {}
     for key in ("images", "categories", "annotations"):
         # Files of COCO's test images have no annotations.
         found = content.get(key, [] if key == "annotations" else None)
-        lists[key] = found if isinstance(found, list) else []
-        text = None
         if not isinstance(found, list):
-            text = f"there is no list named {key}, so this is not in COCO format: add it"
+            yield _of_file(f"there is no list named {key}, so this is not in COCO format: add it")
+            found = []
         elif not found and key != "annotations":
-            text = f"the list named {key} is empty: fill it"
-        if text:
-            yield Finding(ERROR, None, None, text, ANY_RUN)
+            yield _of_file(f"the list named {key} is empty: fill it")
+        lists[key] = {i: entry for i, entry in enumerate(found) if isinstance(entry, dict)}
+        for i in sorted(set(range(len(found))) - lists[key].keys()):
+            yield _of_file(f"entry {i} of {key} is no object: give it the keys of COCO's format")
     yield from _of_categories(lists["categories"])
     yield from _of_images(lists["images"])
+    for key in ("categories", "images"):
+        if len({type(number) for number in _by_id(lists[key])}) > 1:
+            text = f"the ids of {key} are partly numbers and partly texts"
+            yield _of_file(f"{text}: give all of them numbers")
     yield from _of_annotations(lists, may_repeat="minival" in path)
+
+
+def _of_file(text: str) -> Finding:
+    """What is wrong with the whole file, so that no run can be."""
+    return Finding(ERROR, None, None, text, ANY_RUN)
 
 
 def image_size(image: dict[str, Any]) -> tuple[int, int] | None:
@@ -121,9 +96,9 @@ def image_size(image: dict[str, Any]) -> tuple[int, int] | None:
     return (image["width"], image["height"]) if not list(size_faults(image)) else None
 
 
-def file_name(image: dict[str, Any] | None) -> str | None:
+def file_name(image: dict[str, Any]) -> str | None:
     """The file name of an entry of ``images``, or None where it has none."""
-    name = image.get("file_name") if image is not None else None
+    name = image.get("file_name")
     return name if isinstance(name, str) and name and "\0" not in name else None
 
 
@@ -132,40 +107,36 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max  # NaN is not
 
 
-def _of_categories(categories: list[Any]) -> Iterator[Finding]:
+def _of_categories(categories: Entries) -> Iterator[Finding]:
     ids: set[int | str] = set()
     names: set[str] = set()
-    for where, category in _objects("categories", categories):
-        faults = list(_entry_faults(category, ids))
-        name = category.get("name") if category is not None else ""
+    for place, category in categories.items():
+        faults, name = list(_id_faults(category, ids)), category.get("name")
         if not isinstance(name, str):
             faults.append((ERROR, ANY_RUN, f"has the name {_short(name)}: give it one, a text"))
         elif name in names:
             faults.append((WARNING, (), f"repeats the name {_short(name)}: give each its own"))
-        if name and isinstance(name, str):
+        elif name:
             names.add(name)
         for severity, stops, text in faults:
-            yield Finding(severity, None, None, f"{where} {text}", stops)
-    yield from _mixed_ids("categories", ids)
+            yield Finding(severity, None, None, f"entry {place} of categories {text}", stops)
 
 
-def _of_images(images: list[Any]) -> Iterator[Finding]:
+def _of_images(images: Entries) -> Iterator[Finding]:
     ids: set[int | str] = set()
     names: set[str] = set()
-    for where, image in _objects("images", images):
-        faults, name = list(_entry_faults(image, ids)), file_name(image)
-        if image is not None:
-            if name is None:
-                text = f"has the file_name {_short(image.get('file_name'))}: give its path, a text"
-                faults.append((ERROR, ANY_RUN, text))
-            elif name in names:
-                text = "repeats the file_name of another: leave the image one entry, and give all "
-                faults.append((WARNING, (), text + "its annotations the image_id of that"))
+    for place, image in images.items():
+        faults, name = list(_id_faults(image, ids)), file_name(image)
+        if name is None:
+            text = f"has the file_name {_short(image.get('file_name'))}: give its path, a text"
+            faults.append((ERROR, ANY_RUN, text))
+        elif name in names:
+            text = "repeats the file_name of another: leave the image one entry, and give all "
+            faults.append((WARNING, (), text + "its annotations the image_id of that"))
+        else:
             names.add(name)
-            faults += size_faults(image)
-        for severity, stops, text in faults:
-            yield Finding(severity, name, None, f"{where} {text}", stops)
-    yield from _mixed_ids("images", ids)
+        for severity, stops, text in [*faults, *size_faults(image)]:
+            yield Finding(severity, name, None, f"entry {place} of images {text}", stops)
 
 
 def size_faults(image: dict[str, Any]) -> Iterator[Fault]:
@@ -177,56 +148,54 @@ def size_faults(image: dict[str, Any]) -> Iterator[Fault]:
             yield ERROR, ANY_RUN, text
 
 
-def _of_annotations(lists: dict[str, list[Any]], may_repeat: bool) -> Iterator[Finding]:
+def _of_annotations(lists: dict[str, Entries], may_repeat: bool) -> Iterator[Finding]:
     images, categories = _by_id(lists["images"]), _by_id(lists["categories"])
     sizes = {number: image_size(image) for number, image in images.items()}
-    annotations = [entry for entry in lists["annotations"] if isinstance(entry, dict)]
+    annotations = lists["annotations"].values()
     masks = any(annotation.get("segmentation") for annotation in annotations)
     ids: set[int | str] = set()
-    for where, annotation in _objects("annotations", lists["annotations"]):
+    for place, annotation in lists["annotations"].items():
         # Detectron2 knows that COCO's own minival files repeat ids, and lets them.
-        faults = list(_entry_faults(annotation, set() if may_repeat else ids, of_object=True))
-        name = number = None
-        if annotation is not None:
-            image_id, number = _as_id(annotation.get("image_id")), _as_id(annotation.get("id"))
-            name = file_name(images.get(image_id))
-            number = number if isinstance(number, int) else None
-            if image_id not in images:  # Detectron2 leaves it out
-                which = _short(annotation.get("image_id"))
-                text = f"has the image_id {which}, which is not in images: correct it or add it"
-                faults.append((ERROR, (), f"{text} there"))
-            faults += _object_faults(annotation, sizes.get(image_id), categories, masks)
-        which = where if number is None else f"annotation {number}"
+        faults = list(_id_faults(annotation, set() if may_repeat else ids, of_object=True))
+        image_id, number = as_id(annotation.get("image_id")), as_id(annotation.get("id"))
+        if image_id not in images:  # Detectron2 leaves it out
+            text = f"has the image_id {_short(annotation.get('image_id'))}, which is not in images"
+            faults.append((ERROR, (), f"{text}: correct it or add it there"))
+        faults += _object_faults(annotation, sizes.get(image_id), categories, masks)
         for severity, stops, text in faults:
-            yield Finding(severity, name, number, f"{which} {text}", stops)
+            shown = number if isinstance(number, int) else None
+            which = f"entry {place} of annotations" if shown is None else f"annotation {shown}"
+            name = file_name(images.get(image_id, {}))
+            yield Finding(severity, name, shown, f"{which} {text}", stops)
     for key in ("area", "iscrowd"):
         lacking = [annotation for annotation in annotations if key not in annotation]
         if lacking:
-            name = file_name(images.get(_as_id(lacking[0].get("image_id"))))
+            name = file_name(images.get(as_id(lacking[0].get("image_id")), {}))
             first = f"the first is annotation {_short(lacking[0].get('id'))} of image {name}"
             text = f"{len(lacking)} annotations have no {key} ({first}), without which COCO's "
             text += "evaluation stops: add it, unless you only train on the file"
             yield Finding(WARNING, None, None, text, (EVALUATION,))
-    yield from _of_all_boxes(annotations, sizes)
+    boxes = [annotation.get("bbox") for annotation in annotations]
+    if boxes and all(map(_is_box, boxes)):
+        unknown = math.nan, math.nan
+        of_boxes = [sizes.get(as_id(a.get("image_id"))) or unknown for a in annotations]
+        yield from _of_all_boxes(np.array(boxes, dtype=float), np.array(of_boxes, dtype=float))
 
 
 def _object_faults(
     annotation: dict[str, Any], size: tuple[int, int] | None, categories: dict, masks: bool
 ) -> Iterator[Fault]:
     """The faults of one annotation but for its ids; ``masks``: whether any in the file has one."""
-    if _as_id(annotation.get("category_id")) not in categories:
-        which = _short(annotation.get("category_id"))
-        text = (
-            f"has the category_id {which}, which is not in categories: correct it or add it there"
-        )
-        yield ERROR, ANY_RUN, text
+    if as_id(annotation.get("category_id")) not in categories:
+        text = f"has the category_id {_short(annotation.get('category_id'))}, which is not in "
+        yield ERROR, ANY_RUN, text + "categories: correct it or add it there"
     if annotation.get("ignore", 0) != 0:
         yield ERROR, ANY_RUN, "has 'ignore', which Detectron2 does not take: use 'iscrowd'"
     crowd = annotation.get("iscrowd", 0)
     if crowd not in (0, 1):
         yield ERROR, (EVALUATION,), f"has the iscrowd {_short(crowd)}: give 0 or 1"
     box = annotation.get("bbox")
-    yield from box_faults(box, size)
+    yield from _box_faults(box, size)
     if "area" in annotation:
         yield from _area_faults(annotation["area"], box)
     segmentation = annotation.get("segmentation")
@@ -240,37 +209,6 @@ def _object_faults(
         yield ERROR, (), "has keypoints that are no list of finite numbers: correct them"
 
 
-def box_faults(box: Any, size: tuple[int, int] | None) -> Iterator[Fault]:
-    """What is wrong with a box: left, top, width and height in pixels.
-
-    Args:
-        box: the bbox of an annotation.
-        size: width and height of its image, where they are known.
-    """
-    if not _is_box(box):
-        text = "give four finite numbers, left, top, width and height in pixels"
-        yield ERROR, ANY_RUN, f"has the bbox {_short(box)}: {text}"
-        return
-    left, top, width, height = box
-    if width < 0 or height < 0:
-        text = f"has the bbox {_short(box)} of a negative side: give left, top, width and height in"
-        yield ERROR, ANY_RUN, f"{text} pixels"
-        return
-    if width == 0 or height == 0:
-        text = "training leaves it out and evaluation counts it as missed: correct it"
-        yield WARNING, (), f"has the bbox {_short(box)} without area, so {text}"
-    if size is None:
-        return
-    right, bottom = left + width, top + height
-    if left >= size[0] or top >= size[1] or (width and right <= 0) or (height and bottom <= 0):
-        text = f"has the bbox {_short(box)} outside the image of {size[0]} x {size[1]} pixels"
-        yield ERROR, (), f"{text}: correct it"
-    elif _pixels_beyond(box, size) > _PIXELS_OUTSIDE:
-        text = f"has the bbox {_short(box)}, {_pixels_beyond(box, size):g} pixels beyond the image "
-        text += f"of {size[0]} x {size[1]}: training clips it, evaluation does not"
-        yield WARNING, (), text
-
-
 def _is_box(box: Any) -> bool:
     return (
         type(box) is list
@@ -280,34 +218,47 @@ def _is_box(box: Any) -> bool:
     )
 
 
-def _pixels_beyond(box: list[float], size: tuple[int, int]) -> float:
+def _box_faults(box: Any, size: tuple[int, int] | None) -> Iterator[Fault]:
+    """What is wrong with a box of an image of this width and height, where they are known."""
+    if not _is_box(box):
+        text = "give four finite numbers, left, top, width and height in pixels"
+        yield ERROR, ANY_RUN, f"has the bbox {_short(box)}: {text}"
+        return
     left, top, width, height = map(float, box)
-    return max(-left, -top, left + width - size[0], top + height - size[1])
-
-
-def _of_all_boxes(annotations: list[dict[str, Any]], sizes: dict) -> Iterator[Finding]:
-    """Faults that show in all boxes of a file together, where all are sound by themselves."""
-    boxes = [annotation.get("bbox") for annotation in annotations]
-    if not boxes or not all(map(_is_box, boxes)):
+    if width < 0 or height < 0:
+        text = "of a negative side: give left, top, width and height in pixels"
+        yield ERROR, ANY_RUN, f"has the bbox {_short(box)} {text}"
         return
-    sizes = [sizes.get(_as_id(annotation.get("image_id"))) for annotation in annotations]
-    within_a_pixel = all(
-        min(box) >= 0 and box[0] + box[2] <= 1.001 and box[1] + box[3] <= 1.001 for box in boxes
-    )
-    if within_a_pixel and all(size is None or min(size) > 2 for size in sizes):
+    if width == 0 or height == 0:
+        text = "training leaves it out and evaluation counts it as missed: correct it"
+        yield WARNING, (), f"has the bbox {_short(box)} without area, so {text}"
+    if size is None:
+        return
+    right, bottom = left + width, top + height
+    beyond = max(-left, -top, right - size[0], bottom - size[1])
+    if left >= size[0] or top >= size[1] or (width and right <= 0) or (height and bottom <= 0):
+        text = f"has the bbox {_short(box)} outside the image of {size[0]} x {size[1]} pixels"
+        yield ERROR, (), f"{text}: correct it"
+    elif beyond > _PIXELS_OUTSIDE:
+        text = f"has the bbox {_short(box)}, {beyond:g} pixels beyond the image of {size[0]} x "
+        yield WARNING, (), text + f"{size[1]} pixels: training clips it, evaluation does not"
+
+
+def _of_all_boxes(boxes: np.ndarray, sizes: np.ndarray) -> Iterator[Finding]:
+    """Faults that show in all (N, 4) boxes of a file together, where all are sound by themselves;
+    ``sizes`` is (N, 2), their images' widths and heights, or NaN where they are not known."""
+    first, last = boxes[:, :2], boxes[:, 2:]
+    corner = first + last
+    if boxes.min() >= 0 and corner.max() <= 1.001 and not (sizes <= 2).any():
         text = f"all {len(boxes)} boxes lie between 0 and 1, like shares of their images: give "
-        text += "left, top, width and height in pixels"
-        yield Finding(ERROR, None, None, text, ANY_RUN)
-    if len(boxes) < _ENOUGH_BOXES or not all(sizes):
+        yield _of_file(text + "left, top, width and height in pixels")
+    if len(boxes) < _ENOUGH_BOXES or np.isnan(sizes).any():
         return
-    pairs = list(zip(boxes, sizes, strict=True))
-    beyond = sum(_pixels_beyond(box, size) > _PIXELS_OUTSIDE for box, size in pairs)
-    if 2 * beyond > len(boxes) and all(
-        box[0] < box[2] <= size[0] + 1 and box[1] < box[3] <= size[1] + 1 for box, size in pairs
-    ):
+    beyond = (np.maximum(-first, corner - sizes) > _PIXELS_OUTSIDE).any(axis=1)
+    if beyond.mean() > 0.5 and (first < last).all() and (last <= sizes + 1).all():
         text = f"all {len(boxes)} boxes could be left, top, right and bottom, and as left, top, "
         text += "width and height most go beyond their images: give these, in pixels"
-        yield Finding(ERROR, None, None, text, ANY_RUN)
+        yield _of_file(text)
 
 
 def _area_faults(area: Any, box: Any) -> Iterator[Fault]:
@@ -332,17 +283,10 @@ def _mask_faults(segmentation: Any, size: tuple[int, int] | None) -> Iterator[Fa
         lines = sum(len(polygon) < 6 for polygon in segmentation)
         if lines:
             lost = "the object" if lines == len(segmentation) else "them"
-            text = f"has {lines} polygon(s) of fewer than three points"
-            yield WARNING, (), f"{text}: Detectron2 leaves {lost} out"
-
-
-def is_left_out(annotation: dict[str, Any]) -> bool:
-    """Whether Detectron2 drops an object since no polygon of it has three points."""
-    polygons = annotation.get("segmentation")
-    return bool(polygons and isinstance(polygons, list)) and not any(
-        isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
-        for polygon in polygons
-    )
+            text = (
+                f"has {lines} polygon(s) of fewer than three points: Detectron2 leaves {lost} out"
+            )
+            yield WARNING, (), text
 
 
 def mask_fault(segmentation: Any, height: int, width: int) -> str | None:
@@ -416,50 +360,35 @@ def _runs(data: bytes) -> list[int] | None:
     return runs if not shift else None
 
 
-def _objects(key: str, entries: Iterable[Any]) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """``(which, entry)``; the entry is None where it is no object."""
-    for number, entry in enumerate(entries):
-        yield f"entry {number} of {key}", entry if isinstance(entry, dict) else None
-
-
-def _entry_faults(
-    entry: dict[str, Any] | None, ids: set[int | str], of_object: bool = False
+def _id_faults(
+    entry: dict[str, Any], ids: set[int | str], of_object: bool = False
 ) -> Iterator[Fault]:
-    """The faults of an entry and its id, which is added to ``ids``."""
-    if entry is None:
-        yield ERROR, ANY_RUN, "is no object: give it the keys of COCO's format"
-        return
-    shown, number = _short(entry.get("id")), _as_id(entry.get("id"))
+    """The faults of an entry's id, which is added to ``ids``."""
+    value = entry.get("id")
+    number = as_id(value)
     if of_object and not (isinstance(number, int) and number > 0):
         # COCO's evaluation counts an object of id 0 as missed although it was found.
-        yield ERROR, (EVALUATION,), f"has the id {shown}: give a whole number from 1 on"
+        yield ERROR, (EVALUATION,), f"has the id {_short(value)}: give a whole number from 1 on"
     elif isinstance(number, str):
-        yield WARNING, (), f"has the id {shown}: COCO's format has whole numbers"
+        yield WARNING, (), f"has the id {_short(value)}: COCO's format has whole numbers"
     elif number is None:
-        yield ERROR, ANY_RUN, f"has the id {shown}: give a whole number"
-    if number is not None and number in ids:
+        yield ERROR, ANY_RUN, f"has the id {_short(value)}: give a whole number"
+    if number in ids:
         remedy = (
             "number them anew" if of_object else "give each its own, and their annotations that"
         )
-        yield ERROR, ANY_RUN, f"repeats the id {shown} of another: {remedy}"
+        yield ERROR, ANY_RUN, f"repeats the id {_short(value)} of another: {remedy}"
     if number is not None:
         ids.add(number)
 
 
-def _mixed_ids(key: str, ids: set[int | str]) -> Iterator[Finding]:
-    if len(set(map(type, ids))) > 1:
-        text = f"the ids of {key} are partly numbers and partly texts: give all of them numbers"
-        yield Finding(ERROR, None, None, text, ANY_RUN)
-
-
-def _by_id(entries: list[Any]) -> dict[int | str, dict[str, Any]]:
-    objects = (entry for entry in entries if isinstance(entry, dict))
-    found = {_as_id(entry.get("id")): entry for entry in objects}
+def _by_id(entries: Entries) -> dict[int | str, dict[str, Any]]:
+    found = {as_id(entry.get("id")): entry for entry in entries.values()}
     found.pop(None, None)
     return found
 
 
-def _as_id(value: Any) -> int | str | None:
+def as_id(value: Any) -> int | str | None:
     """The id that a value is, a whole number or a text, or None; 3.0 is 3, as it is for Python."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -468,8 +397,3 @@ def _as_id(value: Any) -> int | str | None:
 
 def _is_whole(value: Any) -> bool:
     return type(value) is int and -_LARGEST <= value <= _LARGEST
-
-
-def _short(value: Any) -> str:
-    """A value in a few words, of whatever length and depth it is."""
-    return reprlib.repr(value)

@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..config import changed
 from ..config_checks import class_head_key
 from ..utils.errors import UserError
 from ..utils.files import is_local
@@ -69,10 +70,8 @@ def build_train_loader(cfg: CfgNode) -> Any:
 
 def _stream_loader(cfg: CfgNode, dataset: Any, mapper: Any) -> DataLoader:
     """Detectron2's loader, with its own sampler and mapper, over a :class:`TrainStream`."""
-    cfg = cfg.clone()
-    cfg.defrost()
     if cfg.SEED < 0:
-        cfg.SEED = comm.shared_random_seed()
+        cfg = changed(cfg, {"SEED": comm.shared_random_seed()})
     # Some samplers ignore SEED and draw one from NumPy.
     with seeded(cfg.SEED):
         parts = build_detection_train_loader.from_config(cfg, dataset=dataset, mapper=mapper)
@@ -99,26 +98,20 @@ def _stream_loader(cfg: CfgNode, dataset: Any, mapper: Any) -> DataLoader:
 
 
 def load_train_dataset(cfg: CfgNode) -> Any:
-    """The images of ``DATASETS.TRAIN`` in Detectron2's format, after all checks.
-
-    Args:
-        cfg: the merged config.
-
-    Returns:
-        what :func:`detectron2.data.get_detection_dataset_dicts` returns.
+    """The images of ``DATASETS.TRAIN`` as :func:`detectron2.data.get_detection_dataset_dicts` gives
+    them, after all checks.
 
     Raises:
         UserError: where the data sets or the settings about them cannot work.
     """
     check_settings(cfg, training=True)
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
     return _load(
         cfg,
         list(cfg.DATASETS.TRAIN),
         "training",
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=(
-            cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
-        ),
+        min_keypoints=keypoints if cfg.MODEL.KEYPOINT_ON else 0,
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
 
@@ -130,15 +123,12 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         cfg: the merged config.
         dataset_name: the data set; with ``MODEL.LOAD_PROPOSALS`` one of ``DATASETS.TEST``.
 
-    Returns:
-        what :func:`detectron2.data.build_detection_test_loader` returns.
-
     Raises:
         UserError: where the data set or the settings about it cannot work; from the loader, where
             an image cannot be read.
     """
     check_names([dataset_name], "DATASETS.TEST")
-    check_proposal_files(cfg, "TEST")
+    _check_proposal_files(cfg, "TEST")
     dataset, mapper = _load_test(cfg, dataset_name), build_test_mapper(cfg)
     return build_detection_test_loader(
         dataset,
@@ -161,14 +151,8 @@ def _load_test(cfg: CfgNode, name: str) -> Any:
 
 
 def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
-    """Detectron2's dataset dicts, or a torch data set where one is registered, checked.
-
-    Args:
-        cfg: the merged config.
-        names: the data sets.
-        run: ``"training"`` or ``"evaluation"``.
-        options: see :func:`detectron2.data.get_detection_dataset_dicts`.
-    """
+    """Detectron2's dataset dicts with these options of its function, or a torch data set where one
+    is registered, checked for ``"training"`` or ``"evaluation"``."""
     runs = (run, "masks") if cfg.MODEL.MASK_ON else (run,)
     files = options["proposal_files"] or ()
     ids = [read_proposals(_local(path))["ids"] for path in files]  # Detectron2 would run its code
@@ -187,7 +171,7 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     _check_classes(cfg, names)
     if isinstance(dataset, list):
         if not all(map(judged_file, names)):
-            check_records(names, dataset, masks=cfg.MODEL.MASK_ON)
+            check_records(names, dataset, cfg.MODEL.MASK_ON)
         _check_image_files(names, dataset)
         if files:
             check_proposals(names, files, dataset)
@@ -220,11 +204,16 @@ def check_settings(cfg: CfgNode, training: bool) -> None:
     """
     if training:
         check_names(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
-        check_proposal_files(cfg, "TRAIN")
-        _check_batch(cfg.SOLVER.IMS_PER_BATCH)
+        _check_proposal_files(cfg, "TRAIN")
+        images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+        if images <= 0 or images % processes:
+            raise UserError(
+                f"SOLVER.IMS_PER_BATCH is {images}, which {processes} process(es) cannot share "
+                f"equally: give a positive multiple of {processes}"
+            )
     if cfg.DATASETS.TEST or not training:  # training without evaluation is a choice
         check_names(cfg.DATASETS.TEST, "DATASETS.TEST")
-        check_proposal_files(cfg, "TEST")
+        _check_proposal_files(cfg, "TEST")
 
 
 def check_names(names: Sequence[str], key: str) -> None:
@@ -251,25 +240,9 @@ def check_names(names: Sequence[str], key: str) -> None:
             )
 
 
-def _check_batch(images: int) -> None:
-    processes = comm.get_world_size()
-    if images <= 0 or images % processes:
-        raise UserError(
-            f"SOLVER.IMS_PER_BATCH is {images}, which {processes} process(es) cannot share "
-            f"equally: give a positive multiple of {processes}"
-        )
-
-
-def check_proposal_files(cfg: CfgNode, split: str) -> None:
-    """Check that each data set has its file of fixed proposals, where the model reads them.
-
-    Args:
-        cfg: the merged config.
-        split: ``"TRAIN"`` or ``"TEST"``.
-
-    Raises:
-        UserError: where their numbers differ or a file does not exist.
-    """
+def _check_proposal_files(cfg: CfgNode, split: str) -> None:
+    """Check that each data set of ``"TRAIN"`` or ``"TEST"`` has its file of fixed proposals, where
+    the model reads them."""
     if not cfg.MODEL.LOAD_PROPOSALS:
         return
     key = f"DATASETS.PROPOSAL_FILES_{split}"
@@ -309,31 +282,21 @@ def _check_image_files(names: Sequence[str], records: Sequence[dict[str, Any]]) 
 
 
 def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Check the classes of loaded data sets against the class head and the training set's.
-
-    Data sets without a list of classes are let through, and a model without a class head takes
-    any.
-
-    Args:
-        cfg: the merged config.
-        names: the data sets, already loaded.
-
-    Raises:
-        UserError: where the numbers or the lists differ.
-    """
+    """Check the classes of loaded data sets against the class head and the training set's; data
+    sets without a list of classes are let through, and a model without a class head takes any."""
     key = class_head_key(cfg)
     if key is None:
         return
     number = operator.attrgetter(key)(cfg)
     for name in names:
-        classes = _classes(name)
+        classes = getattr(MetadataCatalog.get(name), "thing_classes", None)
         if classes and number != len(classes):
             raise UserError(
                 f"{key} is {number}, but the number of classes of data set {name} is "
                 f"{len(classes)} ({_some(classes)}): add {key} {len(classes)}"
             )
         for other in cfg.DATASETS.TRAIN:
-            known = _classes(other) if other in DatasetCatalog else None
+            known = getattr(MetadataCatalog.get(other), "thing_classes", None)
             if classes and known and known != classes:
                 raise UserError(
                     f"data set {name} has the classes {_some(classes)}, but {other} of "
@@ -341,10 +304,6 @@ def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
                     "categories in the same order, or name in DATASETS.TRAIN the data set that the "
                     "model was trained on"
                 )
-
-
-def _classes(name: str) -> list[str] | None:
-    return getattr(MetadataCatalog.get(name), "thing_classes", None)
 
 
 def _some(classes: Sequence[str]) -> str:

@@ -49,10 +49,7 @@ class ObjectScaleMapper(DatasetMapper):
     """
 
     def __init__(self, cfg: CfgNode):
-        """
-        Args:
-            cfg: the merged config; ``INPUT.OBJECT_SCALE_TRAIN`` is the scale in pixels.
-        """
+        """``INPUT.OBJECT_SCALE_TRAIN`` of the merged config is the scale in pixels."""
         super().__init__(cfg, is_train=True)
         self.scale = cfg.INPUT.OBJECT_SCALE_TRAIN
         self.max_size = cfg.INPUT.MAX_SIZE_TRAIN
@@ -60,11 +57,8 @@ class ObjectScaleMapper(DatasetMapper):
         scales = cfg.MODEL.MASK_PROPOSAL.TEST_SCALES
         self.test_scales = min(scales), max(scales)
         # All that DatasetMapper has built but the resize.
-        self.other_augmentations = [
-            augmentation
-            for augmentation in self.augmentations.augs
-            if not isinstance(augmentation, T.ResizeShortestEdge)
-        ]
+        made = self.augmentations.augs
+        self.other_augmentations = [a for a in made if not isinstance(a, T.ResizeShortestEdge)]
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """See :meth:`DatasetMapper.__call__`."""
@@ -105,12 +99,8 @@ class ObjectScaleMapper(DatasetMapper):
         ]
         boxes = [np.clip(box, 0, [*size[::-1]] * 2) for box in boxes]
         low, high = self._factors(size)
-        reached = [
-            box
-            for box in boxes
-            if low * 2**-_OCTAVES <= self.scale / _side(box) <= high * 2**_OCTAVES
-        ]
-        boxes = reached or boxes
+        low, high = low * 2**-_OCTAVES, high * 2**_OCTAVES
+        boxes = [box for box in boxes if low <= self.scale / _side(box) <= high] or boxes
         return boxes[np.random.randint(len(boxes))] if boxes else None
 
 
@@ -141,10 +131,7 @@ class TorchvisionResize(T.Augmentation):
     one ``max_size`` where that makes a smaller image; both sides are rounded down."""
 
     def __init__(self, min_size: int, max_size: int):
-        """
-        Args:
-            min_size, max_size: in pixels.
-        """
+        """The sizes are in pixels."""
         super().__init__()
         self.min_size = min_size
         self.max_size = max_size
@@ -158,11 +145,7 @@ class TorchvisionResize(T.Augmentation):
 
 
 def build_test_resize(cfg: CfgNode) -> T.Augmentation:
-    """The resize of test images by ``INPUT.RESIZE_TEST``.
-
-    Args:
-        cfg: the merged config.
-    """
+    """The resize of test images by ``INPUT.RESIZE_TEST``."""
     sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     if cfg.INPUT.RESIZE_TEST == "torchvision":
         return TorchvisionResize(*sides)
@@ -170,22 +153,12 @@ def build_test_resize(cfg: CfgNode) -> T.Augmentation:
 
 
 def build_test_mapper(cfg: CfgNode) -> DatasetMapper:
-    """Detectron2's test mapper with the resize of ``INPUT.RESIZE_TEST``.
-
-    Args:
-        cfg: the merged config.
-    """
-    if cfg.INPUT.RESIZE_TEST == "detectron2":
-        return DatasetMapper(cfg, False)
+    """Detectron2's test mapper with the resize of ``INPUT.RESIZE_TEST``."""
     return DatasetMapper(cfg, False, augmentations=[build_test_resize(cfg)])
 
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
-    """Detectron2's training mapper, or with ``INPUT.OBJECT_SCALE_TRAIN`` the one of that scale.
-
-    Args:
-        cfg: the merged config.
-    """
+    """Detectron2's training mapper, or with ``INPUT.OBJECT_SCALE_TRAIN`` the one of that scale."""
     return ObjectScaleMapper(cfg) if cfg.INPUT.OBJECT_SCALE_TRAIN else DatasetMapper(cfg, True)
 
 
@@ -211,10 +184,7 @@ class SkippingMapper:
         self._skipped = torch.zeros(len(self._positions), dtype=torch.bool).share_memory_()
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any] | None:
-        """Map one image in Detectron2's format.
-
-        Returns:
-            what the mapper returns, or None where the image cannot be read.
+        """Map one image in Detectron2's format; None where it cannot be read.
 
         Raises:
             UserError: where too many images cannot be read.
@@ -246,18 +216,11 @@ class RefusingMapper:
     """A test mapper that raises a :class:`UserError` for an image that cannot be read."""
 
     def __init__(self, mapper: Mapper):
-        """
-        Args:
-            mapper: the mapper of sound images.
-        """
+        """``mapper`` is that of sound images."""
         self._mapper = mapper
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Map one image in Detectron2's format.
-
-        Raises:
-            UserError: where it cannot be read.
-        """
+        """Map one image in Detectron2's format."""
         mapped, fault = _map(self._mapper, record)
         if fault is not None:
             raise UserError(
@@ -269,7 +232,7 @@ class RefusingMapper:
 
 def _map(mapper: Mapper, record: dict[str, Any]) -> tuple[Any, str | None]:
     """What the mapper makes of an image and None, or None and the image's fault."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         return mapper(record), None
     except Exception:
@@ -278,7 +241,7 @@ def _map(mapper: Mapper, record: dict[str, Any]) -> tuple[Any, str | None]:
             return None, fault
         # The image is sound: the disk failed once, or the error is not the image's. Once more, with
         # the random numbers that would have been drawn had it not failed.
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(pytorch)
         return mapper(record), None

@@ -34,15 +34,7 @@ def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
 
 
 def read_sound_image(record: dict[str, Any], image_format: str) -> np.ndarray:
-    """Read an image of a data set.
-
-    Args:
-        record: the image in Detectron2's format, with ``file_name``, and with ``width`` and
-            ``height`` where they are known.
-        image_format: ``cfg.INPUT.FORMAT``.
-
-    Returns:
-        (H, W, C) uint8.
+    """Read an image of a data set, given in Detectron2's format, as (H, W, C) uint8.
 
     Raises:
         UserError: where it cannot be read, or has another size.
@@ -71,11 +63,7 @@ def record_fault(record: dict[str, Any]) -> str | None:
 
 
 def image_fault(
-    path: str,
-    width: int | None = None,
-    height: int | None = None,
-    *,
-    max_pixels: int | None = None,
+    path: str, width: int | None = None, height: int | None = None, max_pixels: int | None = None
 ) -> str | None:
     """Read an image file to its end and find what keeps it from being used.
 
@@ -112,12 +100,9 @@ def _fault(path: str, width: int | None, height: int | None, max_pixels: int | N
             if image.getexif().get(_ORIENTATION) in _TURNED_ASIDE:
                 found = found[::-1]
             # From the header, so that what is too large to be meant is not decoded.
-            for wanted, side in zip((width, height), found, strict=True):
-                if wanted is not None and wanted != side:
-                    return (
-                        f"has {found[0]} x {found[1]} pixels, and the annotation file says "
-                        f"{width} x {height}"
-                    )
+            if width not in (None, found[0]) or height not in (None, found[1]):
+                said = f"the annotation file says {width} x {height}"
+                return f"has {found[0]} x {found[1]} pixels, and {said}"
             image.load()
             image.convert("RGB")
     return None
@@ -126,14 +111,11 @@ def _fault(path: str, width: int | None, height: int | None, max_pixels: int | N
 def image_faults(
     images: Sequence[tuple[str, int | None, int | None]], workers: int | None = None
 ) -> Iterator[str | None]:
-    """:func:`image_fault` of many images, by several processes.
+    """:func:`image_fault` of many images in their order, by several processes.
 
     Args:
         images: path, width and height of each.
         workers: the number of processes; None is one for each CPU.
-
-    Yields:
-        the fault of each image or None, in their order.
 
     Raises:
         UserError: where a process was ended from outside.

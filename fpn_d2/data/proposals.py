@@ -23,9 +23,6 @@ _FIRST_NAMES = {"indexes": "ids", "scores": "objectness_logits"}  # in the first
 def read_proposals(path: str) -> dict[str, Any]:
     """Read a file of proposals without running anything in it.
 
-    Args:
-        path: the file.
-
     Returns:
         ``{ids, boxes, objectness_logits, bbox_mode}``; the boxes of an image are an (R, 4) array
         in pixels, its logits an (R,) array.
@@ -48,21 +45,19 @@ def read_proposals(path: str) -> dict[str, Any]:
 def explain_missing(
     names: Sequence[str], paths: Sequence[str], ids: Sequence[Sequence[Any]]
 ) -> str | None:
-    """Why Detectron2 could not give every image of its data set its proposals.
+    """One sentence that says why Detectron2 could not give every image of its data set its
+    proposals, or None where the files are not at fault.
 
     Args:
         names: the data sets.
         paths: their proposal files, in the same order; none for a model that reads none.
         ids: the ids of the images that each file is of.
-
-    Returns:
-        one sentence with the remedy, or None where the files are not at fault.
     """
     for name, path, known in zip(names, paths, ids, strict=False):
         file = judged_file(name)
-        known = set(map(str, known))
         images = file.images if file is not None else {}
-        missing = [image_id for image_id in images if str(image_id) not in known]
+        known = set(map(str, known))
+        missing = [number for number in images if str(number) not in known]
         if missing:
             return (
                 f"proposal file {path} has nothing for image {images[missing[0]]} (id {missing[0]})"

@@ -91,10 +91,8 @@ class TrainStream(IterableDataset):
                 yield self._load(place, index)
 
     def _load(self, place: int, index: int) -> dict[str, Any]:
-        chosen = index
-        others = random.Random(f"{self.seed} {place}")
-        least, most = _MAX_DROPPED
-        attempts = min(max(least, 20 * len(self._groups)), most)
+        chosen, others = index, random.Random(f"{self.seed} {place}")
+        attempts = int(np.clip(20 * len(self._groups), *_MAX_DROPPED))
         for attempt in range(attempts):
             with seeded(self.seed, place, attempt):
                 image = self.mapper(self.records[chosen])

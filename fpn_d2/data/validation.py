@@ -5,10 +5,13 @@ lists all of them and reads all images; the loaders refuse a data set with findi
 run before it starts; and where Detectron2's loader fails all the same, the first error says why.
 """
 
+import codecs
 import collections
 import dataclasses
 import functools
 import itertools
+import json
+import locale
 import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -27,12 +30,11 @@ from .annotation_file import (
     WARNING,
     Finding,
     annotation_findings,
+    as_id,
     file_name,
     image_size,
-    is_left_out,
     is_number,
     mask_fault,
-    read_annotations,
     size_faults,
 )
 from .datasets.folders import missing_remedy
@@ -43,13 +45,8 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the check of one data set found.
-
-    Args:
-        annotation_file, image_folder: what was read.
-        images, annotations: how many entries the file has.
-        findings: the faults, those of the file first and the others by image.
-    """
+    """What the check of one data set found: how many images and annotations the file lists, and
+    the faults, those of the file first and the others by image."""
 
     annotation_file: str
     image_folder: str
@@ -69,8 +66,7 @@ class Report:
     def as_text(self) -> str:
         """The findings under the images that they are of, and a line that counts them."""
         lines = []
-        of_image = itertools.groupby(self.findings, key=lambda finding: finding.image)
-        for image, findings in of_image:
+        for image, findings in itertools.groupby(self.findings, lambda finding: finding.image):
             lines.append(self.annotation_file if image is None else image)
             lines += [f"  {finding.severity}: {finding.sentence}" for finding in findings]
         lines.append(
@@ -78,6 +74,35 @@ class Report:
             f"{self.count(WARNING)} warnings"
         )
         return "\n".join(lines)
+
+
+def read_annotations(path: str) -> tuple[Any, str | None]:
+    """Read a JSON file of any content.
+
+    Returns:
+        its content and None, or None and a sentence that says why it cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        if text.startswith("\ufeff"):
+            return None, f"{path} begins with a byte-order mark: write it as UTF-8 without BOM"
+        where = f"line {error.lineno} column {error.colno}"
+        return None, f"{path} is not valid JSON at {where} ({error.msg}): write the file again"
+    except RecursionError:
+        return None, f"{path} is nested too deeply for an annotation file: write it again"
+    except (OSError, ValueError, MemoryError) as error:  # not UTF-8, a number of 5,000 digits
+        reason = str(error).partition(";")[0] or "too large"  # Python's advice comes after
+        return None, f"annotation file {path} cannot be read ({reason}): write the file again"
+    encoding = codecs.lookup(locale.getpreferredencoding(False)).name
+    if encoding != "utf-8" and not text.isascii():  # Detectron2 reads it in the default encoding
+        return None, (
+            f"{path} has letters beyond ASCII, which Detectron2 would read as {encoding}, the "
+            "default encoding here: set PYTHONUTF8=1 and start again"
+        )
+    return content, None
 
 
 def check_file(path: str, image_folder: str, workers: int | None = None) -> Report:
@@ -96,12 +121,20 @@ def check_file(path: str, image_folder: str, workers: int | None = None) -> Repo
     """
     if not os.path.isfile(path):
         raise UserError(f"annotation file {path} does not exist: correct its path")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers is {workers}: give 1 or more")
     content, sentence = read_annotations(path)
     if sentence is not None:
         return Report(path, image_folder, 0, 0, [Finding(ERROR, None, None, sentence, ANY_RUN)])
-    findings = check_dataset(content, image_folder, workers, path)
-    counts = [len(_list(content, key)) for key in ("images", "annotations")]
-    return Report(path, image_folder, *counts, findings)
+    if not os.path.isdir(image_folder):
+        raise UserError(f"image folder {image_folder} does not exist: name it with --images")
+    images, annotations = _list(content, "images"), _list(content, "annotations")
+    by_image: dict[str | None, list[Finding]] = collections.defaultdict(list)
+    found = annotation_findings(content, path), _image_findings(images, image_folder, workers)
+    for finding in itertools.chain(*found):
+        by_image[finding.image].append(finding)
+    findings = by_image.pop(None, []) + list(itertools.chain(*by_image.values()))
+    return Report(path, image_folder, len(images), len(annotations), findings)
 
 
 def _list(content: Any, key: str) -> list[Any]:
@@ -109,40 +142,13 @@ def _list(content: Any, key: str) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-def check_dataset(
-    content: Any, image_folder: str, workers: int | None = None, path: str = ""
-) -> list[Finding]:
-    """Check the content of an annotation file, of whatever kind, and the images that it names.
-
-    Args:
-        content: a parsed JSON file.
-        image_folder: the folder that the file names of its images begin in.
-        workers: the number of processes that read images; None is one for each CPU.
-        path: the annotation file.
-
-    Returns:
-        the findings, those of no single image first and the others by image.
-
-    Raises:
-        UserError: where there is no such folder, or workers is below 1.
-    """
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers is {workers}: give 1 or more")
-    if not os.path.isdir(image_folder):
-        raise UserError(f"image folder {image_folder} does not exist: name it with --images")
-    by_image: dict[str | None, list[Finding]] = collections.defaultdict(list)
-    found = annotation_findings(content, path), _image_findings(content, image_folder, workers)
-    for finding in itertools.chain.from_iterable(found):
-        by_image[finding.image].append(finding)
-    of_file = by_image.pop(None, [])
-    return of_file + list(itertools.chain.from_iterable(by_image.values()))
-
-
-def _image_findings(content: Any, folder: str, workers: int | None) -> Iterator[Finding]:
+def _image_findings(images: list[Any], folder: str, workers: int | None) -> Iterator[Finding]:
     """The faults of the image files; each file is read once for each size that is said of it."""
-    images = [image for image in _list(content, "images") if isinstance(image, dict)]
-    named = ((file_name(image), image_size(image) or (None, None)) for image in images)
-    wanted = list(dict.fromkeys((name, *size) for name, size in named if name is not None))
+    wanted = dict.fromkeys(
+        (name, *(image_size(image) or (None, None)))
+        for image in images
+        if isinstance(image, dict) and (name := file_name(image)) is not None
+    )
     faults = image_faults([(os.path.join(folder, name), *size) for name, *size in wanted], workers)
     bar = tqdm(wanted, desc="images", unit="image", disable=None)
     for (name, *_), fault in zip(bar, faults, strict=True):
@@ -156,30 +162,18 @@ def _image_findings(content: Any, folder: str, workers: int | None) -> Iterator[
 
 @dataclasses.dataclass(frozen=True)
 class _Judgement:
-    """What is kept of an annotation file that was judged.
-
-    Args:
-        path: the file.
-        findings: its faults.
-        classes: the names of its categories by ascending id.
-        images: the file names of its images by id.
-        has_objects: whether Detectron2 finds an object to train on in it.
-        lacks_masks: whether it has objects, and none of them has a mask.
-    """
+    """What is kept of an annotation file that was judged."""
 
     path: str
     findings: list[Finding]
-    classes: list[str] = dataclasses.field(default_factory=list)
-    images: dict[int | str, str] = dataclasses.field(default_factory=dict)
-    has_objects: bool = False
-    lacks_masks: bool = False
+    classes: list[str] = dataclasses.field(default_factory=list)  # by ascending id of categories
+    images: dict[int | str, str] = dataclasses.field(default_factory=dict)  # file names by id
+    has_objects: bool = False  # that Detectron2 finds and trains on
+    lacks_masks: bool = False  # though it has objects
 
 
 def judged_file(name: str) -> _Judgement | None:
     """Judge the annotation file of a data set; again only after it has changed.
-
-    Args:
-        name: the data set.
 
     Returns:
         what was found, or None where the data set has no such file on this machine (yet: built-in
@@ -195,6 +189,15 @@ def judged_file(name: str) -> _Judgement | None:
 def _path_of(name: str) -> str | None:
     path = getattr(MetadataCatalog.get(name), "json_file", None)
     return path if path is not None and is_local(path) else None
+
+
+def _is_left_out(annotation: dict[str, Any]) -> bool:
+    """Whether Detectron2 drops an object since no polygon of it has three points."""
+    polygons = annotation.get("segmentation")
+    return bool(polygons and isinstance(polygons, list)) and not any(
+        isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
+        for polygon in polygons
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -213,7 +216,9 @@ def _judge(path: str, mtime: int, size: int) -> _Judgement:
         findings,
         [category["name"] for category in categories],
         images,
-        any(entry.get("image_id") in images and not is_left_out(entry) for entry in objects),
+        any(
+            as_id(entry.get("image_id")) in images and not _is_left_out(entry) for entry in objects
+        ),
         bool(objects) and not any(entry.get("segmentation") for entry in objects),
     )
 
@@ -243,20 +248,15 @@ def check_annotation_files(
             raise UserError(f"{file.path}: no annotation has a segmentation; {_ADD_MASKS}")
         first = next(iter(files))
         registered = getattr(MetadataCatalog.get(name), "thing_classes", file.classes)
-        for other, known in (
-            (first, files[first].classes),
-            (f"Detectron2's list for {name}", list(registered)),
-        ):
+        lists = {first: files[first].classes, f"Detectron2's list for {name}": list(registered)}
+        for other, known in lists.items():
             if known != file.classes:
                 raise UserError(
                     f"the categories of data set {name} ({len(file.classes)}) are not those of "
                     f"{other} ({len(known)}): give both the same names in the same order of ids"
                 )
-    if (
-        objects_needed
-        and len(files) == len(names)
-        and not any(f.has_objects for f in files.values())
-    ):
+    judged = list(files.values())
+    if objects_needed and len(files) == len(names) and not any(f.has_objects for f in judged):
         raise UserError(
             f"no image of {', '.join(names)} has an object in its file's list named annotations "
             "(crowds do not count, nor do polygons of fewer than three points): annotate some, or "
@@ -282,19 +282,12 @@ def _in_words(path: str, findings: Sequence[Finding]) -> str:
 
 
 def explain_failure(names: Sequence[str]) -> str | None:
-    """The third reader: why Detectron2's loader failed.
-
-    Args:
-        names: the data sets that were to be loaded.
-
-    Returns:
-        one sentence with the remedy, or None where the annotation files are not at fault.
-    """
+    """The third reader: one sentence that says why Detectron2's loader failed on these data sets,
+    or None where the annotation files are not at fault."""
     for name in names:
-        path = _path_of(name)
+        path, file = _path_of(name), judged_file(name)
         if path is None:
             return None
-        file = judged_file(name)
         if file is None:
             return f"annotation file {path} of data set {name} does not exist: {missing_remedy()}"
         errors = [finding for finding in file.findings if finding.severity == ERROR]
@@ -303,9 +296,7 @@ def explain_failure(names: Sequence[str]) -> str | None:
     return None
 
 
-def check_records(
-    names: Sequence[str], records: Sequence[dict[str, Any]], *, masks: bool = False
-) -> None:
+def check_records(names: Sequence[str], records: Sequence[dict[str, Any]], masks: bool) -> None:
     """Check the sizes, boxes and masks of images that come from no annotation file.
 
     Args:
@@ -317,33 +308,29 @@ def check_records(
         UserError: naming the image.
     """
     for record in records:
-        fault = _record_fault(record, masks)
-        if fault is not None:
-            raise UserError(
-                f"data set {', '.join(names)}, image {record.get('file_name')}: it {fault}"
-            )
+        for fault in _record_faults(record, masks):
+            image = record.get("file_name")
+            raise UserError(f"data set {', '.join(names)}, image {image}: it {fault}")
 
 
-def _record_fault(record: dict[str, Any], masks: bool) -> str | None:
+def _record_faults(record: dict[str, Any], masks: bool) -> Iterator[str]:
     sizes = {key: record.get(key, 1) for key in ("width", "height")}  # they need not be there
     for key, side in sizes.items():
         sizes[key] = int(side) if isinstance(side, np.integer) else side
-    for _, _, text in size_faults(sizes):
-        return text
+    yield from (text for _, _, text in size_faults(sizes))
     for number, annotation in enumerate(record.get("annotations", ()), start=1):
+        which = f"has an annotation, number {number},"
         box = annotation.get("bbox")
         box = np.asarray(box).tolist() if isinstance(box, tuple | np.ndarray) else box
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-            return f"has an annotation, number {number}, with bbox {box}: give four finite numbers"
+            yield f"{which} with bbox {box}: give four finite numbers"
         if not masks or annotation.get("iscrowd", 0):
             continue
         segmentation = annotation.get("segmentation")
         if not segmentation:
-            return f"has an annotation, number {number}, that has no segmentation: {_ADD_MASKS}"
-        if isinstance(segmentation, dict) and not {"width", "height"} <= record.keys():
-            continue  # an RLE is compared with its image
-        fault = mask_fault(segmentation, record.get("height", 0), record.get("width", 0))
-        if fault is not None:
-            fault = f"a broken mask (its segmentation {fault}): correct it"
-            return f"has an annotation, number {number}, with {fault}"
-    return None
+            yield f"{which} that has no segmentation: {_ADD_MASKS}"
+        elif {"width", "height"} <= record.keys() or not isinstance(segmentation, dict):
+            # Only an RLE is compared with its image.
+            fault = mask_fault(segmentation, record.get("height", 0), record.get("width", 0))
+            if fault is not None:
+                yield f"{which} with a broken mask (its segmentation {fault}): correct it"

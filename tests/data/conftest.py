@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
+
+from fpn_d2 import add_fpn_config
 
 WIDTH, HEIGHT = 40, 32
 
@@ -44,6 +47,15 @@ def coco_content(images: int = 4) -> dict[str, Any]:
     }
 
 
+def masked_coco_content() -> dict[str, Any]:
+    """The same with a mask of each object: polygons and an RLE."""
+    content = coco_content()
+    polygon, rle = [[3, 3, 9, 3, 9, 9]], {"size": [HEIGHT, WIDTH], "counts": [0, WIDTH * HEIGHT]}
+    for annotation, mask in zip(content["annotations"], (polygon, rle, polygon), strict=True):
+        annotation["segmentation"] = mask
+    return content
+
+
 def write_coco(root: Path, name: str, split: str, content: Any) -> Path:
     """Write ``<root>/<name>/`` with four images and this annotation file; returns its path."""
     images, annotations = root / name / "images", root / name / "annotations"
@@ -58,5 +70,19 @@ def write_coco(root: Path, name: str, split: str, content: Any) -> Path:
 
 @pytest.fixture
 def coco():
-    """The two helpers, for test files that cannot import a conftest."""
-    return SimpleNamespace(content=coco_content, write=write_coco)
+    """The three helpers, for test files that cannot import a conftest."""
+    return SimpleNamespace(content=coco_content, masked=masked_coco_content, write=write_coco)
+
+
+@pytest.fixture
+def cfg():
+    """A model of boxes on zoo_train and zoo_val."""
+    cfg = get_cfg()
+    add_fpn_config(cfg)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("zoo_train",), ("zoo_val",)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (32,), 32
+    cfg.INPUT.MASK_FORMAT, cfg.SEED = "bitmask", 7
+    return cfg

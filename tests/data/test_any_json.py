@@ -1,59 +1,93 @@
 """Any value in any place of an annotation file: it loads, or a sentence says why not."""
 
+import copy
 import itertools
 import json
 import math
 
 import pytest
 import torch
-from any_json import FEW, VALUES, places, replaced
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.structures import BoxMode
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fpn_d2 import UserError, add_fpn_config
-from fpn_d2.data import build_test_loader, build_train_loader
+from fpn_d2 import UserError
+from fpn_d2.data import build_test_loader, build_train_loader, check_file
 from fpn_d2.data.dataset_mapper import ObjectScaleMapper
 from fpn_d2.data.datasets import register_coco_folders
 
 WIDTH, HEIGHT = 40, 32  # of the images of conftest.py
+# Deterministic, and without a time limit for one example: the machine may be busy.
+FEW = settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+NAMES = st.sampled_from(
+    ["id", "image_id", "category_id", "bbox", "segmentation", "counts", "size", "file_name"]
+    + ["height", "width", "name", "iscrowd", "ignore", "area", "keypoints"]
+    + ["images", "annotations", "categories"]
+)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 45)
+    | st.integers()
+    | st.sampled_from([10**400, -(2**63), 2**64])
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["0.png", "..", "\ud800", "\0", "1"])
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(NAMES | st.text(max_size=3), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
 
 
-@pytest.fixture(params=[False, True], ids=["boxes", "masks"])
-def cfg(request):
-    cfg = get_cfg()
-    add_fpn_config(cfg)
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("zoo_train",), ()
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
-    cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = request.param, "bitmask"
-    cfg.SOLVER.IMS_PER_BATCH = 2
-    cfg.DATALOADER.NUM_WORKERS = 0
-    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (32,), 32
-    return cfg
+def places(content, path=()):
+    """The path of every value in a parsed file."""
+    yield path
+    if isinstance(content, (dict, list)):
+        keys = content if isinstance(content, dict) else range(len(content))
+        for key in keys:
+            yield from places(content[key], (*path, key))
 
 
-@pytest.fixture
-def sound(coco):
-    content = coco.content()
-    square, rle = [[3, 3, 9, 3, 9, 9]], {"size": [HEIGHT, WIDTH], "counts": [0, WIDTH * HEIGHT]}
-    for annotation, mask in zip(content["annotations"], (square, rle, square), strict=True):
-        annotation["segmentation"] = mask
+def replaced(content, path, value):
+    if not path:
+        return value
+    content = copy.deepcopy(content)
+    inner = content
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
     return content
 
 
 @pytest.fixture
-def read(cfg, tmp_path, coco):
-    """``read(content, training)``: the first images of a file as the model sees them, or the
-    sentence that refuses it."""
-    path = coco.write(tmp_path, "zoo", "train", "")
+def path(tmp_path, coco):
+    """The annotation file of zoo_train."""
+    return coco.write(tmp_path, "zoo", "train", "")
 
-    def call(content, training):
+
+@pytest.fixture
+def read(cfg, path, tmp_path):
+    """``read(content, training, masks)``: the first images of a file as the model sees them, or the
+    sentence that refuses it."""
+
+    def call(content, training, masks):
         path.write_text(json.dumps(content))
         for catalog in (DatasetCatalog, MetadataCatalog):
             catalog.pop("zoo_train", None)
         register_coco_folders(str(tmp_path))
+        cfg.DATASETS.TEST, cfg.MODEL.MASK_ON = (), masks
         try:
             build = build_train_loader if training else lambda c: build_test_loader(c, "zoo_train")
             batches = list(itertools.islice(build(cfg), 4))
@@ -73,25 +107,66 @@ def assert_boxes_are_inside(image):
     assert boxes.nonempty().all()
 
 
+def report_on(path):
+    """What check_dataset finds, which has the form of a report."""
+    findings = check_file(str(path), str(path.parents[1] / "images"), workers=1).findings
+    for finding in findings:
+        assert finding.severity in ("error", "warning")
+        assert finding.image is None or isinstance(finding.image, str)
+        assert finding.annotation is None or isinstance(finding.annotation, int)
+        assert len(finding.sentence) < 1000
+    json.dumps([vars(finding) for finding in findings], allow_nan=False)
+    return findings
+
+
 @FEW
 @given(data=st.data())
+@pytest.mark.parametrize("masks", [False, True], ids=["boxes", "masks"])
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-def test_anything_in_one_place_loads_or_gets_a_sentence(sound, read, training, data):
+def test_anything_in_one_place_loads_or_gets_a_sentence(coco, path, read, training, masks, data):
+    sound = coco.masked()
     where = data.draw(st.sampled_from(list(places(sound))))
-    found = read(replaced(sound, where, data.draw(VALUES)), training)
+    found = read(replaced(sound, where, data.draw(VALUES)), training, masks)
+    findings = report_on(path)
     if isinstance(found, str):
         assert found.count("\n") == 0
         assert len(found) < 1500
         assert any(name in found for name in ("instances_train.json", ".png", "zoo"))
+        # A file without faults is refused for what this model and this run need alone.
+        assert findings or "NUM_CLASSES" in found or "has an object" in found
         return
     assert found
     for image in found if training else ():
         assert_boxes_are_inside(image)
 
 
-def test_the_sound_file_itself_loads(sound, read):
-    assert len(read(sound, True)) == 8
-    assert len(read(sound, False)) == 4
+@pytest.mark.parametrize("masks", [False, True], ids=["boxes", "masks"])
+def test_the_sound_file_itself_loads(coco, path, read, masks):
+    assert len(read(coco.masked(), True, masks)) == 8
+    assert len(read(coco.masked(), False, masks)) == 4
+    assert report_on(path) == []
+
+
+@FEW
+@given(content=VALUES)
+def test_any_json_is_survived(path, content):
+    path.write_text(json.dumps(content))
+    assert report_on(path)  # none of these has images and categories
+
+
+@FEW
+@given(content=st.binary(max_size=30))
+def test_any_bytes_are_survived(path, content):
+    path.write_bytes(content)
+    report_on(path)
+
+
+def test_a_value_of_the_largest_depth_is_survived(coco, path):
+    depth = 600
+    deep = json.loads("[" * depth + "]" * depth)
+    for where in places(coco.masked()):
+        path.write_text(json.dumps(replaced(coco.masked(), where, deep)))
+        assert report_on(path)
 
 
 SIDES = st.floats(-1e6, 1e6) | st.sampled_from([0.0, -0.0, 1e-9, 0.5, 39.999999, 1e30, -1e30])

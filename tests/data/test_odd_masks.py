@@ -9,8 +9,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
-from fpn_d2 import UserError
-from fpn_d2.data import build_test_loader, build_train_loader
+from fpn_d2.data import build_train_loader
 from fpn_d2.data.datasets import register_coco_folders
 from fpn_d2.engine import Trainer
 
@@ -42,7 +41,7 @@ def test_the_runs_are_the_mask():
 def data(tmp_path, coco):
     """``data(segmentation, ...)``: a training and a test set, each of two images with them all."""
 
-    def make(*segmentations, crowd=(), box=(20, 10, 30, 20)):
+    def make(*segmentations, crowd=()):
         folder = tmp_path / "odd"
         (folder / "images").mkdir(parents=True)
         (folder / "annotations").mkdir()
@@ -55,7 +54,7 @@ def data(tmp_path, coco):
                 "id": len(segmentations) * image["id"] + i,
                 "image_id": image["id"],
                 "category_id": 1,
-                "bbox": list(box),
+                "bbox": [20, 10, 30, 20],
                 "area": 600,
                 "iscrowd": int(i in crowd),
                 "segmentation": segmentation,
@@ -106,22 +105,3 @@ def test_images_of_crowds_alone_train(data, row_config, row, tmp_path):
     opts = ["DATALOADER.FILTER_EMPTY_ANNOTATIONS", False, "OUTPUT_DIR", tmp_path / "out"]
     results = train_and_evaluate(row_config(row, *SMALL, *names, *opts))["mask_proposals"]
     assert np.isnan(results["AR@1000"])  # no object
-
-
-BROKEN = {
-    "another size": {"size": [SIDE, 32], "counts": [SIDE * 32]},
-    "too few pixels": {"size": [SIDE, SIDE], "counts": [100]},
-    "no size": {"counts": [SIDE * SIDE]},
-    "no numbers": {"size": [SIDE, SIDE], "counts": ["a"]},
-}
-
-
-@pytest.mark.parametrize("segmentation", BROKEN.values(), ids=BROKEN)
-@pytest.mark.parametrize(
-    "build", [build_train_loader, lambda cfg: build_test_loader(cfg, "odd_val")]
-)
-def test_a_broken_mask_is_named(data, row_config, segmentation, build, tmp_path):
-    names = data(COMPRESSED, segmentation)
-    cfg = row_config(ROWS[0], *SMALL, *names, "OUTPUT_DIR", tmp_path / "out")
-    with pytest.raises(UserError, match=r"image 1\.png: annotation \d+ has a broken mask"):
-        build(cfg)

@@ -42,13 +42,12 @@ def spoil(data, **values):
 
 
 def test_by_name_and_by_file_in_a_process_of_its_own(repo, data):
+    ours = {"DETECTRON2_DATASETS": str(data.parent), "PYTHONPATH": str(repo)}
+    options = {"env": {**os.environ, **ours, "PYTHONIOENCODING": "ascii"}, "timeout": 300}
+
     def run(*words):
         command = [sys.executable, "tools/check_dataset.py", *map(str, words)]
-        added = {"DETECTRON2_DATASETS": str(data.parent), "PYTHONPATH": str(repo)}
-        env = {**os.environ, **added, "PYTHONIOENCODING": "ascii"}
-        return subprocess.run(
-            command, cwd=repo, env=env, capture_output=True, text=True, timeout=300
-        )
+        return subprocess.run(command, cwd=repo, capture_output=True, text=True, **options)
 
     sound = run("tiny_val")
     assert (sound.returncode, sound.stderr) == (0, "")

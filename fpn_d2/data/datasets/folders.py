@@ -52,9 +52,8 @@ def register_coco_folders(root: str) -> list[str]:
         if name == BUILTIN_NAME or not os.path.isdir(image_root):
             continue
         annotations = glob.escape(os.path.join(root, name, "annotations"))
-        prefix, suffix = "instances_", ".json"
-        for path in sorted(glob.glob(os.path.join(annotations, f"{prefix}?*{suffix}"))):
-            split = os.path.basename(path)[len(prefix) : -len(suffix)]
+        for path in sorted(glob.glob(os.path.join(annotations, "instances_?*.json"))):
+            split = os.path.basename(path)[len("instances_") : -len(".json")]
             if _is_free(f"{name}_{split}", path):
                 register_coco_instances(f"{name}_{split}", {}, path, image_root)
                 registered.append(f"{name}_{split}")
@@ -96,14 +95,9 @@ def register_first_images(name: str, of: str, count: int) -> None:
         return load_coco_json(json_file, whole.image_root, name)
 
     DatasetCatalog.register(name, load)
-    MetadataCatalog.get(name).set(
-        **{
-            key: value
-            for key, value in whole.as_dict().items()
-            if key not in ("name", "json_file", "thing_dataset_id_to_contiguous_id")
-        },
-        json_file=json_file,
-    )
+    own = "name", "json_file", "thing_dataset_id_to_contiguous_id"
+    shared = {key: value for key, value in whole.as_dict().items() if key not in own}
+    MetadataCatalog.get(name).set(**shared, json_file=json_file)
 
 
 def _write_subset(source: str, target: str, count: int, name: str) -> None:

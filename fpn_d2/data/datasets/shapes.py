@@ -79,15 +79,13 @@ class ShapesSpec:
 
     def __post_init__(self) -> None:
         for key, least in _LEAST.items():
-            if getattr(self, key) < least:
-                raise UserError(
-                    f"shapes data set: {key} is {getattr(self, key)}; give {least} or more"
-                )
+            value = getattr(self, key)
+            if value < least:
+                raise UserError(f"shapes data set: {key} is {value}; give {least} or more")
         for key in ("min_aspect", "max_side", "empty"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise UserError(
-                    f"shapes data set: {key} is {getattr(self, key)}; give a fraction, 0 to 1"
-                )
+            value = getattr(self, key)
+            if not 0 <= value <= 1:
+                raise UserError(f"shapes data set: {key} is {value}; give a fraction, 0 to 1")
         if self.max_side > self.min_aspect:
             raise UserError(
                 f"shapes data set: objects of {self.max_side} of the image do not fit into images "
@@ -100,32 +98,16 @@ class ShapesSpec:
             )
 
 
-_LEAST = {
-    "train": 1,
-    "val": 1,
-    "size": 32,
-    "min_side": 4,
-    "max_objects": 1,
-    "max_decoys": 0,
-    "max_strokes": 0,
-    "rotation": 0,
-    "stretch": 1,
-    "seed": 0,
-}
-
-
+_LEAST = {"train": 1, "val": 1, "size": 32, "min_side": 4, "max_objects": 1, "stretch": 1} | (
+    dict.fromkeys(("max_decoys", "max_strokes", "rotation", "seed"), 0)
+)
 DEFAULT_SPEC = ShapesSpec()
 
 
 def register_shapes(root: str, name: str = BUILTIN_NAME, spec: ShapesSpec = DEFAULT_SPEC) -> None:
     """Register ``<name>_train`` and ``<name>_val``; nothing is generated before their first use.
 
-    A name that is registered already is left alone.
-
-    Args:
-        root: the folder of all data sets.
-        name: the data set's folder in it.
-        spec: what to generate.
+    A name that is registered already is left alone. See :func:`generate_shapes` for the arguments.
     """
 
     def load(split: str) -> list[dict[str, Any]]:
@@ -251,45 +233,31 @@ def _write(folder: str, spec: ShapesSpec) -> None:
             Image.fromarray(draw_scene(rng, scene, spec.max_strokes)).save(
                 os.path.join(folder, "images", file_name), quality=92, subsampling=0
             )
-            images.append(
-                {
-                    "id": index + 1,
-                    "file_name": file_name,
-                    "height": scene.height,
-                    "width": scene.width,
-                }
-            )
+            size = {"height": scene.height, "width": scene.width}
+            images.append({"id": index + 1, "file_name": file_name, **size})
             for category, polygon in scene.objects:
-                area = polygon_area(polygon)
-                annotations.append(
-                    _annotation(len(annotations) + 1, index + 1, category + 1, polygon, area)
-                )
-        _write_json(
-            _json_file(folder, split),
-            {
-                "info": {"description": f"fpn_d2 shapes, {split}", "version": str(spec.version)},
-                "licenses": [],
-                "images": images,
-                "annotations": annotations,
-                "categories": [
-                    {"id": i, "name": name, "supercategory": "shape"}
-                    for i, name in enumerate(CLASSES, start=1)
-                ],
-            },
-        )
+                ids = {"id": len(annotations) + 1, "image_id": index + 1}
+                shape = _annotation(polygon, polygon_area(polygon))
+                annotations.append({**ids, "category_id": category + 1, **shape})
+        categories = [
+            {"id": i, "name": name, "supercategory": "shape"}
+            for i, name in enumerate(CLASSES, start=1)
+        ]
+        content = {
+            "info": {"description": f"fpn_d2 shapes, {split}", "version": str(spec.version)},
+            "licenses": [],
+            "images": images,
+            "annotations": annotations,
+            "categories": categories,
+        }
+        _write_json(_json_file(folder, split), content)
     _write_json(os.path.join(folder, "specification.json"), _specification(spec))
 
 
-def _annotation(
-    annotation_id: int, image_id: int, category_id: int, polygon: np.ndarray, area: float
-) -> dict[str, Any]:
+def _annotation(polygon: np.ndarray, area: float) -> dict[str, Any]:
     (left, top), (right, bottom) = polygon.min(axis=0), polygon.max(axis=0)
-    box = [left, top, right - left, bottom - top]
     return {
-        "id": annotation_id,
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": [round(float(value), 2) for value in box],
+        "bbox": [round(float(value), 2) for value in (left, top, right - left, bottom - top)],
         "area": round(area, 3),
         "iscrowd": 0,
         "segmentation": [[round(float(value), 2) for value in polygon.ravel()]],

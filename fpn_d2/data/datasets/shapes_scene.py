@@ -32,8 +32,7 @@ class Scene:
     """The geometry of one image.
 
     Args:
-        height: image height in pixels.
-        width: image width in pixels.
+        height, width: the image's, in pixels.
         objects: (index into :data:`CLASSES`, polygon) pairs; no two polygons overlap.
         decoys: polygons of filled shapes that belong to no class; they overlap nothing either.
     """
@@ -45,15 +44,7 @@ class Scene:
 
 
 def compose_scene(rng: np.random.Generator, spec: ShapesSpec) -> Scene:
-    """Draw one image's size, objects and filled distractors.
-
-    Args:
-        rng: the image's own generator.
-        spec: the data set's specification.
-
-    Returns:
-        the scene.
-    """
+    """Draw one image's size, objects and filled distractors from the image's own generator."""
     sides = [spec.size, round(spec.size * rng.uniform(spec.min_aspect, 1))]
     width, height = rng.permutation(sides).tolist()
     taken = np.zeros((height, width), dtype=bool)
@@ -64,7 +55,7 @@ def compose_scene(rng: np.random.Generator, spec: ShapesSpec) -> Scene:
     objects = []
     for side in object_sides:
         category = int(rng.integers(len(CLASSES)))
-        polygon = _place(rng, _pose(rng, spec, _outline(CLASSES[category]), side), taken)
+        polygon = _place(rng, _pose(rng, spec, _OUTLINES[CLASSES[category]], side), taken)
         if polygon is not None:
             objects.append((category, polygon))
     decoys = []
@@ -78,14 +69,7 @@ def compose_scene(rng: np.random.Generator, spec: ShapesSpec) -> Scene:
 
 
 def polygon_area(polygon: np.ndarray) -> float:
-    """The area of a polygon by the shoelace formula.
-
-    Args:
-        polygon: (P, 2) vertices in pixels.
-
-    Returns:
-        the area in square pixels.
-    """
+    """The area of a polygon in square pixels, by the shoelace formula."""
     x, y = polygon[:, 0], polygon[:, 1]
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
@@ -100,21 +84,21 @@ def _spokes(radii: np.ndarray, start: float = 0.0) -> np.ndarray:
     return np.stack([radii * np.sin(angles), -radii * np.cos(angles)], axis=1)
 
 
-def _outline(name: str) -> np.ndarray:
-    """The upright shape of a class, of about unit radius, y pointing down."""
-    if name == "circle":
-        return _spokes(np.ones(48))
-    if name == "square":
-        return _spokes(np.ones(4), start=math.pi / 4)
-    if name == "triangle":
-        return _spokes(np.ones(3))
-    if name == "star":
-        return _spokes(np.tile([1.0, 0.42], 5))
-    assert name == "cross", name
+def _cross() -> np.ndarray:
     thin, far = 0.34, 1.0
     quarter = np.array([[thin, -far], [thin, -thin], [far, -thin]])
     turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
     return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
+
+
+# The upright shape of each class, of about unit radius, y pointing down.
+_OUTLINES = {
+    "circle": _spokes(np.ones(48)),
+    "cross": _cross(),
+    "square": _spokes(np.ones(4), start=math.pi / 4),
+    "star": _spokes(np.tile([1.0, 0.42], 5)),
+    "triangle": _spokes(np.ones(3)),
+}
 
 
 def _decoy_outline(rng: np.random.Generator) -> np.ndarray:
@@ -128,12 +112,7 @@ def _decoy_outline(rng: np.random.Generator) -> np.ndarray:
     name = CLASSES[rng.integers(len(CLASSES))]
     # A triangle's lower half is a trapezium; its right half would be a triangle again.
     axis = 1 if name == "triangle" else 0
-    return _half(_outline(name), axis)
-
-
-def _half(polygon: np.ndarray, axis: int) -> np.ndarray:
-    """The part of a polygon with a coordinate of at least 0 (clipped edge by edge)."""
-    kept = []
+    polygon, kept = _OUTLINES[name], []
     for here, there in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
         if here[axis] >= 0:
             kept.append(here)
@@ -155,16 +134,9 @@ def _pose(
 
 
 def _place(rng: np.random.Generator, polygon: np.ndarray, taken: np.ndarray) -> np.ndarray | None:
-    """Find a free place for a polygon, and take it.
-
-    Args:
-        rng: the image's own generator.
-        polygon: (P, 2), its box beginning at (0, 0).
-        taken: (height, width) bool, the pixels in use; changed in place.
-
-    Returns:
-        the polygon at its place, in hundredths of a pixel, or None where none was found.
-    """
+    """Find a free place for a polygon whose box begins at (0, 0), and take it: its pixels of
+    ``taken``, (H, W) bool, become True. Returns the polygon at its place, in hundredths of a pixel,
+    or None where there is none."""
     polygon = polygon + rng.uniform(0, 1, 2)
     columns, rows = (np.ceil(polygon.max(axis=0)).astype(int) + 2 * _GAP).tolist()
     canvas = Image.new("1", (columns, rows))
@@ -205,14 +177,8 @@ def draw_scene(rng: np.random.Generator, scene: Scene, max_strokes: int) -> np.n
 
 
 def coverage(polygon: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """How much of each pixel a polygon covers.
-
-    Args:
-        polygon: (P, 2) vertices in pixels.
-
-    Returns:
-        (h, w) float32 between 0 and 1, and the column and row of its first pixel.
-    """
+    """How much of each pixel a polygon covers, as (h, w) float32 between 0 and 1, and the column
+    and row of its first pixel."""
     left, top = np.floor(polygon.min(axis=0)).astype(int).tolist()
     right, bottom = np.ceil(polygon.max(axis=0)).astype(int).tolist()
     canvas = Image.new("L", ((right - left) * _FINE, (bottom - top) * _FINE))
@@ -288,10 +254,7 @@ def _background(rng: np.random.Generator, height: int, width: int, strokes: int)
 
 
 def _enlarged(
-    grid: np.ndarray,
-    height: int,
-    width: int,
-    kind: Image.Resampling = Image.Resampling.BICUBIC,
+    grid: np.ndarray, height: int, width: int, kind: int = Image.Resampling.BICUBIC
 ) -> np.ndarray:
     small = Image.fromarray(grid.astype(np.float32))
     return np.asarray(small.resize((width, height), kind))

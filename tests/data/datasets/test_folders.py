@@ -56,36 +56,21 @@ def test_what_is_no_data_set_of_the_users_is_left_out(tmp_path, coco):
     assert register_coco_folders(str(tmp_path)) == ["zoo_train"]
 
 
-def test_any_character_in_the_roots_name(tmp_path, coco):
+def test_any_character_in_the_roots_name_and_a_root_that_is_not_there(tmp_path, coco):
     root = tmp_path / "data [1] *"
+    assert register_coco_folders(str(root)) == []
     coco.write(root, "zoo", "train", coco.content())
     assert register_coco_folders(str(root)) == ["zoo_train"]
 
 
-def test_a_root_that_is_not_there(tmp_path):
-    assert register_coco_folders(str(tmp_path / "nowhere")) == []
-
-
 @pytest.fixture
-def whole(tmp_path):
-    """Four images with ids out of order, an object in each."""
-    ids = [40, 10, 30, 20]
-    content = {
-        "images": [{"id": i, "file_name": f"{i}.jpg", "height": 9, "width": 9} for i in ids],
-        "annotations": [
-            {
-                "id": i,
-                "image_id": i,
-                "category_id": 7,
-                "bbox": [0, 0, 5, 5],
-                "area": 25,
-                "iscrowd": 0,
-                "segmentation": [[0, 0, 5, 0, 5, 5, 0, 5]],
-            }
-            for i in ids
-        ],
-        "categories": [{"id": 7, "name": "thing"}],
-    }
+def whole(tmp_path, coco):
+    """Four images with ids out of order, an object in each but the last."""
+    content = coco.content()
+    for image, number in zip(content["images"], (40, 10, 30, 20), strict=True):
+        image["id"] = number
+    for annotation, image in zip(content["annotations"], content["images"], strict=False):
+        annotation["image_id"] = image["id"]
     path = tmp_path / "instances_whole.json"
     path.write_text(json.dumps(content))
     register_coco_instances("whole_set", {}, str(path), str(tmp_path))
@@ -98,19 +83,17 @@ def test_the_first_by_ascending_id(whole, tmp_path):
     records = DatasetCatalog.get("first_set")
     assert [record["image_id"] for record in records] == [10, 20]
     content = json.loads((tmp_path / "instances_whole_first2.json").read_text())
-    assert [annotation["image_id"] for annotation in content["annotations"]] == [10, 20]
-    assert MetadataCatalog.get("first_set").thing_classes == ["thing"]
+    assert [annotation["image_id"] for annotation in content["annotations"]] == [10]
+    assert MetadataCatalog.get("first_set").thing_classes == ["cat", "dog"]
     assert MetadataCatalog.get("first_set").evaluator_type == "coco"
 
 
 def test_a_missing_or_broken_whole_is_named(whole):
     register_first_images("first_set", of="whole_set", count=2)
-    whole.write_text("{")
-    with pytest.raises(UserError, match=r"first_set cannot be made of \S+instances_whole\.json"):
-        DatasetCatalog.get("first_set")
-    whole.unlink()
-    with pytest.raises(UserError, match=r"first_set cannot be made of \S+instances_whole\.json"):
-        DatasetCatalog.get("first_set")
+    for spoil in (lambda: whole.write_text("{"), whole.unlink):
+        spoil()
+        with pytest.raises(UserError, match=r"first_set cannot be made of \S+_whole\.json"):
+            DatasetCatalog.get("first_set")
 
 
 def test_the_papers_test_set_is_registered():

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import portalocker
@@ -53,7 +54,7 @@ def annotations_of(folder, split):
 # Geometry.
 
 
-def test_areas_are_the_polygons():
+def test_areas_and_coverage_are_the_polygons():
     square = np.array([[1.0, 2.0], [5.0, 2.0], [5.0, 6.0], [1.0, 6.0]])
     assert polygon_area(square) == 16
     assert polygon_area(square[::-1]) == 16
@@ -61,6 +62,11 @@ def test_areas_are_the_polygons():
         for _, polygon in scene.objects:
             counted = raster(polygon, scene.height * 16, scene.width * 16, scale=16).sum() / 256
             assert polygon_area(polygon) == pytest.approx(counted, rel=0.02)
+    for scene in scenes(ShapesSpec(), 20):
+        for _, polygon in scene.objects:
+            alpha, left, top = coverage(polygon)
+            assert alpha.sum() == pytest.approx(polygon_area(polygon), rel=0.05)
+            assert (left, top) == tuple(np.floor(polygon.min(axis=0)))
 
 
 def test_objects_lie_inside_and_never_overlap():
@@ -139,14 +145,6 @@ def test_outlines_tell_the_classes_apart():
 # Pixels.
 
 
-def test_coverage_is_the_polygons_area():
-    for scene in scenes(ShapesSpec(), 20):
-        for _, polygon in scene.objects:
-            alpha, left, top = coverage(polygon)
-            assert alpha.sum() == pytest.approx(polygon_area(polygon), rel=0.05)
-            assert (left, top) == tuple(np.floor(polygon.min(axis=0)))
-
-
 def test_pixels_are_the_polygons():
     for i, scene in enumerate(scenes(ShapesSpec(max_decoys=0), 12)):
         bare = Scene(scene.height, scene.width, [], [])
@@ -217,21 +215,16 @@ def test_what_is_written(tmp_path):
             assert annotation["area"] == pytest.approx(counted, rel=0.02)
 
 
-def test_image_i_does_not_depend_on_the_number_of_images(tmp_path):
+def test_image_i_depends_on_the_seed_and_the_split_but_not_on_the_number_of_images(tmp_path):
     few = Path(generate_shapes(str(tmp_path), "few", SMALL))
     more = Path(generate_shapes(str(tmp_path), "more", dataclasses.replace(SMALL, train=8, val=5)))
     for image in (few / "images").iterdir():
         assert image.read_bytes() == (more / "images" / image.name).read_bytes()
     some, all_of_it = annotations_of(few, "train"), annotations_of(more, "train")
     assert all_of_it["annotations"][: len(some["annotations"])] == some["annotations"]
-
-
-def test_seeds_and_splits_differ(tmp_path):
-    one = Path(generate_shapes(str(tmp_path), "one", SMALL))
-    two = Path(generate_shapes(str(tmp_path), "two", dataclasses.replace(SMALL, seed=1)))
-    first = [folder / "images" / "train_000001.jpg" for folder in (one, two)]
-    first.append(one / "images" / "val_000001.jpg")
-    assert len({path.read_bytes() for path in first}) == 3
+    other = Path(generate_shapes(str(tmp_path), "other", dataclasses.replace(SMALL, seed=1)))
+    firsts = [folder / "images" / "train_000001.jpg" for folder in (few, other)]
+    assert len({p.read_bytes() for p in [*firsts, few / "images" / "val_000001.jpg"]}) == 3
 
 
 def test_registration_generates_nothing_and_use_does(tmp_path):
@@ -246,10 +239,7 @@ def test_registration_generates_nothing_and_use_does(tmp_path):
     assert len(DatasetCatalog.get("tiny_train")) == 6
     COCOEvaluator("tiny_val", output_dir=str(tmp_path))
     register_shapes(str(tmp_path), "tiny", SMALL)  # twice is harmless
-
-
-def test_the_built_in_names_are_registered():
-    assert {"shapes_train", "shapes_val"} <= set(DatasetCatalog.keys())
+    assert {"shapes_train", "shapes_val"} <= set(DatasetCatalog.keys())  # the built-in set's names
 
 
 # Generation that meets something.
@@ -296,9 +286,7 @@ def test_a_root_that_cannot_be_written(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(UserError, match="No space left"):
         generate_shapes(str(tmp_path), spec=SMALL)
@@ -308,9 +296,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
 def test_a_data_set_that_is_there_needs_no_writing(tmp_path, monkeypatch):
     folder = generate_shapes(str(tmp_path), spec=SMALL)
 
-    def refuse(*args, **kwargs):
-        raise portalocker.LockException("read-only file system")
-
+    refuse = Mock(side_effect=portalocker.LockException("read-only file system"))
     monkeypatch.setattr(portalocker, "Lock", refuse)
     assert generate_shapes(str(tmp_path), spec=SMALL) == folder
     with pytest.raises(UserError, match="read-only file system"):
@@ -325,15 +311,8 @@ def test_names_that_are_no_folder_names(tmp_path, name):
 
 @pytest.mark.parametrize(
     "values",
-    [
-        {"train": 0},
-        {"val": -1},
-        {"size": 8},
-        {"empty": 1.5},
-        {"max_side": 0.9},
-        {"size": 32, "min_side": 30},
-        {"stretch": 0.5},
-    ],
+    [{"train": 0}, {"val": -1}, {"size": 8}, {"empty": 1.5}, {"max_side": 0.9}, {"stretch": 0.5}]
+    + [{"size": 32, "min_side": 30}],
 )
 def test_specifications_that_cannot_work(values):
     with pytest.raises(UserError, match="shapes data set: "):
