@@ -125,21 +125,20 @@ def tiny_opts(tiny_root: str, tmp_path: Path) -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def tiny_environment(repo: Path, tiny_root: str) -> dict[str, str]:
+def tiny_environment(tiny_root: str) -> dict[str, str]:
     """The environment of a program that is to find the tiny data."""
-    found = {"DETECTRON2_DATASETS": tiny_root, "PYTHONPATH": str(repo)}
-    return {**os.environ, **found, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "DETECTRON2_DATASETS": tiny_root, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
 def run_program(repo: Path, tiny_environment: dict) -> Callable[..., subprocess.CompletedProcess]:
-    """``run_program(word, ...)``: run Python with these words where it finds the tiny data."""
+    """``run_program(word, ...)``: run Python where it finds the package and the tiny data."""
 
     def run(*words: object) -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, *map(str, words)],
             cwd=repo,
-            env=tiny_environment,
+            env={**tiny_environment, "PYTHONPATH": str(repo)},
             capture_output=True,
             text=True,
             timeout=600,

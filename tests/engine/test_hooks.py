@@ -94,7 +94,7 @@ def test_the_program_ends_with_the_signals_code(repo, tiny_opts, tiny_environmen
     process = subprocess.Popen(
         [*program, "SOLVER.MAX_ITER", "5000", "DATALOADER.NUM_WORKERS", str(2 - processes)],
         cwd=repo,
-        env=tiny_environment,
+        env={**tiny_environment, "PYTHONPATH": str(repo)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
