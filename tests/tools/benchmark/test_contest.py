@@ -1,6 +1,7 @@
 """Timing by a clock of the test's own, processes with their own memory settings, rows by hand."""
 
 import collections
+import functools
 import itertools
 import os
 import time
@@ -39,15 +40,15 @@ def test_contestants_take_turns(run_here):
     assert "".join(order) == "abababccc"
 
 
-def test_the_peak_of_memory_is_what_is_held_within(run_here):
-    def holds(mebibytes):
-        return lambda: torch.ones(mebibytes * 2**18).sum()  # float32
+def hold(device):
+    """A task whose calls hold 200 and 20 MiB of float32."""
+    calls = {n: functools.partial(lambda n: torch.ones(n * 2**18).sum(), n) for n in (200, 20)}
+    timings = yield Comparison(calls, kept=[])
+    return [[timings[200].peak_mib, timings[20].peak_mib]]
 
-    def task(device):
-        timings = yield Comparison({"large": holds(200), "small": holds(20)}, kept=[])
-        return [timings["large"].peak_mib, timings["small"].peak_mib]
 
-    large, small = run_here(task)
+def test_the_peak_of_memory_is_what_is_held_within():
+    ((large, small),) = run_task(hold, "cpu", 1)
     if large is None:
         pytest.skip("not Linux")
     assert 190 < large < 300
