@@ -57,10 +57,13 @@ test-slow: setup  ## run the slow tests
 	@$(PYTEST) -m slow $(TESTS) || { status=$$?; \
 	  [ $$status -eq 5 ] && ! grep -rq --include='*.py' 'mark\.slow' tests || exit $$status; }
 
-# Gradio wants an older Pillow than the rest, hence an environment of its own over this one.
+# Gradio wants an older Pillow than the rest, hence an environment of its own over this one (also
+# where this one is a venv, which --system-site-packages alone would pass over).
 PAGE := .page-environment
 test-page: setup  ## test the page of tools/app.py in a real browser
 	@[ -x $(PAGE)/bin/python ] || $(PYTHON) -m venv --system-site-packages $(PAGE)
+	@$(PYTHON) -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > $$($(PAGE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/outer.pth
 	@$(PAGE)/bin/python -m pip install --quiet --disable-pip-version-check gradio playwright pytest
 	FPN_D2_PAGE_TESTS=1 $(PAGE)/bin/python -m pytest -q tests/app
 

@@ -312,11 +312,28 @@ def test_a_git_repository_gives_the_pin_or_its_head(
     subprocess.run(["git", "clone", "-q", "--bare", str(folder), str(bare)], check=True)
     if form == "without config":
         (bare / "config").unlink()
-    named = {"git+file": f"git+{bare.as_uri()}@{first}", "file": bare.as_uri()}.get(form, str(bare))
+    named = {"git+file": f"git+{bare.as_uri()}", "file": bare.as_uri()}.get(form, str(bare))
     with zipfile.ZipFile(find_source(named, work)) as packed:
         assert "detectron2/setup.py" in packed.namelist()
         assert packed.comment.decode() == (first if has_pin else head)  # as git archive writes it
     assert ("taking its HEAD" in capsys.readouterr().out) != has_pin
+
+
+@needs_git
+def test_a_commit_that_is_named_is_taken(repository, work):
+    folder, first, _ = repository
+    with zipfile.ZipFile(find_source(f"git+{folder.as_uri()}/.git@{first}", work)) as packed:
+        assert packed.comment.decode() == first
+
+
+@pytest.mark.parametrize("named", ["https://a.b/c/detectron2", "git+ssh://git@a.b/c.git@v0.6"])
+def test_addresses_of_repositories_are_cloned(named, work, monkeypatch):
+    calls = []
+    monkeypatch.setattr(setup_environment, "run", lambda *words, **_: calls.append(words) or "")
+    find_source(named, work)
+    assert calls[0][:4] == ("git", "clone", "--quiet", "--bare")
+    assert calls[0][4] == named.removeprefix("git+").removesuffix("@v0.6")
+    assert calls[-1][-1] == ("v0.6" if "@v0.6" in named else setup_environment.DETECTRON2_COMMIT)
 
 
 def test_what_pip_takes_itself_is_handed_on(tmp_path):

@@ -113,9 +113,12 @@ def find_source(named: str, work: Path) -> str:
     repository = next((p for p in (path, path / ".git") if (p / "HEAD").is_file()), None)
     if repository is None and path.exists():
         raise SetupError(f"{path} holds neither a setup.py nor a git repository; {NAME_ANOTHER}")
-    if named.startswith(("git+", "ssh://", "git://")) or named.endswith(".git"):
+    # git's own addresses, with pip's @commit, and those of web pages of repositories
+    is_git = re.match(r"git\+|ssh://|git://|.*\.git$|https?://(?!.*\.(whl|zip|t?gz)$)", named)
+    url, _, commit = re.match(r"(?:git\+)?(.*?)(@([^@/:]+))?$", named).groups()
+    if is_git:
         if repository is None:
-            repository, url = work / "clone.git", re.sub(r"^git\+|@[^@/:]*$", "", named)
+            repository = work / "clone.git"
             say(f"fetching Detectron2 from {url}")
             failure = f"{url} cannot be fetched; check the network, or {NAME_ANOTHER}"
             run("git", "clone", "--quiet", "--bare", url, str(repository), failure=failure)
@@ -126,14 +129,15 @@ def find_source(named: str, work: Path) -> str:
     # `git archive` also reads a repository of another user, and one without its `config`.
     git = ("git", f"--git-dir={repository}")
     failure = f"git cannot read {named}; repair the repository, or {NAME_ANOTHER}"
-    try:
-        pinned = DETECTRON2_COMMIT
-        run(*git, "cat-file", "-e", pinned, failure=failure, stderr=subprocess.DEVNULL)
-    except SetupError:
-        pinned = "HEAD"
-        say(f"{named} lacks the tested commit {DETECTRON2_COMMIT[:7]}; taking its HEAD")
+    if not (is_git and commit):
+        commit = DETECTRON2_COMMIT
+        try:
+            run(*git, "cat-file", "-e", commit, failure=failure, stderr=subprocess.DEVNULL)
+        except SetupError:
+            say(f"{named} lacks the tested commit {commit[:7]}; taking its HEAD")
+            commit = "HEAD"
     archive = str(work / "detectron2.zip")
-    run(*git, "archive", "--prefix=detectron2/", "-o", archive, pinned, failure=failure)
+    run(*git, "archive", "--prefix=detectron2/", "-o", archive, commit, failure=failure)
     return archive
 
 
@@ -158,11 +162,16 @@ def install_torch(wanted: str) -> None:
     return pip("install", *TORCH_PAIR, failure=failure)
 
 
-def has_compiler() -> bool:
-    """Whether extensions can be compiled here; on Windows torch looks for MSVC itself."""
-    compilers = shlex.split(os.environ.get("CXX", ""))[:1] or ["c++", "g++", "clang++"]
+def compiler() -> str | None:
+    """The value of ``CXX`` with which extensions can be compiled here, or None; on Windows torch
+    looks for MSVC itself."""
+    named = os.environ.get("CXX", "")
+    names = shlex.split(named)[:1] or ["c++", "g++", "clang++"]
+    found = next(filter(shutil.which, names), None)
+    if sys.platform == "win32":
+        return named
     headers = Path(sysconfig.get_path("include"), "Python.h").exists()
-    return sys.platform == "win32" or (headers and any(map(shutil.which, compilers)))
+    return (named or found) if headers and found else None
 
 
 def install_detectron2(source: str, work: Path) -> None:
@@ -178,8 +187,10 @@ def install_detectron2(source: str, work: Path) -> None:
     # Beside the environment, whose setuptools may be newer: Detectron2 needs its pkg_resources.
     tools = str(work / "tools")
     pip("install", "--quiet", "--target", tools, "setuptools<82", "wheel", failure=failure)
-    options = {"failure": failure, "env": {"PYTHONPATH": tools}}
-    if os.path.exists(source) and not has_compiler():
+    path = os.pathsep.join(filter(None, (tools, os.environ.get("PYTHONPATH"))))
+    cxx = compiler()
+    options = {"failure": failure, "env": {"PYTHONPATH": path, **({"CXX": cxx} if cxx else {})}}
+    if os.path.exists(source) and cxx is None:
         say("no C++ compiler, or no Python.h: Detectron2 comes without its compiled part")
         if os.path.isfile(source):
             shutil.unpack_archive(source, work / "unpacked")
@@ -209,6 +220,8 @@ def set_up(work: Path) -> str:
     if "detectron2" in missing:
         source = find_source(os.environ.get("DETECTRON2", ""), work)
     if {"torch", "torchvision"} & set(missing):
+        if "torch" not in missing:
+            say(f"torch {found['torch'][0]} has no torchvision that imports; both are replaced")
         install_torch(os.environ.get("TORCH", ""))
     if "cv2" in missing:
         has_screen = sys.platform != "linux" or ctypes.util.find_library("GL")
