@@ -62,7 +62,7 @@ def build_train_loader(cfg: CfgNode) -> Any:
     mapper = build_train_mapper(cfg)
     if isinstance(dataset, list):  # a torch data set may read its images itself
         files = (record["file_name"] for record in dataset if "file_name" in record)
-        mapper = SkippingMapper(mapper, files, cfg.DATALOADER.MAX_SKIPPED_SHARE)
+        mapper = SkippingMapper(mapper, files, cfg.DATALOADER.get("MAX_SKIPPED_SHARE", 0.01))
     if isinstance(dataset, IterableDataset):  # its order is its own, and its place unknown
         return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
     return _stream_loader(cfg, dataset, mapper)

@@ -145,9 +145,9 @@ class TorchvisionResize(T.Augmentation):
 
 
 def build_test_resize(cfg: CfgNode) -> T.Augmentation:
-    """The resize of test images by ``INPUT.RESIZE_TEST``."""
+    """The resize of test images by ``INPUT.RESIZE_TEST``; Detectron2's where a config lacks it."""
     sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    if cfg.INPUT.RESIZE_TEST == "torchvision":
+    if cfg.INPUT.get("RESIZE_TEST") == "torchvision":
         return TorchvisionResize(*sides)
     return T.ResizeShortestEdge([sides[0], sides[0]], sides[1])
 
@@ -159,7 +159,8 @@ def build_test_mapper(cfg: CfgNode) -> DatasetMapper:
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
     """Detectron2's training mapper, or with ``INPUT.OBJECT_SCALE_TRAIN`` the one of that scale."""
-    return ObjectScaleMapper(cfg) if cfg.INPUT.OBJECT_SCALE_TRAIN else DatasetMapper(cfg, True)
+    of_scale = cfg.INPUT.get("OBJECT_SCALE_TRAIN")  # a config of Detectron2 alone lacks it
+    return ObjectScaleMapper(cfg) if of_scale else DatasetMapper(cfg, True)
 
 
 class SkippingMapper:

@@ -3,6 +3,7 @@
 Three readers share the findings of :mod:`fpn_d2.data.annotation_file`: ``tools/check_dataset.py``
 lists all of them and reads all images; the loaders refuse a data set with findings that stop their
 run before it starts; and where Detectron2's loader fails all the same, the first error says why.
+Data sets that are registered for an evaluator other than COCO's have their records checked instead.
 """
 
 import codecs
@@ -177,10 +178,10 @@ def judged_file(name: str) -> _Judgement | None:
 
     Returns:
         what was found, or None where the data set has no such file on this machine (yet: built-in
-        ones are made on first use).
+        ones are made on first use), or it is of another format, such as LVIS's.
     """
     path = _path_of(name)
-    if path is None or not os.path.isfile(path):
+    if path is None or not os.path.isfile(path) or not _is_coco(name):
         return None
     stat = os.stat(path)
     return _judge(path, stat.st_mtime_ns, stat.st_size)
@@ -189,6 +190,11 @@ def judged_file(name: str) -> _Judgement | None:
 def _path_of(name: str) -> str | None:
     path = getattr(MetadataCatalog.get(name), "json_file", None)
     return path if path is not None and is_local(path) else None
+
+
+def _is_coco(name: str) -> bool:
+    """Whether a data set's file is in COCO's format, by the evaluator that it is registered for."""
+    return MetadataCatalog.get(name).get("evaluator_type") in (None, "coco")
 
 
 def _is_left_out(annotation: dict[str, Any]) -> bool:
@@ -232,7 +238,8 @@ def check_annotation_files(
     """Refuse data sets whose annotation files stop a run, and class lists that disagree.
 
     Args:
-        names: the data sets; those without an annotation file on this machine are let through.
+        names: the data sets; those without an annotation file in COCO's format on this machine are
+            let through.
         runs: what is to be done, such as ``("training", "masks")``, see :class:`Finding`.
         objects_needed: whether images without objects are left out.
 
@@ -286,18 +293,20 @@ def explain_failure(names: Sequence[str]) -> str | None:
     or None where the annotation files are not at fault."""
     for name in names:
         path, file = _path_of(name), judged_file(name)
-        if path is None:
-            return None
-        if file is None:
+        if path is not None and not os.path.isfile(path):
             return f"annotation file {path} of data set {name} does not exist: {missing_remedy()}"
+        if file is None:  # a loader or a format of its own
+            return None
         errors = [finding for finding in file.findings if finding.severity == ERROR]
         if errors:
-            return _in_words(path, errors[:1])
+            stopping = [finding for finding in errors if finding.stops]
+            return _in_words(file.path, (stopping or errors)[:1])
     return None
 
 
 def check_records(names: Sequence[str], records: Sequence[dict[str, Any]], masks: bool) -> None:
-    """Check the sizes, boxes and masks of images that come from no annotation file.
+    """Check the sizes, boxes and masks of images that come from no annotation file in COCO's
+    format.
 
     Args:
         names: the data sets.

@@ -79,7 +79,7 @@ def export_model(cfg: CfgNode, model: nn.Module, format: str) -> Exported:
         "input_format": cfg.INPUT.FORMAT,
         "min_size": str(cfg.INPUT.MIN_SIZE_TEST),
         "max_size": str(cfg.INPUT.MAX_SIZE_TEST),
-        "resize": cfg.INPUT.RESIZE_TEST,
+        "resize": cfg.INPUT.get("RESIZE_TEST", "detectron2"),
         "model": type(model).__name__,
         "license": "none",
     }

@@ -6,12 +6,14 @@ import shutil
 
 import numpy as np
 import pytest
+from detectron2.config import get_cfg
 from detectron2.data import (
     DatasetCatalog,
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
 )
+from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathHandler, PathManager
 
@@ -184,6 +186,87 @@ def test_a_fault_of_the_test_set_shows_before_training(cfg, zoo, coco):
     zoo(val={**coco.content(), "images": []})
     with pytest.raises(UserError, match=r"instances_val\.json: the list named images is e"):
         build_train_loader(cfg)
+
+
+# Data sets of other formats and configs of other programs.
+
+
+@pytest.fixture
+def lvis(cfg, zoo, coco):
+    """``lvis(evaluator_type, **changes)``: registers such a set as Detectron2 does, from a file of
+    LVIS v1's form and with these values changed in its first record; the config trains on it."""
+    images = zoo() / "images"
+
+    def write(evaluator_type, **changes):
+        content = coco.masked()
+        for image in content["images"]:
+            image["coco_url"] = f"http://images.cocodataset.org/images/{image.pop('file_name')}"
+        for category in content["categories"]:
+            category.update(synonyms=[category["name"]], synset="a.n.01", frequency="f")
+        for annotation in content["annotations"]:
+            del annotation["iscrowd"]
+            annotation["segmentation"] = TRIANGLE
+        path = images.parent / "lvis_v1_train.json"
+        path.write_text(json.dumps(content))
+
+        def load():
+            records = [
+                {
+                    "file_name": str(images / image["coco_url"].rpartition("/")[2]),
+                    **{"height": image["height"], "width": image["width"]},
+                    "image_id": image["id"],
+                    "annotations": [
+                        {
+                            **{"bbox": entry["bbox"], "bbox_mode": BoxMode.XYWH_ABS},
+                            "category_id": entry["category_id"] - 1,
+                            "segmentation": entry["segmentation"],
+                        }
+                        for entry in content["annotations"]
+                        if entry["image_id"] == image["id"]
+                    ],
+                }
+                for image in content["images"]
+            ]
+            records[0].update(changes)
+            return records
+
+        DatasetCatalog.register("my_lvis", load)
+        MetadataCatalog.get("my_lvis").set(json_file=str(path), image_root=f"{images.parent}/")
+        if evaluator_type is not None:
+            MetadataCatalog.get("my_lvis").evaluator_type = evaluator_type
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("my_lvis",), ()
+        cfg.MODEL.MASK_ON = True
+        return cfg
+
+    return write
+
+
+@pytest.mark.parametrize("evaluator_type", ["lvis", "my_own"])
+def test_files_of_other_formats_are_not_judged_as_cocos(lvis, evaluator_type):
+    cfg = lvis(evaluator_type)
+    assert {i for batch in ids_of(build_train_loader(cfg), 6) for i in batch} == {1, 2, 3}
+    assert len(build_test_loader(cfg, "my_lvis")) == 4
+
+
+@pytest.mark.parametrize("evaluator_type", [None, "coco"])
+def test_a_file_that_should_be_cocos_is_judged(lvis, evaluator_type):
+    with pytest.raises(UserError, match="entry 0 of images has the file_name None"):
+        build_train_loader(lvis(evaluator_type))
+
+
+def test_the_records_of_other_formats_are_checked(lvis):
+    with pytest.raises(UserError, match=r"my_lvis, image \S*0\.png: it .*bbox \[1\]"):
+        build_train_loader(lvis("lvis", annotations=[{"bbox": [1]}]))
+
+
+def test_a_config_of_detectron2_alone_has_loaders(cfg, zoo):
+    zoo()
+    plain = get_cfg()
+    plain.DATASETS.TRAIN, plain.DATASETS.TEST = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
+    plain.MODEL.ROI_HEADS.NUM_CLASSES, plain.SOLVER.IMS_PER_BATCH, plain.SEED = 2, 2, 7
+    plain.DATALOADER.NUM_WORKERS = 0
+    assert ids_of(build_train_loader(plain), 6) == ids_of(build_train_loader(cfg), 6)
+    assert len(next(iter(build_test_loader(plain, "zoo_val")))) == 1
 
 
 # Files and names that are not there.

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.utils.data._utils as loader_utils
+from detectron2.config import get_cfg
+from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from PIL import Image
@@ -16,7 +18,13 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from fpn_d2 import UserError
 from fpn_d2.data import TorchvisionResize, build_test_loader, build_test_mapper, build_train_loader
-from fpn_d2.data.dataset_mapper import ObjectScaleMapper, RefusingMapper, SkippingMapper, _start
+from fpn_d2.data.dataset_mapper import (
+    ObjectScaleMapper,
+    RefusingMapper,
+    SkippingMapper,
+    _start,
+    build_train_mapper,
+)
 from fpn_d2.data.datasets import register_coco_folders
 
 # Training images at the scale of one of their objects (the baseline of Table 6).
@@ -170,6 +178,12 @@ def test_the_config_chooses_the_resize(row_config):
         UserError, match="RESIZE_TEST is 'pil'; set it to 'detectron2' or 'torchvision'"
     ):
         row_config(TORCHVISION_ROW, "INPUT.RESIZE_TEST", "pil")
+
+
+def test_a_config_of_detectron2_alone_has_mappers():
+    (resize,) = build_test_mapper(get_cfg()).augmentations.augs
+    assert isinstance(resize, T.ResizeShortestEdge)
+    assert type(build_train_mapper(get_cfg())) is DatasetMapper
 
 
 # Images that cannot be read: training skips, counts and names them, evaluation stops.

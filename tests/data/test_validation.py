@@ -5,10 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.data.validation import check_file, check_records, read_annotations
+from fpn_d2.data.validation import check_file, check_records, explain_failure, read_annotations
 
 
 @pytest.fixture
@@ -154,3 +155,25 @@ def test_images_that_come_from_no_annotation_file(record, annotation, words):
 
 def test_an_image_whose_size_nobody_says():
     check_records(["mine"], [{"file_name": "a.png", "annotations": [SOUND]}], masks=True)
+
+
+# Why Detectron2's loader failed.
+
+
+def test_an_error_that_stops_a_run_explains_a_failure_first(zoo):
+    path, _, content = zoo
+    content["annotations"][0]["image_id"] = 99  # Detectron2 leaves it out
+    path.write_text(json.dumps(content))
+    MetadataCatalog.get("faulty").json_file = str(path)
+    assert "has the image_id 99" in explain_failure(["faulty"])
+    content["annotations"][2]["id"] = content["annotations"][1]["id"]
+    path.write_text(json.dumps(content))
+    assert "annotation 2 repeats the id 2" in explain_failure(["faulty"])
+
+
+def test_a_file_of_another_format_explains_nothing_but_its_absence(tmp_path):
+    path = tmp_path / "lvis.json"
+    MetadataCatalog.get("other").set(json_file=str(path), evaluator_type="lvis")
+    assert "lvis.json of data set other does not exist" in explain_failure(["other"])
+    path.write_text("{}")
+    assert explain_failure(["other"]) is None

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from random_detectors import detect, image_of, proposals_of, random_detector
 
@@ -150,6 +151,13 @@ def test_classes_without_names_are_numbered(exported_of):
     row, opts = "Fast-RCNN/fast_rcnn_R_18_C5", ("MODEL.ROI_HEADS.NUM_CLASSES", 2)
     about = exported_of(row, "torchscript", *opts).metadata
     assert json.loads(about["class_names"]) == ["class 0", "class 1"]
+
+
+def test_a_config_of_detectron2_alone_is_exported(model_of):
+    _, model = model_of(FASTER)
+    metadata = export_model(get_cfg(), model, "torchscript").metadata
+    assert metadata["resize"] == "detectron2"
+    assert (metadata["min_size"], metadata["max_size"]) == ("800", "1333")
 
 
 def test_a_mask_proposal_model_is_refused(row_config):
