@@ -18,7 +18,8 @@ except ImportError as error:
         "@02b5c4e295e990042a714712c21dc79b731e8833'`"
     ) from error
 
-if torch.__version__ < (2, 7):
+# By major and minor alone: 2.7.0a0+nv, as NVIDIA's containers have, counts as 2.7.
+if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
     raise ImportError(
         f"fpn_d2 needs torch 2.7 or later, and this is {torch.__version__}: run `make setup` in a "
         "new environment, or install a later torch, its torchvision, and Detectron2 built for them"

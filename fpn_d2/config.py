@@ -26,7 +26,12 @@ _MAX_FILES = 100
 
 
 def add_fpn_config(cfg: CfgNode) -> None:
-    """Add this package's keys, at the paper's values, to a Detectron2 config (in place)."""
+    """Add this package's keys, at the paper's values, to a Detectron2 config (in place).
+
+    Programs that then use ``merge_from_file`` and Detectron2's ``build_model`` on a config of
+    torchvision's or maskrcnn-benchmark's models need ``import fpn_d2.checkpoint.foreign``, which
+    registers their components.
+    """
     # The name of the bottom-up network in BACKBONE_REGISTRY; its strides must double (Sec. 3).
     cfg.MODEL.FPN.BOTTOM_UP = "build_resnet_backbone"
     # The top-down pathway (Sec. 3). False is row (d) of Tables 1 and 2.

@@ -395,11 +395,12 @@ def _has_no_switches(backbone: Any) -> bool:
 
 
 def _builds_as(*modules: str) -> Callable[[Any], bool]:
-    """Whether RoI heads build their pooler and classifier by a method written in these modules."""
+    """Whether RoI heads build their pooler and classifier by methods of these modules alone."""
 
     def builds(heads: Any) -> bool:
-        method = getattr(heads, "_init_box_head", None) or getattr(heads, "from_config", heads)
-        return method.__module__.startswith(modules)
+        names = ("from_config", "_init_box_head")
+        methods = [getattr(heads, name) for name in names if hasattr(heads, name)]
+        return all(method.__module__.startswith(modules) for method in methods or [heads])
 
     return builds
 

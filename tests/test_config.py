@@ -11,6 +11,7 @@ from detectron2.modeling import (
     META_ARCH_REGISTRY,
     ROI_HEADS_REGISTRY,
     GeneralizedRCNN,
+    ProposalNetwork,
     StandardROIHeads,
 )
 from detectron2.modeling.meta_arch import RetinaNet
@@ -102,6 +103,12 @@ def test_an_older_torch_is_refused_with_the_version_that_is_needed(run_program):
     assert done.returncode == 1
     assert "ImportError: fpn_d2 needs torch 2.7 or later, and this is 2.6.0+cpu" in done.stderr
     assert "make setup" in done.stderr
+
+
+def test_a_build_before_the_release_is_judged_by_major_and_minor(run_program):
+    program = "import torch; torch.__version__ = torch.torch_version.TorchVersion('2.7.0a0+nv')"
+    done = run_program("-c", program + "; import fpn_d2; print('imported')")
+    assert done.stdout.split()[-1:] == ["imported"], done.stderr
 
 
 def test_the_public_names_are_the_ways_in():
@@ -402,7 +409,15 @@ class PoolingHeads(StandardROIHeads):
         return super()._init_box_head(cfg, input_shape)
 
 
-@pytest.mark.parametrize("heads", [type("HeadsOfTheirs", (LevelROIHeads,), {}), PoolingHeads])
+class ConfiguredHeads(StandardROIHeads):
+    @classmethod
+    def from_config(cls, cfg, input_shape):  # a pooler of their own
+        return super().from_config(cfg, input_shape)
+
+
+@pytest.mark.parametrize(
+    "heads", [type("HeadsOfTheirs", (LevelROIHeads,), {}), PoolingHeads, ConfiguredHeads]
+)
 def test_heads_that_derive_from_ours_or_build_their_own_pooler_are_accepted(register, heads):
     register(ROI_HEADS_REGISTRY, heads)
     check_registered(heads_config(heads.__name__))
@@ -434,6 +449,38 @@ def test_a_network_is_judged_by_what_it_derives_from(register):
         ),
         "TheirNetwork": (None, []),
     }
+
+
+class ConfiguredNetwork:
+    @classmethod
+    def from_config(cls, cfg):  # from keys of their own
+        raise NotImplementedError
+
+
+class NetworkOfCfg:
+    def __init__(self, cfg):  # as before Detectron2 had from_config
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("own", [ConfiguredNetwork, NetworkOfCfg])
+@pytest.mark.parametrize("network", [GeneralizedRCNN, ProposalNetwork, RetinaNet])
+def test_a_network_that_is_built_by_a_method_of_theirs_may_leave_keys_untouched(
+    register, own, network
+):
+    opts = ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", "build_resnet_backbone"]
+    opts += ["MODEL.RESNETS.OUT_FEATURES", "['res2']"]  # Detectron2's heads read res4 or p3
+    register(META_ARCH_REGISTRY, type("BuiltAsTheirs", (own, network), {}))
+    register(META_ARCH_REGISTRY, type("BuiltAsStock", (network,), {}))
+    assert features_read(load_config("", [*opts, "MODEL.META_ARCHITECTURE", "BuiltAsTheirs"])) == {}
+    with pytest.raises(UserError, match="IN_FEATURES names .*the ResNet has only res2"):
+        load_config("", [*opts, "MODEL.META_ARCHITECTURE", "BuiltAsStock"])
+
+
+def test_foreign_components_are_registered_by_their_own_import(run_program):
+    program = "import fpn_d2; {} from detectron2.modeling import ROI_HEADS_REGISTRY as heads;"
+    program += "print('TorchvisionROIHeads' in heads)"
+    for line, registered in (("", "False"), ("import fpn_d2.checkpoint.foreign;", "True")):
+        assert run_program("-c", program.format(line)).stdout.split()[-1] == registered
 
 
 def test_a_component_that_only_foreign_checkpoints_need_is_imported_by_its_name(monkeypatch):

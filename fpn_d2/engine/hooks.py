@@ -299,7 +299,9 @@ class StepExchange(HookBase):
         if comm.get_world_size() == 1:
             return
         averages = _averages_of(self._model)
-        rows = _gathered(self._losses.values(), [self._stopper.received, *averages.values()])
+        numbers = [self._stopper.received, *averages.values()]
+        device = next(self._model.parameters()).device
+        rows = _gathered(self._losses.values(), numbers, device)
         self._stopper.agreed = next((int(row[1]) for row in rows if row[1]), 0)
         self._resume_state.averages = [dict(zip(averages, row[2:], strict=True)) for row in rows]
         if not all(row[0] for row in rows):
@@ -332,9 +334,15 @@ class StepExchange(HookBase):
         )
 
 
-def _gathered(losses: Iterable[Tensor], numbers: Iterable[float]) -> list[list[float]]:
-    """Gather whether each process's losses are finite (1 or 0), and its numbers: a row by rank."""
-    finite = torch.stack([loss.isfinite().all() for loss in losses]).all().double()
+def _gathered(
+    losses: Iterable[Tensor], numbers: Iterable[float], device: torch.device
+) -> list[list[float]]:
+    """Gather whether each process's losses are finite (1 or 0), and its numbers: a row by rank.
+
+    No losses count as finite, on ``device``: the other processes wait for this one's row.
+    """
+    checks = [loss.isfinite().all() for loss in losses] or [torch.tensor(True, device=device)]
+    finite = torch.stack(checks).all().double()
     # Filling a tensor does not wait for a GPU, as copying one to it would. Reading it does, where
     # Detectron2 waits as well: it reads the losses right after this, before its optimizer.
     own = torch.stack([finite, *(torch.full_like(finite, number) for number in numbers)])

@@ -188,6 +188,7 @@ class Trainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
         """See :meth:`DefaultTrainer.test`; on a copy of the model that is prepared as
         ``cfg.INFERENCE`` says."""
+        # Not the model that is trained, but a prepared copy of it: fpn_d2/inference/prepared.py.
         if cfg.INFERENCE.PREPARE and not isinstance(model, PreparedModel):
             model = _prepared(cfg, model)
         return super().test(cfg, model, evaluators)

@@ -47,6 +47,12 @@ _FREE_KEYS = (
     "VERSION",
 )
 _PROPOSAL_FILES = "DATASETS.PROPOSAL_FILES"
+# Components by their names in version 0.1, and by those that they have now.
+_NEW_NAMES = {
+    "MODEL.PROPOSAL_GENERATOR.NAME": {"FPNRPN": "LeanRPN"},
+    "MODEL.RPN.HEAD_NAME": {"FPNRPNHead": "build_level_rpn_head"},
+    "MODEL.ROI_HEADS.NAME": {"FPNROIHeads": "LevelROIHeads"},
+}
 
 
 class BusyError(UserError):
@@ -281,7 +287,8 @@ def check_settings(folder: str, cfg: CfgNode) -> None:
         write_json(path, settings)  # A run that was refused or cut at its start loses nothing.
     if not os.path.isfile(path):
         return  # The user's own training by train_net.py, which --resume takes as it is.
-    found = read_json(path)
+    # Configs may still have the old names, so that either side may.
+    settings, found = _with_new_names(settings), _with_new_names(read_json(path))
     if os.path.isfile(os.path.join(folder, "run.json")):
         # The run is done, and the folders that it read from may have moved since.
         settings = {k: v for k, v in settings.items() if not k.startswith(_PROPOSAL_FILES)}
@@ -294,6 +301,19 @@ def check_settings(folder: str, cfg: CfgNode) -> None:
             f"{settings[other[0]]} now; {len(other)} in all): delete it, or train into another "
             "folder"
         )
+
+
+def _with_new_names(settings: dict[str, str]) -> dict[str, str]:
+    """The settings under the names that components of version 0.1 have now."""
+    renamed = dict(settings)
+    for key, names in _NEW_NAMES.items():
+        if key in settings:
+            renamed[key] = names.get(settings[key], settings[key])
+    # As load_config does: version 0.1 had the unused classes in its own RoI heads.
+    unused = settings.get("MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES", "0") != "0"
+    if unused and renamed.get("MODEL.ROI_HEADS.NAME") == "LevelROIHeads":
+        renamed["MODEL.ROI_HEADS.NAME"] = "TorchvisionROIHeads"
+    return renamed
 
 
 def _setting(key: str, value: Any) -> str:

@@ -132,6 +132,7 @@ class FeaturePyramid(FPN):
             features = self._forward_one_path(x)
         return {name: features[name] for name in self.returned}
 
+    # Detectron2's own method; TorchScript has no super().
     _forward_both_paths = renamed(FPN.forward, "_forward_both_paths")
 
     def _forward_one_path(self, x: Tensor) -> dict[str, Tensor]:
@@ -286,9 +287,14 @@ def _build_top_block(
 
 
 def features_read(cfg: CfgNode) -> dict[str, list[str]]:
-    """The features that a config's detector reads, by key; {} where its network is not known."""
+    """The features that a config's detector reads, by key; {} where its network is not known.
+
+    A network that is built by a method of somebody else's may read other keys.
+    """
     model, readers = cfg.MODEL, {}
     network = _meta_architecture(cfg)
+    if not _is_built_as_known(network):
+        return {}
     if issubclass(network, MaskProposalNetwork):
         readers["MODEL.MASK_PROPOSAL.IN_FEATURES"] = model.MASK_PROPOSAL.IN_FEATURES
     elif issubclass(network, RetinaNet):
@@ -307,6 +313,13 @@ def _meta_architecture(cfg: CfgNode) -> type:
     name = cfg.MODEL.META_ARCHITECTURE
     network = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
     return network if isinstance(network, type) else nn.Module
+
+
+def _is_built_as_known(network: type) -> bool:
+    """Whether Detectron2 or this package wrote what builds a network from a config."""
+    methods = (getattr(network, name, None) for name in ("__init__", "from_config"))
+    modules = (getattr(method, "__module__", "") for method in methods)
+    return all(module.startswith(("detectron2.", "fpn_d2.")) for module in modules)
 
 
 def check_features_exist(key: str, names: list[str], existing: list[str], what: str) -> None:

@@ -71,6 +71,7 @@ class LevelROIPooler(ROIPooler):
             boxes, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
         )
 
+    # Detectron2's own method; TorchScript has no super().
     _pool = renamed(ROIPooler.forward, "_pool")
 
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:

@@ -48,6 +48,7 @@ class LeanRPN(RPN):
         alone = cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork" and cfg.VIS_PERIOD <= 0
         return {**arguments, "proposals_in_training": not alone}
 
+    # Detectron2's own method; TorchScript has no super().
     _predict = renamed(RPN.predict_proposals, "_predict")
 
     def predict_proposals(

@@ -19,7 +19,12 @@ from torch import distributed
 from fpn_d2 import UserError, load_config
 from fpn_d2.data.datasets import register_coco_folders
 from fpn_d2.engine import Trainer
-from fpn_d2.engine.hooks import CPUAutocastTrainer, cpu_has_bfloat16, last_finite_checkpoint
+from fpn_d2.engine.hooks import (
+    CPUAutocastTrainer,
+    _gathered,
+    cpu_has_bfloat16,
+    last_finite_checkpoint,
+)
 
 from .two_processes import CountCalls
 
@@ -188,6 +193,13 @@ def test_a_loss_that_is_nan_in_one_process_stops_both_before_their_weights(in_tw
     assert sentences[0] == sentences[1]
     assert "became NaN or infinite at iteration 0 on the images" in sentences[0]
     assert sentences[0].count("/images/") == 1  # that process's batch
+
+
+def test_no_losses_count_as_finite(monkeypatch):
+    monkeypatch.setattr(distributed, "all_gather", lambda rows, own: rows[0].copy_(own))
+    cpu, nan = torch.device("cpu"), torch.tensor(float("nan"))
+    assert _gathered([], [2.0, 0.5], cpu) == [[1.0, 2.0, 0.5]]
+    assert _gathered([nan, torch.ones(())], [2.0], cpu) == [[0.0, 2.0]]
 
 
 # --- autocast

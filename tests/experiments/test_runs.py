@@ -204,6 +204,34 @@ def test_a_key_of_a_later_version_is_no_difference(run):
     check_settings(run.folder, cfg)
 
 
+@pytest.mark.parametrize("unused, heads", [("0", "LevelROIHeads"), ("10", "TorchvisionROIHeads")])
+def test_a_folder_of_version_0_1_goes_on_under_the_new_names(run, unused, heads):
+    run = changed(run, "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES", unused)
+    run = changed(run, "MODEL.ROI_HEADS.NAME", heads)
+    cfg = run.load_config()
+    check_settings(run.folder, cfg)
+    path = Path(run.folder, "settings.json")
+    new = {
+        "MODEL.PROPOSAL_GENERATOR.NAME": "LeanRPN",
+        "MODEL.RPN.HEAD_NAME": "build_level_rpn_head",
+        "MODEL.ROI_HEADS.NAME": heads,
+    }
+    old = dict(zip(new, ["FPNRPN", "FPNRPNHead", "FPNROIHeads"], strict=True))
+    settings = json.loads(path.read_text())
+    assert {key: settings[key] for key in new} == new
+    path.write_text(json.dumps({**settings, **old}))
+    Path(run.folder, "last_checkpoint").write_text("model_0000009.pth")
+    check_settings(run.folder, cfg)
+    # A config that still has an old name belongs to it as well, and other heads do not.
+    check_settings(
+        run.folder, changed(run, "MODEL.PROPOSAL_GENERATOR.NAME", "FPNRPN").load_config()
+    )
+    other = changed(run, "MODEL.PROPOSAL_GENERATOR.NAME", "RPN").load_config()
+    assert "MODEL.PROPOSAL_GENERATOR.NAME LeanRPN there" in refusal(
+        check_settings, run.folder, other
+    )
+
+
 @pytest.mark.parametrize("name", ["settings.json", "run.json"])
 def test_a_damaged_file_of_a_run_is_named(run, runner, name):
     os.makedirs(run.folder)
