@@ -23,7 +23,8 @@ from typing import NamedTuple
 import pytest
 
 _BLOCK = re.compile(r"((?:^<!-- [^\n]* -->\n)*)^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_NOT_COPIED = (".git", "output", "datasets", "results", "__pycache__", ".*_cache", "*.egg-info")
+_NOT_COPIED = (".git", "__pycache__", ".*_cache", ".page-environment", "*.egg-info")
+_NOT_COPIED_FROM_THE_TOP = {"output", "datasets", "results"}
 
 
 class Block(NamedTuple):
@@ -95,7 +96,13 @@ def test_no_command_stands_where_the_test_does_not_see_it(page):
 @pytest.mark.skipif(not (shutil.which("make") and shutil.which("bash")), reason="make and bash")
 def test_every_command_works_and_leaves_what_the_page_says(repo, page, tmp_path):
     copy = tmp_path / "fpn_d2"
-    shutil.copytree(repo, copy, ignore=shutil.ignore_patterns(*_NOT_COPIED))
+    ignored = shutil.ignore_patterns(*_NOT_COPIED)
+
+    def ignore(folder: str, names: list[str]) -> set[str]:
+        at_the_top = Path(folder) == repo
+        return ignored(folder, names) | (_NOT_COPIED_FROM_THE_TOP if at_the_top else set())
+
+    shutil.copytree(repo, copy, ignore=ignore)
     programs = tmp_path / "bin"
     programs.mkdir()
     python = programs / "python"
