@@ -165,7 +165,9 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
         cfg.OUTPUT_DIR = _default_output_dir(path)
         cfg = _merged_with_file(cfg, path)
     _merge_opts(cfg, opts)
-    _take_old_heads(cfg)
+    if cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0:
+        heads = with_new_names({_ROI_HEADS: cfg.MODEL.ROI_HEADS.NAME}, unused_classes=True)
+        cfg.MODEL.ROI_HEADS.NAME = heads[_ROI_HEADS]
     import_foreign(cfg)
     check_config(cfg)
     cfg.freeze()
@@ -194,16 +196,43 @@ def changed(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:
     return copy
 
 
+_RPN, _RPN_HEAD, _ROI_HEADS = (
+    "MODEL.PROPOSAL_GENERATOR.NAME",
+    "MODEL.RPN.HEAD_NAME",
+    "MODEL.ROI_HEADS.NAME",
+)
+# Components by their names in version 0.1, which go on working, and by those that they have now.
+_NEW_NAMES = {
+    _RPN: {"FPNRPN": "LeanRPN"},
+    _RPN_HEAD: {"FPNRPNHead": "build_level_rpn_head"},
+    _ROI_HEADS: {"FPNROIHeads": "LevelROIHeads"},
+}
 # Detectron2's components that compute the same as this package's.
 _STOCK = {
-    "MODEL.PROPOSAL_GENERATOR.NAME": {"LeanRPN": "RPN", "FPNRPN": "RPN"},
-    "MODEL.ROI_HEADS.NAME": {
+    _RPN: {"LeanRPN": "RPN"},
+    _RPN_HEAD: {"build_level_rpn_head": "StandardRPNHead"},
+    _ROI_HEADS: {
         "LevelROIHeads": "StandardROIHeads",
-        "FPNROIHeads": "StandardROIHeads",
         "TorchvisionROIHeads": "StandardROIHeads",
         "C4ROIHeads": "Res5ROIHeads",
     },
 }
+
+
+def with_new_names(settings: Mapping[str, str], unused_classes: bool) -> dict[str, str]:
+    """Return settings under the names that the components of version 0.1 have now.
+
+    Args:
+        settings: values by their keys, such as ``MODEL.ROI_HEADS.NAME``; other keys stay.
+        unused_classes: whether ``NUM_UNUSED_CLASSES`` is set, which version 0.1 had in its own RoI
+            heads.
+    """
+    now = dict(settings)
+    for key in _NEW_NAMES.keys() & settings.keys():
+        now[key] = _NEW_NAMES[key].get(settings[key], settings[key])
+    if unused_classes and now.get(_ROI_HEADS) == "LevelROIHeads":
+        now[_ROI_HEADS] = "TorchvisionROIHeads"
+    return now
 
 
 def stock_config(cfg: CfgNode) -> CfgNode:
@@ -216,12 +245,11 @@ def stock_config(cfg: CfgNode) -> CfgNode:
         cfg: a config from :func:`load_config`; it stays as it is.
     """
     model, fpn = cfg.MODEL, cfg.MODEL.FPN
-    values = {}
-    for key, names in _STOCK.items():
-        name = model[key.split(".")[1]].NAME
-        values[key] = names.get(name, name)
-    if model.RPN.SHARED_HEAD and model.RPN.HEAD_NAME in ("build_level_rpn_head", "FPNRPNHead"):
-        values["MODEL.RPN.HEAD_NAME"] = "StandardRPNHead"
+    names = {key: operator.attrgetter(key)(cfg) for key in _STOCK}
+    now = with_new_names(names, unused_classes=False)
+    values = {key: stock.get(now[key], names[key]) for key, stock in _STOCK.items()}
+    if not model.RPN.SHARED_HEAD:  # Detectron2 has no head for each level
+        del values[_RPN_HEAD]
     retinanet = model.META_ARCHITECTURE == "RetinaNet"
     neck = [model.BACKBONE.NAME, fpn.BOTTOM_UP, fpn.TOP_DOWN, fpn.LATERAL, fpn.FREEZE]
     neck += [list(fpn.OUT_FEATURES), fpn.TOP_BLOCK]
@@ -238,13 +266,6 @@ def _default_output_dir(path: str) -> str:
         last = len(parts) - 1 - parts[::-1].index("configs")
         return os.path.join("output", *parts[last + 1 :])
     return os.path.join("output", parts[-1])
-
-
-def _take_old_heads(cfg: CfgNode) -> None:
-    """Version 0.1 had NUM_UNUSED_CLASSES in its own RoI heads; name those that have it now."""
-    unused = cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0
-    if unused and cfg.MODEL.ROI_HEADS.NAME in ("LevelROIHeads", "FPNROIHeads"):
-        cfg.MODEL.ROI_HEADS.NAME = "TorchvisionROIHeads"
 
 
 # --- a file and the files of its _BASE_

@@ -23,7 +23,7 @@ import portalocker
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 
-from ..config import load_config
+from ..config import load_config, with_new_names
 from ..engine.output_dir import losses_of, progress_of, read_steps, training_seconds
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
@@ -47,12 +47,6 @@ _FREE_KEYS = (
     "VERSION",
 )
 _PROPOSAL_FILES = "DATASETS.PROPOSAL_FILES"
-# Components by their names in version 0.1, and by those that they have now.
-_NEW_NAMES = {
-    "MODEL.PROPOSAL_GENERATOR.NAME": {"FPNRPN": "LeanRPN"},
-    "MODEL.RPN.HEAD_NAME": {"FPNRPNHead": "build_level_rpn_head"},
-    "MODEL.ROI_HEADS.NAME": {"FPNROIHeads": "LevelROIHeads"},
-}
 
 
 class BusyError(UserError):
@@ -304,16 +298,8 @@ def check_settings(folder: str, cfg: CfgNode) -> None:
 
 
 def _with_new_names(settings: dict[str, str]) -> dict[str, str]:
-    """The settings under the names that components of version 0.1 have now."""
-    renamed = dict(settings)
-    for key, names in _NEW_NAMES.items():
-        if key in settings:
-            renamed[key] = names.get(settings[key], settings[key])
-    # As load_config does: version 0.1 had the unused classes in its own RoI heads.
     unused = settings.get("MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES", "0") != "0"
-    if unused and renamed.get("MODEL.ROI_HEADS.NAME") == "LevelROIHeads":
-        renamed["MODEL.ROI_HEADS.NAME"] = "TorchvisionROIHeads"
-    return renamed
+    return with_new_names(settings, unused)
 
 
 def _setting(key: str, value: Any) -> str:
