@@ -8,7 +8,6 @@ image could not be read: training skips some such images, evaluation stops.
 import copy
 import logging
 import math
-import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,7 +19,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
 from ..utils.errors import UserError
-from .images import record_fault
+from .images import use_image
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +189,7 @@ class SkippingMapper:
         Raises:
             UserError: where too many images cannot be read.
         """
-        mapped, fault = _map(self._mapper, record)
+        mapped, fault = use_image(self._mapper, record)
         if fault is not None:
             self._count(record["file_name"], fault)
         return mapped
@@ -222,27 +221,10 @@ class RefusingMapper:
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Map one image in Detectron2's format."""
-        mapped, fault = _map(self._mapper, record)
+        mapped, fault = use_image(self._mapper, record)
         if fault is not None:
             raise UserError(
                 f"image {record['file_name']} {fault}, and results without it would not be those "
                 "of the data set: replace it, or take it out of the annotation file"
             )
         return mapped
-
-
-def _map(mapper: Mapper, record: dict[str, Any]) -> tuple[Any, str | None]:
-    """What the mapper makes of an image and None, or None and the image's fault."""
-    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        return mapper(record), None
-    except Exception:
-        fault = record_fault(record)
-        if fault is not None:
-            return None, fault
-        # The image is sound: the disk failed once, or the error is not the image's. Once more, with
-        # the random numbers that would have been drawn had it not failed.
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(pytorch)
-        return mapper(record), None

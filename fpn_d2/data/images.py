@@ -2,13 +2,15 @@
 
 import itertools
 import os
+import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
@@ -40,26 +42,45 @@ def read_sound_image(record: dict[str, Any], image_format: str) -> np.ndarray:
         UserError: where it cannot be read, or has another size.
     """
 
-    def read() -> np.ndarray:
+    def read(record: dict[str, Any]) -> np.ndarray:
         image = read_image(record["file_name"], image_format)
         detection_utils.check_image_size(record, image)
         return image
 
-    try:
-        return read()
-    except Exception as error:
-        fault = record_fault(record)
-        if fault is None:  # the disk failed once
-            return read()
+    image, fault = use_image(read, record)
+    if fault is not None:
         raise UserError(
             f"image {record['file_name']} {fault}: replace it, or take it out of the annotation "
             "file (tools/check_dataset.py lists all such images)"
-        ) from error
+        )
+    return image
 
 
-def record_fault(record: dict[str, Any]) -> str | None:
-    """:func:`image_fault` of an image in Detectron2's format."""
-    return image_fault(record["file_name"], record.get("width"), record.get("height"))
+def use_image(
+    function: Callable[[dict[str, Any]], Any], record: dict[str, Any]
+) -> tuple[Any, str | None]:
+    """Call a function that reads an image of a data set, and ask why only where it fails.
+
+    Args:
+        function: takes the record, such as a mapper.
+        record: the image in Detectron2's format.
+
+    Returns:
+        what the function returns and None, or None and the image's fault (:func:`image_fault`).
+    """
+    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        return function(record), None
+    except Exception:
+        fault = image_fault(record["file_name"], record.get("width"), record.get("height"))
+        if fault is not None:
+            return None, fault
+        # The image is sound: the disk failed once, or the error is not the image's. Once more, with
+        # the random numbers that would have been drawn had it not failed.
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(pytorch)
+        return function(record), None
 
 
 def image_fault(
