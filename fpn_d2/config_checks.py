@@ -41,7 +41,13 @@ from fvcore.common.registry import Registry
 from PIL import Image
 
 from .modeling import MaskProposalNetwork, build_fpn_backbone
-from .modeling.fpn import TOP_BLOCKS, check_features_exist, features_read
+from .modeling.fpn import (
+    TOP_BLOCKS,
+    check_features_exist,
+    features_read,
+    is_written_in,
+    meta_architecture,
+)
 from .utils.errors import UserError
 
 
@@ -52,7 +58,7 @@ def check_config(cfg: CfgNode) -> None:
     _check_pixels(cfg)
     _check_neck(cfg)
     _check_levels(cfg)
-    if _is_a(_find(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE), MaskProposalNetwork):
+    if issubclass(meta_architecture(cfg), MaskProposalNetwork):
         _check_mask_proposals(cfg)
     _check_components(cfg)
 
@@ -78,10 +84,10 @@ def check_registered(cfg: CfgNode) -> None:
 
 def class_head_key(cfg: CfgNode) -> str | None:
     """The key of the number of classes; None for a network without classes or an unknown one."""
-    network = _find(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE)
-    if _is_a(network, GeneralizedRCNN):
+    network = meta_architecture(cfg)
+    if issubclass(network, GeneralizedRCNN):
         return "MODEL.ROI_HEADS.NUM_CLASSES"
-    return "MODEL.RETINANET.NUM_CLASSES" if _is_a(network, RetinaNet) else None
+    return "MODEL.RETINANET.NUM_CLASSES" if issubclass(network, RetinaNet) else None
 
 
 # Components that only checkpoints of other code bases need.
@@ -322,17 +328,18 @@ def _names(cfg: CfgNode) -> Iterator[tuple[str, Registry]]:
     yield "MODEL.BACKBONE.NAME", BACKBONE_REGISTRY
     if model.BACKBONE.NAME == "build_fpn_backbone":
         yield "MODEL.FPN.BOTTOM_UP", BACKBONE_REGISTRY
-    network = _find(META_ARCH_REGISTRY, model.META_ARCHITECTURE)
-    if _is_a(network, RetinaNet):
+    network = meta_architecture(cfg)
+    if issubclass(network, RetinaNet):
         yield "MODEL.ANCHOR_GENERATOR.NAME", ANCHOR_GENERATOR_REGISTRY
-    if not _is_a(network, GeneralizedRCNN, ProposalNetwork):
+    if not issubclass(network, (GeneralizedRCNN, ProposalNetwork)):
         return
     if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
         yield "MODEL.PROPOSAL_GENERATOR.NAME", PROPOSAL_GENERATOR_REGISTRY
-        if _is_a(_find(PROPOSAL_GENERATOR_REGISTRY, model.PROPOSAL_GENERATOR.NAME), RPN):
+        generator = _find(PROPOSAL_GENERATOR_REGISTRY, model.PROPOSAL_GENERATOR.NAME)
+        if isinstance(generator, type) and issubclass(generator, RPN):
             yield "MODEL.RPN.HEAD_NAME", RPN_HEAD_REGISTRY
             yield "MODEL.ANCHOR_GENERATOR.NAME", ANCHOR_GENERATOR_REGISTRY
-    if _is_a(network, GeneralizedRCNN):
+    if issubclass(network, GeneralizedRCNN):
         yield "MODEL.ROI_HEADS.NAME", ROI_HEADS_REGISTRY
         if model.ROI_BOX_HEAD.NAME:  # Res5ROIHeads has none
             yield "MODEL.ROI_BOX_HEAD.NAME", ROI_BOX_HEAD_REGISTRY
@@ -341,15 +348,6 @@ def _names(cfg: CfgNode) -> Iterator[tuple[str, Registry]]:
 def _find(registry: Registry, name: str) -> Any:
     """What is registered under a name; None where nothing is."""
     return registry.get(name) if name in registry else None
-
-
-def _is_a(component: Any, *kinds: type) -> bool:
-    return isinstance(component, type) and issubclass(component, kinds)
-
-
-def _is_of(component: Any, *packages: str) -> bool:
-    """Whether a class or function was written in one of these packages."""
-    return getattr(component, "__module__", "").partition(".")[0] in packages
 
 
 def _check_components(cfg: CfgNode) -> None:
@@ -368,7 +366,7 @@ def _check_components(cfg: CfgNode) -> None:
                 f"MODEL.RESNETS.RES2_OUT_CHANNELS is {width}, and a ResNet-{depth} has 64; set it "
                 "to 64"
             )
-    if _is_of(parts.get("MODEL.ROI_HEADS.NAME"), "detectron2", "fpn_d2"):
+    if is_written_in(parts.get("MODEL.ROI_HEADS.NAME"), "detectron2", "fpn_d2"):
         _check_values(cfg, {"MODEL.ROI_BOX_HEAD.POOLER_TYPE": _POOLER_TYPE})
     for key, switches in _SWITCHES.items():
         for keys, is_set, is_ignored, remedy in switches:
@@ -391,7 +389,7 @@ def _changes_neck(cfg: CfgNode) -> bool:
 
 
 def _has_no_switches(backbone: Any) -> bool:
-    return backbone is not build_fpn_backbone and _is_of(backbone, "detectron2", "fpn_d2")
+    return backbone is not build_fpn_backbone and is_written_in(backbone, "detectron2", "fpn_d2")
 
 
 def _builds_as(*modules: str) -> Callable[[Any], bool]:
@@ -428,7 +426,7 @@ _SWITCHES: dict[str, tuple[_Switch, ...]] = {
         (
             "MODEL.RPN.SHARED_HEAD False has",
             lambda cfg: not cfg.MODEL.RPN.SHARED_HEAD,
-            lambda head: _is_of(head, "detectron2"),
+            lambda head: is_written_in(head, "detectron2"),
             "set it to build_level_rpn_head",
         ),
     ),

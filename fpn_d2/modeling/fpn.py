@@ -17,6 +17,7 @@ training at its second step, and its weights in a checkpoint would only mislead.
 import itertools
 import logging
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -169,7 +170,7 @@ class FeaturePyramid(FPN):
             )
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """See :meth:`FPN.output_shape`; ``out_features`` only."""
+        """See :meth:`FPN.output_shape`; the returned levels only."""
         shapes = super().output_shape()
         return {name: shape for name, shape in shapes.items() if name in self.returned}
 
@@ -287,13 +288,12 @@ def _build_top_block(
 
 
 def features_read(cfg: CfgNode) -> dict[str, list[str]]:
-    """The features that a config's detector reads, by key; {} where its network is not known.
-
-    A network that is built by a method of somebody else's may read other keys.
-    """
+    """The features that a config's detector reads, by key; {} where its network is not known."""
     model, readers = cfg.MODEL, {}
-    network = _meta_architecture(cfg)
-    if not _is_built_as_known(network):
+    network = meta_architecture(cfg)
+    # Whoever writes one of these methods may read other keys.
+    methods = (getattr(network, name, None) for name in ("__init__", "from_config"))
+    if not all(is_written_in(method, "detectron2", "fpn_d2") for method in methods):
         return {}
     if issubclass(network, MaskProposalNetwork):
         readers["MODEL.MASK_PROPOSAL.IN_FEATURES"] = model.MASK_PROPOSAL.IN_FEATURES
@@ -309,17 +309,16 @@ def features_read(cfg: CfgNode) -> dict[str, list[str]]:
     return {key: list(names) for key, names in readers.items()}
 
 
-def _meta_architecture(cfg: CfgNode) -> type:
+def meta_architecture(cfg: CfgNode) -> type:
+    """The class of a config's network, or ``nn.Module`` where none is registered (yet)."""
     name = cfg.MODEL.META_ARCHITECTURE
     network = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
     return network if isinstance(network, type) else nn.Module
 
 
-def _is_built_as_known(network: type) -> bool:
-    """Whether Detectron2 or this package wrote what builds a network from a config."""
-    methods = (getattr(network, name, None) for name in ("__init__", "from_config"))
-    modules = (getattr(method, "__module__", "") for method in methods)
-    return all(module.startswith(("detectron2.", "fpn_d2.")) for module in modules)
+def is_written_in(component: Any, *packages: str) -> bool:
+    """Whether a class or a function was written in one of these packages."""
+    return getattr(component, "__module__", "").partition(".")[0] in packages
 
 
 def check_features_exist(key: str, names: list[str], existing: list[str], what: str) -> None:
@@ -347,7 +346,7 @@ def _check_readers(cfg: CfgNode, neck: FeaturePyramid) -> None:
     unread = _unread_levels(neck, {name for names in readers.values() for name in names})
     if readers and unread:
         # A subclass of somebody else's may read more than the keys say.
-        known = _meta_architecture(cfg).__module__.startswith(("detectron2.", "fpn_d2."))
+        known = is_written_in(meta_architecture(cfg), "detectron2", "fpn_d2")
         _report_unused(
             f"nothing reads the pyramid's {', '.join(unread)}, so their convolutions get no "
             "gradient; name the levels that are read in MODEL.FPN.OUT_FEATURES",
