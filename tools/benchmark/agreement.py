@@ -21,7 +21,7 @@ from fpn_d2.inference import prepare_model
 from fpn_d2.utils.errors import UserError
 
 from .contest import Comparison, Comparisons, make_row
-from .outputs import head_errors
+from .differences import head_errors
 from .precisions import PRECISIONS, variants_of
 
 _PIXELS = 0.05

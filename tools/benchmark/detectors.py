@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from fpn_d2.inference import compile_backbone, prepare_model
 
 from .contest import Comparison, Comparisons, keeps_memory, make_row
+from .differences import feature_error, head_errors, loss_error
 from .networks import SIZE, build_networks, image_record, output_of
-from .outputs import feature_error, head_errors, loss_error
 from .precisions import PRECISIONS, autocast_dtype, matmul_rates, variants_of
 
 Calls = dict[str, Callable[[], Any]]
@@ -144,7 +144,7 @@ def benchmark_training(
 ) -> Comparisons:
     """Compare a training step of two images with 8 objects each.
 
-    ``max_error`` is :func:`benchmark.outputs.loss_error`. ``compiled`` adds variants with
+    ``max_error`` is :func:`benchmark.differences.loss_error`. ``compiled`` adds variants with
     torch.compile.
     """
     networks = build_networks(device, size)

@@ -20,8 +20,8 @@ from fpn_d2.inference import prepare_model
 from fpn_d2.modeling import LevelROIPooler
 
 from .contest import Comparison, Comparisons, make_row
+from .differences import largest_share
 from .networks import CONFIGS, SIZE, image_record, random_boxes, random_objects, settle_norms
-from .outputs import largest_share
 from .precisions import DTYPES, PRECISIONS, variants_of
 
 Call = Callable[[], Sequence[Tensor]]

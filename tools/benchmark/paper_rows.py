@@ -18,8 +18,8 @@ from fpn_d2.inference import prepare_model
 
 from .contest import Comparison, Comparisons, make_row
 from .detectors import call_without_grad, training_step
+from .differences import feature_error, loss_error
 from .networks import CONFIGS, image_record, random_boxes, settle_norms
-from .outputs import feature_error, loss_error
 
 FOLDERS = ("RPN", "Fast-RCNN", "Faster-RCNN", "RetinaNet")
 # Stock RoI heads know no other size.
@@ -32,9 +32,9 @@ def benchmark_rows(
     """Compare each row's inference on one image and its training step of two, in float32.
 
     ``variant`` names the config. ``max_error`` is that of the backbone's features in inference, and
-    :func:`benchmark.outputs.loss_error` in training. The rows' configs are in these folders below
-    ``configs/quick``, the images are squares of this size, and a Fast R-CNN is given this many
-    ``proposals`` for each.
+    :func:`benchmark.differences.loss_error` in training. The rows' configs are in these folders
+    below ``configs/quick``, the images are squares of this size, and a Fast R-CNN is given this
+    many ``proposals`` for each.
     """
     rows = []
     paths = [p for f in folders for p in sorted((CONFIGS / "quick" / f).glob("*.yaml"))]
