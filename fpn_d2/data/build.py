@@ -22,12 +22,14 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..config import changed
 from ..config_checks import class_head_key
+from ..config_doubts import tell_doubts
 from ..utils.errors import UserError
 from ..utils.files import is_local
 from ..utils.seeding import seeded
 from .dataset_mapper import RefusingMapper, SkippingMapper, build_test_mapper, build_train_mapper
 from .datasets.folders import datasets_root, missing_remedy
 from .proposals import check_proposals, explain_missing, read_proposals
+from .splits import tell_splits
 from .stream import TrainStream
 from .validation import (
     check_annotation_files,
@@ -57,8 +59,11 @@ def build_train_loader(cfg: CfgNode) -> Any:
             where too many images cannot be read.
     """
     dataset = load_train_dataset(cfg)
-    for name in cfg.DATASETS.TEST:
-        _load_test(cfg, name)
+    tests = {name: _load_test(cfg, name) for name in cfg.DATASETS.TEST}
+    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes", ())
+    tell_doubts(cfg, names, training=True)
+    if isinstance(dataset, list):
+        tell_splits(dataset, {name: t for name, t in tests.items() if isinstance(t, list)})
     mapper = build_train_mapper(cfg)
     if isinstance(dataset, list):  # a torch data set may read its images itself
         files = (record["file_name"] for record in dataset if "file_name" in record)
