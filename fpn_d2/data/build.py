@@ -24,7 +24,7 @@ from ..config import changed
 from ..config_checks import class_head_key
 from ..config_doubts import tell_doubts
 from ..utils.errors import UserError
-from ..utils.files import is_local
+from ..utils.files import file_alike, is_local
 from ..utils.seeding import seeded
 from .dataset_mapper import RefusingMapper, SkippingMapper, build_test_mapper, build_train_mapper
 from .datasets.folders import datasets_root, missing_remedy
@@ -282,7 +282,8 @@ def _check_image_files(names: Sequence[str], records: Sequence[dict[str, Any]]) 
     if missing:
         raise UserError(
             f"image {missing[0]} does not exist ({len(missing)} of the {len(paths)} images of "
-            f"{', '.join(names)} are missing): put it there or take it out of the annotation file"
+            f"{', '.join(names)} are missing){file_alike(missing[0])}: put it there or take it out "
+            "of the annotation file"
         )
 
 

@@ -16,6 +16,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 
 from ..utils.errors import UserError
+from ..utils.files import file_alike
 
 _ORIENTATION = 0x0112  # EXIF
 _TURNED_ASIDE = (5, 6, 7, 8)
@@ -99,7 +100,7 @@ def image_fault(
     try:
         return _fault(path, width, height, max_pixels)
     except FileNotFoundError:
-        return "does not exist"
+        return f"does not exist{file_alike(path)}"
     except UnidentifiedImageError:
         return "is no image of a format that Pillow knows"
     except Image.DecompressionBombError:
