@@ -177,6 +177,9 @@ FILES = {
     "wrong type": ("SOLVER: {BASE_LR: [1, 2]}", "BASE_LR"),
     "value for a section": ("MODEL: {FPN: 3}", "FPN"),
     "section for a value": ("SEED: {A: 3}", "SEED"),
+    "a section twice": ("SOLVER: {BASE_LR: 0.5}\nSEED: 1\nSOLVER: {MAX_ITER: 9}",
+                        "a.yaml line 3: SOLVER is there twice"),
+    "a key twice": ("SOLVER:\n  BASE_LR: 0.5\n  BASE_LR: 0.1", "line 3: SOLVER.BASE_LR is there"),
     "missing base": ("_BASE_: gone.yaml", r"_BASE_ .*gone\.yaml does not exist"),
     "missing base of a list": ("_BASE_: [b.yaml, gone.yaml]", r"_BASE_ .*gone\.yaml does not"),
     "broken": ("MODEL: {FPN: [", "not a readable YAML file"),
@@ -209,6 +212,29 @@ def test_a_file_that_cannot_be_merged_is_refused_in_a_sentence(write, text, says
         load_config(path)
     assert_is_a_sentence(str(caught.value))
     assert "a.yaml" in str(caught.value) or "/dev/zero" in str(caught.value)
+
+
+def test_a_key_without_a_value_is_named(write):
+    with pytest.raises(UserError, match=r"SOLVER.BASE_LR has no value; give it one"):
+        load_config(write("SOLVER:\n  BASE_LR:\n  MAX_ITER: 9"))
+    assert load_config(write("SOLVER: {WEIGHT_DECAY_BIAS: null}")).SOLVER.WEIGHT_DECAY_BIAS is None
+
+
+def test_the_same_key_in_two_sections_and_in_a_base_is_there_once(write):
+    write("SOLVER: {BASE_LR: 0.5}", "base.yaml")
+    path = write(
+        "_BASE_: base.yaml\nSOLVER: {BASE_LR: 0.1}\nMODEL: {RESNETS: {NORM: BN}, FPN: {NORM: BN}}"
+    )
+    assert load_config(path).SOLVER.BASE_LR == 0.1
+
+
+def test_a_tilde_is_the_home_folder(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    cfg = load_config(write("OUTPUT_DIR: ~/runs/1\nMODEL: {WEIGHTS: ~/w.pth}"))
+    assert (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS) == (
+        "/home/someone/runs/1",
+        "/home/someone/w.pth",
+    )
 
 
 def test_aliases_that_stay_small_are_read(write):
@@ -254,6 +280,8 @@ OPTS = {
     "MODEL.FPN 3": "MODEL.FPN",
     "MODEL.FPN {'TOP_DOWN':False}": "MODEL.FPN",
     "--resume True": "--resume",
+    "SOLVER.BASE_LR None": "SOLVER.BASE_LR has no value",
+    "MODEL.RESNETS.NORM None": "MODEL.RESNETS.NORM has no value",
 }
 
 

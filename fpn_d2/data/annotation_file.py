@@ -29,7 +29,7 @@ _FARTHEST = 100_000
 _PIXELS_OUTSIDE = 1.0
 # From so many boxes on it is no chance that all of them make sense as corners.
 _ENOUGH_BOXES = 10
-_MOST_CROWDS = 0.2  # COCO has one crowd in 80 objects
+_MOST_CROWDS = 0.5  # COCO has one crowd in 80 objects
 
 
 @dataclasses.dataclass(frozen=True)

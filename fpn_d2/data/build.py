@@ -1,10 +1,11 @@
 """Detectron2's loaders, which refuse faulty data and settings before the first iteration."""
 
 import difflib
+import itertools
 import operator
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -33,6 +34,7 @@ from .splits import tell_splits
 from .stream import TrainStream
 from .validation import (
     check_annotation_files,
+    check_ground_truth,
     check_records,
     explain_failure,
     judged_file,
@@ -169,18 +171,28 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     except Exception as error:
         sentence = explain_failure(names) or explain_missing(names, files, ids)
         if sentence is None:
+            _check_records(cfg, names, run, itertools.chain(*map(DatasetCatalog.get, names)))
             raise
         raise UserError(sentence) from error
     check_annotation_files(names, runs)  # the built-in sets have made theirs just now
     tell_warnings(names)
     _check_classes(cfg, names)
     if isinstance(dataset, list):
-        if not all(map(judged_file, names)):
-            check_records(names, dataset, cfg.MODEL.MASK_ON)
+        _check_records(cfg, names, run, dataset)
+        for name in names if run == "evaluation" else ():
+            check_ground_truth(name, dataset)
         _check_image_files(names, dataset)
         if files:
             check_proposals(names, files, dataset)
     return dataset
+
+
+def _check_records(cfg: CfgNode, names: list[str], run: str, records: Iterable[dict]) -> None:
+    """Check the images of data sets without an annotation file in COCO's format."""
+    if not all(map(judged_file, names)):
+        key = class_head_key(cfg)
+        classes = operator.attrgetter(key)(cfg) if key else None
+        check_records(names, list(records), cfg.MODEL.MASK_ON, classes, run == "evaluation")
 
 
 def _local(path: str) -> str:

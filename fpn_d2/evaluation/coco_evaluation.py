@@ -12,7 +12,6 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from ..utils.errors import UserError
 from ..utils.files import write_json
@@ -33,20 +32,6 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
             write_results(self._output_dir, results)
         return results
 
-    def _derive_coco_results(
-        self, coco_eval: COCOeval | None, iou_type: str, class_names: list[str] | None = None
-    ) -> dict[str, float]:
-        """See :meth:`COCOEvaluator._derive_coco_results`; where nothing is detected, the AP is 0
-        and not NaN."""
-        if coco_eval is None:
-            self._logger.warning("The model detects nothing in any image of this data set")
-            coco_eval = COCOeval(self._coco_api, _no_detections(self._coco_api), iou_type)
-            with quiet_pycocotools():
-                coco_eval.evaluate()
-                coco_eval.accumulate()
-                coco_eval.summarize()
-        return super()._derive_coco_results(coco_eval, iou_type, class_names)
-
     def _eval_box_proposals(self, predictions: list[dict[str, Any]]) -> None:
         """See :meth:`COCOEvaluator._eval_box_proposals`; adds AR@10, AR@30 and AR@300."""
         super()._eval_box_proposals(predictions)
@@ -54,16 +39,6 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
             for limit in (10, 30, 300):
                 recall = _evaluate_box_proposals(predictions, self._coco_api, limit=limit)
                 self._results["box_proposals"][f"AR@{limit}"] = recall["ar"].item() * 100
-
-
-def _no_detections(ground_truth: COCO) -> COCO:
-    """An empty list of detections, of which ``COCO.loadRes`` makes an IndexError."""
-    empty = COCO()
-    shared = {key: ground_truth.dataset[key] for key in ("images", "categories")}
-    empty.dataset = {**shared, "annotations": []}
-    with quiet_pycocotools():
-        empty.createIndex()
-    return empty
 
 
 def write_results(output_dir: str, results: dict[str, dict[str, float]]) -> None:
