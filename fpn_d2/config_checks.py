@@ -173,6 +173,8 @@ _VALUES: dict[str, _Rule] = {
     ),
     "MODEL.ROI_HEADS.IN_FEATURES": _NAMES,
     "MODEL.RPN.IN_FEATURES": _NAMES,
+    # NumPy takes 32 bits, and each process of a training adds its number.
+    "SEED": (lambda seed: seed < 2**31, "give one below 2^31, or -1 to draw it"),
     "SOLVER.BASE_LR": _at_least(0),
     "SOLVER.CHECKPOINT_PERIOD": _at_least(1),
     "SOLVER.MAX_ITER": _at_least(1),
@@ -234,11 +236,18 @@ def _check_programs(cfg: CfgNode) -> None:
         )
     device = cfg.MODEL.DEVICE
     try:
-        torch.device(device)
-    except RuntimeError as error:
+        kind, index = torch.device(device).type, torch.device(device).index
+        if kind not in ("cpu", "cuda"):  # a tensor on a GPU would take its memory
+            torch.empty(1, device=device).item()
+    except Exception as error:  # of any backend
         raise UserError(f"MODEL.DEVICE is {device}; give cpu or cuda") from error
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"MODEL.DEVICE is {device}, but torch sees no CUDA device; use cpu")
+    if kind == "cuda" and index is not None and index >= torch.cuda.device_count():
+        raise UserError(
+            f"MODEL.DEVICE is {device}, and this machine has {torch.cuda.device_count()} GPUs; "
+            "count them from 0"
+        )
 
 
 def _check_pixels(cfg: CfgNode) -> None:

@@ -383,6 +383,30 @@ def test_cuda_is_refused_where_torch_sees_none(monkeypatch):
         load_config("", ["MODEL.DEVICE", "cuda:1"])
 
 
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert load_config("", ["MODEL.DEVICE", "cuda:1"]).MODEL.DEVICE == "cuda:1"
+    with pytest.raises(UserError, match="MODEL.DEVICE is cuda:2, and this machine has 2 GPUs"):
+        load_config("", ["MODEL.DEVICE", "cuda:2"])
+
+
+@pytest.mark.parametrize("device", ["mps", "meta", "xpu"])
+def test_a_device_that_torch_cannot_use_here_is_refused(monkeypatch, device):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=f"MODEL.DEVICE is {device}; give cpu or cuda"):
+        load_config("", ["MODEL.DEVICE", device])
+
+
+@pytest.mark.parametrize("seed, is_taken", [(2**31 - 1, True), (-1, True), (2**31, False)])
+def test_a_seed_is_what_numpy_takes(seed, is_taken):
+    if is_taken:
+        assert load_config("", ["MODEL.DEVICE", "cpu", "SEED", str(seed)]).SEED == seed
+        return
+    with pytest.raises(UserError, match="SEED is 2147483648; give one below 2"):
+        load_config("", ["MODEL.DEVICE", "cpu", "SEED", str(seed)])
+
+
 ACCEPTED = [
     FPN + "MODEL.ANCHOR_GENERATOR.SIZES [[32]]",  # one list for all levels
     FPN + "MODEL.ANCHOR_GENERATOR.SIZES [32,64,128]",

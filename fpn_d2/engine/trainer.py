@@ -61,6 +61,7 @@ class Trainer(DefaultTrainer):
                 "--eval-only"
             )
         check_registered(cfg)
+        _check_norms(cfg)
         self._seed_is_drawn = cfg.SEED < 0
         seed = comm.shared_random_seed() if self._seed_is_drawn else cfg.SEED
         cfg = changed(self.auto_scale_workers(cfg, comm.get_world_size()), {"SEED": seed})
@@ -224,6 +225,18 @@ def _prepared(cfg: CfgNode, model: nn.Module) -> PreparedModel:
         return kept
     _COMPILED[model] = prepare_model(model, precision=precision, compile=True)
     return _COMPILED[model]
+
+
+def _check_norms(cfg: CfgNode) -> None:
+    """Refuse batch norms that PyTorch synchronises between GPUs alone."""
+    if cfg.MODEL.DEVICE.startswith("cuda") or comm.get_world_size() == 1:
+        return
+    for section in ("RESNETS", "FPN"):
+        if cfg.MODEL[section].NORM in ("SyncBN", "nnSyncBN"):
+            raise UserError(
+                f"MODEL.{section}.NORM {cfg.MODEL[section].NORM} works between GPUs alone; set it "
+                "to naiveSyncBN, or train in one process"
+            )
 
 
 def _step_class(cfg: CfgNode) -> type[SimpleTrainer]:

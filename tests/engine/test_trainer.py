@@ -90,6 +90,13 @@ def test_a_batch_that_cannot_be_shared_is_refused(
         Trainer(cfg)
 
 
+@pytest.mark.parametrize("key", ["MODEL.FPN.NORM", "MODEL.RESNETS.NORM"])
+def test_norms_of_gpus_are_refused_in_processes_on_cpus(tiny_config, monkeypatch, key):
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    with pytest.raises(UserError, match=f"{key} SyncBN works between GPUs.*naiveSyncBN"):
+        Trainer(tiny_config(key, "SyncBN"))
+
+
 # --- names that programs extend
 
 
