@@ -401,7 +401,8 @@ def test_a_device_that_torch_cannot_use_here_is_refused(monkeypatch, device):
 @pytest.mark.parametrize("seed, is_taken", [(2**31 - 1, True), (-1, True), (2**31, False)])
 def test_a_seed_is_what_numpy_takes(seed, is_taken):
     if is_taken:
-        assert load_config("", ["MODEL.DEVICE", "cpu", "SEED", str(seed)]).SEED == seed
+        cfg = load_config("", ["MODEL.DEVICE", "cpu", "SEED", str(seed)])
+        assert cfg.SEED == seed
         return
     with pytest.raises(UserError, match="SEED is 2147483648; give one below 2"):
         load_config("", ["MODEL.DEVICE", "cpu", "SEED", str(seed)])
