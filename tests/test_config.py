@@ -402,7 +402,7 @@ def test_a_device_that_torch_cannot_use_here_is_refused(monkeypatch, device):
 def test_a_seed_is_what_numpy_takes(seed, is_taken):
     if is_taken:
         cfg = load_config("", ["MODEL.DEVICE", "cpu", "SEED", str(seed)])
-        assert cfg.SEED == seed
+        assert seed == cfg.SEED
         return
     with pytest.raises(UserError, match="SEED is 2147483648; give one below 2"):
         load_config("", ["MODEL.DEVICE", "cpu", "SEED", str(seed)])
