@@ -173,6 +173,10 @@ _VALUES: dict[str, _Rule] = {
     ),
     "MODEL.ROI_HEADS.IN_FEATURES": _NAMES,
     "MODEL.RPN.IN_FEATURES": _NAMES,
+    "OUTPUT_DIR": (
+        lambda path: path != "" and "://" not in path,
+        "name a folder of this machine, such as output/mine",
+    ),
     # NumPy takes 32 bits, and each process of a training adds its number.
     "SEED": (lambda seed: seed < 2**31, "give one below 2^31, or -1 to draw it"),
     "SOLVER.BASE_LR": _at_least(0),

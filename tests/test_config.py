@@ -281,6 +281,7 @@ OPTS = {
     "MODEL.FPN {'TOP_DOWN':False}": "MODEL.FPN",
     "--resume True": "--resume",
     "SOLVER.BASE_LR None": "SOLVER.BASE_LR has no value",
+    "OUTPUT_DIR s3://bucket/run": "OUTPUT_DIR is 's3://bucket/run'; name a folder of this machine",
     "MODEL.RESNETS.NORM None": "MODEL.RESNETS.NORM has no value",
 }
 

@@ -35,6 +35,7 @@ from .stream import TrainStream
 from .validation import (
     check_annotation_files,
     check_ground_truth,
+    check_polygons,
     check_records,
     explain_failure,
     judged_file,
@@ -170,6 +171,11 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
         raise
     except Exception as error:
         sentence = explain_failure(names) or explain_missing(names, files, ids)
+        if str(error).startswith("No valid data found") and options.get("min_keypoints"):
+            sentence = (
+                f"no image of {', '.join(names)} has keypoints enough for MODEL.KEYPOINT_ON: "
+                "annotate some, or set it False"
+            )
         if sentence is None:
             _check_records(cfg, names, run, itertools.chain(*map(DatasetCatalog.get, names)))
             raise
@@ -179,6 +185,8 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     _check_classes(cfg, names)
     if isinstance(dataset, list):
         _check_records(cfg, names, run, dataset)
+        if run == "training" and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
+            check_polygons(names, dataset)
         for name in names if run == "evaluation" else ():
             check_ground_truth(name, dataset)
         _check_image_files(names, dataset)

@@ -309,6 +309,25 @@ def explain_failure(names: Sequence[str]) -> str | None:
     return None
 
 
+def check_polygons(names: Sequence[str], records: Sequence[dict[str, Any]]) -> None:
+    """Refuse an RLE where ``INPUT.MASK_FORMAT`` is polygon.
+
+    Args:
+        names: the data sets.
+        records: their images in Detectron2's format.
+
+    Raises:
+        UserError: naming the image.
+    """
+    for record in records:
+        for annotation in record.get("annotations", ()):
+            if isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd"):
+                raise UserError(
+                    f"data set {', '.join(names)}, image {record['file_name']}: it has an RLE, and "
+                    "INPUT.MASK_FORMAT is polygon: set it to bitmask, which takes both"
+                )
+
+
 def check_ground_truth(name: str, records: Sequence[dict[str, Any]]) -> None:
     """Refuse images that are not of the file which COCO's evaluation reads beside them, and tell
     where there is nothing to find.
@@ -322,10 +341,11 @@ def check_ground_truth(name: str, records: Sequence[dict[str, Any]]) -> None:
     Raises:
         UserError: naming the image or the ids of the classes.
     """
-    if not any(record.get("annotations") for record in records):
+    objects = (annotation for record in records for annotation in record.get("annotations", ()))
+    if all(annotation.get("iscrowd", 0) for annotation in objects):
         logger.warning(
-            "data set %s has no objects to find, so its AP is NaN: annotate some, or take it out "
-            "of DATASETS.TEST",
+            "data set %s has no objects to find but crowds, so its AP is NaN: annotate some, or "
+            "take it out of DATASETS.TEST",
             name,
         )
     file = judged_file(name)

@@ -55,6 +55,13 @@ def restored_config(folder: str) -> Iterator[None]:
     Detectron2 writes the file before it knows whether the config can work, over the config of the
     training whose results lie beside it.
     """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"OUTPUT_DIR {folder} cannot be made ({error.strerror}); set it to a folder that can "
+            "be written"
+        ) from error
     path = Path(folder, "config.yaml")
     before = path.read_bytes() if comm.is_main_process() and path.is_file() else None
     try:

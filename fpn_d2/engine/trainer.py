@@ -123,6 +123,12 @@ class Trainer(DefaultTrainer):
                 f"the newest checkpoint in {self.cfg.OUTPUT_DIR} does not say at which iteration "
                 "it was written; delete it, or train without --resume"
             ) from error
+        for name, weight in self.model.state_dict().items():
+            if weight.is_floating_point() and not weight.isfinite().all():
+                raise UserError(
+                    f"MODEL.WEIGHTS {self.cfg.MODEL.WEIGHTS}, or the checkpoint to resume, has NaN "
+                    f"or infinite values in {name}; take an earlier one"
+                )
         seed = self.resume_state.seed
         if self._seed_is_drawn and seed is not None:
             self.cfg = changed(self.cfg, {"SEED": seed})

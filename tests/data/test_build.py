@@ -348,6 +348,22 @@ def test_a_test_set_that_is_trained_on_is_named_in_the_log(cfg, zoo, caplog):
     assert "data set zoo_val: at least 3 of its 4 images are trained on too" in caplog.text
 
 
+def test_rles_where_polygons_are_asked_for(cfg, zoo, coco):
+    zoo(train=coco.masked())
+    cfg.MODEL.MASK_ON, cfg.DATASETS.TEST = True, ()
+    build_train_loader(cfg)  # bitmask
+    cfg.INPUT.MASK_FORMAT = "polygon"
+    with pytest.raises(UserError, match="image .*1.png: it has an RLE, and INPUT.MASK_FORMAT"):
+        build_train_loader(cfg)
+
+
+def test_keypoints_that_no_image_has(cfg, zoo):
+    zoo()
+    cfg.MODEL.KEYPOINT_ON = True
+    with pytest.raises(UserError, match="no image of zoo_train has keypoints enough for MODEL.KEY"):
+        build_train_loader(cfg)
+
+
 # The batch and the classes.
 
 

@@ -13,6 +13,7 @@ from fpn_d2 import UserError
 from fpn_d2.data.validation import (
     check_file,
     check_ground_truth,
+    check_polygons,
     check_records,
     explain_failure,
     read_annotations,
@@ -221,11 +222,19 @@ def test_the_images_and_classes_of_a_function_are_those_of_its_file(zoo):
 
 
 def test_nothing_to_find_is_told(caplog):
-    check_ground_truth("mine", [RECORD, {**RECORD, "annotations": []}])
-    assert "data set mine has no objects to find, so its AP is NaN" in caplog.text
+    check_ground_truth("mine", [RECORD, {**RECORD, "annotations": [{**SOUND, "iscrowd": 1}]}])
+    assert "data set mine has no objects to find but crowds, so its AP is NaN" in caplog.text
     caplog.clear()
     check_ground_truth("mine", [RECORD, {**RECORD, "annotations": [SOUND]}])
     assert caplog.text == ""
+
+
+def test_an_rle_is_no_polygon():
+    rle = {**SOUND, "segmentation": {"size": [32, 40], "counts": [0, 1280]}}
+    sound = {**RECORD, "annotations": [SOUND, {**rle, "iscrowd": 1}]}  # crowds are left out
+    check_polygons(["mine"], [sound, RECORD])
+    with pytest.raises(UserError, match=r"image b.png: it has an RLE.*set it to bitmask"):
+        check_polygons(["mine"], [sound, {"file_name": "b.png", "annotations": [SOUND, rle]}])
 
 
 # Why Detectron2's loader failed.

@@ -90,6 +90,17 @@ def test_a_batch_that_cannot_be_shared_is_refused(
         Trainer(cfg)
 
 
+def test_weights_of_nan_are_no_start(trainer, tmp_path):
+    made = trainer()
+    weights = made.model.state_dict()
+    key = next(name for name in weights if name.endswith("lateral2.weight"))
+    weights[key].fill_(float("nan"))
+    torch.save({"model": weights}, tmp_path / "nan.pth")
+    made.cfg = changed(made.cfg, {"MODEL.WEIGHTS": str(tmp_path / "nan.pth")})
+    with pytest.raises(UserError, match=f"nan.pth, or .* infinite values in {key}; take an earl"):
+        made.resume_or_load(resume=False)
+
+
 @pytest.mark.parametrize("key", ["MODEL.FPN.NORM", "MODEL.RESNETS.NORM"])
 def test_norms_of_gpus_are_refused_in_processes_on_cpus(tiny_config, monkeypatch, key):
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
