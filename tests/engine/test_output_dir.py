@@ -48,9 +48,9 @@ def test_what_torchrun_restarts_resumes_only_what_it_began(folder, tmp_path, mon
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, name):
     (tmp_path / "file").touch()
     folder = str(tmp_path / name)
-    with pytest.raises(UserError, match=f"OUTPUT_DIR {folder} cannot be made .*; set it to a fold"):
-        with restored_config(folder):
-            raise AssertionError("not reached")
+    sentence = f"OUTPUT_DIR {folder} cannot be made .*; set it to a folder"
+    with pytest.raises(UserError, match=sentence), restored_config(folder):
+        raise AssertionError("not reached")
     with restored_config(str(tmp_path / "new/run")):
         assert (tmp_path / "new/run").is_dir()
 
