@@ -400,7 +400,8 @@ def check_records(
             image = record.get("file_name")
             raise UserError(f"data set {', '.join(names)}, image {image}: it {fault}")
     for name in names if evaluation else ():
-        if records and not MetadataCatalog.get(name).get("thing_classes"):
+        makes_a_file = _is_coco(name) and _path_of(name) is None  # of the records, for COCO's
+        if makes_a_file and records and not MetadataCatalog.get(name).get("thing_classes"):
             raise UserError(
                 f"data set {name} is registered without the names of its classes: add "
                 f"MetadataCatalog.get({name!r}).set(thing_classes=[...])"
