@@ -1,6 +1,7 @@
 """Processes: several on a CPU, and how a user's error ends them."""
 
 import argparse
+import importlib
 import traceback
 from pathlib import Path
 
@@ -167,7 +168,8 @@ def test_processes_that_are_killed_or_find_their_port_taken(monkeypatch, capsys,
     def fail_to_launch(*args, **kwargs):
         raise error()
 
-    monkeypatch.setattr("fpn_d2.engine.launch.launch_processes", fail_to_launch)
+    module = importlib.import_module("fpn_d2.engine.launch")  # the name is the function's too
+    monkeypatch.setattr(module, "launch_processes", fail_to_launch)
     with pytest.raises(SystemExit) as exit_info:
         launch(fail, args(2))
     assert exit_info.value.code == 2
