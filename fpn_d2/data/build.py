@@ -1,6 +1,7 @@
 """Detectron2's loaders, which refuse faulty data and settings before the first iteration."""
 
 import difflib
+import functools
 import operator
 import os
 import re
@@ -25,7 +26,14 @@ from ..config_checks import class_head_key
 from ..utils.errors import UserError
 from ..utils.files import is_local
 from ..utils.seeding import seeded
-from .dataset_mapper import RefusingMapper, SkippingMapper, build_test_mapper, build_train_mapper
+from .dataset_mapper import (
+    RefusingMapper,
+    SkippingMapper,
+    build_test_mapper,
+    build_train_mapper,
+    map_record,
+    refuse,
+)
 from .datasets.folders import datasets_root, missing_remedy
 from .proposals import check_proposals, explain_missing, read_proposals
 from .stream import TrainStream
@@ -33,6 +41,7 @@ from .validation import (
     check_annotation_files,
     check_records,
     explain_failure,
+    header_faults,
     judged_file,
     tell_warnings,
 )
@@ -63,6 +72,9 @@ def build_train_loader(cfg: CfgNode) -> Any:
     if isinstance(dataset, list):  # a torch data set may read its images itself
         files = (record["file_name"] for record in dataset if "file_name" in record)
         mapper = SkippingMapper(mapper, files, cfg.DATALOADER.get("MAX_SKIPPED_SHARE", 0.01))
+        mapper.foresee(*header_faults(dataset, cfg.SEED))
+    else:
+        mapper = functools.partial(map_record, mapper)
     if isinstance(dataset, IterableDataset):  # its order is its own, and its place unknown
         return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
     return _stream_loader(cfg, dataset, mapper)
@@ -130,9 +142,13 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     check_names([dataset_name], "DATASETS.TEST")
     _check_proposal_files(cfg, "TEST")
     dataset, mapper = _load_test(cfg, dataset_name), build_test_mapper(cfg)
+    if isinstance(dataset, list):
+        mapper = RefusingMapper(mapper)
+    else:
+        mapper = functools.partial(map_record, mapper)
     return build_detection_test_loader(
         dataset,
-        mapper=RefusingMapper(mapper) if isinstance(dataset, list) else mapper,
+        mapper=mapper,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
 
@@ -147,7 +163,12 @@ def _load_test(cfg: CfgNode, name: str) -> Any:
                 "file in DATASETS.PROPOSAL_FILES_TEST"
             )
         proposal_files = [files[name]]
-    return _load(cfg, [name], "evaluation", filter_empty=False, proposal_files=proposal_files)
+    dataset = _load(cfg, [name], "evaluation", filter_empty=False, proposal_files=proposal_files)
+    if isinstance(dataset, list):
+        faults, _ = header_faults(dataset, cfg.SEED)
+        for fault in faults:
+            refuse(*fault)
+    return dataset
 
 
 def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:

@@ -15,6 +15,7 @@ import json
 import locale
 import logging
 import os
+import random
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -39,9 +40,11 @@ from .annotation_file import (
     size_faults,
 )
 from .datasets.folders import missing_remedy
-from .images import image_faults
+from .images import look_at, look_at_all
 
 logger = logging.getLogger(__name__)
+
+_HEADERS = 200  # so many images are looked at before a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,18 +147,49 @@ def _list(content: Any, key: str) -> list[Any]:
 
 
 def _image_findings(images: list[Any], folder: str, workers: int | None) -> Iterator[Finding]:
-    """The faults of the image files; each file is read once for each size that is said of it."""
+    """What is wrong with image files, or remarkable; each is read once for each size said of it."""
     wanted = dict.fromkeys(
         (name, *(image_size(image) or (None, None)))
         for image in images
         if isinstance(image, dict) and (name := file_name(image)) is not None
     )
-    faults = image_faults([(os.path.join(folder, name), *size) for name, *size in wanted], workers)
+    seen = look_at_all([(os.path.join(folder, name), *size) for name, *size in wanted], workers)
     bar = tqdm(wanted, desc="images", unit="image", disable=None)
-    for (name, *_), fault in zip(bar, faults, strict=True):
+    for (name, *_), (fault, remark) in zip(bar, seen, strict=True):
         if fault is not None:
             text = f"image {name} {fault}: replace it, or correct the annotation file"
             yield Finding(ERROR, name, None, text)
+        elif remark is not None:
+            yield Finding(WARNING, name, None, f"image {name} {remark}")
+
+
+def header_faults(
+    records: Sequence[dict[str, Any]], seed: int
+) -> tuple[list[tuple[str, str]], int]:
+    """Read the headers of some images, and log what is remarkable about them.
+
+    Args:
+        records: images in Detectron2's format.
+        seed: decides which images.
+
+    Returns:
+        the ``file_name`` and the fault (:func:`fpn_d2.data.images.look_at`) of each image that
+        cannot be used; and how many images were drawn.
+    """
+    named = [record for record in records if "file_name" in record]
+    drawn = random.Random(seed).sample(named, min(_HEADERS, len(named)))
+    faults: list[tuple[str, str]] = []
+    remarks: dict[str, list[str]] = {}
+    for record in drawn:
+        file = record["file_name"]
+        fault, remark = look_at(file, record.get("width"), record.get("height"), header=True)
+        if fault is not None:
+            faults.append((file, fault))
+        elif remark is not None:
+            remarks.setdefault(remark, []).append(file)
+    for remark, files in remarks.items():
+        logger.warning("image %s %s (%d of %d images)", files[0], remark, len(files), len(drawn))
+    return faults, len(drawn)
 
 
 # The second reader: the loaders, before Detectron2's reads the file.

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import RetinaNet
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 from torch import nn
 from torchvision.ops import nms
 
@@ -78,11 +80,14 @@ class Predictor(DefaultPredictor):
         self.input_format = cfg.INPUT.FORMAT
 
     def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
-        """See :meth:`DefaultPredictor.__call__`.
+        """See :meth:`DefaultPredictor.__call__`; the image is BGR, whatever ``INPUT.FORMAT`` is.
 
         Raises:
             UserError: where resizing would leave no pixel of the image.
         """
+        if self.input_format not in ("BGR", "RGB"):
+            picture = Image.fromarray(np.ascontiguousarray(original_image[:, :, ::-1]))
+            original_image = convert_PIL_to_numpy(picture, self.input_format)
         resize = self.aug.get_transform(original_image)
         if 0 in (getattr(resize, "new_h", 1), getattr(resize, "new_w", 1)):
             height, width = original_image.shape[:2]
