@@ -10,7 +10,8 @@ from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 about = session.get_modelmeta().custom_metadata_map
 names = json.loads(about["class_names"])
-image = ImageOps.exif_transpose(Image.open(open(sys.argv[2], "rb")))
+with open(sys.argv[2], "rb") as file:  # by its name Pillow 13 garbles grey TIFFs that lie aside
+    image = ImageOps.exif_transpose(Image.open(file))
 if about["input_format"] not in ("BGR", "RGB", "L") or image.mode in ("I", "F"):
     sys.exit(f"{sys.argv[2]}: {about['input_format']}, or 32 bits ({image.mode}), is not read here")
 elif image.mode.startswith("I;16"):  # grey, of which convert() would clip all above 255

@@ -1,8 +1,8 @@
 """Image files: the one reader of the whole package, and what is wrong with a file, in words.
 
 Pixels have 8 bits a channel. A file of 16 keeps the upper 8 of each: Pillow reads colours so, and
-this module grey, which Pillow would clip at 255. Numbers of 32 bits have no range that a file tells,
-and are refused. Images are turned once, as Pillow's ``ImageOps.exif_transpose`` turns them.
+this module grey, which Pillow would clip at 255. Numbers of 32 bits have no range that a file
+tells, and are refused. Images are turned once, as Pillow's ``ImageOps.exif_transpose`` does it.
 """
 
 import contextlib
@@ -306,7 +306,7 @@ def _look(
 
 
 def turned_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height in pixels that an opened image has once it is turned as its EXIF data say."""
+    """Width and height in pixels of an opened image once it is turned as its EXIF data say."""
     if _orientation(image) not in _TURNED_ASIDE:
         return image.size
     if image.format == "TIFF":  # its size is turned when it is loaded, or already
