@@ -74,8 +74,8 @@ def cut_crops(
         seed: the seed of the background's places.
 
     Returns:
-        (M, C, S', S') crops as ``INPUT.FORMAT`` has them, where S' is S and the room for shifts, and
-        (M,) int64 classes.
+        (M, C, S', S') crops, where S' is S and the room for shifts, and (M,) int64 classes. Crops
+        are uint8, and of YUV-BT.601 float32.
 
     Raises:
         UserError: if an image cannot be read, or none has an object.
@@ -94,10 +94,8 @@ def cut_crops(
         classes += [o["category_id"] for o in objects] + [num_classes] * len(background)
     if not crops:
         raise UserError("no image of DATASETS.TRAIN has an object to cut out: annotate some")
-    dtype = np.uint8 if crops[0].dtype == np.uint8 else np.float32  # YUV
-    return torch.from_numpy(np.stack(crops).astype(dtype)).permute(0, 3, 1, 2), torch.tensor(
-        classes
-    )
+    stacked = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
+    return (stacked.float() if stacked.is_floating_point() else stacked), torch.tensor(classes)
 
 
 def _background_boxes(
