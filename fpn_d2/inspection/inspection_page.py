@@ -17,7 +17,7 @@ from matplotlib.ticker import NullLocator
 from PIL import Image
 from tqdm import tqdm
 
-from ..data.images import image_fault, read_image
+from ..data.images import read_image
 from ..utils.errors import UserError
 from ..utils.files import read_json, replace_file, write_json
 from ..visualization import PALETTE, draw_boxes, level_color, level_number, side_by_side
@@ -300,12 +300,18 @@ def draw_samples(
     samples, faults = [], []
     for image in tqdm(sorted(chosen.tolist()), desc="drawing samples", unit="image", disable=None):
         name, size = objects.file_names[image], objects.image_sizes[image].tolist()
-        path = os.path.join(objects.image_folder, name)
-        fault = image_fault(path, *size[::-1])
-        if fault is not None:
-            faults.append(f"image {name} {fault}")
+        try:
+            pixels = read_image(os.path.join(objects.image_folder, name))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            faults.append(f"image {name} cannot be read ({error})")
             continue
-        samples.append((name, _draw_sample(inspection, image, read_image(path))))
+        if list(pixels.shape[:2]) == size:
+            samples.append((name, _draw_sample(inspection, image, pixels)))
+        else:
+            faults.append(
+                f"image {name} is {pixels.shape[1]} x {pixels.shape[0]}, and the annotation file "
+                f"says {size[1]} x {size[0]}"
+            )
     return samples, faults
 
 

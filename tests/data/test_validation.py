@@ -9,6 +9,7 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from fpn_d2 import UserError
+from fpn_d2.data.images import _DARK, _FRAMES
 from fpn_d2.data.validation import check_file, check_records, explain_failure, read_annotations
 
 
@@ -68,6 +69,23 @@ def test_image_files_by_one_process_and_by_several(zoo, workers, monkeypatch):
     assert "image 1.png cannot be read (" in cut
     assert "image 2.png does not exist: replace it, or correct the annotation file" in away
     assert "has 41 x 32 pixels, and the annotation file says 40 x 32" in wide
+
+
+def test_pixels_are_judged_and_remarked_on(zoo):
+    path, folder, _ = zoo
+    Image.new("F", (40, 32)).save(folder / "0.png", "TIFF")
+    frames = [Image.new("L", (40, 32), value) for value in (0, 255)]
+    frames[0].save(folder / "1.png", "GIF", save_all=True, append_images=frames[1:])
+    Image.fromarray(np.full((32, 40), 4095, np.uint16)).save(folder / "2.png")
+    Image.fromarray(np.full((32, 40), 65535, np.uint16)).save(folder / "3.png")
+    report = check_file(str(path), str(folder), 1)
+    assert [(f.severity, f.image, f.stops) for f in report.findings] == [
+        *(("error", "0.png", ()), ("warning", "1.png", ()), ("warning", "2.png", ())),
+    ]
+    number, several, dark = (finding.sentence for finding in report.findings)
+    assert number.startswith("image 0.png has pixels that are floats of any size")
+    assert several == "image 1.png " + _FRAMES
+    assert dark == "image 2.png " + _DARK
 
 
 def test_the_findings_of_an_image_stand_together(zoo):

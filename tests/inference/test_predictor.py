@@ -9,9 +9,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.structures import Boxes, Instances
+from PIL import Image
+from torch import nn
 from torchvision.ops import box_iou
 
 from fpn_d2 import UserError
+from fpn_d2.data import build_test_mapper
+from fpn_d2.data.dataset_mapper import map_record
 from fpn_d2.demo import parse_rows
 from fpn_d2.demo.outputs import coco_results
 from fpn_d2.inference import (
@@ -43,6 +47,27 @@ def test_an_image_is_resized_as_the_config_says(row_config, model, resize, heigh
     # 97 x 120 px times 100 / 120: 80.83 x 100
     predictor.detect(np.zeros((97, 120, 3), np.uint8))
     assert seen == [(3, height, 100)]
+
+
+@pytest.mark.parametrize("image_format", ["BGR", "RGB", "L", "YUV-BT.601", "HSV"])
+def test_an_image_is_what_evaluation_makes_of_its_file(row_config, tmp_path, image_format):
+    values = [1.0] * (1 if image_format == "L" else 3)
+    keys = ["MODEL.PIXEL_MEAN", values, "MODEL.PIXEL_STD", values, "INFERENCE.PREPARE", False]
+    cfg = row_config(ROW, *SIZES, "INPUT.FORMAT", image_format, *keys)
+    seen, path = [], str(tmp_path / "a.png")
+
+    class Recorder(nn.Module):
+        def forward(self, records):
+            seen.append(records[0]["image"])
+            boxes = Boxes(torch.zeros(0, 4))
+            found = Instances((30, 40), pred_boxes=boxes, scores=torch.zeros(0))
+            return [{"instances": found}]
+
+    rgb = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(path)
+    Predictor(cfg, Recorder()).detect(rgb)
+    expected = map_record(build_test_mapper(cfg), {"file_name": path})["image"]
+    torch.testing.assert_close(seen[0], expected.float(), rtol=0, atol=1e-6)
 
 
 def test_an_image_is_refused_if_resizing_leaves_no_pixel(row_config, model):
