@@ -243,8 +243,9 @@ def test_a_mapper_of_detectron2s_gets_our_pixels(tmp_path, row_config):
     for name, expected in (("deep.png", grey // 256), ("turned.tif", (grey // 256)[::-1, ::-1])):
         file = str(tmp_path / name)
         record = {"file_name": file, "width": 16, "height": 4}
-        for mapper in (RefusingMapper, lambda mapper: SkippingMapper(mapper, [file], 1.0)):
-            made = mapper(build_test_mapper(cfg))(record)
+        mapper = build_test_mapper(cfg)
+        for reading in (RefusingMapper(mapper), SkippingMapper(mapper, [file], 1.0)):
+            made = reading(record)
             assert made["file_name"] == file
             np.testing.assert_array_equal(made["image"].numpy(), np.stack([expected] * 3))
     assert map_record(lambda record: dict(record), {"image_id": 3}) == {"image_id": 3}
