@@ -147,14 +147,15 @@ class _PixelsHandler(PathHandler):
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
         path = path.removeprefix(self.PREFIX)
-        file = PathManager.open(path, "rb")
-        image = Image.open(file)
-        is_turned = image.format == "TIFF" and _orientation(image) in _TURNS
-        if not is_turned and image.mode[0] not in "IF":
-            _tell(path, _frames(image))
-            file.seek(0)
-            return file
-        with file:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(PathManager.open(path, "rb"))
+            image = Image.open(file)
+            is_turned = image.format == "TIFF" and _orientation(image) in _TURNS
+            if not is_turned and image.mode[0] not in "IF":
+                _tell(path, _frames(image))
+                file.seek(0)
+                stack.pop_all()
+                return file
             loaded = _loaded(path, image)
         if loaded.mode not in _STORED:
             loaded = loaded.convert("RGB")
