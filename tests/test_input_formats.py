@@ -16,7 +16,7 @@ from fpn_d2.engine import launch
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_stale_logs")]
 
 FORMATS = {  # a mean and a deviation for each channel
-    "BGR": ([103.5, 116.3, 123.7], [1.0, 1.0, 1.0]),
+    "BGR": ([103.5, 116.3, 123.7], [57.4, 57.1, 58.4]),
     "RGB": ([123.7, 116.3, 103.5], [58.4, 57.1, 57.4]),
     "L": ([114.0], [58.0]),
     "YUV-BT.601": ([0.5, 0.0, 0.0], [0.25, 0.1, 0.1]),
