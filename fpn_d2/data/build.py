@@ -25,6 +25,7 @@ from ..config_checks import class_head_key
 from ..utils.errors import UserError
 from ..utils.files import is_local
 from ..utils.seeding import seeded
+from .coco_json import shared_reading
 from .dataset_mapper import RefusingMapper, SkippingMapper, build_test_mapper, build_train_mapper
 from .datasets.folders import datasets_root, missing_remedy
 from .proposals import check_proposals, explain_missing, read_proposals
@@ -32,6 +33,7 @@ from .stream import TrainStream
 from .validation import (
     check_annotation_files,
     check_records,
+    check_voc,
     explain_failure,
     judged_file,
     tell_warnings,
@@ -153,20 +155,24 @@ def _load_test(cfg: CfgNode, name: str) -> Any:
 def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     """Detectron2's dataset dicts with these options of its function, or a torch data set where one
     is registered, checked for ``"training"`` or ``"evaluation"``."""
-    runs = (run, "masks") if cfg.MODEL.MASK_ON else (run,)
+    runs = (run, "masks", f"{run} of masks") if cfg.MODEL.MASK_ON else (run,)
     files = options["proposal_files"] or ()
     ids = [read_proposals(_local(path))["ids"] for path in files]  # Detectron2 would run its code
-    check_annotation_files(names, runs, objects_needed=options["filter_empty"])
-    try:
-        dataset = get_detection_dataset_dicts(names, **options)
-    except UserError:
-        raise
-    except Exception as error:
-        sentence = explain_failure(names) or explain_missing(names, files, ids)
-        if sentence is None:
+    with shared_reading(masks=cfg.MODEL.MASK_ON):
+        check_annotation_files(names, runs, objects_needed=options["filter_empty"])
+        try:
+            dataset = get_detection_dataset_dicts(names, **options)
+        except UserError:
             raise
-        raise UserError(sentence) from error
+        except Exception as error:
+            sentence = explain_failure(names, error) or explain_missing(names, files, ids)
+            if sentence is None:
+                raise
+            raise UserError(sentence) from error
     check_annotation_files(names, runs)  # the built-in sets have made theirs just now
+    if run == "evaluation":
+        for name in names:
+            check_voc(name)
     tell_warnings(names)
     _check_classes(cfg, names)
     if isinstance(dataset, list):
