@@ -210,8 +210,8 @@ def _is_plain(annotation: dict[str, Any], sizes: dict, categories: dict, masks: 
         and 0 <= crowd <= 1
         and -_PIXELS_OUTSIDE <= left < image_width
         and -_PIXELS_OUTSIDE <= top < image_height
-        and 0 < width
-        and 0 < height
+        and width > 0
+        and height > 0
         and 0 < left + width <= image_width + _PIXELS_OUTSIDE
         and 0 < top + height <= image_height + _PIXELS_OUTSIDE
         and width * height / 1000 <= area <= 2 * (width + 1) * (height + 1)

@@ -42,15 +42,18 @@ def read_proposals(path: str) -> dict[str, Any]:
     if len({len(content[key]) for key in _KEYS}) > 1:
         raise UserError(f"proposal file {path} has lists of different lengths; {remedy}")
     mode = content.get("bbox_mode", BoxMode.XYXY_ABS)
-    if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+    if not isinstance(mode, int | np.integer) or mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
         raise UserError(
             f"proposal file {path} has the bbox_mode {_short(mode)}: give BoxMode.XYXY_ABS (0) for "
             "left, top, right and bottom or BoxMode.XYWH_ABS (1) for left, top, width and height"
         )
     mode = BoxMode(mode)
     for boxes in map(np.asarray, content["boxes"]):
-        if boxes.size and (boxes.ndim != 2 or boxes.shape[1] != 4):
-            raise UserError(f"proposal file {path} has boxes of shape {boxes.shape}; {remedy}")
+        if boxes.size and (boxes.shape[1:] != (4,) or boxes.dtype.kind not in "fiu"):
+            raise UserError(
+                f"proposal file {path} has boxes of shape {boxes.shape} and type {boxes.dtype}, "
+                f"not (R, 4) numbers; {remedy}"
+            )
         if boxes.size and (_sides(boxes, mode) < 0).any():
             raise UserError(
                 f"proposal file {path} has boxes of negative width or height if bbox_mode is "
@@ -121,6 +124,6 @@ def check_proposals(names: Sequence[str], paths: Sequence[str], records: Sequenc
             raise UserError(
                 f"proposal file {', '.join(paths)} has boxes outside image {record['file_name']} "
                 f"({record['width']} x {record['height']} pixels), so it is of other images than "
-                f"{', '.join(names)}, or of another bbox_mode than {record['proposal_bbox_mode'].name}"
-                ": write it again by evaluating the RPN on them"
+                f"{', '.join(names)}, or its bbox_mode is wrong: write it again by evaluating the "
+                "RPN on them"
             )
