@@ -12,6 +12,7 @@ import functools
 import itertools
 import logging
 import os
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..utils.files import is_local
 from .annotation_file import (
     ANY_RUN,
     ERROR,
+    EVALUATION,
     MASK_EVALUATION,
     MASKS,
     WARNING,
@@ -204,6 +206,8 @@ def _judge(path: str, mtime: int, size: int) -> _Judgement:
     )
 
 
+_MOST_KINDS = 8
+_VALUES = re.compile(r"'[^']*'|\[[^]]*\]|[-+.e\d]*\d")  # of sentences that are of one kind
 _ADD_MASKS = "MODEL.MASK_ON needs it, so add polygons or an RLE, or train a model of boxes"
 
 
@@ -249,13 +253,17 @@ def check_annotation_files(
 
 
 def tell_warnings(names: Sequence[str]) -> None:
-    """Log what is wrong with data sets and stops no run: the first such fault, and their number."""
+    """Log what is wrong with data sets and has not stopped the run: the first fault of each kind,
+    and their number."""
     for name in names:
         file = judged_file(name)
-        found = file.findings if file else []
-        told = [finding for finding in found if finding.stops in ((), (MASK_EVALUATION,))]
-        if told:
-            logger.warning("data set %s, %s", name, _in_words(file.path, told))
+        kinds: dict[str, list[Finding]] = {}
+        for finding in file.findings if file else []:
+            known = finding.severity == ERROR and EVALUATION in finding.stops
+            if known or finding.stops in ((), (MASK_EVALUATION,)):
+                kinds.setdefault(_VALUES.sub("", finding.sentence), []).append(finding)
+        for found in itertools.islice(kinds.values(), _MOST_KINDS):
+            logger.warning("data set %s, %s", name, _in_words(file.path, found))
 
 
 def _in_words(path: str, findings: Sequence[Finding]) -> str:
