@@ -319,12 +319,18 @@ def check_voc(name: str) -> None:
     for image in images:
         file = os.path.join(known.dirname, "Annotations", f"{image}.xml")
         try:
-            parse_rec(file)
+            names = [entry["name"] for entry in parse_rec(file)]
         except Exception as error:  # an AttributeError for an element that is not there
             raise UserError(
                 f"{file} of data set {name} cannot be read as Pascal VOC's ({error}): it has to be "
                 "there, with a name, pose, truncated, difficult and bndbox of each object"
             ) from error
+        unknown = set(names).difference(known.thing_classes)
+        if unknown:
+            raise UserError(
+                f"{file} of data set {name} cannot be read as Pascal VOC's: its object "
+                f"{min(unknown)} is none of the classes {', '.join(known.thing_classes)}"
+            )
 
 
 def check_records(names: Sequence[str], records: Sequence[dict[str, Any]], masks: bool) -> None:
