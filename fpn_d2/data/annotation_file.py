@@ -185,6 +185,12 @@ def _of_annotations(lists: dict[str, Entries], may_repeat: bool) -> Iterator[Fin
             text += "evaluation stops: add it, unless you only train on the file"
             yield Finding(WARNING, None, None, text, (EVALUATION,))
     boxes = [annotation.get("bbox") for annotation in annotations]
+    areas = (annotation.get("area") for annotation in annotations)
+    tiny = are_boxes and all(is_number(area) and area <= _LARGEST_SHARE for area in areas)
+    if tiny and sum(box[2] * box[3] for box in boxes) > 4 * len(boxes):
+        text = f"all {len(boxes)} areas are 1 or less, like shares of their images: give them in "
+        text += "square pixels, since evaluation tells small from large by them"
+        yield Finding(WARNING, None, None, text)
     if boxes and are_boxes and (2 * doubtful > len(boxes) or max(boxes[0]) <= _LARGEST_SHARE):
         unknown = math.nan, math.nan
         of_boxes = [sizes.get(as_id(a.get("image_id"))) or unknown for a in annotations]

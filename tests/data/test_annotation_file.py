@@ -244,6 +244,18 @@ def test_boxes_that_show_in_the_whole_file_that_they_are_none(case):
         assert finding.stops == ("training", "evaluation")
 
 
+@pytest.mark.parametrize("area, told", [(1, True), (0.5, True), (1.5, False), (30, False)])
+def test_areas_that_show_in_the_whole_file_that_they_are_none(area, told):
+    content = of_ten((10, 20, 20, 15), (100, 100, 10, 5))  # 300 and 50 pixels
+    for annotation in content["annotations"]:
+        annotation["area"] = area
+    sentences = [finding.sentence for finding in annotation_findings(content)]
+    assert any("all 10 areas are 1 or less" in sentence for sentence in sentences) == told
+    content["annotations"][4]["area"] = 50
+    sentences = [finding.sentence for finding in annotation_findings(content)]
+    assert not any("all 10 areas" in sentence for sentence in sentences)
+
+
 def test_minival_may_repeat_ids_as_detectron2_has_it(coco):
     content = coco.content()
     content["annotations"][1]["id"] = 1
