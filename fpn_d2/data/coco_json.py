@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import gc
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -79,11 +80,14 @@ class AnnotationFile(pycocotools.coco.COCO):
         """See :class:`pycocotools.coco.COCO`; prints nothing.
 
         Raises:
+            FileNotFoundError: where there is none.
             UserError: where the file cannot be read.
         """
         super().__init__()
         if annotation_file is None:
             return
+        if not os.path.isfile(annotation_file):
+            raise FileNotFoundError(annotation_file)
         shared = _sharing or _Sharing(masks=True)
         if annotation_file not in shared.parsed:
             shared.parsed[annotation_file], sentence = read_annotations(annotation_file)
