@@ -203,7 +203,7 @@ def _is_plain(annotation: dict[str, Any], sizes: dict, categories: dict, masks: 
     try:
         number, image_id, area = annotation["id"], annotation["image_id"], annotation["area"]
         left, top, width, height = annotation["bbox"]
-        category_id, crowd = annotation["category_id"], annotation["iscrowd"]
+        category_id, crowd = annotation["category_id"], annotation.get("iscrowd", 0)
         image_width, image_height = sizes[image_id]
         known = category_id in categories
     except (KeyError, TypeError, ValueError):  # missing, of no such form, of an unknown image

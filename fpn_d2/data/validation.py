@@ -314,7 +314,7 @@ def check_voc(name: str) -> None:
     listed = os.path.join(known.dirname, "ImageSets", "Main", f"{known.split}.txt")
     if not os.path.isfile(listed):
         raise UserError(f"{listed} of data set {name} does not exist: {missing_remedy()}")
-    with open(listed) as lines:
+    with open(listed, encoding="utf-8") as lines:
         images = [line.strip() for line in lines]
     for image in images:
         file = os.path.join(known.dirname, "Annotations", f"{image}.xml")
