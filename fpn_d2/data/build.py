@@ -4,6 +4,7 @@ import difflib
 import operator
 import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -280,11 +281,26 @@ def _check_image_files(names: Sequence[str], records: Sequence[dict[str, Any]]) 
             )
     paths = [record["file_name"] for record in records if "file_name" in record]
     missing = [path for path in paths if is_local(path) and not os.path.isfile(path)]
+    for path in missing:
+        if not _can_be_named(path):
+            raise UserError(
+                f"image {path!a} has letters that no file can have in this process, whose file "
+                f"names are {sys.getfilesystemencoding()}: set PYTHONUTF8=1 and start again"
+            )
     if missing:
         raise UserError(
             f"image {missing[0]} does not exist ({len(missing)} of the {len(paths)} images of "
             f"{', '.join(names)} are missing): put it there or take it out of the annotation file"
         )
+
+
+def _can_be_named(path: str) -> bool:
+    """Whether the encoding of file names in this process, often of LC_ALL, has these letters."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:

@@ -272,6 +272,15 @@ def test_a_config_of_detectron2_alone_has_loaders(cfg, zoo):
 # Files and names that are not there.
 
 
+def test_a_file_name_that_this_process_cannot_have(cfg, zoo, coco, monkeypatch):
+    content = coco.content()
+    content["images"][0]["file_name"] = "b\u00e4r.png"
+    zoo(content)
+    monkeypatch.setattr("os.fsencode", lambda path: path.encode("ascii"))
+    with pytest.raises(UserError, match=r"b\\xe4r\.png' has letters .*: set PYTHONUTF8=1"):
+        build_train_loader(cfg)
+
+
 def test_missing_files(cfg, zoo):
     folder = zoo()
     (folder / "images" / "0.png").unlink()
