@@ -276,7 +276,7 @@ def test_a_file_name_that_this_process_cannot_have(cfg, zoo, coco, monkeypatch):
     content = coco.content()
     content["images"][0]["file_name"] = "b\u00e4r.png"
     zoo(content)
-    monkeypatch.setattr("os.fsencode", lambda path: path.encode("ascii"))
+    monkeypatch.setattr("os.fsencode", lambda path: str(path).encode("ascii"))
     with pytest.raises(UserError, match=r"b\\xe4r\.png' has letters .*: set PYTHONUTF8=1"):
         build_train_loader(cfg)
 
