@@ -79,7 +79,8 @@ def annotation_findings(content: Any, path: str = "") -> Iterator[Finding]:
         elif not found and key != "annotations":
             yield _of_file(f"the list named {key} is empty: fill it")
         lists[key] = {i: entry for i, entry in enumerate(found) if isinstance(entry, dict)}
-        for i in sorted(set(range(len(found))) - lists[key].keys()):
+        others = len(lists[key]) < len(found)
+        for i in sorted(set(range(len(found))) - lists[key].keys()) if others else ():
             yield _of_file(f"entry {i} of {key} is no object: give it the keys of COCO's format")
     yield from _of_categories(lists["categories"])
     yield from _of_images(lists["images"])
@@ -211,7 +212,11 @@ def _is_plain(annotation: dict[str, Any], sizes: dict, categories: dict, masks: 
     if not (
         known
         and type(number) is type(image_id) is type(category_id) is type(crowd) is int
-        and _NUMBERS.issuperset((type(left), type(top), type(width), type(height), type(area)))
+        and type(left) in _NUMBERS
+        and type(top) in _NUMBERS
+        and type(width) in _NUMBERS
+        and type(height) in _NUMBERS
+        and type(area) in _NUMBERS
         and 0 < number <= _LARGEST
         and 0 <= crowd <= 1
         and -_PIXELS_OUTSIDE <= left < image_width
