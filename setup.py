@@ -48,6 +48,7 @@ setup(
         "PyYAML>=5.1",
         "jinja2>=3",
         "matplotlib",
+        "msgspec>=0.18",
         "numpy",
         "portalocker",
         "pycocotools>=2.0.2",

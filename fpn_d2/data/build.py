@@ -5,6 +5,7 @@ import functools
 import operator
 import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from ..config_checks import class_head_key
 from ..utils.errors import UserError
 from ..utils.files import is_local
 from ..utils.seeding import seeded
+from .coco_json import shared_reading
 from .dataset_mapper import (
     RefusingMapper,
     SkippingMapper,
@@ -40,6 +42,7 @@ from .stream import TrainStream
 from .validation import (
     check_annotation_files,
     check_records,
+    check_voc,
     explain_failure,
     header_faults,
     judged_file,
@@ -174,20 +177,24 @@ def _load_test(cfg: CfgNode, name: str) -> Any:
 def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     """Detectron2's dataset dicts with these options of its function, or a torch data set where one
     is registered, checked for ``"training"`` or ``"evaluation"``."""
-    runs = (run, "masks") if cfg.MODEL.MASK_ON else (run,)
+    runs = (run, "masks", f"{run} of masks") if cfg.MODEL.MASK_ON else (run,)
     files = options["proposal_files"] or ()
     ids = [read_proposals(_local(path))["ids"] for path in files]  # Detectron2 would run its code
-    check_annotation_files(names, runs, objects_needed=options["filter_empty"])
-    try:
-        dataset = get_detection_dataset_dicts(names, **options)
-    except UserError:
-        raise
-    except Exception as error:
-        sentence = explain_failure(names) or explain_missing(names, files, ids)
-        if sentence is None:
+    with shared_reading(masks=cfg.MODEL.MASK_ON):
+        check_annotation_files(names, runs, objects_needed=options["filter_empty"])
+        try:
+            dataset = get_detection_dataset_dicts(names, **options)
+        except UserError:
             raise
-        raise UserError(sentence) from error
+        except Exception as error:
+            sentence = explain_failure(names, error) or explain_missing(names, files, ids)
+            if sentence is None:
+                raise
+            raise UserError(sentence) from error
     check_annotation_files(names, runs)  # the built-in sets have made theirs just now
+    if run == "evaluation":
+        for name in names:
+            check_voc(name)
     tell_warnings(names)
     _check_classes(cfg, names)
     if isinstance(dataset, list):
@@ -295,11 +302,26 @@ def _check_image_files(names: Sequence[str], records: Sequence[dict[str, Any]]) 
             )
     paths = [record["file_name"] for record in records if "file_name" in record]
     missing = [path for path in paths if is_local(path) and not os.path.isfile(path)]
+    for path in missing:
+        if not _can_be_named(path):
+            raise UserError(
+                f"image {path!a} has letters that no file can have in this process, whose file "
+                f"names are {sys.getfilesystemencoding()}: set PYTHONUTF8=1 and start again"
+            )
     if missing:
         raise UserError(
             f"image {missing[0]} does not exist ({len(missing)} of the {len(paths)} images of "
             f"{', '.join(names)} are missing): put it there or take it out of the annotation file"
         )
+
+
+def _can_be_named(path: str) -> bool:
+    """Whether the encoding of file names in this process, often of LC_ALL, has these letters."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:

@@ -3,10 +3,12 @@
 from .coco_evaluation import ResultsWritingCOCOEvaluator, load_ground_truth
 from .mask_recall import MaskRecallEvaluator
 from .matching import match_boxes
+from .voc_evaluation import ResultsWritingVOCEvaluator
 
 __all__ = [
     "MaskRecallEvaluator",
     "ResultsWritingCOCOEvaluator",
+    "ResultsWritingVOCEvaluator",
     "load_ground_truth",
     "match_boxes",
 ]

@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..data import check_names
 from ..data.annotation_file import file_name, image_size, is_number
-from ..data.validation import read_annotations
+from ..data.coco_json import read_annotations
 from ..utils.errors import UserError
 
 _REMEDY = "add some; tools/check_dataset.py lists what is wrong with a file"

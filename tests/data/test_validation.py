@@ -10,7 +10,7 @@ from PIL import Image
 
 from fpn_d2 import UserError
 from fpn_d2.data.images import _DARK, _FRAMES
-from fpn_d2.data.validation import check_file, check_records, explain_failure, read_annotations
+from fpn_d2.data.validation import check_file, check_records, explain_failure
 
 
 @pytest.fixture
@@ -26,29 +26,6 @@ def test_what_is_no_object_at_all(zoo, content):
     zoo[0].write_text(json.dumps(content))
     (finding,) = check_file(*map(str, zoo[:2])).findings
     assert "top level is no object" in finding.sentence
-
-
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ('{"images": [],\n "annotations" []}', "line 2 column 16"),
-        ("", "line 1 column 1"),
-        ("[" * 100_000, "nested too deeply"),
-        ("\ufeff{}", "begins with a byte-order mark: write it as UTF-8 without BOM"),
-        ("9" * 5000, "cannot be read"),
-        (b"\xff\xfe", "cannot be read"),
-    ],
-)
-def test_what_is_no_json(tmp_path, text, words):
-    path = tmp_path / "a.json"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    content, sentence = read_annotations(str(path))
-    assert content is None
-    assert sentence.count("\n") == 0
-    assert str(path) in sentence
-    assert words in sentence
-    report = check_file(str(path), str(tmp_path))
-    assert [finding.sentence for finding in report.findings] == [sentence]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -128,19 +105,6 @@ def test_what_cannot_be_checked(zoo, tmp_path):
         check_file(str(path), str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="--workers is 0: give 1 or more"):
         check_file(str(path), str(folder), workers=0)
-
-
-def test_a_file_that_detectron2_would_read_in_another_encoding(zoo, monkeypatch):
-    monkeypatch.setattr("locale.getpreferredencoding", lambda do_setlocale=True: "cp1252")
-    path, _, content = zoo
-    assert read_annotations(str(path)) == (content, None)
-    content["categories"][0]["name"] = "K\u00e4fer"
-    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    _, sentence = read_annotations(str(path))
-    assert "would read as cp1252" in sentence
-    assert "set PYTHONUTF8=1" in sentence
-    monkeypatch.setattr("locale.getpreferredencoding", lambda do_setlocale=True: "UTF-8")
-    assert read_annotations(str(path)) == (content, None)
 
 
 RECORD = {"file_name": "a.png", "width": 40, "height": 32, "image_id": 1}
