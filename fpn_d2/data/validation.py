@@ -38,7 +38,7 @@ from .annotation_file import (
     mask_fault,
     size_faults,
 )
-from .datasets.folders import missing_remedy
+from .datasets.folders import make_ready, missing_remedy
 from .images import image_faults
 
 logger = logging.getLogger(__name__)
@@ -179,7 +179,11 @@ def judged_file(name: str) -> _Judgement | None:
     Returns:
         what was found, or None where the data set has no such file on this machine (yet: built-in
         ones are made on first use), or it is of another format, such as LVIS's.
+
+    Raises:
+        UserError: where a folder of another layout than COCO's cannot be converted.
     """
+    make_ready(name)
     path = _path_of(name)
     if path is None or not os.path.isfile(path) or not _is_coco(name):
         return None

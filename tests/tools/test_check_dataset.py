@@ -75,10 +75,11 @@ def test_the_report_for_machines(check, data):
         assert words in sentences
 
 
-def test_warnings_alone_have_a_code_of_their_own(check, data):
+def test_warnings_alone_have_a_code_of_their_own_where_they_count(check, data):
     name = spoil(data, bbox=[1, 2, 0, 3])
-    code, out, _ = check(annotation_file(data), "--workers", 1)
+    code, out, _ = check(annotation_file(data), "--workers", 1, "--strict")
     assert code == 3
+    assert check(annotation_file(data), "--workers", 1)[:2] == (0, out)
     assert f"{name}\n  warning: annotation 1 has the bbox [1, 2, 0, 3] without area" in out
 
 
