@@ -14,7 +14,7 @@ import os
 from ...utils.errors import UserError
 from ...utils.files import remove_partial_files, replace_file
 from . import roboflow, voc, yolo
-from .splits import Source, Split
+from .converted_split import Source, Split
 
 logger = logging.getLogger(__name__)
 

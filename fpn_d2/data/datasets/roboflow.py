@@ -9,7 +9,7 @@ import json
 import os
 from typing import Any
 
-from .splits import Source, Split
+from .converted_split import Source, Split
 
 _FILE = "_annotations.coco.json"
 

@@ -20,7 +20,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 from tqdm import tqdm
 
-from .splits import Source, Split, is_image, some
+from .converted_split import Source, Split, is_image, some
 
 # The folders of XML files and of images, relative to that of a split or of all.
 _PLACES = (
@@ -205,18 +205,22 @@ def _read_file(split: Split, file: str, root: Element, image: str) -> Iterator[s
 
 
 def _number(parent: Element | None, key: str) -> float | None:
-    """The finite number in a child of an element; None where there is none."""
+    """The number in a child of an element; None where there is none."""
+    return None if parent is None else _finite(parent.findtext(key))
+
+
+def _finite(text: str | None) -> float | None:
     try:
-        value = float(parent.findtext(key))
-    except (AttributeError, TypeError, ValueError):
+        value = float(text)
+    except (TypeError, ValueError):
         return None
     return value if math.isfinite(value) else None
 
 
 def _points(polygon: Element) -> list[float] | None:
     """x0 y0 x1 y1 ... of a polygon, counted from 0; None where they are no points."""
-    names = [f"{axis}{i}" for i in range(1, len(polygon) // 2 + 1) for axis in "xy"]
-    values = [_number(polygon, name) for name in names]
-    if len(values) < 6 or len(values) != len(polygon) or None in values:
+    values = {child.tag: _finite(child.text) for child in polygon}
+    names = [f"{axis}{i}" for i in range(1, len(values) // 2 + 1) for axis in "xy"]
+    if len(names) < 6 or set(names) != set(values) or None in values.values():
         return None
-    return [value - 1 for value in values]
+    return [values[name] - 1 for name in names]

@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from ...utils.errors import UserError
-from .splits import Source, Split, all_files, is_image, some
+from .converted_split import Source, Split, all_files, is_image, some
 
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 _MAX_BYTES = 2**20  # of data.yaml
