@@ -5,7 +5,8 @@ python tools/inspect_dataset.py my_data_train --config-file configs/RPN/rpn_R_50
 python tools/inspect_dataset.py datasets/my_data --split val
 python tools/inspect_dataset.py my_data/annotations/instances_train.json --output output/inspect
 
-A folder may be in any layout of datasets/README.md. Writes <data set>_inspect.html and .json, and suggests MODEL.ANCHOR_GENERATOR.SIZES.
+A folder may be in any layout of datasets/README.md. Writes
+<data set>_inspect.html and .json, and suggests MODEL.ANCHOR_GENERATOR.SIZES.
 """
 
 import argparse

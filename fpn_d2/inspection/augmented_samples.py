@@ -1,4 +1,4 @@
-"""Pictures of what a config's training makes of images: its crop, augmentations, resize and flip."""
+"""Pictures of what a config's training makes of images: crop, augmentations, resize, flip."""
 
 import os
 

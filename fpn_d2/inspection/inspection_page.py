@@ -20,7 +20,8 @@ from tqdm import tqdm
 from ..data.images import read_image
 from ..utils.errors import UserError
 from ..utils.files import read_json, replace_file, write_json
-from ..visualization import PALETTE, draw_boxes, level_color, level_number, side_by_side, stack
+from ..visualization import PALETTE, draw_boxes, level_color, level_number, side_by_side
+from ..visualization.layout import stack
 from ..visualization.pages import Chart, data_url, new_axes, page_environment, to_svg
 from .anchor_reach import positive_anchors
 from .augmented_samples import draw_augmented

@@ -29,7 +29,7 @@ from .anchor_reach import (
     positive_anchors,
     suggest_sizes,
 )
-from .annotated_objects import AnnotatedObjects, dataset_files
+from .annotated_objects import AnnotatedObjects, dataset_files, dataset_splits
 
 _REACHED_AT = 0.5  # IoU
 
@@ -127,7 +127,8 @@ class Inspection:
         self.config, self.setup = config, AnchorSetup(cfg)
         setup, (path, folder) = self.setup, dataset_files(dataset, split)
         # The name that the folder's split has where it is registered.
-        self.dataset = f"{os.path.normpath(dataset)}_{split}" if os.path.isdir(dataset) else dataset
+        in_folder = dataset_splits(dataset)
+        self.dataset = f"{os.path.normpath(dataset)}_{split}" if in_folder else dataset
         self.objects = objects = AnnotatedObjects(path, image_folder or folder)
         boxes, sizes = network_inputs(
             objects.boxes,
