@@ -150,6 +150,21 @@ def folder_files(folder: str, convert: str = "") -> dict[str, tuple[str, str]]:
     return {split: (annotation_file(folder, split), folder) for split in splits}
 
 
+def missing_split(name: str) -> str | None:
+    """Why a name that begins with a folder's is no data set, and the remedy, as the end of a
+    sentence; None where no folder of the data sets has such a name."""
+    ends = [i for i, letter in enumerate(name) if letter == "_"]
+    folders = (os.path.join(datasets_root(), name[:end]) for end in reversed(ends))
+    folder = next(filter(os.path.isdir, folders), None)
+    if folder is None:
+        return None
+    try:
+        splits = splits_by_layout(folder)[layout_of(folder)]
+    except UserError as error:
+        return str(error)
+    return f"{folder} has {', '.join(splits)}: choose among <name>_<split> of these"
+
+
 def _is_free(name: str, path: str) -> bool:
     if name not in DatasetCatalog:
         return True
