@@ -1,6 +1,7 @@
 """data/datasets/converted_folders.py: when a folder is converted, and where to."""
 
 import json
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -74,6 +75,14 @@ def test_a_damaged_or_foreign_file_in_the_cache_is_replaced(zoo, folders):
     Path(path).write_text('{"info": {"fingerprint": "')
     Path(f"{path}.99999999.partial").write_text("{")  # of a process that was killed
     assert len(folders.load(zoo.parent, "zoo_train")[0]) == 1
+    assert os.listdir(os.path.dirname(path)) == ["instances_train.json"]
+
+
+def test_processes_may_convert_at_once(zoo):
+    path = annotation_file(str(zoo), "train")
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        pool.starmap(make_current, [(str(zoo), "train")] * 8)
+    assert len(json.loads(Path(path).read_text())["annotations"]) == 1
     assert os.listdir(os.path.dirname(path)) == ["instances_train.json"]
 
 
