@@ -118,8 +118,8 @@ def open_source(folder: str) -> Source:
 def _read_split(folder: str, name: str, place: _Place) -> Split:
     """Read the files of a split; a ``category_id`` is a class's name as yet."""
     split, strays = Split(), []
-    images = {os.path.splitext(image)[0]: image for image in _names(place.image_folder)}
-    images = {stem: image for stem, image in images.items() if is_image(image)}
+    images = filter(is_image, _names(place.image_folder))
+    images = {os.path.splitext(image)[0]: image for image in images}
     files = [os.path.join(place.xml_folder, n) for n in _names(place.xml_folder) if _is_xml(n)]
     if place.images_list:
         known = set(files)

@@ -65,10 +65,10 @@ def test_boxes_are_those_of_detectron2_and_of_supervision(tmp_path, folders):
         for _ in range(20)
     ]
     things = [thing("cat", [*map(int, box)]) for box in corners]
-    folders.write(tmp_path / "zoo", voc(**{"Annotations/c.xml": xml(*things)}))
-    (record,), classes = folders.load(tmp_path, "zoo_val")
+    folders.write(tmp_path / "zoo", voc(**{"Annotations/a.xml": xml(*things)}))
+    (record, _), classes = folders.load(tmp_path, "zoo_train")
     ours = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in record["annotations"])]
-    (theirs,) = load_voc_instances(str(tmp_path / "zoo"), "val", classes)
+    theirs, _ = load_voc_instances(str(tmp_path / "zoo"), "train", classes)
     assert ours == [a["bbox"] for a in theirs["annotations"]]
     parts = (str(tmp_path / "zoo" / part) for part in ("JPEGImages", "Annotations"))
     by_path = {path: found for path, _, found in sv.DetectionDataset.from_pascal_voc(*parts)}
