@@ -35,7 +35,8 @@ def open_source(folder: str) -> Source:
                     f"{path} is not in COCO's format ({error!r}): write it again, with the lists "
                     "images, annotations and categories"
                 )
-        used = {a.get("category_id") for c in contents.values() for a in c["annotations"]}
+        found = (a.get("category_id") for c in contents.values() for a in c["annotations"])
+        used = {number for number in found if isinstance(number, int | str)}
         classes: dict[str, int] = {}
         for name, content in contents.items():
             ids = {}
@@ -53,17 +54,18 @@ def _read(path: str) -> dict[str, Any]:
         content = json.load(file)
     lists = {key: list(map(dict, content[key])) for key in ("images", "annotations", "categories")}
     lists["categories"].sort(key=lambda category: category["id"])
-    if not all(isinstance(category["name"], str) for category in lists["categories"]):
-        raise ValueError("a category's name is no text")
+    for category in lists["categories"]:
+        if not isinstance(category["name"], str) or not isinstance(category["id"], int | str):
+            raise ValueError("a category has no name or id")
     return lists
 
 
 def _real_categories(categories: list[dict[str, Any]], used: set[Any]) -> list[dict[str, Any]]:
     """All but the one that is the supercategory of the others and has no object."""
-    above = {category.get("supercategory") for category in categories[1:]}
-    if above == {categories[0]["name"]} and categories[0]["id"] not in used:
-        return categories[1:]
-    return categories
+    first, others = categories[:1], categories[1:]
+    above = [category.get("supercategory") for category in others]
+    is_dummy = first and above == [first[0]["name"]] * len(above) and first[0]["id"] not in used
+    return others if is_dummy and others else categories
 
 
 def _fill(split: Split, name: str, content: dict[str, Any], ids: dict[Any, int]) -> None:
@@ -78,7 +80,7 @@ def _fill(split: Split, name: str, content: dict[str, Any], ids: dict[Any, int])
         if first:
             annotation["id"] += first
         found = annotation.get("category_id")
-        known = isinstance(found, int) and found in ids
+        known = isinstance(found, int | str) and found in ids
         # A number of its own file might be another class's here.
         annotation["category_id"] = ids[found] if known else f"{found} in {_FILE}"
     split.annotations = content["annotations"]
