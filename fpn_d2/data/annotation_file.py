@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from .datasets.converted_folders import FINDINGS
+
 ERROR, WARNING = "error", "warning"
 TRAINING, EVALUATION, MASKS = "training", "evaluation", "masks"
 MASK_EVALUATION = "evaluation of masks"
@@ -69,6 +71,7 @@ def annotation_findings(content: Any, path: str = "") -> Iterator[Finding]:
         text = "the file's top level is no object: give it the lists images, annotations, ..."
         yield _of_file(text)
         return
+    yield from _of_conversion(content.get("info"))
     lists: dict[str, Entries] = {}
     for key in ("images", "categories", "annotations"):
         # Files of COCO's test images have no annotations.
@@ -89,6 +92,15 @@ def annotation_findings(content: Any, path: str = "") -> Iterator[Finding]:
             text = f"the ids of {key} are partly numbers and partly texts"
             yield _of_file(f"{text}: give all of them numbers")
     yield from _of_annotations(lists, may_repeat="minival" in path)
+
+
+def _of_conversion(info: Any) -> Iterator[Finding]:
+    """What was left out when a folder of another layout was converted into this file."""
+    told = info.get(FINDINGS) if isinstance(info, dict) else None
+    for entry in told if isinstance(told, list) else []:
+        match entry:
+            case ["error" | "warning" as severity, str(sentence)]:
+                yield Finding(severity, None, None, sentence)
 
 
 def _of_file(text: str) -> Finding:

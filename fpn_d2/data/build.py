@@ -36,7 +36,7 @@ from .dataset_mapper import (
     map_record,
     refuse,
 )
-from .datasets.folders import datasets_root, missing_remedy
+from .datasets.folders import datasets_root, missing_remedy, missing_split
 from .proposals import check_proposals, explain_missing, read_proposals
 from .stream import TrainStream
 from .validation import (
@@ -260,11 +260,14 @@ def check_names(names: Sequence[str], key: str) -> None:
         if name not in DatasetCatalog:
             close = difflib.get_close_matches(name, DatasetCatalog.keys(), n=3)
             hint = f" (did you mean {' or '.join(close)}?)" if close else ""
+            remedy = missing_split(name) or (
+                "your own data need <name>/images/ and <name>/annotations/instances_<split>.json, "
+                "or another layout of datasets/README.md, in the folder that DETECTRON2_DATASETS "
+                f"names before the start (now {datasets_root()}), and are then called "
+                "<name>_<split>"
+            )
             raise UserError(
-                f"{key} names the data set '{name}', which is not registered{hint}: your own data "
-                "need <name>/images/ and <name>/annotations/instances_<split>.json in the folder "
-                f"that DETECTRON2_DATASETS names before the start (now {datasets_root()}), and are "
-                "then called <name>_<split>"
+                f"{key} names the data set '{name}', which is not registered{hint}: {remedy}"
             )
 
 

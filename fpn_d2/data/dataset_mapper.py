@@ -20,6 +20,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
+from ..utils.augmentations import build_augmentations
 from ..utils.errors import UserError
 from .images import read_as_here, use_image
 
@@ -74,8 +75,20 @@ class _Crop(T.CropTransform):
         return [self.apply_coords(polygon) for polygon in polygons]
 
 
-class ObjectScaleMapper(DatasetMapper):
-    """A :class:`DatasetMapper` that resizes an image so that one object gets a given scale.
+class AugmentingMapper(DatasetMapper):
+    """Detectron2's training mapper with ``INPUT.AUGMENTATIONS`` between its crop and its resize."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """See :meth:`DatasetMapper.from_config`."""
+        options = super().from_config(cfg, is_train)
+        made, more = options["augmentations"], build_augmentations(cfg)
+        resize = [isinstance(aug, T.ResizeShortestEdge) for aug in made].index(True)
+        return {**options, "augmentations": never_empty([*made[:resize], *more, *made[resize:]])}
+
+
+class ObjectScaleMapper(AugmentingMapper):
+    """A training mapper that resizes an image so that one object gets a given scale.
 
     Each time it draws one of the objects that the test's image pyramid brings to that scale; an
     object's scale is max(width, height). The image gets no smaller and no larger than that pyramid
@@ -92,7 +105,7 @@ class ObjectScaleMapper(DatasetMapper):
         scales = cfg.MODEL.MASK_PROPOSAL.TEST_SCALES
         self.test_scales = min(scales), max(scales)
         # All that DatasetMapper has built but the resize.
-        made = never_empty(self.augmentations.augs)
+        made = self.augmentations.augs
         self.other_augmentations = [a for a in made if not isinstance(a, T.ResizeShortestEdge)]
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -193,12 +206,9 @@ def build_test_mapper(cfg: CfgNode) -> DatasetMapper:
 
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
-    """Detectron2's training mapper, or with ``INPUT.OBJECT_SCALE_TRAIN`` the one of that scale."""
-    if cfg.INPUT.get("OBJECT_SCALE_TRAIN"):  # a config of Detectron2 alone lacks it
-        return ObjectScaleMapper(cfg)
-    mapper = DatasetMapper(cfg, True)
-    mapper.augmentations = T.AugmentationList(never_empty(mapper.augmentations.augs))
-    return mapper
+    """The training mapper, or with ``INPUT.OBJECT_SCALE_TRAIN`` the one of that scale."""
+    of_scale = cfg.INPUT.get("OBJECT_SCALE_TRAIN")  # a config of Detectron2 alone lacks it
+    return ObjectScaleMapper(cfg) if of_scale else AugmentingMapper(cfg, True)
 
 
 def map_record(mapper: Mapper, record: dict[str, Any]) -> Any:

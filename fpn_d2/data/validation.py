@@ -42,7 +42,7 @@ from .annotation_file import (
     size_faults,
 )
 from .coco_json import read_annotations, without_gc
-from .datasets.folders import missing_remedy
+from .datasets.folders import make_ready, missing_remedy
 from .images import look_at, look_at_all
 
 logger = logging.getLogger(__name__)
@@ -189,7 +189,11 @@ def judged_file(name: str) -> _Judgement | None:
     Returns:
         what was found, or None where the data set has no such file on this machine (yet: built-in
         ones are made on first use), or it is of another format, such as LVIS's.
+
+    Raises:
+        UserError: where a folder of another layout than COCO's cannot be converted.
     """
+    make_ready(name)
     path = _path_of(name)
     if path is None or not os.path.isfile(path) or not _is_coco(name):
         return None

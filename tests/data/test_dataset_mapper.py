@@ -28,6 +28,7 @@ from fpn_d2.data.dataset_mapper import (
 )
 from fpn_d2.data.datasets import register_coco_folders
 from fpn_d2.data.images import look_at
+from fpn_d2.utils.seeding import seeded
 
 # Training images at the scale of one of their objects (the baseline of Table 6).
 
@@ -465,3 +466,28 @@ def test_a_disk_that_fails_once_changes_no_random_numbers(map_one):
     assert map_one(flaky) == "mapped"
     assert len(drawn) == 2
     assert drawn[0] == drawn[1]
+
+
+# INPUT.AUGMENTATIONS.
+
+
+def test_augmentations_come_between_crop_and_resize(cfg):
+    cfg.INPUT.CROP.ENABLED = True
+    cfg.INPUT.AUGMENTATIONS = [["RandomContrast", 0.5, 1.5], ["RandomRotation", -10, 10]]
+    names = [type(one).__name__ for one in build_train_mapper(cfg).augmentations.augs]
+    made = ["RandomCrop", "RandomContrast", "RandomRotation", "ResizeShortestEdge", "RandomFlip"]
+    assert [name.lstrip("_") for name in names] in (made, [*made[:3], "Resize", made[4]])
+    cfg.INPUT.AUGMENTATIONS = []
+    plain = build_train_mapper(cfg).augmentations.augs
+    assert len(plain) == 3
+
+
+def test_without_augmentations_the_images_are_detectron2s(cfg, record):
+    made = [DatasetMapper(cfg, True), build_train_mapper(cfg)]
+    results = []
+    for mapper in made:
+        with seeded(3):
+            results.append(mapper(record(20, 40)))
+    first, second = results
+    assert torch.equal(first["image"], second["image"])
+    assert torch.equal(first["instances"].gt_boxes.tensor, second["instances"].gt_boxes.tensor)
