@@ -1,0 +1,532 @@
+"""Which mistakes a detector makes: curves, thresholds, kinds of error, AP by size and by level.
+
+Shape shorthand: N images, K classes, D detections and G objects (without crowds) of all images.
+
+pycocotools matches detections and objects; supervision makes the confusion matrix. The kinds of
+error are those of TIDE (Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection
+Errors", ECCV 2020), with its thresholds. A detection that found no object of its own made, in this
+order, an error of
+
+- place: its IoU with an object of its class is 0.1 to 0.5,
+- class: its IoU with an object of another class is at least 0.5,
+- twice: its IoU with an object of its class that a better detection has found is at least 0.5,
+- background: its IoU with any object is at most 0.1,
+- both: anything else, which is wrong in class and in place.
+
+An object is missed if no detection found it, nor has it for its error of place or class. The dAP of
+a kind is what AP at IoU 0.5 would gain if an oracle corrected all errors of that kind: it puts
+right the best detection of an object that is wrong in place or class, and takes away the others of
+that kind; detections of the other kinds go; missed objects no longer count. Detections in crowd
+regions count neither way.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+import supervision as sv
+import torch
+from detectron2.evaluation.coco_evaluation import COCOeval_opt
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval, Params
+
+from ..evaluation import load_ground_truth
+from ..evaluation.coco_evaluation import quiet_pycocotools
+from ..modeling import levels_of_boxes
+from ..utils.errors import UserError
+from ..utils.files import read_json
+from .anchor_reach import network_inputs
+
+IOU, BACKGROUND_IOU = 0.5, 0.1  # TIDE's t_f and t_b
+KINDS = ("class", "place", "both", "twice", "background", "missed")
+RECALLS = Params("bbox").recThrs  # 0, 0.01 .. 1
+SIZES = dict(zip(("small", "medium", "large"), Params("bbox").areaRng[1:], strict=True))
+
+_CORRECT, _LEFT_OUT = -1, -2  # beside the indices of KINDS
+_ALL = [[0, 1e10]]
+
+
+class PyramidLevels:
+    """How boxes get their level: Eq. 1 at the scale at which a model is tested.
+
+    Args:
+        first, last: the finest and the coarsest level.
+        canonical_size, canonical_level: see :func:`fpn_d2.modeling.levels_of_boxes`.
+        min_size, max_size: ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``, in pixels.
+    """
+
+    def __init__(
+        self,
+        first: int = 2,
+        last: int = 5,
+        canonical_size: float = 224,
+        canonical_level: int = 4,
+        min_size: int = 800,
+        max_size: int = 1333,
+    ):
+        self.first, self.last = first, last
+        self.canonical_size, self.canonical_level = canonical_size, canonical_level
+        self.min_size, self.max_size = min_size, max_size
+
+    def of(self, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Return the levels (R,) of boxes (R, 4), x y width height in pixels of their images.
+
+        ``sizes`` is (R, 2), the height and the width of each box's image.
+        """
+        corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+        scaled, _ = network_inputs(corners, sizes, self.min_size, self.max_size)
+        return levels_of_boxes(
+            torch.from_numpy(scaled),
+            self.first,
+            self.last,
+            self.canonical_size,
+            self.canonical_level,
+        ).numpy()
+
+
+class ErrorAnalysis:
+    """The mistakes on one test set.
+
+    Attributes:
+        dataset, image_root: the name of the data set, and the folder of its images.
+        images: N records of images, by ascending id.
+        class_ids, class_names: the K categories, by ascending id, as Detectron2 orders classes.
+        objects: G annotations; ``object_images`` and ``object_classes`` (G,) are indices.
+        detections: D results in COCO's form; ``image``, ``label`` and ``score`` (D,) are theirs.
+        matched: (D,) the object that each detection found at IoU 0.5, or -1.
+        kinds: (D,) indices of :data:`KINDS`; -1 is correct, -2 left out (in a crowd region).
+        targets: (D,) the object that an error of class or place is about, or -1.
+        missed: (G,) bool, whether an object is missed as TIDE defines it.
+        levels: how boxes get their level.
+    """
+
+    def __init__(self, dataset: str, truth: COCO, results: list[dict], levels: PyramidLevels):
+        """Match and measure.
+
+        Args:
+            dataset: the name of the data set.
+            truth: its annotations.
+            results: the detections in COCO's form, at least one; see :func:`read_detections`.
+            levels: how boxes get their level.
+        """
+        self.dataset, self.image_root, self.levels = dataset, "", levels
+        truth, crowds = _renumbered(truth)
+        self.images = [truth.imgs[i] for i in sorted(truth.imgs)]
+        self.class_ids = sorted(truth.cats)
+        self.class_names = [str(truth.cats[i].get("name", i)) for i in self.class_ids]
+        with quiet_pycocotools():
+            found = truth.loadRes(results)
+        self.detections = [found.anns[i + 1] for i in range(len(results))]
+        self.image, self.label = self._indices(self.detections)
+        self.score = np.array([d["score"] for d in self.detections])
+        annotations = [truth.anns[i + 1] for i in range(len(truth.anns))]
+        self.objects = [a for a in annotations if not a["iscrowd"]]  # numbered before the crowds
+        self.object_images, self.object_classes = self._indices(self.objects)
+        matches = _evaluate(COCOeval, truth, found, _ALL, thresholds=[IOU])
+        ignored = self._take_matches(matches)
+        self._by_area(truth, found, matches.ious, annotations)
+        self._find_kinds(ignored)
+        self.curves = self._find_curves()
+        self.num_crowds = crowds
+
+    def _indices(self, records: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+        """The index of each record's image and of its class."""
+        images = {image["id"]: i for i, image in enumerate(self.images)}
+        classes = {category: i for i, category in enumerate(self.class_ids)}
+        pairs = [(images[r["image_id"]], classes[r["category_id"]]) for r in records]
+        first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        return first, second
+
+    def _take_matches(self, matches: COCOeval) -> np.ndarray:
+        """Keep who found what; returns which detections are left out, (D,) bool."""
+        self.matched = np.full(len(self.detections), -1, dtype=np.int64)
+        left_out = np.ones(len(self.detections), dtype=bool)  # beyond 100 of an image and class
+        for found in filter(None, matches.evalImgs):
+            which = np.array(found["dtIds"], dtype=np.int64) - 1
+            self.matched[which] = found["dtMatches"][0].astype(np.int64) - 1
+            left_out[which] = found["dtIgnore"][0]
+        self.matched[left_out] = -1
+        return left_out
+
+    # --- AP
+
+    def _by_area(
+        self, truth: COCO, found: COCO, ious: Mapping[Any, Any], annotations: list[dict]
+    ) -> None:
+        """Measure AP over ten IoUs, by size and by level; pycocotools selects both by ``area``."""
+        sizes = _evaluate(COCOeval_opt, truth, found, _ALL + list(SIZES.values()), ious)
+        self._precision = sizes.eval["precision"][:, :, :, :, -1]  # T, recalls, K, areas
+        sides = [np.sqrt(a["area"]) for a in self.objects]
+        counts = [sum(low**0.5 <= s <= high**0.5 for s in sides) for low, high in SIZES.values()]
+        self.by_size = self._aps(self._precision[..., 1:], SIZES, counts)
+        shapes = np.array([(i["height"], i["width"]) for i in self.images])
+        for records, images in (
+            (annotations, self._indices(annotations)[0]),
+            (self.detections, self.image),
+        ):
+            boxes = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
+            of_boxes = self.levels.of(boxes, shapes[images])
+            for record, level in zip(records, of_boxes.tolist(), strict=True):
+                record["area"] = level
+        levels = range(self.levels.first, self.levels.last + 1)
+        by_level = _evaluate(COCOeval_opt, truth, found, [[k, k] for k in levels], ious)
+        counts = [sum(a["area"] == k for a in self.objects) for k in levels]
+        precision = by_level.eval["precision"][:, :, :, :, -1]
+        self.by_level = self._aps(precision, [f"P{k}" for k in levels], counts)
+
+    def _aps(
+        self, precision: np.ndarray, names: Sequence[str] | Mapping, counts: Sequence[int]
+    ) -> dict[str, dict[str, float | None]]:
+        return {
+            name: {
+                "objects": int(counts[i]),
+                "AP": _mean(precision[..., i]),
+                "AP50": _mean(precision[0, ..., i]),
+            }
+            for i, name in enumerate(names)
+        }
+
+    # --- kinds of error
+
+    def _find_kinds(self, left_out: np.ndarray) -> None:
+        self.kinds = np.where(self.matched >= 0, _CORRECT, KINDS.index("background"))
+        self.kinds[left_out] = _LEFT_OUT
+        self.targets = np.full(len(self.kinds), -1, dtype=np.int64)
+        wrong = np.flatnonzero((self.matched < 0) & ~left_out)
+        of_objects = _grouped(self.object_images, len(self.images))
+        for i, own in enumerate(_grouped(self.image[wrong], len(self.images))):
+            own, objects = wrong[own], of_objects[i]
+            if len(own) and len(objects):
+                self.kinds[own], self.targets[own] = self._kinds_of(own, objects)
+        # Of those that could be put right, an object gets the best one.
+        is_found = np.isin(np.arange(len(self.objects)), self.matched)
+        best = np.flatnonzero(self.targets >= 0)
+        best = best[~is_found[self.targets[best]]]
+        best = best[np.argsort(-self.score[best], kind="stable")]
+        covered, first = np.unique(self.targets[best], return_index=True)
+        self._corrected = best[first]
+        self.missed = ~is_found
+        self.missed[covered] = False
+
+    def _kinds_of(self, own: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The kinds of an image's wrong detections, and the objects that they are about."""
+        found = np.array([self.detections[i]["bbox"] for i in own], dtype=np.float64)
+        wanted = np.array([self.objects[i]["bbox"] for i in objects], dtype=np.float64)
+        ious = mask_util.iou(found, wanted, [0] * len(objects))
+        same = self.label[own][:, None] == self.object_classes[objects]
+        of_class, of_others = ious * same, ious * ~same
+        near, other = of_class.max(axis=1), of_others.max(axis=1)
+        conditions = {
+            "place": (near >= BACKGROUND_IOU) & (near <= IOU),
+            "class": other >= IOU,
+            "twice": near >= IOU,
+            "background": ious.max(axis=1) <= BACKGROUND_IOU,
+        }
+        numbers = [KINDS.index(kind) for kind in conditions]
+        kinds = np.select(list(conditions.values()), numbers, KINDS.index("both"))
+        targets = [objects[of_class.argmax(axis=1)], objects[of_others.argmax(axis=1)]]
+        is_kind = [kinds == KINDS.index(kind) for kind in ("place", "class")]
+        return kinds, np.select(is_kind, targets, -1)
+
+    def errors(self) -> dict[str, dict[str, float]]:
+        """Return the number of errors of each kind, over all scores, and its dAP in points."""
+        kept, hits = self.kinds != _LEFT_OUT, self.matched >= 0
+        objects = np.bincount(self.object_classes, minlength=len(self.class_ids))
+        base, found = self._ap50(kept, hits, self.label, objects), {}
+        for kind in KINDS[:-1]:
+            of_kind = self.kinds == KINDS.index(kind)
+            put_right = self._corrected[of_kind[self._corrected]]
+            now_kept, now_hits, now_label = kept & ~of_kind, hits.copy(), self.label.copy()
+            now_kept[put_right] = now_hits[put_right] = True
+            now_label[put_right] = self.object_classes[self.targets[put_right]]
+            ap = self._ap50(now_kept, now_hits, now_label, objects)
+            found[kind] = {"count": int(of_kind.sum()), "dAP": max(0.0, ap - base)}
+        missed = np.bincount(self.object_classes[self.missed], minlength=len(objects))
+        ap = self._ap50(kept, hits, self.label, objects - missed)
+        found["missed"] = {"count": int(missed.sum()), "dAP": max(0.0, ap - base)}
+        return found
+
+    def _ap50(
+        self, kept: np.ndarray, hits: np.ndarray, label: np.ndarray, objects: np.ndarray
+    ) -> float:
+        """The mean AP at IoU 0.5 of the classes that have objects, in percent."""
+        order = self._ranked[kept[self._ranked]]
+        of_class = _grouped(label[order], len(self.class_ids))
+        aps = [
+            _interpolated(hits[order[of_class[k]]], objects[k]).mean()
+            for k in np.unique(self.object_classes)
+        ]
+        return 100 * float(np.mean(aps))
+
+    # --- curves and thresholds
+
+    def _find_curves(self) -> list[dict[str, Any]]:
+        """The figures of each class at IoU 0.5: its curve, and where F1 is best."""
+        # pycocotools' order: detections of equal score by their image
+        self._ranked = np.lexsort((self.image, -self.score))
+        ranked, curves = self._ranked[self.kinds[self._ranked] != _LEFT_OUT], []
+        objects = np.bincount(self.object_classes, minlength=len(self.class_ids)).tolist()
+        for k, own in enumerate(_grouped(self.label[ranked], len(self.class_ids))):
+            hits, scores = self.matched[ranked[own]] >= 0, self.score[ranked[own]]
+            curve = {"id": self.class_ids[k], "name": self.class_names[k], "objects": objects[k]}
+            curve |= {"detections": len(own), "AP": _mean(self._precision[:, :, k, 0])}
+            curve["AP50"] = _mean(self._precision[0, :, k, 0])
+            curve |= best_f1(scores, hits, objects[k])
+            curve["precisions"] = _interpolated(hits, objects[k]).tolist() if objects[k] else None
+            curves.append(curve)
+        return curves
+
+    def shown(self, thresholds: Sequence[float]) -> np.ndarray:
+        """Return which detections have the least score of their class, (D,) bool, crowds' not."""
+        enough = self.score >= np.asarray(thresholds, dtype=np.float64)[self.label]
+        return enough & (self.kinds != _LEFT_OUT)
+
+    def confusion(self, thresholds: Sequence[float]) -> np.ndarray:
+        """Count which classes are taken for which; see :class:`supervision.ConfusionMatrix`.
+
+        Pairs need an IoU above 0.5; those of one class come first, then those of the larger IoU.
+
+        Args:
+            thresholds: the least score of each class.
+
+        Returns:
+            (K + 1, K + 1) int: a row for each class of an object and a column for each class of a
+            detection; the last column counts objects that none found, the last row detections on
+            no object.
+        """
+        shown = np.flatnonzero(self.shown(thresholds))
+
+        def rows(records: Sequence[dict], label: np.ndarray, *more: np.ndarray) -> np.ndarray:
+            boxes = np.array([r["bbox"] for r in records], dtype=np.float32).reshape(-1, 4)
+            return np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:], label, *more])
+
+        found = rows([self.detections[i] for i in shown], self.label[shown], self.score[shown])
+        wanted = rows(self.objects, self.object_classes)
+        images = len(self.images)
+        return sv.ConfusionMatrix.from_tensors(
+            [found[own] for own in _grouped(self.image[shown], images)],
+            [wanted[own] for own in _grouped(self.object_images, images)],
+            self.class_names,
+            conf_threshold=0.0,
+            iou_threshold=IOU,
+        ).matrix
+
+    def worst_images(self, thresholds: Sequence[float], number: int) -> list[dict[str, int]]:
+        """List the images with most mistakes: false detections and objects that none found.
+
+        Args:
+            thresholds: the least score of each class.
+            number: how many images at most; those without mistakes are left out.
+
+        Returns:
+            for each the ``index`` of the image, the numbers of ``false`` and of ``missed``.
+        """
+        shown = self.shown(thresholds)
+        false = np.bincount(self.image[shown & (self.matched < 0)], minlength=len(self.images))
+        lost = ~np.isin(np.arange(len(self.objects)), self.matched[shown])
+        missed = np.bincount(self.object_images[lost], minlength=len(self.images))
+        order = np.argsort(-(false + missed), kind="stable")[:number]
+        return [
+            {"index": int(i), "false": int(false[i]), "missed": int(missed[i])}
+            for i in order
+            if false[i] + missed[i]
+        ]
+
+    def as_json(self, thresholds: Sequence[float]) -> dict[str, Any]:
+        """Return the figures in the form of ``analysis.json``; see docs/analysis.md."""
+        precision = self._precision[..., 0]
+        return {
+            "images": len(self.images),
+            "objects": len(self.objects),
+            "detections": int((self.kinds != _LEFT_OUT).sum()),
+            "crowd_regions": self.num_crowds,
+            "iou": {"match": IOU, "background": BACKGROUND_IOU},
+            "AP": _mean(precision),
+            "AP50": _mean(precision[0]),
+            "AP75": _mean(precision[5]),
+            "by_size": self.by_size,
+            "by_level": self.by_level,
+            "errors": self.errors(),
+            "classes": self.curves,
+            "confusion": {
+                "score_thresholds": list(thresholds),
+                "matrix": self.confusion(thresholds).tolist(),
+            },
+        }
+
+
+def best_f1(scores: np.ndarray, hits: np.ndarray, objects: int) -> dict[str, float | None]:
+    """Find the threshold of a class at which F1, 2 TP / (detections + objects), is largest.
+
+    The threshold lies halfway between the least score that is kept and the next one, or 0, so that
+    rounding moves no detection across it.
+
+    Args:
+        scores: those of the class's detections, descending.
+        hits: whether each found an object.
+        objects: how many objects there are.
+
+    Returns:
+        ``threshold``, ``f1``, ``precision`` and ``recall``, the last three 0 to 1; all None for a
+        class whose objects, if there are any, are never found.
+    """
+    found = np.cumsum(hits)
+    if not len(found) or not found[-1]:
+        return dict.fromkeys(("threshold", "f1", "precision", "recall"))
+    kept = np.arange(1, len(hits) + 1)
+    f1 = 2 * found / (kept + objects)
+    f1[np.append(scores[1:] == scores[:-1], False)] = 0  # a threshold keeps all of one score
+    best = int(f1.argmax())
+    following = scores[best + 1] if best + 1 < len(scores) else 0.0
+    return {
+        "threshold": float(scores[best] + following) / 2,
+        "f1": float(f1[best]),
+        "precision": float(found[best] / kept[best]),
+        "recall": float(found[best] / objects),
+    }
+
+
+def read_detections(path: str, truth: COCO) -> list[dict[str, Any]]:
+    """Read ``coco_instances_results.json``, as an evaluation wrote it.
+
+    Args:
+        path: the file.
+        truth: the annotations of its data set.
+
+    Raises:
+        UserError: if there are no detections, the file holds something else, or it is of another
+            data set.
+    """
+    results = read_json(path)
+    if not isinstance(results, list):
+        raise UserError(f"{path} is no list of results; evaluate the model again")
+    if not results:
+        raise UserError(
+            f"{path} holds no detections, so there is nothing to analyse: train longer, or lower "
+            "MODEL.ROI_HEADS.SCORE_THRESH_TEST (MODEL.RETINANET.SCORE_THRESH_TEST)"
+        )
+    for number, result in enumerate(results):
+        try:
+            values = [float(value) for value in (result["score"], *result["bbox"])]
+            sound = len(values) == 5 and all(map(math.isfinite, values))
+            ids = result["image_id"], result["category_id"]
+        except (KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise UserError(
+                f"{path}: entry {number} is no detection with image_id, category_id, bbox and "
+                "score; evaluate the model again"
+            )
+        for kind, id, known in zip(
+            ("image", "category"), ids, (truth.imgs, truth.cats), strict=True
+        ):
+            if id not in known:
+                raise UserError(
+                    f"{path}: there is no {kind} {id} in the annotations of its data set, so it is "
+                    "of another one or of an earlier one; evaluate the model again"
+                )
+    return results
+
+
+def analyze_test_set(inference_dir: str, levels: PyramidLevels) -> ErrorAnalysis:
+    """Analyse what an evaluation found on one test set.
+
+    Args:
+        inference_dir: ``<OUTPUT_DIR>/inference/<data set>``, as an evaluation left it.
+        levels: how boxes get their level.
+
+    Raises:
+        UserError: if its detections or the data set are missing or of another kind.
+    """
+    dataset = os.path.basename(os.path.normpath(inference_dir))
+    path = os.path.join(inference_dir, "coco_instances_results.json")
+    if not os.path.isfile(path):
+        proposals = ("box_proposals.pkl", "mask_proposals.json")
+        there = [n for n in proposals if os.path.isfile(os.path.join(inference_dir, n))]
+        if there:
+            raise UserError(
+                f"{inference_dir} holds proposals ({there[0]}), which have no classes to analyse; "
+                "draw them by tools/draw_results.py, or analyse a detector"
+            )
+        raise UserError(
+            f"{inference_dir} holds no coco_instances_results.json; evaluate the model first, with "
+            "train_net.py --eval-only"
+        )
+    truth, image_root = load_ground_truth(dataset)
+    if not any(not a.get("iscrowd", 0) for a in truth.anns.values()):
+        raise UserError(f"data set {dataset} has no objects to find; analyse another test set")
+    analysis = ErrorAnalysis(dataset, truth, read_detections(path, truth), levels)
+    analysis.image_root = image_root
+    return analysis
+
+
+# --- pycocotools
+
+
+def _renumbered(truth: COCO) -> tuple[COCO, int]:
+    """A copy with annotations numbered from 1, objects first, since number 0 is no match to
+    pycocotools and two of one number are one; and the number of crowd regions."""
+    known = [
+        {**a, "iscrowd": int(bool(a.get("iscrowd", 0)))}
+        for a in truth.dataset.get("annotations", [])
+        if a.get("image_id") in truth.imgs and a.get("category_id") in truth.cats
+    ]
+    known.sort(key=lambda annotation: annotation["iscrowd"])
+    for number, annotation in enumerate(known, start=1):
+        annotation["id"] = number
+        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+    copy = COCO()
+    copy.dataset = {**truth.dataset, "annotations": known}
+    with quiet_pycocotools():
+        copy.createIndex()
+    return copy, sum(a["iscrowd"] for a in known)
+
+
+def _evaluate(
+    kind: type[COCOeval],
+    truth: COCO,
+    found: COCO,
+    areas: list[list[float]],
+    ious: Mapping[Any, Any] | None = None,
+    thresholds: Sequence[float] = (),
+) -> COCOeval:
+    """Run pycocotools on boxes, at most 100 of an image and class, in these ranges of areas."""
+    with quiet_pycocotools():
+        evaluation = kind(truth, found, "bbox")
+        params = evaluation.params
+        params.areaRng, params.areaRngLbl = areas, [str(i) for i in range(len(areas))]
+        params.maxDets = [100]
+        if len(thresholds):
+            params.iouThrs = np.array(thresholds)
+        if ious is not None:  # the same boxes again
+            evaluation.computeIoU = lambda image, category: ious[image, category]
+        evaluation.evaluate()
+        if ious is not None:
+            evaluation.accumulate()
+    return evaluation
+
+
+def _mean(precision: np.ndarray) -> float | None:
+    """The mean in percent, without pycocotools' -1 for no objects; None if nothing is left."""
+    there = precision[precision > -1]
+    return 100 * float(there.mean()) if there.size else None
+
+
+def _interpolated(hits: np.ndarray, objects: int) -> np.ndarray:
+    """COCO's precisions at the 101 recalls, of detections in descending order of their scores."""
+    precisions = np.zeros(len(RECALLS))
+    if objects and len(hits):
+        found = np.cumsum(hits)
+        best = np.maximum.accumulate((found / np.arange(1, len(hits) + 1))[::-1])[::-1]
+        at = np.searchsorted(found / objects, RECALLS, side="left")
+        precisions[at < len(hits)] = best[at[at < len(hits)]]
+    return precisions
+
+
+def _grouped(index: np.ndarray, number: int) -> list[np.ndarray]:
+    """For each of 0 .. number - 1, where it is in ``index``, ascending."""
+    order = np.argsort(index, kind="stable")
+    return np.split(order, np.searchsorted(index[order], np.arange(1, number)))
