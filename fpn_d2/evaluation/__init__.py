@@ -3,10 +3,13 @@
 from .coco_evaluation import ResultsWritingCOCOEvaluator, load_ground_truth
 from .mask_recall import MaskRecallEvaluator
 from .matching import match_boxes
+from .score_thresholds import class_thresholds, score_threshold
 
 __all__ = [
     "MaskRecallEvaluator",
     "ResultsWritingCOCOEvaluator",
+    "class_thresholds",
     "load_ground_truth",
     "match_boxes",
+    "score_threshold",
 ]
