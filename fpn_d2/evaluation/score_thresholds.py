@@ -15,20 +15,23 @@ ANALYSIS_FILE = "analysis.json"  # of tools/analyze_results.py, in a run's folde
 FALLBACK = 0.5
 
 
-def score_threshold(words: str) -> float | str:
-    """Read the value of ``--confidence-threshold``: a number, or ``best-f1``.
+def score_threshold(words: str | float) -> float | str:
+    """Read the value of ``--confidence-threshold``: a number from 0 to 1, or ``best-f1``.
 
     Raises:
         UserError: if it is neither.
     """
     if words == BEST_F1:
-        return words
+        return BEST_F1
     try:
-        return float(words)
+        value = float(words)
     except ValueError:
         raise UserError(
             f"--confidence-threshold {words} is neither a number between 0 and 1 nor {BEST_F1}"
         ) from None
+    if not 0 <= value <= 1:
+        raise UserError(f"--threshold {value} is not between 0 and 1 (nor {BEST_F1}); correct it")
+    return value
 
 
 def class_thresholds(threshold: float | str, cfg: CfgNode) -> float | list[float]:
@@ -46,9 +49,7 @@ def class_thresholds(threshold: float | str, cfg: CfgNode) -> float | list[float
         UserError: for another number, or if there is no analysis or one of another model.
     """
     if threshold != BEST_F1:
-        if not 0 <= threshold <= 1:
-            raise UserError(f"--threshold {threshold} is not between 0 and 1; correct it")
-        return threshold
+        return score_threshold(threshold)
     folders = dict.fromkeys([os.path.dirname(cfg.MODEL.WEIGHTS) or ".", cfg.OUTPUT_DIR])
     paths = [os.path.join(folder, ANALYSIS_FILE) for folder in folders]
     there = [path for path in paths if os.path.isfile(path)]

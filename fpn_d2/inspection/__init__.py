@@ -1,6 +1,18 @@
-"""A data set before training: its objects' sizes, levels and anchors, measured and shown."""
+"""A look at a data set before training, and at the mistakes of a detector after it."""
 
+from .analysis_page import analysis_summary, write_analysis
+from .error_analysis import ErrorAnalysis, PyramidLevels
+from .evaluated_sets import analyze_run
 from .inspection_page import summary, write_inspection
 from .measurements import Inspection
 
-__all__ = ["Inspection", "summary", "write_inspection"]
+__all__ = [
+    "ErrorAnalysis",
+    "Inspection",
+    "PyramidLevels",
+    "analysis_summary",
+    "analyze_run",
+    "summary",
+    "write_analysis",
+    "write_inspection",
+]

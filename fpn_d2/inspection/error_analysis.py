@@ -21,7 +21,6 @@ regions count neither way.
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,15 +28,15 @@ import numpy as np
 import pycocotools.mask as mask_util
 import supervision as sv
 import torch
+from detectron2.config import CfgNode
 from detectron2.evaluation.coco_evaluation import COCOeval_opt
+from detectron2.modeling import build_backbone
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from ..evaluation import load_ground_truth
+from ..config_checks import features_read
 from ..evaluation.coco_evaluation import quiet_pycocotools
 from ..modeling import levels_of_boxes
-from ..utils.errors import UserError
-from ..utils.files import read_json
 from .anchor_reach import network_inputs
 
 IOU, BACKGROUND_IOU = 0.5, 0.1  # TIDE's t_f and t_b
@@ -70,6 +69,27 @@ class PyramidLevels:
         self.first, self.last = first, last
         self.canonical_size, self.canonical_level = canonical_size, canonical_level
         self.min_size, self.max_size = min_size, max_size
+
+    @classmethod
+    def of_config(cls, cfg: CfgNode) -> "PyramidLevels":
+        """Take a config's levels and scale; P2 to P5, the paper's, for a model whose box head reads
+        one level or none, so that it can be compared with a pyramid."""
+        pooled = features_read(cfg).get("MODEL.ROI_HEADS.IN_FEATURES", [])
+        first, last = 2, 5
+        if len(pooled) > 1:
+            with torch.device("meta"):
+                shapes = build_backbone(cfg).output_shape()
+            levels = [int(math.log2(shapes[name].stride)) for name in pooled]
+            first, last = min(levels), max(levels)
+        head = cfg.MODEL.ROI_BOX_HEAD
+        return cls(
+            first,
+            last,
+            head.POOLER_CANONICAL_SIZE,
+            head.POOLER_CANONICAL_LEVEL,
+            cfg.INPUT.MIN_SIZE_TEST,
+            cfg.INPUT.MAX_SIZE_TEST,
+        )
 
     def of(self, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """Return the levels (R,) of boxes (R, 4), x y width height in pixels of their images.
@@ -387,80 +407,6 @@ def best_f1(scores: np.ndarray, hits: np.ndarray, objects: int) -> dict[str, flo
         "precision": float(found[best] / kept[best]),
         "recall": float(found[best] / objects),
     }
-
-
-def read_detections(path: str, truth: COCO) -> list[dict[str, Any]]:
-    """Read ``coco_instances_results.json``, as an evaluation wrote it.
-
-    Args:
-        path: the file.
-        truth: the annotations of its data set.
-
-    Raises:
-        UserError: if there are no detections, the file holds something else, or it is of another
-            data set.
-    """
-    results = read_json(path)
-    if not isinstance(results, list):
-        raise UserError(f"{path} is no list of results; evaluate the model again")
-    if not results:
-        raise UserError(
-            f"{path} holds no detections, so there is nothing to analyse: train longer, or lower "
-            "MODEL.ROI_HEADS.SCORE_THRESH_TEST (MODEL.RETINANET.SCORE_THRESH_TEST)"
-        )
-    for number, result in enumerate(results):
-        try:
-            values = [float(value) for value in (result["score"], *result["bbox"])]
-            sound = len(values) == 5 and all(map(math.isfinite, values))
-            ids = result["image_id"], result["category_id"]
-        except (KeyError, TypeError, ValueError):
-            sound = False
-        if not sound:
-            raise UserError(
-                f"{path}: entry {number} is no detection with image_id, category_id, bbox and "
-                "score; evaluate the model again"
-            )
-        for kind, id, known in zip(
-            ("image", "category"), ids, (truth.imgs, truth.cats), strict=True
-        ):
-            if id not in known:
-                raise UserError(
-                    f"{path}: there is no {kind} {id} in the annotations of its data set, so it is "
-                    "of another one or of an earlier one; evaluate the model again"
-                )
-    return results
-
-
-def analyze_test_set(inference_dir: str, levels: PyramidLevels) -> ErrorAnalysis:
-    """Analyse what an evaluation found on one test set.
-
-    Args:
-        inference_dir: ``<OUTPUT_DIR>/inference/<data set>``, as an evaluation left it.
-        levels: how boxes get their level.
-
-    Raises:
-        UserError: if its detections or the data set are missing or of another kind.
-    """
-    dataset = os.path.basename(os.path.normpath(inference_dir))
-    path = os.path.join(inference_dir, "coco_instances_results.json")
-    if not os.path.isfile(path):
-        proposals = ("box_proposals.pkl", "mask_proposals.json")
-        there = [n for n in proposals if os.path.isfile(os.path.join(inference_dir, n))]
-        if there:
-            raise UserError(
-                f"{inference_dir} holds proposals ({there[0]}), which have no classes to analyse; "
-                "draw them by tools/draw_results.py, or analyse a detector"
-            )
-        raise UserError(
-            f"{inference_dir} holds no coco_instances_results.json; evaluate the model first, with "
-            "train_net.py --eval-only"
-        )
-    truth, image_root = load_ground_truth(dataset)
-    if not any(not a.get("iscrowd", 0) for a in truth.anns.values()):
-        raise UserError(f"data set {dataset} has no objects to find; analyse another test set")
-    analysis = ErrorAnalysis(dataset, truth, read_detections(path, truth), levels)
-    analysis.image_root = image_root
-    return analysis
 
 
 # --- pycocotools
