@@ -100,7 +100,8 @@ def test_ap50_and_what_each_kind_costs(figures):
 
 def test_the_best_f1_of_each_class(figures):
     cat, dog = figures["classes"]
-    # Cats: 2 * 1 / (1 + 3) with the first alone, then 2 / 5 and less; up to 0.8, the next score.
+    # Cats: 2 * 1 / (1 + 3) with the first alone, then 2 / 5 and less. The next score
+    # is 0.8.
     assert (cat["name"], cat["objects"], cat["detections"]) == ("cat", 3, 6)
     best = [cat[key] for key in ("threshold", "f1", "precision", "recall")]
     assert best == pytest.approx([0.85, 1 / 2, 1, 1 / 3])
@@ -174,8 +175,8 @@ def test_detections_in_a_crowd_count_neither_way():
 
 
 def test_of_an_objects_errors_only_the_best_is_put_right():
-    # One cat, of which two detections are beside it: the better one would be right, and the other
-    # would go. Two dogs on nothing have better scores, and no dog is there to be found.
+    # Two detections are beside the one cat (10 * 20 / (2 * 400 - 200): IoU 1/3): the better one
+    # would be right, and the other would go.
     annotations = [annotation(1, 1, CAT, 0, 0, 20, 20)]
     boxes = [(10, 0, 20, 20), (0, 10, 20, 20)]
     results = [result(1, CAT, score, *box) for score, box in zip((0.3, 0.6), boxes, strict=True)]
