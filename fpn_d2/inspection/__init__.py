@@ -1,10 +1,11 @@
 """A look at a data set before training, and at the mistakes of a detector after it."""
 
 from .analysis_page import analysis_summary, write_analysis
-from .error_analysis import ErrorAnalysis, PyramidLevels
+from .error_analysis import ErrorAnalysis
 from .evaluated_sets import analyze_run
 from .inspection_page import summary, write_inspection
 from .measurements import Inspection
+from .tested_levels import PyramidLevels
 
 __all__ = [
     "ErrorAnalysis",

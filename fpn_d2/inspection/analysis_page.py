@@ -27,7 +27,8 @@ from ..visualization.pages import (
     plain_text,
     to_svg,
 )
-from .error_analysis import BACKGROUND_IOU, IOU, KINDS, RECALLS, ErrorAnalysis
+from .coco_matches import RECALLS
+from .error_analysis import BACKGROUND_IOU, IOU, KINDS, ErrorAnalysis
 
 _PAGE = "analysis.html"
 _CURVES_SHOWN = len(PALETTE)
@@ -102,11 +103,10 @@ def write_analysis(
 
 def analysis_summary(analysis: ErrorAnalysis) -> str:
     """Return the figures of a test set in a few lines."""
-    content = analysis.as_json(_thresholds(analysis, BEST_F1))
-    lines = [f"{analysis.dataset}: {_lead(content)}"]
+    lines = [f"{analysis.dataset}: {_lead(analysis)}"]
     lines += [
         f"  {kind}: {entry['count']} ({_MEANINGS[kind]}), dAP {entry['dAP']:.1f}"
-        for kind, entry in _by_gain(content)
+        for kind, entry in _by_gain(analysis)
     ]
     return "\n".join(lines)
 
@@ -121,13 +121,13 @@ def _thresholds(analysis: ErrorAnalysis, threshold: float | str) -> list[float]:
 # --- words
 
 
-def _by_gain(content: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
-    return sorted(content["errors"].items(), key=lambda item: -item[1]["dAP"])
+def _by_gain(analysis: ErrorAnalysis) -> list[tuple[str, dict[str, float]]]:
+    return sorted(analysis.errors.items(), key=lambda item: -item[1]["dAP"])
 
 
-def _lead(content: dict[str, Any]) -> str:
-    (kind, most), *_ = _by_gain(content)
-    lead = f"AP {content['AP']:.1f}, AP50 {content['AP50']:.1f}."
+def _lead(analysis: ErrorAnalysis) -> str:
+    (kind, most), *_ = _by_gain(analysis)
+    lead = f"AP {analysis.ap['AP']:.1f}, AP50 {analysis.ap['AP50']:.1f}."
     if most["dAP"] > 0:
         lead += (
             f" Most is lost by errors of the kind {kind}: without them AP50 would be "
@@ -159,7 +159,7 @@ def _section(
     charts = draw_charts(analysis, content, shown, prefix)
     return {
         "name": analysis.dataset,
-        "lead": _lead(content),
+        "lead": _lead(analysis),
         "introduction": f"{content['detections']:,} detections on {content['images']:,} images "
         f"with {content['objects']:,} objects of {len(rows)} classes. AP is the mean over IoU 0.5 "
         f"to 0.95, AP50 that at IoU 0.5 ({_figure(content['AP75'])} at 0.75), both in percent over "
@@ -167,7 +167,7 @@ def _section(
         "notes": notes,
         "kinds": [
             (kind, _MEANINGS[kind], f"{entry['count']:,}", f"{entry['dAP']:.1f}")
-            for kind, entry in _by_gain(content)
+            for kind, entry in _by_gain(analysis)
         ],
         "kinds_note": "As TIDE defines them (Bolya et al., ECCV 2020), counted over all scores. "
         "dAP is what AP50 would gain, in points, if all errors of a kind, and of no other, were "

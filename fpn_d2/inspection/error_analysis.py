@@ -20,91 +20,26 @@ that kind; detections of the other kinds go; missed objects no longer count. Det
 regions count neither way.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
 import supervision as sv
-import torch
-from detectron2.config import CfgNode
 from detectron2.evaluation.coco_evaluation import COCOeval_opt
-from detectron2.modeling import build_backbone
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from ..config_checks import features_read
 from ..evaluation.coco_evaluation import quiet_pycocotools
-from ..modeling import levels_of_boxes
-from .anchor_reach import network_inputs
+from .coco_matches import best_f1, evaluate_boxes, grouped, interpolated, mean_ap, renumbered
+from .tested_levels import PyramidLevels
 
 IOU, BACKGROUND_IOU = 0.5, 0.1  # TIDE's t_f and t_b
 KINDS = ("class", "place", "both", "twice", "background", "missed")
-RECALLS = Params("bbox").recThrs  # 0, 0.01 .. 1
 SIZES = dict(zip(("small", "medium", "large"), Params("bbox").areaRng[1:], strict=True))
 
 _CORRECT, _LEFT_OUT = -1, -2  # beside the indices of KINDS
 _ALL = [[0, 1e10]]
-
-
-class PyramidLevels:
-    """How boxes get their level: Eq. 1 at the scale at which a model is tested.
-
-    Args:
-        first, last: the finest and the coarsest level.
-        canonical_size, canonical_level: see :func:`fpn_d2.modeling.levels_of_boxes`.
-        min_size, max_size: ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``, in pixels.
-    """
-
-    def __init__(
-        self,
-        first: int = 2,
-        last: int = 5,
-        canonical_size: float = 224,
-        canonical_level: int = 4,
-        min_size: int = 800,
-        max_size: int = 1333,
-    ):
-        self.first, self.last = first, last
-        self.canonical_size, self.canonical_level = canonical_size, canonical_level
-        self.min_size, self.max_size = min_size, max_size
-
-    @classmethod
-    def of_config(cls, cfg: CfgNode) -> "PyramidLevels":
-        """Take a config's levels and scale; P2 to P5, the paper's, for a model whose box head reads
-        one level or none, so that it can be compared with a pyramid."""
-        pooled = features_read(cfg).get("MODEL.ROI_HEADS.IN_FEATURES", [])
-        first, last = 2, 5
-        if len(pooled) > 1:
-            with torch.device("meta"):
-                shapes = build_backbone(cfg).output_shape()
-            levels = [int(math.log2(shapes[name].stride)) for name in pooled]
-            first, last = min(levels), max(levels)
-        head = cfg.MODEL.ROI_BOX_HEAD
-        return cls(
-            first,
-            last,
-            head.POOLER_CANONICAL_SIZE,
-            head.POOLER_CANONICAL_LEVEL,
-            cfg.INPUT.MIN_SIZE_TEST,
-            cfg.INPUT.MAX_SIZE_TEST,
-        )
-
-    def of(self, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Return the levels (R,) of boxes (R, 4), x y width height in pixels of their images.
-
-        ``sizes`` is (R, 2), the height and the width of each box's image.
-        """
-        corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
-        scaled, _ = network_inputs(corners, sizes, self.min_size, self.max_size)
-        return levels_of_boxes(
-            torch.from_numpy(scaled),
-            self.first,
-            self.last,
-            self.canonical_size,
-            self.canonical_level,
-        ).numpy()
 
 
 class ErrorAnalysis:
@@ -120,6 +55,9 @@ class ErrorAnalysis:
         kinds: (D,) indices of :data:`KINDS`; -1 is correct, -2 left out (in a crowd region).
         targets: (D,) the object that an error of class or place is about, or -1.
         missed: (G,) bool, whether an object is missed as TIDE defines it.
+        errors: for each kind its ``count``, over all scores, and its ``dAP`` in points.
+        ap: ``AP``, ``AP50`` and ``AP75`` in percent; ``by_size`` and ``by_level`` have them, too.
+        curves: for each class its figures at IoU 0.5, its curve and its best threshold.
         levels: how boxes get their level.
     """
 
@@ -133,7 +71,7 @@ class ErrorAnalysis:
             levels: how boxes get their level.
         """
         self.dataset, self.image_root, self.levels = dataset, "", levels
-        truth, crowds = _renumbered(truth)
+        truth, crowds = renumbered(truth)
         self.images = [truth.imgs[i] for i in sorted(truth.imgs)]
         self.class_ids = sorted(truth.cats)
         self.class_names = [str(truth.cats[i].get("name", i)) for i in self.class_ids]
@@ -145,11 +83,11 @@ class ErrorAnalysis:
         annotations = [truth.anns[i + 1] for i in range(len(truth.anns))]
         self.objects = [a for a in annotations if not a["iscrowd"]]  # numbered before the crowds
         self.object_images, self.object_classes = self._indices(self.objects)
-        matches = _evaluate(COCOeval, truth, found, _ALL, thresholds=[IOU])
+        matches = evaluate_boxes(COCOeval, truth, found, _ALL, thresholds=[IOU])
         ignored = self._take_matches(matches)
         self._by_area(truth, found, matches.ious, annotations)
         self._find_kinds(ignored)
-        self.curves = self._find_curves()
+        self.curves, self.errors = self._find_curves(), self._find_errors()
         self.num_crowds = crowds
 
     def _indices(self, records: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
@@ -177,10 +115,13 @@ class ErrorAnalysis:
         self, truth: COCO, found: COCO, ious: Mapping[Any, Any], annotations: list[dict]
     ) -> None:
         """Measure AP over ten IoUs, by size and by level; pycocotools selects both by ``area``."""
-        sizes = _evaluate(COCOeval_opt, truth, found, _ALL + list(SIZES.values()), ious)
+        sizes = evaluate_boxes(COCOeval_opt, truth, found, _ALL + list(SIZES.values()), ious)
         self._precision = sizes.eval["precision"][:, :, :, :, -1]  # T, recalls, K, areas
-        sides = [np.sqrt(a["area"]) for a in self.objects]
-        counts = [sum(low**0.5 <= s <= high**0.5 for s in sides) for low, high in SIZES.values()]
+        whole = self._precision[..., 0]
+        names = {"AP": slice(None), "AP50": 0, "AP75": 5}
+        self.ap = {name: mean_ap(whole[which]) for name, which in names.items()}
+        areas = np.array([a["area"] for a in self.objects])
+        counts = [((low <= areas) & (areas <= high)).sum() for low, high in SIZES.values()]
         self.by_size = self._aps(self._precision[..., 1:], SIZES, counts)
         shapes = np.array([(i["height"], i["width"]) for i in self.images])
         for records, images in (
@@ -192,7 +133,7 @@ class ErrorAnalysis:
             for record, level in zip(records, of_boxes.tolist(), strict=True):
                 record["area"] = level
         levels = range(self.levels.first, self.levels.last + 1)
-        by_level = _evaluate(COCOeval_opt, truth, found, [[k, k] for k in levels], ious)
+        by_level = evaluate_boxes(COCOeval_opt, truth, found, [[k, k] for k in levels], ious)
         counts = [sum(a["area"] == k for a in self.objects) for k in levels]
         precision = by_level.eval["precision"][:, :, :, :, -1]
         self.by_level = self._aps(precision, [f"P{k}" for k in levels], counts)
@@ -203,8 +144,8 @@ class ErrorAnalysis:
         return {
             name: {
                 "objects": int(counts[i]),
-                "AP": _mean(precision[..., i]),
-                "AP50": _mean(precision[0, ..., i]),
+                "AP": mean_ap(precision[..., i]),
+                "AP50": mean_ap(precision[0, ..., i]),
             }
             for i, name in enumerate(names)
         }
@@ -216,8 +157,8 @@ class ErrorAnalysis:
         self.kinds[left_out] = _LEFT_OUT
         self.targets = np.full(len(self.kinds), -1, dtype=np.int64)
         wrong = np.flatnonzero((self.matched < 0) & ~left_out)
-        of_objects = _grouped(self.object_images, len(self.images))
-        for i, own in enumerate(_grouped(self.image[wrong], len(self.images))):
+        of_objects = grouped(self.object_images, len(self.images))
+        for i, own in enumerate(grouped(self.image[wrong], len(self.images))):
             own, objects = wrong[own], of_objects[i]
             if len(own) and len(objects):
                 self.kinds[own], self.targets[own] = self._kinds_of(own, objects)
@@ -251,8 +192,7 @@ class ErrorAnalysis:
         is_kind = [kinds == KINDS.index(kind) for kind in ("place", "class")]
         return kinds, np.select(is_kind, targets, -1)
 
-    def errors(self) -> dict[str, dict[str, float]]:
-        """Return the number of errors of each kind, over all scores, and its dAP in points."""
+    def _find_errors(self) -> dict[str, dict[str, float]]:
         kept, hits = self.kinds != _LEFT_OUT, self.matched >= 0
         objects = np.bincount(self.object_classes, minlength=len(self.class_ids))
         base, found = self._ap50(kept, hits, self.label, objects), {}
@@ -274,9 +214,9 @@ class ErrorAnalysis:
     ) -> float:
         """The mean AP at IoU 0.5 of the classes that have objects, in percent."""
         order = self._ranked[kept[self._ranked]]
-        of_class = _grouped(label[order], len(self.class_ids))
+        of_class = grouped(label[order], len(self.class_ids))
         aps = [
-            _interpolated(hits[order[of_class[k]]], objects[k]).mean()
+            interpolated(hits[order[of_class[k]]], objects[k]).mean()
             for k in np.unique(self.object_classes)
         ]
         return 100 * float(np.mean(aps))
@@ -289,13 +229,13 @@ class ErrorAnalysis:
         self._ranked = np.lexsort((self.image, -self.score))
         ranked, curves = self._ranked[self.kinds[self._ranked] != _LEFT_OUT], []
         objects = np.bincount(self.object_classes, minlength=len(self.class_ids)).tolist()
-        for k, own in enumerate(_grouped(self.label[ranked], len(self.class_ids))):
+        for k, own in enumerate(grouped(self.label[ranked], len(self.class_ids))):
             hits, scores = self.matched[ranked[own]] >= 0, self.score[ranked[own]]
             curve = {"id": self.class_ids[k], "name": self.class_names[k], "objects": objects[k]}
-            curve |= {"detections": len(own), "AP": _mean(self._precision[:, :, k, 0])}
-            curve["AP50"] = _mean(self._precision[0, :, k, 0])
+            curve |= {"detections": len(own), "AP": mean_ap(self._precision[:, :, k, 0])}
+            curve["AP50"] = mean_ap(self._precision[0, :, k, 0])
             curve |= best_f1(scores, hits, objects[k])
-            curve["precisions"] = _interpolated(hits, objects[k]).tolist() if objects[k] else None
+            curve["precisions"] = interpolated(hits, objects[k]).tolist() if objects[k] else None
             curves.append(curve)
         return curves
 
@@ -327,8 +267,8 @@ class ErrorAnalysis:
         wanted = rows(self.objects, self.object_classes)
         images = len(self.images)
         return sv.ConfusionMatrix.from_tensors(
-            [found[own] for own in _grouped(self.image[shown], images)],
-            [wanted[own] for own in _grouped(self.object_images, images)],
+            [found[own] for own in grouped(self.image[shown], images)],
+            [wanted[own] for own in grouped(self.object_images, images)],
             self.class_names,
             conf_threshold=0.0,
             iou_threshold=IOU,
@@ -357,122 +297,19 @@ class ErrorAnalysis:
 
     def as_json(self, thresholds: Sequence[float]) -> dict[str, Any]:
         """Return the figures in the form of ``analysis.json``; see docs/analysis.md."""
-        precision = self._precision[..., 0]
         return {
             "images": len(self.images),
             "objects": len(self.objects),
             "detections": int((self.kinds != _LEFT_OUT).sum()),
             "crowd_regions": self.num_crowds,
             "iou": {"match": IOU, "background": BACKGROUND_IOU},
-            "AP": _mean(precision),
-            "AP50": _mean(precision[0]),
-            "AP75": _mean(precision[5]),
+            **self.ap,
             "by_size": self.by_size,
             "by_level": self.by_level,
-            "errors": self.errors(),
+            "errors": self.errors,
             "classes": self.curves,
             "confusion": {
                 "score_thresholds": list(thresholds),
                 "matrix": self.confusion(thresholds).tolist(),
             },
         }
-
-
-def best_f1(scores: np.ndarray, hits: np.ndarray, objects: int) -> dict[str, float | None]:
-    """Find the threshold of a class at which F1, 2 TP / (detections + objects), is largest.
-
-    The threshold lies halfway between the least score that is kept and the next one, or 0, so that
-    rounding moves no detection across it.
-
-    Args:
-        scores: those of the class's detections, descending.
-        hits: whether each found an object.
-        objects: how many objects there are.
-
-    Returns:
-        ``threshold``, ``f1``, ``precision`` and ``recall``, the last three 0 to 1; all None for a
-        class whose objects, if there are any, are never found.
-    """
-    found = np.cumsum(hits)
-    if not len(found) or not found[-1]:
-        return dict.fromkeys(("threshold", "f1", "precision", "recall"))
-    kept = np.arange(1, len(hits) + 1)
-    f1 = 2 * found / (kept + objects)
-    f1[np.append(scores[1:] == scores[:-1], False)] = 0  # a threshold keeps all of one score
-    best = int(f1.argmax())
-    following = scores[best + 1] if best + 1 < len(scores) else 0.0
-    return {
-        "threshold": float(scores[best] + following) / 2,
-        "f1": float(f1[best]),
-        "precision": float(found[best] / kept[best]),
-        "recall": float(found[best] / objects),
-    }
-
-
-# --- pycocotools
-
-
-def _renumbered(truth: COCO) -> tuple[COCO, int]:
-    """A copy with annotations numbered from 1, objects first, since number 0 is no match to
-    pycocotools and two of one number are one; and the number of crowd regions."""
-    known = [
-        {**a, "iscrowd": int(bool(a.get("iscrowd", 0)))}
-        for a in truth.dataset.get("annotations", [])
-        if a.get("image_id") in truth.imgs and a.get("category_id") in truth.cats
-    ]
-    known.sort(key=lambda annotation: annotation["iscrowd"])
-    for number, annotation in enumerate(known, start=1):
-        annotation["id"] = number
-        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-    copy = COCO()
-    copy.dataset = {**truth.dataset, "annotations": known}
-    with quiet_pycocotools():
-        copy.createIndex()
-    return copy, sum(a["iscrowd"] for a in known)
-
-
-def _evaluate(
-    kind: type[COCOeval],
-    truth: COCO,
-    found: COCO,
-    areas: list[list[float]],
-    ious: Mapping[Any, Any] | None = None,
-    thresholds: Sequence[float] = (),
-) -> COCOeval:
-    """Run pycocotools on boxes, at most 100 of an image and class, in these ranges of areas."""
-    with quiet_pycocotools():
-        evaluation = kind(truth, found, "bbox")
-        params = evaluation.params
-        params.areaRng, params.areaRngLbl = areas, [str(i) for i in range(len(areas))]
-        params.maxDets = [100]
-        if len(thresholds):
-            params.iouThrs = np.array(thresholds)
-        if ious is not None:  # the same boxes again
-            evaluation.computeIoU = lambda image, category: ious[image, category]
-        evaluation.evaluate()
-        if ious is not None:
-            evaluation.accumulate()
-    return evaluation
-
-
-def _mean(precision: np.ndarray) -> float | None:
-    """The mean in percent, without pycocotools' -1 for no objects; None if nothing is left."""
-    there = precision[precision > -1]
-    return 100 * float(there.mean()) if there.size else None
-
-
-def _interpolated(hits: np.ndarray, objects: int) -> np.ndarray:
-    """COCO's precisions at the 101 recalls, of detections in descending order of their scores."""
-    precisions = np.zeros(len(RECALLS))
-    if objects and len(hits):
-        found = np.cumsum(hits)
-        best = np.maximum.accumulate((found / np.arange(1, len(hits) + 1))[::-1])[::-1]
-        at = np.searchsorted(found / objects, RECALLS, side="left")
-        precisions[at < len(hits)] = best[at[at < len(hits)]]
-    return precisions
-
-
-def _grouped(index: np.ndarray, number: int) -> list[np.ndarray]:
-    """For each of 0 .. number - 1, where it is in ``index``, ascending."""
-    order = np.argsort(index, kind="stable")
-    return np.split(order, np.searchsorted(index[order], np.arange(1, number)))

@@ -11,7 +11,8 @@ from tqdm import tqdm
 from ..evaluation import load_ground_truth
 from ..utils.errors import UserError
 from ..utils.files import read_json
-from .error_analysis import ErrorAnalysis, PyramidLevels
+from .error_analysis import ErrorAnalysis
+from .tested_levels import PyramidLevels
 
 
 def analyze_run(run: str, cfg: CfgNode) -> tuple[list[ErrorAnalysis], list[str]]:

@@ -6,7 +6,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fpn_d2.evaluation.coco_evaluation import quiet_pycocotools
-from fpn_d2.inspection.error_analysis import ErrorAnalysis, PyramidLevels, best_f1
+from fpn_d2.inspection import ErrorAnalysis, PyramidLevels
+from fpn_d2.inspection.coco_matches import best_f1
 
 CAT, DOG = 3, 7
 IMAGES = [{"id": i, "file_name": f"{i}.jpg", "height": 100, "width": 100} for i in (1, 2)]
@@ -181,7 +182,7 @@ def test_of_an_objects_errors_only_the_best_is_put_right():
     boxes = [(10, 0, 20, 20), (0, 10, 20, 20)]
     results = [result(1, CAT, score, *box) for score, box in zip((0.3, 0.6), boxes, strict=True)]
     analysis = ErrorAnalysis("place", coco(IMAGES, CATEGORIES, annotations), results, LEVELS)
-    errors = analysis.errors()
+    errors = analysis.errors
     assert errors["place"] == {"count": 2, "dAP": pytest.approx(100)}
     assert errors["missed"]["count"] == 0
     assert [c["threshold"] for c in analysis.curves] == [None, None]  # found by nothing right
