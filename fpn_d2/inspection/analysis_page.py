@@ -345,7 +345,8 @@ def _draw_worst(
     for worst in tqdm(
         analysis.worst_images(thresholds, number), desc="drawing", unit="image", disable=None
     ):
-        index, image = worst.pop("index"), analysis.images[worst["index"]]
+        index = worst.pop("index")
+        image = analysis.images[index]
         path = os.path.join(analysis.image_root, image["file_name"])
         try:
             pixels = read_sound_image({**image, "file_name": path}, "RGB")

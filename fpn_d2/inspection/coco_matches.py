@@ -1,9 +1,10 @@
 """pycocotools' matches of boxes, and the curves and thresholds that follow from them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from detectron2.evaluation.coco_evaluation import COCOeval_opt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
@@ -31,27 +32,62 @@ def renumbered(truth: COCO) -> tuple[COCO, int]:
     return copy, sum(a["iscrowd"] for a in known)
 
 
-def evaluate_boxes(
-    kind: type[COCOeval],
-    truth: COCO,
-    found: COCO,
-    areas: list[list[float]],
-    ious: Mapping[Any, Any] | None = None,
-    thresholds: Sequence[float] = (),
-) -> COCOeval:
-    """Run pycocotools on boxes, at most 100 of an image and class, in these ranges of areas."""
+def match_boxes_once(
+    truth: COCO, found: COCO, iou: float
+) -> tuple[np.ndarray, np.ndarray, dict[tuple[Any, Any], Any]]:
+    """Match the detections of each image and class with its objects, best first.
+
+    Args:
+        truth, found: G annotations and D detections, both numbered from 1.
+        iou: the least IoU of a match.
+
+    Returns:
+        (D,) the index of the annotation that each detection matches, or -1; (D,) bool, which
+        detections do not count, since they match a crowd region or are behind the best 100; and
+        all IoUs by image and category, as pycocotools has them.
+    """
+    matched = np.full(len(found.anns), -1, dtype=np.int64)
+    left_out = np.ones(len(matched), dtype=bool)
     with quiet_pycocotools():
-        evaluation = kind(truth, found, "bbox")
-        params = evaluation.params
-        params.areaRng, params.areaRngLbl = areas, [str(i) for i in range(len(areas))]
-        params.maxDets = [100]
-        if len(thresholds):
-            params.iouThrs = np.array(thresholds)
-        if ious is not None:  # the same boxes again
-            evaluation.computeIoU = lambda image, category: ious[image, category]
+        evaluation = _evaluation(COCOeval, truth, found, [[0, 1e10]])
+        evaluation.params.iouThrs = np.array([iou])
         evaluation.evaluate()
-        if ious is not None:
-            evaluation.accumulate()
+    for entry in filter(None, evaluation.evalImgs):
+        which = np.array(entry["dtIds"], dtype=np.int64) - 1
+        matched[which] = entry["dtMatches"][0].astype(np.int64) - 1
+        left_out[which] = entry["dtIgnore"][0]
+    matched[left_out] = -1
+    return matched, left_out, evaluation.ious
+
+
+def precisions_by_area(
+    truth: COCO, found: COCO, areas: list[list[float]], ious: Mapping[tuple[Any, Any], Any]
+) -> np.ndarray:
+    """Evaluate boxes as COCO does, at most 100 of an image and class.
+
+    Args:
+        truth, found: annotations and detections, selected by their ``area``.
+        areas: the A ranges of areas, both ends included.
+        ious: see :func:`match_boxes_once`.
+
+    Returns:
+        precision (10 IoUs, 101 recalls, K classes, A), -1 where a class has no objects.
+    """
+    with quiet_pycocotools():
+        evaluation = _evaluation(COCOeval_opt, truth, found, areas)
+        evaluation.computeIoU = lambda image, category: ious[image, category]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval["precision"][:, :, :, :, -1]
+
+
+def _evaluation(
+    kind: type[COCOeval], truth: COCO, found: COCO, areas: list[list[float]]
+) -> COCOeval:
+    evaluation = kind(truth, found, "bbox")
+    params = evaluation.params
+    params.areaRng, params.areaRngLbl = areas, [str(i) for i in range(len(areas))]
+    params.maxDets = [100]
     return evaluation
 
 

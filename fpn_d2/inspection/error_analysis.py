@@ -26,12 +26,19 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 import supervision as sv
-from detectron2.evaluation.coco_evaluation import COCOeval_opt
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval, Params
+from pycocotools.cocoeval import Params
 
 from ..evaluation.coco_evaluation import quiet_pycocotools
-from .coco_matches import best_f1, evaluate_boxes, grouped, interpolated, mean_ap, renumbered
+from .coco_matches import (
+    best_f1,
+    grouped,
+    interpolated,
+    match_boxes_once,
+    mean_ap,
+    precisions_by_area,
+    renumbered,
+)
 from .tested_levels import PyramidLevels
 
 IOU, BACKGROUND_IOU = 0.5, 0.1  # TIDE's t_f and t_b
@@ -39,7 +46,6 @@ KINDS = ("class", "place", "both", "twice", "background", "missed")
 SIZES = dict(zip(("small", "medium", "large"), Params("bbox").areaRng[1:], strict=True))
 
 _CORRECT, _LEFT_OUT = -1, -2  # beside the indices of KINDS
-_ALL = [[0, 1e10]]
 
 
 class ErrorAnalysis:
@@ -83,10 +89,9 @@ class ErrorAnalysis:
         annotations = [truth.anns[i + 1] for i in range(len(truth.anns))]
         self.objects = [a for a in annotations if not a["iscrowd"]]  # numbered before the crowds
         self.object_images, self.object_classes = self._indices(self.objects)
-        matches = evaluate_boxes(COCOeval, truth, found, _ALL, thresholds=[IOU])
-        ignored = self._take_matches(matches)
-        self._by_area(truth, found, matches.ious, annotations)
-        self._find_kinds(ignored)
+        self.matched, left_out, ious = match_boxes_once(truth, found, IOU)
+        self._measure_ap(truth, found, ious, annotations)
+        self._find_kinds(left_out)
         self.curves, self.errors = self._find_curves(), self._find_errors()
         self.num_crowds = crowds
 
@@ -98,31 +103,19 @@ class ErrorAnalysis:
         first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         return first, second
 
-    def _take_matches(self, matches: COCOeval) -> np.ndarray:
-        """Keep who found what; returns which detections are left out, (D,) bool."""
-        self.matched = np.full(len(self.detections), -1, dtype=np.int64)
-        left_out = np.ones(len(self.detections), dtype=bool)  # beyond 100 of an image and class
-        for found in filter(None, matches.evalImgs):
-            which = np.array(found["dtIds"], dtype=np.int64) - 1
-            self.matched[which] = found["dtMatches"][0].astype(np.int64) - 1
-            left_out[which] = found["dtIgnore"][0]
-        self.matched[left_out] = -1
-        return left_out
-
     # --- AP
 
-    def _by_area(
+    def _measure_ap(
         self, truth: COCO, found: COCO, ious: Mapping[Any, Any], annotations: list[dict]
     ) -> None:
         """Measure AP over ten IoUs, by size and by level; pycocotools selects both by ``area``."""
-        sizes = evaluate_boxes(COCOeval_opt, truth, found, _ALL + list(SIZES.values()), ious)
-        self._precision = sizes.eval["precision"][:, :, :, :, -1]  # T, recalls, K, areas
-        whole = self._precision[..., 0]
+        of_sizes = precisions_by_area(truth, found, [[0, 1e10], *SIZES.values()], ious)
+        self._precision = whole = of_sizes[..., 0]
         names = {"AP": slice(None), "AP50": 0, "AP75": 5}
         self.ap = {name: mean_ap(whole[which]) for name, which in names.items()}
         areas = np.array([a["area"] for a in self.objects])
         counts = [((low <= areas) & (areas <= high)).sum() for low, high in SIZES.values()]
-        self.by_size = self._aps(self._precision[..., 1:], SIZES, counts)
+        self.by_size = self._aps(of_sizes[..., 1:], SIZES, counts)
         shapes = np.array([(i["height"], i["width"]) for i in self.images])
         for records, images in (
             (annotations, self._indices(annotations)[0]),
@@ -133,9 +126,8 @@ class ErrorAnalysis:
             for record, level in zip(records, of_boxes.tolist(), strict=True):
                 record["area"] = level
         levels = range(self.levels.first, self.levels.last + 1)
-        by_level = evaluate_boxes(COCOeval_opt, truth, found, [[k, k] for k in levels], ious)
+        precision = precisions_by_area(truth, found, [[k, k] for k in levels], ious)
         counts = [sum(a["area"] == k for a in self.objects) for k in levels]
-        precision = by_level.eval["precision"][:, :, :, :, -1]
         self.by_level = self._aps(precision, [f"P{k}" for k in levels], counts)
 
     def _aps(
@@ -232,8 +224,8 @@ class ErrorAnalysis:
         for k, own in enumerate(grouped(self.label[ranked], len(self.class_ids))):
             hits, scores = self.matched[ranked[own]] >= 0, self.score[ranked[own]]
             curve = {"id": self.class_ids[k], "name": self.class_names[k], "objects": objects[k]}
-            curve |= {"detections": len(own), "AP": mean_ap(self._precision[:, :, k, 0])}
-            curve["AP50"] = mean_ap(self._precision[0, :, k, 0])
+            curve |= {"detections": len(own), "AP": mean_ap(self._precision[:, :, k])}
+            curve["AP50"] = mean_ap(self._precision[0, :, k])
             curve |= best_f1(scores, hits, objects[k])
             curve["precisions"] = interpolated(hits, objects[k]).tolist() if objects[k] else None
             curves.append(curve)

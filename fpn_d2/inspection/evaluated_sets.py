@@ -98,11 +98,14 @@ def read_detections(path: str, truth: COCO) -> list[dict[str, Any]]:
             f"{path} holds no detections, so there is nothing to analyse: train longer, or lower "
             "MODEL.ROI_HEADS.SCORE_THRESH_TEST (MODEL.RETINANET.SCORE_THRESH_TEST)"
         )
+    detections = []
     for number, result in enumerate(results):
         try:
-            values = [float(value) for value in (result["score"], *result["bbox"])]
+            fields = {key: result[key] for key in ("image_id", "category_id", "bbox", "score")}
+            values = [float(value) for value in (fields["score"], *fields["bbox"])]
+            ids = {"image": fields["image_id"], "category": fields["category_id"]}
             sound = len(values) == 5 and all(map(math.isfinite, values))
-            ids = result["image_id"], result["category_id"]
+            sound = sound and all(isinstance(id, (int, str)) for id in ids.values())
         except (KeyError, TypeError, ValueError):
             sound = False
         if not sound:
@@ -110,12 +113,13 @@ def read_detections(path: str, truth: COCO) -> list[dict[str, Any]]:
                 f"{path}: entry {number} is no detection with image_id, category_id, bbox and "
                 "score; evaluate the model again"
             )
-        for kind, id, known in zip(
-            ("image", "category"), ids, (truth.imgs, truth.cats), strict=True
-        ):
-            if id not in known:
+        for kind, known in (("image", truth.imgs), ("category", truth.cats)):
+            if ids[kind] not in known:
                 raise UserError(
-                    f"{path}: there is no {kind} {id} in the annotations of its data set, so it is "
-                    "of another one or of an earlier one; evaluate the model again"
+                    f"{path}: there is no {kind} {ids[kind]} in the annotations of its data set, "
+                    "so it is of another one or of an earlier one; evaluate the model again"
                 )
-    return results
+        # Without its mask; the key keeps pycocotools from making a polygon of each box.
+        detections.append({**fields, "segmentation": None})
+        results[number] = None
+    return detections
