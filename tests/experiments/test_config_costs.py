@@ -8,6 +8,7 @@ import pytest
 from detectron2.modeling import build_model
 
 from fpn_d2 import UserError
+from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.experiments import load_tables
 from fpn_d2.experiments.config_costs import count_parameters, noise_input, shipped_configs
 
@@ -73,23 +74,37 @@ def test_the_list_has_the_papers_number_and_the_costs(run_tool):
     assert run_tool(list_configs, "nothing_like_it")[0] == 2
 
 
+def flops_of_r18_c4(height, width):
+    """The multiply-adds of quick/RPN/rpn_R_18_C4: the stem; on each stage two blocks of two 3 x 3
+    convolutions, and a shortcut where the sides are halved; the RPN with its 15 anchors."""
+    cells = {stride: (height // stride) * (width // stride) for stride in (2, 4, 8, 16)}
+    stem = cells[2] * 64 * 3 * 49
+    res2 = cells[4] * 9 * 64 * 64 * 4
+    res3 = cells[8] * (9 * (64 * 128 + 3 * 128 * 128) + 64 * 128)
+    res4 = cells[16] * (9 * (128 * 256 + 3 * 256 * 256) + 128 * 256)
+    rpn = cells[16] * 256 * (9 * 256 + 15 * (1 + 4))
+    return stem + res2 + res3 + res4 + rpn
+
+
 def test_flops_of_one_network(run_tool, repo):
     code, out, error = run_tool(list_configs, "quick/RPN/rpn_R_18_C4", "--flops", "--json")
     assert code == 0, error
     (entry,) = json.loads(out)
     assert entry["input"] == [240, 320]
-    # Of R-18 up to res4, at least: the stem, 3 x 3 convolutions of two blocks on each stage, whose
-    # first one halves the sides from res3 on, and the shortcuts.
-    stem = 120 * 160 * 64 * 3 * 49
-    res2 = 60 * 80 * 9 * 64 * 64 * 4
-    res3 = 30 * 40 * (9 * (64 * 128 + 3 * 128 * 128) + 64 * 128)
-    res4 = 15 * 20 * (9 * (128 * 256 + 3 * 256 * 256) + 128 * 256)
-    rpn = 15 * 20 * 256 * (9 * 256 + 15 * (1 + 4))
-    assert entry["gflops"] == pytest.approx((stem + res2 + res3 + res4 + rpn) / 1e9, abs=0.05)
+    assert entry["gflops"] == pytest.approx(flops_of_r18_c4(240, 320) / 1e9, abs=0.05)
     words = ["--config-file", repo / "configs/quick/RPN/rpn_R_18_C4.yaml", "-n", 0, "--tasks"]
-    code, out, error = run_tool(
-        analyze_model, *words, "flop", "activation", "parameter", "structure"
-    )
+    tasks = ["flop", "activation", "parameter", "structure"]
+    code, out, error = run_tool(analyze_model, *words, *tasks)
     assert code == 0, error
-    assert f"{entry['gflops']:.1f}" in out.split(" +- ")[0].rsplit("\n", 1)[1]
+    assert f"\n{flops_of_r18_c4(240, 320) / 1e9:.2f} +- 0.00 GFLOPs" in out
     assert all(words in out for words in ("million activations", "rpn_head", "ResNet"))
+
+
+def test_flops_are_averaged_over_the_test_set(run_tool, repo, row_config, tiny_opts, tmp_path):
+    SafeCheckpointer(build_model(row_config("quick/RPN/rpn_R_18_C4")), str(tmp_path)).save("model")
+    words = ["--config-file", repo / "configs/quick/RPN/rpn_R_18_C4.yaml", "--tasks", "flop"]
+    words += ["-n", 2, "--use-fixed-input-size", *tiny_opts]
+    code, out, error = run_tool(analyze_model, *words, "MODEL.WEIGHTS", tmp_path / "model.pth")
+    assert code == 0, error
+    last = f"{flops_of_r18_c4(64, 64) / 1e9:.2f} +- 0.00 GFLOPs for an image, over 2"
+    assert out.splitlines()[-1] == last
