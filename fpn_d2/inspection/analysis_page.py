@@ -73,12 +73,12 @@ def write_analysis(
     """
     folder = output or run
     page, numbers = os.path.join(folder, _PAGE), os.path.join(folder, ANALYSIS_FILE)
-    if os.path.isfile(numbers):
-        content = read_json(numbers)
-        if not isinstance(content, dict) or "datasets" not in content:
-            raise UserError(
-                f"{numbers} is not of an earlier analysis, so it stays; give another --output"
-            )
+    content = read_json(numbers) if os.path.isfile(numbers) else None
+    there = [path for path in (numbers, page) if os.path.lexists(path)]
+    if there and not (isinstance(content, dict) and "datasets" in content):
+        raise UserError(
+            f"{there[0]} is not of an earlier analysis, so it stays; give another --output"
+        )
     test_sets, contents = [], {}
     for number, analysis in enumerate(analyses):
         thresholds = _thresholds(analysis, threshold)
@@ -202,6 +202,7 @@ def draw_charts(
     """
     levels = analysis.levels
     scale = f"resized to {levels.min_size} px (at most {levels.max_size} px)"
+    scale = scale if levels.min_size else "as it is"
     gains = [(kind, content["errors"][kind]) for kind in KINDS]
     losses = horizontal_bars(
         [kind for kind, _ in gains],
