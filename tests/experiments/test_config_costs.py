@@ -1,6 +1,7 @@
 """What a network costs, by arithmetic; and which configs are listed."""
 
 import json
+import re
 
 import analyze_model
 import list_configs
@@ -96,7 +97,8 @@ def test_flops_of_one_network(run_tool, repo):
     tasks = ["flop", "activation", "parameter", "structure"]
     code, out, error = run_tool(analyze_model, *words, *tasks)
     assert code == 0, error
-    assert f"\n{flops_of_r18_c4(240, 320) / 1e9:.2f} +- 0.00 GFLOPs" in out
+    printed = re.search(r"^([\d.]+) \+- 0.00 GFLOPs for an image, over 1$", out, re.MULTILINE)
+    assert float(printed[1]) == pytest.approx(entry["gflops"], abs=0.051)
     assert all(words in out for words in ("million activations", "rpn_head", "ResNet"))
 
 
