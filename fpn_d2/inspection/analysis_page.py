@@ -87,7 +87,8 @@ def write_analysis(
         content["worst_images"] = [about for about, _ in pictures]
         contents[analysis.dataset] = content
         words = _section(analysis, content, threshold, f"s{number}")
-        words["notes"] += [f"Not drawn: {fault}" for fault in faults]
+        more = f" (and {len(faults) - 1} more)" if faults[1:] else ""
+        words["notes"] += [f"Not drawn: {fault}{more}" for fault in faults[:1]]
         test_sets.append(words | {"pictures": [(_caption(a), data_url(p)) for a, p in pictures]})
     template = page_environment(os.path.dirname(__file__)).get_template("analysis.html.j2")
     text = template.render(run=run, test_sets=test_sets)
