@@ -1,6 +1,7 @@
 """tools/export.py, and the example that runs its file without torch and Detectron2."""
 
 import ast
+import json
 import os
 import runpy
 import subprocess
@@ -153,3 +154,17 @@ def test_nothing_is_written_where_the_file_differs(words, tmp_path, run_tool, mo
     assert "none.pth" in stderr
     assert stderr.count("\n") == 1
     assert not output.exists()
+
+
+def test_a_file_returns_what_has_the_threshold_of_its_class(words, tmp_path, run_tool):
+    classes = [{"threshold": value} for value in (1.0, 0.0, 1.0, 1.0, 1.0)]
+    content = {"datasets": {"shapes_val": {"classes": classes}}}
+    (tmp_path / "analysis.json").write_text(json.dumps(content))
+    ask = [*words, "--output", tmp_path / "model.ts", "--format", "torchscript"]
+    opts = ["OUTPUT_DIR", tmp_path]
+    code, _, stderr = run_tool(export, *ask, "--confidence-threshold", "best-f1", *opts)
+    assert code == 0, stderr
+    pixels = torch.from_numpy(np.array(Image.open(words[5]))[:, :, ::-1].copy())
+    _, scores, kinds = torch.jit.load(str(tmp_path / "model.ts"))(pixels.permute(2, 0, 1).float())
+    assert set(kinds.tolist()) == {1}
+    assert 0 < float(scores.min()) < 0.05 == load_config(words[1]).MODEL.ROI_HEADS.SCORE_THRESH_TEST
