@@ -21,14 +21,15 @@ from fpn_d2.export import (
     report_parity,
     write_export,
 )
+from fpn_d2.inference import config_for
 from fpn_d2.utils.errors import exit_on_user_error
 
 
 def main() -> None:
     """Read the command line, export, check, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--weights", required=True, metavar="FILE")
+    parser.add_argument("--config-file", default="", metavar="FILE")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="or a zoo name")
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument("--output", required=True, metavar="FILE")
     parser.add_argument(
@@ -49,14 +50,15 @@ def main() -> None:
         if args.report:
             check_report(args.report)
         opts = [*args.opts, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights]
-        cfg = load_config(args.config_file, opts)
+        config_file = config_for(args.config_file, args.weights)
+        cfg = load_config(config_file, opts)
         images = read_check_images(cfg, args.images)
         model = load_model(cfg)
         exported = export_model(cfg, model, args.format)
         parity = check_export(exported, model, images)
         print(parity.summary())
         if args.report:
-            name = os.path.splitext(os.path.basename(args.config_file))[0]
+            name = os.path.splitext(os.path.basename(config_file))[0]
             report_parity(args.report, name, args.format, parity)
         if not parity.is_within_tolerance:
             raise UserError(
