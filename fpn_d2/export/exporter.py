@@ -49,10 +49,10 @@ class Exported:
         check: the same file, which also returns the outputs of the model's heads, so that
             :func:`fpn_d2.export.check_export` can compare them.
         metadata: what the file says about the model, as texts: ``class_names`` (a JSON list, empty
-            for proposals), ``class_names_from`` (see :class:`fpn_d2.inference.Classes`; "guess: " is
-            before what is only likely), ``input_format`` ("BGR" or "RGB"), ``min_size`` and ``max_size`` (the
-            sides in pixels to which an image is resized), ``resize`` (the way of it,
-            ``INPUT.RESIZE_TEST``), ``model`` and ``license``.
+            for proposals), ``class_names_from`` (the source in :class:`fpn_d2.inference.Classes`,
+            or "guess: " and a sentence), ``input_format`` ("BGR" or "RGB"), ``min_size`` and
+            ``max_size`` (the sides in pixels to which an image is resized), ``resize`` (the way of
+            it, ``INPUT.RESIZE_TEST``), ``model`` and ``license``.
     """
 
     format: str

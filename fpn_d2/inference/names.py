@@ -96,10 +96,12 @@ def dataset_category_ids(cfg: CfgNode, model: nn.Module | None = None) -> list[i
 
 
 def trained_class_names(cfg: CfgNode) -> list[str]:
-    """Return the names that a checkpoint of a training keeps, those of its data set; else none."""
+    """Return the names that a checkpoint of a training keeps: its data set's, as far as read."""
     key, datasets = class_head_key(cfg), cfg.DATASETS.TRAIN
-    known = _names_and_ids(datasets[0], operator.attrgetter(key)(cfg)) if key and datasets else None
-    return known[0] if known else []
+    if not key or not datasets:
+        return []
+    names = list(map(str, MetadataCatalog.get(datasets[0]).get("thing_classes") or ()))
+    return names if len(names) == operator.attrgetter(key)(cfg) else []
 
 
 def _numbered(names: list[str], guess: str = "") -> Classes:

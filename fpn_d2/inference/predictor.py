@@ -221,8 +221,9 @@ def why_not_in_zoo(name: str) -> str:
         the end of a sentence that begins with the name; "" if the model runs.
     """
     if not zoo_weights(name):
-        close = close_zoo_names(name) or zoo_names()[:3]
-        return f"is no entry of Detectron2's model zoo; did you mean {' or '.join(close)}?"
+        close = " or ".join(close_zoo_names(name))
+        hint = f"did you mean {close}?" if close else f"name one, such as {zoo_names()[0]}"
+        return f"is no entry of Detectron2's model zoo; {hint}"
     cfg = zoo_config(name)
     if cfg is None:
         return "has a LazyConfig in the model zoo; take an entry with a YAML config"
