@@ -278,7 +278,7 @@ def _merged_with_file(cfg: CfgNode, path: str) -> CfgNode:
     if not os.path.isfile(path):
         zoo = zoo_config(path)
         if zoo is not None:
-            zoo.MODEL.DEVICE = cfg.MODEL.DEVICE
+            zoo.MODEL.DEVICE, zoo.OUTPUT_DIR = cfg.MODEL.DEVICE, cfg.OUTPUT_DIR
             cfg.merge_from_other_cfg(zoo)
             return cfg
         what = "is a folder" if os.path.isdir(path) else "does not exist"

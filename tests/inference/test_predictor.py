@@ -300,7 +300,7 @@ def test_a_run_is_loaded_by_its_folder(row_config, tmp_path):
         Predictor.from_run(run)
     names = ["cod", "eel", "ray", "carp", "bass"]
     saver = SafeCheckpointer(build_model(cfg.clone()), str(run), class_names=names)
-    for name in ("model_0000001", "model_0000002", "model_final", "model_best"):
+    for name in ("model_0000002", "model_final", "model_best"):
         saver.save(name)
         opts = ["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", 80]
         predictor = Predictor.from_run(run, opts)
