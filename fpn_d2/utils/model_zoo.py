@@ -26,13 +26,13 @@ def zoo_names() -> list[str]:
 
 
 def close_zoo_names(words: str) -> list[str]:
-    """Return up to three names of the zoo that come closest to a word, with or without folder."""
+    """Return up to two names of the zoo that come closest to a word, with or without folder."""
     name = words.removesuffix(".yaml")
     names = zoo_names()
     same_file = [one for one in names if one.endswith(f"/{name.rpartition('/')[2]}")]
     if same_file or name.count("/") > 1:
-        return same_file[:3]
-    return difflib.get_close_matches(name, names, 3, 0.7)
+        return same_file[:2]
+    return difflib.get_close_matches(name, names, 2, 0.7)
 
 
 def zoo_weights(name: str) -> str:

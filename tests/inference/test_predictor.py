@@ -255,6 +255,7 @@ def test_the_docs_list_the_models_of_the_zoo_that_run(repo):
     ]
     assert listed == run
     assert FASTER in run
+    assert f"[{len(run)} models](docs/pretrained.md)" in (repo / "README.md").read_text()
 
 
 # One of each kind: networks and heads of the zoo, not their depths and schedules.
