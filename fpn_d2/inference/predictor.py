@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -158,15 +159,18 @@ class Predictor(DefaultPredictor):
         if not isinstance(images, list | tuple):
             return self._run([self._record(images)])[0]
         outputs: list[Any] = []
-        for start in range(0, len(images), _MOST_TOGETHER):
-            part = images[start : start + _MOST_TOGETHER]
-            records = []
-            for number, image in enumerate(part, start):
-                try:
-                    records.append(self._record(image))
-                except UserError as error:
-                    raise UserError(f"images[{number}]: {error}") from error
-            outputs += self._run(records)
+        # Pillow decodes and resizes outside of Python's lock.
+        with ThreadPoolExecutor(_MOST_TOGETHER) as pool:
+            for start in range(0, len(images), _MOST_TOGETHER):
+                part = images[start : start + _MOST_TOGETHER]
+                made = [pool.submit(self._record, image) for image in part]
+                records = []
+                for number, future in enumerate(made, start):
+                    try:
+                        records.append(future.result())
+                    except UserError as error:
+                        raise UserError(f"images[{number}]: {error}") from error
+                outputs += self._run(records)
         return outputs
 
     def _record(self, image: ImageInput) -> dict[str, Any]:
