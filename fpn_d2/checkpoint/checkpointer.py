@@ -50,7 +50,7 @@ def load_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
         )
     content = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     model.weights_origin = WeightsOrigin(
-        checkpointer.path, names_in(content), _own_dataset(checkpointer.path)
+        checkpointer._path, names_in(content), _own_dataset(checkpointer._path)
     )
     return model.eval()
 
@@ -117,7 +117,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.path_manager = _ReplacingPathManager(self.path_manager)
         self.strict = strict
         self.class_names = list(class_names)
-        self.path = ""  # of what was loaded last
+        self._path = ""
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """See :meth:`DetectionCheckpointer.load`; takes names of the model zoo's entries too.
@@ -128,7 +128,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         """
         if path and is_local(path) and not os.path.isfile(path.split("?")[0]):
             path = _in_zoo(path)
-        self.path = path
+        self._path = path
         if path and not is_local(path):
             _download(self.path_manager, path)
         try:
@@ -188,7 +188,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             content = read_torch(filename)
             if not isinstance(content, dict) or "model_state" not in content:
                 raise UserError(
-                    f"{self.path} is no checkpoint of pycls: it has no model_state; set "
+                    f"{self._path} is no checkpoint of pycls: it has no model_state; set "
                     "MODEL.WEIGHTS to another"
                 )
             checkpoint = _with_names_of("pycls", content["model_state"], "num_batches_tracked")
@@ -201,7 +201,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         content = read_torch(f)
         if not isinstance(content, dict):
             raise UserError(
-                f"{self.path} holds a {type(content).__name__} and no weights by name; set "
+                f"{self._path} holds a {type(content).__name__} and no weights by name; set "
                 "MODEL.WEIGHTS to a checkpoint"
             )
         return content
@@ -210,13 +210,13 @@ class SafeCheckpointer(DetectionCheckpointer):
         """Refuse anything but a dict of tensors or arrays by name."""
         if not isinstance(weights, dict):
             raise UserError(
-                f"the checkpoint {self.path} has a {type(weights).__name__} where its weights "
+                f"the checkpoint {self._path} has a {type(weights).__name__} where its weights "
                 "belong; set MODEL.WEIGHTS to another"
             )
         for key, value in weights.items():
             if not (isinstance(key, str) and isinstance(value, (Tensor, np.ndarray))):
                 raise UserError(
-                    f"the checkpoint {self.path} has a {type(value).__name__} as its weight "
+                    f"the checkpoint {self._path} has a {type(value).__name__} as its weight "
                     f"{str(key)[:80]!r}; set MODEL.WEIGHTS to another"
                 )
 
@@ -234,7 +234,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         unfilled = sorted(unfilled)
         if self.strict and unfilled:
             raise UserError(
-                f"{self.path} does not fill {len(unfilled)} of the model's keys "
+                f"{self._path} does not fill {len(unfilled)} of the model's keys "
                 f"({_some(unfilled)}), which would be evaluated as random weights; set "
                 "MODEL.WEIGHTS to a checkpoint of this config"
             )
@@ -242,7 +242,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         empty = [key for key in unfilled if key.startswith("backbone.")]
         if 2 * len(empty) > len(backbone):
             raise UserError(
-                f"{self.path} fills only {len(backbone) - len(empty)} of the backbone's "
+                f"{self._path} fills only {len(backbone) - len(empty)} of the backbone's "
                 f"{len(backbone)} keys (not {_some(empty)}); it is a checkpoint of "
                 "another network, so set MODEL.WEIGHTS to one of this config's backbone"
             )
