@@ -31,7 +31,7 @@ from ..evaluation import (
     ResultsWritingCOCOEvaluator,
     ResultsWritingVOCEvaluator,
 )
-from ..inference import PreparedModel, compile_backbone, prepare_model
+from ..inference import PreparedModel, compile_backbone, prepare_model, trained_class_names
 from ..inference.prepared import PRECISIONS
 from ..layers import convolve_linears
 from ..utils.errors import UserError
@@ -77,7 +77,12 @@ class Trainer(DefaultTrainer):
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
         self._trainer = _step_class(cfg)(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = SafeCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            class_names=trained_class_names(cfg),
+            trainer=weakref.proxy(self),
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
