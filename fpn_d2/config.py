@@ -7,7 +7,7 @@ import operator
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import IO, Any
 
@@ -196,6 +196,15 @@ def changed(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:
     return copy
 
 
+def flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
+    """A config as ``{"MODEL.DEVICE": "cpu", ...}``, without its sections."""
+    values: dict[str, Any] = {}
+    for key, value in node.items():
+        inner = isinstance(value, CfgNode)
+        values |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return values
+
+
 _RPN, _RPN_HEAD, _ROI_HEADS = (
     "MODEL.PROPOSAL_GENERATOR.NAME",
     "MODEL.RPN.HEAD_NAME",
@@ -379,7 +388,7 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
         try:
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError, TypeError, AttributeError) as error:
-            known = key in set(_all_keys(cfg))
+            known = key in flat(cfg)
             reason = _explain(cfg, error) if known else _unknown_key(cfg, key)
             raise UserError(f"override {key} {value}: {reason}") from error
 
@@ -409,14 +418,11 @@ def _explain(cfg: CfgNode, error: Exception) -> str:
 def _unknown_key(cfg: CfgNode, key: str) -> str:
     if key.startswith("-"):
         return f"{key} is no config key; give flags before the overrides"
-    close = difflib.get_close_matches(key, list(_all_keys(cfg)), n=1, cutoff=0.6)
+    if "EPOCH" in key.upper():
+        return (
+            f"there is no config key {key}; set SOLVER.MAX_ITER to epochs x images / "
+            "SOLVER.IMS_PER_BATCH, or give train_net.py --epochs before the overrides"
+        )
+    close = difflib.get_close_matches(key, list(flat(cfg)), n=1, cutoff=0.6)
     hint = f"did you mean {close[0]}?" if close else "take it out, or correct it"
     return f"there is no config key {key}; {hint}"
-
-
-def _all_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _all_keys(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
