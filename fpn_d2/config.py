@@ -98,6 +98,12 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # where they shrink), or as torchvision's detectors do it, "torchvision".
     cfg.INPUT.RESIZE_TEST = "detectron2"
 
+    # Detectron2's samplers read these two, and its defaults lack them: the share of the images that
+    # RandomSubsetTrainingSampler draws from, and how often the weighted samplers repeat the images
+    # of a data set, as in [("shapes_train", 2.0)].
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
+    cfg.DATASETS.TRAIN_REPEAT_FACTOR = []
+
     # Training skips images that cannot be read, or are of another size than the annotation file
     # says, and names them in the log. It stops once they are more than this share of the training
     # images, and more than one. Each process of a training counts those that it has met itself.

@@ -10,10 +10,8 @@ that programs extend by overriding one of the trainer's methods.
 import difflib
 import functools
 import importlib
-import itertools
-import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -35,11 +33,26 @@ from detectron2.modeling.backbone.fpn import (
     build_resnet_fpn_backbone,
     build_retinanet_resnet_fpn_backbone,
 )
-from detectron2.modeling.meta_arch import RetinaNet
+from detectron2.modeling.meta_arch import PanopticFPN, RetinaNet
 from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, RROIHeads
 from fvcore.common.registry import Registry
 from PIL import Image
 
+from .config_values import (
+    DEPTH,
+    MASK_VALUES,
+    NORM,
+    POOLER_TYPE,
+    REGRESSION_LOSS,
+    ROTATED_POOLER_TYPE,
+    VALUES,
+    Rule,
+    are_positive,
+    are_whole,
+    is_finite,
+    one_of,
+)
 from .modeling import MaskProposalNetwork, build_fpn_backbone
 from .modeling.fpn import (
     TOP_BLOCKS,
@@ -53,8 +66,10 @@ from .utils.errors import UserError
 
 def check_config(cfg: CfgNode) -> None:
     """Refuse values, and combinations of values, that cannot work, by a :class:`UserError`."""
-    _check_values(cfg, _VALUES)
+    _check_values(cfg, VALUES | {"MODEL.FPN.TOP_BLOCK": one_of(*TOP_BLOCKS)})
     _check_programs(cfg)
+    _check_schedule(cfg)
+    _check_sampling(cfg)
     _check_pixels(cfg)
     _check_neck(cfg)
     _check_levels(cfg)
@@ -111,99 +126,7 @@ def import_foreign(cfg: CfgNode) -> None:
 # --- one key at a time
 
 
-# A test of a key's value, and the words that follow ``KEY is value`` where it fails.
-_Rule = tuple[Callable[[Any], bool], str]
-
-
-def _one_of(*choices: str) -> _Rule:
-    return lambda value: value in choices, f"set it to {' or '.join(map(repr, choices))}"
-
-
-def _at_least(least: int) -> _Rule:
-    return lambda value: math.isfinite(value) and value >= least, f"give {least} or more"
-
-
-def _is_finite(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
-
-
-def _are_whole(values: Sequence[Any]) -> bool:
-    return all(type(value) is int and value >= 1 for value in values)
-
-
-def _are_positive(values: Sequence[Any]) -> bool:
-    """Whether a list, or a list of lists, holds numbers above 0 and nothing else."""
-    lists = (one if isinstance(one, list | tuple) else [one] for one in values)
-    return all(_is_finite(value) and value > 0 for value in itertools.chain(*lists))
-
-
-_NAMES: _Rule = (
-    lambda values: all(isinstance(value, str) for value in values),
-    "give names, such as ['p2', 'p3']",
-)
-_POSITIVE: _Rule = (_are_positive, "give numbers above 0")
-_WHOLE = "give whole numbers above 0"
-
-# Closed lists stand only for what no program can extend by a registry or a subclass.
-_VALUES: dict[str, _Rule] = {
-    "DATALOADER.MAX_SKIPPED_SHARE": (lambda share: 0 <= share <= 1, "give a fraction, 0.0 to 1.0"),
-    "DATALOADER.NUM_WORKERS": _at_least(0),
-    "INFERENCE.PRECISION": _one_of("float32", "bfloat16", "float16"),
-    "INPUT.MAX_SIZE_TEST": _at_least(1),
-    "INPUT.MAX_SIZE_TRAIN": _at_least(1),
-    "INPUT.MIN_SIZE_TEST": _at_least(0),  # 0 resizes nothing
-    "INPUT.MIN_SIZE_TRAIN": (lambda values: len(values) > 0 and _are_whole(values), _WHOLE),
-    "INPUT.RANDOM_FLIP": _one_of("horizontal", "vertical", "none"),
-    "INPUT.RESIZE_TEST": _one_of("detectron2", "torchvision"),
-    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": _POSITIVE,
-    "MODEL.ANCHOR_GENERATOR.SIZES": _POSITIVE,
-    "MODEL.FPN.FUSE_TYPE": _one_of("sum", "avg"),
-    "MODEL.FPN.IN_FEATURES": _NAMES,
-    "MODEL.FPN.OUT_FEATURES": _NAMES,
-    "MODEL.FPN.TOP_BLOCK": _one_of(*TOP_BLOCKS),
-    "MODEL.MASK_PROPOSAL.IN_FEATURES": _NAMES,
-    "MODEL.RESNETS.OUT_FEATURES": _NAMES,
-    "MODEL.RETINANET.IN_FEATURES": _NAMES,
-    "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES": _at_least(0),
-    "MODEL.ROI_BOX_HEAD.POOLER_BACKEND": _one_of("auto", "gather", "torchvision"),
-    "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE": (
-        lambda value: value > 0,
-        "Eq. 1 divides by it, so set a side in pixels, such as the paper's 224",
-    ),
-    "MODEL.ROI_HEADS.IN_FEATURES": _NAMES,
-    "MODEL.RPN.IN_FEATURES": _NAMES,
-    "SOLVER.BASE_LR": _at_least(0),
-    "SOLVER.CHECKPOINT_PERIOD": _at_least(1),
-    "SOLVER.MAX_ITER": _at_least(1),
-    "SOLVER.STEPS": (_are_whole, _WHOLE),
-    "TEST.DETECTIONS_PER_IMAGE": _at_least(-1),
-    "TEST.EVAL_PERIOD": _at_least(0),
-}
-_MASK_VALUES: dict[str, _Rule] = {
-    "MODEL.MASK_PROPOSAL.BATCH_SIZE_PER_IMAGE": _at_least(1),
-    "MODEL.MASK_PROPOSAL.HIDDEN_DIM": _at_least(1),
-    "MODEL.MASK_PROPOSAL.MASK_SIZE": _at_least(1),
-    "MODEL.MASK_PROPOSAL.SIZES": (_are_positive, "give scales in pixels, above 0"),
-    "MODEL.MASK_PROPOSAL.TEST_SCALES": (
-        lambda values: len(values) > 0 and _are_positive(values),
-        "give factors above 0, [1.0] for none",
-    ),
-    "MODEL.MASK_PROPOSAL.TOPK_TEST": _at_least(1),
-    "MODEL.MASK_PROPOSAL.WINDOWS": (
-        lambda values: len(values) > 0 and _are_whole(values) and all(v % 2 for v in values),
-        "give odd sides in cells, such as [5, 7]",
-    ),
-}
-# What Detectron2's own components take; other people's may take more.
-_DEPTH = (lambda depth: depth in (18, 34, 50, 101, 152), "set it to 18, 34, 50, 101 or 152")
-_NORM = _one_of(
-    "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
-)
-_POOLER_TYPE = _one_of("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated")
-
-
-def _check_values(cfg: CfgNode, rules: dict[str, _Rule]) -> None:
+def _check_values(cfg: CfgNode, rules: dict[str, Rule]) -> None:
     for key, (holds, remedy) in rules.items():
         value = _get(cfg, key)
         if not holds(value):
@@ -220,8 +143,6 @@ def _get(cfg: CfgNode, key: str) -> Any:
 def _check_programs(cfg: CfgNode) -> None:
     """Refuse what no model says: the solver, the device, the copy that is evaluated."""
     images, world = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
-    if list(cfg.SOLVER.STEPS) != sorted(cfg.SOLVER.STEPS):
-        raise UserError(f"SOLVER.STEPS is {cfg.SOLVER.STEPS}; give the iterations in their order")
     if world > 0 and images % world:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH {images} does not divide among the {world} processes of "
@@ -241,6 +162,81 @@ def _check_programs(cfg: CfgNode) -> None:
         raise UserError(f"MODEL.DEVICE is {device}, but torch sees no CUDA device; use cpu")
 
 
+def _check_schedule(cfg: CfgNode) -> None:
+    """What Detectron2's schedules make of their keys; another name is somebody's own schedule."""
+    solver, name = cfg.SOLVER, cfg.SOLVER.LR_SCHEDULER_NAME
+    steps = list(solver.STEPS)
+    if steps != sorted(set(steps)):
+        raise UserError(f"SOLVER.STEPS is {solver.STEPS}; give the iterations in their order")
+    if name == "WarmupMultiStepLR" and solver.MAX_ITER in steps:
+        raise UserError(
+            f"SOLVER.STEPS is {solver.STEPS}, and the training ends at SOLVER.MAX_ITER "
+            f"{solver.MAX_ITER}; give iterations before it"
+        )
+    if name == "WarmupCosineLR" and not solver.BASE_LR_END <= solver.BASE_LR > 0:
+        raise UserError(
+            f"SOLVER.BASE_LR_END is {solver.BASE_LR_END} and SOLVER.BASE_LR {solver.BASE_LR}; "
+            "WarmupCosineLR goes down from BASE_LR, so give a number above 0 and an end up to it"
+        )
+    if name == "WarmupStepWithFixedGammaLR" and solver.NUM_DECAYS >= solver.MAX_ITER:
+        raise UserError(
+            f"SOLVER.NUM_DECAYS is {solver.NUM_DECAYS} in {solver.MAX_ITER} iterations "
+            "(SOLVER.MAX_ITER); give fewer"
+        )
+
+
+def _check_sampling(cfg: CfgNode) -> None:
+    """What the samplers and the augmentations make of their keys."""
+    loader, inputs = cfg.DATALOADER, cfg.INPUT
+    weighted = ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler")
+    for key, samplers in (
+        ("DATALOADER.RANDOM_SUBSET_RATIO", ("RandomSubsetTrainingSampler",)),
+        ("DATASETS.TRAIN_REPEAT_FACTOR", weighted),
+        ("DATALOADER.REPEAT_THRESHOLD", ("RepeatFactorTrainingSampler", weighted[1])),
+    ):
+        value, stock = _get(cfg, key), loader.SAMPLER_TRAIN in _SAMPLERS
+        if value not in (0, 1, [], ()) and stock and loader.SAMPLER_TRAIN not in samplers:
+            raise UserError(
+                f"{key} has no effect on DATALOADER.SAMPLER_TRAIN {loader.SAMPLER_TRAIN}; set that "
+                f"to {' or '.join(samplers)}"
+            )
+    unknown = {name for name, _ in cfg.DATASETS.TRAIN_REPEAT_FACTOR} - set(cfg.DATASETS.TRAIN)
+    if unknown:
+        raise UserError(
+            f"DATASETS.TRAIN_REPEAT_FACTOR names {', '.join(sorted(unknown))}, which "
+            "DATASETS.TRAIN does not; name data sets of it"
+        )
+    if cfg.MODEL.LOAD_PROPOSALS and loader.SAMPLER_TRAIN in weighted and cfg.DATASETS.TRAIN[1:]:
+        raise UserError(
+            f"DATALOADER.SAMPLER_TRAIN {loader.SAMPLER_TRAIN} reads the proposals of one data set "
+            "only; name one in DATASETS.TRAIN, or take the TrainingSampler"
+        )
+    sizes = inputs.MIN_SIZE_TRAIN
+    if inputs.MIN_SIZE_TRAIN_SAMPLING == "range" and not (len(sizes) == 2 and sizes[0] <= sizes[1]):
+        raise UserError(
+            f"INPUT.MIN_SIZE_TRAIN is {sizes}; give the least and the greatest size for "
+            "INPUT.MIN_SIZE_TRAIN_SAMPLING range"
+        )
+    crop = inputs.CROP
+    shares = crop.TYPE.startswith("relative")
+    sound = len(crop.SIZE) == 2 and (are_positive if shares else are_whole)(crop.SIZE)
+    if crop.TYPE == "absolute_range":
+        sound = sound and crop.SIZE[0] <= crop.SIZE[1]
+    if crop.ENABLED and not (sound and (not shares or max(crop.SIZE) <= 1)):
+        what = "two shares, above 0.0 and up to 1.0" if shares else "two whole numbers of pixels"
+        order = ", the lesser first" if crop.TYPE == "absolute_range" else ""
+        raise UserError(
+            f"INPUT.CROP.SIZE is {crop.SIZE}; give {what}{order} for INPUT.CROP.TYPE {crop.TYPE}"
+        )
+
+
+# Detectron2's; a trainer of somebody's own may know more.
+_SAMPLERS = (
+    *("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"),
+    *("WeightedTrainingSampler", "WeightedCategoryTrainingSampler"),
+)
+
+
 def _check_pixels(cfg: CfgNode) -> None:
     try:
         shape = convert_PIL_to_numpy(Image.new("RGB", (1, 1)), cfg.INPUT.FORMAT).shape
@@ -253,7 +249,7 @@ def _check_pixels(cfg: CfgNode) -> None:
         )
     for name in ("PIXEL_MEAN", "PIXEL_STD"):
         values = cfg.MODEL[name]
-        if len(values) != shape[2] or not all(map(_is_finite, values)):
+        if len(values) != shape[2] or not all(map(is_finite, values)):
             raise UserError(
                 f"MODEL.{name} is {values}; give a number for each of the {shape[2]} channels of "
                 f"INPUT.FORMAT {cfg.INPUT.FORMAT}"
@@ -305,7 +301,7 @@ def _check_levels(cfg: CfgNode) -> None:
 
 
 def _check_mask_proposals(cfg: CfgNode) -> None:
-    _check_values(cfg, _MASK_VALUES)
+    _check_values(cfg, MASK_VALUES)
     keys, levels = cfg.MODEL.MASK_PROPOSAL, list(cfg.MODEL.MASK_PROPOSAL.IN_FEATURES)
     if [len(sizes) for sizes in keys.SIZES] != [len(levels)] * len(keys.WINDOWS):
         raise UserError(
@@ -357,21 +353,153 @@ def _check_components(cfg: CfgNode) -> None:
     backbone = parts["MODEL.BACKBONE.NAME"]
     resnet_fpns = (build_resnet_fpn_backbone, build_retinanet_resnet_fpn_backbone)
     if backbone in (build_fpn_backbone, *resnet_fpns):
-        _check_values(cfg, {"MODEL.FPN.NORM": _NORM})
+        _check_values(cfg, {"MODEL.FPN.NORM": NORM})
     if parts.get("MODEL.FPN.BOTTOM_UP", backbone) in (build_resnet_backbone, *resnet_fpns):
-        _check_values(cfg, {"MODEL.RESNETS.DEPTH": _DEPTH, "MODEL.RESNETS.NORM": _NORM})
+        _check_values(cfg, {"MODEL.RESNETS.DEPTH": DEPTH, "MODEL.RESNETS.NORM": NORM})
         depth, width = cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
         if depth in (18, 34) and width != 64:
             raise UserError(
                 f"MODEL.RESNETS.RES2_OUT_CHANNELS is {width}, and a ResNet-{depth} has 64; set it "
                 "to 64"
             )
-    if is_written_in(parts.get("MODEL.ROI_HEADS.NAME"), "detectron2", "fpn_d2"):
-        _check_values(cfg, {"MODEL.ROI_BOX_HEAD.POOLER_TYPE": _POOLER_TYPE})
+    _check_heads(cfg, parts.get("MODEL.ROI_HEADS.NAME"))
     for key, switches in _SWITCHES.items():
         for keys, is_set, is_ignored, remedy in switches:
             if parts.get(key) is not None and is_set(cfg) and is_ignored(parts[key]):
                 raise UserError(f"{keys} no effect on {key} {_get(cfg, key)}; {remedy}")
+
+
+# The norms of heads, and the channels that a GroupNorm shares out among its 32 groups.
+_HEAD_NORMS = {
+    "MODEL.FPN.NORM": "MODEL.FPN.OUT_CHANNELS",
+    "MODEL.RETINANET.NORM": "MODEL.FPN.OUT_CHANNELS",
+    "MODEL.ROI_BOX_HEAD.NORM": "MODEL.ROI_BOX_HEAD.CONV_DIM",
+    "MODEL.ROI_MASK_HEAD.NORM": "MODEL.ROI_MASK_HEAD.CONV_DIM",
+    "MODEL.SEM_SEG_HEAD.NORM": "MODEL.SEM_SEG_HEAD.CONVS_DIM",
+}
+
+
+def _check_heads(cfg: CfgNode, heads: Any) -> None:
+    """Refuse what Detectron2's networks and heads would not take, or would not notice."""
+    network, model = meta_architecture(cfg), cfg.MODEL
+    if not is_written_in(network, "detectron2", "fpn_d2"):
+        return
+    read = {"MODEL.FPN.NORM"} if model.FPN.IN_FEATURES else set()
+    matchers, losses = [], []
+    if issubclass(network, RetinaNet):
+        read.add("MODEL.RETINANET.NORM")
+        matchers, losses = ["MODEL.RETINANET"], ["MODEL.RETINANET.BBOX_REG_LOSS_TYPE"]
+        for key in ("MASK_ON", "KEYPOINT_ON", "LOAD_PROPOSALS"):
+            if model[key]:
+                raise UserError(f"MODEL.{key} has no effect on a RetinaNet; set it to False")
+        if cfg.TEST.DETECTIONS_PER_IMAGE < 0:
+            raise UserError(
+                "TEST.DETECTIONS_PER_IMAGE is -1; a RetinaNet needs a limit, so give 1 or more"
+            )
+    elif issubclass(network, (GeneralizedRCNN, ProposalNetwork)):
+        if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
+            matchers, losses = ["MODEL.RPN"], ["MODEL.RPN.BBOX_REG_LOSS_TYPE"]
+        if is_written_in(heads, "detectron2", "fpn_d2"):
+            matchers.append("MODEL.ROI_HEADS")
+            losses.append("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE")
+            read.add("MODEL.ROI_BOX_HEAD.NORM")
+            _check_roi_heads(cfg, heads)
+        if issubclass(network, PanopticFPN):
+            read.add("MODEL.SEM_SEG_HEAD.NORM")
+        if model.MASK_ON and issubclass(network, GeneralizedRCNN):
+            read.add("MODEL.ROI_MASK_HEAD.NORM")
+    _check_values(cfg, dict.fromkeys(sorted(read), NORM) | dict.fromkeys(losses, REGRESSION_LOSS))
+    for key in sorted(read):
+        channels = _get(cfg, _HEAD_NORMS[key])
+        if _get(cfg, key) == "GN" and channels % 32:
+            raise UserError(
+                f"{key} GN makes 32 groups of the channels, and {_HEAD_NORMS[key]} is {channels}; "
+                "set that to a multiple of 32"
+            )
+    for section in matchers:
+        thresholds, labels = (
+            _get(cfg, f"{section}.IOU_{name}") for name in ("THRESHOLDS", "LABELS")
+        )
+        if len(labels) != len(thresholds) + 1:
+            raise UserError(
+                f"{section}.IOU_LABELS is {labels}; give {len(thresholds) + 1} labels, of what lies "
+                f"below, between and above the {section}.IOU_THRESHOLDS {thresholds}"
+            )
+    if cfg.TEST.AUG.ENABLED:
+        _check_augmentation(cfg, network)
+
+
+def _check_roi_heads(cfg: CfgNode, heads: Any) -> None:
+    model, types = cfg.MODEL, {"MODEL.ROI_BOX_HEAD.POOLER_TYPE": POOLER_TYPE}
+    if isinstance(heads, type) and issubclass(heads, RROIHeads):
+        types = {"MODEL.ROI_BOX_HEAD.POOLER_TYPE": ROTATED_POOLER_TYPE}
+    for key, head in (("MASK_ON", "ROI_MASK_HEAD"), ("KEYPOINT_ON", "ROI_KEYPOINT_HEAD")):
+        if model[key]:
+            types[f"MODEL.{head}.POOLER_TYPE"] = POOLER_TYPE
+    _check_values(cfg, types)
+    name, sigmas = model.ROI_HEADS.NAME, cfg.TEST.KEYPOINT_OKS_SIGMAS
+    points = model.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    if model.KEYPOINT_ON and len(sigmas) not in (0, points):
+        raise UserError(
+            f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers; give one for each of the "
+            f"{points} points of MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, or none for COCO's"
+        )
+    if model.KEYPOINT_ON and not sigmas and points != 17:
+        raise UserError(
+            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {points}, and COCO knows the OKS sigmas of "
+            "its 17 points; give one for each of yours in TEST.KEYPOINT_OKS_SIGMAS"
+        )
+    box = model.ROI_BOX_HEAD
+    if box.USE_FED_LOSS and not box.USE_SIGMOID_CE:
+        raise UserError(
+            "MODEL.ROI_BOX_HEAD.USE_FED_LOSS needs MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE; set it True"
+        )
+    if isinstance(heads, type) and issubclass(heads, CascadeROIHeads):
+        cascade = model.ROI_BOX_CASCADE_HEAD
+        if not box.CLS_AGNOSTIC_BBOX_REG:
+            raise UserError(
+                f"MODEL.ROI_HEADS.NAME {name} needs MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG; set "
+                "it True"
+            )
+        if len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
+            raise UserError(
+                f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS has {len(cascade.IOUS)} stages, and "
+                f"BBOX_REG_WEIGHTS {len(cascade.BBOX_REG_WEIGHTS)}; give as many of both"
+            )
+        if cascade.IOUS[0] != model.ROI_HEADS.IOU_THRESHOLDS[0]:
+            raise UserError(
+                f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS begins with {cascade.IOUS[0]}; set "
+                f"MODEL.ROI_HEADS.IOU_THRESHOLDS to [{cascade.IOUS[0]}] as well"
+            )
+    if isinstance(heads, type) and issubclass(heads, Res5ROIHeads) and model.KEYPOINT_ON:
+        raise UserError(
+            f"MODEL.KEYPOINT_ON has no effect on MODEL.ROI_HEADS.NAME {name}; set that to "
+            "LevelROIHeads"
+        )
+
+
+def _check_augmentation(cfg: CfgNode, network: type) -> None:
+    """What Detectron2's GeneralizedRCNNWithTTA does not take."""
+    fault = next(
+        (
+            fault
+            for is_so, fault in (
+                (
+                    not issubclass(network, GeneralizedRCNN) or issubclass(network, PanopticFPN),
+                    f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}",
+                ),
+                (cfg.MODEL.KEYPOINT_ON, "MODEL.KEYPOINT_ON"),
+                (cfg.MODEL.LOAD_PROPOSALS, "MODEL.LOAD_PROPOSALS"),
+            )
+            if is_so
+        ),
+        None,
+    )
+    if fault:
+        raise UserError(
+            f"TEST.AUG.ENABLED augments the images of a Faster or Mask R-CNN with an RPN, and does "
+            f"not know {fault}; set it to False"
+        )
 
 
 def _changes_neck(cfg: CfgNode) -> bool:

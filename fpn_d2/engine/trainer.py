@@ -21,6 +21,7 @@ from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
+from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.optim import Optimizer
 
@@ -76,6 +77,7 @@ class Trainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
+        _check_norms(cfg, model)
         # DistributedDataParallel refuses Detectron2's device_ids for a module on a CPU.
         device_ids = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
@@ -272,6 +274,18 @@ class Trainer(DefaultTrainer):
         )
 
 
+def _check_norms(cfg: CfgNode, model: nn.Module) -> None:
+    """Refuse norms that cannot be shared by processes on CPUs, or that have no statistics."""
+    synced = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    if synced and cfg.MODEL.DEVICE == "cpu" and comm.get_world_size() > 1:
+        raise UserError("SyncBN shares statistics on GPUs alone; set the norm to naiveSyncBN")
+    if cfg.TEST.PRECISE_BN.ENABLED and not get_bn_modules(model.train()):
+        raise UserError(
+            "TEST.PRECISE_BN.ENABLED has no effect on a model without batch norms that learn "
+            "(FrozenBN and other norms keep theirs); set it to False"
+        )
+
+
 # Compiled copies of the models that are trained, by model. Compiling one takes up to a minute, and
 # an evaluation during the training comes back with the same model and other weights.
 _COMPILED: weakref.WeakKeyDictionary[nn.Module, PreparedModel] = weakref.WeakKeyDictionary()
@@ -299,6 +313,13 @@ def _step_class(cfg: CfgNode) -> type[SimpleTrainer]:
     return CPUAutocastTrainer if cpu_has_bfloat16() else SimpleTrainer
 
 
+_KNOWN = {
+    "DATALOADER.SAMPLER_TRAIN": "TrainingSampler, RepeatFactorTrainingSampler, "
+    "RandomSubsetTrainingSampler, WeightedTrainingSampler, WeightedCategoryTrainingSampler",
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR, WarmupCosineLR, WarmupStepWithFixedGammaLR",
+}
+
+
 @contextlib.contextmanager
 def _naming(key: str, complaint: str, method: str) -> Iterator[None]:
     """Name the key if Detectron2 does not know its value, which a trainer's method may extend."""
@@ -308,7 +329,7 @@ def _naming(key: str, complaint: str, method: str) -> Iterator[None]:
         if not str(error).startswith(complaint):
             raise
         raise UserError(
-            f"{key}: {error}; name one of Detectron2's, or build yours in a Trainer's {method}"
+            f"{key}: {error}; name one of Detectron2's ({_KNOWN[key]}), or build yours in a Trainer's {method}"
         ) from error
 
 

@@ -64,7 +64,8 @@ def test_an_unchanged_config_changes_no_setting(resumed, kept, caplog):
     state = torch.load(kept / "model_final.pth", weights_only=True)["trainer"]["_trainer"]
     loaded = state["optimizer"]["param_groups"]
     assert groups(made) == [{k: v for k, v in g.items() if k != "params"} for g in loaded]
-    assert [r for r in caplog.records if "SOLVER" in r.getMessage()] == []  # MAX_ITER alone: below
+    told = [r.getMessage() for r in caplog.records if "SOLVER" in r.getMessage()]
+    assert told == ["Resumed with another SOLVER.MAX_ITER: 5 instead of 2"]
 
 
 # iteration 2 comes next
