@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.modeling import (
     ANCHOR_GENERATOR_REGISTRY,
@@ -85,6 +86,14 @@ def check_registered(cfg: CfgNode) -> None:
         UserError: with the key and the names that come closest.
     """
     import_foreign(cfg)
+    first = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else ""
+    counted = first in MetadataCatalog and MetadataCatalog.get(first).get("class_image_count")
+    if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS and not counted:
+        raise UserError(
+            f"MODEL.ROI_BOX_HEAD.USE_FED_LOSS needs the number of images of each class, and data "
+            f"set {first!r} has no class_image_count among its metadata; set it to False, or name "
+            "an LVIS data set in DATASETS.TRAIN"
+        )
     for key, registry in _names(cfg):
         name = _get(cfg, key)
         if name not in registry:
@@ -153,6 +162,17 @@ def _check_programs(cfg: CfgNode) -> None:
         raise UserError(
             "INFERENCE.PRECISION and COMPILE have no effect without INFERENCE.PREPARE True; set it"
         )
+    if not cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
+        raise UserError(
+            "MODEL.PANOPTIC_FPN.COMBINE.ENABLED has no effect, since Detectron2 reads it no more; "
+            "leave it True"
+        )
+    anchors = cfg.MODEL.ANCHOR_GENERATOR
+    if list(anchors.ANGLES) != [[-90, 0, 90]] and anchors.NAME == "DefaultAnchorGenerator":
+        raise UserError(
+            "MODEL.ANCHOR_GENERATOR.ANGLES has no effect on the DefaultAnchorGenerator; leave it "
+            "at [[-90, 0, 90]]"
+        )
     device = cfg.MODEL.DEVICE
     try:
         torch.device(device)
@@ -189,13 +209,21 @@ def _check_sampling(cfg: CfgNode) -> None:
     """What the samplers and the augmentations make of their keys."""
     loader, inputs = cfg.DATALOADER, cfg.INPUT
     weighted = ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler")
-    for key, samplers in (
-        ("DATALOADER.RANDOM_SUBSET_RATIO", ("RandomSubsetTrainingSampler",)),
-        ("DATASETS.TRAIN_REPEAT_FACTOR", weighted),
-        ("DATALOADER.REPEAT_THRESHOLD", ("RepeatFactorTrainingSampler", weighted[1])),
+    for key, is_set, samplers in (
+        (
+            "DATALOADER.RANDOM_SUBSET_RATIO",
+            loader.RANDOM_SUBSET_RATIO != 1,
+            ("RandomSubsetTrainingSampler",),
+        ),
+        ("DATASETS.TRAIN_REPEAT_FACTOR", bool(cfg.DATASETS.TRAIN_REPEAT_FACTOR), weighted),
+        (
+            "DATALOADER.REPEAT_THRESHOLD",
+            loader.REPEAT_THRESHOLD > 0,
+            ("RepeatFactorTrainingSampler", weighted[1]),
+        ),
     ):
-        value, stock = _get(cfg, key), loader.SAMPLER_TRAIN in _SAMPLERS
-        if value not in (0, 1, [], ()) and stock and loader.SAMPLER_TRAIN not in samplers:
+        stock = loader.SAMPLER_TRAIN in _SAMPLERS
+        if is_set and stock and loader.SAMPLER_TRAIN not in samplers:
             raise UserError(
                 f"{key} has no effect on DATALOADER.SAMPLER_TRAIN {loader.SAMPLER_TRAIN}; set that "
                 f"to {' or '.join(samplers)}"
@@ -422,8 +450,8 @@ def _check_heads(cfg: CfgNode, heads: Any) -> None:
         )
         if len(labels) != len(thresholds) + 1:
             raise UserError(
-                f"{section}.IOU_LABELS is {labels}; give {len(thresholds) + 1} labels, of what lies "
-                f"below, between and above the {section}.IOU_THRESHOLDS {thresholds}"
+                f"{section}.IOU_LABELS is {labels}; give {len(thresholds) + 1} labels, for below, "
+                f"between and above the {section}.IOU_THRESHOLDS {thresholds}"
             )
     if cfg.TEST.AUG.ENABLED:
         _check_augmentation(cfg, network)

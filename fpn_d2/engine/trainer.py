@@ -329,7 +329,8 @@ def _naming(key: str, complaint: str, method: str) -> Iterator[None]:
         if not str(error).startswith(complaint):
             raise
         raise UserError(
-            f"{key}: {error}; name one of Detectron2's ({_KNOWN[key]}), or build yours in a Trainer's {method}"
+            f"{key}: {error}; name one of Detectron2's ({_KNOWN[key]}), or build yours in a "
+            f"Trainer's {method}"
         ) from error
 
 
