@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+import train_net
 from fpn_d2 import UserError
-from fpn_d2.engine import launch
+from fpn_d2.engine import argument_parser, launch, read_config
 from fpn_d2.utils.errors import sentence_in
 
 from .two_processes import VARIANTS
@@ -105,3 +106,71 @@ def test_torchrun_trains_and_restarts_from_the_last_checkpoint(repo, tiny_opts, 
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Starting training from iteration 2" in done.stdout
     assert Path(tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1], "model_final.pth").is_file()
+
+
+# --- the command line
+
+
+def line(tiny_opts, *words, flags=()):
+    row = "configs/quick/RPN/rpn_R_18_FPN.yaml"
+    opts = dict(zip(tiny_opts[::2], tiny_opts[1::2], strict=True))
+    for key in ("SOLVER.MAX_ITER", "SOLVER.STEPS"):
+        del opts[key]
+    opts = [word for pair in opts.items() for word in pair]
+    return argument_parser().parse_args(["--config-file", row, *flags, *opts, *words])
+
+
+@pytest.mark.parametrize(
+    "epochs, batch, iterations", [(3, 2, 12), (0.5, 2, 2), (1, 3, 3), (7, 8, 7)]
+)
+def test_epochs_are_iterations_of_so_many_images(
+    repo, tiny_opts, monkeypatch, epochs, batch, iterations
+):
+    """The data set has eight images, all with objects."""
+    monkeypatch.chdir(repo)
+    plain = read_config(line(tiny_opts)).SOLVER
+    words = ["SOLVER.IMS_PER_BATCH", str(batch)]
+    cfg = read_config(line(tiny_opts, *words, flags=["--epochs", str(epochs)]))
+    assert iterations == cfg.SOLVER.MAX_ITER
+    scale = iterations / plain.MAX_ITER
+    steps = [max(1, round(step * scale)) for step in plain.STEPS]
+    assert list(cfg.SOLVER.STEPS) == [step for step in steps if step < iterations]
+    assert round(plain.WARMUP_ITERS * scale) == cfg.SOLVER.WARMUP_ITERS
+    own = read_config(line(tiny_opts, "SOLVER.STEPS", "(1,)", flags=["--epochs", "9"]))
+    assert own.SOLVER.STEPS == (1,)
+    assert not Path(cfg.OUTPUT_DIR).exists()
+
+
+@pytest.mark.parametrize(
+    "flags, words, says",
+    [
+        (["--epochs", "0"], [], "--epochs is 0.0; give a number above 0"),
+        (["--epochs", "nan"], [], "--epochs is nan; give"),
+        (["--epochs", "3"], ["SOLVER.MAX_ITER", "9"], "--epochs and SOLVER.MAX_ITER .*one of them"),
+        (["--epochs", "3", "--eval-only"], [], "--epochs is for a training"),
+        (
+            ["--epochs", "3"],
+            ["DATASETS.TRAIN", "('nothing',)"],
+            "'nothing', which is not registered",
+        ),
+    ],
+)
+def test_epochs_that_cannot_work(repo, tiny_opts, monkeypatch, flags, words, says):
+    monkeypatch.chdir(repo)
+    with pytest.raises(UserError, match=says):
+        read_config(line(tiny_opts, *words, flags=flags))
+
+
+def test_without_arguments_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in ([], ["--resume"], ["--eval-only"], ["DATASETS.TRAIN", "()"]):
+        with pytest.raises(UserError, match="give --config-file, such as|DATASETS.TRAIN names no"):
+            train_net.main(argument_parser().parse_args(words))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_offers_what_there_is():
+    text = argument_parser().format_help()
+    assert "--epochs N" in text
+    assert "LazyConfig" not in text
+    assert "SOLVER.BASE_LR 0.001" in text
