@@ -94,6 +94,10 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # crops have their object at one scale, and so do the baseline's images.
     cfg.INPUT.OBJECT_SCALE_TRAIN = 0.0
 
+    # True: train_net.py sets NUM_CLASSES of the RoI heads and of RetinaNet to the number of classes
+    # of DATASETS.TRAIN, and writes it into the run's config.yaml.
+    cfg.MODEL.NUM_CLASSES_FROM_DATA = False
+
     # How test images are resized: "detectron2" (Pillow, to whole numbers from 0 to 255, smoothed
     # where they shrink), or as torchvision's detectors do it, "torchvision".
     cfg.INPUT.RESIZE_TEST = "detectron2"

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, default_argument_parser
 from detectron2.engine import launch as launch_processes
 from detectron2.engine.launch import DEFAULT_TIMEOUT
@@ -22,7 +23,7 @@ from torch import distributed
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..config import changed, load_config
-from ..data import check_settings, load_train_dataset
+from ..data import check_names, check_settings, load_train_dataset
 from ..utils.devices import keep_freed_memory
 from ..utils.errors import UserError, exit_on_user_error, sentence_in
 from .hooks import EXIT_CODES, handling_signals
@@ -46,7 +47,8 @@ def argument_parser() -> argparse.ArgumentParser:
 def read_config(args: argparse.Namespace) -> CfgNode:
     """The config of a command line, with batch and schedule for this number of processes.
 
-    Nothing is written before this.
+    ``--epochs`` are iterations in it, and ``MODEL.NUM_CLASSES_FROM_DATA`` a number. Nothing is
+    written before this.
 
     Args:
         args: as :func:`argument_parser` parses them.
@@ -61,40 +63,62 @@ def read_config(args: argparse.Namespace) -> CfgNode:
         )
     cfg = load_config(args.config_file, args.opts)
     epochs = getattr(args, "epochs", None)
-    if args.eval_only:
-        if epochs is not None:
-            raise UserError("--epochs is for a training; leave it out with --eval-only")
-    else:
-        if epochs is not None:
-            cfg = _in_epochs(cfg, epochs, args.opts)
+    if epochs is not None:
+        _check_epochs(epochs, args)
+    training = not args.eval_only
+    if training:
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-    check_settings(cfg, training=not args.eval_only)
+    check_settings(cfg, training=training)
+    if epochs is not None or cfg.MODEL.NUM_CLASSES_FROM_DATA:
+        check_names(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+        # A network without classes takes any number of them.
+        images = load_train_dataset(changed(cfg, {"MODEL.META_ARCHITECTURE": "ProposalNetwork"}))
+        values = _number_of_classes(cfg) if cfg.MODEL.NUM_CLASSES_FROM_DATA else {}
+        if epochs is not None:
+            values |= _in_epochs(cfg, epochs, images)
+        cfg = changed(cfg, {k: v for k, v in values.items() if k not in args.opts[::2]})
     return cfg
 
 
-def _in_epochs(cfg: CfgNode, epochs: float, opts: list[str]) -> CfgNode:
-    """Make the schedule so many epochs long; steps and warm-up that ``opts`` name stay."""
+def _number_of_classes(cfg: CfgNode) -> dict[str, int]:
+    """The number of classes of the training data, which have been loaded, by its keys."""
+    name = cfg.DATASETS.TRAIN[0]
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    if not classes:
+        raise UserError(
+            f"data set {name} has no list of classes, and MODEL.NUM_CLASSES_FROM_DATA is True; set "
+            "it to False, and the number of classes"
+        )
+    return {f"MODEL.{heads}.NUM_CLASSES": len(classes) for heads in ("ROI_HEADS", "RETINANET")}
+
+
+def _check_epochs(epochs: float, args: argparse.Namespace) -> None:
+    if args.eval_only:
+        raise UserError("--epochs is for a training; leave it out with --eval-only")
     if not (math.isfinite(epochs) and epochs > 0):
         raise UserError(f"--epochs is {epochs}; give a number above 0")
-    if "SOLVER.MAX_ITER" in opts[::2]:
+    if "SOLVER.MAX_ITER" in args.opts[::2]:
         raise UserError("--epochs and SOLVER.MAX_ITER both say how long to train; give one of them")
+
+
+def _in_epochs(cfg: CfgNode, epochs: float, images: Any) -> dict[str, Any]:
+    """The schedule of so many epochs, by its keys; steps and warm-up keep their shares of it."""
     try:
-        images = len(load_train_dataset(cfg))
+        count = len(images)
     except TypeError as error:  # a stream
         raise UserError(
             f"--epochs counts images, and {', '.join(cfg.DATASETS.TRAIN)} does not say how many it "
             "has; give SOLVER.MAX_ITER"
         ) from error
     solver = cfg.SOLVER
-    iterations = max(1, math.ceil(epochs * images / solver.IMS_PER_BATCH))
+    iterations = max(1, math.ceil(epochs * count / solver.IMS_PER_BATCH))
     scale = iterations / solver.MAX_ITER
     steps = dict.fromkeys(max(1, round(step * scale)) for step in solver.STEPS)
-    values = {
+    return {
+        "SOLVER.MAX_ITER": iterations,
         "SOLVER.STEPS": tuple(step for step in steps if step < iterations),
         "SOLVER.WARMUP_ITERS": round(solver.WARMUP_ITERS * scale),
     }
-    values = {key: value for key, value in values.items() if key not in opts[::2]}
-    return changed(cfg, {"SOLVER.MAX_ITER": iterations, **values})
 
 
 def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
