@@ -313,7 +313,7 @@ def _step_class(cfg: CfgNode) -> type[SimpleTrainer]:
     return CPUAutocastTrainer if cpu_has_bfloat16() else SimpleTrainer
 
 
-_KNOWN = {
+KNOWN = {
     "DATALOADER.SAMPLER_TRAIN": "TrainingSampler, RepeatFactorTrainingSampler, "
     "RandomSubsetTrainingSampler, WeightedTrainingSampler, WeightedCategoryTrainingSampler",
     "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR, WarmupCosineLR, WarmupStepWithFixedGammaLR",
@@ -329,7 +329,7 @@ def _naming(key: str, complaint: str, method: str) -> Iterator[None]:
         if not str(error).startswith(complaint):
             raise
         raise UserError(
-            f"{key}: {error}; name one of Detectron2's ({_KNOWN[key]}), or build yours in a "
+            f"{key}: {error}; name one of Detectron2's ({KNOWN[key]}), or build yours in a "
             f"Trainer's {method}"
         ) from error
 
