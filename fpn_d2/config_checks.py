@@ -472,7 +472,7 @@ def _check_roi_heads(cfg: CfgNode, heads: Any) -> None:
             f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers; give one for each of the "
             f"{points} points of MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, or none for COCO's"
         )
-    if model.KEYPOINT_ON and not sigmas and points != 17:
+    if model.KEYPOINT_ON and cfg.DATASETS.TEST and not sigmas and points != 17:
         raise UserError(
             f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {points}, and COCO knows the OKS sigmas of "
             "its 17 points; give one for each of yours in TEST.KEYPOINT_OKS_SIGMAS"

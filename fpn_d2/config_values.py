@@ -72,7 +72,12 @@ _FRACTION: Rule = (lambda share: 0 <= share <= 1, "give a fraction, 0.0 to 1.0")
 _PART: Rule = (lambda share: 0 < share < 1, "give a fraction between 0.0 and 1.0")
 _FOUR: Rule = (lambda values: len(values) == 4 and are_positive(values), "give 4 numbers above 0")
 _IOUS: Rule = (
-    lambda values: are_positive(values) and list(values) == sorted(values) and max(values) <= 1,
+    lambda values: (
+        len(values) > 0
+        and are_positive(values)
+        and list(values) == sorted(values)
+        and values[-1] <= 1
+    ),
     "give IoUs above 0.0 and up to 1.0, the lowest first",
 )
 _LABELS: Rule = (
