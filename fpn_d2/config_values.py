@@ -3,10 +3,16 @@
 Closed lists of words stand only for what no program can extend by a registry or a subclass.
 """
 
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from detectron2.config import CfgNode
+
+from .utils.errors import UserError
 
 # A test of a key's value, and the words that follow ``KEY is value`` where it fails.
 Rule = tuple[Callable[[Any], bool], str]
@@ -254,3 +260,16 @@ NORM = one_of(
 POOLER_TYPE = one_of("ROIAlignV2", "ROIAlign", "ROIPool")
 ROTATED_POOLER_TYPE = one_of("ROIAlignRotated")
 REGRESSION_LOSS = one_of("smooth_l1", "giou", "diou", "ciou")
+
+
+def check_values(cfg: CfgNode, rules: dict[str, Rule]) -> None:
+    """Refuse a value that its key's rule does not take."""
+    for key, (holds, remedy) in rules.items():
+        value = value_of(cfg, key)
+        if not holds(value):
+            raise UserError(f"{key} is {value!r}; {remedy}")
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """The value, or the section, of a key such as ``MODEL.RPN``."""
+    return functools.reduce(operator.getitem, key.split("."), cfg)
