@@ -147,8 +147,8 @@ def _check_programs(cfg: CfgNode) -> None:
         )
     if not cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
         raise UserError(
-            "MODEL.PANOPTIC_FPN.COMBINE.ENABLED has no effect, since Detectron2 reads it no more; "
-            "leave it True"
+            "MODEL.PANOPTIC_FPN.COMBINE.ENABLED has no effect (Detectron2 reads it no more); leave "
+            "it True"
         )
     anchors = cfg.MODEL.ANCHOR_GENERATOR
     if list(anchors.ANGLES) != [[-90, 0, 90]] and anchors.NAME == "DefaultAnchorGenerator":
@@ -290,11 +290,11 @@ def _check_components(cfg: CfgNode) -> None:
                 f"MODEL.RESNETS.RES2_OUT_CHANNELS is {width}, and a ResNet-{depth} has 64; set it "
                 "to 64"
             )
-    check_heads(cfg, parts.get("MODEL.ROI_HEADS.NAME"))
     for key, switches in _SWITCHES.items():
         for keys, is_set, is_ignored, remedy in switches:
             if parts.get(key) is not None and is_set(cfg) and is_ignored(parts[key]):
                 raise UserError(f"{keys} no effect on {key} {value_of(cfg, key)}; {remedy}")
+    check_heads(cfg, parts.get("MODEL.ROI_HEADS.NAME"))
 
 
 def _changes_neck(cfg: CfgNode) -> bool:

@@ -145,6 +145,11 @@ def check_heads(cfg: CfgNode, heads: Any) -> None:
             _check_roi_heads(cfg, heads)
         if issubclass(network, PanopticFPN):
             read.add("MODEL.SEM_SEG_HEAD.NORM")
+            if model.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT != 1 and not model.MASK_ON:
+                raise UserError(
+                    "MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT weighs the mask head's loss too, and "
+                    "MODEL.MASK_ON is False; set it True"
+                )
         if model.MASK_ON and issubclass(network, GeneralizedRCNN):
             read.add("MODEL.ROI_MASK_HEAD.NORM")
     check_values(cfg, dict.fromkeys(sorted(read), NORM) | dict.fromkeys(losses, REGRESSION_LOSS))
