@@ -313,6 +313,7 @@ def _step_class(cfg: CfgNode) -> type[SimpleTrainer]:
     return CPUAutocastTrainer if cpu_has_bfloat16() else SimpleTrainer
 
 
+# The words of a key whose values Detectron2 looks up itself.
 KNOWN = {
     "DATALOADER.SAMPLER_TRAIN": "TrainingSampler, RepeatFactorTrainingSampler, "
     "RandomSubsetTrainingSampler, WeightedTrainingSampler, WeightedCategoryTrainingSampler",
