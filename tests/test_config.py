@@ -390,7 +390,7 @@ REFUSED = {
     "DATALOADER.SAMPLER_TRAIN WeightedTrainingSampler DATASETS.TRAIN_REPEAT_FACTOR [('a',2.0)]":
         "TRAIN_REPEAT_FACTOR names a, which DATASETS.TRAIN does not",
     FPN + "MODEL.META_ARCHITECTURE RetinaNet MODEL.MASK_ON True": "MASK_ON has no effect on a Re",
-    FPN + "MODEL.META_ARCHITECTURE RetinaNet TEST.DETECTIONS_PER_IMAGE -1": "give a RetinaNet",
+    FPN + "MODEL.META_ARCHITECTURE RetinaNet TEST.DETECTIONS_PER_IMAGE -1": "RetinaNet needs a l",
     "MODEL.KEYPOINT_ON True": "KEYPOINT_ON has no effect on .*Res5ROIHeads; set that to Level",
     "MODEL.ROI_HEADS.NAME CascadeROIHeads": "CascadeROIHeads needs .*CLS_AGNOSTIC_BBOX_REG; set",
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS True": "USE_FED_LOSS needs .*USE_SIGMOID_CE; set it True",
