@@ -123,7 +123,7 @@ REFUSED = {
     "SOLVER.BIAS_LR_FACTOR 2.0": "set SOLVER.BIAS_LR_FACTOR to 1.0 as before",
     "SOLVER.WEIGHT_DECAY_BIAS 0.0": "set SOLVER.WEIGHT_DECAY_BIAS to None as before",
     "MODEL.WEIGHTS other.pth": "MODEL.WEIGHTS is 'other.pth', and was ''; set it to that again",
-    "SOLVER.MAX_ITER 1 SOLVER.STEPS ()": "SOLVER.MAX_ITER is 1, and 2 iterations are done; set it to 2 or more",
+    "SOLVER.MAX_ITER 1 SOLVER.STEPS ()": "is 1, and 2 iterations are done; set it to 2 or more",
 }
 
 
