@@ -189,7 +189,7 @@ def test_config_yaml_says_what_was_trained(start, monkeypatch, capsys):
     assert (again["SOLVER"]["BASE_LR"], again["SOLVER"]["MAX_ITER"], again["SEED"]) == (0.01, 6, 5)
     # An evaluation is no training, and a refused one has not begun.
     weights = ["MODEL.WEIGHTS", Path(again["OUTPUT_DIR"]) / "model_final.pth"]
-    assert start("--eval-only", *weights, "SOLVER.BASE_LR", 9) == again
+    assert start("--eval-only", *weights, "SOLVER.BASE_LR", 9.0) == again
     with pytest.raises(SystemExit):
         start(*test, *world, "MODEL.FPN.OUT_CHANNELS", 32, "--resume")
     assert yaml.safe_load((Path(again["OUTPUT_DIR"]) / "config.yaml").read_text()) == again

@@ -194,7 +194,7 @@ def test_time_augmentation_is_detectron2s(repo, tiny_opts, tmp_path):
 
 def test_norms_that_cannot_work_are_refused(tiny_config, monkeypatch):
     with pytest.raises(UserError, match="TEST.PRECISE_BN.ENABLED has no effect"):
-        Trainer(tiny_config("TEST.PRECISE_BN.ENABLED", True))
+        Trainer(tiny_config("TEST.PRECISE_BN.ENABLED", True, "MODEL.RESNETS.NORM", "FrozenBN"))
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     with pytest.raises(UserError, match="SyncBN .* naiveSyncBN"):
         Trainer(tiny_config("MODEL.FPN.NORM", "SyncBN"))
