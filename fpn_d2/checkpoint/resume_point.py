@@ -98,7 +98,7 @@ def newest_whole(folder: str, states: Collection[str] = ()) -> str:
 def last_finite_checkpoint(folder: str) -> str | None:
     """The checkpoint that :func:`newest_whole` finds in a training's folder; None if none."""
     try:
-        return newest_whole(folder)
+        return newest_whole(folder) if checkpoints_in(folder) else None
     except UserError:
         return None
 
