@@ -60,6 +60,23 @@ class CPUAutocastTrainer(SimpleTrainer):
             super().run_step()
 
 
+# --- gradients
+
+
+class GradientFiller(HookBase):
+    """Gives weights that a step did not use a gradient of zeros: torch's clipping by value, which
+    Detectron2 calls for each of them, fails on a weight without one.
+
+    It belongs among the hooks of the object that makes a step.
+    """
+
+    def after_backward(self) -> None:
+        """See :meth:`HookBase.after_backward`."""
+        for weight in self.trainer.model.parameters():
+            if weight.requires_grad and weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+
+
 # --- signals
 
 

@@ -36,7 +36,7 @@ from ..layers import convolve_linears
 from ..utils.errors import UserError
 from ..utils.files import remove_partial_files
 from ..utils.seeding import seed_everything
-from .hooks import CPUAutocastTrainer, StepExchange, Stopper, cpu_has_bfloat16
+from .hooks import CPUAutocastTrainer, GradientFiller, StepExchange, Stopper, cpu_has_bfloat16
 from .output_dir import clear_output_dir, keep_steps_before, rewrite_config
 from .resume_state import ResumeState, changes, check_resumable, take_settings
 
@@ -94,6 +94,9 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
         self._exchange = StepExchange(model, cfg.OUTPUT_DIR, self.stopper, self.resume_state)
         self._trainer.register_hooks([self._exchange])
+        clipping = cfg.SOLVER.CLIP_GRADIENTS
+        if clipping.ENABLED and clipping.CLIP_TYPE == "value":
+            self._trainer.register_hooks([GradientFiller()])
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
