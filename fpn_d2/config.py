@@ -7,7 +7,7 @@ import operator
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import IO, Any
 
@@ -100,9 +100,19 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # order, after INPUT.CROP and before the resize. fpn_d2/utils/augmentations.py has all of them.
     cfg.INPUT.AUGMENTATIONS = []
 
+    # True: train_net.py sets NUM_CLASSES of the RoI heads and of RetinaNet to the number of classes
+    # of DATASETS.TRAIN, and writes it into the run's config.yaml.
+    cfg.MODEL.NUM_CLASSES_FROM_DATA = False
+
     # How test images are resized: "detectron2" (Pillow, to whole numbers from 0 to 255, smoothed
     # where they shrink), or as torchvision's detectors do it, "torchvision".
     cfg.INPUT.RESIZE_TEST = "detectron2"
+
+    # Detectron2's samplers read these two, and its defaults lack them: the share of the images that
+    # RandomSubsetTrainingSampler draws from, and how often the weighted samplers repeat the images
+    # of a data set, as in [("shapes_train", 2.0)].
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
+    cfg.DATASETS.TRAIN_REPEAT_FACTOR = []
 
     # Training skips images that cannot be read, or are of another size than the annotation file
     # says, and names them in the log. It stops once they are more than this share of the training
@@ -201,6 +211,15 @@ def changed(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:
     if cfg.is_frozen():
         copy.freeze()
     return copy
+
+
+def flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
+    """A config as ``{"MODEL.DEVICE": "cpu", ...}``, without its sections."""
+    values: dict[str, Any] = {}
+    for key, value in node.items():
+        inner = isinstance(value, CfgNode)
+        values |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return values
 
 
 _RPN, _RPN_HEAD, _ROI_HEADS = (
@@ -394,7 +413,7 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
         try:
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError, TypeError, AttributeError) as error:
-            known = key in set(_all_keys(cfg))
+            known = key in flat(cfg)
             reason = _explain(cfg, error) if known else _unknown_key(cfg, key)
             raise UserError(f"override {key} {value}: {reason}") from error
 
@@ -424,14 +443,11 @@ def _explain(cfg: CfgNode, error: Exception) -> str:
 def _unknown_key(cfg: CfgNode, key: str) -> str:
     if key.startswith("-"):
         return f"{key} is no config key; give flags before the overrides"
-    close = difflib.get_close_matches(key, list(_all_keys(cfg)), n=1, cutoff=0.6)
+    if "EPOCH" in key.upper():
+        return (
+            f"there is no config key {key}; set SOLVER.MAX_ITER to epochs x images / "
+            "SOLVER.IMS_PER_BATCH, or give train_net.py --epochs before the overrides"
+        )
+    close = difflib.get_close_matches(key, list(flat(cfg)), n=1, cutoff=0.6)
     hint = f"did you mean {close[0]}?" if close else "take it out, or correct it"
     return f"there is no config key {key}; {hint}"
-
-
-def _all_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _all_keys(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
