@@ -149,7 +149,9 @@ _WHOLE = "give whole numbers above 0"
 _VALUES: dict[str, _Rule] = {
     "DATALOADER.MAX_SKIPPED_SHARE": (lambda share: 0 <= share <= 1, "give a fraction, 0.0 to 1.0"),
     "DATALOADER.NUM_WORKERS": _at_least(0),
-    "INFERENCE.PRECISION": _one_of("float32", "bfloat16", "float16"),
+    "INFERENCE.CALIBRATION_IMAGES": _at_least(1),
+    "INFERENCE.ENGINE": _one_of("torch", "openvino", "auto"),
+    "INFERENCE.PRECISION": _one_of("float32", "bfloat16", "float16", "int8"),
     "INPUT.MAX_SIZE_TEST": _at_least(1),
     "INPUT.MAX_SIZE_TRAIN": _at_least(1),
     "INPUT.MIN_SIZE_TEST": _at_least(0),  # 0 resizes nothing
@@ -228,9 +230,20 @@ def _check_programs(cfg: CfgNode) -> None:
             "SOLVER.REFERENCE_WORLD_SIZE; set that to 0 to take batch and schedule as they are"
         )
     inference = cfg.INFERENCE
-    if not inference.PREPARE and (inference.PRECISION != "float32" or inference.COMPILE):
+    engine = inference.ENGINE != "torch"
+    if not inference.PREPARE and (inference.PRECISION != "float32" or inference.COMPILE or engine):
         raise UserError(
-            "INFERENCE.PRECISION and COMPILE have no effect without INFERENCE.PREPARE True; set it"
+            "INFERENCE.PRECISION, ENGINE and COMPILE have no effect without INFERENCE.PREPARE "
+            "True; set it"
+        )
+    if engine and inference.COMPILE:
+        raise UserError(
+            "INFERENCE.COMPILE compiles by PyTorch; set INFERENCE.ENGINE torch, or COMPILE False"
+        )
+    if inference.PRECISION == "int8" and not engine:
+        raise UserError(
+            "INFERENCE.PRECISION int8 is OpenVINO's; set INFERENCE.ENGINE openvino, or take float32 "
+            "or bfloat16"
         )
     device = cfg.MODEL.DEVICE
     try:

@@ -17,7 +17,12 @@ _NAMES = {
         "set_final_nms",
         "split_pair",
     ],
-    "prepared": ["PreparedModel", "compile_backbone", "prepare_model"],
+    "prepared": [
+        "PreparedModel",
+        "compile_backbone",
+        "prepare_as_configured",
+        "prepare_model",
+    ],
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = list(_MODULES)

@@ -24,7 +24,7 @@ from ..checkpoint import load_model
 from ..config_checks import class_head_key
 from ..data import build_test_resize
 from ..utils.errors import UserError
-from .prepared import PreparedModel, prepare_model
+from .prepared import PreparedModel, prepare_as_configured
 
 # Proposals to show: boxes that overlap no better one by more than this IoU, and so many at most.
 _PROPOSAL_IOU, _MOST_PROPOSALS = 0.5, 20
@@ -68,9 +68,8 @@ class Predictor(DefaultPredictor):
             )
         self.cfg = cfg.clone()
         model = load_model(cfg) if model is None else model.eval()
-        keys = cfg.INFERENCE
-        if keys.PREPARE and not isinstance(model, PreparedModel):
-            model = prepare_model(model, precision=keys.PRECISION, compile=keys.COMPILE)
+        if cfg.INFERENCE.PREPARE and not isinstance(model, PreparedModel):
+            model = prepare_as_configured(cfg, model)
         self.model = model
         if len(cfg.DATASETS.TEST):
             self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
