@@ -242,8 +242,8 @@ def _check_programs(cfg: CfgNode) -> None:
         )
     if inference.PRECISION == "int8" and not engine:
         raise UserError(
-            "INFERENCE.PRECISION int8 is OpenVINO's; set INFERENCE.ENGINE openvino, or take float32 "
-            "or bfloat16"
+            "INFERENCE.PRECISION int8 is OpenVINO's; set INFERENCE.ENGINE openvino, or take "
+            "float32 or bfloat16"
         )
     device = cfg.MODEL.DEVICE
     try:

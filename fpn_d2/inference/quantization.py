@@ -30,7 +30,7 @@ from ..data.dataset_mapper import RefusingMapper, build_test_mapper
 from ..utils.errors import UserError
 from ..utils.files import is_local, replace_file
 from ..utils.provenance import describe_versions, installed_versions
-from .openvino_parts import Part, convert, record_inputs, require, without_telemetry
+from .openvino_parts import Part, convert, quietly, record_inputs, require
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def quantize(
     told = _Told("quantizing", 2 * len(samples))  # NNCF reads all of them twice
     dataset = nncf.Dataset(samples, lambda sample: told.next() or _as_float32(sample))
     nncf.set_log_level(logging.ERROR)
-    with without_telemetry(), contextlib.redirect_stdout(io.StringIO()):  # NNCF draws bars
+    with quietly(), contextlib.redirect_stdout(io.StringIO()):  # NNCF draws bars
         return nncf.quantize(
             graph,
             dataset,
