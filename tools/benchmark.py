@@ -74,7 +74,7 @@ def describe_benchmark() -> dict[str, Any]:
     machine = describe_machine()
     sizes = [f"{machine['cores']} cores", f"{machine['memory_gib']} GiB"]
     parts = [machine["processor"], *sizes, *machine["instructions"], *machine["gpus"]]
-    versions = describe_versions() | installed_versions("onnx", "onnxruntime", "openvino")
+    versions = describe_versions() | installed_versions("onnx", "onnxruntime", "openvino", "nncf")
     return {
         "threads": torch.get_num_threads(),
         "machine": ", ".join(parts),

@@ -15,6 +15,7 @@ from fpn_d2.engine import Trainer
 from fpn_d2.inference import Predictor, prepare_as_configured, prepare_model, quantization
 from fpn_d2.inference.quantization import cache_paths
 
+pytestmark = pytest.mark.slow  # and NNCF is installed for the slow tests alone
 pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 ROW = "quick/Faster-RCNN/faster_rcnn_R_18_C5"
