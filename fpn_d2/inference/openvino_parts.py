@@ -33,8 +33,8 @@ from ..utils.errors import UserError
 PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 _REMEDY = "take INFERENCE.ENGINE torch"
 _MOST_ROIS = 16  # of an image that calibrates
-# A graph for images of one size takes 6 % less time than that for any size, in int8 20 %. So the
-# first sizes get graphs of their own, which take as much memory again.
+# A graph for images of one size is faster than that for any size, most of all in int8 (python
+# tools/benchmark.py --tasks parts), and takes as much memory again. So the first sizes get theirs.
 _FIXED_SIZES = 2
 
 Run = Callable[[Tensor], list[Tensor]]
@@ -253,13 +253,16 @@ def convert(part: Part, example: Tensor) -> Any:
         raise UserError(f"OpenVINO cannot take the {part.name} ({reason}); {_REMEDY}") from error
 
 
-def compile_graph(graph: Any, precision: str, *, is_image: bool) -> Run:
+def compile_graph(
+    graph: Any, precision: str, *, is_image: bool, fixed_sizes: int = _FIXED_SIZES
+) -> Run:
     """Compile a model of OpenVINO for this processor, and for as many threads as PyTorch has.
 
     Args:
         graph: of one input.
         precision: "float32", "bfloat16" or, for a quantized graph, "int8".
-        is_image: whether the input is channels-first; maps of RoIs come channels-last.
+        is_image: whether the input are images, channels-first; RoIs come channels-last.
+        fixed_sizes: how many sizes of images, the first ones, get a graph of their own.
 
     Returns:
         a function of a tensor that returns the outputs, maps channels-last as pooling reads them;
@@ -284,7 +287,7 @@ def compile_graph(graph: Any, precision: str, *, is_image: bool) -> Run:
     compiled: dict[tuple[int, ...] | None, Any] = {}  # by size; None is any size
 
     def compiled_for(shape: tuple[int, ...]) -> Any:
-        if shape not in compiled and (not is_image or len(compiled) >= _FIXED_SIZES):
+        if shape not in compiled and (not is_image or len(compiled) >= fixed_sizes):
             shape = None
         if shape not in compiled:
             graph = ready

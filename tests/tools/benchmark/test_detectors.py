@@ -5,8 +5,9 @@ import time
 
 import pytest
 import torch
-from benchmark import detectors, profiling
+from benchmark import detectors, engine_parts, profiling
 from benchmark.detectors import benchmark_inference, benchmark_training
+from benchmark.engine_parts import benchmark_parts
 from benchmark.networks import Networks, image_record, settle_norms
 from benchmark.precisions import matmul_rates, prepared_variants_of, variants_of
 from benchmark.profiling import profile_detectors
@@ -46,7 +47,7 @@ def small_networks(row_config, monkeypatch):
         stock.load_state_dict(ours.state_dict())
         return Networks(cfg, ours, stock, Slow(stock.backbone))
 
-    for module in (detectors, profiling):
+    for module in (detectors, engine_parts, profiling):
         monkeypatch.setattr(module, "build_networks", build)
 
 
@@ -81,6 +82,18 @@ def test_engines_have_rows_too(measure, small_networks, monkeypatch):
     assert rows["fp32 by openvino", "detectron2"]["max_error"] < 1e-4
     assert 1e-4 < rows["int8 by openvino", "detectron2"]["max_error"] < 0.5
     assert rows["int8 by openvino", "detectron2"]["share_of_matmul"] is None
+
+
+@pytest.mark.slow
+def test_parts(measure, small_networks):
+    pytest.importorskip("nncf")
+    rows = measure(benchmark_parts, SIZE)
+    sizes = [f"backbone {p} {n} size" for p in ("float32", "int8") for n in ("any", "one")]
+    names = [*sizes, "box_head float32", "box_head int8"]
+    assert list(rows) == [(name, "torch") for name in names]
+    for (name, _), row in rows.items():
+        assert (row["max_error"] < 1e-4) == ("float32" in name)
+        assert row["max_error"] < 0.5
 
 
 @pytest.mark.slow
