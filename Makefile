@@ -54,7 +54,7 @@ test: setup  ## run the quick tests on a CPU, on all its cores
 
 # pytest ends with 5 where it selected nothing: fine only while no test is marked slow.
 test-slow: setup  ## run the slow tests
-	@$(PYTHON) $(SETUP) pytest xdist hypothesis openvino nncf
+	@$(PYTHON) $(SETUP) pytest xdist hypothesis openvino nncf onnx
 	@$(PYTEST) -m slow $(TESTS) || { status=$$?; \
 	  [ $$status -eq 5 ] && ! grep -rq --include='*.py' 'mark\.slow' tests || exit $$status; }
 

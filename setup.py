@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-OPENVINO = ["openvino>=2026.4", "nncf>=3.4"]  # nncf for int8 alone
+OPENVINO = ["openvino>=2026.4", "nncf>=3.4", "onnx>=1.13"]  # for int8, and for the export
 
 
 def version() -> str:

@@ -43,6 +43,7 @@ DEV_TOOLS = {
     "hypothesis": "hypothesis>=6",
     "openvino": "openvino>=2026.4",
     "nncf": "nncf>=3.4",
+    "onnx": "onnx>=1.13",
 }
 NAME_ANOTHER = "name a wheel, a folder or a git repository with `make setup DETECTRON2=...`"
 

@@ -87,6 +87,7 @@ def export_model(
         raise UserError(f"format {format!r} is none of {', '.join(FORMATS)}")
     _check_exportable(model)
     if format != "torchscript":
+        require("onnx")  # which OpenVINO's files are made from
         require(format)
     metadata = {
         "class_names": json.dumps(class_names(cfg)),
@@ -307,10 +308,9 @@ def require(package: str) -> Any:
         with quietly():
             return importlib.import_module(package)
     except ImportError as error:
-        packages = "onnx onnxruntime" if package.startswith("onnx") else "openvino nncf"
         raise UserError(
-            f"{package} is not installed; python -m pip install {packages}, or take "
-            "--format torchscript, which needs neither"
+            f"{package} is not installed; python -m pip install onnx and onnxruntime or openvino, "
+            "or take --format torchscript, which needs none of them"
         ) from error
 
 

@@ -1,7 +1,9 @@
 """tools/export.py, and the example that runs its file without torch and Detectron2."""
 
 import ast
+import json
 import os
+import re
 import subprocess
 import sys
 
@@ -17,7 +19,11 @@ from fpn_d2 import load_config
 from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.export import Parity
 
-EXAMPLE = "docs/examples/run_exported.py"
+EXAMPLES = {
+    "onnx": "docs/examples/run_exported.py",
+    "openvino": "docs/examples/run_openvino.py",
+}
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +40,12 @@ def words(repo, row_config, tmp_path_factory):
     return ["--config-file", config, *paths]
 
 
-def test_the_example_prints_what_the_model_finds(repo, words, tmp_path, run_tool):
-    pytest.importorskip("onnxruntime")
-    output = tmp_path / "model.onnx"
-    ask = [*words, "--format", "onnx", "--output", output, "--report", tmp_path / "report.json"]
+@pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_the_example_prints_what_the_model_finds(repo, words, tmp_path, run_tool, format):
+    pytest.importorskip("onnx")
+    pytest.importorskip(RUNTIMES[format])
+    output = tmp_path / f"model.{'xml' if format == 'openvino' else format}"
+    ask = [*words, "--format", format, "--output", output, "--report", tmp_path / "report.json"]
     code, stdout, stderr = run_tool(export, *ask)
     assert code == 0, stdout + stderr
     assert "matched (" in stdout
@@ -47,7 +55,7 @@ def test_the_example_prints_what_the_model_finds(repo, words, tmp_path, run_tool
     cfg = load_config(words[1], ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(words[3])])
     rgb = np.asarray(Image.open(words[5]))
     expected = DefaultPredictor(cfg)(rgb[:, :, ::-1])["instances"]
-    command = [sys.executable, repo / EXAMPLE, output, words[5]]
+    command = [sys.executable, repo / EXAMPLES[format], output, words[5]]
     env = {**os.environ, "PYTHONPATH": ""}
     printed = subprocess.check_output(command, text=True, env=env)
     lines = [line.split() for line in printed.splitlines()]
@@ -62,8 +70,9 @@ def test_the_example_prints_what_the_model_finds(repo, words, tmp_path, run_tool
     assert "is there already" in stderr
 
 
-def test_the_example_needs_no_more_than_it_says(repo):
-    text = (repo / EXAMPLE).read_text(encoding="utf-8")
+@pytest.mark.parametrize("format", EXAMPLES)
+def test_the_example_needs_no_more_than_it_says(repo, format):
+    text = (repo / EXAMPLES[format]).read_text(encoding="utf-8")
     tree = ast.parse(text)
     imported = set()
     for node in ast.walk(tree):
@@ -71,8 +80,37 @@ def test_the_example_needs_no_more_than_it_says(repo):
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module.split(".")[0])
-    assert imported == {"json", "sys", "numpy", "onnxruntime", "PIL"}
-    assert len(tree.body) <= 20
+    assert imported == {"json", "sys", "numpy", RUNTIMES[format], "PIL"}
+    assert len(tree.body) <= 21
+
+
+@pytest.mark.slow
+def test_int8_is_judged_beside_float32(words, tmp_path, run_tool, tiny_opts):
+    for package in ("onnx", "openvino", "nncf"):
+        pytest.importorskip(package)
+    output, report = tmp_path / "model.xml", tmp_path / "report.json"
+    ask = [*words, "--format", "openvino", "--int8", "--output", output, "--report", report]
+    opts = [*tiny_opts, "INFERENCE.CALIBRATION_IMAGES", "2"]
+    code, stdout, stderr = run_tool(export, *ask, "--validation-images", "3", *opts)
+    assert code == 0, stdout + stderr
+    printed = re.search(r"AP on 3 images of tiny_val: int8 (\d+\.\d\d), float32 (\S+)\n", stdout)
+    float32, int8 = json.loads(report.read_text())["exports"]
+    assert "metric" not in float32
+    assert (int8["format"], int8["metric"], int8["evaluated_images"]) == ("openvino int8", "AP", 3)
+    assert [f"{int8[key]:.2f}" for key in ("int8", "float32")] == [*printed.groups()]
+    assert {path.name for path in tmp_path.glob("model.*")} == {"model.xml", "model.bin"}
+    ask = [*words, "--format", "openvino", "--int8", "--output", tmp_path / "other.xml"]
+    code, _, stderr = run_tool(export, *ask, *opts, "DATASETS.TRAIN", "()")
+    assert code == 2
+    assert "int8 is calibrated on images of DATASETS.TRAIN" in stderr
+    assert not (tmp_path / "other.xml").exists()
+
+
+def test_int8_is_openvinos(words, run_tool, tmp_path):
+    ask = [*words, "--format", "torchscript", "--int8", "--output", tmp_path / "model.ts"]
+    code, _, stderr = run_tool(export, *ask)
+    assert code == 2
+    assert "--int8 needs --format openvino" in stderr
 
 
 def test_nothing_is_written_where_the_file_differs(words, tmp_path, run_tool, monkeypatch):
