@@ -23,6 +23,7 @@ from fpn_d2.export import (
     load_exported,
     write_export,
 )
+from fpn_d2.inference import prepare_model
 
 # Not multiples of 32; square, wide and tall; smaller and larger than the size that is traced.
 SIZES = [(65, 90), (120, 150), (190, 70)]
@@ -182,6 +183,20 @@ def test_masks_an_unknown_format_and_a_missing_package_are_refused(model_of, mon
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match=r"onnx is not installed; python -m pip install onnx"):
         export_model(cfg, model, "onnx")
+
+
+def test_a_pyramid_is_exported_by_torch_export(row_config):
+    """As docs/export.md says, which also says what is not."""
+    pyramid = prepare_model(random_detector(row_config(f"quick/{RPN}"))).model.backbone
+    height, width = torch.export.Dim("height", max=60), torch.export.Dim("width", max=60)
+    sizes = ({2: 32 * height, 3: 32 * width},)
+    program = torch.export.export(pyramid, (torch.zeros(1, 3, 64, 96),), dynamic_shapes=sizes)
+    x = torch.randn(1, 3, 128, 160)
+    with torch.no_grad():
+        expected, found = pyramid(x), program.module()(x)
+    assert list(found) == list(expected) == ["p2", "p3", "p4", "p5", "p6"]
+    for name, level in expected.items():
+        torch.testing.assert_close(found[name], level, rtol=1e-4, atol=1e-5 * level.abs().max())
 
 
 # --- int8

@@ -1,7 +1,10 @@
 """int8: what is quantized and what is not, and the file that keeps it."""
 
+import importlib.util
 import logging
 import os
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -15,10 +18,14 @@ from fpn_d2.engine import Trainer
 from fpn_d2.inference import Predictor, prepare_as_configured, prepare_model, quantization
 from fpn_d2.inference.quantization import cache_paths
 
-pytestmark = pytest.mark.slow  # and NNCF is installed for the slow tests alone
 pytest.importorskip("openvino")
-pytest.importorskip("nncf")
 ROW = "quick/Faster-RCNN/faster_rcnn_R_18_C5"
+
+
+def needs_nncf(test):
+    """Mark a test that quantizes; `make test-slow` installs NNCF."""
+    missing = not importlib.util.find_spec("nncf")
+    return pytest.mark.slow(pytest.mark.skipif(missing, reason="NNCF is not installed")(test))
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +57,7 @@ def kind_of_input(node):
     return kind_of_input(node) if node.get_type_name() == "MaxPool" else node.get_type_name()
 
 
+@needs_nncf
 def test_first_and_last_layers_stay_and_the_scores_are_near(model, monkeypatch):
     graphs = {}
     real = quantization.quantize
@@ -75,7 +83,12 @@ def test_first_and_last_layers_stay_and_the_scores_are_near(model, monkeypatch):
     assert not torch.equal(found[1][:5], expected[1][:5])
 
 
-def test_int8_without_images_is_a_sentence(model, cfg):
+def test_int8_without_images_or_nncf_is_a_sentence(model, cfg, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "nncf", None)
+        with pytest.raises(UserError, match="nncf is not installed; python -m pip install"):
+            prepare_as_configured(cfg, model)
+    monkeypatch.setitem(sys.modules, "nncf", types.ModuleType("nncf"))
     with pytest.raises(UserError, match="int8 is calibrated on images, and there is none"):
         prepare_model(model, engine="openvino", precision="int8")
     none = changed(cfg, {"DATASETS.TRAIN": ()})
@@ -88,6 +101,7 @@ def test_int8_without_images_is_a_sentence(model, cfg):
 # --- the file
 
 
+@needs_nncf
 def test_the_second_run_reads_the_file_that_the_first_one_left(cfg, model, monkeypatch, caplog):
     first = Predictor(cfg).model
     kept = Path(cache_paths(cfg, model)[0])
@@ -134,6 +148,7 @@ def test_its_name_is_of_weights_config_images_and_versions(cfg, model, monkeypat
     assert len(names) == 6
 
 
+@needs_nncf
 def test_a_folder_that_cannot_be_written_is_told_and_the_cache_folder_taken(
     cfg, model, tmp_path, caplog
 ):
@@ -149,6 +164,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_the_cache_folder_taken(
     prepare_model(model, cache=paths[:1], **choices)  # and nowhere: it runs all the same
 
 
+@needs_nncf
 def test_a_trainer_evaluates_in_int8_and_keeps_no_file_of_weights_that_change(cfg, model, caplog):
     model.train()
     with caplog.at_level(logging.INFO, "fpn_d2"):
