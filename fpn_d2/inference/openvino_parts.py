@@ -22,6 +22,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from detectron2.modeling import Backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import Boxes, Instances
@@ -151,7 +152,15 @@ def parts_of(model: nn.Module, precision: str) -> list[Part]:
     Args:
         model: a detector of this package or of Detectron2, in eval mode.
         precision: "float32", "bfloat16" or "int8".
+
+    Raises:
+        UserError: for a model without a backbone.
     """
+    if not isinstance(getattr(model, "backbone", None), Backbone):
+        raise UserError(
+            f"OpenVINO cannot take a {type(model).__name__}, which has no backbone of "
+            f"Detectron2's; {_REMEDY}"
+        )
     heads = getattr(model, "roi_heads", None)
     parts: list[Part] = [LevelsPart(model)]
     if isinstance(getattr(heads, "res5", None), nn.Module):
@@ -183,7 +192,8 @@ def example_inputs(model: nn.Module, precision: str) -> dict[Part, Tensor]:
     proposals = Instances((side, side), proposal_boxes=Boxes(torch.tensor([[4.0, 4.0, 60.0, 60]])))
     proposals.objectness_logits = torch.zeros(1)
     generator = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (3, side, side), generator=generator).float()
+    channels = len(model.pixel_mean)
+    image = torch.randint(0, 256, (channels, side, side), generator=generator).float()
     record = {"image": image, "height": side, "width": side, "proposals": proposals}
     inputs = record_inputs(model, parts, [record])
     called = {part: inputs[part.name][0] for part in parts if inputs[part.name]}
