@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data import build_test_loader, check_names
 from ..evaluation import ResultsWritingCOCOEvaluator
-from ..inference.quantization import CalibrationImages
+from ..inference.quantization import CalibrationImages, told
 from ..utils.errors import UserError
 from .exporter import Exported
 from .parity import load_exported
@@ -62,7 +62,9 @@ def _evaluate(cfg: CfgNode, run: Callable, most: int) -> tuple[str, float, int]:
     evaluator = ResultsWritingCOCOEvaluator(name, output_dir=None)
     evaluator.reset()
     image_ids = []
-    for inputs in itertools.islice(build_test_loader(cfg, name), most):
+    loader = build_test_loader(cfg, name)
+    images = itertools.islice(loader, most)
+    for inputs in told("judging", images, min(most, len(loader))):
         (record,) = inputs
         evaluator.process(inputs, [_outputs(run(_inputs(record)), record)])
         image_ids.append(record["image_id"])

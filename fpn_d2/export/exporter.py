@@ -279,8 +279,8 @@ def _openvino(
     full = require("openvino").Core().read_model(_trace_to_onnx(graph, inputs))
     if calibration:
         samples = [{name: x.numpy() for name, x in sample.items()} for sample in calibration]
-        count = len(full.outputs)
-        heads = range(count - 2, count)  # logits and deltas
+        # The heads' outputs, and the proposals of a box head, which the RPN's rank and place.
+        heads = range(len(graph.output_names), len(full.outputs))
         full = quantize(full, samples, keep_first=True, last_outputs=heads)
     full.set_rt_info(metadata, [METADATA_PATH])
     check, check_weights = graph_bytes(full)

@@ -11,10 +11,10 @@ import itertools
 import json
 import logging
 import os
+import sys
 import tempfile
-import time
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ..config import changed
 from ..data.build import load_train_dataset
@@ -34,7 +35,6 @@ from .openvino_parts import Part, convert, quietly, record_inputs, require
 
 logger = logging.getLogger(__name__)
 
-_SECONDS = 20.0  # between two lines of the log
 _PRODUCTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
 
 
@@ -59,16 +59,28 @@ def quantize(
     kept = _first_products(graph) if keep_first else set()
     for i in last_outputs:
         kept |= _last_products(graph.outputs[i].get_node())
-    told = _Told("quantizing", 2 * len(samples))  # NNCF reads all of them twice
-    dataset = nncf.Dataset(samples, lambda sample: told.next() or _as_float32(sample))
     nncf.set_log_level(logging.ERROR)
-    with quietly(), contextlib.redirect_stdout(io.StringIO()):  # NNCF draws bars
+    # NNCF reads all samples twice, and draws bars on stdout.
+    with (
+        quietly(),
+        contextlib.redirect_stdout(io.StringIO()),
+        told("quantizing", total=2 * len(samples)) as bar,
+    ):
+        dataset = nncf.Dataset(samples, _counting(bar))
         return nncf.quantize(
             graph,
             dataset,
             subset_size=len(samples),
             ignored_scope=nncf.IgnoredScope(names=sorted(kept)),
         )
+
+
+def _counting(bar: tqdm) -> Callable[[Any], Any]:
+    def transform(sample: Any) -> Any:
+        bar.update()
+        return _as_float32(sample)
+
+    return transform
 
 
 def _as_float32(sample: Any) -> Any:
@@ -105,19 +117,10 @@ def _last_products(node: Any) -> set[str]:
     return found
 
 
-class _Told:
-    """Says in the log how far a work is, every 20 seconds."""
-
-    def __init__(self, work: str, count: int):
-        self.work, self.count, self.done = work, count, 0
-        self.time = time.monotonic()
-
-    def next(self) -> None:
-        """Count one more."""
-        self.done += 1
-        if time.monotonic() - self.time >= _SECONDS:
-            self.time = time.monotonic()
-            logger.info("%s: image %d of %d", self.work, min(self.done, self.count), self.count)
+def told(work: str, items: Iterable[Any] | None = None, total: int | None = None) -> tqdm:
+    """A progress bar of images; where no terminal shows it, a line every 20 seconds."""
+    seconds = 0.1 if sys.stderr.isatty() else 20.0
+    return tqdm(items, work, total, unit="image", mininterval=seconds)
 
 
 def quantize_parts(
@@ -177,11 +180,10 @@ class CalibrationImages:
             raise UserError(
                 f"INFERENCE.PRECISION int8 is calibrated on images of DATASETS.TRAIN: {error}"
             ) from error
-        mapper, told = RefusingMapper(build_test_mapper(self.cfg)), _Told("calibrating", count)
+        mapper = RefusingMapper(build_test_mapper(self.cfg))
         step = max(1, len(dataset) // count) if hasattr(dataset, "__len__") else 1
-        for record in itertools.islice(dataset, 0, step * count, step):
-            told.next()
-            yield mapper(record)
+        chosen = itertools.islice(dataset, 0, step * count, step)
+        yield from map(mapper, told("calibrating", chosen, count))
 
     def describe(self) -> dict[str, Any]:
         """What decides about the images, without reading them."""
