@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 graph = openvino.Core().read_model(sys.argv[1])
 model = openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-about = {key: graph.get_rt_info(["fpn_d2", key]).astype(str) for key in graph.get_rt_info("fpn_d2")}
+about = graph.get_rt_info("fpn_d2").value
 names = json.loads(about["class_names"])
 image = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")
 scale = min(int(about["min_size"]) / min(image.size), int(about["max_size"]) / max(image.size)) or 1

@@ -188,10 +188,10 @@ def test_masks_an_unknown_format_and_a_missing_package_are_refused(model_of, mon
 def test_a_pyramid_is_exported_by_torch_export(row_config):
     """As docs/export.md says, which also says what is not."""
     pyramid = prepare_model(random_detector(row_config(f"quick/{RPN}"))).model.backbone
-    height, width = torch.export.Dim("height", max=60), torch.export.Dim("width", max=60)
-    sizes = ({2: 32 * height, 3: 32 * width},)
-    program = torch.export.export(pyramid, (torch.zeros(1, 3, 64, 96),), dynamic_shapes=sizes)
-    x = torch.randn(1, 3, 128, 160)
+    height, width = torch.export.Dim("height", max=30), torch.export.Dim("width", max=30)
+    sizes = ({2: 64 * height, 3: 64 * width},)
+    program = torch.export.export(pyramid, (torch.zeros(1, 3, 128, 192),), dynamic_shapes=sizes)
+    x = torch.randn(1, 3, 192, 256)
     with torch.no_grad():
         expected, found = pyramid(x), program.module()(x)
     assert list(found) == list(expected) == ["p2", "p3", "p4", "p5", "p6"]
