@@ -1,5 +1,7 @@
 """What all tests share: few threads, shipped rows on the CPU, tiny images and tiny data."""
 
+import contextlib
+import functools
 import logging
 import os
 import subprocess
@@ -25,6 +27,24 @@ torch.set_num_threads(1)  # the inputs are tiny, and threads that wait for a bus
 def repo() -> Path:
     """The root of the repository."""
     return Path(__file__).resolve().parents[1]
+
+
+def key_of(cfg: CfgNode, *keys: str, default: object = None) -> object:
+    """The value of the first of these keys that a config has."""
+    for key in keys:
+        with contextlib.suppress(KeyError):
+            return functools.reduce(CfgNode.__getitem__, key.split("."), cfg)
+    return default
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_setup() -> Iterator[None]:
+    """Two parts of Detectron2's default_setup take a second each: it lists the environment for the
+    log, and looks keys up in the config's YAML, which it writes and reads for each of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detectron2.engine.defaults.collect_env_info", str)
+        patch.setattr("detectron2.engine.defaults._try_get_key", key_of)
+        yield
 
 
 @pytest.fixture
@@ -92,18 +112,21 @@ def run_tool(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     return run
 
 
-TINY = [
-    "DATASETS.TRAIN", "('tiny_train',)",
-    "DATASETS.TEST", "('tiny_val',)",
-    "INPUT.MIN_SIZE_TRAIN", "(64,)",
-    "INPUT.MIN_SIZE_TEST", "64",
-    "SOLVER.IMS_PER_BATCH", "2",
-    "SOLVER.MAX_ITER", "2",
-    "SOLVER.STEPS", "()",
-    "SOLVER.AMP.ENABLED", "False",
-    "DATALOADER.NUM_WORKERS", "0",
-    "MODEL.DEVICE", "cpu",
-]  # fmt: skip
+@pytest.fixture(scope="session")
+def tiny_words() -> list[str]:
+    """Overrides under which any quick row runs on the tiny data."""
+    return [
+        "DATASETS.TRAIN", "('tiny_train',)",
+        "DATASETS.TEST", "('tiny_val',)",
+        "INPUT.MIN_SIZE_TRAIN", "(64,)",
+        "INPUT.MIN_SIZE_TEST", "64",
+        "SOLVER.IMS_PER_BATCH", "2",
+        "SOLVER.MAX_ITER", "2",
+        "SOLVER.STEPS", "()",
+        "SOLVER.AMP.ENABLED", "False",
+        "DATALOADER.NUM_WORKERS", "0",
+        "MODEL.DEVICE", "cpu",
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -115,22 +138,22 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def tiny_opts(tiny_root: str, tmp_path: Path) -> Iterator[list[str]]:
-    """Overrides under which any quick row runs on the tiny data, which is registered meanwhile."""
+def tiny_opts(tiny_root: str, tiny_words: list[str], tmp_path: Path) -> Iterator[list[str]]:
+    """The same and a folder for a run, while the tiny data are registered."""
     names = register_coco_folders(tiny_root)
-    yield [*TINY, "OUTPUT_DIR", str(tmp_path / "output")]
+    yield [*tiny_words, "OUTPUT_DIR", str(tmp_path / "output")]
     for name in names:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_environment(tiny_root: str) -> dict[str, str]:
     """The environment of a program that is to find the tiny data."""
     return {**os.environ, "DETECTRON2_DATASETS": tiny_root, "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_program(repo: Path, tiny_environment: dict) -> Callable[..., subprocess.CompletedProcess]:
     """``run_program(word, ...)``: run Python where it finds the package and the tiny data."""
 

@@ -56,7 +56,6 @@ def scene(tmp_path, tiny_root, tiny_opts, repo, whole, monkeypatch):
     monkeypatch.chdir(repo)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(inputs / "data"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", str)  # it takes a second
     names = register_coco_folders(str(inputs / "data"))
     yield SimpleNamespace(inputs=inputs, output=output, repo=repo, options=options)
     for name in names:

@@ -1,6 +1,10 @@
 """add_fpn_config, load_config, and the combinations that are refused in a sentence."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -91,11 +95,35 @@ def test_every_key_is_added_at_the_papers_value_and_none_is_changed():
     assert others
 
 
-def test_importing_the_package_changes_none_of_detectron2s_defaults(run_program):
-    dump = "from detectron2.config import get_cfg; {} print(get_cfg().dump())"
-    stock, ours = (run_program("-c", dump.format(line)) for line in ("", "import fpn_d2;"))
-    assert "MODEL:" in stock.stdout
-    assert ours.stdout == stock.stdout
+@pytest.fixture(scope="module")
+def fresh(repo):
+    """What a new process sees, with a torch that calls itself 2.7.0a0+nv: Detectron2's defaults
+    before and after the import of the package, and whether a component of other projects is
+    registered before and after the import of those."""
+    program = """if True:
+        import json, torch
+        torch.__version__ = torch.torch_version.TorchVersion("2.7.0a0+nv")
+        from detectron2.config import get_cfg
+        from detectron2.modeling import ROI_HEADS_REGISTRY as heads
+        seen = {"torch": torch.__version__, "defaults": [get_cfg().dump()], "foreign": []}
+        import fpn_d2
+        seen["defaults"].append(get_cfg().dump())
+        seen["foreign"].append("TorchvisionROIHeads" in heads)
+        import fpn_d2.checkpoint.foreign
+        seen["foreign"].append("TorchvisionROIHeads" in heads)
+        print(json.dumps(seen))
+    """
+    environment = {**os.environ, "PYTHONPATH": str(repo)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_importing_the_package_changes_none_of_detectron2s_defaults(fresh):
+    stock, ours = fresh["defaults"]
+    assert "MODEL:" in stock
+    assert ours == stock
 
 
 def test_an_older_torch_is_refused_with_the_version_that_is_needed(run_program):
@@ -107,10 +135,8 @@ def test_an_older_torch_is_refused_with_the_version_that_is_needed(run_program):
     assert "make setup" in done.stderr
 
 
-def test_a_build_before_the_release_is_judged_by_major_and_minor(run_program):
-    program = "import torch; torch.__version__ = torch.torch_version.TorchVersion('2.7.0a0+nv')"
-    done = run_program("-c", program + "; import fpn_d2; print('imported')")
-    assert done.stdout.split()[-1:] == ["imported"], done.stderr
+def test_a_build_before_the_release_is_judged_by_major_and_minor(fresh):
+    assert fresh["torch"] == "2.7.0a0+nv"  # and the package was imported
 
 
 def test_the_public_names_are_the_ways_in():
@@ -478,11 +504,8 @@ def test_a_network_that_is_built_by_a_method_of_theirs_may_leave_keys_untouched(
         load_config("", [*opts, "MODEL.META_ARCHITECTURE", "BuiltAsStock"])
 
 
-def test_foreign_components_are_registered_by_their_own_import(run_program):
-    program = "import fpn_d2; {} from detectron2.modeling import ROI_HEADS_REGISTRY as heads;"
-    program += "print('TorchvisionROIHeads' in heads)"
-    for line, registered in (("", "False"), ("import fpn_d2.checkpoint.foreign;", "True")):
-        assert run_program("-c", program.format(line)).stdout.split()[-1] == registered
+def test_foreign_components_are_registered_by_their_own_import(fresh):
+    assert fresh["foreign"] == [False, True]
 
 
 def test_a_component_that_only_foreign_checkpoints_need_is_imported_by_its_name(monkeypatch):

@@ -410,9 +410,15 @@ def test_fast_rcnn_reads_what_the_rpn_of_table_1c_wrote(row):
 # --- the models
 
 
+# All layers of a deep network, narrow, for time
+NARROW = ["MODEL.RESNETS.RES2_OUT_CHANNELS", "128", "MODEL.RESNETS.WIDTH_PER_GROUP", "16"]
+NARROW += ["MODEL.ROI_BOX_HEAD.FC_DIM", "64"]
+
+
 @pytest.mark.parametrize("row", [*PAPER, *QUICK])
 def test_every_trainable_weight_of_a_row_gets_a_gradient(make_input, row):
-    cfg = load(row, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16")
+    narrow = [] if row in QUICK else NARROW
+    cfg = load(row, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16", *narrow)
     torch.manual_seed(0)
     model = build_model(cfg.clone()).train()
     for name, norm in model.named_modules():

@@ -57,16 +57,15 @@ def test_train_evaluate_and_resume(run, output):
     assert torch.load(output / "model_final.pth")["iteration"] == 2
 
 
-@pytest.mark.parametrize("trainer", [{"iteration": "x"}, {"iteration": None}, {}, [], 3])
-def test_a_state_of_a_training_that_is_none_is_refused(run, output, trainer):
+def test_a_state_of_a_training_that_is_none_is_refused(run, output):
     assert run(FASTER, "SOLVER.MAX_ITER", 1)[0] == 0
     content = torch.load(output / "model_final.pth")
-    if isinstance(trainer, dict) and trainer:
-        trainer = {**content["trainer"], **trainer}
-    torch.save({**content, "trainer": trainer}, output / "model_final.pth")
-    code, stderr = run(FASTER, "--resume", "SOLVER.MAX_ITER", 2)
-    assert (code, stderr.count("\n")) == (2, 1)
-    assert str(output) in stderr
+    whole = content["trainer"]
+    for trainer in ({**whole, "iteration": "x"}, {**whole, "iteration": None}, {}, [], 3):
+        torch.save({**content, "trainer": trainer}, output / "model_final.pth")
+        code, stderr = run(FASTER, "--resume", "SOLVER.MAX_ITER", 2)
+        assert (code, stderr.count("\n")) == (2, 1)
+        assert str(output) in stderr
 
 
 def test_the_rpn_of_a_faster_rcnn_is_measured_on_its_own(run, output):

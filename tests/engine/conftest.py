@@ -1,7 +1,6 @@
 """What the tests of training share."""
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -33,16 +32,3 @@ def trainer(tiny_config):
         return made
 
     return build
-
-
-@pytest.fixture
-def in_two_processes(repo, tiny_opts, run_program):
-    """``in_two_processes(task)``: what two_processes.py prints."""
-
-    def call(task):
-        program = Path(__file__).with_name("two_processes.py")
-        done = run_program(program, task, repo / "configs/quick", *tiny_opts)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout.splitlines()
-
-    return call

@@ -27,10 +27,40 @@ def crash(args):
     raise RuntimeError("a bug")
 
 
+@pytest.fixture(scope="module")
+def in_two_processes(repo, run_program, tiny_words, tmp_path_factory):
+    """What two_processes.py prints, line by line."""
+    program = Path(__file__).with_name("two_processes.py")
+    output = ["OUTPUT_DIR", tmp_path_factory.mktemp("two") / "output"]
+    done = run_program(program, repo / "configs/quick", *tiny_words, *output)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()
+
+
 def test_two_processes_train_two_steps_of_every_ablation(in_two_processes):
-    printed = in_two_processes("main")
     for name in VARIANTS:
-        assert f"{name}: 2 iterations, weights same" in printed
+        assert f"{name}: 2 iterations, weights same" in in_two_processes
+
+
+def test_a_step_makes_one_collective_call(in_two_processes):
+    """Besides DistributedDataParallel's, and Detectron2's own gathering of its metrics."""
+    assert [line for line in in_two_processes if line.startswith("calls:")] == [
+        "calls: all_gather metrics"
+    ] * 3
+    assert "averages: 2" in in_two_processes
+
+
+def test_a_loss_that_is_nan_in_one_process_stops_both_before_their_weights(in_two_processes):
+    printed = [line for line in in_two_processes if line.startswith("process ")]
+    sentences = []
+    for rank, line in enumerate(printed):
+        start, _, sentence = line.partition(", ")
+        assert start == f"process {rank}: weights same"
+        sentences.append(sentence)
+    assert len(sentences) == 2
+    assert sentences[0] == sentences[1]
+    assert "became NaN or infinite at iteration 0 on the images" in sentences[0]
+    assert sentences[0].count("/images/") == 1  # that process's batch
 
 
 def full_disk(args):

@@ -1,4 +1,4 @@
-"""Run by tests in two processes: every ablation takes two steps, or steps are counted or spoilt."""
+"""Run by tests in two processes: steps of every ablation, and steps that are counted or spoilt."""
 
 import argparse
 import os
@@ -36,6 +36,12 @@ class TwoSteps(Trainer):
 
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
+    ablations(args)
+    spoil(args)
+    count(args)
+
+
+def ablations(args: argparse.Namespace) -> None:
     for name, (row, *opts) in VARIANTS.items():
         cfg = load_config(os.path.join(args.configs, f"{row}.yaml"), [*args.opts, *opts])
         trainer = TwoSteps(cfg)
@@ -88,7 +94,6 @@ class CountCalls(HookBase):
 
 def count(args: argparse.Namespace) -> None:
     """Three steps with all hooks, of a network with running averages."""
-    torch.set_num_threads(1)
     opts = ["SOLVER.MAX_ITER", "4", "DATASETS.TEST", "()", "SOLVER.CHECKPOINT_PERIOD", "100"]
     path = os.path.join(args.configs, "RetinaNet/retinanet_R_18_FPN.yaml")
     cfg = load_config(path, [*args.opts, *opts])
@@ -107,7 +112,6 @@ def count(args: argparse.Namespace) -> None:
 
 def spoil(args: argparse.Namespace) -> None:
     """A loss that is NaN in the second process alone."""
-    torch.set_num_threads(1)
     cfg = load_config(os.path.join(args.configs, "RPN/rpn_R_18_FPN.yaml"), args.opts)
     trainer = TwoSteps(cfg)
     model = trainer.model.module
@@ -126,15 +130,14 @@ def spoil(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    tasks = {"main": main, "count": count, "spoil": spoil}
     launch(
-        tasks[sys.argv[1]],
+        main,
         argparse.Namespace(
             num_gpus=2,
             num_machines=1,
             machine_rank=0,
             dist_url="auto",
-            configs=sys.argv[2],
-            opts=sys.argv[3:],
+            configs=sys.argv[1],
+            opts=sys.argv[2:],
         ),
     )

@@ -3,6 +3,7 @@
 import collections
 import functools
 import itertools
+import multiprocessing
 import os
 import time
 
@@ -12,6 +13,14 @@ from benchmark import contest
 from benchmark.contest import Comparison, Timing, make_row, run_task
 
 from fpn_d2 import UserError
+
+
+@pytest.fixture(autouse=True)
+def _quick_start(monkeypatch):
+    """A task's processes are forks of one that has imported torch, instead of importing it each."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "fpn_d2"])
+    monkeypatch.setattr(contest.multiprocessing, "get_context", lambda method: context)
 
 
 def test_medians_without_the_first_round(run_here, monkeypatch):
