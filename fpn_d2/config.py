@@ -121,10 +121,14 @@ def add_fpn_config(cfg: CfgNode) -> None:
 
     # Evaluation runs on a copy of the model that is prepared for it (fpn_d2/inference/prepared.py):
     # batch norms folded, channels-last; the same detections but for rounding. Precision "float32",
-    # "bfloat16" or, on CUDA, "float16". COMPILE: torch.compile, which pays from hundreds of images.
+    # "bfloat16", on CUDA "float16", or with OpenVINO "int8", whose ranges are taken from so many
+    # images of DATASETS.TRAIN. COMPILE: torch.compile, which pays from hundreds of images. ENGINE:
+    # what computes the dense parts, "torch", "openvino", or "auto", OpenVINO where it can.
     cfg.INFERENCE = CfgNode()
     cfg.INFERENCE.PREPARE = True
+    cfg.INFERENCE.ENGINE = "torch"
     cfg.INFERENCE.PRECISION = "float32"
+    cfg.INFERENCE.CALIBRATION_IMAGES = 64
     cfg.INFERENCE.COMPILE = False
 
     # Train with the backbone compiled by torch.compile (fpn_d2/inference/prepared.py).

@@ -35,7 +35,7 @@ from ..evaluation import (
     ResultsWritingCOCOEvaluator,
     ResultsWritingVOCEvaluator,
 )
-from ..inference import PreparedModel, compile_backbone, prepare_model, trained_class_names
+from ..inference import PreparedModel, compile_backbone, prepare_as_configured, trained_class_names
 from ..inference.prepared import PRECISIONS
 from ..layers import convolve_linears
 from ..utils.errors import UserError
@@ -312,14 +312,15 @@ _COMPILED: weakref.WeakKeyDictionary[nn.Module, PreparedModel] = weakref.WeakKey
 
 def _prepared(cfg: CfgNode, model: nn.Module) -> PreparedModel:
     """A prepared copy of a model as it is now; only a compiled one is kept in memory."""
-    precision = cfg.INFERENCE.PRECISION
     if not cfg.INFERENCE.COMPILE:
-        return prepare_model(model, precision=precision)
+        # In training mode the weights are no longer those of any file.
+        return prepare_as_configured(cfg, model, keep=not model.training)
     kept = _COMPILED.get(model)
-    if kept is not None and kept.dtype == PRECISIONS[precision]:
-        kept.load_weights(prepare_model(model, precision=precision))
+    if kept is not None and kept.dtype == PRECISIONS[cfg.INFERENCE.PRECISION]:
+        plain = changed(cfg, {"INFERENCE.COMPILE": False})
+        kept.load_weights(prepare_as_configured(plain, model))
         return kept
-    _COMPILED[model] = prepare_model(model, precision=precision, compile=True)
+    _COMPILED[model] = prepare_as_configured(cfg, model)
     return _COMPILED[model]
 
 
