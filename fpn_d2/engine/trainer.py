@@ -252,7 +252,7 @@ class Trainer(DefaultTrainer):
         logger.info("Running inference with test-time augmentation ...")
         if cfg.INFERENCE.PREPARE:
             made = _prepared(cfg, model)
-            model = PreparedModel(GeneralizedRCNNWithTTA(cfg, made.model), made.dtype)
+            model = PreparedModel(GeneralizedRCNNWithTTA(cfg, made.model), made.dtype, made.engine)
         else:
             model = GeneralizedRCNNWithTTA(cfg, model)
         names = cfg.DATASETS.TEST
