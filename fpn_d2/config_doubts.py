@@ -76,7 +76,7 @@ def _of_evaluation(cfg: CfgNode) -> Iterator[str]:
 
 
 def _of_training(cfg: CfgNode, classes: Sequence[str]) -> Iterator[str]:
-    model, solver = cfg.MODEL, cfg.SOLVER
+    model, solver, loader = cfg.MODEL, cfg.SOLVER, cfg.DATALOADER
     if solver.WARMUP_ITERS >= solver.MAX_ITER:
         yield (
             f"SOLVER.WARMUP_ITERS is {solver.WARMUP_ITERS} of SOLVER.MAX_ITER {solver.MAX_ITER} "
@@ -90,6 +90,12 @@ def _of_training(cfg: CfgNode, classes: Sequence[str]) -> Iterator[str]:
         yield (
             f"MODEL.WEIGHTS is empty, and {' and '.join(frozen)} leave random weights as they are: "
             "set weights, or MODEL.BACKBONE.FREEZE_AT 0 and MODEL.RESNETS.NORM GN"
+        )
+    if loader.SAMPLER_TRAIN == "RepeatFactorTrainingSampler" and loader.REPEAT_THRESHOLD <= 0:
+        yield (
+            "DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler repeats no image with "
+            "DATALOADER.REPEAT_THRESHOLD 0.0: set the share of images below which a class is rare, "
+            "such as 0.01"
         )
     for split, sides in (("TRAIN", cfg.INPUT.MIN_SIZE_TRAIN), ("TEST", [cfg.INPUT.MIN_SIZE_TEST])):
         longest = cfg.INPUT[f"MAX_SIZE_{split}"]

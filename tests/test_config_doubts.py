@@ -31,6 +31,10 @@ def told(row_config, caplog):
         (["MODEL.BACKBONE.FREEZE_AT", 2], ["random", "MODEL.BACKBONE.FREEZE_AT 2 leave"]),
         (["MODEL.RESNETS.NORM", "FrozenBN"], ["MODEL.RESNETS.NORM FrozenBN leave random"]),
         (
+            ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"],
+            ["DATALOADER.REPEAT_THRESHOLD 0.0"],
+        ),
+        (
             ["INPUT.MIN_SIZE_TRAIN", "(320,640)"],
             ["INPUT.MIN_SIZE_TRAIN 640 is above INPUT.MAX_SIZE_TRAIN 320"],
         ),
