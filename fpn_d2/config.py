@@ -18,6 +18,7 @@ from detectron2.utils.file_io import PathManager
 
 from .config_checks import check_config, import_foreign
 from .utils.errors import UserError
+from .utils.model_zoo import close_zoo_names, zoo_config
 
 # The bounds of a config file; this package's largest has 300 values in 3 kB.
 _MAX_BYTES = 2**20
@@ -94,6 +95,11 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # crops have their object at one scale, and so do the baseline's images.
     cfg.INPUT.OBJECT_SCALE_TRAIN = 0.0
 
+    # What changes training images at random, by Detectron2's names and with their numbers, such as
+    # [["RandomBrightness", 0.8, 1.2], ["RandomApply", 0.5, "RandomRotation", -10, 10]]; in this
+    # order, after INPUT.CROP and before the resize. fpn_d2/utils/augmentations.py has all of them.
+    cfg.INPUT.AUGMENTATIONS = []
+
     # How test images are resized: "detectron2" (Pillow, to whole numbers from 0 to 255, smoothed
     # where they shrink), or as torchvision's detectors do it, "torchvision".
     cfg.INPUT.RESIZE_TEST = "detectron2"
@@ -146,7 +152,8 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
     rows read, in a folder of its own.
 
     Args:
-        path: the YAML file; empty for the defaults alone.
+        path: the YAML file, or the name of a config of Detectron2's model zoo, such as
+            ``COCO-Detection/faster_rcnn_R_50_FPN_3x``; empty for the defaults alone.
         opts: ``["KEY", "value", ...]`` overrides, as on the command line.
 
     Returns:
@@ -274,8 +281,16 @@ def _default_output_dir(path: str) -> str:
 def _merged_with_file(cfg: CfgNode, path: str) -> CfgNode:
     """``cfg.merge_from_file`` into a copy, with Detectron2's errors turned into sentences."""
     if not os.path.isfile(path):
+        zoo = zoo_config(path)
+        if zoo is not None:
+            zoo.MODEL.DEVICE, zoo.OUTPUT_DIR = cfg.MODEL.DEVICE, cfg.OUTPUT_DIR
+            cfg.merge_from_other_cfg(zoo)
+            return cfg
         what = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise UserError(f"config file {path} {what}; name one, such as a .yaml of configs/quick/")
+        close = close_zoo_names(path)
+        hint = f"did you mean {' or '.join(close)} of the model zoo? Otherwise " if close else ""
+        remedy = "name one, such as a .yaml of configs/quick/"
+        raise UserError(f"config file {path} {what}; {hint}{remedy}")
     files_read = 0
 
     class CheckedFiles(CfgNode):

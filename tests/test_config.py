@@ -138,7 +138,8 @@ def test_a_build_before_the_release_is_judged_by_major_and_minor(fresh):
 
 
 def test_the_public_names_are_the_ways_in():
-    assert set(fpn_d2.__all__) == {"UserError", "add_fpn_config", "load_config", "load_model"}
+    names = {"Predictor", "UserError", "add_fpn_config", "load_config", "load_model"}
+    assert set(fpn_d2.__all__) == names
     assert all(hasattr(fpn_d2, name) for name in fpn_d2.__all__)
 
 

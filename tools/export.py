@@ -22,15 +22,15 @@ from fpn_d2.export import (
     report_parity,
     write_export,
 )
-from fpn_d2.inference import set_score_threshold
+from fpn_d2.inference import config_for, set_score_threshold
 from fpn_d2.utils.errors import exit_on_user_error
 
 
 def main() -> None:
     """Read the command line, export, check, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--weights", required=True, metavar="FILE")
+    parser.add_argument("--config-file", default="", metavar="FILE")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="or a zoo name")
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument("--output", required=True, metavar="FILE")
     parser.add_argument(
@@ -58,7 +58,8 @@ def main() -> None:
         if args.report:
             check_report(args.report)
         opts = [*args.opts, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights]
-        cfg = load_config(args.config_file, opts)
+        config_file = config_for(args.config_file, args.weights)
+        cfg = load_config(config_file, opts)
         threshold = args.confidence_threshold and class_thresholds(
             score_threshold(args.confidence_threshold), cfg
         )
@@ -70,7 +71,7 @@ def main() -> None:
         parity = check_export(exported, model, images)
         print(parity.summary())
         if args.report:
-            name = os.path.splitext(os.path.basename(args.config_file))[0]
+            name = os.path.splitext(os.path.basename(config_file))[0]
             report_parity(args.report, name, args.format, parity)
         if not parity.is_within_tolerance:
             raise UserError(

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.engine.hooks import EvalHook
@@ -25,8 +26,12 @@ from ..checkpoint import SafeCheckpointer
 from ..config import changed
 from ..config_checks import check_registered
 from ..data import TrainStream, build_test_loader, build_train_loader
-from ..evaluation import MaskRecallEvaluator, ResultsWritingCOCOEvaluator
-from ..inference import PreparedModel, compile_backbone, prepare_model
+from ..evaluation import (
+    MaskRecallEvaluator,
+    ResultsWritingCOCOEvaluator,
+    ResultsWritingVOCEvaluator,
+)
+from ..inference import PreparedModel, compile_backbone, prepare_model, trained_class_names
 from ..inference.prepared import PRECISIONS
 from ..layers import convolve_linears
 from ..utils.errors import UserError
@@ -72,7 +77,12 @@ class Trainer(DefaultTrainer):
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
         self._trainer = _step_class(cfg)(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = SafeCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            class_names=trained_class_names(cfg),
+            trainer=weakref.proxy(self),
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -195,7 +205,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """COCO's metrics, with each test set's results in a folder of its own.
+        """COCO's metrics, or Pascal VOC's of its data sets, each test set's in a folder of its own.
 
         Detectron2's train_net uses one folder for all test sets, in which the proposals of the
         training set and of the validation set would overwrite each other.
@@ -203,6 +213,12 @@ class Trainer(DefaultTrainer):
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         if cfg.MODEL.META_ARCHITECTURE == "MaskProposalNetwork":
             return MaskRecallEvaluator(dataset_name, output_dir=folder)
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
+        if kind == "pascal_voc" and cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
+            return ResultsWritingVOCEvaluator(dataset_name, output_dir=folder)
+        if kind != "coco":
+            text = "data set %s is registered for the evaluation %s: these are COCO's metrics"
+            logging.getLogger(__name__).warning(text, dataset_name, kind)
         return ResultsWritingCOCOEvaluator(dataset_name, output_dir=folder)
 
 

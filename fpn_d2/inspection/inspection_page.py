@@ -19,6 +19,7 @@ from ..data.images import read_image
 from ..utils.errors import UserError
 from ..utils.files import read_json, replace_file, write_json
 from ..visualization import PALETTE, draw_boxes, level_color, level_number, side_by_side
+from ..visualization.layout import stack
 from ..visualization.pages import (
     Chart,
     data_url,
@@ -28,10 +29,12 @@ from ..visualization.pages import (
     to_svg,
 )
 from .anchor_reach import positive_anchors
+from .augmented_samples import draw_augmented
 from .measurements import Inspection
 
 _CLASSES_SHOWN = 30
 _LABELS_SHOWN = 25  # on an image: a hundred would hide it
+_SAMPLES_AUGMENTED = 3
 _SAMPLE_SIDE = 640  # pixels of a picture
 
 
@@ -60,6 +63,9 @@ def write_inspection(inspection: Inspection, folder: str, samples: int = 8) -> l
             f"{numbers} is of another data set, {other}; give another folder with --output"
         )
     pictures, faults = draw_samples(inspection, samples)
+    for place, (name, picture) in enumerate(pictures[:_SAMPLES_AUGMENTED]):
+        both = [np.asarray(picture), np.asarray(draw_augmented(inspection, name))]
+        pictures[place] = name, Image.fromarray(stack(both))
     template = page_environment(os.path.dirname(__file__)).get_template("inspect.html.j2")
     text = template.render(
         dataset=os.path.basename(inspection.dataset),
