@@ -7,7 +7,7 @@ import operator
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import IO, Any
 
@@ -100,9 +100,19 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # order, after INPUT.CROP and before the resize. fpn_d2/utils/augmentations.py has all of them.
     cfg.INPUT.AUGMENTATIONS = []
 
+    # True: train_net.py sets NUM_CLASSES of the RoI heads and of RetinaNet to the number of classes
+    # of DATASETS.TRAIN, and writes it into the run's config.yaml.
+    cfg.MODEL.NUM_CLASSES_FROM_DATA = False
+
     # How test images are resized: "detectron2" (Pillow, to whole numbers from 0 to 255, smoothed
     # where they shrink), or as torchvision's detectors do it, "torchvision".
     cfg.INPUT.RESIZE_TEST = "detectron2"
+
+    # Detectron2's samplers read these two, and its defaults lack them: the share of the images that
+    # RandomSubsetTrainingSampler draws from, and how often the weighted samplers repeat the images
+    # of a data set, as in [("shapes_train", 2.0)].
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
+    cfg.DATASETS.TRAIN_REPEAT_FACTOR = []
 
     # Training skips images that cannot be read, or are of another size than the annotation file
     # says, and names them in the log. It stops once they are more than this share of the training
@@ -111,10 +121,14 @@ def add_fpn_config(cfg: CfgNode) -> None:
 
     # Evaluation runs on a copy of the model that is prepared for it (fpn_d2/inference/prepared.py):
     # batch norms folded, channels-last; the same detections but for rounding. Precision "float32",
-    # "bfloat16" or, on CUDA, "float16". COMPILE: torch.compile, which pays from hundreds of images.
+    # "bfloat16", on CUDA "float16", or with OpenVINO "int8", whose ranges are taken from so many
+    # images of DATASETS.TRAIN. COMPILE: torch.compile, which pays from hundreds of images. ENGINE:
+    # what computes the dense parts, "torch", "openvino", or "auto", OpenVINO where it can.
     cfg.INFERENCE = CfgNode()
     cfg.INFERENCE.PREPARE = True
+    cfg.INFERENCE.ENGINE = "torch"
     cfg.INFERENCE.PRECISION = "float32"
+    cfg.INFERENCE.CALIBRATION_IMAGES = 64
     cfg.INFERENCE.COMPILE = False
 
     # Train with the backbone compiled by torch.compile (fpn_d2/inference/prepared.py).
@@ -201,6 +215,15 @@ def changed(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:
     if cfg.is_frozen():
         copy.freeze()
     return copy
+
+
+def flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
+    """A config as ``{"MODEL.DEVICE": "cpu", ...}``, without its sections."""
+    values: dict[str, Any] = {}
+    for key, value in node.items():
+        inner = isinstance(value, CfgNode)
+        values |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return values
 
 
 _RPN, _RPN_HEAD, _ROI_HEADS = (
@@ -394,7 +417,7 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
         try:
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError, TypeError, AttributeError) as error:
-            known = key in set(_all_keys(cfg))
+            known = key in flat(cfg)
             reason = _explain(cfg, error) if known else _unknown_key(cfg, key)
             raise UserError(f"override {key} {value}: {reason}") from error
 
@@ -424,14 +447,11 @@ def _explain(cfg: CfgNode, error: Exception) -> str:
 def _unknown_key(cfg: CfgNode, key: str) -> str:
     if key.startswith("-"):
         return f"{key} is no config key; give flags before the overrides"
-    close = difflib.get_close_matches(key, list(_all_keys(cfg)), n=1, cutoff=0.6)
+    if "EPOCH" in key.upper():
+        return (
+            f"there is no config key {key}; set SOLVER.MAX_ITER to epochs x images / "
+            "SOLVER.IMS_PER_BATCH, or give train_net.py --epochs before the overrides"
+        )
+    close = difflib.get_close_matches(key, list(flat(cfg)), n=1, cutoff=0.6)
     hint = f"did you mean {close[0]}?" if close else "take it out, or correct it"
     return f"there is no config key {key}; {hint}"
-
-
-def _all_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _all_keys(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,7 +117,9 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.path_manager = _ReplacingPathManager(self.path_manager)
         self.strict = strict
         self.class_names = list(class_names)
-        self._path = ""
+        # Called with a checkpoint's content and path before a training goes on from it.
+        self.before_resume: Callable[[dict[str, Any], str], None] | None = None
+        self._path, self._resuming = "", False
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """See :meth:`DetectionCheckpointer.load`; takes names of the model zoo's entries too.
@@ -137,9 +139,12 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise
         except Exception as error:  # what a readable file holds can be wrong in any way
             reason = " ".join(str(error).split())[:200] or "no reason given"
+            remedy = "set MODEL.WEIGHTS to another"
+            if self._resuming:
+                remedy = "delete it to go on from the one before it, or set another OUTPUT_DIR"
             raise UserError(
                 f"the checkpoint {path} cannot be loaded ({type(error).__name__}: {reason}); it "
-                "belongs to something else than this config, so set MODEL.WEIGHTS to another"
+                f"belongs to something else than this config, so {remedy}"
             ) from error
         finally:
             self._parsed_url_during_load = None  # Detectron2 resets it after a success alone
@@ -169,7 +174,11 @@ class SafeCheckpointer(DetectionCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """See :meth:`Checkpointer.resume_or_load`; resumes from what :func:`newest_whole` finds."""
         if resume and self.has_checkpoint():
-            return self.load(newest_whole(self.save_dir, list(self.checkpointables)))
+            self._resuming = True
+            try:
+                return self.load(newest_whole(self.save_dir, list(self.checkpointables)))
+            finally:
+                self._resuming = False
         return self.load(path, checkpointables=[])
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -221,6 +230,8 @@ class SafeCheckpointer(DetectionCheckpointer):
                 )
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        if self._resuming and self.before_resume is not None:
+            self.before_resume(checkpoint, self._path)
         incompatible = super()._load_model(checkpoint)
         keys = list(self.model.state_dict())
         unfilled = set(incompatible.missing_keys)  # keys of another shape are among them

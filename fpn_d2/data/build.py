@@ -87,6 +87,12 @@ def _stream_loader(cfg: CfgNode, dataset: Any, mapper: Any) -> DataLoader:
     """Detectron2's loader, with its own sampler and mapper, over a :class:`TrainStream`."""
     if cfg.SEED < 0:
         cfg = changed(cfg, {"SEED": comm.shared_random_seed()})
+    share = cfg.DATALOADER.get("RANDOM_SUBSET_RATIO", 1.0)
+    if int(share * len(dataset)) < 1:
+        raise UserError(
+            f"DATALOADER.RANDOM_SUBSET_RATIO is {share}, which is none of {len(dataset)} images: "
+            "give a larger share"
+        )
     # Some samplers ignore SEED and draw one from NumPy.
     with seeded(cfg.SEED):
         parts = build_detection_train_loader.from_config(cfg, dataset=dataset, mapper=mapper)

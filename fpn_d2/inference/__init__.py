@@ -20,7 +20,12 @@ _NAMES = {
         "trained_class_names",
     ],
     "predictor": ["Predictor", "set_final_nms", "set_score_threshold"],
-    "prepared": ["PreparedModel", "compile_backbone", "prepare_model"],
+    "prepared": [
+        "PreparedModel",
+        "compile_backbone",
+        "prepare_as_configured",
+        "prepare_model",
+    ],
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = list(_MODULES)

@@ -28,7 +28,7 @@ from ..utils.errors import UserError
 from ..utils.model_zoo import close_zoo_names, zoo_config, zoo_names, zoo_weights
 from .inputs import ImageInput, input_pixels
 from .names import classes_of
-from .prepared import PreparedModel, prepare_model
+from .prepared import PreparedModel, prepare_as_configured
 
 # Proposals to show: boxes that overlap no better one by more than this IoU, and so many at most.
 _PROPOSAL_IOU, _MOST_PROPOSALS = 0.5, 20
@@ -78,9 +78,8 @@ class Predictor(DefaultPredictor):
             )
         self.cfg = cfg.clone()
         model = load_model(cfg) if model is None else model.eval()
-        keys = cfg.INFERENCE
-        if keys.PREPARE and not isinstance(model, PreparedModel):
-            model = prepare_model(model, precision=keys.PRECISION, compile=keys.COMPILE)
+        if cfg.INFERENCE.PREPARE and not isinstance(model, PreparedModel):
+            model = prepare_as_configured(cfg, model)
         self.model = model
         classes = classes_of(cfg, getattr(model, "model", model))
         if classes.guess:

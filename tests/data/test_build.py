@@ -689,3 +689,42 @@ def test_the_first_detectrons_proposals_are_read(with_proposals, tmp_path):
 def test_a_test_set_outside_of_the_config_has_no_proposals(with_proposals):
     with pytest.raises(UserError, match="zoo_train has no proposal file"):
         build_test_loader(with_proposals, "zoo_train")
+
+
+# --- Detectron2's samplers, each of which a sentence offers
+
+
+SAMPLERS = {
+    "TrainingSampler": {},
+    "RepeatFactorTrainingSampler": {"DATALOADER.REPEAT_THRESHOLD": 0.9},
+    "RandomSubsetTrainingSampler": {"DATALOADER.RANDOM_SUBSET_RATIO": 0.34},
+    "WeightedTrainingSampler": {"DATASETS.TRAIN_REPEAT_FACTOR": [("zoo_train", 2.0)]},
+    "WeightedCategoryTrainingSampler": {"DATASETS.TRAIN_REPEAT_FACTOR": [("zoo_train", 2.0)]},
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_each_sampler_draws_images_and_the_same_ones_again(cfg, zoo, sampler):
+    zoo()
+    add = {"DATALOADER.RANDOM_SUBSET_RATIO": 1.0, "DATASETS.TRAIN_REPEAT_FACTOR": []}
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in (add | SAMPLERS[sampler] | {"DATALOADER.SAMPLER_TRAIN": sampler}).items():
+        section, name = key.split(".")
+        cfg[section][name] = value
+    cfg.SEED = 3
+    first, again = (ids_of(build_train_loader(cfg), 8) for _ in range(2))
+    assert first == again
+    drawn = {image for batch in first for image in batch}
+    # a third of the three images with objects is one
+    assert len(drawn) == (1 if sampler == "RandomSubsetTrainingSampler" else 3)
+
+
+def test_a_share_of_no_image_is_refused(cfg, zoo):
+    zoo()
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.3  # of three
+    cfg.DATALOADER.SAMPLER_TRAIN = "RandomSubsetTrainingSampler"
+    with pytest.raises(UserError, match="RANDOM_SUBSET_RATIO is 0.3, which is none of 3 images"):
+        build_train_loader(cfg)
