@@ -98,6 +98,11 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # of DATASETS.TRAIN, and writes it into the run's config.yaml.
     cfg.MODEL.NUM_CLASSES_FROM_DATA = False
 
+    # What changes training images at random, by Detectron2's names and with their numbers, such as
+    # [["RandomBrightness", 0.8, 1.2], ["RandomApply", 0.5, "RandomRotation", -10, 10]]; in this
+    # order, after INPUT.CROP and before the resize. fpn_d2/utils/augmentations.py has all of them.
+    cfg.INPUT.AUGMENTATIONS = []
+
     # How test images are resized: "detectron2" (Pillow, to whole numbers from 0 to 255, smoothed
     # where they shrink), or as torchvision's detectors do it, "torchvision".
     cfg.INPUT.RESIZE_TEST = "detectron2"

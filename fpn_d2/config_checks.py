@@ -56,6 +56,7 @@ from .modeling.fpn import (
     is_written_in,
     meta_architecture,
 )
+from .utils.augmentations import build_augmentations
 from .utils.errors import UserError
 
 
@@ -184,6 +185,7 @@ def _check_pixels(cfg: CfgNode) -> None:
             )
     if 0 in cfg.MODEL.PIXEL_STD:
         raise UserError(f"MODEL.PIXEL_STD is {cfg.MODEL.PIXEL_STD}; give no 0, it divides")
+    build_augmentations(cfg)
     if cfg.INPUT.OBJECT_SCALE_TRAIN and not cfg.MODEL.MASK_ON:
         raise UserError(
             "INPUT.OBJECT_SCALE_TRAIN makes boxes of masks, and MODEL.MASK_ON is False; set it True"

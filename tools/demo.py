@@ -9,6 +9,7 @@ a picture for each image and a video for each video, ``predictions.json`` in COC
 import argparse
 
 from fpn_d2.demo import MAX_PIXELS, parse_rows, run_demo
+from fpn_d2.evaluation import score_threshold
 from fpn_d2.utils.devices import keep_freed_memory
 from fpn_d2.utils.errors import exit_on_user_error
 
@@ -21,10 +22,13 @@ def main() -> None:
     parser.add_argument("--input", nargs="+", required=True, help="images, videos and folders")
     parser.add_argument("--output", required=True, help="the folder for the files")
     parser.add_argument(
+        "--confidence-threshold",
         "--threshold",
-        type=float,
-        default=0.5,
-        help="least score of a detection; SCORE_THRESH_TEST applies to models with classes too",
+        dest="threshold",
+        default="0.5",
+        metavar="SCORE",
+        help="least score of a detection; SCORE_THRESH_TEST applies to models with classes too; or "
+        "best-f1: each class's own, as tools/analyze_results.py found it (default: %(default)s)",
     )
     parser.add_argument(
         "--explain",
@@ -54,7 +58,7 @@ def main() -> None:
             rows,
             args.input,
             args.output,
-            threshold=args.threshold,
+            threshold=score_threshold(args.threshold),
             explain=args.explain,
             max_pixels=args.max_pixels,
             replace=args.force,

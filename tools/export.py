@@ -11,6 +11,7 @@ import argparse
 import os
 
 from fpn_d2 import UserError, load_config, load_model
+from fpn_d2.evaluation import class_thresholds, score_threshold
 from fpn_d2.export import (
     FORMATS,
     check_export,
@@ -21,6 +22,7 @@ from fpn_d2.export import (
     report_parity,
     write_export,
 )
+from fpn_d2.inference import set_score_threshold
 from fpn_d2.utils.errors import exit_on_user_error
 
 
@@ -38,6 +40,13 @@ def main() -> None:
         metavar="FILE",
         help="to check on; default: the first images of the config's test set",
     )
+    parser.add_argument(
+        "--confidence-threshold",
+        default="",
+        metavar="SCORE",
+        help="least score of a detection, or best-f1: each class's own, as "
+        "tools/analyze_results.py found it (default: the config's SCORE_THRESH_TEST)",
+    )
     parser.add_argument("--force", action="store_true", help="replace the output if it is there")
     parser.add_argument(
         "--report", default="", metavar="JSON", help="add the check's numbers to it"
@@ -50,8 +59,13 @@ def main() -> None:
             check_report(args.report)
         opts = [*args.opts, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights]
         cfg = load_config(args.config_file, opts)
+        threshold = args.confidence_threshold and class_thresholds(
+            score_threshold(args.confidence_threshold), cfg
+        )
         images = read_check_images(cfg, args.images)
         model = load_model(cfg)
+        if threshold != "":
+            set_score_threshold(model, threshold)
         exported = export_model(cfg, model, args.format)
         parity = check_export(exported, model, images)
         print(parity.summary())

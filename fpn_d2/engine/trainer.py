@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.engine.hooks import EvalHook
@@ -29,7 +30,11 @@ from ..checkpoint import SafeCheckpointer
 from ..config import changed
 from ..config_checks import check_registered
 from ..data import TrainStream, build_test_loader, build_train_loader
-from ..evaluation import MaskRecallEvaluator, ResultsWritingCOCOEvaluator
+from ..evaluation import (
+    MaskRecallEvaluator,
+    ResultsWritingCOCOEvaluator,
+    ResultsWritingVOCEvaluator,
+)
 from ..inference import PreparedModel, compile_backbone, prepare_model
 from ..inference.prepared import PRECISIONS
 from ..layers import convolve_linears
@@ -254,7 +259,7 @@ class Trainer(DefaultTrainer):
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str = "inference"
     ) -> DatasetEvaluator:
-        """COCO's metrics, with each test set's results in a folder of its own.
+        """COCO's metrics, or Pascal VOC's of its data sets, each test set's in a folder of its own.
 
         Detectron2's train_net uses one folder for all test sets, in which the proposals of the
         training set and of the validation set would overwrite each other.
@@ -262,6 +267,12 @@ class Trainer(DefaultTrainer):
         folder = os.path.join(cfg.OUTPUT_DIR, output_folder, dataset_name)
         if cfg.MODEL.META_ARCHITECTURE == "MaskProposalNetwork":
             return MaskRecallEvaluator(dataset_name, output_dir=folder)
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
+        if kind == "pascal_voc" and cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
+            return ResultsWritingVOCEvaluator(dataset_name, output_dir=folder)
+        if kind != "coco":
+            text = "data set %s is registered for the evaluation %s: these are COCO's metrics"
+            logger.warning(text, dataset_name, kind)
         limit = cfg.TEST.DETECTIONS_PER_IMAGE
         if not 0 <= limit <= _COCO_LIMIT:
             logger.info(

@@ -86,7 +86,8 @@ def export_model(cfg: CfgNode, model: nn.Module, format: str) -> Exported:
     prepared = prepare_model(model).model.cpu()
     prepared.to(memory_format=torch.contiguous_format)
     graph = DetectorGraph(prepared).eval()
-    image = 255 * torch.rand(3, *_TRACE_SIZE, generator=torch.Generator().manual_seed(0))
+    size = len(cfg.MODEL.PIXEL_MEAN), *_TRACE_SIZE
+    image = 255 * torch.rand(size, generator=torch.Generator().manual_seed(0))
     inputs = (image,)
     if graph.takes_proposals:
         # one for the coarsest level and one for the finest
@@ -164,8 +165,7 @@ class DetectorGraph(nn.Module):
     def forward(self, image: Tensor, proposals: Tensor | None = None) -> tuple[Tensor, ...]:
         """
         Args:
-            image: (3, H, W) float32, 0 to 255, with its channels in the order of
-                ``INPUT.FORMAT``.
+            image: (C, H, W) float32, 0 to 255, with the channels of ``INPUT.FORMAT``.
             proposals: (P, 4), x0 y0 x1 y1 in pixels of the image, if ``takes_proposals``.
 
         Returns:

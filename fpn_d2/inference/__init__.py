@@ -15,6 +15,7 @@ _NAMES = {
         "dataset_category_ids",
         "free_title",
         "set_final_nms",
+        "set_score_threshold",
         "split_pair",
     ],
     "prepared": ["PreparedModel", "compile_backbone", "prepare_model"],

@@ -7,16 +7,18 @@ import logging
 import operator
 import os
 import re
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import RetinaNet
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 from torch import nn
 from torchvision.ops import nms
 
@@ -78,11 +80,14 @@ class Predictor(DefaultPredictor):
         self.input_format = cfg.INPUT.FORMAT
 
     def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
-        """See :meth:`DefaultPredictor.__call__`.
+        """See :meth:`DefaultPredictor.__call__`; the image is BGR, whatever ``INPUT.FORMAT`` is.
 
         Raises:
             UserError: where resizing would leave no pixel of the image.
         """
+        if self.input_format not in ("BGR", "RGB"):
+            picture = Image.fromarray(np.ascontiguousarray(original_image[:, :, ::-1]))
+            original_image = convert_PIL_to_numpy(picture, self.input_format)
         resize = self.aug.get_transform(original_image)
         if 0 in (getattr(resize, "new_h", 1), getattr(resize, "new_w", 1)):
             height, width = original_image.shape[:2]
@@ -92,12 +97,12 @@ class Predictor(DefaultPredictor):
             )
         return super().__call__(original_image)
 
-    def detect(self, image: np.ndarray, *, threshold: float = 0.5) -> Instances:
+    def detect(self, image: np.ndarray, *, threshold: float | Sequence[float] = 0.5) -> Instances:
         """Detect the objects of an image.
 
         Args:
             image: (H, W, 3) uint8, RGB.
-            threshold: the least score of a detection, 0 to 1.
+            threshold: the least score of a detection, 0 to 1; or that of each class.
 
         Returns:
             see :func:`detections_above`.
@@ -108,7 +113,7 @@ class Predictor(DefaultPredictor):
         return detections_above(self(np.ascontiguousarray(image[:, :, ::-1])), threshold)
 
 
-def detections_above(predictions: dict[str, Any], threshold: float) -> Instances:
+def detections_above(predictions: dict[str, Any], threshold: float | Sequence[float]) -> Instances:
     """Turn what a model returned for an image into detections.
 
     Proposals come by the thousand and on top of each other. Of boxes or masks without classes,
@@ -116,7 +121,7 @@ def detections_above(predictions: dict[str, Any], threshold: float) -> Instances
 
     Args:
         predictions: a model's output for one image.
-        threshold: the least score of a detection, 0 to 1.
+        threshold: the least score of a detection, 0 to 1; or that of each class.
 
     Returns:
         R detections on the CPU, best first, in pixels of the image: ``pred_boxes``, ``scores``
@@ -140,6 +145,8 @@ def detections_above(predictions: dict[str, Any], threshold: float) -> Instances
             "the model returns neither instances nor proposals; MODEL.META_ARCHITECTURE must be a "
             "detector or an RPN"
         )
+    if isinstance(threshold, Sequence):
+        threshold = found.scores.new_tensor(threshold)[found.pred_classes]
     found = found[found.scores >= threshold]
     found = found[torch.argsort(found.scores, descending=True, stable=True)]
     if found.has("pred_classes"):
@@ -169,6 +176,27 @@ def set_final_nms(model: nn.Module, iou: float, most: int | None = None) -> None
         rpn.nms_thresh = iou
         if most is not None:
             rpn.post_nms_topk = {**rpn.post_nms_topk, False: most}
+
+
+def set_score_threshold(model: nn.Module, threshold: float | Sequence[float]) -> None:
+    """Change the least score of a detector's detections in place, before its last NMS.
+
+    Args:
+        model: a detector of Detectron2's form, not a :class:`PreparedModel`.
+        threshold: 0 to 1; or that of each class.
+
+    Raises:
+        UserError: for a model without classes.
+    """
+    head = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
+    head = head[-1] if isinstance(head, nn.ModuleList) else head  # the last stage of a cascade
+    head = model if isinstance(model, RetinaNet) else head
+    if not hasattr(head, "test_score_thresh"):
+        raise UserError(
+            f"a {type(model).__name__} has no classes with scores; leave --confidence-threshold out"
+        )
+    each = isinstance(threshold, Sequence)
+    head.test_score_thresh = torch.tensor(threshold) if each else threshold
 
 
 # --- names

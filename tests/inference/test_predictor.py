@@ -9,9 +9,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.structures import Boxes, Instances
+from PIL import Image
+from random_detectors import detect, image_of, random_detector
+from torch import nn
 from torchvision.ops import box_iou
 
 from fpn_d2 import UserError
+from fpn_d2.data import build_test_mapper
+from fpn_d2.data.dataset_mapper import map_record
 from fpn_d2.demo import parse_rows
 from fpn_d2.demo.outputs import coco_results
 from fpn_d2.inference import (
@@ -20,6 +25,7 @@ from fpn_d2.inference import (
     dataset_category_ids,
     free_title,
     set_final_nms,
+    set_score_threshold,
     split_pair,
 )
 from fpn_d2.inference.predictor import detections_above
@@ -43,6 +49,27 @@ def test_an_image_is_resized_as_the_config_says(row_config, model, resize, heigh
     # 97 x 120 px times 100 / 120: 80.83 x 100
     predictor.detect(np.zeros((97, 120, 3), np.uint8))
     assert seen == [(3, height, 100)]
+
+
+@pytest.mark.parametrize("image_format", ["BGR", "RGB", "L", "YUV-BT.601", "HSV"])
+def test_an_image_is_what_evaluation_makes_of_its_file(row_config, tmp_path, image_format):
+    values = [1.0] * (1 if image_format == "L" else 3)
+    keys = ["MODEL.PIXEL_MEAN", values, "MODEL.PIXEL_STD", values, "INFERENCE.PREPARE", False]
+    cfg = row_config(ROW, *SIZES, "INPUT.FORMAT", image_format, *keys)
+    seen, path = [], str(tmp_path / "a.png")
+
+    class Recorder(nn.Module):
+        def forward(self, records):
+            seen.append(records[0]["image"])
+            boxes = Boxes(torch.zeros(0, 4))
+            found = Instances((30, 40), pred_boxes=boxes, scores=torch.zeros(0))
+            return [{"instances": found}]
+
+    rgb = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(path)
+    Predictor(cfg, Recorder()).detect(rgb)
+    expected = map_record(build_test_mapper(cfg), {"file_name": path})["image"]
+    torch.testing.assert_close(seen[0], expected.float(), rtol=0, atol=1e-6)
 
 
 def test_an_image_is_refused_if_resizing_leaves_no_pixel(row_config, model):
@@ -225,3 +252,27 @@ def test_a_data_set_that_was_not_read_yet_is_read(row_config, tmp_path, caplog, 
     assert ("unread cannot be read" in caplog.text) == damaged
     DatasetCatalog.remove("unread")
     MetadataCatalog.remove("unread")
+
+
+@pytest.mark.parametrize("row", ["Faster-RCNN/faster_rcnn_R_18_C5", "RetinaNet/retinanet_R_18_FPN"])
+def test_a_class_has_a_threshold_of_its_own(row_config, row):
+    cfg = row_config(f"quick/{row}", "INPUT.MIN_SIZE_TEST", 150)
+    model, image = random_detector(cfg), image_of(120, 150)
+    set_final_nms(model, 0.5, 10_000)  # no best hundred, which other thresholds would change
+    set_score_threshold(model, 0.05)
+    boxes, scores, classes = detect(model, image)
+    own = [float(scores[classes == k].median()) if (classes == k).any() else 0.5 for k in range(5)]
+    enough = scores > torch.tensor(own)[classes]
+    assert 0 < enough.sum() < len(scores)
+    set_score_threshold(model, own)
+    for found, expected in zip(detect(model, image), (boxes, scores, classes), strict=True):
+        torch.testing.assert_close(found, expected[enough])
+    # of what the model returned, as the demo asks for it
+    instances = Instances((120, 150), pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
+    shown = detections_above({"instances": instances}, own)
+    assert len(shown) == (scores >= torch.tensor(own)[classes]).sum()
+
+
+def test_proposals_have_no_threshold_of_a_class(row_config):
+    with pytest.raises(UserError, match="has no classes"):
+        set_score_threshold(build_model(row_config("quick/RPN/rpn_R_18_FPN")), 0.5)
