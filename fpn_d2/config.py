@@ -18,6 +18,7 @@ from detectron2.utils.file_io import PathManager
 
 from .config_checks import check_config, import_foreign
 from .utils.errors import UserError
+from .utils.model_zoo import close_zoo_names, zoo_config
 
 # The bounds of a config file; this package's largest has 300 values in 3 kB.
 _MAX_BYTES = 2**20
@@ -103,6 +104,10 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # order, after INPUT.CROP and before the resize. fpn_d2/utils/augmentations.py has all of them.
     cfg.INPUT.AUGMENTATIONS = []
 
+    # True: train_net.py sets NUM_CLASSES of the RoI heads and of RetinaNet to the number of classes
+    # of DATASETS.TRAIN, and writes it into the run's config.yaml.
+    cfg.MODEL.NUM_CLASSES_FROM_DATA = False
+
     # How test images are resized: "detectron2" (Pillow, to whole numbers from 0 to 255, smoothed
     # where they shrink), or as torchvision's detectors do it, "torchvision".
     cfg.INPUT.RESIZE_TEST = "detectron2"
@@ -120,10 +125,14 @@ def add_fpn_config(cfg: CfgNode) -> None:
 
     # Evaluation runs on a copy of the model that is prepared for it (fpn_d2/inference/prepared.py):
     # batch norms folded, channels-last; the same detections but for rounding. Precision "float32",
-    # "bfloat16" or, on CUDA, "float16". COMPILE: torch.compile, which pays from hundreds of images.
+    # "bfloat16", on CUDA "float16", or with OpenVINO "int8", whose ranges are taken from so many
+    # images of DATASETS.TRAIN. COMPILE: torch.compile, which pays from hundreds of images. ENGINE:
+    # what computes the dense parts, "torch", "openvino", or "auto", OpenVINO where it can.
     cfg.INFERENCE = CfgNode()
     cfg.INFERENCE.PREPARE = True
+    cfg.INFERENCE.ENGINE = "torch"
     cfg.INFERENCE.PRECISION = "float32"
+    cfg.INFERENCE.CALIBRATION_IMAGES = 64
     cfg.INFERENCE.COMPILE = False
 
     # Train with the backbone compiled by torch.compile (fpn_d2/inference/prepared.py).
@@ -161,7 +170,8 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
     rows read, in a folder of its own.
 
     Args:
-        path: the YAML file; empty for the defaults alone.
+        path: the YAML file, or the name of a config of Detectron2's model zoo, such as
+            ``COCO-Detection/faster_rcnn_R_50_FPN_3x``; empty for the defaults alone.
         opts: ``["KEY", "value", ...]`` overrides, as on the command line.
 
     Returns:
@@ -298,8 +308,16 @@ def _default_output_dir(path: str) -> str:
 def _merged_with_file(cfg: CfgNode, path: str) -> CfgNode:
     """``cfg.merge_from_file`` into a copy, with Detectron2's errors turned into sentences."""
     if not os.path.isfile(path):
+        zoo = zoo_config(path)
+        if zoo is not None:
+            zoo.MODEL.DEVICE, zoo.OUTPUT_DIR = cfg.MODEL.DEVICE, cfg.OUTPUT_DIR
+            cfg.merge_from_other_cfg(zoo)
+            return cfg
         what = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise UserError(f"config file {path} {what}; name one, such as a .yaml of configs/quick/")
+        close = close_zoo_names(path)
+        hint = f"did you mean {' or '.join(close)} of the model zoo? Otherwise " if close else ""
+        remedy = "name one, such as a .yaml of configs/quick/"
+        raise UserError(f"config file {path} {what}; {hint}{remedy}")
     files_read = 0
 
     class CheckedFiles(CfgNode):

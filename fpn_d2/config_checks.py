@@ -142,9 +142,20 @@ def _check_programs(cfg: CfgNode) -> None:
             "SOLVER.REFERENCE_WORLD_SIZE; set that to 0 to take batch and schedule as they are"
         )
     inference = cfg.INFERENCE
-    if not inference.PREPARE and (inference.PRECISION != "float32" or inference.COMPILE):
+    engine = inference.ENGINE != "torch"
+    if not inference.PREPARE and (inference.PRECISION != "float32" or inference.COMPILE or engine):
         raise UserError(
-            "INFERENCE.PRECISION and COMPILE have no effect without INFERENCE.PREPARE True; set it"
+            "INFERENCE.PRECISION, ENGINE and COMPILE have no effect without INFERENCE.PREPARE "
+            "True; set it"
+        )
+    if engine and inference.COMPILE:
+        raise UserError(
+            "INFERENCE.COMPILE compiles by PyTorch; set INFERENCE.ENGINE torch, or COMPILE False"
+        )
+    if inference.PRECISION == "int8" and not engine:
+        raise UserError(
+            "INFERENCE.PRECISION int8 is OpenVINO's; set INFERENCE.ENGINE openvino, or take "
+            "float32 or bfloat16"
         )
     if not cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
         raise UserError(

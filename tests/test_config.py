@@ -37,6 +37,8 @@ NEW_KEYS = {
     "MODEL.FPN.FREEZE": False,
     "MODEL.NUM_CLASSES_FROM_DATA": False,
     "INFERENCE.PREPARE": True,
+    "INFERENCE.ENGINE": "torch",
+    "INFERENCE.CALIBRATION_IMAGES": 64,
     "INFERENCE.PRECISION": "float32",
     "INFERENCE.COMPILE": False,
     "SOLVER.COMPILE": False,
@@ -142,7 +144,8 @@ def test_a_build_before_the_release_is_judged_by_major_and_minor(fresh):
 
 
 def test_the_public_names_are_the_ways_in():
-    assert set(fpn_d2.__all__) == {"UserError", "add_fpn_config", "load_config", "load_model"}
+    names = {"Predictor", "UserError", "add_fpn_config", "load_config", "load_model"}
+    assert set(fpn_d2.__all__) == names
     assert all(hasattr(fpn_d2, name) for name in fpn_d2.__all__)
 
 

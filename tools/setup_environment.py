@@ -42,6 +42,9 @@ DEV_TOOLS = {
     "xdist": "pytest-xdist>=3",
     "ruff": "ruff==0.17.5",
     "hypothesis": "hypothesis>=6",
+    "openvino": "openvino>=2026.4",
+    "nncf": "nncf>=3.4",
+    "onnx": "onnx>=1.13",
 }
 NAME_ANOTHER = "name a wheel, a folder or a git repository with `make setup DETECTRON2=...`"
 

@@ -35,7 +35,7 @@ from ..evaluation import (
     ResultsWritingCOCOEvaluator,
     ResultsWritingVOCEvaluator,
 )
-from ..inference import PreparedModel, compile_backbone, prepare_model
+from ..inference import PreparedModel, compile_backbone, prepare_as_configured, trained_class_names
 from ..inference.prepared import PRECISIONS
 from ..layers import convolve_linears
 from ..utils.errors import UserError
@@ -88,7 +88,12 @@ class Trainer(DefaultTrainer):
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
         self._trainer = _step_class(cfg)(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = SafeCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            class_names=trained_class_names(cfg),
+            trainer=weakref.proxy(self),
+        )
         check = functools.partial(check_resumable, cfg, model, optimizer)
         self.checkpointer.before_resume = check
         self.start_iter = 0
@@ -247,7 +252,7 @@ class Trainer(DefaultTrainer):
         logger.info("Running inference with test-time augmentation ...")
         if cfg.INFERENCE.PREPARE:
             made = _prepared(cfg, model)
-            model = PreparedModel(GeneralizedRCNNWithTTA(cfg, made.model), made.dtype)
+            model = PreparedModel(GeneralizedRCNNWithTTA(cfg, made.model), made.dtype, made.engine)
         else:
             model = GeneralizedRCNNWithTTA(cfg, model)
         names = cfg.DATASETS.TEST
@@ -307,14 +312,15 @@ _COMPILED: weakref.WeakKeyDictionary[nn.Module, PreparedModel] = weakref.WeakKey
 
 def _prepared(cfg: CfgNode, model: nn.Module) -> PreparedModel:
     """A prepared copy of a model as it is now; only a compiled one is kept in memory."""
-    precision = cfg.INFERENCE.PRECISION
     if not cfg.INFERENCE.COMPILE:
-        return prepare_model(model, precision=precision)
+        # In training mode the weights are no longer those of any file.
+        return prepare_as_configured(cfg, model, keep=not model.training)
     kept = _COMPILED.get(model)
-    if kept is not None and kept.dtype == PRECISIONS[precision]:
-        kept.load_weights(prepare_model(model, precision=precision))
+    if kept is not None and kept.dtype == PRECISIONS[cfg.INFERENCE.PRECISION]:
+        plain = changed(cfg, {"INFERENCE.COMPILE": False})
+        kept.load_weights(prepare_as_configured(plain, model))
         return kept
-    _COMPILED[model] = prepare_model(model, precision=precision, compile=True)
+    _COMPILED[model] = prepare_as_configured(cfg, model)
     return _COMPILED[model]
 
 

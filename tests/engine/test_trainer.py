@@ -24,6 +24,7 @@ from fpn_d2 import UserError, load_config
 from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.config import changed
 from fpn_d2.data import build_test_loader
+from fpn_d2.data.datasets.shapes import CLASSES
 from fpn_d2.engine import Trainer
 from fpn_d2.engine import trainer as trainer_module
 from fpn_d2.engine.hooks import CPUAutocastTrainer
@@ -54,6 +55,17 @@ def test_mixed_precision_on_a_cpu_follows_the_processor(tiny_config, monkeypatch
     assert type(made._trainer) is (CPUAutocastTrainer if has_bfloat16 else SimpleTrainer)
     weight = made.model.backbone.fpn_output2.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_every_checkpoint_holds_the_names_of_the_classes(repo, tiny_opts):
+    row = repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
+    cfg = load_config(row, [*tiny_opts, "MODEL.ROI_BOX_HEAD.FC_DIM", "8"])
+    os.makedirs(cfg.OUTPUT_DIR)
+    checkpointer = Trainer(cfg).checkpointer
+    for name in ("model_0000001", "model_best"):
+        checkpointer.save(name, iteration=1)
+        content = torch.load(Path(cfg.OUTPUT_DIR, f"{name}.pth"), weights_only=True)
+        assert content["class_names"] == list(CLASSES)
 
 
 def test_overwriting_deletes_checkpoints(trainer):

@@ -21,6 +21,7 @@ from detectron2.utils.logger import setup_logger
 import train_net
 from fpn_d2 import UserError, load_model
 from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.data.datasets.shapes import CLASSES
 from fpn_d2.engine import Trainer, argument_parser, launch
 from fpn_d2.experiments import FourStep, Run, Runner, proposal_opts
 from fpn_d2.experiments.four_step import check_frozen
@@ -133,6 +134,10 @@ def test_the_joined_box_head_is_step_4s(weights):
     assert len(joined) == 8  # two fc layers, two predictors
     assert differing(joined, part(weights[4], "roi_heads.")) == set()
     assert differing(joined, part(weights[2], "roi_heads.")) == set(joined)
+
+
+def test_the_joined_network_keeps_the_names_of_its_classes(trained):
+    assert torch.load(trained[0].weights, weights_only=True)["class_names"] == list(CLASSES)
 
 
 @pytest.mark.parametrize("step", [3, 4])
