@@ -95,10 +95,6 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # crops have their object at one scale, and so do the baseline's images.
     cfg.INPUT.OBJECT_SCALE_TRAIN = 0.0
 
-    # True: train_net.py sets NUM_CLASSES of the RoI heads and of RetinaNet to the number of classes
-    # of DATASETS.TRAIN, and writes it into the run's config.yaml.
-    cfg.MODEL.NUM_CLASSES_FROM_DATA = False
-
     # What changes training images at random, by Detectron2's names and with their numbers, such as
     # [["RandomBrightness", 0.8, 1.2], ["RandomApply", 0.5, "RandomRotation", -10, 10]]; in this
     # order, after INPUT.CROP and before the resize. fpn_d2/utils/augmentations.py has all of them.
