@@ -28,6 +28,7 @@ from fpn_d2.modeling import LevelROIHeads
 
 NEW_KEYS = {
     "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES": 0,
+    "INPUT.AUGMENTATIONS": [],
     "INPUT.RESIZE_TEST": "detectron2",
     "DATALOADER.MAX_SKIPPED_SHARE": 0.01,
     "DATALOADER.RANDOM_SUBSET_RATIO": 1.0,
