@@ -104,11 +104,6 @@ def _of_training(cfg: CfgNode, classes: Sequence[str]) -> Iterator[str]:
                 f"INPUT.MIN_SIZE_{split} {max(sides)} is above INPUT.MAX_SIZE_{split} {longest}, "
                 f"so that no image gets it: set INPUT.MAX_SIZE_{split} to more"
             )
-    if cfg.TEST.EVAL_PERIOD > 0 and not cfg.DATASETS.TEST:
-        yield (
-            f"TEST.EVAL_PERIOD is {cfg.TEST.EVAL_PERIOD}, and DATASETS.TEST is empty, so that "
-            "nothing is evaluated: name a data set there"
-        )
     mirrored = _mirrored(classes, _MIRRORED.get(cfg.INPUT.RANDOM_FLIP, {}))
     if mirrored:
         yield (

@@ -39,7 +39,6 @@ def told(row_config, caplog):
             ["INPUT.MIN_SIZE_TRAIN 640 is above INPUT.MAX_SIZE_TRAIN 320"],
         ),
         (["INPUT.MIN_SIZE_TEST", 321], ["INPUT.MIN_SIZE_TEST 321", "INPUT.MAX_SIZE_TEST 320"]),
-        (["TEST.EVAL_PERIOD", 100, "DATASETS.TEST", "()"], ["DATASETS.TEST is empty"]),
         (["INPUT.FORMAT", "RGB"], ["in the order of BGR, and INPUT.FORMAT is RGB"]),
         (["MODEL.PIXEL_MEAN", IMAGENET_RGB], ["in the order of RGB, and INPUT.FORMAT is BGR"]),
         (

@@ -300,10 +300,8 @@ def _object_faults(
         yield ERROR, ANY_RUN, "has 'ignore', which Detectron2 does not take: use 'iscrowd'"
     crowd = annotation.get("iscrowd", 0)
     if crowd not in (0, 1):
-        # Training leaves out what is true to Python, which the text "0" is.
-        stops = ANY_RUN if crowd and isinstance(crowd, str) else (EVALUATION,)
         text = f"has the iscrowd {_short(crowd)}, for training a crowd: give 0 or 1"
-        yield ERROR, stops, text
+        yield ERROR, (EVALUATION,), text
     box = annotation.get("bbox")
     yield from _box_faults(box, size)
     if "area" in annotation:

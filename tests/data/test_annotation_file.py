@@ -279,14 +279,6 @@ def test_minival_may_repeat_ids_as_detectron2_has_it(coco):
     assert (finding.severity, finding.stops) == (ERROR, ("training", "evaluation"))
 
 
-@pytest.mark.parametrize("crowd, stops", [("0", 2), ("1", 2), (2, 1), (None, 1), ("", 1)])
-def test_a_text_as_crowd_that_training_would_leave_out_stops_it(coco, crowd, stops):
-    content = coco.content()
-    content["annotations"][1]["iscrowd"] = crowd
-    (finding,) = annotation_findings(content)
-    assert finding.stops == ("training", "evaluation")[-stops:]
-
-
 def test_a_finding_names_image_and_annotation(coco):
     content = coco.content()
     content["annotations"][1]["category_id"] = 9
