@@ -47,8 +47,10 @@ setup(
     install_requires=[
         "Pillow>=7.1",
         "PyYAML>=5.1",
+        "defusedxml",
         "jinja2>=3",
         "matplotlib",
+        "msgspec>=0.18",
         "numpy",
         "portalocker",
         "pycocotools>=2.0.2",

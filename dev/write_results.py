@@ -11,6 +11,7 @@ them.
     <!-- end of results -->
 """
 
+import argparse
 import os
 import re
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ _SECTION = re.compile(r"(<!-- (\S+\.json) -->\n).*?(<!-- end of results -->)", r
 
 def main() -> None:
     """Write the pages and the reports."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     with exit_on_user_error():
         tables = load_tables(ROOT / "configs" / "tables.yaml")
         pages = {ROOT / name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}

@@ -7,7 +7,7 @@ import operator
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import IO, Any
 
@@ -18,6 +18,7 @@ from detectron2.utils.file_io import PathManager
 
 from .config_checks import check_config, import_foreign
 from .utils.errors import UserError
+from .utils.model_zoo import close_zoo_names, zoo_config
 
 # The bounds of a config file; this package's largest has 300 values in 3 kB.
 _MAX_BYTES = 2**20
@@ -94,9 +95,24 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # crops have their object at one scale, and so do the baseline's images.
     cfg.INPUT.OBJECT_SCALE_TRAIN = 0.0
 
+    # What changes training images at random, by Detectron2's names and with their numbers, such as
+    # [["RandomBrightness", 0.8, 1.2], ["RandomApply", 0.5, "RandomRotation", -10, 10]]; in this
+    # order, after INPUT.CROP and before the resize. fpn_d2/utils/augmentations.py has all of them.
+    cfg.INPUT.AUGMENTATIONS = []
+
+    # True: train_net.py sets NUM_CLASSES of the RoI heads and of RetinaNet to the number of classes
+    # of DATASETS.TRAIN, and writes it into the run's config.yaml.
+    cfg.MODEL.NUM_CLASSES_FROM_DATA = False
+
     # How test images are resized: "detectron2" (Pillow, to whole numbers from 0 to 255, smoothed
     # where they shrink), or as torchvision's detectors do it, "torchvision".
     cfg.INPUT.RESIZE_TEST = "detectron2"
+
+    # Detectron2's samplers read these two, and its defaults lack them: the share of the images that
+    # RandomSubsetTrainingSampler draws from, and how often the weighted samplers repeat the images
+    # of a data set, as in [("shapes_train", 2.0)].
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
+    cfg.DATASETS.TRAIN_REPEAT_FACTOR = []
 
     # Training skips images that cannot be read, or are of another size than the annotation file
     # says, and names them in the log. It stops once they are more than this share of the training
@@ -150,7 +166,8 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
     rows read, in a folder of its own.
 
     Args:
-        path: the YAML file; empty for the defaults alone.
+        path: the YAML file, or the name of a config of Detectron2's model zoo, such as
+            ``COCO-Detection/faster_rcnn_R_50_FPN_3x``; empty for the defaults alone.
         opts: ``["KEY", "value", ...]`` overrides, as on the command line.
 
     Returns:
@@ -198,6 +215,15 @@ def changed(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:
     if cfg.is_frozen():
         copy.freeze()
     return copy
+
+
+def flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
+    """A config as ``{"MODEL.DEVICE": "cpu", ...}``, without its sections."""
+    values: dict[str, Any] = {}
+    for key, value in node.items():
+        inner = isinstance(value, CfgNode)
+        values |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return values
 
 
 _RPN, _RPN_HEAD, _ROI_HEADS = (
@@ -278,8 +304,16 @@ def _default_output_dir(path: str) -> str:
 def _merged_with_file(cfg: CfgNode, path: str) -> CfgNode:
     """``cfg.merge_from_file`` into a copy, with Detectron2's errors turned into sentences."""
     if not os.path.isfile(path):
+        zoo = zoo_config(path)
+        if zoo is not None:
+            zoo.MODEL.DEVICE, zoo.OUTPUT_DIR = cfg.MODEL.DEVICE, cfg.OUTPUT_DIR
+            cfg.merge_from_other_cfg(zoo)
+            return cfg
         what = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise UserError(f"config file {path} {what}; name one, such as a .yaml of configs/quick/")
+        close = close_zoo_names(path)
+        hint = f"did you mean {' or '.join(close)} of the model zoo? Otherwise " if close else ""
+        remedy = "name one, such as a .yaml of configs/quick/"
+        raise UserError(f"config file {path} {what}; {hint}{remedy}")
     files_read = 0
 
     class CheckedFiles(CfgNode):
@@ -383,7 +417,7 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
         try:
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError, TypeError, AttributeError) as error:
-            known = key in set(_all_keys(cfg))
+            known = key in flat(cfg)
             reason = _explain(cfg, error) if known else _unknown_key(cfg, key)
             raise UserError(f"override {key} {value}: {reason}") from error
 
@@ -413,14 +447,11 @@ def _explain(cfg: CfgNode, error: Exception) -> str:
 def _unknown_key(cfg: CfgNode, key: str) -> str:
     if key.startswith("-"):
         return f"{key} is no config key; give flags before the overrides"
-    close = difflib.get_close_matches(key, list(_all_keys(cfg)), n=1, cutoff=0.6)
+    if "EPOCH" in key.upper():
+        return (
+            f"there is no config key {key}; set SOLVER.MAX_ITER to epochs x images / "
+            "SOLVER.IMS_PER_BATCH, or give train_net.py --epochs before the overrides"
+        )
+    close = difflib.get_close_matches(key, list(flat(cfg)), n=1, cutoff=0.6)
     hint = f"did you mean {close[0]}?" if close else "take it out, or correct it"
     return f"there is no config key {key}; {hint}"
-
-
-def _all_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _all_keys(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"

@@ -9,6 +9,7 @@ a picture for each image and a video for each video, ``predictions.json`` in COC
 import argparse
 
 from fpn_d2.demo import MAX_PIXELS, parse_rows, run_demo
+from fpn_d2.evaluation import score_threshold
 from fpn_d2.utils.devices import keep_freed_memory
 from fpn_d2.utils.errors import exit_on_user_error
 
@@ -16,15 +17,23 @@ from fpn_d2.utils.errors import exit_on_user_error
 def main() -> None:
     """Read the command line, run the demo, and print what was written."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", required=True)
-    parser.add_argument("--weights", default="", help="a checkpoint (default: MODEL.WEIGHTS)")
+    parser.add_argument("--config-file", default="", help="may be left out with a zoo name")
+    parser.add_argument(
+        "--weights",
+        default="",
+        help="a checkpoint, or a name of Detectron2's model zoo such as "
+        "COCO-Detection/faster_rcnn_R_50_FPN_3x (default: MODEL.WEIGHTS)",
+    )
     parser.add_argument("--input", nargs="+", required=True, help="images, videos and folders")
     parser.add_argument("--output", required=True, help="the folder for the files")
     parser.add_argument(
+        "--confidence-threshold",
         "--threshold",
-        type=float,
-        default=0.5,
-        help="least score of a detection; SCORE_THRESH_TEST applies to models with classes too",
+        dest="threshold",
+        default="0.5",
+        metavar="SCORE",
+        help="least score of a detection; SCORE_THRESH_TEST applies to models with classes too; or "
+        "best-f1: each class's own, as tools/analyze_results.py found it (default: %(default)s)",
     )
     parser.add_argument(
         "--explain",
@@ -54,7 +63,7 @@ def main() -> None:
             rows,
             args.input,
             args.output,
-            threshold=args.threshold,
+            threshold=score_threshold(args.threshold),
             explain=args.explain,
             max_pixels=args.max_pixels,
             replace=args.force,

@@ -14,6 +14,7 @@ import argparse
 import os
 
 from fpn_d2 import UserError, load_config, load_model
+from fpn_d2.evaluation import class_thresholds, score_threshold
 from fpn_d2.export import (
     FORMATS,
     calibration_inputs,
@@ -26,14 +27,15 @@ from fpn_d2.export import (
     report_parity,
     write_export,
 )
+from fpn_d2.inference import config_for, set_score_threshold
 from fpn_d2.utils.errors import exit_on_user_error
 
 
 def main() -> None:
     """Read the command line, export, check, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--weights", required=True, metavar="FILE")
+    parser.add_argument("--config-file", default="", metavar="FILE")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="or a zoo name")
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument("--output", required=True, metavar="FILE")
     parser.add_argument(
@@ -42,6 +44,13 @@ def main() -> None:
         default=(),
         metavar="FILE",
         help="to check on; default: the first images of the config's test set",
+    )
+    parser.add_argument(
+        "--confidence-threshold",
+        default="",
+        metavar="SCORE",
+        help="least score of a detection, or best-f1: each class's own, as "
+        "tools/analyze_results.py found it (default: the config's SCORE_THRESH_TEST)",
     )
     parser.add_argument(
         "--int8", action="store_true", help="OpenVINO only: quantized on images of DATASETS.TRAIN"
@@ -68,13 +77,19 @@ def main() -> None:
         if args.report:
             check_report(args.report)
         opts = [*args.opts, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights]
-        cfg = load_config(args.config_file, opts)
+        config_file = config_for(args.config_file, args.weights)
+        cfg = load_config(config_file, opts)
+        threshold = args.confidence_threshold and class_thresholds(
+            score_threshold(args.confidence_threshold), cfg
+        )
         images = read_check_images(cfg, args.images)
         model = load_model(cfg)
+        if threshold != "":
+            set_score_threshold(model, threshold)
         exported = export_model(cfg, model, args.format)
         parity = check_export(exported, model, images)
         print(parity.summary())
-        name = os.path.splitext(os.path.basename(args.config_file))[0]
+        name = os.path.splitext(os.path.basename(config_file))[0]
         if args.report:
             report_parity(args.report, name, args.format, parity)
         if not parity.is_within_tolerance:

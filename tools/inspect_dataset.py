@@ -2,9 +2,11 @@
 """Show what a config's pyramid and anchors make of a data set: sizes, levels, what none reaches.
 
 python tools/inspect_dataset.py my_data_train --config-file configs/RPN/rpn_R_50_FPN.yaml
+python tools/inspect_dataset.py datasets/my_data --split val
 python tools/inspect_dataset.py my_data/annotations/instances_train.json --output output/inspect
 
-Writes <data set>_inspect.html and .json, and suggests MODEL.ANCHOR_GENERATOR.SIZES.
+A folder may be in any layout of datasets/README.md. Writes
+<data set>_inspect.html and .json, and suggests MODEL.ANCHOR_GENERATOR.SIZES.
 """
 
 import argparse
@@ -26,7 +28,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("dataset", metavar="NAME_OR_JSON", help="a registered name, or a file")
+    add("dataset", metavar="NAME_OR_PATH", help="a registered name, a folder, or a JSON file")
+    add("--split", metavar="S", default="train", help="of a folder; default: train")
     add("--config-file", metavar="C", default="", help=f"of the model; default: {_CONFIG}")
     add("--images", metavar="FOLDER", default="", help="of a file's images")
     add("--output", metavar="DIR", default="output/inspect")
@@ -39,7 +42,7 @@ def main() -> None:
         if args.samples < 0:
             raise UserError(f"--samples is {args.samples}: give 0 or more")
         cfg = load_config(args.config_file or os.path.join(_ROOT, _CONFIG), args.opts)
-        found = Inspection(args.dataset, cfg, args.config_file or _CONFIG, args.images)
+        found = Inspection(args.dataset, cfg, args.config_file or _CONFIG, args.images, args.split)
         files = write_inspection(found, args.output, args.samples)
         sys.stdout.reconfigure(errors="backslashreplace")  # file names are of any characters
         print(summary(found))

@@ -1,4 +1,4 @@
-"""Data sets and loaders; importing this registers ``shapes`` and your own COCO-format folders."""
+"""Data sets and loaders; importing this registers ``shapes`` and the folders of your own data."""
 
 from .build import (
     build_test_loader,

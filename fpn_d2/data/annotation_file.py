@@ -14,19 +14,25 @@ from typing import Any
 
 import numpy as np
 
+from .datasets.converted_folders import FINDINGS
+
 ERROR, WARNING = "error", "warning"
 TRAINING, EVALUATION, MASKS = "training", "evaluation", "masks"
+MASK_EVALUATION = "evaluation of masks"
 ANY_RUN = (TRAINING, EVALUATION)
 
 Fault = tuple[str, tuple[str, ...], str]  # severity, what it stops, the end of a sentence
 Entries = dict[int, dict[str, Any]]  # by their places in a list of the file
 
 _LARGEST = 2**63 - 1  # what NumPy and COCO's evaluation take
+_NUMBERS = frozenset((int, float))
 _LONGEST_SIDE = 2**31 - 1  # of an image, in pixels
 # pycocotools walks along a polygon's edges in memory, so distant corners take all of it.
 _FARTHEST = 100_000
 # Boxes are often rounded outwards.
 _PIXELS_OUTSIDE = 1.0
+# A share of an image that is rounded.
+_LARGEST_SHARE = 1.001
 # From so many boxes on it is no chance that all of them make sense as corners.
 _ENOUGH_BOXES = 10
 
@@ -43,7 +49,7 @@ class Finding:
             such id.
         sentence: what is wrong, and how to mend it.
         stops: the runs that cannot be: ``"training"``, ``"evaluation"``, ``"masks"`` (a run of
-            either kind of a model of masks).
+            either kind of a model of masks), ``"evaluation of masks"``.
     """
 
     severity: str
@@ -65,6 +71,7 @@ def annotation_findings(content: Any, path: str = "") -> Iterator[Finding]:
         text = "the file's top level is no object: give it the lists images, annotations, ..."
         yield _of_file(text)
         return
+    yield from _of_conversion(content.get("info"))
     lists: dict[str, Entries] = {}
     for key in ("images", "categories", "annotations"):
         # Files of COCO's test images have no annotations.
@@ -75,7 +82,8 @@ def annotation_findings(content: Any, path: str = "") -> Iterator[Finding]:
         elif not found and key != "annotations":
             yield _of_file(f"the list named {key} is empty: fill it")
         lists[key] = {i: entry for i, entry in enumerate(found) if isinstance(entry, dict)}
-        for i in sorted(set(range(len(found))) - lists[key].keys()):
+        others = len(lists[key]) < len(found)
+        for i in sorted(set(range(len(found))) - lists[key].keys()) if others else ():
             yield _of_file(f"entry {i} of {key} is no object: give it the keys of COCO's format")
     yield from _of_categories(lists["categories"])
     yield from _of_images(lists["images"])
@@ -84,6 +92,15 @@ def annotation_findings(content: Any, path: str = "") -> Iterator[Finding]:
             text = f"the ids of {key} are partly numbers and partly texts"
             yield _of_file(f"{text}: give all of them numbers")
     yield from _of_annotations(lists, may_repeat="minival" in path)
+
+
+def _of_conversion(info: Any) -> Iterator[Finding]:
+    """What was left out when a folder of another layout was converted into this file."""
+    told = info.get(FINDINGS) if isinstance(info, dict) else None
+    for entry in told if isinstance(told, list) else []:
+        match entry:
+            case ["error" | "warning" as severity, str(sentence)]:
+                yield Finding(severity, None, None, sentence)
 
 
 def _of_file(text: str) -> Finding:
@@ -152,9 +169,14 @@ def _of_annotations(lists: dict[str, Entries], may_repeat: bool) -> Iterator[Fin
     images, categories = _by_id(lists["images"]), _by_id(lists["categories"])
     sizes = {number: image_size(image) for number, image in images.items()}
     annotations = lists["annotations"].values()
-    masks = any(annotation.get("segmentation") for annotation in annotations)
+    masks = any(map(has_mask, annotations))
     ids: set[int | str] = set()
+    doubtful, are_boxes = 0, True
     for place, annotation in lists["annotations"].items():
+        if _is_plain(annotation, sizes, categories, masks) and annotation["id"] not in ids:
+            ids.add(annotation["id"])
+            continue
+        doubtful, are_boxes = doubtful + 1, are_boxes and _is_box(annotation.get("bbox"))
         # Detectron2 knows that COCO's own minival files repeat ids, and lets them.
         faults = list(_id_faults(annotation, set() if may_repeat else ids, of_object=True))
         image_id, number = as_id(annotation.get("image_id")), as_id(annotation.get("id"))
@@ -176,10 +198,67 @@ def _of_annotations(lists: dict[str, Entries], may_repeat: bool) -> Iterator[Fin
             text += "evaluation stops: add it, unless you only train on the file"
             yield Finding(WARNING, None, None, text, (EVALUATION,))
     boxes = [annotation.get("bbox") for annotation in annotations]
-    if boxes and all(map(_is_box, boxes)):
+    areas = (annotation.get("area") for annotation in annotations)
+    tiny = are_boxes and all(is_number(area) and area <= _LARGEST_SHARE for area in areas)
+    if tiny and sum(box[2] * box[3] for box in boxes) > 4 * len(boxes):
+        text = f"all {len(boxes)} areas are 1 or less, like shares of their images: give them in "
+        text += "square pixels, since evaluation tells small from large by them"
+        yield Finding(WARNING, None, None, text)
+    if boxes and are_boxes and (2 * doubtful > len(boxes) or max(boxes[0]) <= _LARGEST_SHARE):
         unknown = math.nan, math.nan
         of_boxes = [sizes.get(as_id(a.get("image_id"))) or unknown for a in annotations]
         yield from _of_all_boxes(np.array(boxes, dtype=float), np.array(of_boxes, dtype=float))
+
+
+def _is_plain(annotation: dict[str, Any], sizes: dict, categories: dict, masks: bool) -> bool:
+    """Whether none of the rules below can find anything, but for a repeated id: a quick answer for
+    the 860,000 annotations of COCO, where a doubt is a no."""
+    try:
+        number, image_id, area = annotation["id"], annotation["image_id"], annotation["area"]
+        left, top, width, height = annotation["bbox"]
+        category_id, crowd = annotation["category_id"], annotation.get("iscrowd", 0)
+        image_width, image_height = sizes[image_id]
+        known = category_id in categories
+    except (KeyError, TypeError, ValueError):  # missing, of no such form, of an unknown image
+        return False
+    if not (
+        known
+        and type(number) is type(image_id) is type(category_id) is type(crowd) is int
+        and type(left) in _NUMBERS
+        and type(top) in _NUMBERS
+        and type(width) in _NUMBERS
+        and type(height) in _NUMBERS
+        and type(area) in _NUMBERS
+        and 0 < number <= _LARGEST
+        and 0 <= crowd <= 1
+        and -_PIXELS_OUTSIDE <= left < image_width
+        and -_PIXELS_OUTSIDE <= top < image_height
+        and width > 0
+        and height > 0
+        and 0 < left + width <= image_width + _PIXELS_OUTSIDE
+        and 0 < top + height <= image_height + _PIXELS_OUTSIDE
+        and width * height / 1000 <= area <= 2 * (width + 1) * (height + 1)
+        and "ignore" not in annotation
+        and "keypoints" not in annotation
+    ):
+        return False
+    segmentation = annotation.get("segmentation")
+    return _are_plain_polygons(segmentation) if segmentation else not masks or crowd == 1
+
+
+def _are_plain_polygons(segmentation: Any) -> bool:
+    if type(segmentation) is not list:
+        return False
+    try:
+        for polygon in segmentation:
+            # The norm is NaN or infinite with a coordinate that is; a truth is no number.
+            if not math.hypot(*polygon) <= _FARTHEST or not _NUMBERS.issuperset(map(type, polygon)):
+                return False
+            if len(polygon) < 6 or len(polygon) % 2:
+                return False
+    except (OverflowError, TypeError):  # not numbers, or beyond the range of floats
+        return False
+    return True
 
 
 def _object_faults(
@@ -193,20 +272,26 @@ def _object_faults(
         yield ERROR, ANY_RUN, "has 'ignore', which Detectron2 does not take: use 'iscrowd'"
     crowd = annotation.get("iscrowd", 0)
     if crowd not in (0, 1):
-        yield ERROR, (EVALUATION,), f"has the iscrowd {_short(crowd)}: give 0 or 1"
+        text = f"has the iscrowd {_short(crowd)}, for training a crowd: give 0 or 1"
+        yield ERROR, (EVALUATION,), text
     box = annotation.get("bbox")
     yield from _box_faults(box, size)
     if "area" in annotation:
         yield from _area_faults(annotation["area"], box)
-    segmentation = annotation.get("segmentation")
-    if segmentation:
-        yield from _mask_faults(segmentation, size)
+    if has_mask(annotation):
+        yield from _mask_faults(annotation["segmentation"], size)
     elif masks and crowd != 1:
         text = "has no segmentation, as others have: add one, or train a model of boxes"
         yield WARNING, (MASKS,), text
     points = annotation.get("keypoints")
     if points and not (isinstance(points, list) and all(map(is_number, points))):
         yield ERROR, (), "has keypoints that are no list of finite numbers: correct them"
+
+
+def has_mask(annotation: dict[str, Any]) -> bool:
+    """Whether an annotation has a segmentation; some writers give ``[[]]`` for none."""
+    segmentation = annotation.get("segmentation")
+    return any(segmentation) if isinstance(segmentation, list) else bool(segmentation)
 
 
 def _is_box(box: Any) -> bool:
@@ -249,7 +334,7 @@ def _of_all_boxes(boxes: np.ndarray, sizes: np.ndarray) -> Iterator[Finding]:
     ``sizes`` is (N, 2), their images' widths and heights, or NaN where they are not known."""
     first, last = boxes[:, :2], boxes[:, 2:]
     corner = first + last
-    if boxes.min() >= 0 and corner.max() <= 1.001 and not (sizes <= 2).any():
+    if boxes.min() >= 0 and corner.max() <= _LARGEST_SHARE and not (sizes <= 2).any():
         text = f"all {len(boxes)} boxes lie between 0 and 1, like shares of their images: give "
         yield _of_file(text + "left, top, width and height in pixels")
     if len(boxes) < _ENOUGH_BOXES or np.isnan(sizes).any():
@@ -283,10 +368,10 @@ def _mask_faults(segmentation: Any, size: tuple[int, int] | None) -> Iterator[Fa
         lines = sum(len(polygon) < 6 for polygon in segmentation)
         if lines:
             lost = "the object" if lines == len(segmentation) else "them"
-            text = (
-                f"has {lines} polygon(s) of fewer than three points: Detectron2 leaves {lost} out"
-            )
-            yield WARNING, (), text
+            text = f"has {lines} polygon(s) of fewer than three points: training of masks leaves "
+            # pycocotools takes the first as the kind of all: two points for a box, others for none.
+            stops = (MASK_EVALUATION,) if len(segmentation[0]) < 6 else ()
+            yield WARNING, stops, f"{text}{lost} out, and evaluation may misread it: correct it"
 
 
 def mask_fault(segmentation: Any, height: int, width: int) -> str | None:
@@ -330,13 +415,14 @@ def _rle_fault(rle: dict[str, Any], height: int, width: int) -> str | None:
         runs = _runs(data)
         if runs is None:
             return "is an RLE whose counts are no compressed run lengths"
-    elif isinstance(counts, list) and all(
-        isinstance(count, Integral) and is_number(count) for count in counts
+    elif isinstance(counts, list) and (
+        (set(map(type, counts)) == {int} and max(counts) <= _LARGEST)
+        or all(isinstance(count, Integral) and is_number(count) for count in counts)
     ):
         runs = counts
     else:
         return "is an RLE whose counts are neither a list of whole numbers nor a text"
-    if any(run < 0 for run in runs) or sum(runs) != height * width:
+    if min(runs, default=0) < 0 or sum(runs) != height * width:
         return f"is an RLE of {sum(runs)} pixels, and the image has {height * width}"
     return None
 

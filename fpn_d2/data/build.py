@@ -1,9 +1,11 @@
 """Detectron2's loaders, which refuse faulty data and settings before the first iteration."""
 
 import difflib
+import functools
 import operator
 import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,14 +27,24 @@ from ..config_checks import class_head_key
 from ..utils.errors import UserError
 from ..utils.files import is_local
 from ..utils.seeding import seeded
-from .dataset_mapper import RefusingMapper, SkippingMapper, build_test_mapper, build_train_mapper
-from .datasets.folders import datasets_root, missing_remedy
+from .coco_json import shared_reading
+from .dataset_mapper import (
+    RefusingMapper,
+    SkippingMapper,
+    build_test_mapper,
+    build_train_mapper,
+    map_record,
+    refuse,
+)
+from .datasets.folders import datasets_root, missing_remedy, missing_split
 from .proposals import check_proposals, explain_missing, read_proposals
 from .stream import TrainStream
 from .validation import (
     check_annotation_files,
     check_records,
+    check_voc,
     explain_failure,
+    header_faults,
     judged_file,
     tell_warnings,
 )
@@ -63,6 +75,9 @@ def build_train_loader(cfg: CfgNode) -> Any:
     if isinstance(dataset, list):  # a torch data set may read its images itself
         files = (record["file_name"] for record in dataset if "file_name" in record)
         mapper = SkippingMapper(mapper, files, cfg.DATALOADER.get("MAX_SKIPPED_SHARE", 0.01))
+        mapper.foresee(*header_faults(dataset, cfg.SEED))
+    else:
+        mapper = functools.partial(map_record, mapper)
     if isinstance(dataset, IterableDataset):  # its order is its own, and its place unknown
         return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
     return _stream_loader(cfg, dataset, mapper)
@@ -72,6 +87,12 @@ def _stream_loader(cfg: CfgNode, dataset: Any, mapper: Any) -> DataLoader:
     """Detectron2's loader, with its own sampler and mapper, over a :class:`TrainStream`."""
     if cfg.SEED < 0:
         cfg = changed(cfg, {"SEED": comm.shared_random_seed()})
+    share = cfg.DATALOADER.get("RANDOM_SUBSET_RATIO", 1.0)
+    if int(share * len(dataset)) < 1:
+        raise UserError(
+            f"DATALOADER.RANDOM_SUBSET_RATIO is {share}, which is none of {len(dataset)} images: "
+            "give a larger share"
+        )
     # Some samplers ignore SEED and draw one from NumPy.
     with seeded(cfg.SEED):
         parts = build_detection_train_loader.from_config(cfg, dataset=dataset, mapper=mapper)
@@ -130,9 +151,13 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     check_names([dataset_name], "DATASETS.TEST")
     _check_proposal_files(cfg, "TEST")
     dataset, mapper = _load_test(cfg, dataset_name), build_test_mapper(cfg)
+    if isinstance(dataset, list):
+        mapper = RefusingMapper(mapper)
+    else:
+        mapper = functools.partial(map_record, mapper)
     return build_detection_test_loader(
         dataset,
-        mapper=RefusingMapper(mapper) if isinstance(dataset, list) else mapper,
+        mapper=mapper,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
 
@@ -147,26 +172,35 @@ def _load_test(cfg: CfgNode, name: str) -> Any:
                 "file in DATASETS.PROPOSAL_FILES_TEST"
             )
         proposal_files = [files[name]]
-    return _load(cfg, [name], "evaluation", filter_empty=False, proposal_files=proposal_files)
+    dataset = _load(cfg, [name], "evaluation", filter_empty=False, proposal_files=proposal_files)
+    if isinstance(dataset, list):
+        faults, _ = header_faults(dataset, cfg.SEED)
+        for fault in faults:
+            refuse(*fault)
+    return dataset
 
 
 def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     """Detectron2's dataset dicts with these options of its function, or a torch data set where one
     is registered, checked for ``"training"`` or ``"evaluation"``."""
-    runs = (run, "masks") if cfg.MODEL.MASK_ON else (run,)
+    runs = (run, "masks", f"{run} of masks") if cfg.MODEL.MASK_ON else (run,)
     files = options["proposal_files"] or ()
     ids = [read_proposals(_local(path))["ids"] for path in files]  # Detectron2 would run its code
-    check_annotation_files(names, runs, objects_needed=options["filter_empty"])
-    try:
-        dataset = get_detection_dataset_dicts(names, **options)
-    except UserError:
-        raise
-    except Exception as error:
-        sentence = explain_failure(names) or explain_missing(names, files, ids)
-        if sentence is None:
+    with shared_reading(masks=cfg.MODEL.MASK_ON):
+        check_annotation_files(names, runs, objects_needed=options["filter_empty"])
+        try:
+            dataset = get_detection_dataset_dicts(names, **options)
+        except UserError:
             raise
-        raise UserError(sentence) from error
+        except Exception as error:
+            sentence = explain_failure(names, error) or explain_missing(names, files, ids)
+            if sentence is None:
+                raise
+            raise UserError(sentence) from error
     check_annotation_files(names, runs)  # the built-in sets have made theirs just now
+    if run == "evaluation":
+        for name in names:
+            check_voc(name)
     tell_warnings(names)
     _check_classes(cfg, names)
     if isinstance(dataset, list):
@@ -232,11 +266,14 @@ def check_names(names: Sequence[str], key: str) -> None:
         if name not in DatasetCatalog:
             close = difflib.get_close_matches(name, DatasetCatalog.keys(), n=3)
             hint = f" (did you mean {' or '.join(close)}?)" if close else ""
+            remedy = missing_split(name) or (
+                "your own data need <name>/images/ and <name>/annotations/instances_<split>.json, "
+                "or another layout of datasets/README.md, in the folder that DETECTRON2_DATASETS "
+                f"names before the start (now {datasets_root()}), and are then called "
+                "<name>_<split>"
+            )
             raise UserError(
-                f"{key} names the data set '{name}', which is not registered{hint}: your own data "
-                "need <name>/images/ and <name>/annotations/instances_<split>.json in the folder "
-                f"that DETECTRON2_DATASETS names before the start (now {datasets_root()}), and are "
-                "then called <name>_<split>"
+                f"{key} names the data set '{name}', which is not registered{hint}: {remedy}"
             )
 
 
@@ -274,11 +311,26 @@ def _check_image_files(names: Sequence[str], records: Sequence[dict[str, Any]]) 
             )
     paths = [record["file_name"] for record in records if "file_name" in record]
     missing = [path for path in paths if is_local(path) and not os.path.isfile(path)]
+    for path in missing:
+        if not _can_be_named(path):
+            raise UserError(
+                f"image {path!a} has letters that no file can have in this process, whose file "
+                f"names are {sys.getfilesystemencoding()}: set PYTHONUTF8=1 and start again"
+            )
     if missing:
         raise UserError(
             f"image {missing[0]} does not exist ({len(missing)} of the {len(paths)} images of "
             f"{', '.join(names)} are missing): put it there or take it out of the annotation file"
         )
+
+
+def _can_be_named(path: str) -> bool:
+    """Whether the encoding of file names in this process, often of LC_ALL, has these letters."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:

@@ -1,15 +1,17 @@
 """From an image of a data set to a model's input: resizing, and what happens to unreadable images.
 
-Detectron2's :class:`DatasetMapper` does the work. Here are another resize for training (DeepMask,
-the baseline of Table 6), another one for tests (``INPUT.RESIZE_TEST``), and mappers that ask why an
-image could not be read: training skips some such images, evaluation stops.
+Detectron2's :class:`DatasetMapper` does the work, on the pixels of :mod:`fpn_d2.data.images`. Here
+are another resize for training (DeepMask, the baseline of Table 6), another one for tests
+(``INPUT.RESIZE_TEST``), and mappers that ask why an image could not be read: training skips some
+such images, evaluation stops.
 """
 
 import copy
+import functools
 import logging
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -18,15 +20,50 @@ from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
+from ..utils.augmentations import build_augmentations
 from ..utils.errors import UserError
-from .images import use_image
+from .images import read_as_here, use_image
 
 logger = logging.getLogger(__name__)
 
 Mapper = Callable[[dict[str, Any]], Any]
 
+# How many times the standard deviation of a Poisson number lies beyond chance.
+_BEYOND_CHANCE = 3.0
 # DeepMask: a mask is positive where its scale is within 2^-0.25 to 2^0.25 of the canonical one.
 _OCTAVES = 0.25
+
+
+class _Resize(T.ResizeShortestEdge):
+    """Detectron2's resize, which keeps a pixel of each side of an image that is long and narrow."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """See :meth:`Augmentation.get_transform`; the image is (H, W, C)."""
+        transform = super().get_transform(image)
+        if isinstance(transform, T.ResizeTransform):
+            transform.new_h, transform.new_w = max(1, transform.new_h), max(1, transform.new_w)
+        return transform
+
+
+class _RandomCrop(T.RandomCrop):
+    """Detectron2's crop, which keeps a pixel of each side."""
+
+    def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """See :meth:`RandomCrop.get_crop_size`."""
+        height, width = super().get_crop_size(image_size)
+        return max(1, height), max(1, width)
+
+
+def never_empty(augmentations: Iterable[T.Augmentation]) -> list[T.Augmentation]:
+    """Replace Detectron2's augmentations that may leave no pixel of a long and narrow image."""
+    kept: list[T.Augmentation] = []
+    for one in augmentations:
+        if type(one) is T.ResizeShortestEdge:
+            one = _Resize(one.short_edge_length, one.max_size, one.sample_style, one.interp)
+        elif type(one) is T.RandomCrop:
+            one = _RandomCrop(one.crop_type, one.crop_size)
+        kept.append(one)
+    return kept
 
 
 class _Crop(T.CropTransform):
@@ -38,8 +75,20 @@ class _Crop(T.CropTransform):
         return [self.apply_coords(polygon) for polygon in polygons]
 
 
-class ObjectScaleMapper(DatasetMapper):
-    """A :class:`DatasetMapper` that resizes an image so that one object gets a given scale.
+class AugmentingMapper(DatasetMapper):
+    """Detectron2's training mapper with ``INPUT.AUGMENTATIONS`` between its crop and its resize."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """See :meth:`DatasetMapper.from_config`."""
+        options = super().from_config(cfg, is_train)
+        made, more = options["augmentations"], build_augmentations(cfg)
+        resize = [isinstance(aug, T.ResizeShortestEdge) for aug in made].index(True)
+        return {**options, "augmentations": never_empty([*made[:resize], *more, *made[resize:]])}
+
+
+class ObjectScaleMapper(AugmentingMapper):
+    """A training mapper that resizes an image so that one object gets a given scale.
 
     Each time it draws one of the objects that the test's image pyramid brings to that scale; an
     object's scale is max(width, height). The image gets no smaller and no larger than that pyramid
@@ -153,13 +202,32 @@ def build_test_resize(cfg: CfgNode) -> T.Augmentation:
 
 def build_test_mapper(cfg: CfgNode) -> DatasetMapper:
     """Detectron2's test mapper with the resize of ``INPUT.RESIZE_TEST``."""
-    return DatasetMapper(cfg, False, augmentations=[build_test_resize(cfg)])
+    return DatasetMapper(cfg, False, augmentations=never_empty([build_test_resize(cfg)]))
 
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
-    """Detectron2's training mapper, or with ``INPUT.OBJECT_SCALE_TRAIN`` the one of that scale."""
-    of_scale = cfg.INPUT.get("OBJECT_SCALE_TRAIN")  # a config of Detectron2 alone lacks it
-    return ObjectScaleMapper(cfg) if of_scale else DatasetMapper(cfg, True)
+    """The training mapper, or with ``INPUT.OBJECT_SCALE_TRAIN`` the one of that scale."""
+    if cfg.INPUT.get("OBJECT_SCALE_TRAIN"):  # a config of Detectron2 alone lacks it
+        return ObjectScaleMapper(cfg)
+    if cfg.INPUT.get("AUGMENTATIONS"):
+        return AugmentingMapper(cfg, True)
+    mapper = DatasetMapper(cfg, True)
+    mapper.augmentations = T.AugmentationList(never_empty(mapper.augmentations.augs))
+    return mapper
+
+
+def map_record(mapper: Mapper, record: dict[str, Any]) -> Any:
+    """Map an image by a mapper of Detectron2's, which then reads the pixels of
+    :func:`fpn_d2.data.images.read_image`."""
+    name = record.get("file_name")
+    if name is None:  # a torch data set may read its images itself
+        return mapper(record)
+    mapped = mapper({**record, "file_name": read_as_here(name)})
+    if isinstance(mapped, dict):
+        mapped["file_name"] = name
+        if mapped["image"].dtype == torch.float64:  # YUV, which no network takes so
+            mapped["image"] = mapped["image"].float()
+    return mapped
 
 
 class SkippingMapper:
@@ -189,10 +257,31 @@ class SkippingMapper:
         Raises:
             UserError: where too many images cannot be read.
         """
-        mapped, fault = use_image(self._mapper, record)
+        mapped, fault = use_image(functools.partial(map_record, self._mapper), record)
         if fault is not None:
             self._count(record["file_name"], fault)
         return mapped
+
+    def foresee(self, faults: Sequence[tuple[str, str]], drawn: int) -> None:
+        """Skip images before the first iteration.
+
+        Args:
+            faults: the ``file_name`` and the fault of images of which the header tells it.
+            drawn: the number of images whose headers were read.
+
+        Raises:
+            UserError: where so many cannot be read that this is no chance.
+        """
+        for fault in faults:
+            self._count(*fault)
+        expected = self._max_share * drawn
+        if len(faults) > 1 + expected + _BEYOND_CHANCE * math.sqrt(expected):
+            file, fault = faults[0]
+            raise UserError(
+                f"{len(faults)} of {drawn} training images that were drawn cannot be used, and "
+                f"DATALOADER.MAX_SKIPPED_SHARE is {self._max_share}: image {file} {fault}; convert "
+                "them, or take them out of the annotation file (tools/check_dataset.py lists all)"
+            )
 
     def _count(self, file: str, fault: str) -> None:
         position, images = self._positions[file], len(self._positions)
@@ -221,10 +310,15 @@ class RefusingMapper:
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Map one image in Detectron2's format."""
-        mapped, fault = use_image(self._mapper, record)
+        mapped, fault = use_image(functools.partial(map_record, self._mapper), record)
         if fault is not None:
-            raise UserError(
-                f"image {record['file_name']} {fault}, and results without it would not be those "
-                "of the data set: replace it, or take it out of the annotation file"
-            )
+            refuse(record["file_name"], fault)
         return mapped
+
+
+def refuse(file: str, fault: str) -> NoReturn:
+    """Stop an evaluation at an image that cannot be read."""
+    raise UserError(
+        f"image {file} {fault}, and results without it would not be those of the data set: replace "
+        "it, or take it out of the annotation file"
+    )

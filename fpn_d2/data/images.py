@@ -1,38 +1,177 @@
-"""Image files: the one reader of the whole package, and what is wrong with a file, in words."""
+"""Image files: the one reader of the whole package, and what is wrong with a file, in words.
 
+Pixels have 8 bits a channel. A file of 16 keeps the upper 8 of each: Pillow reads colours so, and
+this module grey, which Pillow would clip at 255. Numbers of 32 bits have no range that a file
+tells, and are refused. Images are turned once, as Pillow's ``ImageOps.exif_transpose`` does it.
+"""
+
+import contextlib
+import io
 import itertools
+import logging
 import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from detectron2.data import detection_utils
-from detectron2.utils.file_io import PathManager
-from PIL import Image, UnidentifiedImageError
+from detectron2.utils.file_io import PathHandler, PathManager
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..utils.errors import UserError
 
-_ORIENTATION = 0x0112  # EXIF
+logger = logging.getLogger(__name__)
+
+_TURNS = {  # by orientation, EXIF 2.3, Sec. 4.6.4
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _TURNED_ASIDE = (5, 6, 7, 8)
+# The formats whose grey of 16 bits has white at 65535, whatever Pillow's mode.
+_DEEP_FORMATS = ("PNG", "TIFF", "PPM", "JPEG2000")
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_FRAMES = "has several frames or pages, of which the first alone is read"
+_DARK = (
+    "uses less than a sixteenth of the range of its 16 bits, so that it is all but black with 8: "
+    "stretch all images by one factor"
+)
+_STORED = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")  # modes that a TIFF keeps as they are
 _CHUNK = 16  # images that a process reads before it reports
 
 
 def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
-    """Read an image, turned as its EXIF data say.
+    """Read an image, turned as its EXIF data say, with 8 bits a channel.
 
     Args:
         path: the file; :func:`image_fault` says whether it is sound.
         image_format: as ``cfg.INPUT.FORMAT``.
 
     Returns:
-        (H, W, C) uint8, contiguous.
+        (H, W, C) uint8, contiguous; of YUV-BT.601 float64.
+
+    Raises:
+        UserError: for pixels whose range is not known; for other faults whatever Pillow raises.
     """
-    return np.ascontiguousarray(detection_utils.read_image(path, format=image_format))
+    with PathManager.open(path, "rb") as file, Image.open(file) as image:
+        loaded = _loaded(path, image)
+    return np.ascontiguousarray(detection_utils.convert_PIL_to_numpy(loaded, image_format))
+
+
+def _loaded(path: str, image: Image.Image) -> Image.Image:
+    """The pixels of an opened image; the log says once what is odd about such images."""
+    fault = _depth_fault(image)
+    if fault is not None:
+        raise UserError(f"image {path} {fault}")
+    _tell(path, _frames(image))
+    loaded, dark = _load(image)
+    _tell(path, dark)
+    return loaded
+
+
+_told: set[str] = set()
+
+
+def _tell(path: str, remark: str | None) -> None:
+    if remark is not None and remark not in _told:
+        _told.add(remark)
+        logger.warning("image %s %s (this is said once)", path, remark)
+
+
+def _depth_fault(image: Image.Image) -> str | None:
+    """Why the pixels of an image have no known range, as the end of a sentence, or None."""
+    if _is_deep(image) or not image.mode.startswith(("I", "F")):
+        return None
+    kind = "floats" if image.mode == "F" else "whole numbers"
+    return (
+        f"has pixels that are {kind} of any size ({image.format}, Pillow's mode {image.mode}), of "
+        "which no file says what is white: save it with 8 or 16 bits a channel"
+    )
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an image is grey, of 9 to 16 bits, with a known range."""
+    # In Pillow's mode I a TIFF has 32 bits, or a sign.
+    modes = ("I;16",) if image.format == "TIFF" else ("I",)
+    return image.format in _DEEP_FORMATS and image.mode.startswith(modes)
+
+
+def _load(image: Image.Image) -> tuple[Image.Image, str | None]:
+    """An image with a known range, turned and of 8 bits a channel; and what is odd about it."""
+    deep, remark = _is_deep(image), None
+    tags = getattr(image, "tag_v2", {})
+    bits, negative = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_PHOTOMETRIC) == 0
+    image.load()  # a TIFF turns itself by this, and forgets its orientation
+    turn = _TURNS.get(_orientation(image))
+    if deep:
+        grey = np.asarray(image).astype(np.uint16)
+        grey = (1 << bits) - 1 - grey if negative else grey
+        remark = _DARK if bits == 16 and 0 < grey.max() < 1 << 12 else None
+        image = Image.fromarray((grey >> (bits - 8)).astype(np.uint8))
+    return image if turn is None else image.transpose(turn), remark
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # as Detectron2: broken EXIF data, of which Pillow may raise anything
+        return None
+
+
+def _frames(image: Image.Image) -> str | None:
+    """A remark where an image is one of several; previews and layers are no images of their own."""
+    with contextlib.suppress(Exception):  # what follows the first frame may be cut
+        if image.format not in ("MPO", "PSD") and getattr(image, "is_animated", False):
+            return _FRAMES
+    return None
+
+
+class _PixelsHandler(PathHandler):
+    """Opens an image file for Detectron2, which reads it by itself: where it would read other
+    pixels than :func:`read_image`, it gets them as a file of 8 bits without an orientation."""
+
+    PREFIX = "fpn_d2_pixels://"
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [self.PREFIX]
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
+        path = path.removeprefix(self.PREFIX)
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(PathManager.open(path, "rb"))
+            image = Image.open(file)
+            is_turned = image.format == "TIFF" and _orientation(image) in _TURNS
+            if not is_turned and image.mode[0] not in "IF":
+                _tell(path, _frames(image))
+                file.seek(0)
+                stack.pop_all()
+                return file
+            loaded = _loaded(path, image)
+        if loaded.mode not in _STORED:
+            loaded = loaded.convert("RGB")
+        content = io.BytesIO()
+        # A copy, since an opened TIFF takes its tags along.
+        loaded.copy().save(content, "TIFF", compression="raw")
+        content.seek(0)
+        return content
+
+
+PathManager.register_handler(_PixelsHandler(), allow_override=True)
+
+
+def read_as_here(path: str | os.PathLike) -> str:
+    """A name of an image file by which Detectron2's ``read_image`` gives the pixels of ours."""
+    return _PixelsHandler.PREFIX + os.fspath(path)
 
 
 def read_sound_image(record: dict[str, Any], image_format: str) -> np.ndarray:
@@ -96,43 +235,91 @@ def image_fault(
     Returns:
         the fault as the end of a sentence that begins with the image's name, or None.
     """
+    return look_at(path, width, height, max_pixels)[0]
+
+
+def look_at(
+    path: str,
+    width: int | None = None,
+    height: int | None = None,
+    max_pixels: int | None = None,
+    *,
+    header: bool = False,
+) -> tuple[str | None, str | None]:
+    """:func:`image_fault`, and what is remarkable about an image that can be used.
+
+    Args:
+        path, width, height, max_pixels: see :func:`image_fault`.
+        header: whether to leave the pixels undecoded, unless they are grey of 16 bits.
+
+    Returns:
+        the fault and the remark, each as the end of a sentence that begins with the image's name,
+        or None.
+    """
     try:
-        return _fault(path, width, height, max_pixels)
+        return _look(path, width, height, max_pixels, header)
     except FileNotFoundError:
-        return "does not exist"
+        return "does not exist", None
     except UnidentifiedImageError:
-        return "is no image of a format that Pillow knows"
+        with PathManager.open(path, "rb") as file:
+            if file.read(4) in _TIFF:
+                return (
+                    "is a TIFF of a kind that Pillow does not read, such as colours of 32 bits or "
+                    "more than four bands: save it as RGB or grey of 8 or 16 bits",
+                    None,
+                )
+        return "is no image of a format that Pillow knows", None
     except Image.DecompressionBombError:
-        return f"has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, which Pillow does not open"
+        most = 2 * Image.MAX_IMAGE_PIXELS
+        return f"has more than {most:,} pixels, which Pillow does not open", None
     except Exception as error:  # depending on the format OSError, SyntaxError, ValueError, ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return f"cannot be read ({' '.join(reason.split())})"
+        return f"cannot be read ({' '.join(reason.split())})", None
 
 
-def _fault(path: str, width: int | None, height: int | None, max_pixels: int | None) -> str | None:
+def _look(
+    path: str, width: int | None, height: int | None, max_pixels: int | None, header: bool
+) -> tuple[str | None, str | None]:
     with warnings.catch_warnings(), PathManager.open(path, "rb") as file:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(file) as image:
             found = image.size
             # Before EXIF, for which Pillow decodes a PNG.
             if max_pixels is not None and found[0] * found[1] > max_pixels:
-                return f"has {found[0]} x {found[1]} pixels, more than the limit of {max_pixels:,}"
-            # Detectron2 turns images as EXIF says before it compares their size.
-            if image.getexif().get(_ORIENTATION) in _TURNED_ASIDE:
-                found = found[::-1]
+                limit = f"more than the limit of {max_pixels:,}"
+                return f"has {found[0]} x {found[1]} pixels, {limit}", None
             # From the header, so that what is too large to be meant is not decoded.
+            as_said = width in (None, found[0]) and height in (None, found[1])
+            if not (header and as_said and image.format == "PNG" and "exif" not in image.info):
+                found = turned_size(image)
             if width not in (None, found[0]) or height not in (None, found[1]):
-                said = f"the annotation file says {width} x {height}"
-                return f"has {found[0]} x {found[1]} pixels, and {said}"
-            image.load()
-            image.convert("RGB")
-    return None
+                text = f"{found[0]} x {found[1]} pixels, and the annotation file says "
+                text += f"{width} x {height}"
+                if found != image.size == (width, height):
+                    text += ", its size before its EXIF orientation turns it"
+                return f"has {text}", None
+            fault, frames = _depth_fault(image), _frames(image)
+            if fault is not None or (header and not _is_deep(image)):
+                return fault, frames
+            loaded, dark = _load(image)
+            loaded.convert("RGB")
+    return None, frames or dark
 
 
-def image_faults(
+def turned_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height in pixels of an opened image once it is turned as its EXIF data say."""
+    if _orientation(image) not in _TURNED_ASIDE:
+        return image.size
+    if image.format == "TIFF":  # its size is turned when it is loaded, or already
+        image.load()
+        return image.size
+    return image.size[::-1]
+
+
+def look_at_all(
     images: Sequence[tuple[str, int | None, int | None]], workers: int | None = None
-) -> Iterator[str | None]:
-    """:func:`image_fault` of many images in their order, by several processes.
+) -> Iterator[tuple[str | None, str | None]]:
+    """:func:`look_at` of many images in their order, by several processes.
 
     Args:
         images: path, width and height of each.
@@ -144,11 +331,11 @@ def image_faults(
     # More processes than chunks would have nothing to do.
     workers = min(workers or os.cpu_count() or 1, -(-len(images) // _CHUNK))
     if workers <= 1:
-        yield from itertools.starmap(image_fault, images)
+        yield from itertools.starmap(look_at, images)
         return
     try:
         with ProcessPoolExecutor(workers) as pool:
-            yield from pool.map(image_fault, *zip(*images, strict=True), chunksize=_CHUNK)
+            yield from pool.map(look_at, *zip(*images, strict=True), chunksize=_CHUNK)
     except BrokenProcessPool as error:
         raise UserError(
             "a process that reads images was ended from outside, perhaps for memory: use fewer, "

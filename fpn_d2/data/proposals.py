@@ -6,6 +6,7 @@ COCOEvaluator writes for an RPN and :func:`detectron2.data.build.load_proposals_
 
 import os
 from collections.abc import Sequence
+from reprlib import repr as _short
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ def read_proposals(path: str) -> dict[str, Any]:
         in pixels, its logits an (R,) array.
 
     Raises:
-        UserError: where it is empty or not of this form.
+        UserError: where it is empty or not of this form, or the boxes are not what its
+            ``bbox_mode`` says, or are taken for without one: left, top, right and bottom.
     """
     remedy = "write it again by evaluating an RPN on the data set"
     content = load_arrays(path, "proposal file", remedy)
@@ -39,7 +41,32 @@ def read_proposals(path: str) -> dict[str, Any]:
         raise UserError(f"proposal file {path} has no {' and no '.join(missing)}; {remedy}")
     if len({len(content[key]) for key in _KEYS}) > 1:
         raise UserError(f"proposal file {path} has lists of different lengths; {remedy}")
-    return {"bbox_mode": BoxMode.XYXY_ABS, **content}
+    mode = content.get("bbox_mode", BoxMode.XYXY_ABS)
+    if not isinstance(mode, int | np.integer) or mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+        raise UserError(
+            f"proposal file {path} has the bbox_mode {_short(mode)}: give BoxMode.XYXY_ABS (0) for "
+            "left, top, right and bottom or BoxMode.XYWH_ABS (1) for left, top, width and height"
+        )
+    mode = BoxMode(mode)
+    for boxes in map(np.asarray, content["boxes"]):
+        if boxes.size and (boxes.shape[1:] != (4,) or boxes.dtype.kind not in "fiu"):
+            raise UserError(
+                f"proposal file {path} has boxes of shape {boxes.shape} and type {boxes.dtype}, "
+                f"not (R, 4) numbers; {remedy}"
+            )
+        if boxes.size and (_sides(boxes, mode) < 0).any():
+            raise UserError(
+                f"proposal file {path} has boxes of negative width or height if bbox_mode is "
+                f"{mode.name}, which it {'says' if 'bbox_mode' in content else 'does not say'}: "
+                "give the file the bbox_mode of its boxes, BoxMode.XYWH_ABS for left, top, width "
+                "and height or BoxMode.XYXY_ABS for left, top, right and bottom"
+            )
+    return {**content, "bbox_mode": mode}
+
+
+def _sides(boxes: np.ndarray, mode: BoxMode) -> np.ndarray:
+    """Widths and heights of (R, 4) boxes, (R, 2)."""
+    return boxes[:, 2:] - boxes[:, :2] if mode == BoxMode.XYXY_ABS else boxes[:, 2:]
 
 
 def explain_missing(
@@ -87,14 +114,16 @@ def check_proposals(names: Sequence[str], paths: Sequence[str], records: Sequenc
                 "the data sets' order"
             )
     for record in records:
-        boxes = record["proposal_boxes"]
+        boxes = np.asarray(record["proposal_boxes"])
         if not len(boxes):
             continue
+        boxes = BoxMode.convert(boxes, record["proposal_bbox_mode"], BoxMode.XYXY_ABS)
         # COCO's sides are whole pixels, and a detector may round up.
         limits = np.array([record["width"], record["height"]] * 2) + 1
         if not (np.isfinite(boxes).all() and (boxes >= -1).all() and (boxes <= limits).all()):
             raise UserError(
                 f"proposal file {', '.join(paths)} has boxes outside image {record['file_name']} "
                 f"({record['width']} x {record['height']} pixels), so it is of other images than "
-                f"{', '.join(names)}: write it again by evaluating the RPN on them"
+                f"{', '.join(names)}, or its bbox_mode is wrong: write it again by evaluating the "
+                "RPN on them"
             )

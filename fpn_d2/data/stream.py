@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from detectron2.utils import comm
 from torch.utils.data import IterableDataset, Sampler, get_worker_info
 
 from ..utils.errors import UserError
 from ..utils.seeding import seeded
+from .images import read_image
 
 # So many images in a row may be dropped by bad luck: 20 times as many as there are, at least the
 # first number and at most the second, which chance meets only where hardly 1 % can be used.

@@ -6,20 +6,20 @@ run before it starts; and where Detectron2's loader fails all the same, the firs
 Data sets that are registered for an evaluator other than COCO's have their records checked instead.
 """
 
-import codecs
 import collections
 import dataclasses
 import functools
 import itertools
-import json
-import locale
 import logging
 import os
+import random
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
+from detectron2.evaluation.pascal_voc_evaluation import parse_rec
 from tqdm import tqdm
 
 from ..utils.errors import UserError
@@ -27,21 +27,27 @@ from ..utils.files import is_local
 from .annotation_file import (
     ANY_RUN,
     ERROR,
+    EVALUATION,
+    MASK_EVALUATION,
     MASKS,
     WARNING,
     Finding,
     annotation_findings,
     as_id,
     file_name,
+    has_mask,
     image_size,
     is_number,
     mask_fault,
     size_faults,
 )
-from .datasets.folders import missing_remedy
-from .images import image_faults
+from .coco_json import read_annotations, without_gc
+from .datasets.folders import make_ready, missing_remedy
+from .images import look_at, look_at_all
 
 logger = logging.getLogger(__name__)
+
+_HEADERS = 200  # so many images are looked at before a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,35 +83,6 @@ class Report:
         return "\n".join(lines)
 
 
-def read_annotations(path: str) -> tuple[Any, str | None]:
-    """Read a JSON file of any content.
-
-    Returns:
-        its content and None, or None and a sentence that says why it cannot be read.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        if text.startswith("\ufeff"):
-            return None, f"{path} begins with a byte-order mark: write it as UTF-8 without BOM"
-        where = f"line {error.lineno} column {error.colno}"
-        return None, f"{path} is not valid JSON at {where} ({error.msg}): write the file again"
-    except RecursionError:
-        return None, f"{path} is nested too deeply for an annotation file: write it again"
-    except (OSError, ValueError, MemoryError) as error:  # not UTF-8, a number of 5,000 digits
-        reason = str(error).partition(";")[0] or "too large"  # Python's advice comes after
-        return None, f"annotation file {path} cannot be read ({reason}): write the file again"
-    encoding = codecs.lookup(locale.getpreferredencoding(False)).name
-    if encoding != "utf-8" and not text.isascii():  # Detectron2 reads it in the default encoding
-        return None, (
-            f"{path} has letters beyond ASCII, which Detectron2 would read as {encoding}, the "
-            "default encoding here: set PYTHONUTF8=1 and start again"
-        )
-    return content, None
-
-
 def check_file(path: str, image_folder: str, workers: int | None = None) -> Report:
     """Check an annotation file in COCO's format and the images that it names.
 
@@ -131,8 +108,9 @@ def check_file(path: str, image_folder: str, workers: int | None = None) -> Repo
         raise UserError(f"image folder {image_folder} does not exist: name it with --images")
     images, annotations = _list(content, "images"), _list(content, "annotations")
     by_image: dict[str | None, list[Finding]] = collections.defaultdict(list)
-    found = annotation_findings(content, path), _image_findings(images, image_folder, workers)
-    for finding in itertools.chain(*found):
+    with without_gc():
+        of_file = list(annotation_findings(content, path))
+    for finding in itertools.chain(of_file, _image_findings(images, image_folder, workers)):
         by_image[finding.image].append(finding)
     findings = by_image.pop(None, []) + list(itertools.chain(*by_image.values()))
     return Report(path, image_folder, len(images), len(annotations), findings)
@@ -144,18 +122,49 @@ def _list(content: Any, key: str) -> list[Any]:
 
 
 def _image_findings(images: list[Any], folder: str, workers: int | None) -> Iterator[Finding]:
-    """The faults of the image files; each file is read once for each size that is said of it."""
+    """What is wrong with image files, or remarkable; each is read once for each size said of it."""
     wanted = dict.fromkeys(
         (name, *(image_size(image) or (None, None)))
         for image in images
         if isinstance(image, dict) and (name := file_name(image)) is not None
     )
-    faults = image_faults([(os.path.join(folder, name), *size) for name, *size in wanted], workers)
+    seen = look_at_all([(os.path.join(folder, name), *size) for name, *size in wanted], workers)
     bar = tqdm(wanted, desc="images", unit="image", disable=None)
-    for (name, *_), fault in zip(bar, faults, strict=True):
+    for (name, *_), (fault, remark) in zip(bar, seen, strict=True):
         if fault is not None:
             text = f"image {name} {fault}: replace it, or correct the annotation file"
             yield Finding(ERROR, name, None, text)
+        elif remark is not None:
+            yield Finding(WARNING, name, None, f"image {name} {remark}")
+
+
+def header_faults(
+    records: Sequence[dict[str, Any]], seed: int
+) -> tuple[list[tuple[str, str]], int]:
+    """Read the headers of some images, and log what is remarkable about them.
+
+    Args:
+        records: images in Detectron2's format.
+        seed: decides which images.
+
+    Returns:
+        the ``file_name`` and the fault (:func:`fpn_d2.data.images.look_at`) of each image that
+        cannot be used; and how many images were drawn.
+    """
+    named = [record for record in records if "file_name" in record]
+    drawn = random.Random(seed).sample(named, min(_HEADERS, len(named)))
+    faults: list[tuple[str, str]] = []
+    remarks: dict[str, list[str]] = {}
+    for record in drawn:
+        file = record["file_name"]
+        fault, remark = look_at(file, record.get("width"), record.get("height"), header=True)
+        if fault is not None:
+            faults.append((file, fault))
+        elif remark is not None:
+            remarks.setdefault(remark, []).append(file)
+    for remark, files in remarks.items():
+        logger.warning("image %s %s (%d of %d images)", files[0], remark, len(files), len(drawn))
+    return faults, len(drawn)
 
 
 # The second reader: the loaders, before Detectron2's reads the file.
@@ -169,7 +178,8 @@ class _Judgement:
     findings: list[Finding]
     classes: list[str] = dataclasses.field(default_factory=list)  # by ascending id of categories
     images: dict[int | str, str] = dataclasses.field(default_factory=dict)  # file names by id
-    has_objects: bool = False  # that Detectron2 finds and trains on
+    has_objects: bool = False  # to train a model of boxes on
+    has_masked_objects: bool = False  # to train a model of masks on
     lacks_masks: bool = False  # though it has objects
 
 
@@ -179,7 +189,11 @@ def judged_file(name: str) -> _Judgement | None:
     Returns:
         what was found, or None where the data set has no such file on this machine (yet: built-in
         ones are made on first use), or it is of another format, such as LVIS's.
+
+    Raises:
+        UserError: where a folder of another layout than COCO's cannot be converted.
     """
+    make_ready(name)
     path = _path_of(name)
     if path is None or not os.path.isfile(path) or not _is_coco(name):
         return None
@@ -211,24 +225,27 @@ def _judge(path: str, mtime: int, size: int) -> _Judgement:
     content, sentence = read_annotations(path)
     if sentence is not None:
         return _Judgement(path, [Finding(ERROR, None, None, sentence, ANY_RUN)])
-    findings = list(annotation_findings(content, path))
+    with without_gc():
+        findings = list(annotation_findings(content, path))
     if any(finding.stops == ANY_RUN for finding in findings):
         return _Judgement(path, findings)
     images = {image["id"]: image["file_name"] for image in content["images"]}
     categories = sorted(content["categories"], key=lambda category: category["id"])
     objects = [a for a in _list(content, "annotations") if not a.get("iscrowd", 0)]
+    seen = [entry for entry in objects if as_id(entry.get("image_id")) in images]
     return _Judgement(
         path,
         findings,
         [category["name"] for category in categories],
         images,
-        any(
-            as_id(entry.get("image_id")) in images and not _is_left_out(entry) for entry in objects
-        ),
-        bool(objects) and not any(entry.get("segmentation") for entry in objects),
+        has_objects=bool(seen),
+        has_masked_objects=not all(map(_is_left_out, seen)),
+        lacks_masks=bool(objects) and not any(map(has_mask, objects)),
     )
 
 
+_MOST_KINDS = 8
+_VALUES = re.compile(r"'[^']*'|\[[^]]*\]|[-+.e\d]*\d")  # of sentences that are of one kind
 _ADD_MASKS = "MODEL.MASK_ON needs it, so add polygons or an RLE, or train a model of boxes"
 
 
@@ -262,22 +279,29 @@ def check_annotation_files(
                     f"the categories of data set {name} ({len(file.classes)}) are not those of "
                     f"{other} ({len(known)}): give both the same names in the same order of ids"
                 )
-    judged = list(files.values())
-    if objects_needed and len(files) == len(names) and not any(f.has_objects for f in judged):
+    has_objects = [
+        file.has_masked_objects if MASKS in runs else file.has_objects for file in files.values()
+    ]
+    if objects_needed and len(files) == len(names) and not any(has_objects):
         raise UserError(
             f"no image of {', '.join(names)} has an object in its file's list named annotations "
-            "(crowds do not count, nor do polygons of fewer than three points): annotate some, or "
+            "(crowds do not count, nor masks of fewer than three points): annotate some, or "
             "set DATALOADER.FILTER_EMPTY_ANNOTATIONS False to train on the background alone"
         )
 
 
 def tell_warnings(names: Sequence[str]) -> None:
-    """Log what is wrong with data sets and stops no run: the first such fault, and their number."""
+    """Log what is wrong with data sets and has not stopped the run: the first fault of each kind,
+    and their number."""
     for name in names:
         file = judged_file(name)
-        told = [finding for finding in file.findings if not finding.stops] if file else []
-        if told:
-            logger.warning("data set %s, %s", name, _in_words(file.path, told))
+        kinds: dict[str, list[Finding]] = {}
+        for finding in file.findings if file else []:
+            known = finding.severity == ERROR and EVALUATION in finding.stops
+            if known or finding.stops in ((), (MASK_EVALUATION,)):
+                kinds.setdefault(_VALUES.sub("", finding.sentence), []).append(finding)
+        for found in itertools.islice(kinds.values(), _MOST_KINDS):
+            logger.warning("data set %s, %s", name, _in_words(file.path, found))
 
 
 def _in_words(path: str, findings: Sequence[Finding]) -> str:
@@ -288,13 +312,20 @@ def _in_words(path: str, findings: Sequence[Finding]) -> str:
     return text + (f" (and {more} more: tools/check_dataset.py lists all)" if more else "")
 
 
-def explain_failure(names: Sequence[str]) -> str | None:
+def explain_failure(names: Sequence[str], error: Exception | None = None) -> str | None:
     """The third reader: one sentence that says why Detectron2's loader failed on these data sets,
-    or None where the annotation files are not at fault."""
+    with this error, or None where their files are not at fault."""
     for name in names:
         path, file = _path_of(name), judged_file(name)
         if path is not None and not os.path.isfile(path):
             return f"annotation file {path} of data set {name} does not exist: {missing_remedy()}"
+        if _is_voc(name):
+            try:
+                check_voc(name)
+            except UserError as fault:
+                return str(fault)
+            folder = MetadataCatalog.get(name).dirname
+            return f"data set {name} in {folder} cannot be read ({error}): correct its files"
         if file is None:  # a loader or a format of its own
             return None
         errors = [finding for finding in file.findings if finding.severity == ERROR]
@@ -302,6 +333,42 @@ def explain_failure(names: Sequence[str]) -> str | None:
             stopping = [finding for finding in errors if finding.stops]
             return _in_words(file.path, (stopping or errors)[:1])
     return None
+
+
+def _is_voc(name: str) -> bool:
+    return MetadataCatalog.get(name).get("evaluator_type") == "pascal_voc"
+
+
+def check_voc(name: str) -> None:
+    """Check all that Pascal VOC's evaluation reads of a data set of that format, which is more than
+    training does; data sets of other formats are let through.
+
+    Raises:
+        UserError: naming the file.
+    """
+    if not _is_voc(name):
+        return
+    known = MetadataCatalog.get(name)
+    listed = os.path.join(known.dirname, "ImageSets", "Main", f"{known.split}.txt")
+    if not os.path.isfile(listed):
+        raise UserError(f"{listed} of data set {name} does not exist: {missing_remedy()}")
+    with open(listed, encoding="utf-8") as lines:
+        images = [line.strip() for line in lines]
+    for image in images:
+        file = os.path.join(known.dirname, "Annotations", f"{image}.xml")
+        try:
+            names = [entry["name"] for entry in parse_rec(file)]
+        except Exception as error:  # an AttributeError for an element that is not there
+            raise UserError(
+                f"{file} of data set {name} cannot be read as Pascal VOC's ({error}): it has to be "
+                "there, with a name, pose, truncated, difficult and bndbox of each object"
+            ) from error
+        unknown = set(names).difference(known.thing_classes)
+        if unknown:
+            raise UserError(
+                f"{file} of data set {name} cannot be read as Pascal VOC's: its object "
+                f"{min(unknown)} is none of the classes {', '.join(known.thing_classes)}"
+            )
 
 
 def check_records(names: Sequence[str], records: Sequence[dict[str, Any]], masks: bool) -> None:

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from ..config import load_config
 from ..data.images import read_image
-from ..inference import Explainer, class_names, dataset_category_ids, free_title, split_pair
+from ..evaluation import class_thresholds
+from ..inference import Explainer, classes_of, config_for, free_title, split_pair
 from ..utils.errors import UserError
 from ..utils.files import write_json
 from ..visualization import draw_explanation
@@ -30,7 +31,8 @@ def parse_rows(
     """Load the config of each row, under a title that no other row has.
 
     Args:
-        config_file: the config of the first row.
+        config_file: the config of the first row; it may be empty if the weights are called by
+            their name in the model zoo.
         weights: its weights; if empty, those of the config and ``opts``.
         compare: the other rows, as ``CONFIG:WEIGHTS``.
         opts: overrides for all rows, as ``KEY, value, ...``.
@@ -44,7 +46,8 @@ def parse_rows(
     """
     if weights and "MODEL.WEIGHTS" in opts[::2]:
         raise UserError("weights are given twice, by --weights and by MODEL.WEIGHTS; leave one out")
-    pairs = [(config_file, weights), *(split_pair(words, "--compare") for words in compare)]
+    first = (config_for(config_file, weights), weights)
+    pairs = [first, *(split_pair(words, "--compare") for words in compare)]
     rows: dict[str, CfgNode] = {}
     for path, own in pairs:
         words = [*opts, *(("MODEL.WEIGHTS", own) if own else ())]
@@ -57,7 +60,7 @@ def run_demo(
     inputs: Sequence[str],
     output: str,
     *,
-    threshold: float = 0.5,
+    threshold: float | str = 0.5,
     explain: bool = False,
     max_pixels: int = MAX_PIXELS,
     replace: bool = False,
@@ -73,7 +76,8 @@ def run_demo(
         rows: title to config; see :func:`parse_rows`. Several are compared.
         inputs: files and folders; see :func:`find_sources`.
         output: the folder for the files; made where it is missing.
-        threshold: the least score of a detection, 0 to 1.
+        threshold: the least score of a detection, 0 to 1; or ``"best-f1"``, each class's own, see
+            :func:`fpn_d2.evaluation.class_thresholds`.
         explain: whether to write ``NAME_explain.png``.
         max_pixels: the most pixels that an image or a frame may have.
         replace: whether to replace files that exist.
@@ -84,8 +88,7 @@ def run_demo(
     Raises:
         UserError: for inputs, an output folder or weights that cannot be used.
     """
-    if not 0 <= threshold <= 1:
-        raise UserError(f"--threshold {threshold} is not between 0 and 1")
+    thresholds = {title: class_thresholds(threshold, cfg) for title, cfg in rows.items()}
     sources = find_sources(inputs, max_pixels=max_pixels)
     if sources.videos and (explain or len(rows) > 1):
         raise UserError(
@@ -100,7 +103,7 @@ def run_demo(
     files = [f"{s}{suffix}" for s in stems[: len(sources.images)] for suffix in suffixes[:-1]]
     files += [f"{stem}.mp4" for stem in stems[len(sources.images) :]]
     prepare_folder(output, [*files, *_RESULTS], read, replace=replace)
-    demo = _Demo(rows, output, threshold)
+    demo = _Demo(rows, output, thresholds)
     named = dict(zip(read, stems, strict=True))
     for path in tqdm(sources.images, "images", unit="image", disable=None):
         demo.image(path, named[path], explain)
@@ -114,12 +117,13 @@ def run_demo(
 class _Demo:
     """The models by their rows' titles, and what the first one has found so far."""
 
-    def __init__(self, rows: Mapping[str, CfgNode], output: str, threshold: float):
-        self.output, self.threshold = output, threshold
+    def __init__(self, rows: Mapping[str, CfgNode], output: str, thresholds: Mapping[str, Any]):
+        self.output, self.thresholds = output, thresholds
         self.models = {title: Explainer(cfg) for title, cfg in rows.items()}
-        self.names = {title: class_names(cfg) for title, cfg in rows.items()}
+        classes = {title: classes_of(cfg, self.models[title].model) for title, cfg in rows.items()}
+        self.names = {title: one.labels for title, one in classes.items()}
         self.first, *self.others = rows
-        self.category_ids = dataset_category_ids(rows[self.first])
+        self.category_ids = classes[self.first].category_ids
         self.predictions: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
 
@@ -129,7 +133,9 @@ class _Demo:
         target = os.path.join(self.output, stem)
         if explain:
             with _naming(path):
-                explanation = self.models[self.first].explain(image, threshold=self.threshold)
+                explanation = self.models[self.first].explain(
+                    image, threshold=self.thresholds[self.first]
+                )
             found = explanation.detections
             write_picture(f"{target}_explain.png", draw_explanation(explanation, names))
         else:
@@ -156,7 +162,7 @@ class _Demo:
 
     def _detect(self, title: str, image: np.ndarray, name: str) -> Instances:
         with _naming(name):
-            return self.models[title].predictor.detect(image, threshold=self.threshold)
+            return self.models[title].predictor.detect(image, threshold=self.thresholds[title])
 
     def _keep(self, found: Instances, about: dict[str, Any]) -> None:
         height, width = found.image_size

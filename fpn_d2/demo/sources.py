@@ -1,7 +1,6 @@
 """The images and videos that a demo looks at."""
 
 import os
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ from PIL import Image
 
 from ..data.images import image_fault
 from ..utils.errors import UserError
+from ..utils.files import is_config_key
 
 # The most pixels of an image or a frame, 192 MB as RGB; its header is read before it is decoded.
 MAX_PIXELS = 64_000_000
@@ -53,7 +53,7 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
             skipped += sorted({*files} - {*known})
         elif os.path.isfile(path):
             known = [path]
-        elif re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", path):
+        elif is_config_key(path):
             raise UserError(
                 f"input {path} does not exist; config overrides come last, after --output DIR"
             )

@@ -1,6 +1,7 @@
 """COCO's evaluation and its ground truth, in a form that other tools can read."""
 
 import contextlib
+import copy
 import io
 import logging
 import math
@@ -8,11 +9,12 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals
 from pycocotools.coco import COCO
 
+from ..data.coco_json import AnnotationFile, shared_reading
 from ..utils.errors import UserError
 from ..utils.files import write_json
 
@@ -24,6 +26,29 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
     number of proposals, this evaluator measures recall at 10, 30 and 300 proposals too, besides
     Detectron2's 100 and 1000.
     """
+
+    def __init__(self, dataset_name: str, *args: Any, **kwargs: Any):
+        """See :class:`COCOEvaluator`.
+
+        What an earlier run has converted of a data set without an annotation file is not read: it
+        is converted anew, since nothing says whether it is still the same.
+
+        Raises:
+            UserError: where the annotation file cannot be read, or there are no class names.
+        """
+        metadata = MetadataCatalog.get(dataset_name)
+        with shared_reading():
+            if metadata.get("json_file"):
+                super().__init__(dataset_name, *args, **kwargs)
+                return
+            if not metadata.get("thing_classes"):
+                raise UserError(
+                    f"data set {dataset_name} has no names of classes, and COCO's evaluation needs "
+                    f"them: set MetadataCatalog.get('{dataset_name}').thing_classes"
+                )
+            with _own_keypoints(dataset_name):
+                super().__init__(dataset_name, *args, **kwargs, allow_cached_coco=False)
+        del metadata.json_file  # the next evaluation would take it for the data set's
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
         """See :meth:`COCOEvaluator.evaluate`."""
@@ -39,6 +64,20 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
             for limit in (10, 30, 300):
                 recall = _evaluate_box_proposals(predictions, self._coco_api, limit=limit)
                 self._results["box_proposals"][f"AR@{limit}"] = recall["ar"].item() * 100
+
+
+@contextlib.contextmanager
+def _own_keypoints(dataset: str) -> Iterator[None]:
+    """Keep the data set as it is: the conversion moves the keypoints of its records in place."""
+    records, load = DatasetCatalog.get(dataset), DatasetCatalog.pop(dataset)
+    if any("keypoints" in a for record in records for a in record.get("annotations", ())):
+        records = copy.deepcopy(records)
+    DatasetCatalog.register(dataset, lambda: records)
+    try:
+        yield
+    finally:
+        DatasetCatalog.pop(dataset)
+        DatasetCatalog.register(dataset, load)
 
 
 def write_results(output_dir: str, results: dict[str, dict[str, float]]) -> None:
@@ -67,8 +106,7 @@ def load_ground_truth(dataset: str) -> tuple[COCO, str]:
             f"data set {dataset} has no annotations here; set DETECTRON2_DATASETS to the folder "
             "that it lies in"
         )
-    with quiet_pycocotools():
-        return COCO(json_file), metadata.image_root
+    return AnnotationFile(json_file), metadata.image_root
 
 
 @contextlib.contextmanager

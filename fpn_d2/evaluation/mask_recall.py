@@ -33,6 +33,7 @@ from detectron2.utils.logger import create_small_table
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import Params
 
+from ..data.coco_json import AnnotationFile
 from ..utils.errors import UserError
 from ..utils.files import write_json
 from .coco_evaluation import quiet_pycocotools, write_results
@@ -66,8 +67,7 @@ class MaskRecallEvaluator(DatasetEvaluator):
                 "annotation file; register it with detectron2's register_coco_instances"
             )
         self._json_file, self._output_dir = json_file, output_dir
-        with quiet_pycocotools():
-            self._coco = COCO(json_file)
+        self._coco = AnnotationFile(json_file)
         self.reset()
 
     def reset(self) -> None:

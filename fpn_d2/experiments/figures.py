@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image, ImageColor
 
+from ..data.images import read_sound_image
 from ..evaluation import load_ground_truth
 from ..visualization import (
     PALETTE,
@@ -278,7 +278,8 @@ def find_examples(
         best = [i for i in _best_images(found[x], found[y]) if i not in examples]
         if best:
             name = coco.imgs[best[0]]["file_name"]
-            image = read_image(os.path.join(image_root, name), format="RGB")
+            record = {**coco.imgs[best[0]], "file_name": os.path.join(image_root, name)}
+            image = read_sound_image(record, "RGB")
             boxes = np.array([o["bbox"] for o in objects[best[0]]], dtype=np.float64)
             boxes = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
             seen = {row: found[row][best[0]] for row in (x, y)}

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
@@ -57,7 +58,7 @@ class CropClassifier(nn.Module):
         self.linear = nn.Linear(shapes[self.feature].channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, 3, S, S) normalized pixels to (B, K + 1) logits."""
+        """Map (B, C, S, S) normalized pixels to (B, K + 1) logits."""
         return self.linear(self.bottom_up(x)[self.feature].mean(dim=(2, 3)))
 
 
@@ -73,7 +74,8 @@ def cut_crops(
         seed: the seed of the background's places.
 
     Returns:
-        (M, 3, S', S') uint8 crops, where S' is S and the room for shifts, and (M,) int64 classes.
+        (M, C, S', S') crops, where S' is S and the room for shifts, and (M,) int64 classes. Crops
+        are uint8, and of YUV-BT.601 float32.
 
     Raises:
         UserError: if an image cannot be read, or none has an object.
@@ -81,18 +83,19 @@ def cut_crops(
     rng = np.random.default_rng(seed)
     crops, classes = [], []
     for record in records:
-        image = read_sound_image(record, image_format)
+        image = read_sound_image(record, "RGB")
         objects = [o for o in record["annotations"] if not o.get("iscrowd", 0)]
         boxes = np.array(
             [BoxMode.convert(o["bbox"], o["bbox_mode"], BoxMode.XYXY_ABS) for o in objects]
         ).reshape(-1, 4)
         background = _background_boxes(rng, boxes, *image.shape[:2])
         for box in (*boxes, *background):
-            crops.append(_cut(image, box))
+            crops.append(convert_PIL_to_numpy(_cut(image, box), image_format))
         classes += [o["category_id"] for o in objects] + [num_classes] * len(background)
     if not crops:
         raise UserError("no image of DATASETS.TRAIN has an object to cut out: annotate some")
-    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2), torch.tensor(classes)
+    stacked = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
+    return (stacked.float() if stacked.is_floating_point() else stacked), torch.tensor(classes)
 
 
 def _background_boxes(
@@ -108,14 +111,13 @@ def _background_boxes(
     return drawn[free.numpy()]
 
 
-def _cut(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+def _cut(image: np.ndarray, box: np.ndarray) -> Image.Image:
     """Cut the square around a box and its context, and resize it; black beyond the image."""
     center, half = (box[:2] + box[2:]) / 2, max(*(box[2:] - box[:2]), 2) * CONTEXT / 2
     corners = (*(center - half), *(center + half))
-    picture = Image.fromarray(image).transform(
+    return Image.fromarray(image).transform(
         (_CUT_SIZE, _CUT_SIZE), Image.Transform.EXTENT, corners, Image.Resampling.BILINEAR
     )
-    return np.asarray(picture)
 
 
 def pretrain_backbone(
@@ -144,7 +146,8 @@ def pretrain_backbone(
     name = cfg.MODEL.FPN.BOTTOM_UP
     with torch.random.fork_rng():  # The seed decides the weights, and no caller's draws change.
         torch.manual_seed(max(cfg.SEED, 0))
-        bottom_up = BACKBONE_REGISTRY.get(name)(_trainable(cfg), ShapeSpec(channels=3))
+        pixels = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
+        bottom_up = BACKBONE_REGISTRY.get(name)(_trainable(cfg), pixels)
         frozen = [n for n, part in bottom_up.named_modules() if isinstance(part, FrozenBatchNorm2d)]
         frozen += [n for n, weight in bottom_up.named_parameters() if not weight.requires_grad]
         if frozen:
@@ -209,7 +212,7 @@ def _train(
 
 
 def _augment(crops: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift all crops by one step within their margin and flip half of them, to (B, 3, S, S)."""
+    """Shift all crops by one step within their margin and flip half of them, to (B, C, S, S)."""
     y, x = torch.randint(_CUT_SIZE - CROP_SIZE + 1, (2,), generator=generator).tolist()
     crops = crops[:, :, y : y + CROP_SIZE, x : x + CROP_SIZE]
     half = len(crops) // 2

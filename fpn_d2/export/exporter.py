@@ -12,6 +12,7 @@ import functools
 import importlib
 import io
 import json
+import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -27,12 +28,14 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..inference import class_names, prepare_model
+from ..inference import classes_of, prepare_model
 from ..inference.openvino_parts import quietly
 from ..inference.quantization import graph_bytes, quantize
 from ..utils.errors import UserError
 from ..utils.files import check_targets, explain_disk_errors, replace_file
 from .nms import nms_by_group
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("onnx", "torchscript", "openvino")
 # Opset 16 is the first with RoIAlign's half-pixel shift; most runtimes know the next one too.
@@ -52,9 +55,10 @@ class Exported:
         check: the same file, which also returns the outputs of the model's heads, so that
             :func:`fpn_d2.export.check_export` can compare them.
         metadata: what the file says about the model, as texts: ``class_names`` (a JSON list, empty
-            for proposals), ``input_format`` ("BGR" or "RGB"), ``min_size`` and ``max_size`` (the
-            sides in pixels to which an image is resized), ``resize`` (the way of it,
-            ``INPUT.RESIZE_TEST``), ``model`` and ``license``.
+            for proposals), ``class_names_from`` (the source in :class:`fpn_d2.inference.Classes`,
+            or "guess: " and a sentence), ``input_format`` ("BGR" or "RGB"), ``min_size`` and
+            ``max_size`` (the sides in pixels to which an image is resized), ``resize`` (the way of
+            it, ``INPUT.RESIZE_TEST``), ``model`` and ``license``.
     """
 
     format: str
@@ -89,8 +93,12 @@ def export_model(
     if format != "torchscript":
         require("onnx")  # which OpenVINO's files are made from
         require(format)
+    classes = classes_of(cfg, model)
+    if classes.guess:
+        logger.warning("%s", classes.guess)
     metadata = {
-        "class_names": json.dumps(class_names(cfg)),
+        "class_names": json.dumps(classes.names),
+        "class_names_from": f"guess: {classes.guess}" if classes.guess else classes.source,
         "input_format": cfg.INPUT.FORMAT,
         "min_size": str(cfg.INPUT.MIN_SIZE_TEST),
         "max_size": str(cfg.INPUT.MAX_SIZE_TEST),
@@ -101,7 +109,8 @@ def export_model(
     prepared = prepare_model(model).model.cpu()
     prepared.to(memory_format=torch.contiguous_format)
     graph = DetectorGraph(prepared).eval()
-    image = 255 * torch.rand(3, *_TRACE_SIZE, generator=torch.Generator().manual_seed(0))
+    size = len(cfg.MODEL.PIXEL_MEAN), *_TRACE_SIZE
+    image = 255 * torch.rand(size, generator=torch.Generator().manual_seed(0))
     inputs = (image,)
     if graph.takes_proposals:
         # one for the coarsest level and one for the finest
@@ -183,8 +192,7 @@ class DetectorGraph(nn.Module):
     def forward(self, image: Tensor, proposals: Tensor | None = None) -> tuple[Tensor, ...]:
         """
         Args:
-            image: (3, H, W) float32, 0 to 255, with its channels in the order of
-                ``INPUT.FORMAT``.
+            image: (C, H, W) float32, 0 to 255, with the channels of ``INPUT.FORMAT``.
             proposals: (P, 4), x0 y0 x1 y1 in pixels of the image, if ``takes_proposals``.
 
         Returns:

@@ -19,18 +19,18 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.data.detection_utils import read_image
 from tabulate import tabulate
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from ..config import changed
 from ..data import build_test_resize, check_names
-from ..data.images import image_fault
+from ..data.dataset_mapper import never_empty
+from ..data.images import image_fault, read_image
 from ..evaluation import match_boxes
 from ..inference import set_final_nms
 from ..utils.errors import UserError
-from ..utils.files import check_targets, read_json, write_json
+from ..utils.files import check_targets, is_config_key, read_json, write_json
 from ..utils.provenance import (
     describe_machine,
     describe_versions,
@@ -104,7 +104,7 @@ def check_export(exported: Exported, model: nn.Module, images: Sequence[Tensor])
 
     Args:
         exported, model: from :func:`fpn_d2.export.export_model`, and what it was made of.
-        images: (3, H, W) float32 each, 0 to 255.
+        images: (C, H, W) float32 each, as ``INPUT.FORMAT`` has them.
 
     Raises:
         UserError: if no image has a detection, so that nothing can be compared.
@@ -258,13 +258,18 @@ def read_check_images(cfg: CfgNode, files: Sequence[str] = ()) -> list[Tensor]:
     """Read the images to compare on, by default the first of the test set, each in three sizes.
 
     Returns:
-        (3, H, W) float32 each, 0 to 255, with the channels in the order of ``INPUT.FORMAT``.
+        (C, H, W) float32 each, 0 to 255, with the channels of ``INPUT.FORMAT``.
 
     Raises:
         UserError: for a file that is no image, or if the test set does not exist.
     """
     images = []
     for file in files or _test_files(cfg):
+        if is_config_key(file) and not os.path.exists(file):
+            raise UserError(
+                f"image {file} does not exist; config overrides come last, after another option: "
+                f"--images FILE --output FILE {file} <value>"
+            )
         fault = image_fault(file)
         if fault is not None:
             raise UserError(f"image {file} {fault}; name another by --images")
@@ -273,7 +278,8 @@ def read_check_images(cfg: CfgNode, files: Sequence[str] = ()) -> list[Tensor]:
         sides = {"INPUT.MIN_SIZE_TEST": shortest, "INPUT.MAX_SIZE_TEST": cfg.INPUT.MAX_SIZE_TEST}
         for scale in SCALES:
             scaled = changed(cfg, {key: round(scale * side) for key, side in sides.items()})
-            resized = build_test_resize(scaled).get_transform(pixels).apply_image(pixels)
+            (resize,) = never_empty([build_test_resize(scaled)])
+            resized = resize.get_transform(pixels).apply_image(pixels)
             resized = np.ascontiguousarray(resized.transpose(2, 0, 1), np.float32)
             images.append(torch.from_numpy(resized))
     return images

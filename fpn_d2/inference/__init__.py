@@ -9,14 +9,17 @@ from typing import Any
 
 _NAMES = {
     "explanation": ["AnchorMatches", "Explainer", "Explanation", "Proposals"],
-    "predictor": [
-        "Predictor",
+    "names": [
+        "Classes",
         "class_names",
+        "classes_of",
+        "config_for",
         "dataset_category_ids",
         "free_title",
-        "set_final_nms",
         "split_pair",
+        "trained_class_names",
     ],
+    "predictor": ["Predictor", "set_final_nms", "set_score_threshold"],
     "prepared": [
         "PreparedModel",
         "compile_backbone",

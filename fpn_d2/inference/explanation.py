@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,7 +123,7 @@ class Explainer:
         self,
         image: np.ndarray,
         *,
-        threshold: float = 0.5,
+        threshold: float | Sequence[float] = 0.5,
         canonical_size: float | None = None,
         canonical_level: int | None = None,
         ground_truth: np.ndarray | None = None,
@@ -137,7 +137,7 @@ class Explainer:
 
         Args:
             image: (H, W, 3) uint8, RGB.
-            threshold: the least score of a detection, 0 to 1.
+            threshold: the least score of a detection, 0 to 1; or that of each class.
             canonical_size, canonical_level: Eq. 1's constants, a size in pixels of the network
                 input and a level, by which RoIs are pooled too; None leaves the model's own.
             ground_truth: (G, 4), x0 y0 x1 y1 in pixels of the image, the objects that anchors are

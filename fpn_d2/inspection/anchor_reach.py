@@ -42,6 +42,7 @@ def network_inputs(
     resized = np.array(
         [ResizeShortestEdge.get_output_shape(*size, min_size, max_size) for size in unique.tolist()]
     )
+    resized = np.maximum(resized, 1)  # as the loaders keep a pixel of what is long and narrow
     factors = (resized / unique)[which.reshape(-1)][:, [1, 0, 1, 0]]
     return (boxes * factors).astype(np.float32), resized[which.reshape(-1)]
 

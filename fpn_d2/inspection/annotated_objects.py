@@ -13,7 +13,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..data import check_names
 from ..data.annotation_file import file_name, image_size, is_number
-from ..data.validation import read_annotations
+from ..data.coco_json import read_annotations
+from ..data.datasets.folders import folder_files, make_ready
 from ..utils.errors import UserError
 
 _REMEDY = "add some; tools/check_dataset.py lists what is wrong with a file"
@@ -100,23 +101,43 @@ def _box(box: Any, width: int, height: int) -> tuple[float, float, float, float]
     return (left, top, right, bottom) if right > left and bottom > top else None
 
 
-def dataset_files(dataset: str) -> tuple[str, str]:
+def dataset_splits(dataset: str) -> list[str]:
+    """The splits of a folder in one of the layouts of ``datasets/README.md``; none of anything
+    else.
+
+    Raises:
+        UserError: if the folder is in no layout, or in two.
+    """
+    is_folder = dataset not in DatasetCatalog and os.path.isdir(dataset)
+    return list(folder_files(os.path.normpath(dataset))) if is_folder else []
+
+
+def dataset_files(dataset: str, split: str = "train") -> tuple[str, str]:
     """Find the annotation file of a data set and the folder of its images.
 
     Args:
-        dataset: a registered name, or an annotation file, whose images are in ``images/`` beside
-            its folder.
+        dataset: a registered name; an annotation file, whose images are in ``images/`` beside its
+            folder; or a folder, see :func:`dataset_splits`.
+        split: of a folder, which is converted if it is in another layout than COCO's.
 
     Returns:
         the two paths, which need not exist.
 
     Raises:
-        UserError: if the name is not registered, or the data set is not in COCO's format.
+        UserError: if the name is not registered, the folder has no such split or cannot be
+            converted, or the data set is not in COCO's format.
     """
+    splits = dataset_splits(dataset)
+    if splits:
+        if split not in splits:
+            known = " or ".join(splits)
+            raise UserError(f"{dataset} has no split {split}: choose {known} with --split")
+        return folder_files(os.path.normpath(dataset), convert=split)[split]
     if dataset not in DatasetCatalog and (os.path.isfile(dataset) or dataset.endswith(".json")):
         above = os.path.dirname(os.path.dirname(os.path.abspath(dataset)))
         return dataset, os.path.join(above, "images")
     check_names([dataset], "the command line")
+    make_ready(dataset)
     known = MetadataCatalog.get(dataset)
     if not known.get("json_file") or not known.get("image_root"):
         raise UserError(f"data set {dataset} has no annotation file: this reads COCO's format")

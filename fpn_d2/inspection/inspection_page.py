@@ -5,14 +5,12 @@ Shape shorthand: R objects; pictures are (H, W, 3) uint8, RGB.
 
 import os
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from PIL import Image
 from tqdm import tqdm
@@ -21,12 +19,22 @@ from ..data.images import read_image
 from ..utils.errors import UserError
 from ..utils.files import read_json, replace_file, write_json
 from ..visualization import PALETTE, draw_boxes, level_color, level_number, side_by_side
-from ..visualization.pages import Chart, data_url, new_axes, page_environment, to_svg
+from ..visualization.layout import stack
+from ..visualization.pages import (
+    Chart,
+    data_url,
+    horizontal_bars,
+    new_axes,
+    page_environment,
+    to_svg,
+)
 from .anchor_reach import positive_anchors
+from .augmented_samples import draw_augmented
 from .measurements import Inspection
 
 _CLASSES_SHOWN = 30
 _LABELS_SHOWN = 25  # on an image: a hundred would hide it
+_SAMPLES_AUGMENTED = 3
 _SAMPLE_SIDE = 640  # pixels of a picture
 
 
@@ -55,6 +63,9 @@ def write_inspection(inspection: Inspection, folder: str, samples: int = 8) -> l
             f"{numbers} is of another data set, {other}; give another folder with --output"
         )
     pictures, faults = draw_samples(inspection, samples)
+    for place, (name, picture) in enumerate(pictures[:_SAMPLES_AUGMENTED]):
+        both = [np.asarray(picture), np.asarray(draw_augmented(inspection, name))]
+        pictures[place] = name, Image.fromarray(stack(both))
     template = page_environment(os.path.dirname(__file__)).get_template("inspect.html.j2")
     text = template.render(
         dataset=os.path.basename(inspection.dataset),
@@ -184,7 +195,7 @@ def draw_charts(inspection: Inspection) -> list[Chart]:
             "Anchors that training would match, by their level",
             f"Positive at IoU {threshold:g} or more, or the best of an object; before sampling.",
             to_svg(
-                _bars(features, matched, colors, "matched anchors"),
+                horizontal_bars(features, matched, colors, "matched anchors"),
                 "matches",
                 "number of matched anchors by level",
             ),
@@ -193,7 +204,7 @@ def draw_charts(inspection: Inspection) -> list[Chart]:
             "Objects by class",
             f"{_number(len(counts), 'class')}.{rest}",
             to_svg(
-                _bars(names, objects, [PALETTE[4]] * len(names), "objects"),
+                horizontal_bars(names, objects, [PALETTE[4]] * len(names), "objects"),
                 "classes",
                 "number of objects by class",
             ),
@@ -261,21 +272,6 @@ def _draw_reach(inspection: Inspection) -> Chart:
         "By size, in half octaves. Where both lines are one, the suggestion is the present sizes.",
         to_svg(figure, "reach", "share of objects reached by an anchor, by size"),
     )
-
-
-def _bars(names: Sequence[str], values: Sequence[int], colors: list[str], label: str) -> Figure:
-    """Horizontal bars, each with its number at the end."""
-    # Matplotlib would take a dollar sign, which a file's class names may hold, for mathematics.
-    short = [name if len(name) <= 24 else f"{name[:21]}..." for name in names]
-    figure, axes = new_axes(height=max(4.4, 0.28 * len(names)))
-    bars = axes.barh(range(len(names)), values, color=colors)
-    axes.bar_label(bars, [f"{value:,}" for value in values], padding=3, fontsize=9)
-    axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in short])
-    axes.set_ylim(max(len(names), 5) - 0.4, -0.6)  # the first on top; a single bar is no block
-    axes.grid(visible=False)
-    axes.margins(x=0.15)
-    axes.set_xlabel(label)
-    return figure
 
 
 # --- samples

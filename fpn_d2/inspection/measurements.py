@@ -29,7 +29,7 @@ from .anchor_reach import (
     positive_anchors,
     suggest_sizes,
 )
-from .annotated_objects import AnnotatedObjects, dataset_files
+from .annotated_objects import AnnotatedObjects, dataset_files, dataset_splits
 
 _REACHED_AT = 0.5  # IoU
 
@@ -108,21 +108,27 @@ class Inspection:
         missing: the file names of images that do not exist.
     """
 
-    def __init__(self, dataset: str, cfg: CfgNode, config: str, image_folder: str = ""):
+    def __init__(
+        self, dataset: str, cfg: CfgNode, config: str, image_folder: str = "", split: str = "train"
+    ):
         """Measure a data set against a config; no image is opened.
 
         Args:
-            dataset: a registered name, or an annotation file in COCO's format.
+            dataset: a registered name, an annotation file in COCO's format, or a folder.
             cfg: the config.
             config: the config's name, for the report.
             image_folder: the folder of the images; empty for the data set's own.
+            split: of a folder.
 
         Raises:
             UserError: if the data set does not exist or has no objects, or the config has no
                 anchors.
         """
-        self.dataset, self.config, self.setup = dataset, config, AnchorSetup(cfg)
-        setup, (path, folder) = self.setup, dataset_files(dataset)
+        self.config, self.setup = config, AnchorSetup(cfg)
+        setup, (path, folder) = self.setup, dataset_files(dataset, split)
+        # The name that the folder's split has where it is registered.
+        in_folder = dataset_splits(dataset)
+        self.dataset = f"{os.path.normpath(dataset)}_{split}" if in_folder else dataset
         self.objects = objects = AnnotatedObjects(path, image_folder or folder)
         boxes, sizes = network_inputs(
             objects.boxes,

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 
 class UserError(ValueError):
@@ -12,7 +12,9 @@ class UserError(ValueError):
     remedy. ``train_net.py`` and every tool print it without a traceback and exit with code 2.
     """
 
-    def __init__(self, message: str):
+    def __init__(self, message: str, sentences: Sequence[str] = ()):
+        """``sentences`` are all faults, where the message names the first of several."""
+        self.sentences = list(sentences)
         # Of a DataLoader's worker, torch raises it anew with the worker's traceback as its message.
         super().__init__(sentence_in(message) or message)
 

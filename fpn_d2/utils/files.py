@@ -16,6 +16,11 @@ def is_local(path: str) -> bool:
     return "://" not in path
 
 
+def is_config_key(word: str) -> bool:
+    """Whether a word is written as a config key is, such as one that stands among files."""
+    return re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", word) is not None
+
+
 def check_targets(*paths: str | os.PathLike, overwrite: bool = False, option: str = "") -> None:
     """Refuse files to write before the work for them begins.
 

@@ -14,7 +14,7 @@ import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 from pycocotools.coco import COCO
 
-from ..data.images import read_image
+from ..data.images import read_sound_image
 from ..data.proposals import read_proposals
 from ..evaluation import load_ground_truth
 from ..utils.errors import UserError
@@ -61,7 +61,8 @@ def draw_results(
     files = []
     for image_id in sorted(coco.imgs)[:num_images]:
         name = coco.imgs[image_id]["file_name"]
-        image = read_image(os.path.join(image_root, name))
+        record = {**coco.imgs[image_id], "file_name": os.path.join(image_root, name)}
+        image = read_sound_image(record, "RGB")
         draw = _draw_detections if kind == "bbox" else _draw_best_proposals
         truth, drawn = draw(image, kind, coco, image_id, found[image_id])
         stem = os.path.splitext(os.path.basename(name))[0]

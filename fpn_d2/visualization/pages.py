@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jinja2
@@ -34,6 +35,39 @@ def new_axes(width: float = 6.0, height: float = 4.4) -> tuple[Figure, Axes]:
     axes.grid(axis="y", color="#dddddd", lw=0.7)
     axes.set_axisbelow(True)
     return figure, axes
+
+
+def horizontal_bars(
+    names: Sequence[str],
+    values: Sequence[float],
+    colors: Sequence[str],
+    label: str,
+    texts: Sequence[str] = (),
+) -> Figure:
+    """Draw horizontal bars, the first on top.
+
+    Args:
+        names: a name for each bar; a long one is cut.
+        values: their lengths.
+        colors: their colours.
+        label: what the lengths are.
+        texts: what stands at their ends; the value of each if left out.
+    """
+    figure, axes = new_axes(height=max(4.4, 0.28 * len(names)))
+    bars = axes.barh(range(len(names)), values, color=colors)
+    axes.bar_label(bars, texts or [f"{value:,}" for value in values], padding=3, fontsize=9)
+    axes.set_yticks(range(len(names)), [plain_text(name) for name in names])
+    axes.set_ylim(max(len(names), 5) - 0.4, -0.6)  # the first on top; a single bar is no block
+    axes.grid(visible=False)
+    axes.margins(x=0.15)
+    axes.set_xlabel(label)
+    return figure
+
+
+def plain_text(name: str) -> str:
+    """Cut a name to 24 characters; matplotlib will not take a dollar sign in it for mathematics."""
+    short = name if len(name) <= 24 else f"{name[:21]}..."
+    return short.replace("$", r"\$")
 
 
 def to_svg(figure: Figure, prefix: str, description: str) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
+from fpn_d2.data import annotation_file
 from fpn_d2.data.annotation_file import (
     ERROR,
     WARNING,
@@ -77,6 +78,8 @@ CASES = {
     "an area of a mask": (change("annotations", 1, area=7.5), *NONE),
     "an area of text": (change("annotations", 1, area="12"), [ERROR], "has the area '12'"),
     "no area, said": (change("annotations", 1, area=None), [ERROR], "has the area None"),
+    "an area of truth": (change("annotations", 1, area=True), [ERROR], "has the area True"),
+    "an infinite area": (change("annotations", 1, area=math.inf), [ERROR], "has the area inf"),
     "an area of NaN": (change("annotations", 1, area=math.nan), [ERROR], "has the area nan"),
     "a negative area": (change("annotations", 1, area=-120), [ERROR], "has the area -120"),
     "an area of 0": (change("annotations", 1, area=0), [WARNING], "area 0, .* not belong to the b"),
@@ -92,6 +95,7 @@ CASES = {
     ),
     "a category as a text": (change("annotations", 1, category_id="1"), [ERROR], "category_id '1'"),
     "a category as a list": (change("annotations", 1, category_id=[1]), [ERROR], r"_id \[1\]"),
+    "a category of null": (change("annotations", 1, category_id=None), [ERROR], "category_id None"),
     "another category": (change("annotations", 1, category_id=1), *NONE),
     "an unknown image": (change("annotations", 1, image_id=9), [ERROR], "has the image_id 9"),
     "no image": (drop("annotations", 1, "image_id"), [ERROR], "has the image_id None"),
@@ -135,6 +139,8 @@ CASES = {
     "a crowd of two": (change("annotations", 1, iscrowd=2), [ERROR], "has the iscrowd 2"),
     "no iscrowd": (drop("annotations", 1, "iscrowd"), [WARNING], "1 annotations have no iscrowd"),
     "no area": (drop("annotations", 1, "area"), [WARNING], "1 annotations have no area"),
+    "a crowd of null": (change("annotations", 1, iscrowd=None), [ERROR], "has the iscrowd None"),
+    "a crowd of NaN": (change("annotations", 1, iscrowd=math.nan), [ERROR], "has the iscrowd nan"),
     "ignore": (change("annotations", 1, ignore=1), [ERROR], "use 'iscrowd'"),
     "not ignore": (change("annotations", 1, ignore=0), *NONE),
     "keypoints": (change("annotations", 1, keypoints=[1, 2, 2]), *NONE),
@@ -146,6 +152,13 @@ CASES = {
     "an RLE of another size": (mask({"size": [40, 32], "counts": [0, 1280]}), [ERROR], "of size"),
     "a line": (mask([[1, 1, 9, 9]]), [WARNING], "leaves the object out"),
     "a line more": (mask([*SQUARE, [1, 1, 9, 9]]), [WARNING], "leaves them out"),
+    "an empty polygon": (mask([[]]), [WARNING], "annotation 2 has no segmentation, as others have"),
+    "a truth in a polygon": (mask([[1, 1, 9, 1, 9, True]]), [ERROR], "annotation 2 has a broken"),
+    "a text in a polygon": (mask([[1, 1, 9, 1, 9, "9"]]), [ERROR], "annotation 2 has a broken"),
+    "a huge coordinate": (mask([[1, 1, 9, 1, 9, HUGE]]), [ERROR], "annotation 2 has a broken"),
+    "a distant point": (mask([[1, 1, 9, 1, 9, 100_001]]), [ERROR], "beyond 100000 pixels"),
+    "many points that are not distant": (mask([[9e4, 9e4, 9, 1, 9, 9]]), *NONE),
+    "an odd polygon": (mask([[1, 1, 9, 1, 9, 9, 3]]), [ERROR], "of 7 numbers"),
     "no mask": (mask(None), [WARNING], "annotation 2 has no segmentation, as others have"),
     "a crowd without mask": (
         lambda c: (mask(None)(c), c["annotations"][1].update(iscrowd=1)), *NONE,
@@ -178,6 +191,15 @@ def test_a_fault_of_the_content(case, coco):
     for finding in findings:
         with pytest.raises(AssertionError, match=words):
             raise AssertionError(finding.sentence)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_quick_answer_hides_nothing(case, coco, monkeypatch):
+    content = coco.content()
+    CASES[case][0](content)
+    quick = [*annotation_findings(content)]
+    monkeypatch.setattr(annotation_file, "_is_plain", lambda *_: False)
+    assert [*annotation_findings(content)] == quick
 
 
 def of_ten(*boxes):
@@ -220,6 +242,18 @@ def test_boxes_that_show_in_the_whole_file_that_they_are_none(case):
     for finding in refused:
         assert words in finding.sentence
         assert finding.stops == ("training", "evaluation")
+
+
+@pytest.mark.parametrize("area, told", [(1, True), (0.5, True), (1.5, False), (30, False)])
+def test_areas_that_show_in_the_whole_file_that_they_are_none(area, told):
+    content = of_ten((10, 20, 20, 15), (100, 100, 10, 5))  # 300 and 50 pixels
+    for annotation in content["annotations"]:
+        annotation["area"] = area
+    sentences = [finding.sentence for finding in annotation_findings(content)]
+    assert any("all 10 areas are 1 or less" in sentence for sentence in sentences) == told
+    content["annotations"][4]["area"] = 50
+    sentences = [finding.sentence for finding in annotation_findings(content)]
+    assert not any("all 10 areas" in sentence for sentence in sentences)
 
 
 def test_minival_may_repeat_ids_as_detectron2_has_it(coco):

@@ -18,7 +18,14 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathHandler, PathManager
 
 from fpn_d2 import UserError
-from fpn_d2.data import build_test_loader, build_train_loader, check_settings
+from fpn_d2.data import (
+    build_test_loader,
+    build_train_loader,
+    check_settings,
+    coco_json,
+    load_train_dataset,
+    validation,
+)
 from fpn_d2.data.datasets import register_coco_folders
 from fpn_d2.data.proposals import read_proposals
 
@@ -73,27 +80,20 @@ def test_empty_images_stay_where_asked_for(cfg, zoo):
     assert {i for batch in ids_of(build_train_loader(cfg), 6) for i in batch} == {1, 2, 3, 4}
 
 
-def test_a_file_is_parsed_and_judged_once_beside_detectron2s_reading(cfg, zoo, monkeypatch):
+def test_a_file_is_parsed_once_for_the_rules_and_detectron2(cfg, zoo, monkeypatch):
     zoo()
-    detectron2s, ours, loads = [], [], json.loads
-
-    def count_load(file):
-        detectron2s.append(file.name)
-        return json.JSONDecoder().decode(file.read())
-
-    def count_loads(text):
-        ours.append(text)
-        return loads(text)
-
-    monkeypatch.setattr(json, "load", count_load)
-    monkeypatch.setattr(json, "loads", count_loads)
+    parsed, judged = [], []
+    parse, judge = coco_json.parse, validation.annotation_findings
+    monkeypatch.setattr(coco_json, "parse", lambda data: parsed.append(data) or parse(data))
+    monkeypatch.setattr(json, "load", lambda file: pytest.fail(f"{file} is parsed once more"))
+    monkeypatch.setattr(validation, "annotation_findings", lambda *a: judged.append(a) or judge(*a))
     cfg.DATASETS.TEST = ()
     build_train_loader(cfg)
-    assert (len(detectron2s), len(ours)) == (1, 1)
+    assert (len(parsed), len(judged)) == (1, 1)
     for _ in range(3):
         build_train_loader(cfg)
         build_test_loader(cfg, "zoo_val")
-    assert (len(detectron2s), len(ours)) == (1 + 6, 2)
+    assert (len(parsed), len(judged)) == (1 + 6, 2)
 
 
 def test_no_test_set_is_a_choice_in_training_only(cfg, zoo):
@@ -272,6 +272,15 @@ def test_a_config_of_detectron2_alone_has_loaders(cfg, zoo):
 # Files and names that are not there.
 
 
+def test_a_file_name_that_this_process_cannot_have(cfg, zoo, coco, monkeypatch):
+    content = coco.content()
+    content["images"][0]["file_name"] = "b\u00e4r.png"
+    zoo(content)
+    monkeypatch.setattr("os.fsencode", lambda path: str(path).encode("ascii"))
+    with pytest.raises(UserError, match=r"b\\xe4r\.png' has letters .*: set PYTHONUTF8=1"):
+        build_train_loader(cfg)
+
+
 def test_missing_files(cfg, zoo):
     folder = zoo()
     (folder / "images" / "0.png").unlink()
@@ -398,7 +407,7 @@ def test_objects_whose_polygons_are_lines_are_named_in_the_log(masked, caplog, m
     line = [[1, 1, 2, 2]]
     cfg = masked(TRIANGLE, line, line)
     cfg.MODEL.MASK_ON = mask_on
-    build_train_loader(cfg)  # Detectron2 drops them, from models of boxes too
+    build_train_loader(cfg)
     (record,) = (r for r in caplog.records if r.name == "fpn_d2.data.validation")
     text = record.getMessage()
     assert text.startswith("data set zoo_train, ")
@@ -406,9 +415,67 @@ def test_objects_whose_polygons_are_lines_are_named_in_the_log(masked, caplog, m
         assert word in text
 
 
+NO_MASKS = {
+    "an empty polygon": [[]],
+    "none": [],
+    "null": None,
+    "a point": [[3, 4]],
+    "numbers without a list of their own": [1, 1, 9, 1, 9, 9],
+    "a text": "polygon",
+    "no counts": {"size": [32, 40]},
+    "empty counts": {"size": [32, 40], "counts": []},
+    "counts of another image": {"size": [4, 4], "counts": "07"},
+}
+
+
+@pytest.mark.parametrize("of_all", [True, False], ids=["all", "one"])
+@pytest.mark.parametrize("case", NO_MASKS)
+def test_boxes_are_sound_without_their_masks(case, of_all, masked):
+    others = NO_MASKS[case] if of_all else TRIANGLE
+    cfg = masked(others, NO_MASKS[case], others)
+    cfg.MODEL.MASK_ON, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False, False
+    records = load_train_dataset(cfg)
+    boxes = [[annotation["bbox"] for annotation in record["annotations"]] for record in records]
+    assert boxes == [[[2, 3, 10, 12]], [[3, 3, 10, 12]], [[4, 3, 10, 12]], []]
+    build_test_loader(cfg, "zoo_train")
+
+
+@pytest.mark.parametrize("case", NO_MASKS.keys() - {"a point"})
+def test_masks_that_are_none_are_named_where_masks_are_trained(case, masked):
+    cfg = masked(TRIANGLE, NO_MASKS[case], TRIANGLE)
+    for build in (build_train_loader, lambda cfg: build_test_loader(cfg, "zoo_train")):
+        with pytest.raises(
+            UserError, match=r"image 1\.png: annotation 2 has (no seg|a broken mask)"
+        ):
+            build(cfg)
+
+
+@pytest.mark.parametrize("line", [[[3, 4]], [[3, 4, 9, 9]], [[3, 4], *TRIANGLE]])
+def test_a_mask_that_pycocotools_misreads_is_refused_for_evaluation(line, masked):
+    cfg = masked(TRIANGLE, line, TRIANGLE)
+    build_train_loader(cfg)
+    with pytest.raises(UserError, match=r"image 1\.png: annotation 2 has 1 polygon\(s\) of fewer"):
+        build_test_loader(cfg, "zoo_train")
+    cfg.MODEL.MASK_ON = False
+    build_test_loader(cfg, "zoo_train")
+
+
 def test_sound_polygons_are_named_nowhere(masked, caplog):
     build_train_loader(masked(TRIANGLE, [[1, 1, 2, 2], *TRIANGLE], TRIANGLE))  # it keeps one
     assert "the object out" not in caplog.text
+
+
+def test_each_kind_of_fault_that_stops_nothing_is_named_in_the_log(cfg, zoo, coco, caplog):
+    content = coco.content()
+    content["annotations"][0] |= {"bbox": [2, 3, 0, 12], "area": 1}
+    content["annotations"][1]["iscrowd"] = "0"  # for Detectron2 a crowd, as it is not 0
+    content["annotations"][2] |= {"bbox": [2, 3, 10, 0], "area": 1}
+    zoo(content)
+    build_train_loader(cfg)
+    told = [r.getMessage() for r in caplog.records if r.name == "fpn_d2.data.validation"]
+    assert len(told) == 2
+    assert re.search(r"annotation 1 .* without area, .*\(and 1 more", told[0])
+    assert "annotation 2 has the iscrowd '0'" in told[1]
 
 
 # What COCO's evaluation needs, and training does not.
@@ -535,6 +602,43 @@ def test_a_proposal_file_that_is_none(with_proposals, tmp_path, content, reason)
         build_train_loader(with_proposals)
 
 
+# The boxes of one image as left, top, width and height; the second is none as corners.
+OF_SIDES = np.array([[2.0, 3.0, 10.0, 12.0], [20.0, 10.0, 15.0, 12.0]])
+
+
+def test_proposals_of_sides_have_to_say_so(with_proposals, tmp_path):
+    content = pickle.loads((tmp_path / "a.pkl").read_bytes())
+    content |= {"boxes": [OF_SIDES] * 4, "objectness_logits": [np.ones(2)] * 4}
+    for mode, words in (({}, "XYXY_ABS, which it does not"), ({"bbox_mode": 0}, "XYXY_ABS, which")):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(content | mode))
+        with pytest.raises(UserError, match=rf"a\.pkl .* bbox_mode is {words} .*BoxMode\.XYWH_ABS"):
+            build_train_loader(with_proposals)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content | {"bbox_mode": 1}))
+    (record, *_) = load_train_dataset(with_proposals)
+    assert record["proposal_bbox_mode"] == BoxMode.XYWH_ABS
+    # as sides, the last box would end at 30 + 15 of 40 pixels
+    content["boxes"][2] = np.array([[0.0, 0.0, 9.0, 9.0], [30.0, 10.0, 15.0, 12.0]])
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content | {"bbox_mode": 1}))
+    with pytest.raises(UserError, match=r"outside image \S*2\.png .* or its bbox_mode is wrong"):
+        build_train_loader(with_proposals)
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"bbox_mode": 4}, "the bbox_mode 4: give BoxMode"),
+        ({"bbox_mode": "XYWH"}, "the bbox_mode 'XYWH': give BoxMode"),
+        ({"boxes": [np.ones((1, 5))] * 4}, r"shape \(1, 5\)"),
+        ({"boxes": [np.array([["1", "2", "3", "4"]])] * 4}, "type <U1, not"),
+    ],
+)
+def test_boxes_of_proposals_that_are_none(with_proposals, tmp_path, values, words):
+    content = pickle.loads((tmp_path / "a.pkl").read_bytes())
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content | values))
+    with pytest.raises(UserError, match=words):
+        read_proposals(str(tmp_path / "a.pkl"))
+
+
 def test_reading_proposals_runs_no_code(tmp_path):
     path = tmp_path / "a.pkl"
     path.write_bytes(b"cbuiltins\neval\n(Vopen('pwned','w')\ntR.")
@@ -585,3 +689,42 @@ def test_the_first_detectrons_proposals_are_read(with_proposals, tmp_path):
 def test_a_test_set_outside_of_the_config_has_no_proposals(with_proposals):
     with pytest.raises(UserError, match="zoo_train has no proposal file"):
         build_test_loader(with_proposals, "zoo_train")
+
+
+# --- Detectron2's samplers, each of which a sentence offers
+
+
+SAMPLERS = {
+    "TrainingSampler": {},
+    "RepeatFactorTrainingSampler": {"DATALOADER.REPEAT_THRESHOLD": 0.9},
+    "RandomSubsetTrainingSampler": {"DATALOADER.RANDOM_SUBSET_RATIO": 0.34},
+    "WeightedTrainingSampler": {"DATASETS.TRAIN_REPEAT_FACTOR": [("zoo_train", 2.0)]},
+    "WeightedCategoryTrainingSampler": {"DATASETS.TRAIN_REPEAT_FACTOR": [("zoo_train", 2.0)]},
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_each_sampler_draws_images_and_the_same_ones_again(cfg, zoo, sampler):
+    zoo()
+    add = {"DATALOADER.RANDOM_SUBSET_RATIO": 1.0, "DATASETS.TRAIN_REPEAT_FACTOR": []}
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in (add | SAMPLERS[sampler] | {"DATALOADER.SAMPLER_TRAIN": sampler}).items():
+        section, name = key.split(".")
+        cfg[section][name] = value
+    cfg.SEED = 3
+    first, again = (ids_of(build_train_loader(cfg), 8) for _ in range(2))
+    assert first == again
+    drawn = {image for batch in first for image in batch}
+    # a third of the three images with objects is one
+    assert len(drawn) == (1 if sampler == "RandomSubsetTrainingSampler" else 3)
+
+
+def test_a_share_of_no_image_is_refused(cfg, zoo):
+    zoo()
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.3  # of three
+    cfg.DATALOADER.SAMPLER_TRAIN = "RandomSubsetTrainingSampler"
+    with pytest.raises(UserError, match="RANDOM_SUBSET_RATIO is 0.3, which is none of 3 images"):
+        build_train_loader(cfg)

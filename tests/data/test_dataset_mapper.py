@@ -24,8 +24,11 @@ from fpn_d2.data.dataset_mapper import (
     SkippingMapper,
     _start,
     build_train_mapper,
+    map_record,
 )
 from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.data.images import look_at
+from fpn_d2.utils.seeding import seeded
 
 # Training images at the scale of one of their objects (the baseline of Table 6).
 
@@ -186,6 +189,88 @@ def test_a_config_of_detectron2_alone_has_mappers():
     assert type(build_train_mapper(get_cfg())) is DatasetMapper
 
 
+# Images that are long and narrow: no side is resized to nothing.
+
+SIZES_100 = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MAX_SIZE_TRAIN", 100, "INPUT.RANDOM_FLIP",
+             "none", "INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 100]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "size, resized",
+    [((2000, 2), (100, 1)), ((2, 2000), (1, 100)), ((1, 1), (64, 64)), ((1000, 2), (100, 1))],
+)
+def test_a_side_keeps_a_pixel(row_config, tmp_path, size, resized):
+    path = str(tmp_path / "a.png")
+    Image.new("RGB", size, (10, 20, 30)).save(path)
+    box = [0, 0, size[0], size[1]]
+    annotation = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    record = {"file_name": path, "width": size[0], "height": size[1], "annotations": [annotation]}
+    cfg = row_config("quick/demo", *SIZES_100)
+    assert build_test_mapper(cfg)(record)["image"].shape == (3, *resized[::-1])
+    for crop in ([], ["INPUT.CROP.ENABLED", True, "INPUT.CROP.SIZE", [0.2, 0.2]]):
+        crop += ["INPUT.CROP.TYPE", "relative"] * bool(crop)
+        made = build_train_mapper(row_config("quick/demo", *SIZES_100, *crop))(record)
+        if not crop:
+            assert made["image"].shape == (3, *resized[::-1])
+            assert made["instances"].gt_boxes.tensor.tolist() == [[0, 0, *resized]]
+        assert min(made["image"].shape) > 0
+        assert made["image"][:, 0, 0].tolist() == [30, 20, 10]  # BGR
+
+
+def test_sizes_and_random_draws_are_detectron2s(row_config, record):
+    opts = ["INPUT.CROP.ENABLED", True, "INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"]
+    cfg = row_config("quick/demo", *opts, "INPUT.MIN_SIZE_TRAIN", "(50, 150)")
+    for seed in range(5):
+        made = []
+        for mapper in (build_train_mapper(cfg), DatasetMapper(cfg, True)):
+            np.random.seed(seed)
+            made.append(mapper(record(50)))
+        ours, theirs = made
+        assert torch.equal(ours["image"], theirs["image"])
+        boxes = [one["instances"].gt_boxes.tensor for one in made]
+        assert torch.equal(*boxes)
+
+
+# The pixels that a network gets are those of the one reader.
+
+
+def test_a_mapper_of_detectron2s_gets_our_pixels(tmp_path, row_config):
+    cfg = row_config("quick/demo", "INPUT.MIN_SIZE_TEST", 0)
+    grey = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(4, 16)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    Image.fromarray((grey >> 8).astype(np.uint8)).save(tmp_path / "turned.tif", exif=exif)
+    for name, expected in (("deep.png", grey // 256), ("turned.tif", (grey // 256)[::-1, ::-1])):
+        file = str(tmp_path / name)
+        record = {"file_name": file, "width": 16, "height": 4}
+        mapper = build_test_mapper(cfg)
+        for reading in (RefusingMapper(mapper), SkippingMapper(mapper, [file], 1.0)):
+            made = reading(record)
+            assert made["file_name"] == file
+            np.testing.assert_array_equal(made["image"].numpy(), np.stack([expected] * 3))
+    assert map_record(lambda record: dict(record), {"image_id": 3}) == {"image_id": 3}
+
+
+@pytest.mark.parametrize("image_format", ["BGR", "RGB", "L", "YUV-BT.601"])
+def test_every_format_gives_what_a_network_takes(image_format, tmp_path, row_config):
+    channels = 1 if image_format == "L" else 3
+    mean = ["MODEL.PIXEL_MEAN", [0.0] * channels, "MODEL.PIXEL_STD", [1.0] * channels]
+    cfg = row_config("quick/demo", "INPUT.MIN_SIZE_TEST", 0, "INPUT.FORMAT", image_format, *mean)
+    path = str(tmp_path / "a.png")
+    Image.new("RGB", (4, 3), (200, 100, 50)).save(path)
+    image = map_record(build_test_mapper(cfg), {"file_name": path})["image"]
+    assert image.dtype == (torch.float32 if image_format == "YUV-BT.601" else torch.uint8)
+    expected = {
+        "BGR": [50, 100, 200],
+        "RGB": [200, 100, 50],
+        # ITU-R BT.601: Y = 0.299 R + 0.587 G + 0.114 B, U = 0.492 (B - Y), V = 0.877 (R - Y)
+        "L": [124],
+        "YUV-BT.601": [124.2 / 255, 0.492 * (50 - 124.2) / 255, 0.877 * (200 - 124.2) / 255],
+    }[image_format]
+    assert image[:, 1, 2].tolist() == pytest.approx(expected, abs=1e-3)
+
+
 # Images that cannot be read: training skips, counts and names them, evaluation stops.
 
 IMAGES = 40
@@ -193,7 +278,7 @@ IMAGES = 40
 
 @pytest.fixture
 def cfg(cfg):
-    cfg.DATASETS.TEST = ("zoo_train",)
+    cfg.DATASETS.TEST = ()  # a set that is tested on is refused before the training
     return cfg
 
 
@@ -303,6 +388,47 @@ def test_evaluation_stops_at_an_unreadable_image(cfg, images, workers):
     assert "\n" not in sentence
 
 
+def without_range(path):
+    Image.new("F", (40, 32), 0.5).save(path, "TIFF")
+
+
+@pytest.mark.parametrize("spoil", [without_range, widen, lambda path: path.write_bytes(b"")])
+def test_a_header_is_read_before_the_first_iteration(cfg, images, spoil, caplog):
+    spoil(images / "5.png")
+    with caplog.at_level(logging.WARNING, "fpn_d2"):
+        loader = build_train_loader(cfg)
+    assert f"image {images}/5.png " in caplog.text
+    assert "and is skipped (1 of 40 training images so far)" in caplog.text
+    assert 6 not in ids_of(loader, EPOCHS)
+    spoil(images / "6.png")
+    with pytest.raises(UserError, match="^2 of the 40 training images cannot be used"):
+        build_train_loader(cfg)
+    # What stops an evaluation stops the training before that.
+    cfg.DATASETS.TEST, cfg.DATALOADER.MAX_SKIPPED_SHARE = ("zoo_train",), 1.0
+    for build in (build_train_loader, lambda cfg: build_test_loader(cfg, "zoo_train")):
+        with pytest.raises(UserError, match=r"[56]\.png .* would not be those of the data set"):
+            build(cfg)
+
+
+@pytest.mark.parametrize("spoilt", [8, 9])
+def test_of_many_images_some_are_drawn(cfg, images, spoilt, monkeypatch):
+    monkeypatch.setattr("fpn_d2.data.validation._HEADERS", 10)
+    cfg.DATALOADER.MAX_SKIPPED_SHARE = 0.25  # 10 of 40
+    seen, drawn = [], random.Random(cfg.SEED).sample(range(IMAGES), 10)
+    for i in drawn[:spoilt]:
+        without_range(images / f"{i}.png")
+    monkeypatch.setattr(
+        "fpn_d2.data.validation.look_at",
+        lambda *args, **options: seen.append(args[0]) or look_at(*args, **options),
+    )
+    if spoilt == 8:
+        build_train_loader(cfg)
+    else:  # of 10, 2.5 are expected at most, and 1 + 2.5 + 3 * 2.5 ** 0.5 is 8.2
+        with pytest.raises(UserError, match="^9 of 10 training images that were drawn cannot"):
+            build_train_loader(cfg)
+    assert seen == [f"{images}/{i}.png" for i in drawn]
+
+
 def test_images_of_an_objects_scale_too(cfg, images, caplog):
     cfg.INPUT.OBJECT_SCALE_TRAIN = 12.0
     cfg.MODEL.MASK_ON = True
@@ -340,3 +466,28 @@ def test_a_disk_that_fails_once_changes_no_random_numbers(map_one):
     assert map_one(flaky) == "mapped"
     assert len(drawn) == 2
     assert drawn[0] == drawn[1]
+
+
+# INPUT.AUGMENTATIONS.
+
+
+def test_augmentations_come_between_crop_and_resize(cfg):
+    cfg.INPUT.CROP.ENABLED = True
+    cfg.INPUT.AUGMENTATIONS = [["RandomContrast", 0.5, 1.5], ["RandomRotation", -10, 10]]
+    names = [type(one).__name__ for one in build_train_mapper(cfg).augmentations.augs]
+    made = ["RandomCrop", "RandomContrast", "RandomRotation", "ResizeShortestEdge", "RandomFlip"]
+    assert [name.lstrip("_") for name in names] in (made, [*made[:3], "Resize", made[4]])
+    cfg.INPUT.AUGMENTATIONS = []
+    plain = build_train_mapper(cfg).augmentations.augs
+    assert len(plain) == 3
+
+
+def test_without_augmentations_the_images_are_detectron2s(cfg, record):
+    made = [DatasetMapper(cfg, True), build_train_mapper(cfg)]
+    results = []
+    for mapper in made:
+        with seeded(3):
+            results.append(mapper(record(20, 40)))
+    first, second = results
+    assert torch.equal(first["image"], second["image"])
+    assert torch.equal(first["instances"].gt_boxes.tensor, second["instances"].gt_boxes.tensor)

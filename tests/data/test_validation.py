@@ -9,7 +9,8 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.data.validation import check_file, check_records, explain_failure, read_annotations
+from fpn_d2.data.images import _DARK, _FRAMES
+from fpn_d2.data.validation import check_file, check_records, explain_failure
 
 
 @pytest.fixture
@@ -25,29 +26,6 @@ def test_what_is_no_object_at_all(zoo, content):
     zoo[0].write_text(json.dumps(content))
     (finding,) = check_file(*map(str, zoo[:2])).findings
     assert "top level is no object" in finding.sentence
-
-
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ('{"images": [],\n "annotations" []}', "line 2 column 16"),
-        ("", "line 1 column 1"),
-        ("[" * 100_000, "nested too deeply"),
-        ("\ufeff{}", "begins with a byte-order mark: write it as UTF-8 without BOM"),
-        ("9" * 5000, "cannot be read"),
-        (b"\xff\xfe", "cannot be read"),
-    ],
-)
-def test_what_is_no_json(tmp_path, text, words):
-    path = tmp_path / "a.json"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    content, sentence = read_annotations(str(path))
-    assert content is None
-    assert sentence.count("\n") == 0
-    assert str(path) in sentence
-    assert words in sentence
-    report = check_file(str(path), str(tmp_path))
-    assert [finding.sentence for finding in report.findings] == [sentence]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -68,6 +46,23 @@ def test_image_files_by_one_process_and_by_several(zoo, workers, monkeypatch):
     assert "image 1.png cannot be read (" in cut
     assert "image 2.png does not exist: replace it, or correct the annotation file" in away
     assert "has 41 x 32 pixels, and the annotation file says 40 x 32" in wide
+
+
+def test_pixels_are_judged_and_remarked_on(zoo):
+    path, folder, _ = zoo
+    Image.new("F", (40, 32)).save(folder / "0.png", "TIFF")
+    frames = [Image.new("L", (40, 32), value) for value in (0, 255)]
+    frames[0].save(folder / "1.png", "GIF", save_all=True, append_images=frames[1:])
+    Image.fromarray(np.full((32, 40), 4095, np.uint16)).save(folder / "2.png")
+    Image.fromarray(np.full((32, 40), 65535, np.uint16)).save(folder / "3.png")
+    report = check_file(str(path), str(folder), 1)
+    assert [(f.severity, f.image, f.stops) for f in report.findings] == [
+        *(("error", "0.png", ()), ("warning", "1.png", ()), ("warning", "2.png", ())),
+    ]
+    number, several, dark = (finding.sentence for finding in report.findings)
+    assert number.startswith("image 0.png has pixels that are floats of any size")
+    assert several == "image 1.png " + _FRAMES
+    assert dark == "image 2.png " + _DARK
 
 
 def test_the_findings_of_an_image_stand_together(zoo):
@@ -110,19 +105,6 @@ def test_what_cannot_be_checked(zoo, tmp_path):
         check_file(str(path), str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="--workers is 0: give 1 or more"):
         check_file(str(path), str(folder), workers=0)
-
-
-def test_a_file_that_detectron2_would_read_in_another_encoding(zoo, monkeypatch):
-    monkeypatch.setattr("locale.getpreferredencoding", lambda do_setlocale=True: "cp1252")
-    path, _, content = zoo
-    assert read_annotations(str(path)) == (content, None)
-    content["categories"][0]["name"] = "K\u00e4fer"
-    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    _, sentence = read_annotations(str(path))
-    assert "would read as cp1252" in sentence
-    assert "set PYTHONUTF8=1" in sentence
-    monkeypatch.setattr("locale.getpreferredencoding", lambda do_setlocale=True: "UTF-8")
-    assert read_annotations(str(path)) == (content, None)
 
 
 RECORD = {"file_name": "a.png", "width": 40, "height": 32, "image_id": 1}

@@ -7,8 +7,9 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 
+from fpn_d2 import UserError
 from fpn_d2.evaluation import ResultsWritingCOCOEvaluator
 
 # Two objects of 40 x 40 pixels: "medium", since 32^2 < 1600 < 96^2.
@@ -106,3 +107,51 @@ def test_the_aps_of_detections_are_written_and_null_for_a_network_that_finds_not
     assert (written["bbox"]["APs"], written["bbox"]["APl"]) == (None, None)
     _, written = evaluate("instances", detections([]))
     assert set(written["bbox"].values()) == {None}
+
+
+# Data sets without an annotation file, which Detectron2 converts into one.
+
+
+@pytest.fixture
+def mine():
+    """The records of a data set that is registered from Python: one image with one object."""
+    annotation = {"bbox": OBJECTS[0], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    record = {"file_name": "a.png", "image_id": 7, "height": 200, "width": 200}
+    records = [{**record, "annotations": [annotation]}]
+    DatasetCatalog.register("mine", lambda: records)
+    MetadataCatalog.get("mine").thing_classes = ["thing"]
+    yield records
+    DatasetCatalog.remove("mine")
+    MetadataCatalog.remove("mine")
+
+
+def ap_of(box, folder):
+    evaluator = ResultsWritingCOCOEvaluator("mine", output_dir=str(folder))
+    evaluator.reset()
+    evaluator.process([{"image_id": 7}], [{"instances": detections([box])}])
+    return evaluator.evaluate()["bbox"]["AP"]
+
+
+def test_nothing_that_an_earlier_run_has_converted_is_believed(mine, tmp_path):
+    stale = {"images": [{"id": 7}], "categories": [{"id": 0, "name": "thing"}], "annotations": []}
+    (tmp_path / "mine_coco_format.json").write_text(json.dumps(stale))
+    assert ap_of(OBJECTS[0], tmp_path) == pytest.approx(100)
+    mine[0]["annotations"][0]["bbox"] = OBJECTS[1]  # corrected, and evaluated in the same folder
+    assert ap_of(OBJECTS[0], tmp_path) == pytest.approx(0)
+    assert ap_of(OBJECTS[1], tmp_path) == pytest.approx(100)
+    assert MetadataCatalog.get("mine").get("json_file") is None
+
+
+def test_evaluating_twice_leaves_the_keypoints_where_they_are(mine, tmp_path):
+    mine[0]["annotations"][0]["keypoints"] = [15.5, 20.5, 2]
+    for _ in range(2):  # COCO's file has indices of pixels, half a pixel less
+        evaluator = ResultsWritingCOCOEvaluator("mine", output_dir=str(tmp_path))
+        assert evaluator._coco_api.anns[1]["keypoints"] == [15.0, 20.0, 2]
+        assert DatasetCatalog.get("mine") is mine
+    assert mine[0]["annotations"][0]["keypoints"] == [15.5, 20.5, 2]
+
+
+def test_a_data_set_without_names_of_classes(mine, tmp_path):
+    del MetadataCatalog.get("mine").thing_classes
+    with pytest.raises(UserError, match=r"data set mine has no names of classes.*thing_classes"):
+        ResultsWritingCOCOEvaluator("mine", output_dir=str(tmp_path))

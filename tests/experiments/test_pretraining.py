@@ -48,6 +48,22 @@ def test_a_crop_is_the_object_with_its_context(record):
     assert crops[0, 0, _CUT_SIZE // 2, _CUT_SIZE // 2] == 255
 
 
+@pytest.mark.parametrize("image_format", ["BGR", "RGB", "L", "YUV-BT.601"])
+def test_crops_are_as_the_network_takes_them(record, image_format):
+    (rgb, _), (crops, _) = (cut_crops([record], name, 5) for name in ("RGB", image_format))
+    red, green, blue = rgb.double().unbind(1)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601
+    expected = {
+        "BGR": [blue, green, red],
+        "RGB": [red, green, blue],
+        "L": [luma],
+        "YUV-BT.601": [luma / 255, 0.492 * (blue - luma) / 255, 0.877 * (red - luma) / 255],
+    }[image_format]
+    assert crops.dtype == (torch.float32 if image_format == "YUV-BT.601" else torch.uint8)
+    atol = {"L": 0.51, "YUV-BT.601": 1e-3}.get(image_format, 0)
+    torch.testing.assert_close(crops.double(), torch.stack(expected, 1), rtol=0, atol=atol)
+
+
 def test_the_background_shows_no_object(record):
     found = [cut_crops([record], "RGB", num_classes=5, seed=seed) for seed in range(20)]
     background = [

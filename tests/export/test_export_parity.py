@@ -153,6 +153,18 @@ def test_an_image_comes_in_three_sizes_resized_as_the_model_is_tested(row_config
     assert tuple(images[0].shape) == (3, 66, 101)
 
 
+def test_a_config_key_among_the_images_is_told_from_a_file(row_config, tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (9, 9)).save(path)
+    cfg = row_config("quick/RPN/rpn_R_18_FPN")
+    for key in ("MODEL.DEVICE", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "SEED"):
+        sentence = rf"^image {key} does not exist; config overrides come last, .* {key} <value>$"
+        with pytest.raises(UserError, match=sentence):
+            read_check_images(cfg, [str(path), key, "cpu"])
+    with pytest.raises(UserError, match="image gone.png does not exist; name another by --images"):
+        read_check_images(cfg, ["gone.png"])
+
+
 def test_what_is_no_image_or_no_data_set_is_named(row_config, tmp_path, tiny_opts):
     row, path = "quick/RPN/rpn_R_18_FPN", tmp_path / "a.jpg"
     for content in (b"", b"no image"):

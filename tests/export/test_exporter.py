@@ -1,5 +1,6 @@
 """ONNX Runtime and TorchScript run exported files as the model itself runs."""
 
+import copy
 import functools
 import io
 import json
@@ -12,6 +13,7 @@ from detectron2.modeling import build_model
 from random_detectors import detect, image_of, proposals_of, random_detector
 
 from fpn_d2 import UserError
+from fpn_d2.checkpoint.checkpointer import WeightsOrigin
 from fpn_d2.data.datasets.shapes import CLASSES
 from fpn_d2.evaluation import match_boxes
 from fpn_d2.export import (
@@ -152,6 +154,19 @@ def test_a_torchscript_file_says_the_same(exported_of):
     torch.jit.load(io.BytesIO(exported.content), _extra_files=files)
     assert json.loads(files["metadata.json"]) == exported.metadata
     assert json.loads(exported.metadata["class_names"]) == list(CLASSES)
+
+
+@pytest.mark.parametrize(
+    "names, source", [(["a", "b", "c", "d", "\u00e9"], "the checkpoint"), ([], "")]
+)
+def test_a_file_names_the_classes_of_its_checkpoint(model_of, names, source):
+    cfg, model = model_of(FASTER)
+    model = copy.copy(model)
+    model.weights_origin = WeightsOrigin("own.pth", tuple(names), "")
+    about = export_model(cfg, model, "torchscript").metadata
+    assert json.loads(about["class_names"]) == (names or [f"class {i}" for i in range(5)])
+    expected = source or "guess: the weights own.pth do not say what their classes are called"
+    assert about["class_names_from"].startswith(expected)
 
 
 def test_classes_without_names_are_numbered(exported_of):

@@ -41,6 +41,13 @@ def test_the_best_iou_by_arithmetic(box, iou):
     assert best_ious(generator([[32]], [16]), boxes, grids)[0, 0] == pytest.approx(iou, abs=1e-6)
 
 
+def test_an_image_that_is_long_and_narrow_keeps_a_pixel():
+    boxes = np.array([[0, 0, 1000, 2], [0, 0, 2, 1000]], np.float32)
+    found, sizes = network_inputs(boxes, np.array([[2, 2000], [2000, 2]]), 64, 100)
+    assert sizes.tolist() == [[1, 100], [100, 1]]
+    assert found.tolist() == [[0, 0, 50, 1], [0, 0, 1, 50]]
+
+
 def random_boxes(number, height=100, width=130):
     corners = np.sort(np.random.default_rng(0).uniform(0, 1, (number, 2, 2)), axis=1)
     return (corners * [width, height]).reshape(-1, 4).astype(np.float32)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fpn_d2 import UserError
 from fpn_d2.inspection import Inspection, summary, write_inspection
+from fpn_d2.inspection.augmented_samples import draw_augmented
 from fpn_d2.inspection.inspection_page import draw_samples
 from fpn_d2.inspection.measurements import AnchorSetup
 
@@ -93,6 +94,23 @@ def test_another_data_set_of_the_same_file_name_is_not_replaced(tmp_path, inspec
         write_inspection(two, str(tmp_path / "out"))
     assert (Path(page).read_bytes(), Path(numbers).read_bytes()) == before
     write_inspection(one, str(tmp_path / "out"))
+
+
+def test_augmented_images_are_beside_the_image(tmp_path, inspect):
+    found = inspect(
+        write_squares(tmp_path, [224]),
+        *("INPUT.AUGMENTATIONS", "[['RandomBrightness', 0, 0]]", "INPUT.MIN_SIZE_TRAIN", "(320,)"),
+    )
+    picture = np.asarray(draw_augmented(found, "0.png"))
+    # Four pictures of 320 px and three gaps of 8 px, below their titles.
+    assert picture.shape[1] == 4 * 320 + 3 * 8
+    pictures = [picture[-320:, k * 328 : k * 328 + 320] for k in range(4)]
+    # A box of 112 px in the middle, whatever is flipped; its lines are colours on black.
+    for drawn in pictures:
+        rows, columns = np.nonzero(drawn.max(axis=2) > 100)
+        for found in (rows, columns):
+            assert found.min() == pytest.approx(104, abs=3)
+            assert found.max() == pytest.approx(216, abs=3)
 
 
 def test_images_that_are_not_there_or_broken_are_named(tmp_path, inspect):

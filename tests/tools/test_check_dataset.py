@@ -9,6 +9,7 @@ from pathlib import Path
 
 import check_dataset
 import pytest
+from PIL import Image
 
 
 @pytest.fixture
@@ -75,10 +76,11 @@ def test_the_report_for_machines(check, data):
         assert words in sentences
 
 
-def test_warnings_alone_have_a_code_of_their_own(check, data):
+def test_warnings_alone_have_a_code_of_their_own_where_they_count(check, data):
     name = spoil(data, bbox=[1, 2, 0, 3])
-    code, out, _ = check(annotation_file(data), "--workers", 1)
+    code, out, _ = check(annotation_file(data), "--workers", 1, "--strict")
     assert code == 3
+    assert check(annotation_file(data), "--workers", 1)[:2] == (0, out)
     assert f"{name}\n  warning: annotation 1 has the bbox [1, 2, 0, 3] without area" in out
 
 
@@ -111,3 +113,76 @@ def test_a_file_that_is_no_json_is_a_finding(check, data):
     assert code == 1
     (finding,) = json.loads(out)["findings"]
     assert "is not valid JSON at line 1 column 2" in finding["sentence"]
+
+
+YOLO = {
+    "data.yaml": "train: images/train\nval: images/val\nnames: [cat]\n",
+    "labels/train/a.txt": "0 0.5 0.5 0.5 0.5\n",
+    "labels/val/b.txt": "0 0.5 0.5 0.5 0.5\n1 0.5 0.5 0.5\n0 9 9 9 9\n",
+}
+
+
+@pytest.fixture
+def yolo(tmp_path, monkeypatch):
+    """A folder in YOLO's layout; val has two faulty lines."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, text in YOLO.items():
+        path = tmp_path / "zoo" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for name in ("train/a.png", "val/b.png"):
+        path = tmp_path / "zoo" / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 20)).save(path)
+    return tmp_path / "zoo"
+
+
+def test_a_folder_of_another_layout_is_checked_with_all_its_splits(check, yolo):
+    code, out, error = check(yolo, "--workers", 1, "--json")
+    report = json.loads(out)
+    assert (code, error) == (1, "")
+    assert (report["images"], report["annotations"], report["errors"]) == (1, 1, 2)
+    label = yolo / "labels" / "val" / "b.txt"
+    for line, finding in zip((2, 3), report["findings"], strict=True):
+        assert finding["sentence"].startswith(f"val: {label} line {line} ")
+        assert finding["severity"] == "error"
+    label.write_text("")
+    assert check(yolo, "--workers", 1, "--strict")[:2] == (
+        0,
+        "2 images and 1 annotations: 0 errors, 0 warnings\n",
+    )
+
+
+def test_warnings_of_a_conversion_are_told(check, yolo):
+    (yolo / "labels" / "val" / "b.txt").rename(yolo / "labels" / "val" / "c.txt")
+    (yolo / "labels" / "val" / "c.txt").write_text("")
+    Image.new("RGB", (40, 20)).save(yolo / "images" / "val" / "c.png")
+    code, out, _ = check(yolo, "--workers", 1, "--strict")
+    assert code == 3
+    assert "  warning: val: images without a label file count" in out
+    assert f"({yolo}/images/val/b.png)" in out
+
+
+@pytest.mark.parametrize(
+    "files, words",
+    [
+        (["data.yaml"], "zoo is in none of the layouts"),
+        ([], "zoo is in the layouts of YOLO and Pascal VOC at once"),
+    ],
+)
+def test_a_folder_of_no_layout_or_of_two(check, yolo, files, words):
+    for name in files:
+        (yolo / name).unlink()
+    if not files:
+        (yolo / "Annotations").mkdir()
+        (yolo / "Annotations" / "a.xml").write_text("<annotation/>")
+        Image.new("RGB", (40, 20)).save(yolo / "a.png")
+    code, out, error = check(yolo)
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert words in error
+
+
+def test_a_folder_in_cocos_layout(check, data):
+    code, out, _ = check(data, "--workers", 1)
+    assert code == 0
+    assert out.startswith("12 images and ")

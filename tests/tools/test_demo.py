@@ -106,6 +106,27 @@ def test_masks_are_written_as_rle(weights, images, tmp_path, run_tool):
         assert mask_util.toBbox(f["segmentation"]).tolist() == pytest.approx(f["bbox"])
 
 
+def test_each_class_has_the_threshold_of_the_runs_analysis(weights, images, tmp_path, run_tool):
+    config, own = weights("Faster-RCNN/faster_rcnn_R_18_FPN")
+    words = ["--config-file", config, "--weights", own, "--input", images[0], "--output"]
+
+    def detect(threshold):
+        more = ["--confidence-threshold", threshold, *SMALL, "OUTPUT_DIR", tmp_path]
+        code, _, stderr = run_tool(demo, *words, tmp_path / threshold, *more)
+        assert code == 0, stderr
+        return json.loads((tmp_path / threshold / "predictions.json").read_text())
+
+    every = detect("0.1")
+    kind = every[0]["category_id"]  # 1 to 5
+    least = float(np.median([f["score"] for f in every if f["category_id"] == kind]))
+    thresholds = [least if k == kind - 1 else 1.0 for k in range(5)]
+    content = {"datasets": {"shapes_val": {"classes": [{"threshold": t} for t in thresholds]}}}
+    (tmp_path / "analysis.json").write_text(json.dumps(content))
+    enough = [f for f in every if f["category_id"] == kind and f["score"] >= least]
+    assert 0 < len(enough) < len(every)
+    assert detect("best-f1") == enough
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

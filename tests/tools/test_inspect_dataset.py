@@ -22,6 +22,17 @@ def test_a_registered_name(inspect, tmp_path):
     assert sorted(p.name for p in tmp_path.glob("*.*")) == names
 
 
+def test_a_folder(inspect, tiny_root, tmp_path):
+    words = ["--output", tmp_path, "--samples", 0]
+    code, out, _ = inspect(f"{tiny_root}/tiny/", "--split", "val", *words)
+    assert code == 0
+    assert f"{tiny_root}/tiny_val: " in out
+    assert (tmp_path / "tiny_val_inspect.html").is_file()
+    code, _, error = inspect(f"{tiny_root}/tiny", "--split", "test", *words)
+    assert code == 2
+    assert "has no split test: choose train or val with --split" in error
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

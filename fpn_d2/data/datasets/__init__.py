@@ -1,6 +1,11 @@
-"""Data sets: the built-in shapes, folders in COCO's format, the first images of COCO 2014 val."""
+"""Data sets: the built-in shapes, folders in four layouts, the first images of COCO 2014 val."""
 
-from .folders import datasets_root, register_coco_folders, register_first_images
+from .folders import (
+    datasets_root,
+    register_coco_folders,
+    register_converted_folders,
+    register_first_images,
+)
 from .shapes import ShapesSpec, generate_shapes, register_shapes
 
 __all__ = [
@@ -8,10 +13,12 @@ __all__ = [
     "datasets_root",
     "generate_shapes",
     "register_coco_folders",
+    "register_converted_folders",
     "register_first_images",
     "register_shapes",
 ]
 
 register_shapes(datasets_root())
 register_coco_folders(datasets_root())
+register_converted_folders(datasets_root())
 register_first_images("coco_2014_val_first5k", of="coco_2014_val", count=5000)  # Table 6

@@ -1,7 +1,8 @@
-"""Data sets in COCO's format: folders that are registered by their names, and the first images of
+"""Data sets that need no code: folders that are registered by their names, and the first images of
 a set as another one."""
 
 import glob
+import itertools
 import json
 import logging
 import os
@@ -12,6 +13,14 @@ from detectron2.data.datasets import load_coco_json, register_coco_instances
 
 from ...utils.errors import UserError
 from ...utils.files import replace_file
+from .converted_folders import (
+    annotation_file,
+    coco_files,
+    layout_of,
+    make_current,
+    notes_of,
+    splits_by_layout,
+)
 from .shapes import BUILTIN_NAME
 
 logger = logging.getLogger(__name__)
@@ -37,7 +46,8 @@ def register_coco_folders(root: str) -> list[str]:
     ``<root>/<name>/annotations/instances_<split>.json`` becomes ``<name>_<split>``, with its
     images in ``<root>/<name>/images/``. A name that is registered already is left alone, so
     Detectron2's own names win and calling this twice is harmless. The folder ``shapes`` belongs to
-    the built-in data set, and hidden folders are ignored.
+    the built-in data set, and hidden folders are ignored. A folder that is in another layout as
+    well is left to :func:`register_converted_folders`.
 
     Args:
         root: the folder of all data sets; it need not exist.
@@ -46,18 +56,113 @@ def register_coco_folders(root: str) -> list[str]:
         the names that this call registered, sorted by folder.
     """
     registered = []
-    for folder in sorted(glob.glob(os.path.join(glob.escape(root), "*", ""))):
-        name = os.path.basename(os.path.dirname(folder))
-        image_root = os.path.join(root, name, "images")
-        if name == BUILTIN_NAME or not os.path.isdir(image_root):
+    for folder in _folders(root):
+        files = coco_files(folder)
+        if files and len(splits_by_layout(folder)) > 1:
             continue
-        annotations = glob.escape(os.path.join(root, name, "annotations"))
-        for path in sorted(glob.glob(os.path.join(annotations, "instances_?*.json"))):
-            split = os.path.basename(path)[len("instances_") : -len(".json")]
-            if _is_free(f"{name}_{split}", path):
-                register_coco_instances(f"{name}_{split}", {}, path, image_root)
-                registered.append(f"{name}_{split}")
+        for split, path in files.items():
+            name = f"{os.path.basename(folder)}_{split}"
+            if _is_free(name, path):
+                register_coco_instances(name, {}, path, os.path.join(folder, "images"))
+                registered.append(name)
     return registered
+
+
+def register_converted_folders(root: str) -> list[str]:
+    """Register every ``<root>/<name>/`` in the layout of YOLO, Pascal VOC or Roboflow.
+
+    Each split becomes ``<name>_<split>``, and ``valid``, as Roboflow calls it, ``<name>_val`` too.
+    Nothing is converted before the first use, and names that are registered already are left
+    alone. A folder that holds VOC's own (``VOCdevkit/VOC2007/``) has these registered. The names of
+    a folder in two layouts at once are registered and refused on use.
+
+    Args:
+        root: the folder of all data sets; it need not exist.
+
+    Returns:
+        the names that this call registered, sorted by folder.
+    """
+    registered = []
+    for folder in _folders(root):
+        for within in [folder] if splits_by_layout(folder) else _folders(folder):
+            found = splits_by_layout(within)
+            lists = os.path.join(within, "ImageSets")
+            if list(found) == ["COCO"] or (within != folder and not os.path.isdir(lists)):
+                continue
+            for split in dict.fromkeys(itertools.chain(*found.values())):
+                for word in ("valid", "val") if split == "valid" else (split,):
+                    name = f"{os.path.basename(within)}_{word}"
+                    if _is_free(name, annotation_file(within, split)):
+                        _register_converted(name, within, split)
+                        registered.append(name)
+    return registered
+
+
+def _folders(root: str) -> list[str]:
+    found = sorted(glob.glob(os.path.join(glob.escape(root), "*", "")))
+    return [os.path.dirname(path) for path in found if os.path.basename(path[:-1]) != BUILTIN_NAME]
+
+
+def _register_converted(name: str, folder: str, split: str) -> None:
+    path = annotation_file(folder, split)
+
+    def load() -> list[dict[str, Any]]:
+        make_current(folder, split)
+        for note in notes_of(path):
+            logger.warning("data set %s: %s", name, note)
+        return load_coco_json(path, folder, name)
+
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        json_file=path, image_root=folder, evaluator_type="coco", converted=(folder, split)
+    )
+
+
+def make_ready(name: str) -> None:
+    """Convert the folder of a registered data set, if it is of another layout than COCO's and has
+    changed; nothing happens to other data sets.
+
+    Raises:
+        UserError: if it cannot be used, see :func:`make_current`.
+    """
+    converted = MetadataCatalog.get(name).get("converted")
+    if converted is not None:
+        make_current(*converted)
+
+
+def folder_files(folder: str, convert: str = "") -> dict[str, tuple[str, str]]:
+    """The annotation file and the folder of images of each split of a folder in any layout.
+
+    Args:
+        folder: its path.
+        convert: the split whose file is made, if the layout is not COCO's; the others' may not be
+            there yet.
+
+    Raises:
+        UserError: if the folder is in no layout, or in two, or cannot be converted.
+    """
+    if layout_of(folder) == "COCO":
+        files = coco_files(folder)
+        return {split: (path, os.path.join(folder, "images")) for split, path in files.items()}
+    if convert:
+        make_current(folder, convert)
+    (splits,) = splits_by_layout(folder).values()
+    return {split: (annotation_file(folder, split), folder) for split in splits}
+
+
+def missing_split(name: str) -> str | None:
+    """Why a name that begins with a folder's is no data set, and the remedy, as the end of a
+    sentence; None where no folder of the data sets has such a name."""
+    ends = [i for i, letter in enumerate(name) if letter == "_"]
+    folders = (os.path.join(datasets_root(), name[:end]) for end in reversed(ends))
+    folder = next(filter(os.path.isdir, folders), None)
+    if folder is None:
+        return None
+    try:
+        splits = splits_by_layout(folder)[layout_of(folder)]
+    except UserError as error:
+        return str(error)
+    return f"{folder} has {', '.join(splits)}: choose among <name>_<split> of these"
 
 
 def _is_free(name: str, path: str) -> bool:

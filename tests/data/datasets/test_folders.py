@@ -8,6 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from fpn_d2 import UserError
+from fpn_d2.data import check_names
 from fpn_d2.data.datasets import register_coco_folders, register_first_images
 
 
@@ -61,6 +62,19 @@ def test_any_character_in_the_roots_name_and_a_root_that_is_not_there(tmp_path, 
     assert register_coco_folders(str(root)) == []
     coco.write(root, "zoo", "train", coco.content())
     assert register_coco_folders(str(root)) == ["zoo_train"]
+
+
+def test_a_name_that_is_not_registered_says_what_its_folder_has(tmp_path, coco, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    coco.write(tmp_path, "my_zoo", "train", coco.content())
+    (tmp_path / "attic").mkdir()
+    for name, words in (
+        ("my_zoo_val", "my_zoo has train: choose among"),
+        ("attic_train", "attic is in none of the layouts of data sets: give it"),
+        ("nothing_at_all", "need <name>/images/ and"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_names([name], "DATASETS.TRAIN")
 
 
 @pytest.fixture

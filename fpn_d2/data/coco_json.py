@@ -1,0 +1,134 @@
+"""Reading annotation files: once for the rules and for Detectron2, and always as UTF-8.
+
+pycocotools opens a file in the default encoding of the process, and most of a large file's time
+goes into parsing it and into Python's search for garbage, of which there is none.
+"""
+
+import contextlib
+import dataclasses
+import gc
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import pycocotools.coco
+from detectron2.evaluation import coco_evaluation
+
+from ..utils.errors import UserError
+
+try:
+    import msgspec
+except ImportError:  # in an environment of before it was needed: json does the same, more slowly
+    msgspec = None
+
+
+@dataclasses.dataclass
+class _Sharing:
+    """What :func:`shared_reading` passes on: parsed files, and whether their masks are wanted."""
+
+    masks: bool
+    parsed: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_sharing: _Sharing | None = None
+
+
+def read_annotations(path: str) -> tuple[Any, str | None]:
+    """Read a JSON file of any content.
+
+    Returns:
+        its content and None, or None and a sentence that says why it cannot be read.
+    """
+    data = b""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        content = parse(data)
+    except json.JSONDecodeError as error:
+        if data.startswith(b"\xef\xbb\xbf"):
+            return None, f"{path} begins with a byte-order mark: write it as UTF-8 without BOM"
+        where = f"line {error.lineno} column {error.colno}"
+        return None, f"{path} is not valid JSON at {where} ({error.msg}): write the file again"
+    except RecursionError:
+        return None, f"{path} is nested too deeply for an annotation file: write it again"
+    except UnicodeDecodeError as error:
+        return None, f"annotation file {path} cannot be read ({error}): write it as UTF-8"
+    except (OSError, ValueError, MemoryError) as error:  # such as a number of 5,000 digits
+        reason = str(error).partition(";")[0] or "too large"  # Python's advice comes after
+        return None, f"annotation file {path} cannot be read ({reason}): write the file again"
+    if _sharing is not None:
+        _sharing.parsed[path] = content
+    return content, None
+
+
+def parse(data: bytes) -> Any:
+    """Parse JSON in UTF-8 to what :func:`json.loads` makes of it, with its errors."""
+    with without_gc():
+        if msgspec is not None:
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                return msgspec.json.decode(data)
+        # It takes NaN and halves of surrogate pairs, too, and says what is wrong and where.
+        return json.loads(data.decode("utf-8"))
+
+
+class AnnotationFile(pycocotools.coco.COCO):
+    """pycocotools' index of an annotation file, read as UTF-8 whatever the default encoding is."""
+
+    def __init__(self, annotation_file: str | None = None):
+        """See :class:`pycocotools.coco.COCO`; prints nothing.
+
+        Raises:
+            FileNotFoundError: where there is none.
+            UserError: where the file cannot be read.
+        """
+        super().__init__()
+        if annotation_file is None:
+            return
+        if not os.path.isfile(annotation_file):
+            raise FileNotFoundError(annotation_file)
+        shared = _sharing or _Sharing(masks=True)
+        if annotation_file not in shared.parsed:
+            shared.parsed[annotation_file], sentence = read_annotations(annotation_file)
+            if sentence is not None:
+                raise UserError(sentence)
+        self.dataset = shared.parsed.pop(annotation_file)  # Detectron2 changes it
+        if not shared.masks:
+            for annotation in self.dataset.get("annotations", ()):
+                annotation.pop("segmentation", None)
+        with contextlib.redirect_stdout(None), without_gc():
+            self.createIndex()
+
+
+@contextlib.contextmanager
+def shared_reading(masks: bool = True) -> Iterator[None]:
+    """Let Detectron2 take the files that :func:`read_annotations` parses here, and others by it.
+
+    Args:
+        masks: False gives Detectron2 the objects without their masks, so that it keeps those whose
+            mask is none, and the memory of the others is saved.
+    """
+    global _sharing
+    before, _sharing = _sharing, _Sharing(masks)
+    try:
+        with (
+            mock.patch.object(pycocotools.coco, "COCO", AnnotationFile),
+            mock.patch.object(coco_evaluation, "COCO", AnnotationFile),
+            without_gc(),
+        ):
+            yield
+    finally:
+        _sharing = before
+
+
+@contextlib.contextmanager
+def without_gc() -> Iterator[None]:
+    """Make millions of objects without a search for cycles among them, which have none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

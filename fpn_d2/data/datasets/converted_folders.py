@@ -1,0 +1,147 @@
+"""Folders in the layouts of YOLO, Pascal VOC and Roboflow, converted to COCO's format in a cache.
+
+``$XDG_CACHE_HOME/fpn_d2/datasets/<folder>-<hash of its path>/instances_<split>.json`` is made anew
+whenever a file that it was made of has changed. The user's folder is only read. Each file is
+replaced as a whole, so any number of processes may do so at once.
+"""
+
+import glob
+import hashlib
+import json
+import logging
+import os
+
+from ...utils.errors import UserError
+from ...utils.files import remove_partial_files, replace_file
+from . import roboflow, voc, yolo
+from .converted_split import Source, Split
+
+logger = logging.getLogger(__name__)
+
+_READERS = {"YOLO": yolo, "Pascal VOC": voc, "Roboflow's COCO": roboflow}
+# Raise it when the same files are converted to something else.
+_VERSION = 1
+# The key of ``info`` under which an annotation file holds what its conversion found.
+FINDINGS = "conversion_findings"
+_NOTES, _NOTES_WITHIN = '"notes": ', 4096  # letters from the file's beginning
+
+
+def coco_files(folder: str) -> dict[str, str]:
+    """The annotation files of a folder in COCO's layout, by split; empty for another layout."""
+    if not os.path.isdir(os.path.join(folder, "images")):
+        return {}
+    annotations = glob.escape(os.path.join(folder, "annotations"))
+    paths = sorted(glob.glob(os.path.join(annotations, "instances_?*.json")))
+    return {os.path.basename(path)[len("instances_") : -len(".json")]: path for path in paths}
+
+
+def splits_by_layout(folder: str) -> dict[str, list[str]]:
+    """The splits that a folder has in each layout that it may be in; opens a data.yaml at most."""
+    found = {"COCO": list(coco_files(folder))}
+    found |= {layout: reader.split_names(folder) for layout, reader in _READERS.items()}
+    return {layout: splits for layout, splits in found.items() if splits}
+
+
+def layout_of(folder: str) -> str:
+    """The layout of a folder.
+
+    Raises:
+        UserError: if it is in none, or in two at once.
+    """
+    found = list(splits_by_layout(folder))
+    if not found:
+        raise UserError(
+            f"{folder} is in none of the layouts of data sets: give it images/ and annotations/"
+            "instances_<split>.json (COCO), a data.yaml (YOLO), Annotations/*.xml beside "
+            "JPEGImages/ (Pascal VOC) or <split>/_annotations.coco.json (Roboflow's COCO)"
+        )
+    if found[1:]:
+        raise UserError(
+            f"{folder} is in the layouts of {' and '.join(found)} at once, which may say different "
+            "things: put all but one of them into folders of their own"
+        )
+    return found[0]
+
+
+def annotation_file(folder: str, split: str) -> str:
+    """Where the converted annotations of a folder's split are, or will be."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    path = os.path.abspath(folder)
+    name = f"{os.path.basename(path)}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
+    cache = os.path.join(os.path.expanduser(cache), "fpn_d2", "datasets", name)
+    return os.path.join(cache, f"instances_{split}.json")
+
+
+def make_current(folder: str, split: str) -> None:
+    """Convert a folder, unless its split's annotation file is there and fits the folder.
+
+    Raises:
+        UserError: if the split cannot be used: the first fault, with all of them as its
+            ``sentences``; or if the cache cannot be written.
+    """
+    folder = os.path.abspath(folder)
+    source = _READERS[layout_of(folder)].open_source(folder)
+    fingerprint, target = _fingerprint(source), annotation_file(folder, split)
+    if _begins_with(target, _head(fingerprint)):
+        return
+    logger.info("Converting %s into %s", folder, os.path.dirname(target))
+    classes, splits = source.read()
+    try:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        remove_partial_files(os.path.dirname(target))
+        for name, found in splits.items():
+            if not found.faults:
+                _write(annotation_file(folder, name), fingerprint, classes, found)
+    except OSError as error:
+        raise UserError(
+            f"the converted annotations of {folder} cannot be written ({error}): make room there, "
+            "or set XDG_CACHE_HOME to a folder that can be written"
+        ) from error
+    faults = splits[split].faults if split in splits else [f"{folder} has no {split} any more"]
+    if faults:
+        more = f" (and {len(faults) - 1} more: tools/check_dataset.py lists all)"
+        raise UserError(faults[0] + (more if faults[1:] else ""), faults)
+
+
+def notes_of(path: str) -> list[str]:
+    """What a converted annotation file says about how its labels were read."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read(_NOTES_WITHIN)
+    return json.JSONDecoder().raw_decode(text, text.index(_NOTES) + len(_NOTES))[0]
+
+
+def _fingerprint(source: Source) -> str:
+    """A hash of the paths, sizes and times of all files that a conversion reads."""
+    digest = hashlib.sha256(f"{_VERSION}".encode())
+    for path in source.files:
+        try:
+            stat = os.stat(path)
+            state = stat.st_size, stat.st_mtime_ns
+        except OSError:  # such as a label file, which an image need not have
+            state = None
+        digest.update(f"{path!r} {state}\n".encode())
+    return digest.hexdigest()
+
+
+def _head(fingerprint: str) -> str:
+    """How an annotation file begins that was made of this."""
+    return f'{{"info": {{"fingerprint": "{fingerprint}"'
+
+
+def _begins_with(path: str, text: str) -> bool:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(len(text)) == text
+    except OSError:
+        return False
+
+
+def _write(path: str, fingerprint: str, classes: list[str], split: Split) -> None:
+    content = {
+        "info": {"fingerprint": fingerprint, "notes": split.notes, FINDINGS: split.findings},
+        "images": split.images,
+        "annotations": split.annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
+    }
+    with replace_file(path, encoding="utf-8") as file:
+        json.dump(content, file)

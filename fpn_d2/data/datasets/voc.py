@@ -1,0 +1,226 @@
+"""Folders in Pascal VOC's layout: an XML file for each image.
+
+The files are in ``Annotations/`` beside ``JPEGImages/`` or ``images/``, or beside the images. The
+splits are the lists in ``ImageSets/Main/``, or folders of such files; else all is one split, "all".
+
+Corners count from 1 and the last ones are inclusive, so left and top are ``xmin - 1`` and
+``ymin - 1`` and right and bottom ``xmax`` and ``ymax``, as in Detectron2's loader of VOC. Polygons
+count from 1 as well. Objects marked ``difficult`` become crowds.
+"""
+
+import itertools
+import math
+import os
+import reprlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import parse
+from tqdm import tqdm
+
+from .converted_split import Source, Split, is_image, some
+
+# The folders of XML files and of images, relative to that of a split or of all.
+_PLACES = (
+    ("Annotations", "JPEGImages"),
+    ("Annotations", "images"),
+    ("Annotations", ""),
+    ("annotations", "images"),
+    ("annotations", "JPEGImages"),
+    ("", ""),
+)
+_PARTS = frozenset(itertools.chain(*_PLACES, ("ImageSets", "labels")))
+# So many entries of a folder tell what it holds; there may be a hundred thousand.
+_LOOKED_AT = 1000
+
+
+def split_names(folder: str) -> list[str]:
+    """The splits of a folder; empty where it has another layout."""
+    return list(_split_places(folder))
+
+
+class _Place(NamedTuple):
+    """Where a split's files are; ``images_list`` names those of it, None all."""
+
+    xml_folder: str
+    image_folder: str
+    images_list: str | None = None
+
+
+def _split_places(folder: str) -> dict[str, _Place]:
+    place = _find_place(folder)
+    if place is not None:
+        main = os.path.join(folder, "ImageSets", "Main")
+        lists = [name[:-4] for name in _names(main) if name.endswith(".txt")]
+        # VOC has cat_train.txt as well, which says which images of train have a cat.
+        splits = [s for s in lists if not any(s.endswith(f"_{other}") for other in lists)]
+        listed = {s: place._replace(images_list=os.path.join(main, f"{s}.txt")) for s in splits}
+        return listed or {"all": place}
+    places = {}
+    for name in _names(folder):
+        path = os.path.join(folder, name)
+        # One with lists of its own is a data set, such as VOCdevkit's VOC2007.
+        if name not in _PARTS and name[0] != "." and not os.path.isdir(f"{path}/ImageSets"):
+            places[name] = _find_place(path)
+    return {name: place for name, place in places.items() if place is not None}
+
+
+def _find_place(folder: str) -> _Place | None:
+    for xml, images in _PLACES:
+        place = _Place(os.path.join(folder, xml), os.path.join(folder, images))
+        if _holds(place.xml_folder, _is_xml) and _holds(place.image_folder, is_image):
+            return place
+    return None
+
+
+def _is_xml(path: str) -> bool:
+    return path.lower().endswith(".xml")
+
+
+def _holds(folder: str, kind: Callable[[str], bool]) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(kind(entry.name) for entry in itertools.islice(entries, _LOOKED_AT))
+    except OSError:
+        return False
+
+
+def _names(folder: str) -> list[str]:
+    """The sorted names in a folder; none where it does not exist."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def open_source(folder: str) -> Source:
+    """See :class:`Source`."""
+    places = _split_places(folder)
+    files = [place.images_list for place in places.values() if place.images_list]
+    for parent in dict.fromkeys(itertools.chain(*(place[:2] for place in places.values()))):
+        names = (name for name in _names(parent) if _is_xml(name) or is_image(name))
+        files += [os.path.join(parent, name) for name in names]
+
+    def read() -> tuple[list[str], dict[str, Split]]:
+        splits = {name: _read_split(folder, name, place) for name, place in places.items()}
+        objects = [entry for split in splits.values() for entry in split.annotations]
+        classes = sorted({entry["category_id"] for entry in objects})
+        ids = {name: place for place, name in enumerate(classes, start=1)}
+        for entry in objects:
+            entry["category_id"] = ids[entry["category_id"]]
+        return classes, splits
+
+    return Source(files, read)
+
+
+def _read_split(folder: str, name: str, place: _Place) -> Split:
+    """Read the files of a split; a ``category_id`` is a class's name as yet."""
+    split, strays = Split(), []
+    images = filter(is_image, _names(place.image_folder))
+    images = {os.path.splitext(image)[0]: image for image in images}
+    files = [os.path.join(place.xml_folder, n) for n in _names(place.xml_folder) if _is_xml(n)]
+    if place.images_list:
+        known = set(files)
+        files = []
+        for line, file in _listed(place):
+            if file in known:
+                files.append(file)
+            else:
+                split.faults.append(
+                    f"{place.images_list} line {line} names an image whose annotations, {file}, "
+                    "do not exist: put the file there, or correct the line"
+                )
+    for file in tqdm(files, f"reading {name}", unit="image", disable=None):
+        try:
+            root = parse(file).getroot()
+        except (OSError, ValueError, ParseError, DefusedXmlException, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            split.faults.append(f"{file} is no readable XML ({reason}): write it again")
+            continue
+        stem = os.path.splitext(os.path.basename(file))[0]
+        image = images.pop(stem, None) or _named_image(root, place.image_folder)
+        if image is None:
+            strays.append(file)
+        else:
+            path = os.path.join(place.image_folder, image)
+            split.faults += _read_file(split, file, root, os.path.relpath(path, folder))
+    if not files and not split.faults:
+        split.faults.append(f"{place.images_list} names no image: list some, or delete the file")
+    if strays:
+        text = f"annotations without an image are left out {some(strays)}: add the images"
+        split.findings.append(("warning", text))
+    if images and not place.images_list:
+        unlabelled = [os.path.join(place.image_folder, image) for image in images.values()]
+        text = f"images without annotations are left out {some(unlabelled)}: add XML files, with "
+        split.findings.append(("warning", text + "no object in them if that is meant"))
+    difficult = sum(entry["iscrowd"] for entry in split.annotations)
+    if difficult:
+        split.notes.append(
+            f"{difficult} objects marked difficult are crowds: training leaves them out, and "
+            "evaluation counts detections of them neither as right nor as wrong"
+        )
+    return split
+
+
+def _listed(place: _Place) -> Iterator[tuple[int, str]]:
+    """The number of each line of a list of ImageSets, and the XML file of its image."""
+    with open(place.images_list, encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, os.path.join(place.xml_folder, f"{line.split()[0]}.xml")
+
+
+def _named_image(root: Element, folder: str) -> str | None:
+    name = os.path.basename((root.findtext("filename") or "").strip())
+    return name if is_image(name) and os.path.isfile(os.path.join(folder, name)) else None
+
+
+def _read_file(split: Split, file: str, root: Element, image: str) -> Iterator[str]:
+    """Add an image and its objects to a split; yields what is wrong with them."""
+    sides = [_number(root.find("size"), side) for side in ("width", "height")]
+    if not all(side is not None and side >= 1 and side.is_integer() for side in sides):
+        yield f"{file} has no size with the image's width and height in pixels: add it"
+        return
+    split.add_image(image, *map(int, sides))
+    for place, entry in enumerate(root.findall("object"), start=1):
+        name, corners = (entry.findtext("name") or "").strip(), entry.find("bndbox")
+        box = [_number(corners, key) for key in ("xmin", "ymin", "xmax", "ymax")]
+        which = f"{file}, object {place},"
+        polygons = [_points(polygon) for polygon in entry.findall("polygon")]
+        if not name:
+            yield f"{which} has no name: add its class"
+        elif None in box or box[2] < box[0] or box[3] < box[1]:
+            told = None if corners is None else [corner.text for corner in corners]
+            text = "give xmin, ymin, xmax and ymax in pixels, the lower ones first"
+            yield f"{which} has the bndbox {reprlib.repr(told)}: {text}"
+        elif None in polygons:
+            yield f"{which} has a polygon that is not x1, y1 to x3, y3 or more: correct it"
+        else:
+            x0, y0, x1, y1 = box
+            left_top = [x0 - 1, y0 - 1]
+            crowd = (entry.findtext("difficult") or "0").strip() not in ("0", "")
+            split.add_object(name, [*left_top, x1 - left_top[0], y1 - left_top[1]], polygons, crowd)
+
+
+def _number(parent: Element | None, key: str) -> float | None:
+    """The number in a child of an element; None where there is none."""
+    return None if parent is None else _finite(parent.findtext(key))
+
+
+def _finite(text: str | None) -> float | None:
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _points(polygon: Element) -> list[float] | None:
+    """x0 y0 x1 y1 ... of a polygon, counted from 0; None where they are no points."""
+    values = {child.tag: _finite(child.text) for child in polygon}
+    names = [f"{axis}{i}" for i in range(1, len(values) // 2 + 1) for axis in "xy"]
+    if len(names) < 6 or set(names) != set(values) or None in values.values():
+        return None
+    return [values[name] - 1 for name in names]

@@ -1,0 +1,300 @@
+"""Folders in YOLO's layout: a ``data.yaml`` that names classes and splits, and a text file beside
+each image's folder with a line for each object.
+
+A line is a class number and shares of the image's width and height: ``x y w h`` of a box's centre
+and sides, or ``x y`` of three or more corners of a polygon; the four corners of an oriented box are
+one. Of poses, which data.yaml tells by ``kpt_shape``, the boxes are read.
+"""
+
+import math
+import os
+import reprlib
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from PIL import Image
+from tqdm import tqdm
+
+from ...utils.errors import UserError
+from ..images import turned_size
+from .converted_split import Source, Split, all_files, is_image, some
+
+_SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+_MAX_BYTES = 2**20  # of data.yaml
+# Beyond 0 and 1 by rounding.
+_SLACK = 0.01
+# What annotation programs leave beside label files.
+_NO_LABELS = ("classes.txt", "labels.txt")
+
+
+def split_names(folder: str) -> list[str]:
+    """The splits that the data.yaml of a folder names; empty where there is none."""
+    if not os.path.isfile(_data_file(folder)):
+        return []
+    try:
+        return list(_split_entries(_read_data(folder)))
+    except UserError:
+        return ["train", "val", "test"]  # what is wrong is said when one of them is used
+
+
+def open_source(folder: str) -> Source:
+    """See :class:`Source`.
+
+    Raises:
+        UserError: if data.yaml cannot be used.
+    """
+    data = _read_data(folder)
+    numbers, names = _classes(folder, data)
+    points = data.get("kpt_shape")
+    parts, files = {}, [_data_file(folder)]
+    for split, entries in _split_entries(data).items():
+        images, strays, lists, missing = _find_images(folder, data, entries)
+        parts[split] = images, strays, missing
+        files += [*lists, *strays, *images, *images.values()]
+
+    def read() -> tuple[list[str], dict[str, Split]]:
+        splits = {}
+        for name, part in parts.items():
+            splits[name] = _read_split(folder, name, *part, numbers, points)
+        return names, splits
+
+    return Source(files, read)
+
+
+# --- data.yaml
+
+
+def _data_file(folder: str) -> str:
+    return os.path.join(folder, "data.yaml")
+
+
+def _read_data(folder: str) -> dict[str, Any]:
+    path = _data_file(folder)
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read(_MAX_BYTES + 1)
+        if len(text) > _MAX_BYTES:
+            raise UserError(f"{path} is larger than 1 MB, which no data.yaml is: write it again")
+        data = yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        if isinstance(error, UserError):
+            raise
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UserError(f"{path}{where} is no readable YAML ({reason}): correct it") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} has no lines of the form key: value; write names and train there")
+    return data
+
+
+def _split_entries(data: dict[str, Any]) -> dict[str, list[Any]]:
+    """The folders and files of each split that data.yaml names."""
+    found = {}
+    for key, split in _SPLITS.items():
+        entries = data.get(key)
+        if entries:
+            found[split] = entries if isinstance(entries, list) else [entries]
+    return found
+
+
+def _classes(folder: str, data: dict[str, Any]) -> tuple[dict[int, int], list[str]]:
+    """The ``category_id`` of each class number, and the names."""
+    path, names = _data_file(folder), data.get("names")
+    if not isinstance(names, list | dict) or not names:
+        raise UserError(f"{path} has no names: add the classes, such as names: [cat, dog]")
+    pairs = names.items() if isinstance(names, dict) else enumerate(names)
+    try:
+        by_number = {int(number): str(name) for number, name in pairs}
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} has names by {reprlib.repr(list(names))}: number them, such as 0: cat"
+        ) from error
+    if data.get("nc") not in (None, len(by_number)):
+        raise UserError(
+            f"{path} has nc: {reprlib.repr(data['nc'])} and {len(by_number)} names: correct one"
+        )
+    if not _split_entries(data):
+        raise UserError(f"{path} names no images: add train: and val: with their folders")
+    numbers = sorted(by_number)
+    ids = {number: place for place, number in enumerate(numbers, start=1)}
+    return ids, [by_number[number] for number in numbers]
+
+
+# --- images and their labels
+
+
+def _find_images(
+    folder: str, data: dict[str, Any], entries: list[Any]
+) -> tuple[dict[str, str], list[str], list[str], list[str]]:
+    """Find the images of a split.
+
+    Returns:
+        the label file of each image, which need not exist; label files without an image; the lists
+        of images that were read; entries that are not there.
+    """
+    bases = _bases(folder, data)
+    images: dict[str, str] = {}
+    label_folders, lists, missing = [], [], []
+    for entry in map(str, entries):
+        # Roboflow writes ../train/images of the folder train/images beside data.yaml.
+        path = _first_existing(bases, entry) or _first_existing(bases, entry.removeprefix("../"))
+        if path is None:
+            missing.append(entry)
+        elif os.path.isdir(path):
+            images |= {image: _label_file(image) for image in all_files(path) if is_image(image)}
+            label_folders.append(os.path.dirname(_label_file(os.path.join(path, "any"))))
+        else:
+            lists.append(path)
+            for line in _lines(path):
+                image = _first_existing([os.path.dirname(path), *bases], line)
+                # One that is not there is named by the check that all images are there.
+                image = image or os.path.normpath(os.path.join(os.path.dirname(path), line))
+                images[image] = _label_file(image)
+    known = set(images.values())
+    labels = (label for parent in dict.fromkeys(label_folders) for label in all_files(parent))
+    strays = [
+        label
+        for label in labels
+        if label.endswith(".txt") and label not in known and not label.endswith(_NO_LABELS)
+    ]
+    return dict(sorted(images.items())), strays, lists, missing
+
+
+def _bases(folder: str, data: dict[str, Any]) -> list[str]:
+    """The folders in which the paths of data.yaml may begin: ``path`` of it, from there or from the
+    folder of all data sets, and its own."""
+    path = data.get("path")
+    named = [os.path.join(base, str(path)) for base in (folder, os.path.dirname(folder)) if path]
+    return [*named, folder]
+
+
+def _first_existing(bases: list[str], path: str) -> str | None:
+    found = (os.path.normpath(os.path.join(base, path)) for base in bases)
+    return next((path for path in found if os.path.exists(path)), None)
+
+
+def _label_file(image: str) -> str:
+    """labels/a.txt of images/a.jpg; a.txt of any other a.jpg."""
+    before, images, after = os.path.splitext(image)[0].rpartition(f"{os.sep}images{os.sep}")
+    return f"{before}{os.sep}labels{os.sep}{after}.txt" if images else f"{after}.txt"
+
+
+def _lines(path: str) -> list[str]:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        return [line.strip() for line in file if line.strip()]
+
+
+def _read_split(
+    folder: str,
+    name: str,
+    images: dict[str, str],
+    strays: list[str],
+    missing: list[str],
+    numbers: dict[int, int],
+    points: Any,
+) -> Split:
+    split, data_file = Split(), _data_file(folder)
+    for entry in missing:
+        split.faults.append(
+            f"{data_file} names {entry} for {name}, which does not exist: correct it there"
+        )
+    unlabelled, poses = [], 0
+    for image, label in tqdm(images.items(), f"reading {name}", unit="image", disable=None):
+        try:
+            width, height = _turned_size(image)
+        except Exception as error:  # depending on the format
+            reason = " ".join(str(error).split())
+            split.findings.append(
+                ("error", f"image {image} is left out, it cannot be read ({reason}): replace it")
+            )
+            continue
+        split.add_image(os.path.relpath(image, folder), width, height)
+        if not os.path.isfile(label):
+            unlabelled.append(image)
+            continue
+        for place, line in enumerate(_all_lines(label), start=1):
+            found = _parse(line, numbers, points)
+            if isinstance(found, str):
+                split.faults.append(f"{label} line {place} {found}")
+            elif found is not None:
+                split.add_object(numbers[found[0]], *_in_pixels(found[1], width, height))
+                poses += bool(points)
+    if not images and not missing:
+        split.faults.append(f"{data_file} names no image for {name}: put images into its folder")
+    elif images and len(unlabelled) == len(images):
+        split.faults.append(
+            f"none of the {len(images)} images of {name} in {folder} has a label file; the first, "
+            f"{unlabelled[0]}, needs {images[unlabelled[0]]}: put it there"
+        )
+    elif unlabelled:
+        text = f"images without a label file count as images without objects {some(unlabelled)}: "
+        split.findings.append(("warning", text + "add empty files if that is meant"))
+    if strays:
+        text = f"label files without an image are left out {some(strays)}: add the images"
+        split.findings.append(("warning", text))
+    if poses:
+        split.notes.append(f"the keypoints of {poses} objects are left out")
+    return split
+
+
+def _turned_size(path: str) -> tuple[int, int]:
+    """Width and height of an image as its EXIF data turn it, of which labels are shares."""
+    with Image.open(path) as image:
+        return turned_size(image)
+
+
+def _all_lines(path: str) -> Iterator[str]:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        yield from file
+
+
+def _parse(line: str, numbers: dict[int, int], points: Any) -> tuple[int, list[float]] | str | None:
+    """Read a line.
+
+    Returns:
+        the class number and, in shares, the four numbers of a box or the corners of a polygon; the
+        fault as the end of a sentence; or None for an empty line.
+    """
+    words, shown = line.split(), reprlib.repr(line.strip())
+    if not words:
+        return None
+    try:
+        number, *values = map(float, words)
+    except ValueError:
+        return f"is {shown}: write a class number and shares of the image"
+    if number not in numbers:
+        known = f"data.yaml names {min(numbers)} to {max(numbers)}"
+        return f"has the class {words[0]}, and {known}: correct it, or add the class there"
+    if points:
+        expected = 4 + math.prod(points) if _is_shape(points) else 0
+        if len(values) != expected:
+            text = f"kpt_shape {points} makes {expected + 1}"
+            return f"has {len(words)} numbers, and {text}: correct it"
+        values = values[:4]
+    elif len(values) != 4 and (len(values) < 6 or len(values) % 2):
+        text = "write class x y w h, or class and x y of three corners or more, and nothing else"
+        return f"has {len(words)} numbers: {text}"
+    # NaN is in no range.
+    if not all(-_SLACK <= value <= 1 + _SLACK for value in values):
+        return f"is {shown}, and its numbers are no shares of the image: give values from 0 to 1"
+    if len(values) == 4 and min(values[2:]) < 0:
+        return f"is {shown}, a box of a negative side: correct it"
+    return int(number), values
+
+
+def _is_shape(points: Any) -> bool:
+    return isinstance(points, list) and all(type(side) is int and side > 0 for side in points)
+
+
+def _in_pixels(
+    values: list[float], width: int, height: int
+) -> tuple[list[float], list[list[float]]]:
+    """Of what :func:`_parse` returns, the box as left, top, width and height, and the polygons."""
+    scaled = [value * (height if i % 2 else width) for i, value in enumerate(values)]
+    if len(scaled) == 4:
+        x, y, w, h = scaled
+        return [x - w / 2, y - h / 2, w, h], []
+    xs, ys = scaled[::2], scaled[1::2]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)], [scaled]

@@ -1,0 +1,78 @@
+"""The least score of a detection: one number, or the one of best F1 for each class."""
+
+import operator
+import os
+
+from detectron2.config import CfgNode
+
+from ..config_checks import class_head_key
+from ..utils.errors import UserError
+from ..utils.files import read_json
+
+BEST_F1 = "best-f1"
+ANALYSIS_FILE = "analysis.json"  # of tools/analyze_results.py, in a run's folder
+# For a class that was never found, whose F1 is 0 everywhere: the demo's own threshold.
+FALLBACK = 0.5
+
+
+def score_threshold(words: str | float) -> float | str:
+    """Read the value of ``--confidence-threshold``: a number from 0 to 1, or ``best-f1``.
+
+    Raises:
+        UserError: if it is neither.
+    """
+    if words == BEST_F1:
+        return BEST_F1
+    try:
+        value = float(words)
+    except ValueError:
+        raise UserError(
+            f"--confidence-threshold {words} is neither a number between 0 and 1 nor {BEST_F1}"
+        ) from None
+    if not 0 <= value <= 1:
+        raise UserError(f"--threshold {value} is not between 0 and 1 (nor {BEST_F1}); correct it")
+    return value
+
+
+def class_thresholds(threshold: float | str, cfg: CfgNode) -> float | list[float]:
+    """Look up what ``best-f1`` stands for; a number stays as it is.
+
+    Args:
+        threshold: a number from 0 to 1, or ``best-f1``.
+        cfg: the model's config. ``analysis.json`` lies beside its weights, or in ``OUTPUT_DIR``;
+            of several test sets, that of ``DATASETS.TEST`` decides, or else the first.
+
+    Returns:
+        the number, or one for each class.
+
+    Raises:
+        UserError: for another number, or if there is no analysis or one of another model.
+    """
+    if threshold != BEST_F1:
+        return score_threshold(threshold)
+    folders = dict.fromkeys([os.path.dirname(cfg.MODEL.WEIGHTS) or ".", cfg.OUTPUT_DIR])
+    paths = [os.path.join(folder, ANALYSIS_FILE) for folder in folders]
+    there = [path for path in paths if os.path.isfile(path)]
+    if not there:
+        raise UserError(
+            f"{BEST_F1} needs {paths[0]}, which does not exist: write it by "
+            f"python tools/analyze_results.py {os.path.dirname(paths[0])}, or give a number"
+        )
+    content = read_json(there[0])
+    try:
+        test_sets = content["datasets"]
+        named = [name for name in cfg.DATASETS.TEST if name in test_sets] or list(test_sets)
+        found = [entry["threshold"] for entry in test_sets[named[0]]["classes"]]
+        values = [FALLBACK if value is None else float(value) for value in found]
+    except (TypeError, KeyError, IndexError, ValueError) as error:
+        raise UserError(
+            f"{there[0]} is not of tools/analyze_results.py; write it anew, or give a number"
+        ) from error
+    key = class_head_key(cfg)
+    num_classes = operator.attrgetter(key)(cfg) if key else 0
+    if len(values) != num_classes:
+        raise UserError(
+            f"{there[0]} has thresholds for {len(values)} classes, and the model has "
+            f"{num_classes or 'none'}; analyse this model's own run, or give a number"
+        )
+    return values

@@ -1,0 +1,402 @@
+"""The analysis of a run as an HTML page with figures and pictures, and as JSON.
+
+Shape shorthand: K classes, D detections and G objects of a test set.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.ticker import NullLocator
+from tqdm import tqdm
+
+from ..data.images import read_sound_image
+from ..evaluation.score_thresholds import ANALYSIS_FILE, BEST_F1, FALLBACK
+from ..utils.errors import UserError
+from ..utils.files import read_json, replace_file, write_json
+from ..visualization import PALETTE, class_color, draw_boxes, level_color, side_by_side
+from ..visualization.pages import (
+    Chart,
+    data_url,
+    horizontal_bars,
+    new_axes,
+    page_environment,
+    plain_text,
+    to_svg,
+)
+from .coco_matches import RECALLS
+from .error_analysis import BACKGROUND_IOU, IOU, KINDS, ErrorAnalysis
+
+_PAGE = "analysis.html"
+_CURVES_SHOWN = len(PALETTE)
+_MATRIX_SHOWN, _NUMBERS_SHOWN = 30, 15  # classes
+_LABELS_SHOWN = 25  # on an image: a hundred would hide it
+_PICTURE_SIDE = 640  # pixels
+
+_MEANINGS = {
+    "class": f"on an object (IoU at least {IOU:g}), but of another class",
+    "place": f"of the right class, but beside the object (IoU {BACKGROUND_IOU:g} to {IOU:g})",
+    "both": "wrong in class and in place",
+    "twice": "a second detection of an object that a better one has found",
+    "background": f"on nothing (IoU at most {BACKGROUND_IOU:g})",
+    "missed": "an object that no detection found, not even in the wrong class or place",
+}
+
+
+def write_analysis(
+    analyses: Sequence[ErrorAnalysis],
+    run: str,
+    output: str = "",
+    *,
+    threshold: float | str = BEST_F1,
+    images: int = 12,
+) -> list[str]:
+    """Write the page and the figures; those of an earlier analysis are replaced.
+
+    Args:
+        analyses: see :func:`fpn_d2.inspection.analyze_run`.
+        run: the name of the run, for the page.
+        output: the folder for the two files; made where it is missing. Empty is the run's own,
+            where ``--confidence-threshold best-f1`` looks.
+        threshold: the least score of a detection in the confusion matrix and the pictures, or
+            ``"best-f1"`` for each class's own.
+        images: how many of the worst images of a test set to draw.
+
+    Returns:
+        the files, ``analysis.html`` and ``analysis.json``.
+
+    Raises:
+        UserError: if the folder cannot be written to, or holds another ``analysis.json``.
+    """
+    folder = output or run
+    page, numbers = os.path.join(folder, _PAGE), os.path.join(folder, ANALYSIS_FILE)
+    content = read_json(numbers) if os.path.isfile(numbers) else None
+    there = [path for path in (numbers, page) if os.path.lexists(path)]
+    if there and not (isinstance(content, dict) and "datasets" in content):
+        raise UserError(
+            f"{there[0]} is not of an earlier analysis, so it stays; give another --output"
+        )
+    test_sets, contents = [], {}
+    for number, analysis in enumerate(analyses):
+        thresholds = _thresholds(analysis, threshold)
+        content = analysis.as_json(thresholds)
+        pictures, faults = _draw_worst(analysis, thresholds, images)
+        content["worst_images"] = [about for about, _ in pictures]
+        contents[analysis.dataset] = content
+        words = _section(analysis, content, threshold, f"s{number}")
+        more = f" (and {len(faults) - 1} more)" if faults[1:] else ""
+        words["notes"] += [f"Not drawn: {fault}{more}" for fault in faults[:1]]
+        test_sets.append(words | {"pictures": [(_caption(a), data_url(p)) for a, p in pictures]})
+    template = page_environment(os.path.dirname(__file__)).get_template("analysis.html.j2")
+    text = template.render(run=run, test_sets=test_sets)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with replace_file(page, encoding="utf-8", errors="xmlcharrefreplace") as file:
+            file.write(text)
+        write_json(numbers, {"run": run, "threshold": threshold, "datasets": contents})
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to ({error}); give --output") from error
+    return [page, numbers]
+
+
+def analysis_summary(analysis: ErrorAnalysis) -> str:
+    """Return the figures of a test set in a few lines."""
+    lines = [f"{analysis.dataset}: {_lead(analysis)}"]
+    lines += [
+        f"  {kind}: {entry['count']} ({_MEANINGS[kind]}), dAP {entry['dAP']:.1f}"
+        for kind, entry in _by_gain(analysis)
+    ]
+    return "\n".join(lines)
+
+
+def _thresholds(analysis: ErrorAnalysis, threshold: float | str) -> list[float]:
+    if threshold != BEST_F1:
+        return [float(threshold)] * len(analysis.class_ids)
+    own = [curve["threshold"] for curve in analysis.curves]
+    return [FALLBACK if value is None else value for value in own]
+
+
+# --- words
+
+
+def _by_gain(analysis: ErrorAnalysis) -> list[tuple[str, dict[str, float]]]:
+    return sorted(analysis.errors.items(), key=lambda item: -item[1]["dAP"])
+
+
+def _lead(analysis: ErrorAnalysis) -> str:
+    (kind, most), *_ = _by_gain(analysis)
+    lead = f"AP {analysis.ap['AP']:.1f}, AP50 {analysis.ap['AP50']:.1f}."
+    if most["dAP"] > 0:
+        lead += (
+            f" Most is lost by errors of the kind {kind}: without them AP50 would be "
+            f"{most['dAP']:.1f} points higher."
+        )
+    return lead
+
+
+def _figure(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _section(
+    analysis: ErrorAnalysis, content: dict[str, Any], threshold: float | str, prefix: str
+) -> dict[str, Any]:
+    """The words, tables and figures of a test set, by their names in the template."""
+    shown = f"score at least {threshold}"
+    if threshold == BEST_F1:
+        shown = "score at least the class's own threshold of best F1"
+    crowds = content["crowd_regions"]
+    curves = sorted(analysis.curves, key=lambda curve: -curve["objects"])
+    rows = [
+        [c["name"], f"{c['objects']:,}", _figure(c["AP"]), _figure(c["AP50"])]
+        + [_figure(c["threshold"], 3)]
+        + [_figure(c[name], 2) for name in ("f1", "precision", "recall")]
+        for c in curves
+    ]
+    notes = [f"{crowds} crowd regions count neither way, nor do detections in them."] * (crowds > 0)
+    charts = draw_charts(analysis, content, shown, prefix)
+    return {
+        "name": analysis.dataset,
+        "lead": _lead(analysis),
+        "introduction": f"{content['detections']:,} detections on {content['images']:,} images "
+        f"with {content['objects']:,} objects of {len(rows)} classes. AP is the mean over IoU 0.5 "
+        f"to 0.95, AP50 that at IoU 0.5 ({_figure(content['AP75'])} at 0.75), both in percent over "
+        "all scores.",
+        "notes": notes,
+        "kinds": [
+            (kind, _MEANINGS[kind], f"{entry['count']:,}", f"{entry['dAP']:.1f}")
+            for kind, entry in _by_gain(analysis)
+        ],
+        "kinds_note": "As TIDE defines them (Bolya et al., ECCV 2020), counted over all scores. "
+        "dAP is what AP50 would gain, in points, if all errors of a kind, and of no other, were "
+        "corrected; it counts errors of a high score most, however few they are.",
+        "charts": [(chart, Markup(chart.svg)) for chart in charts],
+        "class_header": ["class", "objects", "AP", "AP50", "best threshold", "F1", "precision"]
+        + ["recall"],
+        "classes": rows,
+        "classes_note": f"F1, precision and recall hold at IoU {IOU:g} and at the class's best "
+        f"threshold, the least score with which F1 is largest; --confidence-threshold {BEST_F1} of "
+        "tools/demo.py and tools/export.py takes it. A class that was never found has none, and "
+        f"{FALLBACK:g} is taken for it.",
+        "pictures_note": f"Those with most mistakes, at IoU {IOU:g} and {shown}. Left: what is "
+        "annotated, dashed where no detection found it. Right: the detections, dashed where they "
+        "are wrong, with the kind of their error. Colours are the classes'.",
+    }
+
+
+# --- figures
+
+
+def draw_charts(
+    analysis: ErrorAnalysis, content: dict[str, Any], shown: str, prefix: str
+) -> list[Chart]:
+    """Draw what is lost, the curves, AP by size and by level, and the confusion matrix.
+
+    Args:
+        analysis: the analysis.
+        content: its :meth:`ErrorAnalysis.as_json`.
+        shown: the condition on the scores of the confusion matrix, in words.
+        prefix: of the ids of the figures on the page.
+    """
+    levels = analysis.levels
+    scale = f"resized to {levels.min_size} px (at most {levels.max_size} px)"
+    scale = scale if levels.min_size else "as it is"
+    gains = [(kind, content["errors"][kind]) for kind in KINDS]
+    losses = horizontal_bars(
+        [kind for kind, _ in gains],
+        [entry["dAP"] for _, entry in gains],
+        [PALETTE[5]] * len(gains),
+        "dAP at IoU 0.5, points",
+        [f"{entry['dAP']:.1f}" for _, entry in gains],
+    )
+    return [
+        Chart(
+            "What each kind of error costs",
+            f"dAP at IoU {IOU:g}, over all scores.",
+            to_svg(losses, f"{prefix}-kinds", "dAP of each kind of error"),
+        ),
+        _draw_curves(analysis, prefix),
+        Chart(
+            "AP by size",
+            "IoU 0.5 to 0.95, all scores. Small is an area up to 32 x 32 pixels of the image, "
+            "medium up to 96 x 96. Hatched: at IoU 0.5 alone.",
+            _draw_aps(content["by_size"], [PALETTE[4]] * 3, f"{prefix}-size", "AP by size"),
+        ),
+        Chart(
+            "AP by pyramid level",
+            f"IoU 0.5 to 0.95, all scores. The level that Eq. 1 gives an object (and a detection) "
+            f"on the image {scale}, with k0 = {levels.canonical_level} for "
+            f"{levels.canonical_size:g} px. Hatched: at IoU 0.5 alone.",
+            _draw_aps(
+                content["by_level"],
+                [level_color(k) for k in range(levels.first, levels.last + 1)],
+                f"{prefix}-level",
+                "AP by pyramid level",
+            ),
+        ),
+        _draw_matrix(analysis, np.array(content["confusion"]["matrix"]), shown, prefix),
+    ]
+
+
+def _draw_aps(
+    entries: dict[str, dict[str, Any]], colors: Sequence[str], prefix: str, description: str
+) -> str:
+    figure, axes = new_axes()
+    names = [f"{name}\n{entry['objects']:,} objects" for name, entry in entries.items()]
+    for offset, metric, style in ((-0.2, "AP", {}), (0.2, "AP50", {"hatch": "///", "alpha": 0.45})):
+        values = [entry[metric] for entry in entries.values()]
+        places = np.arange(len(values)) + offset
+        heights = [value or 0 for value in values]
+        bars = axes.bar(places, heights, 0.38, color=colors, edgecolor="white", **style)
+        axes.bar_label(bars, [_figure(value) for value in values], padding=2, fontsize=9)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylim(0, 108)
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_ylabel("AP, percent")
+    return to_svg(figure, prefix, description)
+
+
+def _draw_curves(analysis: ErrorAnalysis, prefix: str) -> Chart:
+    figure, axes = new_axes()
+    there = [c for c in analysis.curves if c["precisions"] is not None]
+    there.sort(key=lambda curve: -curve["objects"])
+    styles = ("-", "--", "-.", ":")
+    for i, curve in reversed(list(enumerate(there))):
+        color, label, width = "#c8c8c8", None, 0.7
+        if i < _CURVES_SHOWN:
+            color, width = PALETTE[i], 1.8
+            label = f"{plain_text(curve['name'])} ({curve['AP50']:.0f})"
+        style = styles[i % len(styles)] if i < _CURVES_SHOWN else "-"
+        axes.plot(RECALLS, curve["precisions"], style, color=color, lw=width, label=label)
+        if i < _CURVES_SHOWN and curve["f1"] is not None:
+            axes.plot(curve["recall"], curve["precision"], "o", color=color, ms=6, mec="white")
+    if len(there) > 1:
+        mean = np.mean([curve["precisions"] for curve in there], axis=0)
+        axes.plot(RECALLS, mean, color="black", lw=2.4, label=f"mean ({100 * mean.mean():.0f})")
+    axes.set_xlim(0, 1.01)
+    axes.set_ylim(0, 1.03)
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles[::-1], labels[::-1], loc="outside lower center", ncols=3, frameon=False, fontsize=9
+    )
+    rest = f" The other {len(there) - _CURVES_SHOWN} classes are grey."
+    return Chart(
+        "Precision and recall",
+        f"At IoU {IOU:g}, AP50 in brackets; a dot is the threshold of best F1. Precision at a "
+        "recall is the best at that recall or more, as COCO's AP takes it."
+        + rest
+        * (len(there) > _CURVES_SHOWN),
+        to_svg(figure, f"{prefix}-curves", "precision over recall, by class"),
+    )
+
+
+def _draw_matrix(analysis: ErrorAnalysis, matrix: np.ndarray, shown: str, prefix: str) -> Chart:
+    names, more = [*analysis.class_names], ""
+    if len(names) > _MATRIX_SHOWN:
+        # those that are taken for others, or others for them, most often
+        between = matrix[:-1, :-1] - np.diag(np.diag(matrix[:-1, :-1]))
+        kept = np.argsort(-(between.sum(axis=0) + between.sum(axis=1)), kind="stable")
+        kept = np.sort(kept[:_MATRIX_SHOWN])
+        more = f" The {_MATRIX_SHOWN} of {len(names)} classes that are confused most."
+        names, which = [names[k] for k in kept], [*kept, len(analysis.class_names)]
+        matrix = matrix[np.ix_(which, which)]
+    totals = matrix.sum(axis=1, keepdims=True)
+    shares = matrix / np.maximum(totals, 1)
+    side = max(4.4, 0.24 * len(names) + 1.6)
+    figure, axes = new_axes(1.25 * side, side)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.grid(visible=False)
+    ticks = range(len(matrix))
+    titles = [plain_text(name) for name in names]
+    axes.set_xticks(ticks, [*titles, "(missed)"], rotation=90 if len(names) > 6 else 30, ha="right")
+    if len(names) > 6:
+        axes.set_xticks(ticks, [*titles, "(missed)"], rotation=90, ha="center")
+    axes.set_yticks(ticks, [*titles, "(background)"])
+    axes.tick_params(labelsize=9 if len(names) <= 20 else 7, length=0)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("detected as")
+    axes.set_ylabel("object of class")
+    if len(names) <= _NUMBERS_SHOWN:
+        for (i, j), count in np.ndenumerate(matrix):
+            if count:
+                color = "white" if shares[i, j] > 0.55 else "#333333"
+                axes.text(j, i, f"{count}", ha="center", va="center", fontsize=9, color=color)
+    return Chart(
+        "Which class is taken for which",
+        f"IoU above {IOU:g}, {shown}. The darker, the larger the share of the row. The last column "
+        "counts objects that nothing found, the last row detections on no object." + more,
+        to_svg(figure, f"{prefix}-matrix", "confusion matrix"),
+    )
+
+
+# --- pictures
+
+
+def _draw_worst(
+    analysis: ErrorAnalysis, thresholds: Sequence[float], number: int
+) -> tuple[list[tuple[dict[str, Any], Any]], list[str]]:
+    """What is wrong on each of the worst images beside its picture; and a sentence for each image
+    that cannot be drawn."""
+    pictures, faults = [], []
+    shown = analysis.shown(thresholds)
+    for worst in tqdm(
+        analysis.worst_images(thresholds, number), desc="drawing", unit="image", disable=None
+    ):
+        index = worst.pop("index")
+        image = analysis.images[index]
+        path = os.path.join(analysis.image_root, image["file_name"])
+        try:
+            pixels = read_sound_image({**image, "file_name": path}, "RGB")
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        own = np.flatnonzero(shown & (analysis.image == index))
+        own = own[np.argsort(-analysis.score[own], kind="stable")]
+        objects = np.flatnonzero(analysis.object_images == index)
+        wrong = analysis.kinds[own] >= 0
+        kinds = [KINDS[kind] for kind in analysis.kinds[own][wrong]]
+        about = {"image_id": image["id"], "file_name": image["file_name"], **worst}
+        about["kinds"] = dict(Counter(kinds).most_common())
+        titles = [f"{analysis.class_names[analysis.label[i]]} {analysis.score[i]:.2f}" for i in own]
+        for i, kind in zip(np.flatnonzero(wrong), kinds, strict=True):
+            titles[i] += f": {kind}"
+        missed = ~np.isin(objects, analysis.matched[own])
+        words = [analysis.class_names[k] for k in analysis.object_classes[objects]]
+        sides = {
+            "annotated (dashed: not found)": _draw_side(
+                pixels, [analysis.objects[i] for i in objects], words, missed, analysis
+            ),
+            "detected (dashed: wrong)": _draw_side(
+                pixels, [analysis.detections[i] for i in own], titles, wrong, analysis
+            ),
+        }
+        pictures.append((about, side_by_side(sides)))
+    return pictures, faults
+
+
+def _draw_side(
+    pixels: np.ndarray,
+    records: Sequence[dict[str, Any]],
+    labels: Sequence[str],
+    dashed: np.ndarray,
+    analysis: ErrorAnalysis,
+) -> np.ndarray:
+    """Draw boxes in their classes' colours; of many, only the dashed ones have labels."""
+    boxes = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    if len(labels) > _LABELS_SHOWN:
+        labels = [label if mark else "" for label, mark in zip(labels, dashed, strict=True)]
+    colors = [class_color(analysis.class_ids.index(r["category_id"])) for r in records]
+    scale = _PICTURE_SIDE / max(pixels.shape[:2])
+    return draw_boxes(pixels, boxes, labels, colors, scale, dashed=dashed)
+
+
+def _caption(about: dict[str, Any]) -> str:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in about["kinds"].items())
+    false = f"{about['false']} false ({kinds})" if kinds else f"{about['false']} false"
+    return f"{about['file_name']}: {false}, {about['missed']} not found"

@@ -1,0 +1,121 @@
+"""data/datasets/converted_folders.py: when a folder is converted, and where to."""
+
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog
+
+from fpn_d2 import UserError
+from fpn_d2.data.datasets import register_coco_folders, register_converted_folders
+from fpn_d2.data.datasets.converted_folders import annotation_file, layout_of, make_current
+from fpn_d2.data.validation import judged_file
+
+FILES = {
+    "data.yaml": "train: images\nnames: [cat]\n",
+    "images/a.jpg": (40, 20),
+    "labels/a.txt": "0 0.5 0.5 0.5 0.5\n",
+}
+
+
+@pytest.fixture
+def zoo(tmp_path, folders):
+    folders.write(tmp_path / "zoo", FILES)
+    return tmp_path / "zoo"
+
+
+def contents(folder):
+    return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+
+
+def test_a_folder_is_converted_once_and_never_written_to(zoo, folders, cache):
+    before = contents(zoo)
+    folders.load(zoo.parent, "zoo_train")
+    (file,) = cache.rglob("*.json")
+    assert str(file) == annotation_file(str(zoo), "train")
+    written = contents(cache)
+    folders.load(zoo.parent, "zoo_train")
+    assert contents(cache) == written
+    assert contents(zoo) == before
+
+
+@pytest.mark.parametrize("change", ["a label", "an image", "another image", "its time alone"])
+def test_a_change_converts_it_anew(zoo, folders, change):
+    folders.load(zoo.parent, "zoo_train")
+    path = annotation_file(str(zoo), "train")
+    before = os.stat(path).st_ino
+    if change == "a label":
+        folders.write(zoo, {"labels/a.txt": "0 0.5 0.5 0.5 0.25\n"})
+    elif change == "an image":
+        folders.write(zoo, {"images/a.jpg": (80, 20)})
+    elif change == "another image":
+        folders.write(zoo, {"images/b.jpg": (40, 20)})
+    else:
+        os.utime(zoo / "labels" / "a.txt", (1, 1))
+    make_current(str(zoo), "train")
+    assert os.stat(path).st_ino != before
+    content = json.loads(Path(path).read_text())
+    sides = {"a label": [20, 5], "an image": [40, 10]}.get(change, [20, 10])
+    assert content["annotations"][0]["bbox"][2:] == sides
+    assert len(content["images"]) == 1 + (change == "another image")
+
+
+def test_a_file_that_is_judged_is_never_stale(zoo, folders):
+    folders.load(zoo.parent, "zoo_train")
+    assert judged_file("zoo_train").classes == ["cat"]
+    folders.write(zoo, {"data.yaml": "train: images\nnames: [lynx]\n"})
+    assert judged_file("zoo_train").classes == ["lynx"]
+
+
+def test_a_damaged_or_foreign_file_in_the_cache_is_replaced(zoo, folders):
+    path = annotation_file(str(zoo), "train")
+    os.makedirs(os.path.dirname(path))
+    Path(path).write_text('{"info": {"fingerprint": "')
+    Path(f"{path}.99999999.partial").write_text("{")  # of a process that was killed
+    assert len(folders.load(zoo.parent, "zoo_train")[0]) == 1
+    assert os.listdir(os.path.dirname(path)) == ["instances_train.json"]
+
+
+def test_processes_may_convert_at_once(zoo):
+    path = annotation_file(str(zoo), "train")
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        pool.starmap(make_current, [(str(zoo), "train")] * 8)
+    assert len(json.loads(Path(path).read_text())["annotations"]) == 1
+    assert os.listdir(os.path.dirname(path)) == ["instances_train.json"]
+
+
+def test_folders_of_one_name_have_caches_of_their_own(tmp_path):
+    one, two = (annotation_file(str(tmp_path / part / "zoo"), "train") for part in "ab")
+    assert one != two
+
+
+def test_a_cache_that_cannot_be_written_is_said(zoo, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="XDG_CACHE_HOME"):
+        make_current(str(zoo), "train")
+
+
+def test_two_layouts_at_once_are_refused(zoo, folders, coco):
+    coco.write(zoo.parent, "zoo", "val", coco.content())
+    assert register_coco_folders(str(zoo.parent)) == []
+    assert register_converted_folders(str(zoo.parent)) == ["zoo_val", "zoo_train"]
+    for name in ("zoo_val", "zoo_train"):
+        with pytest.raises(UserError, match="zoo is in the layouts of COCO and YOLO at once"):
+            DatasetCatalog.get(name)
+
+
+def test_no_layout(tmp_path):
+    (tmp_path / "zoo" / "pictures").mkdir(parents=True)
+    assert register_converted_folders(str(tmp_path)) == []
+    with pytest.raises(UserError, match="zoo is in none of the layouts of data sets"):
+        layout_of(str(tmp_path / "zoo"))
+
+
+def test_a_split_that_is_gone(zoo, folders):
+    register_converted_folders(str(zoo.parent))
+    folders.write(zoo, {"data.yaml": "val: images\nnames: [cat]\n"})
+    with pytest.raises(UserError, match="has no train any more"):
+        DatasetCatalog.get("zoo_train")

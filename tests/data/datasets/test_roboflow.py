@@ -1,0 +1,90 @@
+"""data/datasets/roboflow.py: one list of classes without the dummy, ids that evaluation takes."""
+
+import json
+
+import pytest
+
+from fpn_d2 import UserError
+from fpn_d2.data import check_file
+from fpn_d2.data.datasets.converted_folders import make_current
+
+DUMMY = {"id": 0, "name": "pets", "supercategory": "none"}
+
+
+def category(number, name):
+    return {"id": number, "name": name, "supercategory": "pets"}
+
+
+def content(categories, *objects):
+    return {
+        "images": [{"id": 0, "file_name": "a.jpg", "height": 20, "width": 40}],
+        "categories": categories,
+        "annotations": [
+            {
+                **{"id": i, "image_id": 0, "category_id": number, "bbox": [1, 2, 3, 4]},
+                **{"area": 12, "iscrowd": 0},
+            }
+            for i, number in enumerate(objects)
+        ],
+    }
+
+
+TRAIN = content([DUMMY, category(1, "dog"), category(2, "cat")], 2, 1)
+
+
+def write(folders, root, **splits):
+    for split, found in splits.items():
+        text = found if isinstance(found, str) else json.dumps(found)
+        files = {f"{split}/_annotations.coco.json": text, f"{split}/a.jpg": (40, 20)}
+        folders.write(root / "zoo", files)
+
+
+def test_the_dummy_goes_and_ids_begin_at_one(tmp_path, folders, cache):
+    write(folders, tmp_path, train=TRAIN)
+    (record,), classes = folders.load(tmp_path, "zoo_train")
+    assert classes == ["dog", "cat"]
+    assert record["file_name"] == str(tmp_path / "zoo/train/a.jpg")
+    assert [a["category_id"] for a in record["annotations"]] == [1, 0]
+    (file,) = cache.glob("zoo-*/instances_train.json")
+    assert [a["id"] for a in json.loads(file.read_text())["annotations"]] == [1, 2]
+    assert check_file(str(file), str(tmp_path / "zoo"), 1).findings == []
+
+
+def test_all_splits_have_one_list_of_classes(tmp_path, folders):
+    # The same names by other ids, and one that train lacks.
+    valid = content([DUMMY, category(1, "cat"), category(5, "emu")], 1, 5)
+    write(folders, tmp_path, train=TRAIN, valid=valid)
+    for name in ("zoo_valid", "zoo_val"):
+        (record,), classes = folders.load(tmp_path, name)
+        assert classes == ["dog", "cat", "emu"]
+        assert [a["category_id"] for a in record["annotations"]] == [1, 2]
+    assert folders.load(tmp_path, "zoo_train")[1] == ["dog", "cat", "emu"]
+
+
+@pytest.mark.parametrize(
+    "categories, objects, classes",
+    [
+        ([DUMMY, category(1, "cat")], (0, 1), ["pets", "cat"]),  # it has an object
+        ([{**DUMMY, "name": "dog"}, category(1, "cat")], (1,), ["dog", "cat"]),
+        ([{**DUMMY, "supercategory": "none"}], (0,), ["pets"]),
+    ],
+)
+def test_a_class_is_no_dummy(tmp_path, folders, categories, objects, classes):
+    write(folders, tmp_path, train=content(categories, *objects))
+    assert folders.load(tmp_path, "zoo_train")[1] == classes
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": []}', json.dumps({**TRAIN, "images": 3})])
+def test_a_file_that_is_not_in_cocos_format(tmp_path, folders, text):
+    write(folders, tmp_path, train=TRAIN, valid=text)
+    with pytest.raises(UserError, match=r"zoo/valid/_annotations\.coco\.json is not in COCO's"):
+        folders.load(tmp_path, "zoo_valid")
+    assert len(folders.load(tmp_path, "zoo_train")[0]) == 1
+
+
+def test_an_unknown_category_stays_one(tmp_path, folders, cache):
+    write(folders, tmp_path, train=content([DUMMY, category(4, "dog")], 4, 1))
+    make_current(str(tmp_path / "zoo"), "train")
+    (file,) = cache.glob("zoo-*/instances_train.json")
+    (finding,) = check_file(str(file), str(tmp_path / "zoo"), 1).findings
+    assert "has the category_id '1 in _annotations.coco.json', which is not in" in finding.sentence

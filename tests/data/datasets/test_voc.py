@@ -1,0 +1,149 @@
+"""data/datasets/voc.py against hand-written boxes, Detectron2's loader of VOC and supervision."""
+
+import numpy as np
+import pytest
+import supervision as sv
+from detectron2.data.datasets.pascal_voc import load_voc_instances
+
+from fpn_d2 import UserError
+from fpn_d2.data.datasets import register_converted_folders
+
+IMAGE = (40, 20)
+
+
+def xml(*objects, size="<size><width>40</width><height>20</height></size>", name="a.jpg"):
+    return f"<annotation><filename>{name}</filename>{size}{''.join(objects)}</annotation>"
+
+
+def thing(name, corners, more=""):
+    keys = ("xmin", "ymin", "xmax", "ymax")
+    box = "".join(f"<{k}>{v}</{k}>" for k, v in zip(keys, corners, strict=True))
+    return f"<object><name>{name}</name><bndbox>{box}</bndbox>{more}</object>"
+
+
+CAT, DOG = thing("cat", (1, 1, 40, 20)), thing("dog", (6, 4, 15, 13))
+HARD = thing("dog", (1, 1, 10, 10), "<difficult>1</difficult><truncated>1</truncated>")
+
+
+def voc(**more):
+    files = {
+        "ImageSets/Main/train.txt": "a\nb\n",
+        "ImageSets/Main/val.txt": "c\n",
+        "ImageSets/Main/cat_train.txt": "a 1\nb -1\n",
+        "Annotations/a.xml": xml(DOG, HARD),
+        "Annotations/b.xml": xml(),
+        "Annotations/c.xml": xml(CAT),
+        **{f"JPEGImages/{name}.jpg": IMAGE for name in "abc"},
+    }
+    return {name: content for name, content in {**files, **more}.items() if content != 0}
+
+
+def test_boxes_count_from_one_and_classes_are_those_of_all_splits(tmp_path, folders):
+    folders.write(tmp_path / "zoo", voc())
+    (first, second), classes = folders.load(tmp_path, "zoo_train")
+    assert classes == ["cat", "dog"]  # a cat is in val alone
+    assert first["file_name"] == str(tmp_path / "zoo/JPEGImages/a.jpg")
+    dog = first["annotations"][0]
+    assert (dog["bbox"], dog["category_id"], dog["iscrowd"]) == ([5, 3, 10, 10], 1, 0)
+    assert second["annotations"] == []
+    (record,), _ = folders.load(tmp_path, "zoo_val")
+    assert record["annotations"][0]["bbox"] == [0, 0, 40, 20]  # the whole image
+    assert "zoo_cat_train" not in register_converted_folders(str(tmp_path))
+
+
+def test_difficult_objects_are_crowds_and_it_says_so(tmp_path, folders, caplog):
+    folders.write(tmp_path / "zoo", voc())
+    (first, _), _ = folders.load(tmp_path, "zoo_train")
+    assert [a["iscrowd"] for a in first["annotations"]] == [0, 1]
+    assert "data set zoo_train: 1 objects marked difficult are crowds" in caplog.text
+
+
+def test_boxes_are_those_of_detectron2_and_of_supervision(tmp_path, folders):
+    rng = np.random.default_rng(0)
+    corners = [
+        (*rng.integers(1, 10, 2), *rng.integers(20, 40, 1), *rng.integers(12, 20, 1))
+        for _ in range(20)
+    ]
+    things = [thing("cat", [*map(int, box)]) for box in corners]
+    folders.write(tmp_path / "zoo", voc(**{"Annotations/a.xml": xml(*things)}))
+    (record, _), classes = folders.load(tmp_path, "zoo_train")
+    ours = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in record["annotations"])]
+    theirs, _ = load_voc_instances(str(tmp_path / "zoo"), "train", classes)
+    assert ours == [a["bbox"] for a in theirs["annotations"]]
+    parts = (str(tmp_path / "zoo" / part) for part in ("JPEGImages", "Annotations"))
+    by_path = {path: found for path, _, found in sv.DetectionDataset.from_pascal_voc(*parts)}
+    np.testing.assert_array_equal(ours, by_path[record["file_name"]].xyxy)
+
+
+def test_polygons_are_kept(tmp_path, folders):
+    polygon = (
+        "<polygon><x1>5.5</x1><y1>3</y1><x2>21</x2><y2>3</y2><x3>5.5</x3><y3>13</y3></polygon>"
+    )
+    folders.write(
+        tmp_path / "zoo",
+        voc(**{"Annotations/c.xml": xml(thing("cat", (5, 3, 20, 12), polygon))}),
+    )
+    (record,), _ = folders.load(tmp_path, "zoo_val")
+    assert record["annotations"][0]["segmentation"] == [[4.5, 2, 20, 2, 4.5, 12]]
+
+
+@pytest.mark.parametrize(
+    "files, names",
+    [
+        ({"Annotations/a.xml": xml(CAT), "JPEGImages/a.jpg": IMAGE}, ["zoo_all"]),
+        ({"annotations/a.xml": xml(CAT), "images/a.png": IMAGE}, ["zoo_all"]),
+        ({"a.xml": xml(CAT), "a.jpg": IMAGE}, ["zoo_all"]),
+        (  # Roboflow's
+            {
+                **{"train/a.xml": xml(CAT), "train/a.jpg": IMAGE},
+                **{"valid/b.xml": xml(DOG), "valid/b.jpg": IMAGE},
+            },
+            ["zoo_train", "zoo_valid", "zoo_val"],
+        ),
+        ({"VOC2007/" + name: content for name, content in voc().items()}, None),  # VOCdevkit
+    ],
+)
+def test_flat_folders_and_folders_of_splits(tmp_path, folders, files, names):
+    folders.write(tmp_path / "zoo", files)
+    wanted = names or ["VOC2007_train", "VOC2007_val"]
+    assert register_converted_folders(str(tmp_path)) == wanted
+    for name in wanted:
+        assert folders.load(tmp_path, name)[0][0]["annotations"]
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (xml(CAT, size=""), "has no size"),
+        (xml(CAT, size="<size><width>0</width><height>20</height></size>"), "has no size"),
+        (xml(CAT, "<object><name>dog</name></object>"), "object 2, has the bndbox None"),
+        (xml(thing("dog", (9, 9, 3, 12))), r"object 1, has the bndbox \['9', '9', '3', '12'\]"),
+        (xml(thing("dog", (1, 1, "inf", 12))), "object 1, has the bndbox"),
+        (xml(thing(" ", (1, 1, 9, 12))), "object 1, has no name"),
+        (xml(thing("dog", (1, 1, 9, 12), "<polygon><x1>1</x1></polygon>")), "has a polygon"),
+        ("<annotation>", "is no readable XML"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "is no readable XML"),
+    ],
+)
+def test_a_faulty_file_is_named(tmp_path, folders, content, words):
+    folders.write(tmp_path / "zoo", voc(**{"Annotations/c.xml": content}))
+    with pytest.raises(UserError, match=words) as error:
+        folders.load(tmp_path, "zoo_val")
+    assert str(error.value).startswith(f"{tmp_path}/zoo/Annotations/c.xml")
+    assert len(folders.load(tmp_path, "zoo_train")[0]) == 2
+
+
+def test_a_list_that_names_what_is_not_there(tmp_path, folders):
+    folders.write(tmp_path / "zoo", voc(**{"ImageSets/Main/val.txt": "c\n\nd\n"}))
+    with pytest.raises(UserError, match=r"val\.txt line 3 names .*Annotations/d\.xml, do not"):
+        folders.load(tmp_path, "zoo_val")
+
+
+def test_annotations_without_images_and_the_reverse_are_told(tmp_path, folders, cache):
+    files = {"Annotations/a.xml": xml(CAT), "JPEGImages/a.jpg": IMAGE, "JPEGImages/b.jpg": IMAGE}
+    folders.write(tmp_path / "zoo", {**files, "Annotations/d.xml": xml(DOG, name="elsewhere.jpg")})
+    records, classes = folders.load(tmp_path, "zoo_all")
+    assert (len(records), classes) == (1, ["cat"])
+    (file,) = cache.glob("zoo-*/instances_all.json")
+    assert "zoo/JPEGImages/b.jpg" in file.read_text()
+    assert "zoo/Annotations/d.xml" in file.read_text()

@@ -1,0 +1,191 @@
+"""data/datasets/yolo.py: boxes, polygons and splits by arithmetic; faults by file and line."""
+
+import json
+
+import numpy as np
+import pytest
+import supervision as sv
+from PIL import Image
+
+from fpn_d2 import UserError
+from fpn_d2.data import check_file
+
+# 40 x 20 pixels (width x height).
+IMAGE = (40, 20)
+YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
+# x: 0.5 * 40 = 20 less half of 0.25 * 40 = 10; y: 0.5 * 20 = 10 less half of 0.4 * 20 = 8.
+BOX, IN_PIXELS = "1 0.5 0.5 0.25 0.4\n", [15, 6, 10, 8]
+# (4, 2), (20, 2), (4, 12): half of 16 x 10.
+TRIANGLE = "0 0.1 0.1 0.5 0.1 0.1 0.6\n"
+
+
+def folder(**more):
+    files = {
+        "data.yaml": YAML,
+        "images/train/a.jpg": IMAGE,
+        "images/train/deeper/b.png": IMAGE,
+        "labels/train/a.txt": BOX + TRIANGLE,
+        "labels/train/deeper/b.txt": "",
+        "images/val/c.jpg": IMAGE,
+        "labels/val/c.txt": BOX,
+    }
+    return {f"zoo/{name}": content for name, content in {**files, **more}.items() if content != 0}
+
+
+def test_boxes_and_polygons(tmp_path, folders):
+    folders.write(tmp_path, folder())
+    (first, second), classes = folders.load(tmp_path, "zoo_train")
+    assert classes == ["cat", "dog"]
+    assert first["file_name"] == str(tmp_path / "zoo/images/train/a.jpg")
+    assert (first["width"], first["height"]) == IMAGE
+    box, triangle = first["annotations"]
+    assert (box["category_id"], triangle["category_id"]) == (1, 0)
+    assert box["bbox"] == pytest.approx(IN_PIXELS)
+    assert "segmentation" not in box
+    assert triangle["bbox"] == pytest.approx([4, 2, 16, 10])
+    assert triangle["segmentation"] == [pytest.approx([4, 2, 20, 2, 4, 12])]
+    assert second["annotations"] == []
+    assert [r["annotations"][0]["bbox"] for r in folders.load(tmp_path, "zoo_val")[0]] == [
+        pytest.approx(IN_PIXELS)
+    ]
+
+
+def test_areas_are_those_of_boxes_and_polygons(tmp_path, folders, cache):
+    folders.write(tmp_path, folder())
+    folders.load(tmp_path, "zoo_train")
+    (file,) = cache.glob("zoo-*/instances_train.json")
+    annotations = json.loads(file.read_text())["annotations"]
+    assert [a["area"] for a in annotations] == pytest.approx([80, 80])
+    assert [a["id"] for a in annotations] == [1, 2]
+
+
+def test_boxes_are_those_of_supervision(tmp_path, folders):
+    rng = np.random.default_rng(0)
+    lines = []
+    for _ in range(20):
+        sides = rng.uniform(0.1, 0.4, 2)
+        lines.append(" ".join(map(str, [0, *rng.uniform(0.2, 0.8, 2), *sides])))
+    folders.write(tmp_path, folder(**{"labels/val/c.txt": "\n".join(lines)}))
+    other = sv.DetectionDataset.from_yolo(
+        *(str(tmp_path / "zoo" / name) for name in ("images/val", "labels/val", "data.yaml"))
+    )
+    ((_, _, theirs),) = list(other)
+    ours = [a["bbox"] for a in folders.load(tmp_path, "zoo_val")[0][0]["annotations"]]
+    corners = [[x, y, x + w, y + h] for x, y, w, h in ours]
+    np.testing.assert_allclose(corners, theirs.xyxy, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "yaml, more",
+    [
+        ("path: .\ntrain: [images/train]\nnames: {0: cat, 1: dog}\n", {}),
+        ("path: zoo\ntrain: images/train\nnames: {1: dog, 0: cat}\nnc: 2\n", {}),
+        ("train: ../images/train\nval: ../images/val\nnames: [cat, dog]\n", {}),  # Roboflow's
+        (
+            "train: [one.txt, images/train/deeper]\nnames: [cat, dog]\n",
+            {"one.txt": "./images/train/a.jpg\n"},
+        ),
+    ],
+)
+def test_every_way_to_name_the_images(tmp_path, folders, yaml, more):
+    folders.write(tmp_path, folder(**{"data.yaml": yaml, **more}))
+    records, classes = folders.load(tmp_path, "zoo_train")
+    assert [len(record["annotations"]) for record in records] == [2, 0]
+    assert classes == ["cat", "dog"]
+
+
+def test_labels_beside_images_and_classes_with_gaps(tmp_path, folders):
+    yaml = "train: photos\nnames: {3: cat, 7: dog}\n"
+    files = {"data.yaml": yaml, "photos/a.jpg": IMAGE, "photos/a.txt": f"7{BOX[1:]}"}
+    folders.write(tmp_path / "zoo", {**files, "photos/classes.txt": "cat\ndog\n"})
+    ((record,), classes) = folders.load(tmp_path, "zoo_train")
+    assert (record["annotations"][0]["category_id"], classes) == (1, ["cat", "dog"])
+
+
+def test_labels_are_shares_of_the_turned_image(tmp_path, folders):
+    folders.write(tmp_path, folder(**{"images/val/c.jpg": 0}))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    path = tmp_path / "zoo/images/val/c.jpg"
+    path.parent.mkdir()
+    Image.new("RGB", (20, 40)).save(path, exif=exif)
+    ((record,), _) = folders.load(tmp_path, "zoo_val")
+    assert (record["width"], record["height"]) == IMAGE
+    assert record["annotations"][0]["bbox"] == pytest.approx(IN_PIXELS)
+
+
+def test_of_poses_the_boxes_are_read_and_it_says_so(tmp_path, folders, caplog):
+    yaml = f"{YAML}kpt_shape: [2, 3]\n"
+    line = f"{BOX.strip()} 0.5 0.5 2 0.6 0.6 1\n"
+    labels = {f"labels/{name}.txt": line for name in ("train/a", "train/deeper/b", "val/c")}
+    folders.write(tmp_path, folder(**{"data.yaml": yaml, **labels}))
+    records, _ = folders.load(tmp_path, "zoo_val")
+    assert records[0]["annotations"][0]["bbox"] == pytest.approx(IN_PIXELS)
+    assert "the keypoints of 1 objects are left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("0 0.5 0.5 0.2", "has 4 numbers"),
+        ("0 0.5 0.5 0.2 0.2 0.9", "has 6 numbers"),  # with a confidence
+        ("0 0.5 0.5 0.2 0.2 0.9 0.9 0.9", "has 8 numbers"),
+        ("cat 0.5 0.5 0.2 0.2", "write a class number"),
+        ("0 0.5 nan 0.2 0.2", "no shares of the image"),
+        ("0 15 6 10 8", "no shares of the image"),
+        ("0 0.5 0.5 -0.005 0.2", "of a negative side"),
+        ("2 0.5 0.5 0.2 0.2", "has the class 2, and data.yaml names 0 to 1"),
+        ("0.5 0.5 0.5 0.2 0.2", "has the class 0.5"),
+    ],
+)
+def test_a_faulty_line_is_named(tmp_path, folders, line, words):
+    folders.write(tmp_path, folder(**{"labels/val/c.txt": f"{BOX}\n{line}\n"}))
+    with pytest.raises(UserError, match=words) as error:
+        folders.load(tmp_path, "zoo_val")
+    assert str(error.value).startswith(f"{tmp_path}/zoo/labels/val/c.txt line 3 ")
+    assert len(folders.load(tmp_path, "zoo_train")[0]) == 2  # the other split is sound
+
+
+def test_all_faulty_lines_are_kept(tmp_path, folders):
+    folders.write(tmp_path, folder(**{"labels/val/c.txt": "2 0 0 0 0\n3 0 0 0 0\n"}))
+    with pytest.raises(UserError, match=r"line 1 has the class 2, .*\(and 1 more: ") as error:
+        folders.load(tmp_path, "zoo_val")
+    assert ["line 2 has the class 3" in text for text in error.value.sentences] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "yaml, words",
+    [
+        ("train: images/train\n", "data.yaml has no names: add"),
+        ("names: []\ntrain: images/train\n", "has no names"),
+        ("names: {cat: 0}\ntrain: images/train\n", "number them"),
+        ("names: [cat, dog]\nnc: 3\ntrain: images/train\n", "nc: 3 and 2 names"),
+        ("names: [cat\ntrain: x\n", "line 2 is no readable YAML"),
+        ("[1, 2]", "no lines of the form key: value"),
+        ("names: [cat, dog]\ntrain: nowhere\n", "names nowhere for train, which does not exist"),
+        ("names: !!python/object/apply:os.getpid []\n", "is no readable YAML"),
+    ],
+)
+def test_a_data_yaml_that_cannot_be_used(tmp_path, folders, yaml, words):
+    folders.write(tmp_path, folder(**{"data.yaml": yaml}))
+    with pytest.raises(UserError, match=words) as error:
+        folders.load(tmp_path, "zoo_train")
+    assert str(tmp_path / "zoo/data.yaml") in str(error.value)
+
+
+def test_a_split_without_any_label_is_refused(tmp_path, folders):
+    folders.write(tmp_path, folder(**{"labels/val/c.txt": 0}))
+    with pytest.raises(UserError, match=r"none of the 1 images of val .*/labels/val/c\.txt: put"):
+        folders.load(tmp_path, "zoo_val")
+
+
+def test_labels_without_images_and_the_reverse_are_told(tmp_path, folders, cache):
+    more = {"images/val/d.jpg": IMAGE, "labels/val/e.txt": BOX, "images/val/f.jpg": "no image"}
+    folders.write(tmp_path, folder(**more))
+    assert len(folders.load(tmp_path, "zoo_val")[0]) == 2
+    (file,) = cache.glob("zoo-*/instances_val.json")
+    report = check_file(str(file), str(tmp_path / "zoo"), 1)
+    severities = [finding.severity for finding in report.findings]
+    assert severities == ["error", "warning", "warning"]
+    for finding, name in zip(report.findings, ("f.jpg", "d.jpg", "e.txt"), strict=True):
+        assert f"zoo/{'labels' if name == 'e.txt' else 'images'}/val/{name}" in finding.sentence

@@ -1,0 +1,51 @@
+"""Every choice of ``INPUT.FORMAT``, from training to an exported file, by the programs."""
+
+import json
+from pathlib import Path
+
+import demo
+import export
+import numpy as np
+import pytest
+from detectron2.engine import default_argument_parser
+from PIL import Image
+
+import train_net
+from fpn_d2.engine import launch
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_stale_logs")]
+
+FORMATS = {  # a mean and a deviation for each channel
+    "BGR": ([103.5, 116.3, 123.7], [57.4, 57.1, 58.4]),
+    "RGB": ([123.7, 116.3, 103.5], [58.4, 57.1, 57.4]),
+    "L": ([114.0], [58.0]),
+    "YUV-BT.601": ([0.5, 0.0, 0.0], [0.25, 0.1, 0.1]),
+}
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_a_network_is_trained_evaluated_shown_and_exported(
+    repo, tiny_opts, tmp_path, run_tool, image_format
+):
+    mean, std = FORMATS[image_format]
+    keys = ["INPUT.FORMAT", image_format, "MODEL.PIXEL_MEAN", mean, "MODEL.PIXEL_STD", std]
+    keys += ["VIS_PERIOD", 1, "MODEL.WEIGHTS", ""]
+    row = repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
+    words = ["--config-file", row, *tiny_opts, *keys]
+    launch(train_net.main, default_argument_parser().parse_args(list(map(str, words))))
+    output = Path(tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1])
+    results = json.loads((output / "inference/tiny_val/results.json").read_text())
+    assert results["bbox"]["AP"] >= 0
+
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)).save(deep)
+    model = ["--config-file", output / "config.yaml", "--weights", output / "model_final.pth"]
+    words = [*model, "--input", deep, "--output", tmp_path / "shown", "--explain"]
+    code, _, stderr = run_tool(demo, *words, "--threshold", 0.0)
+    assert code == 0, stderr
+    assert json.loads((tmp_path / "shown/predictions.json").read_text())
+
+    words = [*model, "--format", "torchscript", "--output", tmp_path / "model.ts"]
+    code, stdout, stderr = run_tool(export, *words)
+    assert code == 0, stdout + stderr
+    assert (tmp_path / "model.ts").is_file()

@@ -1,0 +1,66 @@
+#!/usr/bin/env python
+"""Count a network's FLOPs, activations and parameters, as Detectron2's tools/analyze_model.py.
+
+python tools/analyze_model.py --config-file configs/quick/demo.yaml --tasks parameter structure
+python tools/analyze_model.py --config-file configs/quick/demo.yaml --tasks flop activation -n 0
+
+FLOPs and activations depend on the image, since proposals do: they are averaged over the first
+images of the test set, with MODEL.WEIGHTS; or, with -n 0, counted on noise with random weights.
+"""
+
+import argparse
+import itertools
+import warnings
+
+from detectron2.modeling import build_model
+
+from fpn_d2 import UserError, load_config, load_model
+from fpn_d2.data import build_test_loader
+from fpn_d2.experiments.config_costs import TASKS, analyze_model, noise_input
+from fpn_d2.utils.errors import exit_on_user_error
+
+
+def main() -> None:
+    """Read the command line, and print what each task counts."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE")
+    add("--tasks", choices=TASKS, required=True, nargs="+")
+    add("-n", "--num-inputs", type=int, default=100, help="images; default: %(default)s")
+    add(
+        "--use-fixed-input-size",
+        action="store_true",
+        help="cut or fill each image to MIN_SIZE_TEST x MIN_SIZE_TEST pixels",
+    )
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", message="torch.meshgrid")
+    with exit_on_user_error():
+        cfg = load_config(args.config_file, args.opts)
+        counts = {"flop", "activation"} & set(args.tasks)
+        if args.num_inputs <= 0 or not counts:
+            model, inputs = build_model(cfg), iter([noise_input(cfg)])
+        elif not cfg.DATASETS.TEST:
+            raise UserError("DATASETS.TEST names no data set; give one, or -n 0 for noise")
+        else:
+            model = load_model(cfg)
+            loader = build_test_loader(cfg, cfg.DATASETS.TEST[0])
+            inputs = itertools.islice(loader, args.num_inputs)
+        if args.use_fixed_input_size:
+            inputs = (_at_size(one, cfg.INPUT.MIN_SIZE_TEST) for one in inputs)
+        for text in analyze_model(model, args.tasks, inputs):
+            print(text)
+
+
+def _at_size(inputs: list[dict], side: int) -> list[dict]:
+    """Cut an image to a square, or fill it with zeros."""
+    image = inputs[0]["image"][:, :side, :side]
+    square = image.new_zeros(len(image), side, side)
+    square[:, : image.shape[1], : image.shape[2]] = image
+    return [{**inputs[0], "image": square}]
+
+
+if __name__ == "__main__":
+    main()
