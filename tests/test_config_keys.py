@@ -308,7 +308,7 @@ def others():
 def part(cfg: CfgNode, key: str) -> Any:
     """The smallest part that a key can change."""
     section = key.rpartition(".")[0]
-    cfg = cfg.clone()
+    cfg = changed(cfg, {"MODEL.DEVICE": "meta"})  # where no weights need to be drawn
     small = section.startswith(("MODEL.RPN", "MODEL.ANCHOR_GENERATOR", "MODEL.ROI_"))
     with torch.device("cpu" if small else "meta"):
         if section in ("MODEL.BACKBONE", "MODEL.FPN", "MODEL.RESNETS"):
@@ -389,8 +389,6 @@ def config(row_config, tiny_opts):
         row = "quick/RetinaNet/retinanet_R_18_FPN" if key.startswith("MODEL.RETINANET") else FASTER
         build = next(build for prefix, build in BUILDERS if key.startswith(prefix))
         opts = dict(zip(tiny_opts[::2], tiny_opts[1::2], strict=True))
-        if build is part:
-            opts["MODEL.DEVICE"] = "meta"
         if build is solver:
             opts |= {"SOLVER.MAX_ITER": "8", "SOLVER.WARMUP_ITERS": "0", "SOLVER.BASE_LR": "0.01"}
         if key.startswith("TEST.PRECISE_BN"):
