@@ -22,7 +22,7 @@ from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from ..config import changed, load_config
+from ..config import changed, find_config, load_config
 from ..data import check_names, check_settings, load_train_dataset
 from ..utils.devices import keep_freed_memory
 from ..utils.errors import UserError, exit_on_user_error, sentence_in
@@ -62,6 +62,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
             "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml (--help lists the options)"
         )
     cfg = load_config(args.config_file, args.opts)
+    args.config_file = find_config(args.config_file)  # Detectron2 logs what is in the file
     epochs = getattr(args, "epochs", None)
     if epochs is not None:
         _check_epochs(epochs, args)
