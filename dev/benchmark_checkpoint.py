@@ -68,7 +68,9 @@ def measure(model: nn.Module, folder: str, repeats: int) -> Iterator[tuple[str, 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", default="configs/Faster-RCNN/faster_rcnn_R_50_FPN.yaml")
+    parser.add_argument(
+        "--config-file", metavar="FILE", default="configs/Faster-RCNN/faster_rcnn_R_50_FPN.yaml"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
         "--output",

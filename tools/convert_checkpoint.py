@@ -31,7 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--from", dest="source", choices=SOURCES, help="whose names it has; default: as they look"
     )
-    parser.add_argument("--config-file", help="of the model; default: the source's in configs/")
+    parser.add_argument(
+        "--config-file", metavar="FILE", help="of the model; default: the source's in configs/"
+    )
     parser.add_argument(
         "--norm-eps", type=float, help="what its norms add to variances; default: found out"
     )

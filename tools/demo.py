@@ -104,7 +104,7 @@ def main() -> None:
         threshold = score_threshold(args.threshold)
         rows = parse_rows(args.config_file, args.weights, args.compare, args.opts)
         if args.webcam is not None:
-            show_webcam(*rows.values(), args.webcam, threshold=threshold)
+            show_webcam(rows, args.webcam, threshold=threshold)
             return
         files = run_demo(
             rows,

@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--images", metavar="FOLDER", default="", help="of a file's images")
     add("--output", metavar="DIR", default="output/inspect")
     add("--samples", type=int, default=8, help="images to draw")
-    add("--opts", nargs=argparse.REMAINDER, default=[], help="KEY value of the config")
+    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="of the config")
     return parser
 
 
