@@ -6,8 +6,8 @@ at once; torch and Detectron2 take seconds. For the same reason none of this is 
 
 import ast
 import difflib
-import runpy
 import sys
+import types
 from importlib import metadata
 from pathlib import Path
 
@@ -58,7 +58,15 @@ def main() -> None:
     name, *before = COMMANDS[word]
     sys.argv = [f"fpn-d2 {word}", *before, *words]
     sys.path.insert(0, str(_HERE))  # as Python does for a script
-    runpy.run_path(script(name), run_name="__main__")
+    _run(script(name))
+
+
+def _run(path: str) -> None:
+    """Run a script as Python does; runpy would put the script's path into the usage."""
+    module = types.ModuleType("__main__")
+    module.__file__ = path  # by which processes that it starts find its functions
+    sys.modules["__main__"] = module
+    exec(compile(Path(path).read_bytes(), path, "exec"), module.__dict__)
 
 
 def _overview() -> str:

@@ -40,12 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="images, videos, folders, patterns such as 'photos/*.jpg', and URLs",
     )
     given.add_argument(
-        "--webcam",
-        nargs="?",
-        type=int,
-        const=0,
-        metavar="N",
-        help="show what the first camera sees, or camera N, in a window, until Esc",
+        "--webcam", action="store_true", help="show what a camera sees in a window, until Esc"
     )
     add("--output", default="", metavar="DIR", help="or, for a single input, the file to write")
     add(
@@ -88,9 +83,9 @@ def main() -> None:
     """Read the command line, run the demo, and print what was written."""
     parser = build_parser()
     args = parser.parse_args()
-    if args.webcam is None and not args.output:
+    if not args.webcam and not args.output:
         parser.error("--output is missing; name a folder, or for a single input a file")
-    if args.webcam is not None and (args.output or args.explain or args.compare):
+    if args.webcam and (args.output or args.explain or args.compare):
         parser.error("--webcam shows a window; leave out --output, --explain and --compare")
     from fpn_d2.demo import parse_rows, run_demo, show_webcam
     from fpn_d2.evaluation import score_threshold
@@ -103,8 +98,8 @@ def main() -> None:
     with exit_on_user_error():
         threshold = score_threshold(args.threshold)
         rows = parse_rows(args.config_file, args.weights, args.compare, args.opts)
-        if args.webcam is not None:
-            show_webcam(rows, args.webcam, threshold=threshold)
+        if args.webcam:
+            show_webcam(rows, threshold=threshold)
             return
         files = run_demo(
             rows,

@@ -120,7 +120,8 @@ def run_demo(
         files = [f"{s}{suffix}" for s in stems[: len(sources.images)] for suffix in suffixes[:-1]]
         files += [f"{stem}.mp4" for stem in stems[len(sources.images) :]]
         endings = [".png"] * len(sources.images) + [".mp4"] * len(sources.videos)
-        results, targets = _RESULTS, dict(zip(read, map("".join, zip(stems, endings)), strict=True))
+        results = _RESULTS
+        targets = {p: s + e for p, s, e in zip(read, stems, endings, strict=True)}
     prepare_folder(output, [*files, *results], read, replace=replace)
     demo = _Demo(rows, output, thresholds, sources.urls)
     ids = [] if sources.videos else image_ids(rows[demo.first], sources.images)
@@ -133,28 +134,24 @@ def run_demo(
     return [os.path.join(output, name) for name in [*files, *results]]
 
 
-def show_webcam(
-    rows: Mapping[str, CfgNode], camera: int = 0, *, threshold: float | str = 0.5
-) -> None:
+def show_webcam(rows: Mapping[str, CfgNode], *, threshold: float | str = 0.5) -> None:
     """Show what the first row detects in a camera's pictures, in a window, until Esc is pressed.
 
     Args:
-        rows: see :func:`parse_rows`.
-        camera: its number, from 0.
-        threshold: see :func:`run_demo`.
+        rows, threshold: see :func:`run_demo`.
 
     Raises:
-        UserError: if there is no such camera, or OpenCV has no windows.
+        UserError: if there is no camera, or OpenCV has no windows.
     """
     thresholds = {title: class_thresholds(threshold, cfg) for title, cfg in rows.items()}
-    capture = cv2.VideoCapture(camera)
+    capture = cv2.VideoCapture(0)
     try:
         if not capture.isOpened():
-            raise UserError(f"camera {camera} cannot be opened; plug it in, or give --images")
+            raise UserError("no camera can be opened; plug one in, or give --images")
         demo, pressed = _Demo(rows, "", thresholds), -1
         there, frame = capture.read()
         while there and pressed != _ESCAPE:
-            picture = demo.detected(np.ascontiguousarray(frame[:, :, ::-1]), f"camera {camera}")
+            picture = demo.detected(np.ascontiguousarray(frame[:, :, ::-1]), "webcam")
             cv2.imshow("fpn_d2", picture[:, :, ::-1])
             pressed = cv2.waitKey(1)
             there, frame = capture.read()
