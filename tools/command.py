@@ -66,7 +66,7 @@ def _run(path: str) -> None:
     module = types.ModuleType("__main__")
     module.__file__ = path  # by which processes that it starts find its functions
     sys.modules["__main__"] = module
-    exec(compile(Path(path).read_bytes(), path, "exec"), module.__dict__)
+    exec(compile(Path(path).read_bytes(), path, "exec", dont_inherit=True), module.__dict__)
 
 
 def _overview() -> str:

@@ -152,6 +152,9 @@ def test_the_command_lists_every_tool_and_sends_its_words_there(run_tool, monkey
     assert {name for name, *_ in command.COMMANDS.values()} == {
         path.name for name, path in SCRIPTS.items() if path.parent.name != "dev"
     }
+    page = (ROOT / "docs/tools.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([\w-]+)` \| `(?:tools/)?([^`]+)` \|", page, re.MULTILINE)
+    assert {word: tuple(line.split()) for word, line in listed} == command.COMMANDS
     calls = []
     monkeypatch.setattr(command, "_run", calls.append)
     monkeypatch.setattr(sys, "path", [*sys.path])

@@ -183,9 +183,9 @@ def test_each_class_has_the_threshold_of_the_runs_analysis(weights, images, tmp_
         return json.loads((tmp_path / threshold / "predictions.json").read_text())
 
     every = detect("0.1")
-    kind = every[0]["category_id"]  # 1 to 5
+    kind = every[0]["category_id"]  # 0 to 4: the weights do not name their classes
     least = float(np.median([f["score"] for f in every if f["category_id"] == kind]))
-    thresholds = [least if k == kind - 1 else 1.0 for k in range(5)]
+    thresholds = [least if k == kind else 1.0 for k in range(5)]
     content = {"datasets": {"shapes_val": {"classes": [{"threshold": t} for t in thresholds]}}}
     (tmp_path / "analysis.json").write_text(json.dumps(content))
     enough = [f for f in every if f["category_id"] == kind and f["score"] >= least]
