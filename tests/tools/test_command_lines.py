@@ -143,6 +143,15 @@ def test_one_word_means_one_thing(name):
             assert action.nargs == "..."
 
 
+def test_the_older_words_go_on_working():
+    parsed = parser_of("demo").parse_args(["--input", "x.jpg", "--threshold", "0.3", "--opts", "A"])
+    assert (parsed.input, parsed.threshold, parsed.opts) == (["x.jpg"], "0.3", ["A"])
+    words = ["--weights", "w", "--format", "onnx", "--output", "o", "--report", "r.json"]
+    assert parser_of("export").parse_args(words).report == "r.json"
+    assert parser_of("draw_results").parse_args(["run", "--threshold", "0.3"]).threshold == 0.3
+    assert parser_of("check_dataset").parse_args(["data", "--json"]).json == "-"
+
+
 # -- fpn-d2
 
 
