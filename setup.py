@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 OPENVINO = ["openvino>=2026.4", "nncf>=3.4", "onnx>=1.13"]  # for int8, and for the export
@@ -20,6 +21,15 @@ def long_description() -> str:
     return readme.read_text(encoding="utf-8") if readme.is_file() else ""
 
 
+class BuildWithTrainNet(build_py):
+    """Puts train_net.py, which a clone has in its root as Detectron2 does, among the tools."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        modules = super().find_package_modules(package, package_dir)
+        more = [(package, "train_net", "train_net.py")] if package == "fpn_d2_tools" else []
+        return [*modules, *more]
+
+
 setup(
     name="fpn_d2",
     version=version(),
@@ -32,8 +42,18 @@ setup(
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=find_packages(include=["fpn_d2", "fpn_d2.*"]),
+    packages=[
+        *find_packages(include=["fpn_d2", "fpn_d2.*"]),
+        "fpn_d2.configs",
+        "fpn_d2_tools",
+        "fpn_d2_tools.benchmark",
+    ],
+    package_dir={"fpn_d2.configs": "configs", "fpn_d2_tools": "tools"},
+    entry_points={"console_scripts": ["fpn-d2 = fpn_d2_tools.command:main"]},
+    cmdclass={"build_py": BuildWithTrainNet},
     package_data={
+        "fpn_d2": ["py.typed"],
+        "fpn_d2.configs": ["**/*.yaml"],
         "fpn_d2.inspection": ["*.j2"],
         "fpn_d2.experiments": ["*.j2"],
         "fpn_d2.visualization": ["*.css"],

@@ -8,26 +8,48 @@ python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model
 """
 
 import argparse
+import os
+import sys
 from typing import Any
 
-from detectron2.engine import default_setup
-from detectron2.evaluation import verify_results
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
-from fpn_d2 import load_model
-from fpn_d2.engine import (
-    Trainer,
-    argument_parser,
-    check_output_dir,
-    launch,
-    read_config,
-    restored_config,
-)
+def build_parser() -> argparse.ArgumentParser:
+    """Detectron2's flags and --epochs, without the seconds that importing Detectron2 takes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="of configs/, or a model zoo's name")
+    add("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS; train nothing")
+    add("--num-gpus", type=int, default=1, help="processes on this machine; default: 1")
+    add("--num-machines", type=int, default=1, help="default: 1")
+    add("--machine-rank", type=int, default=0, help="this machine's number, from 0")
+    # Each user's own, so that processes left over from a killed training are noticed.
+    port = 2**15 + 2**14 + hash(os.getuid() if sys.platform != "win32" else 1) % 2**14
+    add("--dist-url", default=f"tcp://127.0.0.1:{port}", help="where the processes meet")
+    add(
+        "--epochs",
+        type=float,
+        metavar="N",
+        help="train for N times the training images: SOLVER.MAX_ITER is N x images / "
+        "SOLVER.IMS_PER_BATCH, and SOLVER.STEPS and WARMUP_ITERS keep their shares of it",
+    )
+    opts = "config keys and their values, last of all, such as SOLVER.BASE_LR 0.001"
+    add("opts", nargs=argparse.REMAINDER, default=None, metavar="KEY VALUE", help=opts)
+    return parser
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """One process of the training or the evaluation, as in Detectron2's train_net."""
+    from detectron2.engine import default_setup
+    from detectron2.evaluation import verify_results
+    from detectron2.utils import comm
+    from detectron2.utils.logger import setup_logger
+
+    from fpn_d2 import load_model
+    from fpn_d2.engine import Trainer, check_output_dir, read_config, restored_config
+
     cfg = read_config(args)
     if not args.eval_only:
         # It refuses a folder that holds another training, and resumes one that torchrun restarts.
@@ -50,4 +72,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    launch(main, argument_parser().parse_args())
+    ARGS = build_parser().parse_args()  # before torch and Detectron2 are imported
+    from fpn_d2.engine import launch
+
+    launch(main, ARGS)

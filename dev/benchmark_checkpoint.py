@@ -6,6 +6,8 @@ R-50-FPN (170 MB). Stock Detectron2 does not flush to the disk, so that ours is 
 flush too.
 """
 
+from __future__ import annotations
+
 import argparse
 import logging
 import os
@@ -14,21 +16,16 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 from unittest import mock
 
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.modeling import build_model
-from torch import nn
-
-from fpn_d2 import load_config
-from fpn_d2.checkpoint import SafeCheckpointer
-from fpn_d2.checkpoint.conversion import convert_checkpoint
-from fpn_d2.utils.errors import exit_on_user_error
-from fpn_d2.utils.timing import seconds_of, time_in_turn
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def medians(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """The median seconds of each way, timed in turn."""
+    from fpn_d2.utils.timing import seconds_of, time_in_turn
 
     def measure(way: Callable[[], object]) -> float:
         os.sync()  # or each way would pay for what the one before it left to be written
@@ -40,6 +37,11 @@ def medians(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, fl
 
 def measure(model: nn.Module, folder: str, repeats: int) -> Iterator[tuple[str, dict[str, float]]]:
     """Yield what was timed, and the median seconds of each way."""
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    from fpn_d2.checkpoint import SafeCheckpointer
+    from fpn_d2.checkpoint.conversion import convert_checkpoint
+
     ours, stock = SafeCheckpointer(model, folder), DetectionCheckpointer(model, folder)
 
     ways = {
@@ -63,13 +65,31 @@ def measure(model: nn.Module, folder: str, repeats: int) -> Iterator[tuple[str, 
     yield "--resume, checksums too", medians(ways, repeats)
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--config-file", metavar="FILE", default="configs/Faster-RCNN/faster_rcnn_R_50_FPN.yaml"
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--output",
+        "--folder",
+        dest="folder",
+        metavar="DIR",
+        help="where to write; the disk that is timed",
+    )
+    return parser
+
+
 def main() -> None:
     """Read the command line, time, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", default="configs/Faster-RCNN/faster_rcnn_R_50_FPN.yaml")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", help="where to write; the disk that is timed")
-    args = parser.parse_args()
+    args = build_parser().parse_args()
+    from detectron2.modeling import build_model
+
+    from fpn_d2 import load_config
+    from fpn_d2.utils.errors import exit_on_user_error
+
     logging.disable(logging.WARNING)
     with exit_on_user_error(), tempfile.TemporaryDirectory(dir=args.folder) as folder:
         model = build_model(load_config(args.config_file, ["MODEL.DEVICE", "cpu"]).clone())

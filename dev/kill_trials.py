@@ -24,12 +24,6 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
-from fpn_d2.data.datasets import ShapesSpec, generate_shapes
-from fpn_d2.utils.files import read_json, write_json
-from fpn_d2.utils.provenance import describe_machine, describe_versions, git_commit
-
 ROOT = Path(__file__).resolve().parents[1]
 ITERATIONS = 8
 # The kill waits for a file in every second trial, and in every fourth for one written aside.
@@ -57,14 +51,21 @@ SETTINGS = {
 }
 
 
-def main() -> None:
-    """Train once undisturbed, run the trials, and print how many survived."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--torchrun", action="store_true", help="kill workers under torchrun")
     parser.add_argument("--seed", type=int, default=0, help="decides the moments")
     parser.add_argument("--json", metavar="FILE", help="add the figures to this file")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Train once undisturbed, run the trials, and print how many survived."""
+    args = build_parser().parse_args()
+    from fpn_d2.data.datasets import ShapesSpec, generate_shapes
+
     moments = random.Random(args.seed)
     survived, kills = 0, []
     with tempfile.TemporaryDirectory(prefix="kill_trials_") as folder:
@@ -224,6 +225,8 @@ def same_outcome(one: Path, two: Path) -> bool:
     ended = all((two / name).is_file() for name in ("model_final.pth", RESULTS))
     if not ended or list(two.glob("*.partial")):
         return False
+    import torch
+
     weights = [
         torch.load(folder / "model_final.pth", map_location="cpu", weights_only=True)["model"]
         for folder in (one, two)
@@ -235,6 +238,9 @@ def same_outcome(one: Path, two: Path) -> bool:
 
 def add_figures(path: Path, kind: str, tried: int, survived: int, kills: list[Kill]) -> None:
     """Add the figures of these trials to those of the same kind in a JSON file."""
+    from fpn_d2.utils.files import read_json, write_json
+    from fpn_d2.utils.provenance import describe_machine, describe_versions, git_commit
+
     content = read_json(path) if path.is_file() else {}
     before = content.get(kind, {})
     if before.get("settings") != SETTINGS:

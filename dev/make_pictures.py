@@ -7,28 +7,40 @@
 import argparse
 import os
 
-from detectron2.data import DatasetCatalog
-from PIL import Image
-
-from fpn_d2 import load_config
-from fpn_d2.data.images import read_image
-from fpn_d2.demo.outputs import write_picture
-from fpn_d2.inference import Explainer, class_names
-from fpn_d2.utils.errors import UserError, exit_on_user_error
-from fpn_d2.visualization import draw_explanation
-
 _WIDTH = 1200
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config-file", metavar="FILE", default="configs/quick/demo.yaml")
+    parser.add_argument("--weights", metavar="FILE", default="output/demo/model_final.pth")
+    parser.add_argument("--image", type=int, default=5, help="number in shapes_val, from 1")
+    parser.add_argument("--output", metavar="FILE", default="docs/pictures/explain.png")
+    parser.add_argument(
+        "--confidence-threshold",
+        "--threshold",
+        dest="threshold",
+        type=float,
+        metavar="SCORE",
+        default=0.6,
+    )
+    return parser
 
 
 def main() -> None:
     """Read the command line, explain one image, and print what was written."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", default="configs/quick/demo.yaml")
-    parser.add_argument("--weights", default="output/demo/model_final.pth")
-    parser.add_argument("--image", type=int, default=5, help="number in shapes_val, from 1")
-    parser.add_argument("--output", default="docs/pictures/explain.png")
-    parser.add_argument("--threshold", type=float, default=0.6)
-    args = parser.parse_args()
+    args = build_parser().parse_args()
+    from detectron2.data import DatasetCatalog
+    from PIL import Image
+
+    from fpn_d2 import load_config
+    from fpn_d2.data.images import read_image
+    from fpn_d2.demo.outputs import write_picture
+    from fpn_d2.inference import Explainer, class_names
+    from fpn_d2.utils.errors import UserError, exit_on_user_error
+    from fpn_d2.visualization import draw_explanation
+
     with exit_on_user_error():
         images = DatasetCatalog.get("shapes_val")
         if not 0 < args.image <= len(images):

@@ -11,18 +11,17 @@ them.
     <!-- end of results -->
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fpn_d2.experiments import Table, Tables, load_tables
-from fpn_d2.experiments.report import benchmark_table, markdown_report, write_report
-from fpn_d2.export import export_table
-from fpn_d2.utils.errors import UserError, exit_on_user_error
-from fpn_d2.utils.files import read_json, replace_file
+if TYPE_CHECKING:
+    from fpn_d2.experiments import Table, Tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("docs/results.md", "docs/speed.md", "docs/export.md")
@@ -30,9 +29,19 @@ PAGES = ("docs/results.md", "docs/speed.md", "docs/export.md")
 _SECTION = re.compile(r"(<!-- (\S+\.json) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, which has no options."""
+    return argparse.ArgumentParser(description=__doc__.splitlines()[0])
+
+
 def main() -> None:
     """Write the pages and the reports."""
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    build_parser().parse_args()
+    from fpn_d2.experiments import load_tables
+    from fpn_d2.experiments.report import write_report
+    from fpn_d2.utils.errors import exit_on_user_error
+    from fpn_d2.utils.files import replace_file
+
     with exit_on_user_error():
         tables = load_tables(ROOT / "configs" / "tables.yaml")
         pages = {ROOT / name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
@@ -58,6 +67,11 @@ def fill_in(text: str, root: str | os.PathLike, tables: Tables) -> str:
     Raises:
         UserError: if there is no mark, or if a mark names a file that does not exist.
     """
+
+    from fpn_d2.experiments.report import benchmark_table, markdown_report
+    from fpn_d2.export import export_table
+    from fpn_d2.utils.errors import UserError
+    from fpn_d2.utils.files import read_json
 
     def write(section: re.Match) -> str:
         path = os.path.join(root, section[2])
@@ -90,6 +104,8 @@ def table_results(
 
     Results of other tables, such as a user's own, are left alone.
     """
+    from fpn_d2.utils.files import read_json
+
     for path in sorted(Path(root).glob("results/*/table*.json")):
         results = read_json(str(path))
         if results["table"] in tables.tables:

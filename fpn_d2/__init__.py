@@ -7,7 +7,7 @@ changes none of Detectron2's defaults. The ways in are :class:`Predictor`, :func
 
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 try:
     import detectron2  # noqa: F401

@@ -26,6 +26,13 @@ _MAX_VALUES = 100_000
 _OPTIONAL = ("SOLVER.WEIGHT_DECAY_BIAS",)  # None by default
 _MAX_FILES = 100
 
+_HERE = os.path.dirname(os.path.abspath(__file__))
+# The shipped configs: in the package once it is installed from a wheel, in a clone beside it.
+CONFIGS = next(
+    filter(os.path.isdir, [os.path.join(_HERE, "configs"), os.path.join(_HERE, "../configs")]), ""
+)
+CONFIGS = os.path.normpath(CONFIGS)
+
 
 def add_fpn_config(cfg: CfgNode) -> None:
     """Add this package's keys, at the paper's values, to a Detectron2 config (in place).
@@ -167,8 +174,9 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
     rows read, in a folder of its own.
 
     Args:
-        path: the YAML file, or the name of a config of Detectron2's model zoo, such as
-            ``COCO-Detection/faster_rcnn_R_50_FPN_3x``; empty for the defaults alone.
+        path: the YAML file; what :func:`find_config` finds by its name; or the name of a config of
+            Detectron2's model zoo, such as ``COCO-Detection/faster_rcnn_R_50_FPN_3x``; empty for
+            the defaults alone.
         opts: ``["KEY", "value", ...]`` overrides, as on the command line.
 
     Returns:
@@ -178,7 +186,7 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
         UserError: if a file cannot be read, a key does not exist, a value has the wrong type or a
             combination of values cannot work.
     """
-    path, opts = os.fspath(path), list(opts)
+    path, opts = find_config(path), list(opts)
     cfg = get_cfg()
     add_fpn_config(cfg)
     # Detectron2's own default, cuda, is wrong on half of the machines; a file may still say so.
@@ -197,6 +205,23 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
     check_config(cfg)
     cfg.freeze()
     return cfg
+
+
+def find_config(path: str | os.PathLike) -> str:
+    """Find a config file by its path, or by that of a shipped one, outside of a clone too.
+
+    Args:
+        path: such as ``configs/quick/demo.yaml`` or ``quick/demo``. What exists is taken as it is.
+
+    Returns:
+        the path of the file; what names none, such as a name of the model zoo, as it was.
+    """
+    path = os.fspath(path)
+    parts = PurePath(path).parts
+    if os.path.isfile(path) or os.path.isabs(path) or ".." in parts:
+        return path
+    shipped = os.path.join(CONFIGS, *parts[parts[:1] == ("configs",) :])
+    return next(filter(os.path.isfile, [shipped, f"{shipped}.yaml"]), path)
 
 
 def changed(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:

@@ -55,7 +55,7 @@ def test_setup_py_imports_no_torch_and_requires_no_detectron2():
     assert not [r for r in requires if r.startswith(("torch", "detectron2", "opencv"))]
     assert extras["dev"] == list(setup_environment.DEV_TOOLS.values())
     assert "fpn_d2" in packages
-    assert all(package.split(".")[0] == "fpn_d2" for package in packages)
+    assert {package.split(".")[0] for package in packages} == {"fpn_d2", "fpn_d2_tools"}
 
 
 def test_the_pinned_commit_is_the_one_that_the_package_names():

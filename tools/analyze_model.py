@@ -12,21 +12,17 @@ import argparse
 import itertools
 import warnings
 
-from detectron2.modeling import build_model
-
-from fpn_d2 import UserError, load_config, load_model
-from fpn_d2.data import build_test_loader
-from fpn_d2.experiments.config_costs import TASKS, analyze_model, noise_input
-from fpn_d2.utils.errors import exit_on_user_error
+TASKS = ("flop", "activation", "parameter", "structure")
 
 
-def main() -> None:
-    """Read the command line, and print what each task counts."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--config-file", required=True, metavar="FILE")
+    add("--weights", default="", metavar="FILE", help="default: MODEL.WEIGHTS")
     add("--tasks", choices=TASKS, required=True, nargs="+")
     add("-n", "--num-inputs", type=int, default=100, help="images; default: %(default)s")
     add(
@@ -35,10 +31,23 @@ def main() -> None:
         help="cut or fill each image to MIN_SIZE_TEST x MIN_SIZE_TEST pixels",
     )
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Read the command line, and print what each task counts."""
+    args = build_parser().parse_args()
+    from detectron2.modeling import build_model
+
+    from fpn_d2 import UserError, load_config, load_model
+    from fpn_d2.data import build_test_loader
+    from fpn_d2.experiments.config_costs import analyze_model, noise_input
+    from fpn_d2.utils.errors import exit_on_user_error
+
     warnings.filterwarnings("ignore", message="torch.meshgrid")
     with exit_on_user_error():
-        cfg = load_config(args.config_file, args.opts)
+        weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
+        cfg = load_config(args.config_file, [*args.opts, *weights])
         counts = {"flop", "activation"} & set(args.tasks)
         if args.num_inputs <= 0 or not counts:
             model, inputs = build_model(cfg), iter([noise_input(cfg)])

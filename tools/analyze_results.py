@@ -11,20 +11,15 @@ import argparse
 import os
 import sys
 
-from fpn_d2 import load_config
-from fpn_d2.evaluation import score_threshold
-from fpn_d2.inspection import analysis_summary, analyze_run, write_analysis
-from fpn_d2.utils.errors import UserError, exit_on_user_error
 
-
-def main() -> None:
-    """Read the command line, analyse, write, print the summary."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("run", metavar="RUN", help="the OUTPUT_DIR of a training or an evaluation")
-    add("--config-file", metavar="C", default="", help="of the model; default: RUN/config.yaml")
+    add("--config-file", metavar="FILE", default="", help="of the model; default: RUN/config.yaml")
     add("--output", metavar="DIR", default="", help="default: RUN")
     add("--num-images", type=int, default=12, help="of the worst, to draw; default: %(default)s")
     add(
@@ -33,7 +28,17 @@ def main() -> None:
         default="best-f1",
         help="least score in the confusion matrix and the pictures; default: each class's best",
     )
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Read the command line, analyse, write, print the summary."""
+    args = build_parser().parse_args()
+    from fpn_d2 import load_config
+    from fpn_d2.evaluation import score_threshold
+    from fpn_d2.inspection import analysis_summary, analyze_run, write_analysis
+    from fpn_d2.utils.errors import UserError, exit_on_user_error
+
     with exit_on_user_error():
         if args.num_images < 0:
             raise UserError(f"--num-images is {args.num_images}: give 0 or more")

@@ -11,15 +11,11 @@ otherwise.
 import argparse
 import warnings
 
-from fpn_d2.app import Limits, Session, find_models, parse_model
-from fpn_d2.app.interface import serve
-from fpn_d2.utils.devices import keep_freed_memory
-from fpn_d2.utils.errors import UserError, exit_on_user_error
+MAX_BYTES, MAX_PIXELS = 20_000_000, 25_000_000
 
 
-def main() -> None:
-    """Read the command line and serve the page."""
-    own = Limits()
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -28,9 +24,19 @@ def main() -> None:
     add("--runs", default="output", help="a folder; default: output")
     add("--host", default="127.0.0.1", help="default: this machine alone")
     add("--port", type=int, help="default: the first free one from 7860")
-    add("--max-bytes", type=int, default=own.bytes, help="largest upload; default: %(default)s")
-    add("--max-pixels", type=int, default=own.pixels, help="largest image; default: %(default)s")
-    args = parser.parse_args()
+    add("--max-bytes", type=int, default=MAX_BYTES, help="largest upload; default: %(default)s")
+    add("--max-pixels", type=int, default=MAX_PIXELS, help="largest image; default: %(default)s")
+    return parser
+
+
+def main() -> None:
+    """Read the command line and serve the page."""
+    args = build_parser().parse_args()
+    from fpn_d2.app import Limits, Session, find_models, parse_model
+    from fpn_d2.app.interface import serve
+    from fpn_d2.utils.devices import keep_freed_memory
+    from fpn_d2.utils.errors import UserError, exit_on_user_error
+
     keep_freed_memory()
     # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns about.
     warnings.filterwarnings("ignore", message="torch.meshgrid")

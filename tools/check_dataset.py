@@ -18,26 +18,50 @@ import argparse
 import json
 import sys
 
-from fpn_d2.inspection import check_dataset
-from fpn_d2.utils.errors import exit_on_user_error
 
-
-def main() -> None:
-    """Read the command line, check, print the findings."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("dataset", metavar="NAME_OR_PATH", help="a registered name, a folder, or a JSON file")
+    add("dataset", nargs="?", metavar="NAME_OR_PATH", help="a registered name, a folder, or a file")
     add("--images", metavar="FOLDER", default="", help="default: images/ beside a file's folder")
     add("--workers", type=int, help="processes; default: one for each CPU")
-    add("--json", action="store_true", help="print the findings for machines")
+    add(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write the findings for machines; without FILE, print them in place of the text",
+    )
+    add("--force", action="store_true", help="replace FILE if it is there")
     add("--strict", action="store_true", help="end with exit code 3 if there are warnings alone")
+    return parser
+
+
+def main() -> None:
+    """Read the command line, check, print the findings."""
+    parser = build_parser()
     args = parser.parse_args()
+    if args.dataset is None:  # `--json DATA`, whose --json is the bare one
+        args.dataset, args.json = args.json, "-"
+    if args.dataset in (None, "-"):
+        parser.error("no data set is named; give its name, its folder or its JSON file")
+    from fpn_d2.inspection import check_dataset
+    from fpn_d2.utils.errors import exit_on_user_error
+    from fpn_d2.utils.files import check_targets, explain_disk_errors, write_json
+
     with exit_on_user_error():
+        to_file = args.json not in (None, "-")
+        if to_file:
+            check_targets(args.json, overwrite=args.force, option="--json")
         report = check_dataset(args.dataset, args.images, args.workers)
+        if to_file:
+            with explain_disk_errors(args.json, "name another --json"):
+                write_json(args.json, report.as_json())
     sys.stdout.reconfigure(errors="backslashreplace")  # file names have any characters
-    print(json.dumps(report.as_json(), indent=2) if args.json else report.as_text())
+    print(json.dumps(report.as_json(), indent=2) if args.json == "-" else report.as_text())
     warned = args.strict and report.count("warning")
     sys.exit(1 if report.count("error") else 3 if warned else 0)
 

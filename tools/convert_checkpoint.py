@@ -6,37 +6,23 @@ that MODEL.WEIGHTS takes, without running what is in it, and writes nothing but 
 Detectors of torchvision and maskrcnn-benchmark get this package's names: docs/checkpoints.md.
 """
 
+from __future__ import annotations
+
 import argparse
 import re
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
-from torch import Tensor
+if TYPE_CHECKING:  # the parser does without what takes seconds to import
+    from detectron2.config import CfgNode
+    from torch import Tensor
 
-from fpn_d2 import load_config
-from fpn_d2.checkpoint.conversion import convert_checkpoint
-from fpn_d2.checkpoint.foreign import (
-    SOURCES,
-    Conversion,
-    check_complete,
-    convert_foreign,
-    find_source,
-    norm_eps_of,
-)
-from fpn_d2.checkpoint.foreign.torchvision_parity import (
-    build_torchvision,
-    compare_with_torchvision,
-    noise_images,
-)
-from fpn_d2.utils.errors import UserError, exit_on_user_error
+    from fpn_d2.checkpoint.foreign import Conversion
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SOURCES = ("torchvision", "maskrcnn_benchmark", "detectron2")
 LEAST_MATCHED = 0.95  # of the detections, with --check
 
 
-def parse() -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("input", help="a checkpoint: .pth, .pkl, .pyth, .safetensors, or a URL")
@@ -45,7 +31,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--from", dest="source", choices=SOURCES, help="whose names it has; default: as they look"
     )
-    parser.add_argument("--config-file", help="of the model; default: the source's in configs/")
+    parser.add_argument(
+        "--config-file", metavar="FILE", help="of the model; default: the source's in configs/"
+    )
     parser.add_argument(
         "--norm-eps", type=float, help="what its norms add to variances; default: found out"
     )
@@ -60,11 +48,15 @@ def parse() -> argparse.Namespace:
         "--check", type=int, default=0, metavar="N",
         help="first compare with torchvision on N images",
     )  # fmt: skip
-    return parser.parse_args()
+    return parser
 
 
 def convert_names(args: argparse.Namespace, weights: dict[str, Tensor]) -> Conversion | None:
     """Bring weights under this package's names; None if they have these names already."""
+    from fpn_d2.checkpoint.foreign import check_complete, convert_foreign, find_source
+    from fpn_d2.config import CONFIGS, load_config
+    from fpn_d2.utils.errors import UserError
+
     if args.check < 0 or (args.norm_eps is not None and not 0 <= args.norm_eps < 1):
         raise UserError("--check takes a number of images, and --norm-eps one from 0 to 1")
     source = args.source or find_source(weights)
@@ -82,7 +74,7 @@ def convert_names(args: argparse.Namespace, weights: dict[str, Tensor]) -> Conve
         all_classes=args.all_classes,
         left_out=tuple(args.leave_out),
     )
-    path = args.config_file or CONFIGS / conversion.config
+    path = args.config_file or f"{CONFIGS}/{conversion.config}"
     cfg = load_config(path, [*conversion.overrides, "MODEL.DEVICE", "cpu"])
     check_complete(conversion.weights, cfg)
     for note in conversion.notes:
@@ -94,6 +86,8 @@ def convert_names(args: argparse.Namespace, weights: dict[str, Tensor]) -> Conve
 
 def refuse_without_effect(args: argparse.Namespace, source: str) -> None:
     """Refuse options that have no effect on weights of this source."""
+    from fpn_d2.utils.errors import UserError
+
     options = {"--all-classes": args.all_classes}
     if source == "detectron2":
         options |= {
@@ -113,6 +107,16 @@ def compare(
     args: argparse.Namespace, cfg: CfgNode, conversion: Conversion, weights: dict[str, Tensor]
 ) -> None:
     """Print how far the converted model is from torchvision's, and refuse a different one."""
+    from detectron2.modeling import build_model
+
+    from fpn_d2.checkpoint.foreign import norm_eps_of
+    from fpn_d2.checkpoint.foreign.torchvision_parity import (
+        build_torchvision,
+        compare_with_torchvision,
+        noise_images,
+    )
+    from fpn_d2.utils.errors import UserError
+
     original = {
         name: weight
         for name, weight in weights.items()
@@ -137,7 +141,10 @@ def compare(
 
 def main() -> None:
     """Read the command line, convert, say what was written."""
-    args = parse()
+    args = build_parser().parse_args()
+    from fpn_d2.checkpoint.conversion import convert_checkpoint
+    from fpn_d2.utils.errors import exit_on_user_error
+
     conversion: Conversion | None = None
 
     def change(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,6 @@
 import argparse
 import os
 
-from fpn_d2 import UserError
-from fpn_d2.utils.errors import exit_on_user_error
-from fpn_d2.utils.files import read_json
-from fpn_d2.visualization import draw_results
-
 # A section of results.json, the number that is printed of it, and that number's name.
 _NUMBERS = (
     ("mask_proposals", "AR@1000", "mask AR at 1000"),
@@ -21,20 +16,43 @@ _NUMBERS = (
 )
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "run", metavar="RUN", help="the OUTPUT_DIR of a run that has been evaluated"
+    )
+    parser.add_argument("--num-images", type=int, default=12)
+    parser.add_argument(
+        "--output", default="", metavar="DIR", help="default: RUN/pictures, a folder for each set"
+    )
+    parser.add_argument(
+        "--confidence-threshold",
+        "--threshold",
+        dest="threshold",
+        type=float,
+        default=0.5,
+        metavar="SCORE",
+        help="least score of a detection; default: %(default)s",
+    )
+    return parser
+
+
 def main() -> None:
     """Read the command line, draw, and print the number of each data set."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", help="the OUTPUT_DIR of a run that has been evaluated")
-    parser.add_argument("--num-images", type=int, default=12)
-    parser.add_argument("--threshold", type=float, default=0.5, help="least score of a detection")
-    args = parser.parse_args()
+    args = build_parser().parse_args()
+    from fpn_d2 import UserError
+    from fpn_d2.utils.errors import exit_on_user_error
+    from fpn_d2.utils.files import read_json
+    from fpn_d2.visualization import draw_results
+
     with exit_on_user_error():
         inference = os.path.join(args.run, "inference")
         if not os.path.isdir(inference):
             raise UserError(f"{inference} does not exist; evaluate the model with train_net.py")
         for dataset in sorted(os.listdir(inference)):
             folder = os.path.join(inference, dataset)
-            output = os.path.join(args.run, "pictures", dataset)
+            output = os.path.join(args.output or os.path.join(args.run, "pictures"), dataset)
             files = draw_results(
                 folder, output, num_images=args.num_images, threshold=args.threshold
             )

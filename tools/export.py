@@ -13,26 +13,11 @@ on the test set beside that of the float32 file, which is checked.
 import argparse
 import os
 
-from fpn_d2 import UserError, load_config, load_model
-from fpn_d2.evaluation import class_thresholds, score_threshold
-from fpn_d2.export import (
-    FORMATS,
-    calibration_inputs,
-    check_export,
-    check_output,
-    check_report,
-    export_model,
-    judge_int8,
-    read_check_images,
-    report_parity,
-    write_export,
-)
-from fpn_d2.inference import config_for, set_score_threshold
-from fpn_d2.utils.errors import exit_on_user_error
+FORMATS = ("onnx", "torchscript", "openvino")
 
 
-def main() -> None:
-    """Read the command line, export, check, write."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", default="", metavar="FILE")
     parser.add_argument("--weights", required=True, metavar="FILE", help="or a zoo name")
@@ -64,14 +49,41 @@ def main() -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace the output if it is there")
     parser.add_argument(
-        "--report", default="", metavar="JSON", help="add the check's numbers to it"
+        "--json",
+        "--report",
+        dest="report",
+        default="",
+        metavar="FILE",
+        help="add the check's numbers to this file",
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    return parser
+
+
+def main() -> None:
+    """Read the command line, export, check, write."""
+    parser = build_parser()
     args = parser.parse_args()
     if args.int8 and args.format != "openvino":
         parser.error("--int8 needs --format openvino")
     if args.validation_images < 1:
         parser.error("--validation-images must be 1 or more")
+    from fpn_d2 import UserError, load_config, load_model
+    from fpn_d2.evaluation import class_thresholds, score_threshold
+    from fpn_d2.export import (
+        calibration_inputs,
+        check_export,
+        check_output,
+        check_report,
+        export_model,
+        judge_int8,
+        read_check_images,
+        report_parity,
+        write_export,
+    )
+    from fpn_d2.inference import config_for, set_score_threshold
+    from fpn_d2.utils.errors import exit_on_user_error
+
     with exit_on_user_error():
         check_output(args.output, args.force, args.format)
         if args.report:

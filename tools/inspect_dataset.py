@@ -10,39 +10,43 @@ A folder may be in any layout of datasets/README.md. Writes
 """
 
 import argparse
-import os
 import sys
 import warnings
 
-from fpn_d2 import load_config
-from fpn_d2.inspection import Inspection, summary, write_inspection
-from fpn_d2.utils.errors import UserError, exit_on_user_error
-
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_CONFIG = os.path.join("configs", "quick", "Faster-RCNN", "faster_rcnn_R_18_FPN.yaml")
+_CONFIG = "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
 
 
-def main() -> None:
-    """Read the command line, measure, write, print the summary."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("dataset", metavar="NAME_OR_PATH", help="a registered name, a folder, or a JSON file")
     add("--split", metavar="S", default="train", help="of a folder; default: train")
-    add("--config-file", metavar="C", default="", help=f"of the model; default: {_CONFIG}")
+    add("--config-file", metavar="FILE", default="", help=f"of the model; default: {_CONFIG}")
     add("--images", metavar="FOLDER", default="", help="of a file's images")
     add("--output", metavar="DIR", default="output/inspect")
     add("--samples", type=int, default=8, help="images to draw")
-    add("--opts", nargs=argparse.REMAINDER, default=[], help="KEY value of the config")
-    args = parser.parse_args()
+    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="of the config")
+    return parser
+
+
+def main() -> None:
+    """Read the command line, measure, write, print the summary."""
+    args = build_parser().parse_args()
+    from fpn_d2 import load_config
+    from fpn_d2.inspection import Inspection, summary, write_inspection
+    from fpn_d2.utils.errors import UserError, exit_on_user_error
+
     # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns of.
     warnings.filterwarnings("ignore", message="torch.meshgrid")
     with exit_on_user_error():
         if args.samples < 0:
             raise UserError(f"--samples is {args.samples}: give 0 or more")
-        cfg = load_config(args.config_file or os.path.join(_ROOT, _CONFIG), args.opts)
-        found = Inspection(args.dataset, cfg, args.config_file or _CONFIG, args.images, args.split)
+        config = args.config_file or _CONFIG
+        cfg = load_config(config, args.opts)
+        found = Inspection(args.dataset, cfg, config, args.images, args.split)
         files = write_inspection(found, args.output, args.samples)
         sys.stdout.reconfigure(errors="backslashreplace")  # file names are of any characters
         print(summary(found))

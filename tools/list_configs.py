@@ -9,19 +9,10 @@ import argparse
 import json
 import os
 import warnings
-from pathlib import Path
-
-from tabulate import tabulate
-
-from fpn_d2.experiments import load_tables
-from fpn_d2.experiments.config_costs import config_table, list_configs
-from fpn_d2.utils.errors import exit_on_user_error
-
-TABLES = os.path.relpath(Path(__file__).resolve().parents[1] / "configs" / "tables.yaml")
 
 
-def main() -> None:
-    """Read the command line and print the list."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -32,15 +23,44 @@ def main() -> None:
         action="store_true",
         help="run each network once on a 480 x 640 image of noise; half a minute for a large one",
     )
-    add("--json", action="store_true", help="print everything as JSON")
-    add("--tables", default=TABLES, metavar="FILE", help="the file of tables beside the configs")
-    args = parser.parse_args()
+    add(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write everything to FILE, which ends in .json; without FILE, print it",
+    )
+    add("--force", action="store_true", help="replace FILE if it is there")
+    add("--tables", default="", metavar="FILE", help="default: configs/tables.yaml")
+    return parser
+
+
+def main() -> None:
+    """Read the command line and print the list."""
+    args = build_parser().parse_args()
+    if args.json and args.json != "-" and not args.json.endswith(".json"):
+        args.configs.append(args.json)  # `--json WORD`, whose --json is the bare one
+        args.json = "-"
+    from tabulate import tabulate
+
+    from fpn_d2.config import CONFIGS
+    from fpn_d2.experiments import load_tables
+    from fpn_d2.experiments.config_costs import config_table, list_configs
+    from fpn_d2.utils.errors import exit_on_user_error
+    from fpn_d2.utils.files import check_targets, explain_disk_errors, write_json
+
     # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns of.
     warnings.filterwarnings("ignore", message="torch.meshgrid")
     with exit_on_user_error():
-        tables = load_tables(args.tables)
+        to_file = args.json not in (None, "-")
+        if to_file:
+            check_targets(args.json, overwrite=args.force, option="--json")
+        tables = load_tables(args.tables or os.path.relpath(f"{CONFIGS}/tables.yaml"))
         entries = list(list_configs(tables, args.configs, flops=args.flops))
-        if args.json:
+        if to_file:
+            with explain_disk_errors(args.json, "name another --json"):
+                write_json(args.json, entries)
+        if args.json == "-":
             print(json.dumps(entries, indent=2))
             return
         header, lines = config_table(entries)

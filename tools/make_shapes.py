@@ -8,25 +8,29 @@ and ``my_shapes_val``, which every later run knows by these names.
 import argparse
 import logging
 
-from fpn_d2 import UserError
-from fpn_d2.data.datasets import ShapesSpec, datasets_root, generate_shapes
-from fpn_d2.utils.errors import exit_on_user_error
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, whose defaults are those of the package's ShapesSpec."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--name", required=True, help="the data set's folder")
+    parser.add_argument("--train", type=int, default=2000, help="training images")
+    parser.add_argument("--val", type=int, default=300, help="validation images")
+    parser.add_argument("--size", type=int, default=320, help="longer side in pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
 
 
 def main() -> None:
     """Read the command line, generate, print the names."""
-    default = ShapesSpec()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--name", required=True, help="the data set's folder")
-    parser.add_argument("--train", type=int, default=default.train, help="training images")
-    parser.add_argument("--val", type=int, default=default.val, help="validation images")
-    parser.add_argument("--size", type=int, default=default.size, help="longer side in pixels")
-    parser.add_argument("--seed", type=int, default=default.seed)
-    args = parser.parse_args()
+    args = build_parser().parse_args()
+    from fpn_d2 import UserError
+    from fpn_d2.data.datasets import ShapesSpec, datasets_root, generate_shapes
+    from fpn_d2.utils.errors import exit_on_user_error
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with exit_on_user_error():
         spec = ShapesSpec(train=args.train, val=args.val, size=args.size, seed=args.seed)
-        if args.name == "shapes" and spec != default:
+        if args.name == "shapes" and spec != ShapesSpec():
             raise UserError(
                 "the built-in data set 'shapes' would be generated anew at its next use: "
                 "choose another --name"

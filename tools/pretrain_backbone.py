@@ -8,19 +8,24 @@ writes a checkpoint for ``MODEL.WEIGHTS``, in the form of Detectron2's ImageNet 
 import argparse
 import logging
 
-from fpn_d2 import load_config
-from fpn_d2.experiments.pretraining import pretrain_backbone
-from fpn_d2.utils.errors import exit_on_user_error
 
-
-def main() -> None:
-    """Read the command line, train, write."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--output", required=True, metavar="FILE", help="the .pkl to write")
     parser.add_argument("--iterations", type=int, default=200)
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY value pairs")
-    args = parser.parse_args()
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    return parser
+
+
+def main() -> None:
+    """Read the command line, train, write."""
+    args = build_parser().parse_args()
+    from fpn_d2 import load_config
+    from fpn_d2.experiments.pretraining import pretrain_backbone
+    from fpn_d2.utils.errors import exit_on_user_error
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with exit_on_user_error():
         cfg = load_config(args.config_file, args.opts)

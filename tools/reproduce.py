@@ -8,17 +8,12 @@ python tools/reproduce.py --table 1 --scale quick --rows a,c --seeds 0,1,2 --dat
 import argparse
 import logging
 import os
-from pathlib import Path
 
-from fpn_d2.experiments import Progress, Reproduction, Runner, load_tables, reproduce
-from fpn_d2.utils.errors import UserError, exit_on_user_error
-
-ROOT = Path(__file__).resolve().parents[1]
-TABLES = os.path.relpath(ROOT / "configs" / "tables.yaml")
+from command import script
 
 
-def main() -> None:
-    """Read the command line, train what is missing, write the report."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", required=True, help="1 to 6, time or precision")
     parser.add_argument("--scale", default="quick", help="quick (two CPU cores) or paper")
@@ -33,19 +28,30 @@ def main() -> None:
     parser.add_argument(
         "--runs", default="output/reproduce", metavar="DIR", help="trainings and checkpoints"
     )
-    parser.add_argument("--tables", default=TABLES, metavar="FILE", help="the file of tables")
+    parser.add_argument("--tables", default="", metavar="FILE", help="default: configs/tables.yaml")
     parser.add_argument("--num-gpus", type=int, default=0)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Read the command line, train what is missing, write the report."""
+    args = build_parser().parse_args()
+    from fpn_d2.config import CONFIGS
+    from fpn_d2.experiments import Progress, Reproduction, Runner, load_tables, reproduce
+    from fpn_d2.utils.errors import exit_on_user_error
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with exit_on_user_error(), Progress() as progress:
-        runner = Runner(str(ROOT / "train_net.py"), args.num_gpus, progress)
-        tables = load_tables(args.tables)
+        runner = Runner(script("train_net.py"), args.num_gpus, progress)
+        tables = load_tables(args.tables or os.path.relpath(f"{CONFIGS}/tables.yaml"))
         plan = Reproduction(tables, args.scale, args.runs, runner, args.dataset)
         rows = [word for word in args.rows.split(",") if word]
         reproduce(plan, args.table, args.output, rows, _seeds(args.seeds), progress)
 
 
 def _seeds(words: str) -> list[int]:
+    from fpn_d2 import UserError
+
     try:
         seeds = [int(word) for word in words.split(",")]
     except ValueError:

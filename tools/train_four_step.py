@@ -8,29 +8,35 @@ as they were, and leaves OUTPUT_DIR/model_final.pth.
 """
 
 import argparse
-from pathlib import Path
 
-from fpn_d2 import load_config
-from fpn_d2.experiments import FourStep, Progress, Runner
-from fpn_d2.utils.errors import exit_on_user_error
+from command import script
 
-ROOT = Path(__file__).resolve().parents[1]
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--num-gpus", type=int, default=0)
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="for every step"
+    )
+    return parser
 
 
 def main() -> None:
     """Read the command line, train what is missing, print the results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--num-gpus", type=int, default=0)
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY value pairs, for every step")
-    args = parser.parse_args()
+    args = build_parser().parse_args()
+    from fpn_d2.config import find_config, load_config
+    from fpn_d2.experiments import FourStep, Progress, Runner
+    from fpn_d2.utils.errors import exit_on_user_error
+
     with exit_on_user_error(), Progress() as progress:
         folder = load_config(args.config_file, args.opts).OUTPUT_DIR
-        runner = Runner(str(ROOT / "train_net.py"), args.num_gpus, progress)
+        runner = Runner(script("train_net.py"), args.num_gpus, progress)
         # Each step has a folder of its own.
         pairs = zip(args.opts[::2], args.opts[1::2], strict=True)
         opts = tuple(word for pair in pairs if pair[0] != "OUTPUT_DIR" for word in pair)
-        training = FourStep(args.config_file, folder, opts)
+        training = FourStep(find_config(args.config_file), folder, opts)
         result = training.train(runner)
     for i, seconds in enumerate(result["steps"], start=1):
         print(f"step {i}: {seconds:.0f} s of training")

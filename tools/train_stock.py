@@ -1,66 +1,34 @@
 #!/usr/bin/env python
 """Train a config with stock Detectron2: its model, its trainer, its float32; for comparison.
 
-``python tools/train_stock.py --config-file configs/quick/demo.yaml`` has the options of
-train_net.py and writes to the config's OUTPUT_DIR with ``-stock`` behind it.
+``python tools/train_stock.py --config-file configs/quick/demo.yaml`` has Detectron2's options and
+writes to the config's OUTPUT_DIR with ``-stock`` behind it.
 """
 
 import argparse
-import os
+import runpy
 
-from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup
-from detectron2.evaluation import COCOEvaluator
-
-from fpn_d2 import UserError
-from fpn_d2.config import changed, load_config, stock_config
-from fpn_d2.engine import launch
+from command import script
 
 
-class StockTrainer(DefaultTrainer):
-    """Detectron2's own train_net, which does no more for COCO-format data."""
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
-        """COCO's metrics."""
-        return COCOEvaluator(dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of train_net.py."""
+    parser = runpy.run_path(script("train_net.py"))["build_parser"]()
+    parser.description = __doc__.splitlines()[0]
+    return parser
 
 
-def config_of_stock(cfg: CfgNode) -> CfgNode:
-    """Return the config of the same training by Detectron2's own components.
+def main() -> None:
+    """Read the command line and train."""
+    parser = build_parser()
+    args = parser.parse_args()
+    if args.epochs is not None:
+        parser.error("stock Detectron2 counts iterations; give SOLVER.MAX_ITER for --epochs")
+    from fpn_d2.engine import launch
+    from fpn_d2.experiments.stock_training import train_stock
 
-    Raises:
-        UserError: if Detectron2 has no such component.
-    """
-    fpn = cfg.MODEL.FPN
-    if (fpn.TOP_DOWN, fpn.LATERAL, list(fpn.OUT_FEATURES)) != (True, True, []):
-        raise UserError("stock Detectron2 has no MODEL.FPN.TOP_DOWN, LATERAL or OUT_FEATURES")
-    anchors = cfg.MODEL.ANCHOR_GENERATOR.NAME
-    if (
-        cfg.MODEL.META_ARCHITECTURE == "ClippingRetinaNet"
-        or anchors not in ("DefaultAnchorGenerator", "RotatedAnchorGenerator")
-        or cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES
-    ):
-        raise UserError(
-            "stock Detectron2 has no ClippingRetinaNet, no MODEL.ANCHOR_GENERATOR.NAME "
-            f"{anchors} and no MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES"
-        )
-    # Detectron2's mixed precision needs CUDA.
-    amp = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")
-    values = {"SOLVER.AMP.ENABLED": amp, "OUTPUT_DIR": f"{cfg.OUTPUT_DIR}-stock"}
-    return changed(stock_config(cfg), values)
-
-
-def main(args: argparse.Namespace) -> None:
-    """One process of the training."""
-    cfg = config_of_stock(load_config(args.config_file, args.opts))
-    default_setup(cfg, args)
-    trainer = StockTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    results = trainer.train() or trainer._last_eval_results
-    if "bbox" in results:
-        print(f"box AP = {results['bbox']['AP']:.1f}")
+    launch(train_stock, args)
 
 
 if __name__ == "__main__":
-    launch(main, default_argument_parser().parse_args())
+    main()

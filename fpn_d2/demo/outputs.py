@@ -75,8 +75,17 @@ def prepare_folder(
         raise UserError(f"--output {folder} cannot be made ({error.strerror})") from error
 
 
+def named_file(output: str) -> str:
+    """The kind of file that an output names, ``"image"`` or ``"video"``; "" for a folder."""
+    ending = os.path.splitext(output)[1].lower()
+    if os.path.isdir(output) or output.endswith(("/", os.sep)):
+        return ""
+    known = Image.registered_extensions()
+    return "video" if ending == ".mp4" else "image" if known.get(ending) in Image.SAVE else ""
+
+
 def write_picture(path: str, picture: np.ndarray | Image.Image) -> None:
-    """Write a picture, (H, W, 3) uint8 RGB or Pillow's, as a PNG.
+    """Write a picture, (H, W, 3) uint8 RGB or Pillow's, in the format of the name's ending.
 
     Raises:
         UserError: if it cannot be written.
@@ -84,7 +93,7 @@ def write_picture(path: str, picture: np.ndarray | Image.Image) -> None:
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     remedy = "name another --output, or make room there"
     with explain_disk_errors(path, remedy), replace_file(path, "wb") as file:
-        image.save(file, format="PNG")
+        image.save(file, format=Image.registered_extensions()[os.path.splitext(path)[1].lower()])
 
 
 def convert_video(

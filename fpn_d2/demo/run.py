@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
@@ -19,10 +20,18 @@ from ..utils.files import write_json
 from ..visualization import draw_explanation
 from ..visualization.drawing import draw_detections
 from .comparison import Found, draw_comparison
-from .outputs import coco_results, convert_video, prepare_folder, unique_stems, write_picture
-from .sources import MAX_PIXELS, find_sources, listed
+from .outputs import (
+    coco_results,
+    convert_video,
+    named_file,
+    prepare_folder,
+    unique_stems,
+    write_picture,
+)
+from .sources import MAX_PIXELS, Sources, find_sources, image_ids, listed
 
 _RESULTS = ("predictions.json", "images.json")
+_ESCAPE = 27  # the key's code
 
 
 def parse_rows(
@@ -70,12 +79,14 @@ def run_demo(
     For each image, ``NAME.png`` shows what the first row detects, ``NAME_explain.png`` what is
     particular to its pyramid, and ``NAME_compare.png`` all rows. A video becomes ``NAME.mp4``.
     ``predictions.json`` holds the first row's detections in COCO's result form, and
-    ``images.json`` gives the file and the frame of each ``image_id``.
+    ``images.json`` gives the file and the frame of each ``image_id``: the test set's own ids for
+    images of it, see :func:`image_ids`.
 
     Args:
         rows: title to config; see :func:`parse_rows`. Several are compared.
         inputs: files and folders; see :func:`find_sources`.
-        output: the folder for the files; made where it is missing.
+        output: the folder for the files; made where it is missing. For a single input also the
+            picture or the video to write, which is then the only file.
         threshold: the least score of a detection, 0 to 1; or ``"best-f1"``, each class's own, see
             :func:`fpn_d2.evaluation.class_thresholds`.
         explain: whether to write ``NAME_explain.png``.
@@ -99,26 +110,83 @@ def run_demo(
         print(f"skipped: {listed(sources.skipped)}")
     suffixes = [".png", *["_explain.png"] * explain, *["_compare.png"] * (len(rows) > 1), ".mp4"]
     read = [*sources.images, *sources.videos]
-    stems = unique_stems(read, suffixes)
-    files = [f"{s}{suffix}" for s in stems[: len(sources.images)] for suffix in suffixes[:-1]]
-    files += [f"{stem}.mp4" for stem in stems[len(sources.images) :]]
-    prepare_folder(output, [*files, *_RESULTS], read, replace=replace)
-    demo = _Demo(rows, output, thresholds)
-    named = dict(zip(read, stems, strict=True))
-    for path in tqdm(sources.images, "images", unit="image", disable=None):
-        demo.image(path, named[path], explain)
+    single = named_file(output)
+    if single:
+        _check_single(output, single, sources, more_pictures=explain or len(rows) > 1)
+        output, files = os.path.dirname(output) or ".", [os.path.basename(output)]
+        results, targets = (), dict(zip(read, files, strict=True))
+    else:
+        stems = unique_stems(read, suffixes)
+        files = [f"{s}{suffix}" for s in stems[: len(sources.images)] for suffix in suffixes[:-1]]
+        files += [f"{stem}.mp4" for stem in stems[len(sources.images) :]]
+        endings = [".png"] * len(sources.images) + [".mp4"] * len(sources.videos)
+        results = _RESULTS
+        targets = {p: s + e for p, s, e in zip(read, stems, endings, strict=True)}
+    prepare_folder(output, [*files, *results], read, replace=replace)
+    demo = _Demo(rows, output, thresholds, sources.urls)
+    ids = [] if sources.videos else image_ids(rows[demo.first], sources.images)
+    for i, path in enumerate(tqdm(sources.images, "images", unit="image", disable=None)):
+        demo.image(path, targets[path], explain, ids[i] if ids else i + 1)
     for path in sources.videos:
-        demo.video(path, named[path], max_pixels)
-    write_json(os.path.join(output, "predictions.json"), demo.predictions)
-    write_json(os.path.join(output, "images.json"), demo.images)
-    return [os.path.join(output, name) for name in [*files, *_RESULTS]]
+        demo.video(path, targets[path], max_pixels)
+    for name, content in zip(results, (demo.predictions, demo.images), strict=False):
+        write_json(os.path.join(output, name), content)
+    return [os.path.join(output, name) for name in [*files, *results]]
+
+
+def show_webcam(rows: Mapping[str, CfgNode], *, threshold: float | str = 0.5) -> None:
+    """Show what the first row detects in a camera's pictures, in a window, until Esc is pressed.
+
+    Args:
+        rows, threshold: see :func:`run_demo`.
+
+    Raises:
+        UserError: if there is no camera, or OpenCV has no windows.
+    """
+    thresholds = {title: class_thresholds(threshold, cfg) for title, cfg in rows.items()}
+    capture = cv2.VideoCapture(0)
+    try:
+        if not capture.isOpened():
+            raise UserError("no camera can be opened; plug one in, or give --images")
+        demo, pressed = _Demo(rows, "", thresholds), -1
+        there, frame = capture.read()
+        while there and pressed != _ESCAPE:
+            picture = demo.detected(np.ascontiguousarray(frame[:, :, ::-1]), "webcam")
+            cv2.imshow("fpn_d2", picture[:, :, ::-1])
+            pressed = cv2.waitKey(1)
+            there, frame = capture.read()
+        cv2.destroyAllWindows()
+    except cv2.error as error:
+        raise UserError(
+            "this OpenCV opens no windows; take opencv-python for opencv-python-headless and a "
+            "screen, or give --images and --output"
+        ) from error
+    finally:
+        capture.release()
+
+
+def _check_single(output: str, kind: str, sources: Sources, *, more_pictures: bool) -> None:
+    """Refuse a file as the output of what makes several, or of the other kind."""
+    count = len(sources.images) + len(sources.videos)
+    if count > 1 or more_pictures:
+        what = f"there are {count} inputs" if count > 1 else "--explain and --compare write several"
+        raise UserError(f"--output {output} names a file, and {what}; name a folder")
+    if kind != ("video" if sources.videos else "image"):
+        ending = ".mp4 for a video" if sources.videos else ".png or .jpg for an image"
+        raise UserError(f"--output {output} has another ending than the input; give {ending}")
 
 
 class _Demo:
     """The models by their rows' titles, and what the first one has found so far."""
 
-    def __init__(self, rows: Mapping[str, CfgNode], output: str, thresholds: Mapping[str, Any]):
-        self.output, self.thresholds = output, thresholds
+    def __init__(
+        self,
+        rows: Mapping[str, CfgNode],
+        output: str,
+        thresholds: Mapping[str, Any],
+        urls: Mapping[str, str] | None = None,
+    ):
+        self.output, self.thresholds, self.urls = output, thresholds, urls or {}
         self.models = {title: Explainer(cfg) for title, cfg in rows.items()}
         classes = {title: classes_of(cfg, self.models[title].model) for title, cfg in rows.items()}
         self.names = {title: one.labels for title, one in classes.items()}
@@ -127,10 +195,14 @@ class _Demo:
         self.predictions: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
 
-    def image(self, path: str, stem: str, explain: bool) -> None:
+    def detected(self, image: np.ndarray, name: str) -> np.ndarray:
+        """Draw the first row's detections on an image, (H, W, 3) uint8 RGB."""
+        return draw_detections(image, self._detect(self.first, image, name), self.names[self.first])
+
+    def image(self, path: str, picture: str, explain: bool, number: int) -> None:
         """Write an image's pictures and keep its predictions."""
         image, names = read_image(path), self.names[self.first]
-        target = os.path.join(self.output, stem)
+        target = os.path.join(self.output, os.path.splitext(picture)[0])
         if explain:
             with _naming(path):
                 explanation = self.models[self.first].explain(
@@ -140,8 +212,8 @@ class _Demo:
             write_picture(f"{target}_explain.png", draw_explanation(explanation, names))
         else:
             found = self._detect(self.first, image, path)
-        self._keep(found, {"file_name": path, "picture": f"{stem}.png"})
-        write_picture(f"{target}.png", draw_detections(image, found, names))
+        self._keep(found, path, {"picture": picture}, number)
+        write_picture(os.path.join(self.output, picture), draw_detections(image, found, names))
         if self.others:
             seen = {self.first: Found.of(found, names)}
             for title in self.others:
@@ -149,24 +221,25 @@ class _Demo:
                 seen[title] = Found.of(detections, self.names[title])
             write_picture(f"{target}_compare.png", draw_comparison(image, seen))
 
-    def video(self, path: str, stem: str, max_pixels: int) -> None:
+    def video(self, path: str, picture: str, max_pixels: int) -> None:
         """Write a video of the detections and keep those of each frame."""
 
         def draw(frame: np.ndarray, number: int) -> np.ndarray:
             found = self._detect(self.first, frame, f"{path}, frame {number}")
-            self._keep(found, {"file_name": path, "frame": number, "picture": f"{stem}.mp4"})
+            about = {"frame": number, "picture": picture}
+            self._keep(found, path, about, len(self.images) + 1)
             return draw_detections(frame, found, self.names[self.first])
 
-        target = os.path.join(self.output, f"{stem}.mp4")
+        target = os.path.join(self.output, picture)
         convert_video(path, target, draw, max_pixels=max_pixels)
 
     def _detect(self, title: str, image: np.ndarray, name: str) -> Instances:
         with _naming(name):
             return self.models[title].predictor.detect(image, threshold=self.thresholds[title])
 
-    def _keep(self, found: Instances, about: dict[str, Any]) -> None:
+    def _keep(self, found: Instances, path: str, about: dict[str, Any], number: int) -> None:
         height, width = found.image_size
-        number = len(self.images) + 1
+        about = {"file_name": self.urls.get(path, path), **about}
         self.images.append({"id": number, **about, "height": height, "width": width})
         self.predictions += coco_results(found, number, self.category_ids)
 

@@ -1,20 +1,25 @@
 """The images and videos that a demo looks at."""
 
+import glob
 import os
+import urllib.error
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ..data.images import image_fault
 from ..utils.errors import UserError
-from ..utils.files import is_config_key
+from ..utils.files import is_config_key, is_local, read_json
 
 # The most pixels of an image or a frame, 192 MB as RGB; its header is read before it is decoded.
 MAX_PIXELS = 64_000_000
 
 _VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
-_REMEDY = "name image files, a video, or a folder of them"
+_REMEDY = "name image files, a video, a folder or a pattern of them, or their URLs"
 
 
 class Sources(NamedTuple):
@@ -24,35 +29,42 @@ class Sources(NamedTuple):
         images: the image files, in the order given; those of a folder by name.
         videos: the video files, in the order given.
         skipped: the files in folders that are neither.
+        urls: where a downloaded file comes from, by its path.
     """
 
     images: tuple[str, ...]
     videos: tuple[str, ...]
     skipped: tuple[str, ...]
+    urls: dict[str, str]
 
 
 def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sources:
     """Sort inputs into images and videos, and check that the images can be read.
 
     Args:
-        inputs: files and folders. A folder stands for the images and videos directly in it. A file
-            that is named twice is taken once.
+        inputs: files, folders, patterns such as ``photos/*.jpg``, and URLs. A folder stands for
+            the images and videos directly in it. A file that is named twice is taken once.
         max_pixels: the most pixels that an image may have.
 
     Raises:
         UserError: if an input does not exist, an image cannot be read or has too many pixels, or
             there is neither image nor video.
     """
-    images, videos, skipped = {}, {}, []
+    images, videos, skipped, urls = {}, {}, [], {}
     formats = Image.registered_extensions()
     for path in inputs:
-        if os.path.isdir(path):
+        if not is_local(path):
+            known = [_downloaded(path)]
+            urls[known[0]] = path
+        elif os.path.isdir(path):
             entries = [os.path.join(path, name) for name in sorted(os.listdir(path))]
             files = [entry for entry in entries if os.path.isfile(entry)]
             known = [file for file in files if file.lower().endswith((*_VIDEOS, *formats))]
             skipped += sorted({*files} - {*known})
         elif os.path.isfile(path):
             known = [path]
+        elif known := sorted(filter(os.path.isfile, glob.glob(path, recursive=True))):
+            pass
         elif is_config_key(path):
             raise UserError(
                 f"input {path} does not exist; config overrides come last, after --output DIR"
@@ -73,7 +85,41 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
         if fault:
             remedy = "raise --max-pixels" if "more than the limit" in fault else "take it out"
             raise UserError(f"image {path} {fault}; {remedy}, or convert it")
-    return Sources(tuple(images.values()), tuple(videos.values()), tuple(skipped))
+    return Sources(tuple(images.values()), tuple(videos.values()), tuple(skipped), urls)
+
+
+def _downloaded(url: str) -> str:
+    try:
+        path = PathManager.get_local_path(url)
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        raise UserError(f"input {url} cannot be downloaded ({error}); {_REMEDY}") from error
+    if not os.path.isfile(path):
+        raise UserError(f"input {url} is of no kind that can be downloaded; {_REMEDY}")
+    return path
+
+
+def image_ids(cfg: CfgNode, paths: Sequence[str]) -> list[int]:
+    """Number images by the ids that they have in a test set, if one of these holds them all.
+
+    Args:
+        cfg: the config; of its ``DATASETS.TEST`` those count whose annotation file is there.
+        paths: the images.
+
+    Returns:
+        the ids; from 1 on for other images.
+    """
+    wanted = [os.path.realpath(path) for path in paths]
+    for name in filter(DatasetCatalog.list().__contains__, cfg.DATASETS.TEST):
+        about = MetadataCatalog.get(name)
+        root = os.path.realpath(about.get("image_root", ""))
+        if not os.path.isfile(about.get("json_file", "")):
+            continue
+        if all(path.startswith(f"{root}{os.sep}") for path in wanted):
+            images = read_json(about.json_file)["images"]
+            ids = {os.path.realpath(os.path.join(root, i["file_name"])): i["id"] for i in images}
+            if ids.keys() >= set(wanted):
+                return [ids[path] for path in wanted]
+    return [*range(1, len(paths) + 1)]
 
 
 def listed(files: Sequence[str], most: int = 5) -> str:

@@ -22,10 +22,11 @@ from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from ..config import changed, load_config
+from ..config import changed, find_config, load_config
 from ..data import check_names, check_settings, load_train_dataset
 from ..utils.devices import keep_freed_memory
 from ..utils.errors import UserError, exit_on_user_error, machine_fault, sentence_in
+from ..utils.model_zoo import zoo_config_file
 from .hooks import EXIT_CODES, handling_signals
 
 
@@ -62,6 +63,8 @@ def read_config(args: argparse.Namespace) -> CfgNode:
             "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml (--help lists the options)"
         )
     cfg = load_config(args.config_file, args.opts)
+    # Detectron2 logs what is in the file, which may be called by its name.
+    args.config_file = zoo_config_file(args.config_file) or find_config(args.config_file)
     epochs = getattr(args, "epochs", None)
     if epochs is not None:
         _check_epochs(epochs, args)

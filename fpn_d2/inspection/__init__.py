@@ -1,21 +1,26 @@
-"""A look at a data set before training, and at the mistakes of a detector after it."""
+"""A look at a data set before training, and at the mistakes of a detector after it.
 
-from .analysis_page import analysis_summary, write_analysis
-from .dataset_check import check_dataset
-from .error_analysis import ErrorAnalysis
-from .evaluated_sets import analyze_run
-from .inspection_page import summary, write_inspection
-from .measurements import Inspection
-from .tested_levels import PyramidLevels
+Each name is imported from its module when it is first asked for: a check of files draws nothing.
+"""
 
-__all__ = [
-    "ErrorAnalysis",
-    "Inspection",
-    "PyramidLevels",
-    "analysis_summary",
-    "analyze_run",
-    "check_dataset",
-    "summary",
-    "write_analysis",
-    "write_inspection",
-]
+import importlib
+from typing import Any
+
+_MODULES = {
+    "ErrorAnalysis": "error_analysis",
+    "Inspection": "measurements",
+    "PyramidLevels": "tested_levels",
+    "analysis_summary": "analysis_page",
+    "analyze_run": "evaluated_sets",
+    "check_dataset": "dataset_check",
+    "summary": "inspection_page",
+    "write_analysis": "analysis_page",
+    "write_inspection": "inspection_page",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

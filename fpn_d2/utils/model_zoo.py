@@ -64,6 +64,16 @@ def zoo_config(name: str) -> CfgNode | None:
         return None
 
 
+def zoo_config_file(name: str) -> str:
+    """Return the path of an entry's YAML config; "" for a file, and for what is no entry."""
+    name = name.removesuffix(".yaml")
+    if os.path.isfile(f"{name}.yaml") or not zoo_weights(name):
+        return ""
+    from detectron2 import model_zoo
+
+    return model_zoo.get_config_file(f"{name}.yaml")
+
+
 def zoo_entry(address: str) -> str:
     """Return the name of the entry whose weights are at an address; "" if it is none of the zoo."""
     for prefix in (Detectron2Handler.PREFIX, Detectron2Handler.S3_DETECTRON2_PREFIX):

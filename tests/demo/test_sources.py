@@ -1,7 +1,9 @@
 """Inputs of every kind, and a sentence for each that cannot be used."""
 
+import json
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from PIL import Image
 
 from fpn_d2 import UserError
 from fpn_d2.data.images import read_image
-from fpn_d2.demo.sources import find_sources, listed
+from fpn_d2.demo import sources as sources_module
+from fpn_d2.demo.sources import find_sources, image_ids, listed
 
 
 @pytest.fixture
@@ -72,3 +75,40 @@ def test_what_is_neither_image_nor_video_is_refused(name, sentence, tmp_path, mo
     (tmp_path / ("a.jpg" if name == "a.jpg" else "a.txt")).write_text("no")
     with pytest.raises(UserError, match=sentence):
         find_sources([name or "."])
+
+
+def test_a_pattern_and_a_url_stand_for_their_files(folder, monkeypatch):
+    (folder / "deeper" / "c[1].png").write_bytes((folder / "b.png").read_bytes())
+    pattern = find_sources([str(folder / "**" / "*.png")])
+    assert pattern.images == (str(folder / "b.png"), str(folder / "deeper" / "c[1].png"))
+    literal = find_sources([str(folder / "deeper" / "c[1].png")])  # a file, and no pattern
+    assert literal.images == (str(folder / "deeper" / "c[1].png"),)
+
+    def fetch(url):
+        if "gone" in url:
+            raise OSError("404")
+        return str(folder / "a.jpg") if url.startswith("https") else url
+
+    monkeypatch.setattr(sources_module.PathManager, "get_local_path", fetch)
+    url = "https://example.com/a.jpg"
+    found = find_sources([url])
+    assert (found.images, found.urls) == ((str(folder / "a.jpg"),), {str(folder / "a.jpg"): url})
+    for url, sentence in (
+        ("https://example.com/gone.jpg", r"cannot be downloaded \(404\); name image files"),
+        ("none://a.jpg", "no kind that can be downloaded; name image files"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            find_sources([url])
+
+
+def test_images_of_the_test_set_have_its_ids(tiny_root, tiny_opts, row_config, tmp_path):
+    cfg = row_config("quick/RPN/rpn_R_18_FPN", *tiny_opts)
+    content = json.loads(Path(tiny_root, "tiny/annotations/instances_val.json").read_text())
+    images = content["images"][::-1]
+    paths = [f"{tiny_root}/tiny/images/{image['file_name']}" for image in images]
+    ids = [image["id"] for image in images]
+    assert ids != [*range(1, len(ids) + 1)]
+    assert image_ids(cfg, paths) == ids
+    assert image_ids(cfg, [*paths, str(tmp_path / "x.png")]) == [1, 2, 3, 4, 5]
+    other = row_config("quick/RPN/rpn_R_18_FPN", "DATASETS.TEST", "('nowhere',)")
+    assert image_ids(other, paths) == [1, 2, 3, 4]

@@ -7,6 +7,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 import train_net
+from fpn_d2 import engine
 from fpn_d2.engine import Trainer, argument_parser, launch
 
 
@@ -22,7 +23,7 @@ class Dying(Trainer):
         return [*super().build_hooks(), DiesOnce()]
 
 
-train_net.Trainer = Dying
+engine.Trainer = Dying
 
 if __name__ == "__main__":
     launch(train_net.main, argument_parser().parse_args())

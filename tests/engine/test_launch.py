@@ -264,6 +264,19 @@ def test_without_arguments_nothing_is_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_file_of_a_config_that_is_named_is_known(tiny_opts, tmp_path, monkeypatch):
+    """Detectron2's default_setup reads it for the log."""
+    monkeypatch.chdir(tmp_path)
+    for word, end in (
+        ("quick/RPN/rpn_R_18_FPN", "/configs/quick/RPN/rpn_R_18_FPN.yaml"),
+        ("COCO-Detection/rpn_R_50_FPN_1x", "/COCO-Detection/rpn_R_50_FPN_1x.yaml"),
+    ):
+        args = argument_parser().parse_args(["--eval-only", "--config-file", word, *tiny_opts])
+        read_config(args)
+        assert args.config_file.endswith(end)
+        assert Path(args.config_file).is_file()
+
+
 def test_help_offers_what_there_is():
     text = argument_parser().format_help()
     assert "--epochs N" in text

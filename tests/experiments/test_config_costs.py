@@ -75,6 +75,17 @@ def test_the_list_has_the_papers_number_and_the_costs(run_tool):
     assert run_tool(list_configs, "nothing_like_it")[0] == 2
 
 
+def test_the_list_goes_to_a_file_that_is_named(run_tool, tmp_path):
+    path = tmp_path / "configs.json"
+    assert run_tool(list_configs, ROW, "--json", path)[0] == 0
+    code, out, _ = run_tool(list_configs, "--json", ROW)  # the bare one, before a word
+    assert code == 0
+    assert json.loads(out) == json.loads(path.read_text())
+    code, _, stderr = run_tool(list_configs, ROW, "--json", path)
+    assert code == 2
+    assert "--force" in stderr
+
+
 def flops_of_r18_c4(height, width):
     """The multiply-adds of quick/RPN/rpn_R_18_C4: the stem; on each stage two blocks of two 3 x 3
     convolutions, and a shortcut where the sides are halved; the RPN with its 15 anchors."""

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from benchmark import program
 from benchmark.contest import Timing, make_row
 
 
@@ -28,10 +29,10 @@ def call(repo, monkeypatch):
         timings = {name: Timing(s, s, s, rounds, None) for name, s in seconds.items()}
         return [make_row(task.__name__, "fp32 inference", timings, None)]
 
-    monkeypatch.setattr(tool, "TASKS", {"pooling": (pooling, 1), "rows": (rows, 2)})
-    monkeypatch.setattr(tool, "run_task", run_task)
-    monkeypatch.setattr(tool, "profile_detectors", lambda *_: "| operator | fp32 |")
-    monkeypatch.setattr(tool, "keep_freed_memory", lambda: True)  # or all later tests keep it
+    monkeypatch.setattr(program, "TASKS", {"pooling": (pooling, 1), "rows": (rows, 2)})
+    monkeypatch.setattr(program, "run_task", run_task)
+    monkeypatch.setattr(program, "profile_detectors", lambda *_: "| operator | fp32 |")
+    monkeypatch.setattr(program, "keep_freed_memory", lambda: True)  # or all later tests keep it
 
     def run(*words):
         words = ["benchmark.py", "--device", "cpu", *map(str, words)]

@@ -186,3 +186,20 @@ def test_a_folder_in_cocos_layout(check, data):
     code, out, _ = check(data, "--workers", 1)
     assert code == 0
     assert out.startswith("12 images and ")
+
+
+def test_the_report_goes_to_a_file_that_is_named(check, data, tmp_path):
+    path = tmp_path / "report.json"
+    words = [annotation_file(data), "--workers", 1]
+    code, out, error = check(*words, "--json", path)
+    assert (code, error) == (0, "")
+    assert out.startswith("4 images and ")  # the text is printed as ever
+    assert json.loads(path.read_text())["images"] == 4
+    assert json.loads(check("--workers", 1, "--json", annotation_file(data))[1])["images"] == 4
+    path.write_text("mine")
+    code, _, error = check(*words, "--json", path)
+    assert (code, path.read_text()) == (2, "mine")
+    assert "--force" in error
+    assert check(*words, "--json", path, "--force")[0] == 0
+    assert json.loads(path.read_text())["images"] == 4
+    assert check("--json")[0] == 2

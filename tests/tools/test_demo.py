@@ -3,6 +3,7 @@
 import functools
 import json
 
+import cv2
 import demo
 import numpy as np
 import pytest
@@ -95,6 +96,71 @@ def test_a_video_becomes_a_video_of_its_detections(weights, tmp_path, run_tool):
     assert "clip.avi is a video" in stderr
 
 
+def test_a_single_input_may_have_its_file_named(weights, images, tmp_path, run_tool):
+    """With Detectron2's words."""
+    config, own = weights("RPN/rpn_R_18_FPN")
+    words = ["--config-file", config, "--input", images[0], "--confidence-threshold", "0.1"]
+    opts = ["--opts", "MODEL.WEIGHTS", own, *SMALL]
+    target = tmp_path / "out" / "found.JPG"
+    code, stdout, stderr = run_tool(demo, *words, "--output", target, *opts)
+    assert code == 0, stderr
+    assert stdout.splitlines()[-1] == f"wrote 1 files: {target}"
+    assert [*target.parent.iterdir()] == [target]
+    picture = Image.open(target)
+    assert (picture.format, picture.size) == ("JPEG", (800, 600))
+    for more, sentence in (
+        (["--output", target], "--force"),
+        (["--output", tmp_path / "x.mp4"], "give .png or .jpg for an image"),
+        (["--explain", "--output", tmp_path / "x.png"], "name a folder"),
+        (["--images", *images, "--output", tmp_path / "x.png"], "there are 2 inputs"),
+    ):
+        code, _, stderr = run_tool(demo, *words, *more, *opts)
+        assert code == 2
+        assert stderr.startswith("error: ")
+        assert sentence in stderr
+
+
+def test_the_webcams_pictures_are_shown_until_escape(weights, monkeypatch, run_tool):
+    config, own = weights("RPN/rpn_R_18_FPN")
+    frames = np.random.default_rng(0).integers(0, 256, (9, 60, 80, 3), dtype=np.uint8)
+    shown, keys, opened = [], iter([-1, 27]), []
+
+    class Camera:
+        def __init__(self, number):
+            opened.append(number)
+
+        def isOpened(self):
+            return True
+
+        def read(self):
+            return True, frames[len(shown)]
+
+        def release(self):
+            opened.append("released")
+
+    monkeypatch.setattr("cv2.VideoCapture", Camera)
+    monkeypatch.setattr("cv2.imshow", lambda _, picture: shown.append(picture))
+    monkeypatch.setattr("cv2.waitKey", lambda _: next(keys))
+    monkeypatch.setattr("cv2.destroyAllWindows", lambda: None)
+    words = ["--config-file", config, "--weights", own, "--webcam"]
+    code, _, stderr = run_tool(demo, *words, *SMALL)
+    assert code == 0, stderr
+    assert [picture.shape for picture in shown] == [(600, 800, 3)] * 2
+    assert opened == [0, "released"]
+    monkeypatch.setattr(Camera, "isOpened", lambda _: False)
+    code, _, stderr = run_tool(demo, *words, *SMALL)
+    assert (code, stderr) == (2, "error: no camera can be opened; plug one in, or give --images\n")
+    monkeypatch.setattr(Camera, "isOpened", lambda _: True)
+
+    def imshow(*_):
+        raise cv2.error("The function is not implemented")
+
+    monkeypatch.setattr("cv2.imshow", imshow)
+    code, _, stderr = run_tool(demo, *words, *SMALL)
+    assert code == 2
+    assert "opencv-python-headless" in stderr
+
+
 def test_masks_are_written_as_rle(weights, images, tmp_path, run_tool):
     config, own = weights("Mask-Proposals/mask_R_18_5x5")
     words = ["--config-file", config, "--weights", own, "--input", images[0], "--threshold", 0]
@@ -117,9 +183,9 @@ def test_each_class_has_the_threshold_of_the_runs_analysis(weights, images, tmp_
         return json.loads((tmp_path / threshold / "predictions.json").read_text())
 
     every = detect("0.1")
-    kind = every[0]["category_id"]  # 1 to 5
+    kind = every[0]["category_id"]  # 0 to 4: the weights do not name their classes
     least = float(np.median([f["score"] for f in every if f["category_id"] == kind]))
-    thresholds = [least if k == kind - 1 else 1.0 for k in range(5)]
+    thresholds = [least if k == kind else 1.0 for k in range(5)]
     content = {"datasets": {"shapes_val": {"classes": [{"threshold": t} for t in thresholds]}}}
     (tmp_path / "analysis.json").write_text(json.dumps(content))
     enough = [f for f in every if f["category_id"] == kind and f["score"] >= least]

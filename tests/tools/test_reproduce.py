@@ -68,7 +68,7 @@ def recalls(project):
 def call(project, monkeypatch, run_tool):
     """``call(word, ...)``: the tool's exit code, stdout and stderr."""
     shutil.copy(ROOT / "tests/fake_train_net.py", project / "train_net.py")
-    monkeypatch.setattr(reproduce, "ROOT", project)
+    monkeypatch.setattr(reproduce, "script", lambda name: str(project / name))
     monkeypatch.setattr(campaign, "write_report", lambda *_: None)
     monkeypatch.chdir(project)
     monkeypatch.setenv("FAKE_LOG", str(project / "log"))

@@ -10,11 +10,12 @@ import numpy as np
 import pretrain_backbone
 import pytest
 import train_stock
+from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.engine import launch
+from fpn_d2.experiments.stock_training import config_of_stock
 
 
 @pytest.fixture
@@ -103,13 +104,13 @@ def test_pretraining_names_a_config_that_is_not_there(tmp_path, run_tool):
 
 
 def test_the_stock_config_names_detectron2s_components_alone(row_config):
-    cfg = train_stock.config_of_stock(row_config("quick/demo"))
+    cfg = config_of_stock(row_config("quick/demo"))
     assert cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone"
     assert cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN"
     assert cfg.MODEL.RPN.HEAD_NAME == "StandardRPNHead"
     assert cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads"
     assert cfg.OUTPUT_DIR == "output/quick/demo-stock"
-    retinanet = train_stock.config_of_stock(row_config("quick/RetinaNet/retinanet_R_18_FPN"))
+    retinanet = config_of_stock(row_config("quick/RetinaNet/retinanet_R_18_FPN"))
     assert retinanet.MODEL.BACKBONE.NAME == "build_retinanet_resnet_fpn_backbone"
 
 
@@ -124,13 +125,13 @@ def test_the_stock_config_names_detectron2s_components_alone(row_config):
 def test_an_ablation_and_a_config_of_torchvision_have_no_stock_twin(row_config, row, words):
     for opts in ([], ["MODEL.ANCHOR_GENERATOR.NAME", "DefaultAnchorGenerator"]):
         with pytest.raises(UserError, match=words):
-            train_stock.config_of_stock(row_config(row, *opts))
+            config_of_stock(row_config(row, *opts))
 
 
-def test_stock_detectron2_trains_the_same_config(repo, tiny_opts):
+def test_stock_detectron2_trains_the_same_config(repo, tiny_opts, run_tool):
     row = str(repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml")
-    parser = train_stock.default_argument_parser()
-    launch(train_stock.main, parser.parse_args(["--config-file", row, *tiny_opts]))
+    code, _, stderr = run_tool(train_stock, "--config-file", row, *tiny_opts)
+    assert code == 0, stderr
     output = tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1]
     with open(f"{output}-stock/metrics.json") as file:
         assert "bbox/AP" in json.loads(file.read().splitlines()[-1])
@@ -138,7 +139,7 @@ def test_stock_detectron2_trains_the_same_config(repo, tiny_opts):
 
 @pytest.mark.parametrize("number", [0, 4])
 def test_a_picture_is_made_of_an_image_that_there_is(number, tmp_path, monkeypatch, run_tool):
-    monkeypatch.setattr(make_pictures.DatasetCatalog, "get", lambda name: [{}] * 3)
+    monkeypatch.setattr(DatasetCatalog, "get", lambda name: [{}] * 3)
     words = ["--image", number, "--output", tmp_path / "x.png"]
     code, _, stderr = run_tool(make_pictures, *words)
     assert (code, stderr) == (2, f"error: --image is {number}: give 1 to 3\n")

@@ -1,0 +1,105 @@
+"""What a benchmark runs: its tasks one after another, their rows and where these are from."""
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fpn_d2.experiments.report import benchmark_table
+from fpn_d2.utils.devices import keep_freed_memory
+from fpn_d2.utils.errors import UserError
+from fpn_d2.utils.files import write_json
+from fpn_d2.utils.provenance import (
+    describe_machine,
+    describe_versions,
+    git_commit,
+    installed_versions,
+)
+
+from .agreement import benchmark_agreement
+from .contest import run_task
+from .detectors import benchmark_inference, benchmark_training
+from .engine_parts import benchmark_parts
+from .operators import benchmark_mask_proposals, benchmark_matching, benchmark_pooling
+from .paper_rows import benchmark_rows
+from .profiling import profile_detectors
+
+# Each task with its rounds as a multiple of --rounds, in the order in which they run.
+TASKS = {
+    "pooling": (benchmark_pooling, 1),
+    "inference": (benchmark_inference, 1),
+    "parts": (benchmark_parts, 1),
+    "training": (benchmark_training, 0.5),
+    "matching": (benchmark_matching, 0.5),
+    "mask_proposals": (benchmark_mask_proposals, 0.5),
+    "rows": (benchmark_rows, 2),
+}
+COMPILED_TASKS = ("inference", "training")
+
+
+def describe_benchmark() -> dict[str, Any]:
+    """Describe what a benchmark runs on, in words: ``{threads, machine, versions, commit}``."""
+    machine = describe_machine()
+    sizes = [f"{machine['cores']} cores", f"{machine['memory_gib']} GiB"]
+    parts = [machine["processor"], *sizes, *machine["instructions"], *machine["gpus"]]
+    versions = describe_versions() | installed_versions("onnx", "onnxruntime", "openvino", "nncf")
+    return {
+        "threads": torch.get_num_threads(),
+        "machine": ", ".join(parts),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "commit": git_commit(),
+    }
+
+
+def write_benchmark(rows: Sequence[dict[str, Any]], path: str) -> None:
+    """Write a list of rows; see :func:`benchmark.contest.make_row`.
+
+    Raises:
+        UserError: where the file cannot be written.
+    """
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        write_json(path, rows)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error}); name another file") from error
+
+
+def run_benchmark(args: argparse.Namespace) -> None:
+    """Run the tasks and print their table.
+
+    Args:
+        args: as tools/benchmark.py parses them.
+
+    Raises:
+        UserError: for a device that is not there, and a file that cannot be written.
+    """
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda needs a GPU, and torch finds none; give cpu")
+    calls = [
+        (*TASKS[name], *([args.compile] if name in COMPILED_TASKS else []))
+        for name in TASKS
+        if name in args.tasks
+    ]
+    if args.agreement:
+        calls.append((benchmark_agreement, 0.5, *args.agreement))
+    rows, description = [], describe_benchmark()
+    if args.json and not os.path.exists(args.json):
+        write_benchmark([], args.json)  # before minutes of work are lost
+    for task, share, *arguments in calls:
+        start = time.perf_counter()
+        rounds = max(1, int(share * args.rounds))
+        # Each row tells where it is from, so that files of several machines can be joined.
+        found = run_task(task, device, rounds, *arguments)
+        rows += [{**row, **description} for row in found]
+        print(f"{task.__name__}: {time.perf_counter() - start:.0f} s", flush=True)
+        if args.json:
+            write_benchmark(rows, args.json)
+    print(benchmark_table(rows))
+    if args.profile:
+        keep_freed_memory()
+        print(profile_detectors(device))
+    print(*(f"{name}: {value}" for name, value in description.items()), sep="\n")
