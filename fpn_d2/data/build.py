@@ -26,6 +26,7 @@ from ..config import changed
 from ..config_checks import class_head_key
 from ..utils.errors import UserError
 from ..utils.files import is_local
+from ..utils.progress import working
 from ..utils.seeding import seeded
 from .coco_json import shared_reading
 from .dataset_mapper import (
@@ -207,7 +208,7 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     runs = (run, "masks", f"{run} of masks") if cfg.MODEL.MASK_ON else (run,)
     files = options["proposal_files"] or ()
     ids = [read_proposals(_local(path))["ids"] for path in files]  # Detectron2 would run its code
-    with shared_reading(masks=cfg.MODEL.MASK_ON):
+    with working(f"reading {', '.join(names)}"), shared_reading(masks=cfg.MODEL.MASK_ON):
         check_annotation_files(names, runs, objects_needed=options["filter_empty"])
         try:
             dataset = get_detection_dataset_dicts(names, **options)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
-from tqdm import tqdm
 
 from ..config import load_config
 from ..data.images import read_image
@@ -16,6 +15,7 @@ from ..evaluation import class_thresholds
 from ..inference import Explainer, classes_of, config_for, free_title, split_pair
 from ..utils.errors import UserError
 from ..utils.files import write_json
+from ..utils.progress import told
 from ..visualization import draw_explanation
 from ..visualization.drawing import draw_detections
 from .comparison import Found, draw_comparison
@@ -105,7 +105,7 @@ def run_demo(
     prepare_folder(output, [*files, *_RESULTS], read, replace=replace)
     demo = _Demo(rows, output, thresholds)
     named = dict(zip(read, stems, strict=True))
-    for path in tqdm(sources.images, "images", unit="image", disable=None):
+    for path in told("images", sources.images):
         demo.image(path, named[path], explain)
     for path in sources.videos:
         demo.video(path, named[path], max_pixels)

@@ -7,6 +7,8 @@ has to remember is in its ``state_dict``, which Detectron2's trainer saves.
 
 import contextlib
 import logging
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -21,8 +23,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..utils.errors import UserError
+from ..utils.progress import told
 from ..utils.seeding import seed_everything, seeded
 from .resume_state import averages_kept
 
@@ -30,6 +34,36 @@ logger = logging.getLogger(__name__)
 
 BEST = "model_best"
 VALIDATION_LOSS = "validation_loss"
+
+
+# --- progress
+
+
+class ProgressTeller(HookBase):
+    """A bar in a terminal, above which the log goes on; elsewhere a line wherever Detectron2, which
+    writes one every 20 iterations, has been silent for 20 seconds."""
+
+    def before_train(self) -> None:
+        """See :meth:`HookBase.before_train`."""
+        trainer = self.trainer
+        self._stack = contextlib.ExitStack()
+        self._bar = told(
+            "training", total=trainer.max_iter, unit="iteration", initial=trainer.start_iter
+        )
+        self._stack.enter_context(self._bar)
+        if sys.stderr.isatty():
+            loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "fpn_d2")]
+            self._stack.enter_context(logging_redirect_tqdm(loggers))
+
+    def after_step(self) -> None:
+        """See :meth:`HookBase.after_step`."""
+        if (self.trainer.iter + 1) % 20 == 0 and not sys.stderr.isatty():
+            self._bar.last_print_t = time.time()
+        self._bar.update()
+
+    def after_train(self) -> None:
+        """See :meth:`HookBase.after_train`."""
+        self._stack.close()
 
 
 # --- evaluation, the best checkpoint and early stopping
@@ -215,7 +249,7 @@ def validation_losses(
         stack.enter_context(EventStorage(1))  # where the heads log what they meet
         stack.enter_context(_as_in_training(model))
         for loader in loaders:
-            for batch in loader:
+            for batch in told("validation loss", loader):
                 seed_everything(seed, comm.get_rank(), count)
                 losses = model(batch)
                 losses = losses if isinstance(losses, dict) else {"loss": losses}

@@ -51,6 +51,7 @@ from .monitoring import (
     BestKeeper,
     EarlyStop,
     Evaluation,
+    ProgressTeller,
     WeightAverager,
     check_metric,
     validation_losses,
@@ -161,6 +162,8 @@ class Trainer(DefaultTrainer):
             after = EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.evaluated_model))
             evaluations.append(after)
         hooks[place : place + 1] = evaluations  # before the metrics are written
+        if comm.is_main_process():
+            hooks.append(ProgressTeller())
         return hooks
 
     def build_writers(self) -> list[EventWriter]:
