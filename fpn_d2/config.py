@@ -23,6 +23,7 @@ from .utils.model_zoo import close_zoo_names, zoo_config
 # The bounds of a config file; this package's largest has 300 values in 3 kB.
 _MAX_BYTES = 2**20
 _MAX_VALUES = 100_000
+_OPTIONAL = ("SOLVER.WEIGHT_DECAY_BIAS",)  # None by default
 _MAX_FILES = 100
 
 
@@ -197,6 +198,9 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
         cfg.OUTPUT_DIR = _default_output_dir(path)
         cfg = _merged_with_file(cfg, path)
     _merge_opts(cfg, opts)
+    _check_given(cfg)
+    cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
+    cfg.MODEL.WEIGHTS = os.path.expanduser(cfg.MODEL.WEIGHTS)
     if cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0:
         heads = with_new_names({_ROI_HEADS: cfg.MODEL.ROI_HEADS.NAME}, unused_classes=True)
         cfg.MODEL.ROI_HEADS.NAME = heads[_ROI_HEADS]
@@ -380,15 +384,33 @@ def _checked_stream(path: str) -> IO[str]:
         raise UserError(f"config file {path} is larger than 1 MB, which no config is; name another")
     stream = io.StringIO(text)
     stream.name = path  # for yaml's messages
-    if "*" in text:  # an alias, of three characters, may stand for everything before it
+    keys = re.findall(r"([\w.]+)[\"']?\s*:", text)
+    # An alias, of three characters, may stand for everything before it.
+    if "*" in text or len(set(keys)) < len(keys):
         node = yaml.compose(stream, Loader=yaml.SafeLoader)
         if node is not None and _unfolded_size(node, {}) > _MAX_VALUES:
             raise UserError(
                 f"config file {path} would unfold to more than {_MAX_VALUES} values by its "
                 "aliases; write the values themselves"
             )
+        _check_repeats(node)
         stream.seek(0)
     return stream
+
+
+def _check_repeats(node: yaml.Node | None, section: str = "") -> None:
+    """Refuse a key that is there twice, of which YAML would take the last, with all below it."""
+    seen: set[str] = set()
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        name = f"{section}{key.value}"
+        if name in seen:
+            mark = key.start_mark
+            raise UserError(
+                f"{mark.name} line {mark.line + 1}: {name} is there twice, and only the last would "
+                "count; put both into one"
+            )
+        seen.add(name)
+        _check_repeats(value, f"{name}.")
 
 
 def _unfolded_size(node: yaml.Node, sizes: dict[int, float]) -> float:
@@ -416,6 +438,13 @@ def _broken_file(path: str, error: Exception) -> str:
 
 
 # --- overrides, and what cannot be merged
+
+
+def _check_given(cfg: CfgNode) -> None:
+    """Refuse keys without a value, which can be merged into a key of any kind."""
+    for key, value in flat(cfg).items():
+        if value is None and key not in _OPTIONAL:
+            raise UserError(f"{key} has no value; give it one, or take it out")
 
 
 def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:

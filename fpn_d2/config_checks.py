@@ -170,11 +170,18 @@ def _check_programs(cfg: CfgNode) -> None:
         )
     device = cfg.MODEL.DEVICE
     try:
-        torch.device(device)
-    except RuntimeError as error:
+        kind, index = torch.device(device).type, torch.device(device).index
+        if kind not in ("cpu", "cuda"):  # a tensor on a GPU would take its memory
+            torch.empty(1, device=device).item()
+    except Exception as error:  # of any backend
         raise UserError(f"MODEL.DEVICE is {device}; give cpu or cuda") from error
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"MODEL.DEVICE is {device}, but torch sees no CUDA device; use cpu")
+    if kind == "cuda" and index is not None and index >= torch.cuda.device_count():
+        raise UserError(
+            f"MODEL.DEVICE is {device}, and this machine has {torch.cuda.device_count()} GPUs; "
+            "count them from 0"
+        )
 
 
 def _check_pixels(cfg: CfgNode) -> None:

@@ -210,6 +210,12 @@ VALUES: dict[str, Rule] = {
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": at_least(1),
     "MODEL.SEM_SEG_HEAD.IN_FEATURES": _NAMES,
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": at_least(1),
+    "OUTPUT_DIR": (
+        lambda path: path != "" and "://" not in path,
+        "name a folder of this machine, such as output/mine",
+    ),
+    # NumPy takes 32 bits, and each process of a training adds its number.
+    "SEED": (lambda seed: seed < 2**31, "give one below 2^31, or -1 to draw it"),
     "SOLVER.ACCUMULATE": at_least(1),
     "SOLVER.BASE_LR": at_least(0),
     "SOLVER.BASE_LR_END": at_least(0),

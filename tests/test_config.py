@@ -28,6 +28,7 @@ from fpn_d2.modeling import LevelROIHeads
 
 NEW_KEYS = {
     "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES": 0,
+    "INPUT.AUGMENTATIONS": [],
     "INPUT.RESIZE_TEST": "detectron2",
     "DATALOADER.MAX_SKIPPED_SHARE": 0.01,
     "DATALOADER.RANDOM_SUBSET_RATIO": 1.0,
@@ -209,6 +210,9 @@ FILES = {
     "wrong type": ("SOLVER: {BASE_LR: [1, 2]}", "BASE_LR"),
     "value for a section": ("MODEL: {FPN: 3}", "FPN"),
     "section for a value": ("SEED: {A: 3}", "SEED"),
+    "a section twice": ("SOLVER: {BASE_LR: 0.5}\nSEED: 1\nSOLVER: {MAX_ITER: 9}",
+                        "a.yaml line 3: SOLVER is there twice"),
+    "a key twice": ("SOLVER:\n  BASE_LR: 0.5\n  BASE_LR: 0.1", "line 3: SOLVER.BASE_LR is there"),
     "missing base": ("_BASE_: gone.yaml", r"_BASE_ .*gone\.yaml does not exist"),
     "missing base of a list": ("_BASE_: [b.yaml, gone.yaml]", r"_BASE_ .*gone\.yaml does not"),
     "broken": ("MODEL: {FPN: [", "not a readable YAML file"),
@@ -241,6 +245,29 @@ def test_a_file_that_cannot_be_merged_is_refused_in_a_sentence(write, text, says
         load_config(path)
     assert_is_a_sentence(str(caught.value))
     assert "a.yaml" in str(caught.value) or "/dev/zero" in str(caught.value)
+
+
+def test_a_key_without_a_value_is_named(write):
+    with pytest.raises(UserError, match=r"SOLVER.BASE_LR has no value; give it one"):
+        load_config(write("SOLVER:\n  BASE_LR:\n  MAX_ITER: 9"))
+    assert load_config(write("SOLVER: {WEIGHT_DECAY_BIAS: null}")).SOLVER.WEIGHT_DECAY_BIAS is None
+
+
+def test_the_same_key_in_two_sections_and_in_a_base_is_there_once(write):
+    write("SOLVER: {BASE_LR: 0.5}", "base.yaml")
+    path = write(
+        "_BASE_: base.yaml\nSOLVER: {BASE_LR: 0.1}\nMODEL: {RESNETS: {NORM: BN}, FPN: {NORM: BN}}"
+    )
+    assert load_config(path).SOLVER.BASE_LR == 0.1
+
+
+def test_a_tilde_is_the_home_folder(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    cfg = load_config(write("OUTPUT_DIR: ~/runs/1\nMODEL: {WEIGHTS: ~/w.pth}"))
+    assert (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS) == (
+        "/home/someone/runs/1",
+        "/home/someone/w.pth",
+    )
 
 
 def test_aliases_that_stay_small_are_read(write):
@@ -287,6 +314,9 @@ OPTS = {
     "MODEL.FPN 3": "MODEL.FPN",
     "MODEL.FPN {'TOP_DOWN':False}": "MODEL.FPN",
     "--resume True": "--resume",
+    "SOLVER.BASE_LR None": "SOLVER.BASE_LR has no value",
+    "OUTPUT_DIR s3://bucket/run": "OUTPUT_DIR is 's3://bucket/run'; name a folder of this machine",
+    "MODEL.RESNETS.NORM None": "MODEL.RESNETS.NORM has no value",
 }
 
 
@@ -452,6 +482,31 @@ def test_cuda_is_refused_where_torch_sees_none(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="MODEL.DEVICE is cuda:1.*use cpu"):
         load_config("", ["MODEL.DEVICE", "cuda:1"])
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert load_config("", ["MODEL.DEVICE", "cuda:1"]).MODEL.DEVICE == "cuda:1"
+    with pytest.raises(UserError, match="MODEL.DEVICE is cuda:2, and this machine has 2 GPUs"):
+        load_config("", ["MODEL.DEVICE", "cuda:2"])
+
+
+@pytest.mark.parametrize("device", ["mps", "meta", "xpu"])
+def test_a_device_that_torch_cannot_use_here_is_refused(monkeypatch, device):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=f"MODEL.DEVICE is {device}; give cpu or cuda"):
+        load_config("", ["MODEL.DEVICE", device])
+
+
+@pytest.mark.parametrize("seed, is_taken", [(2**31 - 1, True), (-1, True), (2**31, False)])
+def test_a_seed_is_what_numpy_takes(seed, is_taken):
+    if is_taken:
+        cfg = load_config("", ["MODEL.DEVICE", "cpu", "SEED", str(seed)])
+        assert seed == cfg.SEED
+        return
+    with pytest.raises(UserError, match="SEED is 2147483648; give one below 2"):
+        load_config("", ["MODEL.DEVICE", "cpu", "SEED", str(seed)])
 
 
 ACCEPTED = [

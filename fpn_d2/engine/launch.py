@@ -25,7 +25,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from ..config import changed, load_config
 from ..data import check_names, check_settings, load_train_dataset
 from ..utils.devices import keep_freed_memory
-from ..utils.errors import UserError, exit_on_user_error, sentence_in
+from ..utils.errors import UserError, exit_on_user_error, machine_fault, sentence_in
 from .hooks import EXIT_CODES, handling_signals
 
 
@@ -210,12 +210,19 @@ def _launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.
                 args=(args,),
             )
     except ProcessRaisedException as error:
-        sentence = sentence_in(str(error))  # its message is the child's traceback
+        # Its message is the child's traceback.
+        sentence = sentence_in(str(error)) or machine_fault(RuntimeError(str(error)))
         if sentence is None:
             raise
         raise UserError(sentence) from error
     except ProcessExitedException as error:
         # A signal that met the processes alone has made them end with its code.
+        if not received and error.signal_name in ("SIGKILL", "SIGBUS"):
+            raise UserError(
+                f"process {error.error_index} of {args.num_gpus} was ended from outside by "
+                f"{error.signal_name}, as where memory is short: use fewer processes or lower "
+                "SOLVER.IMS_PER_BATCH"
+            ) from error
         if not received and error.exit_code not in EXIT_CODES.values():
             raise
         sys.exit(EXIT_CODES[received[0]] if received else error.exit_code)
@@ -224,12 +231,21 @@ def _launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.
 
 
 def _run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> Any:
-    """One process: ``main``, with an error in words if the disk is full."""
+    """One process: ``main``, with an error in words if the machine lacks what it needs."""
     keep_freed_memory()
     try:
         return main(args)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except (RuntimeError, OSError) as error:
+        sentence = machine_fault(error)
+        if sentence is not None:
+            raise UserError(sentence) from error
+        number = getattr(error, "errno", None)
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(
+                f"{error.filename} may not be used ({error.strerror}); change its permissions, or "
+                "set OUTPUT_DIR to another folder"
+            ) from error
+        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         # On a full disk a training's end fails too, as it writes its last lines. What counts is the
         # first sentence.

@@ -59,6 +59,13 @@ def restored_config(folder: str, evaluation: bool = False) -> Iterator[None]:
         folder: an OUTPUT_DIR.
         evaluation: whether the run evaluates only, so that a training's ``config.yaml`` is kept.
     """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"OUTPUT_DIR {folder} cannot be made ({error.strerror}); set it to a folder that can "
+            "be written"
+        ) from error
     path = Path(folder, "config.yaml")
     before = path.read_bytes() if comm.is_main_process() and path.is_file() else None
     is_refused = False

@@ -30,6 +30,7 @@ from torch.optim import Optimizer
 from ..checkpoint import SafeCheckpointer
 from ..config import changed
 from ..config_checks import check_registered
+from ..config_doubts import tell_doubts
 from ..data import TrainStream, build_loss_loader, build_test_loader, build_train_loader
 from ..evaluation import (
     MaskRecallEvaluator,
@@ -40,7 +41,7 @@ from ..evaluation import (
 from ..inference import PreparedModel, compile_backbone, prepare_as_configured, trained_class_names
 from ..inference.prepared import PRECISIONS
 from ..layers import convolve_linears
-from ..utils.errors import UserError
+from ..utils.errors import UserError, machine_fault
 from ..utils.files import remove_partial_files
 from ..utils.seeding import seed_everything
 from .hooks import CPUAutocastTrainer, GradientFiller, StepExchange, Stopper, cpu_has_bfloat16
@@ -227,6 +228,12 @@ class Trainer(DefaultTrainer):
                 f"the newest checkpoint in {self.cfg.OUTPUT_DIR} does not say at which iteration "
                 "it was written; delete it, or train without --resume"
             ) from error
+        for name, weight in self.model.state_dict().items():
+            if weight.is_floating_point() and not weight.isfinite().all():
+                raise UserError(
+                    f"MODEL.WEIGHTS {self.cfg.MODEL.WEIGHTS}, or the checkpoint to resume, has NaN "
+                    f"or infinite values in {name}; take an earlier one"
+                )
         seed = self.resume_state.seed
         if self._seed_is_drawn and seed is not None:
             self.cfg = changed(self.cfg, {"SEED": seed})
@@ -327,6 +334,7 @@ class Trainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
         """See :meth:`DefaultTrainer.test`; on a copy of the model that is prepared as
         ``cfg.INFERENCE`` says."""
+        tell_doubts(cfg, training=False)
         # Not the model that is trained, but a prepared copy of it: fpn_d2/inference/prepared.py.
         if cfg.INFERENCE.PREPARE and not isinstance(model, PreparedModel):
             model = _prepared(cfg, model)
@@ -341,7 +349,7 @@ class Trainer(DefaultTrainer):
         logger.info("Running inference with test-time augmentation ...")
         if cfg.INFERENCE.PREPARE:
             made = _prepared(cfg, model)
-            model = PreparedModel(GeneralizedRCNNWithTTA(cfg, made.model), made.dtype)
+            model = PreparedModel(GeneralizedRCNNWithTTA(cfg, made.model), made.dtype, made.engine)
         else:
             model = GeneralizedRCNNWithTTA(cfg, model)
         names = cfg.DATASETS.TEST
@@ -448,10 +456,11 @@ def _naming(key: str, complaint: str, method: str) -> Iterator[None]:
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """A filter of Detectron2's log: a user's error is logged as its sentence."""
+    """A filter of Detectron2's log: a user's error and the machine's are logged as sentences."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, UserError):
-        record.msg, record.args = "Training stopped: %s", (error,)
+    sentence = error if isinstance(error, UserError) else machine_fault(error)
+    if sentence is not None:
+        record.msg, record.args = "Training stopped: %s", (sentence,)
         record.exc_info = record.exc_text = None
     # The first becomes a user's, the second is none.
     return not isinstance(error, (FloatingPointError, EarlyStop))

