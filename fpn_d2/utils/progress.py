@@ -40,7 +40,7 @@ def told(
         return tqdm(items, work, total, unit=unit, **more)
     line = "{desc}: {n_fmt} of {total_fmt} {unit}s in {elapsed}, {remaining} left"
     often = {"mininterval": SECONDS, "maxinterval": SECONDS, "miniters": 1, "delay": SECONDS}
-    often["leave"] = False  # its end would be told twice
+    often |= {"leave": False, "position": 0}  # no second line at its end, no moves of the cursor
     return tqdm(items, work, total, unit=unit, file=_Log(), bar_format=line, **often, **more)
 
 
