@@ -9,6 +9,7 @@ import contextlib
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -43,10 +44,12 @@ class ProgressTeller(HookBase):
     """A bar in a terminal, above which the log goes on; elsewhere a line wherever Detectron2, which
     writes one every 20 iterations, has been silent for 20 seconds."""
 
+    def __init__(self):
+        self._stack = contextlib.ExitStack()
+
     def before_train(self) -> None:
         """See :meth:`HookBase.before_train`."""
         trainer = self.trainer
-        self._stack = contextlib.ExitStack()
         self._bar = told(
             "training", total=trainer.max_iter, unit="iteration", initial=trainer.start_iter
         )
@@ -349,6 +352,8 @@ class AccumulatingOptimizer:
     def __init__(self, optimizer: Optimizer, batches: int):
         """Take the optimizer, and the batches for a step, from 1 on."""
         self._optimizer, self._batches = optimizer, batches
+        # The schedule counts batches, so it goes on before the first step.
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
         self.waiting, self.is_last = 0, False
 
     def __getattr__(self, name: str) -> Any:
