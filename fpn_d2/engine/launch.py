@@ -112,7 +112,7 @@ def _in_epochs(cfg: CfgNode, epochs: float, images: Any) -> dict[str, Any]:
             f"--epochs counts images, and {', '.join(cfg.DATASETS.TRAIN)} does not say how many it "
             "has; give SOLVER.MAX_ITER"
         ) from error
-    solver = cfg.SOLVER
+    solver, period = cfg.SOLVER, cfg.TEST.EVAL_PERIOD
     iterations = max(1, math.ceil(epochs * count / solver.IMS_PER_BATCH))
     scale = iterations / solver.MAX_ITER
     steps = dict.fromkeys(max(1, round(step * scale)) for step in solver.STEPS)
@@ -120,7 +120,7 @@ def _in_epochs(cfg: CfgNode, epochs: float, images: Any) -> dict[str, Any]:
         "SOLVER.MAX_ITER": iterations,
         "SOLVER.STEPS": tuple(step for step in steps if step < iterations),
         "SOLVER.WARMUP_ITERS": round(solver.WARMUP_ITERS * scale),
-        "TEST.EVAL_PERIOD": math.ceil(cfg.TEST.EVAL_PERIOD * scale),  # 0 stays 0
+        "TEST.EVAL_PERIOD": round(period * scale) or min(period, 1),
     }
 
 
