@@ -233,7 +233,7 @@ def test_epochs_are_iterations_of_so_many_images(
     assert list(cfg.SOLVER.STEPS) == [step for step in steps if step < iterations]
     assert round(plain.WARMUP_ITERS * scale) == cfg.SOLVER.WARMUP_ITERS
     shared = whole.TEST.EVAL_PERIOD * scale
-    assert cfg.TEST.EVAL_PERIOD == (max(1, round(shared)) if shared else 0)
+    assert (max(1, round(shared)) if shared else 0) == cfg.TEST.EVAL_PERIOD
     own = read_config(line(tiny_opts, "SOLVER.STEPS", "(1,)", flags=["--epochs", "9"]))
     assert own.SOLVER.STEPS == (1,)
     assert not Path(cfg.OUTPUT_DIR).exists()
