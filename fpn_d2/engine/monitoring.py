@@ -76,20 +76,23 @@ class EarlyStop(Exception):
     """Ends a training whose metric has not become better for long enough; no error."""
 
 
-class Evaluation(EvalHook):
-    """An :class:`EvalHook` that measures the same weights once.
+class Evaluation:
+    """What an :class:`EvalHook` calls, which measures the same weights once: after a training that
+    stops early Detectron2 would evaluate again.
 
-    After the last step of a training that stops early Detectron2 would evaluate again.
+    Attributes:
+        hook: the hook.
+        measured: the steps before the last evaluation, and its results.
     """
 
     def __init__(self, period: int, evaluate: Callable[[], dict[str, Any]]):
-        """See :class:`EvalHook`."""
+        """Take the iterations from one evaluation to the next, and the function that evaluates."""
         self.period = period
         self.measured: tuple[int, dict[str, Any]] | None = None
-        super().__init__(period, lambda: self._once(evaluate))
+        self.hook = EvalHook(period, lambda: self._once(evaluate))
 
     def _once(self, evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        done = _steps_done(self.trainer)
+        done = _steps_done(self.hook.trainer)
         if self.measured is None or self.measured[0] != done:
             self.measured = done, evaluate()
         return self.measured[1]
@@ -104,7 +107,7 @@ class BestKeeper(BestCheckpointer):
 
     A checkpoint is written before the evaluation of its iteration. A training that is resumed from
     it makes this evaluation anew, so it stands where an uncut one does. It belongs right behind
-    the :class:`Evaluation`, in every process.
+    the hook of the :class:`Evaluation`, in every process.
 
     Attributes:
         waited: evaluations since the best one.
@@ -115,7 +118,7 @@ class BestKeeper(BestCheckpointer):
     ):
         """
         Args:
-            evaluation: the hook before this one.
+            evaluation: that of the hook before this one.
             metric: such as ``bbox/AP``; of a loss the least is the best.
             patience: evaluations without a better one that end the training; 0 never does.
             checkpointer: writes ``model_best.pth``.
@@ -148,7 +151,7 @@ class BestKeeper(BestCheckpointer):
             and self._judged != start
         ):
             trainer.iter = trainer.storage.iter = start - 1
-            self._evaluation.after_step()
+            self._evaluation.hook.after_step()
             self.after_step()
 
     def after_step(self) -> None:

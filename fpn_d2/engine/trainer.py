@@ -158,7 +158,7 @@ class Trainer(DefaultTrainer):
         """See :meth:`DefaultTrainer.build_hooks`; with what resumes and stops a training."""
         hooks = [self.resume_state, self.averager, *super().build_hooks()]
         place = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
-        evaluations: list[HookBase | None] = [self.stopper, self.evaluation, self.best_keeper]
+        evaluations = [self.stopper, self.evaluation.hook, self.best_keeper]
         if self.cfg.TEST.AUG.ENABLED:  # as in Detectron2's train_net
             after = EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.evaluated_model))
             evaluations.append(after)
