@@ -142,6 +142,17 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # Train with the backbone compiled by torch.compile (fpn_d2/inference/prepared.py).
     cfg.SOLVER.COMPILE = False
 
+    # What a training does beside its steps (docs/training.md): it keeps model_best.pth by this
+    # metric, such as "bbox/AP" or "validation_loss"; ends after so many evaluations that were not
+    # better than the best; measures its losses on DATASETS.TEST at each evaluation.
+    cfg.TEST.BEST_METRIC = ""
+    cfg.TEST.PATIENCE = 0
+    cfg.TEST.VALIDATION_LOSS = False
+    # Weights averaged over the steps are evaluated and saved, such as 0.999; 0.0 for none.
+    cfg.SOLVER.EMA_DECAY = 0.0
+    # The optimizer steps once for so many iterations, by the mean of their gradients.
+    cfg.SOLVER.ACCUMULATE = 1
+
     # A training without --resume refuses an OUTPUT_DIR with checkpoints; True: it deletes them.
     cfg.OVERWRITE_OUTPUT_DIR = False
 

@@ -46,6 +46,11 @@ def check_schedule(cfg: CfgNode) -> None:
             f"SOLVER.NUM_DECAYS is {solver.NUM_DECAYS} in {solver.MAX_ITER} iterations "
             "(SOLVER.MAX_ITER); give fewer"
         )
+    if cfg.TEST.PATIENCE and not (cfg.TEST.BEST_METRIC and cfg.TEST.EVAL_PERIOD):
+        raise UserError(
+            f"TEST.PATIENCE {cfg.TEST.PATIENCE} counts evaluations without a better metric; set "
+            "TEST.BEST_METRIC, such as 'bbox/AP', and TEST.EVAL_PERIOD, or TEST.PATIENCE to 0"
+        )
 
 
 def check_sampling(cfg: CfgNode) -> None:

@@ -216,12 +216,17 @@ VALUES: dict[str, Rule] = {
     ),
     # NumPy takes 32 bits, and each process of a training adds its number.
     "SEED": (lambda seed: seed < 2**31, "give one below 2^31, or -1 to draw it"),
+    "SOLVER.ACCUMULATE": at_least(1),
     "SOLVER.BASE_LR": at_least(0),
     "SOLVER.BASE_LR_END": at_least(0),
     "SOLVER.CHECKPOINT_PERIOD": at_least(1),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": one_of("value", "norm"),
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": _ABOVE_0,
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": (lambda value: value > 0, "give 2.0, or float('inf')"),
+    "SOLVER.EMA_DECAY": (
+        lambda value: 0 <= value < 1,
+        "give a number from 0.0, which averages nothing, to below 1.0, such as 0.999",
+    ),
     "SOLVER.GAMMA": at_least(0),
     "SOLVER.MAX_ITER": at_least(1),
     "SOLVER.MOMENTUM": (lambda value: 0 <= value < 1, "give a number from 0.0 to below 1.0"),
@@ -242,6 +247,7 @@ VALUES: dict[str, Rule] = {
         "give lists of task, metric, value and tolerance, such as ['bbox', 'AP', 38.5, 0.2]",
     ),
     "TEST.KEYPOINT_OKS_SIGMAS": _POSITIVE,
+    "TEST.PATIENCE": at_least(0),
     "TEST.PRECISE_BN.NUM_ITER": at_least(1),
     "VIS_PERIOD": at_least(0),
 }

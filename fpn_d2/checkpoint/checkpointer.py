@@ -119,6 +119,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.class_names = list(class_names)
         # Called with a checkpoint's content and path before a training goes on from it.
         self.before_resume: Callable[[dict[str, Any], str], None] | None = None
+        # Whose weights to save instead of the model's: a network with the same keys.
+        self.saved_model: nn.Module | None = None
         self._path, self._resuming = "", False
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -160,7 +162,17 @@ class SafeCheckpointer(DetectionCheckpointer):
             "the checkpoints before it are kept: make room there and go on with --resume",
         ):
             names = {CLASS_NAMES: self.class_names} if self.class_names else {}
-            super().save(name, **names, **kwargs)
+            trained = self.model
+            self.model = self.saved_model or trained
+            try:
+                super().save(name, **names, **kwargs)
+            finally:
+                self.model = trained
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """See :meth:`Checkpointer.tag_last_checkpoint`; the best one is not the last."""
+        if last_filename_basename != "model_best.pth":
+            super().tag_last_checkpoint(last_filename_basename)
 
     def has_checkpoint(self) -> bool:
         """See :meth:`Checkpointer.has_checkpoint`; one without ``last_checkpoint`` counts too."""

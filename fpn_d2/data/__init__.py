@@ -1,6 +1,7 @@
 """Data sets and loaders; importing this registers ``shapes`` and the folders of your own data."""
 
 from .build import (
+    build_loss_loader,
     build_test_loader,
     build_train_loader,
     check_names,
@@ -15,6 +16,7 @@ from .validation import check_file
 __all__ = [
     "TorchvisionResize",
     "TrainStream",
+    "build_loss_loader",
     "build_test_loader",
     "build_test_mapper",
     "build_test_resize",

@@ -28,9 +28,11 @@ from ..config_checks import class_head_key
 from ..config_doubts import tell_doubts
 from ..utils.errors import UserError
 from ..utils.files import file_alike, is_local
+from ..utils.progress import working
 from ..utils.seeding import seeded
 from .coco_json import shared_reading
 from .dataset_mapper import (
+    Mapper,
     RefusingMapper,
     SkippingMapper,
     build_test_mapper,
@@ -158,7 +160,11 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """
     check_names([dataset_name], "DATASETS.TEST")
     _check_proposal_files(cfg, "TEST")
-    dataset, mapper = _load_test(cfg, dataset_name), build_test_mapper(cfg)
+    return _test_loader(cfg, dataset_name, build_test_mapper(cfg))
+
+
+def _test_loader(cfg: CfgNode, name: str, mapper: Mapper) -> DataLoader:
+    dataset = _load_test(cfg, name)
     if isinstance(dataset, list):
         mapper = RefusingMapper(mapper)
     else:
@@ -168,6 +174,22 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         mapper=mapper,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
+
+
+def build_loss_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+    """A test set's images one by one as training takes them, with ``instances``, but unchanged by
+    chance and of the test's size; see :func:`build_test_loader`."""
+    plain = {
+        "INPUT.MIN_SIZE_TRAIN": (cfg.INPUT.MIN_SIZE_TEST,),
+        "INPUT.MAX_SIZE_TRAIN": cfg.INPUT.MAX_SIZE_TEST,
+        "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+        "INPUT.RANDOM_FLIP": "none",
+        "INPUT.CROP.ENABLED": False,
+        "INPUT.AUGMENTATIONS": [],
+        "INPUT.OBJECT_SCALE_TRAIN": 0.0,
+    }
+    mapper = build_train_mapper(changed(cfg, plain))
+    return _test_loader(cfg, dataset_name, mapper)
 
 
 def _load_test(cfg: CfgNode, name: str) -> Any:
@@ -194,7 +216,7 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     runs = (run, "masks", f"{run} of masks") if cfg.MODEL.MASK_ON else (run,)
     files = options["proposal_files"] or ()
     ids = [read_proposals(_local(path))["ids"] for path in files]  # Detectron2 would run its code
-    with shared_reading(masks=cfg.MODEL.MASK_ON):
+    with working(f"reading {', '.join(names)}"), shared_reading(masks=cfg.MODEL.MASK_ON):
         check_annotation_files(names, runs, objects_needed=options["filter_empty"])
         try:
             dataset = get_detection_dataset_dicts(names, **options)

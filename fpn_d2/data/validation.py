@@ -22,10 +22,10 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec
 from detectron2.structures import BoxMode
-from tqdm import tqdm
 
 from ..utils.errors import UserError
 from ..utils.files import is_local
+from ..utils.progress import told
 from .annotation_file import (
     ANY_RUN,
     ERROR,
@@ -131,7 +131,7 @@ def _image_findings(images: list[Any], folder: str, workers: int | None) -> Iter
         if isinstance(image, dict) and (name := file_name(image)) is not None
     )
     seen = look_at_all([(os.path.join(folder, name), *size) for name, *size in wanted], workers)
-    bar = tqdm(wanted, desc="images", unit="image", disable=None)
+    bar = told("images", wanted)
     for (name, *_), (fault, remark) in zip(bar, seen, strict=True):
         if fault is not None:
             text = f"image {name} {fault}: replace it, or correct the annotation file"

@@ -13,11 +13,11 @@ import supervision as sv
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image
-from tqdm import tqdm
 
 from ..structures import RegionMasks
 from ..utils.errors import UserError
 from ..utils.files import check_targets, explain_disk_errors, replace_file
+from ..utils.progress import told
 from .sources import MAX_PIXELS
 
 # The least share of the frames that a video promises: its number of frames may be an estimate.
@@ -136,7 +136,7 @@ def convert_video(
     try:
         with contextlib.ExitStack() as stack:
             frames = sv.get_video_frames_generator(source)
-            for frame in tqdm(frames, name, total or None, unit="frame", disable=None):
+            for frame in told(name, frames, total or None, unit="frame"):
                 picture = draw(np.ascontiguousarray(frame[:, :, ::-1]), count)
                 # MPEG-4 keeps its colours at half the size, so sides are even.
                 height, width = (side - side % 2 for side in picture.shape[:2])

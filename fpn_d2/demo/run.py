@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
-from tqdm import tqdm
 
 from ..config import load_config
 from ..data.images import read_image
@@ -17,6 +16,7 @@ from ..evaluation import class_thresholds
 from ..inference import Explainer, classes_of, config_for, free_title, split_pair
 from ..utils.errors import UserError
 from ..utils.files import write_json
+from ..utils.progress import told
 from ..visualization import draw_explanation
 from ..visualization.drawing import draw_detections
 from .comparison import Found, draw_comparison
@@ -125,7 +125,7 @@ def run_demo(
     prepare_folder(output, [*files, *results], read, replace=replace)
     demo = _Demo(rows, output, thresholds, sources.urls)
     ids = [] if sources.videos else image_ids(rows[demo.first], sources.images)
-    for i, path in enumerate(tqdm(sources.images, "images", unit="image", disable=None)):
+    for i, path in enumerate(told("images", sources.images)):
         demo.image(path, targets[path], explain, ids[i] if ids else i + 1)
     for path in sources.videos:
         demo.video(path, targets[path], max_pixels)

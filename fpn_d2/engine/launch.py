@@ -38,7 +38,8 @@ def argument_parser() -> argparse.ArgumentParser:
         type=float,
         metavar="N",
         help="train for N times the training images: SOLVER.MAX_ITER is N x images / "
-        "SOLVER.IMS_PER_BATCH, and SOLVER.STEPS and WARMUP_ITERS keep their shares of it",
+        "SOLVER.IMS_PER_BATCH, and SOLVER.STEPS, WARMUP_ITERS and TEST.EVAL_PERIOD keep their "
+        "shares of it",
     )
     opts = next(action for action in parser._actions if action.dest == "opts")
     opts.help = "config keys and their values, last of all, such as SOLVER.BASE_LR 0.001"
@@ -105,7 +106,8 @@ def _check_epochs(epochs: float, args: argparse.Namespace) -> None:
 
 
 def _in_epochs(cfg: CfgNode, epochs: float, images: Any) -> dict[str, Any]:
-    """The schedule of so many epochs, by its keys; steps and warm-up keep their shares of it."""
+    """The schedule of so many epochs, by its keys; steps, warm-up and evaluations keep their shares
+    of it."""
     try:
         count = len(images)
     except TypeError as error:  # a stream
@@ -113,7 +115,7 @@ def _in_epochs(cfg: CfgNode, epochs: float, images: Any) -> dict[str, Any]:
             f"--epochs counts images, and {', '.join(cfg.DATASETS.TRAIN)} does not say how many it "
             "has; give SOLVER.MAX_ITER"
         ) from error
-    solver = cfg.SOLVER
+    solver, period = cfg.SOLVER, cfg.TEST.EVAL_PERIOD
     iterations = max(1, math.ceil(epochs * count / solver.IMS_PER_BATCH))
     scale = iterations / solver.MAX_ITER
     steps = dict.fromkeys(max(1, round(step * scale)) for step in solver.STEPS)
@@ -121,6 +123,7 @@ def _in_epochs(cfg: CfgNode, epochs: float, images: Any) -> dict[str, Any]:
         "SOLVER.MAX_ITER": iterations,
         "SOLVER.STEPS": tuple(step for step in steps if step < iterations),
         "SOLVER.WARMUP_ITERS": round(solver.WARMUP_ITERS * scale),
+        "TEST.EVAL_PERIOD": round(period * scale) or min(period, 1),
     }
 
 

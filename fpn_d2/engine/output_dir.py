@@ -93,9 +93,10 @@ def rewrite_config(cfg: CfgNode) -> None:
 
 
 def clear_output_dir(folder: str) -> None:
-    """Delete an earlier training's checkpoints."""
-    for path in _checkpoints(folder):  # last_checkpoint first: it must not name what is gone
-        os.remove(path)
+    """Delete an earlier training's checkpoints, and what it wrote for TensorBoard."""
+    events = glob.glob(os.path.join(glob.escape(folder), "events.out.tfevents.*"))
+    for path in (*_checkpoints(folder), *events):  # last_checkpoint first: it must not name what
+        os.remove(path)  # is gone
 
 
 def _fault(cfg: CfgNode) -> str | None:
@@ -162,7 +163,8 @@ def training_seconds(steps: Sequence[dict[str, Any]]) -> float:
 
 def losses_of(steps: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     """The losses by name, each a list beside that of the iterations."""
-    names = [name for name in (steps[0] if steps else ()) if "loss" in name]
+    first = steps[0] if steps else ()
+    names = [name for name in first if "loss" in name and not name.startswith("validation_")]
     losses = {name: [round(step.get(name, 0.0), 5) for step in steps] for name in names}
     return {"iteration": [step["iteration"] for step in steps], **losses}
 

@@ -1,7 +1,8 @@
 """What a resumed training keeps, takes anew from its config, or refuses to change."""
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -98,6 +99,19 @@ def averages_of(model: nn.Module) -> dict[str, float]:
     """The running averages of a model's modules, by the modules' names."""
     modules = _unwrapped(model).named_modules()
     return {name: float(getattr(m, _AVERAGE)) for name, m in modules if hasattr(m, _AVERAGE)}
+
+
+@contextlib.contextmanager
+def averages_kept(model: nn.Module) -> Iterator[None]:
+    """Put a model's running averages back afterwards, or take them away where it had none."""
+    before = {module: vars(module).get(_AVERAGE) for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, value in before.items():
+            vars(module).pop(_AVERAGE, None)
+            if value is not None:
+                setattr(module, _AVERAGE, value)
 
 
 # --- what a config may change

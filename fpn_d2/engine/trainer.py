@@ -19,9 +19,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.engine.hooks import EvalHook
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, TensorboardXWriter
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.optim import Optimizer
@@ -30,11 +31,12 @@ from ..checkpoint import SafeCheckpointer
 from ..config import changed
 from ..config_checks import check_registered
 from ..config_doubts import tell_doubts
-from ..data import TrainStream, build_test_loader, build_train_loader
+from ..data import TrainStream, build_loss_loader, build_test_loader, build_train_loader
 from ..evaluation import (
     MaskRecallEvaluator,
     ResultsWritingCOCOEvaluator,
     ResultsWritingVOCEvaluator,
+    metric_names,
 )
 from ..inference import PreparedModel, compile_backbone, prepare_as_configured, trained_class_names
 from ..inference.prepared import PRECISIONS
@@ -43,6 +45,18 @@ from ..utils.errors import UserError, machine_fault
 from ..utils.files import remove_partial_files
 from ..utils.seeding import seed_everything
 from .hooks import CPUAutocastTrainer, GradientFiller, StepExchange, Stopper, cpu_has_bfloat16
+from .monitoring import (
+    VALIDATION_LOSS,
+    AccumulatingOptimizer,
+    AccumulatingScaler,
+    BestKeeper,
+    EarlyStop,
+    Evaluation,
+    ProgressTeller,
+    WeightAverager,
+    check_metric,
+    validation_losses,
+)
 from .output_dir import clear_output_dir, keep_steps_before, rewrite_config
 from .resume_state import ResumeState, changes, check_resumable, take_settings
 
@@ -81,13 +95,16 @@ class Trainer(DefaultTrainer):
         cfg = changed(self.auto_scale_workers(cfg, comm.get_world_size()), {"SEED": seed})
         # The loader before the model: a wrong data set shows in seconds, not minutes.
         data_loader = self.build_train_loader(cfg)
+        metric_is_known = self._check_best_metric(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         _check_norms(cfg, model)
+        decay = cfg.SOLVER.EMA_DECAY
+        self.averager = WeightAverager(model, decay) if decay > 0 else None
         # DistributedDataParallel refuses Detectron2's device_ids for a module on a CPU.
         device_ids = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
-        self._trainer = _step_class(cfg)(model, data_loader, optimizer)
+        self._trainer = _step(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(
             model,
@@ -97,11 +114,24 @@ class Trainer(DefaultTrainer):
         )
         check = functools.partial(check_resumable, cfg, model, optimizer)
         self.checkpointer.before_resume = check
+        if self.averager is not None:
+            self.checkpointer.saved_model = self.averager.model
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.stopper = Stopper()
         self.resume_state = ResumeState()
+        self.evaluation = Evaluation(cfg.TEST.EVAL_PERIOD, self._evaluate)
+        self.best_keeper: BestKeeper | None = None
+        if cfg.TEST.BEST_METRIC and cfg.DATASETS.TEST:
+            self.best_keeper = BestKeeper(
+                self.evaluation,
+                cfg.TEST.BEST_METRIC,
+                cfg.TEST.PATIENCE,
+                self.checkpointer,
+                metric_is_known,
+            )
+        self._writers: list[EventWriter] = []
         self.register_hooks(self.build_hooks())
         self._exchange = StepExchange(model, cfg.OUTPUT_DIR, self.stopper, self.resume_state)
         self._trainer.register_hooks([self._exchange])
@@ -126,15 +156,53 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase | None]:
         """See :meth:`DefaultTrainer.build_hooks`; with what resumes and stops a training."""
-        hooks = [self.resume_state, *super().build_hooks()]
-        evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
-        hooks.insert(evaluation, self.stopper)
-        if (
-            self.cfg.TEST.AUG.ENABLED
-        ):  # as in Detectron2's train_net; before the metrics are written
-            after = EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model))
-            hooks.insert(evaluation + 2, after)
+        hooks = [self.resume_state, self.averager, *super().build_hooks()]
+        place = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        evaluations = [self.stopper, self.evaluation.hook, self.best_keeper]
+        if self.cfg.TEST.AUG.ENABLED:  # as in Detectron2's train_net
+            after = EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.evaluated_model))
+            evaluations.append(after)
+        hooks[place : place + 1] = evaluations  # before the metrics are written
+        if comm.is_main_process():
+            hooks.append(ProgressTeller())
         return hooks
+
+    def build_writers(self) -> list[EventWriter]:
+        """See :meth:`DefaultTrainer.build_writers`."""
+        self._writers = super().build_writers()
+        return self._writers
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The network that is evaluated: with averaged weights, where they are averaged."""
+        return self.model if self.averager is None else self.averager.model
+
+    def _evaluate(self) -> dict[str, Any]:
+        """The metrics of the test sets, and with ``TEST.VALIDATION_LOSS`` the losses on them."""
+        self._last_eval_results = self.test(self.cfg, self.evaluated_model)
+        if not (self.cfg.TEST.VALIDATION_LOSS and self.cfg.DATASETS.TEST):
+            return self._last_eval_results
+        loaders = (build_loss_loader(self.cfg, name) for name in self.cfg.DATASETS.TEST)
+        losses = validation_losses(self.evaluated_model, loaders, self.cfg.SEED)
+        return {**self._last_eval_results, **losses}
+
+    @classmethod
+    def _check_best_metric(cls, cfg: CfgNode) -> bool:
+        """Refuse a ``TEST.BEST_METRIC`` that is not measured; False if it only shows later."""
+        tests, metric = cfg.DATASETS.TEST, cfg.TEST.BEST_METRIC
+        if not metric:
+            return False
+        if not tests:
+            logger.warning("DATASETS.TEST names no data set, so there is no best checkpoint")
+            return False
+        names = [VALIDATION_LOSS] if cfg.TEST.VALIDATION_LOSS else []
+        for test in tests:
+            of_test = metric_names(cfg, test, cls.build_evaluator(cfg, test))
+            if of_test is None:
+                return False
+            names += [f"{test}/{name}" if len(tests) > 1 else name for name in of_test]
+        check_metric(metric, names)
+        return True
 
     def resume_or_load(self, resume: bool = True) -> None:
         """See :meth:`DefaultTrainer.resume_or_load`.
@@ -174,7 +242,14 @@ class Trainer(DefaultTrainer):
             take_settings(self.optimizer, self.scheduler, settings, self.start_iter)
             for key, (before, now) in changes(self.resume_state.config, self.cfg).items():
                 logger.info("Resumed with another %s: %s instead of %s", key, now, before)
+        if self.best_keeper is not None and self.best_keeper.is_exhausted:
+            logger.info("This training was stopped early; a higher TEST.PATIENCE goes on with it")
+            self.max_iter = self.start_iter
         if comm.is_main_process():
+            for place, writer in enumerate(self._writers):
+                if type(writer) is TensorboardXWriter:  # it has opened no file yet
+                    purging = TensorboardXWriter(self.cfg.OUTPUT_DIR, purge_step=self.start_iter)
+                    self._writers[place] = purging
             rewrite_config(self.cfg)
             if not resume and self.cfg.OVERWRITE_OUTPUT_DIR:
                 clear_output_dir(self.cfg.OUTPUT_DIR)
@@ -191,6 +266,13 @@ class Trainer(DefaultTrainer):
         if isinstance(self._trainer, AMPTrainer) and isinstance(step, dict):
             step.setdefault("grad_scaler", self._trainer.grad_scaler.state_dict())
         super().load_state_dict(state_dict)
+        averaged = state_dict.get("hooks", {}).get(WeightAverager.__qualname__)
+        if averaged and self.averager is None:  # it goes on without averages
+            getattr(self.model, "module", self.model).load_state_dict(averaged["trained"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :meth:`DefaultTrainer.state_dict`; the iteration is one that was trained."""
+        return {**super().state_dict(), "iteration": min(self.iter, self.max_iter - 1)}
 
     def train(self) -> dict[str, Any] | None:
         """See :meth:`DefaultTrainer.train`.
@@ -212,6 +294,11 @@ class Trainer(DefaultTrainer):
         with self.stopper.listening(), optimized:
             try:
                 return super().train()
+            except EarlyStop:
+                if not (self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process()):
+                    return None
+                verify_results(self.cfg, self._last_eval_results)
+                return self._last_eval_results
             except SystemExit:
                 comm.synchronize()  # the first process to end would take the others with it
                 raise
@@ -219,6 +306,8 @@ class Trainer(DefaultTrainer):
     def run_step(self) -> None:
         """See :meth:`DefaultTrainer.run_step`; its random numbers depend on no step before it."""
         seed_everything(self.cfg.SEED, comm.get_rank(), self.iter)
+        if isinstance(self.optimizer, AccumulatingOptimizer):
+            self.optimizer.is_last = self.iter + 1 == self.max_iter
         try:
             super().run_step()
         except FloatingPointError as error:  # of Detectron2's RPN, or as it writes the losses
@@ -332,13 +421,16 @@ def _prepared(cfg: CfgNode, model: nn.Module) -> PreparedModel:
     return _COMPILED[model]
 
 
-def _step_class(cfg: CfgNode) -> type[SimpleTrainer]:
-    """The class of the object that makes a step; in mixed precision with ``SOLVER.AMP.ENABLED``."""
+def _step(cfg: CfgNode, model: nn.Module, loader: Any, optimizer: Optimizer) -> SimpleTrainer:
+    """The object that makes a step; in mixed precision with ``SOLVER.AMP.ENABLED``."""
+    batches = cfg.SOLVER.ACCUMULATE
+    stepping = AccumulatingOptimizer(optimizer, batches) if batches > 1 else optimizer
     if not cfg.SOLVER.AMP.ENABLED:
-        return SimpleTrainer
+        return SimpleTrainer(model, loader, stepping)
     if cfg.MODEL.DEVICE.startswith("cuda"):
-        return AMPTrainer
-    return CPUAutocastTrainer if cpu_has_bfloat16() else SimpleTrainer
+        scaler = AccumulatingScaler("cuda") if batches > 1 else None
+        return AMPTrainer(model, loader, stepping, grad_scaler=scaler)
+    return (CPUAutocastTrainer if cpu_has_bfloat16() else SimpleTrainer)(model, loader, stepping)
 
 
 # The words of a key whose values Detectron2 looks up itself.
@@ -370,4 +462,5 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     if sentence is not None:
         record.msg, record.args = "Training stopped: %s", (sentence,)
         record.exc_info = record.exc_text = None
-    return not isinstance(error, FloatingPointError)  # which becomes one
+    # The first becomes a user's, the second is none.
+    return not isinstance(error, (FloatingPointError, EarlyStop))

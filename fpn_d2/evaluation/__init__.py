@@ -3,6 +3,7 @@
 from .coco_evaluation import ResultsWritingCOCOEvaluator, load_ground_truth
 from .mask_recall import MaskRecallEvaluator
 from .matching import match_boxes
+from .metric_names import metric_names
 from .score_thresholds import class_thresholds, score_threshold
 from .voc_evaluation import ResultsWritingVOCEvaluator
 
@@ -13,5 +14,6 @@ __all__ = [
     "class_thresholds",
     "load_ground_truth",
     "match_boxes",
+    "metric_names",
     "score_threshold",
 ]

@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 from ..data.coco_json import AnnotationFile, shared_reading
 from ..utils.errors import UserError
 from ..utils.files import write_json
+from ..utils.progress import working
 
 
 class ResultsWritingCOCOEvaluator(COCOEvaluator):
@@ -52,7 +53,8 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
         """See :meth:`COCOEvaluator.evaluate`."""
-        results = super().evaluate(img_ids)
+        with working("computing COCO's metrics"):
+            results = super().evaluate(img_ids)
         if self._output_dir and results:  # only the main process has results
             write_results(self._output_dir, results)
         return results

@@ -4,6 +4,7 @@ from typing import Any
 
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 
+from ..utils.progress import working
 from .coco_evaluation import write_results
 
 
@@ -17,7 +18,8 @@ class ResultsWritingVOCEvaluator(PascalVOCDetectionEvaluator):
 
     def evaluate(self) -> dict[str, Any] | None:
         """See :meth:`PascalVOCDetectionEvaluator.evaluate`."""
-        results = super().evaluate()
+        with working("computing Pascal VOC's metrics"):
+            results = super().evaluate()
         if results:  # only the main process has results
             write_results(self._output_dir, results)
         return results

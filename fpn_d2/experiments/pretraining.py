@@ -24,7 +24,6 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from PIL import Image
 from torch import Tensor, nn
-from tqdm import trange
 
 from ..config import changed
 from ..data import load_train_dataset
@@ -32,6 +31,7 @@ from ..data.images import read_sound_image
 from ..engine.hooks import cpu_has_bfloat16
 from ..utils.errors import UserError
 from ..utils.files import replace_file
+from ..utils.progress import told
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def cut_crops(
     """
     rng = np.random.default_rng(seed)
     crops, classes = [], []
-    for record in records:
+    for record in told("cutting out objects", records):
         image = read_sound_image(record, "RGB")
         objects = [o for o in record["annotations"] if not o.get("iscrowd", 0)]
         boxes = np.array(
@@ -196,7 +196,7 @@ def _train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LR, total_steps=iterations)
     half = device.type == "cuda" or cpu_has_bfloat16()
     correct = []
-    for _ in trange(iterations, desc="pretraining", disable=None):
+    for _ in told("pretraining", range(iterations), unit="step"):
         index = torch.randint(len(crops), (batch_size,), generator=generator)
         pixels = (_augment(crops[index], generator).to(device) - mean) / std
         target = classes[index].to(device)

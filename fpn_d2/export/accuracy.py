@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..data import build_test_loader, check_names
 from ..evaluation import ResultsWritingCOCOEvaluator
-from ..inference.quantization import CalibrationImages, told
+from ..inference.quantization import CalibrationImages
 from ..utils.errors import UserError
+from ..utils.progress import told
 from .exporter import Exported
 from .parity import load_exported
 

@@ -11,7 +11,6 @@ import itertools
 import json
 import logging
 import os
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from ..data.build import load_train_dataset
 from ..data.dataset_mapper import RefusingMapper, build_test_mapper
 from ..utils.errors import UserError
 from ..utils.files import is_local, replace_file
+from ..utils.progress import told
 from ..utils.provenance import describe_versions, installed_versions
 from .openvino_parts import Part, convert, quietly, record_inputs, require
 
@@ -115,12 +115,6 @@ def _last_products(node: Any) -> set[str]:
             seen.add(node.get_friendly_name())
             behind += [value.get_node() for value in node.input_values()]
     return found
-
-
-def told(work: str, items: Iterable[Any] | None = None, total: int | None = None) -> tqdm:
-    """A progress bar of images; where no terminal shows it, a line every 20 seconds."""
-    seconds = 0.1 if sys.stderr.isatty() else 20.0
-    return tqdm(items, work, total, unit="image", mininterval=seconds)
 
 
 def quantize_parts(

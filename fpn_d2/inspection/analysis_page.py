@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import NullLocator
-from tqdm import tqdm
 
 from ..data.images import read_sound_image
 from ..evaluation.score_thresholds import ANALYSIS_FILE, BEST_F1, FALLBACK
 from ..utils.errors import UserError
 from ..utils.files import read_json, replace_file, write_json
+from ..utils.progress import told
 from ..visualization import PALETTE, class_color, draw_boxes, level_color, side_by_side
 from ..visualization.pages import (
     Chart,
@@ -344,9 +344,7 @@ def _draw_worst(
     that cannot be drawn."""
     pictures, faults = [], []
     shown = analysis.shown(thresholds)
-    for worst in tqdm(
-        analysis.worst_images(thresholds, number), desc="drawing", unit="image", disable=None
-    ):
+    for worst in told("drawing", analysis.worst_images(thresholds, number)):
         index = worst.pop("index")
         image = analysis.images[index]
         path = os.path.join(analysis.image_root, image["file_name"])

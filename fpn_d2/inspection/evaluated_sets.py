@@ -6,11 +6,11 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from pycocotools.coco import COCO
-from tqdm import tqdm
 
 from ..evaluation import load_ground_truth
 from ..utils.errors import UserError
 from ..utils.files import read_json
+from ..utils.progress import told
 from .error_analysis import ErrorAnalysis
 from .tested_levels import PyramidLevels
 
@@ -37,7 +37,7 @@ def analyze_run(run: str, cfg: CfgNode) -> tuple[list[ErrorAnalysis], list[str]]
             "of train_net.py, and evaluate with --eval-only if it has not been"
         )
     analyses, faults, levels = [], [], PyramidLevels.of_config(cfg)
-    for name in tqdm(names, desc="analysing", unit="test set", disable=None):
+    for name in told("analysing", names, unit="test set"):
         try:
             analyses.append(analyze_test_set(os.path.join(folder, name), levels))
         except UserError as error:

@@ -13,11 +13,11 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 from PIL import Image
-from tqdm import tqdm
 
 from ..data.images import read_image
 from ..utils.errors import UserError
 from ..utils.files import read_json, replace_file, write_json
+from ..utils.progress import told
 from ..visualization import PALETTE, draw_boxes, level_color, level_number, side_by_side
 from ..visualization.layout import stack
 from ..visualization.pages import (
@@ -294,7 +294,7 @@ def draw_samples(
     images = [i for i in np.unique(objects.images).tolist() if objects.file_names[i] not in missing]
     chosen = np.random.default_rng(0).permutation(images)[:number]
     samples, faults = [], []
-    for image in tqdm(sorted(chosen.tolist()), desc="drawing samples", unit="image", disable=None):
+    for image in told("drawing samples", sorted(chosen.tolist())):
         name, size = objects.file_names[image], objects.image_sizes[image].tolist()
         try:
             pixels = read_image(os.path.join(objects.image_folder, name))

@@ -16,12 +16,12 @@ from detectron2.modeling import build_backbone
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.modeling.matcher import Matcher
 from torch import nn
-from tqdm import tqdm
 
 from ..config import changed
 from ..config_checks import features_read
 from ..modeling import levels_of_boxes
 from ..utils.errors import UserError
+from ..utils.progress import told
 from .anchor_reach import (
     best_ious,
     grid_sizes,
@@ -164,9 +164,7 @@ class Inspection:
         self.anchors = np.zeros(len(self.setup.features), dtype=np.int64)
         order = np.argsort(images, kind="stable")
         starts = np.flatnonzero(np.diff(images[order], prepend=-1))
-        for of_image in tqdm(
-            np.split(order, starts[1:]), desc="matching anchors", unit="image", disable=None
-        ):
+        for of_image in told("matching anchors", np.split(order, starts[1:])):
             _, levels, objects = positive_anchors(
                 generator,
                 self.setup.matcher,

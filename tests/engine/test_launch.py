@@ -223,7 +223,8 @@ def test_epochs_are_iterations_of_so_many_images(
 ):
     """The data set has eight images, all with objects."""
     monkeypatch.chdir(repo)
-    plain = read_config(line(tiny_opts)).SOLVER
+    whole = read_config(line(tiny_opts))
+    plain = whole.SOLVER
     words = ["SOLVER.IMS_PER_BATCH", str(batch)]
     cfg = read_config(line(tiny_opts, *words, flags=["--epochs", str(epochs)]))
     assert iterations == cfg.SOLVER.MAX_ITER
@@ -231,6 +232,8 @@ def test_epochs_are_iterations_of_so_many_images(
     steps = [max(1, round(step * scale)) for step in plain.STEPS]
     assert list(cfg.SOLVER.STEPS) == [step for step in steps if step < iterations]
     assert round(plain.WARMUP_ITERS * scale) == cfg.SOLVER.WARMUP_ITERS
+    shared = whole.TEST.EVAL_PERIOD * scale
+    assert (max(1, round(shared)) if shared else 0) == cfg.TEST.EVAL_PERIOD
     own = read_config(line(tiny_opts, "SOLVER.STEPS", "(1,)", flags=["--epochs", "9"]))
     assert own.SOLVER.STEPS == (1,)
     assert not Path(cfg.OUTPUT_DIR).exists()

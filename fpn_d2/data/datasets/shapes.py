@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,9 @@ import portalocker
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from PIL import Image
-from tqdm import tqdm
 
 from ...utils.errors import UserError
+from ...utils.progress import told
 
 BUILTIN_NAME = "shapes"
 CLASSES = ("circle", "cross", "square", "star", "triangle")
@@ -221,11 +220,10 @@ def _write(folder: str, spec: ShapesSpec) -> None:
 
     os.makedirs(os.path.join(folder, "images"))
     os.makedirs(os.path.join(folder, "annotations"))
-    quiet = not sys.stderr.isatty()
     for number, split in enumerate(_SPLITS):
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for index in tqdm(range(getattr(spec, split)), desc=f"shapes {split}", disable=quiet):
+        for index in told(f"shapes {split}", range(getattr(spec, split))):
             # A generator for each image: image i is the same in a set of any length.
             rng = np.random.default_rng([spec.seed, number, index])
             scene = compose_scene(rng, spec)

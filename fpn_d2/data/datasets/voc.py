@@ -18,8 +18,8 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
-from tqdm import tqdm
 
+from ...utils.progress import told
 from .converted_split import Source, Split, is_image, some
 
 # The folders of XML files and of images, relative to that of a split or of all.
@@ -132,7 +132,7 @@ def _read_split(folder: str, name: str, place: _Place) -> Split:
                     f"{place.images_list} line {line} names an image whose annotations, {file}, "
                     "do not exist: put the file there, or correct the line"
                 )
-    for file in tqdm(files, f"reading {name}", unit="image", disable=None):
+    for file in told(f"reading {name}", files):
         try:
             root = parse(file).getroot()
         except (OSError, ValueError, ParseError, DefusedXmlException, RecursionError) as error:
@@ -192,9 +192,9 @@ def _read_file(split: Split, file: str, root: Element, image: str) -> Iterator[s
         if not name:
             yield f"{which} has no name: add its class"
         elif None in box or box[2] < box[0] or box[3] < box[1]:
-            told = None if corners is None else [corner.text for corner in corners]
+            found = None if corners is None else [corner.text for corner in corners]
             text = "give xmin, ymin, xmax and ymax in pixels, the lower ones first"
-            yield f"{which} has the bndbox {reprlib.repr(told)}: {text}"
+            yield f"{which} has the bndbox {reprlib.repr(found)}: {text}"
         elif None in polygons:
             yield f"{which} has a polygon that is not x1, y1 to x3, y3 or more: correct it"
         else:

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 from PIL import Image
-from tqdm import tqdm
 
 from ...utils.errors import UserError
+from ...utils.progress import told
 from ..images import turned_size
 from .converted_split import Source, Split, all_files, is_image, some
 
@@ -201,7 +201,7 @@ def _read_split(
             f"{data_file} names {entry} for {name}, which does not exist: correct it there"
         )
     unlabelled, poses = [], 0
-    for image, label in tqdm(images.items(), f"reading {name}", unit="image", disable=None):
+    for image, label in told(f"reading {name}", images.items()):
         try:
             width, height = _turned_size(image)
         except Exception as error:  # depending on the format
