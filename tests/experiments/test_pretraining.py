@@ -113,8 +113,9 @@ def test_the_classifier_averages_the_coarsest_map():
 def test_the_checkpoint_fills_the_whole_bottom_up_network(repo, tiny_opts, tmp_path):
     cfg = load_config(repo / ROW, tiny_opts)
     path = str(tmp_path / "start" / "R-18.pkl")
-    accuracy = pretrain_backbone(cfg, path, iterations=2, batch_size=4)
+    accuracy, iterations, _, held_out = pretrain_backbone(cfg, path, iterations=2, batch_size=4)
     assert 0 <= accuracy <= 1
+    assert (iterations, held_out) == (2, 0)
     model = Trainer.build_model(cfg)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     SafeCheckpointer(model).load(path)
