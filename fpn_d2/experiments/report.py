@@ -139,8 +139,10 @@ def claims_table(found: Iterable[tuple[Table, Mapping[str, Any]]]) -> str:
                 continue
             lines.append([table.table, *_claim_cells(verdict, where, summaries)])
     # The scales of a claim stand together.
-    places = {line[1]: place for place, line in reversed(list(enumerate(lines)))}
-    lines.sort(key=lambda line: (line[0], places[line[1]]))
+    places: dict[tuple[str, ...], int] = {}
+    for line in lines:
+        places.setdefault(tuple(line[:2]), len(places))
+    lines.sort(key=lambda line: (line[0], places[tuple(line[:2])]))
     return _pipe_table(header, lines)
 
 
