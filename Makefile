@@ -47,13 +47,14 @@ results: setup  ## write the tables in docs/ and the reports in results/ from re
 # On every core, with one thread for each process: networks this small gain nothing from two.
 PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --dist worksteal
 
+# OpenVINO is one wheel of 60 MB; NNCF brings SciPy and scikit-learn, and its tests are slow anyway.
 test: setup  ## run the quick tests on a CPU, on all its cores
-	@$(PYTHON) $(SETUP) pytest xdist hypothesis
+	@$(PYTHON) $(SETUP) pytest xdist hypothesis openvino
 	$(PYTEST) -m "not slow" $(TESTS)
 
 # pytest ends with 5 where it selected nothing: fine only while no test is marked slow.
 test-slow: setup  ## run the slow tests
-	@$(PYTHON) $(SETUP) pytest xdist hypothesis
+	@$(PYTHON) $(SETUP) pytest xdist hypothesis openvino nncf onnx
 	@$(PYTEST) -m slow $(TESTS) || { status=$$?; \
 	  [ $$status -eq 5 ] && ! grep -rq --include='*.py' 'mark\.slow' tests || exit $$status; }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
+OPENVINO = ["openvino>=2026.4", "nncf>=3.4", "onnx>=1.13"]  # for int8, and for the export
 
 
 def version() -> str:
@@ -60,7 +61,8 @@ setup(
     ],
     extras_require={
         "app": ["gradio>=6.0"],  # tools/app.py
-        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", "hypothesis>=6"],
+        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", "hypothesis>=6", *OPENVINO],
         "export": ["onnx>=1.13", "onnxruntime>=1.14"],  # tools/export.py --format onnx
+        "openvino": OPENVINO,  # INFERENCE.ENGINE openvino, tools/export.py --format openvino
     },
 )

@@ -14,6 +14,7 @@ Between `<!-- results/*.json -->` and such an end it writes the paper's claims a
 all of these files.
 """
 
+import argparse
 import os
 import re
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ _SECTION = re.compile(r"(<!-- (\S+\.json) -->\n).*?(<!-- end of results -->)", r
 
 def main() -> None:
     """Write the pages and the reports."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     with exit_on_user_error():
         tables = load_tables(ROOT / "configs" / "tables.yaml")
         pages = {ROOT / name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}

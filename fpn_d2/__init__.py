@@ -1,9 +1,11 @@
 """Feature Pyramid Networks for Object Detection (Lin et al., CVPR 2017) on Detectron2.
 
 Importing this package registers its data sets and components under Detectron2's registries and
-changes none of Detectron2's defaults. The ways in are :func:`add_fpn_config`,
-:func:`load_config` and :func:`load_model`.
+changes none of Detectron2's defaults. The ways in are :class:`Predictor`, :func:`load_config`,
+:func:`load_model` and :func:`add_fpn_config`.
 """
+
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -30,4 +32,13 @@ from .checkpoint import load_model
 from .config import add_fpn_config, load_config
 from .utils.errors import UserError
 
-__all__ = ["UserError", "add_fpn_config", "load_config", "load_model"]
+__all__ = ["Predictor", "UserError", "add_fpn_config", "load_config", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the predictor once it is asked for: a training needs nothing of it."""
+    if name != "Predictor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .inference import Predictor
+
+    return Predictor

@@ -7,7 +7,7 @@ import operator
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import IO, Any
 
@@ -18,10 +18,12 @@ from detectron2.utils.file_io import PathManager
 
 from .config_checks import check_config, import_foreign
 from .utils.errors import UserError
+from .utils.model_zoo import close_zoo_names, zoo_config
 
 # The bounds of a config file; this package's largest has 300 values in 3 kB.
 _MAX_BYTES = 2**20
 _MAX_VALUES = 100_000
+_OPTIONAL = ("SOLVER.WEIGHT_DECAY_BIAS",)  # None by default
 _MAX_FILES = 100
 
 
@@ -99,9 +101,19 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # order, after INPUT.CROP and before the resize. fpn_d2/utils/augmentations.py has all of them.
     cfg.INPUT.AUGMENTATIONS = []
 
+    # True: train_net.py sets NUM_CLASSES of the RoI heads and of RetinaNet to the number of classes
+    # of DATASETS.TRAIN, and writes it into the run's config.yaml.
+    cfg.MODEL.NUM_CLASSES_FROM_DATA = False
+
     # How test images are resized: "detectron2" (Pillow, to whole numbers from 0 to 255, smoothed
     # where they shrink), or as torchvision's detectors do it, "torchvision".
     cfg.INPUT.RESIZE_TEST = "detectron2"
+
+    # Detectron2's samplers read these two, and its defaults lack them: the share of the images that
+    # RandomSubsetTrainingSampler draws from, and how often the weighted samplers repeat the images
+    # of a data set, as in [("shapes_train", 2.0)].
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
+    cfg.DATASETS.TRAIN_REPEAT_FACTOR = []
 
     # Training skips images that cannot be read, or are of another size than the annotation file
     # says, and names them in the log. It stops once they are more than this share of the training
@@ -110,10 +122,14 @@ def add_fpn_config(cfg: CfgNode) -> None:
 
     # Evaluation runs on a copy of the model that is prepared for it (fpn_d2/inference/prepared.py):
     # batch norms folded, channels-last; the same detections but for rounding. Precision "float32",
-    # "bfloat16" or, on CUDA, "float16". COMPILE: torch.compile, which pays from hundreds of images.
+    # "bfloat16", on CUDA "float16", or with OpenVINO "int8", whose ranges are taken from so many
+    # images of DATASETS.TRAIN. COMPILE: torch.compile, which pays from hundreds of images. ENGINE:
+    # what computes the dense parts, "torch", "openvino", or "auto", OpenVINO where it can.
     cfg.INFERENCE = CfgNode()
     cfg.INFERENCE.PREPARE = True
+    cfg.INFERENCE.ENGINE = "torch"
     cfg.INFERENCE.PRECISION = "float32"
+    cfg.INFERENCE.CALIBRATION_IMAGES = 64
     cfg.INFERENCE.COMPILE = False
 
     # Train with the backbone compiled by torch.compile (fpn_d2/inference/prepared.py).
@@ -151,7 +167,8 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
     rows read, in a folder of its own.
 
     Args:
-        path: the YAML file; empty for the defaults alone.
+        path: the YAML file, or the name of a config of Detectron2's model zoo, such as
+            ``COCO-Detection/faster_rcnn_R_50_FPN_3x``; empty for the defaults alone.
         opts: ``["KEY", "value", ...]`` overrides, as on the command line.
 
     Returns:
@@ -170,6 +187,9 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
         cfg.OUTPUT_DIR = _default_output_dir(path)
         cfg = _merged_with_file(cfg, path)
     _merge_opts(cfg, opts)
+    _check_given(cfg)
+    cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
+    cfg.MODEL.WEIGHTS = os.path.expanduser(cfg.MODEL.WEIGHTS)
     if cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0:
         heads = with_new_names({_ROI_HEADS: cfg.MODEL.ROI_HEADS.NAME}, unused_classes=True)
         cfg.MODEL.ROI_HEADS.NAME = heads[_ROI_HEADS]
@@ -199,6 +219,15 @@ def changed(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:
     if cfg.is_frozen():
         copy.freeze()
     return copy
+
+
+def flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
+    """A config as ``{"MODEL.DEVICE": "cpu", ...}``, without its sections."""
+    values: dict[str, Any] = {}
+    for key, value in node.items():
+        inner = isinstance(value, CfgNode)
+        values |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return values
 
 
 _RPN, _RPN_HEAD, _ROI_HEADS = (
@@ -279,8 +308,16 @@ def _default_output_dir(path: str) -> str:
 def _merged_with_file(cfg: CfgNode, path: str) -> CfgNode:
     """``cfg.merge_from_file`` into a copy, with Detectron2's errors turned into sentences."""
     if not os.path.isfile(path):
+        zoo = zoo_config(path)
+        if zoo is not None:
+            zoo.MODEL.DEVICE, zoo.OUTPUT_DIR = cfg.MODEL.DEVICE, cfg.OUTPUT_DIR
+            cfg.merge_from_other_cfg(zoo)
+            return cfg
         what = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise UserError(f"config file {path} {what}; name one, such as a .yaml of configs/quick/")
+        close = close_zoo_names(path)
+        hint = f"did you mean {' or '.join(close)} of the model zoo? Otherwise " if close else ""
+        remedy = "name one, such as a .yaml of configs/quick/"
+        raise UserError(f"config file {path} {what}; {hint}{remedy}")
     files_read = 0
 
     class CheckedFiles(CfgNode):
@@ -336,15 +373,33 @@ def _checked_stream(path: str) -> IO[str]:
         raise UserError(f"config file {path} is larger than 1 MB, which no config is; name another")
     stream = io.StringIO(text)
     stream.name = path  # for yaml's messages
-    if "*" in text:  # an alias, of three characters, may stand for everything before it
+    keys = re.findall(r"([\w.]+)[\"']?\s*:", text)
+    # An alias, of three characters, may stand for everything before it.
+    if "*" in text or len(set(keys)) < len(keys):
         node = yaml.compose(stream, Loader=yaml.SafeLoader)
         if node is not None and _unfolded_size(node, {}) > _MAX_VALUES:
             raise UserError(
                 f"config file {path} would unfold to more than {_MAX_VALUES} values by its "
                 "aliases; write the values themselves"
             )
+        _check_repeats(node)
         stream.seek(0)
     return stream
+
+
+def _check_repeats(node: yaml.Node | None, section: str = "") -> None:
+    """Refuse a key that is there twice, of which YAML would take the last, with all below it."""
+    seen: set[str] = set()
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        name = f"{section}{key.value}"
+        if name in seen:
+            mark = key.start_mark
+            raise UserError(
+                f"{mark.name} line {mark.line + 1}: {name} is there twice, and only the last would "
+                "count; put both into one"
+            )
+        seen.add(name)
+        _check_repeats(value, f"{name}.")
 
 
 def _unfolded_size(node: yaml.Node, sizes: dict[int, float]) -> float:
@@ -374,6 +429,13 @@ def _broken_file(path: str, error: Exception) -> str:
 # --- overrides, and what cannot be merged
 
 
+def _check_given(cfg: CfgNode) -> None:
+    """Refuse keys without a value, which can be merged into a key of any kind."""
+    for key, value in flat(cfg).items():
+        if value is None and key not in _OPTIONAL:
+            raise UserError(f"{key} has no value; give it one, or take it out")
+
+
 def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
     if len(opts) % 2:
         raise UserError(
@@ -384,7 +446,7 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
         try:
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError, TypeError, AttributeError) as error:
-            known = key in set(_all_keys(cfg))
+            known = key in flat(cfg)
             reason = _explain(cfg, error) if known else _unknown_key(cfg, key)
             raise UserError(f"override {key} {value}: {reason}") from error
 
@@ -414,14 +476,11 @@ def _explain(cfg: CfgNode, error: Exception) -> str:
 def _unknown_key(cfg: CfgNode, key: str) -> str:
     if key.startswith("-"):
         return f"{key} is no config key; give flags before the overrides"
-    close = difflib.get_close_matches(key, list(_all_keys(cfg)), n=1, cutoff=0.6)
+    if "EPOCH" in key.upper():
+        return (
+            f"there is no config key {key}; set SOLVER.MAX_ITER to epochs x images / "
+            "SOLVER.IMS_PER_BATCH, or give train_net.py --epochs before the overrides"
+        )
+    close = difflib.get_close_matches(key, list(flat(cfg)), n=1, cutoff=0.6)
     hint = f"did you mean {close[0]}?" if close else "take it out, or correct it"
     return f"there is no config key {key}; {hint}"
-
-
-def _all_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _all_keys(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"

@@ -8,16 +8,13 @@ that programs extend by overriding one of the trainer's methods.
 """
 
 import difflib
-import functools
 import importlib
-import itertools
-import math
-import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.modeling import (
     ANCHOR_GENERATOR_REGISTRY,
@@ -40,6 +37,17 @@ from detectron2.modeling.proposal_generator import RPN
 from fvcore.common.registry import Registry
 from PIL import Image
 
+from .config_combinations import check_heads, check_sampling, check_schedule
+from .config_values import (
+    DEPTH,
+    MASK_VALUES,
+    NORM,
+    VALUES,
+    check_values,
+    is_finite,
+    one_of,
+    value_of,
+)
 from .modeling import MaskProposalNetwork, build_fpn_backbone
 from .modeling.fpn import (
     TOP_BLOCKS,
@@ -54,8 +62,10 @@ from .utils.errors import UserError
 
 def check_config(cfg: CfgNode) -> None:
     """Refuse values, and combinations of values, that cannot work, by a :class:`UserError`."""
-    _check_values(cfg, _VALUES)
+    check_values(cfg, VALUES | {"MODEL.FPN.TOP_BLOCK": one_of(*TOP_BLOCKS)})
     _check_programs(cfg)
+    check_schedule(cfg)
+    check_sampling(cfg)
     _check_pixels(cfg)
     _check_neck(cfg)
     _check_levels(cfg)
@@ -71,8 +81,16 @@ def check_registered(cfg: CfgNode) -> None:
         UserError: with the key and the names that come closest.
     """
     import_foreign(cfg)
+    first = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else ""
+    counted = first in MetadataCatalog and MetadataCatalog.get(first).get("class_image_count")
+    if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS and not counted:
+        raise UserError(
+            f"MODEL.ROI_BOX_HEAD.USE_FED_LOSS needs the number of images of each class, and data "
+            f"set {first!r} has no class_image_count among its metadata; set it to False, or name "
+            "an LVIS data set in DATASETS.TRAIN"
+        )
     for key, registry in _names(cfg):
-        name = _get(cfg, key)
+        name = value_of(cfg, key)
         if name not in registry:
             known = sorted(known for known, _ in registry)
             names = difflib.get_close_matches(name, known, n=3) or known[:8]
@@ -112,134 +130,58 @@ def import_foreign(cfg: CfgNode) -> None:
 # --- one key at a time
 
 
-# A test of a key's value, and the words that follow ``KEY is value`` where it fails.
-_Rule = tuple[Callable[[Any], bool], str]
-
-
-def _one_of(*choices: str) -> _Rule:
-    return lambda value: value in choices, f"set it to {' or '.join(map(repr, choices))}"
-
-
-def _at_least(least: int) -> _Rule:
-    return lambda value: math.isfinite(value) and value >= least, f"give {least} or more"
-
-
-def _is_finite(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
-
-
-def _are_whole(values: Sequence[Any]) -> bool:
-    return all(type(value) is int and value >= 1 for value in values)
-
-
-def _are_positive(values: Sequence[Any]) -> bool:
-    """Whether a list, or a list of lists, holds numbers above 0 and nothing else."""
-    lists = (one if isinstance(one, list | tuple) else [one] for one in values)
-    return all(_is_finite(value) and value > 0 for value in itertools.chain(*lists))
-
-
-_NAMES: _Rule = (
-    lambda values: all(isinstance(value, str) for value in values),
-    "give names, such as ['p2', 'p3']",
-)
-_POSITIVE: _Rule = (_are_positive, "give numbers above 0")
-_WHOLE = "give whole numbers above 0"
-
-# Closed lists stand only for what no program can extend by a registry or a subclass.
-_VALUES: dict[str, _Rule] = {
-    "DATALOADER.MAX_SKIPPED_SHARE": (lambda share: 0 <= share <= 1, "give a fraction, 0.0 to 1.0"),
-    "DATALOADER.NUM_WORKERS": _at_least(0),
-    "INFERENCE.PRECISION": _one_of("float32", "bfloat16", "float16"),
-    "INPUT.MAX_SIZE_TEST": _at_least(1),
-    "INPUT.MAX_SIZE_TRAIN": _at_least(1),
-    "INPUT.MIN_SIZE_TEST": _at_least(0),  # 0 resizes nothing
-    "INPUT.MIN_SIZE_TRAIN": (lambda values: len(values) > 0 and _are_whole(values), _WHOLE),
-    "INPUT.RANDOM_FLIP": _one_of("horizontal", "vertical", "none"),
-    "INPUT.RESIZE_TEST": _one_of("detectron2", "torchvision"),
-    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": _POSITIVE,
-    "MODEL.ANCHOR_GENERATOR.SIZES": _POSITIVE,
-    "MODEL.FPN.FUSE_TYPE": _one_of("sum", "avg"),
-    "MODEL.FPN.IN_FEATURES": _NAMES,
-    "MODEL.FPN.OUT_FEATURES": _NAMES,
-    "MODEL.FPN.TOP_BLOCK": _one_of(*TOP_BLOCKS),
-    "MODEL.MASK_PROPOSAL.IN_FEATURES": _NAMES,
-    "MODEL.RESNETS.OUT_FEATURES": _NAMES,
-    "MODEL.RETINANET.IN_FEATURES": _NAMES,
-    "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES": _at_least(0),
-    "MODEL.ROI_BOX_HEAD.POOLER_BACKEND": _one_of("auto", "gather", "torchvision"),
-    "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE": (
-        lambda value: value > 0,
-        "Eq. 1 divides by it, so set a side in pixels, such as the paper's 224",
-    ),
-    "MODEL.ROI_HEADS.IN_FEATURES": _NAMES,
-    "MODEL.RPN.IN_FEATURES": _NAMES,
-    "SOLVER.BASE_LR": _at_least(0),
-    "SOLVER.CHECKPOINT_PERIOD": _at_least(1),
-    "SOLVER.MAX_ITER": _at_least(1),
-    "SOLVER.STEPS": (_are_whole, _WHOLE),
-    "TEST.DETECTIONS_PER_IMAGE": _at_least(-1),
-    "TEST.EVAL_PERIOD": _at_least(0),
-}
-_MASK_VALUES: dict[str, _Rule] = {
-    "MODEL.MASK_PROPOSAL.BATCH_SIZE_PER_IMAGE": _at_least(1),
-    "MODEL.MASK_PROPOSAL.HIDDEN_DIM": _at_least(1),
-    "MODEL.MASK_PROPOSAL.MASK_SIZE": _at_least(1),
-    "MODEL.MASK_PROPOSAL.SIZES": (_are_positive, "give scales in pixels, above 0"),
-    "MODEL.MASK_PROPOSAL.TEST_SCALES": (
-        lambda values: len(values) > 0 and _are_positive(values),
-        "give factors above 0, [1.0] for none",
-    ),
-    "MODEL.MASK_PROPOSAL.TOPK_TEST": _at_least(1),
-    "MODEL.MASK_PROPOSAL.WINDOWS": (
-        lambda values: len(values) > 0 and _are_whole(values) and all(v % 2 for v in values),
-        "give odd sides in cells, such as [5, 7]",
-    ),
-}
-# What Detectron2's own components take; other people's may take more.
-_DEPTH = (lambda depth: depth in (18, 34, 50, 101, 152), "set it to 18, 34, 50, 101 or 152")
-_NORM = _one_of(
-    "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
-)
-_POOLER_TYPE = _one_of("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated")
-
-
-def _check_values(cfg: CfgNode, rules: dict[str, _Rule]) -> None:
-    for key, (holds, remedy) in rules.items():
-        value = _get(cfg, key)
-        if not holds(value):
-            raise UserError(f"{key} is {value!r}; {remedy}")
-
-
-def _get(cfg: CfgNode, key: str) -> Any:
-    return functools.reduce(operator.getitem, key.split("."), cfg)
-
-
 # --- combinations of keys
 
 
 def _check_programs(cfg: CfgNode) -> None:
     """Refuse what no model says: the solver, the device, the copy that is evaluated."""
     images, world = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
-    if list(cfg.SOLVER.STEPS) != sorted(cfg.SOLVER.STEPS):
-        raise UserError(f"SOLVER.STEPS is {cfg.SOLVER.STEPS}; give the iterations in their order")
     if world > 0 and images % world:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH {images} does not divide among the {world} processes of "
             "SOLVER.REFERENCE_WORLD_SIZE; set that to 0 to take batch and schedule as they are"
         )
     inference = cfg.INFERENCE
-    if not inference.PREPARE and (inference.PRECISION != "float32" or inference.COMPILE):
+    engine = inference.ENGINE != "torch"
+    if not inference.PREPARE and (inference.PRECISION != "float32" or inference.COMPILE or engine):
         raise UserError(
-            "INFERENCE.PRECISION and COMPILE have no effect without INFERENCE.PREPARE True; set it"
+            "INFERENCE.PRECISION, ENGINE and COMPILE have no effect without INFERENCE.PREPARE "
+            "True; set it"
+        )
+    if engine and inference.COMPILE:
+        raise UserError(
+            "INFERENCE.COMPILE compiles by PyTorch; set INFERENCE.ENGINE torch, or COMPILE False"
+        )
+    if inference.PRECISION == "int8" and not engine:
+        raise UserError(
+            "INFERENCE.PRECISION int8 is OpenVINO's; set INFERENCE.ENGINE openvino, or take "
+            "float32 or bfloat16"
+        )
+    if not cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
+        raise UserError(
+            "MODEL.PANOPTIC_FPN.COMBINE.ENABLED has no effect (Detectron2 reads it no more); leave "
+            "it True"
+        )
+    anchors = cfg.MODEL.ANCHOR_GENERATOR
+    if list(anchors.ANGLES) != [[-90, 0, 90]] and anchors.NAME == "DefaultAnchorGenerator":
+        raise UserError(
+            "MODEL.ANCHOR_GENERATOR.ANGLES has no effect on the DefaultAnchorGenerator; leave it "
+            "at [[-90, 0, 90]]"
         )
     device = cfg.MODEL.DEVICE
     try:
-        torch.device(device)
-    except RuntimeError as error:
+        kind, index = torch.device(device).type, torch.device(device).index
+        if kind not in ("cpu", "cuda"):  # a tensor on a GPU would take its memory
+            torch.empty(1, device=device).item()
+    except Exception as error:  # of any backend
         raise UserError(f"MODEL.DEVICE is {device}; give cpu or cuda") from error
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"MODEL.DEVICE is {device}, but torch sees no CUDA device; use cpu")
+    if kind == "cuda" and index is not None and index >= torch.cuda.device_count():
+        raise UserError(
+            f"MODEL.DEVICE is {device}, and this machine has {torch.cuda.device_count()} GPUs; "
+            "count them from 0"
+        )
 
 
 def _check_pixels(cfg: CfgNode) -> None:
@@ -254,7 +196,7 @@ def _check_pixels(cfg: CfgNode) -> None:
         )
     for name in ("PIXEL_MEAN", "PIXEL_STD"):
         values = cfg.MODEL[name]
-        if len(values) != shape[2] or not all(map(_is_finite, values)):
+        if len(values) != shape[2] or not all(map(is_finite, values)):
             raise UserError(
                 f"MODEL.{name} is {values}; give a number for each of the {shape[2]} channels of "
                 f"INPUT.FORMAT {cfg.INPUT.FORMAT}"
@@ -307,7 +249,7 @@ def _check_levels(cfg: CfgNode) -> None:
 
 
 def _check_mask_proposals(cfg: CfgNode) -> None:
-    _check_values(cfg, _MASK_VALUES)
+    check_values(cfg, MASK_VALUES)
     keys, levels = cfg.MODEL.MASK_PROPOSAL, list(cfg.MODEL.MASK_PROPOSAL.IN_FEATURES)
     if [len(sizes) for sizes in keys.SIZES] != [len(levels)] * len(keys.WINDOWS):
         raise UserError(
@@ -355,25 +297,24 @@ def _find(registry: Registry, name: str) -> Any:
 def _check_components(cfg: CfgNode) -> None:
     """Refuse what the registered components do not take, and switches that they ignore: an
     ablation would report the model without it."""
-    parts = {key: _find(registry, _get(cfg, key)) for key, registry in _names(cfg)}
+    parts = {key: _find(registry, value_of(cfg, key)) for key, registry in _names(cfg)}
     backbone = parts["MODEL.BACKBONE.NAME"]
     resnet_fpns = (build_resnet_fpn_backbone, build_retinanet_resnet_fpn_backbone)
     if backbone in (build_fpn_backbone, *resnet_fpns):
-        _check_values(cfg, {"MODEL.FPN.NORM": _NORM})
+        check_values(cfg, {"MODEL.FPN.NORM": NORM})
     if parts.get("MODEL.FPN.BOTTOM_UP", backbone) in (build_resnet_backbone, *resnet_fpns):
-        _check_values(cfg, {"MODEL.RESNETS.DEPTH": _DEPTH, "MODEL.RESNETS.NORM": _NORM})
+        check_values(cfg, {"MODEL.RESNETS.DEPTH": DEPTH, "MODEL.RESNETS.NORM": NORM})
         depth, width = cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
         if depth in (18, 34) and width != 64:
             raise UserError(
                 f"MODEL.RESNETS.RES2_OUT_CHANNELS is {width}, and a ResNet-{depth} has 64; set it "
                 "to 64"
             )
-    if is_written_in(parts.get("MODEL.ROI_HEADS.NAME"), "detectron2", "fpn_d2"):
-        _check_values(cfg, {"MODEL.ROI_BOX_HEAD.POOLER_TYPE": _POOLER_TYPE})
     for key, switches in _SWITCHES.items():
         for keys, is_set, is_ignored, remedy in switches:
             if parts.get(key) is not None and is_set(cfg) and is_ignored(parts[key]):
-                raise UserError(f"{keys} no effect on {key} {_get(cfg, key)}; {remedy}")
+                raise UserError(f"{keys} no effect on {key} {value_of(cfg, key)}; {remedy}")
+    check_heads(cfg, parts.get("MODEL.ROI_HEADS.NAME"))
 
 
 def _changes_neck(cfg: CfgNode) -> bool:

@@ -104,6 +104,11 @@ OVERRIDES = {
     "no levels": override("MODEL.RPN.IN_FEATURES []"),
     "anchors": override("MODEL.ANCHOR_GENERATOR.SIZES [[8],[16]]"),
     "a precision": override("INFERENCE.PRECISION int8", "bfloat16"),
+    "an engine": override("INFERENCE.ENGINE tensorrt", "openvino"),
+    "an engine that is compiled": override(
+        "INFERENCE.ENGINE openvino INFERENCE.COMPILE True", "COMPILE"
+    ),
+    "no image to calibrate": override("INFERENCE.CALIBRATION_IMAGES 0", "1 or more"),
     "a pooler": override("MODEL.ROI_BOX_HEAD.POOLER_BACKEND cuda", "gather"),
     "a pooler's type": override("MODEL.ROI_BOX_HEAD.POOLER_TYPE RoIMean"),
     "a pooler that stock heads ignore": override(

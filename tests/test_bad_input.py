@@ -16,12 +16,11 @@ import pytest
 import torch
 from bad_inputs import CASES, CUT, FASTER, FOLDER, HALF, MISSING, REMOVED, Case
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 
 import train_net
 from fpn_d2.data.datasets import register_coco_folders
-from fpn_d2.engine import launch
+from fpn_d2.engine import argument_parser, launch
 
 pytestmark = pytest.mark.usefixtures("no_stale_logs")
 
@@ -142,7 +141,7 @@ def call(name, words, monkeypatch):
     """Run a program's main with these words; returns its exit code."""
     try:
         if name == "train_net":
-            launch(train_net.main, default_argument_parser().parse_args(words))
+            launch(train_net.main, argument_parser().parse_args(words))
         else:
             monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
             importlib.import_module(name).main()

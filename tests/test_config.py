@@ -28,11 +28,17 @@ from fpn_d2.modeling import LevelROIHeads
 
 NEW_KEYS = {
     "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES": 0,
+    "INPUT.AUGMENTATIONS": [],
     "INPUT.RESIZE_TEST": "detectron2",
     "DATALOADER.MAX_SKIPPED_SHARE": 0.01,
+    "DATALOADER.RANDOM_SUBSET_RATIO": 1.0,
+    "DATASETS.TRAIN_REPEAT_FACTOR": [],
     "OVERWRITE_OUTPUT_DIR": False,
     "MODEL.FPN.FREEZE": False,
+    "MODEL.NUM_CLASSES_FROM_DATA": False,
     "INFERENCE.PREPARE": True,
+    "INFERENCE.ENGINE": "torch",
+    "INFERENCE.CALIBRATION_IMAGES": 64,
     "INFERENCE.PRECISION": "float32",
     "INFERENCE.COMPILE": False,
     "SOLVER.COMPILE": False,
@@ -138,7 +144,8 @@ def test_a_build_before_the_release_is_judged_by_major_and_minor(fresh):
 
 
 def test_the_public_names_are_the_ways_in():
-    assert set(fpn_d2.__all__) == {"UserError", "add_fpn_config", "load_config", "load_model"}
+    names = {"Predictor", "UserError", "add_fpn_config", "load_config", "load_model"}
+    assert set(fpn_d2.__all__) == names
     assert all(hasattr(fpn_d2, name) for name in fpn_d2.__all__)
 
 
@@ -203,6 +210,9 @@ FILES = {
     "wrong type": ("SOLVER: {BASE_LR: [1, 2]}", "BASE_LR"),
     "value for a section": ("MODEL: {FPN: 3}", "FPN"),
     "section for a value": ("SEED: {A: 3}", "SEED"),
+    "a section twice": ("SOLVER: {BASE_LR: 0.5}\nSEED: 1\nSOLVER: {MAX_ITER: 9}",
+                        "a.yaml line 3: SOLVER is there twice"),
+    "a key twice": ("SOLVER:\n  BASE_LR: 0.5\n  BASE_LR: 0.1", "line 3: SOLVER.BASE_LR is there"),
     "missing base": ("_BASE_: gone.yaml", r"_BASE_ .*gone\.yaml does not exist"),
     "missing base of a list": ("_BASE_: [b.yaml, gone.yaml]", r"_BASE_ .*gone\.yaml does not"),
     "broken": ("MODEL: {FPN: [", "not a readable YAML file"),
@@ -235,6 +245,29 @@ def test_a_file_that_cannot_be_merged_is_refused_in_a_sentence(write, text, says
         load_config(path)
     assert_is_a_sentence(str(caught.value))
     assert "a.yaml" in str(caught.value) or "/dev/zero" in str(caught.value)
+
+
+def test_a_key_without_a_value_is_named(write):
+    with pytest.raises(UserError, match=r"SOLVER.BASE_LR has no value; give it one"):
+        load_config(write("SOLVER:\n  BASE_LR:\n  MAX_ITER: 9"))
+    assert load_config(write("SOLVER: {WEIGHT_DECAY_BIAS: null}")).SOLVER.WEIGHT_DECAY_BIAS is None
+
+
+def test_the_same_key_in_two_sections_and_in_a_base_is_there_once(write):
+    write("SOLVER: {BASE_LR: 0.5}", "base.yaml")
+    path = write(
+        "_BASE_: base.yaml\nSOLVER: {BASE_LR: 0.1}\nMODEL: {RESNETS: {NORM: BN}, FPN: {NORM: BN}}"
+    )
+    assert load_config(path).SOLVER.BASE_LR == 0.1
+
+
+def test_a_tilde_is_the_home_folder(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    cfg = load_config(write("OUTPUT_DIR: ~/runs/1\nMODEL: {WEIGHTS: ~/w.pth}"))
+    assert (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS) == (
+        "/home/someone/runs/1",
+        "/home/someone/w.pth",
+    )
 
 
 def test_aliases_that_stay_small_are_read(write):
@@ -275,11 +308,15 @@ OPTS = {
     "MODEL.FPN.LATERALS True": "LATERALS; did you mean MODEL.FPN.LATERAL",
     "FPN.LATERAL True": "no config key FPN.LATERAL; did you mean MODEL.F",
     "XYZZY 1": "no config key XYZZY",
+    "SOLVER.EPOCHS 10": "set SOLVER.MAX_ITER to epochs x images / SOLVER.IMS_PER_BATCH.*--epochs",
     "SOLVER.BASE_LR fast": "SOLVER.BASE_LR fast",
     "SEED.A 1": "SEED.A",
     "MODEL.FPN 3": "MODEL.FPN",
     "MODEL.FPN {'TOP_DOWN':False}": "MODEL.FPN",
     "--resume True": "--resume",
+    "SOLVER.BASE_LR None": "SOLVER.BASE_LR has no value",
+    "OUTPUT_DIR s3://bucket/run": "OUTPUT_DIR is 's3://bucket/run'; name a folder of this machine",
+    "MODEL.RESNETS.NORM None": "MODEL.RESNETS.NORM has no value",
 }
 
 
@@ -361,6 +398,72 @@ REFUSED = {
         )
     },
     "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE 0": "CANONICAL_SIZE is 0",  # Eq. 1 divides by it
+    # words
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING chioce": "SAMPLING is 'chioce'; set it to 'choice' or 'range'",
+    "INPUT.CROP.TYPE relativ": "INPUT.CROP.TYPE is 'relativ'; set it to .*'absolute_range'",
+    "INPUT.MASK_FORMAT rle": "INPUT.MASK_FORMAT is 'rle'; set it to 'polygon' or 'bitmask'",
+    "SOLVER.WARMUP_METHOD cosine": "WARMUP_METHOD is 'cosine'; set it to 'linear' or 'constant'",
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE l2": "CLIP_TYPE is 'l2'; set it to 'value' or 'norm'",
+    "FLOAT32_PRECISION low": "FLOAT32_PRECISION is 'low'; set it to .*'medium'",
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE l1": "RPN.BBOX_REG_LOSS_TYPE is 'l1'; set it to 'smooth_l1'",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE iou": "ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE is 'iou'",
+    "MODEL.ROI_BOX_HEAD.NORM bn": "MODEL.ROI_BOX_HEAD.NORM is 'bn'; set it to '' or 'BN'",
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE ROIAlignRotated": "set it to 'ROIAlignV2' or .*'ROIPool'$",
+    "MODEL.MASK_ON True MODEL.ROI_MASK_HEAD.POOLER_TYPE Max": "ROI_MASK_HEAD.POOLER_TYPE is 'Max'",
+    # ranges
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING range": r"MIN_SIZE_TRAIN is \(800,\); give the least and the",
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING range INPUT.MIN_SIZE_TRAIN (900,800)": "the least and the gr",
+    "INPUT.CROP.ENABLED True INPUT.CROP.SIZE [1.5,0.5]": "CROP.SIZE is .*two shares",
+    "INPUT.CROP.ENABLED True INPUT.CROP.TYPE absolute": "CROP.SIZE is .*two whole numbers",
+    "INPUT.CROP.ENABLED True INPUT.CROP.TYPE absolute_range INPUT.CROP.SIZE [9,3]": "lesser first",
+    "MODEL.RPN.NMS_THRESH 70.0": "MODEL.RPN.NMS_THRESH is 70.0; give a fraction",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST 5.0": "SCORE_THRESH_TEST is 5.0; give a fraction",
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION 25.0": "POSITIVE_FRACTION is 25.0; give a fraction",
+    "MODEL.ROI_HEADS.IOU_THRESHOLDS [50]": "IOU_THRESHOLDS is .*give IoUs",
+    "MODEL.RPN.IOU_THRESHOLDS [0.7,0.3]": "RPN.IOU_THRESHOLDS is .*the lowest first",
+    "MODEL.RPN.IOU_LABELS [0,1]": r"RPN.IOU_LABELS is \[0, 1\]; give 3 labels",
+    "MODEL.ROI_HEADS.IOU_LABELS [0,2]": "IOU_LABELS is .*give 0 for background",
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 0": "BATCH_SIZE_PER_IMAGE is 0; give 1 or more",
+    "MODEL.ROI_HEADS.NUM_CLASSES 0": "NUM_CLASSES is 0; give 1 or more",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS (10.0,10.0)": "BBOX_REG_WEIGHTS is .*give 4 numbers",
+    "MODEL.RPN.POST_NMS_TOPK_TEST 0": "POST_NMS_TOPK_TEST is 0; give 1 or more",
+    "MODEL.RPN.CONV_DIMS [0]": "CONV_DIMS is .*give channels",
+    "MODEL.ANCHOR_GENERATOR.OFFSET 1.0": "OFFSET is 1.0; give a share",
+    "MODEL.RESNETS.RES5_DILATION 3": "RES5_DILATION is 3; set it to 1 or 2",
+    "SOLVER.MOMENTUM 1.0": "SOLVER.MOMENTUM is 1.0; give a number from 0.0 to below 1.0",
+    "SOLVER.WEIGHT_DECAY -0.1": "SOLVER.WEIGHT_DECAY is -0.1; give 0 or more",
+    "SOLVER.GAMMA -1.0": "SOLVER.GAMMA is -1.0; give 0 or more",
+    "SOLVER.WARMUP_ITERS -5": "SOLVER.WARMUP_ITERS is -5; give 0 or more",
+    "SOLVER.STEPS (10,) SOLVER.MAX_ITER 10": "SOLVER.STEPS is .*ends at SOLVER.MAX_ITER 10",
+    "SOLVER.STEPS (3,3)": "SOLVER.STEPS is .*in their order",
+    "SOLVER.LR_SCHEDULER_NAME WarmupCosineLR SOLVER.BASE_LR_END 1.0": "BASE_LR_END is 1.0",
+    "SOLVER.LR_SCHEDULER_NAME WarmupStepWithFixedGammaLR SOLVER.MAX_ITER 3": "NUM_DECAYS is 3",
+    "TEST.AUG.MIN_SIZES ()": "TEST.AUG.MIN_SIZES is .*whole numbers",
+    "TEST.EXPECTED_RESULTS [['bbox','AP']]": "TEST.EXPECTED_RESULTS is .*task, metric, value and",
+    "DATALOADER.RANDOM_SUBSET_RATIO 0.0": "RANDOM_SUBSET_RATIO is 0.0; give a share",
+    "DATASETS.TRAIN_REPEAT_FACTOR ['a']": "TRAIN_REPEAT_FACTOR is .*give pairs",
+    # keys without an effect, and what goes only with something else
+    "DATALOADER.RANDOM_SUBSET_RATIO 0.5": "no effect on .*TrainingSampler; set that to RandomSubs",
+    "DATALOADER.REPEAT_THRESHOLD 0.5": "REPEAT_THRESHOLD has no effect .*RepeatFactorTraining",
+    "DATASETS.TRAIN_REPEAT_FACTOR [('a',2.0)]": "TRAIN_REPEAT_FACTOR has no effect .*Weighted",
+    "DATALOADER.SAMPLER_TRAIN WeightedTrainingSampler DATASETS.TRAIN_REPEAT_FACTOR [('a',2.0)]":
+        "TRAIN_REPEAT_FACTOR names a, which DATASETS.TRAIN does not",
+    FPN + "MODEL.META_ARCHITECTURE RetinaNet MODEL.MASK_ON True": "MASK_ON has no effect on a Re",
+    FPN + "MODEL.META_ARCHITECTURE RetinaNet TEST.DETECTIONS_PER_IMAGE -1": "RetinaNet needs a l",
+    "MODEL.KEYPOINT_ON True": "KEYPOINT_ON has no effect on .*Res5ROIHeads; set that to Level",
+    "MODEL.ROI_HEADS.NAME CascadeROIHeads": "CascadeROIHeads needs .*CLS_AGNOSTIC_BBOX_REG; set",
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS True": "USE_FED_LOSS needs .*USE_SIGMOID_CE; set it True",
+    FPN + "MODEL.FPN.NORM GN MODEL.FPN.OUT_CHANNELS 48": "OUT_CHANNELS is 48; .*multiple of 32",
+    **{
+        f"{FPN}TEST.AUG.ENABLED True {what}": f"TEST.AUG.ENABLED .*does not know {key}"
+        for what, key in (
+            ("MODEL.META_ARCHITECTURE RetinaNet", "MODEL.META_ARCHITECTURE RetinaNet"),
+            ("MODEL.META_ARCHITECTURE ProposalNetwork", "MODEL.META_ARCHITECTURE ProposalNet"),
+            ("MODEL.META_ARCHITECTURE PanopticFPN", "MODEL.META_ARCHITECTURE PanopticFPN"),
+            ("MODEL.LOAD_PROPOSALS True", "MODEL.LOAD_PROPOSALS"),
+            (STOCK_HEADS + "MODEL.KEYPOINT_ON True", "MODEL.KEYPOINT_ON"),
+        )
+    },
     "SOLVER.IMS_PER_BATCH 6 SOLVER.REFERENCE_WORLD_SIZE 8":
         "SOLVER.IMS_PER_BATCH 6 .*SOLVER.REFERENCE_WORLD_SIZE",
 }  # fmt: skip
@@ -381,6 +484,31 @@ def test_cuda_is_refused_where_torch_sees_none(monkeypatch):
         load_config("", ["MODEL.DEVICE", "cuda:1"])
 
 
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert load_config("", ["MODEL.DEVICE", "cuda:1"]).MODEL.DEVICE == "cuda:1"
+    with pytest.raises(UserError, match="MODEL.DEVICE is cuda:2, and this machine has 2 GPUs"):
+        load_config("", ["MODEL.DEVICE", "cuda:2"])
+
+
+@pytest.mark.parametrize("device", ["mps", "meta", "xpu"])
+def test_a_device_that_torch_cannot_use_here_is_refused(monkeypatch, device):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=f"MODEL.DEVICE is {device}; give cpu or cuda"):
+        load_config("", ["MODEL.DEVICE", device])
+
+
+@pytest.mark.parametrize("seed, is_taken", [(2**31 - 1, True), (-1, True), (2**31, False)])
+def test_a_seed_is_what_numpy_takes(seed, is_taken):
+    if is_taken:
+        cfg = load_config("", ["MODEL.DEVICE", "cpu", "SEED", str(seed)])
+        assert seed == cfg.SEED
+        return
+    with pytest.raises(UserError, match="SEED is 2147483648; give one below 2"):
+        load_config("", ["MODEL.DEVICE", "cpu", "SEED", str(seed)])
+
+
 ACCEPTED = [
     FPN + "MODEL.ANCHOR_GENERATOR.SIZES [[32]]",  # one list for all levels
     FPN + "MODEL.ANCHOR_GENERATOR.SIZES [32,64,128]",
@@ -393,6 +521,7 @@ ACCEPTED = [
     "DATALOADER.MAX_SKIPPED_SHARE 0.0",
     "DATALOADER.MAX_SKIPPED_SHARE 1.0",
     "SOLVER.LR_SCHEDULER_NAME MyOwn",
+    "DATALOADER.SAMPLER_TRAIN MyOwn DATALOADER.RANDOM_SUBSET_RATIO 0.5",
     "DATALOADER.SAMPLER_TRAIN MyOwn",
     # RoI heads that are not built
     "MODEL.META_ARCHITECTURE ProposalNetwork MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE 100",

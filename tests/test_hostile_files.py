@@ -19,7 +19,6 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.build import load_proposals_into_dataset
 from detectron2.data.datasets import load_coco_json
-from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
 from hostile_files import FAST, KINDS, Case, World
@@ -27,7 +26,7 @@ from torch import nn
 
 import train_net
 from fpn_d2.data.datasets import register_coco_folders
-from fpn_d2.engine import Trainer, launch
+from fpn_d2.engine import Trainer, argument_parser, launch
 
 pytestmark = pytest.mark.usefixtures("no_stale_logs")
 
@@ -83,7 +82,7 @@ def run(repo, tiny_opts, capsys, monkeypatch, nested):
         words = ["--config-file", row, *flags, *opts, "SOLVER.MAX_ITER", "1"]
         capsys.readouterr()
         try:
-            launch(train_net.main, default_argument_parser().parse_args(words))
+            launch(train_net.main, argument_parser().parse_args(words))
         except SystemExit as end:
             return end.code, *capsys.readouterr()
         return 0, *capsys.readouterr()

@@ -462,3 +462,13 @@ def test_ci_runs_all_and_fails_if_one_does(fails, tmp_path):
     assert (done.returncode != 0) == bool(fails)
     ran = [line for line in done.stdout.splitlines() if line.startswith("ran ")]
     assert ran == [f"ran {target}" for target in targets]
+
+
+def test_help_installs_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(setup_environment, "set_up", lambda work: pytest.fail("set up"))
+    with pytest.raises(SystemExit) as end:
+        setup_environment.main(["--help"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert "DETECTRON2" in printed
+    assert "pytest, xdist" in printed

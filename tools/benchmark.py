@@ -16,6 +16,7 @@ import torch
 from benchmark.agreement import benchmark_agreement
 from benchmark.contest import run_task
 from benchmark.detectors import benchmark_inference, benchmark_training
+from benchmark.engine_parts import benchmark_parts
 from benchmark.operators import benchmark_mask_proposals, benchmark_matching, benchmark_pooling
 from benchmark.paper_rows import benchmark_rows
 from benchmark.profiling import profile_detectors
@@ -35,6 +36,7 @@ from fpn_d2.utils.provenance import (
 TASKS = {
     "pooling": (benchmark_pooling, 1),
     "inference": (benchmark_inference, 1),
+    "parts": (benchmark_parts, 1),
     "training": (benchmark_training, 0.5),
     "matching": (benchmark_matching, 0.5),
     "mask_proposals": (benchmark_mask_proposals, 0.5),
@@ -46,7 +48,7 @@ COMPILED_TASKS = ("inference", "training")
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = [task for task in TASKS if task != "rows"]
+    default = [task for task in TASKS if task not in ("rows", "parts")]
     parser.add_argument("--tasks", nargs="*", default=default, choices=TASKS)
     parser.add_argument("--rows", action="store_true", help="add every row of Tables 1 to 3")
     parser.add_argument("--rounds", type=int, default=5, help="slow tasks take half of them")
@@ -74,7 +76,7 @@ def describe_benchmark() -> dict[str, Any]:
     machine = describe_machine()
     sizes = [f"{machine['cores']} cores", f"{machine['memory_gib']} GiB"]
     parts = [machine["processor"], *sizes, *machine["instructions"], *machine["gpus"]]
-    versions = describe_versions() | installed_versions("onnx", "onnxruntime", "openvino")
+    versions = describe_versions() | installed_versions("onnx", "onnxruntime", "openvino", "nncf")
     return {
         "threads": torch.get_num_threads(),
         "machine": ", ".join(parts),

@@ -17,8 +17,13 @@ from fpn_d2.utils.errors import exit_on_user_error
 def main() -> None:
     """Read the command line, run the demo, and print what was written."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", required=True)
-    parser.add_argument("--weights", default="", help="a checkpoint (default: MODEL.WEIGHTS)")
+    parser.add_argument("--config-file", default="", help="may be left out with a zoo name")
+    parser.add_argument(
+        "--weights",
+        default="",
+        help="a checkpoint, or a name of Detectron2's model zoo such as "
+        "COCO-Detection/faster_rcnn_R_50_FPN_3x (default: MODEL.WEIGHTS)",
+    )
     parser.add_argument("--input", nargs="+", required=True, help="images, videos and folders")
     parser.add_argument("--output", required=True, help="the folder for the files")
     parser.add_argument(

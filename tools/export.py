@@ -1,10 +1,13 @@
 #!/usr/bin/env python
-"""Export a detector as one ONNX or TorchScript file, and check it against the model.
+"""Export a detector as ONNX, TorchScript or for OpenVINO, and check the file against the model.
 
 python tools/export.py --config-file configs/quick/demo.yaml --weights output/demo/model_final.pth \
     --format onnx --output detector.onnx
+python tools/export.py --config-file configs/quick/demo.yaml --weights output/demo/model_final.pth \
+    --format openvino --int8 --output detector.xml
 
-Nothing is written if the file's detections are not the model's.
+Nothing is written if the file's detections are not the model's. An int8 file is judged by its AP
+on the test set beside that of the float32 file, which is checked.
 """
 
 import argparse
@@ -14,23 +17,25 @@ from fpn_d2 import UserError, load_config, load_model
 from fpn_d2.evaluation import class_thresholds, score_threshold
 from fpn_d2.export import (
     FORMATS,
+    calibration_inputs,
     check_export,
     check_output,
     check_report,
     export_model,
+    judge_int8,
     read_check_images,
     report_parity,
     write_export,
 )
-from fpn_d2.inference import set_score_threshold
+from fpn_d2.inference import config_for, set_score_threshold
 from fpn_d2.utils.errors import exit_on_user_error
 
 
 def main() -> None:
     """Read the command line, export, check, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--weights", required=True, metavar="FILE")
+    parser.add_argument("--config-file", default="", metavar="FILE")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="or a zoo name")
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument("--output", required=True, metavar="FILE")
     parser.add_argument(
@@ -47,18 +52,33 @@ def main() -> None:
         help="least score of a detection, or best-f1: each class's own, as "
         "tools/analyze_results.py found it (default: the config's SCORE_THRESH_TEST)",
     )
+    parser.add_argument(
+        "--int8", action="store_true", help="OpenVINO only: quantized on images of DATASETS.TRAIN"
+    )
+    parser.add_argument(
+        "--validation-images",
+        type=int,
+        default=500,
+        metavar="N",
+        help="with --int8: the AP is that of the first N images of DATASETS.TEST (default: 500)",
+    )
     parser.add_argument("--force", action="store_true", help="replace the output if it is there")
     parser.add_argument(
         "--report", default="", metavar="JSON", help="add the check's numbers to it"
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     args = parser.parse_args()
+    if args.int8 and args.format != "openvino":
+        parser.error("--int8 needs --format openvino")
+    if args.validation_images < 1:
+        parser.error("--validation-images must be 1 or more")
     with exit_on_user_error():
-        check_output(args.output, args.force)
+        check_output(args.output, args.force, args.format)
         if args.report:
             check_report(args.report)
         opts = [*args.opts, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights]
-        cfg = load_config(args.config_file, opts)
+        config_file = config_for(args.config_file, args.weights)
+        cfg = load_config(config_file, opts)
         threshold = args.confidence_threshold and class_thresholds(
             score_threshold(args.confidence_threshold), cfg
         )
@@ -69,14 +89,27 @@ def main() -> None:
         exported = export_model(cfg, model, args.format)
         parity = check_export(exported, model, images)
         print(parity.summary())
+        name = os.path.splitext(os.path.basename(config_file))[0]
         if args.report:
-            name = os.path.splitext(os.path.basename(args.config_file))[0]
             report_parity(args.report, name, args.format, parity)
         if not parity.is_within_tolerance:
             raise UserError(
                 "that is not close enough to the model, so nothing was written; check on other "
                 "images by --images, or try another --format"
             )
+        if args.int8:
+            float32 = exported
+            exported = export_model(cfg, model, args.format, calibration_inputs(cfg))
+            parity = check_export(exported, model, images)
+            print(f"int8: {parity.summary()}")
+            judged = judge_int8(cfg, float32, exported, args.validation_images)
+            print(
+                f"{judged['metric']} on {judged['evaluated_images']} images of "
+                f"{cfg.DATASETS.TEST[0]}: int8 {judged['int8']:.2f}, "
+                f"float32 {judged['float32']:.2f}"
+            )
+            if args.report:
+                report_parity(args.report, name, "openvino int8", parity, **judged)
         write_export(exported, args.output, args.force)
         print(f"wrote {args.output}")
 

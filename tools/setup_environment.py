@@ -14,6 +14,7 @@ Standard library only, since it runs before anything is installed. pip's output 
 each failure ends in one sentence.
 """
 
+import argparse
 import ctypes.util
 import importlib.util
 import json
@@ -41,6 +42,9 @@ DEV_TOOLS = {
     "xdist": "pytest-xdist>=3",
     "ruff": "ruff==0.17.5",
     "hypothesis": "hypothesis>=6",
+    "openvino": "openvino>=2026.4",
+    "nncf": "nncf>=3.4",
+    "onnx": "onnx>=1.13",
 }
 NAME_ANOTHER = "name a wheel, a folder or a git repository with `make setup DETECTRON2=...`"
 
@@ -249,14 +253,19 @@ def set_up(work: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tool", nargs="*", help=f"one of {', '.join(DEV_TOOLS)}")
+    names = parser.parse_args(arguments).tool
     try:
-        for name in arguments:
+        for name in names:
             if name not in DEV_TOOLS:
                 raise SetupError(f"there is no tool {name}; choose from {', '.join(DEV_TOOLS)}")
             if importlib.util.find_spec(name) is None:
                 failure = f"pip could not install {DEV_TOOLS[name]}; check the network"
                 pip("install", "--quiet", DEV_TOOLS[name], failure=failure)
-        if not arguments:
+        if not names:
             with tempfile.TemporaryDirectory(prefix="fpn_d2_setup_") as work:
                 print(set_up(Path(work)))
     except SetupError as error:

@@ -19,9 +19,10 @@ from ..config_checks import class_head_key
 from ..data.datasets.shapes import ShapesSpec
 from ..data.datasets.shapes_scene import compose_scene, draw_scene
 from ..data.images import image_fault, read_image
-from ..inference import Explainer, Explanation, class_names, free_title, set_final_nms, split_pair
+from ..inference import Explainer, Explanation, classes_of, free_title, set_final_nms, split_pair
 from ..inference.explanation import box_pooler
 from ..utils.errors import UserError
+from ..utils.model_zoo import zoo_weights
 from ..visualization import (
     draw_anchor_panel,
     draw_heat_maps,
@@ -155,16 +156,19 @@ def _view(explainer: Explainer, explanation: Explanation) -> View:
     low, high = explanation.level_range
     counts = {k: int((explanation.levels == k).sum()) for k in range(low, high + 1)}
     legend = level_legend(list(counts), [f"({count})" for count in counts.values()])
+    classes = classes_of(explainer.cfg, explainer.model)
+    is_unsure = bool(classes.guess)
     pooled = "Eq. 1 pools by" if box_pooler(explainer.model) is not None else "Eq. 1 would use"
     sentences = [
         f"{len(explanation.detections)} detections: "
         f"{', '.join(f'{count} from P{level}' for level, count in counts.items())}.",
         f"{pooled} k0 = {explanation.canonical_level} for {explanation.canonical_size:g} px.",
         *explanation.notes,
+        *([f"The class names are {'a guess' if classes.source else 'not known'}."] * is_unsure),
     ]
     return View(
         text=" ".join(sentences),
-        levels=stack([legend, draw_levels(explanation, class_names(explainer.cfg))]),
+        levels=stack([legend, draw_levels(explanation, classes.labels)]),
         heat_maps=draw_heat_maps(explanation) if explanation.features else None,
         anchors=None if explanation.anchors is None else draw_anchor_panel(explanation),
         proposals=draw_proposals(explanation) if explanation.proposals else None,
@@ -220,7 +224,7 @@ def parse_model(words: str, taken: Container[str] = ()) -> tuple[str, CfgNode]:
             needs proposals from a file.
     """
     config, weights = split_pair(words, "--model")
-    if ":" not in weights and not os.path.isfile(weights):
+    if ":" not in weights and not os.path.isfile(weights) and not zoo_weights(weights):
         raise UserError(f"--model {words}: {weights} does not exist; name a checkpoint")
     return free_title(config, taken), _load(config, config, ["MODEL.WEIGHTS", weights])
 

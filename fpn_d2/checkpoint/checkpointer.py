@@ -1,20 +1,28 @@
 """Detectron2's checkpointer, which refuses what would load too little; and a model with weights."""
 
+import dataclasses
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.utils.file_io import Detectron2Handler
 from torch import Tensor, nn
 
+from ..config import load_config
 from ..config_checks import check_registered
 from ..utils.errors import UserError
 from ..utils.files import explain_disk_errors, is_local, replace_file
+from ..utils.model_zoo import close_zoo_names, zoo_entry, zoo_weights
 from .resume_point import checkpoints_in, newest_whole, tagged_checkpoint
 from .safe_load import read_pickle, read_safetensors, read_torch
 
+# The key of a checkpoint under which the names of its classes stand, a list of strings. Detectron2
+# ignores keys that it does not know.
+CLASS_NAMES = "class_names"
 _STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
@@ -26,7 +34,8 @@ def load_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
         resume: prefer the last checkpoint in ``cfg.OUTPUT_DIR``, if any, to ``MODEL.WEIGHTS``.
 
     Returns:
-        the model, on ``cfg.MODEL.DEVICE``, in eval mode.
+        the model, on ``cfg.MODEL.DEVICE``, in eval mode; its ``weights_origin`` is what is known
+        of its weights, a :class:`WeightsOrigin`.
 
     Raises:
         UserError: if a component is not registered, or weights leave a key of the model unfilled.
@@ -39,8 +48,46 @@ def load_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
             "MODEL.WEIGHTS is empty, and random weights detect nothing; set it to a checkpoint, "
             "such as the model_final.pth that training left in its OUTPUT_DIR"
         )
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    content = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    model.weights_origin = WeightsOrigin(
+        checkpointer._path, names_in(content), _own_dataset(checkpointer._path)
+    )
     return model.eval()
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsOrigin:
+    """Where weights are from, and what they or the files beside them say about their classes.
+
+    Args:
+        path: the file or the address.
+        class_names: the names that the checkpoint holds; none in one that another program wrote.
+        dataset: the data set of the config that they were trained by, if it is known: of the
+            ``config.yaml`` beside the file, or of the model zoo's entry. Otherwise "".
+    """
+
+    path: str
+    class_names: tuple[str, ...]
+    dataset: str
+
+
+def names_in(checkpoint: dict[str, Any]) -> tuple[str, ...]:
+    """Return the class names that a checkpoint holds; none if it holds none that are usable."""
+    names = checkpoint.get(CLASS_NAMES)
+    usable = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return tuple(names) if usable else ()
+
+
+def _own_dataset(path: str) -> str:
+    """The data set that names the classes in the config by which weights were trained, or ""."""
+    entry, beside = zoo_entry(path), os.path.join(os.path.dirname(path), "config.yaml")
+    if not entry and not os.path.isfile(beside):
+        return ""
+    try:
+        cfg = load_config(entry or beside, ["MODEL.DEVICE", "cpu"])
+    except UserError:  # another program's, or another version's
+        return ""
+    return (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN, "")[0]
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -50,39 +97,54 @@ class SafeCheckpointer(DetectionCheckpointer):
     evaluates random weights without an error.
     """
 
-    def __init__(self, model: Any, save_dir: str = "", *, strict: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        model: Any,
+        save_dir: str = "",
+        *,
+        strict: bool = False,
+        class_names: Sequence[str] = (),
+        **kwargs: Any,
+    ):
         """
         Args:
             model, save_dir, kwargs: see :class:`DetectionCheckpointer`.
             strict: require a file to fill every key of the model, as evaluation needs it;
                 otherwise at least half of the backbone's keys, as fine-tuning needs it.
+            class_names: the names of the model's classes, which are saved with it.
         """
         super().__init__(model, save_dir, **kwargs)
         self.path_manager = _ReplacingPathManager(self.path_manager)
         self.strict = strict
-        self._path = ""
+        self.class_names = list(class_names)
+        # Called with a checkpoint's content and path before a training goes on from it.
+        self.before_resume: Callable[[dict[str, Any], str], None] | None = None
+        self._path, self._resuming = "", False
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """See :meth:`DetectionCheckpointer.load`.
+        """See :meth:`DetectionCheckpointer.load`; takes names of the model zoo's entries too.
 
         Raises:
-            UserError: if the file is missing, cannot be loaded, or fills too little of the model.
+            UserError: if the file is missing, cannot be downloaded or loaded, or fills too little
+                of the model.
         """
-        self._path = path
         if path and is_local(path) and not os.path.isfile(path.split("?")[0]):
-            raise UserError(
-                f"the weights {path} do not exist; set MODEL.WEIGHTS to a checkpoint, or to '' "
-                "to start from random weights"
-            )
+            path = _in_zoo(path)
+        self._path = path
+        if path and not is_local(path):
+            _download(self.path_manager, path)
         try:
             return super().load(path, *args, **kwargs)
         except UserError:
             raise
         except Exception as error:  # what a readable file holds can be wrong in any way
             reason = " ".join(str(error).split())[:200] or "no reason given"
+            remedy = "set MODEL.WEIGHTS to another"
+            if self._resuming:
+                remedy = "delete it to go on from the one before it, or set another OUTPUT_DIR"
             raise UserError(
                 f"the checkpoint {path} cannot be loaded ({type(error).__name__}: {reason}); it "
-                "belongs to something else than this config, so set MODEL.WEIGHTS to another"
+                f"belongs to something else than this config, so {remedy}"
             ) from error
         finally:
             self._parsed_url_during_load = None  # Detectron2 resets it after a success alone
@@ -97,7 +159,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             f"checkpoint {os.path.join(self.save_dir, name)}",
             "the checkpoints before it are kept: make room there and go on with --resume",
         ):
-            super().save(name, **kwargs)
+            names = {CLASS_NAMES: self.class_names} if self.class_names else {}
+            super().save(name, **names, **kwargs)
 
     def has_checkpoint(self) -> bool:
         """See :meth:`Checkpointer.has_checkpoint`; one without ``last_checkpoint`` counts too."""
@@ -111,7 +174,11 @@ class SafeCheckpointer(DetectionCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """See :meth:`Checkpointer.resume_or_load`; resumes from what :func:`newest_whole` finds."""
         if resume and self.has_checkpoint():
-            return self.load(newest_whole(self.save_dir, list(self.checkpointables)))
+            self._resuming = True
+            try:
+                return self.load(newest_whole(self.save_dir, list(self.checkpointables)))
+            finally:
+                self._resuming = False
         return self.load(path, checkpointables=[])
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -163,6 +230,8 @@ class SafeCheckpointer(DetectionCheckpointer):
                 )
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        if self._resuming and self.before_resume is not None:
+            self.before_resume(checkpoint, self._path)
         incompatible = super()._load_model(checkpoint)
         keys = list(self.model.state_dict())
         unfilled = set(incompatible.missing_keys)  # keys of another shape are among them
@@ -208,6 +277,34 @@ class _ReplacingPathManager:
         if "w" in mode and is_local(path):
             return replace_file(path, mode)
         return self._path_manager.open(path, mode, *args, **kwargs)
+
+
+def _in_zoo(name: str) -> str:
+    """The address of the weights of an entry of the model zoo."""
+    address = zoo_weights(name)
+    if not address:
+        close = close_zoo_names(name)
+        hint = f"did you mean {' or '.join(close)} of the model zoo? Otherwise " if close else ""
+        raise UserError(
+            f"the weights {name} do not exist; {hint}set MODEL.WEIGHTS to a checkpoint, or to '' "
+            "to start from random weights"
+        )
+    return address
+
+
+def _download(path_manager: Any, address: str) -> None:
+    """Bring weights to where Detectron2 will look for them."""
+    address = address.partition("?")[0]
+    try:
+        path_manager.get_local_path(address)
+    except Exception as error:  # of any protocol
+        reason = " ".join(str(getattr(error, "reason", error)).split())[:200]
+        url = address.replace(Detectron2Handler.PREFIX, Detectron2Handler.S3_DETECTRON2_PREFIX)
+        raise UserError(
+            f"the weights {address} cannot be downloaded ({reason or type(error).__name__}); "
+            f"connect this machine to the internet, or download {url} on another and set "
+            "MODEL.WEIGHTS to the file"
+        ) from error
 
 
 def _with_names_of(author: str, weights: dict[str, Any], without: str) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 Here, a checkpoint is ``{"model": weights by name}``; if the names are another code base's, the
 zoo's hints ``__author__`` and ``matching_heuristics``, by which it loads, stand beside the weights.
+So do the names of the classes, where the checkpoint holds them.
 """
 
+import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from ..utils.files import check_targets, explain_disk_errors, replace_file
-from .checkpointer import SafeCheckpointer
+from .checkpointer import CLASS_NAMES, SafeCheckpointer, names_in
 from .safe_load import MAX_PACKING
 
 _HINTS = ("__author__", "matching_heuristics")
@@ -53,6 +55,8 @@ def convert_checkpoint(
         with replace_file(target, "wb") as file:
             if target.endswith(".safetensors"):
                 hints = {key: str(checkpoint[key]) for key in _HINTS if key in checkpoint}
+                if CLASS_NAMES in checkpoint:
+                    hints[CLASS_NAMES] = json.dumps(checkpoint[CLASS_NAMES])
                 file.write(to_safetensors(checkpoint["model"], {"format": "pt", **hints}))
             else:
                 torch.save(checkpoint, file)
@@ -60,7 +64,7 @@ def convert_checkpoint(
 
 
 def read_weights(path: str) -> dict[str, Any]:
-    """Read the checkpoint in a file, or at a URL, with nothing but its weights and hints.
+    """Read the checkpoint in a file, or at a URL, with its weights, hints and class names.
 
     Returns:
         the checkpoint; its weights are contiguous tensors on the CPU, none of which share memory.
@@ -86,7 +90,10 @@ def read_weights(path: str) -> dict[str, Any]:
         name: value.detach().clone(memory_format=torch.contiguous_format)
         for name, value in weights.items()
     }
-    return {"model": weights, **{key: content[key] for key in _HINTS if key in content}}
+    beside = {key: content[key] for key in _HINTS if key in content}
+    if names_in(content):
+        beside[CLASS_NAMES] = list(names_in(content))
+    return {"model": weights, **beside}
 
 
 class _Reader(SafeCheckpointer):

@@ -12,6 +12,8 @@ import re
 import zipfile
 from collections.abc import Collection
 
+import torch
+
 from ..utils.errors import UserError
 from .safe_load import read_torch
 
@@ -55,7 +57,8 @@ def tagged_checkpoint(folder: str) -> str:
 
 
 def newest_whole(folder: str, states: Collection[str] = ()) -> str:
-    """Find the last checkpoint of the folder's last training, leaving out damaged ones.
+    """Find the last checkpoint of the folder's last training, leaving out damaged ones and those
+    whose weights are NaN or infinite.
 
     An earlier training in the same folder may have gone further. Its checkpoints, which are older
     than the tagged one, are tried last. The log names each one that was skipped, and why.
@@ -92,6 +95,14 @@ def newest_whole(folder: str, states: Collection[str] = ()) -> str:
     )
 
 
+def last_finite_checkpoint(folder: str) -> str | None:
+    """The checkpoint that :func:`newest_whole` finds in a training's folder; None if none."""
+    try:
+        return newest_whole(folder) if checkpoints_in(folder) else None
+    except UserError:
+        return None
+
+
 def _newest_first(tagged: str, paths: list[str]) -> list[str]:
     iterations = {path: _iteration(path) for path in {tagged, *paths} if path}
 
@@ -125,6 +136,10 @@ def _check_whole(path: str, states: Collection[str]) -> None:
     lacking = [key for key in ("model", *states) if key not in content]
     if lacking:
         raise UserError(f"the checkpoint {path} has no {' and no '.join(lacking)}; {remedy}")
+    weights = content["model"]
+    for name, value in weights.items() if isinstance(weights, dict) else ():
+        if isinstance(value, torch.Tensor) and not value.isfinite().all():
+            raise UserError(f"the checkpoint {path} has NaN or infinity in {name}; delete it")
     if not zipfile.is_zipfile(path):
         return
     # torch.load does not look at the checksums that torch.save has written.

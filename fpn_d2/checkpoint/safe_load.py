@@ -5,6 +5,8 @@ PyTorch's restricted unpickler takes tensors and plain containers from a ``.pth`
 ``.safetensors`` file cannot hold anything but tensors.
 """
 
+import contextlib
+import json
 import os
 import pickle
 import re
@@ -71,8 +73,8 @@ def read_safetensors(path: str) -> dict[str, Any]:
     """Read a ``.safetensors`` file.
 
     Returns:
-        the tensors by name under ``model``, and the zoo's hints ``__author__`` and
-        ``matching_heuristics`` beside them, if the file's metadata has them.
+        the tensors by name under ``model``, and beside them the zoo's hints ``__author__`` and
+        ``matching_heuristics`` and the list ``class_names``, if the file's metadata has them.
 
     Raises:
         UserError: naming the file and what is wrong with it.
@@ -89,6 +91,8 @@ def read_safetensors(path: str) -> dict[str, Any]:
         content["__author__"] = metadata["__author__"]
     if metadata.get("matching_heuristics") == "True":
         content["matching_heuristics"] = True
+    with contextlib.suppress(KeyError, ValueError, RecursionError):  # metadata hold any text
+        content["class_names"] = json.loads(metadata["class_names"])
     return content
 
 

@@ -5,6 +5,7 @@ runs it *stops*.
 """
 
 import dataclasses
+import itertools
 import math
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ _PIXELS_OUTSIDE = 1.0
 _LARGEST_SHARE = 1.001
 # From so many boxes on it is no chance that all of them make sense as corners.
 _ENOUGH_BOXES = 10
+_MOST_CROWDS = 0.5  # COCO has one crowd in 80 objects
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +199,11 @@ def _of_annotations(lists: dict[str, Entries], may_repeat: bool) -> Iterator[Fin
             text = f"{len(lacking)} annotations have no {key} ({first}), without which COCO's "
             text += "evaluation stops: add it, unless you only train on the file"
             yield Finding(WARNING, None, None, text, (EVALUATION,))
+    crowds = sum(annotation.get("iscrowd") == 1 for annotation in annotations)
+    if crowds > _MOST_CROWDS * len(annotations):
+        text = f"{crowds} of {len(annotations)} annotations have iscrowd 1, as some exporters give "
+        text += "every RLE; training leaves them out, and evaluation does not ask for them: give "
+        yield Finding(WARNING, None, None, text + "single objects iscrowd 0")
     boxes = [annotation.get("bbox") for annotation in annotations]
     areas = (annotation.get("area") for annotation in annotations)
     tiny = are_boxes and all(is_number(area) and area <= _LARGEST_SHARE for area in areas)
@@ -208,6 +215,27 @@ def _of_annotations(lists: dict[str, Entries], may_repeat: bool) -> Iterator[Fin
         unknown = math.nan, math.nan
         of_boxes = [sizes.get(as_id(a.get("image_id"))) or unknown for a in annotations]
         yield from _of_all_boxes(np.array(boxes, dtype=float), np.array(of_boxes, dtype=float))
+    if boxes and are_boxes:
+        sides = np.fromiter(itertools.chain.from_iterable(boxes), float).reshape(-1, 4)
+        yield from _of_copies(list(annotations), sides)
+
+
+def _of_copies(annotations: list[dict[str, Any]], boxes: np.ndarray) -> Iterator[Finding]:
+    """Objects that are in the file twice; ``boxes`` is (N, 4), those of the annotations."""
+    # A number for each box, which is the same for equal ones: most boxes have one of their own.
+    numbers = sum(boxes[:, i] * (i + math.e) for i in range(4))
+    _, places, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    seen: set[tuple] = set()
+    copies = []
+    for i in np.flatnonzero(counts[places] > 1):
+        ids = (as_id(annotations[i].get(key)) for key in ("image_id", "category_id"))
+        key = (*ids, *boxes[i].tolist())
+        copies += [annotations[i]] * (key in seen)
+        seen.add(key)
+    if copies:
+        text = f"{len(copies)} annotations repeat the image, class and bbox of another (the first "
+        text += f"is {_short(copies[0].get('id'))}), and evaluation counts each as missed: remove "
+        yield Finding(WARNING, None, None, text + "them")
 
 
 def _is_plain(annotation: dict[str, Any], sizes: dict, categories: dict, masks: bool) -> bool:

@@ -2,11 +2,12 @@
 
 import difflib
 import functools
+import itertools
 import operator
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -24,8 +25,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..config import changed
 from ..config_checks import class_head_key
+from ..config_doubts import tell_doubts
 from ..utils.errors import UserError
-from ..utils.files import is_local
+from ..utils.files import file_alike, is_local
 from ..utils.seeding import seeded
 from .coco_json import shared_reading
 from .dataset_mapper import (
@@ -38,9 +40,12 @@ from .dataset_mapper import (
 )
 from .datasets.folders import datasets_root, missing_remedy, missing_split
 from .proposals import check_proposals, explain_missing, read_proposals
+from .splits import tell_splits
 from .stream import TrainStream
 from .validation import (
     check_annotation_files,
+    check_ground_truth,
+    check_polygons,
     check_records,
     check_voc,
     explain_failure,
@@ -69,8 +74,11 @@ def build_train_loader(cfg: CfgNode) -> Any:
             where too many images cannot be read.
     """
     dataset = load_train_dataset(cfg)
-    for name in cfg.DATASETS.TEST:
-        _load_test(cfg, name)
+    tests = {name: _load_test(cfg, name) for name in cfg.DATASETS.TEST}
+    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes", ())
+    tell_doubts(cfg, names, training=True)
+    if isinstance(dataset, list):
+        tell_splits(dataset, {name: t for name, t in tests.items() if isinstance(t, list)})
     mapper = build_train_mapper(cfg)
     if isinstance(dataset, list):  # a torch data set may read its images itself
         files = (record["file_name"] for record in dataset if "file_name" in record)
@@ -87,6 +95,12 @@ def _stream_loader(cfg: CfgNode, dataset: Any, mapper: Any) -> DataLoader:
     """Detectron2's loader, with its own sampler and mapper, over a :class:`TrainStream`."""
     if cfg.SEED < 0:
         cfg = changed(cfg, {"SEED": comm.shared_random_seed()})
+    share = cfg.DATALOADER.get("RANDOM_SUBSET_RATIO", 1.0)
+    if int(share * len(dataset)) < 1:
+        raise UserError(
+            f"DATALOADER.RANDOM_SUBSET_RATIO is {share}, which is none of {len(dataset)} images: "
+            "give a larger share"
+        )
     # Some samplers ignore SEED and draw one from NumPy.
     with seeded(cfg.SEED):
         parts = build_detection_train_loader.from_config(cfg, dataset=dataset, mapper=mapper)
@@ -188,7 +202,13 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
             raise
         except Exception as error:
             sentence = explain_failure(names, error) or explain_missing(names, files, ids)
+            if str(error).startswith("No valid data found") and options.get("min_keypoints"):
+                sentence = (
+                    f"no image of {', '.join(names)} has keypoints enough for MODEL.KEYPOINT_ON: "
+                    "annotate some, or set it False"
+                )
             if sentence is None:
+                _check_records(cfg, names, run, itertools.chain(*map(DatasetCatalog.get, names)))
                 raise
             raise UserError(sentence) from error
     check_annotation_files(names, runs)  # the built-in sets have made theirs just now
@@ -198,12 +218,23 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     tell_warnings(names)
     _check_classes(cfg, names)
     if isinstance(dataset, list):
-        if not all(map(judged_file, names)):
-            check_records(names, dataset, cfg.MODEL.MASK_ON)
+        _check_records(cfg, names, run, dataset)
+        if run == "training" and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
+            check_polygons(names, dataset)
+        for name in names if run == "evaluation" else ():
+            check_ground_truth(name, dataset)
         _check_image_files(names, dataset)
         if files:
             check_proposals(names, files, dataset)
     return dataset
+
+
+def _check_records(cfg: CfgNode, names: list[str], run: str, records: Iterable[dict]) -> None:
+    """Check the images of data sets without an annotation file in COCO's format."""
+    if not all(map(judged_file, names)):
+        key = class_head_key(cfg)
+        classes = operator.attrgetter(key)(cfg) if key else None
+        check_records(names, list(records), cfg.MODEL.MASK_ON, classes, run == "evaluation")
 
 
 def _local(path: str) -> str:
@@ -314,7 +345,8 @@ def _check_image_files(names: Sequence[str], records: Sequence[dict[str, Any]]) 
     if missing:
         raise UserError(
             f"image {missing[0]} does not exist ({len(missing)} of the {len(paths)} images of "
-            f"{', '.join(names)} are missing): put it there or take it out of the annotation file"
+            f"{', '.join(names)} are missing){file_alike(missing[0])}: put it there or take it out "
+            "of the annotation file"
         )
 
 

@@ -207,8 +207,13 @@ def build_test_mapper(cfg: CfgNode) -> DatasetMapper:
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
     """The training mapper, or with ``INPUT.OBJECT_SCALE_TRAIN`` the one of that scale."""
-    of_scale = cfg.INPUT.get("OBJECT_SCALE_TRAIN")  # a config of Detectron2 alone lacks it
-    return ObjectScaleMapper(cfg) if of_scale else AugmentingMapper(cfg, True)
+    if cfg.INPUT.get("OBJECT_SCALE_TRAIN"):  # a config of Detectron2 alone lacks it
+        return ObjectScaleMapper(cfg)
+    if cfg.INPUT.get("AUGMENTATIONS"):
+        return AugmentingMapper(cfg, True)
+    mapper = DatasetMapper(cfg, True)
+    mapper.augmentations = T.AugmentationList(never_empty(mapper.augmentations.augs))
+    return mapper
 
 
 def map_record(mapper: Mapper, record: dict[str, Any]) -> Any:

@@ -24,6 +24,7 @@ from detectron2.utils.file_io import PathHandler, PathManager
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..utils.errors import UserError
+from ..utils.files import file_alike
 
 logger = logging.getLogger(__name__)
 
@@ -259,7 +260,7 @@ def look_at(
     try:
         return _look(path, width, height, max_pixels, header)
     except FileNotFoundError:
-        return "does not exist", None
+        return f"does not exist{file_alike(path)}", None
     except UnidentifiedImageError:
         with PathManager.open(path, "rb") as file:
             if file.read(4) in _TIFF:

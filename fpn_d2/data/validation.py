@@ -15,11 +15,13 @@ import os
 import random
 import re
 from collections.abc import Collection, Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec
+from detectron2.structures import BoxMode
 from tqdm import tqdm
 
 from ..utils.errors import UserError
@@ -177,6 +179,7 @@ class _Judgement:
     path: str
     findings: list[Finding]
     classes: list[str] = dataclasses.field(default_factory=list)  # by ascending id of categories
+    class_ids: list[int | str] = dataclasses.field(default_factory=list)
     images: dict[int | str, str] = dataclasses.field(default_factory=dict)  # file names by id
     has_objects: bool = False  # to train a model of boxes on
     has_masked_objects: bool = False  # to train a model of masks on
@@ -237,6 +240,7 @@ def _judge(path: str, mtime: int, size: int) -> _Judgement:
         path,
         findings,
         [category["name"] for category in categories],
+        [category["id"] for category in categories],
         images,
         has_objects=bool(seen),
         has_masked_objects=not all(map(_is_left_out, seen)),
@@ -244,6 +248,7 @@ def _judge(path: str, mtime: int, size: int) -> _Judgement:
     )
 
 
+_BOX_MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
 _MOST_KINDS = 8
 _VALUES = re.compile(r"'[^']*'|\[[^]]*\]|[-+.e\d]*\d")  # of sentences that are of one kind
 _ADD_MASKS = "MODEL.MASK_ON needs it, so add polygons or an RLE, or train a model of boxes"
@@ -371,25 +376,110 @@ def check_voc(name: str) -> None:
             )
 
 
-def check_records(names: Sequence[str], records: Sequence[dict[str, Any]], masks: bool) -> None:
-    """Check the sizes, boxes and masks of images that come from no annotation file in COCO's
-    format.
+def check_polygons(names: Sequence[str], records: Sequence[dict[str, Any]]) -> None:
+    """Refuse an RLE where ``INPUT.MASK_FORMAT`` is polygon.
 
     Args:
         names: the data sets.
         records: their images in Detectron2's format.
-        masks: whether every object must have a sound mask.
 
     Raises:
         UserError: naming the image.
     """
     for record in records:
-        for fault in _record_faults(record, masks):
+        for annotation in record.get("annotations", ()):
+            if isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd"):
+                raise UserError(
+                    f"data set {', '.join(names)}, image {record['file_name']}: it has an RLE, and "
+                    "INPUT.MASK_FORMAT is polygon: set it to bitmask, which takes both"
+                )
+
+
+def check_ground_truth(name: str, records: Sequence[dict[str, Any]]) -> None:
+    """Refuse images that are not of the file which COCO's evaluation reads beside them, and tell
+    where there is nothing to find.
+
+    A program may register a function and name a file of its own as ``json_file``.
+
+    Args:
+        name: the data set.
+        records: its images in Detectron2's format.
+
+    Raises:
+        UserError: naming the image or the ids of the classes.
+    """
+    objects = (annotation for record in records for annotation in record.get("annotations", ()))
+    if all(annotation.get("iscrowd", 0) for annotation in objects):
+        logger.warning(
+            "data set %s has no objects to find but crowds, so its AP is NaN: annotate some, or "
+            "take it out of DATASETS.TEST",
+            name,
+        )
+    file = judged_file(name)
+    if file is None or not file.images:
+        return
+    remedy = f"correct them, or take json_file out of the metadata of data set {name}"
+    for record in records:
+        if record.get("image_id") not in file.images:
+            raise UserError(
+                f"{file.path}: it has no image of id {record.get('image_id')!r}, as data set "
+                f"{name} says of {record.get('file_name')}: {remedy}"
+            )
+    # Without this table the evaluation takes classes for ids.
+    table = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
+    if not table and file.class_ids != list(range(len(file.class_ids))):
+        raise UserError(
+            f"{file.path}: the ids of its categories are {file.class_ids[:3]}, ..., and data set "
+            f"{name} counts classes from 0: set its metadata's thing_dataset_id_to_contiguous_id, "
+            "or take json_file out of it"
+        )
+
+
+def check_records(
+    names: Sequence[str],
+    records: Sequence[dict[str, Any]],
+    masks: bool,
+    classes: int | None = None,
+    evaluation: bool = False,
+) -> None:
+    """Check the ids, sizes, boxes, classes and masks of images that come from no annotation file in
+    COCO's format.
+
+    Args:
+        names: the data sets.
+        records: their images in Detectron2's format.
+        masks: whether every object must have a sound mask.
+        classes: the number of the model's classes; None for a model without any.
+        evaluation: whether they are evaluated on, which tells images apart by their ids.
+
+    Raises:
+        UserError: naming the image.
+    """
+    ids: set[Any] = set()
+    for record in records:
+        faults = list(_record_faults(record, masks, classes))
+        if evaluation:
+            number = record.get("image_id")
+            if number is None or number in ids:
+                faults.append(f"has the image_id {number}: give each image its own")
+            ids.add(number)
+        for fault in faults:
             image = record.get("file_name")
             raise UserError(f"data set {', '.join(names)}, image {image}: it {fault}")
+    for name in names if evaluation else ():
+        makes_a_file = _is_coco(name) and _path_of(name) is None  # of the records, for COCO's
+        if makes_a_file and records and not MetadataCatalog.get(name).get("thing_classes"):
+            raise UserError(
+                f"data set {name} is registered without the names of its classes: add "
+                f"MetadataCatalog.get({name!r}).set(thing_classes=[...])"
+            )
 
 
-def _record_faults(record: dict[str, Any], masks: bool) -> Iterator[str]:
+def _record_faults(
+    record: dict[str, Any], masks: bool, classes: int | None = None
+) -> Iterator[str]:
+    if not {"file_name", "image"} & record.keys():
+        yield "has no file_name: give the path of its image"
     sizes = {key: record.get(key, 1) for key in ("width", "height")}  # they need not be there
     for key, side in sizes.items():
         sizes[key] = int(side) if isinstance(side, np.integer) else side
@@ -400,6 +490,14 @@ def _record_faults(record: dict[str, Any], masks: bool) -> Iterator[str]:
         box = np.asarray(box).tolist() if isinstance(box, tuple | np.ndarray) else box
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             yield f"{which} with bbox {box}: give four finite numbers"
+        if annotation.get("bbox_mode") not in _BOX_MODES:
+            mode = annotation.get("bbox_mode")
+            yield f"{which} with bbox_mode {mode}: give BoxMode.XYXY_ABS or BoxMode.XYWH_ABS"
+        number = annotation.get("category_id")
+        # One too high is Detectron2's background.
+        if not isinstance(number, Integral) or not 0 <= number < (classes or number + 1):
+            most = f" to {classes - 1}" if classes else " on"
+            yield f"{which} of category_id {number!r}: give a whole number from 0{most}"
         if not masks or annotation.get("iscrowd", 0):
             continue
         segmentation = annotation.get("segmentation")

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..config import load_config
 from ..data.images import read_image
 from ..evaluation import class_thresholds
-from ..inference import Explainer, class_names, dataset_category_ids, free_title, split_pair
+from ..inference import Explainer, classes_of, config_for, free_title, split_pair
 from ..utils.errors import UserError
 from ..utils.files import write_json
 from ..visualization import draw_explanation
@@ -31,7 +31,8 @@ def parse_rows(
     """Load the config of each row, under a title that no other row has.
 
     Args:
-        config_file: the config of the first row.
+        config_file: the config of the first row; it may be empty if the weights are called by
+            their name in the model zoo.
         weights: its weights; if empty, those of the config and ``opts``.
         compare: the other rows, as ``CONFIG:WEIGHTS``.
         opts: overrides for all rows, as ``KEY, value, ...``.
@@ -45,7 +46,8 @@ def parse_rows(
     """
     if weights and "MODEL.WEIGHTS" in opts[::2]:
         raise UserError("weights are given twice, by --weights and by MODEL.WEIGHTS; leave one out")
-    pairs = [(config_file, weights), *(split_pair(words, "--compare") for words in compare)]
+    first = (config_for(config_file, weights), weights)
+    pairs = [first, *(split_pair(words, "--compare") for words in compare)]
     rows: dict[str, CfgNode] = {}
     for path, own in pairs:
         words = [*opts, *(("MODEL.WEIGHTS", own) if own else ())]
@@ -118,9 +120,10 @@ class _Demo:
     def __init__(self, rows: Mapping[str, CfgNode], output: str, thresholds: Mapping[str, Any]):
         self.output, self.thresholds = output, thresholds
         self.models = {title: Explainer(cfg) for title, cfg in rows.items()}
-        self.names = {title: class_names(cfg) for title, cfg in rows.items()}
+        classes = {title: classes_of(cfg, self.models[title].model) for title, cfg in rows.items()}
+        self.names = {title: one.labels for title, one in classes.items()}
         self.first, *self.others = rows
-        self.category_ids = dataset_category_ids(rows[self.first])
+        self.category_ids = classes[self.first].category_ids
         self.predictions: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
 

@@ -1,7 +1,14 @@
 """Training: the trainer and its hooks, the start of processes, a run's folder."""
 
-from .launch import launch
+from .launch import argument_parser, launch, read_config
 from .output_dir import check_output_dir, restored_config
 from .trainer import Trainer
 
-__all__ = ["Trainer", "check_output_dir", "launch", "restored_config"]
+__all__ = [
+    "Trainer",
+    "argument_parser",
+    "check_output_dir",
+    "launch",
+    "read_config",
+    "restored_config",
+]

@@ -1,12 +1,11 @@
-"""What accompanies a training's steps: CPU autocast, signals, losses that are no numbers, resuming.
+"""What accompanies a training's steps: CPU autocast, signals, losses that are no numbers.
 
-A training ends between two steps, in all processes after the same one, and a resumed training
-equals one that was never cut. For both, the processes tell each other in every step what each has
-met, by one collective call (:class:`StepExchange`).
+A training ends between two steps, in all processes after the same one. For this, and to resume it
+exactly, the processes tell each other in every step what each has met, by one collective call
+(:class:`StepExchange`).
 """
 
 import contextlib
-import glob
 import logging
 import os
 import signal
@@ -23,9 +22,10 @@ from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.utils import comm
 from torch import Tensor, distributed, nn
 
-from ..checkpoint.safe_load import read_torch
+from ..checkpoint.resume_point import last_finite_checkpoint
 from ..utils.devices import has_bfloat16
 from ..utils.errors import UserError
+from .resume_state import ResumeState, averages_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,23 @@ class CPUAutocastTrainer(SimpleTrainer):
         # weights: measure what it changes before the tables are made anew, then move it.
         with torch.autocast("cpu", dtype=torch.bfloat16):
             super().run_step()
+
+
+# --- gradients
+
+
+class GradientFiller(HookBase):
+    """Gives weights that a step did not use a gradient of zeros: torch's clipping by value, which
+    Detectron2 calls for each of them, fails on a weight without one.
+
+    It belongs among the hooks of the object that makes a step.
+    """
+
+    def after_backward(self) -> None:
+        """See :meth:`HookBase.after_backward`."""
+        for weight in self.trainer.model.parameters():
+            if weight.requires_grad and weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
 
 
 # --- signals
@@ -164,88 +181,6 @@ class Stopper(HookBase):
             raise SystemExit(EXIT_CODES[self.received])
 
 
-# --- resuming
-
-
-# What Detectron2's writers take the median of.
-_WINDOW = 20
-_CLOCKS = ("time", "data_time", "rank_data_time", "eta_seconds")
-# Of Detectron2's DenseDetector, such as RetinaNet; no buffer, so not among the weights.
-_AVERAGE = "loss_normalizer"
-
-
-class ResumeState(HookBase):
-    """What a resumed training needs besides weights, optimizer, schedule and iteration.
-
-    Whatever a step draws is a function of the seed and the iteration (``data/stream.py``,
-    ``Trainer.run_step``). This is the rest: a seed that was drawn, running averages that
-    Detectron2's models keep in Python numbers, in every process its own, and the last values of
-    the metrics, which are logged as medians.
-
-    Detectron2's trainer saves and loads it with its own state. It belongs before the hook that
-    saves, in every process.
-
-    Attributes:
-        seed: the seed of the training that was resumed; None without one.
-        averages: ``{module: value}`` for each process, by its rank.
-    """
-
-    def __init__(self):
-        self.seed: int | None = None
-        self.averages: list[dict[str, float]] = []
-        self._history: dict[str, list[tuple[float, int]]] = {}
-
-    def before_train(self) -> None:
-        """Put back what was loaded."""
-        trainer = self.trainer
-        rank = comm.get_rank()
-        if self.averages and len(self.averages) != comm.get_world_size():
-            logger.warning(
-                "The training was begun in %d processes and goes on in %d: its losses will be "
-                "others than those of an uncut one",
-                len(self.averages),
-                comm.get_world_size(),
-            )
-        if rank < len(self.averages):
-            modules = dict(_unwrapped(trainer.model).named_modules())
-            for name, value in self.averages[rank].items():
-                setattr(modules[name], _AVERAGE, value)
-        if trainer.start_iter < trainer.max_iter:
-            for name, values in self._history.items():
-                for value, iteration in values:
-                    trainer.storage.put_scalar(name, value, cur_iter=iteration)
-
-    def after_step(self) -> None:
-        """Note this process's averages; of several processes, :class:`StepExchange` has."""
-        if comm.get_world_size() == 1:
-            self.averages = [_averages_of(self.trainer.model)]
-
-    def state_dict(self) -> dict[str, Any]:
-        """See :meth:`HookBase.state_dict`; made of plain containers, as checkpoints are."""
-        storage = getattr(self.trainer, "storage", None)
-        history = {} if storage else self._history
-        for name, smoothed in storage.smoothing_hints().items() if storage else ():
-            if smoothed and name not in _CLOCKS:
-                values = storage.history(name).values()[-_WINDOW:]
-                history[name] = [(float(value), int(iteration)) for value, iteration in values]
-        return {"seed": self.trainer.cfg.SEED, "averages": self.averages, "history": history}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See :meth:`HookBase.load_state_dict`."""
-        self.seed = state["seed"]
-        self.averages, self._history = state["averages"], state["history"]
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model without DistributedDataParallel, in which a restart may wrap it or not."""
-    return getattr(model, "module", model)
-
-
-def _averages_of(model: nn.Module) -> dict[str, float]:
-    modules = _unwrapped(model).named_modules()
-    return {name: float(getattr(m, _AVERAGE)) for name, m in modules if hasattr(m, _AVERAGE)}
-
-
 # --- what the processes exchange, and losses that are no numbers
 
 
@@ -298,7 +233,7 @@ class StepExchange(HookBase):
         """
         if comm.get_world_size() == 1:
             return
-        averages = _averages_of(self._model)
+        averages = averages_of(self._model)
         numbers = [self._stopper.received, *averages.values()]
         device = next(self._model.parameters()).device
         rows = _gathered(self._losses.values(), numbers, device)
@@ -326,10 +261,10 @@ class StepExchange(HookBase):
         return [name for name, loss in self._losses.items() if not loss.isfinite().all()]
 
     def _error(self, what: list[str], images: list[str], path: str | None) -> UserError:
-        go_on = f"go on from the last good checkpoint, {path}, with --resume" if path else "restart"
+        go_on = f"go on from the last good checkpoint, {path}, by --resume" if path else "restart"
         return UserError(
             f"{', '.join(what)} became NaN or infinite at iteration {self.trainer.iter} on "
-            f"the images {', '.join(images)}; no weights were changed by it: look at these "
+            f"the images {', '.join(images)}; no weights were changed by it: correct these "
             f"images and their annotations, or lower SOLVER.BASE_LR, and {go_on}"
         )
 
@@ -349,16 +284,3 @@ def _gathered(
     rows = [torch.empty_like(own) for _ in range(comm.get_world_size())]
     distributed.all_gather(rows, own)
     return torch.stack(rows).tolist()
-
-
-def last_finite_checkpoint(folder: str) -> str | None:
-    """The newest checkpoint in a training's folder whose weights are all finite; None if none."""
-    paths = glob.glob(os.path.join(glob.escape(folder), "model_*.pth"))
-    for path in sorted(paths, key=os.path.getmtime, reverse=True):
-        try:
-            weights = read_torch(path)["model"].values()
-        except (UserError, KeyError, TypeError, AttributeError):
-            continue  # damaged, or no checkpoint of a training
-        if all(torch.isfinite(value).all() for value in weights):
-            return path
-    return None

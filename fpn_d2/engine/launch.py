@@ -1,9 +1,11 @@
-"""Starts one process or several, and ends on a user's error with its sentence alone."""
+"""A command line, and the processes that it starts: one or several; a user's error ends them with
+its sentence alone."""
 
 import argparse
 import contextlib
 import errno
 import functools
+import math
 import multiprocessing
 import os
 import sys
@@ -11,16 +13,112 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer, default_argument_parser
 from detectron2.engine import launch as launch_processes
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from ..config import load_config
+from ..config import changed, load_config
+from ..data import check_names, check_settings, load_train_dataset
 from ..utils.devices import keep_freed_memory
-from ..utils.errors import UserError, exit_on_user_error, sentence_in
+from ..utils.errors import UserError, exit_on_user_error, machine_fault, sentence_in
 from .hooks import EXIT_CODES, handling_signals
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's parser of ``train_net.py``'s command line, with ``--epochs``."""
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--epochs",
+        type=float,
+        metavar="N",
+        help="train for N times the training images: SOLVER.MAX_ITER is N x images / "
+        "SOLVER.IMS_PER_BATCH, and SOLVER.STEPS and WARMUP_ITERS keep their shares of it",
+    )
+    opts = next(action for action in parser._actions if action.dest == "opts")
+    opts.help = "config keys and their values, last of all, such as SOLVER.BASE_LR 0.001"
+    return parser
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """The config of a command line, with batch and schedule for this number of processes.
+
+    ``--epochs`` are iterations in it, and ``MODEL.NUM_CLASSES_FROM_DATA`` a number. Nothing is
+    written before this.
+
+    Args:
+        args: as :func:`argument_parser` parses them.
+
+    Raises:
+        UserError: where the config, or what it says about data, cannot work.
+    """
+    if not (args.config_file or args.opts):
+        raise UserError(
+            "no config is named: give --config-file, such as "
+            "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml (--help lists the options)"
+        )
+    cfg = load_config(args.config_file, args.opts)
+    epochs = getattr(args, "epochs", None)
+    if epochs is not None:
+        _check_epochs(epochs, args)
+    training = not args.eval_only
+    if training:
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+    check_settings(cfg, training=training)
+    if epochs is not None or cfg.MODEL.NUM_CLASSES_FROM_DATA:
+        check_names(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+        # A network without classes takes any number of them.
+        images = load_train_dataset(changed(cfg, {"MODEL.META_ARCHITECTURE": "ProposalNetwork"}))
+        values = _number_of_classes(cfg) if cfg.MODEL.NUM_CLASSES_FROM_DATA else {}
+        if epochs is not None:
+            values |= _in_epochs(cfg, epochs, images)
+        cfg = changed(cfg, {k: v for k, v in values.items() if k not in args.opts[::2]})
+    return cfg
+
+
+def _number_of_classes(cfg: CfgNode) -> dict[str, int]:
+    """The number of classes of the training data, which have been loaded, by its keys."""
+    name = cfg.DATASETS.TRAIN[0]
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    if not classes:
+        raise UserError(
+            f"data set {name} has no list of classes, and MODEL.NUM_CLASSES_FROM_DATA is True; set "
+            "it to False, and the number of classes"
+        )
+    return {f"MODEL.{heads}.NUM_CLASSES": len(classes) for heads in ("ROI_HEADS", "RETINANET")}
+
+
+def _check_epochs(epochs: float, args: argparse.Namespace) -> None:
+    if args.eval_only:
+        raise UserError("--epochs is for a training; leave it out with --eval-only")
+    if not (math.isfinite(epochs) and epochs > 0):
+        raise UserError(f"--epochs is {epochs}; give a number above 0")
+    if "SOLVER.MAX_ITER" in args.opts[::2]:
+        raise UserError("--epochs and SOLVER.MAX_ITER both say how long to train; give one of them")
+
+
+def _in_epochs(cfg: CfgNode, epochs: float, images: Any) -> dict[str, Any]:
+    """The schedule of so many epochs, by its keys; steps and warm-up keep their shares of it."""
+    try:
+        count = len(images)
+    except TypeError as error:  # a stream
+        raise UserError(
+            f"--epochs counts images, and {', '.join(cfg.DATASETS.TRAIN)} does not say how many it "
+            "has; give SOLVER.MAX_ITER"
+        ) from error
+    solver = cfg.SOLVER
+    iterations = max(1, math.ceil(epochs * count / solver.IMS_PER_BATCH))
+    scale = iterations / solver.MAX_ITER
+    steps = dict.fromkeys(max(1, round(step * scale)) for step in solver.STEPS)
+    return {
+        "SOLVER.MAX_ITER": iterations,
+        "SOLVER.STEPS": tuple(step for step in steps if step < iterations),
+        "SOLVER.WARMUP_ITERS": round(solver.WARMUP_ITERS * scale),
+    }
 
 
 def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
@@ -109,12 +207,19 @@ def _launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.
                 args=(args,),
             )
     except ProcessRaisedException as error:
-        sentence = sentence_in(str(error))  # its message is the child's traceback
+        # Its message is the child's traceback.
+        sentence = sentence_in(str(error)) or machine_fault(RuntimeError(str(error)))
         if sentence is None:
             raise
         raise UserError(sentence) from error
     except ProcessExitedException as error:
         # A signal that met the processes alone has made them end with its code.
+        if not received and error.signal_name in ("SIGKILL", "SIGBUS"):
+            raise UserError(
+                f"process {error.error_index} of {args.num_gpus} was ended from outside by "
+                f"{error.signal_name}, as where memory is short: use fewer processes or lower "
+                "SOLVER.IMS_PER_BATCH"
+            ) from error
         if not received and error.exit_code not in EXIT_CODES.values():
             raise
         sys.exit(EXIT_CODES[received[0]] if received else error.exit_code)
@@ -123,12 +228,21 @@ def _launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.
 
 
 def _run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> Any:
-    """One process: ``main``, with an error in words if the disk is full."""
+    """One process: ``main``, with an error in words if the machine lacks what it needs."""
     keep_freed_memory()
     try:
         return main(args)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except (RuntimeError, OSError) as error:
+        sentence = machine_fault(error)
+        if sentence is not None:
+            raise UserError(sentence) from error
+        number = getattr(error, "errno", None)
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(
+                f"{error.filename} may not be used ({error.strerror}); change its permissions, or "
+                "set OUTPUT_DIR to another folder"
+            ) from error
+        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         # On a full disk a training's end fails too, as it writes its last lines. What counts is the
         # first sentence.

@@ -49,21 +49,47 @@ def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
 
 
 @contextlib.contextmanager
-def restored_config(folder: str) -> Iterator[None]:
-    """Put a run's ``config.yaml`` back if a start is refused.
+def restored_config(folder: str, evaluation: bool = False) -> Iterator[None]:
+    """Put a run's ``config.yaml`` back if a start is refused, or does not train.
 
     Detectron2 writes the file before it knows whether the config can work, over the config of the
     training whose results lie beside it.
+
+    Args:
+        folder: an OUTPUT_DIR.
+        evaluation: whether the run evaluates only, so that a training's ``config.yaml`` is kept.
     """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"OUTPUT_DIR {folder} cannot be made ({error.strerror}); set it to a folder that can "
+            "be written"
+        ) from error
     path = Path(folder, "config.yaml")
     before = path.read_bytes() if comm.is_main_process() and path.is_file() else None
+    is_refused = False
     try:
         yield
     except UserError:
-        if before is not None:
+        is_refused = True
+        raise
+    finally:
+        if before is not None and (is_refused or (evaluation and _checkpoints(folder))):
             with replace_file(path, "wb") as file:
                 file.write(before)
-        raise
+
+
+def rewrite_config(cfg: CfgNode) -> None:
+    """Let ``config.yaml`` say what is trained, where Detectron2 has written it.
+
+    It wrote the config before the seed was drawn and before ``SOLVER.REFERENCE_WORLD_SIZE`` made
+    batch and schedule for the number of processes.
+    """
+    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    if os.path.isfile(path):
+        with replace_file(path, "w") as file:
+            file.write(cfg.dump())
 
 
 def clear_output_dir(folder: str) -> None:

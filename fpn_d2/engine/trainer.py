@@ -5,8 +5,10 @@ equals one that was never cut.
 """
 
 import contextlib
+import functools
 import logging
 import os
+import sys
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -18,27 +20,36 @@ from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTraine
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
+from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.optim import Optimizer
 
 from ..checkpoint import SafeCheckpointer
 from ..config import changed
 from ..config_checks import check_registered
+from ..config_doubts import tell_doubts
 from ..data import TrainStream, build_test_loader, build_train_loader
 from ..evaluation import (
     MaskRecallEvaluator,
     ResultsWritingCOCOEvaluator,
     ResultsWritingVOCEvaluator,
 )
-from ..inference import PreparedModel, compile_backbone, prepare_model
+from ..inference import PreparedModel, compile_backbone, prepare_as_configured, trained_class_names
 from ..inference.prepared import PRECISIONS
 from ..layers import convolve_linears
-from ..utils.errors import UserError
+from ..utils.errors import UserError, machine_fault
 from ..utils.files import remove_partial_files
 from ..utils.seeding import seed_everything
-from .hooks import CPUAutocastTrainer, ResumeState, StepExchange, Stopper, cpu_has_bfloat16
-from .output_dir import clear_output_dir, keep_steps_before
+from .hooks import CPUAutocastTrainer, GradientFiller, StepExchange, Stopper, cpu_has_bfloat16
+from .output_dir import clear_output_dir, keep_steps_before, rewrite_config
+from .resume_state import ResumeState, changes, check_resumable, take_settings
+
+logger = logging.getLogger(__name__)
+
+# So many detections of an image count for COCO's AP.
+_COCO_LIMIT = 100
 
 
 class Trainer(DefaultTrainer):
@@ -72,12 +83,20 @@ class Trainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
+        _check_norms(cfg, model)
         # DistributedDataParallel refuses Detectron2's device_ids for a module on a CPU.
         device_ids = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
         self._trainer = _step_class(cfg)(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = SafeCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            class_names=trained_class_names(cfg),
+            trainer=weakref.proxy(self),
+        )
+        check = functools.partial(check_resumable, cfg, model, optimizer)
+        self.checkpointer.before_resume = check
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -86,6 +105,9 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
         self._exchange = StepExchange(model, cfg.OUTPUT_DIR, self.stopper, self.resume_state)
         self._trainer.register_hooks([self._exchange])
+        clipping = cfg.SOLVER.CLIP_GRADIENTS
+        if clipping.ENABLED and clipping.CLIP_TYPE == "value":
+            self._trainer.register_hooks([GradientFiller()])
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -107,18 +129,30 @@ class Trainer(DefaultTrainer):
         hooks = [self.resume_state, *super().build_hooks()]
         evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         hooks.insert(evaluation, self.stopper)
+        if (
+            self.cfg.TEST.AUG.ENABLED
+        ):  # as in Detectron2's train_net; before the metrics are written
+            after = EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model))
+            hooks.insert(evaluation + 2, after)
         return hooks
 
     def resume_or_load(self, resume: bool = True) -> None:
         """See :meth:`DefaultTrainer.resume_or_load`.
+
+        A resumed training takes the settings of its config, such as ``SOLVER.BASE_LR``, and keeps
+        the momentum; what it cannot take is refused. The folder's ``config.yaml`` says what is
+        trained, with the batch and the schedule of this number of processes.
 
         It deletes from ``OUTPUT_DIR`` the metrics of iterations that are trained again, what a
         kill has left half written and, with ``OVERWRITE_OUTPUT_DIR`` and without ``resume``, the
         checkpoints of an earlier training.
 
         Raises:
-            UserError: if the checkpoint, or what it says of its training, cannot be used.
+            UserError: if the checkpoint, or what it says of its training, cannot be used, or if its
+                training cannot go on with this config.
         """
+        # As they were built; a checkpoint brings the settings of its training.
+        settings = [{**group, "params": None} for group in self.optimizer.param_groups]
         try:
             super().resume_or_load(resume)
         except TypeError as error:  # an iteration that is no number
@@ -126,11 +160,22 @@ class Trainer(DefaultTrainer):
                 f"the newest checkpoint in {self.cfg.OUTPUT_DIR} does not say at which iteration "
                 "it was written; delete it, or train without --resume"
             ) from error
+        for name, weight in self.model.state_dict().items():
+            if weight.is_floating_point() and not weight.isfinite().all():
+                raise UserError(
+                    f"MODEL.WEIGHTS {self.cfg.MODEL.WEIGHTS}, or the checkpoint to resume, has NaN "
+                    f"or infinite values in {name}; take an earlier one"
+                )
         seed = self.resume_state.seed
         if self._seed_is_drawn and seed is not None:
             self.cfg = changed(self.cfg, {"SEED": seed})
             self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg))
+        if resume and self.checkpointer.has_checkpoint():
+            take_settings(self.optimizer, self.scheduler, settings, self.start_iter)
+            for key, (before, now) in changes(self.resume_state.config, self.cfg).items():
+                logger.info("Resumed with another %s: %s instead of %s", key, now, before)
         if comm.is_main_process():
+            rewrite_config(self.cfg)
             if not resume and self.cfg.OVERWRITE_OUTPUT_DIR:
                 clear_output_dir(self.cfg.OUTPUT_DIR)
             keep_steps_before(self.cfg.OUTPUT_DIR, self.start_iter)
@@ -139,6 +184,13 @@ class Trainer(DefaultTrainer):
         if self.start_iter >= self.max_iter and not os.path.isfile(final):
             # The training was cut just before it wrote this one, and no step is left to write it.
             self.checkpointer.save("model_final", iteration=self.iter)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See :meth:`DefaultTrainer.load_state_dict`; takes a training without mixed precision."""
+        step = state_dict.get("_trainer")
+        if isinstance(self._trainer, AMPTrainer) and isinstance(step, dict):
+            step.setdefault("grad_scaler", self._trainer.grad_scaler.state_dict())
+        super().load_state_dict(state_dict)
 
     def train(self) -> dict[str, Any] | None:
         """See :meth:`DefaultTrainer.train`.
@@ -193,19 +245,39 @@ class Trainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
         """See :meth:`DefaultTrainer.test`; on a copy of the model that is prepared as
         ``cfg.INFERENCE`` says."""
+        tell_doubts(cfg, training=False)
         # Not the model that is trained, but a prepared copy of it: fpn_d2/inference/prepared.py.
         if cfg.INFERENCE.PREPARE and not isinstance(model, PreparedModel):
             model = _prepared(cfg, model)
         return super().test(cfg, model, evaluators)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """Evaluate with test-time augmentation (``TEST.AUG``), as Detectron2's train_net does.
+
+        The results are called ``bbox_TTA`` and so on, and lie in ``inference_TTA/``.
+        """
+        logger.info("Running inference with test-time augmentation ...")
+        if cfg.INFERENCE.PREPARE:
+            made = _prepared(cfg, model)
+            model = PreparedModel(GeneralizedRCNNWithTTA(cfg, made.model), made.dtype, made.engine)
+        else:
+            model = GeneralizedRCNNWithTTA(cfg, model)
+        names = cfg.DATASETS.TEST
+        evaluators = [cls.build_evaluator(cfg, name, "inference_TTA") for name in names]
+        results = cls.test(cfg, model, evaluators)
+        return {f"{name}_TTA": value for name, value in results.items()}
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_folder: str = "inference"
+    ) -> DatasetEvaluator:
         """COCO's metrics, or Pascal VOC's of its data sets, each test set's in a folder of its own.
 
         Detectron2's train_net uses one folder for all test sets, in which the proposals of the
         training set and of the validation set would overwrite each other.
         """
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        folder = os.path.join(cfg.OUTPUT_DIR, output_folder, dataset_name)
         if cfg.MODEL.META_ARCHITECTURE == "MaskProposalNetwork":
             return MaskRecallEvaluator(dataset_name, output_dir=folder)
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
@@ -213,8 +285,32 @@ class Trainer(DefaultTrainer):
             return ResultsWritingVOCEvaluator(dataset_name, output_dir=folder)
         if kind != "coco":
             text = "data set %s is registered for the evaluation %s: these are COCO's metrics"
-            logging.getLogger(__name__).warning(text, dataset_name, kind)
-        return ResultsWritingCOCOEvaluator(dataset_name, output_dir=folder)
+            logger.warning(text, dataset_name, kind)
+        limit = cfg.TEST.DETECTIONS_PER_IMAGE
+        if not 0 <= limit <= _COCO_LIMIT:
+            logger.info(
+                "AP on %s counts %s detections of an image (TEST.DETECTIONS_PER_IMAGE), where "
+                "COCO's counts 100",
+                *(dataset_name, "all" if limit < 0 else f"up to {limit}"),
+            )
+        return ResultsWritingCOCOEvaluator(
+            dataset_name,
+            output_dir=folder,
+            max_dets_per_image=max(limit, _COCO_LIMIT) if limit >= 0 else sys.maxsize,
+            kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+        )
+
+
+def _check_norms(cfg: CfgNode, model: nn.Module) -> None:
+    """Refuse norms that cannot be shared by processes on CPUs, or that have no statistics."""
+    synced = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    if synced and cfg.MODEL.DEVICE == "cpu" and comm.get_world_size() > 1:
+        raise UserError("SyncBN shares statistics on GPUs alone; set the norm to naiveSyncBN")
+    if cfg.TEST.PRECISE_BN.ENABLED and not get_bn_modules(model.train()):
+        raise UserError(
+            "TEST.PRECISE_BN.ENABLED has no effect on a model without batch norms that learn "
+            "(FrozenBN and other norms keep theirs); set it to False"
+        )
 
 
 # Compiled copies of the models that are trained, by model. Compiling one takes up to a minute, and
@@ -224,14 +320,15 @@ _COMPILED: weakref.WeakKeyDictionary[nn.Module, PreparedModel] = weakref.WeakKey
 
 def _prepared(cfg: CfgNode, model: nn.Module) -> PreparedModel:
     """A prepared copy of a model as it is now; only a compiled one is kept in memory."""
-    precision = cfg.INFERENCE.PRECISION
     if not cfg.INFERENCE.COMPILE:
-        return prepare_model(model, precision=precision)
+        # In training mode the weights are no longer those of any file.
+        return prepare_as_configured(cfg, model, keep=not model.training)
     kept = _COMPILED.get(model)
-    if kept is not None and kept.dtype == PRECISIONS[precision]:
-        kept.load_weights(prepare_model(model, precision=precision))
+    if kept is not None and kept.dtype == PRECISIONS[cfg.INFERENCE.PRECISION]:
+        plain = changed(cfg, {"INFERENCE.COMPILE": False})
+        kept.load_weights(prepare_as_configured(plain, model))
         return kept
-    _COMPILED[model] = prepare_model(model, precision=precision, compile=True)
+    _COMPILED[model] = prepare_as_configured(cfg, model)
     return _COMPILED[model]
 
 
@@ -244,6 +341,14 @@ def _step_class(cfg: CfgNode) -> type[SimpleTrainer]:
     return CPUAutocastTrainer if cpu_has_bfloat16() else SimpleTrainer
 
 
+# The words of a key whose values Detectron2 looks up itself.
+KNOWN = {
+    "DATALOADER.SAMPLER_TRAIN": "TrainingSampler, RepeatFactorTrainingSampler, "
+    "RandomSubsetTrainingSampler, WeightedTrainingSampler, WeightedCategoryTrainingSampler",
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR, WarmupCosineLR, WarmupStepWithFixedGammaLR",
+}
+
+
 @contextlib.contextmanager
 def _naming(key: str, complaint: str, method: str) -> Iterator[None]:
     """Name the key if Detectron2 does not know its value, which a trainer's method may extend."""
@@ -253,14 +358,16 @@ def _naming(key: str, complaint: str, method: str) -> Iterator[None]:
         if not str(error).startswith(complaint):
             raise
         raise UserError(
-            f"{key}: {error}; name one of Detectron2's, or build yours in a Trainer's {method}"
+            f"{key}: {error}; name one of Detectron2's ({KNOWN[key]}), or build yours in a "
+            f"Trainer's {method}"
         ) from error
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """A filter of Detectron2's log: a user's error is logged as its sentence."""
+    """A filter of Detectron2's log: a user's error and the machine's are logged as sentences."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, UserError):
-        record.msg, record.args = "Training stopped: %s", (error,)
+    sentence = error if isinstance(error, UserError) else machine_fault(error)
+    if sentence is not None:
+        record.msg, record.args = "Training stopped: %s", (sentence,)
         record.exc_info = record.exc_text = None
     return not isinstance(error, FloatingPointError)  # which becomes one

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ..checkpoint.checkpointer import CLASS_NAMES
 from ..checkpoint.safe_load import read_torch
 from ..config import load_config
 from ..utils.errors import UserError
@@ -137,11 +138,13 @@ class FourStep(Run):
 
     def _join(self, steps: list[Run]) -> None:
         """Write step 4's network with step 3's RPN as one Faster R-CNN checkpoint."""
-        step2, rpn, fast = (read_torch(run.weights)["model"] for run in steps[1:])
+        *_, last = checkpoints = [read_torch(run.weights) for run in steps[1:]]
+        step2, rpn, fast = (checkpoint["model"] for checkpoint in checkpoints)
         check_frozen(step2, {"step 3": rpn, "step 4": fast})
         heads = {key: value for key, value in rpn.items() if key.startswith("proposal_generator.")}
         with replace_file(self.weights, "wb") as file:
-            torch.save({"model": {**fast, **heads}}, file)
+            names = {key: last[key] for key in (CLASS_NAMES,) if key in last}
+            torch.save({"model": {**fast, **heads}, **names}, file)
 
 
 def proposal_opts(rpn: Run) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Models exported as one file, and how far the file is from the model."""
 
+from .accuracy import calibration_inputs, judge_int8
 from .exporter import FORMATS, Exported, check_output, export_model, write_export
 from .parity import (
     Parity,
@@ -15,11 +16,13 @@ __all__ = [
     "FORMATS",
     "Exported",
     "Parity",
+    "calibration_inputs",
     "check_export",
     "check_output",
     "check_report",
     "export_model",
     "export_table",
+    "judge_int8",
     "load_exported",
     "read_check_images",
     "report_parity",

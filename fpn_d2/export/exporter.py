@@ -1,4 +1,4 @@
-"""A detector as one file, ONNX or TorchScript, that runs without Detectron2 and this package.
+"""A detector as a file, of ONNX, TorchScript or OpenVINO, that runs without Detectron2.
 
 The graph takes one image of any size and, in Fast R-CNN, its proposals. It returns boxes in pixels
 of that image, and holds everything from the normalization to the last NMS.
@@ -8,11 +8,15 @@ Shape shorthand: H x W pixels, P given proposals, R boxes returned.
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import io
 import json
+import logging
 import os
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,46 +28,60 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..inference import class_names, prepare_model
+from ..inference import classes_of, prepare_model
+from ..inference.openvino_parts import quietly
+from ..inference.quantization import graph_bytes, quantize
 from ..utils.errors import UserError
 from ..utils.files import check_targets, explain_disk_errors, replace_file
 from .nms import nms_by_group
 
-FORMATS = ("onnx", "torchscript")
+logger = logging.getLogger(__name__)
+
+FORMATS = ("onnx", "torchscript", "openvino")
 # Opset 16 is the first with RoIAlign's half-pixel shift; most runtimes know the next one too.
 OPSET = 17
 METADATA_FILE = "metadata.json"  # in a TorchScript file
+METADATA_PATH = "fpn_d2"  # in the rt_info of OpenVINO's
 _TRACE_SIZE = (120, 150)  # (H, W); any will do, since sizes become symbols
 
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """An exported model, as the bytes of a file.
+    """An exported model, as the bytes of a file; OpenVINO's is a pair of files.
 
     Args:
-        format: "onnx" or "torchscript".
-        content: the file.
+        format: "onnx", "torchscript" or "openvino".
+        content: the file; of OpenVINO's pair the ``.xml``.
         check: the same file, which also returns the outputs of the model's heads, so that
             :func:`fpn_d2.export.check_export` can compare them.
         metadata: what the file says about the model, as texts: ``class_names`` (a JSON list, empty
-            for proposals), ``input_format`` ("BGR" or "RGB"), ``min_size`` and ``max_size`` (the
-            sides in pixels to which an image is resized), ``resize`` (the way of it,
-            ``INPUT.RESIZE_TEST``), ``model`` and ``license``.
+            for proposals), ``class_names_from`` (the source in :class:`fpn_d2.inference.Classes`,
+            or "guess: " and a sentence), ``input_format`` ("BGR" or "RGB"), ``min_size`` and
+            ``max_size`` (the sides in pixels to which an image is resized), ``resize`` (the way of
+            it, ``INPUT.RESIZE_TEST``), ``model`` and ``license``.
     """
 
     format: str
     content: bytes
     check: bytes
     metadata: dict[str, str]
+    weights: bytes = b""  # OpenVINO's ``.bin`` of the file,
+    check_weights: bytes = b""  # and of the one to check
 
 
-def export_model(cfg: CfgNode, model: nn.Module, format: str) -> Exported:
+def export_model(
+    cfg: CfgNode,
+    model: nn.Module,
+    format: str,
+    calibration: Sequence[dict[str, Tensor]] = (),
+) -> Exported:
     """Export a detector.
 
     Args:
         cfg: the detector's config.
         model: from :func:`fpn_d2.load_model`; it is not changed.
-        format: "onnx" or "torchscript".
+        format: "onnx", "torchscript" or "openvino".
+        calibration: for OpenVINO, inputs of the graph by name; with some, the file is int8.
 
     Raises:
         UserError: for another format, for a kind of model that cannot be exported, or if a
@@ -72,10 +90,15 @@ def export_model(cfg: CfgNode, model: nn.Module, format: str) -> Exported:
     if format not in FORMATS:
         raise UserError(f"format {format!r} is none of {', '.join(FORMATS)}")
     _check_exportable(model)
-    if format == "onnx":
-        require("onnx")
+    if format != "torchscript":
+        require("onnx")  # which OpenVINO's files are made from
+        require(format)
+    classes = classes_of(cfg, model)
+    if classes.guess:
+        logger.warning("%s", classes.guess)
     metadata = {
-        "class_names": json.dumps(class_names(cfg)),
+        "class_names": json.dumps(classes.names),
+        "class_names_from": f"guess: {classes.guess}" if classes.guess else classes.source,
         "input_format": cfg.INPUT.FORMAT,
         "min_size": str(cfg.INPUT.MIN_SIZE_TEST),
         "max_size": str(cfg.INPUT.MAX_SIZE_TEST),
@@ -92,19 +115,23 @@ def export_model(cfg: CfgNode, model: nn.Module, format: str) -> Exported:
     if graph.takes_proposals:
         # one for the coarsest level and one for the finest
         inputs = (image, torch.tensor([[0.0, 0.0, 140.0, 110.0], [10.0, 10.0, 30.0, 30.0]]))
-    write = _onnx if format == "onnx" else _torchscript
+    write = {
+        "onnx": _onnx,
+        "torchscript": _torchscript,
+        "openvino": functools.partial(_openvino, calibration=calibration),
+    }[format]
     quiet = contextlib.redirect_stdout(io.StringIO())
     try:
         with warnings.catch_warnings(), quiet, nms_by_group(format), torch.no_grad():
             warnings.simplefilter("ignore")  # the check finds out what tracing warns of
-            content, check = write(graph, inputs, metadata)
+            files = write(graph, inputs, metadata)
     except (torch.onnx.errors.OnnxExporterError, torch.jit.TracingCheckError) as error:
         reason = str(error).strip().splitlines()[0]
-        other = FORMATS[1 - FORMATS.index(format)]
+        other = "onnx" if format == "torchscript" else "torchscript"
         raise UserError(
             f"a layer of this model has no form in {format} ({reason}); try --format {other}"
         ) from error
-    return Exported(format, content, check, metadata)
+    return Exported(format, *files[:2], metadata, *files[2:])
 
 
 def _check_exportable(model: nn.Module) -> None:
@@ -217,10 +244,8 @@ class DetectorGraph(nn.Module):
         self._kept["outputs"] = outputs
 
 
-def _onnx(
-    graph: DetectorGraph, inputs: tuple[Tensor, ...], metadata: dict[str, str]
-) -> tuple[bytes, bytes]:
-    onnx = require("onnx")
+def _trace_to_onnx(graph: DetectorGraph, inputs: tuple[Tensor, ...]) -> bytes:
+    """The graph in ONNX, with the outputs of the heads behind its own."""
     outputs, heads = graph.output_names, graph.check_names
     axes: dict[str, dict[int, str]] = {name: {0: "R"} for name in outputs}
     axes |= {name: {0: f"{name} rows"} for name in heads}
@@ -237,12 +262,40 @@ def _onnx(
         output_names=outputs + heads,
         dynamic_axes=axes,
     )
-    full = onnx.load_from_string(file.getvalue())
+    return file.getvalue()
+
+
+def _onnx(
+    graph: DetectorGraph, inputs: tuple[Tensor, ...], metadata: dict[str, str]
+) -> tuple[bytes, bytes]:
+    onnx = require("onnx")
+    full = onnx.load_from_string(_trace_to_onnx(graph, inputs))
     onnx.helper.set_model_props(full, metadata)
     check = full.SerializeToString()
-    del full.graph.output[len(outputs) :]  # the graph that is checked, with fewer outputs
+    # the graph that is checked, with fewer outputs
+    del full.graph.output[len(graph.output_names) :]
     onnx.checker.check_model(full)
     return full.SerializeToString(), check
+
+
+def _openvino(
+    graph: DetectorGraph,
+    inputs: tuple[Tensor, ...],
+    metadata: dict[str, str],
+    calibration: Sequence[dict[str, Tensor]],
+) -> tuple[bytes, bytes, bytes, bytes]:
+    full = require("openvino").Core().read_model(_trace_to_onnx(graph, inputs))
+    if calibration:
+        samples = [{name: x.numpy() for name, x in sample.items()} for sample in calibration]
+        # The heads' outputs, and the proposals of a box head, which the RPN's rank and place.
+        heads = range(len(graph.output_names), len(full.outputs))
+        full = quantize(full, samples, keep_first=True, last_outputs=heads)
+    full.set_rt_info(metadata, [METADATA_PATH])
+    check, check_weights = graph_bytes(full)
+    for result in full.get_results()[len(graph.output_names) :]:
+        full.remove_result(result)
+    content, weights = graph_bytes(full)
+    return content, check, weights, check_weights
 
 
 def _torchscript(
@@ -260,16 +313,21 @@ def _torchscript(
 def require(package: str) -> Any:
     """Import an optional package; if it is not installed, the error says how to install it."""
     try:
-        return importlib.import_module(package)
+        with quietly():
+            return importlib.import_module(package)
     except ImportError as error:
         raise UserError(
-            f"{package} is not installed; python -m pip install onnx onnxruntime, or take "
-            "--format torchscript, which needs neither"
+            f"{package} is not installed; python -m pip install onnx and onnxruntime or openvino, "
+            "or take --format torchscript, which needs none of them"
         ) from error
 
 
-def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
+def check_output(path: str | os.PathLike, overwrite: bool = False, format: str = "") -> None:
     """Refuse a file whose folder does not exist, or that exists and may not be replaced.
+
+    Args:
+        path, overwrite: see :func:`write_export`.
+        format: the format if it is known; OpenVINO's files are named ``.xml`` and ``.bin``.
 
     Raises:
         UserError: before the work for the file begins.
@@ -277,7 +335,14 @@ def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
     folder = os.path.dirname(os.fspath(path)) or "."
     if not os.path.isdir(folder):
         raise UserError(f"the folder {folder} of {path} does not exist; create it first")
-    check_targets(path, overwrite=overwrite)
+    if format == "openvino" and Path(path).suffix != ".xml":
+        raise UserError(f"OpenVINO reads no {path}; name an .xml, beside which its .bin is written")
+    check_targets(*_files(path, format), overwrite=overwrite)
+
+
+def _files(path: str | os.PathLike, format: str) -> list[Path]:
+    """The files of a format, the one that is named last."""
+    return [*[Path(path).with_suffix(".bin")] * (format == "openvino"), Path(path)]
 
 
 def write_export(exported: Exported, path: str | os.PathLike, overwrite: bool = False) -> None:
@@ -290,7 +355,10 @@ def write_export(exported: Exported, path: str | os.PathLike, overwrite: bool = 
     Raises:
         UserError: see :func:`check_output`; or if it cannot be written.
     """
-    check_output(path, overwrite)
+    check_output(path, overwrite, exported.format)
     remedy = "choose another --output, or make room there"
-    with explain_disk_errors(os.fspath(path), remedy), replace_file(path, "wb") as file:
-        file.write(exported.content)
+    contents = [exported.weights, exported.content]
+    files = _files(path, exported.format)
+    for name, content in zip(files, contents[-len(files) :], strict=True):
+        with explain_disk_errors(os.fspath(name), remedy), replace_file(name, "wb") as file:
+            file.write(content)

@@ -23,13 +23,13 @@ def nms_by_group(format: str) -> Iterator[None]:
     """A context in which models that are traced suppress the boxes of each class separately.
 
     Args:
-        format: "onnx", which has an operator for it, or "torchscript", which has a loop.
+        format: "torchscript", which gets a loop; the others have an operator for it.
     """
     # Detectron2's functions take no NMS as an argument; they look torchvision's up in its module at
     # each call. So the name is replaced there while the trace runs, as Detectron2's own
     # torchscript_patch does, instead of copying the bodies of those functions.
     target = torchvision.ops.boxes
-    by_group = _onnx_nms if format == "onnx" else target._batched_nms_vanilla
+    by_group = target._batched_nms_vanilla if format == "torchscript" else _onnx_nms
     with mock.patch.object(target, "batched_nms", by_group):
         yield
 

@@ -110,7 +110,8 @@ def check_export(exported: Exported, model: nn.Module, images: Sequence[Tensor])
         UserError: if no image has a detection, so that nothing can be compared.
     """
     eager = DetectorGraph(copy.deepcopy(model).eval().cpu())
-    run, run_check = (load_exported(x, exported.format) for x in (exported.content, exported.check))
+    run = load_exported(exported.content, exported.format, exported.weights)
+    run_check = load_exported(exported.check, exported.format, exported.check_weights)
     parity = Parity()
     for image in images:
         height, width = image.shape[-2:]
@@ -203,8 +204,13 @@ def _confident(outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(x[keep] for x in outputs)
 
 
-def load_exported(content: bytes, format: str) -> Callable[[dict[str, Tensor]], list[Tensor]]:
-    """Load an exported file into ONNX Runtime or TorchScript, on the CPU.
+def load_exported(
+    content: bytes, format: str, weights: bytes = b""
+) -> Callable[[dict[str, Tensor]], list[Tensor]]:
+    """Load an exported file into ONNX Runtime, TorchScript or OpenVINO, on the CPU.
+
+    Args:
+        content, format, weights: see :class:`fpn_d2.export.Exported`.
 
     Returns:
         a function that runs it: it takes the inputs by name and returns the outputs in order.
@@ -212,6 +218,20 @@ def load_exported(content: bytes, format: str) -> Callable[[dict[str, Tensor]], 
     if format == "torchscript":
         module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
         return torch.no_grad()(lambda inputs: list(module(*inputs.values())))
+    if format == "openvino":
+        openvino = require("openvino")
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        graph = openvino.Core().read_model(content, weights)
+        compiled = openvino.compile_model(graph, "CPU", settings)
+
+        def run_compiled(inputs: dict[str, Tensor]) -> list[Tensor]:
+            found = compiled({name: tensor.numpy() for name, tensor in inputs.items()})
+            return [torch.from_numpy(found[i].copy()) for i in range(len(compiled.outputs))]
+
+        return run_compiled
     onnxruntime = require("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -279,13 +299,16 @@ def _test_files(cfg: CfgNode) -> list[str]:
 # --- the report
 
 
-def report_parity(path: str | os.PathLike, model: str, format: str, parity: Parity) -> None:
+def report_parity(
+    path: str | os.PathLike, model: str, format: str, parity: Parity, **more: Any
+) -> None:
     """Add a model's parity to a JSON file, in the place of an earlier one of the same model.
 
     Args:
         path: the file; it need not exist.
         model, format: the model's name in the table, and the form in which it was exported.
         parity: of the exported file.
+        more: further keys, such as those of :func:`fpn_d2.export.judge_int8`.
 
     Raises:
         UserError: see :func:`check_report`.
@@ -303,12 +326,14 @@ def report_parity(path: str | os.PathLike, model: str, format: str, parity: Pari
         "max_pixels": float(f"{parity.max_pixels:.1e}"),
         "max_score": float(f"{parity.max_score:.1e}"),
         "head_max_error": float(f"{parity.head_max_error:.1e}"),
+        **more,
     }
     content = {
         "exports": sorted([*rows, row], key=lambda row: (row["model"], row["format"])),
         "commit": git_commit(),
         "machine": describe_machine(),
-        "versions": describe_versions() | installed_versions("onnx", "onnxruntime"),
+        "versions": describe_versions()
+        | installed_versions("onnx", "onnxruntime", "openvino", "nncf"),
     }
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     write_json(path, content)

@@ -9,16 +9,23 @@ from typing import Any
 
 _NAMES = {
     "explanation": ["AnchorMatches", "Explainer", "Explanation", "Proposals"],
-    "predictor": [
-        "Predictor",
+    "names": [
+        "Classes",
         "class_names",
+        "classes_of",
+        "config_for",
         "dataset_category_ids",
         "free_title",
-        "set_final_nms",
-        "set_score_threshold",
         "split_pair",
+        "trained_class_names",
     ],
-    "prepared": ["PreparedModel", "compile_backbone", "prepare_model"],
+    "predictor": ["Predictor", "set_final_nms", "set_score_threshold"],
+    "prepared": [
+        "PreparedModel",
+        "compile_backbone",
+        "prepare_as_configured",
+        "prepare_model",
+    ],
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = list(_MODULES)

@@ -132,7 +132,8 @@ class Explainer:
         """Detect objects, and record what the model did on the way to them.
 
         The model runs without ``torch.compile``, even with ``INFERENCE.COMPILE True``: a compiled
-        backbone calls no hooks, and the maps are recorded by hooks.
+        backbone calls no hooks, and the maps are recorded by hooks. With OpenVINO the maps within
+        the pyramid are PyTorch's, in a second run of the backbone.
 
         Args:
             image: (H, W, 3) uint8, RGB.
@@ -336,6 +337,8 @@ class _Record:
         for name, shape in backbone.output_shape().items():
             if name in features:
                 self._take(name, shape.stride, "output", features[name])
+        if hasattr(backbone, "eager_forward"):  # a graph of OpenVINO calls no hooks within
+            backbone.eager_forward(*args)
 
     def _by_level(self, rpn: RPN) -> Callable[..., list[Instances]]:
         """Wrap the RPN's last step: it also runs on each level alone."""

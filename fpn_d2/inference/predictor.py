@@ -1,35 +1,41 @@
-"""One image through a model, by Detectron2's own path; the names of models and of their classes.
+"""Images through a model, prepared as Detectron2's test loader prepares them.
 
 Shape shorthand: an image of H x W pixels, R detections on it.
 """
 
+import importlib.util
 import logging
-import operator
 import os
-import re
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import convert_PIL_to_numpy
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import RetinaNet
 from detectron2.structures import Boxes, Instances
-from PIL import Image
 from torch import nn
 from torchvision.ops import nms
 
 from ..checkpoint import load_model
-from ..config_checks import class_head_key
+from ..checkpoint.resume_point import checkpoints_in, newest_whole
+from ..config import load_config
 from ..data import build_test_resize
 from ..utils.errors import UserError
-from .prepared import PreparedModel, prepare_model
+from ..utils.model_zoo import close_zoo_names, zoo_config, zoo_names, zoo_weights
+from .inputs import ImageInput, input_pixels
+from .names import classes_of
+from .prepared import PreparedModel, prepare_as_configured
 
 # Proposals to show: boxes that overlap no better one by more than this IoU, and so many at most.
 _PROPOSAL_IOU, _MOST_PROPOSALS = 0.5, 20
+# The most images that are in memory at once.
+_MOST_TOGETHER = 8
+# The meta-architectures whose outputs are taken here; a PanopticFPN's segments are not.
+_NETWORKS = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet")
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +44,8 @@ class Predictor(DefaultPredictor):
     """Detectron2's :class:`DefaultPredictor` on a checked checkpoint and a prepared model.
 
     The constructor of the parent loads whatever a checkpoint happens to hold, so this one puts
-    together the same parts with :func:`fpn_d2.load_model`. The call is inherited.
+    together the same parts with :func:`fpn_d2.load_model`. ``class_names`` are the names of the
+    model's classes; the log says so if they are a guess (:class:`fpn_d2.inference.Classes`).
 
     Neither class can run a Fast R-CNN on proposals from a file, since a new image has no proposals
     there. Take a Faster R-CNN, or give the network an RPN: ``MODEL.LOAD_PROPOSALS False
@@ -46,9 +53,10 @@ class Predictor(DefaultPredictor):
     your own, call the model itself with ``{"image": ..., "proposals": Instances}``.
 
     Examples:
-        >>> predictor = Predictor(load_config("configs/quick/demo.yaml", ["MODEL.WEIGHTS", path]))
-        >>> predictor.detect(np.zeros((320, 320, 3), np.uint8)).pred_boxes.tensor.shape
-        torch.Size([0, 4])
+        >>> predictor = Predictor.from_zoo("COCO-Detection/faster_rcnn_R_50_FPN_3x")
+        >>> one, other = predictor(["street.jpg", cv2.imread("kitchen.jpg")])
+        >>> [predictor.class_names[i] for i in one["instances"].pred_classes]
+        ['person', 'bicycle']
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module | None = None):
@@ -70,32 +78,125 @@ class Predictor(DefaultPredictor):
             )
         self.cfg = cfg.clone()
         model = load_model(cfg) if model is None else model.eval()
-        keys = cfg.INFERENCE
-        if keys.PREPARE and not isinstance(model, PreparedModel):
-            model = prepare_model(model, precision=keys.PRECISION, compile=keys.COMPILE)
+        if cfg.INFERENCE.PREPARE and not isinstance(model, PreparedModel):
+            model = prepare_as_configured(cfg, model)
         self.model = model
+        classes = classes_of(cfg, getattr(model, "model", model))
+        if classes.guess:
+            logger.warning("%s", classes.guess)
+        self.class_names = classes.names
         if len(cfg.DATASETS.TEST):
             self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+            if classes.names and self.metadata.get("thing_classes") != classes.names:
+                self.metadata = Metadata(thing_classes=classes.names)
         self.aug = build_test_resize(cfg)
         self.input_format = cfg.INPUT.FORMAT
 
-    def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
-        """See :meth:`DefaultPredictor.__call__`; the image is BGR, whatever ``INPUT.FORMAT`` is.
+    @classmethod
+    def from_zoo(cls, name: str, opts: Sequence[Any] = ()) -> "Predictor":
+        """Load a trained model of Detectron2's model zoo, with the config that it was trained by.
+
+        Args:
+            name: the entry's name, such as ``COCO-Detection/faster_rcnn_R_50_FPN_3x``, with or
+                without ``.yaml``; docs/pretrained.md lists them.
+            opts: overrides as ``[KEY, value, ...]``.
 
         Raises:
-            UserError: where resizing would leave no pixel of the image.
+            UserError: if there is no such entry, it is of a kind that does not run here, or its
+                weights cannot be downloaded.
         """
-        if self.input_format not in ("BGR", "RGB"):
-            picture = Image.fromarray(np.ascontiguousarray(original_image[:, :, ::-1]))
-            original_image = convert_PIL_to_numpy(picture, self.input_format)
-        resize = self.aug.get_transform(original_image)
+        why = why_not_in_zoo(name)
+        if why:
+            raise UserError(f"{name} {why}")
+        return cls(load_config(name, ["MODEL.WEIGHTS", zoo_weights(name), *opts]))
+
+    @classmethod
+    def from_run(cls, folder: str | os.PathLike, opts: Sequence[Any] = ()) -> "Predictor":
+        """Load the model that a training left in its ``OUTPUT_DIR``.
+
+        Its weights are those of ``model_best.pth``, of ``model_final.pth`` or of the last
+        checkpoint that is whole, whichever of these comes first. The device is this machine's.
+
+        Args:
+            folder: the ``OUTPUT_DIR``.
+            opts: overrides as ``[KEY, value, ...]``.
+
+        Raises:
+            UserError: if the folder holds no training or no checkpoint.
+        """
+        folder = os.fspath(folder)
+        config = os.path.join(folder, "config.yaml")
+        found = checkpoints_in(folder)
+        if not found or not os.path.isfile(config):
+            lacking = "checkpoint" if os.path.isfile(config) else "config.yaml"
+            raise UserError(
+                f"{folder} holds no {lacking}; name a folder that train_net.py has filled, such as "
+                "output/demo"
+            )
+        named = [os.path.join(folder, f"model_{which}.pth") for which in ("best", "final")]
+        weights = next((path for path in named if path in found), "") or newest_whole(folder)
+        device = load_config().MODEL.DEVICE
+        opts = ["MODEL.DEVICE", device, *opts]
+        return cls(load_config(config, [*opts, "MODEL.WEIGHTS", weights]))
+
+    def __call__(self, images: ImageInput | Sequence[ImageInput]) -> Any:
+        """Run the model on an image or on a list of them.
+
+        Images whose network inputs have one size go through the network together, up to 8 of them.
+        Others go one after another: padding them to a common size would change the features.
+
+        Args:
+            images: an image in a form that :func:`fpn_d2.inference.inputs.input_pixels` takes,
+                such as (H, W, 3) uint8 BGR or a path; or a list of images in any of these forms.
+
+        Returns:
+            for an image a dict as of :meth:`DefaultPredictor.__call__`, for a list a list of them.
+
+        Raises:
+            UserError: for what is no such image, or if resizing would leave no pixel of it.
+        """
+        if not isinstance(images, list | tuple):
+            return self._run([self._record(images)])[0]
+        outputs: list[Any] = []
+        # Pillow decodes and resizes outside of Python's lock.
+        with ThreadPoolExecutor(_MOST_TOGETHER) as pool:
+            for start in range(0, len(images), _MOST_TOGETHER):
+                part = images[start : start + _MOST_TOGETHER]
+                made = [pool.submit(self._record, image) for image in part]
+                records = []
+                for number, future in enumerate(made, start):
+                    try:
+                        records.append(future.result())
+                    except UserError as error:
+                        raise UserError(f"images[{number}]: {error}") from error
+                outputs += self._run(records)
+        return outputs
+
+    def _record(self, image: ImageInput) -> dict[str, Any]:
+        """An image as the network takes it, resized as the config says."""
+        pixels = input_pixels(image, self.input_format)
+        height, width = pixels.shape[:2]
+        resize = self.aug.get_transform(pixels)
         if 0 in (getattr(resize, "new_h", 1), getattr(resize, "new_w", 1)):
-            height, width = original_image.shape[:2]
             raise UserError(
                 f"an image of {width} x {height} pixels is too narrow for INPUT.MAX_SIZE_TEST "
                 f"{self.cfg.INPUT.MAX_SIZE_TEST}, which leaves no pixel across; crop it"
             )
-        return super().__call__(original_image)
+        resized = resize.apply_image(pixels).transpose(2, 0, 1)
+        tensor = torch.from_numpy(np.ascontiguousarray(resized, np.float32))
+        return {"image": tensor, "height": height, "width": width}
+
+    @torch.no_grad()
+    def _run(self, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The model's outputs for each record; those of one size are a batch."""
+        batches: dict[torch.Size, list[int]] = {}
+        for number, record in enumerate(records):
+            batches.setdefault(record["image"].shape, []).append(number)
+        outputs: dict[int, dict[str, Any]] = {}
+        for numbers in batches.values():
+            found = self.model([records[number] for number in numbers])
+            outputs.update(zip(numbers, found, strict=True))
+        return [outputs[number] for number in range(len(records))]
 
     def detect(self, image: np.ndarray, *, threshold: float | Sequence[float] = 0.5) -> Instances:
         """Detect the objects of an image.
@@ -111,6 +212,32 @@ class Predictor(DefaultPredictor):
             UserError: for an image that the model cannot take, or a model that finds no objects.
         """
         return detections_above(self(np.ascontiguousarray(image[:, :, ::-1])), threshold)
+
+
+def why_not_in_zoo(name: str) -> str:
+    """Say why a model of the model zoo does not run here.
+
+    Args:
+        name: see :meth:`Predictor.from_zoo`.
+
+    Returns:
+        the end of a sentence that begins with the name; "" if the model runs.
+    """
+    if not zoo_weights(name):
+        close = " or ".join(close_zoo_names(name))
+        hint = f"did you mean {close}?" if close else f"name one, such as {zoo_names()[0]}"
+        return f"is no entry of Detectron2's model zoo; {hint}"
+    cfg = zoo_config(name)
+    if cfg is None:
+        return "has a LazyConfig in the model zoo; take an entry with a YAML config"
+    if cfg.MODEL.LOAD_PROPOSALS:
+        return "is a Fast R-CNN on proposals from a file; take a Faster R-CNN"
+    if cfg.MODEL.META_ARCHITECTURE not in _NETWORKS:
+        return f"is a {cfg.MODEL.META_ARCHITECTURE}, which does not run here; take a Mask R-CNN"
+    compiled = importlib.util.find_spec("detectron2._C")
+    if any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE) and not compiled:
+        return "has deformable convolutions, which need Detectron2's compiled part; build it"
+    return ""
 
 
 def detections_above(predictions: dict[str, Any], threshold: float | Sequence[float]) -> Instances:
@@ -197,89 +324,3 @@ def set_score_threshold(model: nn.Module, threshold: float | Sequence[float]) ->
         )
     each = isinstance(threshold, Sequence)
     head.test_score_thresh = torch.tensor(threshold) if each else threshold
-
-
-# --- names
-
-
-def split_pair(words: str, option: str) -> tuple[str, str]:
-    """Split an option's ``CONFIG:WEIGHTS`` into the config's path and the weights' path or URL.
-
-    Raises:
-        UserError: if the words have another form.
-    """
-    # The weights may be a URL with a colon of its own, so the config ends at its suffix.
-    match = re.fullmatch(r"(.+?\.ya?ml):(.+)", words)
-    if not match:
-        raise UserError(
-            f"{option} {words} is not of the form CONFIG:WEIGHTS, such as "
-            "configs/quick/demo.yaml:output/demo/model_final.pth"
-        )
-    return match[1], match[2]
-
-
-def free_title(config: str, taken: Container[str]) -> str:
-    """Return the config's file name as a title, numbered if another model has that title."""
-    name = title = os.path.splitext(os.path.basename(config))[0]
-    number = 1
-    while title in taken:
-        number += 1
-        title = f"{name} ({number})"
-    return title
-
-
-def class_names(cfg: CfgNode) -> list[str]:
-    """Return the names of a config's classes, as its first test set has them.
-
-    Args:
-        cfg: a config from :func:`fpn_d2.load_config`. Without a test set, its first training set
-            names the classes.
-
-    Returns:
-        a name for each class: ``class 0`` and so on where the data set is not known, cannot be
-        read or has other classes; none for a model without classes.
-    """
-    number = _num_classes(cfg)
-    names = list(_metadata(cfg).get("thing_classes", ()))
-    return names if len(names) == number else [f"class {i}" for i in range(number)]
-
-
-def dataset_category_ids(cfg: CfgNode) -> list[int]:
-    """Return the category id that each class has in the annotations; see :func:`class_names`.
-
-    Returns:
-        an id for each class, counted from 0 where the data set is not known, cannot be read or has
-        other classes; [1] for a model without classes, whose objects are all of one kind.
-    """
-    number = _num_classes(cfg)
-    if not number:
-        return [1]
-    ids = _metadata(cfg).get("thing_dataset_id_to_contiguous_id", {})
-    by_class = {contiguous: dataset_id for dataset_id, contiguous in ids.items()}
-    return [by_class[i] for i in range(number)] if len(by_class) == number else list(range(number))
-
-
-def _num_classes(cfg: CfgNode) -> int:
-    key = class_head_key(cfg)
-    return operator.attrgetter(key)(cfg) if key else 0
-
-
-def _metadata(cfg: CfgNode) -> Any:
-    """Return the metadata of the data set that names the classes, or an empty dict."""
-    datasets = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
-    if not datasets:
-        return {}
-    metadata = MetadataCatalog.get(datasets[0])
-    names, json_file = metadata.get("thing_classes"), metadata.get("json_file", "")
-    known = names and metadata.get("thing_dataset_id_to_contiguous_id")
-    is_there = os.path.isfile(json_file) if json_file else not names
-    if datasets[0] in DatasetCatalog and is_there and not known:
-        try:  # Detectron2 knows the classes of a COCO data set once it is read
-            DatasetCatalog.get(datasets[0])
-        except (OSError, ValueError, KeyError) as error:
-            logger.warning(
-                "data set %s cannot be read, so its classes have numbers for names: %r",
-                datasets[0],
-                error,
-            )
-    return metadata

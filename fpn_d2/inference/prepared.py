@@ -6,15 +6,21 @@ RoIs              pooled by :class:`LevelROIPooler`, in models of Detectron2's o
 linear layers     convolved on CPUs where PyTorch multiplies matrices slowly
 precision         bfloat16 or float16 if asked; the layers that rank boxes stay in float32
 torch.compile     of the backbone if asked, for images of changing size
+OpenVINO          runs the dense parts if asked, in int8, too; see ``openvino_parts``
 """
 
+import contextlib
 import copy
 import functools
 import logging
+import os
 import shutil
+import threading
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling.backbone import regnet
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
@@ -34,20 +40,31 @@ from ..modeling import LevelROIPooler
 from ..utils.devices import has_bfloat16
 from ..utils.errors import UserError
 from ..utils.modules import recast
+from .openvino_parts import attach_graphs, check_engine, convert, example_inputs
+from .quantization import CalibrationImages, cache_paths, quantize_parts, read_cache, write_cache
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRECISIONS = {
+    "float32": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": None,  # of what OpenVINO computes; the rest is float32
+}
+ENGINES = ("torch", "openvino", "auto")
+# Graphs keep their outputs in one place, and two at once would share the cores.
+_ENGINE_LOCK = threading.Lock()
 
 
 class PreparedModel(nn.Module):
     """The result of :func:`prepare_model`: it holds the copy as ``model`` and is called like it."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype | None):
+    def __init__(self, model: nn.Module, dtype: torch.dtype | None, engine: str = "torch"):
         """Take the copy, already changed, and the dtype of autocast, None for float32."""
         super().__init__()
         self.model = model
         self.dtype = dtype
+        self.engine = engine
         self.eval()
 
     def train(self, mode: bool = True) -> "PreparedModel":
@@ -77,32 +94,59 @@ class PreparedModel(nn.Module):
                 name = record.get("file_name", f"number {number} of the batch")
                 raise FloatingPointError(f"image {name} has pixels that are NaN or infinite")
         device = next(self.model.parameters()).device.type
-        with torch.autocast(device, self.dtype, enabled=self.dtype is not None):
+        one_at_a_time = contextlib.nullcontext() if self.engine == "torch" else _ENGINE_LOCK
+        with one_at_a_time, torch.autocast(device, self.dtype, enabled=self.dtype is not None):
             return self.model(batched_inputs)
 
 
 def prepare_model(
-    model: nn.Module, *, precision: str = "float32", compile: bool = False
+    model: nn.Module,
+    *,
+    precision: str = "float32",
+    compile: bool = False,
+    engine: str = "torch",
+    calibration: Iterable[dict[str, Any]] = (),
+    cache: Sequence[str | os.PathLike] = (),
 ) -> PreparedModel:
     """Make a copy of a model for inference; the model itself does not change.
 
     Args:
         model: a detector of this package or of Detectron2, or one wrapped for several processes.
-        precision: "float32", "bfloat16", or, on CUDA, "float16".
+        precision: "float32", "bfloat16", on CUDA "float16", or with OpenVINO "int8".
         compile: whether to compile the backbone; see :func:`compile_backbone`.
+        engine: "torch"; "openvino" for what is dense; or "auto", which takes OpenVINO where it
+            can, and otherwise PyTorch, in float32 instead of int8, and says why in the log.
+        calibration: for int8, images as models of Detectron2 take them; only read where no file
+            of ``cache`` is there.
+        cache: for int8, where the quantized parts are kept, in the first of these files that can be
+            written; see :func:`fpn_d2.inference.quantization.cache_paths`.
 
     Returns:
         the copy, in eval mode.
 
     Raises:
-        UserError: for weights that are not finite, a precision that does not exist or that the
-            device does not have, or a model that is prepared already.
+        UserError: for weights that are not finite; an engine or a precision that does not exist, is
+            not installed or that the device does not have; int8 without images; a model that
+            OpenVINO cannot take; or a model that is prepared already.
     """
     if isinstance(model, PreparedModel):
         raise UserError("the model is prepared already; prepare the one that it was made of")
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    dtype = _dtype(precision, next(model.parameters()).device)
+    if compile and engine != "torch":
+        raise UserError(
+            "INFERENCE.COMPILE compiles by PyTorch; set INFERENCE.ENGINE torch, or COMPILE False"
+        )
+    if engine not in ENGINES:
+        raise UserError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
+    if engine == "auto":
+        choices = {"precision": precision, "calibration": calibration, "cache": cache}
+        try:
+            return prepare_model(model, engine="openvino", **choices)
+        except UserError as error:
+            logger.warning("INFERENCE.ENGINE auto takes torch: %s", error)
+        precision, engine = "float32" if precision == "int8" else precision, "torch"
+    dtype = _dtype(precision, next(model.parameters()).device, engine)
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():
             raise UserError(
@@ -115,6 +159,8 @@ def prepare_model(
     for module in prepared.modules():
         if type(module) is ROIPooler:
             recast(module, LevelROIPooler, backend="auto")
+    if engine == "openvino":
+        _attach_engine(prepared, precision, calibration, cache)
     if dtype is not None:
         _lower(prepared, dtype)
     convolve_linears(prepared)
@@ -123,7 +169,29 @@ def prepare_model(
             module.register_forward_hook(functools.partial(_check_outputs, name))
     if compile and hasattr(prepared, "backbone"):
         compile_backbone(prepared)
-    return PreparedModel(prepared, dtype)
+    return PreparedModel(prepared, dtype, engine)
+
+
+def prepare_as_configured(cfg: CfgNode, model: nn.Module, *, keep: bool = True) -> PreparedModel:
+    """Prepare a model as ``cfg.INFERENCE`` says.
+
+    Args:
+        cfg: the config of the model, from :func:`fpn_d2.load_config`.
+        model: see :func:`prepare_model`, which this calls.
+        keep: whether the weights are those of ``cfg.MODEL.WEIGHTS``, beside which an int8 model
+            is then kept.
+
+    Raises:
+        UserError: see :func:`prepare_model`; and where the training set cannot be read that
+            calibrates int8.
+    """
+    keys, more = cfg.INFERENCE, {}
+    if keys.PRECISION == "int8":
+        more["calibration"] = CalibrationImages(cfg)
+        more["cache"] = cache_paths(cfg, model) if keep else []
+    return prepare_model(
+        model, precision=keys.PRECISION, compile=keys.COMPILE, engine=keys.ENGINE, **more
+    )
 
 
 def fold_batch_norms(model: nn.Module) -> int:
@@ -163,9 +231,35 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
     conv.weight, conv.bias = (nn.Parameter(x.detach(), requires_grad=False) for x in folded)
 
 
-def _dtype(precision: str, device: torch.device) -> torch.dtype | None:
+def _attach_engine(
+    model: nn.Module,
+    precision: str,
+    calibration: Iterable[dict[str, Any]],
+    cache: Sequence[str | os.PathLike],
+) -> None:
+    """Have OpenVINO compute the dense parts of a model, in place."""
+    examples = example_inputs(model, precision)
+    if precision != "int8":
+        graphs = {part.name: convert(part, example) for part, example in examples.items()}
+    elif (graphs := read_cache(cache)) is None:
+        graphs = quantize_parts(model, examples, calibration)
+        write_cache(graphs, cache)
+    logger.info(
+        "inference: %s; the rest by PyTorch in %s",
+        attach_graphs(examples, graphs, precision),
+        "bfloat16" if precision == "bfloat16" else "float32",
+    )
+
+
+def _dtype(precision: str, device: torch.device, engine: str) -> torch.dtype | None:
     if precision not in PRECISIONS:
         raise UserError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+    if engine == "openvino":
+        check_engine(precision, device)
+    elif precision == "int8":
+        raise UserError(
+            "precision int8 is OpenVINO's; set INFERENCE.ENGINE openvino, or take another precision"
+        )
     if precision == "float16" and device.type != "cuda":
         raise UserError(
             f"precision float16 is for CUDA, and the model is on {device.type}; take bfloat16, or "

@@ -8,7 +8,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from ..config import changed
-from ..data.dataset_mapper import build_train_mapper
+from ..data.dataset_mapper import build_train_mapper, map_record
 from ..data.images import read_image
 from ..utils.seeding import seeded
 from ..visualization import draw_boxes, level_color, side_by_side
@@ -54,7 +54,7 @@ def draw_augmented(inspection: Inspection, name: str) -> Image.Image:
     pictures = {f"{width} x {height}, as it is": _draw(read_image(path), objects.boxes[which])}
     for number in range(1, _DRAWN + 1):
         with seeded(0, image, number):
-            mapped = mapper(record)
+            mapped = map_record(mapper, record)
         pixels = convert_image_to_rgb(mapped["image"].permute(1, 2, 0), cfg.INPUT.FORMAT)
         boxes = mapped["instances"].gt_boxes.tensor.numpy()
         height, width = pixels.shape[:2]

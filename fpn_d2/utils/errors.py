@@ -25,6 +25,40 @@ def sentence_in(traceback: str) -> str | None:
     return sentence if name == f"{UserError.__module__}.{UserError.__qualname__}" else None
 
 
+# What a machine lacks, by the words of PyTorch and of the system for it, and what helps.
+_LACKING = {
+    "DataLoader worker": (
+        "a process that reads images was ended from outside, as where memory or shared memory "
+        "(/dev/shm) is short: set DATALOADER.NUM_WORKERS to fewer, such as 0, or give a container "
+        "more by --shm-size"
+    ),
+    "Too many open files": (
+        "more files are open than the system lets one process have: set a higher limit by "
+        "`ulimit -n`, or DATALOADER.NUM_WORKERS to fewer"
+    ),
+    "out of memory": (
+        "there is not enough memory on the GPU: lower SOLVER.IMS_PER_BATCH or "
+        "INPUT.MIN_SIZE_TRAIN, in evaluation INPUT.MIN_SIZE_TEST, or set MODEL.DEVICE cpu"
+    ),
+    "can't allocate memory": (
+        "there is not enough memory: lower SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN, in "
+        "evaluation INPUT.MIN_SIZE_TEST"
+    ),
+    "EADDRINUSE": (
+        "the port of --dist-url is taken, perhaps by another training: give another, such as "
+        "--dist-url auto"
+    ),
+}
+
+
+def machine_fault(error: BaseException | None) -> str | None:
+    """One sentence for an error that is neither a bug nor a setting of a user's, but a lack of
+    memory, of files or of a port; None for any other."""
+    if not isinstance(error, (RuntimeError, OSError)):
+        return None
+    return next((text for words, text in _LACKING.items() if words in str(error)), None)
+
+
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """End the program on a :class:`UserError`: its sentence on stderr, exit code 2."""

@@ -1,12 +1,15 @@
 """Files that are complete whenever they exist, and JSON in them."""
 
 import contextlib
+import functools
 import glob
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import IO, Any
+from urllib.parse import unquote
 
 from .errors import UserError
 
@@ -14,6 +17,34 @@ from .errors import UserError
 def is_local(path: str) -> bool:
     """Whether a path is an ordinary file's, not a URL that Detectron2 fetches."""
     return "://" not in path
+
+
+def file_alike(path: str) -> str:
+    """Say which file a path that does not exist may mean: one whose name differs in its case, its
+    slashes, its URL escapes or its Unicode form alone (macOS writes é as two characters).
+
+    Returns:
+        the end of a sentence about the path; empty where there is no such file.
+    """
+    spelled = unquote(path.replace("\\", "/"))
+    folder, name = os.path.split(spelled)
+    while folder and not os.path.isdir(folder):  # some exporters write a folder too many
+        folder = os.path.dirname(folder)
+    with contextlib.suppress(OSError):
+        found = _plain_names(folder or ".", os.stat(folder or ".").st_mtime_ns).get(_plain(name))
+        if found is not None:
+            shown = ascii(os.path.join(folder, found))  # which tells the Unicode forms apart
+            return f" (but {shown} does: give the name as it is there)"
+    return ""
+
+
+@functools.lru_cache(maxsize=8)
+def _plain_names(folder: str, mtime: int) -> dict[str, str]:
+    return {_plain(name): name for name in os.listdir(folder)}
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def is_config_key(word: str) -> bool:

@@ -3,12 +3,17 @@
 Shape shorthand: a picture is (H, W, 3) uint8, RGB; R boxes have a label each.
 """
 
+import contextlib
 import functools
+import logging
+import string
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import font_manager
 from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+logger = logging.getLogger(__name__)
 
 _LEAST, _MOST = 800, 1600
 
@@ -19,10 +24,38 @@ def picture_scale(image: np.ndarray) -> float:
     return max(1.0, _LEAST / longest) if longest <= _MOST else _MOST / longest
 
 
+def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
+    """Load a font that has the letters of a text; the size is in pixels."""
+    return _loaded_font(_font_file(frozenset(text) - set(string.whitespace)), size)
+
+
 @functools.lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Load the font of all pictures, which comes with matplotlib; the size is in pixels."""
-    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
+def _loaded_font(path: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)
+
+
+@functools.lru_cache(maxsize=1024)
+def _font_file(letters: frozenset[str]) -> str:
+    """The font of all pictures, which comes with matplotlib, or for letters that it lacks, such as
+    those of East Asia, any font of this machine that has them."""
+    usual = font_manager.findfont("DejaVu Sans")
+    if _has_letters(usual, letters):
+        return usual
+    for path in sorted(font_manager.findSystemFonts()):
+        with contextlib.suppress(OSError, RuntimeError):  # of another kind, or damaged
+            if _has_letters(path, letters):
+                return path
+    logger.warning(
+        "no font of this machine has all of %s, so pictures show boxes in their place: install one "
+        "that has them, such as Noto Sans CJK (fonts-noto-cjk)",
+        "".join(sorted(letters)),
+    )
+    return usual
+
+
+def _has_letters(path: str, letters: frozenset[str]) -> bool:
+    font = font_manager.get_font(path)
+    return all(font.get_char_index(ord(letter)) for letter in letters)
 
 
 def _text_color(background: str) -> str:
@@ -45,12 +78,13 @@ def draw_labels(
     """
     draw = ImageDraw.Draw(picture)
     shown = [i for i, label in enumerate(labels) if label]
-    extents = [draw.textbbox((0, 0), labels[i], font=_font(15))[2:] for i in shown]
+    fonts = {i: _font(15, labels[i]) for i in shown}
+    extents = [draw.textbbox((0, 0), labels[i], font=fonts[i])[2:] for i in shown]
     sizes = [(int(width) + 4, int(height) + 3) for width, height in extents]
     places = place_labels(np.asarray(boxes).reshape(-1, 4)[shown], sizes, picture.size)
     for i, (left, top, right, bottom) in zip(shown, places, strict=True):
         draw.rectangle((left, top, right - 1, bottom - 1), fill=colors[i])
-        draw.text((left + 2, top), labels[i], fill=_text_color(colors[i]), font=_font(15))
+        draw.text((left + 2, top), labels[i], fill=_text_color(colors[i]), font=fonts[i])
 
 
 def place_labels(
@@ -98,9 +132,9 @@ def text_block(text: str, width: int, *, lines: int = 1, size: int = 16) -> np.n
     draw = ImageDraw.Draw(canvas)
     for i, line in enumerate(text.split("\n")):
         fitting = size
-        while fitting > 8 and draw.textlength(line, font=_font(fitting)) > width - 4:
+        while fitting > 8 and draw.textlength(line, font=_font(fitting, line)) > width - 4:
             fitting -= 1
-        draw.text((2, i * (size + 6) + 1), line, fill="black", font=_font(fitting))
+        draw.text((2, i * (size + 6) + 1), line, fill="black", font=_font(fitting, line))
     return np.array(canvas)
 
 
@@ -135,11 +169,11 @@ def side_by_side(pictures: Mapping[str, np.ndarray]) -> Image.Image:
 
 def legend(words: Sequence[str], colors: Sequence[str]) -> np.ndarray:
     """Draw a strip of words, each on its colour (``#RRGGBB``)."""
-    widths = [int(_font(15).getlength(word)) + 16 for word in words]
+    widths = [int(_font(15, word).getlength(word)) + 16 for word in words]
     canvas = Image.new("RGB", (max(1, sum(widths) + 6 * len(widths)), 26), "white")
     draw, left = ImageDraw.Draw(canvas), 0
     for word, color, width in zip(words, colors, widths, strict=True):
         draw.rectangle((left, 2, left + width, 23), fill=color)
-        draw.text((left + 8, 3), word, fill=_text_color(color), font=_font(15))
+        draw.text((left + 8, 3), word, fill=_text_color(color), font=_font(15, word))
         left += width + 6
     return np.array(canvas)

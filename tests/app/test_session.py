@@ -11,6 +11,7 @@ from PIL import Image
 from fpn_d2 import UserError
 from fpn_d2.app import Limits, Session, Settings, find_models, parse_model
 from fpn_d2.app.session import example_images, read_upload
+from fpn_d2.checkpoint.checkpointer import WeightsOrigin
 from fpn_d2.inference.explanation import box_pooler
 
 TITLE = "faster_rcnn_R_18_FPN"
@@ -144,6 +145,14 @@ def test_nms_is_the_sliders(session, nms):
 def test_the_view_has_every_picture(session):
     _, *pictures = session.look(TITLE, example_images()[1], Settings(0.0, 0.5, 4, 100))
     assert all(p.dtype == np.uint8 and p.ndim == 3 for p in pictures)
+
+
+def test_the_page_says_that_class_names_are_not_known(session, monkeypatch):
+    model, words = session.explainer(TITLE).model, "The class names are not known."
+    for names, is_told in (((), True), (tuple("abcde"), False)):
+        monkeypatch.setattr(model, "weights_origin", WeightsOrigin("own.pth", names, ""), False)
+        text = session.look(TITLE, example_images()[0], Settings(0.5, 0.5, 4, 100)).text
+        assert (words in text) == is_told
 
 
 def test_the_last_upload_is_read_once(session, tmp_path):

@@ -1,17 +1,20 @@
 """Weights are saved and loaded without loss, and wrong files are refused in one sentence."""
 
 import re
+import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from model_zoo import different, scramble, stock_config, without_prefix, write_pickle
 from torch import Tensor, nn
 
 from fpn_d2 import UserError
 from fpn_d2.checkpoint import SafeCheckpointer, load_model
+from fpn_d2.checkpoint.checkpointer import WeightsOrigin
 
 ROW = "quick/RPN/rpn_R_18_FPN"
 NORMS = pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
@@ -155,6 +158,114 @@ def test_a_last_checkpoint_that_is_gone_is_named_with_a_remedy_that_helps(
     # without --resume the file is no obstacle
     load_model(cfg)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
+
+
+ENTRY = "COCO-Detection/retinanet_R_50_FPN_1x"  # that no other test has downloaded
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No address can be reached, and nothing was downloaded before."""
+
+    def refuse(url, *args, **kwargs):
+        raise urllib.error.URLError(OSError(-2, "Name or service not known"))
+
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("iopath.common.file_io.download", refuse)
+
+
+@pytest.mark.parametrize("name", [ENTRY, f"{ENTRY}.yaml", f"detectron2://{ENTRY}/1/m.pkl"])
+def test_weights_that_cannot_be_downloaded_are_a_sentence(model, config, offline, name):
+    before = copied(model.state_dict())
+    for call in (
+        lambda: SafeCheckpointer(model).load(name),
+        lambda: load_model(config("MODEL.WEIGHTS", name)),
+    ):
+        sentence = refusal(call)
+        assert sentence.startswith(f"the weights detectron2://{ENTRY}/")
+        assert "cannot be downloaded ([Errno -2] Name or service not known)" in sentence
+        assert f"download https://dl.fbaipublicfiles.com/detectron2/{ENTRY}/" in sentence
+        assert "something else" not in sentence
+    assert not different(model.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    "path", ["https://example.org/a.pth?matching_heuristics=True", "catalog://none"]
+)
+def test_other_addresses_that_lead_nowhere_are_sentences_too(model, offline, path):
+    sentence = refusal(SafeCheckpointer(model).load, path)
+    assert sentence.startswith(f"the weights {path.partition('?')[0]} cannot be downloaded (")
+
+
+def test_a_name_of_the_zoo_loads_what_is_downloaded_or_gets_a_hint(
+    model, monkeypatch, tmp_path, file_of
+):
+    state = scramble(model, seed=3)
+    arrays = {name: value.numpy() for name, value in state.items()}
+    content = {"model": arrays, "__author__": "Detectron2 Model Zoo"}
+    folder = tmp_path / "detectron2" / "COCO-Detection" / "rpn_R_50_FPN_1x" / "137258492"
+    folder.mkdir(parents=True)
+    write_pickle(folder / "model_final_02ce48.pkl", content)
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    scramble(model, seed=4)
+    SafeCheckpointer(model, strict=True).load("COCO-Detection/rpn_R_50_FPN_1x")
+    assert not different(model.state_dict(), state)
+    sentence = refusal(SafeCheckpointer(model).load, "COCO-Detection/rpn_R50_FPN_1x")
+    assert "do not exist; did you mean COCO-Detection/rpn_R_50_FPN_1x or " in sentence
+    assert "set MODEL.WEIGHTS" in sentence
+
+
+# -- names of classes ---------------------------------------------------------------------------
+
+FISH = ["cod", "eel", "x\u00e9"]
+
+
+def test_class_names_travel_with_a_checkpoint(build, config, tmp_path, reports):
+    model = build()
+    path = str(tmp_path / "model.pth")
+    SafeCheckpointer(model, str(tmp_path), class_names=FISH).save("model", iteration=3)
+    assert torch.load(path, weights_only=True)["class_names"] == FISH
+    origin = load_model(config("MODEL.WEIGHTS", path)).weights_origin
+    assert origin == WeightsOrigin(path, tuple(FISH), "")
+    # A checkpoint that is trained on has the names of the data that it is trained on then.
+    other = SafeCheckpointer(model, str(tmp_path))
+    other.load(path)
+    other.save("other")
+    assert "class_names" not in torch.load(tmp_path / "other.pth")
+    # and stock Detectron2 takes no notice
+    scramble(model, seed=5)
+    rest = DetectionCheckpointer(model).load(path)
+    assert not any(reports[-1])
+    assert rest["class_names"] == FISH
+
+
+@pytest.mark.parametrize("names", [None, "cod", 5, ["cod", 5], ("cod", "eel"), [["cod"]], {}])
+def test_names_that_are_no_list_of_words_are_left_alone(model, config, tmp_path, names):
+    path = tmp_path / "model.pth"
+    torch.save({"model": model.state_dict(), "class_names": names}, path)
+    assert load_model(config("MODEL.WEIGHTS", path)).weights_origin.class_names == ()
+
+
+@pytest.mark.parametrize(
+    "beside, dataset",
+    [
+        (["DATASETS.TEST", "('pond_val',)", "DATASETS.TRAIN", "('pond_train',)"], "pond_val"),
+        (["DATASETS.TEST", "()", "DATASETS.TRAIN", "('pond_train',)"], "pond_train"),
+        (["DATASETS.TEST", "()", "DATASETS.TRAIN", "()"], ""),
+        ("MODEL: {}\nNO_KEY: 1\n", ""),
+        ("[", ""),
+        (None, ""),
+    ],
+)
+def test_the_config_beside_a_checkpoint_says_what_it_was_trained_on(
+    model, config, tmp_path, beside, dataset
+):
+    path = tmp_path / "model.pth"
+    torch.save({"model": model.state_dict()}, path)
+    if beside is not None:
+        text = beside if isinstance(beside, str) else config(*beside).dump()
+        (tmp_path / "config.yaml").write_text(text)
+    assert load_model(config("MODEL.WEIGHTS", path)).weights_origin.dataset == dataset
 
 
 # -- a checkpoint of another network -----------------------------------------------------------

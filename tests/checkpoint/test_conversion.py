@@ -19,6 +19,7 @@ from model_zoo import (
     write_pickle,
 )
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from fpn_d2 import UserError
 from fpn_d2.checkpoint import SafeCheckpointer, load_model
@@ -109,6 +110,25 @@ def test_a_failure_leaves_what_was_there(source, tmp_path, monkeypatch):
         convert_checkpoint(source[0], str(target), overwrite=True)
     assert target.read_bytes() == b"mine"
     assert sorted(os.listdir(tmp_path)) == ["model_final.pth", "weights.pth"]
+
+
+def test_class_names_come_along(tmp_path):
+    names = ["cod", "\u9c7c", ""]
+    source = str(tmp_path / "model.pth")
+    content = {"model": {"a": torch.zeros(2)}, "class_names": names, "iteration": 3}
+    torch.save(content, source)
+    convert_checkpoint(source, str(tmp_path / "a.safetensors"))
+    written = convert_checkpoint(str(tmp_path / "a.safetensors"), str(tmp_path / "b.pth"))
+    assert written["class_names"] == names
+    assert torch.load(tmp_path / "b.pth", weights_only=True)["class_names"] == names
+    assert read_weights(str(tmp_path / "b.pth"))["class_names"] == names
+
+
+@pytest.mark.parametrize("text", ["", "cod", "[", "5", "[" * 100_000, '["a", 1]'])
+def test_metadata_that_are_no_names_are_left_out(tmp_path, text):
+    path = str(tmp_path / "a.safetensors")
+    save_file({"a": torch.zeros(2)}, path, {"class_names": text})
+    assert set(read_weights(path)) == {"model"}
 
 
 BAD = {

@@ -47,6 +47,11 @@ def mask(segmentation):
     return to_all
 
 
+def again(**values):
+    """Annotation 2 once more, as 9, with these values."""
+    return lambda c: c["annotations"].append({**c["annotations"][1], "id": 9, **values})
+
+
 NONE = [], ""  # a sound twin: no finding
 BOX_WORDS = "annotation 2 has the bbox .*give four finite numbers"
 OUTSIDE = "annotation 2 has the bbox .* outside the image of 40 x 32 pixels"
@@ -143,6 +148,16 @@ CASES = {
     "a crowd of NaN": (change("annotations", 1, iscrowd=math.nan), [ERROR], "has the iscrowd nan"),
     "ignore": (change("annotations", 1, ignore=1), [ERROR], "use 'iscrowd'"),
     "not ignore": (change("annotations", 1, ignore=0), *NONE),
+    "most as crowds": (
+        lambda c: [a.update(iscrowd=1) for a in c["annotations"][1:]],
+        [WARNING], "2 of 3 annotations have iscrowd 1, .* give single objects iscrowd 0",
+    ),
+    "an object twice": (
+        again(bbox=[3.0, 3, 10, 12]),
+        [WARNING], r"1 annotations repeat .*\(the first is 9\), and evaluation counts each as mi",
+    ),
+    "a box of two classes": (again(category_id=1), *NONE),
+    "a box in two images": (again(image_id=1), *NONE),
     "keypoints": (change("annotations", 1, keypoints=[1, 2, 2]), *NONE),
     "keypoints of text": (change("annotations", 1, keypoints="abc"), [ERROR], "has keypoints"),
     # masks

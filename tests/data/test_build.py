@@ -305,6 +305,74 @@ def test_errors_that_are_not_the_users_stay_what_they_are(cfg):
         build_test_loader(cfg, "own_function")
 
 
+@pytest.fixture
+def counted(cfg, zoo):
+    """``counted(first, **metadata)``: zoo_val's images by a function of the user's, which counts
+    classes from ``first``, as the only data set."""
+    content = json.loads((zoo() / "annotations/instances_val.json").read_text())
+
+    def register(first, **metadata):
+        records = [
+            {
+                **{key: image[key] for key in ("width", "height")},
+                "file_name": str(DatasetCatalog.get("zoo_val")[image["id"] - 1]["file_name"]),
+                "image_id": image["id"],
+                "annotations": [
+                    {
+                        "bbox": annotation["bbox"],
+                        "bbox_mode": BoxMode.XYWH_ABS,
+                        "category_id": annotation["category_id"] - 1 + first,
+                    }
+                    for annotation in content["annotations"]
+                    if annotation["image_id"] == image["id"]
+                ],
+            }
+            for image in content["images"]
+        ]
+        DatasetCatalog.register("mine", lambda: records)
+        MetadataCatalog.get("mine").set(**metadata)
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("mine",), ()
+        return cfg
+
+    return register
+
+
+@pytest.mark.parametrize("metadata", [{}, {"thing_classes": ["cat", "dog"]}])
+def test_classes_that_a_program_counts_from_1(counted, metadata):
+    """Detectron2 trains the last one as background, or stops at an assertion."""
+    cfg = counted(1, **metadata)
+    with pytest.raises(UserError, match="mine.*1.png.*of category_id 2: give .* from 0 to 1"):
+        build_train_loader(cfg)
+
+
+def test_classes_that_a_program_counts_from_0(counted):
+    cfg = counted(0, thing_classes=["cat", "dog"])
+    assert {i for batch in ids_of(build_train_loader(cfg), 6) for i in batch} == {1, 2, 3}
+    assert len(build_test_loader(cfg, "mine")) == 4
+
+
+def test_a_test_set_that_is_trained_on_is_named_in_the_log(cfg, zoo, caplog):
+    zoo()
+    build_train_loader(cfg)
+    assert "data set zoo_val: at least 3 of its 4 images are trained on too" in caplog.text
+
+
+def test_rles_where_polygons_are_asked_for(cfg, zoo, coco):
+    zoo(train=coco.masked())
+    cfg.MODEL.MASK_ON, cfg.DATASETS.TEST = True, ()
+    build_train_loader(cfg)  # bitmask
+    cfg.INPUT.MASK_FORMAT = "polygon"
+    with pytest.raises(UserError, match="image .*1.png: it has an RLE, and INPUT.MASK_FORMAT"):
+        build_train_loader(cfg)
+
+
+def test_keypoints_that_no_image_has(cfg, zoo):
+    zoo()
+    cfg.MODEL.KEYPOINT_ON = True
+    with pytest.raises(UserError, match="no image of zoo_train has keypoints enough for MODEL.KEY"):
+        build_train_loader(cfg)
+
+
 # The batch and the classes.
 
 
@@ -440,7 +508,7 @@ def test_boxes_are_sound_without_their_masks(case, of_all, masked):
     build_test_loader(cfg, "zoo_train")
 
 
-@pytest.mark.parametrize("case", NO_MASKS.keys() - {"a point"})
+@pytest.mark.parametrize("case", sorted(NO_MASKS.keys() - {"a point"}))
 def test_masks_that_are_none_are_named_where_masks_are_trained(case, masked):
     cfg = masked(TRIANGLE, NO_MASKS[case], TRIANGLE)
     for build in (build_train_loader, lambda cfg: build_test_loader(cfg, "zoo_train")):
@@ -689,3 +757,42 @@ def test_the_first_detectrons_proposals_are_read(with_proposals, tmp_path):
 def test_a_test_set_outside_of_the_config_has_no_proposals(with_proposals):
     with pytest.raises(UserError, match="zoo_train has no proposal file"):
         build_test_loader(with_proposals, "zoo_train")
+
+
+# --- Detectron2's samplers, each of which a sentence offers
+
+
+SAMPLERS = {
+    "TrainingSampler": {},
+    "RepeatFactorTrainingSampler": {"DATALOADER.REPEAT_THRESHOLD": 0.9},
+    "RandomSubsetTrainingSampler": {"DATALOADER.RANDOM_SUBSET_RATIO": 0.34},
+    "WeightedTrainingSampler": {"DATASETS.TRAIN_REPEAT_FACTOR": [("zoo_train", 2.0)]},
+    "WeightedCategoryTrainingSampler": {"DATASETS.TRAIN_REPEAT_FACTOR": [("zoo_train", 2.0)]},
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_each_sampler_draws_images_and_the_same_ones_again(cfg, zoo, sampler):
+    zoo()
+    add = {"DATALOADER.RANDOM_SUBSET_RATIO": 1.0, "DATASETS.TRAIN_REPEAT_FACTOR": []}
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in (add | SAMPLERS[sampler] | {"DATALOADER.SAMPLER_TRAIN": sampler}).items():
+        section, name = key.split(".")
+        cfg[section][name] = value
+    cfg.SEED = 3
+    first, again = (ids_of(build_train_loader(cfg), 8) for _ in range(2))
+    assert first == again
+    drawn = {image for batch in first for image in batch}
+    # a third of the three images with objects is one
+    assert len(drawn) == (1 if sampler == "RandomSubsetTrainingSampler" else 3)
+
+
+def test_a_share_of_no_image_is_refused(cfg, zoo):
+    zoo()
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.3  # of three
+    cfg.DATALOADER.SAMPLER_TRAIN = "RandomSubsetTrainingSampler"
+    with pytest.raises(UserError, match="RANDOM_SUBSET_RATIO is 0.3, which is none of 3 images"):
+        build_train_loader(cfg)

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import write_results
 from write_results import PAGES, fill_in, table_results
 
 from fpn_d2 import UserError
@@ -92,3 +93,10 @@ def test_no_result_names_a_path_of_a_machine(repo):
         # A path from the root, or one out of the working folder; "/" alone is a separator.
         found = re.findall(r"(?<![\w.)/])/\w[^\s\"'`]*/|\.\./", file.read_text(encoding="utf-8"))
         assert not found, file
+
+
+def test_help_writes_nothing(run_tool, monkeypatch):
+    monkeypatch.setattr(write_results, "load_tables", lambda path: pytest.fail("began"))
+    code, stdout, _ = run_tool(write_results, "--help")
+    assert code == 0
+    assert "make results" in stdout

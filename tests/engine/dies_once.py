@@ -3,11 +3,11 @@
 import os
 import signal
 
-from detectron2.engine import HookBase, default_argument_parser
+from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 import train_net
-from fpn_d2.engine import Trainer, launch
+from fpn_d2.engine import Trainer, argument_parser, launch
 
 
 class DiesOnce(HookBase):
@@ -25,4 +25,4 @@ class Dying(Trainer):
 train_net.Trainer = Dying
 
 if __name__ == "__main__":
-    launch(train_net.main, default_argument_parser().parse_args())
+    launch(train_net.main, argument_parser().parse_args())

@@ -1,13 +1,21 @@
 """Processes: several on a CPU, and how a user's error ends them."""
 
 import argparse
+import importlib
+import pickle
 import traceback
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from detectron2.modeling import build_model
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from fpn_d2 import UserError
-from fpn_d2.engine import launch
+import train_net
+from fpn_d2 import UserError, load_config, load_model
+from fpn_d2.config import stock_config
+from fpn_d2.engine import argument_parser, launch, read_config
 from fpn_d2.utils.errors import sentence_in
 
 from .two_processes import VARIANTS
@@ -74,15 +82,43 @@ def fail_to_write(args):
     raise OSError(28, "No space left on device", "output/metrics.json")
 
 
+def lacking(words):
+    def main(args):
+        raise RuntimeError(words)
+
+    return main
+
+
+def file_of_another(args):
+    raise PermissionError(13, "Permission denied", "output/log.txt")
+
+
 @pytest.mark.parametrize(
     "main, sentence",
     [
+        # PyTorch's words of 2.11
+        (
+            lacking("DataLoader worker (pid(s) 71) exited unexpectedly"),
+            "a process that reads images was ended from outside",
+        ),
+        (
+            lacking("Too many open files. Communication with the workers is no longer possible."),
+            "more files are open than the system lets",
+        ),
+        (
+            lacking("CUDA out of memory. Tried to allocate 2.00 GiB."),
+            "there is not enough memory on the GPU: lower SOLVER.IMS_PER_BATCH",
+        ),
+        (lambda args: torch.empty(2**50), "there is not enough memory: lower SOLVER.IMS_PER_BATCH"),
+        (file_of_another, "output/log.txt may not be used (Permission denied); change its"),
         (fail, "the sentence, with its remedy\n"),
         (fail_to_write, "output/metrics.json could not be written (No space left on device); "),
         (full_disk, "the checkpoint could not be written\n"),  # the first sentence counts
     ],
 )
-def test_a_users_error_and_a_full_disk_end_one_process_with_a_sentence(capsys, main, sentence):
+def test_a_users_error_and_what_a_machine_lacks_end_one_process_with_a_sentence(
+    capsys, main, sentence
+):
     with pytest.raises(SystemExit) as exit_info:
         launch(main, args(1))
     assert exit_info.value.code == 2
@@ -115,6 +151,36 @@ def test_the_sentence_of_another_process():
     assert sentence_in("") is None
 
 
+class KilledByTheSystem(ProcessExitedException):
+    def __init__(self):
+        super().__init__("", error_index=1, error_pid=7, exit_code=-9, signal_name="SIGKILL")
+
+
+def raised_in_a_process():
+    """The end of a process that could not bind the port, as torch's launcher raises it anew."""
+    words = "torch.distributed.DistNetworkError: port: 29500, name: EADDRINUSE, address in use"
+    return ProcessRaisedException(f"Traceback (most recent call last):\n{words}\n", 0, 7)
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (KilledByTheSystem, "process 1 of 2 was ended from outside by SIGKILL, as where memory is"),
+        (raised_in_a_process, "the port of --dist-url is taken, perhaps by another training"),
+    ],
+)
+def test_processes_that_are_killed_or_find_their_port_taken(monkeypatch, capsys, error, words):
+    def fail_to_launch(*args, **kwargs):
+        raise error()
+
+    module = importlib.import_module("fpn_d2.engine.launch")  # the name is the function's too
+    monkeypatch.setattr(module, "launch_processes", fail_to_launch)
+    with pytest.raises(SystemExit) as exit_info:
+        launch(fail, args(2))
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {words}")
+
+
 def test_torchrun_and_num_gpus_do_not_mix(monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with pytest.raises(SystemExit) as exit_info:
@@ -135,3 +201,112 @@ def test_torchrun_trains_and_restarts_from_the_last_checkpoint(repo, tiny_opts, 
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Starting training from iteration 2" in done.stdout
     assert Path(tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1], "model_final.pth").is_file()
+
+
+# --- the command line
+
+
+def line(tiny_opts, *words, flags=()):
+    row = "configs/quick/RPN/rpn_R_18_FPN.yaml"
+    opts = dict(zip(tiny_opts[::2], tiny_opts[1::2], strict=True))
+    for key in ("SOLVER.MAX_ITER", "SOLVER.STEPS"):
+        del opts[key]
+    opts = [word for pair in opts.items() for word in pair]
+    return argument_parser().parse_args(["--config-file", row, *flags, *opts, *words])
+
+
+@pytest.mark.parametrize(
+    "epochs, batch, iterations", [(3, 2, 12), (0.5, 2, 2), (1, 3, 3), (7, 8, 7)]
+)
+def test_epochs_are_iterations_of_so_many_images(
+    repo, tiny_opts, monkeypatch, epochs, batch, iterations
+):
+    """The data set has eight images, all with objects."""
+    monkeypatch.chdir(repo)
+    plain = read_config(line(tiny_opts)).SOLVER
+    words = ["SOLVER.IMS_PER_BATCH", str(batch)]
+    cfg = read_config(line(tiny_opts, *words, flags=["--epochs", str(epochs)]))
+    assert iterations == cfg.SOLVER.MAX_ITER
+    scale = iterations / plain.MAX_ITER
+    steps = [max(1, round(step * scale)) for step in plain.STEPS]
+    assert list(cfg.SOLVER.STEPS) == [step for step in steps if step < iterations]
+    assert round(plain.WARMUP_ITERS * scale) == cfg.SOLVER.WARMUP_ITERS
+    own = read_config(line(tiny_opts, "SOLVER.STEPS", "(1,)", flags=["--epochs", "9"]))
+    assert own.SOLVER.STEPS == (1,)
+    assert not Path(cfg.OUTPUT_DIR).exists()
+
+
+@pytest.mark.parametrize(
+    "flags, words, says",
+    [
+        (["--epochs", "0"], [], "--epochs is 0.0; give a number above 0"),
+        (["--epochs", "nan"], [], "--epochs is nan; give"),
+        (["--epochs", "3"], ["SOLVER.MAX_ITER", "9"], "--epochs and SOLVER.MAX_ITER .*one of them"),
+        (["--epochs", "3", "--eval-only"], [], "--epochs is for a training"),
+        (
+            ["--epochs", "3"],
+            ["DATASETS.TRAIN", "('nothing',)"],
+            "'nothing', which is not reg",
+        ),
+    ],
+)
+def test_epochs_that_cannot_work(repo, tiny_opts, monkeypatch, flags, words, says):
+    monkeypatch.chdir(repo)
+    with pytest.raises(UserError, match=says):
+        read_config(line(tiny_opts, *words, flags=flags))
+
+
+def test_without_arguments_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in ([], ["--resume"], ["--eval-only"], ["DATASETS.TRAIN", "()"]):
+        with pytest.raises(UserError, match="give --config-file, such as|DATASETS.TRAIN names no"):
+            train_net.main(argument_parser().parse_args(words))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_offers_what_there_is():
+    text = argument_parser().format_help()
+    assert "--epochs N" in text
+    assert "LazyConfig" not in text
+    assert "SOLVER.BASE_LR 0.001" in text
+
+
+@pytest.fixture
+def zoo_file(repo, tmp_path):
+    """The fine-tuning config's network, narrow, as a file in the zoo's form; and its overrides."""
+    narrow = "MODEL.RESNETS.RES2_OUT_CHANNELS 16 MODEL.RESNETS.WIDTH_PER_GROUP 4"
+    narrow += " MODEL.RESNETS.STEM_OUT_CHANNELS 8 MODEL.FPN.OUT_CHANNELS 32"
+    narrow += " MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.DEVICE cpu"
+    path = repo / "configs/finetune/faster_rcnn_R_50_FPN.yaml"
+    model = build_model(stock_config(load_config(path, narrow.split())))
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    file = tmp_path / "model_final_280758.pkl"
+    with open(file, "wb") as opened:
+        pickle.dump({"model": weights, "__author__": "Detectron2 Model Zoo"}, opened)
+    return path, [*narrow.split(), "MODEL.WEIGHTS", str(file)], model.state_dict()
+
+
+@pytest.mark.usefixtures("no_stale_logs")
+def test_fine_tuning_takes_weights_of_the_zoo_and_classes_of_the_data(tiny_opts, zoo_file):
+    row, opts, weights = zoo_file
+    assert weights["roi_heads.box_predictor.cls_score.weight"].shape == (81, 16)
+    tiny = dict(zip(tiny_opts[::2], tiny_opts[1::2], strict=True))
+    del tiny["SOLVER.MAX_ITER"], tiny["SOLVER.STEPS"]
+    tiny["SOLVER.BASE_LR"] = "0.0"
+    words = [word for pair in tiny.items() for word in pair]
+    args = argument_parser().parse_args(
+        ["--config-file", str(row), "--epochs", "0.5", *opts, *words]
+    )
+    train_net.main(args)
+    folder = Path(tiny["OUTPUT_DIR"])
+    written = yaml.safe_load((folder / "config.yaml").read_text())
+    assert written["MODEL"]["ROI_HEADS"]["NUM_CLASSES"] == 5
+    assert written["SOLVER"]["MAX_ITER"] == 2  # half of eight images, two at a time
+    trained = torch.load(folder / "model_final.pth", weights_only=True)["model"]
+    assert trained["roi_heads.box_predictor.cls_score.weight"].shape == (6, 16)
+    same = [name for name, value in trained.items() if torch.equal(value, weights[name])]
+    assert {name for name in trained if "box_predictor" not in name} <= set(same)
+    assert (folder / "inference/tiny_val/results.json").is_file()
+    # The run's config is whole without the data.
+    cfg = load_config(folder / "config.yaml", ["MODEL.WEIGHTS", str(folder / "model_final.pth")])
+    assert load_model(cfg).roi_heads.num_classes == 5

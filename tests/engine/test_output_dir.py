@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fpn_d2 import UserError, load_config
-from fpn_d2.engine import check_output_dir
+from fpn_d2.engine import check_output_dir, restored_config
 from fpn_d2.engine.output_dir import keep_steps_before
 
 RPN = "configs/quick/RPN/rpn_R_18_FPN.yaml"
@@ -42,6 +42,17 @@ def test_what_torchrun_restarts_resumes_only_what_it_began(folder, tmp_path, mon
     assert check_output_dir(folder(), resume=True)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert check_output_dir(folder(), resume=False)
+
+
+@pytest.mark.parametrize("name", ["file/run", "/proc/run"])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, name):
+    (tmp_path / "file").touch()
+    folder = str(tmp_path / name)
+    sentence = f"OUTPUT_DIR {folder} cannot be made .*; set it to a folder"
+    with pytest.raises(UserError, match=sentence), restored_config(folder):
+        raise AssertionError("not reached")
+    with restored_config(str(tmp_path / "new/run")):
+        assert (tmp_path / "new/run").is_dir()
 
 
 def test_metrics_of_what_comes_again_are_cut_off(tmp_path):

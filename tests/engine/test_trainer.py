@@ -2,17 +2,29 @@
 
 import gc
 import json
+import logging
 import math
+import os
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultTrainer, SimpleTrainer
+from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from fpn_d2 import UserError
+from fpn_d2 import UserError, load_config
 from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.config import changed
+from fpn_d2.data import build_test_loader
+from fpn_d2.data.datasets.shapes import CLASSES
 from fpn_d2.engine import Trainer
 from fpn_d2.engine import trainer as trainer_module
 from fpn_d2.engine.hooks import CPUAutocastTrainer
@@ -43,6 +55,17 @@ def test_mixed_precision_on_a_cpu_follows_the_processor(tiny_config, monkeypatch
     assert type(made._trainer) is (CPUAutocastTrainer if has_bfloat16 else SimpleTrainer)
     weight = made.model.backbone.fpn_output2.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_every_checkpoint_holds_the_names_of_the_classes(repo, tiny_opts):
+    row = repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
+    cfg = load_config(row, [*tiny_opts, "MODEL.ROI_BOX_HEAD.FC_DIM", "8"])
+    os.makedirs(cfg.OUTPUT_DIR)
+    checkpointer = Trainer(cfg).checkpointer
+    for name in ("model_0000001", "model_best"):
+        checkpointer.save(name, iteration=1)
+        content = torch.load(Path(cfg.OUTPUT_DIR, f"{name}.pth"), weights_only=True)
+        assert content["class_names"] == list(CLASSES)
 
 
 def test_overwriting_deletes_checkpoints(trainer):
@@ -88,6 +111,110 @@ def test_a_batch_that_cannot_be_shared_is_refused(
     cfg = tiny_config("SOLVER.IMS_PER_BATCH", images, "SOLVER.REFERENCE_WORLD_SIZE", world)
     with pytest.raises(UserError, match="SOLVER.IMS_PER_BATCH"):
         Trainer(cfg)
+
+
+def test_weights_of_nan_are_no_start(trainer, tmp_path):
+    made = trainer()
+    weights = made.model.state_dict()
+    key = next(name for name in weights if name.endswith("lateral2.weight"))
+    weights[key].fill_(float("nan"))
+    torch.save({"model": weights}, tmp_path / "nan.pth")
+    made.cfg = changed(made.cfg, {"MODEL.WEIGHTS": str(tmp_path / "nan.pth")})
+    with pytest.raises(UserError, match=f"nan.pth, or .* infinite values in {key}; take an earl"):
+        made.resume_or_load(resume=False)
+
+
+# --- limits of the metric, and test-time augmentation
+
+
+@pytest.fixture
+def crowded(tmp_path):
+    """A data set of one image with 250 objects of 20 x 20 pixels, and their boxes."""
+    boxes = [[30 * (i % 25), 30 * (i // 25), 20, 20] for i in range(250)]
+    content = {
+        "images": [{"id": 1, "file_name": "1.png", "width": 800, "height": 320}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "iscrowd": 0, "area": 400, "bbox": box}
+            for box in boxes
+        ],
+    }
+    for number, annotation in enumerate(content["annotations"], start=1):
+        annotation["id"] = number
+    path = tmp_path / "crowded.json"
+    path.write_text(json.dumps(content))
+    register_coco_instances("crowded", {}, str(path), str(tmp_path))
+    DatasetCatalog.get("crowded")
+    yield path, boxes
+    DatasetCatalog.remove("crowded")
+    MetadataCatalog.remove("crowded")
+
+
+def ap_by_pycocotools(path, boxes, limit):
+    """AP with this limit of detections of an image, as pycocotools accumulates it."""
+    truth = COCO(path)
+    found = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.5} for box in boxes]
+    made = COCOeval(truth, truth.loadRes(found), "bbox")
+    made.params.maxDets = [1, 10, limit]
+    made.evaluate()
+    made.accumulate()
+    precision = made.eval["precision"][:, :, :, 0, -1]
+    return 100 * precision[precision > -1].mean()
+
+
+@pytest.mark.parametrize(
+    "limit, counted, ap",
+    # Precision is 1 up to the recall of 100 / 250: at 41 of the 101 recalls.
+    [(20, 100, 100 * 41 / 101), (100, 100, 100 * 41 / 101), (250, 250, 100), (-1, 250, 100)],
+)
+def test_ap_counts_as_many_detections_as_an_image_may_have(
+    tiny_config, crowded, caplog, limit, counted, ap
+):
+    path, boxes = crowded
+    cfg = tiny_config("TEST.DETECTIONS_PER_IMAGE", limit, "DATASETS.TEST", "('crowded',)")
+    caplog.set_level(logging.INFO, "fpn_d2")
+    evaluator = Trainer.build_evaluator(cfg, "crowded")
+    assert ("where COCO's counts 100" in caplog.text) == (limit not in (20, 100))
+    evaluator.reset()
+    found = Instances((320, 800))
+    found.pred_boxes = Boxes(torch.tensor([[x, y, x + w, y + h] for x, y, w, h in boxes]).float())
+    found.scores, found.pred_classes = torch.full((250,), 0.5), torch.zeros(250, dtype=torch.int64)
+    evaluator.process([{"image_id": 1}], [{"instances": found}])
+    result = evaluator.evaluate()["bbox"]["AP"]
+    assert result == pytest.approx(ap, abs=1e-6)
+    assert result == pytest.approx(ap_by_pycocotools(path, boxes, counted), abs=1e-6)
+
+
+def test_time_augmentation_is_detectron2s(repo, tiny_opts, tmp_path):
+    words = ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(48, 64)", "SOLVER.MAX_ITER", "1"]
+    words += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.DETECTIONS_PER_IMAGE", "10"]
+    row = repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
+    cfg = load_config(row, tiny_opts + words)
+    os.makedirs(cfg.OUTPUT_DIR)
+    trainer = Trainer(cfg)
+    trainer.train()  # it ends with both evaluations
+    storage = trainer.storage.latest()
+    assert {"bbox/AP", "bbox_TTA/AP"} <= storage.keys()
+    written = f"{cfg.OUTPUT_DIR}/inference_TTA/tiny_val/coco_instances_results.json"
+    ours = json.loads(Path(written).read_text())
+    stock = COCOEvaluator("tiny_val", output_dir=str(tmp_path / "stock"))
+    model = GeneralizedRCNNWithTTA(cfg, trainer.model.eval())
+    inference_on_dataset(model, build_test_loader(cfg, "tiny_val"), stock)
+    theirs = json.loads((tmp_path / "stock/coco_instances_results.json").read_text())
+    assert len(ours) == len(theirs) == 40
+    assert [one["image_id"] for one in ours] == [one["image_id"] for one in theirs]
+    scores = [[one["score"] for one in results] for results in (ours, theirs)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    plain = f"{cfg.OUTPUT_DIR}/inference/tiny_val/coco_instances_results.json"
+    assert [one["score"] for one in json.loads(Path(plain).read_text())] != scores[0]
+
+
+def test_norms_that_cannot_work_are_refused(tiny_config, monkeypatch):
+    with pytest.raises(UserError, match="TEST.PRECISE_BN.ENABLED has no effect"):
+        Trainer(tiny_config("TEST.PRECISE_BN.ENABLED", True, "MODEL.RESNETS.NORM", "FrozenBN"))
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    with pytest.raises(UserError, match="SyncBN .* naiveSyncBN"):
+        Trainer(tiny_config("MODEL.FPN.NORM", "SyncBN"))
 
 
 # --- names that programs extend

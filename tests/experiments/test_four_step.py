@@ -15,14 +15,14 @@ import train_four_step
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 
 import train_net
 from fpn_d2 import UserError, load_model
 from fpn_d2.data.datasets import register_coco_folders
-from fpn_d2.engine import Trainer, launch
+from fpn_d2.data.datasets.shapes import CLASSES
+from fpn_d2.engine import Trainer, argument_parser, launch
 from fpn_d2.experiments import FourStep, Run, Runner, proposal_opts
 from fpn_d2.experiments.four_step import check_frozen
 
@@ -51,7 +51,7 @@ class InThisProcess(Runner):
     def call(self, run, flags, opts, lock=None):
         self.calls.append((os.path.basename(run.folder), *flags))
         words = ["--config-file", run.config, *flags, *run.opts, *opts, "OUTPUT_DIR", run.folder]
-        launch(train_net.main, default_argument_parser().parse_args(words))
+        launch(train_net.main, argument_parser().parse_args(words))
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,10 @@ def test_the_joined_box_head_is_step_4s(weights):
     assert len(joined) == 8  # two fc layers, two predictors
     assert differing(joined, part(weights[4], "roi_heads.")) == set()
     assert differing(joined, part(weights[2], "roi_heads.")) == set(joined)
+
+
+def test_the_joined_network_keeps_the_names_of_its_classes(trained):
+    assert torch.load(trained[0].weights, weights_only=True)["class_names"] == list(CLASSES)
 
 
 @pytest.mark.parametrize("step", [3, 4])
@@ -352,7 +356,7 @@ def test_a_config_without_steps_is_refused(tmp_path):
 def test_train_net_refuses_a_config_of_steps(tiny, tmp_path, capsys):
     words = ["--config-file", SHARED, *OPTS, "OUTPUT_DIR", str(tmp_path)]
     with pytest.raises(SystemExit) as end:
-        launch(train_net.main, default_argument_parser().parse_args(words))
+        launch(train_net.main, argument_parser().parse_args(words))
     assert end.value.code == 2
     stderr = capsys.readouterr().err
     assert stderr.startswith("error: ")

@@ -1,34 +1,27 @@
-"""The predictor resizes and refuses images; the last NMS; names of models, classes, categories."""
+"""The predictor resizes, batches and refuses images, and finds its model; the last NMS."""
 
-import json
+import pickle
 
 import numpy as np
 import pytest
+import supervision as sv
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
-from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2 import model_zoo
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 from random_detectors import detect, image_of, random_detector
 from torch import nn
 from torchvision.ops import box_iou
 
-from fpn_d2 import UserError
+from fpn_d2 import Predictor, UserError, load_config
+from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.data import build_test_mapper
 from fpn_d2.data.dataset_mapper import map_record
-from fpn_d2.demo import parse_rows
-from fpn_d2.demo.outputs import coco_results
-from fpn_d2.inference import (
-    Predictor,
-    class_names,
-    dataset_category_ids,
-    free_title,
-    set_final_nms,
-    set_score_threshold,
-    split_pair,
-)
-from fpn_d2.inference.predictor import detections_above
+from fpn_d2.inference import set_final_nms, set_score_threshold
+from fpn_d2.inference.predictor import detections_above, why_not_in_zoo
+from fpn_d2.utils.model_zoo import zoo_config, zoo_names
 
 ROW = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 SIZES = ["INPUT.MIN_SIZE_TEST", 200, "INPUT.MAX_SIZE_TEST", 100, "MODEL.WEIGHTS", ""]
@@ -100,6 +93,247 @@ def test_only_boxes_without_classes_are_thinned_out():
         detections_above({"sem_seg": None}, 0.0)
 
 
+# --- several images, and models by name
+
+FASTER = "COCO-Detection/faster_rcnn_R_50_FPN_3x"
+SMALL = [
+    *("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.DEVICE", "cpu"),
+    *("MODEL.FPN.OUT_CHANNELS", 32, "MODEL.ROI_BOX_HEAD.FC_DIM", 32),
+    *("INPUT.MIN_SIZE_TEST", 96, "INPUT.MAX_SIZE_TEST", 160),
+]
+
+
+@pytest.fixture(scope="module")
+def stock_weights(tmp_path_factory):
+    """A stock config of the zoo's, made small, and weights for it in the zoo's form, which lie
+    where Detectron2 keeps what it has downloaded."""
+    cfg = model_zoo.get_config(f"{FASTER}.yaml")
+    cfg.merge_from_list(SMALL)
+    arrays = {k: v.numpy() for k, v in random_detector(cfg).state_dict().items()}
+    content = {"model": arrays, "__author__": "Detectron2 Model Zoo"}
+    cache = tmp_path_factory.mktemp("cache")
+    path = cache / "detectron2" / FASTER / "137849458" / "model_final_280758.pkl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pickle.dumps(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FVCORE_CACHE", str(cache))
+        yield cfg, str(path)
+
+
+@pytest.fixture(scope="module")
+def predictor(stock_weights):
+    return Predictor.from_zoo(FASTER, SMALL)
+
+
+def noise(height, width, seed=0):
+    coarse = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.BILINEAR))
+
+
+def fields(output):
+    found = output["instances"]
+    return found.image_size, found.pred_boxes.tensor, found.scores, found.pred_classes
+
+
+def test_a_model_of_the_zoo_finds_what_stock_detectron2_finds(stock_weights, predictor, repo):
+    cfg, path = stock_weights
+    cfg = cfg.clone()
+    cfg.MODEL.WEIGHTS = path
+    image = noise(110, 150)
+    size, boxes, scores, classes = fields(DefaultPredictor(cfg)(image))
+    assert len(boxes) > 20
+    found = fields(predictor(image))
+    assert found[0] == size == (110, 150)
+    torch.testing.assert_close(found[2], scores, rtol=0, atol=1e-4)
+    best = scores.diff() < -1e-4  # of which no rounding changes the order
+    assert int(best.sum()) > 10
+    for ours, stock in zip(found[1:], (boxes, scores, classes), strict=True):
+        torch.testing.assert_close(ours[1:][best], stock[1:][best], rtol=0, atol=1e-2)
+    assert predictor.class_names[:2] == ["person", "bicycle"]
+    assert len(predictor.class_names) == 80
+    assert predictor.model.model.weights_origin.dataset == "coco_2017_val"
+
+
+def calls_of(predictor, images):
+    """What the predictor returns, and how many images its network took each time."""
+    sizes = []
+    handle = predictor.model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    outputs = predictor(images)
+    handle.remove()
+    return outputs, sizes
+
+
+def test_a_list_of_images_of_any_size_equals_call_by_call(predictor):
+    sizes = [(96, 96), (96, 130), (150, 100), (200, 480), (97, 96)]
+    images = [noise(*size, seed) for seed, size in enumerate(sizes)]
+    outputs, calls = calls_of(predictor, images)
+    assert calls == [1] * 5
+    for image, output in zip(images, outputs, strict=True):
+        alone = fields(predictor(image))
+        assert len(alone[1]) > 5
+        assert alone[0] == fields(output)[0] == image.shape[:2]
+        assert all(map(torch.equal, fields(output)[1:], alone[1:]))
+
+
+def test_images_of_one_network_size_go_through_together(predictor):
+    images = [noise(96, 128, seed) for seed in range(4)]
+    images.insert(2, noise(100, 90))
+    images.append(noise(192, 256, 9))  # twice as large, and resized to the same
+    outputs, calls = calls_of(predictor, tuple(images))
+    assert calls == [5, 1]
+    for image, output in zip(images, outputs, strict=True):
+        alone, found = fields(predictor(image)), fields(output)
+        assert found[0] == alone[0]
+        assert len(alone[1]) > 5
+        torch.testing.assert_close(found[2], alone[2], rtol=0, atol=1e-4)
+        apart = torch.cat([torch.tensor([True]), alone[2].diff() < -1e-5])
+        torch.testing.assert_close(found[1][apart], alone[1][apart], rtol=0, atol=1e-2)
+    assert calls_of(predictor, images[:1] * 9)[1] == [8, 1]
+    assert predictor([]) == []
+
+
+def test_an_image_of_a_list_is_refused_by_its_place(predictor):
+    with pytest.raises(UserError, match=r"images\[2\]: an image is NoneType, as cv2\.imread"):
+        predictor([noise(96, 96), noise(96, 96), None])
+    with pytest.raises(UserError, match="is a batch; give list"):
+        predictor(np.zeros((2, 96, 96, 3), np.uint8))
+
+
+def test_what_comes_back_goes_into_supervision(predictor):
+    output = predictor(noise(96, 128))
+    detections = sv.Detections.from_detectron2(output)
+    found = output["instances"]
+    assert len(detections) == len(found) > 5
+    np.testing.assert_array_equal(detections.xyxy, found.pred_boxes.tensor.numpy())
+    np.testing.assert_array_equal(detections.confidence, found.scores.numpy())
+    np.testing.assert_array_equal(detections.class_id, found.pred_classes.numpy())
+
+
+def test_the_example_for_sahi_finds_in_slices_what_the_predictor_finds(
+    predictor, repo, monkeypatch
+):
+    pytest.importorskip("shapely")
+    predict = pytest.importorskip("sahi.predict")
+    monkeypatch.syspath_prepend(str(repo / "docs" / "examples"))
+    from sahi_model import FpnD2Model
+
+    def expected(image, shift=0):
+        found = predictor(image[:, :, ::-1])["instances"]
+        found = found[found.scores >= 0.06]
+        boxes = found.pred_boxes.tensor + torch.tensor([shift, 0, shift, 0])
+        return boxes.tolist(), found.pred_classes.tolist(), found.scores.tolist()
+
+    def given(objects):
+        objects = [one.get_shifted_object_prediction() for one in objects]
+        classes = [one.category.id for one in objects]
+        assert [one.category.name for one in objects] == [predictor.class_names[c] for c in classes]
+        return (
+            [one.bbox.to_xyxy() for one in objects],
+            classes,
+            [one.score.value for one in objects],
+        )
+
+    def assert_same(objects, image, shift=0):
+        for ours, theirs in zip(given(objects), expected(image, shift), strict=True):
+            assert len(ours) == len(theirs) > 5
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3)
+
+    image = noise(96, 256)  # RGB for SAHI
+    model = FpnD2Model(model=predictor, confidence_threshold=0.06)
+    assert_same(predict.get_prediction(image, model).object_prediction_list, image)
+    left, right = image[:, :128], image[:, 128:]
+    model.perform_batch_inference([left, right])
+    model.convert_original_predictions([[0, 0], [128, 0]], [[96, 256]] * 2)
+    both = model.object_prediction_list_per_image
+    assert_same(both[0], left)
+    assert_same(both[1], right, 128)
+    sliced = predict.get_sliced_prediction(
+        image, model, 96, 128, 0, 0, perform_standard_pred=False, batch_size=2, verbose=0
+    )
+    assert {one.bbox.minx >= 128 for one in sliced.object_prediction_list} == {False, True}
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("COCO-Detection/faster_rcnn_R50_FPN_3x", f"did you mean .*{FASTER}"),
+        ("faster_rcnn_R_50_FPN_3x", f"did you mean {FASTER}"),
+        ("yolo", "is no entry of Detectron2's model zoo; name one, such as COCO-Detection/"),
+        ("new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ", "LazyConfig .* take an entry with a YAML"),
+        ("COCO-Detection/fast_rcnn_R_50_FPN_1x.yaml", "proposals from a file; take a Faster"),
+        ("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x", "PanopticFPN, which does not run here"),
+    ],
+)
+def test_other_names_are_refused_in_words(name, words):
+    with pytest.raises(UserError, match=f"^{name} .*{words}"):
+        Predictor.from_zoo(name)
+
+
+def test_the_docs_list_the_models_of_the_zoo_that_run(repo):
+    page = (repo / "docs" / "pretrained.md").read_text(encoding="utf-8")
+    listed = page.partition("<!-- zoo -->")[2].partition("<!-- end -->")[0].split()
+    listed = [word.strip("`") for word in listed if word.startswith("`")]
+    # Detectron2 may be here with its compiled part or without.
+    run = [
+        name for name in zoo_names() if "compiled part" in (why_not_in_zoo(name) or "compiled part")
+    ]
+    assert listed == run
+    assert FASTER in run
+    assert f"[{len(run)} models](docs/pretrained.md)" in (repo / "README.md").read_text()
+
+
+# One of each kind: networks and heads of the zoo, not their depths and schedules.
+KINDS = [
+    *("COCO-Detection/faster_rcnn_R_50_C4_1x", "COCO-Detection/faster_rcnn_R_50_DC5_1x"),
+    *("COCO-Detection/retinanet_R_50_FPN_1x", "COCO-Detection/rpn_R_50_C4_1x"),
+    *("COCO-Detection/rpn_R_50_FPN_1x", "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x"),
+    *(
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x",
+        "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x",
+    ),
+    *("Misc/cascade_mask_rcnn_R_50_FPN_1x", "Misc/mask_rcnn_R_50_FPN_3x_gn"),
+    *("Misc/mask_rcnn_R_50_FPN_3x_syncbn", "PascalVOC-Detection/faster_rcnn_R_50_C4"),
+    *("LVISv0.5-InstanceSegmentation/mask_rcnn_R_50_FPN_1x", "Cityscapes/mask_rcnn_R_50_FPN"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_the_zoo_runs(name, tmp_path):
+    cfg = zoo_config(name)
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu"])
+    torch.manual_seed(0)
+    stock = build_model(cfg)
+    weights = str(tmp_path / "weights.pth")
+    torch.save({"model": stock.state_dict()}, weights)
+    tiny = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 96, "MODEL.DEVICE", "cpu"]
+    predictor = Predictor(load_config(name, [*tiny, "MODEL.WEIGHTS", weights]))
+    (found,) = predictor([noise(70, 90)])[0].values()
+    assert found.image_size == (70, 90)
+    assert len(predictor.class_names) == cfg.MODEL.ROI_HEADS.NUM_CLASSES or "Mask" not in name
+
+
+def test_a_run_is_loaded_by_its_folder(row_config, tmp_path):
+    run = tmp_path / "run"
+    small = [*SMALL[6:10], "INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 64]
+    cfg = row_config(ROW, *small, "OUTPUT_DIR", run)
+    with pytest.raises(UserError, match="holds no config.yaml; name a folder that train_net.py"):
+        Predictor.from_run(run)
+    run.mkdir()
+    (run / "config.yaml").write_text(cfg.dump())
+    with pytest.raises(UserError, match="holds no checkpoint; name"):
+        Predictor.from_run(run)
+    names = ["cod", "eel", "ray", "carp", "bass"]
+    saver = SafeCheckpointer(build_model(cfg.clone()), str(run), class_names=names)
+    for name in ("model_0000002", "model_final", "model_best"):
+        saver.save(name)
+        opts = ["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", 80]
+        predictor = Predictor.from_run(run, opts)
+        assert predictor.model.model.weights_origin.path == str(run / f"{name}.pth")
+        assert predictor.class_names == names
+    assert predictor.cfg.INPUT.MIN_SIZE_TEST == 80
+
+
 # --- the last NMS
 
 NMS = [
@@ -146,112 +380,6 @@ def test_the_last_nms(row_config, row, opts):
     assert 1 < len(boxes) < len(found_by(model)[0])
     set_final_nms(model, 1.0, 7)
     assert len(found_by(model)[0]) == 7
-
-
-# --- names of models
-
-
-@pytest.mark.parametrize(
-    "words, pair",
-    [
-        ("a/b.yaml:model.pth", ("a/b.yaml", "model.pth")),
-        ("b.yml:https://x.org/m.pkl", ("b.yml", "https://x.org/m.pkl")),
-        ("C:/b.yaml:C:/m.pth", ("C:/b.yaml", "C:/m.pth")),
-        *(
-            (words, None)
-            for words in ("b.yaml", "b.yaml:", "b.txt:a.pth", "a.pth:b.yaml", ":b", "")
-        ),
-    ],
-)
-def test_the_config_of_a_pair_ends_at_its_suffix(words, pair):
-    if pair is None:
-        with pytest.raises(UserError, match=r"--compare .* is not of the form CONFIG:WEIGHTS"):
-            split_pair(words, "--compare")
-    else:
-        assert split_pair(words, "--model") == pair
-
-
-def test_titles_are_numbered_where_they_must_be():
-    taken = {}
-    for path in ("a/row.yaml", "b/row.yaml", "other.yaml", "c/row.yaml"):
-        taken[free_title(path, taken)] = path
-    assert list(taken) == ["row", "row (2)", "other", "row (3)"]
-
-
-def test_weights_that_are_given_twice_are_refused(repo):
-    config = str(repo / f"configs/{ROW}.yaml")
-    with pytest.raises(UserError, match="--weights"):
-        parse_rows(config, "a.pth", (), ["MODEL.WEIGHTS", "b.pth"])
-
-
-# --- names of classes
-
-
-@pytest.fixture
-def subclass(row_config):
-    """The name of a meta-architecture that a user registers."""
-    row_config("torchvision/retinanet_R_50_FPN")  # registers what other code bases' models need
-
-    @META_ARCH_REGISTRY.register()
-    class MyRetinaNet(META_ARCH_REGISTRY.get("ClippingRetinaNet")):
-        pass
-
-    yield MyRetinaNet.__name__
-    del META_ARCH_REGISTRY._obj_map[MyRetinaNet.__name__]
-
-
-@pytest.mark.parametrize("own", [False, True], ids=["converted", "a user's subclass"])
-def test_a_retinanet_of_any_kind_has_its_classes(row_config, subclass, own):
-    cfg = row_config(
-        "torchvision/retinanet_R_50_FPN",
-        *("INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128),
-        *("MODEL.RETINANET.SCORE_THRESH_TEST", 0.0),
-        *(["MODEL.META_ARCHITECTURE", subclass] if own else []),
-    )
-    names, ids = class_names(cfg), dataset_category_ids(cfg)
-    assert (names[0], names[79], ids[0], ids[79]) == ("person", "toothbrush", 1, 90)
-    torch.manual_seed(0)
-    found = Predictor(cfg, build_model(cfg)).detect(np.zeros((64, 64, 3), np.uint8), threshold=0.0)
-    classes = found.pred_classes.tolist()
-    assert max(classes) > 1
-    results = coco_results(found, 1, ids)
-    assert [result["category_id"] for result in results] == [ids[i] for i in classes]
-
-
-SHAPES = ["circle", "cross", "square", "star", "triangle"]
-NUMBERED = [f"class {i}" for i in range(5)]
-
-
-@pytest.mark.parametrize(
-    "row, opts, names, ids",
-    [
-        (ROW, [], SHAPES, [1, 2, 3, 4, 5]),
-        (ROW, ["DATASETS.TEST", "()"], SHAPES, [1, 2, 3, 4, 5]),  # TRAIN's
-        (ROW, ["DATASETS.TEST", "('nowhere',)"], NUMBERED, [0, 1, 2, 3, 4]),
-        (ROW, ["DATASETS.TEST", "()", "DATASETS.TRAIN", "()"], NUMBERED, [0, 1, 2, 3, 4]),
-        ("quick/RPN/rpn_R_18_FPN", [], [], [1]),
-    ],
-)
-def test_names_and_ids_are_the_data_sets_where_it_is_known(row_config, row, opts, names, ids):
-    cfg = row_config(row, *opts)
-    assert (class_names(cfg), dataset_category_ids(cfg)) == (names, ids)
-
-
-@pytest.mark.parametrize("damaged", [False, True])
-def test_a_data_set_that_was_not_read_yet_is_read(row_config, tmp_path, caplog, damaged):
-    categories = [{"id": 10 * (i + 1), "name": f"kind {i}"} for i in range(5)]
-    content = json.dumps({"images": [], "annotations": [], "categories": categories})
-    path = tmp_path / "instances.json"
-    path.write_text(content[:-9] if damaged else content)
-    register_coco_instances("unread", {}, str(path), str(tmp_path))
-    cfg = row_config(ROW, "DATASETS.TEST", "('unread',)")
-    expected = [NUMBERED, list(range(5))]
-    if not damaged:
-        expected = [[f"kind {i}" for i in range(5)], [10, 20, 30, 40, 50]]
-    assert [class_names(cfg), dataset_category_ids(cfg)] == expected
-    assert ("unread cannot be read" in caplog.text) == damaged
-    DatasetCatalog.remove("unread")
-    MetadataCatalog.remove("unread")
 
 
 @pytest.mark.parametrize("row", ["Faster-RCNN/faster_rcnn_R_18_C5", "RetinaNet/retinanet_R_18_FPN"])

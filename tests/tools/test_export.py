@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -22,7 +23,11 @@ from fpn_d2.data import build_test_mapper
 from fpn_d2.data.dataset_mapper import map_record
 from fpn_d2.export import Parity, read_check_images
 
-EXAMPLE = "docs/examples/run_exported.py"
+EXAMPLES = {
+    "onnx": "docs/examples/run_exported.py",
+    "openvino": "docs/examples/run_openvino.py",
+}
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +44,12 @@ def words(repo, row_config, tmp_path_factory):
     return ["--config-file", config, *paths]
 
 
-def test_the_example_prints_what_the_model_finds(repo, words, tmp_path, run_tool):
-    pytest.importorskip("onnxruntime")
-    output = tmp_path / "model.onnx"
-    ask = [*words, "--format", "onnx", "--output", output, "--report", tmp_path / "report.json"]
+@pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_the_example_prints_what_the_model_finds(repo, words, tmp_path, run_tool, format):
+    pytest.importorskip("onnx")
+    pytest.importorskip(RUNTIMES[format])
+    output = tmp_path / f"model.{'xml' if format == 'openvino' else format}"
+    ask = [*words, "--format", format, "--output", output, "--report", tmp_path / "report.json"]
     code, stdout, stderr = run_tool(export, *ask)
     assert code == 0, stdout + stderr
     assert "matched (" in stdout
@@ -52,7 +59,7 @@ def test_the_example_prints_what_the_model_finds(repo, words, tmp_path, run_tool
     cfg = load_config(words[1], ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(words[3])])
     rgb = np.asarray(Image.open(words[5]))
     expected = DefaultPredictor(cfg)(rgb[:, :, ::-1])["instances"]
-    command = [sys.executable, repo / EXAMPLE, output, words[5]]
+    command = [sys.executable, repo / EXAMPLES[format], output, words[5]]
     env = {**os.environ, "PYTHONPATH": ""}
     printed = subprocess.check_output(command, text=True, env=env)
     lines = [line.split() for line in printed.splitlines()]
@@ -64,12 +71,12 @@ def test_the_example_prints_what_the_model_finds(repo, words, tmp_path, run_tool
 
     code, _, stderr = run_tool(export, *ask)
     assert code == 2
-    assert "is there already" in stderr
+    assert re.search(r"(is|are) there already", stderr)
 
 
 GREY = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)[:40]
 COLOURS = np.random.default_rng(0).integers(0, 256, (40, 64, 3), np.uint8)
-EXAMPLES = {  # a file's name to its pixels, its mode and its orientation
+FILES = {  # a file's name to its pixels, its mode and its orientation
     "colours.png": (COLOURS, "RGB", 1),
     "turned.tif": (COLOURS, "L", 6),
     "turned.jpg": (COLOURS, "RGB", 5),
@@ -103,10 +110,10 @@ def test_the_example_makes_the_models_input(repo, row_config, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
 
     def run_example(path):
-        monkeypatch.setattr(sys, "argv", [EXAMPLE, "model.onnx", str(path)])
-        runpy.run_path(str(repo / EXAMPLE))
+        monkeypatch.setattr(sys, "argv", [EXAMPLES["onnx"], "model.onnx", str(path)])
+        runpy.run_path(str(repo / EXAMPLES["onnx"]))
 
-    for name, (values, mode, orientation) in EXAMPLES.items():
+    for name, (values, mode, orientation) in FILES.items():
         exif, path = Image.Exif(), tmp_path / name
         exif[0x0112] = orientation
         image = Image.fromarray(values)
@@ -124,8 +131,9 @@ def test_the_example_makes_the_models_input(repo, row_config, tmp_path, monkeypa
         run_example(tmp_path / "colours.png")
 
 
-def test_the_example_needs_no_more_than_it_says(repo):
-    text = (repo / EXAMPLE).read_text(encoding="utf-8")
+@pytest.mark.parametrize("format", EXAMPLES)
+def test_the_example_needs_no_more_than_it_says(repo, format):
+    text = (repo / EXAMPLES[format]).read_text(encoding="utf-8")
     tree = ast.parse(text)
     imported = set()
     for node in ast.walk(tree):
@@ -133,8 +141,37 @@ def test_the_example_needs_no_more_than_it_says(repo):
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module.split(".")[0])
-    assert imported == {"json", "sys", "numpy", "onnxruntime", "PIL"}
+    assert imported == {"json", "sys", "numpy", RUNTIMES[format], "PIL"}
     assert len(tree.body) <= 20
+
+
+@pytest.mark.slow
+def test_int8_is_judged_beside_float32(words, tmp_path, run_tool, tiny_opts):
+    for package in ("onnx", "openvino", "nncf"):
+        pytest.importorskip(package)
+    output, report = tmp_path / "model.xml", tmp_path / "report.json"
+    ask = [*words, "--format", "openvino", "--int8", "--output", output, "--report", report]
+    opts = [*tiny_opts, "INFERENCE.CALIBRATION_IMAGES", "2"]
+    code, stdout, stderr = run_tool(export, *ask, "--validation-images", "3", *opts)
+    assert code == 0, stdout + stderr
+    printed = re.search(r"AP on 3 images of tiny_val: int8 (\d+\.\d\d), float32 (\S+)\n", stdout)
+    float32, int8 = json.loads(report.read_text())["exports"]
+    assert "metric" not in float32
+    assert (int8["format"], int8["metric"], int8["evaluated_images"]) == ("openvino int8", "AP", 3)
+    assert [f"{int8[key]:.2f}" for key in ("int8", "float32")] == [*printed.groups()]
+    assert {path.name for path in tmp_path.glob("model.*")} == {"model.xml", "model.bin"}
+    ask = [*words, "--format", "openvino", "--int8", "--output", tmp_path / "other.xml"]
+    code, _, stderr = run_tool(export, *ask, *opts, "DATASETS.TRAIN", "()")
+    assert code == 2
+    assert "int8 is calibrated on images of DATASETS.TRAIN" in stderr
+    assert not (tmp_path / "other.xml").exists()
+
+
+def test_int8_is_openvinos(words, run_tool, tmp_path):
+    ask = [*words, "--format", "torchscript", "--int8", "--output", tmp_path / "model.ts"]
+    code, _, stderr = run_tool(export, *ask)
+    assert code == 2
+    assert "--int8 needs --format openvino" in stderr
 
 
 def test_nothing_is_written_where_the_file_differs(words, tmp_path, run_tool, monkeypatch):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fpn_d2.utils.files import remove_partial_files, replace_file, write_json
+from fpn_d2.utils.files import file_alike, remove_partial_files, replace_file, write_json
 
 
 @pytest.mark.parametrize("mode, new", [("w", "new"), ("wb", b"new")])
@@ -85,3 +85,35 @@ def test_json_comes_back_and_stays_where_a_value_is_refused(tmp_path, value):
         write_json(path, {"AP": 2.5, "AP_s": value})
     assert json.loads(path.read_text(encoding="utf-8")) == content
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    "named, there",
+    [
+        ("IMG_1.JPG", "img_1.jpg"),
+        ("a\\b.jpg", "a/b.jpg"),
+        ("a%20b.jpg", "a b.jpg"),
+        ("caf\u00e9.jpg", "cafe\u0301.jpg"),  # one letter, and a letter with an accent behind it
+        ("cafe\u0301.jpg", "caf\u00e9.jpg"),
+        ("images\\1/b.jpg", "images/b.jpg"),  # as Label Studio wrote it
+        ("images/b.jpg", "b.jpg"),
+    ],
+)
+def test_a_file_of_a_name_that_looks_the_same_is_named(tmp_path, named, there):
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).touch()
+    words = file_alike(str(tmp_path / named))
+    assert f"(but {str(tmp_path / there)!a} does: " in words
+
+
+@pytest.mark.parametrize("named", ["b.jpg", "a.png", "a/b/c.jpg"])
+def test_other_files_are_not_alike(tmp_path, named):
+    (tmp_path / "a.jpg").touch()
+    assert file_alike(str(tmp_path / named)) == ""
+
+
+def test_a_file_that_was_put_there_meanwhile_is_found(tmp_path):
+    assert file_alike(str(tmp_path / "A.jpg")) == ""
+    (tmp_path / "a.jpg").touch()
+    os.utime(tmp_path, ns=(1, 1))
+    assert "a.jpg" in file_alike(str(tmp_path / "A.jpg"))

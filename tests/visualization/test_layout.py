@@ -1,8 +1,11 @@
 import itertools
 
 import numpy as np
+import pytest
+from matplotlib import font_manager
+from PIL import Image, ImageDraw, ImageFont
 
-from fpn_d2.visualization import side_by_side
+from fpn_d2.visualization import layout, side_by_side
 from fpn_d2.visualization.layout import beside, place_labels, stack
 
 
@@ -60,3 +63,40 @@ def test_labels_of_one_place_keep_clear_of_each_other():
     boxes = np.array([[50, 60, 250, 260]] * 6)
     places = place_labels(boxes, [(60, 18)] * 6, (300, 300))
     assert not any(overlap(a, b) for a, b in itertools.combinations(places, 2))
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """``installed(path, ...)``: the fonts of this machine, besides matplotlib's."""
+
+    def install(*paths):
+        monkeypatch.setattr(font_manager, "findSystemFonts", lambda: list(map(str, paths)))
+
+    layout._font_file.cache_clear()
+    yield install
+    layout._font_file.cache_clear()
+
+
+def test_letters_that_the_usual_font_lacks_are_drawn_by_one_that_has_them(installed, tmp_path):
+    mono, usual = (font_manager.findfont(f"DejaVu Sans{name}") for name in (" Mono", ""))
+    letters = {*map(chr, font_manager.get_font(mono).get_charmap())}
+    letters -= {*map(chr, font_manager.get_font(usual).get_charmap())}
+    text = min(letters, key=lambda letter: (letter < "\u2300", letter)) + " 0.50"
+    (tmp_path / "damaged.ttf").write_text("no font")
+    installed(tmp_path / "damaged.ttf", mono)
+    drawn = layout.text_block(text, 200)
+    canvas = Image.new("RGB", (200, 22), "white")
+    font = ImageFont.truetype(mono, 16)
+    ImageDraw.Draw(canvas).text((2, 1), text, fill="black", font=font)
+    assert np.array_equal(drawn, np.array(canvas))
+    assert layout._font(16, "cat 0.50").path == usual
+
+
+def test_letters_that_no_font_has_are_told_once(installed, caplog):
+    installed()
+    for _ in range(2):
+        layout.legend(["\u4eba \u72d7"], ["#E69F00"])
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert "no font of this machine has all of \u4eba\u72d7, so pictures show boxes" in message
+    layout.legend(["cat dog"], ["#E69F00"])
+    assert len(caplog.records) == 1

@@ -17,12 +17,12 @@ from fpn_d2.config import changed, load_config
 from fpn_d2.data import build_test_loader
 from fpn_d2.evaluation import ResultsWritingCOCOEvaluator
 from fpn_d2.evaluation.matching import match_detections
-from fpn_d2.inference import prepare_model
+from fpn_d2.inference import prepare_as_configured
 from fpn_d2.utils.errors import UserError
 
 from .contest import Comparison, Comparisons, make_row
 from .differences import head_errors
-from .precisions import PRECISIONS, variants_of
+from .precisions import choices_of, prepared_variants_of
 
 _PIXELS = 0.05
 
@@ -66,8 +66,10 @@ def benchmark_agreement(
     loader = build_test_loader(cfg, cfg.DATASETS.TEST[0])
     batches = list(itertools.islice(loader, images))
     rows = []
-    for variant in variants_of(device):
-        ready = prepare_model(model, precision=PRECISIONS[variant])
+    for variant in prepared_variants_of(device):
+        choices = choices_of(variant)
+        keys = {f"INFERENCE.{key.upper()}": choice for key, choice in choices.items()}
+        ready = prepare_as_configured(changed(cfg, keys), model)
         models = {"ours": ready, "detectron2": plain}
         calls = {
             name: torch.no_grad()(lambda model=model: [model(inputs) for inputs in batches])

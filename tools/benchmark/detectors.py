@@ -21,11 +21,22 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fpn_d2.inference import compile_backbone, prepare_model
+from fpn_d2.inference.openvino_parts import PRECISION_HINTS
+from fpn_d2.inference.quantization import quantize
 
 from .contest import Comparison, Comparisons, keeps_memory, make_row
 from .differences import feature_error, head_errors, loss_error
 from .networks import SIZE, build_networks, image_record, output_of
-from .precisions import PRECISIONS, autocast_dtype, matmul_rates, variants_of
+from .precisions import (
+    PRECISIONS,
+    autocast_dtype,
+    choices_of,
+    matmul_rates,
+    prepared_variants_of,
+    variants_of,
+)
+
+_CALIBRATION_IMAGES = 4  # noise, of which one is like another
 
 Calls = dict[str, Callable[[], Any]]
 
@@ -39,17 +50,21 @@ def benchmark_inference(
 
     ``max_error`` is the box head's on the same proposals; beside torchvision, which pools in
     another way, it is that of the pyramid's features. ``compiled`` adds variants with
-    torch.compile.
+    torch.compile. int8, which only OpenVINO has, is compared with this package's other precisions,
+    too; it is calibrated on four images.
     """
     networks = build_networks(device, size)
     inputs = [image_record(0, size)]
-    variants = {variant: False for variant in variants_of(device)}
-    if compiled:
-        variants |= {f"{variant} compiled": True for variant in variants}
+    calibration = [image_record(seed, size) for seed in range(_CALIBRATION_IMAGES)]
     ready = {
-        name: prepare_model(networks.ours, precision=PRECISIONS[name.split()[0]], compile=compile)
-        for name, compile in variants.items()
+        name: prepare_model(networks.ours, calibration=calibration, **choices_of(name))
+        for name in prepared_variants_of(device)
     }
+    if compiled:
+        ready |= {
+            f"{name} compiled": prepare_model(networks.ours, compile=True, **choices_of(name))
+            for name in variants_of(device)
+        }
     calls: Calls = {"detectron2": call_without_grad(networks.stock, inputs)}
     if device == "cuda":
         calls["detectron2 AMP"] = torch.autocast("cuda", torch.float16)(calls["detectron2"])
@@ -57,32 +72,35 @@ def benchmark_inference(
     if not keeps_memory():
         calls |= _others(networks.torchvision, inputs[0]["image"] / 255, device)
 
-    timings = yield Comparison(calls, kept=variants, both=["detectron2"])
+    timings = yield Comparison(calls, kept=ready, both=["detectron2"])
     if timings is None:
         return []
     rows, rates, flops = [], matmul_rates(device), _count_flops(calls["detectron2"])
     proposals, _ = output_of(networks.stock.proposal_generator, calls["detectron2"])
     for name, model in ready.items():
         variant = name.split()[0]
-        share = flops / timings[name].seconds / rates[variant]
+        share = flops / timings[name].seconds / rates[variant] if variant in rates else None
         head_error = head_errors(networks.stock, model, inputs)[1]
         for baseline in timings:
-            if baseline in ready or not _is_comparable(baseline, variant):
+            if not _is_comparable(baseline, variant, baseline in ready):
                 continue
             error = head_error if baseline.startswith("detectron2") else None
             if baseline == "torchvision":
                 # Of the variant that is not compiled: torch.compile leaves out hooks.
-                models = ready[variant].model, networks.torchvision
-                error = feature_error(*models, calls[variant], calls[baseline])
+                plain = variant if variant in ready else name
+                models = ready[plain].model, networks.torchvision
+                error = feature_error(*models, calls[plain], calls[baseline])
             names = {"ours": name, "baseline": baseline, "proposals": len(proposals[0])}
             row = make_row("inference", name, timings, error, share, **names)
             rows.append({**row, "baseline": baseline.removesuffix(f" {variant}")})
     return rows
 
 
-def _is_comparable(baseline: str, variant: str) -> bool:
-    """Exported models are compared in the same precision only."""
+def _is_comparable(baseline: str, variant: str, is_ours: bool = False) -> bool:
+    """Exported models are compared in the same precision only, and ours with ours for int8."""
     words = baseline.split()
+    if is_ours:
+        return variant == "int8" and words[0] != "int8"
     return words[0] not in ("onnxruntime", "openvino") or words[1] == variant
 
 
@@ -131,8 +149,13 @@ def _openvino(path: str, image: np.ndarray) -> Calls:
     import openvino
 
     graph, calls = openvino.convert_model(path), {}
-    for variant in variants_of("cpu"):
-        hint, threads = "f32" if variant == "fp32" else variant, torch.get_num_threads()
+    variants = {variant.split()[0]: graph for variant in prepared_variants_of("cpu")}
+    if "int8" in variants:  # calibrated as ours are; all of its outputs rank or place boxes
+        size = image.shape[-2:]
+        samples = [image_record(seed, size)["image"] / 255 for seed in range(_CALIBRATION_IMAGES)]
+        variants["int8"] = quantize(graph, samples, keep_first=True, last_outputs=range(3))
+    for variant, graph in variants.items():
+        hint, threads = PRECISION_HINTS[PRECISIONS[variant]], torch.get_num_threads()
         settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
         compiled = openvino.compile_model(graph, "CPU", settings)
         calls[f"openvino {variant}"] = lambda compiled=compiled: compiled([image])

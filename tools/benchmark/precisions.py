@@ -1,4 +1,7 @@
-"""The precisions of a device, and how fast it multiplies matrices in them."""
+"""The precisions and engines of a device, and how fast it multiplies matrices in them."""
+
+import importlib.util
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -6,13 +9,29 @@ from torch.nn import functional as F
 from fpn_d2.utils.devices import has_bfloat16
 from fpn_d2.utils.timing import time_in_turn
 
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
+_ENGINE = "by openvino"
 DTYPES = {variant: getattr(torch, name) for variant, name in PRECISIONS.items()}
 
 
 def variants_of(device: str) -> list[str]:
     """Name the precisions that a device has, fp32 first."""
     return ["fp32", *["bf16"] * has_bfloat16(device), *["fp16"] * (device == "cuda")]
+
+
+def prepared_variants_of(device: str) -> list[str]:
+    """Name the ways in which a model can be prepared there: each precision, by PyTorch and, on CPUs
+    where openvino and nncf are installed, by OpenVINO (``"fp32 by openvino"``)."""
+    variants = variants_of(device)
+    if device == "cpu" and all(map(importlib.util.find_spec, ("openvino", "nncf"))):
+        variants += [f"{variant} {_ENGINE}" for variant in (*variants, "int8")]
+    return variants
+
+
+def choices_of(variant: str) -> dict[str, Any]:
+    """The precision and the engine of such a variant, as ``prepare_model`` takes them."""
+    engine = "openvino" if variant.endswith(_ENGINE) else "torch"
+    return {"precision": PRECISIONS[variant.split()[0]], "engine": engine}
 
 
 def autocast_dtype(variant: str) -> torch.dtype | None:

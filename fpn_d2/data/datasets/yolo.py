@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import yaml
-from PIL import ExifTags, Image
+from PIL import Image
 from tqdm import tqdm
 
 from ...utils.errors import UserError
+from ..images import turned_size
 from .converted_split import Source, Split, all_files, is_image, some
 
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
@@ -241,8 +242,7 @@ def _read_split(
 def _turned_size(path: str) -> tuple[int, int]:
     """Width and height of an image as its EXIF data turn it, of which labels are shares."""
     with Image.open(path) as image:
-        aside = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        return image.size[::-1] if aside else image.size
+        return turned_size(image)
 
 
 def _all_lines(path: str) -> Iterator[str]:

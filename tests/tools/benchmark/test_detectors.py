@@ -5,10 +5,11 @@ import time
 
 import pytest
 import torch
-from benchmark import detectors, profiling
+from benchmark import detectors, engine_parts, profiling
 from benchmark.detectors import benchmark_inference, benchmark_training
+from benchmark.engine_parts import benchmark_parts
 from benchmark.networks import Networks, image_record, settle_norms
-from benchmark.precisions import matmul_rates, variants_of
+from benchmark.precisions import matmul_rates, prepared_variants_of, variants_of
 from benchmark.profiling import profile_detectors
 from detectron2.modeling import build_model
 
@@ -46,7 +47,7 @@ def small_networks(row_config, monkeypatch):
         stock.load_state_dict(ours.state_dict())
         return Networks(cfg, ours, stock, Slow(stock.backbone))
 
-    for module in (detectors, profiling):
+    for module in (detectors, engine_parts, profiling):
         monkeypatch.setattr(module, "build_networks", build)
 
 
@@ -55,6 +56,7 @@ def test_inference(measure, small_networks, monkeypatch):
         raise ImportError("onnx is not installed")
 
     monkeypatch.setattr(detectors.torch.onnx, "export", no_module)
+    monkeypatch.setattr(detectors, "prepared_variants_of", variants_of)
     rows = measure(benchmark_inference, False, SIZE)
     baselines = ("detectron2", "torchvision")  # memory is not kept here
     assert set(rows) == {(v, b) for v in variants_of("cpu") for b in baselines}
@@ -67,10 +69,38 @@ def test_inference(measure, small_networks, monkeypatch):
 
 
 @pytest.mark.slow
+def test_engines_have_rows_too(measure, small_networks, monkeypatch):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    monkeypatch.setattr(detectors, "variants_of", lambda device: ["fp32"])
+    monkeypatch.setattr(detectors.torch.onnx, "export", None)
+    rows = measure(benchmark_inference, False, SIZE)
+    prepared = [*variants_of("cpu"), *(f"{v} by openvino" for v in (*variants_of("cpu"), "int8"))]
+    assert prepared == prepared_variants_of("cpu")
+    expected = {(v, b) for v in prepared for b in ("detectron2", "torchvision")}
+    assert set(rows) == expected | {("int8 by openvino", v) for v in prepared[:-1]}
+    assert rows["fp32 by openvino", "detectron2"]["max_error"] < 1e-4
+    assert 1e-4 < rows["int8 by openvino", "detectron2"]["max_error"] < 0.5
+    assert rows["int8 by openvino", "detectron2"]["share_of_matmul"] is None
+
+
+@pytest.mark.slow
+def test_parts(measure, small_networks):
+    pytest.importorskip("nncf")
+    rows = measure(benchmark_parts, SIZE)
+    sizes = [f"backbone {p} {n} size" for p in ("float32", "int8") for n in ("any", "one")]
+    names = [*sizes, "box_head float32", "box_head int8"]
+    assert list(rows) == [(name, "torch") for name in names]
+    for (name, _), row in rows.items():
+        assert (row["max_error"] < 1e-4) == ("float32" in name)
+
+
+@pytest.mark.slow
 def test_compiled_variants_have_rows_too(measure, small_networks, monkeypatch):
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("there is no compiler")
-    monkeypatch.setattr(detectors, "variants_of", lambda device: ["fp32"])
+    for name in ("variants_of", "prepared_variants_of"):
+        monkeypatch.setattr(detectors, name, lambda device: ["fp32"])
     monkeypatch.setattr(detectors.torch.onnx, "export", None)
     rows = measure(benchmark_inference, True, SIZE)
     assert {"fp32", "fp32 compiled"} <= {variant for variant, _ in rows}
@@ -82,6 +112,8 @@ def test_exported_models_are_compared_in_their_precision():
     assert not detectors._is_comparable("openvino bf16", "fp32")
     assert not detectors._is_comparable("onnxruntime fp32", "bf16")
     assert detectors._is_comparable("detectron2 AMP", "bf16")
+    assert detectors._is_comparable("fp32 by openvino", "int8", is_ours=True)
+    assert not detectors._is_comparable("fp32", "bf16", is_ours=True)
 
 
 def test_training(measure, small_networks):

@@ -1,0 +1,246 @@
+"""What Detectron2's schedules, samplers, networks and heads make of their keys together.
+
+Each refuses what would end in a traceback of theirs, or in no effect. Components of other people's
+are left alone.
+"""
+
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNN, ProposalNetwork
+from detectron2.modeling.meta_arch import PanopticFPN, RetinaNet
+from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, RROIHeads
+
+from .config_values import (
+    NORM,
+    POOLER_TYPE,
+    REGRESSION_LOSS,
+    ROTATED_POOLER_TYPE,
+    are_positive,
+    are_whole,
+    check_values,
+    value_of,
+)
+from .modeling.fpn import is_written_in, meta_architecture
+from .utils.errors import UserError
+
+
+def check_schedule(cfg: CfgNode) -> None:
+    """What Detectron2's schedules make of their keys; another name is somebody's own schedule."""
+    solver, name = cfg.SOLVER, cfg.SOLVER.LR_SCHEDULER_NAME
+    steps = list(solver.STEPS)
+    if steps != sorted(set(steps)):
+        raise UserError(f"SOLVER.STEPS is {solver.STEPS}; give the iterations in their order")
+    if name == "WarmupMultiStepLR" and solver.MAX_ITER in steps:
+        raise UserError(
+            f"SOLVER.STEPS is {solver.STEPS}, and the training ends at SOLVER.MAX_ITER "
+            f"{solver.MAX_ITER}; give iterations before it"
+        )
+    if name == "WarmupCosineLR" and not solver.BASE_LR_END <= solver.BASE_LR > 0:
+        raise UserError(
+            f"SOLVER.BASE_LR_END is {solver.BASE_LR_END} and SOLVER.BASE_LR {solver.BASE_LR}; "
+            "WarmupCosineLR goes down from BASE_LR, so give a number above 0 and an end up to it"
+        )
+    if name == "WarmupStepWithFixedGammaLR" and solver.NUM_DECAYS >= solver.MAX_ITER:
+        raise UserError(
+            f"SOLVER.NUM_DECAYS is {solver.NUM_DECAYS} in {solver.MAX_ITER} iterations "
+            "(SOLVER.MAX_ITER); give fewer"
+        )
+
+
+def check_sampling(cfg: CfgNode) -> None:
+    """What the samplers and the augmentations make of their keys."""
+    loader, inputs = cfg.DATALOADER, cfg.INPUT
+    weighted = ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler")
+    for key, is_set, samplers in (
+        (
+            "DATALOADER.RANDOM_SUBSET_RATIO",
+            loader.RANDOM_SUBSET_RATIO != 1,
+            ("RandomSubsetTrainingSampler",),
+        ),
+        ("DATASETS.TRAIN_REPEAT_FACTOR", bool(cfg.DATASETS.TRAIN_REPEAT_FACTOR), weighted),
+        (
+            "DATALOADER.REPEAT_THRESHOLD",
+            loader.REPEAT_THRESHOLD > 0,
+            ("RepeatFactorTrainingSampler", weighted[1]),
+        ),
+    ):
+        stock = loader.SAMPLER_TRAIN in _SAMPLERS
+        if is_set and stock and loader.SAMPLER_TRAIN not in samplers:
+            raise UserError(
+                f"{key} has no effect on DATALOADER.SAMPLER_TRAIN {loader.SAMPLER_TRAIN}; set that "
+                f"to {' or '.join(samplers)}"
+            )
+    unknown = {name for name, _ in cfg.DATASETS.TRAIN_REPEAT_FACTOR} - set(cfg.DATASETS.TRAIN)
+    if unknown:
+        raise UserError(
+            f"DATASETS.TRAIN_REPEAT_FACTOR names {', '.join(sorted(unknown))}, which "
+            "DATASETS.TRAIN does not; name data sets of it"
+        )
+    if cfg.MODEL.LOAD_PROPOSALS and loader.SAMPLER_TRAIN in weighted and cfg.DATASETS.TRAIN[1:]:
+        raise UserError(
+            f"DATALOADER.SAMPLER_TRAIN {loader.SAMPLER_TRAIN} reads the proposals of one data set "
+            "only; name one in DATASETS.TRAIN, or take the TrainingSampler"
+        )
+    sizes = inputs.MIN_SIZE_TRAIN
+    if inputs.MIN_SIZE_TRAIN_SAMPLING == "range" and not (len(sizes) == 2 and sizes[0] <= sizes[1]):
+        raise UserError(
+            f"INPUT.MIN_SIZE_TRAIN is {sizes}; give the least and the greatest size for "
+            "INPUT.MIN_SIZE_TRAIN_SAMPLING range"
+        )
+    crop = inputs.CROP
+    shares = crop.TYPE.startswith("relative")
+    sound = len(crop.SIZE) == 2 and (are_positive if shares else are_whole)(crop.SIZE)
+    if crop.TYPE == "absolute_range":
+        sound = sound and crop.SIZE[0] <= crop.SIZE[1]
+    if crop.ENABLED and not (sound and (not shares or max(crop.SIZE) <= 1)):
+        what = "two shares, above 0.0 and up to 1.0" if shares else "two whole numbers of pixels"
+        order = ", the lesser first" if crop.TYPE == "absolute_range" else ""
+        raise UserError(
+            f"INPUT.CROP.SIZE is {crop.SIZE}; give {what}{order} for INPUT.CROP.TYPE {crop.TYPE}"
+        )
+
+
+# Detectron2's; a trainer of somebody's own may know more.
+_SAMPLERS = (
+    *("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"),
+    *("WeightedTrainingSampler", "WeightedCategoryTrainingSampler"),
+)
+
+
+# The norms of heads, and the channels that a GroupNorm shares out among its 32 groups.
+_HEAD_NORMS = {
+    "MODEL.FPN.NORM": "MODEL.FPN.OUT_CHANNELS",
+    "MODEL.RETINANET.NORM": "MODEL.FPN.OUT_CHANNELS",
+    "MODEL.ROI_BOX_HEAD.NORM": "MODEL.ROI_BOX_HEAD.CONV_DIM",
+    "MODEL.ROI_MASK_HEAD.NORM": "MODEL.ROI_MASK_HEAD.CONV_DIM",
+    "MODEL.SEM_SEG_HEAD.NORM": "MODEL.SEM_SEG_HEAD.CONVS_DIM",
+}
+
+
+def check_heads(cfg: CfgNode, heads: Any) -> None:
+    """Refuse what Detectron2's networks and heads would not take, or would not notice."""
+    network, model = meta_architecture(cfg), cfg.MODEL
+    if not is_written_in(network, "detectron2", "fpn_d2"):
+        return
+    read = {"MODEL.FPN.NORM"} if model.FPN.IN_FEATURES else set()
+    matchers, losses = [], []
+    if issubclass(network, RetinaNet):
+        read.add("MODEL.RETINANET.NORM")
+        matchers, losses = ["MODEL.RETINANET"], ["MODEL.RETINANET.BBOX_REG_LOSS_TYPE"]
+        for key in ("MASK_ON", "KEYPOINT_ON", "LOAD_PROPOSALS"):
+            if model[key]:
+                raise UserError(f"MODEL.{key} has no effect on a RetinaNet; set it to False")
+        if cfg.TEST.DETECTIONS_PER_IMAGE < 0:
+            raise UserError(
+                "TEST.DETECTIONS_PER_IMAGE is -1; a RetinaNet needs a limit, so give 1 or more"
+            )
+    elif issubclass(network, (GeneralizedRCNN, ProposalNetwork)):
+        if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
+            matchers, losses = ["MODEL.RPN"], ["MODEL.RPN.BBOX_REG_LOSS_TYPE"]
+        if is_written_in(heads, "detectron2", "fpn_d2"):
+            matchers.append("MODEL.ROI_HEADS")
+            losses.append("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE")
+            read.add("MODEL.ROI_BOX_HEAD.NORM")
+            _check_roi_heads(cfg, heads)
+        if issubclass(network, PanopticFPN):
+            read.add("MODEL.SEM_SEG_HEAD.NORM")
+            if model.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT != 1 and not model.MASK_ON:
+                raise UserError(
+                    "MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT weighs the mask head's loss too, and "
+                    "MODEL.MASK_ON is False; set it True"
+                )
+        if model.MASK_ON and issubclass(network, GeneralizedRCNN):
+            read.add("MODEL.ROI_MASK_HEAD.NORM")
+    check_values(cfg, dict.fromkeys(sorted(read), NORM) | dict.fromkeys(losses, REGRESSION_LOSS))
+    for key in sorted(read):
+        channels = value_of(cfg, _HEAD_NORMS[key])
+        if value_of(cfg, key) == "GN" and channels % 32:
+            raise UserError(
+                f"{key} GN makes 32 groups of the channels, and {_HEAD_NORMS[key]} is {channels}; "
+                "set that to a multiple of 32"
+            )
+    for section in matchers:
+        thresholds, labels = (
+            value_of(cfg, f"{section}.IOU_{name}") for name in ("THRESHOLDS", "LABELS")
+        )
+        if len(labels) != len(thresholds) + 1:
+            raise UserError(
+                f"{section}.IOU_LABELS is {labels}; give {len(thresholds) + 1} labels, for below, "
+                f"between and above the {section}.IOU_THRESHOLDS {thresholds}"
+            )
+    if cfg.TEST.AUG.ENABLED:
+        _check_augmentation(cfg, network)
+
+
+def _check_roi_heads(cfg: CfgNode, heads: Any) -> None:
+    model, types = cfg.MODEL, {"MODEL.ROI_BOX_HEAD.POOLER_TYPE": POOLER_TYPE}
+    if isinstance(heads, type) and issubclass(heads, RROIHeads):
+        types = {"MODEL.ROI_BOX_HEAD.POOLER_TYPE": ROTATED_POOLER_TYPE}
+    for key, head in (("MASK_ON", "ROI_MASK_HEAD"), ("KEYPOINT_ON", "ROI_KEYPOINT_HEAD")):
+        if model[key]:
+            types[f"MODEL.{head}.POOLER_TYPE"] = POOLER_TYPE
+    check_values(cfg, types)
+    name, sigmas = model.ROI_HEADS.NAME, cfg.TEST.KEYPOINT_OKS_SIGMAS
+    points = model.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    if model.KEYPOINT_ON and len(sigmas) not in (0, points):
+        raise UserError(
+            f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers; give one for each of the "
+            f"{points} points of MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, or none for COCO's"
+        )
+    if model.KEYPOINT_ON and cfg.DATASETS.TEST and not sigmas and points != 17:
+        raise UserError(
+            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {points}, and COCO knows the OKS sigmas of "
+            "its 17 points; give one for each of yours in TEST.KEYPOINT_OKS_SIGMAS"
+        )
+    box = model.ROI_BOX_HEAD
+    if box.USE_FED_LOSS and not box.USE_SIGMOID_CE:
+        raise UserError(
+            "MODEL.ROI_BOX_HEAD.USE_FED_LOSS needs MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE; set it True"
+        )
+    if isinstance(heads, type) and issubclass(heads, CascadeROIHeads):
+        cascade = model.ROI_BOX_CASCADE_HEAD
+        if not box.CLS_AGNOSTIC_BBOX_REG:
+            raise UserError(
+                f"MODEL.ROI_HEADS.NAME {name} needs MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG; set "
+                "it True"
+            )
+        if len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
+            raise UserError(
+                f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS has {len(cascade.IOUS)} stages, and "
+                f"BBOX_REG_WEIGHTS {len(cascade.BBOX_REG_WEIGHTS)}; give as many of both"
+            )
+        if cascade.IOUS[0] != model.ROI_HEADS.IOU_THRESHOLDS[0]:
+            raise UserError(
+                f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS begins with {cascade.IOUS[0]}; set "
+                f"MODEL.ROI_HEADS.IOU_THRESHOLDS to [{cascade.IOUS[0]}] as well"
+            )
+    if isinstance(heads, type) and issubclass(heads, Res5ROIHeads) and model.KEYPOINT_ON:
+        raise UserError(
+            f"MODEL.KEYPOINT_ON has no effect on MODEL.ROI_HEADS.NAME {name}; set that to "
+            "LevelROIHeads"
+        )
+
+
+def _check_augmentation(cfg: CfgNode, network: type) -> None:
+    """What Detectron2's GeneralizedRCNNWithTTA does not take."""
+    fault = next(
+        (
+            fault
+            for is_so, fault in (
+                (
+                    not issubclass(network, GeneralizedRCNN) or issubclass(network, PanopticFPN),
+                    f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}",
+                ),
+                (cfg.MODEL.KEYPOINT_ON, "MODEL.KEYPOINT_ON"),
+                (cfg.MODEL.LOAD_PROPOSALS, "MODEL.LOAD_PROPOSALS"),
+            )
+            if is_so
+        ),
+        None,
+    )
+    if fault:
+        raise UserError(
+            f"TEST.AUG.ENABLED augments the images of a Faster or Mask R-CNN with an RPN, and does "
+            f"not know {fault}; set it to False"
+        )

@@ -1,0 +1,229 @@
+"""What a resumed training keeps, takes anew from its config, or refuses to change."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.solver import LRMultiplier
+from detectron2.utils import comm
+from torch import nn
+from torch.optim import Optimizer
+
+from ..config import flat
+from ..utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# What Detectron2's writers take the median of.
+_WINDOW = 20
+_CLOCKS = ("time", "data_time", "rank_data_time", "eta_seconds")
+# Of Detectron2's DenseDetector, such as RetinaNet; no buffer, so not among the weights.
+_AVERAGE = "loss_normalizer"
+
+
+class ResumeState(HookBase):
+    """What a resumed training needs besides weights, optimizer, schedule and iteration.
+
+    Whatever a step draws is a function of the seed and the iteration (``data/stream.py``,
+    ``Trainer.run_step``). This is the rest: a seed that was drawn, running averages that
+    Detectron2's models keep in Python numbers, in every process its own, and the last values of
+    the metrics, which are logged as medians.
+
+    Detectron2's trainer saves and loads it with its own state. It belongs before the hook that
+    saves, in every process.
+
+    Attributes:
+        seed: the seed of the training that was resumed; None without one.
+        config: the settings of the training that was resumed, by key; {} where they are not known.
+        averages: ``{module: value}`` for each process, by its rank.
+    """
+
+    def __init__(self):
+        self.seed: int | None = None
+        self.config: dict[str, Any] = {}
+        self.averages: list[dict[str, float]] = []
+        self._history: dict[str, list[tuple[float, int]]] = {}
+
+    def before_train(self) -> None:
+        """Put back what was loaded."""
+        trainer = self.trainer
+        rank = comm.get_rank()
+        if self.averages and len(self.averages) != comm.get_world_size():
+            logger.warning(
+                "The training was begun in %d processes and goes on in %d: its losses will be "
+                "others than those of an uncut one",
+                len(self.averages),
+                comm.get_world_size(),
+            )
+        if rank < len(self.averages):
+            modules = dict(_unwrapped(trainer.model).named_modules())
+            for name, value in self.averages[rank].items():
+                setattr(modules[name], _AVERAGE, value)
+        if trainer.start_iter < trainer.max_iter:
+            for name, values in self._history.items():
+                for value, iteration in values:
+                    trainer.storage.put_scalar(name, value, cur_iter=iteration)
+
+    def after_step(self) -> None:
+        """Note this process's averages; of several processes, :class:`StepExchange` has."""
+        if comm.get_world_size() == 1:
+            self.averages = [averages_of(self.trainer.model)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :meth:`HookBase.state_dict`; made of plain containers, as checkpoints are."""
+        storage = getattr(self.trainer, "storage", None)
+        history = {} if storage else self._history
+        for name, smoothed in storage.smoothing_hints().items() if storage else ():
+            if smoothed and name not in _CLOCKS:
+                values = storage.history(name).values()[-_WINDOW:]
+                history[name] = [(float(value), int(iteration)) for value, iteration in values]
+        cfg = self.trainer.cfg
+        state = {"seed": cfg.SEED, "averages": self.averages, "history": history}
+        return {**state, "config": flat(cfg)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :meth:`HookBase.load_state_dict`."""
+        self.seed, self.config = state["seed"], state.get("config", {})
+        self.averages, self._history = state["averages"], state["history"]
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model without DistributedDataParallel, in which a restart may wrap it or not."""
+    return getattr(model, "module", model)
+
+
+def averages_of(model: nn.Module) -> dict[str, float]:
+    """The running averages of a model's modules, by the modules' names."""
+    modules = _unwrapped(model).named_modules()
+    return {name: float(getattr(m, _AVERAGE)) for name, m in modules if hasattr(m, _AVERAGE)}
+
+
+# --- what a config may change
+
+
+# They decide which parameters share a group of the optimizer, and so the order of its states.
+_GROUPING = ("SOLVER.BIAS_LR_FACTOR", "SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM")
+_WORLD = "SOLVER.REFERENCE_WORLD_SIZE"
+
+
+def check_resumable(
+    cfg: CfgNode, model: nn.Module, optimizer: Optimizer, checkpoint: Mapping[str, Any], path: str
+) -> None:
+    """Refuse a config whose training cannot go on from a checkpoint, before anything is loaded.
+
+    Args:
+        cfg: the config, its batch and schedule made for the number of processes.
+        model, optimizer: those of the config, as they were built.
+        checkpoint: the content of the checkpoint.
+        path: where it lies, for the sentence.
+
+    Raises:
+        UserError: with the keys that cannot be taken, and what they were.
+    """
+    before = _inner(checkpoint, "trainer", "hooks", "ResumeState", "config")
+    new = changes(before if isinstance(before, dict) else {}, cfg)
+    _check_processes(new, cfg.OUTPUT_DIR)
+    other = f"or set another OUTPUT_DIR for a training of its own: --resume goes on with {path}"
+    if "MODEL.WEIGHTS" in new:
+        old, now = new["MODEL.WEIGHTS"]
+        raise UserError(f"MODEL.WEIGHTS is {now!r}, and was {old!r}; set it to that again, {other}")
+    done = checkpoint.get("iteration")
+    if isinstance(done, int) and done >= cfg.SOLVER.MAX_ITER:
+        raise UserError(
+            f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}, and {done + 1} iterations are done; set it "
+            f"to {done + 1} or more, {other}"
+        )
+    fault, sections = _mismatch(model, checkpoint), ("MODEL.",)
+    if fault is None:
+        fault, sections = _regrouping(optimizer, checkpoint), ("MODEL.", *_GROUPING)
+    if fault is not None:
+        keys = [key for key in new if key.startswith(sections) and key != "MODEL.DEVICE"]
+        if not keys:
+            raise UserError(f"{fault}; set the keys of the network to what they were, {other}")
+        values = ", ".join(f"{key} to {new[key][0]!r}" for key in keys)
+        raise UserError(f"{fault}; set {values} as before, {other}")
+
+
+def changes(before: Mapping[str, Any], cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
+    """The keys whose values are others than in the training that is resumed: before, and now.
+
+    The folder may have moved, so its name does not count.
+    """
+    return {
+        key: (before[key], value)
+        for key, value in flat(cfg).items()
+        if key in before and key != "OUTPUT_DIR" and _plain(before[key]) != _plain(value)
+    }
+
+
+def take_settings(
+    optimizer: Optimizer, scheduler: Any, settings: list[dict[str, Any]], iteration: int
+) -> None:
+    """Put a config's settings in the place of those that a checkpoint brought; momentum stays.
+
+    Args:
+        optimizer, scheduler: after a checkpoint was loaded.
+        settings: of each group of the optimizer, as it was built: all but its parameters.
+        iteration: the next one.
+    """
+    # Another schedule than Detectron2's may count in the optimizer, so it keeps what was loaded.
+    is_stock = isinstance(scheduler, LRMultiplier)
+    kept = {"params"} if is_stock else {"params", "lr", "initial_lr"}
+    for group, built in zip(optimizer.param_groups, settings, strict=True):
+        group.update({name: value for name, value in built.items() if name not in kept})
+    if is_stock:
+        scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        scheduler.last_epoch = iteration
+        for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+            group["lr"] = rate
+
+
+def _check_processes(new: Mapping[str, tuple[Any, Any]], folder: str) -> None:
+    """Batch and schedule of a training that is under way do not follow the number of processes."""
+    before, now = new.get(_WORLD, (0, 0))
+    if before and now:
+        raise UserError(
+            f"{_WORLD} makes batch and schedule for {now} processes, and the training in {folder} "
+            f"was begun with {before}; start {before} again, or go on with its batch and schedule "
+            f"as they are by `--config-file {folder}/config.yaml --resume {_WORLD} 0`"
+        )
+
+
+def _mismatch(model: nn.Module, checkpoint: Mapping[str, Any]) -> str | None:
+    """Say which parameter of the model the checkpoint has not, or in another shape."""
+    weights = {key.removeprefix("module."): value for key, value in checkpoint["model"].items()}
+    for name, value in _unwrapped(model).named_parameters():
+        if name not in weights:
+            return f"the network of this config has {name}, and the trained one has not"
+        if tuple(weights[name].shape) != tuple(value.shape):
+            return (
+                f"{name} has the shape {tuple(value.shape)} by this config, and "
+                f"{tuple(weights[name].shape)} in the trained network"
+            )
+    return None
+
+
+def _regrouping(optimizer: Optimizer, checkpoint: Mapping[str, Any]) -> str | None:
+    """Say how many parameters the optimizer has in each group, if it had others."""
+    groups = _inner(checkpoint, "trainer", "_trainer", "optimizer", "param_groups")
+    if not isinstance(groups, list):
+        return None  # what is wrong with it shows as it is loaded
+    before = [len(_inner(group, "params") or ()) for group in groups]
+    now = [len(group["params"]) for group in optimizer.param_groups]
+    if before == now:
+        return None
+    return f"by this config {now} parameters are trained in each group, and {before} were so far"
+
+
+def _inner(content: Any, *keys: str) -> Any:
+    """What lies in nested dicts, which anybody may have written; None where it does not."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def _plain(value: Any) -> Any:
+    """Lists for tuples: YAML has one kind."""
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

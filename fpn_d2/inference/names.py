@@ -1,0 +1,178 @@
+"""The names of a model's classes, with where they are from, and the names of models.
+
+Names come from the checkpoint, or else from the data set that it was trained on, as the config
+beside it or the model zoo says. Where neither is known, the data set of the given config has them
+only by chance, and they are a guess.
+"""
+
+import dataclasses
+import logging
+import operator
+import os
+import re
+from collections.abc import Container
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from torch import nn
+
+from ..config_checks import class_head_key
+from ..data.datasets.shapes import BUILTIN_NAME
+from ..utils.errors import UserError
+from ..utils.model_zoo import zoo_weights
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """The classes of a model.
+
+    Args:
+        names: a name for each class: ``class 0`` and so on where none is known; none for a model
+            without classes.
+        category_ids: the id of each class in the annotations, counted from 0 where they are not
+            known; [1] for a model without classes, whose objects are all of one kind.
+        source: where the names are from: "the checkpoint", "data set NAME" or "".
+        guess: "", or why the names are not certain, as a sentence.
+    """
+
+    names: list[str]
+    category_ids: list[int]
+    source: str = ""
+    guess: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        """The names to draw: those that are a guess have a question mark."""
+        return [f"{name}?" for name in self.names] if self.guess and self.source else self.names
+
+
+def classes_of(cfg: CfgNode, model: nn.Module | None = None) -> Classes:
+    """Find out the classes of a model.
+
+    Args:
+        cfg: a config from :func:`fpn_d2.load_config`.
+        model: from :func:`fpn_d2.load_model`, or a copy of it; its ``weights_origin`` says what
+            the weights know. None, or a model without, is one of the config's data set.
+    """
+    key = class_head_key(cfg)
+    if not key:
+        return Classes([], [1])
+    number = operator.attrgetter(key)(cfg)
+    dataset = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN, "")[0]
+    numbered = [f"class {i}" for i in range(number)]
+    origin = getattr(model, "weights_origin", None)
+    if origin is None:
+        known = _names_and_ids(dataset, number)
+        return Classes(*known, f"data set {dataset}") if known else _numbered(numbered)
+    own = _names_and_ids(origin.dataset, number)
+    if len(origin.class_names) == number:
+        names = list(origin.class_names)
+        for found in (own, _names_and_ids(dataset, number)):
+            if found and found[0] == names:
+                return Classes(names, found[1], "the checkpoint")
+        return Classes(names, list(range(number)), "the checkpoint")
+    if own:
+        return Classes(*own, f"data set {origin.dataset}")
+    why = f"the weights {origin.path} do not say what their classes are called"
+    # Five classes of one's own are not the five shapes.
+    built_in = dataset.rpartition("_")[0] == BUILTIN_NAME
+    known = None if built_in else _names_and_ids(dataset, number)
+    if known is None:
+        return _numbered(numbered, f"{why}, so they have numbers for names")
+    why = f"{why}; that they are those of data set {dataset}, which the config names, is a guess"
+    return Classes(*known, f"data set {dataset}", why)
+
+
+def class_names(cfg: CfgNode, model: nn.Module | None = None) -> list[str]:
+    """Return the names of a model's classes; see :func:`classes_of`."""
+    return classes_of(cfg, model).names
+
+
+def dataset_category_ids(cfg: CfgNode, model: nn.Module | None = None) -> list[int]:
+    """Return the category id of each class in the annotations; see :func:`classes_of`."""
+    return classes_of(cfg, model).category_ids
+
+
+def trained_class_names(cfg: CfgNode) -> list[str]:
+    """Return the names that a checkpoint of a training keeps: its data set's, as far as read."""
+    key, datasets = class_head_key(cfg), cfg.DATASETS.TRAIN
+    if not key or not datasets:
+        return []
+    names = list(map(str, MetadataCatalog.get(datasets[0]).get("thing_classes") or ()))
+    return names if len(names) == operator.attrgetter(key)(cfg) else []
+
+
+def _numbered(names: list[str], guess: str = "") -> Classes:
+    return Classes(names, list(range(len(names))), guess=guess)
+
+
+def _names_and_ids(dataset: str, number: int) -> tuple[list[str], list[int]] | None:
+    """The classes of a data set if it is known, can be read and has so many; read if need be."""
+    if not dataset:
+        return None
+    metadata = MetadataCatalog.get(dataset)
+    names, json_file = metadata.get("thing_classes"), metadata.get("json_file", "")
+    known = names and metadata.get("thing_dataset_id_to_contiguous_id")
+    is_there = os.path.isfile(json_file) if json_file else not names
+    if dataset in DatasetCatalog and is_there and not known:
+        try:  # Detectron2 knows the classes of a COCO data set once it is read
+            DatasetCatalog.get(dataset)
+        except (OSError, ValueError, KeyError) as error:
+            logger.warning(
+                "data set %s cannot be read, so its classes have numbers for names: %r",
+                dataset,
+                error,
+            )
+    names = list(map(str, metadata.get("thing_classes", ())))
+    if len(names) != number:
+        return None
+    ids = metadata.get("thing_dataset_id_to_contiguous_id", {})
+    by_class = {contiguous: dataset_id for dataset_id, contiguous in ids.items()}
+    whole = len(by_class) == number
+    return names, [by_class[i] for i in range(number)] if whole else list(range(number))
+
+
+# --- models
+
+
+def split_pair(words: str, option: str) -> tuple[str, str]:
+    """Split an option's ``CONFIG:WEIGHTS`` into the config's path and the weights' path or URL.
+
+    Raises:
+        UserError: if the words have another form.
+    """
+    # The weights may be a URL with a colon of its own, so the config ends at its suffix.
+    match = re.fullmatch(r"(.+?\.ya?ml):(.+)", words)
+    if not match:
+        raise UserError(
+            f"{option} {words} is not of the form CONFIG:WEIGHTS, such as "
+            "configs/quick/demo.yaml:output/demo/model_final.pth"
+        )
+    return match[1], match[2]
+
+
+def config_for(config_file: str, weights: str) -> str:
+    """Return the config to read: without one, the model zoo's of weights that are named by it.
+
+    Raises:
+        UserError: if no config is named, and the weights are no entry of the model zoo.
+    """
+    if not config_file and not zoo_weights(weights):
+        raise UserError(
+            "no config is named; add --config-file, which only weights that are called by their "
+            "name in the model zoo do without, such as --weights "
+            "COCO-Detection/faster_rcnn_R_50_FPN_3x"
+        )
+    return config_file or weights
+
+
+def free_title(config: str, taken: Container[str]) -> str:
+    """Return the config's file name as a title, numbered if another model has that title."""
+    name = title = os.path.splitext(os.path.basename(config))[0]
+    number = 1
+    while title in taken:
+        number += 1
+        title = f"{name} ({number})"
+    return title

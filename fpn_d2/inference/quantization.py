@@ -1,0 +1,288 @@
+"""Quantization to int8 after training, by NNCF, and the file that keeps its result.
+
+Convolutions and matrix products compute with 8-bit weights and activations, whose ranges are taken
+from images of the training set. The first layer and those that rank boxes stay in floating point.
+"""
+
+import contextlib
+import hashlib
+import io
+import itertools
+import json
+import logging
+import os
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..config import changed
+from ..data.build import load_train_dataset
+from ..data.dataset_mapper import RefusingMapper, build_test_mapper
+from ..utils.errors import UserError
+from ..utils.files import is_local, replace_file
+from ..utils.provenance import describe_versions, installed_versions
+from .openvino_parts import Part, convert, quietly, record_inputs, require
+
+logger = logging.getLogger(__name__)
+
+_PRODUCTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
+
+
+def quantize(
+    graph: Any, samples: Sequence[Any], *, keep_first: bool, last_outputs: Sequence[int]
+) -> Any:
+    """Quantize a model of OpenVINO; the model itself stays.
+
+    Args:
+        graph: from :func:`fpn_d2.inference.openvino_parts.convert`, or of a whole detector.
+        samples: its inputs, an array or a tensor each, or a list or a dict of them; float16 is
+            taken for float32.
+        keep_first: whether the products that read an input stay in floating point.
+        last_outputs: the products behind these outputs stay in floating point.
+
+    Raises:
+        UserError: where NNCF is not installed, or there is no sample.
+    """
+    if not len(samples):
+        raise UserError("int8 is calibrated on images, and there is none; name images")
+    nncf = require("nncf")
+    kept = _first_products(graph) if keep_first else set()
+    for i in last_outputs:
+        kept |= _last_products(graph.outputs[i].get_node())
+    nncf.set_log_level(logging.ERROR)
+    # NNCF reads all samples twice, and draws bars on stdout.
+    with (
+        quietly(),
+        contextlib.redirect_stdout(io.StringIO()),
+        told("quantizing", total=2 * len(samples)) as bar,
+    ):
+        dataset = nncf.Dataset(samples, _counting(bar))
+        return nncf.quantize(
+            graph,
+            dataset,
+            subset_size=len(samples),
+            ignored_scope=nncf.IgnoredScope(names=sorted(kept)),
+        )
+
+
+def _counting(bar: tqdm) -> Callable[[Any], Any]:
+    def transform(sample: Any) -> Any:
+        bar.update()
+        return _as_float32(sample)
+
+    return transform
+
+
+def _as_float32(sample: Any) -> Any:
+    if isinstance(sample, dict):
+        return {name: _as_float32(value) for name, value in sample.items()}
+    return np.asarray(sample, dtype=np.float32)
+
+
+def _first_products(graph: Any) -> set[str]:
+    """The names of the products that an input reaches without another one in between."""
+    found, seen, ahead = set(), set(), list(graph.get_parameters())
+    while ahead:
+        for port in ahead.pop().outputs():
+            for node in (target.get_node() for target in port.get_target_inputs()):
+                name = node.get_friendly_name()
+                if node.get_type_name() in _PRODUCTS:
+                    found.add(name)
+                elif name not in seen:
+                    seen.add(name)
+                    ahead.append(node)
+    return found
+
+
+def _last_products(node: Any) -> set[str]:
+    """The names of the products that reach a node without another one in between."""
+    found, seen, behind = set(), set(), [node]
+    while behind:
+        node = behind.pop()
+        if node.get_type_name() in _PRODUCTS:
+            found.add(node.get_friendly_name())
+        elif node.get_friendly_name() not in seen:
+            seen.add(node.get_friendly_name())
+            behind += [value.get_node() for value in node.input_values()]
+    return found
+
+
+def told(work: str, items: Iterable[Any] | None = None, total: int | None = None) -> tqdm:
+    """A progress bar of images; where no terminal shows it, a line every 20 seconds."""
+    seconds = 0.1 if sys.stderr.isatty() else 20.0
+    return tqdm(items, work, total, unit="image", mininterval=seconds)
+
+
+def quantize_parts(
+    model: nn.Module, examples: Mapping[Part, Tensor], records: Iterable[dict[str, Any]]
+) -> dict[str, Any]:
+    """Quantize the parts of a detector.
+
+    Args:
+        model, examples: see :func:`fpn_d2.inference.openvino_parts.example_inputs`.
+        records: the images that calibrate, as models of Detectron2 take them.
+
+    Returns:
+        a model of OpenVINO for each part, by its name.
+
+    Raises:
+        UserError: where there is no image, or OpenVINO or NNCF cannot do it.
+    """
+    require("nncf")  # before minutes of work
+    inputs = record_inputs(model, examples, records)
+    if not inputs["backbone"]:
+        raise UserError(
+            "INFERENCE.PRECISION int8 is calibrated on images, and there is none; name a training "
+            "set in DATASETS.TRAIN, or give prepare_model calibration images"
+        )
+    graphs = {}
+    for part, example in examples.items():
+        samples = [x for x in inputs[part.name] if len(x)]
+        graph = convert(part, example)
+        if samples:  # a mask head has none where nothing was detected, and stays as it is
+            last = range(len(graph.outputs) - part.num_last, len(graph.outputs))
+            is_first = part.name == "backbone"
+            graph = quantize(graph, samples, keep_first=is_first, last_outputs=last)
+        graphs[part.name] = graph
+    return graphs
+
+
+class CalibrationImages:
+    """The images of ``DATASETS.TRAIN`` that calibrate, read as test images are, one by one.
+
+    They are ``INFERENCE.CALIBRATION_IMAGES`` of them, evenly spaced.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        """``cfg`` is the merged config; nothing is read yet."""
+        self.cfg = cfg
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Read the images.
+
+        Raises:
+            UserError: where there are none, or one cannot be read.
+        """
+        count = self.cfg.INFERENCE.CALIBRATION_IMAGES
+        try:
+            dataset = load_train_dataset(self.cfg)
+        except UserError as error:
+            raise UserError(
+                f"INFERENCE.PRECISION int8 is calibrated on images of DATASETS.TRAIN: {error}"
+            ) from error
+        mapper = RefusingMapper(build_test_mapper(self.cfg))
+        step = max(1, len(dataset) // count) if hasattr(dataset, "__len__") else 1
+        chosen = itertools.islice(dataset, 0, step * count, step)
+        yield from map(mapper, told("calibrating", chosen, count))
+
+    def describe(self) -> dict[str, Any]:
+        """What decides about the images, without reading them."""
+        files = [MetadataCatalog.get(name).get("json_file") for name in self.cfg.DATASETS.TRAIN]
+        files += self.cfg.DATASETS.PROPOSAL_FILES_TRAIN if self.cfg.MODEL.LOAD_PROPOSALS else []
+        return {
+            "count": self.cfg.INFERENCE.CALIBRATION_IMAGES,
+            "sets": list(self.cfg.DATASETS.TRAIN),
+            "files": [_stamp(file) for file in files if file],
+            "input": self.cfg.INPUT.dump(),
+        }
+
+
+def _stamp(file: str) -> tuple[str, int, int]:
+    if not os.path.isfile(file):
+        return file, 0, 0
+    status = os.stat(file)
+    return file, status.st_size, status.st_mtime_ns
+
+
+# --- the file of quantized parts
+
+
+def cache_paths(cfg: CfgNode, model: nn.Module) -> list[str]:
+    """Where the file of a model's quantized parts may be.
+
+    Its name stands for the weights, for the network, the images that calibrate and the versions of
+    the packages: a file of another model is never taken.
+
+    Args:
+        cfg: the merged config, which decides about the images.
+        model: the detector, with its weights.
+
+    Returns:
+        the path beside the weights, and that in the user's cache folder.
+    """
+    versions = installed_versions("openvino", "nncf")
+    weights = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        weights.update(name.encode())
+        weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    about = [
+        [type(module).__qualname__ for module in model.modules()],
+        changed(cfg, {"MODEL.WEIGHTS": ""}).MODEL.dump(),
+        cfg.TEST.DETECTIONS_PER_IMAGE,  # which masks are computed for
+        CalibrationImages(cfg).describe(),
+        describe_versions(),
+    ]
+    config = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
+    path = cfg.MODEL.WEIGHTS.split("?")[0]
+    made_by = "-".join(f"{name}{version}" for name, version in versions.items())
+    name = f"{Path(path).stem or 'weights'}.int8-{weights.hexdigest()[:12]}"
+    name = f"{name}-{config.hexdigest()[:12]}-{made_by}.zip"
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folders = [os.path.dirname(path)] if path and is_local(path) else []
+    return [os.path.join(folder, name) for folder in (*folders, os.path.join(root, "fpn_d2"))]
+
+
+def read_cache(paths: Iterable[str | os.PathLike]) -> dict[str, Any] | None:
+    """Read the first of these files; None where there is none, or only a damaged one."""
+    for path in filter(os.path.isfile, paths):
+        try:
+            with zipfile.ZipFile(path) as file:
+                parts = [name.removesuffix(".xml") for name in file.namelist()[::2]]
+                return {part: _read_graph(file, part) for part in parts}
+        except (OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            logger.warning("%s is damaged (%s) and is made anew", path, reason)
+    return None
+
+
+def _read_graph(file: zipfile.ZipFile, part: str) -> Any:
+    core = require("openvino").Core()
+    return core.read_model(file.read(f"{part}.xml"), file.read(f"{part}.bin"))
+
+
+def write_cache(graphs: Mapping[str, Any], paths: Iterable[str | os.PathLike]) -> None:
+    """Write quantized parts into the first of these files that can be written.
+
+    The log says where that was, and where it could not be.
+    """
+    for path in map(os.fspath, paths):
+        try:
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            with replace_file(path, "wb") as opened, zipfile.ZipFile(opened, "w") as file:
+                for part, graph in graphs.items():
+                    for kind, content in zip(("xml", "bin"), graph_bytes(graph), strict=True):
+                        file.writestr(f"{part}.{kind}", content)
+        except OSError as error:
+            reason = error.strerror or error
+            logger.warning("the int8 model cannot be kept as %s (%s)", path, reason)
+        else:
+            logger.info("the int8 model is kept as %s", path)
+            return
+
+
+def graph_bytes(graph: Any) -> tuple[bytes, bytes]:
+    """The two files of a model of OpenVINO, ``.xml`` and ``.bin``, with weights as they are."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        require("openvino").save_model(graph, path, compress_to_fp16=False)
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()

@@ -1,0 +1,73 @@
+"""Detectron2's model zoo by its names, such as ``COCO-Detection/faster_rcnn_R_50_FPN_3x``.
+
+A name may end in ``.yaml``. :mod:`detectron2.model_zoo` is imported only once a name has its form,
+since that takes longer than all else that an import of this package adds to Detectron2's.
+"""
+
+import difflib
+import glob
+import os
+import re
+
+from detectron2.config import CfgNode
+from detectron2.utils.file_io import Detectron2Handler
+
+_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def zoo_names() -> list[str]:
+    """List the entries that have both a YAML config and weights, sorted, without ``.yaml``."""
+    from detectron2 import model_zoo
+
+    folder = os.path.dirname(model_zoo.get_config_file("Base-RCNN-FPN.yaml"))
+    files = glob.glob(os.path.join(folder, "*", "*.yaml"))
+    names = sorted(os.path.relpath(file, folder).replace(os.sep, "/")[:-5] for file in files)
+    return [name for name in names if zoo_weights(name)]
+
+
+def close_zoo_names(words: str) -> list[str]:
+    """Return up to two names of the zoo that come closest to a word, with or without folder."""
+    name = words.removesuffix(".yaml")
+    names = zoo_names()
+    same_file = [one for one in names if one.endswith(f"/{name.rpartition('/')[2]}")]
+    if same_file or name.count("/") > 1:
+        return same_file[:2]
+    return difflib.get_close_matches(name, names, 2, 0.7)
+
+
+def zoo_weights(name: str) -> str:
+    """Return the ``detectron2://`` address of an entry's weights; "" for what is no entry."""
+    if not _NAME.fullmatch(name):
+        return ""
+    from detectron2 import model_zoo
+
+    try:
+        url = model_zoo.get_checkpoint_url(name)
+    except RuntimeError:
+        return ""
+    return url.replace(Detectron2Handler.S3_DETECTRON2_PREFIX, Detectron2Handler.PREFIX)
+
+
+def zoo_config(name: str) -> CfgNode | None:
+    """Return an entry's config as Detectron2 has it; None for what is no entry with a YAML config.
+
+    The file is Detectron2's own, so it may use YAML tags that run code, as RetinaNet's does.
+    """
+    name = name.removesuffix(".yaml")
+    if not zoo_weights(name):
+        return None
+    from detectron2 import model_zoo
+
+    try:
+        return model_zoo.get_config(f"{name}.yaml")
+    except RuntimeError:  # the entry has a LazyConfig
+        return None
+
+
+def zoo_entry(address: str) -> str:
+    """Return the name of the entry whose weights are at an address; "" if it is none of the zoo."""
+    for prefix in (Detectron2Handler.PREFIX, Detectron2Handler.S3_DETECTRON2_PREFIX):
+        if address.startswith(prefix):
+            name = "/".join(address.removeprefix(prefix).split("/")[:2])
+            return name if zoo_weights(name) else ""
+    return ""

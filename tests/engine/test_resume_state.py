@@ -1,0 +1,266 @@
+"""What a resumed training takes anew from its config, and what it refuses, key by key."""
+
+import logging
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from detectron2.engine import AMPTrainer
+from detectron2.utils import comm
+
+import train_net
+from fpn_d2 import UserError, load_config
+from fpn_d2.engine import Trainer, argument_parser, launch, resume_state
+
+SCHEDULE = ["SOLVER.BASE_LR", "0.02", "SOLVER.WARMUP_ITERS", "0"]
+SCHEDULE += ["SOLVER.GAMMA", "0.5", "SOLVER.STEPS", "(1,)"]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("kept") / "output"
+
+
+@pytest.fixture
+def resumed(trainer, tiny_config, kept):
+    """``resumed(*opts)``: a trainer that goes on after the second of five iterations."""
+
+    def resume(*opts):
+        cfg = tiny_config(
+            *("SOLVER.MAX_ITER", 5, "SOLVER.CHECKPOINT_PERIOD", 2, "DATASETS.TEST", "()"),
+            *(*SCHEDULE, *opts),
+        )
+        if not kept.exists():
+            first = trainer(*SCHEDULE, "SOLVER.MAX_ITER", "2")
+            first.train()
+            shutil.copytree(first.cfg.OUTPUT_DIR, kept)
+        shutil.copytree(kept, cfg.OUTPUT_DIR, dirs_exist_ok=True)
+        made = Trainer(cfg)
+        made.resume_or_load(resume=True)
+        return made
+
+    return resume
+
+
+def groups(trainer):
+    """The settings of each group of the optimizer."""
+    return [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in trainer.optimizer.param_groups
+    ]
+
+
+def momenta(trainer):
+    states = trainer.optimizer.state_dict()["state"]
+    return [states[number]["momentum_buffer"] for number in sorted(states)]
+
+
+def test_an_unchanged_config_changes_no_setting(resumed, kept, caplog):
+    caplog.set_level(logging.INFO, "fpn_d2")
+    made = resumed()
+    state = torch.load(kept / "model_final.pth", weights_only=True)["trainer"]["_trainer"]
+    loaded = state["optimizer"]["param_groups"]
+    assert groups(made) == [{k: v for k, v in g.items() if k != "params"} for g in loaded]
+    told = [r.getMessage() for r in caplog.records if "SOLVER" in r.getMessage()]
+    assert told == ["Resumed with another SOLVER.MAX_ITER: 5 instead of 2"]
+
+
+# iteration 2 comes next
+RATES = {
+    "SOLVER.MAX_ITER 9": 0.02 * 0.5,
+    "SOLVER.BASE_LR 0.004": 0.004 * 0.5,
+    "SOLVER.GAMMA 0.25": 0.02 * 0.25,
+    "SOLVER.STEPS (1,2)": 0.02 * 0.5**2,
+    "SOLVER.STEPS (4,)": 0.02,
+    "SOLVER.WARMUP_ITERS 4 SOLVER.WARMUP_FACTOR 0.5 SOLVER.STEPS ()": 0.02 * 0.75,
+    "SOLVER.WARMUP_ITERS 4 SOLVER.WARMUP_FACTOR 0.3 SOLVER.WARMUP_METHOD constant": 0.02 * 0.3,
+    "SOLVER.LR_SCHEDULER_NAME WarmupCosineLR SOLVER.MAX_ITER 4": 0.02 * 0.5,  # half of the way
+}
+
+
+@pytest.mark.parametrize("opts", RATES)
+def test_the_schedule_is_the_configs(resumed, opts):
+    made = resumed(*opts.split())
+    rates = [group["lr"] for group in groups(made)]
+    assert rates == pytest.approx([RATES[opts]] * len(rates))
+
+
+def test_what_else_the_optimizer_has_is_the_configs_and_momentum_stays(resumed, kept, caplog):
+    caplog.set_level(logging.INFO, "fpn_d2")
+    opts = "SOLVER.MOMENTUM 0.5 SOLVER.WEIGHT_DECAY 0.03 SOLVER.NESTEROV True"
+    opts += " SOLVER.CLIP_GRADIENTS.ENABLED True SOLVER.IMS_PER_BATCH 4 SOLVER.BASE_LR 0.01"
+    made = resumed(*opts.split())
+    weights, norms = groups(made)
+    assert (weights["momentum"], weights["weight_decay"], weights["nesterov"]) == (0.5, 0.03, True)
+    assert (norms["momentum"], norms["weight_decay"]) == (0.5, 0.0)
+    assert "Clip" in type(made.optimizer).__name__
+    assert "Resumed with another SOLVER.BASE_LR: 0.01 instead of 0.02" in caplog.text
+    before = torch.load(kept / "model_final.pth", weights_only=True)["trainer"]["_trainer"]
+    states = before["optimizer"]["state"].values()
+    assert all(map(torch.equal, momenta(made), (state["momentum_buffer"] for state in states)))
+    assert any(value.any() for value in momenta(made))
+    made.train()
+    assert made.iter == 5
+    assert len(next(iter(made.data_loader))) == 4
+
+
+def test_a_rate_of_0_trains_nothing_any_more(resumed, kept):
+    made = resumed("SOLVER.BASE_LR", "0.0")
+    made.train()
+    trained = torch.load(kept / "model_final.pth", weights_only=True)["model"]
+    for name, value in made.model.named_parameters():
+        assert torch.equal(value, trained[name]), name
+
+
+REFUSED = {
+    "MODEL.FPN.OUT_CHANNELS 128": "set MODEL.FPN.OUT_CHANNELS to 64 as before",
+    "MODEL.BACKBONE.FREEZE_AT 2": "set MODEL.BACKBONE.FREEZE_AT to 0 as before",
+    "MODEL.FPN.FREEZE True": "set MODEL.FPN.FREEZE to False as before",
+    "MODEL.RPN.SHARED_HEAD False MODEL.FPN.NORM GN": "MODEL.FPN.NORM to '', MODEL.RPN.SHARED_HEAD",
+    "SOLVER.BIAS_LR_FACTOR 2.0": "set SOLVER.BIAS_LR_FACTOR to 1.0 as before",
+    "SOLVER.WEIGHT_DECAY_BIAS 0.0": "set SOLVER.WEIGHT_DECAY_BIAS to None as before",
+    "MODEL.WEIGHTS other.pth": "MODEL.WEIGHTS is 'other.pth', and was ''; set it to that again",
+    "SOLVER.MAX_ITER 1 SOLVER.STEPS ()": "is 1, and 2 iterations are done; set it to 2 or more",
+}
+
+
+@pytest.mark.parametrize("opts", REFUSED)
+def test_what_cannot_be_taken_is_refused_by_its_key(resumed, opts):
+    with pytest.raises(UserError) as caught:
+        resumed(*opts.split())
+    sentence = str(caught.value)
+    assert REFUSED[opts] in sentence
+    assert "set another OUTPUT_DIR" in sentence
+    assert "\n" not in sentence
+
+
+def test_without_known_settings_the_shapes_are_named(resumed, kept):
+    """As of a checkpoint of version 0.1 or of stock Detectron2."""
+    made = resumed()
+    content = torch.load(kept / "model_final.pth", weights_only=True)
+    del content["trainer"]["hooks"]["ResumeState"]["config"]
+    check = made.checkpointer.before_resume
+    check(content, "here.pth")
+    weight = content["model"]["backbone.fpn_output2.weight"]
+    content["model"]["backbone.fpn_output2.weight"] = weight[1:]
+    with pytest.raises(UserError) as caught:
+        check(content, "here.pth")
+    assert re.match(
+        r"backbone\.fpn_output2\.weight has the shape .* by this config, and .* in the trained "
+        "network; set the keys of the network to what they were, or set another OUTPUT_DIR",
+        str(caught.value),
+    )
+
+
+# --- what config.yaml says
+
+
+@pytest.fixture
+def start(repo, tiny_opts, monkeypatch, no_stale_logs):
+    """``start(*words)``: train_net.py, of the quick RPN; returns config.yaml of its folder."""
+    monkeypatch.chdir(repo)
+    output = Path(tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1])
+
+    def run(*words, row="configs/quick/RPN/rpn_R_18_FPN.yaml", opts=tiny_opts):
+        flags = [str(word) for word in words if str(word).startswith("--")]
+        rest = [str(word) for word in words if not str(word).startswith("--")]
+        line = ["--config-file", str(row), *flags, *opts, *rest]
+        launch(train_net.main, argument_parser().parse_args(line))
+        return yaml.safe_load((output / "config.yaml").read_text())
+
+    return run
+
+
+def test_config_yaml_says_what_was_trained(start, monkeypatch, capsys):
+    drawn = iter([5, 6, 7, 8])
+    monkeypatch.setattr(comm, "shared_random_seed", lambda: next(drawn))
+    test = ["DATASETS.TEST", "()", "SEED", -1]
+    world = ["SOLVER.REFERENCE_WORLD_SIZE", 2, "SOLVER.IMS_PER_BATCH", 4]
+    # batch and schedule of two processes, trained in one
+    first = start(*test, *world, "SOLVER.BASE_LR", 0.002)
+    solver = first["SOLVER"]
+    assert (solver["IMS_PER_BATCH"], solver["BASE_LR"], solver["MAX_ITER"]) == (2, 0.001, 4)
+    assert first["SEED"] == 5
+    # The rate is taken, and the seed stays.
+    again = start(*test, *world, "SOLVER.BASE_LR", 0.02, "SOLVER.MAX_ITER", 3, "--resume")
+    assert (again["SOLVER"]["BASE_LR"], again["SOLVER"]["MAX_ITER"], again["SEED"]) == (0.01, 6, 5)
+    # An evaluation is no training, and a refused one has not begun.
+    weights = ["MODEL.WEIGHTS", Path(again["OUTPUT_DIR"]) / "model_final.pth"]
+    assert start("--eval-only", *weights, "SOLVER.BASE_LR", 9.0) == again
+    with pytest.raises(SystemExit):
+        start(*test, *world, "MODEL.FPN.OUT_CHANNELS", 32, "--resume")
+    assert yaml.safe_load((Path(again["OUTPUT_DIR"]) / "config.yaml").read_text()) == again
+
+
+def test_another_number_of_processes_is_refused_and_the_remedy_works(start):
+    test = ["DATASETS.TEST", "()"]
+    world = ["SOLVER.REFERENCE_WORLD_SIZE", 1]
+    first = start(*test, *world)
+    folder = first["OUTPUT_DIR"]
+    content = torch.load(f"{folder}/model_final.pth", weights_only=True)
+    cfg = Trainer.auto_scale_workers(load_config(f"{folder}/config.yaml"), 2)
+    with pytest.raises(UserError) as caught:
+        resume_state.check_resumable(cfg, torch.nn.Module(), None, content, "model_final.pth")
+    sentence = str(caught.value)
+    assert "for 2 processes" in sentence
+    remedy = sentence.partition("`--config-file ")[2].partition("`")[0].split()
+    row, *words = remedy
+    again = start(*words, "SOLVER.MAX_ITER", 3, row=row, opts=[])
+    assert again["SOLVER"]["REFERENCE_WORLD_SIZE"] == 0
+    assert again["SOLVER"]["IMS_PER_BATCH"] == first["SOLVER"]["IMS_PER_BATCH"]
+
+
+# --- the advice after a NaN loss
+
+
+def test_the_advice_after_a_nan_loss_helps_when_it_is_followed(start, monkeypatch, capsys):
+    """A loss that is NaN from the second iteration on where the rate is above 0.01, and a newest
+    checkpoint that is spoilt."""
+    calls = []
+
+    def run_step(self, run=Trainer.run_step):
+        if self.iter == 2 and self.optimizer.param_groups[0]["lr"] > 0.01:
+            forward = self.model.forward
+            spoil = float("nan")
+            self.model.forward = lambda batch: {k: v * spoil for k, v in forward(batch).items()}
+        calls.append((self.iter, self.optimizer.param_groups[0]["lr"]))
+        run(self)
+
+    monkeypatch.setattr(Trainer, "run_step", run_step)
+    words = ["SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.WARMUP_ITERS", 0]
+    words += ["DATASETS.TEST", "()", "SOLVER.BASE_LR"]
+    with pytest.raises(SystemExit):
+        start(*words, 0.02)
+    sentence = capsys.readouterr().err
+    assert "lower SOLVER.BASE_LR" in sentence
+    assert "by --resume" in sentence
+    named = sentence.partition("checkpoint, ")[2].partition(",")[0]
+    assert Path(named).name == "model_0000001.pth"
+    content = torch.load(named, weights_only=True)
+    spoilt = {k: v * float("nan") for k, v in content["model"].items()}
+    torch.save({**content, "model": spoilt}, Path(named).with_name("model_0000002.pth"))
+    calls.clear()
+    rate = 0.002
+    config = start(*words, rate, "--resume")
+    assert calls == [(2, pytest.approx(rate)), (3, pytest.approx(rate))]
+    assert config["SOLVER"]["BASE_LR"] == rate
+
+
+def test_mixed_precision_can_begin_in_the_middle(resumed):
+    """On a GPU: its scaler has no state yet in a training without mixed precision."""
+    made = resumed()
+    state = made.state_dict()
+    made._trainer = AMPTrainer(made.model, [], made.optimizer)
+    made.load_state_dict(state)
+    assert made.iter == 1
+
+
+def test_hostile_settings_in_a_checkpoint_are_no_traceback():
+    for content in (None, [], {"hooks": 3}, {"hooks": {"ResumeState": {"config": [1]}}}):
+        assert not isinstance(
+            resume_state._inner({"trainer": content}, "trainer", "hooks", "ResumeState", "config"),
+            dict,
+        )

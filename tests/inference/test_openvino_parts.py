@@ -1,0 +1,241 @@
+"""Detectors whose dense parts OpenVINO computes, beside themselves in PyTorch."""
+
+import copy
+import logging
+import sys
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from random_detectors import detect, image_of, proposals_of, random_detector
+from torch import nn
+
+from fpn_d2 import UserError
+from fpn_d2.evaluation import match_boxes
+from fpn_d2.inference import Explainer, openvino_parts, prepare_model
+
+# Not multiples of 32; square, wide and tall.
+SIZES = [(65, 90), (128, 128), (190, 70)]
+FASTER = "Faster-RCNN/faster_rcnn_R_18_FPN"
+ROWS = [
+    *(FASTER, "RetinaNet/retinanet_R_18_FPN"),
+    *(
+        pytest.param(row, marks=pytest.mark.slow)
+        for row in (
+            *(f"RPN/rpn_R_18_{name}" for name in ("C4", "C5", "FPN", "P2", "bottom_up")),
+            *(f"Fast-RCNN/fast_rcnn_R_18_{name}" for name in ("C4", "C5", "FPN", "P2")),
+            *(f"Fast-RCNN/fast_rcnn_R_18_{name}" for name in ("bottom_up", "top_down")),
+            *(f"Faster-RCNN/faster_rcnn_R_18_{name}" for name in ("C4", "C5")),
+            "Feature-Sharing/shared_R_18_FPN",
+        )
+    ),
+]
+
+
+@pytest.fixture
+def openvino():
+    return pytest.importorskip("openvino")
+
+
+@pytest.fixture(scope="module")
+def model_of(row_config):
+    """``model_of(row, KEY, value, ...)``: a random model of spread scores."""
+    made = {}
+
+    def build(row, *opts):
+        if (row, opts) not in made:
+            made[row, opts] = random_detector(row_config(f"quick/{row}", *opts))
+        return made[row, opts]
+
+    return build
+
+
+def boxes_of(model, size, with_proposals):
+    """The boxes of an image, their scores and classes."""
+    proposals = proposals_of(40, *size) if with_proposals else None
+    found = detect(model, image_of(*size), proposals)
+    return found if len(found) == 3 else [*found, torch.zeros(len(found[0]))]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_detections_are_pytorchs_for_images_of_any_size(openvino, model_of, row):
+    model = model_of(row)
+    ready = prepare_model(model, engine="openvino")
+    matched = most = 0
+    for size in SIZES:
+        boxes, scores, kinds = boxes_of(model, size, row.startswith("Fast-"))
+        found, found_scores, found_kinds = boxes_of(ready, size, row.startswith("Fast-"))
+        pairs, _ = match_boxes(found, boxes, found_kinds, kinds, pixels=0.1)
+        a, b = found_scores[pairs[:, 0]], scores[pairs[:, 1]]
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+        matched += len(pairs)
+        most += max(len(boxes), len(found))
+    assert most > 10
+    assert matched >= 0.995 * most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dual", "image_pyramid"])
+def test_mask_proposals_are_pytorchs(openvino, row_config, name):
+    torch.manual_seed(0)
+    model = build_model(row_config(f"quick/Mask-Proposals/mask_R_18_{name}")).eval()
+    head = model.proposal_generator.head
+    with torch.no_grad():
+        features = model.backbone(image_of(128, 128)[None] - 128)
+        for i, mlp in enumerate(zip(head.score_outputs, head.mask_outputs, strict=True)):
+            units = head.hidden(next(iter(features.values())), i)[0].flatten(1).t()
+            for layer in mlp:
+                layer.weight *= 2 / layer(units).std()
+    ready = prepare_model(model, engine="openvino")
+    for height, width in SIZES[:2]:
+        record = {"image": image_of(height, width), "height": height, "width": width}
+        with torch.no_grad():
+            expected, found = (m([record])[0]["instances"] for m in (model, ready))
+        regions = [x.pred_masks.regions for x in (found, expected)]
+        distances = (regions[0][:, None] - regions[1][None]).abs().amax(dim=2)
+        pairs = (distances < 0.1).nonzero()
+        assert len(found) == len(expected) > 50
+        assert len(pairs) >= 0.995 * len(expected)
+        a, b = found[pairs[:, 0]], expected[pairs[:, 1]]
+        torch.testing.assert_close(a.scores, b.scores, rtol=1e-3, atol=1e-4)
+        assert ((a.pred_masks.masks - b.pred_masks.masks).abs() < 1e-3).all()
+
+
+@pytest.mark.slow
+def test_masks_of_a_mask_rcnn_are_pytorchs(openvino, row_config, caplog):
+    opts = ["MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"]
+    opts += ["MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM", 16]
+    model = random_detector(row_config(f"quick/{FASTER}", *opts))
+    with caplog.at_level(logging.INFO, "fpn_d2"):
+        ready = prepare_model(model, engine="openvino")
+    assert "backbone, mask_head by OpenVINO" in caplog.text
+    record = {"image": image_of(96, 128), "height": 96, "width": 128}
+    with torch.no_grad():
+        expected, found = (m([record])[0]["instances"] for m in (model, ready))
+    assert len(found) == len(expected) > 5
+    boxes = [x.pred_boxes.tensor for x in (found, expected)]
+    torch.testing.assert_close(*boxes, rtol=0, atol=0.1)
+    assert (found.pred_masks == expected.pred_masks).float().mean() > 0.999
+
+
+def test_what_runs_is_the_graph_and_the_log_says_what_runs_where(openvino, model_of, caplog):
+    model = model_of(FASTER)
+    with caplog.at_level(logging.INFO, "fpn_d2"):
+        ready = prepare_model(model, engine="openvino")
+    assert "backbone by OpenVINO" in caplog.text
+    assert "in float32 on 1 thread; the rest by PyTorch in float32" in caplog.text
+    expected = detect(ready, image_of(64, 64))
+    for layer in ready.model.backbone.modules():  # nothing of it is called any more
+        if isinstance(layer, nn.Conv2d):
+            nn.init.zeros_(layer.weight)
+    found = detect(ready, image_of(64, 64))
+    assert len(found[0]) > 0
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    # the head itself computes what is not of this backbone
+    features = [torch.zeros(1, 64, 4, 4)] * 5
+    logits, _ = ready.model.proposal_generator.rpn_head(features)
+    assert [x.shape for x in logits] == [(1, 3, 4, 4)] * 5
+
+
+def test_the_precision_hint_is_set(openvino, model_of, monkeypatch):
+    asked = []
+    real = openvino.compile_model
+    monkeypatch.setattr(
+        openvino, "compile_model", lambda *args: asked.append(args[2]) or real(*args)
+    )
+    detect(prepare_model(model_of(FASTER), engine="openvino"), image_of(64, 64))
+    monkeypatch.setattr("fpn_d2.inference.prepared.has_bfloat16", lambda device: True)
+    ready = prepare_model(model_of(FASTER), engine="openvino", precision="bfloat16")
+    expected, found = (detect(m, image_of(64, 64))[1] for m in (model_of(FASTER), ready))
+    assert found.dtype == torch.float32
+    assert (found[0] - expected[0]).abs() < 0.05
+    assert [settings["INFERENCE_PRECISION_HINT"] for settings in asked] == ["f32", "bf16"]
+    assert {settings["INFERENCE_NUM_THREADS"] for settings in asked} == {torch.get_num_threads()}
+
+
+def test_the_first_sizes_get_graphs_of_their_own(openvino):
+    part = openvino_parts.Part("halves", nn.Conv2d(3, 2, 2, stride=2), "forward")
+    graph = openvino_parts.convert(part, torch.zeros(1, 3, 8, 8))
+    shapes = []
+    real = openvino.compile_model
+
+    def compile_model(graph, *args):
+        shapes.append(str(graph.inputs[0].partial_shape))
+        return real(graph, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino, "compile_model", compile_model)
+        graph.reshape([-1, 3, -1, -1])
+        run = openvino_parts.compile_graph(graph, "float32", is_image=True)
+        for size in ((8, 8), (6, 4), (8, 8), (10, 4), (4, 10), (6, 4)):
+            x = torch.randn(1, 3, *size)
+            (found,) = run(x)
+            torch.testing.assert_close(found, part(x)[0].detach(), rtol=1e-4, atol=1e-5)
+            assert found.is_contiguous(memory_format=torch.channels_last)
+    assert shapes == ["[1,3,8,8]", "[1,3,6,4]", "[?,3,?,?]"]
+
+
+def test_an_explanation_has_the_maps_within_the_pyramid(openvino, row_config, model_of):
+    cfg = row_config(f"quick/{FASTER}", "INFERENCE.ENGINE", "openvino")
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    found = Explainer(cfg, model_of(FASTER)).explain(image, threshold=0.0)
+    plain = Explainer(row_config(f"quick/{FASTER}"), model_of(FASTER)).explain(image, threshold=0.0)
+    assert {kind: list(maps) for kind, maps in found.features.items()} == {
+        kind: list(maps) for kind, maps in plain.features.items()
+    }
+    for kind, maps in plain.features.items():
+        for name, expected in maps.items():
+            np.testing.assert_allclose(found.features[kind][name], expected, rtol=1e-3, atol=1e-4)
+
+
+# --- what cannot be
+
+
+def test_a_missing_package_is_a_sentence_and_auto_goes_on_without(model_of, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match=r"openvino is not installed; python -m pip install"):
+        prepare_model(model_of(FASTER), engine="openvino")
+    ready = prepare_model(model_of(FASTER), engine="auto", precision="int8")
+    assert (ready.engine, ready.dtype) == ("torch", None)
+    assert "INFERENCE.ENGINE auto takes torch: openvino is not installed" in caplog.text
+    assert caplog.text.count("\n") == 1
+
+
+def test_engines_precisions_and_devices_that_do_not_go_together(openvino, model_of, monkeypatch):
+    model = model_of(FASTER)
+    for choices, sentence in (
+        ({"engine": "tensorrt"}, "'tensorrt' is none of torch, openvino, auto"),
+        ({"precision": "int8"}, "int8 is OpenVINO's; set INFERENCE.ENGINE openvino"),
+        ({"precision": "float16", "engine": "openvino"}, "float16 is not one of OpenVINO's"),
+        ({"compile": True, "engine": "openvino"}, "COMPILE compiles by PyTorch"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            prepare_model(model, **choices)
+    with pytest.raises(UserError, match="for CPUs, and the model is on cuda; set MODEL.DEVICE cpu"):
+        openvino_parts.check_engine("float32", torch.device("cuda"))
+
+    class Core:
+        def get_property(self, device, name):
+            return ["FP32"]
+
+    monkeypatch.setattr(openvino, "Core", Core)
+    with pytest.raises(UserError, match="int8 is slower than float32 on this CPU"):
+        prepare_model(model, engine="openvino", precision="int8")
+
+
+class Strange(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+
+def test_a_network_that_openvino_cannot_take_is_a_sentence(openvino, model_of, caplog):
+    model = copy.deepcopy(model_of(FASTER))
+    stem = model.backbone.bottom_up.stem
+    stem.forward = lambda x: Strange.apply(type(stem).forward(stem, x))
+    with pytest.raises(UserError, match=r"OpenVINO cannot take the backbone .*ENGINE torch") as e:
+        prepare_model(model, engine="openvino")
+    assert "\n" not in str(e.value)
+    assert prepare_model(model, engine="auto").engine == "torch"
+    assert "auto takes torch: OpenVINO cannot take the backbone" in caplog.text

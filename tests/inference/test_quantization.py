@@ -1,0 +1,175 @@
+"""int8: what is quantized and what is not, and the file that keeps it."""
+
+import importlib.util
+import logging
+import os
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from random_detectors import detect, image_of, random_detector
+
+from fpn_d2 import UserError
+from fpn_d2.checkpoint import SafeCheckpointer
+from fpn_d2.config import changed
+from fpn_d2.engine import Trainer
+from fpn_d2.inference import Predictor, prepare_as_configured, prepare_model, quantization
+from fpn_d2.inference.quantization import cache_paths
+
+pytest.importorskip("openvino")
+ROW = "quick/Faster-RCNN/faster_rcnn_R_18_C5"
+
+
+def needs_nncf(test):
+    """Mark a test that quantizes; `make test-slow` installs NNCF."""
+    missing = not importlib.util.find_spec("nncf")
+    return pytest.mark.slow(pytest.mark.skipif(missing, reason="NNCF is not installed")(test))
+
+
+@pytest.fixture(scope="module")
+def model(row_config):
+    return random_detector(row_config(ROW))
+
+
+@pytest.fixture
+def cfg(row_config, model, tiny_opts, tmp_path, monkeypatch):
+    """The config of an int8 detector whose weights are in a folder of their own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "weights").mkdir()
+    SafeCheckpointer(model, str(tmp_path / "weights")).save("model")
+    return row_config(
+        ROW,
+        *tiny_opts,
+        *("MODEL.WEIGHTS", tmp_path / "weights" / "model.pth"),
+        *("INFERENCE.ENGINE", "openvino", "INFERENCE.PRECISION", "int8"),
+        *("INFERENCE.CALIBRATION_IMAGES", 2),
+    )
+
+
+def records(count):
+    return [{"image": image_of(96 + i, 128), "height": 96 + i, "width": 128} for i in range(count)]
+
+
+def kind_of_input(node):
+    node = node.input_value(0).get_node()
+    return kind_of_input(node) if node.get_type_name() == "MaxPool" else node.get_type_name()
+
+
+@needs_nncf
+def test_first_and_last_layers_stay_and_the_scores_are_near(model, monkeypatch):
+    graphs = {}
+    real = quantization.quantize
+    monkeypatch.setattr(
+        quantization,
+        "quantize",
+        lambda graph, samples, **choices: graphs.setdefault(
+            len(graphs), real(graph, samples, **choices)
+        ),
+    )
+    ready = prepare_model(model, engine="openvino", precision="int8", calibration=records(2))
+    assert list(graphs) == [0, 1]  # the backbone and the box head
+    read_floats = {
+        node.get_friendly_name()
+        for node in graphs[0].get_ordered_ops()
+        if node.get_type_name() == "Convolution" and kind_of_input(node) != "FakeQuantize"
+    }
+    wanted = ("stem.conv1", "objectness_logits", "anchor_deltas")
+    assert len(read_floats) == len(wanted)
+    assert all(any(name in found for found in read_floats) for name in wanted)
+    expected, found = (detect(m, image_of(96, 128)) for m in (model, ready))
+    assert (found[1][:5] - expected[1][:5]).abs().max() < 0.1
+    assert not torch.equal(found[1][:5], expected[1][:5])
+
+
+def test_int8_without_images_or_nncf_is_a_sentence(model, cfg, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "nncf", None)
+        with pytest.raises(UserError, match="nncf is not installed; python -m pip install"):
+            prepare_as_configured(cfg, model)
+    monkeypatch.setitem(sys.modules, "nncf", types.ModuleType("nncf"))
+    with pytest.raises(UserError, match="int8 is calibrated on images, and there is none"):
+        prepare_model(model, engine="openvino", precision="int8")
+    none = changed(cfg, {"DATASETS.TRAIN": ()})
+    with pytest.raises(UserError, match=r"calibrated on images of DATASETS.TRAIN: .*no data set"):
+        prepare_as_configured(none, model)
+    auto = changed(none, {"INFERENCE.ENGINE": "auto"})
+    assert prepare_as_configured(auto, model).engine == "torch"
+
+
+# --- the file
+
+
+@needs_nncf
+def test_the_second_run_reads_the_file_that_the_first_one_left(cfg, model, monkeypatch, caplog):
+    first = Predictor(cfg).model
+    kept = Path(cache_paths(cfg, model)[0])
+    folder = Path(cfg.MODEL.WEIGHTS).parent
+    assert [kept] == [path for path in folder.iterdir() if path.suffix == ".zip"]
+    assert kept.name.startswith("model.int8-")
+    monkeypatch.setattr(quantization, "load_train_dataset", None)  # no image is read again
+    second = prepare_as_configured(cfg, model)
+    expected, found = (detect(m, image_of(70, 90)) for m in (first, second))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    # One that is damaged is told, and made anew.
+    monkeypatch.undo()
+    content = kept.read_bytes()
+    kept.write_bytes(content[: len(content) // 2])
+    prepare_as_configured(cfg, model)
+    assert f"{kept} is damaged" in caplog.text
+    assert len(kept.read_bytes()) == len(content)
+
+
+def test_its_name_is_of_weights_config_images_and_versions(cfg, model, monkeypatch, tmp_path):
+    names = {os.path.basename(path) for path in cache_paths(cfg, model)}
+    assert len(names) == 1
+    moved = changed(cfg, {"MODEL.WEIGHTS": str(tmp_path / "elsewhere" / "model.pth")})
+    names |= {os.path.basename(path) for path in cache_paths(moved, model)}
+    assert len(names) == 1  # a copy of the weights elsewhere is the same model
+    others = [
+        changed(cfg, {"INPUT.MIN_SIZE_TEST": 96}),
+        changed(cfg, {"INFERENCE.CALIBRATION_IMAGES": 3}),
+        changed(cfg, {"MODEL.PIXEL_MEAN": [1.0, 2.0, 3.0]}),
+    ]
+    names |= {os.path.basename(cache_paths(other, model)[0]) for other in others}
+    assert len(names) == 4
+    weight = model.roi_heads.box_head.fc1.bias
+    before = weight[0].item()
+    weight.data[0] += 1e-6
+    names.add(os.path.basename(cache_paths(cfg, model)[0]))
+    weight.data[0] = before
+    assert len(names) == 5
+    versions = {"openvino": "1.0", "nncf": "2.0"}
+    monkeypatch.setattr(quantization, "installed_versions", lambda *packages: versions)
+    name = os.path.basename(cache_paths(cfg, model)[0])
+    assert name.endswith("-openvino1.0-nncf2.0.zip")
+    names.add(name)
+    assert len(names) == 6
+
+
+@needs_nncf
+def test_a_folder_that_cannot_be_written_is_told_and_the_cache_folder_taken(
+    cfg, model, tmp_path, caplog
+):
+    blocked = tmp_path / "blocked"
+    blocked.write_text("no folder")
+    paths = [blocked / "model.zip", tmp_path / "cache" / "model.zip"]
+    calibration = records(1)
+    choices = {"engine": "openvino", "precision": "int8", "calibration": calibration}
+    prepare_model(model, cache=paths, **choices)
+    assert caplog.text.count("cannot be kept") == 1
+    assert "model.zip cannot be kept" not in caplog.text or str(blocked) in caplog.text
+    assert paths[1].is_file()
+    prepare_model(model, cache=paths[:1], **choices)  # and nowhere: it runs all the same
+
+
+@needs_nncf
+def test_a_trainer_evaluates_in_int8_and_keeps_no_file_of_weights_that_change(cfg, model, caplog):
+    model.train()
+    with caplog.at_level(logging.INFO, "fpn_d2"):
+        results = Trainer.test(cfg, model)
+    model.eval()
+    assert set(results["bbox"]) >= {"AP"}
+    assert "backbone, box_head by OpenVINO" in caplog.text
+    assert not list(Path(cfg.MODEL.WEIGHTS).parent.glob("*.zip"))
