@@ -238,8 +238,7 @@ class _Training:
         self.optimizer = torch.optim.SGD(
             model.parameters(), lr=_LR, momentum=0.9, nesterov=True, weight_decay=1e-4
         )
-        has_half = self.device.type == "cuda" or cpu_has_bfloat16()
-        self.half = cfg.SOLVER.AMP.ENABLED and has_half
+        self.half = cfg.SOLVER.AMP.ENABLED and (self.device.type == "cuda" or cpu_has_bfloat16())
 
     def run(self, iterations: int) -> float:
         """Train with one cycle of the learning rate; return the last tenth's accuracy."""
