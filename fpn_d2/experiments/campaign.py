@@ -97,7 +97,8 @@ def reproduce(
         busy = _train_rows(reproduction, table, output, picked, seeds, progress)
         for run in (reproduction.run(row, n) for row in picked.values() for n in seeds if boxes):
             if reproduction.runner.result(run) is not None:
-                progress.say(f"{run.folder}: recall at {len(boxes)} numbers of boxes before NMS")
+                counts = ", ".join(map(str, boxes))
+                progress.say(f"{run.folder}: recall with {counts} boxes before NMS")
                 measure_boxes(reproduction.runner, run, boxes)
         # After the last training, and all that are trained, whether they were picked or not.
         has_times = "seconds" in table.metrics and not busy
