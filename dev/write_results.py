@@ -9,6 +9,9 @@ them.
     <!-- results/shapes/table1.json -->
     ... what this script writes ...
     <!-- end of results -->
+
+Between `<!-- results/*.json -->` and such an end it writes the paper's claims and their verdicts in
+all of these files.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from fpn_d2.experiments import Table, Tables
 
 ROOT = Path(__file__).resolve().parents[1]
+ALL_RESULTS = "results/*.json"
 PAGES = ("docs/results.md", "docs/speed.md", "docs/export.md")
 
 _SECTION = re.compile(r"(<!-- (\S+\.json) -->\n).*?(<!-- end of results -->)", re.DOTALL)
@@ -68,12 +72,15 @@ def fill_in(text: str, root: str | os.PathLike, tables: Tables) -> str:
         UserError: if there is no mark, or if a mark names a file that does not exist.
     """
 
-    from fpn_d2.experiments.report import benchmark_table, markdown_report
+    from fpn_d2.experiments.report import benchmark_table, claims_table, markdown_report
     from fpn_d2.export import export_table
     from fpn_d2.utils.errors import UserError
     from fpn_d2.utils.files import read_json
 
     def write(section: re.Match) -> str:
+        if section[2] == ALL_RESULTS:
+            found = [(table, results) for table, results, _ in table_results(root, tables)]
+            return f"{section[1]}\n{claims_table(found).strip()}\n\n{section[3]}"
         path = os.path.join(root, section[2])
         if not os.path.isfile(path):
             raise UserError(f"{path}, which a mark names, does not exist; run tools/reproduce.py")
@@ -83,7 +90,8 @@ def fill_in(text: str, root: str | os.PathLike, tables: Tables) -> str:
         elif "exports" in results:
             table = export_table(results["exports"])
         elif "table" in results:
-            table = markdown_report(tables.table(results["table"]), results, is_part=True)
+            shown = tables.table_at(results["table"], results["scale"])
+            table = markdown_report(shown, results, is_part=True)
         else:
             raise UserError(f"{path} is not of a known kind; write it anew with its tool")
         return f"{section[1]}\n{table.strip()}\n\n{section[3]}"
@@ -109,7 +117,7 @@ def table_results(
     for path in sorted(Path(root).glob("results/*/table*.json")):
         results = read_json(str(path))
         if results["table"] in tables.tables:
-            yield tables.table(results["table"]), results, str(path.parent)
+            yield tables.table_at(results["table"], results["scale"]), results, str(path.parent)
 
 
 if __name__ == "__main__":

@@ -373,6 +373,9 @@ COMMANDS = {
     "pretrain_backbone, no steps": tool(
         "pretrain_backbone CONFIG --output OUT/new.pkl --iterations 0 OPTIONS", "--iterations"
     ),
+    "pretrain_backbone, nothing to learn from": tool(
+        "pretrain_backbone CONFIG --output OUT/new.pkl --held-out 1 OPTIONS", "--held-out is 1"
+    ),
 }
 
 GROUPS = {

@@ -164,6 +164,9 @@ RETINANET = {  # Detectron2's Base-RetinaNet.yaml and retinanet_R_50_FPN_1x.yaml
     "SOLVER.MAX_ITER": 90000,
 }
 PAPER = {f"RPN/rpn_R_50_{name}": model | RPN for name, model in MODELS.items()}
+# Sec. 5.1, without a number: rows (c) and (d) with a head for each level
+for name in ("FPN", "bottom_up"):
+    PAPER[f"RPN/rpn_R_50_{name}_heads"] = MODELS[name] | RPN | {"MODEL.RPN.SHARED_HEAD": False}
 PAPER |= {f"Fast-RCNN/fast_rcnn_R_50_{name}": m | FAST_RCNN for name, m in MODELS.items()}
 PAPER |= {
     f"Faster-RCNN/faster_rcnn_R_50_{name}": MODELS[name] | END_TO_END
@@ -314,7 +317,7 @@ def test_a_row_is_one_or_two_lines_over_its_mixins(row):
     assert 1 <= len([line for line in lines if line and not line.startswith("#")]) <= 2
     bases = yaml.safe_load(path.read_text())["_BASE_"]
     if isinstance(bases, str):  # another row, with another schedule, precision or scales
-        assert path.stem.removeprefix(Path(bases).stem) in ("_2x", "_zoom", "_fp32")
+        assert path.stem.removeprefix(Path(bases).stem) in ("_2x", "_zoom", "_fp32", "_heads")
         assert (path.parent / bases).is_file()
         return
     assert all((path.parent / base).is_file() for base in bases)

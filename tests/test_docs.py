@@ -25,7 +25,7 @@ def block_after(text: str, mark: str) -> str:
 def test_the_row_of_ones_own_is_a_row(repo, tables_page, tmp_path):
     configs = tmp_path / "configs"
     shutil.copytree(repo / "configs", configs)
-    config = "quick/RPN/rpn_R_18_FPN_heads.yaml"
+    config = "quick/RPN/rpn_R_18_FPN_128.yaml"
     (configs / config).write_text(block_after(tables_page, f"config: {config}"))
     content = yaml.safe_load((configs / "tables.yaml").read_text())
     table = content["tables"]["1"]
@@ -33,8 +33,8 @@ def test_the_row_of_ones_own_is_a_row(repo, tables_page, tmp_path):
     table["claims"] += yaml.safe_load(block_after(tables_page, "claims of table 1"))
     (configs / "tables.yaml").write_text(yaml.safe_dump(content))
     tables = load_tables(configs / "tables.yaml")
-    row = tables.table("1").rows_at("quick")["c_heads"]
-    assert load_config(tables.config_file(row.configs["quick"])).MODEL.RPN.SHARED_HEAD is False
+    row = tables.table("1").rows_at("quick")["c_wide"]
+    assert load_config(tables.config_file(row.configs["quick"])).MODEL.FPN.OUT_CHANNELS == 128
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--output", required=True, metavar="FILE", help="the .pkl to write")
     parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument(
+        "--held-out", type=float, default=0.0, metavar="SHARE",
+        help="train until the accuracy on this share of images stops rising, or --iterations",
+    )  # fmt: skip
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     return parser
 
@@ -29,8 +33,13 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with exit_on_user_error():
         cfg = load_config(args.config_file, args.opts)
-        accuracy = pretrain_backbone(cfg, args.output, iterations=args.iterations)
-    print(f"{args.output}: {100 * accuracy:.1f} % of the training crops are classified correctly")
+        done = pretrain_backbone(
+            cfg, args.output, iterations=args.iterations, held_out=args.held_out
+        )
+    kind = "held-out" if done.held_out else "training"
+    print(
+        f"{args.output}: {100 * done.accuracy:.1f} % of the {kind} crops are classified correctly"
+    )
 
 
 if __name__ == "__main__":

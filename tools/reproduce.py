@@ -16,11 +16,24 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", required=True, help="1 to 6, time or precision")
-    parser.add_argument("--scale", default="quick", help="quick (two CPU cores) or paper")
+    parser.add_argument(
+        "--scale", default="quick",
+        help="quick (two CPU cores), settled (longer schedules), photos (of COCO) or paper",
+    )  # fmt: skip
     parser.add_argument("--rows", default="", help="such as a,c; default: all rows of the scale")
     parser.add_argument("--seeds", default="0", help="such as 0,1,2")
     parser.add_argument(
         "--dataset", default="", help="NAME of NAME_train and NAME_val; default: the scale's own"
+    )
+    parser.add_argument(
+        "--start", default="", metavar="START",
+        help="crops, imagenet or a FILE that rows start from; default: the scale's own",
+    )  # fmt: skip
+    parser.add_argument(
+        "--boxes",
+        default="",
+        metavar="N,N",
+        help="measure the RPNs' recall with N boxes before NMS, too",
     )
     parser.add_argument(
         "--output", default="results", metavar="DIR", help="the report goes to DIR/<data set>/"
@@ -44,21 +57,25 @@ def main() -> None:
     with exit_on_user_error(), Progress() as progress:
         runner = Runner(script("train_net.py"), args.num_gpus, progress)
         tables = load_tables(args.tables or os.path.relpath(f"{CONFIGS}/tables.yaml"))
-        plan = Reproduction(tables, args.scale, args.runs, runner, args.dataset)
+        plan = Reproduction(tables, args.scale, args.runs, runner, args.dataset, args.start)
         rows = [word for word in args.rows.split(",") if word]
-        reproduce(plan, args.table, args.output, rows, _seeds(args.seeds), progress)
+        boxes = _numbers("--boxes", args.boxes, 1, "1000,6000") if args.boxes else []
+        seeds = _numbers("--seeds", args.seeds, 0, "0,1,2")
+        reproduce(plan, args.table, args.output, rows, seeds, progress, boxes)
 
 
-def _seeds(words: str) -> list[int]:
+def _numbers(option: str, words: str, least: int, example: str) -> list[int]:
     from fpn_d2 import UserError
 
     try:
-        seeds = [int(word) for word in words.split(",")]
+        numbers = [int(word) for word in words.split(",")]
     except ValueError:
-        seeds = []
-    if not seeds or min(seeds) < 0:
-        raise UserError(f"--seeds {words} is not a list of whole numbers from 0 on, such as 0,1,2")
-    return seeds
+        numbers = []
+    if not numbers or min(numbers) < least:
+        raise UserError(
+            f"{option} {words} is not a list of whole numbers from {least} on, such as {example}"
+        )
+    return numbers
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One call of tools/reproduce.py: it trains rows in turn and writes results and report after each.
 
-The results of a table lie in ``<output>/<data set>/table<N>.json``.
+The results of a table lie in ``<output>/<data set>/table<N>.json``; those of a scale of several
+schedules have its name in their file's.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from .report import write_report
 from .reproduction import Reproduction, pick_rows
 from .running_times import time_rows
 from .runs import PROVENANCE, BusyError, Run, provenance
+from .studies import measure_boxes
 from .tables import Row, Table
 
 
@@ -65,6 +67,7 @@ def reproduce(
     rows: Sequence[str],
     seeds: Sequence[int],
     progress: Progress,
+    boxes: Sequence[int] = (),
 ) -> str:
     """Train what is missing of a table, seed by seed, and report after every row.
 
@@ -75,6 +78,7 @@ def reproduce(
         rows: the names of the rows; if empty, all rows of the scale.
         seeds: the seeds.
         progress: tells the user.
+        boxes: numbers of boxes before NMS, at each of which the rows, RPNs, are evaluated too.
 
     Returns:
         the JSON file of the results.
@@ -82,15 +86,20 @@ def reproduce(
     Raises:
         UserError: if a row, a data set or a file is missing, or a training fails.
     """
-    table = reproduction.tables.table(table_name)
-    reproduction.tables.scale(reproduction.scale)  # Refuses an unknown scale.
+    table = reproduction.tables.table_at(table_name, reproduction.scale)
     picked = pick_rows(table, reproduction.scale, rows)
     # Before hours of training, since the file may be of another scale.
+    reproduction.prepare(picked.values())
     collect(reproduction, table, results_file(output, reproduction.dataset_name, table))
     if table.kind == "timing":
         busy, timed = 0, picked
     else:
         busy = _train_rows(reproduction, table, output, picked, seeds, progress)
+        for run in (reproduction.run(row, n) for row in picked.values() for n in seeds if boxes):
+            if reproduction.runner.result(run) is not None:
+                counts = ", ".join(map(str, boxes))
+                progress.say(f"{run.folder}: recall with {counts} boxes before NMS")
+                measure_boxes(reproduction.runner, run, boxes)
         # After the last training, and all that are trained, whether they were picked or not.
         has_times = "seconds" in table.metrics and not busy
         done = table.rows_at(reproduction.scale) if has_times else {}
@@ -142,7 +151,7 @@ def _train_rows(
 
 def results_file(folder: str, dataset: str, table: Table) -> str:
     """Return the file of a table's results."""
-    return os.path.join(folder, dataset, f"table{table.table}.json")
+    return os.path.join(folder, dataset, f"{table.stem}.json")
 
 
 def update_results(reproduction: Reproduction, table: Table, output: str) -> str:
@@ -174,12 +183,14 @@ def collect(reproduction: Reproduction, table: Table, path: str) -> dict[str, An
         path: the file that an earlier call has written; it need not exist.
 
     Returns:
-        ``{table, scale, dataset, commit, machine, versions, rows: [{row, config, command,
-        seeds: [{seed, seconds, iterations, metrics, losses}]}]}``. A seed says for itself where
-        its commit, machine or versions differ from the file's. No path of this machine is named.
+        ``{table, scale, dataset, recipe, commit, machine, versions, code, rows: [{row, config,
+        command, seeds: [{seed, seconds, iterations, metrics, losses, start, boxes}]}]}``. A seed
+        says for itself where its commit, machine, versions or code differ from the file's; its
+        start's accuracy and its recall by boxes stand there if they were measured. No path of this
+        machine is named.
 
     Raises:
-        UserError: if the file is of another scale.
+        UserError: if the file is of another scale or recipe.
     """
     known, others = _known_seeds(reproduction, table, path)
     rows = []
@@ -201,6 +212,7 @@ def collect(reproduction: Reproduction, table: Table, path: str) -> dict[str, An
         "table": table.table,
         "scale": reproduction.scale,
         "dataset": reproduction.dataset_name,
+        "recipe": reproduction.recipe,
         **_common_provenance(rows),
         "rows": rows,
     }
@@ -223,7 +235,13 @@ def _known_seeds(
                 f"{path} is of scale {scale}, not {reproduction.scale}; give another --output, so "
                 "that it is kept"
             )
-        common = {key: content[key] for key in PROVENANCE}
+        if rows and content.get("recipe", {}) != reproduction.recipe:
+            raise UserError(
+                f"{path} is of another recipe (start, frozen layers or precision), and these rows "
+                "must not be mixed with it: give another --output, so that it is kept"
+            )
+        # Files of before the code was hashed lack that alone.
+        common = {key: content[key] for key in PROVENANCE if key in content or key != "code"}
         for row in rows:
             row["seeds"] = [{**common, **entry} for entry in row["seeds"]]
         known = {row["row"]: {entry["seed"]: entry for entry in row["seeds"]} for row in rows}
@@ -242,11 +260,11 @@ def _common_provenance(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     common = provenance()
     for key in PROVENANCE:
         values = [seed[key] for seed in seeds if key in seed]
-        common[key] = max(values, key=values.count, default=common[key])
+        common[key] = max(values, key=values.count, default=common.get(key))
         for seed in seeds:
-            if seed.get(key) == common[key]:
+            if key in seed and seed[key] == common[key]:
                 del seed[key]
-    return common
+    return {key: value for key, value in common.items() if value is not None}
 
 
 def _examples(reproduction: Reproduction, table: Table) -> list[Example]:

@@ -145,7 +145,7 @@ def _pair(claim: Claim, table: Table, summaries: Summaries, above: str, below: s
     deviations = None
     if not one_seed and x.deviation > 0 and y.deviation > 0:
         deviations = difference / math.sqrt((x.deviation**2 + y.deviation**2) / 2)
-    noise = _noise(x, y)
+    noise = noise_between(x, y)
     known = noise is not None
     noise = noise or 0.0
     # A share of 0 asks for nothing, and a tie has no difference to take a share of.
@@ -160,7 +160,7 @@ def _pair(claim: Claim, table: Table, summaries: Summaries, above: str, below: s
     return Pair(above, below, outcome, difference, paper, deviations, noise, one_seed, share_missed)
 
 
-def _noise(x: Summary, y: Summary) -> float | None:
+def noise_between(x: Summary, y: Summary) -> float | None:
     """Return two standard errors of the difference of two means; None if both have one seed."""
     if x.deviation is None and y.deviation is None:
         return None

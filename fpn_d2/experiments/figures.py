@@ -28,7 +28,7 @@ from ..visualization import (
 )
 from ..visualization.pages import Chart, new_axes, to_svg
 from .claims import Summaries, summarize
-from .tables import Row, Table
+from .tables import LongerRow, Table
 
 # Yellow comes last, since it is faint on white.
 _COLORS = tuple(PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 3))
@@ -50,12 +50,12 @@ class RowStyle(NamedTuple):
     marker: str
 
 
-def row_styles(rows: Mapping[str, Row]) -> dict[str, RowStyle]:
+def row_styles(rows: Mapping[str, Any]) -> dict[str, RowStyle]:
     """Return the look of each row by name, which depends only on its place in the table.
 
     A row beside another one looks like that one.
     """
-    owners = {name: row.beside or name for name, row in rows.items()}
+    owners = {name: getattr(row, "beside", "") or name for name, row in rows.items()}
     looks = itertools.cycle(map(RowStyle, _COLORS, _LINES, _MARKERS))
     styles = {name: next(looks) for name, owner in owners.items() if name == owner}
     return {name: styles[owner] for name, owner in owners.items()}
@@ -73,6 +73,8 @@ def draw_charts(table: Table, results: Mapping[str, Any]) -> list[Chart]:
         the paper's, and the losses.
     """
     summaries = summarize(results)
+    if any(isinstance(row, LongerRow) for row in table.rows.values()):
+        return []  # See draw_studies.
     styles = row_styles(table.rows)
     labels = {n: f"{n}: {row.name}" for n, row in table.rows.items() if not row.beside}
     charts = [
@@ -99,7 +101,7 @@ def _draw_recall(
         counts = [count for count, _ in points]
         means = np.array([summary.mean for _, summary in points])
         spread = np.array([summary.deviation or 0.0 for _, summary in points])
-        _plot(axes, counts, means, styles[name], label, marks=True)
+        plot_row(axes, counts, means, styles[name], label, marks=True)
         axes.fill_between(
             counts, means - spread, means + spread, color=styles[name].color, alpha=0.2, lw=0
         )
@@ -110,7 +112,7 @@ def _draw_recall(
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("proposals of an image")
     axes.set_ylabel("AR")
-    return _chart(
+    return finish_chart(
         figure, "recall", "average recall against the number of proposals, by row",
         "Recall against the number of proposals",
         "Mean over the seeds; the band is one standard deviation to each side.",
@@ -154,7 +156,7 @@ def _draw_sizes(
     axes.set_xticks(range(3), ["small", "medium", "large"])
     axes.tick_params(axis="x", length=0, pad=14)
     axes.set_ylabel(stem)
-    return _chart(
+    return finish_chart(
         figure, "sizes", f"{stem} of small, medium and large objects, by row",
         f"{stem} by the size of objects",
         "Filled: ours, with one standard deviation. Hatched: the paper's.",
@@ -179,7 +181,7 @@ def _draw_losses(
             continue
         iterations = sorted(set.intersection(*(set(curve) for curve in seeds)))
         means = [statistics.fmean(curve[i] for curve in seeds) for i in iterations]
-        _plot(axes, iterations, means, styles[name], labels[name])
+        plot_row(axes, iterations, means, styles[name], labels[name])
     if not axes.lines:
         return None
     axes.set_yscale("log")
@@ -189,22 +191,23 @@ def _draw_losses(
     axes.set_xlabel("iteration")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_ylabel("total loss")
-    return _chart(
+    return finish_chart(
         figure, "losses", "total training loss against the iteration, by row",
         "Training loss", "Mean over the seeds, as Detectron2 logs it; the axis is logarithmic.",
     )  # fmt: skip
 
 
-def _plot(
+def plot_row(
     axes: Axes, x: list, y: Iterable[float], style: RowStyle, label: str, *, marks: bool = False
 ) -> None:
+    """Draw a row's line, with a mark at each point if there are few."""
     axes.plot(
         x, y, color=style.color, linestyle=style.line, label=label, lw=2, ms=6,
         marker=style.marker if marks else None, markeredgecolor="#222222", markeredgewidth=0.5,
     )  # fmt: skip
 
 
-def _chart(figure: Figure, prefix: str, description: str, title: str, caption: str) -> Chart:
+def finish_chart(figure: Figure, prefix: str, description: str, title: str, caption: str) -> Chart:
     """Finish a figure with a legend below its only axes."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     # In a figure of this width each of two columns holds this many letters.

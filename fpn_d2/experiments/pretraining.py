@@ -8,10 +8,11 @@ Shape shorthand: M crops, B of them in a batch; K classes and, after them, the b
 pixels.
 """
 
+import copy
 import logging
 import os
 import pickle
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +41,25 @@ CROP_SIZE = 64
 CONTEXT = 1.5
 _CUT_SIZE = CROP_SIZE * 5 // 4
 _LR = 0.05
+# With held-out crops: the iterations between two measurements, how much the accuracy has to rise,
+# and how many measurements without it end a learning rate. There are two, a tenth apart.
+_EVERY, _RISE, _PATIENCE = 100, 0.002, 2
+
+
+class Pretraining(NamedTuple):
+    """How a network was pretrained.
+
+    Args:
+        accuracy: the share, 0 to 1, of crops that are classified correctly: of held-out images, or
+            of the training's last tenth if none are held out.
+        iterations: those that were trained until then.
+        crops, held_out: the number of crops to learn from and to measure on.
+    """
+
+    accuracy: float
+    iterations: int
+    crops: int
+    held_out: int
 
 
 class CropClassifier(nn.Module):
@@ -121,26 +141,44 @@ def _cut(image: np.ndarray, box: np.ndarray) -> Image.Image:
 
 
 def pretrain_backbone(
-    cfg: CfgNode, path: str, *, iterations: int = 200, batch_size: int = 128
-) -> float:
+    cfg: CfgNode,
+    path: str,
+    *,
+    iterations: int = 200,
+    batch_size: int = 128,
+    held_out: float = 0.0,
+) -> Pretraining:
     """Train the config's bottom-up network on the objects of ``DATASETS.TRAIN`` and save it.
 
     Args:
         cfg: a config from :func:`fpn_d2.load_config`; its SEED decides everything.
         path: the checkpoint to write, ``*.pkl``.
         iterations, batch_size: the schedule; the learning rate falls as a half cosine.
+        held_out: the share of images whose crops are not trained on. With it, the learning rate
+            falls to a tenth where the accuracy on these crops stops rising, the training ends where
+            it stops again or after ``iterations``, and the weights of the highest accuracy count.
 
     Returns:
-        the share, 0 to 1, of crops that were classified correctly in the last tenth of iterations.
+        what was trained, and how well it classifies.
 
     Raises:
-        UserError: if the data set or one of its images cannot be read, or if a layer of the
-            network is frozen.
+        UserError: if the data set or one of its images cannot be read, if too few images are there
+            to hold some out, or if a layer of the network is frozen.
     """
     if iterations < 1:
         raise UserError(f"--iterations is {iterations}: give 1 or more")
+    if not 0 <= held_out < 1:
+        raise UserError(f"--held-out is {held_out:g}: give a share of images from 0 to below 1")
     records = load_train_dataset(cfg)
     num_classes = len(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+    held, held_classes = None, None
+    if held_out:
+        order = np.random.default_rng(max(cfg.SEED, 0)).permutation(len(records))
+        count = max(1, round(held_out * len(records)))
+        if count >= len(records):
+            raise UserError(f"of {len(records)} images none can be held out: leave --held-out out")
+        apart, records = ([records[i] for i in part] for part in (order[:count], order[count:]))
+        held, held_classes = cut_crops(apart, cfg.INPUT.FORMAT, num_classes)
     crops, classes = cut_crops(records, cfg.INPUT.FORMAT, num_classes)
     logger.info("%d crops of %d images", len(crops), len(records))
     name = cfg.MODEL.FPN.BOTTOM_UP
@@ -157,13 +195,17 @@ def pretrain_backbone(
             )
         model = CropClassifier(bottom_up, num_classes + 1)
     model = model.to(memory_format=torch.channels_last)
-    accuracy = _train(model, crops, classes, cfg, iterations, batch_size)
+    training = _Training(model, crops, classes, cfg, batch_size)
+    if held is None:
+        accuracy = training.run(iterations)
+    else:
+        accuracy, iterations = training.run_until_it_stops(iterations, held, held_classes)
     weights = {name: value.cpu().numpy() for name, value in bottom_up.state_dict().items()}
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with replace_file(path, "wb") as file:
         # The form of Detectron2's converted ImageNet checkpoints.
         pickle.dump({"model": weights, "__author__": "fpn_d2", "matching_heuristics": True}, file)
-    return accuracy
+    return Pretraining(accuracy, iterations, len(crops), 0 if held is None else len(held))
 
 
 def _trainable(cfg: CfgNode) -> CfgNode:
@@ -176,39 +218,86 @@ def _trainable(cfg: CfgNode) -> CfgNode:
     return changed(cfg, values)
 
 
-def _train(
-    model: CropClassifier,
-    crops: Tensor,
-    classes: Tensor,
-    cfg: CfgNode,
-    iterations: int,
-    batch_size: int,
-) -> float:
-    """Train the network; return the accuracy of the last tenth of iterations."""
-    generator = torch.Generator().manual_seed(max(cfg.SEED, 0))
-    device = torch.device(cfg.MODEL.DEVICE)
-    model.to(device).train()
-    mean = torch.tensor(cfg.MODEL.PIXEL_MEAN, device=device).view(-1, 1, 1)
-    std = torch.tensor(cfg.MODEL.PIXEL_STD, device=device).view(-1, 1, 1)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=_LR, momentum=0.9, nesterov=True, weight_decay=1e-4
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LR, total_steps=iterations)
-    half = device.type == "cuda" or cpu_has_bfloat16()
-    correct = []
-    for _ in told("pretraining", range(iterations), unit="step"):
-        index = torch.randint(len(crops), (batch_size,), generator=generator)
-        pixels = (_augment(crops[index], generator).to(device) - mean) / std
-        target = classes[index].to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-            logits = model(pixels.contiguous(memory_format=torch.channels_last))
+class _Training:
+    """A classifier with its crops, its optimizer and its random numbers."""
+
+    def __init__(
+        self,
+        model: CropClassifier,
+        crops: Tensor,
+        classes: Tensor,
+        cfg: CfgNode,
+        batch_size: int,
+    ):
+        self.model, self.crops, self.classes, self.batch_size = model, crops, classes, batch_size
+        self.generator = torch.Generator().manual_seed(max(cfg.SEED, 0))
+        self.device = torch.device(cfg.MODEL.DEVICE)
+        model.to(self.device).train()
+        self.mean = torch.tensor(cfg.MODEL.PIXEL_MEAN, device=self.device).view(-1, 1, 1)
+        self.std = torch.tensor(cfg.MODEL.PIXEL_STD, device=self.device).view(-1, 1, 1)
+        self.optimizer = torch.optim.SGD(
+            model.parameters(), lr=_LR, momentum=0.9, nesterov=True, weight_decay=1e-4
+        )
+        self.half = cfg.SOLVER.AMP.ENABLED and (self.device.type == "cuda" or cpu_has_bfloat16())
+
+    def run(self, iterations: int) -> float:
+        """Train with one cycle of the learning rate; return the last tenth's accuracy."""
+        schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, _LR, total_steps=iterations)
+        correct = []
+        for _ in told("pretraining", range(iterations), unit="step"):
+            correct.append(self._step())
+            schedule.step()
+        return float(np.mean(correct[-max(1, iterations // 10) :]))
+
+    def run_until_it_stops(
+        self, iterations: int, held: Tensor, held_classes: Tensor
+    ) -> tuple[float, int]:
+        """Train while the accuracy on held-out crops rises; return the highest and when it was."""
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer, "max", 0.1, _PATIENCE, threshold=_RISE, threshold_mode="abs"
+        )
+        best, reached, weights = -1.0, 0, {}
+        bar = told("pretraining", range(iterations), unit="step")
+        for done in (i + 1 for i in bar):
+            self._step()
+            if done % _EVERY and done < iterations:
+                continue
+            accuracy = self._accuracy(held, held_classes)
+            logger.info("iteration %d: %.2f %% of held-out crops", done, 100 * accuracy)
+            if accuracy > best:
+                best, reached = accuracy, done
+                weights = copy.deepcopy(self.model.state_dict())
+            schedule.step(accuracy)
+            if schedule.get_last_lr()[0] < _LR / 50:  # the second learning rate has ended, too
+                break
+        self.model.load_state_dict(weights)
+        return best, reached
+
+    def _step(self) -> float:
+        """Train on one batch; return the share that was right."""
+        index = torch.randint(len(self.crops), (self.batch_size,), generator=self.generator)
+        target = self.classes[index].to(self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
+            logits = self._classify(_augment(self.crops[index], self.generator))
         loss = F.cross_entropy(logits.float(), target)
-        optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
-        schedule.step()
-        correct.append((logits.argmax(dim=1) == target).float().mean().item())
-    return float(np.mean(correct[-max(1, iterations // 10) :]))
+        self.optimizer.step()
+        return (logits.argmax(dim=1) == target).float().mean().item()
+
+    @torch.no_grad()
+    def _accuracy(self, crops: Tensor, classes: Tensor) -> float:
+        """Return the share of crops, each cut at its centre, that are right."""
+        self.model.eval()
+        edge = (_CUT_SIZE - CROP_SIZE) // 2
+        crops = crops[:, :, edge : edge + CROP_SIZE, edge : edge + CROP_SIZE]
+        found = torch.cat([self._classify(part).argmax(dim=1) for part in crops.split(256)])
+        self.model.train()
+        return (found == classes.to(self.device)).float().mean().item()
+
+    def _classify(self, crops: Tensor) -> Tensor:
+        pixels = (crops.to(self.device) - self.mean) / self.std
+        return self.model(pixels.contiguous(memory_format=torch.channels_last))
 
 
 def _augment(crops: Tensor, generator: torch.Generator) -> Tensor:

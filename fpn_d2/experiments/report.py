@@ -13,9 +13,10 @@ from markupsafe import Markup, escape
 from tabulate import tabulate
 
 from ..utils.files import replace_file
-from ..visualization.pages import data_url, page_environment
+from ..visualization.pages import Chart, data_url, page_environment
 from .claims import DASH, Summaries, Verdict, check_claim, format_metric, summarize
 from .figures import Example, draw_charts, row_styles
+from .studies import draw_studies, study_sections
 from .tables import Table
 
 _MARKS = {
@@ -75,7 +76,7 @@ def write_report(
         examples: pictures for the page.
 
     Returns:
-        the two files, ``table<N>.md`` and ``table<N>.html``.
+        the two files, ``table<N>.md`` and ``table<N>.html``; see :attr:`Table.stem`.
     """
     page = _environment().get_template("report.html.j2")
     texts = {
@@ -83,14 +84,14 @@ def write_report(
         "html": page.render(
             **_context(table, results),
             colors={name: style.color for name, style in row_styles(table.rows).items()},
-            charts=[(chart, Markup(chart.svg)) for chart in draw_charts(table, results)],
+            charts=[(chart, Markup(chart.svg)) for chart in _charts(table, results)],
             examples=[(example, data_url(example.picture)) for example in examples],
         ),
     }
     os.makedirs(folder, exist_ok=True)
     paths = []
     for ending, text in texts.items():
-        paths.append(os.path.join(folder, f"table{table.table}.{ending}"))
+        paths.append(os.path.join(folder, f"{table.stem}.{ending}"))
         with replace_file(paths[-1], encoding="utf-8") as file:
             file.write(text)
     return paths
@@ -111,6 +112,61 @@ def markdown_report(table: Table, results: Mapping[str, Any], *, is_part: bool =
     commands = [[*list(run.values())[:-1], f"`{run['command']}`"] for run in context["runs"]]
     template = _environment().overlay(autoescape=False).get_template("report.md.j2")
     return template.render(**context, commands=commands, is_part=is_part).strip() + "\n"
+
+
+def claims_table(found: Iterable[tuple[Table, Mapping[str, Any]]]) -> str:
+    """Return every claim of the paper with its verdict on each scale and data set, in Markdown.
+
+    A line has the pair of rows that decides: the one closest to the wrong order. Of rows at several
+    schedules the longest with a verdict counts.
+
+    Args:
+        found: each table, as its results' scale has it, and the content of the results file.
+    """
+    header = ("table", "claim", "scale, data", "verdict", "difference", "paper", "noise", "seeds")
+    lines = []
+    for table, results in found:
+        summaries = summarize(results)
+        verdicts = [check_claim(c, table, summaries) for c in table.claims_at(results["scale"])]
+        verdicts = [verdict for verdict in verdicts if verdict.verdict != "not measured"]
+        rows = {row for v in verdicts for group in v.claim.order for row in group}
+        longest = max((getattr(table.rows[row], "iterations", 0) for row in rows), default=0)
+        where = f"{results['scale']}, {results['dataset']}"
+        if "recipe" not in results and table.kind != "timing":
+            where += ", earlier recipe"
+        for verdict in verdicts:
+            if getattr(table.rows[verdict.claim.order[0][0]], "iterations", 0) != longest:
+                continue
+            lines.append([table.table, *_claim_cells(verdict, where, summaries)])
+    # The scales of a claim stand together.
+    places: dict[tuple[str, ...], int] = {}
+    for line in lines:
+        places.setdefault(tuple(line[:2]), len(places))
+    lines.sort(key=lambda line: (line[0], places[tuple(line[:2])]))
+    return _pipe_table(header, lines)
+
+
+def _claim_cells(verdict: Verdict, where: str, summaries: Summaries) -> list[str]:
+    metric = verdict.claim.metric
+    pair = min(
+        (pair for pair in verdict.pairs if pair.difference is not None),
+        key=lambda pair: pair.difference - pair.noise,
+    )
+    counts = {len(summaries[row][metric].by_seed) for row in (pair.above, pair.below)}
+    return [
+        f"{verdict.claim.claim} ({metric})",
+        where,
+        f"{_MARKS[verdict.verdict]} {verdict.verdict}",
+        f"{pair.above} \N{MINUS SIGN} {pair.below}: "
+        f"{format_metric(metric, pair.difference, signed=True)}",
+        format_metric(metric, pair.paper, signed=True),
+        format_metric(metric, pair.noise or None),
+        " and ".join(map(str, sorted(counts))),
+    ]
+
+
+def _charts(table: Table, results: Mapping[str, Any]) -> list[Chart]:
+    return [*draw_charts(table, results), *draw_studies(table, results, summarize(results))]
 
 
 def _environment() -> jinja2.Environment:
@@ -140,14 +196,17 @@ def _context(table: Table, results: Mapping[str, Any]) -> dict[str, Any]:
         "footnotes": notes,
         "metrics": metrics,
         "differences": _differences(table, metrics, summaries),
+        "sections": study_sections(table, results, summaries),
         "verdicts": verdicts,
         "marks": _MARKS,
         "facts": {
             "scale": str(results.get("scale", DASH)),
             "data set": str(results.get("dataset", DASH)),
+            "recipe": _recipe(results, rows),
             "machine": _describe(results.get("machine")),
             "versions": ", ".join(f"{name} {version}" for name, version in versions) or DASH,
             "commit": str(results.get("commit", DASH)),
+            "configs and model code": str(results.get("code", DASH)),
         },
         "runs": [_run(row) for row in rows],
     }
@@ -244,6 +303,8 @@ def _footnotes(
             what = []
             if seed.get("commit") not in (None, results.get("commit")):
                 what.append(f"commit {seed['commit']}")
+            if seed.get("code") not in (None, results.get("code")):
+                what.append(f"configs and model code {seed['code']}")
             if seed.get("machine") not in (None, results.get("machine")):
                 what.append(_describe(seed["machine"]))
             versions, common = seed.get("versions") or {}, results.get("versions") or {}
@@ -257,6 +318,24 @@ def _footnotes(
             line = table.rows[row["row"]].beside or row["row"]
             notes.setdefault(line, []).append(f"row {row['row']}: {'; '.join(seeds)}")
     return {line: f"{'; '.join(parts)}." for line, parts in notes.items()}
+
+
+def _recipe(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say how the rows were trained other than their configs say, and what they started from."""
+    if "recipe" not in results:
+        return "an earlier one, of before results named theirs (docs/tables.md)"
+    texts = [results["recipe"].get("opts", "as the configs say")]
+    if start := results["recipe"].get("start"):
+        texts.append(f"start: {start}")
+    starts = {
+        seed.get("seed"): seed["start"] for row in rows for seed in row["seeds"] if "start" in seed
+    }
+    for seed, made in sorted(starts.items()):
+        texts.append(
+            f"seed {seed}'s is right on {100 * made['accuracy']:.1f} % of {made['held_out']} "
+            f"held-out crops after {made['iterations']} iterations"
+        )
+    return "; ".join(texts)
 
 
 def _introduction(

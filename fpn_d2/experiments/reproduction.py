@@ -1,8 +1,9 @@
 """The runs that a table's rows need: where they lie, how they are trained, what they measured.
 
-    <runs>/start_<scale>_seed_<k>.pkl                           what every row of a seed starts from
+    <runs>/start_crops_seed_<k>.pkl                             what every row of a seed starts from
     <runs>/<data set>/<config>/seed_<k>/                        a run; see experiments/runs.py
     <runs>/<data set>/<config>_on_<RPN's config>/seed_<k>/      a Fast R-CNN on fixed proposals
+    <runs>/<data set>/<config>_<KEY>_<value>/seed_<k>/          a row with overrides of its own
 
 A run belongs to its config, not to a table, so tables share the runs that they have in common.
 """
@@ -13,7 +14,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import portalocker
@@ -25,13 +26,26 @@ from detectron2.modeling.anchor_generator import build_anchor_generator
 
 from ..config import load_config
 from ..data import check_names
+from ..data.datasets.folders import check_source
 from ..utils.errors import UserError
+from ..utils.files import read_json, write_json
 from .four_step import FourStep, proposal_opts
 from .pretraining import pretrain_backbone
 from .runs import PROVENANCE, BusyError, Run, Runner, read_result
+from .starts import (
+    TORCHVISION_OPTS,
+    check_start,
+    convert_torchvision,
+    converted_name,
+    file_of,
+    is_torchvision,
+)
+from .studies import recall_by_boxes
 from .tables import Row, Table, Tables
 
 logger = logging.getLogger(__name__)
+
+_HELD_OUT = 0.1  # The share of images whose crops tell when a start has learned enough.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +59,7 @@ class Reproduction:
         runner: what trains a run.
         dataset: a data set whose ``<dataset>_train`` and ``<dataset>_val`` are registered; if
             empty, the scale's own.
+        start: ``"crops"``, ``"imagenet"`` or a file; if empty, the scale's own.
     """
 
     tables: Tables
@@ -52,6 +67,25 @@ class Reproduction:
     folder: str
     runner: Runner
     dataset: str = ""
+    start: str = ""
+
+    @property
+    def start_name(self) -> str:
+        """What rows start from: ``crops``, ``imagenet``, a file, or "" as their configs say."""
+        own = self.tables.scale(self.scale).start
+        return self.start or own.get("weights") or ("crops" if own else "")
+
+    @property
+    def recipe(self) -> dict[str, str]:
+        """How this scale trains its rows other than their configs say, to compare and to read."""
+        scale, start = self.tables.scale(self.scale), self.start_name
+        recipe = {"opts": " ".join(scale.opts)} if scale.opts else {}
+        if start == "crops":
+            what = "{config}, up to {iterations} iterations".format(**scale.start)
+            recipe["start"] = f"crops ({what})"
+        elif start:
+            recipe["start"] = start if start == "imagenet" else os.path.basename(start)
+        return recipe
 
     @property
     def dataset_name(self) -> str:
@@ -61,17 +95,44 @@ class Reproduction:
     def run(self, row: Row, seed: int) -> Run:
         """Return the run that trains a row, which may be done or not."""
         config = self._config(row)
+        more = tuple(row.opts)
         if load_config(config).FOUR_STEP.RPN:
             # Steps 1 and 2 are the runs of Table 1(c) and Table 2(c).
             rpn, fast, _ = FourStep(config, "").configs()
             folders = {rpn: self._folder(rpn, seed), fast: self._folder(fast, seed, on=rpn)}
-            folder = self._folder(config, seed)
-            return FourStep(config, folder, self._opts(seed), folders.__getitem__)
+            folder = self._folder(config, seed, more=more)
+            return FourStep(config, folder, (*self._opts(seed), *more), folders.__getitem__)
         if row.proposals:
             rpn = row.proposals[self.scale]
-            opts = (*self._opts(seed), *proposal_opts(self._plain_run(rpn, seed)))
-            return Run(config, self._folder(config, seed, on=rpn), opts)
-        return self._plain_run(row.configs[self.scale], seed)
+            opts = (*self._opts(seed), *more, *proposal_opts(self._plain_run(rpn, seed)))
+            return Run(config, self._folder(config, seed, on=rpn, more=more), opts)
+        return self._plain_run(row.configs[self.scale], seed, more)
+
+    def prepare(self, rows: Iterable[Row]) -> None:
+        """Refuse a start that cannot work and a data set that is missing, before the first run.
+
+        Args:
+            rows: the rows to train.
+
+        Raises:
+            UserError: saying what is wrong.
+        """
+        start, own = self.start_name, self.tables.scale(self.scale).start
+        if start == "crops" and "config" not in own:
+            raise UserError(
+                f"--start crops: scale {self.scale} says no config to train it with; give another"
+            )
+        rows = list(rows)
+        files = {row.proposals.get(self.scale, "") for row in rows} - {""}
+        configs = [self._config(row) for row in rows]
+        configs += [self.tables.config_file(file) for file in sorted(files)]
+        loaded = [load_config(config, self._opts(0)) for config in dict.fromkeys(configs)]
+        for name in {n for cfg in loaded for n in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)}:
+            check_source(name)
+        if start not in ("", "crops"):
+            self.make_start(0)
+            for cfg in loaded:
+                check_start(self._start_path(0), cfg)
 
     def train_row(self, row: Row, seed: int) -> dict[str, Any]:
         """Train and evaluate a row and everything that it rests on; what is done is only read.
@@ -93,20 +154,27 @@ class Reproduction:
 
         Every seed has its own, so that the deviation over seeds includes the start's randomness.
         """
-        start = self.tables.scale(self.scale).start
-        if not start:
+        start, own = self.start_name, self.tables.scale(self.scale).start
+        if not start or self._start_path(seed) == start:
             return
         path = self._start_path(seed)
         os.makedirs(self.folder, exist_ok=True)
         # Detectron2's logger is not used here, since the file has no OUTPUT_DIR of its own.
         try:
             with portalocker.Lock(os.path.join(self.folder, ".start.lock"), timeout=3600):
-                if not os.path.isfile(path):
-                    logger.info("%s: training the start of the seed's rows", path)
-                    config = self.tables.config_file(start["config"])
-                    cfg = load_config(config, ["SEED", str(seed)])
-                    accuracy = pretrain_backbone(cfg, path, iterations=start["iterations"])
-                    logger.info("%s: %.1f %% of the crops are right", path, 100 * accuracy)
+                if os.path.isfile(path):
+                    return
+                if start != "crops":
+                    convert_torchvision(file_of(start), path)
+                    return
+                logger.info("%s: training the start of the seed's rows", path)
+                config = self.tables.config_file(own["config"])
+                cfg = load_config(config, [*self.tables.scale(self.scale).opts, "SEED", str(seed)])
+                done = pretrain_backbone(
+                    cfg, path, iterations=own["iterations"], held_out=_HELD_OUT
+                )
+                logger.info("%s: %.1f %% of held-out crops", path, 100 * done.accuracy)
+                write_json(f"{path}.json", done._asdict())
         except portalocker.LockException as error:
             raise BusyError(
                 f"another process has been making {path} for an hour; see to that process"
@@ -139,13 +207,18 @@ class Reproduction:
             timing = {"seconds": None} if timed is None else self.metrics(table, row, timed)
         entries = {}
         for seed, result in self.results(table, row).items():
+            start = f"{self._start_path(seed)}.json"
+            more = {"start": read_json(start)} if os.path.isfile(start) else {}
+            if boxes := recall_by_boxes(self.run(row, seed)):
+                more["boxes"] = boxes
             entries[seed] = {
                 "seed": seed,
                 "seconds": result["seconds"],
                 "iterations": result["iterations"],
                 "metrics": self.metrics(table, row, result) | timing,
                 "losses": result["losses"],
-                **{key: result[key] for key in PROVENANCE},
+                **{key: result[key] for key in PROVENANCE if key in result},
+                **more,
             }
             timing = dict.fromkeys(timing)  # The weights of a single seed were timed.
         return entries
@@ -182,9 +255,17 @@ class Reproduction:
         return self.tables.config_file(row.configs[self.scale])
 
     def _start_path(self, seed: int) -> str:
-        return os.path.join(self.folder, f"start_{self.scale}_seed_{seed}.pkl")
+        """Return what rows start from, which is not made yet; "" for what their configs say."""
+        start = self.start_name
+        if start == "crops":
+            return os.path.join(self.folder, f"start_crops_seed_{seed}.pkl")
+        if start == "imagenet":
+            return os.path.join(self.folder, "start_imagenet.pth")
+        if start and is_torchvision(start):
+            return os.path.join(self.folder, converted_name(start))
+        return start
 
-    def _folder(self, config: str, seed: int, on: str = "") -> str:
+    def _folder(self, config: str, seed: int, on: str = "", more: tuple[str, ...] = ()) -> str:
         root = os.path.dirname(self.tables.path)
         name = os.path.splitext(os.path.relpath(config, root))[0]
         if name.startswith(os.pardir):  # Two configs outside of the tables' folder may look alike.
@@ -192,25 +273,32 @@ class Reproduction:
             name = f"{os.path.basename(name)}_{place}"
         if on:
             name += f"_on_{os.path.splitext(os.path.basename(on))[0]}"
+        for key, value in zip(more[::2], more[1::2], strict=True):
+            name += f"_{key.rpartition('.')[2]}_{re.sub(r'[^A-Za-z0-9]+', '_', value).strip('_')}"
         return os.path.join(self.folder, self.dataset_name, name, f"seed_{seed}")
 
     def _opts(self, seed: int) -> tuple[str, ...]:
         scale = self.tables.scale(self.scale)
-        opts = ["SEED", str(seed)]
-        if scale.start:
-            opts += ["MODEL.WEIGHTS", self._start_path(seed)]
-        if self.dataset_name != scale.dataset:
+        opts = [*scale.opts, "SEED", str(seed)]
+        start = self._start_path(seed)
+        if start:
+            opts += ["MODEL.WEIGHTS", start]
+            if start != self.start_name and self.start_name != "crops":
+                opts += TORCHVISION_OPTS
+        # The data set that the configs name is that of the scale that they are from.
+        if self.dataset_name != self.tables.scale(scale.like or self.scale).dataset:
             for split, key in (("train", "DATASETS.TRAIN"), ("val", "DATASETS.TEST")):
-                name = f"{self.dataset}_{split}"
-                check_names([name], f"--dataset {self.dataset}: {key}")
+                name = f"{self.dataset_name}_{split}"
+                check_names([name], f"--dataset {self.dataset_name}: {key}")
                 opts += [key, f"('{name}',)"]
-            count = str(_number_of_classes(f"{self.dataset}_train"))
+            check_source(f"{self.dataset_name}_train")
+            count = str(_number_of_classes(f"{self.dataset_name}_train"))
             opts += ["MODEL.ROI_HEADS.NUM_CLASSES", count, "MODEL.RETINANET.NUM_CLASSES", count]
         return tuple(opts)
 
-    def _plain_run(self, config: str, seed: int) -> Run:
+    def _plain_run(self, config: str, seed: int, more: tuple[str, ...] = ()) -> Run:
         config = self.tables.config_file(config)
-        return Run(config, self._folder(config, seed), self._opts(seed))
+        return Run(config, self._folder(config, seed, more=more), (*self._opts(seed), *more))
 
 
 @functools.lru_cache

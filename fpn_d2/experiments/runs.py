@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import portalocker
@@ -27,7 +28,7 @@ from ..config import load_config, with_new_names
 from ..engine.output_dir import losses_of, progress_of, read_steps, training_seconds
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
-from ..utils.provenance import describe_machine, describe_versions, git_commit
+from ..utils.provenance import code_hash, describe_machine, describe_versions, git_commit
 
 # The data loader's processes hold a killed run's lock until they look for their parent, which they
 # do every 5 s.
@@ -35,7 +36,7 @@ _LOCK_SECONDS = 15
 _TICK_SECONDS = 2
 
 # What a result says about the place where its run was trained.
-PROVENANCE = ("commit", "machine", "versions")
+PROVENANCE = ("commit", "machine", "versions", "code")
 
 # Two calls of one run may differ in these keys.
 _FREE_KEYS = (
@@ -102,8 +103,13 @@ class Run:
 
 
 def provenance(*folder: str) -> dict[str, Any]:
-    """Return where a result comes from, under :data:`PROVENANCE`; see :func:`git_commit`."""
-    values = git_commit(*folder), describe_machine(), describe_versions()
+    """Return where a result comes from, under :data:`PROVENANCE`.
+
+    Args:
+        folder: the program's; see :func:`git_commit` and :func:`code_hash`.
+    """
+    code = code_hash(*folder or (Path(__file__).parents[2],))
+    values = git_commit(*folder), describe_machine(), describe_versions(), code
     return dict(zip(PROVENANCE, values, strict=True))
 
 
@@ -154,9 +160,9 @@ class Runner:
             run: the run, a single training.
 
         Returns:
-            ``{config, command, seconds, iterations, results, losses, commit, machine, versions}``:
-            ``seconds`` counts the training steps alone, ``results`` has each data set's results as
-            its evaluation writes them, ``losses`` are lists beside their iterations.
+            ``{config, command, seconds, iterations, results, losses, commit, machine, versions,
+            code}``: ``seconds`` counts the training steps alone, ``results`` has each data set's
+            results as its evaluation writes them, ``losses`` are lists beside their iterations.
 
         Raises:
             BusyError: if another process is training this run.

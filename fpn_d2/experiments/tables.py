@@ -21,12 +21,24 @@ class Scale:
 
     Args:
         dataset: the scale's data set, without its split.
-        start: ``{config: FILE, iterations: N}``, the network that is trained on crops and that
-            every row of a seed starts from; if empty, rows start as their configs say.
+        start: ``{config: FILE, iterations: N}``, the network that is trained on crops, for at most
+            so many iterations, and that every row of a seed starts from; with ``weights`` it is
+            what that says, unless ``--start`` says otherwise (see
+            :mod:`fpn_d2.experiments.starts`). If empty, rows start as their configs say.
+        opts: overrides of every run, ``["KEY", "value", ...]``.
+        like: another scale, whose configs, overrides and start this one has too; its own overrides
+            come after those.
+        rows: for a scale that is like another one, the names of its rows by table.
+        iterations: the schedules of every row, of which the first is the one that the configs have;
+            the learning rate falls after four fifths. If empty, that schedule alone.
     """
 
     dataset: str
     start: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    opts: list[str] = dataclasses.field(default_factory=list)
+    like: str = ""
+    rows: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    iterations: list[int] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +52,7 @@ class Row:
         proposals: for each scale, the config of the RPN on whose proposals the row is trained and
             tested; empty for a row that makes its own.
         beside: the row in whose line this one appears as further columns.
+        opts: overrides of this row alone, ``["KEY", "value", ...]``, after those of the scale.
     """
 
     name: str
@@ -47,6 +60,20 @@ class Row:
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
     proposals: Mapping[str, str] = dataclasses.field(default_factory=dict)
     beside: str = ""
+    opts: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class LongerRow(Row):
+    """A row at one of several schedules.
+
+    Args:
+        of: the name of the row.
+        iterations: the schedule.
+    """
+
+    of: str = ""
+    iterations: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +116,13 @@ class Table:
     claims: list[Claim]
     kind: str = "accuracy"
 
+    @property
+    def stem(self) -> str:
+        """The name of its files; rows at several schedules have files beside the table's own."""
+        longer = (row for row in self.rows.values() if isinstance(row, LongerRow))
+        scale = next((f"_{name}" for row in longer for name in row.configs), "")
+        return f"table{self.table}{scale}"
+
     def rows_at(self, scale: str) -> dict[str, Row]:
         """Return the rows that this scale has."""
         return {name: row for name, row in self.rows.items() if scale in row.configs}
@@ -127,6 +161,36 @@ class Tables:
         """
         return _get(self.tables, name, f"{self.path} has no table")
 
+    def table_at(self, name: str, scale: str) -> Table:
+        """Return a table as a scale trains it.
+
+        That is :meth:`table`, but for a scale that is like another one: it has its rows alone, and
+        each at every schedule, with the paper's claims about them.
+
+        Raises:
+            UserError: if there is no such table or scale.
+        """
+        table, size = self.table(name), self.scale(scale)
+        if not size.like:
+            return table
+        picked = {row: _moved(table.rows[row], size.like, scale) for row in size.rows.get(name, [])}
+        if not size.iterations:
+            return dataclasses.replace(table, rows=picked)
+        rows = {
+            f"{key}_{count}": _longer(key, row, count, count != size.iterations[0])
+            for key, row in picked.items()
+            for count in size.iterations
+        }
+        claims = []
+        for claim in table.claims:
+            order = [[row for row in group if row in picked] for group in claim.order]
+            order = [group for group in order if group]
+            for count in size.iterations if len(order) > 1 else ():
+                groups = [[f"{row}_{count}" for row in group] for group in order]
+                text = f"{claim.claim}, {count} iterations"
+                claims.append(dataclasses.replace(claim, claim=text, order=groups))
+        return dataclasses.replace(table, rows=rows, claims=claims)
+
     def scale(self, name: str) -> Scale:
         """Return the scale of this name.
 
@@ -134,6 +198,20 @@ class Tables:
             UserError: if there is none.
         """
         return _get(self.scales, name, f"{self.path} has no scale")
+
+
+def _moved(row: Row, origin: str, scale: str) -> Row:
+    """Return another scale's row as one of this scale."""
+    proposals = {scale: row.proposals[origin]} if row.proposals else {}
+    return dataclasses.replace(row, configs={scale: row.configs[origin]}, proposals=proposals)
+
+
+def _longer(name: str, row: Row, iterations: int, is_longer: bool) -> LongerRow:
+    schedule = ["SOLVER.MAX_ITER", str(iterations), "SOLVER.STEPS", f"({iterations * 4 // 5},)"]
+    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(Row)}
+    values["name"] = f"{row.name}, {iterations} iterations"
+    values["opts"] = [*row.opts, *(schedule if is_longer else ())]
+    return LongerRow(**values, of=name, iterations=iterations)
 
 
 def _get(entries: Mapping[str, Any], name: str, what: str) -> Any:
@@ -168,8 +246,13 @@ def load_tables(path: str | os.PathLike) -> Tables:
     metrics = _make(Mapping[str, str], content["metrics"], f"{path}, metrics")
     scales = _make(Mapping[str, Scale], content["scales"], f"{path}, scales")
     for name, scale in scales.items():
-        if scale.start:
-            _section(scale.start, f"{path}, scales, {name}, start", ("config", "iterations"))
+        where = f"{path}, scales, {name}"
+        if scale.start and "weights" not in scale.start:
+            _section(scale.start, f"{where}, start", ("config", "iterations"))
+        if scale.like:
+            other = _get(scales, scale.like, f"{where}, like: {path} has no scale")
+            start, opts = {**other.start, **scale.start}, [*other.opts, *scale.opts]
+            scales[name] = dataclasses.replace(scale, start=start, opts=opts)
     tables = {}
     for name, table in _section(content["tables"], f"{path}, tables").items():
         where = f"{path}, table {name}"
@@ -178,6 +261,12 @@ def load_tables(path: str | os.PathLike) -> Tables:
         tables[str(name)] = _make(Table, table, where)
         # A run's metrics have the anchors besides what an evaluation measures.
         _check_table(tables[str(name)], where, {*metrics, "anchors"}, set(scales))
+    for name, scale in scales.items():
+        for table, rows in scale.rows.items():
+            where = f"{path}, scales, {name}, rows"
+            there = _get(tables, table, f"{where}: there is no table").rows_at(scale.like)
+            for row in rows:
+                _get(there, row, f"{where}, table {table}: scale {scale.like} has no row")
     return Tables(path, metrics, scales, tables)
 
 

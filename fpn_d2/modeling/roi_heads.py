@@ -37,7 +37,15 @@ class C4ROIHeads(Res5ROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        """See :meth:`Res5ROIHeads.from_config`; the pooler is a :class:`LevelROIPooler`."""
+        """See :meth:`Res5ROIHeads.from_config`; the pooler is a :class:`LevelROIPooler`.
+
+        ``MODEL.ROI_BOX_HEAD.NORM``, if it is set, is the norm of conv5: a start that does not fill
+        these layers leaves a frozen norm nothing to normalize with.
+        """
+        if cfg.MODEL.ROI_BOX_HEAD.NORM:
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.MODEL.RESNETS.NORM = cfg.MODEL.ROI_BOX_HEAD.NORM
         arguments = super().from_config(cfg, input_shape)
         arguments["pooler"] = _build_pooler(cfg, input_shape)
         return arguments

@@ -1,6 +1,7 @@
 """Where a number comes from: the machine, the versions and the commit."""
 
 import contextlib
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -70,6 +71,25 @@ def git_commit(folder: str | os.PathLike = Path(__file__).parent) -> str:
         return commit + ("+" if _git(folder, "status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def code_hash(folder: str | os.PathLike) -> str:
+    """Return a short hash of what decides a trained model: the configs and the model's code.
+
+    Args:
+        folder: what holds ``configs``; their file of tables does not count.
+    """
+    package = Path(__file__).parents[1]
+    files = {f"{room}/{path.relative_to(package / room).as_posix()}": path
+             for room in ("layers", "modeling", "structures")
+             for path in package.joinpath(room).rglob("*.py")}  # fmt: skip
+    configs = Path(folder, "configs")
+    files |= {p.relative_to(folder).as_posix(): p for p in configs.rglob("*.yaml")}
+    files.pop("configs/tables.yaml", None)
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(name.encode() + b"\0" + files[name].read_bytes() + b"\0")
+    return digest.hexdigest()[:10]
 
 
 def _git(folder: str | os.PathLike, *words: str) -> str:

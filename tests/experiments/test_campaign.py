@@ -1,5 +1,6 @@
 """One call of tools/reproduce.py: what it trains, skips and says, and what results it writes."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ import portalocker
 import pytest
 
 from fpn_d2 import UserError
-from fpn_d2.experiments import Progress, campaign, reproduce, reproduction
+from fpn_d2.experiments import Progress, Scale, campaign, reproduce, reproduction
 from fpn_d2.experiments import runs as runs_module
 from fpn_d2.experiments.campaign import collect, results_file, update_results
 from fpn_d2.experiments.report import write_report
@@ -157,6 +158,23 @@ def test_a_file_of_another_scale_is_refused_before_any_training(call, calls, tmp
     for words in (str(path), "scale paper", "not quick", "--output"):
         assert words in str(error.value)
     assert calls() == []
+
+
+def test_a_file_of_another_recipe_is_refused_before_any_training(call, calls, file, plan, tables):
+    path = file([{"row": "c", "seeds": [entry(0, 50.0)]}])
+    frozen = Scale("shapes", opts=["MODEL.BACKBONE.FREEZE_AT", "2"])
+    plan = dataclasses.replace(plan, tables=dataclasses.replace(tables, scales={"quick": frozen}))
+    with pytest.raises(UserError) as error:
+        call(plan=plan)
+    for words in (path, "another recipe", "--output"):
+        assert words in str(error.value)
+    assert calls() == []
+    os.remove(path)
+    content = call(plan=plan, rows=["c"])
+    assert content["recipe"] == {"opts": "MODEL.BACKBONE.FREEZE_AT 2"}
+    assert calls()[0]["MODEL.BACKBONE.FREEZE_AT"] == "2"
+    assert len({content["code"]}) == 1
+    assert not any("code" in seed for row in content["rows"] for seed in row["seeds"])
 
 
 def test_a_time_table_is_timed_and_not_trained(call, calls, monkeypatch, plan, progress):

@@ -58,7 +58,7 @@ def test_an_image_of_noise_is_resized_as_the_config_says(row_config):
 
 def test_the_list_has_the_papers_number_and_the_costs(run_tool):
     code, out, error = run_tool(
-        list_configs, "RPN/rpn_R_50_FPN", "quick/RPN/rpn_R_18_FPN.", "--json"
+        list_configs, "RPN/rpn_R_50_FPN.", "quick/RPN/rpn_R_18_FPN.", "--json"
     )
     assert code == 0, error
     paper, quick = json.loads(out)

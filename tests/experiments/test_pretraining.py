@@ -15,6 +15,7 @@ from fpn_d2 import UserError, load_config
 from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.config import changed
 from fpn_d2.engine.trainer import Trainer
+from fpn_d2.experiments import pretraining
 from fpn_d2.experiments.pretraining import (
     _CUT_SIZE,
     CONTEXT,
@@ -113,8 +114,9 @@ def test_the_classifier_averages_the_coarsest_map():
 def test_the_checkpoint_fills_the_whole_bottom_up_network(repo, tiny_opts, tmp_path):
     cfg = load_config(repo / ROW, tiny_opts)
     path = str(tmp_path / "start" / "R-18.pkl")
-    accuracy = pretrain_backbone(cfg, path, iterations=2, batch_size=4)
+    accuracy, iterations, _, held_out = pretrain_backbone(cfg, path, iterations=2, batch_size=4)
     assert 0 <= accuracy <= 1
+    assert (iterations, held_out) == (2, 0)
     model = Trainer.build_model(cfg)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     SafeCheckpointer(model).load(path)
@@ -125,6 +127,49 @@ def test_the_checkpoint_fills_the_whole_bottom_up_network(repo, tiny_opts, tmp_p
         expected = before[name] if stem else torch.from_numpy(np.asarray(weights.pop(inner)))
         assert torch.equal(value, expected), name
     assert not weights
+
+
+def test_held_out_crops_end_the_training_where_they_stop_rising(
+    repo, tiny_opts, tmp_path, monkeypatch
+):
+    cfg = load_config(repo / ROW, [*tiny_opts, "SOLVER.AMP.ENABLED", "False"])
+    monkeypatch.setattr(pretraining, "_EVERY", 1)
+    # rises twice; three without a rise end the first learning rate, three more the second
+    measured = iter([0.5, 0.7, 0.6, 0.7, 0.701, 0.6, 0.6, 0.6, 0.6, 0.6])
+    seen, rates = [], []
+
+    def accuracy(training, crops, classes):
+        seen.append((len(crops), len(classes)))
+        rates.append(training.optimizer.param_groups[0]["lr"])
+        return next(measured)
+
+    monkeypatch.setattr(pretraining._Training, "_accuracy", accuracy)
+    path = tmp_path / "x.pkl"
+    done = pretrain_backbone(cfg, str(path), iterations=50, batch_size=4, held_out=0.5)
+    assert (done.accuracy, done.iterations) == (0.701, 5)  # the best, and when it was
+    assert rates == [0.05] * 5 + [pytest.approx(0.005)] * 3
+    assert set(seen) == {(done.held_out, done.held_out)}
+    assert min(done.crops, done.held_out) > 0
+
+
+def test_held_out_crops_are_classified_as_the_network_sees_them(repo, tiny_opts, tmp_path):
+    cfg = load_config(repo / ROW, tiny_opts)
+    kept = {}
+    for name, iterations in (("a", 2), ("b", 2)):
+        kept[name] = pretrain_backbone(
+            cfg, str(tmp_path / f"{name}.pkl"), iterations=iterations, batch_size=4, held_out=0.5
+        )
+    assert kept["a"] == kept["b"]  # the seed decides the split and the rest
+    hits = kept["a"].accuracy * kept["a"].held_out
+    assert hits == pytest.approx(round(hits), abs=1e-4)
+
+
+@pytest.mark.parametrize("share, says", [(1.0, "--held-out is 1"), (0.99, "none can be held out")])
+def test_images_that_cannot_be_held_out(repo, tiny_opts, tmp_path, share, says):
+    with pytest.raises(UserError, match=says):
+        pretrain_backbone(
+            load_config(repo / ROW, tiny_opts), str(tmp_path / "x.pkl"), held_out=share
+        )
 
 
 def test_another_bottom_up_network_learns_with_its_norms(repo, tiny_opts, tmp_path):

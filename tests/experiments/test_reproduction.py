@@ -12,6 +12,7 @@ from detectron2.modeling import build_backbone
 
 from fpn_d2 import UserError
 from fpn_d2.experiments import FourStep, Row, Scale, reproduction
+from fpn_d2.experiments.pretraining import Pretraining
 from fpn_d2.experiments.reproduction import count_anchors, pick_rows
 
 RPN, FAST = "rpn_R_18_FPN", "fast_rcnn_R_18_FPN"
@@ -233,10 +234,10 @@ def started(plan, tables, monkeypatch):
     """A plan whose scale has a start, and the list of the calls that made a start."""
     made = []
 
-    def pretrain(cfg, path, *, iterations):
+    def pretrain(cfg, path, *, iterations, held_out):
         made.append((cfg.SOLVER.MAX_ITER, iterations, cfg.SEED))
         Path(path).write_bytes(pickle.dumps({"model": {}}))
-        return 0.5
+        return Pretraining(0.5, iterations, 900, round(1000 * held_out))
 
     monkeypatch.setattr(reproduction, "pretrain_backbone", pretrain)
     scale = Scale("shapes", {"config": "quick/demo.yaml", "iterations": 7})
@@ -252,7 +253,11 @@ def test_every_row_of_a_seed_starts_from_one_network(started, runs, tables, call
     assert made == [(250, 7, 0), (250, 7, 1)]  # 250 iterations identify demo.yaml
     starts = [(c["SEED"], c["MODEL.WEIGHTS"]) for c in calls() if c["flag"] == "--resume"]
     assert len(starts) == 4
-    assert set(starts) == {(str(seed), f"{runs}/start_quick_seed_{seed}.pkl") for seed in (0, 1)}
+    assert set(starts) == {(str(seed), f"{runs}/start_crops_seed_{seed}.pkl") for seed in (0, 1)}
+    found = plan.entries(tables.table("1"), tables.table("1").rows["c"])
+    start = {"accuracy": 0.5, "iterations": 7, "crops": 900, "held_out": 100}
+    assert [entry["start"] for entry in found.values()] == [start, start]
+    assert plan.recipe == {"start": "crops (quick/demo.yaml, up to 7 iterations)"}
 
 
 def test_a_scale_without_a_start_leaves_the_configs_weights(plan, tables, runs, calls):
@@ -264,12 +269,12 @@ def test_a_start_is_trained_by_one_of_two_processes(started, runs, monkeypatch):
     plan, _ = started
     log = runs.parent / "made"
 
-    def slow(cfg, path, *, iterations):
+    def slow(cfg, path, *, iterations, held_out):
         with open(log, "a") as file:
             file.write("x")
         multiprocessing.Event().wait(0.3)
         Path(path).write_bytes(b"start")
-        return 0.5
+        return Pretraining(0.5, iterations, 9, 1)
 
     monkeypatch.setattr(reproduction, "pretrain_backbone", slow)
     context = multiprocessing.get_context("fork")

@@ -115,9 +115,9 @@ def configs(tables):
 
 
 def test_every_config_loads_at_its_scale(tables, configs):
-    assert set(configs) == {"paper", "quick"}
+    assert {"paper", "quick"} == {scale for scale, names in configs.items() if names}
     depths = {"paper": {50, 101}, "quick": {18}}
-    for scale, names in configs.items():
+    for scale, names in configs.items():  # "settled" and "photos" have the configs of "quick"
         dataset = tables.scale(scale).dataset
         for name in names:
             cfg = load_config(tables.config_file(name))
@@ -135,8 +135,55 @@ def test_every_row_of_the_paper_can_be_trained_on_a_laptop(tables):
 def test_the_start_of_a_scale_is_a_config_too(tables):
     start = tables.scale("quick").start
     assert load_config(tables.config_file(start["config"])).MODEL.RESNETS.DEPTH == 18
-    assert start["iterations"] == 200
+    assert start["iterations"] == 1500  # at most; held-out crops end it
     assert not tables.scale("paper").start  # ImageNet, as the configs say
+
+
+def test_the_quick_scale_freezes_what_the_authors_code_freezes(tables):
+    scale = tables.scale("quick")
+    frozen = set()
+    for table, name in (("1", "c"), ("2", "a"), ("6", "dual"), ("5", "shared")):
+        row = tables.table(table).rows[name]
+        config = load_config(tables.config_file(row.configs["quick"]), scale.opts)
+        assert not config.SOLVER.AMP.ENABLED
+        frozen.add((config.MODEL.BACKBONE.FREEZE_AT, config.MODEL.RESNETS.NORM))
+    assert frozen == {(2, "FrozenBN")}  # the authors' configs: gradients stop after res2
+    # A start of basic blocks does not fill conv5 of the C4 head, whose norm has to learn.
+    assert config.MODEL.ROI_BOX_HEAD.NORM == "BN"
+    (precision,) = (r for r in tables.table("precision").rows.items() if r[0] == "rpn_bf16")
+    opts = [*scale.opts, *precision[1].opts]
+    assert load_config(tables.config_file(precision[1].configs["quick"]), opts).SOLVER.AMP.ENABLED
+
+
+def test_a_scale_like_another_one_has_its_rows_at_every_schedule(tables):
+    quick, table = tables.scale("quick"), tables.table_at("1", "settled")
+    assert tables.scale("settled").opts == quick.opts
+    assert tables.scale("settled").start == quick.start
+    names = [f"{row}_{count}" for row in "cdf" for count in (300, 600, 1200, 2400)]
+    assert (list(table.rows), table.stem) == (names, "table1_settled")
+    row, own = table.rows["d_600"], tables.table("1").rows["d"]
+    assert row.configs == {"settled": own.configs["quick"]}
+    assert row.opts == ["SOLVER.MAX_ITER", "600", "SOLVER.STEPS", "(480,)"]
+    assert (row.of, row.iterations, row.paper) == ("d", 600, own.paper)
+    # The first schedule is the configs' own, so that its runs are those of the quick scale.
+    config = load_config(tables.config_file(own.configs["quick"]))
+    assert (config.SOLVER.MAX_ITER, table.rows["d_300"].opts) == (300, [])
+    assert config.SOLVER.STEPS == (240,)  # four fifths, as at every other schedule
+    # "FPN (c) finds more than every other row", of the rows that are there
+    assert table.claims[3].order == [["c_2400"], ["d_2400", "f_2400"]]
+    assert {claim.order[0][0] for claim in table.claims} == {n for n in names if n[0] == "c"}
+    fast = tables.table_at("2", "settled").rows["c_1200"]
+    assert fast.proposals == {"settled": "quick/RPN/rpn_R_18_FPN.yaml"}
+
+
+def test_the_photographs_start_from_imagenet(tables):
+    photos, table = tables.scale("photos"), tables.table_at("1", "photos")
+    assert photos.start["weights"] == "imagenet"
+    assert photos.opts[: len(tables.scale("quick").opts)] == tables.scale("quick").opts
+    assert table.rows_at("photos").keys() == tables.table("1").rows.keys()
+    assert (table.stem, table.claims) == ("table1", tables.table("1").claims)
+    assert not tables.table_at("6", "photos").rows_at("photos")
+    assert tables.table_at("1", "quick") is tables.table("1")
 
 
 def test_configs_are_named_relative_to_the_file(tmp_path):
@@ -187,16 +234,16 @@ def test_a_small_file_is_enough(load):
 
 def test_a_users_own_row_in_a_copy_of_the_file_works(tmp_path):
     text = FILE.read_text()
-    row = 'c_heads: {name: "separate heads", configs: {quick: "mine.yaml"}, paper: {AR1k: 1.5}}'
+    row = 'c_wide: {name: "128 channels", configs: {quick: "mine.yaml"}, paper: {AR1k: 1.5}}'
     place = '    claims:\n      - {claim: "FPN (c) finds more'
     assert text.count(place) == 1
     path = tmp_path / "tables.yaml"
     path.write_text(text.replace(place, f"      {row}\n{place}"))
     table = load_tables(path).table("1")
-    assert list(table.rows) == ["a", "b", "c", "d", "e", "f", "c_heads"]
-    assert "c_heads" in table.rows_at("quick")
-    assert "c_heads" not in table.rows_at("paper")
-    assert table.rows["c_heads"].paper == {"AR1k": 1.5}
+    assert list(table.rows) == ["a", "b", "c", "d", "e", "f", "c_heads", "d_heads", "c_wide"]
+    assert "c_wide" in table.rows_at("quick")
+    assert "c_wide" not in table.rows_at("paper")
+    assert table.rows["c_wide"].paper == {"AR1k": 1.5}
 
 
 def test_a_number_is_a_name_of_a_table(load):
@@ -216,6 +263,9 @@ BAD = [
     ("scales s", {}, ["scales, s", "dataset"]),
     ("scales quick data", 1, ["scales, quick", "data", "dataset"]),
     ("scales quick start", {"config": "a.yaml"}, ["scales, quick", "iterations"]),
+    ("scales s", {"dataset": "x", "like": "q"}, ["scales, s, like", "no scale q"]),
+    ("scales s", {"dataset": "x", "like": "quick", "rows": {"2": ["a"]}}, ["s, rows", "table 2"]),
+    ("scales s", {"dataset": "x", "like": "quick", "rows": {"mine": ["z"]}}, ["mine", "no row z"]),
     ("tables mine title", ..., ["table mine", "title is missing"]),
     ("tables mine row", {}, ["table mine", "no key row", "rows"]),
     ("tables mine kind", "speed", ["table mine", "'speed'", "'timing'"]),

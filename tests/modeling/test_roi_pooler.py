@@ -225,6 +225,20 @@ def test_the_heads_pooler_is_detectron2s_but_for_eq_1(row_config):
     assert (ours.min_level, ours.max_level) == (stock.min_level, stock.max_level) == (2, 5)
 
 
+def test_the_norm_of_the_conv5_head_can_learn_while_the_backbones_is_frozen(row_config):
+    row, frozen = "quick/Fast-RCNN/fast_rcnn_R_18_C4", ("MODEL.RESNETS.NORM", "FrozenBN")
+    shapes = {"res4": ShapeSpec(channels=256, stride=16)}
+    kinds = {}
+    for norm in ("", "BN"):
+        cfg = row_config(row, *frozen, "MODEL.ROI_BOX_HEAD.NORM", norm)
+        head = build_roi_heads(cfg, shapes).res5
+        kinds[norm] = {type(m).__name__ for m in head.modules() if "BatchNorm" in type(m).__name__}
+        assert cfg.MODEL.RESNETS.NORM == "FrozenBN"
+    assert kinds[""] == {"FrozenBatchNorm2d"}
+    assert len(kinds["BN"]) == 1
+    assert "Frozen" not in kinds["BN"].pop()
+
+
 @pytest.mark.parametrize("row", ["C4", "C5", "FPN", "P2"])
 def test_every_row_pools_in_bfloat16_training(row_config, make_input, row):
     # Table 2's rows pool by RoI pooling, whose kernel knows no bfloat16

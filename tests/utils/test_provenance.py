@@ -35,3 +35,30 @@ def test_the_versions_are_those_of_the_packages_that_run():
     versions = provenance.describe_versions()
     assert list(versions) == ["python", "torch", "torchvision", "detectron2", "fpn_d2"]
     assert versions["fpn_d2"] == fpn_d2.__version__
+
+
+def test_the_hash_is_of_the_configs_and_the_models_code(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    monkeypatch.setattr(provenance, "__file__", str(package / "utils" / "provenance.py"))
+    files = {
+        "package/modeling/fpn.py": True,
+        "package/modeling/masks/head.py": True,
+        "package/layers/a.py": True,
+        "package/structures/a.py": True,
+        "configs/Base.yaml": True,
+        "configs/quick/RPN/a.yaml": True,
+        "configs/tables.yaml": False,  # its claims and numbers train nothing
+        "package/experiments/report.py": False,
+    }
+    for name in files:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1")
+    first = provenance.code_hash(tmp_path)
+    for name, counts in files.items():
+        (tmp_path / name).write_text("2")
+        assert (provenance.code_hash(tmp_path) != first) == counts, name
+        (tmp_path / name).write_text("1")
+    assert provenance.code_hash(tmp_path) == first
+    (tmp_path / "configs/quick/RPN/a.yaml").rename(tmp_path / "configs/quick/RPN/b.yaml")
+    assert provenance.code_hash(tmp_path) != first

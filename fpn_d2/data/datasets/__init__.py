@@ -22,3 +22,5 @@ register_shapes(datasets_root())
 register_coco_folders(datasets_root())
 register_converted_folders(datasets_root())
 register_first_images("coco_2014_val_first5k", of="coco_2014_val", count=5000)  # Table 6
+register_first_images("photos_train", of="coco_2017_val", count=4000)  # of the scale photos
+register_first_images("photos_val", of="coco_2017_val", count=1000, start=4000)

@@ -177,7 +177,7 @@ def _is_free(name: str, path: str) -> bool:
     return False
 
 
-def register_first_images(name: str, of: str, count: int) -> None:
+def register_first_images(name: str, of: str, count: int, start: int = 0) -> None:
     """Register the first images by ascending id of one data set in COCO's format as another.
 
     Its first use writes its annotation file beside that of the whole set. A name that is registered
@@ -187,29 +187,45 @@ def register_first_images(name: str, of: str, count: int) -> None:
         name: the new data set.
         of: the whole set, which is registered.
         count: the number of images.
+        start: the number of images to pass over before them.
     """
     if name in DatasetCatalog or of not in DatasetCatalog:
         return
     whole = MetadataCatalog.get(of)
     stem, ending = os.path.splitext(whole.json_file)
-    json_file = f"{stem}_first{count}{ending}"
+    part = f"images{start + 1}to{start + count}" if start else f"first{count}"
+    json_file = f"{stem}_{part}{ending}"
 
     def load() -> list[dict[str, Any]]:
         if not os.path.isfile(json_file):
-            _write_subset(whole.json_file, json_file, count, name)
+            _write_subset(whole.json_file, json_file, slice(start, start + count), name)
         return load_coco_json(json_file, whole.image_root, name)
 
     DatasetCatalog.register(name, load)
     own = "name", "json_file", "thing_dataset_id_to_contiguous_id"
     shared = {key: value for key, value in whole.as_dict().items() if key not in own}
-    MetadataCatalog.get(name).set(**shared, json_file=json_file)
+    MetadataCatalog.get(name).set(**shared, json_file=json_file, made_of=whole.json_file)
 
 
-def _write_subset(source: str, target: str, count: int, name: str) -> None:
+def check_source(name: str) -> None:
+    """Refuse a data set that is made of another one's file, which is not there.
+
+    Raises:
+        UserError: naming that file.
+    """
+    metadata = MetadataCatalog.get(name)
+    source, file = metadata.get("made_of"), metadata.get("json_file")
+    if source and not (os.path.isfile(file) or os.path.isfile(source)):
+        raise UserError(
+            f"data set {name} is made of {source}, which is missing: {missing_remedy()}"
+        )
+
+
+def _write_subset(source: str, target: str, part: slice, name: str) -> None:
     try:
         with open(source, encoding="utf-8") as file:
             content = json.load(file)
-        content["images"] = sorted(content["images"], key=lambda image: image["id"])[:count]
+        content["images"] = sorted(content["images"], key=lambda image: image["id"])[part]
         ids = {image["id"] for image in content["images"]}
         content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
         with replace_file(target, encoding="utf-8") as file:

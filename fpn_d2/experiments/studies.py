@@ -1,0 +1,235 @@
+"""What lies beside a table's numbers: longer schedules, and the number of boxes before NMS.
+
+Rows at several schedules (:class:`LongerRow`) tell whether the order of rows is settled. A single
+level's recall against the number of boxes that go into NMS tells whether that number starves it.
+An RPN's losses do not depend on it, so that one training is evaluated at every number, on the
+images that it was trained on and on those of the test.
+"""
+
+import glob
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..utils.errors import UserError
+from ..utils.files import read_json
+from ..visualization.pages import Chart, new_axes
+from .claims import Summaries, Summary, format_metric, noise_between
+from .figures import finish_chart, plot_row, row_styles
+from .runs import Run, Runner
+from .tables import LongerRow, Table
+
+_BOXES = "boxes_"  # Begins the names of the folders below a run.
+
+
+class Section(NamedTuple):
+    """A table of a report, as texts: its title, a sentence on how to read it, header and lines."""
+
+    title: str
+    note: str
+    header: list[str]
+    lines: list[list[str]]
+
+
+def measure_boxes(runner: Runner, run: Run, counts: Sequence[int]) -> None:
+    """Evaluate a finished RPN at several numbers of boxes before NMS; what is there is kept.
+
+    Args:
+        runner: calls train_net.py.
+        run: the RPN's run, which is done.
+        counts: values of ``MODEL.RPN.PRE_NMS_TOPK_TEST``.
+
+    Raises:
+        UserError: if the row is no RPN, or an evaluation fails.
+    """
+    cfg = run.load_config()
+    if cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
+        raise UserError(f"--boxes: {run.config} trains no RPN; give rows of table 1 by --rows")
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    for count in counts:
+        more = ("MODEL.WEIGHTS", run.weights, "MODEL.RPN.PRE_NMS_TOPK_TEST", str(count))
+        folder = os.path.join(run.folder, f"{_BOXES}{count}")
+        part = Run(run.config, folder, (*run.opts, *more, "DATASETS.TEST", str(names)))
+        folders = [part.inference_folder(name) for name in names]
+        with runner.locked(folder) as lock:
+            if not all(os.path.isfile(os.path.join(f, "results.json")) for f in folders):
+                runner.call(part, ["--eval-only"], [], lock)
+                for path in (os.path.join(f, "box_proposals.pkl") for f in folders):
+                    os.remove(path)  # some 100 MB, which nobody reads
+
+
+def recall_by_boxes(run: Run) -> dict[str, dict[str, float]]:
+    """Return AR1k by data set and number of boxes, as :func:`measure_boxes` left it."""
+    found: dict[str, dict[str, float]] = {}
+    folders = glob.glob(os.path.join(glob.escape(run.folder), f"{_BOXES}*"))
+    by_count = {int(folder.rpartition("_")[2]): folder for folder in folders}
+    for count in sorted(by_count):
+        pattern = os.path.join(glob.escape(by_count[count]), "inference", "*", "results.json")
+        for path in sorted(glob.glob(pattern)):
+            name = os.path.basename(os.path.dirname(path))
+            found.setdefault(name, {})[str(count)] = read_json(path)["box_proposals"]["AR@1000"]
+    return found
+
+
+def study_sections(table: Table, results: Mapping[str, Any], summaries: Summaries) -> list[Section]:
+    """Return the sections of a report that the results have numbers for, see :mod:`studies`."""
+    sections = [_settling(table, summaries), _boxes(results)]
+    return [section for section in sections if section is not None]
+
+
+def draw_studies(table: Table, results: Mapping[str, Any], summaries: Summaries) -> list[Chart]:
+    """Draw the metric of each row against iterations, and recall against boxes before NMS."""
+    charts = [_draw_schedules(table, summaries), _draw_boxes(table, results)]
+    return [chart for chart in charts if chart is not None]
+
+
+# -- schedules
+
+
+def _headline(table: Table) -> str:
+    return table.claims[0].metric if table.claims else table.metrics[-1]
+
+
+def _by_schedule(table: Table, summaries: Summaries) -> dict[str, dict[int, Summary]]:
+    """Return the headline metric of each row by its iterations."""
+    found: dict[str, dict[int, Summary]] = {}
+    for name, row in table.rows.items():
+        summary = summaries.get(name, {}).get(_headline(table))
+        if isinstance(row, LongerRow) and summary:
+            found.setdefault(row.of, {})[row.iterations] = summary
+    return found
+
+
+def _settling(table: Table, summaries: Summaries) -> Section | None:
+    """Tell how the differences from the first row change from one schedule to the next."""
+    rows = _by_schedule(table, summaries)
+    if not rows:
+        return None
+    metric, (first, *others) = _headline(table), rows
+    counts = sorted({count for schedules in rows.values() for count in schedules})
+    lines = []
+    for other in others:
+        differences = {}
+        for count in counts:
+            pair = [rows[row].get(count) for row in (first, other)]
+            if None not in pair:
+                x, y = (summary.by_seed for summary in pair)
+                shared = {seed: x[seed] - y[seed] for seed in x if seed in y}
+                differences |= {count: Summary(shared)} if shared else {}
+        texts = [_signed(metric, differences.get(count)) for count in counts]
+        lines.append([f"{first} \N{MINUS SIGN} {other}", *texts, _last_change(metric, differences)])
+    return Section(
+        "Is the order settled?",
+        f"Differences of {metric} by iterations, seed by seed. A difference is settled once its "
+        "change from one schedule to the next is within two standard errors.",
+        ["", *map(str, counts), "last change"],
+        lines,
+    )
+
+
+def _signed(metric: str, summary: Summary | None) -> str:
+    text = format_metric(metric, summary.mean if summary else None, signed=True)
+    return f"{text} ± {summary.deviation:.1f}" if summary and summary.deviation else text
+
+
+def _last_change(metric: str, differences: Mapping[int, Summary]) -> str:
+    """Say whether the difference at the longest schedule is that of the one before."""
+    if len(differences) < 2:
+        return "not measured"
+    before, last = (differences[count] for count in sorted(differences)[-2:])
+    change, noise = last.mean - before.mean, noise_between(last, before)
+    text = format_metric(metric, change, signed=True)
+    if noise is None:
+        return f"{text}, one seed"
+    verdict = "settled" if abs(change) <= noise else "not settled"
+    return f"{text}, noise {format_metric(metric, noise)}: {verdict}"
+
+
+def _draw_schedules(table: Table, summaries: Summaries) -> Chart | None:
+    rows = _by_schedule(table, summaries)
+    if not rows:
+        return None
+    figure, axes = new_axes()
+    styles = row_styles(rows)
+    for name, schedules in rows.items():
+        counts = sorted(schedules)
+        means = np.array([schedules[count].mean for count in counts])
+        spread = np.array([schedules[count].deviation or 0.0 for count in counts])
+        label = next(r.name for r in table.rows.values() if getattr(r, "of", "") == name)
+        label = f"{name}: {label.rpartition(',')[0]}"
+        plot_row(axes, counts, means, styles[name], label, marks=True)
+        axes.fill_between(
+            counts, means - spread, means + spread, color=styles[name].color, alpha=0.2, lw=0
+        )
+    counts = sorted({count for schedules in rows.values() for count in schedules})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.set_xlabel("iterations of training")
+    axes.set_ylabel(_headline(table))
+    return finish_chart(
+        figure, "schedules", f"{_headline(table)} against the iterations of training, by row",
+        "Longer schedules",
+        "Mean over the seeds; the band is one standard deviation to each side.",
+    )  # fmt: skip
+
+
+# -- boxes before NMS
+
+
+def _by_boxes(results: Mapping[str, Any]) -> dict[tuple[str, str], dict[int, Summary]]:
+    """Return AR1k by row and data set, and by number of boxes."""
+    values: dict[tuple[str, str], dict[int, dict[int, float]]] = {}
+    for row in results.get("rows") or []:
+        for seed in row.get("seeds") or []:
+            for name, recalls in (seed.get("boxes") or {}).items():
+                counts = values.setdefault((str(row["row"]), name), {})
+                for count, recall in recalls.items():
+                    if recall is not None:
+                        counts.setdefault(int(count), {})[seed.get("seed", 0)] = recall
+    return {
+        key: {count: Summary(by_seed) for count, by_seed in sorted(counts.items())}
+        for key, counts in values.items()
+    }
+
+
+def _boxes(results: Mapping[str, Any]) -> Section | None:
+    found = _by_boxes(results)
+    if not found:
+        return None
+    counts = sorted({count for summaries in found.values() for count in summaries})
+    lines = []
+    for (row, name), summaries in found.items():
+        cells = []
+        for summary in map(summaries.get, counts):
+            cells.append(format_metric("AR1k", summary.mean if summary else None))
+            if summary and summary.deviation is not None:
+                cells[-1] += f" ± {summary.deviation:.1f}"
+        lines.append([row, name, *cells])
+    return Section(
+        "Recall against the number of boxes before NMS",
+        "AR1k of one training at each number, on the images of the training and of the test.",
+        ["", "data", *map(str, counts)],
+        lines,
+    )
+
+
+def _draw_boxes(table: Table, results: Mapping[str, Any]) -> Chart | None:
+    found = _by_boxes(results)
+    if not found:
+        return None
+    figure, axes = new_axes()
+    styles = row_styles(table.rows)
+    for (row, name), summaries in found.items():
+        if row in styles:
+            style = styles[row] if name.endswith("_val") else styles[row]._replace(line=":")
+            means = [summary.mean for summary in summaries.values()]
+            plot_row(axes, list(summaries), means, style, f"{row} on {name}", marks=True)
+    axes.set_xscale("log")
+    axes.set_xlabel("boxes of a level before NMS")
+    axes.set_ylabel("AR1k")
+    return finish_chart(
+        figure, "boxes", "average recall against the number of boxes before NMS",
+        "Boxes before NMS", "AR1k, mean over the seeds; dotted: images of the training.",
+    )  # fmt: skip

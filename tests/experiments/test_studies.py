@@ -1,0 +1,136 @@
+"""Longer schedules, and recall against the number of boxes before NMS."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from fpn_d2 import UserError
+from fpn_d2.experiments import Scale, campaign, reproduction
+from fpn_d2.experiments.claims import summarize
+from fpn_d2.experiments.report import claims_table, markdown_report, write_report
+from fpn_d2.experiments.studies import draw_studies, measure_boxes, recall_by_boxes, study_sections
+from fpn_d2.experiments.tables import Claim
+
+MINUS = "\N{MINUS SIGN}"
+
+
+@pytest.fixture
+def settled(tables):
+    """Rows c and d of table 1 at 300 and 600 iterations."""
+    scale = Scale("shapes", like="quick", rows={"1": ["c", "d"]}, iterations=[300, 600])
+    claim = Claim("FPN is better", "AR1k", [["c"], ["d", "p"]])
+    ours = dataclasses.replace(tables.table("1"), claims=[claim])
+    scales = {**tables.scales, "settled": scale}
+    return dataclasses.replace(tables, scales=scales, tables={**tables.tables, "1": ours})
+
+
+def results(**recalls):
+    """The content of a results file: by row, the AR1k of seeds 0, 1, ..."""
+    rows = [
+        {"row": row, "seeds": [{"seed": i, "metrics": {"AR1k": x}} for i, x in enumerate(values)]}
+        for row, values in recalls.items()
+    ]
+    return {"table": "1", "scale": "settled", "dataset": "shapes", "recipe": {}, "rows": rows}
+
+
+def test_a_difference_is_settled_once_its_change_is_within_the_noise(settled):
+    table = settled.table_at("1", "settled")
+    # d behind c by 5, 7, 6 and then by 5, 4, 6: a change of -1, of which two standard errors are
+    # 2 * stdev(0, -3, 0) / sqrt(3) = 2 * sqrt(3) / sqrt(3) = 2
+    found = results(c_300=[50, 52, 51], d_300=[45, 45, 45], c_600=[60, 60, 61], d_600=[55, 56, 55])
+    (section,) = study_sections(table, found, summarize(found))
+    assert section.header == ["", "300", "600", "last change"]
+    change = f"{MINUS}1.0, noise 2.0: settled"
+    assert section.lines == [[f"c {MINUS} d", "+6.0 ± 1.0", "+5.0 ± 1.0", change]]
+    found = results(c_300=[50, 50], d_300=[45, 45], c_600=[60, 60.2], d_600=[50, 50])
+    (section,) = study_sections(table, found, summarize(found))
+    assert section.lines[0][-1] == "+5.1, noise 0.2: not settled"
+    found = results(c_300=[50], d_300=[45], c_600=[60], d_600=[50])
+    (section,) = study_sections(table, found, summarize(found))
+    assert section.lines[0][1:] == ["+5.0", "+10.0", "+5.0, one seed"]
+    found = results(c_300=[50], d_300=[45], c_600=[60])
+    (section,) = study_sections(table, found, summarize(found))
+    assert section.lines[0][1:] == ["+5.0", "\N{EN DASH}", "not measured"]
+
+
+def test_the_curves_are_a_picture_of_the_report(settled, tmp_path):
+    table = settled.table_at("1", "settled")
+    found = results(c_300=[50, 52], d_300=[45, 45], c_600=[60, 61], d_600=[55, 55])
+    (chart,) = draw_studies(table, found, summarize(found))
+    assert "iterations of training" in chart.svg
+    assert "c: FPN" in chart.svg
+    paths = write_report(table, found, str(tmp_path))
+    names = [os.path.basename(path) for path in paths]
+    assert names == ["table1_settled.md", "table1_settled.html"]
+    assert chart.title in Path(paths[1]).read_text(encoding="utf-8")
+    assert "## Is the order settled?" in markdown_report(table, found)
+
+
+def test_each_claim_has_a_line_at_each_scale_and_the_longest_schedule(settled):
+    table = settled.table_at("1", "settled")
+    longer = results(c_300=[50, 52], d_300=[45, 45], c_600=[60, 61], d_600=[55, 56])
+    quick = {**results(c=[50], d=[55], p=[40]), "scale": "quick"}
+    del quick["recipe"]
+    own = dataclasses.replace(
+        settled.table("1"), claims=[Claim("FPN is better", "AR1k", [["c"], ["d"]])]
+    )
+    text = claims_table([(own, quick), (table, longer)])
+    lines = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
+    assert lines == [
+        ["1", "FPN is better (AR1k)", "quick, shapes, earlier recipe", "\N{BALLOT X} does not hold",
+         f"c {MINUS} d: {MINUS}5.0", "+6.8", "\N{EN DASH}", "1"],
+        ["1", "FPN is better, 600 iterations (AR1k)", "settled, shapes", "\N{CHECK MARK} holds",
+         f"c_600 {MINUS} d_600: +5.0", "+6.8", "\N{EN DASH}", "2"],
+    ]  # fmt: skip
+
+
+def test_longer_rows_have_folders_of_their_own_and_the_first_schedule_is_shared(
+    plan, settled, runs, calls
+):
+    plan = dataclasses.replace(plan, tables=settled, scale="settled")
+    rows = settled.table_at("1", "settled").rows
+    short = dataclasses.replace(plan, scale="quick").run(settled.table("1").rows["c"], 0)
+    assert plan.run(rows["c_300"], 0) == short
+    longer = plan.run(rows["c_600"], 0)
+    assert longer.folder == f"{runs}/shapes/quick/RPN/rpn_R_18_FPN_MAX_ITER_600_STEPS_480/seed_0"
+    assert longer.load_config().SOLVER.MAX_ITER == 600
+    assert longer.load_config().SOLVER.STEPS == (480,)
+
+
+# -- boxes before NMS ----------------------------------------------------------------------------
+
+
+def test_a_trained_rpn_is_evaluated_at_each_number_on_both_splits(
+    plan, tables, calls, tmp_path, monkeypatch
+):
+    row, table = tables.table("1").rows["c"], tables.table("1")
+    plan.train_row(row, 2)
+    run = plan.run(row, 2)
+    assert recall_by_boxes(run) == {}
+    for counts in ([6000, 1000], [1000, 6000, 50000]):
+        measure_boxes(plan.runner, run, counts)
+    numbers = {"1000": 42.0, "6000": 42.0, "50000": 42.0}  # 40 + the seed, as the program has it
+    assert recall_by_boxes(run) == {"shapes_train": numbers, "shapes_val": numbers}
+    evaluations = calls()[1:]
+    assert [call["MODEL.RPN.PRE_NMS_TOPK_TEST"] for call in evaluations] == [
+        "6000",
+        "1000",
+        "50000",
+    ]
+    assert {call["flag"] for call in evaluations} == {"--eval-only"}
+    assert {call["MODEL.WEIGHTS"] for call in evaluations} == {run.weights}
+    monkeypatch.setattr(reproduction, "count_anchors", lambda *_: 12)
+    content = campaign.collect(plan, table, str(tmp_path / "none.json"))
+    assert content["rows"][0]["seeds"][0]["boxes"]["shapes_val"] == numbers
+    (section,) = study_sections(table, content, summarize(content))
+    assert section.lines[0] == ["c", "shapes_train", "42.0", "42.0", "42.0"]
+    (chart,) = draw_studies(table, content, summarize(content))
+    assert "boxes of a level before NMS" in chart.svg
+
+
+def test_a_row_that_is_no_rpn_is_refused(plan, tables):
+    run = plan.run(tables.table("2").rows["c"], 0)
+    with pytest.raises(UserError, match="--boxes: .*fast_rcnn_R_18_FPN.yaml trains no RPN"):
+        measure_boxes(plan.runner, run, [1000])
