@@ -150,7 +150,7 @@ OVERRIDES = {
         ["tools/train_four_step.py"], row="quick/Feature-Sharing/shared_R_18_FPN"
     ),
     "an unknown data set": override(
-        "DATASETS.TRAIN ('bad_trian',)", "'bad_trian'", "bad_train", "DETECTRON2_DATASETS"
+        "DATASETS.TRAIN ('bad_trian',)", "'bad_trian'", "bad_train", "/bad has train, val"
     ),
     "no data set": override("DATASETS.TRAIN ()"),
     "an unknown test set": override("DATASETS.TEST ('bad_vol',)", "bad_vol", "bad_val"),

@@ -69,8 +69,9 @@ def config(row_config, tiny_opts, monkeypatch):
     def make(number):
         words = words_of(number)
         place = words.index("INFERENCE.PRECISION") + 1
-        if words[place] == "float16" and not torch.cuda.is_available():
-            words[place] = "float32"  # refused in a sentence: tests/inference/test_prepared.py
+        lacking = ["int8"] if torch.cuda.is_available() else ["int8", "float16"]
+        if words[place] in lacking:  # tests/inference/test_quantization.py and test_prepared.py
+            words[place] = "float32"
         return row_config(FASTER, *tiny_opts, *ALWAYS, *words)
 
     return make
@@ -81,6 +82,7 @@ def test_the_rounds_have_every_word():
     assert all(len(set(words)) == len(words) <= ROUNDS for words in CHOICES.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_every_word_trains_is_evaluated_and_detects(config, number, tmp_path):
     cfg = config(number)

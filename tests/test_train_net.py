@@ -109,7 +109,7 @@ def test_an_evaluation_needs_a_test_set(run):  # other bad input: tests/test_bad
     assert "DATASETS.TEST" in stderr
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_the_program_ends_with_code_2_and_one_sentence(repo, tiny_opts, run_program, processes):
     row = repo / f"configs/{FASTER}.yaml"
     done = run_program(

@@ -10,7 +10,6 @@ from PIL import Image, ImageOps
 graph = openvino.Core().read_model(sys.argv[1])
 model = openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 about = graph.get_rt_info("fpn_d2").value
-names = json.loads(about["class_names"])
 with open(sys.argv[2], "rb") as file:  # by its name Pillow 13 garbles grey TIFFs that lie aside
     image = ImageOps.exif_transpose(Image.open(file))
 if about["input_format"] not in ("BGR", "RGB", "L") or image.mode in ("I", "F"):
@@ -27,4 +26,8 @@ if len(model.inputs) == 2:  # a Fast R-CNN: boxes (P, 4) in pixels of the image
     inputs["proposals"] = np.load(sys.argv[3]).astype(np.float32) / back
 boxes, scores, *classes = model(inputs).values()
 for i, (box, score) in enumerate(zip(boxes * back, scores, strict=True)):
-    print(names[classes[0][i]] if classes else "object", f"{score:.3f}", *box.round(2))
+    print(
+        json.loads(about["class_names"])[classes[0][i]] if classes else "object",
+        f"{score:.3f}",
+        *box.round(2),
+    )

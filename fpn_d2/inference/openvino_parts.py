@@ -256,7 +256,8 @@ def convert(part: Part, example: Tensor) -> Any:
     free = [0, 2, 3] if isinstance(part, LevelsPart) else [0]
     shape = [-1 if i in free else side for i, side in enumerate(example.shape)]
     try:
-        with quietly():
+        # The converter needs graphs without calls, which a training on a CPU would leave in them.
+        with quietly(), torch.jit.optimized_execution(True):
             return openvino.convert_model(part, example_input=example, input=[shape])
     except Exception as error:  # of the trace, or of any operation
         reason = " ".join(str(error).split())[:200]

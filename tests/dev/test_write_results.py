@@ -96,7 +96,7 @@ def test_no_result_names_a_path_of_a_machine(repo):
 
 
 def test_help_writes_nothing(run_tool, monkeypatch):
-    monkeypatch.setattr(write_results, "load_tables", lambda path: pytest.fail("began"))
+    monkeypatch.setattr("fpn_d2.experiments.load_tables", lambda path: pytest.fail("began"))
     code, stdout, _ = run_tool(write_results, "--help")
     assert code == 0
     assert "make results" in stdout

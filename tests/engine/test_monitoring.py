@@ -411,6 +411,7 @@ EVERYTHING = ["SOLVER.EMA_DECAY", "0.9", "SOLVER.ACCUMULATE", "3", "TEST.EVAL_PE
 EVERYTHING += ["TEST.VALIDATION_LOSS", "True", "TEST.BEST_METRIC", "validation_loss"]
 
 
+@pytest.mark.slow
 def test_all_of_it_resumes_to_the_bit(trainer, tmp_path, monkeypatch):
     """A checkpoint lies behind iteration 3, the first of the three batches of a step."""
     monkeypatch.setattr(Trainer, "test", lambda *_: {})

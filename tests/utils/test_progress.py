@@ -44,7 +44,8 @@ def test_what_cannot_be_counted_is_told_by_its_seconds(soon, caplog):
     assert {record.getMessage() for record in caplog.records} == {"matching: 0 s so far"}
 
 
-def test_without_a_log_the_lines_are_printed(soon, capsys):
+def test_without_a_log_the_lines_are_printed(soon, caplog, capsys):
+    caplog.set_level(logging.WARNING, progress.__name__)
     with progress.working("matching"):
         time.sleep(0.12)
     assert capsys.readouterr().err.startswith("matching: 0 s so far\n")

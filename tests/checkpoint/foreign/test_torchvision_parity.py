@@ -125,6 +125,7 @@ def freeze_without_eps(model: nn.Module) -> None:
     overwrite_eps(model, 0.0)
 
 
+@pytest.mark.slow
 def test_a_faster_rcnn_of_frozen_norms(convert, compare):
     kind = "fasterrcnn_resnet50_fpn"
     model = torchvision_model(kind)
@@ -139,6 +140,7 @@ def test_a_faster_rcnn_of_frozen_norms(convert, compare):
     assert {"box_head", "scores"} <= set(found)
 
 
+@pytest.mark.slow
 def test_a_retinanet_that_the_tool_compares_too(convert, compare, repo, tmp_path):
     kind = "retinanet_resnet50_fpn"
     model = torchvision_model(kind)
