@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=float,
         metavar="N",
         help="train for N times the training images: SOLVER.MAX_ITER is N x images / "
-        "SOLVER.IMS_PER_BATCH, and SOLVER.STEPS and WARMUP_ITERS keep their shares of it",
+        "SOLVER.IMS_PER_BATCH; SOLVER.STEPS, WARMUP_ITERS and TEST.EVAL_PERIOD keep their shares",
     )
     opts = "config keys and their values, last of all, such as SOLVER.BASE_LR 0.001"
     add("opts", nargs=argparse.REMAINDER, default=None, metavar="KEY VALUE", help=opts)

@@ -127,9 +127,6 @@ def import_foreign(cfg: CfgNode) -> None:
             importlib.import_module("fpn_d2.checkpoint.foreign.components")
 
 
-# --- one key at a time
-
-
 # --- combinations of keys
 
 

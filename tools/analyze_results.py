@@ -51,7 +51,7 @@ def main() -> None:
                 f"{args.run} holds no config.yaml, which train_net.py writes; name the OUTPUT_DIR "
                 "of a training, or give --config-file"
             )
-        analyses, faults = analyze_run(args.run, load_config(config))
+        analyses, faults = analyze_run(args.run, load_config(config, ["MODEL.DEVICE", "cpu"]))
         files = write_analysis(
             analyses, args.run, args.output, threshold=threshold, images=args.num_images
         )

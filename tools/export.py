@@ -115,6 +115,9 @@ def main() -> None:
             parity = check_export(exported, model, images)
             print(f"int8: {parity.summary()}")
             judged = judge_int8(cfg, float32, exported, args.validation_images)
+            if threshold != "":
+                print("of detections above the thresholds alone:")
+                judged["thresholds"] = threshold
             print(
                 f"{judged['metric']} on {judged['evaluated_images']} images of "
                 f"{cfg.DATASETS.TEST[0]}: int8 {judged['int8']:.2f}, "

@@ -22,6 +22,8 @@ def main() -> None:
     """Read the command line and train."""
     parser = build_parser()
     args = parser.parse_args()
+    if args.eval_only:
+        parser.error("--eval-only: evaluate with train_net.py; this one trains")
     if args.epochs is not None:
         parser.error("stock Detectron2 counts iterations; give SOLVER.MAX_ITER for --epochs")
     from fpn_d2.engine import launch

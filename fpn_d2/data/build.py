@@ -77,6 +77,10 @@ def build_train_loader(cfg: CfgNode) -> Any:
     """
     dataset = load_train_dataset(cfg)
     tests = {name: _load_test(cfg, name) for name in cfg.DATASETS.TEST}
+    if cfg.TEST.get("VALIDATION_LOSS") and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
+        for name, records in tests.items():
+            if isinstance(records, list):  # mapped as in training
+                check_polygons([name], records)
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes", ())
     tell_doubts(cfg, names, training=True)
     if isinstance(dataset, list):

@@ -64,7 +64,9 @@ def _shared(paths: Sequence[str], by_name: Mapping[str, Sequence[str]]) -> list[
     shared: list[str] = []
     for path in paths:
         others = by_name.get(os.path.basename(path), ())
-        copies_count = len(shared) < _MOST_COPIES and os.path.isfile(path)
+        # Frames of many videos share their names, so that comparing all would take for ever.
+        few = len(others) <= _MOST_COPIES > len(shared)
+        copies_count = few and os.path.isfile(path)
         if path in others or (copies_count and any(_are_copies(path, other) for other in others)):
             shared.append(path)
     return shared

@@ -1,5 +1,6 @@
 """The images and videos that a demo looks at."""
 
+import contextlib
 import glob
 import os
 import urllib.error
@@ -11,9 +12,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from ..data.coco_json import read_annotations
+from ..data.datasets.folders import make_ready
 from ..data.images import image_fault
 from ..utils.errors import UserError
-from ..utils.files import is_config_key, is_local, read_json
+from ..utils.files import is_config_key, is_local
 
 # The most pixels of an image or a frame, 192 MB as RGB; its header is read before it is decoded.
 MAX_PIXELS = 64_000_000
@@ -112,10 +115,16 @@ def image_ids(cfg: CfgNode, paths: Sequence[str]) -> list[int]:
     for name in filter(DatasetCatalog.list().__contains__, cfg.DATASETS.TEST):
         about = MetadataCatalog.get(name)
         root = os.path.realpath(about.get("image_root", ""))
+        if not all(path.startswith(f"{root}{os.sep}") for path in wanted):
+            continue
+        with contextlib.suppress(UserError):  # what cannot be converted numbers nothing
+            make_ready(name)
         if not os.path.isfile(about.get("json_file", "")):
             continue
-        if all(path.startswith(f"{root}{os.sep}") for path in wanted):
-            images = read_json(about.json_file)["images"]
+        content, fault = read_annotations(about.json_file)
+        if fault is None and isinstance(content, dict):
+            images = content.get("images", ())
+            images = [i for i in images if {"file_name", "id"} <= i.keys()]
             ids = {os.path.realpath(os.path.join(root, i["file_name"])): i["id"] for i in images}
             if ids.keys() >= set(wanted):
                 return [ids[path] for path in wanted]

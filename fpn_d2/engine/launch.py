@@ -77,7 +77,9 @@ def read_config(args: argparse.Namespace) -> CfgNode:
         check_names(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
         # A network without classes takes any number of them.
         images = load_train_dataset(changed(cfg, {"MODEL.META_ARCHITECTURE": "ProposalNetwork"}))
-        values = _number_of_classes(cfg) if cfg.MODEL.NUM_CLASSES_FROM_DATA else {}
+        values: dict[str, Any] = {}
+        if cfg.MODEL.NUM_CLASSES_FROM_DATA:  # the run's own config.yaml has the number from here on
+            values = {**_number_of_classes(cfg), "MODEL.NUM_CLASSES_FROM_DATA": False}
         if epochs is not None:
             values |= _in_epochs(cfg, epochs, images)
         cfg = changed(cfg, {k: v for k, v in values.items() if k not in args.opts[::2]})

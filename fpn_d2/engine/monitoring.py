@@ -124,7 +124,8 @@ class BestKeeper(BestCheckpointer):
             checkpointer: writes ``model_best.pth``.
             checked: whether the metric is known to be measured, if there is anything to measure.
         """
-        mode = "min" if "loss" in metric else "max"
+        is_loss = "loss" in metric and "/AP" not in metric  # a class may be called blossom
+        mode = "min" if is_loss else "max"
         super().__init__(evaluation.period, self, metric, mode, BEST)
         self.waited = 0
         self._evaluation, self._checked = evaluation, checked
@@ -412,7 +413,11 @@ class AccumulatingScaler(torch.amp.GradScaler):
     def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         """See :meth:`GradScaler.step`."""
         self._is_due = optimizer.is_due
-        return super().step(optimizer, *args, **kwargs) if self._is_due else None
+        if not self._is_due:
+            return None
+        result = super().step(optimizer, *args, **kwargs)
+        optimizer.waiting = 0  # an overflow leaves the step out, and its gradients have to go too
+        return result
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """See :meth:`GradScaler.update`."""

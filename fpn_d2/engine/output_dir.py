@@ -95,6 +95,7 @@ def rewrite_config(cfg: CfgNode) -> None:
 def clear_output_dir(folder: str) -> None:
     """Delete an earlier training's checkpoints, and what it wrote for TensorBoard."""
     events = glob.glob(os.path.join(glob.escape(folder), "events.out.tfevents.*"))
+    events += glob.glob(os.path.join(glob.escape(folder), "analysis.json"))  # of other weights
     for path in (*_checkpoints(folder), *events):  # last_checkpoint first: it must not name what
         os.remove(path)  # is gone
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 
 from ..config import flat
 from ..utils.errors import UserError
+from ..utils.files import is_local
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +170,7 @@ def changes(before: Mapping[str, Any], cfg: CfgNode) -> dict[str, tuple[Any, Any
     return {
         key: (before[key], value)
         for key, value in flat(cfg).items()
-        if key in before and key != "OUTPUT_DIR" and _plain(before[key]) != _plain(value)
+        if key in before and key != "OUTPUT_DIR" and not _same(key, before[key], value)
     }
 
 
@@ -236,6 +238,13 @@ def _inner(content: Any, *keys: str) -> Any:
     for key in keys:
         content = content.get(key) if isinstance(content, dict) else None
     return content
+
+
+def _same(key: str, before: Any, now: Any) -> bool:
+    """Whether two values are equal; a file may be named by more than one path."""
+    if key == "MODEL.WEIGHTS" and before and now and is_local(before) and is_local(now):
+        return os.path.realpath(before) == os.path.realpath(now)
+    return _plain(before) == _plain(now)
 
 
 def _plain(value: Any) -> Any:

@@ -30,7 +30,9 @@ def score_threshold(words: str | float) -> float | str:
             f"--confidence-threshold {words} is neither a number between 0 and 1 nor {BEST_F1}"
         ) from None
     if not 0 <= value <= 1:
-        raise UserError(f"--threshold {value} is not between 0 and 1 (nor {BEST_F1}); correct it")
+        raise UserError(
+            f"--confidence-threshold {value} is not between 0 and 1 (nor {BEST_F1}); correct it"
+        )
     return value
 
 
@@ -39,8 +41,9 @@ def class_thresholds(threshold: float | str, cfg: CfgNode) -> float | list[float
 
     Args:
         threshold: a number from 0 to 1, or ``best-f1``.
-        cfg: the model's config. ``analysis.json`` lies beside its weights, or in ``OUTPUT_DIR``;
-            of several test sets, that of ``DATASETS.TEST`` decides, or else the first.
+        cfg: the model's config. ``analysis.json`` lies beside its weights, or in ``OUTPUT_DIR`` if
+            they are no file here; of several test sets, that of ``DATASETS.TEST`` decides, or
+            else the first.
 
     Returns:
         the number, or one for each class.
@@ -50,15 +53,15 @@ def class_thresholds(threshold: float | str, cfg: CfgNode) -> float | list[float
     """
     if threshold != BEST_F1:
         return score_threshold(threshold)
-    folders = dict.fromkeys([os.path.dirname(cfg.MODEL.WEIGHTS) or ".", cfg.OUTPUT_DIR])
-    paths = [os.path.join(folder, ANALYSIS_FILE) for folder in folders]
-    there = [path for path in paths if os.path.isfile(path)]
-    if not there:
+    weights = cfg.MODEL.WEIGHTS
+    folder = os.path.dirname(weights) or "." if os.path.isfile(weights) else cfg.OUTPUT_DIR
+    path = os.path.join(folder, ANALYSIS_FILE)
+    if not os.path.isfile(path):
         raise UserError(
-            f"{BEST_F1} needs {paths[0]}, which does not exist: write it by "
-            f"python tools/analyze_results.py {os.path.dirname(paths[0])}, or give a number"
+            f"{BEST_F1} needs {path}, which does not exist: write it by "
+            f"python tools/analyze_results.py {folder}, or give a number"
         )
-    content = read_json(there[0])
+    content = read_json(path)
     try:
         test_sets = content["datasets"]
         named = [name for name in cfg.DATASETS.TEST if name in test_sets] or list(test_sets)
@@ -66,13 +69,13 @@ def class_thresholds(threshold: float | str, cfg: CfgNode) -> float | list[float
         values = [FALLBACK if value is None else float(value) for value in found]
     except (TypeError, KeyError, IndexError, ValueError) as error:
         raise UserError(
-            f"{there[0]} is not of tools/analyze_results.py; write it anew, or give a number"
+            f"{path} is not of tools/analyze_results.py; write it anew, or give a number"
         ) from error
     key = class_head_key(cfg)
     num_classes = operator.attrgetter(key)(cfg) if key else 0
     if len(values) != num_classes:
         raise UserError(
-            f"{there[0]} has thresholds for {len(values)} classes, and the model has "
+            f"{path} has thresholds for {len(values)} classes, and the model has "
             f"{num_classes or 'none'}; analyse this model's own run, or give a number"
         )
     return values

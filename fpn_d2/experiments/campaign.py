@@ -91,6 +91,10 @@ def reproduce(
     # Before hours of training, since the file may be of another scale.
     reproduction.prepare(picked.values())
     collect(reproduction, table, results_file(output, reproduction.dataset_name, table))
+    for row in picked.values() if boxes else ():
+        run = reproduction.run(row, seeds[0])
+        if run.load_config().MODEL.META_ARCHITECTURE != "ProposalNetwork":
+            raise UserError(f"--boxes: {run.config} trains no RPN; give rows of Table 1 by --rows")
     if table.kind == "timing":
         busy, timed = 0, picked
     else:

@@ -181,7 +181,8 @@ def noise_input(cfg: CfgNode) -> list[dict[str, Any]]:
     if cfg.INPUT.MIN_SIZE_TEST:
         keys = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
         size = ResizeShortestEdge.get_output_shape(*_IMAGE, *keys)
-    record: dict[str, Any] = {"image": 255 * torch.rand(3, *size, generator=generator)}
+    channels = len(cfg.MODEL.PIXEL_MEAN)
+    record: dict[str, Any] = {"image": 255 * torch.rand(channels, *size, generator=generator)}
     if cfg.MODEL.LOAD_PROPOSALS:
         number = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST
         corners = torch.rand(number, 2, 2, generator=generator).sort(dim=1).values

@@ -42,7 +42,7 @@ CONTEXT = 1.5
 _CUT_SIZE = CROP_SIZE * 5 // 4
 _LR = 0.05
 # With held-out crops: the iterations between two measurements, how much the accuracy has to rise,
-# and how many measurements without it end a learning rate. There are two, a tenth apart.
+# and how many measurements without it a learning rate outlives. There are two, a tenth apart.
 _EVERY, _RISE, _PATIENCE = 100, 0.002, 2
 
 

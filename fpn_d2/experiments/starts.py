@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 import torchvision
@@ -43,8 +44,8 @@ def file_of(start: str) -> str:
 @functools.lru_cache
 def converted_name(path: str) -> str:
     """Return a name for a file's conversion, which is another one once its content is."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256(file.read()).hexdigest()
+    content = Path(path).read_bytes() if is_local(path) else path.encode()
+    digest = hashlib.sha256(content).hexdigest()
     return f"start_{os.path.splitext(os.path.basename(path))[0]}_{digest[:8]}.pth"
 
 

@@ -62,8 +62,9 @@ class Part(nn.Module):
     def attach(self, run: Run) -> None:
         """Put a function that runs the graph in the method's place."""
         eager = self.eager
-        # OpenVINO need not take an empty batch.
-        setattr(self.owner, self.method, lambda x: run(x)[0] if len(x) else eager(x))
+        # OpenVINO need not take an empty batch. Detectron2 keeps a keypoint head's maps, which the
+        # graph's next call would write over.
+        setattr(self.owner, self.method, lambda x: run(x)[0].clone() if len(x) else eager(x))
 
 
 class LevelsPart(Part):

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ..config import changed
 from ..data.build import load_train_dataset
 from ..data.dataset_mapper import RefusingMapper, build_test_mapper
+from ..data.datasets.folders import make_ready
 from ..utils.errors import UserError
 from ..utils.files import is_local, replace_file
 from ..utils.progress import told
@@ -181,6 +182,8 @@ class CalibrationImages:
 
     def describe(self) -> dict[str, Any]:
         """What decides about the images, without reading them."""
+        for name in self.cfg.DATASETS.TRAIN:  # or the stamp would be of an older conversion
+            make_ready(name)
         files = [MetadataCatalog.get(name).get("json_file") for name in self.cfg.DATASETS.TRAIN]
         files += self.cfg.DATASETS.PROPOSAL_FILES_TRAIN if self.cfg.MODEL.LOAD_PROPOSALS else []
         return {

@@ -168,8 +168,10 @@ def _listed(place: _Place) -> Iterator[tuple[int, str]]:
     """The number of each line of a list of ImageSets, and the XML file of its image."""
     with open(place.images_list, encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, os.path.join(place.xml_folder, f"{line.split()[0]}.xml")
+            if line.strip():  # "000005", or with a class's mark "000005 -1", or "my image"
+                names = (line.strip(), line.split()[0])
+                whole, first = (os.path.join(place.xml_folder, f"{name}.xml") for name in names)
+                yield number, whole if os.path.isfile(whole) else first
 
 
 def _named_image(root: Element, folder: str) -> str | None:
