@@ -39,7 +39,8 @@ def benchmark_rows(
     rows = []
     paths = [p for f in folders for p in sorted((CONFIGS / "quick" / f).glob("*.yaml"))]
     for path in paths:
-        if path.stem.endswith(("_2x", "_fp32")):  # these are the same network
+        # The same network as another row, or one that stock Detectron2 has not
+        if path.stem.endswith(("_2x", "_fp32", "_heads")):
             continue
         cfg = load_config(path, ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", *_CANONICAL])
         test, *train = (_record(cfg, seed, size, proposals) for seed in range(3))
