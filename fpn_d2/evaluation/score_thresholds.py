@@ -1,5 +1,6 @@
 """The least score of a detection: one number, or the one of best F1 for each class."""
 
+import logging
 import operator
 import os
 
@@ -8,6 +9,8 @@ from detectron2.config import CfgNode
 from ..config_checks import class_head_key
 from ..utils.errors import UserError
 from ..utils.files import read_json
+
+logger = logging.getLogger(__name__)
 
 BEST_F1 = "best-f1"
 ANALYSIS_FILE = "analysis.json"  # of tools/analyze_results.py, in a run's folder
@@ -41,8 +44,8 @@ def class_thresholds(threshold: float | str, cfg: CfgNode) -> float | list[float
 
     Args:
         threshold: a number from 0 to 1, or ``best-f1``.
-        cfg: the model's config. ``analysis.json`` lies beside its weights, or in ``OUTPUT_DIR`` if
-            they are no file here; of several test sets, that of ``DATASETS.TEST`` decides, or
+        cfg: the model's config. ``analysis.json`` lies beside its weights, or in ``OUTPUT_DIR``,
+            which the log tells; of several test sets, that of ``DATASETS.TEST`` decides, or
             else the first.
 
     Returns:
@@ -55,7 +58,10 @@ def class_thresholds(threshold: float | str, cfg: CfgNode) -> float | list[float
         return score_threshold(threshold)
     weights = cfg.MODEL.WEIGHTS
     folder = os.path.dirname(weights) or "." if os.path.isfile(weights) else cfg.OUTPUT_DIR
-    path = os.path.join(folder, ANALYSIS_FILE)
+    path, other = (os.path.join(place, ANALYSIS_FILE) for place in (folder, cfg.OUTPUT_DIR))
+    if not os.path.isfile(path) and os.path.isfile(other):
+        logger.warning("%s is not there, so the thresholds are those of %s", path, other)
+        path = other
     if not os.path.isfile(path):
         raise UserError(
             f"{BEST_F1} needs {path}, which does not exist: write it by "

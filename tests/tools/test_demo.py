@@ -197,7 +197,7 @@ def test_each_class_has_the_threshold_of_the_runs_analysis(weights, images, tmp_
     ("words", "sentence"),
     [
         (["--input", "gone.jpg"], "gone.jpg does not exist"),
-        (["--threshold", 2], "--threshold 2.0"),
+        (["--threshold", 2], "--confidence-threshold 2.0"),
         (["--compare", "here"], "CONFIG:WEIGHTS"),
         (["--weights", "gone.pth"], "gone.pth"),
     ],
