@@ -50,7 +50,12 @@ def _quick_setup() -> Iterator[None]:
 @pytest.fixture
 def no_stale_logs() -> Iterator[None]:
     """Detectron2's loggers keep the stdout that they first saw, which pytest replaces."""
+    _forget_logs()
     yield
+    _forget_logs()
+
+
+def _forget_logs() -> None:
     setup_logger.cache_clear()
     for name in ("detectron2", "fvcore", "fpn_d2"):
         logging.getLogger(name).handlers.clear()
