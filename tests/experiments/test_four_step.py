@@ -4,7 +4,6 @@ One real training of two iterations a step, in this process; whatever changes it
 """
 
 import json
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -16,15 +15,16 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-from detectron2.utils.logger import setup_logger
 
 import train_net
 from fpn_d2 import UserError, load_model
 from fpn_d2.data.datasets import register_coco_folders
 from fpn_d2.data.datasets.shapes import CLASSES
-from fpn_d2.engine import Trainer, argument_parser, launch
+from fpn_d2.engine import Trainer, launch
 from fpn_d2.experiments import FourStep, Run, Runner, proposal_opts
 from fpn_d2.experiments.four_step import check_frozen
+
+pytestmark = pytest.mark.usefixtures("no_stale_logs")
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/quick"
 SHARED = str(CONFIGS / "Feature-Sharing/shared_R_18_FPN.yaml")
@@ -51,7 +51,7 @@ class InThisProcess(Runner):
     def call(self, run, flags, opts, lock=None):
         self.calls.append((os.path.basename(run.folder), *flags))
         words = ["--config-file", run.config, *flags, *run.opts, *opts, "OUTPUT_DIR", run.folder]
-        launch(train_net.main, argument_parser().parse_args(words))
+        launch(train_net.main, train_net.build_parser().parse_args(words))
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,6 @@ def tiny(tiny_root):
     for name in names:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    setup_logger.cache_clear()  # Detectron2's loggers keep the first stdout that they saw
-    for name in ("detectron2", "fvcore", "fpn_d2"):
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
 
 
 @pytest.fixture(scope="module")
@@ -356,7 +352,7 @@ def test_a_config_without_steps_is_refused(tmp_path):
 def test_train_net_refuses_a_config_of_steps(tiny, tmp_path, capsys):
     words = ["--config-file", SHARED, *OPTS, "OUTPUT_DIR", str(tmp_path)]
     with pytest.raises(SystemExit) as end:
-        launch(train_net.main, argument_parser().parse_args(words))
+        launch(train_net.main, train_net.build_parser().parse_args(words))
     assert end.value.code == 2
     stderr = capsys.readouterr().err
     assert stderr.startswith("error: ")
