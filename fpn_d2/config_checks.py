@@ -109,6 +109,12 @@ def class_head_key(cfg: CfgNode) -> str | None:
     return "MODEL.RETINANET.NUM_CLASSES" if issubclass(network, RetinaNet) else None
 
 
+def num_classes(cfg: CfgNode) -> int | None:
+    """The number of classes; None as of :func:`class_head_key`."""
+    key = class_head_key(cfg)
+    return value_of(cfg, key) if key else None
+
+
 # Components that only checkpoints of other code bases need.
 _FOREIGN = (
     *("ClippingRetinaNet", "MaskRCNNBenchmarkAnchorGenerator"),

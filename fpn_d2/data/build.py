@@ -3,7 +3,6 @@
 import difflib
 import functools
 import itertools
-import operator
 import os
 import re
 import sys
@@ -24,7 +23,7 @@ from detectron2.utils.file_io import PathManager
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..config import changed
-from ..config_checks import class_head_key
+from ..config_checks import class_head_key, num_classes
 from ..config_doubts import tell_doubts
 from ..utils.errors import UserError
 from ..utils.files import file_alike, is_local
@@ -40,6 +39,7 @@ from .dataset_mapper import (
     map_record,
     refuse,
 )
+from .datasets.converted_folders import looking_once
 from .datasets.folders import datasets_root, missing_remedy, missing_split
 from .proposals import check_proposals, explain_missing, read_proposals
 from .splits import tell_splits
@@ -214,6 +214,7 @@ def _load_test(cfg: CfgNode, name: str) -> Any:
     return dataset
 
 
+@looking_once()
 def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     """Detectron2's dataset dicts with these options of its function, or a torch data set where one
     is registered, checked for ``"training"`` or ``"evaluation"``."""
@@ -258,9 +259,8 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
 def _check_records(cfg: CfgNode, names: list[str], run: str, records: Iterable[dict]) -> None:
     """Check the images of data sets without an annotation file in COCO's format."""
     if not all(map(judged_file, names)):
-        key = class_head_key(cfg)
-        classes = operator.attrgetter(key)(cfg) if key else None
-        check_records(names, list(records), cfg.MODEL.MASK_ON, classes, run == "evaluation")
+        masks, classes = cfg.MODEL.MASK_ON, num_classes(cfg)
+        check_records(names, list(records), masks, classes, run == "evaluation")
 
 
 def _local(path: str) -> str:
@@ -388,10 +388,9 @@ def _can_be_named(path: str) -> bool:
 def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
     """Check the classes of loaded data sets against the class head and the training set's; data
     sets without a list of classes are let through, and a model without a class head takes any."""
-    key = class_head_key(cfg)
-    if key is None:
+    key, number = class_head_key(cfg), num_classes(cfg)
+    if number is None:
         return
-    number = operator.attrgetter(key)(cfg)
     for name in names:
         classes = getattr(MetadataCatalog.get(name), "thing_classes", None)
         if classes and number != len(classes):

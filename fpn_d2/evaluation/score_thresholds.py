@@ -1,12 +1,11 @@
 """The least score of a detection: one number, or the one of best F1 for each class."""
 
 import logging
-import operator
 import os
 
 from detectron2.config import CfgNode
 
-from ..config_checks import class_head_key
+from ..config_checks import num_classes
 from ..utils.errors import UserError
 from ..utils.files import read_json
 
@@ -77,11 +76,10 @@ def class_thresholds(threshold: float | str, cfg: CfgNode) -> float | list[float
         raise UserError(
             f"{path} is not of tools/analyze_results.py; write it anew, or give a number"
         ) from error
-    key = class_head_key(cfg)
-    num_classes = operator.attrgetter(key)(cfg) if key else 0
-    if len(values) != num_classes:
+    number = num_classes(cfg) or 0
+    if len(values) != number:
         raise UserError(
             f"{path} has thresholds for {len(values)} classes, and the model has "
-            f"{num_classes or 'none'}; analyse this model's own run, or give a number"
+            f"{number or 'none'}; analyse this model's own run, or give a number"
         )
     return values

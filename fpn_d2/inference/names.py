@@ -7,7 +7,6 @@ only by chance, and they are a guess.
 
 import dataclasses
 import logging
-import operator
 import os
 import re
 from collections.abc import Container
@@ -16,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
-from ..config_checks import class_head_key
+from ..config_checks import num_classes
 from ..data.datasets.shapes import BUILTIN_NAME
 from ..utils.errors import UserError
 from ..utils.model_zoo import zoo_weights
@@ -56,10 +55,9 @@ def classes_of(cfg: CfgNode, model: nn.Module | None = None) -> Classes:
         model: from :func:`fpn_d2.load_model`, or a copy of it; its ``weights_origin`` says what
             the weights know. None, or a model without, is one of the config's data set.
     """
-    key = class_head_key(cfg)
-    if not key:
+    number = num_classes(cfg)
+    if number is None:
         return Classes([], [1])
-    number = operator.attrgetter(key)(cfg)
     dataset = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN, "")[0]
     numbered = [f"class {i}" for i in range(number)]
     origin = getattr(model, "weights_origin", None)
@@ -97,11 +95,11 @@ def dataset_category_ids(cfg: CfgNode, model: nn.Module | None = None) -> list[i
 
 def trained_class_names(cfg: CfgNode) -> list[str]:
     """Return the names that a checkpoint of a training keeps: its data set's, as far as read."""
-    key, datasets = class_head_key(cfg), cfg.DATASETS.TRAIN
-    if not key or not datasets:
+    datasets = cfg.DATASETS.TRAIN
+    if not datasets:
         return []
     names = list(map(str, MetadataCatalog.get(datasets[0]).get("thing_classes") or ()))
-    return names if len(names) == operator.attrgetter(key)(cfg) else []
+    return names if len(names) == num_classes(cfg) else []
 
 
 def _numbered(names: list[str], guess: str = "") -> Classes:

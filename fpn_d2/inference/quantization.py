@@ -29,7 +29,7 @@ from ..data.build import load_train_dataset
 from ..data.dataset_mapper import RefusingMapper, build_test_mapper
 from ..data.datasets.folders import make_ready
 from ..utils.errors import UserError
-from ..utils.files import is_local, replace_file
+from ..utils.files import cache_folder, is_local, replace_file
 from ..utils.progress import told
 from ..utils.provenance import describe_versions, installed_versions
 from .openvino_parts import Part, convert, quietly, record_inputs, require
@@ -234,9 +234,8 @@ def cache_paths(cfg: CfgNode, model: nn.Module) -> list[str]:
     made_by = "-".join(f"{name}{version}" for name, version in versions.items())
     name = f"{Path(path).stem or 'weights'}.int8-{weights.hexdigest()[:12]}"
     name = f"{name}-{config.hexdigest()[:12]}-{made_by}.zip"
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folders = [os.path.dirname(path)] if path and is_local(path) else []
-    return [os.path.join(folder, name) for folder in (*folders, os.path.join(root, "fpn_d2"))]
+    return [os.path.join(folder, name) for folder in (*folders, cache_folder())]
 
 
 def read_cache(paths: Iterable[str | os.PathLike]) -> dict[str, Any] | None:

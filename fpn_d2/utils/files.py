@@ -19,6 +19,12 @@ def is_local(path: str) -> bool:
     return "://" not in path
 
 
+def cache_folder() -> str:
+    """The folder in which this package keeps what it can make anew, by ``$XDG_CACHE_HOME``."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    return os.path.join(os.path.expanduser(root), "fpn_d2")
+
+
 def file_alike(path: str) -> str:
     """Say which file a path that does not exist may mean: one whose name differs in its case, its
     slashes, its URL escapes or its Unicode form alone (macOS writes é as two characters).

@@ -5,14 +5,16 @@ whenever a file that it was made of has changed. The user's folder is only read.
 replaced as a whole, so any number of processes may do so at once.
 """
 
+import contextlib
 import glob
 import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterator
 
 from ...utils.errors import UserError
-from ...utils.files import remove_partial_files, replace_file
+from ...utils.files import cache_folder, remove_partial_files, replace_file
 from . import roboflow, voc, yolo
 from .converted_split import Source, Split
 
@@ -65,11 +67,25 @@ def layout_of(folder: str) -> str:
 
 def annotation_file(folder: str, split: str) -> str:
     """Where the converted annotations of a folder's split are, or will be."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     path = os.path.abspath(folder)
     name = f"{os.path.basename(path)}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
-    cache = os.path.join(os.path.expanduser(cache), "fpn_d2", "datasets", name)
-    return os.path.join(cache, f"instances_{split}.json")
+    return os.path.join(cache_folder(), "datasets", name, f"instances_{split}.json")
+
+
+# The folders and splits that :func:`looking_once` has found current; None outside of it.
+_found_current: set[tuple[str, str]] | None = None
+
+
+@contextlib.contextmanager
+def looking_once() -> Iterator[None]:
+    """Look within it at all files of a folder once, and not at each call of
+    :func:`make_current`."""
+    global _found_current
+    before, _found_current = _found_current, set()
+    try:
+        yield
+    finally:
+        _found_current = before
 
 
 def make_current(folder: str, split: str) -> None:
@@ -80,6 +96,14 @@ def make_current(folder: str, split: str) -> None:
             ``sentences``; or if the cache cannot be written.
     """
     folder = os.path.abspath(folder)
+    if _found_current is not None and (folder, split) in _found_current:
+        return
+    _convert(folder, split)
+    if _found_current is not None:
+        _found_current.add((folder, split))
+
+
+def _convert(folder: str, split: str) -> None:
     source = _READERS[layout_of(folder)].open_source(folder)
     fingerprint, target = _fingerprint(source), annotation_file(folder, split)
     if _begins_with(target, _head(fingerprint)):

@@ -9,7 +9,12 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from fpn_d2 import UserError
-from fpn_d2.data.datasets import register_coco_folders, register_converted_folders
+from fpn_d2.data import build_test_loader
+from fpn_d2.data.datasets import (
+    converted_folders,
+    register_coco_folders,
+    register_converted_folders,
+)
 from fpn_d2.data.datasets.converted_folders import annotation_file, layout_of, make_current
 from fpn_d2.data.validation import judged_file
 
@@ -39,6 +44,18 @@ def test_a_folder_is_converted_once_and_never_written_to(zoo, folders, cache):
     folders.load(zoo.parent, "zoo_train")
     assert contents(cache) == written
     assert contents(zoo) == before
+
+
+def test_a_loader_looks_at_the_files_of_a_folder_once(zoo, cfg, cache, monkeypatch):
+    register_converted_folders(str(zoo.parent))
+    cfg.DATASETS.TEST, cfg.MODEL.ROI_HEADS.NUM_CLASSES = ("zoo_train",), 1
+    looked, look = [], converted_folders._fingerprint
+    monkeypatch.setattr(
+        converted_folders, "_fingerprint", lambda source: looked.append(source) or look(source)
+    )
+    for number in (1, 2):  # and again for the next one
+        build_test_loader(cfg, "zoo_train")
+        assert len(looked) == number
 
 
 @pytest.mark.parametrize("change", ["a label", "an image", "another image", "its time alone"])
