@@ -18,7 +18,7 @@ from detectron2.utils.file_io import PathManager
 
 from .config_checks import check_config, import_foreign
 from .utils.errors import UserError
-from .utils.model_zoo import close_zoo_names, zoo_config
+from .utils.model_zoo import close_zoo_names, zoo_config, zoo_config_file
 
 # The bounds of a config file; this package's largest has 300 values in 3 kB.
 _MAX_BYTES = 2**20
@@ -233,6 +233,11 @@ def find_config(path: str | os.PathLike) -> str:
         return path
     shipped = os.path.join(CONFIGS, *parts[parts[:1] == ("configs",) :])
     return next(filter(os.path.isfile, [shipped, f"{shipped}.yaml"]), path)
+
+
+def config_file(name: str) -> str:
+    """The path of the file that :func:`load_config` reads for a name, one of the zoo included."""
+    return zoo_config_file(name) or find_config(name)
 
 
 def changed(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:

@@ -22,7 +22,7 @@ from .report import write_report
 from .reproduction import Reproduction, pick_rows
 from .running_times import time_rows
 from .runs import PROVENANCE, BusyError, Run, provenance
-from .studies import measure_boxes
+from .studies import measure_boxes, rpn_config
 from .tables import Row, Table
 
 
@@ -92,9 +92,7 @@ def reproduce(
     reproduction.prepare(picked.values())
     collect(reproduction, table, results_file(output, reproduction.dataset_name, table))
     for row in picked.values() if boxes else ():
-        run = reproduction.run(row, seeds[0])
-        if run.load_config().MODEL.META_ARCHITECTURE != "ProposalNetwork":
-            raise UserError(f"--boxes: {run.config} trains no RPN; give rows of Table 1 by --rows")
+        rpn_config(reproduction.run(row, seeds[0]))
     if table.kind == "timing":
         busy, timed = 0, picked
     else:

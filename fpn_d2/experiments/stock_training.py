@@ -7,9 +7,8 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, default_setup
 from detectron2.evaluation import COCOEvaluator
 
-from ..config import changed, find_config, load_config, stock_config
+from ..config import changed, config_file, load_config, stock_config
 from ..utils.errors import UserError
-from ..utils.model_zoo import zoo_config_file
 
 
 class StockTrainer(DefaultTrainer):
@@ -49,7 +48,7 @@ def config_of_stock(cfg: CfgNode) -> CfgNode:
 def train_stock(args: argparse.Namespace) -> None:
     """One process of the training; ``args`` are as Detectron2 parses them."""
     cfg = config_of_stock(load_config(args.config_file, args.opts))
-    args.config_file = zoo_config_file(args.config_file) or find_config(args.config_file)
+    args.config_file = config_file(args.config_file)
     default_setup(cfg, args)
     trainer = StockTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)

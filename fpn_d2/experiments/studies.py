@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from detectron2.config import CfgNode
 
 from ..utils.errors import UserError
 from ..utils.files import read_json
@@ -33,6 +34,18 @@ class Section(NamedTuple):
     lines: list[list[str]]
 
 
+def rpn_config(run: Run) -> CfgNode:
+    """Return the config of a row whose boxes before NMS can be counted.
+
+    Raises:
+        UserError: if the row is no RPN.
+    """
+    cfg = run.load_config()
+    if cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
+        raise UserError(f"--boxes: {run.config} trains no RPN; give rows of Table 1 by --rows")
+    return cfg
+
+
 def measure_boxes(runner: Runner, run: Run, counts: Sequence[int]) -> None:
     """Evaluate a finished RPN at several numbers of boxes before NMS; what is there is kept.
 
@@ -44,9 +57,7 @@ def measure_boxes(runner: Runner, run: Run, counts: Sequence[int]) -> None:
     Raises:
         UserError: if the row is no RPN, or an evaluation fails.
     """
-    cfg = run.load_config()
-    if cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
-        raise UserError(f"--boxes: {run.config} trains no RPN; give rows of table 1 by --rows")
+    cfg = rpn_config(run)
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     for count in counts:
         more = ("MODEL.WEIGHTS", run.weights, "MODEL.RPN.PRE_NMS_TOPK_TEST", str(count))
