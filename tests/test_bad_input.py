@@ -23,7 +23,7 @@ from torch.utils.data import _utils as loader_utils
 
 import train_net
 from fpn_d2.data.datasets import register_coco_folders
-from fpn_d2.engine import argument_parser, launch
+from fpn_d2.engine import launch
 
 pytestmark = pytest.mark.usefixtures("no_stale_logs")
 
@@ -148,7 +148,7 @@ def call(name, words, monkeypatch):
     """Run a program's main with these words; returns its exit code."""
     try:
         if name == "train_net":
-            launch(train_net.main, argument_parser().parse_args(words))
+            launch(train_net.main, train_net.build_parser().parse_args(words))
         else:
             monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
             importlib.import_module(name).main()

@@ -22,7 +22,7 @@ from detectron2.modeling.meta_arch import RetinaNet
 
 import fpn_d2
 from fpn_d2 import UserError, add_fpn_config, load_config
-from fpn_d2.config import changed
+from fpn_d2.config import changed, flat
 from fpn_d2.config_checks import check_registered, class_head_key, features_read
 from fpn_d2.modeling import LevelROIHeads
 
@@ -60,14 +60,6 @@ NEW_KEYS = {
     "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL": 4,
     "MODEL.ROI_BOX_HEAD.POOLER_BACKEND": "auto",
 }
-
-
-def flat(node: CfgNode, prefix: str = "") -> dict:
-    values = {}
-    for key, value in node.items():
-        inner = isinstance(value, CfgNode)
-        values.update(flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value})
-    return values
 
 
 @pytest.fixture

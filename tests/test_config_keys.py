@@ -25,11 +25,12 @@ from detectron2.modeling import (
     build_sem_seg_head,
 )
 
+import train_net
 from fpn_d2 import UserError, load_config
 from fpn_d2.config import changed, flat
 from fpn_d2.data import build_test_mapper, build_train_loader, load_train_dataset
 from fpn_d2.data.dataset_mapper import build_train_mapper
-from fpn_d2.engine import Trainer, argument_parser
+from fpn_d2.engine import Trainer
 
 KEYS = flat(get_cfg())
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "config_keys.md"
@@ -439,7 +440,7 @@ def test_benchmark_and_precision_reach_torch(row_config, tmp_path, monkeypatch):
     monkeypatch.setattr(defaults, "_set_float32_precision", given.append)
     monkeypatch.setattr(defaults, "collect_env_info", str)
     opts = ["CUDNN_BENCHMARK", True, "FLOAT32_PRECISION", "high", "OUTPUT_DIR", tmp_path]
-    default_setup(row_config(FASTER, *opts), argument_parser().parse_args([]))
+    default_setup(row_config(FASTER, *opts), train_net.build_parser().parse_args([]))
     assert torch.backends.cudnn.benchmark
     assert given == ["high"]
 

@@ -13,6 +13,7 @@ from detectron2.structures import BitMasks
 from detectron2.utils.events import EventStorage
 
 from fpn_d2 import load_config
+from fpn_d2.config import flat
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TASKS = {"RPN": "rpn", "Fast-RCNN": "fast_rcnn", "Faster-RCNN": "faster_rcnn"}
@@ -284,14 +285,6 @@ LAPTOP_FREE = {  # the recipe may follow what trials find; results/ has the numb
 @functools.cache
 def load(row: str, *opts: str) -> CfgNode:
     return load_config(CONFIGS / f"{row}.yaml", ["MODEL.DEVICE", "cpu", *opts])
-
-
-def flat(node: CfgNode, prefix: str = "") -> dict:
-    values = {}
-    for key, value in node.items():
-        inner = isinstance(value, CfgNode)
-        values.update(flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value})
-    return values
 
 
 def rows_below(folder: Path) -> set[str]:

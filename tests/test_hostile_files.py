@@ -26,7 +26,7 @@ from torch import nn
 
 import train_net
 from fpn_d2.data.datasets import register_coco_folders
-from fpn_d2.engine import Trainer, argument_parser, launch
+from fpn_d2.engine import Trainer, launch
 
 pytestmark = pytest.mark.usefixtures("no_stale_logs")
 
@@ -82,7 +82,7 @@ def run(repo, tiny_opts, capsys, monkeypatch, nested):
         words = ["--config-file", row, *flags, *opts, "SOLVER.MAX_ITER", "1"]
         capsys.readouterr()
         try:
-            launch(train_net.main, argument_parser().parse_args(words))
+            launch(train_net.main, train_net.build_parser().parse_args(words))
         except SystemExit as end:
             return end.code, *capsys.readouterr()
         return 0, *capsys.readouterr()

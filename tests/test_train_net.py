@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import train_net
 from fpn_d2.data.datasets import register_coco_folders
-from fpn_d2.engine import argument_parser, launch
+from fpn_d2.engine import launch
 from fpn_d2.visualization import draw_results
 
 pytestmark = pytest.mark.usefixtures("no_stale_logs")
@@ -32,7 +32,7 @@ def run(repo, tiny_opts, capsys, monkeypatch):
         line = ["--config-file", str(path), *flags, *tiny_opts, *opts]
         capsys.readouterr()
         try:
-            launch(train_net.main, argument_parser().parse_args(line))
+            launch(train_net.main, train_net.build_parser().parse_args(line))
         except SystemExit as end:
             return end.code, capsys.readouterr().err
         return 0, capsys.readouterr().err

@@ -1,12 +1,11 @@
 """Training: the trainer and its hooks, the start of processes, a run's folder."""
 
-from .launch import argument_parser, launch, read_config
+from .launch import launch, read_config
 from .output_dir import check_output_dir, restored_config
 from .trainer import Trainer
 
 __all__ = [
     "Trainer",
-    "argument_parser",
     "check_output_dir",
     "launch",
     "read_config",

@@ -15,35 +15,18 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer, default_argument_parser
+from detectron2.engine import DefaultTrainer
 from detectron2.engine import launch as launch_processes
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from ..config import changed, find_config, load_config
+from ..config import changed, config_file, load_config
 from ..data import check_names, check_settings, load_train_dataset
 from ..utils.devices import keep_freed_memory
 from ..utils.errors import UserError, exit_on_user_error, machine_fault, sentence_in
-from ..utils.model_zoo import zoo_config_file
 from .hooks import EXIT_CODES, handling_signals
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's parser of ``train_net.py``'s command line, with ``--epochs``."""
-    parser = default_argument_parser()
-    parser.add_argument(
-        "--epochs",
-        type=float,
-        metavar="N",
-        help="train for N times the training images: SOLVER.MAX_ITER is N x images / "
-        "SOLVER.IMS_PER_BATCH, and SOLVER.STEPS, WARMUP_ITERS and TEST.EVAL_PERIOD keep their "
-        "shares of it",
-    )
-    opts = next(action for action in parser._actions if action.dest == "opts")
-    opts.help = "config keys and their values, last of all, such as SOLVER.BASE_LR 0.001"
-    return parser
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
@@ -53,7 +36,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     written before this.
 
     Args:
-        args: as :func:`argument_parser` parses them.
+        args: as train_net.py parses them; ``config_file`` becomes the path of the file.
 
     Raises:
         UserError: where the config, or what it says about data, cannot work.
@@ -65,7 +48,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
         )
     cfg = load_config(args.config_file, args.opts)
     # Detectron2 logs what is in the file, which may be called by its name.
-    args.config_file = zoo_config_file(args.config_file) or find_config(args.config_file)
+    args.config_file = config_file(args.config_file)
     epochs = getattr(args, "epochs", None)
     if epochs is not None:
         _check_epochs(epochs, args)

@@ -8,7 +8,7 @@ from detectron2.utils import comm
 
 import train_net
 from fpn_d2 import engine
-from fpn_d2.engine import Trainer, argument_parser, launch
+from fpn_d2.engine import Trainer, launch
 
 
 class DiesOnce(HookBase):
@@ -26,4 +26,4 @@ class Dying(Trainer):
 engine.Trainer = Dying
 
 if __name__ == "__main__":
-    launch(train_net.main, argument_parser().parse_args())
+    launch(train_net.main, train_net.build_parser().parse_args())

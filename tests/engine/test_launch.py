@@ -15,7 +15,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 import train_net
 from fpn_d2 import UserError, load_config, load_model
 from fpn_d2.config import stock_config
-from fpn_d2.engine import argument_parser, launch, read_config
+from fpn_d2.engine import launch, read_config
 from fpn_d2.utils.errors import sentence_in
 
 from .two_processes import VARIANTS
@@ -212,7 +212,7 @@ def line(tiny_opts, *words, flags=()):
     for key in ("SOLVER.MAX_ITER", "SOLVER.STEPS"):
         del opts[key]
     opts = [word for pair in opts.items() for word in pair]
-    return argument_parser().parse_args(["--config-file", row, *flags, *opts, *words])
+    return train_net.build_parser().parse_args(["--config-file", row, *flags, *opts, *words])
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_without_arguments_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for words in ([], ["--resume"], ["--eval-only"], ["DATASETS.TRAIN", "()"]):
         with pytest.raises(UserError, match="give --config-file, such as|DATASETS.TRAIN names no"):
-            train_net.main(argument_parser().parse_args(words))
+            train_net.main(train_net.build_parser().parse_args(words))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -274,14 +274,16 @@ def test_the_file_of_a_config_that_is_named_is_known(tiny_opts, tmp_path, monkey
         ("quick/RPN/rpn_R_18_FPN", "/configs/quick/RPN/rpn_R_18_FPN.yaml"),
         ("COCO-Detection/rpn_R_50_FPN_1x", "/COCO-Detection/rpn_R_50_FPN_1x.yaml"),
     ):
-        args = argument_parser().parse_args(["--eval-only", "--config-file", word, *tiny_opts])
+        args = train_net.build_parser().parse_args(
+            ["--eval-only", "--config-file", word, *tiny_opts]
+        )
         read_config(args)
         assert args.config_file.endswith(end)
         assert Path(args.config_file).is_file()
 
 
 def test_help_offers_what_there_is():
-    text = argument_parser().format_help()
+    text = train_net.build_parser().format_help()
     assert "--epochs N" in text
     assert "LazyConfig" not in text
     assert "SOLVER.BASE_LR 0.001" in text
@@ -310,7 +312,7 @@ def test_fine_tuning_takes_weights_of_the_zoo_and_classes_of_the_data(tiny_opts,
     del tiny["SOLVER.MAX_ITER"], tiny["SOLVER.STEPS"]
     tiny["SOLVER.BASE_LR"] = "0.0"
     words = [word for pair in tiny.items() for word in pair]
-    args = argument_parser().parse_args(
+    args = train_net.build_parser().parse_args(
         ["--config-file", str(row), "--epochs", "0.5", *opts, *words]
     )
     train_net.main(args)

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 
 import train_net
 from fpn_d2 import UserError, load_config
-from fpn_d2.engine import Trainer, argument_parser, launch, resume_state
+from fpn_d2.engine import Trainer, launch, resume_state
 
 SCHEDULE = ["SOLVER.BASE_LR", "0.02", "SOLVER.WARMUP_ITERS", "0"]
 SCHEDULE += ["SOLVER.GAMMA", "0.5", "SOLVER.STEPS", "(1,)"]
@@ -168,7 +168,7 @@ def start(repo, tiny_opts, monkeypatch, no_stale_logs):
         flags = [str(word) for word in words if str(word).startswith("--")]
         rest = [str(word) for word in words if not str(word).startswith("--")]
         line = ["--config-file", str(row), *flags, *opts, *rest]
-        launch(train_net.main, argument_parser().parse_args(line))
+        launch(train_net.main, train_net.build_parser().parse_args(line))
         return yaml.safe_load((output / "config.yaml").read_text())
 
     return run
