@@ -3,6 +3,7 @@
 from .fpn import FeaturePyramid, build_fpn_backbone
 from .mask_proposals import MaskProposalGenerator, MaskProposalHead, MaskProposalNetwork
 from .regnet import build_regnet_backbone
+from .resnet import build_basic_resnet_backbone
 from .retinanet import LeanRetinaNet, bound_matching
 from .roi_heads import C4ROIHeads, LevelROIHeads
 from .roi_pooler import LevelROIPooler, levels_of_boxes
@@ -20,6 +21,7 @@ __all__ = [
     "MaskProposalNetwork",
     "PerLevelRPNHead",
     "bound_matching",
+    "build_basic_resnet_backbone",
     "build_fpn_backbone",
     "build_level_rpn_head",
     "build_regnet_backbone",

@@ -1,0 +1,40 @@
+"""Detectron2's ResNet-18 and ResNet-34 in any width, as a bottom-up network."""
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, ResNet
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
+
+_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # of res2 to res5
+
+
+@BACKBONE_REGISTRY.register()
+def build_basic_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    """Build a ResNet of basic blocks ("Deep Residual Learning", CVPR 2016, Table 1).
+
+    ``build_resnet_backbone`` insists on 64 channels in res2; here ``RESNETS.RES2_OUT_CHANNELS`` may
+    be any number, and the later stages double it. The names of the weights are the same. Stages
+    beyond the last of ``RESNETS.OUT_FEATURES`` are left out.
+    """
+    resnets = cfg.MODEL.RESNETS
+    assert resnets.DEPTH in _BLOCKS, f"MODEL.RESNETS.DEPTH {resnets.DEPTH} has no basic blocks"
+    channels = resnets.STEM_OUT_CHANNELS
+    stem = BasicStem(input_shape.channels, channels, norm=resnets.NORM)
+    stages = []
+    last = max(int(name.removeprefix("res")) for name in resnets.OUT_FEATURES)
+    for i, blocks in enumerate(_BLOCKS[resnets.DEPTH][: last - 1]):
+        width = resnets.RES2_OUT_CHANNELS * 2**i
+        strides = [1 if i == 0 else 2] + [1] * (blocks - 1)
+        stages.append(
+            ResNet.make_stage(
+                BasicBlock,
+                blocks,
+                stride_per_block=strides,
+                in_channels=channels,
+                out_channels=width,
+                norm=resnets.NORM,
+            )
+        )
+        channels = width
+    network = ResNet(stem, stages, out_features=resnets.OUT_FEATURES)
+    return network.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
