@@ -15,6 +15,8 @@ from tabulate import tabulate
 from ..utils.files import replace_file
 from ..visualization.pages import Chart, data_url, page_environment
 from .claims import DASH, Summaries, Verdict, check_claim, format_metric, summarize
+from .cost_growth import COLUMNS as GROWTH_COLUMNS
+from .cost_growth import growth_lines, left_out_lines
 from .figures import Example, draw_charts, row_styles
 from .studies import draw_studies, study_sections
 from .tables import Table
@@ -427,14 +429,14 @@ def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:
     """Write the rows of a benchmark in Markdown.
 
     Seconds are medians, with the fastest and the slowest round in brackets. The rows of the paper's
-    tables follow in a table of ratios, and the agreement of detections in a third one, where the
-    benchmark has measured them.
+    tables follow in a table of ratios, and the agreement of detections and the growth of cost in
+    others, where the benchmark has measured them.
 
     Args:
         rows: the content of ``results/benchmark_*.json``.
     """
-    timed = [_speed_cells(row) for row in rows if row["task"] != "rows"]
-    tables = [_github_table(_SPEED_COLUMNS, timed)]
+    timed = [_speed_cells(row) for row in rows if row["task"] not in ("rows", "growth")]
+    tables = [_github_table(_SPEED_COLUMNS, timed)] if timed else []
     ratios: dict[str, dict[str, str]] = {}  # by row of the paper, and inference or training
     for row in rows:
         if row["task"] == "rows":
@@ -449,6 +451,12 @@ def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:
     agreement = [_agreement_cells(row) for row in rows if row["task"] == "agreement"]
     if agreement:
         tables.append(_github_table(_AGREEMENT_COLUMNS, agreement))
+    growth = growth_lines(rows)
+    if growth:
+        tables.append(_github_table(GROWTH_COLUMNS, growth))
+    left_out = left_out_lines(rows)
+    if left_out:
+        tables.append("Not measured:\n\n" + "".join(f"- {line}\n" for line in left_out))
     return "\n".join(tables)
 
 
