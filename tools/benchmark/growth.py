@@ -99,7 +99,9 @@ def all_series(quick: bool = False) -> list[Series]:
         *(Series("processes", _FASTER, way, (1, 2)) for way in both),
         *(Series("side", _FASTER, way, _SIDES) for way in both),
     ]
-    return [s._replace(values=s.values[:5:2]) for s in series] if quick else series
+    if not quick:
+        return series
+    return [s._replace(values=s.values[:5:2]) if len(s.values) > 3 else s for s in series]
 
 
 def measure_growth(
@@ -138,10 +140,10 @@ def measure_growth(
             if device == "cuda" and point.processes > torch.cuda.device_count():
                 left_out, going = dict.fromkeys(CONTENDERS, "needs a GPU for each process"), []
             elif going and left < 2 * each:
-                left_out |= dict.fromkeys(going, f"would take {2 * each / 60:.0f} minutes more")
-                going = []
+                why = f"would take {2 * each:.0f} s more" if each else "there was no time left"
+                left_out, going = {**left_out, **dict.fromkeys(going, why)}, []
             times = rounds if left >= (1 + rounds) * each else 1
-            together = len(going) * max(peaks.values()) < room
+            together = len(going) * max((peaks[name] for name in going), default=0.0) < room
             found = _measure(point, going, device, times, room, together)
             for name in going:
                 if name in found.results:
@@ -251,15 +253,21 @@ def available_gib(device: str) -> float:
     if device == "cuda":
         return torch.cuda.mem_get_info()[0] / 2**30
     sizes = [math.inf]
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable:"))
-        sizes.append(int(line.split()[1]) / 2**20)
-    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / f"memory.{n}").read_text()) for n in ("max", "current"))
-        sizes.append((limit - used) / 2**30)
+    with contextlib.suppress(OSError, KeyError):
+        sizes.append(_numbers("/proc/meminfo")["MemAvailable:"] / 2**20)
+    with contextlib.suppress(OSError, KeyError, ValueError):  # "max" where there is no limit
+        limit, used = (
+            int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current")
+        )
+        cache = _numbers("/sys/fs/cgroup/memory.stat")["inactive_file"]
+        sizes.append((limit - used + cache) / 2**30)
     return min(sizes) - _SPARE_GIB
+
+
+def _numbers(path: str) -> dict[str, int]:
+    """The first words of a file's lines, and the numbers behind them."""
+    lines = (line.split() for line in Path(path).read_text().splitlines())
+    return {words[0]: int(words[1]) for words in lines}
 
 
 def _gib(measured: Measured) -> float:

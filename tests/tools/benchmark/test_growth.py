@@ -117,19 +117,18 @@ def test_both_take_turns_where_there_is_memory(measure):
 
 
 def test_where_memory_is_short_they_run_alone_and_what_needs_more_is_left_out(measure):
-    rows, calls = measure(9.5)
+    rows, calls = measure(11.0)
     assert calls == [
-        *((n, BOTH, 3) for n in (1, 2)),  # together 5 GiB, with a margin, at 2 objects
-        *((4, (name,), 3) for name in BOTH),  # 5 GiB each
-        (8, ("ours",), 3),  # 5 GiB; stock would need 10
+        *((n, BOTH, 3) for n in (1, 2, 4)),  # stock needs 1, 5 and 5 GiB, with a margin
+        *((8, (name,), 3) for name in BOTH),  # 10 GiB
+        (16, ("ours",), 3),  # 10 GiB, and 20 for stock
     ]
-    assert [row["alternated"] for row in rows[:3]] == [True, True, False]
-    assert rows[3]["left_out"] == {"ours": "", "detectron2": "needs about 10 GiB of 10"}
-    assert rows[3]["seconds"] == [1.0] * 3
-    assert rows[3]["baseline_seconds"] == []
-    assert rows[3]["baseline_peak_mib"] is None
-    assert rows[4]["left_out"]["ours"] == "needs about 10 GiB of 10"
-    assert "detectron2 needs about 10 GiB of 10" in growth_line(rows[3])
+    assert [row["alternated"] for row in rows] == [True, True, True, False, False]
+    assert rows[4]["left_out"] == {"ours": "", "detectron2": "needs about 20 GiB of 11"}
+    assert rows[4]["seconds"] == [1.0] * 3
+    assert rows[4]["baseline_seconds"] == []
+    assert rows[4]["baseline_peak_mib"] is None
+    assert "detectron2 needs about 20 GiB of 11" in growth_line(rows[4])
 
 
 def test_what_gets_no_memory_after_all_is_told(measure):
@@ -142,11 +141,11 @@ def test_what_gets_no_memory_after_all_is_told(measure):
 
 def test_where_time_is_short_there_is_one_round_and_then_none(measure):
     # A point of these takes 8 seconds to start; the next one is predicted to take 4 times 1.25.
-    rows, calls = measure(1000.0, minutes=20 / 60)
+    rows, calls = measure(1000.0, minutes=38 / 60)
     assert [rounds for _, _, rounds in calls][:2] == [3, 1]
     rows, calls = measure(1000.0, minutes=10 / 60)
     assert len(calls) == 1
-    assert rows[1]["left_out"]["ours"].startswith("would take 0 minutes")
+    assert rows[1]["left_out"]["ours"] == "would take 20 s more"
     assert all(not row["seconds"] for row in rows[1:])
 
 
@@ -158,7 +157,7 @@ def test_the_memory_that_is_free():
 def run_out(queue):
     growth_point._limit_memory(0.2)
     for gib in (0.05, 1.0):
-        growth_point._call = lambda gib=gib: [[{"instances": torch.ones(int(gib * 2**28))}]]
+        growth_point._call = lambda gib=gib: [{"instances": torch.ones(int(gib * 2**28))}]
         try:
             queue.put(growth_point.measure_point().found)
         except OutOfMemory:
