@@ -39,6 +39,10 @@ _MARGIN = 1.25  # of a prediction
 _START_SECONDS = 8.0  # of a point's processes
 
 
+# What takes long to import. The server finds no module beside the script.
+_PRELOADED = ("torchvision.models.detection", "detectron2.modeling", "fpn_d2.engine")
+
+
 class Series(NamedTuple):
     """What grows in one way of one detector.
 
@@ -182,7 +186,7 @@ def _time(
     """
     context = multiprocessing.get_context("forkserver" if device == "cpu" else "spawn")
     if device == "cpu":  # a process then starts in no time
-        context.set_forkserver_preload([build_point.__module__])
+        context.set_forkserver_preload(list(_PRELOADED))
     threads = max(1, torch.get_num_threads() // point.processes)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
