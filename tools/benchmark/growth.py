@@ -13,11 +13,11 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -57,6 +57,12 @@ class Series(NamedTuple):
     row: str
     way: str
     values: tuple[int, ...]
+
+    @property
+    def first_power(self) -> float:
+        """As which power of the value the cost of its first point is taken to grow: pixels go with
+        the square of the side, and all else begins with next to nothing beside the pixels."""
+        return 2.0 if self.axis == "side" else 0.0
 
     def point(self, value: int) -> Point:
         """What is measured at a value.
@@ -134,12 +140,13 @@ def measure_growth(
         for value in one.values:
             point = one.point(value)
             room = available_gib(device)
-            peaks = {name: _predict(history[name], value, _gib) for name in CONTENDERS}
+            predict = functools.partial(_predict, value=value, power=one.first_power)
+            peaks = {name: predict(history[name], cost=_gib) for name in CONTENDERS}
             for name, peak in peaks.items():
                 if not left_out[name] and peak > room:
                     left_out[name] = f"needs about {peak:.0f} GiB of {room:.0f}"
             going = [name for name in CONTENDERS if not left_out[name]]
-            each = sum(_predict(history[name], value, _seconds) for name in going)
+            each = sum(predict(history[name], cost=_seconds) for name in going)
             left = deadline - time.monotonic() - _START_SECONDS
             if device == "cuda" and point.processes > torch.cuda.device_count():
                 left_out, going = dict.fromkeys(CONTENDERS, "needs a GPU for each process"), []
@@ -282,14 +289,19 @@ def _seconds(measured: Measured) -> float:
     return measured.seconds
 
 
-def _predict(history: Sequence[tuple[int, Measured]], value: int, cost: Any) -> float:
+def _predict(
+    history: Sequence[tuple[int, Measured]],
+    value: int,
+    power: float,
+    cost: Callable[[Measured], float],
+) -> float:
     """What the next point takes, with a margin: the last two go on as a power of the value.
 
-    From one point it is the square; from none, 0.
+    ``power`` is that of a history of one. From none it is 0.
     """
     if not history:
         return 0.0
-    (x, last), power = history[-1], 2.0
+    x, last = history[-1]
     if len(history) > 1 and min(cost(last), cost(history[-2][1])) > 0:
         before = history[-2]
         power = math.log(cost(last) / cost(before[1])) / math.log(x / before[0])

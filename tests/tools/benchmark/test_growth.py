@@ -59,10 +59,10 @@ def test_a_points_images():
 
 
 @pytest.mark.parametrize(
-    ("history", "value", "expected"),
+    ("history", "value", "expected"),  # one point goes on as the power of 1.5
     [
         ([], 10, 0),
-        ([(10, 2.0)], 20, 1.25 * 8),  # the square
+        ([(10, 2.0)], 40, 1.25 * 16),
         ([(10, 2.0), (20, 4.0)], 60, 1.25 * 12),  # they rise as the value does
         ([(10, 4.0), (20, 3.0)], 60, 1.25 * 3),  # they fall: as before
         ([(10, 1.0), (20, 100.0)], 40, 1.25 * 800),  # no faster than the cube
@@ -70,24 +70,24 @@ def test_a_points_images():
 )
 def test_the_next_point_is_predicted(history, value, expected):
     found = [(x, Measured(seconds, None, None)) for x, seconds in history]
-    assert growth._predict(found, value, growth._seconds) == pytest.approx(expected)
+    assert growth._predict(found, value, 1.5, growth._seconds) == pytest.approx(expected)
 
 
-GIB = {"ours": 0.5, "detectron2": 1.0}  # of a point with 1 object; it rises as they do
-SERIES = [Series("objects", FASTER, "training", (1, 2, 4, 8, 16))]
+GIB = {"ours": 0.5, "detectron2": 1.0}  # of a point of 1 pixel; it rises as the side does
+SERIES = [Series("side", FASTER, "training", (1, 2, 4, 8, 16))]
 
 
 @pytest.fixture
 def measure(monkeypatch):
     """``measure(room, minutes)``: the rows, of points that take a second and the GiB above for
-    each object, and the calls ``(objects, names, rounds)``. What gets too little is refused."""
+    each pixel, and the calls ``(side, names, rounds)``. What gets too little is refused."""
 
     def run(room, minutes=60.0, rounds=3, gib=GIB):
         calls = []
 
         def time(point, names, device, rounds, limit):
-            calls.append((point.objects, tuple(names), rounds))
-            peaks = {name: gib[name] * point.objects for name in names}
+            calls.append((point.side, tuple(names), rounds))
+            peaks = {name: gib[name] * point.side for name in names}
             if max(peaks.values()) > limit:
                 raise OutOfMemory
             one = Measured(1.0, None, None)
@@ -103,6 +103,10 @@ def measure(monkeypatch):
 BOTH = ("ours", "detectron2")
 
 
+def test_the_second_point_is_measured_whatever_it_is():
+    assert {s.axis for s in all_series() if s.first_power} == {"side"}
+
+
 def test_both_take_turns_where_there_is_memory(measure):
     rows, calls = measure(1000.0)
     assert calls == [(n, BOTH, 3) for n in (1, 2, 4, 8, 16)]
@@ -112,7 +116,7 @@ def test_both_take_turns_where_there_is_memory(measure):
     assert [row["peak_mib"] for row in rows] == [512 * n for n in (1, 2, 4, 8, 16)]
     assert rows[0]["seconds"] == [1.0] * 3
     assert growth_line(rows[0]) == (
-        "objects 1, faster_rcnn_R_18_FPN, training: ours 1 s, 512 MiB; detectron2 1 s, 1024 MiB"
+        "side 1, faster_rcnn_R_18_FPN, training: ours 1 s, 512 MiB; detectron2 1 s, 1024 MiB"
     )
 
 
