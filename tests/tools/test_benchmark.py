@@ -77,7 +77,7 @@ def test_the_profile_is_printed_where_it_is_asked_for(call, capsys):
 
 def test_growth_has_a_line_for_each_point_and_a_picture(call, monkeypatch, tmp_path, capsys):
     def measure_growth(device, rounds, minutes, series):
-        assert (device, rounds, minutes) == ("cpu", 3, 7.5)
+        assert (device, rounds, minutes) == ("cpu", 2, 7.5)
         assert max(len(one.values) for one in series) == 3
         for value in (1, 2):
             yield {

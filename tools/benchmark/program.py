@@ -39,7 +39,7 @@ TASKS = {
     "mask_proposals": (benchmark_mask_proposals, 0.5),
     "rows": (benchmark_rows, 2),
 }
-_GROWTH_ROUNDS = 0.6  # so many times --rounds
+_GROWTH_ROUNDS = 0.5  # so many times --rounds
 COMPILED_TASKS = ("inference", "training")
 
 
