@@ -13,6 +13,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 
+from fpn_d2.utils.errors import UserError
 from fpn_d2.utils.timing import time_in_turn
 
 from .contest import Row
@@ -172,7 +174,24 @@ class _Found(NamedTuple):
 def _measure(
     point: Point, names: Sequence[str], device: str, rounds: int, gib: float, together: bool
 ) -> _Found:
-    """Measure contenders in turn, or one after the other; who gets no memory has no results."""
+    """Measure contenders in turn, or one after the other; who gets no memory has no results.
+
+    Raises:
+        UserError: where one ends early for another reason.
+    """
+    try:
+        return _measure_any(point, names, device, rounds, gib, together)
+    except Exception as error:
+        traceback.print_exception(error)
+        raise UserError(
+            f"growth ended early at {point}; the traceback above says why, and --json has what was "
+            "measured before"
+        ) from error
+
+
+def _measure_any(
+    point: Point, names: Sequence[str], device: str, rounds: int, gib: float, together: bool
+) -> _Found:
     if together and len(names) > 1:
         with contextlib.suppress(OutOfMemory, BrokenProcessPool):
             return _Found(_time(point, names, device, rounds, gib / len(names)), True)

@@ -4,6 +4,7 @@ Such a process measures one thing only, so that nothing that ran before hides wh
 """
 
 import contextlib
+import datetime
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ with contextlib.suppress(ImportError):  # Windows
 
 CONTENDERS = ("ours", "detectron2")
 _START_SIZE = (320, 320)  # of the image whose statistics the norms hold
+_WAIT_MINUTES = 5  # for another process of the same point
 _DEVIATION = 2.0  # of RetinaNet's class scores before the sigmoid
 
 
@@ -157,7 +159,11 @@ def _distribute(
     model: nn.Module, device: str, rank: int, meeting: str, processes: int
 ) -> nn.Module:
     backend = "nccl" if device == "cuda" else "gloo"
-    distributed.init_process_group(backend, f"file://{meeting}", rank=rank, world_size=processes)
+    # Where one gets no memory, the others wait for it.
+    limit = datetime.timedelta(minutes=_WAIT_MINUTES)
+    distributed.init_process_group(
+        backend, f"file://{meeting}", timeout=limit, rank=rank, world_size=processes
+    )
     devices = [rank] if device == "cuda" else None
     return create_ddp_model(model, broadcast_buffers=False, device_ids=devices)
 

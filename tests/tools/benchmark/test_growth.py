@@ -9,6 +9,7 @@ from benchmark import growth, growth_point
 from benchmark.growth import Series, all_series, available_gib, growth_line, measure_growth
 from benchmark.growth_point import Measured, OutOfMemory, Point
 
+from fpn_d2 import UserError
 from fpn_d2.config import load_config
 from fpn_d2.config_checks import num_classes
 
@@ -141,6 +142,16 @@ def test_what_gets_no_memory_after_all_is_told(measure):
     assert rows[0]["left_out"] == {"ours": "", "detectron2": "ran out of 1 GiB"}
     assert rows[0]["seconds"]
     assert rows[1]["left_out"]["ours"] == "needs about 2 GiB of 1"
+
+
+def test_another_fault_ends_it_with_a_sentence(monkeypatch, capsys):
+    def time(*_):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(growth, "_time", time)
+    with pytest.raises(UserError, match="^growth ended early at .*side=1.*--json has what was"):
+        list(measure_growth("cpu", 1, 60.0, SERIES))
+    assert "shapes do not match" in capsys.readouterr().err
 
 
 def test_where_time_is_short_there_is_one_round_and_then_none(measure):
