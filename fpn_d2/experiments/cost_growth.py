@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from ..utils.files import replace_file
 from ..visualization import PALETTE
@@ -180,6 +181,11 @@ def draw_growth(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None
                 _plot(axes, groups.get((axis, row, way), ()), key, way, prefix)
             axes.set_xscale("log")
             axes.set_yscale("log")
+            for scale, ticks in ((axes.xaxis, (1, 3)), (axes.yaxis, (1, 2, 5))):
+                scale.set_major_locator(LogLocator(subs=ticks))
+                scale.set_major_formatter(StrMethodFormatter("{x:g}"))
+                scale.set_minor_locator(NullLocator())
+            axes.tick_params(labelsize=7)
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(color="#dddddd", lw=0.5)
             if key == "seconds":
@@ -191,7 +197,11 @@ def draw_growth(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None
         for way in _LINES
         for name, color in zip(("this package", "detectron2"), _COLORS.values(), strict=True)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    columns_of_legend = min(4, len(columns))
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns_of_legend, frameon=False,
+        fontsize=9,
+    )  # fmt: skip
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "growth"}):
         figure.savefig(text, format="svg", facecolor="white", metadata={"Date": None})
