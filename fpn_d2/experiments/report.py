@@ -436,7 +436,8 @@ def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:
         rows: the content of ``results/benchmark_*.json``.
     """
     timed = [_speed_cells(row) for row in rows if row["task"] not in ("rows", "growth")]
-    tables = [_github_table(_SPEED_COLUMNS, timed)] if timed else []
+    only_growth = bool(rows) and all(row["task"] == "growth" for row in rows)
+    tables = [] if only_growth else [_github_table(_SPEED_COLUMNS, timed)]
     ratios: dict[str, dict[str, str]] = {}  # by row of the paper, and inference or training
     for row in rows:
         if row["task"] == "rows":
