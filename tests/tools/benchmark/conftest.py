@@ -3,7 +3,9 @@
 from concurrent.futures import Executor, Future
 
 import pytest
-from benchmark import contest
+from benchmark import contest, operators, paper_rows
+
+from fpn_d2 import load_config
 
 
 class Here(Executor):
@@ -21,6 +23,17 @@ def run_here(monkeypatch):
     monkeypatch.setattr(contest, "ProcessPoolExecutor", lambda **_: Here())
     monkeypatch.setattr(contest, "keep_freed_memory", lambda: False)  # or all later tests keep it
     return lambda task, *args: contest.run_task(task, "cpu", 1, *args)
+
+
+@pytest.fixture
+def narrow_rows(narrow_words, monkeypatch):
+    """The rows that a task of several compares are narrow."""
+
+    def load(path, opts):
+        return load_config(path, [*opts, *narrow_words])
+
+    for module in (operators, paper_rows):
+        monkeypatch.setattr(module, "load_config", load)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ def test_pooling(measure):
     assert all(rows[f"fp32 {way}", "detectron2"]["max_error"] < 1e-4 for way in ways)
 
 
+@pytest.mark.usefixtures("narrow_rows")
 def test_mask_proposals(measure):
     rows = measure(benchmark_mask_proposals, SIZE)
     assert set(rows) == {
@@ -45,6 +46,7 @@ def names_of(*kinds):
     ]
 
 
+@pytest.mark.usefixtures("narrow_rows")
 @pytest.mark.parametrize(
     ("folders", "names"),
     [
