@@ -104,9 +104,12 @@ def _forget_logs() -> None:
 def row_config(repo: Path) -> Callable[..., CfgNode]:
     """``row_config("quick/RPN/rpn_R_18_FPN", KEY, value, ...)``: a shipped row, on the CPU."""
 
-    def load(row: str, *opts: object) -> CfgNode:
-        opts = [str(word) for word in ("MODEL.DEVICE", "cpu", *opts)]
+    @functools.lru_cache(maxsize=64)
+    def load_once(row: str, opts: tuple[str, ...]) -> CfgNode:
         return load_config(repo / "configs" / f"{row}.yaml", opts)
+
+    def load(row: str, *opts: object) -> CfgNode:
+        return load_once(row, tuple(map(str, ("MODEL.DEVICE", "cpu", *opts)))).clone()
 
     return load
 
