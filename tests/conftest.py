@@ -164,9 +164,7 @@ def narrow_words() -> list[str]:
     comparison take as much less. Detectron2 makes a ResNet-18 of one width alone."""
     return [
         "MODEL.RESNETS.DEPTH", "50",
-        "MODEL.RESNETS.STEM_OUT_CHANNELS", "8",
         "MODEL.RESNETS.RES2_OUT_CHANNELS", "16",
-        "MODEL.RESNETS.WIDTH_PER_GROUP", "4",
         "MODEL.FPN.OUT_CHANNELS", "32",
         "MODEL.ROI_BOX_HEAD.FC_DIM", "16",
     ]  # fmt: skip

@@ -293,7 +293,7 @@ def test_help_offers_what_there_is():
 def zoo_file(repo, narrow_words, tmp_path):
     """The fine-tuning config's network, narrow, as a file in the zoo's form; and its overrides."""
     path = repo / "configs/finetune/faster_rcnn_R_50_FPN.yaml"
-    opts = [*narrow_words, "MODEL.DEVICE", "cpu"]
+    opts = [*narrow_words, "MODEL.RESNETS.WIDTH_PER_GROUP", "4", "MODEL.DEVICE", "cpu"]
     model = build_model(stock_config(load_config(path, opts)))
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
     file = tmp_path / "model_final_280758.pkl"

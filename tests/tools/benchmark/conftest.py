@@ -30,7 +30,7 @@ def narrow_rows(narrow_words, monkeypatch):
     """The rows that a task of several compares are narrow."""
 
     def load(path, opts):
-        return load_config(path, [*opts, *narrow_words])
+        return load_config(path, [*opts, *narrow_words, "MODEL.RESNETS.WIDTH_PER_GROUP", "4"])
 
     for module in (operators, paper_rows):
         monkeypatch.setattr(module, "load_config", load)
