@@ -3,9 +3,7 @@
 from concurrent.futures import Executor, Future
 
 import pytest
-from benchmark import contest, operators, paper_rows
-
-from fpn_d2 import load_config
+from benchmark import contest
 
 
 class Here(Executor):
@@ -23,17 +21,6 @@ def run_here(monkeypatch):
     monkeypatch.setattr(contest, "ProcessPoolExecutor", lambda **_: Here())
     monkeypatch.setattr(contest, "keep_freed_memory", lambda: False)  # or all later tests keep it
     return lambda task, *args: contest.run_task(task, "cpu", 1, *args)
-
-
-@pytest.fixture
-def narrow_rows(narrow_words, monkeypatch):
-    """The rows that a task of several compares are narrow."""
-
-    def load(path, opts):
-        return load_config(path, [*opts, *narrow_words, "MODEL.RESNETS.WIDTH_PER_GROUP", "4"])
-
-    for module in (operators, paper_rows):
-        monkeypatch.setattr(module, "load_config", load)
 
 
 @pytest.fixture
