@@ -8,10 +8,10 @@ import pytest
 
 from fpn_d2.utils import devices
 
-# Fills 64 MB again and again, in a process that asks for it and in one that does not: 16384 pages of
-# 4 kB, or none, are new each time. A small block may take the end of a freed one, so that it does
-# not fit once; hence the least of several times. The file alone is run, which needs nothing else of
-# the package, and both processes are forks of one that has imported torch.
+# Fills 64 MB again and again, in a process that asks for it and in one that does not: 16384 pages
+# of 4 kB, or none, are new each time. A small block may take the end of a freed one, so that it
+# does not fit once; hence the least of several times. The file alone is run, which needs nothing
+# else of the package, and both processes are forks of one that has imported torch.
 FILL_AGAIN = """
 import os, resource, runpy, sys, torch
 keep_freed_memory = runpy.run_path(sys.argv[1])["keep_freed_memory"]
