@@ -65,7 +65,25 @@ def model_of(row_config):
 
 @pytest.fixture(scope="module")
 def exported_of(model_of):
-    return functools.cache(lambda row, format, *opts: export_model(*model_of(row, *opts), format))
+    """``exported_of(row, format, KEY, value, ...)``. What ONNX and OpenVINO are both made from is
+    traced once for the two, which come one after the other."""
+    trace = exporter._trace_to_onnx
+    last = {}
+
+    @functools.cache
+    def export(row, format, *opts):
+        def trace_once(graph, inputs):
+            key = (row, *opts)
+            if key not in last:
+                last.clear()
+                last[key] = trace(graph, inputs)
+            return last[key]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(exporter, "_trace_to_onnx", trace_once)
+            return export_model(*model_of(row, *opts), format)
+
+    return export
 
 
 def load(exported):
