@@ -307,13 +307,15 @@ KINDS = [
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_the_zoo_runs(name, tmp_path):
     cfg = zoo_config(name)
-    cfg.merge_from_list(NARROW)
+    # a keypoint head is one of Detectron2's own size
+    narrow = ["MODEL.DEVICE", "cpu"] if "Keypoint" in name else NARROW
+    cfg.merge_from_list(narrow)
     torch.manual_seed(0)
     stock = build_model(cfg)
     weights = str(tmp_path / "weights.pth")
     torch.save({"model": stock.state_dict()}, weights)
     tiny = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 96]
-    predictor = Predictor(load_config(name, [*NARROW, *tiny, "MODEL.WEIGHTS", weights]))
+    predictor = Predictor(load_config(name, [*narrow, *tiny, "MODEL.WEIGHTS", weights]))
     (found,) = predictor([noise(70, 90)])[0].values()
     assert found.image_size == (70, 90)
     assert len(predictor.class_names) == cfg.MODEL.ROI_HEADS.NUM_CLASSES or "Mask" not in name

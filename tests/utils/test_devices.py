@@ -6,15 +6,12 @@ import sys
 
 import pytest
 
-from fpn_d2.utils import devices
-
 # Fills 64 MB again and again, in a process that asks for it and in one that does not: 16384 pages
 # of 4 kB, or none, are new each time. A small block may take the end of a freed one, so that it
-# does not fit once; hence the least of several times. The file alone is run, which needs nothing
-# else of the package, and both processes are forks of one that has imported torch.
+# does not fit once; hence the least of several times. Both are forks of one that has imported all.
 FILL_AGAIN = """
-import os, resource, runpy, sys, torch
-keep_freed_memory = runpy.run_path(sys.argv[1])["keep_freed_memory"]
+import os, resource, torch
+from fpn_d2.utils.devices import keep_freed_memory
 for keeps in (True, False):
     if os.fork():
         os.wait()
@@ -33,7 +30,7 @@ def fill_again(**environment):
     """For a process that asks for it and one that does not: whether the library took it, and the
     least of the pages that were new."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "LD_PRELOAD"))}
-    words = [sys.executable, "-c", FILL_AGAIN, devices.__file__]
+    words = [sys.executable, "-c", FILL_AGAIN]
     done = subprocess.run(
         words, env={**own, **environment}, capture_output=True, text=True, check=True
     )
