@@ -206,6 +206,12 @@ def tiny_opts(tiny_root: str, tiny_words: list[str], tmp_path: Path) -> Iterator
         MetadataCatalog.remove(name)
 
 
+@pytest.fixture
+def wide_opts(tiny_opts: list[str], narrow_words: list[str]) -> list[str]:
+    """The same for a row as wide as it is, of which a test has weights."""
+    return tiny_opts[len(narrow_words) :]
+
+
 @pytest.fixture(scope="session")
 def tiny_environment(tiny_root: str) -> dict[str, str]:
     """The environment of a program that is to find the tiny data."""

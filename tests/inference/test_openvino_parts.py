@@ -228,7 +228,8 @@ def test_a_missing_package_is_a_sentence_and_auto_goes_on_without(model_of, monk
     assert caplog.text.count("\n") == 1
 
 
-def test_engines_precisions_and_devices_that_do_not_go_together(openvino, model_of, monkeypatch):
+@pytest.mark.usefixtures("openvino")
+def test_engines_precisions_and_devices_that_do_not_go_together(model_of, monkeypatch):
     model = model_of(FASTER)
     for choices, sentence in (
         ({"engine": "tensorrt"}, "'tensorrt' is none of torch, openvino, auto"),
@@ -245,7 +246,7 @@ def test_engines_precisions_and_devices_that_do_not_go_together(openvino, model_
         def get_property(self, device, name):
             return ["FP32"]
 
-    monkeypatch.setattr(openvino, "Core", Core)
+    monkeypatch.setattr(openvino_parts, "openvino_core", Core)
     with pytest.raises(UserError, match="int8 is slower than float32 on this CPU"):
         prepare_model(model, engine="openvino", precision="int8")
 

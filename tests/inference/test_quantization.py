@@ -34,14 +34,14 @@ def model(row_config):
 
 
 @pytest.fixture
-def cfg(row_config, model, tiny_opts, tmp_path, monkeypatch):
+def cfg(row_config, model, wide_opts, tmp_path, monkeypatch):
     """The config of an int8 detector whose weights are in a folder of their own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "weights").mkdir()
     SafeCheckpointer(model, str(tmp_path / "weights")).save("model")
     return row_config(
         ROW,
-        *tiny_opts,
+        *wide_opts,
         *("MODEL.WEIGHTS", tmp_path / "weights" / "model.pth"),
         *("INFERENCE.ENGINE", "openvino", "INFERENCE.PRECISION", "int8"),
         *("INFERENCE.CALIBRATION_IMAGES", 2),
