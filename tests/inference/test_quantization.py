@@ -102,7 +102,6 @@ def test_int8_without_images_or_nncf_is_a_sentence(model, cfg, monkeypatch):
 # --- the file
 
 
-@needs_nncf
 def weights_in(path):
     """The size of each part's weights; what OpenVINO calls its operations has running numbers."""
     with zipfile.ZipFile(path) as file:
@@ -110,6 +109,7 @@ def weights_in(path):
         return {i.filename: i.file_size for i in file.infolist() if i.filename.endswith(".bin")}
 
 
+@needs_nncf
 def test_the_second_run_reads_the_file_that_the_first_one_left(cfg, model, monkeypatch, caplog):
     first = Predictor(cfg).model
     kept = Path(cache_paths(cfg, model)[0])
