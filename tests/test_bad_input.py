@@ -36,10 +36,10 @@ REMEDY = re.compile(
 
 
 @pytest.fixture(scope="module")
-def whole(row_config, tmp_path_factory):
+def whole(row_config, tiny_words, tmp_path_factory):
     """A checkpoint of an untrained Faster R-CNN, which the row takes."""
     path = tmp_path_factory.mktemp("weights") / "whole.pth"
-    torch.save({"model": build_model(row_config(FASTER).clone()).state_dict()}, path)
+    torch.save({"model": build_model(row_config(FASTER, *tiny_words).clone()).state_dict()}, path)
     return path
 
 

@@ -32,9 +32,9 @@ pytestmark = pytest.mark.usefixtures("no_stale_logs")
 
 
 @pytest.fixture(scope="module")
-def weights(row_config):
+def weights(row_config, tiny_words):
     """Of an untrained Faster R-CNN, which the row takes whole."""
-    row = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN")
+    row = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *tiny_words)
     return {name: value.clone() for name, value in build_model(row.clone()).state_dict().items()}
 
 

@@ -29,7 +29,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..inference import classes_of, prepare_model
-from ..inference.openvino_parts import quietly
+from ..inference.openvino_parts import openvino_core, quietly
 from ..inference.quantization import graph_bytes, quantize
 from ..utils.errors import UserError
 from ..utils.files import check_targets, explain_disk_errors, replace_file
@@ -284,7 +284,7 @@ def _openvino(
     metadata: dict[str, str],
     calibration: Sequence[dict[str, Tensor]],
 ) -> tuple[bytes, bytes, bytes, bytes]:
-    full = require("openvino").Core().read_model(_trace_to_onnx(graph, inputs))
+    full = openvino_core().read_model(_trace_to_onnx(graph, inputs))
     if calibration:
         samples = [{name: x.numpy() for name, x in sample.items()} for sample in calibration]
         # The heads' outputs, and the proposals of a box head, which the RPN's rank and place.

@@ -29,6 +29,7 @@ from ..data.dataset_mapper import never_empty
 from ..data.images import image_fault, read_image
 from ..evaluation import match_boxes
 from ..inference import set_final_nms
+from ..inference.openvino_parts import openvino_core
 from ..utils.errors import UserError
 from ..utils.files import check_targets, is_config_key, read_json, write_json
 from ..utils.provenance import (
@@ -219,13 +220,13 @@ def load_exported(
         module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
         return torch.no_grad()(lambda inputs: list(module(*inputs.values())))
     if format == "openvino":
-        openvino = require("openvino")
+        require("openvino")
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        graph = openvino.Core().read_model(content, weights)
-        compiled = openvino.compile_model(graph, "CPU", settings)
+        graph = openvino_core().read_model(content, weights)
+        compiled = openvino_core().compile_model(graph, "CPU", settings)
 
         def run_compiled(inputs: dict[str, Tensor]) -> list[Tensor]:
             found = compiled({name: tensor.numpy() for name, tensor in inputs.items()})

@@ -14,6 +14,7 @@ Shape shorthand: N images of H x W pixels, R RoIs, C channels.
 """
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -306,7 +307,7 @@ def compile_graph(
             if shape is not None:
                 graph = ready.clone()
                 graph.reshape(shape)
-            compiled[shape] = openvino.compile_model(graph, "CPU", settings)
+            compiled[shape] = openvino_core().compile_model(graph, "CPU", settings)
         return compiled[shape]
 
     def run(x: Tensor) -> list[Tensor]:
@@ -342,7 +343,7 @@ def check_engine(precision: str, device: torch.device) -> None:
     Raises:
         UserError: so, and where OpenVINO is not installed.
     """
-    openvino = require("openvino")
+    require("openvino")
     if device.type != "cpu":
         raise UserError(
             f"INFERENCE.ENGINE openvino is for CPUs, and the model is on {device.type}; set "
@@ -353,12 +354,30 @@ def check_engine(precision: str, device: torch.device) -> None:
             f"INFERENCE.PRECISION {precision} is not one of OpenVINO's; take "
             f"{' or '.join(PRECISION_HINTS)}, or {_REMEDY}"
         )
-    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    able = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "int8" and "INT8" not in able:
         raise UserError(
             "precision int8 is slower than float32 on this CPU, which has no instructions for it; "
             "take float32"
         )
+
+
+def openvino_core() -> Any:
+    """OpenVINO's core, the same one to the end of the process.
+
+    Each core gives the thread a stack for signals of its own and takes it away when it ends. Where
+    two end in the order in which they began, the thread is left with the stack of the first, which
+    is gone, and the next signal kills the program: Ctrl-C, or a loader's process that has ended.
+
+    Raises:
+        UserError: where it is not installed.
+    """
+    return _core_of(require("openvino"))
+
+
+@functools.cache
+def _core_of(openvino: Any) -> Any:
+    return openvino.Core()
 
 
 def require(package: str) -> Any:

@@ -32,7 +32,7 @@ from ..utils.errors import UserError
 from ..utils.files import cache_folder, is_local, replace_file
 from ..utils.progress import told
 from ..utils.provenance import describe_versions, installed_versions
-from .openvino_parts import Part, convert, quietly, record_inputs, require
+from .openvino_parts import Part, convert, openvino_core, quietly, record_inputs, require
 
 logger = logging.getLogger(__name__)
 
@@ -252,8 +252,7 @@ def read_cache(paths: Iterable[str | os.PathLike]) -> dict[str, Any] | None:
 
 
 def _read_graph(file: zipfile.ZipFile, part: str) -> Any:
-    core = require("openvino").Core()
-    return core.read_model(file.read(f"{part}.xml"), file.read(f"{part}.bin"))
+    return openvino_core().read_model(file.read(f"{part}.xml"), file.read(f"{part}.bin"))
 
 
 def write_cache(graphs: Mapping[str, Any], paths: Iterable[str | os.PathLike]) -> None:

@@ -258,7 +258,7 @@ class Watch(HookBase):
 
 
 @pytest.fixture
-def train(repo, tmp_path, mixed_root):
+def train(repo, narrow_words, tmp_path, mixed_root):
     """``train(row, folder, *opts, cut, resume)``: six iterations; the losses of each."""
     names = register_coco_folders(mixed_root)
 
@@ -268,7 +268,7 @@ def train(repo, tmp_path, mixed_root):
         tiny += ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "6", "SOLVER.STEPS", "(4,)"]
         tiny += ["SOLVER.CHECKPOINT_PERIOD", "3", "MODEL.DEVICE", "cpu"]
         tiny += ["DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path / folder)]
-        cfg = load_config(repo / f"configs/{row}.yaml", [*tiny, *opts])
+        cfg = load_config(repo / f"configs/{row}.yaml", [*narrow_words, *tiny, *opts])
         (tmp_path / folder).mkdir(exist_ok=True)
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)  # what default_setup does
         if resume:

@@ -290,18 +290,16 @@ def test_help_offers_what_there_is():
 
 
 @pytest.fixture
-def zoo_file(repo, tmp_path):
+def zoo_file(repo, narrow_words, tmp_path):
     """The fine-tuning config's network, narrow, as a file in the zoo's form; and its overrides."""
-    narrow = "MODEL.RESNETS.RES2_OUT_CHANNELS 16 MODEL.RESNETS.WIDTH_PER_GROUP 4"
-    narrow += " MODEL.RESNETS.STEM_OUT_CHANNELS 8 MODEL.FPN.OUT_CHANNELS 32"
-    narrow += " MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.DEVICE cpu"
     path = repo / "configs/finetune/faster_rcnn_R_50_FPN.yaml"
-    model = build_model(stock_config(load_config(path, narrow.split())))
+    opts = [*narrow_words, "MODEL.RESNETS.WIDTH_PER_GROUP", "4", "MODEL.DEVICE", "cpu"]
+    model = build_model(stock_config(load_config(path, opts)))
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
     file = tmp_path / "model_final_280758.pkl"
     with open(file, "wb") as opened:
         pickle.dump({"model": weights, "__author__": "Detectron2 Model Zoo"}, opened)
-    return path, [*narrow.split(), "MODEL.WEIGHTS", str(file)], model.state_dict()
+    return path, [*opts, "MODEL.WEIGHTS", str(file)], model.state_dict()
 
 
 @pytest.mark.usefixtures("no_stale_logs")

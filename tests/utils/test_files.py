@@ -1,6 +1,7 @@
 """Files that are whole whenever they are there."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -40,20 +41,20 @@ def test_a_folder_that_is_not_there_is_the_callers_error(tmp_path):
         pass
 
 
-def test_a_kill_leaves_what_was_there(tmp_path, repo):
+def die_half_way(path):
+    with replace_file(path) as file:
+        file.write("half")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_kill_leaves_what_was_there(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    program = f"""
-import os, signal, sys
-sys.path.insert(0, {str(repo)!r})
-from fpn_d2.utils.files import replace_file
-with replace_file({str(path)!r}) as file:
-    file.write("half")
-    file.flush()
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-    code = subprocess.run([sys.executable, "-c", program], timeout=60).returncode
-    assert code == -signal.SIGKILL
+    process = multiprocessing.get_context("fork").Process(target=die_half_way, args=(path,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     assert path.read_text() == "old"
     with replace_file(path) as file:  # what the kill left is in nobody's way
         file.write("new")
