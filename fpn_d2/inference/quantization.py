@@ -57,9 +57,9 @@ def quantize(
     if not len(samples):
         raise UserError("int8 is calibrated on images, and there is none; name images")
     nncf = require("nncf")
-    kept = _first_products(graph) if keep_first else set()
-    for i in last_outputs:
-        kept |= _last_products(graph.outputs[i].get_node())
+    kept = _nearest_products((graph.outputs[i].get_node() for i in last_outputs), _sources)
+    if keep_first:
+        kept |= _nearest_products(graph.get_parameters(), _readers)
     nncf.set_log_level(logging.ERROR)
     # NNCF reads all samples twice, and draws bars on stdout.
     with (
@@ -90,32 +90,26 @@ def _as_float32(sample: Any) -> Any:
     return np.asarray(sample, dtype=np.float32)
 
 
-def _first_products(graph: Any) -> set[str]:
-    """The names of the products that an input reaches without another one in between."""
-    found, seen, ahead = set(), set(), list(graph.get_parameters())
+def _nearest_products(nodes: Iterable[Any], following: Callable[[Any], list[Any]]) -> set[str]:
+    """The names of the products that are reached from nodes without another one in between."""
+    found, seen, ahead = set(), set(), list(nodes)
     while ahead:
-        for port in ahead.pop().outputs():
-            for node in (target.get_node() for target in port.get_target_inputs()):
-                name = node.get_friendly_name()
-                if node.get_type_name() in _PRODUCTS:
-                    found.add(name)
-                elif name not in seen:
-                    seen.add(name)
-                    ahead.append(node)
-    return found
-
-
-def _last_products(node: Any) -> set[str]:
-    """The names of the products that reach a node without another one in between."""
-    found, seen, behind = set(), set(), [node]
-    while behind:
-        node = behind.pop()
+        node = ahead.pop()
+        name = node.get_friendly_name()
         if node.get_type_name() in _PRODUCTS:
-            found.add(node.get_friendly_name())
-        elif node.get_friendly_name() not in seen:
-            seen.add(node.get_friendly_name())
-            behind += [value.get_node() for value in node.input_values()]
+            found.add(name)
+        elif name not in seen:
+            seen.add(name)
+            ahead += following(node)
     return found
+
+
+def _readers(node: Any) -> list[Any]:
+    return [target.get_node() for port in node.outputs() for target in port.get_target_inputs()]
+
+
+def _sources(node: Any) -> list[Any]:
+    return [value.get_node() for value in node.input_values()]
 
 
 def quantize_parts(

@@ -9,28 +9,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib.ticker import NullLocator
 
 from ..data.images import read_sound_image
 from ..evaluation.score_thresholds import ANALYSIS_FILE, BEST_F1, FALLBACK
 from ..utils.errors import UserError
-from ..utils.files import read_json, replace_file, write_json
+from ..utils.files import read_json
 from ..utils.progress import told
 from ..visualization import PALETTE, class_color, draw_boxes, level_color, side_by_side
 from ..visualization.pages import (
     Chart,
-    data_url,
     horizontal_bars,
     new_axes,
     page_environment,
     plain_text,
     to_svg,
+    write_page,
 )
 from .coco_matches import RECALLS
 from .error_analysis import BACKGROUND_IOU, IOU, KINDS, ErrorAnalysis
 
-_PAGE = "analysis.html"
 _CURVES_SHOWN = len(PALETTE)
 _MATRIX_SHOWN, _NUMBERS_SHOWN = 30, 15  # classes
 _LABELS_SHOWN = 25  # on an image: a hundred would hide it
@@ -72,34 +70,40 @@ def write_analysis(
         UserError: if the folder cannot be written to, or holds another ``analysis.json``.
     """
     folder = output or run
-    page, numbers = os.path.join(folder, _PAGE), os.path.join(folder, ANALYSIS_FILE)
+    page, numbers = (os.path.join(folder, name) for name in ("analysis.html", ANALYSIS_FILE))
     content = read_json(numbers) if os.path.isfile(numbers) else None
     there = [path for path in (numbers, page) if os.path.lexists(path)]
     if there and not (isinstance(content, dict) and "datasets" in content):
         raise UserError(
             f"{there[0]} is not of an earlier analysis, so it stays; give another --output"
         )
-    test_sets, contents = [], {}
+    shown = f"score at least {threshold}"
+    if threshold == BEST_F1:
+        shown = "score at least the class's own threshold of best F1"
+    test_sets = []
     for number, analysis in enumerate(analyses):
         thresholds = _thresholds(analysis, threshold)
-        content = analysis.as_json(thresholds)
+        figures = analysis.as_json(thresholds)
         pictures, faults = _draw_worst(analysis, thresholds, images)
-        content["worst_images"] = [about for about, _ in pictures]
-        contents[analysis.dataset] = content
-        words = _section(analysis, content, threshold, f"s{number}")
-        more = f" (and {len(faults) - 1} more)" if faults[1:] else ""
-        words["notes"] += [f"Not drawn: {fault}{more}" for fault in faults[:1]]
-        test_sets.append(words | {"pictures": [(_caption(a), data_url(p)) for a, p in pictures]})
+        figures["worst_images"] = [about for about, _ in pictures]
+        test_sets.append(
+            {
+                "name": analysis.dataset,
+                "lead": _lead(analysis),
+                "numbers": figures,
+                "kinds": _by_gain(analysis),
+                "classes": _class_lines(analysis),
+                "charts": draw_charts(analysis, figures, shown, f"s{number}"),
+                "pictures": pictures,
+                "faults": faults,
+            }
+        )
     template = page_environment(os.path.dirname(__file__)).get_template("analysis.html.j2")
-    text = template.render(run=run, test_sets=test_sets)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with replace_file(page, encoding="utf-8", errors="xmlcharrefreplace") as file:
-            file.write(text)
-        write_json(numbers, {"run": run, "threshold": threshold, "datasets": contents})
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written to ({error}); give --output") from error
-    return [page, numbers]
+    words = {"run": run, "shown": shown, "iou": IOU, "fallback": FALLBACK, "meanings": _MEANINGS}
+    text = template.render(test_sets=test_sets, figure=_figure, **words)
+    datasets = {entry["name"]: entry["numbers"] for entry in test_sets}
+    content = {"run": run, "threshold": threshold, "datasets": datasets}
+    return write_page(page, text, numbers, content)
 
 
 def analysis_summary(analysis: ErrorAnalysis) -> str:
@@ -141,50 +145,13 @@ def _figure(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _section(
-    analysis: ErrorAnalysis, content: dict[str, Any], threshold: float | str, prefix: str
-) -> dict[str, Any]:
-    """The words, tables and figures of a test set, by their names in the template."""
-    shown = f"score at least {threshold}"
-    if threshold == BEST_F1:
-        shown = "score at least the class's own threshold of best F1"
-    crowds = content["crowd_regions"]
-    curves = sorted(analysis.curves, key=lambda curve: -curve["objects"])
-    rows = [
-        [c["name"], f"{c['objects']:,}", _figure(c["AP"]), _figure(c["AP50"])]
-        + [_figure(c["threshold"], 3)]
-        + [_figure(c[name], 2) for name in ("f1", "precision", "recall")]
-        for c in curves
+def _class_lines(analysis: ErrorAnalysis) -> list[tuple[str, list[str]]]:
+    """The lines of the table of classes, those with most objects first."""
+    digits = {"AP": 1, "AP50": 1, "threshold": 3, "f1": 2, "precision": 2, "recall": 2}
+    return [
+        ("", [c["name"], f"{c['objects']:,}", *(_figure(c[k], n) for k, n in digits.items())])
+        for c in sorted(analysis.curves, key=lambda curve: -curve["objects"])
     ]
-    notes = [f"{crowds} crowd regions count neither way, nor do detections in them."] * (crowds > 0)
-    charts = draw_charts(analysis, content, shown, prefix)
-    return {
-        "name": analysis.dataset,
-        "lead": _lead(analysis),
-        "introduction": f"{content['detections']:,} detections on {content['images']:,} images "
-        f"with {content['objects']:,} objects of {len(rows)} classes. AP is the mean over IoU 0.5 "
-        f"to 0.95, AP50 that at IoU 0.5 ({_figure(content['AP75'])} at 0.75), both in percent over "
-        "all scores.",
-        "notes": notes,
-        "kinds": [
-            (kind, _MEANINGS[kind], f"{entry['count']:,}", f"{entry['dAP']:.1f}")
-            for kind, entry in _by_gain(analysis)
-        ],
-        "kinds_note": "As TIDE defines them (Bolya et al., ECCV 2020), counted over all scores. "
-        "dAP is what AP50 would gain, in points, if all errors of a kind, and of no other, were "
-        "corrected; it counts errors of a high score most, however few they are.",
-        "charts": [(chart, Markup(chart.svg)) for chart in charts],
-        "class_header": ["class", "objects", "AP", "AP50", "best threshold", "F1", "precision"]
-        + ["recall"],
-        "classes": rows,
-        "classes_note": f"F1, precision and recall hold at IoU {IOU:g} and at the class's best "
-        f"threshold, the least score with which F1 is largest; --confidence-threshold {BEST_F1} of "
-        "tools/demo.py and tools/export.py takes it. A class that was never found has none, and "
-        f"{FALLBACK:g} is taken for it.",
-        "pictures_note": f"Those with most mistakes, at IoU {IOU:g} and {shown}. Left: what is "
-        "annotated, dashed where no detection found it. Right: the detections, dashed where they "
-        "are wrong, with the kind of their error. Colours are the classes'.",
-    }
 
 
 # --- figures
@@ -202,8 +169,6 @@ def draw_charts(
         prefix: of the ids of the figures on the page.
     """
     levels = analysis.levels
-    scale = f"resized to {levels.min_size} px (at most {levels.max_size} px)"
-    scale = scale if levels.min_size else "as it is"
     gains = [(kind, content["errors"][kind]) for kind in KINDS]
     losses = horizontal_bars(
         [kind for kind, _ in gains],
@@ -228,11 +193,11 @@ def draw_charts(
         Chart(
             "AP by pyramid level",
             f"IoU 0.5 to 0.95, all scores. The level that Eq. 1 gives an object (and a detection) "
-            f"on the image {scale}, with k0 = {levels.canonical_level} for "
+            f"on the image {levels.scale}, with k0 = {levels.canonical_level} for "
             f"{levels.canonical_size:g} px. Hatched: at IoU 0.5 alone.",
             _draw_aps(
                 content["by_level"],
-                [level_color(k) for k in range(levels.first, levels.last + 1)],
+                [level_color(k) for k in levels.numbers],
                 f"{prefix}-level",
                 "AP by pyramid level",
             ),
@@ -284,13 +249,12 @@ def _draw_curves(analysis: ErrorAnalysis, prefix: str) -> Chart:
     figure.legend(
         handles[::-1], labels[::-1], loc="outside lower center", ncols=3, frameon=False, fontsize=9
     )
-    rest = f" The other {len(there) - _CURVES_SHOWN} classes are grey."
+    grey = len(there) - _CURVES_SHOWN
     return Chart(
         "Precision and recall",
         f"At IoU {IOU:g}, AP50 in brackets; a dot is the threshold of best F1. Precision at a "
         "recall is the best at that recall or more, as COCO's AP takes it."
-        + rest
-        * (len(there) > _CURVES_SHOWN),
+        + (f" The other {grey} classes are grey." if grey > 0 else ""),
         to_svg(figure, f"{prefix}-curves", "precision over recall, by class"),
     )
 
@@ -313,9 +277,8 @@ def _draw_matrix(analysis: ErrorAnalysis, matrix: np.ndarray, shown: str, prefix
     axes.grid(visible=False)
     ticks = range(len(matrix))
     titles = [plain_text(name) for name in names]
-    axes.set_xticks(ticks, [*titles, "(missed)"], rotation=90 if len(names) > 6 else 30, ha="right")
-    if len(names) > 6:
-        axes.set_xticks(ticks, [*titles, "(missed)"], rotation=90, ha="center")
+    turned = {"rotation": 90} if len(names) > 6 else {"rotation": 30, "ha": "right"}
+    axes.set_xticks(ticks, [*titles, "(missed)"], **turned)
     axes.set_yticks(ticks, [*titles, "(background)"])
     axes.tick_params(labelsize=9 if len(names) <= 20 else 7, length=0)
     axes.xaxis.set_minor_locator(NullLocator())
@@ -392,9 +355,3 @@ def _draw_side(
     colors = [class_color(analysis.class_ids.index(r["category_id"])) for r in records]
     scale = _PICTURE_SIDE / max(pixels.shape[:2])
     return draw_boxes(pixels, boxes, labels, colors, scale, dashed=dashed)
-
-
-def _caption(about: dict[str, Any]) -> str:
-    kinds = ", ".join(f"{count} {kind}" for kind, count in about["kinds"].items())
-    false = f"{about['false']} false ({kinds})" if kinds else f"{about['false']} false"
-    return f"{about['file_name']}: {false}, {about['missed']} not found"

@@ -36,7 +36,7 @@ def analyze_run(run: str, cfg: CfgNode) -> tuple[list[ErrorAnalysis], list[str]]
             f"{run} holds no inference/<data set>, which an evaluation writes; name the OUTPUT_DIR "
             "of train_net.py, and evaluate with --eval-only if it has not been"
         )
-    analyses, faults, levels = [], [], PyramidLevels.of_config(cfg)
+    analyses, faults, levels = [], [], PyramidLevels.of_config(cfg, fewest=2)
     for name in told("analysing", names, unit="test set"):
         try:
             analyses.append(analyze_test_set(os.path.join(folder, name), levels))

@@ -46,7 +46,7 @@ def level_color(level: int) -> str:
 def draw_levels(explanation: Explanation, names: Sequence[str] = ()) -> np.ndarray:
     """Draw each detection in the colour of the level that Eq. 1 chose for it.
 
-    ``names`` are those of the classes; see :func:`fpn_d2.inference.class_names`.
+    ``names`` are those of the classes; see :func:`fpn_d2.inference.classes_of`.
     """
     levels = explanation.levels.tolist()
     texts = detection_texts(explanation.detections, names)
