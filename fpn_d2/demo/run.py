@@ -108,20 +108,18 @@ def run_demo(
         )
     if sources.skipped:
         print(f"skipped: {listed(sources.skipped)}")
-    suffixes = [".png", *["_explain.png"] * explain, *["_compare.png"] * (len(rows) > 1), ".mp4"]
+    more = ["_explain.png"] * explain + ["_compare.png"] * (len(rows) > 1)  # pictures of an image
     read = [*sources.images, *sources.videos]
-    single = named_file(output)
-    if single:
-        _check_single(output, single, sources, more_pictures=explain or len(rows) > 1)
-        output, files = os.path.dirname(output) or ".", [os.path.basename(output)]
-        results, targets = (), dict(zip(read, files, strict=True))
+    if kind := named_file(output):
+        _check_single(output, kind, sources, more_pictures=bool(more))
+        output, name = os.path.dirname(output) or ".", os.path.basename(output)
+        targets, files, results = {read[0]: name}, [name], ()
     else:
-        stems = unique_stems(read, suffixes)
-        files = [f"{s}{suffix}" for s in stems[: len(sources.images)] for suffix in suffixes[:-1]]
-        files += [f"{stem}.mp4" for stem in stems[len(sources.images) :]]
-        endings = [".png"] * len(sources.images) + [".mp4"] * len(sources.videos)
-        results = _RESULTS
-        targets = {p: s + e for p, s, e in zip(read, stems, endings, strict=True)}
+        stems = dict(zip(read, unique_stems(read, [".png", *more, ".mp4"]), strict=True))
+        targets = {path: f"{stems[path]}.png" for path in sources.images}
+        targets |= {path: f"{stems[path]}.mp4" for path in sources.videos}
+        files = [f"{stems[path]}{ending}" for path in sources.images for ending in more]
+        files, results = [*targets.values(), *files], _RESULTS
     prepare_folder(output, [*files, *results], read, replace=replace)
     demo = _Demo(rows, output, thresholds, sources.urls)
     ids = [] if sources.videos else image_ids(rows[demo.first], sources.images)

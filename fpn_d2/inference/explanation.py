@@ -99,6 +99,12 @@ class Explanation:
     anchors: AnchorMatches | None
     notes: tuple[str, ...]
 
+    @property
+    def counts(self) -> dict[int, int]:
+        """How many detections each level has that Eq. 1 can choose, fine to coarse."""
+        low, high = self.level_range
+        return {k: int((self.levels == k).sum()) for k in range(low, high + 1)}
+
 
 class Explainer:
     """Explains images with one model: any detector of this package or of plain Detectron2.

@@ -55,7 +55,7 @@ def write_analysis(
     """Write the page and the figures; those of an earlier analysis are replaced.
 
     Args:
-        analyses: see :func:`fpn_d2.inspection.analyze_run`.
+        analyses: see :func:`.evaluated_sets.analyze_run`.
         run: the name of the run, for the page.
         output: the folder for the two files; made where it is missing. Empty is the run's own,
             where ``--confidence-threshold best-f1`` looks.

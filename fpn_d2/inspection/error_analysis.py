@@ -73,7 +73,7 @@ class ErrorAnalysis:
         Args:
             dataset: the name of the data set.
             truth: its annotations.
-            results: the detections in COCO's form, at least one; see :func:`read_detections`.
+            results: the detections in COCO's form, at least one.
             levels: how boxes get their level.
         """
         self.dataset, self.image_root, self.levels = dataset, "", levels

@@ -4,7 +4,7 @@ Shape shorthand: an image of H x W pixels with R detections. Every ``draw`` func
 :class:`fpn_d2.inference.Explanation` of one image and returns a picture, (H', W', 3) uint8, RGB.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -59,16 +59,14 @@ def draw_levels(explanation: Explanation, names: Sequence[str] = ()) -> np.ndarr
     )
 
 
-def level_legend(levels: Sequence[int | str], texts: Sequence[str] = ()) -> np.ndarray:
-    """Draw a strip with each level's colour and name.
+def level_legend(counts: Mapping[int | str, int]) -> np.ndarray:
+    """Draw a strip with each level's colour, name and count.
 
     Args:
-        levels: numbers, or names of features such as ``"p4"``.
-        texts: a text for each level, which follows its name; none by default.
+        counts: by the level's number, or by the name of its feature, such as ``"p4"``.
     """
-    names = [f"P{level}" if isinstance(level, int) else level.capitalize() for level in levels]
-    pairs = zip(names, texts or [""] * len(names), strict=True)
-    words = [f"{name} {text}".strip() for name, text in pairs]
+    names = [f"P{level}" if isinstance(level, int) else level.capitalize() for level in counts]
+    words = [f"{name} ({count})" for name, count in zip(names, counts.values(), strict=True)]
     return legend(words, [level_color(level_number(name)) for name in names])
 
 
@@ -147,14 +145,12 @@ def draw_proposals(explanation: Explanation, *, number: int = 10, width: int = 3
 
 def draw_explanation(explanation: Explanation, names: Sequence[str] = ()) -> np.ndarray:
     """Draw everything that the model has on one page; ``names`` as in :func:`draw_levels`."""
-    levels = range(explanation.level_range[0], explanation.level_range[1] + 1)
-    counts = [f"({int((explanation.levels == level).sum())})" for level in levels]
     eq1 = (
         f"Level by Eq. 1 (k0 = {explanation.canonical_level}, "
         f"{explanation.canonical_size:g} px) of {len(explanation.levels)} detections"
     )
     drawn = draw_levels(explanation, names)
-    top = [stack([text_block(eq1, drawn.shape[1]), drawn, level_legend(list(levels), counts)])]
+    top = [stack([text_block(eq1, drawn.shape[1]), drawn, level_legend(explanation.counts)])]
     if explanation.anchors is not None:
         top.append(draw_anchor_panel(explanation))
     page = [beside(top, gap=2 * _GAP)]
@@ -183,5 +179,5 @@ def draw_anchor_panel(explanation: Explanation) -> np.ndarray:
     )
     picture = draw_anchors(explanation)
     names = sorted(set(matches.levels), key=level_number)
-    counts = [f"({matches.levels.count(name)})" for name in names]
-    return stack([text_block(title, picture.shape[1]), picture, level_legend(names, counts)])
+    counts = {name: matches.levels.count(name) for name in names}
+    return stack([text_block(title, picture.shape[1]), picture, level_legend(counts)])

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.inspection import Inspection, summary, write_inspection
-from fpn_d2.inspection.measurements import AnchorSetup
+from fpn_d2.inspection.inspection_page import summary, write_inspection
+from fpn_d2.inspection.measurements import AnchorSetup, Inspection
 from fpn_d2.inspection.samples import draw_augmented, draw_samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")
