@@ -4,9 +4,8 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from .coco_evaluation import ResultsWritingCOCOEvaluator
+from .evaluators import ResultsWritingCOCOEvaluator, ResultsWritingVOCEvaluator
 from .mask_recall import PARAMS, SIZES, MaskRecallEvaluator
-from .voc_evaluation import ResultsWritingVOCEvaluator
 
 _AP = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 

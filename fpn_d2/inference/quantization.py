@@ -146,46 +146,39 @@ def quantize_parts(
     return graphs
 
 
-class CalibrationImages:
-    """The images of ``DATASETS.TRAIN`` that calibrate, read as test images are, one by one.
+def calibration_images(cfg: CfgNode) -> Iterator[dict[str, Any]]:
+    """Read the images of ``DATASETS.TRAIN`` that calibrate, as test images are read, one by one.
 
     They are ``INFERENCE.CALIBRATION_IMAGES`` of them, evenly spaced.
+
+    Raises:
+        UserError: where there are none, or one cannot be read.
     """
+    count = cfg.INFERENCE.CALIBRATION_IMAGES
+    try:
+        dataset = load_train_dataset(cfg)
+    except UserError as error:
+        raise UserError(
+            f"INFERENCE.PRECISION int8 is calibrated on images of DATASETS.TRAIN: {error}"
+        ) from error
+    mapper = RefusingMapper(build_test_mapper(cfg))
+    step = max(1, len(dataset) // count) if hasattr(dataset, "__len__") else 1
+    chosen = itertools.islice(dataset, 0, step * count, step)
+    yield from map(mapper, told("calibrating", chosen, count))
 
-    def __init__(self, cfg: CfgNode):
-        """``cfg`` is the merged config; nothing is read yet."""
-        self.cfg = cfg
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Read the images.
-
-        Raises:
-            UserError: where there are none, or one cannot be read.
-        """
-        count = self.cfg.INFERENCE.CALIBRATION_IMAGES
-        try:
-            dataset = load_train_dataset(self.cfg)
-        except UserError as error:
-            raise UserError(
-                f"INFERENCE.PRECISION int8 is calibrated on images of DATASETS.TRAIN: {error}"
-            ) from error
-        mapper = RefusingMapper(build_test_mapper(self.cfg))
-        step = max(1, len(dataset) // count) if hasattr(dataset, "__len__") else 1
-        chosen = itertools.islice(dataset, 0, step * count, step)
-        yield from map(mapper, told("calibrating", chosen, count))
-
-    def describe(self) -> dict[str, Any]:
-        """What decides about the images, without reading them."""
-        for name in self.cfg.DATASETS.TRAIN:  # or the stamp would be of an older conversion
-            make_ready(name)
-        files = [MetadataCatalog.get(name).get("json_file") for name in self.cfg.DATASETS.TRAIN]
-        files += self.cfg.DATASETS.PROPOSAL_FILES_TRAIN if self.cfg.MODEL.LOAD_PROPOSALS else []
-        return {
-            "count": self.cfg.INFERENCE.CALIBRATION_IMAGES,
-            "sets": list(self.cfg.DATASETS.TRAIN),
-            "files": [_stamp(file) for file in files if file],
-            "input": self.cfg.INPUT.dump(),
-        }
+def _describe_calibration(cfg: CfgNode) -> dict[str, Any]:
+    """What decides about the images that calibrate, without reading them."""
+    for name in cfg.DATASETS.TRAIN:  # or the stamp would be of an older conversion
+        make_ready(name)
+    files = [MetadataCatalog.get(name).get("json_file") for name in cfg.DATASETS.TRAIN]
+    files += cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else []
+    return {
+        "count": cfg.INFERENCE.CALIBRATION_IMAGES,
+        "sets": list(cfg.DATASETS.TRAIN),
+        "files": [_stamp(file) for file in files if file],
+        "input": cfg.INPUT.dump(),
+    }
 
 
 def _stamp(file: str) -> tuple[str, int, int]:
@@ -220,7 +213,7 @@ def cache_paths(cfg: CfgNode, model: nn.Module) -> list[str]:
         [type(module).__qualname__ for module in model.modules()],
         changed(cfg, {"MODEL.WEIGHTS": ""}).MODEL.dump(),
         cfg.TEST.DETECTIONS_PER_IMAGE,  # which masks are computed for
-        CalibrationImages(cfg).describe(),
+        _describe_calibration(cfg),
         describe_versions(),
     ]
     config = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
