@@ -35,7 +35,6 @@ _COLORS = tuple(PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 3))
 _LINES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)), (0, (8, 2)), (0, (2, 1)))
 _MARKERS = "os^Dv*P"
 _FOUND, _MISSED = PALETTE[4], PALETTE[5]  # Blue and vermilion.
-_PROPOSALS = 100  # How many of an image's best proposals count.
 _COUNTS = {"AR10": 10, "AR30": 30, "AR100": 100, "AR300": 300, "AR1k": 1000}
 
 
@@ -269,7 +268,7 @@ def find_examples(
     coco, image_root = load_ground_truth(dataset)
     found, objects = {}, {}
     for row in rows:
-        kind, results = read_results(folders[row], threshold=0.5, proposals=_PROPOSALS)
+        kind, results = read_results(folders[row])
         found[row] = {}
         for image_id in sorted(coco.imgs):
             objects[image_id], ious = overlaps_with_objects(kind, coco, image_id, results[image_id])

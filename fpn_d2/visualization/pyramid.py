@@ -22,7 +22,7 @@ HEAT_MAP_TITLES = {
     "output": "after the 3x3: what the heads read",
 }
 _COLOR_MAP = "viridis"  # perceptually uniform, whatever the colour vision
-_GAP = 8
+_GAP, _WIDTH = 8, 300  # pixels between pictures of levels, and across one
 
 
 def level_number(feature: str) -> int:
@@ -70,7 +70,7 @@ def level_legend(counts: Mapping[int | str, int]) -> np.ndarray:
     return legend(words, [level_color(level_number(name)) for name in names])
 
 
-def draw_heat_maps(explanation: Explanation, *, width: int = 300) -> np.ndarray:
+def draw_heat_maps(explanation: Explanation, *, width: int = _WIDTH) -> np.ndarray:
     """Draw a feature map for each level (columns) and each kind (rows), cut to the image.
 
     The value of a cell is the mean absolute activation of its channels. Each map is scaled from its
@@ -122,24 +122,21 @@ def draw_anchors(explanation: Explanation) -> np.ndarray:
     return draw_boxes(picture, matches.targets * scale, [""] * count, ["#FFFFFF"] * count)
 
 
-def draw_proposals(explanation: Explanation, *, number: int = 10, width: int = 300) -> np.ndarray:
-    """Draw the best proposals of each level, in a picture for each level.
-
-    ``number`` is how many of a level are drawn, and ``width`` that of a picture, in pixels.
-    """
+def draw_proposals(explanation: Explanation) -> np.ndarray:
+    """Draw the ten best proposals of each level, in a picture for each level."""
     cells = []
     for name, proposals in explanation.proposals.items():
-        boxes, scores = proposals.boxes[:number], proposals.scores[:number]
+        boxes, scores = proposals.boxes[:10], proposals.scores[:10]
         picture = draw_boxes(
             explanation.image,
             boxes,
             [""] * len(boxes),
             [level_color(level_number(name))] * len(boxes),
-            scale=width / explanation.image.shape[1],
+            scale=_WIDTH / explanation.image.shape[1],
         )
         span = f"{scores[-1]:.2f} to {scores[0]:.2f}" if len(scores) else "-"
         title = f"{name.capitalize()}: best {len(boxes)}\nscores {span}"
-        cells.append(stack([text_block(title, width, lines=2, size=13), picture]))
+        cells.append(stack([text_block(title, _WIDTH, lines=2, size=13), picture]))
     return beside(cells, gap=_GAP)
 
 
