@@ -4,8 +4,9 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from .evaluators import ResultsWritingCOCOEvaluator, ResultsWritingVOCEvaluator
+from .coco_evaluation import ResultsWritingCOCOEvaluator
 from .mask_recall import PARAMS, SIZES, MaskRecallEvaluator
+from .voc_evaluation import ResultsWritingVOCEvaluator
 
 _AP = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 

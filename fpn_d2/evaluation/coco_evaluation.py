@@ -1,4 +1,4 @@
-"""COCO's and Pascal VOC's evaluation, which also write their results, and COCO's ground truth."""
+"""COCO's evaluation and its ground truth, in a form that other tools can read."""
 
 import contextlib
 import copy
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals
 from pycocotools.coco import COCO
 
@@ -20,35 +20,12 @@ from ..utils.files import write_json
 from ..utils.progress import working
 
 
-class _ResultsWriting:
-    """An evaluator that also writes the metrics that it returns, as ``results.json``.
+class ResultsWritingCOCOEvaluator(COCOEvaluator):
+    """A :class:`COCOEvaluator` that also writes the metrics that it returns, as ``results.json``.
 
-    Detectron2 leaves the metrics of ``--eval-only`` in the log alone.
-    """
-
-    def evaluate(self, *args: Any) -> dict[str, Any] | None:
-        """See the parent's ``evaluate``."""
-        with working("computing the metrics"):
-            results = super().evaluate(*args)
-        if self._output_dir and results:  # only the main process has results
-            write_results(self._output_dir, results)
-        return results
-
-
-class ResultsWritingVOCEvaluator(_ResultsWriting, PascalVOCDetectionEvaluator):
-    """A :class:`PascalVOCDetectionEvaluator` that also writes ``results.json``."""
-
-    def __init__(self, dataset_name: str, output_dir: str):
-        """See :class:`PascalVOCDetectionEvaluator`; ``output_dir`` is the folder of the file."""
-        super().__init__(dataset_name)
-        self._output_dir = output_dir
-
-
-class ResultsWritingCOCOEvaluator(_ResultsWriting, COCOEvaluator):
-    """A :class:`COCOEvaluator` that also writes ``results.json``.
-
-    For the curve of AR over the number of proposals, it measures recall at 10, 30 and 300 proposals
-    too, besides Detectron2's 100 and 1000.
+    Detectron2 leaves the metrics of ``--eval-only`` in the log alone. For the curve of AR over the
+    number of proposals, this evaluator measures recall at 10, 30 and 300 proposals too, besides
+    Detectron2's 100 and 1000.
     """
 
     def __init__(self, dataset_name: str, *args: Any, **kwargs: Any):
@@ -73,6 +50,14 @@ class ResultsWritingCOCOEvaluator(_ResultsWriting, COCOEvaluator):
             with _own_keypoints(dataset_name):
                 super().__init__(dataset_name, *args, **kwargs, allow_cached_coco=False)
         del metadata.json_file  # the next evaluation would take it for the data set's
+
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
+        """See :meth:`COCOEvaluator.evaluate`."""
+        with working("computing COCO's metrics"):
+            results = super().evaluate(img_ids)
+        if self._output_dir and results:  # only the main process has results
+            write_results(self._output_dir, results)
+        return results
 
     def _eval_box_proposals(self, predictions: list[dict[str, Any]]) -> None:
         """See :meth:`COCOEvaluator._eval_box_proposals`; adds AR@10, AR@30 and AR@300."""
