@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.structures import BoxMode
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image, ImageColor
 
@@ -26,7 +25,7 @@ from ..visualization import (
     read_results,
     side_by_side,
 )
-from ..visualization.pages import Chart, new_axes, to_svg
+from ..visualization.pages import Chart, finish_chart, new_axes
 from .claims import Summaries, summarize
 from .tables import LongerRow, Table
 
@@ -204,18 +203,6 @@ def plot_row(
         x, y, color=style.color, linestyle=style.line, label=label, lw=2, ms=6,
         marker=style.marker if marks else None, markeredgecolor="#222222", markeredgewidth=0.5,
     )  # fmt: skip
-
-
-def finish_chart(figure: Figure, prefix: str, description: str, title: str, caption: str) -> Chart:
-    """Finish a figure with a legend below its only axes."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    # In a figure of this width each of two columns holds this many letters.
-    columns = 2 if max(map(len, labels), default=0) <= 34 else 1
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
-        handlelength=3.2,
-    )  # fmt: skip
-    return Chart(title, caption, to_svg(figure, prefix, description))
 
 
 # -- examples

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from ..data.images import read_sound_image
@@ -19,11 +20,11 @@ from ..utils.progress import told
 from ..visualization import PALETTE, class_color, draw_boxes, level_color, side_by_side
 from ..visualization.pages import (
     Chart,
+    finish_chart,
     horizontal_bars,
     new_axes,
     page_environment,
     plain_text,
-    to_svg,
     write_page,
 )
 from .coco_matches import RECALLS
@@ -169,46 +170,36 @@ def draw_charts(
         prefix: of the ids of the figures on the page.
     """
     levels = analysis.levels
-    gains = [(kind, content["errors"][kind]) for kind in KINDS]
+    gains = [content["errors"][kind]["dAP"] for kind in KINDS]
+    texts = [f"{gain:.1f}" for gain in gains]
     losses = horizontal_bars(
-        [kind for kind, _ in gains],
-        [entry["dAP"] for _, entry in gains],
-        [PALETTE[5]] * len(gains),
-        "dAP at IoU 0.5, points",
-        [f"{entry['dAP']:.1f}" for _, entry in gains],
+        KINDS, gains, [PALETTE[5]] * len(KINDS), "dAP at IoU 0.5, points", texts
     )
+    colors = [level_color(k) for k in levels.numbers]
     return [
-        Chart(
-            "What each kind of error costs",
-            f"dAP at IoU {IOU:g}, over all scores.",
-            to_svg(losses, f"{prefix}-kinds", "dAP of each kind of error"),
+        finish_chart(
+            losses, f"{prefix}-kinds", "dAP of each kind of error",
+            "What each kind of error costs", f"dAP at IoU {IOU:g}, over all scores.",
         ),
         _draw_curves(analysis, prefix),
-        Chart(
+        finish_chart(
+            _draw_aps(content["by_size"], [PALETTE[4]] * 3), f"{prefix}-size", "AP by size",
             "AP by size",
             "IoU 0.5 to 0.95, all scores. Small is an area up to 32 x 32 pixels of the image, "
             "medium up to 96 x 96. Hatched: at IoU 0.5 alone.",
-            _draw_aps(content["by_size"], [PALETTE[4]] * 3, f"{prefix}-size", "AP by size"),
         ),
-        Chart(
+        finish_chart(
+            _draw_aps(content["by_level"], colors), f"{prefix}-level", "AP by pyramid level",
             "AP by pyramid level",
-            f"IoU 0.5 to 0.95, all scores. The level that Eq. 1 gives an object (and a detection) "
+            "IoU 0.5 to 0.95, all scores. The level that Eq. 1 gives an object (and a detection) "
             f"on the image {levels.scale}, with k0 = {levels.canonical_level} for "
             f"{levels.canonical_size:g} px. Hatched: at IoU 0.5 alone.",
-            _draw_aps(
-                content["by_level"],
-                [level_color(k) for k in levels.numbers],
-                f"{prefix}-level",
-                "AP by pyramid level",
-            ),
         ),
         _draw_matrix(analysis, np.array(content["confusion"]["matrix"]), shown, prefix),
-    ]
+    ]  # fmt: skip
 
 
-def _draw_aps(
-    entries: dict[str, dict[str, Any]], colors: Sequence[str], prefix: str, description: str
-) -> str:
+def _draw_aps(entries: dict[str, dict[str, Any]], colors: Sequence[str]) -> Figure:
     figure, axes = new_axes()
     names = [f"{name}\n{entry['objects']:,} objects" for name, entry in entries.items()]
     for offset, metric, style in ((-0.2, "AP", {}), (0.2, "AP50", {"hatch": "///", "alpha": 0.45})):
@@ -221,42 +212,38 @@ def _draw_aps(
     axes.set_ylim(0, 108)
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("AP, percent")
-    return to_svg(figure, prefix, description)
+    return figure
 
 
 def _draw_curves(analysis: ErrorAnalysis, prefix: str) -> Chart:
     figure, axes = new_axes()
     there = [c for c in analysis.curves if c["precisions"] is not None]
     there.sort(key=lambda curve: -curve["objects"])
-    styles = ("-", "--", "-.", ":")
-    for i, curve in reversed(list(enumerate(there))):
-        color, label, width = "#c8c8c8", None, 0.7
-        if i < _CURVES_SHOWN:
-            color, width = PALETTE[i], 1.8
-            label = f"{plain_text(curve['name'])} ({curve['AP50']:.0f})"
-        style = styles[i % len(styles)] if i < _CURVES_SHOWN else "-"
-        axes.plot(RECALLS, curve["precisions"], style, color=color, lw=width, label=label)
-        if i < _CURVES_SHOWN and curve["f1"] is not None:
-            axes.plot(curve["recall"], curve["precision"], "o", color=color, ms=6, mec="white")
     if len(there) > 1:
         mean = np.mean([curve["precisions"] for curve in there], axis=0)
-        axes.plot(RECALLS, mean, color="black", lw=2.4, label=f"mean ({100 * mean.mean():.0f})")
+        label = f"mean ({100 * mean.mean():.0f})"
+        axes.plot(RECALLS, mean, color="black", lw=2.4, label=label, zorder=4)
+    shown, rest = there[:_CURVES_SHOWN], there[_CURVES_SHOWN:]
+    for i, (curve, color) in enumerate(zip(shown, PALETTE, strict=False)):
+        name = plain_text(curve["name"])
+        style = {"color": color, "zorder": 3 - i / _CURVES_SHOWN}  # the first ones lie on top
+        line, label = ("-", "--", "-.", ":")[i % 4], f"{name} ({curve['AP50']:.0f})"
+        axes.plot(RECALLS, curve["precisions"], line, lw=1.8, label=label, **style)
+        if curve["f1"] is not None:
+            axes.plot(curve["recall"], curve["precision"], "o", ms=6, mec="white", **style)
+    for curve in rest:
+        axes.plot(RECALLS, curve["precisions"], color="#c8c8c8", lw=0.7, zorder=1.5)
     axes.set_xlim(0, 1.01)
     axes.set_ylim(0, 1.03)
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles[::-1], labels[::-1], loc="outside lower center", ncols=3, frameon=False, fontsize=9
-    )
-    grey = len(there) - _CURVES_SHOWN
-    return Chart(
-        "Precision and recall",
+    return finish_chart(
+        figure, f"{prefix}-curves", "precision over recall, by class", "Precision and recall",
         f"At IoU {IOU:g}, AP50 in brackets; a dot is the threshold of best F1. Precision at a "
         "recall is the best at that recall or more, as COCO's AP takes it."
-        + (f" The other {grey} classes are grey." if grey > 0 else ""),
-        to_svg(figure, f"{prefix}-curves", "precision over recall, by class"),
-    )
+        + (f" The other {len(rest)} classes are grey." if rest else ""),
+        columns=3,
+    )  # fmt: skip
 
 
 def _draw_matrix(analysis: ErrorAnalysis, matrix: np.ndarray, shown: str, prefix: str) -> Chart:
@@ -289,12 +276,11 @@ def _draw_matrix(analysis: ErrorAnalysis, matrix: np.ndarray, shown: str, prefix
             if count:
                 color = "white" if shares[i, j] > 0.55 else "#333333"
                 axes.text(j, i, f"{count}", ha="center", va="center", fontsize=9, color=color)
-    return Chart(
-        "Which class is taken for which",
+    return finish_chart(
+        figure, f"{prefix}-matrix", "confusion matrix", "Which class is taken for which",
         f"IoU above {IOU:g}, {shown}. The darker, the larger the share of the row. The last column "
         "counts objects that nothing found, the last row detections on no object." + more,
-        to_svg(figure, f"{prefix}-matrix", "confusion matrix"),
-    )
+    )  # fmt: skip
 
 
 # --- pictures

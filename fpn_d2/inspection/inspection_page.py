@@ -13,10 +13,10 @@ from ..utils.files import read_json
 from ..visualization import PALETTE, level_color, level_number
 from ..visualization.pages import (
     Chart,
+    finish_chart,
     horizontal_bars,
     new_axes,
     page_environment,
-    to_svg,
     write_page,
 )
 from .measurements import Inspection
@@ -167,28 +167,21 @@ def draw_charts(inspection: Inspection) -> list[Chart]:
     names, objects = zip(*counts[:_CLASSES_SHOWN], strict=True)
     more = len(counts) - len(names)
     rest = f" {more} rarer classes are left out." if more else ""
+    bars = horizontal_bars(features, matched, colors, "matched anchors")
+    of_classes = horizontal_bars(names, objects, [PALETTE[4]] * len(names), "objects")
     return [
         _draw_sizes(inspection),
         _draw_reach(inspection),
-        Chart(
+        finish_chart(
+            bars, "matches", "number of matched anchors by level",
             "Anchors that training would match, by their level",
             f"Positive at IoU {threshold:g} or more, or the best of an object; before sampling.",
-            to_svg(
-                horizontal_bars(features, matched, colors, "matched anchors"),
-                "matches",
-                "number of matched anchors by level",
-            ),
         ),
-        Chart(
-            "Objects by class",
+        finish_chart(
+            of_classes, "classes", "number of objects by class", "Objects by class",
             f"{_number(len(counts), 'class')}.{rest}",
-            to_svg(
-                horizontal_bars(names, objects, [PALETTE[4]] * len(names), "objects"),
-                "classes",
-                "number of objects by class",
-            ),
         ),
-    ]
+    ]  # fmt: skip
 
 
 def _half_octaves(sides: np.ndarray) -> np.ndarray:
@@ -218,13 +211,13 @@ def _draw_sizes(inspection: Inspection) -> Chart:
     )
     _scale_by_octave(axes, edges)
     axes.set_ylabel("objects")
-    figure.legend(loc="outside lower center", ncols=len(levels), frameon=False, fontsize=9)
-    return Chart(
+    return finish_chart(
+        figure, "sizes", "histogram of object sizes, by pyramid level",
         "Object sizes, and the level of each",
-        f"The side of an object is sqrt(w h). The colour is the level that Eq. 1 chooses, with "
+        "The side of an object is sqrt(w h). The colour is the level that Eq. 1 chooses, with "
         f"k0 = {tested.canonical_level} for {tested.canonical_size} px.",
-        to_svg(figure, "sizes", "histogram of object sizes, by pyramid level"),
-    )
+        columns=len(levels),
+    )  # fmt: skip
 
 
 def _draw_reach(inspection: Inspection) -> Chart:
@@ -244,9 +237,8 @@ def _draw_reach(inspection: Inspection) -> Chart:
     _scale_by_octave(axes, edges)
     axes.set_ylim(0, 100)
     axes.set_ylabel("reached, % of the objects")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    return Chart(
+    return finish_chart(
+        figure, "reach", "share of objects reached by an anchor, by size",
         "Objects with an anchor at IoU 0.5",
         "By size, in half octaves. Where both lines are one, the suggestion is the present sizes.",
-        to_svg(figure, "reach", "share of objects reached by an anchor, by size"),
-    )
+    )  # fmt: skip

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data.detection_utils import check_image_size, convert_image_to_rgb
+from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import BoxMode
 from PIL import Image
 
 from ..config import changed
 from ..data.dataset_mapper import build_train_mapper, map_record
-from ..data.images import read_image, use_image
+from ..data.images import read_image, read_sound_image
+from ..utils.errors import UserError
 from ..utils.progress import told
 from ..utils.seeding import seeded
 from ..visualization import draw_boxes, level_color, level_number, side_by_side
@@ -46,9 +47,10 @@ def draw_samples(
     samples, faults = [], []
     for image in told("drawing samples", sorted(chosen.tolist())):
         name = objects.file_names[image]
-        pixels, fault = use_image(_read, _record(inspection, image))
-        if fault is not None:
-            faults.append(f"image {name} {fault}")
+        try:
+            pixels = read_sound_image(_record(inspection, image), "RGB")
+        except UserError as error:
+            faults.append(str(error))
             continue
         picture = _draw_sample(inspection, image, pixels)
         if len(samples) < augmented:
@@ -56,12 +58,6 @@ def draw_samples(
             picture = Image.fromarray(stack(both))
         samples.append((name, picture))
     return samples, faults
-
-
-def _read(record: dict[str, Any]) -> np.ndarray:
-    pixels = read_image(record["file_name"])
-    check_image_size(record, pixels)
-    return pixels
 
 
 def _record(inspection: Inspection, image: int) -> dict[str, Any]:

@@ -74,14 +74,29 @@ def plain_text(name: str) -> str:
     return short.replace("$", r"\$")
 
 
-def to_svg(figure: Figure, prefix: str, description: str) -> Markup:
-    """Return a figure as an ``<svg>`` element whose ids are unique on the page.
+def finish_chart(
+    figure: Figure, prefix: str, description: str, title: str, caption: str, *, columns: int = 0
+) -> Chart:
+    """Finish a figure of a page, with a legend below its axes if there is something to name.
 
     Args:
         figure: the figure.
         prefix: the prefix of its ids; each figure of a page has its own.
         description: the text for readers who cannot see the figure.
+        title, caption: see :class:`Chart`.
+        columns: how many the legend has; 0 is two, or one for long labels.
     """
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if labels:
+        # In a figure of the usual width each of two columns holds this many letters.
+        columns = columns or (2 if max(map(len, labels)) <= 34 else 1)
+        place = {"loc": "outside lower center", "ncols": columns, "handlelength": 3.2}
+        figure.legend(handles, labels, frameon=False, fontsize=9, **place)
+    return Chart(title, caption, _to_svg(figure, prefix, description))
+
+
+def _to_svg(figure: Figure, prefix: str, description: str) -> Markup:
+    """A figure as an ``<svg>`` element whose ids are unique on the page."""
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": prefix}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
