@@ -222,11 +222,11 @@ def _draw_curves(analysis: ErrorAnalysis, prefix: str) -> Chart:
     if len(there) > 1:
         mean = np.mean([curve["precisions"] for curve in there], axis=0)
         label = f"mean ({100 * mean.mean():.0f})"
-        axes.plot(RECALLS, mean, color="black", lw=2.4, label=label, zorder=4)
+        axes.plot(RECALLS, mean, color="black", lw=2.4, label=label, zorder=2.2)
     shown, rest = there[:_CURVES_SHOWN], there[_CURVES_SHOWN:]
     for i, (curve, color) in enumerate(zip(shown, PALETTE, strict=False)):
         name = plain_text(curve["name"])
-        style = {"color": color, "zorder": 3 - i / _CURVES_SHOWN}  # the first ones lie on top
+        style = {"color": color, "zorder": 2 - i / 20}  # the first ones lie on top
         line, label = ("-", "--", "-.", ":")[i % 4], f"{name} ({curve['AP50']:.0f})"
         axes.plot(RECALLS, curve["precisions"], line, lw=1.8, label=label, **style)
         if curve["f1"] is not None:
