@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from tabulate import tabulate
 
 from ..utils.files import replace_file
-from ..visualization.pages import Chart, data_url, page_environment
+from ..visualization.pages import Chart, page_environment
 from .claims import DASH, Summaries, Verdict, check_claim, format_metric, summarize
 from .cost_growth import COLUMNS as GROWTH_COLUMNS
 from .cost_growth import growth_lines, left_out_lines
@@ -86,8 +86,8 @@ def write_report(
         "html": page.render(
             **_context(table, results),
             colors={name: style.color for name, style in row_styles(table.rows).items()},
-            charts=[(chart, Markup(chart.svg)) for chart in _charts(table, results)],
-            examples=[(example, data_url(example.picture)) for example in examples],
+            charts=_charts(table, results),
+            examples=examples,
         ),
     }
     os.makedirs(folder, exist_ok=True)
