@@ -32,10 +32,10 @@ from ..utils.seeding import seeded
 from .coco_json import shared_reading
 from .dataset_mapper import (
     Mapper,
-    RefusingMapper,
     SkippingMapper,
     build_test_mapper,
     build_train_mapper,
+    map_or_refuse,
     map_record,
     refuse,
 )
@@ -168,14 +168,9 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
 
 
 def _test_loader(cfg: CfgNode, name: str, mapper: Mapper) -> DataLoader:
-    dataset = _load_test(cfg, name)
-    if isinstance(dataset, list):
-        mapper = RefusingMapper(mapper)
-    else:
-        mapper = functools.partial(map_record, mapper)
     return build_detection_test_loader(
-        dataset,
-        mapper=mapper,
+        _load_test(cfg, name),
+        mapper=functools.partial(map_or_refuse, mapper),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
 
@@ -363,26 +358,19 @@ def _check_image_files(names: Sequence[str], records: Sequence[dict[str, Any]]) 
     paths = [record["file_name"] for record in records if "file_name" in record]
     missing = [path for path in paths if is_local(path) and not os.path.isfile(path)]
     for path in missing:
-        if not _can_be_named(path):
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError as error:
             raise UserError(
                 f"image {path!a} has letters that no file can have in this process, whose file "
                 f"names are {sys.getfilesystemencoding()}: set PYTHONUTF8=1 and start again"
-            )
+            ) from error
     if missing:
         raise UserError(
             f"image {missing[0]} does not exist ({len(missing)} of the {len(paths)} images of "
             f"{', '.join(names)} are missing){file_alike(missing[0])}: put it there or take it out "
             "of the annotation file"
         )
-
-
-def _can_be_named(path: str) -> bool:
-    """Whether the encoding of file names in this process, often of LC_ALL, has these letters."""
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import pycocotools.coco
 from detectron2.evaluation import coco_evaluation
@@ -111,14 +110,16 @@ def shared_reading(masks: bool = True) -> Iterator[None]:
     """
     global _sharing
     before, _sharing = _sharing, _Sharing(masks)
+    # Detectron2 takes a path and makes a COCO of it by the names in these two modules.
+    kinds = {module: module.COCO for module in (pycocotools.coco, coco_evaluation)}
+    for module in kinds:
+        module.COCO = AnnotationFile
     try:
-        with (
-            mock.patch.object(pycocotools.coco, "COCO", AnnotationFile),
-            mock.patch.object(coco_evaluation, "COCO", AnnotationFile),
-            without_gc(),
-        ):
+        with without_gc():
             yield
     finally:
+        for module, kind in kinds.items():
+            module.COCO = kind
         _sharing = before
 
 

@@ -207,13 +207,9 @@ def build_test_mapper(cfg: CfgNode) -> DatasetMapper:
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
     """The training mapper, or with ``INPUT.OBJECT_SCALE_TRAIN`` the one of that scale."""
-    if cfg.INPUT.get("OBJECT_SCALE_TRAIN"):  # a config of Detectron2 alone lacks it
-        return ObjectScaleMapper(cfg)
-    if cfg.INPUT.get("AUGMENTATIONS"):
-        return AugmentingMapper(cfg, True)
-    mapper = DatasetMapper(cfg, True)
-    mapper.augmentations = T.AugmentationList(never_empty(mapper.augmentations.augs))
-    return mapper
+    # A config of Detectron2 alone lacks it.
+    of_scale = cfg.INPUT.get("OBJECT_SCALE_TRAIN")
+    return ObjectScaleMapper(cfg) if of_scale else AugmentingMapper(cfg, True)
 
 
 def map_record(mapper: Mapper, record: dict[str, Any]) -> Any:
@@ -301,19 +297,12 @@ class SkippingMapper:
             )
 
 
-class RefusingMapper:
-    """A test mapper that raises a :class:`UserError` for an image that cannot be read."""
-
-    def __init__(self, mapper: Mapper):
-        """``mapper`` is that of sound images."""
-        self._mapper = mapper
-
-    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Map one image in Detectron2's format."""
-        mapped, fault = use_image(functools.partial(map_record, self._mapper), record)
-        if fault is not None:
-            refuse(record["file_name"], fault)
-        return mapped
+def map_or_refuse(mapper: Mapper, record: dict[str, Any]) -> Any:
+    """:func:`map_record`, with a :class:`UserError` for an image that cannot be read."""
+    mapped, fault = use_image(functools.partial(map_record, mapper), record)
+    if fault is not None:
+        refuse(record["file_name"], fault)
+    return mapped
 
 
 def refuse(file: str, fault: str) -> NoReturn:

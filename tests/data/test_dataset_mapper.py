@@ -1,5 +1,6 @@
 """Mappers: images at an object's scale, torchvision's resize, and images that cannot be read."""
 
+import functools
 import gc
 import itertools
 import logging
@@ -19,11 +20,12 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from fpn_d2 import UserError
 from fpn_d2.data import TorchvisionResize, build_test_loader, build_test_mapper, build_train_loader
 from fpn_d2.data.dataset_mapper import (
+    AugmentingMapper,
     ObjectScaleMapper,
-    RefusingMapper,
     SkippingMapper,
     _start,
     build_train_mapper,
+    map_or_refuse,
     map_record,
 )
 from fpn_d2.data.datasets import register_coco_folders
@@ -186,7 +188,7 @@ def test_the_config_chooses_the_resize(row_config):
 def test_a_config_of_detectron2_alone_has_mappers():
     (resize,) = build_test_mapper(get_cfg()).augmentations.augs
     assert isinstance(resize, T.ResizeShortestEdge)
-    assert type(build_train_mapper(get_cfg())) is DatasetMapper
+    assert type(build_train_mapper(get_cfg())) is AugmentingMapper
 
 
 # Images that are long and narrow: no side is resized to nothing.
@@ -234,6 +236,10 @@ def test_sizes_and_random_draws_are_detectron2s(row_config, record):
 # The pixels that a network gets are those of the one reader.
 
 
+def refusing(mapper):
+    return functools.partial(map_or_refuse, mapper)
+
+
 def test_a_mapper_of_detectron2s_gets_our_pixels(tmp_path, row_config):
     cfg = row_config("quick/demo", "INPUT.MIN_SIZE_TEST", 0)
     grey = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(4, 16)
@@ -245,7 +251,7 @@ def test_a_mapper_of_detectron2s_gets_our_pixels(tmp_path, row_config):
         file = str(tmp_path / name)
         record = {"file_name": file, "width": 16, "height": 4}
         mapper = build_test_mapper(cfg)
-        for reading in (RefusingMapper(mapper), SkippingMapper(mapper, [file], 1.0)):
+        for reading in (refusing(mapper), SkippingMapper(mapper, [file], 1.0)):
             made = reading(record)
             assert made["file_name"] == file
             np.testing.assert_array_equal(made["image"].numpy(), np.stack([expected] * 3))
@@ -439,7 +445,7 @@ def test_images_of_an_objects_scale_too(cfg, images, caplog):
     assert "5.png has 64 x 32 pixels" in caplog.text
 
 
-@pytest.fixture(params=[RefusingMapper, lambda mapper: SkippingMapper(mapper, ["a", "b"], 1.0)])
+@pytest.fixture(params=[refusing, lambda mapper: SkippingMapper(mapper, ["a", "b"], 1.0)])
 def map_one(request, images):
     """``map_one(mapper)``: what either mapper makes of a sound image by this one."""
     record = {"file_name": str(images / "5.png"), "width": 40, "height": 32}

@@ -9,7 +9,6 @@ one. Of poses, which data.yaml tells by ``kpt_shape``, the boxes are read.
 import math
 import os
 import reprlib
-from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -147,7 +146,7 @@ def _find_images(
             label_folders.append(os.path.dirname(_label_file(os.path.join(path, "any"))))
         else:
             lists.append(path)
-            for line in _lines(path):
+            for line in filter(None, _lines(path)):
                 image = _first_existing([os.path.dirname(path), *bases], line)
                 # One that is not there is named by the check that all images are there.
                 image = image or os.path.normpath(os.path.join(os.path.dirname(path), line))
@@ -183,7 +182,7 @@ def _label_file(image: str) -> str:
 
 def _lines(path: str) -> list[str]:
     with open(path, encoding="utf-8-sig", errors="replace") as file:
-        return [line.strip() for line in file if line.strip()]
+        return list(map(str.strip, file))
 
 
 def _read_split(
@@ -203,7 +202,8 @@ def _read_split(
     unlabelled, poses = [], 0
     for image, label in told(f"reading {name}", images.items()):
         try:
-            width, height = _turned_size(image)
+            with Image.open(image) as opened:
+                width, height = turned_size(opened)  # of which labels are shares
         except Exception as error:  # depending on the format
             reason = " ".join(str(error).split())
             split.findings.append(
@@ -214,7 +214,7 @@ def _read_split(
         if not os.path.isfile(label):
             unlabelled.append(image)
             continue
-        for place, line in enumerate(_all_lines(label), start=1):
+        for place, line in enumerate(_lines(label), start=1):
             found = _parse(line, numbers, points)
             if isinstance(found, str):
                 split.faults.append(f"{label} line {place} {found}")
@@ -239,17 +239,6 @@ def _read_split(
     return split
 
 
-def _turned_size(path: str) -> tuple[int, int]:
-    """Width and height of an image as its EXIF data turn it, of which labels are shares."""
-    with Image.open(path) as image:
-        return turned_size(image)
-
-
-def _all_lines(path: str) -> Iterator[str]:
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        yield from file
-
-
 def _parse(line: str, numbers: dict[int, int], points: Any) -> tuple[int, list[float]] | str | None:
     """Read a line.
 
@@ -257,7 +246,7 @@ def _parse(line: str, numbers: dict[int, int], points: Any) -> tuple[int, list[f
         the class number and, in shares, the four numbers of a box or the corners of a polygon; the
         fault as the end of a sentence; or None for an empty line.
     """
-    words, shown = line.split(), reprlib.repr(line.strip())
+    words, shown = line.split(), reprlib.repr(line)
     if not words:
         return None
     try:
@@ -268,7 +257,8 @@ def _parse(line: str, numbers: dict[int, int], points: Any) -> tuple[int, list[f
         known = f"data.yaml names {min(numbers)} to {max(numbers)}"
         return f"has the class {words[0]}, and {known}: correct it, or add the class there"
     if points:
-        expected = 4 + math.prod(points) if _is_shape(points) else 0
+        is_shape = isinstance(points, list) and all(type(n) is int and n > 0 for n in points)
+        expected = 4 + math.prod(points) if is_shape else 0
         if len(values) != expected:
             text = f"kpt_shape {points} makes {expected + 1}"
             return f"has {len(words)} numbers, and {text}: correct it"
@@ -282,10 +272,6 @@ def _parse(line: str, numbers: dict[int, int], points: Any) -> tuple[int, list[f
     if len(values) == 4 and min(values[2:]) < 0:
         return f"is {shown}, a box of a negative side: correct it"
     return int(number), values
-
-
-def _is_shape(points: Any) -> bool:
-    return isinstance(points, list) and all(type(side) is int and side > 0 for side in points)
 
 
 def _in_pixels(
