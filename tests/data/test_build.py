@@ -26,7 +26,7 @@ from fpn_d2.data import (
     load_train_dataset,
     validation,
 )
-from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.data.datasets import register_folders
 from fpn_d2.data.proposals import read_proposals
 
 
@@ -37,7 +37,7 @@ def zoo(tmp_path, coco):
     def write(train=None, val=None):
         coco.write(tmp_path, "zoo", "train", coco.content() if train is None else train)
         coco.write(tmp_path, "zoo", "val", coco.content() if val is None else val)
-        register_coco_folders(str(tmp_path))
+        register_folders(str(tmp_path))
         return tmp_path / "zoo"
 
     return write
@@ -597,7 +597,7 @@ def with_proposals(cfg, zoo, tmp_path):
 def test_each_test_set_gets_its_own_proposals(with_proposals, tmp_path, coco):
     cfg = with_proposals
     coco.write(tmp_path, "zoo", "late", coco.content())
-    register_coco_folders(str(tmp_path))
+    register_folders(str(tmp_path))
     cfg.DATASETS.TEST = ("zoo_late", "zoo_val")
     cfg.DATASETS.PROPOSAL_FILES_TEST = (
         write_proposals(tmp_path / "c.pkl", [1, 2, 3, 4]),

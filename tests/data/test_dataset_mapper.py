@@ -28,7 +28,7 @@ from fpn_d2.data.dataset_mapper import (
     map_or_refuse,
     map_record,
 )
-from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.data.datasets import register_folders
 from fpn_d2.data.images import look_at
 from fpn_d2.utils.seeding import seeded
 
@@ -301,7 +301,7 @@ def images(tmp_path, coco):
     for i in range(IMAGES):
         pixels = np.random.default_rng(i).integers(0, 256, (32, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.png")
-    register_coco_folders(str(tmp_path))
+    register_folders(str(tmp_path))
     return folder
 
 
