@@ -50,6 +50,28 @@ def write_proposals(path, ids):
     return str(path)
 
 
+def records_of(content, folder, first=0):
+    """The images of a sound file as a user's function may give them, classes counted from
+    ``first``."""
+    return [
+        {
+            **{key: image[key] for key in ("width", "height")},
+            "file_name": str(folder / image["file_name"]),
+            "image_id": image["id"],
+            "annotations": [
+                {
+                    **{key: entry[key] for key in ("bbox", "segmentation") if key in entry},
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                    "category_id": entry["category_id"] - 1 + first,
+                }
+                for entry in content["annotations"]
+                if entry["image_id"] == image["id"]
+            ],
+        }
+        for image in content["images"]
+    ]
+
+
 def ids_of(loader, batches):
     return [[d["image_id"] for d in batch] for batch in itertools.islice(loader, batches)]
 
@@ -199,38 +221,19 @@ def lvis(cfg, zoo, coco):
 
     def write(evaluator_type, **changes):
         content = coco.masked()
+        for annotation in content["annotations"]:
+            del annotation["iscrowd"]
+            annotation["segmentation"] = TRIANGLE
+        records = records_of(content, images)
+        records[0].update(changes)
         for image in content["images"]:
             image["coco_url"] = f"http://images.cocodataset.org/images/{image.pop('file_name')}"
         for category in content["categories"]:
             category.update(synonyms=[category["name"]], synset="a.n.01", frequency="f")
-        for annotation in content["annotations"]:
-            del annotation["iscrowd"]
-            annotation["segmentation"] = TRIANGLE
         path = images.parent / "lvis_v1_train.json"
         path.write_text(json.dumps(content))
 
-        def load():
-            records = [
-                {
-                    "file_name": str(images / image["coco_url"].rpartition("/")[2]),
-                    **{"height": image["height"], "width": image["width"]},
-                    "image_id": image["id"],
-                    "annotations": [
-                        {
-                            **{"bbox": entry["bbox"], "bbox_mode": BoxMode.XYWH_ABS},
-                            "category_id": entry["category_id"] - 1,
-                            "segmentation": entry["segmentation"],
-                        }
-                        for entry in content["annotations"]
-                        if entry["image_id"] == image["id"]
-                    ],
-                }
-                for image in content["images"]
-            ]
-            records[0].update(changes)
-            return records
-
-        DatasetCatalog.register("my_lvis", load)
+        DatasetCatalog.register("my_lvis", lambda: records)
         MetadataCatalog.get("my_lvis").set(json_file=str(path), image_root=f"{images.parent}/")
         if evaluator_type is not None:
             MetadataCatalog.get("my_lvis").evaluator_type = evaluator_type
@@ -309,26 +312,11 @@ def test_errors_that_are_not_the_users_stay_what_they_are(cfg):
 def counted(cfg, zoo):
     """``counted(first, **metadata)``: zoo_val's images by a function of the user's, which counts
     classes from ``first``, as the only data set."""
-    content = json.loads((zoo() / "annotations/instances_val.json").read_text())
+    folder = zoo()
+    content = json.loads((folder / "annotations/instances_val.json").read_text())
 
     def register(first, **metadata):
-        records = [
-            {
-                **{key: image[key] for key in ("width", "height")},
-                "file_name": str(DatasetCatalog.get("zoo_val")[image["id"] - 1]["file_name"]),
-                "image_id": image["id"],
-                "annotations": [
-                    {
-                        "bbox": annotation["bbox"],
-                        "bbox_mode": BoxMode.XYWH_ABS,
-                        "category_id": annotation["category_id"] - 1 + first,
-                    }
-                    for annotation in content["annotations"]
-                    if annotation["image_id"] == image["id"]
-                ],
-            }
-            for image in content["images"]
-        ]
+        records = records_of(content, folder / "images", first)
         DatasetCatalog.register("mine", lambda: records)
         MetadataCatalog.get("mine").set(**metadata)
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("mine",), ()

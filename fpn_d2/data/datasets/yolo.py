@@ -9,7 +9,7 @@ one. Of poses, which data.yaml tells by ``kpt_shape``, the boxes are read.
 import math
 import os
 import reprlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from PIL import Image
@@ -46,16 +46,13 @@ def open_source(folder: str) -> Source:
     data = _read_data(folder)
     numbers, names = _classes(folder, data)
     points = data.get("kpt_shape")
-    parts, files = {}, [_data_file(folder)]
+    found, files = {}, [_data_file(folder)]
     for split, entries in _split_entries(data).items():
-        images, strays, lists, missing = _find_images(folder, data, entries)
-        parts[split] = images, strays, missing
-        files += [*lists, *strays, *images, *images.values()]
+        found[split] = part = _find_images(folder, data, entries)
+        files += [*part.lists, *part.strays, *part.labels, *part.labels.values()]
 
     def read() -> tuple[list[str], dict[str, Split]]:
-        splits = {}
-        for name, part in parts.items():
-            splits[name] = _read_split(folder, name, *part, numbers, points)
+        splits = {s: _read_split(folder, s, part, numbers, points) for s, part in found.items()}
         return names, splits
 
     return Source(files, read)
@@ -124,15 +121,17 @@ def _classes(folder: str, data: dict[str, Any]) -> tuple[dict[int, int], list[st
 # --- images and their labels
 
 
-def _find_images(
-    folder: str, data: dict[str, Any], entries: list[Any]
-) -> tuple[dict[str, str], list[str], list[str], list[str]]:
-    """Find the images of a split.
+class _Found(NamedTuple):
+    """Of a split, the label file of each image, which need not exist; label files without an image;
+    the lists of images that were read; and the entries that are not there."""
 
-    Returns:
-        the label file of each image, which need not exist; label files without an image; the lists
-        of images that were read; entries that are not there.
-    """
+    labels: dict[str, str]
+    strays: list[str]
+    lists: list[str]
+    missing: list[str]
+
+
+def _find_images(folder: str, data: dict[str, Any], entries: list[Any]) -> _Found:
     bases = _bases(folder, data)
     images: dict[str, str] = {}
     label_folders, lists, missing = [], [], []
@@ -158,7 +157,7 @@ def _find_images(
         for label in labels
         if label.endswith(".txt") and label not in known and not label.endswith(_NO_LABELS)
     ]
-    return dict(sorted(images.items())), strays, lists, missing
+    return _Found(dict(sorted(images.items())), strays, lists, missing)
 
 
 def _bases(folder: str, data: dict[str, Any]) -> list[str]:
@@ -186,16 +185,10 @@ def _lines(path: str) -> list[str]:
 
 
 def _read_split(
-    folder: str,
-    name: str,
-    images: dict[str, str],
-    strays: list[str],
-    missing: list[str],
-    numbers: dict[int, int],
-    points: Any,
+    folder: str, name: str, found: _Found, numbers: dict[int, int], points: Any
 ) -> Split:
-    split, data_file = Split(), _data_file(folder)
-    for entry in missing:
+    split, data_file, images = Split(), _data_file(folder), found.labels
+    for entry in found.missing:
         split.faults.append(
             f"{data_file} names {entry} for {name}, which does not exist: correct it there"
         )
@@ -215,13 +208,13 @@ def _read_split(
             unlabelled.append(image)
             continue
         for place, line in enumerate(_lines(label), start=1):
-            found = _parse(line, numbers, points)
-            if isinstance(found, str):
-                split.faults.append(f"{label} line {place} {found}")
-            elif found is not None:
-                split.add_object(numbers[found[0]], *_in_pixels(found[1], width, height))
+            parsed = _parse(line, numbers, points)
+            if isinstance(parsed, str):
+                split.faults.append(f"{label} line {place} {parsed}")
+            elif parsed is not None:
+                split.add_object(numbers[parsed[0]], *_in_pixels(parsed[1], width, height))
                 poses += bool(points)
-    if not images and not missing:
+    if not images and not found.missing:
         split.faults.append(f"{data_file} names no image for {name}: put images into its folder")
     elif images and len(unlabelled) == len(images):
         split.faults.append(
@@ -231,8 +224,8 @@ def _read_split(
     elif unlabelled:
         text = f"images without a label file count as images without objects {some(unlabelled)}: "
         split.findings.append(("warning", text + "add empty files if that is meant"))
-    if strays:
-        text = f"label files without an image are left out {some(strays)}: add the images"
+    if found.strays:
+        text = f"label files without an image are left out {some(found.strays)}: add the images"
         split.findings.append(("warning", text))
     if poses:
         split.notes.append(f"the keypoints of {poses} objects are left out")
