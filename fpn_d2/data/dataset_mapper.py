@@ -286,9 +286,9 @@ class SkippingMapper:
 
     def _stop(self, images: str, file: str, fault: str) -> NoReturn:
         raise UserError(
-            f"{images} cannot be used, and DATALOADER.MAX_SKIPPED_SHARE is {self._max_share}: image "
-            f"{file} {fault}; convert or replace them, or take them out of the annotation file "
-            "(tools/check_dataset.py lists all)"
+            f"{images} cannot be used, and DATALOADER.MAX_SKIPPED_SHARE is {self._max_share}: "
+            f"image {file} {fault}; convert or replace them, or take them out of the annotation "
+            "file (tools/check_dataset.py lists all)"
         )
 
 
