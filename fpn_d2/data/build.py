@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -52,7 +52,6 @@ from .validation import (
     check_voc,
     explain_failure,
     header_faults,
-    judged_file,
     tell_warnings,
 )
 
@@ -214,6 +213,7 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     """Detectron2's dataset dicts with these options of its function, or a torch data set where one
     is registered, checked for ``"training"`` or ``"evaluation"``."""
     runs = (run, "masks", f"{run} of masks") if cfg.MODEL.MASK_ON else (run,)
+    rules = cfg.MODEL.MASK_ON, num_classes(cfg), run == "evaluation"
     files = options["proposal_files"] or ()
     ids = [read_proposals(_local(path))["ids"] for path in files]  # Detectron2 would run its code
     with working(f"reading {', '.join(names)}"), shared_reading(masks=cfg.MODEL.MASK_ON):
@@ -230,7 +230,7 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
                     "annotate some, or set it False"
                 )
             if sentence is None:
-                _check_records(cfg, names, run, itertools.chain(*map(DatasetCatalog.get, names)))
+                check_records(names, [*itertools.chain(*map(DatasetCatalog.get, names))], *rules)
                 raise
             raise UserError(sentence) from error
     check_annotation_files(names, runs)  # the built-in sets have made theirs just now
@@ -240,7 +240,7 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     tell_warnings(names)
     _check_classes(cfg, names)
     if isinstance(dataset, list):
-        _check_records(cfg, names, run, dataset)
+        check_records(names, dataset, *rules)
         if run == "training" and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
             check_polygons(names, dataset)
         for name in names if run == "evaluation" else ():
@@ -249,13 +249,6 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
         if files:
             check_proposals(names, files, dataset)
     return dataset
-
-
-def _check_records(cfg: CfgNode, names: list[str], run: str, records: Iterable[dict]) -> None:
-    """Check the images of data sets without an annotation file in COCO's format."""
-    if not all(map(judged_file, names)):
-        masks, classes = cfg.MODEL.MASK_ON, num_classes(cfg)
-        check_records(names, list(records), masks, classes, run == "evaluation")
 
 
 def _local(path: str) -> str:

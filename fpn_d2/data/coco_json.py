@@ -12,15 +12,11 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pycocotools.coco
 from detectron2.evaluation import coco_evaluation
 
 from ..utils.errors import UserError
-
-try:
-    import msgspec
-except ImportError:  # in an environment of before it was needed: json does the same, more slowly
-    msgspec = None
 
 
 @dataclasses.dataclass
@@ -65,10 +61,9 @@ def read_annotations(path: str) -> tuple[Any, str | None]:
 def parse(data: bytes) -> Any:
     """Parse JSON in UTF-8 to what :func:`json.loads` makes of it, with its errors."""
     with without_gc():
-        if msgspec is not None:
-            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                return msgspec.json.decode(data)
-        # It takes NaN and halves of surrogate pairs, too, and says what is wrong and where.
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return msgspec.json.decode(data)
+        # Slower; it takes NaN and halves of surrogate pairs, too, and says what is wrong and where.
         return json.loads(data.decode("utf-8"))
 
 
