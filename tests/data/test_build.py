@@ -50,6 +50,12 @@ def write_proposals(path, ids):
     return str(path)
 
 
+def change_proposals(path, **values):
+    """Change values of a proposal file."""
+    content = pickle.loads(path.read_bytes())
+    path.write_bytes(pickle.dumps(content | values))
+
+
 def records_of(content, folder, first=0):
     """The images of a sound file as a user's function may give them, classes counted from
     ``first``."""
@@ -638,9 +644,8 @@ def test_proposals_of_another_data_set(with_proposals, tmp_path):
 
 @pytest.mark.parametrize("box", [[0, 0, 8, 5000], [-9, 0, 8, 8], [0, 0, np.nan, 8]])
 def test_proposals_that_cannot_be_of_these_images(with_proposals, tmp_path, box):
-    content = pickle.loads((tmp_path / "a.pkl").read_bytes())
-    content["boxes"][2] = np.array([box], dtype=np.float64)
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+    sound, other = np.array([[0.0, 0.0, 8.0, 8.0]]), np.array([box], dtype=np.float64)
+    change_proposals(tmp_path / "a.pkl", boxes=[sound, sound, other, sound])
     with pytest.raises(UserError, match=r"a\.pkl has boxes outside image \S*2\.png \(40 x 32"):
         build_train_loader(with_proposals)
 
@@ -663,18 +668,18 @@ OF_SIDES = np.array([[2.0, 3.0, 10.0, 12.0], [20.0, 10.0, 15.0, 12.0]])
 
 
 def test_proposals_of_sides_have_to_say_so(with_proposals, tmp_path):
-    content = pickle.loads((tmp_path / "a.pkl").read_bytes())
-    content |= {"boxes": [OF_SIDES] * 4, "objectness_logits": [np.ones(2)] * 4}
+    path = tmp_path / "a.pkl"
+    change_proposals(path, boxes=[OF_SIDES] * 4, objectness_logits=[np.ones(2)] * 4)
     for mode, words in (({}, "XYXY_ABS, which it does not"), ({"bbox_mode": 0}, "XYXY_ABS, which")):
-        (tmp_path / "a.pkl").write_bytes(pickle.dumps(content | mode))
+        change_proposals(path, **mode)
         with pytest.raises(UserError, match=rf"a\.pkl .* bbox_mode is {words} .*BoxMode\.XYWH_ABS"):
             build_train_loader(with_proposals)
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content | {"bbox_mode": 1}))
+    change_proposals(path, bbox_mode=1)
     (record, *_) = load_train_dataset(with_proposals)
     assert record["proposal_bbox_mode"] == BoxMode.XYWH_ABS
     # as sides, the last box would end at 30 + 15 of 40 pixels
-    content["boxes"][2] = np.array([[0.0, 0.0, 9.0, 9.0], [30.0, 10.0, 15.0, 12.0]])
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content | {"bbox_mode": 1}))
+    beyond = np.array([[0.0, 0.0, 9.0, 9.0], [30.0, 10.0, 15.0, 12.0]])
+    change_proposals(path, boxes=[OF_SIDES, OF_SIDES, beyond, OF_SIDES])
     with pytest.raises(UserError, match=r"outside image \S*2\.png .* or its bbox_mode is wrong"):
         build_train_loader(with_proposals)
 
@@ -689,8 +694,7 @@ def test_proposals_of_sides_have_to_say_so(with_proposals, tmp_path):
     ],
 )
 def test_boxes_of_proposals_that_are_none(with_proposals, tmp_path, values, words):
-    content = pickle.loads((tmp_path / "a.pkl").read_bytes())
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content | values))
+    change_proposals(tmp_path / "a.pkl", **values)
     with pytest.raises(UserError, match=words):
         read_proposals(str(tmp_path / "a.pkl"))
 
