@@ -21,7 +21,6 @@ import numpy as np
 import portalocker
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
-from detectron2.structures.masks import polygon_area
 from PIL import Image
 
 from ...utils.errors import UserError
@@ -217,7 +216,7 @@ def _generate_aside(root: str, name: str, spec: ShapesSpec) -> None:
 
 def _write(folder: str, spec: ShapesSpec) -> None:
     # Only now: few starts of a program generate data.
-    from .shapes_scene import compose_scene, draw_scene
+    from .shapes_scene import compose_scene, draw_scene, polygon_area
 
     os.makedirs(os.path.join(folder, "images"))
     os.makedirs(os.path.join(folder, "annotations"))
@@ -236,7 +235,8 @@ def _write(folder: str, spec: ShapesSpec) -> None:
             images.append({"id": index + 1, "file_name": file_name, **size})
             for category, polygon in scene.objects:
                 ids = {"id": len(annotations) + 1, "image_id": index + 1}
-                annotations.append({**ids, "category_id": category + 1, **_annotation(polygon)})
+                shape = _annotation(polygon, polygon_area(polygon))
+                annotations.append({**ids, "category_id": category + 1, **shape})
         categories = [
             {"id": i, "name": name, "supercategory": "shape"}
             for i, name in enumerate(CLASSES, start=1)
@@ -252,11 +252,11 @@ def _write(folder: str, spec: ShapesSpec) -> None:
     _write_json(os.path.join(folder, "specification.json"), _specification(spec))
 
 
-def _annotation(polygon: np.ndarray) -> dict[str, Any]:
+def _annotation(polygon: np.ndarray, area: float) -> dict[str, Any]:
     (left, top), (right, bottom) = polygon.min(axis=0), polygon.max(axis=0)
     return {
         "bbox": [round(float(value), 2) for value in (left, top, right - left, bottom - top)],
-        "area": round(float(polygon_area(*polygon.T)), 3),
+        "area": round(area, 3),
         "iscrowd": 0,
         "segmentation": [[round(float(value), 2) for value in polygon.ravel()]],
     }

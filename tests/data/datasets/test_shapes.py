@@ -15,7 +15,6 @@ import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
-from detectron2.structures.masks import polygon_area as area_of
 from PIL import Image
 
 from fpn_d2 import UserError
@@ -27,7 +26,13 @@ from fpn_d2.data.datasets import (
     shapes_scene,
 )
 from fpn_d2.data.datasets.shapes import CLASSES
-from fpn_d2.data.datasets.shapes_scene import Scene, compose_scene, coverage, draw_scene
+from fpn_d2.data.datasets.shapes_scene import (
+    Scene,
+    compose_scene,
+    coverage,
+    draw_scene,
+    polygon_area,
+)
 
 SMALL = ShapesSpec(train=6, val=4, size=96)
 
@@ -36,10 +41,6 @@ def raster(polygon, height, width, scale=1):
     """A polygon's pixels by pycocotools: (height, width) bool."""
     rle = mask_util.frPyObjects([(polygon * scale).ravel().tolist()], height, width)
     return mask_util.decode(mask_util.merge(rle)).astype(bool)
-
-
-def polygon_area(polygon):
-    return area_of(*polygon.T)
 
 
 def scenes(spec, count):
