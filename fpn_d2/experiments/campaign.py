@@ -5,10 +5,12 @@ schedules have its name in their file's.
 """
 
 import contextlib
+import dataclasses
+import functools
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import portalocker
@@ -17,13 +19,16 @@ from tqdm import tqdm
 from ..data import check_names
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
+from .cluster import Cluster, Work
 from .figures import Example, find_examples
 from .report import write_report
 from .reproduction import Reproduction, pick_rows
 from .running_times import time_rows
-from .runs import PROVENANCE, BusyError, Run, provenance
+from .runs import PROVENANCE, BusyError, Run, Runner, provenance
 from .studies import measure_boxes, rpn_config
 from .tables import Row, Table
+
+Part = tuple[int, str, Row]  # a seed, and a row with its name in the table
 
 
 class Progress(contextlib.AbstractContextManager):
@@ -68,6 +73,7 @@ def reproduce(
     seeds: Sequence[int],
     progress: Progress,
     boxes: Sequence[int] = (),
+    cluster: Cluster | None = None,
 ) -> str:
     """Train what is missing of a table, seed by seed, and report after every row.
 
@@ -79,6 +85,8 @@ def reproduce(
         seeds: the seeds.
         progress: tells the user.
         boxes: numbers of boxes before NMS, at each of which the rows, RPNs, are evaluated too.
+        cluster: what trains, evaluates and times the rows, each seed of a row in a job of its own;
+            if None, this machine does, one after the other.
 
     Returns:
         the JSON file of the results.
@@ -96,8 +104,12 @@ def reproduce(
     if table.kind == "timing":
         busy, timed = 0, picked
     else:
-        busy = _train_rows(reproduction, table, output, picked, seeds, progress)
-        for run in (reproduction.run(row, n) for row in picked.values() for n in seeds if boxes):
+        plan = [(seed, name, row) for seed in seeds for name, row in picked.items()]
+        if cluster is None:
+            busy = _train_rows(reproduction, table, output, plan, progress)
+        else:
+            busy = _send_rows(reproduction, table, output, plan, progress, boxes, cluster)
+        for run in (reproduction.run(row, n) for n, _, row in plan if boxes and cluster is None):
             if reproduction.runner.result(run) is not None:
                 counts = ", ".join(map(str, boxes))
                 progress.say(f"{run.folder}: recall with {counts} boxes before NMS")
@@ -106,8 +118,10 @@ def reproduce(
         has_times = "seconds" in table.metrics and not busy
         done = table.rows_at(reproduction.scale) if has_times else {}
         timed = {name: row for name, row in done.items() if reproduction.results(table, row)}
-    if timed:
+    if timed and cluster is None:
         time_rows(reproduction, table, timed, progress.say)
+    elif timed:
+        busy += _send_timing(reproduction, table, timed, cluster, progress)
     if busy:
         progress.say(f"{busy} rows are trained elsewhere; call again when they are done")
     path = update_results(reproduction, table, output)
@@ -119,22 +133,15 @@ def _train_rows(
     reproduction: Reproduction,
     table: Table,
     output: str,
-    rows: dict[str, Row],
-    seeds: Sequence[int],
+    plan: Sequence[Part],
     progress: Progress,
 ) -> int:
     """Train the rows that are not done; return how many another process is training."""
-    plan = [(seed, row, f"({name}) {row.name}") for seed in seeds for name, row in rows.items()]
-    todo = [
-        (seed, row, name)
-        for seed, row, name in plan
-        if reproduction.runner.result(reproduction.run(row, seed)) is None
-    ]
-    progress.say(f"table {table.table}: {len(plan) - len(todo)} of {len(plan)} rows are done")
+    todo = _not_done(reproduction, table, plan, progress)
     busy = 0
-    for number, (seed, row, name) in enumerate(todo, start=1):
+    for number, (seed, name, row) in enumerate(todo, start=1):
         progress.rows_left = len(todo) - number + 1
-        title = f"table {table.table} {name}, seed {seed}"
+        title = f"table {table.table} ({name}) {row.name}, seed {seed}"
         progress.say(f"{title}: {number} of {len(todo)} {progress.time_left()}".rstrip())
         start = time.monotonic()
         try:
@@ -144,11 +151,110 @@ def _train_rows(
             busy += 1
             continue
         progress.seconds.append(time.monotonic() - start)
-        metrics = reproduction.metrics(table, row, result)
-        shown = ", ".join(f"{key} {metrics.get(key)}" for key in table.metrics)
+        shown = _shown(reproduction, table, row, result)
         progress.say(f"{title}: {shown} in {progress.seconds[-1]:.0f} s")
         update_results(reproduction, table, output)
     return busy
+
+
+def _not_done(
+    reproduction: Reproduction, table: Table, plan: Sequence[Part], progress: Progress
+) -> list[Part]:
+    """Return the part of the plan that is still to be trained, and say how much is done."""
+    runs = [reproduction.run(row, seed) for seed, _, row in plan]
+    todo = [
+        part
+        for part, run in zip(plan, runs, strict=True)
+        if reproduction.runner.result(run) is None
+    ]
+    progress.say(f"table {table.table}: {len(plan) - len(todo)} of {len(plan)} rows are done")
+    return todo
+
+
+def _shown(reproduction: Reproduction, table: Table, row: Row, result: dict[str, Any]) -> str:
+    metrics = reproduction.metrics(table, row, result)
+    return ", ".join(f"{key} {metrics.get(key)}" for key in table.metrics)
+
+
+# --- on a cluster
+
+
+def _send_rows(
+    reproduction: Reproduction,
+    table: Table,
+    output: str,
+    plan: Sequence[Part],
+    progress: Progress,
+    boxes: Sequence[int],
+    cluster: Cluster,
+) -> int:
+    """Train the rows that are not done in jobs; return how many another process is training.
+
+    Raises:
+        UserError: once all jobs have ended, if any has failed.
+    """
+    todo = _not_done(reproduction, table, plan, progress)
+    there, works = _elsewhere(reproduction), {}
+    for seed, name, row in plan if boxes else todo:
+        work = Work(
+            f"table {table.table} ({name}) {row.name}, seed {seed}",
+            reproduction.run(row, seed).folder,
+            functools.partial(_train_and_measure, there, row, seed, boxes),
+            functools.partial(reproduction.unmade, row, seed),
+        )
+        works[work] = row, reproduction.run(row, seed)
+
+    def report(work: Work, error: UserError | None) -> None:
+        if error is not None:
+            kind = "skipped, since" if isinstance(error, BusyError) else "failed:"
+            progress.say(f"{work.title}: {kind} {error}")
+            return
+        row, run = works[work]
+        progress.say(f"{work.title}: {_shown(reproduction, table, row, run.result())}")
+        update_results(reproduction, table, output)
+
+    return _busy(cluster.run([*works], report))
+
+
+def _train_and_measure(
+    reproduction: Reproduction, row: Row, seed: int, boxes: Sequence[int]
+) -> None:
+    """What a row's job does."""
+    reproduction.train_row(row, seed)
+    if boxes:
+        measure_boxes(reproduction.runner, reproduction.run(row, seed), boxes)
+
+
+def _send_timing(
+    reproduction: Reproduction,
+    table: Table,
+    rows: Mapping[str, Row],
+    cluster: Cluster,
+    progress: Progress,
+) -> int:
+    """Time rows in turn in one job; return 1 if another process is at it."""
+    work = Work(
+        f"table {table.table}, running times",
+        reproduction.timing_folder(next(iter(rows.values()))),
+        functools.partial(time_rows, _elsewhere(reproduction), table, rows, print),
+        set,
+    )
+    return _busy(cluster.run([work], lambda *_: None))
+
+
+def _elsewhere(reproduction: Reproduction) -> Reproduction:
+    """The same without what tells this terminal."""
+    runner = Runner(reproduction.runner.program, reproduction.runner.num_gpus)
+    return dataclasses.replace(reproduction, runner=runner)
+
+
+def _busy(errors: Sequence[UserError]) -> int:
+    """Return how many jobs have found their run held by another process; raise other errors."""
+    failed = [error for error in errors if not isinstance(error, BusyError)]
+    if failed:
+        more = f" ({len(failed)} jobs failed in all)" if failed[1:] else ""
+        raise UserError(f"{failed[0]}{more}; the same command sends what has failed again")
+    return len(errors)
 
 
 def results_file(folder: str, dataset: str, table: Table) -> str:
