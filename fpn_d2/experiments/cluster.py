@@ -41,14 +41,18 @@ class Work:
         title: its name, for the user.
         folder: the folder that it writes into.
         function: does it; submitit sends it to another machine, so it can be pickled.
-        unmade: returns the files that it makes and that are not there yet. No two jobs that make
-            one file run at once, since the second could only wait for the first.
+        files: the files that it makes, unless they are there. No two jobs that make one file run at
+            once, since the second could only wait for the first.
     """
 
     title: str
     folder: str
     function: Callable[[], Any]
-    unmade: Callable[[], set[str]]
+    files: tuple[str, ...] = ()
+
+    def unmade(self) -> set[str]:
+        """The files that are not there yet."""
+        return {path for path in self.files if not os.path.isfile(path)}
 
 
 class Cluster:

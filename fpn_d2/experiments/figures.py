@@ -27,7 +27,7 @@ from ..visualization import (
     side_by_side,
 )
 from ..visualization.pages import Chart, new_axes, to_svg
-from .claims import Summaries, summarize
+from .claims import Summaries, Summary, summarize
 from .tables import LongerRow, Table
 
 # Yellow comes last, since it is faint on white.
@@ -98,13 +98,7 @@ def _draw_recall(
         ]
         if len(points) < 2:
             continue
-        counts = [count for count, _ in points]
-        means = np.array([summary.mean for _, summary in points])
-        spread = np.array([summary.deviation or 0.0 for _, summary in points])
-        plot_row(axes, counts, means, styles[name], label, marks=True)
-        axes.fill_between(
-            counts, means - spread, means + spread, color=styles[name].color, alpha=0.2, lw=0
-        )
+        plot_band(axes, dict(points), styles[name], label)
     if not axes.lines:
         return None
     axes.set_xscale("log")
@@ -205,6 +199,15 @@ def plot_row(
         x, y, color=style.color, linestyle=style.line, label=label, lw=2, ms=6,
         marker=style.marker if marks else None, markeredgecolor="#222222", markeredgewidth=0.5,
     )  # fmt: skip
+
+
+def plot_band(axes: Axes, points: Mapping[int, Summary], style: RowStyle, label: str) -> None:
+    """Draw a row's means, with a band of one standard deviation to each side."""
+    x, summaries = list(points), points.values()
+    means = np.array([summary.mean for summary in summaries])
+    spread = np.array([summary.deviation or 0.0 for summary in summaries])
+    plot_row(axes, x, means, style, label, marks=True)
+    axes.fill_between(x, means - spread, means + spread, color=style.color, alpha=0.2, lw=0)
 
 
 def finish_chart(figure: Figure, prefix: str, description: str, title: str, caption: str) -> Chart:

@@ -149,8 +149,8 @@ class Reproduction:
             self.runner.train_rpn(self._plain_run(row.proposals[self.scale], seed))
         return self.run(row, seed).train(self.runner)
 
-    def unmade(self, row: Row, seed: int) -> set[str]:
-        """Return the files that :meth:`train_row` has still to make, which other rows may need."""
+    def files_of(self, row: Row, seed: int) -> tuple[str, ...]:
+        """Return the files that :meth:`train_row` makes, some of which other rows need, too."""
         run, start = self.run(row, seed), self._start_path(seed)
         runs = [run, *run.steps()]
         files = [start] if start and start != self.start_name else []
@@ -159,8 +159,7 @@ class Reproduction:
             runs.append(rpn)
             names = rpn.load_config().DATASETS.TRAIN
             files += [os.path.join(rpn.inference_folder(name), "results.json") for name in names]
-        files += [os.path.join(part.folder, "run.json") for part in runs]
-        return {path for path in files if not os.path.isfile(path)}
+        return (*files, *(os.path.join(part.folder, "run.json") for part in runs))
 
     def make_start(self, seed: int) -> None:
         """Train the network that all rows of a seed start from, if the scale has one.

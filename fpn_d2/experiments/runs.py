@@ -218,6 +218,7 @@ class Runner:
             UserError: with train_net.py's own sentence, or with the file that says more.
         """
         words = [sys.executable, self.program, "--config-file", run.config, *flags]
+        words += ["--dist-url", "auto"] if self.num_gpus > 1 else []  # others may train here, too
         words += ["--num-gpus", str(self.num_gpus), *run.opts, *opts, "OUTPUT_DIR", run.folder]
         output = os.path.join(run.folder, "output.txt")
         total = self.load_config(run).SOLVER.MAX_ITER

@@ -10,6 +10,7 @@ import pytest
 
 from fpn_d2 import UserError
 from fpn_d2.experiments import Cluster, Progress, campaign, cluster, reproduce, reproduction
+from fpn_d2.experiments import results as results_module
 from fpn_d2.experiments import runs as runs_module
 
 submitit = pytest.importorskip("submitit")
@@ -28,7 +29,7 @@ class Told(Progress):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(campaign, "write_report", lambda *_: None)
+    monkeypatch.setattr(results_module, "write_report", lambda *_: None)
     monkeypatch.setattr(reproduction, "count_anchors", lambda *_: 12)
     monkeypatch.setattr(cluster, "_POLL_SECONDS", 0)
 

@@ -15,7 +15,7 @@ import pytest
 import reproduce
 import yaml
 
-from fpn_d2.experiments import campaign
+from fpn_d2.experiments import results as results_module
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,7 +69,7 @@ def call(project, monkeypatch, run_tool):
     """``call(word, ...)``: the tool's exit code, stdout and stderr."""
     shutil.copy(ROOT / "tests/fake_train_net.py", project / "train_net.py")
     monkeypatch.setattr(reproduce, "script", lambda name: str(project / name))
-    monkeypatch.setattr(campaign, "write_report", lambda *_: None)
+    monkeypatch.setattr(results_module, "write_report", lambda *_: None)
     monkeypatch.chdir(project)
     monkeypatch.setenv("FAKE_LOG", str(project / "log"))
 
