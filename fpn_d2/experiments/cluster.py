@@ -131,7 +131,7 @@ class Cluster:
                 time.sleep(_POLL_SECONDS if under_way else 0)
         finally:
             if under_way:
-                self._say(f"{len(under_way)} jobs go on; the same command waits for them again")
+                self._say(f"jobs that go on: {len(under_way)}; the same command waits for them")
         return errors
 
     def _send(self, work: Work) -> "submitit.Job":

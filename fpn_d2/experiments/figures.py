@@ -28,7 +28,7 @@ from ..visualization import (
 )
 from ..visualization.pages import Chart, new_axes, to_svg
 from .claims import Summaries, Summary, summarize
-from .tables import LongerRow, Table
+from .tables import Table
 
 # Yellow comes last, since it is faint on white.
 _COLORS = tuple(PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 3))
@@ -73,7 +73,7 @@ def draw_charts(table: Table, results: Mapping[str, Any]) -> list[Chart]:
         the paper's, and the losses.
     """
     summaries = summarize(results)
-    if any(isinstance(row, LongerRow) for row in table.rows.values()):
+    if any(row.of for row in table.rows.values()):
         return []  # See draw_studies.
     styles = row_styles(table.rows)
     labels = {n: f"{n}: {row.name}" for n, row in table.rows.items() if not row.beside}

@@ -130,12 +130,12 @@ def claims_table(found: Iterable[tuple[Table, Mapping[str, Any]]]) -> str:
         verdicts = [check_claim(c, table, summaries) for c in table.claims_at(results["scale"])]
         verdicts = [verdict for verdict in verdicts if verdict.verdict != "not measured"]
         rows = {row for v in verdicts for group in v.claim.order for row in group}
-        longest = max((getattr(table.rows[row], "iterations", 0) for row in rows), default=0)
+        longest = max((table.rows[row].iterations for row in rows), default=0)
         where = f"{results['scale']}, {results['dataset']}"
         if "recipe" not in results and table.kind != "timing":
             where += ", earlier recipe"
         for verdict in verdicts:
-            if getattr(table.rows[verdict.claim.order[0][0]], "iterations", 0) != longest:
+            if table.rows[verdict.claim.order[0][0]].iterations != longest:
                 continue
             lines.append([table.table, *_claim_cells(verdict, where, summaries)])
     # The scales of a claim stand together.

@@ -1,9 +1,11 @@
 """Rows as jobs: submitit's own executors, one in this process and Slurm's with commands that
 pretend; tests/tools/test_reproduce.py has jobs in processes of their own."""
 
+import dataclasses
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import portalocker
 import pytest
@@ -86,17 +88,20 @@ def test_each_seed_of_a_row_is_a_job(call, calls, progress, runs):
     assert len(calls()) == 4
 
 
-def test_rows_that_share_a_training_are_sent_one_after_the_other(call, calls, progress):
-    """Both rows rest on steps 1 and 2, an RPN and a Fast R-CNN."""
-    assert call("5") == {("shared", 0): 30.25, ("not_shared", 0): 30}
+def test_rows_that_share_a_training_are_sent_one_after_the_other(
+    call, calls, progress, tables, monkeypatch
+):
+    """Both rows read the proposals of one RPN."""
+    rows = tables.tables["2"].rows
+    other = {"quick": "quick/Fast-RCNN/fast_rcnn_R_18_bottom_up.yaml"}
+    row = dataclasses.replace(rows["c"], name="bottom-up", configs=other)
+    monkeypatch.setitem(rows, "b", row)
+    assert call("2", seeds=(0, 1)) == {("c", 0): 30, ("c", 1): 31, ("b", 0): 30, ("b", 1): 31}
     assert events(progress.lines) == [
-        ("shared", "sent"),
-        ("shared", "ended"),
-        ("not_shared", "sent"),
-        ("not_shared", "ended"),
+        (row, what) for row in "cb" for what in ("sent", "ended") for _ in range(2)
     ]
     trained = [call["OUTPUT_DIR"] for call in calls() if call["flag"] == "--resume"]
-    assert len(trained) == len(set(trained)) == 4
+    assert len(trained) == len(set(trained)) == 6
 
 
 def test_jobs_that_fail_leave_the_others_and_are_sent_again(call, calls, progress, monkeypatch):
@@ -205,10 +210,10 @@ def test_an_interrupted_call_finds_its_jobs_again(call, slurm, runs, progress, m
     options = ["partition=gpu", "timeout_min=90", 'setup=["module load cuda"]']
     (slurm / "state").write_text("PENDING")
     with monkeypatch.context() as patch:
-        patch.setattr(cluster.time, "sleep", interrupt)
+        patch.setattr(cluster, "time", SimpleNamespace(sleep=interrupt))
         with pytest.raises(KeyboardInterrupt):
             call(options=options)
-    assert progress.lines[-1] == "2 jobs go on; the same command waits for them again"
+    assert progress.lines[-1] == "jobs that go on: 2; the same command waits for them"
     script = (slurm / "job_71").read_text()
     for words in (
         "--partition=gpu",
@@ -222,7 +227,8 @@ def test_an_interrupted_call_finds_its_jobs_again(call, slurm, runs, progress, m
     # The second call waits for the same jobs, which are killed meanwhile.
     progress.lines.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(cluster.time, "sleep", lambda _: (slurm / "state").write_text("NODE_FAIL"))
+        fail = SimpleNamespace(sleep=lambda _: (slurm / "state").write_text("NODE_FAIL"))
+        patch.setattr(cluster, "time", fail)
         with pytest.raises(UserError) as error:
             call(options=options)
     earlier = "table 1 (c) FPN, seed 0: job 71 of an earlier call, pending"
