@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from tabulate import tabulate
 
 from ..utils.files import replace_file
-from ..visualization.pages import Chart, data_url, page_environment
+from ..visualization.pages import data_url, page_environment
 from .claims import DASH, Summaries, Verdict, check_claim, format_metric, summarize
 from .figures import Example, draw_charts, row_styles
 from .studies import draw_studies, study_sections
@@ -79,12 +79,13 @@ def write_report(
         the two files, ``table<N>.md`` and ``table<N>.html``; see :attr:`Table.stem`.
     """
     page = _environment().get_template("report.html.j2")
+    charts = [*draw_charts(table, results), *draw_studies(table, results, summarize(results))]
     texts = {
         "md": markdown_report(table, results),
         "html": page.render(
             **_context(table, results),
             colors={name: style.color for name, style in row_styles(table.rows).items()},
-            charts=[(chart, Markup(chart.svg)) for chart in _charts(table, results)],
+            charts=[(chart, Markup(chart.svg)) for chart in charts],
             examples=[(example, data_url(example.picture)) for example in examples],
         ),
     }
@@ -163,10 +164,6 @@ def _claim_cells(verdict: Verdict, where: str, summaries: Summaries) -> list[str
         format_metric(metric, pair.noise or None),
         " and ".join(map(str, sorted(counts))),
     ]
-
-
-def _charts(table: Table, results: Mapping[str, Any]) -> list[Chart]:
-    return [*draw_charts(table, results), *draw_studies(table, results, summarize(results))]
 
 
 def _environment() -> jinja2.Environment:
