@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -15,7 +15,7 @@ from .cluster import Cluster, Work
 from .reproduction import Reproduction, pick_rows
 from .results import collect, results_file, update_results
 from .running_times import time_rows
-from .runs import BusyError, Run, Runner
+from .runs import BusyError, Run, Runner, read_result
 from .studies import measure_boxes, rpn_config
 from .tables import Row, Table
 
@@ -56,6 +56,35 @@ class Progress(contextlib.AbstractContextManager):
         self._bar.refresh()
 
 
+class InTurn:
+    """Does work in this process, one after the other.
+
+    Args:
+        progress: tells the user.
+    """
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+
+    def run(
+        self, works: Sequence[Work], on_end: Callable[[Work, UserError | None], None]
+    ) -> list[UserError]:
+        """See :meth:`Cluster.run`; an error ends it, unless another process is at that work."""
+        progress, busy = self._progress, []
+        for number, work in enumerate(works, start=1):
+            progress.rows_left = len(works) - number + 1
+            progress.say(f"{work.title}: {number} of {len(works)} {progress.time_left()}".rstrip())
+            start, error = time.monotonic(), None
+            try:
+                work.function()
+                progress.seconds.append(time.monotonic() - start)
+            except BusyError as caught:
+                error = caught
+                busy.append(error)
+            on_end(work, error)
+        return busy
+
+
 def reproduce(
     reproduction: Reproduction,
     table_name: str,
@@ -77,13 +106,14 @@ def reproduce(
         progress: tells the user.
         boxes: numbers of boxes before NMS, at each of which the rows, RPNs, are evaluated too.
         cluster: what trains, evaluates and times the rows, each seed of a row in a job of its own;
-            if None, this machine does, one after the other.
+            if None, this process does, one after the other.
 
     Returns:
         the JSON file of the results.
 
     Raises:
-        UserError: if a row, a data set or a file is missing, or a training fails.
+        UserError: if a row, a data set or a file is missing, or a training fails. On a cluster the
+            others are trained all the same.
     """
     table = reproduction.tables.table_at(table_name, reproduction.scale)
     picked = pick_rows(table, reproduction.scale, rows)
@@ -92,27 +122,16 @@ def reproduce(
     collect(reproduction, table, results_file(output, reproduction.dataset_name, table))
     for row in picked.values() if boxes else ():
         rpn_config(reproduction.run(row, seeds[0]))
-    if table.kind == "timing":
-        busy, timed = 0, picked
-    else:
+    call = _Call(reproduction, table, output, progress, cluster)
+    busy, timed = 0, picked
+    if table.kind != "timing":
         plan = [(seed, name, row) for seed in seeds for name, row in picked.items()]
-        if cluster is None:
-            busy = _train_rows(reproduction, table, output, plan, progress)
-        else:
-            busy = _send_rows(reproduction, table, output, plan, progress, boxes, cluster)
-        for run in (reproduction.run(row, n) for n, _, row in plan if boxes and cluster is None):
-            if reproduction.runner.result(run) is not None:
-                counts = ", ".join(map(str, boxes))
-                progress.say(f"{run.folder}: recall with {counts} boxes before NMS")
-                measure_boxes(reproduction.runner, run, boxes)
+        busy = call.train(plan) + call.measure_boxes(plan, boxes)
         # After the last training, and all that are trained, whether they were picked or not.
         has_times = "seconds" in table.metrics and not busy
         done = table.rows_at(reproduction.scale) if has_times else {}
         timed = {name: row for name, row in done.items() if reproduction.results(table, row)}
-    if timed and cluster is None:
-        time_rows(reproduction, table, timed, progress.say)
-    elif timed:
-        busy += _send_timing(reproduction, table, timed, cluster, progress)
+    busy += call.time(timed)
     if busy:
         progress.say(f"{busy} rows are trained elsewhere; call again when they are done")
     path = update_results(reproduction, table, output)
@@ -120,128 +139,88 @@ def reproduce(
     return path
 
 
-def _train_rows(
-    reproduction: Reproduction,
-    table: Table,
-    output: str,
-    plan: Sequence[Part],
-    progress: Progress,
-) -> int:
-    """Train the rows that are not done; return how many another process is training."""
-    todo = _not_done(reproduction, table, plan, progress)
-    busy = 0
-    for number, (seed, name, row) in enumerate(todo, start=1):
-        progress.rows_left = len(todo) - number + 1
-        title = f"table {table.table} ({name}) {row.name}, seed {seed}"
-        progress.say(f"{title}: {number} of {len(todo)} {progress.time_left()}".rstrip())
-        start = time.monotonic()
-        try:
-            result = reproduction.train_row(row, seed)
-        except BusyError as error:
-            progress.say(f"{title}: skipped, since {error}")
-            busy += 1
-            continue
-        progress.seconds.append(time.monotonic() - start)
-        shown = _shown(reproduction, table, row, result)
-        progress.say(f"{title}: {shown} in {progress.seconds[-1]:.0f} s")
-        update_results(reproduction, table, output)
-    return busy
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """What one call does for a table, here or on a cluster; see :func:`reproduce`.
 
-
-def _not_done(
-    reproduction: Reproduction, table: Table, plan: Sequence[Part], progress: Progress
-) -> list[Part]:
-    """Return the part of the plan that is still to be trained, and say how much is done."""
-    runs = [reproduction.run(row, seed) for seed, _, row in plan]
-    todo = [
-        part
-        for part, run in zip(plan, runs, strict=True)
-        if reproduction.runner.result(run) is None
-    ]
-    progress.say(f"table {table.table}: {len(plan) - len(todo)} of {len(plan)} rows are done")
-    return todo
-
-
-def _shown(reproduction: Reproduction, table: Table, row: Row, result: dict[str, Any]) -> str:
-    metrics = reproduction.metrics(table, row, result)
-    return ", ".join(f"{key} {metrics.get(key)}" for key in table.metrics)
-
-
-# --- on a cluster
-
-
-def _send_rows(
-    reproduction: Reproduction,
-    table: Table,
-    output: str,
-    plan: Sequence[Part],
-    progress: Progress,
-    boxes: Sequence[int],
-    cluster: Cluster,
-) -> int:
-    """Train the rows that are not done in jobs; return how many another process is training.
-
-    Raises:
-        UserError: once all jobs have ended, if any has failed.
+    Each method returns how many pieces of its work another process holds, and raises the error of
+    one that has failed.
     """
-    todo = _not_done(reproduction, table, plan, progress)
-    there, works = _elsewhere(reproduction), {}
-    for seed, name, row in plan if boxes else todo:
-        work = Work(
-            f"table {table.table} ({name}) {row.name}, seed {seed}",
-            reproduction.run(row, seed).folder,
-            functools.partial(_train_and_measure, there, row, seed, boxes),
-            reproduction.files_of(row, seed),
+
+    reproduction: Reproduction
+    table: Table
+    output: str
+    progress: Progress
+    cluster: Cluster | None
+
+    def train(self, plan: Sequence[Part]) -> int:
+        """Train the rows that are not done, and write results and report after each."""
+        rows = {}
+        for part in plan:
+            seed, _, row = part
+            run = self.reproduction.run(row, seed)
+            if not self._is_done(run):
+                train = functools.partial(self._there().train_row, row, seed)
+                files = self.reproduction.files_of(row, seed)
+                rows[Work(self._title(part), run.folder, train, files)] = row
+        done = len(plan) - len(rows)
+        self.progress.say(f"table {self.table.table}: {done} of {len(plan)} rows are done")
+
+        def report(work: Work) -> None:
+            result = read_result(work.folder)
+            metrics = self.reproduction.metrics(self.table, rows[work], result)
+            shown = ", ".join(f"{key} {metrics.get(key)}" for key in self.table.metrics)
+            self.progress.say(f"{work.title}: {shown} in {result['seconds']:.0f} s")
+            update_results(self.reproduction, self.table, self.output)
+
+        return self._do([*rows], report)
+
+    def measure_boxes(self, plan: Sequence[Part], counts: Sequence[int]) -> int:
+        """Evaluate the rows that are done at these numbers of boxes before NMS."""
+        works = []
+        for part in plan if counts else ():
+            run = self.reproduction.run(part[2], part[0])
+            if self._is_done(run):
+                measure = functools.partial(measure_boxes, self._there().runner, run, counts)
+                works.append(Work(f"{self._title(part)}, boxes before NMS", run.folder, measure))
+        return self._do(works)
+
+    def time(self, rows: Mapping[str, Row]) -> int:
+        """Time rows side by side, if there are any."""
+        if not rows:
+            return 0
+        say = self.progress.say if self.cluster is None else print
+        folder = self.reproduction.timing_folder(next(iter(rows.values())))
+        time_all = functools.partial(time_rows, self._there(), self.table, rows, say)
+        return self._do([Work(f"table {self.table.table}, running times", folder, time_all)])
+
+    def _is_done(self, run: Run) -> bool:
+        return self.reproduction.runner.result(run) is not None
+
+    def _title(self, part: Part) -> str:
+        seed, name, row = part
+        return f"table {self.table.table} ({name}) {row.name}, seed {seed}"
+
+    def _there(self) -> Reproduction:
+        """The reproduction where the work is done; a job's process has no terminal."""
+        if self.cluster is None:
+            return self.reproduction
+        runner = self.reproduction.runner
+        return dataclasses.replace(
+            self.reproduction, runner=Runner(runner.program, runner.num_gpus)
         )
-        works[work] = row, reproduction.run(row, seed)
 
-    def report(work: Work, error: UserError | None) -> None:
-        if error is not None:
-            kind = "skipped, since" if isinstance(error, BusyError) else "failed:"
-            progress.say(f"{work.title}: {kind} {error}")
-            return
-        row, run = works[work]
-        progress.say(f"{work.title}: {_shown(reproduction, table, row, run.result())}")
-        update_results(reproduction, table, output)
+    def _do(self, works: Sequence[Work], report: Callable[[Work], None] = lambda _: None) -> int:
+        def on_end(work: Work, error: UserError | None) -> None:
+            if error is None:
+                report(work)
+            else:
+                kind = "skipped, since" if isinstance(error, BusyError) else "failed:"
+                self.progress.say(f"{work.title}: {kind} {error}")
 
-    return _busy(cluster.run([*works], report))
-
-
-def _train_and_measure(
-    reproduction: Reproduction, row: Row, seed: int, boxes: Sequence[int]
-) -> None:
-    """What a row's job does."""
-    reproduction.train_row(row, seed)
-    if boxes:
-        measure_boxes(reproduction.runner, reproduction.run(row, seed), boxes)
-
-
-def _send_timing(
-    reproduction: Reproduction,
-    table: Table,
-    rows: Mapping[str, Row],
-    cluster: Cluster,
-    progress: Progress,
-) -> int:
-    """Time rows in turn in one job; return 1 if another process is at it."""
-    work = Work(
-        f"table {table.table}, running times",
-        reproduction.timing_folder(next(iter(rows.values()))),
-        functools.partial(time_rows, _elsewhere(reproduction), table, rows, print),
-    )
-    return _busy(cluster.run([work], lambda *_: None))
-
-
-def _elsewhere(reproduction: Reproduction) -> Reproduction:
-    """The same without what tells this terminal."""
-    runner = Runner(reproduction.runner.program, reproduction.runner.num_gpus)
-    return dataclasses.replace(reproduction, runner=runner)
-
-
-def _busy(errors: Sequence[UserError]) -> int:
-    """Return how many jobs have found their run held by another process; raise other errors."""
-    failed = [error for error in errors if not isinstance(error, BusyError)]
-    if failed:
-        more = f" ({len(failed)} jobs failed in all)" if failed[1:] else ""
-        raise UserError(f"{failed[0]}{more}; the same command sends what has failed again")
-    return len(errors)
+        errors = (self.cluster or InTurn(self.progress)).run(works, on_end)
+        failed = [error for error in errors if not isinstance(error, BusyError)]
+        if failed:
+            more = f" ({len(failed)} jobs failed in all)" if failed[1:] else ""
+            raise UserError(f"{failed[0]}{more}")
+        return len(errors)

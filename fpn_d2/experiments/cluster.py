@@ -216,5 +216,5 @@ def _error_of(job: "submitit.Job") -> UserError | None:
     except submitit.core.utils.UncompletedJobError:  # FailedJobError among them
         return UserError(
             f"job {job.job_id} has ended without a result ({job.state.lower()}); "
-            f"{job.paths.stderr} says more"
+            f"{job.paths.stderr} says more, and the same command sends it again"
         )

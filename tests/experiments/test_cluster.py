@@ -108,9 +108,7 @@ def test_jobs_that_fail_leave_the_others_and_are_sent_again(call, calls, progres
     monkeypatch.setenv("FAKE_MODE", "refuse")
     with pytest.raises(UserError) as error:
         call()
-    assert str(error.value) == (
-        "set this to that (2 jobs failed in all); the same command sends what has failed again"
-    )
+    assert str(error.value) == "set this to that (2 jobs failed in all)"
     assert [line for line in progress.lines if line.endswith("failed: set this to that")] == [
         "table 1 (c) FPN, seed 0: failed: set this to that",
         "table 1 (d) bottom-up, seed 0: failed: set this to that",
@@ -234,9 +232,7 @@ def test_an_interrupted_call_finds_its_jobs_again(call, slurm, runs, progress, m
     earlier = "table 1 (c) FPN, seed 0: job 71 of an earlier call, pending"
     assert earlier in progress.lines
     assert str(error.value).startswith("job 71 has ended without a result (node_fail); ")
-    assert str(error.value).endswith(
-        "(2 jobs failed in all); the same command sends what has failed again"
-    )
+    assert str(error.value).endswith(", and the same command sends it again (2 jobs failed in all)")
     assert sorted(path.name for path in slurm.glob("job_*")) == ["job_71", "job_72"]
 
     # The third sends them again.

@@ -241,7 +241,7 @@ def test_a_job_that_is_killed_is_sent_again_and_goes_on(project, start):
     assert process.wait(timeout=200) == 2
     said = (project / "stdout.txt").read_text().splitlines()
     assert said[-1].startswith(f"error: job {job} has ended without a result (interrupted); ")
-    assert said[-1].endswith("; the same command sends what has failed again")
+    assert said[-1].endswith(" says more, and the same command sends it again")
     assert not (folder / "run.json").exists()
     assert recalls(project).keys() == {("d", 0)}  # the other job was left alone
     other = (project / "runs/tiny/mine/rpn_d/seed_0/run.json").read_text()
