@@ -9,6 +9,7 @@ python tools/reproduce.py --table 1 --scale paper --num-gpus 8 --slurm partition
 import argparse
 import logging
 import os
+import sys
 
 from command import script
 
@@ -70,7 +71,12 @@ def main() -> None:
         cluster = None
         if args.slurm is not None:
             cluster = Cluster(args.slurm, args.runs, args.num_gpus, progress.say)
-        reproduce(plan, args.table, args.output, rows, seeds, progress, boxes, cluster)
+        try:
+            reproduce(plan, args.table, args.output, rows, seeds, progress, boxes, cluster)
+        except KeyboardInterrupt:
+            if cluster is None:
+                raise
+            sys.exit(130)  # The jobs go on, which has been said.
 
 
 def _numbers(option: str, words: str, least: int, example: str) -> list[int]:
