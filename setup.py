@@ -81,8 +81,16 @@ setup(
     ],
     extras_require={
         "app": ["gradio>=6.0"],  # tools/app.py
-        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", "hypothesis>=6", *OPENVINO],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "ruff==0.17.5",
+            "hypothesis>=6",
+            "submitit>=1.5",
+            *OPENVINO,
+        ],
         "export": ["onnx>=1.13", "onnxruntime>=1.14"],  # tools/export.py --format onnx
         "openvino": OPENVINO,  # INFERENCE.ENGINE openvino, tools/export.py --format openvino
+        "slurm": ["submitit>=1.5"],  # tools/reproduce.py --slurm
     },
 )

@@ -26,8 +26,8 @@ from ..visualization import (
     side_by_side,
 )
 from ..visualization.pages import Chart, finish_chart, new_axes
-from .claims import Summaries, summarize
-from .tables import LongerRow, Table
+from .claims import Summaries, Summary, summarize
+from .tables import Table
 
 # Yellow comes last, since it is faint on white.
 _COLORS = tuple(PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 3))
@@ -71,7 +71,7 @@ def draw_charts(table: Table, results: Mapping[str, Any]) -> list[Chart]:
         the paper's, and the losses.
     """
     summaries = summarize(results)
-    if any(isinstance(row, LongerRow) for row in table.rows.values()):
+    if any(row.of for row in table.rows.values()):
         return []  # See draw_studies.
     styles = row_styles(table.rows)
     labels = {n: f"{n}: {row.name}" for n, row in table.rows.items() if not row.beside}
@@ -96,13 +96,7 @@ def _draw_recall(
         ]
         if len(points) < 2:
             continue
-        counts = [count for count, _ in points]
-        means = np.array([summary.mean for _, summary in points])
-        spread = np.array([summary.deviation or 0.0 for _, summary in points])
-        plot_row(axes, counts, means, styles[name], label, marks=True)
-        axes.fill_between(
-            counts, means - spread, means + spread, color=styles[name].color, alpha=0.2, lw=0
-        )
+        plot_band(axes, dict(points), styles[name], label)
     if not axes.lines:
         return None
     axes.set_xscale("log")
@@ -203,6 +197,15 @@ def plot_row(
         x, y, color=style.color, linestyle=style.line, label=label, lw=2, ms=6,
         marker=style.marker if marks else None, markeredgecolor="#222222", markeredgewidth=0.5,
     )  # fmt: skip
+
+
+def plot_band(axes: Axes, points: Mapping[int, Summary], style: RowStyle, label: str) -> None:
+    """Draw a row's means, with a band of one standard deviation to each side."""
+    x, summaries = list(points), points.values()
+    means = np.array([summary.mean for summary in summaries])
+    spread = np.array([summary.deviation or 0.0 for summary in summaries])
+    plot_row(axes, x, means, style, label, marks=True)
+    axes.fill_between(x, means - spread, means + spread, color=style.color, alpha=0.2, lw=0)
 
 
 # -- examples

@@ -91,6 +91,16 @@ def test_a_damaged_or_foreign_file_in_the_cache_is_replaced(zoo, folders):
     assert os.listdir(os.path.dirname(path)) == ["instances_train.json"]
 
 
+def test_what_another_machine_converts_into_the_same_cache_is_left_alone(zoo):
+    path = annotation_file(str(zoo), "train")
+    os.makedirs(os.path.dirname(path))
+    other = Path(f"{path}.@node-2.lan.99999999.partial")  # no process here has this number
+    other.write_text("{")
+    make_current(str(zoo), "train")
+    assert sorted(os.listdir(os.path.dirname(path))) == ["instances_train.json", other.name]
+    assert other.read_text() == "{"
+
+
 def test_processes_may_convert_at_once(zoo):
     path = annotation_file(str(zoo), "train")
     with multiprocessing.get_context("fork").Pool(4) as pool:
