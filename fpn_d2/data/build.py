@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..config import changed
 from ..config_checks import class_head_key, num_classes
-from ..config_doubts import tell_doubts
+from ..config_combinations import tell_doubts
 from ..utils.errors import UserError
 from ..utils.files import file_alike, is_local
 from ..utils.progress import working

@@ -27,7 +27,7 @@ from ..config import changed
 from ..data import build_test_resize, check_names
 from ..data.dataset_mapper import never_empty
 from ..data.images import image_fault, read_image
-from ..evaluation import match_boxes
+from ..evaluation.matching import match_boxes
 from ..inference import set_final_nms
 from ..utils.errors import UserError
 from ..utils.files import check_targets, is_config_key, read_json, write_json

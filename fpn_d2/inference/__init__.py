@@ -17,7 +17,6 @@ _NAMES = {
         "dataset_category_ids",
         "free_title",
         "split_pair",
-        "trained_class_names",
     ],
     "predictor": ["Predictor", "set_final_nms", "set_score_threshold"],
     "prepared": [

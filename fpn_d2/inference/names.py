@@ -93,15 +93,6 @@ def dataset_category_ids(cfg: CfgNode, model: nn.Module | None = None) -> list[i
     return classes_of(cfg, model).category_ids
 
 
-def trained_class_names(cfg: CfgNode) -> list[str]:
-    """Return the names that a checkpoint of a training keeps: its data set's, as far as read."""
-    datasets = cfg.DATASETS.TRAIN
-    if not datasets:
-        return []
-    names = list(map(str, MetadataCatalog.get(datasets[0]).get("thing_classes") or ()))
-    return names if len(names) == num_classes(cfg) else []
-
-
 def _numbered(names: list[str], guess: str = "") -> Classes:
     return Classes(names, list(range(len(names))), guess=guess)
 
