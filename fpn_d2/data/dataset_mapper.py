@@ -34,7 +34,7 @@ _BEYOND_CHANCE = 3.0
 _OCTAVES = 0.25
 
 
-class _Resize(T.ResizeShortestEdge):
+class NeverEmptyResize(T.ResizeShortestEdge):
     """Detectron2's resize, which keeps a pixel of each side of an image that is long and narrow."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
@@ -45,7 +45,7 @@ class _Resize(T.ResizeShortestEdge):
         return transform
 
 
-class _RandomCrop(T.RandomCrop):
+class NeverEmptyCrop(T.RandomCrop):
     """Detectron2's crop, which keeps a pixel of each side."""
 
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -59,9 +59,9 @@ def never_empty(augmentations: Iterable[T.Augmentation]) -> list[T.Augmentation]
     kept: list[T.Augmentation] = []
     for one in augmentations:
         if type(one) is T.ResizeShortestEdge:
-            one = _Resize(one.short_edge_length, one.max_size, one.sample_style, one.interp)
+            one = NeverEmptyResize(one.short_edge_length, one.max_size, one.sample_style, one.interp)
         elif type(one) is T.RandomCrop:
-            one = _RandomCrop(one.crop_type, one.crop_size)
+            one = NeverEmptyCrop(one.crop_type, one.crop_size)
         kept.append(one)
     return kept
 
