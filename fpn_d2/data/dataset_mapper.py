@@ -59,7 +59,8 @@ def never_empty(augmentations: Iterable[T.Augmentation]) -> list[T.Augmentation]
     kept: list[T.Augmentation] = []
     for one in augmentations:
         if type(one) is T.ResizeShortestEdge:
-            one = NeverEmptyResize(one.short_edge_length, one.max_size, one.sample_style, one.interp)
+            style = one.sample_style
+            one = NeverEmptyResize(one.short_edge_length, one.max_size, style, one.interp)
         elif type(one) is T.RandomCrop:
             one = NeverEmptyCrop(one.crop_type, one.crop_size)
         kept.append(one)

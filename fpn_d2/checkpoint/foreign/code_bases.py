@@ -224,7 +224,7 @@ def _order_faster_rcnn(weights: dict[str, Tensor], coco: bool) -> tuple[list[int
 
 
 def _order_retinanet(weights: dict[str, Tensor], coco: bool) -> tuple[list[int], str]:
-    """Order the columns of RetinaNet's head likewise; returns the label of each class and a note."""
+    """Order the columns of RetinaNet's head likewise; returns each class's label and a note."""
     scores = len(_needed(weights, "head.cls_score.bias"))
     if scores % _ANCHORS:
         raise UserError(
