@@ -60,25 +60,23 @@ def check_schedule(cfg: CfgNode) -> None:
         )
 
 
+# Detectron2's; a trainer of somebody's own may know more.
+_WEIGHTED = ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler")
+_SUBSET, _REPEATING = "RandomSubsetTrainingSampler", "RepeatFactorTrainingSampler"
+_SAMPLERS = ("TrainingSampler", _REPEATING, _SUBSET, *_WEIGHTED)
+# What only some of them read: its value that says nothing, and their names.
+_SAMPLERS_OF = {
+    "DATALOADER.RANDOM_SUBSET_RATIO": (1.0, [_SUBSET]),
+    "DATASETS.TRAIN_REPEAT_FACTOR": ([], _WEIGHTED),
+    "DATALOADER.REPEAT_THRESHOLD": (0.0, [_REPEATING, _WEIGHTED[1]]),
+}
+
+
 def check_sampling(cfg: CfgNode) -> None:
     """What the samplers and the augmentations make of their keys."""
     loader, inputs = cfg.DATALOADER, cfg.INPUT
-    weighted = ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler")
-    for key, is_set, samplers in (
-        (
-            "DATALOADER.RANDOM_SUBSET_RATIO",
-            loader.RANDOM_SUBSET_RATIO != 1,
-            ("RandomSubsetTrainingSampler",),
-        ),
-        ("DATASETS.TRAIN_REPEAT_FACTOR", bool(cfg.DATASETS.TRAIN_REPEAT_FACTOR), weighted),
-        (
-            "DATALOADER.REPEAT_THRESHOLD",
-            loader.REPEAT_THRESHOLD > 0,
-            ("RepeatFactorTrainingSampler", weighted[1]),
-        ),
-    ):
-        stock = loader.SAMPLER_TRAIN in _SAMPLERS
-        if is_set and stock and loader.SAMPLER_TRAIN not in samplers:
+    for key, (off, samplers) in _SAMPLERS_OF.items() if loader.SAMPLER_TRAIN in _SAMPLERS else ():
+        if value_of(cfg, key) != off and loader.SAMPLER_TRAIN not in samplers:
             raise UserError(
                 f"{key} has no effect on DATALOADER.SAMPLER_TRAIN {loader.SAMPLER_TRAIN}; set that "
                 f"to {' or '.join(samplers)}"
@@ -89,7 +87,8 @@ def check_sampling(cfg: CfgNode) -> None:
             f"DATASETS.TRAIN_REPEAT_FACTOR names {', '.join(sorted(unknown))}, which "
             "DATASETS.TRAIN does not; name data sets of it"
         )
-    if cfg.MODEL.LOAD_PROPOSALS and loader.SAMPLER_TRAIN in weighted and cfg.DATASETS.TRAIN[1:]:
+    weighted = loader.SAMPLER_TRAIN in _WEIGHTED
+    if cfg.MODEL.LOAD_PROPOSALS and weighted and cfg.DATASETS.TRAIN[1:]:
         raise UserError(
             f"DATALOADER.SAMPLER_TRAIN {loader.SAMPLER_TRAIN} reads the proposals of one data set "
             "only; name one in DATASETS.TRAIN, or take the TrainingSampler"
@@ -111,13 +110,6 @@ def check_sampling(cfg: CfgNode) -> None:
         raise UserError(
             f"INPUT.CROP.SIZE is {crop.SIZE}; give {what}{order} for INPUT.CROP.TYPE {crop.TYPE}"
         )
-
-
-# Detectron2's; a trainer of somebody's own may know more.
-_SAMPLERS = (
-    *("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"),
-    *("WeightedTrainingSampler", "WeightedCategoryTrainingSampler"),
-)
 
 
 # The norms of heads, and the channels that a GroupNorm shares out among its 32 groups.
@@ -236,25 +228,13 @@ def _check_roi_heads(cfg: CfgNode, heads: Any) -> None:
 
 def _check_augmentation(cfg: CfgNode, network: type) -> None:
     """What Detectron2's GeneralizedRCNNWithTTA does not take."""
-    fault = next(
-        (
-            fault
-            for is_so, fault in (
-                (
-                    not issubclass(network, GeneralizedRCNN) or issubclass(network, PanopticFPN),
-                    f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}",
-                ),
-                (cfg.MODEL.KEYPOINT_ON, "MODEL.KEYPOINT_ON"),
-                (cfg.MODEL.LOAD_PROPOSALS, "MODEL.LOAD_PROPOSALS"),
-            )
-            if is_so
-        ),
-        None,
-    )
-    if fault:
+    is_known = issubclass(network, GeneralizedRCNN) and not issubclass(network, PanopticFPN)
+    faults = [] if is_known else [f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"]
+    faults += [f"MODEL.{key}" for key in ("KEYPOINT_ON", "LOAD_PROPOSALS") if cfg.MODEL[key]]
+    if faults:
         raise UserError(
             f"TEST.AUG.ENABLED augments the images of a Faster or Mask R-CNN with an RPN, and does "
-            f"not know {fault}; set it to False"
+            f"not know {faults[0]}; set it to False"
         )
 
 

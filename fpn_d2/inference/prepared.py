@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from ..config_checks import check_engine_keys
 from ..layers import convolve_linears
 from ..modeling import LevelROIPooler
 from ..utils.devices import has_bfloat16
@@ -133,10 +134,7 @@ def prepare_model(
         raise UserError("the model is prepared already; prepare the one that it was made of")
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    if compile and engine != "torch":
-        raise UserError(
-            "INFERENCE.COMPILE compiles by PyTorch; set INFERENCE.ENGINE torch, or COMPILE False"
-        )
+    check_engine_keys(precision, compile, engine)
     if engine not in ENGINES:
         raise UserError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
     if engine == "auto":
@@ -263,10 +261,6 @@ def _dtype(precision: str, device: torch.device, engine: str) -> torch.dtype | N
         from .openvino_parts import check_engine
 
         check_engine(precision, device)
-    elif precision == "int8":
-        raise UserError(
-            "precision int8 is OpenVINO's; set INFERENCE.ENGINE openvino, or take another precision"
-        )
     if precision == "float16" and device.type != "cuda":
         raise UserError(
             f"precision float16 is for CUDA, and the model is on {device.type}; take bfloat16, or "
