@@ -40,7 +40,6 @@ from PIL import Image
 from .config_combinations import check_heads, check_sampling, check_schedule
 from .config_values import (
     DEPTH,
-    MASK_VALUES,
     NORM,
     VALUES,
     check_values,
@@ -260,7 +259,6 @@ def _check_levels(cfg: CfgNode) -> None:
 
 
 def _check_mask_proposals(cfg: CfgNode) -> None:
-    check_values(cfg, MASK_VALUES)
     keys, levels = cfg.MODEL.MASK_PROPOSAL, list(cfg.MODEL.MASK_PROPOSAL.IN_FEATURES)
     if [len(sizes) for sizes in keys.SIZES] != [len(levels)] * len(keys.WINDOWS):
         raise UserError(

@@ -60,10 +60,16 @@ def check_schedule(cfg: CfgNode) -> None:
         )
 
 
-# Detectron2's; a trainer of somebody's own may know more.
 _WEIGHTED = ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler")
 _SUBSET, _REPEATING = "RandomSubsetTrainingSampler", "RepeatFactorTrainingSampler"
 _SAMPLERS = ("TrainingSampler", _REPEATING, _SUBSET, *_WEIGHTED)
+# The words of keys that Detectron2 looks up itself; a trainer of somebody's own may know more.
+LOOKED_UP = {
+    "DATALOADER.SAMPLER_TRAIN": _SAMPLERS,
+    "SOLVER.LR_SCHEDULER_NAME": (
+        *("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
+    ),
+}
 # What only some of them read: its value that says nothing, and their names.
 _SAMPLERS_OF = {
     "DATALOADER.RANDOM_SUBSET_RATIO": (1.0, [_SUBSET]),

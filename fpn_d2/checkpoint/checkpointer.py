@@ -18,7 +18,7 @@ from ..config_checks import check_registered, num_classes
 from ..utils.errors import UserError
 from ..utils.files import explain_disk_errors, is_local, replace_file
 from ..utils.model_zoo import close_zoo_names, zoo_entry, zoo_weights
-from .resume_point import checkpoints_in, newest_whole, tagged_checkpoint
+from .resume_point import TAG, checkpoints_in, newest_whole, tagged_checkpoint
 from .safe_load import read_pickle, read_safetensors, read_torch
 
 # The key of a checkpoint under which the names of its classes stand, a list of strings. Detectron2
@@ -186,7 +186,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def has_checkpoint(self) -> bool:
         """See :meth:`Checkpointer.has_checkpoint`; one without ``last_checkpoint`` counts too."""
-        tag = os.path.join(self.save_dir, "last_checkpoint")
+        tag = os.path.join(self.save_dir, TAG)
         return bool(self.save_dir) and (os.path.lexists(tag) or bool(checkpoints_in(self.save_dir)))
 
     def get_checkpoint_file(self) -> str:

@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 from ..checkpoint import SafeCheckpointer, trained_class_names
 from ..config import changed
 from ..config_checks import check_registered
-from ..config_combinations import tell_doubts
+from ..config_combinations import LOOKED_UP, tell_doubts
 from ..data import TrainStream, build_loss_loader, build_test_loader, build_train_loader
 from ..evaluation import build_evaluator, metric_names
 from ..inference import PreparedModel, compile_backbone, prepare_as_configured
@@ -403,14 +403,6 @@ def _step(cfg: CfgNode, model: nn.Module, loader: Any, optimizer: Optimizer) -> 
     return (CPUAutocastTrainer if cpu_has_bfloat16() else SimpleTrainer)(model, loader, stepping)
 
 
-# The words of a key whose values Detectron2 looks up itself.
-KNOWN = {
-    "DATALOADER.SAMPLER_TRAIN": "TrainingSampler, RepeatFactorTrainingSampler, "
-    "RandomSubsetTrainingSampler, WeightedTrainingSampler, WeightedCategoryTrainingSampler",
-    "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR, WarmupCosineLR, WarmupStepWithFixedGammaLR",
-}
-
-
 @contextlib.contextmanager
 def _naming(key: str, complaint: str, method: str) -> Iterator[None]:
     """Name the key if Detectron2 does not know its value, which a trainer's method may extend."""
@@ -420,8 +412,8 @@ def _naming(key: str, complaint: str, method: str) -> Iterator[None]:
         if not str(error).startswith(complaint):
             raise
         raise UserError(
-            f"{key}: {error}; name one of Detectron2's ({KNOWN[key]}), or build yours in a "
-            f"Trainer's {method}"
+            f"{key}: {error}; name one of Detectron2's ({', '.join(LOOKED_UP[key])}), or build "
+            f"yours in a Trainer's {method}"
         ) from error
 
 
