@@ -63,12 +63,11 @@ def check_schedule(cfg: CfgNode) -> None:
 _WEIGHTED = ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler")
 _SUBSET, _REPEATING = "RandomSubsetTrainingSampler", "RepeatFactorTrainingSampler"
 _SAMPLERS = ("TrainingSampler", _REPEATING, _SUBSET, *_WEIGHTED)
+_SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 # The words of keys that Detectron2 looks up itself; a trainer of somebody's own may know more.
 LOOKED_UP = {
     "DATALOADER.SAMPLER_TRAIN": _SAMPLERS,
-    "SOLVER.LR_SCHEDULER_NAME": (
-        *("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
-    ),
+    "SOLVER.LR_SCHEDULER_NAME": _SCHEDULERS,
 }
 # What only some of them read: its value that says nothing, and their names.
 _SAMPLERS_OF = {
