@@ -55,15 +55,13 @@ def splits_by_layout(folder: str) -> dict[str, list[str]]:
 
 def _candidates(folder: str) -> list[str]:
     """The layouts whose reader is worth asking; it knows whether the folder is in its layout."""
-    parents = [folder, *filter(os.path.isdir, glob.glob(os.path.join(glob.escape(folder), "*")))]
-    has = {
+    below = os.path.join(glob.escape(folder), "*")
+    signs = {
         "YOLO": os.path.isfile(os.path.join(folder, "data.yaml")),
-        "Pascal VOC": any(map(_holds_xml, parents)),
-        "Roboflow's COCO": any(
-            os.path.isfile(os.path.join(parent, "_annotations.coco.json")) for parent in parents
-        ),
+        "Pascal VOC": any(map(_holds_xml, [folder, *glob.glob(os.path.join(below, ""))])),
+        "Roboflow's COCO": glob.glob(os.path.join(below, "_annotations.coco.json")),
     }
-    return [layout for layout, is_so in has.items() if is_so]
+    return [layout for layout, sign in signs.items() if sign]
 
 
 def _holds_xml(folder: str) -> bool:
