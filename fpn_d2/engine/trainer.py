@@ -34,6 +34,7 @@ from ..evaluation import build_evaluator, metric_names
 from ..inference import PreparedModel, compile_backbone, prepare_as_configured
 from ..inference.prepared import PRECISIONS
 from ..layers import convolve_linears
+from ..modeling import bound_matching
 from ..utils.errors import UserError, machine_fault
 from ..utils.files import remove_partial_files
 from ..utils.seeding import seed_everything
@@ -134,9 +135,10 @@ class Trainer(DefaultTrainer):
         """See :meth:`DefaultTrainer.build_model`; with ``SOLVER.COMPILE`` it is compiled.
 
         On a CPU it is channels-last, which convolves faster and pools RoIs without a copy, and its
-        large linear layers are convolved if that is faster on this processor.
+        large linear layers are convolved if that is faster on this processor. Everywhere many
+        objects are matched in bounded memory.
         """
-        model = super().build_model(cfg)
+        model = bound_matching(super().build_model(cfg))
         if cfg.MODEL.DEVICE == "cpu":
             model = model.to(memory_format=torch.channels_last)
             convolve_linears(model)

@@ -3,6 +3,7 @@
 from .fpn import FeaturePyramid, build_fpn_backbone
 from .mask_proposals import MaskProposalGenerator, MaskProposalHead, MaskProposalNetwork
 from .regnet import build_regnet_backbone
+from .retinanet import LeanRetinaNet, bound_matching
 from .roi_heads import C4ROIHeads, LevelROIHeads
 from .roi_pooler import LevelROIPooler, levels_of_boxes
 from .rpn import LeanRPN, PerLevelRPNHead, build_level_rpn_head, match_anchors
@@ -11,12 +12,14 @@ __all__ = [
     "C4ROIHeads",
     "FeaturePyramid",
     "LeanRPN",
+    "LeanRetinaNet",
     "LevelROIHeads",
     "LevelROIPooler",
     "MaskProposalGenerator",
     "MaskProposalHead",
     "MaskProposalNetwork",
     "PerLevelRPNHead",
+    "bound_matching",
     "build_fpn_backbone",
     "build_level_rpn_head",
     "build_regnet_backbone",

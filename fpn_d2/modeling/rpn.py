@@ -70,7 +70,7 @@ class LeanRPN(RPN):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """See :meth:`RPN.label_and_sample_anchors`; the labels, boxes and samples are the same."""
         all_anchors = Boxes.cat(anchors)
-        if all(len(all_anchors) * len(objects) <= _MAX_PAIRS for objects in gt_instances):
+        if fit_at_once(all_anchors, gt_instances):
             return super().label_and_sample_anchors(anchors, gt_instances)
         gt_labels, matched_gt_boxes = [], []
         for instances in gt_instances:
@@ -85,6 +85,16 @@ class LeanRPN(RPN):
             else:
                 matched_gt_boxes.append(torch.zeros_like(all_anchors.tensor))
         return gt_labels, matched_gt_boxes
+
+
+def fit_at_once(anchors: Boxes, gt_instances: list[Instances]) -> bool:
+    """Whether so few objects are in each image that Detectron2's own matching takes little memory.
+
+    Args:
+        anchors: R anchors of all levels.
+        gt_instances: the objects of each image.
+    """
+    return all(len(anchors) * len(objects) <= _MAX_PAIRS for objects in gt_instances)
 
 
 @torch.no_grad()
@@ -108,24 +118,24 @@ def match_anchors(
         where there is no object.
     """
     owners = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
-    labels = torch.full_like(owners, matcher.labels[0], dtype=torch.int8)
     best = torch.full_like(owners, -1, dtype=torch.float32)
+    is_some_best = torch.zeros_like(owners, dtype=torch.bool)
     at_once = max(1, _MAX_PAIRS // max(1, len(anchors)))
     for first in range(0, len(objects), at_once):
         ious = pairwise_iou(objects[first : first + at_once], anchors)
-        numbers = torch.arange(first, first + len(ious), device=ious.device)
+        largest = ious.amax(dim=1, keepdim=True)
+        is_largest = ious == largest
         if skip_untouched:
-            touched = (ious > 0).any(dim=1)
-            ious, numbers = ious[touched], numbers[touched]
-            if not len(ious):
-                continue
-        matched, piece_labels = matcher(ious)
-        iou = ious.gather(0, matched[None])[0]
-        # An anchor that is some object's best is positive, whichever object it overlaps most.
-        positive = (labels == 1) | (piece_labels == 1)
-        labels = torch.where(positive, 1, torch.where(iou > best, piece_labels, labels))
-        owners = torch.where(iou > best, numbers[matched], owners)
+            is_largest &= largest > 0
+            ious = torch.where(largest > 0, ious, -1)
+        is_some_best |= is_largest.any(dim=0)
+        iou, owner = ious.max(dim=0)
+        owners = torch.where(iou > best, first + owner, owners)
         best = torch.maximum(iou, best)
+    by_threshold = Matcher(matcher.thresholds[1:-1], matcher.labels)
+    _, labels = by_threshold(best.clamp(min=0)[None])
+    if matcher.allow_low_quality_matches:
+        labels = labels.masked_fill(is_some_best, 1)
     return owners, labels, best
 
 

@@ -17,14 +17,13 @@ from detectron2.modeling import (
     ANCHOR_GENERATOR_REGISTRY,
     META_ARCH_REGISTRY,
     ROI_HEADS_REGISTRY,
-    RetinaNet,
 )
 from detectron2.modeling.anchor_generator import BufferList, DefaultAnchorGenerator
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ...modeling import LevelROIHeads
+from ...modeling import LeanRetinaNet, LevelROIHeads
 
 
 @ANCHOR_GENERATOR_REGISTRY.register()
@@ -136,8 +135,8 @@ class TorchvisionROIHeads(LevelROIHeads):
 
 
 @META_ARCH_REGISTRY.register()
-class ClippingRetinaNet(RetinaNet):
-    """Detectron2's :class:`RetinaNet`, with boxes clipped to the image before NMS, not after it.
+class ClippingRetinaNet(LeanRetinaNet):
+    """A :class:`LeanRetinaNet` with boxes clipped to the image before NMS, not after it.
 
     Boxes that reach beyond the image overlap more once they are clipped, so that NMS removes
     others.

@@ -1,0 +1,132 @@
+"""A training step waits for a GPU no more often than Detectron2's, counted without a GPU.
+
+Counted are the operators after which the program goes on only once a GPU has told it a number or a
+shape, and copies to the CPU.
+"""
+
+import collections
+
+import pytest
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.modeling import build_model
+from detectron2.solver import build_optimizer
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fpn_d2.config import stock_config
+from fpn_d2.engine import Trainer
+from fpn_d2.engine.trainer import _step
+from fpn_d2.modeling import rpn as rpn_module
+
+WAITING = {
+    "aten::_local_scalar_dense",  # item(), bool(), float(), int() and `if tensor`
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::unique_consecutive",
+    "aten::_unique2",
+    "aten::unique_dim",
+    "aten::repeat_interleave.Tensor",
+    "aten::equal",
+    "torchvision::nms",
+}
+INDEXING = {"aten::index.Tensor", "aten::index_put_", "aten::index_put", "aten::_index_put_impl_"}
+TO_CPU = ("cpu", "numpy", "tolist")
+
+
+class Waits(TorchDispatchMode):
+    """Counts what waits for a GPU meanwhile."""
+
+    def __enter__(self):
+        self.counts = collections.Counter()
+        self._patches = pytest.MonkeyPatch()
+        for name in TO_CPU:
+            self._patches.setattr(torch.Tensor, name, self._counted(name))
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        self._patches.undo()
+        return super().__exit__(*error)
+
+    def _counted(self, name):
+        original = getattr(torch.Tensor, name)
+
+        def call(tensor, *args):
+            self.counts[name] += 1
+            return original(tensor, *args)
+
+        return call
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name()
+        if name in WAITING or (name in INDEXING and self._counts_the_true_ones(name, args)):
+            self.counts[name] += 1
+        return function(*args, **(kwargs or {}))
+
+    @staticmethod
+    def _counts_the_true_ones(name, args):
+        masks = [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)]
+        # One number at the places of a mask needs no count of them.
+        fills = "put" in name and len(args[1]) == len(masks) == 1 and args[2].numel() == 1
+        return bool(masks) and not fills
+
+
+def test_what_waits_is_counted():
+    x = torch.arange(6.0)
+    with Waits() as waits:
+        x.sum().item()
+        if x[0] > 3:
+            pytest.fail("it is 0")
+        x[x > 2]
+        x[x > 2] = 0.0
+        x[x > 2] = x[x > 2]
+        x.nonzero()
+        x.cpu()
+        x.tolist()
+        x[torch.tensor([1, 2])] + x.clamp(min=1).max(dim=0).values
+    assert waits.counts == {
+        "aten::_local_scalar_dense": 2, "aten::index.Tensor": 2, "aten::index_put_": 1,
+        "aten::nonzero": 1, "cpu": 1, "tolist": 1,
+    }  # fmt: skip
+
+
+def record_of(seed, count):
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(count, 2, 2, generator=generator).sort(dim=1).values
+    boxes = Boxes((corners * torch.tensor([96, 64])).flatten(1))
+    classes = torch.randint(0, 5, (count,), generator=generator)
+    image = torch.randint(0, 256, (3, 64, 96), generator=generator, dtype=torch.uint8)
+    instances = Instances((64, 96), gt_boxes=boxes, gt_classes=classes)
+    return {"image": image, "height": 64, "width": 96, "instances": instances}
+
+
+ROWS = [f"Faster-RCNN/faster_rcnn_R_18_{n}" for n in ("FPN", "C4")]
+ROWS += ["RetinaNet/retinanet_R_18_FPN", "RPN/rpn_R_18_FPN"]
+
+
+@pytest.mark.parametrize("count", [4, 60])  # objects; the more are matched in pieces
+@pytest.mark.parametrize("row", ROWS)
+def test_a_training_step_waits_no_more_often_than_detectron2s(row_config, monkeypatch, row, count):
+    monkeypatch.setattr(rpn_module, "_MAX_PAIRS", 20_000)  # of 2 to 8 thousand anchors
+    opts = ["SOLVER.AMP.ENABLED", False, "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224]
+    # On a GPU RoIAlign is torchvision's.
+    cfg = row_config(f"quick/{row}", *opts, "MODEL.ROI_BOX_HEAD.POOLER_BACKEND", "torchvision")
+    batch = [record_of(seed, count) for seed in (1, 2)]
+    torch.manual_seed(0)
+    ours = Trainer.build_model(cfg)
+    stock = build_model(stock_config(cfg))
+    stock.load_state_dict(ours.state_dict())
+    waits, losses = {}, {}
+    for name, model in (("ours", ours), ("detectron2", stock)):
+        optimizer = build_optimizer(cfg, model)
+        make = _step if name == "ours" else lambda cfg, *parts: SimpleTrainer(*parts)
+        trainer = make(cfg, model.train(), [batch], optimizer)
+        trainer.iter = trainer.start_iter = trainer.max_iter = 0
+        torch.manual_seed(7)  # decides the samples
+        with EventStorage() as storage, Waits() as waits[name]:
+            trainer.run_step()
+        losses[name] = {k: v[0] for k, v in storage.latest().items() if "loss" in k}
+    assert losses["ours"] == pytest.approx(losses["detectron2"], rel=1e-3)  # the same step
+    assert sum(waits["detectron2"].counts.values()) > 5
+    assert waits["ours"].counts <= waits["detectron2"].counts
