@@ -18,7 +18,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.logger import setup_logger
 
 from fpn_d2 import load_config
-from fpn_d2.data.datasets import ShapesSpec, generate_shapes, register_coco_folders
+from fpn_d2.data.datasets import ShapesSpec, generate_shapes, register_folders
 
 torch.set_num_threads(1)  # the inputs are tiny, and threads that wait for a busy core are slow
 
@@ -145,7 +145,7 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def tiny_opts(tiny_root: str, tiny_words: list[str], tmp_path: Path) -> Iterator[list[str]]:
     """The same and a folder for a run, while the tiny data are registered."""
-    names = register_coco_folders(tiny_root)
+    names = register_folders(tiny_root)
     yield [*tiny_words, "OUTPUT_DIR", str(tmp_path / "output")]
     for name in names:
         DatasetCatalog.remove(name)

@@ -18,7 +18,7 @@ from ..config import load_config
 from ..config_checks import class_head_key
 from ..data.datasets.shapes import ShapesSpec
 from ..data.datasets.shapes_scene import compose_scene, draw_scene
-from ..data.images import image_fault, read_image
+from ..data.images import look_at, read_image
 from ..inference import Explainer, Explanation, classes_of, free_title, set_final_nms, split_pair
 from ..inference.explanation import box_pooler
 from ..utils.errors import UserError
@@ -193,7 +193,7 @@ def read_upload(path: str, limits: Limits) -> np.ndarray:
             f"{name} has {size / 1e6:.1f} MB, more than this page's {limits.bytes / 1e6:g} MB: "
             "make it smaller, or start the page with a larger --max-bytes"
         )
-    fault = image_fault(path, max_pixels=limits.pixels)
+    fault, _ = look_at(path, max_pixels=limits.pixels)
     if fault:
         raise UserError(f"{name} {fault}: choose another image, such as a JPEG or a PNG")
     return read_image(path)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..data.coco_json import read_annotations
 from ..data.datasets.folders import make_ready
-from ..data.images import image_fault
+from ..data.images import look_at
 from ..utils.errors import UserError
 from ..utils.files import is_config_key, is_local
 
@@ -84,7 +84,7 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
             + f"; {_REMEDY}"
         )
     for path in images.values():
-        fault = image_fault(path, max_pixels=max_pixels)
+        fault, _ = look_at(path, max_pixels=max_pixels)
         if fault:
             remedy = "raise --max-pixels" if "more than the limit" in fault else "take it out"
             raise UserError(f"image {path} {fault}; {remedy}, or convert it")

@@ -25,8 +25,7 @@ from torchvision.ops import box_iou
 
 from ..config import changed
 from ..data import build_test_resize, check_names
-from ..data.dataset_mapper import never_empty
-from ..data.images import image_fault, read_image
+from ..data.images import look_at, read_image
 from ..evaluation.matching import match_boxes
 from ..inference import set_final_nms
 from ..utils.errors import UserError
@@ -270,7 +269,7 @@ def read_check_images(cfg: CfgNode, files: Sequence[str] = ()) -> list[Tensor]:
                 f"image {file} does not exist; config overrides come last, after another option: "
                 f"--images FILE --output FILE {file} <value>"
             )
-        fault = image_fault(file)
+        fault, _ = look_at(file)
         if fault is not None:
             raise UserError(f"image {file} {fault}; name another by --images")
         pixels = read_image(file, cfg.INPUT.FORMAT)
@@ -278,8 +277,7 @@ def read_check_images(cfg: CfgNode, files: Sequence[str] = ()) -> list[Tensor]:
         sides = {"INPUT.MIN_SIZE_TEST": shortest, "INPUT.MAX_SIZE_TEST": cfg.INPUT.MAX_SIZE_TEST}
         for scale in SCALES:
             scaled = changed(cfg, {key: round(scale * side) for key, side in sides.items()})
-            (resize,) = never_empty([build_test_resize(scaled)])
-            resized = resize.get_transform(pixels).apply_image(pixels)
+            resized = build_test_resize(scaled).get_transform(pixels).apply_image(pixels)
             resized = np.ascontiguousarray(resized.transpose(2, 0, 1), np.float32)
             images.append(torch.from_numpy(resized))
     return images

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from ..config import changed
 from ..data.build import load_train_dataset
-from ..data.dataset_mapper import RefusingMapper, build_test_mapper
+from ..data.dataset_mapper import build_test_mapper, map_or_refuse
 from ..data.datasets.folders import make_ready
 from ..utils.errors import UserError
 from ..utils.files import cache_folder, is_local, replace_file
@@ -175,10 +175,11 @@ class CalibrationImages:
             raise UserError(
                 f"INFERENCE.PRECISION int8 is calibrated on images of DATASETS.TRAIN: {error}"
             ) from error
-        mapper = RefusingMapper(build_test_mapper(self.cfg))
+        mapper = build_test_mapper(self.cfg)
         step = max(1, len(dataset) // count) if hasattr(dataset, "__len__") else 1
         chosen = itertools.islice(dataset, 0, step * count, step)
-        yield from map(mapper, told("calibrating", chosen, count))
+        for record in told("calibrating", chosen, count):
+            yield map_or_refuse(mapper, record)
 
     def describe(self) -> dict[str, Any]:
         """What decides about the images, without reading them."""

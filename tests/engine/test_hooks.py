@@ -17,7 +17,7 @@ from PIL import Image
 from torch import distributed
 
 from fpn_d2 import UserError, load_config
-from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.data.datasets import register_folders
 from fpn_d2.engine import Trainer
 from fpn_d2.engine.hooks import (
     CPUAutocastTrainer,
@@ -260,7 +260,7 @@ class Watch(HookBase):
 @pytest.fixture
 def train(repo, tmp_path, mixed_root):
     """``train(row, folder, *opts, cut, resume)``: six iterations; the losses of each."""
-    names = register_coco_folders(mixed_root)
+    names = register_folders(mixed_root)
 
     def call(row, folder, *opts, cut=None, resume=False):
         tiny = ["DATASETS.TRAIN", "('mixed_train',)", "DATASETS.TEST", "()"]

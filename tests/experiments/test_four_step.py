@@ -18,7 +18,7 @@ from detectron2.modeling import build_model
 
 import train_net
 from fpn_d2 import UserError, load_model
-from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.data.datasets import register_folders
 from fpn_d2.data.datasets.shapes import CLASSES
 from fpn_d2.engine import Trainer, launch
 from fpn_d2.experiments import FourStep, Run, Runner, proposal_opts
@@ -56,7 +56,7 @@ class InThisProcess(Runner):
 
 @pytest.fixture(scope="module")
 def tiny(tiny_root):
-    names = register_coco_folders(tiny_root)
+    names = register_folders(tiny_root)
     yield
     for name in names:
         DatasetCatalog.remove(name)
