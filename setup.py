@@ -56,7 +56,7 @@ setup(
         "fpn_d2.configs": ["**/*.yaml"],
         "fpn_d2.inspection": ["*.j2"],
         "fpn_d2.experiments": ["*.j2"],
-        "fpn_d2.visualization": ["*.css"],
+        "fpn_d2.visualization": ["*.css", "*.j2"],
     },
     python_requires=">=3.10",
     # torch, torchvision and Detectron2 are needed too and stay out on purpose. pip would fetch

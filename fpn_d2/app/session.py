@@ -153,15 +153,13 @@ class Session:
 
 def _view(explainer: Explainer, explanation: Explanation) -> View:
     """An explanation in words and pictures."""
-    low, high = explanation.level_range
-    counts = {k: int((explanation.levels == k).sum()) for k in range(low, high + 1)}
-    legend = level_legend(list(counts), [f"({count})" for count in counts.values()])
+    legend = level_legend(explanation.counts)
     classes = classes_of(explainer.cfg, explainer.model)
     is_unsure = bool(classes.guess)
     pooled = "Eq. 1 pools by" if box_pooler(explainer.model) is not None else "Eq. 1 would use"
     sentences = [
         f"{len(explanation.detections)} detections: "
-        f"{', '.join(f'{count} from P{level}' for level, count in counts.items())}.",
+        f"{', '.join(f'{count} from P{level}' for level, count in explanation.counts.items())}.",
         f"{pooled} k0 = {explanation.canonical_level} for {explanation.canonical_size:g} px.",
         *explanation.notes,
         *([f"The class names are {'a guess' if classes.source else 'not known'}."] * is_unsure),

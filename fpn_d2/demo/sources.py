@@ -131,8 +131,8 @@ def image_ids(cfg: CfgNode, paths: Sequence[str]) -> list[int]:
     return [*range(1, len(paths) + 1)]
 
 
-def listed(files: Sequence[str], most: int = 5) -> str:
-    """Count and name the files that a demo skips, the first few of them."""
-    names = ", ".join(os.path.basename(file) for file in files[:most])
-    more = f" and {len(files) - most} more" if len(files) > most else ""
+def listed(files: Sequence[str]) -> str:
+    """Count the files that a demo skips, and name the first five of them."""
+    names = ", ".join(os.path.basename(file) for file in files[:5])
+    more = f" and {len(files) - 5} more" if files[5:] else ""
     return f"{len(files)} other file{'s' * (len(files) != 1)}: {names}{more}"

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.structures import BoxMode
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image, ImageColor
 
@@ -26,7 +25,7 @@ from ..visualization import (
     read_results,
     side_by_side,
 )
-from ..visualization.pages import Chart, new_axes, to_svg
+from ..visualization.pages import Chart, finish_chart, new_axes
 from .claims import Summaries, summarize
 from .tables import LongerRow, Table
 
@@ -35,7 +34,6 @@ _COLORS = tuple(PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 3))
 _LINES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)), (0, (8, 2)), (0, (2, 1)))
 _MARKERS = "os^Dv*P"
 _FOUND, _MISSED = PALETTE[4], PALETTE[5]  # Blue and vermilion.
-_PROPOSALS = 100  # How many of an image's best proposals count.
 _COUNTS = {"AR10": 10, "AR30": 30, "AR100": 100, "AR300": 300, "AR1k": 1000}
 
 
@@ -207,18 +205,6 @@ def plot_row(
     )  # fmt: skip
 
 
-def finish_chart(figure: Figure, prefix: str, description: str, title: str, caption: str) -> Chart:
-    """Finish a figure with a legend below its only axes."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    # In a figure of this width each of two columns holds this many letters.
-    columns = 2 if max(map(len, labels), default=0) <= 34 else 1
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
-        handlelength=3.2,
-    )  # fmt: skip
-    return Chart(title, caption, to_svg(figure, prefix, description))
-
-
 # -- examples
 
 
@@ -269,7 +255,7 @@ def find_examples(
     coco, image_root = load_ground_truth(dataset)
     found, objects = {}, {}
     for row in rows:
-        kind, results = read_results(folders[row], threshold=0.5, proposals=_PROPOSALS)
+        kind, results = read_results(folders[row])
         found[row] = {}
         for image_id in sorted(coco.imgs):
             objects[image_id], ious = overlaps_with_objects(kind, coco, image_id, results[image_id])

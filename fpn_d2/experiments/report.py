@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from tabulate import tabulate
 
 from ..utils.files import replace_file
-from ..visualization.pages import Chart, data_url, page_environment
+from ..visualization.pages import Chart, page_environment
 from .claims import DASH, Summaries, Verdict, check_claim, format_metric, summarize
 from .figures import Example, draw_charts, row_styles
 from .studies import draw_studies, study_sections
@@ -84,8 +84,8 @@ def write_report(
         "html": page.render(
             **_context(table, results),
             colors={name: style.color for name, style in row_styles(table.rows).items()},
-            charts=[(chart, Markup(chart.svg)) for chart in _charts(table, results)],
-            examples=[(example, data_url(example.picture)) for example in examples],
+            charts=_charts(table, results),
+            examples=examples,
         ),
     }
     os.makedirs(folder, exist_ok=True)

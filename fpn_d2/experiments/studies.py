@@ -16,9 +16,9 @@ from detectron2.config import CfgNode
 
 from ..utils.errors import UserError
 from ..utils.files import read_json
-from ..visualization.pages import Chart, new_axes
+from ..visualization.pages import Chart, finish_chart, new_axes
 from .claims import Summaries, Summary, format_metric, noise_between
-from .figures import finish_chart, plot_row, row_styles
+from .figures import plot_row, row_styles
 from .runs import Run, Runner
 from .tables import LongerRow, Table
 

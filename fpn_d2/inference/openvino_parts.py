@@ -19,7 +19,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from unittest import mock
 
 import torch
 from detectron2.modeling import Backbone
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 
 from ..modeling import MaskProposalNetwork
 from ..utils.errors import UserError
+from ..utils.modules import overridden
 
 PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 _REMEDY = "take INFERENCE.ENGINE torch"
@@ -233,7 +233,7 @@ def record_inputs(
 
     with contextlib.ExitStack() as stack:
         for part in parts:
-            stack.enter_context(mock.patch.object(part.owner, part.method, recorder(part)))
+            stack.enter_context(overridden(part.owner, **{part.method: recorder(part)}))
         for record in records:
             model([record])
     return found
@@ -361,8 +361,12 @@ def check_engine(precision: str, device: torch.device) -> None:
         )
 
 
-def require(package: str) -> Any:
-    """Import openvino or nncf.
+def require(package: str, remedy: str = f"openvino nncf, or {_REMEDY}") -> Any:
+    """Import an optional package, such as openvino or nncf.
+
+    Args:
+        package: its name.
+        remedy: what to install, and what to do instead.
 
     Raises:
         UserError: where it is not installed.
@@ -371,9 +375,7 @@ def require(package: str) -> Any:
         with quietly():
             return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(
-            f"{package} is not installed; python -m pip install openvino nncf, or {_REMEDY}"
-        ) from error
+        raise UserError(f"{package} is not installed; python -m pip install {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -383,11 +385,15 @@ def quietly() -> Iterator[None]:
     They send statistics without asking, except where a variable tells of continuous integration. A
     conversion that fails leaves the log switched off.
     """
-    root = logging.getLogger()
+    root, mute = logging.getLogger(), {"CI": "true", "NNCF_CI": "1"}
     level, filters, handlers = root.level, list(root.filters), list(root.handlers)
+    before = {name: os.environ[name] for name in mute if name in os.environ}
+    os.environ |= mute
     try:
-        with mock.patch.dict(os.environ, {"CI": "true", "NNCF_CI": "1"}):
-            yield
+        yield
     finally:
+        for name in mute:
+            os.environ.pop(name, None)
+        os.environ |= before
         root.setLevel(level)
         root.filters, root.handlers = filters, handlers

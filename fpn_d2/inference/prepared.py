@@ -185,9 +185,9 @@ def prepare_as_configured(cfg: CfgNode, model: nn.Module, *, keep: bool = True) 
     """
     keys, more = cfg.INFERENCE, {}
     if keys.PRECISION == "int8":
-        from .quantization import CalibrationImages, cache_paths
+        from .quantization import cache_paths, calibration_images
 
-        more["calibration"] = CalibrationImages(cfg)
+        more["calibration"] = calibration_images(cfg)
         more["cache"] = cache_paths(cfg, model) if keep else []
     return prepare_model(
         model, precision=keys.PRECISION, compile=keys.COMPILE, engine=keys.ENGINE, **more
