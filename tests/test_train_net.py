@@ -56,6 +56,24 @@ def test_train_evaluate_and_resume(run, output):
     assert torch.load(output / "model_final.pth")["iteration"] == 2
 
 
+def test_a_training_imports_what_it_needs(run_program, tiny_opts):
+    """One iteration and one evaluation; what only others need comes with its users."""
+    words = ["--config-file", "configs/quick/RPN/rpn_R_18_FPN.yaml", *tiny_opts]
+    program = (
+        "import sys, train_net; from fpn_d2.engine import launch\n"
+        "launch(train_net.main, train_net.build_parser().parse_args())\n"
+        "print(*(m for m in sys.modules if m.partition('.')[0] == 'fpn_d2'))"
+    )
+    done = run_program("-c", program, *words, "SOLVER.MAX_ITER", 1)
+    assert done.returncode == 0, done.stderr
+    modules = done.stdout.splitlines()[-1].split()
+    assert len(modules) <= 62
+    others = {"app", "demo", "experiments", "export", "foreign", "inspection", "visualization"}
+    others |= {"explanation", "openvino_parts", "predictor", "quantization"}
+    others |= {"roboflow", "shapes_scene", "voc", "yolo", "mask_recall", "matching"}
+    assert not others & {part for module in modules for part in module.split(".")}
+
+
 def test_a_state_of_a_training_that_is_none_is_refused(run, output):
     assert run(FASTER, "SOLVER.MAX_ITER", 1)[0] == 0
     content = torch.load(output / "model_final.pth")

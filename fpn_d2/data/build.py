@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..config import changed
 from ..config_checks import class_head_key, num_classes
-from ..config_doubts import tell_doubts
+from ..config_combinations import tell_doubts
 from ..utils.errors import UserError
 from ..utils.files import file_alike, is_local
 from ..utils.progress import working
@@ -41,7 +41,6 @@ from .dataset_mapper import (
 )
 from .datasets.converted_folders import looking_once
 from .datasets.folders import datasets_root, missing_remedy, missing_split
-from .proposals import check_proposals, explain_missing, read_proposals
 from .splits import tell_splits
 from .stream import TrainStream
 from .validation import (
@@ -215,7 +214,10 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     runs = (run, "masks", f"{run} of masks") if cfg.MODEL.MASK_ON else (run,)
     rules = cfg.MODEL.MASK_ON, num_classes(cfg), run == "evaluation"
     files = options["proposal_files"] or ()
-    ids = [read_proposals(_local(path))["ids"] for path in files]  # Detectron2 would run its code
+    if files:
+        from . import proposals  # models that read none start without it
+    # Detectron2 would run what is in the files.
+    ids = [proposals.read_proposals(_local(path))["ids"] for path in files]
     with working(f"reading {', '.join(names)}"), shared_reading(masks=cfg.MODEL.MASK_ON):
         check_annotation_files(names, runs, objects_needed=options["filter_empty"])
         try:
@@ -223,7 +225,9 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
         except UserError:
             raise
         except Exception as error:
-            sentence = explain_failure(names, error) or explain_missing(names, files, ids)
+            sentence = explain_failure(names, error)
+            if sentence is None and files:
+                sentence = proposals.explain_missing(names, files, ids)
             if str(error).startswith("No valid data found") and options.get("min_keypoints"):
                 sentence = (
                     f"no image of {', '.join(names)} has keypoints enough for MODEL.KEYPOINT_ON: "
@@ -247,7 +251,7 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
             check_ground_truth(name, dataset)
         _check_image_files(names, dataset)
         if files:
-            check_proposals(names, files, dataset)
+            proposals.check_proposals(names, files, dataset)
     return dataset
 
 

@@ -34,7 +34,7 @@ _BEYOND_CHANCE = 3.0
 _OCTAVES = 0.25
 
 
-class _Resize(T.ResizeShortestEdge):
+class NeverEmptyResize(T.ResizeShortestEdge):
     """Detectron2's resize, which keeps a pixel of each side of an image that is long and narrow."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
@@ -45,7 +45,7 @@ class _Resize(T.ResizeShortestEdge):
         return transform
 
 
-class _RandomCrop(T.RandomCrop):
+class NeverEmptyCrop(T.RandomCrop):
     """Detectron2's crop, which keeps a pixel of each side."""
 
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -57,8 +57,9 @@ class _RandomCrop(T.RandomCrop):
 def _never_empty(made: T.Augmentation) -> T.Augmentation:
     """Replace Detectron2's augmentations that may leave no pixel of a long and narrow image."""
     if type(made) is T.ResizeShortestEdge:
-        return _Resize(made.short_edge_length, made.max_size, made.sample_style, made.interp)
-    return _RandomCrop(made.crop_type, made.crop_size) if type(made) is T.RandomCrop else made
+        sides, style = (made.short_edge_length, made.max_size), made.sample_style
+        return NeverEmptyResize(*sides, style, made.interp)
+    return NeverEmptyCrop(made.crop_type, made.crop_size) if type(made) is T.RandomCrop else made
 
 
 class _Crop(T.CropTransform):
@@ -194,7 +195,7 @@ def build_test_resize(cfg: CfgNode) -> T.Augmentation:
     sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     if cfg.INPUT.get("RESIZE_TEST") == "torchvision":
         return TorchvisionResize(*sides)
-    return _Resize([sides[0], sides[0]], sides[1])
+    return NeverEmptyResize([sides[0], sides[0]], sides[1])
 
 
 def build_test_mapper(cfg: CfgNode) -> DatasetMapper:

@@ -13,7 +13,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 
-from ..checkpoint.pickles import load_arrays
+from ..checkpoint.safe_load import load_arrays
 from ..utils.errors import UserError
 from .validation import judged_file
 

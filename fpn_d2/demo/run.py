@@ -12,7 +12,7 @@ from detectron2.structures import Instances
 
 from ..config import load_config
 from ..data.images import read_image
-from ..evaluation import class_thresholds
+from ..evaluation.score_thresholds import class_thresholds
 from ..inference import Explainer, Explanation, classes_of, config_for, free_title, split_pair
 from ..utils.errors import UserError
 from ..utils.files import write_json

@@ -265,26 +265,29 @@ def _run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) ->
     try:
         return main(args)
     except (RuntimeError, OSError) as error:
-        sentence = machine_fault(error)
-        if sentence is not None:
-            raise UserError(sentence) from error
-        number = getattr(error, "errno", None)
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(
-                f"{error.filename} may not be used ({error.strerror}); change its permissions, or "
-                "set OUTPUT_DIR to another folder"
-            ) from error
-        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        sentence = machine_fault(error) or _file_fault(error)
+        if sentence is None:
             raise
-        # On a full disk a training's end fails too, as it writes its last lines. What counts is the
-        # first sentence.
-        first = error.__context__
-        while first is not None and not isinstance(first, UserError):
-            first = first.__context__
-        where = error.filename or "a file of OUTPUT_DIR"
-        raise UserError(
-            str(first)
-            if first
-            else f"{where} could not be written ({error.strerror}); make room on the disk and go "
-            "on with --resume"
-        ) from error
+        raise UserError(sentence) from error
+
+
+def _file_fault(error: RuntimeError | OSError) -> str | None:
+    """One sentence for a file that may not be used, and for a full disk; None for other errors."""
+    number, file = getattr(error, "errno", None), getattr(error, "filename", None)
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"{file} may not be used ({error.strerror}); change its permissions, or set OUTPUT_DIR "
+            "to another folder"
+        )
+    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return None
+    # On a full disk a training's end fails too, as it writes its last lines. What counts is the
+    # first sentence.
+    first = error.__context__
+    while first is not None and not isinstance(first, UserError):
+        first = first.__context__
+    return str(
+        first
+        or f"{file or 'a file of OUTPUT_DIR'} could not be written ({error.strerror}); make room "
+        "on the disk and go on with --resume"
+    )

@@ -26,7 +26,7 @@ from torchvision.ops import box_iou
 from ..config import changed
 from ..data import build_test_resize, check_names
 from ..data.images import look_at, read_image
-from ..evaluation import match_boxes
+from ..evaluation.matching import match_boxes
 from ..inference import set_final_nms
 from ..inference.openvino_parts import openvino_core
 from ..utils.errors import UserError

@@ -9,8 +9,7 @@ from typing import Any
 
 _NAMES = {
     "explanation": ["AnchorMatches", "Explainer", "Explanation", "Proposals"],
-    "names": ["Classes", "classes_of", "config_for", "free_title", "split_pair"]
-    + ["trained_class_names"],
+    "names": ["Classes", "classes_of", "config_for", "free_title", "split_pair"],
     "predictor": ["Predictor", "set_final_nms", "set_score_threshold"],
     "prepared": ["PreparedModel", "compile_backbone", "prepare_as_configured", "prepare_model"],
 }

@@ -83,15 +83,6 @@ def classes_of(cfg: CfgNode, model: nn.Module | None = None) -> Classes:
     return Classes(*known, f"data set {dataset}", why)
 
 
-def trained_class_names(cfg: CfgNode) -> list[str]:
-    """Return the names that a checkpoint of a training keeps: its data set's, as far as read."""
-    datasets = cfg.DATASETS.TRAIN
-    if not datasets:
-        return []
-    names = list(map(str, MetadataCatalog.get(datasets[0]).get("thing_classes") or ()))
-    return names if len(names) == num_classes(cfg) else []
-
-
 def _numbered(names: list[str], guess: str = "") -> Classes:
     return Classes(names, list(range(len(names))), guess=guess)
 

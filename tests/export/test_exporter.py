@@ -15,7 +15,7 @@ from random_detectors import detect, image_of, proposals_of, random_detector
 from fpn_d2 import UserError
 from fpn_d2.checkpoint.checkpointer import WeightsOrigin
 from fpn_d2.data.datasets.shapes import CLASSES
-from fpn_d2.evaluation import match_boxes
+from fpn_d2.evaluation.matching import match_boxes
 from fpn_d2.export import (
     FORMATS,
     Exported,

@@ -11,6 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
 from fpn_d2 import UserError
+from fpn_d2.checkpoint import trained_class_names
 from fpn_d2.checkpoint.checkpointer import WeightsOrigin
 from fpn_d2.demo import parse_rows
 from fpn_d2.demo.outputs import coco_results
@@ -20,7 +21,6 @@ from fpn_d2.inference import (
     config_for,
     free_title,
     split_pair,
-    trained_class_names,
 )
 
 ROW = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"

@@ -16,7 +16,7 @@ from random_detectors import detect, image_of, proposals_of, random_detector
 from torch import nn
 
 from fpn_d2 import UserError
-from fpn_d2.evaluation import match_boxes
+from fpn_d2.evaluation.matching import match_boxes
 from fpn_d2.inference import Explainer, openvino_parts, prepare_model
 
 # Not multiples of 32; square, wide and tall.
