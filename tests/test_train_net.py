@@ -9,7 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import train_net
-from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.data.datasets import register_folders
 from fpn_d2.engine import launch
 from fpn_d2.visualization import draw_results
 
@@ -131,7 +131,7 @@ def test_train_net_stays_short(repo):
 def images(tiny_root, tmp_path):
     """The image folder of spoiled_train and spoiled_val, copies of the tiny data."""
     folder = shutil.copytree(Path(tiny_root) / "tiny", tmp_path / "data" / "spoiled")
-    names = register_coco_folders(str(tmp_path / "data"))
+    names = register_folders(str(tmp_path / "data"))
     yield folder / "images"
     for name in names:
         DatasetCatalog.remove(name)

@@ -32,9 +32,11 @@ def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
             deleted (``OVERWRITE_OUTPUT_DIR``).
     """
     sentence = None
+    # A machine that has come back counts no restart, and may have the first process.
+    restarted = any(comm.all_gather((restart_count() or 0) > 0))
     if comm.is_main_process():
         begun = os.path.join(cfg.OUTPUT_DIR, _BEGUN)
-        resume = resume or ((restart_count() or 0) > 0 and os.path.exists(begun))
+        resume = resume or (restarted and os.path.exists(begun))
         sentence = None if resume else _fault(cfg)
         if restart_count() is not None and sentence is None:
             Path(begun).parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from tabulate import tabulate
 
 from ..utils.files import replace_file
-from ..visualization.pages import Chart, data_url, page_environment
+from ..visualization.pages import page_environment
 from .claims import DASH, Summaries, Verdict, check_claim, format_metric, summarize
 from .cost_growth import COLUMNS as GROWTH_COLUMNS
 from .cost_growth import growth_lines, left_out_lines
@@ -81,13 +81,14 @@ def write_report(
         the two files, ``table<N>.md`` and ``table<N>.html``; see :attr:`Table.stem`.
     """
     page = _environment().get_template("report.html.j2")
+    charts = [*draw_charts(table, results), *draw_studies(table, results, summarize(results))]
     texts = {
         "md": markdown_report(table, results),
         "html": page.render(
             **_context(table, results),
             colors={name: style.color for name, style in row_styles(table.rows).items()},
-            charts=[(chart, Markup(chart.svg)) for chart in _charts(table, results)],
-            examples=[(example, data_url(example.picture)) for example in examples],
+            charts=charts,
+            examples=examples,
         ),
     }
     os.makedirs(folder, exist_ok=True)
@@ -132,12 +133,12 @@ def claims_table(found: Iterable[tuple[Table, Mapping[str, Any]]]) -> str:
         verdicts = [check_claim(c, table, summaries) for c in table.claims_at(results["scale"])]
         verdicts = [verdict for verdict in verdicts if verdict.verdict != "not measured"]
         rows = {row for v in verdicts for group in v.claim.order for row in group}
-        longest = max((getattr(table.rows[row], "iterations", 0) for row in rows), default=0)
+        longest = max((table.rows[row].iterations for row in rows), default=0)
         where = f"{results['scale']}, {results['dataset']}"
         if "recipe" not in results and table.kind != "timing":
             where += ", earlier recipe"
         for verdict in verdicts:
-            if getattr(table.rows[verdict.claim.order[0][0]], "iterations", 0) != longest:
+            if table.rows[verdict.claim.order[0][0]].iterations != longest:
                 continue
             lines.append([table.table, *_claim_cells(verdict, where, summaries)])
     # The scales of a claim stand together.
@@ -165,10 +166,6 @@ def _claim_cells(verdict: Verdict, where: str, summaries: Summaries) -> list[str
         format_metric(metric, pair.noise or None),
         " and ".join(map(str, sorted(counts))),
     ]
-
-
-def _charts(table: Table, results: Mapping[str, Any]) -> list[Chart]:
-    return [*draw_charts(table, results), *draw_studies(table, results, summarize(results))]
 
 
 def _environment() -> jinja2.Environment:

@@ -41,7 +41,7 @@ from ..utils.devices import has_bfloat16
 from ..utils.errors import UserError
 from ..utils.modules import recast
 from .openvino_parts import attach_graphs, check_engine, convert, example_inputs
-from .quantization import CalibrationImages, cache_paths, quantize_parts, read_cache, write_cache
+from .quantization import cache_paths, calibration_images, quantize_parts, read_cache, write_cache
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ def prepare_as_configured(cfg: CfgNode, model: nn.Module, *, keep: bool = True) 
     """
     keys, more = cfg.INFERENCE, {}
     if keys.PRECISION == "int8":
-        more["calibration"] = CalibrationImages(cfg)
+        more["calibration"] = calibration_images(cfg)
         more["cache"] = cache_paths(cfg, model) if keep else []
     return prepare_model(
         model, precision=keys.PRECISION, compile=keys.COMPILE, engine=keys.ENGINE, **more

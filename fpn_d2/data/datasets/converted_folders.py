@@ -96,11 +96,10 @@ def make_current(folder: str, split: str) -> None:
             ``sentences``; or if the cache cannot be written.
     """
     folder = os.path.abspath(folder)
-    if _found_current is not None and (folder, split) in _found_current:
-        return
-    _convert(folder, split)
-    if _found_current is not None:
-        _found_current.add((folder, split))
+    seen = set() if _found_current is None else _found_current
+    if (folder, split) not in seen:
+        _convert(folder, split)
+        seen.add((folder, split))
 
 
 def _convert(folder: str, split: str) -> None:
