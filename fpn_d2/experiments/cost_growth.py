@@ -179,6 +179,10 @@ def draw_growth(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None
         for (axis, row), axes in zip(columns, line, strict=True):
             for way, prefix in itertools.product(_LINES, _COLORS):
                 _plot(axes, groups.get((axis, row, way), ()), key, way, prefix)
+            axes.set_title(row, fontsize=8)
+            axes.set_xlabel(axis)
+            if not any(cost > 0 for curve in axes.lines for cost in curve.get_ydata()):
+                continue  # nothing was measured, and matplotlib has no logarithms of it
             axes.set_xscale("log")
             axes.set_yscale("log")
             for scale, ticks in ((axes.xaxis, (1, 3)), (axes.yaxis, (1, 2, 5))):
@@ -188,10 +192,6 @@ def draw_growth(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None
             axes.tick_params(labelsize=7)
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(color="#dddddd", lw=0.5)
-            if key == "seconds":
-                axes.set_title(row, fontsize=8)
-            else:
-                axes.set_xlabel(axis)
     handles = [
         Line2D([], [], color=color, linestyle=_LINES[way], label=f"{name}, {way}")
         for way in _LINES

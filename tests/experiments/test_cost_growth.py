@@ -141,3 +141,5 @@ def test_a_picture_of_all(tmp_path):
     assert root.tag.endswith("}svg")
     draw_growth(ROWS, path)
     assert path.read_bytes() == first
+    draw_growth([{**row, "axis": "classes"} for row in ROWS[-1:]], path)  # nothing was measured
+    assert "classes" in path.read_text()
