@@ -49,12 +49,12 @@ PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --dist worksteal
 
 # OpenVINO is one wheel of 60 MB; NNCF brings SciPy and scikit-learn, and its tests are slow anyway.
 test: setup  ## run the quick tests on a CPU, on all its cores
-	@$(PYTHON) $(SETUP) pytest xdist hypothesis openvino
+	@$(PYTHON) $(SETUP) pytest xdist hypothesis submitit openvino
 	$(PYTEST) -m "not slow" $(TESTS)
 
 # pytest ends with 5 where it selected nothing: fine only while no test is marked slow.
 test-slow: setup  ## run the slow tests
-	@$(PYTHON) $(SETUP) pytest xdist hypothesis openvino nncf onnx
+	@$(PYTHON) $(SETUP) pytest xdist hypothesis submitit openvino nncf onnx
 	@$(PYTEST) -m slow $(TESTS) || { status=$$?; \
 	  [ $$status -eq 5 ] && ! grep -rq --include='*.py' 'mark\.slow' tests || exit $$status; }
 

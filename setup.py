@@ -56,7 +56,7 @@ setup(
         "fpn_d2.configs": ["**/*.yaml"],
         "fpn_d2.inspection": ["*.j2"],
         "fpn_d2.experiments": ["*.j2"],
-        "fpn_d2.visualization": ["*.css"],
+        "fpn_d2.visualization": ["*.css", "*.j2"],
     },
     python_requires=">=3.10",
     # torch, torchvision and Detectron2 are needed too and stay out on purpose. pip would fetch
@@ -81,8 +81,16 @@ setup(
     ],
     extras_require={
         "app": ["gradio>=6.0"],  # tools/app.py
-        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", "hypothesis>=6", *OPENVINO],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "ruff==0.17.5",
+            "hypothesis>=6",
+            "submitit>=1.5",
+            *OPENVINO,
+        ],
         "export": ["onnx>=1.13", "onnxruntime>=1.14"],  # tools/export.py --format onnx
         "openvino": OPENVINO,  # INFERENCE.ENGINE openvino, tools/export.py --format openvino
+        "slurm": ["submitit>=1.5"],  # tools/reproduce.py --slurm
     },
 )

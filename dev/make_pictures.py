@@ -37,7 +37,7 @@ def main() -> None:
     from fpn_d2 import load_config
     from fpn_d2.data.images import read_image
     from fpn_d2.demo.outputs import write_picture
-    from fpn_d2.inference import Explainer, class_names
+    from fpn_d2.inference import Explainer, classes_of
     from fpn_d2.utils.errors import UserError, exit_on_user_error
     from fpn_d2.visualization import draw_explanation
 
@@ -49,7 +49,7 @@ def main() -> None:
         explainer = Explainer(cfg)
         image = read_image(images[args.image - 1]["file_name"])
         explanation = explainer.explain(image, threshold=args.threshold)
-        page = Image.fromarray(draw_explanation(explanation, class_names(cfg)))
+        page = Image.fromarray(draw_explanation(explanation, classes_of(cfg).names))
         size = (_WIDTH, round(page.height * _WIDTH / page.width))
         # 256 colours keep a clone small; colours that are far apart keep the levels' own.
         small = page.resize(size, Image.Resampling.LANCZOS).quantize(

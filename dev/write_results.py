@@ -3,8 +3,8 @@
 
 It fills in the pages docs/results.md, docs/speed.md and docs/export.md, whose marks name the files,
 and writes each table's report, results/<data set>/table<N>.md and .html, anew. The .html pages are
-not committed. The example pictures of their rows need the trainings: `tools/reproduce.py` draws
-them.
+not committed. How cost grows is drawn beside the results that tell it. The example pictures of the
+tables' rows need the trainings: `tools/reproduce.py` draws them.
 
     <!-- results/shapes/table1.json -->
     ... what this script writes ...
@@ -42,6 +42,7 @@ def main() -> None:
     """Write the pages and the reports."""
     build_parser().parse_args()
     from fpn_d2.experiments import load_tables
+    from fpn_d2.experiments.cost_growth import draw_growth
     from fpn_d2.experiments.report import write_report
     from fpn_d2.utils.errors import exit_on_user_error
     from fpn_d2.utils.files import replace_file
@@ -55,6 +56,8 @@ def main() -> None:
                 file.write(text)
         for table, results, folder in table_results(ROOT, tables):
             write_report(table, results, folder)
+        for path, rows in growth_results(ROOT):
+            draw_growth(rows, path.with_suffix(".svg"))
 
 
 def fill_in(text: str, root: str | os.PathLike, tables: Tables) -> str:
@@ -118,6 +121,16 @@ def table_results(
         results = read_json(str(path))
         if results["table"] in tables.tables:
             yield tables.table_at(results["table"], results["scale"]), results, str(path.parent)
+
+
+def growth_results(root: str | os.PathLike) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """Yield the files of the benchmark that tell how cost grows, and their content."""
+    from fpn_d2.utils.files import read_json
+
+    for path in sorted(Path(root).glob("results/*.json")):
+        rows = read_json(str(path))
+        if isinstance(rows, list) and any(row["task"] == "growth" for row in rows):
+            yield path, rows
 
 
 if __name__ == "__main__":

@@ -40,7 +40,6 @@ from PIL import Image
 from .config_combinations import check_heads, check_sampling, check_schedule
 from .config_values import (
     DEPTH,
-    MASK_VALUES,
     NORM,
     VALUES,
     check_values,
@@ -115,6 +114,19 @@ def num_classes(cfg: CfgNode) -> int | None:
     return value_of(cfg, key) if key else None
 
 
+def check_engine_keys(precision: str, compile: bool, engine: str) -> None:
+    """Refuse what PyTorch and OpenVINO cannot do together; see ``cfg.INFERENCE``."""
+    if compile and engine != "torch":
+        raise UserError(
+            "INFERENCE.COMPILE compiles by PyTorch; set INFERENCE.ENGINE torch, or COMPILE False"
+        )
+    if precision == "int8" and engine == "torch":
+        raise UserError(
+            "INFERENCE.PRECISION int8 is OpenVINO's; set INFERENCE.ENGINE openvino, or take "
+            "float32 or bfloat16"
+        )
+
+
 # Components that only checkpoints of other code bases need.
 _FOREIGN = (
     *("ClippingRetinaNet", "MaskRCNNBenchmarkAnchorGenerator"),
@@ -145,21 +157,13 @@ def _check_programs(cfg: CfgNode) -> None:
             "SOLVER.REFERENCE_WORLD_SIZE; set that to 0 to take batch and schedule as they are"
         )
     inference = cfg.INFERENCE
-    engine = inference.ENGINE != "torch"
-    if not inference.PREPARE and (inference.PRECISION != "float32" or inference.COMPILE or engine):
+    asked = inference.PRECISION, inference.COMPILE, inference.ENGINE
+    if not inference.PREPARE and asked != ("float32", False, "torch"):
         raise UserError(
             "INFERENCE.PRECISION, ENGINE and COMPILE have no effect without INFERENCE.PREPARE "
             "True; set it"
         )
-    if engine and inference.COMPILE:
-        raise UserError(
-            "INFERENCE.COMPILE compiles by PyTorch; set INFERENCE.ENGINE torch, or COMPILE False"
-        )
-    if inference.PRECISION == "int8" and not engine:
-        raise UserError(
-            "INFERENCE.PRECISION int8 is OpenVINO's; set INFERENCE.ENGINE openvino, or take "
-            "float32 or bfloat16"
-        )
+    check_engine_keys(*asked)
     if not cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
         raise UserError(
             "MODEL.PANOPTIC_FPN.COMBINE.ENABLED has no effect (Detectron2 reads it no more); leave "
@@ -171,7 +175,10 @@ def _check_programs(cfg: CfgNode) -> None:
             "MODEL.ANCHOR_GENERATOR.ANGLES has no effect on the DefaultAnchorGenerator; leave it "
             "at [[-90, 0, 90]]"
         )
-    device = cfg.MODEL.DEVICE
+    _check_device(cfg.MODEL.DEVICE)
+
+
+def _check_device(device: str) -> None:
     try:
         kind, index = torch.device(device).type, torch.device(device).index
         if kind not in ("cpu", "cuda"):  # a tensor on a GPU would take its memory
@@ -252,7 +259,6 @@ def _check_levels(cfg: CfgNode) -> None:
 
 
 def _check_mask_proposals(cfg: CfgNode) -> None:
-    check_values(cfg, MASK_VALUES)
     keys, levels = cfg.MODEL.MASK_PROPOSAL, list(cfg.MODEL.MASK_PROPOSAL.IN_FEATURES)
     if [len(sizes) for sizes in keys.SIZES] != [len(levels)] * len(keys.WINDOWS):
         raise UserError(
@@ -313,29 +319,23 @@ def _check_components(cfg: CfgNode) -> None:
                 f"MODEL.RESNETS.RES2_OUT_CHANNELS is {width}, and a ResNet-{depth} has 64; set it "
                 "to 64"
             )
-    for key, switches in _SWITCHES.items():
-        for keys, is_set, is_ignored, remedy in switches:
-            if parts.get(key) is not None and is_set(cfg) and is_ignored(parts[key]):
-                raise UserError(f"{keys} no effect on {key} {value_of(cfg, key)}; {remedy}")
+    for key, switches, is_ignored, remedy in _SWITCHES:
+        component = parts.get(key)
+        given = [name for name, usual in switches.items() if value_of(cfg, name) not in usual]
+        if given and component is not None and is_ignored(component):
+            verb = "have" if given[1:] else "has"
+            raise UserError(
+                f"{' and '.join(given)} {verb} no effect on {key} {value_of(cfg, key)}; {remedy}"
+            )
     check_heads(cfg, parts.get("MODEL.ROI_HEADS.NAME"))
-
-
-def _changes_neck(cfg: CfgNode) -> bool:
-    fpn = cfg.MODEL.FPN
-    own_tops = ["maxpool"]
-    if _find(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME) is build_retinanet_resnet_fpn_backbone:
-        own_tops.append("p6p7_c5")
-    return not (
-        fpn.TOP_DOWN
-        and fpn.LATERAL
-        and not fpn.OUT_FEATURES
-        and fpn.BOTTOM_UP == "build_resnet_backbone"
-        and fpn.TOP_BLOCK in own_tops
-    )
 
 
 def _has_no_switches(backbone: Any) -> bool:
     return backbone is not build_fpn_backbone and is_written_in(backbone, "detectron2", "fpn_d2")
+
+
+def _has_p6_alone(backbone: Any) -> bool:
+    return _has_no_switches(backbone) and backbone is not build_retinanet_resnet_fpn_backbone
 
 
 def _builds_as(*modules: str) -> Callable[[Any], bool]:
@@ -349,54 +349,55 @@ def _builds_as(*modules: str) -> Callable[[Any], bool]:
     return builds
 
 
-# Keys of this package that act in some components and that others would ignore. By the key that
-# names the component: the keys, with their verb; whether a config sets them to what not every
-# component acts by; whether a registered component ignores them; the remedy.
-_Switch = tuple[str, Callable[[CfgNode], bool], Callable[[Any], bool], str]
-_SWITCHES: dict[str, tuple[_Switch, ...]] = {
-    "MODEL.BACKBONE.NAME": (
-        (
-            "MODEL.FPN.TOP_DOWN, LATERAL, OUT_FEATURES, BOTTOM_UP and TOP_BLOCK have",
-            _changes_neck,
-            _has_no_switches,
-            "set it to build_fpn_backbone",
-        ),
-        (
-            "MODEL.FPN.FREEZE has",
-            lambda cfg: cfg.MODEL.FPN.FREEZE,
-            _has_no_switches,
-            "set it to build_fpn_backbone, or freeze a ResNet by MODEL.BACKBONE.FREEZE_AT",
-        ),
+# Keys of this package that act in some components and that others would ignore: the key that names
+# the component; the switches, each with the values by which every component acts; whether a
+# registered component ignores them; the remedy.
+_Switches = tuple[str, dict[str, tuple], Callable[[Any], bool], str]
+_SWITCHES: tuple[_Switches, ...] = (
+    (
+        "MODEL.BACKBONE.NAME",
+        {
+            "MODEL.FPN.TOP_DOWN": (True,),
+            "MODEL.FPN.LATERAL": (True,),
+            "MODEL.FPN.OUT_FEATURES": ([],),
+            "MODEL.FPN.BOTTOM_UP": ("build_resnet_backbone",),
+            "MODEL.FPN.TOP_BLOCK": ("maxpool", "p6p7_c5"),
+        },
+        _has_no_switches,
+        "set it to build_fpn_backbone",
     ),
-    "MODEL.RPN.HEAD_NAME": (
-        (
-            "MODEL.RPN.SHARED_HEAD False has",
-            lambda cfg: not cfg.MODEL.RPN.SHARED_HEAD,
-            lambda head: is_written_in(head, "detectron2"),
-            "set it to build_level_rpn_head",
-        ),
+    (
+        "MODEL.BACKBONE.NAME",
+        {"MODEL.FPN.TOP_BLOCK": ("maxpool",)},
+        _has_p6_alone,
+        "set it to build_fpn_backbone",
     ),
-    "MODEL.ROI_HEADS.NAME": (
-        (
-            "MODEL.ROI_BOX_HEAD.POOLER_BACKEND has",
-            lambda cfg: cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND != "auto",
-            _builds_as("detectron2."),
-            "set it to LevelROIHeads or C4ROIHeads, or leave the backend auto",
-        ),
-        (
-            "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE and POOLER_CANONICAL_LEVEL have",
-            lambda cfg: (
-                cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE != 224
-                or cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL != 4
-            ),
-            _builds_as("detectron2."),
-            "set it to LevelROIHeads or C4ROIHeads, or leave the keys at 224 and 4",
-        ),
-        (
-            "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES has",
-            lambda cfg: cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES > 0,
-            _builds_as("detectron2.", "fpn_d2.modeling."),
-            "set it to TorchvisionROIHeads, or NUM_UNUSED_CLASSES to 0",
-        ),
+    (
+        "MODEL.BACKBONE.NAME",
+        {"MODEL.FPN.FREEZE": (False,)},
+        _has_no_switches,
+        "set it to build_fpn_backbone, or freeze a ResNet by MODEL.BACKBONE.FREEZE_AT",
     ),
-}
+    (
+        "MODEL.RPN.HEAD_NAME",
+        {"MODEL.RPN.SHARED_HEAD": (True,)},
+        lambda head: is_written_in(head, "detectron2"),
+        "set it to build_level_rpn_head",
+    ),
+    (
+        "MODEL.ROI_HEADS.NAME",
+        {
+            "MODEL.ROI_BOX_HEAD.POOLER_BACKEND": ("auto",),
+            "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE": (224,),
+            "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL": (4,),
+        },
+        _builds_as("detectron2."),
+        "set it to LevelROIHeads or C4ROIHeads, or leave auto, 224 and 4",
+    ),
+    (
+        "MODEL.ROI_HEADS.NAME",
+        {"MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES": (0,)},
+        _builds_as("detectron2.", "fpn_d2.modeling."),
+        "set it to TorchvisionROIHeads, or NUM_UNUSED_CLASSES to 0",
+    ),
+)

@@ -126,7 +126,20 @@ VALUES: dict[str, Rule] = {
     "MODEL.FPN.IN_FEATURES": _NAMES,
     "MODEL.FPN.OUT_CHANNELS": at_least(1),
     "MODEL.FPN.OUT_FEATURES": _NAMES,
+    "MODEL.MASK_PROPOSAL.BATCH_SIZE_PER_IMAGE": at_least(1),
+    "MODEL.MASK_PROPOSAL.HIDDEN_DIM": at_least(1),
     "MODEL.MASK_PROPOSAL.IN_FEATURES": _NAMES,
+    "MODEL.MASK_PROPOSAL.MASK_SIZE": at_least(1),
+    "MODEL.MASK_PROPOSAL.SIZES": (are_positive, "give scales in pixels, above 0"),
+    "MODEL.MASK_PROPOSAL.TEST_SCALES": (
+        lambda values: len(values) > 0 and are_positive(values),
+        "give factors above 0, [1.0] for none",
+    ),
+    "MODEL.MASK_PROPOSAL.TOPK_TEST": at_least(1),
+    "MODEL.MASK_PROPOSAL.WINDOWS": (
+        lambda values: len(values) > 0 and are_whole(values) and all(v % 2 for v in values),
+        "give odd sides in cells, such as [5, 7]",
+    ),
     "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH": _FRACTION,
     "MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH": _FRACTION,
     "MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT": at_least(0),
@@ -250,21 +263,6 @@ VALUES: dict[str, Rule] = {
     "TEST.PATIENCE": at_least(0),
     "TEST.PRECISE_BN.NUM_ITER": at_least(1),
     "VIS_PERIOD": at_least(0),
-}
-MASK_VALUES: dict[str, Rule] = {
-    "MODEL.MASK_PROPOSAL.BATCH_SIZE_PER_IMAGE": at_least(1),
-    "MODEL.MASK_PROPOSAL.HIDDEN_DIM": at_least(1),
-    "MODEL.MASK_PROPOSAL.MASK_SIZE": at_least(1),
-    "MODEL.MASK_PROPOSAL.SIZES": (are_positive, "give scales in pixels, above 0"),
-    "MODEL.MASK_PROPOSAL.TEST_SCALES": (
-        lambda values: len(values) > 0 and are_positive(values),
-        "give factors above 0, [1.0] for none",
-    ),
-    "MODEL.MASK_PROPOSAL.TOPK_TEST": at_least(1),
-    "MODEL.MASK_PROPOSAL.WINDOWS": (
-        lambda values: len(values) > 0 and are_whole(values) and all(v % 2 for v in values),
-        "give odd sides in cells, such as [5, 7]",
-    ),
 }
 # What Detectron2's own components take; other people's may take more.
 DEPTH: Rule = (lambda depth: depth in (18, 34, 50, 101, 152), "set it to 18, 34, 50, 101 or 152")

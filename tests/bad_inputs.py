@@ -130,7 +130,9 @@ OVERRIDES = {
     "an RPN": override("MODEL.PROPOSAL_GENERATOR.NAME R"),
     "an RPN head": override("MODEL.RPN.HEAD_NAME MyHead"),
     "a depth": override("MODEL.RESNETS.DEPTH 19", "18"),
-    "a width of ResNet-18": override("MODEL.RESNETS.RES2_OUT_CHANNELS 32", "64"),
+    "a width of ResNet-18": override(
+        "MODEL.RESNETS.RES2_OUT_CHANNELS 32 MODEL.RESNETS.DEPTH 18", "64"
+    ),
     "a norm": override("MODEL.FPN.NORM batch"),
     "no iterations": override("SOLVER.MAX_ITER 0"),
     "a schedule": override("SOLVER.LR_SCHEDULER_NAME Cos"),

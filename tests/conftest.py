@@ -1,7 +1,10 @@
 """What all tests share: few threads, shipped rows on the CPU, tiny images and tiny data."""
 
 import contextlib
+import copy
 import functools
+import gc
+import io
 import logging
 import os
 import subprocess
@@ -12,15 +15,22 @@ from types import ModuleType
 
 import pytest
 import torch
+import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
+from detectron2.utils import logger
 from detectron2.utils.logger import setup_logger
 
 from fpn_d2 import load_config
-from fpn_d2.data.datasets import ShapesSpec, generate_shapes, register_coco_folders
+from fpn_d2.data.datasets import ShapesSpec, generate_shapes, register_folders
 
 torch.set_num_threads(1)  # the inputs are tiny, and threads that wait for a busy core are slow
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays to the end: the collector need not look through it again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +57,36 @@ def _quick_setup() -> Iterator[None]:
         yield
 
 
+def parsed_once(parse: Callable) -> Callable:
+    """The same function, which parses a config's text once: it is written in Python, and the tests
+    load the shipped rows more than a thousand times."""
+    known: dict[tuple[str, str], object] = {}
+
+    @functools.wraps(parse)
+    def call(stream: object, *args: object, **kwargs: object) -> object:
+        if not isinstance(stream, io.StringIO):
+            return parse(stream, *args, **kwargs)
+        key = getattr(stream, "name", ""), stream.getvalue()
+        if key not in known:
+            known[key] = parse(stream, *args, **kwargs)
+        parsed = known[key]
+        return copy.deepcopy(parsed) if isinstance(parsed, (dict, list)) else parsed
+
+    return call
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_configs() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yaml, "safe_load", parsed_once(yaml.safe_load))
+        patch.setattr(yaml, "compose", parsed_once(yaml.compose))
+        yield
+
+
 @pytest.fixture
 def no_stale_logs() -> Iterator[None]:
-    """Detectron2's loggers keep the stdout that they first saw, which pytest replaces."""
+    """Detectron2's loggers keep the stdout that they first saw, which pytest replaces, and the file
+    that they once opened by a name, which pytest may have deleted and given to another."""
     _forget_logs()
     yield
     _forget_logs()
@@ -57,6 +94,7 @@ def no_stale_logs() -> Iterator[None]:
 
 def _forget_logs() -> None:
     setup_logger.cache_clear()
+    logger._cached_log_stream.cache_clear()
     for name in ("detectron2", "fvcore", "fpn_d2"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
@@ -66,9 +104,12 @@ def _forget_logs() -> None:
 def row_config(repo: Path) -> Callable[..., CfgNode]:
     """``row_config("quick/RPN/rpn_R_18_FPN", KEY, value, ...)``: a shipped row, on the CPU."""
 
-    def load(row: str, *opts: object) -> CfgNode:
-        opts = [str(word) for word in ("MODEL.DEVICE", "cpu", *opts)]
+    @functools.lru_cache(maxsize=64)
+    def load_once(row: str, opts: tuple[str, ...]) -> CfgNode:
         return load_config(repo / "configs" / f"{row}.yaml", opts)
+
+    def load(row: str, *opts: object) -> CfgNode:
+        return load_once(row, tuple(map(str, ("MODEL.DEVICE", "cpu", *opts)))).clone()
 
     return load
 
@@ -118,9 +159,22 @@ def run_tool(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
 
 
 @pytest.fixture(scope="session")
-def tiny_words() -> list[str]:
-    """Overrides under which any quick row runs on the tiny data."""
+def narrow_words() -> list[str]:
+    """Overrides that leave a quick row a hundredth of its weights: a step, a checkpoint and a
+    comparison take as much less. Detectron2 makes a ResNet-18 of one width alone."""
     return [
+        "MODEL.RESNETS.DEPTH", "50",
+        "MODEL.RESNETS.RES2_OUT_CHANNELS", "16",
+        "MODEL.FPN.OUT_CHANNELS", "32",
+        "MODEL.ROI_BOX_HEAD.FC_DIM", "16",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_words(narrow_words: list[str]) -> list[str]:
+    """Overrides under which any quick row runs, narrow, on the tiny data."""
+    return [
+        *narrow_words,
         "DATASETS.TRAIN", "('tiny_train',)",
         "DATASETS.TEST", "('tiny_val',)",
         "INPUT.MIN_SIZE_TRAIN", "(64,)",
@@ -145,11 +199,17 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def tiny_opts(tiny_root: str, tiny_words: list[str], tmp_path: Path) -> Iterator[list[str]]:
     """The same and a folder for a run, while the tiny data are registered."""
-    names = register_coco_folders(tiny_root)
+    names = register_folders(tiny_root)
     yield [*tiny_words, "OUTPUT_DIR", str(tmp_path / "output")]
     for name in names:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def wide_opts(tiny_opts: list[str], narrow_words: list[str]) -> list[str]:
+    """The same for a row as wide as it is, of which a test has weights."""
+    return tiny_opts[len(narrow_words) :]
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from detectron2.modeling import build_model
 from torch.utils.data import _utils as loader_utils
 
 import train_net
-from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.data.datasets import register_folders
 from fpn_d2.engine import launch
 
 pytestmark = pytest.mark.usefixtures("no_stale_logs")
@@ -36,10 +36,10 @@ REMEDY = re.compile(
 
 
 @pytest.fixture(scope="module")
-def whole(row_config, tmp_path_factory):
+def whole(row_config, tiny_words, tmp_path_factory):
     """A checkpoint of an untrained Faster R-CNN, which the row takes."""
     path = tmp_path_factory.mktemp("weights") / "whole.pth"
-    torch.save({"model": build_model(row_config(FASTER).clone()).state_dict()}, path)
+    torch.save({"model": build_model(row_config(FASTER, *tiny_words).clone()).state_dict()}, path)
     return path
 
 
@@ -58,7 +58,7 @@ def scene(tmp_path, tiny_root, tiny_opts, repo, whole, monkeypatch):
     monkeypatch.chdir(repo)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(inputs / "data"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    names = register_coco_folders(str(inputs / "data"))
+    names = register_folders(str(inputs / "data"))
     # A loader that has failed gives each of its processes 5 s to end, when it is freed: here.
     monkeypatch.setattr(loader_utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
     yield SimpleNamespace(inputs=inputs, output=output, repo=repo, options=options)

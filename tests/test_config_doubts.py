@@ -3,7 +3,7 @@
 import pytest
 
 from fpn_d2 import load_config
-from fpn_d2.config_doubts import tell_doubts
+from fpn_d2.config_combinations import tell_doubts
 
 ROW = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 IMAGENET_RGB = "[123.675,116.28,103.53]"

@@ -156,7 +156,7 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "MODEL.RETINANET.IOU_LABELS": ("[0, 0, 1]",),
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": ("giou",),
     "MODEL.RETINANET.NORM": ("GN",),
-    "MODEL.RESNETS.DEPTH": ("34",),
+    "MODEL.RESNETS.DEPTH": ("34", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"),
     "MODEL.RESNETS.NORM": ("FrozenBN",),
     "MODEL.RESNETS.OUT_FEATURES": (
         *("['res3', 'res4', 'res5']", "MODEL.FPN.IN_FEATURES", "['res3', 'res4', 'res5']"),

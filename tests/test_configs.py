@@ -407,7 +407,7 @@ def test_fast_rcnn_reads_what_the_rpn_of_table_1c_wrote(row):
 
 
 # All layers of a deep network, narrow, for time
-NARROW = ["MODEL.RESNETS.RES2_OUT_CHANNELS", "128", "MODEL.RESNETS.WIDTH_PER_GROUP", "16"]
+NARROW = ["MODEL.RESNETS.RES2_OUT_CHANNELS", "32", "MODEL.RESNETS.WIDTH_PER_GROUP", "4"]
 NARROW += ["MODEL.ROI_BOX_HEAD.FC_DIM", "64"]
 
 

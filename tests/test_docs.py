@@ -1,14 +1,20 @@
 """What the documentation tells a reader to write works as it is written."""
 
+import argparse
+import os
 import re
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 from detectron2.config import get_cfg
 from markdown_pages import anchors, fenced_blocks, links
+from torch.distributed.run import get_args_parser as torch_parser
 
+import train_net
 from fpn_d2 import add_fpn_config, load_config
 from fpn_d2.experiments import load_tables
 
@@ -87,6 +93,68 @@ def test_every_key_that_a_page_names_is_a_key(pages):
                 value = value[part]
             named += 1
     assert named > 50
+
+
+def test_the_commands_of_torchrun_are_torchruns(pages):
+    commands = []
+    for page in pages:
+        for language, block in fenced_blocks(page.read_text(encoding="utf-8")):
+            lines = block.replace("\\\n", " ").splitlines() if language == "bash" else []
+            commands += [line for line in lines if line.startswith("torchrun ")]
+    assert any("--nnodes 2" in command for command in commands)
+    for command in commands:
+        assert train_words(shlex.split(command, comments=True)[1:]).config_file
+
+
+def train_words(words: list[str]) -> argparse.Namespace:
+    """What train_net.py reads of the words that torchrun is given."""
+    args = torch_parser().parse_args(words)
+    assert args.training_script == "train_net.py"
+    return train_net.build_parser().parse_args(args.training_script_args)
+
+
+@pytest.fixture
+def sbatch(repo, tmp_path):
+    """``sbatch(restarts, code)``: docs/examples/train.sbatch as Slurm runs it, with an srun that
+    ends with this code; the words of srun and of scontrol's requeue."""
+    for name, text in (
+        ("srun", 'printf "%s\n" "$@" > srun.txt; exit "$CODE"'),
+        (
+            "scontrol",
+            'if [ "$1" = requeue ]; then echo "$2" > requeue.txt; else echo a; echo b; fi',
+        ),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+
+    def run(restarts: int, code: int) -> tuple[list[str], bool]:
+        slurm = {"JOB_NODELIST": "[a-b]", "NNODES": 2, "GPUS_ON_NODE": 8, "JOB_ID": 5}
+        slurm["RESTART_COUNT"] = restarts
+        environment = {f"SLURM_{key}": str(value) for key, value in slurm.items()}
+        environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CODE": str(code)}
+        script = repo / "docs/examples/train.sbatch"
+        words = [script, "mine.yaml", "SOLVER.BASE_LR", "0.01"]
+        (tmp_path / "requeue.txt").unlink(missing_ok=True)
+        done = subprocess.run(["bash", *words], cwd=tmp_path, env=environment, timeout=60)
+        assert done.returncode == code
+        queued = (tmp_path / "requeue.txt").exists()
+        return (tmp_path / "srun.txt").read_text().splitlines(), queued
+
+    return run
+
+
+def test_the_script_for_slurm_starts_torchrun_and_queues_itself_again(sbatch):
+    words, queued = sbatch(restarts=0, code=0)
+    assert not queued
+    start = words.index("torchrun")
+    read = torch_parser().parse_args(words[start + 1 :])
+    found = (read.nnodes, read.nproc_per_node, read.rdzv_endpoint, read.rdzv_id)
+    assert found == ("2", "8", "a:29400", "5")
+    args = train_words(words[start + 1 :])
+    assert (args.config_file, args.resume) == ("mine.yaml", True)
+    assert args.opts == ["SOLVER.BASE_LR", "0.01"]
+    assert sbatch(restarts=4, code=1)[1]
+    assert not sbatch(restarts=5, code=1)[1]
 
 
 def test_the_layout_names_every_room(repo):

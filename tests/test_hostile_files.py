@@ -25,16 +25,16 @@ from hostile_files import FAST, KINDS, Case, World
 from torch import nn
 
 import train_net
-from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.data.datasets import register_folders
 from fpn_d2.engine import Trainer, launch
 
 pytestmark = pytest.mark.usefixtures("no_stale_logs")
 
 
 @pytest.fixture(scope="module")
-def weights(row_config):
+def weights(row_config, tiny_words):
     """Of an untrained Faster R-CNN, which the row takes whole."""
-    row = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN")
+    row = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *tiny_words)
     return {name: value.clone() for name, value in build_model(row.clone()).state_dict().items()}
 
 
@@ -63,7 +63,7 @@ def world(tmp_path, repo, weights, proposals, tiny_root):
 def nested():
     """``nested(folder)``: registers the data sets of a folder, until the test is done."""
     names = []
-    yield lambda folder: names.extend(register_coco_folders(str(folder)))
+    yield lambda folder: names.extend(register_folders(str(folder)))
     for name in names:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)

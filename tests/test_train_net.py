@@ -9,7 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import train_net
-from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.data.datasets import register_folders
 from fpn_d2.engine import launch
 from fpn_d2.visualization import draw_results
 
@@ -54,6 +54,24 @@ def test_train_evaluate_and_resume(run, output):
     assert (output / "inference/tiny_val/results.json").read_text() == trained
     assert run(FASTER, "--resume", "SOLVER.MAX_ITER", 3)[0] == 0
     assert torch.load(output / "model_final.pth")["iteration"] == 2
+
+
+def test_a_training_imports_what_it_needs(run_program, tiny_opts):
+    """One iteration and one evaluation; what only others need comes with its users."""
+    words = ["--config-file", "configs/quick/RPN/rpn_R_18_FPN.yaml", *tiny_opts]
+    program = (
+        "import sys, train_net; from fpn_d2.engine import launch\n"
+        "launch(train_net.main, train_net.build_parser().parse_args())\n"
+        "print(*(m for m in sys.modules if m.partition('.')[0] == 'fpn_d2'))"
+    )
+    done = run_program("-c", program, *words, "SOLVER.MAX_ITER", 1)
+    assert done.returncode == 0, done.stderr
+    modules = done.stdout.splitlines()[-1].split()
+    assert len(modules) <= 62
+    others = {"app", "demo", "experiments", "export", "foreign", "inspection", "visualization"}
+    others |= {"explanation", "openvino_parts", "predictor", "quantization"}
+    others |= {"roboflow", "shapes_scene", "voc", "yolo", "mask_recall", "matching"}
+    assert not others & {part for module in modules for part in module.split(".")}
 
 
 def test_a_state_of_a_training_that_is_none_is_refused(run, output):
@@ -131,7 +149,7 @@ def test_train_net_stays_short(repo):
 def images(tiny_root, tmp_path):
     """The image folder of spoiled_train and spoiled_val, copies of the tiny data."""
     folder = shutil.copytree(Path(tiny_root) / "tiny", tmp_path / "data" / "spoiled")
-    names = register_coco_folders(str(tmp_path / "data"))
+    names = register_folders(str(tmp_path / "data"))
     yield folder / "images"
     for name in names:
         DatasetCatalog.remove(name)

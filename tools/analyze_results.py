@@ -35,8 +35,9 @@ def main() -> None:
     """Read the command line, analyse, write, print the summary."""
     args = build_parser().parse_args()
     from fpn_d2 import load_config
-    from fpn_d2.evaluation import score_threshold
-    from fpn_d2.inspection import analysis_summary, analyze_run, write_analysis
+    from fpn_d2.evaluation.score_thresholds import score_threshold
+    from fpn_d2.inspection.analysis_page import analysis_summary, write_analysis
+    from fpn_d2.inspection.evaluated_sets import analyze_run
     from fpn_d2.utils.errors import UserError, exit_on_user_error
 
     with exit_on_user_error():

@@ -9,13 +9,17 @@ import argparse
 import warnings
 
 # In the order in which they run.
-TASKS = ("pooling", "inference", "parts", "training", "matching", "mask_proposals", "rows")
+TASKS = (
+    *("pooling", "inference", "parts", "training", "matching", "mask_proposals", "rows"),
+    "growth",
+)
+_BY_NAME = ("rows", "parts", "growth")  # only where they are named
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = [task for task in TASKS if task not in ("rows", "parts")]
+    default = [task for task in TASKS if task not in _BY_NAME]
     parser.add_argument("--tasks", nargs="*", default=default, choices=TASKS)
     parser.add_argument("--rows", action="store_true", help="add every row of Tables 1 to 3")
     parser.add_argument("--rounds", type=int, default=5, help="slow tasks take half of them")
@@ -29,6 +33,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar=("CONFIG", "WEIGHTS"),
         help="compare the detections of a trained Faster R-CNN, prepared and plain, too",
     )
+    parser.add_argument(
+        "--quick", action="store_true", help="growth: three points of the lower end of each range"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=25.0,
+        metavar="N",
+        help="growth: leave out points that would end later",
+    )
     parser.add_argument("--profile", action="store_true", help="print where our time goes, too")
     parser.add_argument("--json", default="", metavar="FILE", help="write the rows")
     return parser
@@ -40,6 +54,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error("--rounds must be 1 or more")
+    if not args.minutes > 0:
+        parser.error("--minutes must be more than 0")
     if args.rows:
         args.tasks.append("rows")
     from benchmark.program import run_benchmark

@@ -48,7 +48,7 @@ def main() -> None:
         args.dataset, args.json = args.json, "-"
     if args.dataset in (None, "-"):
         parser.error("no data set is named; give its name, its folder or its JSON file")
-    from fpn_d2.inspection import check_dataset
+    from fpn_d2.inspection.dataset_check import check_dataset
     from fpn_d2.utils.errors import exit_on_user_error
     from fpn_d2.utils.files import check_targets, explain_disk_errors, write_json
 

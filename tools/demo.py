@@ -88,7 +88,7 @@ def main() -> None:
     if args.webcam and (args.output or args.explain or args.compare):
         parser.error("--webcam shows a window; leave out --output, --explain and --compare")
     from fpn_d2.demo import parse_rows, run_demo, show_webcam
-    from fpn_d2.evaluation import score_threshold
+    from fpn_d2.evaluation.score_thresholds import score_threshold
     from fpn_d2.utils.devices import keep_freed_memory
     from fpn_d2.utils.errors import exit_on_user_error
 

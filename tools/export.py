@@ -69,7 +69,7 @@ def main() -> None:
     if args.validation_images < 1:
         parser.error("--validation-images must be 1 or more")
     from fpn_d2 import UserError, load_config, load_model
-    from fpn_d2.evaluation import class_thresholds, score_threshold
+    from fpn_d2.evaluation.score_thresholds import class_thresholds, score_threshold
     from fpn_d2.export import (
         calibration_inputs,
         check_export,

@@ -36,7 +36,8 @@ def main() -> None:
     """Read the command line, measure, write, print the summary."""
     args = build_parser().parse_args()
     from fpn_d2 import load_config
-    from fpn_d2.inspection import Inspection, summary, write_inspection
+    from fpn_d2.inspection.inspection_page import summary, write_inspection
+    from fpn_d2.inspection.measurements import Inspection
     from fpn_d2.utils.errors import UserError, exit_on_user_error
 
     # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns of.

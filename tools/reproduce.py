@@ -3,11 +3,13 @@
 
 python tools/reproduce.py --table 1 --scale quick
 python tools/reproduce.py --table 1 --scale quick --rows a,c --seeds 0,1,2 --dataset nuclei
+python tools/reproduce.py --table 1 --scale paper --num-gpus 8 --slurm partition=gpu mem_gb=200
 """
 
 import argparse
 import logging
 import os
+import sys
 
 from command import script
 
@@ -43,6 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tables", default="", metavar="FILE", help="default: configs/tables.yaml")
     parser.add_argument("--num-gpus", type=int, default=0)
+    parser.add_argument(
+        "--slurm", nargs="*", metavar="KEY=VALUE",
+        help="send each seed of a row as a job of a Slurm cluster, by submitit, and wait; its "
+        "settings, such as partition=gpu timeout_min=600; the same command goes on later",
+    )  # fmt: skip
     return parser
 
 
@@ -50,7 +57,7 @@ def main() -> None:
     """Read the command line, train what is missing, write the report."""
     args = build_parser().parse_args()
     from fpn_d2.config import CONFIGS
-    from fpn_d2.experiments import Progress, Reproduction, Runner, load_tables, reproduce
+    from fpn_d2.experiments import Cluster, Progress, Reproduction, Runner, load_tables, reproduce
     from fpn_d2.utils.errors import exit_on_user_error
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -61,7 +68,15 @@ def main() -> None:
         rows = [word for word in args.rows.split(",") if word]
         boxes = _numbers("--boxes", args.boxes, 1, "1000,6000") if args.boxes else []
         seeds = _numbers("--seeds", args.seeds, 0, "0,1,2")
-        reproduce(plan, args.table, args.output, rows, seeds, progress, boxes)
+        cluster = None
+        if args.slurm is not None:
+            cluster = Cluster(args.slurm, args.runs, args.num_gpus, progress.say)
+        try:
+            reproduce(plan, args.table, args.output, rows, seeds, progress, boxes, cluster)
+        except KeyboardInterrupt:
+            if cluster is None:
+                raise
+            sys.exit(130)  # The jobs go on, which has been said.
 
 
 def _numbers(option: str, words: str, least: int, example: str) -> list[int]:

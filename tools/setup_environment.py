@@ -42,6 +42,7 @@ DEV_TOOLS = {
     "xdist": "pytest-xdist>=3",
     "ruff": "ruff==0.17.5",
     "hypothesis": "hypothesis>=6",
+    "submitit": "submitit>=1.5",
     "openvino": "openvino>=2026.4",
     "nncf": "nncf>=3.4",
     "onnx": "onnx>=1.13",

@@ -18,7 +18,7 @@ from ..config import load_config
 from ..config_checks import class_head_key
 from ..data.datasets.shapes import ShapesSpec
 from ..data.datasets.shapes_scene import compose_scene, draw_scene
-from ..data.images import image_fault, read_image
+from ..data.images import look_at, read_image
 from ..inference import Explainer, Explanation, classes_of, free_title, set_final_nms, split_pair
 from ..inference.explanation import box_pooler
 from ..utils.errors import UserError
@@ -153,15 +153,13 @@ class Session:
 
 def _view(explainer: Explainer, explanation: Explanation) -> View:
     """An explanation in words and pictures."""
-    low, high = explanation.level_range
-    counts = {k: int((explanation.levels == k).sum()) for k in range(low, high + 1)}
-    legend = level_legend(list(counts), [f"({count})" for count in counts.values()])
+    legend = level_legend(explanation.counts)
     classes = classes_of(explainer.cfg, explainer.model)
     is_unsure = bool(classes.guess)
     pooled = "Eq. 1 pools by" if box_pooler(explainer.model) is not None else "Eq. 1 would use"
     sentences = [
         f"{len(explanation.detections)} detections: "
-        f"{', '.join(f'{count} from P{level}' for level, count in counts.items())}.",
+        f"{', '.join(f'{count} from P{level}' for level, count in explanation.counts.items())}.",
         f"{pooled} k0 = {explanation.canonical_level} for {explanation.canonical_size:g} px.",
         *explanation.notes,
         *([f"The class names are {'a guess' if classes.source else 'not known'}."] * is_unsure),
@@ -193,7 +191,7 @@ def read_upload(path: str, limits: Limits) -> np.ndarray:
             f"{name} has {size / 1e6:.1f} MB, more than this page's {limits.bytes / 1e6:g} MB: "
             "make it smaller, or start the page with a larger --max-bytes"
         )
-    fault = image_fault(path, max_pixels=limits.pixels)
+    fault, _ = look_at(path, max_pixels=limits.pixels)
     if fault:
         raise UserError(f"{name} {fault}: choose another image, such as a JPEG or a PNG")
     return read_image(path)

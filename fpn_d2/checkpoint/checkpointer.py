@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import Detectron2Handler
 from torch import Tensor, nn
 
 from ..config import load_config
-from ..config_checks import check_registered
+from ..config_checks import check_registered, num_classes
 from ..utils.errors import UserError
 from ..utils.files import explain_disk_errors, is_local, replace_file
 from ..utils.model_zoo import close_zoo_names, zoo_entry, zoo_weights
-from .resume_point import checkpoints_in, newest_whole, tagged_checkpoint
+from .resume_point import TAG, checkpoints_in, newest_whole, tagged_checkpoint
 from .safe_load import read_pickle, read_safetensors, read_torch
 
 # The key of a checkpoint under which the names of its classes stand, a list of strings. Detectron2
@@ -76,6 +77,15 @@ def names_in(checkpoint: dict[str, Any]) -> tuple[str, ...]:
     names = checkpoint.get(CLASS_NAMES)
     usable = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return tuple(names) if usable else ()
+
+
+def trained_class_names(cfg: CfgNode) -> list[str]:
+    """Return the names that a checkpoint of a training keeps: its data set's, as far as read."""
+    datasets = cfg.DATASETS.TRAIN
+    if not datasets:
+        return []
+    names = list(map(str, MetadataCatalog.get(datasets[0]).get("thing_classes") or ()))
+    return names if len(names) == num_classes(cfg) else []
 
 
 def _own_dataset(path: str) -> str:
@@ -176,7 +186,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def has_checkpoint(self) -> bool:
         """See :meth:`Checkpointer.has_checkpoint`; one without ``last_checkpoint`` counts too."""
-        tag = os.path.join(self.save_dir, "last_checkpoint")
+        tag = os.path.join(self.save_dir, TAG)
         return bool(self.save_dir) and (os.path.lexists(tag) or bool(checkpoints_in(self.save_dir)))
 
     def get_checkpoint_file(self) -> str:

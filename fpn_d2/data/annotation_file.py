@@ -170,7 +170,7 @@ def size_faults(image: dict[str, Any]) -> Iterator[Fault]:
 def _of_annotations(lists: dict[str, Entries], may_repeat: bool) -> Iterator[Finding]:
     images, categories = _by_id(lists["images"]), _by_id(lists["categories"])
     sizes = {number: image_size(image) for number, image in images.items()}
-    annotations = lists["annotations"].values()
+    annotations = list(lists["annotations"].values())
     masks = any(map(has_mask, annotations))
     ids: set[int | str] = set()
     doubtful, are_boxes = 0, True
@@ -191,6 +191,13 @@ def _of_annotations(lists: dict[str, Entries], may_repeat: bool) -> Iterator[Fin
             which = f"entry {place} of annotations" if shown is None else f"annotation {shown}"
             name = file_name(images.get(image_id, {}))
             yield Finding(severity, name, shown, f"{which} {text}", stops)
+    yield from _of_all(annotations, images)
+    if annotations and are_boxes:
+        yield from _of_all_boxes(annotations, sizes, 2 * doubtful > len(annotations))
+
+
+def _of_all(annotations: list[dict[str, Any]], images: dict) -> Iterator[Finding]:
+    """Keys that a whole file lacks or fills alike."""
     for key in ("area", "iscrowd"):
         lacking = [annotation for annotation in annotations if key not in annotation]
         if lacking:
@@ -204,20 +211,43 @@ def _of_annotations(lists: dict[str, Entries], may_repeat: bool) -> Iterator[Fin
         text = f"{crowds} of {len(annotations)} annotations have iscrowd 1, as some exporters give "
         text += "every RLE; training leaves them out, and evaluation does not ask for them: give "
         yield Finding(WARNING, None, None, text + "single objects iscrowd 0")
-    boxes = [annotation.get("bbox") for annotation in annotations]
+
+
+def _of_all_boxes(
+    annotations: list[dict[str, Any]], sizes: dict, doubtful: bool
+) -> Iterator[Finding]:
+    """What shows in all boxes and areas together, where each box is one by itself; ``doubtful``:
+    whether most annotations are not plain."""
     areas = (annotation.get("area") for annotation in annotations)
-    tiny = are_boxes and all(is_number(area) and area <= _LARGEST_SHARE for area in areas)
-    if tiny and sum(box[2] * box[3] for box in boxes) > 4 * len(boxes):
+    boxes = itertools.chain.from_iterable(annotation["bbox"] for annotation in annotations)
+    boxes = np.fromiter(boxes, float).reshape(-1, 4)
+    tiny = all(is_number(area) and area <= _LARGEST_SHARE for area in areas)
+    if tiny and boxes[:, 2:].prod(axis=1).mean() > 4:
         text = f"all {len(boxes)} areas are 1 or less, like shares of their images: give them in "
         text += "square pixels, since evaluation tells small from large by them"
         yield Finding(WARNING, None, None, text)
-    if boxes and are_boxes and (2 * doubtful > len(boxes) or max(boxes[0]) <= _LARGEST_SHARE):
+    if doubtful or boxes[0].max() <= _LARGEST_SHARE:
         unknown = math.nan, math.nan
         of_boxes = [sizes.get(as_id(a.get("image_id"))) or unknown for a in annotations]
-        yield from _of_all_boxes(np.array(boxes, dtype=float), np.array(of_boxes, dtype=float))
-    if boxes and are_boxes:
-        sides = np.fromiter(itertools.chain.from_iterable(boxes), float).reshape(-1, 4)
-        yield from _of_copies(list(annotations), sides)
+        yield from _of_other_numbers(boxes, np.array(of_boxes, dtype=float))
+    yield from _of_copies(annotations, boxes)
+
+
+def _of_other_numbers(boxes: np.ndarray, sizes: np.ndarray) -> Iterator[Finding]:
+    """All (N, 4) boxes that are shares of their images, or corners; ``sizes`` is (N, 2), the
+    images' widths and heights, or NaN where they are not known."""
+    first, last = boxes[:, :2], boxes[:, 2:]
+    corner = first + last
+    if boxes.min() >= 0 and corner.max() <= _LARGEST_SHARE and not (sizes <= 2).any():
+        text = f"all {len(boxes)} boxes lie between 0 and 1, like shares of their images: give "
+        yield _of_file(text + "left, top, width and height in pixels")
+    if len(boxes) < _ENOUGH_BOXES or np.isnan(sizes).any():
+        return
+    beyond = (np.maximum(-first, corner - sizes) > _PIXELS_OUTSIDE).any(axis=1)
+    if beyond.mean() > 0.5 and (first < last).all() and (last <= sizes + 1).all():
+        text = f"all {len(boxes)} boxes could be left, top, right and bottom, and as left, top, "
+        text += "width and height most go beyond their images: give these, in pixels"
+        yield _of_file(text)
 
 
 def _of_copies(annotations: list[dict[str, Any]], boxes: np.ndarray) -> Iterator[Finding]:
@@ -355,23 +385,6 @@ def _box_faults(box: Any, size: tuple[int, int] | None) -> Iterator[Fault]:
     elif beyond > _PIXELS_OUTSIDE:
         text = f"has the bbox {_short(box)}, {beyond:g} pixels beyond the image of {size[0]} x "
         yield WARNING, (), text + f"{size[1]} pixels: training clips it, evaluation does not"
-
-
-def _of_all_boxes(boxes: np.ndarray, sizes: np.ndarray) -> Iterator[Finding]:
-    """Faults that show in all (N, 4) boxes of a file together, where all are sound by themselves;
-    ``sizes`` is (N, 2), their images' widths and heights, or NaN where they are not known."""
-    first, last = boxes[:, :2], boxes[:, 2:]
-    corner = first + last
-    if boxes.min() >= 0 and corner.max() <= _LARGEST_SHARE and not (sizes <= 2).any():
-        text = f"all {len(boxes)} boxes lie between 0 and 1, like shares of their images: give "
-        yield _of_file(text + "left, top, width and height in pixels")
-    if len(boxes) < _ENOUGH_BOXES or np.isnan(sizes).any():
-        return
-    beyond = (np.maximum(-first, corner - sizes) > _PIXELS_OUTSIDE).any(axis=1)
-    if beyond.mean() > 0.5 and (first < last).all() and (last <= sizes + 1).all():
-        text = f"all {len(boxes)} boxes could be left, top, right and bottom, and as left, top, "
-        text += "width and height most go beyond their images: give these, in pixels"
-        yield _of_file(text)
 
 
 def _area_faults(area: Any, box: Any) -> Iterator[Fault]:

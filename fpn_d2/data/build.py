@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..config import changed
 from ..config_checks import class_head_key, num_classes
-from ..config_doubts import tell_doubts
+from ..config_combinations import tell_doubts
 from ..utils.errors import UserError
 from ..utils.files import file_alike, is_local
 from ..utils.progress import working
@@ -32,16 +32,15 @@ from ..utils.seeding import seeded
 from .coco_json import shared_reading
 from .dataset_mapper import (
     Mapper,
-    RefusingMapper,
     SkippingMapper,
     build_test_mapper,
     build_train_mapper,
+    map_or_refuse,
     map_record,
     refuse,
 )
 from .datasets.converted_folders import looking_once
 from .datasets.folders import datasets_root, missing_remedy, missing_split
-from .proposals import check_proposals, explain_missing, read_proposals
 from .splits import tell_splits
 from .stream import TrainStream
 from .validation import (
@@ -52,7 +51,6 @@ from .validation import (
     check_voc,
     explain_failure,
     header_faults,
-    judged_file,
     tell_warnings,
 )
 
@@ -168,14 +166,9 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
 
 
 def _test_loader(cfg: CfgNode, name: str, mapper: Mapper) -> DataLoader:
-    dataset = _load_test(cfg, name)
-    if isinstance(dataset, list):
-        mapper = RefusingMapper(mapper)
-    else:
-        mapper = functools.partial(map_record, mapper)
     return build_detection_test_loader(
-        dataset,
-        mapper=mapper,
+        _load_test(cfg, name),
+        mapper=functools.partial(map_or_refuse, mapper),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
 
@@ -219,8 +212,12 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     """Detectron2's dataset dicts with these options of its function, or a torch data set where one
     is registered, checked for ``"training"`` or ``"evaluation"``."""
     runs = (run, "masks", f"{run} of masks") if cfg.MODEL.MASK_ON else (run,)
+    rules = cfg.MODEL.MASK_ON, num_classes(cfg), run == "evaluation"
     files = options["proposal_files"] or ()
-    ids = [read_proposals(_local(path))["ids"] for path in files]  # Detectron2 would run its code
+    if files:
+        from . import proposals  # models that read none start without it
+    # Detectron2 would run what is in the files.
+    ids = [proposals.read_proposals(_local(path))["ids"] for path in files]
     with working(f"reading {', '.join(names)}"), shared_reading(masks=cfg.MODEL.MASK_ON):
         check_annotation_files(names, runs, objects_needed=options["filter_empty"])
         try:
@@ -228,14 +225,16 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
         except UserError:
             raise
         except Exception as error:
-            sentence = explain_failure(names, error) or explain_missing(names, files, ids)
+            sentence = explain_failure(names, error)
+            if sentence is None and files:
+                sentence = proposals.explain_missing(names, files, ids)
             if str(error).startswith("No valid data found") and options.get("min_keypoints"):
                 sentence = (
                     f"no image of {', '.join(names)} has keypoints enough for MODEL.KEYPOINT_ON: "
                     "annotate some, or set it False"
                 )
             if sentence is None:
-                _check_records(cfg, names, run, itertools.chain(*map(DatasetCatalog.get, names)))
+                check_records(names, [*itertools.chain(*map(DatasetCatalog.get, names))], *rules)
                 raise
             raise UserError(sentence) from error
     check_annotation_files(names, runs)  # the built-in sets have made theirs just now
@@ -245,22 +244,15 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     tell_warnings(names)
     _check_classes(cfg, names)
     if isinstance(dataset, list):
-        _check_records(cfg, names, run, dataset)
+        check_records(names, dataset, *rules)
         if run == "training" and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
             check_polygons(names, dataset)
         for name in names if run == "evaluation" else ():
             check_ground_truth(name, dataset)
         _check_image_files(names, dataset)
         if files:
-            check_proposals(names, files, dataset)
+            proposals.check_proposals(names, files, dataset)
     return dataset
-
-
-def _check_records(cfg: CfgNode, names: list[str], run: str, records: Iterable[dict]) -> None:
-    """Check the images of data sets without an annotation file in COCO's format."""
-    if not all(map(judged_file, names)):
-        masks, classes = cfg.MODEL.MASK_ON, num_classes(cfg)
-        check_records(names, list(records), masks, classes, run == "evaluation")
 
 
 def _local(path: str) -> str:
@@ -363,26 +355,19 @@ def _check_image_files(names: Sequence[str], records: Sequence[dict[str, Any]]) 
     paths = [record["file_name"] for record in records if "file_name" in record]
     missing = [path for path in paths if is_local(path) and not os.path.isfile(path)]
     for path in missing:
-        if not _can_be_named(path):
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError as error:
             raise UserError(
                 f"image {path!a} has letters that no file can have in this process, whose file "
                 f"names are {sys.getfilesystemencoding()}: set PYTHONUTF8=1 and start again"
-            )
+            ) from error
     if missing:
         raise UserError(
             f"image {missing[0]} does not exist ({len(missing)} of the {len(paths)} images of "
             f"{', '.join(names)} are missing){file_alike(missing[0])}: put it there or take it out "
             "of the annotation file"
         )
-
-
-def _can_be_named(path: str) -> bool:
-    """Whether the encoding of file names in this process, often of LC_ALL, has these letters."""
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:

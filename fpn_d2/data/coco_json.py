@@ -11,17 +11,12 @@ import json
 import os
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
+import msgspec
 import pycocotools.coco
 from detectron2.evaluation import coco_evaluation
 
 from ..utils.errors import UserError
-
-try:
-    import msgspec
-except ImportError:  # in an environment of before it was needed: json does the same, more slowly
-    msgspec = None
 
 
 @dataclasses.dataclass
@@ -66,10 +61,9 @@ def read_annotations(path: str) -> tuple[Any, str | None]:
 def parse(data: bytes) -> Any:
     """Parse JSON in UTF-8 to what :func:`json.loads` makes of it, with its errors."""
     with without_gc():
-        if msgspec is not None:
-            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                return msgspec.json.decode(data)
-        # It takes NaN and halves of surrogate pairs, too, and says what is wrong and where.
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return msgspec.json.decode(data)
+        # Slower; it takes NaN and halves of surrogate pairs, too, and says what is wrong and where.
         return json.loads(data.decode("utf-8"))
 
 
@@ -111,14 +105,16 @@ def shared_reading(masks: bool = True) -> Iterator[None]:
     """
     global _sharing
     before, _sharing = _sharing, _Sharing(masks)
+    # Detectron2 takes a path and makes a COCO of it by the names in these two modules.
+    kinds = {module: module.COCO for module in (pycocotools.coco, coco_evaluation)}
+    for module in kinds:
+        module.COCO = AnnotationFile
     try:
-        with (
-            mock.patch.object(pycocotools.coco, "COCO", AnnotationFile),
-            mock.patch.object(coco_evaluation, "COCO", AnnotationFile),
-            without_gc(),
-        ):
+        with without_gc():
             yield
     finally:
+        for module, kind in kinds.items():
+            module.COCO = kind
         _sharing = before
 
 

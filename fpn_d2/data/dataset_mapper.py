@@ -34,7 +34,7 @@ _BEYOND_CHANCE = 3.0
 _OCTAVES = 0.25
 
 
-class _Resize(T.ResizeShortestEdge):
+class NeverEmptyResize(T.ResizeShortestEdge):
     """Detectron2's resize, which keeps a pixel of each side of an image that is long and narrow."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
@@ -45,7 +45,7 @@ class _Resize(T.ResizeShortestEdge):
         return transform
 
 
-class _RandomCrop(T.RandomCrop):
+class NeverEmptyCrop(T.RandomCrop):
     """Detectron2's crop, which keeps a pixel of each side."""
 
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -54,16 +54,12 @@ class _RandomCrop(T.RandomCrop):
         return max(1, height), max(1, width)
 
 
-def never_empty(augmentations: Iterable[T.Augmentation]) -> list[T.Augmentation]:
+def _never_empty(made: T.Augmentation) -> T.Augmentation:
     """Replace Detectron2's augmentations that may leave no pixel of a long and narrow image."""
-    kept: list[T.Augmentation] = []
-    for one in augmentations:
-        if type(one) is T.ResizeShortestEdge:
-            one = _Resize(one.short_edge_length, one.max_size, one.sample_style, one.interp)
-        elif type(one) is T.RandomCrop:
-            one = _RandomCrop(one.crop_type, one.crop_size)
-        kept.append(one)
-    return kept
+    if type(made) is T.ResizeShortestEdge:
+        sides, style = (made.short_edge_length, made.max_size), made.sample_style
+        return NeverEmptyResize(*sides, style, made.interp)
+    return NeverEmptyCrop(made.crop_type, made.crop_size) if type(made) is T.RandomCrop else made
 
 
 class _Crop(T.CropTransform):
@@ -84,7 +80,8 @@ class AugmentingMapper(DatasetMapper):
         options = super().from_config(cfg, is_train)
         made, more = options["augmentations"], build_augmentations(cfg)
         resize = [isinstance(aug, T.ResizeShortestEdge) for aug in made].index(True)
-        return {**options, "augmentations": never_empty([*made[:resize], *more, *made[resize:]])}
+        every = [*made[:resize], *more, *made[resize:]]
+        return {**options, "augmentations": list(map(_never_empty, every))}
 
 
 class ObjectScaleMapper(AugmentingMapper):
@@ -193,27 +190,24 @@ class TorchvisionResize(T.Augmentation):
 
 
 def build_test_resize(cfg: CfgNode) -> T.Augmentation:
-    """The resize of test images by ``INPUT.RESIZE_TEST``; Detectron2's where a config lacks it."""
+    """The resize of test images by ``INPUT.RESIZE_TEST``; Detectron2's where a config lacks it. A
+    side of a long and narrow image keeps a pixel."""
     sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     if cfg.INPUT.get("RESIZE_TEST") == "torchvision":
         return TorchvisionResize(*sides)
-    return T.ResizeShortestEdge([sides[0], sides[0]], sides[1])
+    return NeverEmptyResize([sides[0], sides[0]], sides[1])
 
 
 def build_test_mapper(cfg: CfgNode) -> DatasetMapper:
     """Detectron2's test mapper with the resize of ``INPUT.RESIZE_TEST``."""
-    return DatasetMapper(cfg, False, augmentations=never_empty([build_test_resize(cfg)]))
+    return DatasetMapper(cfg, False, augmentations=[build_test_resize(cfg)])
 
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
     """The training mapper, or with ``INPUT.OBJECT_SCALE_TRAIN`` the one of that scale."""
-    if cfg.INPUT.get("OBJECT_SCALE_TRAIN"):  # a config of Detectron2 alone lacks it
-        return ObjectScaleMapper(cfg)
-    if cfg.INPUT.get("AUGMENTATIONS"):
-        return AugmentingMapper(cfg, True)
-    mapper = DatasetMapper(cfg, True)
-    mapper.augmentations = T.AugmentationList(never_empty(mapper.augmentations.augs))
-    return mapper
+    # A config of Detectron2 alone lacks it.
+    of_scale = cfg.INPUT.get("OBJECT_SCALE_TRAIN")
+    return ObjectScaleMapper(cfg) if of_scale else AugmentingMapper(cfg, True)
 
 
 def map_record(mapper: Mapper, record: dict[str, Any]) -> Any:
@@ -276,12 +270,7 @@ class SkippingMapper:
             self._count(*fault)
         expected = self._max_share * drawn
         if len(faults) > 1 + expected + _BEYOND_CHANCE * math.sqrt(expected):
-            file, fault = faults[0]
-            raise UserError(
-                f"{len(faults)} of {drawn} training images that were drawn cannot be used, and "
-                f"DATALOADER.MAX_SKIPPED_SHARE is {self._max_share}: image {file} {fault}; convert "
-                "them, or take them out of the annotation file (tools/check_dataset.py lists all)"
-            )
+            self._stop(f"{len(faults)} of {drawn} training images that were drawn", *faults[0])
 
     def _count(self, file: str, fault: str) -> None:
         position, images = self._positions[file], len(self._positions)
@@ -289,31 +278,27 @@ class SkippingMapper:
         self._skipped[position] = True
         count = int(self._skipped.sum())
         if count > max(1, self._max_share * images) or count == images:
-            raise UserError(
-                f"{count} of the {images} training images cannot be used, and "
-                f"DATALOADER.MAX_SKIPPED_SHARE is {self._max_share}: image {file} {fault}; replace "
-                "them, or take them out of the annotation file (tools/check_dataset.py lists all)"
-            )
+            self._stop(f"{count} of the {images} training images", file, fault)
         if not seen:
             logger.warning(
                 "image %s %s and is skipped (%d of %d training images so far)",
                 *(file, fault, count, images),
             )
 
+    def _stop(self, images: str, file: str, fault: str) -> NoReturn:
+        raise UserError(
+            f"{images} cannot be used, and DATALOADER.MAX_SKIPPED_SHARE is {self._max_share}: "
+            f"image {file} {fault}; convert or replace them, or take them out of the annotation "
+            "file (tools/check_dataset.py lists all)"
+        )
 
-class RefusingMapper:
-    """A test mapper that raises a :class:`UserError` for an image that cannot be read."""
 
-    def __init__(self, mapper: Mapper):
-        """``mapper`` is that of sound images."""
-        self._mapper = mapper
-
-    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Map one image in Detectron2's format."""
-        mapped, fault = use_image(functools.partial(map_record, self._mapper), record)
-        if fault is not None:
-            refuse(record["file_name"], fault)
-        return mapped
+def map_or_refuse(mapper: Mapper, record: dict[str, Any]) -> Any:
+    """:func:`map_record`, with a :class:`UserError` for an image that cannot be read."""
+    mapped, fault = use_image(functools.partial(map_record, mapper), record)
+    if fault is not None:
+        refuse(record["file_name"], fault)
+    return mapped
 
 
 def refuse(file: str, fault: str) -> NoReturn:

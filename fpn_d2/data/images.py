@@ -55,7 +55,7 @@ def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
     """Read an image, turned as its EXIF data say, with 8 bits a channel.
 
     Args:
-        path: the file; :func:`image_fault` says whether it is sound.
+        path: the file; :func:`look_at` says whether it is sound.
         image_format: as ``cfg.INPUT.FORMAT``.
 
     Returns:
@@ -65,28 +65,33 @@ def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
         UserError: for pixels whose range is not known; for other faults whatever Pillow raises.
     """
     with PathManager.open(path, "rb") as file, Image.open(file) as image:
-        loaded = _loaded(path, image)
+        return pixels_of(image, image_format, f"image {path}")
+
+
+def pixels_of(image: Image.Image, image_format: str, name: str = "a PIL image") -> np.ndarray:
+    """:func:`read_image` of an image that is open; ``name`` begins the sentences about it."""
+    loaded = _loaded(image, name)
     return np.ascontiguousarray(detection_utils.convert_PIL_to_numpy(loaded, image_format))
 
 
-def _loaded(path: str, image: Image.Image) -> Image.Image:
+def _loaded(image: Image.Image, name: str) -> Image.Image:
     """The pixels of an opened image; the log says once what is odd about such images."""
     fault = _depth_fault(image)
     if fault is not None:
-        raise UserError(f"image {path} {fault}")
-    _tell(path, _frames(image))
+        raise UserError(f"{name} {fault}")
+    _tell(name, _frames(image))
     loaded, dark = _load(image)
-    _tell(path, dark)
+    _tell(name, dark)
     return loaded
 
 
 _told: set[str] = set()
 
 
-def _tell(path: str, remark: str | None) -> None:
+def _tell(name: str, remark: str | None) -> None:
     if remark is not None and remark not in _told:
         _told.add(remark)
-        logger.warning("image %s %s (this is said once)", path, remark)
+        logger.warning("%s %s (this is said once)", name, remark)
 
 
 def _depth_fault(image: Image.Image) -> str | None:
@@ -95,8 +100,9 @@ def _depth_fault(image: Image.Image) -> str | None:
         return None
     kind = "floats" if image.mode == "F" else "whole numbers"
     return (
-        f"has pixels that are {kind} of any size ({image.format}, Pillow's mode {image.mode}), of "
-        "which no file says what is white: save it with 8 or 16 bits a channel"
+        f"has pixels that are {kind} of any size ({image.format or 'no file'}, Pillow's mode "
+        f"{image.mode}), of which nothing says what is white: bring them to 0 to 255, or save it "
+        "with 8 or 16 bits a channel"
     )
 
 
@@ -148,16 +154,17 @@ class _PixelsHandler(PathHandler):
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
         path = path.removeprefix(self.PREFIX)
+        name = f"image {path}"
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(PathManager.open(path, "rb"))
             image = Image.open(file)
             is_turned = image.format == "TIFF" and _orientation(image) in _TURNS
             if not is_turned and image.mode[0] not in "IF":
-                _tell(path, _frames(image))
+                _tell(name, _frames(image))
                 file.seek(0)
                 stack.pop_all()
                 return file
-            loaded = _loaded(path, image)
+            loaded = _loaded(image, name)
         if loaded.mode not in _STORED:
             loaded = loaded.convert("RGB")
         content = io.BytesIO()
@@ -203,16 +210,18 @@ def use_image(
 
     Args:
         function: takes the record, such as a mapper.
-        record: the image in Detectron2's format.
+        record: the image in Detectron2's format; one without a ``file_name`` has no fault.
 
     Returns:
-        what the function returns and None, or None and the image's fault (:func:`image_fault`).
+        what the function returns and None, or None and the image's fault (:func:`look_at`).
     """
     python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         return function(record), None
     except Exception:
-        fault = image_fault(record["file_name"], record.get("width"), record.get("height"))
+        if "file_name" not in record:
+            raise
+        fault, _ = look_at(record["file_name"], record.get("width"), record.get("height"))
         if fault is not None:
             return None, fault
         # The image is sound: the disk failed once, or the error is not the image's. Once more, with
@@ -223,22 +232,6 @@ def use_image(
         return function(record), None
 
 
-def image_fault(
-    path: str, width: int | None = None, height: int | None = None, max_pixels: int | None = None
-) -> str | None:
-    """Read an image file to its end and find what keeps it from being used.
-
-    Args:
-        path: the file.
-        width, height: what the annotation file says, in pixels; None is compared with nothing.
-        max_pixels: the largest number of pixels that is decoded; None is Pillow's own limit.
-
-    Returns:
-        the fault as the end of a sentence that begins with the image's name, or None.
-    """
-    return look_at(path, width, height, max_pixels)[0]
-
-
 def look_at(
     path: str,
     width: int | None = None,
@@ -247,15 +240,17 @@ def look_at(
     *,
     header: bool = False,
 ) -> tuple[str | None, str | None]:
-    """:func:`image_fault`, and what is remarkable about an image that can be used.
+    """Read an image file to its end; find what keeps it from being used, or is remarkable.
 
     Args:
-        path, width, height, max_pixels: see :func:`image_fault`.
+        path: the file.
+        width, height: what the annotation file says, in pixels; None is compared with nothing.
+        max_pixels: the largest number of pixels that is decoded; None is Pillow's own limit.
         header: whether to leave the pixels undecoded, unless they are grey of 16 bits.
 
     Returns:
-        the fault and the remark, each as the end of a sentence that begins with the image's name,
-        or None.
+        the fault, and the remark on an image that has none; each is the end of a sentence that
+        begins with the image's name, or None.
     """
     try:
         return _look(path, width, height, max_pixels, header)

@@ -13,7 +13,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 
-from ..checkpoint.pickles import load_arrays
+from ..checkpoint.safe_load import load_arrays
 from ..utils.errors import UserError
 from .validation import judged_file
 
@@ -49,12 +49,14 @@ def read_proposals(path: str) -> dict[str, Any]:
         )
     mode = BoxMode(mode)
     for boxes in map(np.asarray, content["boxes"]):
-        if boxes.size and (boxes.shape[1:] != (4,) or boxes.dtype.kind not in "fiu"):
+        if not boxes.size:
+            continue
+        if boxes.shape[1:] != (4,) or boxes.dtype.kind not in "fiu":
             raise UserError(
                 f"proposal file {path} has boxes of shape {boxes.shape} and type {boxes.dtype}, "
                 f"not (R, 4) numbers; {remedy}"
             )
-        if boxes.size and (_sides(boxes, mode) < 0).any():
+        if (BoxMode.convert(boxes.astype(float), mode, BoxMode.XYWH_ABS)[:, 2:] < 0).any():
             raise UserError(
                 f"proposal file {path} has boxes of negative width or height if bbox_mode is "
                 f"{mode.name}, which it {'says' if 'bbox_mode' in content else 'does not say'}: "
@@ -62,11 +64,6 @@ def read_proposals(path: str) -> dict[str, Any]:
                 "and height or BoxMode.XYXY_ABS for left, top, right and bottom"
             )
     return {**content, "bbox_mode": mode}
-
-
-def _sides(boxes: np.ndarray, mode: BoxMode) -> np.ndarray:
-    """Widths and heights of (R, 4) boxes, (R, 2)."""
-    return boxes[:, 2:] - boxes[:, :2] if mode == BoxMode.XYXY_ABS else boxes[:, 2:]
 
 
 def explain_missing(

@@ -67,10 +67,7 @@ def _shared(paths: Sequence[str], by_name: Mapping[str, Sequence[str]]) -> list[
         # Frames of many videos share their names, so that comparing all would take for ever.
         few = len(others) <= _MOST_COPIES > len(shared)
         copies_count = few and os.path.isfile(path)
-        if path in others or (copies_count and any(_are_copies(path, other) for other in others)):
+        candidates = filter(os.path.isfile, others if copies_count else ())
+        if path in others or any(filecmp.cmp(path, one, shallow=False) for one in candidates):
             shared.append(path)
     return shared
-
-
-def _are_copies(path: str, other: str) -> bool:
-    return os.path.isfile(other) and filecmp.cmp(path, other, shallow=False)

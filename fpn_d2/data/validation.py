@@ -442,8 +442,8 @@ def check_records(
     classes: int | None = None,
     evaluation: bool = False,
 ) -> None:
-    """Check the ids, sizes, boxes, classes and masks of images that come from no annotation file in
-    COCO's format.
+    """Check the ids, sizes, boxes, classes and masks of images, unless all come from annotation
+    files in COCO's format.
 
     Args:
         names: the data sets.
@@ -455,6 +455,8 @@ def check_records(
     Raises:
         UserError: naming the image.
     """
+    if all(map(judged_file, names)):
+        return
     ids: set[Any] = set()
     for record in records:
         faults = list(_record_faults(record, masks, classes))

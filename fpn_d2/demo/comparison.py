@@ -40,16 +40,15 @@ class Found(NamedTuple):
         return Found(boxes, detections.scores.numpy(), kinds)
 
 
-def group_detections(rows: Sequence[Found], *, iou: float = 0.5) -> list[dict[int, int]]:
+def group_detections(rows: Sequence[Found]) -> list[dict[int, int]]:
     """Group the detections of several rows by the object that they are of.
 
     The grouping is greedy: row by row, and from the best score down, a detection joins the group
-    with the largest IoU, or begins a new one. It can join groups of its class that have no
-    detection of its row yet. The IoU is with the detection that began the group.
+    with the largest IoU, 0.5 at least, or begins a new one. It can join groups of its class that
+    have no detection of its row yet. The IoU is with the detection that began the group.
 
     Args:
         rows: what each of the D rows found.
-        iou: the least IoU for joining a group.
 
     Returns:
         G dictionaries from the number of a row to the number of its detection.
@@ -65,7 +64,7 @@ def group_detections(rows: Sequence[Found], *, iou: float = 0.5) -> list[dict[in
                 if row not in group and (name == names[i] or not name or not names[i])
             ]
             ious = sv.box_iou_batch(box[None], np.array([boxes[i] for i in free]).reshape(-1, 4))
-            if ious.max(initial=0) >= iou:
+            if ious.max(initial=0) >= 0.5:
                 groups[free[ious.argmax()]][row] = index
             else:
                 groups.append({row: index})

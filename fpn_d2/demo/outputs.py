@@ -170,7 +170,7 @@ def coco_results(
     Args:
         detections: R detections; see :meth:`fpn_d2.inference.Predictor.detect`.
         image_id: the id of the image.
-        category_ids: the ids of the classes; see :func:`fpn_d2.inference.dataset_category_ids`.
+        category_ids: the ids of the classes; see :func:`fpn_d2.inference.classes_of`.
 
     Returns:
         R of ``image_id``, ``category_id``, ``bbox`` as x, y, width and height in pixels, ``score``

@@ -12,8 +12,8 @@ from detectron2.structures import Instances
 
 from ..config import load_config
 from ..data.images import read_image
-from ..evaluation import class_thresholds
-from ..inference import Explainer, classes_of, config_for, free_title, split_pair
+from ..evaluation.score_thresholds import class_thresholds
+from ..inference import Explainer, Explanation, classes_of, config_for, free_title, split_pair
 from ..utils.errors import UserError
 from ..utils.files import write_json
 from ..utils.progress import told
@@ -108,23 +108,22 @@ def run_demo(
         )
     if sources.skipped:
         print(f"skipped: {listed(sources.skipped)}")
-    suffixes = [".png", *["_explain.png"] * explain, *["_compare.png"] * (len(rows) > 1), ".mp4"]
+    more = ["_explain.png"] * explain + ["_compare.png"] * (len(rows) > 1)  # pictures of an image
     read = [*sources.images, *sources.videos]
-    single = named_file(output)
-    if single:
-        _check_single(output, single, sources, more_pictures=explain or len(rows) > 1)
-        output, files = os.path.dirname(output) or ".", [os.path.basename(output)]
-        results, targets = (), dict(zip(read, files, strict=True))
+    if kind := named_file(output):
+        _check_single(output, kind, sources, more_pictures=bool(more))
+        output, name = os.path.dirname(output) or ".", os.path.basename(output)
+        targets, files, results = {read[0]: name}, [name], ()
     else:
-        stems = unique_stems(read, suffixes)
-        files = [f"{s}{suffix}" for s in stems[: len(sources.images)] for suffix in suffixes[:-1]]
-        files += [f"{stem}.mp4" for stem in stems[len(sources.images) :]]
-        endings = [".png"] * len(sources.images) + [".mp4"] * len(sources.videos)
-        results = _RESULTS
-        targets = {p: s + e for p, s, e in zip(read, stems, endings, strict=True)}
+        stems = dict(zip(read, unique_stems(read, [".png", *more, ".mp4"]), strict=True))
+        targets = {path: f"{stems[path]}.png" for path in sources.images}
+        targets |= {path: f"{stems[path]}.mp4" for path in sources.videos}
+        files = [f"{stems[path]}{ending}" for path in sources.images for ending in more]
+        files, results = [*targets.values(), *files], _RESULTS
     prepare_folder(output, [*files, *results], read, replace=replace)
-    demo = _Demo(rows, output, thresholds, sources.urls)
-    ids = [] if sources.videos else image_ids(rows[demo.first], sources.images)
+    models = {title: _Model(cfg, thresholds[title]) for title, cfg in rows.items()}
+    demo = _Demo(models, output, sources.urls)
+    ids = [] if sources.videos else image_ids(next(iter(rows.values())), sources.images)
     for i, path in enumerate(told("images", sources.images)):
         demo.image(path, targets[path], explain, ids[i] if ids else i + 1)
     for path in sources.videos:
@@ -143,15 +142,17 @@ def show_webcam(rows: Mapping[str, CfgNode], *, threshold: float | str = 0.5) ->
     Raises:
         UserError: if there is no camera, or OpenCV has no windows.
     """
-    thresholds = {title: class_thresholds(threshold, cfg) for title, cfg in rows.items()}
+    cfg = next(iter(rows.values()))
+    threshold = class_thresholds(threshold, cfg)
     capture = cv2.VideoCapture(0)
     try:
         if not capture.isOpened():
             raise UserError("no camera can be opened; plug one in, or give --images")
-        demo, pressed = _Demo(rows, "", thresholds), -1
+        model, pressed = _Model(cfg, threshold), -1
         there, frame = capture.read()
         while there and pressed != _ESCAPE:
-            picture = demo.detected(np.ascontiguousarray(frame[:, :, ::-1]), "webcam")
+            image = np.ascontiguousarray(frame[:, :, ::-1])
+            picture = draw_detections(image, model.detect(image, "webcam"), model.names)
             cv2.imshow("fpn_d2", picture[:, :, ::-1])
             pressed = cv2.waitKey(1)
             there, frame = capture.read()
@@ -176,72 +177,68 @@ def _check_single(output: str, kind: str, sources: Sources, *, more_pictures: bo
         raise UserError(f"--output {output} has another ending than the input; give {ending}")
 
 
+class _Model:
+    """A row's model, the names of its classes, and the least score that it shows."""
+
+    def __init__(self, cfg: CfgNode, threshold: float | list[float]):
+        self.explainer, self.threshold = Explainer(cfg), threshold
+        classes = classes_of(cfg, self.explainer.model)
+        self.names, self.category_ids = classes.labels, classes.category_ids
+
+    def detect(self, image: np.ndarray, name: str) -> Instances:
+        with _naming(name):
+            return self.explainer.predictor.detect(image, threshold=self.threshold)
+
+    def explain(self, image: np.ndarray, name: str) -> Explanation:
+        with _naming(name):
+            return self.explainer.explain(image, threshold=self.threshold)
+
+
 class _Demo:
     """The models by their rows' titles, and what the first one has found so far."""
 
-    def __init__(
-        self,
-        rows: Mapping[str, CfgNode],
-        output: str,
-        thresholds: Mapping[str, Any],
-        urls: Mapping[str, str] | None = None,
-    ):
-        self.output, self.thresholds, self.urls = output, thresholds, urls or {}
-        self.models = {title: Explainer(cfg) for title, cfg in rows.items()}
-        classes = {title: classes_of(cfg, self.models[title].model) for title, cfg in rows.items()}
-        self.names = {title: one.labels for title, one in classes.items()}
-        self.first, *self.others = rows
-        self.category_ids = classes[self.first].category_ids
+    def __init__(self, models: Mapping[str, _Model], output: str, urls: Mapping[str, str]):
+        self.models, self.output, self.urls = models, output, urls
+        self.first = next(iter(models.values()))
         self.predictions: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
 
-    def detected(self, image: np.ndarray, name: str) -> np.ndarray:
-        """Draw the first row's detections on an image, (H, W, 3) uint8 RGB."""
-        return draw_detections(image, self._detect(self.first, image, name), self.names[self.first])
-
     def image(self, path: str, picture: str, explain: bool, number: int) -> None:
         """Write an image's pictures and keep its predictions."""
-        image, names = read_image(path), self.names[self.first]
+        image, names = read_image(path), self.first.names
         target = os.path.join(self.output, os.path.splitext(picture)[0])
         if explain:
-            with _naming(path):
-                explanation = self.models[self.first].explain(
-                    image, threshold=self.thresholds[self.first]
-                )
+            explanation = self.first.explain(image, path)
             found = explanation.detections
             write_picture(f"{target}_explain.png", draw_explanation(explanation, names))
         else:
-            found = self._detect(self.first, image, path)
+            found = self.first.detect(image, path)
         self._keep(found, path, {"picture": picture}, number)
         write_picture(os.path.join(self.output, picture), draw_detections(image, found, names))
-        if self.others:
-            seen = {self.first: Found.of(found, names)}
-            for title in self.others:
-                detections = self._detect(title, image, path)
-                seen[title] = Found.of(detections, self.names[title])
+        if len(self.models) > 1:
+            seen = {}
+            for title, model in self.models.items():
+                own = found if model is self.first else model.detect(image, path)
+                seen[title] = Found.of(own, model.names)
             write_picture(f"{target}_compare.png", draw_comparison(image, seen))
 
     def video(self, path: str, picture: str, max_pixels: int) -> None:
         """Write a video of the detections and keep those of each frame."""
 
         def draw(frame: np.ndarray, number: int) -> np.ndarray:
-            found = self._detect(self.first, frame, f"{path}, frame {number}")
+            found = self.first.detect(frame, f"{path}, frame {number}")
             about = {"frame": number, "picture": picture}
             self._keep(found, path, about, len(self.images) + 1)
-            return draw_detections(frame, found, self.names[self.first])
+            return draw_detections(frame, found, self.first.names)
 
         target = os.path.join(self.output, picture)
         convert_video(path, target, draw, max_pixels=max_pixels)
-
-    def _detect(self, title: str, image: np.ndarray, name: str) -> Instances:
-        with _naming(name):
-            return self.models[title].predictor.detect(image, threshold=self.thresholds[title])
 
     def _keep(self, found: Instances, path: str, about: dict[str, Any], number: int) -> None:
         height, width = found.image_size
         about = {"file_name": self.urls.get(path, path), **about}
         self.images.append({"id": number, **about, "height": height, "width": width})
-        self.predictions += coco_results(found, number, self.category_ids)
+        self.predictions += coco_results(found, number, self.first.category_ids)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..data.coco_json import read_annotations
 from ..data.datasets.folders import make_ready
-from ..data.images import image_fault
+from ..data.images import look_at
 from ..utils.errors import UserError
 from ..utils.files import is_config_key, is_local
 
@@ -84,7 +84,7 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
             + f"; {_REMEDY}"
         )
     for path in images.values():
-        fault = image_fault(path, max_pixels=max_pixels)
+        fault, _ = look_at(path, max_pixels=max_pixels)
         if fault:
             remedy = "raise --max-pixels" if "more than the limit" in fault else "take it out"
             raise UserError(f"image {path} {fault}; {remedy}, or convert it")
@@ -131,8 +131,8 @@ def image_ids(cfg: CfgNode, paths: Sequence[str]) -> list[int]:
     return [*range(1, len(paths) + 1)]
 
 
-def listed(files: Sequence[str], most: int = 5) -> str:
-    """Count and name the files that a demo skips, the first few of them."""
-    names = ", ".join(os.path.basename(file) for file in files[:most])
-    more = f" and {len(files) - most} more" if len(files) > most else ""
+def listed(files: Sequence[str]) -> str:
+    """Count the files that a demo skips, and name the first five of them."""
+    names = ", ".join(os.path.basename(file) for file in files[:5])
+    more = f" and {len(files) - 5} more" if files[5:] else ""
     return f"{len(files)} other file{'s' * (len(files) != 1)}: {names}{more}"

@@ -5,10 +5,13 @@ import argparse
 import contextlib
 import errno
 import functools
+import logging
 import math
 import multiprocessing
 import os
 import sys
+import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +30,8 @@ from ..data import check_names, check_settings, load_train_dataset
 from ..utils.devices import keep_freed_memory
 from ..utils.errors import UserError, exit_on_user_error, machine_fault, sentence_in
 from .hooks import EXIT_CODES, handling_signals
+
+logger = logging.getLogger(__name__)
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
@@ -163,18 +168,54 @@ def _join_torchrun(args: argparse.Namespace) -> None:
                 f"machine has {count} GPUs; give torchrun one process for each GPU"
             )
         torch.cuda.set_device(local_rank)
-    # The agent's store outlives a restart, with the addresses of killed processes in it, which this
-    # process would dial for ever; so each start has a prefix of its own.
+    is_shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if local_rank == 0 and is_shared and int(os.environ["GROUP_WORLD_SIZE"]) > 1:
+        logger.warning(
+            "A machine that fails cannot come back to this training: torchrun keeps the store of "
+            "the first rendezvous; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where torchrun starts"
+        )
     store, rank, world_size = next(distributed.rendezvous("env://", timeout=DEFAULT_TIMEOUT))
     distributed.init_process_group(
         "nccl" if on_gpus else "gloo",
         timeout=DEFAULT_TIMEOUT,
-        store=distributed.PrefixStore(f"restart_{restart_count()}", store),
+        store=distributed.PrefixStore(agreed_prefix(store, rank, world_size), store),
         rank=rank,
         world_size=world_size,
     )
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     comm.synchronize()
+
+
+def agreed_prefix(store: distributed.Store, rank: int, world_size: int) -> str:
+    """A name for this start that all its processes have, and no process of an earlier start.
+
+    torchrun's store outlives a restart, with the addresses of killed processes in it, which a
+    process would dial for ever. torchrun's count of restarts cannot tell the starts apart: each
+    machine counts its own.
+
+    Process 0 makes the name. Each other process asks for it under a name of its own, until when
+    process 0 answers whatever was asked last, since a killed process may have asked before.
+    """
+    own = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"asked_by_{rank}", own)
+        prefix = store.get(f"answer_to_{own}").decode()  # waits for it
+        store.set(f"{prefix}_reached_{rank}", own)
+        return prefix
+    missing = set(range(1, world_size))
+    deadline = time.monotonic() + DEFAULT_TIMEOUT.total_seconds()
+    while missing:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"process {min(missing)} of {world_size} did not come within {DEFAULT_TIMEOUT}; "
+                "look at what its machine printed, and start again with --resume"
+            )
+        for other in missing:
+            if store.check([f"asked_by_{other}"]):
+                store.set(f"answer_to_{store.get(f'asked_by_{other}').decode()}", own)
+        time.sleep(0.05)
+        missing = {other for other in missing if not store.check([f"{own}_reached_{other}"])}
+    return own
 
 
 def _launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
@@ -224,26 +265,29 @@ def _run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) ->
     try:
         return main(args)
     except (RuntimeError, OSError) as error:
-        sentence = machine_fault(error)
-        if sentence is not None:
-            raise UserError(sentence) from error
-        number = getattr(error, "errno", None)
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(
-                f"{error.filename} may not be used ({error.strerror}); change its permissions, or "
-                "set OUTPUT_DIR to another folder"
-            ) from error
-        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        sentence = machine_fault(error) or _file_fault(error)
+        if sentence is None:
             raise
-        # On a full disk a training's end fails too, as it writes its last lines. What counts is the
-        # first sentence.
-        first = error.__context__
-        while first is not None and not isinstance(first, UserError):
-            first = first.__context__
-        where = error.filename or "a file of OUTPUT_DIR"
-        raise UserError(
-            str(first)
-            if first
-            else f"{where} could not be written ({error.strerror}); make room on the disk and go "
-            "on with --resume"
-        ) from error
+        raise UserError(sentence) from error
+
+
+def _file_fault(error: RuntimeError | OSError) -> str | None:
+    """One sentence for a file that may not be used, and for a full disk; None for other errors."""
+    number, file = getattr(error, "errno", None), getattr(error, "filename", None)
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"{file} may not be used ({error.strerror}); change its permissions, or set OUTPUT_DIR "
+            "to another folder"
+        )
+    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return None
+    # On a full disk a training's end fails too, as it writes its last lines. What counts is the
+    # first sentence.
+    first = error.__context__
+    while first is not None and not isinstance(first, UserError):
+        first = first.__context__
+    return str(
+        first
+        or f"{file or 'a file of OUTPUT_DIR'} could not be written ({error.strerror}); make room "
+        "on the disk and go on with --resume"
+    )

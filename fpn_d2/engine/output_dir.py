@@ -1,7 +1,6 @@
 """A training's OUTPUT_DIR: one training in one folder, and what its ``metrics.json`` says."""
 
 import contextlib
-import glob
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from ..checkpoint.resume_point import TAG, checkpoints_in
 from ..utils.errors import UserError
 from ..utils.files import replace_file
 from .launch import restart_count
@@ -32,9 +32,11 @@ def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
             deleted (``OVERWRITE_OUTPUT_DIR``).
     """
     sentence = None
+    # A machine that has come back counts no restart, and may have the first process.
+    restarted = any(comm.all_gather((restart_count() or 0) > 0))
     if comm.is_main_process():
         begun = os.path.join(cfg.OUTPUT_DIR, _BEGUN)
-        resume = resume or ((restart_count() or 0) > 0 and os.path.exists(begun))
+        resume = resume or (restarted and os.path.exists(begun))
         sentence = None if resume else _fault(cfg)
         if restart_count() is not None and sentence is None:
             Path(begun).parent.mkdir(parents=True, exist_ok=True)
@@ -94,10 +96,10 @@ def rewrite_config(cfg: CfgNode) -> None:
 
 def clear_output_dir(folder: str) -> None:
     """Delete an earlier training's checkpoints, and what it wrote for TensorBoard."""
-    events = glob.glob(os.path.join(glob.escape(folder), "events.out.tfevents.*"))
-    events += glob.glob(os.path.join(glob.escape(folder), "analysis.json"))  # of other weights
-    for path in (*_checkpoints(folder), *events):  # last_checkpoint first: it must not name what
-        os.remove(path)  # is gone
+    written = [*Path(folder).glob("events.out.tfevents.*"), *Path(folder).glob("analysis.json")]
+    # last_checkpoint first: it must not name what is gone
+    for path in (*_checkpoints(folder), *written):
+        os.remove(path)
 
 
 def _fault(cfg: CfgNode) -> str | None:
@@ -122,9 +124,8 @@ def _fault(cfg: CfgNode) -> str | None:
 
 def _checkpoints(folder: str) -> list[str]:
     """The file that names a training's last checkpoint, and then its checkpoints."""
-    names = ("last_checkpoint", "model_*.pth")
-    found = [sorted(glob.glob(os.path.join(glob.escape(folder), name))) for name in names]
-    return [path for paths in found for path in paths]
+    tag = os.path.join(folder, TAG)
+    return [tag] * os.path.lexists(tag) + checkpoints_in(folder)
 
 
 # --- metrics.json

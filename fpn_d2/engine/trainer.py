@@ -8,14 +8,12 @@ import contextlib
 import functools
 import logging
 import os
-import sys
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.engine.hooks import EvalHook
@@ -27,18 +25,13 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.optim import Optimizer
 
-from ..checkpoint import SafeCheckpointer
+from ..checkpoint import SafeCheckpointer, trained_class_names
 from ..config import changed
 from ..config_checks import check_registered
-from ..config_doubts import tell_doubts
+from ..config_combinations import LOOKED_UP, tell_doubts
 from ..data import TrainStream, build_loss_loader, build_test_loader, build_train_loader
-from ..evaluation import (
-    MaskRecallEvaluator,
-    ResultsWritingCOCOEvaluator,
-    ResultsWritingVOCEvaluator,
-    metric_names,
-)
-from ..inference import PreparedModel, compile_backbone, prepare_as_configured, trained_class_names
+from ..evaluation import build_evaluator, metric_names
+from ..inference import PreparedModel, compile_backbone, prepare_as_configured
 from ..inference.prepared import PRECISIONS
 from ..layers import convolve_linears
 from ..modeling import bound_matching
@@ -62,9 +55,6 @@ from .output_dir import clear_output_dir, keep_steps_before, rewrite_config
 from .resume_state import ResumeState, changes, check_resumable, take_settings
 
 logger = logging.getLogger(__name__)
-
-# So many detections of an image count for COCO's AP.
-_COCO_LIMIT = 100
 
 
 class Trainer(DefaultTrainer):
@@ -363,33 +353,13 @@ class Trainer(DefaultTrainer):
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str = "inference"
     ) -> DatasetEvaluator:
-        """COCO's metrics, or Pascal VOC's of its data sets, each test set's in a folder of its own.
+        """See :func:`fpn_d2.evaluation.build_evaluator`; each test set has a folder of its own.
 
         Detectron2's train_net uses one folder for all test sets, in which the proposals of the
         training set and of the validation set would overwrite each other.
         """
         folder = os.path.join(cfg.OUTPUT_DIR, output_folder, dataset_name)
-        if cfg.MODEL.META_ARCHITECTURE == "MaskProposalNetwork":
-            return MaskRecallEvaluator(dataset_name, output_dir=folder)
-        kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
-        if kind == "pascal_voc" and cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
-            return ResultsWritingVOCEvaluator(dataset_name, output_dir=folder)
-        if kind != "coco":
-            text = "data set %s is registered for the evaluation %s: these are COCO's metrics"
-            logger.warning(text, dataset_name, kind)
-        limit = cfg.TEST.DETECTIONS_PER_IMAGE
-        if not 0 <= limit <= _COCO_LIMIT:
-            logger.info(
-                "AP on %s counts %s detections of an image (TEST.DETECTIONS_PER_IMAGE), where "
-                "COCO's counts 100",
-                *(dataset_name, "all" if limit < 0 else f"up to {limit}"),
-            )
-        return ResultsWritingCOCOEvaluator(
-            dataset_name,
-            output_dir=folder,
-            max_dets_per_image=max(limit, _COCO_LIMIT) if limit >= 0 else sys.maxsize,
-            kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
-        )
+        return build_evaluator(cfg, dataset_name, folder)
 
 
 def _check_norms(cfg: CfgNode, model: nn.Module) -> None:
@@ -435,14 +405,6 @@ def _step(cfg: CfgNode, model: nn.Module, loader: Any, optimizer: Optimizer) -> 
     return (CPUAutocastTrainer if cpu_has_bfloat16() else SimpleTrainer)(model, loader, stepping)
 
 
-# The words of a key whose values Detectron2 looks up itself.
-KNOWN = {
-    "DATALOADER.SAMPLER_TRAIN": "TrainingSampler, RepeatFactorTrainingSampler, "
-    "RandomSubsetTrainingSampler, WeightedTrainingSampler, WeightedCategoryTrainingSampler",
-    "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR, WarmupCosineLR, WarmupStepWithFixedGammaLR",
-}
-
-
 @contextlib.contextmanager
 def _naming(key: str, complaint: str, method: str) -> Iterator[None]:
     """Name the key if Detectron2 does not know its value, which a trainer's method may extend."""
@@ -452,8 +414,8 @@ def _naming(key: str, complaint: str, method: str) -> Iterator[None]:
         if not str(error).startswith(complaint):
             raise
         raise UserError(
-            f"{key}: {error}; name one of Detectron2's ({KNOWN[key]}), or build yours in a "
-            f"Trainer's {method}"
+            f"{key}: {error}; name one of Detectron2's ({', '.join(LOOKED_UP[key])}), or build "
+            f"yours in a Trainer's {method}"
         ) from error
 
 

@@ -1,19 +1,16 @@
-"""COCO's metrics, written beside the predictions that they measure, and the recall of masks."""
+"""COCO's metrics, written beside the predictions that they measure, and the recall of masks.
+
+What a training need not import is in modules of its own: ``mask_recall``, and ``matching`` and
+``score_thresholds``, which work on the results of an evaluation.
+"""
 
 from .coco_evaluation import ResultsWritingCOCOEvaluator, load_ground_truth
-from .mask_recall import MaskRecallEvaluator
-from .matching import match_boxes
-from .metric_names import metric_names
-from .score_thresholds import class_thresholds, score_threshold
-from .voc_evaluation import ResultsWritingVOCEvaluator
+from .evaluators import ResultsWritingVOCEvaluator, build_evaluator, metric_names
 
 __all__ = [
-    "MaskRecallEvaluator",
     "ResultsWritingCOCOEvaluator",
     "ResultsWritingVOCEvaluator",
-    "class_thresholds",
+    "build_evaluator",
     "load_ground_truth",
-    "match_boxes",
     "metric_names",
-    "score_threshold",
 ]

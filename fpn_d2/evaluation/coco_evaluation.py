@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals
@@ -18,6 +19,8 @@ from ..data.coco_json import AnnotationFile, shared_reading
 from ..utils.errors import UserError
 from ..utils.files import write_json
 from ..utils.progress import working
+
+AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 class ResultsWritingCOCOEvaluator(COCOEvaluator):
@@ -58,6 +61,19 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
         if self._output_dir and results:  # only the main process has results
             write_results(self._output_dir, results)
         return results
+
+    def metric_names(self, cfg: CfgNode, dataset: str) -> list[str]:
+        """See :func:`fpn_d2.evaluation.metric_names`."""
+        if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
+            recalls = [f"AR{size}@{n}" for n in (100, 1000) for size in ("", "s", "m", "l")]
+            return [f"box_proposals/{name}" for name in (*recalls, "AR@10", "AR@30", "AR@300")]
+        classes = MetadataCatalog.get(dataset).get("thing_classes") or []
+        each = [f"AP-{name}" for name in classes] if len(classes) > 1 else []
+        tasks = ["bbox", "segm"] if cfg.MODEL.MASK_ON else ["bbox"]
+        names = [f"{task}/{name}" for task in tasks for name in (*AP_NAMES, *each)]
+        if cfg.MODEL.KEYPOINT_ON:
+            names += [f"keypoints/{name}" for name in AP_NAMES if name != "APs"]
+        return names
 
     def _eval_box_proposals(self, predictions: list[dict[str, Any]]) -> None:
         """See :meth:`COCOEvaluator._eval_box_proposals`; adds AR@10, AR@30 and AR@300."""

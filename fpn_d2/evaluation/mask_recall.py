@@ -70,6 +70,11 @@ class MaskRecallEvaluator(DatasetEvaluator):
         self._coco = AnnotationFile(json_file)
         self.reset()
 
+    def metric_names(self, *_: Any) -> list[str]:
+        """See :func:`fpn_d2.evaluation.metric_names`."""
+        recalls = [f"AR{size}@{limit}" for size in SIZES for limit in PARAMS.maxDets]
+        return [f"mask_proposals/{name}" for name in (*recalls, "masks_per_second")]
+
     def reset(self) -> None:
         """See :meth:`DatasetEvaluator.reset`."""
         self._seen: set[int] = set()  # the ids of the images

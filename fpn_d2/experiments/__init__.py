@@ -1,6 +1,7 @@
 """The paper's experiments: runs, tables, claims, reports, 4-step training and pretraining."""
 
 from .campaign import Progress, reproduce
+from .cluster import Cluster
 from .four_step import FourStep, proposal_opts
 from .reproduction import Reproduction
 from .runs import BusyError, Run, Runner
@@ -9,6 +10,7 @@ from .tables import Claim, Row, Scale, Table, Tables, load_tables
 __all__ = [
     "BusyError",
     "Claim",
+    "Cluster",
     "FourStep",
     "Progress",
     "Reproduction",

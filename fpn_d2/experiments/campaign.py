@@ -1,29 +1,25 @@
-"""One call of tools/reproduce.py: it trains rows in turn and writes results and report after each.
-
-The results of a table lie in ``<output>/<data set>/table<N>.json``; those of a scale of several
-schedules have its name in their file's.
-"""
+"""One call of tools/reproduce.py: it trains rows, here in turn or in jobs of a cluster, and writes
+results and report after each."""
 
 import contextlib
-import itertools
-import os
+import dataclasses
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import portalocker
 from tqdm import tqdm
 
-from ..data import check_names
 from ..utils.errors import UserError
-from ..utils.files import read_json, write_json
-from .figures import Example, find_examples
-from .report import write_report
+from .cluster import Cluster, Work
 from .reproduction import Reproduction, pick_rows
+from .results import collect, results_file, update_results
 from .running_times import time_rows
-from .runs import PROVENANCE, BusyError, Run, provenance
+from .runs import BusyError, Run, Runner, read_result
 from .studies import measure_boxes, rpn_config
 from .tables import Row, Table
+
+Part = tuple[int, str, Row]  # a seed, and a row with its name in the table
 
 
 class Progress(contextlib.AbstractContextManager):
@@ -60,6 +56,35 @@ class Progress(contextlib.AbstractContextManager):
         self._bar.refresh()
 
 
+class InTurn:
+    """Does work in this process, one after the other.
+
+    Args:
+        progress: tells the user.
+    """
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+
+    def run(
+        self, works: Sequence[Work], on_end: Callable[[Work, UserError | None], None]
+    ) -> list[UserError]:
+        """See :meth:`Cluster.run`; an error ends it, unless another process is at that work."""
+        progress, busy = self._progress, []
+        for number, work in enumerate(works, start=1):
+            progress.rows_left = len(works) - number + 1
+            progress.say(f"{work.title}: {number} of {len(works)} {progress.time_left()}".rstrip())
+            start, error = time.monotonic(), None
+            try:
+                work.function()
+                progress.seconds.append(time.monotonic() - start)
+            except BusyError as caught:
+                error = caught
+                busy.append(error)
+            on_end(work, error)
+        return busy
+
+
 def reproduce(
     reproduction: Reproduction,
     table_name: str,
@@ -68,6 +93,7 @@ def reproduce(
     seeds: Sequence[int],
     progress: Progress,
     boxes: Sequence[int] = (),
+    cluster: Cluster | None = None,
 ) -> str:
     """Train what is missing of a table, seed by seed, and report after every row.
 
@@ -79,12 +105,15 @@ def reproduce(
         seeds: the seeds.
         progress: tells the user.
         boxes: numbers of boxes before NMS, at each of which the rows, RPNs, are evaluated too.
+        cluster: what trains, evaluates and times the rows, each seed of a row in a job of its own;
+            if None, this process does, one after the other.
 
     Returns:
         the JSON file of the results.
 
     Raises:
-        UserError: if a row, a data set or a file is missing, or a training fails.
+        UserError: if a row, a data set or a file is missing, or a training fails. On a cluster the
+            others are trained all the same.
     """
     table = reproduction.tables.table_at(table_name, reproduction.scale)
     picked = pick_rows(table, reproduction.scale, rows)
@@ -93,21 +122,16 @@ def reproduce(
     collect(reproduction, table, results_file(output, reproduction.dataset_name, table))
     for row in picked.values() if boxes else ():
         rpn_config(reproduction.run(row, seeds[0]))
-    if table.kind == "timing":
-        busy, timed = 0, picked
-    else:
-        busy = _train_rows(reproduction, table, output, picked, seeds, progress)
-        for run in (reproduction.run(row, n) for row in picked.values() for n in seeds if boxes):
-            if reproduction.runner.result(run) is not None:
-                counts = ", ".join(map(str, boxes))
-                progress.say(f"{run.folder}: recall with {counts} boxes before NMS")
-                measure_boxes(reproduction.runner, run, boxes)
+    call = _Call(reproduction, table, output, progress, cluster)
+    busy, timed = 0, picked
+    if table.kind != "timing":
+        plan = [(seed, name, row) for seed in seeds for name, row in picked.items()]
+        busy = call.train(plan) + call.measure_boxes(plan, boxes)
         # After the last training, and all that are trained, whether they were picked or not.
         has_times = "seconds" in table.metrics and not busy
         done = table.rows_at(reproduction.scale) if has_times else {}
         timed = {name: row for name, row in done.items() if reproduction.results(table, row)}
-    if timed:
-        time_rows(reproduction, table, timed, progress.say)
+    busy += call.time(timed)
     if busy:
         progress.say(f"{busy} rows are trained elsewhere; call again when they are done")
     path = update_results(reproduction, table, output)
@@ -115,171 +139,88 @@ def reproduce(
     return path
 
 
-def _train_rows(
-    reproduction: Reproduction,
-    table: Table,
-    output: str,
-    rows: dict[str, Row],
-    seeds: Sequence[int],
-    progress: Progress,
-) -> int:
-    """Train the rows that are not done; return how many another process is training."""
-    plan = [(seed, row, f"({name}) {row.name}") for seed in seeds for name, row in rows.items()]
-    todo = [
-        (seed, row, name)
-        for seed, row, name in plan
-        if reproduction.runner.result(reproduction.run(row, seed)) is None
-    ]
-    progress.say(f"table {table.table}: {len(plan) - len(todo)} of {len(plan)} rows are done")
-    busy = 0
-    for number, (seed, row, name) in enumerate(todo, start=1):
-        progress.rows_left = len(todo) - number + 1
-        title = f"table {table.table} {name}, seed {seed}"
-        progress.say(f"{title}: {number} of {len(todo)} {progress.time_left()}".rstrip())
-        start = time.monotonic()
-        try:
-            result = reproduction.train_row(row, seed)
-        except BusyError as error:
-            progress.say(f"{title}: skipped, since {error}")
-            busy += 1
-            continue
-        progress.seconds.append(time.monotonic() - start)
-        metrics = reproduction.metrics(table, row, result)
-        shown = ", ".join(f"{key} {metrics.get(key)}" for key in table.metrics)
-        progress.say(f"{title}: {shown} in {progress.seconds[-1]:.0f} s")
-        update_results(reproduction, table, output)
-    return busy
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """What one call does for a table, here or on a cluster; see :func:`reproduce`.
 
-
-def results_file(folder: str, dataset: str, table: Table) -> str:
-    """Return the file of a table's results."""
-    return os.path.join(folder, dataset, f"{table.stem}.json")
-
-
-def update_results(reproduction: Reproduction, table: Table, output: str) -> str:
-    """Collect a table's results and write them as JSON, as Markdown and as a page.
-
-    Returns:
-        the JSON file, in the folder ``output`` of all results.
+    Each method returns how many pieces of its work another process holds, and raises the error of
+    one that has failed.
     """
-    path = results_file(output, reproduction.dataset_name, table)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    try:
-        with portalocker.Lock(f"{os.path.splitext(path)[0]}.lock", timeout=600):
-            results = collect(reproduction, table, path)
-            write_json(path, results)
-            write_report(table, results, os.path.dirname(path), _examples(reproduction, table))
-    except portalocker.LockException as error:
-        raise BusyError(
-            f"another process has been writing {path} for ten minutes; see to that process"
-        ) from error
-    return path
 
+    reproduction: Reproduction
+    table: Table
+    output: str
+    progress: Progress
+    cluster: Cluster | None
 
-def collect(reproduction: Reproduction, table: Table, path: str) -> dict[str, Any]:
-    """Collect what is known about a table: this machine's runs, and what its file has besides.
+    def train(self, plan: Sequence[Part]) -> int:
+        """Train the rows that are not done, and write results and report after each."""
+        rows = {}
+        for part in plan:
+            seed, _, row = part
+            run = self.reproduction.run(row, seed)
+            if not self._is_done(run):
+                train = functools.partial(self._there().train_row, row, seed)
+                files = self.reproduction.files_of(row, seed)
+                rows[Work(self._title(part), run.folder, train, files)] = row
+        done = len(plan) - len(rows)
+        self.progress.say(f"table {self.table.table}: {done} of {len(plan)} rows are done")
 
-    Args:
-        reproduction: the scale, the data set and the runs.
-        table: the table.
-        path: the file that an earlier call has written; it need not exist.
+        def report(work: Work) -> None:
+            result = read_result(work.folder)
+            metrics = self.reproduction.metrics(self.table, rows[work], result)
+            shown = ", ".join(f"{key} {metrics.get(key)}" for key in self.table.metrics)
+            self.progress.say(f"{work.title}: {shown} in {result['seconds']:.0f} s")
+            update_results(self.reproduction, self.table, self.output)
 
-    Returns:
-        ``{table, scale, dataset, recipe, commit, machine, versions, code, rows: [{row, config,
-        command, seeds: [{seed, seconds, iterations, metrics, losses, start, boxes}]}]}``. A seed
-        says for itself where its commit, machine, versions or code differ from the file's; its
-        start's accuracy and its recall by boxes stand there if they were measured. No path of this
-        machine is named.
+        return self._do([*rows], report)
 
-    Raises:
-        UserError: if the file is of another scale or recipe.
-    """
-    known, others = _known_seeds(reproduction, table, path)
-    rows = []
-    for name, row in table.rows_at(reproduction.scale).items():
-        seeds = known.get(name, {}) | reproduction.entries(table, row)
-        if seeds:
-            config = reproduction.tables.config_file(row.configs[reproduction.scale])
-            command = reproduction.run(row, min(seeds)).command()
-            rows.append(
-                {
-                    "row": name,
-                    "config": reproduction.without_folders(config),
-                    "command": reproduction.without_folders(command),
-                    "seeds": [seeds[seed] for seed in sorted(seeds)],
-                }
-            )
-    rows += others
-    return {
-        "table": table.table,
-        "scale": reproduction.scale,
-        "dataset": reproduction.dataset_name,
-        "recipe": reproduction.recipe,
-        **_common_provenance(rows),
-        "rows": rows,
-    }
+    def measure_boxes(self, plan: Sequence[Part], counts: Sequence[int]) -> int:
+        """Evaluate the rows that are done at these numbers of boxes before NMS."""
+        works = []
+        for part in plan if counts else ():
+            run = self.reproduction.run(part[2], part[0])
+            if self._is_done(run):
+                measure = functools.partial(measure_boxes, self._there().runner, run, counts)
+                works.append(Work(f"{self._title(part)}, boxes before NMS", run.folder, measure))
+        return self._do(works)
 
+    def time(self, rows: Mapping[str, Row]) -> int:
+        """Time rows side by side, if there are any."""
+        if not rows:
+            return 0
+        say = self.progress.say if self.cluster is None else print
+        folder = self.reproduction.timing_folder(next(iter(rows.values())))
+        time_all = functools.partial(time_rows, self._there(), self.table, rows, say)
+        return self._do([Work(f"table {self.table.table}, running times", folder, time_all)])
 
-def _known_seeds(
-    reproduction: Reproduction, table: Table, path: str
-) -> tuple[dict[str, dict[int, dict[str, Any]]], list[dict[str, Any]]]:
-    """Read an earlier call's entries by row and seed, and the rows that the table does not have.
+    def _is_done(self, run: Run) -> bool:
+        return self.reproduction.runner.result(run) is not None
 
-    Each seed gets its provenance.
-    """
-    if not os.path.isfile(path):
-        return {}, []
-    content = read_json(path)
-    try:
-        scale, rows = content["scale"], content["rows"]
-        if scale != reproduction.scale:
-            raise UserError(
-                f"{path} is of scale {scale}, not {reproduction.scale}; give another --output, so "
-                "that it is kept"
-            )
-        if rows and content.get("recipe", {}) != reproduction.recipe:
-            raise UserError(
-                f"{path} is of another recipe (start, frozen layers or precision), and these rows "
-                "must not be mixed with it: give another --output, so that it is kept"
-            )
-        # Files of before the code was hashed lack that alone.
-        common = {key: content[key] for key in PROVENANCE if key in content or key != "code"}
-        for row in rows:
-            row["seeds"] = [{**common, **entry} for entry in row["seeds"]]
-        known = {row["row"]: {entry["seed"]: entry for entry in row["seeds"]} for row in rows}
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} does not have the form of a table's results ({error!r}): move it away, or "
-            "give another --output"
-        ) from error
-    there = table.rows_at(reproduction.scale)
-    return known, [row for row in rows if row["row"] not in there]
+    def _title(self, part: Part) -> str:
+        seed, name, row = part
+        return f"table {self.table.table} ({name}) {row.name}, seed {seed}"
 
+    def _there(self) -> Reproduction:
+        """The reproduction where the work is done; a job's process has no terminal."""
+        if self.cluster is None:
+            return self.reproduction
+        runner = self.reproduction.runner
+        return dataclasses.replace(
+            self.reproduction, runner=Runner(runner.program, runner.num_gpus)
+        )
 
-def _common_provenance(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the provenance that most seeds share, and leave to a seed only what differs."""
-    seeds = [seed for row in rows for seed in row["seeds"]]
-    common = provenance()
-    for key in PROVENANCE:
-        values = [seed[key] for seed in seeds if key in seed]
-        common[key] = max(values, key=values.count, default=common.get(key))
-        for seed in seeds:
-            if key in seed and seed[key] == common[key]:
-                del seed[key]
-    return {key: value for key, value in common.items() if value is not None}
+    def _do(self, works: Sequence[Work], report: Callable[[Work], None] = lambda _: None) -> int:
+        def on_end(work: Work, error: UserError | None) -> None:
+            if error is None:
+                report(work)
+            else:
+                kind = "skipped, since" if isinstance(error, BusyError) else "failed:"
+                self.progress.say(f"{work.title}: {kind} {error}")
 
-
-def _examples(reproduction: Reproduction, table: Table) -> list[Example]:
-    """Draw what the first claim's best rows find and others miss, if these have been evaluated."""
-    if table.kind == "timing" or not table.claims:
-        return []
-    folders, dataset = {}, ""
-    for name, row in table.rows_at(reproduction.scale).items():
-        for seed, result in reproduction.results(table, row).items():
-            dataset = next(iter(result["results"]))
-            folders.setdefault(name, reproduction.run(row, seed).inference_folder(dataset))
-    if not folders:
-        return []
-    check_names([dataset], "DATASETS.TEST")
-    pairs = [*itertools.product(*table.claims[0].order[:2])]
-    return find_examples(folders, dataset, pairs, table)
+        errors = (self.cluster or InTurn(self.progress)).run(works, on_end)
+        failed = [error for error in errors if not isinstance(error, BusyError)]
+        if failed:
+            more = f" ({len(failed)} jobs failed in all)" if failed[1:] else ""
+            raise UserError(f"{failed[0]}{more}")
+        return len(errors)

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.structures import BoxMode
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image, ImageColor
 
@@ -26,16 +25,15 @@ from ..visualization import (
     read_results,
     side_by_side,
 )
-from ..visualization.pages import Chart, new_axes, to_svg
-from .claims import Summaries, summarize
-from .tables import LongerRow, Table
+from ..visualization.pages import Chart, finish_chart, new_axes
+from .claims import Summaries, Summary, summarize
+from .tables import Table
 
 # Yellow comes last, since it is faint on white.
 _COLORS = tuple(PALETTE[i] for i in (0, 1, 2, 4, 5, 6, 3))
 _LINES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)), (0, (8, 2)), (0, (2, 1)))
 _MARKERS = "os^Dv*P"
 _FOUND, _MISSED = PALETTE[4], PALETTE[5]  # Blue and vermilion.
-_PROPOSALS = 100  # How many of an image's best proposals count.
 _COUNTS = {"AR10": 10, "AR30": 30, "AR100": 100, "AR300": 300, "AR1k": 1000}
 
 
@@ -73,7 +71,7 @@ def draw_charts(table: Table, results: Mapping[str, Any]) -> list[Chart]:
         the paper's, and the losses.
     """
     summaries = summarize(results)
-    if any(isinstance(row, LongerRow) for row in table.rows.values()):
+    if any(row.of for row in table.rows.values()):
         return []  # See draw_studies.
     styles = row_styles(table.rows)
     labels = {n: f"{n}: {row.name}" for n, row in table.rows.items() if not row.beside}
@@ -98,13 +96,7 @@ def _draw_recall(
         ]
         if len(points) < 2:
             continue
-        counts = [count for count, _ in points]
-        means = np.array([summary.mean for _, summary in points])
-        spread = np.array([summary.deviation or 0.0 for _, summary in points])
-        plot_row(axes, counts, means, styles[name], label, marks=True)
-        axes.fill_between(
-            counts, means - spread, means + spread, color=styles[name].color, alpha=0.2, lw=0
-        )
+        plot_band(axes, dict(points), styles[name], label)
     if not axes.lines:
         return None
     axes.set_xscale("log")
@@ -207,16 +199,13 @@ def plot_row(
     )  # fmt: skip
 
 
-def finish_chart(figure: Figure, prefix: str, description: str, title: str, caption: str) -> Chart:
-    """Finish a figure with a legend below its only axes."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    # In a figure of this width each of two columns holds this many letters.
-    columns = 2 if max(map(len, labels), default=0) <= 34 else 1
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
-        handlelength=3.2,
-    )  # fmt: skip
-    return Chart(title, caption, to_svg(figure, prefix, description))
+def plot_band(axes: Axes, points: Mapping[int, Summary], style: RowStyle, label: str) -> None:
+    """Draw a row's means, with a band of one standard deviation to each side."""
+    x, summaries = list(points), points.values()
+    means = np.array([summary.mean for summary in summaries])
+    spread = np.array([summary.deviation or 0.0 for summary in summaries])
+    plot_row(axes, x, means, style, label, marks=True)
+    axes.fill_between(x, means - spread, means + spread, color=style.color, alpha=0.2, lw=0)
 
 
 # -- examples
@@ -269,7 +258,7 @@ def find_examples(
     coco, image_root = load_ground_truth(dataset)
     found, objects = {}, {}
     for row in rows:
-        kind, results = read_results(folders[row], threshold=0.5, proposals=_PROPOSALS)
+        kind, results = read_results(folders[row])
         found[row] = {}
         for image_id in sorted(coco.imgs):
             objects[image_id], ious = overlaps_with_objects(kind, coco, image_id, results[image_id])

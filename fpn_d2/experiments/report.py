@@ -13,8 +13,10 @@ from markupsafe import Markup, escape
 from tabulate import tabulate
 
 from ..utils.files import replace_file
-from ..visualization.pages import Chart, data_url, page_environment
+from ..visualization.pages import page_environment
 from .claims import DASH, Summaries, Verdict, check_claim, format_metric, summarize
+from .cost_growth import COLUMNS as GROWTH_COLUMNS
+from .cost_growth import growth_lines, left_out_lines
 from .figures import Example, draw_charts, row_styles
 from .studies import draw_studies, study_sections
 from .tables import Table
@@ -79,13 +81,14 @@ def write_report(
         the two files, ``table<N>.md`` and ``table<N>.html``; see :attr:`Table.stem`.
     """
     page = _environment().get_template("report.html.j2")
+    charts = [*draw_charts(table, results), *draw_studies(table, results, summarize(results))]
     texts = {
         "md": markdown_report(table, results),
         "html": page.render(
             **_context(table, results),
             colors={name: style.color for name, style in row_styles(table.rows).items()},
-            charts=[(chart, Markup(chart.svg)) for chart in _charts(table, results)],
-            examples=[(example, data_url(example.picture)) for example in examples],
+            charts=charts,
+            examples=examples,
         ),
     }
     os.makedirs(folder, exist_ok=True)
@@ -130,12 +133,12 @@ def claims_table(found: Iterable[tuple[Table, Mapping[str, Any]]]) -> str:
         verdicts = [check_claim(c, table, summaries) for c in table.claims_at(results["scale"])]
         verdicts = [verdict for verdict in verdicts if verdict.verdict != "not measured"]
         rows = {row for v in verdicts for group in v.claim.order for row in group}
-        longest = max((getattr(table.rows[row], "iterations", 0) for row in rows), default=0)
+        longest = max((table.rows[row].iterations for row in rows), default=0)
         where = f"{results['scale']}, {results['dataset']}"
         if "recipe" not in results and table.kind != "timing":
             where += ", earlier recipe"
         for verdict in verdicts:
-            if getattr(table.rows[verdict.claim.order[0][0]], "iterations", 0) != longest:
+            if table.rows[verdict.claim.order[0][0]].iterations != longest:
                 continue
             lines.append([table.table, *_claim_cells(verdict, where, summaries)])
     # The scales of a claim stand together.
@@ -163,10 +166,6 @@ def _claim_cells(verdict: Verdict, where: str, summaries: Summaries) -> list[str
         format_metric(metric, pair.noise or None),
         " and ".join(map(str, sorted(counts))),
     ]
-
-
-def _charts(table: Table, results: Mapping[str, Any]) -> list[Chart]:
-    return [*draw_charts(table, results), *draw_studies(table, results, summarize(results))]
 
 
 def _environment() -> jinja2.Environment:
@@ -427,14 +426,15 @@ def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:
     """Write the rows of a benchmark in Markdown.
 
     Seconds are medians, with the fastest and the slowest round in brackets. The rows of the paper's
-    tables follow in a table of ratios, and the agreement of detections in a third one, where the
-    benchmark has measured them.
+    tables follow in a table of ratios, and the agreement of detections and the growth of cost in
+    others, where the benchmark has measured them.
 
     Args:
         rows: the content of ``results/benchmark_*.json``.
     """
-    timed = [_speed_cells(row) for row in rows if row["task"] != "rows"]
-    tables = [_github_table(_SPEED_COLUMNS, timed)]
+    timed = [_speed_cells(row) for row in rows if row["task"] not in ("rows", "growth")]
+    only_growth = bool(rows) and all(row["task"] == "growth" for row in rows)
+    tables = [] if only_growth else [_github_table(_SPEED_COLUMNS, timed)]
     ratios: dict[str, dict[str, str]] = {}  # by row of the paper, and inference or training
     for row in rows:
         if row["task"] == "rows":
@@ -449,6 +449,12 @@ def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:
     agreement = [_agreement_cells(row) for row in rows if row["task"] == "agreement"]
     if agreement:
         tables.append(_github_table(_AGREEMENT_COLUMNS, agreement))
+    growth = growth_lines(rows)
+    if growth:
+        tables.append(_github_table(GROWTH_COLUMNS, growth))
+    left_out = left_out_lines(rows)
+    if left_out:
+        tables.append("Not measured:\n\n" + "".join(f"- {line}\n" for line in left_out))
     return "\n".join(tables)
 
 

@@ -149,6 +149,18 @@ class Reproduction:
             self.runner.train_rpn(self._plain_run(row.proposals[self.scale], seed))
         return self.run(row, seed).train(self.runner)
 
+    def files_of(self, row: Row, seed: int) -> tuple[str, ...]:
+        """Return the files that :meth:`train_row` makes, some of which other rows need, too."""
+        run, start = self.run(row, seed), self._start_path(seed)
+        runs = [run, *run.steps()]
+        files = [start] if start and start != self.start_name else []
+        if row.proposals:
+            rpn = self._plain_run(row.proposals[self.scale], seed)
+            runs.append(rpn)
+            names = rpn.load_config().DATASETS.TRAIN
+            files += [os.path.join(rpn.inference_folder(name), "results.json") for name in names]
+        return (*files, *(os.path.join(part.folder, "run.json") for part in runs))
+
     def make_start(self, seed: int) -> None:
         """Train the network that all rows of a seed start from, if the scale has one.
 
@@ -161,7 +173,7 @@ class Reproduction:
         os.makedirs(self.folder, exist_ok=True)
         # Detectron2's logger is not used here, since the file has no OUTPUT_DIR of its own.
         try:
-            with portalocker.Lock(os.path.join(self.folder, ".start.lock"), timeout=3600):
+            with portalocker.Lock(f"{path}.lock", timeout=3600):
                 if os.path.isfile(path):
                     return
                 if start != "crops":

@@ -24,7 +24,7 @@ import portalocker
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 
-from ..config import load_config, with_new_names
+from ..config import flat, load_config, with_new_names
 from ..engine.output_dir import losses_of, progress_of, read_steps, training_seconds
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
@@ -48,6 +48,7 @@ _FREE_KEYS = (
     "VERSION",
 )
 _PROPOSAL_FILES = "DATASETS.PROPOSAL_FILES"
+_UNUSED_CLASSES = "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES"
 
 
 class BusyError(UserError):
@@ -102,14 +103,13 @@ class Run:
         return runner.train(self)
 
 
-def provenance(*folder: str) -> dict[str, Any]:
+def provenance(folder: str | os.PathLike = Path(__file__).parents[2]) -> dict[str, Any]:
     """Return where a result comes from, under :data:`PROVENANCE`.
 
     Args:
         folder: the program's; see :func:`git_commit` and :func:`code_hash`.
     """
-    code = code_hash(*folder or (Path(__file__).parents[2],))
-    values = git_commit(*folder), describe_machine(), describe_versions(), code
+    values = git_commit(folder), describe_machine(), describe_versions(), code_hash(folder)
     return dict(zip(PROVENANCE, values, strict=True))
 
 
@@ -218,6 +218,7 @@ class Runner:
             UserError: with train_net.py's own sentence, or with the file that says more.
         """
         words = [sys.executable, self.program, "--config-file", run.config, *flags]
+        words += ["--dist-url", "auto"] if self.num_gpus > 1 else []  # others may train here, too
         words += ["--num-gpus", str(self.num_gpus), *run.opts, *opts, "OUTPUT_DIR", run.folder]
         output = os.path.join(run.folder, "output.txt")
         total = self.load_config(run).SOLVER.MAX_ITER
@@ -281,14 +282,17 @@ def check_settings(folder: str, cfg: CfgNode) -> None:
     """
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, "settings.json")
-    settings = {key: _setting(key, value) for key, value in _flat(cfg) if key not in _FREE_KEYS}
+    settings = {k: _setting(k, value) for k, value in flat(cfg).items() if k not in _FREE_KEYS}
     begun = ("last_checkpoint", "run.json")
     if not any(os.path.isfile(os.path.join(folder, name)) for name in begun):
         write_json(path, settings)  # A run that was refused or cut at its start loses nothing.
     if not os.path.isfile(path):
         return  # The user's own training by train_net.py, which --resume takes as it is.
     # Configs may still have the old names, so that either side may.
-    settings, found = _with_new_names(settings), _with_new_names(read_json(path))
+    settings, found = (
+        with_new_names(values, values.get(_UNUSED_CLASSES, "0") != "0")
+        for values in (settings, read_json(path))
+    )
     if os.path.isfile(os.path.join(folder, "run.json")):
         # The run is done, and the folders that it read from may have moved since.
         settings = {k: v for k, v in settings.items() if not k.startswith(_PROPOSAL_FILES)}
@@ -303,11 +307,6 @@ def check_settings(folder: str, cfg: CfgNode) -> None:
         )
 
 
-def _with_new_names(settings: dict[str, str]) -> dict[str, str]:
-    unused = settings.get("MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES", "0") != "0"
-    return with_new_names(settings, unused)
-
-
 def _setting(key: str, value: Any) -> str:
     """Return a value in the form that is compared; a path can be written in several ways."""
     if key == "MODEL.WEIGHTS" and value:
@@ -315,14 +314,6 @@ def _setting(key: str, value: Any) -> str:
     if key.startswith(_PROPOSAL_FILES):
         return str([os.path.normpath(path) for path in value])
     return str(value)
-
-
-def _flat(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _remove_intermediate_checkpoints(run: Run) -> None:

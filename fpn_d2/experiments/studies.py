@@ -1,6 +1,6 @@
 """What lies beside a table's numbers: longer schedules, and the number of boxes before NMS.
 
-Rows at several schedules (:class:`LongerRow`) tell whether the order of rows is settled. A single
+Rows at several schedules tell whether the order of rows is settled. A single
 level's recall against the number of boxes that go into NMS tells whether that number starves it.
 An RPN's losses do not depend on it, so that one training is evaluated at every number, on the
 images that it was trained on and on those of the test.
@@ -11,16 +11,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from detectron2.config import CfgNode
 
 from ..utils.errors import UserError
 from ..utils.files import read_json
-from ..visualization.pages import Chart, new_axes
+from ..visualization.pages import Chart, finish_chart, new_axes
 from .claims import Summaries, Summary, format_metric, noise_between
-from .figures import finish_chart, plot_row, row_styles
+from .figures import plot_band, plot_row, row_styles
 from .runs import Run, Runner
-from .tables import LongerRow, Table
+from .tables import Table
 
 _BOXES = "boxes_"  # Begins the names of the folders below a run.
 
@@ -108,7 +107,7 @@ def _by_schedule(table: Table, summaries: Summaries) -> dict[str, dict[int, Summ
     found: dict[str, dict[int, Summary]] = {}
     for name, row in table.rows.items():
         summary = summaries.get(name, {}).get(_headline(table))
-        if isinstance(row, LongerRow) and summary:
+        if row.of and summary:
             found.setdefault(row.of, {})[row.iterations] = summary
     return found
 
@@ -165,15 +164,9 @@ def _draw_schedules(table: Table, summaries: Summaries) -> Chart | None:
     figure, axes = new_axes()
     styles = row_styles(rows)
     for name, schedules in rows.items():
-        counts = sorted(schedules)
-        means = np.array([schedules[count].mean for count in counts])
-        spread = np.array([schedules[count].deviation or 0.0 for count in counts])
-        label = next(r.name for r in table.rows.values() if getattr(r, "of", "") == name)
+        label = next(r.name for r in table.rows.values() if r.of == name)
         label = f"{name}: {label.rpartition(',')[0]}"
-        plot_row(axes, counts, means, styles[name], label, marks=True)
-        axes.fill_between(
-            counts, means - spread, means + spread, color=styles[name].color, alpha=0.2, lw=0
-        )
+        plot_band(axes, dict(sorted(schedules.items())), styles[name], label)
     counts = sorted({count for schedules in rows.values() for count in schedules})
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])

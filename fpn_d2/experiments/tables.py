@@ -14,6 +14,8 @@ import yaml
 
 from ..utils.errors import UserError
 
+_NOT_READ = {"is_read": False}  # marks a field that is no key of the file
+
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
@@ -53,6 +55,8 @@ class Row:
             tested; empty for a row that makes its own.
         beside: the row in whose line this one appears as further columns.
         opts: overrides of this row alone, ``["KEY", "value", ...]``, after those of the scale.
+        of, iterations: at a scale of several schedules the row's name in the file, and the
+            schedule; see :meth:`Tables.table_at`.
     """
 
     name: str
@@ -61,19 +65,8 @@ class Row:
     proposals: Mapping[str, str] = dataclasses.field(default_factory=dict)
     beside: str = ""
     opts: list[str] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass(frozen=True)
-class LongerRow(Row):
-    """A row at one of several schedules.
-
-    Args:
-        of: the name of the row.
-        iterations: the schedule.
-    """
-
-    of: str = ""
-    iterations: int = 0
+    of: str = dataclasses.field(default="", metadata=_NOT_READ)
+    iterations: int = dataclasses.field(default=0, metadata=_NOT_READ)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +112,8 @@ class Table:
     @property
     def stem(self) -> str:
         """The name of its files; rows at several schedules have files beside the table's own."""
-        longer = (row for row in self.rows.values() if isinstance(row, LongerRow))
-        scale = next((f"_{name}" for row in longer for name in row.configs), "")
-        return f"table{self.table}{scale}"
+        scales = (f"_{name}" for row in self.rows.values() if row.of for name in row.configs)
+        return f"table{self.table}{next(scales, '')}"
 
     def rows_at(self, scale: str) -> dict[str, Row]:
         """Return the rows that this scale has."""
@@ -206,12 +198,15 @@ def _moved(row: Row, origin: str, scale: str) -> Row:
     return dataclasses.replace(row, configs={scale: row.configs[origin]}, proposals=proposals)
 
 
-def _longer(name: str, row: Row, iterations: int, is_longer: bool) -> LongerRow:
+def _longer(name: str, row: Row, iterations: int, is_longer: bool) -> Row:
     schedule = ["SOLVER.MAX_ITER", str(iterations), "SOLVER.STEPS", f"({iterations * 4 // 5},)"]
-    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(Row)}
-    values["name"] = f"{row.name}, {iterations} iterations"
-    values["opts"] = [*row.opts, *(schedule if is_longer else ())]
-    return LongerRow(**values, of=name, iterations=iterations)
+    return dataclasses.replace(
+        row,
+        name=f"{row.name}, {iterations} iterations",
+        opts=[*row.opts, *(schedule if is_longer else ())],
+        of=name,
+        iterations=iterations,
+    )
 
 
 def _get(entries: Mapping[str, Any], name: str, what: str) -> Any:
@@ -315,7 +310,7 @@ def _make(kind: Any, content: Any, where: str) -> Any:
         return {str(key): _make(items[1], section[key], f"{where}, {key}") for key in section}
     if not dataclasses.is_dataclass(kind):
         return content
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.metadata.get("is_read", True)}
     values = {}
     for key, value in _section(content, where).items():
         if key not in fields:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data import build_test_loader, check_names
 from ..evaluation import ResultsWritingCOCOEvaluator
-from ..inference.quantization import CalibrationImages
+from ..inference.quantization import calibration_images
 from ..utils.errors import UserError
 from ..utils.progress import told
 from .exporter import Exported
@@ -28,9 +28,9 @@ def calibration_inputs(cfg: CfgNode) -> list[dict[str, Tensor]]:
     """Read what an int8 file is calibrated on, as inputs of the file.
 
     Raises:
-        UserError: see :class:`CalibrationImages`; and where there is no image.
+        UserError: see :func:`calibration_images`; and where there is no image.
     """
-    inputs = [_inputs(record) for record in CalibrationImages(cfg)]
+    inputs = [_inputs(record) for record in calibration_images(cfg)]
     if not inputs:
         raise UserError("int8 is calibrated on images, and DATASETS.TRAIN has none; name others")
     return inputs

@@ -9,7 +9,6 @@ Shape shorthand: H x W pixels, P given proposals, R boxes returned.
 import contextlib
 import dataclasses
 import functools
-import importlib
 import io
 import json
 import logging
@@ -28,8 +27,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..inference import classes_of, prepare_model
-from ..inference.openvino_parts import quietly
+from ..inference import classes_of, openvino_parts, prepare_model
 from ..inference.quantization import graph_bytes, quantize
 from ..utils.errors import UserError
 from ..utils.files import check_targets, explain_disk_errors, replace_file
@@ -284,7 +282,7 @@ def _openvino(
     metadata: dict[str, str],
     calibration: Sequence[dict[str, Tensor]],
 ) -> tuple[bytes, bytes, bytes, bytes]:
-    full = require("openvino").Core().read_model(_trace_to_onnx(graph, inputs))
+    full = openvino_parts.openvino_core().read_model(_trace_to_onnx(graph, inputs))
     if calibration:
         samples = [{name: x.numpy() for name, x in sample.items()} for sample in calibration]
         # The heads' outputs, and the proposals of a box head, which the RPN's rank and place.
@@ -311,15 +309,9 @@ def _torchscript(
 
 
 def require(package: str) -> Any:
-    """Import an optional package; if it is not installed, the error says how to install it."""
-    try:
-        with quietly():
-            return importlib.import_module(package)
-    except ImportError as error:
-        raise UserError(
-            f"{package} is not installed; python -m pip install onnx and onnxruntime or openvino, "
-            "or take --format torchscript, which needs none of them"
-        ) from error
+    """Import onnx, onnxruntime or openvino; see :func:`openvino_parts.require`."""
+    remedy = "onnx and onnxruntime or openvino, or take --format torchscript, which needs none"
+    return openvino_parts.require(package, f"{remedy} of them")
 
 
 def check_output(path: str | os.PathLike, overwrite: bool = False, format: str = "") -> None:

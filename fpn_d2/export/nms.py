@@ -11,11 +11,12 @@ Shape shorthand: R boxes, G groups (classes or levels), K boxes kept.
 import contextlib
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import torch
 import torchvision
 from torch import Tensor
+
+from ..utils.modules import overridden
 
 
 @contextlib.contextmanager
@@ -30,7 +31,7 @@ def nms_by_group(format: str) -> Iterator[None]:
     # torchscript_patch does, instead of copying the bodies of those functions.
     target = torchvision.ops.boxes
     by_group = target._batched_nms_vanilla if format == "torchscript" else _onnx_nms
-    with mock.patch.object(target, "batched_nms", by_group):
+    with overridden(target, batched_nms=by_group):
         yield
 
 

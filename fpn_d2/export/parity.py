@@ -25,10 +25,10 @@ from torchvision.ops import box_iou
 
 from ..config import changed
 from ..data import build_test_resize, check_names
-from ..data.dataset_mapper import never_empty
-from ..data.images import image_fault, read_image
-from ..evaluation import match_boxes
+from ..data.images import look_at, read_image
+from ..evaluation.matching import match_boxes
 from ..inference import set_final_nms
+from ..inference.openvino_parts import openvino_core
 from ..utils.errors import UserError
 from ..utils.files import check_targets, is_config_key, read_json, write_json
 from ..utils.provenance import (
@@ -219,13 +219,13 @@ def load_exported(
         module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
         return torch.no_grad()(lambda inputs: list(module(*inputs.values())))
     if format == "openvino":
-        openvino = require("openvino")
+        require("openvino")
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        graph = openvino.Core().read_model(content, weights)
-        compiled = openvino.compile_model(graph, "CPU", settings)
+        graph = openvino_core().read_model(content, weights)
+        compiled = openvino_core().compile_model(graph, "CPU", settings)
 
         def run_compiled(inputs: dict[str, Tensor]) -> list[Tensor]:
             found = compiled({name: tensor.numpy() for name, tensor in inputs.items()})
@@ -270,7 +270,7 @@ def read_check_images(cfg: CfgNode, files: Sequence[str] = ()) -> list[Tensor]:
                 f"image {file} does not exist; config overrides come last, after another option: "
                 f"--images FILE --output FILE {file} <value>"
             )
-        fault = image_fault(file)
+        fault, _ = look_at(file)
         if fault is not None:
             raise UserError(f"image {file} {fault}; name another by --images")
         pixels = read_image(file, cfg.INPUT.FORMAT)
@@ -278,8 +278,7 @@ def read_check_images(cfg: CfgNode, files: Sequence[str] = ()) -> list[Tensor]:
         sides = {"INPUT.MIN_SIZE_TEST": shortest, "INPUT.MAX_SIZE_TEST": cfg.INPUT.MAX_SIZE_TEST}
         for scale in SCALES:
             scaled = changed(cfg, {key: round(scale * side) for key, side in sides.items()})
-            (resize,) = never_empty([build_test_resize(scaled)])
-            resized = resize.get_transform(pixels).apply_image(pixels)
+            resized = build_test_resize(scaled).get_transform(pixels).apply_image(pixels)
             resized = np.ascontiguousarray(resized.transpose(2, 0, 1), np.float32)
             images.append(torch.from_numpy(resized))
     return images

@@ -9,23 +9,9 @@ from typing import Any
 
 _NAMES = {
     "explanation": ["AnchorMatches", "Explainer", "Explanation", "Proposals"],
-    "names": [
-        "Classes",
-        "class_names",
-        "classes_of",
-        "config_for",
-        "dataset_category_ids",
-        "free_title",
-        "split_pair",
-        "trained_class_names",
-    ],
+    "names": ["Classes", "classes_of", "config_for", "free_title", "split_pair"],
     "predictor": ["Predictor", "set_final_nms", "set_score_threshold"],
-    "prepared": [
-        "PreparedModel",
-        "compile_backbone",
-        "prepare_as_configured",
-        "prepare_model",
-    ],
+    "prepared": ["PreparedModel", "compile_backbone", "prepare_as_configured", "prepare_model"],
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = list(_MODULES)

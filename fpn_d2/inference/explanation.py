@@ -27,6 +27,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..modeling import levels_of_boxes, match_anchors
+from ..utils.modules import overridden
 from .predictor import Predictor, detections_above
 from .prepared import PreparedModel
 
@@ -98,6 +99,12 @@ class Explanation:
     anchors: AnchorMatches | None
     notes: tuple[str, ...]
 
+    @property
+    def counts(self) -> dict[int, int]:
+        """How many detections each level has that Eq. 1 can choose, fine to coarse."""
+        low, high = self.level_range
+        return {k: int((self.levels == k).sum()) for k in range(low, high + 1)}
+
 
 class Explainer:
     """Explains images with one model: any detector of this package or of plain Detectron2.
@@ -150,8 +157,8 @@ class Explainer:
         pooler, record = box_pooler(self.model), _Record(self.model)
         with self._lock, torch.no_grad(), torch.compiler.set_stance("force_eager"):
             size, level, level_range = self._eq1_constants(canonical_size, canonical_level)
-            eq1 = {"canonical_box_size": size, "canonical_level": level}
-            with _changed(pooler, eq1), record.recording():
+            eq1 = overridden(pooler, canonical_box_size=size, canonical_level=level)
+            with eq1, record.recording():
                 predictions = self.predictor(np.ascontiguousarray(image[:, :, ::-1]))
         detections = detections_above(predictions, threshold)
         scale = record.input_size[1] / image.shape[1]
@@ -275,9 +282,9 @@ class _Record:
             for handle in self._hooks():
                 stack.callback(handle.remove)
             if isinstance(rpn, RPN):
-                stack.enter_context(_changed(rpn, {"predict_proposals": self._by_level(rpn)}))
+                stack.enter_context(overridden(rpn, predict_proposals=self._by_level(rpn)))
             if isinstance(box_head, FastRCNNOutputLayers):
-                stack.enter_context(_changed(box_head, {"inference": _with_rois(box_head)}))
+                stack.enter_context(overridden(box_head, inference=_with_rois(box_head)))
             yield
         # fine to coarse, whatever the order of the calls
         self.strides = dict(sorted(self.strides.items(), key=lambda item: item[1]))
@@ -366,17 +373,3 @@ def _with_rois(box_head: FastRCNNOutputLayers) -> Callable[..., tuple]:
         return found, kept
 
     return inference
-
-
-@contextlib.contextmanager
-def _changed(owner: nn.Module | None, values: dict[str, Any]) -> Iterator[None]:
-    """Change attributes of an object, methods too, for a while; None has nothing to change."""
-    attributes = {} if owner is None else vars(owner)
-    own = {name: attributes[name] for name in values if name in attributes}
-    attributes.update(values)
-    try:
-        yield
-    finally:
-        for name in values:
-            del attributes[name]
-        attributes.update(own)

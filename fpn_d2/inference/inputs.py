@@ -7,10 +7,10 @@ import os
 
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from ..data.images import read_image, use_image
+from ..data.images import pixels_of, read_image, use_image
 from ..utils.errors import UserError
 
 ImageInput = str | os.PathLike | Image.Image | np.ndarray | Tensor
@@ -21,7 +21,7 @@ def input_pixels(image: ImageInput, image_format: str) -> np.ndarray:
 
     ===================  ==================================================================
     path                 a file that Pillow reads, turned as its EXIF data say
-    PIL image            of any mode of 8 bits, turned likewise
+    PIL image            of any mode whose range is known, turned likewise
     array                (H, W, 3) uint8, BGR as OpenCV has it; (H, W) or (H, W, 1) is grey
     tensor               (3, H, W) uint8, RGB as torchvision has it; (H, W) or (1, H, W) is grey
     ===================  ==================================================================
@@ -45,7 +45,9 @@ def input_pixels(image: ImageInput, image_format: str) -> np.ndarray:
             raise UserError(f"image {path} {fault}; name another")
         return pixels
     if isinstance(image, Image.Image):
-        return _of_pillow(image, image_format)
+        if 0 in image.size:
+            raise UserError("a PIL image has no pixels; give one that has some")
+        return pixels_of(image, image_format)
     if isinstance(image, Tensor):
         rgb = _with_three_channels(image.detach().cpu().numpy(), 0, "a tensor", "permute(2, 0, 1)")
         rgb = rgb.transpose(1, 2, 0)
@@ -60,18 +62,6 @@ def input_pixels(image: ImageInput, image_format: str) -> np.ndarray:
     if image_format in ("RGB", "BGR"):
         return rgb[:, :, ::-1] if image_format == "BGR" else rgb
     return convert_PIL_to_numpy(Image.fromarray(rgb), image_format)
-
-
-def _of_pillow(image: Image.Image, image_format: str) -> np.ndarray:
-    """The pixels of a PIL image as :func:`read_image` gives those of its file."""
-    if 0 in image.size:
-        raise UserError("a PIL image has no pixels; give one that has some")
-    if image.mode.startswith(("I", "F")):
-        raise UserError(
-            f"a PIL image of mode {image.mode} has more than 8 bits; bring its values to 0 to 255 "
-            "and convert it to L or RGB"
-        )
-    return convert_PIL_to_numpy(ImageOps.exif_transpose(image), image_format)
 
 
 def _with_three_channels(pixels: np.ndarray, axis: int, what: str, remedy: str) -> np.ndarray:

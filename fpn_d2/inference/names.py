@@ -83,25 +83,6 @@ def classes_of(cfg: CfgNode, model: nn.Module | None = None) -> Classes:
     return Classes(*known, f"data set {dataset}", why)
 
 
-def class_names(cfg: CfgNode, model: nn.Module | None = None) -> list[str]:
-    """Return the names of a model's classes; see :func:`classes_of`."""
-    return classes_of(cfg, model).names
-
-
-def dataset_category_ids(cfg: CfgNode, model: nn.Module | None = None) -> list[int]:
-    """Return the category id of each class in the annotations; see :func:`classes_of`."""
-    return classes_of(cfg, model).category_ids
-
-
-def trained_class_names(cfg: CfgNode) -> list[str]:
-    """Return the names that a checkpoint of a training keeps: its data set's, as far as read."""
-    datasets = cfg.DATASETS.TRAIN
-    if not datasets:
-        return []
-    names = list(map(str, MetadataCatalog.get(datasets[0]).get("thing_classes") or ()))
-    return names if len(names) == num_classes(cfg) else []
-
-
 def _numbered(names: list[str], guess: str = "") -> Classes:
     return Classes(names, list(range(len(names))), guess=guess)
 

@@ -14,12 +14,12 @@ Shape shorthand: N images of H x W pixels, R RoIs, C channels.
 """
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from unittest import mock
 
 import torch
 from detectron2.modeling import Backbone
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ..modeling import MaskProposalNetwork
 from ..utils.errors import UserError
+from ..utils.modules import overridden
 
 PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 _REMEDY = "take INFERENCE.ENGINE torch"
@@ -233,7 +234,7 @@ def record_inputs(
 
     with contextlib.ExitStack() as stack:
         for part in parts:
-            stack.enter_context(mock.patch.object(part.owner, part.method, recorder(part)))
+            stack.enter_context(overridden(part.owner, **{part.method: recorder(part)}))
         for record in records:
             model([record])
     return found
@@ -306,7 +307,7 @@ def compile_graph(
             if shape is not None:
                 graph = ready.clone()
                 graph.reshape(shape)
-            compiled[shape] = openvino.compile_model(graph, "CPU", settings)
+            compiled[shape] = openvino_core().compile_model(graph, "CPU", settings)
         return compiled[shape]
 
     def run(x: Tensor) -> list[Tensor]:
@@ -342,7 +343,7 @@ def check_engine(precision: str, device: torch.device) -> None:
     Raises:
         UserError: so, and where OpenVINO is not installed.
     """
-    openvino = require("openvino")
+    require("openvino")
     if device.type != "cpu":
         raise UserError(
             f"INFERENCE.ENGINE openvino is for CPUs, and the model is on {device.type}; set "
@@ -353,7 +354,7 @@ def check_engine(precision: str, device: torch.device) -> None:
             f"INFERENCE.PRECISION {precision} is not one of OpenVINO's; take "
             f"{' or '.join(PRECISION_HINTS)}, or {_REMEDY}"
         )
-    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    able = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "int8" and "INT8" not in able:
         raise UserError(
             "precision int8 is slower than float32 on this CPU, which has no instructions for it; "
@@ -361,8 +362,30 @@ def check_engine(precision: str, device: torch.device) -> None:
         )
 
 
-def require(package: str) -> Any:
-    """Import openvino or nncf.
+def openvino_core() -> Any:
+    """OpenVINO's core, the same one to the end of the process.
+
+    Each core gives the thread a stack for signals of its own and takes it away when it ends. Where
+    two end in the order in which they began, the thread is left with the stack of the first, which
+    is gone, and the next signal kills the program: Ctrl-C, or a loader's process that has ended.
+
+    Raises:
+        UserError: where it is not installed.
+    """
+    return _core_of(require("openvino"))
+
+
+@functools.cache
+def _core_of(openvino: Any) -> Any:
+    return openvino.Core()
+
+
+def require(package: str, remedy: str = f"openvino nncf, or {_REMEDY}") -> Any:
+    """Import an optional package, such as openvino or nncf.
+
+    Args:
+        package: its name.
+        remedy: what to install, and what to do instead.
 
     Raises:
         UserError: where it is not installed.
@@ -371,9 +394,7 @@ def require(package: str) -> Any:
         with quietly():
             return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(
-            f"{package} is not installed; python -m pip install openvino nncf, or {_REMEDY}"
-        ) from error
+        raise UserError(f"{package} is not installed; python -m pip install {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -383,11 +404,15 @@ def quietly() -> Iterator[None]:
     They send statistics without asking, except where a variable tells of continuous integration. A
     conversion that fails leaves the log switched off.
     """
-    root = logging.getLogger()
+    root, mute = logging.getLogger(), {"CI": "true", "NNCF_CI": "1"}
     level, filters, handlers = root.level, list(root.filters), list(root.handlers)
+    before = {name: os.environ[name] for name in mute if name in os.environ}
+    os.environ |= mute
     try:
-        with mock.patch.dict(os.environ, {"CI": "true", "NNCF_CI": "1"}):
-            yield
+        yield
     finally:
+        for name in mute:
+            os.environ.pop(name, None)
+        os.environ |= before
         root.setLevel(level)
         root.filters, root.handlers = filters, handlers

@@ -281,6 +281,11 @@ def detections_above(predictions: dict[str, Any], threshold: float | Sequence[fl
     return found[nms(found.pred_boxes.tensor, found.scores, _PROPOSAL_IOU)[:_MOST_PROPOSALS]]
 
 
+def _box_predictor(model: nn.Module) -> nn.Module | None:
+    head = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
+    return head[-1] if isinstance(head, nn.ModuleList) else head  # the last stage of a cascade
+
+
 def set_final_nms(model: nn.Module, iou: float, most: int | None = None) -> None:
     """Change the last NMS of a detector in place, which decides between boxes that overlap.
 
@@ -290,8 +295,7 @@ def set_final_nms(model: nn.Module, iou: float, most: int | None = None) -> None
         iou: the IoU above which the worse of two boxes is dropped, 0 to 1.
         most: how many boxes of an image are kept; None leaves that number as it is.
     """
-    head = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
-    head = head[-1] if isinstance(head, nn.ModuleList) else head  # the last stage of a cascade
+    head = _box_predictor(model)
     rpn = getattr(model, "proposal_generator", None)
     if hasattr(head, "test_nms_thresh"):
         head.test_nms_thresh = iou
@@ -315,9 +319,7 @@ def set_score_threshold(model: nn.Module, threshold: float | Sequence[float]) ->
     Raises:
         UserError: for a model without classes.
     """
-    head = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
-    head = head[-1] if isinstance(head, nn.ModuleList) else head  # the last stage of a cascade
-    head = model if isinstance(model, RetinaNet) else head
+    head = model if isinstance(model, RetinaNet) else _box_predictor(model)
     if not hasattr(head, "test_score_thresh"):
         raise UserError(
             f"a {type(model).__name__} has no classes with scores; leave --confidence-threshold out"

@@ -7,6 +7,8 @@ linear layers     convolved on CPUs where PyTorch multiplies matrices slowly
 precision         bfloat16 or float16 if asked; the layers that rank boxes stay in float32
 torch.compile     of the backbone if asked, for images of changing size
 OpenVINO          runs the dense parts if asked, in int8, too; see ``openvino_parts``
+
+What only OpenVINO needs is imported once a config asks for it, so that a training starts sooner.
 """
 
 import contextlib
@@ -35,13 +37,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from ..config_checks import check_engine_keys
 from ..layers import convolve_linears
 from ..modeling import LevelROIPooler
 from ..utils.devices import has_bfloat16
 from ..utils.errors import UserError
 from ..utils.modules import recast
-from .openvino_parts import attach_graphs, check_engine, convert, example_inputs
-from .quantization import CalibrationImages, cache_paths, quantize_parts, read_cache, write_cache
 
 logger = logging.getLogger(__name__)
 
@@ -133,10 +134,7 @@ def prepare_model(
         raise UserError("the model is prepared already; prepare the one that it was made of")
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    if compile and engine != "torch":
-        raise UserError(
-            "INFERENCE.COMPILE compiles by PyTorch; set INFERENCE.ENGINE torch, or COMPILE False"
-        )
+    check_engine_keys(precision, compile, engine)
     if engine not in ENGINES:
         raise UserError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
     if engine == "auto":
@@ -187,7 +185,9 @@ def prepare_as_configured(cfg: CfgNode, model: nn.Module, *, keep: bool = True) 
     """
     keys, more = cfg.INFERENCE, {}
     if keys.PRECISION == "int8":
-        more["calibration"] = CalibrationImages(cfg)
+        from .quantization import cache_paths, calibration_images
+
+        more["calibration"] = calibration_images(cfg)
         more["cache"] = cache_paths(cfg, model) if keep else []
     return prepare_model(
         model, precision=keys.PRECISION, compile=keys.COMPILE, engine=keys.ENGINE, **more
@@ -238,6 +238,9 @@ def _attach_engine(
     cache: Sequence[str | os.PathLike],
 ) -> None:
     """Have OpenVINO compute the dense parts of a model, in place."""
+    from .openvino_parts import attach_graphs, convert, example_inputs
+    from .quantization import quantize_parts, read_cache, write_cache
+
     examples = example_inputs(model, precision)
     if precision != "int8":
         graphs = {part.name: convert(part, example) for part, example in examples.items()}
@@ -255,11 +258,9 @@ def _dtype(precision: str, device: torch.device, engine: str) -> torch.dtype | N
     if precision not in PRECISIONS:
         raise UserError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
     if engine == "openvino":
+        from .openvino_parts import check_engine
+
         check_engine(precision, device)
-    elif precision == "int8":
-        raise UserError(
-            "precision int8 is OpenVINO's; set INFERENCE.ENGINE openvino, or take another precision"
-        )
     if precision == "float16" and device.type != "cuda":
         raise UserError(
             f"precision float16 is for CUDA, and the model is on {device.type}; take bfloat16, or "

@@ -26,13 +26,13 @@ from tqdm import tqdm
 
 from ..config import changed
 from ..data.build import load_train_dataset
-from ..data.dataset_mapper import RefusingMapper, build_test_mapper
+from ..data.dataset_mapper import build_test_mapper, map_or_refuse
 from ..data.datasets.folders import make_ready
 from ..utils.errors import UserError
 from ..utils.files import cache_folder, is_local, replace_file
 from ..utils.progress import told
 from ..utils.provenance import describe_versions, installed_versions
-from .openvino_parts import Part, convert, quietly, record_inputs, require
+from .openvino_parts import Part, convert, openvino_core, quietly, record_inputs, require
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +57,9 @@ def quantize(
     if not len(samples):
         raise UserError("int8 is calibrated on images, and there is none; name images")
     nncf = require("nncf")
-    kept = _first_products(graph) if keep_first else set()
-    for i in last_outputs:
-        kept |= _last_products(graph.outputs[i].get_node())
+    kept = _nearest_products((graph.outputs[i].get_node() for i in last_outputs), _sources)
+    if keep_first:
+        kept |= _nearest_products(graph.get_parameters(), _readers)
     nncf.set_log_level(logging.ERROR)
     # NNCF reads all samples twice, and draws bars on stdout.
     with (
@@ -90,32 +90,26 @@ def _as_float32(sample: Any) -> Any:
     return np.asarray(sample, dtype=np.float32)
 
 
-def _first_products(graph: Any) -> set[str]:
-    """The names of the products that an input reaches without another one in between."""
-    found, seen, ahead = set(), set(), list(graph.get_parameters())
+def _nearest_products(nodes: Iterable[Any], following: Callable[[Any], list[Any]]) -> set[str]:
+    """The names of the products that are reached from nodes without another one in between."""
+    found, seen, ahead = set(), set(), list(nodes)
     while ahead:
-        for port in ahead.pop().outputs():
-            for node in (target.get_node() for target in port.get_target_inputs()):
-                name = node.get_friendly_name()
-                if node.get_type_name() in _PRODUCTS:
-                    found.add(name)
-                elif name not in seen:
-                    seen.add(name)
-                    ahead.append(node)
-    return found
-
-
-def _last_products(node: Any) -> set[str]:
-    """The names of the products that reach a node without another one in between."""
-    found, seen, behind = set(), set(), [node]
-    while behind:
-        node = behind.pop()
+        node = ahead.pop()
+        name = node.get_friendly_name()
         if node.get_type_name() in _PRODUCTS:
-            found.add(node.get_friendly_name())
-        elif node.get_friendly_name() not in seen:
-            seen.add(node.get_friendly_name())
-            behind += [value.get_node() for value in node.input_values()]
+            found.add(name)
+        elif name not in seen:
+            seen.add(name)
+            ahead += following(node)
     return found
+
+
+def _readers(node: Any) -> list[Any]:
+    return [target.get_node() for port in node.outputs() for target in port.get_target_inputs()]
+
+
+def _sources(node: Any) -> list[Any]:
+    return [value.get_node() for value in node.input_values()]
 
 
 def quantize_parts(
@@ -152,46 +146,40 @@ def quantize_parts(
     return graphs
 
 
-class CalibrationImages:
-    """The images of ``DATASETS.TRAIN`` that calibrate, read as test images are, one by one.
+def calibration_images(cfg: CfgNode) -> Iterator[dict[str, Any]]:
+    """Read the images of ``DATASETS.TRAIN`` that calibrate, as test images are read, one by one.
 
     They are ``INFERENCE.CALIBRATION_IMAGES`` of them, evenly spaced.
+
+    Raises:
+        UserError: where there are none, or one cannot be read.
     """
+    count = cfg.INFERENCE.CALIBRATION_IMAGES
+    try:
+        dataset = load_train_dataset(cfg)
+    except UserError as error:
+        raise UserError(
+            f"INFERENCE.PRECISION int8 is calibrated on images of DATASETS.TRAIN: {error}"
+        ) from error
+    mapper = build_test_mapper(cfg)
+    step = max(1, len(dataset) // count) if hasattr(dataset, "__len__") else 1
+    chosen = itertools.islice(dataset, 0, step * count, step)
+    for record in told("calibrating", chosen, count):
+        yield map_or_refuse(mapper, record)
 
-    def __init__(self, cfg: CfgNode):
-        """``cfg`` is the merged config; nothing is read yet."""
-        self.cfg = cfg
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Read the images.
-
-        Raises:
-            UserError: where there are none, or one cannot be read.
-        """
-        count = self.cfg.INFERENCE.CALIBRATION_IMAGES
-        try:
-            dataset = load_train_dataset(self.cfg)
-        except UserError as error:
-            raise UserError(
-                f"INFERENCE.PRECISION int8 is calibrated on images of DATASETS.TRAIN: {error}"
-            ) from error
-        mapper = RefusingMapper(build_test_mapper(self.cfg))
-        step = max(1, len(dataset) // count) if hasattr(dataset, "__len__") else 1
-        chosen = itertools.islice(dataset, 0, step * count, step)
-        yield from map(mapper, told("calibrating", chosen, count))
-
-    def describe(self) -> dict[str, Any]:
-        """What decides about the images, without reading them."""
-        for name in self.cfg.DATASETS.TRAIN:  # or the stamp would be of an older conversion
-            make_ready(name)
-        files = [MetadataCatalog.get(name).get("json_file") for name in self.cfg.DATASETS.TRAIN]
-        files += self.cfg.DATASETS.PROPOSAL_FILES_TRAIN if self.cfg.MODEL.LOAD_PROPOSALS else []
-        return {
-            "count": self.cfg.INFERENCE.CALIBRATION_IMAGES,
-            "sets": list(self.cfg.DATASETS.TRAIN),
-            "files": [_stamp(file) for file in files if file],
-            "input": self.cfg.INPUT.dump(),
-        }
+def _describe_calibration(cfg: CfgNode) -> dict[str, Any]:
+    """What decides about the images that calibrate, without reading them."""
+    for name in cfg.DATASETS.TRAIN:  # or the stamp would be of an older conversion
+        make_ready(name)
+    files = [MetadataCatalog.get(name).get("json_file") for name in cfg.DATASETS.TRAIN]
+    files += cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else []
+    return {
+        "count": cfg.INFERENCE.CALIBRATION_IMAGES,
+        "sets": list(cfg.DATASETS.TRAIN),
+        "files": [_stamp(file) for file in files if file],
+        "input": cfg.INPUT.dump(),
+    }
 
 
 def _stamp(file: str) -> tuple[str, int, int]:
@@ -226,7 +214,7 @@ def cache_paths(cfg: CfgNode, model: nn.Module) -> list[str]:
         [type(module).__qualname__ for module in model.modules()],
         changed(cfg, {"MODEL.WEIGHTS": ""}).MODEL.dump(),
         cfg.TEST.DETECTIONS_PER_IMAGE,  # which masks are computed for
-        CalibrationImages(cfg).describe(),
+        _describe_calibration(cfg),
         describe_versions(),
     ]
     config = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
@@ -252,8 +240,7 @@ def read_cache(paths: Iterable[str | os.PathLike]) -> dict[str, Any] | None:
 
 
 def _read_graph(file: zipfile.ZipFile, part: str) -> Any:
-    core = require("openvino").Core()
-    return core.read_model(file.read(f"{part}.xml"), file.read(f"{part}.bin"))
+    return openvino_core().read_model(file.read(f"{part}.xml"), file.read(f"{part}.bin"))
 
 
 def write_cache(graphs: Mapping[str, Any], paths: Iterable[str | os.PathLike]) -> None:

@@ -9,28 +9,27 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from ..data.images import read_sound_image
 from ..evaluation.score_thresholds import ANALYSIS_FILE, BEST_F1, FALLBACK
 from ..utils.errors import UserError
-from ..utils.files import read_json, replace_file, write_json
+from ..utils.files import read_json
 from ..utils.progress import told
 from ..visualization import PALETTE, class_color, draw_boxes, level_color, side_by_side
 from ..visualization.pages import (
     Chart,
-    data_url,
+    finish_chart,
     horizontal_bars,
     new_axes,
     page_environment,
     plain_text,
-    to_svg,
+    write_page,
 )
 from .coco_matches import RECALLS
 from .error_analysis import BACKGROUND_IOU, IOU, KINDS, ErrorAnalysis
 
-_PAGE = "analysis.html"
 _CURVES_SHOWN = len(PALETTE)
 _MATRIX_SHOWN, _NUMBERS_SHOWN = 30, 15  # classes
 _LABELS_SHOWN = 25  # on an image: a hundred would hide it
@@ -57,7 +56,7 @@ def write_analysis(
     """Write the page and the figures; those of an earlier analysis are replaced.
 
     Args:
-        analyses: see :func:`fpn_d2.inspection.analyze_run`.
+        analyses: see :func:`.evaluated_sets.analyze_run`.
         run: the name of the run, for the page.
         output: the folder for the two files; made where it is missing. Empty is the run's own,
             where ``--confidence-threshold best-f1`` looks.
@@ -72,34 +71,40 @@ def write_analysis(
         UserError: if the folder cannot be written to, or holds another ``analysis.json``.
     """
     folder = output or run
-    page, numbers = os.path.join(folder, _PAGE), os.path.join(folder, ANALYSIS_FILE)
+    page, numbers = (os.path.join(folder, name) for name in ("analysis.html", ANALYSIS_FILE))
     content = read_json(numbers) if os.path.isfile(numbers) else None
     there = [path for path in (numbers, page) if os.path.lexists(path)]
     if there and not (isinstance(content, dict) and "datasets" in content):
         raise UserError(
             f"{there[0]} is not of an earlier analysis, so it stays; give another --output"
         )
-    test_sets, contents = [], {}
+    shown = f"score at least {threshold}"
+    if threshold == BEST_F1:
+        shown = "score at least the class's own threshold of best F1"
+    test_sets = []
     for number, analysis in enumerate(analyses):
         thresholds = _thresholds(analysis, threshold)
-        content = analysis.as_json(thresholds)
+        figures = analysis.as_json(thresholds)
         pictures, faults = _draw_worst(analysis, thresholds, images)
-        content["worst_images"] = [about for about, _ in pictures]
-        contents[analysis.dataset] = content
-        words = _section(analysis, content, threshold, f"s{number}")
-        more = f" (and {len(faults) - 1} more)" if faults[1:] else ""
-        words["notes"] += [f"Not drawn: {fault}{more}" for fault in faults[:1]]
-        test_sets.append(words | {"pictures": [(_caption(a), data_url(p)) for a, p in pictures]})
+        figures["worst_images"] = [about for about, _ in pictures]
+        test_sets.append(
+            {
+                "name": analysis.dataset,
+                "lead": _lead(analysis),
+                "numbers": figures,
+                "kinds": _by_gain(analysis),
+                "classes": _class_lines(analysis),
+                "charts": draw_charts(analysis, figures, shown, f"s{number}"),
+                "pictures": pictures,
+                "faults": faults,
+            }
+        )
     template = page_environment(os.path.dirname(__file__)).get_template("analysis.html.j2")
-    text = template.render(run=run, test_sets=test_sets)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with replace_file(page, encoding="utf-8", errors="xmlcharrefreplace") as file:
-            file.write(text)
-        write_json(numbers, {"run": run, "threshold": threshold, "datasets": contents})
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written to ({error}); give --output") from error
-    return [page, numbers]
+    words = {"run": run, "shown": shown, "iou": IOU, "fallback": FALLBACK, "meanings": _MEANINGS}
+    text = template.render(test_sets=test_sets, figure=_figure, **words)
+    datasets = {entry["name"]: entry["numbers"] for entry in test_sets}
+    content = {"run": run, "threshold": threshold, "datasets": datasets}
+    return write_page(page, text, numbers, content)
 
 
 def analysis_summary(analysis: ErrorAnalysis) -> str:
@@ -141,50 +146,13 @@ def _figure(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _section(
-    analysis: ErrorAnalysis, content: dict[str, Any], threshold: float | str, prefix: str
-) -> dict[str, Any]:
-    """The words, tables and figures of a test set, by their names in the template."""
-    shown = f"score at least {threshold}"
-    if threshold == BEST_F1:
-        shown = "score at least the class's own threshold of best F1"
-    crowds = content["crowd_regions"]
-    curves = sorted(analysis.curves, key=lambda curve: -curve["objects"])
-    rows = [
-        [c["name"], f"{c['objects']:,}", _figure(c["AP"]), _figure(c["AP50"])]
-        + [_figure(c["threshold"], 3)]
-        + [_figure(c[name], 2) for name in ("f1", "precision", "recall")]
-        for c in curves
+def _class_lines(analysis: ErrorAnalysis) -> list[tuple[str, list[str]]]:
+    """The lines of the table of classes, those with most objects first."""
+    digits = {"AP": 1, "AP50": 1, "threshold": 3, "f1": 2, "precision": 2, "recall": 2}
+    return [
+        ("", [c["name"], f"{c['objects']:,}", *(_figure(c[k], n) for k, n in digits.items())])
+        for c in sorted(analysis.curves, key=lambda curve: -curve["objects"])
     ]
-    notes = [f"{crowds} crowd regions count neither way, nor do detections in them."] * (crowds > 0)
-    charts = draw_charts(analysis, content, shown, prefix)
-    return {
-        "name": analysis.dataset,
-        "lead": _lead(analysis),
-        "introduction": f"{content['detections']:,} detections on {content['images']:,} images "
-        f"with {content['objects']:,} objects of {len(rows)} classes. AP is the mean over IoU 0.5 "
-        f"to 0.95, AP50 that at IoU 0.5 ({_figure(content['AP75'])} at 0.75), both in percent over "
-        "all scores.",
-        "notes": notes,
-        "kinds": [
-            (kind, _MEANINGS[kind], f"{entry['count']:,}", f"{entry['dAP']:.1f}")
-            for kind, entry in _by_gain(analysis)
-        ],
-        "kinds_note": "As TIDE defines them (Bolya et al., ECCV 2020), counted over all scores. "
-        "dAP is what AP50 would gain, in points, if all errors of a kind, and of no other, were "
-        "corrected; it counts errors of a high score most, however few they are.",
-        "charts": [(chart, Markup(chart.svg)) for chart in charts],
-        "class_header": ["class", "objects", "AP", "AP50", "best threshold", "F1", "precision"]
-        + ["recall"],
-        "classes": rows,
-        "classes_note": f"F1, precision and recall hold at IoU {IOU:g} and at the class's best "
-        f"threshold, the least score with which F1 is largest; --confidence-threshold {BEST_F1} of "
-        "tools/demo.py and tools/export.py takes it. A class that was never found has none, and "
-        f"{FALLBACK:g} is taken for it.",
-        "pictures_note": f"Those with most mistakes, at IoU {IOU:g} and {shown}. Left: what is "
-        "annotated, dashed where no detection found it. Right: the detections, dashed where they "
-        "are wrong, with the kind of their error. Colours are the classes'.",
-    }
 
 
 # --- figures
@@ -202,48 +170,36 @@ def draw_charts(
         prefix: of the ids of the figures on the page.
     """
     levels = analysis.levels
-    scale = f"resized to {levels.min_size} px (at most {levels.max_size} px)"
-    scale = scale if levels.min_size else "as it is"
-    gains = [(kind, content["errors"][kind]) for kind in KINDS]
+    gains = [content["errors"][kind]["dAP"] for kind in KINDS]
+    texts = [f"{gain:.1f}" for gain in gains]
     losses = horizontal_bars(
-        [kind for kind, _ in gains],
-        [entry["dAP"] for _, entry in gains],
-        [PALETTE[5]] * len(gains),
-        "dAP at IoU 0.5, points",
-        [f"{entry['dAP']:.1f}" for _, entry in gains],
+        KINDS, gains, [PALETTE[5]] * len(KINDS), "dAP at IoU 0.5, points", texts
     )
+    colors = [level_color(k) for k in levels.numbers]
     return [
-        Chart(
-            "What each kind of error costs",
-            f"dAP at IoU {IOU:g}, over all scores.",
-            to_svg(losses, f"{prefix}-kinds", "dAP of each kind of error"),
+        finish_chart(
+            losses, f"{prefix}-kinds", "dAP of each kind of error",
+            "What each kind of error costs", f"dAP at IoU {IOU:g}, over all scores.",
         ),
         _draw_curves(analysis, prefix),
-        Chart(
+        finish_chart(
+            _draw_aps(content["by_size"], [PALETTE[4]] * 3), f"{prefix}-size", "AP by size",
             "AP by size",
             "IoU 0.5 to 0.95, all scores. Small is an area up to 32 x 32 pixels of the image, "
             "medium up to 96 x 96. Hatched: at IoU 0.5 alone.",
-            _draw_aps(content["by_size"], [PALETTE[4]] * 3, f"{prefix}-size", "AP by size"),
         ),
-        Chart(
+        finish_chart(
+            _draw_aps(content["by_level"], colors), f"{prefix}-level", "AP by pyramid level",
             "AP by pyramid level",
-            f"IoU 0.5 to 0.95, all scores. The level that Eq. 1 gives an object (and a detection) "
-            f"on the image {scale}, with k0 = {levels.canonical_level} for "
+            "IoU 0.5 to 0.95, all scores. The level that Eq. 1 gives an object (and a detection) "
+            f"on the image {levels.scale}, with k0 = {levels.canonical_level} for "
             f"{levels.canonical_size:g} px. Hatched: at IoU 0.5 alone.",
-            _draw_aps(
-                content["by_level"],
-                [level_color(k) for k in range(levels.first, levels.last + 1)],
-                f"{prefix}-level",
-                "AP by pyramid level",
-            ),
         ),
         _draw_matrix(analysis, np.array(content["confusion"]["matrix"]), shown, prefix),
-    ]
+    ]  # fmt: skip
 
 
-def _draw_aps(
-    entries: dict[str, dict[str, Any]], colors: Sequence[str], prefix: str, description: str
-) -> str:
+def _draw_aps(entries: dict[str, dict[str, Any]], colors: Sequence[str]) -> Figure:
     figure, axes = new_axes()
     names = [f"{name}\n{entry['objects']:,} objects" for name, entry in entries.items()]
     for offset, metric, style in ((-0.2, "AP", {}), (0.2, "AP50", {"hatch": "///", "alpha": 0.45})):
@@ -256,43 +212,38 @@ def _draw_aps(
     axes.set_ylim(0, 108)
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("AP, percent")
-    return to_svg(figure, prefix, description)
+    return figure
 
 
 def _draw_curves(analysis: ErrorAnalysis, prefix: str) -> Chart:
     figure, axes = new_axes()
     there = [c for c in analysis.curves if c["precisions"] is not None]
     there.sort(key=lambda curve: -curve["objects"])
-    styles = ("-", "--", "-.", ":")
-    for i, curve in reversed(list(enumerate(there))):
-        color, label, width = "#c8c8c8", None, 0.7
-        if i < _CURVES_SHOWN:
-            color, width = PALETTE[i], 1.8
-            label = f"{plain_text(curve['name'])} ({curve['AP50']:.0f})"
-        style = styles[i % len(styles)] if i < _CURVES_SHOWN else "-"
-        axes.plot(RECALLS, curve["precisions"], style, color=color, lw=width, label=label)
-        if i < _CURVES_SHOWN and curve["f1"] is not None:
-            axes.plot(curve["recall"], curve["precision"], "o", color=color, ms=6, mec="white")
     if len(there) > 1:
         mean = np.mean([curve["precisions"] for curve in there], axis=0)
-        axes.plot(RECALLS, mean, color="black", lw=2.4, label=f"mean ({100 * mean.mean():.0f})")
+        label = f"mean ({100 * mean.mean():.0f})"
+        axes.plot(RECALLS, mean, color="black", lw=2.4, label=label, zorder=2.2)
+    shown, rest = there[:_CURVES_SHOWN], there[_CURVES_SHOWN:]
+    for i, (curve, color) in enumerate(zip(shown, PALETTE, strict=False)):
+        name = plain_text(curve["name"])
+        style = {"color": color, "zorder": 2 - i / 20}  # the first ones lie on top
+        line, label = ("-", "--", "-.", ":")[i % 4], f"{name} ({curve['AP50']:.0f})"
+        axes.plot(RECALLS, curve["precisions"], line, lw=1.8, label=label, **style)
+        if curve["f1"] is not None:
+            axes.plot(curve["recall"], curve["precision"], "o", ms=6, mec="white", **style)
+    for curve in rest:
+        axes.plot(RECALLS, curve["precisions"], color="#c8c8c8", lw=0.7, zorder=1.5)
     axes.set_xlim(0, 1.01)
     axes.set_ylim(0, 1.03)
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles[::-1], labels[::-1], loc="outside lower center", ncols=3, frameon=False, fontsize=9
-    )
-    rest = f" The other {len(there) - _CURVES_SHOWN} classes are grey."
-    return Chart(
-        "Precision and recall",
+    return finish_chart(
+        figure, f"{prefix}-curves", "precision over recall, by class", "Precision and recall",
         f"At IoU {IOU:g}, AP50 in brackets; a dot is the threshold of best F1. Precision at a "
         "recall is the best at that recall or more, as COCO's AP takes it."
-        + rest
-        * (len(there) > _CURVES_SHOWN),
-        to_svg(figure, f"{prefix}-curves", "precision over recall, by class"),
-    )
+        + (f" The other {len(rest)} classes are grey." if rest else ""),
+        columns=3,
+    )  # fmt: skip
 
 
 def _draw_matrix(analysis: ErrorAnalysis, matrix: np.ndarray, shown: str, prefix: str) -> Chart:
@@ -313,9 +264,8 @@ def _draw_matrix(analysis: ErrorAnalysis, matrix: np.ndarray, shown: str, prefix
     axes.grid(visible=False)
     ticks = range(len(matrix))
     titles = [plain_text(name) for name in names]
-    axes.set_xticks(ticks, [*titles, "(missed)"], rotation=90 if len(names) > 6 else 30, ha="right")
-    if len(names) > 6:
-        axes.set_xticks(ticks, [*titles, "(missed)"], rotation=90, ha="center")
+    turned = {"rotation": 90} if len(names) > 6 else {"rotation": 30, "ha": "right"}
+    axes.set_xticks(ticks, [*titles, "(missed)"], **turned)
     axes.set_yticks(ticks, [*titles, "(background)"])
     axes.tick_params(labelsize=9 if len(names) <= 20 else 7, length=0)
     axes.xaxis.set_minor_locator(NullLocator())
@@ -326,12 +276,11 @@ def _draw_matrix(analysis: ErrorAnalysis, matrix: np.ndarray, shown: str, prefix
             if count:
                 color = "white" if shares[i, j] > 0.55 else "#333333"
                 axes.text(j, i, f"{count}", ha="center", va="center", fontsize=9, color=color)
-    return Chart(
-        "Which class is taken for which",
+    return finish_chart(
+        figure, f"{prefix}-matrix", "confusion matrix", "Which class is taken for which",
         f"IoU above {IOU:g}, {shown}. The darker, the larger the share of the row. The last column "
         "counts objects that nothing found, the last row detections on no object." + more,
-        to_svg(figure, f"{prefix}-matrix", "confusion matrix"),
-    )
+    )  # fmt: skip
 
 
 # --- pictures
@@ -392,9 +341,3 @@ def _draw_side(
     colors = [class_color(analysis.class_ids.index(r["category_id"])) for r in records]
     scale = _PICTURE_SIDE / max(pixels.shape[:2])
     return draw_boxes(pixels, boxes, labels, colors, scale, dashed=dashed)
-
-
-def _caption(about: dict[str, Any]) -> str:
-    kinds = ", ".join(f"{count} {kind}" for kind, count in about["kinds"].items())
-    false = f"{about['false']} false ({kinds})" if kinds else f"{about['false']} false"
-    return f"{about['file_name']}: {false}, {about['missed']} not found"

@@ -12,7 +12,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..data import check_names
-from ..data.annotation_file import file_name, image_size, is_number
+from ..data.annotation_file import as_id, file_name, image_size, is_number
 from ..data.coco_json import read_annotations
 from ..data.datasets.folders import folder_files, make_ready
 from ..utils.errors import UserError
@@ -58,12 +58,12 @@ class AnnotatedObjects:
         if not images:
             text = "has no images with a file_name, a width and a height"
             raise UserError(f"{path} {text}: {_REMEDY}")
-        image_index = {_key(image): i for i, image in enumerate(images)}
-        class_index = {_key(category): i for i, category in enumerate(lists["categories"])}
+        image_index = {as_id(image.get("id")): i for i, image in enumerate(images)}
+        class_index = {as_id(c.get("id")): i for i, c in enumerate(lists["categories"])}
         kept, self.left_out = [], collections.Counter()
         for entry in lists["annotations"]:
-            image = image_index.get(_key(entry, "image_id"))
-            category = class_index.get(_key(entry, "category_id"))
+            image = image_index.get(as_id(entry.get("image_id")))
+            category = class_index.get(as_id(entry.get("category_id")))
             box = None if image is None else _box(entry.get("bbox"), *image_size(images[image]))
             if entry.get("iscrowd"):
                 self.left_out["crowd regions"] += 1
@@ -79,16 +79,10 @@ class AnnotatedObjects:
         self.image_folder = image_folder
         self.file_names = [image["file_name"] for image in images]
         self.image_sizes = np.array([image_size(i)[::-1] for i in images], dtype=np.int64)
-        self.class_names = [str(c.get("name", _key(c))) for c in lists["categories"]]
+        self.class_names = [str(c.get("name", as_id(c.get("id")))) for c in lists["categories"]]
 
     def __len__(self) -> int:
         return len(self.boxes)
-
-
-def _key(entry: dict[str, Any], name: str = "id") -> Any:
-    """An id of any kind; None if no dictionary takes it as a key."""
-    value = entry.get(name)
-    return value if isinstance(value, (int, str)) else None
 
 
 def _box(box: Any, width: int, height: int) -> tuple[float, float, float, float] | None:

@@ -73,7 +73,7 @@ class ErrorAnalysis:
         Args:
             dataset: the name of the data set.
             truth: its annotations.
-            results: the detections in COCO's form, at least one; see :func:`read_detections`.
+            results: the detections in COCO's form, at least one.
             levels: how boxes get their level.
         """
         self.dataset, self.image_root, self.levels = dataset, "", levels
@@ -125,7 +125,7 @@ class ErrorAnalysis:
             of_boxes = self.levels.of(boxes, shapes[images])
             for record, level in zip(records, of_boxes.tolist(), strict=True):
                 record["area"] = level
-        levels = range(self.levels.first, self.levels.last + 1)
+        levels = self.levels.numbers
         precision = precisions_by_area(truth, found, [[k, k] for k in levels], ious)
         counts = [sum(a["area"] == k for a in self.objects) for k in levels]
         self.by_level = self._aps(precision, [f"P{k}" for k in levels], counts)

@@ -36,10 +36,10 @@ def analyze_run(run: str, cfg: CfgNode) -> tuple[list[ErrorAnalysis], list[str]]
             f"{run} holds no inference/<data set>, which an evaluation writes; name the OUTPUT_DIR "
             "of train_net.py, and evaluate with --eval-only if it has not been"
         )
-    analyses, faults, levels = [], [], PyramidLevels.of_config(cfg)
+    analyses, faults, levels = [], [], PyramidLevels.of_config(cfg, fewest=2)
     for name in told("analysing", names, unit="test set"):
         try:
-            analyses.append(analyze_test_set(os.path.join(folder, name), levels))
+            analyses.append(_analyze_test_set(os.path.join(folder, name), levels))
         except UserError as error:
             faults.append(str(error))
     if not analyses:
@@ -47,16 +47,8 @@ def analyze_run(run: str, cfg: CfgNode) -> tuple[list[ErrorAnalysis], list[str]]
     return analyses, faults
 
 
-def analyze_test_set(inference_dir: str, levels: PyramidLevels) -> ErrorAnalysis:
-    """Analyse what an evaluation found on one test set.
-
-    Args:
-        inference_dir: ``<OUTPUT_DIR>/inference/<data set>``, as an evaluation left it.
-        levels: how boxes get their level.
-
-    Raises:
-        UserError: if its detections or the data set are missing or of another kind.
-    """
+def _analyze_test_set(inference_dir: str, levels: PyramidLevels) -> ErrorAnalysis:
+    """Analyse ``<OUTPUT_DIR>/inference/<data set>``, as an evaluation left it."""
     dataset = os.path.basename(os.path.normpath(inference_dir))
     path = os.path.join(inference_dir, "coco_instances_results.json")
     if not os.path.isfile(path):
@@ -74,22 +66,13 @@ def analyze_test_set(inference_dir: str, levels: PyramidLevels) -> ErrorAnalysis
     truth, image_root = load_ground_truth(dataset)
     if not any(not a.get("iscrowd", 0) for a in truth.anns.values()):
         raise UserError(f"data set {dataset} has no objects to find; analyse another test set")
-    analysis = ErrorAnalysis(dataset, truth, read_detections(path, truth), levels)
+    analysis = ErrorAnalysis(dataset, truth, _read_detections(path, truth), levels)
     analysis.image_root = image_root
     return analysis
 
 
-def read_detections(path: str, truth: COCO) -> list[dict[str, Any]]:
-    """Read ``coco_instances_results.json``, as an evaluation wrote it.
-
-    Args:
-        path: the file.
-        truth: the annotations of its data set.
-
-    Raises:
-        UserError: if there are no detections, the file holds something else, or it is of another
-            data set.
-    """
+def _read_detections(path: str, truth: COCO) -> list[dict[str, Any]]:
+    """Read and check ``coco_instances_results.json``; ``truth`` is of its data set."""
     results = read_json(path)
     if not isinstance(results, list):
         raise UserError(f"{path} is no list of results; evaluate the model again")

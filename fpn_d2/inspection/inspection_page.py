@@ -1,41 +1,29 @@
-"""An inspection as an HTML page with figures and samples, as JSON, and as a few lines of text.
-
-Shape shorthand: R objects; pictures are (H, W, 3) uint8, RGB.
-"""
+"""An inspection as an HTML page with figures and samples, as JSON, and as a few lines of text."""
 
 import os
 import re
 from typing import Any
 
 import numpy as np
-import torch
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
-from PIL import Image
 
-from ..data.images import read_image
 from ..utils.errors import UserError
-from ..utils.files import read_json, replace_file, write_json
-from ..utils.progress import told
-from ..visualization import PALETTE, draw_boxes, level_color, level_number, side_by_side
-from ..visualization.layout import stack
+from ..utils.files import read_json
+from ..visualization import PALETTE, level_color, level_number
 from ..visualization.pages import (
     Chart,
-    data_url,
+    finish_chart,
     horizontal_bars,
     new_axes,
     page_environment,
-    to_svg,
+    write_page,
 )
-from .anchor_reach import positive_anchors
-from .augmented_samples import draw_augmented
 from .measurements import Inspection
+from .samples import draw_samples
 
 _CLASSES_SHOWN = 30
-_LABELS_SHOWN = 25  # on an image: a hundred would hide it
 _SAMPLES_AUGMENTED = 3
-_SAMPLE_SIDE = 640  # pixels of a picture
 
 
 def write_inspection(inspection: Inspection, folder: str, samples: int = 8) -> list[str]:
@@ -62,27 +50,18 @@ def write_inspection(inspection: Inspection, folder: str, samples: int = 8) -> l
         raise UserError(
             f"{numbers} is of another data set, {other}; give another folder with --output"
         )
-    pictures, faults = draw_samples(inspection, samples)
-    for place, (name, picture) in enumerate(pictures[:_SAMPLES_AUGMENTED]):
-        both = [np.asarray(picture), np.asarray(draw_augmented(inspection, name))]
-        pictures[place] = name, Image.fromarray(stack(both))
+    pictures, faults = draw_samples(inspection, samples, _SAMPLES_AUGMENTED)
     template = page_environment(os.path.dirname(__file__)).get_template("inspect.html.j2")
     text = template.render(
         dataset=os.path.basename(inspection.dataset),
         config=inspection.config,
         tables=_tables(inspection),
-        charts=[(chart, Markup(chart.svg)) for chart in draw_charts(inspection)],
-        samples=[(name, data_url(picture)) for name, picture in pictures],
-        **_words(inspection, faults),
+        charts=draw_charts(inspection),
+        samples=pictures,
+        faults=faults,
+        **_words(inspection),
     )
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with replace_file(page, encoding="utf-8", errors="xmlcharrefreplace") as file:
-            file.write(text)
-        write_json(numbers, {**inspection.as_json(), "samples_left_out": faults})
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written to ({error}); give --output") from error
-    return [page, numbers]
+    return write_page(page, text, numbers, {**inspection.as_json(), "samples_left_out": faults})
 
 
 # --- text
@@ -90,7 +69,7 @@ def write_inspection(inspection: Inspection, folder: str, samples: int = 8) -> l
 
 def summary(inspection: Inspection) -> str:
     """Return the numbers in a few lines."""
-    words = _words(inspection, [])
+    words = _words(inspection)
     by_level = {f"P{level}": counts for level, counts in inspection.by_level().items()}
     by_size = {_octave(size): counts for size, counts in inspection.by_size().items()}
     counts = [
@@ -102,7 +81,7 @@ def summary(inspection: Inspection) -> str:
     return "\n".join([*lines, words["suggestion"], f"  {words['override']}"])
 
 
-def _words(inspection: Inspection, faults: list[str]) -> dict[str, Any]:
+def _words(inspection: Inspection) -> dict[str, Any]:
     """The sentences of the page and of the summary, by their names in the template."""
     objects, keys, sides = inspection.objects, inspection.setup.cfg.INPUT, inspection.sides
     lead, unreached = "Every object has an anchor at IoU 0.5.", int((~inspection.reached).sum())
@@ -139,7 +118,7 @@ def _words(inspection: Inspection, faults: list[str]) -> dict[str, Any]:
     return {
         "lead": lead,
         "introduction": introduction,
-        "notes": notes + [f"Not drawn: {fault}." for fault in faults],
+        "notes": notes,
         "suggestion": suggestion,
         "override": f'MODEL.ANCHOR_GENERATOR.SIZES "[{sizes}]"',
     }
@@ -188,28 +167,21 @@ def draw_charts(inspection: Inspection) -> list[Chart]:
     names, objects = zip(*counts[:_CLASSES_SHOWN], strict=True)
     more = len(counts) - len(names)
     rest = f" {more} rarer classes are left out." if more else ""
+    bars = horizontal_bars(features, matched, colors, "matched anchors")
+    of_classes = horizontal_bars(names, objects, [PALETTE[4]] * len(names), "objects")
     return [
         _draw_sizes(inspection),
         _draw_reach(inspection),
-        Chart(
+        finish_chart(
+            bars, "matches", "number of matched anchors by level",
             "Anchors that training would match, by their level",
             f"Positive at IoU {threshold:g} or more, or the best of an object; before sampling.",
-            to_svg(
-                horizontal_bars(features, matched, colors, "matched anchors"),
-                "matches",
-                "number of matched anchors by level",
-            ),
         ),
-        Chart(
-            "Objects by class",
+        finish_chart(
+            of_classes, "classes", "number of objects by class", "Objects by class",
             f"{_number(len(counts), 'class')}.{rest}",
-            to_svg(
-                horizontal_bars(names, objects, [PALETTE[4]] * len(names), "objects"),
-                "classes",
-                "number of objects by class",
-            ),
         ),
-    ]
+    ]  # fmt: skip
 
 
 def _half_octaves(sides: np.ndarray) -> np.ndarray:
@@ -225,8 +197,8 @@ def _scale_by_octave(axes: Axes, edges: np.ndarray) -> None:
 
 
 def _draw_sizes(inspection: Inspection) -> Chart:
-    sides, (low, high) = np.maximum(inspection.sides, 1), inspection.setup.eq1_levels
-    levels = list(range(low, high + 1))
+    sides, tested = np.maximum(inspection.sides, 1), inspection.setup.levels
+    levels = list(tested.numbers)
     edges, (figure, axes) = _half_octaves(sides), new_axes()
     axes.hist(
         [sides[inspection.levels == level] for level in levels],
@@ -239,14 +211,13 @@ def _draw_sizes(inspection: Inspection) -> Chart:
     )
     _scale_by_octave(axes, edges)
     axes.set_ylabel("objects")
-    figure.legend(loc="outside lower center", ncols=len(levels), frameon=False, fontsize=9)
-    head = inspection.setup.cfg.MODEL.ROI_BOX_HEAD
-    return Chart(
+    return finish_chart(
+        figure, "sizes", "histogram of object sizes, by pyramid level",
         "Object sizes, and the level of each",
-        f"The side of an object is sqrt(w h). The colour is the level that Eq. 1 chooses, with "
-        f"k0 = {head.POOLER_CANONICAL_LEVEL} for {head.POOLER_CANONICAL_SIZE} px.",
-        to_svg(figure, "sizes", "histogram of object sizes, by pyramid level"),
-    )
+        "The side of an object is sqrt(w h). The colour is the level that Eq. 1 chooses, with "
+        f"k0 = {tested.canonical_level} for {tested.canonical_size} px.",
+        columns=len(levels),
+    )  # fmt: skip
 
 
 def _draw_reach(inspection: Inspection) -> Chart:
@@ -266,79 +237,8 @@ def _draw_reach(inspection: Inspection) -> Chart:
     _scale_by_octave(axes, edges)
     axes.set_ylim(0, 100)
     axes.set_ylabel("reached, % of the objects")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    return Chart(
+    return finish_chart(
+        figure, "reach", "share of objects reached by an anchor, by size",
         "Objects with an anchor at IoU 0.5",
         "By size, in half octaves. Where both lines are one, the suggestion is the present sizes.",
-        to_svg(figure, "reach", "share of objects reached by an anchor, by size"),
-    )
-
-
-# --- samples
-
-
-def draw_samples(
-    inspection: Inspection, number: int
-) -> tuple[list[tuple[str, Image.Image]], list[str]]:
-    """Draw images with their objects, and with the anchors that training would match.
-
-    Args:
-        inspection: the measurements.
-        number: how many images with objects to draw; the same ones every time.
-
-    Returns:
-        the name and the picture of each image, and a sentence for each that cannot be drawn.
-    """
-    objects = inspection.objects
-    missing = set(inspection.missing)
-    images = [i for i in np.unique(objects.images).tolist() if objects.file_names[i] not in missing]
-    chosen = np.random.default_rng(0).permutation(images)[:number]
-    samples, faults = [], []
-    for image in told("drawing samples", sorted(chosen.tolist())):
-        name, size = objects.file_names[image], objects.image_sizes[image].tolist()
-        try:
-            pixels = read_image(os.path.join(objects.image_folder, name))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            faults.append(f"image {name} cannot be read ({error})")
-            continue
-        if list(pixels.shape[:2]) == size:
-            samples.append((name, _draw_sample(inspection, image, pixels)))
-        else:
-            faults.append(
-                f"image {name} is {pixels.shape[1]} x {pixels.shape[0]}, and the annotation file "
-                f"says {size[1]} x {size[0]}"
-            )
-    return samples, faults
-
-
-def _draw_sample(inspection: Inspection, image: int, pixels: np.ndarray) -> Image.Image:
-    objects, setup = inspection.objects, inspection.setup
-    which = np.flatnonzero(objects.images == image)
-    boxes, levels = objects.boxes[which], inspection.levels[which].tolist()
-    scale = _SAMPLE_SIDE / max(pixels.shape[:2])
-    classes = [objects.class_names[c] for c in objects.classes[which]]
-    labels = [f"{name} P{level}" for name, level in zip(classes, levels, strict=True)]
-    labels = labels if len(labels) <= _LABELS_SHOWN else [""] * len(labels)
-    unreached = ~inspection.reached[which]
-    colors = [level_color(k) for k in levels]
-    annotated = draw_boxes(pixels, boxes, labels, colors, scale, dashed=unreached)
-    anchors, levels, _ = positive_anchors(
-        setup.generator(setup.sizes),
-        setup.matcher,
-        torch.from_numpy(inspection.input_boxes[which]),
-        inspection.grids[which[0]].tolist(),
-    )
-    # From the network input back to the image; the largest object gives the most exact factors.
-    largest = int(np.argmax(inspection.sides[which]))
-    both = boxes[largest], inspection.input_boxes[which[largest]]
-    factors = np.divide(*(box[2:] - box[:2] for box in both))
-    colors = [level_color(level_number(setup.features[k])) for k in levels.tolist()]
-    matched = draw_boxes(
-        pixels, anchors.numpy() * np.tile(factors, 2), [""] * len(colors), colors, scale
-    )
-    return side_by_side(
-        {
-            f"{len(which)} objects by level; dashed: {unreached.sum()} without anchor": annotated,
-            f"the {len(colors)} anchors matched, by level": matched,
-        }
-    )
+    )  # fmt: skip

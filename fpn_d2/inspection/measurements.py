@@ -4,7 +4,6 @@ Shape shorthand: R objects, L levels of anchors.
 """
 
 import dataclasses
-import math
 import os
 from typing import Any
 
@@ -19,7 +18,6 @@ from torch import nn
 
 from ..config import changed
 from ..config_checks import features_read
-from ..modeling import levels_of_boxes
 from ..utils.errors import UserError
 from ..utils.progress import told
 from .anchor_reach import (
@@ -30,6 +28,7 @@ from .anchor_reach import (
     suggest_sizes,
 )
 from .annotated_objects import AnnotatedObjects, dataset_files, dataset_splits
+from .tested_levels import PyramidLevels
 
 _REACHED_AT = 0.5  # IoU
 
@@ -44,8 +43,7 @@ class AnchorSetup:
         sizes: L lists of anchor sizes, in pixels of the network input.
         divisibility: the sides of the network input are padded to a multiple of this, in pixels.
         matcher: decides which anchors are positive in training.
-        eq1_levels: the finest and the coarsest level that Eq. 1 can choose, those of the features
-            that the box head reads; P2 to P5 for a model without a box head.
+        levels: how boxes get their level.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -66,8 +64,6 @@ class AnchorSetup:
         with torch.device("meta"):
             backbone = build_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
         shapes = backbone.output_shape()
-        pooled = read.get("MODEL.ROI_HEADS.IN_FEATURES")
-        levels = [int(math.log2(shapes[name].stride)) for name in pooled] if pooled else [2, 5]
         sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
         sizes = sizes if isinstance(sizes[0], (list, tuple)) else [sizes]
         sizes = sizes if len(sizes) > 1 else sizes * len(features)
@@ -79,7 +75,7 @@ class AnchorSetup:
         self.matcher = Matcher(
             list(section.IOU_THRESHOLDS), list(section.IOU_LABELS), allow_low_quality_matches=True
         )
-        self.eq1_levels = min(levels), max(levels)
+        self.levels = PyramidLevels.of_config(cfg)
         self._shapes = [shapes[name] for name in features]
 
     def generator(self, sizes: list[list[float]]) -> nn.Module:
@@ -139,12 +135,7 @@ class Inspection:
         grids = grid_sizes(sizes, setup.strides, setup.divisibility)
         self.input_boxes, self.grids = boxes, grids
         self.sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
-        self.levels = levels_of_boxes(
-            torch.from_numpy(boxes),
-            *setup.eq1_levels,
-            cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE,
-            cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL,
-        ).numpy()
+        self.levels = setup.levels.of_inputs(boxes)
         self._count_matches()
         self.ious = best_ious(setup.generator(setup.sizes), boxes, grids)
         self.reached = self.ious.max(axis=1) >= _REACHED_AT
@@ -176,8 +167,7 @@ class Inspection:
 
     def by_level(self) -> dict[int, dict[str, int]]:
         """Count objects, and those without an anchor, by the level of Eq. 1."""
-        low, high = self.setup.eq1_levels
-        return {k: self._counts(self.levels == k) for k in range(low, high + 1)}
+        return {k: self._counts(self.levels == k) for k in self.setup.levels.numbers}
 
     def by_size(self) -> dict[int, dict[str, int]]:
         """Count objects, and those without an anchor, by octave: 16 is for sides of 16 to 32 px."""

@@ -1,5 +1,6 @@
 """The pyramid level of a box by Eq. 1, at the scale at which a model is tested."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..modeling import levels_of_boxes
 from .anchor_reach import network_inputs
 
 
+@dataclasses.dataclass(frozen=True)
 class PyramidLevels:
     """How boxes get their level: Eq. 1 at the scale at which a model is tested.
 
@@ -21,39 +23,47 @@ class PyramidLevels:
         min_size, max_size: ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``, in pixels.
     """
 
-    def __init__(
-        self,
-        first: int = 2,
-        last: int = 5,
-        canonical_size: float = 224,
-        canonical_level: int = 4,
-        min_size: int = 800,
-        max_size: int = 1333,
-    ):
-        self.first, self.last = first, last
-        self.canonical_size, self.canonical_level = canonical_size, canonical_level
-        self.min_size, self.max_size = min_size, max_size
+    first: int = 2
+    last: int = 5
+    canonical_size: float = 224
+    canonical_level: int = 4
+    min_size: int = 800
+    max_size: int = 1333
 
     @classmethod
-    def of_config(cls, cfg: CfgNode) -> "PyramidLevels":
-        """Take a config's levels and scale; P2 to P5, the paper's, for a model whose box head reads
-        one level or none, so that it can be compared with a pyramid."""
-        pooled = features_read(cfg).get("MODEL.ROI_HEADS.IN_FEATURES", [])
-        first, last = 2, 5
-        if len(pooled) > 1:
-            with torch.device("meta"):
+    def of_config(cls, cfg: CfgNode, fewest: int = 1) -> "PyramidLevels":
+        """Take a config's scale and the levels that its box head reads.
+
+        Args:
+            cfg: the config.
+            fewest: a model whose box head reads fewer levels, or that has none, gets P2 to P5, the
+                paper's; with 2, a model of one level can be compared with a pyramid.
+        """
+        pooled, levels = features_read(cfg).get("MODEL.ROI_HEADS.IN_FEATURES", []), [2, 5]
+        if len(pooled) >= fewest:
+            with torch.device("meta"):  # without memory for weights
                 shapes = build_backbone(cfg).output_shape()
             levels = [int(math.log2(shapes[name].stride)) for name in pooled]
-            first, last = min(levels), max(levels)
-        head = cfg.MODEL.ROI_BOX_HEAD
-        return cls(
-            first,
-            last,
-            head.POOLER_CANONICAL_SIZE,
-            head.POOLER_CANONICAL_LEVEL,
-            cfg.INPUT.MIN_SIZE_TEST,
-            cfg.INPUT.MAX_SIZE_TEST,
-        )
+        head, sizes = cfg.MODEL.ROI_BOX_HEAD, cfg.INPUT
+        eq1 = head.POOLER_CANONICAL_SIZE, head.POOLER_CANONICAL_LEVEL
+        return cls(min(levels), max(levels), *eq1, sizes.MIN_SIZE_TEST, sizes.MAX_SIZE_TEST)
+
+    @property
+    def numbers(self) -> range:
+        """The levels, fine to coarse."""
+        return range(self.first, self.last + 1)
+
+    @property
+    def scale(self) -> str:
+        """The scale in words, which go on after "the image"."""
+        if not self.min_size:
+            return "as it is"
+        return f"resized to {self.min_size} px (at most {self.max_size} px)"
+
+    def of_inputs(self, boxes: np.ndarray) -> np.ndarray:
+        """Return the levels (R,) of boxes (R, 4), x0 y0 x1 y1 in pixels of the network input."""
+        eq1 = self.first, self.last, self.canonical_size, self.canonical_level
+        return levels_of_boxes(torch.from_numpy(boxes), *eq1).numpy()
 
     def of(self, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """Return the levels (R,) of boxes (R, 4), x y width height in pixels of their images.
@@ -61,11 +71,4 @@ class PyramidLevels:
         ``sizes`` is (R, 2), the height and the width of each box's image.
         """
         corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
-        scaled, _ = network_inputs(corners, sizes, self.min_size, self.max_size)
-        return levels_of_boxes(
-            torch.from_numpy(scaled),
-            self.first,
-            self.last,
-            self.canonical_size,
-            self.canonical_level,
-        ).numpy()
+        return self.of_inputs(network_inputs(corners, sizes, self.min_size, self.max_size)[0])

@@ -11,7 +11,7 @@ from detectron2.data import transforms as T
 from .errors import UserError
 
 
-class _Saturation(T.RandomSaturation):
+class BGRSaturation(T.RandomSaturation):
     """Of an image in BGR; Detectron2's weighs the channels as RGB."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
@@ -19,7 +19,7 @@ class _Saturation(T.RandomSaturation):
         return super().get_transform(image[..., ::-1])
 
 
-class _Lighting(T.RandomLighting):
+class BGRLighting(T.RandomLighting):
     """Of an image in BGR; Detectron2's adds colours in the order of RGB."""
 
     def __init__(self, scale: float):
@@ -103,6 +103,6 @@ _RANGES = {
     "in sides of the image",
 }
 _OF_COLOUR = {
-    "RandomSaturation": {"RGB": T.RandomSaturation, "BGR": _Saturation},
-    "RandomLighting": {"RGB": T.RandomLighting, "BGR": _Lighting},
+    "RandomSaturation": {"RGB": T.RandomSaturation, "BGR": BGRSaturation},
+    "RandomLighting": {"RGB": T.RandomLighting, "BGR": BGRLighting},
 }

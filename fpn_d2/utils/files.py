@@ -6,12 +6,16 @@ import glob
 import json
 import os
 import re
+import socket
+import time
 import unicodedata
 from collections.abc import Iterator
 from typing import IO, Any
 from urllib.parse import unquote
 
 from .errors import UserError
+
+_ABANDONED_SECONDS = 3600
 
 
 def is_local(path: str) -> bool:
@@ -92,7 +96,7 @@ def replace_file(path: str | os.PathLike, mode: str = "w", **options: Any) -> It
         mode, options: see :func:`open`; the mode is ``"w"`` or ``"wb"``.
     """
     path = os.fspath(path)
-    partial = f"{path}.{os.getpid()}.partial"
+    partial = f"{path}.@{socket.gethostname()}.{os.getpid()}.partial"
     try:
         with open(partial, mode, **options) as file:
             yield file
@@ -107,12 +111,20 @@ def replace_file(path: str | os.PathLike, mode: str = "w", **options: Any) -> It
 def remove_partial_files(folder: str | os.PathLike) -> None:
     """Delete what :func:`replace_file` left in a folder when it was killed, half-written files.
 
-    Files of processes that still run are left alone. The folder need not exist.
+    Files of processes that still run are left alone. Whether one of another machine runs cannot be
+    seen, so its files go once nothing has been written to them for an hour. The folder need not
+    exist.
     """
     for path in glob.glob(os.path.join(glob.escape(os.fspath(folder)), "*.partial")):
-        number = re.search(r"\.(\d+)\.partial$", path)
-        if number and (int(number[1]) == os.getpid() or not _is_running(int(number[1]))):
-            with contextlib.suppress(OSError):
+        writer = re.search(r"\.(?:@([^/@]+)\.)?(\d+)\.partial$", path)
+        if writer is None:
+            continue
+        with contextlib.suppress(OSError):
+            if writer[1] in (None, socket.gethostname()):
+                is_left = int(writer[2]) == os.getpid() or not _is_running(int(writer[2]))
+            else:
+                is_left = time.time() - os.path.getmtime(path) > _ABANDONED_SECONDS
+            if is_left:
                 os.remove(path)
 
 

@@ -1,7 +1,8 @@
 """What this package does to modules of PyTorch and Detectron2, beside subclassing them."""
 
+import contextlib
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
@@ -23,6 +24,25 @@ def recast(module: nn.Module, kind: type[nn.Module], **attributes: Any) -> None:
     module.__class__ = kind
     for name, value in attributes.items():
         setattr(module, name, value)
+
+
+@contextlib.contextmanager
+def overridden(owner: Any, **values: Any) -> Iterator[None]:
+    """Give an object other attributes, methods too, for a while.
+
+    Args:
+        owner: the object or module; None has nothing to change.
+        values: by the attribute's name.
+    """
+    attributes = {} if owner is None else vars(owner)
+    own = {name: attributes[name] for name in values if name in attributes}
+    attributes.update(values)
+    try:
+        yield
+    finally:
+        for name in values:
+            del attributes[name]
+        attributes.update(own)
 
 
 def renamed(function: Callable, name: str) -> Callable:

@@ -108,7 +108,7 @@ def draw_detections(
     Args:
         image: (H, W, 3) uint8, RGB; returned is such a picture.
         detections: R detections; see :meth:`fpn_d2.inference.Predictor.detect`.
-        names: the names of the classes; see :func:`fpn_d2.inference.class_names`.
+        names: the names of the classes; see :func:`fpn_d2.inference.classes_of`.
     """
     texts, scale = detection_texts(detections, names), picture_scale(image)
     # Without classes neighbours differ in colour.

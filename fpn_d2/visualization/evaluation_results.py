@@ -22,6 +22,8 @@ from ..utils.files import read_json
 from .drawing import class_color, draw_boxes, draw_masks
 from .layout import side_by_side
 
+_PROPOSALS = 100  # of an image, the best ones: as many masks as an evaluation keeps
+
 Results = Sequence[Mapping[str, Any]]  # of an image, in COCO's form
 
 
@@ -31,7 +33,6 @@ def draw_results(
     *,
     num_images: int = 12,
     threshold: float = 0.5,
-    proposals: int = 100,
 ) -> list[str]:
     """Draw results beside the ground truth, for the first images of an evaluated data set.
 
@@ -40,8 +41,7 @@ def draw_results(
     an object that none meets at an IoU of 0.5 is labelled as missed.
 
     Args:
-        inference_dir, threshold, proposals: see :func:`read_results`. An evaluation keeps an
-            image's best 100 masks and 1000 boxes.
+        inference_dir, threshold: see :func:`read_results`.
         output_dir: the folder for the pictures; made where it is missing.
         num_images: the number of images.
 
@@ -51,13 +51,13 @@ def draw_results(
     Raises:
         UserError: if the folder has no results, or its data set is missing.
     """
-    kind, found = read_results(inference_dir, threshold=threshold, proposals=proposals)
+    kind, found = read_results(inference_dir, threshold=threshold)
     coco, image_root = load_ground_truth(os.path.basename(os.path.normpath(inference_dir)))
     os.makedirs(output_dir, exist_ok=True)
     title = f"detections (score >= {threshold:g})"
     if kind != "bbox":
         regions = "masks" if kind == "mask_proposals" else "boxes"
-        title = f"the best of the first {proposals} {regions}, and its IoU"
+        title = f"the best of the first {_PROPOSALS} {regions}, and its IoU"
     files = []
     for image_id in sorted(coco.imgs)[:num_images]:
         name = coco.imgs[image_id]["file_name"]
@@ -72,19 +72,19 @@ def draw_results(
 
 
 def read_results(
-    inference_dir: str, *, threshold: float = 0.5, proposals: int = 100
+    inference_dir: str, *, threshold: float = 0.5
 ) -> tuple[str, Mapping[int, list[dict[str, Any]]]]:
     """Read what an evaluation found on each image.
 
     Args:
         inference_dir: ``<OUTPUT_DIR>/inference/<data set>``, as an evaluation left it.
         threshold: the least score of a detection.
-        proposals: the number of an image's best proposals.
 
     Returns:
         the kind, and for each image id the R results in COCO's form: boxes have a ``bbox``, as x,
         y, width and height in pixels; masks have a ``segmentation``, as an RLE; detections have a
-        ``category_id`` and a ``score``. An image without results has an empty list.
+        ``category_id`` and a ``score``. Of proposals these are the best 100. An image without
+        results has an empty list.
 
     Raises:
         UserError: if the folder has no results.
@@ -106,13 +106,13 @@ def read_results(
         content = read_proposals(path)
         mode = BoxMode(content["bbox_mode"])
         for image_id, own in zip(content["ids"], content["boxes"], strict=True):
-            own = np.asarray(own, dtype=np.float64).reshape(-1, 4)[:proposals]
+            own = np.asarray(own, dtype=np.float64).reshape(-1, 4)[:_PROPOSALS]
             own = BoxMode.convert(own, mode, BoxMode.XYWH_ABS).tolist()
             found[image_id] = [{"image_id": image_id, "bbox": box} for box in own]
         return kind, found
     for result in read_json(path):
         own = found[result["image_id"]]
-        if result["score"] >= threshold if kind == "bbox" else len(own) < proposals:
+        if result["score"] >= threshold if kind == "bbox" else len(own) < _PROPOSALS:
             own.append(result)
     return kind, found
 

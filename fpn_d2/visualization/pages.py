@@ -4,13 +4,17 @@ import base64
 import io
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+
+from ..utils.errors import UserError
+from ..utils.files import replace_file, write_json
 
 
 class Chart(NamedTuple):
@@ -24,7 +28,7 @@ class Chart(NamedTuple):
 
     title: str
     caption: str
-    svg: str
+    svg: Markup
 
 
 def new_axes(width: float = 6.0, height: float = 4.4) -> tuple[Figure, Axes]:
@@ -70,14 +74,29 @@ def plain_text(name: str) -> str:
     return short.replace("$", r"\$")
 
 
-def to_svg(figure: Figure, prefix: str, description: str) -> str:
-    """Return a figure as an ``<svg>`` element whose ids are unique on the page.
+def finish_chart(
+    figure: Figure, prefix: str, description: str, title: str, caption: str, *, columns: int = 0
+) -> Chart:
+    """Finish a figure of a page, with a legend below its axes if there is something to name.
 
     Args:
         figure: the figure.
         prefix: the prefix of its ids; each figure of a page has its own.
         description: the text for readers who cannot see the figure.
+        title, caption: see :class:`Chart`.
+        columns: how many the legend has; 0 is two, or one for long labels.
     """
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if labels:
+        # In a figure of the usual width each of two columns holds this many letters.
+        columns = columns or (2 if max(map(len, labels)) <= 34 else 1)
+        place = {"loc": "outside lower center", "ncols": columns, "handlelength": 3.2}
+        figure.legend(handles, labels, frameon=False, fontsize=9, **place)
+    return Chart(title, caption, _to_svg(figure, prefix, description))
+
+
+def _to_svg(figure: Figure, prefix: str, description: str) -> Markup:
+    """A figure as an ``<svg>`` element whose ids are unique on the page."""
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": prefix}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
@@ -85,26 +104,54 @@ def to_svg(figure: Figure, prefix: str, description: str) -> str:
     svg = svg[svg.index("<svg") :]
     for mark in (' id="', 'href="#', "url(#"):
         svg = svg.replace(mark, f"{mark}{prefix}-")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
+    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{description}"', 1))
 
 
 def page_environment(folder: str) -> jinja2.Environment:
     """Return the environment that renders a page's template.
 
     Args:
-        folder: the folder of the template, which may include ``page.css``, the style of all pages.
+        folder: the folder of the template, which may extend ``page.html.j2``, the frame of all
+            pages, import the macros of ``page_parts.html.j2``, and show a Pillow image by the
+            filter ``data_url``.
     """
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([folder, os.path.dirname(__file__)]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["data_url"] = _data_url
+    return environment
 
 
-def data_url(picture: Image.Image) -> str:
-    """Return a picture as the ``data:`` URL of a JPEG."""
+def _data_url(picture: Image.Image) -> str:
+    """The ``data:`` URL of a picture, as a JPEG."""
     file = io.BytesIO()
     picture.convert("RGB").save(file, format="JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def write_page(page: str, text: str, numbers: str, content: Any) -> list[str]:
+    """Write a page, and its numbers as JSON beside it; earlier ones are replaced.
+
+    Args:
+        page, numbers: the two files; their folder is made where it is missing.
+        text, content: what they hold.
+
+    Returns:
+        the two files.
+
+    Raises:
+        UserError: if their folder cannot be written to.
+    """
+    folder = os.path.dirname(page)
+    try:
+        os.makedirs(folder or ".", exist_ok=True)
+        with replace_file(page, encoding="utf-8", errors="xmlcharrefreplace") as file:
+            file.write(text)
+        write_json(numbers, content)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to ({error}); give --output") from error
+    return [page, numbers]

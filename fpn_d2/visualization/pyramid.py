@@ -4,7 +4,7 @@ Shape shorthand: an image of H x W pixels with R detections. Every ``draw`` func
 :class:`fpn_d2.inference.Explanation` of one image and returns a picture, (H', W', 3) uint8, RGB.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -22,7 +22,7 @@ HEAT_MAP_TITLES = {
     "output": "after the 3x3: what the heads read",
 }
 _COLOR_MAP = "viridis"  # perceptually uniform, whatever the colour vision
-_GAP = 8
+_GAP, _WIDTH = 8, 300  # pixels between pictures of levels, and across one
 
 
 def level_number(feature: str) -> int:
@@ -46,7 +46,7 @@ def level_color(level: int) -> str:
 def draw_levels(explanation: Explanation, names: Sequence[str] = ()) -> np.ndarray:
     """Draw each detection in the colour of the level that Eq. 1 chose for it.
 
-    ``names`` are those of the classes; see :func:`fpn_d2.inference.class_names`.
+    ``names`` are those of the classes; see :func:`fpn_d2.inference.classes_of`.
     """
     levels = explanation.levels.tolist()
     texts = detection_texts(explanation.detections, names)
@@ -59,20 +59,18 @@ def draw_levels(explanation: Explanation, names: Sequence[str] = ()) -> np.ndarr
     )
 
 
-def level_legend(levels: Sequence[int | str], texts: Sequence[str] = ()) -> np.ndarray:
-    """Draw a strip with each level's colour and name.
+def level_legend(counts: Mapping[int | str, int]) -> np.ndarray:
+    """Draw a strip with each level's colour, name and count.
 
     Args:
-        levels: numbers, or names of features such as ``"p4"``.
-        texts: a text for each level, which follows its name; none by default.
+        counts: by the level's number, or by the name of its feature, such as ``"p4"``.
     """
-    names = [f"P{level}" if isinstance(level, int) else level.capitalize() for level in levels]
-    pairs = zip(names, texts or [""] * len(names), strict=True)
-    words = [f"{name} {text}".strip() for name, text in pairs]
+    names = [f"P{level}" if isinstance(level, int) else level.capitalize() for level in counts]
+    words = [f"{name} ({count})" for name, count in zip(names, counts.values(), strict=True)]
     return legend(words, [level_color(level_number(name)) for name in names])
 
 
-def draw_heat_maps(explanation: Explanation, *, width: int = 300) -> np.ndarray:
+def draw_heat_maps(explanation: Explanation, *, width: int = _WIDTH) -> np.ndarray:
     """Draw a feature map for each level (columns) and each kind (rows), cut to the image.
 
     The value of a cell is the mean absolute activation of its channels. Each map is scaled from its
@@ -124,37 +122,32 @@ def draw_anchors(explanation: Explanation) -> np.ndarray:
     return draw_boxes(picture, matches.targets * scale, [""] * count, ["#FFFFFF"] * count)
 
 
-def draw_proposals(explanation: Explanation, *, number: int = 10, width: int = 300) -> np.ndarray:
-    """Draw the best proposals of each level, in a picture for each level.
-
-    ``number`` is how many of a level are drawn, and ``width`` that of a picture, in pixels.
-    """
+def draw_proposals(explanation: Explanation) -> np.ndarray:
+    """Draw the ten best proposals of each level, in a picture for each level."""
     cells = []
     for name, proposals in explanation.proposals.items():
-        boxes, scores = proposals.boxes[:number], proposals.scores[:number]
+        boxes, scores = proposals.boxes[:10], proposals.scores[:10]
         picture = draw_boxes(
             explanation.image,
             boxes,
             [""] * len(boxes),
             [level_color(level_number(name))] * len(boxes),
-            scale=width / explanation.image.shape[1],
+            scale=_WIDTH / explanation.image.shape[1],
         )
         span = f"{scores[-1]:.2f} to {scores[0]:.2f}" if len(scores) else "-"
         title = f"{name.capitalize()}: best {len(boxes)}\nscores {span}"
-        cells.append(stack([text_block(title, width, lines=2, size=13), picture]))
+        cells.append(stack([text_block(title, _WIDTH, lines=2, size=13), picture]))
     return beside(cells, gap=_GAP)
 
 
 def draw_explanation(explanation: Explanation, names: Sequence[str] = ()) -> np.ndarray:
     """Draw everything that the model has on one page; ``names`` as in :func:`draw_levels`."""
-    levels = range(explanation.level_range[0], explanation.level_range[1] + 1)
-    counts = [f"({int((explanation.levels == level).sum())})" for level in levels]
     eq1 = (
         f"Level by Eq. 1 (k0 = {explanation.canonical_level}, "
         f"{explanation.canonical_size:g} px) of {len(explanation.levels)} detections"
     )
     drawn = draw_levels(explanation, names)
-    top = [stack([text_block(eq1, drawn.shape[1]), drawn, level_legend(list(levels), counts)])]
+    top = [stack([text_block(eq1, drawn.shape[1]), drawn, level_legend(explanation.counts)])]
     if explanation.anchors is not None:
         top.append(draw_anchor_panel(explanation))
     page = [beside(top, gap=2 * _GAP)]
@@ -183,5 +176,5 @@ def draw_anchor_panel(explanation: Explanation) -> np.ndarray:
     )
     picture = draw_anchors(explanation)
     names = sorted(set(matches.levels), key=level_number)
-    counts = [f"({matches.levels.count(name)})" for name in names]
-    return stack([text_block(title, picture.shape[1]), picture, level_legend(names, counts)])
+    counts = {name: matches.levels.count(name) for name in names}
+    return stack([text_block(title, picture.shape[1]), picture, level_legend(counts)])

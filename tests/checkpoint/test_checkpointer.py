@@ -21,9 +21,11 @@ NORMS = pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
 
 
 @pytest.fixture
-def config(row_config, tmp_path):
-    """``config(KEY, value, ..., row=...)``: a quick row that writes below the test's folder."""
-    return lambda *opts, row=ROW: row_config(row, "OUTPUT_DIR", tmp_path / "output", *opts)
+def config(row_config, narrow_words, tmp_path):
+    """``config(KEY, value, ..., row=...)``: a narrow quick row that writes below the test's
+    folder."""
+    words = [*narrow_words, "OUTPUT_DIR", tmp_path / "output"]
+    return lambda *opts, row=ROW: row_config(row, *words, *opts)
 
 
 @pytest.fixture

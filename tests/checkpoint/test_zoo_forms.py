@@ -32,23 +32,23 @@ ZOO = {  # row: the stock model (task, model, depth)
     "RPN/rpn_R_50_FPN": ("RPN", "FPN", 50),
     "RPN/rpn_R_50_C4": ("RPN", "C4", 50),
 }
-# A ResNet-50 is tried narrow, since names and forms are what is tested; a
-# ResNet-101 as it is published, which takes long.
+# Networks are tried narrow, since names and forms are what is tested; a ResNet-101 of the zoo as it
+# is published, which takes long.
 NARROW = [
-    *("MODEL.RESNETS.RES2_OUT_CHANNELS", 128, "MODEL.RESNETS.WIDTH_PER_GROUP", 16),
-    *("MODEL.FPN.OUT_CHANNELS", 64, "MODEL.ROI_BOX_HEAD.FC_DIM", 256),
+    *("MODEL.RESNETS.RES2_OUT_CHANNELS", 32, "MODEL.RESNETS.WIDTH_PER_GROUP", 4),
+    *("MODEL.FPN.OUT_CHANNELS", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 64),
 ]
 
 
-def marked(rows) -> list:
-    return [pytest.param(row, marks=pytest.mark.slow if "R_101" in row else ()) for row in rows]
-
-
 def width(row: str) -> list:
-    return [] if row.startswith("quick/") or "R_101" in row else NARROW
+    return [] if "R_101" in row else NARROW
 
 
-zoo_rows = pytest.mark.parametrize("row", marked(ZOO), indirect=True)
+zoo_rows = pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=pytest.mark.slow if "R_101" in row else ()) for row in ZOO],
+    indirect=True,
+)
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +161,11 @@ def test_every_ablation_loads_back_into_stock_detectron2(
     task, row, name, file_of, reports, row_config
 ):
     model, opts, only_stock = ABLATIONS[name]
-    theirs = build_model(stock_config(task, model, 18, *QUICK, *opts))
-    ours = build_model(row_config(f"quick/{row}"))
+    # One of them as it is, and all others narrow.
+    narrow = [] if row == "Faster-RCNN/faster_rcnn_R_18_FPN" else NARROW
+    depth = 50 if narrow else 18
+    theirs = build_model(stock_config(task, model, depth, *QUICK, *narrow, *opts))
+    ours = build_model(row_config(f"quick/{row}", "MODEL.RESNETS.DEPTH", depth, *narrow))
     before, state = scramble(theirs, seed=3), scramble(ours, seed=2)
     path = file_of("ours.pth")
     SafeCheckpointer(ours, str(path.parent)).save("ours")
@@ -199,7 +202,7 @@ def imagenet(tmp_path_factory) -> Iterator:
 
 
 def write_imagenet(path, depth, form):
-    small = {18: ["MODEL.RESNETS.RES2_OUT_CHANNELS", 64], 50: NARROW, 101: []}[depth]
+    small = ["MODEL.RESNETS.RES2_OUT_CHANNELS", 64] if depth == 18 else NARROW
     cfg = stock_config("RPN", "C5", depth, *small)
     resnet = build_backbone(cfg)
     state = scramble(resnet, seed=4)
@@ -232,10 +235,11 @@ def is_bottom_up(name: str, depth: int) -> bool:
     return name.startswith(prefixes if depth == 18 else (*prefixes, "roi_heads.res5."))
 
 
-@pytest.mark.parametrize("row", marked(all_rows()))
+@pytest.mark.parametrize("row", all_rows())
 def test_an_imagenet_checkpoint_fills_every_bottom_up_key(row, imagenet, reports):
     # heads of another width: half of the time would go into weights that no file fills
-    small = ["MODEL.DEVICE", "cpu", *map(str, width(row)), "MODEL.ROI_BOX_HEAD.FC_DIM", "8"]
+    small = [] if row.startswith("quick/") else map(str, NARROW)
+    small = ["MODEL.DEVICE", "cpu", *small, "MODEL.ROI_BOX_HEAD.FC_DIM", "8"]
     cfg = load_config(CONFIGS / f"{row}.yaml", small)
     depth = cfg.MODEL.RESNETS.DEPTH
     model = build_model(cfg.clone())

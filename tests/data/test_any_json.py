@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fpn_d2 import UserError
 from fpn_d2.data import build_test_loader, build_train_loader, check_file
 from fpn_d2.data.dataset_mapper import ObjectScaleMapper
-from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.data.datasets import register_folders
 
 WIDTH, HEIGHT = 40, 32  # of the images of conftest.py
 # Deterministic, and without a time limit for one example: the machine may be busy.
@@ -86,7 +86,7 @@ def read(cfg, path, tmp_path):
         path.write_text(json.dumps(content))
         for catalog in (DatasetCatalog, MetadataCatalog):
             catalog.pop("zoo_train", None)
-        register_coco_folders(str(tmp_path))
+        register_folders(str(tmp_path))
         cfg.DATASETS.TEST, cfg.MODEL.MASK_ON = (), masks
         try:
             build = build_train_loader if training else lambda c: build_test_loader(c, "zoo_train")

@@ -26,7 +26,7 @@ from fpn_d2.data import (
     load_train_dataset,
     validation,
 )
-from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.data.datasets import register_folders
 from fpn_d2.data.proposals import read_proposals
 
 
@@ -37,7 +37,7 @@ def zoo(tmp_path, coco):
     def write(train=None, val=None):
         coco.write(tmp_path, "zoo", "train", coco.content() if train is None else train)
         coco.write(tmp_path, "zoo", "val", coco.content() if val is None else val)
-        register_coco_folders(str(tmp_path))
+        register_folders(str(tmp_path))
         return tmp_path / "zoo"
 
     return write
@@ -48,6 +48,34 @@ def write_proposals(path, ids):
     content = {"ids": ids, "boxes": boxes, "objectness_logits": [np.ones(1)] * len(ids)}
     path.write_bytes(pickle.dumps(content))
     return str(path)
+
+
+def change_proposals(path, **values):
+    """Change values of a proposal file."""
+    content = pickle.loads(path.read_bytes())
+    path.write_bytes(pickle.dumps(content | values))
+
+
+def records_of(content, folder, first=0):
+    """The images of a sound file as a user's function may give them, classes counted from
+    ``first``."""
+    return [
+        {
+            **{key: image[key] for key in ("width", "height")},
+            "file_name": str(folder / image["file_name"]),
+            "image_id": image["id"],
+            "annotations": [
+                {
+                    **{key: entry[key] for key in ("bbox", "segmentation") if key in entry},
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                    "category_id": entry["category_id"] - 1 + first,
+                }
+                for entry in content["annotations"]
+                if entry["image_id"] == image["id"]
+            ],
+        }
+        for image in content["images"]
+    ]
 
 
 def ids_of(loader, batches):
@@ -199,38 +227,19 @@ def lvis(cfg, zoo, coco):
 
     def write(evaluator_type, **changes):
         content = coco.masked()
+        for annotation in content["annotations"]:
+            del annotation["iscrowd"]
+            annotation["segmentation"] = TRIANGLE
+        records = records_of(content, images)
+        records[0].update(changes)
         for image in content["images"]:
             image["coco_url"] = f"http://images.cocodataset.org/images/{image.pop('file_name')}"
         for category in content["categories"]:
             category.update(synonyms=[category["name"]], synset="a.n.01", frequency="f")
-        for annotation in content["annotations"]:
-            del annotation["iscrowd"]
-            annotation["segmentation"] = TRIANGLE
         path = images.parent / "lvis_v1_train.json"
         path.write_text(json.dumps(content))
 
-        def load():
-            records = [
-                {
-                    "file_name": str(images / image["coco_url"].rpartition("/")[2]),
-                    **{"height": image["height"], "width": image["width"]},
-                    "image_id": image["id"],
-                    "annotations": [
-                        {
-                            **{"bbox": entry["bbox"], "bbox_mode": BoxMode.XYWH_ABS},
-                            "category_id": entry["category_id"] - 1,
-                            "segmentation": entry["segmentation"],
-                        }
-                        for entry in content["annotations"]
-                        if entry["image_id"] == image["id"]
-                    ],
-                }
-                for image in content["images"]
-            ]
-            records[0].update(changes)
-            return records
-
-        DatasetCatalog.register("my_lvis", load)
+        DatasetCatalog.register("my_lvis", lambda: records)
         MetadataCatalog.get("my_lvis").set(json_file=str(path), image_root=f"{images.parent}/")
         if evaluator_type is not None:
             MetadataCatalog.get("my_lvis").evaluator_type = evaluator_type
@@ -309,26 +318,11 @@ def test_errors_that_are_not_the_users_stay_what_they_are(cfg):
 def counted(cfg, zoo):
     """``counted(first, **metadata)``: zoo_val's images by a function of the user's, which counts
     classes from ``first``, as the only data set."""
-    content = json.loads((zoo() / "annotations/instances_val.json").read_text())
+    folder = zoo()
+    content = json.loads((folder / "annotations/instances_val.json").read_text())
 
     def register(first, **metadata):
-        records = [
-            {
-                **{key: image[key] for key in ("width", "height")},
-                "file_name": str(DatasetCatalog.get("zoo_val")[image["id"] - 1]["file_name"]),
-                "image_id": image["id"],
-                "annotations": [
-                    {
-                        "bbox": annotation["bbox"],
-                        "bbox_mode": BoxMode.XYWH_ABS,
-                        "category_id": annotation["category_id"] - 1 + first,
-                    }
-                    for annotation in content["annotations"]
-                    if annotation["image_id"] == image["id"]
-                ],
-            }
-            for image in content["images"]
-        ]
+        records = records_of(content, folder / "images", first)
         DatasetCatalog.register("mine", lambda: records)
         MetadataCatalog.get("mine").set(**metadata)
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("mine",), ()
@@ -597,7 +591,7 @@ def with_proposals(cfg, zoo, tmp_path):
 def test_each_test_set_gets_its_own_proposals(with_proposals, tmp_path, coco):
     cfg = with_proposals
     coco.write(tmp_path, "zoo", "late", coco.content())
-    register_coco_folders(str(tmp_path))
+    register_folders(str(tmp_path))
     cfg.DATASETS.TEST = ("zoo_late", "zoo_val")
     cfg.DATASETS.PROPOSAL_FILES_TEST = (
         write_proposals(tmp_path / "c.pkl", [1, 2, 3, 4]),
@@ -650,9 +644,8 @@ def test_proposals_of_another_data_set(with_proposals, tmp_path):
 
 @pytest.mark.parametrize("box", [[0, 0, 8, 5000], [-9, 0, 8, 8], [0, 0, np.nan, 8]])
 def test_proposals_that_cannot_be_of_these_images(with_proposals, tmp_path, box):
-    content = pickle.loads((tmp_path / "a.pkl").read_bytes())
-    content["boxes"][2] = np.array([box], dtype=np.float64)
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+    sound, other = np.array([[0.0, 0.0, 8.0, 8.0]]), np.array([box], dtype=np.float64)
+    change_proposals(tmp_path / "a.pkl", boxes=[sound, sound, other, sound])
     with pytest.raises(UserError, match=r"a\.pkl has boxes outside image \S*2\.png \(40 x 32"):
         build_train_loader(with_proposals)
 
@@ -675,18 +668,18 @@ OF_SIDES = np.array([[2.0, 3.0, 10.0, 12.0], [20.0, 10.0, 15.0, 12.0]])
 
 
 def test_proposals_of_sides_have_to_say_so(with_proposals, tmp_path):
-    content = pickle.loads((tmp_path / "a.pkl").read_bytes())
-    content |= {"boxes": [OF_SIDES] * 4, "objectness_logits": [np.ones(2)] * 4}
+    path = tmp_path / "a.pkl"
+    change_proposals(path, boxes=[OF_SIDES] * 4, objectness_logits=[np.ones(2)] * 4)
     for mode, words in (({}, "XYXY_ABS, which it does not"), ({"bbox_mode": 0}, "XYXY_ABS, which")):
-        (tmp_path / "a.pkl").write_bytes(pickle.dumps(content | mode))
+        change_proposals(path, **mode)
         with pytest.raises(UserError, match=rf"a\.pkl .* bbox_mode is {words} .*BoxMode\.XYWH_ABS"):
             build_train_loader(with_proposals)
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content | {"bbox_mode": 1}))
+    change_proposals(path, bbox_mode=1)
     (record, *_) = load_train_dataset(with_proposals)
     assert record["proposal_bbox_mode"] == BoxMode.XYWH_ABS
     # as sides, the last box would end at 30 + 15 of 40 pixels
-    content["boxes"][2] = np.array([[0.0, 0.0, 9.0, 9.0], [30.0, 10.0, 15.0, 12.0]])
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content | {"bbox_mode": 1}))
+    beyond = np.array([[0.0, 0.0, 9.0, 9.0], [30.0, 10.0, 15.0, 12.0]])
+    change_proposals(path, boxes=[OF_SIDES, OF_SIDES, beyond, OF_SIDES])
     with pytest.raises(UserError, match=r"outside image \S*2\.png .* or its bbox_mode is wrong"):
         build_train_loader(with_proposals)
 
@@ -701,8 +694,7 @@ def test_proposals_of_sides_have_to_say_so(with_proposals, tmp_path):
     ],
 )
 def test_boxes_of_proposals_that_are_none(with_proposals, tmp_path, values, words):
-    content = pickle.loads((tmp_path / "a.pkl").read_bytes())
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content | values))
+    change_proposals(tmp_path / "a.pkl", **values)
     with pytest.raises(UserError, match=words):
         read_proposals(str(tmp_path / "a.pkl"))
 

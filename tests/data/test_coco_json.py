@@ -10,17 +10,8 @@ from detectron2.data.datasets import load_coco_json
 from pycocotools.coco import COCO
 
 from fpn_d2 import UserError
-from fpn_d2.data import check_file, coco_json
+from fpn_d2.data import check_file
 from fpn_d2.data.coco_json import AnnotationFile, parse, read_annotations, shared_reading
-
-
-@pytest.fixture(params=["msgspec", "json"])
-def parser(request, monkeypatch):
-    """Each of the two parsers, of which the first need not be installed."""
-    if request.param == "json":
-        monkeypatch.setattr(coco_json, "msgspec", None)
-    else:
-        pytest.importorskip("msgspec")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +37,6 @@ def test_what_is_no_json(tmp_path, text, words):
     assert [finding.sentence for finding in report.findings] == [sentence]
 
 
-@pytest.mark.usefixtures("parser")
 @pytest.mark.parametrize(
     "text",
     ["[1, 1.0, -0, -0.0, 1E5, 0.1, 123456789012345678901234567890, 1e400, true, null]"]
@@ -57,7 +47,6 @@ def test_what_is_parsed_is_what_json_makes_of_it(text):
     assert repr(found) == repr(json.loads(text))  # tells 1 from 1.0, and 0.0 from -0.0
 
 
-@pytest.mark.usefixtures("parser")
 def test_nan_is_parsed_and_garbage_is_collected_again():
     assert math.isnan(parse(b"NaN"))
     assert gc.isenabled()

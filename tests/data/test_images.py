@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from fpn_d2 import UserError
 from fpn_d2.data import images
-from fpn_d2.data.images import image_fault, look_at, read_as_here, read_image
+from fpn_d2.data.images import look_at, read_as_here, read_image
 
 WIDTH, HEIGHT = 40, 32
 
@@ -34,6 +34,11 @@ def save(tmp_path):
         return tmp_path / name
 
     return to_file
+
+
+def image_fault(path, width=None, height=None):
+    fault, _ = look_at(path, width, height)
+    return fault
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1"])

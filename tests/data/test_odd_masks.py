@@ -10,7 +10,7 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 
 from fpn_d2.data import build_train_loader
-from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.data.datasets import register_folders
 from fpn_d2.engine import Trainer
 
 SIDE = 64
@@ -66,7 +66,7 @@ def data(tmp_path, coco):
         content = {"images": images, "annotations": annotations, "categories": classes}
         for split in ("train", "val"):
             (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-        register_coco_folders(str(tmp_path))
+        register_folders(str(tmp_path))
         return "DATASETS.TRAIN", "('odd_train',)", "DATASETS.TEST", "('odd_val',)"
 
     return make

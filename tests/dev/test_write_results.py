@@ -5,7 +5,7 @@ import re
 
 import pytest
 import write_results
-from write_results import PAGES, fill_in, table_results
+from write_results import PAGES, fill_in, growth_results, table_results
 
 from fpn_d2 import UserError
 from fpn_d2.experiments import load_tables
@@ -66,6 +66,14 @@ def test_results_of_a_users_own_tables_are_left_alone(tables, tmp_path):
     (found,) = table_results(tmp_path, tables)
     assert found[0].table == "2"
     assert found[2] == str(tmp_path / "results/shapes")
+
+
+def test_what_tells_how_cost_grows_is_drawn(tmp_path):
+    (tmp_path / "results").mkdir()
+    files = {"a": [{"task": "growth"}], "b": [{"task": "pooling"}], "c": {"exports": []}, "d": []}
+    for name, content in files.items():
+        (tmp_path / "results" / f"{name}.json").write_text(json.dumps(content))
+    assert list(growth_results(tmp_path)) == [(tmp_path / "results" / "a.json", files["a"])]
 
 
 # -- the repository's own pages ----------------------------------------------------------------

@@ -1,7 +1,9 @@
-"""Run by test_launch.py under torchrun: train_net.py, whose second process is killed once."""
+"""Run by test_launch.py under torchrun: train_net.py, whose second process is killed once. With
+MACHINE_DIES in the environment it is the first, with the torchrun that started it."""
 
 import os
 import signal
+from pathlib import Path
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -13,8 +15,12 @@ from fpn_d2.engine import Trainer, launch
 
 class DiesOnce(HookBase):
     def before_step(self) -> None:
-        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-        if first and self.trainer.iter == 3 and comm.get_rank() == 1:
+        died = Path(self.trainer.cfg.OUTPUT_DIR, "died")
+        machine = "MACHINE_DIES" in os.environ
+        if self.trainer.iter == 3 and comm.get_rank() == int(not machine) and not died.exists():
+            died.touch()
+            if machine:
+                os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
 
 

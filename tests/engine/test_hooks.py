@@ -17,7 +17,7 @@ from PIL import Image
 from torch import distributed
 
 from fpn_d2 import UserError, load_config
-from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.data.datasets import register_folders
 from fpn_d2.engine import Trainer
 from fpn_d2.engine.hooks import (
     CPUAutocastTrainer,
@@ -258,9 +258,9 @@ class Watch(HookBase):
 
 
 @pytest.fixture
-def train(repo, tmp_path, mixed_root):
+def train(repo, narrow_words, tmp_path, mixed_root):
     """``train(row, folder, *opts, cut, resume)``: six iterations; the losses of each."""
-    names = register_coco_folders(mixed_root)
+    names = register_folders(mixed_root)
 
     def call(row, folder, *opts, cut=None, resume=False):
         tiny = ["DATASETS.TRAIN", "('mixed_train',)", "DATASETS.TEST", "()"]
@@ -268,7 +268,7 @@ def train(repo, tmp_path, mixed_root):
         tiny += ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "6", "SOLVER.STEPS", "(4,)"]
         tiny += ["SOLVER.CHECKPOINT_PERIOD", "3", "MODEL.DEVICE", "cpu"]
         tiny += ["DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path / folder)]
-        cfg = load_config(repo / f"configs/{row}.yaml", [*tiny, *opts])
+        cfg = load_config(repo / f"configs/{row}.yaml", [*narrow_words, *tiny, *opts])
         (tmp_path / folder).mkdir(exist_ok=True)
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)  # what default_setup does
         if resume:

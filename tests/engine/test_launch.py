@@ -1,9 +1,15 @@
 """Processes: several on a CPU, and how a user's error ends them."""
 
 import argparse
+import datetime
 import importlib
 import pickle
+import signal
+import socket
+import subprocess
+import sys
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,9 +22,14 @@ import train_net
 from fpn_d2 import UserError, load_config, load_model
 from fpn_d2.config import stock_config
 from fpn_d2.engine import launch, read_config
+from fpn_d2.engine.launch import agreed_prefix
 from fpn_d2.utils.errors import sentence_in
 
 from .two_processes import VARIANTS
+
+CLUSTER = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "GLOO_SOCKET_IFNAME": "lo"}
+# The addresses of two machines. The process of the first in this order is the first process.
+OTHER, HOST = "127.0.0.1", "127.0.0.2"
 
 
 def args(num_gpus):
@@ -189,18 +200,85 @@ def test_torchrun_and_num_gpus_do_not_mix(monkeypatch, capsys):
     assert "--nproc-per-node" in capsys.readouterr().err
 
 
+def test_the_processes_of_a_start_agree_on_a_name_whatever_earlier_starts_have_left():
+    """Two of the first one's processes have asked again, and were killed before any answer."""
+    store = torch.distributed.HashStore()
+    names = []
+    for _ in range(2):
+        with ThreadPoolExecutor(3) as pool:
+            found = pool.map(lambda rank: agreed_prefix(store, rank, 3), range(3))
+            names += set(found)
+        store.set("asked_by_2", "of a killed process")
+        store.set("asked_by_1", "of a killed process")
+    assert len(names) == len(set(names)) == 2
+    assert agreed_prefix(store, 0, 1) not in names
+
+
+def test_a_process_that_does_not_come_is_named(monkeypatch):
+    module = importlib.import_module("fpn_d2.engine.launch")
+    monkeypatch.setattr(module, "DEFAULT_TIMEOUT", datetime.timedelta(seconds=0))
+    store = torch.distributed.HashStore()
+    with pytest.raises(UserError, match="process 1 of 2 did not come within 0:00:00"):
+        agreed_prefix(store, 0, 2)
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--max-restarts", "1")
+
+
+def dying_training(repo, tiny_opts, folder):
+    """The words of a training of six iterations, one of whose processes dies before the fourth."""
+    words = [Path(__file__).with_name("dies_once.py"), "--config-file"]
+    words += [repo / "configs/quick/RPN/rpn_R_18_FPN.yaml", *tiny_opts]
+    words += ["SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", "()"]
+    return [*map(str, words), "OUTPUT_DIR", str(folder)]
+
+
 @pytest.mark.slow
-def test_torchrun_trains_and_restarts_from_the_last_checkpoint(repo, tiny_opts, run_program):
-    """A worker that dies at once after its first checkpoint goes on from it."""
-    done = run_program(
-        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *("--max-restarts", "1", Path(__file__).with_name("dies_once.py"), "--config-file"),
-        *(repo / "configs/quick/RPN/rpn_R_18_FPN.yaml", *tiny_opts),
-        *("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", "()"),
-    )
+def test_torchrun_goes_on_after_a_process_or_a_machine_has_died(
+    repo, tiny_opts, tiny_environment, run_program, tmp_path
+):
+    """A worker that dies at once after its first checkpoint goes on from it. So does the first
+    worker, whose torchrun dies too and is started again; and both end with the same weights."""
+    whole, cut = tmp_path / "one_machine", tmp_path / "two_machines"
+    alone = ("--standalone", "--nproc-per-node", "2")
+    done = run_program(*TORCHRUN, *alone, *dying_training(repo, tiny_opts, whole))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Starting training from iteration 2" in done.stdout
-    assert Path(tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1], "model_final.pth").is_file()
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    agents, logs = {}, []
+
+    def start(machine):
+        meet = f"is_host={int(machine == HOST)},keep_alive_interval=1,keep_alive_max_attempt=3"
+        words = [*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", "--local-addr", machine]
+        words += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{HOST}:{port}"]
+        words += ["--rdzv-id", "two", "--rdzv-conf", meet, *dying_training(repo, tiny_opts, cut)]
+        logs.append(tmp_path / f"{len(logs)}.txt")
+        with open(logs[-1], "w") as log:
+            agents[machine] = subprocess.Popen(
+                [sys.executable, *words],
+                cwd=repo,
+                env={**tiny_environment, "PYTHONPATH": str(repo), **CLUSTER, "MACHINE_DIES": "1"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    try:
+        start(HOST)
+        start(OTHER)
+        assert agents[OTHER].wait(300) == -signal.SIGKILL
+        assert agents[HOST].poll() is None
+        start(OTHER)
+        for machine in (HOST, OTHER):
+            assert agents[machine].wait(300) == 0, [log.read_text()[-3000:] for log in logs]
+    finally:
+        for agent in agents.values():
+            agent.kill()
+    assert "Starting training from iteration 2" in logs[-1].read_text()  # of the one that came back
+    weights = [torch.load(f / "model_final.pth", weights_only=True)["model"] for f in (whole, cut)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 # --- the command line
@@ -290,18 +368,16 @@ def test_help_offers_what_there_is():
 
 
 @pytest.fixture
-def zoo_file(repo, tmp_path):
+def zoo_file(repo, narrow_words, tmp_path):
     """The fine-tuning config's network, narrow, as a file in the zoo's form; and its overrides."""
-    narrow = "MODEL.RESNETS.RES2_OUT_CHANNELS 16 MODEL.RESNETS.WIDTH_PER_GROUP 4"
-    narrow += " MODEL.RESNETS.STEM_OUT_CHANNELS 8 MODEL.FPN.OUT_CHANNELS 32"
-    narrow += " MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.DEVICE cpu"
     path = repo / "configs/finetune/faster_rcnn_R_50_FPN.yaml"
-    model = build_model(stock_config(load_config(path, narrow.split())))
+    opts = [*narrow_words, "MODEL.RESNETS.WIDTH_PER_GROUP", "4", "MODEL.DEVICE", "cpu"]
+    model = build_model(stock_config(load_config(path, opts)))
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
     file = tmp_path / "model_final_280758.pkl"
     with open(file, "wb") as opened:
         pickle.dump({"model": weights, "__author__": "Detectron2 Model Zoo"}, opened)
-    return path, [*narrow.split(), "MODEL.WEIGHTS", str(file)], model.state_dict()
+    return path, [*opts, "MODEL.WEIGHTS", str(file)], model.state_dict()
 
 
 @pytest.mark.usefixtures("no_stale_logs")

@@ -35,12 +35,6 @@ VAL = "('tiny_val',)"
 AR = "box_proposals/AR@100"
 
 
-# A narrow network, whose checkpoints are written quickly.
-NARROW = ["MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.RES2_OUT_CHANNELS", "16"]
-NARROW += ["MODEL.RESNETS.WIDTH_PER_GROUP", "4", "MODEL.RESNETS.STEM_OUT_CHANNELS", "8"]
-NARROW += ["MODEL.FPN.OUT_CHANNELS", "32"]
-
-
 # --- the best checkpoint and early stopping
 
 
@@ -57,7 +51,7 @@ def scripted(trainer, monkeypatch):
             return {"box_proposals": {"AR@100": values[made.evaluated[-1]]}}
 
         monkeypatch.setattr(Trainer, "test", test)
-        made = trainer("TEST.BEST_METRIC", AR, "TEST.EVAL_PERIOD", "1", *NARROW, *opts, test=VAL)
+        made = trainer("TEST.BEST_METRIC", AR, "TEST.EVAL_PERIOD", "1", *opts, test=VAL)
         made.evaluated = []
         if resume:
             made.resume_or_load(resume=True)
@@ -255,7 +249,6 @@ def test_a_running_normalizer_stays():
 def test_the_losses_lie_beside_the_metrics_and_not_in_the_losses_curve(trainer, monkeypatch):
     monkeypatch.setattr(Trainer, "test", lambda *_: {})
     made = trainer(
-        *NARROW,
         "TEST.VALIDATION_LOSS",
         "True",
         "TEST.EVAL_PERIOD",
@@ -299,7 +292,7 @@ def test_averages_by_hand():
 def test_the_averages_are_evaluated_and_saved_and_the_trained_weights_go_on(trainer, monkeypatch):
     seen = []
     monkeypatch.setattr(Trainer, "test", lambda cls, cfg, model: seen.append(model) or {})
-    made = trainer("SOLVER.EMA_DECAY", "0.5", *NARROW, test=VAL)
+    made = trainer("SOLVER.EMA_DECAY", "0.5", test=VAL)
     made.train()
     assert seen == [made.evaluated_model]
     final = content(made, "model_final")
@@ -312,7 +305,7 @@ def test_the_averages_are_evaluated_and_saved_and_the_trained_weights_go_on(trai
     assert not torch.equal(trained[name], final["model"][name])
     loaded = load_model(made.cfg, resume=True)  # as an evaluation does
     assert torch.equal(loaded.state_dict()[name], averages[name])
-    without = trainer("SOLVER.MAX_ITER", "6", *NARROW, test=VAL)
+    without = trainer("SOLVER.MAX_ITER", "6", test=VAL)
     without.resume_or_load(resume=True)
     assert torch.equal(without.model.state_dict()[name], trained[name])
 
@@ -417,7 +410,7 @@ def test_all_of_it_resumes_to_the_bit(trainer, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "test", lambda *_: {})
 
     def make(folder, resume=False):
-        opts = ["OUTPUT_DIR", str(tmp_path / folder), *EVERYTHING, *NARROW]
+        opts = ["OUTPUT_DIR", str(tmp_path / folder), *EVERYTHING]
         seed_all_rng(0)  # what default_setup does
         made = trainer("SOLVER.MAX_ITER", "7", *opts, test=VAL)
         if resume:
@@ -466,13 +459,13 @@ def test_tensorboard_forgets_what_is_trained_again(trainer, monkeypatch):
     from detectron2.engine import hooks
 
     monkeypatch.setattr(hooks.PeriodicWriter, "after_step", _write_each_step)
-    made = trainer(*NARROW)
+    made = trainer()
     made.register_hooks([Watch(4)])
     with pytest.raises(ConnectionError):
         made.train()
     folder = made.cfg.OUTPUT_DIR
     os.remove(Path(folder, "model_0000003.pth"))  # so iterations 2 and 3 are trained again
-    resumed = trainer(*NARROW)
+    resumed = trainer()
     resumed.resume_or_load(resume=True)
     assert resumed.start_iter == 2
     resumed.train()

@@ -116,7 +116,7 @@ def test_a_rate_of_0_trains_nothing_any_more(resumed, kept):
 
 
 REFUSED = {
-    "MODEL.FPN.OUT_CHANNELS 128": "set MODEL.FPN.OUT_CHANNELS to 64 as before",
+    "MODEL.FPN.OUT_CHANNELS 128": "set MODEL.FPN.OUT_CHANNELS to 32 as before",
     "MODEL.BACKBONE.FREEZE_AT 2": "set MODEL.BACKBONE.FREEZE_AT to 0 as before",
     "MODEL.FPN.FREEZE True": "set MODEL.FPN.FREEZE to False as before",
     "MODEL.RPN.SHARED_HEAD False MODEL.FPN.NORM GN": "MODEL.FPN.NORM to '', MODEL.RPN.SHARED_HEAD",

@@ -1,6 +1,7 @@
 """Run by tests in two processes: steps of every ablation, and steps that are counted or spoilt."""
 
 import argparse
+import functools
 import os
 import sys
 
@@ -130,6 +131,9 @@ def spoil(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    # Forked, they have imported all that this process has: each of them would take five seconds.
+    start = torch.multiprocessing.start_processes
+    torch.multiprocessing.start_processes = functools.partial(start, start_method="fork")
     launch(
         main,
         argparse.Namespace(

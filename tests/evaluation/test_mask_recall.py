@@ -19,7 +19,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fpn_d2 import UserError
-from fpn_d2.evaluation import MaskRecallEvaluator, mask_recall
+from fpn_d2.evaluation import mask_recall
+from fpn_d2.evaluation.mask_recall import MaskRecallEvaluator
 from fpn_d2.structures import RegionMasks
 
 SIZE = 160

@@ -11,9 +11,10 @@ import pytest
 
 from fpn_d2 import UserError
 from fpn_d2.experiments import Progress, Scale, campaign, reproduce, reproduction
+from fpn_d2.experiments import results as results_module
 from fpn_d2.experiments import runs as runs_module
-from fpn_d2.experiments.campaign import collect, results_file, update_results
 from fpn_d2.experiments.report import write_report
+from fpn_d2.experiments.results import collect, results_file, update_results
 
 HERE = {"commit": "aaa", "machine": {"cores": 2}, "versions": {"torch": "2"}}
 ELSEWHERE = {"commit": "bbb", "machine": {"cores": 64}, "versions": {"torch": "2"}}
@@ -59,7 +60,7 @@ def recalls(content, metric="AR1k"):
 @pytest.fixture(autouse=True)
 def _report(monkeypatch):
     """Leave out the page and the count of anchors, which take a second and have other tests."""
-    monkeypatch.setattr(campaign, "write_report", lambda *_: None)
+    monkeypatch.setattr(results_module, "write_report", lambda *_: None)
     monkeypatch.setattr(reproduction, "count_anchors", lambda *_: 12)
 
 
@@ -224,7 +225,7 @@ def test_the_bar_shows_run_iterations_and_time(monkeypatch):
 @pytest.fixture
 def done(plan, tables, monkeypatch):
     """``done(row, seed, AR, **provenance)``: makes a finished run of table 1 by hand."""
-    monkeypatch.setattr(campaign, "provenance", HERE.copy)
+    monkeypatch.setattr(results_module, "provenance", HERE.copy)
 
     def make(name, seed, recall, **origin):
         folder = Path(plan.run(tables.table("1").rows[name], seed).folder)
@@ -344,7 +345,7 @@ def test_a_damaged_file_is_named_and_kept(plan, tables, done, file, tmp_path, te
 
 
 def test_json_markdown_and_page_are_written(plan, tables, done, tmp_path, monkeypatch):
-    monkeypatch.setattr(campaign, "write_report", write_report)
+    monkeypatch.setattr(results_module, "write_report", write_report)
     done("c", 0, 40.0)
     path = update_results(plan, tables.table("1"), str(tmp_path / "results"))
     assert path == str(tmp_path / "results/shapes/table1.json")
@@ -360,7 +361,7 @@ def test_an_error_in_the_report_leaves_the_numbers(plan, tables, done, tmp_path,
         raise RuntimeError
 
     done("c", 0, 40.0)
-    monkeypatch.setattr(campaign, "write_report", fail)
+    monkeypatch.setattr(results_module, "write_report", fail)
     with pytest.raises(RuntimeError):
         update_results(plan, tables.table("1"), str(tmp_path / "results"))
     path = tmp_path / "results/shapes/table1.json"

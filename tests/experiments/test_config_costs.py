@@ -113,10 +113,10 @@ def test_flops_of_one_network(run_tool, repo):
     assert all(words in out for words in ("million activations", "rpn_head", "ResNet"))
 
 
-def test_flops_are_averaged_over_the_test_set(run_tool, repo, row_config, tiny_opts, tmp_path):
+def test_flops_are_averaged_over_the_test_set(run_tool, repo, row_config, wide_opts, tmp_path):
     SafeCheckpointer(build_model(row_config("quick/RPN/rpn_R_18_C4")), str(tmp_path)).save("model")
     words = ["--config-file", repo / "configs/quick/RPN/rpn_R_18_C4.yaml", "--tasks", "flop"]
-    words += ["-n", 2, "--use-fixed-input-size", *tiny_opts]
+    words += ["-n", 2, "--use-fixed-input-size", *wide_opts]
     code, out, error = run_tool(analyze_model, *words, "MODEL.WEIGHTS", tmp_path / "model.pth")
     assert code == 0, error
     last = f"{flops_of_r18_c4(64, 64) / 1e9:.2f} +- 0.00 GFLOPs for an image, over 2"

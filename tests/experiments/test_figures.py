@@ -11,10 +11,9 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.experiments import figures
 from fpn_d2.experiments.figures import draw_charts, find_examples, row_styles
 from fpn_d2.experiments.tables import Row, Table, load_tables
-from fpn_d2.visualization import PALETTE
+from fpn_d2.visualization import PALETTE, evaluation_results
 
 # Two objects on an image of 100 x 80, and a crowd, which does not count.
 OBJECTS = [[10, 10, 20, 20], [50, 30, 30, 40]]
@@ -155,7 +154,7 @@ def test_what_the_other_row_finds_alone_counts_against_an_image(dataset, folder)
 
 
 def test_only_the_best_proposals_count(dataset, folder, monkeypatch):
-    monkeypatch.setattr(figures, "_PROPOSALS", 2)
+    monkeypatch.setattr(evaluation_results, "_PROPOSALS", 2)
     folders = {"x": folder("x", {1: [FAR, *OBJECTS]}), "y": folder("y", {1: []})}
     (example,) = find_examples(folders, dataset, [("x", "y")], TABLE)
     assert example.caption.startswith("(x) one finds 1 of 2 objects")

@@ -18,7 +18,7 @@ from detectron2.modeling import build_model
 
 import train_net
 from fpn_d2 import UserError, load_model
-from fpn_d2.data.datasets import register_coco_folders
+from fpn_d2.data.datasets import register_folders
 from fpn_d2.data.datasets.shapes import CLASSES
 from fpn_d2.engine import Trainer, launch
 from fpn_d2.experiments import FourStep, Run, Runner, proposal_opts
@@ -40,6 +40,8 @@ OPTS = (
     *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()"),
     *("SOLVER.WARMUP_ITERS", "0", "SOLVER.AMP.ENABLED", "False"),
     *("DATALOADER.NUM_WORKERS", "0", "MODEL.DEVICE", "cpu"),
+    *("MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.RES2_OUT_CHANNELS", "16"),  # narrow
+    *("MODEL.FPN.OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.FC_DIM", "16"),
 )
 
 
@@ -56,7 +58,7 @@ class InThisProcess(Runner):
 
 @pytest.fixture(scope="module")
 def tiny(tiny_root):
-    names = register_coco_folders(tiny_root)
+    names = register_folders(tiny_root)
     yield
     for name in names:
         DatasetCatalog.remove(name)
@@ -71,7 +73,7 @@ def trained(tiny, tmp_path_factory):
     InThisProcess.calls.clear()
     result = training.train(InThisProcess("none"))
     yield training, result, list(InThisProcess.calls)
-    shutil.rmtree(folder)  # hundreds of megabytes
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,7 @@ def test_the_shared_layers_are_those_of_step_2_in_every_byte(weights, step):
     start = part(weights[2], "backbone.")
     assert differing(part(weights[step], "backbone."), start) == set()
     for name in STATISTICS:
-        assert sum(key.endswith(name) for key in start) == 20  # 17 convs and 3 shortcuts
+        assert sum(key.endswith(name) for key in start) == 53  # 49 convs and 4 shortcuts
 
 
 def test_step_2_has_trained_what_is_shared(weights):
@@ -183,12 +185,13 @@ def test_stock_detectron2_loads_it(trained, weights, monkeypatch):
     cfg = get_cfg()
     levels, stages = ["p2", "p3", "p4", "p5"], ["res2", "res3", "res4", "res5"]
     names = {"NAME": "StandardROIHeads", "IN_FEATURES": levels, "NUM_CLASSES": 5}
-    head = {"NAME": "FastRCNNConvFCHead", "NUM_FC": 2, "FC_DIM": 256, "POOLER_RESOLUTION": 7}
-    resnet = {"DEPTH": 18, "RES2_OUT_CHANNELS": 64, "NORM": "BN", "OUT_FEATURES": stages}
+    head = {"NAME": "FastRCNNConvFCHead", "NUM_FC": 2, "FC_DIM": 16, "POOLER_RESOLUTION": 7}
+    resnet = {"DEPTH": 50, "RES2_OUT_CHANNELS": 16, "NORM": "BN", "OUT_FEATURES": stages}
+    resnet["WIDTH_PER_GROUP"] = 4
     for section, values in {
         "BACKBONE": {"NAME": "build_resnet_fpn_backbone"},
         "RESNETS": resnet,
-        "FPN": {"IN_FEATURES": stages, "OUT_CHANNELS": 64},
+        "FPN": {"IN_FEATURES": stages, "OUT_CHANNELS": 16},
         "ANCHOR_GENERATOR": {"SIZES": [[32], [64], [128], [256], [512]]},
         "RPN": {"HEAD_NAME": "StandardRPNHead", "IN_FEATURES": [*levels, "p6"]},
         "ROI_HEADS": names,

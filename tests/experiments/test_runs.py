@@ -61,7 +61,7 @@ def wait_for(condition, seconds=20):
 
 def test_the_program_is_called_as_a_user_would_call_it(run, runner, calls):
     runner.train(run)
-    flags = ["--config-file", run.config, "--resume", "--num-gpus", "2"]
+    flags = ["--config-file", run.config, "--resume", "--dist-url", "auto", "--num-gpus", "2"]
     assert calls() == [[*flags, *run.opts, "OUTPUT_DIR", run.folder]]
 
 
@@ -118,7 +118,7 @@ def test_proposals_are_written_once(run, runner, calls):
     result = runner.train_rpn(run)
     assert result == run.result()
     assert os.path.isfile(os.path.join(run.folder, "inference", "a", "box_proposals.pkl"))
-    flags = ["--config-file", run.config, "--eval-only", "--num-gpus", "2"]
+    flags = ["--config-file", run.config, "--eval-only", "--dist-url", "auto", "--num-gpus", "2"]
     weights = ["MODEL.WEIGHTS", os.path.join(run.folder, "model_final.pth")]
     dataset = ["DATASETS.TEST", "('a',)"]
     assert calls()[1:] == [[*flags, *run.opts, *weights, *dataset, "OUTPUT_DIR", run.folder]]

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from fpn_d2 import UserError
-from fpn_d2.experiments import Scale, campaign, reproduction
+from fpn_d2.experiments import Scale, reproduction
 from fpn_d2.experiments.claims import summarize
 from fpn_d2.experiments.report import claims_table, markdown_report, write_report
+from fpn_d2.experiments.results import collect
 from fpn_d2.experiments.studies import draw_studies, measure_boxes, recall_by_boxes, study_sections
 from fpn_d2.experiments.tables import Claim
 
@@ -122,7 +123,7 @@ def test_a_trained_rpn_is_evaluated_at_each_number_on_both_splits(
     assert {call["flag"] for call in evaluations} == {"--eval-only"}
     assert {call["MODEL.WEIGHTS"] for call in evaluations} == {run.weights}
     monkeypatch.setattr(reproduction, "count_anchors", lambda *_: 12)
-    content = campaign.collect(plan, table, str(tmp_path / "none.json"))
+    content = collect(plan, table, str(tmp_path / "none.json"))
     assert content["rows"][0]["seeds"][0]["boxes"]["shapes_val"] == numbers
     (section,) = study_sections(table, content, summarize(content))
     assert section.lines[0] == ["c", "shapes_train", "42.0", "42.0", "42.0"]

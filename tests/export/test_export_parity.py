@@ -29,6 +29,12 @@ def exported(row_config):
     return model, export_model(cfg, model, "torchscript")
 
 
+@pytest.fixture(autouse=True)
+def few_proposals(monkeypatch):
+    """Every one of their detections is matched with every other."""
+    monkeypatch.setattr("fpn_d2.export.parity.NUM_PROPOSALS", 100)
+
+
 @pytest.fixture
 def images():
     generator = torch.Generator().manual_seed(0)

@@ -15,13 +15,14 @@ from random_detectors import detect, image_of, proposals_of, random_detector
 from fpn_d2 import UserError
 from fpn_d2.checkpoint.checkpointer import WeightsOrigin
 from fpn_d2.data.datasets.shapes import CLASSES
-from fpn_d2.evaluation import match_boxes
+from fpn_d2.evaluation.matching import match_boxes
 from fpn_d2.export import (
     FORMATS,
     Exported,
     check_export,
     check_output,
     export_model,
+    exporter,
     load_exported,
     write_export,
 )
@@ -64,7 +65,25 @@ def model_of(row_config):
 
 @pytest.fixture(scope="module")
 def exported_of(model_of):
-    return functools.cache(lambda row, format, *opts: export_model(*model_of(row, *opts), format))
+    """``exported_of(row, format, KEY, value, ...)``. What ONNX and OpenVINO are both made from is
+    traced once for the two, which come one after the other."""
+    trace = exporter._trace_to_onnx
+    last = {}
+
+    @functools.cache
+    def export(row, format, *opts):
+        def trace_once(graph, inputs):
+            key = (row, *opts)
+            if key not in last:
+                last.clear()
+                last[key] = trace(graph, inputs)
+            return last[key]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(exporter, "_trace_to_onnx", trace_once)
+            return export_model(*model_of(row, *opts), format)
+
+    return export
 
 
 def load(exported):
@@ -156,6 +175,13 @@ def test_a_torchscript_file_says_the_same(exported_of):
     assert json.loads(exported.metadata["class_names"]) == list(CLASSES)
 
 
+@pytest.fixture
+def without_graph(monkeypatch):
+    """Exported is what is said of a model alone; to trace it takes two seconds."""
+    monkeypatch.setattr(exporter, "_torchscript", lambda graph, inputs, metadata: (b"", b""))
+
+
+@pytest.mark.usefixtures("without_graph")
 @pytest.mark.parametrize(
     "names, source", [(["a", "b", "c", "d", "\u00e9"], "the checkpoint"), ([], "")]
 )
@@ -169,9 +195,10 @@ def test_a_file_names_the_classes_of_its_checkpoint(model_of, names, source):
     assert about["class_names_from"].startswith(expected)
 
 
-def test_classes_without_names_are_numbered(exported_of):
+@pytest.mark.usefixtures("without_graph")
+def test_classes_without_names_are_numbered(model_of):
     row, opts = "Fast-RCNN/fast_rcnn_R_18_C5", ("MODEL.ROI_HEADS.NUM_CLASSES", 2)
-    about = exported_of(row, "torchscript", *opts).metadata
+    about = export_model(*model_of(row, *opts), "torchscript").metadata
     assert json.loads(about["class_names"]) == ["class 0", "class 1"]
 
 

@@ -56,6 +56,9 @@ def test_images_of_pillow_are_turned_and_converted_as_their_files_are(tmp_path):
     transparent = np.concatenate([RGB, GREY[:, :, None]], axis=2)
     for form in (file_of(tmp_path, transparent), Image.fromarray(transparent)):
         np.testing.assert_array_equal(input_pixels(form, "RGB"), RGB)
+    Image.fromarray(GREY * np.uint16(256) + 9).save(tmp_path / "deep.png")
+    for form in (tmp_path / "deep.png", Image.open(tmp_path / "deep.png")):
+        np.testing.assert_array_equal(input_pixels(form, "RGB"), REPEATED)
     palette = Image.fromarray(RGB).quantize(16)
     np.testing.assert_array_equal(input_pixels(palette, "RGB"), np.asarray(palette.convert("RGB")))
 
@@ -80,7 +83,8 @@ BAD = [
     (7, "an image is int; give a path, a PIL image, an array or a tensor"),
     ("gone.jpg", "image gone.jpg does not exist; name another"),
     (Path(__file__), "is no image of a format that Pillow knows; name another"),
-    (Image.new("F", (7, 5)), "mode F has more than 8 bits"),
+    (Image.new("F", (7, 5)), r"floats of any size \(no file, .* mode F\).* bring them to 0 to 255"),
+    (Image.new("I;16", (7, 5)), "a PIL image has pixels that are whole numbers of any size"),
     (Image.new("RGB", (0, 5)), "a PIL image has no pixels"),
 ]
 

@@ -11,18 +11,16 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
 from fpn_d2 import UserError
+from fpn_d2.checkpoint import trained_class_names
 from fpn_d2.checkpoint.checkpointer import WeightsOrigin
 from fpn_d2.demo import parse_rows
 from fpn_d2.demo.outputs import coco_results
 from fpn_d2.inference import (
     Predictor,
-    class_names,
     classes_of,
     config_for,
-    dataset_category_ids,
     free_title,
     split_pair,
-    trained_class_names,
 )
 
 ROW = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
@@ -104,7 +102,7 @@ def test_a_retinanet_of_any_kind_has_its_classes(row_config, subclass, own):
         *("MODEL.RETINANET.SCORE_THRESH_TEST", 0.0),
         *(["MODEL.META_ARCHITECTURE", subclass] if own else []),
     )
-    names, ids = class_names(cfg), dataset_category_ids(cfg)
+    names, ids = names_and_ids(cfg)
     assert (names[0], names[79], ids[0], ids[79]) == ("person", "toothbrush", 1, 90)
     torch.manual_seed(0)
     found = Predictor(cfg, build_model(cfg)).detect(np.zeros((64, 64, 3), np.uint8), threshold=0.0)
@@ -112,6 +110,11 @@ def test_a_retinanet_of_any_kind_has_its_classes(row_config, subclass, own):
     assert max(classes) > 1
     results = coco_results(found, 1, ids)
     assert [result["category_id"] for result in results] == [ids[i] for i in classes]
+
+
+def names_and_ids(cfg):
+    classes = classes_of(cfg)
+    return classes.names, classes.category_ids
 
 
 SHAPES = ["circle", "cross", "square", "star", "triangle"]
@@ -130,7 +133,7 @@ NUMBERED = [f"class {i}" for i in range(5)]
 )
 def test_names_and_ids_are_the_data_sets_where_it_is_known(row_config, row, opts, names, ids):
     cfg = row_config(row, *opts)
-    assert (class_names(cfg), dataset_category_ids(cfg)) == (names, ids)
+    assert names_and_ids(cfg) == (names, ids)
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -144,7 +147,7 @@ def test_a_data_set_that_was_not_read_yet_is_read(row_config, tmp_path, caplog, 
     expected = [NUMBERED, list(range(5))]
     if not damaged:
         expected = [[f"kind {i}" for i in range(5)], [10, 20, 30, 40, 50]]
-    assert [class_names(cfg), dataset_category_ids(cfg)] == expected
+    assert names_and_ids(cfg) == tuple(expected)
     assert ("unread cannot be read" in caplog.text) == damaged
     DatasetCatalog.remove("unread")
     MetadataCatalog.remove("unread")

@@ -1,7 +1,11 @@
 """Detectors whose dense parts OpenVINO computes, beside themselves in PyTorch."""
 
 import copy
+import gc
 import logging
+import multiprocessing
+import os
+import signal
 import sys
 
 import numpy as np
@@ -12,7 +16,7 @@ from random_detectors import detect, image_of, proposals_of, random_detector
 from torch import nn
 
 from fpn_d2 import UserError
-from fpn_d2.evaluation import match_boxes
+from fpn_d2.evaluation.matching import match_boxes
 from fpn_d2.inference import Explainer, openvino_parts, prepare_model
 
 # Not multiples of 32; square, wide and tall.
@@ -140,9 +144,9 @@ def test_what_runs_is_the_graph_and_the_log_says_what_runs_where(openvino, model
 
 def test_the_precision_hint_is_set(openvino, model_of, monkeypatch):
     asked = []
-    real = openvino.compile_model
+    real = openvino.Core.compile_model
     monkeypatch.setattr(
-        openvino, "compile_model", lambda *args: asked.append(args[2]) or real(*args)
+        openvino.Core, "compile_model", lambda *args: asked.append(args[3]) or real(*args)
     )
     detect(prepare_model(model_of(FASTER), engine="openvino"), image_of(64, 64))
     monkeypatch.setattr("fpn_d2.inference.prepared.has_bfloat16", lambda device: True)
@@ -158,14 +162,14 @@ def test_the_first_sizes_get_graphs_of_their_own(openvino):
     part = openvino_parts.Part("halves", nn.Conv2d(3, 2, 2, stride=2), "forward")
     graph = openvino_parts.convert(part, torch.zeros(1, 3, 8, 8))
     shapes = []
-    real = openvino.compile_model
+    real = openvino.Core.compile_model
 
-    def compile_model(graph, *args):
+    def compile_model(core, graph, *args):
         shapes.append(str(graph.inputs[0].partial_shape))
-        return real(graph, *args)
+        return real(core, graph, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(openvino, "compile_model", compile_model)
+        patch.setattr(openvino.Core, "compile_model", compile_model)
         graph.reshape([-1, 3, -1, -1])
         run = openvino_parts.compile_graph(graph, "float32", is_image=True)
         for size in ((8, 8), (6, 4), (8, 8), (10, 4), (4, 10), (6, 4)):
@@ -174,6 +178,28 @@ def test_the_first_sizes_get_graphs_of_their_own(openvino):
             torch.testing.assert_close(found, part(x)[0].detach(), rtol=1e-4, atol=1e-5)
             assert found.is_contiguous(memory_format=torch.channels_last)
     assert shapes == ["[1,3,8,8]", "[1,3,6,4]", "[?,3,?,?]"]
+
+
+def receive_a_signal():
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+@pytest.mark.usefixtures("openvino")
+def test_a_signal_is_survived_once_graphs_are_gone():
+    runs = []
+    for _ in range(2):  # the first one ends first
+        part = openvino_parts.Part("halves", nn.Conv2d(3, 2, 2, stride=2), "forward")
+        graph = openvino_parts.convert(part, torch.zeros(1, 3, 8, 8))
+        runs.append(openvino_parts.compile_graph(graph, "float32", is_image=True))
+        runs[-1](torch.zeros(1, 3, 8, 8))
+    while runs:
+        del runs[0]
+        gc.collect()
+    process = multiprocessing.get_context("fork").Process(target=receive_a_signal)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
 
 
 def test_an_explanation_has_the_maps_within_the_pyramid(openvino, row_config, model_of):
@@ -202,7 +228,8 @@ def test_a_missing_package_is_a_sentence_and_auto_goes_on_without(model_of, monk
     assert caplog.text.count("\n") == 1
 
 
-def test_engines_precisions_and_devices_that_do_not_go_together(openvino, model_of, monkeypatch):
+@pytest.mark.usefixtures("openvino")
+def test_engines_precisions_and_devices_that_do_not_go_together(model_of, monkeypatch):
     model = model_of(FASTER)
     for choices, sentence in (
         ({"engine": "tensorrt"}, "'tensorrt' is none of torch, openvino, auto"),
@@ -219,7 +246,7 @@ def test_engines_precisions_and_devices_that_do_not_go_together(openvino, model_
         def get_property(self, device, name):
             return ["FP32"]
 
-    monkeypatch.setattr(openvino, "Core", Core)
+    monkeypatch.setattr(openvino_parts, "openvino_core", Core)
     with pytest.raises(UserError, match="int8 is slower than float32 on this CPU"):
         prepare_model(model, engine="openvino", precision="int8")
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
-from detectron2.modeling import build_model
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.structures import Boxes
 from torch import nn
+from torch.nn import functional as F
 
 from fpn_d2 import UserError
 from fpn_d2.engine import Trainer, trainer
@@ -33,11 +34,12 @@ FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 
 
 @pytest.fixture(scope="module")
-def build(row_config):
-    """``build(row, KEY, value, ...)``: a model whose norms and biases are not neutral."""
+def build(row_config, narrow_words):
+    """``build(row, KEY, value, ...)``: a narrow model whose norms and biases are not neutral."""
 
-    def make(row, *opts):
+    def make(row, *opts, narrow=True):
         opts = [
+            *(narrow_words if narrow else ()),
             *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0),
             *("MODEL.RPN.PRE_NMS_TOPK_TEST", 100, "MODEL.RPN.POST_NMS_TOPK_TEST", 50),
             *opts,
@@ -67,7 +69,8 @@ def faster(build):
 @pytest.fixture(scope="module", params=ROWS)
 def row(request, build, make_input):
     """The model of a row, an image, and the fields of what the model returns for it."""
-    model, image = build(f"quick/{request.param}"), make_input(150, 193, [], seed=1)
+    model = build(f"quick/{request.param}", narrow=False)  # bfloat16's bounds are of its channels
+    image = make_input(150, 193, [], seed=1)
     with torch.no_grad():
         return model, image, fields_of(model([image]))
 
@@ -276,10 +279,31 @@ def test_a_trainer_compiles_and_prepares_where_the_keys_say_so(
     assert (used[0] is model) == (not asked)
 
 
+@BACKBONE_REGISTRY.register()
+class FourLayers(Backbone):
+    """A bottom-up network of a convolution and a norm for each stage: R-18 compiles for minutes."""
+
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+        self._out_features = ["res2", "res3", "res4", "res5"]
+        self._out_feature_strides = dict(zip(self._out_features, (4, 8, 16, 32), strict=True))
+        self._out_feature_channels = dict.fromkeys(self._out_features, 8)
+        for name in self._out_features:
+            inputs, stride = (input_shape.channels, 4) if name == "res2" else (8, 2)
+            conv = Conv2d(inputs, 8, 3, stride, 1, norm=nn.BatchNorm2d(8), activation=F.relu)
+            self.add_module(name, conv)
+
+    def forward(self, x):
+        features = {}
+        for name in self._out_features:
+            features[name] = x = getattr(self, name)(x)
+        return features
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++") and not shutil.which("g++"), reason="no C++ compiler")
 def test_a_compiled_backbone_learns_the_same(row_config):
-    cfg = row_config("quick/RPN/rpn_R_18_FPN")
+    cfg = row_config("quick/RPN/rpn_R_18_FPN", "MODEL.FPN.BOTTOM_UP", "FourLayers")
     torch.manual_seed(0)
     plain, compiled = build_model(cfg.clone()), build_model(cfg.clone())
     compiled.load_state_dict(plain.state_dict())

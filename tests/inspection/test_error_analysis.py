@@ -6,8 +6,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fpn_d2.evaluation.coco_evaluation import quiet_pycocotools
-from fpn_d2.inspection import ErrorAnalysis, PyramidLevels
 from fpn_d2.inspection.coco_matches import best_f1
+from fpn_d2.inspection.error_analysis import ErrorAnalysis
+from fpn_d2.inspection.tested_levels import PyramidLevels
 
 CAT, DOG = 3, 7
 IMAGES = [{"id": i, "file_name": f"{i}.jpg", "height": 100, "width": 100} for i in (1, 2)]

@@ -25,6 +25,9 @@ BOTH, BOTTOM_UP, TOP_DOWN = (True, True), (False, True), (True, False)  # TOP_DO
 PATHS = [BOTH, BOTTOM_UP, TOP_DOWN]
 PATH_NAMES = ["both", "bottom_up", "top_down"]
 FOUR_CONVS = ["MODEL.FPN.BOTTOM_UP", "FourConvs"]
+# A ResNet of a hundredth of the weights; Detectron2 makes a ResNet-18 of one width alone.
+NARROW = ["MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16]
+R_18 = ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
 TOP_BLOCKS = {"maxpool": ["p6"], "p6p7_c5": ["p6", "p7"], "p6p7_p5": ["p6", "p7"], "": []}
 
 
@@ -61,6 +64,7 @@ def neck_config(row_config):
             *("MODEL.META_ARCHITECTURE", "NeckAlone"),
             *("MODEL.FPN.TOP_DOWN", path[0], "MODEL.FPN.LATERAL", path[1]),
             *("MODEL.FPN.OUT_FEATURES", list(out_features), "MODEL.FPN.TOP_BLOCK", top_block),
+            *NARROW,
             *opts,
         )
 
@@ -198,13 +202,13 @@ def test_a_pyramid_of_fewer_stages_equals_its_closed_form(neck_config, path, sta
 
 
 BOTTOM_UPS = {
-    "R-18": (BOTH, []),
-    "R-18 bottom_up": (BOTTOM_UP, []),
-    "R-18 top_down": (TOP_DOWN, []),
-    "R-50": (BOTH, ["MODEL.RESNETS.DEPTH", 50]),
+    "R-18": (BOTH, R_18),
+    "R-18 bottom_up": (BOTTOM_UP, R_18),
+    "R-18 top_down": (TOP_DOWN, R_18),
+    "R-50": (BOTH, ["MODEL.RESNETS.RES2_OUT_CHANNELS", 64]),
     "ResNeXt-50-32x4d": (
         BOTTOM_UP,
-        ["MODEL.RESNETS.DEPTH", 50]
+        ["MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
         + ["MODEL.RESNETS.NUM_GROUPS", 32, "MODEL.RESNETS.WIDTH_PER_GROUP", 4],
     ),
 }
@@ -340,7 +344,7 @@ REFUSED = {
     "FPN.IN_FEATURES names res2, res3": ["MODEL.RESNETS.OUT_FEATURES", ["res4", "res5"]],
     "neighbouring stages": ["MODEL.FPN.IN_FEATURES", ["res2", "res4"]],
     "from fine to coarse": ["MODEL.FPN.IN_FEATURES", ["res3", "res2"]],
-    "a dilated stage": ["MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES5_DILATION", 2],
+    "a dilated stage": ["MODEL.RESNETS.RES5_DILATION", 2],
     "FPN.OUT_FEATURES names p7": ["MODEL.FPN.OUT_FEATURES", ["p2", "p7"]],
     "p6 without p7": ["MODEL.FPN.TOP_BLOCK", "p6p7_p5", "MODEL.FPN.OUT_FEATURES", ["p6"]],
     "FPN.OUT_FEATURES names p6": ["MODEL.FPN.TOP_BLOCK", "", "MODEL.FPN.OUT_FEATURES", ["p6"]],

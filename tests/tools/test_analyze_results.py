@@ -8,7 +8,7 @@ import analyze_results
 import pytest
 
 from fpn_d2 import UserError, load_config
-from fpn_d2.evaluation import class_thresholds, score_threshold
+from fpn_d2.evaluation.score_thresholds import class_thresholds, score_threshold
 
 ROW = "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
 RESULTS = "inference/tiny_val/coco_instances_results.json"

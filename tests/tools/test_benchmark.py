@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 
 import pytest
@@ -74,7 +75,33 @@ def test_the_profile_is_printed_where_it_is_asked_for(call, capsys):
     assert "| operator | fp32 |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["--rounds", 0], ["--device", "tpu"], ["--tasks", "linear"]])
+def test_growth_has_a_line_for_each_point_and_a_picture(call, monkeypatch, tmp_path, capsys):
+    def measure_growth(device, rounds, minutes, series):
+        assert (device, rounds, minutes) == ("cpu", 2, 7.5)
+        assert max(len(one.values) for one in series) == 3
+        for value in (1, 2):
+            yield {
+                "task": "growth", "axis": "processes", "value": value, "row": "faster",
+                "way": "training", "seconds": [3.0 / value], "baseline_seconds": [4.0],
+                "peak_mib": 10, "baseline_peak_mib": 20, "found": None, "baseline_found": None,
+                "alternated": True, "left_out": {"ours": "", "detectron2": ""},
+            }  # fmt: skip
+
+    monkeypatch.setattr(program, "measure_growth", measure_growth)
+    path = tmp_path / "growth.json"
+    call("--tasks", "growth", "--quick", "--minutes", 7.5, "--json", path)
+    rows = json.loads(path.read_text())
+    assert [(row["value"], row["seconds"]) for row in rows] == [(1, [3.0]), (2, [1.5])]
+    assert all("GiB" in row["machine"] for row in rows)
+    assert "<svg" in (tmp_path / "growth.svg").read_text()
+    printed = capsys.readouterr().out
+    assert "processes 2, faster, training: ours 1.5 s, 10 MiB; detectron2 4 s, 20 MiB\n" in printed
+    assert re.search(r"\| processes .* -1\.00 / 0\.00 +\| holds ", printed)
+
+
+@pytest.mark.parametrize(
+    "words", [["--rounds", 0], ["--minutes", 0], ["--device", "tpu"], ["--tasks", "linear"]]
+)
 def test_what_cannot_be_timed_is_refused(words, call, capsys):
     with pytest.raises(SystemExit):
         call(*words)

@@ -42,24 +42,28 @@ def spoil(data, **values):
     return next(i["file_name"] for i in content["images"] if i["id"] == first["image_id"])
 
 
-def test_by_name_and_by_file_in_a_process_of_its_own(repo, data):
-    ours = {"DETECTRON2_DATASETS": str(data.parent), "PYTHONPATH": str(repo)}
-    options = {"env": {**os.environ, **ours, "PYTHONIOENCODING": "ascii"}, "timeout": 300}
+def test_a_sound_data_set_by_its_file(check, data):
+    code, out, error = check(annotation_file(data))
+    assert (code, error) == (0, "")
+    assert out.startswith("4 images and ")
+    assert out.endswith(" annotations: 0 errors, 0 warnings\n")
 
-    def run(*words):
-        command = [sys.executable, "tools/check_dataset.py", *map(str, words)]
-        return subprocess.run(command, cwd=repo, capture_output=True, text=True, **options)
 
-    sound = run("tiny_val")
-    assert (sound.returncode, sound.stderr) == (0, "")
-    assert sound.stdout.startswith("4 images and ")
-    assert sound.stdout.endswith(" annotations: 0 errors, 0 warnings\n")
+def test_by_name_in_a_process_of_its_own(repo, data):
     content = json.loads(annotation_file(data).read_text())
     content["images"][3]["file_name"] = "\ud800\u20ac.jpg"  # no terminal can print it
     annotation_file(data).write_text(json.dumps(content))
-    broken = run(annotation_file(data), "--workers", 2)
-    assert (broken.returncode, broken.stderr) == (1, "")
-    assert "\\ud800\\u20ac.jpg\n  error: image " in broken.stdout
+    ours = {"DETECTRON2_DATASETS": str(data.parent), "PYTHONPATH": str(repo)}
+    done = subprocess.run(
+        [sys.executable, "tools/check_dataset.py", "tiny_val", "--workers", "2"],
+        cwd=repo,
+        env={**os.environ, **ours, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "\\ud800\\u20ac.jpg\n  error: image " in done.stdout
 
 
 def test_the_report_for_machines(check, data):

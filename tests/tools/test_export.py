@@ -146,12 +146,12 @@ def test_the_example_needs_no_more_than_it_says(repo, format):
 
 
 @pytest.mark.slow
-def test_int8_is_judged_beside_float32(words, tmp_path, run_tool, tiny_opts):
+def test_int8_is_judged_beside_float32(words, tmp_path, run_tool, wide_opts):
     for package in ("onnx", "openvino", "nncf"):
         pytest.importorskip(package)
     output, report = tmp_path / "model.xml", tmp_path / "report.json"
     ask = [*words, "--format", "openvino", "--int8", "--output", output, "--report", report]
-    opts = [*tiny_opts, "INFERENCE.CALIBRATION_IMAGES", "2"]
+    opts = [*wide_opts, "INFERENCE.CALIBRATION_IMAGES", "2"]
     code, stdout, stderr = run_tool(export, *ask, "--validation-images", "3", *opts)
     assert code == 0, stdout + stderr
     printed = re.search(r"AP on 3 images of tiny_val: int8 (\d+\.\d\d), float32 (\S+)\n", stdout)

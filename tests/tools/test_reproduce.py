@@ -15,7 +15,7 @@ import pytest
 import reproduce
 import yaml
 
-from fpn_d2.experiments import campaign
+from fpn_d2.experiments import results as results_module
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,7 +69,7 @@ def call(project, monkeypatch, run_tool):
     """``call(word, ...)``: the tool's exit code, stdout and stderr."""
     shutil.copy(ROOT / "tests/fake_train_net.py", project / "train_net.py")
     monkeypatch.setattr(reproduce, "script", lambda name: str(project / name))
-    monkeypatch.setattr(campaign, "write_report", lambda *_: None)
+    monkeypatch.setattr(results_module, "write_report", lambda *_: None)
     monkeypatch.chdir(project)
     monkeypatch.setenv("FAKE_LOG", str(project / "log"))
 
@@ -118,6 +118,7 @@ def test_rows_seeds_and_output_of_the_command_line(call, project):
         (["--start", "crops"], "scale quick says no config"),
         (["--dataset", "nothing"], "nothing_train"),
         (["--tables", "nowhere.yaml"], "nowhere.yaml"),
+        (["--slurm", "gpu"], "--slurm gpu is not of the form KEY=VALUE, such as partition=gpu"),
     ],
 )
 def test_a_mistake_gets_one_sentence(call, project, words, says):
@@ -223,3 +224,33 @@ def test_a_kill_in_a_training_and_one_in_the_report_cost_no_result(project, star
     assert not list(project.glob("results/**/*.partial"))
     for end in ("md", "html"):
         assert (project / f"results/tiny/table1.{end}").stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_job_that_is_killed_is_sent_again_and_goes_on(project, start):
+    pytest.importorskip("submitit")
+    words = ("--slurm", "cluster=local")
+    process = start(*words)
+    folder = project / "runs/tiny/mine/rpn_c/seed_0"
+    wait_for(lambda: (folder / "model_0000007.pth").exists(), process)
+    job = json.loads((folder / "job.json").read_text())["job"]
+    (task,) = children(job)
+    for pid in (job, task):
+        os.kill(int(pid), signal.SIGKILL)
+    assert process.wait(timeout=200) == 2
+    said = (project / "stdout.txt").read_text().splitlines()
+    assert said[-1].startswith(f"error: job {job} has ended without a result (interrupted); ")
+    assert said[-1].endswith(" says more, and the same command sends it again")
+    assert not (folder / "run.json").exists()
+    assert recalls(project).keys() == {("d", 0)}  # the other job was left alone
+    other = (project / "runs/tiny/mine/rpn_d/seed_0/run.json").read_text()
+
+    process = start(*words)
+    assert process.wait(timeout=200) == 0, (project / "stdout.txt").read_text()
+    lines = (folder / "output.txt").read_text().splitlines()
+    starts = [int(line.split()[-1]) for line in lines if "Starting training from iter" in line]
+    assert starts[0] == 0
+    assert starts[-1] >= 8  # model_0000007 is of 8 iterations
+    assert recalls(project).keys() == {("c", 0), ("d", 0)}
+    assert (project / "runs/tiny/mine/rpn_d/seed_0/run.json").read_text() == other

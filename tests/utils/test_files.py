@@ -1,8 +1,10 @@
 """Files that are whole whenever they are there."""
 
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -40,20 +42,20 @@ def test_a_folder_that_is_not_there_is_the_callers_error(tmp_path):
         pass
 
 
-def test_a_kill_leaves_what_was_there(tmp_path, repo):
+def die_half_way(path):
+    with replace_file(path) as file:
+        file.write("half")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_kill_leaves_what_was_there(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    program = f"""
-import os, signal, sys
-sys.path.insert(0, {str(repo)!r})
-from fpn_d2.utils.files import replace_file
-with replace_file({str(path)!r}) as file:
-    file.write("half")
-    file.flush()
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-    code = subprocess.run([sys.executable, "-c", program], timeout=60).returncode
-    assert code == -signal.SIGKILL
+    process = multiprocessing.get_context("fork").Process(target=die_half_way, args=(path,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     assert path.read_text() == "old"
     with replace_file(path) as file:  # what the kill left is in nobody's way
         file.write("new")
@@ -67,12 +69,30 @@ def test_what_kills_have_left_goes_and_what_is_written_now_stays(tmp_path):
     stale = [f"model_0000003.pth.{dead.pid}.partial", f"last_checkpoint.{os.getpid()}.partial"]
     stale.append(f"a.json.{10**30}.partial")  # no process has this number
     others = [f"model_0000005.pth.{living.pid}.partial", "model_0000001.pth", "notes.partial"]
+    here, there = f"a.@{socket.gethostname()}", "a.@node-2.lan"
+    stale += [f"{here}.{dead.pid}.partial", f"{there}.1.partial"]
+    others += [f"{here}.{living.pid}.partial", f"{there}.{dead.pid}.partial"]
     for name in stale + others:
         (tmp_path / name).write_text("half")
+    os.utime(tmp_path / f"{there}.1.partial", (0, 0))  # that machine has gone
     remove_partial_files(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted(others)
     living.communicate(b"\n")
     remove_partial_files(tmp_path / "nowhere")
+
+
+def test_two_machines_that_write_one_file_have_a_partial_file_each(tmp_path, monkeypatch):
+    """They may have one process number, and the first that begins may be the last to end."""
+    with replace_file(tmp_path / "a.json") as first:
+        first.write("first")
+        monkeypatch.setattr(socket, "gethostname", lambda: "node-2.lan")
+        remove_partial_files(tmp_path)
+        with replace_file(tmp_path / "a.json") as second:
+            second.write("second")
+        assert (tmp_path / "a.json").read_text() == "second"
+        monkeypatch.undo()
+    assert (tmp_path / "a.json").read_text() == "first"
+    assert os.listdir(tmp_path) == ["a.json"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])

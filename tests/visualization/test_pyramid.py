@@ -82,7 +82,7 @@ def test_anchors_and_proposals_have_their_levels_colours(explanation):
 
 
 def test_the_legend_names_levels_in_their_order():
-    picture = level_legend([2, "p5"])
+    picture = level_legend({2: 1, "p5": 3})
     first, second = (has(picture, level_color(k)).any(axis=0).nonzero()[0] for k in (2, 5))
     assert first.max() < second.min()
 

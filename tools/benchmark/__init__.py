@@ -7,6 +7,8 @@ outputs      how far the outputs of two models are apart
 detectors    tasks: inference, and a training step, of that network
 operators    tasks: RoIAlign; the matching of anchors; mask proposals against an image pyramid
 paper_rows   task: every row of the paper's Tables 1 to 3
+growth       task: how seconds and memory grow with images, objects, classes, proposals, processes
+growth_point a point of that task, in processes of its own
 agreement    task: the detections of a trained model, prepared and as Detectron2 runs it
 profiling    the operators that take a detector's time
 

@@ -173,24 +173,31 @@ def _advance(timings: dict[str, Timing] | None) -> Comparison | list[Row]:
 
 
 def _measure(name: str) -> tuple[float, float | None]:
-    """Make a call; returns its seconds and its peak of memory in MiB, None where it is not told."""
+    return seconds_and_peak(_comparison.calls[name], _device)
+
+
+def seconds_and_peak(call: Callable[[], Any], device: str) -> tuple[float, float | None]:
+    """Make a call; returns its seconds and its peak of memory in MiB, None where it is not told.
+
+    The peak is what the process, or the GPU, held beyond what it held before the call.
+    """
     gc.collect()
-    if _device == "cuda":
+    if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        seconds = seconds_of(_comparison.calls[name])
+        seconds = seconds_of(call)
         return seconds, (torch.cuda.max_memory_allocated() - before) / 2**20
     try:
         with open("/proc/self/clear_refs", "w") as file:  # Linux: sets VmHWM to VmRSS
             file.write("5")
-        before = _status("VmRSS")
+        before = memory_of_process("VmRSS")
     except OSError:
-        return seconds_of(_comparison.calls[name]), None
-    return seconds_of(_comparison.calls[name]), _status("VmHWM") - before
+        return seconds_of(call), None
+    return seconds_of(call), memory_of_process("VmHWM") - before
 
 
-def _status(name: str) -> float:
-    """A line of /proc/self/status, in MiB."""
+def memory_of_process(name: str) -> float:
+    """A line of /proc/self/status (Linux), such as "VmRSS", in MiB."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(f"{name}:")) / 1024
 

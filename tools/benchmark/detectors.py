@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fpn_d2.inference import compile_backbone, prepare_model
-from fpn_d2.inference.openvino_parts import PRECISION_HINTS
+from fpn_d2.inference.openvino_parts import PRECISION_HINTS, openvino_core
 from fpn_d2.inference.quantization import quantize
 
 from .contest import Comparison, Comparisons, keeps_memory, make_row
@@ -157,7 +157,7 @@ def _openvino(path: str, image: np.ndarray) -> Calls:
     for variant, graph in variants.items():
         hint, threads = PRECISION_HINTS[PRECISIONS[variant]], torch.get_num_threads()
         settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
-        compiled = openvino.compile_model(graph, "CPU", settings)
+        compiled = openvino_core().compile_model(graph, "CPU", settings)
         calls[f"openvino {variant}"] = lambda compiled=compiled: compiled([image])
     return calls
 

@@ -68,7 +68,7 @@ def build_networks(device: str, size: tuple[int, int]) -> Networks:
         if name.endswith("bn3"):
             nn.init.constant_(norm.weight, _RESIDUAL)
     settle_norms(theirs, lambda: theirs([image]))
-    _spread_scores(theirs.roi_heads.box_predictor.cls_score, lambda: theirs([image]))
+    spread_scores(theirs.roi_heads.box_predictor.cls_score, lambda: theirs([image]))
     state = theirs.state_dict()
     weights = convert_foreign("", state, "torchvision", norm_eps=1e-5, all_classes=True).weights
     ours = Trainer.build_model(cfg).eval()
@@ -102,8 +102,11 @@ def settle_norms(model: nn.Module, call: Callable[[], Any]) -> None:
 
 
 @torch.no_grad()
-def _spread_scores(layer: nn.Linear, call: Callable[[], Any]) -> None:
-    """Scale class scores, so that there are detections for NMS and what follows to work on."""
+def spread_scores(layer: nn.Linear, call: Callable[[], Any]) -> None:
+    """Scale class scores, so that there are detections for NMS and what follows to work on.
+
+    ``call`` runs the model whose classifier the layer is.
+    """
     scores = output_of(layer, call)
     factor = _LOGIT_DEVIATION / scores.std(dim=0).mean()
     layer.weight.mul_(factor)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fpn_d2.experiments.cost_growth import draw_growth
 from fpn_d2.experiments.report import benchmark_table
 from fpn_d2.utils.devices import keep_freed_memory
 from fpn_d2.utils.errors import UserError
@@ -23,6 +24,7 @@ from .agreement import benchmark_agreement
 from .contest import run_task
 from .detectors import benchmark_inference, benchmark_training
 from .engine_parts import benchmark_parts
+from .growth import all_series, growth_line, measure_growth
 from .operators import benchmark_mask_proposals, benchmark_matching, benchmark_pooling
 from .paper_rows import benchmark_rows
 from .profiling import profile_detectors
@@ -37,6 +39,7 @@ TASKS = {
     "mask_proposals": (benchmark_mask_proposals, 0.5),
     "rows": (benchmark_rows, 2),
 }
+_GROWTH_ROUNDS = 0.5  # so many times --rounds
 COMPILED_TASKS = ("inference", "training")
 
 
@@ -98,6 +101,15 @@ def run_benchmark(args: argparse.Namespace) -> None:
         print(f"{task.__name__}: {time.perf_counter() - start:.0f} s", flush=True)
         if args.json:
             write_benchmark(rows, args.json)
+    if "growth" in args.tasks:
+        rounds = max(1, int(_GROWTH_ROUNDS * args.rounds))
+        for row in measure_growth(device, rounds, args.minutes, all_series(args.quick)):
+            rows.append({**row, **description})
+            print(growth_line(row), flush=True)
+            if args.json:
+                write_benchmark(rows, args.json)
+        if args.json:
+            draw_growth(rows, f"{os.path.splitext(args.json)[0]}.svg")
     print(benchmark_table(rows))
     if args.profile:
         keep_freed_memory()

@@ -7,16 +7,18 @@ import re
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from ...utils.errors import UserError
-from .class_columns import order_faster_rcnn, order_retinanet
 from .name_rules import maskrcnn_benchmark_rules, rename, torchvision_rules
 
 SOURCES = ("torchvision", "maskrcnn_benchmark", "detectron2")
 NORM_EPS = 1e-5  # of Detectron2's norms, frozen or not
+_COCO_COLUMNS = 91  # of torchvision's models: a number up to 90 for each category, or for none
+_ANCHORS = 9  # of RetinaNet in each cell
 _DEPTHS = {23: 101, 36: 152}  # by the blocks of res4, for networks of bottleneck blocks
 
 # torchvision gives the norms of its published COCO_V1 weights an eps of 0. These are the first
@@ -126,10 +128,10 @@ def convert_foreign(
     _put_eps_into_norms(weights, norm_eps or 0.0)
     coco = is_torchvision and not all_classes
     if is_retinanet:
-        labels, note = order_retinanet(weights, coco)
+        labels, note = _order_retinanet(weights, coco)
         overrides = ["MODEL.RETINANET.NUM_CLASSES", str(len(labels))]
     else:
-        labels, num_unused, note = order_faster_rcnn(weights, coco)
+        labels, num_unused, note = _order_faster_rcnn(weights, coco)
         overrides = ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(labels))]
         if is_torchvision:
             overrides += ["MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES", str(num_unused)]
@@ -183,3 +185,69 @@ def check_complete(weights: dict[str, Tensor], cfg: CfgNode) -> None:
             f"the converted weights do not fit the config, in {len(faults)} names: "
             f"{'; '.join(faults)}; give the config of this model with --config-file"
         )
+
+
+# --- the columns of classifiers
+#
+# Faster R-CNN  Column 0 is the background and becomes the last; its box, which nothing reads, is
+#               dropped. Of torchvision's 91 columns for COCO, 80 are categories. The columns of the
+#               ten numbers that COCO skips stay beside the background (NUM_UNUSED_CLASSES), so that
+#               all scores stay the same.
+# RetinaNet     Every column is a score of its own. Of torchvision's 91 columns for COCO, the 80
+#               categories stay. Models of other numbers of columns keep all, and class k is
+#               torchvision's label k.
+
+
+def _order_faster_rcnn(weights: dict[str, Tensor], coco: bool) -> tuple[list[int], int, str]:
+    """Order the columns of Faster R-CNN's box predictor, in place; with ``coco``, 91 columns are
+    torchvision's. Returns the label of each class, the number of unused columns and a note."""
+    prefix = "roi_heads.box_predictor."
+    columns = len(_needed(weights, f"{prefix}cls_score.bias"))
+    classes, unused = list(range(1, columns)), []
+    if columns == _COCO_COLUMNS and coco:
+        classes = _coco_ids()
+        unused = sorted(set(range(1, columns)) - set(classes))
+    for kind in ("weight", "bias"):
+        score = _needed(weights, f"{prefix}cls_score.{kind}")
+        weights[f"{prefix}cls_score.{kind}"] = score[[*classes, *unused, 0]]
+        boxes = _needed(weights, f"{prefix}bbox_pred.{kind}")
+        if len(boxes) != 4 * columns:
+            raise UserError(
+                f"{prefix}bbox_pred.{kind} has {len(boxes)} rows for {columns} columns of classes, "
+                "not 4 each; only boxes of each class can be converted"
+            )
+        boxes = boxes.reshape(columns, 4, *boxes.shape[1:])[classes]
+        weights[f"{prefix}bbox_pred.{kind}"] = boxes.flatten(0, 1)
+    note = f"{columns} columns: the background, now last, and {len(classes)} classes"
+    note += f", COCO's; {len(unused)} more count as background" if unused else ""
+    return classes, len(unused), note
+
+
+def _order_retinanet(weights: dict[str, Tensor], coco: bool) -> tuple[list[int], str]:
+    """Order the columns of RetinaNet's head likewise; returns each class's label and a note."""
+    scores = len(_needed(weights, "head.cls_score.bias"))
+    if scores % _ANCHORS:
+        raise UserError(
+            f"RetinaNet's head has {scores} scores, which is no multiple of its {_ANCHORS} anchors "
+            "in each cell; models of other anchors cannot be converted"
+        )
+    columns = scores // _ANCHORS
+    reduced = columns == _COCO_COLUMNS and coco
+    classes = _coco_ids() if reduced else list(range(columns))
+    for kind in ("weight", "bias"):
+        score = _needed(weights, f"head.cls_score.{kind}")
+        score = score.reshape(_ANCHORS, columns, *score.shape[1:])[:, torch.tensor(classes)]
+        weights[f"head.cls_score.{kind}"] = score.flatten(0, 1)
+    return classes, f"{columns} columns: {len(classes)} classes" + (", COCO's" if reduced else "")
+
+
+def _coco_ids() -> list[int]:
+    """The ids of COCO's 80 categories, in the order of Detectron2's classes."""
+    return [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
+
+
+def _needed(weights: dict[str, Tensor], name: str) -> Tensor:
+    """A weight that no detector can do without."""
+    if name not in weights:
+        raise UserError(f"the checkpoint has nothing for {name}; convert a whole detector")
+    return weights[name]

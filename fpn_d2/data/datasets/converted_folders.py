@@ -5,22 +5,31 @@ whenever a file that it was made of has changed. The user's folder is only read.
 replaced as a whole, so any number of processes may do so at once.
 """
 
+from __future__ import annotations
+
 import contextlib
 import glob
 import hashlib
+import importlib
+import itertools
 import json
 import logging
 import os
 from collections.abc import Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from ...utils.errors import UserError
 from ...utils.files import cache_folder, remove_partial_files, replace_file
-from . import roboflow, voc, yolo
-from .converted_split import Source, Split
+
+if TYPE_CHECKING:
+    from .converted_split import Source, Split
 
 logger = logging.getLogger(__name__)
 
-_READERS = {"YOLO": yolo, "Pascal VOC": voc, "Roboflow's COCO": roboflow}
+_READERS = {"YOLO": "yolo", "Pascal VOC": "voc", "Roboflow's COCO": "roboflow"}
+# So many entries of a folder tell whether it holds XML files; there may be a hundred thousand.
+_LOOKED_AT = 1000
 # Raise it when the same files are converted to something else.
 _VERSION = 1
 # The key of ``info`` under which an annotation file holds what its conversion found.
@@ -40,8 +49,34 @@ def coco_files(folder: str) -> dict[str, str]:
 def splits_by_layout(folder: str) -> dict[str, list[str]]:
     """The splits that a folder has in each layout that it may be in; opens a data.yaml at most."""
     found = {"COCO": list(coco_files(folder))}
-    found |= {layout: reader.split_names(folder) for layout, reader in _READERS.items()}
+    found |= {layout: _reader(layout).split_names(folder) for layout in _candidates(folder)}
     return {layout: splits for layout, splits in found.items() if splits}
+
+
+def _candidates(folder: str) -> list[str]:
+    """The layouts whose reader is worth asking; it knows whether the folder is in its layout."""
+    below = os.path.join(glob.escape(folder), "*")
+    signs = {
+        "YOLO": os.path.isfile(os.path.join(folder, "data.yaml")),
+        "Pascal VOC": any(map(_holds_xml, [folder, *glob.glob(os.path.join(below, ""))])),
+        "Roboflow's COCO": glob.glob(os.path.join(below, "_annotations.coco.json")),
+    }
+    return [layout for layout, sign in signs.items() if sign]
+
+
+def _holds_xml(folder: str) -> bool:
+    """Whether XML files are in a folder or in its ``Annotations``."""
+    for place in ("", "Annotations", "annotations"):
+        with contextlib.suppress(OSError), os.scandir(os.path.join(folder, place)) as entries:
+            some = itertools.islice(entries, _LOOKED_AT)
+            if any(entry.name.lower().endswith(".xml") for entry in some):
+                return True
+    return False
+
+
+def _reader(layout: str) -> ModuleType:
+    """The module that reads a layout; a training on COCO's or on shapes starts without them."""
+    return importlib.import_module(f".{_READERS[layout]}", __package__)
 
 
 def layout_of(folder: str) -> str:
@@ -96,15 +131,14 @@ def make_current(folder: str, split: str) -> None:
             ``sentences``; or if the cache cannot be written.
     """
     folder = os.path.abspath(folder)
-    if _found_current is not None and (folder, split) in _found_current:
-        return
-    _convert(folder, split)
-    if _found_current is not None:
-        _found_current.add((folder, split))
+    seen = set() if _found_current is None else _found_current
+    if (folder, split) not in seen:
+        _convert(folder, split)
+        seen.add((folder, split))
 
 
 def _convert(folder: str, split: str) -> None:
-    source = _READERS[layout_of(folder)].open_source(folder)
+    source = _reader(layout_of(folder)).open_source(folder)
     fingerprint, target = _fingerprint(source), annotation_file(folder, split)
     if _begins_with(target, _head(fingerprint)):
         return

@@ -40,14 +40,14 @@ def missing_remedy() -> str:
     )
 
 
-def register_coco_folders(root: str) -> list[str]:
-    """Register every ``<root>/<name>/`` that has images and COCO annotations.
+def register_folders(root: str) -> list[str]:
+    """Register every ``<root>/<name>/`` in the layout of COCO, YOLO, Pascal VOC or Roboflow.
 
-    ``<root>/<name>/annotations/instances_<split>.json`` becomes ``<name>_<split>``, with its
-    images in ``<root>/<name>/images/``. A name that is registered already is left alone, so
-    Detectron2's own names win and calling this twice is harmless. The folder ``shapes`` belongs to
-    the built-in data set, and hidden folders are ignored. A folder that is in another layout as
-    well is left to :func:`register_converted_folders`.
+    Each split becomes ``<name>_<split>``; ``valid``, as Roboflow calls it, is ``<name>_val`` too.
+    A name that is registered already is left alone, so Detectron2's own names win and calling this
+    twice is harmless. The folder ``shapes`` belongs to the built-in data set, and hidden folders
+    are ignored. A folder that holds VOC's own (``VOCdevkit/VOC2007/``) has these registered. The
+    names of a folder in two layouts at once are refused on use, and no folder is converted before.
 
     Args:
         root: the folder of all data sets; it need not exist.
@@ -57,44 +57,29 @@ def register_coco_folders(root: str) -> list[str]:
     """
     registered = []
     for folder in _folders(root):
-        files = coco_files(folder)
-        if files and len(splits_by_layout(folder)) > 1:
+        if splits_by_layout(folder):
+            registered += _register_folder(folder)
             continue
-        for split, path in files.items():
-            name = f"{os.path.basename(folder)}_{split}"
-            if _is_free(name, path):
-                register_coco_instances(name, {}, path, os.path.join(folder, "images"))
-                registered.append(name)
+        for within in _folders(folder):
+            if os.path.isdir(os.path.join(within, "ImageSets")):
+                registered += _register_folder(within)
     return registered
 
 
-def register_converted_folders(root: str) -> list[str]:
-    """Register every ``<root>/<name>/`` in the layout of YOLO, Pascal VOC or Roboflow.
-
-    Each split becomes ``<name>_<split>``, and ``valid``, as Roboflow calls it, ``<name>_val`` too.
-    Nothing is converted before the first use, and names that are registered already are left
-    alone. A folder that holds VOC's own (``VOCdevkit/VOC2007/``) has these registered. The names of
-    a folder in two layouts at once are registered and refused on use.
-
-    Args:
-        root: the folder of all data sets; it need not exist.
-
-    Returns:
-        the names that this call registered, sorted by folder.
-    """
-    registered = []
-    for folder in _folders(root):
-        for within in [folder] if splits_by_layout(folder) else _folders(folder):
-            found = splits_by_layout(within)
-            lists = os.path.join(within, "ImageSets")
-            if list(found) == ["COCO"] or (within != folder and not os.path.isdir(lists)):
+def _register_folder(folder: str) -> list[str]:
+    registered, found = [], splits_by_layout(folder)
+    files = coco_files(folder) if list(found) == ["COCO"] else {}
+    for split in dict.fromkeys(itertools.chain(*found.values())):
+        path = files.get(split) or annotation_file(folder, split)
+        for word in ("valid", "val") if split == "valid" and not files else (split,):
+            name = f"{os.path.basename(folder)}_{word}"
+            if not _is_free(name, path):
                 continue
-            for split in dict.fromkeys(itertools.chain(*found.values())):
-                for word in ("valid", "val") if split == "valid" else (split,):
-                    name = f"{os.path.basename(within)}_{word}"
-                    if _is_free(name, annotation_file(within, split)):
-                        _register_converted(name, within, split)
-                        registered.append(name)
+            if files:
+                register_coco_instances(name, {}, path, os.path.join(folder, "images"))
+            else:
+                _register_converted(name, folder, split)
+            registered.append(name)
     return registered
 
 

@@ -69,7 +69,10 @@ def compose_scene(rng: np.random.Generator, spec: ShapesSpec) -> Scene:
 
 
 def polygon_area(polygon: np.ndarray) -> float:
-    """The area of a polygon in square pixels, by the shoelace formula."""
+    """The area of a polygon in square pixels, by the shoelace formula.
+
+    Detectron2's ``polygon_area`` rounds differently, and the data set's files are to stay equal.
+    """
     x, y = polygon[:, 0], polygon[:, 1]
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 

@@ -9,8 +9,7 @@ one. Of poses, which data.yaml tells by ``kpt_shape``, the boxes are read.
 import math
 import os
 import reprlib
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from PIL import Image
@@ -47,16 +46,13 @@ def open_source(folder: str) -> Source:
     data = _read_data(folder)
     numbers, names = _classes(folder, data)
     points = data.get("kpt_shape")
-    parts, files = {}, [_data_file(folder)]
+    found, files = {}, [_data_file(folder)]
     for split, entries in _split_entries(data).items():
-        images, strays, lists, missing = _find_images(folder, data, entries)
-        parts[split] = images, strays, missing
-        files += [*lists, *strays, *images, *images.values()]
+        found[split] = part = _find_images(folder, data, entries)
+        files += [*part.lists, *part.strays, *part.labels, *part.labels.values()]
 
     def read() -> tuple[list[str], dict[str, Split]]:
-        splits = {}
-        for name, part in parts.items():
-            splits[name] = _read_split(folder, name, *part, numbers, points)
+        splits = {s: _read_split(folder, s, part, numbers, points) for s, part in found.items()}
         return names, splits
 
     return Source(files, read)
@@ -125,15 +121,17 @@ def _classes(folder: str, data: dict[str, Any]) -> tuple[dict[int, int], list[st
 # --- images and their labels
 
 
-def _find_images(
-    folder: str, data: dict[str, Any], entries: list[Any]
-) -> tuple[dict[str, str], list[str], list[str], list[str]]:
-    """Find the images of a split.
+class _Found(NamedTuple):
+    """Of a split, the label file of each image, which need not exist; label files without an image;
+    the lists of images that were read; and the entries that are not there."""
 
-    Returns:
-        the label file of each image, which need not exist; label files without an image; the lists
-        of images that were read; entries that are not there.
-    """
+    labels: dict[str, str]
+    strays: list[str]
+    lists: list[str]
+    missing: list[str]
+
+
+def _find_images(folder: str, data: dict[str, Any], entries: list[Any]) -> _Found:
     bases = _bases(folder, data)
     images: dict[str, str] = {}
     label_folders, lists, missing = [], [], []
@@ -147,7 +145,7 @@ def _find_images(
             label_folders.append(os.path.dirname(_label_file(os.path.join(path, "any"))))
         else:
             lists.append(path)
-            for line in _lines(path):
+            for line in filter(None, _lines(path)):
                 image = _first_existing([os.path.dirname(path), *bases], line)
                 # One that is not there is named by the check that all images are there.
                 image = image or os.path.normpath(os.path.join(os.path.dirname(path), line))
@@ -159,7 +157,7 @@ def _find_images(
         for label in labels
         if label.endswith(".txt") and label not in known and not label.endswith(_NO_LABELS)
     ]
-    return dict(sorted(images.items())), strays, lists, missing
+    return _Found(dict(sorted(images.items())), strays, lists, missing)
 
 
 def _bases(folder: str, data: dict[str, Any]) -> list[str]:
@@ -183,27 +181,22 @@ def _label_file(image: str) -> str:
 
 def _lines(path: str) -> list[str]:
     with open(path, encoding="utf-8-sig", errors="replace") as file:
-        return [line.strip() for line in file if line.strip()]
+        return list(map(str.strip, file))
 
 
 def _read_split(
-    folder: str,
-    name: str,
-    images: dict[str, str],
-    strays: list[str],
-    missing: list[str],
-    numbers: dict[int, int],
-    points: Any,
+    folder: str, name: str, found: _Found, numbers: dict[int, int], points: Any
 ) -> Split:
-    split, data_file = Split(), _data_file(folder)
-    for entry in missing:
+    split, data_file, images = Split(), _data_file(folder), found.labels
+    for entry in found.missing:
         split.faults.append(
             f"{data_file} names {entry} for {name}, which does not exist: correct it there"
         )
     unlabelled, poses = [], 0
     for image, label in told(f"reading {name}", images.items()):
         try:
-            width, height = _turned_size(image)
+            with Image.open(image) as opened:
+                width, height = turned_size(opened)  # of which labels are shares
         except Exception as error:  # depending on the format
             reason = " ".join(str(error).split())
             split.findings.append(
@@ -214,14 +207,14 @@ def _read_split(
         if not os.path.isfile(label):
             unlabelled.append(image)
             continue
-        for place, line in enumerate(_all_lines(label), start=1):
-            found = _parse(line, numbers, points)
-            if isinstance(found, str):
-                split.faults.append(f"{label} line {place} {found}")
-            elif found is not None:
-                split.add_object(numbers[found[0]], *_in_pixels(found[1], width, height))
+        for place, line in enumerate(_lines(label), start=1):
+            parsed = _parse(line, numbers, points)
+            if isinstance(parsed, str):
+                split.faults.append(f"{label} line {place} {parsed}")
+            elif parsed is not None:
+                split.add_object(numbers[parsed[0]], *_in_pixels(parsed[1], width, height))
                 poses += bool(points)
-    if not images and not missing:
+    if not images and not found.missing:
         split.faults.append(f"{data_file} names no image for {name}: put images into its folder")
     elif images and len(unlabelled) == len(images):
         split.faults.append(
@@ -231,23 +224,12 @@ def _read_split(
     elif unlabelled:
         text = f"images without a label file count as images without objects {some(unlabelled)}: "
         split.findings.append(("warning", text + "add empty files if that is meant"))
-    if strays:
-        text = f"label files without an image are left out {some(strays)}: add the images"
+    if found.strays:
+        text = f"label files without an image are left out {some(found.strays)}: add the images"
         split.findings.append(("warning", text))
     if poses:
         split.notes.append(f"the keypoints of {poses} objects are left out")
     return split
-
-
-def _turned_size(path: str) -> tuple[int, int]:
-    """Width and height of an image as its EXIF data turn it, of which labels are shares."""
-    with Image.open(path) as image:
-        return turned_size(image)
-
-
-def _all_lines(path: str) -> Iterator[str]:
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        yield from file
 
 
 def _parse(line: str, numbers: dict[int, int], points: Any) -> tuple[int, list[float]] | str | None:
@@ -257,7 +239,7 @@ def _parse(line: str, numbers: dict[int, int], points: Any) -> tuple[int, list[f
         the class number and, in shares, the four numbers of a box or the corners of a polygon; the
         fault as the end of a sentence; or None for an empty line.
     """
-    words, shown = line.split(), reprlib.repr(line.strip())
+    words, shown = line.split(), reprlib.repr(line)
     if not words:
         return None
     try:
@@ -268,7 +250,8 @@ def _parse(line: str, numbers: dict[int, int], points: Any) -> tuple[int, list[f
         known = f"data.yaml names {min(numbers)} to {max(numbers)}"
         return f"has the class {words[0]}, and {known}: correct it, or add the class there"
     if points:
-        expected = 4 + math.prod(points) if _is_shape(points) else 0
+        is_shape = isinstance(points, list) and all(type(n) is int and n > 0 for n in points)
+        expected = 4 + math.prod(points) if is_shape else 0
         if len(values) != expected:
             text = f"kpt_shape {points} makes {expected + 1}"
             return f"has {len(words)} numbers, and {text}: correct it"
@@ -282,10 +265,6 @@ def _parse(line: str, numbers: dict[int, int], points: Any) -> tuple[int, list[f
     if len(values) == 4 and min(values[2:]) < 0:
         return f"is {shown}, a box of a negative side: correct it"
     return int(number), values
-
-
-def _is_shape(points: Any) -> bool:
-    return isinstance(points, list) and all(type(side) is int and side > 0 for side in points)
 
 
 def _in_pixels(

@@ -8,7 +8,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from fpn_d2.data.datasets import register_converted_folders
+from fpn_d2.data.datasets import register_folders
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def write_files(root: Path, files: dict[str, str | tuple[int, int]]) -> None:
 
 def load(root: Path, name: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Register the folders below a root; the records of a data set and its classes."""
-    register_converted_folders(str(root))
+    register_folders(str(root))
     records = DatasetCatalog.get(name)
     return records, MetadataCatalog.get(name).thing_classes
 

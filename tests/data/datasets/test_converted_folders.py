@@ -10,11 +10,7 @@ from detectron2.data import DatasetCatalog
 
 from fpn_d2 import UserError
 from fpn_d2.data import build_test_loader
-from fpn_d2.data.datasets import (
-    converted_folders,
-    register_coco_folders,
-    register_converted_folders,
-)
+from fpn_d2.data.datasets import converted_folders, register_folders
 from fpn_d2.data.datasets.converted_folders import annotation_file, layout_of, make_current
 from fpn_d2.data.validation import judged_file
 
@@ -47,7 +43,7 @@ def test_a_folder_is_converted_once_and_never_written_to(zoo, folders, cache):
 
 
 def test_a_loader_looks_at_the_files_of_a_folder_once(zoo, cfg, cache, monkeypatch):
-    register_converted_folders(str(zoo.parent))
+    register_folders(str(zoo.parent))
     cfg.DATASETS.TEST, cfg.MODEL.ROI_HEADS.NUM_CLASSES = ("zoo_train",), 1
     looked, look = [], converted_folders._fingerprint
     monkeypatch.setattr(
@@ -95,6 +91,16 @@ def test_a_damaged_or_foreign_file_in_the_cache_is_replaced(zoo, folders):
     assert os.listdir(os.path.dirname(path)) == ["instances_train.json"]
 
 
+def test_what_another_machine_converts_into_the_same_cache_is_left_alone(zoo):
+    path = annotation_file(str(zoo), "train")
+    os.makedirs(os.path.dirname(path))
+    other = Path(f"{path}.@node-2.lan.99999999.partial")  # no process here has this number
+    other.write_text("{")
+    make_current(str(zoo), "train")
+    assert sorted(os.listdir(os.path.dirname(path))) == ["instances_train.json", other.name]
+    assert other.read_text() == "{"
+
+
 def test_processes_may_convert_at_once(zoo):
     path = annotation_file(str(zoo), "train")
     with multiprocessing.get_context("fork").Pool(4) as pool:
@@ -117,8 +123,7 @@ def test_a_cache_that_cannot_be_written_is_said(zoo, tmp_path, monkeypatch):
 
 def test_two_layouts_at_once_are_refused(zoo, folders, coco):
     coco.write(zoo.parent, "zoo", "val", coco.content())
-    assert register_coco_folders(str(zoo.parent)) == []
-    assert register_converted_folders(str(zoo.parent)) == ["zoo_val", "zoo_train"]
+    assert register_folders(str(zoo.parent)) == ["zoo_val", "zoo_train"]
     for name in ("zoo_val", "zoo_train"):
         with pytest.raises(UserError, match="zoo is in the layouts of COCO and YOLO at once"):
             DatasetCatalog.get(name)
@@ -126,13 +131,13 @@ def test_two_layouts_at_once_are_refused(zoo, folders, coco):
 
 def test_no_layout(tmp_path):
     (tmp_path / "zoo" / "pictures").mkdir(parents=True)
-    assert register_converted_folders(str(tmp_path)) == []
+    assert register_folders(str(tmp_path)) == []
     with pytest.raises(UserError, match="zoo is in none of the layouts of data sets"):
         layout_of(str(tmp_path / "zoo"))
 
 
 def test_a_split_that_is_gone(zoo, folders):
-    register_converted_folders(str(zoo.parent))
+    register_folders(str(zoo.parent))
     folders.write(zoo, {"data.yaml": "val: images\nnames: [cat]\n"})
     with pytest.raises(UserError, match="has no train any more"):
         DatasetCatalog.get("zoo_train")

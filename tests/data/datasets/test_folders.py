@@ -9,7 +9,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from fpn_d2 import UserError
 from fpn_d2.data import check_names
-from fpn_d2.data.datasets import register_coco_folders, register_first_images
+from fpn_d2.data.datasets import register_first_images, register_folders
 
 
 def test_every_split_of_every_folder_is_registered(tmp_path, coco):
@@ -17,7 +17,7 @@ def test_every_split_of_every_folder_is_registered(tmp_path, coco):
     coco.write(tmp_path, "zoo", "all_days", coco.content())
     coco.write(tmp_path, "attic", "val", coco.content())
 
-    names = register_coco_folders(str(tmp_path))
+    names = register_folders(str(tmp_path))
 
     assert names == ["attic_val", "zoo_all_days", "zoo_train"]
     records = DatasetCatalog.get("zoo_train")
@@ -31,9 +31,9 @@ def test_every_split_of_every_folder_is_registered(tmp_path, coco):
 
 def test_twice_is_harmless(tmp_path, coco, caplog):
     coco.write(tmp_path, "zoo", "train", coco.content())
-    assert register_coco_folders(str(tmp_path)) == ["zoo_train"]
+    assert register_folders(str(tmp_path)) == ["zoo_train"]
     with caplog.at_level(logging.WARNING):
-        assert register_coco_folders(str(tmp_path)) == []
+        assert register_folders(str(tmp_path)) == []
     assert not caplog.records
 
 
@@ -41,7 +41,7 @@ def test_detectron2s_names_win_and_it_says_so(tmp_path, coco, caplog):
     builtin = MetadataCatalog.get("coco_2017_train").json_file
     path = coco.write(tmp_path, "coco_2017", "train", coco.content())
     with caplog.at_level(logging.WARNING):
-        assert register_coco_folders(str(tmp_path)) == []
+        assert register_folders(str(tmp_path)) == []
     assert MetadataCatalog.get("coco_2017_train").json_file == builtin
     assert str(path) in caplog.text
 
@@ -54,14 +54,14 @@ def test_what_is_no_data_set_of_the_users_is_left_out(tmp_path, coco):
     (tmp_path / "no_images" / "annotations" / "instances_train.json").write_text("{}")
     (tmp_path / "no_annotations" / "images").mkdir(parents=True)
     (tmp_path / "file").write_text("")
-    assert register_coco_folders(str(tmp_path)) == ["zoo_train"]
+    assert register_folders(str(tmp_path)) == ["zoo_train"]
 
 
 def test_any_character_in_the_roots_name_and_a_root_that_is_not_there(tmp_path, coco):
     root = tmp_path / "data [1] *"
-    assert register_coco_folders(str(root)) == []
+    assert register_folders(str(root)) == []
     coco.write(root, "zoo", "train", coco.content())
-    assert register_coco_folders(str(root)) == ["zoo_train"]
+    assert register_folders(str(root)) == ["zoo_train"]
 
 
 def test_a_name_that_is_not_registered_says_what_its_folder_has(tmp_path, coco, monkeypatch):

@@ -6,7 +6,7 @@ import supervision as sv
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 
 from fpn_d2 import UserError
-from fpn_d2.data.datasets import register_converted_folders
+from fpn_d2.data.datasets import register_folders
 
 IMAGE = (40, 20)
 
@@ -48,7 +48,7 @@ def test_boxes_count_from_one_and_classes_are_those_of_all_splits(tmp_path, fold
     assert second["annotations"] == []
     (record,), _ = folders.load(tmp_path, "zoo_val")
     assert record["annotations"][0]["bbox"] == [0, 0, 40, 20]  # the whole image
-    assert "zoo_cat_train" not in register_converted_folders(str(tmp_path))
+    assert "zoo_cat_train" not in register_folders(str(tmp_path))
 
 
 def test_difficult_objects_are_crowds_and_it_says_so(tmp_path, folders, caplog):
@@ -106,7 +106,7 @@ def test_polygons_are_kept(tmp_path, folders):
 def test_flat_folders_and_folders_of_splits(tmp_path, folders, files, names):
     folders.write(tmp_path / "zoo", files)
     wanted = names or ["VOC2007_train", "VOC2007_val"]
-    assert register_converted_folders(str(tmp_path)) == wanted
+    assert register_folders(str(tmp_path)) == wanted
     for name in wanted:
         assert folders.load(tmp_path, name)[0][0]["annotations"]
 

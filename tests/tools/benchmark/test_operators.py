@@ -1,10 +1,12 @@
 """The tasks of single operators, and every row of the tables, on small images."""
 
 import pytest
+from benchmark import operators
 from benchmark.operators import benchmark_mask_proposals, benchmark_matching, benchmark_pooling
 from benchmark.paper_rows import FOLDERS, benchmark_rows
 from benchmark.precisions import variants_of
 
+from fpn_d2 import load_config
 from fpn_d2.modeling import rpn
 
 SIZE = (128, 160)
@@ -17,7 +19,11 @@ def test_pooling(measure):
     assert all(rows[f"fp32 {way}", "detectron2"]["max_error"] < 1e-4 for way in ways)
 
 
-def test_mask_proposals(measure):
+def test_mask_proposals(measure, narrow_words, monkeypatch):
+    def load(path, opts):
+        return load_config(path, [*opts, *narrow_words, "MODEL.RESNETS.WIDTH_PER_GROUP", "4"])
+
+    monkeypatch.setattr(operators, "load_config", load)
     rows = measure(benchmark_mask_proposals, SIZE)
     assert set(rows) == {
         (f"{v} {name}", "image_pyramid") for v in variants_of("cpu") for name in ("5x5", "dual")

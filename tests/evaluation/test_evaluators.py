@@ -88,7 +88,7 @@ def test_cocos_metrics_on_a_data_set_of_another_evaluation_are_said_to_be(voc, c
     MetadataCatalog.pop("toy_voc")
     MetadataCatalog.get("toy_voc").set(thing_classes=["cat"], evaluator_type="cityscapes_instance")
     Trainer.build_evaluator(cfg, "toy_voc")
-    (told,) = (r.getMessage() for r in caplog.records if r.name == "fpn_d2.engine.trainer")
+    (told,) = (r.getMessage() for r in caplog.records if r.name == "fpn_d2.evaluation.evaluators")
     assert "toy_voc is registered for the evaluation cityscapes_instance: these are COCO's" in told
 
 

@@ -1,0 +1,237 @@
+"""How the cost of a detector grows with its input: the fit, the verdict, a table and a picture.
+
+A cost is seconds, or MiB of memory, of the rows of the benchmark's task "growth". It is fitted by
+c + a x^b: most of what a detector does depends on the pixels alone, and a slope in logarithms of
+the whole cost would only say how large that constant part is. Its exponent b is that of what grows.
+"""
+
+import io
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+from ..utils.files import replace_file
+from ..visualization import PALETTE
+
+_ALLOWED = 0.05  # of an exponent beyond stock's
+# What adds less than this share of what stock takes at the first point is as good as constant.
+_FLAT = 0.1
+_EXPONENTS = np.arange(0.1, 3.005, 0.01)
+_DRAWS = 400
+_COLORS = {"": PALETTE[4], "baseline_": PALETTE[0]}
+_LINES = {"inference": "-", "training": "--"}
+_UNITS = {"seconds": "seconds", "peak_mib": "MiB"}
+
+COLUMNS = (
+    *("grows", "from", "to", "of", "seconds", "detectron2", "exponents", "no faster"),
+    *("MiB", "detectron2", "exponents", "no faster"),
+)
+
+
+class Growth(NamedTuple):
+    """How a cost of both grows along an axis.
+
+    Args:
+        ours, stock: the exponents; 0 where the cost is as good as constant.
+        low: the 5 % of the differences of the exponents (ours less stock's) when the rounds are
+            drawn anew; the difference itself where there is one round.
+        verdict: "holds" where ours is at most stock's + 0.05, "within noise" where only ``low`` is,
+            else "does not hold".
+    """
+
+    ours: float
+    stock: float
+    low: float
+    verdict: str
+
+
+def compare_growth(
+    values: Sequence[float], ours: Sequence[Sequence[float]], stock: Sequence[Sequence[float]]
+) -> Growth:
+    """Fit the cost of both, and judge whether ours grows no faster.
+
+    Args:
+        values: V values of what grows, from small to large; at least two.
+        ours, stock: of each value the cost in each round, where the two took turns.
+    """
+    exponents = _exponents(values, [np.median(x) for x in ours], [np.median(x) for x in stock])
+    generator = np.random.default_rng(0)
+    differences = []
+    if max(map(len, ours)) > 1:
+        for _ in range(_DRAWS):
+            drawn = [generator.integers(len(x), size=len(x)) for x in ours]
+            mine, theirs = (
+                [np.median(np.asarray(x)[i % len(x)]) for x, i in zip(costs, drawn, strict=True)]
+                for costs in (ours, stock)
+            )
+            differences.append(float(np.subtract(*_exponents(values, mine, theirs))))
+    difference = exponents[0] - exponents[1]
+    low = min(float(np.quantile(differences, 0.05)), difference) if differences else difference
+    by_noise = "within noise" if _allowed(low) else "does not hold"
+    verdict = "holds" if _allowed(difference) else by_noise
+    return Growth(*exponents, low, verdict)
+
+
+def _allowed(difference: float) -> bool:
+    return difference <= _ALLOWED + 1e-9
+
+
+def _exponents(
+    values: Sequence[float], ours: Sequence[float], stock: Sequence[float]
+) -> tuple[float, float]:
+    floor = _FLAT * stock[0]
+    return fit_exponent(values, ours, floor), fit_exponent(values, stock, floor)
+
+
+def fit_exponent(values: Sequence[float], costs: Sequence[float], floor: float = 0.0) -> float:
+    """Fit c + a x^b with c, a >= 0, so that the shares by which it misses the costs are least.
+
+    Args:
+        values, costs: x and the cost there, from the smallest x on. Three points or fewer cannot
+            tell the constant: c is 0 then.
+        floor: a cost that rises by less than this is constant.
+
+    Returns:
+        b, from 0.1 to 3; 0 where the cost is constant, and a number below 0 where three points or
+        fewer fall.
+    """
+    x, cost = np.asarray(values, float), np.asarray(costs, float)
+    cost = np.maximum(cost, 1e-9)
+    if len(x) <= 3:
+        slope = float(np.polyfit(np.log(x), np.log(cost), 1)[0])
+        return slope if abs(cost[-1] - cost[0]) > floor else 0.0
+    if cost[-2:].max() - cost[0] <= floor:
+        return 0.0
+    # For each b the best c and a of a least-squares problem of two unknowns.
+    one = 1 / cost
+    power = (x / x[-1]) ** _EXPONENTS[:, None] / cost
+    s11, s12, s22 = (one * one).sum(), power @ one, (power * power).sum(axis=1)
+    t1, t2 = one.sum(), power.sum(axis=1)
+    c = (s22 * t1 - s12 * t2) / (s11 * s22 - s12 * s12)
+    c = np.maximum(c, 0.0)
+    a = np.maximum((t2 - c * s12) / s22, 0.0)
+    misses = ((c[:, None] * one + a[:, None] * power - 1) ** 2).sum(axis=1)
+    return round(float(_EXPONENTS[misses.argmin()]), 2)
+
+
+def growth_lines(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
+    """Write the rows of the task "growth" as lines of :data:`COLUMNS`, one for what grows.
+
+    A line has "" where there are not two points of both.
+    """
+    lines = []
+    for (axis, row, way), points in _grouped(rows):
+        both = [p for p in points if p["seconds"] and p["baseline_seconds"]]
+        if len(both) < 2:
+            continue
+        first, last = both[0], both[-1]
+        cells = [axis, f"{first['value']:,}", f"{last['value']:,}", f"{row}, {way}"]
+        for key in _UNITS:
+            costs = _costs(both, key)
+            if any(None in one for costs in costs for one in costs):
+                cells += [""] * 4
+                continue
+            ends = [" to ".join(_number(np.median(one[i])) for i in (0, -1)) for one in costs]
+            growth = compare_growth([p["value"] for p in both], *costs)
+            cells += [*ends, f"{growth.ours:.2f} / {growth.stock:.2f}", growth.verdict]
+        lines.append(cells)
+    return lines
+
+
+def _number(cost: float) -> str:
+    return f"{cost:.3g}" if cost < 100 else f"{cost:,.0f}"
+
+
+def left_out_lines(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """Say in a line for each point what of it was not measured, and why."""
+    lines = []
+    for (axis, row, way), points in _grouped(rows):
+        for point in points:
+            reasons = {name: why for name, why in point["left_out"].items() if why}
+            if len(set(reasons.values())) == 1 and len(reasons) == 2:
+                reasons = {"both": next(iter(reasons.values()))}
+            told = "; ".join(f"{name}: {why}" for name, why in reasons.items())
+            if told:
+                lines.append(f"{axis} {point['value']:,}, {row}, {way}: {told}")
+    return lines
+
+
+def draw_growth(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
+    """Draw seconds and memory against what grows, ours beside stock's, as an SVG file.
+
+    Raises:
+        OSError: where the file cannot be written.
+    """
+    groups = dict(_grouped(rows))
+    columns = list(dict.fromkeys((axis, row) for axis, row, _ in groups))
+    figure = Figure(figsize=(2.6 * len(columns), 5.2), layout="constrained")
+    grid = figure.subplots(len(_UNITS), len(columns), squeeze=False)
+    for (key, unit), line in zip(_UNITS.items(), grid, strict=True):
+        line[0].set_ylabel(unit)
+        for (axis, row), axes in zip(columns, line, strict=True):
+            for way, prefix in itertools.product(_LINES, _COLORS):
+                _plot(axes, groups.get((axis, row, way), ()), key, way, prefix)
+            axes.set_title(row, fontsize=8)
+            axes.set_xlabel(axis)
+            if not any(cost > 0 for curve in axes.lines for cost in curve.get_ydata()):
+                continue  # nothing was measured, and matplotlib has no logarithms of it
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            for scale, ticks in ((axes.xaxis, (1, 3)), (axes.yaxis, (1, 2, 5))):
+                scale.set_major_locator(LogLocator(subs=ticks))
+                scale.set_major_formatter(StrMethodFormatter("{x:g}"))
+                scale.set_minor_locator(NullLocator())
+            axes.tick_params(labelsize=7)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(color="#dddddd", lw=0.5)
+    handles = [
+        Line2D([], [], color=color, linestyle=_LINES[way], label=f"{name}, {way}")
+        for way in _LINES
+        for name, color in zip(("this package", "detectron2"), _COLORS.values(), strict=True)
+    ]
+    columns_of_legend = min(4, len(columns))
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns_of_legend, frameon=False,
+        fontsize=9,
+    )  # fmt: skip
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "growth"}):
+        figure.savefig(text, format="svg", facecolor="white", metadata={"Date": None})
+    with replace_file(path, encoding="utf-8") as file:
+        file.write(text.getvalue())
+
+
+def _plot(axes: Axes, points: Iterable[dict], key: str, way: str, prefix: str) -> None:
+    values = [p for p in points if p[f"{prefix}seconds"] and p[f"{prefix}{key}"] is not None]
+    axes.plot(
+        [p["value"] for p in values], [np.median(p[f"{prefix}{key}"]) for p in values],
+        color=_COLORS[prefix], linestyle=_LINES[way], marker="o", ms=3, lw=1.5,
+    )  # fmt: skip
+
+
+def _grouped(
+    rows: Iterable[dict[str, Any]],
+) -> Iterable[tuple[tuple[str, str, str], list[dict[str, Any]]]]:
+    """The points by what grows, the detector and the way."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["task"] == "growth":
+            groups.setdefault((row["axis"], row["row"], row["way"]), []).append(row)
+    return groups.items()
+
+
+def _costs(points: Sequence[dict[str, Any]], key: str) -> tuple[list[list], list[list]]:
+    """Of each point the cost of each round, ours and stock's; memory has one for all rounds."""
+    mine, theirs = (
+        [p[f"{prefix}{key}"] if key == "seconds" else [p[f"{prefix}{key}"]] for p in points]
+        for prefix in ("", "baseline_")
+    )
+    return mine, theirs
