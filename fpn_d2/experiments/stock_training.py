@@ -6,6 +6,9 @@ import os
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, default_setup
 from detectron2.evaluation import COCOEvaluator
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from ..config import changed, config_file, load_config, stock_config
 from ..utils.errors import UserError
@@ -18,6 +21,21 @@ class StockTrainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
         """COCO's metrics."""
         return COCOEvaluator(dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
+
+
+@BACKBONE_REGISTRY.register()
+def build_stock_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Build Detectron2's :class:`FPN` over ``MODEL.FPN.BOTTOM_UP``, which Detectron2 has no key for."""
+    fpn = cfg.MODEL.FPN
+    bottom_up = BACKBONE_REGISTRY.get(fpn.BOTTOM_UP)(cfg, input_shape)
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=fpn.IN_FEATURES,
+        out_channels=fpn.OUT_CHANNELS,
+        norm=fpn.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=fpn.FUSE_TYPE,
+    )
 
 
 def config_of_stock(cfg: CfgNode) -> CfgNode:
@@ -42,7 +60,10 @@ def config_of_stock(cfg: CfgNode) -> CfgNode:
     # Detectron2's mixed precision needs CUDA.
     amp = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")
     values = {"SOLVER.AMP.ENABLED": amp, "OUTPUT_DIR": f"{cfg.OUTPUT_DIR}-stock"}
-    return changed(stock_config(cfg), values)
+    stock = stock_config(cfg)
+    if stock.MODEL.BACKBONE.NAME == "build_fpn_backbone" and fpn.TOP_BLOCK == "maxpool":
+        values["MODEL.BACKBONE.NAME"] = build_stock_fpn_backbone.__name__
+    return changed(stock, values)
 
 
 def train_stock(args: argparse.Namespace) -> None:

@@ -9,8 +9,10 @@ import make_shapes
 import numpy as np
 import pretrain_backbone
 import pytest
+import torch
 import train_stock
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import FPN, build_backbone
 from detectron2.structures import BoxMode
 from PIL import Image
 
@@ -104,7 +106,7 @@ def test_pretraining_names_a_config_that_is_not_there(tmp_path, run_tool):
 
 
 def test_the_stock_config_names_detectron2s_components_alone(row_config):
-    cfg = config_of_stock(row_config("quick/demo"))
+    cfg = config_of_stock(row_config("quick/demo", "MODEL.FPN.BOTTOM_UP", "build_resnet_backbone"))
     assert cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone"
     assert cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN"
     assert cfg.MODEL.RPN.HEAD_NAME == "StandardRPNHead"
@@ -112,6 +114,19 @@ def test_the_stock_config_names_detectron2s_components_alone(row_config):
     assert cfg.OUTPUT_DIR == "output/quick/demo-stock"
     retinanet = config_of_stock(row_config("quick/RetinaNet/retinanet_R_18_FPN"))
     assert retinanet.MODEL.BACKBONE.NAME == "build_retinanet_resnet_fpn_backbone"
+
+
+def test_stock_detectron2s_pyramid_stands_on_the_demos_narrow_network(row_config):
+    cfg = row_config("quick/demo")
+    stock = build_backbone(config_of_stock(cfg))
+    assert type(stock) is FPN
+    ours = build_backbone(cfg)
+    stock.load_state_dict(ours.state_dict())
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found, expected = ours.eval()(x), stock.eval()(x)
+    assert found.keys() == expected.keys()
+    for name, level in expected.items():
+        torch.testing.assert_close(found[name], level)
 
 
 @pytest.mark.parametrize(
