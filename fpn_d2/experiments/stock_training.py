@@ -25,7 +25,7 @@ class StockTrainer(DefaultTrainer):
 
 @BACKBONE_REGISTRY.register()
 def build_stock_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Build Detectron2's :class:`FPN` over ``MODEL.FPN.BOTTOM_UP``, which Detectron2 has no key for."""
+    """Detectron2's :class:`FPN` on ``MODEL.FPN.BOTTOM_UP``, for which Detectron2 has no key."""
     fpn = cfg.MODEL.FPN
     bottom_up = BACKBONE_REGISTRY.get(fpn.BOTTOM_UP)(cfg, input_shape)
     return FPN(
