@@ -3,6 +3,7 @@
 Nothing here touches the network or the environment that the tests run in.
 """
 
+import importlib.util
 import json
 import os
 import runpy
@@ -13,7 +14,6 @@ import venv
 import zipfile
 from pathlib import Path
 
-import pip
 import pytest
 import setup_environment
 from setup_environment import SetupError, find_source
@@ -92,11 +92,12 @@ class Environment:
     """A virtual environment with this package in it, and a folder of wheels that its pip finds."""
 
     def __init__(self, folder: Path):
-        venv.create(folder / "env")
+        ours = importlib.util.find_spec("pip")
+        venv.create(folder / "env", with_pip=ours is None)
         self.python = str(folder / "env" / "bin" / "python")
         self.site = next((folder / "env" / "lib").glob("python*/site-packages"))
-        # This Python's pip: to install one takes four seconds.
-        (self.site / "pip").symlink_to(Path(pip.__file__).parent)
+        if ours is not None:  # to install one takes four seconds
+            (self.site / "pip").symlink_to(Path(ours.origin).parent)
         self.wheels = folder / "wheels"
         self.wheels.mkdir()
         for name in ("opencv_python", "opencv_python_headless"):

@@ -64,8 +64,10 @@ def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
     Raises:
         UserError: for pixels whose range is not known; for other faults whatever Pillow raises.
     """
+    name = f"image {path}"
     with PathManager.open(path, "rb") as file, Image.open(file) as image:
-        return pixels_of(image, image_format, f"image {path}")
+        _tell(name, _frames(image))
+        return pixels_of(image, image_format, name)
 
 
 def pixels_of(image: Image.Image, image_format: str, name: str = "a PIL image") -> np.ndarray:
@@ -79,7 +81,6 @@ def _loaded(image: Image.Image, name: str) -> Image.Image:
     fault = _depth_fault(image)
     if fault is not None:
         raise UserError(f"{name} {fault}")
-    _tell(name, _frames(image))
     loaded, dark = _load(image)
     _tell(name, dark)
     return loaded
@@ -98,6 +99,11 @@ def _depth_fault(image: Image.Image) -> str | None:
     """Why the pixels of an image have no known range, as the end of a sentence, or None."""
     if _is_deep(image) or not image.mode.startswith(("I", "F")):
         return None
+    if image.mode.startswith("I;16"):  # a part or a copy, which has lost its file
+        return (
+            "has 16 bits and no file that says what is white: bring its values to 0 to 255 (divide "
+            "those of 0 to 65535 by 257) and convert it to L"
+        )
     kind = "floats" if image.mode == "F" else "whole numbers"
     return (
         f"has pixels that are {kind} of any size ({image.format or 'no file'}, Pillow's mode "
@@ -159,8 +165,8 @@ class _PixelsHandler(PathHandler):
             file = stack.enter_context(PathManager.open(path, "rb"))
             image = Image.open(file)
             is_turned = image.format == "TIFF" and _orientation(image) in _TURNS
+            _tell(name, _frames(image))
             if not is_turned and image.mode[0] not in "IF":
-                _tell(name, _frames(image))
                 file.seek(0)
                 stack.pop_all()
                 return file

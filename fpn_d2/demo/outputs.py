@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..structures import RegionMasks
 from ..utils.errors import UserError
-from ..utils.files import check_targets, explain_disk_errors, replace_file
+from ..utils.files import check_targets, explain_disk_errors, partial_path, replace_file
 from ..utils.progress import told
 from .sources import MAX_PIXELS
 
@@ -130,7 +130,7 @@ def convert_video(
             f"video {source} has frames of {info.width} x {info.height} pixels, more than the "
             f"limit of {max_pixels:,}; raise --max-pixels, or scale it down"
         )
-    partial = f"{target}.{os.getpid()}.partial.mp4"  # OpenCV chooses the format by the ending
+    partial = partial_path(target, ".mp4")  # OpenCV chooses the format by the ending
     name, total = os.path.basename(source), max(info.total_frames, 0)
     count, sink = 0, None
     try:

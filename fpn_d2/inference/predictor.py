@@ -176,13 +176,7 @@ class Predictor(DefaultPredictor):
         """An image as the network takes it, resized as the config says."""
         pixels = input_pixels(image, self.input_format)
         height, width = pixels.shape[:2]
-        resize = self.aug.get_transform(pixels)
-        if 0 in (getattr(resize, "new_h", 1), getattr(resize, "new_w", 1)):
-            raise UserError(
-                f"an image of {width} x {height} pixels is too narrow for INPUT.MAX_SIZE_TEST "
-                f"{self.cfg.INPUT.MAX_SIZE_TEST}, which leaves no pixel across; crop it"
-            )
-        resized = resize.apply_image(pixels).transpose(2, 0, 1)
+        resized = self.aug.get_transform(pixels).apply_image(pixels).transpose(2, 0, 1)
         tensor = torch.from_numpy(np.ascontiguousarray(resized, np.float32))
         return {"image": tensor, "height": height, "width": width}
 

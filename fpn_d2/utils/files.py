@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import glob
+import hashlib
 import json
 import os
 import re
@@ -85,6 +86,24 @@ def check_targets(*paths: str | os.PathLike, overwrite: bool = False, option: st
         )
 
 
+def partial_path(path: str | os.PathLike, ending: str = "") -> str:
+    """The name of a file that becomes ``path`` once it is complete, another one in each process.
+
+    Args:
+        path: the file to write.
+        ending: what the name must end with, where a writer chooses the format by it.
+    """
+    return f"{os.fspath(path)}.@{_machine()}.{os.getpid()}.partial{ending}"
+
+
+def _machine() -> str:
+    """Eight letters for this machine, or this container, whose host's name another may share."""
+    name = socket.gethostname()
+    with contextlib.suppress(OSError):
+        name += os.readlink("/proc/self/ns/pid")  # in which the numbers of processes are unique
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
 @contextlib.contextmanager
 def replace_file(path: str | os.PathLike, mode: str = "w", **options: Any) -> Iterator[IO]:
     """Open a file that replaces ``path`` once it is complete and on the disk.
@@ -96,7 +115,7 @@ def replace_file(path: str | os.PathLike, mode: str = "w", **options: Any) -> It
         mode, options: see :func:`open`; the mode is ``"w"`` or ``"wb"``.
     """
     path = os.fspath(path)
-    partial = f"{path}.@{socket.gethostname()}.{os.getpid()}.partial"
+    partial = partial_path(path)
     try:
         with open(partial, mode, **options) as file:
             yield file
@@ -115,12 +134,12 @@ def remove_partial_files(folder: str | os.PathLike) -> None:
     seen, so its files go once nothing has been written to them for an hour. The folder need not
     exist.
     """
-    for path in glob.glob(os.path.join(glob.escape(os.fspath(folder)), "*.partial")):
-        writer = re.search(r"\.(?:@([^/@]+)\.)?(\d+)\.partial$", path)
+    for path in glob.glob(os.path.join(glob.escape(os.fspath(folder)), "*.partial*")):
+        writer = re.search(r"\.(?:@([^/@]+)\.)?(\d+)\.partial(\.\w+)?$", path)
         if writer is None:
             continue
         with contextlib.suppress(OSError):
-            if writer[1] in (None, socket.gethostname()):
+            if writer[1] in (None, _machine()):
                 is_left = int(writer[2]) == os.getpid() or not _is_running(int(writer[2]))
             else:
                 is_left = time.time() - os.path.getmtime(path) > _ABANDONED_SECONDS

@@ -161,11 +161,8 @@ def test_every_ablation_loads_back_into_stock_detectron2(
     task, row, name, file_of, reports, row_config
 ):
     model, opts, only_stock = ABLATIONS[name]
-    # One of them as it is, and all others narrow.
-    narrow = [] if row == "Faster-RCNN/faster_rcnn_R_18_FPN" else NARROW
-    depth = 50 if narrow else 18
-    theirs = build_model(stock_config(task, model, depth, *QUICK, *narrow, *opts))
-    ours = build_model(row_config(f"quick/{row}", "MODEL.RESNETS.DEPTH", depth, *narrow))
+    theirs = build_model(stock_config(task, model, 18, *QUICK, *opts))
+    ours = build_model(row_config(f"quick/{row}"))
     before, state = scramble(theirs, seed=3), scramble(ours, seed=2)
     path = file_of("ours.pth")
     SafeCheckpointer(ours, str(path.parent)).save("ours")

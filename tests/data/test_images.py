@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from fpn_d2 import UserError
 from fpn_d2.data import images
-from fpn_d2.data.images import look_at, read_as_here, read_image
+from fpn_d2.data.images import look_at, pixels_of, read_as_here, read_image
 
 WIDTH, HEIGHT = 40, 32
 
@@ -244,6 +244,19 @@ def test_of_several_frames_the_first_is_read_and_this_is_said_once(tmp_path, sav
         fault, remark = look_at(path, WIDTH, HEIGHT, header=header)
         assert fault is None
         assert (remark is None) == is_preview
+
+
+@pytest.mark.usefixtures("_nothing_told")
+def test_a_frame_that_the_caller_chose_is_read_without_a_word(tmp_path, caplog):
+    frames = [Image.new("L", (7, 5), grey) for grey in (10, 200)]
+    path = str(tmp_path / "a.tif")
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    with Image.open(path) as image, caplog.at_level(logging.WARNING, "fpn_d2"):
+        image.seek(1)
+        assert set(pixels_of(image, "L").flat) == {200}
+        assert not caplog.text
+        assert set(read_image(path, "L").flat) == {10}
+    assert "of which the first alone is read" in caplog.text
 
 
 @pytest.mark.usefixtures("_nothing_told")

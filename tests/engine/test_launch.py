@@ -46,6 +46,20 @@ def crash(args):
     raise RuntimeError("a bug")
 
 
+def test_what_spawned_processes_are_given_can_be_pickled(monkeypatch):
+    """Detectron2 spawns them, while the tests of two processes fork to save time."""
+    started = []
+    monkeypatch.setattr(
+        torch.multiprocessing,
+        "start_processes",
+        lambda function, nprocs, args, **_: started.append((function, nprocs, args)),
+    )
+    launch(train_net.main, args(num_gpus=2))
+    ((function, nprocs, given),) = started
+    assert nprocs == 2
+    pickle.dumps((function, given))
+
+
 @pytest.fixture(scope="module")
 def in_two_processes(repo, run_program, tiny_words, tmp_path_factory):
     """What two_processes.py prints, line by line."""

@@ -191,7 +191,8 @@ def test_config_yaml_says_what_was_trained(start, monkeypatch, capsys):
     weights = ["MODEL.WEIGHTS", Path(again["OUTPUT_DIR"]) / "model_final.pth"]
     assert start("--eval-only", *weights, "SOLVER.BASE_LR", 9.0) == again
     with pytest.raises(SystemExit):
-        start(*test, *world, "MODEL.FPN.OUT_CHANNELS", 32, "--resume")
+        start(*test, *world, "MODEL.FPN.OUT_CHANNELS", 64, "SOLVER.MAX_ITER", 3, "--resume")
+    assert "MODEL.FPN.OUT_CHANNELS" in capsys.readouterr().err
     assert yaml.safe_load((Path(again["OUTPUT_DIR"]) / "config.yaml").read_text()) == again
 
 

@@ -61,9 +61,9 @@ def test_every_checkpoint_holds_the_names_of_the_classes(repo, tiny_opts):
     row = repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
     cfg = load_config(row, [*tiny_opts, "MODEL.ROI_BOX_HEAD.FC_DIM", "8"])
     os.makedirs(cfg.OUTPUT_DIR)
-    checkpointer = Trainer(cfg).checkpointer
+    trainer = Trainer(cfg)  # which its checkpointer knows by a weak reference
     for name in ("model_0000001", "model_best"):
-        checkpointer.save(name, iteration=1)
+        trainer.checkpointer.save(name, iteration=1)
         content = torch.load(Path(cfg.OUTPUT_DIR, f"{name}.pth"), weights_only=True)
         assert content["class_names"] == list(CLASSES)
 

@@ -5,15 +5,21 @@ import json
 import numpy as np
 import pytest
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_pascal_voc
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from fpn_d2 import UserError, load_config
 from fpn_d2.data import build_test_loader, build_train_loader
 from fpn_d2.engine import Trainer
-from fpn_d2.evaluation import ResultsWritingCOCOEvaluator, ResultsWritingVOCEvaluator
+from fpn_d2.evaluation import (
+    ResultsWritingCOCOEvaluator,
+    ResultsWritingVOCEvaluator,
+    metric_names,
+)
 
 # As Pascal VOC writes them: pixels from 1 on, the last one included.
 CAT, DOG = (11, 11, 50, 50), (61, 61, 100, 100)
@@ -129,3 +135,17 @@ def test_files_that_cannot_be_evaluated_are_refused_before_the_training(voc, cfg
     path.write_text(path.read_text().replace(before, after))
     with pytest.raises(UserError, match=r"data set toy_voc (in \S*VOC )?cannot be read"):
         build_train_loader(cfg)
+
+
+class Listing(DatasetEvaluator):
+    metric_names = ["mine/AP"]
+
+
+class Calling(ResultsWritingCOCOEvaluator):
+    def metric_names(self):
+        return ["mine/AP"]
+
+
+@pytest.mark.parametrize("evaluator", [Listing(), Calling.__new__(Calling)])
+def test_what_somebody_elses_evaluator_reports_is_not_known(evaluator):
+    assert metric_names(CfgNode(), "toy_voc", evaluator) is None

@@ -84,7 +84,8 @@ BAD = [
     ("gone.jpg", "image gone.jpg does not exist; name another"),
     (Path(__file__), "is no image of a format that Pillow knows; name another"),
     (Image.new("F", (7, 5)), r"floats of any size \(no file, .* mode F\).* bring them to 0 to 255"),
-    (Image.new("I;16", (7, 5)), "a PIL image has pixels that are whole numbers of any size"),
+    (Image.new("I;16", (7, 5)), "a PIL image has 16 bits and no file that says what is white"),
+    (Image.new("I", (7, 5)), "a PIL image has pixels that are whole numbers of any size"),
     (Image.new("RGB", (0, 5)), "a PIL image has no pixels"),
 ]
 

@@ -65,12 +65,16 @@ def test_an_image_is_what_evaluation_makes_of_its_file(row_config, tmp_path, ima
     torch.testing.assert_close(seen[0], expected.float(), rtol=0, atol=1e-6)
 
 
-def test_an_image_is_refused_if_resizing_leaves_no_pixel(row_config, model):
+def test_a_narrow_image_keeps_a_pixel(row_config, model):
     predictor = Predictor(row_config(ROW, *SIZES), model)
+    seen = []
+    predictor.model.model.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0][0]["image"].shape)
+    )
     # 3 px times 100 / 5000 are 0.06, and times 100 / 500 are 0.6, which is rounded up
-    with pytest.raises(UserError, match="5000 x 3 pixels is too narrow"):
-        predictor.detect(np.zeros((3, 5000, 3), np.uint8))
-    predictor.detect(np.zeros((3, 500, 3), np.uint8))
+    for width in (5000, 500):
+        predictor.detect(np.zeros((3, width, 3), np.uint8))
+    assert seen == [(3, 1, 100), (3, 1, 100)]
 
 
 def test_fast_rcnn_is_refused_in_words(row_config):

@@ -88,7 +88,7 @@ def test_what_the_package_owns_is_written_in_the_parsers_as_it_is():
     for name, value in asdict(Limits()).items():
         assert options_of("app")[f"--max-{name}"].default == value
     program = pytest.importorskip("benchmark.program")
-    assert [*options_of("benchmark")["--tasks"].choices] == [*program.TASKS]
+    assert [*options_of("benchmark")["--tasks"].choices] == [*program.TASKS, "growth"]
 
 
 @pytest.mark.parametrize("name", ["train_net", "train_stock"])

@@ -10,7 +10,13 @@ import sys
 
 import pytest
 
-from fpn_d2.utils.files import file_alike, remove_partial_files, replace_file, write_json
+from fpn_d2.utils.files import (
+    file_alike,
+    partial_path,
+    remove_partial_files,
+    replace_file,
+    write_json,
+)
 
 
 @pytest.mark.parametrize("mode, new", [("w", "new"), ("wb", b"new")])
@@ -69,8 +75,8 @@ def test_what_kills_have_left_goes_and_what_is_written_now_stays(tmp_path):
     stale = [f"model_0000003.pth.{dead.pid}.partial", f"last_checkpoint.{os.getpid()}.partial"]
     stale.append(f"a.json.{10**30}.partial")  # no process has this number
     others = [f"model_0000005.pth.{living.pid}.partial", "model_0000001.pth", "notes.partial"]
-    here, there = f"a.@{socket.gethostname()}", "a.@node-2.lan"
-    stale += [f"{here}.{dead.pid}.partial", f"{there}.1.partial"]
+    here, there = partial_path("a").rsplit(".", 2)[0], "a.@node-2.lan"
+    stale += [f"{here}.{dead.pid}.partial", f"{here}.{dead.pid}.partial.mp4", f"{there}.1.partial"]
     others += [f"{here}.{living.pid}.partial", f"{there}.{dead.pid}.partial"]
     for name in stale + others:
         (tmp_path / name).write_text("half")
@@ -93,6 +99,14 @@ def test_two_machines_that_write_one_file_have_a_partial_file_each(tmp_path, mon
         monkeypatch.undo()
     assert (tmp_path / "a.json").read_text() == "first"
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_machine_of_a_long_name_writes_files_of_long_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: 63 * "n")
+    path = tmp_path / (220 * "a")  # of the 255 bytes that file systems allow
+    with replace_file(path) as file:
+        file.write("new")
+    assert path.read_text() == "new"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])

@@ -7,10 +7,13 @@ __all__ = [
     "ShapesSpec",
     "datasets_root",
     "generate_shapes",
+    "register_coco_folders",
     "register_first_images",
     "register_folders",
     "register_shapes",
 ]
+
+register_coco_folders = register_folders  # its name in version 0.1
 
 register_shapes(datasets_root())
 register_folders(datasets_root())

@@ -53,17 +53,16 @@ def register_folders(root: str) -> list[str]:
         root: the folder of all data sets; it need not exist.
 
     Returns:
-        the names that this call registered, sorted by folder.
+        the names that this call registered: first those of COCO's layout, then those of the others,
+        last those of folders within a folder.
     """
-    registered = []
-    for folder in _folders(root):
-        if splits_by_layout(folder):
-            registered += _register_folder(folder)
-            continue
-        for within in _folders(folder):
-            if os.path.isdir(os.path.join(within, "ImageSets")):
-                registered += _register_folder(within)
-    return registered
+    layouts = {folder: splits_by_layout(folder) for folder in _folders(root)}
+    within = [w for folder, found in layouts.items() if not found for w in _folders(folder)]
+    # Where two folders make one name, the first of this order has it.
+    folders = [folder for folder, found in layouts.items() if list(found) == ["COCO"]]
+    folders += [folder for folder, found in layouts.items() if found and folder not in folders]
+    folders += [folder for folder in within if os.path.isdir(os.path.join(folder, "ImageSets"))]
+    return [name for folder in folders for name in _register_folder(folder)]
 
 
 def _register_folder(folder: str) -> list[str]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import supervision as sv
+from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 
 from fpn_d2 import UserError
@@ -137,6 +138,14 @@ def test_a_list_that_names_what_is_not_there(tmp_path, folders):
     folders.write(tmp_path / "zoo", voc(**{"ImageSets/Main/val.txt": "c\n\nd\n"}))
     with pytest.raises(UserError, match=r"val\.txt line 3 names .*Annotations/d\.xml, do not"):
         folders.load(tmp_path, "zoo_val")
+
+
+def test_a_coco_folder_has_its_name_before_a_folder_that_holds_vocs_own(tmp_path, folders, coco):
+    folders.write(tmp_path / "PascalVOC/VOC2012", voc())
+    coco.write(tmp_path, "VOC2012", "train", coco.content())
+    records, _ = folders.load(tmp_path, "VOC2012_train")
+    assert [record["image_id"] for record in records] == [1, 2, 3, 4]
+    assert len(DatasetCatalog.get("VOC2012_val")) == 1  # of whom COCO's folder has none
 
 
 def test_annotations_without_images_and_the_reverse_are_told(tmp_path, folders, cache):
