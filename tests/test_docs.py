@@ -115,10 +115,11 @@ def train_words(words: list[str]) -> argparse.Namespace:
 
 @pytest.fixture
 def sbatch(repo, tmp_path):
-    """``sbatch(restarts, code)``: docs/examples/train.sbatch as Slurm runs it, with an srun that
-    ends with this code; the words of srun and of scontrol's requeue."""
+    """``sbatch(restarts, code, seconds, ended)``: docs/examples/train.sbatch as Slurm runs it, with
+    an srun that ends with this code after so many seconds; if ``ended``, the script gets SIGTERM
+    meanwhile. Returns the words of srun, and whether the job was queued again."""
     for name, text in (
-        ("srun", 'printf "%s\n" "$@" > srun.txt; exit "$CODE"'),
+        ("srun", 'printf "%s\n" "$@" > srun.txt; [ $ENDED = 0 ] || kill -TERM $PPID; exit "$CODE"'),
         (
             "scontrol",
             'if [ "$1" = requeue ]; then echo "$2" > requeue.txt; else echo a; echo b; fi',
@@ -127,11 +128,15 @@ def sbatch(repo, tmp_path):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
 
-    def run(restarts: int, code: int) -> tuple[list[str], bool]:
+    def run(
+        restarts: int, code: int, seconds: int = 700, ended: bool = False
+    ) -> tuple[list[str], bool]:
         slurm = {"JOB_NODELIST": "[a-b]", "NNODES": 2, "GPUS_ON_NODE": 8, "JOB_ID": 5}
         slurm["RESTART_COUNT"] = restarts
         environment = {f"SLURM_{key}": str(value) for key, value in slurm.items()}
         environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CODE": str(code)}
+        # bash counts on from there
+        environment |= {"SECONDS": str(seconds), "ENDED": str(int(ended))}
         script = repo / "docs/examples/train.sbatch"
         words = [script, "mine.yaml", "SOLVER.BASE_LR", "0.01"]
         (tmp_path / "requeue.txt").unlink(missing_ok=True)
@@ -155,6 +160,9 @@ def test_the_script_for_slurm_starts_torchrun_and_queues_itself_again(sbatch):
     assert args.opts == ["SOLVER.BASE_LR", "0.01"]
     assert sbatch(restarts=4, code=1)[1]
     assert not sbatch(restarts=5, code=1)[1]
+    assert not sbatch(restarts=0, code=1, seconds=0)[1]  # a wrong word, to which torchrun says 1
+    assert sbatch(restarts=0, code=1, seconds=0, ended=True)[1]
+    assert not sbatch(restarts=0, code=0, seconds=0, ended=True)[1]
 
 
 def test_the_layout_names_every_room(repo):

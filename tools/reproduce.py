@@ -76,7 +76,7 @@ def main() -> None:
         except KeyboardInterrupt:
             if cluster is None:
                 raise
-            sys.exit(130)  # The jobs go on, which has been said.
+            sys.exit(130)  # What becomes of the jobs has been said.
 
 
 def _numbers(option: str, words: str, least: int, example: str) -> list[int]:

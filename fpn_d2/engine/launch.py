@@ -9,10 +9,12 @@ import logging
 import math
 import multiprocessing
 import os
+import socket
 import sys
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -147,6 +149,17 @@ def restart_count() -> int | None:
     if not distributed.is_torchelastic_launched():
         return None
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def starter() -> str:
+    """The process that started this one, such as torchrun, by a name that no other ever has."""
+    pid = os.getppid()
+    name = f"{socket.gethostname()} {pid}"
+    with contextlib.suppress(OSError):  # on Linux: numbers of processes come again
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        name += f" {boot} {stat.rpartition(')')[2].split()[19]}"  # its start, see man 5 proc
+    return name
 
 
 def _join_torchrun(args: argparse.Namespace) -> None:

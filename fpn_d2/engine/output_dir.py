@@ -13,11 +13,11 @@ from detectron2.utils import comm
 from ..checkpoint.resume_point import TAG, checkpoints_in
 from ..utils.errors import UserError
 from ..utils.files import replace_file
-from .launch import restart_count
+from .launch import restart_count, starter
 
-# This file is in the folder if the training that torchrun started was allowed to write there. The
-# processes that torchrun restarts resume only if it is: never from checkpoints that the training
-# was refused.
+# This file is in the folder if the training that torchrun started was allowed to write there, and
+# names the torchruns of its last start. The processes that torchrun restarts resume only if it is:
+# never from checkpoints that the training was refused.
 _BEGUN = ".torchrun"
 
 
@@ -32,17 +32,23 @@ def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
             deleted (``OVERWRITE_OUTPUT_DIR``).
     """
     sentence = None
-    # A machine that has come back counts no restart, and may have the first process.
+    # Each torchrun counts its own restarts: one that has come back none, and may have the first
+    # process; nor the others, if none of their processes failed before they made room for it. But
+    # a torchrun serves one training only.
     restarted = any(comm.all_gather((restart_count() or 0) > 0))
+    starters = set(comm.all_gather(starter()))
     if comm.is_main_process():
-        begun = os.path.join(cfg.OUTPUT_DIR, _BEGUN)
-        resume = resume or (restarted and os.path.exists(begun))
+        begun = Path(cfg.OUTPUT_DIR, _BEGUN)
+        if begun.is_file():
+            before = begun.read_text(encoding="utf-8").splitlines()
+            resume = resume or restarted or not starters.isdisjoint(before)
         sentence = None if resume else _fault(cfg)
         if restart_count() is not None and sentence is None:
-            Path(begun).parent.mkdir(parents=True, exist_ok=True)
-            Path(begun).touch()
+            begun.parent.mkdir(parents=True, exist_ok=True)
+            with replace_file(begun, "w", encoding="utf-8") as file:
+                file.write("".join(f"{name}\n" for name in sorted(starters)))
         elif restart_count() is not None:
-            Path(begun).unlink(missing_ok=True)
+            begun.unlink(missing_ok=True)
     # Only the first machine may have the folder.
     resume, sentence = comm.all_gather((resume, sentence))[0]
     if sentence is not None:

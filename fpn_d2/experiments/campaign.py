@@ -15,7 +15,7 @@ from .cluster import Cluster, Work
 from .reproduction import Reproduction, pick_rows
 from .results import collect, results_file, update_results
 from .running_times import time_rows
-from .runs import BusyError, Run, Runner, read_result
+from .runs import BusyError, Run, Runner
 from .studies import measure_boxes, rpn_config
 from .tables import Row, Table
 
@@ -30,7 +30,7 @@ class Progress(contextlib.AbstractContextManager):
 
     def __init__(self) -> None:
         self.rows_left = 0
-        self.seconds: list[float] = []  # of the rows that are done
+        self.seconds: list[float] = []  # of the rows that are done, of one kind of work
         self._bar = tqdm(disable=None, leave=False)
 
     def __exit__(self, *_: Any) -> None:
@@ -66,22 +66,21 @@ class InTurn:
     def __init__(self, progress: Progress):
         self._progress = progress
 
-    def run(
-        self, works: Sequence[Work], on_end: Callable[[Work, UserError | None], None]
-    ) -> list[UserError]:
+    def run(self, works: Sequence[Work], on_end: Callable[[Work, Any], None]) -> list[UserError]:
         """See :meth:`Cluster.run`; an error ends it, unless another process is at that work."""
         progress, busy = self._progress, []
+        progress.seconds.clear()
         for number, work in enumerate(works, start=1):
             progress.rows_left = len(works) - number + 1
             progress.say(f"{work.title}: {number} of {len(works)} {progress.time_left()}".rstrip())
-            start, error = time.monotonic(), None
+            start = time.monotonic()
             try:
-                work.function()
+                outcome = work.function()
                 progress.seconds.append(time.monotonic() - start)
-            except BusyError as caught:
-                error = caught
+            except BusyError as error:
+                outcome = error
                 busy.append(error)
-            on_end(work, error)
+            on_end(work, outcome)
         return busy
 
 
@@ -162,12 +161,11 @@ class _Call:
             if not self._is_done(run):
                 train = functools.partial(self._there().train_row, row, seed)
                 files = self.reproduction.files_of(row, seed)
-                rows[Work(self._title(part), run.folder, train, files)] = row
+                rows[Work(self._title(part), run.folder, "training", train, files)] = row
         done = len(plan) - len(rows)
         self.progress.say(f"table {self.table.table}: {done} of {len(plan)} rows are done")
 
-        def report(work: Work) -> None:
-            result = read_result(work.folder)
+        def report(work: Work, result: dict[str, Any]) -> None:
             metrics = self.reproduction.metrics(self.table, rows[work], result)
             shown = ", ".join(f"{key} {metrics.get(key)}" for key in self.table.metrics)
             self.progress.say(f"{work.title}: {shown} in {result['seconds']:.0f} s")
@@ -178,11 +176,12 @@ class _Call:
     def measure_boxes(self, plan: Sequence[Part], counts: Sequence[int]) -> int:
         """Evaluate the rows that are done at these numbers of boxes before NMS."""
         works = []
+        key = f"boxes before NMS: {', '.join(map(str, sorted(set(counts))))}"
         for part in plan if counts else ():
             run = self.reproduction.run(part[2], part[0])
             if self._is_done(run):
                 measure = functools.partial(measure_boxes, self._there().runner, run, counts)
-                works.append(Work(f"{self._title(part)}, boxes before NMS", run.folder, measure))
+                works.append(Work(f"{self._title(part)}, {key}", run.folder, key, measure))
         return self._do(works)
 
     def time(self, rows: Mapping[str, Row]) -> int:
@@ -192,7 +191,8 @@ class _Call:
         say = self.progress.say if self.cluster is None else print
         folder = self.reproduction.timing_folder(next(iter(rows.values())))
         time_all = functools.partial(time_rows, self._there(), self.table, rows, say)
-        return self._do([Work(f"table {self.table.table}, running times", folder, time_all)])
+        key = f"running times of table {self.table.table}: {', '.join(rows)}"
+        return self._do([Work(f"table {self.table.table}, running times", folder, key, time_all)])
 
     def _is_done(self, run: Run) -> bool:
         return self.reproduction.runner.result(run) is not None
@@ -210,13 +210,19 @@ class _Call:
             self.reproduction, runner=Runner(runner.program, runner.num_gpus)
         )
 
-    def _do(self, works: Sequence[Work], report: Callable[[Work], None] = lambda _: None) -> int:
-        def on_end(work: Work, error: UserError | None) -> None:
-            if error is None:
-                report(work)
+    def _do(
+        self, works: Sequence[Work], report: Callable[[Work, Any], None] = lambda *_: None
+    ) -> int:
+        """Do the work, and report of each piece with what its function has returned."""
+        if not works:
+            return 0
+
+        def on_end(work: Work, outcome: Any) -> None:
+            if isinstance(outcome, UserError):
+                kind = "skipped, since" if isinstance(outcome, BusyError) else "failed:"
+                self.progress.say(f"{work.title}: {kind} {outcome}")
             else:
-                kind = "skipped, since" if isinstance(error, BusyError) else "failed:"
-                self.progress.say(f"{work.title}: {kind} {error}")
+                report(work, outcome)
 
         errors = (self.cluster or InTurn(self.progress)).run(works, on_end)
         failed = [error for error in errors if not isinstance(error, BusyError)]

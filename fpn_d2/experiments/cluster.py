@@ -1,13 +1,16 @@
 """Work as jobs of a Slurm cluster, sent by submitit, which another call finds again.
 
-Which job does a piece of work is kept in the folder that it writes into (``job.json``). What the
-jobs print lies in ``<folder of all runs>/jobs/<number of the job>/``.
+Which job does which work is kept in the folder that it writes into (``job.json``). What the jobs
+print lies in ``<folder of all runs>/jobs/<number of the job>/``.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
     import submitit
 
 _POLL_SECONDS = 2
+_SQUEUE_SECONDS = 60  # submitit asks sacct about as often
+_YOUNG_SECONDS = 5 * 60  # until when Slurm may not know yet what it was sent, or what has ended
+_AGAIN_SECONDS = 10
+_FILE_SECONDS = 60  # as long as NFS keeps it to itself that there is a file
 _DAY = 24 * 60  # submitit's own limit is 5 minutes
 # What submitit's executors have in common; all else is Slurm's.
 _SHARED = (
@@ -40,6 +47,7 @@ class Work:
     Args:
         title: its name, for the user.
         folder: the folder that it writes into.
+        key: what it does in this folder. A job of an earlier call does this work if it has its key.
         function: does it; submitit sends it to another machine, so it can be pickled.
         files: the files that it makes, unless they are there. No two jobs that make one file run at
             once, since the second could only wait for the first.
@@ -47,12 +55,31 @@ class Work:
 
     title: str
     folder: str
+    key: str
     function: Callable[[], Any]
     files: tuple[str, ...] = ()
+
+    @property
+    def job_file(self) -> str:
+        """The file that names the last job that was sent for this folder, and its key."""
+        return os.path.join(self.folder, "job.json")
+
+    def excludes(self, other: "Work") -> bool:
+        """Whether the two cannot be done at once."""
+        return self.folder == other.folder or bool(self.unmade() & other.unmade())
 
     def unmade(self) -> set[str]:
         """The files that are not there yet."""
         return {path for path in self.files if not os.path.isfile(path)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _UnderWay:
+    """A job, and the work that it does; or else an earlier call's, which this work waits for."""
+
+    work: Work
+    job: "submitit.Job"
+    is_own: bool = True
 
 
 class Cluster:
@@ -98,43 +125,74 @@ class Cluster:
             problem = " ".join(str(error).split())
             raise UserError(f"--slurm {' '.join(options)} cannot work: {problem}") from error
         self._say = say
+        # By the number of a job: when squeue was asked for it, and whether it had it.
+        self._in_queue: dict[str, tuple[float, bool]] = {}
 
-    def run(
-        self, works: Sequence[Work], on_end: Callable[[Work, UserError | None], None]
-    ) -> list[UserError]:
+    def run(self, works: Sequence[Work], on_end: Callable[[Work, Any], None]) -> list[UserError]:
         """Do all work, each in a job, and wait for the jobs.
 
-        A job of an earlier call that has not ended is waited for instead.
+        A job of an earlier call that does the same and has not ended is waited for instead. Where
+        the cluster takes no more jobs, the others wait until one has ended.
 
         Args:
             works: the work, in the order in which it is sent.
-            on_end: called after each job, with the error that it ended with.
+            on_end: called after each job, with what its function has returned, or with the error
+                that it ended with.
 
         Returns:
             the errors of those that failed. One that its job has raised is as it was raised.
+
+        Raises:
+            UserError: if the cluster takes no job although none is under way.
         """
         waiting, errors = list(works), []
-        under_way: list[tuple[Work, submitit.Job]] = []
+        under_way: list[_UnderWay] = []
+        refused: set[Work] = set()
+        send_from = last_end = -math.inf  # in seconds
         try:
             while waiting or under_way:
                 for work in tuple(waiting):
-                    unmade = work.unmade()
-                    if not any(unmade & other.unmade() for other, _ in under_way):
+                    if time.monotonic() < send_from:
+                        break
+                    if any(work.excludes(other.work) for other in under_way):
+                        continue
+                    entry = self._earlier_job(work)
+                    try:
+                        entry = entry or self._send(work)
+                    except UserError as error:
+                        # Slurm still counts a job for a while after its result is there.
+                        now = time.monotonic()
+                        if not under_way and now - last_end > _YOUNG_SECONDS:
+                            raise
+                        send_from = math.inf if under_way else now + _AGAIN_SECONDS
+                        if work not in refused:
+                            self._say(f"{error}; it waits until a job has ended")
+                        refused.add(work)
+                        break
+                    under_way.append(entry)
+                    if entry.is_own:
                         waiting.remove(work)
-                        under_way.append((work, self._earlier_job(work) or self._send(work)))
-                for work, job in tuple(under_way):
-                    if job.done():
-                        under_way.remove((work, job))
-                        error = _error_of(job)
-                        on_end(work, error)
-                        errors += [error] if error is not None else []
-                time.sleep(_POLL_SECONDS if under_way else 0)
+                for entry in tuple(under_way):
+                    if not self._has_ended(entry):
+                        continue
+                    under_way.remove(entry)
+                    send_from = last_end = time.monotonic()
+                    if entry.is_own:
+                        outcome = _outcome(entry)
+                        on_end(entry.work, outcome)
+                        errors += [outcome] if isinstance(outcome, UserError) else []
+                time.sleep(_POLL_SECONDS if under_way or waiting else 0)
         finally:
-            if under_way:
+            if under_way and self.kind == "slurm":
                 self._say(f"jobs that go on: {len(under_way)}; the same command waits for them")
+            elif under_way:
+                self._say(
+                    f"jobs on this machine, which Ctrl-C ends as well: {len(under_way)}; the same "
+                    "command starts them again"
+                )
         return errors
 
-    def _send(self, work: Work) -> "submitit.Job":
+    def _send(self, work: Work) -> _UnderWay:
         self._executor.update_parameters(name=work.title)
         try:
             job = self._executor.submit(Job(work.function))
@@ -142,24 +200,40 @@ class Cluster:
             problem = " ".join(str(error).split())
             raise UserError(f"{work.title} could not be sent as a job: {problem}") from error
         os.makedirs(work.folder, exist_ok=True)
-        write_json(_job_file(work), {"cluster": self.kind, "job": job.job_id})
+        write_json(work.job_file, {"cluster": self.kind, "job": job.job_id, "work": work.key})
         self._say(f"{work.title}: job {job.job_id}, which prints to {job.paths.folder}")
-        return job
+        return _UnderWay(work, job)
 
-    def _earlier_job(self, work: Work) -> "submitit.Job | None":
-        """The job that an earlier call has sent, if the cluster knows it and it has not ended."""
+    def _earlier_job(self, work: Work) -> _UnderWay | None:
+        """The job that an earlier call has sent for this folder, if it has not ended."""
         import submitit
 
-        path = _job_file(work)
-        sent = read_json(path) if os.path.isfile(path) else {}
+        sent = read_json(work.job_file) if os.path.isfile(work.job_file) else {}
         # Of jobs on a machine submitit knows those of its own process alone.
         if sent.get("cluster") != "slurm" or self.kind != "slurm":
             return None
         job = submitit.SlurmJob(self._executor.folder, sent["job"])
-        if job.state == "UNKNOWN" or job.done():
+        entry = _UnderWay(work, job, is_own=sent.get("work") == work.key)
+        if self._has_ended(entry):
             return None
-        self._say(f"{work.title}: job {job.job_id} of an earlier call, {job.state.lower()}")
-        return job
+        does = "" if entry.is_own else f", does {sent.get('work', 'other work')}; this waits for it"
+        self._say(f"{work.title}: job {job.job_id} of an earlier call, {job.state.lower()}{does}")
+        return entry
+
+    def _has_ended(self, entry: _UnderWay) -> bool:
+        """Whether a job has ended, or Slurm no longer knows it."""
+        if entry.job.done():
+            return True
+        if self.kind != "slurm" or entry.job.state != "UNKNOWN":
+            return False
+        # sacct may not know it yet, or Slurm may keep no accounts.
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - os.path.getmtime(entry.work.job_file) < _YOUNG_SECONDS:
+                return False
+        number, now = entry.job.job_id, time.monotonic()
+        if number not in self._in_queue or now - self._in_queue[number][0] >= _SQUEUE_SECONDS:
+            self._in_queue[number] = (now, _is_in_queue(number))
+        return not self._in_queue[number][1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,14 +246,13 @@ class Job:
 
     function: Callable[[], Any]
 
-    def __call__(self) -> UserError | None:
-        """Do the work; returns the user's error that it ended with."""
+    def __call__(self) -> Any:
+        """Do the work; returns what the function does, or the user's error that it ended with."""
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         try:
-            self.function()
+            return self.function()
         except UserError as error:
             return error
-        return None
 
     def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
         """What Slurm does next when the job's time is up or another job takes its place: the same,
@@ -203,18 +276,48 @@ def _values(options: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _job_file(work: Work) -> str:
-    return os.path.join(work.folder, "job.json")
+def _is_in_queue(number: str) -> bool:
+    """Whether Slurm has a job that waits or runs; it may while it cannot be asked."""
+    command = ["squeue", "--noheader", "--format=%T", "--jobs", number]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no such program
+        return False
+    if asked.returncode == 0:
+        return bool(asked.stdout.strip())
+    return "Invalid job id" not in asked.stderr
 
 
-def _error_of(job: "submitit.Job") -> UserError | None:
-    """What a job that has ended says went wrong."""
+def _outcome(entry: _UnderWay) -> Any:
+    """What the function of a job that has ended returned, or what went wrong."""
     import submitit
 
+    job = entry.job
+    error = UserError(
+        f"job {job.job_id} has ended without a result ({job.state.lower()}); "
+        f"{job.paths.stderr} says more, and the same command sends it again"
+    )
+    if not _comes_true(job.done):  # Slurm does not know it, and submitit would wait for ever
+        return error
     try:
-        return job.result()
+        outcome = job.result()
     except submitit.core.utils.UncompletedJobError:  # FailedJobError among them
+        return error
+    if not isinstance(outcome, UserError) and not _comes_true(lambda: not entry.work.unmade()):
         return UserError(
-            f"job {job.job_id} has ended without a result ({job.state.lower()}); "
-            f"{job.paths.stderr} says more, and the same command sends it again"
+            f"job {job.job_id} is done, but this machine does not see {min(entry.work.unmade())}; "
+            "let all machines share that folder, and run the same command again"
         )
+    return outcome
+
+
+def _comes_true(condition: Callable[[], bool]) -> bool:
+    """Wait a while until this machine sees what another one has written."""
+    if condition():
+        return True
+    end = time.monotonic() + _FILE_SECONDS
+    while time.monotonic() < end:
+        time.sleep(_POLL_SECONDS)
+        if condition():
+            return True
+    return False

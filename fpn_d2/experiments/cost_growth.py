@@ -24,11 +24,14 @@ from ..visualization import PALETTE
 _ALLOWED = 0.05  # of an exponent beyond stock's
 # What adds less than this share of what stock takes at the first point is as good as constant.
 _FLAT = 0.1
+# A cost below this share of the largest counts as that share: its noise would rule a relative fit.
+_SMALL = 0.01
 _EXPONENTS = np.arange(0.1, 3.005, 0.01)
 _DRAWS = 400
 _COLORS = {"": PALETTE[4], "baseline_": PALETTE[0]}
 _LINES = {"inference": "-", "training": "--"}
 _UNITS = {"seconds": "seconds", "peak_mib": "MiB"}
+_LEAST = {"seconds": 0.0, "peak_mib": 4.0}  # less of memory is what an allocator rounds by
 
 COLUMNS = (
     *("grows", "from", "to", "of", "seconds", "detectron2", "exponents", "no faster"),
@@ -44,7 +47,7 @@ class Growth(NamedTuple):
         low: the 5 % of the differences of the exponents (ours less stock's) when the rounds are
             drawn anew; the difference itself where there is one round.
         verdict: "holds" where ours is at most stock's + 0.05, "within noise" where only ``low`` is,
-            else "does not hold".
+            else "does not hold"; "too little to tell" where a cost is.
     """
 
     ours: float
@@ -54,13 +57,17 @@ class Growth(NamedTuple):
 
 
 def compare_growth(
-    values: Sequence[float], ours: Sequence[Sequence[float]], stock: Sequence[Sequence[float]]
+    values: Sequence[float],
+    ours: Sequence[Sequence[float]],
+    stock: Sequence[Sequence[float]],
+    least: float = 0.0,
 ) -> Growth:
     """Fit the cost of both, and judge whether ours grows no faster.
 
     Args:
         values: V values of what grows, from small to large; at least two.
         ours, stock: of each value the cost in each round, where the two took turns.
+        least: a cost must be more than this, or there is no verdict.
     """
     exponents = _exponents(values, [np.median(x) for x in ours], [np.median(x) for x in stock])
     generator = np.random.default_rng(0)
@@ -77,6 +84,8 @@ def compare_growth(
     low = min(float(np.quantile(differences, 0.05)), difference) if differences else difference
     by_noise = "within noise" if _allowed(low) else "does not hold"
     verdict = "holds" if _allowed(difference) else by_noise
+    if min(min(costs) for costs in (*ours, *stock)) <= least:
+        verdict = "too little to tell"
     return Growth(*exponents, low, verdict)
 
 
@@ -96,7 +105,8 @@ def fit_exponent(values: Sequence[float], costs: Sequence[float], floor: float =
 
     Args:
         values, costs: x and the cost there, from the smallest x on. Three points or fewer cannot
-            tell the constant: c is 0 then.
+            tell the constant: c is 0 then. Where a cost is less than a hundredth of the largest,
+            its miss is a share of that hundredth; three points or fewer take it as that much.
         floor: a cost that rises by less than this is constant.
 
     Returns:
@@ -104,21 +114,21 @@ def fit_exponent(values: Sequence[float], costs: Sequence[float], floor: float =
         fewer fall.
     """
     x, cost = np.asarray(values, float), np.asarray(costs, float)
-    cost = np.maximum(cost, 1e-9)
+    scale = np.maximum(cost, max(_SMALL * cost.max(), 1e-9))
     if len(x) <= 3:
-        slope = float(np.polyfit(np.log(x), np.log(cost), 1)[0])
+        slope = float(np.polyfit(np.log(x), np.log(scale), 1)[0])
         return slope if abs(cost[-1] - cost[0]) > floor else 0.0
     if cost[-2:].max() - cost[0] <= floor:
         return 0.0
     # For each b the best c and a of a least-squares problem of two unknowns.
-    one = 1 / cost
-    power = (x / x[-1]) ** _EXPONENTS[:, None] / cost
+    one, share = 1 / scale, cost / scale
+    power = (x / x[-1]) ** _EXPONENTS[:, None] / scale
     s11, s12, s22 = (one * one).sum(), power @ one, (power * power).sum(axis=1)
-    t1, t2 = one.sum(), power.sum(axis=1)
+    t1, t2 = one @ share, power @ share
     c = (s22 * t1 - s12 * t2) / (s11 * s22 - s12 * s12)
     c = np.maximum(c, 0.0)
     a = np.maximum((t2 - c * s12) / s22, 0.0)
-    misses = ((c[:, None] * one + a[:, None] * power - 1) ** 2).sum(axis=1)
+    misses = ((c[:, None] * one + a[:, None] * power - share) ** 2).sum(axis=1)
     return round(float(_EXPONENTS[misses.argmin()]), 2)
 
 
@@ -140,7 +150,7 @@ def growth_lines(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
                 cells += [""] * 4
                 continue
             ends = [" to ".join(_number(np.median(one[i])) for i in (0, -1)) for one in costs]
-            growth = compare_growth([p["value"] for p in both], *costs)
+            growth = compare_growth([p["value"] for p in both], *costs, _LEAST[key])
             cells += [*ends, f"{growth.ours:.2f} / {growth.stock:.2f}", growth.verdict]
         lines.append(cells)
     return lines
@@ -182,7 +192,9 @@ def draw_growth(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None
             axes.set_title(row, fontsize=8)
             axes.set_xlabel(axis)
             if not any(cost > 0 for curve in axes.lines for cost in curve.get_ydata()):
-                continue  # nothing was measured, and matplotlib has no logarithms of it
+                axes.set(xticks=(), yticks=())
+                axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
+                continue  # matplotlib has no logarithms of nothing
             axes.set_xscale("log")
             axes.set_yscale("log")
             for scale, ticks in ((axes.xaxis, (1, 3)), (axes.yaxis, (1, 2, 5))):

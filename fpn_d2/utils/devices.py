@@ -1,7 +1,9 @@
 """What the device at hand can do, and what a process asks of its C library."""
 
+import contextlib
 import ctypes
 import functools
+import gc
 import os
 import platform
 
@@ -68,3 +70,13 @@ def keep_freed_memory() -> bool:
     # Before glibc 2.35 the threshold is at most 32 MB; without any mapping there is none.
     is_set = mallopt(_MMAP_THRESHOLD, 1 << 30) or mallopt(_MMAP_MAX, 0)
     return bool(is_set and mallopt(_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+def return_freed_memory() -> None:
+    """Hand what the C library (glibc; others are left alone) holds of freed memory to the system.
+
+    What a process holds is then what it uses, and the next call shows all that it takes.
+    """
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,8 +1,10 @@
 """Run by test_launch.py under torchrun: train_net.py, whose second process is killed once. With
-MACHINE_DIES in the environment it is the first, with the torchrun that started it."""
+MACHINE_DIES in the environment it is the first, with the torchrun that started it. With AGENT_DIES
+it is this torchrun alone, and its worker stays until somebody kills it."""
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from detectron2.engine import HookBase
@@ -16,11 +18,14 @@ from fpn_d2.engine import Trainer, launch
 class DiesOnce(HookBase):
     def before_step(self) -> None:
         died = Path(self.trainer.cfg.OUTPUT_DIR, "died")
-        machine = "MACHINE_DIES" in os.environ
-        if self.trainer.iter == 3 and comm.get_rank() == int(not machine) and not died.exists():
-            died.touch()
-            if machine:
+        agent = "AGENT_DIES" in os.environ
+        first = agent or "MACHINE_DIES" in os.environ
+        if self.trainer.iter == 3 and comm.get_rank() == int(not first) and not died.exists():
+            died.write_text(str(os.getpid()))
+            if first:
                 os.kill(os.getppid(), signal.SIGKILL)
+            if agent:
+                time.sleep(300)
             os.kill(os.getpid(), signal.SIGKILL)
 
 

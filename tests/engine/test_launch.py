@@ -3,11 +3,13 @@
 import argparse
 import datetime
 import importlib
+import os
 import pickle
 import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +30,7 @@ from fpn_d2.utils.errors import sentence_in
 from .two_processes import VARIANTS
 
 CLUSTER = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "GLOO_SOCKET_IFNAME": "lo"}
+CLUSTER["LOGLEVEL"] = "INFO"  # torchrun says when a machine wants to join
 # The addresses of two machines. The process of the first in this order is the first process.
 OTHER, HOST = "127.0.0.1", "127.0.0.2"
 
@@ -247,17 +250,33 @@ def dying_training(repo, tiny_opts, folder):
     return [*map(str, words), "OUTPUT_DIR", str(folder)]
 
 
-@pytest.mark.slow
-def test_torchrun_goes_on_after_a_process_or_a_machine_has_died(
-    repo, tiny_opts, tiny_environment, run_program, tmp_path
-):
-    """A worker that dies at once after its first checkpoint goes on from it. So does the first
-    worker, whose torchrun dies too and is started again; and both end with the same weights."""
-    whole, cut = tmp_path / "one_machine", tmp_path / "two_machines"
+def eventually(condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def weights_after_a_process_died(repo, tiny_words, tiny_environment, run_program, tmp_path_factory):
+    """A worker on one machine dies once and goes on from the checkpoint before."""
+    folder = tmp_path_factory.mktemp("one_machine")
     alone = ("--standalone", "--nproc-per-node", "2")
-    done = run_program(*TORCHRUN, *alone, *dying_training(repo, tiny_opts, whole))
+    done = run_program(*TORCHRUN, *alone, *dying_training(repo, tiny_words, folder))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Starting training from iteration 2" in done.stdout
+    return torch.load(folder / "model_final.pth", weights_only=True)["model"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["MACHINE_DIES", "AGENT_DIES"])
+def test_torchrun_goes_on_after_a_process_or_a_machine_has_died(
+    repo, tiny_opts, tiny_environment, weights_after_a_process_died, tmp_path, what
+):
+    """The first worker dies with its torchrun, or this torchrun alone, which is no restart to the
+    other. It is started again by the same command, and both go on and end with the weights of a
+    training on one machine, although OVERWRITE_OUTPUT_DIR would have a new training begin."""
+    cut = tmp_path / "two_machines"
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -268,12 +287,13 @@ def test_torchrun_goes_on_after_a_process_or_a_machine_has_died(
         words = [*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", "--local-addr", machine]
         words += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{HOST}:{port}"]
         words += ["--rdzv-id", "two", "--rdzv-conf", meet, *dying_training(repo, tiny_opts, cut)]
+        words += ["OVERWRITE_OUTPUT_DIR", "True"]
         logs.append(tmp_path / f"{len(logs)}.txt")
         with open(logs[-1], "w") as log:
             agents[machine] = subprocess.Popen(
                 [sys.executable, *words],
                 cwd=repo,
-                env={**tiny_environment, "PYTHONPATH": str(repo), **CLUSTER, "MACHINE_DIES": "1"},
+                env={**tiny_environment, "PYTHONPATH": str(repo), **CLUSTER, what: "1"},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -284,15 +304,19 @@ def test_torchrun_goes_on_after_a_process_or_a_machine_has_died(
         assert agents[OTHER].wait(300) == -signal.SIGKILL
         assert agents[HOST].poll() is None
         start(OTHER)
+        if what == "AGENT_DIES":
+            eventually(lambda: "Detected 1 new nodes" in logs[0].read_text())
+            os.kill(int((cut / "died").read_text()), signal.SIGKILL)
         for machine in (HOST, OTHER):
             assert agents[machine].wait(300) == 0, [log.read_text()[-3000:] for log in logs]
     finally:
         for agent in agents.values():
             agent.kill()
     assert "Starting training from iteration 2" in logs[-1].read_text()  # of the one that came back
-    weights = [torch.load(f / "model_final.pth", weights_only=True)["model"] for f in (whole, cut)]
-    assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    weights = torch.load(cut / "model_final.pth", weights_only=True)["model"]
+    expected = weights_after_a_process_died
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(value, weights[name]) for name, value in expected.items())
 
 
 # --- the command line

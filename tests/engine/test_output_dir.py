@@ -1,11 +1,17 @@
 """One training in one folder, and the lines of its metrics."""
 
+import importlib
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from fpn_d2 import UserError, load_config
 from fpn_d2.engine import check_output_dir, restored_config
+from fpn_d2.engine.launch import starter
 from fpn_d2.engine.output_dir import keep_steps_before
 
 RPN = "configs/quick/RPN/rpn_R_18_FPN.yaml"
@@ -42,6 +48,44 @@ def test_what_torchrun_restarts_resumes_only_what_it_began(folder, tmp_path, mon
     assert check_output_dir(folder(), resume=True)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert check_output_dir(folder(), resume=False)
+
+
+def test_a_torchrun_that_makes_room_for_another_counts_no_restart_and_resumes(folder, monkeypatch):
+    """Its processes start anew with the count 0, as those of the torchrun that came back do."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    stays, dead, back = "one 7 boot 100", "two 7 boot 100", "two 7 boot 900"
+    module = importlib.import_module("fpn_d2.engine.output_dir")
+    starters = {"of_all": [stays, dead]}
+    monkeypatch.setattr(module, "starter", lambda: starters["of_all"][0])
+    gathered = lambda value: starters["of_all"] if isinstance(value, str) else [value]  # noqa: E731
+    monkeypatch.setattr(module.comm, "all_gather", gathered)
+    overwriting = folder("OVERWRITE_OUTPUT_DIR", "True")
+    assert not check_output_dir(overwriting, resume=False)  # the user's start, which deletes
+    starters["of_all"] = [back, stays]
+    assert check_output_dir(overwriting, resume=False)
+    assert check_output_dir(folder(), resume=False)
+    starters["of_all"] = ["one 8 boot 901", "two 8 boot 901"]  # the user's start again
+    assert not check_output_dir(overwriting, resume=False)
+    starters["of_all"] = ["one 9 boot 902", "two 9 boot 902"]
+    with pytest.raises(UserError, match="holds the checkpoints of an earlier training"):
+        check_output_dir(folder(), resume=False)
+
+
+def test_a_starter_is_told_from_others_and_from_one_of_its_number(monkeypatch):
+    program = "from fpn_d2.engine.launch import starter; print(starter())"
+    own = starter()
+    assert own == starter()
+    assert f" {os.getppid()} " in f"{own} "
+    of_child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert f" {os.getpid()} " in f"{of_child.stdout.strip()} ", of_child.stderr
+    assert of_child.stdout.strip() != own
+    if sys.platform == "linux":
+        ticks = os.sysconf("SC_CLK_TCK")
+        begun = int(of_child.stdout.split()[-1]) / ticks
+        now = float(Path("/proc/uptime").read_text().split()[0])
+        assert 0 < now - begun < 24 * 3600
+        assert begun >= int(own.split()[-1]) / ticks  # this process began after its parent
 
 
 @pytest.mark.parametrize("name", ["file/run", "/proc/run"])

@@ -13,6 +13,7 @@ from fpn_d2 import UserError
 from fpn_d2.experiments import Progress, Scale, campaign, reproduce, reproduction
 from fpn_d2.experiments import results as results_module
 from fpn_d2.experiments import runs as runs_module
+from fpn_d2.experiments.cluster import Work
 from fpn_d2.experiments.report import write_report
 from fpn_d2.experiments.results import collect, results_file, update_results
 
@@ -208,6 +209,18 @@ def test_the_time_left_is_the_rows_left_times_their_mean():
         assert progress.time_left() == "about 10 min left for 3 rows"  # 3 x 200 s
         progress.rows_left = 0
         assert progress.time_left() == ""
+
+
+def test_the_time_left_is_that_of_the_same_kind_of_work(progress):
+    progress.seconds.append(3600)  # of a training
+    works = [Work(f"boxes {n}", "folder", "boxes", lambda: None) for n in range(2)]
+    assert campaign.InTurn(progress).run(works, lambda *_: None) == []
+    assert progress.lines == ["boxes 0: 1 of 2", "boxes 1: 2 of 2 about 0 min left for 1 rows"]
+
+
+def test_the_line_of_boxes_names_their_numbers(plan, tmp_path, progress):
+    reproduce(plan, "1", str(tmp_path / "results"), ["c"], [0], progress, boxes=[1000, 500])
+    assert "table 1 (c) FPN, seed 0, boxes before NMS: 500, 1000: 1 of 1" in progress.lines
 
 
 def test_the_bar_shows_run_iterations_and_time(monkeypatch):

@@ -3,8 +3,12 @@ pretend; tests/tools/test_reproduce.py has jobs in processes of their own."""
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import portalocker
@@ -59,6 +63,31 @@ def call(plan, runs, tmp_path, progress):
         }
 
     return run
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """``clock(function)``: cluster.py's time from then on, in which a sleep takes ten seconds and
+    calls the function."""
+
+    def start(on_sleep):
+        seconds = [0.0]
+
+        def sleep(_):
+            seconds[0] += 10
+            on_sleep()
+
+        def now():
+            return seconds[0]
+
+        fake = SimpleNamespace(sleep=sleep, monotonic=now, time=lambda: time.time() + now())
+        monkeypatch.setattr(cluster, "time", fake)
+
+    return start
+
+
+def interrupt():
+    raise KeyboardInterrupt
 
 
 def events(lines):
@@ -139,6 +168,48 @@ def test_boxes_and_times_are_measured_in_jobs(call, calls, monkeypatch, progress
     assert progress.lines[-2].startswith("table time, running times: job DEBUG_")
 
 
+def test_a_job_hands_back_what_its_function_returns_once_its_files_are_seen(
+    tmp_path, progress, clock
+):
+    """NFS shows a machine for up to a minute that a file is missing which another has written."""
+    file = tmp_path / "run.json"
+    work = cluster.Work("it", str(tmp_path / "a"), "training", lambda: {"AP": 7}, (str(file),))
+    jobs = Cluster(["cluster=debug"], str(tmp_path), 0, progress.say)
+    ends = []
+    clock(file.touch)
+    assert jobs.run([work], lambda *end: ends.append(end)) == []
+    assert ends == [(work, {"AP": 7})]
+    file.unlink()
+    clock(lambda: None)
+    (error,) = jobs.run([work], lambda *end: ends.append(end))
+    assert ends[1:] == [(work, error)]
+    assert f"is done, but this machine does not see {file}; let all machines share" in str(error)
+
+
+def test_a_row_is_told_although_its_result_is_not_seen(call, progress, monkeypatch):
+    monkeypatch.setattr(campaign, "read_result", lambda _: None, raising=False)
+    call()
+    told = [line for line in progress.lines if "AR1k 40.0 in " in line]
+    assert [line.split(":")[0] for line in told] == [
+        "table 1 (c) FPN, seed 0",
+        "table 1 (d) bottom-up, seed 0",
+    ]
+
+
+def test_jobs_on_this_machine_are_not_said_to_go_on(tmp_path, progress, clock):
+    work = cluster.Work("it", str(tmp_path / "a"), "training", lambda: time.sleep(0.5))
+    jobs = Cluster(["cluster=local"], str(tmp_path), 0, progress.say)
+    clock(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        jobs.run([work], lambda *_: None)
+    job = int(json.loads(Path(work.job_file).read_text())["job"])
+    os.kill(job, signal.SIGKILL)
+    os.waitpid(job, 0)
+    assert progress.lines[1:] == [
+        "jobs on this machine, which Ctrl-C ends as well: 1; the same command starts them again"
+    ]
+
+
 @pytest.mark.parametrize(
     "options, says",
     [
@@ -172,25 +243,40 @@ def test_a_machine_without_submitit_or_without_slurm(tmp_path, monkeypatch):
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """Commands of Slurm's names: sbatch counts its jobs from 71 on and keeps their scripts, sacct
-    says of all what the file ``state`` holds."""
+    """Commands of Slurm's names: sbatch counts its jobs from 71 on and keeps their scripts, as long
+    as they are no more than the file ``limit`` holds. sacct says of all what the file ``state``
+    holds, or of one what ``state_71`` does, and squeue knows those whose numbers are in ``queue``.
+    """
     folder = tmp_path / "slurm"
     folder.mkdir()
     programs = {
         "srun": "",
         "sbatch": f"""
             n=$(($(ls {folder} | grep -c job_) + 71))
+            if [ $n -ge $((71 + $(cat {folder}/limit))) ]; then
+              echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1
+            fi
             cp "$1" {folder}/job_$n
             echo Submitted batch job $n""",
         "sacct": f"""
             echo "JobID|State|NodeList"
             for n in $(ls {folder} | grep job_); do
-              echo "${{n#job_}}|$(cat {folder}/state)|node1"
+              file={folder}/state_${{n#job_}}
+              [ -f $file ] || file={folder}/state
+              echo "${{n#job_}}|$(cat $file)|node1"
             done""",
+        "squeue": f"""
+            for n in "$@"; do :; done
+            grep -x "$n" {folder}/queue && exit 0
+            echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1""",
     }
     for name, text in programs.items():
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755)
+    (folder / "limit").write_text("99")
+    (folder / "queue").touch()
+    if shutil.which("sh") is None:
+        pytest.skip("its commands are shell scripts")
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 0)
     monkeypatch.setattr(submitit.SlurmJob.watcher, "_delay_s", 0)
@@ -198,19 +284,12 @@ def slurm(tmp_path, monkeypatch):
     return folder
 
 
-def test_an_interrupted_call_finds_its_jobs_again(call, slurm, runs, progress, monkeypatch):
-    if shutil.which("sh") is None:
-        pytest.skip("its commands are shell scripts")
-
-    def interrupt(_):
-        raise KeyboardInterrupt
-
+def test_an_interrupted_call_finds_its_jobs_again(call, slurm, runs, progress, clock):
     options = ["partition=gpu", "timeout_min=90", 'setup=["module load cuda"]']
     (slurm / "state").write_text("PENDING")
-    with monkeypatch.context() as patch:
-        patch.setattr(cluster, "time", SimpleNamespace(sleep=interrupt))
-        with pytest.raises(KeyboardInterrupt):
-            call(options=options)
+    clock(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        call(options=options)
     assert progress.lines[-1] == "jobs that go on: 2; the same command waits for them"
     script = (slurm / "job_71").read_text()
     for words in (
@@ -224,11 +303,9 @@ def test_an_interrupted_call_finds_its_jobs_again(call, slurm, runs, progress, m
 
     # The second call waits for the same jobs, which are killed meanwhile.
     progress.lines.clear()
-    with monkeypatch.context() as patch:
-        fail = SimpleNamespace(sleep=lambda _: (slurm / "state").write_text("NODE_FAIL"))
-        patch.setattr(cluster, "time", fail)
-        with pytest.raises(UserError) as error:
-            call(options=options)
+    clock(lambda: (slurm / "state").write_text("NODE_FAIL"))
+    with pytest.raises(UserError) as error:
+        call(options=options)
     earlier = "table 1 (c) FPN, seed 0: job 71 of an earlier call, pending"
     assert earlier in progress.lines
     assert str(error.value).startswith("job 71 has ended without a result (node_fail); ")
@@ -239,3 +316,138 @@ def test_an_interrupted_call_finds_its_jobs_again(call, slurm, runs, progress, m
     with pytest.raises(UserError, match="job 73 has ended"):
         call(options=options)
     assert (slurm / "job_74").exists()
+
+
+@pytest.fixture
+def jobs(slurm, runs, progress):
+    """A cluster of the pretended Slurm, and ``jobs(*works)``: runs them, and how each ended."""
+
+    def run(*works):
+        ends = {}
+        submitit.SlurmJob.watcher.clear()  # as another process
+        Cluster([], str(runs), 0, progress.say).run(works, ends.__setitem__)
+        return ends
+
+    return run
+
+
+def work_of(folder, key):
+    return cluster.Work(f"row, {key}", str(folder), key, key.upper)
+
+
+def finish(slurm, runs, number):
+    """Let a job end as submitit lets it, with what its function returns."""
+    folder = runs / "jobs" / str(number)
+    submission = submitit.core.utils.pickle_load(folder / f"{number}_submitted.pkl")
+    with open(folder / f"{number}_0_result.pkl", "wb") as file:
+        submitit.core.utils.cloudpickle.dump(("success", submission.function()), file)
+    (slurm / f"state_{number}").write_text("COMPLETED")
+
+
+def test_a_job_of_an_earlier_call_that_does_other_work_is_waited_for_and_not_taken(
+    slurm, jobs, runs, progress, clock
+):
+    """--boxes 500, Ctrl-C, and --boxes 1000 while the first job runs."""
+    (slurm / "state").write_text("RUNNING")
+    first, second = (work_of(runs / "a", f"boxes {count}") for count in (500, 1000))
+    clock(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        jobs(first)
+
+    def go_on():
+        number = 72 if (slurm / "job_72").exists() else 71
+        if number == 72:
+            assert (slurm / "state_71").read_text() == "COMPLETED"
+        finish(slurm, runs, number)
+
+    clock(go_on)
+    progress.lines.clear()
+    assert jobs(second) == {second: "BOXES 1000"}
+    assert progress.lines[0] == (
+        "row, boxes 1000: job 71 of an earlier call, running, does boxes 500; this waits for it"
+    )
+    assert sorted(path.name for path in slurm.glob("job_*")) == ["job_71", "job_72"]
+    # The same work is taken over.
+    (slurm / "state_72").write_text("RUNNING")
+    (runs / "jobs/72/72_0_result.pkl").unlink()
+    assert jobs(second) == {second: "BOXES 1000"}
+    assert not (slurm / "job_73").exists()
+
+
+def test_the_keys_of_work_tell_counts_and_rows_apart(call, monkeypatch):
+    monkeypatch.setattr(campaign, "time_rows", lambda *_: None)
+    keys = []
+    run = Cluster.run
+
+    def listen(self, works, on_end):
+        keys.append([(work.title, work.key) for work in works])
+        return run(self, works, on_end)
+
+    monkeypatch.setattr(Cluster, "run", listen)
+    call()
+    keys.clear()
+    call(boxes=(1000, 500))
+    call("time")
+    (c, d), (timing,) = keys
+    assert c[0] == "table 1 (c) FPN, seed 0, boxes before NMS: 500, 1000"
+    assert c[1] == d[1] == "boxes before NMS: 500, 1000"
+    assert timing[1] == "running times of table time: shared, not_shared"
+
+
+def test_where_the_cluster_takes_no_more_jobs_the_others_wait_for_the_end_of_one(
+    slurm, jobs, runs, progress, clock
+):
+    (slurm / "state").write_text("RUNNING")
+    (slurm / "limit").write_text("1")
+    works = [work_of(runs / name, name) for name in "abc"]
+    turn = []
+
+    def go_on():
+        number = 70 + len(list(slurm.glob("job_*")))
+        if not (runs / f"jobs/{number}/{number}_0_result.pkl").exists():
+            finish(slurm, runs, number)  # while Slurm still counts it
+        elif len(turn) < 9:
+            turn.append(number)
+        else:
+            (slurm / "limit").write_text(str(number - 69))
+
+    clock(go_on)
+    assert jobs(*works) == {work: work.key.upper() for work in works}
+    waits = [line for line in progress.lines if "it waits until a job has ended" in line]
+    assert [line[:6] for line in waits] == ["row, b", "row, c"]  # each once
+    assert "QOSMaxSubmitJobPerUserLimit" in waits[0]
+    assert sorted(path.name for path in slurm.glob("job_*")) == ["job_71", "job_72", "job_73"]
+
+    (slurm / "limit").write_text("0")
+    with pytest.raises(UserError, match="could not be sent as a job: .*QOSMaxSubmit"):
+        jobs(work_of(runs / "d", "d"))  # nothing is under way
+
+
+def test_a_job_that_the_accounts_do_not_know_is_not_sent_twice(slurm, jobs, runs, progress, clock):
+    (slurm / "state").write_text("")  # sacct's UNKNOWN
+    work = work_of(runs / "a", "training")
+    clock(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        jobs(work)
+    sent = Path(work.job_file)
+
+    clock(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        jobs(work)  # sent a moment ago
+    hour_ago = time.time() - 3600
+    os.utime(sent, (hour_ago, hour_ago))
+    (slurm / "queue").write_text("71\n")
+    clock(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        jobs(work)  # the queue has it
+    assert [path.name for path in slurm.glob("job_*")] == ["job_71"]
+    assert progress.lines.count("row, training: job 71 of an earlier call, unknown") == 2
+
+    # It leaves the queue without a result.
+    clock(lambda: (slurm / "queue").write_text(""))
+    (error,) = jobs(work).values()
+    assert str(error).startswith("job 71 has ended without a result (unknown); ")
+    clock(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        jobs(work)
+    assert (slurm / "job_72").exists()

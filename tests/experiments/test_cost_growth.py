@@ -45,6 +45,21 @@ def test_few_points_have_a_slope_alone():
     assert fit_exponent([1, 2], [8, 8.5], floor=1) == 0
 
 
+SIDES = [320, 448, 640, 896, 1280, 1792, 2560, 4000]
+
+
+@pytest.mark.parametrize(("zeros", "within"), [(0, 0.011), (1, 0.15), (2, 0.45)])
+@pytest.mark.parametrize("values", [VALUES, SIDES])
+@pytest.mark.filterwarnings("error")
+def test_a_first_cost_of_nothing_does_not_rule_the_fit(values, zeros, within):
+    costs = [0 if i < zeros else value**2 / 1e4 for i, value in enumerate(values)]
+    assert fit_exponent(values, costs) == pytest.approx(2, abs=within)
+
+
+def test_few_points_of_nothing():
+    assert fit_exponent([1, 10], [0, 100]) == pytest.approx(2)  # as a hundredth of the largest
+
+
 def rounds(costs):
     return [[cost] * 3 for cost in costs]
 
@@ -79,6 +94,17 @@ def test_ours_may_be_steeper_by_five_hundredths(mine, theirs, last, verdict):
     growth = compare_growth(VALUES, ours, stock)
     assert growth.verdict == verdict
     assert growth.low <= growth.ours - growth.stock + 1e-9
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("mine", [[0] * 8, [0, *VALUES[1:]], VALUES])
+def test_where_there_is_next_to_nothing_there_is_no_verdict(mine):
+    stock = [[1000 + value] for value in VALUES]
+    ours = [[cost] for cost in mine]
+    assert compare_growth(VALUES, ours, stock, 4).verdict == "too little to tell"
+    assert compare_growth(VALUES, stock, ours, 4).verdict == "too little to tell"
+    expected = "too little to tell" if 0 in mine else "holds"
+    assert compare_growth(VALUES, ours, stock).verdict == expected
 
 
 def point(axis, value, seconds, baseline, *, peak=100, baseline_peak=200, **more):
@@ -117,6 +143,12 @@ def test_a_line_for_what_grows():
     assert side[8:] == ["100 to 800", "100 to 6,400", "1.00 / 2.00", "holds"]
 
 
+def test_a_line_with_too_little_memory():
+    rows = [{**row, "peak_mib": peak} for row, peak in zip(ROWS, (0, *[50] * 7), strict=False)]
+    assert growth_lines(rows)[0][8:10] == ["0 to 50", "200 to 200"]
+    assert growth_lines(rows)[0][11] == "too little to tell"
+
+
 def test_what_was_left_out_is_told():
     assert left_out_lines(ROWS) == [
         "side 1,600, faster, training: detectron2: ran out of 20 GiB",
@@ -143,3 +175,5 @@ def test_a_picture_of_all(tmp_path):
     assert path.read_bytes() == first
     draw_growth([{**row, "axis": "classes"} for row in ROWS[-1:]], path)  # nothing was measured
     assert "classes" in path.read_text()
+    assert "not measured" in path.read_text()
+    assert b"not measured" not in first

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fpn_d2.utils.devices import keep_freed_memory
+from fpn_d2.utils.devices import keep_freed_memory, return_freed_memory
 from fpn_d2.utils.errors import UserError
 from fpn_d2.utils.timing import seconds_of, time_in_turn
 
@@ -122,13 +122,12 @@ def _time(names: Comparison, rounds: int, plain: Executor, keeping: Executor) ->
     # takes what stays, such as momentum.
     peaks = {}
     for name in names.calls:
-        found = measured[name]
         if places[name][0] is not plain:
-            found = [_ask(plain, _measure, name) for _ in range(2)]
-        peaks[name] = found[-1][1]
+            _ask(plain, _measure, name)
+        peaks[name] = _ask(plain, _measure_peak, name)
     timings = {}
     for label, (_, name) in places.items():
-        seconds = [each for each, _ in measured[label]]
+        seconds = measured[label]
         spread = statistics.median(seconds), min(seconds), max(seconds)
         timings[label] = Timing(*spread, len(seconds), peaks[name])
     return timings
@@ -172,28 +171,36 @@ def _advance(timings: dict[str, Timing] | None) -> Comparison | list[Row]:
     return Comparison(calls, list(_comparison.kept), list(_comparison.both))
 
 
-def _measure(name: str) -> tuple[float, float | None]:
-    return seconds_and_peak(_comparison.calls[name], _device)
-
-
-def seconds_and_peak(call: Callable[[], Any], device: str) -> tuple[float, float | None]:
-    """Make a call; returns its seconds and its peak of memory in MiB, None where it is not told.
-
-    The peak is what the process, or the GPU, held beyond what it held before the call.
-    """
+def _measure(name: str) -> float:
     gc.collect()
+    return seconds_of(_comparison.calls[name])
+
+
+def _measure_peak(name: str) -> float | None:
+    return peak_of(_comparison.calls[name], _device)
+
+
+def peak_of(call: Callable[[], Any], device: str) -> float | None:
+    """Make a call; returns its peak of memory in MiB, None where the system does not tell.
+
+    The peak is what the process, or the GPU, held beyond what it used before the call. It says
+    little in a process that keeps freed memory. A call is not to be timed here: the process has
+    handed back what it would have used again.
+    """
+    return_freed_memory()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        seconds = seconds_of(call)
-        return seconds, (torch.cuda.max_memory_allocated() - before) / 2**20
+        seconds_of(call)  # it waits for the GPU
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     try:
         with open("/proc/self/clear_refs", "w") as file:  # Linux: sets VmHWM to VmRSS
             file.write("5")
         before = memory_of_process("VmRSS")
     except OSError:
-        return seconds_of(call), None
-    return seconds_of(call), memory_of_process("VmHWM") - before
+        before = None
+    call()
+    return None if before is None else memory_of_process("VmHWM") - before
 
 
 def memory_of_process(name: str) -> float:

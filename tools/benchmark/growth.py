@@ -10,15 +10,18 @@ import contextlib
 import functools
 import math
 import multiprocessing
+import os
+import signal
 import statistics
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,7 +29,16 @@ from fpn_d2.utils.errors import UserError
 from fpn_d2.utils.timing import time_in_turn
 
 from .contest import Row
-from .growth_point import CONTENDERS, Measured, OutOfMemory, Point, build_point, measure_point
+from .free_memory import available_gib
+from .growth_point import (
+    CONTENDERS,
+    Measured,
+    OutOfMemory,
+    Point,
+    build_point,
+    keep_and_warm_up,
+    measure_point,
+)
 
 _FASTER = "Faster-RCNN/faster_rcnn_R_18_FPN"
 _RETINANET = "RetinaNet/retinanet_R_18_FPN"
@@ -36,10 +48,15 @@ _OBJECTS = (1, 3, 10, 30, 100, 300, 1000, 3000)
 _CLASSES = (1, 4, 16, 64, 256, 1200)
 _PROPOSALS = (100, 200, 500, 1000, 2000)
 _SIDES = (320, 448, 640, 896, 1280, 1792, 2560, 4000)
-_SPARE_GIB = 1.0  # for the rest of the system
 _MARGIN = 1.25  # of a prediction
 _START_SECONDS = 8.0  # of a point's processes
+# Calls before the rounds: one that takes what stays, one for its memory, and one to get the memory
+# that ours keeps.
+_CALLS_BEFORE = {"ours": 3, "detectron2": 2}
 
+
+# The kernel ends what takes too much, and C++ what handles no refusal. Windows has no SIGKILL.
+_SIGNALS_OF_MEMORY = {getattr(signal, name, None) for name in ("SIGKILL", "SIGABRT")}
 
 # What takes long to import. The server finds no module beside the script.
 _PRELOADED = ("torchvision.models.detection", "detectron2.modeling", "fpn_d2.engine")
@@ -123,17 +140,18 @@ def measure_growth(
 
     Args:
         device: "cpu" or "cuda".
-        rounds: how often each call is timed, after one that warms up; once where time is short.
+        rounds: how often each call is timed, after others that warm up and tell the memory; once
+            where time is short.
         minutes: a point that would end later is left out.
         series: see :func:`all_series`.
 
     Yields:
         a row for each point: ``row``, ``way``, ``axis`` and ``value``; ``seconds`` and
         ``baseline_seconds``, of each round; ``peak_mib`` and ``baseline_peak_mib``, beyond what the
-        process held before, None where the system does not tell; ``found``, the objects in the
-        first image, None in training; ``alternated``, whether the two took turns or, for the sake
-        of memory, ran one after the other; ``left_out``, for "ours" and "detectron2" the reason why
-        it is not measured, "" where it is.
+        process used before and with the C library's own settings, None where the system does not
+        tell; ``found``, the objects in the first image, None in training; ``alternated``, whether
+        the two took turns or, for the sake of memory, ran one after the other; ``left_out``, for
+        "ours" and "detectron2" the reason why it is not measured, "" where it is.
     """
     deadline = time.monotonic() + 60 * minutes
     for one in series:
@@ -148,33 +166,39 @@ def measure_growth(
                 if not left_out[name] and peak > room:
                     left_out[name] = f"needs about {peak:.0f} GiB of {room:.0f}"
             going = [name for name in CONTENDERS if not left_out[name]]
-            each = sum(predict(history[name], cost=_seconds) for name in going)
+            each = {name: predict(history[name], cost=_seconds) for name in going}
+            least, wanted = (
+                sum((times + _CALLS_BEFORE[name]) * seconds for name, seconds in each.items())
+                for times in (1, rounds)
+            )
             left = deadline - time.monotonic() - _START_SECONDS
             if device == "cuda" and point.processes > torch.cuda.device_count():
                 left_out, going = dict.fromkeys(CONTENDERS, "needs a GPU for each process"), []
-            elif going and left < 2 * each:
-                why = f"would take {2 * each:.0f} s more" if each else "there was no time left"
+            elif going and left < least:
+                why = f"would take {least:.0f} s more" if least else "there was no time left"
                 left_out, going = {**left_out, **dict.fromkeys(going, why)}, []
-            times = rounds if left >= (1 + rounds) * each else 1
+            times = rounds if left >= wanted else 1
             together = len(going) * max((peaks[name] for name in going), default=0.0) < room
             found = _measure(point, going, device, times, room, together)
             for name in going:
                 if name in found.results:
                     history[name].append((value, _summary(found.results[name])))
                 else:
-                    left_out[name] = f"ran out of {room:.0f} GiB"
+                    left_out[name] = found.reasons[name]
             yield _row(one, value, found, left_out)
 
 
 class _Found(NamedTuple):
     results: dict[str, list[Measured]]
     alternated: bool
+    reasons: dict[str, str]  # of those without results
 
 
 def _measure(
     point: Point, names: Sequence[str], device: str, rounds: int, gib: float, together: bool
 ) -> _Found:
-    """Measure contenders in turn, or one after the other; who gets no memory has no results.
+    """Measure contenders in turn, or one after the other; who gets no memory, or is ended,
+    has no results.
 
     Raises:
         UserError: where one ends early for another reason.
@@ -193,22 +217,27 @@ def _measure_any(
     point: Point, names: Sequence[str], device: str, rounds: int, gib: float, together: bool
 ) -> _Found:
     if together and len(names) > 1:
-        with contextlib.suppress(OutOfMemory, BrokenProcessPool):
-            return _Found(_time(point, names, device, rounds, gib / len(names)), True)
-    results = {}
+        with contextlib.suppress(OutOfMemory, ProcessEnded):
+            return _Found(_time(point, names, device, rounds, gib / len(names)), True, {})
+    results, reasons = {}, {}
     for name in names:
-        with contextlib.suppress(OutOfMemory, BrokenProcessPool):
+        try:
             results |= _time(point, [name], device, rounds, gib)
-    return _Found(results, False)
+        except OutOfMemory:
+            reasons[name] = f"ran out of {gib:.0f} GiB"
+        except ProcessEnded as ended:
+            reasons[name] = str(ended)
+    return _Found(results, False, reasons)
 
 
 def _time(
     point: Point, names: Sequence[str], device: str, rounds: int, gib: float
 ) -> dict[str, list[Measured]]:
-    """Time contenders in turn, each in processes of its own; the first round warms up.
+    """Measure contenders in turn, each in processes of its own: the memory of a call, then rounds
+    for the time.
 
     Raises:
-        OutOfMemory, BrokenProcessPool: where one gets no more memory, or is ended for it.
+        OutOfMemory, ProcessEnded: where one gets no more memory, or is ended.
     """
     context = multiprocessing.get_context("forkserver" if device == "cpu" else "spawn")
     if device == "cpu":  # a process then starts in no time
@@ -216,36 +245,103 @@ def _time(
     threads = max(1, torch.get_num_threads() // point.processes)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        pools: dict[str, list[ProcessPoolExecutor]] = {}
+        pools: dict[str, list[_Pool]] = {}
         for name in names:
-            pools[name] = [
-                stack.enter_context(ProcessPoolExecutor(1, context)) for _ in range(point.processes)
-            ]
+            pools[name] = [_Pool(stack, context) for _ in range(point.processes)]
             meeting, share = str(Path(folder, name)), gib / point.processes
-            starting = [
-                pool.submit(build_point, point, name, device, threads, rank, meeting, share)
-                for rank, pool in enumerate(pools[name])
-            ]
-            for start in starting:
-                start.result()
-        calls = {name: functools.partial(_ask_all, pools[name]) for name in names}
-        return time_in_turn(calls, 1 + rounds, warm_up=0, measure=lambda call: call())
+            build = functools.partial(build_point, point, name, device, threads)
+            starts = [functools.partial(build, r, meeting, share) for r in range(point.processes)]
+            _ask_all(pools[name], starts)
+        of_memory, of_time = (
+            {name: functools.partial(_measure_all, pools[name], kind) for name in names}
+            for kind in (True, False)
+        )
+        # A process that keeps memory takes little anew, so that its memory comes first.
+        memory = time_in_turn(of_memory, 1, warm_up=1, measure=lambda call: call())
+        if "ours" in names:
+            _ask_all(pools["ours"], [keep_and_warm_up] * point.processes)
+        seconds = time_in_turn(of_time, rounds, warm_up=0, measure=lambda call: call())
+        return {name: [*memory[name], *seconds[name]] for name in names}
 
 
-def _ask_all(pools: Sequence[ProcessPoolExecutor]) -> Measured:
-    """Make a call in all processes of a point at once: its longest time, and their memory."""
-    futures = [pool.submit(measure_point) for pool in pools]
-    found = [future.result() for future in futures]
-    peaks = [one.peak_mib for one in found]
-    peak = None if None in peaks else sum(peaks)
-    return Measured(max(one.seconds for one in found), peak, found[0].found)
+class ProcessEnded(Exception):
+    """A process of a point was ended, and not for want of memory: by what."""
+
+
+class _Pool:
+    """A process that is asked for one call at a time.
+
+    Args:
+        stack: ends it.
+        context: starts it.
+    """
+
+    def __init__(self, stack: contextlib.ExitStack, context: BaseContext):
+        self._executor = stack.enter_context(ProcessPoolExecutor(1, context))
+        others = set(multiprocessing.active_children())
+        self._executor.submit(os.getpid)  # starts it
+        (self._process,) = set(multiprocessing.active_children()) - others
+
+    def ask(self, call: Callable[[], Any]) -> Future:
+        """Begin a call; the process may have been ended since the last one."""
+        try:
+            return self._executor.submit(call)
+        except BrokenProcessPool as error:
+            future: Future = Future()
+            future.set_exception(error)
+            return future
+
+    def end(self, error: BaseException) -> BaseException:
+        """End the process, for which others of its point wait as long as it is there.
+
+        Returns:
+            the error that its call met, or what ended the process: who gets no memory is ended by
+            the system or the C library.
+        """
+        if not isinstance(error, BrokenProcessPool):
+            self._executor.shutdown(wait=False)
+            return error
+        self._executor.shutdown()
+        code = self._process.exitcode
+        if -code in _SIGNALS_OF_MEMORY:
+            return OutOfMemory()
+        return ProcessEnded(f"ended {f'by signal {-code}' if code < 0 else f'with code {code}'}")
+
+
+def _ask_all(pools: Sequence[_Pool], calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Make a call in each process of a point, all at once.
+
+    Raises:
+        OutOfMemory, ProcessEnded, Exception: the first of this order, whichever process it is of.
+    """
+    futures = {pool.ask(call): pool for pool, call in zip(pools, calls, strict=True)}
+    errors = [
+        futures[future].end(future.exception())
+        for future in as_completed(futures)
+        if future.exception()
+    ]
+    for kind in (OutOfMemory, ProcessEnded, BaseException):
+        for error in errors:
+            if isinstance(error, kind):
+                raise error
+    return [future.result() for future in futures]
+
+
+def _measure_all(pools: Sequence[_Pool], of_memory: bool) -> Measured:
+    """Make a call in all processes of a point: the longest time, or the memory of all."""
+    found = _ask_all(pools, [functools.partial(measure_point, of_memory)] * len(pools))
+    seconds, peaks = ([one[i] for one in found] for i in range(2))
+    return Measured(
+        None if None in seconds else max(seconds),
+        None if None in peaks else sum(peaks),
+        found[0].found,
+    )
 
 
 def _summary(rounds: Sequence[Measured]) -> Measured:
-    """The median of the rounds after the first, and the largest peak of all."""
-    peaks = [one.peak_mib for one in rounds if one.peak_mib is not None]
+    """The memory, which was measured first, and the median of the seconds."""
     seconds = statistics.median(one.seconds for one in rounds[1:])
-    return Measured(seconds, max(peaks, default=None), rounds[0].found)
+    return Measured(seconds, rounds[0].peak_mib, rounds[0].found)
 
 
 def _row(series: Series, value: int, found: _Found, left_out: dict[str, str]) -> Row:
@@ -271,33 +367,7 @@ def growth_line(row: Row) -> str:
     return f"{row['axis']} {row['value']}, {row['row']}, {row['way']}: {'; '.join(words)}"
 
 
-# --- what is left, and what a point will take
-
-
-def available_gib(device: str) -> float:
-    """The memory that new processes can take without harm to others, in GiB.
-
-    That is of the GPU, or of the machine and of the control group (a container's limit), less a
-    GiB; without end where the system does not tell.
-    """
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0] / 2**30
-    sizes = [math.inf]
-    with contextlib.suppress(OSError, KeyError):
-        sizes.append(_numbers("/proc/meminfo")["MemAvailable:"] / 2**20)
-    with contextlib.suppress(OSError, KeyError, ValueError):  # "max" where there is no limit
-        limit, used = (
-            int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current")
-        )
-        cache = _numbers("/sys/fs/cgroup/memory.stat")["inactive_file"]
-        sizes.append((limit - used + cache) / 2**30)
-    return min(sizes) - _SPARE_GIB
-
-
-def _numbers(path: str) -> dict[str, int]:
-    """The first words of a file's lines, and the numbers behind them."""
-    lines = (line.split() for line in Path(path).read_text().splitlines())
-    return {words[0]: int(words[1]) for words in lines}
+# --- what a point will take
 
 
 def _gib(measured: Measured) -> float:

@@ -5,6 +5,7 @@ Such a process measures one thing only, so that nothing that ran before hides wh
 
 import contextlib
 import datetime
+import gc
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,8 +21,9 @@ from fpn_d2.config_checks import num_classes
 from fpn_d2.engine import Trainer
 from fpn_d2.inference import prepare_model
 from fpn_d2.utils.devices import keep_freed_memory
+from fpn_d2.utils.timing import seconds_of
 
-from .contest import memory_of_process, seconds_and_peak
+from .contest import memory_of_process, peak_of
 from .detectors import call_without_grad, training_step
 from .networks import CONFIGS, image_record, output_of, settle_norms, spread_scores
 
@@ -31,6 +33,8 @@ with contextlib.suppress(ImportError):  # Windows
 CONTENDERS = ("ours", "detectron2")
 _START_SIZE = (320, 320)  # of the image whose statistics the norms hold
 _WAIT_MINUTES = 5  # for another process of the same point
+# How PyTorch, C++ and oneDNN say it.
+_REFUSED = ("memory", "bad_alloc", "could not create a primitive")
 _DEVIATION = 2.0  # of RetinaNet's class scores before the sigmoid
 
 
@@ -60,13 +64,13 @@ class Measured(NamedTuple):
     """What a call took in a process.
 
     Args:
-        seconds: its time.
-        peak_mib: the most memory that it held beyond what it held before; None where the system
-            does not tell.
+        seconds: its time; None where its memory was measured.
+        peak_mib: the most memory that it held beyond what was used before; None where it was timed,
+            and where the system does not tell.
         found: how many objects were found in the process's first image; None in training.
     """
 
-    seconds: float
+    seconds: float | None
     peak_mib: float | None
     found: int | None
 
@@ -96,8 +100,6 @@ def build_point(
     warnings.simplefilter("ignore")  # other packages warn about themselves
     torch.set_num_threads(threads)
     _device = device
-    if contender == "ours":
-        keep_freed_memory()  # as its programs do
     if device == "cuda":
         torch.cuda.set_device(rank)
     cfg, model = _build_model(point, contender, device)
@@ -117,17 +119,36 @@ def build_point(
         _limit_memory(gib)
 
 
-def measure_point() -> Measured:
+def keep_and_warm_up() -> None:
+    """Let this process keep freed memory from now on, as this package's programs do, and get it.
+
+    Raises:
+        OutOfMemory: as :func:`measure_point`.
+    """
+    keep_freed_memory()
+    measure_point()
+
+
+def measure_point(of_memory: bool = False) -> Measured:
     """Make the call once.
+
+    Args:
+        of_memory: whether its memory is measured rather than its time. Before the process keeps
+            freed memory, and not at its first call, which takes what stays, such as momentum.
 
     Raises:
         OutOfMemory: where the process gets no more memory.
     """
     outputs: list[Any] = []
+    seconds = peak = None
     try:
-        seconds, peak = seconds_and_peak(lambda: outputs.append(_call()), _device)
+        if of_memory:
+            peak = peak_of(lambda: outputs.append(_call()), _device)
+        else:
+            gc.collect()
+            seconds = seconds_of(lambda: outputs.append(_call()))
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "memory" in str(error):
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _REFUSED):
             raise OutOfMemory from None
         raise
     is_training = isinstance(outputs[0], float)
