@@ -385,7 +385,12 @@ def test_the_demo_is_the_quick_faster_rcnn_on_another_recipe():
     demo, row = flat(load("quick/demo")), flat(load("quick/Faster-RCNN/faster_rcnn_R_18_FPN"))
     different = {key for key in row if key.startswith("MODEL.") and demo[key] != row[key]}
     topk = {"MODEL.RPN.PRE_NMS_TOPK_TRAIN", "MODEL.RPN.POST_NMS_TOPK_TRAIN"}
-    assert different == topk | {"MODEL.WEIGHTS", "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE"}
+    width = {f"MODEL.RESNETS.{name}_OUT_CHANNELS" for name in ("STEM", "RES2")}
+    assert different == topk | width | {
+        "MODEL.FPN.BOTTOM_UP", "MODEL.WEIGHTS", "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE"
+    }  # fmt: skip
+    for key in width:
+        assert 2 * demo[key] == row[key]
     assert demo["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE"] == 224  # as stock Detectron2's
 
 

@@ -5,6 +5,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 
+from ..utils.errors import UserError
+
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # of res2 to res5
 
 
@@ -15,14 +17,21 @@ def build_basic_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     ``build_resnet_backbone`` insists on 64 channels in res2; here ``RESNETS.RES2_OUT_CHANNELS`` may
     be any number, and the later stages double it. The names of the weights are the same. Stages
     beyond the last of ``RESNETS.OUT_FEATURES`` are left out.
+
+    Raises:
+        UserError: for a depth of bottleneck blocks.
     """
     resnets = cfg.MODEL.RESNETS
-    assert resnets.DEPTH in _BLOCKS, f"MODEL.RESNETS.DEPTH {resnets.DEPTH} has no basic blocks"
+    if resnets.DEPTH not in _BLOCKS:
+        raise UserError(
+            f"MODEL.RESNETS.DEPTH is {resnets.DEPTH}, which has no basic blocks; set 18 or 34, or "
+            "MODEL.FPN.BOTTOM_UP build_resnet_backbone"
+        )
     channels = resnets.STEM_OUT_CHANNELS
     stem = BasicStem(input_shape.channels, channels, norm=resnets.NORM)
     stages = []
-    last = max(int(name.removeprefix("res")) for name in resnets.OUT_FEATURES)
-    for i, blocks in enumerate(_BLOCKS[resnets.DEPTH][: last - 1]):
+    last = max((i for i in range(4) if f"res{i + 2}" in resnets.OUT_FEATURES), default=3)
+    for i, blocks in enumerate(_BLOCKS[resnets.DEPTH][: last + 1]):
         width = resnets.RES2_OUT_CHANNELS * 2**i
         strides = [1 if i == 0 else 2] + [1] * (blocks - 1)
         stages.append(

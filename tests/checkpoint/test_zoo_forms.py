@@ -232,7 +232,8 @@ def is_bottom_up(name: str, depth: int) -> bool:
     return name.startswith(prefixes if depth == 18 else (*prefixes, "roi_heads.res5."))
 
 
-@pytest.mark.parametrize("row", all_rows())
+# The demo's network is half as wide as ImageNet's.
+@pytest.mark.parametrize("row", [row for row in all_rows() if row != "quick/demo"])
 def test_an_imagenet_checkpoint_fills_every_bottom_up_key(row, imagenet, reports):
     # heads of another width: half of the time would go into weights that no file fills
     small = [] if row.startswith("quick/") else map(str, NARROW)

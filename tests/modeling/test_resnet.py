@@ -5,6 +5,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_resnet_backbone
 
+from fpn_d2 import UserError
 from fpn_d2.modeling import build_basic_resnet_backbone
 
 ROW = "quick/RPN/rpn_R_18_FPN"
@@ -30,7 +31,8 @@ def test_at_64_channels_it_is_detectron2s(row_config, depth):
 
 
 def test_its_width_is_that_of_the_config(row_config):
-    shapes = build(row_config, "MODEL.RESNETS.RES2_OUT_CHANNELS", 24).output_shape()
+    ours = ["MODEL.FPN.BOTTOM_UP", "build_basic_resnet_backbone"]
+    shapes = build(row_config, *ours, "MODEL.RESNETS.RES2_OUT_CHANNELS", 24).output_shape()
     found = {name: (shape.channels, shape.stride) for name, shape in shapes.items()}
     assert found == {"res2": (24, 4), "res3": (48, 8), "res4": (96, 16), "res5": (192, 32)}
 
@@ -47,5 +49,5 @@ def test_the_demos_channels_are_half_of_the_rows(row_config):
 
 
 def test_a_depth_of_bottlenecks_is_refused(row_config):
-    with pytest.raises(AssertionError, match="DEPTH 50 has no basic blocks"):
+    with pytest.raises(UserError, match="DEPTH is 50, which has no basic blocks"):
         build(row_config, "MODEL.RESNETS.DEPTH", 50)

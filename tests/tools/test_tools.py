@@ -106,7 +106,9 @@ def test_pretraining_names_a_config_that_is_not_there(tmp_path, run_tool):
 
 
 def test_the_stock_config_names_detectron2s_components_alone(row_config):
-    cfg = config_of_stock(row_config("quick/demo", "MODEL.FPN.BOTTOM_UP", "build_resnet_backbone"))
+    wide = ["MODEL.RESNETS.STEM_OUT_CHANNELS", 64, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
+    wide += ["MODEL.FPN.BOTTOM_UP", "build_resnet_backbone"]
+    cfg = config_of_stock(row_config("quick/demo", *wide))
     assert cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone"
     assert cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN"
     assert cfg.MODEL.RPN.HEAD_NAME == "StandardRPNHead"
