@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 
 import fpn_d2.config
 from fpn_d2.experiments import (
+    Progress,
     Reproduction,
     Row,
     Runner,
@@ -40,6 +41,23 @@ STEPS = {
     "shared": Row("shared", {"quick": "quick/Feature-Sharing/shared_R_18_FPN.yaml"}),
     "not_shared": Row("not", {"quick": "quick/Feature-Sharing/unshared_R_18_FPN.yaml"}),
 }
+
+
+class Told(Progress):
+    """Keeps what it says."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+@pytest.fixture
+def progress():
+    with Told() as progress:
+        yield progress
 
 
 @pytest.fixture

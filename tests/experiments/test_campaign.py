@@ -22,23 +22,6 @@ ELSEWHERE = {"commit": "bbb", "machine": {"cores": 64}, "versions": {"torch": "2
 RPN = "rpn_R_18_FPN"
 
 
-class Told(Progress):
-    """Keeps what it says."""
-
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
-
-
-@pytest.fixture
-def progress():
-    with Told() as progress:
-        yield progress
-
-
 @pytest.fixture
 def call(plan, tmp_path, progress):
     """``call(table, rows, seeds)``: the content of the file that the call wrote."""

@@ -15,22 +15,11 @@ import portalocker
 import pytest
 
 from fpn_d2 import UserError
-from fpn_d2.experiments import Cluster, Progress, campaign, cluster, reproduce, reproduction
+from fpn_d2.experiments import Cluster, campaign, cluster, reproduce, reproduction
 from fpn_d2.experiments import results as results_module
 from fpn_d2.experiments import runs as runs_module
 
 submitit = pytest.importorskip("submitit")
-
-
-class Told(Progress):
-    """Keeps what it says."""
-
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 @pytest.fixture(autouse=True)
@@ -38,12 +27,6 @@ def _quick(monkeypatch):
     monkeypatch.setattr(results_module, "write_report", lambda *_: None)
     monkeypatch.setattr(reproduction, "count_anchors", lambda *_: 12)
     monkeypatch.setattr(cluster, "_POLL_SECONDS", 0)
-
-
-@pytest.fixture
-def progress():
-    with Told() as progress:
-        yield progress
 
 
 @pytest.fixture
