@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 
+from ..modeling.fpn import is_written_in
 from ..utils.progress import working
 from .coco_evaluation import AP_NAMES, ResultsWritingCOCOEvaluator, write_results
 
@@ -83,6 +84,6 @@ def metric_names(cfg: CfgNode, dataset: str, evaluator: DatasetEvaluator) -> lis
         the names; None for somebody else's evaluator.
     """
     kind = type(evaluator)  # somebody's subclass may report more
-    if not kind.__module__.startswith("fpn_d2.") or not hasattr(kind, "metric_names"):
+    if not is_written_in(kind, "fpn_d2") or not hasattr(kind, "metric_names"):
         return None
     return evaluator.metric_names(cfg, dataset)

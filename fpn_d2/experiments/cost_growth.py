@@ -5,13 +5,11 @@ c + a x^b: most of what a detector does depends on the pixels alone, and a slope
 the whole cost would only say how large that constant part is. Its exponent b is that of what grows.
 """
 
-import io
 import itertools
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,6 +18,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from ..utils.files import replace_file
 from ..visualization import PALETTE
+from ..visualization.pages import svg_text
 
 _ALLOWED = 0.05  # of an exponent beyond stock's
 # What adds less than this share of what stock takes at the first point is as good as constant.
@@ -214,11 +213,8 @@ def draw_growth(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None
         handles=handles, loc="outside lower center", ncols=columns_of_legend, frameon=False,
         fontsize=9,
     )  # fmt: skip
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "growth"}):
-        figure.savefig(text, format="svg", facecolor="white", metadata={"Date": None})
     with replace_file(path, encoding="utf-8") as file:
-        file.write(text.getvalue())
+        file.write(svg_text(figure, "growth", facecolor="white"))
 
 
 def _plot(axes: Axes, points: Iterable[dict], key: str, way: str, prefix: str) -> None:

@@ -134,12 +134,13 @@ def remove_partial_files(folder: str | os.PathLike) -> None:
     seen, so its files go once nothing has been written to them for an hour. The folder need not
     exist.
     """
+    here = _machine()
     for path in glob.glob(os.path.join(glob.escape(os.fspath(folder)), "*.partial*")):
         writer = re.search(r"\.(?:@([^/@]+)\.)?(\d+)\.partial(\.\w+)?$", path)
         if writer is None:
             continue
         with contextlib.suppress(OSError):
-            if writer[1] in (None, _machine()):
+            if writer[1] in (None, here):
                 is_left = int(writer[2]) == os.getpid() or not _is_running(int(writer[2]))
             else:
                 is_left = time.time() - os.path.getmtime(path) > _ABANDONED_SECONDS

@@ -95,12 +95,23 @@ def finish_chart(
     return Chart(title, caption, _to_svg(figure, prefix, description))
 
 
+def svg_text(figure: Figure, salt: str, **options: Any) -> str:
+    """Return a figure as the text of an SVG file, the same each time.
+
+    Args:
+        figure: the figure.
+        salt: what its ids are made from.
+        options: see :meth:`Figure.savefig`.
+    """
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": salt}):
+        figure.savefig(text, format="svg", metadata={"Date": None}, **options)
+    return text.getvalue()
+
+
 def _to_svg(figure: Figure, prefix: str, description: str) -> Markup:
     """A figure as an ``<svg>`` element whose ids are unique on the page."""
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": prefix}):
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    svg = text.getvalue()
+    svg = svg_text(figure, prefix, transparent=True)
     svg = svg[svg.index("<svg") :]
     for mark in (' id="', 'href="#', "url(#"):
         svg = svg.replace(mark, f"{mark}{prefix}-")

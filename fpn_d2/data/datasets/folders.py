@@ -57,16 +57,21 @@ def register_folders(root: str) -> list[str]:
         last those of folders within a folder.
     """
     layouts = {folder: splits_by_layout(folder) for folder in _folders(root)}
-    within = [w for folder, found in layouts.items() if not found for w in _folders(folder)]
+    nested = {
+        within: splits_by_layout(within)
+        for folder, found in layouts.items()
+        for within in (() if found else _folders(folder))
+        if os.path.isdir(os.path.join(within, "ImageSets"))
+    }
     # Where two folders make one name, the first of this order has it.
-    folders = [folder for folder, found in layouts.items() if list(found) == ["COCO"]]
-    folders += [folder for folder, found in layouts.items() if found and folder not in folders]
-    folders += [folder for folder in within if os.path.isdir(os.path.join(folder, "ImageSets"))]
-    return [name for folder in folders for name in _register_folder(folder)]
+    ordered = sorted(layouts.items(), key=lambda item: list(item[1]) != ["COCO"])
+    ordered += nested.items()
+    return [name for folder, found in ordered for name in _register_folder(folder, found)]
 
 
-def _register_folder(folder: str) -> list[str]:
-    registered, found = [], splits_by_layout(folder)
+def _register_folder(folder: str, found: dict[str, list[str]]) -> list[str]:
+    """Register the splits of a folder, by layout."""
+    registered = []
     files = coco_files(folder) if list(found) == ["COCO"] else {}
     for split in dict.fromkeys(itertools.chain(*found.values())):
         path = files.get(split) or annotation_file(folder, split)
