@@ -33,7 +33,7 @@ from ..data import TrainStream, build_loss_loader, build_test_loader, build_trai
 from ..evaluation import build_evaluator, metric_names
 from ..inference import PreparedModel, compile_backbone, prepare_as_configured
 from ..inference.prepared import PRECISIONS
-from ..layers import convolve_linears
+from ..layers import convolve_linears, speed_up_gradients
 from ..modeling import bound_matching
 from ..utils.errors import UserError, machine_fault
 from ..utils.files import remove_partial_files
@@ -142,6 +142,7 @@ class Trainer(DefaultTrainer):
         if cfg.MODEL.DEVICE == "cpu":
             model = model.to(memory_format=torch.channels_last)
             convolve_linears(model)
+            speed_up_gradients(model)
         if cfg.SOLVER.COMPILE:
             compile_backbone(model)
         return model

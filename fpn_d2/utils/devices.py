@@ -37,6 +37,17 @@ def has_slow_matmul() -> bool:
     )
 
 
+def has_slow_channels_last_gradient() -> bool:
+    """Whether oneDNN is slow at the gradient of a channels-last convolution's weights on this CPU.
+
+    Measured on an AMD Zen 3, which has AVX2; processors with AVX-512 have other kernels. The answer
+    depends on the processor and on no clock, so that a run can be repeated.
+    """
+    return torch.backends.mkldnn.is_available() and (
+        torch.backends.cpu.get_cpu_capability() == "AVX2"
+    )
+
+
 def cpu_info(field: str) -> str:
     """The first processor's value of a field of ``/proc/cpuinfo``; "" where there is none."""
     try:

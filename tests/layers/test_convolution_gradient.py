@@ -1,0 +1,122 @@
+"""Convolutions with a fast gradient equal Detectron2's."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from torch import nn
+
+from fpn_d2.engine import Trainer
+from fpn_d2.layers import FastGradientConv2d, convolution_gradient, speed_up_gradients
+from fpn_d2.utils.modules import recast
+
+CHANNELS_LAST = torch.channels_last
+
+
+def pair(bias=True, stride=1):
+    """A convolution of Detectron2 with a norm and an activation, and the fast one."""
+    torch.manual_seed(0)
+    plain = Conv2d(
+        6, 8, 3, stride, 1, bias=bias, norm=FrozenBatchNorm2d(8), activation=nn.functional.relu
+    ).to(memory_format=CHANNELS_LAST)
+    fast = copy.deepcopy(plain)
+    recast(fast, FastGradientConv2d)
+    return plain, fast
+
+
+def images(side, batch=2, **options):
+    return torch.randn(batch, 6, side, side, **options).contiguous(memory_format=CHANNELS_LAST)
+
+
+@pytest.fixture
+def gradients(monkeypatch):
+    """A list with an entry for each call of the function with the fast gradient."""
+    calls, real = [], convolution_gradient._Convolution.apply
+    counted = lambda *args: calls.append(1) or real(*args)  # noqa: E731
+    monkeypatch.setattr(convolution_gradient._Convolution, "apply", counted)
+    return calls
+
+
+@pytest.mark.parametrize("bias, stride", [(True, 1), (False, 2)])
+@pytest.mark.parametrize("of_input", [True, False])
+def test_it_is_detectron2s_convolution_forward_and_backward(bias, stride, of_input, gradients):
+    plain, fast = pair(bias, stride)
+    x = images(40)
+    gradient = torch.randn(2, 8, 40 // stride, 40 // stride)
+    found = []
+    for layer in (plain.double(), fast):
+        own = x.to(layer.weight.dtype).detach().requires_grad_(of_input)
+        y = layer(own)
+        y.backward(gradient.to(y.dtype))
+        found.append([y, *([own.grad] if of_input else []), *(p.grad for p in layer.parameters())])
+    assert len(gradients) == 1
+    for exact, computed in zip(*found, strict=True):
+        torch.testing.assert_close(computed.double(), exact, rtol=1e-4, atol=1e-4)
+    # As the weight lies, which DistributedDataParallel's buckets expect.
+    assert fast.weight.grad.stride() == fast.weight.stride()
+
+
+def test_a_frozen_weight_with_a_bias_that_trains(gradients):
+    _, fast = pair()
+    plain, _ = pair()
+    for layer in (plain, fast):
+        layer.weight.requires_grad_(False)
+        layer(images(40)).sum().backward()
+        assert layer.weight.grad is None
+    assert plain.bias.grad is not None
+    assert not gradients
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        images(38),
+        images(40, batch=0),
+        torch.randn(2, 6, 40, 40),
+        images(40, dtype=torch.float64),
+    ],
+    ids=["small", "none", "channels-first", "double"],
+)
+def test_what_gains_nothing_is_detectron2s(x, gradients):
+    plain, fast = (layer.to(x.dtype) for layer in pair())
+    assert torch.equal(fast(x), plain(x))
+    assert len(gradients) == (1 if len(x) == 0 else 0)
+
+
+def test_evaluation_other_precisions_and_traces_are_detectron2s(gradients):
+    plain, fast = pair()
+    x = images(40)
+    with torch.no_grad():
+        assert torch.equal(fast(x), plain(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fast(x), plain(x))
+    torch.jit.trace(fast, x, check_trace=False)
+    assert not gradients
+
+
+def test_only_large_layers_change_and_only_where_the_gradient_is_slow(monkeypatch):
+    model = nn.Sequential(
+        Conv2d(64, 64, 3, padding=1),
+        Conv2d(64, 64, 1),
+        Conv2d(32, 64, 3),
+        Conv2d(64, 64, 3, groups=2),
+        nn.Conv2d(64, 64, 3),
+    )
+    before = list(model.state_dict())
+    monkeypatch.setattr(convolution_gradient, "has_slow_channels_last_gradient", lambda: False)
+    assert speed_up_gradients(model) == 0
+    monkeypatch.setattr(convolution_gradient, "has_slow_channels_last_gradient", lambda: True)
+    assert speed_up_gradients(model) == 1
+    assert [type(layer) is FastGradientConv2d for layer in model] == [True] + [False] * 4
+    assert list(model.state_dict()) == before
+
+
+def test_a_training_on_a_cpu_has_them(row_config, monkeypatch):
+    cfg = row_config("quick/RPN/rpn_R_18_FPN", "MODEL.WEIGHTS", "")
+    for slow in (False, True):
+        monkeypatch.setattr(
+            convolution_gradient, "has_slow_channels_last_gradient", lambda slow=slow: slow
+        )
+        kinds = {type(module) for module in Trainer.build_model(cfg).modules()}
+        assert (FastGradientConv2d in kinds) == slow
