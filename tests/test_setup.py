@@ -223,7 +223,7 @@ def test_without_the_cpu_index_the_default_build_is_taken(pip_calls, monkeypatch
     "libgl, package", [("libGL.so.1", "opencv-python"), (None, "opencv-python-headless")]
 )
 def test_opencv_without_libgl_is_the_headless_one(libgl, package, pip_calls, monkeypatch, tmp_path):
-    looks = iter([(None, "no")])
+    looks = iter([(None, "no"), (None, "no")])  # all together, then OpenCV alone
     found = dict.fromkeys(("torch", "torchvision", "detectron2"), ("2", ""))
     look = lambda name: found.get(name) or next(looks, ("4", ""))  # noqa: E731
     monkeypatch.setattr(setup_environment, "look", look)

@@ -85,16 +85,18 @@ def pip(*arguments: str, failure: str, **options) -> None:
     run(*command, *arguments, failure=failure, **options)
 
 
-def look(name: str) -> tuple[str | None, str]:
-    """Import a module in a fresh Python, since a broken one may crash, from an empty folder;
-    returns its version and "", or None and why it does not import."""
-    parts = ", detectron2.layers, detectron2.modeling" if name == "detectron2" else ""
-    version = f"getattr({name.split(',')[0]}, '__version__', 'unknown')"
-    command = [sys.executable, "-c", f"import {name}{parts}\nprint('\\n' + str({version}))"]
+def look(names: str) -> tuple[str | None, str]:
+    """Import modules ("torch" or "torch, cv2") in a fresh Python, since a broken one may crash, in
+    an empty folder; returns their versions and "", or None and why they do not import."""
+    parts = ", detectron2.layers, detectron2.modeling" if "detectron2" in names else ""
+    versions = (f"getattr({name}, '__version__', 'unknown')" for name in names.split(", "))
+    code = f"import {names}{parts}\nprint()\nprint({', '.join(versions)})"
     with tempfile.TemporaryDirectory() as empty:
-        done = subprocess.run(command, cwd=empty, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=empty, capture_output=True, text=True
+        )
     if done.returncode == 0:
-        return done.stdout.split()[-1], ""
+        return done.stdout.split("\n")[-2], ""
     lines = [line for line in done.stderr.split("\n") if line]
     return None, lines[-1] if lines else f"Python ends with status {done.returncode}"
 
@@ -220,7 +222,13 @@ def is_current() -> bool:
 
 def set_up(work: Path) -> str:
     """Install what is missing, by way of a temporary folder; returns the line of versions."""
-    found = {name: look(name) for name in ("torch", "torchvision", "cv2", "detectron2")}
+    names = ("torch", "torchvision", "cv2", "detectron2")
+    # In one Python where nothing is missing, which is the usual case: each takes seconds to start.
+    versions, _ = look(", ".join((*names, "detectron2._C")))
+    if versions:
+        found = {n: (v, "") for n, v in zip(names, versions.split(), strict=False)}
+    else:
+        found = {name: look(name) for name in names}
     missing = [name for name, (version, _) in found.items() if version is None]
     if "detectron2" in missing:
         source = find_source(os.environ.get("DETECTRON2", ""), work)
@@ -246,7 +254,7 @@ def set_up(work: Path) -> str:
                 "`pip uninstall`, or start from a fresh environment"
             )
     parts = [f"{name} {version}" for name, (version, _) in found.items()]
-    if look("detectron2, torch, detectron2._C")[0] is None:
+    if not versions and look("detectron2, torch, detectron2._C")[0] is None:
         parts[-1] += " (without its compiled part)"
     importlib.invalidate_caches()
     parts = [f"python {sys.version.split()[0]}", *parts, f"fpn_d2 {metadata.version('fpn_d2')}"]
