@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 import portalocker
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from ...utils.errors import UserError
 from ...utils.progress import told
@@ -33,6 +35,7 @@ _SPLITS = ("train", "val")
 _GENERATOR = "fpn_d2 shapes"
 # Long enough for another process to generate a large set in the meantime.
 _LOCK_SECONDS = 3600
+_MANY = 64  # images that are worth processes of their own
 
 logger = logging.getLogger(__name__)
 
@@ -215,28 +218,31 @@ def _generate_aside(root: str, name: str, spec: ShapesSpec) -> None:
 
 
 def _write(folder: str, spec: ShapesSpec) -> None:
-    # Only now: few starts of a program generate data.
-    from .shapes_scene import compose_scene, draw_scene, polygon_area
-
     os.makedirs(os.path.join(folder, "images"))
     os.makedirs(os.path.join(folder, "annotations"))
     for number, split in enumerate(_SPLITS):
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for index in told(f"shapes {split}", range(getattr(spec, split))):
-            # A generator for each image: image i is the same in a set of any length.
-            rng = np.random.default_rng([spec.seed, number, index])
-            scene = compose_scene(rng, spec)
-            file_name = f"{split}_{index + 1:06d}.jpg"
-            Image.fromarray(draw_scene(rng, scene, spec.max_strokes)).save(
-                os.path.join(folder, "images", file_name), quality=92, subsampling=0
-            )
-            size = {"height": scene.height, "width": scene.width}
-            images.append({"id": index + 1, "file_name": file_name, **size})
-            for category, polygon in scene.objects:
-                ids = {"id": len(annotations) + 1, "image_id": index + 1}
-                shape = _annotation(polygon, polygon_area(polygon))
-                annotations.append({**ids, "category_id": category + 1, **shape})
+        drawn = _Drawn(folder, spec, number)
+        # Linux forks a process for each core (elsewhere a program would start anew in each), which
+        # ends when this one is killed. Its own generator leaves torch's random numbers as they are.
+        forks = len(drawn) >= _MANY and hasattr(os, "sched_getaffinity")
+        workers = len(os.sched_getaffinity(0)) if forks else 0
+        loader = DataLoader(
+            drawn,
+            batch_size=None,
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,
+            generator=torch.Generator(),
+        )
+        for found in list(told(f"shapes {split}", loader)):  # to its end, which ends the workers
+            if isinstance(found, OSError):
+                raise found
+            image, objects = found
+            images.append(image)
+            for annotation in objects:
+                ids = {"id": len(annotations) + 1, "image_id": image["id"]}
+                annotations.append({**ids, **annotation})
         categories = [
             {"id": i, "name": name, "supercategory": "shape"}
             for i, name in enumerate(CLASSES, start=1)
@@ -250,6 +256,46 @@ def _write(folder: str, spec: ShapesSpec) -> None:
         }
         _write_json(_json_file(folder, split), content)
     _write_json(os.path.join(folder, "specification.json"), _specification(spec))
+
+
+class _Drawn(Dataset):
+    """The images of a split; reading one writes its file and gives its record and annotations.
+
+    The annotations have no ids of their own yet. An error of the disk is returned, since a worker
+    that raises it would put its traceback into the message; nothing more is drawn after one.
+    """
+
+    error: OSError | None = None
+
+    def __init__(self, folder: str, spec: ShapesSpec, split: int) -> None:
+        self.folder, self.spec, self.split = folder, spec, split
+
+    def __len__(self) -> int:
+        return getattr(self.spec, _SPLITS[self.split])
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Any], list[dict[str, Any]]] | OSError:
+        if self.error is not None:
+            return self.error
+        # Only now: few starts of a program generate data.
+        from .shapes_scene import compose_scene, draw_scene, polygon_area
+
+        # A generator for each image: image i is the same in a set of any length.
+        rng = np.random.default_rng([self.spec.seed, self.split, index])
+        scene = compose_scene(rng, self.spec)
+        file_name = f"{_SPLITS[self.split]}_{index + 1:06d}.jpg"
+        drawn = Image.fromarray(draw_scene(rng, scene, self.spec.max_strokes))
+        path = os.path.join(self.folder, "images", file_name)
+        try:
+            drawn.save(path, quality=92, subsampling=0)
+        except OSError as error:
+            self.error = error
+            return error
+        image = {"id": index + 1, "file_name": file_name}
+        objects = [
+            {"category_id": category + 1, **_annotation(polygon, polygon_area(polygon))}
+            for category, polygon in scene.objects
+        ]
+        return {**image, "height": scene.height, "width": scene.width}, objects
 
 
 def _annotation(polygon: np.ndarray, area: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 import portalocker
 import pycocotools.mask as mask_util
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from PIL import Image
@@ -227,6 +228,27 @@ def test_image_i_depends_on_the_seed_and_the_split_but_not_on_the_number_of_imag
     assert len({p.read_bytes() for p in [*firsts, few / "images" / "val_000001.jpg"]}) == 3
 
 
+@pytest.fixture
+def several_processes(monkeypatch):
+    monkeypatch.setattr(shapes, "_MANY", 1)
+
+
+def test_several_processes_draw_the_same_images(tmp_path, several_processes, monkeypatch):
+    together = Path(generate_shapes(str(tmp_path), "together", SMALL))
+    monkeypatch.setattr(shapes, "_MANY", 100)
+    alone = Path(generate_shapes(str(tmp_path), "alone", SMALL))
+    for path in sorted(p.relative_to(alone) for p in alone.rglob("*.*")):
+        assert (together / path).read_bytes() == (alone / path).read_bytes(), path
+
+
+def test_generating_leaves_random_numbers_as_they_are(tmp_path, several_processes):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    generate_shapes(str(tmp_path), spec=SMALL)
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_registration_generates_nothing_and_use_does(tmp_path):
     register_shapes(str(tmp_path), "tiny", SMALL)
     assert list(tmp_path.iterdir()) == []
@@ -285,7 +307,9 @@ def test_a_root_that_cannot_be_written(tmp_path):
             generate_shapes(str(path), spec=SMALL)
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+@pytest.mark.parametrize("many", [1, 100], ids=["several processes", "one process"])
+def test_a_full_disk_leaves_nothing_behind(many, tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes, "_MANY", many)
     full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(UserError, match="No space left"):
@@ -353,13 +377,14 @@ def test_two_processes_at_once(tmp_path):
 
 
 def stall_in_the_middle(root, reached):
-    """Generate, but stop for ever before the third image."""
-    drawn, draw = [], shapes_scene.draw_scene
+    """Generate, but stop before a worker's third image until the process is killed."""
+    drawn, draw, own = [], shapes_scene.draw_scene, os.getpid()
 
     def draw_two(*args):
         if len(drawn) == 2:
             reached.set()
-            time.sleep(600)
+            while os.getppid() == own:
+                time.sleep(0.1)
         drawn.append(1)
         return draw(*args)
 
@@ -378,7 +403,7 @@ def die_between_the_renames(root):
     generate_shapes(root, spec=SMALL)
 
 
-def test_a_kill_in_the_middle(tmp_path):
+def test_a_kill_in_the_middle(tmp_path, several_processes):
     reached = FORK.Event()
     process = FORK.Process(target=stall_in_the_middle, args=(str(tmp_path), reached))
     process.start()
