@@ -15,6 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--output", required=True, metavar="FILE", help="the .pkl to write")
     parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=128, help="crops; default: 128")
     parser.add_argument(
         "--held-out", type=float, default=0.0, metavar="SHARE",
         help="train until the accuracy on this share of images stops rising, or --iterations",
@@ -34,7 +35,11 @@ def main() -> None:
     with exit_on_user_error():
         cfg = load_config(args.config_file, args.opts)
         done = pretrain_backbone(
-            cfg, args.output, iterations=args.iterations, held_out=args.held_out
+            cfg,
+            args.output,
+            iterations=args.iterations,
+            batch_size=args.batch_size,
+            held_out=args.held_out,
         )
     kind = "held-out" if done.held_out else "training"
     print(

@@ -167,6 +167,8 @@ def pretrain_backbone(
     """
     if iterations < 1:
         raise UserError(f"--iterations is {iterations}: give 1 or more")
+    if batch_size < 2:
+        raise UserError(f"--batch-size is {batch_size}: give 2 or more, whose variance norms take")
     if not 0 <= held_out < 1:
         raise UserError(f"--held-out is {held_out:g}: give a share of images from 0 to below 1")
     records = load_train_dataset(cfg)

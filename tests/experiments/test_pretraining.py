@@ -129,6 +129,12 @@ def test_the_checkpoint_fills_the_whole_bottom_up_network(repo, tiny_opts, tmp_p
     assert not weights
 
 
+def test_a_batch_of_one_has_no_variance(repo, tiny_opts, tmp_path):
+    cfg = load_config(repo / ROW, tiny_opts)
+    with pytest.raises(UserError, match="--batch-size is 1: give 2 or more"):
+        pretrain_backbone(cfg, str(tmp_path / "x.pkl"), batch_size=1)
+
+
 def test_held_out_crops_end_the_training_where_they_stop_rising(
     repo, tiny_opts, tmp_path, monkeypatch
 ):
