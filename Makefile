@@ -12,9 +12,9 @@ OPTIONS :=
 TESTS :=
 
 # The demo's start: a narrow ResNet-18 that has classified crops of the built-in data, as the paper's
-# have ImageNet. Half a minute; kept until it is deleted.
+# have ImageNet. A minute or two; kept until it is deleted.
 START := output/quick/R-18-narrow.pkl
-START_ITERATIONS := 120
+START_ITERATIONS := 200
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-stock pictures results test test-slow test-page lint
