@@ -384,10 +384,12 @@ def test_the_steps_of_a_config_are_rows(row):
 def test_the_demo_is_the_quick_faster_rcnn_on_another_recipe():
     demo, row = flat(load("quick/demo")), flat(load("quick/Faster-RCNN/faster_rcnn_R_18_FPN"))
     different = {key for key in row if key.startswith("MODEL.") and demo[key] != row[key]}
-    topk = {"MODEL.RPN.PRE_NMS_TOPK_TRAIN", "MODEL.RPN.POST_NMS_TOPK_TRAIN"}
+    topk = {f"MODEL.RPN.{when}_NMS_TOPK_{w}" for when in ("PRE", "POST") for w in ("TRAIN", "TEST")}
     width = {f"MODEL.RESNETS.{name}_OUT_CHANNELS" for name in ("STEM", "RES2")}
+    width.add("MODEL.FPN.OUT_CHANNELS")
     assert different == topk | width | {
-        "MODEL.FPN.BOTTOM_UP", "MODEL.WEIGHTS", "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE"
+        "MODEL.FPN.BOTTOM_UP", "MODEL.WEIGHTS", "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE",
+        "MODEL.BACKBONE.FREEZE_AT",
     }  # fmt: skip
     for key in width:
         assert 2 * demo[key] == row[key]

@@ -234,6 +234,28 @@ def test_opencv_without_libgl_is_the_headless_one(libgl, package, pip_calls, mon
     assert pip_calls == [["install", package]]
 
 
+def test_where_nothing_is_missing_one_python_looks(pip_calls, monkeypatch, tmp_path):
+    looks = []
+    monkeypatch.setattr(
+        setup_environment,
+        "look",
+        lambda names: looks.append(names) or ("2.1 0.2 4 0.6 unknown", ""),
+    )
+    monkeypatch.setattr(setup_environment, "is_current", lambda: True)
+    text = setup_environment.set_up(tmp_path)
+    assert "torch 2.1 | torchvision 0.2 | cv2 4 | detectron2 0.6 | fpn_d2" in text
+    assert looks == ["torch, torchvision, cv2, detectron2, detectron2._C"]
+    assert not pip_calls
+
+
+def test_detectron2_without_its_compiled_part_is_named(pip_calls, monkeypatch, tmp_path):
+    look = lambda names: (None, "no _C") if "_C" in names else ("1", "")  # noqa: E731
+    monkeypatch.setattr(setup_environment, "look", look)
+    monkeypatch.setattr(setup_environment, "is_current", lambda: True)
+    assert "detectron2 1 (without its compiled part)" in setup_environment.set_up(tmp_path)
+    assert not pip_calls
+
+
 def test_look_tells_why_a_module_does_not_import(tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("raise OSError('libfoo.so.1 is missing')\n")
     (tmp_path / "crashes.py").write_text("import os\nos._exit(7)\n")

@@ -224,9 +224,10 @@ def set_up(work: Path) -> str:
     """Install what is missing, by way of a temporary folder; returns the line of versions."""
     names = ("torch", "torchvision", "cv2", "detectron2")
     # In one Python where nothing is missing, which is the usual case: each takes seconds to start.
-    versions, _ = look(", ".join((*names, "detectron2._C")))
-    if versions:
-        found = {n: (v, "") for n, v in zip(names, versions.split(), strict=False)}
+    together = (look(", ".join((*names, "detectron2._C")))[0] or "").split()
+    complete = len(together) == len(names) + 1
+    if complete:
+        found = {name: (version, "") for name, version in zip(names, together[:-1], strict=True)}
     else:
         found = {name: look(name) for name in names}
     missing = [name for name, (version, _) in found.items() if version is None]
@@ -254,7 +255,7 @@ def set_up(work: Path) -> str:
                 "`pip uninstall`, or start from a fresh environment"
             )
     parts = [f"{name} {version}" for name, (version, _) in found.items()]
-    if not versions and look("detectron2, torch, detectron2._C")[0] is None:
+    if not complete and look("detectron2, torch, detectron2._C")[0] is None:
         parts[-1] += " (without its compiled part)"
     importlib.invalidate_caches()
     parts = [f"python {sys.version.split()[0]}", *parts, f"fpn_d2 {metadata.version('fpn_d2')}"]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -35,7 +35,6 @@ class _Convolution(torch.autograd.Function):
         return F.conv2d(x, weight, bias, *how)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.how
@@ -49,25 +48,29 @@ class _Convolution(torch.autograd.Function):
         if not (for_weight or for_bias):
             return found, None, None, None, None, None, None
         first = [t.contiguous() for t in (gradient, x, weight)]
-        _, of_weight, of_bias = gradients(first, [False, for_weight, for_bias])
-        if for_weight:
-            of_weight = of_weight.contiguous(memory_format=torch.channels_last)  # as the weight is
-        return found, of_weight, of_bias, None, None, None, None
+        return found, *gradients(first, [False, for_weight, for_bias])[1:], None, None, None, None
 
 
 class _Convolving(TorchFunctionMode):
-    """Calls of :func:`F.conv2d` go to :class:`_Convolution`, within one module's forward."""
+    """Within one module's forward its own :func:`F.conv2d` goes to :class:`_Convolution`."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = weight
 
     def __torch_function__(
         self, function: Callable, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        if function is F.conv2d:
-            return _Convolution.apply(*args, **(kwargs or {}))
+        if function is F.conv2d and args[1:2] and args[1] is self.weight:
+            return _Convolution.apply(*args)  # Detectron2 gives all seven by their place
         return function(*args, **(kwargs or {}))
 
 
 class FastGradientConv2d(Conv2d):
-    """Detectron2's :class:`Conv2d`, equal up to the rounding of its weights' gradient."""
+    """Detectron2's :class:`Conv2d`, equal up to the rounding of its weights' gradient.
+
+    TorchScript does not compile it: it is meant for training.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """See :class:`Conv2d`; (B, C, H, W) to (B, D, H', W')."""
@@ -82,7 +85,7 @@ class FastGradientConv2d(Conv2d):
             and x.is_contiguous(memory_format=torch.channels_last)
             and not torch.is_autocast_enabled("cpu")
         ):
-            with _Convolving():
+            with _Convolving(self.weight):
                 return super().forward(x)
         return super().forward(x)
 
@@ -104,6 +107,7 @@ def speed_up_gradients(model: nn.Module) -> int:
         if type(module) is Conv2d
         and min(module.kernel_size) > 1
         and module.groups == 1
+        and isinstance(module.padding, tuple)  # no word, such as "same"
         and min(module.in_channels, module.out_channels) >= _LEAST_CHANNELS
         and module.weight.dtype == torch.float32
     ]

@@ -43,8 +43,10 @@ def has_slow_channels_last_gradient() -> bool:
     Measured on an AMD Zen 3, which has AVX2; processors with AVX-512 have other kernels. The answer
     depends on the processor and on no clock, so that a run can be repeated.
     """
-    return torch.backends.mkldnn.is_available() and (
-        torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return (
+        torch.backends.mkldnn.is_available()
+        and torch.cpu._is_avx2_supported()
+        and not torch.cpu._is_avx512_supported()
     )
 
 

@@ -1,6 +1,7 @@
 """Convolutions with a fast gradient equal Detectron2's."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -53,8 +54,44 @@ def test_it_is_detectron2s_convolution_forward_and_backward(bias, stride, of_inp
     assert len(gradients) == 1
     for exact, computed in zip(*found, strict=True):
         torch.testing.assert_close(computed.double(), exact, rtol=1e-4, atol=1e-4)
-    # As the weight lies, which DistributedDataParallel's buckets expect.
     assert fast.weight.grad.stride() == fast.weight.stride()
+
+
+def test_a_penalty_on_the_gradient_and_a_layer_that_is_used_twice(gradients):
+    found = []
+    x = images(40)
+    for layer in pair():
+        layer.activation = None
+        own = x.clone().requires_grad_()
+        y = layer(own)
+        (inner,) = torch.autograd.grad(y.square().sum(), own, create_graph=True)
+        (y.sum() + inner.square().sum() + layer(2 * own).sum()).backward()
+        found.append([own.grad, *(p.grad for p in layer.parameters())])
+    assert len(gradients) == 2
+    for plain, fast in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-3 * plain.abs().max())
+
+
+def test_what_convolves_within_the_layer_is_left_alone(gradients):
+    class Convolving(nn.Module):
+        def forward(self, x):
+            return nn.functional.conv2d(x, torch.ones(1, 8, 1, 1), padding=1)
+
+    plain, fast = pair()
+    plain.activation, fast.activation = Convolving(), Convolving()
+    x = images(40)
+    assert torch.equal(fast(x), plain(x))
+    assert len(gradients) == 1
+
+
+def test_copies_and_pickles(gradients):
+    _, fast = pair()
+    file = io.BytesIO()
+    fast.activation = None
+    torch.save(fast, file)
+    file.seek(0)
+    for other in (copy.deepcopy(fast), torch.load(file, weights_only=False)):
+        assert torch.equal(other(images(40) * 0 + 1), fast(images(40) * 0 + 1))
 
 
 def test_a_frozen_weight_with_a_bias_that_trains(gradients):
@@ -102,13 +139,14 @@ def test_only_large_layers_change_and_only_where_the_gradient_is_slow(monkeypatc
         Conv2d(32, 64, 3),
         Conv2d(64, 64, 3, groups=2),
         nn.Conv2d(64, 64, 3),
+        Conv2d(64, 64, 3, padding="same"),
     )
     before = list(model.state_dict())
     monkeypatch.setattr(convolution_gradient, "has_slow_channels_last_gradient", lambda: False)
     assert speed_up_gradients(model) == 0
     monkeypatch.setattr(convolution_gradient, "has_slow_channels_last_gradient", lambda: True)
     assert speed_up_gradients(model) == 1
-    assert [type(layer) is FastGradientConv2d for layer in model] == [True] + [False] * 4
+    assert [type(layer) is FastGradientConv2d for layer in model] == [True] + [False] * 5
     assert list(model.state_dict()) == before
 
 

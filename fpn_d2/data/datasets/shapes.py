@@ -13,8 +13,10 @@ renamed once, so ``<root>/<name>`` is complete whenever it is there.
 import dataclasses
 import json
 import logging
+import multiprocessing
 import os
 import shutil
+import sys
 from typing import Any
 
 import numpy as np
@@ -223,19 +225,7 @@ def _write(folder: str, spec: ShapesSpec) -> None:
     for number, split in enumerate(_SPLITS):
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        drawn = _Drawn(folder, spec, number)
-        # Linux forks a process for each core (elsewhere a program would start anew in each), which
-        # ends when this one is killed. Its own generator leaves torch's random numbers as they are.
-        forks = len(drawn) >= _MANY and hasattr(os, "sched_getaffinity")
-        workers = len(os.sched_getaffinity(0)) if forks else 0
-        loader = DataLoader(
-            drawn,
-            batch_size=None,
-            num_workers=workers,
-            multiprocessing_context="fork" if workers else None,
-            generator=torch.Generator(),
-        )
-        for found in list(told(f"shapes {split}", loader)):  # to its end, which ends the workers
+        for found in _draw_all(_Drawn(folder, spec, number), f"shapes {split}"):
             if isinstance(found, OSError):
                 raise found
             image, objects = found
@@ -258,11 +248,42 @@ def _write(folder: str, spec: ShapesSpec) -> None:
     _write_json(os.path.join(folder, "specification.json"), _specification(spec))
 
 
+def _draw_all(images: "_Drawn", work: str) -> list[Any]:
+    """Draw a split, by several processes where there are many images and Linux can fork them.
+
+    Elsewhere a program would start anew in each. They end when this one is killed.
+    """
+    forks = (
+        len(images) >= _MANY
+        and sys.platform == "linux"
+        and not multiprocessing.current_process().daemon
+    )
+    workers = min(len(os.sched_getaffinity(0)), 8) if forks else 0
+    while True:
+        loader = DataLoader(
+            images,
+            batch_size=None,
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,
+            generator=torch.Generator(),  # torch's own random numbers stay as they are
+        )
+        try:
+            return list(told(work, loader))
+        except (OSError, RuntimeError):
+            # No process can be had, or one was ended from outside, perhaps for memory.
+            if workers == 0:
+                raise
+            workers = 0
+        except BaseException as error:
+            # Its frames would keep the processes alive, which draw on.
+            raise error.with_traceback(None) from None
+
+
 class _Drawn(Dataset):
     """The images of a split; reading one writes its file and gives its record and annotations.
 
     The annotations have no ids of their own yet. An error of the disk is returned, since a worker
-    that raises it would put its traceback into the message; nothing more is drawn after one.
+    that raises it would put its traceback into the message; that worker draws nothing more.
     """
 
     error: OSError | None = None

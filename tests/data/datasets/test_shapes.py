@@ -241,6 +241,47 @@ def test_several_processes_draw_the_same_images(tmp_path, several_processes, mon
         assert (together / path).read_bytes() == (alone / path).read_bytes(), path
 
 
+def draw_in_a_daemon(root):
+    shapes._MANY = 1
+    return os.listdir(Path(generate_shapes(root, spec=SMALL)) / "images")
+
+
+def test_a_process_that_may_have_no_children_draws_alone(tmp_path):
+    with FORK.Pool(1) as pool:
+        assert len(pool.apply(draw_in_a_daemon, (str(tmp_path),))) == 10
+
+
+def test_a_process_that_is_ended_from_outside_is_done_without(
+    tmp_path, several_processes, monkeypatch
+):
+    own, draw = os.getpid(), shapes_scene.draw_scene
+
+    def draw_or_die(*args):
+        if os.getpid() != own:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return draw(*args)
+
+    monkeypatch.setattr(shapes_scene, "draw_scene", draw_or_die)
+    assert len(os.listdir(Path(generate_shapes(str(tmp_path), spec=SMALL)) / "images")) == 10
+
+
+def test_processes_that_cannot_be_had_are_done_without(tmp_path, several_processes, monkeypatch):
+    monkeypatch.setattr(os, "fork", Mock(side_effect=OSError(errno.EAGAIN, "try again")))
+    assert len(os.listdir(Path(generate_shapes(str(tmp_path), spec=SMALL)) / "images")) == 10
+
+
+def test_an_interruption_ends_the_processes(tmp_path, several_processes, monkeypatch):
+    def interrupt(work, loader):
+        yield next(iter(loader))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shapes, "told", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        generate_shapes(str(tmp_path), spec=SMALL)
+    assert multiprocessing.active_children() == []
+    assert os.listdir(tmp_path) == [".shapes.lock"]
+
+
 def test_generating_leaves_random_numbers_as_they_are(tmp_path, several_processes):
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -362,7 +403,7 @@ def generate_when_told(root, start, log):
     assert len(annotations_of(Path(root) / "shapes", "train")["images"]) == 6
 
 
-def test_two_processes_at_once(tmp_path):
+def test_two_processes_at_once(tmp_path, several_processes):
     root, log, start = tmp_path / "root", tmp_path / "log", FORK.Barrier(2)
     processes = [
         FORK.Process(target=generate_when_told, args=(str(root), start, log)) for _ in range(2)
