@@ -1,17 +1,16 @@
 #!/usr/bin/env python
-"""Time the gradient of a convolution's weights, channels-last and of channels-first copies.
+"""Time the gradient of 3 x 3 convolutions' weights: channels-last, and of channels-first copies.
 
-`python dev/benchmark_convolutions.py` prints seconds, the least of seven, on all threads; see
-docs/speed.md.
+``python dev/benchmark_convolutions.py`` prints medians; docs/speed.md says what follows.
 """
 
+from __future__ import annotations
+
 import argparse
-import time
+import statistics
+from collections.abc import Iterator
 
-import torch
-from tabulate import tabulate
-
-# images, channels, height, width: the quick rows' P2 and P3, and those of an R-50 at 800 x 1088
+# Images, channels, height and width: P2 and P3 of the quick rows, and maps of an R-50 at 800 x 1088.
 SHAPES = (
     (8, 64, 80, 80),
     (8, 128, 40, 40),
@@ -23,24 +22,40 @@ SHAPES = (
 )
 
 
+def measure(shape: tuple[int, int, int, int], repeats: int) -> Iterator[float]:
+    """Yield the median seconds of the gradient channels-last, and of copies."""
+    import torch
+
+    from fpn_d2.utils.timing import time_in_turn
+
+    channels = shape[1]
+    last = [torch.randn(s) for s in (shape, shape, (channels, channels, 3, 3))]
+    last = [tensor.contiguous(memory_format=torch.channels_last) for tensor in last]
+    how = (None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, [False, True, False])
+    gradient = torch.ops.aten.convolution_backward
+    ways = {
+        "channels-last": lambda: gradient(*last, *how),
+        "copies": lambda: gradient(*(tensor.contiguous() for tensor in last), *how),
+    }
+    yield from map(statistics.median, time_in_turn(ways, repeats).values())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    return parser
+
+
 def main() -> None:
-    """Print a row for each shape."""
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    rows = []
-    for images, channels, height, width in SHAPES:
-        last = {"memory_format": torch.channels_last}
-        x = torch.randn(images, channels, height, width).contiguous(**last)
-        weight = torch.randn(channels, channels, 3, 3).contiguous(**last)
-        seconds = [float("inf")] * 2
-        for _ in range(7):
-            for i, copy in enumerate((False, True)):
-                start = time.perf_counter()
-                tensors = [t.contiguous() if copy else t for t in (x, x, weight)]
-                how = (None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, [False, True, False])
-                torch.ops.aten.convolution_backward(*tensors, *how)
-                seconds[i] = min(seconds[i], time.perf_counter() - start)
-        rows.append([f"{images} x {channels} x {height} x {width}", *seconds])
-    print(tabulate(rows, ["maps", "channels-last", "copies"], "github", floatfmt=".3f"))
+    """Read the command line, time, print."""
+    args = build_parser().parse_args()
+    from tabulate import tabulate
+
+    rows = [(" x ".join(map(str, shape)), *measure(shape, args.repeats)) for shape in SHAPES]
+    heads = ["maps", "channels-last, s", "copies, s"]
+    print(tabulate(rows, heads, "github", floatfmt=".3f"))
+    print(f"medians of {args.repeats}, in turn")
 
 
 if __name__ == "__main__":
