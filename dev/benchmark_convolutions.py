@@ -10,7 +10,7 @@ import argparse
 import statistics
 from collections.abc import Iterator
 
-# Images, channels, height and width: P2 and P3 of the quick rows, and maps of an R-50 at 800 x 1088.
+# Images, channels, height and width: P2 and P3 of the quick rows, and an R-50 at 800 x 1088.
 SHAPES = (
     (8, 64, 80, 80),
     (8, 128, 40, 40),
