@@ -1,7 +1,7 @@
 """Convolutions whose gradient of the weights is computed channels-first, for CPUs with AVX2 alone.
 
 There oneDNN has fast kernels for channels-last maps, but not for this gradient: on large maps that
-of a 3 x 3 convolution takes two to five times as long as channels-first, copies included.
+of a 3 x 3 convolution takes two to four times as long as channels-first, copies included.
 
 Shape shorthand: B images, C channels in and D out, H x W cells.
 """
