@@ -272,13 +272,15 @@ def test_processes_that_cannot_be_had_are_done_without(tmp_path, several_process
 
 def test_an_interruption_ends_the_processes(tmp_path, several_processes, monkeypatch):
     def interrupt(work, loader):
-        yield next(iter(loader))
+        images = iter(loader)  # it has the processes, and this frame it
+        yield next(images)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(shapes, "told", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as raised:
         generate_shapes(str(tmp_path), spec=SMALL)
     assert multiprocessing.active_children() == []
+    assert raised.traceback  # until here, as a handler keeps it
     assert os.listdir(tmp_path) == [".shapes.lock"]
 
 
