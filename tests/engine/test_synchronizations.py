@@ -5,6 +5,8 @@ shape, and copies to the CPU.
 """
 
 import collections
+import functools
+import warnings
 
 import pytest
 import torch
@@ -109,24 +111,59 @@ ROWS += ["RetinaNet/retinanet_R_18_FPN", "RPN/rpn_R_18_FPN"]
 @pytest.mark.parametrize("row", ROWS)
 def test_a_training_step_waits_no_more_often_than_detectron2s(row_config, monkeypatch, row, count):
     monkeypatch.setattr(rpn_module, "_MAX_PAIRS", 20_000)  # of 2 to 8 thousand anchors
+    waits, losses = {}, {}
+    for name, (run_step, storage) in both_steps(row_config, row, count, "cpu").items():
+        with storage, Waits() as waits[name]:
+            run_step()
+        losses[name] = {k: v[0] for k, v in storage.latest().items() if "loss" in k}
+    assert losses["ours"] == pytest.approx(losses["detectron2"], rel=1e-3)  # the same step
+    assert sum(waits["detectron2"].counts.values()) > 5
+    assert waits["ours"].counts <= waits["detectron2"].counts
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("count", [4, 60])
+@pytest.mark.parametrize("row", ROWS)
+def test_on_a_gpu_a_training_step_waits_no_more_often(row_config, monkeypatch, row, count):
+    monkeypatch.setattr(rpn_module, "_MAX_PAIRS", 20_000)
+    waits = {}
+    for name, (run_step, storage) in both_steps(row_config, row, count, "cuda").items():
+        with storage:
+            run_step()  # what is allocated and chosen once
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    run_step()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        waits[name] = sum("synchronizing CUDA operation" in str(w.message) for w in caught)
+    print(f"{row}, {count} objects: {waits}")
+    assert waits["detectron2"] > 5
+    assert waits["ours"] <= waits["detectron2"]
+
+
+def both_steps(row_config, row, count, device):
+    """Return what makes a step, and its storage of events, of our model and Detectron2's."""
     opts = ["SOLVER.AMP.ENABLED", False, "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224]
     # On a GPU RoIAlign is torchvision's.
-    cfg = row_config(f"quick/{row}", *opts, "MODEL.ROI_BOX_HEAD.POOLER_BACKEND", "torchvision")
+    opts += ["MODEL.ROI_BOX_HEAD.POOLER_BACKEND", "torchvision", "MODEL.DEVICE", device]
+    cfg = row_config(f"quick/{row}", *opts)
     batch = [record_of(seed, count) for seed in (1, 2)]
     torch.manual_seed(0)
     ours = Trainer.build_model(cfg)
     stock = build_model(stock_config(cfg))
     stock.load_state_dict(ours.state_dict())
-    waits, losses = {}, {}
+    steps = {}
     for name, model in (("ours", ours), ("detectron2", stock)):
         optimizer = build_optimizer(cfg, model)
         make = _step if name == "ours" else lambda cfg, *parts: SimpleTrainer(*parts)
-        trainer = make(cfg, model.train(), [batch], optimizer)
+        trainer = make(cfg, model.train(), [batch] * 2, optimizer)
         trainer.iter = trainer.start_iter = trainer.max_iter = 0
-        torch.manual_seed(7)  # decides the samples
-        with EventStorage() as storage, Waits() as waits[name]:
-            trainer.run_step()
-        losses[name] = {k: v[0] for k, v in storage.latest().items() if "loss" in k}
-    assert losses["ours"] == pytest.approx(losses["detectron2"], rel=1e-3)  # the same step
-    assert sum(waits["detectron2"].counts.values()) > 5
-    assert waits["ours"].counts <= waits["detectron2"].counts
+        steps[name] = functools.partial(_seeded_step, trainer), EventStorage()
+    return steps
+
+
+def _seeded_step(trainer):
+    torch.manual_seed(7)  # decides the samples
+    trainer.run_step()
