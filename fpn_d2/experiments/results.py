@@ -14,6 +14,7 @@ import portalocker
 from ..data import check_names
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
+from ..visualization import has_results
 from .figures import Example, find_examples
 from .report import write_report
 from .reproduction import Reproduction
@@ -147,7 +148,9 @@ def _examples(reproduction: Reproduction, table: Table) -> list[Example]:
     for name, row in table.rows_at(reproduction.scale).items():
         for seed, result in reproduction.results(table, row).items():
             dataset = next(iter(result["results"]))
-            folders.setdefault(name, reproduction.run(row, seed).inference_folder(dataset))
+            folder = reproduction.run(row, seed).inference_folder(dataset)
+            if has_results(folder):  # a run that was copied from elsewhere may come without
+                folders.setdefault(name, folder)
     if not folders:
         return []
     check_names([dataset], "DATASETS.TEST")

@@ -1,7 +1,7 @@
 """Pictures, in colours that everybody can tell apart."""
 
 from .drawing import PALETTE, class_color, draw_boxes, draw_masks
-from .evaluation_results import draw_results, overlaps_with_objects, read_results
+from .evaluation_results import draw_results, has_results, overlaps_with_objects, read_results
 from .layout import side_by_side
 from .pyramid import (
     LEVEL_COLORS,
@@ -29,6 +29,7 @@ __all__ = [
     "draw_masks",
     "draw_proposals",
     "draw_results",
+    "has_results",
     "level_color",
     "level_legend",
     "level_number",

@@ -23,6 +23,11 @@ from .drawing import class_color, draw_boxes, draw_masks
 from .layout import side_by_side
 
 _PROPOSALS = 100  # of an image, the best ones: as many masks as an evaluation keeps
+_KINDS = {
+    "mask_proposals.json": "mask_proposals",
+    "coco_instances_results.json": "bbox",
+    "box_proposals.pkl": "box_proposals",
+}
 
 Results = Sequence[Mapping[str, Any]]  # of an image, in COCO's form
 
@@ -71,6 +76,16 @@ def draw_results(
     return files
 
 
+def has_results(inference_dir: str) -> bool:
+    """Whether a folder holds what :func:`read_results` reads."""
+    return bool(_results_file(inference_dir))
+
+
+def _results_file(inference_dir: str) -> str:
+    paths = (os.path.join(inference_dir, name) for name in _KINDS)
+    return next(filter(os.path.isfile, paths), "")
+
+
 def read_results(
     inference_dir: str, *, threshold: float = 0.5
 ) -> tuple[str, Mapping[int, list[dict[str, Any]]]]:
@@ -89,18 +104,13 @@ def read_results(
     Raises:
         UserError: if the folder has no results.
     """
-    kinds = {
-        "mask_proposals.json": "mask_proposals",
-        "coco_instances_results.json": "bbox",
-        "box_proposals.pkl": "box_proposals",
-    }
-    there = [name for name in kinds if os.path.isfile(os.path.join(inference_dir, name))]
-    if not there:
+    path = _results_file(inference_dir)
+    if not path:
         raise UserError(
-            f"{inference_dir} holds neither {' nor '.join(kinds)}; evaluate the model first, with "
+            f"{inference_dir} holds neither {' nor '.join(_KINDS)}; evaluate the model first, with "
             "train_net.py --eval-only"
         )
-    path, kind = os.path.join(inference_dir, there[0]), kinds[there[0]]
+    kind = _KINDS[os.path.basename(path)]
     found = defaultdict(list)
     if kind == "box_proposals":
         content = read_proposals(path)

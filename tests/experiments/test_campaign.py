@@ -16,6 +16,7 @@ from fpn_d2.experiments import runs as runs_module
 from fpn_d2.experiments.cluster import Work
 from fpn_d2.experiments.report import write_report
 from fpn_d2.experiments.results import collect, results_file, update_results
+from fpn_d2.experiments.tables import Claim
 
 HERE = {"commit": "aaa", "machine": {"cores": 2}, "versions": {"torch": "2"}}
 ELSEWHERE = {"commit": "bbb", "machine": {"cores": 64}, "versions": {"torch": "2"}}
@@ -350,6 +351,18 @@ def test_json_markdown_and_page_are_written(plan, tables, done, tmp_path, monkey
     assert names >= {"table1.json", "table1.md", "table1.html"}
     assert not any("partial" in name for name in names)
     assert "40.0" in Path(path).with_suffix(".md").read_text()
+
+
+def test_runs_without_their_predictions_are_reported_without_examples(
+    plan, tables, done, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(results_module, "write_report", write_report)
+    done("c", 0, 40.0)  # copied from another machine
+    done("d", 0, 30.0)
+    claim = Claim(claim="(c) finds more", metric="AR1k", order=[["c"], ["d"]])
+    table = dataclasses.replace(tables.table("1"), claims=[claim])
+    path = update_results(plan, table, str(tmp_path / "results"))
+    assert "30.0" in Path(path).with_suffix(".md").read_text()
 
 
 def test_an_error_in_the_report_leaves_the_numbers(plan, tables, done, tmp_path, monkeypatch):
