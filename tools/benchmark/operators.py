@@ -41,7 +41,7 @@ def benchmark_pooling(device: str, count: int = 1000, size: tuple[int, int] = SI
     levels = [torch.randn(shape, generator=generator).to(device) for shape in shapes]
     boxes = [Boxes(random_boxes(count, size, generator).to(device))]
     arguments = (7, [1 / 4, 1 / 8, 1 / 16, 1 / 32], 0, "ROIAlignV2")
-    stock, ours = ROIPooler(*arguments), LevelROIPooler(*arguments, backend="gather")
+    stock, ours = ROIPooler(*arguments), LevelROIPooler(*arguments)
     gradient = torch.randn(count, 256, 7, 7, generator=generator).to(device)
     variants = variants_of(device)
     inputs = {"detectron2": (stock, levels, gradient)}
