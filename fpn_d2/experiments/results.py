@@ -144,15 +144,16 @@ def _examples(reproduction: Reproduction, table: Table) -> list[Example]:
     """Draw what the first claim's best rows find and others miss, if these have been evaluated."""
     if table.kind == "timing" or not table.claims:
         return []
-    folders, dataset = {}, ""
+    folders: dict[int, dict[str, str]] = {}  # by seed, whose rows share a start
+    dataset = ""
     for name, row in table.rows_at(reproduction.scale).items():
         for seed, result in reproduction.results(table, row).items():
             dataset = next(iter(result["results"]))
             folder = reproduction.run(row, seed).inference_folder(dataset)
             if has_results(folder):  # a run that was copied from elsewhere may come without
-                folders.setdefault(name, folder)
+                folders.setdefault(seed, {})[name] = folder
     if not folders:
         return []
     check_names([dataset], "DATASETS.TEST")
     pairs = [*itertools.product(*table.claims[0].order[:2])]
-    return find_examples(folders, dataset, pairs, table)
+    return find_examples(max(folders.values(), key=len), dataset, pairs, table)

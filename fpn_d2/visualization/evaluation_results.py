@@ -77,7 +77,7 @@ def draw_results(
 
 
 def has_results(inference_dir: str) -> bool:
-    """Whether a folder holds what :func:`read_results` reads."""
+    """Whether ``<OUTPUT_DIR>/inference/<data set>`` has what :func:`read_results` reads."""
     return bool(_results_file(inference_dir))
 
 

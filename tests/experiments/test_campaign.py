@@ -365,6 +365,27 @@ def test_runs_without_their_predictions_are_reported_without_examples(
     assert "30.0" in Path(path).with_suffix(".md").read_text()
 
 
+def test_examples_compare_rows_of_one_seed(plan, tables, done, tmp_path, monkeypatch):
+    row_folders = []
+    monkeypatch.setattr(
+        results_module, "find_examples", lambda folders, *_: row_folders.append(folders) or []
+    )
+    expected = {}
+    for name, seed in (("c", 0), ("c", 1), ("d", 0), ("d", 1)):
+        done(name, seed, 40.0)
+        run = plan.run(tables.table("1").rows[name], seed)
+        folder = Path(run.inference_folder("shapes_val"))
+        if (name, seed) != ("d", 0):
+            folder.mkdir(parents=True)
+            (folder / "box_proposals.pkl").touch()
+        if seed == 1:
+            expected[name] = str(folder)
+    claim = Claim(claim="(c) finds more", metric="AR1k", order=[["c"], ["d"]])
+    table = dataclasses.replace(tables.table("1"), claims=[claim])
+    update_results(plan, table, str(tmp_path / "results"))
+    assert row_folders == [expected]
+
+
 def test_an_error_in_the_report_leaves_the_numbers(plan, tables, done, tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError
