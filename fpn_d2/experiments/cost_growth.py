@@ -30,6 +30,7 @@ _DRAWS = 400
 _COLORS = {"": PALETTE[4], "baseline_": PALETTE[0]}
 _LINES = {"inference": "-", "training": "--"}
 _UNITS = {"seconds": "seconds", "peak_mib": "MiB"}
+_PANELS = 4  # side by side in the picture
 _LEAST = {"seconds": 0.0, "peak_mib": 4.0}  # less of memory is what an allocator rounds by
 
 COLUMNS = (
@@ -181,40 +182,56 @@ def draw_growth(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None
     """
     groups = dict(_grouped(rows))
     columns = list(dict.fromkeys((axis, row) for axis, row, _ in groups))
-    figure = Figure(figsize=(2.6 * len(columns), 5.2), layout="constrained")
-    grid = figure.subplots(len(_UNITS), len(columns), squeeze=False)
-    for (key, unit), line in zip(_UNITS.items(), grid, strict=True):
-        line[0].set_ylabel(unit)
-        for (axis, row), axes in zip(columns, line, strict=True):
+    width = min(_PANELS, len(columns))
+    blocks = -(-len(columns) // width)
+    figure = Figure(figsize=(2.6 * width, 5.2 * blocks), layout="constrained")
+    grid = figure.subplots(len(_UNITS) * blocks, width, squeeze=False)
+    places = itertools.product(range(0, len(grid), len(_UNITS)), range(width))
+    for (top, left), column in itertools.zip_longest(places, columns):
+        for line, (key, unit) in enumerate(_UNITS.items(), start=top):
+            axes = grid[line, left]
+            if column is None:
+                axes.remove()
+                continue
+            axis, row = column
+            if left == 0:
+                axes.set_ylabel(unit)
             for way, prefix in itertools.product(_LINES, _COLORS):
                 _plot(axes, groups.get((axis, row, way), ()), key, way, prefix)
             axes.set_title(row, fontsize=8)
             axes.set_xlabel(axis)
-            if not any(cost > 0 for curve in axes.lines for cost in curve.get_ydata()):
-                axes.set(xticks=(), yticks=())
-                axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
-                continue  # matplotlib has no logarithms of nothing
-            axes.set_xscale("log")
-            axes.set_yscale("log")
-            for scale, ticks in ((axes.xaxis, (1, 3)), (axes.yaxis, (1, 2, 5))):
-                scale.set_major_locator(LogLocator(subs=ticks))
-                scale.set_major_formatter(StrMethodFormatter("{x:g}"))
-                scale.set_minor_locator(NullLocator())
-            axes.tick_params(labelsize=7)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(color="#dddddd", lw=0.5)
+            _scale(axes)
     handles = [
         Line2D([], [], color=color, linestyle=_LINES[way], label=f"{name}, {way}")
         for way in _LINES
         for name, color in zip(("this package", "detectron2"), _COLORS.values(), strict=True)
     ]
-    columns_of_legend = min(4, len(columns))
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns_of_legend, frameon=False,
-        fontsize=9,
-    )  # fmt: skip
+        handles=handles, loc="outside lower center", ncols=width, frameon=False, fontsize=9
+    )
     with replace_file(path, encoding="utf-8") as file:
         file.write(svg_text(figure, "growth", facecolor="white"))
+
+
+def _scale(axes: Axes) -> None:
+    """Make both axes logarithmic, or say that nothing was measured."""
+    if not any(cost > 0 for curve in axes.lines for cost in curve.get_ydata()):
+        axes.set(xticks=(), yticks=())
+        axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
+        return  # matplotlib has no logarithms of nothing
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    low, high = axes.get_xlim()
+    for scale, ticks in (
+        (axes.xaxis, (1, 3) if high > 10 * low else (1, 2, 5)),
+        (axes.yaxis, (1, 2, 5)),
+    ):
+        scale.set_major_locator(LogLocator(subs=ticks))
+        scale.set_major_formatter(StrMethodFormatter("{x:g}"))
+        scale.set_minor_locator(NullLocator())
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#dddddd", lw=0.5)
 
 
 def _plot(axes: Axes, points: Iterable[dict], key: str, way: str, prefix: str) -> None:
