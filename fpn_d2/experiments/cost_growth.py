@@ -183,17 +183,12 @@ def draw_growth(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None
     groups = dict(_grouped(rows))
     columns = list(dict.fromkeys((axis, row) for axis, row, _ in groups))
     width = min(_PANELS, len(columns))
-    blocks = -(-len(columns) // width)
-    figure = Figure(figsize=(2.6 * width, 5.2 * blocks), layout="constrained")
-    grid = figure.subplots(len(_UNITS) * blocks, width, squeeze=False)
-    places = itertools.product(range(0, len(grid), len(_UNITS)), range(width))
-    for (top, left), column in itertools.zip_longest(places, columns):
-        for line, (key, unit) in enumerate(_UNITS.items(), start=top):
-            axes = grid[line, left]
-            if column is None:
-                axes.remove()
-                continue
-            axis, row = column
+    lines = len(_UNITS) * -(-len(columns) // width)
+    figure = Figure(figsize=(2.6 * width, 2.6 * lines), layout="constrained")
+    for place, (axis, row) in enumerate(columns):
+        block, left = divmod(place, width)
+        for line, (key, unit) in enumerate(_UNITS.items(), start=len(_UNITS) * block):
+            axes = figure.add_subplot(lines, width, line * width + left + 1)
             if left == 0:
                 axes.set_ylabel(unit)
             for way, prefix in itertools.product(_LINES, _COLORS):

@@ -115,7 +115,7 @@ def test_a_training_step_waits_no_more_often_than_detectron2s(row_config, monkey
     for name, (run_step, storage) in both_steps(row_config, row, count, "cpu").items():
         with storage, Waits() as waits[name]:
             run_step()
-        losses[name] = {k: v[0] for k, v in storage.latest().items() if "loss" in k}
+        losses[name] = latest_losses(storage)
     assert losses["ours"] == pytest.approx(losses["detectron2"], rel=1e-3)  # the same step
     assert sum(waits["detectron2"].counts.values()) > 5
     assert waits["ours"].counts <= waits["detectron2"].counts
@@ -130,7 +130,7 @@ def test_on_a_gpu_a_training_step_waits_no_more_often(row_config, monkeypatch, r
     for name, (run_step, storage) in both_steps(row_config, row, count, "cuda").items():
         with storage:
             run_step()  # what is allocated and chosen once
-            losses[name] = {k: v[0] for k, v in storage.latest().items() if "loss" in k}
+            losses[name] = latest_losses(storage)
             torch.cuda.set_sync_debug_mode("warn")
             try:
                 with warnings.catch_warnings(record=True) as caught:
@@ -164,6 +164,10 @@ def both_steps(row_config, row, count, device):
         trainer.iter = trainer.start_iter = trainer.max_iter = 0
         steps[name] = functools.partial(_seeded_step, trainer), EventStorage()
     return steps
+
+
+def latest_losses(storage):
+    return {k: v[0] for k, v in storage.latest().items() if "loss" in k}
 
 
 def _seeded_step(trainer):

@@ -353,15 +353,18 @@ def test_json_markdown_and_page_are_written(plan, tables, done, tmp_path, monkey
     assert "40.0" in Path(path).with_suffix(".md").read_text()
 
 
+def table_with_a_claim(tables):
+    claim = Claim(claim="(c) finds more", metric="AR1k", order=[["c"], ["d"]])
+    return dataclasses.replace(tables.table("1"), claims=[claim])
+
+
 def test_runs_without_their_predictions_are_reported_without_examples(
     plan, tables, done, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(results_module, "write_report", write_report)
     done("c", 0, 40.0)  # copied from another machine
     done("d", 0, 30.0)
-    claim = Claim(claim="(c) finds more", metric="AR1k", order=[["c"], ["d"]])
-    table = dataclasses.replace(tables.table("1"), claims=[claim])
-    path = update_results(plan, table, str(tmp_path / "results"))
+    path = update_results(plan, table_with_a_claim(tables), str(tmp_path / "results"))
     assert "30.0" in Path(path).with_suffix(".md").read_text()
 
 
@@ -380,9 +383,7 @@ def test_examples_compare_rows_of_one_seed(plan, tables, done, tmp_path, monkeyp
             (folder / "box_proposals.pkl").touch()
         if seed == 1:
             expected[name] = str(folder)
-    claim = Claim(claim="(c) finds more", metric="AR1k", order=[["c"], ["d"]])
-    table = dataclasses.replace(tables.table("1"), claims=[claim])
-    update_results(plan, table, str(tmp_path / "results"))
+    update_results(plan, table_with_a_claim(tables), str(tmp_path / "results"))
     assert row_folders == [expected]
 
 
