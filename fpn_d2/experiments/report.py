@@ -401,7 +401,9 @@ def _describe(machine: Mapping[str, Any] | str | None) -> str:
     parts = [str(machine.get("processor") or "unknown processor")]
     parts += [f"{machine['cores']} cores"] if machine.get("cores") else []
     parts += [f"{machine['memory_gib']} GiB"] if machine.get("memory_gib") else []
-    return ", ".join([*parts, " and ".join(map(str, machine.get("gpus") or [])) or "no GPU"])
+    parts += [" and ".join(map(str, machine.get("gpus") or [])) or "no GPU"]
+    parts += [f"TF32 {'on' if machine['tf32'] else 'off'}"] if "tf32" in machine else []
+    return ", ".join(parts)
 
 
 def _pipe_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -193,9 +193,10 @@ class Reproduction:
             ) from error
 
     def seeds(self, row: Row) -> list[int]:
-        """Return the seeds that this row has folders of."""
-        parent = os.path.dirname(self.run(row, 0).folder)
-        names = os.listdir(parent) if os.path.isdir(parent) else []
+        """Return the seeds that this row, or a network of its detector, has folders of."""
+        run = self.run(row, 0)
+        parents = {os.path.dirname(part.folder) for part in (run, *run.networks())}
+        names = {name for parent in parents if os.path.isdir(parent) for name in os.listdir(parent)}
         return sorted(int(m[1]) for m in (re.fullmatch(r"seed_(\d+)", n) for n in names) if m)
 
     def timing_folder(self, row: Row) -> str:

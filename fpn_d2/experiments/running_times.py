@@ -85,11 +85,16 @@ def _detect(detector: Detector, image: dict[str, Any]) -> None:
 
 
 def _build(reproduction: Reproduction, row: Row) -> tuple[Detector, bool, CfgNode]:
-    """Return a row's detector, whether all of its weights are trained, and its config."""
-    runs = reproduction.run(row, 0).networks()
+    """Return a row's detector, whether all of its weights are trained, and its config.
+
+    It has the weights of the first seed that is trained here.
+    """
+    networks = {seed: reproduction.run(row, seed).networks() for seed in reproduction.seeds(row)}
+    trained = [runs for runs in networks.values() if all(os.path.isfile(r.weights) for r in runs)]
+    runs = trained[0] if trained else reproduction.run(row, 0).networks()
     models = [_model(run) for run in runs]
     detector = _two_networks(*models) if len(models) == 2 else models[0].inference
-    return detector, all(os.path.isfile(run.weights) for run in runs), runs[0].load_config()
+    return detector, bool(trained), runs[0].load_config()
 
 
 def _model(run: Run) -> nn.Module:

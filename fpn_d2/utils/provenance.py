@@ -21,8 +21,12 @@ def describe_machine() -> dict[str, Any]:
     """Describe this machine without naming it.
 
     Returns:
-        ``{processor, instructions, cores, memory_gib, gpus}``.
+        ``{processor, instructions, cores, memory_gib, gpus}``, and where there is a GPU ``tf32``,
+        whether float32 convolutions may be computed in it.
     """
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    is_overridden = os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
+    tf32 = {"tf32": torch.backends.cudnn.allow_tf32 and not is_overridden} if gpus else {}
     instructions = {
         "amx_bf16": torch.cpu._is_amx_tile_supported(),
         "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
@@ -34,7 +38,8 @@ def describe_machine() -> dict[str, Any]:
         "instructions": [name for name, there in instructions.items() if there],
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "gpus": gpus,
+        **tf32,
     }
 
 

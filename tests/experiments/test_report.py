@@ -9,7 +9,12 @@ import pytest
 from PIL import Image
 
 from fpn_d2.experiments.figures import Example
-from fpn_d2.experiments.report import benchmark_table, markdown_report, write_report
+from fpn_d2.experiments.report import (
+    _describe,
+    benchmark_table,
+    markdown_report,
+    write_report,
+)
 from fpn_d2.experiments.tables import Claim, Row, Table, load_tables
 
 DASH = "\N{EN DASH}"
@@ -129,6 +134,15 @@ class _Page(HTMLParser):
         attrs = dict(attrs)
         self.ids += [attrs["id"]] if "id" in attrs else []
         self.links += [attrs[key] for key in ("src", "href", "xlink:href") if attrs.get(key)]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [({}, "a cpu, a GPU"), ({"tf32": True}, "a cpu, a GPU, TF32 on"),
+     ({"tf32": False}, "a cpu, a GPU, TF32 off")],
+)  # fmt: skip
+def test_a_gpus_arithmetic_is_told(more, expected):
+    assert _describe({"processor": "a cpu", "gpus": ["a GPU"], **more}) == expected
 
 
 def test_the_page_needs_nothing_else_and_escapes_what_it_is_given(table, results, tmp_path):

@@ -181,6 +181,23 @@ def test_a_row_that_is_not_trained_is_timed_with_random_weights(small_plan, tabl
     assert cfg.DATASETS.TEST == ("tiny_val",)
 
 
+def test_the_first_seed_that_is_trained_is_timed(small_plan, tables):
+    row = tables.table("5").rows["shared"]
+    saved = []
+    for seed in (1, 2):
+        run = small_plan.run(row, seed)
+        torch.manual_seed(seed)
+        saved.append(build_model(run.load_config()))
+        weights_of(saved[-1], run.weights)
+    # a run that was cut has a folder without weights
+    Path(small_plan.run(row, 0).folder).mkdir()
+    detector, trained, _ = running_times._build(small_plan, row)
+    assert trained is True
+    actual, expected, other = (next(model.parameters()) for model in (detector.__self__, *saved))
+    assert torch.equal(actual, expected)
+    assert not torch.equal(actual, other)
+
+
 def test_two_networks_of_which_one_is_trained_are_not(small_plan, tables, separate):
     row = tables.table("5").rows["not_shared"]
     training = small_plan.run(row, 0)

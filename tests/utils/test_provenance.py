@@ -3,6 +3,8 @@
 import json
 import platform
 
+import torch
+
 import fpn_d2
 from fpn_d2.utils import provenance
 
@@ -29,6 +31,19 @@ def test_a_machine_is_described_without_its_name():
     text = json.dumps(provenance.describe_machine())
     assert set(json.loads(text)) == {"processor", "instructions", "cores", "memory_gib", "gpus"}
     assert platform.node() not in text
+
+
+def test_a_gpus_arithmetic_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"GPU {number}")
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    found = provenance.describe_machine()
+    assert (found["gpus"], found["tf32"]) == (["GPU 0", "GPU 1"], True)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert provenance.describe_machine()["tf32"] is False
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert provenance.describe_machine()["tf32"] is False
 
 
 def test_the_versions_are_those_of_the_packages_that_run():

@@ -48,6 +48,7 @@ def describe_benchmark() -> dict[str, Any]:
     machine = describe_machine()
     sizes = [f"{machine['cores']} cores", f"{machine['memory_gib']} GiB"]
     parts = [machine["processor"], *sizes, *machine["instructions"], *machine["gpus"]]
+    parts += ["TF32 on" if machine["tf32"] else "TF32 off"] if "tf32" in machine else []
     versions = describe_versions() | installed_versions("onnx", "onnxruntime", "openvino", "nncf")
     return {
         "threads": torch.get_num_threads(),
