@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Time the gradient of 3 x 3 convolutions' weights: channels-last, and of channels-first copies.
+"""Time 3 x 3 convolutions and the gradient of their weights, by oneDNN and by Winograd's method.
 
 ``python dev/benchmark_convolutions.py`` prints medians; docs/speed.md says what follows.
 """
@@ -23,19 +23,25 @@ SHAPES = (
 
 
 def measure(shape: tuple[int, int, int, int], repeats: int) -> Iterator[float]:
-    """Yield the median seconds of the gradient channels-last, and of copies."""
+    """Yield median seconds: forward channels-last and by Winograd's method, as a trained layer
+    computes it; the gradient channels-last, of channels-first copies, and by Winograd's method."""
     import torch
 
+    from fpn_d2.layers import convolve, gradient_of_weight, transform_kernel
     from fpn_d2.utils.timing import time_in_turn
 
     channels = shape[1]
     last = [torch.randn(s) for s in (shape, shape, (channels, channels, 3, 3))]
     last = [tensor.contiguous(memory_format=torch.channels_last) for tensor in last]
+    of_output, x, weight = last
     how = (None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, [False, True, False])
     gradient = torch.ops.aten.convolution_backward
     ways = {
+        "sum": lambda: torch.nn.functional.conv2d(x, weight, padding=1),
+        "Winograd": lambda: convolve(x, transform_kernel(weight)),
         "channels-last": lambda: gradient(*last, *how),
         "copies": lambda: gradient(*(tensor.contiguous() for tensor in last), *how),
+        "gradient by Winograd": lambda: gradient_of_weight(x, of_output),
     }
     yield from map(statistics.median, time_in_turn(ways, repeats).values())
 
@@ -52,8 +58,12 @@ def main() -> None:
     args = build_parser().parse_args()
     from tabulate import tabulate
 
+    from fpn_d2.utils.devices import keep_freed_memory
+
+    keep_freed_memory()  # as the programs of this package do
     rows = [(" x ".join(map(str, shape)), *measure(shape, args.repeats)) for shape in SHAPES]
-    heads = ["maps", "channels-last, s", "copies, s"]
+    heads = ["maps", "forward, s", "by Winograd, s"]
+    heads += ["gradient channels-last, s", "of copies, s", "by Winograd, s"]
     print(tabulate(rows, heads, "github", floatfmt=".3f"))
     print(f"medians of {args.repeats}, in turn")
 

@@ -4,6 +4,7 @@ batch norm        folded into the convolution before it, frozen or in eval mode
 memory            channels-last, in which CPUs and GPUs convolve faster
 RoIs              pooled by :class:`LevelROIPooler`, in models of Detectron2's own too
 linear layers     convolved on CPUs where PyTorch multiplies matrices slowly
+convolutions      by Winograd on CPUs with AVX2 alone, where they are wide and in float32
 precision         bfloat16 or float16 if asked; the layers that rank boxes stay in float32
 torch.compile     of the backbone if asked, for images of changing size
 OpenVINO          runs the dense parts if asked, in int8, too; see ``openvino_parts``
@@ -43,6 +44,7 @@ from ..modeling import LevelROIPooler
 from ..utils.devices import has_bfloat16
 from ..utils.errors import UserError
 from ..utils.modules import recast
+from .wide_convolutions import convolve_by_winograd
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +161,8 @@ def prepare_model(
             recast(module, LevelROIPooler, backend="auto")
     if engine == "openvino":
         _attach_engine(prepared, precision, calibration, cache)
+    elif dtype is None and not compile:
+        convolve_by_winograd(prepared)
     if dtype is not None:
         _lower(prepared, dtype)
     convolve_linears(prepared)

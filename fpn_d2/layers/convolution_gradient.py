@@ -1,7 +1,8 @@
 """Convolutions whose gradient of the weights is computed channels-first, for CPUs with AVX2 alone.
 
 There oneDNN has fast kernels for channels-last maps, but not for this gradient: on large maps that
-of a 3 x 3 convolution takes two to four times as long as channels-first, copies included.
+of a 3 x 3 convolution takes two to four times as long as channels-first, copies included. Where it
+is wide, the convolution and both of its gradients are computed by Winograd's method instead.
 
 Shape shorthand: B images, C channels in and D out, H x W cells.
 """
@@ -18,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..utils.devices import has_slow_channels_last_gradient
 from ..utils.modules import recast
+from .winograd import convolve, gradient_of_weight, has_winograd, transform_kernel
 
 # Fewer channels or cells gain no more than the copies cost.
 _LEAST_CHANNELS = 64
@@ -32,6 +34,9 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.bias_sizes = None if bias is None else bias.shape
         ctx.how = how
+        ctx.by_winograd = has_winograd(x, weight, *how)
+        if ctx.by_winograd:
+            return convolve(x, transform_kernel(weight), bias)
         return F.conv2d(x, weight, bias, *how)
 
     @staticmethod
@@ -39,6 +44,14 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.how
         for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
+        if ctx.by_winograd and not torch.is_grad_enabled():  # whose own gradient is not written
+            turned = weight.flip(2, 3).transpose(0, 1)
+            return (
+                convolve(gradient, transform_kernel(turned)) if for_x else None,
+                gradient_of_weight(x, gradient) if for_weight else None,
+                gradient.sum((0, 2, 3)) if for_bias else None,
+                *(None, None, None, None),
+            )
 
         def gradients(of: Sequence[Tensor], wanted: list[bool]) -> tuple[Tensor | None, ...]:
             how = (ctx.bias_sizes, stride, padding, dilation, False, (0, 0), groups, wanted)

@@ -9,7 +9,12 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 
 from fpn_d2.engine import Trainer
-from fpn_d2.layers import FastGradientConv2d, convolution_gradient, speed_up_gradients
+from fpn_d2.layers import (
+    FastGradientConv2d,
+    convolution_gradient,
+    speed_up_gradients,
+    winograd,
+)
 from fpn_d2.utils.modules import recast
 
 CHANNELS_LAST = torch.channels_last
@@ -39,9 +44,22 @@ def gradients(monkeypatch):
     return calls
 
 
+@pytest.fixture(params=["sum", "Winograd"])
+def method(request, monkeypatch):
+    """With a stride of 1, both of the methods by which wide convolutions are computed."""
+    monkeypatch.setattr(winograd, "_LEAST_CHANNELS", 1)
+    monkeypatch.setattr(winograd, "gains_by_winograd", lambda: request.param == "Winograd")
+    calls, real = [], convolution_gradient.gradient_of_weight
+    counted = lambda *args: calls.append(1) or real(*args)  # noqa: E731
+    monkeypatch.setattr(convolution_gradient, "gradient_of_weight", counted)
+    return request.param, calls
+
+
 @pytest.mark.parametrize("bias, stride", [(True, 1), (False, 2)])
 @pytest.mark.parametrize("of_input", [True, False])
-def test_it_is_detectron2s_convolution_forward_and_backward(bias, stride, of_input, gradients):
+def test_it_is_detectron2s_convolution_forward_and_backward(
+    bias, stride, of_input, gradients, method
+):
     plain, fast = pair(bias, stride)
     x = images(40)
     gradient = torch.randn(2, 8, 40 // stride, 40 // stride)
@@ -52,12 +70,15 @@ def test_it_is_detectron2s_convolution_forward_and_backward(bias, stride, of_inp
         y.backward(gradient.to(y.dtype))
         found.append([y, *([own.grad] if of_input else []), *(p.grad for p in layer.parameters())])
     assert len(gradients) == 1
+    assert len(method[1]) == (method[0] == "Winograd" and stride == 1)
     for exact, computed in zip(*found, strict=True):
-        torch.testing.assert_close(computed.double(), exact, rtol=1e-4, atol=1e-4)
+        # Winograd's rounding is of the largest sums, not of each value.
+        atol = 1e-5 * exact.abs().max().item() if method[0] == "Winograd" else 1e-4
+        torch.testing.assert_close(computed.double(), exact, rtol=1e-4, atol=atol)
     assert fast.weight.grad.stride() == fast.weight.stride()
 
 
-def test_a_penalty_on_the_gradient_and_a_layer_that_is_used_twice(gradients):
+def test_a_penalty_on_the_gradient_and_a_layer_that_is_used_twice(gradients, method):
     found = []
     x = images(40)
     for layer in pair():

@@ -1,0 +1,100 @@
+"""Winograd's convolution is the sum over the kernel, and so are its gradients."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fpn_d2.layers import (
+    convolve,
+    gradient_of_weight,
+    has_winograd,
+    transform_kernel,
+    winograd,
+)
+
+FORMATS = torch.contiguous_format, torch.channels_last
+SIZES = [(1, 3, 5, 4, 4), (2, 5, 3, 1, 1), (2, 16, 8, 13, 9), (3, 4, 4, 6, 31), (0, 3, 2, 5, 5)]
+HOW = (1, 1), (1, 1), (1, 1), 1
+
+
+def problem(batch, channels, channels_out, height, width, memory_format=FORMATS[1]):
+    """x, weights, bias and the gradient of the output."""
+    torch.manual_seed(0)
+    x = torch.randn(batch, channels, height, width).contiguous(memory_format=memory_format)
+    gradient = torch.randn(batch, channels_out, height, width)
+    weight = torch.randn(channels_out, channels, 3, 3) / (9 * channels) ** 0.5
+    return x, weight, torch.randn(channels_out), gradient.contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("size", SIZES)
+def test_it_is_the_sum_in_double_precision(size, memory_format):
+    x, weight, bias, _ = problem(*size, memory_format)
+    for b in (bias, None):
+        exact = F.conv2d(x.double(), weight.double(), None if b is None else b.double(), padding=1)
+        found = convolve(x, transform_kernel(weight), b)
+        assert found.shape == exact.shape
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(found.double(), exact, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("tiles", [1, 3, 512])
+@pytest.mark.parametrize("size", SIZES)
+def test_strips_of_any_height_are_the_whole(size, tiles, monkeypatch):
+    monkeypatch.setattr(winograd, "_TILES", tiles)
+    x, weight, bias, gradient = problem(*size)
+    exact = weight.double().requires_grad_()
+    F.conv2d(x.double(), exact, padding=1).backward(gradient.double())
+    torch.testing.assert_close(
+        gradient_of_weight(x, gradient).double(), exact.grad, rtol=0, atol=2e-4
+    )
+    expected = F.conv2d(x, weight, bias, padding=1)
+    torch.testing.assert_close(
+        convolve(x, transform_kernel(weight), bias), expected, rtol=0, atol=5e-5
+    )
+
+
+def test_a_kernel_of_a_single_cell_moves_the_map():
+    x = torch.randn(1, 1, 6, 7)
+    for row, column in ((0, 0), (1, 1), (2, 0)):
+        weight = torch.zeros(1, 1, 3, 3)
+        weight[0, 0, row, column] = 1
+        expected = F.pad(x, (1, 1, 1, 1))[..., row : row + 6, column : column + 7]
+        torch.testing.assert_close(
+            convolve(x, transform_kernel(weight)), expected, atol=1e-5, rtol=0
+        )
+
+
+def test_the_transforms_are_an_identity_in_integers():
+    """One dimension: A^T [(G g) * (B^T d)] is the correlation of d and g."""
+    for place in range(6):
+        for cell in range(3):
+            of_input = torch.tensor(winograd._INPUT)[:, place]
+            of_kernel = torch.tensor(winograd._KERNEL_24)[:, cell]
+            found = torch.tensor(winograd._OUTPUT) @ (of_input * of_kernel)
+            expected = [24 * (place == out + cell) for out in range(4)]
+            assert found.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "how", "expected"),
+    [
+        ((1, 256, 40, 40), (256, 256, 3, 3), HOW, True),
+        ((1, 256, 30, 40), (256, 256, 3, 3), HOW, False),
+        ((1, 256, 40, 40), (128, 256, 3, 3), HOW, False),
+        ((1, 256, 40, 40), (256, 256, 1, 1), HOW, False),
+        ((1, 256, 40, 40), (256, 256, 3, 3), ((2, 2), (1, 1), (1, 1), 1), False),
+        ((1, 256, 40, 40), (256, 256, 3, 3), ((1, 1), (0, 0), (1, 1), 1), False),
+        ((1, 256, 40, 40), (256, 256, 3, 3), ((1, 1), (2, 2), (2, 2), 1), False),
+        ((1, 512, 40, 40), (512, 256, 3, 3), ((1, 1), (1, 1), (1, 1), 2), False),
+    ],
+)
+def test_only_wide_3_by_3_convolutions_of_large_maps_have_it(x, weight, how, expected, monkeypatch):
+    x, weight = torch.zeros(x), torch.zeros(weight)
+    monkeypatch.setattr(winograd, "gains_by_winograd", lambda: True)
+    assert has_winograd(x, weight, *how) is expected
+    assert not has_winograd(x.double(), weight.double(), *how)
+    assert not has_winograd(x.bfloat16(), weight.bfloat16(), *how)
+    assert not has_winograd(x.to("meta"), weight.to("meta"), *how)
+    monkeypatch.setattr(winograd, "gains_by_winograd", lambda: False)
+    assert not has_winograd(x, weight, *how)
