@@ -7,6 +7,7 @@ runs it *stops*.
 import dataclasses
 import itertools
 import math
+import re
 import sys
 from collections.abc import Iterator
 from numbers import Integral
@@ -37,6 +38,12 @@ _LARGEST_SHARE = 1.001
 # From so many boxes on it is no chance that all of them make sense as corners.
 _ENOUGH_BOXES = 10
 _MOST_CROWDS = 0.5  # COCO has one crowd in 80 objects
+_MASKS_LOOKED_AT = 1000
+# A polygon's extent covers its box but for rounding; that of an image of half the size covers a
+# quarter of it at most.
+_LEAST_COVERED = 0.25
+# COCO's own files of which Detectron2 knows that they repeat ids.
+_MINIVAL = re.compile(r"instances_(valminus)?minival2014\.json$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +80,7 @@ def annotation_findings(content: Any, path: str = "") -> Iterator[Finding]:
         text = "the file's top level is no object: give it the lists images, annotations, ..."
         yield _of_file(text)
         return
-    yield from _of_conversion(content.get("info"))
+    yield from conversion_findings(content)
     lists: dict[str, Entries] = {}
     for key in ("images", "categories", "annotations"):
         # Files of COCO's test images have no annotations.
@@ -93,16 +100,19 @@ def annotation_findings(content: Any, path: str = "") -> Iterator[Finding]:
         if len({type(number) for number in _by_id(lists[key])}) > 1:
             text = f"the ids of {key} are partly numbers and partly texts"
             yield _of_file(f"{text}: give all of them numbers")
-    yield from _of_annotations(lists, may_repeat="minival" in path)
+    yield from _of_annotations(lists, may_repeat=bool(_MINIVAL.search(path)))
 
 
-def _of_conversion(info: Any) -> Iterator[Finding]:
-    """What was left out when a folder of another layout was converted into this file."""
+def conversion_findings(content: dict[str, Any]) -> Iterator[Finding]:
+    """What was left out when a folder of another layout was converted into this file; an error is
+    of an image, without which an evaluation would not be of the data set."""
+    info = content.get("info")
     told = info.get(FINDINGS) if isinstance(info, dict) else None
     for entry in told if isinstance(told, list) else []:
         match entry:
             case ["error" | "warning" as severity, str(sentence)]:
-                yield Finding(severity, None, None, sentence)
+                stops = (EVALUATION,) if severity == ERROR else ()
+                yield Finding(severity, None, None, sentence, stops)
 
 
 def _of_file(text: str) -> Finding:
@@ -179,7 +189,6 @@ def _of_annotations(lists: dict[str, Entries], may_repeat: bool) -> Iterator[Fin
             ids.add(annotation["id"])
             continue
         doubtful, are_boxes = doubtful + 1, are_boxes and _is_box(annotation.get("bbox"))
-        # Detectron2 knows that COCO's own minival files repeat ids, and lets them.
         faults = list(_id_faults(annotation, set() if may_repeat else ids, of_object=True))
         image_id, number = as_id(annotation.get("image_id")), as_id(annotation.get("id"))
         if image_id not in images:  # Detectron2 leaves it out
@@ -192,6 +201,7 @@ def _of_annotations(lists: dict[str, Entries], may_repeat: bool) -> Iterator[Fin
             name = file_name(images.get(image_id, {}))
             yield Finding(severity, name, shown, f"{which} {text}", stops)
     yield from _of_all(annotations, images)
+    yield from _of_all_polygons(annotations)
     if annotations and are_boxes:
         yield from _of_all_boxes(annotations, sizes, 2 * doubtful > len(annotations))
 
@@ -211,6 +221,28 @@ def _of_all(annotations: list[dict[str, Any]], images: dict) -> Iterator[Finding
         text = f"{crowds} of {len(annotations)} annotations have iscrowd 1, as some exporters give "
         text += "every RLE; training leaves them out, and evaluation does not ask for them: give "
         yield Finding(WARNING, None, None, text + "single objects iscrowd 0")
+
+
+def _of_all_polygons(annotations: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Polygons that are elsewhere than the boxes of their objects; some tell of all."""
+    beside, seen = [], 0
+    for annotation in annotations[:: 1 + len(annotations) // _MASKS_LOOKED_AT]:
+        polygons, box = annotation.get("segmentation"), annotation.get("bbox")
+        if not (polygons and _is_box(box) and _are_plain_polygons(polygons)):
+            continue
+        seen += 1
+        points = np.concatenate(polygons).reshape(-1, 2)
+        corner, sides = np.array(box, dtype=float).reshape(2, 2)
+        common = np.minimum(points.max(axis=0), corner + sides)
+        common -= np.maximum(points.min(axis=0), corner)
+        if common.clip(min=0).prod() < _LEAST_COVERED * sides.prod():
+            beside.append(annotation)
+    if 2 * len(beside) > seen:
+        first = f"the first is of annotation {_short(beside[0].get('id'))}"
+        text = f"{len(beside)} of {seen} masks that were looked at do not lie on their bbox "
+        text += f"({first}), like shares of the image or points of an image of another size: give "
+        text += "x and y of polygons in pixels of the image"
+        yield Finding(WARNING, None, None, text, (MASKS,))
 
 
 def _of_all_boxes(
@@ -342,8 +374,10 @@ def _object_faults(
         text = "has no segmentation, as others have: add one, or train a model of boxes"
         yield WARNING, (MASKS,), text
     points = annotation.get("keypoints")
-    if points and not (isinstance(points, list) and all(map(is_number, points))):
-        yield ERROR, (), "has keypoints that are no list of finite numbers: correct them"
+    is_list = isinstance(points, list) and all(map(is_number, points))
+    if points and not (is_list and len(points) % 3 == 0):
+        text = "has keypoints that are no list of finite numbers, three of each point: correct them"
+        yield ERROR, (), text
 
 
 def has_mask(annotation: dict[str, Any]) -> bool:

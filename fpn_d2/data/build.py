@@ -46,6 +46,8 @@ from .stream import TrainStream
 from .validation import (
     check_annotation_files,
     check_ground_truth,
+    check_keypoints,
+    check_left_out,
     check_polygons,
     check_records,
     check_voc,
@@ -86,7 +88,7 @@ def build_train_loader(cfg: CfgNode) -> Any:
     mapper = build_train_mapper(cfg)
     if isinstance(dataset, list):  # a torch data set may read its images itself
         files = (record["file_name"] for record in dataset if "file_name" in record)
-        mapper = SkippingMapper(mapper, files, cfg.DATALOADER.get("MAX_SKIPPED_SHARE", 0.01))
+        mapper = SkippingMapper(mapper, files, _max_skipped_share(cfg))
         mapper.foresee(*header_faults(dataset, cfg.SEED))
     else:
         mapper = functools.partial(map_record, mapper)
@@ -138,15 +140,19 @@ def load_train_dataset(cfg: CfgNode) -> Any:
         UserError: where the data sets or the settings about them cannot work.
     """
     check_settings(cfg, training=True)
-    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
-    return _load(
+    head = cfg.MODEL.ROI_KEYPOINT_HEAD
+    dataset = _load(
         cfg,
         list(cfg.DATASETS.TRAIN),
         "training",
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=keypoints if cfg.MODEL.KEYPOINT_ON else 0,
+        min_keypoints=head.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
+    if cfg.MODEL.KEYPOINT_ON:
+        records = dataset if isinstance(dataset, list) else ()
+        check_keypoints(cfg.DATASETS.TRAIN, records, head.NUM_KEYPOINTS)
+    return dataset
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
@@ -245,6 +251,8 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     _check_classes(cfg, names)
     if isinstance(dataset, list):
         check_records(names, dataset, *rules)
+        if run == "training":
+            check_left_out(names, len(dataset), _max_skipped_share(cfg))
         if run == "training" and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
             check_polygons(names, dataset)
         for name in names if run == "evaluation" else ():
@@ -253,6 +261,10 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
         if files:
             proposals.check_proposals(names, files, dataset)
     return dataset
+
+
+def _max_skipped_share(cfg: CfgNode) -> float:
+    return cfg.DATALOADER.get("MAX_SKIPPED_SHARE", 0.01)  # a config of Detectron2 alone lacks it
 
 
 def _local(path: str) -> str:

@@ -91,8 +91,21 @@ class AnnotationFile(pycocotools.coco.COCO):
         if not shared.masks:
             for annotation in self.dataset.get("annotations", ()):
                 annotation.pop("segmentation", None)
+        _add_num_keypoints(self.dataset)
         with contextlib.redirect_stdout(None), without_gc():
             self.createIndex()
+
+
+def _add_num_keypoints(content: Any) -> None:
+    """Count the visible keypoints of each object where a file has keypoints and no counts, without
+    which COCO's evaluation of them stops."""
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    annotations = [a for a in annotations or () if isinstance(a, dict)]
+    if any(annotation.get("keypoints") for annotation in annotations):
+        for annotation in annotations:
+            points = annotation.get("keypoints")
+            flags = points[2::3] if isinstance(points, list) else ()
+            annotation.setdefault("num_keypoints", sum(flag in (1, 2) for flag in flags))
 
 
 @contextlib.contextmanager

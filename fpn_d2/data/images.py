@@ -188,15 +188,17 @@ def read_as_here(path: str | os.PathLike) -> str:
     return _PixelsHandler.PREFIX + os.fspath(path)
 
 
-def read_sound_image(record: dict[str, Any], image_format: str) -> np.ndarray:
-    """Read an image of a data set, given in Detectron2's format, as (H, W, C) uint8.
+def read_sound_image(record: dict[str, Any], folder: str = "") -> np.ndarray:
+    """Read an image of a data set, given in Detectron2's format, as (H, W, 3) uint8, RGB; its
+    ``file_name`` begins in ``folder``.
 
     Raises:
         UserError: where it cannot be read, or has another size.
     """
+    record = {**record, "file_name": os.path.join(folder, record["file_name"])}
 
     def read(record: dict[str, Any]) -> np.ndarray:
-        image = read_image(record["file_name"], image_format)
+        image = read_image(record["file_name"])
         detection_utils.check_image_size(record, image)
         return image
 

@@ -36,6 +36,7 @@ from .annotation_file import (
     Finding,
     annotation_findings,
     as_id,
+    conversion_findings,
     file_name,
     has_mask,
     image_size,
@@ -184,6 +185,8 @@ class _Judgement:
     has_objects: bool = False  # to train a model of boxes on
     has_masked_objects: bool = False  # to train a model of masks on
     lacks_masks: bool = False  # though it has objects
+    # What is wrong with each image that was left out when the file was made of a folder.
+    left_out: list[str] = dataclasses.field(default_factory=list)
 
 
 def judged_file(name: str) -> _Judgement | None:
@@ -245,6 +248,7 @@ def _judge(path: str, mtime: int, size: int) -> _Judgement:
         has_objects=bool(seen),
         has_masked_objects=not all(map(_is_left_out, seen)),
         lacks_masks=bool(objects) and not any(map(has_mask, objects)),
+        left_out=[f.sentence for f in conversion_findings(content) if f.severity == ERROR],
     )
 
 
@@ -392,6 +396,58 @@ def check_polygons(names: Sequence[str], records: Sequence[dict[str, Any]]) -> N
                 raise UserError(
                     f"data set {', '.join(names)}, image {record['file_name']}: it has an RLE, and "
                     "INPUT.MASK_FORMAT is polygon: set it to bitmask, which takes both"
+                )
+
+
+def check_left_out(names: Sequence[str], images: int, max_share: float) -> None:
+    """Refuse to train where too many images were left out when folders were converted.
+
+    Args:
+        names: the data sets.
+        images: the number of their images that are there.
+        max_share: the share of all that may be left out, from 0 to 1; one may be in any case.
+
+    Raises:
+        UserError: naming the first.
+    """
+    left_out = [s for name in names if (file := judged_file(name)) for s in file.left_out]
+    images += len(left_out)
+    if len(left_out) > max(1, max_share * images):
+        raise UserError(
+            f"{len(left_out)} of the {images} training images cannot be used, and "
+            f"DATALOADER.MAX_SKIPPED_SHARE is {max_share}: {left_out[0]} (tools/check_dataset.py "
+            "lists all)"
+        )
+
+
+def check_keypoints(names: Sequence[str], records: Sequence[dict[str, Any]], points: int) -> None:
+    """Refuse data sets that a model of keypoints cannot be trained on.
+
+    Args:
+        names: the data sets.
+        records: their images in Detectron2's format.
+        points: the number of the model's keypoints.
+
+    Raises:
+        UserError: naming the data set, and the image where one object is at fault.
+    """
+    for name in names:
+        metadata = MetadataCatalog.get(name)
+        if not (hasattr(metadata, "keypoint_names") and hasattr(metadata, "keypoint_flip_map")):
+            raise UserError(
+                f"data set {name} does not name its keypoints, and MODEL.KEYPOINT_ON needs that: "
+                f"add MetadataCatalog.get({name!r}).set(keypoint_names=[...], "
+                "keypoint_flip_map=[(left, right), ...])"
+            )
+    for record in records:
+        for annotation in record.get("annotations", ()):
+            given = annotation.get("keypoints")
+            found = 0 if given is None else np.size(given)
+            if found not in (0, 3 * points) and not annotation.get("iscrowd", 0):
+                raise UserError(
+                    f"data set {', '.join(names)}, image {record.get('file_name')}: it has an "
+                    f"object with {found} numbers as keypoints, and {points} points "
+                    f"(MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS) have {3 * points}: correct one"
                 )
 
 

@@ -9,15 +9,20 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import coco_evaluation as detectron2_evaluation
 from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals
+from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
 from ..data.coco_json import AnnotationFile, shared_reading
+from ..data.datasets.folders import make_ready
 from ..utils.errors import UserError
 from ..utils.files import write_json
+from ..utils.modules import overridden
 from ..utils.progress import working
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -76,12 +81,30 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
         return names
 
     def _eval_box_proposals(self, predictions: list[dict[str, Any]]) -> None:
-        """See :meth:`COCOEvaluator._eval_box_proposals`; adds AR@10, AR@30 and AR@300."""
-        super()._eval_box_proposals(predictions)
+        """See :meth:`COCOEvaluator._eval_box_proposals`; adds AR@10, AR@30 and AR@300, and counts
+        the objects of images without proposals as missed."""
+        with overridden(detectron2_evaluation, _evaluate_box_proposals=_recall):
+            super()._eval_box_proposals(predictions)
         if "box_proposals" in self._results:  # not for images without annotations
             for limit in (10, 30, 300):
-                recall = _evaluate_box_proposals(predictions, self._coco_api, limit=limit)
+                recall = _recall(predictions, self._coco_api, limit=limit)
                 self._results["box_proposals"][f"AR@{limit}"] = recall["ar"].item() * 100
+
+
+def _recall(predictions: list[dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Detectron2's recall with its arguments. It does not count the objects of an image without
+    proposals, so such an image gets one, which lies on nothing."""
+    counted = []
+    for prediction in predictions:
+        proposals = prediction["proposals"]
+        if not len(proposals):
+            proposals = Instances(
+                proposals.image_size,
+                proposal_boxes=Boxes(torch.zeros(1, 4)),
+                objectness_logits=torch.full((1,), -math.inf),
+            )
+        counted.append({**prediction, "proposals": proposals})
+    return _evaluate_box_proposals(counted, *args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -115,10 +138,12 @@ def load_ground_truth(dataset: str) -> tuple[COCO, str]:
     """Load the annotations of a registered data set, and name the folder of its images.
 
     Raises:
-        UserError: where the annotation file does not exist.
+        UserError: where the annotation file does not exist, or cannot be made of its folder.
     """
     metadata = MetadataCatalog.get(dataset)
     json_file = metadata.get("json_file", "")
+    if not os.path.isfile(json_file):
+        make_ready(dataset)
     if not os.path.isfile(json_file):
         raise UserError(
             f"data set {dataset} has no annotations here; set DETECTRON2_DATASETS to the folder "
@@ -131,9 +156,5 @@ def load_ground_truth(dataset: str) -> tuple[COCO, str]:
 def quiet_pycocotools() -> Iterator[None]:
     """Keep pycocotools from printing, and Detectron2's faster version of it from logging."""
     logger = logging.getLogger("detectron2.evaluation.fast_eval_api")
-    was_disabled, logger.disabled = logger.disabled, True
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.disabled = was_disabled
+    with overridden(logger, disabled=True), contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -296,9 +296,8 @@ def _draw_worst(
     for worst in told("drawing", analysis.worst_images(thresholds, number)):
         index = worst.pop("index")
         image = analysis.images[index]
-        path = os.path.join(analysis.image_root, image["file_name"])
         try:
-            pixels = read_sound_image({**image, "file_name": path}, "RGB")
+            pixels = read_sound_image(image, analysis.image_root)
         except UserError as error:
             faults.append(str(error))
             continue

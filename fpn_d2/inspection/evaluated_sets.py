@@ -88,7 +88,7 @@ def _read_detections(path: str, truth: COCO) -> list[dict[str, Any]]:
             values = [float(value) for value in (fields["score"], *fields["bbox"])]
             ids = {"image": fields["image_id"], "category": fields["category_id"]}
             sound = len(values) == 5 and all(map(math.isfinite, values))
-            sound = sound and all(isinstance(id, (int, str)) for id in ids.values())
+            sound = sound and all(isinstance(id, (int, float, str)) for id in ids.values())
         except (KeyError, TypeError, ValueError):
             sound = False
         if not sound:

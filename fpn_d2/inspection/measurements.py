@@ -3,6 +3,7 @@
 Shape shorthand: R objects, L levels of anchors.
 """
 
+import collections
 import dataclasses
 import os
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.modeling.matcher import Matcher
@@ -62,7 +62,7 @@ class AnchorSetup:
                 "config of an RPN, a Faster R-CNN or a RetinaNet"
             )
         with torch.device("meta"):
-            backbone = build_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
+            backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
         sizes = sizes if isinstance(sizes[0], (list, tuple)) else [sizes]
@@ -184,7 +184,10 @@ class Inspection:
     def by_class(self) -> dict[str, int]:
         """Count objects by class, in the file's order."""
         counts = np.bincount(self.objects.classes, minlength=len(self.objects.class_names))
-        return dict(zip(self.objects.class_names, counts.tolist(), strict=True))
+        found: collections.Counter[str] = collections.Counter()
+        for name, count in zip(self.objects.class_names, counts.tolist(), strict=True):
+            found[name] += count  # several classes may have one name
+        return dict(found)
 
     def by_anchor_level(self) -> dict[str, dict[str, Any]]:
         """List sizes and matches, and count the objects whose best anchor is there, by feature."""

@@ -48,7 +48,7 @@ def draw_samples(
     for image in told("drawing samples", sorted(chosen.tolist())):
         name = objects.file_names[image]
         try:
-            pixels = read_sound_image(_record(inspection, image), "RGB")
+            pixels = read_sound_image(_record(inspection, image))
         except UserError as error:
             faults.append(str(error))
             continue

@@ -1,4 +1,4 @@
-"""Small COCO-format data sets, and catalogs that forget what a test registered."""
+"""Small COCO-format data sets."""
 
 import json
 from pathlib import Path
@@ -8,21 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from fpn_d2 import add_fpn_config
 
 WIDTH, HEIGHT = 40, 32
-
-
-@pytest.fixture(autouse=True)
-def _clean_catalogs():
-    before = [set(catalog.keys()) for catalog in (DatasetCatalog, MetadataCatalog)]
-    yield
-    for catalog, names in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
-        for name in set(catalog.keys()) - names:
-            catalog.pop(name)
 
 
 def coco_content(images: int = 4) -> dict[str, Any]:

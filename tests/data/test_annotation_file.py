@@ -159,6 +159,9 @@ CASES = {
     "a box of two classes": (again(category_id=1), *NONE),
     "a box in two images": (again(image_id=1), *NONE),
     "keypoints": (change("annotations", 1, keypoints=[1, 2, 2]), *NONE),
+    "keypoints of half a point": (
+        change("annotations", 1, keypoints=[1, 2, 2, 3]), [ERROR], "has keypoints .* three of each",
+    ),
     "keypoints of text": (change("annotations", 1, keypoints="abc"), [ERROR], "has keypoints"),
     # masks
     "polygons": (mask(SQUARE * 2), *NONE),
@@ -274,9 +277,38 @@ def test_areas_that_show_in_the_whole_file_that_they_are_none(area, told):
 def test_minival_may_repeat_ids_as_detectron2_has_it(coco):
     content = coco.content()
     content["annotations"][1]["id"] = 1
-    assert [*annotation_findings(content, "instances_minival2014.json")] == []
-    (finding,) = annotation_findings(content, "instances_val2014.json")
-    assert (finding.severity, finding.stops) == (ERROR, ("training", "evaluation"))
+    for path in ("instances_minival2014.json", "coco/instances_valminusminival2014.json"):
+        assert [*annotation_findings(content, path)] == []
+    for path in ("instances_val2014.json", "minival/instances_val.json", "instances_minival.json"):
+        (finding,) = annotation_findings(content, path)
+        assert (finding.severity, finding.stops) == (ERROR, ("training", "evaluation"))
+
+
+# Of an object of 100 x 50 pixels at (40, 20) in an image of 400 x 320.
+CORNERS = np.array([[40, 20], [140, 20], [140, 70], [40, 70]])
+POLYGONS = {
+    "its corners": (CORNERS, False),
+    "a part of it": (CORNERS * 0.6 + [16, 8], False),  # 60 x 30 of 100 x 50
+    "shares of the image": (CORNERS / [400, 320], True),
+    "of an image of half the size": (CORNERS / 2, True),  # 70 - 40 by 35 - 20: 9 % of the box
+    "y and x": (CORNERS[:, ::-1], True),  # 70 - 40 by 70 - 40: 18 % of the box
+}
+
+
+@pytest.mark.parametrize("case", POLYGONS)
+def test_polygons_that_show_in_the_whole_file_that_they_are_none(case):
+    points, told = POLYGONS[case]
+    content = of_ten((40, 20, 100, 50))
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = [points.ravel().tolist()]
+    for right, of_most in ((0, told), (4, told), (5, False)):  # of ten
+        for annotation in content["annotations"][:right]:
+            annotation["segmentation"] = [CORNERS.ravel().tolist()]
+        found = [f for f in annotation_findings(content) if "polygons" in f.sentence]
+        assert [(f.severity, f.stops) for f in found] == [(WARNING, ("masks",))] * of_most
+        for finding in found:
+            assert f"{10 - right} of 10 masks" in finding.sentence
+            assert f"annotation {right + 1})" in finding.sentence
 
 
 def test_a_finding_names_image_and_annotation(coco):

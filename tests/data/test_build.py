@@ -367,6 +367,47 @@ def test_keypoints_that_no_image_has(cfg, zoo):
         build_train_loader(cfg)
 
 
+@pytest.fixture
+def pointed(cfg, zoo, coco):
+    """``pointed(numbers, **metadata)``: a config of one keypoint, and an object with these numbers
+    of it in every image of zoo_train, which has this metadata."""
+
+    def write(numbers, **metadata):
+        content = coco.content()
+        for annotation in content["annotations"]:
+            annotation.update(keypoints=numbers, num_keypoints=1)
+        zoo(content)
+        MetadataCatalog.get("zoo_train").set(**metadata)
+        cfg.MODEL.KEYPOINT_ON, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = True, 1
+        cfg.DATASETS.TEST = ()
+        return cfg
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "numbers, metadata, words",
+    [
+        ([5, 6, 2], {}, r"zoo_train does not name its keypoints.*\('zoo_train'\)\.set\(keypoint_n"),
+        ([5, 6, 2], {"keypoint_names": ["nose"]}, "zoo_train does not name its keypoints"),
+        (
+            [5, 6, 2, 7],
+            {"keypoint_names": ["nose"], "keypoint_flip_map": []},
+            r"0\.png: it has an object with 4 numbers as keypoints, and 1 points .* have 3",
+        ),
+    ],
+)
+def test_keypoints_that_cannot_be_trained_on(pointed, numbers, metadata, words):
+    with pytest.raises(UserError, match=words):
+        build_train_loader(pointed(numbers, **metadata))
+
+
+def test_keypoints_of_ones_own(pointed):
+    cfg = pointed([5, 6, 2], keypoint_names=["nose"], keypoint_flip_map=[])
+    (image, *_) = next(iter(build_train_loader(cfg)))
+    assert image["instances"].gt_keypoints.tensor.shape == (1, 1, 3)
+
+
 # The batch and the classes.
 
 

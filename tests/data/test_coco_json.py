@@ -55,6 +55,15 @@ def test_nan_is_parsed_and_garbage_is_collected_again():
     assert gc.isenabled()
 
 
+def test_visible_keypoints_are_counted_where_a_file_does_not(tmp_path, coco):
+    content = coco.content()
+    first, second, _ = content["annotations"]
+    first["keypoints"] = [1, 2, 2, 3, 4, 1, 0, 0, 0]
+    second.update(keypoints=[1, 2, 2], num_keypoints=7)
+    truth = AnnotationFile(str(coco.write(tmp_path, "zoo", "train", content)))
+    assert [truth.anns[i]["num_keypoints"] for i in (1, 2, 3)] == [2, 7, 0]
+
+
 def test_the_index_is_pycocotools(tmp_path, coco, capsys):
     path = str(coco.write(tmp_path, "zoo", "train", coco.masked()))
     ours, theirs = AnnotationFile(path), COCO(path)

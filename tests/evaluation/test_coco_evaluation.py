@@ -1,6 +1,7 @@
 """results.json has the recall worked out by hand, and null for a metric without a value."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.evaluation import ResultsWritingCOCOEvaluator
+from fpn_d2.data.datasets import register_folders
+from fpn_d2.evaluation import ResultsWritingCOCOEvaluator, load_ground_truth
 
 # Two objects of 40 x 40 pixels: "medium", since 32^2 < 1600 < 96^2.
 OBJECTS = [[10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 100.0, 100.0]]
@@ -35,9 +38,7 @@ def evaluator(tmp_path):
     path.write_text(json.dumps(content))
     register_coco_instances("two_objects", {}, str(path), str(tmp_path))
     DatasetCatalog.get("two_objects")
-    yield ResultsWritingCOCOEvaluator("two_objects", output_dir=str(tmp_path / "out"))
-    DatasetCatalog.remove("two_objects")
-    MetadataCatalog.remove("two_objects")
+    return ResultsWritingCOCOEvaluator("two_objects", output_dir=str(tmp_path / "out"))
 
 
 @pytest.fixture
@@ -84,6 +85,31 @@ def test_recall_is_averaged_over_ious_from_half_to_095(evaluate):
     assert written["box_proposals"]["AR@10"] == pytest.approx(100 * 6 / 10 / 2)
 
 
+def test_objects_of_images_without_proposals_are_missed(tmp_path):
+    thing = {"category_id": 1, "iscrowd": 0, "area": 1600, "bbox": [10, 10, 40, 40]}
+    objects = [{**thing, "id": i, "image_id": i} for i in (1, 2)]
+    content = {
+        "info": {},
+        "images": [{"id": i, "file_name": "a.png", "width": 200, "height": 200} for i in (1, 2)],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": objects,
+    }
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    register_coco_instances("two_images", {}, str(path), str(tmp_path))
+    DatasetCatalog.get("two_images")
+    evaluator = ResultsWritingCOCOEvaluator("two_images", output_dir=str(tmp_path))
+    evaluator.reset()
+    perfect = proposals({1: OBJECTS[0]})
+    for image, found in ((1, perfect), (2, perfect[:0])):
+        evaluator.process([{"image_id": image}], [{"proposals": found}])
+    recall = evaluator.evaluate()["box_proposals"]
+    names = ("AR@10", "AR@100", "AR@1000", "ARm@100")
+    assert [recall[name] for name in names] == pytest.approx([50] * 4)
+    saved = pickle.loads((tmp_path / "box_proposals.pkl").read_bytes())
+    assert [len(boxes) for boxes in saved["boxes"]] == [1, 0]
+
+
 def test_sizes_without_objects_are_null(evaluate):
     results, written = evaluate("proposals", proposals({1: OBJECTS[0]}))
     recall = written["box_proposals"]
@@ -120,9 +146,7 @@ def mine():
     records = [{**record, "annotations": [annotation]}]
     DatasetCatalog.register("mine", lambda: records)
     MetadataCatalog.get("mine").thing_classes = ["thing"]
-    yield records
-    DatasetCatalog.remove("mine")
-    MetadataCatalog.remove("mine")
+    return records
 
 
 def ap_of(box, folder):
@@ -155,3 +179,15 @@ def test_a_data_set_without_names_of_classes(mine, tmp_path):
     del MetadataCatalog.get("mine").thing_classes
     with pytest.raises(UserError, match=r"data set mine has no names of classes.*thing_classes"):
         ResultsWritingCOCOEvaluator("mine", output_dir=str(tmp_path))
+
+
+def test_the_truth_of_a_folder_is_made_where_its_cache_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    zoo = tmp_path / "data" / "zoo"
+    zoo.mkdir(parents=True)
+    (zoo / "data.yaml").write_text("train: .\nnames: [cat]\n")
+    (zoo / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    Image.new("RGB", (40, 20)).save(zoo / "a.png")
+    register_folders(str(tmp_path / "data"))
+    truth, folder = load_ground_truth("zoo_train")
+    assert (folder, truth.anns[1]["bbox"]) == (str(zoo), [10, 5, 20, 10])

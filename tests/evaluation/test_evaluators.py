@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_pascal_voc
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
@@ -44,9 +44,7 @@ def voc(tmp_path):
         Image.fromarray(np.zeros((110, 120, 3), np.uint8)).save(folder / f"JPEGImages/{image}.jpg")
     register_pascal_voc("toy_voc", str(folder), "test", 2007, ("cat", "dog"))
     MetadataCatalog.get("toy_voc").evaluator_type = "pascal_voc"
-    yield folder
-    DatasetCatalog.remove("toy_voc")
-    MetadataCatalog.remove("toy_voc")
+    return folder
 
 
 @pytest.fixture

@@ -73,7 +73,6 @@ def evaluator(tmp_path):
 
     yield make
     for name in made:
-        MetadataCatalog.remove(name)
         assert name not in DatasetCatalog
 
 
@@ -311,7 +310,6 @@ def test_masks_of_another_size_than_the_image_are_not_just_missed(evaluator):
 def test_a_data_set_in_another_format_is_refused():
     with pytest.raises(UserError, match="nothing_at_all, which has no COCO annotation file"):
         MaskRecallEvaluator("nothing_at_all")
-    MetadataCatalog.remove("nothing_at_all")
 
 
 def test_masks_are_not_kept(evaluator):

@@ -66,6 +66,17 @@ def test_sizes_levels_and_reach_by_arithmetic(tmp_path, inspect):
     assert found.reached_by_suggestion.mean() == numbers["suggestion"]["reach"]
 
 
+def test_objects_are_counted_where_classes_share_a_name(tmp_path, inspect):
+    path = Path(write_squares(tmp_path, [224, 112, 100]))
+    content = json.loads(path.read_text())
+    content["categories"] = [
+        {"id": i, "name": name} for i, name in ((7, "cat"), (8, "cat"), (9, "a"))
+    ]
+    content["annotations"][2]["category_id"] = 8
+    path.write_text(json.dumps(content))
+    assert inspect(str(path)).by_class() == {"cat": 3, "a": 0}
+
+
 def test_boxes_are_measured_in_the_network_input(tmp_path, inspect):
     found = inspect(write_squares(tmp_path, [112]), "INPUT.MIN_SIZE_TEST", 320)
     assert found.sides.tolist() == [56]

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 
 import analyze_results
 import pytest
@@ -35,9 +34,8 @@ def run(tmp_path, tiny_opts, repo, truth):
 
 
 @pytest.fixture
-def analyze(run_tool, monkeypatch):
+def analyze(run_tool):
     """``analyze(*words)``: run the tool; its exit code, stdout and stderr."""
-    monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
     return lambda *words: run_tool(analyze_results, *words)
 
 
@@ -127,6 +125,15 @@ def test_results_that_cannot_be_analysed(analyze, run, content, message):
     assert (code, out, error.count("\n")) == (2, "", 1)
     assert message in error
     assert not (run / "analysis.json").exists()
+
+
+def test_ids_may_be_floats(analyze, run):
+    found = json.loads((run / RESULTS).read_text())
+    for detection in found:
+        detection["image_id"] = float(detection["image_id"])
+    (run / RESULTS).write_text(json.dumps(found))
+    code, _, error = analyze(run, "--num-images", 0)
+    assert code == 0, error
 
 
 def test_folders_that_are_no_runs(analyze, run, tmp_path):

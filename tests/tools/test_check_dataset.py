@@ -1,5 +1,6 @@
 """tools/check_dataset.py, as a user calls it: its report and its exit code."""
 
+import functools
 import json
 import os
 import shutil
@@ -19,14 +20,9 @@ def data(tiny_root, tmp_path):
 
 
 @pytest.fixture
-def check(run_tool, monkeypatch):
+def check(run_tool):
     """``check(*words)``: the tool in this process; returns its exit code, stdout and stderr."""
-
-    def call(*words):
-        monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
-        return run_tool(check_dataset, *words)
-
-    return call
+    return functools.partial(run_tool, check_dataset)
 
 
 def annotation_file(data):

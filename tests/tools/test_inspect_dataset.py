@@ -1,15 +1,12 @@
 """tools/inspect_dataset.py, as a user calls it."""
 
-import sys
-
 import inspect_dataset
 import pytest
 
 
 @pytest.fixture
-def inspect(run_tool, monkeypatch):
+def inspect(run_tool):
     """``inspect(*words)``: run the tool; its exit code, stdout and stderr."""
-    monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
     return lambda *words: run_tool(inspect_dataset, *words)
 
 

@@ -5,33 +5,25 @@ whenever a file that it was made of has changed. The user's folder is only read.
 replaced as a whole, so any number of processes may do so at once.
 """
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import hashlib
 import importlib
-import itertools
 import json
 import logging
 import os
 from collections.abc import Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from ...utils.errors import UserError
 from ...utils.files import cache_folder, remove_partial_files, replace_file
-
-if TYPE_CHECKING:
-    from .converted_split import Source, Split
+from .converted_split import Source, Split, holds, is_xml
 
 logger = logging.getLogger(__name__)
 
 _READERS = {"YOLO": "yolo", "Pascal VOC": "voc", "Roboflow's COCO": "roboflow"}
-# So many entries of a folder tell whether it holds XML files; there may be a hundred thousand.
-_LOOKED_AT = 1000
 # Raise it when the same files are converted to something else.
-_VERSION = 1
+_VERSION = 2
 # The key of ``info`` under which an annotation file holds what its conversion found.
 FINDINGS = "conversion_findings"
 _NOTES, _NOTES_WITHIN = '"notes": ', 4096  # letters from the file's beginning
@@ -66,12 +58,8 @@ def _candidates(folder: str) -> list[str]:
 
 def _holds_xml(folder: str) -> bool:
     """Whether XML files are in a folder or in its ``Annotations``."""
-    for place in ("", "Annotations", "annotations"):
-        with contextlib.suppress(OSError), os.scandir(os.path.join(folder, place)) as entries:
-            some = itertools.islice(entries, _LOOKED_AT)
-            if any(entry.name.lower().endswith(".xml") for entry in some):
-                return True
-    return False
+    places = ("", "Annotations", "annotations")
+    return any(holds(os.path.join(folder, place), is_xml) for place in places)
 
 
 def _reader(layout: str) -> ModuleType:
@@ -144,6 +132,9 @@ def _convert(folder: str, split: str) -> None:
         return
     logger.info("Converting %s into %s", folder, os.path.dirname(target))
     classes, splits = source.read()
+    for found in splits.values():
+        if not found.images:  # what is left out is why
+            found.faults += [text for severity, text in found.findings if severity == "error"]
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         remove_partial_files(os.path.dirname(target))
@@ -175,7 +166,7 @@ def _fingerprint(source: Source) -> str:
         try:
             stat = os.stat(path)
             state = stat.st_size, stat.st_mtime_ns
-        except OSError:  # such as a label file, which an image need not have
+        except (OSError, ValueError):  # such as a label file, which an image need not have
             state = None
         digest.update(f"{path!r} {state}\n".encode())
     return digest.hexdigest()

@@ -12,7 +12,7 @@ import itertools
 import math
 import os
 import reprlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, ParseError
 
@@ -20,7 +20,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
 from ...utils.progress import told
-from .converted_split import Source, Split, is_image, some
+from .converted_split import Source, Split, all_files, holds, is_image, is_xml, some
 
 # The folders of XML files and of images, relative to that of a split or of all.
 _PLACES = (
@@ -31,9 +31,11 @@ _PLACES = (
     ("annotations", "JPEGImages"),
     ("", ""),
 )
+# An encoding that Python does not know is a LookupError.
+_NO_XML = (OSError, ValueError, ParseError, DefusedXmlException, LookupError, RecursionError)
+# What annotation programs write of an object that is not.
+_NOT_DIFFICULT = ("", "0", "false", "no", "none", "unspecified")
 _PARTS = frozenset(itertools.chain(*_PLACES, ("ImageSets", "labels")))
-# So many entries of a folder tell what it holds; there may be a hundred thousand.
-_LOOKED_AT = 1000
 
 
 def split_names(folder: str) -> list[str]:
@@ -70,21 +72,9 @@ def _split_places(folder: str) -> dict[str, _Place]:
 def _find_place(folder: str) -> _Place | None:
     for xml, images in _PLACES:
         place = _Place(os.path.join(folder, xml), os.path.join(folder, images))
-        if _holds(place.xml_folder, _is_xml) and _holds(place.image_folder, is_image):
+        if holds(place.xml_folder, is_xml) and holds(place.image_folder, is_image):
             return place
     return None
-
-
-def _is_xml(path: str) -> bool:
-    return path.lower().endswith(".xml")
-
-
-def _holds(folder: str, kind: Callable[[str], bool]) -> bool:
-    try:
-        with os.scandir(folder) as entries:
-            return any(kind(entry.name) for entry in itertools.islice(entries, _LOOKED_AT))
-    except OSError:
-        return False
 
 
 def _names(folder: str) -> list[str]:
@@ -100,8 +90,9 @@ def open_source(folder: str) -> Source:
     places = _split_places(folder)
     files = [place.images_list for place in places.values() if place.images_list]
     for parent in dict.fromkeys(itertools.chain(*(place[:2] for place in places.values()))):
-        names = (name for name in _names(parent) if _is_xml(name) or is_image(name))
+        names = (name for name in _names(parent) if is_xml(name) or is_image(name))
         files += [os.path.join(parent, name) for name in names]
+    files += itertools.chain(*map(_unread, places.values()))
 
     def read() -> tuple[list[str], dict[str, Split]]:
         splits = {name: _read_split(folder, name, place) for name, place in places.items()}
@@ -120,13 +111,18 @@ def _read_split(folder: str, name: str, place: _Place) -> Split:
     split, strays = Split(), []
     images = filter(is_image, _names(place.image_folder))
     images = {os.path.splitext(image)[0]: image for image in images}
-    files = [os.path.join(place.xml_folder, n) for n in _names(place.xml_folder) if _is_xml(n)]
+    files = [os.path.join(place.xml_folder, n) for n in _names(place.xml_folder) if is_xml(n)]
     if place.images_list:
         known = set(files)
         files = []
         for line, file in _listed(place):
             if file in known:
                 files.append(file)
+            elif os.path.isfile(file):
+                split.faults.append(
+                    f"{place.images_list} line {line} names {file}, which is not itself in "
+                    f"{place.xml_folder}: move it and its image up, and correct the line"
+                )
             else:
                 split.faults.append(
                     f"{place.images_list} line {line} names an image whose annotations, {file}, "
@@ -135,12 +131,14 @@ def _read_split(folder: str, name: str, place: _Place) -> Split:
     for file in told(f"reading {name}", files):
         try:
             root = parse(file).getroot()
-        except (OSError, ValueError, ParseError, DefusedXmlException, RecursionError) as error:
+        except _NO_XML as error:
             reason = " ".join(str(error).split())
             split.faults.append(f"{file} is no readable XML ({reason}): write it again")
             continue
         stem = os.path.splitext(os.path.basename(file))[0]
-        image = images.pop(stem, None) or _named_image(root, place.image_folder)
+        of_stem, named = images.pop(stem, None), _named_image(root, place.image_folder)
+        # Where a.jpg and a.png are there, a.xml says which it is of.
+        image = named if named and os.path.splitext(named)[0] == stem else of_stem or named
         if image is None:
             strays.append(file)
         else:
@@ -148,9 +146,17 @@ def _read_split(folder: str, name: str, place: _Place) -> Split:
             split.faults += _read_file(split, file, root, os.path.relpath(path, folder))
     if not files and not split.faults:
         split.faults.append(f"{place.images_list} names no image: list some, or delete the file")
-    if strays:
+    if place.images_list:  # each is of an image that was asked for
+        for file in strays:
+            text = f"{file} is left out, as its image is not in {place.image_folder}: put it there"
+            split.findings.append(("error", text))
+    elif strays:
         text = f"annotations without an image are left out {some(strays)}: add the images"
         split.findings.append(("warning", text))
+    unread = _unread(place)
+    if unread:
+        text = f"annotations in folders below {place.xml_folder} are left out {some(unread)}: move "
+        split.findings.append(("warning", text + "them and their images up"))
     if images and not place.images_list:
         unlabelled = [os.path.join(place.image_folder, image) for image in images.values()]
         text = f"images without annotations are left out {some(unlabelled)}: add XML files, with "
@@ -162,6 +168,15 @@ def _read_split(folder: str, name: str, place: _Place) -> Split:
             "evaluation counts detections of them neither as right nor as wrong"
         )
     return split
+
+
+def _unread(place: _Place) -> list[str]:
+    """The XML files in folders below Annotations, where no list says what is read."""
+    # Beside images, folders may hold anything; their path ends with a slash here.
+    if place.images_list or not os.path.basename(place.xml_folder):
+        return []
+    files = filter(is_xml, all_files(place.xml_folder))
+    return [file for file in files if os.path.dirname(file) != place.xml_folder]
 
 
 def _listed(place: _Place) -> Iterator[tuple[int, str]]:
@@ -202,7 +217,7 @@ def _read_file(split: Split, file: str, root: Element, image: str) -> Iterator[s
         else:
             x0, y0, x1, y1 = box
             left_top = [x0 - 1, y0 - 1]
-            crowd = (entry.findtext("difficult") or "0").strip() not in ("0", "")
+            crowd = (entry.findtext("difficult") or "").strip().lower() not in _NOT_DIFFICULT
             split.add_object(name, [*left_top, x1 - left_top[0], y1 - left_top[1]], polygons, crowd)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ...utils.errors import UserError
 from ...utils.progress import told
-from ..images import turned_size
+from ..images import look_at, turned_size
 from .converted_split import Source, Split, all_files, is_image, some
 
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
@@ -100,7 +100,11 @@ def _classes(folder: str, data: dict[str, Any]) -> tuple[dict[int, int], list[st
     path, names = _data_file(folder), data.get("names")
     if not isinstance(names, list | dict) or not names:
         raise UserError(f"{path} has no names: add the classes, such as names: [cat, dog]")
-    pairs = names.items() if isinstance(names, dict) else enumerate(names)
+    pairs = list(names.items() if isinstance(names, dict) else enumerate(names))
+    for number, name in pairs:
+        if type(name) not in (str, int):  # YAML takes yes for a truth, and 1.10 for 1.1
+            shown = f"{path} names the class {reprlib.repr(number)} {reprlib.repr(name)}"
+            raise UserError(f"{shown}, which is no text for YAML: put the name in quotes")
     try:
         by_number = {int(number): str(name) for number, name in pairs}
     except (TypeError, ValueError) as error:
@@ -146,8 +150,10 @@ def _find_images(folder: str, data: dict[str, Any], entries: list[Any]) -> _Foun
         else:
             lists.append(path)
             for line in filter(None, _lines(path)):
+                if "\0" in line:
+                    raise UserError(f"{path} is not in UTF-8: save it as UTF-8")
                 image = _first_existing([os.path.dirname(path), *bases], line)
-                # One that is not there is named by the check that all images are there.
+                # One that is not there is named when the images are read.
                 image = image or os.path.normpath(os.path.join(os.path.dirname(path), line))
                 images[image] = _label_file(image)
     known = set(images.values())
@@ -197,11 +203,10 @@ def _read_split(
         try:
             with Image.open(image) as opened:
                 width, height = turned_size(opened)  # of which labels are shares
-        except Exception as error:  # depending on the format
-            reason = " ".join(str(error).split())
-            split.findings.append(
-                ("error", f"image {image} is left out, it cannot be read ({reason}): replace it")
-            )
+        except Exception:  # depending on the format
+            fault = look_at(image, header=True)[0] or "cannot be read"
+            text = f"image {image} {fault}, and is left out: put a sound image there or remove it"
+            split.findings.append(("error", text))
             continue
         split.add_image(os.path.relpath(image, folder), width, height)
         if not os.path.isfile(label):

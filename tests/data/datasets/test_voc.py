@@ -7,6 +7,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 
 from fpn_d2 import UserError
+from fpn_d2.data import build_test_loader, load_train_dataset
 from fpn_d2.data.datasets import register_folders
 
 IMAGE = (40, 20)
@@ -57,6 +58,25 @@ def test_difficult_objects_are_crowds_and_it_says_so(tmp_path, folders, caplog):
     (first, _), _ = folders.load(tmp_path, "zoo_train")
     assert [a["iscrowd"] for a in first["annotations"]] == [0, 1]
     assert "data set zoo_train: 1 objects marked difficult are crowds" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "word, crowd",
+    [("1", 1), (" True ", 1), ("yes", 1), ("0", 0), ("False", 0), ("no", 0), ("Unspecified", 0)],
+)
+def test_every_way_to_write_difficult(tmp_path, folders, word, crowd):
+    entry = thing("dog", (1, 1, 10, 10), f"<difficult>{word}</difficult>")
+    folders.write(tmp_path / "zoo", voc(**{"Annotations/c.xml": xml(entry)}))
+    (record,), _ = folders.load(tmp_path, "zoo_val")
+    assert [a["iscrowd"] for a in record["annotations"]] == [crowd]
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_of_two_images_of_a_name_the_file_says_which(tmp_path, folders, ending):
+    more = {"JPEGImages/c.png": IMAGE, "Annotations/c.xml": xml(CAT, name=f"c.{ending}")}
+    folders.write(tmp_path / "zoo", voc(**more))
+    (record,), _ = folders.load(tmp_path, "zoo_val")
+    assert record["file_name"] == str(tmp_path / f"zoo/JPEGImages/c.{ending}")
 
 
 def test_boxes_are_those_of_detectron2_and_of_supervision(tmp_path, folders):
@@ -123,6 +143,7 @@ def test_flat_folders_and_folders_of_splits(tmp_path, folders, files, names):
         (xml(thing(" ", (1, 1, 9, 12))), "object 1, has no name"),
         (xml(thing("dog", (1, 1, 9, 12), "<polygon><x1>1</x1></polygon>")), "has a polygon"),
         ("<annotation>", "is no readable XML"),
+        (f'<?xml version="1.0" encoding="foo-bar"?>{xml(CAT)}', "is no readable XML"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "is no readable XML"),
     ],
 )
@@ -137,6 +158,31 @@ def test_a_faulty_file_is_named(tmp_path, folders, content, words):
 def test_a_list_that_names_what_is_not_there(tmp_path, folders):
     folders.write(tmp_path / "zoo", voc(**{"ImageSets/Main/val.txt": "c\n\nd\n"}))
     with pytest.raises(UserError, match=r"val\.txt line 3 names .*Annotations/d\.xml, do not"):
+        folders.load(tmp_path, "zoo_val")
+
+
+def test_a_list_that_names_what_is_in_a_folder_below(tmp_path, folders):
+    more = {"Annotations/deep/d.xml": xml(CAT), "ImageSets/Main/val.txt": "deep/d\n"}
+    folders.write(tmp_path / "zoo", voc(**more))
+    with pytest.raises(
+        UserError, match=r"line 1 names .*deep/d\.xml, which is not itself in .*: m"
+    ):
+        folders.load(tmp_path, "zoo_val")
+
+
+def test_no_evaluation_starts_without_an_image_that_a_list_names(tmp_path, folders, cfg):
+    more = {"JPEGImages/b.jpg": 0, "Annotations/b.xml": xml(name="b.jpg")}
+    folders.write(tmp_path / "zoo", voc(**more))
+    register_folders(str(tmp_path))
+    with pytest.raises(UserError, match=r"Annotations/b\.xml is left out, as its image is not in"):
+        build_test_loader(cfg, "zoo_train")
+    assert len(load_train_dataset(cfg)) == 1  # one is skipped in any case
+
+
+def test_a_list_without_any_of_its_images(tmp_path, folders):
+    more = {"JPEGImages/c.jpg": 0, "Annotations/c.xml": xml(CAT, name="c.jpg")}
+    folders.write(tmp_path / "zoo", voc(**more))
+    with pytest.raises(UserError, match=r"Annotations/c\.xml is left out, as its image is not in"):
         folders.load(tmp_path, "zoo_val")
 
 
@@ -156,3 +202,7 @@ def test_annotations_without_images_and_the_reverse_are_told(tmp_path, folders, 
     (file,) = cache.glob("zoo-*/instances_all.json")
     assert "zoo/JPEGImages/b.jpg" in file.read_text()
     assert "zoo/Annotations/d.xml" in file.read_text()
+    assert "folders below" not in file.read_text()
+    folders.write(tmp_path / "zoo", {"Annotations/deep/e.xml": xml(DOG)})
+    assert len(folders.load(tmp_path, "zoo_all")[0]) == 1
+    assert f"are left out ({tmp_path}/zoo/Annotations/deep/e.xml): move them" in file.read_text()

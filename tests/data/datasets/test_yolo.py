@@ -8,7 +8,8 @@ import supervision as sv
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.data import check_file
+from fpn_d2.data import build_test_loader, check_file, load_train_dataset
+from fpn_d2.data.datasets import register_folders
 
 # 40 x 20 pixels (width x height).
 IMAGE = (40, 20)
@@ -160,6 +161,9 @@ def test_all_faulty_lines_are_kept(tmp_path, folders):
         ("names: []\ntrain: images/train\n", "has no names"),
         ("names: {cat: 0}\ntrain: images/train\n", "number them"),
         ("names: [cat, dog]\nnc: 3\ntrain: images/train\n", "nc: 3 and 2 names"),
+        ("names: [cat, yes]\ntrain: images/train\n", "the class 1 True, .* name in quotes"),
+        ("names: {0: 1.10, 1: dog}\ntrain: images/train\n", "the class 0 1.1, .* in quotes"),
+        ("names: [cat, null]\ntrain: images/train\n", "the class 1 None, .* in quotes"),
         ("names: [cat\ntrain: x\n", "line 2 is no readable YAML"),
         ("[1, 2]", "no lines of the form key: value"),
         ("names: [cat, dog]\ntrain: nowhere\n", "names nowhere for train, which does not exist"),
@@ -189,3 +193,77 @@ def test_labels_without_images_and_the_reverse_are_told(tmp_path, folders, cache
     assert severities == ["error", "warning", "warning"]
     for finding, name in zip(report.findings, ("f.jpg", "d.jpg", "e.txt"), strict=True):
         assert f"zoo/{'labels' if name == 'e.txt' else 'images'}/val/{name}" in finding.sentence
+
+
+def test_names_of_classes_that_are_numbers(tmp_path, folders):
+    folders.write(tmp_path, folder(**{"data.yaml": "train: images/train\nnames: [3, '1.10']\n"}))
+    assert folders.load(tmp_path, "zoo_train")[1] == ["3", "1.10"]
+
+
+def test_a_list_that_is_not_in_utf8(tmp_path, folders):
+    folders.write(tmp_path, folder(**{"data.yaml": "train: a.txt\nnames: [cat, dog]\n"}))
+    (tmp_path / "zoo/a.txt").write_text("images/train/a.jpg\n", encoding="utf-16")
+    with pytest.raises(UserError, match=r"zoo/a\.txt is not in UTF-8: save it as UTF-8"):
+        folders.load(tmp_path, "zoo_train")
+
+
+def test_images_below_a_linked_folder(tmp_path, folders):
+    folders.write(tmp_path, {**folder(), "elsewhere/d.jpg": IMAGE})
+    images = tmp_path / "zoo/images/val"
+    (images / "linked").symlink_to(tmp_path / "elsewhere")
+    (images / "again").symlink_to(images)  # without end
+    (tmp_path / "elsewhere/again").symlink_to(tmp_path / "elsewhere")
+    records, _ = folders.load(tmp_path, "zoo_val")
+    assert [record["file_name"] for record in records] == [
+        str(images / "c.jpg"), str(images / "linked/d.jpg")
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def listed(tmp_path, folders, cfg):
+    """``listed(*lines)``: the config of a training on the images of these lines."""
+
+    def write(*lines):
+        yaml = "train: a.txt\nval: images/val\nnames: [cat, dog]\n"
+        texts = {"data.yaml": yaml, "a.txt": "\n".join(lines), "images/train/bad.jpg": "no image"}
+        folders.write(tmp_path, folder(**texts))
+        register_folders(str(tmp_path))
+        cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+        return cfg
+
+    return write
+
+
+SOUND, BROKEN, MISSPELT = "images/train/a.jpg", "images/train/bad.jpg", r"images\train\deeper\B.png"
+
+
+@pytest.mark.parametrize(
+    "left_out, words",
+    [
+        (BROKEN, r"bad\.jpg is no image of a format that Pillow knows, and is left out"),
+        (MISSPELT, r"does not exist \(but '\S*/deeper/b\.png' does: give the name .*, and is left"),
+    ],
+)
+def test_no_evaluation_starts_without_an_image(listed, left_out, words):
+    cfg = listed(SOUND, left_out)
+    with pytest.raises(UserError, match=words):
+        build_test_loader(cfg, "zoo_train")
+    assert len(load_train_dataset(cfg)) == 1  # one is skipped in any case
+
+
+def test_no_training_starts_without_too_many_images(listed):
+    cfg = listed(SOUND, BROKEN, MISSPELT)
+    words = (
+        r"2 of the 3 training images cannot be used, .*MAX_SKIPPED_SHARE is 0\.5: .*bad\.jpg is "
+    )
+    cfg.DATALOADER.MAX_SKIPPED_SHARE = 0.5  # 1.5 images
+    with pytest.raises(UserError, match=words):
+        load_train_dataset(cfg)
+    cfg.DATALOADER.MAX_SKIPPED_SHARE = 0.7  # 2.1 images
+    assert len(load_train_dataset(cfg)) == 1
+
+
+def test_no_image_at_all_can_be_read(listed):
+    cfg = listed(BROKEN)
+    with pytest.raises(UserError, match=r"bad\.jpg is no image of a format that Pillow knows"):
+        load_train_dataset(cfg)
