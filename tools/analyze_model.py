@@ -40,16 +40,24 @@ def main() -> None:
     from detectron2.modeling import build_model
 
     from fpn_d2 import UserError, load_config, load_model
+    from fpn_d2.config_checks import check_registered
     from fpn_d2.data import build_test_loader
     from fpn_d2.experiments.config_costs import analyze_model, noise_input
+    from fpn_d2.inference import check_weights
     from fpn_d2.utils.errors import exit_on_user_error
 
     warnings.filterwarnings("ignore", message="torch.meshgrid")
     with exit_on_user_error():
+        check_weights(args.weights, args.opts)
         weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
         cfg = load_config(args.config_file, [*args.opts, *weights])
         counts = {"flop", "activation"} & set(args.tasks)
+        if counts and args.use_fixed_input_size and not cfg.INPUT.MIN_SIZE_TEST:
+            raise UserError(
+                "--use-fixed-input-size needs INPUT.MIN_SIZE_TEST above 0; give it at the end"
+            )
         if args.num_inputs <= 0 or not counts:
+            check_registered(cfg)
             model, inputs = build_model(cfg), iter([noise_input(cfg)])
         elif not cfg.DATASETS.TEST:
             raise UserError("DATASETS.TEST names no data set; give one, or -n 0 for noise")

@@ -69,6 +69,7 @@ def main() -> None:
     if args.validation_images < 1:
         parser.error("--validation-images must be 1 or more")
     from fpn_d2 import UserError, load_config, load_model
+    from fpn_d2.data import check_names
     from fpn_d2.evaluation.score_thresholds import class_thresholds, score_threshold
     from fpn_d2.export import (
         calibration_inputs,
@@ -81,16 +82,19 @@ def main() -> None:
         report_parity,
         write_export,
     )
-    from fpn_d2.inference import config_for, set_score_threshold
+    from fpn_d2.inference import check_weights, config_for, set_score_threshold
     from fpn_d2.utils.errors import exit_on_user_error
 
     with exit_on_user_error():
+        check_weights(args.weights, args.opts)
         check_output(args.output, args.force, args.format)
         if args.report:
             check_report(args.report)
         opts = [*args.opts, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights]
         config_file = config_for(args.config_file, args.weights)
         cfg = load_config(config_file, opts)
+        if args.int8:  # which is judged after minutes
+            check_names(cfg.DATASETS.TEST[:1], "DATASETS.TEST")
         threshold = args.confidence_threshold and class_thresholds(
             score_threshold(args.confidence_threshold), cfg
         )

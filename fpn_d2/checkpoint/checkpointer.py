@@ -18,6 +18,7 @@ from ..config_checks import check_registered, num_classes
 from ..utils.errors import UserError
 from ..utils.files import explain_disk_errors, is_local, replace_file
 from ..utils.model_zoo import close_zoo_names, zoo_entry, zoo_weights
+from ..utils.modules import overridden
 from .resume_point import TAG, checkpoints_in, newest_whole, tagged_checkpoint
 from .safe_load import read_pickle, read_safetensors, read_torch
 
@@ -172,12 +173,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             "the checkpoints before it are kept: make room there and go on with --resume",
         ):
             names = {CLASS_NAMES: self.class_names} if self.class_names else {}
-            trained = self.model
-            self.model = self.saved_model or trained
-            try:
+            with overridden(self, model=self.saved_model or self.model):
                 super().save(name, **names, **kwargs)
-            finally:
-                self.model = trained
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """See :meth:`Checkpointer.tag_last_checkpoint`; the best one is not the last."""
@@ -196,11 +193,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """See :meth:`Checkpointer.resume_or_load`; resumes from what :func:`newest_whole` finds."""
         if resume and self.has_checkpoint():
-            self._resuming = True
-            try:
+            with overridden(self, _resuming=True):
                 return self.load(newest_whole(self.save_dir, list(self.checkpointables)))
-            finally:
-                self._resuming = False
         return self.load(path, checkpointables=[])
 
     def _load_file(self, filename: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ zoo's hints ``__author__`` and ``matching_heuristics``, by which it loads, stand
 So do the names of the classes, where the checkpoint holds them.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
@@ -50,6 +52,8 @@ def convert_checkpoint(
     checkpoint = read_weights(source)
     if change is not None:
         checkpoint = change(checkpoint)
+    if target.endswith(".safetensors"):
+        _check_dtypes(source, checkpoint["model"])
     with explain_disk_errors(target, "choose another place, or make room there"):
         os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
         with replace_file(target, "wb") as file:
@@ -72,6 +76,8 @@ def read_weights(path: str) -> dict[str, Any]:
     Raises:
         UserError: if it cannot be read, or holds anything else.
     """
+    if not path:
+        raise UserError("the name of the checkpoint is empty; name a file, or a URL")
     reader = _Reader(nn.Module())
     reader.load(path)
     content = reader.content
@@ -110,16 +116,29 @@ class _Reader(SafeCheckpointer):
 def _tensor(path: str, name: str, value: Tensor | np.ndarray) -> Tensor:
     """A weight as a tensor that holds all of its numbers."""
     if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "biufc":
-            raise UserError(
-                f"the checkpoint {path} has {value.dtype} as its weight {name[:80]!r}, and only "
-                "numbers can be converted; name another"
-            )
-        # Pickles may come from big-endian machines, or hold arrays that are read-only.
-        return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+        with contextlib.suppress(TypeError):  # of torch, which has no long double
+            if value.dtype.kind in "biufc":
+                # Pickles may come from big-endian machines, or hold arrays that are read-only.
+                return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+        raise UserError(
+            f"the checkpoint {path} has {value.dtype} as its weight {name[:80]!r}, and only "
+            "torch's numbers can be converted; name another"
+        )
     if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
         raise UserError(
             f"the checkpoint {path} has a sparse, quantized or empty tensor as its weight "
             f"{name[:80]!r}, which cannot be converted; name another"
         )
     return value
+
+
+def _check_dtypes(path: str, weights: dict[str, Tensor]) -> None:
+    """Refuse weights of kinds that .safetensors does not have, such as complex128."""
+    for name, value in weights.items():
+        try:
+            to_safetensors({name: value.new_empty(0)})
+        except (KeyError, SafetensorError) as error:
+            raise UserError(
+                f"the checkpoint {path} has {value.dtype} as its weight {name[:80]!r}, which "
+                ".safetensors cannot hold; write a .pth"
+            ) from error

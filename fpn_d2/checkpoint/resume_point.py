@@ -15,7 +15,7 @@ from collections.abc import Collection
 import torch
 
 from ..utils.errors import UserError
-from .safe_load import read_torch
+from .safe_load import MAX_PACKING, read_torch
 
 TAG = "last_checkpoint"
 _MAX_NAME = 255  # of a file, in bytes
@@ -137,8 +137,15 @@ def _check_whole(path: str, states: Collection[str]) -> None:
     if lacking:
         raise UserError(f"the checkpoint {path} has no {' and no '.join(lacking)}; {remedy}")
     weights = content["model"]
+    most = MAX_PACKING * os.path.getsize(path) + 2**20  # bytes of a weight
     for name, value in weights.items() if isinstance(weights, dict) else ():
-        if isinstance(value, torch.Tensor) and not value.isfinite().all():
+        finite = _is_finite(value, most) if isinstance(value, torch.Tensor) else True
+        if finite is None:
+            raise UserError(
+                f"the checkpoint {path} has no plain tensor as its weight {str(name)[:80]!r}; "
+                f"{remedy}"
+            )
+        if not finite:
             raise UserError(f"the checkpoint {path} has NaN or infinity in {name}; delete it")
     if not zipfile.is_zipfile(path):
         return
@@ -147,3 +154,14 @@ def _check_whole(path: str, states: Collection[str]) -> None:
         damaged = archive.testzip()
     if damaged:
         raise UserError(f"the checkpoint {path} is damaged in its part {damaged}; {remedy}")
+
+
+def _is_finite(value: torch.Tensor, most: int) -> bool | None:
+    """Whether a tensor is without NaN and infinity; None if it is of a kind that no weight is of,
+    or would unfold to more than so many bytes."""
+    if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+        return None
+    try:
+        return None if value.nbytes > most else bool(value.isfinite().all())
+    except RuntimeError:  # of numbers that torch only stores, such as those of 8 bits
+        return None

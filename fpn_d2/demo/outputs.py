@@ -22,28 +22,7 @@ from .sources import MAX_PIXELS
 
 # The least share of the frames that a video promises: its number of frames may be an estimate.
 _READABLE = 0.9
-
-
-def unique_stems(paths: Sequence[str], suffixes: Sequence[str]) -> list[str]:
-    """Name each input so that no two inputs write the same file.
-
-    ``a/x.jpg`` and ``b/x.jpg`` become ``x`` and ``x_2``. Names that differ only in case count as
-    the same, because they are on many disks.
-
-    Args:
-        paths: the inputs.
-        suffixes: the endings of an input's files, such as ``".png"`` and ``"_explain.png"``.
-    """
-    taken, stems = set(), []
-    for path in paths:
-        base = os.path.splitext(os.path.basename(path))[0]
-        stem, number = base, 1
-        while taken & {f"{stem}{suffix}".casefold() for suffix in suffixes}:
-            number += 1
-            stem = f"{base}_{number}"
-        taken |= {f"{stem}{suffix}".casefold() for suffix in suffixes}
-        stems.append(stem)
-    return stems
+WRITE_REMEDY = "name another --output, or make room there"
 
 
 def prepare_folder(
@@ -91,8 +70,7 @@ def write_picture(path: str, picture: np.ndarray | Image.Image) -> None:
         UserError: if it cannot be written.
     """
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    remedy = "name another --output, or make room there"
-    with explain_disk_errors(path, remedy), replace_file(path, "wb") as file:
+    with explain_disk_errors(path, WRITE_REMEDY), replace_file(path, "wb") as file:
         image.save(file, format=Image.registered_extensions()[os.path.splitext(path)[1].lower()])
 
 
@@ -155,6 +133,12 @@ def convert_video(
                 f"video {source} cannot be read from frame {count} on, although it should have "
                 f"{total}; convert it, or cut it before that"
             )
+        # OpenCV's writer does not say that a disk is full.
+        written = -1
+        with contextlib.suppress(Exception):  # a file without its end cannot be opened
+            written = sv.VideoInfo.from_video_path(partial).total_frames
+        if written != count:
+            raise UserError(f"{target} could not be written whole; {WRITE_REMEDY}")
         os.replace(partial, target)
     finally:
         with contextlib.suppress(OSError):

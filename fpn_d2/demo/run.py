@@ -13,19 +13,27 @@ from detectron2.structures import Instances
 from ..config import load_config
 from ..data.images import read_image
 from ..evaluation.score_thresholds import class_thresholds
-from ..inference import Explainer, Explanation, classes_of, config_for, free_title, split_pair
+from ..inference import (
+    Explainer,
+    Explanation,
+    check_weights,
+    classes_of,
+    config_for,
+    free_title,
+    split_pair,
+)
 from ..utils.errors import UserError
-from ..utils.files import write_json
+from ..utils.files import explain_disk_errors, unique_stems, write_json
 from ..utils.progress import told
 from ..visualization import draw_explanation
 from ..visualization.drawing import draw_detections
 from .comparison import Found, draw_comparison
 from .outputs import (
+    WRITE_REMEDY,
     coco_results,
     convert_video,
     named_file,
     prepare_folder,
-    unique_stems,
     write_picture,
 )
 from .sources import MAX_PIXELS, Sources, find_sources, image_ids, listed
@@ -53,8 +61,7 @@ def parse_rows(
         UserError: see :func:`fpn_d2.load_config`; also for words of another form, and for weights
             that are given twice.
     """
-    if weights and "MODEL.WEIGHTS" in opts[::2]:
-        raise UserError("weights are given twice, by --weights and by MODEL.WEIGHTS; leave one out")
+    check_weights(weights, opts)
     first = (config_for(config_file, weights), weights)
     pairs = [first, *(split_pair(words, "--compare") for words in compare)]
     rows: dict[str, CfgNode] = {}
@@ -129,7 +136,9 @@ def run_demo(
     for path in sources.videos:
         demo.video(path, targets[path], max_pixels)
     for name, content in zip(results, (demo.predictions, demo.images), strict=False):
-        write_json(os.path.join(output, name), content)
+        path = os.path.join(output, name)
+        with explain_disk_errors(path, WRITE_REMEDY):
+            write_json(path, content)
     return [os.path.join(output, name) for name in [*files, *results]]
 
 

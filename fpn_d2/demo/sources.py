@@ -5,7 +5,7 @@ import glob
 import os
 import urllib.error
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -54,7 +54,12 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
             there is neither image nor video.
     """
     images, videos, skipped, urls = {}, {}, [], {}
-    formats = Image.registered_extensions()
+    # Pillow only writes some, such as PDF; an MPO is read as the JPEG that it begins with.
+    formats = [
+        ending
+        for ending, kind in Image.registered_extensions().items()
+        if kind in Image.OPEN or kind == "MPO"
+    ]
     for path in inputs:
         if not is_local(path):
             known = [_downloaded(path)]
@@ -123,12 +128,16 @@ def image_ids(cfg: CfgNode, paths: Sequence[str]) -> list[int]:
             continue
         content, fault = read_annotations(about.json_file)
         if fault is None and isinstance(content, dict):
-            images = content.get("images", ())
-            images = [i for i in images if {"file_name", "id"} <= i.keys()]
+            images = content.get("images")
+            images = [i for i in images if _is_named(i)] if isinstance(images, list) else []
             ids = {os.path.realpath(os.path.join(root, i["file_name"])): i["id"] for i in images}
             if ids.keys() >= set(wanted):
                 return [ids[path] for path in wanted]
     return [*range(1, len(paths) + 1)]
+
+
+def _is_named(image: Any) -> bool:
+    return isinstance(image, dict) and isinstance(image.get("file_name"), str) and "id" in image
 
 
 def listed(files: Sequence[str]) -> str:

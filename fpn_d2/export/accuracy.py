@@ -1,7 +1,5 @@
 """The accuracy of exported files on a validation set: an int8 file beside the float32 one."""
 
-import contextlib
-import io
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from ..data import build_test_loader, check_names
 from ..evaluation import ResultsWritingCOCOEvaluator
+from ..evaluation.coco_evaluation import quiet_pycocotools
 from ..inference.quantization import calibration_images
 from ..utils.errors import UserError
 from ..utils.progress import told
@@ -69,7 +68,7 @@ def _evaluate(cfg: CfgNode, run: Callable, most: int) -> tuple[str, float, int]:
         (record,) = inputs
         evaluator.process(inputs, [_outputs(run(_inputs(record)), record)])
         image_ids.append(record["image_id"])
-    with contextlib.redirect_stdout(io.StringIO()):  # COCO's tables
+    with quiet_pycocotools():
         results = evaluator.evaluate(image_ids)
     for task, metric in _METRICS:
         if task in results and results[task][metric] == results[task][metric]:  # not NaN

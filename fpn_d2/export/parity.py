@@ -30,7 +30,13 @@ from ..evaluation.matching import match_boxes
 from ..inference import set_final_nms
 from ..inference.openvino_parts import openvino_core
 from ..utils.errors import UserError
-from ..utils.files import check_targets, is_config_key, read_json, write_json
+from ..utils.files import (
+    check_targets,
+    explain_disk_errors,
+    is_config_key,
+    read_json,
+    write_json,
+)
 from ..utils.provenance import (
     describe_machine,
     describe_versions,
@@ -318,7 +324,7 @@ def report_parity(
         more: further keys, such as those of :func:`fpn_d2.export.judge_int8`.
 
     Raises:
-        UserError: see :func:`check_report`.
+        UserError: see :func:`check_report`; or if the file cannot be written.
     """
     rows = check_report(path)
     rows = [row for row in rows if (row["model"], row["format"]) != (model, format)]
@@ -342,8 +348,9 @@ def report_parity(
         "versions": describe_versions()
         | installed_versions("onnx", "onnxruntime", "openvino", "nncf"),
     }
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    write_json(path, content)
+    with explain_disk_errors(os.fspath(path), "name another --report"):
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        write_json(path, content)
 
 
 def check_report(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -355,9 +362,14 @@ def check_report(path: str | os.PathLike) -> list[dict[str, Any]]:
     path = os.fspath(path)
     check_targets(path, overwrite=True)
     content = read_json(path) if os.path.isfile(path) else {"exports": []}
-    if not isinstance(content, dict) or not isinstance(content.get("exports"), list):
+    rows = content.get("exports") if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not all(map(_is_row, rows)):
         raise UserError(f"{path} is no report of exports, and is kept; name another by --report")
-    return content["exports"]
+    return rows
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and {"model", "format"} <= row.keys()
 
 
 def export_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 _NAMES = {
     "explanation": ["AnchorMatches", "Explainer", "Explanation", "Proposals"],
-    "names": ["Classes", "classes_of", "config_for", "free_title", "split_pair"],
+    "names": ["Classes", "check_weights", "classes_of", "config_for", "free_title", "split_pair"],
     "predictor": ["Predictor", "set_final_nms", "set_score_threshold"],
     "prepared": ["PreparedModel", "compile_backbone", "prepare_as_configured", "prepare_model"],
 }

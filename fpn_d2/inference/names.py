@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -98,12 +98,13 @@ def _names_and_ids(dataset: str, number: int) -> tuple[list[str], list[int]] | N
     if dataset in DatasetCatalog and is_there and not known:
         try:  # Detectron2 knows the classes of a COCO data set once it is read
             DatasetCatalog.get(dataset)
-        except (OSError, ValueError, KeyError) as error:
-            logger.warning(
-                "data set %s cannot be read, so its classes have numbers for names: %r",
-                dataset,
-                error,
-            )
+        except Exception as error:  # Detectron2 and pycocotools assert
+            if not metadata.get("thing_classes"):  # which Detectron2 reads first
+                logger.warning(
+                    "data set %s cannot be read, so its classes have numbers for names: %r",
+                    dataset,
+                    error,
+                )
     names = list(map(str, metadata.get("thing_classes", ())))
     if len(names) != number:
         return None
@@ -130,6 +131,16 @@ def split_pair(words: str, option: str) -> tuple[str, str]:
             "configs/quick/demo.yaml:output/demo/model_final.pth"
         )
     return match[1], match[2]
+
+
+def check_weights(weights: str, opts: Sequence[str]) -> None:
+    """Refuse weights that are given by ``--weights`` and once more by an override.
+
+    Raises:
+        UserError: if both are there.
+    """
+    if weights and "MODEL.WEIGHTS" in opts[::2]:
+        raise UserError("weights are given twice, by --weights and by MODEL.WEIGHTS; leave one out")
 
 
 def config_for(config_file: str, weights: str) -> str:

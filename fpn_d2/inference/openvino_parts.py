@@ -362,6 +362,7 @@ def check_engine(precision: str, device: torch.device) -> None:
         )
 
 
+@functools.cache
 def openvino_core() -> Any:
     """OpenVINO's core, the same one to the end of the process.
 
@@ -372,12 +373,7 @@ def openvino_core() -> Any:
     Raises:
         UserError: where it is not installed.
     """
-    return _core_of(require("openvino"))
-
-
-@functools.cache
-def _core_of(openvino: Any) -> Any:
-    return openvino.Core()
+    return require("openvino").Core()
 
 
 def require(package: str, remedy: str = f"openvino nncf, or {_REMEDY}") -> Any:

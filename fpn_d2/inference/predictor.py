@@ -119,7 +119,7 @@ class Predictor(DefaultPredictor):
 
         Args:
             folder: the ``OUTPUT_DIR``.
-            opts: overrides as ``[KEY, value, ...]``.
+            opts: overrides as ``[KEY, value, ...]``, of ``MODEL.WEIGHTS`` too.
 
         Raises:
             UserError: if the folder holds no training or no checkpoint.
@@ -136,8 +136,8 @@ class Predictor(DefaultPredictor):
         named = [os.path.join(folder, f"model_{which}.pth") for which in ("best", "final")]
         weights = next((path for path in named if path in found), "") or newest_whole(folder)
         device = load_config().MODEL.DEVICE
-        opts = ["MODEL.DEVICE", device, *opts]
-        return cls(load_config(config, [*opts, "MODEL.WEIGHTS", weights]))
+        own = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", weights]
+        return cls(load_config(config, [*own, *opts]))
 
     def __call__(self, images: ImageInput | Sequence[ImageInput]) -> Any:
         """Run the model on an image or on a list of them.
@@ -162,11 +162,14 @@ class Predictor(DefaultPredictor):
         with ThreadPoolExecutor(_MOST_TOGETHER) as pool:
             for start in range(0, len(images), _MOST_TOGETHER):
                 part = images[start : start + _MOST_TOGETHER]
-                made = [pool.submit(self._record, image) for image in part]
+                made = {}
+                for image in part:
+                    if id(image) not in made:  # two threads cannot read one open file
+                        made[id(image)] = pool.submit(self._record, image)
                 records = []
-                for number, future in enumerate(made, start):
+                for number, image in enumerate(part, start):
                     try:
-                        records.append(future.result())
+                        records.append(made[id(image)].result())
                     except UserError as error:
                         raise UserError(f"images[{number}]: {error}") from error
                 outputs += self._run(records)

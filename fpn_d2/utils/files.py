@@ -10,7 +10,7 @@ import re
 import socket
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 from urllib.parse import unquote
 
@@ -84,6 +84,28 @@ def check_targets(*paths: str | os.PathLike, overwrite: bool = False, option: st
             f"{there[0]}{more} there already; name another{option and f' {option}'}, or add "
             f"--force to replace {'them' if there[1:] else 'it'}"
         )
+
+
+def unique_stems(paths: Sequence[str], suffixes: Sequence[str]) -> list[str]:
+    """Name each input so that no two inputs write the same file.
+
+    ``a/x.jpg`` and ``b/x.jpg`` become ``x`` and ``x_2``. Names that differ only in case count as
+    the same, because they are on many disks.
+
+    Args:
+        paths: the inputs.
+        suffixes: the endings of an input's files, such as ``".png"`` and ``"_explain.png"``.
+    """
+    taken, stems = set(), []
+    for path in paths:
+        base = os.path.splitext(os.path.basename(path))[0]
+        stem, number = base, 1
+        while taken & {f"{stem}{suffix}".casefold() for suffix in suffixes}:
+            number += 1
+            stem = f"{base}_{number}"
+        taken |= {f"{stem}{suffix}".casefold() for suffix in suffixes}
+        stems.append(stem)
+    return stems
 
 
 def partial_path(path: str | os.PathLike, ending: str = "") -> str:

@@ -18,7 +18,7 @@ from ..data.images import read_sound_image
 from ..data.proposals import read_proposals
 from ..evaluation import load_ground_truth
 from ..utils.errors import UserError
-from ..utils.files import read_json
+from ..utils.files import read_json, unique_stems
 from .drawing import class_color, draw_boxes, draw_masks
 from .layout import side_by_side
 
@@ -63,14 +63,13 @@ def draw_results(
     if kind != "bbox":
         regions = "masks" if kind == "mask_proposals" else "boxes"
         title = f"the best of the first {_PROPOSALS} {regions}, and its IoU"
+    ids = sorted(coco.imgs)[:num_images]
+    stems = unique_stems([coco.imgs[image_id]["file_name"] for image_id in ids], [".png"])
     files = []
-    for image_id in sorted(coco.imgs)[:num_images]:
-        name = coco.imgs[image_id]["file_name"]
-        record = {**coco.imgs[image_id], "file_name": os.path.join(image_root, name)}
-        image = read_sound_image(record, "RGB")
+    for image_id, stem in zip(ids, stems, strict=True):
+        image = read_sound_image(coco.imgs[image_id], image_root)
         draw = _draw_detections if kind == "bbox" else _draw_best_proposals
         truth, drawn = draw(image, kind, coco, image_id, found[image_id])
-        stem = os.path.splitext(os.path.basename(name))[0]
         files.append(os.path.join(output_dir, f"{stem}.png"))
         side_by_side({"ground truth": truth, title: drawn}).save(files[-1])
     return files

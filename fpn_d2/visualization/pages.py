@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..utils.errors import UserError
-from ..utils.files import replace_file, write_json
+from ..utils.files import explain_disk_errors, replace_file, write_json
 
 
 class Chart(NamedTuple):
@@ -157,12 +156,9 @@ def write_page(page: str, text: str, numbers: str, content: Any) -> list[str]:
     Raises:
         UserError: if their folder cannot be written to.
     """
-    folder = os.path.dirname(page)
-    try:
-        os.makedirs(folder or ".", exist_ok=True)
+    with explain_disk_errors(page, "give --output"):
+        os.makedirs(os.path.dirname(page) or ".", exist_ok=True)
         with replace_file(page, encoding="utf-8", errors="xmlcharrefreplace") as file:
             file.write(text)
         write_json(numbers, content)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written to ({error}); give --output") from error
     return [page, numbers]

@@ -23,6 +23,7 @@ HEAT_MAP_TITLES = {
 }
 _COLOR_MAP = "viridis"  # perceptually uniform, whatever the colour vision
 _GAP, _WIDTH = 8, 300  # pixels between pictures of levels, and across one
+_TALLEST = 4  # of a level's picture, in widths: an image may be thousands of times as tall
 
 
 def level_number(feature: str) -> int:
@@ -76,7 +77,7 @@ def draw_heat_maps(explanation: Explanation, *, width: int = _WIDTH) -> np.ndarr
     The value of a cell is the mean absolute activation of its channels. Each map is scaled from its
     least to its largest value, and both are written above it.
 
-    ``width`` is that of a map, in pixels.
+    ``width`` is that of a map, in pixels; a map of a tall image is narrower, below its title.
     """
     names = [n for n in explanation.strides if any(n in f for f in explanation.features.values())]
     rows = []
@@ -93,23 +94,28 @@ def _heat_map(
     explanation: Explanation, activation: np.ndarray | None, name: str, width: int
 ) -> np.ndarray:
     image_height, image_width = explanation.image.shape[:2]
-    height = max(1, round(width * image_height / image_width))
+    scale = min(width / image_width, _TALLEST * width / image_height)
+    shown = max(1, round(min(width, _TALLEST * width * image_width / image_height)))
+    height = max(1, round(min(width * image_height / image_width, _TALLEST * width)))
     if activation is None:
-        blank = np.full((height, width, 3), 238, np.uint8)
+        blank = np.full((height, shown, 3), 238, np.uint8)
         return stack([text_block(f"{name.capitalize()}: none", width, lines=2, size=13), blank])
     low, high = float(activation.min()), float(activation.max())
     unit = (activation - low) / max(high - low, 1e-12)
     colors = (matplotlib.colormaps[_COLOR_MAP](unit)[..., :3] * 255).round().astype(np.uint8)
     # The last cells may reach beyond the image. Cells stay squares, which shows their size.
-    cell = explanation.strides[name] / explanation.input_scale * width / image_width
+    cell = explanation.strides[name] / explanation.input_scale * scale
     rows, columns = activation.shape
-    whole = (max(width, round(columns * cell)), max(height, round(rows * cell)))
-    resized = Image.fromarray(colors).resize(whole, Image.Resampling.NEAREST)
+    across = columns / max(shown, round(columns * cell))  # cells of a pixel
+    down = rows / max(height, round(rows * cell))
+    picture = Image.fromarray(colors).transform(
+        (shown, height), Image.Transform.AFFINE, (across, 0, 0, 0, down, 0)
+    )
     title = (
         f"{name.capitalize()}, stride {explanation.strides[name]}, {columns} x {rows} cells\n"
         f"{low:.3g} to {high:.3g}"
     )
-    return stack([text_block(title, width, lines=2, size=13), np.array(resized)[:height, :width]])
+    return stack([text_block(title, width, lines=2, size=13), np.array(picture)])
 
 
 def draw_anchors(explanation: Explanation) -> np.ndarray:
@@ -125,6 +131,7 @@ def draw_anchors(explanation: Explanation) -> np.ndarray:
 def draw_proposals(explanation: Explanation) -> np.ndarray:
     """Draw the ten best proposals of each level, in a picture for each level."""
     cells = []
+    height, width = explanation.image.shape[:2]
     for name, proposals in explanation.proposals.items():
         boxes, scores = proposals.boxes[:10], proposals.scores[:10]
         picture = draw_boxes(
@@ -132,7 +139,7 @@ def draw_proposals(explanation: Explanation) -> np.ndarray:
             boxes,
             [""] * len(boxes),
             [level_color(level_number(name))] * len(boxes),
-            scale=_WIDTH / explanation.image.shape[1],
+            scale=min(_WIDTH / width, _TALLEST * _WIDTH / height),
         )
         span = f"{scores[-1]:.2f} to {scores[0]:.2f}" if len(scores) else "-"
         title = f"{name.capitalize()}: best {len(boxes)}\nscores {span}"

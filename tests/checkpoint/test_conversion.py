@@ -84,10 +84,11 @@ def test_arrays_of_another_byte_order_are_turned_and_text_is_refused(tmp_path):
     assert content["__author__"] == "someone"
     assert content["model"]["a"].tolist() == [0, 1, 2]
     assert content["model"]["b"].tolist() == [[1, 3], [2, 4]]
-    arrays["a"] = np.array(["x"])
-    write_pickle(tmp_path / "model.pkl", {"model": arrays, "__author__": "someone"})
-    with pytest.raises(UserError, match="has <U1 as its weight 'a'"):
-        convert_checkpoint(path, str(tmp_path / "weights.pth"))
+    for value in (np.array(["x"]), np.zeros(1, np.longdouble), np.zeros(1, np.clongdouble)):
+        arrays["a"] = value
+        write_pickle(tmp_path / "model.pkl", {"model": arrays, "__author__": "someone"})
+        with pytest.raises(UserError, match=f"has {value.dtype} as its weight 'a'"):
+            convert_checkpoint(path, str(tmp_path / "weights.pth"))
 
 
 def test_the_tool_says_what_it_wrote_and_replaces_nothing(source, tmp_path, run_tool):
@@ -138,6 +139,10 @@ BAD = {
     "a number": (lambda: {"model": {"a": 3}}, "has a int as its weight 'a'"),
     "a bomb": (lambda: {"model": {"a": torch.zeros(1).expand(2**40)}}, "would unfold to"),
     "a sparse tensor": (lambda: {"model": {"a": torch.eye(2).to_sparse()}}, "has a sparse"),
+    "complex numbers": (
+        lambda: {"model": {"a": torch.zeros(2, dtype=torch.complex128)}},
+        r"has torch\.complex128 as its weight 'a', which .safetensors cannot hold; write a .pth",
+    ),
 }
 
 
@@ -149,6 +154,15 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, monkeypatch, case):
     with pytest.raises(UserError, match=f"the checkpoint bad.pth {why}"):
         convert_checkpoint("bad.pth", "weights.safetensors")
     assert os.listdir(tmp_path) == ["bad.pth"]
+
+
+def test_complex_numbers_go_into_a_pth_and_no_name_is_refused(tmp_path):
+    weights = {"a": torch.tensor([1 + 2j], dtype=torch.complex128)}
+    torch.save({"model": weights}, tmp_path / "model.pth")
+    convert_checkpoint(str(tmp_path / "model.pth"), str(tmp_path / "weights.pth"))
+    assert not different(read_weights(str(tmp_path / "weights.pth"))["model"], weights)
+    with pytest.raises(UserError, match="name of the checkpoint is empty; name a file"):
+        convert_checkpoint("", str(tmp_path / "other.pth"))
 
 
 def test_targets_of_another_form_are_refused(source, tmp_path):

@@ -1,7 +1,9 @@
 """--resume takes the newest checkpoint that is whole, and says which ones it skipped and why. A
 save that fails leaves the checkpoint before it."""
 
+import functools
 import logging
+import math
 import os
 import pickle
 import re
@@ -63,6 +65,17 @@ def flip(path):
     path.write_bytes(content)
 
 
+def save_weight(value, path):
+    torch.save({"model": {"w": value}, "optimizer": {}}, path)
+
+
+ODD = {
+    "sparse": torch.eye(3).to_sparse(),
+    "compressed": torch.eye(3).to_sparse_csr(),
+    "quantized": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+    "without numbers": torch.empty(3, device="meta"),
+    "unfolded": torch.zeros(1).expand(10**11),
+}
 DAMAGES = {
     "cut short": (cut, "cannot be read"),
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
@@ -71,6 +84,11 @@ DAMAGES = {
     "code": (lambda path: torch.save({"model": Evil(path.parent)}, path), "holds posix.mkdir"),
     "weights alone": (lambda path: torch.save({"model": {}}, path), "has no optimizer"),
     "a list": (lambda path: torch.save([1], path), "is a list"),
+    **{
+        kind: (functools.partial(save_weight, value), "has no plain tensor as its weight 'w'")
+        for kind, value in ODD.items()
+    },
+    "infinity": (functools.partial(save_weight, torch.tensor(math.inf)), "has NaN or infinity"),
 }
 
 

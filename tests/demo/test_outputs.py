@@ -8,17 +8,7 @@ import supervision as sv
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.demo.outputs import convert_video, prepare_folder, unique_stems
-
-
-def test_no_two_inputs_share_a_file():
-    paths = ["a/x.jpg", "b/x.png", "c/X.jpg", "d/x_explain.jpg"]
-    suffixes = [".png", "_explain.png"]
-    stems = unique_stems(paths, suffixes)
-    files = [f"{stem}{suffix}".lower() for stem in stems for suffix in suffixes]
-    assert len(set(files)) == len(files)
-    assert stems[:2] == ["x", "x_2"]
-
+from fpn_d2.demo.outputs import convert_video, prepare_folder
 
 COLORS = [*((40 * i + 20,) * 3 for i in range(4)), (200, 0, 0)]
 
@@ -98,6 +88,24 @@ def test_what_cannot_be_read_to_its_end_leaves_no_file(kind, sentence, tmp_path)
 def test_a_video_that_cannot_be_written_is_named(video, tmp_path):
     with pytest.raises(UserError, match=r"missing.*b\.mp4.* cannot be written"):
         convert_video(video, str(tmp_path / "missing" / "b.mp4"), lambda frame, i: frame)
+
+
+def test_a_disk_that_is_full_keeps_the_earlier_video(video, tmp_path, monkeypatch):
+    """OpenCV writes what there is room for, and raises nothing."""
+    leave = sv.VideoSink.__exit__
+
+    def cut(sink, *args):
+        leave(sink, *args)
+        os.truncate(sink.target_path, os.path.getsize(sink.target_path) // 2)
+
+    monkeypatch.setattr(sv.VideoSink, "__exit__", cut)
+    (tmp_path / "b.mp4").write_text("mine")
+    with pytest.raises(
+        UserError, match=r"b\.mp4 could not be written whole; name another --output"
+    ):
+        convert_video(video, str(tmp_path / "b.mp4"), lambda frame, i: frame)
+    assert (tmp_path / "b.mp4").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.mp4", "in.avi"]
 
 
 def test_a_failure_on_the_way_leaves_no_file(video, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
 from fpn_d2 import UserError
@@ -42,6 +43,10 @@ def test_a_folder_gives_its_images_by_name_and_counts_the_rest(folder):
     sources = find_sources([str(folder), str(folder / "a.jpg")])
     assert [path.rsplit("/")[-1] for path in sources.images] == ["a.jpg", "b.png"]
     assert listed(sources.skipped) == "1 other file: notes.txt"
+    Image.new("RGB", (8, 6)).save(folder / "scan.pdf")  # which Pillow writes and cannot read
+    sources = find_sources([str(folder)])
+    assert [path.rsplit("/")[-1] for path in sources.images] == ["a.jpg", "b.png"]
+    assert listed(sources.skipped) == "2 other files: notes.txt, scan.pdf"
 
 
 def test_images_are_turned_as_exif_says_and_are_red_green_blue(tmp_path):
@@ -112,3 +117,24 @@ def test_images_of_the_test_set_have_its_ids(tiny_root, tiny_opts, row_config, t
     assert image_ids(cfg, [*paths, str(tmp_path / "x.png")]) == [1, 2, 3, 4, 5]
     other = row_config("quick/RPN/rpn_R_18_FPN", "DATASETS.TEST", "('nowhere',)")
     assert image_ids(other, paths) == [1, 2, 3, 4]
+
+
+NAMED = {"file_name": "a.png", "id": 7}
+
+
+@pytest.mark.parametrize(
+    "images, ids",
+    [
+        (None, [1]),
+        (3, [1]),
+        ([1, {"id": 5}, {"file_name": 3, "id": 5}], [1]),
+        ([None, {"file_name": None, "id": 5}, NAMED], [7]),
+    ],
+)
+def test_images_that_annotations_do_not_name_have_no_ids_of_theirs(
+    row_config, tmp_path, images, ids
+):
+    (tmp_path / "odd.json").write_text(json.dumps({"images": images}))
+    register_coco_instances("odd_val", {}, str(tmp_path / "odd.json"), str(tmp_path))
+    cfg = row_config("quick/RPN/rpn_R_18_FPN", "DATASETS.TEST", "('odd_val',)")
+    assert image_ids(cfg, [str(tmp_path / "a.png")]) == ids

@@ -202,10 +202,23 @@ def test_a_model_has_one_row_for_each_format(tmp_path):
     assert " | ".join(cells) == " | b | onnx | 3 (2) | 200 | 99.50 | 1 | 2e-02 | 3e-06 | 1e-05 | "
 
 
-@pytest.mark.parametrize("content", ['{"rows": []}', "[]", '{"exports": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *('{"rows": []}', "[]", '{"exports": 1}'),
+        *('{"exports": [1]}', '{"exports": [{"model": "a"}]}'),
+    ],
+)
 def test_a_file_of_something_else_is_kept(tmp_path, content):
     path = tmp_path / "other.json"
     path.write_text(content)
     with pytest.raises(UserError, match=r"other\.json is no report of exports"):
         report_parity(path, "a", "onnx", Parity())
     assert path.read_text() == content
+
+
+def test_a_report_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "report.json"
+    with pytest.raises(UserError, match=rf"^{path} could not be written .*; name another --report"):
+        report_parity(path, "a", "onnx", Parity())

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
@@ -136,11 +136,18 @@ def test_names_and_ids_are_the_data_sets_where_it_is_known(row_config, row, opts
     assert names_and_ids(cfg) == (names, ids)
 
 
-@pytest.mark.parametrize("damaged", [False, True])
-def test_a_data_set_that_was_not_read_yet_is_read(row_config, tmp_path, caplog, damaged):
+# Detectron2 asserts that no two annotations have one id, and knows the classes by then.
+TWICE = [{"id": 1, "image_id": 1, "category_id": 10, "bbox": [0, 0, 1, 1]}] * 2
+
+
+@pytest.mark.parametrize("damaged, annotations", [(False, []), (True, []), (False, TWICE)])
+def test_a_data_set_that_was_not_read_yet_is_read(
+    row_config, tmp_path, caplog, damaged, annotations
+):
+    images = [{"id": 1, "file_name": "a.png", "width": 9, "height": 9}]
     categories = [{"id": 10 * (i + 1), "name": f"kind {i}"} for i in range(5)]
-    content = json.dumps({"images": [], "annotations": [], "categories": categories})
-    path = tmp_path / "instances.json"
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    content, path = json.dumps(content), tmp_path / "instances.json"
     path.write_text(content[:-9] if damaged else content)
     register_coco_instances("unread", {}, str(path), str(tmp_path))
     cfg = row_config(ROW, "DATASETS.TEST", "('unread',)")
@@ -149,8 +156,6 @@ def test_a_data_set_that_was_not_read_yet_is_read(row_config, tmp_path, caplog, 
         expected = [[f"kind {i}" for i in range(5)], [10, 20, 30, 40, 50]]
     assert names_and_ids(cfg) == tuple(expected)
     assert ("unread cannot be read" in caplog.text) == damaged
-    DatasetCatalog.remove("unread")
-    MetadataCatalog.remove("unread")
 
 
 # --- names of classes of weights
@@ -172,8 +177,7 @@ def pond():
         thing_classes=FISH,
         thing_dataset_id_to_contiguous_id={10 * (i + 1): i for i in range(5)},
     )
-    yield "pond_val"
-    MetadataCatalog.remove("pond_val")
+    return "pond_val"
 
 
 IDS, NONE = [10, 20, 30, 40, 50], [0, 1, 2, 3, 4]

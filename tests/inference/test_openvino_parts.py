@@ -1,6 +1,7 @@
 """Detectors whose dense parts OpenVINO computes, beside themselves in PyTorch."""
 
 import copy
+import functools
 import gc
 import logging
 import multiprocessing
@@ -45,14 +46,7 @@ def openvino():
 @pytest.fixture(scope="module")
 def model_of(row_config):
     """``model_of(row, KEY, value, ...)``: a random model of spread scores."""
-    made = {}
-
-    def build(row, *opts):
-        if (row, opts) not in made:
-            made[row, opts] = random_detector(row_config(f"quick/{row}", *opts))
-        return made[row, opts]
-
-    return build
+    return functools.cache(lambda row, *opts: random_detector(row_config(f"quick/{row}", *opts)))
 
 
 def boxes_of(model, size, with_proposals):

@@ -203,6 +203,19 @@ def test_an_image_of_a_list_is_refused_by_its_place(predictor):
         predictor(np.zeros((2, 96, 96, 3), np.uint8))
 
 
+def test_an_open_file_that_is_given_twice_is_read_once(predictor, tmp_path, monkeypatch):
+    """Pillow reads a file's pixels when they are first needed, and no two threads may do so."""
+    Image.fromarray(noise(96, 128)).save(tmp_path / "a.png")
+    image, other = Image.open(tmp_path / "a.png"), noise(96, 128, 1)
+    read, record = [], predictor._record
+    monkeypatch.setattr(predictor, "_record", lambda image: [read.append(image), record(image)][1])
+    found = [fields(output) for output in predictor([image, other, image, image])]
+    assert sorted(map(id, read)) == sorted(map(id, (image, other)))
+    assert not torch.equal(found[0][1], found[1][1])
+    for own in found[2:]:
+        torch.testing.assert_close(own[2], found[0][2], rtol=0, atol=1e-4)
+
+
 def test_what_comes_back_goes_into_supervision(predictor):
     output = predictor(noise(96, 128))
     detections = sv.Detections.from_detectron2(output)
@@ -344,6 +357,9 @@ def test_a_run_is_loaded_by_its_folder(row_config, tmp_path):
         assert predictor.model.model.weights_origin.path == str(run / f"{name}.pth")
         assert predictor.class_names == names
     assert predictor.cfg.INPUT.MIN_SIZE_TEST == 80
+    own = str(run / "model_0000002.pth")
+    predictor = Predictor.from_run(run, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", own])
+    assert predictor.model.model.weights_origin.path == own
 
 
 # --- the last NMS

@@ -193,6 +193,20 @@ def test_each_class_has_the_threshold_of_the_runs_analysis(weights, images, tmp_
     assert detect("best-f1") == enough
 
 
+def test_predictions_that_find_no_room_are_named(weights, images, tmp_path, monkeypatch, run_tool):
+    config, own = weights("RPN/rpn_R_18_FPN")
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fpn_d2.demo.run.write_json", full)
+    words = ["--config-file", config, "--weights", own, "--input", images[0], "--output", tmp_path]
+    code, _, stderr = run_tool(demo, *words, *SMALL)
+    path = tmp_path / "predictions.json"
+    sentence = f"error: {path} could not be written (No space left on device); name another --out"
+    assert (code, stderr.splitlines()[-1][: len(sentence)]) == (2, sentence)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

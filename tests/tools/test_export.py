@@ -174,6 +174,24 @@ def test_int8_is_openvinos(words, run_tool, tmp_path):
     assert "--int8 needs --format openvino" in stderr
 
 
+@pytest.mark.parametrize(
+    "more, sentence",
+    [
+        (["MODEL.WEIGHTS", "other.pth"], "weights are given twice, by --weights and by MODEL.W"),
+        (["DATASETS.TEST", "()"], "DATASETS.TEST names no data set"),
+        (["DATASETS.TEST", "('gone_val',)"], "the data set 'gone_val', which is not registered"),
+    ],
+)
+def test_what_would_fail_at_the_end_fails_at_once(
+    words, run_tool, tmp_path, monkeypatch, more, sentence
+):
+    monkeypatch.setattr("fpn_d2.export.export_model", None)
+    ask = [*words, "--format", "openvino", "--int8", "--output", tmp_path / "model.xml"]
+    code, _, stderr = run_tool(export, *ask, *more)
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert sentence in stderr
+
+
 def test_nothing_is_written_where_the_file_differs(words, tmp_path, run_tool, monkeypatch):
     monkeypatch.setattr(Parity, "is_within_tolerance", False)
     output = tmp_path / "model.ts"

@@ -15,6 +15,7 @@ from fpn_d2.utils.files import (
     partial_path,
     remove_partial_files,
     replace_file,
+    unique_stems,
     write_json,
 )
 
@@ -119,6 +120,15 @@ def test_json_comes_back_and_stays_where_a_value_is_refused(tmp_path, value):
         write_json(path, {"AP": 2.5, "AP_s": value})
     assert json.loads(path.read_text(encoding="utf-8")) == content
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_no_two_inputs_share_a_file():
+    paths = ["a/x.jpg", "b/x.png", "c/X.jpg", "d/x_explain.jpg"]
+    suffixes = [".png", "_explain.png"]
+    stems = unique_stems(paths, suffixes)
+    files = [f"{stem}{suffix}".lower() for stem in stems for suffix in suffixes]
+    assert len(set(files)) == len(files)
+    assert stems[:2] == ["x", "x_2"]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from fpn_d2.visualization import (
     level_color,
     level_legend,
     level_number,
+    pyramid,
 )
 
 
@@ -70,6 +71,42 @@ def test_a_heat_map_has_a_colour_for_the_least_and_the_largest_value(explanation
     )
     assert (cells[:, :100] == low).all()
     assert (cells[:, 100:200] == high).all()
+
+
+@pytest.mark.parametrize(
+    "size, shown",
+    [  # height and width of the image and of its picture, for a width of 60 px
+        ((80, 100), (48, 60)),
+        ((100, 25), (240, 60)),  # four times as tall as wide
+        ((100, 5), (240, 12)),
+        ((4000, 1), (240, 1)),  # 0.06 px
+        ((1, 4000), (1, 60)),
+    ],
+)
+def test_the_picture_of_a_level_is_no_taller_than_four_widths(
+    explanation, monkeypatch, size, shown
+):
+    monkeypatch.setattr(pyramid, "_WIDTH", 60)
+    cells = np.arange(6, dtype=np.float32).reshape(3, 2)
+    features = {"output": {"p4": cells, "p5": cells}, "lateral": {"p5": cells}}  # p4 is blank
+    thin = dataclasses.replace(
+        explanation,
+        image=np.zeros((*size, 3), np.uint8),
+        features=features,
+        strides={"p4": 50, "p5": 50},
+        proposals={name: explanation.proposals["p3"] for name in ("p3", "p4")},
+    )
+    title = 2 * (13 + 6)
+    proposals = draw_proposals(thin)
+    assert proposals.shape == (title + shown[0], 60 + 8 + 60, 3)
+    assert (proposals[title:, shown[1] : 60] == 255).all()  # beside a narrow picture
+    maps = draw_heat_maps(thin, width=60)
+    row = (16 + 6) + 4 + title + shown[0]  # the kind, a gap, and a row of maps below their titles
+    assert maps.shape == (2 * row + 4, 128, 3)
+    for left in (0, 68):
+        picture = maps[row - shown[0] : row, left : left + 60]
+        assert (picture[:, : shown[1]] != 255).any(axis=-1).all()
+        assert (picture[:, shown[1] :] == 255).all()
 
 
 def test_anchors_and_proposals_have_their_levels_colours(explanation):

@@ -12,6 +12,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
+from ...config_checks import check_registered
 from ...utils.errors import UserError
 from .name_rules import maskrcnn_benchmark_rules, rename, torchvision_rules
 
@@ -104,7 +105,7 @@ def convert_foreign(
         left_out: patterns of more names that are not needed, such as a mask head's.
 
     Raises:
-        UserError: listing what is unknown, or naming what is missing.
+        UserError: listing what is unknown, naming what is missing, or where shapes do not fit.
     """
     weights = {name.removeprefix("module."): weight for name, weight in weights.items()}
     for pattern in left_out:
@@ -125,16 +126,23 @@ def convert_foreign(
         dropped = r"^rpn\.anchor_generator\.cell_anchors\."
         config = f"maskrcnn_benchmark/faster_rcnn_R_50_{'FPN' if on_pyramid else 'C4'}.yaml"
     weights, num_left_out = rename(weights, rules, (dropped, *left_out), source)
-    _put_eps_into_norms(weights, norm_eps or 0.0)
     coco = is_torchvision and not all_classes
-    if is_retinanet:
-        labels, note = _order_retinanet(weights, coco)
-        overrides = ["MODEL.RETINANET.NUM_CLASSES", str(len(labels))]
-    else:
-        labels, num_unused, note = _order_faster_rcnn(weights, coco)
-        overrides = ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(labels))]
-        if is_torchvision:
-            overrides += ["MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES", str(num_unused)]
+    try:
+        _put_eps_into_norms(weights, norm_eps or 0.0)
+        if is_retinanet:
+            labels, note = _order_retinanet(weights, coco)
+        else:
+            labels, num_unused, note = _order_faster_rcnn(weights, coco)
+    except (IndexError, TypeError, RuntimeError) as error:  # of torch
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{path} has weights of shapes that no {source} detector has ({reason}); copy or "
+            "download it again"
+        ) from error
+    key = "RETINANET" if is_retinanet else "ROI_HEADS"
+    overrides = [f"MODEL.{key}.NUM_CLASSES", str(len(labels))]
+    if is_torchvision and not is_retinanet:
+        overrides += ["MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES", str(num_unused)]
     blocks = {match[1] for name in weights if (match := re.search(r"\.res4\.(\d+)\.", name))}
     if len(blocks) in _DEPTHS:
         overrides += ["MODEL.RESNETS.DEPTH", str(_DEPTHS[len(blocks)])]
@@ -170,8 +178,10 @@ def check_complete(weights: dict[str, Tensor], cfg: CfgNode) -> None:
     """Check that weights fill a config's model, and that each of them has a place in it.
 
     Raises:
-        UserError: listing every name that is missing, has no place or has another shape.
+        UserError: listing every name that is missing, has no place or has another shape; or if a
+            component of the config is not registered.
     """
+    check_registered(cfg)
     wanted = {name: value.shape for name, value in build_model(cfg.clone()).state_dict().items()}
     faults = [f"{name} is missing" for name in wanted if name not in weights]
     faults += [f"{name} has no place" for name in weights if name not in wanted]

@@ -131,7 +131,7 @@ def test_maskrcnn_benchmarks_detectors(state_of, row_config, model):
     row_config(row, *result.overrides)
 
 
-def test_torchvisions_faster_rcnn(state_of):
+def test_torchvisions_faster_rcnn(state_of, row_config):
     row = "torchvision/faster_rcnn_R_50_FPN"
     unused = "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES"
     state, cfg = state_of(row, "MODEL.ROI_HEADS.NUM_CLASSES", 3, unused, 0)
@@ -143,6 +143,8 @@ def test_torchvisions_faster_rcnn(state_of):
         assert result.labels == [1, 2, 3]
         assert result.overrides == ["MODEL.ROI_HEADS.NUM_CLASSES", "3", unused, "0"]
     check_complete(result.weights, cfg)
+    with pytest.raises(UserError, match=r"ROI_HEADS\.NAME is 'MyHeads', which is not registered"):
+        check_complete(result.weights, row_config(row, "MODEL.ROI_HEADS.NAME", "MyHeads"))
     del result.weights["backbone.fpn_output2.bias"]
     result.weights["more.weight"] = torch.zeros(1)
     result.weights["roi_heads.box_head.fc2.bias"] = torch.zeros(9)
@@ -261,6 +263,7 @@ def test_unknown_names_are_listed_all_of_them():
 
 ZERO, ONE = torch.zeros(1), torch.ones(1)
 NORM, HEAD = "backbone.body.bn1", "head.classification_head.cls_logits"
+SCORES = "roi_heads.box_predictor.cls_score"
 REFUSED = [
     ({"rpn.head.conv.weight": ONE}, r"nothing for .*cls_score.*; convert a whole detector"),
     (
@@ -278,6 +281,14 @@ REFUSED = [
     (
         {f"{HEAD}.weight": torch.zeros(15, 2, 3, 3), f"{HEAD}.bias": torch.zeros(15)},
         r"15 scores, which is no multiple of its 9 anchors",
+    ),
+    *(  # fewer scores than columns, a number for a column of numbers, and half a norm
+        (predictor(3) | odd, r"model\.pth has weights of shapes that no torchvision detector has")
+        for odd in (
+            {f"{SCORES}.weight": torch.zeros(2, 2)},
+            {f"{SCORES}.bias": torch.tensor(1.0)},
+            {f"{NORM}.running_var": torch.ones(3), f"{NORM}.weight": torch.ones(2)},
+        )
     ),
 ]
 

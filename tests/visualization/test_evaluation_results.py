@@ -1,0 +1,30 @@
+"""Pictures of what an evaluation found, each in a file of its own."""
+
+import json
+import os
+
+import numpy as np
+from detectron2.data.datasets import register_coco_instances
+from PIL import Image
+
+from fpn_d2.visualization import draw_results
+
+
+def test_two_images_of_one_name_have_two_pictures(tmp_path):
+    """A black one in one folder, and a white one in another."""
+    images, values = [], {"a": 0, "b": 255}
+    for i, (folder, value) in enumerate(values.items()):
+        name = f"{folder}/1.png"
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (64, 64), (value,) * 3).save(tmp_path / name)
+        images.append({"id": i + 1, "file_name": name, "width": 64, "height": 64})
+    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "twins.json").write_text(json.dumps(content))
+    register_coco_instances("twins_val", {}, str(tmp_path / "twins.json"), str(tmp_path))
+    inference = tmp_path / "inference" / "twins_val"
+    inference.mkdir(parents=True)
+    (inference / "coco_instances_results.json").write_text("[]")
+    files = draw_results(str(inference), str(tmp_path / "pictures"))
+    assert [os.path.basename(file) for file in files] == ["1.png", "1_2.png"]
+    for file, value in zip(files, values.values(), strict=True):
+        assert (np.array(Image.open(file))[-1, 0] == value).all()
