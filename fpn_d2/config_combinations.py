@@ -316,7 +316,8 @@ def _of_training(cfg: CfgNode, classes: Sequence[str]) -> Iterator[str]:
     freeze_at = model.BACKBONE.FREEZE_AT
     frozen = [f"MODEL.BACKBONE.FREEZE_AT {freeze_at}"] * (freeze_at > 0)
     frozen += ["MODEL.RESNETS.NORM FrozenBN"] * (model.RESNETS.NORM == "FrozenBN")
-    if frozen and not model.WEIGHTS and "resnet" in _backbone(cfg):
+    networks = model.BACKBONE.NAME + model.FPN.get("BOTTOM_UP", "")
+    if frozen and not model.WEIGHTS and "resnet" in networks:
         yield (
             f"MODEL.WEIGHTS is empty, and {' and '.join(frozen)} leave random weights as they are: "
             "set weights, or MODEL.BACKBONE.FREEZE_AT 0 and MODEL.RESNETS.NORM GN"
@@ -340,11 +341,6 @@ def _of_training(cfg: CfgNode, classes: Sequence[str]) -> Iterator[str]:
             f"INPUT.RANDOM_FLIP {cfg.INPUT.RANDOM_FLIP} turns the class {mirrored[0]} into "
             f"{mirrored[1]}, but leaves its name: set INPUT.RANDOM_FLIP none"
         )
-
-
-def _backbone(cfg: CfgNode) -> str:
-    """The names of the backbone and of the network below its pyramid."""
-    return cfg.MODEL.BACKBONE.NAME + cfg.MODEL.FPN.get("BOTTOM_UP", "")
 
 
 def _mirrored(classes: Sequence[str], words: dict[str, str]) -> tuple[str, str] | None:

@@ -83,6 +83,16 @@ def _quick_configs() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _clean_catalogs() -> Iterator[None]:
+    """The catalogs forget what a test registered."""
+    before = [set(catalog.keys()) for catalog in (DatasetCatalog, MetadataCatalog)]
+    yield
+    for catalog, names in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
+        for name in set(catalog.keys()) - names:
+            catalog.pop(name)
+
+
 @pytest.fixture
 def no_stale_logs() -> Iterator[None]:
     """Detectron2's loggers keep the stdout that they first saw, which pytest replaces, and the file
@@ -147,10 +157,37 @@ def run_tool(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
 
     def run(module: ModuleType, *words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])
+        monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
         capsys.readouterr()
         code = 0
         try:
             module.main()
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def run_train_net(repo, tiny_opts, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """``run_train_net(row, word, ...)``: train_net.py in this process, on the tiny data; its exit
+    code, stdout and stderr."""
+    import train_net
+    from fpn_d2.engine import launch
+
+    monkeypatch.chdir(repo)
+
+    def run(row: str | Path, *words: object) -> tuple[int, str, str]:
+        words = [str(word) for word in words]
+        flags = [word for word in words if word.startswith("--")]
+        opts = [word for word in words if not word.startswith("--")]
+        path = row if str(row).endswith(".yaml") else f"configs/{row}.yaml"
+        line = ["--config-file", str(path), *flags, *tiny_opts, *opts]
+        capsys.readouterr()
+        code = 0
+        try:
+            launch(train_net.main, train_net.build_parser().parse_args(line))
         except SystemExit as end:
             code = end.code
         return code, *capsys.readouterr()
@@ -197,13 +234,10 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def tiny_opts(tiny_root: str, tiny_words: list[str], tmp_path: Path) -> Iterator[list[str]]:
+def tiny_opts(tiny_root: str, tiny_words: list[str], tmp_path: Path) -> list[str]:
     """The same and a folder for a run, while the tiny data are registered."""
-    names = register_folders(tiny_root)
-    yield [*tiny_words, "OUTPUT_DIR", str(tmp_path / "output")]
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    register_folders(tiny_root)
+    return [*tiny_words, "OUTPUT_DIR", str(tmp_path / "output")]
 
 
 @pytest.fixture

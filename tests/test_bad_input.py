@@ -17,7 +17,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from bad_inputs import CASES, CUT, FASTER, FOLDER, HALF, MISSING, REMOVED, Case
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from torch.utils.data import _utils as loader_utils
 
@@ -58,15 +57,12 @@ def scene(tmp_path, tiny_root, tiny_opts, repo, whole, monkeypatch):
     monkeypatch.chdir(repo)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(inputs / "data"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    names = register_folders(str(inputs / "data"))
+    register_folders(str(inputs / "data"))
     # A loader that has failed gives each of its processes 5 s to end, when it is freed: here.
     monkeypatch.setattr(loader_utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
     yield SimpleNamespace(inputs=inputs, output=output, repo=repo, options=options)
     if multiprocessing.active_children():
         gc.collect()
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def put(scene, text):

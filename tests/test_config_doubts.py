@@ -7,7 +7,6 @@ from fpn_d2.config_combinations import tell_doubts
 
 ROW = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 IMAGENET_RGB = "[123.675,116.28,103.53]"
-IMAGENET_BGR = "[103.53,116.28,123.675]"
 HANDS = ["left_hand", "face", "Right_hand"]
 
 

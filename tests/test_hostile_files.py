@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.build import load_proposals_into_dataset
 from detectron2.data.datasets import load_coco_json
 from detectron2.modeling import build_model
@@ -24,9 +23,8 @@ from detectron2.structures import BoxMode
 from hostile_files import FAST, KINDS, Case, World
 from torch import nn
 
-import train_net
 from fpn_d2.data.datasets import register_folders
-from fpn_d2.engine import Trainer, launch
+from fpn_d2.engine import Trainer
 
 pytestmark = pytest.mark.usefixtures("no_stale_logs")
 
@@ -60,32 +58,12 @@ def world(tmp_path, repo, weights, proposals, tiny_root):
 
 
 @pytest.fixture
-def nested():
-    """``nested(folder)``: registers the data sets of a folder, until the test is done."""
-    names = []
-    yield lambda folder: names.extend(register_folders(str(folder)))
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
-
-@pytest.fixture
-def run(repo, tiny_opts, capsys, monkeypatch, nested):
-    """``run(case)``: train_net.py in this process; its exit code, its stdout and its stderr."""
-    monkeypatch.chdir(repo)
+def run(run_train_net):
+    """``run(world, case)``: train_net.py with the data sets of the world's folder; see there."""
 
     def call(world: World, case: Case):
-        nested(world.folder / "data")
-        flags = [word for word in case.words if word.startswith("--")]
-        opts = [*tiny_opts, *(word for word in case.words if not word.startswith("--"))]
-        row = case.row if case.row.endswith(".yaml") else f"configs/{case.row}.yaml"
-        words = ["--config-file", row, *flags, *opts, "SOLVER.MAX_ITER", "1"]
-        capsys.readouterr()
-        try:
-            launch(train_net.main, train_net.build_parser().parse_args(words))
-        except SystemExit as end:
-            return end.code, *capsys.readouterr()
-        return 0, *capsys.readouterr()
+        register_folders(str(world.folder / "data"))
+        return run_train_net(case.row, *case.words, "SOLVER.MAX_ITER", "1")
 
     return call
 

@@ -13,6 +13,7 @@ import sys
 import venv
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import setup_environment
@@ -254,6 +255,30 @@ def test_detectron2_without_its_compiled_part_is_named(pip_calls, monkeypatch, t
     monkeypatch.setattr(setup_environment, "is_current", lambda: True)
     assert "detectron2 1 (without its compiled part)" in setup_environment.set_up(tmp_path)
     assert not pip_calls
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ({"url": "HERE", "dir_info": {"editable": True}}, True),
+        ({"url": "HERE", "dir_info": {}}, False),  # a copy, which git pull leaves as it is
+        ({"url": "file:///elsewhere", "dir_info": {"editable": True}}, False),
+        ({"url": "https://some.where/fpn_d2.whl", "archive_info": {}}, False),
+    ],
+)
+def test_only_an_editable_installation_of_this_folder_is_current(
+    origin, expected, monkeypatch, tmp_path
+):
+    (tmp_path / "fpn_d2-1.dist-info").mkdir()
+    (tmp_path / "setup.py").touch()
+    os.utime(tmp_path / "setup.py", (0, 0))
+    origin = json.dumps(origin).replace("HERE", tmp_path.as_uri())
+    distribution = SimpleNamespace(
+        version="1", read_text=lambda _: origin, locate_file=lambda name: tmp_path / name
+    )
+    monkeypatch.setattr(setup_environment, "ROOT", tmp_path)
+    monkeypatch.setattr(setup_environment.metadata, "distribution", lambda _: distribution)
+    assert setup_environment.is_current() is expected
 
 
 def test_look_tells_why_a_module_does_not_import(tmp_path, monkeypatch):

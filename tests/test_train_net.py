@@ -6,11 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
-import train_net
 from fpn_d2.data.datasets import register_folders
-from fpn_d2.engine import launch
 from fpn_d2.visualization import draw_results
 
 pytestmark = pytest.mark.usefixtures("no_stale_logs")
@@ -20,39 +17,18 @@ FAST = "quick/Fast-RCNN/fast_rcnn_R_18_FPN"
 
 
 @pytest.fixture
-def run(repo, tiny_opts, capsys, monkeypatch):
-    """``run(row, *words)``: train_net.py in this process; returns its exit code and stderr."""
-    monkeypatch.chdir(repo)
-
-    def call(row, *words):
-        words = [str(word) for word in words]
-        flags = [word for word in words if word.startswith("--")]
-        opts = [word for word in words if not word.startswith("--")]
-        path = row if str(row).endswith(".yaml") else f"configs/{row}.yaml"
-        line = ["--config-file", str(path), *flags, *tiny_opts, *opts]
-        capsys.readouterr()
-        try:
-            launch(train_net.main, train_net.build_parser().parse_args(line))
-        except SystemExit as end:
-            return end.code, capsys.readouterr().err
-        return 0, capsys.readouterr().err
-
-    return call
-
-
-@pytest.fixture
 def output(tiny_opts):
     return Path(tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1])
 
 
-def test_train_evaluate_and_resume(run, output):
-    assert run(FASTER)[0] == 0
+def test_train_evaluate_and_resume(run_train_net, output):
+    assert run_train_net(FASTER)[0] == 0
     assert (output / "model_final.pth").is_file()
     trained = (output / "inference/tiny_val/results.json").read_text()
     assert "AP" in json.loads(trained)["bbox"]
-    assert run(FASTER, "--eval-only", "MODEL.WEIGHTS", output / "model_final.pth")[0] == 0
+    assert run_train_net(FASTER, "--eval-only", "MODEL.WEIGHTS", output / "model_final.pth")[0] == 0
     assert (output / "inference/tiny_val/results.json").read_text() == trained
-    assert run(FASTER, "--resume", "SOLVER.MAX_ITER", 3)[0] == 0
+    assert run_train_net(FASTER, "--resume", "SOLVER.MAX_ITER", 3)[0] == 0
     assert torch.load(output / "model_final.pth")["iteration"] == 2
 
 
@@ -74,34 +50,34 @@ def test_a_training_imports_what_it_needs(run_program, tiny_opts):
     assert not others & {part for module in modules for part in module.split(".")}
 
 
-def test_a_state_of_a_training_that_is_none_is_refused(run, output):
-    assert run(FASTER, "SOLVER.MAX_ITER", 1)[0] == 0
+def test_a_state_of_a_training_that_is_none_is_refused(run_train_net, output):
+    assert run_train_net(FASTER, "SOLVER.MAX_ITER", 1)[0] == 0
     content = torch.load(output / "model_final.pth")
     whole = content["trainer"]
     for trainer in ({**whole, "iteration": "x"}, {**whole, "iteration": None}, {}, [], 3):
         torch.save({**content, "trainer": trainer}, output / "model_final.pth")
-        code, stderr = run(FASTER, "--resume", "SOLVER.MAX_ITER", 2)
+        code, _, stderr = run_train_net(FASTER, "--resume", "SOLVER.MAX_ITER", 2)
         assert (code, stderr.count("\n")) == (2, 1)
         assert str(output) in stderr
 
 
-def test_the_rpn_of_a_faster_rcnn_is_measured_on_its_own(run, output):
+def test_the_rpn_of_a_faster_rcnn_is_measured_on_its_own(run_train_net, output):
     weights = output / "model_final.pth"
-    assert run(FASTER)[0] == 0
+    assert run_train_net(FASTER)[0] == 0
     alone = ["MODEL.META_ARCHITECTURE", "ProposalNetwork", "MODEL.WEIGHTS", weights]
-    assert run(FASTER, "--eval-only", *alone)[0] == 0
+    assert run_train_net(FASTER, "--eval-only", *alone)[0] == 0
     results = json.loads((output / "inference/tiny_val/results.json").read_text())
     assert {"AR@10", "AR@100", "AR@1000", "ARs@1000"} <= set(results["box_proposals"])
 
 
 @pytest.mark.parametrize("row", ["dual", "image_pyramid"])
-def test_mask_proposals_train_and_are_measured(run, output, row):
+def test_mask_proposals_train_and_are_measured(run_train_net, output, row):
     config = f"quick/Mask-Proposals/mask_R_18_{row}"
-    assert run(config)[0] == 0
+    assert run_train_net(config)[0] == 0
     folder = output / "inference/tiny_val"
     trained = json.loads((folder / "results.json").read_text())["mask_proposals"]
     assert 0 <= trained["AR@10"] <= trained["AR@100"] <= trained["AR@1000"] <= 100
-    assert run(config, "--eval-only", "MODEL.WEIGHTS", output / "model_final.pth")[0] == 0
+    assert run_train_net(config, "--eval-only", "MODEL.WEIGHTS", output / "model_final.pth")[0] == 0
     again = json.loads((folder / "results.json").read_text())["mask_proposals"]
     del again["masks_per_second"], trained["masks_per_second"]
     assert again == trained
@@ -109,20 +85,20 @@ def test_mask_proposals_train_and_are_measured(run, output, row):
     assert all(Path(file).stat().st_size > 0 for file in files)
 
 
-def test_an_rpns_proposals_train_a_fast_rcnn(run, output):
+def test_an_rpns_proposals_train_a_fast_rcnn(run_train_net, output):
     sets = ["DATASETS.TEST", "('tiny_train', 'tiny_val')"]
-    assert run("quick/RPN/rpn_R_18_FPN", *sets)[0] == 0
+    assert run_train_net("quick/RPN/rpn_R_18_FPN", *sets)[0] == 0
     keys = ["OVERWRITE_OUTPUT_DIR", True]
     for split, name in (("TRAIN", "tiny_train"), ("TEST", "tiny_val")):
         file = str(output / f"inference/{name}/box_proposals.pkl")
         keys += [f"DATASETS.PROPOSAL_FILES_{split}", (file,)]
-    assert run(FAST, *keys)[0] == 0
+    assert run_train_net(FAST, *keys)[0] == 0
     # RoI pooling in mixed precision too
-    assert run(FAST, *keys, "SOLVER.AMP.ENABLED", True)[0] == 0
+    assert run_train_net(FAST, *keys, "SOLVER.AMP.ENABLED", True)[0] == 0
 
 
-def test_an_evaluation_needs_a_test_set(run):  # other bad input: tests/test_bad_input.py
-    code, stderr = run(FASTER, "--eval-only", "DATASETS.TEST", "()")
+def test_an_evaluation_needs_a_test_set(run_train_net):  # other bad input: tests/test_bad_input.py
+    code, _, stderr = run_train_net(FASTER, "--eval-only", "DATASETS.TEST", "()")
     assert (code, stderr.count("\n")) == (2, 1)
     assert "DATASETS.TEST" in stderr
 
@@ -149,11 +125,8 @@ def test_train_net_stays_short(repo):
 def images(tiny_root, tmp_path):
     """The image folder of spoiled_train and spoiled_val, copies of the tiny data."""
     folder = shutil.copytree(Path(tiny_root) / "tiny", tmp_path / "data" / "spoiled")
-    names = register_folders(str(tmp_path / "data"))
-    yield folder / "images"
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    register_folders(str(tmp_path / "data"))
+    return folder / "images"
 
 
 def cut(images, pattern, count):
@@ -166,18 +139,20 @@ ON_SPOILED = ["DATASETS.TRAIN", "('spoiled_train',)", "SOLVER.MAX_ITER", 5]
 ON_SPOILED += ["DATALOADER.FILTER_EMPTY_ANNOTATIONS", False]
 
 
-def test_training_goes_on_without_one_unreadable_image(run, output, images):
+def test_training_goes_on_without_one_unreadable_image(run_train_net, output, images):
     cut(images, "train_*", 1)
-    assert run(FASTER, *ON_SPOILED, "DATASETS.TEST", "()")[0] == 0
+    assert run_train_net(FASTER, *ON_SPOILED, "DATASETS.TEST", "()")[0] == 0
     log = (output / "log.txt").read_text()
     assert log.count("and is skipped (1 of 8 training images so far)") == 1
     assert "train_000001.jpg cannot be read" in log
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_too_many_unreadable_images_stop_training_with_one_sentence(run, output, images, workers):
+def test_too_many_unreadable_images_stop_training_with_one_sentence(
+    run_train_net, output, images, workers
+):
     cut(images, "train_*", 3)
-    code, stderr = run(FASTER, *ON_SPOILED, "DATALOADER.NUM_WORKERS", workers)
+    code, _, stderr = run_train_net(FASTER, *ON_SPOILED, "DATALOADER.NUM_WORKERS", workers)
     assert code == 2
     sentence = "2 of the 8 training images cannot be used, and DATALOADER.MAX_SKIPPED_SHARE is 0.01"
     assert f"error: {sentence}" in stderr

@@ -57,7 +57,11 @@ def main() -> None:
                 folder, output, num_images=args.num_images, threshold=args.threshold
             )
             print(f"{len(files)} pictures in {output}")
-            results = read_json(os.path.join(folder, "results.json"))
+            numbers = os.path.join(folder, "results.json")
+            if not os.path.isfile(numbers):
+                print(f"no numbers: {numbers} is not there, as after an evaluation that was cut")
+                continue
+            results = read_json(numbers)
             for section, number, name in _NUMBERS:
                 if section in results:
                     value = results[section][number]

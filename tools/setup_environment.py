@@ -214,10 +214,12 @@ def is_current() -> bool:
         distribution = metadata.distribution("fpn_d2")
     except metadata.PackageNotFoundError:
         return False
-    origin = json.loads(distribution.read_text("direct_url.json") or "{}").get("url")
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    is_editable = origin.get("dir_info", {}).get("editable", False)
     record = Path(distribution.locate_file(f"fpn_d2-{distribution.version}.dist-info"))
     changed = (ROOT / "setup.py").stat().st_mtime
-    return origin == ROOT.as_uri() and record.exists() and record.stat().st_mtime >= changed
+    is_here = is_editable and origin["url"] == ROOT.as_uri()
+    return is_here and record.exists() and record.stat().st_mtime >= changed
 
 
 def set_up(work: Path) -> str:

@@ -28,6 +28,7 @@ from torch import distributed
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..config import changed, config_file, load_config
+from ..config_combinations import check_schedule
 from ..data import check_names, check_settings, load_train_dataset
 from ..utils.devices import keep_freed_memory
 from ..utils.errors import UserError, exit_on_user_error, machine_fault, sentence_in
@@ -73,6 +74,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
         if epochs is not None:
             values |= _in_epochs(cfg, epochs, images)
         cfg = changed(cfg, {k: v for k, v in values.items() if k not in args.opts[::2]})
+    check_schedule(cfg)  # --epochs and the number of processes have made another one
     return cfg
 
 

@@ -313,11 +313,7 @@ def _outcome(entry: _UnderWay) -> Any:
 
 def _comes_true(condition: Callable[[], bool]) -> bool:
     """Wait a while until this machine sees what another one has written."""
-    if condition():
-        return True
     end = time.monotonic() + _FILE_SECONDS
-    while time.monotonic() < end:
+    while not (found := condition()) and time.monotonic() < end:
         time.sleep(_POLL_SECONDS)
-        if condition():
-            return True
-    return False
+    return found

@@ -18,6 +18,7 @@ from fvcore.nn import ActivationCountAnalysis, flop_count_table, parameter_count
 from torch import nn
 
 from ..config import changed, load_config
+from ..config_checks import check_registered
 from ..utils.errors import UserError
 from .tables import Tables
 
@@ -42,10 +43,15 @@ def shipped_configs(tables: Tables, chosen: Sequence[str] = ()) -> list[str]:
     names = []
     for path in folder.rglob("*.yaml"):
         below = path.relative_to(folder)
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.constructor.ConstructorError:
+            continue  # tags of another program
         # a file that builds on no other is a part of others
         if below.parts[0] not in _PARTS and isinstance(content, dict) and "_BASE_" in content:
             names.append(below.as_posix())
+    if not names:
+        raise UserError(f"there is no config below {folder}; name the --tables beside your configs")
     for word in chosen:
         if not any(word in name for name in names):
             raise UserError(
@@ -91,6 +97,7 @@ def list_configs(
 
 def count_parameters(cfg: CfgNode) -> dict[str, float]:
     """Count a network's weights without memory for them; see :func:`list_configs`."""
+    check_registered(cfg)
     with torch.device("meta"):
         model = build_model(changed(cfg, {"MODEL.DEVICE": "meta"}))
     parameters = list(model.parameters())
@@ -111,6 +118,7 @@ def count_costs(cfg: CfgNode) -> dict[str, Any]:
         fvcore and Detectron2 count; ``activations_mb``, the outputs of these in float32, most of
         which a training keeps for each image. Norms, NMS and RoI pooling are not counted.
     """
+    check_registered(cfg)
     model, inputs = build_model(cfg).eval(), noise_input(cfg)
     with torch.no_grad():
         gflops = _flops(model, inputs).total() / 1e9

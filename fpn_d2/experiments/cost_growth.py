@@ -161,17 +161,22 @@ def _number(cost: float) -> str:
 
 
 def left_out_lines(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Say in a line for each point what of it was not measured, and why."""
+    """Say what was not measured, and why: a line for each point, with those after it alike."""
     lines = []
     for (axis, row, way), points in _grouped(rows):
-        for point in points:
-            reasons = {name: why for name, why in point["left_out"].items() if why}
-            if len(set(reasons.values())) == 1 and len(reasons) == 2:
-                reasons = {"both": next(iter(reasons.values()))}
-            told = "; ".join(f"{name}: {why}" for name, why in reasons.items())
+        for told, alike in itertools.groupby(points, _reasons):
+            first, *later = (f"{point['value']:,}" for point in alike)
             if told:
-                lines.append(f"{axis} {point['value']:,}, {row}, {way}: {told}")
+                values = f"from {first} on" if later else first
+                lines.append(f"{axis} {values}, {row}, {way}: {told}")
     return lines
+
+
+def _reasons(point: dict[str, Any]) -> str:
+    reasons = {name: why for name, why in point["left_out"].items() if why}
+    if len(set(reasons.values())) == 1 and len(reasons) == 2:
+        reasons = {"both": next(iter(reasons.values()))}
+    return "; ".join(f"{name}: {why}" for name, why in reasons.items())
 
 
 def draw_growth(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:

@@ -270,8 +270,7 @@ def find_examples(
         best = [i for i in _best_images(found[x], found[y]) if i not in examples]
         if best:
             name = coco.imgs[best[0]]["file_name"]
-            record = {**coco.imgs[best[0]], "file_name": os.path.join(image_root, name)}
-            image = read_sound_image(record, "RGB")
+            image = read_sound_image(coco.imgs[best[0]], image_root)
             boxes = np.array([o["bbox"] for o in objects[best[0]]], dtype=np.float64)
             boxes = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
             seen = {row: found[row][best[0]] for row in (x, y)}

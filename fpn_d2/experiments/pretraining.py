@@ -31,7 +31,7 @@ from ..data import load_train_dataset
 from ..data.images import read_sound_image
 from ..engine.hooks import cpu_has_bfloat16
 from ..utils.errors import UserError
-from ..utils.files import replace_file
+from ..utils.files import check_targets, explain_disk_errors, replace_file
 from ..utils.progress import told
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def cut_crops(
     rng = np.random.default_rng(seed)
     crops, classes = [], []
     for record in told("cutting out objects", records):
-        image = read_sound_image(record, "RGB")
+        image = read_sound_image(record)
         objects = [o for o in record["annotations"] if not o.get("iscrowd", 0)]
         boxes = np.array(
             [BoxMode.convert(o["bbox"], o["bbox_mode"], BoxMode.XYXY_ABS) for o in objects]
@@ -171,6 +171,13 @@ def pretrain_backbone(
         raise UserError(f"--batch-size is {batch_size}: give 2 or more, whose variance norms take")
     if not 0 <= held_out < 1:
         raise UserError(f"--held-out is {held_out:g}: give a share of images from 0 to below 1")
+    if not path.endswith(".pkl"):
+        raise UserError(
+            f"--output {path}: MODEL.WEIGHTS reads this form from *.pkl; name such a file"
+        )
+    check_targets(path, overwrite=True)
+    with explain_disk_errors(path, "name another --output"):
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     records = load_train_dataset(cfg)
     num_classes = len(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
     held, held_classes = None, None
@@ -203,8 +210,7 @@ def pretrain_backbone(
     else:
         accuracy, iterations = training.run_until_it_stops(iterations, held, held_classes)
     weights = {name: value.cpu().numpy() for name, value in bottom_up.state_dict().items()}
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with replace_file(path, "wb") as file:
+    with explain_disk_errors(path, "name another --output"), replace_file(path, "wb") as file:
         # The form of Detectron2's converted ImageNet checkpoints.
         pickle.dump({"model": weights, "__author__": "fpn_d2", "matching_heuristics": True}, file)
     return Pretraining(accuracy, iterations, len(crops), 0 if held is None else len(held))

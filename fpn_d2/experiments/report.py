@@ -132,21 +132,29 @@ def claims_table(found: Iterable[tuple[Table, Mapping[str, Any]]]) -> str:
         summaries = summarize(results)
         verdicts = [check_claim(c, table, summaries) for c in table.claims_at(results["scale"])]
         verdicts = [verdict for verdict in verdicts if verdict.verdict != "not measured"]
-        rows = {row for v in verdicts for group in v.claim.order for row in group}
-        longest = max((table.rows[row].iterations for row in rows), default=0)
+        schedules = [_schedule(verdict, table) for verdict in verdicts]
+        longest: dict[tuple[str, str], int] = {}
+        for claim, count in schedules:
+            longest[claim] = max(count, longest.get(claim, 0))
         where = f"{results['scale']}, {results['dataset']}"
         if "recipe" not in results and table.kind != "timing":
             where += ", earlier recipe"
-        for verdict in verdicts:
-            if table.rows[verdict.claim.order[0][0]].iterations != longest:
-                continue
-            lines.append([table.table, *_claim_cells(verdict, where, summaries)])
+        for verdict, (claim, count) in zip(verdicts, schedules, strict=True):
+            if count == longest[claim]:
+                lines.append([table.table, *_claim_cells(verdict, where, summaries)])
     # The scales of a claim stand together.
     places: dict[tuple[str, ...], int] = {}
     for line in lines:
         places.setdefault(tuple(line[:2]), len(places))
     lines.sort(key=lambda line: (line[0], places[tuple(line[:2])]))
     return _pipe_table(header, lines)
+
+
+def _schedule(verdict: Verdict, table: Table) -> tuple[tuple[str, str], int]:
+    """Return a claim without its schedule, and the schedule."""
+    claim = verdict.claim
+    count = table.rows[claim.order[0][0]].iterations
+    return (claim.claim.removesuffix(f", {count} iterations"), claim.metric), count
 
 
 def _claim_cells(verdict: Verdict, where: str, summaries: Summaries) -> list[str]:
@@ -310,8 +318,11 @@ def _footnotes(
             what += [f"{k} {v}" for k, v in versions.items() if v != common.get(k)]
             if (seed.get("metrics") or {}).get("trained") == 0:
                 what.append("random weights")
-            if what:
-                seeds.append(f"seed {seed.get('seed', DASH)} on {', '.join(what)}")
+            where = [f"on {', '.join(what)}"] if what else []
+            if seed.get("timed_on"):
+                where.append(f"timed on {_describe(seed['timed_on'])}")
+            if where:
+                seeds.append(f"seed {seed.get('seed', DASH)} {', '.join(where)}")
         if seeds:
             # A row beside another one is marked in that one's line.
             line = table.rows[row["row"]].beside or row["row"]

@@ -20,7 +20,6 @@ from typing import Any
 import portalocker
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 from detectron2.modeling.anchor_generator import build_anchor_generator
 
@@ -99,7 +98,10 @@ class Reproduction:
         if load_config(config).FOUR_STEP.RPN:
             # Steps 1 and 2 are the runs of Table 1(c) and Table 2(c).
             rpn, fast, _ = FourStep(config, "").configs()
-            folders = {rpn: self._folder(rpn, seed), fast: self._folder(fast, seed, on=rpn)}
+            folders = {
+                rpn: self._folder(rpn, seed, more=more),
+                fast: self._folder(fast, seed, on=rpn, more=more),
+            }
             folder = self._folder(config, seed, more=more)
             return FourStep(config, folder, (*self._opts(seed), *more), folders.__getitem__)
         if row.proposals:
@@ -201,7 +203,8 @@ class Reproduction:
 
     def timing_folder(self, row: Row) -> str:
         """Return the folder that keeps a row's running time, apart from its training."""
-        return os.path.dirname(self._folder(self._config(row), 0)) + "_timing/seed_0"
+        folder = self._folder(self._config(row), 0, more=tuple(row.opts))
+        return os.path.dirname(folder) + "_timing/seed_0"
 
     def results(self, table: Table, row: Row) -> dict[int, dict[str, Any]]:
         """Return the results that a row has in this table, by seed."""
@@ -233,6 +236,8 @@ class Reproduction:
                 **{key: result[key] for key in PROVENANCE if key in result},
                 **more,
             }
+            if timing.get("seconds") and timed.get("machine") != result.get("machine"):
+                entries[seed]["timed_on"] = timed.get("machine")
             timing = dict.fromkeys(timing)  # The weights of a single seed were timed.
         return entries
 
@@ -246,7 +251,8 @@ class Reproduction:
                 value = results[task][key]
                 metrics[name] = None if value is None else round(value, 4)
         if "anchors" in table.metrics:
-            metrics["anchors"] = count_anchors(self._config(row))
+            opts = (*self.tables.scale(self.scale).opts, *row.opts)
+            metrics["anchors"] = count_anchors(self._config(row), opts=opts)
         return metrics
 
     def without_folders(self, text: str) -> str:
@@ -261,7 +267,7 @@ class Reproduction:
             (tables, os.path.basename(os.path.abspath(tables))),
         ):
             if os.path.isabs(folder) or folder.startswith(os.pardir):
-                text = text.replace(folder, name)
+                text = text.replace(folder.rstrip(os.sep), name)
         return text
 
     def _config(self, row: Row) -> str:
@@ -321,17 +327,20 @@ def _number_of_classes(dataset: str) -> int:
 
 
 @functools.lru_cache
-def count_anchors(config: str, height: int = 800, width: int = 1000) -> int:
+def count_anchors(
+    config: str, height: int = 800, width: int = 1000, opts: tuple[str, ...] = ()
+) -> int:
     """Count the anchors of all levels on an image.
 
     Args:
         config: the config file of an RPN.
         height, width: the image's size in pixels of the network input; the paper counts at about
             800 x 1000.
+        opts: overrides of the config.
     """
-    cfg = load_config(config)
+    cfg = load_config(config, opts)
     with torch.device("meta"):  # The network is built for its strides, without weights.
-        shapes = build_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))).output_shape()
+        shapes = build_backbone(cfg).output_shape()
     levels = [shapes[name] for name in cfg.MODEL.RPN.IN_FEATURES]
     counts = build_anchor_generator(cfg, levels).num_anchors
     return sum(

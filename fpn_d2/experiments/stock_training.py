@@ -1,6 +1,8 @@
 """The training of a config by stock Detectron2: its model, its trainer, its float32."""
 
 import argparse
+import logging
+import operator
 import os
 
 from detectron2.config import CfgNode
@@ -9,9 +11,29 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
-from ..config import changed, config_file, load_config, stock_config
+from ..config import changed, stock_config
+from ..engine import read_config
 from ..utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Keys of this package alone that change a training, and their values that change nothing.
+_WITHOUT_EFFECT = {
+    "MODEL.FPN.TOP_DOWN": True,
+    "MODEL.FPN.LATERAL": True,
+    "MODEL.FPN.OUT_FEATURES": [],
+    "MODEL.FPN.FREEZE": False,
+    "MODEL.RPN.SHARED_HEAD": True,
+    "FOUR_STEP.RPN": "",
+    "INPUT.AUGMENTATIONS": [],
+    "INPUT.OBJECT_SCALE_TRAIN": 0.0,
+    "SOLVER.ACCUMULATE": 1,
+    "SOLVER.EMA_DECAY": 0.0,
+}
+_STOCK_CANONICAL_SIZE = 224  # Detectron2's ROIPooler, for which it has no key
 
 
 class StockTrainer(DefaultTrainer):
@@ -44,9 +66,10 @@ def config_of_stock(cfg: CfgNode) -> CfgNode:
     Raises:
         UserError: if Detectron2 has no such component.
     """
-    fpn = cfg.MODEL.FPN
-    if (fpn.TOP_DOWN, fpn.LATERAL, list(fpn.OUT_FEATURES)) != (True, True, []):
-        raise UserError("stock Detectron2 has no MODEL.FPN.TOP_DOWN, LATERAL or OUT_FEATURES")
+    for key, off in _WITHOUT_EFFECT.items():
+        value = operator.attrgetter(key)(cfg)
+        if (list(value) if isinstance(value, tuple) else value) != off:
+            raise UserError(f"stock Detectron2 has no {key}, which is {value!r}; set it to {off!r}")
     anchors = cfg.MODEL.ANCHOR_GENERATOR.NAME
     if (
         cfg.MODEL.META_ARCHITECTURE == "ClippingRetinaNet"
@@ -61,16 +84,25 @@ def config_of_stock(cfg: CfgNode) -> CfgNode:
     amp = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")
     values = {"SOLVER.AMP.ENABLED": amp, "OUTPUT_DIR": f"{cfg.OUTPUT_DIR}-stock"}
     stock = stock_config(cfg)
-    if stock.MODEL.BACKBONE.NAME == "build_fpn_backbone" and fpn.TOP_BLOCK == "maxpool":
+    if stock.MODEL.BACKBONE.NAME == "build_fpn_backbone" and cfg.MODEL.FPN.TOP_BLOCK == "maxpool":
         values["MODEL.BACKBONE.NAME"] = build_stock_fpn_backbone.__name__
     return changed(stock, values)
 
 
 def train_stock(args: argparse.Namespace) -> None:
     """One process of the training; ``args`` are as Detectron2 parses them."""
-    cfg = config_of_stock(load_config(args.config_file, args.opts))
-    args.config_file = config_file(args.config_file)
+    given = read_config(args)
+    cfg = config_of_stock(given)
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fpn_d2")
+    size = given.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE
+    if size != _STOCK_CANONICAL_SIZE:
+        logger.warning(
+            "Eq. 1 takes a canonical size of %d pixels here, and MODEL.ROI_BOX_HEAD."
+            "POOLER_CANONICAL_SIZE %d in train_net.py",
+            _STOCK_CANONICAL_SIZE,
+            size,
+        )
     trainer = StockTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     results = trainer.train() or trainer._last_eval_results

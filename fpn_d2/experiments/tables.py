@@ -166,18 +166,25 @@ class Tables:
         if not size.like:
             return table
         picked = {row: _moved(table.rows[row], size.like, scale) for row in size.rows.get(name, [])}
+        for key, row in picked.items():
+            if row.beside not in picked:
+                picked[key] = dataclasses.replace(row, beside="")
+        # A claim all of whose groups have a row that is there.
+        orders = [
+            [[row for row in group if row in picked] for group in c.order] for c in table.claims
+        ]
+        kept = [(c, order) for c, order in zip(table.claims, orders, strict=True) if all(order)]
         if not size.iterations:
-            return dataclasses.replace(table, rows=picked)
+            whole = [claim for claim, order in kept if order == claim.order]
+            return dataclasses.replace(table, rows=picked, claims=whole)
         rows = {
             f"{key}_{count}": _longer(key, row, count, count != size.iterations[0])
             for key, row in picked.items()
             for count in size.iterations
         }
         claims = []
-        for claim in table.claims:
-            order = [[row for row in group if row in picked] for group in claim.order]
-            order = [group for group in order if group]
-            for count in size.iterations if len(order) > 1 else ():
+        for claim, order in kept:
+            for count in size.iterations:
                 groups = [[f"{row}_{count}" for row in group] for group in order]
                 text = f"{claim.claim}, {count} iterations"
                 claims.append(dataclasses.replace(claim, claim=text, order=groups))
@@ -204,6 +211,7 @@ def _longer(name: str, row: Row, iterations: int, is_longer: bool) -> Row:
         row,
         name=f"{row.name}, {iterations} iterations",
         opts=[*row.opts, *(schedule if is_longer else ())],
+        beside=f"{row.beside}_{iterations}" if row.beside else "",
         of=name,
         iterations=iterations,
     )

@@ -72,6 +72,8 @@ def git_commit(folder: str | os.PathLike = Path(__file__).parent) -> str:
     default.
     """
     try:
+        if not _git(folder, "ls-files", "."):  # installed inside somebody else's repository
+            return "unknown"
         commit = _git(folder, "rev-parse", "--short", "HEAD")
         return commit + ("+" if _git(folder, "status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
@@ -82,14 +84,17 @@ def code_hash(folder: str | os.PathLike) -> str:
     """Return a short hash of what decides a trained model: the configs and the model's code.
 
     Args:
-        folder: what holds ``configs``; their file of tables does not count.
+        folder: what holds ``configs``, or else the package does; their file of tables does not
+            count.
     """
     package = Path(__file__).parents[1]
     files = {f"{room}/{path.relative_to(package / room).as_posix()}": path
              for room in ("layers", "modeling", "structures")
              for path in package.joinpath(room).rglob("*.py")}  # fmt: skip
     configs = Path(folder, "configs")
-    files |= {p.relative_to(folder).as_posix(): p for p in configs.rglob("*.yaml")}
+    if not configs.is_dir():  # an installed package has its own
+        configs = package / "configs"
+    files |= {f"configs/{p.relative_to(configs).as_posix()}": p for p in configs.rglob("*.yaml")}
     files.pop("configs/tables.yaml", None)
     digest = hashlib.sha256()
     for name in sorted(files):

@@ -9,7 +9,6 @@ import time
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -260,7 +259,7 @@ class Watch(HookBase):
 @pytest.fixture
 def train(repo, narrow_words, tmp_path, mixed_root):
     """``train(row, folder, *opts, cut, resume)``: six iterations; the losses of each."""
-    names = register_folders(mixed_root)
+    register_folders(mixed_root)
 
     def call(row, folder, *opts, cut=None, resume=False):
         tiny = ["DATASETS.TRAIN", "('mixed_train',)", "DATASETS.TEST", "()"]
@@ -284,10 +283,7 @@ def train(repo, narrow_words, tmp_path, mixed_root):
                 trainer.train()
         return watch.losses
 
-    yield call
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return call
 
 
 def logged(folder):

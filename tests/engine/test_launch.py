@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 import yaml
 from detectron2.modeling import build_model
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from waiting import wait_for
 
 import train_net
 from fpn_d2 import UserError, load_config, load_model
@@ -250,13 +250,6 @@ def dying_training(repo, tiny_opts, folder):
     return [*map(str, words), "OUTPUT_DIR", str(folder)]
 
 
-def eventually(condition, seconds=300):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
 def weights_after_a_process_died(repo, tiny_words, tiny_environment, run_program, tmp_path_factory):
     """A worker on one machine dies once and goes on from the checkpoint before."""
@@ -305,7 +298,7 @@ def test_torchrun_goes_on_after_a_process_or_a_machine_has_died(
         assert agents[HOST].poll() is None
         start(OTHER)
         if what == "AGENT_DIES":
-            eventually(lambda: "Detected 1 new nodes" in logs[0].read_text())
+            wait_for(lambda: "Detected 1 new nodes" in logs[0].read_text())
             os.kill(int((cut / "died").read_text()), signal.SIGKILL)
         for machine in (HOST, OTHER):
             assert agents[machine].wait(300) == 0, [log.read_text()[-3000:] for log in logs]
@@ -367,6 +360,7 @@ def test_epochs_are_iterations_of_so_many_images(
             ["DATASETS.TRAIN", "('nothing',)"],
             "'nothing', which is not reg",
         ),
+        (["--epochs", "3"], ["SOLVER.STEPS", "(12,)"], "STEPS is .12,., and .* MAX_ITER 12; give"),
     ],
 )
 def test_epochs_that_cannot_work(repo, tiny_opts, monkeypatch, flags, words, says):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultTrainer, SimpleTrainer
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
@@ -145,9 +145,7 @@ def crowded(tmp_path):
     path.write_text(json.dumps(content))
     register_coco_instances("crowded", {}, str(path), str(tmp_path))
     DatasetCatalog.get("crowded")
-    yield path, boxes
-    DatasetCatalog.remove("crowded")
-    MetadataCatalog.remove("crowded")
+    return path, boxes
 
 
 def ap_by_pycocotools(path, boxes, limit):

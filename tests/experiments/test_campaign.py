@@ -46,7 +46,7 @@ def recalls(content, metric="AR1k"):
 def _report(monkeypatch):
     """Leave out the page and the count of anchors, which take a second and have other tests."""
     monkeypatch.setattr(results_module, "write_report", lambda *_: None)
-    monkeypatch.setattr(reproduction, "count_anchors", lambda *_: 12)
+    monkeypatch.setattr(reproduction, "count_anchors", lambda *_, **__: 12)
 
 
 def test_all_rows_of_the_scale_are_trained_seed_by_seed(call, calls):

@@ -25,7 +25,7 @@ submitit = pytest.importorskip("submitit")
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr(results_module, "write_report", lambda *_: None)
-    monkeypatch.setattr(reproduction, "count_anchors", lambda *_: 12)
+    monkeypatch.setattr(reproduction, "count_anchors", lambda *_, **__: 12)
     monkeypatch.setattr(cluster, "_POLL_SECONDS", 0)
 
 

@@ -1,5 +1,6 @@
 """What a network costs, by arithmetic; and which configs are listed."""
 
+import dataclasses
 import json
 import re
 
@@ -11,7 +12,12 @@ from detectron2.modeling import build_model
 from fpn_d2 import UserError
 from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.experiments import load_tables
-from fpn_d2.experiments.config_costs import count_parameters, noise_input, shipped_configs
+from fpn_d2.experiments.config_costs import (
+    count_costs,
+    count_parameters,
+    noise_input,
+    shipped_configs,
+)
 
 ROW = "quick/RPN/rpn_R_18_FPN"
 
@@ -33,6 +39,15 @@ def test_every_row_is_listed_and_no_part_of_one(tables):
     ]
     with pytest.raises(UserError, match="R_102"):
         shipped_configs(tables, ["R_102"])
+
+
+def test_configs_of_other_programs_are_passed_over(tables, tmp_path):
+    named = dataclasses.replace(tables, path=str(tmp_path / "tables.yaml"))
+    with pytest.raises(UserError, match="no config below .*; name the --tables beside"):
+        shipped_configs(named)
+    (tmp_path / "mkdocs.yaml").write_text("a: !!python/name:os.system\n")
+    (tmp_path / "mine.yaml").write_text("_BASE_: other.yaml\n")
+    assert shipped_configs(named) == ["mine.yaml"]
 
 
 def test_parameters_are_counted_without_memory(row_config):
@@ -121,3 +136,29 @@ def test_flops_are_averaged_over_the_test_set(run_tool, repo, row_config, wide_o
     assert code == 0, error
     last = f"{flops_of_r18_c4(64, 64) / 1e9:.2f} +- 0.00 GFLOPs for an image, over 2"
     assert out.splitlines()[-1] == last
+
+
+@pytest.mark.parametrize("count", [count_parameters, count_costs])
+def test_a_component_that_is_not_registered_is_named(row_config, count):
+    cfg = row_config(ROW, "MODEL.RPN.HEAD_NAME", "MyHead")
+    with pytest.raises(UserError, match=r"^MODEL\.RPN\.HEAD_NAME is 'MyHead', which is not regis"):
+        count(cfg)
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["MODEL.RPN.HEAD_NAME", "MyHead"], "MODEL.RPN.HEAD_NAME is 'MyHead', which is not reg"),
+        (["--weights", "a.pth", "MODEL.WEIGHTS", "b.pth"], "weights are given twice, by --weights"),
+        (
+            ["--use-fixed-input-size", "INPUT.MIN_SIZE_TEST", 0],
+            "--use-fixed-input-size needs INPUT.MIN_SIZE_TEST above 0; give it at the end",
+        ),
+    ],
+)
+def test_what_cannot_be_counted_is_a_sentence(run_tool, repo, words, sentence):
+    config = repo / "configs/quick/RPN/rpn_R_18_C4.yaml"
+    ask = ["--tasks", "flop", "--config-file", config, "-n", 0, *words]
+    code, _, stderr = run_tool(analyze_model, *ask)
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert stderr.startswith(f"error: {sentence}")

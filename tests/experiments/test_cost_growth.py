@@ -154,6 +154,10 @@ def test_what_was_left_out_is_told():
         "side 1,600, faster, training: detectron2: ran out of 20 GiB",
         "side 3,200, faster, training: both: would take 9 minutes more",
     ]
+    more = [*ROWS, {**ROWS[-1], "value": 6400}]
+    assert left_out_lines(more)[1:] == [
+        "side from 3,200 on, faster, training: both: would take 9 minutes more"
+    ]
     text = benchmark_table(ROWS)
     assert text.startswith("| grows ")
     assert "\n- side 1,600, faster, training: detectron2: ran out of 20 GiB\n" in text

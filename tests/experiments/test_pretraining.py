@@ -129,6 +129,21 @@ def test_the_checkpoint_fills_the_whole_bottom_up_network(repo, tiny_opts, tmp_p
     assert not weights
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("R-18.pth", r"R-18.pth: MODEL.WEIGHTS reads .* \*.pkl"), ("folder.pkl", "folder.pkl"),
+     ("file/R-18.pkl", "R-18.pkl could not be written")],
+)  # fmt: skip
+def test_a_file_that_cannot_be_written_is_refused_before_the_data_are_read(
+    repo, tiny_opts, tmp_path, name, says, monkeypatch
+):
+    (tmp_path / "folder.pkl").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(pretraining, "load_train_dataset", lambda _: pytest.fail("read"))
+    with pytest.raises(UserError, match=says):
+        pretrain_backbone(load_config(repo / ROW, tiny_opts), str(tmp_path / name))
+
+
 def test_a_batch_of_one_has_no_variance(repo, tiny_opts, tmp_path):
     cfg = load_config(repo / ROW, tiny_opts)
     with pytest.raises(UserError, match="--batch-size is 1: give 2 or more"):

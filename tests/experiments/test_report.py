@@ -107,6 +107,12 @@ def test_of_a_timing_the_least_is_the_best_and_random_weights_are_told():
     ]
 
 
+def test_another_machine_that_timed_a_row_is_named(table, results):
+    results["rows"][0]["seeds"][0]["timed_on"] = {"processor": "a laptop", "cores": 2}
+    text = markdown_report(table, results, is_part=True)
+    assert "¹ row a: seed 0 timed on a laptop, 2 cores, no GPU." in text
+
+
 def test_the_markdown_says_all(table, results, tmp_path):
     path, _ = write_report(table, results, str(tmp_path / "new"))
     text = Path(path).read_text(encoding="utf-8")

@@ -130,6 +130,18 @@ def test_a_four_step_row_rests_on_the_runs_of_the_other_tables(plan, tables, run
     ]
 
 
+def test_rows_with_overrides_of_their_own_share_no_folder(plan, tables):
+    row = tables.table("5").rows["shared"]
+    other = dataclasses.replace(row, opts=["SOLVER.BASE_LR", "0.001"])
+    folders = [
+        {run.folder, plan.timing_folder(each), *(step.folder for step in run.steps())}
+        for each in (row, other)
+        for run in [plan.run(each, 0)]
+    ]
+    assert len(folders[0]) == len(folders[1]) == 6
+    assert not folders[0] & folders[1]
+
+
 def test_seeds_are_those_that_have_folders(plan, tables, runs):
     row = tables.table("1").rows["c"]
     assert plan.seeds(row) == []
@@ -139,7 +151,7 @@ def test_seeds_are_those_that_have_folders(plan, tables, runs):
     assert plan.results(tables.table("1"), row) == {}  # none of them is done
 
 
-@pytest.mark.parametrize("folder", ["/home/me/runs", "../../me/runs"])
+@pytest.mark.parametrize("folder", ["/home/me/runs", "/home/me/runs/", "../../me/runs"])
 def test_what_is_published_names_no_folder_of_the_machine(plan, tables, folder):
     plan = dataclasses.replace(plan, folder=folder)
     for name in ("c", "b"):
@@ -175,6 +187,9 @@ def test_anchors_are_counted_for_a_table_that_shows_them(plan, tables):
         tables.table("1").rows["c"], configs={"quick": "quick/RPN/rpn_R_18_C5.yaml"}
     )
     assert plan.metrics(tables.table("1"), row, result) == {"anchors": 12000}
+    # 5 sizes for 15 at each of 25 x 32 places
+    row = dataclasses.replace(row, opts=["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[1.0]]"])
+    assert plan.metrics(tables.table("1"), row, result) == {"anchors": 4000}
     assert plan.metrics(tables.table("2"), row, result) == {}
 
 
@@ -187,10 +202,6 @@ def two_classes():
     for name in ("things_train", "things_val"):
         DatasetCatalog.register(name, lambda: [])
         MetadataCatalog.get(name).thing_classes = ["this", "that"]
-    yield
-    for name in ("things_train", "things_val"):
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def test_another_data_set_sets_its_splits_and_classes(plan, tables, runs, calls, two_classes):

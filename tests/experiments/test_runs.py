@@ -6,10 +6,10 @@ import os
 import shlex
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from fpn_d2 import UserError
 from fpn_d2.experiments import BusyError, Run, Runner, runs
@@ -45,15 +45,6 @@ def refusal(call, *args, error=UserError):
         call(*args)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def wait_for(condition, seconds=20):
-    """Wait until the condition returns something true, and return that."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-    return found
 
 
 # -- training and reading ----------------------------------------------------------------------

@@ -166,10 +166,7 @@ def photos(tiny_opts, tmp_path):
     )
     register_first_images(names[1], of=names[0], count=3)
     register_first_images(names[2], of=names[0], count=2, start=3)
-    yield path
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return path
 
 
 def test_the_split_is_by_ascending_id_and_written_as_two_files(photos):

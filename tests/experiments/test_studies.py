@@ -122,7 +122,7 @@ def test_a_trained_rpn_is_evaluated_at_each_number_on_both_splits(
     ]
     assert {call["flag"] for call in evaluations} == {"--eval-only"}
     assert {call["MODEL.WEIGHTS"] for call in evaluations} == {run.weights}
-    monkeypatch.setattr(reproduction, "count_anchors", lambda *_: 12)
+    monkeypatch.setattr(reproduction, "count_anchors", lambda *_, **__: 12)
     content = collect(plan, table, str(tmp_path / "none.json"))
     assert content["rows"][0]["seeds"][0]["boxes"]["shapes_val"] == numbers
     (section,) = study_sections(table, content, summarize(content))

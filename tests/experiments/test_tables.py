@@ -1,6 +1,7 @@
 """The tables as data: the paper's numbers, typed in again by hand, and what is refused."""
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,32 @@ def test_a_scale_like_another_one_has_its_rows_at_every_schedule(tables):
     assert {claim.order[0][0] for claim in table.claims} == {n for n in names if n[0] == "c"}
     fast = tables.table_at("2", "settled").rows["c_1200"]
     assert fast.proposals == {"settled": "quick/RPN/rpn_R_18_FPN.yaml"}
+
+
+def test_a_claim_is_left_out_where_a_whole_group_of_its_rows_is(tables):
+    """A row is never compared with itself, and a baseline that is not there is not below."""
+    settled = [(c.claim, c.order) for c in tables.table_at("1", "settled").claims]
+    for _, order in settled:
+        assert len({row for group in order for row in group}) == sum(map(len, order))
+    assert not [claim for claim, _ in settled if "lies between" in claim or "similar" in claim]
+
+
+@pytest.mark.parametrize("iterations", [[], [300, 600]])
+def test_a_scale_may_have_heads_with_or_without_the_row_beside_them(tables, iterations):
+    for rows in (["c", "c_heads"], ["c_heads"], ["d", "f"]):
+        mine = dataclasses.replace(tables.scale("settled"), rows={"1": rows}, iterations=iterations)
+        changed = dataclasses.replace(tables, scales={**tables.scales, "mine": mine})
+        table = changed.table_at("1", "mine")
+        assert {table.rows[row.beside].of or "c" for row in table.rows.values() if row.beside} <= {
+            "c"
+        }
+        heads = [key for key in table.rows if key.startswith("c_heads")]
+        for key in heads if "c" in rows else ():
+            assert table.rows[key].beside == key.replace("c_heads", "c")
+        for claim in table.claims:
+            assert {row for group in claim.order for row in group} <= table.rows.keys()
+        similar = [c for c in table.claims if "similar accuracy" in c.claim]
+        assert len(similar) == (max(1, len(iterations)) if "c" in rows else 0)
 
 
 def test_the_photographs_start_from_imagenet(tables):

@@ -106,7 +106,7 @@ def test_a_training_has_detectron2s_options(name):
 
 # -- one word, one meaning: for each option its metavar, and the older words that go on working
 
-FILE, DIRECTORY, NUMBER = "FILE", "DIR", "N"
+FILE, DIRECTORY = "FILE", "DIR"
 MEANINGS = {
     "--config-file": {FILE},
     "--weights": {FILE},

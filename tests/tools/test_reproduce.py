@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import reproduce
 import yaml
+from waiting import wait_for
 
 from fpn_d2.experiments import results as results_module
 
@@ -166,12 +166,9 @@ def start(project, tiny_environment):
         process.wait()
 
 
-def wait_for(condition, process, seconds=400):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, "it has ended"
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
+def wait_for_file(path, process):
+    wait_for(lambda: path.exists() or process.poll() is not None)
+    assert path.exists(), "it has ended"
 
 
 def children(pid):
@@ -186,20 +183,17 @@ def test_a_kill_in_a_training_and_one_in_the_report_cost_no_result(project, star
     # in the middle of the first row's training
     process = start()
     folder = project / "runs/tiny/mine/rpn_c/seed_0"
-    wait_for(lambda: (folder / "model_0000007.pth").exists(), process)
+    wait_for_file(folder / "model_0000007.pth", process)
     (program,) = children(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    end = time.monotonic() + 10
-    while os.path.exists(f"/proc/{program}") and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not os.path.exists(f"/proc/{program}")
+    wait_for(lambda: not os.path.exists(f"/proc/{program}"), seconds=10)
     assert not (folder / "run.json").exists()
     assert not (project / "results/tiny/table1.json").exists()
 
     # once the first row is trained, before its report is complete
     process = start()
-    wait_for((folder / "run.json").exists, process)
+    wait_for_file(folder / "run.json", process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (project / "results/tiny/table1.html").exists()
@@ -233,7 +227,7 @@ def test_a_job_that_is_killed_is_sent_again_and_goes_on(project, start):
     words = ("--slurm", "cluster=local")
     process = start(*words)
     folder = project / "runs/tiny/mine/rpn_c/seed_0"
-    wait_for(lambda: (folder / "model_0000007.pth").exists(), process)
+    wait_for_file(folder / "model_0000007.pth", process)
     job = json.loads((folder / "job.json").read_text())["job"]
     (task,) = children(job)
     for pid in (job, task):

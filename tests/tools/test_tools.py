@@ -46,6 +46,14 @@ def test_results_are_drawn_and_their_ap_is_the_last_line(run_folder, tiny_root, 
     assert [Image.open(picture).width for picture in pictures] == widths
 
 
+def test_an_evaluation_that_was_cut_is_drawn_without_numbers(run_folder, run_tool):
+    (run_folder / "inference" / "tiny_val" / "results.json").unlink()
+    code, stdout, stderr = run_tool(draw_results, run_folder, "--num-images", 1)
+    assert code == 0, stderr
+    assert "1 pictures in" in stdout
+    assert "results.json is not there, as after an evaluation that was cut" in stdout
+
+
 def test_of_proposals_the_best_for_each_object_is_drawn(run_folder, tiny_root, run_tool):
     """The pictures of an RPN: every object has a proposal, but for those of the last image."""
     with open(f"{tiny_root}/tiny/annotations/instances_val.json") as file:
@@ -145,11 +153,25 @@ def test_an_ablation_and_a_config_of_torchvision_have_no_stock_twin(row_config, 
             config_of_stock(row_config(row, *opts))
 
 
-def test_stock_detectron2_trains_the_same_config(repo, tiny_opts, run_tool):
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("SOLVER.ACCUMULATE", 4), ("SOLVER.EMA_DECAY", 0.99), ("MODEL.RPN.SHARED_HEAD", False),
+     ("MODEL.FPN.FREEZE", True), ("INPUT.AUGMENTATIONS", "['RandomFlip']")],
+)  # fmt: skip
+def test_what_stock_detectron2_would_leave_out_is_refused(row_config, key, value):
+    cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN")
+    cfg.merge_from_list([key, value])
+    with pytest.raises(UserError, match=f"stock Detectron2 has no {key}, which is .*; set it to"):
+        config_of_stock(cfg)
+
+
+def test_stock_detectron2_trains_the_same_config(repo, tiny_opts, run_tool, no_stale_logs):
     row = str(repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml")
     code, _, stderr = run_tool(train_stock, "--config-file", row, *tiny_opts)
     assert code == 0, stderr
     output = tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1]
+    with open(f"{output}-stock/log.txt") as file:
+        assert "Eq. 1 takes a canonical size of 224 pixels here" in file.read()
     with open(f"{output}-stock/metrics.json") as file:
         assert "bbox/AP" in json.loads(file.read().splitlines()[-1])
 

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 
 import torch
 
@@ -25,6 +26,9 @@ def test_a_commit_with_changes_is_marked(tmp_path):
     assert provenance.git_commit(tmp_path) == commit
     (tmp_path / "a").write_text("2")
     assert provenance.git_commit(tmp_path) == f"{commit}+"
+    installed = tmp_path / ".venv" / "site-packages"
+    installed.mkdir(parents=True)
+    assert provenance.git_commit(installed) == "unknown"  # that repository has another program
 
 
 def test_a_machine_is_described_without_its_name():
@@ -75,5 +79,11 @@ def test_the_hash_is_of_the_configs_and_the_models_code(tmp_path, monkeypatch):
         assert (provenance.code_hash(tmp_path) != first) == counts, name
         (tmp_path / name).write_text("1")
     assert provenance.code_hash(tmp_path) == first
+    # a wheel has the configs in the package, and its programs beside it
+    shutil.move(tmp_path / "configs", package / "configs")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    assert provenance.code_hash(programs) == first
+    shutil.move(package / "configs", tmp_path / "configs")
     (tmp_path / "configs/quick/RPN/a.yaml").rename(tmp_path / "configs/quick/RPN/b.yaml")
     assert provenance.code_hash(tmp_path) != first

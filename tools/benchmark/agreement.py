@@ -1,7 +1,5 @@
 """How close a prepared model's detections are to those of the same model as Detectron2 runs it."""
 
-import contextlib
-import io
 import itertools
 import math
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ from fpn_d2.checkpoint import load_model
 from fpn_d2.config import changed, load_config
 from fpn_d2.data import build_test_loader
 from fpn_d2.evaluation import ResultsWritingCOCOEvaluator
+from fpn_d2.evaluation.coco_evaluation import quiet_pycocotools
 from fpn_d2.evaluation.matching import match_detections
 from fpn_d2.inference import prepare_as_configured
 from fpn_d2.utils.errors import UserError
@@ -103,7 +102,7 @@ def _compare_detections(
         counts = [counts[0] + len(expected), counts[1] + len(found)]
         matched += match_detections(found, expected, _PIXELS)
     image_ids = [record["image_id"] for inputs in batches for record in inputs]
-    with contextlib.redirect_stdout(io.StringIO()):  # COCO's tables
+    with quiet_pycocotools():
         expected, found = (e.evaluate(image_ids).get("bbox", {}).get("AP") for e in evaluators)
     return share, {
         "images": len(batches),

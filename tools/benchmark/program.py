@@ -12,7 +12,7 @@ from fpn_d2.experiments.cost_growth import draw_growth
 from fpn_d2.experiments.report import benchmark_table
 from fpn_d2.utils.devices import keep_freed_memory
 from fpn_d2.utils.errors import UserError
-from fpn_d2.utils.files import write_json
+from fpn_d2.utils.files import explain_disk_errors, write_json
 from fpn_d2.utils.provenance import (
     describe_machine,
     describe_versions,
@@ -64,11 +64,9 @@ def write_benchmark(rows: Sequence[dict[str, Any]], path: str) -> None:
     Raises:
         UserError: where the file cannot be written.
     """
-    try:
+    with explain_disk_errors(path, "name another file"):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         write_json(path, rows)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error}); name another file") from error
 
 
 def run_benchmark(args: argparse.Namespace) -> None:
