@@ -27,7 +27,7 @@ def measure(shape: tuple[int, int, int, int], repeats: int) -> Iterator[float]:
     computes it; the gradient channels-last, of channels-first copies, and by Winograd's method."""
     import torch
 
-    from fpn_d2.layers import convolve, gradient_of_weight, transform_kernel
+    from fpn_d2.layers import conv2d_by_winograd, transform_kernel, weight_gradient_by_winograd
     from fpn_d2.utils.timing import time_in_turn
 
     channels = shape[1]
@@ -38,10 +38,10 @@ def measure(shape: tuple[int, int, int, int], repeats: int) -> Iterator[float]:
     gradient = torch.ops.aten.convolution_backward
     ways = {
         "sum": lambda: torch.nn.functional.conv2d(x, weight, padding=1),
-        "Winograd": lambda: convolve(x, transform_kernel(weight)),
+        "Winograd": lambda: conv2d_by_winograd(x, transform_kernel(weight)),
         "channels-last": lambda: gradient(*last, *how),
         "copies": lambda: gradient(*(tensor.contiguous() for tensor in last), *how),
-        "gradient by Winograd": lambda: gradient_of_weight(x, of_output),
+        "gradient by Winograd": lambda: weight_gradient_by_winograd(x, of_output),
     }
     yield from map(statistics.median, time_in_turn(ways, repeats).values())
 

@@ -237,7 +237,7 @@ def _of_all_polygons(annotations: list[dict[str, Any]]) -> Iterator[Finding]:
         common -= np.maximum(points.min(axis=0), corner)
         if common.clip(min=0).prod() < _LEAST_COVERED * sides.prod():
             beside.append(annotation)
-    if 2 * len(beside) > seen:
+    if seen >= _ENOUGH_BOXES and 2 * len(beside) > seen:
         first = f"the first is of annotation {_short(beside[0].get('id'))}"
         text = f"{len(beside)} of {seen} masks that were looked at do not lie on their bbox "
         text += f"({first}), like shares of the image or points of an image of another size: give "

@@ -85,6 +85,9 @@ def build_train_loader(cfg: CfgNode) -> Any:
     tell_doubts(cfg, names, training=True)
     if isinstance(dataset, list):
         tell_splits(dataset, {name: t for name, t in tests.items() if isinstance(t, list)})
+    if cfg.MODEL.KEYPOINT_ON:
+        records = dataset if isinstance(dataset, list) else ()
+        check_keypoints(cfg.DATASETS.TRAIN, records, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS)
     mapper = build_train_mapper(cfg)
     if isinstance(dataset, list):  # a torch data set may read its images itself
         files = (record["file_name"] for record in dataset if "file_name" in record)
@@ -140,19 +143,15 @@ def load_train_dataset(cfg: CfgNode) -> Any:
         UserError: where the data sets or the settings about them cannot work.
     """
     check_settings(cfg, training=True)
-    head = cfg.MODEL.ROI_KEYPOINT_HEAD
-    dataset = _load(
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+    return _load(
         cfg,
         list(cfg.DATASETS.TRAIN),
         "training",
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=head.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
+        min_keypoints=keypoints if cfg.MODEL.KEYPOINT_ON else 0,
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
-    if cfg.MODEL.KEYPOINT_ON:
-        records = dataset if isinstance(dataset, list) else ()
-        check_keypoints(cfg.DATASETS.TRAIN, records, head.NUM_KEYPOINTS)
-    return dataset
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:

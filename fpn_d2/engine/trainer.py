@@ -135,8 +135,9 @@ class Trainer(DefaultTrainer):
         """See :meth:`DefaultTrainer.build_model`; with ``SOLVER.COMPILE`` it is compiled.
 
         On a CPU it is channels-last, which convolves faster and pools RoIs without a copy; its
-        large linear layers are convolved and its convolutions' gradient is channels-first if that
-        is faster on this processor. Everywhere many objects are matched in bounded memory.
+        large linear layers are convolved, its convolutions' gradient is channels-first and wide
+        ones are computed by Winograd's method where that is faster on this processor. Everywhere
+        many objects are matched in bounded memory.
         """
         model = bound_matching(super().build_model(cfg))
         if cfg.MODEL.DEVICE == "cpu":

@@ -161,13 +161,13 @@ def _number(cost: float) -> str:
 
 
 def left_out_lines(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Say what was not measured, and why: a line for each point, with those after it alike."""
+    """Say what was not measured, and why, in a line for all points that follow one another."""
     lines = []
     for (axis, row, way), points in _grouped(rows):
         for told, alike in itertools.groupby(points, _reasons):
             first, *later = (f"{point['value']:,}" for point in alike)
             if told:
-                values = f"from {first} on" if later else first
+                values = f"{first} to {later[-1]}" if later else first
                 lines.append(f"{axis} {values}, {row}, {way}: {told}")
     return lines
 

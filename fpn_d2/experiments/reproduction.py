@@ -201,6 +201,13 @@ class Reproduction:
         names = {name for parent in parents if os.path.isdir(parent) for name in os.listdir(parent)}
         return sorted(int(m[1]) for m in (re.fullmatch(r"seed_(\d+)", n) for n in names) if m)
 
+    def timed_seed(self, row: Row) -> int | None:
+        """Return the seed whose weights are timed, the first that has them here, or None."""
+        for seed in self.seeds(row):
+            if all(os.path.isfile(run.weights) for run in self.run(row, seed).networks()):
+                return seed
+        return None
+
     def timing_folder(self, row: Row) -> str:
         """Return the folder that keeps a row's running time, apart from its training."""
         folder = self._folder(self._config(row), 0, more=tuple(row.opts))
@@ -217,28 +224,32 @@ class Reproduction:
 
     def entries(self, table: Table, row: Row) -> dict[int, dict[str, Any]]:
         """Return what the table's results file says about each seed of a row; see ``collect``."""
-        timing = {}
+        timing, timed = {}, None
         if table.kind != "timing" and "seconds" in table.metrics:
             timed = read_result(self.timing_folder(row))
             timing = {"seconds": None} if timed is None else self.metrics(table, row, timed)
-        entries = {}
-        for seed, result in self.results(table, row).items():
+        results, entries = self.results(table, row), {}
+        timed_seed = self.timed_seed(row) if timed else None
+        if timed_seed not in results:  # its weights may be gone since
+            timed_seed = min(results, default=None)
+        for seed, result in results.items():
             start = f"{self._start_path(seed)}.json"
             more = {"start": read_json(start)} if os.path.isfile(start) else {}
             if boxes := recall_by_boxes(self.run(row, seed)):
                 more["boxes"] = boxes
+            times = timing if seed == timed_seed else dict.fromkeys(timing)
             entries[seed] = {
                 "seed": seed,
                 "seconds": result["seconds"],
                 "iterations": result["iterations"],
-                "metrics": self.metrics(table, row, result) | timing,
+                "metrics": self.metrics(table, row, result) | times,
                 "losses": result["losses"],
                 **{key: result[key] for key in PROVENANCE if key in result},
                 **more,
             }
-            if timing.get("seconds") and timed.get("machine") != result.get("machine"):
-                entries[seed]["timed_on"] = timed.get("machine")
-            timing = dict.fromkeys(timing)  # The weights of a single seed were timed.
+            machine = timed.get("machine") if timed and seed == timed_seed else None
+            if _differ(machine, result.get("machine")):
+                entries[seed]["timed_on"] = machine
         return entries
 
     def metrics(self, table: Table, row: Row, result: dict[str, Any]) -> dict[str, float | None]:
@@ -318,6 +329,13 @@ class Reproduction:
     def _plain_run(self, config: str, seed: int, more: tuple[str, ...] = ()) -> Run:
         config = self.tables.config_file(config)
         return Run(config, self._folder(config, seed, more=more), (*self._opts(seed), *more))
+
+
+def _differ(machine: Any, other: Any) -> bool:
+    """Whether two descriptions of a machine differ in what both tell."""
+    if not (isinstance(machine, dict) and isinstance(other, dict)):
+        return False
+    return any(machine[key] != other[key] for key in machine.keys() & other.keys())
 
 
 @functools.lru_cache

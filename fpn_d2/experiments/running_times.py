@@ -89,12 +89,11 @@ def _build(reproduction: Reproduction, row: Row) -> tuple[Detector, bool, CfgNod
 
     It has the weights of the first seed that is trained here.
     """
-    networks = {seed: reproduction.run(row, seed).networks() for seed in reproduction.seeds(row)}
-    trained = [runs for runs in networks.values() if all(os.path.isfile(r.weights) for r in runs)]
-    runs = trained[0] if trained else reproduction.run(row, 0).networks()
+    seed = reproduction.timed_seed(row)
+    runs = reproduction.run(row, seed or 0).networks()
     models = [_model(run) for run in runs]
     detector = _two_networks(*models) if len(models) == 2 else models[0].inference
-    return detector, bool(trained), runs[0].load_config()
+    return detector, seed is not None, runs[0].load_config()
 
 
 def _model(run: Run) -> nn.Module:

@@ -127,16 +127,18 @@ class Predictor(DefaultPredictor):
         folder = os.fspath(folder)
         config = os.path.join(folder, "config.yaml")
         found = checkpoints_in(folder)
-        if not found or not os.path.isfile(config):
+        is_named = "MODEL.WEIGHTS" in opts[::2]
+        if not (found or is_named) or not os.path.isfile(config):
             lacking = "checkpoint" if os.path.isfile(config) else "config.yaml"
             raise UserError(
                 f"{folder} holds no {lacking}; name a folder that train_net.py has filled, such as "
                 "output/demo"
             )
-        named = [os.path.join(folder, f"model_{which}.pth") for which in ("best", "final")]
-        weights = next((path for path in named if path in found), "") or newest_whole(folder)
-        device = load_config().MODEL.DEVICE
-        own = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", weights]
+        own = ["MODEL.DEVICE", load_config().MODEL.DEVICE]
+        if not is_named:
+            ends = [os.path.join(folder, f"model_{which}.pth") for which in ("best", "final")]
+            end = next((path for path in ends if path in found), "")
+            own += ["MODEL.WEIGHTS", end or newest_whole(folder)]
         return cls(load_config(config, [*own, *opts]))
 
     def __call__(self, images: ImageInput | Sequence[ImageInput]) -> Any:

@@ -39,12 +39,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..config_checks import check_engine_keys
-from ..layers import convolve_linears
+from ..layers import convolve_linears, speed_up_wide_convolutions
 from ..modeling import LevelROIPooler
 from ..utils.devices import has_bfloat16
 from ..utils.errors import UserError
 from ..utils.modules import recast
-from .wide_convolutions import convolve_by_winograd
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +161,7 @@ def prepare_model(
     if engine == "openvino":
         _attach_engine(prepared, precision, calibration, cache)
     elif dtype is None and not compile:
-        convolve_by_winograd(prepared)
+        speed_up_wide_convolutions(prepared)
     if dtype is not None:
         _lower(prepared, dtype)
     convolve_linears(prepared)

@@ -1,18 +1,28 @@
 """Operators, in the room that Detectron2 calls layers."""
 
-from .convolution_gradient import FastGradientConv2d, speed_up_gradients
+from .avx2_convolutions import (
+    FastGradientConv2d,
+    WinogradConv2d,
+    conv2d_by_winograd,
+    has_winograd,
+    speed_up_gradients,
+    speed_up_wide_convolutions,
+    transform_kernel,
+    weight_gradient_by_winograd,
+)
 from .convolved_linear import ConvolvedLinear, convolve_linears
 from .pyramid_align import pyramid_roi_align
-from .winograd import convolve, gradient_of_weight, has_winograd, transform_kernel
 
 __all__ = [
     "ConvolvedLinear",
     "FastGradientConv2d",
-    "convolve",
+    "WinogradConv2d",
+    "conv2d_by_winograd",
     "convolve_linears",
-    "gradient_of_weight",
     "has_winograd",
     "pyramid_roi_align",
     "speed_up_gradients",
+    "speed_up_wide_convolutions",
     "transform_kernel",
+    "weight_gradient_by_winograd",
 ]

@@ -360,7 +360,11 @@ def test_epochs_are_iterations_of_so_many_images(
             ["DATASETS.TRAIN", "('nothing',)"],
             "'nothing', which is not reg",
         ),
-        (["--epochs", "3"], ["SOLVER.STEPS", "(12,)"], "STEPS is .12,., and .* MAX_ITER 12; give"),
+        (
+            ["--epochs", "3"],
+            ["SOLVER.STEPS", "(12,)"],
+            "STEPS is .12,., and .* SOLVER.MAX_ITER 12; give",
+        ),
     ],
 )
 def test_epochs_that_cannot_work(repo, tiny_opts, monkeypatch, flags, words, says):

@@ -409,3 +409,26 @@ def test_a_time_table_takes_what_was_timed(plan, tables, done, tmp_path):
     (row,) = collect(plan, table, str(tmp_path / "none.json"))["rows"]
     assert row["row"] == "shared"
     assert row["seeds"][0]["metrics"] == {"seconds": 0.5, "slowest": 0.75, "fastest": 0.25}
+
+
+def test_seconds_stand_at_the_seed_and_the_machine_that_were_timed(plan, tables, done, tmp_path):
+    table = dataclasses.replace(tables.table("1"), metrics=["AR1k", "seconds"])
+    row = table.rows["c"]
+    for seed in (0, 1):
+        done("c", seed, 40.0)
+    folder = Path(plan.timing_folder(row))
+    folder.mkdir(parents=True)
+    timing = {"timing": {"seconds": 0.5}}
+    content = {"seconds": 4.0, "iterations": 8, "results": {"shapes_val": timing}, "losses": {}}
+    (folder / "run.json").write_text(json.dumps({**content, **ELSEWHERE}))
+
+    def seconds():
+        entries = plan.entries(table, row)
+        timed = {seed: entry["timed_on"] for seed, entry in entries.items() if "timed_on" in entry}
+        return {seed: entry["metrics"]["seconds"] for seed, entry in entries.items()}, timed
+
+    assert seconds() == ({0: 0.5, 1: None}, {0: ELSEWHERE["machine"]})
+    Path(plan.run(row, 1).weights).touch()  # seed 0's are not here
+    assert seconds() == ({0: None, 1: 0.5}, {1: ELSEWHERE["machine"]})
+    (folder / "run.json").write_text(json.dumps({**content, **HERE}))
+    assert seconds()[1] == {}

@@ -156,7 +156,7 @@ def test_what_was_left_out_is_told():
     ]
     more = [*ROWS, {**ROWS[-1], "value": 6400}]
     assert left_out_lines(more)[1:] == [
-        "side from 3,200 on, faster, training: both: would take 9 minutes more"
+        "side 3,200 to 6,400, faster, training: both: would take 9 minutes more"
     ]
     text = benchmark_table(ROWS)
     assert text.startswith("| grows ")

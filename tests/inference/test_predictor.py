@@ -360,6 +360,12 @@ def test_a_run_is_loaded_by_its_folder(row_config, tmp_path):
     own = str(run / "model_0000002.pth")
     predictor = Predictor.from_run(run, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", own])
     assert predictor.model.model.weights_origin.path == own
+    own = str(tmp_path / "elsewhere.pth")
+    (run / "model_final.pth").rename(own)
+    for other in run.glob("*.pth"):
+        other.unlink()
+    predictor = Predictor.from_run(run, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", own])
+    assert predictor.model.model.weights_origin.path == own
 
 
 # --- the last NMS

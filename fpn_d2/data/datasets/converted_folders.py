@@ -5,23 +5,31 @@ whenever a file that it was made of has changed. The user's folder is only read.
 replaced as a whole, so any number of processes may do so at once.
 """
 
+from __future__ import annotations
+
 import contextlib
 import glob
 import hashlib
 import importlib
+import itertools
 import json
 import logging
 import os
 from collections.abc import Iterator
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from ...utils.errors import UserError
 from ...utils.files import cache_folder, remove_partial_files, replace_file
-from .converted_split import Source, Split, holds, is_xml
+
+if TYPE_CHECKING:
+    from .converted_split import Source, Split
 
 logger = logging.getLogger(__name__)
 
 _READERS = {"YOLO": "yolo", "Pascal VOC": "voc", "Roboflow's COCO": "roboflow"}
+# So many entries of a folder tell whether it holds XML files; there may be a hundred thousand.
+_LOOKED_AT = 1000
 # Raise it when the same files are converted to something else.
 _VERSION = 2
 # The key of ``info`` under which an annotation file holds what its conversion found.
@@ -58,8 +66,12 @@ def _candidates(folder: str) -> list[str]:
 
 def _holds_xml(folder: str) -> bool:
     """Whether XML files are in a folder or in its ``Annotations``."""
-    places = ("", "Annotations", "annotations")
-    return any(holds(os.path.join(folder, place), is_xml) for place in places)
+    for place in ("", "Annotations", "annotations"):
+        with contextlib.suppress(OSError), os.scandir(os.path.join(folder, place)) as entries:
+            some = itertools.islice(entries, _LOOKED_AT)
+            if any(entry.name.lower().endswith(".xml") for entry in some):
+                return True
+    return False
 
 
 def _reader(layout: str) -> ModuleType:

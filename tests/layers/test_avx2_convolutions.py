@@ -11,9 +11,8 @@ from torch import nn
 from fpn_d2.engine import Trainer
 from fpn_d2.layers import (
     FastGradientConv2d,
-    convolution_gradient,
+    avx2_convolutions,
     speed_up_gradients,
-    winograd,
 )
 from fpn_d2.utils.modules import recast
 
@@ -38,20 +37,20 @@ def images(side, batch=2, **options):
 @pytest.fixture
 def gradients(monkeypatch):
     """A list with an entry for each call of the function with the fast gradient."""
-    calls, real = [], convolution_gradient._Convolution.apply
+    calls, real = [], avx2_convolutions._Convolution.apply
     counted = lambda *args: calls.append(1) or real(*args)  # noqa: E731
-    monkeypatch.setattr(convolution_gradient._Convolution, "apply", counted)
+    monkeypatch.setattr(avx2_convolutions._Convolution, "apply", counted)
     return calls
 
 
 @pytest.fixture(params=["sum", "Winograd"])
 def method(request, monkeypatch):
     """With a stride of 1, both of the methods by which wide convolutions are computed."""
-    monkeypatch.setattr(winograd, "_LEAST_CHANNELS", 1)
-    monkeypatch.setattr(winograd, "gains_by_winograd", lambda: request.param == "Winograd")
-    calls, real = [], convolution_gradient.gradient_of_weight
+    monkeypatch.setattr(avx2_convolutions, "_LEAST_WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: request.param == "Winograd")
+    calls, real = [], avx2_convolutions.weight_gradient_by_winograd
     counted = lambda *args: calls.append(1) or real(*args)  # noqa: E731
-    monkeypatch.setattr(convolution_gradient, "gradient_of_weight", counted)
+    monkeypatch.setattr(avx2_convolutions, "weight_gradient_by_winograd", counted)
     return request.param, calls
 
 
@@ -91,6 +90,15 @@ def test_a_penalty_on_the_gradient_and_a_layer_that_is_used_twice(gradients, met
     assert len(gradients) == 2
     for plain, fast in zip(*found, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-3 * plain.abs().max())
+
+
+def test_what_follows_may_change_the_output_in_place(method):
+    """As Detectron2's residual blocks without norms do."""
+    _, fast = pair()
+    fast.norm, fast.activation = None, nn.functional.relu_
+    for batch, side in ((1, 40), (1, 41), (2, 40), (2, 42)):
+        fast(images(side, batch)).sum().backward()
+    assert len(method[1]) == 4 * (method[0] == "Winograd")
 
 
 def test_what_convolves_within_the_layer_is_left_alone(gradients):
@@ -163,9 +171,9 @@ def test_only_large_layers_change_and_only_where_the_gradient_is_slow(monkeypatc
         Conv2d(64, 64, 3, padding="same"),
     )
     before = list(model.state_dict())
-    monkeypatch.setattr(convolution_gradient, "has_slow_channels_last_gradient", lambda: False)
+    monkeypatch.setattr(avx2_convolutions, "has_slow_channels_last_gradient", lambda: False)
     assert speed_up_gradients(model) == 0
-    monkeypatch.setattr(convolution_gradient, "has_slow_channels_last_gradient", lambda: True)
+    monkeypatch.setattr(avx2_convolutions, "has_slow_channels_last_gradient", lambda: True)
     assert speed_up_gradients(model) == 1
     assert [type(layer) is FastGradientConv2d for layer in model] == [True] + [False] * 5
     assert list(model.state_dict()) == before
@@ -175,7 +183,7 @@ def test_a_training_on_a_cpu_has_them(row_config, monkeypatch):
     cfg = row_config("quick/RPN/rpn_R_18_FPN", "MODEL.WEIGHTS", "")
     for slow in (False, True):
         monkeypatch.setattr(
-            convolution_gradient, "has_slow_channels_last_gradient", lambda slow=slow: slow
+            avx2_convolutions, "has_slow_channels_last_gradient", lambda slow=slow: slow
         )
         kinds = {type(module) for module in Trainer.build_model(cfg).modules()}
         assert (FastGradientConv2d in kinds) == slow

@@ -5,11 +5,11 @@ import torch
 from torch.nn import functional as F
 
 from fpn_d2.layers import (
-    convolve,
-    gradient_of_weight,
+    avx2_convolutions,
+    conv2d_by_winograd,
     has_winograd,
     transform_kernel,
-    winograd,
+    weight_gradient_by_winograd,
 )
 
 FORMATS = torch.contiguous_format, torch.channels_last
@@ -32,7 +32,7 @@ def test_it_is_the_sum_in_double_precision(size, memory_format):
     x, weight, bias, _ = problem(*size, memory_format)
     for b in (bias, None):
         exact = F.conv2d(x.double(), weight.double(), None if b is None else b.double(), padding=1)
-        found = convolve(x, transform_kernel(weight), b)
+        found = conv2d_by_winograd(x, transform_kernel(weight), b)
         assert found.shape == exact.shape
         assert found.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(found.double(), exact, rtol=0, atol=5e-5)
@@ -41,16 +41,16 @@ def test_it_is_the_sum_in_double_precision(size, memory_format):
 @pytest.mark.parametrize("tiles", [1, 3, 512])
 @pytest.mark.parametrize("size", SIZES)
 def test_strips_of_any_height_are_the_whole(size, tiles, monkeypatch):
-    monkeypatch.setattr(winograd, "_TILES", tiles)
+    monkeypatch.setattr(avx2_convolutions, "_TILES", tiles)
     x, weight, bias, gradient = problem(*size)
     exact = weight.double().requires_grad_()
     F.conv2d(x.double(), exact, padding=1).backward(gradient.double())
     torch.testing.assert_close(
-        gradient_of_weight(x, gradient).double(), exact.grad, rtol=0, atol=2e-4
+        weight_gradient_by_winograd(x, gradient).double(), exact.grad, rtol=0, atol=2e-4
     )
     expected = F.conv2d(x, weight, bias, padding=1)
     torch.testing.assert_close(
-        convolve(x, transform_kernel(weight), bias), expected, rtol=0, atol=5e-5
+        conv2d_by_winograd(x, transform_kernel(weight), bias), expected, rtol=0, atol=5e-5
     )
 
 
@@ -61,7 +61,7 @@ def test_a_kernel_of_a_single_cell_moves_the_map():
         weight[0, 0, row, column] = 1
         expected = F.pad(x, (1, 1, 1, 1))[..., row : row + 6, column : column + 7]
         torch.testing.assert_close(
-            convolve(x, transform_kernel(weight)), expected, atol=1e-5, rtol=0
+            conv2d_by_winograd(x, transform_kernel(weight)), expected, atol=1e-5, rtol=0
         )
 
 
@@ -69,9 +69,9 @@ def test_the_transforms_are_an_identity_in_integers():
     """One dimension: A^T [(G g) * (B^T d)] is the correlation of d and g."""
     for place in range(6):
         for cell in range(3):
-            of_input = torch.tensor(winograd._INPUT)[:, place]
-            of_kernel = torch.tensor(winograd._KERNEL_24)[:, cell]
-            found = torch.tensor(winograd._OUTPUT) @ (of_input * of_kernel)
+            of_input = torch.tensor(avx2_convolutions._INPUT)[:, place]
+            of_kernel = torch.tensor(avx2_convolutions._KERNEL_24)[:, cell]
+            found = torch.tensor(avx2_convolutions._OUTPUT) @ (of_input * of_kernel)
             expected = [24 * (place == out + cell) for out in range(4)]
             assert found.tolist() == expected
 
@@ -91,10 +91,11 @@ def test_the_transforms_are_an_identity_in_integers():
 )
 def test_only_wide_3_by_3_convolutions_of_large_maps_have_it(x, weight, how, expected, monkeypatch):
     x, weight = torch.zeros(x), torch.zeros(weight)
-    monkeypatch.setattr(winograd, "gains_by_winograd", lambda: True)
+    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: True)
     assert has_winograd(x, weight, *how) is expected
+    assert not has_winograd(x[0], weight, *how)  # a map without a batch
     assert not has_winograd(x.double(), weight.double(), *how)
     assert not has_winograd(x.bfloat16(), weight.bfloat16(), *how)
     assert not has_winograd(x.to("meta"), weight.to("meta"), *how)
-    monkeypatch.setattr(winograd, "gains_by_winograd", lambda: False)
+    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: False)
     assert not has_winograd(x, weight, *how)

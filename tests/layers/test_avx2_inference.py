@@ -8,26 +8,29 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from random_detectors import random_detector
 from torch import nn
 
-from fpn_d2.inference import prepare_model, wide_convolutions
-from fpn_d2.inference.wide_convolutions import WinogradConv2d, convolve_by_winograd
-from fpn_d2.layers import FastGradientConv2d, winograd
+from fpn_d2.inference import prepare_model
+from fpn_d2.layers import (
+    FastGradientConv2d,
+    WinogradConv2d,
+    avx2_convolutions,
+    speed_up_wide_convolutions,
+)
 from fpn_d2.utils.modules import recast
 
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
     """Winograd's method for every number of channels, on each processor."""
-    monkeypatch.setattr(winograd, "_LEAST_CHANNELS", 1)
-    for module in (winograd, wide_convolutions):
-        monkeypatch.setattr(module, "gains_by_winograd", lambda: True)
+    monkeypatch.setattr(avx2_convolutions, "_LEAST_WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: True)
 
 
 @pytest.fixture
 def used(monkeypatch):
     """A list with an entry for each convolution by Winograd's method."""
-    calls, real = [], wide_convolutions.convolve
+    calls, real = [], avx2_convolutions.conv2d_by_winograd
     counted = lambda *args: calls.append(1) or real(*args)  # noqa: E731
-    monkeypatch.setattr(wide_convolutions, "convolve", counted)
+    monkeypatch.setattr(avx2_convolutions, "conv2d_by_winograd", counted)
     return calls
 
 
@@ -38,7 +41,7 @@ def layer(**options):
 
 def turned(model):
     model = copy.deepcopy(model)
-    assert convolve_by_winograd(nn.Sequential(model)) == 1
+    assert speed_up_wide_convolutions(nn.Sequential(model)) == 1
     return model
 
 
@@ -63,13 +66,19 @@ def test_new_weights_are_transformed_anew(used):
     plain, other = nn.Sequential(layer()), nn.Sequential(layer())
     other[0].weight.mul_(2)
     fast = copy.deepcopy(plain)
-    convolve_by_winograd(fast)
+    speed_up_wide_convolutions(fast)
     first = fast(X)
+    before = copy.deepcopy(fast)
     fast.load_state_dict(other.state_dict())
     torch.testing.assert_close(fast(X), other(X), rtol=0, atol=1e-4)
     assert not torch.allclose(fast(X), first)
     assert list(fast.state_dict()) == list(plain.state_dict())
     assert copy.deepcopy(fast)(X).equal(fast(X))
+    assert before(X).equal(first)
+    before[0].weight.mul_(2)
+    assert before(X).equal(fast(X))
+    before[0].weight = plain[0].weight
+    assert before(X).equal(first)
 
 
 def test_gradients_traces_other_precisions_and_small_maps_are_detectron2s(used):
@@ -95,25 +104,31 @@ def test_what_is_turned(monkeypatch):
 
     found = model()
     recast(found[2], FastGradientConv2d)  # as a trainer's
-    assert convolve_by_winograd(found) == 3
+    assert speed_up_wide_convolutions(found) == 3
     assert [type(m) is WinogradConv2d for m in found] == [True] * 3 + [False] * 4
-    assert convolve_by_winograd(found) == 0
-    monkeypatch.setattr(wide_convolutions, "gains_by_winograd", lambda: False)
-    assert convolve_by_winograd(model()) == 0
+    assert speed_up_wide_convolutions(found) == 0
+    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: False)
+    assert speed_up_wide_convolutions(model()) == 0
 
 
 @pytest.mark.parametrize(
     "config", ["Faster-RCNN/faster_rcnn_R_18_FPN", "RetinaNet/retinanet_R_18_FPN"]
 )
 def test_a_detector_finds_the_same(config, row_config, used, monkeypatch):
+    def prepare_plainly(model):
+        with monkeypatch.context() as patch:
+            patch.setattr(avx2_convolutions, "gains_by_winograd", lambda: False)
+            return prepare_model(model)
+
     model = random_detector(row_config(f"quick/{config}"))
     image = {"image": torch.randint(0, 255, (3, 256, 192), dtype=torch.uint8)}
-    found = prepare_model(model)([image])[0]["instances"]
+    found = prepare_model(model)
+    expected = prepare_plainly(model)
+    assert len(found([image])[0]["instances"]) > 0
     assert used
-    monkeypatch.setattr(wide_convolutions, "gains_by_winograd", lambda: False)
-    expected = prepare_model(model)([image])[0]["instances"]
-    assert len(found) == len(expected) > 0
-    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(
-        found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=0.01
-    )
+    pixels = model.preprocess_image([image]).tensor
+    with torch.no_grad():
+        features, plain = (ready.model.backbone(pixels) for ready in (found, expected))
+    for name, level in plain.items():
+        bound = 1e-5 * level.abs().max().item()
+        torch.testing.assert_close(features[name], level, rtol=0, atol=bound)

@@ -1,0 +1,313 @@
+"""Convolutions for CPUs with AVX2 alone, for which oneDNN has fewer kernels than for others.
+
+- The gradient of the weights of channels-last maps has no fast kernel there: on large maps that of
+  a 3 x 3 convolution takes two to four times as long as channels-first, copies included.
+- No kernel has fewer multiplications than the sum over a 3 x 3 kernel. Those of Lavin and Gray,
+  "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), after Winograd, are a quarter:
+  F(4 x 4, 3 x 3) computes 4 x 4 cells of the output with 36 for each pair of channels where the sum
+  takes 144. Its errors are some five times those of the sum, near 1e-5 of the values.
+
+Shape shorthand: B images, C channels in and D out, H x W cells, T tiles of 4 x 4 cells.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from detectron2.layers import Conv2d
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from ..utils.devices import gains_by_winograd, has_slow_channels_last_gradient
+from ..utils.modules import recast
+
+# Fewer channels or cells gain no more than the copies cost.
+_LEAST_CHANNELS = 64
+_LEAST_CELLS = 1500
+# Fewer channels gain no more than the transforms cost.
+_LEAST_WINOGRAD_CHANNELS = 256
+# So many tiles fill a product of matrices, and what is made of them stays in the cache.
+_TILES = 512
+
+_CELLS = 4  # on a side of a tile of the output; a tile of the input has one more on each side
+_SIDE = _CELLS + 2
+# Lavin and Gray, Sec. 4.3: transforms of the input, the kernel and the output, B^T, G and A^T there
+_INPUT = (
+    (4, 0, -5, 0, 1, 0),
+    (0, -4, -4, 1, 1, 0),
+    (0, 4, -4, -1, 1, 0),
+    (0, -2, -1, 2, 1, 0),
+    (0, 2, -1, -2, 1, 0),
+    (0, 4, 0, -5, 0, 1),
+)
+_KERNEL_24 = ((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))  # 24 G
+_OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+
+
+def _both_ways(matrix: tuple) -> Tensor:
+    """Return what transforms the rows and the columns of a flat tile in one product."""
+    return torch.kron(torch.tensor(matrix), torch.tensor(matrix)).float()
+
+
+_OF_INPUT = _both_ways(_INPUT)  # (36, 36)
+_OF_KERNEL = _both_ways(_KERNEL_24) / 24**2  # (36, 9)
+_OF_OUTPUT = _both_ways(_OUTPUT)  # (16, 36)
+
+
+def has_winograd(x: Tensor, weight: Tensor, *how: Any) -> bool:
+    """Whether :func:`conv2d_by_winograd` computes a convolution, and faster than oneDNN's sum.
+
+    Args:
+        x, weight: (B, C, H, W) and (D, C, k, k).
+        how: stride, padding, dilation and groups, as :func:`F.conv2d` takes them.
+    """
+    return (
+        how == ((1, 1), (1, 1), (1, 1), 1)
+        and weight.shape[2:] == (3, 3)
+        and min(weight.shape[:2]) >= _LEAST_WINOGRAD_CHANNELS
+        and x.dim() == 4
+        and x.shape[2] * x.shape[3] >= _LEAST_CELLS
+        and x.dtype == weight.dtype == torch.float32
+        and x.device.type == "cpu"
+        and gains_by_winograd()
+    )
+
+
+def transform_kernel(weight: Tensor) -> Tensor:
+    """Transform the weights (D, C, 3, 3) of a convolution; returns (36, C, D)."""
+    cells = weight.permute(2, 3, 1, 0).reshape(9, -1)
+    return (_OF_KERNEL @ cells).view(_SIDE**2, *weight.shape[1::-1])
+
+
+def conv2d_by_winograd(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Convolve with a 3 x 3 kernel, stride 1 and a padding of 1.
+
+    Args:
+        x: (B, C, H, W), float32; channels-last is the fast one.
+        kernel: (36, C, D), see :func:`transform_kernel`.
+        bias: (D,), or None.
+
+    Returns:
+        (B, D, H, W), channels-last.
+    """
+    batch, channels, height, width = x.shape
+    down, across = _tiles_of(x)
+    size = batch, down * _CELLS, across * _CELLS, kernel.shape[2]
+    found, bias = x.new_empty(size), x.new_zeros(1) if bias is None else bias
+    for image, first, tiles in _strips(x, 1):
+        tiles = torch.bmm((_OF_INPUT @ tiles).view(_SIDE**2, -1, channels), kernel)
+        tiles = (_OF_OUTPUT @ tiles.flatten(1)).view(_CELLS, _CELLS, -1, across, kernel.shape[2])
+        place = found[image].view(down, _CELLS, across, _CELLS, -1)[first : first + tiles.shape[2]]
+        torch.add(tiles.permute(2, 0, 3, 1, 4), bias, out=place)
+    found = found[:, :height, :width].permute(0, 3, 1, 2)
+    return found.contiguous(memory_format=torch.channels_last)
+
+
+def weight_gradient_by_winograd(x: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient of the weights of :func:`conv2d_by_winograd`'s convolution.
+
+    Args:
+        x: (B, C, H, W), the convolution's input.
+        gradient: (B, D, H, W), that of its output.
+
+    Returns:
+        (D, C, 3, 3).
+    """
+    channels, channels_out = x.shape[1], gradient.shape[1]
+    found = x.new_zeros(_SIDE**2, channels, channels_out)
+    for (*_, of_x), (*_, of_output) in zip(_strips(x, 1), _strips(gradient, 0), strict=True):
+        inputs = (_OF_INPUT @ of_x).view(_SIDE**2, -1, channels)
+        outputs = (_OF_OUTPUT.t() @ of_output).view(_SIDE**2, -1, channels_out)
+        found.baddbmm_(inputs.transpose(1, 2), outputs)
+    cells = (_OF_KERNEL.t() @ found.flatten(1)).view(3, 3, channels, channels_out)
+    return cells.permute(3, 2, 0, 1)
+
+
+def _tiles_of(x: Tensor) -> tuple[int, int]:
+    """Return how many tiles cover a map (B, C, H, W) from top to bottom and from left to right."""
+    return -(-x.shape[2] // _CELLS), -(-x.shape[3] // _CELLS)
+
+
+def _strips(x: Tensor, margin: int) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield some rows of tiles of a map after the other.
+
+    Args:
+        x: (B, C, H, W).
+        margin: the cells that a tile has on each side beyond its 4 x 4, zero outside of the map.
+
+    Yields:
+        the image, the first row of tiles and the tiles, (cells of a tile, T C).
+    """
+    batch, channels, height, width = x.shape
+    down, across = _tiles_of(x)
+    side = _CELLS + 2 * margin
+    x = F.pad(
+        x, (margin, across * _CELLS + margin - width, margin, down * _CELLS + margin - height)
+    )
+    of_image, of_channel, of_row, of_cell = x.stride()
+    strides = of_row, of_cell, _CELLS * of_row, _CELLS * of_cell, of_channel
+    step = max(1, _TILES // across)
+    for image in range(batch):
+        for first in range(0, down, step):
+            size = side, side, min(step, down - first), across, channels
+            start = x.storage_offset() + image * of_image + first * _CELLS * of_row
+            yield image, first, x.as_strided(size, strides, start).reshape(side**2, -1)
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution of channels-last maps: x (B, C, H, W), weight (D, C, k, k), bias (D,)."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any):
+        ctx.save_for_backward(x, weight)
+        ctx.bias_sizes = None if bias is None else bias.shape
+        ctx.how = how
+        ctx.by_winograd = has_winograd(x, weight, *how)
+        if ctx.by_winograd:
+            # Detached, since a view that a function returns could not be changed in place.
+            return conv2d_by_winograd(x, transform_kernel(weight), bias).detach()
+        return F.conv2d(x, weight, bias, *how)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.how
+        for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
+        if ctx.by_winograd and not torch.is_grad_enabled():  # whose own gradient is not written
+            turned = weight.flip(2, 3).transpose(0, 1)
+            return (
+                conv2d_by_winograd(gradient, transform_kernel(turned)) if for_x else None,
+                weight_gradient_by_winograd(x, gradient) if for_weight else None,
+                gradient.sum((0, 2, 3)) if for_bias else None,
+                *(None, None, None, None),
+            )
+
+        def gradients(of: Sequence[Tensor], wanted: list[bool]) -> tuple[Tensor | None, ...]:
+            how = (ctx.bias_sizes, stride, padding, dilation, False, (0, 0), groups, wanted)
+            return torch.ops.aten.convolution_backward(*of, *how)
+
+        found = gradients((gradient, x, weight), [for_x, False, False])[0] if for_x else None
+        if not (for_weight or for_bias):
+            return found, None, None, None, None, None, None
+        first = [t.contiguous() for t in (gradient, x, weight)]
+        return found, *gradients(first, [False, for_weight, for_bias])[1:], None, None, None, None
+
+
+class _Convolving(TorchFunctionMode):
+    """Within one module's forward its own :func:`F.conv2d` goes to :class:`_Convolution`."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def __torch_function__(
+        self, function: Callable, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if function is F.conv2d and args[1:2] and args[1] is self.weight:
+            return _Convolution.apply(*args)  # Detectron2 gives all seven by their place
+        return function(*args, **(kwargs or {}))
+
+
+class FastGradientConv2d(Conv2d):
+    """Detectron2's :class:`Conv2d`, equal up to rounding: of its weights' gradient, and where it is
+    wide, by Winograd's method, of its output and its input's gradient too.
+
+    TorchScript does not compile it: it is meant for training.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See :class:`Conv2d`; (B, C, H, W) to (B, D, H', W')."""
+        if (
+            not torch.jit.is_tracing()
+            and not torch.compiler.is_compiling()
+            and torch.is_grad_enabled()
+            and self.weight.requires_grad
+            and x.device.type == "cpu"
+            and x.dtype == torch.float32
+            and x.shape[-2] * x.shape[-1] >= _LEAST_CELLS
+            and x.is_contiguous(memory_format=torch.channels_last)
+            and not torch.is_autocast_enabled("cpu")
+        ):
+            with _Convolving(self.weight):
+                return super().forward(x)
+        return super().forward(x)
+
+
+def speed_up_gradients(model: nn.Module) -> int:
+    """Turn a channels-last model's larger convolutions into :class:`FastGradientConv2d`, in place.
+
+    That is done only where :func:`fpn_d2.utils.devices.has_slow_channels_last_gradient`. Weights
+    and their names stay.
+
+    Returns:
+        the number of layers that were turned.
+    """
+    if not has_slow_channels_last_gradient():
+        return 0
+    layers = [
+        module
+        for module in model.modules()
+        if type(module) is Conv2d
+        and min(module.kernel_size) > 1
+        and module.groups == 1
+        and isinstance(module.padding, tuple)  # no word, such as "same"
+        and min(module.in_channels, module.out_channels) >= _LEAST_CHANNELS
+        and module.weight.dtype == torch.float32
+    ]
+    for layer in layers:
+        recast(layer, FastGradientConv2d)
+    return len(layers)
+
+
+class WinogradConv2d(FastGradientConv2d):
+    """Detectron2's :class:`Conv2d` without a norm, for inference; equal up to rounding.
+
+    It transforms its weights at the first map that is large enough, and keeps both.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See :class:`Conv2d`; (B, C, H, W) to (B, D, H', W')."""
+        how = self.stride, self.padding, self.dilation, self.groups
+        if (
+            torch.jit.is_tracing()
+            or torch.compiler.is_compiling()
+            or torch.is_grad_enabled()
+            or torch.is_autocast_enabled("cpu")
+            or not has_winograd(x, self.weight, *how)
+        ):
+            return super().forward(x)
+        # Weights may be replaced, or changed in place, which counts their version up.
+        version = None if self.weight.is_inference() else self.weight._version
+        weight, transformed_version, kernel = self.transformed
+        if weight is not self.weight or transformed_version != version:
+            kernel = transform_kernel(self.weight)
+            self.transformed = self.weight, version, kernel
+        x = conv2d_by_winograd(x, kernel, self.bias)
+        return x if self.activation is None else self.activation(x)
+
+
+def speed_up_wide_convolutions(model: nn.Module) -> int:
+    """Turn a model's 3 x 3 convolutions without a norm into :class:`WinogradConv2d`, in place.
+
+    That is done only on CPUs where :func:`fpn_d2.utils.devices.gains_by_winograd`. Weights and
+    their names stay.
+
+    Returns:
+        the number of layers that were turned.
+    """
+    if not gains_by_winograd():
+        return 0
+    layers = [
+        module
+        for module in model.modules()
+        if type(module) in (nn.Conv2d, Conv2d, FastGradientConv2d)
+        and module.kernel_size == (3, 3)
+        and getattr(module, "norm", None) is None
+        and module.padding_mode == "zeros"
+    ]
+    for layer in layers:
+        activation = getattr(layer, "activation", None)
+        recast(layer, WinogradConv2d, transformed=(None,) * 3, norm=None, activation=activation)
+    return len(layers)
