@@ -20,6 +20,22 @@ OBJECTS = [[10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 100.0, 100.0]]
 BACKGROUND = [150.0, 10.0, 190.0, 50.0]
 
 
+def evaluator_of(name, image_ids, annotations, folder):
+    """An evaluator of images of 200 x 200 pixels, registered by this name, of one class."""
+    images = [{"id": i, "file_name": "a.png", "width": 200, "height": 200} for i in image_ids]
+    content = {
+        "info": {},
+        "images": images,
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": annotations,
+    }
+    path = folder / "instances.json"
+    path.write_text(json.dumps(content))
+    register_coco_instances(name, {}, str(path), str(folder))
+    DatasetCatalog.get(name)
+    return ResultsWritingCOCOEvaluator(name, output_dir=str(folder / "out"))
+
+
 @pytest.fixture
 def evaluator(tmp_path):
     """An evaluator of one image of 200 x 200 pixels with two objects."""
@@ -28,17 +44,7 @@ def evaluator(tmp_path):
          "bbox": [x0, y0, x1 - x0, y1 - y0]}
         for i, (x0, y0, x1, y1) in enumerate(OBJECTS, start=1)
     ]  # fmt: skip
-    content = {
-        "info": {},
-        "images": [{"id": 7, "file_name": "a.png", "width": 200, "height": 200}],
-        "categories": [{"id": 1, "name": "thing"}],
-        "annotations": annotations,
-    }
-    path = tmp_path / "instances.json"
-    path.write_text(json.dumps(content))
-    register_coco_instances("two_objects", {}, str(path), str(tmp_path))
-    DatasetCatalog.get("two_objects")
-    return ResultsWritingCOCOEvaluator("two_objects", output_dir=str(tmp_path / "out"))
+    return evaluator_of("two_objects", [7], annotations, tmp_path)
 
 
 @pytest.fixture
@@ -88,17 +94,7 @@ def test_recall_is_averaged_over_ious_from_half_to_095(evaluate):
 def test_objects_of_images_without_proposals_are_missed(tmp_path):
     thing = {"category_id": 1, "iscrowd": 0, "area": 1600, "bbox": [10, 10, 40, 40]}
     objects = [{**thing, "id": i, "image_id": i} for i in (1, 2)]
-    content = {
-        "info": {},
-        "images": [{"id": i, "file_name": "a.png", "width": 200, "height": 200} for i in (1, 2)],
-        "categories": [{"id": 1, "name": "thing"}],
-        "annotations": objects,
-    }
-    path = tmp_path / "instances.json"
-    path.write_text(json.dumps(content))
-    register_coco_instances("two_images", {}, str(path), str(tmp_path))
-    DatasetCatalog.get("two_images")
-    evaluator = ResultsWritingCOCOEvaluator("two_images", output_dir=str(tmp_path))
+    evaluator = evaluator_of("two_images", [1, 2], objects, tmp_path)
     evaluator.reset()
     perfect = proposals({1: OBJECTS[0]})
     for image, found in ((1, perfect), (2, perfect[:0])):
@@ -106,7 +102,7 @@ def test_objects_of_images_without_proposals_are_missed(tmp_path):
     recall = evaluator.evaluate()["box_proposals"]
     names = ("AR@10", "AR@100", "AR@1000", "ARm@100")
     assert [recall[name] for name in names] == pytest.approx([50] * 4)
-    saved = pickle.loads((tmp_path / "box_proposals.pkl").read_bytes())
+    saved = pickle.loads((tmp_path / "out" / "box_proposals.pkl").read_bytes())
     assert [len(boxes) for boxes in saved["boxes"]] == [1, 0]
 
 
