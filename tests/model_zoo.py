@@ -5,6 +5,8 @@ expect is written down a second time, from the layout of the published files.
 """
 
 import pickle
+import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,12 @@ def stock_config(task: str, model: str, depth: int, *opts: object) -> CfgNode:
         cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PrecomputedProposals"
     cfg.merge_from_list(list(opts))
     return cfg
+
+
+def twin(row: str) -> str:
+    """The row whose network this one has, of which another schedule, precision, image pyramid of
+    the test or sharing between steps is all that differs; a row without one is its own."""
+    return re.sub(r"_(2x|fp32|zoom)$", "", row).replace("unshared", "shared")
 
 
 def scramble(model: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -114,6 +122,28 @@ def caffe2_blobs(state: dict[str, Tensor], depth: int, *, pyramid: bool) -> dict
 
 def write_pickle(path: Path, content: dict) -> str:
     path.write_bytes(pickle.dumps(content, protocol=4))
+    return str(path)
+
+
+class _Python2Pickler(pickle._Pickler):
+    """Writes text and an array's bytes as Python 2 did, as strings."""
+
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def save_string(self, value: str | bytes) -> None:
+        content = value.encode("latin1") if isinstance(value, str) else value
+        short = len(content) < 256
+        head = b"U" + bytes([len(content)]) if short else b"T" + struct.pack("<i", len(content))
+        self.write(head + content)
+        self.memoize(value)
+
+    dispatch[bytes] = dispatch[str] = save_string
+
+
+def write_python2_pickle(path: Path, content: object) -> str:
+    """Write a file as the first Detectron did, whose checkpoints and proposals are Python 2's."""
+    with open(path, "wb") as file:
+        _Python2Pickler(file, 2).dump(content)
     return str(path)
 
 

@@ -131,11 +131,16 @@ def compare(
     print(f"beside torchvision's model, on {len(images)} images of noise:")
     for name, value in differences.items():
         print(f"  {name:14}{value:.6g}")
-    if differences["detections"] and differences["matched_share"] < LEAST_MATCHED:
+    if differences["matched_share"] < LEAST_MATCHED:
         raise UserError(
             f"only {differences['matched_share']:.1%} of the detections are torchvision's, so "
             "nothing is written; give --norm-eps and --config-file as the model was trained "
             "with, or leave out --check"
+        )
+    if not differences["detections"]:
+        raise UserError(
+            "torchvision's model finds nothing on noise, so the detections cannot be compared; try "
+            "more images by --check, or leave it out"
         )
 
 

@@ -60,6 +60,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def model_name(config_file: str) -> str:
+    """Name a model in the report; every run's own config is called config.yaml."""
+    folder, file = os.path.split(os.path.abspath(config_file))
+    name = os.path.splitext(file)[0]
+    return os.path.basename(folder) if name == "config" else name
+
+
 def main() -> None:
     """Read the command line, export, check, write."""
     parser = build_parser()
@@ -93,8 +100,9 @@ def main() -> None:
         opts = [*args.opts, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights]
         config_file = config_for(args.config_file, args.weights)
         cfg = load_config(config_file, opts)
-        if args.int8:  # which is judged after minutes
+        if args.int8:  # which is made, and judged, after minutes
             check_names(cfg.DATASETS.TEST[:1], "DATASETS.TEST")
+            samples = calibration_inputs(cfg)
         threshold = args.confidence_threshold and class_thresholds(
             score_threshold(args.confidence_threshold), cfg
         )
@@ -105,7 +113,7 @@ def main() -> None:
         exported = export_model(cfg, model, args.format)
         parity = check_export(exported, model, images)
         print(parity.summary())
-        name = os.path.splitext(os.path.basename(config_file))[0]
+        name = model_name(config_file)
         if args.report:
             report_parity(args.report, name, args.format, parity)
         if not parity.is_within_tolerance:
@@ -115,7 +123,7 @@ def main() -> None:
             )
         if args.int8:
             float32 = exported
-            exported = export_model(cfg, model, args.format, calibration_inputs(cfg))
+            exported = export_model(cfg, model, args.format, samples)
             parity = check_export(exported, model, images)
             print(f"int8: {parity.summary()}")
             judged = judge_int8(cfg, float32, exported, args.validation_images)

@@ -146,6 +146,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         self._path = path
         if path and not is_local(path):
             _download(self.path_manager, path)
+        elif path and ":" in path.partition("/")[0]:
+            path = f"./{path}"  # or Detectron2 takes "Run:1/a.pth" for a URL, of the scheme "run"
         try:
             return super().load(path, *args, **kwargs)
         except UserError:
@@ -298,6 +300,11 @@ class _ReplacingPathManager:
 def _in_zoo(name: str) -> str:
     """The address of the weights of an entry of the model zoo."""
     address = zoo_weights(name)
+    if not address and os.path.isdir(name):
+        raise UserError(
+            f"the weights {name} are a folder; set MODEL.WEIGHTS to a checkpoint in it, such as "
+            f"{os.path.join(name, 'model_final.pth')}"
+        )
     if not address:
         close = close_zoo_names(name)
         hint = f"did you mean {' or '.join(close)} of the model zoo? Otherwise " if close else ""

@@ -150,8 +150,12 @@ def _check_whole(path: str, states: Collection[str]) -> None:
     if not zipfile.is_zipfile(path):
         return
     # torch.load does not look at the checksums that torch.save has written.
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # a damaged header raises nearly any error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"the checkpoint {path} is damaged ({reason}); {remedy}") from error
     if damaged:
         raise UserError(f"the checkpoint {path} is damaged in its part {damaged}; {remedy}")
 

@@ -11,6 +11,7 @@ the file for addresses, and the file can run code although it names no function 
 stand-ins therefore check the state and use NumPy's own, unaltered dtype.
 """
 
+import codecs
 import contextlib
 import json
 import mmap
@@ -19,6 +20,7 @@ import pickle
 import pickletools
 import re
 import zipfile
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -68,7 +70,7 @@ def read_torch(path: str, remedy: str = _REMEDY) -> Any:
                     f"the checkpoint {path} would unpack to {unpacked} bytes from "
                     f"{os.path.getsize(path)}, which no checkpoint does; {remedy}"
                 )
-        with torch.serialization.safe_globals(_NUMPY):
+        with torch.serialization.safe_globals(_BESIDE_TENSORS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
@@ -125,10 +127,6 @@ def _reason(error: Exception) -> str:
 # --- pickles of arrays
 
 
-_ALLOWED = {
-    ("_codecs", "encode"),  # how protocol 2 writes an array's bytes
-    ("collections", "OrderedDict"),
-}
 _LONG = 4096  # bytes
 # Opcodes that could fill the memory with a number alone: the memo grows as long as it says.
 _MEMO_WRITES = {"PUT", "BINPUT", "LONG_BINPUT"}
@@ -174,10 +172,6 @@ class PickledArray(np.ndarray):
 
 
 # No default arguments: a pickle may set attributes of a function that it has been given.
-def _reconstruct(cls: Any, shape: Any, typecode: Any) -> PickledArray:
-    return PickledArray()
-
-
 def _make_scalar(dtype: Any, raw: Any) -> np.generic:
     return _scalar(_real(dtype), raw)
 
@@ -202,33 +196,50 @@ def _real(dtype: Any) -> np.dtype:
     return dtype.dtype
 
 
+class _Options:
+    """An ``argparse.Namespace`` without what was in it.
+
+    A pickle may set any attribute of the real one, its class too, and so make an unchecked
+    :class:`PickledDtype` of it.
+    """
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        """Nothing here reads the options of a training."""
+
+
 # By the name in the pickle, with the modules of NumPy 1 and of NumPy 2.
 _GLOBALS = {
     "numpy.dtype": PickledDtype,
     "numpy.ndarray": PickledArray,
     "__builtin__.bytes": _no_bytes,
     "builtins.bytes": _no_bytes,
+    "_codecs.encode": codecs.encode,  # how protocol 2 writes an array's bytes
+    "collections.OrderedDict": OrderedDict,
     **{
         f"numpy.{core}.{name}": function
         for core in ("core", "_core")
         for name, function in {
-            "multiarray._reconstruct": _reconstruct,
+            "multiarray._reconstruct": PickledArray,
             "multiarray.scalar": _make_scalar,
             "numeric._frombuffer": _from_buffer,
         }.items()
     },
 }
-# Detectron2's trainers save numbers and arrays of NumPy beside the tensors.
-_NUMPY = [(function, name) for name, function in _GLOBALS.items()]
+# Detectron2's trainers save numbers and arrays of NumPy beside the tensors, torchvision's their
+# options.
+_BESIDE_TENSORS = [
+    *((function, name) for name, function in _GLOBALS.items()),
+    (_Options, "argparse.Namespace"),
+]
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" in _GLOBALS:
-            return _GLOBALS[f"{module}.{name}"]
-        if (module, name) in _ALLOWED:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it holds {module}.{name}, and only arrays belong there")
+        if f"{module}.{name}" not in _GLOBALS:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, and only arrays belong there")
+        return _GLOBALS[f"{module}.{name}"]
 
 
 def load_arrays(path: str, what: str, remedy: str) -> Any:
@@ -255,19 +266,24 @@ def load_arrays(path: str, what: str, remedy: str) -> Any:
 
 def _check_memo(path: str) -> None:
     """Refuse a memo index that no honest pickle has: Python allocates as many places."""
-    with open(path, "rb") as file:
-        content = _Skimmed(file.fileno(), 0, access=mmap.ACCESS_READ)
-    for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-        if opcode.name in _MEMO_WRITES and argument > number:
-            raise pickle.UnpicklingError("its memo is larger than the file")
+    with (
+        open(path, "rb") as file,
+        _Skimmed(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+            if opcode.name in _MEMO_WRITES and argument > number:
+                raise pickle.UnpicklingError("its memo is larger than the file")
 
 
 class _Skimmed(mmap.mmap):
-    """A file whose long parts, the arrays, are passed over without reading them from the disk."""
+    """A file whose long parts, the arrays, are passed over and read as zeros, which cost nothing.
 
-    def read(self, n: int = -1) -> bytes | memoryview:
+    Zeros of Python 2's arrays are text, too, as :mod:`pickletools` wants them.
+    """
+
+    def read(self, n: int = -1) -> bytes:
         if n < _LONG:
             return super().read(n)
         start = self.tell()
         self.seek(min(start + n, len(self)))
-        return memoryview(self)[start : start + n]
+        return bytes(self.tell() - start)

@@ -21,7 +21,7 @@ from ..checkpoint.checkpointer import CLASS_NAMES
 from ..checkpoint.safe_load import read_torch
 from ..config import load_config
 from ..utils.errors import UserError
-from ..utils.files import replace_file, write_json
+from ..utils.files import explain_disk_errors, replace_file, write_json
 from .runs import Run, Runner, check_settings, read_evaluations
 
 
@@ -142,8 +142,9 @@ class FourStep(Run):
         step2, rpn, fast = (checkpoint["model"] for checkpoint in checkpoints)
         check_frozen(step2, {"step 3": rpn, "step 4": fast})
         heads = {key: value for key, value in rpn.items() if key.startswith("proposal_generator.")}
-        with replace_file(self.weights, "wb") as file:
-            names = {key: last[key] for key in (CLASS_NAMES,) if key in last}
+        names = {key: last[key] for key in (CLASS_NAMES,) if key in last}
+        remedy = "make room there and start again"
+        with explain_disk_errors(self.weights, remedy), replace_file(self.weights, "wb") as file:
             torch.save({"model": {**fast, **heads}, **names}, file)
 
 

@@ -333,8 +333,8 @@ def check_output(path: str | os.PathLike, overwrite: bool = False, format: str =
 
 
 def _files(path: str | os.PathLike, format: str) -> list[Path]:
-    """The files of a format, the one that is named last."""
-    return [*[Path(path).with_suffix(".bin")] * (format == "openvino"), Path(path)]
+    """The files of a format, the one that is named first."""
+    return [Path(path), *[Path(path).with_suffix(".bin")] * (format == "openvino")]
 
 
 def write_export(exported: Exported, path: str | os.PathLike, overwrite: bool = False) -> None:
@@ -349,8 +349,11 @@ def write_export(exported: Exported, path: str | os.PathLike, overwrite: bool = 
     """
     check_output(path, overwrite, exported.format)
     remedy = "choose another --output, or make room there"
-    contents = [exported.weights, exported.content]
     files = _files(path, exported.format)
-    for name, content in zip(files, contents[-len(files) :], strict=True):
-        with explain_disk_errors(os.fspath(name), remedy), replace_file(name, "wb") as file:
+    contents = [exported.content, exported.weights][: len(files)]
+    with contextlib.ExitStack() as stack:  # which renames both once both are there, the last first
+        for name, content in zip(files, contents, strict=True):
+            stack.enter_context(explain_disk_errors(os.fspath(name), remedy))
+            file = stack.enter_context(replace_file(name, "wb"))
             file.write(content)
+            file.flush()

@@ -124,9 +124,21 @@ def test_weights_that_do_not_exist_are_refused(model, config, tmp_path, name):
         lambda: load_model(config("MODEL.WEIGHTS", path)),
     ):
         sentence = refusal(call)
-        assert f"{path} do not exist" in sentence
+        assert f"{path} {'do not exist' if name else 'are a folder'}" in sentence
         assert "set MODEL.WEIGHTS" in sentence
     assert not different(model.state_dict(), before)
+
+
+def test_a_relative_path_may_look_like_a_url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = nn.Linear(1, 1)
+    state = scramble(model, seed=3)
+    for folder in ("Run:1", "file:1"):
+        Path(folder).mkdir()
+        torch.save({"model": state}, f"{folder}/a.pth")
+        scramble(model, seed=4)
+        SafeCheckpointer(model, strict=True).load(f"{folder}/a.pth")
+        assert not different(model.state_dict(), state)
 
 
 def test_training_may_start_from_random_weights_but_evaluation_may_not(model, config):

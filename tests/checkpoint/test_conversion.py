@@ -17,6 +17,7 @@ from model_zoo import (
     scramble,
     stock_config,
     write_pickle,
+    write_python2_pickle,
 )
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -67,7 +68,7 @@ def test_a_zoo_file_of_other_names_still_loads(row_config, tmp_path):
     state = scramble(stock, seed=1)
     blobs = caffe2_blobs(state, 50, pyramid=False)
     expected = caffe2_model_would_have(state)
-    path = write_pickle(tmp_path / "model.pkl", {"blobs": blobs, "cfg": "MODEL: {}"})
+    path = write_python2_pickle(tmp_path / "model.pkl", {"blobs": blobs, "cfg": "MODEL: {}"})
     for target in (str(tmp_path / "weights.safetensors"), str(tmp_path / "weights.pth")):
         convert_checkpoint(path, target)
         assert not any(name.endswith("_momentum") for name in read_weights(target)["model"])

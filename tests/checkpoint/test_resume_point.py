@@ -65,6 +65,13 @@ def flip(path):
     path.write_bytes(content)
 
 
+def flip_name(path):
+    """Flip one bit of a part's name in the header before it, so that it is no UTF-8."""
+    content = bytearray(path.read_bytes())
+    content[30] ^= 0x80
+    path.write_bytes(content)
+
+
 def save_weight(value, path):
     torch.save({"model": {"w": value}, "optimizer": {}}, path)
 
@@ -80,6 +87,7 @@ DAMAGES = {
     "cut short": (cut, "cannot be read"),
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
     "a flipped bit": (flip, "is damaged in its part"),
+    "a flipped bit of a name": (flip_name, "is damaged ("),
     "another file": (lambda path: path.write_text("<html>"), "cannot be read"),
     "code": (lambda path: torch.save({"model": Evil(path.parent)}, path), "holds posix.mkdir"),
     "weights alone": (lambda path: torch.save({"model": {}}, path), "has no optimizer"),

@@ -1,5 +1,6 @@
 """Hostile files and files that are no checkpoints are refused by name; sound ones load."""
 
+import argparse
 import pickle
 import struct
 from collections import OrderedDict
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hostile_files import Evil, object_array, write_zip_bomb
+from model_zoo import write_python2_pickle
 from safetensors.torch import save_file
 from torch import nn
 
@@ -90,6 +92,20 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
     refusal(path, r"model\.pth would unpack to \d+ bytes")
 
 
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before PyTorch 1.6"])
+def test_the_options_of_torchvisions_trainings_are_passed_over(tmp_path, zipped):
+    """Its references/detection/train.py saves them beside the weights."""
+    path = tmp_path / "model.pth"
+    content = tensors(args=argparse.Namespace(lr=0.02, data_path="coco", aspect_ratio=[3]))
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    assert load(path).eq(1).all()
+    assert not hasattr(read_torch(str(path))["args"], "lr")
+    content = tensors(args=argparse.Namespace(lr=Evil(tmp_path)))
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    refusal(path, r"the checkpoint \S*model\.pth .*mkdir")
+    assert not (tmp_path / "made").exists()
+
+
 @pytest.mark.parametrize("content", [[1, 2], "text", 3])
 def test_something_else_than_weights_by_name(tmp_path, content):
     torch.save(content, tmp_path / "model.pth")
@@ -148,6 +164,10 @@ def through_pickle(value, path, protocol):
     return arrays_in(path)
 
 
+def through_python2(value, path, protocol):
+    return arrays_in(write_python2_pickle(path, value))
+
+
 def through_torch(value, path, protocol):
     torch.save(value, path, pickle_protocol=protocol)
     return read_torch(str(path))
@@ -155,8 +175,8 @@ def through_torch(value, path, protocol):
 
 WAYS = pytest.mark.parametrize(
     "way, protocol",
-    [*((through_pickle, p) for p in range(6)), (through_torch, 2)],
-    ids=[*map(str, range(6)), "torch"],
+    [*((through_pickle, p) for p in range(6)), (through_python2, 2), (through_torch, 2)],
+    ids=[*map(str, range(6)), "Python 2", "torch"],
 )
 CODES = ["?", "i1", "u2", "<i8", ">i4", "f2", "<f4", ">f8", "c16", "S3", "<U4", ">U2", "O"]
 
@@ -167,6 +187,7 @@ def test_arrays_and_scalars_come_back(tmp_path, way, protocol, code):
     rows = np.array([[0, 1, 2], [3, 4, 5]]).astype(code)
     values = {"C": rows, "F": np.asfortranarray(rows), "strided": rows[:, ::2]}
     values |= {"empty": rows[:0], "transposed": rows.T, "none": np.array(rows[0, 0], code)}
+    values["long"] = np.tile(rows, 700)
     if code != "O":
         values["scalar"] = rows[1, 1]
     read = way(values, tmp_path / "file", protocol)
@@ -222,6 +243,14 @@ def test_a_state_that_lies_is_refused(tmp_path, way, protocol, kind, lie):
     dtype = Reduced(np.dtype, (code, False, True), state)
     with pytest.raises(UserError, match=r"file cannot be read \(it (describes|holds an array)"):
         way({"a": kind(dtype)}, tmp_path / "file", protocol)
+
+
+def test_options_do_not_become_a_type_that_lies(tmp_path):
+    """A pickle can set any attribute of an object without __setstate__, its class included."""
+    changed = {"__class__": np.dtype, "dtype": "V8"}
+    options = Reduced(argparse.Namespace, (), (None, changed))
+    with pytest.raises(UserError, match=r"file cannot be read \(it holds an array without a type"):
+        through_torch({"a": array(options)}, tmp_path / "file", 2)
 
 
 @pytest.mark.parametrize(

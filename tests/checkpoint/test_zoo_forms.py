@@ -15,8 +15,10 @@ from model_zoo import (
     different,
     scramble,
     stock_config,
+    twin,
     without_prefix,
     write_pickle,
+    write_python2_pickle,
 )
 from torch import nn
 
@@ -76,7 +78,7 @@ def detectron1_pkl(path, state, stock, row):
     _, model, depth = ZOO[row]
     blobs = caffe2_blobs(state, depth, pyramid=model == "FPN")
     content = {"blobs": blobs, "cfg": "MODEL:\n  TYPE: generalized_rcnn\n"}
-    return write_pickle(path("model_final.pkl"), content)
+    return write_python2_pickle(path("model_final.pkl"), content)
 
 
 def pth(path, state, stock, row):
@@ -209,7 +211,7 @@ def write_imagenet(path, depth, form):
         content |= {"fc1000_w": classes["weight"].numpy(), "fc1000_b": classes["bias"].numpy()}
         content["fc1000_w_momentum"] = content["fc1000_w"] + 1
         content["conv1_b"] = torch.rand(64).numpy()  # the one bias of MSRA's ResNets
-        state = caffe2_model_would_have(state)
+        return write_python2_pickle(path, content), caffe2_model_would_have(state)
     else:  # as Detectron2's tools/convert-torchvision-to-d2.py writes it
         state |= {
             name.replace("running_var", "num_batches_tracked"): torch.tensor(len(name))
@@ -232,8 +234,8 @@ def is_bottom_up(name: str, depth: int) -> bool:
     return name.startswith(prefixes if depth == 18 else (*prefixes, "roi_heads.res5."))
 
 
-# The demo's network is half as wide as ImageNet's.
-@pytest.mark.parametrize("row", [row for row in all_rows() if row != "quick/demo"])
+# The demo's network is half as wide as ImageNet's. Twins: tests/test_configs.py
+@pytest.mark.parametrize("row", [r for r in all_rows() if r != "quick/demo" and twin(r) == r])
 def test_an_imagenet_checkpoint_fills_every_bottom_up_key(row, imagenet, reports):
     # heads of another width: half of the time would go into weights that no file fills
     small = [] if row.startswith("quick/") else map(str, NARROW)

@@ -16,6 +16,7 @@ from detectron2.data import (
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathHandler, PathManager
+from model_zoo import write_python2_pickle
 
 from fpn_d2 import UserError
 from fpn_d2.data import (
@@ -781,8 +782,12 @@ def test_downloaded_proposals_run_no_code_either(with_proposals, tmp_path):
 
 def test_the_first_detectrons_proposals_are_read(with_proposals, tmp_path):
     content = pickle.loads((tmp_path / "a.pkl").read_bytes())
-    old = {"indexes": content["ids"], "scores": content["objectness_logits"]}
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps({**old, "boxes": content["boxes"]}, protocol=2))
+    boxes, logits = (  # as many as make a long string of their bytes
+        [value.repeat(200, axis=0) for value in content[key]]
+        for key in ("boxes", "objectness_logits")
+    )
+    old = {"indexes": content["ids"], "scores": logits, "boxes": boxes}
+    write_python2_pickle(tmp_path / "a.pkl", old)
     assert read_proposals(str(tmp_path / "a.pkl"))["ids"] == [1, 2, 3, 4]
     build_train_loader(with_proposals)
 

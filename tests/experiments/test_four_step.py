@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -342,6 +344,15 @@ def test_every_data_set_of_the_training_has_its_proposals(tmp_path):
         "DATASETS.PROPOSAL_FILES_TRAIN": str(paths[:2]),
         "DATASETS.PROPOSAL_FILES_TEST": str(paths[2:]),
     }
+
+
+def test_a_full_disk_is_told_where_the_networks_are_joined(tmp_path, monkeypatch):
+    torch.save({"model": {}}, tmp_path / "step.pth")
+    monkeypatch.setattr(torch, "save", Mock(side_effect=OSError(28, "No space left on device")))
+    steps = [SimpleNamespace(weights=str(tmp_path / "step.pth"))] * 4
+    with pytest.raises(UserError, match=r"model_final\.pth could not be written \(No space left"):
+        FourStep(SHARED, str(tmp_path))._join(steps)
+    assert os.listdir(tmp_path) == ["step.pth"]
 
 
 def test_a_config_without_steps_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """The check finds what is wrong with a file and accepts what is right; its numbers are a table."""
 
 import copy
+import functools
 import json
 
 import numpy as np
@@ -18,7 +19,15 @@ from fpn_d2.export import (
     read_check_images,
     report_parity,
 )
-from fpn_d2.export.parity import _are_among, _candidates, _compare_boxes, random_proposals
+from fpn_d2.export.parity import (
+    _are_among,
+    _candidates,
+    _compare_boxes,
+    load_exported,
+    random_proposals,
+)
+
+load_once = functools.cache(load_exported)
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +42,7 @@ def exported(row_config):
 def few_proposals(monkeypatch):
     """Every one of their detections is matched with every other."""
     monkeypatch.setattr("fpn_d2.export.parity.NUM_PROPOSALS", 100)
+    monkeypatch.setattr("fpn_d2.export.parity.load_exported", load_once)
 
 
 @pytest.fixture

@@ -202,6 +202,7 @@ def test_classes_without_names_are_numbered(model_of):
     assert json.loads(about["class_names"]) == ["class 0", "class 1"]
 
 
+@pytest.mark.usefixtures("without_graph")
 def test_a_config_of_detectron2_alone_is_exported(model_of):
     _, model = model_of(FASTER)
     metadata = export_model(get_cfg(), model, "torchscript").metadata
@@ -293,3 +294,20 @@ def test_a_file_is_written_and_not_replaced_unless_asked(tmp_path):
         check_output(tmp_path / "no" / "model.onnx")
     with pytest.raises(UserError, match="is a folder; name a file"):
         check_output(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("full", [".xml", ".bin"])
+def test_a_pair_of_files_is_written_whole_or_not_at_all(tmp_path, monkeypatch, full):
+    write_export(Exported("openvino", b"graph", b"", {}, b"weights"), tmp_path / "model.xml")
+    real = open
+
+    def on_a_full_disk(path, mode="r", **options):
+        return real("/dev/full" if f"{full}.@" in str(path) else path, mode, **options)
+
+    monkeypatch.setattr("builtins.open", on_a_full_disk)
+    exported = Exported("openvino", b"another", b"", {}, b"others")
+    with pytest.raises(UserError, match=rf"model\{full} could not be written \(No space left"):
+        write_export(exported, tmp_path / "model.xml", overwrite=True)
+    monkeypatch.undo()
+    found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert found == {"model.xml": b"graph", "model.bin": b"weights"}

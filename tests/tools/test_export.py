@@ -31,12 +31,16 @@ RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
 @pytest.fixture(scope="module")
-def words(repo, row_config, tmp_path_factory):
-    """The tool's words for a random detector, and an image."""
+def words(repo, tmp_path_factory):
+    """The tool's words for a random detector of small images and few proposals, and an image."""
     folder = tmp_path_factory.mktemp("export")
-    config = repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_C5.yaml"
-    cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_C5")
-    model = random_detector(cfg)
+    config = folder / "row.yaml"
+    config.write_text(
+        f"_BASE_: {repo}/configs/quick/Faster-RCNN/faster_rcnn_R_18_C5.yaml\n"
+        "INPUT: {MIN_SIZE_TEST: 128}\n"
+        "MODEL: {RPN: {POST_NMS_TOPK_TEST: 100}}\n"
+    )
+    model = random_detector(load_config(config, ["MODEL.DEVICE", "cpu"]))
     SafeCheckpointer(model, str(folder)).save("model")
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
     Image.fromarray(pixels).resize((450, 300), Image.BILINEAR).save(folder / "image.png")
@@ -167,6 +171,21 @@ def test_int8_is_judged_beside_float32(words, tmp_path, run_tool, wide_opts):
     assert not (tmp_path / "other.xml").exists()
 
 
+@pytest.mark.parametrize(
+    "config, name",
+    [
+        ("configs/quick/demo.yaml", "demo"),
+        ("output/cats/config.yaml", "cats"),
+        ("config.yaml", "dogs"),
+        ("COCO-Detection/rpn_R_50_FPN_1x", "rpn_R_50_FPN_1x"),
+    ],
+)
+def test_a_run_of_ones_own_is_called_after_its_folder(tmp_path, monkeypatch, config, name):
+    (tmp_path / "dogs").mkdir()
+    monkeypatch.chdir(tmp_path / "dogs")
+    assert export.model_name(config) == name
+
+
 def test_int8_is_openvinos(words, run_tool, tmp_path):
     ask = [*words, "--format", "torchscript", "--int8", "--output", tmp_path / "model.ts"]
     code, _, stderr = run_tool(export, *ask)
@@ -179,6 +198,7 @@ def test_int8_is_openvinos(words, run_tool, tmp_path):
     [
         (["MODEL.WEIGHTS", "other.pth"], "weights are given twice, by --weights and by MODEL.W"),
         (["DATASETS.TEST", "()"], "DATASETS.TEST names no data set"),
+        (["DATASETS.TRAIN", "()"], "int8 is calibrated on images of DATASETS.TRAIN"),
         (["DATASETS.TEST", "('gone_val',)"], "the data set 'gone_val', which is not registered"),
     ],
 )
@@ -193,7 +213,9 @@ def test_what_would_fail_at_the_end_fails_at_once(
 
 
 def test_nothing_is_written_where_the_file_differs(words, tmp_path, run_tool, monkeypatch):
-    monkeypatch.setattr(Parity, "is_within_tolerance", False)
+    far = Parity([(1, 2), (3, 4), (5, 6)], detections=9, found=9, matched=1)
+    monkeypatch.setattr("fpn_d2.export.export_model", lambda *_: None)
+    monkeypatch.setattr("fpn_d2.export.check_export", lambda *_: far)
     output = tmp_path / "model.ts"
     ask = [*words, "--output", output, "--format"]
     code, stdout, stderr = run_tool(export, *ask, "torchscript")
@@ -212,14 +234,15 @@ def test_nothing_is_written_where_the_file_differs(words, tmp_path, run_tool, mo
 
 
 def test_a_file_returns_what_has_the_threshold_of_its_class(words, tmp_path, run_tool):
-    classes = [{"threshold": value} for value in (1.0, 0.0, 1.0, 1.0, 1.0)]
+    classes = [{"threshold": value} for value in (1.0, 1.0, 1.0, 0.0, 1.0)]
     content = {"datasets": {"shapes_val": {"classes": classes}}}
     (tmp_path / "analysis.json").write_text(json.dumps(content))
     ask = [*words, "--output", tmp_path / "model.ts", "--format", "torchscript"]
     opts = ["OUTPUT_DIR", tmp_path]
-    code, _, stderr = run_tool(export, *ask, "--confidence-threshold", "best-f1", *opts)
+    code, stdout, stderr = run_tool(export, *ask, "--confidence-threshold", "best-f1", *opts)
     assert code == 0, stderr
+    assert "images of 3 sizes" in stdout
     pixels = torch.from_numpy(np.array(Image.open(words[5]))[:, :, ::-1].copy())
     _, scores, kinds = torch.jit.load(str(tmp_path / "model.ts"))(pixels.permute(2, 0, 1).float())
-    assert set(kinds.tolist()) == {1}
+    assert set(kinds.tolist()) == {3}
     assert 0 < float(scores.min()) < 0.05 == load_config(words[1]).MODEL.ROI_HEADS.SCORE_THRESH_TEST

@@ -80,12 +80,14 @@ def compare_with_torchvision(
         RetinaNet's) and, for Faster R-CNN on torchvision's proposals, ``box_head`` and ``scores``;
         the number of torchvision's ``detections`` of these classes, without those whose score is
         tied with the last one that is returned; and the ``matched_share``, the lesser of the shares
-        of either's detections that the other has: one to one, of its class and within 0.05 px.
+        of either's detections that the other has: one to one, of its class and within 0.05 px; all
+        of no detections is 1.
     """
     if hasattr(theirs, "roi_heads"):
         # torchvision infers the strides from the first image and keeps them; from a small image
         # that is padded much they are wrong.
         theirs.roi_heads.box_roi_pool.scales = None
+        theirs.transform.min_size = (256,)
         theirs([torch.rand(3, 256, 256)])
     worst: dict[str, float] = {}
     counts, matched = [0, 0], [0, 0]
@@ -103,7 +105,7 @@ def compare_with_torchvision(
             kept = kept[kept.scores > least + _TIED]
             counts[side] += len(kept)
             matched[side] += match_detections(others, kept, PIXELS)
-    shares = [number / max(1, count) for number, count in zip(matched, counts, strict=True)]
+    shares = [m / count if count else 1.0 for m, count in zip(matched, counts, strict=True)]
     return {**worst, "detections": counts[0], "matched_share": min(shares)}
 
 

@@ -4,17 +4,21 @@ The weights are random, as none may be downloaded, and scaled so that the models
 torchvision alone builds and runs its models.
 """
 
+import contextlib
 import re
+from types import SimpleNamespace
 
 import convert_checkpoint as tool
 import pytest
 import torch
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection._utils import overwrite_eps
 from torchvision.ops import FrozenBatchNorm2d
 
-from fpn_d2 import load_model
+from fpn_d2 import UserError, load_model
+from fpn_d2.checkpoint.foreign import torchvision_parity
 from fpn_d2.checkpoint.foreign.torchvision_parity import compare_with_torchvision, noise_images
 
 ROWS = {
@@ -90,14 +94,14 @@ def convert(tmp_path, run_tool):
 
 @pytest.fixture
 def compare(tmp_path, row_config):
-    """``compare(kind, model, images, KEY, value, ...)``: load the converted weights, delete their
-    file, and say how far they are from the model."""
+    """``compare(kind, model, images, ..., opts=[KEY, value, ...])``: load the converted weights,
+    delete their file, and say for each list of images how far they are from the model."""
 
-    def run(kind, model, images, *opts):
+    def run(kind, model, *images, opts=()):
         target = tmp_path / "ours.safetensors"
         ours = load_model(row_config(ROWS[kind], "MODEL.WEIGHTS", target, *opts))
         target.unlink()
-        found = compare_with_torchvision(ours, model, images, COCO)
+        found = [compare_with_torchvision(ours, model, some, COCO) for some in images]
         print(kind, found)
         return found
 
@@ -135,19 +139,28 @@ def test_a_faster_rcnn_of_frozen_norms(convert, compare):
     assert code == 2
     assert "--norm-eps 0 for torchvision's published" in stderr
     assert convert(model, "--norm-eps", 0)[0] == 0
-    found = compare(kind, model, noise_images(2), "MODEL.RPN.POST_NMS_TOPK_TEST", 100)
+    opts = ["MODEL.RPN.POST_NMS_TOPK_TEST", 100]
+    (found,) = compare(kind, model, noise_images(2), opts=opts)
     check(found, least=150, share=0.985)  # rounding may decide NMS otherwise for one or two
     assert {"box_head", "scores"} <= set(found)
 
 
+@pytest.fixture(scope="module")
+def ten_images():
+    images = noise_images(10, seed=1)
+    assert len({image.shape for image in images}) == 10
+    return images
+
+
 @pytest.mark.slow
-def test_a_retinanet_that_the_tool_compares_too(convert, compare, repo, tmp_path):
+def test_a_retinanet_that_the_tool_compares_too(convert, compare, repo, tmp_path, ten_images):
     kind = "retinanet_resnet50_fpn"
-    model = torchvision_model(kind)
+    model = torchvision_model(kind, seed=1)
     code, stdout, _ = convert(model, "--check", 2)
     assert code == 0
-    found = compare(kind, model, noise_images(2))
+    found, found_in_ten = compare(kind, model, noise_images(2), ten_images)
     check(found, least=150)
+    check(found_in_ten, least=500)
     printed = re.findall(r"^  (\w+) +([\d.e-]+)$", stdout, re.MULTILINE)
     assert {name: float(value) for name, value in printed} == pytest.approx(found, rel=1e-5)
     base = repo / "configs" / "torchvision" / "retinanet_R_50_FPN.yaml"
@@ -160,9 +173,65 @@ def test_a_retinanet_that_the_tool_compares_too(convert, compare, repo, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ROWS)
-def test_ten_images_of_different_sizes(kind, convert, compare):
-    model, images = torchvision_model(kind, seed=1), noise_images(10, seed=1)
-    assert len({image.shape for image in images}) == 10
+def test_a_faster_rcnn_on_ten_images_of_different_sizes(convert, compare, ten_images):
+    kind = "fasterrcnn_resnet50_fpn"
+    model = torchvision_model(kind, seed=1)
     assert convert(model)[0] == 0
-    check(compare(kind, model, images), least=500)
+    (found,) = compare(kind, model, ten_images)
+    check(found, least=500)
+
+
+def objects(count: int) -> Instances:
+    """So many boxes side by side, of class 0."""
+    corners = 10.0 * torch.arange(count)[:, None] + torch.tensor([0.0, 0.0, 8.0, 8.0])
+    classes = torch.zeros(count, dtype=torch.long)
+    fields = {"pred_boxes": Boxes(corners), "scores": torch.ones(count), "pred_classes": classes}
+    return Instances((64, 64), **fields)
+
+
+class Finds(nn.Linear):
+    """Instead of the converted model, one that finds so many objects in any image."""
+
+    def __init__(self, count: int):
+        super().__init__(1, 1)
+        self.count = count
+
+    def preprocess_image(self, inputs: list) -> list:
+        return inputs
+
+    def forward(self, inputs: list) -> list:
+        return [{"instances": objects(self.count)}]
+
+
+@pytest.mark.parametrize(
+    "ours, theirs, share, sentence",
+    [
+        (2, 2, 1.0, ""),
+        (1, 2, 0.5, "only 50.0% of the detections are torchvision's"),
+        (0, 2, 0.0, "only 0.0% of the detections are torchvision's"),
+        (2, 0, 0.0, "only 0.0% of the detections are torchvision's"),
+        (0, 0, 1.0, "torchvision's model finds nothing on noise, so .* try more images by --check"),
+    ],
+)
+def test_a_model_that_finds_something_else_or_nothing_is_refused(
+    monkeypatch, capsys, ours, theirs, share, sentence
+):
+    model = Finds(ours)
+    monkeypatch.setattr("detectron2.modeling.build_model", lambda cfg: model)
+    for name, result in {
+        "build_torchvision": None,
+        "_torchvision_outputs": {},
+        "_outputs": {},
+        "_torchvision_detections": (objects(theirs), 0.05),
+    }.items():
+        monkeypatch.setattr(torchvision_parity, name, lambda *_, result=result: result)
+    args = SimpleNamespace(leave_out=[], norm_eps=0.0, check=1)
+    conversion = SimpleNamespace(weights=model.state_dict(), labels=[1])
+    refused = pytest.raises(UserError, match=sentence) if sentence else contextlib.nullcontext()
+    with refused:
+        tool.compare(args, SimpleNamespace(clone=dict), conversion, {})
+    printed = dict(re.findall(r"^  (\w+) +([\d.]+)$", capsys.readouterr().out, re.MULTILINE))
+    assert {name: float(value) for name, value in printed.items()} == {
+        "detections": theirs,
+        "matched_share": share,
+    }
