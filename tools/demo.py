@@ -10,6 +10,7 @@ form, and images.json, which gives the file and the frame of each image_id.
 """
 
 import argparse
+import sys
 import warnings
 
 MAX_PIXELS = 64_000_000
@@ -96,6 +97,7 @@ def main() -> None:
     # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns of.
     warnings.filterwarnings("ignore", message="torch.meshgrid")
     with exit_on_user_error():
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names have any characters
         threshold = score_threshold(args.threshold)
         rows = parse_rows(args.config_file, args.weights, args.compare, args.opts)
         if args.webcam:

@@ -13,7 +13,7 @@ from .session import Session, Settings, example_images
 
 logger = logging.getLogger(__name__)
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _TITLE = "What a feature pyramid sees"
 _QUEUED = 16  # questions that wait for an answer
 _KEPT_SECONDS = 3600  # uploads and pictures stay on the disk for so long
@@ -90,8 +90,10 @@ def build_page(session: Session) -> Any:
                 )
                 model = gr.Dropdown(titles, value=titles[0], label="Model", elem_id="model")
                 sliders = [
-                    gr.Slider(low, high, value, step=step, label=label, info=info, elem_id=name)
-                    for value, (name, (low, high, step, label, info)) in zip(
+                    gr.Slider(
+                        **_scale(name, value), step=step, label=label, info=info, elem_id=name
+                    )
+                    for value, (name, (_, _, step, label, info)) in zip(
                         own, _SLIDERS.items(), strict=True
                     )
                 ]
@@ -114,6 +116,12 @@ def build_page(session: Session) -> Any:
     return page
 
 
+def _scale(name: str, value: float) -> dict[str, float]:
+    """A slider's value and its ends, which a model's own value may move outwards."""
+    low, high, *_ = _SLIDERS[name]
+    return {"minimum": min(low, value), "maximum": max(high, value), "value": value}
+
+
 def _connect(gr: Any, session: Session, page: Any, controls: list[Any], outputs: list[Any]) -> None:
     """Say what each event of the page is answered with; all answers come one after the other."""
     upload, gallery, model, *sliders = controls
@@ -134,7 +142,8 @@ def _connect(gr: Any, session: Session, page: Any, controls: list[Any], outputs:
             values = dataclasses.astuple(session.defaults(title))
         except UserError as error:
             return *[gr.skip()] * len(sliders), *_problem(str(error))
-        return *values, *look(source, title, *values)
+        scales = [gr.Slider(**_scale(*item)) for item in zip(_SLIDERS, values, strict=True)]
+        return *scales, *look(source, title, *values)
 
     upload.upload(
         look_at_upload, [upload, model, *sliders], with_source, api_name="upload", **shared
@@ -190,6 +199,8 @@ def serve(
         UserError: if Gradio is not installed, or the address cannot be listened on.
     """
     gr = import_gradio()
+    if ":" in host and not host.startswith("["):  # an IPv6 address, which a URL has in brackets
+        host = f"[{host}]"
     page = build_page(session)
     page.queue(max_size=_QUEUED)
     if host not in _LOOPBACK:

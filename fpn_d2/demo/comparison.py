@@ -10,8 +10,8 @@ import numpy as np
 import supervision as sv
 from detectron2.structures import Instances
 
-from ..visualization import PALETTE, draw_boxes
-from ..visualization.layout import beside, legend, picture_scale, stack, text_block
+from ..visualization import PALETTE, draw_boxes, side_by_side
+from ..visualization.layout import legend, picture_scale, stack
 
 # Blue, yellow and dashed vermilion differ in lightness too.
 _BY_ALL, _HERE, _MISSED = PALETTE[4], PALETTE[3], PALETTE[5]
@@ -83,7 +83,7 @@ def draw_comparison(image: np.ndarray, rows: Mapping[str, Found]) -> np.ndarray:
     found, scale = list(rows.values()), picture_scale(image)
     # Later boxes cover earlier ones, so those that not all have found come last.
     groups = sorted(group_detections(found), key=lambda group: len(group) < len(found))
-    panels = []
+    panels = {}
     for row, title in enumerate(rows):
         boxes, labels, colors = [], [], []
         for group in groups:
@@ -100,7 +100,7 @@ def draw_comparison(image: np.ndarray, rows: Mapping[str, Found]) -> np.ndarray:
         missed = [color == _MISSED for color in colors]
         picture = draw_boxes(image, boxes, labels, colors, scale, dashed=missed)
         count = f"{len(groups) - sum(missed)} of {len(groups)} that any row found"
-        panels.append(stack([text_block(f"{title}: {count}", picture.shape[1]), picture]))
+        panels[f"{title}: {count}"] = picture
     words = ("found by all", "found here, missed by another")
     strip = legend((*words, "dashed: missed here, found by another"), (_BY_ALL, _HERE, _MISSED))
-    return stack([beside(panels, gap=12), strip], gap=6, margin=8)
+    return stack([np.asarray(side_by_side(panels)), strip], gap=6, margin=8)

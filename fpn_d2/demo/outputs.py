@@ -18,7 +18,7 @@ from ..structures import RegionMasks
 from ..utils.errors import UserError
 from ..utils.files import check_targets, explain_disk_errors, partial_path, replace_file
 from ..utils.progress import told
-from .sources import MAX_PIXELS
+from .sources import MAX_PIXELS, check_video
 
 # The least share of the frames that a video promises: its number of frames may be an estimate.
 _READABLE = 0.9
@@ -97,17 +97,7 @@ def convert_video(
     Raises:
         UserError: if the source cannot be read to its end, or the target cannot be written.
     """
-    try:
-        info = sv.VideoInfo.from_video_path(source)
-    except Exception as error:  # supervision raises nothing narrower
-        raise UserError(
-            f"video {source} cannot be read; convert it, or name a file with a video stream"
-        ) from error
-    if info.width * info.height > max_pixels:
-        raise UserError(
-            f"video {source} has frames of {info.width} x {info.height} pixels, more than the "
-            f"limit of {max_pixels:,}; raise --max-pixels, or scale it down"
-        )
+    info = check_video(source, max_pixels=max_pixels)
     partial = partial_path(target, ".mp4")  # OpenCV chooses the format by the ending
     name, total = os.path.basename(source), max(info.total_frames, 0)
     count, sink = 0, None

@@ -159,6 +159,10 @@ def show_webcam(rows: Mapping[str, CfgNode], *, threshold: float | str = 0.5) ->
             raise UserError("no camera can be opened; plug one in, or give --images")
         model, pressed = _Model(cfg, threshold), -1
         there, frame = capture.read()
+        if not there:
+            raise UserError(
+                "the camera gives no pictures; let this program use it, or give --images"
+            )
         while there and pressed != _ESCAPE:
             image = np.ascontiguousarray(frame[:, :, ::-1])
             picture = draw_detections(image, model.detect(image, "webcam"), model.names)

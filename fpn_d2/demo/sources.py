@@ -2,14 +2,18 @@
 
 import contextlib
 import glob
+import hashlib
+import http.client
 import os
-import urllib.error
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
+import supervision as sv
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import get_cache_dir
 from PIL import Image
 
 from ..data.coco_json import read_annotations
@@ -42,16 +46,16 @@ class Sources(NamedTuple):
 
 
 def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sources:
-    """Sort inputs into images and videos, and check that the images can be read.
+    """Sort inputs into images and videos, and check that they can be read.
 
     Args:
         inputs: files, folders, patterns such as ``photos/*.jpg``, and URLs. A folder stands for
             the images and videos directly in it. A file that is named twice is taken once.
-        max_pixels: the most pixels that an image may have.
+        max_pixels: the most pixels that an image or a frame may have.
 
     Raises:
-        UserError: if an input does not exist, an image cannot be read or has too many pixels, or
-            there is neither image nor video.
+        UserError: if an input does not exist, cannot be read or has too many pixels, or there is
+            neither image nor video.
     """
     images, videos, skipped, urls = {}, {}, [], {}
     # Pillow only writes some, such as PDF; an MPO is read as the JPEG that it begins with.
@@ -80,7 +84,8 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
         else:
             raise UserError(f"input {path} does not exist; {_REMEDY}")
         for file in known:
-            kind = videos if file.lower().endswith(_VIDEOS) else images
+            names = file.lower(), urlsplit(urls.get(file, "")).path.lower()
+            kind = videos if any(name.endswith(_VIDEOS) for name in names) else images
             kind.setdefault(os.path.abspath(file), file)
     if not images and not videos:
         raise UserError(
@@ -92,18 +97,50 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
         fault, _ = look_at(path, max_pixels=max_pixels)
         if fault:
             remedy = "raise --max-pixels" if "more than the limit" in fault else "take it out"
-            raise UserError(f"image {path} {fault}; {remedy}, or convert it")
+            raise UserError(f"image {urls.get(path, path)} {fault}; {remedy}, or convert it")
+    for path in videos.values():
+        check_video(path, urls.get(path, path), max_pixels=max_pixels)
     return Sources(tuple(images.values()), tuple(videos.values()), tuple(skipped), urls)
 
 
 def _downloaded(url: str) -> str:
     try:
-        path = PathManager.get_local_path(url)
-    except (OSError, ValueError, urllib.error.URLError) as error:
+        options = {}
+        if url.startswith(("http://", "https://", "ftp://")):
+            # The cache knows a file by its path alone, and several hosts may have that path.
+            own = hashlib.sha256(url.encode()).hexdigest()[:16]
+            options["cache_dir"] = os.path.join(get_cache_dir(), "urls", own)
+        path = PathManager.get_local_path(url, **options)
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise UserError(f"input {url} cannot be downloaded ({error}); {_REMEDY}") from error
     if not os.path.isfile(path):
         raise UserError(f"input {url} is of no kind that can be downloaded; {_REMEDY}")
     return path
+
+
+def check_video(path: str, name: str = "", *, max_pixels: int = MAX_PIXELS) -> sv.VideoInfo:
+    """Read the size, the rate and the number of frames of a video.
+
+    Args:
+        path: the video.
+        name: what it is called in a fault; empty is the path.
+        max_pixels: the most pixels that a frame may have.
+
+    Raises:
+        UserError: if it cannot be read, or its frames have too many pixels.
+    """
+    try:
+        info = sv.VideoInfo.from_video_path(path)
+    except Exception as error:  # supervision raises nothing narrower
+        raise UserError(
+            f"video {name or path} cannot be read; convert it, or name a file with a video stream"
+        ) from error
+    if info.width * info.height > max_pixels:
+        raise UserError(
+            f"video {name or path} has frames of {info.width} x {info.height} pixels, more than "
+            f"the limit of {max_pixels:,}; raise --max-pixels, or scale it down"
+        )
+    return info
 
 
 def image_ids(cfg: CfgNode, paths: Sequence[str]) -> list[int]:

@@ -1,7 +1,7 @@
 """COCO's metrics, written beside the predictions that they measure, and the recall of masks.
 
-What a training need not import is in modules of its own: ``mask_recall``, and ``matching`` and
-``score_thresholds``, which work on the results of an evaluation.
+What a training need not import is in modules of its own: ``mask_recall``, and ``matching``,
+``saved_detections`` and ``score_thresholds``, which work on the results of an evaluation.
 """
 
 from .coco_evaluation import ResultsWritingCOCOEvaluator, load_ground_truth

@@ -258,7 +258,7 @@ def find_examples(
     coco, image_root = load_ground_truth(dataset)
     found, objects = {}, {}
     for row in rows:
-        kind, results = read_results(folders[row])
+        kind, results = read_results(folders[row], coco)
         found[row] = {}
         for image_id in sorted(coco.imgs):
             objects[image_id], ious = overlaps_with_objects(kind, coco, image_id, results[image_id])

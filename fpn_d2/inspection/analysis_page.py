@@ -120,8 +120,7 @@ def analysis_summary(analysis: ErrorAnalysis) -> str:
 def _thresholds(analysis: ErrorAnalysis, threshold: float | str) -> list[float]:
     if threshold != BEST_F1:
         return [float(threshold)] * len(analysis.class_ids)
-    own = [curve["threshold"] for curve in analysis.curves]
-    return [FALLBACK if value is None else value for value in own]
+    return [FALLBACK if c["threshold"] is None else c["threshold"] for c in analysis.curves]
 
 
 # --- words
@@ -227,7 +226,9 @@ def _draw_curves(analysis: ErrorAnalysis, prefix: str) -> Chart:
     for i, (curve, color) in enumerate(zip(shown, PALETTE, strict=False)):
         name = plain_text(curve["name"])
         style = {"color": color, "zorder": 2 - i / 20}  # the first ones lie on top
-        line, label = ("-", "--", "-.", ":")[i % 4], f"{name} ({curve['AP50']:.0f})"
+        # matplotlib leaves names out that begin with _
+        label = f"{' ' * name.startswith('_')}{name} ({curve['AP50']:.0f})"
+        line = ("-", "--", "-.", ":")[i % 4]
         axes.plot(RECALLS, curve["precisions"], line, lw=1.8, label=label, **style)
         if curve["f1"] is not None:
             axes.plot(curve["recall"], curve["precision"], "o", ms=6, mec="white", **style)

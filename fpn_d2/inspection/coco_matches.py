@@ -13,9 +13,9 @@ from ..evaluation.coco_evaluation import quiet_pycocotools
 RECALLS = Params("bbox").recThrs  # 0, 0.01 .. 1
 
 
-def renumbered(truth: COCO) -> tuple[COCO, int]:
+def renumbered(truth: COCO) -> COCO:
     """A copy with annotations numbered from 1, objects first, since number 0 is no match to
-    pycocotools and two of one number are one; and the number of crowd regions."""
+    pycocotools and two of one number are one."""
     known = [
         {**a, "iscrowd": int(bool(a.get("iscrowd", 0)))}
         for a in truth.dataset.get("annotations", [])
@@ -29,7 +29,7 @@ def renumbered(truth: COCO) -> tuple[COCO, int]:
     copy.dataset = {**truth.dataset, "annotations": known}
     with quiet_pycocotools():
         copy.createIndex()
-    return copy, sum(a["iscrowd"] for a in known)
+    return copy
 
 
 def match_boxes_once(

@@ -16,8 +16,8 @@ order, an error of
 An object is missed if no detection found it, nor has it for its error of place or class. The dAP of
 a kind is what AP at IoU 0.5 would gain if an oracle corrected all errors of that kind: it puts
 right the best detection of an object that is wrong in place or class, and takes away the others of
-that kind; detections of the other kinds go; missed objects no longer count. Detections in crowd
-regions count neither way.
+that kind; detections of the other kinds go; missed objects no longer count, nor does a class of
+which nothing is left. Detections in crowd regions count neither way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,7 +77,7 @@ class ErrorAnalysis:
             levels: how boxes get their level.
         """
         self.dataset, self.image_root, self.levels = dataset, "", levels
-        truth, crowds = renumbered(truth)
+        truth = renumbered(truth)
         self.images = [truth.imgs[i] for i in sorted(truth.imgs)]
         self.class_ids = sorted(truth.cats)
         self.class_names = [str(truth.cats[i].get("name", i)) for i in self.class_ids]
@@ -93,7 +93,7 @@ class ErrorAnalysis:
         self._measure_ap(truth, found, ious, annotations)
         self._find_kinds(left_out)
         self.curves, self.errors = self._find_curves(), self._find_errors()
-        self.num_crowds = crowds
+        self.num_crowds = len(annotations) - len(self.objects)
 
     def _indices(self, records: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
         """The index of each record's image and of its class."""
@@ -204,14 +204,18 @@ class ErrorAnalysis:
     def _ap50(
         self, kept: np.ndarray, hits: np.ndarray, label: np.ndarray, objects: np.ndarray
     ) -> float:
-        """The mean AP at IoU 0.5 of the classes that have objects, in percent."""
+        """The mean AP at IoU 0.5 of the classes that have objects, in percent.
+
+        As in TIDE, a class of which neither objects nor detections are left has no AP.
+        """
         order = self._ranked[kept[self._ranked]]
         of_class = grouped(label[order], len(self.class_ids))
         aps = [
             interpolated(hits[order[of_class[k]]], objects[k]).mean()
             for k in np.unique(self.object_classes)
+            if objects[k] or len(of_class[k])
         ]
-        return 100 * float(np.mean(aps))
+        return 100 * float(np.mean(aps)) if aps else 0.0
 
     # --- curves and thresholds
 

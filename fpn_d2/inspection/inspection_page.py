@@ -41,7 +41,7 @@ def write_inspection(inspection: Inspection, folder: str, samples: int = 8) -> l
         UserError: if the folder cannot be written to, or holds the numbers of another data set
             under that name.
     """
-    stem = os.path.splitext(os.path.basename(inspection.dataset))[0]
+    stem = os.path.basename(inspection.dataset).removesuffix(".json")
     stem = os.path.join(folder, re.sub(r"[^\w.-]", "_", stem))
     page, numbers = f"{stem}_inspect.html", f"{stem}_inspect.json"
     content = read_json(numbers) if os.path.isfile(numbers) else {}
@@ -83,16 +83,14 @@ def summary(inspection: Inspection) -> str:
 
 def _words(inspection: Inspection) -> dict[str, Any]:
     """The sentences of the page and of the summary, by their names in the template."""
-    objects, keys, sides = inspection.objects, inspection.setup.cfg.INPUT, inspection.sides
+    objects, levels, sides = inspection.objects, inspection.setup.levels, inspection.sides
     lead, unreached = "Every object has an anchor at IoU 0.5.", int((~inspection.reached).sum())
     if unreached:
         lead = (
             f"No anchor reaches {unreached} of the {len(objects)} objects at IoU 0.5 "
             f"({100 * unreached / len(objects):.1f} %)."
         )
-    size = "as they are"
-    if keys.MIN_SIZE_TEST:
-        size = f"resized to {keys.MIN_SIZE_TEST} px (at most {keys.MAX_SIZE_TEST} px)"
+    size = levels.scale if levels.min_size else "as they are"
     introduction = (
         f"{inspection.dataset}: {_number(len(objects), 'object')} of "
         f"{_number(len(objects.class_names), 'class')} on "

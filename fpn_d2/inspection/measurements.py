@@ -183,10 +183,9 @@ class Inspection:
 
     def by_class(self) -> dict[str, int]:
         """Count objects by class, in the file's order."""
-        counts = np.bincount(self.objects.classes, minlength=len(self.objects.class_names))
-        found: collections.Counter[str] = collections.Counter()
-        for name, count in zip(self.objects.class_names, counts.tolist(), strict=True):
-            found[name] += count  # several classes may have one name
+        names = self.objects.class_names  # several classes may have one name
+        found = collections.Counter(dict.fromkeys(names, 0))
+        found.update(names[k] for k in self.objects.classes)
         return dict(found)
 
     def by_anchor_level(self) -> dict[str, dict[str, Any]]:

@@ -54,7 +54,7 @@ def draw_samples(
             continue
         picture = _draw_sample(inspection, image, pixels)
         if len(samples) < augmented:
-            both = [np.asarray(picture), np.asarray(draw_augmented(inspection, name))]
+            both = [np.asarray(picture), np.asarray(draw_augmented(inspection, image))]
             picture = Image.fromarray(stack(both))
         samples.append((name, picture))
     return samples, faults
@@ -116,15 +116,14 @@ def _draw_sample(inspection: Inspection, image: int, pixels: np.ndarray) -> Imag
     )
 
 
-def draw_augmented(inspection: Inspection, name: str) -> Image.Image:
+def draw_augmented(inspection: Inspection, image: int) -> Image.Image:
     """Draw an image with its objects, and beside it what the training's mapper makes of them.
 
     Args:
         inspection: the measurements; its config says what is done to images.
-        name: the file name of the image, which can be read; the same is drawn every time.
+        image: the index of the image, which can be read; the same is drawn every time.
     """
     objects, cfg = inspection.objects, inspection.setup.cfg
-    image = objects.file_names.index(name)
     record = _record(inspection, image)
     mapper = build_train_mapper(
         changed(cfg, {"MODEL.LOAD_PROPOSALS": False, "MODEL.KEYPOINT_ON": False})

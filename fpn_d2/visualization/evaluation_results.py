@@ -4,6 +4,7 @@ Shape shorthand: R results of an image with G objects. ``kind`` is the kind of t
 name in ``results.json``: ``"mask_proposals"``, ``"bbox"`` (detections) or ``"box_proposals"``.
 """
 
+import functools
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,9 @@ from pycocotools.coco import COCO
 from ..data.images import read_sound_image
 from ..data.proposals import read_proposals
 from ..evaluation import load_ground_truth
+from ..evaluation.saved_detections import read_detections
 from ..utils.errors import UserError
-from ..utils.files import read_json, unique_stems
+from ..utils.files import explain_disk_errors, read_json, unique_stems
 from .drawing import class_color, draw_boxes, draw_masks
 from .layout import side_by_side
 
@@ -54,11 +56,14 @@ def draw_results(
         the files written.
 
     Raises:
-        UserError: if the folder has no results, or its data set is missing.
+        UserError: if the folder has no results or those of another data set, its data set is
+            missing, or a picture cannot be written.
     """
-    kind, found = read_results(inference_dir, threshold=threshold)
     coco, image_root = load_ground_truth(os.path.basename(os.path.normpath(inference_dir)))
-    os.makedirs(output_dir, exist_ok=True)
+    kind, found = read_results(inference_dir, coco, threshold=threshold)
+    writing = functools.partial(explain_disk_errors, output_dir, "give another --output")
+    with writing():
+        os.makedirs(output_dir, exist_ok=True)
     title = f"detections (score >= {threshold:g})"
     if kind != "bbox":
         regions = "masks" if kind == "mask_proposals" else "boxes"
@@ -71,7 +76,8 @@ def draw_results(
         draw = _draw_detections if kind == "bbox" else _draw_best_proposals
         truth, drawn = draw(image, kind, coco, image_id, found[image_id])
         files.append(os.path.join(output_dir, f"{stem}.png"))
-        side_by_side({"ground truth": truth, title: drawn}).save(files[-1])
+        with writing():
+            side_by_side({"ground truth": truth, title: drawn}).save(files[-1])
     return files
 
 
@@ -86,12 +92,13 @@ def _results_file(inference_dir: str) -> str:
 
 
 def read_results(
-    inference_dir: str, *, threshold: float = 0.5
+    inference_dir: str, truth: COCO, *, threshold: float = 0.5
 ) -> tuple[str, Mapping[int, list[dict[str, Any]]]]:
     """Read what an evaluation found on each image.
 
     Args:
         inference_dir: ``<OUTPUT_DIR>/inference/<data set>``, as an evaluation left it.
+        truth: the annotations of the data set.
         threshold: the least score of a detection.
 
     Returns:
@@ -101,7 +108,7 @@ def read_results(
         results has an empty list.
 
     Raises:
-        UserError: if the folder has no results.
+        UserError: if the folder has no results, or detections of another data set.
     """
     path = _results_file(inference_dir)
     if not path:
@@ -119,7 +126,7 @@ def read_results(
             own = BoxMode.convert(own, mode, BoxMode.XYWH_ABS).tolist()
             found[image_id] = [{"image_id": image_id, "bbox": box} for box in own]
         return kind, found
-    for result in read_json(path):
+    for result in read_detections(path, truth) if kind == "bbox" else read_json(path):
         own = found[result["image_id"]]
         if result["score"] >= threshold if kind == "bbox" else len(own) < _PROPOSALS:
             own.append(result)

@@ -26,7 +26,10 @@ def picture_scale(image: np.ndarray) -> float:
 
 def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
     """Load a font that has the letters of a text; the size is in pixels."""
-    return _loaded_font(_font_file(frozenset(text) - set(string.whitespace)), size)
+    letters, digits = set(text) - set(string.whitespace), set(string.digits)
+    if letters & digits:  # so that all scores of a class need one search
+        letters |= digits
+    return _loaded_font(_font_file(frozenset(letters)), size)
 
 
 @functools.lru_cache

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.app.interface import import_gradio, serve
-from fpn_d2.app.session import Limits, Session, example_images
+from fpn_d2.app.interface import build_page, import_gradio, serve
+from fpn_d2.app.session import Limits, Session, View, example_images
+from fpn_d2.config import changed
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Gradio's dependencies
 
@@ -65,7 +66,7 @@ def required():
     return load
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "[::1]"])
 def test_this_machine_alone_unless_told_otherwise(host, session, required, capsys, monkeypatch):
     """What Gradio is told to do, without doing it."""
     gradio, told = required("gradio"), {}
@@ -73,9 +74,9 @@ def test_this_machine_alone_unless_told_otherwise(host, session, required, capsy
         gradio.Blocks, "launch", lambda self, **words: told.update(words) or (None, "there", None)
     )
     monkeypatch.delenv("GRADIO_ANALYTICS_ENABLED", raising=False)
-    alone = host == "127.0.0.1"
-    page, _ = serve(session, *([] if alone else [host]), block=False)
-    assert told["server_name"] == host
+    alone = host != "0.0.0.0"
+    page, _ = serve(session, *([] if host == "127.0.0.1" else [host]), block=False)
+    assert told["server_name"] == ("[::1]" if "::1" in host else host)
     assert told["share"] is False
     assert told["max_file_size"] == 10_000
     assert page.analytics_enabled is False
@@ -88,6 +89,21 @@ def test_this_machine_alone_unless_told_otherwise(host, session, required, capsy
     else:
         assert error.startswith("warning: with --host 0.0.0.0 everybody")
         assert error.count("\n") == 1
+
+
+def test_a_models_own_values_are_on_the_sliders(tiny_config, required, monkeypatch):
+    """Also where they lie outside of the usual ends."""
+    slider = required("gradio").Slider
+    eq1 = {"MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE": 512}
+    odd = changed(tiny_config, {"MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.05, **eq1})
+    ends = [(0.05, 1, 0.5), (0.05, 1, 0.05), (2, 6, 4), (16, 512, 512)]
+    monkeypatch.setattr(Session, "look", lambda *_: View("", *[None] * 4))
+    first = build_page(Session({"odd": odd}, Limits()))
+    shown = [block for block in first.blocks.values() if isinstance(block, slider)]
+    assert [(s.minimum, s.maximum, s.value) for s in shown] == ends
+    page = build_page(Session({"usual": tiny_config, "odd": odd}, Limits()))
+    (change,) = (fn.fn for fn in page.fns.values() if fn.name == "change_model")
+    assert [(s.minimum, s.maximum, s.value) for s in change(0, "odd")[:4]] == ends
 
 
 @pytest.fixture

@@ -72,12 +72,13 @@ def test_a_picture_with_too_many_pixels_is_not_decoded(size, tmp_path):
         ("empty", "no image or video"),
         ("gone.jpg", "does not exist"),
         ("MODEL.DEVICE", "overrides come last"),
+        ("a.avi", r"video a\.avi cannot be read"),
     ],
 )
 def test_what_is_neither_image_nor_video_is_refused(name, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    (tmp_path / ("a.jpg" if name == "a.jpg" else "a.txt")).write_text("no")
+    (tmp_path / (name if name in ("a.jpg", "a.avi") else "a.txt")).write_text("no")
     with pytest.raises(UserError, match=sentence):
         find_sources([name or "."])
 
@@ -89,9 +90,11 @@ def test_a_pattern_and_a_url_stand_for_their_files(folder, monkeypatch):
     literal = find_sources([str(folder / "deeper" / "c[1].png")])  # a file, and no pattern
     assert literal.images == (str(folder / "deeper" / "c[1].png"),)
 
-    def fetch(url):
+    def fetch(url, cache_dir=None):
         if "gone" in url:
             raise OSError("404")
+        if "notes" in url:
+            return str(folder / "notes.txt")
         return str(folder / "a.jpg") if url.startswith("https") else url
 
     monkeypatch.setattr(sources_module.PathManager, "get_local_path", fetch)
@@ -101,9 +104,31 @@ def test_a_pattern_and_a_url_stand_for_their_files(folder, monkeypatch):
     for url, sentence in (
         ("https://example.com/gone.jpg", r"cannot be downloaded \(404\); name image files"),
         ("none://a.jpg", "no kind that can be downloaded; name image files"),
+        ("https://example.com/notes.jpg", r"image https://example\.com/notes\.jpg is no image"),
+        ("https://example.com/notes.MP4?x=1", r"video https://example\.com/\S*x=1 cannot be read"),
     ):
         with pytest.raises(UserError, match=sentence):
             find_sources([url])
+
+
+def test_urls_that_share_a_path_are_several_images(tmp_path, monkeypatch):
+    def fetch(url, filename, reporthook):
+        Image.new("RGB", (8, 6), url.split("/")[2]).save(filename, "PNG")
+        return filename, None
+
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlretrieve", fetch)
+    urls = ["http://red/cam/1.png", "http://blue/cam/1.png"]
+    found = find_sources(urls)
+    assert [found.urls[path] for path in found.images] == urls
+    colors = [read_image(path)[0, 0].tolist() for path in found.images]
+    assert colors == [[255, 0, 0], [0, 0, 255]]
+
+
+def test_a_url_with_a_space_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"input http://localhost:1/my photo\.png cannot be down"):
+        find_sources(["http://localhost:1/my photo.png"])
 
 
 def test_images_of_the_test_set_have_its_ids(tiny_root, tiny_opts, row_config, tmp_path):

@@ -6,6 +6,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fpn_d2.evaluation.coco_evaluation import quiet_pycocotools
+from fpn_d2.inspection.analysis_page import draw_charts
 from fpn_d2.inspection.coco_matches import best_f1
 from fpn_d2.inspection.error_analysis import ErrorAnalysis
 from fpn_d2.inspection.tested_levels import PyramidLevels
@@ -187,6 +188,28 @@ def test_of_an_objects_errors_only_the_best_is_put_right():
     assert errors["place"] == {"count": 2, "dAP": pytest.approx(100)}
     assert errors["missed"]["count"] == 0
     assert [c["threshold"] for c in analysis.curves] == [None, None]  # found by nothing right
+
+
+@pytest.mark.parametrize(
+    "found, ap50, gain",
+    [
+        ((1, CAT, 0.9, 0, 0, 20, 20), 50, 50),  # AP50 of cats is 100; nothing is left of the dogs
+        ((2, CAT, 0.9, 0, 0, 20, 20), 0, 0),  # the detection is on nothing, and the cats' alone
+    ],
+)
+def test_a_class_of_which_nothing_is_left_has_no_ap(found, ap50, gain):
+    annotations = [annotation(1, 1, CAT, 0, 0, 20, 20), annotation(2, 1, DOG, 60, 60, 20, 20)]
+    truth = coco(IMAGES, CATEGORIES, annotations)
+    analysis = ErrorAnalysis("dogs", truth, [result(*found)], LEVELS)
+    assert analysis.ap["AP50"] == pytest.approx(ap50)
+    assert analysis.errors["missed"]["dAP"] == pytest.approx(gain)
+
+
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend():
+    truth = coco(IMAGES, [{"id": 1, "name": "_rest_"}], [annotation(1, 1, 1, 0, 0, 20, 20)])
+    analysis = ErrorAnalysis("rest", truth, [result(1, 1, 0.9, 0, 0, 20, 20)], LEVELS)
+    curves = draw_charts(analysis, analysis.as_json([0.5]), "all", "p")[1]
+    assert "_rest_ (100)" in curves.svg
 
 
 @pytest.mark.parametrize(

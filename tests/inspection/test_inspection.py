@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
 from fpn_d2 import UserError
@@ -96,6 +97,14 @@ def test_the_page_and_its_numbers(tmp_path, inspect):
     assert "No anchor reaches 1 of the 2 objects at IoU 0.5 (50.0 %)." in summary(found)
 
 
+def test_names_that_differ_behind_a_dot_have_pages_of_their_own(tmp_path, inspect):
+    path = write_squares(tmp_path / "set", [224])
+    for name in ("cars.v2i.coco_train", "cars.v2i.coco_valid"):
+        register_coco_instances(name, {}, path, str(tmp_path / "set" / "images"))
+        page, _ = write_inspection(inspect(name), str(tmp_path / "out"), samples=0)
+        assert Path(page).name == f"{name}_inspect.html"
+
+
 def test_another_data_set_of_the_same_file_name_is_not_replaced(tmp_path, inspect):
     one, two = (inspect(write_squares(tmp_path / name, [224])) for name in ("one", "two"))
     page, numbers = write_inspection(one, str(tmp_path / "out"))
@@ -106,21 +115,25 @@ def test_another_data_set_of_the_same_file_name_is_not_replaced(tmp_path, inspec
     write_inspection(one, str(tmp_path / "out"))
 
 
-def test_augmented_images_are_beside_the_image(tmp_path, inspect):
+@pytest.mark.parametrize("image, side", [(0, 224), (1, 112)])
+def test_augmented_images_are_beside_the_image(tmp_path, inspect, image, side):
+    """Of two records of one file, each with its own object."""
+    path = Path(write_squares(tmp_path, [224, 112]))
+    path.write_text(path.read_text().replace("1.png", "0.png"))
     found = inspect(
-        write_squares(tmp_path, [224]),
+        str(path),
         *("INPUT.AUGMENTATIONS", "[['RandomBrightness', 0, 0]]", "INPUT.MIN_SIZE_TRAIN", "(320,)"),
     )
-    picture = np.asarray(draw_augmented(found, "0.png"))
+    picture = np.asarray(draw_augmented(found, image))
     # Four pictures of 320 px and three gaps of 8 px, below their titles.
     assert picture.shape[1] == 4 * 320 + 3 * 8
     pictures = [picture[-320:, k * 328 : k * 328 + 320] for k in range(4)]
-    # A box of 112 px in the middle, whatever is flipped; its lines are colours on black.
+    # A box of half its side in the middle, whatever is flipped; its lines are colours on black.
     for drawn in pictures:
         rows, columns = np.nonzero(drawn.max(axis=2) > 100)
         for found in (rows, columns):
-            assert found.min() == pytest.approx(104, abs=3)
-            assert found.max() == pytest.approx(216, abs=3)
+            assert found.min() == pytest.approx(160 - side / 4, abs=3)
+            assert found.max() == pytest.approx(160 + side / 4, abs=3)
 
 
 def test_images_that_are_not_there_or_broken_are_named(tmp_path, inspect):

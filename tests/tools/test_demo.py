@@ -159,6 +159,21 @@ def test_the_webcams_pictures_are_shown_until_escape(weights, monkeypatch, run_t
     code, _, stderr = run_tool(demo, *words, *SMALL)
     assert code == 2
     assert "opencv-python-headless" in stderr
+    monkeypatch.setattr(Camera, "read", lambda _: (False, None))
+    code, _, stderr = run_tool(demo, *words, *SMALL)
+    assert (code, stderr.splitlines()[-1][:35]) == (2, "error: the camera gives no pictures")
+
+
+def test_a_file_name_that_is_no_utf8_is_printed(repo, images, tmp_path, monkeypatch, capsys):
+    folder = images[0].parent
+    (folder / "\udcff.txt").touch()
+    (tmp_path / "x.png").touch()  # which ends the demo before a model is loaded
+    config = repo / "configs/quick/RPN/rpn_R_18_FPN.yaml"
+    words = ["--config-file", config, "--input", folder, "--output", tmp_path, *SMALL]
+    monkeypatch.setattr("sys.argv", ["demo.py", *map(str, words)])
+    with pytest.raises(SystemExit, match="2"):
+        demo.main()
+    assert "skipped: 1 other file: \\udcff.txt\n" in capsys.readouterr().out
 
 
 def test_masks_are_written_as_rle(weights, images, tmp_path, run_tool):

@@ -35,6 +35,7 @@ def run_folder(tmp_path, tiny_opts, tiny_root):
 
 
 def test_results_are_drawn_and_their_ap_is_the_last_line(run_folder, tiny_root, run_tool):
+    (run_folder / "inference" / ".DS_Store").write_text("")
     code, stdout, _ = run_tool(draw_results, run_folder, "--num-images", 3)
     assert code == 0
     assert stdout.splitlines()[-1] == "box AP = 12.3"
@@ -88,9 +89,42 @@ def test_of_proposals_the_best_for_each_object_is_drawn(run_folder, tiny_root, r
 
 
 def test_a_folder_without_an_evaluation_is_named(tmp_path, run_tool):
-    code, _, stderr = run_tool(draw_results, tmp_path)
-    assert code == 2
-    assert stderr.startswith(f"error: {tmp_path}")
+    for _ in range(2):  # without and with the folder of the data sets
+        code, _, stderr = run_tool(draw_results, tmp_path)
+        assert code == 2
+        assert stderr.startswith(f"error: {tmp_path}")
+        (tmp_path / "inference").mkdir(exist_ok=True)
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--num-images", -1], "--num-images is -1: give 0 or more"),
+        (["--threshold", 7], "7.0 is not between 0 and 1"),
+        (["--threshold", "nan"], "nan is not between 0 and 1"),
+        (["--output", __file__], "test_tools.py/tiny_val could not be written (Not a directory)"),
+    ],
+)
+def test_words_by_which_nothing_can_be_drawn(words, sentence, run_folder, run_tool):
+    code, stdout, stderr = run_tool(draw_results, run_folder, *words)
+    assert (code, stdout, stderr.count("\n")) == (2, "", 1)
+    assert sentence in stderr
+    assert not (run_folder / "pictures").exists()
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        ({}, "is no list of results"),
+        ([{"image_id": 1, "category_id": 77, "bbox": [0, 0, 1, 1], "score": 1}], "no category 77"),
+    ],
+)
+def test_results_that_cannot_be_drawn(content, sentence, run_folder, run_tool):
+    results = run_folder / "inference" / "tiny_val" / "coco_instances_results.json"
+    results.write_text(json.dumps(content))
+    code, stdout, stderr = run_tool(draw_results, run_folder)
+    assert (code, stdout, stderr.count("\n")) == (2, "", 1)
+    assert sentence in stderr
 
 
 def test_shapes_of_any_size_and_count(tmp_path, monkeypatch, run_tool):

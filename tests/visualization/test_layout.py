@@ -100,3 +100,9 @@ def test_letters_that_no_font_has_are_told_once(installed, caplog):
     assert "no font of this machine has all of \u4eba\u72d7, so pictures show boxes" in message
     layout.legend(["cat dog"], ["#E69F00"])
     assert len(caplog.records) == 1
+
+
+def test_the_scores_of_a_class_need_one_search(installed, caplog):
+    installed()
+    layout.legend([f"\u732b 0.{score:02}" for score in range(100)], ["#E69F00"] * 100)
+    assert len(caplog.records) == 1
