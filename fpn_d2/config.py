@@ -414,7 +414,7 @@ def _checked_stream(path: str) -> IO[str]:
         raise UserError(f"config file {path} is larger than 1 MB, which no config is; name another")
     stream = io.StringIO(text)
     stream.name = path  # for yaml's messages
-    keys = re.findall(r"([\w.]+)[\"']?\s*:", text)
+    keys = re.findall(r"(?<![\w.])([\w.]+)[\"']?\s*:", text)  # each word is tried once
     # An alias, of three characters, may stand for everything before it.
     if "*" in text or len(set(keys)) < len(keys):
         node = yaml.compose(stream, Loader=yaml.SafeLoader)

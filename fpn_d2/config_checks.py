@@ -23,9 +23,12 @@ from detectron2.modeling import (
     PROPOSAL_GENERATOR_REGISTRY,
     ROI_BOX_HEAD_REGISTRY,
     ROI_HEADS_REGISTRY,
+    ROI_KEYPOINT_HEAD_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
     RPN_HEAD_REGISTRY,
     GeneralizedRCNN,
     ProposalNetwork,
+    StandardROIHeads,
     build_resnet_backbone,
 )
 from detectron2.modeling.backbone.fpn import (
@@ -41,22 +44,36 @@ from .config_combinations import check_heads, check_sampling, check_schedule
 from .config_values import (
     DEPTH,
     NORM,
+    STAGES,
     VALUES,
     check_values,
     is_finite,
     one_of,
     value_of,
 )
-from .modeling import MaskProposalNetwork, build_fpn_backbone
+from .modeling import (
+    MaskProposalGenerator,
+    MaskProposalNetwork,
+    build_basic_resnet_backbone,
+    build_fpn_backbone,
+    build_regnet_backbone,
+)
 from .modeling.fpn import (
     TOP_BLOCKS,
     check_features_exist,
     features_read,
     is_written_in,
     meta_architecture,
+    registered,
 )
 from .utils.augmentations import build_augmentations
 from .utils.errors import UserError
+
+# Detectron2's pyramids, and the levels that they add.
+_STOCK_FPNS = {
+    build_resnet_fpn_backbone: ["p6"],
+    build_retinanet_resnet_fpn_backbone: ["p6", "p7"],
+}
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -218,6 +235,11 @@ def _check_pixels(cfg: CfgNode) -> None:
         raise UserError(
             "INPUT.OBJECT_SCALE_TRAIN makes boxes of masks, and MODEL.MASK_ON is False; set it True"
         )
+    if cfg.INPUT.OBJECT_SCALE_TRAIN and not cfg.INPUT.MIN_SIZE_TEST:
+        raise UserError(
+            "INPUT.OBJECT_SCALE_TRAIN takes its limits from INPUT.MIN_SIZE_TEST, which is 0; give "
+            "a size"
+        )
 
 
 def _check_neck(cfg: CfgNode) -> None:
@@ -239,23 +261,60 @@ def _check_neck(cfg: CfgNode) -> None:
 
 
 def _check_levels(cfg: CfgNode) -> None:
-    readers = features_read(cfg)
+    readers, (what, existing) = features_read(cfg), _outputs(cfg)
     for key, names in readers.items():
         if not names:
             raise UserError(f"{key} is empty, so there are no levels to read; name at least one")
-        if _find(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME) is build_resnet_backbone:
-            check_features_exist(key, names, cfg.MODEL.RESNETS.OUT_FEATURES, "the ResNet")
+        if what:
+            check_features_exist(key, names, existing, what)
     for reader in ("MODEL.RPN.IN_FEATURES", "MODEL.RETINANET.IN_FEATURES"):
-        levels = readers.get(reader, [])
-        for name in ("SIZES", "ASPECT_RATIOS"):
-            lists = cfg.MODEL.ANCHOR_GENERATOR[name]
-            # A flat list is one list for all levels.
-            nested = bool(lists) and isinstance(lists[0], list | tuple)
-            if levels and nested and len(lists) not in (1, len(levels)):
-                raise UserError(
-                    f"MODEL.ANCHOR_GENERATOR.{name} has {len(lists)} lists for the {len(levels)} "
-                    f"levels {', '.join(levels)} of {reader}; give each level one, or one to all"
-                )
+        if reader in readers:
+            _check_anchors(cfg, reader, readers[reader])
+
+
+def _outputs(cfg: CfgNode) -> tuple[str, list[str]]:
+    """A backbone in words, and the features that it outputs; "" for one that is not known, and for
+    ``build_fpn_backbone``, which checks its levels itself."""
+    backbone, fpn = registered(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME), cfg.MODEL.FPN
+    if backbone in (build_resnet_backbone, build_basic_resnet_backbone):
+        return "the ResNet", cfg.MODEL.RESNETS.OUT_FEATURES
+    if backbone is build_regnet_backbone:
+        return "the RegNet", cfg.MODEL.REGNETS.OUT_FEATURES
+    if backbone in _STOCK_FPNS and fpn.IN_FEATURES:
+        levels = [name.replace("res", "p") for name in fpn.IN_FEATURES]
+        return "the pyramid", [*levels, *_STOCK_FPNS[backbone]]
+    return "", []
+
+
+def _check_anchors(cfg: CfgNode, reader: str, levels: list[str]) -> None:
+    """Each level must get its anchors, and as many as the others."""
+    section, counts = cfg.MODEL.ANCHOR_GENERATOR, [1] * len(levels)
+    usual = section.NAME == "DefaultAnchorGenerator"  # another may take other lists
+    for name in ("SIZES", "ASPECT_RATIOS"):
+        lists = section[name]
+        if not any(isinstance(one, list | tuple) for one in lists):
+            lists = [lists]  # one list for all levels
+        if usual and not all(isinstance(one, list | tuple) and one for one in lists):
+            raise UserError(
+                f"MODEL.ANCHOR_GENERATOR.{name} is {section[name]}; give numbers, or a list of "
+                "them for each level"
+            )
+        if len(lists) not in (1, len(levels)):
+            raise UserError(
+                f"MODEL.ANCHOR_GENERATOR.{name} has {len(lists)} lists for the {len(levels)} "
+                f"levels {', '.join(levels)} of {reader}; give each level one, or one to all"
+            )
+        if usual:
+            each = lists * len(levels) if len(lists) == 1 else lists
+            counts = [count * len(one) for count, one in zip(counts, each, strict=True)]
+    head = registered(RPN_HEAD_REGISTRY, cfg.MODEL.RPN.HEAD_NAME)
+    is_retinanets = reader == "MODEL.RETINANET.IN_FEATURES"
+    if len(set(counts)) > 1 and (is_retinanets or is_written_in(head, "detectron2", "fpn_d2")):
+        raise UserError(
+            f"MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS make {', '.join(map(str, counts))} "
+            f"anchors for a cell of {', '.join(levels)}, whose heads are alike; give each level as "
+            "many"
+        )
 
 
 def _check_mask_proposals(cfg: CfgNode) -> None:
@@ -288,37 +347,32 @@ def _names(cfg: CfgNode) -> Iterator[tuple[str, Registry]]:
         return
     if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
         yield "MODEL.PROPOSAL_GENERATOR.NAME", PROPOSAL_GENERATOR_REGISTRY
-        generator = _find(PROPOSAL_GENERATOR_REGISTRY, model.PROPOSAL_GENERATOR.NAME)
+        generator = registered(PROPOSAL_GENERATOR_REGISTRY, model.PROPOSAL_GENERATOR.NAME)
         if isinstance(generator, type) and issubclass(generator, RPN):
             yield "MODEL.RPN.HEAD_NAME", RPN_HEAD_REGISTRY
             yield "MODEL.ANCHOR_GENERATOR.NAME", ANCHOR_GENERATOR_REGISTRY
     if issubclass(network, GeneralizedRCNN):
         yield "MODEL.ROI_HEADS.NAME", ROI_HEADS_REGISTRY
-        if model.ROI_BOX_HEAD.NAME:  # Res5ROIHeads has none
+        heads = registered(ROI_HEADS_REGISTRY, model.ROI_HEADS.NAME)
+        known = is_written_in(heads, "detectron2", "fpn_d2")
+        if model.ROI_BOX_HEAD.NAME or (known and issubclass(heads, StandardROIHeads)):
             yield "MODEL.ROI_BOX_HEAD.NAME", ROI_BOX_HEAD_REGISTRY
-
-
-def _find(registry: Registry, name: str) -> Any:
-    """What is registered under a name; None where nothing is."""
-    return registry.get(name) if name in registry else None
+        if known and model.MASK_ON:
+            yield "MODEL.ROI_MASK_HEAD.NAME", ROI_MASK_HEAD_REGISTRY
+        if known and model.KEYPOINT_ON:
+            yield "MODEL.ROI_KEYPOINT_HEAD.NAME", ROI_KEYPOINT_HEAD_REGISTRY
 
 
 def _check_components(cfg: CfgNode) -> None:
     """Refuse what the registered components do not take, and switches that they ignore: an
     ablation would report the model without it."""
-    parts = {key: _find(registry, value_of(cfg, key)) for key, registry in _names(cfg)}
+    parts = {key: registered(registry, value_of(cfg, key)) for key, registry in _names(cfg)}
     backbone = parts["MODEL.BACKBONE.NAME"]
-    resnet_fpns = (build_resnet_fpn_backbone, build_retinanet_resnet_fpn_backbone)
-    if backbone in (build_fpn_backbone, *resnet_fpns):
+    has_known_neck = backbone in (build_fpn_backbone, *_STOCK_FPNS)
+    if has_known_neck:
         check_values(cfg, {"MODEL.FPN.NORM": NORM})
-    if parts.get("MODEL.FPN.BOTTOM_UP", backbone) in (build_resnet_backbone, *resnet_fpns):
-        check_values(cfg, {"MODEL.RESNETS.DEPTH": DEPTH, "MODEL.RESNETS.NORM": NORM})
-        depth, width = cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
-        if depth in (18, 34) and width != 64:
-            raise UserError(
-                f"MODEL.RESNETS.RES2_OUT_CHANNELS is {width}, and a ResNet-{depth} has 64; set it "
-                "to 64"
-            )
+    _check_resnet(cfg, parts.get("MODEL.FPN.BOTTOM_UP", backbone))
+    _check_generator(cfg, parts.get("MODEL.PROPOSAL_GENERATOR.NAME"))
     for key, switches, is_ignored, remedy in _SWITCHES:
         component = parts.get(key)
         given = [name for name, usual in switches.items() if value_of(cfg, name) not in usual]
@@ -327,7 +381,36 @@ def _check_components(cfg: CfgNode) -> None:
             raise UserError(
                 f"{' and '.join(given)} {verb} no effect on {key} {value_of(cfg, key)}; {remedy}"
             )
-    check_heads(cfg, parts.get("MODEL.ROI_HEADS.NAME"))
+    check_heads(cfg, parts.get("MODEL.ROI_HEADS.NAME"), reads_fpn_norm=has_known_neck)
+
+
+def _check_resnet(cfg: CfgNode, bottom_up: Any) -> None:
+    resnets, basic = cfg.MODEL.RESNETS, bottom_up is build_basic_resnet_backbone
+    if not basic and bottom_up not in (build_resnet_backbone, *_STOCK_FPNS):
+        return
+    check_values(cfg, {"MODEL.RESNETS.NORM": NORM, "MODEL.RESNETS.OUT_FEATURES": STAGES})
+    fixed = {"RES5_DILATION": 1, "DEFORM_ON_PER_STAGE": [False] * 4}
+    if not basic:
+        check_values(cfg, {"MODEL.RESNETS.DEPTH": DEPTH})
+        fixed |= {"RES2_OUT_CHANNELS": 64, "NUM_GROUPS": 1}
+    for key, only in fixed.items() if resnets.DEPTH in (18, 34) else ():
+        if resnets[key] != only:
+            raise UserError(
+                f"MODEL.RESNETS.{key} is {resnets[key]}, and a ResNet-{resnets.DEPTH} has {only}; "
+                f"set it to {only}"
+            )
+
+
+def _check_generator(cfg: CfgNode, generator: Any) -> None:
+    network = meta_architecture(cfg)
+    if not all(is_written_in(part, "detectron2", "fpn_d2") for part in (network, generator)):
+        return
+    if issubclass(generator, MaskProposalGenerator) != issubclass(network, MaskProposalNetwork):
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} does not go with "
+            f"MODEL.PROPOSAL_GENERATOR.NAME {cfg.MODEL.PROPOSAL_GENERATOR.NAME}; set "
+            "MaskProposalNetwork and MaskProposalGenerator both, or neither"
+        )
 
 
 def _has_no_switches(backbone: Any) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN, ProposalNetwork
 from detectron2.modeling.meta_arch import PanopticFPN, RetinaNet
-from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, RROIHeads
+from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, RROIHeads, StandardROIHeads
 
 from .config_values import (
     NORM,
@@ -127,12 +127,18 @@ _HEAD_NORMS = {
 }
 
 
-def check_heads(cfg: CfgNode, heads: Any) -> None:
-    """Refuse what Detectron2's networks and heads would not take, or would not notice."""
+def check_heads(cfg: CfgNode, heads: Any, *, reads_fpn_norm: bool) -> None:
+    """Refuse what Detectron2's networks and heads would not take, or would not notice.
+
+    Args:
+        cfg: the config.
+        heads: the registered RoI heads, None for none.
+        reads_fpn_norm: whether the backbone is one whose pyramid has the norm ``MODEL.FPN.NORM``.
+    """
     network, model = meta_architecture(cfg), cfg.MODEL
     if not is_written_in(network, "detectron2", "fpn_d2"):
         return
-    read = {"MODEL.FPN.NORM"} if model.FPN.IN_FEATURES else set()
+    read = {"MODEL.FPN.NORM"} if reads_fpn_norm else set()
     matchers, losses = [], []
     if issubclass(network, RetinaNet):
         read.add("MODEL.RETINANET.NORM")
@@ -182,12 +188,16 @@ def check_heads(cfg: CfgNode, heads: Any) -> None:
         _check_augmentation(cfg, network)
 
 
-def _check_roi_heads(cfg: CfgNode, heads: Any) -> None:
+# Detectron2's mask and keypoint heads, which read pooled maps; others may pool by themselves.
+_POOLED = ("MaskRCNNConvUpsampleHead", "KRCNNConvDeconvUpsampleHead")
+
+
+def _check_roi_heads(cfg: CfgNode, heads: type) -> None:
     model, types = cfg.MODEL, {"MODEL.ROI_BOX_HEAD.POOLER_TYPE": POOLER_TYPE}
-    if isinstance(heads, type) and issubclass(heads, RROIHeads):
+    if issubclass(heads, RROIHeads):
         types = {"MODEL.ROI_BOX_HEAD.POOLER_TYPE": ROTATED_POOLER_TYPE}
     for key, head in (("MASK_ON", "ROI_MASK_HEAD"), ("KEYPOINT_ON", "ROI_KEYPOINT_HEAD")):
-        if model[key]:
+        if model[key] and (model[head].POOLER_TYPE or model[head].NAME in _POOLED):
             types[f"MODEL.{head}.POOLER_TYPE"] = POOLER_TYPE
     check_values(cfg, types)
     name, sigmas = model.ROI_HEADS.NAME, cfg.TEST.KEYPOINT_OKS_SIGMAS
@@ -207,7 +217,13 @@ def _check_roi_heads(cfg: CfgNode, heads: Any) -> None:
         raise UserError(
             "MODEL.ROI_BOX_HEAD.USE_FED_LOSS needs MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE; set it True"
         )
-    if isinstance(heads, type) and issubclass(heads, CascadeROIHeads):
+    standard = issubclass(heads, StandardROIHeads)
+    if standard and box.NAME == "FastRCNNConvFCHead" and not box.NUM_FC + box.NUM_CONV:
+        raise UserError(
+            "MODEL.ROI_BOX_HEAD.NUM_FC and NUM_CONV are both 0, so the FastRCNNConvFCHead has no "
+            "layers; set MODEL.ROI_BOX_HEAD.NUM_FC 2"
+        )
+    if issubclass(heads, CascadeROIHeads):
         cascade = model.ROI_BOX_CASCADE_HEAD
         if not box.CLS_AGNOSTIC_BBOX_REG:
             raise UserError(
@@ -224,10 +240,16 @@ def _check_roi_heads(cfg: CfgNode, heads: Any) -> None:
                 f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS begins with {cascade.IOUS[0]}; set "
                 f"MODEL.ROI_HEADS.IOU_THRESHOLDS to [{cascade.IOUS[0]}] as well"
             )
-    if isinstance(heads, type) and issubclass(heads, Res5ROIHeads) and model.KEYPOINT_ON:
+    if issubclass(heads, Res5ROIHeads) and model.KEYPOINT_ON:
         raise UserError(
             f"MODEL.KEYPOINT_ON has no effect on MODEL.ROI_HEADS.NAME {name}; set that to "
             "LevelROIHeads"
+        )
+    levels = model.ROI_HEADS.IN_FEATURES
+    if issubclass(heads, Res5ROIHeads) and len(levels) != 1:
+        raise UserError(
+            f"MODEL.ROI_HEADS.IN_FEATURES names {', '.join(levels)}, and MODEL.ROI_HEADS.NAME "
+            f"{name} reads one level; name one, or set that to LevelROIHeads"
         )
 
 

@@ -111,8 +111,12 @@ VALUES: dict[str, Rule] = {
     "INPUT.MAX_SIZE_TEST": at_least(1),
     "INPUT.MAX_SIZE_TRAIN": at_least(1),
     "INPUT.MIN_SIZE_TEST": at_least(0),  # 0 resizes nothing
-    "INPUT.MIN_SIZE_TRAIN": _SIZES,
+    "INPUT.MIN_SIZE_TRAIN": (
+        lambda values: len(values) > 0 and are_whole([value for value in values if value != 0]),
+        "give whole numbers, 0 for no resize",
+    ),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": one_of("choice", "range"),
+    "INPUT.OBJECT_SCALE_TRAIN": at_least(0),  # 0 is off
     "INPUT.RANDOM_FLIP": one_of("horizontal", "vertical", "none"),
     "INPUT.RESIZE_TEST": one_of("detectron2", "torchvision"),
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": _POSITIVE,
@@ -127,9 +131,14 @@ VALUES: dict[str, Rule] = {
     "MODEL.FPN.OUT_CHANNELS": at_least(1),
     "MODEL.FPN.OUT_FEATURES": _NAMES,
     "MODEL.MASK_PROPOSAL.BATCH_SIZE_PER_IMAGE": at_least(1),
+    "MODEL.MASK_PROPOSAL.CENTER_RADIUS": _ABOVE_0,
     "MODEL.MASK_PROPOSAL.HIDDEN_DIM": at_least(1),
     "MODEL.MASK_PROPOSAL.IN_FEATURES": _NAMES,
+    "MODEL.MASK_PROPOSAL.MASK_LOSS_WEIGHT": at_least(0),
     "MODEL.MASK_PROPOSAL.MASK_SIZE": at_least(1),
+    "MODEL.MASK_PROPOSAL.MASK_THRESHOLD": _FRACTION,
+    "MODEL.MASK_PROPOSAL.PADDING": at_least(0),
+    "MODEL.MASK_PROPOSAL.POSITIVE_FRACTION": _FRACTION,
     "MODEL.MASK_PROPOSAL.SIZES": (are_positive, "give scales in pixels, above 0"),
     "MODEL.MASK_PROPOSAL.TEST_SCALES": (
         lambda values: len(values) > 0 and are_positive(values),
@@ -266,6 +275,11 @@ VALUES: dict[str, Rule] = {
 }
 # What Detectron2's own components take; other people's may take more.
 DEPTH: Rule = (lambda depth: depth in (18, 34, 50, 101, 152), "set it to 18, 34, 50, 101 or 152")
+_STAGES = ("stem", "res2", "res3", "res4", "res5")
+STAGES: Rule = (
+    lambda names: len(names) > 0 and all(name in _STAGES for name in names),
+    f"name one or more of {', '.join(_STAGES)}",
+)
 NORM = one_of(
     "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
 )

@@ -249,6 +249,12 @@ def test_a_key_without_a_value_is_named(write):
     assert load_config(write("SOLVER: {WEIGHT_DECAY_BIAS: null}")).SOLVER.WEIGHT_DECAY_BIAS is None
 
 
+def test_a_long_word_is_looked_at_once(write):
+    # Hours, if each of its letters began a word.
+    path = write("SEED: 1  # " + "x" * 900_000)
+    assert load_config(path).SEED == 1
+
+
 def test_the_same_key_in_two_sections_and_in_a_base_is_there_once(write):
     write("SOLVER: {BASE_LR: 0.5}", "base.yaml")
     path = write(
@@ -329,15 +335,23 @@ def test_an_override_that_cannot_be_merged_is_refused_in_a_sentence(opts, says):
 FPN = (
     "MODEL.BACKBONE.NAME build_fpn_backbone MODEL.FPN.IN_FEATURES ['res2','res3'] "
     "MODEL.RPN.IN_FEATURES ['p2','p3'] MODEL.ROI_HEADS.IN_FEATURES ['p2','p3'] "
+    "MODEL.ROI_HEADS.NAME LevelROIHeads "
 )
+R_18 = "MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64 "
+BASIC = "MODEL.BACKBONE.NAME build_basic_resnet_backbone " + R_18
 STOCK_NECK = "MODEL.BACKBONE.NAME build_resnet_fpn_backbone "
 STOCK_HEADS = "MODEL.ROI_HEADS.NAME StandardROIHeads "
+BOX_HEAD = "MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead MODEL.ROI_BOX_HEAD.NUM_FC 1 "
 REFUSED = {
     FPN + "MODEL.FPN.TOP_DOWN False MODEL.FPN.LATERAL False":
         "MODEL.FPN.TOP_DOWN and MODEL.FPN.LATERAL are both False",
     "SOLVER.STEPS ('a',)": "SOLVER.STEPS is .*give whole numbers",
     "SOLVER.STEPS (1.5,)": "SOLVER.STEPS is .*whole numbers",
     "INPUT.MIN_SIZE_TRAIN (100.5,)": "INPUT.MIN_SIZE_TRAIN is .*give whole numbers",
+    "INPUT.MIN_SIZE_TRAIN ()": "INPUT.MIN_SIZE_TRAIN is .*whole numbers, 0 for no resize",
+    "INPUT.MIN_SIZE_TRAIN (-800,)": "INPUT.MIN_SIZE_TRAIN is .*whole numbers, 0 for no resize",
+    "INPUT.OBJECT_SCALE_TRAIN 128.0 MODEL.MASK_ON True INPUT.MIN_SIZE_TEST 0":
+        "OBJECT_SCALE_TRAIN takes its limits from INPUT.MIN_SIZE_TEST, which is 0; give a size",
     "DATALOADER.MAX_SKIPPED_SHARE -0.1": "MAX_SKIPPED_SHARE is -0.1; give a frac",
     "DATALOADER.MAX_SKIPPED_SHARE 1.5": "DATALOADER.MAX_SKIPPED_SHARE is 1.5; give a frac",
     "INPUT.FORMAT XYZ": "INPUT.FORMAT is 'XYZ'.*'BGR'",  # Pillow has none
@@ -365,8 +379,35 @@ REFUSED = {
         "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS has 3 lists for the 2 levels",
     FPN + "MODEL.META_ARCHITECTURE RetinaNet MODEL.ANCHOR_GENERATOR.SIZES [[32],[64]]":
         "2 lists for the 5 levels p3, p4, p5, p6, p7 of MODEL.RETINANET.IN_FEATURES",
+    **{
+        f"{FPN}MODEL.ANCHOR_GENERATOR.{name} {lists}":
+            f"ANCHOR_GENERATOR.{name} is .*; give numbers, or a list of them for each level"
+        for name in ("SIZES", "ASPECT_RATIOS")
+        for lists in ("[]", "[[]]", "[[32],[]]", "[[32],64]")
+    },
+    FPN + "MODEL.ANCHOR_GENERATOR.SIZES [[32,64],[128]]":  # of 3 aspect ratios
+        "make 6, 3 anchors for a cell of p2, p3, .*; give each level as many",
+    FPN + "MODEL.META_ARCHITECTURE RetinaNet MODEL.ANCHOR_GENERATOR.SIZES [[9],[9],[9],[9],[9,8]]":
+        "make 3, 3, 3, 3, 6 anchors for a cell of p3, p4, p5, p6, p7",
     "MODEL.RPN.IN_FEATURES ['res5']":
         "MODEL.RPN.IN_FEATURES names res5, but the ResNet has only res4",
+    BASIC + "MODEL.RPN.IN_FEATURES ['res5']":
+        "MODEL.RPN.IN_FEATURES names res5, but the ResNet has only res4",
+    "MODEL.BACKBONE.NAME build_regnet_backbone":
+        "MODEL.RPN.IN_FEATURES names res4, but the RegNet has only s1, s2, s3, s4",
+    FPN + STOCK_NECK + "MODEL.RPN.IN_FEATURES ['p2','p7']":
+        "MODEL.RPN.IN_FEATURES names p7, but the pyramid has only p2, p3, p6",
+    "MODEL.RESNETS.OUT_FEATURES ['res4','res6']": "OUT_FEATURES is .*name one or more of stem, res",
+    "MODEL.RESNETS.DEPTH 18": "RES2_OUT_CHANNELS is 256, and a ResNet-18 has 64; set it to 64",
+    **{
+        f"{network}MODEL.RESNETS.{key}": f"{key.split()[0]} is .*, and a ResNet-18 has {only}; set"
+        for network in (R_18, BASIC)
+        for key, only in (
+            ("RES5_DILATION 2", "1"),
+            ("DEFORM_ON_PER_STAGE [False,True,True,True]", r"\[False, False, False, False\]"),
+        )
+    },
+    R_18 + "MODEL.RESNETS.NUM_GROUPS 32": "NUM_GROUPS is 32, and a ResNet-18 has 1; set it to 1",
     STOCK_NECK + "MODEL.FPN.TOP_DOWN False":
         "MODEL.BACKBONE.NAME build_resnet_fpn_backbone; set it to build_fpn_backbone",
     STOCK_NECK + "MODEL.FPN.OUT_FEATURES ['p2']": "build_fpn_backbone",
@@ -375,7 +416,8 @@ REFUSED = {
         "MODEL.FPN.*BOTTOM_UP.*build_fpn_backbone",
     "MODEL.BACKBONE.NAME build_resnet_backbone MODEL.FPN.TOP_DOWN False": "MODEL.FPN.TOP_DOWN.* "
         "no effect on MODEL.BACKBONE.NAME build_resnet_backbone; .*build_fpn",
-    "MODEL.BACKBONE.NAME build_regnet_backbone MODEL.FPN.LATERAL False":
+    "MODEL.BACKBONE.NAME build_regnet_backbone MODEL.FPN.LATERAL False "
+    "MODEL.RPN.IN_FEATURES ['s3'] MODEL.ROI_HEADS.IN_FEATURES ['s3']":
         "MODEL.FPN.*no effect on MODEL.BACKBONE.NAME build_regnet_backbone",
     "MODEL.RPN.SHARED_HEAD False": "MODEL.RPN.SHARED_HEAD.*build_level_rpn_head",
     "MODEL.ROI_BOX_HEAD.POOLER_BACKEND cuda": "POOLER_BACKEND is 'cuda'",
@@ -406,12 +448,19 @@ REFUSED = {
     "MODEL.ROI_BOX_HEAD.NORM bn": "MODEL.ROI_BOX_HEAD.NORM is 'bn'; set it to '' or 'BN'",
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE ROIAlignRotated": "set it to 'ROIAlignV2' or .*'ROIPool'$",
     "MODEL.MASK_ON True MODEL.ROI_MASK_HEAD.POOLER_TYPE Max": "ROI_MASK_HEAD.POOLER_TYPE is 'Max'",
+    "MODEL.MASK_ON True MODEL.ROI_MASK_HEAD.POOLER_TYPE ''": "ROI_MASK_HEAD.POOLER_TYPE is ''",
     # ranges
     "INPUT.MIN_SIZE_TRAIN_SAMPLING range": r"MIN_SIZE_TRAIN is \(800,\); give the least and the",
     "INPUT.MIN_SIZE_TRAIN_SAMPLING range INPUT.MIN_SIZE_TRAIN (900,800)": "the least and the gr",
     "INPUT.CROP.ENABLED True INPUT.CROP.SIZE [1.5,0.5]": "CROP.SIZE is .*two shares",
     "INPUT.CROP.ENABLED True INPUT.CROP.TYPE absolute": "CROP.SIZE is .*two whole numbers",
     "INPUT.CROP.ENABLED True INPUT.CROP.TYPE absolute_range INPUT.CROP.SIZE [9,3]": "lesser first",
+    "INPUT.OBJECT_SCALE_TRAIN -128.0": "OBJECT_SCALE_TRAIN is -128.0; give 0 or more",
+    "MODEL.MASK_PROPOSAL.CENTER_RADIUS 0.0": "CENTER_RADIUS is 0.0; give a number above 0",
+    "MODEL.MASK_PROPOSAL.MASK_LOSS_WEIGHT -10.0": "MASK_LOSS_WEIGHT is -10.0; give 0 or more",
+    "MODEL.MASK_PROPOSAL.MASK_THRESHOLD 20.0": "MASK_THRESHOLD is 20.0; give a fraction",
+    "MODEL.MASK_PROPOSAL.PADDING -3.0": "PADDING is -3.0; give 0 or more",
+    "MODEL.MASK_PROPOSAL.POSITIVE_FRACTION 2.0": "POSITIVE_FRACTION is 2.0; give a fraction",
     "MODEL.RPN.NMS_THRESH 70.0": "MODEL.RPN.NMS_THRESH is 70.0; give a fraction",
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST 5.0": "SCORE_THRESH_TEST is 5.0; give a fraction",
     "MODEL.ROI_HEADS.POSITIVE_FRACTION 25.0": "POSITIVE_FRACTION is 25.0; give a fraction",
@@ -447,6 +496,14 @@ REFUSED = {
     FPN + "MODEL.META_ARCHITECTURE RetinaNet MODEL.MASK_ON True": "MASK_ON has no effect on a Re",
     FPN + "MODEL.META_ARCHITECTURE RetinaNet TEST.DETECTIONS_PER_IMAGE -1": "RetinaNet needs a l",
     "MODEL.KEYPOINT_ON True": "KEYPOINT_ON has no effect on .*Res5ROIHeads; set that to Level",
+    "MODEL.ROI_HEADS.NAME C4ROIHeads MODEL.RESNETS.OUT_FEATURES ['res3','res4'] "
+    "MODEL.ROI_HEADS.IN_FEATURES ['res3','res4']": "IN_FEATURES names res3, res4, and .*C4ROIHeads "
+        "reads one level; name one, or set that to LevelROIHeads",
+    STOCK_HEADS + "MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead": "NUM_FC and NUM_CONV are both 0, ",
+    "MODEL.PROPOSAL_GENERATOR.NAME MaskProposalGenerator":
+        "GeneralizedRCNN does not go with .*MaskProposalGenerator; set MaskProposalNetwork and",
+    FPN + "MODEL.META_ARCHITECTURE MaskProposalNetwork MODEL.MASK_ON True":
+        "MaskProposalNetwork does not go with MODEL.PROPOSAL_GENERATOR.NAME RPN",
     "MODEL.ROI_HEADS.NAME CascadeROIHeads": "CascadeROIHeads needs .*CLS_AGNOSTIC_BBOX_REG; set",
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS True": "USE_FED_LOSS needs .*USE_SIGMOID_CE; set it True",
     FPN + "MODEL.FPN.NORM GN MODEL.FPN.OUT_CHANNELS 48": "OUT_CHANNELS is 48; .*multiple of 32",
@@ -508,6 +565,12 @@ def test_a_seed_is_what_numpy_takes(seed, is_taken):
 ACCEPTED = [
     FPN + "MODEL.ANCHOR_GENERATOR.SIZES [[32]]",  # one list for all levels
     FPN + "MODEL.ANCHOR_GENERATOR.SIZES [32,64,128]",
+    "MODEL.ANCHOR_GENERATOR.NAME TheirOwn MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS []",
+    FPN + "MODEL.RPN.HEAD_NAME TheirOwn MODEL.ANCHOR_GENERATOR.SIZES [[32,64],[128]]",
+    BASIC + "MODEL.RESNETS.NUM_GROUPS 32",  # of the conv5 head
+    "MODEL.MASK_ON True MODEL.ROI_MASK_HEAD.NAME PointRendMaskHead "
+    "MODEL.ROI_MASK_HEAD.POOLER_TYPE ''",
+    "INPUT.MIN_SIZE_TRAIN (0,)",  # no resize, as Detectron2 has it
     "INPUT.FORMAT L MODEL.PIXEL_MEAN [114.0] MODEL.PIXEL_STD [58.0]",
     FPN + "MODEL.FPN.FUSE_TYPE avg",
     FPN + STOCK_NECK,
@@ -523,6 +586,7 @@ ACCEPTED = [
     "MODEL.META_ARCHITECTURE ProposalNetwork MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE 100",
     # somebody else's
     "MODEL.BACKBONE.NAME TheirOwn MODEL.FPN.TOP_DOWN False MODEL.RESNETS.NORM TheirNorm",
+    "MODEL.BACKBONE.NAME TheirOwn MODEL.FPN.IN_FEATURES ['a'] MODEL.FPN.NORM TheirNorm",
     "MODEL.META_ARCHITECTURE TheirOwn MODEL.RPN.IN_FEATURES []",
 ]
 
@@ -581,6 +645,22 @@ def test_heads_with_detectron2s_pooler_are_refused_as_soon_as_they_are_registere
         check_registered(cfg)
     with pytest.raises(UserError, match="no effect on MODEL.ROI_HEADS.NAME LateHeads"):
         heads_config("LateHeads")
+
+
+@pytest.mark.parametrize(
+    "opts, says",
+    {
+        "": "^MODEL.ROI_BOX_HEAD.NAME is '', which is not registered",
+        BOX_HEAD + "MODEL.MASK_ON True MODEL.ROI_MASK_HEAD.NAME Unknown":
+            "^MODEL.ROI_MASK_HEAD.NAME is 'Unknown', which is not registered",
+        BOX_HEAD + "MODEL.KEYPOINT_ON True MODEL.ROI_KEYPOINT_HEAD.NAME Unknown":
+            "^MODEL.ROI_KEYPOINT_HEAD.NAME is 'Unknown', which is not registered",
+    }.items(),
+)  # fmt: skip
+def test_heads_that_are_built_must_be_registered(opts, says):
+    cfg = load_config("", ["MODEL.DEVICE", "cpu", *STOCK_HEADS.split(), *opts.split()])
+    with pytest.raises(UserError, match=says):
+        check_registered(cfg)
 
 
 def test_a_network_is_judged_by_what_it_derives_from(register):
@@ -645,6 +725,7 @@ def test_a_component_that_only_foreign_checkpoints_need_is_imported_by_its_name(
 def test_a_config_of_version_0_1_gets_the_heads_that_have_unused_classes_now():
     for name in ("LevelROIHeads", "FPNROIHeads"):
         opts = ["MODEL.ROI_HEADS.NAME", name, "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES", "10"]
+        opts += BOX_HEAD.split()
         cfg = load_config("", ["MODEL.DEVICE", "cpu", *opts])
         assert cfg.MODEL.ROI_HEADS.NAME == "TorchvisionROIHeads"
         check_registered(cfg)

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks
 from detectron2.utils.events import EventStorage
+from model_zoo import twin
 
 from fpn_d2 import load_config
 from fpn_d2.config import flat
@@ -418,7 +419,14 @@ NARROW = ["MODEL.RESNETS.RES2_OUT_CHANNELS", "32", "MODEL.RESNETS.WIDTH_PER_GROU
 NARROW += ["MODEL.ROI_BOX_HEAD.FC_DIM", "64"]
 
 
-@pytest.mark.parametrize("row", [*PAPER, *QUICK])
+@pytest.mark.parametrize("row", [row for row in (*PAPER, *QUICK) if twin(row) != row])
+def test_a_row_of_another_schedule_has_the_network_of_its_twin(row):
+    own, other = flat(load(row)), flat(load(twin(row)))
+    different = {key for key in own if key.startswith("MODEL.") and own[key] != other[key]}
+    assert different == ({"MODEL.MASK_PROPOSAL.TEST_SCALES"} if row.endswith("_zoom") else set())
+
+
+@pytest.mark.parametrize("row", [row for row in (*PAPER, *QUICK) if twin(row) == row])
 def test_every_trainable_weight_of_a_row_gets_a_gradient(make_input, row):
     narrow = [] if row in QUICK else NARROW
     cfg = load(row, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16", *narrow)

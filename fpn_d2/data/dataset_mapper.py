@@ -193,7 +193,7 @@ def build_test_resize(cfg: CfgNode) -> T.Augmentation:
     """The resize of test images by ``INPUT.RESIZE_TEST``; Detectron2's where a config lacks it. A
     side of a long and narrow image keeps a pixel."""
     sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    if cfg.INPUT.get("RESIZE_TEST") == "torchvision":
+    if sides[0] and cfg.INPUT.get("RESIZE_TEST") == "torchvision":  # 0 resizes nothing
         return TorchvisionResize(*sides)
     return NeverEmptyResize([sides[0], sides[0]], sides[1])
 

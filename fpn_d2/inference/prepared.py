@@ -360,7 +360,7 @@ def compile_backbone(model: nn.Module) -> bool:
     for module in model.backbone.modules():
         if isinstance(getattr(module, "top_block", None), LastLevelMaxPool):
             # The pooling would be compiled anew for odd and for even sides of the map.
-            module.top_block = _Subsample()
+            module.top_block = _Subsample(module.top_block.in_feature)
     model.backbone.compile(dynamic=True)
     return True
 
@@ -368,7 +368,11 @@ def compile_backbone(model: nn.Module) -> bool:
 class _Subsample(nn.Module):
     """Detectron2's :class:`LastLevelMaxPool`, which takes every second cell, written as a slice."""
 
-    num_levels, in_feature = 1, "p5"
+    num_levels = 1
+
+    def __init__(self, in_feature: str):
+        super().__init__()
+        self.in_feature = in_feature
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [x[:, :, ::2, ::2]]

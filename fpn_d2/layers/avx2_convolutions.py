@@ -10,7 +10,7 @@
 Shape shorthand: B images, C channels in and D out, H x W cells, T tiles of 4 x 4 cells.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,6 @@ from detectron2.layers import Conv2d
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from ..utils.devices import gains_by_winograd, has_slow_channels_last_gradient
 from ..utils.modules import recast
@@ -174,12 +173,12 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.how
-        for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
+        for_x, _, for_bias = ctx.needs_input_grad[:3]  # the weight's is always needed
         if ctx.by_winograd and not torch.is_grad_enabled():  # whose own gradient is not written
             turned = weight.flip(2, 3).transpose(0, 1)
             return (
                 conv2d_by_winograd(gradient, transform_kernel(turned)) if for_x else None,
-                weight_gradient_by_winograd(x, gradient) if for_weight else None,
+                weight_gradient_by_winograd(x, gradient),
                 gradient.sum((0, 2, 3)) if for_bias else None,
                 *(None, None, None, None),
             )
@@ -189,25 +188,8 @@ class _Convolution(torch.autograd.Function):
             return torch.ops.aten.convolution_backward(*of, *how)
 
         found = gradients((gradient, x, weight), [for_x, False, False])[0] if for_x else None
-        if not (for_weight or for_bias):
-            return found, None, None, None, None, None, None
         first = [t.contiguous() for t in (gradient, x, weight)]
-        return found, *gradients(first, [False, for_weight, for_bias])[1:], None, None, None, None
-
-
-class _Convolving(TorchFunctionMode):
-    """Within one module's forward its own :func:`F.conv2d` goes to :class:`_Convolution`."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def __torch_function__(
-        self, function: Callable, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        if function is F.conv2d and args[1:2] and args[1] is self.weight:
-            return _Convolution.apply(*args)  # Detectron2 gives all seven by their place
-        return function(*args, **(kwargs or {}))
+        return found, *gradients(first, [False, True, for_bias])[1:], None, None, None, None
 
 
 class FastGradientConv2d(Conv2d):
@@ -230,8 +212,10 @@ class FastGradientConv2d(Conv2d):
             and x.is_contiguous(memory_format=torch.channels_last)
             and not torch.is_autocast_enabled("cpu")
         ):
-            with _Convolving(self.weight):
-                return super().forward(x)
+            how = self.stride, self.padding, self.dilation, self.groups
+            x = _Convolution.apply(x, self.weight, self.bias, *how)
+            x = x if self.norm is None else self.norm(x)
+            return x if self.activation is None else self.activation(x)
         return super().forward(x)
 
 
@@ -264,7 +248,8 @@ def speed_up_gradients(model: nn.Module) -> int:
 class WinogradConv2d(FastGradientConv2d):
     """Detectron2's :class:`Conv2d` without a norm, for inference; equal up to rounding.
 
-    It transforms its weights at the first map that is large enough, and keeps both.
+    It transforms its weights at the first map that is large enough. It keeps what it makes of them
+    and a copy of them, by which it sees that they have changed: five times their memory.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -278,12 +263,11 @@ class WinogradConv2d(FastGradientConv2d):
             or not has_winograd(x, self.weight, *how)
         ):
             return super().forward(x)
-        # Weights may be replaced, or changed in place, which counts their version up.
-        version = None if self.weight.is_inference() else self.weight._version
-        weight, transformed_version, kernel = self.transformed
-        if weight is not self.weight or transformed_version != version:
+        # Weights may be replaced, or changed in place, by ``.data`` too, which no version counts.
+        weight, kernel = self.transformed
+        if weight is None or not torch.equal(weight, self.weight):
             kernel = transform_kernel(self.weight)
-            self.transformed = self.weight, version, kernel
+            self.transformed = self.weight.detach().clone(), kernel
         x = conv2d_by_winograd(x, kernel, self.bias)
         return x if self.activation is None else self.activation(x)
 
@@ -309,5 +293,5 @@ def speed_up_wide_convolutions(model: nn.Module) -> int:
     ]
     for layer in layers:
         activation = getattr(layer, "activation", None)
-        recast(layer, WinogradConv2d, transformed=(None,) * 3, norm=None, activation=activation)
+        recast(layer, WinogradConv2d, transformed=(None,) * 2, norm=None, activation=activation)
     return len(layers)

@@ -49,7 +49,9 @@ def pyramid_roi_align(
     """
     bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if not len(boxes):
-        return features[0].new_zeros((0, features[0].shape[1], *bins)) + 0 * features[0].sum()
+        # All levels get a gradient, of zeros, which training in several processes needs.
+        nothing = sum(feature[:0].sum() for feature in features)
+        return features[0].new_zeros((0, features[0].shape[1], *bins)) + nothing
     levels = torch.where(boxes.isfinite().all(dim=1), levels, -1)
     plan = _Plan(bins, int(sampling_ratio), aligned, tuple(scales))
     return _PyramidAlign.apply(plan, boxes.detach(), levels, *features)

@@ -27,6 +27,8 @@ from detectron2.modeling import (
     BACKBONE_REGISTRY,
     FPN,
     META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_HEADS_REGISTRY,
     Backbone,
     GeneralizedRCNN,
     PanopticFPN,
@@ -35,6 +37,7 @@ from detectron2.modeling import (
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.utils import comm
+from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
@@ -288,21 +291,21 @@ def _build_top_block(
 
 
 def features_read(cfg: CfgNode) -> dict[str, list[str]]:
-    """The features that a config's detector reads, by key; {} where its network is not known."""
+    """The features that a config's detector reads, by key; other people's parts are not known."""
     model, readers = cfg.MODEL, {}
     network = meta_architecture(cfg)
-    # Whoever writes one of these methods may read other keys.
-    methods = (getattr(network, name, None) for name in ("__init__", "from_config"))
-    if not all(is_written_in(method, "detectron2", "fpn_d2") for method in methods):
+    if not _is_built_by_known_keys(network):
         return {}
     if issubclass(network, MaskProposalNetwork):
         readers["MODEL.MASK_PROPOSAL.IN_FEATURES"] = model.MASK_PROPOSAL.IN_FEATURES
     elif issubclass(network, RetinaNet):
         readers["MODEL.RETINANET.IN_FEATURES"] = model.RETINANET.IN_FEATURES
     elif issubclass(network, (GeneralizedRCNN, ProposalNetwork)):
-        if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
+        generator = registered(PROPOSAL_GENERATOR_REGISTRY, model.PROPOSAL_GENERATOR.NAME)
+        if _is_built_by_known_keys(generator):
             readers["MODEL.RPN.IN_FEATURES"] = model.RPN.IN_FEATURES
-        if issubclass(network, GeneralizedRCNN):
+        heads = registered(ROI_HEADS_REGISTRY, model.ROI_HEADS.NAME)
+        if issubclass(network, GeneralizedRCNN) and _is_built_by_known_keys(heads):
             readers["MODEL.ROI_HEADS.IN_FEATURES"] = model.ROI_HEADS.IN_FEATURES
         if issubclass(network, PanopticFPN):
             readers["MODEL.SEM_SEG_HEAD.IN_FEATURES"] = model.SEM_SEG_HEAD.IN_FEATURES
@@ -311,9 +314,19 @@ def features_read(cfg: CfgNode) -> dict[str, list[str]]:
 
 def meta_architecture(cfg: CfgNode) -> type:
     """The class of a config's network, or ``nn.Module`` where none is registered (yet)."""
-    name = cfg.MODEL.META_ARCHITECTURE
-    network = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
+    network = registered(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE)
     return network if isinstance(network, type) else nn.Module
+
+
+def registered(registry: Registry, name: str) -> Any:
+    """What is registered under a name; None where nothing is."""
+    return registry.get(name) if name in registry else None
+
+
+def _is_built_by_known_keys(component: Any) -> bool:
+    """Whether nobody else wrote the methods that build a component, who may read other keys."""
+    methods = (getattr(component, name, None) for name in ("__init__", "from_config"))
+    return all(is_written_in(method, "detectron2", "fpn_d2") for method in methods)
 
 
 def is_written_in(component: Any, *packages: str) -> bool:
@@ -344,9 +357,14 @@ def _check_readers(cfg: CfgNode, neck: FeaturePyramid) -> None:
             "from fine to coarse, which Eq. 1 needs; name such levels"
         )
     unread = _unread_levels(neck, {name for names in readers.values() for name in names})
-    if readers and unread:
+    if readers and unread and not cfg.MODEL.FPN.FREEZE:
         # A subclass of somebody else's may read more than the keys say.
-        known = is_written_in(meta_architecture(cfg), "detectron2", "fpn_d2")
+        parts = (
+            meta_architecture(cfg),
+            registered(PROPOSAL_GENERATOR_REGISTRY, cfg.MODEL.PROPOSAL_GENERATOR.NAME),
+            registered(ROI_HEADS_REGISTRY, cfg.MODEL.ROI_HEADS.NAME),
+        )
+        known = all(part is None or is_written_in(part, "detectron2", "fpn_d2") for part in parts)
         _report_unused(
             f"nothing reads the pyramid's {', '.join(unread)}, so their convolutions get no "
             "gradient; name the levels that are read in MODEL.FPN.OUT_FEATURES",

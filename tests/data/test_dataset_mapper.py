@@ -184,6 +184,14 @@ def test_the_config_chooses_the_resize(row_config):
         row_config(TORCHVISION_ROW, "INPUT.RESIZE_TEST", "pil")
 
 
+@pytest.mark.parametrize("resize", ["detectron2", "torchvision"])
+def test_a_size_of_0_resizes_nothing(row_config, record, resize):
+    opts = ["INPUT.MIN_SIZE_TEST", 0, "INPUT.MIN_SIZE_TRAIN", "(0,)", "INPUT.RESIZE_TEST", resize]
+    cfg = row_config("quick/demo", *opts)
+    for mapper in (build_test_mapper(cfg), build_train_mapper(cfg)):
+        assert mapper(record(50))["image"].shape == (3, 100, 120)
+
+
 def test_a_config_of_detectron2_alone_has_mappers():
     (resize,) = build_test_mapper(get_cfg()).augmentations.augs
     assert isinstance(resize, T.ResizeShortestEdge)
@@ -363,7 +371,7 @@ def test_more_than_the_share_stops_the_run(cfg, images, share, allowed):
     cfg.DATALOADER.MAX_SKIPPED_SHARE = share
     for i in range(allowed):
         cut(images / f"{i}.png")
-    batches = 2 * EPOCHS * (IMAGES - allowed) // IMAGES  # what is skipped costs as much
+    batches = EPOCHS * (IMAGES - allowed) // IMAGES  # what is skipped costs as much
     assert len(set(ids_of(build_train_loader(cfg), batches))) == IMAGES - allowed
     cut(images / f"{allowed}.png")
     sentence = sentence_of(build_train_loader(cfg), 2 * EPOCHS)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
+from detectron2.modeling import build_backbone, build_model
 from detectron2.structures import Boxes
+from stage_convs import StageConvs
 from torch import nn
-from torch.nn import functional as F
 
 from fpn_d2 import UserError
 from fpn_d2.engine import Trainer, trainer
@@ -279,31 +279,35 @@ def test_a_trainer_compiles_and_prepares_where_the_keys_say_so(
     assert (used[0] is model) == (not asked)
 
 
-@BACKBONE_REGISTRY.register()
-class FourLayers(Backbone):
-    """A bottom-up network of a convolution and a norm for each stage: R-18 compiles for minutes."""
-
-    def __init__(self, cfg, input_shape):
-        super().__init__()
-        self._out_features = ["res2", "res3", "res4", "res5"]
-        self._out_feature_strides = dict(zip(self._out_features, (4, 8, 16, 32), strict=True))
-        self._out_feature_channels = dict.fromkeys(self._out_features, 8)
-        for name in self._out_features:
-            inputs, stride = (input_shape.channels, 4) if name == "res2" else (8, 2)
-            conv = Conv2d(inputs, 8, 3, stride, 1, norm=nn.BatchNorm2d(8), activation=F.relu)
-            self.add_module(name, conv)
-
-    def forward(self, x):
-        features = {}
-        for name in self._out_features:
-            features[name] = x = getattr(self, name)(x)
-        return features
+@torch.no_grad()
+@pytest.mark.parametrize("last", [4, 5])
+def test_a_compiled_pyramid_may_end_before_p5(row_config, monkeypatch, last):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(nn.Module, "compile", lambda *args, **options: None)
+    levels = [f"p{k}" for k in range(2, last + 2)]
+    cfg = row_config(
+        "quick/RPN/rpn_R_18_FPN",
+        *("MODEL.FPN.BOTTOM_UP", StageConvs.__name__, "MODEL.ANCHOR_GENERATOR.SIZES", "[[32]]"),
+        *("MODEL.FPN.IN_FEATURES", [f"res{k}" for k in range(2, last + 1)]),
+        *("MODEL.RPN.IN_FEATURES", levels),
+    )
+    model = nn.ModuleDict({"backbone": build_backbone(cfg)})
+    x = torch.randn(1, 3, 64, 96)
+    expected = model.backbone(x)
+    assert compile_backbone(model)
+    found = model.backbone(x)
+    assert list(found) == list(expected) == levels
+    assert all(found[name].equal(expected[name]) for name in levels)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++") and not shutil.which("g++"), reason="no C++ compiler")
 def test_a_compiled_backbone_learns_the_same(row_config):
-    cfg = row_config("quick/RPN/rpn_R_18_FPN", "MODEL.FPN.BOTTOM_UP", "FourLayers")
+    """With the last two levels and P6: those between would be one more of the same each."""
+    opts = ["MODEL.FPN.BOTTOM_UP", StageConvs.__name__, "MODEL.FPN.IN_FEATURES", ["res4", "res5"]]
+    opts += ["MODEL.RPN.IN_FEATURES", ["p4", "p5", "p6"]]
+    opts += ["MODEL.ANCHOR_GENERATOR.SIZES", [[64], [128], [256]]]
+    cfg = row_config("quick/RPN/rpn_R_18_FPN", *opts)
     torch.manual_seed(0)
     plain, compiled = build_model(cfg.clone()), build_model(cfg.clone())
     compiled.load_state_dict(plain.state_dict())
@@ -314,7 +318,7 @@ def test_a_compiled_backbone_learns_the_same(row_config):
     for model in (plain, compiled):
         features.append(model.backbone(x))
         loss = sum(feature.square().mean() for feature in features[-1].values())
-        grads += torch.autograd.grad(loss, model.backbone.fpn_lateral2.weight)
+        grads += torch.autograd.grad(loss, model.backbone.fpn_lateral4.weight)
     for name, expected in features[0].items():
         torch.testing.assert_close(features[1][name], expected, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-3, atol=1e-5)

@@ -1,6 +1,7 @@
 """A prepared model's wide convolutions are Detectron2's up to rounding."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -45,6 +46,13 @@ def turned(model):
     return model
 
 
+def copied_by_pickle(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
 X = torch.randn(2, 6, 40, 41, generator=torch.Generator().manual_seed(0))
 
 
@@ -79,6 +87,21 @@ def test_new_weights_are_transformed_anew(used):
     assert before(X).equal(fast(X))
     before[0].weight = plain[0].weight
     assert before(X).equal(first)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("copied", [lambda model: model, copy.deepcopy, copied_by_pickle])
+@pytest.mark.parametrize(
+    "double", [lambda weight: weight.mul_(2), lambda weight: weight.data.mul_(2)]
+)
+def test_weights_that_change_in_place_are_noticed(mode, copied, double, used):
+    with mode():
+        fast = turned(layer(bias=False))
+        first = fast(X)
+        double(fast.weight)
+        # Twice the weights of a sum are twice the sum, which floats tell exactly.
+        assert copied(fast)(X).equal(2 * first)
+    assert len(used) == 2
 
 
 def test_gradients_traces_other_precisions_and_small_maps_are_detectron2s(used):

@@ -136,6 +136,7 @@ def test_no_boxes(needs_grad):
     assert pooled.shape == (0, 3, 3, 5)
     if needs_grad:
         pooled.sum().backward()
+        assert all(torch.equal(f.grad, torch.zeros_like(f)) for f in features)
 
 
 def test_memory_layout_changes_nothing():

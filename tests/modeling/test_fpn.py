@@ -10,10 +10,13 @@ from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_HEADS_REGISTRY,
     Backbone,
     ProposalNetwork,
     build_backbone,
 )
+from detectron2.modeling.proposal_generator import RPN
 from torch import nn
 
 from fpn_d2 import UserError
@@ -405,12 +408,24 @@ class ReadsMore(ProposalNetwork):
     """Somebody else's network, which may read more levels than its RPN."""
 
 
-@pytest.mark.parametrize("network, refused", [("ProposalNetwork", True), ("ReadsMore", False)])
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class RPNOfMore(RPN):
+    """Somebody else's RPN, which may read more levels than its key says."""
+
+
+@pytest.mark.parametrize(
+    "key, name, refused",
+    [
+        ("META_ARCHITECTURE", "ProposalNetwork", True),
+        ("META_ARCHITECTURE", "ReadsMore", False),
+        ("PROPOSAL_GENERATOR.NAME", "RPNOfMore", False),
+    ],
+)
 def test_unread_levels_stop_several_processes_where_all_readers_are_known(
-    row_config, monkeypatch, caplog, network, refused
+    row_config, monkeypatch, caplog, key, name, refused
 ):
     opts = ["MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4"], "MODEL.ANCHOR_GENERATOR.SIZES", [[32]]]
-    cfg = row_config(FPN_ROW, *opts, "MODEL.META_ARCHITECTURE", network)
+    cfg = row_config(FPN_ROW, *opts, f"MODEL.{key}", name)
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
     if refused:
         with pytest.raises(UserError, match=r"nothing reads the pyramid's p5.*several processes"):
@@ -418,6 +433,36 @@ def test_unread_levels_stop_several_processes_where_all_readers_are_known(
     else:
         build_backbone(cfg)
         assert "nothing reads the pyramid's p5" in caplog.text
+
+
+def test_unread_levels_of_a_frozen_pyramid_need_no_gradient(row_config, monkeypatch, caplog):
+    opts = ["MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4"], "MODEL.ANCHOR_GENERATOR.SIZES", [[32]]]
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    build_backbone(row_config(FPN_ROW, *opts, *FOUR_CONVS, "MODEL.FPN.FREEZE", True))
+    assert "nothing reads" not in caplog.text
+
+
+class OwnKeys(nn.Module):
+    """Somebody else's part, which reads keys of its own."""
+
+    def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]):
+        super().__init__()
+
+
+@pytest.mark.parametrize(
+    "registry, key, section",
+    [
+        (PROPOSAL_GENERATOR_REGISTRY, "MODEL.PROPOSAL_GENERATOR.NAME", "MODEL.RPN"),
+        (ROI_HEADS_REGISTRY, "MODEL.ROI_HEADS.NAME", "MODEL.ROI_HEADS"),
+    ],
+)
+def test_other_peoples_parts_may_leave_detectron2s_levels_untouched(
+    row_config, monkeypatch, registry, key, section
+):
+    monkeypatch.setitem(registry._obj_map, "OwnKeys", OwnKeys)
+    opts = [key, "OwnKeys", f"{section}.IN_FEATURES", ["res4"], *FOUR_CONVS]
+    levels = build_backbone(row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *opts))
+    assert list(levels.output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
 
 
 @pytest.mark.parametrize("path", [BOTH, TOP_DOWN], ids=["both", "top_down"])

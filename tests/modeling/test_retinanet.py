@@ -95,14 +95,8 @@ def test_its_memory_does_not_grow_with_the_objects(model, monkeypatch):
     assert largest[LeanRetinaNet].numel <= 2 * 10 * count
 
 
-SMALL = [
-    "MODEL.DEVICE",
-    "cpu",
-    "MODEL.RESNETS.DEPTH",
-    "18",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS",
-    "64",
-]
+SMALL = ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", "18"]
+SMALL += ["MODEL.RESNETS.RES2_OUT_CHANNELS", "64"]
 
 
 @pytest.mark.parametrize(

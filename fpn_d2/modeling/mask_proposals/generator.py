@@ -98,7 +98,6 @@ class MaskProposalGenerator(nn.Module):
         self.mask_loss_weight = mask_loss_weight
         self.topk = topk
         self.mask_threshold = mask_threshold
-        self.num_levels = len(in_features)
         # (S,), MLP by MLP and level by level.
         flat = torch.tensor(scales, dtype=torch.float32).flatten()
         self.register_buffer("scales", flat, persistent=False)
@@ -162,7 +161,7 @@ class MaskProposalGenerator(nn.Module):
                 stride, device = self.strides[level], feature.device
                 centers.append(cell_centers(height, width, stride, device))
                 strides.append(centers[-1].new_full((height * width,), stride))
-                index = mlp * self.num_levels + level
+                index = mlp * len(maps) + level
                 scale_index.append(torch.full((height * width,), index, device=device))
         return _Places(torch.cat(centers), torch.cat(strides), torch.cat(scale_index), grids)
 
