@@ -3,6 +3,7 @@
 The tables of tools/benchmark.py follow at the end.
 """
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -186,6 +187,7 @@ def _environment() -> jinja2.Environment:
 def _context(table: Table, results: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything that both templates show."""
     summaries = summarize(results)
+    table = _at_trained_schedules(table, summaries)
     rows = [r for r in results.get("rows") or [] if r.get("row") in table.rows and r.get("seeds")]
     claims = table.claims_at(results.get("scale", ""))
     verdicts = [check_claim(claim, table, summaries) for claim in claims]
@@ -217,6 +219,14 @@ def _context(table: Table, results: Mapping[str, Any]) -> dict[str, Any]:
         },
         "runs": [_run(row) for row in rows],
     }
+
+
+def _at_trained_schedules(table: Table, summaries: Summaries) -> Table:
+    """Leave out the schedules that no row has been trained at."""
+    trained = {table.rows[name].iterations for name in summaries if name in table.rows}
+    rows = {name: row for name, row in table.rows.items() if row.iterations in trained}
+    claims = [c for c in table.claims if all(row in rows for group in c.order for row in group)]
+    return dataclasses.replace(table, rows=rows, claims=claims) if rows else table
 
 
 def _sheet(
@@ -279,11 +289,16 @@ def _cells(table: Table, summaries: Summaries, metric: str, names: list[str]) ->
 
 
 def _differences(table: Table, metrics: list[str], summaries: Summaries) -> list[Line]:
-    """Return each row minus the first claim's first row, or minus the row that it stands beside."""
+    """Return each row minus the first claim's first row, or minus the row that it stands beside.
+
+    A row of several schedules is compared with that first row at its own schedule.
+    """
     first = table.claims[0].order[0][0] if table.claims else next(iter(table.rows))
+    own = table.rows[first].of or first
+    firsts = {row.iterations: name for name, row in table.rows.items() if (row.of or name) == own}
     lines = []
     for name, row in table.rows.items():
-        other = row.beside or first
+        other = row.beside or firsts[row.iterations]
         if name == other or name not in summaries:
             continue
         cells = []

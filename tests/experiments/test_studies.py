@@ -69,6 +69,19 @@ def test_the_curves_are_a_picture_of_the_report(settled, tmp_path):
     assert "## Is the order settled?" in markdown_report(table, found)
 
 
+def test_a_report_compares_rows_of_one_schedule_and_leaves_out_those_that_none_was_trained_at(
+    settled,
+):
+    table = settled.table_at("1", "settled")
+    text = markdown_report(table, results(c_600=[60], d_600=[55]))
+    assert "_300" not in text
+    # The paper: 49.5 - 56.3.
+    assert f"d_600 {MINUS} c_600" in text
+    assert f"{MINUS}5.0 ({MINUS}6.8)" in text
+    assert f"c_600 {MINUS}" not in text.partition("## Differences")[2].partition("## What")[0]
+    assert "d_300" in markdown_report(table, results(c_300=[50], d_600=[55]))
+
+
 def test_each_claim_has_a_line_at_each_scale_and_the_longest_schedule(settled):
     table = settled.table_at("1", "settled")
     longer = results(c_300=[50, 52], d_300=[45, 45], c_600=[60, 61], d_600=[55, 56])
