@@ -1,6 +1,7 @@
 """setup.py, `make setup` and the other targets, with stub packages, a stub pip and a stub Python.
 
-Nothing here touches the network or the environment that the tests run in.
+Nothing here touches the environment that the tests run in, and one test alone the network: it asks
+for setuptools, and does without where they cannot be had.
 """
 
 import importlib.util
@@ -65,6 +66,12 @@ def test_the_pinned_commit_is_the_one_that_the_package_names():
         text = (ROOT / file).read_text(encoding="utf-8")
         if "detectron2.git" in text:
             assert setup_environment.DETECTRON2_COMMIT in text, file
+
+
+def test_the_least_torch_is_the_one_that_the_package_names():
+    least = ".".join(map(str, setup_environment.LEAST_TORCH))
+    text = (ROOT / "fpn_d2" / "__init__.py").read_text(encoding="utf-8")
+    assert f"needs torch {least} or later" in text
 
 
 # A real pip in an environment of its own, which finds stub packages in a folder
@@ -155,8 +162,9 @@ def test_what_is_missing_is_installed_and_what_works_is_left_alone(environment):
 def test_torch_as_torch_says_and_without_a_compiler_no_compiled_part(environment, repository):
     write_wheel(environment.wheels, "torch", "2.12.0")
     write_wheel(environment.wheels, "torchvision", "0.27.0")
-    pip = [sys.executable, "-m", "pip", "wheel", "-q", "-w", environment.wheels]
-    can_build = subprocess.run([*pip, "setuptools<82", "wheel"]).returncode == 0
+    pip = [sys.executable, "-m", "pip", "--retries", "0", "--timeout", "5"]
+    pip += ["wheel", "-q", "-w", environment.wheels, "setuptools<82", "wheel"]
+    can_build = subprocess.run(pip).returncode == 0
     source = str(repository[0] / ".git") if can_build else environment.detectron2
     variables = {"TORCH": "torch==2.12.0 torchvision", "CXX": "no-such-compiler"}
     done = environment.set_up(DETECTRON2=source, **variables)
@@ -225,7 +233,7 @@ def test_without_the_cpu_index_the_default_build_is_taken(pip_calls, monkeypatch
 )
 def test_opencv_without_libgl_is_the_headless_one(libgl, package, pip_calls, monkeypatch, tmp_path):
     looks = iter([(None, "no"), (None, "no")])  # all together, then OpenCV alone
-    found = dict.fromkeys(("torch", "torchvision", "detectron2"), ("2", ""))
+    found = dict.fromkeys(("torch", "torchvision", "detectron2"), ("3", ""))
     look = lambda name: found.get(name) or next(looks, ("4", ""))  # noqa: E731
     monkeypatch.setattr(setup_environment, "look", look)
     monkeypatch.setattr(sys, "platform", "linux")
@@ -240,20 +248,52 @@ def test_where_nothing_is_missing_one_python_looks(pip_calls, monkeypatch, tmp_p
     monkeypatch.setattr(
         setup_environment,
         "look",
-        lambda names: looks.append(names) or ("2.1 0.2 4 0.6 unknown", ""),
+        lambda names: looks.append(names) or ("2.7 0.2 4 0.6 unknown", ""),
     )
     monkeypatch.setattr(setup_environment, "is_current", lambda: True)
     text = setup_environment.set_up(tmp_path)
-    assert "torch 2.1 | torchvision 0.2 | cv2 4 | detectron2 0.6 | fpn_d2" in text
+    assert "torch 2.7 | torchvision 0.2 | cv2 4 | detectron2 0.6 | fpn_d2" in text
     assert looks == ["torch, torchvision, cv2, detectron2, detectron2._C"]
     assert not pip_calls
 
 
+@pytest.mark.parametrize(
+    "before, after, refused",
+    [
+        ({"torch": "2.6.1+cpu", "torchvision": "0.21"}, "", "2.6.1+cpu"),
+        ({}, "2.6", "2.6"),  # as TORCH asked for
+        ({"torch": "2.6"}, "2.7.0a0+nv", ""),  # without torchvision: both are replaced
+    ],
+)
+def test_a_torch_that_the_package_refuses_gets_one_sentence_before_anything_is_built(
+    before, after, refused, pip_calls, monkeypatch, tmp_path
+):
+    def look(name):
+        installed = {"torch": after, "torchvision": "1", "detectron2": "0.6"} if pip_calls else {}
+        version = {**before, "cv2": "4", **installed}.get(name)
+        return version, "" if version else "missing"
+
+    built = []
+    monkeypatch.setattr(setup_environment, "look", look)
+    monkeypatch.setattr(setup_environment, "find_source", lambda named, work: "detectron2.whl")
+    monkeypatch.setattr(setup_environment, "install_detectron2", lambda *args: built.append(args))
+    monkeypatch.setattr(setup_environment, "is_current", lambda: True)
+    if not refused:
+        assert f"torch {after} | " in setup_environment.set_up(tmp_path)
+        assert built
+        return
+    with pytest.raises(SetupError) as raised:
+        setup_environment.set_up(tmp_path)
+    assert f"torch {refused} is older than 2.7" in str(raised.value)
+    assert_one_sentence(raised.value)
+    assert not built
+
+
 def test_detectron2_without_its_compiled_part_is_named(pip_calls, monkeypatch, tmp_path):
-    look = lambda names: (None, "no _C") if "_C" in names else ("1", "")  # noqa: E731
+    look = lambda names: (None, "no _C") if "_C" in names else ("3", "")  # noqa: E731
     monkeypatch.setattr(setup_environment, "look", look)
     monkeypatch.setattr(setup_environment, "is_current", lambda: True)
-    assert "detectron2 1 (without its compiled part)" in setup_environment.set_up(tmp_path)
+    assert "detectron2 3 (without its compiled part)" in setup_environment.set_up(tmp_path)
     assert not pip_calls
 
 
@@ -482,6 +522,24 @@ def test_setup_comes_before_and_an_empty_quick_suite_fails(target, stub_tree):
     done = run_make(stub_tree, target, "PYTHON=./python")
     assert done.returncode != 0 or target == "demo"
     assert (stub_tree / "calls").read_text().splitlines()[0] == "tools/setup_environment.py"
+
+
+@needs_make
+@pytest.mark.parametrize(
+    "options, folder",
+    [
+        ("", "output/demo"),
+        ("SEED 1 OUTPUT_DIR output/mine SOLVER.MAX_ITER 9", "output/mine"),
+        ("OVERWRITE_OUTPUT_DIR False", "output/demo"),
+    ],
+)
+def test_the_demo_draws_the_run_that_it_trains(options, folder, stub_tree):
+    assert run_make(stub_tree, "demo", "PYTHON=./python", f"OPTIONS={options}").returncode == 0
+    *_, train, draw = (stub_tree / "calls").read_text().splitlines()
+    assert train.startswith("train_net.py --config-file configs/quick/demo.yaml ")
+    assert options in train
+    assert train.endswith(f" OUTPUT_DIR {folder}")
+    assert draw == f"tools/draw_results.py {folder}"
 
 
 @needs_make

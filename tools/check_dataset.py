@@ -50,12 +50,12 @@ def main() -> None:
         parser.error("no data set is named; give its name, its folder or its JSON file")
     from fpn_d2.inspection.dataset_check import check_dataset
     from fpn_d2.utils.errors import exit_on_user_error
-    from fpn_d2.utils.files import check_targets, explain_disk_errors, write_json
+    from fpn_d2.utils.files import explain_disk_errors, prepare_target, write_json
 
     with exit_on_user_error():
         to_file = args.json not in (None, "-")
         if to_file:
-            check_targets(args.json, overwrite=args.force, option="--json")
+            prepare_target(args.json, overwrite=args.force, option="--json")
         report = check_dataset(args.dataset, args.images, args.workers)
         if to_file:
             with explain_disk_errors(args.json, "name another --json"):

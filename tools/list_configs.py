@@ -47,14 +47,14 @@ def main() -> None:
     from fpn_d2.experiments import load_tables
     from fpn_d2.experiments.config_costs import config_table, list_configs
     from fpn_d2.utils.errors import exit_on_user_error
-    from fpn_d2.utils.files import check_targets, explain_disk_errors, write_json
+    from fpn_d2.utils.files import explain_disk_errors, prepare_target, write_json
 
     # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns of.
     warnings.filterwarnings("ignore", message="torch.meshgrid")
     with exit_on_user_error():
         to_file = args.json not in (None, "-")
         if to_file:
-            check_targets(args.json, overwrite=args.force, option="--json")
+            prepare_target(args.json, overwrite=args.force, option="--json")
         tables = load_tables(args.tables or os.path.relpath(f"{CONFIGS}/tables.yaml"))
         entries = list(list_configs(tables, args.configs, flops=args.flops))
         if to_file:

@@ -34,6 +34,7 @@ if sys.version_info < (3, 10):  # noqa: UP036  (before anything that an older Py
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH_PAIR = ("torch==2.11.0", "torchvision==0.26.0")
+LEAST_TORCH = (2, 7)  # of fpn_d2/__init__.py
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 DETECTRON2_URL = "https://github.com/facebookresearch/detectron2.git"
 DETECTRON2_COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"
@@ -169,6 +170,16 @@ def install_torch(wanted: str) -> None:
     return pip("install", *TORCH_PAIR, failure=failure)
 
 
+def check_torch(version: str | None) -> None:
+    """Refuse a torch that imports and is too old for fpn_d2."""
+    numbers = tuple(map(int, re.findall(r"\d+", version or "")[:2]))
+    if numbers and numbers < LEAST_TORCH:
+        raise SetupError(
+            f"torch {version} is older than {'.'.join(map(str, LEAST_TORCH))}, which fpn_d2 needs; "
+            "run `make setup` in a fresh environment"
+        )
+
+
 def compiler() -> str | None:
     """The value of ``CXX`` with which extensions can be compiled here, or None; on Windows torch
     looks for MSVC itself."""
@@ -239,6 +250,8 @@ def set_up(work: Path) -> str:
         if "torch" not in missing:
             say(f"torch {found['torch'][0]} has no torchvision that imports; both are replaced")
         install_torch(os.environ.get("TORCH", ""))
+        found["torch"] = look("torch")
+    check_torch(found["torch"][0])
     if "cv2" in missing:
         has_screen = sys.platform != "linux" or ctypes.util.find_library("GL")
         package = "opencv-python" if has_screen else "opencv-python-headless"

@@ -10,7 +10,6 @@ pixels.
 
 import copy
 import logging
-import os
 import pickle
 from typing import Any, NamedTuple
 
@@ -31,7 +30,7 @@ from ..data import load_train_dataset
 from ..data.images import read_sound_image
 from ..engine.hooks import cpu_has_bfloat16
 from ..utils.errors import UserError
-from ..utils.files import check_targets, explain_disk_errors, replace_file
+from ..utils.files import explain_disk_errors, prepare_target, replace_file
 from ..utils.progress import told
 
 logger = logging.getLogger(__name__)
@@ -175,9 +174,7 @@ def pretrain_backbone(
         raise UserError(
             f"--output {path}: MODEL.WEIGHTS reads this form from *.pkl; name such a file"
         )
-    check_targets(path, overwrite=True)
-    with explain_disk_errors(path, "name another --output"):
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    prepare_target(path, overwrite=True, option="--output")
     records = load_train_dataset(cfg)
     num_classes = len(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
     held, held_classes = None, None

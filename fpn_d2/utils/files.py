@@ -86,6 +86,20 @@ def check_targets(*paths: str | os.PathLike, overwrite: bool = False, option: st
         )
 
 
+def prepare_target(path: str | os.PathLike, overwrite: bool, option: str) -> None:
+    """Make the folder of a file to write, before the work for it begins.
+
+    Args:
+        path, overwrite, option: see :func:`check_targets`.
+
+    Raises:
+        UserError: see :func:`check_targets`; and if the folder cannot be made.
+    """
+    check_targets(path, overwrite=overwrite, option=option)
+    with explain_disk_errors(os.fspath(path), f"name another {option}"):
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+
+
 def unique_stems(paths: Sequence[str], suffixes: Sequence[str]) -> list[str]:
     """Name each input so that no two inputs write the same file.
 

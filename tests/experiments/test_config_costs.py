@@ -91,7 +91,7 @@ def test_the_list_has_the_papers_number_and_the_costs(run_tool):
 
 
 def test_the_list_goes_to_a_file_that_is_named(run_tool, tmp_path):
-    path = tmp_path / "configs.json"
+    path = tmp_path / "new" / "configs.json"
     assert run_tool(list_configs, ROW, "--json", path)[0] == 0
     code, out, _ = run_tool(list_configs, "--json", ROW)  # the bare one, before a word
     assert code == 0
@@ -99,6 +99,9 @@ def test_the_list_goes_to_a_file_that_is_named(run_tool, tmp_path):
     code, _, stderr = run_tool(list_configs, ROW, "--json", path)
     assert code == 2
     assert "--force" in stderr
+    code, _, stderr = run_tool(list_configs, "nothing_like_it", "--json", path / "below.json")
+    assert code == 2
+    assert "below.json could not be written" in stderr  # before the work
 
 
 def flops_of_r18_c4(height, width):

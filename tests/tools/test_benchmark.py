@@ -117,4 +117,14 @@ def test_a_file_that_cannot_be_written_is_named_before_the_work(call, tmp_path, 
     assert "pooling:" not in captured.out
     with pytest.raises(SystemExit):
         call("--json", tmp_path)
-    assert "could not be written" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "could not be written" in captured.err
+    assert "pooling:" not in captured.out
+
+
+def test_what_agreement_cannot_compare_is_refused_before_the_work(call, repo, capsys):
+    with pytest.raises(SystemExit):
+        call("--agreement", repo / "configs/quick/RPN/rpn_R_18_FPN.yaml", "model.pth")
+    captured = capsys.readouterr()
+    assert "is no Faster R-CNN" in captured.err
+    assert "pooling:" not in captured.out

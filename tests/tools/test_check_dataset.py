@@ -1,16 +1,17 @@
 """tools/check_dataset.py, as a user calls it: its report and its exit code."""
 
 import functools
+import io
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import check_dataset
 import pytest
 from PIL import Image
+
+from fpn_d2.data.datasets import register_folders
 
 
 @pytest.fixture
@@ -45,21 +46,19 @@ def test_a_sound_data_set_by_its_file(check, data):
     assert out.endswith(" annotations: 0 errors, 0 warnings\n")
 
 
-def test_by_name_in_a_process_of_its_own(repo, data):
+def test_by_name_on_a_terminal_of_few_characters(data, monkeypatch, capfd):
     content = json.loads(annotation_file(data).read_text())
     content["images"][3]["file_name"] = "\ud800\u20ac.jpg"  # no terminal can print it
     annotation_file(data).write_text(json.dumps(content))
-    ours = {"DETECTRON2_DATASETS": str(data.parent), "PYTHONPATH": str(repo)}
-    done = subprocess.run(
-        [sys.executable, "tools/check_dataset.py", "tiny_val", "--workers", "2"],
-        cwd=repo,
-        env={**os.environ, **ours, "PYTHONIOENCODING": "ascii"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert (done.returncode, done.stderr) == (1, "")
-    assert "\\ud800\\u20ac.jpg\n  error: image " in done.stdout
+    assert "tiny_val" in register_folders(str(data.parent))
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "argv", ["check_dataset.py", "tiny_val", "--workers", "2"])
+    monkeypatch.setattr(sys, "stdout", printed)
+    with pytest.raises(SystemExit) as end:
+        check_dataset.main()
+    printed.flush()
+    assert (end.value.code, capfd.readouterr().err) == (1, "")
+    assert b"\\ud800\\u20ac.jpg\n  error: image " in printed.buffer.getvalue()
 
 
 def test_the_report_for_machines(check, data):
@@ -189,7 +188,7 @@ def test_a_folder_in_cocos_layout(check, data):
 
 
 def test_the_report_goes_to_a_file_that_is_named(check, data, tmp_path):
-    path = tmp_path / "report.json"
+    path = tmp_path / "new" / "report.json"
     words = [annotation_file(data), "--workers", 1]
     code, out, error = check(*words, "--json", path)
     assert (code, error) == (0, "")
@@ -203,3 +202,6 @@ def test_the_report_goes_to_a_file_that_is_named(check, data, tmp_path):
     assert check(*words, "--json", path, "--force")[0] == 0
     assert json.loads(path.read_text())["images"] == 4
     assert check("--json")[0] == 2
+    code, _, error = check("nowhere", "--json", path / "below.json")  # before the work
+    assert (code, error.count("\n")) == (2, 1)
+    assert "below.json could not be written" in error

@@ -10,9 +10,11 @@ import sys
 
 import pytest
 
+from fpn_d2 import UserError
 from fpn_d2.utils.files import (
     file_alike,
     partial_path,
+    prepare_target,
     remove_partial_files,
     replace_file,
     unique_stems,
@@ -47,6 +49,20 @@ def test_an_error_leaves_what_was_there_and_no_partial_file(tmp_path, error, old
 def test_a_folder_that_is_not_there_is_the_callers_error(tmp_path):
     with pytest.raises(FileNotFoundError), replace_file(tmp_path / "no" / "a.txt"):
         pass
+
+
+def test_the_folder_of_a_file_is_made_where_the_file_may_be_written(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.json"
+    prepare_target(path, overwrite=False, option="--json")
+    assert os.listdir(path.parent) == []
+    path.touch()
+    with pytest.raises(UserError, match=r"a\.json is there already; name another --json, or add"):
+        prepare_target(path, overwrite=False, option="--json")
+    prepare_target(path, overwrite=True, option="--json")
+    with pytest.raises(UserError, match=r"b\.json could not be written .*; name another --json"):
+        prepare_target(path / "b.json", overwrite=True, option="--json")
+    with pytest.raises(UserError, match="folder is a folder; name a file"):
+        prepare_target(path.parent, overwrite=True, option="--json")
 
 
 def die_half_way(path):

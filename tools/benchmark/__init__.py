@@ -3,14 +3,17 @@
 contest      calls timed in turn, each in a process with its users' memory settings; a result's rows
 precisions   the precisions of a device, and how fast it multiplies matrices in them
 networks     Faster R-CNN R-50 FPN with the same weights in three packages, and its input
-outputs      how far the outputs of two models are apart
+differences  how far the outputs of two models are apart
 detectors    tasks: inference, and a training step, of that network
 operators    tasks: RoIAlign; the matching of anchors; mask proposals against an image pyramid
+engine_parts task: the network's dense parts by PyTorch and by OpenVINO
 paper_rows   task: every row of the paper's Tables 1 to 3
 growth       task: how seconds and memory grow with images, objects, classes, proposals, processes
 growth_point a point of that task, in processes of its own
+free_memory  how much memory these can take
 agreement    task: the detections of a trained model, prepared and as Detectron2 runs it
 profiling    the operators that take a detector's time
+program      what tools/benchmark.py runs: the tasks one after another, and their rows' file
 
 A task is a generator of comparisons (:class:`benchmark.contest.Comparison`). Its ``device`` is
 "cpu" or "cuda", and a ``size`` the height and the width of an image in pixels.

@@ -12,7 +12,7 @@ from torch import nn
 
 from fpn_d2.checkpoint import load_model
 from fpn_d2.config import changed, load_config
-from fpn_d2.data import build_test_loader
+from fpn_d2.data import build_test_loader, check_names
 from fpn_d2.evaluation import ResultsWritingCOCOEvaluator
 from fpn_d2.evaluation.coco_evaluation import quiet_pycocotools
 from fpn_d2.evaluation.matching import match_detections
@@ -45,21 +45,10 @@ def benchmark_agreement(
         opts: overrides of the config, ``[KEY, value, ...]``.
 
     Raises:
-        UserError: where the config is of another kind of model, and where the config, the weights
-            or the test set cannot be read.
+        UserError: see :func:`check_agreement`; and where the test set cannot be read.
     """
     # Starting workers would take longer than reading so few images.
-    opts = [*opts, "DATALOADER.NUM_WORKERS", "0"]
-    cfg = load_config(config, [*opts, "MODEL.DEVICE", device, "MODEL.WEIGHTS", weights])
-    if (
-        cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN"
-        or cfg.MODEL.LOAD_PROPOSALS
-        or "C4" in cfg.MODEL.ROI_HEADS.NAME
-    ):
-        raise UserError(
-            f"{config} is no Faster R-CNN with a box head, whose outputs are compared; give one "
-            "such as configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
-        )
+    cfg = _read_config(device, config, weights, [*opts, "DATALOADER.NUM_WORKERS", "0"])
     plain = load_model(changed(cfg, {"MODEL.ROI_BOX_HEAD.POOLER_BACKEND": "torchvision"}))
     model = load_model(cfg)
     loader = build_test_loader(cfg, cfg.DATASETS.TEST[0])
@@ -79,6 +68,34 @@ def benchmark_agreement(
             error, more = _compare_detections(cfg, plain, ready, batches)
             rows.append(make_row("agreement", variant, timings, error, **more))
     return rows
+
+
+def check_agreement(config: str | Path, weights: str) -> None:
+    """Refuse what :func:`benchmark_agreement` cannot compare, in a second or two.
+
+    Raises:
+        UserError: where the config is of another kind of model or names no test set, and where the
+            config or the weights cannot be read.
+    """
+    cfg = _read_config("cpu", config, weights)
+    check_names(cfg.DATASETS.TEST[:1], "DATASETS.TEST")
+    load_model(cfg)
+
+
+def _read_config(
+    device: str, config: str | Path, weights: str, opts: Sequence[str] = ()
+) -> CfgNode:
+    cfg = load_config(config, [*opts, "MODEL.DEVICE", device, "MODEL.WEIGHTS", weights])
+    if (
+        cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN"
+        or cfg.MODEL.LOAD_PROPOSALS
+        or "C4" in cfg.MODEL.ROI_HEADS.NAME
+    ):
+        raise UserError(
+            f"{config} is no Faster R-CNN with a box head, whose outputs are compared; give one "
+            "such as configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
+        )
+    return cfg
 
 
 def _compare_detections(

@@ -17,11 +17,12 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
+from fpn_d2 import config
 from fpn_d2.checkpoint.foreign import convert_foreign
 from fpn_d2.config import load_config, stock_config
 from fpn_d2.engine import Trainer
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = Path(config.CONFIGS)
 SIZE = (800, 1066)  # height and width of an image in pixels; padded to 800 x 1088
 _CONFIG = CONFIGS / "Faster-RCNN" / "faster_rcnn_R_50_FPN.yaml"
 _AS_TORCHVISION = [  # strides and colours

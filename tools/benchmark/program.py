@@ -20,7 +20,7 @@ from fpn_d2.utils.provenance import (
     installed_versions,
 )
 
-from .agreement import benchmark_agreement
+from .agreement import benchmark_agreement, check_agreement
 from .contest import run_task
 from .detectors import benchmark_inference, benchmark_training
 from .engine_parts import benchmark_parts
@@ -76,7 +76,8 @@ def run_benchmark(args: argparse.Namespace) -> None:
         args: as tools/benchmark.py parses them.
 
     Raises:
-        UserError: for a device that is not there, and a file that cannot be written.
+        UserError: for a device that is not there, a file that cannot be written, and what
+            :func:`benchmark.agreement.check_agreement` refuses.
     """
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
@@ -87,9 +88,10 @@ def run_benchmark(args: argparse.Namespace) -> None:
         if name in args.tasks
     ]
     if args.agreement:
+        check_agreement(*args.agreement)  # which runs last
         calls.append((benchmark_agreement, 0.5, *args.agreement))
     rows, description = [], describe_benchmark()
-    if args.json and not os.path.exists(args.json):
+    if args.json and not os.path.isfile(args.json):
         write_benchmark([], args.json)  # before minutes of work are lost
     for task, share, *arguments in calls:
         start = time.perf_counter()

@@ -1,9 +1,25 @@
 """What the tests of the benchmark's tasks share."""
 
+import multiprocessing
+import os
+import sys
 from concurrent.futures import Executor, Future
+from multiprocessing import forkserver
 
 import pytest
 from benchmark import contest
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """A context whose processes are forks of one that has imported what the tests send them."""
+    context = multiprocessing.get_context("forkserver")
+    files = ("test_contest", "test_growth")
+    context.set_forkserver_preload([f"tests.tools.benchmark.{file}" for file in files])
+    with pytest.MonkeyPatch.context() as patch:  # the server is given no sys.path of ours
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
+    return context
 
 
 class Here(Executor):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from benchmark import agreement
-from benchmark.agreement import benchmark_agreement
+from benchmark.agreement import benchmark_agreement, check_agreement
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
@@ -99,3 +99,18 @@ def test_a_model_agrees_with_itself(
 def test_a_model_without_a_box_head_on_its_proposals_is_refused(row, repo):
     with pytest.raises(UserError, match=r"is no Faster R-CNN with a box head.*give one"):
         next(benchmark_agreement("cpu", repo / "configs" / "quick" / f"{row}.yaml", ""))
+
+
+@pytest.mark.parametrize(
+    "row, more, words",
+    [
+        (ROW, "", "none.pth"),
+        (ROW, "DATASETS: {TEST: [gone_val]}", "'gone_val', which is not registered"),
+        ("quick/RPN/rpn_R_18_FPN", "", "is no Faster R-CNN"),
+    ],
+)
+def test_what_is_refused_before_the_other_tasks(repo, tmp_path, row, more, words):
+    config = tmp_path / "row.yaml"
+    config.write_text(f"_BASE_: {repo}/configs/{row}.yaml\n{more}\n")
+    with pytest.raises(UserError, match=words):
+        check_agreement(config, str(tmp_path / "none.pth"))

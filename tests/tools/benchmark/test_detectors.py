@@ -13,6 +13,7 @@ from benchmark.networks import Networks, image_record, settle_norms
 from benchmark.precisions import matmul_rates, prepared_variants_of, variants_of
 from benchmark.profiling import profile_detectors
 from detectron2.modeling import build_model
+from stage_convs import StageConvs
 
 from fpn_d2.config import stock_config
 from fpn_d2.engine import Trainer
@@ -33,12 +34,15 @@ class Slow(torch.nn.Module):
 
 
 @pytest.fixture
-def small_networks(row_config, monkeypatch):
-    """ResNet-18 in the place of ResNet-50, which torchvision's detector is made with."""
+def small_networks(request, row_config, monkeypatch):
+    """ResNet-18, or the network that a test names, in the place of ResNet-50, which torchvision's
+    detector is made with."""
+    bottom_up = getattr(request, "param", "build_resnet_backbone")
 
     def build(device, size):
         # Stock heads have no other canonical size.
         opts = ["MODEL.WEIGHTS", "", "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "224"]
+        opts += ["MODEL.FPN.BOTTOM_UP", bottom_up]
         cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *opts)
         torch.manual_seed(0)
         ours = Trainer.build_model(cfg).eval()
@@ -98,6 +102,7 @@ def test_parts(measure, small_networks):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("small_networks", [StageConvs.__name__], indirect=True)
 def test_compiled_variants_have_rows_too(measure, small_networks, monkeypatch):
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("there is no compiler")

@@ -191,12 +191,10 @@ def end_by(number):
 
 
 @pytest.fixture
-def pools():
+def pools(forks):
     """Two processes, as those of a point."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(growth._PRELOADED))
     with contextlib.ExitStack() as stack:
-        yield [growth._Pool(stack, context) for _ in range(2)]
+        yield [growth._Pool(stack, forks) for _ in range(2)]
 
 
 def test_the_first_process_waits_in_vain_for_one_without_memory(pools):

@@ -1,5 +1,7 @@
 """One network in three packages, and norms by hand."""
 
+import runpy
+import shutil
 from itertools import chain
 
 import torch
@@ -29,6 +31,12 @@ def test_one_network_in_three_packages():
         assert (ours[name] - feature).abs().max() < 1e-3 * largest
         assert (other - feature).abs().max() < 1e-3 * largest
         assert 0.1 < feature.std() < 10
+
+
+def test_the_configs_are_found_wherever_the_module_lies(tmp_path):
+    """In a wheel they are in the package, which the tools are no part of."""
+    there = runpy.run_path(shutil.copy(networks.__file__, tmp_path))
+    assert (there["CONFIGS"] / "quick").is_dir()
 
 
 def test_norms_are_settled_in_the_order_of_the_network():
