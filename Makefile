@@ -17,7 +17,7 @@ START := output/quick/R-18-narrow.pkl
 START_ITERATIONS := 200
 
 # The demo's run: output/demo, or what OPTIONS names.
-DEMO_NAMED = $(filter OUTPUT_DIR=%,$(subst OUTPUT_DIR ,OUTPUT_DIR=,$(OPTIONS)))
+DEMO_NAMED = $(filter OUTPUT_DIR=%,$(subst OUTPUT_DIR ,OUTPUT_DIR=,$(strip $(OPTIONS))))
 DEMO = $(or $(patsubst OUTPUT_DIR=%,%,$(lastword $(DEMO_NAMED))),output/demo)
 
 .DEFAULT_GOAL := help
@@ -30,13 +30,13 @@ setup:  ## install what is missing: torch and torchvision, Detectron2 (DETECTRON
 	@$(PYTHON) $(SETUP)
 
 demo: setup $(START)  ## train and evaluate a small FPN Faster R-CNN on built-in data, and draw it
-	$(PYTHON) train_net.py --config-file configs/quick/demo.yaml OVERWRITE_OUTPUT_DIR True \
-	  $(OPTIONS) OUTPUT_DIR $(DEMO)
+	$(PYTHON) train_net.py --config-file configs/quick/demo.yaml OUTPUT_DIR $(DEMO) \
+	  OVERWRITE_OUTPUT_DIR True $(OPTIONS)
 	@$(PYTHON) tools/draw_results.py $(DEMO)
 
 demo-stock: setup $(START)  ## the same training with stock Detectron2's model and trainer, to compare
-	$(PYTHON) tools/train_stock.py --config-file configs/quick/demo.yaml $(OPTIONS) \
-	  OUTPUT_DIR $(DEMO)
+	$(PYTHON) tools/train_stock.py --config-file configs/quick/demo.yaml OUTPUT_DIR $(DEMO) \
+	  $(OPTIONS)
 
 $(START): | setup
 	$(PYTHON) tools/pretrain_backbone.py --config-file configs/quick/demo.yaml --output $@ \

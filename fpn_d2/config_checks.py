@@ -261,7 +261,7 @@ def _check_neck(cfg: CfgNode) -> None:
 
 
 def _check_levels(cfg: CfgNode) -> None:
-    readers, (what, existing) = features_read(cfg), _outputs(cfg)
+    readers, (what, existing) = features_read(cfg, known_alone=True), _outputs(cfg)
     for key, names in readers.items():
         if not names:
             raise UserError(f"{key} is empty, so there are no levels to read; name at least one")
@@ -289,7 +289,10 @@ def _outputs(cfg: CfgNode) -> tuple[str, list[str]]:
 def _check_anchors(cfg: CfgNode, reader: str, levels: list[str]) -> None:
     """Each level must get its anchors, and as many as the others."""
     section, counts = cfg.MODEL.ANCHOR_GENERATOR, [1] * len(levels)
-    usual = section.NAME == "DefaultAnchorGenerator"  # another may take other lists
+    generator = registered(ANCHOR_GENERATOR_REGISTRY, section.NAME)
+    if not is_written_in(generator, "detectron2", "fpn_d2"):  # which may take other lists
+        return
+    usual = section.NAME == "DefaultAnchorGenerator"
     for name in ("SIZES", "ASPECT_RATIOS"):
         lists = section[name]
         if not any(isinstance(one, list | tuple) for one in lists):
@@ -354,7 +357,9 @@ def _names(cfg: CfgNode) -> Iterator[tuple[str, Registry]]:
     if issubclass(network, GeneralizedRCNN):
         yield "MODEL.ROI_HEADS.NAME", ROI_HEADS_REGISTRY
         heads = registered(ROI_HEADS_REGISTRY, model.ROI_HEADS.NAME)
-        known = is_written_in(heads, "detectron2", "fpn_d2")
+        # Of the modules alone: PointRend's heads, beside them, take names that are not registered.
+        where = getattr(heads, "__module__", "")
+        known = where.startswith(("detectron2.modeling.", "fpn_d2."))
         if model.ROI_BOX_HEAD.NAME or (known and issubclass(heads, StandardROIHeads)):
             yield "MODEL.ROI_BOX_HEAD.NAME", ROI_BOX_HEAD_REGISTRY
         if known and model.MASK_ON:

@@ -98,8 +98,9 @@ def check_sampling(cfg: CfgNode) -> None:
             f"DATALOADER.SAMPLER_TRAIN {loader.SAMPLER_TRAIN} reads the proposals of one data set "
             "only; name one in DATASETS.TRAIN, or take the TrainingSampler"
         )
-    sizes = inputs.MIN_SIZE_TRAIN
-    if inputs.MIN_SIZE_TRAIN_SAMPLING == "range" and not (len(sizes) == 2 and sizes[0] <= sizes[1]):
+    sizes = inputs.MIN_SIZE_TRAIN  # of a range, 0 is a size, which no image can have
+    is_range = len(sizes) == 2 and 0 < sizes[0] <= sizes[1]
+    if inputs.MIN_SIZE_TRAIN_SAMPLING == "range" and not is_range:
         raise UserError(
             f"INPUT.MIN_SIZE_TRAIN is {sizes}; give the least and the greatest size for "
             "INPUT.MIN_SIZE_TRAIN_SAMPLING range"

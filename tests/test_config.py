@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 
@@ -250,9 +251,14 @@ def test_a_key_without_a_value_is_named(write):
 
 
 def test_a_long_word_is_looked_at_once(write):
-    # Hours, if each of its letters began a word.
-    path = write("SEED: 1  # " + "x" * 900_000)
-    assert load_config(path).SEED == 1
+    path = write("SEED: 1  # " + "x" * 900_000)  # hours, if each of its letters began a word
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it takes far too long"))
+    signal.alarm(120)
+    try:
+        assert load_config(path).SEED == 1
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_the_same_key_in_two_sections_and_in_a_base_is_there_once(write):
@@ -452,6 +458,7 @@ REFUSED = {
     # ranges
     "INPUT.MIN_SIZE_TRAIN_SAMPLING range": r"MIN_SIZE_TRAIN is \(800,\); give the least and the",
     "INPUT.MIN_SIZE_TRAIN_SAMPLING range INPUT.MIN_SIZE_TRAIN (900,800)": "the least and the gr",
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING range INPUT.MIN_SIZE_TRAIN (0,800)": "the least and the gr",
     "INPUT.CROP.ENABLED True INPUT.CROP.SIZE [1.5,0.5]": "CROP.SIZE is .*two shares",
     "INPUT.CROP.ENABLED True INPUT.CROP.TYPE absolute": "CROP.SIZE is .*two whole numbers",
     "INPUT.CROP.ENABLED True INPUT.CROP.TYPE absolute_range INPUT.CROP.SIZE [9,3]": "lesser first",
@@ -566,6 +573,7 @@ ACCEPTED = [
     FPN + "MODEL.ANCHOR_GENERATOR.SIZES [[32]]",  # one list for all levels
     FPN + "MODEL.ANCHOR_GENERATOR.SIZES [32,64,128]",
     "MODEL.ANCHOR_GENERATOR.NAME TheirOwn MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS []",
+    FPN + "MODEL.ANCHOR_GENERATOR.NAME TheirOwn MODEL.ANCHOR_GENERATOR.SIZES [[32],[64]]",
     FPN + "MODEL.RPN.HEAD_NAME TheirOwn MODEL.ANCHOR_GENERATOR.SIZES [[32,64],[128]]",
     BASIC + "MODEL.RESNETS.NUM_GROUPS 32",  # of the conv5 head
     "MODEL.MASK_ON True MODEL.ROI_MASK_HEAD.NAME PointRendMaskHead "
@@ -661,6 +669,15 @@ def test_heads_that_are_built_must_be_registered(opts, says):
     cfg = load_config("", ["MODEL.DEVICE", "cpu", *STOCK_HEADS.split(), *opts.split()])
     with pytest.raises(UserError, match=says):
         check_registered(cfg)
+
+
+def test_projects_beside_detectron2_may_take_names_that_are_not_registered(register):
+    """PointRend's RoI heads know the former name of their mask head."""
+    module = {"__module__": "detectron2.projects.point_rend.roi_heads"}
+    register(ROI_HEADS_REGISTRY, type("HeadsBeside", (StandardROIHeads,), module))
+    opts = "MODEL.ROI_HEADS.NAME HeadsBeside MODEL.MASK_ON True "
+    opts += BOX_HEAD + "MODEL.ROI_MASK_HEAD.NAME CoarseMaskHead"
+    check_registered(load_config("", ["MODEL.DEVICE", "cpu", *opts.split()]))
 
 
 def test_a_network_is_judged_by_what_it_derives_from(register):

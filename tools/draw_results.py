@@ -42,7 +42,6 @@ def main() -> None:
     """Read the command line, draw, and print the number of each data set."""
     args = build_parser().parse_args()
     from fpn_d2 import UserError
-    from fpn_d2.evaluation.score_thresholds import score_threshold
     from fpn_d2.utils.errors import exit_on_user_error
     from fpn_d2.utils.files import read_json
     from fpn_d2.visualization import draw_results
@@ -50,7 +49,8 @@ def main() -> None:
     with exit_on_user_error():
         if args.num_images < 0:
             raise UserError(f"--num-images is {args.num_images}: give 0 or more")
-        threshold = score_threshold(args.threshold)
+        if not 0 <= args.threshold <= 1:
+            raise UserError(f"--threshold is {args.threshold}: give a number from 0 to 1")
         inference = os.path.join(args.run, "inference")
         if not os.path.isdir(inference):
             raise UserError(f"{inference} does not exist; evaluate the model with train_net.py")
@@ -60,7 +60,9 @@ def main() -> None:
         for dataset in datasets:
             folder = os.path.join(inference, dataset)
             output = os.path.join(args.output or os.path.join(args.run, "pictures"), dataset)
-            files = draw_results(folder, output, num_images=args.num_images, threshold=threshold)
+            files = draw_results(
+                folder, output, num_images=args.num_images, threshold=args.threshold
+            )
             print(f"{len(files)} pictures in {output}")
             numbers = os.path.join(folder, "results.json")
             if not os.path.isfile(numbers):

@@ -146,7 +146,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         self._path = path
         if path and not is_local(path):
             _download(self.path_manager, path)
-        elif path and ":" in path.partition("/")[0]:
+        elif path and ":" in os.path.splitdrive(path)[1].partition("/")[0]:
             path = f"./{path}"  # or Detectron2 takes "Run:1/a.pth" for a URL, of the scheme "run"
         try:
             return super().load(path, *args, **kwargs)

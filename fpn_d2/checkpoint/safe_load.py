@@ -196,7 +196,7 @@ def _real(dtype: Any) -> np.dtype:
     return dtype.dtype
 
 
-class _Options:
+class _Namespace:
     """An ``argparse.Namespace`` without what was in it.
 
     A pickle may set any attribute of the real one, its class too, and so make an unchecked
@@ -231,7 +231,7 @@ _GLOBALS = {
 # options.
 _BESIDE_TENSORS = [
     *((function, name) for name, function in _GLOBALS.items()),
-    (_Options, "argparse.Namespace"),
+    (_Namespace, "argparse.Namespace"),
 ]
 
 

@@ -17,7 +17,7 @@ from detectron2.modeling.matcher import Matcher
 from torch import nn
 
 from ..config import changed
-from ..config_checks import features_read
+from ..modeling.fpn import check_features_exist, features_read
 from ..utils.errors import UserError
 from ..utils.progress import told
 from .anchor_reach import (
@@ -64,6 +64,8 @@ class AnchorSetup:
         with torch.device("meta"):
             backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
+        key = next(key for key, names in read.items() if names is features)
+        check_features_exist(key, features, list(shapes), "the backbone")
         sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
         sizes = sizes if isinstance(sizes[0], (list, tuple)) else [sizes]
         sizes = sizes if len(sizes) > 1 else sizes * len(features)

@@ -8,8 +8,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 
-from ..config_checks import features_read
 from ..modeling import levels_of_boxes
+from ..modeling.fpn import check_features_exist, features_read
 from .anchor_reach import network_inputs
 
 
@@ -43,6 +43,10 @@ class PyramidLevels:
         if len(pooled) >= fewest:
             with torch.device("meta"):  # without memory for weights
                 shapes = build_backbone(cfg).output_shape()
+            # Not checked with the config where somebody else wrote the RoI heads.
+            check_features_exist(
+                "MODEL.ROI_HEADS.IN_FEATURES", pooled, list(shapes), "the backbone"
+            )
             levels = [int(math.log2(shapes[name].stride)) for name in pooled]
         head, sizes = cfg.MODEL.ROI_BOX_HEAD, cfg.INPUT
         eq1 = head.POOLER_CANONICAL_SIZE, head.POOLER_CANONICAL_LEVEL

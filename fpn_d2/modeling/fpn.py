@@ -17,6 +17,7 @@ training at its second step, and its weights in a checkpoint would only mislead.
 import itertools
 import logging
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from detectron2.modeling import (
     META_ARCH_REGISTRY,
     PROPOSAL_GENERATOR_REGISTRY,
     ROI_HEADS_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
     Backbone,
     GeneralizedRCNN,
     PanopticFPN,
@@ -290,24 +292,35 @@ def _build_top_block(
 # --- what reads the levels
 
 
-def features_read(cfg: CfgNode) -> dict[str, list[str]]:
-    """The features that a config's detector reads, by key; other people's parts are not known."""
+def features_read(cfg: CfgNode, *, known_alone: bool = False) -> dict[str, list[str]]:
+    """The features that a config's detector reads, by key; {} where its network is not known.
+
+    Args:
+        cfg: the config.
+        known_alone: leave out the keys of heads and of a proposal generator that others wrote, who
+            may read other keys.
+    """
     model, readers = cfg.MODEL, {}
     network = meta_architecture(cfg)
     if not _is_built_by_known_keys(network):
         return {}
+
+    def counts(registry: Registry, name: str) -> bool:
+        return not known_alone or _is_built_by_known_keys(registered(registry, name))
+
     if issubclass(network, MaskProposalNetwork):
         readers["MODEL.MASK_PROPOSAL.IN_FEATURES"] = model.MASK_PROPOSAL.IN_FEATURES
     elif issubclass(network, RetinaNet):
         readers["MODEL.RETINANET.IN_FEATURES"] = model.RETINANET.IN_FEATURES
     elif issubclass(network, (GeneralizedRCNN, ProposalNetwork)):
-        generator = registered(PROPOSAL_GENERATOR_REGISTRY, model.PROPOSAL_GENERATOR.NAME)
-        if _is_built_by_known_keys(generator):
+        generator = model.PROPOSAL_GENERATOR.NAME
+        if generator != "PrecomputedProposals" and counts(PROPOSAL_GENERATOR_REGISTRY, generator):
             readers["MODEL.RPN.IN_FEATURES"] = model.RPN.IN_FEATURES
-        heads = registered(ROI_HEADS_REGISTRY, model.ROI_HEADS.NAME)
-        if issubclass(network, GeneralizedRCNN) and _is_built_by_known_keys(heads):
+        is_rcnn = issubclass(network, GeneralizedRCNN)
+        if is_rcnn and counts(ROI_HEADS_REGISTRY, model.ROI_HEADS.NAME):
             readers["MODEL.ROI_HEADS.IN_FEATURES"] = model.ROI_HEADS.IN_FEATURES
-        if issubclass(network, PanopticFPN):
+        is_panoptic = issubclass(network, PanopticFPN)
+        if is_panoptic and counts(SEM_SEG_HEADS_REGISTRY, model.SEM_SEG_HEAD.NAME):
             readers["MODEL.SEM_SEG_HEAD.IN_FEATURES"] = model.SEM_SEG_HEAD.IN_FEATURES
     return {key: list(names) for key, names in readers.items()}
 
@@ -325,8 +338,11 @@ def registered(registry: Registry, name: str) -> Any:
 
 def _is_built_by_known_keys(component: Any) -> bool:
     """Whether nobody else wrote the methods that build a component, who may read other keys."""
-    methods = (getattr(component, name, None) for name in ("__init__", "from_config"))
-    return all(is_written_in(method, "detectron2", "fpn_d2") for method in methods)
+    names = ("__init__", "from_config", "_init_box_head")
+    methods = [getattr(component, name) for name in names if hasattr(component, name)]
+    return isinstance(component, type) and all(
+        is_written_in(method, "detectron2", "fpn_d2") for method in methods
+    )
 
 
 def is_written_in(component: Any, *packages: str) -> bool:
@@ -346,7 +362,7 @@ def check_features_exist(key: str, names: list[str], existing: list[str], what: 
 
 def _check_readers(cfg: CfgNode, neck: FeaturePyramid) -> None:
     """The heads must find their levels, and every level with weights must be read."""
-    readers, levels = features_read(cfg), list(neck.output_shape())
+    readers, levels = features_read(cfg, known_alone=True), list(neck.output_shape())
     for key, names in readers.items():
         check_features_exist(key, names, levels, "the pyramid")
     roi = readers.get("MODEL.ROI_HEADS.IN_FEATURES", [])
@@ -356,20 +372,33 @@ def _check_readers(cfg: CfgNode, neck: FeaturePyramid) -> None:
             f"MODEL.ROI_HEADS.IN_FEATURES {', '.join(roi)} are not neighbours "
             "from fine to coarse, which Eq. 1 needs; name such levels"
         )
+    readers = features_read(cfg)
     unread = _unread_levels(neck, {name for names in readers.values() for name in names})
-    if readers and unread and not cfg.MODEL.FPN.FREEZE:
-        # A subclass of somebody else's may read more than the keys say.
-        parts = (
-            meta_architecture(cfg),
-            registered(PROPOSAL_GENERATOR_REGISTRY, cfg.MODEL.PROPOSAL_GENERATOR.NAME),
-            registered(ROI_HEADS_REGISTRY, cfg.MODEL.ROI_HEADS.NAME),
-        )
-        known = all(part is None or is_written_in(part, "detectron2", "fpn_d2") for part in parts)
+    if not readers or not unread or cfg.MODEL.FPN.FREEZE:
+        return
+    which = f"the pyramid's {', '.join(unread)}"
+    if all(is_written_in(part, "detectron2", "fpn_d2") for part in _readers(cfg)):
         _report_unused(
-            f"nothing reads the pyramid's {', '.join(unread)}, so their convolutions get no "
-            "gradient; name the levels that are read in MODEL.FPN.OUT_FEATURES",
-            refuse=known,
+            f"nothing reads {which}, so their convolutions get no gradient; name the levels that "
+            "are read in MODEL.FPN.OUT_FEATURES"
         )
+    else:  # somebody else's may read more than the keys say
+        _report_unused(
+            f"no key names {which}; if nothing reads them, their convolutions get no gradient: "
+            "name the levels that are read in MODEL.FPN.OUT_FEATURES",
+            refuse=False,
+        )
+
+
+def _readers(cfg: CfgNode) -> Iterator[Any]:
+    """The registered parts of a detector that may read its pyramid."""
+    network = meta_architecture(cfg)
+    yield network
+    if issubclass(network, (GeneralizedRCNN, ProposalNetwork)):
+        if cfg.MODEL.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
+            yield registered(PROPOSAL_GENERATOR_REGISTRY, cfg.MODEL.PROPOSAL_GENERATOR.NAME)
+        if issubclass(network, GeneralizedRCNN):
+            yield registered(ROI_HEADS_REGISTRY, cfg.MODEL.ROI_HEADS.NAME)
 
 
 def _report_unused(message: str, *, refuse: bool = True) -> None:

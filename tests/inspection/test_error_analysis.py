@@ -5,6 +5,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from fpn_d2 import UserError
 from fpn_d2.evaluation.coco_evaluation import quiet_pycocotools
 from fpn_d2.inspection.analysis_page import draw_charts
 from fpn_d2.inspection.coco_matches import best_f1
@@ -37,6 +38,15 @@ NAMES = ["class", "place", "both", "twice", "background", "missed"]
 CATEGORIES = [{"id": DOG, "name": "dog"}, {"id": CAT, "name": "cat"}]
 # without resizing, 20 px are on P2 and 40 px on P3: floor(3 + log2(20 / 40)) = 2
 LEVELS = PyramidLevels(2, 3, canonical_size=40, canonical_level=3, min_size=0)
+
+
+def test_heads_that_are_not_registered_here_read_the_levels_of_their_key(row_config):
+    opts = ["MODEL.ROI_HEADS.NAME", "NotHere", "MODEL.ROI_HEADS.IN_FEATURES"]
+    row = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
+    levels = PyramidLevels.of_config(row_config(row, *opts, ["p3", "p4", "p5"]), fewest=2)
+    assert list(levels.numbers) == [3, 4, 5]
+    with pytest.raises(UserError, match="IN_FEATURES names res4, but the backbone has only p2"):
+        PyramidLevels.of_config(row_config(row, *opts, ["res4"]))
 
 
 def coco(images, categories, annotations):

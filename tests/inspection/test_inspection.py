@@ -177,6 +177,14 @@ def test_levels_with_anchors_and_thresholds_are_the_configs(row_config, row, lev
     assert setup.matcher.thresholds[1:-1] == thresholds
 
 
+def test_an_rpn_that_is_not_registered_here_reads_the_levels_of_its_key(row_config):
+    opts = ["MODEL.PROPOSAL_GENERATOR.NAME", "NotHere", "MODEL.RPN.IN_FEATURES"]
+    setup = AnchorSetup(row_config("quick/RPN/rpn_R_18_FPN", *opts, ["p2", "p3"]))
+    assert (setup.features, setup.strides) == (["p2", "p3"], [4, 8])
+    with pytest.raises(UserError, match="MODEL.RPN.IN_FEATURES names res4, but the backbone has"):
+        AnchorSetup(row_config("quick/RPN/rpn_R_18_FPN", *opts, ["res4"]))
+
+
 @pytest.mark.parametrize("row", ["Mask-Proposals/mask_R_18_dual", "Fast-RCNN/fast_rcnn_R_18_FPN"])
 def test_a_config_without_anchors_is_refused(row_config, row):
     with pytest.raises(UserError, match="no upright anchors"):

@@ -14,6 +14,7 @@ from detectron2.modeling import (
     ROI_HEADS_REGISTRY,
     Backbone,
     ProposalNetwork,
+    StandardROIHeads,
     build_backbone,
 )
 from detectron2.modeling.proposal_generator import RPN
@@ -432,7 +433,13 @@ def test_unread_levels_stop_several_processes_where_all_readers_are_known(
             build_backbone(cfg)
     else:
         build_backbone(cfg)
-        assert "nothing reads the pyramid's p5" in caplog.text
+        assert "no key names the pyramid's p5" in caplog.text
+
+
+def test_what_somebody_elses_rpn_reads_by_its_key_is_read(row_config, caplog):
+    opts = ["MODEL.PROPOSAL_GENERATOR.NAME", "RPNOfMore", "MODEL.ROI_HEADS.IN_FEATURES", ["p3"]]
+    build_backbone(row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *opts))
+    assert "the pyramid's" not in caplog.text
 
 
 def test_unread_levels_of_a_frozen_pyramid_need_no_gradient(row_config, monkeypatch, caplog):
@@ -449,18 +456,27 @@ class OwnKeys(nn.Module):
         super().__init__()
 
 
+class OwnLevels(StandardROIHeads):
+    """Somebody else's heads, whose pooler reads levels of their own."""
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        return super()._init_box_head(cfg, input_shape)
+
+
 @pytest.mark.parametrize(
-    "registry, key, section",
+    "registry, key, section, part",
     [
-        (PROPOSAL_GENERATOR_REGISTRY, "MODEL.PROPOSAL_GENERATOR.NAME", "MODEL.RPN"),
-        (ROI_HEADS_REGISTRY, "MODEL.ROI_HEADS.NAME", "MODEL.ROI_HEADS"),
+        (PROPOSAL_GENERATOR_REGISTRY, "MODEL.PROPOSAL_GENERATOR.NAME", "MODEL.RPN", OwnKeys),
+        (ROI_HEADS_REGISTRY, "MODEL.ROI_HEADS.NAME", "MODEL.ROI_HEADS", OwnKeys),
+        (ROI_HEADS_REGISTRY, "MODEL.ROI_HEADS.NAME", "MODEL.ROI_HEADS", OwnLevels),
     ],
 )
 def test_other_peoples_parts_may_leave_detectron2s_levels_untouched(
-    row_config, monkeypatch, registry, key, section
+    row_config, monkeypatch, registry, key, section, part
 ):
-    monkeypatch.setitem(registry._obj_map, "OwnKeys", OwnKeys)
-    opts = [key, "OwnKeys", f"{section}.IN_FEATURES", ["res4"], *FOUR_CONVS]
+    monkeypatch.setitem(registry._obj_map, "Theirs", part)
+    opts = [key, "Theirs", f"{section}.IN_FEATURES", ["res4"], *FOUR_CONVS]
     levels = build_backbone(row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *opts))
     assert list(levels.output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
 
