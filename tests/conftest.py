@@ -1,4 +1,10 @@
-"""What all tests share: few threads, shipped rows on the CPU, tiny images and tiny data."""
+"""What all tests share: few threads, shipped rows on the CPU, tiny images and tiny data.
+
+xdist loads this file before it starts its processes, which run the tests: torch and what needs it
+are imported by the fixtures, so that the processes do not wait until they are loaded here, too.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import copy
@@ -12,25 +18,38 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 import yaml
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import Boxes, Instances
-from detectron2.utils import logger
-from detectron2.utils.logger import setup_logger
 
-from fpn_d2 import load_config
-from fpn_d2.data.datasets import ShapesSpec, generate_shapes, register_folders
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
-torch.set_num_threads(1)  # the inputs are tiny, and threads that wait for a busy core are slow
+# The files of slow tests that take a minute or more. xdist gives each of two processes one half of
+# the tests, in their order, and lets none take the last two of another: these come first in either.
+_FIRST = (
+    {"test_first_hour.py", "test_kill_trials.py", "test_reproduce.py"},
+    {"test_launch.py", "test_prepared.py", "test_tutorial.py"},
+)
+
+
+@pytest.hookimpl(trylast=True)  # once -m and -k have chosen
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest of the slow tests begin early; the quick ones stay in their order."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    one, two = ([item for item in slow if item.path.name in names] for names in _FIRST)
+    others = [item for item in items if item not in {*one, *two}]
+    middle = max(0, len(items) // 2 - len(one))
+    items[:] = [*one, *others[:middle], *two, *others[middle:]]
 
 
 def pytest_collection_finish() -> None:
-    """What is loaded by now stays to the end: the collector need not look through it again."""
-    gc.freeze()
+    """Called where tests run, so not in xdist's own process."""
+    import torch
+
+    torch.set_num_threads(1)  # the inputs are tiny, and threads that wait for a busy core are slow
+    gc.freeze()  # what is loaded by now stays to the end: no need to look through it again
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +62,7 @@ def key_of(cfg: CfgNode, *keys: str, default: object = None) -> object:
     """The value of the first of these keys that a config has."""
     for key in keys:
         with contextlib.suppress(KeyError):
-            return functools.reduce(CfgNode.__getitem__, key.split("."), cfg)
+            return functools.reduce(lambda section, name: section[name], key.split("."), cfg)
     return default
 
 
@@ -86,6 +105,8 @@ def _quick_configs() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _clean_catalogs() -> Iterator[None]:
     """The catalogs forget what a test registered."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
     before = [set(catalog.keys()) for catalog in (DatasetCatalog, MetadataCatalog)]
     yield
     for catalog, names in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
@@ -103,7 +124,9 @@ def no_stale_logs() -> Iterator[None]:
 
 
 def _forget_logs() -> None:
-    setup_logger.cache_clear()
+    from detectron2.utils import logger
+
+    logger.setup_logger.cache_clear()
     logger._cached_log_stream.cache_clear()
     for name in ("detectron2", "fvcore", "fpn_d2"):
         logging.getLogger(name).handlers.clear()
@@ -113,6 +136,7 @@ def _forget_logs() -> None:
 @pytest.fixture(scope="session")
 def row_config(repo: Path) -> Callable[..., CfgNode]:
     """``row_config("quick/RPN/rpn_R_18_FPN", KEY, value, ...)``: a shipped row, on the CPU."""
+    from fpn_d2 import load_config
 
     @functools.lru_cache(maxsize=64)
     def load_once(row: str, opts: tuple[str, ...]) -> CfgNode:
@@ -128,6 +152,8 @@ def row_config(repo: Path) -> Callable[..., CfgNode]:
 def make_input() -> Callable[..., dict]:
     """``make_input(height, width, boxes)``: one image as a data loader gives it to a model, of
     noise, with these objects (of classes 0, 1, ...) and some random proposals."""
+    import torch
+    from detectron2.structures import Boxes, Instances
 
     def make(height: int, width: int, boxes: list, seed: int = 0) -> dict:
         generator = torch.Generator().manual_seed(seed)
@@ -228,6 +254,8 @@ def tiny_words(narrow_words: list[str]) -> list[str]:
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder of data sets with one of a few 64 px images, tiny_train and tiny_val."""
+    from fpn_d2.data.datasets import ShapesSpec, generate_shapes
+
     root = str(tmp_path_factory.mktemp("datasets"))
     generate_shapes(root, "tiny", ShapesSpec(train=8, val=4, size=64, max_objects=3))
     return root
@@ -236,6 +264,8 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def tiny_opts(tiny_root: str, tiny_words: list[str], tmp_path: Path) -> list[str]:
     """The same and a folder for a run, while the tiny data are registered."""
+    from fpn_d2.data.datasets import register_folders
+
     register_folders(tiny_root)
     return [*tiny_words, "OUTPUT_DIR", str(tmp_path / "output")]
 

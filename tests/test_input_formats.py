@@ -46,6 +46,7 @@ def test_a_network_is_trained_evaluated_shown_and_exported(
     assert json.loads((tmp_path / "shown/predictions.json").read_text())
 
     words = [*model, "--format", "torchscript", "--output", tmp_path / "model.ts"]
+    words += ["--images", deep]
     code, stdout, stderr = run_tool(export, *words)
     assert code == 0, stdout + stderr
     assert (tmp_path / "model.ts").is_file()

@@ -103,18 +103,35 @@ def test_an_evaluation_needs_a_test_set(run_train_net):  # other bad input: test
     assert "DATASETS.TEST" in stderr
 
 
-@pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.slow)])
-def test_the_program_ends_with_code_2_and_one_sentence(repo, tiny_opts, run_program, processes):
-    row = repo / f"configs/{FASTER}.yaml"
-    done = run_program(
-        *("train_net.py", "--config-file", row, "--num-gpus", processes, "--dist-url", "auto"),
-        *(*tiny_opts, "DATASETS.TRAIN", "('nothing_train',)"),
-    )
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    sentences = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(sentences) == 1
-    assert "nothing_train" in sentences[0]
+NO_DATA = ["DATASETS.TRAIN", "('nothing_train',)"]
+
+
+def assert_refused_for_its_data(code, stderr):
+    assert code == 2
+    assert "Traceback" not in stderr
+    (sentence,) = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert "nothing_train" in sentence
+
+
+def test_a_training_ends_with_code_2_and_one_sentence(run_train_net):
+    code, _, stderr = run_train_net(FASTER, *NO_DATA)
+    assert_refused_for_its_data(code, stderr)
+
+
+# Forked, the two processes have imported all that the program has.
+FORKED = """
+import functools, runpy, torch
+start = torch.multiprocessing.start_processes
+torch.multiprocessing.start_processes = functools.partial(start, start_method="fork")
+runpy.run_path("train_net.py", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_code_2_and_one_sentence(repo, tiny_opts, run_program):
+    words = ["--config-file", repo / f"configs/{FASTER}.yaml", "--num-gpus", "2"]
+    done = run_program("-c", FORKED, *words, "--dist-url", "auto", *tiny_opts, *NO_DATA)
+    assert_refused_for_its_data(done.returncode, done.stderr)
 
 
 def test_train_net_stays_short(repo):

@@ -103,12 +103,16 @@ def test_the_program_ends_with_the_signals_code(repo, tiny_opts, tiny_environmen
         stderr=subprocess.DEVNULL,
     )
     metrics = os.path.join(folder, "metrics.json")
-    for _ in range(2400):  # machines may be busy
-        time.sleep(0.1)
-        if (os.path.isfile(metrics) and os.path.getsize(metrics)) or process.poll() is not None:
-            break
-    process.terminate()
-    assert process.wait(60) == 143
+    try:
+        for _ in range(2400):  # machines may be busy
+            time.sleep(0.1)
+            if (os.path.isfile(metrics) and os.path.getsize(metrics)) or process.poll() is not None:
+                break
+        process.terminate()
+        assert process.wait(60) == 143
+    finally:
+        process.kill()
+        process.wait()
     assert os.path.isfile(os.path.join(folder, "last_checkpoint"))
 
 

@@ -35,7 +35,8 @@ def tables_of(dataset: str) -> dict:
 
 @pytest.fixture
 def project(tmp_path):
-    """A user's folder with a table of two rows, whose configs rest on the shipped ones."""
+    """A user's folder with a table of two rows, whose configs rest on the shipped ones; the
+    networks are narrow (narrow_words)."""
     (tmp_path / "mine").mkdir()
     for name, row in (("c", "rpn_R_18_FPN"), ("d", "rpn_R_18_bottom_up")):
         config = {
@@ -44,12 +45,15 @@ def project(tmp_path):
             "INPUT": {"MIN_SIZE_TRAIN": [64], "MIN_SIZE_TEST": 64},
             "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 24, "CHECKPOINT_PERIOD": 4, "STEPS": []},
             "DATALOADER": {"NUM_WORKERS": 0},
-            "MODEL": {"DEVICE": "cpu"},
+            "MODEL": {
+                "DEVICE": "cpu",
+                "RESNETS": {"DEPTH": 50, "RES2_OUT_CHANNELS": 16},
+                "FPN": {"OUT_CHANNELS": 32},
+            },
         }
         (tmp_path / f"mine/rpn_{name}.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "tables.yaml").write_text(yaml.safe_dump(tables_of("tiny")))
-    yield tmp_path
-    shutil.rmtree(tmp_path / "runs", ignore_errors=True)  # checkpoints are 50 MB each
+    return tmp_path
 
 
 def recalls(project):

@@ -23,8 +23,6 @@ BACKEND = "MODEL.ROI_BOX_HEAD.POOLER_BACKEND"
 DETECTORS = {  # row, options
     "FPN": (FASTER, [BACKEND, "torchvision"]),
     "gathering": (FASTER, []),
-    "no top-down path": (FASTER, ["MODEL.FPN.TOP_DOWN", False, BACKEND, "torchvision"]),
-    "no lateral": (FASTER, ["MODEL.FPN.LATERAL", False, BACKEND, "torchvision"]),
     "a head per level": (FASTER, ["MODEL.RPN.SHARED_HEAD", False, BACKEND, "torchvision"]),
     "C5": ("quick/Faster-RCNN/faster_rcnn_R_18_C5", [BACKEND, "torchvision"]),
     "RetinaNet": ("quick/RetinaNet/retinanet_R_18_FPN", []),
@@ -54,6 +52,17 @@ def test_a_scripted_detector_detects_the_same(row_config, make_input, row, opts)
     for name, values in expected.get_fields().items():
         values = values.tensor if isinstance(values, Boxes) else values
         torch.testing.assert_close(found.get_fields()[name], values, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("path", ["TOP_DOWN", "LATERAL"])
+def test_a_scripted_pyramid_of_one_path_computes_the_same(row_config, path):
+    """All behind it is what FPN's has."""
+    torch.manual_seed(0)
+    backbone = build_model(row_config(FASTER, f"MODEL.FPN.{path}", False)).backbone.eval()
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected, found = backbone(x), torch.jit.script(backbone)(x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 class _Parent(nn.Module):
