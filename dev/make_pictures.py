@@ -15,7 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", metavar="FILE", default="configs/quick/demo.yaml")
     parser.add_argument("--weights", metavar="FILE", default="output/demo/model_final.pth")
-    parser.add_argument("--image", type=int, default=5, help="number in shapes_val, from 1")
+    parser.add_argument("--image", type=int, default=136, help="number in shapes_val, from 1")
     parser.add_argument("--output", metavar="FILE", default="docs/pictures/explain.png")
     parser.add_argument(
         "--confidence-threshold",
