@@ -90,7 +90,7 @@ def test_the_reports_are_those_of_the_results(repo):
     found = list(table_results(repo, load_tables(repo / "configs" / "tables.yaml")))
     assert len(found) >= 9
     for table, results, folder in found:
-        with open(f"{folder}/table{table.table}.md", encoding="utf-8") as file:
+        with open(f"{folder}/{table.stem}.md", encoding="utf-8") as file:
             assert markdown_report(table, results) == file.read(), "run `make results`"
 
 
