@@ -121,8 +121,12 @@ class Table:
 
     def claims_at(self, scale: str) -> list[Claim]:
         """Return the claims all of whose rows this scale has."""
-        rows = self.rows_at(scale)
-        return [c for c in self.claims if all(row in rows for group in c.order for row in group)]
+        return self.with_rows(self.rows_at(scale)).claims
+
+    def with_rows(self, rows: Mapping[str, Row]) -> "Table":
+        """Return the table of these rows, with the claims that are about them alone."""
+        claims = [c for c in self.claims if all(row in rows for group in c.order for row in group)]
+        return dataclasses.replace(self, rows=rows, claims=claims)
 
 
 @dataclasses.dataclass(frozen=True)

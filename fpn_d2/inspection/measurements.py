@@ -53,9 +53,9 @@ class AnchorSetup:
             UserError: if the config's model has no upright anchors.
         """
         read = features_read(cfg)
-        section = cfg.MODEL.RETINANET if "MODEL.RETINANET.IN_FEATURES" in read else cfg.MODEL.RPN
-        features = read.get("MODEL.RETINANET.IN_FEATURES", read.get("MODEL.RPN.IN_FEATURES"))
-        if features is None or "Rotated" in cfg.MODEL.ANCHOR_GENERATOR.NAME:
+        name = "RETINANET" if "MODEL.RETINANET.IN_FEATURES" in read else "RPN"
+        key, section = f"MODEL.{name}.IN_FEATURES", cfg.MODEL[name]
+        if key not in read or "Rotated" in cfg.MODEL.ANCHOR_GENERATOR.NAME:
             raise UserError(
                 f"the config's model ({cfg.MODEL.META_ARCHITECTURE} with "
                 f"{cfg.MODEL.PROPOSAL_GENERATOR.NAME}) has no upright anchors to look at; take the "
@@ -63,8 +63,7 @@ class AnchorSetup:
             )
         with torch.device("meta"):
             backbone = build_backbone(cfg)
-        shapes = backbone.output_shape()
-        key = next(key for key, names in read.items() if names is features)
+        features, shapes = read[key], backbone.output_shape()
         check_features_exist(key, features, list(shapes), "the backbone")
         sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
         sizes = sizes if isinstance(sizes[0], (list, tuple)) else [sizes]
