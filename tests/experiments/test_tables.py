@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -160,7 +161,8 @@ def test_a_scale_like_another_one_has_its_rows_at_every_schedule(tables):
     quick, table = tables.scale("quick"), tables.table_at("1", "settled")
     assert tables.scale("settled").opts == quick.opts
     assert tables.scale("settled").start == quick.start
-    names = [f"{row}_{count}" for row in "cdf" for count in (300, 600, 1200, 2400)]
+    counts = (300, 600, 1200, 2400)
+    names = [f"{row}_{count}" for row in ("c", "d", "f", "c_heads") for count in counts]
     assert (list(table.rows), table.stem) == (names, "table1_settled")
     row, own = table.rows["d_600"], tables.table("1").rows["d"]
     assert row.configs == {"settled": own.configs["quick"]}
@@ -172,7 +174,7 @@ def test_a_scale_like_another_one_has_its_rows_at_every_schedule(tables):
     assert config.SOLVER.STEPS == (240,)  # four fifths, as at every other schedule
     # "FPN (c) finds more than every other row", of the rows that are there
     assert table.claims[3].order == [["c_2400"], ["d_2400", "f_2400"]]
-    assert {claim.order[0][0] for claim in table.claims} == {n for n in names if n[0] == "c"}
+    assert {claim.order[0][0] for claim in table.claims} == {f"c_{n}" for n in counts}
     fast = tables.table_at("2", "settled").rows["c_1200"]
     assert fast.proposals == {"settled": "quick/RPN/rpn_R_18_FPN.yaml"}
 
@@ -181,8 +183,13 @@ def test_a_claim_is_left_out_where_a_whole_group_of_its_rows_is(tables):
     """A row is never compared with itself, and a baseline that is not there is not below."""
     settled = [(c.claim, c.order) for c in tables.table_at("1", "settled").claims]
     for _, order in settled:
-        assert len({row for group in order for row in group}) == sum(map(len, order))
-    assert not [claim for claim, _ in settled if "lies between" in claim or "similar" in claim]
+        assert all(order)
+        for group, below in itertools.pairwise(order):
+            assert not set(group) & set(below)
+    # of (f) the baselines are not there, and of (d) the row with a head for each level
+    left_out = [claim for claim, _ in settled if "lies between" in claim or "degraded" in claim]
+    assert not left_out
+    assert sum("similar accuracy" in claim for claim, _ in settled) == 4  # one of each schedule
 
 
 @pytest.mark.parametrize("iterations", [[], [300, 600]])
