@@ -19,7 +19,8 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from detectron2.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleH
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..config_checks import check_engine_keys
@@ -97,7 +99,8 @@ class PreparedModel(nn.Module):
                 raise FloatingPointError(f"image {name} has pixels that are NaN or infinite")
         device = next(self.model.parameters()).device.type
         one_at_a_time = contextlib.nullcontext() if self.engine == "torch" else _ENGINE_LOCK
-        with one_at_a_time, torch.autocast(device, self.dtype, enabled=self.dtype is not None):
+        autocast = torch.autocast(device, self.dtype, enabled=self.dtype is not None)
+        with one_at_a_time, autocast, _finite_outputs():
             return self.model(batched_inputs)
 
 
@@ -167,7 +170,7 @@ def prepare_model(
     convolve_linears(prepared)
     for name, module in prepared.named_modules():
         if isinstance(module, _CHECKED):
-            module.register_forward_hook(functools.partial(_check_outputs, name))
+            module.register_forward_hook(functools.partial(_measure_outputs, name))
     if compile and hasattr(prepared, "backbone"):
         compile_backbone(prepared)
     return PreparedModel(prepared, dtype, engine)
@@ -326,10 +329,30 @@ def _lower(model: nn.Module, dtype: torch.dtype) -> None:
 _CHECKED = (StandardRPNHead, FastRCNNOutputLayers, RetinaNetHead)
 
 
-def _check_outputs(name: str, module: nn.Module, args: Any, outputs: Any) -> None:
-    for part in outputs:
-        for tensor in part if isinstance(part, list | tuple) else [part]:
-            if not tensor.isfinite().all():
+# The largest magnitudes of these modules' outputs, by the name of the module.
+_magnitudes: ContextVar[list[tuple[str, Tensor]]] = ContextVar("magnitudes")
+
+
+def _measure_outputs(name: str, module: nn.Module, args: Any, outputs: Any) -> None:
+    parts = [part if isinstance(part, list | tuple) else [part] for part in outputs]
+    tensors = [tensor for part in parts for tensor in part if tensor.numel()]
+    found = _magnitudes.get(None)
+    if tensors and found is not None:  # it is None if the copy is called by itself
+        found.append((name, get_total_norm(tensors, torch.inf)))
+
+
+@contextlib.contextmanager
+def _finite_outputs() -> Iterator[None]:
+    """Refuse what was not finite in between, once all is computed: a GPU waits for each answer."""
+    token = _magnitudes.set([])
+    try:
+        yield
+    finally:
+        found = _magnitudes.get()
+        _magnitudes.reset(token)
+        finite = torch.stack([norm for _, norm in found]).isfinite().tolist() if found else []
+        for (name, _), is_finite in zip(found, finite, strict=True):
+            if not is_finite:
                 raise FloatingPointError(
                     f"the outputs of {name} are NaN or infinite: check the weights and the image, "
                     "or take precision float32"

@@ -207,6 +207,13 @@ def test_nan_is_named_and_not_an_image_without_detections(faster, make_input):
         prepare_model(model)
 
 
+def test_an_image_without_proposals_has_no_detections(faster, make_input):
+    ready = prepare_model(faster)
+    ready.model.proposal_generator.min_box_size = 1e6
+    (output,) = ready([make_input(64, 64, [])])
+    assert len(output["instances"]) == 0
+
+
 # --- models of Detectron2 alone
 
 PLAIN = {
