@@ -3,8 +3,8 @@
 
 It fills in the pages docs/results.md, docs/speed.md and docs/export.md, whose marks name the files,
 and writes each table's report, results/<data set>/table<N>.md and .html, anew. The .html pages are
-not committed. How cost grows is drawn beside the results that tell it. The example pictures of the
-tables' rows need the trainings: `tools/reproduce.py` draws them.
+not committed. Longer schedules and how cost grows are drawn beside the results that tell it. The
+example pictures of the tables' rows need the trainings: `tools/reproduce.py` draws them.
 
     <!-- results/shapes/table1.json -->
     ... what this script writes ...
@@ -42,8 +42,10 @@ def main() -> None:
     """Write the pages and the reports."""
     build_parser().parse_args()
     from fpn_d2.experiments import load_tables
+    from fpn_d2.experiments.claims import summarize
     from fpn_d2.experiments.cost_growth import draw_growth
     from fpn_d2.experiments.report import write_report
+    from fpn_d2.experiments.studies import draw_studies
     from fpn_d2.utils.errors import exit_on_user_error
     from fpn_d2.utils.files import replace_file
 
@@ -56,6 +58,10 @@ def main() -> None:
                 file.write(text)
         for table, results, folder in table_results(ROOT, tables):
             write_report(table, results, folder)
+            if any(row.of for row in table.rows.values()):  # of several schedules
+                curves = str(draw_studies(table, results, summarize(results))[0].svg)
+                with replace_file(f"{folder}/{table.stem}.svg", encoding="utf-8") as file:
+                    file.write(curves.replace("<svg ", '<svg style="background: white" ', 1))
         for path, rows in growth_results(ROOT):
             draw_growth(rows, path.with_suffix(".svg"))
 

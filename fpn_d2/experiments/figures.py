@@ -51,11 +51,17 @@ class RowStyle(NamedTuple):
 def row_styles(rows: Mapping[str, Any]) -> dict[str, RowStyle]:
     """Return the look of each row by name, which depends only on its place in the table.
 
-    A row beside another one looks like that one.
+    A row beside another one looks like that one, and a row looks the same at every schedule.
     """
-    owners = {name: getattr(row, "beside", "") or name for name, row in rows.items()}
+
+    def owner_of(name: str) -> str:
+        row = rows.get(name)
+        beside = getattr(row, "beside", "")
+        return owner_of(beside) if beside else getattr(row, "of", "") or name
+
+    owners = {name: owner_of(name) for name in rows}
     looks = itertools.cycle(map(RowStyle, _COLORS, _LINES, _MARKERS))
-    styles = {name: next(looks) for name, owner in owners.items() if name == owner}
+    styles = dict(zip(dict.fromkeys(owners.values()), looks, strict=False))
     return {name: styles[owner] for name, owner in owners.items()}
 
 

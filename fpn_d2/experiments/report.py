@@ -239,8 +239,9 @@ def _sheet(
     names = [name for name in rows if not table.rows[name].beside]
     beside: dict[str, dict[str, str]] = {}
     for name in rows:
-        if table.rows[name].beside:
-            beside.setdefault(table.rows[name].name, {})[table.rows[name].beside] = name
+        row = table.rows[name]
+        if row.beside:
+            beside.setdefault(row.plain_name, {})[row.beside] = name
     own = {name: name for name in names}
     # The header tells the two kinds of seconds apart. The last item: which row each line shows.
     columns = [(m, "an image" if m == "seconds" else "", own) for m in table.metrics]

@@ -164,9 +164,8 @@ def _draw_schedules(table: Table, summaries: Summaries) -> Chart | None:
     figure, axes = new_axes()
     styles = row_styles(rows)
     for name, schedules in rows.items():
-        label = next(r.name for r in table.rows.values() if r.of == name)
-        label = f"{name}: {label.rpartition(',')[0]}"
-        plot_band(axes, dict(sorted(schedules.items())), styles[name], label)
+        label = next(row.plain_name for row in table.rows.values() if row.of == name)
+        plot_band(axes, dict(sorted(schedules.items())), styles[name], f"{name}: {label}")
     counts = sorted({count for schedules in rows.values() for count in schedules})
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])

@@ -68,6 +68,15 @@ class Row:
     of: str = dataclasses.field(default="", metadata=_NOT_READ)
     iterations: int = dataclasses.field(default=0, metadata=_NOT_READ)
 
+    @property
+    def plain_name(self) -> str:
+        """The name without the schedule."""
+        return self.name.removesuffix(_schedule(self.iterations))
+
+
+def _schedule(iterations: int) -> str:
+    return f", {iterations} iterations"
+
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
@@ -190,7 +199,7 @@ class Tables:
         for claim, order in kept:
             for count in size.iterations:
                 groups = [[f"{row}_{count}" for row in group] for group in order]
-                text = f"{claim.claim}, {count} iterations"
+                text = claim.claim + _schedule(count)
                 claims.append(dataclasses.replace(claim, claim=text, order=groups))
         return dataclasses.replace(table, rows=rows, claims=claims)
 
@@ -213,7 +222,7 @@ def _longer(name: str, row: Row, iterations: int, is_longer: bool) -> Row:
     schedule = ["SOLVER.MAX_ITER", str(iterations), "SOLVER.STEPS", f"({iterations * 4 // 5},)"]
     return dataclasses.replace(
         row,
-        name=f"{row.name}, {iterations} iterations",
+        name=row.name + _schedule(iterations),
         opts=[*row.opts, *(schedule if is_longer else ())],
         beside=f"{row.beside}_{iterations}" if row.beside else "",
         of=name,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fpn_d2 import UserError
-from fpn_d2.experiments import Scale, reproduction
+from fpn_d2.experiments import Scale, load_tables, reproduction
 from fpn_d2.experiments.claims import summarize
 from fpn_d2.experiments.report import claims_table, markdown_report, write_report
 from fpn_d2.experiments.results import collect
@@ -67,6 +67,21 @@ def test_the_curves_are_a_picture_of_the_report(settled, tmp_path):
     assert names == ["table1_settled.md", "table1_settled.html"]
     assert chart.title in Path(paths[1]).read_text(encoding="utf-8")
     assert "## Is the order settled?" in markdown_report(table, found)
+
+
+def test_a_row_beside_another_has_one_column_for_all_schedules():
+    table = load_tables(Path(__file__).parents[2] / "configs" / "tables.yaml").table_at(
+        "1", "settled"
+    )
+    found = results(c_300=[66], c_heads_300=[64], c_600=[70], c_heads_600=[69])
+    text = markdown_report(table, found)
+    header, _, *lines = [line for line in text.splitlines() if line.startswith("|")]
+    titles = [word.strip() for word in header.split("|")]
+    assert [title for title in titles if "head" in title] == ["AR1k, a head for each level"]
+    column = titles.index("AR1k, a head for each level")
+    rows = [line.split("|") for line in lines if line.count("|") == header.count("|")]
+    cells = {row[1].strip(): row[column].strip() for row in rows}
+    assert (cells["c_300"], cells["c_600"]) == ("64.0", "**69.0**")
 
 
 def test_a_report_compares_rows_of_one_schedule_and_leaves_out_those_that_none_was_trained_at(

@@ -79,7 +79,7 @@ def benchmark_matching(
     are sampled differently. The image has ``count`` objects.
     """
     cfg = load_config(CONFIGS / "RPN" / "rpn_R_50_P2.yaml", ["MODEL.DEVICE", device])
-    rpn = build_proposal_generator(cfg, {"p2": ShapeSpec(channels=1, stride=4)})
+    rpn = build_proposal_generator(cfg, {"p2": ShapeSpec(channels=1, stride=4)}).to(device)
     objects = random_objects(count, size, torch.Generator().manual_seed(0)).to(device)
     anchors = rpn.anchor_generator([torch.zeros(1, 1, size[0] // 4, size[1] // 4, device=device)])
 
