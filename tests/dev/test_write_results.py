@@ -98,9 +98,7 @@ def test_the_reports_are_those_of_the_results(repo):
 def test_the_pictures_of_the_results_can_be_shown(repo):
     pictures = {path.stem: ElementTree.parse(path) for path in repo.glob("results/**/*.svg")}
     assert pictures.keys() == {"growth_epyc", "table1_settled", "table2_settled"}
-    assert {root.getroot().tag for root in pictures.values()} == {
-        "{http://www.w3.org/2000/svg}svg"
-    }
+    assert {root.getroot().tag for root in pictures.values()} == {"{http://www.w3.org/2000/svg}svg"}
 
 
 def test_no_result_names_a_path_of_a_machine(repo):
