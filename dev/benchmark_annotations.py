@@ -96,8 +96,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--file", help="another annotation file, which has to be sound")
-    parser.add_argument("--num-images", "--images", type=int, default=118_287)
-    parser.add_argument("--num-annotations", "--annotations", type=int, default=860_001)
+    parser.add_argument("--num-images", type=int, default=118_287)
+    parser.add_argument("--num-annotations", type=int, default=860_001)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--way", choices=WAYS, help="measure this one, in this process")
     return parser

@@ -72,13 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--config-file", metavar="FILE", default="configs/Faster-RCNN/faster_rcnn_R_50_FPN.yaml"
     )
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--output",
-        "--folder",
-        dest="folder",
-        metavar="DIR",
-        help="where to write; the disk that is timed",
-    )
+    parser.add_argument("--output", metavar="DIR", help="where to write; the disk that is timed")
     return parser
 
 
@@ -91,7 +85,7 @@ def main() -> None:
     from fpn_d2.utils.errors import exit_on_user_error
 
     logging.disable(logging.WARNING)
-    with exit_on_user_error(), tempfile.TemporaryDirectory(dir=args.folder) as folder:
+    with exit_on_user_error(), tempfile.TemporaryDirectory(dir=args.output) as folder:
         model = build_model(load_config(args.config_file, ["MODEL.DEVICE", "cpu"]).clone())
         for name, seconds in measure(model, folder, args.repeats):
             first = next(iter(seconds.values()))

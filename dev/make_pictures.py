@@ -17,14 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", metavar="FILE", default="output/demo/model_final.pth")
     parser.add_argument("--image", type=int, default=136, help="number in shapes_val, from 1")
     parser.add_argument("--output", metavar="FILE", default="docs/pictures/explain.png")
-    parser.add_argument(
-        "--confidence-threshold",
-        "--threshold",
-        dest="threshold",
-        type=float,
-        metavar="SCORE",
-        default=0.6,
-    )
+    parser.add_argument("--confidence-threshold", type=float, metavar="SCORE", default=0.6)
     return parser
 
 
@@ -48,7 +41,7 @@ def main() -> None:
         cfg = load_config(args.config_file, ["MODEL.WEIGHTS", args.weights])
         explainer = Explainer(cfg)
         image = read_image(images[args.image - 1]["file_name"])
-        explanation = explainer.explain(image, threshold=args.threshold)
+        explanation = explainer.explain(image, threshold=args.confidence_threshold)
         page = Image.fromarray(draw_explanation(explanation, classes_of(cfg).names))
         size = (_WIDTH, round(page.height * _WIDTH / page.width))
         # 256 colours keep a clone small; colours that are far apart keep the levels' own.

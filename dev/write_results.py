@@ -58,8 +58,9 @@ def main() -> None:
                 file.write(text)
         for table, results, folder in table_results(ROOT, tables):
             write_report(table, results, folder)
-            if any(row.of for row in table.rows.values()):  # of several schedules
-                curves = str(draw_studies(table, results, summarize(results))[0].svg)
+            charts = draw_studies(table, results, summarize(results))
+            if any(row.of for row in table.rows.values()) and charts:  # of several schedules
+                curves = str(charts[0].svg)
                 with replace_file(f"{folder}/{table.stem}.svg", encoding="utf-8") as file:
                     file.write(curves.replace("<svg ", '<svg style="background: white" ', 1))
         for path, rows in growth_results(ROOT):

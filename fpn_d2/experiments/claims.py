@@ -4,7 +4,7 @@ import dataclasses
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .tables import Claim, Table
@@ -73,12 +73,14 @@ class Verdict:
         verdict: ``"holds"``, ``"does not hold"``, ``"within noise"`` or ``"not measured"``.
         detail: a sentence with the pairs that decided the verdict.
         pairs: all pairs of rows that the claim compares.
+        decisive: those that decided the verdict.
     """
 
     claim: Claim
     verdict: str
     detail: str
     pairs: tuple[Pair, ...]
+    decisive: tuple[Pair, ...]
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, dict[str, Summary]]:
@@ -109,7 +111,8 @@ def check_claim(claim: Claim, table: Table, summaries: Summaries) -> Verdict:
     """Compare the order of rows that the paper reports with the measured one.
 
     A pair of rows is in order if its difference exceeds two standard errors and the claim's share
-    of the paper's difference. Rows with the same seeds are compared seed by seed, since all rows of
+    of the paper's difference. It is not if it is below 0 or that share by more than two standard
+    errors. Rows with the same seeds are compared seed by seed, since all rows of
     a seed start from one network and see the images in one order. A row with one seed is taken to
     vary as the other row of the pair does. If both rows have one seed, the noise is unknown, any
     difference in the right direction counts, and the detail says "one seed".
@@ -131,7 +134,9 @@ def check_claim(claim: Claim, table: Table, summaries: Summaries) -> Verdict:
     outcomes = {pair.outcome for pair in pairs}
     worst_first = ("does not hold", "not measured", "within noise", "holds")
     verdict = next(verdict for verdict in worst_first if verdict in outcomes)
-    return Verdict(claim, verdict, _detail(claim, verdict, pairs, summaries), pairs)
+    decisive = tuple(pair for pair in pairs if pair.outcome == verdict)
+    detail = _detail(claim, verdict, decisive, len(pairs), summaries)
+    return Verdict(claim, verdict, detail, pairs, decisive)
 
 
 def _pair(claim: Claim, table: Table, summaries: Summaries, above: str, below: str) -> Pair:
@@ -150,10 +155,11 @@ def _pair(claim: Claim, table: Table, summaries: Summaries, above: str, below: s
     noise = noise or 0.0
     # A share of 0 asks for nothing, and a tie has no difference to take a share of.
     asks = bool(claim.share) and not claim.ties and paper is not None
-    share_missed = asks and difference < claim.share * paper
-    if share_missed or difference < -noise:
+    least = max(0.0, claim.share * paper) if asks else 0.0
+    share_missed = asks and difference < least
+    if difference < least - noise:
         outcome = "does not hold"
-    elif claim.ties or difference > noise:
+    elif claim.ties or (difference > noise and not share_missed):
         outcome = "holds"
     else:
         outcome = "within noise" if known else "does not hold"
@@ -173,19 +179,20 @@ def noise_between(x: Summary, y: Summary) -> float | None:
     return 2 * math.sqrt(dx**2 / len(x.by_seed) + dy**2 / len(y.by_seed))
 
 
-def _detail(claim: Claim, verdict: str, pairs: tuple[Pair, ...], summaries: Summaries) -> str:
-    """Write a sentence about the pairs that decided the verdict."""
-    decisive = [pair for pair in pairs if pair.outcome == verdict]
+def _detail(
+    claim: Claim, verdict: str, decisive: Sequence[Pair], count: int, summaries: Summaries
+) -> str:
+    """Write a sentence about the pairs, of so many, that decided the verdict."""
     if verdict == "not measured":
         rows = dict.fromkeys(row for pair in decisive for row in (pair.above, pair.below))
         absent = [row for row in rows if claim.metric not in summaries.get(row, {})]
         text = f"No {claim.metric} of {', '.join(absent)} yet"
-        measured = len(pairs) - len(decisive)
-        return f"{text}; {measured} of {len(pairs)} pairs of rows are measured."
+        measured = count - len(decisive)
+        return f"{text}; {measured} of {count} pairs of rows are measured."
     if verdict == "holds":
         decisive = [min(decisive, key=lambda pair: pair.difference - pair.noise)]
     text = "; ".join(_describe(pair, claim) for pair in decisive)
-    return f"{'At the least, ' if verdict == 'holds' and len(pairs) > 1 else ''}{text}."
+    return f"{'At the least, ' if verdict == 'holds' and count > 1 else ''}{text}."
 
 
 def _describe(pair: Pair, claim: Claim) -> str:

@@ -100,9 +100,8 @@ def _draw_recall(
             for metric, count in _COUNTS.items()
             if metric in summaries.get(name, {})
         ]
-        if len(points) < 2:
-            continue
-        plot_band(axes, dict(points), styles[name], label)
+        if len(points) > 1:
+            plot_band(axes, dict(points), styles[name], label)
     if not axes.lines:
         return None
     axes.set_xscale("log")

@@ -120,8 +120,8 @@ def markdown_report(table: Table, results: Mapping[str, Any], *, is_part: bool =
 def claims_table(found: Iterable[tuple[Table, Mapping[str, Any]]]) -> str:
     """Return every claim of the paper with its verdict on each scale and data set, in Markdown.
 
-    A line has the pair of rows that decides: the one closest to the wrong order. Of rows at several
-    schedules the longest with a verdict counts.
+    A line has the pair of rows that decides: of those with the verdict, the one closest to the
+    wrong order. Of rows at several schedules the longest with a verdict counts.
 
     Args:
         found: each table, as its results' scale has it, and the content of the results file.
@@ -133,36 +133,28 @@ def claims_table(found: Iterable[tuple[Table, Mapping[str, Any]]]) -> str:
         verdicts = [check_claim(c, table, summaries) for c in table.claims_at(results["scale"])]
         verdicts = [verdict for verdict in verdicts if verdict.verdict != "not measured"]
         schedules = [_schedule(verdict, table) for verdict in verdicts]
-        longest: dict[tuple[str, str], int] = {}
-        for claim, count in schedules:
-            longest[claim] = max(count, longest.get(claim, 0))
+        longest = dict(sorted(schedules, key=lambda schedule: schedule[1]))
         where = f"{results['scale']}, {results['dataset']}"
         if "recipe" not in results and table.kind != "timing":
             where += ", earlier recipe"
         for verdict, (claim, count) in zip(verdicts, schedules, strict=True):
             if count == longest[claim]:
-                lines.append([table.table, *_claim_cells(verdict, where, summaries)])
+                lines.append((table.table, claim, _claim_cells(verdict, where, summaries)))
     # The scales of a claim stand together.
-    places: dict[tuple[str, ...], int] = {}
-    for line in lines:
-        places.setdefault(tuple(line[:2]), len(places))
-    lines.sort(key=lambda line: (line[0], places[tuple(line[:2])]))
-    return _pipe_table(header, lines)
+    places = list(dict.fromkeys(line[:2] for line in lines))
+    lines.sort(key=lambda line: (line[0], places.index(line[:2])))
+    return _pipe_table(header, [[name, *cells] for name, _, cells in lines])
 
 
 def _schedule(verdict: Verdict, table: Table) -> tuple[tuple[str, str], int]:
     """Return a claim without its schedule, and the schedule."""
     claim = verdict.claim
-    count = table.rows[claim.order[0][0]].iterations
-    return (claim.claim.removesuffix(f", {count} iterations"), claim.metric), count
+    return (claim.of or claim.claim, claim.metric), table.rows[claim.order[0][0]].iterations
 
 
 def _claim_cells(verdict: Verdict, where: str, summaries: Summaries) -> list[str]:
     metric = verdict.claim.metric
-    pair = min(
-        (pair for pair in verdict.pairs if pair.difference is not None),
-        key=lambda pair: pair.difference - pair.noise,
-    )
+    pair = min(verdict.decisive, key=lambda pair: pair.difference - pair.noise)
     counts = {len(summaries[row][metric].by_seed) for row in (pair.above, pair.below)}
     return [
         f"{verdict.claim.claim} ({metric})",

@@ -128,7 +128,7 @@ def _settling(table: Table, summaries: Summaries) -> Section | None:
                 x, y = (summary.by_seed for summary in pair)
                 shared = {seed: x[seed] - y[seed] for seed in x if seed in y}
                 differences |= {count: Summary(shared)} if shared else {}
-        texts = [_signed(metric, differences.get(count)) for count in counts]
+        texts = [_text(metric, differences.get(count), signed=True) for count in counts]
         lines.append([f"{first} \N{MINUS SIGN} {other}", *texts, _last_change(metric, differences)])
     return Section(
         "Is the order settled?",
@@ -139,9 +139,10 @@ def _settling(table: Table, summaries: Summaries) -> Section | None:
     )
 
 
-def _signed(metric: str, summary: Summary | None) -> str:
-    text = format_metric(metric, summary.mean if summary else None, signed=True)
-    return f"{text} ± {summary.deviation:.1f}" if summary and summary.deviation else text
+def _text(metric: str, summary: Summary | None, *, signed: bool = False) -> str:
+    text = format_metric(metric, summary.mean if summary else None, signed=signed)
+    has_deviation = summary is not None and summary.deviation is not None
+    return f"{text} ± {summary.deviation:.1f}" if has_deviation else text
 
 
 def _last_change(metric: str, differences: Mapping[int, Summary]) -> str:
@@ -149,6 +150,9 @@ def _last_change(metric: str, differences: Mapping[int, Summary]) -> str:
     if len(differences) < 2:
         return "not measured"
     before, last = (differences[count] for count in sorted(differences)[-2:])
+    shared = before.by_seed.keys() & last.by_seed.keys()
+    if len(shared) > 1:
+        before, last = (Summary({seed: x.by_seed[seed] for seed in shared}) for x in (before, last))
     change, noise = last.mean - before.mean, noise_between(last, before)
     text = format_metric(metric, change, signed=True)
     if noise is None:
@@ -204,12 +208,7 @@ def _boxes(results: Mapping[str, Any]) -> Section | None:
     counts = sorted({count for summaries in found.values() for count in summaries})
     lines = []
     for (row, name), summaries in found.items():
-        cells = []
-        for summary in map(summaries.get, counts):
-            cells.append(format_metric("AR1k", summary.mean if summary else None))
-            if summary and summary.deviation is not None:
-                cells[-1] += f" ± {summary.deviation:.1f}"
-        lines.append([row, name, *cells])
+        lines.append([row, name, *(_text("AR1k", summaries.get(count)) for count in counts)])
     return Section(
         "Recall against the number of boxes before NMS",
         "AR1k of one training at each number, on the images of the training and of the test.",
@@ -223,7 +222,7 @@ def _draw_boxes(table: Table, results: Mapping[str, Any]) -> Chart | None:
     if not found:
         return None
     figure, axes = new_axes()
-    styles = row_styles(table.rows)
+    styles = row_styles(dict.fromkeys(row for row, _ in found if row in table.rows))
     for (row, name), summaries in found.items():
         if row in styles:
             style = styles[row] if name.endswith("_val") else styles[row]._replace(line=":")

@@ -88,6 +88,7 @@ class Claim:
         order: groups of rows; every row of a group lies above every row of the next group.
         share: the difference must be at least this share of the paper's.
         ties: whether a difference within the noise is enough.
+        of: at a scale of several schedules, the sentence in the file.
     """
 
     claim: str
@@ -95,6 +96,7 @@ class Claim:
     order: list[list[str]]
     share: float = 0.0
     ties: bool = False
+    of: str = dataclasses.field(default="", metadata=_NOT_READ)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,10 +199,12 @@ class Tables:
         }
         claims = []
         for claim, order in kept:
+            among = [row for row in picked if any(row in group for group in order)]
+            among_text = "" if order == claim.order else f" (among {', '.join(among)})"
             for count in size.iterations:
                 groups = [[f"{row}_{count}" for row in group] for group in order]
-                text = claim.claim + _schedule(count)
-                claims.append(dataclasses.replace(claim, claim=text, order=groups))
+                text = claim.claim + among_text + _schedule(count)
+                claims.append(dataclasses.replace(claim, claim=text, order=groups, of=claim.claim))
         return dataclasses.replace(table, rows=rows, claims=claims)
 
     def scale(self, name: str) -> Scale:

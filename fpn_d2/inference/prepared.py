@@ -347,16 +347,24 @@ def _finite_outputs() -> Iterator[None]:
     token = _magnitudes.set([])
     try:
         yield
+    except Exception:  # which what is not finite may have caused
+        _check_magnitudes()
+        raise
+    else:
+        _check_magnitudes()
     finally:
-        found = _magnitudes.get()
         _magnitudes.reset(token)
-        finite = torch.stack([norm for _, norm in found]).isfinite().tolist() if found else []
-        for (name, _), is_finite in zip(found, finite, strict=True):
-            if not is_finite:
-                raise FloatingPointError(
-                    f"the outputs of {name} are NaN or infinite: check the weights and the image, "
-                    "or take precision float32"
-                )
+
+
+def _check_magnitudes() -> None:
+    found = _magnitudes.get()
+    finite = torch.stack([norm for _, norm in found]).isfinite().tolist() if found else []
+    for (name, _), is_finite in zip(found, finite, strict=True):
+        if not is_finite:
+            raise FloatingPointError(
+                f"the outputs of {name} are NaN or infinite: check the weights and the image, or "
+                "take precision float32"
+            )
 
 
 def compile_backbone(model: nn.Module) -> bool:

@@ -116,6 +116,14 @@ def test_a_share_of_the_papers_difference_is_asked_for():
     assert _check([["x"], ["y"]], _results(x=[2.9], y=[1]), share=0.5).verdict == "holds"
 
 
+def test_a_share_that_is_missed_within_the_noise_is_open():
+    # Half of the paper's 4 is 2. The differences vary by 0.5, so noise = 2 * 0.5 / sqrt(3) = 0.577.
+    for x, verdict in [(3.0, "holds"), (2.9, "within noise"), (2.4, "does not hold")]:
+        results = _results(x=[x, x + 0.5, x - 0.5], y=[1.0, 1.0, 1.0])
+        checked = _check([["x"], ["y"]], results, {"x": 8.0, "y": 4.0}, share=0.5)
+        assert checked.verdict == verdict
+
+
 def test_a_tie_may_be_within_the_noise():
     spread = [-1.0, 0.0, 1.0]
     for x, verdict in [(9, "holds"), (8, "does not hold")]:
@@ -123,6 +131,14 @@ def test_a_tie_may_be_within_the_noise():
         results = _of_other_seeds(results, "x")
         assert _check([["x"], ["y"]], results, ties=True).verdict == verdict
     assert _check([["x"], ["y"]], _results(x=[1], y=[1]), ties=True).verdict == "holds"
+
+
+def test_the_pairs_that_decide_are_those_with_the_verdict():
+    # x is below y by 1.2 of 0.6, and below z by 0.7 of about 1.5
+    results = _results(x=[1.0, 1.5, 0.5], y=[2.2, 3.2, 1.2], z=[1.7, 0.7, 2.7])
+    checked = _check([["x"], ["y", "z"]], results)
+    assert [pair.outcome for pair in checked.pairs] == ["does not hold", "within noise"]
+    assert [(pair.above, pair.below) for pair in checked.decisive] == [("x", "y")]
 
 
 def test_each_group_is_compared_with_the_next_only():

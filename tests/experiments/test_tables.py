@@ -174,6 +174,9 @@ def test_a_scale_like_another_one_has_its_rows_at_every_schedule(tables):
     assert config.SOLVER.STEPS == (240,)  # four fifths, as at every other schedule
     # "FPN (c) finds more than every other row", of the rows that are there
     assert table.claims[3].order == [["c_2400"], ["d_2400", "f_2400"]]
+    whole = tables.table("1").claims[0].claim
+    assert table.claims[3].claim == f"{whole} (among c, d, f), 2400 iterations"
+    assert table.claims[3].of == whole
     assert {claim.order[0][0] for claim in table.claims} == {f"c_{n}" for n in counts}
     fast = tables.table_at("2", "settled").rows["c_1200"]
     assert fast.proposals == {"settled": "quick/RPN/rpn_R_18_FPN.yaml"}
