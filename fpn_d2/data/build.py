@@ -46,6 +46,7 @@ from .stream import TrainStream
 from .validation import (
     check_annotation_files,
     check_ground_truth,
+    check_keypoint_names,
     check_keypoints,
     check_left_out,
     check_polygons,
@@ -86,6 +87,7 @@ def build_train_loader(cfg: CfgNode) -> Any:
     if isinstance(dataset, list):
         tell_splits(dataset, {name: t for name, t in tests.items() if isinstance(t, list)})
     if cfg.MODEL.KEYPOINT_ON:
+        check_keypoint_names(cfg.DATASETS.TRAIN)
         records = dataset if isinstance(dataset, list) else ()
         check_keypoints(cfg.DATASETS.TRAIN, records, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS)
     mapper = build_train_mapper(cfg)
@@ -167,6 +169,8 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """
     check_names([dataset_name], "DATASETS.TEST")
     _check_proposal_files(cfg, "TEST")
+    if cfg.MODEL.KEYPOINT_ON:
+        check_keypoint_names(cfg.DATASETS.TRAIN)
     return _test_loader(cfg, dataset_name, build_test_mapper(cfg))
 
 
@@ -206,6 +210,8 @@ def _load_test(cfg: CfgNode, name: str) -> Any:
         proposal_files = [files[name]]
     dataset = _load(cfg, [name], "evaluation", filter_empty=False, proposal_files=proposal_files)
     if isinstance(dataset, list):
+        if cfg.MODEL.KEYPOINT_ON:
+            check_keypoints([name], dataset, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS)
         faults, _ = header_faults(dataset, cfg.SEED)
         for fault in faults:
             refuse(*fault)
@@ -396,7 +402,7 @@ def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
             )
         for other in cfg.DATASETS.TRAIN:
             known = getattr(MetadataCatalog.get(other), "thing_classes", None)
-            if classes and known and known != classes:
+            if classes and known and list(known) != list(classes):
                 raise UserError(
                     f"data set {name} has the classes {_some(classes)}, but {other} of "
                     f"DATASETS.TRAIN has {_some(known)}: give both annotation files the same "

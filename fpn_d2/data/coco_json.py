@@ -97,13 +97,15 @@ class AnnotationFile(pycocotools.coco.COCO):
 
 
 def _add_num_keypoints(content: Any) -> None:
-    """Count the visible keypoints of each object where a file has keypoints and no counts, without
-    which COCO's evaluation of them stops."""
+    """Give each object of a file that has keypoints its own, zeros where they are not labelled, and
+    their count, without which training and COCO's evaluation of them stop."""
     annotations = content.get("annotations") if isinstance(content, dict) else None
     annotations = [a for a in annotations or () if isinstance(a, dict)]
-    if any(annotation.get("keypoints") for annotation in annotations):
+    given = [points for a in annotations if isinstance(points := a.get("keypoints"), list)]
+    if any(given):
+        none = [0] * max(map(len, given))
         for annotation in annotations:
-            points = annotation.get("keypoints")
+            points = annotation["keypoints"] = annotation.get("keypoints") or none[:]
             flags = points[2::3] if isinstance(points, list) else ()
             annotation.setdefault("num_keypoints", sum(flag in (1, 2) for flag in flags))
 

@@ -28,15 +28,6 @@ from ..utils.files import file_alike
 
 logger = logging.getLogger(__name__)
 
-_TURNS = {  # by orientation, EXIF 2.3, Sec. 4.6.4
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _TURNED_ASIDE = (5, 6, 7, 8)
 # The formats whose grey of 16 bits has white at 65535, whatever Pillow's mode.
 _DEEP_FORMATS = ("PNG", "TIFF", "PPM", "JPEG2000")
@@ -125,13 +116,14 @@ def _load(image: Image.Image) -> tuple[Image.Image, str | None]:
     tags = getattr(image, "tag_v2", {})
     bits, negative = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_PHOTOMETRIC) == 0
     image.load()  # a TIFF turns itself by this, and forgets its orientation
-    turn = _TURNS.get(_orientation(image))
+    if _orientation(image) is not None:
+        image = detection_utils._apply_exif_orientation(image)
     if deep:
         grey = np.asarray(image).astype(np.uint16)
         grey = (1 << bits) - 1 - grey if negative else grey
         remark = _DARK if bits == 16 and 0 < grey.max() < 1 << 12 else None
         image = Image.fromarray((grey >> (bits - 8)).astype(np.uint8))
-    return image if turn is None else image.transpose(turn), remark
+    return image, remark
 
 
 def _orientation(image: Image.Image) -> int | None:
@@ -164,7 +156,7 @@ class _PixelsHandler(PathHandler):
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(PathManager.open(path, "rb"))
             image = Image.open(file)
-            is_turned = image.format == "TIFF" and _orientation(image) in _TURNS
+            is_turned = image.format == "TIFF" and _orientation(image) in range(2, 9)
             _tell(name, _frames(image))
             if not is_turned and image.mode[0] not in "IF":
                 file.seek(0)

@@ -41,6 +41,10 @@ def read_proposals(path: str) -> dict[str, Any]:
         raise UserError(f"proposal file {path} has no {' and no '.join(missing)}; {remedy}")
     if len({len(content[key]) for key in _KEYS}) > 1:
         raise UserError(f"proposal file {path} has lists of different lengths; {remedy}")
+    for pair in zip(content["boxes"], content["objectness_logits"], strict=True):
+        if not all(isinstance(x, np.ndarray) for x in pair) or pair[1].shape != pair[0].shape[:1]:
+            text = "does not give every image an array of boxes and one of as many logits"
+            raise UserError(f"proposal file {path} {text}; {remedy}")
     mode = content.get("bbox_mode", BoxMode.XYXY_ABS)
     if not isinstance(mode, int | np.integer) or mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
         raise UserError(

@@ -209,7 +209,7 @@ def judged_file(name: str) -> _Judgement | None:
 
 def _path_of(name: str) -> str | None:
     path = getattr(MetadataCatalog.get(name), "json_file", None)
-    return path if path is not None and is_local(path) else None
+    return os.fspath(path) if path is not None and is_local(path) else None
 
 
 def _is_coco(name: str) -> bool:
@@ -420,17 +420,9 @@ def check_left_out(names: Sequence[str], images: int, max_share: float) -> None:
         )
 
 
-def check_keypoints(names: Sequence[str], records: Sequence[dict[str, Any]], points: int) -> None:
-    """Refuse data sets that a model of keypoints cannot be trained on.
-
-    Args:
-        names: the data sets.
-        records: their images in Detectron2's format.
-        points: the number of the model's keypoints.
-
-    Raises:
-        UserError: naming the data set, and the image where one object is at fault.
-    """
+def check_keypoint_names(names: Sequence[str]) -> None:
+    """Refuse training sets that do not name their keypoints, which Detectron2's mappers need, those
+    of the test sets, too, for flipped images."""
     for name in names:
         metadata = MetadataCatalog.get(name)
         if not (hasattr(metadata, "keypoint_names") and hasattr(metadata, "keypoint_flip_map")):
@@ -439,16 +431,31 @@ def check_keypoints(names: Sequence[str], records: Sequence[dict[str, Any]], poi
                 f"add MetadataCatalog.get({name!r}).set(keypoint_names=[...], "
                 "keypoint_flip_map=[(left, right), ...])"
             )
+
+
+def check_keypoints(names: Sequence[str], records: Sequence[dict[str, Any]], points: int) -> None:
+    """Refuse objects whose keypoints are not as many as the model's.
+
+    Args:
+        names: the data sets.
+        records: their images in Detectron2's format.
+        points: the number of the model's keypoints.
+
+    Raises:
+        UserError: naming the data set and the image.
+    """
     for record in records:
-        for annotation in record.get("annotations", ()):
-            given = annotation.get("keypoints")
-            found = 0 if given is None else np.size(given)
-            if found not in (0, 3 * points) and not annotation.get("iscrowd", 0):
-                raise UserError(
-                    f"data set {', '.join(names)}, image {record.get('file_name')}: it has an "
-                    f"object with {found} numbers as keypoints, and {points} points "
-                    f"(MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS) have {3 * points}: correct one"
-                )
+        objects = [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
+        given = [a["keypoints"] if a.get("keypoints") is not None else () for a in objects]
+        counts = [np.size(numbers) for numbers in given]
+        wrong = [count for count in counts if count != 3 * points]
+        if wrong and any(counts):  # an image without any is left out
+            raise UserError(
+                f"data set {', '.join(names)}, image {record.get('file_name')}: it has an "
+                f"object with {wrong[0]} numbers as keypoints, and {points} points "
+                f"(MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS) have {3 * points}, zeros where they are "
+                "not labelled: correct one"
+            )
 
 
 def check_ground_truth(name: str, records: Sequence[dict[str, Any]]) -> None:
@@ -538,9 +545,8 @@ def _record_faults(
 ) -> Iterator[str]:
     if not {"file_name", "image"} & record.keys():
         yield "has no file_name: give the path of its image"
-    sizes = {key: record.get(key, 1) for key in ("width", "height")}  # they need not be there
-    for key, side in sizes.items():
-        sizes[key] = int(side) if isinstance(side, np.integer) else side
+    sides = {key: record.get(key, 1) for key in ("width", "height")}  # they need not be there
+    sizes = {key: int(n) if isinstance(n, np.integer) else n for key, n in sides.items()}
     yield from (text for _, _, text in size_faults(sizes))
     for number, annotation in enumerate(record.get("annotations", ()), start=1):
         which = f"has an annotation, number {number},"

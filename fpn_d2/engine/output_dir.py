@@ -120,7 +120,7 @@ def _fault(cfg: CfgNode) -> str | None:
             f"({os.path.basename(found[-1])}): go on with it by --resume, set another OUTPUT_DIR, "
             "or set OVERWRITE_OUTPUT_DIR True to delete them and start again"
         )
-    if os.path.abspath(cfg.MODEL.WEIGHTS) in map(os.path.abspath, found):
+    if os.path.realpath(cfg.MODEL.WEIGHTS) in map(os.path.realpath, found):
         return (
             f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is one of the checkpoints that "
             "OVERWRITE_OUTPUT_DIR True is to delete; set another OUTPUT_DIR"

@@ -374,6 +374,11 @@ def _check_norms(cfg: CfgNode, model: nn.Module) -> None:
             "TEST.PRECISE_BN.ENABLED has no effect on a model without batch norms that learn "
             "(FrozenBN and other norms keep theirs); set it to False"
         )
+    if cfg.TEST.PRECISE_BN.ENABLED and cfg.SOLVER.EMA_DECAY > 0:
+        raise UserError(
+            "TEST.PRECISE_BN.ENABLED measures the trained weights' statistics, and with "
+            "SOLVER.EMA_DECAY the averages are evaluated and saved: set one of them off"
+        )
 
 
 # Compiled copies of the models that are trained, by model. Compiling one takes up to a minute, and

@@ -55,7 +55,10 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
                     f"data set {dataset_name} has no names of classes, and COCO's evaluation needs "
                     f"them: set MetadataCatalog.get('{dataset_name}').thing_classes"
                 )
-            with _own_keypoints(dataset_name):
+            records = DatasetCatalog.get(dataset_name)
+            if any("keypoints" in a for record in records for a in record.get("annotations", ())):
+                records = copy.deepcopy(records)  # the conversion moves them in place
+            with overridden(DatasetCatalog, get=lambda _: records):
                 super().__init__(dataset_name, *args, **kwargs, allow_cached_coco=False)
         del metadata.json_file  # the next evaluation would take it for the data set's
 
@@ -105,20 +108,6 @@ def _recall(predictions: list[dict[str, Any]], *args: Any, **kwargs: Any) -> dic
             )
         counted.append({**prediction, "proposals": proposals})
     return _evaluate_box_proposals(counted, *args, **kwargs)
-
-
-@contextlib.contextmanager
-def _own_keypoints(dataset: str) -> Iterator[None]:
-    """Keep the data set as it is: the conversion moves the keypoints of its records in place."""
-    records, load = DatasetCatalog.get(dataset), DatasetCatalog.pop(dataset)
-    if any("keypoints" in a for record in records for a in record.get("annotations", ())):
-        records = copy.deepcopy(records)
-    DatasetCatalog.register(dataset, lambda: records)
-    try:
-        yield
-    finally:
-        DatasetCatalog.pop(dataset)
-        DatasetCatalog.register(dataset, load)
 
 
 def write_results(output_dir: str, results: dict[str, dict[str, float]]) -> None:

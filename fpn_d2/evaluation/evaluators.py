@@ -8,7 +8,8 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 
-from ..modeling.fpn import is_written_in
+from ..modeling import MaskProposalNetwork
+from ..modeling.fpn import is_written_in, meta_architecture
 from ..utils.progress import working
 from .coco_evaluation import AP_NAMES, ResultsWritingCOCOEvaluator, write_results
 
@@ -47,7 +48,7 @@ def build_evaluator(cfg: CfgNode, dataset: str, folder: str) -> DatasetEvaluator
         dataset: the test set, which is registered.
         folder: where predictions and ``results.json`` are written.
     """
-    if cfg.MODEL.META_ARCHITECTURE == "MaskProposalNetwork":
+    if issubclass(meta_architecture(cfg), MaskProposalNetwork):
         from .mask_recall import MaskRecallEvaluator  # other networks start without it
 
         return MaskRecallEvaluator(dataset, output_dir=folder)

@@ -19,9 +19,9 @@ from .errors import UserError
 _ABANDONED_SECONDS = 3600
 
 
-def is_local(path: str) -> bool:
+def is_local(path: str | os.PathLike) -> bool:
     """Whether a path is an ordinary file's, not a URL that Detectron2 fetches."""
-    return "://" not in path
+    return "://" not in os.fspath(path)
 
 
 def cache_folder() -> str:
@@ -37,7 +37,7 @@ def file_alike(path: str) -> str:
     Returns:
         the end of a sentence about the path; empty where there is no such file.
     """
-    spelled = unquote(path.replace("\\", "/"))
+    spelled = unquote(os.fspath(path).replace("\\", "/"))
     folder, name = os.path.split(spelled)
     while folder and not os.path.isdir(folder):  # some exporters write a folder too many
         folder = os.path.dirname(folder)

@@ -3,6 +3,7 @@ import json
 import pickle
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from fpn_d2.data import (
 )
 from fpn_d2.data.datasets import register_folders
 from fpn_d2.data.proposals import read_proposals
+from fpn_d2.data.validation import check_keypoints
 
 
 @pytest.fixture
@@ -403,6 +405,29 @@ def test_keypoints_that_cannot_be_trained_on(pointed, numbers, metadata, words):
         build_train_loader(pointed(numbers, **metadata))
 
 
+def test_keypoints_that_cannot_be_evaluated(pointed):
+    with pytest.raises(UserError, match="zoo_train does not name its keypoints"):
+        build_test_loader(pointed([5, 6, 2]), "zoo_train")
+    names = {"keypoint_names": ["nose"], "keypoint_flip_map": []}
+    cfg = pointed([5, 6, 2, 7, 8, 2], **names)
+    with pytest.raises(UserError, match="zoo_train.*with 6 numbers as keypoints, and 1 points"):
+        build_test_loader(cfg, "zoo_train")
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 2
+    assert len(build_test_loader(cfg, "zoo_train")) == 4
+
+
+def test_an_image_of_which_one_object_alone_has_keypoints():
+    objects = [
+        {"bbox": [1, 1, 9, 9], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, **more}
+        for more in ({"keypoints": [5, 6, 2]}, {}, {"iscrowd": 1})
+    ]
+    record = {"file_name": "a.png", "annotations": objects}
+    with pytest.raises(UserError, match=r"a\.png: .* with 0 numbers as keypoints.*zeros where"):
+        check_keypoints(["mine"], [record], 1)
+    objects[1]["keypoints"] = [0, 0, 0]
+    check_keypoints(["mine"], [record, {**record, "annotations": objects[2:]}], 1)
+
+
 def test_keypoints_of_ones_own(pointed):
     cfg = pointed([5, 6, 2], keypoint_names=["nose"], keypoint_flip_map=[])
     (image, *_) = next(iter(build_train_loader(cfg)))
@@ -467,6 +492,20 @@ def test_classes_of_two_training_sets_must_agree(cfg, zoo, coco):
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("zoo_train", "zoo_val"), ()
     with pytest.raises(UserError, match="zoo_val .* not those of zoo_train"):
         build_train_loader(cfg)
+
+
+def test_a_registered_path_and_a_tuple_of_classes(cfg, zoo, coco):
+    folder = zoo()
+    metadata = MetadataCatalog.get("zoo_val")
+    path, root = Path(metadata.json_file), Path(metadata.image_root)
+    MetadataCatalog.pop("zoo_val")
+    MetadataCatalog.get("zoo_val").set(json_file=path, image_root=root)
+    records = records_of(coco.content(), folder / "images")
+    DatasetCatalog.register("mine", lambda: records)
+    MetadataCatalog.get("mine").thing_classes = ("cat", "dog")
+    cfg.DATASETS.TRAIN = ("mine",)
+    assert len(build_test_loader(cfg, "zoo_val")) == 4
+    assert next(iter(build_train_loader(cfg)))
 
 
 def test_classes_other_than_the_registered_ones(cfg, zoo):
@@ -689,6 +728,14 @@ def test_proposals_that_cannot_be_of_these_images(with_proposals, tmp_path, box)
     sound, other = np.array([[0.0, 0.0, 8.0, 8.0]]), np.array([box], dtype=np.float64)
     change_proposals(tmp_path / "a.pkl", boxes=[sound, sound, other, sound])
     with pytest.raises(UserError, match=r"a\.pkl has boxes outside image \S*2\.png \(40 x 32"):
+        build_train_loader(with_proposals)
+
+
+@pytest.mark.parametrize("logits", [[np.zeros(2)], [[0.0]], [np.zeros((1, 1))]])
+def test_proposals_without_a_logit_each(with_proposals, tmp_path, logits):
+    boxes = [np.array([[0.0, 0.0, 8.0, 8.0]])] * 4
+    change_proposals(tmp_path / "a.pkl", boxes=boxes, objectness_logits=logits * 4)
+    with pytest.raises(UserError, match=r"a\.pkl does not give every image an array of boxes"):
         build_train_loader(with_proposals)
 
 

@@ -129,6 +129,9 @@ SOUND = {
         ({}, {}, None),
         ({"width": np.int64(40)}, {"bbox": np.array([1, 2, 3, 4])}, None),
         ({}, {"bbox": (1.5, 2, 3, 4)}, None),
+        # as in Detectron2's tutorial of balloons
+        ({}, {"bbox": [np.int64(1), 2, np.float32(3), 4], "segmentation": [[*np.ones(6)]]}, None),
+        ({}, {"bbox": [np.float32("inf"), 2, 3, 4]}, "four finite numbers"),
         ({"width": 40.5}, {}, "has the width 40.5"),
         ({"height": True}, {}, "has the height True"),
         ({}, {"bbox": [1, 2, 3]}, r"with bbox \[1, 2, 3\]"),

@@ -34,8 +34,10 @@ def test_a_second_training_is_refused_unless_it_resumes_or_overwrites(folder, tm
     assert not check_output_dir(folder(*overwriting), resume=False)
     assert (tmp_path / "out" / "model_0000001.pth").exists()  # until the new one begins
     own = str(tmp_path / "out" / "model_0000001.pth")
-    with pytest.raises(UserError, match=r"MODEL\.WEIGHTS .* is one of the checkpoints"):
-        check_output_dir(folder(*overwriting, "MODEL.WEIGHTS", own), resume=False)
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for path in (own, own.replace("/out/", "/link/")):
+        with pytest.raises(UserError, match=r"MODEL\.WEIGHTS .* is one of the checkpoints"):
+            check_output_dir(folder(*overwriting, "MODEL.WEIGHTS", path), resume=False)
 
 
 def test_what_torchrun_restarts_resumes_only_what_it_began(folder, tmp_path, monkeypatch):

@@ -210,6 +210,9 @@ def test_time_augmentation_is_detectron2s(repo, tiny_opts, tmp_path):
 def test_norms_that_cannot_work_are_refused(tiny_config, monkeypatch):
     with pytest.raises(UserError, match="TEST.PRECISE_BN.ENABLED has no effect"):
         Trainer(tiny_config("TEST.PRECISE_BN.ENABLED", True, "MODEL.RESNETS.NORM", "FrozenBN"))
+    both = ["TEST.PRECISE_BN.ENABLED", True, "SOLVER.EMA_DECAY", 0.9, "MODEL.FPN.NORM", "BN"]
+    with pytest.raises(UserError, match=r"SOLVER.EMA_DECAY the averages are .*: set one of them"):
+        Trainer(tiny_config(*both))
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     with pytest.raises(UserError, match="SyncBN .* naiveSyncBN"):
         Trainer(tiny_config("MODEL.FPN.NORM", "SyncBN"))

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_pascal_voc
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
@@ -18,8 +19,10 @@ from fpn_d2.engine import Trainer
 from fpn_d2.evaluation import (
     ResultsWritingCOCOEvaluator,
     ResultsWritingVOCEvaluator,
+    mask_recall,
     metric_names,
 )
+from fpn_d2.modeling import MaskProposalNetwork
 
 # As Pascal VOC writes them: pixels from 1 on, the last one included.
 CAT, DOG = (11, 11, 50, 50), (61, 61, 100, 100)
@@ -86,6 +89,20 @@ def test_the_metrics_of_pascal_voc(voc, cfg):
 def test_proposals_have_cocos_recall(voc, cfg):
     cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"
     assert type(Trainer.build_evaluator(cfg, "toy_voc")) is ResultsWritingCOCOEvaluator
+
+
+def test_masks_of_ones_own_network_of_mask_proposals_are_measured(cfg, monkeypatch):
+    class Mine(MaskProposalNetwork):
+        pass
+
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "Mine", Mine)
+    cfg.MODEL.META_ARCHITECTURE = "Mine"
+    made = []
+    monkeypatch.setattr(
+        mask_recall, "MaskRecallEvaluator", lambda name, output_dir: made.append(name)
+    )
+    Trainer.build_evaluator(cfg, "any")
+    assert made == ["any"]
 
 
 def test_cocos_metrics_on_a_data_set_of_another_evaluation_are_said_to_be(voc, cfg, caplog):

@@ -162,7 +162,8 @@ def test_no_two_inputs_share_a_file():
 def test_a_file_of_a_name_that_looks_the_same_is_named(tmp_path, named, there):
     (tmp_path / there).parent.mkdir(exist_ok=True)
     (tmp_path / there).touch()
-    words = file_alike(str(tmp_path / named))
+    words = file_alike(tmp_path / named)
+    assert words == file_alike(str(tmp_path / named))
     assert f"(but {str(tmp_path / there)!a} does: " in words
 
 

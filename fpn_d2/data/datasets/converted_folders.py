@@ -15,7 +15,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _READERS = {"YOLO": "yolo", "Pascal VOC": "voc", "Roboflow's COCO": "roboflow"}
-# So many entries of a folder tell whether it holds XML files; there may be a hundred thousand.
+# So many entries of a folder tell what it holds; there may be a hundred thousand.
 _LOOKED_AT = 1000
 # Raise it when the same files are converted to something else.
-_VERSION = 2
+_VERSION = 3
 # The key of ``info`` under which an annotation file holds what its conversion found.
 FINDINGS = "conversion_findings"
 _NOTES, _NOTES_WITHIN = '"notes": ', 4096  # letters from the file's beginning
@@ -58,20 +58,28 @@ def _candidates(folder: str) -> list[str]:
     below = os.path.join(glob.escape(folder), "*")
     signs = {
         "YOLO": os.path.isfile(os.path.join(folder, "data.yaml")),
-        "Pascal VOC": any(map(_holds_xml, [folder, *glob.glob(os.path.join(below, ""))])),
+        "Pascal VOC": any(
+            holds(os.path.join(parent, place), is_xml)
+            for parent in (folder, *glob.glob(os.path.join(below, "")))
+            for place in ("", "Annotations", "annotations")
+        ),
         "Roboflow's COCO": glob.glob(os.path.join(below, "_annotations.coco.json")),
     }
     return [layout for layout, sign in signs.items() if sign]
 
 
-def _holds_xml(folder: str) -> bool:
-    """Whether XML files are in a folder or in its ``Annotations``."""
-    for place in ("", "Annotations", "annotations"):
-        with contextlib.suppress(OSError), os.scandir(os.path.join(folder, place)) as entries:
-            some = itertools.islice(entries, _LOOKED_AT)
-            if any(entry.name.lower().endswith(".xml") for entry in some):
-                return True
-    return False
+def is_xml(path: str) -> bool:
+    """Whether a file's name ends as an XML file's does."""
+    return path.lower().endswith(".xml")
+
+
+def holds(folder: str, kind: Callable[[str], bool]) -> bool:
+    """Whether some of a folder's entries are of a kind; False where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(kind(entry.name) for entry in itertools.islice(entries, _LOOKED_AT))
+    except OSError:
+        return False
 
 
 def _reader(layout: str) -> ModuleType:

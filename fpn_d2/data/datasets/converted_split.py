@@ -1,7 +1,6 @@
 """What the reader of a layout hands over: the splits of a folder, in the terms of COCO's format."""
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,8 +8,6 @@ from typing import Any
 import numpy as np
 from detectron2.structures.masks import polygon_area
 
-# So many entries of a folder tell what it holds; there may be a hundred thousand.
-_LOOKED_AT = 1000
 _IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -85,28 +82,14 @@ def is_image(path: str) -> bool:
     return path.lower().endswith(_IMAGE_ENDINGS)
 
 
-def is_xml(path: str) -> bool:
-    """Whether a file's name ends as an XML file's does."""
-    return path.lower().endswith(".xml")
-
-
-def holds(folder: str, kind: Callable[[str], bool]) -> bool:
-    """Whether some of a folder's entries are of a kind; False where there is no such folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return any(kind(entry.name) for entry in itertools.islice(entries, _LOOKED_AT))
-    except OSError:
-        return False
-
-
 def all_files(folder: str) -> Iterator[str]:
     """The paths of all files below a folder, sorted; those of linked folders, too, which lie
     elsewhere."""
     seen = {os.path.realpath(folder)}
     inside = os.path.join(os.path.realpath(folder), "")
     for parent, folders, names in os.walk(folder, followlinks=True):
-        yield from (os.path.join(parent, name) for name in sorted(names))
-        found, folders[:] = sorted(folders), []
+        yield from (os.path.join(parent, name) for name in sorted(names) if name[0] != ".")
+        found, folders[:] = sorted(name for name in folders if name[0] != "."), []
         for path in (os.path.join(parent, name) for name in found):
             target = os.path.realpath(path)
             # A link may lead back, or to a folder that is read anyway.

@@ -20,7 +20,8 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
 from ...utils.progress import told
-from .converted_split import Source, Split, all_files, holds, is_image, is_xml, some
+from .converted_folders import holds, is_xml
+from .converted_split import Source, Split, all_files, is_image, some
 
 # The folders of XML files and of images, relative to that of a split or of all.
 _PLACES = (
@@ -80,7 +81,7 @@ def _find_place(folder: str) -> _Place | None:
 def _names(folder: str) -> list[str]:
     """The sorted names in a folder; none where it does not exist."""
     try:
-        return sorted(os.listdir(folder))
+        return sorted(name for name in os.listdir(folder) if name[0] != ".")
     except OSError:
         return []
 
@@ -115,7 +116,7 @@ def _read_split(folder: str, name: str, place: _Place) -> Split:
     if place.images_list:
         known = set(files)
         files = []
-        for line, file in _listed(place):
+        for file, line in {file: line for line, file in _listed(place)}.items():  # each once
             if file in known:
                 files.append(file)
             elif os.path.isfile(file):

@@ -155,6 +155,19 @@ def test_a_faulty_file_is_named(tmp_path, folders, content, words):
     assert len(folders.load(tmp_path, "zoo_train")[0]) == 2
 
 
+def test_a_line_that_is_there_twice_counts_once(tmp_path, folders):
+    files = voc(**{"ImageSets/Main/train.txt": "a\nb\na\n", "Annotations/b.xml": xml(CAT)})
+    folders.write(tmp_path / "zoo", files)
+    names = [r["file_name"] for r in folders.load(tmp_path, "zoo_train")[0]]
+    assert names == [str(tmp_path / f"zoo/JPEGImages/{name}.jpg") for name in "ab"]
+
+
+def test_hidden_files_are_no_annotations(tmp_path, folders):
+    files = {"a.xml": xml(CAT), "a.jpg": IMAGE, "._a.xml": "\0\5\26\7", "._a.jpg": "\0\5\26\7"}
+    folders.write(tmp_path / "zoo", files)
+    assert len(folders.load(tmp_path, "zoo_all")[0]) == 1
+
+
 def test_a_list_that_names_what_is_not_there(tmp_path, folders):
     folders.write(tmp_path / "zoo", voc(**{"ImageSets/Main/val.txt": "c\n\nd\n"}))
     with pytest.raises(UserError, match=r"val\.txt line 3 names .*Annotations/d\.xml, do not"):

@@ -207,6 +207,15 @@ def test_a_list_that_is_not_in_utf8(tmp_path, folders):
         folders.load(tmp_path, "zoo_train")
 
 
+def test_hidden_files_are_no_images(tmp_path, folders):
+    """Jupyter keeps copies, and macOS notes beside each file."""
+    hidden = {"images/train/.ipynb_checkpoints/a.jpg": IMAGE, "images/train/._a.jpg": "\0\5"}
+    folders.write(tmp_path, folder(**hidden))
+    names = [record["file_name"] for record in folders.load(tmp_path, "zoo_train")[0]]
+    images = tmp_path / "zoo/images/train"
+    assert names == [str(images / "a.jpg"), str(images / "deeper/b.png")]
+
+
 def test_images_below_a_linked_folder(tmp_path, folders):
     folders.write(tmp_path, {**folder(), "elsewhere/d.jpg": IMAGE})
     images = tmp_path / "zoo/images/val"
