@@ -17,6 +17,8 @@ all of these files.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -42,10 +44,8 @@ def main() -> None:
     """Write the pages and the reports."""
     build_parser().parse_args()
     from fpn_d2.experiments import load_tables
-    from fpn_d2.experiments.claims import summarize
     from fpn_d2.experiments.cost_growth import draw_growth
     from fpn_d2.experiments.report import write_report
-    from fpn_d2.experiments.studies import draw_studies
     from fpn_d2.utils.errors import exit_on_user_error
     from fpn_d2.utils.files import replace_file
 
@@ -58,11 +58,9 @@ def main() -> None:
                 file.write(text)
         for table, results, folder in table_results(ROOT, tables):
             write_report(table, results, folder)
-            charts = draw_studies(table, results, summarize(results))
-            if any(row.of for row in table.rows.values()) and charts:  # of several schedules
-                curves = str(charts[0].svg)
+            if picture := curves(table, results):
                 with replace_file(f"{folder}/{table.stem}.svg", encoding="utf-8") as file:
-                    file.write(curves.replace("<svg ", '<svg style="background: white" ', 1))
+                    file.write(picture)
         for path, rows in growth_results(ROOT):
             draw_growth(rows, path.with_suffix(".svg"))
 
@@ -128,6 +126,18 @@ def table_results(
         results = read_json(str(path))
         if results["table"] in tables.tables:
             yield tables.table_at(results["table"], results["scale"]), results, str(path.parent)
+
+
+def curves(table: Table, results: dict[str, Any]) -> str:
+    """Draw rows of several schedules against iterations, as SVG that says of which results it is;
+    empty for other tables."""
+    from fpn_d2.experiments.claims import summarize
+    from fpn_d2.experiments.studies import draw_schedules
+
+    chart = draw_schedules(table, summarize(results))
+    digest = hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
+    more = f'<svg style="background: white" data-results="{digest}" '
+    return str(chart.svg).replace("<svg ", more, 1) if chart else ""
 
 
 def growth_results(root: str | os.PathLike) -> Iterator[tuple[Path, list[dict[str, Any]]]]:

@@ -133,8 +133,6 @@ def file_name(image: dict[str, Any]) -> str | None:
 
 def is_number(value: Any) -> bool:
     """Whether a value of an annotation file is a finite number within the range of floats."""
-    if isinstance(value, np.integer | np.floating):  # a program's
-        value = value.item()
     return type(value) in (int, float) and abs(value) <= sys.float_info.max  # NaN is not
 
 

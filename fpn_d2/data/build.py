@@ -89,7 +89,8 @@ def build_train_loader(cfg: CfgNode) -> Any:
     if cfg.MODEL.KEYPOINT_ON:
         check_keypoint_names(cfg.DATASETS.TRAIN)
         records = dataset if isinstance(dataset, list) else ()
-        check_keypoints(cfg.DATASETS.TRAIN, records, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS)
+        points = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+        check_keypoints(cfg.DATASETS.TRAIN, records, points, training=True)
     mapper = build_train_mapper(cfg)
     if isinstance(dataset, list):  # a torch data set may read its images itself
         files = (record["file_name"] for record in dataset if "file_name" in record)
@@ -211,7 +212,9 @@ def _load_test(cfg: CfgNode, name: str) -> Any:
     dataset = _load(cfg, [name], "evaluation", filter_empty=False, proposal_files=proposal_files)
     if isinstance(dataset, list):
         if cfg.MODEL.KEYPOINT_ON:
-            check_keypoints([name], dataset, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS)
+            points = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+            as_in_training = bool(cfg.TEST.get("VALIDATION_LOSS"))
+            check_keypoints([name], dataset, points, training=as_in_training)
         faults, _ = header_faults(dataset, cfg.SEED)
         for fault in faults:
             refuse(*fault)

@@ -9,6 +9,7 @@ import dataclasses
 import gc
 import json
 import os
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -103,7 +104,7 @@ def _add_num_keypoints(content: Any) -> None:
     annotations = [a for a in annotations or () if isinstance(a, dict)]
     given = [points for a in annotations if isinstance(points := a.get("keypoints"), list)]
     if any(given):
-        none = [0] * max(map(len, given))
+        none = [0] * statistics.mode(filter(None, map(len, given)))
         for annotation in annotations:
             points = annotation["keypoints"] = annotation.get("keypoints") or none[:]
             flags = points[2::3] if isinstance(points, list) else ()

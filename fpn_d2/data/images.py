@@ -2,7 +2,7 @@
 
 Pixels have 8 bits a channel. A file of 16 keeps the upper 8 of each: Pillow reads colours so, and
 this module grey, which Pillow would clip at 255. Numbers of 32 bits have no range that a file
-tells, and are refused. Images are turned once, as Pillow's ``ImageOps.exif_transpose`` does it.
+tells, and are refused. Images are turned once, by their EXIF orientation, as Detectron2 does it.
 """
 
 import contextlib

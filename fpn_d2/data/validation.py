@@ -433,13 +433,16 @@ def check_keypoint_names(names: Sequence[str]) -> None:
             )
 
 
-def check_keypoints(names: Sequence[str], records: Sequence[dict[str, Any]], points: int) -> None:
+def check_keypoints(
+    names: Sequence[str], records: Sequence[dict[str, Any]], points: int, *, training: bool
+) -> None:
     """Refuse objects whose keypoints are not as many as the model's.
 
     Args:
         names: the data sets.
         records: their images in Detectron2's format.
         points: the number of the model's keypoints.
+        training: whether objects without keypoints beside others are refused, too.
 
     Raises:
         UserError: naming the data set and the image.
@@ -448,8 +451,8 @@ def check_keypoints(names: Sequence[str], records: Sequence[dict[str, Any]], poi
         objects = [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
         given = [a["keypoints"] if a.get("keypoints") is not None else () for a in objects]
         counts = [np.size(numbers) for numbers in given]
-        wrong = [count for count in counts if count != 3 * points]
-        if wrong and any(counts):  # an image without any is left out
+        wrong = [count for count in counts if count != 3 * points and (count or training)]
+        if wrong and any(counts):  # MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE judges others
             raise UserError(
                 f"data set {', '.join(names)}, image {record.get('file_name')}: it has an "
                 f"object with {wrong[0]} numbers as keypoints, and {points} points "
@@ -552,6 +555,8 @@ def _record_faults(
         which = f"has an annotation, number {number},"
         box = annotation.get("bbox")
         box = np.asarray(box).tolist() if isinstance(box, tuple | np.ndarray) else box
+        if isinstance(box, list):  # of a program's numbers, as in Detectron2's tutorial
+            box = [side.item() if isinstance(side, np.number) else side for side in box]
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             yield f"{which} with bbox {box}: give four finite numbers"
         if annotation.get("bbox_mode") not in _BOX_MODES:

@@ -58,7 +58,11 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
             records = DatasetCatalog.get(dataset_name)
             if any("keypoints" in a for record in records for a in record.get("annotations", ())):
                 records = copy.deepcopy(records)  # the conversion moves them in place
-            with overridden(DatasetCatalog, get=lambda _: records):
+            others = DatasetCatalog.get
+            with overridden(
+                DatasetCatalog,
+                get=lambda name: records if name == dataset_name else others(name),
+            ):
                 super().__init__(dataset_name, *args, **kwargs, allow_cached_coco=False)
         del metadata.json_file  # the next evaluation would take it for the data set's
 

@@ -112,10 +112,11 @@ def check_claim(claim: Claim, table: Table, summaries: Summaries) -> Verdict:
 
     A pair of rows is in order if its difference exceeds two standard errors and the claim's share
     of the paper's difference. It is not if it is below 0 or that share by more than two standard
-    errors. Rows with the same seeds are compared seed by seed, since all rows of
-    a seed start from one network and see the images in one order. A row with one seed is taken to
-    vary as the other row of the pair does. If both rows have one seed, the noise is unknown, any
-    difference in the right direction counts, and the detail says "one seed".
+    errors. Rows with the same seeds, three or more, are compared seed by seed, since all rows of a
+    seed start from one network and see the images in one order; the differences of two seeds may be
+    alike by chance. A row with one seed is taken to vary as the other row of the pair does. If both
+    rows have one seed, the noise is unknown, any difference in the right direction counts, and the
+    detail says "one seed".
 
     Args:
         claim: one of the table's claims.
@@ -170,7 +171,7 @@ def noise_between(x: Summary, y: Summary) -> float | None:
     """Return two standard errors of the difference of two means; None if both have one seed."""
     if x.deviation is None and y.deviation is None:
         return None
-    if x.by_seed.keys() == y.by_seed.keys() and len(x.by_seed) > 1:
+    if x.by_seed.keys() == y.by_seed.keys() and len(x.by_seed) > 2:
         differences = [x.by_seed[seed] - y.by_seed[seed] for seed in x.by_seed]
         return 2 * statistics.stdev(differences) / math.sqrt(len(x.by_seed))
     # A row with one seed is taken to vary as the other does.

@@ -91,7 +91,7 @@ def study_sections(table: Table, results: Mapping[str, Any], summaries: Summarie
 
 def draw_studies(table: Table, results: Mapping[str, Any], summaries: Summaries) -> list[Chart]:
     """Draw the metric of each row against iterations, and recall against boxes before NMS."""
-    charts = [_draw_schedules(table, summaries), _draw_boxes(table, results)]
+    charts = [draw_schedules(table, summaries), _draw_boxes(table, results)]
     return [chart for chart in charts if chart is not None]
 
 
@@ -133,7 +133,8 @@ def _settling(table: Table, summaries: Summaries) -> Section | None:
     return Section(
         "Is the order settled?",
         f"Differences of {metric} by iterations, seed by seed. A difference is settled once its "
-        "change from one schedule to the next is within two standard errors.",
+        "change from one schedule to the next, over the seeds of both if these are several, is "
+        "within two standard errors.",
         ["", *map(str, counts), "last change"],
         lines,
     )
@@ -161,7 +162,8 @@ def _last_change(metric: str, differences: Mapping[int, Summary]) -> str:
     return f"{text}, noise {format_metric(metric, noise)}: {verdict}"
 
 
-def _draw_schedules(table: Table, summaries: Summaries) -> Chart | None:
+def draw_schedules(table: Table, summaries: Summaries) -> Chart | None:
+    """Draw the metric of each row against iterations; None where no schedule is measured."""
     rows = _by_schedule(table, summaries)
     if not rows:
         return None
@@ -222,7 +224,9 @@ def _draw_boxes(table: Table, results: Mapping[str, Any]) -> Chart | None:
     if not found:
         return None
     figure, axes = new_axes()
-    styles = row_styles(dict.fromkeys(row for row, _ in found if row in table.rows))
+    rows = dict.fromkeys(row for row, _ in found if row in table.rows)
+    # A row looks the same at every schedule.
+    styles = row_styles(rows if any(row.of for row in table.rows.values()) else table.rows)
     for (row, name), summaries in found.items():
         if row in styles:
             style = styles[row] if name.endswith("_val") else styles[row]._replace(line=":")

@@ -423,9 +423,11 @@ def test_an_image_of_which_one_object_alone_has_keypoints():
     ]
     record = {"file_name": "a.png", "annotations": objects}
     with pytest.raises(UserError, match=r"a\.png: .* with 0 numbers as keypoints.*zeros where"):
-        check_keypoints(["mine"], [record], 1)
+        check_keypoints(["mine"], [record], 1, training=True)
+    check_keypoints(["mine"], [record], 1, training=False)  # the evaluation adds zeros
     objects[1]["keypoints"] = [0, 0, 0]
-    check_keypoints(["mine"], [record, {**record, "annotations": objects[2:]}], 1)
+    records = [record, {**record, "annotations": objects[2:]}]
+    check_keypoints(["mine"], records, 1, training=True)
 
 
 def test_keypoints_of_ones_own(pointed):

@@ -130,7 +130,8 @@ SOUND = {
         ({"width": np.int64(40)}, {"bbox": np.array([1, 2, 3, 4])}, None),
         ({}, {"bbox": (1.5, 2, 3, 4)}, None),
         # as in Detectron2's tutorial of balloons
-        ({}, {"bbox": [np.int64(1), 2, np.float32(3), 4], "segmentation": [[*np.ones(6)]]}, None),
+        ({}, {"bbox": [np.int64(1), 2, np.float32(3), 4]}, None),
+        ({}, {"segmentation": [[np.int64(1)] * 6]}, "broken mask"),  # JSON would not take it
         ({}, {"bbox": [np.float32("inf"), 2, 3, 4]}, "four finite numbers"),
         ({"width": 40.5}, {}, "has the width 40.5"),
         ({"height": True}, {}, "has the height True"),

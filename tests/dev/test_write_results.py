@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 import write_results
-from write_results import PAGES, fill_in, growth_results, table_results
+from write_results import PAGES, curves, fill_in, growth_results, table_results
 
 from fpn_d2 import UserError
 from fpn_d2.experiments import load_tables
@@ -99,6 +99,10 @@ def test_the_pictures_of_the_results_can_be_shown(repo):
     pictures = {path.stem: ElementTree.parse(path) for path in repo.glob("results/**/*.svg")}
     assert pictures.keys() == {"growth_epyc", "table1_settled", "table2_settled"}
     assert {root.getroot().tag for root in pictures.values()} == {"{http://www.w3.org/2000/svg}svg"}
+    for table, results, folder in table_results(repo, load_tables(repo / "configs/tables.yaml")):
+        if digest := re.search('data-results="[^"]*"', curves(table, results)):
+            picture = (repo / folder / f"{table.stem}.svg").read_text(encoding="utf-8")
+            assert digest[0] in picture, "run `make results`"
 
 
 def test_no_result_names_a_path_of_a_machine(repo):

@@ -134,7 +134,7 @@ def test_a_tie_may_be_within_the_noise():
 
 
 def test_the_pairs_that_decide_are_those_with_the_verdict():
-    # x is below y by 1.2 of 0.6, and below z by 0.7 of about 1.5
+    # The differences from y vary by 0.5, a noise of 0.6, and from z by 1.5, a noise of 1.7.
     results = _results(x=[1.0, 1.5, 0.5], y=[2.2, 3.2, 1.2], z=[1.7, 0.7, 2.7])
     checked = _check([["x"], ["y", "z"]], results)
     assert [pair.outcome for pair in checked.pairs] == ["does not hold", "within noise"]

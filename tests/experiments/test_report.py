@@ -86,9 +86,9 @@ def test_a_cell_holds_our_mean_and_deviation_and_the_papers_number(table, result
         "",
         "1 of the paper's 1 claims hold.",
         "",
-        # noise: 2 sqrt(2) / sqrt(2), of differences 10 and 12; deviation: sqrt((2 + 8) / 2)
+        # noise: 2 sqrt(2 / 2 + 8 / 2), of two seeds; deviation: sqrt((2 + 8) / 2)
         "- ✓ **holds**: FPN is better (AR1k). c is 11.0 above a (8.0 above in the paper, "
-        "4.9 standard deviations, noise 2.0).",
+        "4.9 standard deviations, noise 4.5).",
     ]
 
 

@@ -54,11 +54,11 @@ def test_a_difference_is_settled_once_its_change_is_within_the_noise(settled):
     found = results(c_300=[50], d_300=[45], c_600=[60])
     (section,) = study_sections(table, found, summarize(found))
     assert section.lines[0][1:] == ["+5.0", "\N{EN DASH}", "not measured"]
-    # Seeds 0 and 1 alone are at both schedules: 5 and 6 become 4 and 7, a change of 0 between -1
-    # and 1, of which two standard errors are 2 * sqrt(2) / sqrt(2) = 2.
+    # Seeds 0 and 1 alone are at both schedules: 5 and 6 become 4 and 7, by 0 on average, of which
+    # two standard errors are 2 * sqrt((0.5 + 4.5) / 2) = 3.2.
     found = results(c_300=[50, 51, 70], d_300=[45, 45, 45], c_600=[54, 57], d_600=[50, 50])
     (section,) = study_sections(table, found, summarize(found))
-    assert section.lines[0][-1] == "0.0, noise 2.0: settled"
+    assert section.lines[0][-1] == "0.0, noise 3.2: settled"
 
 
 def test_the_curves_are_a_picture_of_the_report(settled, tmp_path):
@@ -112,11 +112,12 @@ def test_each_claim_has_a_line_at_each_scale_and_the_longest_schedule(settled):
     )
     text = claims_table([(own, quick), (table, longer)])
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
+    # noise: 2 sqrt(0.5 / 2 + 0.5 / 2), of two seeds
     assert lines == [
         ["1", "FPN is better (AR1k)", "quick, shapes, earlier recipe", "\N{BALLOT X} does not hold",
          f"c {MINUS} d: {MINUS}5.0", "+6.8", "\N{EN DASH}", "1"],
         ["1", "FPN is better (among c, d), 600 iterations (AR1k)", "settled, shapes",
-         "\N{CHECK MARK} holds", f"c_600 {MINUS} d_600: +5.0", "+6.8", "\N{EN DASH}", "2"],
+         "\N{CHECK MARK} holds", f"c_600 {MINUS} d_600: +5.0", "+6.8", "1.4", "2"],
     ]  # fmt: skip
 
 

@@ -77,7 +77,8 @@ def holds(folder: str, kind: Callable[[str], bool]) -> bool:
     """Whether some of a folder's entries are of a kind; False where there is no such folder."""
     try:
         with os.scandir(folder) as entries:
-            return any(kind(entry.name) for entry in itertools.islice(entries, _LOOKED_AT))
+            names = (entry.name for entry in itertools.islice(entries, _LOOKED_AT))
+            return any(name[0] != "." and kind(name) for name in names)
     except OSError:
         return False
 

@@ -83,8 +83,8 @@ def is_image(path: str) -> bool:
 
 
 def all_files(folder: str) -> Iterator[str]:
-    """The paths of all files below a folder, sorted; those of linked folders, too, which lie
-    elsewhere."""
+    """The paths of all files below a folder that are not hidden, sorted; those of linked folders,
+    too, which lie elsewhere."""
     seen = {os.path.realpath(folder)}
     inside = os.path.join(os.path.realpath(folder), "")
     for parent, folders, names in os.walk(folder, followlinks=True):

@@ -116,7 +116,10 @@ def _read_split(folder: str, name: str, place: _Place) -> Split:
     if place.images_list:
         known = set(files)
         files = []
-        for file, line in {file: line for line, file in _listed(place)}.items():  # each once
+        lines: dict[str, int] = {}
+        for line, file in _listed(place):
+            lines.setdefault(file, line)
+        for file, line in lines.items():
             if file in known:
                 files.append(file)
             elif os.path.isfile(file):

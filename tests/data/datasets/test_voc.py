@@ -166,6 +166,8 @@ def test_hidden_files_are_no_annotations(tmp_path, folders):
     files = {"a.xml": xml(CAT), "a.jpg": IMAGE, "._a.xml": "\0\5\26\7", "._a.jpg": "\0\5\26\7"}
     folders.write(tmp_path / "zoo", files)
     assert len(folders.load(tmp_path, "zoo_all")[0]) == 1
+    folders.write(tmp_path / "none", {"._a.xml": "\0\5\26\7", "._a.jpg": "\0\5\26\7"})
+    assert not [name for name in register_folders(str(tmp_path)) if name.startswith("none")]
 
 
 def test_a_list_that_names_what_is_not_there(tmp_path, folders):
