@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
+from matplotlib.ticker import NullLocator
 
 from ..utils.errors import UserError
 from ..utils.files import read_json
@@ -233,6 +234,9 @@ def _draw_boxes(table: Table, results: Mapping[str, Any]) -> Chart | None:
             means = [summary.mean for summary in summaries.values()]
             plot_row(axes, list(summaries), means, style, f"{row} on {name}", marks=True)
     axes.set_xscale("log")
+    counts = sorted({count for summaries in found.values() for count in summaries})
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("boxes of a level before NMS")
     axes.set_ylabel("AR1k")
     return finish_chart(
