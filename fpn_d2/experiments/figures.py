@@ -65,6 +65,14 @@ def row_styles(rows: Mapping[str, Any]) -> dict[str, RowStyle]:
     return {name: styles[owner] for name, owner in owners.items()}
 
 
+def set_count_axis(axes: Axes, counts: Sequence[int], label: str) -> None:
+    """Make the horizontal axis logarithmic, with a tick at each of these counts alone."""
+    axes.set_xscale("log")
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(label)
+
+
 def draw_charts(table: Table, results: Mapping[str, Any]) -> list[Chart]:
     """Draw the figures that the results have numbers for.
 
@@ -104,10 +112,7 @@ def _draw_recall(
             plot_band(axes, dict(points), styles[name], label)
     if not axes.lines:
         return None
-    axes.set_xscale("log")
-    axes.set_xticks(list(_COUNTS.values()), [str(count) for count in _COUNTS.values()])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("proposals of an image")
+    set_count_axis(axes, list(_COUNTS.values()), "proposals of an image")
     axes.set_ylabel("AR")
     return finish_chart(
         figure, "recall", "average recall against the number of proposals, by row",

@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
-from matplotlib.ticker import NullLocator
 
 from ..utils.errors import UserError
 from ..utils.files import read_json
 from ..visualization.pages import Chart, finish_chart, new_axes
 from .claims import Summaries, Summary, format_metric, noise_between
-from .figures import plot_band, plot_row, row_styles
+from .figures import plot_band, plot_row, row_styles, set_count_axis
 from .runs import Run, Runner
 from .tables import Table
 
@@ -96,6 +95,11 @@ def draw_studies(table: Table, results: Mapping[str, Any], summaries: Summaries)
     return [chart for chart in charts if chart is not None]
 
 
+def _counts(curves: Mapping[Any, Mapping[int, Summary]]) -> list[int]:
+    """Return the schedules, or the numbers of boxes, that any curve has a point at."""
+    return sorted({count for points in curves.values() for count in points})
+
+
 # -- schedules
 
 
@@ -119,7 +123,7 @@ def _settling(table: Table, summaries: Summaries) -> Section | None:
     if not rows:
         return None
     metric, (first, *others) = _headline(table), rows
-    counts = sorted({count for schedules in rows.values() for count in schedules})
+    counts = _counts(rows)
     lines = []
     for other in others:
         differences = {}
@@ -173,10 +177,7 @@ def draw_schedules(table: Table, summaries: Summaries) -> Chart | None:
     for name, schedules in rows.items():
         label = next(row.plain_name for row in table.rows.values() if row.of == name)
         plot_band(axes, dict(sorted(schedules.items())), styles[name], f"{name}: {label}")
-    counts = sorted({count for schedules in rows.values() for count in schedules})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(counts, [str(count) for count in counts])
-    axes.set_xlabel("iterations of training")
+    set_count_axis(axes, _counts(rows), "iterations of training")
     axes.set_ylabel(_headline(table))
     return finish_chart(
         figure, "schedules", f"{_headline(table)} against the iterations of training, by row",
@@ -208,7 +209,7 @@ def _boxes(results: Mapping[str, Any]) -> Section | None:
     found = _by_boxes(results)
     if not found:
         return None
-    counts = sorted({count for summaries in found.values() for count in summaries})
+    counts = _counts(found)
     lines = []
     for (row, name), summaries in found.items():
         lines.append([row, name, *(_text("AR1k", summaries.get(count)) for count in counts)])
@@ -233,11 +234,7 @@ def _draw_boxes(table: Table, results: Mapping[str, Any]) -> Chart | None:
             style = styles[row] if name.endswith("_val") else styles[row]._replace(line=":")
             means = [summary.mean for summary in summaries.values()]
             plot_row(axes, list(summaries), means, style, f"{row} on {name}", marks=True)
-    axes.set_xscale("log")
-    counts = sorted({count for summaries in found.values() for count in summaries})
-    axes.set_xticks(counts, [str(count) for count in counts])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("boxes of a level before NMS")
+    set_count_axis(axes, _counts(found), "boxes of a level before NMS")
     axes.set_ylabel("AR1k")
     return finish_chart(
         figure, "boxes", "average recall against the number of boxes before NMS",

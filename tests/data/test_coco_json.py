@@ -59,10 +59,9 @@ def test_visible_keypoints_are_counted_where_a_file_does_not(tmp_path, coco):
     content = coco.content()
     first, second, _ = content["annotations"]
     first["keypoints"] = [1, 2, 2, 3, 4, 1, 0, 0, 0]
-    second.update(keypoints=[1, 2, 2], num_keypoints=7)
-    second["keypoints"] = [1, 2, 2, 0, 0, 0, 0, 0, 0]
-    content["annotations"].append({**second, "id": 4, "keypoints": []})
-    content["annotations"].append({**second, "id": 5, "keypoints": [0] * 12})  # one alone
+    second.update(keypoints=[1, 2, 2, 0, 0, 0, 0, 0, 0], num_keypoints=7)
+    for number, keypoints in ((4, []), (5, [0] * 12)):  # so many numbers one object alone has
+        content["annotations"].append({**second, "id": number, "keypoints": keypoints})
     truth = AnnotationFile(str(coco.write(tmp_path, "zoo", "train", content)))
     assert [truth.anns[i]["num_keypoints"] for i in (1, 2, 3, 4)] == [2, 7, 0, 7]
     # Detectron2's training and COCO's evaluation need them of every object.

@@ -116,10 +116,7 @@ def _read_split(folder: str, name: str, place: _Place) -> Split:
     if place.images_list:
         known = set(files)
         files = []
-        lines: dict[str, int] = {}
-        for line, file in _listed(place):
-            lines.setdefault(file, line)
-        for file, line in lines.items():
+        for file, line in _listed(place).items():
             if file in known:
                 files.append(file)
             elif os.path.isfile(file):
@@ -183,14 +180,16 @@ def _unread(place: _Place) -> list[str]:
     return [file for file in files if os.path.dirname(file) != place.xml_folder]
 
 
-def _listed(place: _Place) -> Iterator[tuple[int, str]]:
-    """The number of each line of a list of ImageSets, and the XML file of its image."""
+def _listed(place: _Place) -> dict[str, int]:
+    """The XML file of each image of a list of ImageSets, with the number of its first line."""
+    lines: dict[str, int] = {}
     with open(place.images_list, encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():  # "000005", or with a class's mark "000005 -1", or "my image"
                 names = (line.strip(), line.split()[0])
                 whole, first = (os.path.join(place.xml_folder, f"{name}.xml") for name in names)
-                yield number, whole if os.path.isfile(whole) else first
+                lines.setdefault(whole if os.path.isfile(whole) else first, number)
+    return lines
 
 
 def _named_image(root: Element, folder: str) -> str | None:
