@@ -21,6 +21,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.modeling import Backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -267,7 +268,12 @@ def convert(part: Part, example: Tensor) -> Any:
 
 
 def compile_graph(
-    graph: Any, precision: str, *, is_image: bool, fixed_sizes: int = _FIXED_SIZES
+    graph: Any,
+    precision: str,
+    *,
+    is_image: bool,
+    num_last: int = 0,
+    fixed_sizes: int = _FIXED_SIZES,
 ) -> Run:
     """Compile a model of OpenVINO for this processor, and for as many threads as PyTorch has.
 
@@ -275,6 +281,7 @@ def compile_graph(
         graph: of one input.
         precision: "float32", "bfloat16" or, for a quantized graph, "int8".
         is_image: whether the input are images, channels-first; RoIs come channels-last.
+        num_last: see :class:`Part`; these outputs are float32 in bfloat16, too.
         fixed_sizes: how many sizes of images, the first ones, get a graph of their own.
 
     Returns:
@@ -286,6 +293,9 @@ def compile_graph(
     first, last = openvino.Layout("NCHW"), openvino.Layout("NHWC")
     maps = [output.partial_shape.rank.get_length() == 4 for output in graph.outputs]
     ports = [steps.output(i) for i, is_map in enumerate(maps) if is_map]
+    if precision == "bfloat16":  # which the pooling reads in less time
+        for i in range(len(maps) - num_last):
+            steps.output(i).tensor().set_element_type(openvino.Type.bf16)
     for port in ports if is_image else [*ports, steps.input()]:
         port.model().set_layout(first)
         port.tensor().set_layout(last)
@@ -314,10 +324,17 @@ def compile_graph(
         x = (x.float() if is_image else x.float().permute(0, 2, 3, 1)).contiguous()
         graph = compiled_for(tuple(x.shape))
         found = graph(x.numpy(), share_inputs=True, share_outputs=True)
-        outputs = [torch.from_numpy(found[i]) for i in range(len(maps))]
+        outputs = [_tensor_of(found[i]) for i in range(len(maps))]
         return [y.permute(0, 3, 1, 2) if m else y for y, m in zip(outputs, maps, strict=True)]
 
     return run
+
+
+def _tensor_of(output: np.ndarray) -> Tensor:
+    """An output of a graph; NumPy has no bfloat16, which OpenVINO hands over as its float16."""
+    if output.dtype == np.float16:
+        return torch.from_numpy(output.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(output)
 
 
 def attach_graphs(parts: Iterable[Part], graphs: Mapping[str, Any], precision: str) -> str:
@@ -328,7 +345,8 @@ def attach_graphs(parts: Iterable[Part], graphs: Mapping[str, Any], precision: s
     """
     for part in parts:
         is_image = isinstance(part, LevelsPart)
-        part.attach(compile_graph(graphs[part.name], precision, is_image=is_image))
+        run = compile_graph(graphs[part.name], precision, is_image=is_image, num_last=part.num_last)
+        part.attach(run)
     version, threads = require("openvino").__version__.split("-")[0], torch.get_num_threads()
     on = f"{threads} thread{'s' * (threads > 1)}"
     return f"{', '.join(graphs)} by OpenVINO {version} in {precision} on {on}"

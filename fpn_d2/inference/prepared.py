@@ -4,7 +4,7 @@ batch norm        folded into the convolution before it, frozen or in eval mode
 memory            channels-last, in which CPUs and GPUs convolve faster
 RoIs              pooled by :class:`LevelROIPooler`, in models of Detectron2's own too
 linear layers     convolved on CPUs where PyTorch multiplies matrices slowly
-convolutions      by Winograd on CPUs with AVX2 alone, where they are wide and in float32
+convolutions      by Winograd on some CPUs, where they are wide and in float32
 precision         bfloat16 or float16 if asked; the layers that rank boxes stay in float32
 torch.compile     of the backbone if asked, for images of changing size
 OpenVINO          runs the dense parts if asked, in int8, too; see ``openvino_parts``

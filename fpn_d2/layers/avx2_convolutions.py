@@ -1,7 +1,8 @@
-"""Convolutions for CPUs with AVX2 alone, for which oneDNN has fewer kernels than for others.
+"""Convolutions for CPUs whose units are as wide as AVX2, 256 bits; oneDNN's are slower there.
 
-- The gradient of the weights of channels-last maps has no fast kernel there: on large maps that of
-  a 3 x 3 convolution takes two to four times as long as channels-first, copies included.
+- With AVX2 alone, the gradient of the weights of channels-last maps has no fast kernel: on large
+  maps that of a 3 x 3 convolution takes two to four times as long as channels-first, copies
+  included.
 - No kernel has fewer multiplications than the sum over a 3 x 3 kernel. Those of Lavin and Gray,
   "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), after Winograd, are a quarter:
   F(4 x 4, 3 x 3) computes 4 x 4 cells of the output with 36 for each pair of channels where the sum
@@ -63,13 +64,21 @@ def has_winograd(x: Tensor, weight: Tensor, *how: Any) -> bool:
         how: stride, padding, dilation and groups, as :func:`F.conv2d` takes them.
     """
     return (
+        _is_winograds(weight, *how)
+        and x.dim() == 4
+        and x.shape[2] * x.shape[3] >= _LEAST_CELLS
+        and x.dtype == torch.float32
+        and x.device.type == "cpu"
+    )
+
+
+def _is_winograds(weight: Tensor, *how: Any) -> bool:
+    """Whether :func:`has_winograd` is true of large maps on a CPU."""
+    return (
         how == ((1, 1), (1, 1), (1, 1), 1)
         and weight.shape[2:] == (3, 3)
         and min(weight.shape[:2]) >= _LEAST_WINOGRAD_CHANNELS
-        and x.dim() == 4
-        and x.shape[2] * x.shape[3] >= _LEAST_CELLS
-        and x.dtype == weight.dtype == torch.float32
-        and x.device.type == "cpu"
+        and weight.dtype == torch.float32
         and gains_by_winograd()
     )
 
@@ -78,6 +87,10 @@ def transform_kernel(weight: Tensor) -> Tensor:
     """Transform the weights (D, C, 3, 3) of a convolution; returns (36, C, D)."""
     cells = weight.permute(2, 3, 1, 0).reshape(9, -1)
     return (_OF_KERNEL @ cells).view(_SIDE**2, *weight.shape[1::-1])
+
+
+def _how(layer: nn.Conv2d) -> tuple[Any, ...]:
+    return layer.stride, layer.padding, layer.dilation, layer.groups
 
 
 def conv2d_by_winograd(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -212,8 +225,7 @@ class FastGradientConv2d(Conv2d):
             and x.is_contiguous(memory_format=torch.channels_last)
             and not torch.is_autocast_enabled("cpu")
         ):
-            how = self.stride, self.padding, self.dilation, self.groups
-            x = _Convolution.apply(x, self.weight, self.bias, *how)
+            x = _Convolution.apply(x, self.weight, self.bias, *_how(self))
             x = x if self.norm is None else self.norm(x)
             return x if self.activation is None else self.activation(x)
         return super().forward(x)
@@ -222,14 +234,13 @@ class FastGradientConv2d(Conv2d):
 def speed_up_gradients(model: nn.Module) -> int:
     """Turn a channels-last model's larger convolutions into :class:`FastGradientConv2d`, in place.
 
-    That is done only where :func:`fpn_d2.utils.devices.has_slow_channels_last_gradient`. Weights
-    and their names stay.
+    That is done only where :func:`fpn_d2.utils.devices.has_slow_channels_last_gradient`, or to wide
+    layers where :func:`fpn_d2.utils.devices.gains_by_winograd`. Weights and their names stay.
 
     Returns:
         the number of layers that were turned.
     """
-    if not has_slow_channels_last_gradient():
-        return 0
+    every = has_slow_channels_last_gradient()
     layers = [
         module
         for module in model.modules()
@@ -239,6 +250,7 @@ def speed_up_gradients(model: nn.Module) -> int:
         and isinstance(module.padding, tuple)  # no word, such as "same"
         and min(module.in_channels, module.out_channels) >= _LEAST_CHANNELS
         and module.weight.dtype == torch.float32
+        and (every or _is_winograds(module.weight, *_how(module)))
     ]
     for layer in layers:
         recast(layer, FastGradientConv2d)
@@ -254,13 +266,12 @@ class WinogradConv2d(FastGradientConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """See :class:`Conv2d`; (B, C, H, W) to (B, D, H', W')."""
-        how = self.stride, self.padding, self.dilation, self.groups
         if (
             torch.jit.is_tracing()
             or torch.compiler.is_compiling()
             or torch.is_grad_enabled()
             or torch.is_autocast_enabled("cpu")
-            or not has_winograd(x, self.weight, *how)
+            or not has_winograd(x, self.weight, *_how(self))
         ):
             return super().forward(x)
         # Weights may be replaced, or changed in place, by ``.data`` too, which no version counts.

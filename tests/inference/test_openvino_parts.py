@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -150,6 +151,29 @@ def test_the_precision_hint_is_set(openvino, model_of, monkeypatch):
     assert (found[0] - expected[0]).abs() < 0.05
     assert [settings["INFERENCE_PRECISION_HINT"] for settings in asked] == ["f32", "bf16"]
     assert {settings["INFERENCE_NUM_THREADS"] for settings in asked} == {torch.get_num_threads()}
+
+
+@pytest.mark.usefixtures("openvino")
+def test_maps_are_bfloat16_and_what_ranks_boxes_is_float32(model_of, monkeypatch):
+    monkeypatch.setattr("fpn_d2.inference.prepared.has_bfloat16", lambda device: True)
+    plain = model_of(FASTER)
+    ready = prepare_model(plain, engine="openvino", precision="bfloat16").model
+    for side in (64, 96):
+        image = torch.randn(1, 3, side, side)
+        with torch.no_grad():
+            (expected, *lists), (found, *found_lists) = (
+                (maps := m.backbone(image), *m.proposal_generator.rpn_head([*maps.values()]))
+                for m in (plain, ready)
+            )
+        for name, level in found.items():
+            assert level.dtype == torch.bfloat16
+            assert level.is_contiguous(memory_format=torch.channels_last)
+            # its 8 bits, some layers deep
+            within = 0.05 * expected[name].abs().max()
+            torch.testing.assert_close(level.float(), expected[name], rtol=0, atol=within)
+        for ours, theirs in zip(chain(*found_lists), chain(*lists), strict=True):
+            assert ours.dtype == torch.float32
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0.05 * theirs.abs().max())
 
 
 def test_the_first_sizes_get_graphs_of_their_own(openvino):

@@ -171,6 +171,7 @@ def test_only_large_layers_change_and_only_where_the_gradient_is_slow(monkeypatc
         Conv2d(64, 64, 3, padding="same"),
     )
     before = list(model.state_dict())
+    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: False)
     monkeypatch.setattr(avx2_convolutions, "has_slow_channels_last_gradient", lambda: False)
     assert speed_up_gradients(model) == 0
     monkeypatch.setattr(avx2_convolutions, "has_slow_channels_last_gradient", lambda: True)
@@ -179,8 +180,24 @@ def test_only_large_layers_change_and_only_where_the_gradient_is_slow(monkeypatc
     assert list(model.state_dict()) == before
 
 
+def test_where_the_gradient_is_fast_only_layers_for_winograd_change(gradients, monkeypatch):
+    model = nn.Sequential(
+        Conv2d(256, 256, 3, padding=1),
+        Conv2d(256, 256, 3, 2, padding=1),
+        Conv2d(256, 128, 3, padding=1),
+    ).to(memory_format=CHANNELS_LAST)
+    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: True)
+    monkeypatch.setattr(avx2_convolutions, "has_slow_channels_last_gradient", lambda: False)
+    assert speed_up_gradients(model) == 1
+    assert [type(layer) is FastGradientConv2d for layer in model] == [True, False, False]
+    x = torch.randn(1, 256, 40, 40).contiguous(memory_format=CHANNELS_LAST)
+    model(x).sum().backward()
+    assert len(gradients) == 1
+
+
 def test_a_training_on_a_cpu_has_them(row_config, monkeypatch):
     cfg = row_config("quick/RPN/rpn_R_18_FPN", "MODEL.WEIGHTS", "")
+    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: False)
     for slow in (False, True):
         monkeypatch.setattr(
             avx2_convolutions, "has_slow_channels_last_gradient", lambda slow=slow: slow
