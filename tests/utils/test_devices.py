@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from fpn_d2.utils import devices
-from fpn_d2.utils.devices import gains_by_winograd, keep_freed_memory
+from fpn_d2.utils.devices import keep_freed_memory
 
 # Fills 64 MB again and again, in a process that asks for it and in one that does not: 16384 pages
 # of 4 kB, or none, are new each time. A small block may take the end of a freed one, so that it
@@ -58,26 +58,28 @@ def test_an_allocator_that_the_user_has_tuned_is_left_alone(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "has_avx512, vendor, family, gains",
+    ("has_avx512", "vendor", "family", "winograd", "slow_matmul"),
     [
-        (False, "AuthenticAMD", "25", True),  # Zen 3
-        (False, "GenuineIntel", "6", True),
-        (True, "AuthenticAMD", "25", True),  # Zen 4
-        (True, "AuthenticAMD", "26", False),  # Zen 5
-        (True, "GenuineIntel", "6", False),
-        (True, "", "", False),  # a system that does not tell
+        (False, "AuthenticAMD", "25", True, False),  # Zen 3
+        (False, "GenuineIntel", "6", True, False),
+        (True, "AuthenticAMD", "25", True, False),  # Zen 4
+        (True, "AuthenticAMD", "26", False, True),  # Zen 5
+        (True, "GenuineIntel", "6", False, False),
+        (True, "", "", False, False),  # a system that does not tell
     ],
 )
-def test_who_gains_by_winograd(has_avx512, vendor, family, gains, monkeypatch):
+def test_what_a_processor_gains_from(
+    has_avx512, vendor, family, winograd, slow_matmul, monkeypatch
+):
     fields = {"vendor_id": vendor, "cpu family": family}
     monkeypatch.setattr(devices, "cpu_info", fields.get)
+    monkeypatch.setattr("platform.processor", lambda: "")
     monkeypatch.setattr("torch.cpu._is_avx2_supported", lambda: True)
     monkeypatch.setattr("torch.cpu._is_avx512_supported", lambda: has_avx512)
     monkeypatch.setattr("torch.backends.mkl.is_available", lambda: True)
-    devices._has_halved_avx512.cache_clear()
-    try:
-        assert gains_by_winograd() is gains
-        monkeypatch.setattr("torch.backends.mkl.is_available", lambda: False)
-        assert not gains_by_winograd()
-    finally:
-        devices._has_halved_avx512.cache_clear()
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: True)
+    monkeypatch.setattr(devices, "_has_halved_avx512", devices._has_halved_avx512.__wrapped__)
+    assert devices.gains_by_winograd() is winograd
+    assert devices.has_slow_matmul.__wrapped__() is slow_matmul
+    monkeypatch.setattr("torch.backends.mkl.is_available", lambda: False)
+    assert not devices.gains_by_winograd()
