@@ -1,5 +1,5 @@
 # Works in the active environment (conda, venv or plain); another Python: `make test PYTHON=...`.
-PYTHON ?= $(or $(shell command -v python 2>/dev/null),python3)
+PYTHON ?= $(if $(shell command -v python 2>/dev/null),python,python3)
 SETUP := tools/setup_environment.py
 
 # Where Detectron2 and torch come from, if they cannot be imported; see tools/setup_environment.py.

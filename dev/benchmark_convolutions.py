@@ -1,7 +1,9 @@
 #!/usr/bin/env python
-"""Time 3 x 3 convolutions and the gradient of their weights, by oneDNN and by Winograd's method.
+"""Time what this package convolves in another way than Detectron2, both ways.
 
-``python dev/benchmark_convolutions.py`` prints medians; docs/speed.md says what follows.
+3 x 3 convolutions and the gradient of their weights go by oneDNN or by Winograd's method. The box
+head's first layer is a matrix product or a convolution. ``python dev/benchmark_convolutions.py``
+prints medians, and docs/speed.md says what follows.
 """
 
 from __future__ import annotations
@@ -46,6 +48,24 @@ def measure(shape: tuple[int, int, int, int], repeats: int) -> Iterator[float]:
     yield from map(statistics.median, time_in_turn(ways, repeats).values())
 
 
+def measure_linear(repeats: int) -> Iterator[float]:
+    """Yield median seconds of the box head's first layer, 1000 RoIs of 256 x 7 x 7 to 1024: forward
+    as a product and as a convolution, then forward and backward."""
+    import torch
+
+    from fpn_d2.layers import ConvolvedLinear
+    from fpn_d2.utils.timing import time_in_turn
+
+    x = torch.randn(1000, 12544, requires_grad=True)
+    layers = {kind: kind(12544, 1024) for kind in (torch.nn.Linear, ConvolvedLinear)}
+    ways = {}
+    for kind, layer in layers.items():
+        ways["forward", kind] = torch.no_grad()(lambda layer=layer: layer(x))
+    for kind, layer in layers.items():
+        ways["both", kind] = lambda layer=layer: layer(x).sum().backward()
+    yield from map(statistics.median, time_in_turn(ways, repeats).values())
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -65,6 +85,8 @@ def main() -> None:
     heads = ["maps", "forward, s", "by Winograd, s"]
     heads += ["gradient channels-last, s", "of copies, s", "by Winograd, s"]
     print(tabulate(rows, heads, "github", floatfmt=".3f"))
+    heads = ["forward, s", "convolved, s", "forward and backward, s", "convolved, s"]
+    print(tabulate([[*measure_linear(args.repeats)]], heads, "github", floatfmt=".3f"))
     print(f"medians of {args.repeats}, in turn")
 
 

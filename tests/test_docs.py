@@ -171,3 +171,14 @@ def test_the_layout_names_every_room(repo):
     assert "modeling" in rooms
     for room in rooms:
         assert re.search(rf"^  (\w+/ )*{room}/", layout, re.MULTILINE), room
+
+
+def test_a_data_set_is_inspected_by_the_config_that_is_trained(pages):
+    seen = 0
+    for page in pages:
+        for _, block in fenced_blocks(page.read_text(encoding="utf-8")):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("python tools/inspect_dataset.py"):
+                    seen += 1
+                    assert "--config-file" in line, f"{page}: {line}"
+    assert seen >= 4

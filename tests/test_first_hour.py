@@ -62,3 +62,8 @@ def test_it_trains_detects_and_draws(repo, notebook, cells, tmp_path):
     assert len(pictures) == 4
     assert all(len(picture.getcolors(1 << 24)) > 50 for picture in pictures)
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"first_hour"}
+
+
+def test_no_cell_asks_where_the_package_lies(cells):
+    code = "".join(line for cell in cells if cell["cell_type"] == "code" for line in cell["source"])
+    assert "__file__" not in code  # an installed wheel has its configs elsewhere than a clone

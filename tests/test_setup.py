@@ -8,6 +8,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -62,11 +63,12 @@ def test_setup_py_imports_no_torch_and_requires_no_detectron2():
     assert {package.split(".")[0] for package in packages} == {"fpn_d2", "fpn_d2_tools"}
 
 
-def test_the_pinned_commit_is_the_one_that_the_package_names():
-    for file in ("fpn_d2/__init__.py", "CONTRIBUTING.md"):
+def test_the_pinned_commit_is_the_one_that_package_and_pages_name():
+    for file in ("fpn_d2/__init__.py", "README.md", "README.zh-CN.md"):
         text = (ROOT / file).read_text(encoding="utf-8")
-        if "detectron2.git" in text:
-            assert setup_environment.DETECTRON2_COMMIT in text, file
+        assert {*re.findall(r"\b[0-9a-f]{40}\b", text)} == {setup_environment.DETECTRON2_COMMIT}, (
+            file
+        )
 
 
 def test_the_least_torch_is_the_one_that_the_package_names():
@@ -505,6 +507,16 @@ def test_make_without_a_target_lists_the_targets():
     text = run_make(ROOT).stdout
     for target in ("setup", "demo", "results", "test", "test-slow", "test-page", "lint"):
         assert f"make {target} " in text
+
+
+@needs_make
+def test_the_path_of_python_may_have_a_space(stub_tree, monkeypatch):
+    monkeypatch.delenv("PYTHON", raising=False)
+    (stub_tree / "my env").mkdir()
+    (stub_tree / "python").rename(stub_tree / "my env" / "python")
+    path = f"{stub_tree / 'my env'}{os.pathsep}{os.environ['PATH']}"
+    assert run_make(stub_tree, "lint", PATH=path).returncode == 0
+    assert (stub_tree / "calls").is_file()
 
 
 @needs_make

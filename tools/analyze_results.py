@@ -36,7 +36,7 @@ def main() -> None:
     args = build_parser().parse_args()
     from fpn_d2 import load_config
     from fpn_d2.evaluation.score_thresholds import score_threshold
-    from fpn_d2.inspection.analysis_page import analysis_summary, write_analysis
+    from fpn_d2.inspection.analysis_page import analysis_files, analysis_summary, write_analysis
     from fpn_d2.inspection.evaluated_sets import analyze_run
     from fpn_d2.utils.errors import UserError, exit_on_user_error
 
@@ -52,6 +52,7 @@ def main() -> None:
                 f"{args.run} holds no config.yaml, which train_net.py writes; name the OUTPUT_DIR "
                 "of a training, or give --config-file"
             )
+        analysis_files(args.output or args.run)  # refused before the work
         analyses, faults = analyze_run(args.run, load_config(config, ["MODEL.DEVICE", "cpu"]))
         files = write_analysis(
             analyses, args.run, args.output, threshold=threshold, images=args.num_images

@@ -90,6 +90,7 @@ def main() -> None:
         write_export,
     )
     from fpn_d2.inference import check_weights, config_for, set_score_threshold
+    from fpn_d2.inference.openvino_parts import require
     from fpn_d2.utils.errors import exit_on_user_error
 
     with exit_on_user_error():
@@ -103,6 +104,7 @@ def main() -> None:
         if args.int8:  # which is made, and judged, after minutes
             check_names(cfg.DATASETS.TEST[:1], "DATASETS.TEST")
             samples = calibration_inputs(cfg)
+            require("nncf", "openvino nncf, or leave --int8 out")
         threshold = args.confidence_threshold and class_thresholds(
             score_threshold(args.confidence_threshold), cfg
         )

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import html
+import inspect
 import logging
 import os
 import sys
@@ -196,7 +197,7 @@ def serve(
         the page and its address.
 
     Raises:
-        UserError: if Gradio is not installed, or the address cannot be listened on.
+        UserError: if Gradio is not installed, or the address cannot be listened on or reached.
     """
     gr = import_gradio()
     if ":" in host and not host.startswith("["):  # an IPv6 address, which a URL has in brackets
@@ -210,6 +211,8 @@ def serve(
             file=sys.stderr,
         )
     fonts = ["system-ui", "sans-serif"]  # Gradio's own would be fetched from the network
+    # The first versions of Gradio 6 keep no runs, and do not know the word.
+    keeps_runs = "run_history" in inspect.signature(page.launch).parameters
     try:
         _, address, _ = page.launch(
             server_name=host,
@@ -223,15 +226,19 @@ def serve(
             ssr_mode=False,
             pwa=False,
             mcp_server=False,
-            run_history=False,
             footer_links=[],
             theme=gr.themes.Soft(font=fonts, font_mono=["ui-monospace", "monospace"]),
             css=_CSS,
+            **({"run_history": False} if keeps_runs else {}),
         )
     except OSError as error:
         place = f"{host} port {port or '7860 to 7959'}"
         text = f"the page cannot listen on {place} ({error}): give another --port"
         raise UserError(text) from error
+    except Exception as error:  # Gradio asks its own address, and raises of several kinds
+        page.close(verbose=False)
+        text = f"the page does not answer at its own address ({error}): where HTTP_PROXY is set, "
+        raise UserError(f"{text}set NO_PROXY=localhost,127.0.0.1 too") from error
     print(f"the page is at {address} (end it with Ctrl-C)", flush=True)
     if block:
         page.block_thread()

@@ -224,7 +224,7 @@ def parse_model(words: str, taken: Container[str] = ()) -> tuple[str, CfgNode]:
     config, weights = split_pair(words, "--model")
     if ":" not in weights and not os.path.isfile(weights) and not zoo_weights(weights):
         raise UserError(f"--model {words}: {weights} does not exist; name a checkpoint")
-    return free_title(config, taken), _load(config, config, ["MODEL.WEIGHTS", weights])
+    return free_title(config, taken), _load(config, config, weights)
 
 
 def find_models(folder: str) -> dict[str, CfgNode]:
@@ -240,30 +240,32 @@ def find_models(folder: str) -> dict[str, CfgNode]:
     Raises:
         UserError: if there is no such model.
     """
-    # A run's config names the device that it was trained on.
-    device = load_config().MODEL.DEVICE
     found: dict[str, CfgNode] = {}
     for place, _, files in sorted(os.walk(folder)):
         if not {"config.yaml", "model_final.pth"} <= set(files):
             continue
         weights = os.path.join(place, "model_final.pth")
-        opts = ["MODEL.WEIGHTS", weights, "MODEL.DEVICE", device]
+        name = os.path.relpath(place, folder)
+        if name == os.curdir:  # the folder is itself a run
+            name = os.path.basename(os.path.abspath(folder))
         try:
-            cfg = _load(place, os.path.join(place, "config.yaml"), opts)
-            found[os.path.relpath(place, folder)] = cfg
+            found[name] = _load(place, os.path.join(place, "config.yaml"), weights)
         except UserError as error:  # another version's, or a Fast R-CNN on proposals from a file
             logger.warning("left out: %s", error)
     if not found:
         raise UserError(
             f"there is no trained model below {folder}: train one, such as `python train_net.py "
-            "--config-file configs/quick/demo.yaml`, or name one with --model CONFIG:WEIGHTS"
+            "--config-file configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml`, or name one with "
+            "--model CONFIG:WEIGHTS"
         )
     return found
 
 
-def _load(name: str, config: str, opts: list[str]) -> CfgNode:
-    """Load a config; refuse a model that needs more than an image."""
-    cfg = load_config(config, opts)
+def _load(name: str, config: str, weights: str) -> CfgNode:
+    """Load a model's config for this machine; refuse a model that needs more than an image."""
+    # A run's config names the device that it was trained on.
+    device = load_config().MODEL.DEVICE
+    cfg = load_config(config, ["MODEL.WEIGHTS", weights, "MODEL.DEVICE", device])
     if cfg.MODEL.LOAD_PROPOSALS:
         raise UserError(
             f"{name} is a Fast R-CNN on proposals from a file, and an uploaded image has no such "

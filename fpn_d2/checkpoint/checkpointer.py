@@ -1,6 +1,7 @@
 """Detectron2's checkpointer, which refuses what would load too little; and a model with weights."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from ..utils.model_zoo import close_zoo_names, zoo_entry, zoo_weights
 from ..utils.modules import overridden
 from .resume_point import TAG, checkpoints_in, newest_whole, tagged_checkpoint
 from .safe_load import read_pickle, read_safetensors, read_torch
+
+logger = logging.getLogger(__name__)
 
 # The key of a checkpoint under which the names of its classes stand, a list of strings. Detectron2
 # ignores keys that it does not know.
@@ -262,10 +265,12 @@ class SafeCheckpointer(DetectionCheckpointer):
         }
         unfilled = sorted(unfilled)
         if self.strict and unfilled:
+            beside = os.path.join(os.path.dirname(self._path), "config.yaml")
+            more = f", or name {beside}, by which it was trained" if os.path.isfile(beside) else ""
             raise UserError(
                 f"{self._path} does not fill {len(unfilled)} of the model's keys "
                 f"({_some(unfilled)}), which would be evaluated as random weights; set "
-                "MODEL.WEIGHTS to a checkpoint of this config"
+                f"MODEL.WEIGHTS to a checkpoint of this config{more}"
             )
         backbone = [key for key in keys if key.startswith("backbone.")]
         empty = [key for key in unfilled if key.startswith("backbone.")]
@@ -274,6 +279,14 @@ class SafeCheckpointer(DetectionCheckpointer):
                 f"{self._path} fills only {len(backbone) - len(empty)} of the backbone's "
                 f"{len(backbone)} keys (not {_some(empty)}); it is a checkpoint of "
                 "another network, so set MODEL.WEIGHTS to one of this config's backbone"
+            )
+        parameters = dict(self.model.named_parameters())
+        stuck = [x for x in unfilled if x in parameters and not parameters[x].requires_grad]
+        if stuck:  # such as the stem of a network for grey images
+            logger.warning(
+                "%s does not fill %s, frozen and so random to the end: set "
+                "MODEL.BACKBONE.FREEZE_AT 0, or weights that fill it",
+                *(self._path, _some(stuck)),
             )
         return incompatible
 

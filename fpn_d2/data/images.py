@@ -39,6 +39,7 @@ _DARK = (
     "stretch all images by one factor"
 )
 _STORED = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")  # modes that a TIFF keeps as they are
+_PROGRAM = "EPS"
 _CHUNK = 16  # images that a process reads before it reports
 
 
@@ -87,7 +88,10 @@ def _tell(name: str, remark: str | None) -> None:
 
 
 def _depth_fault(image: Image.Image) -> str | None:
-    """Why the pixels of an image have no known range, as the end of a sentence, or None."""
+    """Why an image is not read, as the end of a sentence, or None: it is a program, or its pixels
+    have no known range."""
+    if image.format == _PROGRAM:
+        return "is a program in PostScript, which Pillow would have Ghostscript run: save it as PNG"
     if _is_deep(image) or not image.mode.startswith(("I", "F")):
         return None
     if image.mode.startswith("I;16"):  # a part or a copy, which has lost its file
@@ -158,7 +162,7 @@ class _PixelsHandler(PathHandler):
             image = Image.open(file)
             is_turned = image.format == "TIFF" and _orientation(image) in range(2, 9)
             _tell(name, _frames(image))
-            if not is_turned and image.mode[0] not in "IF":
+            if not is_turned and image.mode[0] not in "IF" and image.format != _PROGRAM:
                 file.seek(0)
                 stack.pop_all()
                 return file

@@ -57,7 +57,8 @@ def group_detections(rows: Sequence[Found]) -> list[dict[int, int]]:
     boxes, names = [], []  # of the detections that began the groups
     for row, found in enumerate(rows):
         for index in np.argsort(-found.scores, kind="stable").tolist():
-            box, name = found.boxes[index], found.names[index]
+            # A guessed name is drawn with a question mark (Classes.labels), and is that name.
+            box, name = found.boxes[index], found.names[index].removesuffix("?")
             free = [
                 i
                 for i, group in enumerate(groups)

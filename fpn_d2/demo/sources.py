@@ -58,18 +58,21 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
             neither image nor video.
     """
     images, videos, skipped, urls = {}, {}, [], {}
-    # Pillow only writes some, such as PDF; an MPO is read as the JPEG that it begins with.
+    # Pillow only writes some, such as PDF; an MPO is read as the JPEG that it begins with, and an
+    # EPS, which is a program, is not read.
     formats = [
         ending
         for ending, kind in Image.registered_extensions().items()
-        if kind in Image.OPEN or kind == "MPO"
+        if (kind in Image.OPEN and kind != "EPS") or kind == "MPO"
     ]
     for path in inputs:
         if not is_local(path):
             known = [_downloaded(path)]
             urls[known[0]] = path
         elif os.path.isdir(path):
-            entries = [os.path.join(path, name) for name in sorted(os.listdir(path))]
+            # Hidden ones are not the user's, such as ._photo.jpg, which macOS makes.
+            shown = sorted(name for name in os.listdir(path) if not name.startswith("."))
+            entries = [os.path.join(path, name) for name in shown]
             files = [entry for entry in entries if os.path.isfile(entry)]
             known = [file for file in files if file.lower().endswith((*_VIDEOS, *formats))]
             skipped += sorted({*files} - {*known})

@@ -73,7 +73,8 @@ def read_config(args: argparse.Namespace) -> CfgNode:
             values = {**_number_of_classes(cfg), "MODEL.NUM_CLASSES_FROM_DATA": False}
         if epochs is not None:
             values |= _in_epochs(cfg, epochs, images)
-        cfg = changed(cfg, {k: v for k, v in values.items() if k not in args.opts[::2]})
+        given = {*args.opts[::2]} - {"MODEL.NUM_CLASSES_FROM_DATA"}  # which is done
+        cfg = changed(cfg, {k: v for k, v in values.items() if k not in given})
     check_schedule(cfg)  # --epochs and the number of processes have made another one
     return cfg
 
@@ -141,6 +142,7 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
             if distributed.is_initialized():
                 distributed.destroy_process_group()
         elif args.num_gpus * args.num_machines > 1:
+            _check_gpus(args)
             _launch_processes(run, args)
         else:
             run(args)
@@ -162,6 +164,23 @@ def starter() -> str:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         name += f" {boot} {stat.rpartition(')')[2].split()[19]}"  # its start, see man 5 proc
     return name
+
+
+def _check_gpus(args: argparse.Namespace) -> None:
+    """Refuse what Detectron2's launcher asserts, and CPUs where it takes NCCL."""
+    if not torch.cuda.is_available():
+        return
+    count = torch.cuda.device_count()
+    if not load_config(args.config_file, args.opts).MODEL.DEVICE.startswith("cuda"):
+        raise UserError(
+            f"--num-gpus {args.num_gpus} takes NCCL wherever there is a GPU, and MODEL.DEVICE is "
+            "cpu; set CUDA_VISIBLE_DEVICES= before the command, or start it by torchrun"
+        )
+    if args.num_gpus > count:
+        raise UserError(
+            f"--num-gpus {args.num_gpus} asks for more GPUs than this machine has, {count}; give "
+            "that number or fewer (SOLVER.REFERENCE_WORLD_SIZE rescales the schedule)"
+        )
 
 
 def _join_torchrun(args: argparse.Namespace) -> None:

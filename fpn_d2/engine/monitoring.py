@@ -199,7 +199,9 @@ class BestKeeper(BestCheckpointer):
                 check_metric(self._metric, flatten_results_dict(self._evaluation.measured[1]))
             before = self.best_metric
             judge()
-            self.waited = self.waited + 1 if self.best_metric == before else 0
+            # Where none is the best one yet, as while the metric is NaN, none is worse.
+            is_worse = before is not None and self.best_metric == before
+            self.waited = self.waited + 1 if is_worse else 0
         self._judged = _steps_done(self.trainer)
         if self._best_state is not None:
             self._writer.save(BEST, **self._best_state)

@@ -20,6 +20,14 @@ from .launch import restart_count, starter
 # never from checkpoints that the training was refused.
 _BEGUN = ".torchrun"
 
+# What an evaluation says of the weights; proposals stay, which the new training may read.
+_EVALUATED = (
+    "results.json",
+    "coco_instances_results.json",
+    "instances_predictions.pth",
+    "mask_proposals.json",
+)
+
 
 def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
     """Make sure that a training does not mix with an earlier one; all processes call it together.
@@ -101,8 +109,11 @@ def rewrite_config(cfg: CfgNode) -> None:
 
 
 def clear_output_dir(folder: str) -> None:
-    """Delete an earlier training's checkpoints, and what it wrote for TensorBoard."""
-    written = [*Path(folder).glob("events.out.tfevents.*"), *Path(folder).glob("analysis.json")]
+    """Delete an earlier training's checkpoints, what it wrote for TensorBoard, and what its
+    evaluations found, which would pass for that of the new one."""
+    patterns = ["events.out.tfevents.*", "analysis.json"]
+    patterns += [f"inference*/*/{name}" for name in _EVALUATED]
+    written = [path for pattern in patterns for path in Path(folder).glob(pattern)]
     # last_checkpoint first: it must not name what is gone
     for path in (*_checkpoints(folder), *written):
         os.remove(path)

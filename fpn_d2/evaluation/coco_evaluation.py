@@ -6,7 +6,8 @@ import io
 import logging
 import math
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +37,14 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
     Detectron2's 100 and 1000.
     """
 
-    def __init__(self, dataset_name: str, *args: Any, **kwargs: Any):
+    def __init__(
+        self,
+        dataset_name: str,
+        tasks: Sequence[str] | None = None,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        **kwargs: Any,
+    ):
         """See :class:`COCOEvaluator`.
 
         What an earlier run has converted of a data set without an annotation file is not read: it
@@ -48,7 +56,7 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
         metadata = MetadataCatalog.get(dataset_name)
         with shared_reading():
             if metadata.get("json_file"):
-                super().__init__(dataset_name, *args, **kwargs)
+                super().__init__(dataset_name, tasks, distributed, output_dir, **kwargs)
                 return
             if not metadata.get("thing_classes"):
                 raise UserError(
@@ -59,11 +67,16 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
             if any("keypoints" in a for record in records for a in record.get("annotations", ())):
                 records = copy.deepcopy(records)  # the conversion moves them in place
             others = DatasetCatalog.get
-            with overridden(
-                DatasetCatalog,
-                get=lambda name: records if name == dataset_name else others(name),
+            with (
+                overridden(
+                    DatasetCatalog,
+                    get=lambda name: records if name == dataset_name else others(name),
+                ),
+                tempfile.TemporaryDirectory() as folder,  # what is converted is read at once
             ):
-                super().__init__(dataset_name, *args, **kwargs, allow_cached_coco=False)
+                kwargs["allow_cached_coco"] = False
+                super().__init__(dataset_name, tasks, distributed, output_dir or folder, **kwargs)
+            self._output_dir = output_dir
         del metadata.json_file  # the next evaluation would take it for the data set's
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:

@@ -66,6 +66,12 @@ def class_thresholds(threshold: float | str, cfg: CfgNode) -> float | list[float
             f"{BEST_F1} needs {path}, which does not exist: write it by "
             f"python tools/analyze_results.py {folder}, or give a number"
         )
+    if os.path.isfile(weights) and os.path.getmtime(weights) > os.path.getmtime(path):
+        logger.warning(
+            "%s is newer than %s, whose thresholds may be those of an earlier training: write them "
+            "anew by python tools/analyze_results.py %s",
+            *(weights, path, os.path.dirname(path) or "."),
+        )
     content = read_json(path)
     try:
         test_sets = content["datasets"]

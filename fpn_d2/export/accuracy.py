@@ -1,6 +1,7 @@
 """The accuracy of exported files on a validation set: an int8 file beside the float32 one."""
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -70,10 +71,14 @@ def _evaluate(cfg: CfgNode, run: Callable, most: int) -> tuple[str, float, int]:
         image_ids.append(record["image_id"])
     with quiet_pycocotools():
         results = evaluator.evaluate(image_ids)
-    for task, metric in _METRICS:
-        if task in results and results[task][metric] == results[task][metric]:  # not NaN
-            return metric, round(float(results[task][metric]), 2), len(image_ids)
-    raise UserError(f"nothing can be judged on {name}: it has no objects, or none was found")
+    if not (image_ids and evaluator._coco_api.getAnnIds(imgIds=image_ids)):
+        raise UserError(
+            f"nothing can be judged on the first {len(image_ids)} images of {name}, which have no "
+            "objects; raise --validation-images, or name another set in DATASETS.TEST"
+        )
+    task, metric = next(one for one in _METRICS if one[0] in results)
+    value = float(results[task][metric])  # NaN where nothing was found
+    return metric, 0.0 if math.isnan(value) else round(value, 2), len(image_ids)
 
 
 def _inputs(record: dict[str, Any]) -> dict[str, Tensor]:

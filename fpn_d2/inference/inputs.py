@@ -47,9 +47,17 @@ def input_pixels(image: ImageInput, image_format: str) -> np.ndarray:
     if isinstance(image, Image.Image):
         if 0 in image.size:
             raise UserError("a PIL image has no pixels; give one that has some")
-        return pixels_of(image, image_format)
+        try:
+            return pixels_of(image, image_format)
+        except UserError:
+            raise
+        except Exception as error:  # of a file that Pillow decodes only now
+            reason = " ".join(str(error).split())
+            raise UserError(f"a PIL image cannot be read ({reason}); give another") from error
     if isinstance(image, Tensor):
-        rgb = _with_three_channels(image.detach().cpu().numpy(), 0, "a tensor", "permute(2, 0, 1)")
+        pixels = image.detach().cpu()
+        pixels = pixels.float() if pixels.is_floating_point() else pixels  # NumPy has no bfloat16
+        rgb = _with_three_channels(pixels.numpy(), 0, "a tensor", "permute(2, 0, 1)")
         rgb = rgb.transpose(1, 2, 0)
     elif isinstance(image, np.ndarray):
         rgb = _with_three_channels(image, 2, "an array", "transpose(1, 2, 0)")[:, :, ::-1]

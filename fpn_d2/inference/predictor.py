@@ -155,7 +155,7 @@ class Predictor(DefaultPredictor):
             for an image a dict as of :meth:`DefaultPredictor.__call__`, for a list a list of them.
 
         Raises:
-            UserError: for what is no such image, or if resizing would leave no pixel of it.
+            UserError: for what is no such image.
         """
         if not isinstance(images, list | tuple):
             return self._run([self._record(images)])[0]
@@ -324,4 +324,5 @@ def set_score_threshold(model: nn.Module, threshold: float | Sequence[float]) ->
             f"a {type(model).__name__} has no classes with scores; leave --confidence-threshold out"
         )
     each = isinstance(threshold, Sequence)
-    head.test_score_thresh = torch.tensor(threshold) if each else threshold
+    device = next(model.parameters()).device
+    head.test_score_thresh = torch.tensor(threshold, device=device) if each else threshold

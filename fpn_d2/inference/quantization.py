@@ -29,7 +29,7 @@ from ..data.build import load_train_dataset
 from ..data.dataset_mapper import build_test_mapper, map_or_refuse
 from ..data.datasets.folders import make_ready
 from ..utils.errors import UserError
-from ..utils.files import cache_folder, is_local, replace_file
+from ..utils.files import cache_folder, replace_file
 from ..utils.progress import told
 from ..utils.provenance import describe_versions, installed_versions
 from .openvino_parts import Part, convert, openvino_core, quietly, record_inputs, require
@@ -48,7 +48,7 @@ def quantize(
         graph: from :func:`fpn_d2.inference.openvino_parts.convert`, or of a whole detector.
         samples: its inputs, an array or a tensor each, or a list or a dict of them; float16 is
             taken for float32.
-        keep_first: whether the products that read an input stay in floating point.
+        keep_first: whether the products that read the first input stay in floating point.
         last_outputs: the products behind these outputs stay in floating point.
 
     Raises:
@@ -59,7 +59,7 @@ def quantize(
     nncf = require("nncf")
     kept = _nearest_products((graph.outputs[i].get_node() for i in last_outputs), _sources)
     if keep_first:
-        kept |= _nearest_products(graph.get_parameters(), _readers)
+        kept |= _nearest_products(graph.get_parameters()[:1], _readers)
     nncf.set_log_level(logging.ERROR)
     # NNCF reads all samples twice, and draws bars on stdout.
     with (
@@ -91,14 +91,18 @@ def _as_float32(sample: Any) -> Any:
 
 
 def _nearest_products(nodes: Iterable[Any], following: Callable[[Any], list[Any]]) -> set[str]:
-    """The names of the products that are reached from nodes without another one in between."""
+    """The names of the products that are reached from nodes without another one in between.
+
+    Sizes lead nowhere: all that anchors know of a map is its size, and boxes are clipped to the
+    image's.
+    """
     found, seen, ahead = set(), set(), list(nodes)
     while ahead:
         node = ahead.pop()
         name = node.get_friendly_name()
         if node.get_type_name() in _PRODUCTS:
             found.add(name)
-        elif name not in seen:
+        elif name not in seen and node.get_type_name() != "ShapeOf":
             seen.add(name)
             ahead += following(node)
     return found
@@ -222,7 +226,8 @@ def cache_paths(cfg: CfgNode, model: nn.Module) -> list[str]:
     made_by = "-".join(f"{name}{version}" for name, version in versions.items())
     name = f"{Path(path).stem or 'weights'}.int8-{weights.hexdigest()[:12]}"
     name = f"{name}-{config.hexdigest()[:12]}-{made_by}.zip"
-    folders = [os.path.dirname(path)] if path and is_local(path) else []
+    # A URL and a name of the model zoo are no places.
+    folders = [os.path.dirname(path)] if os.path.isfile(path) else []
     return [os.path.join(folder, name) for folder in (*folders, cache_folder())]
 
 

@@ -45,6 +45,22 @@ _MEANINGS = {
 }
 
 
+def analysis_files(folder: str) -> tuple[str, str]:
+    """The page and the figures of an analysis in a folder.
+
+    Raises:
+        UserError: if one of them is there and not of an earlier analysis.
+    """
+    page, numbers = (os.path.join(folder, name) for name in ("analysis.html", ANALYSIS_FILE))
+    content = read_json(numbers) if os.path.isfile(numbers) else None
+    there = [path for path in (numbers, page) if os.path.lexists(path)]
+    if there and not (isinstance(content, dict) and "datasets" in content):
+        raise UserError(
+            f"{there[0]} is not of an earlier analysis, so it stays; give another --output"
+        )
+    return page, numbers
+
+
 def write_analysis(
     analyses: Sequence[ErrorAnalysis],
     run: str,
@@ -70,14 +86,7 @@ def write_analysis(
     Raises:
         UserError: if the folder cannot be written to, or holds another ``analysis.json``.
     """
-    folder = output or run
-    page, numbers = (os.path.join(folder, name) for name in ("analysis.html", ANALYSIS_FILE))
-    content = read_json(numbers) if os.path.isfile(numbers) else None
-    there = [path for path in (numbers, page) if os.path.lexists(path)]
-    if there and not (isinstance(content, dict) and "datasets" in content):
-        raise UserError(
-            f"{there[0]} is not of an earlier analysis, so it stays; give another --output"
-        )
+    page, numbers = analysis_files(output or run)
     shown = f"score at least {threshold}"
     if threshold == BEST_F1:
         shown = "score at least the class's own threshold of best F1"

@@ -68,17 +68,17 @@ def has_winograd(x: Tensor, weight: Tensor, *how: Any) -> bool:
         and x.dim() == 4
         and x.shape[2] * x.shape[3] >= _LEAST_CELLS
         and x.dtype == torch.float32
-        and x.device.type == "cpu"
     )
 
 
 def _is_winograds(weight: Tensor, *how: Any) -> bool:
-    """Whether :func:`has_winograd` is true of large maps on a CPU."""
+    """Whether :func:`has_winograd` is true of large maps."""
     return (
         how == ((1, 1), (1, 1), (1, 1), 1)
         and weight.shape[2:] == (3, 3)
         and min(weight.shape[:2]) >= _LEAST_WINOGRAD_CHANNELS
         and weight.dtype == torch.float32
+        and weight.device.type == "cpu"
         and gains_by_winograd()
     )
 
@@ -284,7 +284,7 @@ class WinogradConv2d(FastGradientConv2d):
 
 
 def speed_up_wide_convolutions(model: nn.Module) -> int:
-    """Turn a model's 3 x 3 convolutions without a norm into :class:`WinogradConv2d`, in place.
+    """Turn a model's wide convolutions without a norm into :class:`WinogradConv2d`, in place.
 
     That is done only on CPUs where :func:`fpn_d2.utils.devices.gains_by_winograd`. Weights and
     their names stay.
@@ -292,13 +292,11 @@ def speed_up_wide_convolutions(model: nn.Module) -> int:
     Returns:
         the number of layers that were turned.
     """
-    if not gains_by_winograd():
-        return 0
     layers = [
         module
         for module in model.modules()
         if type(module) in (nn.Conv2d, Conv2d, FastGradientConv2d)
-        and module.kernel_size == (3, 3)
+        and _is_winograds(module.weight, *_how(module))
         and getattr(module, "norm", None) is None
         and module.padding_mode == "zeros"
     ]

@@ -1,7 +1,7 @@
 """Linear layers as 1 x 1 convolutions, for CPUs where PyTorch multiplies matrices slowly.
 
 On CPUs PyTorch multiplies float32 matrices by MKL and convolves by oneDNN. MKL does not use AVX-512
-on AMD's processors, so the same product takes twice as long by MKL as by a convolution.
+on AMD's processors, so where units are 512 bits wide (Zen 5) a product takes nearly twice as long.
 
 Shape shorthand: N rows, C features in and D out.
 """

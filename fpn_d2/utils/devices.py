@@ -6,11 +6,13 @@ import functools
 import gc
 import os
 import platform
+import re
 
 import torch
 
 # mallopt(3) of glibc
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_ZEN_4 = 25  # AMD's family of it, and of Zen 3, which has no AVX-512
 
 
 def has_bfloat16(device: torch.device | str) -> bool:
@@ -32,9 +34,7 @@ def has_slow_matmul() -> bool:
         torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
         and torch.cpu._is_avx512_supported()
-        # on Windows the platform names the vendor
-        and "AuthenticAMD" in (cpu_info("vendor_id") or platform.processor())
-        and not _has_halved_avx512()
+        and _amd_family() > _ZEN_4
     )
 
 
@@ -50,8 +50,8 @@ def has_slow_channels_last_gradient() -> bool:
 def gains_by_winograd() -> bool:
     """Whether Winograd's convolution by matrix products is faster than oneDNN's on this CPU.
 
-    Measured on AMD's Zen 3 and Zen 4. Where units are wider, the products gain, unless they are
-    MKL's on an AMD, and what surrounds them does not.
+    Measured on AMD's Zen 3 and Zen 4. Where units are wider, oneDNN's sum gains all of it. Of
+    Winograd's method the transforms do not gain, nor on an AMD MKL's products.
     """
     return torch.backends.mkl.is_available() and (_has_avx2_alone() or _has_halved_avx512())
 
@@ -60,17 +60,18 @@ def _has_avx2_alone() -> bool:
     return torch.cpu._is_avx2_supported() and not torch.cpu._is_avx512_supported()
 
 
-@functools.cache
 def _has_halved_avx512() -> bool:
-    """Whether units of 256 bits take AVX-512 in two halves, so that AVX2 is as fast: AMD's Zen 4.
+    """Whether units of 256 bits take AVX-512 in two halves, so that AVX2 is as fast."""
+    return torch.cpu._is_avx512_supported() and _amd_family() == _ZEN_4
 
-    Zen 5 is of family 26.
-    """
-    return (
-        torch.cpu._is_avx512_supported()
-        and cpu_info("vendor_id") == "AuthenticAMD"
-        and cpu_info("cpu family") == "25"
-    )
+
+@functools.cache
+def _amd_family() -> int:
+    """The family of an AMD processor, 26 of Zen 5; 0 of any other processor."""
+    vendor = cpu_info("vendor_id")
+    words = f"Family {cpu_info('cpu family')}, {vendor}" if vendor else platform.processor()
+    found = re.search(r"Family (\d+).*AuthenticAMD", words)  # as Windows names it
+    return int(found[1]) if found else 0
 
 
 def cpu_info(field: str) -> str:

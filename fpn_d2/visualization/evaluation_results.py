@@ -22,7 +22,7 @@ from ..evaluation.saved_detections import read_detections
 from ..utils.errors import UserError
 from ..utils.files import explain_disk_errors, read_json, unique_stems
 from .drawing import class_color, draw_boxes, draw_masks
-from .layout import side_by_side
+from .layout import picture_scale, side_by_side
 
 _PROPOSALS = 100  # of an image, the best ones: as many masks as an evaluation keeps
 _KINDS = {
@@ -200,8 +200,8 @@ def _draw_best_proposals(
 def _draw(
     image: np.ndarray, regions: Sequence[Any], labels: Sequence[str], colors: Sequence[str]
 ) -> np.ndarray:
-    """Draw boxes (x, y, width, height) or RLEs, and enlarge a small image for its labels."""
-    scale = max(1.0, 640 / max(image.shape[:2]))
+    """Draw boxes (x, y, width, height) or RLEs at a size at which their labels fit."""
+    scale = picture_scale(image)
     if regions and isinstance(regions[0], dict):
         masks = np.asarray(mask_util.decode(regions)).transpose(2, 0, 1).astype(bool)
         return draw_masks(image, masks, labels, colors, scale)

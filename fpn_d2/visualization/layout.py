@@ -24,6 +24,16 @@ def picture_scale(image: np.ndarray) -> float:
     return max(1.0, _LEAST / longest) if longest <= _MOST else _MOST / longest
 
 
+def font_families(text: str) -> list[str]:
+    """matplotlib's names of the usual font and, for letters that it lacks, of one that has them."""
+    usual = _font_file(frozenset())
+    lacks = {letter for letter in set(text) if not _has_letters(usual, frozenset(letter))}
+    found = _font_file(frozenset(lacks - set(string.whitespace)))
+    if found != usual:
+        font_manager.fontManager.addfont(found)
+    return [*{font_manager.get_font(path).family_name: None for path in (usual, found)}]
+
+
 def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
     """Load a font that has the letters of a text; the size is in pixels."""
     letters, digits = set(text) - set(string.whitespace), set(string.digits)

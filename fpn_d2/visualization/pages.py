@@ -11,9 +11,11 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from ..utils.files import explain_disk_errors, replace_file, write_json
+from .layout import font_families
 
 
 class Chart(NamedTuple):
@@ -91,6 +93,10 @@ def finish_chart(
         columns = columns or (2 if max(map(len, labels)) <= 34 else 1)
         place = {"loc": "outside lower center", "ncols": columns, "handlelength": 3.2}
         figure.legend(handles, labels, frameon=False, fontsize=9, **place)
+    texts = figure.findobj(Text)
+    families = font_families("".join(text.get_text() for text in texts))
+    for text in texts:
+        text.set_family(families)
     return Chart(title, caption, _to_svg(figure, prefix, description))
 
 
@@ -158,7 +164,7 @@ def write_page(page: str, text: str, numbers: str, content: Any) -> list[str]:
     """
     with explain_disk_errors(page, "give --output"):
         os.makedirs(os.path.dirname(page) or ".", exist_ok=True)
+        write_json(numbers, content)  # first: it tells whose the page is
         with replace_file(page, encoding="utf-8", errors="xmlcharrefreplace") as file:
             file.write(text)
-        write_json(numbers, content)
     return [page, numbers]

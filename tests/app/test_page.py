@@ -179,3 +179,22 @@ def test_upload_move_k0_and_upload_no_image(tiny_config, random_weights, browser
         assert {host.rpartition(":")[0] for host in hosts} == {"127.0.0.1"}
     finally:
         page.close(verbose=False)
+
+
+def test_a_gradio_without_run_history_is_not_asked_for_it(session, required, monkeypatch):
+    def launch(self, server_name, server_port, share, inbrowser, show_error, quiet,
+               prevent_thread_lock, max_file_size, ssr_mode, pwa, mcp_server, footer_links,
+               theme, css):  # fmt: skip
+        return None, "there", None
+
+    monkeypatch.setattr(required("gradio").Blocks, "launch", launch)
+    assert serve(session, block=False)[1] == "there"
+
+
+def test_a_proxy_in_the_way_is_a_sentence(session, required, monkeypatch):
+    def launch(self, **_):
+        raise ValueError("When localhost is not accessible, a shareable link must be created.")
+
+    monkeypatch.setattr(required("gradio").Blocks, "launch", launch)
+    with pytest.raises(UserError, match="set NO_PROXY=localhost"):
+        serve(session, block=False)

@@ -1,5 +1,6 @@
 """app/session.py: the models of a page, limits of uploads, and Eq. 1 in the page's own model."""
 
+import re
 import shutil
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from detectron2.structures import pairwise_iou
 from PIL import Image
 
-from fpn_d2 import UserError
+from fpn_d2 import UserError, load_config
 from fpn_d2.app import Limits, Session, Settings, find_models, parse_model
 from fpn_d2.app.session import example_images, read_upload
 from fpn_d2.checkpoint.checkpointer import WeightsOrigin
@@ -194,3 +195,20 @@ def test_runs_below_a_folder(tmp_path, row_config, caplog):
     (line,) = caplog.messages  # the log names what is not offered
     assert f"{tmp_path / 'fast'} is a Fast R-CNN on proposals from a file" in line
     assert str(tmp_path / "x/faster/model_final.pth") == found["x/faster"].MODEL.WEIGHTS
+    assert list(find_models(str(tmp_path / "x/faster"))) == ["faster"]
+
+
+def test_a_model_of_a_gpu_is_shown_on_this_machine(tmp_path, row_config, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    text = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN").dump()
+    (tmp_path / "config.yaml").write_text(text.replace("DEVICE: cpu", "DEVICE: cuda"))
+    (tmp_path / "model_final.pth").touch()
+    _, cfg = parse_model(f"{tmp_path}/config.yaml:{tmp_path}/model_final.pth")
+    assert cfg.MODEL.DEVICE == "cpu"
+
+
+def test_the_training_that_is_advised_needs_no_file(tmp_path):
+    with pytest.raises(UserError) as error:
+        find_models(str(tmp_path))
+    (config,) = re.findall(r"--config-file (\S+\.yaml)`", str(error.value))
+    assert not load_config(config, ["MODEL.DEVICE", "cpu"]).MODEL.WEIGHTS

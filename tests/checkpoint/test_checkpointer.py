@@ -496,3 +496,20 @@ def test_a_models_state_dict_alone_and_one_with_more_keys_are_checkpoints(model,
     path = file_of("state.pth")
     torch.save({**state, "roi_heads.mask_head.predictor.weight": torch.rand(5, 8, 1, 1)}, path)
     assert not different(load_model(config("MODEL.WEIGHTS", path)).state_dict(), state)
+
+
+def test_a_frozen_layer_that_stays_random_is_told(model, build, save, caplog):
+    grey = ["INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", [110.0], "MODEL.PIXEL_STD", [1.0]]
+    path = save(model.state_dict())
+    SafeCheckpointer(build(*grey)).load(path)  # it learns
+    assert "random to the end" not in caplog.text
+    SafeCheckpointer(build(*grey, "MODEL.BACKBONE.FREEZE_AT", 2)).load(path)
+    assert "stem.conv1.weight, frozen and so random to the end" in caplog.text
+
+
+def test_the_config_by_which_weights_were_trained_is_named(model, config, save):
+    path = save(model.state_dict())
+    beside = Path(path).with_name("config.yaml")
+    beside.write_text("")
+    cfg = config("MODEL.RPN.SHARED_HEAD", False, "MODEL.WEIGHTS", path)
+    assert refusal(load_model, cfg).endswith(f"or name {beside}, by which it was trained")

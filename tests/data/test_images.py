@@ -275,3 +275,14 @@ def test_an_orientation_that_cannot_be_parsed_is_none(save):
     path = save("a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
     expected = np.asarray(Image.open(io.BytesIO(path.read_bytes())))
     np.testing.assert_array_equal(read_twice(path), expected)
+
+
+def test_a_program_in_postscript_is_not_run(tmp_path, monkeypatch):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("it was run"))
+    fault, _ = look_at(str(path))
+    assert fault.startswith("is a program in PostScript")
+    for read in (read_image, lambda name: detection_utils.read_image(read_as_here(name))):
+        with pytest.raises(UserError, match="is a program in PostScript"):
+            read(str(path))

@@ -44,3 +44,8 @@ def test_what_a_row_missed_is_dashed_in_its_picture_alone():
     assert pixels(shown[:, :half], yellow) > 0 == pixels(shown[:, :half], vermilion)
     assert pixels(shown[:, half:], vermilion) > 0 == pixels(shown[:, half:], yellow)
     assert min(pixels(shown[:, :half], blue), pixels(shown[:, half:], blue)) > 0
+
+
+def test_a_guessed_name_is_that_name():
+    rows = [found((BOX, 0.9, "cat")), found((BOX, 0.8, "cat?"))]
+    assert group_detections(rows) == group_detections(rows[::-1]) == [{0: 0, 1: 0}]

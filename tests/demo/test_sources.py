@@ -163,3 +163,9 @@ def test_images_that_annotations_do_not_name_have_no_ids_of_theirs(
     register_coco_instances("odd_val", {}, str(tmp_path / "odd.json"), str(tmp_path))
     cfg = row_config("quick/RPN/rpn_R_18_FPN", "DATASETS.TEST", "('odd_val',)")
     assert image_ids(cfg, [str(tmp_path / "a.png")]) == ids
+
+
+def test_hidden_files_of_a_folder_are_not_taken(folder):
+    (folder / "._a.jpg").write_bytes(b"\0\5\x16\7")
+    sources = find_sources([str(folder)])
+    assert [Path(path).name for path in sources.images] == ["a.jpg", "b.png"]

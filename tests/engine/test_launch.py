@@ -440,3 +440,32 @@ def test_fine_tuning_takes_weights_of_the_zoo_and_classes_of_the_data(tiny_opts,
     # The run's config is whole without the data.
     cfg = load_config(folder / "config.yaml", ["MODEL.WEIGHTS", str(folder / "model_final.pth")])
     assert load_model(cfg).roi_heads.num_classes == 5
+
+
+def test_classes_are_counted_once_wherever_that_is_asked(repo, tiny_opts, monkeypatch):
+    monkeypatch.chdir(repo)
+    row = "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
+    words = ["--config-file", row, *tiny_opts, "MODEL.NUM_CLASSES_FROM_DATA", "True"]
+    cfg = read_config(train_net.build_parser().parse_args(words))
+    assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.NUM_CLASSES_FROM_DATA) == (5, False)
+
+
+@pytest.mark.parametrize(
+    ("opts", "says"),
+    [
+        ([], "--num-gpus 8 asks for more GPUs than this machine has, 2"),
+        (["MODEL.DEVICE", "cpu"], "CUDA_VISIBLE_DEVICES="),
+    ],
+)
+def test_gpus_that_are_not_there_are_refused_before_processes_start(
+    opts, says, monkeypatch, capsys
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.multiprocessing, "start_processes", lambda *_, **__: None)
+    given = args(8)
+    given.opts = opts
+    with pytest.raises(SystemExit) as end:
+        launch(train_net.main, given)
+    assert end.value.code == 2
+    assert says in capsys.readouterr().err

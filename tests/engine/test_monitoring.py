@@ -477,3 +477,10 @@ def test_tensorboard_forgets_what_is_trained_again(trainer, monkeypatch):
 def _write_each_step(hook):
     for writer in hook._writers:
         writer.write()
+
+
+def test_a_metric_that_was_never_a_number_stops_nothing(scripted):
+    made = scripted([float("nan")] * 5, "TEST.PATIENCE", "2")
+    made.train()
+    assert made.evaluated == [0, 1, 2, 3, 4]
+    assert not Path(made.cfg.OUTPUT_DIR, "model_best.pth").exists()

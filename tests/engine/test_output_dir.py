@@ -12,7 +12,7 @@ import pytest
 from fpn_d2 import UserError, load_config
 from fpn_d2.engine import check_output_dir, restored_config
 from fpn_d2.engine.launch import starter
-from fpn_d2.engine.output_dir import keep_steps_before
+from fpn_d2.engine.output_dir import clear_output_dir, keep_steps_before
 
 RPN = "configs/quick/RPN/rpn_R_18_FPN.yaml"
 
@@ -110,3 +110,13 @@ def test_metrics_of_what_comes_again_are_cut_off(tmp_path):
     keep_steps_before(str(tmp_path), 40)
     assert path.read_text() == "".join(lines[:2])
     keep_steps_before(str(tmp_path / "nowhere"), 40)
+
+
+def test_what_an_earlier_model_found_goes_with_it_but_for_proposals(tmp_path):
+    names = ["results.json", "coco_instances_results.json", "box_proposals.pkl"]
+    for place in ("inference", "inference_TTA"):
+        (tmp_path / place / "old_val").mkdir(parents=True)
+        for name in names:
+            (tmp_path / place / "old_val" / name).touch()
+    clear_output_dir(str(tmp_path))
+    assert {path.name for path in tmp_path.rglob("*.*")} == {"box_proposals.pkl"}

@@ -152,6 +152,14 @@ def ap_of(box, folder):
     return evaluator.evaluate()["bbox"]["AP"]
 
 
+@pytest.mark.usefixtures("mine")
+def test_a_data_set_without_a_file_needs_no_folder():
+    evaluator = ResultsWritingCOCOEvaluator("mine", output_dir=None)
+    evaluator.reset()
+    evaluator.process([{"image_id": 7}], [{"instances": detections([OBJECTS[0]])}])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+
+
 def test_nothing_that_an_earlier_run_has_converted_is_believed(mine, tmp_path):
     stale = {"images": [{"id": 7}], "categories": [{"id": 0, "name": "thing"}], "annotations": []}
     (tmp_path / "mine_coco_format.json").write_text(json.dumps(stale))

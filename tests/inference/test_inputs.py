@@ -68,6 +68,7 @@ BAD = [
     (RGB.astype(np.uint16), "an array of uint16 is no image of 8 bits"),
     (GREY > 9, "an array of bool is no image of 8 bits"),
     (torch.rand(3, 5, 7), "a tensor of float32 is no image of 8 bits"),
+    (torch.rand(3, 5, 7).bfloat16(), "a tensor of float32 is no image of 8 bits"),
     (np.zeros((0, 7, 3), np.uint8), r"shape \(0, 7, 3\) has no pixels"),
     (np.zeros((5, 7, 0), np.uint8), "has no pixels"),
     (torch.zeros(3, 5, 0, dtype=torch.uint8), r"a tensor of shape \(3, 5, 0\) has no pixels"),
@@ -95,3 +96,12 @@ def test_what_is_no_image_is_refused_in_words(image, words):
     with pytest.raises(UserError, match=words) as error:
         input_pixels(image, "BGR")
     assert "\n" not in str(error.value)
+
+
+def test_an_opened_file_that_is_cut_is_refused_in_words(tmp_path):
+    path = tmp_path / "cut.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(UserError, match=r"a PIL image cannot be read \(.*\); give another"):
+        input_pixels(Image.open(path), "BGR")

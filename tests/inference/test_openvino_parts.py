@@ -176,6 +176,18 @@ def test_maps_are_bfloat16_and_what_ranks_boxes_is_float32(model_of, monkeypatch
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0.05 * theirs.abs().max())
 
 
+@pytest.mark.usefixtures("openvino")
+@pytest.mark.parametrize(("num_last", "dtype"), [(0, torch.bfloat16), (1, torch.float32)])
+def test_of_a_part_only_what_is_last_stays_float32(num_last, dtype):
+    part = openvino_parts.Part("head", nn.Conv2d(4, 2, 3, padding=1), "forward", num_last)
+    graph = openvino_parts.convert(part, torch.zeros(1, 4, 7, 7))
+    run = openvino_parts.compile_graph(graph, "bfloat16", is_image=False, num_last=num_last)
+    x = torch.randn(5, 4, 7, 7)
+    (found,) = run(x)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), part(x)[0].detach(), rtol=0, atol=0.05)
+
+
 def test_the_first_sizes_get_graphs_of_their_own(openvino):
     part = openvino_parts.Part("halves", nn.Conv2d(3, 2, 2, stride=2), "forward")
     graph = openvino_parts.convert(part, torch.zeros(1, 3, 8, 8))

@@ -438,3 +438,9 @@ def test_a_class_has_a_threshold_of_its_own(row_config, row):
 def test_proposals_have_no_threshold_of_a_class(row_config):
     with pytest.raises(UserError, match="has no classes"):
         set_score_threshold(build_model(row_config("quick/RPN/rpn_R_18_FPN")), 0.5)
+
+
+def test_thresholds_of_classes_lie_where_the_model_does(row_config):
+    model = build_model(row_config(ROW)).to("meta")
+    set_score_threshold(model, [0.5] * 5)
+    assert model.roi_heads.box_predictor.test_score_thresh.device.type == "meta"

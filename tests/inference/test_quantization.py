@@ -167,10 +167,42 @@ def test_a_folder_that_cannot_be_written_is_told_and_the_cache_folder_taken(
     calibration = records(1)
     choices = {"engine": "openvino", "precision": "int8", "calibration": calibration}
     prepare_model(model, cache=paths, **choices)
-    assert caplog.text.count("cannot be kept") == 1
-    assert "model.zip cannot be kept" not in caplog.text or str(blocked) in caplog.text
+    assert caplog.text.count("cannot be kept as") == 1
+    assert f"cannot be kept as {paths[0]} (" in caplog.text
     assert paths[1].is_file()
     prepare_model(model, cache=paths[:1], **choices)  # and nowhere: it runs all the same
+    assert caplog.text.count("cannot be kept as") == 2
+
+
+def test_a_model_of_the_zoo_is_kept_in_the_cache_folder(cfg, model):
+    named = changed(cfg, {"MODEL.WEIGHTS": "COCO-Detection/faster_rcnn_R_50_FPN_3x"})
+    folders = [os.path.dirname(path) for path in cache_paths(named, model)]
+    assert folders == [quantization.cache_folder()]
+
+
+class Sized(torch.nn.Module):
+    """The second convolution knows the image's width, and what is returned that of its map."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.middle = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3)
+        self.last = torch.nn.Conv2d(4, 2, 1)
+
+    def forward(self, image):
+        middle = self.middle(self.first(image) * image.shape[-1])
+        return self.last(middle) * middle.shape[-1]
+
+
+def test_a_size_is_no_value():
+    import openvino
+
+    x = torch.zeros(1, 3, 16, 16)
+    graph = openvino.convert_model(Sized().eval(), example_input=x, input=[[1, 3, -1, -1]])
+    (first,) = quantization._nearest_products(graph.get_parameters(), quantization._readers)
+    output = graph.outputs[0].get_node()
+    (last,) = quantization._nearest_products([output], quantization._sources)
+    assert "first" in first
+    assert "last" in last
 
 
 @needs_nncf

@@ -120,7 +120,7 @@ def test_gradients_traces_other_precisions_and_small_maps_are_detectron2s(used):
 def test_what_is_turned(monkeypatch):
     def model():
         return nn.Sequential(
-            layer(), nn.Conv2d(6, 8, 3), Conv2d(8, 8, 3, padding=1),  # turned
+            layer(), nn.Conv2d(6, 8, 3, padding=1), Conv2d(8, 8, 3, padding=1),  # turned
             Conv2d(8, 8, 1), Conv2d(8, 8, 3, norm=FrozenBatchNorm2d(8)),
             nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), nn.ConvTranspose2d(8, 8, 3),
         )  # fmt: skip
@@ -130,6 +130,7 @@ def test_what_is_turned(monkeypatch):
     assert speed_up_wide_convolutions(found) == 3
     assert [type(m) is WinogradConv2d for m in found] == [True] * 3 + [False] * 4
     assert speed_up_wide_convolutions(found) == 0
+    assert speed_up_wide_convolutions(model().to("meta")) == 0  # another device
     monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: False)
     assert speed_up_wide_convolutions(model()) == 0
 

@@ -127,10 +127,10 @@ def test_products_are_slow_by_the_processor(tmp_path, monkeypatch, there, vendor
     if there:
         file.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: 26\n")
     monkeypatch.setattr(builtins, "open", lambda path, f=open, **more: f(file, **more))
-    other = "Family 6, Other" if there else f"Family 6, {vendor}"
+    other = "Family 6, Other" if there else f"Family 26, {vendor}"
     monkeypatch.setattr(platform, "processor", lambda: other)
     monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: avx512)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(devices, "_has_halved_avx512", devices._has_halved_avx512.__wrapped__)
+    monkeypatch.setattr(devices, "_amd_family", devices._amd_family.__wrapped__)
     assert devices.has_slow_matmul.__wrapped__() is slow

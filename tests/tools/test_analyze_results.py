@@ -1,6 +1,7 @@
 """tools/analyze_results.py, as a user calls it, and what best-f1 makes of its file."""
 
 import json
+import os
 import re
 
 import analyze_results
@@ -148,3 +149,39 @@ def test_folders_that_are_no_runs(analyze, run, tmp_path):
     (run / "inference" / "tiny_val").rmdir()
     code, _, error = analyze(run)
     assert (code, "holds no inference/<data set>" in error) == (2, True)
+
+
+def test_an_analysis_that_was_cut_is_written_anew(analyze, run, monkeypatch):
+    replace, calls = os.replace, []
+
+    def cut(source, target):
+        if os.path.dirname(target) == str(run):
+            calls.append(target)
+            if len(calls) == 2:
+                raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", cut)
+    assert analyze(run)[0] == 2
+    code, _, error = analyze(run)
+    assert code == 0, error
+
+
+def test_another_file_in_the_way_is_told_before_the_work(analyze, run, monkeypatch):
+    (run / "analysis.json").write_text('{"mine": 1}')
+    monkeypatch.setattr(
+        "fpn_d2.inspection.evaluated_sets.analyze_run", lambda *_: pytest.fail("it was analysed")
+    )
+    assert analyze(run)[0] == 2
+
+
+def test_weights_that_were_trained_on_since_are_told(analyze, run, caplog):
+    (run / "model.pth").touch()
+    assert analyze(run)[0] == 0
+    cfg = load_config(run / "config.yaml")
+    class_thresholds("best-f1", cfg)
+    assert "is newer than" not in caplog.text
+    later = (run / "analysis.json").stat().st_mtime + 60
+    os.utime(run / "model.pth", (later, later))
+    class_thresholds("best-f1", cfg)
+    assert "model.pth is newer than" in caplog.text

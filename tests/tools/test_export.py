@@ -212,6 +212,17 @@ def test_what_would_fail_at_the_end_fails_at_once(
     assert sentence in stderr
 
 
+def test_int8_without_nncf_is_told_before_the_work(
+    words, run_tool, tmp_path, monkeypatch, wide_opts
+):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    monkeypatch.setattr("fpn_d2.export.export_model", None)
+    ask = [*words, "--format", "openvino", "--int8", "--output", tmp_path / "model.xml"]
+    code, _, stderr = run_tool(export, *ask, *wide_opts, "INFERENCE.CALIBRATION_IMAGES", 2)
+    assert code == 2
+    assert "nncf is not installed; python -m pip install openvino nncf, or leave --int8" in stderr
+
+
 def test_nothing_is_written_where_the_file_differs(words, tmp_path, run_tool, monkeypatch):
     far = Parity([(1, 2), (3, 4), (5, 6)], detections=9, found=9, matched=1)
     monkeypatch.setattr("fpn_d2.export.export_model", lambda *_: None)

@@ -41,9 +41,9 @@ def test_results_are_drawn_and_their_ap_is_the_last_line(run_folder, tiny_root, 
     assert stdout.splitlines()[-1] == "box AP = 12.3"
     pictures = sorted((run_folder / "pictures" / "tiny_val").glob("*.png"))
     assert len(pictures) == 3
-    # two of the image, enlarged until its longer side is 640, and 8 pixels between them
+    # two of the image, enlarged until its longer side is 800, and 8 pixels between them
     sizes = [Image.open(tiny_root + f"/tiny/images/{p.stem}.jpg").size for p in pictures]
-    widths = [2 * round(w * 640 / max(w, h)) + 8 for w, h in sizes]
+    widths = [2 * round(w * 800 / max(w, h)) + 8 for w, h in sizes]
     assert [Image.open(picture).width for picture in pictures] == widths
 
 
@@ -78,7 +78,7 @@ def test_of_proposals_the_best_for_each_object_is_drawn(run_folder, tiny_root, r
     for image in content["images"]:
         stem = image["file_name"].rsplit(".")[0]
         picture = np.array(Image.open(run_folder / "pictures" / "tiny_val" / f"{stem}.png"))
-        scale = 640 / max(image["width"], image["height"])
+        scale = 800 / max(image["width"], image["height"])
         width, height = (round(image[side] * scale) for side in ("width", "height"))
         assert picture.shape[1] == 2 * width + 8
         for x, y, _, box_height in boxes[image["id"]][:1]:  # the middle of the left side

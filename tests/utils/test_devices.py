@@ -78,8 +78,20 @@ def test_what_a_processor_gains_from(
     monkeypatch.setattr("torch.cpu._is_avx512_supported", lambda: has_avx512)
     monkeypatch.setattr("torch.backends.mkl.is_available", lambda: True)
     monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: True)
-    monkeypatch.setattr(devices, "_has_halved_avx512", devices._has_halved_avx512.__wrapped__)
+    monkeypatch.setattr(devices, "_amd_family", devices._amd_family.__wrapped__)
     assert devices.gains_by_winograd() is winograd
     assert devices.has_slow_matmul.__wrapped__() is slow_matmul
     monkeypatch.setattr("torch.backends.mkl.is_available", lambda: False)
     assert not devices.gains_by_winograd()
+
+
+def test_windows_names_the_family_by_its_platform(monkeypatch):
+    words = "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD"
+    monkeypatch.setattr(devices, "cpu_info", lambda field: "")
+    monkeypatch.setattr("platform.processor", lambda: words)
+    for name in ("cpu._is_avx512_supported", "backends.mkl.is_available"):
+        monkeypatch.setattr(f"torch.{name}", lambda: True)
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: True)
+    monkeypatch.setattr(devices, "_amd_family", devices._amd_family.__wrapped__)
+    assert devices.gains_by_winograd()
+    assert not devices.has_slow_matmul.__wrapped__()

@@ -7,7 +7,7 @@ import numpy as np
 from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
-from fpn_d2.visualization import draw_results
+from fpn_d2.visualization import draw_results, evaluation_results
 
 
 def test_two_images_of_one_name_have_two_pictures(tmp_path):
@@ -28,3 +28,7 @@ def test_two_images_of_one_name_have_two_pictures(tmp_path):
     assert [os.path.basename(file) for file in files] == ["1.png", "1_2.png"]
     for file, value in zip(files, values.values(), strict=True):
         assert (np.array(Image.open(file))[-1, 0] == value).all()
+
+
+def test_a_photo_is_drawn_at_a_size_to_look_at():
+    assert evaluation_results._draw(np.zeros((30, 4000, 3), np.uint8), [], [], []).shape[1] == 1600

@@ -1,11 +1,12 @@
 import itertools
+import warnings
 
 import numpy as np
 import pytest
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
-from fpn_d2.visualization import layout, side_by_side
+from fpn_d2.visualization import layout, pages, side_by_side
 from fpn_d2.visualization.layout import beside, place_labels, stack
 
 
@@ -106,3 +107,14 @@ def test_the_scores_of_a_class_need_one_search(installed, caplog):
     installed()
     layout.legend([f"\u732b 0.{score:02}" for score in range(100)], ["#E69F00"] * 100)
     assert len(caplog.records) == 1
+
+
+def test_charts_have_letters_that_the_usual_font_lacks(installed):
+    mono, usual = (font_manager.findfont(f"DejaVu Sans{name}") for name in (" Mono", ""))
+    maps = [font_manager.get_font(path).get_charmap() for path in (mono, usual)]
+    letter = min(chr(code) for code in maps[0].keys() - maps[1].keys() if code >= 0x2300)
+    installed(mono)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of a glyph that is missing
+        figure = pages.horizontal_bars([letter], [1], ["#000000"], "objects")
+        pages.finish_chart(figure, "p", "d", "t", "c")

@@ -1,0 +1,28 @@
+"""The accuracy of exported files on a validation set."""
+
+import pytest
+import torch
+
+from fpn_d2 import UserError
+from fpn_d2.export import accuracy
+from fpn_d2.export.exporter import Exported
+
+FILE = Exported("onnx", b"", b"", {})
+NOTHING = [torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)]
+
+
+@pytest.fixture
+def cfg(row_config, tiny_opts, monkeypatch):
+    monkeypatch.setattr(accuracy, "load_exported", lambda *_: lambda inputs: NOTHING)
+    return row_config("quick/Faster-RCNN/faster_rcnn_R_18_C5", *tiny_opts)
+
+
+def test_a_file_that_finds_nothing_has_an_ap_of_zero(cfg):
+    expected = {"metric": "AP", "float32": 0.0, "int8": 0.0, "evaluated_images": 3}
+    assert accuracy.judge_int8(cfg, FILE, FILE, 3) == expected
+
+
+def test_images_without_objects_judge_nothing(cfg, monkeypatch):
+    monkeypatch.setattr("pycocotools.coco.COCO.getAnnIds", lambda *_, **__: [])
+    with pytest.raises(UserError, match=r"first 2 images of .*, which have no objects"):
+        accuracy.judge_int8(cfg, FILE, FILE, 2)
