@@ -75,6 +75,7 @@ setup(
         "portalocker",
         "pycocotools>=2.0.2",
         "safetensors>=0.4",
+        "shapely",  # fvcore's, which Detectron2's crops cut polygons by and does not ask for
         "supervision>=0.30",
         "tabulate",
         "tqdm>4.29.0",

@@ -13,6 +13,7 @@ TASKS = (
     *("pooling", "inference", "parts", "training", "matching", "mask_proposals", "rows"),
     "growth",
 )
+AXES = ("objects", "classes", "proposals", "processes", "side")  # what grows
 _BY_NAME = ("rows", "parts", "growth")  # only where they are named
 
 
@@ -35,6 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--quick", action="store_true", help="growth: three points of the lower end of each range"
+    )
+    parser.add_argument(
+        "--axes", nargs="+", default=AXES, choices=AXES, help="growth: what grows; all by default"
     )
     parser.add_argument(
         "--minutes",

@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import sys
+import urllib.request
 from typing import Any
 
 from ..utils.errors import UserError
@@ -237,7 +238,9 @@ def serve(
         raise UserError(text) from error
     except Exception as error:  # Gradio asks its own address, and raises of several kinds
         page.close(verbose=False)
-        text = f"the page does not answer at its own address ({error}): where HTTP_PROXY is set, "
+        if not urllib.request.getproxies():
+            raise
+        text = f"the page does not answer at its own address ({error}): a proxy is set, so "
         raise UserError(f"{text}set NO_PROXY=localhost,127.0.0.1 too") from error
     print(f"the page is at {address} (end it with Ctrl-C)", flush=True)
     if block:

@@ -12,6 +12,7 @@ from collections.abc import Container, Mapping
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 
 from ..config import load_config
@@ -224,7 +225,8 @@ def parse_model(words: str, taken: Container[str] = ()) -> tuple[str, CfgNode]:
     config, weights = split_pair(words, "--model")
     if ":" not in weights and not os.path.isfile(weights) and not zoo_weights(weights):
         raise UserError(f"--model {words}: {weights} does not exist; name a checkpoint")
-    return free_title(config, taken), _load(config, config, weights)
+    here = [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
+    return free_title(config, taken), _load(config, config, ["MODEL.WEIGHTS", weights, *here])
 
 
 def find_models(folder: str) -> dict[str, CfgNode]:
@@ -240,16 +242,19 @@ def find_models(folder: str) -> dict[str, CfgNode]:
     Raises:
         UserError: if there is no such model.
     """
+    # A run's config names the device that it was trained on.
+    device = load_config().MODEL.DEVICE
     found: dict[str, CfgNode] = {}
+    base = folder
     for place, _, files in sorted(os.walk(folder)):
         if not {"config.yaml", "model_final.pth"} <= set(files):
             continue
-        weights = os.path.join(place, "model_final.pth")
-        name = os.path.relpath(place, folder)
-        if name == os.curdir:  # the folder is itself a run
-            name = os.path.basename(os.path.abspath(folder))
+        opts = ["MODEL.WEIGHTS", os.path.join(place, "model_final.pth"), "MODEL.DEVICE", device]
+        if place == folder:  # which is itself a run, and comes first
+            base = os.path.dirname(os.path.abspath(folder))
         try:
-            found[name] = _load(place, os.path.join(place, "config.yaml"), weights)
+            cfg = _load(place, os.path.join(place, "config.yaml"), opts)
+            found[os.path.relpath(place, base)] = cfg
         except UserError as error:  # another version's, or a Fast R-CNN on proposals from a file
             logger.warning("left out: %s", error)
     if not found:
@@ -261,11 +266,9 @@ def find_models(folder: str) -> dict[str, CfgNode]:
     return found
 
 
-def _load(name: str, config: str, weights: str) -> CfgNode:
-    """Load a model's config for this machine; refuse a model that needs more than an image."""
-    # A run's config names the device that it was trained on.
-    device = load_config().MODEL.DEVICE
-    cfg = load_config(config, ["MODEL.WEIGHTS", weights, "MODEL.DEVICE", device])
+def _load(name: str, config: str, opts: list[str]) -> CfgNode:
+    """Load a config; refuse a model that needs more than an image."""
+    cfg = load_config(config, opts)
     if cfg.MODEL.LOAD_PROPOSALS:
         raise UserError(
             f"{name} is a Fast R-CNN on proposals from a file, and an uploaded image has no such "

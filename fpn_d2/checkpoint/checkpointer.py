@@ -266,7 +266,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         unfilled = sorted(unfilled)
         if self.strict and unfilled:
             beside = os.path.join(os.path.dirname(self._path), "config.yaml")
-            more = f", or name {beside}, by which it was trained" if os.path.isfile(beside) else ""
+            more = ", or name the config by which it was trained"
+            more += f", such as {beside}" if os.path.isfile(beside) else ""
             raise UserError(
                 f"{self._path} does not fill {len(unfilled)} of the model's keys "
                 f"({_some(unfilled)}), which would be evaluated as random weights; set "
@@ -284,8 +285,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         stuck = [x for x in unfilled if x in parameters and not parameters[x].requires_grad]
         if stuck:  # such as the stem of a network for grey images
             logger.warning(
-                "%s does not fill %s, frozen and so random to the end: set "
-                "MODEL.BACKBONE.FREEZE_AT 0, or weights that fill it",
+                "%s does not fill %s, frozen and so random to the end: set weights that fill it, "
+                "or MODEL.BACKBONE.FREEZE_AT 0 (and MODEL.FPN.FREEZE False)",
                 *(self._path, _some(stuck)),
             )
         return incompatible

@@ -171,10 +171,12 @@ def _check_gpus(args: argparse.Namespace) -> None:
     if not torch.cuda.is_available():
         return
     count = torch.cuda.device_count()
-    if not load_config(args.config_file, args.opts).MODEL.DEVICE.startswith("cuda"):
+    device = load_config(args.config_file, args.opts).MODEL.DEVICE
+    # An evaluation sends no tensors.
+    if not (device.startswith("cuda") or getattr(args, "eval_only", False)):
         raise UserError(
             f"--num-gpus {args.num_gpus} takes NCCL wherever there is a GPU, and MODEL.DEVICE is "
-            "cpu; set CUDA_VISIBLE_DEVICES= before the command, or start it by torchrun"
+            f"{device}; set CUDA_VISIBLE_DEVICES= before the command, or start it by torchrun"
         )
     if args.num_gpus > count:
         raise UserError(

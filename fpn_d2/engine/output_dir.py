@@ -110,12 +110,16 @@ def rewrite_config(cfg: CfgNode) -> None:
 
 def clear_output_dir(folder: str) -> None:
     """Delete an earlier training's checkpoints, what it wrote for TensorBoard, and what its
-    evaluations found, which would pass for that of the new one."""
-    patterns = ["events.out.tfevents.*", "analysis.json"]
-    patterns += [f"inference*/*/{name}" for name in _EVALUATED]
+    evaluations and their analysis found, which would pass for that of the new one."""
+    checkpoints, patterns = _checkpoints(folder), ["events.out.tfevents.*"]
+    if os.path.isfile(os.path.join(folder, "analysis.json")):  # which tells whose the page is
+        patterns += ["analysis.html", "analysis.json"]
+    if checkpoints:  # else these may be of weights from elsewhere
+        places = ("inference", "inference_TTA")
+        patterns += [f"{place}/*/{name}" for place in places for name in _EVALUATED]
     written = [path for pattern in patterns for path in Path(folder).glob(pattern)]
     # last_checkpoint first: it must not name what is gone
-    for path in (*_checkpoints(folder), *written):
+    for path in (*checkpoints, *written):
         os.remove(path)
 
 

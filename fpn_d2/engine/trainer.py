@@ -207,7 +207,7 @@ class Trainer(DefaultTrainer):
 
         It deletes from ``OUTPUT_DIR`` the metrics of iterations that are trained again, what a
         kill has left half written and, with ``OVERWRITE_OUTPUT_DIR`` and without ``resume``, the
-        checkpoints of an earlier training.
+        checkpoints and evaluations of an earlier training.
 
         Raises:
             UserError: if the checkpoint, or what it says of its training, cannot be used, or if its

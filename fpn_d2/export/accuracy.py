@@ -71,7 +71,9 @@ def _evaluate(cfg: CfgNode, run: Callable, most: int) -> tuple[str, float, int]:
         image_ids.append(record["image_id"])
     with quiet_pycocotools():
         results = evaluator.evaluate(image_ids)
-    if not (image_ids and evaluator._coco_api.getAnnIds(imgIds=image_ids)):
+    truth = evaluator._coco_api
+    objects = truth.loadAnns(truth.getAnnIds(imgIds=image_ids)) if image_ids else []
+    if all(one.get("iscrowd") for one in objects):  # crowds are not looked for
         raise UserError(
             f"nothing can be judged on the first {len(image_ids)} images of {name}, which have no "
             "objects; raise --validation-images, or name another set in DATASETS.TEST"

@@ -6,6 +6,7 @@ Shape shorthand: an image of H x W pixels, C channels in the network's input.
 import os
 
 import numpy as np
+import torch
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from PIL import Image
 from torch import Tensor
@@ -13,6 +14,10 @@ from torch import Tensor
 from ..data.images import pixels_of, read_image, use_image
 from ..utils.errors import UserError
 
+_NOT_8_BITS = (
+    "is no image of 8 bits; give uint8 from 0 to 255, which is (255 * image).round() of values "
+    "from 0 to 1"
+)
 ImageInput = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
 
@@ -55,9 +60,9 @@ def input_pixels(image: ImageInput, image_format: str) -> np.ndarray:
             reason = " ".join(str(error).split())
             raise UserError(f"a PIL image cannot be read ({reason}); give another") from error
     if isinstance(image, Tensor):
-        pixels = image.detach().cpu()
-        pixels = pixels.float() if pixels.is_floating_point() else pixels  # NumPy has no bfloat16
-        rgb = _with_three_channels(pixels.numpy(), 0, "a tensor", "permute(2, 0, 1)")
+        if image.dtype == torch.bfloat16:  # which NumPy does not have
+            raise UserError(f"a tensor of bfloat16 {_NOT_8_BITS}")
+        rgb = _with_three_channels(image.detach().cpu().numpy(), 0, "a tensor", "permute(2, 0, 1)")
         rgb = rgb.transpose(1, 2, 0)
     elif isinstance(image, np.ndarray):
         rgb = _with_three_channels(image, 2, "an array", "transpose(1, 2, 0)")[:, :, ::-1]
@@ -79,10 +84,7 @@ def _with_three_channels(pixels: np.ndarray, axis: int, what: str, remedy: str) 
     """
     shape, form = pixels.shape, "(3, H, W)" if axis == 0 else "(H, W, 3)"
     if pixels.dtype != np.uint8:
-        raise UserError(
-            f"{what} of {pixels.dtype} is no image of 8 bits; give uint8 from 0 to 255, which is "
-            "(255 * image).round() of values from 0 to 1"
-        )
+        raise UserError(f"{what} of {pixels.dtype} {_NOT_8_BITS}")
     if 0 in shape:
         raise UserError(f"{what} of shape {shape} has no pixels; give one that has some")
     if len(shape) == 4:

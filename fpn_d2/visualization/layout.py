@@ -29,9 +29,15 @@ def font_families(text: str) -> list[str]:
     usual = _font_file(frozenset())
     lacks = {letter for letter in set(text) if not _has_letters(usual, frozenset(letter))}
     found = _font_file(frozenset(lacks - set(string.whitespace)))
-    if found != usual:
-        font_manager.fontManager.addfont(found)
-    return [*{font_manager.get_font(path).family_name: None for path in (usual, found)}]
+    return [*dict.fromkeys(map(_font_family, (usual, found)))]
+
+
+@functools.cache
+def _font_family(path: str) -> str:
+    """matplotlib's name of a font, which it knows from here on."""
+    if path not in {font.fname for font in font_manager.fontManager.ttflist}:
+        font_manager.fontManager.addfont(path)
+    return font_manager.get_font(path).family_name
 
 
 def _font(size: int, text: str) -> ImageFont.FreeTypeFont:

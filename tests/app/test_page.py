@@ -196,5 +196,9 @@ def test_a_proxy_in_the_way_is_a_sentence(session, required, monkeypatch):
         raise ValueError("When localhost is not accessible, a shareable link must be created.")
 
     monkeypatch.setattr(required("gradio").Blocks, "launch", launch)
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {"http": "http://proxy:8080"})
     with pytest.raises(UserError, match="set NO_PROXY=localhost"):
+        serve(session, block=False)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    with pytest.raises(ValueError, match="a shareable link"):
         serve(session, block=False)

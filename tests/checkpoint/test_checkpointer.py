@@ -512,4 +512,4 @@ def test_the_config_by_which_weights_were_trained_is_named(model, config, save):
     beside = Path(path).with_name("config.yaml")
     beside.write_text("")
     cfg = config("MODEL.RPN.SHARED_HEAD", False, "MODEL.WEIGHTS", path)
-    assert refusal(load_model, cfg).endswith(f"or name {beside}, by which it was trained")
+    assert refusal(load_model, cfg).endswith(f"by which it was trained, such as {beside}")

@@ -112,11 +112,25 @@ def test_metrics_of_what_comes_again_are_cut_off(tmp_path):
     keep_steps_before(str(tmp_path / "nowhere"), 40)
 
 
-def test_what_an_earlier_model_found_goes_with_it_but_for_proposals(tmp_path):
+@pytest.mark.parametrize("trained", [True, False])
+def test_what_an_earlier_model_found_goes_with_it_but_for_proposals(tmp_path, trained):
     names = ["results.json", "coco_instances_results.json", "box_proposals.pkl"]
-    for place in ("inference", "inference_TTA"):
+    for place in ("inference", "inference_TTA", "inference_before"):
         (tmp_path / place / "old_val").mkdir(parents=True)
         for name in names:
             (tmp_path / place / "old_val" / name).touch()
+    if trained:
+        (tmp_path / "model_final.pth").touch()
     clear_output_dir(str(tmp_path))
-    assert {path.name for path in tmp_path.rglob("*.*")} == {"box_proposals.pkl"}
+    kept = {path.parts[-3] for path in tmp_path.rglob("results.json")}
+    of_weights = set() if trained else {"inference", "inference_TTA"}
+    assert kept == {"inference_before"} | of_weights
+    assert len([*tmp_path.rglob("box_proposals.pkl")]) == 3
+
+
+@pytest.mark.parametrize("names", [["analysis.html"], ["analysis.html", "analysis.json"]])
+def test_an_analysis_goes_with_its_page_and_another_page_stays(tmp_path, names):
+    for name in names:
+        (tmp_path / name).touch()
+    clear_output_dir(str(tmp_path))
+    assert (tmp_path / "analysis.html").exists() == (len(names) == 1)

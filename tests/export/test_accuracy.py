@@ -22,7 +22,8 @@ def test_a_file_that_finds_nothing_has_an_ap_of_zero(cfg):
     assert accuracy.judge_int8(cfg, FILE, FILE, 3) == expected
 
 
-def test_images_without_objects_judge_nothing(cfg, monkeypatch):
-    monkeypatch.setattr("pycocotools.coco.COCO.getAnnIds", lambda *_, **__: [])
+@pytest.mark.parametrize("objects", [[], [{"iscrowd": 1}]])
+def test_images_without_objects_judge_nothing(cfg, objects, monkeypatch):
+    monkeypatch.setattr("pycocotools.coco.COCO.loadAnns", lambda *_, **__: objects)
     with pytest.raises(UserError, match=r"first 2 images of .*, which have no objects"):
         accuracy.judge_int8(cfg, FILE, FILE, 2)

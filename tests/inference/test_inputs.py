@@ -68,7 +68,7 @@ BAD = [
     (RGB.astype(np.uint16), "an array of uint16 is no image of 8 bits"),
     (GREY > 9, "an array of bool is no image of 8 bits"),
     (torch.rand(3, 5, 7), "a tensor of float32 is no image of 8 bits"),
-    (torch.rand(3, 5, 7).bfloat16(), "a tensor of float32 is no image of 8 bits"),
+    (torch.rand(3, 5, 7).bfloat16(), "a tensor of bfloat16 is no image of 8 bits"),
     (np.zeros((0, 7, 3), np.uint8), r"shape \(0, 7, 3\) has no pixels"),
     (np.zeros((5, 7, 0), np.uint8), "has no pixels"),
     (torch.zeros(3, 5, 0, dtype=torch.uint8), r"a tensor of shape \(3, 5, 0\) has no pixels"),

@@ -89,6 +89,8 @@ def test_what_the_package_owns_is_written_in_the_parsers_as_it_is():
         assert options_of("app")[f"--max-{name}"].default == value
     program = pytest.importorskip("benchmark.program")
     assert [*options_of("benchmark")["--tasks"].choices] == [*program.TASKS, "growth"]
+    axes = [series.axis for series in program.all_series()]
+    assert [*options_of("benchmark")["--axes"].choices] == [*dict.fromkeys(axes)]
 
 
 @pytest.mark.parametrize("name", ["train_net", "train_stock"])

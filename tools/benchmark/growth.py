@@ -113,11 +113,12 @@ class Series(NamedTuple):
         return point._replace(opts=(*point.opts, *opts))
 
 
-def all_series(quick: bool = False) -> list[Series]:
+def all_series(quick: bool = False, axes: Sequence[str] = ()) -> list[Series]:
     """List what the task measures, the largest images last.
 
     Args:
         quick: whether only three values of each, from the lower end, are measured.
+        axes: what grows, see :class:`Series`; empty is all.
     """
     both = ("inference", "training")
     series = [
@@ -128,6 +129,7 @@ def all_series(quick: bool = False) -> list[Series]:
         *(Series("processes", _FASTER, way, (1, 2)) for way in both),
         *(Series("side", _FASTER, way, _SIDES) for way in both),
     ]
+    series = [one for one in series if not axes or one.axis in axes]
     if not quick:
         return series
     return [s._replace(values=s.values[:5:2]) if len(s.values) > 3 else s for s in series]

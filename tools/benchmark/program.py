@@ -104,7 +104,8 @@ def run_benchmark(args: argparse.Namespace) -> None:
             write_benchmark(rows, args.json)
     if "growth" in args.tasks:
         rounds = max(1, int(_GROWTH_ROUNDS * args.rounds))
-        for row in measure_growth(device, rounds, args.minutes, all_series(args.quick)):
+        series = all_series(args.quick, args.axes)
+        for row in measure_growth(device, rounds, args.minutes, series):
             rows.append({**row, **description})
             print(growth_line(row), flush=True)
             if args.json:

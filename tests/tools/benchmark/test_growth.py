@@ -40,6 +40,13 @@ def test_what_grows_and_how_far():
     assert [s[:3] for s in all_series(quick=True)] == [s[:3] for s in all_series()]
 
 
+def test_some_of_what_grows_is_measured_alone():
+    sides = [series for series in all_series() if series.axis == "side"]
+    assert all_series(axes=["side"]) == sides
+    both = all_series(quick=True, axes=["processes", "side"])
+    assert [one.axis for one in both] == ["processes"] * 2 + ["side"] * 2
+
+
 def config_of(series, value, repo):
     point = series.point(value)
     return load_config(repo / "configs" / "quick" / f"{series.row}.yaml", list(point.opts))
