@@ -39,7 +39,7 @@ _DARK = (
     "stretch all images by one factor"
 )
 _STORED = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")  # modes that a TIFF keeps as they are
-_PROGRAM = "EPS"
+PROGRAM = "EPS"  # Pillow's name of a format that is run, not decoded
 _CHUNK = 16  # images that a process reads before it reports
 
 
@@ -70,7 +70,7 @@ def pixels_of(image: Image.Image, image_format: str, name: str = "a PIL image") 
 
 def _loaded(image: Image.Image, name: str) -> Image.Image:
     """The pixels of an opened image; the log says once what is odd about such images."""
-    fault = _depth_fault(image)
+    fault = _format_fault(image)
     if fault is not None:
         raise UserError(f"{name} {fault}")
     loaded, dark = _load(image)
@@ -87,10 +87,10 @@ def _tell(name: str, remark: str | None) -> None:
         logger.warning("%s %s (this is said once)", name, remark)
 
 
-def _depth_fault(image: Image.Image) -> str | None:
+def _format_fault(image: Image.Image) -> str | None:
     """Why an image is not read, as the end of a sentence, or None: it is a program, or its pixels
     have no known range."""
-    if image.format == _PROGRAM:
+    if image.format == PROGRAM:
         return "is a program in PostScript, which Pillow would have Ghostscript run: save it as PNG"
     if _is_deep(image) or not image.mode.startswith(("I", "F")):
         return None
@@ -162,7 +162,7 @@ class _PixelsHandler(PathHandler):
             image = Image.open(file)
             is_turned = image.format == "TIFF" and _orientation(image) in range(2, 9)
             _tell(name, _frames(image))
-            if not is_turned and image.mode[0] not in "IF" and image.format != _PROGRAM:
+            if not is_turned and image.mode[0] not in "IF" and image.format != PROGRAM:
                 file.seek(0)
                 stack.pop_all()
                 return file
@@ -298,7 +298,7 @@ def _look(
                 if found != image.size == (width, height):
                     text += ", its size before its EXIF orientation turns it"
                 return f"has {text}", None
-            fault, frames = _depth_fault(image), _frames(image)
+            fault, frames = _format_fault(image), _frames(image)
             if fault is not None or (header and not _is_deep(image)):
                 return fault, frames
             loaded, dark = _load(image)

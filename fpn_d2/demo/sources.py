@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..data.coco_json import read_annotations
 from ..data.datasets.folders import make_ready
-from ..data.images import look_at
+from ..data.images import PROGRAM, look_at
 from ..utils.errors import UserError
 from ..utils.files import is_config_key, is_local
 
@@ -58,12 +58,11 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
             neither image nor video.
     """
     images, videos, skipped, urls = {}, {}, [], {}
-    # Pillow only writes some, such as PDF; an MPO is read as the JPEG that it begins with, and an
-    # EPS, which is a program, is not read.
+    # Pillow only writes some, such as PDF; an MPO is read as the JPEG that it begins with.
     formats = [
         ending
         for ending, kind in Image.registered_extensions().items()
-        if (kind in Image.OPEN and kind != "EPS") or kind == "MPO"
+        if (kind in Image.OPEN and kind != PROGRAM) or kind == "MPO"
     ]
     for path in inputs:
         if not is_local(path):

@@ -89,10 +89,6 @@ def transform_kernel(weight: Tensor) -> Tensor:
     return (_OF_KERNEL @ cells).view(_SIDE**2, *weight.shape[1::-1])
 
 
-def _how(layer: nn.Conv2d) -> tuple[Any, ...]:
-    return layer.stride, layer.padding, layer.dilation, layer.groups
-
-
 def conv2d_by_winograd(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve with a 3 x 3 kernel, stride 1 and a padding of 1.
 
@@ -203,6 +199,10 @@ class _Convolution(torch.autograd.Function):
         found = gradients((gradient, x, weight), [for_x, False, False])[0] if for_x else None
         first = [t.contiguous() for t in (gradient, x, weight)]
         return found, *gradients(first, [False, True, for_bias])[1:], None, None, None, None
+
+
+def _how(layer: nn.Conv2d) -> tuple[Any, ...]:
+    return layer.stride, layer.padding, layer.dilation, layer.groups
 
 
 class FastGradientConv2d(Conv2d):

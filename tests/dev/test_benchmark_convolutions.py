@@ -7,3 +7,6 @@ def test_every_way_is_timed():
     seconds = [*benchmark_convolutions.measure((1, 2, 4, 4), repeats=1)]
     assert len(seconds) == 5
     assert min(seconds) > 0
+    seconds = [*benchmark_convolutions.measure_linear(repeats=1)]
+    assert len(seconds) == 4
+    assert min(seconds) > 0
