@@ -1,8 +1,8 @@
-"""Convolutions for CPUs whose units are as wide as AVX2, 256 bits; oneDNN's are slower there.
+"""Convolutions that oneDNN is slow at on CPUs, most of them where units are 256 bits wide (AVX2).
 
 - With AVX2 alone, the gradient of the weights of channels-last maps has no fast kernel: on large
   maps that of a 3 x 3 convolution takes two to four times as long as channels-first, copies
-  included.
+  included. On every CPU that of the stem has none beyond 2^23 pixels.
 - No kernel has fewer multiplications than the sum over a 3 x 3 kernel. Those of Lavin and Gray,
   "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), after Winograd, are a quarter:
   F(4 x 4, 3 x 3) computes 4 x 4 cells of the output with 36 for each pair of channels where the sum
@@ -26,6 +26,9 @@ from ..utils.modules import recast
 # Fewer channels or cells gain no more than the copies cost.
 _LEAST_CHANNELS = 64
 _LEAST_CELLS = 1500
+# Of one image with few channels and more cells, oneDNN takes its reference kernel: minutes.
+_STEM_CHANNELS = range(1, 16)
+_LEAST_STEM_CELLS = 2**23
 # Fewer channels gain no more than the transforms cost.
 _LEAST_WINOGRAD_CHANNELS = 256
 # So many tiles fill a product of matrices, and what is made of them stays in the cache.
@@ -210,7 +213,12 @@ class FastGradientConv2d(Conv2d):
     wide, by Winograd's method, of its output and its input's gradient too.
 
     TorchScript does not compile it: it is meant for training.
+
+    Attributes:
+        least_cells: H W from which the gradient is the fast one.
     """
+
+    least_cells = _LEAST_CELLS
 
     def forward(self, x: Tensor) -> Tensor:
         """See :class:`Conv2d`; (B, C, H, W) to (B, D, H', W')."""
@@ -221,8 +229,8 @@ class FastGradientConv2d(Conv2d):
             and self.weight.requires_grad
             and x.device.type == "cpu"
             and x.dtype == torch.float32
-            and x.shape[-2] * x.shape[-1] >= _LEAST_CELLS
-            and x.is_contiguous(memory_format=torch.channels_last)
+            and x.shape[-2] * x.shape[-1] >= self.least_cells
+            and self.weight.is_contiguous(memory_format=torch.channels_last)
             and not torch.is_autocast_enabled("cpu")
         ):
             x = _Convolution.apply(x, self.weight, self.bias, *_how(self))
@@ -234,27 +242,34 @@ class FastGradientConv2d(Conv2d):
 def speed_up_gradients(model: nn.Module) -> int:
     """Turn a channels-last model's larger convolutions into :class:`FastGradientConv2d`, in place.
 
-    That is done only where :func:`fpn_d2.utils.devices.has_slow_channels_last_gradient`, or to wide
-    layers where :func:`fpn_d2.utils.devices.gains_by_winograd`. Weights and their names stay.
+    That is done only where :func:`fpn_d2.utils.devices.has_slow_channels_last_gradient`, to wide
+    layers where :func:`fpn_d2.utils.devices.gains_by_winograd`, and to the stem, whose input has
+    few channels, for huge images. Weights and their names stay.
 
     Returns:
         the number of layers that were turned.
     """
     every = has_slow_channels_last_gradient()
-    layers = [
-        module
-        for module in model.modules()
-        if type(module) is Conv2d
-        and min(module.kernel_size) > 1
-        and module.groups == 1
-        and isinstance(module.padding, tuple)  # no word, such as "same"
-        and min(module.in_channels, module.out_channels) >= _LEAST_CHANNELS
-        and module.weight.dtype == torch.float32
-        and (every or _is_winograds(module.weight, *_how(module)))
-    ]
-    for layer in layers:
-        recast(layer, FastGradientConv2d)
-    return len(layers)
+    turned = 0
+    for layer in list(model.modules()):
+        if (
+            type(layer) is not Conv2d
+            or min(layer.kernel_size) == 1
+            or layer.groups > 1
+            or isinstance(layer.padding, str)  # such as "same"
+            or layer.weight.dtype != torch.float32
+        ):
+            continue
+        if layer.in_channels in _STEM_CHANNELS:
+            recast(layer, FastGradientConv2d, least_cells=_LEAST_STEM_CELLS)
+        elif min(layer.in_channels, layer.out_channels) >= _LEAST_CHANNELS and (
+            every or _is_winograds(layer.weight, *_how(layer))
+        ):
+            recast(layer, FastGradientConv2d)
+        else:
+            continue
+        turned += 1
+    return turned
 
 
 class WinogradConv2d(FastGradientConv2d):

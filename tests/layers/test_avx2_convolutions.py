@@ -139,15 +139,21 @@ def test_a_frozen_weight_with_a_bias_that_trains(gradients):
     [
         images(38),
         images(40, batch=0),
-        torch.randn(2, 6, 40, 40),
         images(40, dtype=torch.float64),
     ],
-    ids=["small", "none", "channels-first", "double"],
+    ids=["small", "none", "double"],
 )
 def test_what_gains_nothing_is_detectron2s(x, gradients):
     plain, fast = (layer.to(x.dtype) for layer in pair())
     assert torch.equal(fast(x), plain(x))
     assert len(gradients) == (1 if len(x) == 0 else 0)
+
+
+def test_a_channels_first_layer_is_detectron2s(gradients):
+    plain, fast = (layer.to(memory_format=torch.contiguous_format) for layer in pair())
+    x = torch.randn(2, 6, 40, 40)
+    assert torch.equal(fast(x), plain(x))
+    assert not gradients
 
 
 def test_evaluation_other_precisions_and_traces_are_detectron2s(gradients):
@@ -202,5 +208,29 @@ def test_a_training_on_a_cpu_has_them(row_config, monkeypatch):
         monkeypatch.setattr(
             avx2_convolutions, "has_slow_channels_last_gradient", lambda slow=slow: slow
         )
-        kinds = {type(module) for module in Trainer.build_model(cfg).modules()}
-        assert (FastGradientConv2d in kinds) == slow
+        layers = [m for m in Trainer.build_model(cfg).modules() if type(m) is FastGradientConv2d]
+        assert {layer.in_channels > 3 for layer in layers} == ({True, False} if slow else {False})
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_stem_of_a_huge_image_has_a_gradient_of_copies(batch, gradients, monkeypatch):
+    for name in ("gains_by_winograd", "has_slow_channels_last_gradient"):
+        monkeypatch.setattr(avx2_convolutions, name, lambda: False)
+    monkeypatch.setattr(avx2_convolutions, "_LEAST_STEM_CELLS", 40 * 40)
+    stem = Conv2d(3, 8, 7, 2, 3, bias=False, norm=FrozenBatchNorm2d(8))
+    fast = nn.Sequential(copy.deepcopy(stem), Conv2d(16, 8, 3)).to(memory_format=CHANNELS_LAST)
+    assert speed_up_gradients(fast) == 1
+    for side, used in ((39, 0), (40, 1)):  # a batch of images is not channels-last, as its model is
+        gradients.clear()
+        x = torch.randn(batch, 3, side, side)
+        found, expected = fast[0](x), stem(x)
+        assert found.is_contiguous(memory_format=CHANNELS_LAST)
+        torch.testing.assert_close(found, expected)
+        of = torch.randn_like(expected)
+        torch.testing.assert_close(
+            torch.autograd.grad(found, fast[0].weight, of),
+            torch.autograd.grad(expected, stem.weight, of),
+            rtol=1e-4,
+            atol=1e-4,
+        )
+        assert len(gradients) == used
