@@ -131,7 +131,7 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # batch norms folded, channels-last; the same detections but for rounding. Precision "float32",
     # "bfloat16", on CUDA "float16", or with OpenVINO "int8", whose ranges are taken from so many
     # images of DATASETS.TRAIN. COMPILE: torch.compile, which pays from hundreds of images. ENGINE:
-    # what computes the dense parts, "torch", "openvino", or "auto", OpenVINO where it can.
+    # what computes the dense parts, "torch", "openvino", or "auto", OpenVINO where it gains.
     cfg.INFERENCE = CfgNode()
     cfg.INFERENCE.PREPARE = True
     cfg.INFERENCE.ENGINE = "torch"

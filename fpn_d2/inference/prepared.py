@@ -41,7 +41,7 @@ from torch.nn.utils import get_total_norm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..config_checks import check_engine_keys
-from ..layers import convolve_linears, speed_up_wide_convolutions
+from ..layers import convolve_linears, speed_up_wide_convolutions, wide_convolutions
 from ..modeling import LevelROIPooler
 from ..utils.devices import has_bfloat16
 from ..utils.errors import UserError
@@ -120,7 +120,8 @@ def prepare_model(
         precision: "float32", "bfloat16", on CUDA "float16", or with OpenVINO "int8".
         compile: whether to compile the backbone; see :func:`compile_backbone`.
         engine: "torch"; "openvino" for what is dense; or "auto", which takes OpenVINO where it
-            can, and otherwise PyTorch, in float32 instead of int8, and says why in the log.
+            can, and otherwise PyTorch, in float32 instead of int8, and says why in the log. In
+            float32 it takes PyTorch where that computes wide convolutions by Winograd's method.
         calibration: for int8, images as models of Detectron2 take them; only read where no file
             of ``cache`` is there.
         cache: for int8, where the quantized parts are kept, in the first of these files that can be
@@ -141,6 +142,9 @@ def prepare_model(
     check_engine_keys(precision, compile, engine)
     if engine not in ENGINES:
         raise UserError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
+    if engine == "auto" and precision == "float32" and not compile and wide_convolutions(model):
+        logger.info("INFERENCE.ENGINE auto takes torch, whose wide convolutions are faster here")
+        engine = "torch"
     if engine == "auto":
         choices = {"precision": precision, "calibration": calibration, "cache": cache}
         try:

@@ -9,6 +9,7 @@ from .avx2_convolutions import (
     speed_up_wide_convolutions,
     transform_kernel,
     weight_gradient_by_winograd,
+    wide_convolutions,
 )
 from .convolved_linear import ConvolvedLinear, convolve_linears
 from .pyramid_align import pyramid_roi_align
@@ -25,4 +26,5 @@ __all__ = [
     "speed_up_wide_convolutions",
     "transform_kernel",
     "weight_gradient_by_winograd",
+    "wide_convolutions",
 ]

@@ -298,16 +298,12 @@ class WinogradConv2d(FastGradientConv2d):
         return x if self.activation is None else self.activation(x)
 
 
-def speed_up_wide_convolutions(model: nn.Module) -> int:
-    """Turn a model's wide convolutions without a norm into :class:`WinogradConv2d`, in place.
+def wide_convolutions(model: nn.Module) -> list[nn.Module]:
+    """Find the convolutions without a norm that Winograd's method makes faster on large maps.
 
-    That is done only on CPUs where :func:`fpn_d2.utils.devices.gains_by_winograd`. Weights and
-    their names stay.
-
-    Returns:
-        the number of layers that were turned.
+    There are some only on CPUs where :func:`fpn_d2.utils.devices.gains_by_winograd`.
     """
-    layers = [
+    return [
         module
         for module in model.modules()
         if type(module) in (nn.Conv2d, Conv2d, FastGradientConv2d)
@@ -315,6 +311,17 @@ def speed_up_wide_convolutions(model: nn.Module) -> int:
         and getattr(module, "norm", None) is None
         and module.padding_mode == "zeros"
     ]
+
+
+def speed_up_wide_convolutions(model: nn.Module) -> int:
+    """Turn a model's :func:`wide_convolutions` into :class:`WinogradConv2d`, in place.
+
+    Weights and their names stay.
+
+    Returns:
+        the number of layers that were turned.
+    """
+    layers = wide_convolutions(model)
     for layer in layers:
         activation = getattr(layer, "activation", None)
         recast(layer, WinogradConv2d, transformed=(None,) * 2, norm=None, activation=activation)

@@ -20,6 +20,7 @@ from torch import nn
 from fpn_d2 import UserError
 from fpn_d2.evaluation.matching import match_boxes
 from fpn_d2.inference import Explainer, openvino_parts, prepare_model
+from fpn_d2.layers import avx2_convolutions
 
 # Not multiples of 32; square, wide and tall.
 SIZES = [(65, 90), (128, 128), (190, 70)]
@@ -296,3 +297,16 @@ def test_a_network_that_openvino_cannot_take_is_a_sentence(openvino, model_of, c
     assert "\n" not in str(e.value)
     assert prepare_model(model, engine="auto").engine == "torch"
     assert "auto takes torch: OpenVINO cannot take the backbone" in caplog.text
+
+
+@pytest.mark.usefixtures("openvino")
+def test_auto_leaves_wide_convolutions_in_float32_to_winograds_method(
+    model_of, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(avx2_convolutions, "_LEAST_WINOGRAD_CHANNELS", 64)
+    for gains, engine in ((True, "torch"), (False, "openvino")):
+        monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda gains=gains: gains)
+        caplog.clear()
+        assert prepare_model(model_of(FASTER), engine="auto").engine == engine
+        assert ("auto takes torch, whose wide convolutions" in caplog.text) == gains
