@@ -2,6 +2,7 @@
 
 batch norm        folded into the convolution before it, frozen or in eval mode
 memory            channels-last, in which CPUs and GPUs convolve faster
+RPN               decodes the boxes before NMS alone, and keeps the anchors of the last size
 RoIs              pooled by :class:`LevelROIPooler`, in models of Detectron2's own too
 linear layers     convolved on CPUs where PyTorch multiplies matrices slowly
 convolutions      by Winograd on some CPUs, where they are wide and in float32
@@ -26,15 +27,18 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone import regnet
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.modeling.poolers import ROIPooler
-from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
+from detectron2.modeling.proposal_generator.rpn import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHead
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
+from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
@@ -42,7 +46,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..config_checks import check_engine_keys
 from ..layers import convolve_linears, speed_up_wide_convolutions, wide_convolutions
-from ..modeling import LevelROIPooler
+from ..modeling import LeanRPN, LevelROIPooler
 from ..utils.devices import has_bfloat16
 from ..utils.errors import UserError
 from ..utils.modules import recast
@@ -165,6 +169,10 @@ def prepare_model(
     for module in prepared.modules():
         if type(module) is ROIPooler:
             recast(module, LevelROIPooler, backend="auto")
+        elif type(module) in _FRUGAL_RPNS:
+            recast(module, _FRUGAL_RPNS[type(module)])
+        elif type(module) is DefaultAnchorGenerator:
+            recast(module, _KeptAnchors, kept=(None, None))
     if engine == "openvino":
         _attach_engine(prepared, precision, calibration, cache)
     elif dtype is None and not compile:
@@ -282,6 +290,59 @@ def _dtype(precision: str, device: torch.device, engine: str) -> torch.dtype | N
             "instructions for it; take float32"
         )
     return PRECISIONS[precision]
+
+
+class _PickedProposals:
+    """The proposals of a level, decoded once they are picked: what Detectron2 does to the tensor.
+
+    Args:
+        transform: that of the RPN.
+        anchors: (R, 4).
+        deltas: (N, R, 4).
+    """
+
+    def __init__(self, transform: Box2BoxTransform, anchors: Tensor, deltas: Tensor):
+        self.transform, self.anchors, self.deltas = transform, anchors, deltas
+        self.device = deltas.device
+
+    def __getitem__(self, picked: tuple[Tensor, Tensor]) -> Tensor:
+        """Return (N, K, 4) boxes of (N, 1) images and (N, K) anchors."""
+        deltas, anchors = self.deltas[picked], self.anchors[picked[1]]
+        boxes = self.transform.apply_deltas(deltas.flatten(0, 1), anchors.flatten(0, 1))
+        return boxes.view_as(deltas)
+
+
+class _FrugalDecoding:
+    """Decodes 1000 boxes of a level where :class:`RPN` decodes all, 160k of P2; the same boxes."""
+
+    def _decode_proposals(self, anchors: list[Boxes], pred_anchor_deltas: list[Tensor]) -> list:
+        if torch.jit.is_tracing():
+            return super()._decode_proposals(anchors, pred_anchor_deltas)
+        levels = zip(anchors, pred_anchor_deltas, strict=True)
+        return [_PickedProposals(self.box2box_transform, a.tensor, deltas) for a, deltas in levels]
+
+
+class _FrugalRPN(_FrugalDecoding, RPN):
+    pass
+
+
+class _FrugalLeanRPN(_FrugalDecoding, LeanRPN):
+    pass
+
+
+_FRUGAL_RPNS = {RPN: _FrugalRPN, LeanRPN: _FrugalLeanRPN}
+
+
+class _KeptAnchors(DefaultAnchorGenerator):
+    """Keeps the anchors of the last size of images, 3.5 MB of 800 x 1088 px."""
+
+    def _grid_anchors(self, grid_sizes: list[Any]) -> list[Tensor]:
+        key = [*map(tuple, grid_sizes), next(self.buffers()).device]
+        known, anchors = self.kept
+        if known != key or torch.jit.is_tracing():
+            anchors = super()._grid_anchors(grid_sizes)
+            self.kept = key, anchors
+        return anchors
 
 
 class _AsFloat32(nn.Module):

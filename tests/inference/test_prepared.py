@@ -8,13 +8,16 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_backbone, build_model
-from detectron2.structures import Boxes
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.structures import Boxes, ImageList
 from stage_convs import StageConvs
 from torch import nn
 
 from fpn_d2 import UserError
 from fpn_d2.engine import Trainer, trainer
 from fpn_d2.inference import PreparedModel, compile_backbone, prepare_model, prepared
+from fpn_d2.modeling import LeanRPN
 from fpn_d2.utils.devices import has_bfloat16
 
 AGNOSTIC = ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
@@ -345,3 +348,46 @@ def test_a_compiled_backbone_learns_the_same(row_config):
     for name, expected in features[0].items():
         torch.testing.assert_close(features[1][name], expected, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [LeanRPN, RPN])
+def test_an_rpn_decodes_the_boxes_that_it_picks_and_finds_the_same_bits(build, kind, monkeypatch):
+    model = build("quick/RPN/rpn_R_18_FPN", "MODEL.PROPOSAL_GENERATOR.NAME", kind.__name__)
+    frugal = prepare_model(model).model.proposal_generator
+    plain = copy.deepcopy(frugal)
+    plain.__class__, plain.anchor_generator.__class__ = kind, DefaultAnchorGenerator
+    decoded, real = [], frugal.box2box_transform.apply_deltas
+    monkeypatch.setattr(
+        frugal.box2box_transform,
+        "apply_deltas",
+        lambda deltas, boxes: decoded.append(len(deltas)) or real(deltas, boxes),
+    )
+    channels = frugal.rpn_head.conv.in_channels
+    generator = torch.Generator().manual_seed(0)
+    for scale, size in ((1, (64, 96)), (1, (64, 96)), (1, (96, 64)), (0, (96, 64))):  # 0: all tie
+        images = ImageList(torch.zeros(2, 3, *size), [size, (50, 60)])
+        features = {
+            name: scale * torch.randn(2, channels, size[0] // s, size[1] // s, generator=generator)
+            for name, s in (("p2", 4), ("p3", 8), ("p4", 16), ("p5", 32), ("p6", 64))
+        }
+        with torch.no_grad():
+            expected, found = plain(images, features)[0], frugal(images, features)[0]
+        for x, y in zip(found, expected, strict=True):
+            assert len(y) > 0
+            assert torch.equal(x.proposal_boxes.tensor, y.proposal_boxes.tensor)
+            assert torch.equal(x.objectness_logits, y.objectness_logits)
+        assert decoded[:2] == [200, 200]  # the picked ones of two images, of 1152 and 288 anchors
+        decoded.clear()
+
+
+def test_anchors_are_those_of_the_image_and_of_the_device(build):
+    ready = prepare_model(build("quick/RPN/rpn_R_18_FPN")).model
+    generator = ready.proposal_generator.anchor_generator
+    plain = copy.deepcopy(generator)
+    plain.__class__ = DefaultAnchorGenerator
+    for size in ((8, 12), (8, 12), (12, 8)):
+        maps = [torch.zeros(1, 1, *size) for _ in plain.cell_anchors]
+        for x, y in zip(generator(maps), plain(maps), strict=True):
+            assert torch.equal(x.tensor, y.tensor)
+    assert generator(maps)[0].tensor is generator(maps)[0].tensor
+    assert generator.to("meta")(maps)[0].tensor.device.type == "meta"
