@@ -44,8 +44,10 @@ from .config_combinations import check_heads, check_sampling, check_schedule
 from .config_values import (
     DEPTH,
     NORM,
+    REGNET_STAGES,
     STAGES,
     VALUES,
+    at_least,
     check_values,
     is_finite,
     one_of,
@@ -390,6 +392,9 @@ def _check_components(cfg: CfgNode) -> None:
 
 
 def _check_resnet(cfg: CfgNode, bottom_up: Any) -> None:
+    if bottom_up is build_regnet_backbone:
+        rules = {"NORM": NORM, "OUT_FEATURES": REGNET_STAGES, "DEPTH": at_least(1)}
+        check_values(cfg, {f"MODEL.REGNETS.{key}": rule for key, rule in rules.items()})
     resnets, basic = cfg.MODEL.RESNETS, bottom_up is build_basic_resnet_backbone
     if not basic and bottom_up not in (build_resnet_backbone, *_STOCK_FPNS):
         return
@@ -398,6 +403,15 @@ def _check_resnet(cfg: CfgNode, bottom_up: Any) -> None:
     if not basic:
         check_values(cfg, {"MODEL.RESNETS.DEPTH": DEPTH})
         fixed |= {"RES2_OUT_CHANNELS": 64, "NUM_GROUPS": 1}
+    widths = {key: resnets[key] for key in ("STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS")}
+    if resnets.DEPTH not in (18, 34):
+        widths["NUM_GROUPS x WIDTH_PER_GROUP"] = resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP
+    for key, channels in widths.items() if resnets.NORM == "GN" else ():
+        if channels % 32:
+            raise UserError(
+                f"MODEL.RESNETS.NORM GN makes 32 groups of the channels, and MODEL.RESNETS.{key} "
+                f"is {channels}; set that to a multiple of 32, or the norm to BN"
+            )
     for key, only in fixed.items() if resnets.DEPTH in (18, 34) else ():
         if resnets[key] != only:
             raise UserError(

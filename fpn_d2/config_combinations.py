@@ -337,14 +337,19 @@ def _of_training(cfg: CfgNode, classes: Sequence[str]) -> Iterator[str]:
             f"{solver.MAX_ITER // 10}"
         )
     freeze_at = model.BACKBONE.FREEZE_AT
-    frozen = [f"MODEL.BACKBONE.FREEZE_AT {freeze_at}"] * (freeze_at > 0)
-    frozen += ["MODEL.RESNETS.NORM FrozenBN"] * (model.RESNETS.NORM == "FrozenBN")
-    networks = model.BACKBONE.NAME + model.FPN.get("BOTTOM_UP", "")
-    if frozen and not model.WEIGHTS and "resnet" in networks:
-        yield (
-            f"MODEL.WEIGHTS is empty, and {' and '.join(frozen)} leave random weights as they are: "
-            "set weights, or MODEL.BACKBONE.FREEZE_AT 0 and MODEL.RESNETS.NORM GN"
-        )
+    network = model.BACKBONE.NAME
+    network = model.FPN.get("BOTTOM_UP", "") if network == "build_fpn_backbone" else network
+    for kind, norm in (("resnet", "GN"), ("regnet", "BN")):
+        key = f"MODEL.{kind.upper()}S.NORM"
+        if model.WEIGHTS or kind not in network:
+            continue
+        frozen = [f"MODEL.BACKBONE.FREEZE_AT {freeze_at}"] * (freeze_at > 0)
+        frozen += [f"{key} FrozenBN"] * (value_of(cfg, key) == "FrozenBN")
+        if frozen:
+            yield (
+                f"MODEL.WEIGHTS is empty, and {' and '.join(frozen)} leave random weights as they "
+                f"are: set weights, or MODEL.BACKBONE.FREEZE_AT 0 and {key} {norm}"
+            )
     if loader.SAMPLER_TRAIN == "RepeatFactorTrainingSampler" and loader.REPEAT_THRESHOLD <= 0:
         yield (
             "DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler repeats no image with "

@@ -275,11 +275,16 @@ VALUES: dict[str, Rule] = {
 }
 # What Detectron2's own components take; other people's may take more.
 DEPTH: Rule = (lambda depth: depth in (18, 34, 50, 101, 152), "set it to 18, 34, 50, 101 or 152")
-_STAGES = ("stem", "res2", "res3", "res4", "res5")
-STAGES: Rule = (
-    lambda names: len(names) > 0 and all(name in _STAGES for name in names),
-    f"name one or more of {', '.join(_STAGES)}",
-)
+
+
+def _some_of(*stages: str) -> Rule:
+    is_known = set(stages).issuperset
+    words = f"name one or more of {', '.join(stages)}"
+    return lambda names: len(names) > 0 and is_known(names), words
+
+
+STAGES = _some_of("stem", "res2", "res3", "res4", "res5")
+REGNET_STAGES = _some_of("s1", "s2", "s3", "s4")
 NORM = one_of(
     "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
 )

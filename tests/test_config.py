@@ -413,6 +413,20 @@ REFUSED = {
             ("DEFORM_ON_PER_STAGE [False,True,True,True]", r"\[False, False, False, False\]"),
         )
     },
+    **{
+        f"{BASIC}MODEL.RESNETS.NORM GN MODEL.RESNETS.{key}": f"NORM GN .*{key.split()[0]} is .* 32"
+        for key in ("STEM_OUT_CHANNELS 16", "RES2_OUT_CHANNELS 48")
+    },
+    "MODEL.RESNETS.NORM GN MODEL.RESNETS.WIDTH_PER_GROUP 8": "NORM GN .*WIDTH_PER_GROUP is 8; set",
+    **{
+        "MODEL.BACKBONE.NAME build_regnet_backbone MODEL.RPN.IN_FEATURES ['s3'] "
+        f"MODEL.ROI_HEADS.IN_FEATURES ['s3'] MODEL.REGNETS.{key}": f"REGNETS.{words}"
+        for key, words in (
+            ("NORM FOO", "NORM is 'FOO'"),
+            ("OUT_FEATURES ['s3','s9']", "OUT_FEATURES is .*name one or more of s1, s2"),
+            ("DEPTH 0", "DEPTH is 0"),
+        )
+    },
     R_18 + "MODEL.RESNETS.NUM_GROUPS 32": "NUM_GROUPS is 32, and a ResNet-18 has 1; set it to 1",
     STOCK_NECK + "MODEL.FPN.TOP_DOWN False":
         "MODEL.BACKBONE.NAME build_resnet_fpn_backbone; set it to build_fpn_backbone",

@@ -1,8 +1,11 @@
 """Settings that hardly mean what they say are told, each once, and what is usual is not."""
 
+import logging
+
 import pytest
 
 from fpn_d2 import load_config
+from fpn_d2.config import changed
 from fpn_d2.config_combinations import tell_doubts
 
 ROW = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
@@ -117,3 +120,21 @@ def test_no_row_that_is_shipped_is_doubtful(repo, caplog):
         for training in (True, False):
             tell_doubts(cfg, training=training)
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "name, norm",
+    [
+        ("build_resnet_backbone", "MODEL.RESNETS.NORM GN"),
+        ("build_regnet_backbone", "MODEL.REGNETS.NORM BN"),
+        ("build_swin_backbone", None),  # somebody's own
+    ],
+)
+def test_random_weights_that_stay_are_told_of_the_network_that_is_built(caplog, name, norm):
+    cfg = load_config("", ["MODEL.DEVICE", "cpu"])
+    for neck in (name, "build_fpn_backbone"):
+        words = {"MODEL.BACKBONE.NAME": neck, "MODEL.FPN.BOTTOM_UP": name, "MODEL.WEIGHTS": ""}
+        caplog.clear()
+        tell_doubts(changed(cfg, words), training=True)
+        told = [text for text in map(logging.LogRecord.getMessage, caplog.records) if "ran" in text]
+        assert [text.endswith(f"FREEZE_AT 0 and {norm}") for text in told] == [True] * bool(norm)

@@ -207,9 +207,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
         Detectron2 would unpickle the file; :mod:`fpn_d2.checkpoint.safe_load` reads it here.
         """
-        if filename.endswith(".safetensors"):
-            checkpoint = read_safetensors(filename)
-        elif filename.endswith(".pkl"):
+        if filename.endswith(".pkl"):
             checkpoint = read_pickle(filename)
             if "model" not in checkpoint or "__author__" not in checkpoint:  # as the zoo's have
                 blobs = checkpoint.get("blobs", checkpoint)  # Caffe2's: a detector's, or ImageNet's
@@ -228,7 +226,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _torch_load(self, f: str) -> Any:
-        content = read_torch(f)
+        content = read_safetensors(f) if f.endswith(".safetensors") else read_torch(f)
         if not isinstance(content, dict):
             raise UserError(
                 f"{self._path} holds a {type(content).__name__} and no weights by name; set "
@@ -279,7 +277,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise UserError(
                 f"{self._path} fills only {len(backbone) - len(empty)} of the backbone's "
                 f"{len(backbone)} keys (not {_some(empty)}); it is a checkpoint of "
-                "another network, so set MODEL.WEIGHTS to one of this config's backbone"
+                "another network, so set MODEL.WEIGHTS to one of this config's backbone, or add "
+                "?matching_heuristics=True to match names by their ends"
             )
         parameters = dict(self.model.named_parameters())
         stuck = [x for x in unfilled if x in parameters and not parameters[x].requires_grad]

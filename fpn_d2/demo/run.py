@@ -87,7 +87,7 @@ def run_demo(
     particular to its pyramid, and ``NAME_compare.png`` all rows. A video becomes ``NAME.mp4``.
     ``predictions.json`` holds the first row's detections in COCO's result form, and
     ``images.json`` gives the file and the frame of each ``image_id``: the test set's own ids for
-    images of it, see :func:`image_ids`.
+    images of it, see :func:`image_ids`. Where it is ended early, they tell what is done.
 
     Args:
         rows: title to config; see :func:`parse_rows`. Several are compared.
@@ -131,14 +131,16 @@ def run_demo(
     models = {title: _Model(cfg, thresholds[title]) for title, cfg in rows.items()}
     demo = _Demo(models, output, sources.urls)
     ids = [] if sources.videos else image_ids(next(iter(rows.values())), sources.images)
-    for i, path in enumerate(told("images", sources.images)):
-        demo.image(path, targets[path], explain, ids[i] if ids else i + 1)
-    for path in sources.videos:
-        demo.video(path, targets[path], max_pixels)
-    for name, content in zip(results, (demo.predictions, demo.images), strict=False):
-        path = os.path.join(output, name)
-        with explain_disk_errors(path, WRITE_REMEDY):
-            write_json(path, content)
+    try:
+        for i, path in enumerate(told("images", sources.images)):
+            demo.image(path, targets[path], explain, ids[i] if ids else i + 1)
+        for path in sources.videos:
+            demo.video(path, targets[path], max_pixels)
+    except BaseException:  # Ctrl-C after hours, too
+        if demo.images:
+            demo.write(results)
+        raise
+    demo.write(results)
     return [os.path.join(output, name) for name in [*files, *results]]
 
 
@@ -246,6 +248,13 @@ class _Demo:
 
         target = os.path.join(self.output, picture)
         convert_video(path, target, draw, max_pixels=max_pixels)
+
+    def write(self, names: Sequence[str]) -> None:
+        """Write the predictions and the images of them, to files of these names, if any."""
+        for name, content in zip(names, (self.predictions, self.images), strict=False):
+            path = os.path.join(self.output, name)
+            with explain_disk_errors(path, WRITE_REMEDY):
+                write_json(path, content)
 
     def _keep(self, found: Instances, path: str, about: dict[str, Any], number: int) -> None:
         height, width = found.image_size

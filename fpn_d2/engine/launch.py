@@ -29,6 +29,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..config import changed, config_file, load_config
 from ..config_combinations import check_schedule
+from ..config_values import value_of
 from ..data import check_names, check_settings, load_train_dataset
 from ..utils.devices import keep_freed_memory
 from ..utils.errors import UserError, exit_on_user_error, machine_fault, sentence_in
@@ -62,7 +63,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
         _check_epochs(epochs, args)
     training = not args.eval_only
     if training:
-        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        cfg = scale_schedule(cfg, comm.get_world_size())
     check_settings(cfg, training=training)
     if epochs is not None or cfg.MODEL.NUM_CLASSES_FROM_DATA:
         check_names(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
@@ -77,6 +78,13 @@ def read_config(args: argparse.Namespace) -> CfgNode:
         cfg = changed(cfg, {k: v for k, v in values.items() if k not in given})
     check_schedule(cfg)  # --epochs and the number of processes have made another one
     return cfg
+
+
+def scale_schedule(cfg: CfgNode, processes: int) -> CfgNode:
+    """Detectron2's ``auto_scale_workers``, which would round a short period or training to 0."""
+    scaled = DefaultTrainer.auto_scale_workers(cfg, processes)
+    keys = ("SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
+    return changed(scaled, {k: value_of(scaled, k) or min(value_of(cfg, k), 1) for k in keys})
 
 
 def _number_of_classes(cfg: CfgNode) -> dict[str, int]:

@@ -39,6 +39,7 @@ from ..utils.errors import UserError, machine_fault
 from ..utils.files import remove_partial_files
 from ..utils.seeding import seed_everything
 from .hooks import CPUAutocastTrainer, GradientFiller, StepExchange, Stopper, cpu_has_bfloat16
+from .launch import scale_schedule
 from .monitoring import (
     VALIDATION_LOSS,
     AccumulatingOptimizer,
@@ -129,6 +130,8 @@ class Trainer(DefaultTrainer):
         clipping = cfg.SOLVER.CLIP_GRADIENTS
         if clipping.ENABLED and clipping.CLIP_TYPE == "value":
             self._trainer.register_hooks([GradientFiller()])
+
+    auto_scale_workers = staticmethod(scale_schedule)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -259,6 +262,10 @@ class Trainer(DefaultTrainer):
         step = state_dict.get("_trainer")
         if isinstance(self._trainer, AMPTrainer) and isinstance(step, dict):
             step.setdefault("grad_scaler", self._trainer.grad_scaler.state_dict())
+        elif isinstance(step, dict) and step.get("grad_scaler"):
+            # Gradients that wait are scaled, and nothing here would divide them again.
+            for key in ("waiting", "gradients"):
+                step["optimizer"].pop(key, None)
         super().load_state_dict(state_dict)
         averaged = state_dict.get("hooks", {}).get(WeightAverager.__qualname__)
         if averaged and self.averager is None:  # it goes on without averages

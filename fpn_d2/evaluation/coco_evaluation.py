@@ -19,6 +19,7 @@ from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
+from ..data.annotation_file import has_mask
 from ..data.coco_json import AnnotationFile, shared_reading
 from ..data.datasets.folders import make_ready
 from ..utils.errors import UserError
@@ -82,6 +83,7 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
         """See :meth:`COCOEvaluator.evaluate`."""
         with working("computing COCO's metrics"):
+            _give_crowds_masks(self._coco_api)
             results = super().evaluate(img_ids)
         if self._output_dir and results:  # only the main process has results
             write_results(self._output_dir, results)
@@ -125,6 +127,16 @@ def _recall(predictions: list[dict[str, Any]], *args: Any, **kwargs: Any) -> dic
             )
         counted.append({**prediction, "proposals": proposals})
     return _evaluate_box_proposals(counted, *args, **kwargs)
+
+
+def _give_crowds_masks(truth: COCO) -> None:
+    """Make the box of a crowd its mask where it has none, as a difficult object of VOC's; without
+    one COCO's evaluation of masks stops."""
+    for annotation in truth.dataset.get("annotations", ()):
+        if annotation.get("iscrowd", 0) and not has_mask(annotation):
+            left, top, width, height = annotation["bbox"]
+            right, bottom = left + width, top + height
+            annotation["segmentation"] = [[left, top, right, top, right, bottom, left, bottom]]
 
 
 def write_results(output_dir: str, results: dict[str, dict[str, float]]) -> None:

@@ -115,8 +115,8 @@ def check_claim(claim: Claim, table: Table, summaries: Summaries) -> Verdict:
     errors. Rows with the same seeds, three or more, are compared seed by seed, since all rows of a
     seed start from one network and see the images in one order; the differences of two seeds may be
     alike by chance. A row with one seed is taken to vary as the other row of the pair does. If both
-    rows have one seed, the noise is unknown, any difference in the right direction counts, and the
-    detail says "one seed".
+    rows have one seed, the noise is unknown, any difference in the right direction counts, none in
+    the other refutes a tie, and the detail says "one seed".
 
     Args:
         claim: one of the table's claims.
@@ -158,7 +158,9 @@ def _pair(claim: Claim, table: Table, summaries: Summaries, above: str, below: s
     asks = bool(claim.share) and not claim.ties and paper is not None
     least = max(0.0, claim.share * paper) if asks else 0.0
     share_missed = asks and difference < least
-    if difference < least - noise:
+    if claim.ties and not known and difference < 0:
+        outcome = "within noise"  # of one seed each nothing tells a difference from a tie
+    elif difference < least - noise:
         outcome = "does not hold"
     elif claim.ties or (difference > noise and not share_missed):
         outcome = "holds"

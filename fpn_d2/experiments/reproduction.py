@@ -15,6 +15,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import portalocker
@@ -27,7 +28,7 @@ from ..config import load_config
 from ..data import check_names
 from ..data.datasets.folders import check_source
 from ..utils.errors import UserError
-from ..utils.files import read_json, write_json
+from ..utils.files import is_local, read_json, replace_file, write_json
 from .four_step import FourStep, proposal_opts
 from .pretraining import pretrain_backbone
 from .runs import PROVENANCE, BusyError, Run, Runner, read_result
@@ -35,9 +36,9 @@ from .starts import (
     TORCHVISION_OPTS,
     check_start,
     convert_torchvision,
-    converted_name,
     file_of,
     is_torchvision,
+    kept_name,
 )
 from .studies import recall_by_boxes
 from .tables import Row, Table, Tables
@@ -83,7 +84,9 @@ class Reproduction:
             what = "{config}, up to {iterations} iterations".format(**scale.start)
             recipe["start"] = f"crops ({what})"
         elif start:
-            recipe["start"] = start if start == "imagenet" else os.path.basename(start)
+            recipe["start"] = (
+                start if start == "imagenet" else os.path.basename(self._start_path(0))
+            )
         return recipe
 
     @property
@@ -179,7 +182,11 @@ class Reproduction:
                 if os.path.isfile(path):
                     return
                 if start != "crops":
-                    convert_torchvision(file_of(start), path)
+                    if self._is_converted:
+                        convert_torchvision(file_of(start), path)
+                    else:
+                        with replace_file(path, "wb") as file:
+                            file.write(Path(start).read_bytes())
                     return
                 logger.info("%s: training the start of the seed's rows", path)
                 config = self.tables.config_file(own["config"])
@@ -196,21 +203,27 @@ class Reproduction:
 
     def seeds(self, row: Row) -> list[int]:
         """Return the seeds that this row, or a network of its detector, has folders of."""
-        run = self.run(row, 0)
-        parents = {os.path.dirname(part.folder) for part in (run, *run.networks())}
+        parts = self.run(row, 0), *self.networks(row, 0)
+        parents = {os.path.dirname(part.folder) for part in parts}
         names = {name for parent in parents if os.path.isdir(parent) for name in os.listdir(parent)}
         return sorted(int(m[1]) for m in (re.fullmatch(r"seed_(\d+)", n) for n in names) if m)
+
+    def networks(self, row: Row, seed: int) -> list[Run]:
+        """Return the runs of :meth:`Run.networks`, after the RPN whose proposals a row reads."""
+        rpns = [self._plain_run(row.proposals[self.scale], seed)] if row.proposals else []
+        return [*rpns, *self.run(row, seed).networks()]
 
     def timed_seed(self, row: Row) -> int | None:
         """Return the seed whose weights are timed, the first that has them here, or None."""
         for seed in self.seeds(row):
-            if all(os.path.isfile(run.weights) for run in self.run(row, seed).networks()):
+            if all(os.path.isfile(run.weights) for run in self.networks(row, seed)):
                 return seed
         return None
 
     def timing_folder(self, row: Row) -> str:
         """Return the folder that keeps a row's running time, apart from its training."""
-        folder = self._folder(self._config(row), 0, more=tuple(row.opts))
+        on = row.proposals.get(self.scale, "")
+        folder = self._folder(self._config(row), 0, on=on, more=tuple(row.opts))
         return os.path.dirname(folder) + "_timing/seed_0"
 
     def results(self, table: Table, row: Row) -> dict[int, dict[str, Any]]:
@@ -291,9 +304,16 @@ class Reproduction:
             return os.path.join(self.folder, f"start_crops_seed_{seed}.pkl")
         if start == "imagenet":
             return os.path.join(self.folder, "start_imagenet.pth")
-        if start and is_torchvision(start):
-            return os.path.join(self.folder, converted_name(start))
+        # Under a name of its content: every training leaves a model_final.pth.
+        if start and (is_local(start) or is_torchvision(start)):
+            return os.path.join(self.folder, kept_name(start))
         return start
+
+    @property
+    def _is_converted(self) -> bool:
+        """Whether rows start from a classifier of torchvision's form."""
+        start = self.start_name
+        return start == "imagenet" or (start not in ("", "crops") and is_torchvision(start))
 
     def _folder(self, config: str, seed: int, on: str = "", more: tuple[str, ...] = ()) -> str:
         root = os.path.dirname(self.tables.path)
@@ -313,7 +333,7 @@ class Reproduction:
         start = self._start_path(seed)
         if start:
             opts += ["MODEL.WEIGHTS", start]
-            if start != self.start_name and self.start_name != "crops":
+            if self._is_converted:
                 opts += TORCHVISION_OPTS
         # The data set that the configs name is that of the scale that they are from.
         if self.dataset_name != self.tables.scale(scale.like or self.scale).dataset:

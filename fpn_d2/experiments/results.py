@@ -113,8 +113,10 @@ def _known_seeds(
                 f"{path} is of another recipe (start, frozen layers or precision), and these rows "
                 "must not be mixed with it: give another --output, so that it is kept"
             )
-        # Files of before the code was hashed lack that alone.
-        common = {key: content[key] for key in PROVENANCE if key in content or key != "code"}
+        # Files of before the code was hashed lack that alone: None, or the next call's would stand
+        # for theirs.
+        common = {key: content[key] for key in PROVENANCE if key != "code"}
+        common["code"] = content.get("code")
         for row in rows:
             row["seeds"] = [{**common, **entry} for entry in row["seeds"]]
         known = {row["row"]: {entry["seed"]: entry for entry in row["seeds"]} for row in rows}

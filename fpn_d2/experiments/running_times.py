@@ -90,7 +90,7 @@ def _build(reproduction: Reproduction, row: Row) -> tuple[Detector, bool, CfgNod
     It has the weights of the first seed that is trained here.
     """
     seed = reproduction.timed_seed(row)
-    runs = reproduction.run(row, seed or 0).networks()
+    runs = reproduction.networks(row, seed or 0)
     models = [_model(run) for run in runs]
     detector = _two_networks(*models) if len(models) == 2 else models[0].inference
     return detector, seed is not None, runs[0].load_config()

@@ -22,9 +22,9 @@ from typing import Any
 
 import portalocker
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
 
 from ..config import flat, load_config, with_new_names
+from ..engine.launch import scale_schedule
 from ..engine.output_dir import losses_of, progress_of, read_steps, training_seconds
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
@@ -139,7 +139,7 @@ class Runner:
 
         See :meth:`DefaultTrainer.auto_scale_workers`.
         """
-        return DefaultTrainer.auto_scale_workers(run.load_config(), max(1, self.num_gpus))
+        return scale_schedule(run.load_config(), max(1, self.num_gpus))
 
     def result(self, run: Run) -> dict[str, Any] | None:
         """Return a run's result, or None if the run is not done.

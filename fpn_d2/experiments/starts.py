@@ -42,11 +42,12 @@ def file_of(start: str) -> str:
 
 
 @functools.lru_cache
-def converted_name(path: str) -> str:
-    """Return a name for a file's conversion, which is another one once its content is."""
+def kept_name(path: str) -> str:
+    """Return a name for a file's copy or conversion, which is another one once its content is."""
+    ending = ".pth" if is_torchvision(path) else os.path.splitext(path)[1]
     content = Path(path).read_bytes() if is_local(path) else path.encode()
     digest = hashlib.sha256(content).hexdigest()
-    return f"start_{os.path.splitext(os.path.basename(path))[0]}_{digest[:8]}.pth"
+    return f"start_{os.path.splitext(os.path.basename(path))[0]}_{digest[:8]}{ending}"
 
 
 @functools.lru_cache

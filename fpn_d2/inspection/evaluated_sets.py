@@ -1,5 +1,6 @@
 """A run's evaluated test sets: its detections read, checked and analysed."""
 
+import logging
 import os
 
 from detectron2.config import CfgNode
@@ -7,9 +8,14 @@ from detectron2.config import CfgNode
 from ..evaluation import load_ground_truth
 from ..evaluation.saved_detections import read_detections
 from ..utils.errors import UserError
+from ..utils.files import read_json
 from ..utils.progress import told
 from .error_analysis import ErrorAnalysis
 from .tested_levels import PyramidLevels
+
+logger = logging.getLogger(__name__)
+
+_SAME_AP = 1.0  # points: an evaluation may count more than 100 detections of an image
 
 
 def analyze_run(run: str, cfg: CfgNode) -> tuple[list[ErrorAnalysis], list[str]]:
@@ -71,4 +77,12 @@ def _analyze_test_set(inference_dir: str, levels: PyramidLevels) -> ErrorAnalysi
         )
     analysis = ErrorAnalysis(dataset, truth, detections, levels)
     analysis.image_root = image_root
+    numbers = os.path.join(inference_dir, "results.json")
+    measured = read_json(numbers).get("bbox", {}).get("AP") if os.path.isfile(numbers) else None
+    if measured is not None and abs(measured - (analysis.ap["AP"] or 0)) > _SAME_AP:
+        logger.warning(
+            "data set %s: the detections have AP %.1f here and had %.1f when they were made, so "
+            "its annotations have changed since, or their ids: evaluate the model again",
+            *(dataset, analysis.ap["AP"] or 0, measured),
+        )
     return analysis

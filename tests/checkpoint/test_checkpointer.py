@@ -10,6 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from model_zoo import different, scramble, stock_config, without_prefix, write_pickle
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fpn_d2 import UserError
@@ -477,13 +478,15 @@ def test_a_class_head_of_another_size_may_be_fine_tuned_but_not_evaluated(config
 # -- Detectron2's own ways in ------------------------------------------------------------------
 
 
-def test_names_are_matched_in_a_pth_that_asks_for_it(model, file_of):
+@pytest.mark.parametrize("name, save", [("a.pth", torch.save), ("a.safetensors", save_file)])
+def test_names_are_matched_in_a_file_that_asks_for_it(model, file_of, name, save):
     """``weights.pth?matching_heuristics=True`` loads other people's backbones."""
     state = scramble(model, seed=3)
     bottom_up = "backbone.bottom_up."
     own = {k.removeprefix(bottom_up): v for k, v in state.items() if k.startswith(bottom_up)}
-    path = file_of("resnet.pth")
-    torch.save(own, path)
+    path = file_of(name)
+    save(own, path)
+    assert "or add ?matching_heuristics=True" in refusal(SafeCheckpointer(model).load, str(path))
     before = scramble(model, seed=4)
     SafeCheckpointer(model).load(f"{path}?matching_heuristics=True")
     expected = {k: v if k.startswith(bottom_up) else before[k] for k, v in state.items()}

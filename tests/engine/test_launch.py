@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from detectron2.modeling import build_model
+from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from waiting import wait_for
 
@@ -469,3 +470,16 @@ def test_gpus_that_are_not_there_are_refused_before_processes_start(
         launch(train_net.main, given)
     assert end.value.code == 2
     assert says in capsys.readouterr().err
+
+
+def test_short_periods_stay_on_for_more_processes(monkeypatch):
+    """Detectron2 rounds half an iteration to 0, by which it then divides."""
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    opts = "SOLVER.IMS_PER_BATCH 2 SOLVER.REFERENCE_WORLD_SIZE 1 SOLVER.CHECKPOINT_PERIOD 1"
+    opts += " TEST.EVAL_PERIOD 1 SOLVER.MAX_ITER 1 SOLVER.STEPS () DATASETS.TRAIN ('shapes_train',)"
+    opts += " DATASETS.TEST ('shapes_val',) MODEL.DEVICE cpu"
+    args = argparse.Namespace(config_file="", opts=opts.split(), eval_only=False)
+    cfg = read_config(args)
+    assert (cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD, cfg.SOLVER.MAX_ITER) == (1, 1, 1)
+    args.opts += ["TEST.EVAL_PERIOD", "0"]
+    assert read_config(args).TEST.EVAL_PERIOD == 0

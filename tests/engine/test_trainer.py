@@ -304,3 +304,15 @@ def test_a_compiled_copy_is_of_one_precision(tiny_config, monkeypatch, evaluated
     first, second, third = (copy() for copy, _ in evaluated)
     assert second is third
     assert first is not second
+
+
+def test_scaled_gradients_do_not_reach_a_training_without_a_scaler(monkeypatch):
+    """Those of SOLVER.ACCUMULATE's batches that wait, in a training with AMP on a GPU."""
+    trainer, taken = Trainer.__new__(Trainer), {}
+    trainer._trainer, trainer._hooks, trainer.averager = torch.nn.Identity(), [], None
+    load = "detectron2.engine.DefaultTrainer.load_state_dict"
+    monkeypatch.setattr(load, lambda self, state: taken.update(state))
+    optimizer = {"waiting": 1, "gradients": [torch.tensor([65536.0])], "state": {}}
+    step = {"optimizer": optimizer, "grad_scaler": {"scale": 65536.0}}
+    trainer.load_state_dict({"_trainer": step})
+    assert taken["_trainer"]["optimizer"] == {"state": {}}

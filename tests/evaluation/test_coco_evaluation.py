@@ -131,6 +131,22 @@ def test_the_aps_of_detections_are_written_and_null_for_a_network_that_finds_not
     assert set(written["bbox"].values()) == {None}
 
 
+@pytest.mark.parametrize("mask", [{}, {"segmentation": []}, {"segmentation": [[]]}])
+def test_the_mask_of_a_crowd_that_has_none_is_its_box(tmp_path, mask):
+    thing = {"image_id": 7, "category_id": 1, "iscrowd": 0, "area": 1600, "bbox": [10, 10, 40, 40]}
+    thing["segmentation"] = [[10, 10, 50, 10, 50, 50, 10, 50]]
+    crowd = {key: thing[key] for key in ("image_id", "category_id", "area")}
+    crowd |= {"id": 2, "iscrowd": 1, "bbox": [60, 60, 40, 40], **mask}
+    evaluator = evaluator_of(tmp_path.name, [7], [{**thing, "id": 1}, crowd], tmp_path)
+    found = detections(OBJECTS[::-1])  # the one in the crowd comes first, and counts neither way
+    found.pred_masks = torch.zeros(2, 200, 200, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(found.pred_masks, found.pred_boxes.tensor.int(), strict=True):
+        mask[y0:y1, x0:x1] = True
+    evaluator.reset()
+    evaluator.process([{"image_id": 7}], [{"instances": found}])
+    assert evaluator.evaluate()["segm"]["AP"] == pytest.approx(100)
+
+
 # Data sets without an annotation file, which Detectron2 converts into one.
 
 

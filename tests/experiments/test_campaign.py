@@ -317,6 +317,20 @@ def test_what_the_file_has_from_elsewhere_is_kept_with_its_origin(plan, tables, 
     assert collect(plan, tables.table("1"), path) == content
 
 
+def test_a_seed_of_before_the_code_was_hashed_gets_no_other_ones_hash(plan, tables, done, file):
+    path = file([{"row": "c", "seeds": [entry(0, 50.0)]}])
+    content = json.loads(Path(path).read_text())
+    content.pop("code", None)
+    Path(path).write_text(json.dumps(content))
+    done("c", 1, 41.0, code="ddd")
+    done("c", 2, 41.0, code="ddd")
+    for _ in range(2):  # the next call reads what this one has written
+        content = collect(plan, tables.table("1"), path)
+        codes = [seed.get("code", content.get("code")) for seed in content["rows"][0]["seeds"]]
+        assert codes == [None, "ddd", "ddd"]
+        Path(path).write_text(json.dumps(content))
+
+
 def test_rows_of_another_file_of_tables_are_kept(plan, tables, done, file):
     path = file([{"row": "c_heads", "seeds": [entry(0, 50.0)]}])
     done("c", 0, 40.0)

@@ -107,6 +107,13 @@ def test_with_one_seed_each_the_direction_counts_and_it_is_said():
         assert "one seed" in checked.detail
 
 
+def test_one_seed_refutes_no_tie():
+    for x in (9.9, 10.1):
+        checked = _check([["x"], ["y"], ["x"]], _results(x=[x], y=[10.0]), ties=True)
+        assert checked.verdict == "within noise"
+        assert "one seed" in checked.detail
+
+
 def test_a_share_of_the_papers_difference_is_asked_for():
     paper = {"x": 8.0, "y": 4.0}
     assert _check([["x"], ["y"]], _results(x=[3], y=[1]), paper, share=0.5).verdict == "holds"

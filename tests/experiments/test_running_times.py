@@ -159,6 +159,18 @@ def test_not_shared_is_an_rpn_and_a_fast_rcnn_on_its_proposals(small_plan, table
     assert torch.equal(actual["instances"].pred_boxes.tensor, expected.pred_boxes.tensor)
 
 
+def test_a_row_on_fixed_proposals_is_timed_with_their_rpn(small_plan, tables, image):
+    rows = tables.table("2").rows
+    row = rows["c"]
+    detector, trained, _ = running_times._build(small_plan, row)
+    assert trained is False
+    with torch.no_grad():
+        (output,) = detector([image])
+    assert isinstance(output["instances"], Instances)
+    other = dataclasses.replace(row, proposals={"quick": "quick/RPN/rpn_R_18_C5.yaml"})
+    assert small_plan.timing_folder(row) != small_plan.timing_folder(other)
+
+
 def test_a_fast_rcnn_is_given_1000_proposals(image):
     """The paper tests on 1000; the quick RPN's config keeps 2000 in training."""
     given = []

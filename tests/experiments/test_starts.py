@@ -14,9 +14,12 @@ from detectron2.modeling import build_backbone
 
 from fpn_d2 import UserError, load_config
 from fpn_d2.checkpoint import SafeCheckpointer
+from fpn_d2.checkpoint.safe_load import read_torch
 from fpn_d2.data.datasets import register_first_images
 from fpn_d2.experiments import Scale, starts
+from fpn_d2.experiments.runs import check_settings
 from fpn_d2.experiments.starts import check_start, convert_torchvision, is_torchvision
+from fpn_d2.utils.files import write_json
 
 
 @pytest.fixture(scope="session")
@@ -117,11 +120,34 @@ class _Weights:
         self.url = path
 
 
-def test_a_file_is_taken_as_it_is_or_converted(plan, tables, runs, resnet18, converted):
+def test_starts_of_one_name_are_told_apart(plan, tables, converted, tmp_path):
+    """Every training leaves a model_final.pth."""
+    plans = []
+    for name in ("one", "two"):
+        path = tmp_path / name / "model_final.pth"
+        path.parent.mkdir()
+        torch.save({**read_torch(converted), "name": name}, path)
+        plans.append(dataclasses.replace(plan, start=str(path)))
+    one, two = plans
+    row = tables.table("1").rows["c"]
+    assert one.recipe != two.recipe
+    run = one.run(row, 0)
+    check_settings(run.folder, one.runner.load_config(run))
+    write_json(f"{run.folder}/run.json", {})
+    assert one.runner.result(run) == {}
+    with pytest.raises(UserError, match="begun with other settings"):
+        two.runner.result(two.run(row, 0))
+    assert str(tmp_path / "one") not in one.without_folders(run.command())
+
+
+def test_a_file_is_copied_or_converted(plan, tables, runs, resnet18, converted):
     row = tables.table("1").rows["c"]
     own = dataclasses.replace(plan, start=converted)
     own.prepare([row])
-    assert own.run(row, 0).opts == ("SEED", "0", "MODEL.WEIGHTS", converted)
+    *words, path = own.run(row, 0).opts
+    assert words == ["SEED", "0", "MODEL.WEIGHTS"]
+    assert os.path.dirname(path) == str(runs)
+    assert Path(path).read_bytes() == Path(converted).read_bytes()
     assert not is_torchvision(converted)
     theirs = dataclasses.replace(plan, start=resnet18[0])
     theirs.prepare([row])

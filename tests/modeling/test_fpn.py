@@ -499,3 +499,9 @@ def test_without_the_top_down_path_any_size_is_taken(neck_config):
     levels = build_neck(neck_config(BOTTOM_UP))(image(37, 90))
     sizes = {name: tuple(p.shape[2:]) for name, p in levels.items()}  # sides are rounded up
     assert sizes == {"p2": (10, 23), "p3": (5, 12), "p4": (3, 6), "p5": (2, 3), "p6": (1, 2)}
+
+
+def test_square_images_are_asked_for_as_detectron2_does(neck_config):
+    bottom_up = build_neck(neck_config()).bottom_up
+    neck = FeaturePyramid(bottom_up, ["res2"], 8, square_pad=64)
+    assert neck.padding_constraints == {"square_size": 64}

@@ -86,6 +86,15 @@ def test_best_f1_is_each_classs_own(analyze, run):
             score_threshold(words)
 
 
+def test_annotations_that_are_no_longer_those_of_the_evaluation_are_told(analyze, run, caplog):
+    numbers = run / "inference" / "tiny_val" / "results.json"
+    for ap, is_told in ((12.5, True), (None, False)):
+        caplog.clear()
+        numbers.write_text(json.dumps({"bbox": {"AP": ap}}))
+        assert analyze(run, "--num-images", 0)[0] == 0
+        assert ("had 12.5 when they were made" in caplog.text) == is_told
+
+
 def test_what_is_left_out_is_said(analyze, run):
     proposals = run / "inference" / "tiny_train"
     proposals.mkdir()

@@ -13,7 +13,8 @@ from detectron2.modeling import build_model
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from fpn_d2.demo import parse_rows
+from fpn_d2 import load_config
+from fpn_d2.demo import parse_rows, run
 
 SMALL = ["INPUT.MIN_SIZE_TEST", "64", "MODEL.DEVICE", "cpu"]
 
@@ -72,6 +73,28 @@ def test_pictures_and_predictions_of_two_rows(weights, images, tmp_path, run_too
     assert code == 2
     assert "--force" in stderr
     assert (out / "x.png").read_bytes() == before
+
+
+def test_what_is_found_before_ctrl_c_is_kept(weights, images, tmp_path, monkeypatch):
+    config, own = weights("RPN/rpn_R_18_FPN")
+    cfg = load_config(str(config), ["MODEL.WEIGHTS", str(own), *SMALL])
+    detect, seen = run._Model.detect, []
+
+    def interrupted(self, image, name):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(name)
+        return detect(self, image, name)
+
+    monkeypatch.setattr(run._Model, "detect", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.run_demo(
+            {"c": cfg}, [str(path) for path in images], str(tmp_path / "out"), threshold=0.1
+        )
+    about = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert [entry["file_name"] for entry in about] == [str(images[0])]
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert {entry["image_id"] for entry in found} == {1}
 
 
 def test_a_video_becomes_a_video_of_its_detections(weights, tmp_path, run_tool):

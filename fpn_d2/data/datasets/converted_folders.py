@@ -31,7 +31,7 @@ _READERS = {"YOLO": "yolo", "Pascal VOC": "voc", "Roboflow's COCO": "roboflow"}
 # So many entries of a folder tell what it holds; there may be a hundred thousand.
 _LOOKED_AT = 1000
 # Raise it when the same files are converted to something else.
-_VERSION = 3
+_VERSION = 4
 # The key of ``info`` under which an annotation file holds what its conversion found.
 FINDINGS = "conversion_findings"
 _NOTES, _NOTES_WITHIN = '"notes": ', 4096  # letters from the file's beginning
@@ -186,7 +186,8 @@ def _fingerprint(source: Source) -> str:
     for path in source.files:
         try:
             stat = os.stat(path)
-            state = stat.st_size, stat.st_mtime_ns
+            # The last one is of rights too, and of archives whose files are all of one time.
+            state = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
         except (OSError, ValueError):  # such as a label file, which an image need not have
             state = None
         digest.update(f"{path!r} {state}\n".encode())

@@ -19,6 +19,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
+from ...utils.files import file_alike
 from ...utils.progress import told
 from .converted_folders import holds, is_xml
 from .converted_split import Source, Split, all_files, is_image, some
@@ -127,7 +128,7 @@ def _read_split(folder: str, name: str, place: _Place) -> Split:
             else:
                 split.faults.append(
                     f"{place.images_list} line {line} names an image whose annotations, {file}, "
-                    "do not exist: put the file there, or correct the line"
+                    f"do not exist{file_alike(file)}: put the file there, or correct the line"
                 )
     for file in told(f"reading {name}", files):
         try:
@@ -186,9 +187,10 @@ def _listed(place: _Place) -> dict[str, int]:
     with open(place.images_list, encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():  # "000005", or with a class's mark "000005 -1", or "my image"
-                names = (line.strip(), line.split()[0])
-                whole, first = (os.path.join(place.xml_folder, f"{name}.xml") for name in names)
-                lines.setdefault(whole if os.path.isfile(whole) else first, number)
+                names = [line.strip(), line.split()[0]]
+                names += [os.path.splitext(name)[0] for name in names if is_image(name)]
+                files = [os.path.join(place.xml_folder, f"{name}.xml") for name in names]
+                lines.setdefault(next(filter(os.path.isfile, files), files[-1]), number)
     return lines
 
 

@@ -19,7 +19,7 @@ from ...utils.progress import told
 from ..images import look_at, turned_size
 from .converted_split import Source, Split, all_files, is_image, some
 
-_SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+_SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
 _MAX_BYTES = 2**20  # of data.yaml
 # Beyond 0 and 1 by rounding.
 _SLACK = 0.01
@@ -161,7 +161,7 @@ def _find_images(folder: str, data: dict[str, Any], entries: list[Any]) -> _Foun
     strays = [
         label
         for label in labels
-        if label.endswith(".txt") and label not in known and not label.endswith(_NO_LABELS)
+        if label.lower().endswith(".txt") and label not in known and not label.endswith(_NO_LABELS)
     ]
     return _Found(dict(sorted(images.items())), strays, lists, missing)
 
@@ -231,6 +231,8 @@ def _read_split(
         split.findings.append(("warning", text + "add empty files if that is meant"))
     if found.strays:
         text = f"label files without an image are left out {some(found.strays)}: add the images"
+        in_capitals = not all(stray.endswith(".txt") for stray in found.strays)
+        text += ", or end the names in .txt" if in_capitals else ""
         split.findings.append(("warning", text))
     if poses:
         split.notes.append(f"the keypoints of {poses} objects are left out")

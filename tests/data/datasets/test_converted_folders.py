@@ -54,7 +54,9 @@ def test_a_loader_looks_at_the_files_of_a_folder_once(zoo, cfg, cache, monkeypat
         assert len(looked) == number
 
 
-@pytest.mark.parametrize("change", ["a label", "an image", "another image", "its time alone"])
+@pytest.mark.parametrize(
+    "change", ["a label", "an image", "another image", "its time alone", "no time"]
+)
 def test_a_change_converts_it_anew(zoo, folders, change):
     folders.load(zoo.parent, "zoo_train")
     path = annotation_file(str(zoo), "train")
@@ -65,12 +67,16 @@ def test_a_change_converts_it_anew(zoo, folders, change):
         folders.write(zoo, {"images/a.jpg": (80, 20)})
     elif change == "another image":
         folders.write(zoo, {"images/b.jpg": (40, 20)})
+    elif change == "no time":  # an archive's files may all be of one time
+        times = contents(zoo)
+        folders.write(zoo, {"labels/a.txt": "0 0.5 0.5 0.5 0.4\n"})
+        os.utime(zoo / "labels" / "a.txt", ns=(0, times[zoo / "labels" / "a.txt"]))
     else:
         os.utime(zoo / "labels" / "a.txt", (1, 1))
     make_current(str(zoo), "train")
     assert os.stat(path).st_ino != before
     content = json.loads(Path(path).read_text())
-    sides = {"a label": [20, 5], "an image": [40, 10]}.get(change, [20, 10])
+    sides = {"a label": [20, 5], "an image": [40, 10], "no time": [20, 8]}.get(change, [20, 10])
     assert content["annotations"][0]["bbox"][2:] == sides
     assert len(content["images"]) == 1 + (change == "another image")
 

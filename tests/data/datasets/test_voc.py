@@ -176,6 +176,15 @@ def test_a_list_that_names_what_is_not_there(tmp_path, folders):
         folders.load(tmp_path, "zoo_val")
 
 
+def test_a_list_of_images_by_their_files(tmp_path, folders):
+    folders.write(tmp_path / "zoo", voc(**{"ImageSets/Main/train.txt": "a.jpg\n"}))
+    assert len(folders.load(tmp_path, "zoo_train")[0]) == 1
+    more = {"Annotations/b.XML": xml(CAT), "ImageSets/Main/train.txt": "b\n"}
+    folders.write(tmp_path / "park", voc(**more, **{"Annotations/b.xml": 0}))
+    with pytest.raises(UserError, match=r"b\.xml, do not exist \(but .*b\.XML' does: give"):
+        folders.load(tmp_path, "park_train")
+
+
 def test_a_list_that_names_what_is_in_a_folder_below(tmp_path, folders):
     more = {"Annotations/deep/d.xml": xml(CAT), "ImageSets/Main/val.txt": "deep/d\n"}
     folders.write(tmp_path / "zoo", voc(**more))

@@ -82,6 +82,7 @@ def test_boxes_are_those_of_supervision(tmp_path, folders):
         ("path: .\ntrain: [images/train]\nnames: {0: cat, 1: dog}\n", {}),
         ("path: zoo\ntrain: images/train\nnames: {1: dog, 0: cat}\nnc: 2\n", {}),
         ("train: ../images/train\nval: ../images/val\nnames: [cat, dog]\n", {}),  # Roboflow's
+        ("train: images/train\nvalid: images/val\nnames: [cat, dog]\n", {}),
         (
             "train: [one.txt, images/train/deeper]\nnames: [cat, dog]\n",
             {"one.txt": "./images/train/a.jpg\n"},
@@ -193,6 +194,22 @@ def test_labels_without_images_and_the_reverse_are_told(tmp_path, folders, cache
     assert severities == ["error", "warning", "warning"]
     for finding, name in zip(report.findings, ("f.jpg", "d.jpg", "e.txt"), strict=True):
         assert f"zoo/{'labels' if name == 'e.txt' else 'images'}/val/{name}" in finding.sentence
+
+
+@pytest.mark.parametrize("ending", ["gif", "jfif", "jp2", "pgm", "ppm"])
+def test_images_of_rarer_formats_are_read_too(tmp_path, folders, ending):
+    files = {"data.yaml": "train: images\nnames: [cat, dog]\n", f"images/a.{ending}": IMAGE}
+    folders.write(tmp_path / "zoo", {**files, "labels/a.txt": BOX})
+    ((record,), _) = folders.load(tmp_path, "zoo_train")
+    assert len(record["annotations"]) == 1
+
+
+def test_a_label_file_whose_ending_is_in_capitals_is_told(tmp_path, folders, cache):
+    folders.write(tmp_path, folder(**{"images/val/d.jpg": IMAGE, "labels/val/d.TXT": BOX}))
+    folders.load(tmp_path, "zoo_val")
+    (file,) = cache.glob("zoo-*/instances_val.json")
+    (*_, finding) = check_file(str(file), str(tmp_path / "zoo"), 1).findings
+    assert finding.sentence.endswith("labels/val/d.TXT): add the images, or end the names in .txt")
 
 
 def test_names_of_classes_that_are_numbers(tmp_path, folders):
