@@ -342,6 +342,9 @@ class WeightAverager(HookBase):
 
 # --- several batches for a step
 
+# What the state of an optimizer has more while batches wait.
+WAITING = ("waiting", "gradients")
+
 
 class AccumulatingOptimizer:
     """An optimizer that steps once for several batches, by the mean of their gradients.
@@ -392,8 +395,8 @@ class AccumulatingOptimizer:
         """See :meth:`Optimizer.state_dict`; torch's optimizers leave out what else is in it."""
         state = self._optimizer.state_dict()
         if self.waiting:
-            state["waiting"] = self.waiting
-            state["gradients"] = [weight.grad for weight in self._weights()]
+            gradients = [weight.grad for weight in self._weights()]
+            state |= zip(WAITING, (self.waiting, gradients), strict=True)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -42,6 +42,7 @@ from .hooks import CPUAutocastTrainer, GradientFiller, StepExchange, Stopper, cp
 from .launch import scale_schedule
 from .monitoring import (
     VALIDATION_LOSS,
+    WAITING,
     AccumulatingOptimizer,
     AccumulatingScaler,
     BestKeeper,
@@ -131,7 +132,10 @@ class Trainer(DefaultTrainer):
         if clipping.ENABLED and clipping.CLIP_TYPE == "value":
             self._trainer.register_hooks([GradientFiller()])
 
-    auto_scale_workers = staticmethod(scale_schedule)
+    @staticmethod
+    def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
+        """See :meth:`DefaultTrainer.auto_scale_workers`; no short period becomes 0."""
+        return scale_schedule(cfg, num_workers)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -260,12 +264,15 @@ class Trainer(DefaultTrainer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See :meth:`DefaultTrainer.load_state_dict`; takes a training without mixed precision."""
         step = state_dict.get("_trainer")
-        if isinstance(self._trainer, AMPTrainer) and isinstance(step, dict):
-            step.setdefault("grad_scaler", self._trainer.grad_scaler.state_dict())
-        elif isinstance(step, dict) and step.get("grad_scaler"):
-            # Gradients that wait are scaled, and nothing here would divide them again.
-            for key in ("waiting", "gradients"):
-                step["optimizer"].pop(key, None)
+        if isinstance(step, dict):
+            has_scaler = isinstance(self._trainer, AMPTrainer)
+            if has_scaler != bool(
+                step.get("grad_scaler")
+            ):  # gradients that wait have another scale
+                for key in WAITING:
+                    step["optimizer"].pop(key, None)
+            if has_scaler:
+                step.setdefault("grad_scaler", self._trainer.grad_scaler.state_dict())
         super().load_state_dict(state_dict)
         averaged = state_dict.get("hooks", {}).get(WeightAverager.__qualname__)
         if averaged and self.averager is None:  # it goes on without averages

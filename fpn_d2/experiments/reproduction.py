@@ -84,9 +84,9 @@ class Reproduction:
             what = "{config}, up to {iterations} iterations".format(**scale.start)
             recipe["start"] = f"crops ({what})"
         elif start:
-            recipe["start"] = (
-                start if start == "imagenet" else os.path.basename(self._start_path(0))
-            )
+            # The name of a file's conversion holds its content, and its runs have that name.
+            path = start if self._is_converted else self._start_path(0)
+            recipe["start"] = os.path.basename(path)
         return recipe
 
     @property

@@ -146,7 +146,7 @@ def prepare_model(
     check_engine_keys(precision, compile, engine)
     if engine not in ENGINES:
         raise UserError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
-    if engine == "auto" and precision == "float32" and not compile and wide_convolutions(model):
+    if engine == "auto" and precision == "float32" and not compile and _has_wide_maps(model):
         logger.info("INFERENCE.ENGINE auto takes torch, whose wide convolutions are faster here")
         engine = "torch"
     if engine == "auto":
@@ -272,6 +272,12 @@ def _attach_engine(
     )
 
 
+def _has_wide_maps(model: nn.Module) -> bool:
+    """Whether Winograd's method serves a part that reads whole maps; RoIs have too few cells."""
+    parts = (getattr(model, name, None) for name in ("backbone", "proposal_generator", "head"))
+    return any(part is not None and wide_convolutions(part) for part in parts)
+
+
 def _dtype(precision: str, device: torch.device, engine: str) -> torch.dtype | None:
     if precision not in PRECISIONS:
         raise UserError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
@@ -337,9 +343,14 @@ class _KeptAnchors(DefaultAnchorGenerator):
     """Keeps the anchors of the last size of images, 3.5 MB of 800 x 1088 px."""
 
     def _grid_anchors(self, grid_sizes: list[Any]) -> list[Tensor]:
-        key = [*map(tuple, grid_sizes), next(self.buffers()).device]
+        if torch.jit.is_tracing():
+            return super()._grid_anchors(grid_sizes)
+        device = next(self.buffers()).device
+        # Another stream of a GPU might read them before they are written.
+        stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+        key = [*map(tuple, grid_sizes), device, stream]
         known, anchors = self.kept
-        if known != key or torch.jit.is_tracing():
+        if known != key:
             anchors = super()._grid_anchors(grid_sizes)
             self.kept = key, anchors
         return anchors

@@ -15,7 +15,7 @@ from .tested_levels import PyramidLevels
 
 logger = logging.getLogger(__name__)
 
-_SAME_AP = 1.0  # points: an evaluation may count more than 100 detections of an image
+_SAME_AP = 0.1  # points
 
 
 def analyze_run(run: str, cfg: CfgNode) -> tuple[list[ErrorAnalysis], list[str]]:
@@ -43,6 +43,8 @@ def analyze_run(run: str, cfg: CfgNode) -> tuple[list[ErrorAnalysis], list[str]]
     for name in told("analysing", names, unit="test set"):
         try:
             analyses.append(_analyze_test_set(os.path.join(folder, name), levels))
+            if 0 <= cfg.TEST.DETECTIONS_PER_IMAGE <= 100:  # of more, COCO's AP counts 100 here
+                _compare_ap(analyses[-1], os.path.join(folder, name, "results.json"))
         except UserError as error:
             faults.append(str(error))
     if not analyses:
@@ -77,12 +79,16 @@ def _analyze_test_set(inference_dir: str, levels: PyramidLevels) -> ErrorAnalysi
         )
     analysis = ErrorAnalysis(dataset, truth, detections, levels)
     analysis.image_root = image_root
-    numbers = os.path.join(inference_dir, "results.json")
-    measured = read_json(numbers).get("bbox", {}).get("AP") if os.path.isfile(numbers) else None
-    if measured is not None and abs(measured - (analysis.ap["AP"] or 0)) > _SAME_AP:
+    return analysis
+
+
+def _compare_ap(analysis: ErrorAnalysis, results: str) -> None:
+    """Tell of an AP that is not the one of the evaluation, whose numbers are in a file."""
+    measured = read_json(results).get("bbox", {}).get("AP") if os.path.isfile(results) else None
+    found = analysis.ap["AP"] or 0
+    if measured is not None and abs(measured - found) > _SAME_AP:
         logger.warning(
             "data set %s: the detections have AP %.1f here and had %.1f when they were made, so "
             "its annotations have changed since, or their ids: evaluate the model again",
-            *(dataset, analysis.ap["AP"] or 0, measured),
+            *(analysis.dataset, found, measured),
         )
-    return analysis

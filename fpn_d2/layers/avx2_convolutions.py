@@ -243,8 +243,8 @@ def speed_up_gradients(model: nn.Module) -> int:
     """Turn a channels-last model's larger convolutions into :class:`FastGradientConv2d`, in place.
 
     That is done only where :func:`fpn_d2.utils.devices.has_slow_channels_last_gradient`, to wide
-    layers where :func:`fpn_d2.utils.devices.gains_by_winograd`, and to the stem, whose input has
-    few channels, for huge images. Weights and their names stay.
+    layers where :func:`fpn_d2.utils.devices.gains_by_winograd`, and to a stem that trains, whose
+    input has few channels, for huge images. Weights and their names stay.
 
     Returns:
         the number of layers that were turned.
@@ -260,7 +260,7 @@ def speed_up_gradients(model: nn.Module) -> int:
             or layer.weight.dtype != torch.float32
         ):
             continue
-        if layer.in_channels in _STEM_CHANNELS:
+        if layer.in_channels in _STEM_CHANNELS and layer.weight.requires_grad:
             recast(layer, FastGradientConv2d, least_cells=_LEAST_STEM_CELLS)
         elif min(layer.in_channels, layer.out_channels) >= _LEAST_CHANNELS and (
             every or _is_winograds(layer.weight, *_how(layer))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.engine import DefaultTrainer, SimpleTrainer
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.structures import Boxes, Instances
@@ -28,6 +28,7 @@ from fpn_d2.data.datasets.shapes import CLASSES
 from fpn_d2.engine import Trainer
 from fpn_d2.engine import trainer as trainer_module
 from fpn_d2.engine.hooks import CPUAutocastTrainer
+from fpn_d2.engine.monitoring import AccumulatingOptimizer
 from fpn_d2.inference import prepare_model, prepared
 
 
@@ -306,13 +307,26 @@ def test_a_compiled_copy_is_of_one_precision(tiny_config, monkeypatch, evaluated
     assert first is not second
 
 
-def test_scaled_gradients_do_not_reach_a_training_without_a_scaler(monkeypatch):
-    """Those of SOLVER.ACCUMULATE's batches that wait, in a training with AMP on a GPU."""
-    trainer, taken = Trainer.__new__(Trainer), {}
-    trainer._trainer, trainer._hooks, trainer.averager = torch.nn.Identity(), [], None
-    load = "detectron2.engine.DefaultTrainer.load_state_dict"
-    monkeypatch.setattr(load, lambda self, state: taken.update(state))
-    optimizer = {"waiting": 1, "gradients": [torch.tensor([65536.0])], "state": {}}
-    step = {"optimizer": optimizer, "grad_scaler": {"scale": 65536.0}}
+@pytest.mark.parametrize("had_scaler", [False, True])
+@pytest.mark.parametrize("has_scaler", [False, True])
+def test_gradients_that_wait_do_not_change_their_scale(monkeypatch, had_scaler, has_scaler):
+    """Those of SOLVER.ACCUMULATE, where a training goes on with or without a GPU's scaler."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = AccumulatingOptimizer(torch.optim.SGD([weight], lr=1.0), 2)
+    optimizer.zero_grad()
+    weight.sum().backward()
+    step = {"optimizer": optimizer.state_dict()}
+    step |= {"grad_scaler": {"scale": 65536.0}} if had_scaler else {}
+    trainer = Trainer.__new__(Trainer)
+    trainer._trainer = AMPTrainer.__new__(AMPTrainer) if has_scaler else torch.nn.Identity()
+    trainer._trainer.grad_scaler, trainer._hooks, trainer.averager = (
+        torch.amp.GradScaler(),
+        [],
+        None,
+    )
+    monkeypatch.setattr(DefaultTrainer, "load_state_dict", lambda self, state: None)
     trainer.load_state_dict({"_trainer": step})
-    assert taken["_trainer"]["optimizer"] == {"state": {}}
+    optimizer.zero_grad()
+    optimizer.load_state_dict(step["optimizer"])
+    assert optimizer.waiting == (had_scaler == has_scaler)
+    assert ("grad_scaler" in step) == (had_scaler or has_scaler)

@@ -20,7 +20,7 @@ from torch import nn
 from fpn_d2 import UserError
 from fpn_d2.evaluation.matching import match_boxes
 from fpn_d2.inference import Explainer, openvino_parts, prepare_model
-from fpn_d2.layers import avx2_convolutions
+from fpn_d2.layers import avx2_convolutions, wide_convolutions
 
 # Not multiples of 32; square, wide and tall.
 SIZES = [(65, 90), (128, 128), (190, 70)]
@@ -310,3 +310,9 @@ def test_auto_leaves_wide_convolutions_in_float32_to_winograds_method(
         caplog.clear()
         assert prepare_model(model_of(FASTER), engine="auto").engine == engine
         assert ("auto takes torch, whose wide convolutions" in caplog.text) == gains
+    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: True)
+    monkeypatch.setattr(avx2_convolutions, "_LEAST_WINOGRAD_CHANNELS", 128)
+    head = ("MODEL.ROI_MASK_HEAD.CONV_DIM", 128, "MODEL.ROI_MASK_HEAD.NUM_CONV", 2)
+    masks = model_of(FASTER, "MODEL.MASK_ON", True, *head)
+    assert wide_convolutions(masks)  # of RoIs, which have too few cells
+    assert prepare_model(masks, engine="auto").engine == "openvino"

@@ -93,6 +93,12 @@ def test_annotations_that_are_no_longer_those_of_the_evaluation_are_told(analyze
         numbers.write_text(json.dumps({"bbox": {"AP": ap}}))
         assert analyze(run, "--num-images", 0)[0] == 0
         assert ("had 12.5 when they were made" in caplog.text) == is_told
+    numbers.write_text(json.dumps({"bbox": {"AP": 12.5}}))
+    config = run / "config.yaml"  # COCO's AP counts 100 detections of an image, that evaluation 300
+    config.write_text(re.sub("(DETECTIONS_PER_IMAGE): 100", r"\1: 300", config.read_text()))
+    caplog.clear()
+    assert analyze(run, "--num-images", 0)[0] == 0
+    assert "had 12.5" not in caplog.text
 
 
 def test_what_is_left_out_is_said(analyze, run):

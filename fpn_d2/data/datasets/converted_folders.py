@@ -186,7 +186,8 @@ def _fingerprint(source: Source) -> str:
     for path in source.files:
         try:
             stat = os.stat(path)
-            # The last one is of rights too, and of archives whose files are all of one time.
+            # An archive may hold all files of one time, and a class's number is one digit. A copy
+            # of the folder, or other rights, change this one too, and all is converted again.
             state = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
         except (OSError, ValueError):  # such as a label file, which an image need not have
             state = None
