@@ -378,7 +378,7 @@ def _check_components(cfg: CfgNode) -> None:
     has_known_neck = backbone in (build_fpn_backbone, *_STOCK_FPNS)
     if has_known_neck:
         check_values(cfg, {"MODEL.FPN.NORM": NORM})
-    _check_resnet(cfg, parts.get("MODEL.FPN.BOTTOM_UP", backbone))
+    _check_bottom_up(cfg, parts.get("MODEL.FPN.BOTTOM_UP", backbone))
     _check_generator(cfg, parts.get("MODEL.PROPOSAL_GENERATOR.NAME"))
     for key, switches, is_ignored, remedy in _SWITCHES:
         component = parts.get(key)
@@ -391,7 +391,7 @@ def _check_components(cfg: CfgNode) -> None:
     check_heads(cfg, parts.get("MODEL.ROI_HEADS.NAME"), reads_fpn_norm=has_known_neck)
 
 
-def _check_resnet(cfg: CfgNode, bottom_up: Any) -> None:
+def _check_bottom_up(cfg: CfgNode, bottom_up: Any) -> None:
     if bottom_up is build_regnet_backbone:
         rules = {"NORM": NORM, "OUT_FEATURES": REGNET_STAGES, "DEPTH": at_least(1)}
         check_values(cfg, {f"MODEL.REGNETS.{key}": rule for key, rule in rules.items()})

@@ -395,8 +395,8 @@ class AccumulatingOptimizer:
         """See :meth:`Optimizer.state_dict`; torch's optimizers leave out what else is in it."""
         state = self._optimizer.state_dict()
         if self.waiting:
-            gradients = [weight.grad for weight in self._weights()]
-            state |= zip(WAITING, (self.waiting, gradients), strict=True)
+            state["waiting"] = self.waiting
+            state["gradients"] = [weight.grad for weight in self._weights()]
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

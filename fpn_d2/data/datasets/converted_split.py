@@ -8,22 +8,9 @@ from typing import Any
 import numpy as np
 from detectron2.structures.masks import polygon_area
 
-_IMAGE_ENDINGS = tuple(
-    f".{kind}"
-    for kind in [
-        "bmp",
-        "gif",
-        "jfif",
-        "jp2",
-        "jpeg",
-        "jpg",
-        "pgm",
-        "png",
-        "ppm",
-        "tif",
-        "tiff",
-        "webp",
-    ]
+_IMAGE_ENDINGS = (
+    *(".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg"),
+    *(".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
 )
 
 
