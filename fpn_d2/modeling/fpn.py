@@ -17,6 +17,7 @@ training at its second step, and its weights in a checkpoint would only mislead.
 import itertools
 import logging
 import math
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -304,29 +305,32 @@ def features_read(cfg: CfgNode, *, known_alone: bool = False) -> dict[str, list[
         known_alone: leave out the keys of heads and of a proposal generator that others wrote, who
             may read other keys.
     """
-    model, readers = cfg.MODEL, {}
-    network = meta_architecture(cfg)
-    if not _is_built_by_known_keys(network):
+    if not _is_built_by_known_keys(meta_architecture(cfg)):
         return {}
+    return {
+        key: list(operator.attrgetter(key)(cfg))
+        for key, part in _readers(cfg)
+        if not known_alone or _is_built_by_known_keys(part)
+    }
 
-    def counts(registry: Registry, name: str) -> bool:
-        return not known_alone or _is_built_by_known_keys(registered(registry, name))
 
+def _readers(cfg: CfgNode) -> Iterator[tuple[str, Any]]:
+    """The keys of the levels that a detector reads, each with the registered part that reads it."""
+    model, network = cfg.MODEL, meta_architecture(cfg)
+    generator = registered(PROPOSAL_GENERATOR_REGISTRY, model.PROPOSAL_GENERATOR.NAME)
     if issubclass(network, MaskProposalNetwork):
-        readers["MODEL.MASK_PROPOSAL.IN_FEATURES"] = model.MASK_PROPOSAL.IN_FEATURES
+        yield "MODEL.MASK_PROPOSAL.IN_FEATURES", generator
     elif issubclass(network, RetinaNet):
-        readers["MODEL.RETINANET.IN_FEATURES"] = model.RETINANET.IN_FEATURES
+        yield "MODEL.RETINANET.IN_FEATURES", network
     elif issubclass(network, (GeneralizedRCNN, ProposalNetwork)):
-        generator = model.PROPOSAL_GENERATOR.NAME
-        if generator != "PrecomputedProposals" and counts(PROPOSAL_GENERATOR_REGISTRY, generator):
-            readers["MODEL.RPN.IN_FEATURES"] = model.RPN.IN_FEATURES
-        is_rcnn = issubclass(network, GeneralizedRCNN)
-        if is_rcnn and counts(ROI_HEADS_REGISTRY, model.ROI_HEADS.NAME):
-            readers["MODEL.ROI_HEADS.IN_FEATURES"] = model.ROI_HEADS.IN_FEATURES
-        is_panoptic = issubclass(network, PanopticFPN)
-        if is_panoptic and counts(SEM_SEG_HEADS_REGISTRY, model.SEM_SEG_HEAD.NAME):
-            readers["MODEL.SEM_SEG_HEAD.IN_FEATURES"] = model.SEM_SEG_HEAD.IN_FEATURES
-    return {key: list(names) for key, names in readers.items()}
+        if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
+            yield "MODEL.RPN.IN_FEATURES", generator
+        if issubclass(network, GeneralizedRCNN):
+            heads = registered(ROI_HEADS_REGISTRY, model.ROI_HEADS.NAME)
+            yield "MODEL.ROI_HEADS.IN_FEATURES", heads
+        if issubclass(network, PanopticFPN):
+            head = registered(SEM_SEG_HEADS_REGISTRY, model.SEM_SEG_HEAD.NAME)
+            yield "MODEL.SEM_SEG_HEAD.IN_FEATURES", head
 
 
 def meta_architecture(cfg: CfgNode) -> type:
@@ -381,7 +385,8 @@ def _check_readers(cfg: CfgNode, neck: FeaturePyramid) -> None:
     if not readers or not unread or cfg.MODEL.FPN.FREEZE:
         return
     which = f"the pyramid's {', '.join(unread)}"
-    if all(is_written_in(part, "detectron2", "fpn_d2") for part in _readers(cfg)):
+    parts = [meta_architecture(cfg), *(part for _, part in _readers(cfg))]
+    if all(is_written_in(part, "detectron2", "fpn_d2") for part in parts):
         _report_unused(
             f"nothing reads {which}, so their convolutions get no gradient; name the levels that "
             "are read in MODEL.FPN.OUT_FEATURES"
@@ -392,17 +397,6 @@ def _check_readers(cfg: CfgNode, neck: FeaturePyramid) -> None:
             "name the levels that are read in MODEL.FPN.OUT_FEATURES",
             refuse=False,
         )
-
-
-def _readers(cfg: CfgNode) -> Iterator[Any]:
-    """The registered parts of a detector that may read its pyramid."""
-    network = meta_architecture(cfg)
-    yield network
-    if issubclass(network, (GeneralizedRCNN, ProposalNetwork)):
-        if cfg.MODEL.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
-            yield registered(PROPOSAL_GENERATOR_REGISTRY, cfg.MODEL.PROPOSAL_GENERATOR.NAME)
-        if issubclass(network, GeneralizedRCNN):
-            yield registered(ROI_HEADS_REGISTRY, cfg.MODEL.ROI_HEADS.NAME)
 
 
 def _report_unused(message: str, *, refuse: bool = True) -> None:

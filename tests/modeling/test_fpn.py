@@ -12,11 +12,13 @@ from detectron2.modeling import (
     META_ARCH_REGISTRY,
     PROPOSAL_GENERATOR_REGISTRY,
     ROI_HEADS_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
     Backbone,
     ProposalNetwork,
     StandardROIHeads,
     build_backbone,
 )
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.modeling.proposal_generator import RPN
 from torch import nn
 
@@ -25,6 +27,8 @@ from fpn_d2.config import changed
 from fpn_d2.modeling import FeaturePyramid
 
 FPN_ROW = "quick/RPN/rpn_R_18_FPN"
+FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
+MASKS = "quick/Mask-Proposals/mask_R_18_dual"
 BOTH, BOTTOM_UP, TOP_DOWN = (True, True), (False, True), (True, False)  # TOP_DOWN, LATERAL
 PATHS = [BOTH, BOTTOM_UP, TOP_DOWN]
 PATH_NAMES = ["both", "bottom_up", "top_down"]
@@ -382,7 +386,7 @@ READERS = {
 
 @pytest.mark.parametrize("says, opts", READERS.items(), ids=READERS)
 def test_heads_that_do_not_find_their_levels_are_refused(row_config, says, opts):
-    cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *opts)
+    cfg = row_config(FASTER, *opts)
     with pytest.raises(UserError, match=says):
         build_backbone(cfg)
 
@@ -414,19 +418,30 @@ class RPNOfMore(RPN):
     """Somebody else's RPN, which may read more levels than its key says."""
 
 
+@SEM_SEG_HEADS_REGISTRY.register()
+class SemSegHeadOfMore(SemSegFPNHead):
+    """Somebody else's segmentation, which may read more levels than its key says."""
+
+
+PANOPTIC = ["MODEL.META_ARCHITECTURE", "PanopticFPN"]
+PANOPTIC += ["MODEL.ROI_HEADS.IN_FEATURES", ["p2"], "MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p3"]]
+
+
 @pytest.mark.parametrize(
-    "key, name, refused",
+    "words, refused",
     [
-        ("META_ARCHITECTURE", "ProposalNetwork", True),
-        ("META_ARCHITECTURE", "ReadsMore", False),
-        ("PROPOSAL_GENERATOR.NAME", "RPNOfMore", False),
+        ([], True),
+        (["MODEL.META_ARCHITECTURE", "ReadsMore"], False),
+        (["MODEL.PROPOSAL_GENERATOR.NAME", "RPNOfMore"], False),
+        (PANOPTIC, True),
+        ([*PANOPTIC, "MODEL.SEM_SEG_HEAD.NAME", "SemSegHeadOfMore"], False),
     ],
 )
 def test_unread_levels_stop_several_processes_where_all_readers_are_known(
-    row_config, monkeypatch, caplog, key, name, refused
+    row_config, monkeypatch, caplog, words, refused
 ):
     opts = ["MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4"], "MODEL.ANCHOR_GENERATOR.SIZES", [[32]]]
-    cfg = row_config(FPN_ROW, *opts, f"MODEL.{key}", name)
+    cfg = row_config(FPN_ROW, *opts, *words)
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
     if refused:
         with pytest.raises(UserError, match=r"nothing reads the pyramid's p5.*several processes"):
@@ -438,7 +453,7 @@ def test_unread_levels_stop_several_processes_where_all_readers_are_known(
 
 def test_what_somebody_elses_rpn_reads_by_its_key_is_read(row_config, caplog):
     opts = ["MODEL.PROPOSAL_GENERATOR.NAME", "RPNOfMore", "MODEL.ROI_HEADS.IN_FEATURES", ["p3"]]
-    build_backbone(row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *opts))
+    build_backbone(row_config(FASTER, *opts))
     assert "the pyramid's" not in caplog.text
 
 
@@ -465,19 +480,21 @@ class OwnLevels(StandardROIHeads):
 
 
 @pytest.mark.parametrize(
-    "registry, key, section, part",
+    "row, registry, key, section, part",
     [
-        (PROPOSAL_GENERATOR_REGISTRY, "MODEL.PROPOSAL_GENERATOR.NAME", "MODEL.RPN", OwnKeys),
-        (ROI_HEADS_REGISTRY, "MODEL.ROI_HEADS.NAME", "MODEL.ROI_HEADS", OwnKeys),
-        (ROI_HEADS_REGISTRY, "MODEL.ROI_HEADS.NAME", "MODEL.ROI_HEADS", OwnLevels),
+        (FASTER, PROPOSAL_GENERATOR_REGISTRY, "PROPOSAL_GENERATOR", "RPN", OwnKeys),
+        (MASKS, PROPOSAL_GENERATOR_REGISTRY, "PROPOSAL_GENERATOR", "MASK_PROPOSAL", OwnKeys),
+        (FASTER, ROI_HEADS_REGISTRY, "ROI_HEADS", "ROI_HEADS", OwnKeys),
+        (FASTER, ROI_HEADS_REGISTRY, "ROI_HEADS", "ROI_HEADS", OwnLevels),
     ],
 )
 def test_other_peoples_parts_may_leave_detectron2s_levels_untouched(
-    row_config, monkeypatch, registry, key, section, part
+    row_config, monkeypatch, row, registry, key, section, part
 ):
     monkeypatch.setitem(registry._obj_map, "Theirs", part)
-    opts = [key, "Theirs", f"{section}.IN_FEATURES", ["res4"], *FOUR_CONVS]
-    levels = build_backbone(row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *opts))
+    stages = ["s1", "s2", "s3", "s4", "s5"]  # which are no levels of the pyramid
+    opts = [f"MODEL.{key}.NAME", "Theirs", f"MODEL.{section}.IN_FEATURES", stages, *FOUR_CONVS]
+    levels = build_backbone(row_config(row, *opts))
     assert list(levels.output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
 
 
