@@ -91,7 +91,7 @@ def test_every_key_is_added_at_the_papers_value_and_none_is_changed():
     ours = flat(cfg)
     assert {key: ours[key] for key in stock} == stock
     added = {key: value for key, value in ours.items() if key not in stock}
-    # their values: tests/modeling/test_regnet.py, and the rows of Table 6 in tests/test_configs.py
+    # their values: modeling/test_bottom_up_networks.py, and the rows of Table 6 in test_configs.py
     elsewhere = ("MODEL.REGNETS.", "MODEL.MASK_PROPOSAL.", "INPUT.OBJECT_SCALE_TRAIN")
     others = {key for key in added if key.startswith(elsewhere)}
     assert {key: added[key] for key in added if key not in others} == NEW_KEYS

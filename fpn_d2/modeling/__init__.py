@@ -1,9 +1,8 @@
 """The paper: the pyramid, the RPN, Eq. 1, the RoI heads and mask proposals, all registered."""
 
+from .bottom_up_networks import build_basic_resnet_backbone, build_regnet_backbone
 from .fpn import FeaturePyramid, build_fpn_backbone
 from .mask_proposals import MaskProposalGenerator, MaskProposalHead, MaskProposalNetwork
-from .regnet import build_regnet_backbone
-from .resnet import build_basic_resnet_backbone
 from .retinanet import LeanRetinaNet, bound_matching
 from .roi_heads import C4ROIHeads, LevelROIHeads
 from .roi_pooler import LevelROIPooler, levels_of_boxes

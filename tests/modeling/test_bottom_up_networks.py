@@ -1,20 +1,72 @@
-"""RegNet as a bottom-up network: as published, under the pyramid, and cut short."""
+"""The ResNet of basic blocks in any width, and RegNet: as published, cut short, frozen."""
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone
+from detectron2.modeling import build_backbone, build_resnet_backbone
 from detectron2.modeling.backbone.regnet import RegNet, ResBottleneckBlock, SimpleStem
 
-from fpn_d2.modeling import build_regnet_backbone
+from fpn_d2 import UserError
+from fpn_d2.modeling import build_basic_resnet_backbone, build_regnet_backbone
+
+ROW = "quick/RPN/rpn_R_18_FPN"
+PIXELS = ShapeSpec(channels=3)
+
+
+def build_resnet(row_config, *opts):
+    return build_basic_resnet_backbone(row_config(ROW, *opts), PIXELS)
+
+
+@pytest.mark.parametrize("depth", [18, 34])
+def test_at_64_channels_it_is_detectron2s(row_config, depth):
+    opts = ["MODEL.RESNETS.DEPTH", depth, "MODEL.BACKBONE.FREEZE_AT", 3]
+    ours = build_resnet(row_config, *opts)
+    theirs = build_resnet_backbone(row_config(ROW, *opts), PIXELS)
+    theirs.load_state_dict(ours.state_dict())
+    frozen = {name for name, weight in theirs.named_parameters() if not weight.requires_grad}
+    assert {n for n, weight in ours.named_parameters() if not weight.requires_grad} == frozen
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found, expected = ours.eval()(x), theirs.eval()(x)
+    assert found.keys() == expected.keys()
+    assert all(map(torch.equal, found.values(), expected.values()))
+
+
+def test_its_width_is_that_of_the_config(row_config):
+    ours = ["MODEL.FPN.BOTTOM_UP", "build_basic_resnet_backbone"]
+    shapes = build_resnet(row_config, *ours, "MODEL.RESNETS.RES2_OUT_CHANNELS", 24).output_shape()
+    found = {name: (shape.channels, shape.stride) for name, shape in shapes.items()}
+    assert found == {"res2": (24, 4), "res3": (48, 8), "res4": (96, 16), "res5": (192, 32)}
+
+
+def test_stages_beyond_the_last_output_are_left_out(row_config):
+    network = build_resnet(row_config, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res4"])
+    assert {name.split(".")[0] for name in network.state_dict()} == {"stem", "res2", "res3", "res4"}
+
+
+def test_the_demos_channels_are_half_of_the_rows(row_config):
+    demo, row = (build_backbone(row_config(f"quick/{name}")).bottom_up.output_shape() for name in (
+        "demo", "Faster-RCNN/faster_rcnn_R_18_FPN"))  # fmt: skip
+    assert {n: 2 * s.channels for n, s in demo.items()} == {n: s.channels for n, s in row.items()}
+
+
+def test_a_depth_of_bottlenecks_is_refused(row_config):
+    with pytest.raises(UserError, match="DEPTH is 50, which has no basic blocks"):
+        build_resnet(row_config, "MODEL.RESNETS.DEPTH", 50)
+
+
+# --- RegNet
+
 
 STAGES = ["s1", "s2", "s3", "s4"]
 REGNET = ["MODEL.FPN.BOTTOM_UP", "build_regnet_backbone", "MODEL.FPN.IN_FEATURES", STAGES]
-RPN_ROW = "quick/RPN/rpn_R_18_{}"
+
+
+def build_regnet(row_config, *opts):
+    return build_regnet_backbone(row_config(ROW, *opts), PIXELS)
 
 
 def test_the_defaults_are_regnetx_400mf(row_config):
-    regnet = build_regnet_backbone(row_config(RPN_ROW.format("FPN")), ShapeSpec(channels=3))
+    regnet = build_regnet(row_config)
     # "Designing Network Design Spaces", Fig. 16: REGNETX-400MF, d_i = 1 2 7 12, w_i = 32 64 160 384
     assert [len(list(stage.children())) for stage, _ in regnet.stages_and_names] == [1, 2, 7, 12]
     shapes = {name: (s.channels, s.stride) for name, s in regnet.output_shape().items()}
@@ -27,7 +79,7 @@ def test_every_number_of_the_config_reaches_the_network(row_config):
         word for key, value in numbers.items() for word in (f"MODEL.REGNETS.{key.upper()}", value)
     ]
     opts += ["MODEL.REGNETS.NORM", "BN", "MODEL.REGNETS.OUT_FEATURES", ["s2"]]
-    ours = build_regnet_backbone(row_config(RPN_ROW.format("FPN"), *opts), ShapeSpec(channels=3))
+    ours = build_regnet(row_config, *opts)
     stock = RegNet(
         stem_class=SimpleStem,
         stem_width=32,
@@ -51,7 +103,7 @@ def test_every_number_of_the_config_reaches_the_network(row_config):
     ],
 )
 def test_regnet_carries_the_pyramid(row_config, row, opts):
-    neck = build_backbone(row_config(RPN_ROW.format(row), *REGNET, *opts))
+    neck = build_backbone(row_config(f"quick/RPN/rpn_R_18_{row}", *REGNET, *opts))
     levels = neck(torch.randn(1, 3, 64, 96))
     expected = {"p2": (16, 24), "p3": (8, 12), "p4": (4, 6), "p5": (2, 3), "p6": (1, 2)}
     expected = {"p2": expected["p2"]} if row == "P2" else expected
@@ -67,6 +119,6 @@ def test_regnet_carries_the_pyramid(row_config, row, opts):
 @pytest.mark.parametrize("freeze_at, frozen", [(0, set()), (1, {"stem"}), (2, {"stem", "s1"})])
 def test_freeze_at_counts_the_stem_and_the_stages(row_config, freeze_at, frozen):
     opts = ["MODEL.BACKBONE.FREEZE_AT", freeze_at, "MODEL.REGNETS.NORM", "BN"]
-    regnet = build_regnet_backbone(row_config(RPN_ROW.format("FPN"), *opts), ShapeSpec(channels=3))
+    regnet = build_regnet(row_config, *opts)
     parts = {name for name, p in regnet.named_parameters() if p.requires_grad}
     assert {"stem", *STAGES} - {name.split(".")[0] for name in parts} == frozen
