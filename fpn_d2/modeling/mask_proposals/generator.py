@@ -169,10 +169,7 @@ class MaskProposalGenerator(nn.Module):
     def match(self, places: _Places, instances: Instances) -> Tensor:
         """Find the object that each place answers for: (L,) int64, -1 for none."""
         boxes = instances.gt_boxes.tensor
-        # In ascending order, so that the smaller of two equally near scales is taken.
-        ascending, order = self.scales.sort()
-        rank = assign_scales(boxes, ascending, self.max_octaves)
-        scale_of_box = torch.where(rank >= 0, order[rank], -1)
+        scale_of_box = assign_scales(boxes, self.scales, self.max_octaves)
         of_places = places.centers, places.strides, places.scale_index
         return assign_places(*of_places, boxes, scale_of_box, self.center_radius)
 

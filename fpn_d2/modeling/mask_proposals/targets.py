@@ -43,15 +43,17 @@ def assign_scales(boxes: Tensor, scales: Tensor, max_octaves: float | None = Non
 
     Args:
         boxes: (G, 4), x0 y0 x1 y1 in pixels.
-        scales: (S,), in pixels, ascending.
+        scales: (S,), in pixels. Of two equally near ones an object gets the smaller.
         max_octaves: objects farther than this from every scale get none; None assigns all.
 
     Returns:
         (G,) int64, indices into ``scales``, -1 for none.
     """
     sides = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1).clamp(min=1e-3)
-    octaves = (sides[:, None].log2() - scales[None].log2()).abs()
-    distance, index = octaves.min(dim=1)
+    ascending, order = scales.sort()
+    octaves = (sides[:, None].log2() - ascending[None].log2()).abs()
+    distance, rank = octaves.min(dim=1)
+    index = order[rank]
     if max_octaves is not None:
         # A quarter of an octave is 2^0.25, which float32 rounds.
         index = torch.where(distance <= max_octaves + 1e-5, index, -1)

@@ -48,8 +48,9 @@ def test_the_centres_of_cells():
     ],
 )
 def test_the_nearest_scale_in_log_space(width, height, scale):
-    index = assign_scales(torch.tensor([[7.0, 9, 7 + width, 9 + height]]), SCALES)
-    assert SCALES[index].item() == pytest.approx(scale)
+    for scales in (SCALES, SCALES.flip(0)):
+        index = assign_scales(torch.tensor([[7.0, 9, 7 + width, 9 + height]]), scales)
+        assert scales[index].item() == pytest.approx(scale)
 
 
 @pytest.mark.parametrize("side, belongs", [(107, False), (108, True), (152, True), (153, False)])
