@@ -78,9 +78,7 @@ class _PyramidAlign(torch.autograd.Function):
                     index, table, mode="sum", per_sample_weights=weights.to(table.dtype)
                 )
                 pooled[part] = bags.view(-1, *plan.bins, channels)
-        nowhere = (levels < 0) | (levels >= len(features))
-        if nowhere.any():
-            pooled[nowhere] = 0
+        pooled[(levels < 0) | (levels >= len(features))] = 0
         ctx.plan, ctx.shapes = plan, [feature.shape for feature in features]
         ctx.save_for_backward(boxes, levels)
         return pooled.permute(0, 3, 1, 2)
@@ -90,13 +88,11 @@ class _PyramidAlign(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         boxes, levels = ctx.saved_tensors
         table = _table(grad)  # a row for each bin of each box
-        grads = []
-        for level, (shape, needed) in enumerate(
-            zip(ctx.shapes, ctx.needs_input_grad[3:], strict=True)
-        ):
-            grads.append(
-                _backward(ctx.plan, boxes, levels, level, shape, table) if needed else None
-            )
+        needed = ctx.needs_input_grad[3:]
+        grads = [
+            _backward(ctx.plan, boxes, levels, level, shape, table) if needed[level] else None
+            for level, shape in enumerate(ctx.shapes)
+        ]
         return None, None, None, *grads
 
 
