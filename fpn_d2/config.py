@@ -17,13 +17,13 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.file_io import PathManager
 
 from .config_checks import check_config, import_foreign
+from .config_values import value_of
 from .utils.errors import UserError
 from .utils.model_zoo import close_zoo_names, zoo_config, zoo_config_file
 
 # The bounds of a config file; this package's largest has 300 values in 3 kB.
 _MAX_BYTES = 2**20
 _MAX_VALUES = 100_000
-_OPTIONAL = ("SOLVER.WEIGHT_DECAY_BIAS",)  # None by default
 _MAX_FILES = 100
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -320,7 +320,7 @@ def stock_config(cfg: CfgNode) -> CfgNode:
         cfg: a config from :func:`load_config`; it stays as it is.
     """
     model, fpn = cfg.MODEL, cfg.MODEL.FPN
-    names = {key: operator.attrgetter(key)(cfg) for key in _STOCK}
+    names = {key: value_of(cfg, key) for key in _STOCK}
     now = with_new_names(names, unused_classes=False)
     values = {key: stock.get(now[key], names[key]) for key, stock in _STOCK.items()}
     if not model.RPN.SHARED_HEAD:  # Detectron2 has no head for each level
@@ -336,11 +336,9 @@ def stock_config(cfg: CfgNode) -> CfgNode:
 
 
 def _default_output_dir(path: str) -> str:
-    parts = PurePath(os.path.abspath(path)).with_suffix("").parts
-    if "configs" in parts[:-1]:
-        last = len(parts) - 1 - parts[::-1].index("configs")
-        return os.path.join("output", *parts[last + 1 :])
-    return os.path.join("output", parts[-1])
+    file = PurePath(os.path.abspath(path)).with_suffix("")
+    _, configs, below = str(file).rpartition("/configs/")
+    return os.path.join("output", below if configs else file.name)
 
 
 # --- a file and the files of its _BASE_
@@ -473,7 +471,7 @@ def _broken_file(path: str, error: Exception) -> str:
 def _check_given(cfg: CfgNode) -> None:
     """Refuse keys without a value, which can be merged into a key of any kind."""
     for key, value in flat(cfg).items():
-        if value is None and key not in _OPTIONAL:
+        if value is None and key != "SOLVER.WEIGHT_DECAY_BIAS":  # None by default
             raise UserError(f"{key} has no value; give it one, or take it out")
 
 

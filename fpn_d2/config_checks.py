@@ -406,14 +406,14 @@ def _check_bottom_up(cfg: CfgNode, bottom_up: Any) -> None:
     widths = {key: resnets[key] for key in ("STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS")}
     if resnets.DEPTH not in (18, 34):
         widths["NUM_GROUPS x WIDTH_PER_GROUP"] = resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP
-    for key, channels in widths.items() if resnets.NORM == "GN" else ():
-        if channels % 32:
+    for key, channels in widths.items():
+        if resnets.NORM == "GN" and channels % 32:
             raise UserError(
                 f"MODEL.RESNETS.NORM GN makes 32 groups of the channels, and MODEL.RESNETS.{key} "
                 f"is {channels}; set that to a multiple of 32, or the norm to BN"
             )
-    for key, only in fixed.items() if resnets.DEPTH in (18, 34) else ():
-        if resnets[key] != only:
+    for key, only in fixed.items():
+        if resnets.DEPTH in (18, 34) and resnets[key] != only:
             raise UserError(
                 f"MODEL.RESNETS.{key} is {resnets[key]}, and a ResNet-{resnets.DEPTH} has {only}; "
                 f"set it to {only}"

@@ -80,8 +80,9 @@ _SAMPLERS_OF = {
 def check_sampling(cfg: CfgNode) -> None:
     """What the samplers and the augmentations make of their keys."""
     loader, inputs = cfg.DATALOADER, cfg.INPUT
-    for key, (off, samplers) in _SAMPLERS_OF.items() if loader.SAMPLER_TRAIN in _SAMPLERS else ():
-        if value_of(cfg, key) != off and loader.SAMPLER_TRAIN not in samplers:
+    for key, (off, samplers) in _SAMPLERS_OF.items():
+        is_ignored = loader.SAMPLER_TRAIN in _SAMPLERS and loader.SAMPLER_TRAIN not in samplers
+        if is_ignored and value_of(cfg, key) != off:
             raise UserError(
                 f"{key} has no effect on DATALOADER.SAMPLER_TRAIN {loader.SAMPLER_TRAIN}; set that "
                 f"to {' or '.join(samplers)}"
@@ -194,9 +195,8 @@ _POOLED = ("MaskRCNNConvUpsampleHead", "KRCNNConvDeconvUpsampleHead")
 
 
 def _check_roi_heads(cfg: CfgNode, heads: type) -> None:
-    model, types = cfg.MODEL, {"MODEL.ROI_BOX_HEAD.POOLER_TYPE": POOLER_TYPE}
-    if issubclass(heads, RROIHeads):
-        types = {"MODEL.ROI_BOX_HEAD.POOLER_TYPE": ROTATED_POOLER_TYPE}
+    model, is_rotated = cfg.MODEL, issubclass(heads, RROIHeads)
+    types = {"MODEL.ROI_BOX_HEAD.POOLER_TYPE": ROTATED_POOLER_TYPE if is_rotated else POOLER_TYPE}
     for key, head in (("MASK_ON", "ROI_MASK_HEAD"), ("KEYPOINT_ON", "ROI_KEYPOINT_HEAD")):
         if model[key] and (model[head].POOLER_TYPE or model[head].NAME in _POOLED):
             types[f"MODEL.{head}.POOLER_TYPE"] = POOLER_TYPE

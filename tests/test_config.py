@@ -180,6 +180,7 @@ def test_the_device_is_cuda_where_there_is_one(monkeypatch, available, device):
         ("configs/RPN/row.yaml", "output/RPN/row"),
         ("configs/quick/RPN/row.v2.yaml", "output/quick/RPN/row.v2"),
         ("configs/old/configs/row.yaml", "output/row"),
+        ("configs/configs.yaml", "output/configs"),
         ("elsewhere/row.yaml", "output/row"),
     ],
 )
