@@ -76,6 +76,11 @@ def write(tmp_path):
     return to_file
 
 
+def on_cpu(opts: str = "") -> CfgNode:
+    """The defaults with these overrides, words apart by spaces."""
+    return load_config("", ["MODEL.DEVICE", "cpu", *opts.split()])
+
+
 def assert_is_a_sentence(message: str) -> None:
     assert "\n" not in message
     assert len(message) < 500
@@ -273,10 +278,7 @@ def test_the_same_key_in_two_sections_and_in_a_base_is_there_once(write):
 def test_a_tilde_is_the_home_folder(write, monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     cfg = load_config(write("OUTPUT_DIR: ~/runs/1\nMODEL: {WEIGHTS: ~/w.pth}"))
-    assert (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS) == (
-        "/home/someone/runs/1",
-        "/home/someone/w.pth",
-    )
+    assert (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS) == ("/home/someone/runs/1", "/home/someone/w.pth")
 
 
 def test_aliases_that_stay_small_are_read(write):
@@ -541,6 +543,7 @@ REFUSED = {
     },
     "SOLVER.IMS_PER_BATCH 6 SOLVER.REFERENCE_WORLD_SIZE 8":
         "SOLVER.IMS_PER_BATCH 6 .*SOLVER.REFERENCE_WORLD_SIZE",
+    "SEED 2147483648": "SEED is 2147483648; give one below 2",
 }  # fmt: skip
 
 
@@ -549,7 +552,7 @@ REFUSED = {
 )
 def test_a_combination_that_cannot_work_is_refused_by_its_key(opts, says):
     with pytest.raises(UserError, match=says) as caught:
-        load_config("", ["MODEL.DEVICE", "cpu", *opts.split()])
+        on_cpu(opts)
     assert_is_a_sentence(str(caught.value))
 
 
@@ -574,14 +577,9 @@ def test_a_device_that_torch_cannot_use_here_is_refused(monkeypatch, device):
         load_config("", ["MODEL.DEVICE", device])
 
 
-@pytest.mark.parametrize("seed, is_taken", [(2**31 - 1, True), (-1, True), (2**31, False)])
-def test_a_seed_is_what_numpy_takes(seed, is_taken):
-    if is_taken:
-        cfg = load_config("", ["MODEL.DEVICE", "cpu", "SEED", str(seed)])
-        assert seed == cfg.SEED
-        return
-    with pytest.raises(UserError, match="SEED is 2147483648; give one below 2"):
-        load_config("", ["MODEL.DEVICE", "cpu", "SEED", str(seed)])
+@pytest.mark.parametrize("seed", [2**31 - 1, -1])  # and 2^31 is refused above
+def test_a_seed_is_what_numpy_takes(seed):
+    assert seed == on_cpu(f"SEED {seed}").SEED
 
 
 ACCEPTED = [
@@ -616,7 +614,7 @@ ACCEPTED = [
 
 @pytest.mark.parametrize("opts", ACCEPTED, ids=[opts.removeprefix(FPN) for opts in ACCEPTED])
 def test_what_can_work_is_accepted(opts):
-    assert load_config("", ["MODEL.DEVICE", "cpu", *opts.split()]).is_frozen()
+    assert on_cpu(opts).is_frozen()
 
 
 # --- registered components, judged by what they are
@@ -637,8 +635,7 @@ def register():
 
 
 def heads_config(name: str) -> CfgNode:
-    opts = ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.NAME", name]
-    return load_config("", [*opts, "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "100"])
+    return on_cpu(f"MODEL.ROI_HEADS.NAME {name} MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE 100")
 
 
 class PoolingHeads(StandardROIHeads):
@@ -681,7 +678,7 @@ def test_heads_with_detectron2s_pooler_are_refused_as_soon_as_they_are_registere
     }.items(),
 )  # fmt: skip
 def test_heads_that_are_built_must_be_registered(opts, says):
-    cfg = load_config("", ["MODEL.DEVICE", "cpu", *STOCK_HEADS.split(), *opts.split()])
+    cfg = on_cpu(STOCK_HEADS + opts)
     with pytest.raises(UserError, match=says):
         check_registered(cfg)
 
@@ -692,7 +689,7 @@ def test_projects_beside_detectron2_may_take_names_that_are_not_registered(regis
     register(ROI_HEADS_REGISTRY, type("HeadsBeside", (StandardROIHeads,), module))
     opts = "MODEL.ROI_HEADS.NAME HeadsBeside MODEL.MASK_ON True "
     opts += BOX_HEAD + "MODEL.ROI_MASK_HEAD.NAME CoarseMaskHead"
-    check_registered(load_config("", ["MODEL.DEVICE", "cpu", *opts.split()]))
+    check_registered(on_cpu(opts))
 
 
 def test_a_network_is_judged_by_what_it_derives_from(register):
@@ -701,8 +698,7 @@ def test_a_network_is_judged_by_what_it_derives_from(register):
     register(META_ARCH_REGISTRY, type("TheirNetwork", (torch.nn.Module,), {}))
     keys = {}
     for name in ("TheirRetinaNet", "TheirRCNN", "TheirNetwork"):
-        opts = ["MODEL.DEVICE", "cpu", *FPN.split(), "MODEL.META_ARCHITECTURE", name]
-        cfg = load_config("", opts)
+        cfg = on_cpu(f"{FPN}MODEL.META_ARCHITECTURE {name}")
         keys[name] = (class_head_key(cfg), list(features_read(cfg)))
     assert keys == {
         "TheirRetinaNet": ("MODEL.RETINANET.NUM_CLASSES", ["MODEL.RETINANET.IN_FEATURES"]),
@@ -730,13 +726,13 @@ class NetworkOfCfg:
 def test_a_network_that_is_built_by_a_method_of_theirs_may_leave_keys_untouched(
     register, own, network
 ):
-    opts = ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", "build_resnet_backbone"]
-    opts += ["MODEL.RESNETS.OUT_FEATURES", "['res2']"]  # Detectron2's heads read res4 or p3
+    opts = "MODEL.BACKBONE.NAME build_resnet_backbone "
+    opts += "MODEL.RESNETS.OUT_FEATURES ['res2'] "  # Detectron2's heads read res4 or p3
     register(META_ARCH_REGISTRY, type("BuiltAsTheirs", (own, network), {}))
     register(META_ARCH_REGISTRY, type("BuiltAsStock", (network,), {}))
-    assert features_read(load_config("", [*opts, "MODEL.META_ARCHITECTURE", "BuiltAsTheirs"])) == {}
+    assert features_read(on_cpu(opts + "MODEL.META_ARCHITECTURE BuiltAsTheirs")) == {}
     with pytest.raises(UserError, match="IN_FEATURES names .*the ResNet has only res2"):
-        load_config("", [*opts, "MODEL.META_ARCHITECTURE", "BuiltAsStock"])
+        on_cpu(opts + "MODEL.META_ARCHITECTURE BuiltAsStock")
 
 
 def test_foreign_components_are_registered_by_their_own_import(fresh):
@@ -748,17 +744,16 @@ def test_a_component_that_only_foreign_checkpoints_need_is_imported_by_its_name(
     monkeypatch.setattr("importlib.import_module", imported.append)
     name = "TorchvisionAnchorGenerator"
     monkeypatch.delitem(ANCHOR_GENERATOR_REGISTRY._obj_map, name, raising=False)
-    load_config("", ["MODEL.DEVICE", "cpu"])
+    on_cpu()
     assert imported == []
-    load_config("", ["MODEL.DEVICE", "cpu", "MODEL.ANCHOR_GENERATOR.NAME", name])
+    on_cpu(f"MODEL.ANCHOR_GENERATOR.NAME {name}")
     assert imported == ["fpn_d2.checkpoint.foreign.components"]
 
 
 def test_a_config_of_version_0_1_gets_the_heads_that_have_unused_classes_now():
     for name in ("LevelROIHeads", "FPNROIHeads"):
-        opts = ["MODEL.ROI_HEADS.NAME", name, "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES", "10"]
-        opts += BOX_HEAD.split()
-        cfg = load_config("", ["MODEL.DEVICE", "cpu", *opts])
+        opts = f"MODEL.ROI_HEADS.NAME {name} MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES 10 "
+        cfg = on_cpu(opts + BOX_HEAD)
         assert cfg.MODEL.ROI_HEADS.NAME == "TorchvisionROIHeads"
         check_registered(cfg)
     cfg = changed(cfg, {"MODEL.ROI_HEADS.NAME": "C4ROIHeads"})
