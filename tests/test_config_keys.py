@@ -84,15 +84,24 @@ def test_a_refused_key_gets_a_sentence(key):
 # --- taken: what is built of another value differs
 
 
+STOCK_POOLER = ("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "224")
 CASCADE = ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads")
 CASCADE += ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True")
-CASCADE += ("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "224")
+CASCADE += STOCK_POOLER
 PANOPTIC = ("MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.MASK_ON", "True")
-FED = ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", "True", "DATASETS.TRAIN", "('counted',)")
+SIGMOID = ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", "True", "DATASETS.TRAIN", "('counted',)")
+FED_LOSS = ("MODEL.ROI_BOX_HEAD.USE_FED_LOSS", "True", *SIGMOID)
 WITHOUT_P2 = ("MODEL.RPN.IN_FEATURES", "['p3', 'p4', 'p5', 'p6']")
 WITHOUT_P2 += ("MODEL.ANCHOR_GENERATOR.SIZES", "[[9], [18], [36], [72]]")
 WITHOUT_P2 += ("MODEL.ROI_HEADS.IN_FEATURES", "['p3', 'p4', 'p5']")
 R50 = ("MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.RES2_OUT_CHANNELS", "32")
+DEFORMED = ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", "[False, False, True, False]", *R50)
+CROP = ("INPUT.CROP.ENABLED", "True")
+CLIP = ("SOLVER.CLIP_GRADIENTS.ENABLED", "True")
+COSINE = ("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR")
+WARMUP = ("SOLVER.WARMUP_ITERS", "4")
+REPEATING = ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler")
+REPEATED = ("DATALOADER.REPEAT_THRESHOLD", "1.0")
 SHAPES = {f"p{i}": ShapeSpec(channels=64, stride=2**i) for i in range(2, 7)}
 # Words, and numbers that other keys tie to theirs: another value, and what else it takes.
 OTHERS: dict[str, tuple[str, ...]] = {
@@ -112,9 +121,7 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "MODEL.RPN.IOU_LABELS": ("[0, 0, 1]",),
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": ("giou",),
     "MODEL.RPN.CONV_DIMS": ("[32, 64]",),
-    "MODEL.ROI_HEADS.NAME": (
-        *("StandardROIHeads", "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "224"),
-    ),
+    "MODEL.ROI_HEADS.NAME": ("StandardROIHeads", *STOCK_POOLER),
     "MODEL.ROI_HEADS.IN_FEATURES": ("['p2', 'p3']",),
     "MODEL.ROI_HEADS.IOU_THRESHOLDS": ("[0.6]",),
     "MODEL.ROI_HEADS.IOU_LABELS": ("[-1, 1]",),
@@ -123,20 +130,11 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": ("ROIPool",),
     "MODEL.ROI_BOX_HEAD.CONV_DIM": ("32", "MODEL.ROI_BOX_HEAD.NUM_CONV", "1"),
     "MODEL.ROI_BOX_HEAD.NORM": ("GN", "MODEL.ROI_BOX_HEAD.NUM_CONV", "1"),
-    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": ("True", *FED),
-    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": (
-        "3",
-        "MODEL.ROI_BOX_HEAD.USE_FED_LOSS",
-        "True",
-        *FED,
-    ),
-    "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER": (
-        *("0.9", "MODEL.ROI_BOX_HEAD.USE_FED_LOSS", "True", *FED),
-    ),
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": ("True", *SIGMOID),
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": ("3", *FED_LOSS),
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER": ("0.9", *FED_LOSS),
     "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": ("(0.5, 0.55, 0.6)", *CASCADE),
-    "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": (
-        *("((9., 9., 5., 5.), (9., 9., 5., 5.), (9., 9., 5., 5.))", *CASCADE),
-    ),
+    "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": (str(((9.0, 9.0, 5.0, 5.0),) * 3), *CASCADE),
     "MODEL.ROI_MASK_HEAD.NAME": ("AnotherMaskHead",),
     "MODEL.ROI_MASK_HEAD.NORM": ("GN", "MODEL.ROI_MASK_HEAD.NUM_CONV", "1"),
     "MODEL.ROI_MASK_HEAD.CONV_DIM": ("32", "MODEL.ROI_MASK_HEAD.NUM_CONV", "1"),
@@ -171,52 +169,36 @@ OTHERS: dict[str, tuple[str, ...]] = {
     ),
     "MODEL.RESNETS.RES2_OUT_CHANNELS": ("64", *R50),
     "MODEL.RESNETS.STEM_OUT_CHANNELS": ("32", *R50),
-    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": ("[False, False, True, False]", *R50),
-    "MODEL.RESNETS.DEFORM_MODULATED": (
-        *("True", "MODEL.RESNETS.DEFORM_ON_PER_STAGE", "[False, False, True, False]", *R50),
-    ),
-    "MODEL.RESNETS.DEFORM_NUM_GROUPS": (
-        *("2", "MODEL.RESNETS.DEFORM_ON_PER_STAGE", "[False, False, True, False]", *R50),
-    ),
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": DEFORMED[1:],
+    "MODEL.RESNETS.DEFORM_MODULATED": ("True", *DEFORMED),
+    "MODEL.RESNETS.DEFORM_NUM_GROUPS": ("2", *DEFORMED),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("range", "INPUT.MIN_SIZE_TRAIN", "(32, 64)"),
     "INPUT.RANDOM_FLIP": ("vertical",),
     "INPUT.FORMAT": ("RGB",),
     "INPUT.MASK_FORMAT": ("bitmask", "MODEL.MASK_ON", "True"),
-    "INPUT.CROP.TYPE": ("relative", "INPUT.CROP.ENABLED", "True"),
-    "INPUT.CROP.SIZE": ("[0.5, 0.5]", "INPUT.CROP.ENABLED", "True"),
+    "INPUT.CROP.TYPE": ("relative", *CROP),
+    "INPUT.CROP.SIZE": ("[0.5, 0.5]", *CROP),
     "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN": ("7", "MODEL.LOAD_PROPOSALS", "True"),
     "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": ("7", "MODEL.LOAD_PROPOSALS", "True"),
-    "SOLVER.BASE_LR_END": ("0.001", "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"),
+    "SOLVER.BASE_LR_END": ("0.001", *COSINE),
     "SOLVER.NUM_DECAYS": ("1", "SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupCosineLR",),
-    "SOLVER.WARMUP_METHOD": ("constant", "SOLVER.WARMUP_ITERS", "4"),
-    "SOLVER.WARMUP_FACTOR": ("0.2", "SOLVER.WARMUP_ITERS", "4"),
+    "SOLVER.WARMUP_METHOD": ("constant", *WARMUP),
+    "SOLVER.WARMUP_FACTOR": ("0.2", *WARMUP),
     "SOLVER.WARMUP_ITERS": ("4",),
-    "SOLVER.RESCALE_INTERVAL": (
-        *("True", "SOLVER.WARMUP_ITERS", "4", "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"),
-    ),
+    "SOLVER.RESCALE_INTERVAL": ("True", *WARMUP, *COSINE),
     "SOLVER.STEPS": ("(2, 5)",),
     "SOLVER.GAMMA": ("0.3", "SOLVER.STEPS", "(2,)"),
-    "SOLVER.MAX_ITER": ("9", "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"),
+    "SOLVER.MAX_ITER": ("9", *COSINE),
     "SOLVER.WEIGHT_DECAY_BIAS": ("0.01",),
     "SOLVER.CLIP_GRADIENTS.ENABLED": ("True",),
-    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("norm", "SOLVER.CLIP_GRADIENTS.ENABLED", "True"),
-    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": ("0.1", "SOLVER.CLIP_GRADIENTS.ENABLED", "True"),
-    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": (
-        *("1.0", "SOLVER.CLIP_GRADIENTS.ENABLED", "True"),
-        *("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"),
-    ),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("norm", *CLIP),
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": ("0.1", *CLIP),
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": ("1.0", *CLIP, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"),
     "TEST.AUG.MIN_SIZES": ("(32,)",),
-    "DATALOADER.SAMPLER_TRAIN": (
-        *("RepeatFactorTrainingSampler", "DATALOADER.REPEAT_THRESHOLD", "1.0"),
-    ),
-    "DATALOADER.REPEAT_THRESHOLD": (
-        *("1.0", "DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
-    ),
-    "DATALOADER.REPEAT_SQRT": (
-        *("False", "DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
-        *("DATALOADER.REPEAT_THRESHOLD", "1.0"),
-    ),
+    "DATALOADER.SAMPLER_TRAIN": ("RepeatFactorTrainingSampler", *REPEATED),
+    "DATALOADER.REPEAT_THRESHOLD": ("1.0", *REPEATING),
+    "DATALOADER.REPEAT_SQRT": ("False", *REPEATING, *REPEATED),
     "DATASETS.TRAIN": ("('tiny_val',)",),
 }
 # The context goes with the other value alone.
@@ -373,6 +355,7 @@ BUILDERS = (
     ("TEST.AUG.", lambda cfg, key: DatasetMapperTTA(cfg)),
     ("", part),
 )
+# And these are shown by the tests at the end of this file.
 ELSEWHERE = {
     *("CUDNN_BENCHMARK", "FLOAT32_PRECISION", "TEST.EXPECTED_RESULTS"),
     *("TEST.KEYPOINT_OKS_SIGMAS", "MODEL.RETINANET.PRIOR_PROB"),
