@@ -64,6 +64,7 @@ from .modeling.fpn import (
     TOP_BLOCKS,
     check_features_exist,
     features_read,
+    is_known,
     is_written_in,
     meta_architecture,
     registered,
@@ -292,7 +293,7 @@ def _check_anchors(cfg: CfgNode, reader: str, levels: list[str]) -> None:
     """Each level must get its anchors, and as many as the others."""
     section, counts = cfg.MODEL.ANCHOR_GENERATOR, [1] * len(levels)
     generator = registered(ANCHOR_GENERATOR_REGISTRY, section.NAME)
-    if not is_written_in(generator, "detectron2", "fpn_d2"):  # which may take other lists
+    if not is_known(generator):  # which may take other lists
         return
     usual = section.NAME == "DefaultAnchorGenerator"
     for name in ("SIZES", "ASPECT_RATIOS"):
@@ -314,7 +315,7 @@ def _check_anchors(cfg: CfgNode, reader: str, levels: list[str]) -> None:
             counts = [count * len(one) for count, one in zip(counts, each, strict=True)]
     head = registered(RPN_HEAD_REGISTRY, cfg.MODEL.RPN.HEAD_NAME)
     is_retinanets = reader == "MODEL.RETINANET.IN_FEATURES"
-    if len(set(counts)) > 1 and (is_retinanets or is_written_in(head, "detectron2", "fpn_d2")):
+    if len(set(counts)) > 1 and (is_retinanets or is_known(head)):
         raise UserError(
             f"MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS make {', '.join(map(str, counts))} "
             f"anchors for a cell of {', '.join(levels)}, whose heads are alike; give each level as "
@@ -422,7 +423,7 @@ def _check_bottom_up(cfg: CfgNode, bottom_up: Any) -> None:
 
 def _check_generator(cfg: CfgNode, generator: Any) -> None:
     network = meta_architecture(cfg)
-    if not all(is_written_in(part, "detectron2", "fpn_d2") for part in (network, generator)):
+    if not (is_known(network) and is_known(generator)):
         return
     if issubclass(generator, MaskProposalGenerator) != issubclass(network, MaskProposalNetwork):
         raise UserError(
@@ -433,7 +434,7 @@ def _check_generator(cfg: CfgNode, generator: Any) -> None:
 
 
 def _has_no_switches(backbone: Any) -> bool:
-    return backbone is not build_fpn_backbone and is_written_in(backbone, "detectron2", "fpn_d2")
+    return backbone is not build_fpn_backbone and is_known(backbone)
 
 
 def _has_p6_alone(backbone: Any) -> bool:

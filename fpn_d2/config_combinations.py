@@ -26,7 +26,7 @@ from .config_values import (
     check_values,
     value_of,
 )
-from .modeling.fpn import is_written_in, meta_architecture
+from .modeling.fpn import is_known, meta_architecture
 from .utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def check_heads(cfg: CfgNode, heads: Any, *, reads_fpn_norm: bool) -> None:
         reads_fpn_norm: whether the backbone is one whose pyramid has the norm ``MODEL.FPN.NORM``.
     """
     network, model = meta_architecture(cfg), cfg.MODEL
-    if not is_written_in(network, "detectron2", "fpn_d2"):
+    if not is_known(network):
         return
     read = {"MODEL.FPN.NORM"} if reads_fpn_norm else set()
     matchers, losses = [], []
@@ -155,7 +155,7 @@ def check_heads(cfg: CfgNode, heads: Any, *, reads_fpn_norm: bool) -> None:
     elif issubclass(network, (GeneralizedRCNN, ProposalNetwork)):
         if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
             matchers, losses = ["MODEL.RPN"], ["MODEL.RPN.BBOX_REG_LOSS_TYPE"]
-        if is_written_in(heads, "detectron2", "fpn_d2"):
+        if is_known(heads):
             matchers.append("MODEL.ROI_HEADS")
             losses.append("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE")
             read.add("MODEL.ROI_BOX_HEAD.NORM")

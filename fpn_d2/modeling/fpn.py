@@ -348,9 +348,12 @@ def _is_built_by_known_keys(component: Any) -> bool:
     """Whether nobody else wrote the methods that build a component, who may read other keys."""
     names = ("__init__", "from_config", "_init_box_head")
     methods = [getattr(component, name) for name in names if hasattr(component, name)]
-    return isinstance(component, type) and all(
-        is_written_in(method, "detectron2", "fpn_d2") for method in methods
-    )
+    return isinstance(component, type) and all(map(is_known, methods))
+
+
+def is_known(component: Any) -> bool:
+    """Whether a class or a function is one of Detectron2's or of this package's."""
+    return is_written_in(component, "detectron2", "fpn_d2")
 
 
 def is_written_in(component: Any, *packages: str) -> bool:
@@ -386,7 +389,7 @@ def _check_readers(cfg: CfgNode, neck: FeaturePyramid) -> None:
         return
     which = f"the pyramid's {', '.join(unread)}"
     parts = [meta_architecture(cfg), *(part for _, part in _readers(cfg))]
-    if all(is_written_in(part, "detectron2", "fpn_d2") for part in parts):
+    if all(map(is_known, parts)):
         _report_unused(
             f"nothing reads {which}, so their convolutions get no gradient; name the levels that "
             "are read in MODEL.FPN.OUT_FEATURES"
@@ -413,7 +416,7 @@ def _unread_levels(neck: FeaturePyramid, read: set[str]) -> list[str]:
     used = [i for i, name in enumerate(extra) if name in read]
     if used:  # P7 is made of P6, and P6 of P5 or C5
         read = read.union(extra[: used[-1] + 1], [top.in_feature])
-    learned = extra if top is not None and any(True for _ in top.parameters()) else []
+    learned = extra if isinstance(top, LastLevelP6P7) else []
     weighted = [
         name for name in neck.returned if name in learned or hasattr(neck, f"fpn_output{name[1:]}")
     ]
