@@ -111,4 +111,4 @@ def test_every_word_is_exported(config, number, monkeypatch):
     monkeypatch.setattr(torch.jit, "trace", trace_once)
     cfg = changed(config(number), {"MODEL.MASK_ON": False})  # masks are not exported at all
     with contextlib.suppress(UserError):  # what cannot be exported says so
-        assert export_model(cfg, build_model(cfg.clone()).eval(), "torchscript")
+        assert export_model(cfg, build_model(cfg).eval(), "torchscript")

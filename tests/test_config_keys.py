@@ -444,13 +444,13 @@ def test_oks_sigmas_reach_the_evaluator(tiny_opts, row_config):
 
 def test_the_prior_is_the_bias_of_the_class_scores(row_config):
     cfg = row_config("quick/RetinaNet/retinanet_R_18_FPN", "MODEL.RETINANET.PRIOR_PROB", 0.2)
-    bias = build_model(cfg.clone()).head.cls_score.bias
+    bias = build_model(cfg).head.cls_score.bias
     assert torch.allclose(bias.sigmoid(), torch.tensor(0.2))
 
 
 def test_pixels_are_normalized_by_the_mean_and_the_deviation(row_config):
     opts = ["MODEL.PIXEL_MEAN", "[1.0, 2.0, 3.0]", "MODEL.PIXEL_STD", "[4.0, 5.0, 6.0]"]
-    model = build_model(row_config(FASTER, *opts).clone())
+    model = build_model(row_config(FASTER, *opts))
     images = model.preprocess_image([{"image": torch.full((3, 32, 32), 9.0)}]).tensor
     assert images[0, :, 0, 0].tolist() == pytest.approx([8 / 4, 7 / 5, 6 / 6])
 

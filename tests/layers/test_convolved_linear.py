@@ -106,7 +106,7 @@ def test_models_are_convolved_in_testing_and_in_training(row_config, monkeypatch
     cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", "MODEL.WEIGHTS", "")
     for slow, kind in ((False, nn.Linear), (True, ConvolvedLinear)):
         monkeypatch.setattr(convolved_linear, "has_slow_matmul", lambda slow=slow: slow)
-        plain, trained = build_model(cfg.clone()), Trainer.build_model(cfg.clone())
+        plain, trained = build_model(cfg), Trainer.build_model(cfg)
         assert type(trained.roi_heads.box_head.fc1) is kind
         for model in (plain, trained, copy.deepcopy(trained)):
             prepared = prepare_model(model).model

@@ -13,10 +13,10 @@ ROW = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 BOXES = [[4, 4, 40, 40], [30, 20, 60, 60]]
 
 
-def build(row_config, *opts, row=ROW):
+def build(row_config, *opts):
     torch.manual_seed(0)
-    cfg = row_config(row, "SOLVER.WEIGHT_DECAY", 0.1, *opts)
-    return cfg, build_model(cfg.clone())
+    cfg = row_config(ROW, "SOLVER.WEIGHT_DECAY", 0.1, *opts)
+    return cfg, build_model(cfg)
 
 
 def copy_of(module):

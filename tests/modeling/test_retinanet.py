@@ -22,7 +22,7 @@ GRIDS = [torch.zeros(1, 1, -(-SIZE[0] // s), -(-SIZE[1] // s)) for s in (8, 16, 
 @pytest.fixture(scope="module")
 def model(row_config):
     torch.manual_seed(0)
-    return bound_matching(build_model(row_config(ROW).clone()))
+    return bound_matching(build_model(row_config(ROW)))
 
 
 def objects_of(count, seed, anchors):

@@ -238,7 +238,7 @@ def test_the_norm_of_the_conv5_head_can_learn_while_the_backbones_is_frozen(row_
 @pytest.mark.parametrize("row", ["C4", "C5", "FPN", "P2"])
 def test_every_row_pools_in_bfloat16_training(row_config, make_input, row):
     # Table 2's rows pool by RoI pooling, whose kernel knows no bfloat16
-    model = build_model(row_config(f"quick/Fast-RCNN/fast_rcnn_R_18_{row}").clone()).train()
+    model = build_model(row_config(f"quick/Fast-RCNN/fast_rcnn_R_18_{row}")).train()
     inputs = [make_input(64, 96, [[2, 3, 50, 60], [10, 10, 20, 22]])]
     with EventStorage(), torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model(inputs)

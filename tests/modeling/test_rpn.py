@@ -63,7 +63,7 @@ def test_each_level_is_what_a_head_of_detectron2_gives_on_it_alone(row_config, c
 def test_every_head_of_a_row_is_trained(row_config, make_input, row):
     cfg = row_config(f"quick/RPN/rpn_R_18_{row}", "MODEL.RPN.SHARED_HEAD", False)
     torch.manual_seed(0)
-    model = build_model(cfg.clone()).train()
+    model = build_model(cfg).train()
     with EventStorage():
         losses = model([make_input(64, 64, [[2, 3, 50, 60], [10, 10, 20, 22]])])
     sum(losses.values()).backward()

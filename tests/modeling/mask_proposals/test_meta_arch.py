@@ -12,15 +12,11 @@ from fpn_d2.structures import RegionMasks
 ROWS = ["5x5", "7x7", "dual", "dual_28", "image_pyramid"]
 
 
-def row(name):
-    return f"quick/Mask-Proposals/mask_R_18_{name}"
-
-
 @pytest.fixture
 def build(row_config):
     def make(name, *opts):
         torch.manual_seed(0)
-        return build_model(row_config(row(name), *opts).clone())
+        return build_model(row_config(f"quick/Mask-Proposals/mask_R_18_{name}", *opts))
 
     return make
 
