@@ -40,7 +40,7 @@ from detectron2.modeling.proposal_generator import RPN
 from fvcore.common.registry import Registry
 from PIL import Image
 
-from .config_combinations import check_heads, check_sampling, check_schedule
+from .config_combinations import check_heads, check_norms, check_sampling, check_schedule
 from .config_values import (
     DEPTH,
     NORM,
@@ -376,9 +376,8 @@ def _check_components(cfg: CfgNode) -> None:
     ablation would report the model without it."""
     parts = {key: registered(registry, value_of(cfg, key)) for key, registry in _names(cfg)}
     backbone = parts["MODEL.BACKBONE.NAME"]
-    has_known_neck = backbone in (build_fpn_backbone, *_STOCK_FPNS)
-    if has_known_neck:
-        check_values(cfg, {"MODEL.FPN.NORM": NORM})
+    if backbone in (build_fpn_backbone, *_STOCK_FPNS):
+        check_norms(cfg, ["MODEL.FPN.NORM"])
     _check_bottom_up(cfg, parts.get("MODEL.FPN.BOTTOM_UP", backbone))
     _check_generator(cfg, parts.get("MODEL.PROPOSAL_GENERATOR.NAME"))
     for key, switches, is_ignored, remedy in _SWITCHES:
@@ -389,7 +388,7 @@ def _check_components(cfg: CfgNode) -> None:
             raise UserError(
                 f"{' and '.join(given)} {verb} no effect on {key} {value_of(cfg, key)}; {remedy}"
             )
-    check_heads(cfg, parts.get("MODEL.ROI_HEADS.NAME"), reads_fpn_norm=has_known_neck)
+    check_heads(cfg, parts.get("MODEL.ROI_HEADS.NAME"))
 
 
 def _check_bottom_up(cfg: CfgNode, bottom_up: Any) -> None:

@@ -119,8 +119,8 @@ def check_sampling(cfg: CfgNode) -> None:
         )
 
 
-# The norms of heads, and the channels that a GroupNorm shares out among its 32 groups.
-_HEAD_NORMS = {
+# The norms of the pyramid and of heads, and the channels that a GroupNorm makes 32 groups of.
+_NORMS = {
     "MODEL.FPN.NORM": "MODEL.FPN.OUT_CHANNELS",
     "MODEL.RETINANET.NORM": "MODEL.FPN.OUT_CHANNELS",
     "MODEL.ROI_BOX_HEAD.NORM": "MODEL.ROI_BOX_HEAD.CONV_DIM",
@@ -129,21 +129,31 @@ _HEAD_NORMS = {
 }
 
 
-def check_heads(cfg: CfgNode, heads: Any, *, reads_fpn_norm: bool) -> None:
+def check_norms(cfg: CfgNode, keys: Sequence[str]) -> None:
+    """Refuse norms that Detectron2 does not have, and channels that GroupNorm cannot share out."""
+    check_values(cfg, dict.fromkeys(keys, NORM))
+    for key in keys:
+        channels = value_of(cfg, _NORMS[key])
+        if value_of(cfg, key) == "GN" and channels % 32:
+            raise UserError(
+                f"{key} GN makes 32 groups of the channels, and {_NORMS[key]} is {channels}; "
+                "set that to a multiple of 32"
+            )
+
+
+def check_heads(cfg: CfgNode, heads: Any) -> None:
     """Refuse what Detectron2's networks and heads would not take, or would not notice.
 
     Args:
         cfg: the config.
         heads: the registered RoI heads, None for none.
-        reads_fpn_norm: whether the backbone is one whose pyramid has the norm ``MODEL.FPN.NORM``.
     """
     network, model = meta_architecture(cfg), cfg.MODEL
     if not is_known(network):
         return
-    read = {"MODEL.FPN.NORM"} if reads_fpn_norm else set()
-    matchers, losses = [], []
+    norms, matchers, losses = [], [], []
     if issubclass(network, RetinaNet):
-        read.add("MODEL.RETINANET.NORM")
+        norms = ["MODEL.RETINANET.NORM"]
         matchers, losses = ["MODEL.RETINANET"], ["MODEL.RETINANET.BBOX_REG_LOSS_TYPE"]
         for key in ("MASK_ON", "KEYPOINT_ON", "LOAD_PROPOSALS"):
             if model[key]:
@@ -158,25 +168,19 @@ def check_heads(cfg: CfgNode, heads: Any, *, reads_fpn_norm: bool) -> None:
         if is_known(heads):
             matchers.append("MODEL.ROI_HEADS")
             losses.append("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE")
-            read.add("MODEL.ROI_BOX_HEAD.NORM")
+            norms.append("MODEL.ROI_BOX_HEAD.NORM")
             _check_roi_heads(cfg, heads)
         if issubclass(network, PanopticFPN):
-            read.add("MODEL.SEM_SEG_HEAD.NORM")
+            norms.append("MODEL.SEM_SEG_HEAD.NORM")
             if model.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT != 1 and not model.MASK_ON:
                 raise UserError(
                     "MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT weighs the mask head's loss too, and "
                     "MODEL.MASK_ON is False; set it True"
                 )
         if model.MASK_ON and issubclass(network, GeneralizedRCNN):
-            read.add("MODEL.ROI_MASK_HEAD.NORM")
-    check_values(cfg, dict.fromkeys(sorted(read), NORM) | dict.fromkeys(losses, REGRESSION_LOSS))
-    for key in sorted(read):
-        channels = value_of(cfg, _HEAD_NORMS[key])
-        if value_of(cfg, key) == "GN" and channels % 32:
-            raise UserError(
-                f"{key} GN makes 32 groups of the channels, and {_HEAD_NORMS[key]} is {channels}; "
-                "set that to a multiple of 32"
-            )
+            norms.append("MODEL.ROI_MASK_HEAD.NORM")
+    check_norms(cfg, norms)
+    check_values(cfg, dict.fromkeys(losses, REGRESSION_LOSS))
     for section in matchers:
         thresholds, labels = (
             value_of(cfg, f"{section}.IOU_{name}") for name in ("THRESHOLDS", "LABELS")

@@ -531,6 +531,8 @@ REFUSED = {
     "MODEL.ROI_HEADS.NAME CascadeROIHeads": "CascadeROIHeads needs .*CLS_AGNOSTIC_BBOX_REG; set",
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS True": "USE_FED_LOSS needs .*USE_SIGMOID_CE; set it True",
     FPN + "MODEL.FPN.NORM GN MODEL.FPN.OUT_CHANNELS 48": "OUT_CHANNELS is 48; .*multiple of 32",
+    FPN + "MODEL.FPN.NORM GN MODEL.FPN.OUT_CHANNELS 48 MODEL.META_ARCHITECTURE TheirOwn":
+        "OUT_CHANNELS is 48; .*multiple of 32",
     **{
         f"{FPN}TEST.AUG.ENABLED True {what}": f"TEST.AUG.ENABLED .*does not know {key}"
         for what, key in (
