@@ -264,15 +264,14 @@ def _check_neck(cfg: CfgNode) -> None:
 
 
 def _check_levels(cfg: CfgNode) -> None:
-    readers, (what, existing) = features_read(cfg, known_alone=True), _outputs(cfg)
-    for key, names in readers.items():
+    what, existing = _outputs(cfg)
+    for key, names in features_read(cfg, known_alone=True).items():
         if not names:
             raise UserError(f"{key} is empty, so there are no levels to read; name at least one")
         if what:
             check_features_exist(key, names, existing, what)
-    for reader in ("MODEL.RPN.IN_FEATURES", "MODEL.RETINANET.IN_FEATURES"):
-        if reader in readers:
-            _check_anchors(cfg, reader, readers[reader])
+        if key in ("MODEL.RPN.IN_FEATURES", "MODEL.RETINANET.IN_FEATURES"):
+            _check_anchors(cfg, key, names)
 
 
 def _outputs(cfg: CfgNode) -> tuple[str, list[str]]:
