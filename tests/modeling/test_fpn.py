@@ -408,6 +408,10 @@ def test_levels_with_weights_that_nothing_reads_are_named(
     assert said in caplog.text if unread else "nothing reads" not in caplog.text
 
 
+# What leaves P5 unread.
+TO_P4 = ["MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4"], "MODEL.ANCHOR_GENERATOR.SIZES", [[32]]]
+
+
 @META_ARCH_REGISTRY.register()
 class ReadsMore(ProposalNetwork):
     """Somebody else's network, which may read more levels than its RPN."""
@@ -440,8 +444,7 @@ PANOPTIC += ["MODEL.ROI_HEADS.IN_FEATURES", ["p2"], "MODEL.SEM_SEG_HEAD.IN_FEATU
 def test_unread_levels_stop_several_processes_where_all_readers_are_known(
     row_config, monkeypatch, caplog, words, refused
 ):
-    opts = ["MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4"], "MODEL.ANCHOR_GENERATOR.SIZES", [[32]]]
-    cfg = row_config(FPN_ROW, *opts, *words)
+    cfg = row_config(FPN_ROW, *TO_P4, *words)
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
     if refused:
         with pytest.raises(UserError, match=r"nothing reads the pyramid's p5.*several processes"):
@@ -458,9 +461,8 @@ def test_what_somebody_elses_rpn_reads_by_its_key_is_read(row_config, caplog):
 
 
 def test_unread_levels_of_a_frozen_pyramid_need_no_gradient(row_config, monkeypatch, caplog):
-    opts = ["MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4"], "MODEL.ANCHOR_GENERATOR.SIZES", [[32]]]
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
-    build_backbone(row_config(FPN_ROW, *opts, *FOUR_CONVS, "MODEL.FPN.FREEZE", True))
+    build_backbone(row_config(FPN_ROW, *TO_P4, *FOUR_CONVS, "MODEL.FPN.FREEZE", True))
     assert "nothing reads" not in caplog.text
 
 
