@@ -106,7 +106,8 @@ def conv2d_by_winograd(x: Tensor, kernel: Tensor, bias: Tensor | None = None) ->
     batch, channels, height, width = x.shape
     down, across = _tiles_of(x)
     size = batch, down * _CELLS, across * _CELLS, kernel.shape[2]
-    found, bias = x.new_empty(size), x.new_zeros(1) if bias is None else bias
+    found = x.new_empty(size)
+    bias = x.new_zeros(1) if bias is None else bias
     for image, first, tiles in _strips(x, 1):
         tiles = torch.bmm((_OF_INPUT @ tiles).view(_SIDE**2, -1, channels), kernel)
         tiles = (_OF_OUTPUT @ tiles.flatten(1)).view(_CELLS, _CELLS, -1, across, kernel.shape[2])
@@ -239,19 +240,15 @@ class FastGradientConv2d(Conv2d):
         return super().forward(x)
 
 
-def speed_up_gradients(model: nn.Module) -> int:
+def speed_up_gradients(model: nn.Module) -> None:
     """Turn a channels-last model's larger convolutions into :class:`FastGradientConv2d`, in place.
 
     That is done only where :func:`fpn_d2.utils.devices.has_slow_channels_last_gradient`, to wide
     layers where :func:`fpn_d2.utils.devices.gains_by_winograd`, and to a stem that trains, whose
     input has few channels, for huge images. Weights and their names stay.
-
-    Returns:
-        the number of layers that were turned.
     """
     every = has_slow_channels_last_gradient()
-    turned = 0
-    for layer in list(model.modules()):
+    for layer in model.modules():
         if (
             type(layer) is not Conv2d
             or min(layer.kernel_size) == 1
@@ -266,10 +263,6 @@ def speed_up_gradients(model: nn.Module) -> int:
             every or _is_winograds(layer.weight, *_how(layer))
         ):
             recast(layer, FastGradientConv2d)
-        else:
-            continue
-        turned += 1
-    return turned
 
 
 class WinogradConv2d(FastGradientConv2d):
@@ -313,16 +306,11 @@ def wide_convolutions(model: nn.Module) -> list[nn.Module]:
     ]
 
 
-def speed_up_wide_convolutions(model: nn.Module) -> int:
+def speed_up_wide_convolutions(model: nn.Module) -> None:
     """Turn a model's :func:`wide_convolutions` into :class:`WinogradConv2d`, in place.
 
     Weights and their names stay.
-
-    Returns:
-        the number of layers that were turned.
     """
-    layers = wide_convolutions(model)
-    for layer in layers:
+    for layer in wide_convolutions(model):
         activation = getattr(layer, "activation", None)
-        recast(layer, WinogradConv2d, transformed=(None,) * 2, norm=None, activation=activation)
-    return len(layers)
+        recast(layer, WinogradConv2d, transformed=(None, None), norm=None, activation=activation)

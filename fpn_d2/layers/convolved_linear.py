@@ -44,25 +44,19 @@ class ConvolvedLinear(nn.Linear):
         return found[0, :, :, 0].t().contiguous()
 
 
-def convolve_linears(model: nn.Module) -> int:
+def convolve_linears(model: nn.Module) -> None:
     """Turn a model's large linear layers into :class:`ConvolvedLinear`, in place.
 
     That is done only on CPUs where :func:`fpn_d2.utils.devices.has_slow_matmul`. Weights and their
     names stay.
-
-    Returns:
-        the number of layers that were turned.
     """
     if not has_slow_matmul():
-        return 0
-    layers = [
-        module
-        for module in model.modules()
-        if type(module) is nn.Linear
-        and module.weight.device.type == "cpu"
-        and module.weight.dtype == torch.float32
-        and module.weight.numel() >= _LEAST_WEIGHTS
-    ]
-    for layer in layers:
-        recast(layer, ConvolvedLinear)
-    return len(layers)
+        return
+    for layer in model.modules():
+        if (
+            type(layer) is nn.Linear
+            and layer.weight.device.type == "cpu"
+            and layer.weight.dtype == torch.float32
+            and layer.weight.numel() >= _LEAST_WEIGHTS
+        ):
+            recast(layer, ConvolvedLinear)

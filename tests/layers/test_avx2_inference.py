@@ -16,6 +16,7 @@ from fpn_d2.layers import (
     WinogradConv2d,
     avx2_convolutions,
     speed_up_wide_convolutions,
+    wide_convolutions,
 )
 from fpn_d2.utils.modules import recast
 
@@ -42,7 +43,8 @@ def layer(**options):
 
 def turned(model):
     model = copy.deepcopy(model)
-    assert speed_up_wide_convolutions(nn.Sequential(model)) == 1
+    speed_up_wide_convolutions(nn.Sequential(model))
+    assert type(model) is WinogradConv2d
     return model
 
 
@@ -122,14 +124,17 @@ def test_what_is_turned(monkeypatch):
             nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), nn.ConvTranspose2d(8, 8, 3),
         )  # fmt: skip
 
+    def are_turned(found):
+        speed_up_wide_convolutions(found)
+        return [type(m) is WinogradConv2d for m in found]
+
     found = model()
     recast(found[2], FastGradientConv2d)  # as a trainer's
-    assert speed_up_wide_convolutions(found) == 3
-    assert [type(m) is WinogradConv2d for m in found] == [True] * 3 + [False] * 4
-    assert speed_up_wide_convolutions(found) == 0
-    assert speed_up_wide_convolutions(model().to("meta")) == 0  # another device
+    assert are_turned(found) == [True] * 3 + [False] * 4
+    assert wide_convolutions(found) == []
+    assert are_turned(model().to("meta")) == [False] * 7  # another device
     monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: False)
-    assert speed_up_wide_convolutions(model()) == 0
+    assert are_turned(model()) == [False] * 7
 
 
 @pytest.mark.parametrize(
