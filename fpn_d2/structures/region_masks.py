@@ -105,18 +105,13 @@ class RegionMasks:
         regions = self.regions * self.regions.new_tensor(ratio)
         return RegionMasks(self.masks, regions, (height, width), self.threshold)
 
-    def paste(self, item: Any = slice(None)) -> Tensor:
-        """Return masks as pixels. For many masks :meth:`to_rle` needs less memory.
+    def paste(self) -> Tensor:
+        """Return the masks as pixels, (R, H, W) bool on the CPU.
 
-        Args:
-            item: the masks to paste, as in ``masks[item]``.
-
-        Returns:
-            (R, H, W) bool, on the CPU; an int selects R = 1.
+        For many masks :meth:`to_rle` needs less memory.
         """
-        chosen = self[item]
-        pasted = torch.zeros((len(chosen), *self.image_size), dtype=torch.bool)
-        for mask, (top, left, window) in zip(pasted, chosen._windows(), strict=True):
+        pasted = torch.zeros((len(self), *self.image_size), dtype=torch.bool)
+        for mask, (top, left, window) in zip(pasted, self._windows(), strict=True):
             width, height = window.shape
             mask[top : top + height, left : left + width] = torch.from_numpy(window.T)
         return pasted

@@ -87,7 +87,7 @@ def draw_masks(
     # One by one: a thousand masks of a large image do not fit into memory.
     for i in np.argsort(-areas, kind="stable").tolist():
         if compact:
-            mask = masks.paste(i)[0].numpy()
+            mask = masks[i].paste()[0].numpy()
         else:
             mask = np.array(_resized(Image.fromarray(np.uint8(masks[i]) * 255), scale)) >= 128
         if mask.any():

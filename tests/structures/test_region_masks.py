@@ -183,8 +183,8 @@ def test_some_of_the_masks_are_pasted():
     masks = random_masks(1)
     pasted = masks.paste()
     for item in (slice(1, 3), torch.tensor([2, 0]), torch.tensor([True, False, True])):
-        assert masks.paste(item).equal(pasted[item])
-    assert masks.paste(-1).equal(pasted[2:])
+        assert masks[item].paste().equal(pasted[item])
+    assert masks[-1].paste().equal(pasted[2:])
 
 
 def test_masks_are_encoded_once(monkeypatch):
