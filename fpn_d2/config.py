@@ -28,10 +28,8 @@ _MAX_FILES = 100
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 # The shipped configs: in the package once it is installed from a wheel, in a clone beside it.
-CONFIGS = next(
-    filter(os.path.isdir, [os.path.join(_HERE, "configs"), os.path.join(_HERE, "../configs")]), ""
-)
-CONFIGS = os.path.normpath(CONFIGS)
+_PLACES = [os.path.join(_HERE, "configs"), os.path.join(_HERE, "../configs")]
+CONFIGS = os.path.normpath(next(filter(os.path.isdir, _PLACES), ""))
 
 
 def add_fpn_config(cfg: CfgNode) -> None:
