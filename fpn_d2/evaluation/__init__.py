@@ -4,8 +4,13 @@ What a training need not import is in modules of its own: ``mask_recall``, and `
 ``saved_detections`` and ``score_thresholds``, which work on the results of an evaluation.
 """
 
-from .coco_evaluation import ResultsWritingCOCOEvaluator, load_ground_truth
-from .evaluators import ResultsWritingVOCEvaluator, build_evaluator, metric_names
+from .evaluators import (
+    ResultsWritingCOCOEvaluator,
+    ResultsWritingVOCEvaluator,
+    build_evaluator,
+    load_ground_truth,
+    metric_names,
+)
 
 __all__ = [
     "ResultsWritingCOCOEvaluator",

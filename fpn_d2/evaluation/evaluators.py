@@ -1,21 +1,148 @@
-"""Which evaluator measures a test set, and the names of the metrics that it will report."""
+"""Which evaluator measures a test set, what it reports and writes, and the ground truth."""
 
+import contextlib
+import copy
+import io
 import logging
+import math
+import os
 import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import coco_evaluation as detectron2_evaluation
+from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals
+from detectron2.structures import Boxes, Instances
+from pycocotools.coco import COCO
 
+from ..data.annotation_file import has_mask
+from ..data.coco_json import AnnotationFile, shared_reading
+from ..data.datasets.folders import make_ready
 from ..modeling import MaskProposalNetwork
 from ..modeling.fpn import is_written_in, meta_architecture
+from ..utils.errors import UserError
+from ..utils.files import write_json
+from ..utils.modules import overridden
 from ..utils.progress import working
-from .coco_evaluation import AP_NAMES, ResultsWritingCOCOEvaluator, write_results
+
+_AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_COCO_LIMIT = 100  # so many detections of an image count for COCO's AP
 
 logger = logging.getLogger(__name__)
 
-_COCO_LIMIT = 100  # so many detections of an image count for COCO's AP
+
+class ResultsWritingCOCOEvaluator(COCOEvaluator):
+    """A :class:`COCOEvaluator` that also writes the metrics that it returns, as ``results.json``.
+
+    Detectron2 leaves the metrics of ``--eval-only`` in the log alone. For the curve of AR over the
+    number of proposals, this evaluator measures recall at 10, 30 and 300 proposals too, besides
+    Detectron2's 100 and 1000.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        tasks: Sequence[str] | None = None,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        **kwargs: Any,
+    ):
+        """See :class:`COCOEvaluator`.
+
+        What an earlier run has converted of a data set without an annotation file is not read: it
+        is converted anew, since nothing says whether it is still the same.
+
+        Raises:
+            UserError: where the annotation file cannot be read, or there are no class names.
+        """
+        metadata = MetadataCatalog.get(dataset_name)
+        with shared_reading():
+            if metadata.get("json_file"):
+                super().__init__(dataset_name, tasks, distributed, output_dir, **kwargs)
+                return
+            if not metadata.get("thing_classes"):
+                raise UserError(
+                    f"data set {dataset_name} has no names of classes, and COCO's evaluation needs "
+                    f"them: set MetadataCatalog.get('{dataset_name}').thing_classes"
+                )
+            records = DatasetCatalog.get(dataset_name)
+            if any("keypoints" in a for record in records for a in record.get("annotations", ())):
+                records = copy.deepcopy(records)  # the conversion moves them in place
+            others = DatasetCatalog.get
+            with (
+                overridden(
+                    DatasetCatalog,
+                    get=lambda name: records if name == dataset_name else others(name),
+                ),
+                tempfile.TemporaryDirectory() as folder,  # what is converted is read at once
+            ):
+                kwargs["allow_cached_coco"] = False
+                super().__init__(dataset_name, tasks, distributed, output_dir or folder, **kwargs)
+            self._output_dir = output_dir
+        del metadata.json_file  # the next evaluation would take it for the data set's
+
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
+        """See :meth:`COCOEvaluator.evaluate`."""
+        with working("computing COCO's metrics"):
+            _give_crowds_masks(self._coco_api)
+            results = super().evaluate(img_ids)
+        if self._output_dir and results:  # only the main process has results
+            write_results(self._output_dir, results)
+        return results
+
+    def metric_names(self, cfg: CfgNode, dataset: str) -> list[str]:
+        """See :func:`fpn_d2.evaluation.metric_names`."""
+        if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
+            recalls = [f"AR{size}@{n}" for n in (100, 1000) for size in ("", "s", "m", "l")]
+            return [f"box_proposals/{name}" for name in (*recalls, "AR@10", "AR@30", "AR@300")]
+        classes = MetadataCatalog.get(dataset).get("thing_classes") or []
+        each = [f"AP-{name}" for name in classes] if len(classes) > 1 else []
+        tasks = ["bbox", "segm"] if cfg.MODEL.MASK_ON else ["bbox"]
+        names = [f"{task}/{name}" for task in tasks for name in (*_AP_NAMES, *each)]
+        if cfg.MODEL.KEYPOINT_ON:
+            names += [f"keypoints/{name}" for name in _AP_NAMES if name != "APs"]
+        return names
+
+    def _eval_box_proposals(self, predictions: list[dict[str, Any]]) -> None:
+        """See :meth:`COCOEvaluator._eval_box_proposals`; adds AR@10, AR@30 and AR@300, and counts
+        the objects of images without proposals as missed."""
+        with overridden(detectron2_evaluation, _evaluate_box_proposals=_recall):
+            super()._eval_box_proposals(predictions)
+        if "box_proposals" in self._results:  # not for images without annotations
+            for limit in (10, 30, 300):
+                recall = _recall(predictions, self._coco_api, limit=limit)
+                self._results["box_proposals"][f"AR@{limit}"] = recall["ar"].item() * 100
+
+
+def _recall(predictions: list[dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Detectron2's recall with its arguments. It does not count the objects of an image without
+    proposals, so such an image gets one, which lies on nothing."""
+    counted = []
+    for prediction in predictions:
+        proposals = prediction["proposals"]
+        if not len(proposals):
+            proposals = Instances(
+                proposals.image_size,
+                proposal_boxes=Boxes(torch.zeros(1, 4)),
+                objectness_logits=torch.full((1,), -math.inf),
+            )
+        counted.append({**prediction, "proposals": proposals})
+    return _evaluate_box_proposals(counted, *args, **kwargs)
+
+
+def _give_crowds_masks(truth: COCO) -> None:
+    """Make the box of a crowd its mask where it has none, as a difficult object of VOC's; without
+    one COCO's evaluation of masks stops."""
+    for annotation in truth.dataset.get("annotations", ()):
+        if annotation.get("iscrowd", 0) and not has_mask(annotation):
+            left, top, width, height = annotation["bbox"]
+            right, bottom = left + width, top + height
+            annotation["segmentation"] = [[left, top, right, top, right, bottom, left, bottom]]
 
 
 class ResultsWritingVOCEvaluator(PascalVOCDetectionEvaluator):
@@ -36,7 +163,7 @@ class ResultsWritingVOCEvaluator(PascalVOCDetectionEvaluator):
 
     def metric_names(self, cfg: CfgNode, dataset: str) -> list[str]:
         """See :func:`metric_names`."""
-        return [f"bbox/{name}" for name in AP_NAMES[:3]]
+        return [f"bbox/{name}" for name in _AP_NAMES[:3]]
 
 
 def build_evaluator(cfg: CfgNode, dataset: str, folder: str) -> DatasetEvaluator:
@@ -88,3 +215,42 @@ def metric_names(cfg: CfgNode, dataset: str, evaluator: DatasetEvaluator) -> lis
     if not is_written_in(kind, "fpn_d2") or not hasattr(kind, "metric_names"):
         return None
     return evaluator.metric_names(cfg, dataset)
+
+
+def write_results(output_dir: str, results: dict[str, dict[str, float]]) -> None:
+    """Write an evaluation's ``{task: {metric: value}}`` to a folder's ``results.json``.
+
+    A value of NaN, such as the AP of a size that no object has, becomes null.
+    """
+    numbers = {
+        task: {name: None if math.isnan(value) else value for name, value in metrics.items()}
+        for task, metrics in results.items()
+    }
+    os.makedirs(output_dir, exist_ok=True)
+    write_json(os.path.join(output_dir, "results.json"), numbers)
+
+
+def load_ground_truth(dataset: str) -> tuple[COCO, str]:
+    """Load the annotations of a registered data set, and name the folder of its images.
+
+    Raises:
+        UserError: where the annotation file does not exist, or cannot be made of its folder.
+    """
+    metadata = MetadataCatalog.get(dataset)
+    json_file = metadata.get("json_file", "")
+    if not os.path.isfile(json_file):
+        make_ready(dataset)
+    if not os.path.isfile(json_file):
+        raise UserError(
+            f"data set {dataset} has no annotations here; set DETECTRON2_DATASETS to the folder "
+            "that it lies in"
+        )
+    return AnnotationFile(json_file), metadata.image_root
+
+
+@contextlib.contextmanager
+def quiet_pycocotools() -> Iterator[None]:
+    """Keep pycocotools from printing, and Detectron2's faster version of it from logging."""
+    fast = logging.getLogger("detectron2.evaluation.fast_eval_api")
+    with overridden(fast, disabled=True), contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -36,7 +36,7 @@ from pycocotools.cocoeval import Params
 from ..data.coco_json import AnnotationFile
 from ..utils.errors import UserError
 from ..utils.files import write_json
-from .coco_evaluation import quiet_pycocotools, write_results
+from .evaluators import quiet_pycocotools, write_results
 
 PARAMS = Params("segm")
 PARAMS.useCats, PARAMS.maxDets = 0, [10, 100, 1000]

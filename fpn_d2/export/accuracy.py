@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data import build_test_loader, check_names
 from ..evaluation import ResultsWritingCOCOEvaluator
-from ..evaluation.coco_evaluation import quiet_pycocotools
+from ..evaluation.evaluators import quiet_pycocotools
 from ..inference.quantization import calibration_images
 from ..utils.errors import UserError
 from ..utils.progress import told

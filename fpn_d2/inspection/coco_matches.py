@@ -8,7 +8,7 @@ from detectron2.evaluation.coco_evaluation import COCOeval_opt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from ..evaluation.coco_evaluation import quiet_pycocotools
+from ..evaluation.evaluators import quiet_pycocotools
 
 RECALLS = Params("bbox").recThrs  # 0, 0.01 .. 1
 

@@ -29,7 +29,7 @@ import supervision as sv
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import Params
 
-from ..evaluation.coco_evaluation import quiet_pycocotools
+from ..evaluation.evaluators import quiet_pycocotools
 from .coco_matches import (
     best_f1,
     grouped,

@@ -6,7 +6,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fpn_d2 import UserError
-from fpn_d2.evaluation.coco_evaluation import quiet_pycocotools
+from fpn_d2.evaluation.evaluators import quiet_pycocotools
 from fpn_d2.inspection.analysis_page import draw_charts
 from fpn_d2.inspection.coco_matches import best_f1
 from fpn_d2.inspection.error_analysis import ErrorAnalysis

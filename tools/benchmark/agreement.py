@@ -14,7 +14,7 @@ from fpn_d2.checkpoint import load_model
 from fpn_d2.config import changed, load_config
 from fpn_d2.data import build_test_loader, check_names
 from fpn_d2.evaluation import ResultsWritingCOCOEvaluator
-from fpn_d2.evaluation.coco_evaluation import quiet_pycocotools
+from fpn_d2.evaluation.evaluators import quiet_pycocotools
 from fpn_d2.evaluation.matching import match_detections
 from fpn_d2.inference import prepare_as_configured
 from fpn_d2.utils.errors import UserError
