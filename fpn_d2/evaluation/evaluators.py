@@ -73,12 +73,8 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
             records = DatasetCatalog.get(dataset_name)
             if any("keypoints" in a for record in records for a in record.get("annotations", ())):
                 records = copy.deepcopy(records)  # the conversion moves them in place
-            others = DatasetCatalog.get
             with (
-                overridden(
-                    DatasetCatalog,
-                    get=lambda name: records if name == dataset_name else others(name),
-                ),
+                overridden(DatasetCatalog, get=lambda _: records),  # no other one is asked for
                 tempfile.TemporaryDirectory() as folder,  # what is converted is read at once
             ):
                 kwargs["allow_cached_coco"] = False
