@@ -16,6 +16,7 @@ objects (``useCats=0``); by default it would average over classes and take at mo
   a proposal takes the last, in the order of their categories and then of the file.
 """
 
+import itertools
 import logging
 import math
 import os
@@ -120,11 +121,11 @@ class MaskRecallEvaluator(DatasetEvaluator):
             one. Masks per second count the encoding and the matching in :meth:`process`.
         """
         comm.synchronize()
-        state = (self._seen, self._taken, self._objects, self._num_masks, self._seconds)
-        parts = comm.gather((state, self._written), dst=0)
+        sums = self._taken, self._objects, self._num_masks, self._seconds
+        parts = comm.gather((self._seen, *sums, self._written), dst=0)
         if not comm.is_main_process():
             return {}
-        seen, taken, objects, num_masks, seconds = zip(*(state for state, _ in parts), strict=True)
+        seen, taken, objects, num_masks, seconds, written = zip(*parts, strict=True)
         taken, objects = sum(taken), sum(objects)
         left_out = set(self._coco.getImgIds()).difference(*seen)
         if left_out:
@@ -142,7 +143,7 @@ class MaskRecallEvaluator(DatasetEvaluator):
         if self._output_dir:
             write_results(self._output_dir, {"mask_proposals": results})
             path = os.path.join(self._output_dir, "mask_proposals.json")
-            write_json(path, [proposal for _, written in parts for proposal in written])
+            write_json(path, list(itertools.chain(*written)))
         return {"mask_proposals": results}
 
     def _count(
