@@ -88,25 +88,26 @@ def _reader(layout: str) -> ModuleType:
     return importlib.import_module(f".{_READERS[layout]}", __package__)
 
 
-def layout_of(folder: str) -> str:
-    """The layout of a folder.
+def layout_and_splits(folder: str) -> tuple[str, list[str]]:
+    """The layout of a folder, and its splits.
 
     Raises:
         UserError: if it is in none, or in two at once.
     """
-    found = list(splits_by_layout(folder))
+    found = splits_by_layout(folder)
     if not found:
         raise UserError(
             f"{folder} is in none of the layouts of data sets: give it images/ and annotations/"
             "instances_<split>.json (COCO), a data.yaml (YOLO), Annotations/*.xml beside "
             "JPEGImages/ (Pascal VOC) or <split>/_annotations.coco.json (Roboflow's COCO)"
         )
-    if found[1:]:
+    if len(found) > 1:
         raise UserError(
             f"{folder} is in the layouts of {' and '.join(found)} at once, which may say different "
             "things: put all but one of them into folders of their own"
         )
-    return found[0]
+    (only,) = found.items()
+    return only
 
 
 def annotation_file(folder: str, split: str) -> str:
@@ -147,7 +148,8 @@ def make_current(folder: str, split: str) -> None:
 
 
 def _convert(folder: str, split: str) -> None:
-    source = _reader(layout_of(folder)).open_source(folder)
+    layout, _ = layout_and_splits(folder)
+    source = _reader(layout).open_source(folder)
     fingerprint, target = _fingerprint(source), annotation_file(folder, split)
     if _begins_with(target, _head(fingerprint)):
         return

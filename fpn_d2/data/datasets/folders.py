@@ -16,7 +16,7 @@ from ...utils.files import replace_file
 from .converted_folders import (
     annotation_file,
     coco_files,
-    layout_of,
+    layout_and_splits,
     make_current,
     notes_of,
     splits_by_layout,
@@ -130,12 +130,12 @@ def folder_files(folder: str, convert: str = "") -> dict[str, tuple[str, str]]:
     Raises:
         UserError: if the folder is in no layout, or in two, or cannot be converted.
     """
-    if layout_of(folder) == "COCO":
+    layout, splits = layout_and_splits(folder)
+    if layout == "COCO":
         files = coco_files(folder)
         return {split: (path, os.path.join(folder, "images")) for split, path in files.items()}
     if convert:
         make_current(folder, convert)
-    (splits,) = splits_by_layout(folder).values()
     return {split: (annotation_file(folder, split), folder) for split in splits}
 
 
@@ -148,7 +148,7 @@ def missing_split(name: str) -> str | None:
     if folder is None:
         return None
     try:
-        splits = splits_by_layout(folder)[layout_of(folder)]
+        _, splits = layout_and_splits(folder)
     except UserError as error:
         return str(error)
     return f"{folder} has {', '.join(splits)}: choose among <name>_<split> of these"

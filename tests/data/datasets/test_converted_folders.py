@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog
 from fpn_d2 import UserError
 from fpn_d2.data import build_test_loader
 from fpn_d2.data.datasets import converted_folders, register_folders
-from fpn_d2.data.datasets.converted_folders import annotation_file, layout_of, make_current
+from fpn_d2.data.datasets.converted_folders import annotation_file, make_current
 from fpn_d2.data.validation import judged_file
 
 FILES = {
@@ -139,7 +139,7 @@ def test_no_layout(tmp_path):
     (tmp_path / "zoo" / "pictures").mkdir(parents=True)
     assert register_folders(str(tmp_path)) == []
     with pytest.raises(UserError, match="zoo is in none of the layouts of data sets"):
-        layout_of(str(tmp_path / "zoo"))
+        make_current(str(tmp_path / "zoo"), "train")
 
 
 def test_a_split_that_is_gone(zoo, folders):
