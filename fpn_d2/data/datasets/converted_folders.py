@@ -151,7 +151,7 @@ def _convert(folder: str, split: str) -> None:
     layout, _ = layout_and_splits(folder)
     source = _reader(layout).open_source(folder)
     fingerprint, target = _fingerprint(source), annotation_file(folder, split)
-    if _begins_with(target, _head(fingerprint)):
+    if _is_made_of(target, fingerprint):
         return
     logger.info("Converting %s into %s", folder, os.path.dirname(target))
     classes, splits = source.read()
@@ -197,15 +197,12 @@ def _fingerprint(source: Source) -> str:
     return digest.hexdigest()
 
 
-def _head(fingerprint: str) -> str:
-    """How an annotation file begins that was made of this."""
-    return f'{{"info": {{"fingerprint": "{fingerprint}"'
-
-
-def _begins_with(path: str, text: str) -> bool:
+def _is_made_of(path: str, fingerprint: str) -> bool:
+    """Whether an annotation file has this fingerprint, with which it begins."""
+    head = f'{{"info": {{"fingerprint": "{fingerprint}"'
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(len(text)) == text
+            return file.read(len(head)) == head
     except OSError:
         return False
 
