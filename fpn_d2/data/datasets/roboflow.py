@@ -75,10 +75,10 @@ def _fill(split: Split, name: str, content: dict[str, Any], ids: dict[Any, int])
             image["file_name"] = os.path.join(name, image["file_name"])
     split.images = content["images"]
     numbers = [annotation.get("id") for annotation in content["annotations"]]
-    first = 1 if 0 in numbers and all(type(number) is int for number in numbers) else 0
+    from_zero = 0 in numbers and all(type(number) is int for number in numbers)
     for annotation in content["annotations"]:
-        if first:
-            annotation["id"] += first
+        if from_zero:
+            annotation["id"] += 1
         found = annotation.get("category_id")
         known = isinstance(found, int | str) and found in ids
         # A number of its own file might be another class's here.
