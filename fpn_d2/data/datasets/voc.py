@@ -66,7 +66,7 @@ def _split_places(folder: str) -> dict[str, _Place]:
     for name in _names(folder):
         path = os.path.join(folder, name)
         # One with lists of its own is a data set, such as VOCdevkit's VOC2007.
-        if name not in _PARTS and name[0] != "." and not os.path.isdir(f"{path}/ImageSets"):
+        if name not in _PARTS and not os.path.isdir(f"{path}/ImageSets"):
             places[name] = _find_place(path)
     return {name: place for name, place in places.items() if place is not None}
 
@@ -80,7 +80,7 @@ def _find_place(folder: str) -> _Place | None:
 
 
 def _names(folder: str) -> list[str]:
-    """The sorted names in a folder; none where it does not exist."""
+    """The sorted names in a folder that are not hidden; none where it does not exist."""
     try:
         return sorted(name for name in os.listdir(folder) if name[0] != ".")
     except OSError:
@@ -220,10 +220,9 @@ def _read_file(split: Split, file: str, root: Element, image: str) -> Iterator[s
         elif None in polygons:
             yield f"{which} has a polygon that is not x1, y1 to x3, y3 or more: correct it"
         else:
-            x0, y0, x1, y1 = box
-            left_top = [x0 - 1, y0 - 1]
+            left, top, right, bottom = box[0] - 1, box[1] - 1, box[2], box[3]
             crowd = (entry.findtext("difficult") or "").strip().lower() not in _NOT_DIFFICULT
-            split.add_object(name, [*left_top, x1 - left_top[0], y1 - left_top[1]], polygons, crowd)
+            split.add_object(name, [left, top, right - left, bottom - top], polygons, crowd)
 
 
 def _number(parent: Element | None, key: str) -> float | None:
