@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from ..modeling import match_anchors
 
+REACHED_AT = 0.5  # the IoU from which an anchor reaches an object
+
 _OBJECTS_AT_ONCE = 50_000
 _QUARTER_OCTAVES = range(-16, 17)  # that the search goes through, four octaves to each side
 _LEAST_SIZE = 4  # pixels
@@ -149,7 +151,6 @@ def suggest_sizes(
     sizes: Sequence[Sequence[float]],
     boxes: np.ndarray,
     grids: np.ndarray,
-    iou: float = 0.5,
 ) -> Suggestion:
     """Search for the sizes that reach most objects: the present ones times one factor.
 
@@ -163,14 +164,13 @@ def suggest_sizes(
         sizes: L lists, the present sizes in pixels of the network input.
         boxes: (R, 4) float32, one object at least.
         grids: (R, L, 2), see :func:`grid_sizes`.
-        iou: the IoU from which an anchor reaches an object, 0 to 1.
     """
     candidates = {1.0: [list(level) for level in sizes]}
     for factor in (2 ** (k / 4) for k in _QUARTER_OCTAVES if k):
         if factor * min(map(min, sizes)) >= _LEAST_SIZE:
             candidates[factor] = [[float(round(s * factor)) for s in level] for level in sizes]
     reach = {
-        factor: float((best_ious(build(found), boxes, grids).max(axis=1) >= iou).mean())
+        factor: float((best_ious(build(found), boxes, grids).max(axis=1) >= REACHED_AT).mean())
         for factor, found in candidates.items()
     }
     enough = [f for f, share in reach.items() if share >= max(reach.values()) - _EQUAL_REACH]

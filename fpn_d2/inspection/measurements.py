@@ -21,6 +21,7 @@ from ..modeling.fpn import check_features_exist, features_read
 from ..utils.errors import UserError
 from ..utils.progress import told
 from .anchor_reach import (
+    REACHED_AT,
     best_ious,
     grid_sizes,
     network_inputs,
@@ -29,8 +30,6 @@ from .anchor_reach import (
 )
 from .annotated_objects import AnnotatedObjects, dataset_files, dataset_splits
 from .tested_levels import PyramidLevels
-
-_REACHED_AT = 0.5  # IoU
 
 
 class AnchorSetup:
@@ -139,10 +138,10 @@ class Inspection:
         self.levels = setup.levels.of_inputs(boxes)
         self._count_matches()
         self.ious = best_ious(setup.generator(setup.sizes), boxes, grids)
-        self.reached = self.ious.max(axis=1) >= _REACHED_AT
-        self.suggestion = suggest_sizes(setup.generator, setup.sizes, boxes, grids, _REACHED_AT)
+        self.reached = self.ious.max(axis=1) >= REACHED_AT
+        self.suggestion = suggest_sizes(setup.generator, setup.sizes, boxes, grids)
         suggested = best_ious(setup.generator(self.suggestion.sizes), boxes, grids)
-        self.reached_by_suggestion = suggested.max(axis=1) >= _REACHED_AT
+        self.reached_by_suggestion = suggested.max(axis=1) >= REACHED_AT
         self.missing = [
             name
             for name in objects.file_names
