@@ -86,6 +86,8 @@ class ErrorAnalysis:
         self.detections = [found.anns[i + 1] for i in range(len(results))]
         self.image, self.label = self._indices(self.detections)
         self.score = np.array([d["score"] for d in self.detections])
+        # pycocotools' order: detections of equal score by their image
+        self._ranked = np.lexsort((self.image, -self.score))
         annotations = [truth.anns[i + 1] for i in range(len(truth.anns))]
         self.objects = [a for a in annotations if not a["iscrowd"]]  # numbered before the crowds
         self.object_images, self.object_classes = self._indices(self.objects)
@@ -221,8 +223,6 @@ class ErrorAnalysis:
 
     def _find_curves(self) -> list[dict[str, Any]]:
         """The figures of each class at IoU 0.5: its curve, and where F1 is best."""
-        # pycocotools' order: detections of equal score by their image
-        self._ranked = np.lexsort((self.image, -self.score))
         ranked, curves = self._ranked[self.kinds[self._ranked] != _LEFT_OUT], []
         objects = np.bincount(self.object_classes, minlength=len(self.class_ids)).tolist()
         for k, own in enumerate(grouped(self.label[ranked], len(self.class_ids))):
