@@ -29,6 +29,7 @@ from .anchor_reach import (
     suggest_sizes,
 )
 from .annotated_objects import AnnotatedObjects, dataset_files, dataset_splits
+from .coco_matches import grouped
 from .tested_levels import PyramidLevels
 
 
@@ -153,9 +154,8 @@ class Inspection:
         generator, images = self.setup.generator(self.setup.sizes), self.objects.images
         self.matched = np.zeros(len(images), dtype=np.int64)
         self.anchors = np.zeros(len(self.setup.features), dtype=np.int64)
-        order = np.argsort(images, kind="stable")
-        starts = np.flatnonzero(np.diff(images[order], prepend=-1))
-        for of_image in told("matching anchors", np.split(order, starts[1:])):
+        by_image = [own for own in grouped(images, len(self.objects.file_names)) if len(own)]
+        for of_image in told("matching anchors", by_image):
             _, levels, objects = positive_anchors(
                 generator,
                 self.setup.matcher,
