@@ -69,7 +69,7 @@ def _analyze_test_set(inference_dir: str, levels: PyramidLevels) -> ErrorAnalysi
             "train_net.py --eval-only"
         )
     truth, image_root = load_ground_truth(dataset)
-    if not any(not a.get("iscrowd", 0) for a in truth.anns.values()):
+    if all(a.get("iscrowd", 0) for a in truth.anns.values()):
         raise UserError(f"data set {dataset} has no objects to find; analyse another test set")
     detections = read_detections(path, truth)
     if not detections:
