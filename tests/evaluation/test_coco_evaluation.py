@@ -36,25 +36,29 @@ def evaluator_of(name, image_ids, annotations, folder):
     return ResultsWritingCOCOEvaluator(name, output_dir=str(folder / "out"))
 
 
-@pytest.fixture
-def evaluator(tmp_path):
-    """An evaluator of one image of 200 x 200 pixels with two objects."""
-    annotations = [
-        {"id": i, "image_id": 7, "category_id": 1, "iscrowd": 0, "area": 1600.0,
-         "bbox": [x0, y0, x1 - x0, y1 - y0]}
-        for i, (x0, y0, x1, y1) in enumerate(OBJECTS, start=1)
-    ]  # fmt: skip
-    return evaluator_of("two_objects", [7], annotations, tmp_path)
+def annotation(number, image_id, corners, **more):
+    x0, y0, x1, y1 = corners
+    box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": 1600.0}
+    return {"id": number, "image_id": image_id, "category_id": 1, "iscrowd": 0, **box, **more}
+
+
+def measure(evaluator, outputs):
+    """The results of these outputs of a model, by the ids of images."""
+    evaluator.reset()
+    for image_id, output in outputs.items():
+        evaluator.process([{"image_id": image_id}], [output])
+    return evaluator.evaluate()
 
 
 @pytest.fixture
-def evaluate(evaluator, tmp_path):
-    """``evaluate(name, instances)``: the results and what was written of them."""
+def evaluate(tmp_path):
+    """``evaluate(name, instances)``: the results on one image with both objects, and what was
+    written of them."""
+    annotations = [annotation(i, 7, corners) for i, corners in enumerate(OBJECTS, start=1)]
+    evaluator = evaluator_of("two_objects", [7], annotations, tmp_path)
 
     def call(name, instances):
-        evaluator.reset()
-        evaluator.process([{"image_id": 7, "height": 200, "width": 200}], [{name: instances}])
-        results = evaluator.evaluate()
+        results = measure(evaluator, {7: {name: instances}})
         return results, json.loads(Path(tmp_path, "out", "results.json").read_text())
 
     return call
@@ -92,14 +96,11 @@ def test_recall_is_averaged_over_ious_from_half_to_095(evaluate):
 
 
 def test_objects_of_images_without_proposals_are_missed(tmp_path):
-    thing = {"category_id": 1, "iscrowd": 0, "area": 1600, "bbox": [10, 10, 40, 40]}
-    objects = [{**thing, "id": i, "image_id": i} for i in (1, 2)]
+    objects = [annotation(i, i, OBJECTS[0]) for i in (1, 2)]
     evaluator = evaluator_of("two_images", [1, 2], objects, tmp_path)
-    evaluator.reset()
     perfect = proposals({1: OBJECTS[0]})
-    for image, found in ((1, perfect), (2, perfect[:0])):
-        evaluator.process([{"image_id": image}], [{"proposals": found}])
-    recall = evaluator.evaluate()["box_proposals"]
+    outputs = {1: {"proposals": perfect}, 2: {"proposals": perfect[:0]}}
+    recall = measure(evaluator, outputs)["box_proposals"]
     names = ("AR@10", "AR@100", "AR@1000", "ARm@100")
     assert [recall[name] for name in names] == pytest.approx([50] * 4)
     saved = pickle.loads((tmp_path / "out" / "box_proposals.pkl").read_bytes())
@@ -133,18 +134,14 @@ def test_the_aps_of_detections_are_written_and_null_for_a_network_that_finds_not
 
 @pytest.mark.parametrize("mask", [{}, {"segmentation": []}, {"segmentation": [[]]}])
 def test_the_mask_of_a_crowd_that_has_none_is_its_box(tmp_path, mask):
-    thing = {"image_id": 7, "category_id": 1, "iscrowd": 0, "area": 1600, "bbox": [10, 10, 40, 40]}
-    thing["segmentation"] = [[10, 10, 50, 10, 50, 50, 10, 50]]
-    crowd = {key: thing[key] for key in ("image_id", "category_id", "area")}
-    crowd |= {"id": 2, "iscrowd": 1, "bbox": [60, 60, 40, 40], **mask}
-    evaluator = evaluator_of(tmp_path.name, [7], [{**thing, "id": 1}, crowd], tmp_path)
+    thing = annotation(1, 7, OBJECTS[0], segmentation=[[10, 10, 50, 10, 50, 50, 10, 50]])
+    crowd = annotation(2, 7, OBJECTS[1], iscrowd=1, **mask)
+    evaluator = evaluator_of(tmp_path.name, [7], [thing, crowd], tmp_path)
     found = detections(OBJECTS[::-1])  # the one in the crowd comes first, and counts neither way
     found.pred_masks = torch.zeros(2, 200, 200, dtype=torch.bool)
     for mask, (x0, y0, x1, y1) in zip(found.pred_masks, found.pred_boxes.tensor.int(), strict=True):
         mask[y0:y1, x0:x1] = True
-    evaluator.reset()
-    evaluator.process([{"image_id": 7}], [{"instances": found}])
-    assert evaluator.evaluate()["segm"]["AP"] == pytest.approx(100)
+    assert measure(evaluator, {7: {"instances": found}})["segm"]["AP"] == pytest.approx(100)
 
 
 # Data sets without an annotation file, which Detectron2 converts into one.
@@ -162,18 +159,13 @@ def mine():
 
 
 def ap_of(box, folder):
-    evaluator = ResultsWritingCOCOEvaluator("mine", output_dir=str(folder))
-    evaluator.reset()
-    evaluator.process([{"image_id": 7}], [{"instances": detections([box])}])
-    return evaluator.evaluate()["bbox"]["AP"]
+    evaluator = ResultsWritingCOCOEvaluator("mine", output_dir=folder and str(folder))
+    return measure(evaluator, {7: {"instances": detections([box])}})["bbox"]["AP"]
 
 
 @pytest.mark.usefixtures("mine")
 def test_a_data_set_without_a_file_needs_no_folder():
-    evaluator = ResultsWritingCOCOEvaluator("mine", output_dir=None)
-    evaluator.reset()
-    evaluator.process([{"image_id": 7}], [{"instances": detections([OBJECTS[0]])}])
-    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    assert ap_of(OBJECTS[0], None) == pytest.approx(100)
 
 
 def test_nothing_that_an_earlier_run_has_converted_is_believed(mine, tmp_path):

@@ -67,9 +67,7 @@ def evaluator(tmp_path):
         name = f"mask_recall_{len(made)}"
         made.append(name)
         MetadataCatalog.get(name).set(json_file=str(path))
-        evaluator = MaskRecallEvaluator(name, str(tmp_path / "out"))
-        evaluator.json_file = str(path)
-        return evaluator
+        return MaskRecallEvaluator(name, str(tmp_path / "out"))
 
     yield make
     for name in made:
@@ -248,7 +246,7 @@ def test_against_pycocotools(evaluator, monkeypatch, seed, compiled):
     images, outputs = random_case(np.random.default_rng(seed))
     made = evaluator(*images)
     results = run(made, *outputs)
-    for name, expected in recalls_of_pycocotools(made.json_file, outputs).items():
+    for name, expected in recalls_of_pycocotools(made._json_file, outputs).items():
         got = -100 if math.isnan(results[name]) else results[name]
         assert got == pytest.approx(expected, abs=1e-9), name
 
@@ -270,7 +268,7 @@ def test_objects_of_equal_iou_are_taken_in_pycocotools_order(evaluator):
     made = evaluator([first, second])
     results = run(made, *outputs)
     assert results["AR@10"] == pytest.approx(50)
-    assert recalls_of_pycocotools(made.json_file, outputs)["AR@10"] == pytest.approx(50)
+    assert recalls_of_pycocotools(made._json_file, outputs)["AR@10"] == pytest.approx(50)
 
 
 def test_several_processes(evaluator, monkeypatch):

@@ -7,8 +7,7 @@ from fpn_d2.evaluation.matching import match_boxes, match_detections
 
 
 def match(found, expected, pixels=0.1):
-    columns = [torch.tensor(rows).reshape(-1, 5) for rows in (found, expected)]
-    (a, b) = columns
+    a, b = (torch.tensor(rows).reshape(-1, 5) for rows in (found, expected))
     pairs, away = match_boxes(a[:, :4], b[:, :4], a[:, 4], b[:, 4], pixels)
     return pairs.tolist(), away.tolist()
 
