@@ -155,11 +155,12 @@ def test_a_faulty_file_is_named(tmp_path, folders, content, words):
     assert len(folders.load(tmp_path, "zoo_train")[0]) == 2
 
 
-def test_a_line_that_is_there_twice_counts_once(tmp_path, folders):
-    files = voc(**{"ImageSets/Main/train.txt": "a\nb\na\n", "Annotations/b.xml": xml(CAT)})
+@pytest.mark.parametrize("lines, images", [("a\nb\na\n", "ab"), ("a.jpg\n", "a")])
+def test_a_line_names_an_image_or_its_file_and_counts_once(tmp_path, folders, lines, images):
+    files = voc(**{"ImageSets/Main/train.txt": lines, "Annotations/b.xml": xml(CAT)})
     folders.write(tmp_path / "zoo", files)
     names = [r["file_name"] for r in folders.load(tmp_path, "zoo_train")[0]]
-    assert names == [str(tmp_path / f"zoo/JPEGImages/{name}.jpg") for name in "ab"]
+    assert names == [str(tmp_path / f"zoo/JPEGImages/{image}.jpg") for image in images]
 
 
 def test_hidden_files_are_no_annotations(tmp_path, folders):
@@ -170,27 +171,31 @@ def test_hidden_files_are_no_annotations(tmp_path, folders):
     assert not [name for name in register_folders(str(tmp_path)) if name.startswith("none")]
 
 
-def test_a_list_that_names_what_is_not_there(tmp_path, folders):
-    folders.write(tmp_path / "zoo", voc(**{"ImageSets/Main/val.txt": "c\n\nd\n"}))
-    with pytest.raises(UserError, match=r"val\.txt line 3 names .*Annotations/d\.xml, do not"):
-        folders.load(tmp_path, "zoo_val")
-
-
-def test_a_list_of_images_by_their_files(tmp_path, folders):
-    folders.write(tmp_path / "zoo", voc(**{"ImageSets/Main/train.txt": "a.jpg\n"}))
-    assert len(folders.load(tmp_path, "zoo_train")[0]) == 1
-    more = {"Annotations/b.XML": xml(CAT), "ImageSets/Main/train.txt": "b\n"}
-    folders.write(tmp_path / "park", voc(**more, **{"Annotations/b.xml": 0}))
-    with pytest.raises(UserError, match=r"b\.xml, do not exist \(but .*b\.XML' does: give"):
-        folders.load(tmp_path, "park_train")
-
-
-def test_a_list_that_names_what_is_in_a_folder_below(tmp_path, folders):
-    more = {"Annotations/deep/d.xml": xml(CAT), "ImageSets/Main/val.txt": "deep/d\n"}
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (
+            {"ImageSets/Main/val.txt": "c\n\nd\n"},
+            r"val\.txt line 3 names .*Annotations/d\.xml, do not",
+        ),
+        (
+            {"Annotations/c.xml": 0, "Annotations/c.XML": xml(CAT)},
+            r"c\.xml, do not exist \(but .*c\.XML' does: give",
+        ),
+        (
+            {"ImageSets/Main/val.txt": "deep/d\n", "Annotations/deep/d.xml": xml(CAT)},
+            r"line 1 names .*deep/d\.xml, which is not itself in .*: m",
+        ),
+        (
+            {"JPEGImages/c.jpg": 0, "Annotations/c.xml": xml(CAT, name="c.jpg")},
+            r"Annotations/c\.xml is left out, as its image is not in",
+        ),
+    ],
+    ids=["absent", "another case", "in a folder below", "no image"],
+)
+def test_a_list_that_names_what_is_not_there(tmp_path, folders, more, words):
     folders.write(tmp_path / "zoo", voc(**more))
-    with pytest.raises(
-        UserError, match=r"line 1 names .*deep/d\.xml, which is not itself in .*: m"
-    ):
+    with pytest.raises(UserError, match=words):
         folders.load(tmp_path, "zoo_val")
 
 
@@ -201,13 +206,6 @@ def test_no_evaluation_starts_without_an_image_that_a_list_names(tmp_path, folde
     with pytest.raises(UserError, match=r"Annotations/b\.xml is left out, as its image is not in"):
         build_test_loader(cfg, "zoo_train")
     assert len(load_train_dataset(cfg)) == 1  # one is skipped in any case
-
-
-def test_a_list_without_any_of_its_images(tmp_path, folders):
-    more = {"JPEGImages/c.jpg": 0, "Annotations/c.xml": xml(CAT, name="c.jpg")}
-    folders.write(tmp_path / "zoo", voc(**more))
-    with pytest.raises(UserError, match=r"Annotations/c\.xml is left out, as its image is not in"):
-        folders.load(tmp_path, "zoo_val")
 
 
 def test_a_coco_folder_has_its_name_before_a_folder_that_holds_vocs_own(tmp_path, folders, coco):
