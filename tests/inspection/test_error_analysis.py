@@ -49,12 +49,16 @@ def test_heads_that_are_not_registered_here_read_the_levels_of_their_key(row_con
         PyramidLevels.of_config(row_config(row, *opts, ["res4"]))
 
 
-def coco(images, categories, annotations):
+def coco(annotations, categories=CATEGORIES):
     truth = COCO()
-    truth.dataset = {"images": images, "categories": categories, "annotations": annotations}
+    truth.dataset = {"images": IMAGES, "categories": categories, "annotations": annotations}
     with quiet_pycocotools():
         truth.createIndex()
     return truth
+
+
+def analyze(annotations, results, categories=CATEGORIES):
+    return ErrorAnalysis("set", coco(annotations, categories), results, LEVELS)
 
 
 def annotation(number, image, category, *box, **more):
@@ -71,7 +75,7 @@ def analysis():
     # number 0, which is no match to pycocotools, and one number twice
     annotations = [annotation(i // 2, *values) for i, values in enumerate(OBJECTS)]
     results = [result(*values[:7]) for values in DETECTIONS]
-    return ErrorAnalysis("ten", coco(IMAGES, CATEGORIES, annotations), results, LEVELS)
+    return analyze(annotations, results)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +182,7 @@ def test_detections_in_a_crowd_count_neither_way():
         result(1, CAT, 0.8, 0, 0, 20, 20),
         result(1, DOG, 0.7, 60, 60, 20, 20),  # the crowd is not of its class
     ]
-    analysis = ErrorAnalysis("crowd", coco(IMAGES, CATEGORIES, annotations), results, LEVELS)
+    analysis = analyze(annotations, results)
     figures = analysis.as_json([0.0, 0.0])
     assert figures["detections"] == 2
     assert figures["crowd_regions"] == 1
@@ -193,7 +197,7 @@ def test_of_an_objects_errors_only_the_best_is_put_right():
     annotations = [annotation(1, 1, CAT, 0, 0, 20, 20)]
     boxes = [(10, 0, 20, 20), (0, 10, 20, 20)]
     results = [result(1, CAT, score, *box) for score, box in zip((0.3, 0.6), boxes, strict=True)]
-    analysis = ErrorAnalysis("place", coco(IMAGES, CATEGORIES, annotations), results, LEVELS)
+    analysis = analyze(annotations, results)
     errors = analysis.errors
     assert errors["place"] == {"count": 2, "dAP": pytest.approx(100)}
     assert errors["missed"]["count"] == 0
@@ -209,15 +213,14 @@ def test_of_an_objects_errors_only_the_best_is_put_right():
 )
 def test_a_class_of_which_nothing_is_left_has_no_ap(found, ap50, gain):
     annotations = [annotation(1, 1, CAT, 0, 0, 20, 20), annotation(2, 1, DOG, 60, 60, 20, 20)]
-    truth = coco(IMAGES, CATEGORIES, annotations)
-    analysis = ErrorAnalysis("dogs", truth, [result(*found)], LEVELS)
+    analysis = analyze(annotations, [result(*found)])
     assert analysis.ap["AP50"] == pytest.approx(ap50)
     assert analysis.errors["missed"]["dAP"] == pytest.approx(gain)
 
 
 def test_a_name_that_begins_with_an_underscore_is_in_the_legend():
-    truth = coco(IMAGES, [{"id": 1, "name": "_rest_"}], [annotation(1, 1, 1, 0, 0, 20, 20)])
-    analysis = ErrorAnalysis("rest", truth, [result(1, 1, 0.9, 0, 0, 20, 20)], LEVELS)
+    annotations, results = [annotation(1, 1, 1, 0, 0, 20, 20)], [result(1, 1, 0.9, 0, 0, 20, 20)]
+    analysis = analyze(annotations, results, [{"id": 1, "name": "_rest_"}])
     curves = draw_charts(analysis, analysis.as_json([0.5]), "all", "p")[1]
     assert "_rest_ (100)" in curves.svg
 
@@ -249,8 +252,7 @@ def test_ap_is_pycocotools_own():
             for _ in range(2):
                 box = np.array([x, y, *size]) * random.uniform(0.8, 1.25, 4)
                 results.append(result(image, category, float(random.random()), *box.tolist()))
-    truth = coco(IMAGES, CATEGORIES, annotations)
-    figures = ErrorAnalysis("random", truth, results, LEVELS).as_json([0.5, 0.5])
+    figures, truth = analyze(annotations, results).as_json([0.5, 0.5]), coco(annotations)
     with quiet_pycocotools():
         evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
         evaluation.evaluate()
