@@ -23,12 +23,12 @@ class PyramidLevels:
         min_size, max_size: ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``, in pixels.
     """
 
-    first: int = 2
-    last: int = 5
-    canonical_size: float = 224
-    canonical_level: int = 4
-    min_size: int = 800
-    max_size: int = 1333
+    first: int
+    last: int
+    canonical_size: float
+    canonical_level: int
+    min_size: int
+    max_size: int
 
     @classmethod
     def of_config(cls, cfg: CfgNode, fewest: int = 1) -> "PyramidLevels":

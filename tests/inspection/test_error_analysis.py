@@ -37,7 +37,7 @@ DETECTIONS = [  # and the score, the kind of error and the object that it is abo
 NAMES = ["class", "place", "both", "twice", "background", "missed"]
 CATEGORIES = [{"id": DOG, "name": "dog"}, {"id": CAT, "name": "cat"}]
 # without resizing, 20 px are on P2 and 40 px on P3: floor(3 + log2(20 / 40)) = 2
-LEVELS = PyramidLevels(2, 3, canonical_size=40, canonical_level=3, min_size=0)
+LEVELS = PyramidLevels(2, 3, canonical_size=40, canonical_level=3, min_size=0, max_size=0)
 
 
 def test_heads_that_are_not_registered_here_read_the_levels_of_their_key(row_config):
