@@ -27,7 +27,7 @@ CAT, DOG = thing("cat", (1, 1, 40, 20)), thing("dog", (6, 4, 15, 13))
 HARD = thing("dog", (1, 1, 10, 10), "<difficult>1</difficult><truncated>1</truncated>")
 
 
-def voc(**more):
+def voc(more=()):
     files = {
         "ImageSets/Main/train.txt": "a\nb\n",
         "ImageSets/Main/val.txt": "c\n",
@@ -37,7 +37,7 @@ def voc(**more):
         "Annotations/c.xml": xml(CAT),
         **{f"JPEGImages/{name}.jpg": IMAGE for name in "abc"},
     }
-    return {name: content for name, content in {**files, **more}.items() if content != 0}
+    return {name: content for name, content in {**files, **dict(more)}.items() if content != 0}
 
 
 def test_boxes_count_from_one_and_classes_are_those_of_all_splits(tmp_path, folders):
@@ -66,7 +66,7 @@ def test_difficult_objects_are_crowds_and_it_says_so(tmp_path, folders, caplog):
 )
 def test_every_way_to_write_difficult(tmp_path, folders, word, crowd):
     entry = thing("dog", (1, 1, 10, 10), f"<difficult>{word}</difficult>")
-    folders.write(tmp_path / "zoo", voc(**{"Annotations/c.xml": xml(entry)}))
+    folders.write(tmp_path / "zoo", voc({"Annotations/c.xml": xml(entry)}))
     (record,), _ = folders.load(tmp_path, "zoo_val")
     assert [a["iscrowd"] for a in record["annotations"]] == [crowd]
 
@@ -74,7 +74,7 @@ def test_every_way_to_write_difficult(tmp_path, folders, word, crowd):
 @pytest.mark.parametrize("ending", ["jpg", "png"])
 def test_of_two_images_of_a_name_the_file_says_which(tmp_path, folders, ending):
     more = {"JPEGImages/c.png": IMAGE, "Annotations/c.xml": xml(CAT, name=f"c.{ending}")}
-    folders.write(tmp_path / "zoo", voc(**more))
+    folders.write(tmp_path / "zoo", voc(more))
     (record,), _ = folders.load(tmp_path, "zoo_val")
     assert record["file_name"] == str(tmp_path / f"zoo/JPEGImages/c.{ending}")
 
@@ -86,7 +86,7 @@ def test_boxes_are_those_of_detectron2_and_of_supervision(tmp_path, folders):
         for _ in range(20)
     ]
     things = [thing("cat", [*map(int, box)]) for box in corners]
-    folders.write(tmp_path / "zoo", voc(**{"Annotations/a.xml": xml(*things)}))
+    folders.write(tmp_path / "zoo", voc({"Annotations/a.xml": xml(*things)}))
     (record, _), classes = folders.load(tmp_path, "zoo_train")
     ours = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in record["annotations"])]
     theirs, _ = load_voc_instances(str(tmp_path / "zoo"), "train", classes)
@@ -100,10 +100,8 @@ def test_polygons_are_kept(tmp_path, folders):
     polygon = (
         "<polygon><x1>5.5</x1><y1>3</y1><x2>21</x2><y2>3</y2><x3>5.5</x3><y3>13</y3></polygon>"
     )
-    folders.write(
-        tmp_path / "zoo",
-        voc(**{"Annotations/c.xml": xml(thing("cat", (5, 3, 20, 12), polygon))}),
-    )
+    entry = thing("cat", (5, 3, 20, 12), polygon)
+    folders.write(tmp_path / "zoo", voc({"Annotations/c.xml": xml(entry)}))
     (record,), _ = folders.load(tmp_path, "zoo_val")
     assert record["annotations"][0]["segmentation"] == [[4.5, 2, 20, 2, 4.5, 12]]
 
@@ -148,7 +146,7 @@ def test_flat_folders_and_folders_of_splits(tmp_path, folders, files, names):
     ],
 )
 def test_a_faulty_file_is_named(tmp_path, folders, content, words):
-    folders.write(tmp_path / "zoo", voc(**{"Annotations/c.xml": content}))
+    folders.write(tmp_path / "zoo", voc({"Annotations/c.xml": content}))
     with pytest.raises(UserError, match=words) as error:
         folders.load(tmp_path, "zoo_val")
     assert str(error.value).startswith(f"{tmp_path}/zoo/Annotations/c.xml")
@@ -157,7 +155,7 @@ def test_a_faulty_file_is_named(tmp_path, folders, content, words):
 
 @pytest.mark.parametrize("lines, images", [("a\nb\na\n", "ab"), ("a.jpg\n", "a")])
 def test_a_line_names_an_image_or_its_file_and_counts_once(tmp_path, folders, lines, images):
-    files = voc(**{"ImageSets/Main/train.txt": lines, "Annotations/b.xml": xml(CAT)})
+    files = voc({"ImageSets/Main/train.txt": lines, "Annotations/b.xml": xml(CAT)})
     folders.write(tmp_path / "zoo", files)
     names = [r["file_name"] for r in folders.load(tmp_path, "zoo_train")[0]]
     assert names == [str(tmp_path / f"zoo/JPEGImages/{image}.jpg") for image in images]
@@ -194,14 +192,14 @@ def test_hidden_files_are_no_annotations(tmp_path, folders):
     ids=["absent", "another case", "in a folder below", "no image"],
 )
 def test_a_list_that_names_what_is_not_there(tmp_path, folders, more, words):
-    folders.write(tmp_path / "zoo", voc(**more))
+    folders.write(tmp_path / "zoo", voc(more))
     with pytest.raises(UserError, match=words):
         folders.load(tmp_path, "zoo_val")
 
 
 def test_no_evaluation_starts_without_an_image_that_a_list_names(tmp_path, folders, cfg):
     more = {"JPEGImages/b.jpg": 0, "Annotations/b.xml": xml(name="b.jpg")}
-    folders.write(tmp_path / "zoo", voc(**more))
+    folders.write(tmp_path / "zoo", voc(more))
     register_folders(str(tmp_path))
     with pytest.raises(UserError, match=r"Annotations/b\.xml is left out, as its image is not in"):
         build_test_loader(cfg, "zoo_train")

@@ -20,7 +20,7 @@ BOX, IN_PIXELS = "1 0.5 0.5 0.25 0.4\n", [15, 6, 10, 8]
 TRIANGLE = "0 0.1 0.1 0.5 0.1 0.1 0.6\n"
 
 
-def folder(**more):
+def folder(more=()):
     files = {
         "data.yaml": YAML,
         "images/train/a.jpg": IMAGE,
@@ -30,7 +30,9 @@ def folder(**more):
         "images/val/c.jpg": IMAGE,
         "labels/val/c.txt": BOX,
     }
-    return {f"zoo/{name}": content for name, content in {**files, **more}.items() if content != 0}
+    return {
+        f"zoo/{name}": content for name, content in {**files, **dict(more)}.items() if content != 0
+    }
 
 
 def test_boxes_and_polygons(tmp_path, folders):
@@ -66,7 +68,7 @@ def test_boxes_are_those_of_supervision(tmp_path, folders):
     for _ in range(20):
         sides = rng.uniform(0.1, 0.4, 2)
         lines.append(" ".join(map(str, [0, *rng.uniform(0.2, 0.8, 2), *sides])))
-    folders.write(tmp_path, folder(**{"labels/val/c.txt": "\n".join(lines)}))
+    folders.write(tmp_path, folder({"labels/val/c.txt": "\n".join(lines)}))
     other = sv.DetectionDataset.from_yolo(
         *(str(tmp_path / "zoo" / name) for name in ("images/val", "labels/val", "data.yaml"))
     )
@@ -90,7 +92,7 @@ def test_boxes_are_those_of_supervision(tmp_path, folders):
     ],
 )
 def test_every_way_to_name_the_images(tmp_path, folders, yaml, more):
-    folders.write(tmp_path, folder(**{"data.yaml": yaml, **more}))
+    folders.write(tmp_path, folder({"data.yaml": yaml, **more}))
     records, classes = folders.load(tmp_path, "zoo_train")
     assert [len(record["annotations"]) for record in records] == [2, 0]
     assert classes == ["cat", "dog"]
@@ -105,7 +107,7 @@ def test_labels_beside_images_and_classes_with_gaps(tmp_path, folders):
 
 
 def test_labels_are_shares_of_the_turned_image(tmp_path, folders):
-    folders.write(tmp_path, folder(**{"images/val/c.jpg": 0}))
+    folders.write(tmp_path, folder({"images/val/c.jpg": 0}))
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     path = tmp_path / "zoo/images/val/c.jpg"
@@ -120,7 +122,7 @@ def test_of_poses_the_boxes_are_read_and_it_says_so(tmp_path, folders, caplog):
     yaml = f"{YAML}kpt_shape: [2, 3]\n"
     line = f"{BOX.strip()} 0.5 0.5 2 0.6 0.6 1\n"
     labels = {f"labels/{name}.txt": line for name in ("train/a", "train/deeper/b", "val/c")}
-    folders.write(tmp_path, folder(**{"data.yaml": yaml, **labels}))
+    folders.write(tmp_path, folder({"data.yaml": yaml, **labels}))
     records, _ = folders.load(tmp_path, "zoo_val")
     assert records[0]["annotations"][0]["bbox"] == pytest.approx(IN_PIXELS)
     assert "the keypoints of 1 objects are left out" in caplog.text
@@ -141,7 +143,7 @@ def test_of_poses_the_boxes_are_read_and_it_says_so(tmp_path, folders, caplog):
     ],
 )
 def test_a_faulty_line_is_named(tmp_path, folders, line, words):
-    folders.write(tmp_path, folder(**{"labels/val/c.txt": f"{BOX}\n{line}\n"}))
+    folders.write(tmp_path, folder({"labels/val/c.txt": f"{BOX}\n{line}\n"}))
     with pytest.raises(UserError, match=words) as error:
         folders.load(tmp_path, "zoo_val")
     assert str(error.value).startswith(f"{tmp_path}/zoo/labels/val/c.txt line 3 ")
@@ -149,7 +151,7 @@ def test_a_faulty_line_is_named(tmp_path, folders, line, words):
 
 
 def test_all_faulty_lines_are_kept(tmp_path, folders):
-    folders.write(tmp_path, folder(**{"labels/val/c.txt": "2 0 0 0 0\n3 0 0 0 0\n"}))
+    folders.write(tmp_path, folder({"labels/val/c.txt": "2 0 0 0 0\n3 0 0 0 0\n"}))
     with pytest.raises(UserError, match=r"line 1 has the class 2, .*\(and 1 more: ") as error:
         folders.load(tmp_path, "zoo_val")
     assert ["line 2 has the class 3" in text for text in error.value.sentences] == [False, True]
@@ -172,21 +174,21 @@ def test_all_faulty_lines_are_kept(tmp_path, folders):
     ],
 )
 def test_a_data_yaml_that_cannot_be_used(tmp_path, folders, yaml, words):
-    folders.write(tmp_path, folder(**{"data.yaml": yaml}))
+    folders.write(tmp_path, folder({"data.yaml": yaml}))
     with pytest.raises(UserError, match=words) as error:
         folders.load(tmp_path, "zoo_train")
     assert str(tmp_path / "zoo/data.yaml") in str(error.value)
 
 
 def test_a_split_without_any_label_is_refused(tmp_path, folders):
-    folders.write(tmp_path, folder(**{"labels/val/c.txt": 0}))
+    folders.write(tmp_path, folder({"labels/val/c.txt": 0}))
     with pytest.raises(UserError, match=r"none of the 1 images of val .*/labels/val/c\.txt: put"):
         folders.load(tmp_path, "zoo_val")
 
 
 def test_labels_without_images_and_the_reverse_are_told(tmp_path, folders, cache):
     more = {"images/val/d.jpg": IMAGE, "labels/val/e.txt": BOX, "images/val/f.jpg": "no image"}
-    folders.write(tmp_path, folder(**more))
+    folders.write(tmp_path, folder(more))
     assert len(folders.load(tmp_path, "zoo_val")[0]) == 2
     (file,) = cache.glob("zoo-*/instances_val.json")
     report = check_file(str(file), str(tmp_path / "zoo"), 1)
@@ -205,7 +207,7 @@ def test_images_of_rarer_formats_are_read_too(tmp_path, folders, ending):
 
 
 def test_a_label_file_whose_ending_is_in_capitals_is_told(tmp_path, folders, cache):
-    folders.write(tmp_path, folder(**{"images/val/d.jpg": IMAGE, "labels/val/d.TXT": BOX}))
+    folders.write(tmp_path, folder({"images/val/d.jpg": IMAGE, "labels/val/d.TXT": BOX}))
     folders.load(tmp_path, "zoo_val")
     (file,) = cache.glob("zoo-*/instances_val.json")
     (*_, finding) = check_file(str(file), str(tmp_path / "zoo"), 1).findings
@@ -213,12 +215,12 @@ def test_a_label_file_whose_ending_is_in_capitals_is_told(tmp_path, folders, cac
 
 
 def test_names_of_classes_that_are_numbers(tmp_path, folders):
-    folders.write(tmp_path, folder(**{"data.yaml": "train: images/train\nnames: [3, '1.10']\n"}))
+    folders.write(tmp_path, folder({"data.yaml": "train: images/train\nnames: [3, '1.10']\n"}))
     assert folders.load(tmp_path, "zoo_train")[1] == ["3", "1.10"]
 
 
 def test_a_list_that_is_not_in_utf8(tmp_path, folders):
-    folders.write(tmp_path, folder(**{"data.yaml": "train: a.txt\nnames: [cat, dog]\n"}))
+    folders.write(tmp_path, folder({"data.yaml": "train: a.txt\nnames: [cat, dog]\n"}))
     (tmp_path / "zoo/a.txt").write_text("images/train/a.jpg\n", encoding="utf-16")
     with pytest.raises(UserError, match=r"zoo/a\.txt is not in UTF-8: save it as UTF-8"):
         folders.load(tmp_path, "zoo_train")
@@ -227,7 +229,7 @@ def test_a_list_that_is_not_in_utf8(tmp_path, folders):
 def test_hidden_files_are_no_images(tmp_path, folders):
     """Jupyter keeps copies, and macOS notes beside each file."""
     hidden = {"images/train/.ipynb_checkpoints/a.jpg": IMAGE, "images/train/._a.jpg": "\0\5"}
-    folders.write(tmp_path, folder(**hidden))
+    folders.write(tmp_path, folder(hidden))
     names = [record["file_name"] for record in folders.load(tmp_path, "zoo_train")[0]]
     images = tmp_path / "zoo/images/train"
     assert names == [str(images / "a.jpg"), str(images / "deeper/b.png")]
@@ -252,7 +254,7 @@ def listed(tmp_path, folders, cfg):
     def write(*lines):
         yaml = "train: a.txt\nval: images/val\nnames: [cat, dog]\n"
         texts = {"data.yaml": yaml, "a.txt": "\n".join(lines), "images/train/bad.jpg": "no image"}
-        folders.write(tmp_path, folder(**texts))
+        folders.write(tmp_path, folder(texts))
         register_folders(str(tmp_path))
         cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
         return cfg
