@@ -191,16 +191,14 @@ class Inspection:
     def by_anchor_level(self) -> dict[str, dict[str, Any]]:
         """List sizes and matches, and count the objects whose best anchor is there, by feature."""
         best = np.bincount(self.ious.argmax(axis=1), minlength=len(self.anchors))
-        setup = self.setup
-        columns = setup.features, setup.strides, setup.sizes, self.anchors.tolist(), best.tolist()
         return {
             name: {
-                "stride": stride,
-                "sizes": sizes,
-                "matched_anchors": matched,
-                "objects_with_their_best_anchor_here": best_here,
+                "stride": self.setup.strides[i],
+                "sizes": self.setup.sizes[i],
+                "matched_anchors": int(self.anchors[i]),
+                "objects_with_their_best_anchor_here": int(best[i]),
             }
-            for name, stride, sizes, matched, best_here in zip(*columns, strict=True)
+            for i, name in enumerate(self.setup.features)
         }
 
     def as_json(self) -> dict[str, Any]:
