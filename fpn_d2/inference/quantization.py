@@ -46,16 +46,14 @@ def quantize(
 
     Args:
         graph: from :func:`fpn_d2.inference.openvino_parts.convert`, or of a whole detector.
-        samples: its inputs, an array or a tensor each, or a list or a dict of them; float16 is
-            taken for float32.
+        samples: its inputs, at least one: an array or a tensor each, or a list or a dict of them;
+            float16 is taken for float32.
         keep_first: whether the products that read the first input stay in floating point.
         last_outputs: the products behind these outputs stay in floating point.
 
     Raises:
-        UserError: where NNCF is not installed, or there is no sample.
+        UserError: where NNCF is not installed.
     """
-    if not len(samples):
-        raise UserError("int8 is calibrated on images, and there is none; name images")
     nncf = require("nncf")
     kept = _nearest_products((graph.outputs[i].get_node() for i in last_outputs), _sources)
     if keep_first:
