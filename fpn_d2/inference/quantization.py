@@ -22,7 +22,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..config import changed
 from ..data.build import load_train_dataset
@@ -65,21 +64,17 @@ def quantize(
         contextlib.redirect_stdout(io.StringIO()),
         told("quantizing", total=2 * len(samples)) as bar,
     ):
-        dataset = nncf.Dataset(samples, _counting(bar))
+
+        def counted(sample: Any) -> Any:
+            bar.update()
+            return _as_float32(sample)
+
         return nncf.quantize(
             graph,
-            dataset,
+            nncf.Dataset(samples, counted),
             subset_size=len(samples),
             ignored_scope=nncf.IgnoredScope(names=sorted(kept)),
         )
-
-
-def _counting(bar: tqdm) -> Callable[[Any], Any]:
-    def transform(sample: Any) -> Any:
-        bar.update()
-        return _as_float32(sample)
-
-    return transform
 
 
 def _as_float32(sample: Any) -> Any:
@@ -235,15 +230,12 @@ def read_cache(paths: Iterable[str | os.PathLike]) -> dict[str, Any] | None:
         try:
             with zipfile.ZipFile(path) as file:
                 parts = [name.removesuffix(".xml") for name in file.namelist()[::2]]
-                return {part: _read_graph(file, part) for part in parts}
+                read = openvino_core().read_model
+                return {p: read(file.read(f"{p}.xml"), file.read(f"{p}.bin")) for p in parts}
         except (OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             logger.warning("%s is damaged (%s) and is made anew", path, reason)
     return None
-
-
-def _read_graph(file: zipfile.ZipFile, part: str) -> Any:
-    return openvino_core().read_model(file.read(f"{part}.xml"), file.read(f"{part}.bin"))
 
 
 def write_cache(graphs: Mapping[str, Any], paths: Iterable[str | os.PathLike]) -> None:
