@@ -136,11 +136,15 @@ def quantize_parts(
         samples = [x for x in inputs[part.name] if len(x)]
         graph = convert(part, example)
         if samples:  # a mask head has none where nothing was detected, and stays as it is
-            last = range(len(graph.outputs) - part.num_last, len(graph.outputs))
-            is_first = part.name == "backbone"
-            graph = quantize(graph, samples, keep_first=is_first, last_outputs=last)
+            graph = quantize_part(part, graph, samples)
         graphs[part.name] = graph
     return graphs
+
+
+def quantize_part(part: Part, graph: Any, samples: Sequence[Tensor]) -> Any:
+    """:func:`quantize` a part's graph, but for its first layer and those that rank boxes."""
+    last = range(len(graph.outputs) - part.num_last, len(graph.outputs))
+    return quantize(graph, samples, keep_first=part.name == "backbone", last_outputs=last)
 
 
 def calibration_images(cfg: CfgNode) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fpn_d2.inference import prepare_model
 from fpn_d2.inference.openvino_parts import LevelsPart, compile_graph, convert, example_inputs
-from fpn_d2.inference.quantization import quantize
+from fpn_d2.inference.quantization import quantize_part
 
 from .contest import Comparison, Comparisons, make_row
 from .detectors import call_without_grad
@@ -30,11 +30,9 @@ def benchmark_parts(device: str, size: tuple[int, int] = SIZE) -> Comparisons:
     for part, example in example_inputs(model, "int8").items():
         x = _input(part, model, example, size)
         graph = convert(part, example)
-        last = range(len(graph.outputs) - part.num_last, len(graph.outputs))
         is_image = isinstance(part, LevelsPart)
-        int8 = quantize(graph, [x], keep_first=is_image, last_outputs=last)
         calls = {"torch": call_without_grad(part, x)}
-        for precision, chosen in (("float32", graph), ("int8", int8)):
+        for precision, chosen in (("float32", graph), ("int8", quantize_part(part, graph, [x]))):
             for label, count in (("any size", 0), ("one size", 1)) if is_image else (("", 0),):
                 run = compile_graph(chosen.clone(), precision, is_image=is_image, fixed_sizes=count)
                 calls[f"{part.name} {precision} {label}".strip()] = call_without_grad(run, x)
