@@ -28,7 +28,7 @@ from ..data import build_test_resize, check_names
 from ..data.images import look_at, read_image
 from ..evaluation.matching import match_boxes
 from ..inference import set_final_nms
-from ..inference.openvino_parts import openvino_core
+from ..inference.openvino_parts import cpu_settings, openvino_core
 from ..utils.errors import UserError
 from ..utils.files import (
     check_targets,
@@ -231,12 +231,8 @@ def load_exported(
         return torch.no_grad()(lambda inputs: list(module(*inputs.values())))
     if format == "openvino":
         require("openvino")
-        settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        }
         graph = openvino_core().read_model(content, weights)
-        compiled = openvino_core().compile_model(graph, "CPU", settings)
+        compiled = openvino_core().compile_model(graph, "CPU", cpu_settings("float32"))
 
         def run_compiled(inputs: dict[str, Tensor]) -> list[Tensor]:
             found = compiled({name: tensor.numpy() for name, tensor in inputs.items()})

@@ -33,7 +33,7 @@ from ..modeling import MaskProposalNetwork
 from ..utils.errors import UserError
 from ..utils.modules import overridden
 
-PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+_PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 _REMEDY = "take INFERENCE.ENGINE torch"
 _MOST_ROIS = 16  # of an image that calibrates
 # A graph for images of one size is faster than that for any size, most of all in int8 (python
@@ -299,9 +299,7 @@ def compile_graph(
     for port in ports if is_image else [*ports, steps.input()]:
         port.model().set_layout(first)
         port.tensor().set_layout(last)
-    settings = {
-        "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    settings = cpu_settings(precision) | {
         "PERFORMANCE_HINT": "LATENCY",
         # PyTorch's threads work on the same cores in turn, so that none may hold on to one.
         "ENABLE_CPU_PINNING": False,
@@ -328,6 +326,14 @@ def compile_graph(
         return [y.permute(0, 3, 1, 2) if m else y for y, m in zip(outputs, maps, strict=True)]
 
     return run
+
+
+def cpu_settings(precision: str) -> dict[str, Any]:
+    """OpenVINO's settings for one of its precisions, and for as many threads as PyTorch has."""
+    return {
+        "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[precision],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
 
 
 def _tensor_of(output: np.ndarray) -> Tensor:
@@ -367,10 +373,10 @@ def check_engine(precision: str, device: torch.device) -> None:
             f"INFERENCE.ENGINE openvino is for CPUs, and the model is on {device.type}; set "
             f"MODEL.DEVICE cpu, or {_REMEDY}"
         )
-    if precision not in PRECISION_HINTS:
+    if precision not in _PRECISION_HINTS:
         raise UserError(
             f"INFERENCE.PRECISION {precision} is not one of OpenVINO's; take "
-            f"{' or '.join(PRECISION_HINTS)}, or {_REMEDY}"
+            f"{' or '.join(_PRECISION_HINTS)}, or {_REMEDY}"
         )
     able = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "int8" and "INT8" not in able:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fpn_d2.inference import compile_backbone, prepare_model
-from fpn_d2.inference.openvino_parts import PRECISION_HINTS, openvino_core
+from fpn_d2.inference.openvino_parts import cpu_settings, openvino_core
 from fpn_d2.inference.quantization import quantize
 
 from .contest import Comparison, Comparisons, keeps_memory, make_row
@@ -155,8 +155,7 @@ def _openvino(path: str, image: np.ndarray) -> Calls:
         samples = [image_record(seed, size)["image"] / 255 for seed in range(_CALIBRATION_IMAGES)]
         variants["int8"] = quantize(graph, samples, keep_first=True, last_outputs=range(3))
     for variant, graph in variants.items():
-        hint, threads = PRECISION_HINTS[PRECISIONS[variant]], torch.get_num_threads()
-        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
+        settings = cpu_settings(PRECISIONS[variant])
         compiled = openvino_core().compile_model(graph, "CPU", settings)
         calls[f"openvino {variant}"] = lambda compiled=compiled: compiled([image])
     return calls
