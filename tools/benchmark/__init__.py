@@ -4,9 +4,8 @@ contest      calls timed in turn, each in a process with its users' memory setti
 precisions   the precisions of a device, and how fast it multiplies matrices in them
 networks     Faster R-CNN R-50 FPN with the same weights in three packages, and its input
 differences  how far the outputs of two models are apart
-detectors    tasks: inference, and a training step, of that network
+detectors    tasks: that network's inference, its dense parts by OpenVINO, and a training step
 operators    tasks: RoIAlign; the matching of anchors; mask proposals against an image pyramid
-engine_parts task: the network's dense parts by PyTorch and by OpenVINO
 paper_rows   task: every row of the paper's Tables 1 to 3
 growth       task: how seconds and memory grow with images, objects, classes, proposals, processes
 growth_point a point of that task, in processes of its own

@@ -22,8 +22,7 @@ from fpn_d2.utils.provenance import (
 
 from .agreement import benchmark_agreement, check_agreement
 from .contest import run_task
-from .detectors import benchmark_inference, benchmark_training
-from .engine_parts import benchmark_parts
+from .detectors import benchmark_inference, benchmark_parts, benchmark_training
 from .growth import all_series, growth_line, measure_growth
 from .operators import benchmark_mask_proposals, benchmark_matching, benchmark_pooling
 from .paper_rows import benchmark_rows

@@ -6,9 +6,8 @@ import time
 
 import pytest
 import torch
-from benchmark import detectors, engine_parts, profiling
-from benchmark.detectors import benchmark_inference, benchmark_training
-from benchmark.engine_parts import benchmark_parts
+from benchmark import detectors, profiling
+from benchmark.detectors import benchmark_inference, benchmark_parts, benchmark_training
 from benchmark.networks import Networks, image_record, settle_norms
 from benchmark.precisions import matmul_rates, prepared_variants_of, variants_of
 from benchmark.profiling import profile_detectors
@@ -52,7 +51,7 @@ def small_networks(request, row_config, monkeypatch):
         stock.load_state_dict(ours.state_dict())
         return Networks(cfg, ours, stock, Slow(stock.backbone))
 
-    for module in (detectors, engine_parts, profiling):
+    for module in (detectors, profiling):
         monkeypatch.setattr(module, "build_networks", build)
     monkeypatch.setattr(detectors, "matmul_rates", functools.partial(matmul_rates, size=256))
 
