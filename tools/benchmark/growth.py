@@ -42,8 +42,6 @@ from .growth_point import (
 
 _FASTER = "Faster-RCNN/faster_rcnn_R_18_FPN"
 _RETINANET = "RetinaNet/retinanet_R_18_FPN"
-# Stock RoI heads know no other size. Float32 in both.
-_SAME = ("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "224")
 _OBJECTS = (1, 3, 10, 30, 100, 300, 1000, 3000)
 _CLASSES = (1, 4, 16, 64, 256, 1200)
 _PROPOSALS = (100, 200, 500, 1000, 2000)
@@ -89,13 +87,14 @@ class Series(NamedTuple):
         In inference the objects are those that a detector may return, of a thousand proposals for
         each class. The heads train on all proposals. Two images are shared by the processes.
         """
-        point = Point(self.row, self.way, _SAME)
-        opts: tuple[str, ...] = ()
+        point = Point(self.row, self.way)
         if self.axis == "side":
-            point = point._replace(side=value)
-        elif self.axis == "processes":
-            point = point._replace(processes=value, images=2)
-        elif self.axis == "classes":
+            return point._replace(side=value)
+        if self.axis == "processes":
+            return point._replace(processes=value, images=2)
+        if self.axis == "objects" and self.way == "training":
+            return point._replace(objects=value)
+        if self.axis == "classes":
             section = "RETINANET" if self.row == _RETINANET else "ROI_HEADS"
             opts = (f"MODEL.{section}.NUM_CLASSES", str(value))
         elif self.axis == "proposals":
@@ -105,12 +104,10 @@ class Series(NamedTuple):
                 *("MODEL.RPN.POST_NMS_TOPK_TRAIN", str(value)),
                 *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", str(value)),
             )
-        elif self.way == "training":
-            point = point._replace(objects=value)
         else:
             threshold = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0")
             opts = ("TEST.DETECTIONS_PER_IMAGE", str(value), *threshold)
-        return point._replace(opts=(*point.opts, *opts))
+        return point._replace(opts=opts)
 
 
 def all_series(quick: bool = False, axes: Sequence[str] = ()) -> list[Series]:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine.defaults import create_ddp_model
-from detectron2.modeling import RetinaNet, build_model
+from detectron2.modeling import RetinaNet
 from torch import distributed, nn
 
-from fpn_d2.config import load_config, stock_config
+from fpn_d2.config import load_config
 from fpn_d2.config_checks import num_classes
 from fpn_d2.engine import Trainer
 from fpn_d2.inference import prepare_model
@@ -25,7 +25,15 @@ from fpn_d2.utils.timing import seconds_of
 
 from .contest import memory_of_process, peak_of
 from .detectors import call_without_grad, training_step
-from .networks import CONFIGS, image_record, output_of, settle_norms, spread_scores
+from .networks import (
+    CONFIGS,
+    STOCK_SIZE,
+    image_record,
+    output_of,
+    settle_norms,
+    spread_scores,
+    stock_model,
+)
 
 with contextlib.suppress(ImportError):  # Windows
     import resource
@@ -158,7 +166,8 @@ def measure_point(of_memory: bool = False) -> Measured:
 def _build_model(point: Point, contender: str, device: str) -> tuple[CfgNode, nn.Module]:
     """The model, with weights that find objects; both contenders get the same."""
     path = CONFIGS / "quick" / f"{point.row}.yaml"
-    cfg = load_config(path, ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", *point.opts])
+    opts = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", *STOCK_SIZE, *point.opts]
+    cfg = load_config(path, opts)
     torch.manual_seed(0)
     model = Trainer.build_model(cfg).eval()
     call = call_without_grad(model, [image_record(0, _START_SIZE)])
@@ -169,11 +178,7 @@ def _build_model(point: Point, contender: str, device: str) -> tuple[CfgNode, nn
             layer.weight.mul_(_DEVIATION / output_of(layer, call).std())
     else:
         spread_scores(model.roi_heads.box_predictor.cls_score, call)
-    if contender == "ours":
-        return cfg, model
-    stock = build_model(stock_config(cfg)).eval()
-    stock.load_state_dict(model.state_dict())
-    return cfg, stock
+    return cfg, model if contender == "ours" else stock_model(cfg, model)
 
 
 def _distribute(

@@ -30,6 +30,8 @@ _AS_TORCHVISION = [  # strides and colours
     *("MODEL.PIXEL_MEAN", "[123.675, 116.28, 103.53]"),
     *("MODEL.PIXEL_STD", "[58.395, 57.12, 57.375]"),
 ]
+# Stock RoI heads know no other canonical size.
+STOCK_SIZE = ("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "224")
 # A block adds less than it passes on, as in trained networks, or rounding grows with depth.
 _RESIDUAL = 0.25
 _LOGIT_DEVIATION = 2.0  # of class scores before softmax
@@ -73,14 +75,19 @@ def build_networks(device: str, size: tuple[int, int]) -> Networks:
     state = theirs.state_dict()
     weights = convert_foreign("", state, "torchvision", norm_eps=1e-5, all_classes=True).weights
     ours = Trainer.build_model(cfg).eval()
-    stock = build_model(stock_config(cfg)).eval()
     missing, unexpected = ours.load_state_dict(weights, strict=False)
     # Colours and anchors are not weights.
     left = [name for name in missing if "pixel_" not in name and "cell_anchors" not in name]
     assert not left, left
     assert not unexpected, unexpected
+    return Networks(cfg, ours, stock_model(cfg, ours), theirs.to(device))
+
+
+def stock_model(cfg: CfgNode, ours: nn.Module) -> nn.Module:
+    """Build Detectron2's model of a config, with the weights of ours, in eval mode."""
+    stock = build_model(stock_config(cfg)).eval()
     stock.load_state_dict(ours.state_dict())
-    return Networks(cfg, ours, stock, theirs.to(device))
+    return stock
 
 
 @torch.no_grad()

@@ -9,21 +9,18 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
-from fpn_d2.config import load_config, stock_config
+from fpn_d2.config import load_config
 from fpn_d2.engine import Trainer
 from fpn_d2.inference import prepare_model
 
 from .contest import Comparison, Comparisons, make_row
 from .detectors import call_without_grad, training_step
 from .differences import feature_error, loss_error
-from .networks import CONFIGS, image_record, random_boxes, settle_norms
+from .networks import CONFIGS, STOCK_SIZE, image_record, random_boxes, settle_norms, stock_model
 
 FOLDERS = ("RPN", "Fast-RCNN", "Faster-RCNN", "RetinaNet")
-# Stock RoI heads know no other size.
-_CANONICAL = ("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "224")
 
 
 def benchmark_rows(
@@ -42,13 +39,12 @@ def benchmark_rows(
         # The same network as another row, or one that stock Detectron2 has not
         if path.stem.endswith(("_2x", "_fp32", "_heads")):
             continue
-        cfg = load_config(path, ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", *_CANONICAL])
+        cfg = load_config(path, ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", *STOCK_SIZE])
         test, *train = (_record(cfg, seed, size, proposals) for seed in range(3))
         torch.manual_seed(0)
         ours = Trainer.build_model(cfg).eval()
         settle_norms(ours, call_without_grad(ours, [test]))
-        stock = build_model(stock_config(cfg)).eval()
-        stock.load_state_dict(ours.state_dict())
+        stock = stock_model(cfg, ours)
         ready = prepare_model(ours)
         models = {"ours": ready, "detectron2": stock}
         calls = {name: call_without_grad(model, [test]) for name, model in models.items()}

@@ -8,13 +8,12 @@ import pytest
 import torch
 from benchmark import detectors, profiling
 from benchmark.detectors import benchmark_inference, benchmark_parts, benchmark_training
-from benchmark.networks import Networks, image_record, settle_norms
+from benchmark.networks import STOCK_SIZE, Networks, image_record, settle_norms, stock_model
 from benchmark.precisions import matmul_rates, prepared_variants_of, variants_of
 from benchmark.profiling import profile_detectors
 from detectron2.modeling import build_model
 from stage_convs import StageConvs
 
-from fpn_d2.config import stock_config
 from fpn_d2.engine import Trainer
 
 SIZE = (128, 160)
@@ -39,16 +38,13 @@ def small_networks(request, row_config, monkeypatch):
     bottom_up = getattr(request, "param", "build_resnet_backbone")
 
     def build(device, size):
-        # Stock heads have no other canonical size.
-        opts = ["MODEL.WEIGHTS", "", "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "224"]
-        opts += ["MODEL.FPN.BOTTOM_UP", bottom_up]
+        opts = ["MODEL.WEIGHTS", "", *STOCK_SIZE, "MODEL.FPN.BOTTOM_UP", bottom_up]
         cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *opts)
         torch.manual_seed(0)
         ours = Trainer.build_model(cfg).eval()
         record = image_record(0, size)
         settle_norms(ours, lambda: ours([record]))
-        stock = build_model(stock_config(cfg)).eval()
-        stock.load_state_dict(ours.state_dict())
+        stock = stock_model(cfg, ours)
         return Networks(cfg, ours, stock, Slow(stock.backbone))
 
     for module in (detectors, profiling):

@@ -327,7 +327,7 @@ def test_a_programming_error_is_no_lack_of_memory(monkeypatch):
         growth_point.measure_point()
 
 
-SMALL = Point(FASTER, "inference", growth._SAME, side=64, objects=2)
+SMALL = Point(FASTER, "inference", side=64, objects=2)
 
 
 @pytest.mark.slow
@@ -335,7 +335,7 @@ SMALL = Point(FASTER, "inference", growth._SAME, side=64, objects=2)
     ("point", "finds"),
     [
         (SMALL, True),
-        (SMALL._replace(row=RETINANET, opts=()), True),
+        (SMALL._replace(row=RETINANET), True),
         (SMALL._replace(way="training"), False),
         (SMALL._replace(way="training", images=2, processes=2), False),
     ],
