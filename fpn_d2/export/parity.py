@@ -297,7 +297,7 @@ def read_check_images(cfg: CfgNode, files: Sequence[str] = ()) -> list[Tensor]:
 def _test_files(cfg: CfgNode) -> list[str]:
     try:
         check_names(cfg.DATASETS.TEST[:1], "DATASETS.TEST")
-        records = DatasetCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else []
+        records = DatasetCatalog.get(cfg.DATASETS.TEST[0])
     except (UserError, OSError) as error:
         raise UserError(f"{error}; or name images by --images") from error
     if not records:
