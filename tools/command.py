@@ -72,10 +72,10 @@ def _run(path: str) -> None:
 def _overview() -> str:
     lines = ["usage: fpn-d2 COMMAND ... (fpn-d2 COMMAND --help lists its options)", ""]
     for word, (name, *before) in COMMANDS.items():
-        module = ast.parse(Path(script(name)).read_text(encoding="utf-8"))
-        sentence = ast.get_docstring(module).splitlines()[0]
-        if before:
-            sentence = f"{COMMANDS[next(iter(COMMANDS))][0]} {' '.join(before)}"
+        sentence = " ".join((name, *before))
+        if not before:
+            module = ast.parse(Path(script(name)).read_text(encoding="utf-8"))
+            sentence = ast.get_docstring(module).splitlines()[0]
         lines.append(f"  {word:12}{sentence}")
     return "\n".join(lines)
 
