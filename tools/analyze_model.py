@@ -46,7 +46,7 @@ def main() -> None:
     from fpn_d2.inference import check_weights
     from fpn_d2.utils.errors import exit_on_user_error
 
-    warnings.filterwarnings("ignore", message="torch.meshgrid")
+    warnings.filterwarnings("ignore", message="torch.meshgrid")  # of Detectron2's anchors
     with exit_on_user_error():
         check_weights(args.weights, args.opts)
         weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []

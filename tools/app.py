@@ -38,8 +38,7 @@ def main() -> None:
     from fpn_d2.utils.errors import UserError, exit_on_user_error
 
     keep_freed_memory()
-    # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns about.
-    warnings.filterwarnings("ignore", message="torch.meshgrid")
+    warnings.filterwarnings("ignore", message="torch.meshgrid")  # of Detectron2's anchors
     with exit_on_user_error():
         configs = {}
         for words in args.model:

@@ -94,8 +94,7 @@ def main() -> None:
     from fpn_d2.utils.errors import exit_on_user_error
 
     keep_freed_memory()
-    # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns of.
-    warnings.filterwarnings("ignore", message="torch.meshgrid")
+    warnings.filterwarnings("ignore", message="torch.meshgrid")  # of Detectron2's anchors
     with exit_on_user_error():
         sys.stdout.reconfigure(errors="backslashreplace")  # file names have any characters
         threshold = score_threshold(args.threshold)

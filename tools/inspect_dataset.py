@@ -40,8 +40,7 @@ def main() -> None:
     from fpn_d2.inspection.measurements import Inspection
     from fpn_d2.utils.errors import UserError, exit_on_user_error
 
-    # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns of.
-    warnings.filterwarnings("ignore", message="torch.meshgrid")
+    warnings.filterwarnings("ignore", message="torch.meshgrid")  # of Detectron2's anchors
     with exit_on_user_error():
         if args.samples < 0:
             raise UserError(f"--samples is {args.samples}: give 0 or more")

@@ -49,8 +49,7 @@ def main() -> None:
     from fpn_d2.utils.errors import exit_on_user_error
     from fpn_d2.utils.files import explain_disk_errors, prepare_target, write_json
 
-    # Detectron2's anchor generator calls torch.meshgrid in a way that torch warns of.
-    warnings.filterwarnings("ignore", message="torch.meshgrid")
+    warnings.filterwarnings("ignore", message="torch.meshgrid")  # of Detectron2's anchors
     with exit_on_user_error():
         to_file = args.json not in (None, "-")
         if to_file:
