@@ -202,30 +202,24 @@ def _measure(
     Raises:
         UserError: where one ends early for another reason.
     """
+    results, reasons = {}, {}
     try:
-        return _measure_any(point, names, device, rounds, gib, together)
+        if together and len(names) > 1:
+            with contextlib.suppress(OutOfMemory, ProcessEnded):
+                return _Found(_time(point, names, device, rounds, gib / len(names)), True, {})
+        for name in names:
+            try:
+                results |= _time(point, [name], device, rounds, gib)
+            except OutOfMemory:
+                reasons[name] = f"ran out of {gib:.0f} GiB"
+            except ProcessEnded as ended:
+                reasons[name] = str(ended)
     except Exception as error:
         traceback.print_exception(error)
         raise UserError(
             f"growth ended early at {point}; the traceback above says why, and --json has what was "
             "measured before"
         ) from error
-
-
-def _measure_any(
-    point: Point, names: Sequence[str], device: str, rounds: int, gib: float, together: bool
-) -> _Found:
-    if together and len(names) > 1:
-        with contextlib.suppress(OutOfMemory, ProcessEnded):
-            return _Found(_time(point, names, device, rounds, gib / len(names)), True, {})
-    results, reasons = {}, {}
-    for name in names:
-        try:
-            results |= _time(point, [name], device, rounds, gib)
-        except OutOfMemory:
-            reasons[name] = f"ran out of {gib:.0f} GiB"
-        except ProcessEnded as ended:
-            reasons[name] = str(ended)
     return _Found(results, False, reasons)
 
 
