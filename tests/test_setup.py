@@ -185,7 +185,7 @@ def test_torch_as_torch_says_and_without_a_compiler_no_compiled_part(environment
 
 @pytest.fixture
 def pip_calls(monkeypatch):
-    """The arguments of each call of pip, which does nothing."""
+    """The arguments of each call of pip, which does nothing; this package is installed already."""
     calls = []
 
     def pip(*arguments, failure, **options):
@@ -194,6 +194,7 @@ def pip_calls(monkeypatch):
             raise SetupError(failure)
 
     monkeypatch.setattr(setup_environment, "pip", pip)
+    monkeypatch.setattr(setup_environment, "is_current", lambda: True)
     return calls
 
 
@@ -241,7 +242,6 @@ def test_opencv_without_libgl_is_the_headless_one(libgl, package, pip_calls, mon
     monkeypatch.setattr(setup_environment, "look", look)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr("ctypes.util.find_library", lambda name: libgl)
-    monkeypatch.setattr(setup_environment, "is_current", lambda: True)
     setup_environment.set_up(tmp_path)
     assert pip_calls == [["install", package]]
 
@@ -253,7 +253,6 @@ def test_where_nothing_is_missing_one_python_looks(pip_calls, monkeypatch, tmp_p
         "look",
         lambda names: looks.append(names) or ("2.7 0.2 4 0.6 unknown", ""),
     )
-    monkeypatch.setattr(setup_environment, "is_current", lambda: True)
     text = setup_environment.set_up(tmp_path)
     assert "torch 2.7 | torchvision 0.2 | cv2 4 | detectron2 0.6 | fpn_d2" in text
     assert looks == ["torch, torchvision, cv2, detectron2, detectron2._C"]
@@ -280,7 +279,6 @@ def test_a_torch_that_the_package_refuses_gets_one_sentence_before_anything_is_b
     monkeypatch.setattr(setup_environment, "look", look)
     monkeypatch.setattr(setup_environment, "find_source", lambda named, work: "detectron2.whl")
     monkeypatch.setattr(setup_environment, "install_detectron2", lambda *args: built.append(args))
-    monkeypatch.setattr(setup_environment, "is_current", lambda: True)
     if not refused:
         assert f"torch {after} | " in setup_environment.set_up(tmp_path)
         assert built
@@ -295,7 +293,6 @@ def test_a_torch_that_the_package_refuses_gets_one_sentence_before_anything_is_b
 def test_detectron2_without_its_compiled_part_is_named(pip_calls, monkeypatch, tmp_path):
     look = lambda names: (None, "no _C") if "_C" in names else ("3", "")  # noqa: E731
     monkeypatch.setattr(setup_environment, "look", look)
-    monkeypatch.setattr(setup_environment, "is_current", lambda: True)
     assert "detectron2 3 (without its compiled part)" in setup_environment.set_up(tmp_path)
     assert not pip_calls
 
@@ -339,7 +336,6 @@ def test_a_package_that_does_not_import_after_all_gets_one_sentence(
 ):
     monkeypatch.setattr(setup_environment, "look", lambda name: (None, "ImportError: no"))
     monkeypatch.setattr(setup_environment, "find_source", lambda named, work: "detectron2.whl")
-    monkeypatch.setattr(setup_environment, "is_current", lambda: True)
     with pytest.raises(SetupError, match="torch is installed and does not import") as raised:
         setup_environment.set_up(tmp_path)
     assert_one_sentence(raised.value)
