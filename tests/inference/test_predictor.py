@@ -32,16 +32,23 @@ def model(row_config):
     return build_model(row_config(ROW))
 
 
-@pytest.mark.parametrize("resize, height", [("detectron2", 81), ("torchvision", 80)])
-def test_an_image_is_resized_as_the_config_says(row_config, model, resize, height):
+@pytest.mark.parametrize(
+    "resize, size, expected",
+    [  # heights and widths; the longer side becomes 100 px
+        ("detectron2", (97, 120), (81, 100)),  # 80.83
+        ("torchvision", (97, 120), (80, 100)),
+        ("detectron2", (3, 5000), (1, 100)),  # 0.06
+        ("detectron2", (3, 500), (1, 100)),  # 0.6, which is rounded up
+    ],
+)
+def test_an_image_is_resized_as_the_config_says(row_config, model, resize, size, expected):
     predictor = Predictor(row_config(ROW, *SIZES, "INPUT.RESIZE_TEST", resize), model)
     seen = []
     predictor.model.model.register_forward_pre_hook(
         lambda module, args: seen.append(args[0][0]["image"].shape)
     )
-    # 97 x 120 px times 100 / 120: 80.83 x 100
-    predictor.detect(np.zeros((97, 120, 3), np.uint8))
-    assert seen == [(3, height, 100)]
+    predictor.detect(np.zeros((*size, 3), np.uint8))
+    assert seen == [(3, *expected)]
 
 
 @pytest.mark.parametrize("image_format", ["BGR", "RGB", "L", "YUV-BT.601", "HSV"])
@@ -63,18 +70,6 @@ def test_an_image_is_what_evaluation_makes_of_its_file(row_config, tmp_path, ima
     Predictor(cfg, Recorder()).detect(rgb)
     expected = map_record(build_test_mapper(cfg), {"file_name": path})["image"]
     torch.testing.assert_close(seen[0], expected.float(), rtol=0, atol=1e-6)
-
-
-def test_a_narrow_image_keeps_a_pixel(row_config, model):
-    predictor = Predictor(row_config(ROW, *SIZES), model)
-    seen = []
-    predictor.model.model.register_forward_pre_hook(
-        lambda module, args: seen.append(args[0][0]["image"].shape)
-    )
-    # 3 px times 100 / 5000 are 0.06, and times 100 / 500 are 0.6, which is rounded up
-    for width in (5000, 500):
-        predictor.detect(np.zeros((3, width, 3), np.uint8))
-    assert seen == [(3, 1, 100), (3, 1, 100)]
 
 
 def test_fast_rcnn_is_refused_in_words(row_config):
