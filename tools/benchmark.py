@@ -20,35 +20,30 @@ _BY_NAME = ("rows", "parts", "growth")  # only where they are named
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
     default = [task for task in TASKS if task not in _BY_NAME]
-    parser.add_argument("--tasks", nargs="*", default=default, choices=TASKS)
-    parser.add_argument("--rows", action="store_true", help="add every row of Tables 1 to 3")
-    parser.add_argument("--rounds", type=int, default=5, help="slow tasks take half of them")
-    parser.add_argument(
-        "--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU"
-    )
-    parser.add_argument("--compile", action="store_true", help="add torch.compile; minutes more")
-    parser.add_argument(
+    add("--tasks", nargs="*", default=default, choices=TASKS)
+    add("--rows", action="store_true", help="add every row of Tables 1 to 3")
+    add("--rounds", type=int, default=5, help="slow tasks take half of them")
+    add("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU")
+    add("--compile", action="store_true", help="add torch.compile; minutes more")
+    add(
         "--agreement",
         nargs=2,
         metavar=("CONFIG", "WEIGHTS"),
         help="compare the detections of a trained Faster R-CNN, prepared and plain, too",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="growth: three points of the lower end of each range"
-    )
-    parser.add_argument(
-        "--axes", nargs="+", default=AXES, choices=AXES, help="growth: what grows; all by default"
-    )
-    parser.add_argument(
+    add("--quick", action="store_true", help="growth: three points of the lower end of each range")
+    add("--axes", nargs="+", default=AXES, choices=AXES, help="growth: what grows; all by default")
+    add(
         "--minutes",
         type=float,
         default=25.0,
         metavar="N",
         help="growth: leave out points that would end later",
     )
-    parser.add_argument("--profile", action="store_true", help="print where our time goes, too")
-    parser.add_argument("--json", default="", metavar="FILE", help="write the rows")
+    add("--profile", action="store_true", help="print where our time goes, too")
+    add("--json", default="", metavar="FILE", help="write the rows")
     return parser
 
 

@@ -19,14 +19,11 @@ _NUMBERS = (
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "run", metavar="RUN", help="the OUTPUT_DIR of a run that has been evaluated"
-    )
-    parser.add_argument("--num-images", type=int, default=12)
-    parser.add_argument(
-        "--output", default="", metavar="DIR", help="default: RUN/pictures, a folder for each set"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("run", metavar="RUN", help="the OUTPUT_DIR of a run that has been evaluated")
+    add("--num-images", type=int, default=12)
+    add("--output", default="", metavar="DIR", help="default: RUN/pictures, a folder for each set")
+    add(
         "--confidence-threshold",
         "--threshold",
         dest="threshold",

@@ -19,36 +19,35 @@ FORMATS = ("onnx", "torchscript", "openvino")
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", default="", metavar="FILE")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="or a zoo name")
-    parser.add_argument("--format", required=True, choices=FORMATS)
-    parser.add_argument("--output", required=True, metavar="FILE")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE")
+    add("--weights", required=True, metavar="FILE", help="or a zoo name")
+    add("--format", required=True, choices=FORMATS)
+    add("--output", required=True, metavar="FILE")
+    add(
         "--images",
         nargs="+",
         default=(),
         metavar="FILE",
         help="to check on; default: the first images of the config's test set",
     )
-    parser.add_argument(
+    add(
         "--confidence-threshold",
         default="",
         metavar="SCORE",
         help="least score of a detection, or best-f1: each class's own, as "
         "tools/analyze_results.py found it (default: the config's SCORE_THRESH_TEST)",
     )
-    parser.add_argument(
-        "--int8", action="store_true", help="OpenVINO only: quantized on images of DATASETS.TRAIN"
-    )
-    parser.add_argument(
+    add("--int8", action="store_true", help="OpenVINO only: quantized on images of DATASETS.TRAIN")
+    add(
         "--validation-images",
         type=int,
         default=500,
         metavar="N",
         help="with --int8: the AP is that of the first N images of DATASETS.TEST (default: 500)",
     )
-    parser.add_argument("--force", action="store_true", help="replace the output if it is there")
-    parser.add_argument(
+    add("--force", action="store_true", help="replace the output if it is there")
+    add(
         "--json",
         "--report",
         dest="report",
@@ -56,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="add the check's numbers to this file",
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     return parser
 
 
