@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -28,6 +27,7 @@ from ..data import build_test_resize, check_names
 from ..data.images import look_at, read_image
 from ..evaluation.matching import match_boxes
 from ..inference import set_final_nms
+from ..inference.inputs import network_input
 from ..inference.openvino_parts import cpu_settings, openvino_core
 from ..utils.errors import UserError
 from ..utils.files import (
@@ -288,9 +288,7 @@ def read_check_images(cfg: CfgNode, files: Sequence[str] = ()) -> list[Tensor]:
         sides = {"INPUT.MIN_SIZE_TEST": shortest, "INPUT.MAX_SIZE_TEST": cfg.INPUT.MAX_SIZE_TEST}
         for scale in SCALES:
             scaled = changed(cfg, {key: round(scale * side) for key, side in sides.items()})
-            resized = build_test_resize(scaled).get_transform(pixels).apply_image(pixels)
-            resized = np.ascontiguousarray(resized.transpose(2, 0, 1), np.float32)
-            images.append(torch.from_numpy(resized))
+            images.append(network_input(pixels, build_test_resize(scaled)))
     return images
 
 

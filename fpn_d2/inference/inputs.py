@@ -8,6 +8,7 @@ import os
 import numpy as np
 import torch
 from detectron2.data.detection_utils import convert_PIL_to_numpy
+from detectron2.data.transforms import Augmentation
 from PIL import Image
 from torch import Tensor
 
@@ -75,6 +76,12 @@ def input_pixels(image: ImageInput, image_format: str) -> np.ndarray:
     if image_format in ("RGB", "BGR"):
         return rgb[:, :, ::-1] if image_format == "BGR" else rgb
     return convert_PIL_to_numpy(Image.fromarray(rgb), image_format)
+
+
+def network_input(pixels: np.ndarray, resize: Augmentation) -> Tensor:
+    """Resize (H, W, C) pixels by :func:`fpn_d2.data.build_test_resize`, to (C, h, w) float32."""
+    resized = resize.get_transform(pixels).apply_image(pixels).transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(resized, np.float32))
 
 
 def _with_three_channels(pixels: np.ndarray, axis: int, what: str, remedy: str) -> np.ndarray:

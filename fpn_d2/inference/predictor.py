@@ -26,7 +26,7 @@ from ..config import load_config
 from ..data import build_test_resize
 from ..utils.errors import UserError
 from ..utils.model_zoo import close_zoo_names, zoo_config, zoo_names, zoo_weights
-from .inputs import ImageInput, input_pixels
+from .inputs import ImageInput, input_pixels, network_input
 from .names import classes_of
 from .prepared import PreparedModel, prepare_as_configured
 
@@ -181,9 +181,7 @@ class Predictor(DefaultPredictor):
         """An image as the network takes it, resized as the config says."""
         pixels = input_pixels(image, self.input_format)
         height, width = pixels.shape[:2]
-        resized = self.aug.get_transform(pixels).apply_image(pixels).transpose(2, 0, 1)
-        tensor = torch.from_numpy(np.ascontiguousarray(resized, np.float32))
-        return {"image": tensor, "height": height, "width": width}
+        return {"image": network_input(pixels, self.aug), "height": height, "width": width}
 
     @torch.no_grad()
     def _run(self, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
