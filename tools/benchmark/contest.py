@@ -77,10 +77,9 @@ def run_task(task: Callable[..., Comparisons], device: str, rounds: int, *args: 
     Raises:
         UserError: what the task raises, and where it ends early.
     """
-    context = multiprocessing.get_context("spawn")
-    pools = [ProcessPoolExecutor(max_workers=1, mp_context=context) for _ in range(2)]
+    options = {"max_workers": 1, "mp_context": multiprocessing.get_context("spawn")}
     try:
-        with pools[0] as plain, pools[1] as keeping:
+        with ProcessPoolExecutor(**options) as plain, ProcessPoolExecutor(**options) as keeping:
             plain.submit(keeps_memory)  # starts it while the other one starts
             if not _ask(keeping, _keep_memory):
                 keeping = plain
