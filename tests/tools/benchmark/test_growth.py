@@ -355,7 +355,7 @@ def test_a_real_point(point, finds):
 
 @pytest.mark.slow
 def test_both_hold_about_the_same_however_small_the_image():
-    """As long as what the C library held counted, or ours kept it, these were 0 and 25 MiB."""
+    """If what the C library holds counted, or ours kept it, these would be 0 and 25 MiB."""
     found = growth._time(SMALL._replace(side=320), BOTH, "cpu", 1, 8.0)
     ours, stock = (rounds[0].peak_mib for rounds in found.values())
     if ours is None:
