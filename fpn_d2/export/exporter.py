@@ -349,10 +349,9 @@ def write_export(exported: Exported, path: str | os.PathLike, overwrite: bool = 
     """
     check_output(path, overwrite, exported.format)
     remedy = "choose another --output, or make room there"
-    files = _files(path, exported.format)
-    contents = [exported.content, exported.weights][: len(files)]
+    contents = exported.content, exported.weights  # of which only OpenVINO has the second
     with contextlib.ExitStack() as stack:  # which renames both once both are there, the last first
-        for name, content in zip(files, contents, strict=True):
+        for name, content in zip(_files(path, exported.format), contents, strict=False):
             stack.enter_context(explain_disk_errors(os.fspath(name), remedy))
             file = stack.enter_context(replace_file(name, "wb"))
             file.write(content)
