@@ -88,9 +88,9 @@ def code_hash(folder: str | os.PathLike) -> str:
             count.
     """
     package = Path(__file__).parents[1]
-    files = {f"{room}/{path.relative_to(package / room).as_posix()}": path
-             for room in ("layers", "modeling", "structures")
-             for path in package.joinpath(room).rglob("*.py")}  # fmt: skip
+    rooms = ("layers", "modeling", "structures")
+    paths = [path for room in rooms for path in package.joinpath(room).rglob("*.py")]
+    files = {path.relative_to(package).as_posix(): path for path in paths}
     configs = Path(folder, "configs")
     if not configs.is_dir():  # an installed package has its own
         configs = package / "configs"
