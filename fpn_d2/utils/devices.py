@@ -1,4 +1,7 @@
-"""What the device at hand can do, and what a process asks of its C library."""
+"""What the device at hand can do, and what a process asks of its C library.
+
+What is said of a processor depends on no clock, so that a run can be repeated.
+"""
 
 import contextlib
 import ctypes
@@ -27,8 +30,7 @@ def has_slow_matmul() -> bool:
     """Whether float32 convolutions use wider instructions than matrix products on this CPU.
 
     PyTorch multiplies by MKL, which uses AVX-512 on Intel's processors alone, and convolves by
-    oneDNN, which uses what the processor has. On AMD's Zen 4 both are equally fast. The answer
-    depends on the processor and on no clock, so that a run can be repeated.
+    oneDNN, which uses what the processor has. On AMD's Zen 4 both are equally fast.
     """
     return (
         torch.backends.mkl.is_available()
@@ -41,8 +43,7 @@ def has_slow_matmul() -> bool:
 def has_slow_channels_last_gradient() -> bool:
     """Whether oneDNN is slow at the gradient of a channels-last convolution's weights on this CPU.
 
-    Measured on an AMD Zen 3, which has AVX2; processors with AVX-512 have other kernels. The answer
-    depends on the processor and on no clock, so that a run can be repeated.
+    Measured on an AMD Zen 3, which has AVX2; processors with AVX-512 have other kernels.
     """
     return torch.backends.mkldnn.is_available() and _has_avx2_alone()
 

@@ -58,22 +58,24 @@ def test_an_allocator_that_the_user_has_tuned_is_left_alone(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("has_avx512", "vendor", "family", "winograd", "slow_matmul"),
+    ("has_avx512", "vendor", "family", "by_platform", "winograd", "slow_matmul"),
     [
-        (False, "AuthenticAMD", "25", True, False),  # Zen 3
-        (False, "GenuineIntel", "6", True, False),
-        (True, "AuthenticAMD", "25", True, False),  # Zen 4
-        (True, "AuthenticAMD", "26", False, True),  # Zen 5
-        (True, "GenuineIntel", "6", False, False),
-        (True, "", "", False, False),  # a system that does not tell
+        (False, "AuthenticAMD", "25", "", True, False),  # Zen 3
+        (False, "GenuineIntel", "6", "", True, False),
+        (True, "AuthenticAMD", "25", "", True, False),  # Zen 4
+        (True, "AuthenticAMD", "26", "", False, True),  # Zen 5
+        (True, "GenuineIntel", "6", "", False, False),
+        (True, "", "", "", False, False),  # a system that does not tell
+        # Windows: Zen 4
+        (True, "", "", "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD", True, False),
     ],
 )
 def test_what_a_processor_gains_from(
-    has_avx512, vendor, family, winograd, slow_matmul, monkeypatch
+    has_avx512, vendor, family, by_platform, winograd, slow_matmul, monkeypatch
 ):
     fields = {"vendor_id": vendor, "cpu family": family}
     monkeypatch.setattr(devices, "cpu_info", fields.get)
-    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.processor", lambda: by_platform)
     monkeypatch.setattr("torch.cpu._is_avx2_supported", lambda: True)
     monkeypatch.setattr("torch.cpu._is_avx512_supported", lambda: has_avx512)
     monkeypatch.setattr("torch.backends.mkl.is_available", lambda: True)
@@ -83,15 +85,3 @@ def test_what_a_processor_gains_from(
     assert devices.has_slow_matmul.__wrapped__() is slow_matmul
     monkeypatch.setattr("torch.backends.mkl.is_available", lambda: False)
     assert not devices.gains_by_winograd()
-
-
-def test_windows_names_the_family_by_its_platform(monkeypatch):
-    words = "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD"
-    monkeypatch.setattr(devices, "cpu_info", lambda field: "")
-    monkeypatch.setattr("platform.processor", lambda: words)
-    for name in ("cpu._is_avx512_supported", "backends.mkl.is_available"):
-        monkeypatch.setattr(f"torch.{name}", lambda: True)
-    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: True)
-    monkeypatch.setattr(devices, "_amd_family", devices._amd_family.__wrapped__)
-    assert devices.gains_by_winograd()
-    assert not devices.has_slow_matmul.__wrapped__()
