@@ -21,7 +21,6 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -29,7 +28,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ..utils.errors import UserError
 from ..utils.progress import told
 from ..utils.seeding import seed_everything, seeded
-from .resume_state import averages_kept
+from .resume_state import averages_kept, unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -245,8 +244,7 @@ def validation_losses(
         ``validation_loss``, the sum, and for each loss its part, such as ``validation_loss_cls``;
         empty in all processes but the main one.
     """
-    if isinstance(model, DistributedDataParallel):
-        model = model.module
+    model = unwrapped(model)
     device = next(model.parameters()).device
     gpus = [device] if device.type == "cuda" else []
     sums: dict[str, float] = {}

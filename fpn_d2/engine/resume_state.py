@@ -61,7 +61,7 @@ class ResumeState(HookBase):
                 comm.get_world_size(),
             )
         if rank < len(self.averages):
-            modules = dict(_unwrapped(trainer.model).named_modules())
+            modules = dict(unwrapped(trainer.model).named_modules())
             for name, value in self.averages[rank].items():
                 setattr(modules[name], _AVERAGE, value)
         if trainer.start_iter < trainer.max_iter:
@@ -92,14 +92,14 @@ class ResumeState(HookBase):
         self.averages, self._history = state["averages"], state["history"]
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The model without DistributedDataParallel, in which a restart may wrap it or not."""
     return getattr(model, "module", model)
 
 
 def averages_of(model: nn.Module) -> dict[str, float]:
     """The running averages of a model's modules, by the modules' names."""
-    modules = _unwrapped(model).named_modules()
+    modules = unwrapped(model).named_modules()
     return {name: float(getattr(m, _AVERAGE)) for name, m in modules if hasattr(m, _AVERAGE)}
 
 
@@ -210,7 +210,7 @@ def _check_processes(new: Mapping[str, tuple[Any, Any]], folder: str) -> None:
 def _mismatch(model: nn.Module, checkpoint: Mapping[str, Any]) -> str | None:
     """Say which parameter of the model the checkpoint has not, or in another shape."""
     weights = {key.removeprefix("module."): value for key, value in checkpoint["model"].items()}
-    for name, value in _unwrapped(model).named_parameters():
+    for name, value in unwrapped(model).named_parameters():
         if name not in weights:
             return f"the network of this config has {name}, and the trained one has not"
         if tuple(weights[name].shape) != tuple(value.shape):

@@ -54,7 +54,7 @@ from .monitoring import (
     validation_losses,
 )
 from .output_dir import clear_output_dir, keep_steps_before, rewrite_config
-from .resume_state import ResumeState, changes, check_resumable, take_settings
+from .resume_state import ResumeState, changes, check_resumable, take_settings, unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -276,7 +276,7 @@ class Trainer(DefaultTrainer):
         super().load_state_dict(state_dict)
         averaged = state_dict.get("hooks", {}).get(WeightAverager.__qualname__)
         if averaged and self.averager is None:  # it goes on without averages
-            getattr(self.model, "module", self.model).load_state_dict(averaged["trained"])
+            unwrapped(self.model).load_state_dict(averaged["trained"])
 
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`DefaultTrainer.state_dict`; the iteration is one that was trained."""
