@@ -20,7 +20,7 @@ from ..utils.errors import UserError
 from ..utils.files import explain_disk_errors, is_local, replace_file
 from ..utils.model_zoo import close_zoo_names, zoo_entry, zoo_weights
 from ..utils.modules import overridden
-from .resume_point import TAG, checkpoints_in, newest_whole, tagged_checkpoint
+from .resume_point import files_to_resume, newest_whole, tagged_checkpoint
 from .safe_load import read_pickle, read_safetensors, read_torch
 
 logger = logging.getLogger(__name__)
@@ -188,8 +188,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def has_checkpoint(self) -> bool:
         """See :meth:`Checkpointer.has_checkpoint`; one without ``last_checkpoint`` counts too."""
-        tag = os.path.join(self.save_dir, TAG)
-        return bool(self.save_dir) and (os.path.lexists(tag) or bool(checkpoints_in(self.save_dir)))
+        return bool(self.save_dir and files_to_resume(self.save_dir))
 
     def get_checkpoint_file(self) -> str:
         """See :meth:`Checkpointer.get_checkpoint_file`, and :func:`tagged_checkpoint`."""

@@ -30,6 +30,12 @@ def checkpoints_in(folder: str) -> list[str]:
     return sorted(path for path in paths if os.path.isfile(path))
 
 
+def files_to_resume(folder: str) -> list[str]:
+    """List the file that names a training's last checkpoint, and then its checkpoints."""
+    tag = os.path.join(folder, TAG)
+    return [tag] * os.path.lexists(tag) + checkpoints_in(folder)
+
+
 def tagged_checkpoint(folder: str) -> str:
     """Find the checkpoint that a folder's ``last_checkpoint`` names; "" if it has none.
 

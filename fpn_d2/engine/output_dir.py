@@ -10,7 +10,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from ..checkpoint.resume_point import TAG, checkpoints_in
+from ..checkpoint.resume_point import files_to_resume
 from ..utils.errors import UserError
 from ..utils.files import replace_file
 from .launch import restart_count, starter
@@ -91,7 +91,7 @@ def restored_config(folder: str, evaluation: bool = False) -> Iterator[None]:
         is_refused = True
         raise
     finally:
-        if before is not None and (is_refused or (evaluation and _checkpoints(folder))):
+        if before is not None and (is_refused or (evaluation and files_to_resume(folder))):
             with replace_file(path, "wb") as file:
                 file.write(before)
 
@@ -111,7 +111,7 @@ def rewrite_config(cfg: CfgNode) -> None:
 def clear_output_dir(folder: str) -> None:
     """Delete an earlier training's checkpoints, what it wrote for TensorBoard, and what its
     evaluations and their analysis found, which would pass for that of the new one."""
-    checkpoints, patterns = _checkpoints(folder), ["events.out.tfevents.*"]
+    checkpoints, patterns = files_to_resume(folder), ["events.out.tfevents.*"]
     if os.path.isfile(os.path.join(folder, "analysis.json")):  # which tells whose the page is
         patterns += ["analysis.html", "analysis.json"]
     if checkpoints:  # else these may be of weights from elsewhere
@@ -126,7 +126,7 @@ def clear_output_dir(folder: str) -> None:
 def _fault(cfg: CfgNode) -> str | None:
     if os.path.lexists(cfg.OUTPUT_DIR) and not os.path.isdir(cfg.OUTPUT_DIR):
         return f"OUTPUT_DIR {cfg.OUTPUT_DIR} is no folder; set OUTPUT_DIR to one"
-    found = _checkpoints(cfg.OUTPUT_DIR)
+    found = files_to_resume(cfg.OUTPUT_DIR)
     if not found:
         return None
     if not cfg.OVERWRITE_OUTPUT_DIR:
@@ -141,12 +141,6 @@ def _fault(cfg: CfgNode) -> str | None:
             "OVERWRITE_OUTPUT_DIR True is to delete; set another OUTPUT_DIR"
         )
     return None
-
-
-def _checkpoints(folder: str) -> list[str]:
-    """The file that names a training's last checkpoint, and then its checkpoints."""
-    tag = os.path.join(folder, TAG)
-    return [tag] * os.path.lexists(tag) + checkpoints_in(folder)
 
 
 # --- metrics.json
