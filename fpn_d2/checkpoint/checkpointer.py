@@ -311,20 +311,19 @@ class _ReplacingPathManager:
 
 def _in_zoo(name: str) -> str:
     """The address of the weights of an entry of the model zoo."""
-    address = zoo_weights(name)
-    if not address and os.path.isdir(name):
+    if address := zoo_weights(name):
+        return address
+    if os.path.isdir(name):
         raise UserError(
             f"the weights {name} are a folder; set MODEL.WEIGHTS to a checkpoint in it, such as "
             f"{os.path.join(name, 'model_final.pth')}"
         )
-    if not address:
-        close = close_zoo_names(name)
-        hint = f"did you mean {' or '.join(close)} of the model zoo? Otherwise " if close else ""
-        raise UserError(
-            f"the weights {name} do not exist; {hint}set MODEL.WEIGHTS to a checkpoint, or to '' "
-            "to start from random weights"
-        )
-    return address
+    close = close_zoo_names(name)
+    hint = f"did you mean {' or '.join(close)} of the model zoo? Otherwise " if close else ""
+    raise UserError(
+        f"the weights {name} do not exist; {hint}set MODEL.WEIGHTS to a checkpoint, or to '' "
+        "to start from random weights"
+    )
 
 
 def _download(path_manager: Any, address: str) -> None:

@@ -143,13 +143,9 @@ class BestKeeper(BestCheckpointer):
 
     def before_train(self) -> None:
         """See :meth:`HookBase.before_train`; makes the evaluation that a resumed one lacks."""
-        trainer = self.trainer
-        start = trainer.start_iter
-        if (
-            0 < start < trainer.max_iter
-            and self._evaluation.is_due(start)
-            and self._judged != start
-        ):
+        trainer, start = self.trainer, self.trainer.start_iter
+        is_lacking = self._evaluation.is_due(start) and self._judged != start
+        if is_lacking and 0 < start < trainer.max_iter:
             trainer.iter = trainer.storage.iter = start - 1
             self._evaluation.hook.after_step()
             self.after_step()

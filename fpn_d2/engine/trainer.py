@@ -105,8 +105,7 @@ class Trainer(DefaultTrainer):
             class_names=trained_class_names(cfg),
             trainer=weakref.proxy(self),
         )
-        check = functools.partial(check_resumable, cfg, model, optimizer)
-        self.checkpointer.before_resume = check
+        self.checkpointer.before_resume = functools.partial(check_resumable, cfg, model, optimizer)
         if self.averager is not None:
             self.checkpointer.saved_model = self.averager.model
         self.start_iter = 0
@@ -266,9 +265,8 @@ class Trainer(DefaultTrainer):
         step = state_dict.get("_trainer")
         if isinstance(step, dict):
             has_scaler = isinstance(self._trainer, AMPTrainer)
-            if has_scaler != bool(
-                step.get("grad_scaler")
-            ):  # gradients that wait have another scale
+            had_scaler = bool(step.get("grad_scaler"))
+            if has_scaler != had_scaler:  # gradients that wait have another scale
                 for key in WAITING:
                     step["optimizer"].pop(key, None)
             if has_scaler:
