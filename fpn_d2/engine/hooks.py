@@ -1,4 +1,4 @@
-"""What accompanies a training's steps: CPU autocast, signals, losses that are no numbers.
+"""What accompanies a training's steps: a bar, CPU autocast, signals, losses that are no numbers.
 
 A training ends between two steps, in all processes after the same one. For this, and to resume it
 exactly, the processes tell each other in every step what each has met, by one collective call
@@ -21,13 +21,47 @@ import torch
 from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.utils import comm
 from torch import Tensor, distributed, nn
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..checkpoint.resume_point import last_finite_checkpoint
 from ..utils.devices import has_bfloat16
 from ..utils.errors import UserError
+from ..utils.progress import told
 from .resume_state import ResumeState, averages_of
 
 logger = logging.getLogger(__name__)
+
+
+# --- progress
+
+
+class ProgressTeller(HookBase):
+    """A bar in a terminal, above which the log goes on; elsewhere a line wherever Detectron2, which
+    writes one every 20 iterations, has been silent for 20 seconds."""
+
+    def __init__(self):
+        self._stack = contextlib.ExitStack()
+
+    def before_train(self) -> None:
+        """See :meth:`HookBase.before_train`."""
+        trainer = self.trainer
+        self._bar = told(
+            "training", total=trainer.max_iter, unit="iteration", initial=trainer.start_iter
+        )
+        self._stack.enter_context(self._bar)
+        if sys.stderr.isatty():
+            loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "fpn_d2")]
+            self._stack.enter_context(logging_redirect_tqdm(loggers))
+
+    def after_step(self) -> None:
+        """See :meth:`HookBase.after_step`."""
+        if (self.trainer.iter + 1) % 20 == 0 and not sys.stderr.isatty():
+            self._bar.last_print_t = time.time()
+        self._bar.update()
+
+    def after_train(self) -> None:
+        """See :meth:`HookBase.after_train`."""
+        self._stack.close()
 
 
 # --- autocast

@@ -7,8 +7,6 @@ has to remember is in its ``state_dict``, which Detectron2's trainer saves.
 
 import contextlib
 import logging
-import sys
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -23,7 +21,6 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..utils.errors import UserError
 from ..utils.progress import told
@@ -34,38 +31,6 @@ logger = logging.getLogger(__name__)
 
 BEST = "model_best"
 VALIDATION_LOSS = "validation_loss"
-
-
-# --- progress
-
-
-class ProgressTeller(HookBase):
-    """A bar in a terminal, above which the log goes on; elsewhere a line wherever Detectron2, which
-    writes one every 20 iterations, has been silent for 20 seconds."""
-
-    def __init__(self):
-        self._stack = contextlib.ExitStack()
-
-    def before_train(self) -> None:
-        """See :meth:`HookBase.before_train`."""
-        trainer = self.trainer
-        self._bar = told(
-            "training", total=trainer.max_iter, unit="iteration", initial=trainer.start_iter
-        )
-        self._stack.enter_context(self._bar)
-        if sys.stderr.isatty():
-            loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "fpn_d2")]
-            self._stack.enter_context(logging_redirect_tqdm(loggers))
-
-    def after_step(self) -> None:
-        """See :meth:`HookBase.after_step`."""
-        if (self.trainer.iter + 1) % 20 == 0 and not sys.stderr.isatty():
-            self._bar.last_print_t = time.time()
-        self._bar.update()
-
-    def after_train(self) -> None:
-        """See :meth:`HookBase.after_train`."""
-        self._stack.close()
 
 
 # --- evaluation, the best checkpoint and early stopping

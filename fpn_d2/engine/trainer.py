@@ -38,7 +38,14 @@ from ..modeling import bound_matching
 from ..utils.errors import UserError, machine_fault
 from ..utils.files import remove_partial_files
 from ..utils.seeding import seed_everything
-from .hooks import CPUAutocastTrainer, GradientFiller, StepExchange, Stopper, cpu_has_bfloat16
+from .hooks import (
+    CPUAutocastTrainer,
+    GradientFiller,
+    ProgressTeller,
+    StepExchange,
+    Stopper,
+    cpu_has_bfloat16,
+)
 from .launch import scale_schedule
 from .monitoring import (
     VALIDATION_LOSS,
@@ -48,7 +55,6 @@ from .monitoring import (
     BestKeeper,
     EarlyStop,
     Evaluation,
-    ProgressTeller,
     WeightAverager,
     check_metric,
     validation_losses,
