@@ -5,15 +5,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from model_zoo import different
 from PIL import Image
 from torch import distributed
+from waiting import wait_for
 
 from fpn_d2 import UserError, load_config
 from fpn_d2.data.datasets import register_folders
@@ -92,7 +94,7 @@ def test_a_signal_in_an_evaluation_does_not_wait_for_its_end(trainer, monkeypatc
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_program_ends_with_the_signals_code(repo, tiny_opts, tiny_environment, processes):
-    folder = tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1]
+    folder = Path(tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1])
     program = [sys.executable, "train_net.py", "--config-file", f"configs/{RPN}.yaml"]
     program += ["--dist-url", "auto", "--num-gpus", str(processes), *tiny_opts]
     process = subprocess.Popen(
@@ -102,18 +104,15 @@ def test_the_program_ends_with_the_signals_code(repo, tiny_opts, tiny_environmen
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    metrics = os.path.join(folder, "metrics.json")
+    metrics = folder / "metrics.json"
     try:
-        for _ in range(2400):  # machines may be busy
-            time.sleep(0.1)
-            if (os.path.isfile(metrics) and os.path.getsize(metrics)) or process.poll() is not None:
-                break
+        wait_for(lambda: process.poll() is not None or (metrics.is_file() and metrics.read_text()))
         process.terminate()
         assert process.wait(60) == 143
     finally:
         process.kill()
         process.wait()
-    assert os.path.isfile(os.path.join(folder, "last_checkpoint"))
+    assert (folder / "last_checkpoint").is_file()
 
 
 def spoil_losses(losses):
@@ -297,10 +296,8 @@ def logged(folder):
 
 
 def assert_same_weights(*folders):
-    one, two = (torch.load(f / "model_final.pth", weights_only=True)["model"] for f in folders)
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        assert torch.equal(value, two[name]), name
+    states = (torch.load(f / "model_final.pth", weights_only=True)["model"] for f in folders)
+    assert not different(*states)
 
 
 SAMPLER = ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"]

@@ -14,6 +14,7 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
+from model_zoo import different
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -195,7 +196,7 @@ def test_validation_losses_are_means_and_change_nothing(tiny_config):
     assert random.getstate() == states[0]
     assert np.random.get_state()[1].tolist() == states[1]
     assert torch.equal(torch.get_rng_state(), states[2])
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not different(model.state_dict(), before)
     assert all(module.training for module in model.modules())
     assert set(losses) == {
         *("validation_loss", "validation_loss_rpn_cls", "validation_loss_rpn_loc")
@@ -297,10 +298,9 @@ def test_the_averages_are_evaluated_and_saved_and_the_trained_weights_go_on(trai
     assert seen == [made.evaluated_model]
     final = content(made, "model_final")
     averages = made.averager.model.state_dict()
-    assert all(torch.equal(value, averages[name]) for name, value in final["model"].items())
+    assert not different(final["model"], averages)
     trained = final["trainer"]["hooks"]["WeightAverager"]["trained"]
-    weights = made.model.state_dict()
-    assert all(torch.equal(value, weights[name]) for name, value in trained.items())
+    assert not different(trained, made.model.state_dict())
     name = "proposal_generator.rpn_head.conv.weight"
     assert not torch.equal(trained[name], final["model"][name])
     loaded = load_model(made.cfg, resume=True)  # as an evaluation does
@@ -431,15 +431,10 @@ def test_all_of_it_resumes_to_the_bit(trainer, tmp_path, monkeypatch):
             torch.load(tmp_path / f / f"{name}.pth", weights_only=True) for f in ("whole", "cut")
         )
         assert one["iteration"] == two["iteration"]
-        differing = [
-            k for k, value in one["model"].items() if not torch.equal(value, two["model"][k])
-        ]
-        assert differing == [], name
+        assert not different(one["model"], two["model"]), name
         one, two = (c["trainer"]["hooks"] for c in (one, two))
         assert one["BestKeeper"] == two["BestKeeper"]
-        trained = two["WeightAverager"]["trained"]
-        for key, value in one["WeightAverager"]["trained"].items():
-            assert torch.equal(value, trained[key]), key
+        assert not different(*(hooks["WeightAverager"]["trained"] for hooks in (one, two)))
     last = [
         json.loads((tmp_path / f / "metrics.json").read_text().splitlines()[-1])
         for f in ("whole", "cut")
