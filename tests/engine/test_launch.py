@@ -43,12 +43,30 @@ def args(num_gpus):
     )
 
 
-def fail(args):
-    raise UserError("the sentence, with its remedy")
+def raising(kind, *values):
+    """The program of a process that raises such an error."""
+
+    def main(args):
+        raise kind(*values)
+
+    return main
 
 
-def crash(args):
-    raise RuntimeError("a bug")
+fail = raising(UserError, "the sentence, with its remedy")
+fail_to_write = raising(OSError, 28, "No space left on device", "output/metrics.json")
+
+
+@pytest.fixture
+def refusal(capsys):
+    """``refusal(main, args)``: what ``launch`` says as it ends the program with code 2."""
+
+    def call(main, given):
+        with pytest.raises(SystemExit) as end:
+            launch(main, given)
+        assert end.value.code == 2
+        return capsys.readouterr().err
+
+    return call
 
 
 def test_what_spawned_processes_are_given_can_be_pickled(monkeypatch):
@@ -108,58 +126,42 @@ def full_disk(args):
         fail_to_write(args)
 
 
-def fail_to_write(args):
-    raise OSError(28, "No space left on device", "output/metrics.json")
-
-
-def lacking(words):
-    def main(args):
-        raise RuntimeError(words)
-
-    return main
-
-
-def file_of_another(args):
-    raise PermissionError(13, "Permission denied", "output/log.txt")
+# PyTorch's words of 2.11
+NO_WORKER = "DataLoader worker (pid(s) 71) exited unexpectedly"
+NO_FILES = "Too many open files. Communication with the workers is no longer possible."
+NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB."
 
 
 @pytest.mark.parametrize(
     "main, sentence",
     [
-        # PyTorch's words of 2.11
+        (raising(RuntimeError, NO_WORKER), "a process that reads images was ended from outside"),
+        (raising(RuntimeError, NO_FILES), "more files are open than the system lets"),
         (
-            lacking("DataLoader worker (pid(s) 71) exited unexpectedly"),
-            "a process that reads images was ended from outside",
-        ),
-        (
-            lacking("Too many open files. Communication with the workers is no longer possible."),
-            "more files are open than the system lets",
-        ),
-        (
-            lacking("CUDA out of memory. Tried to allocate 2.00 GiB."),
+            raising(RuntimeError, NO_MEMORY),
             "there is not enough memory on the GPU: lower SOLVER.IMS_PER_BATCH",
         ),
         (lambda args: torch.empty(2**50), "there is not enough memory: lower SOLVER.IMS_PER_BATCH"),
-        (file_of_another, "output/log.txt may not be used (Permission denied); change its"),
+        (
+            raising(PermissionError, 13, "Permission denied", "output/log.txt"),
+            "output/log.txt may not be used (Permission denied); change its",
+        ),
         (fail, "the sentence, with its remedy\n"),
         (fail_to_write, "output/metrics.json could not be written (No space left on device); "),
         (full_disk, "the checkpoint could not be written\n"),  # the first sentence counts
     ],
 )
 def test_a_users_error_and_what_a_machine_lacks_end_one_process_with_a_sentence(
-    capsys, main, sentence
+    refusal, main, sentence
 ):
-    with pytest.raises(SystemExit) as exit_info:
-        launch(main, args(1))
-    assert exit_info.value.code == 2
-    err = capsys.readouterr().err
+    err = refusal(main, args(1))
     assert err.startswith(f"error: {sentence}")
     assert err.count("\n") == 1
 
 
 def test_a_bug_is_not_disguised():
     with pytest.raises(RuntimeError, match="a bug"):
-        launch(crash, args(1))
+        launch(raising(RuntimeError, "a bug"), args(1))
 
 
 def test_the_sentence_of_another_process():
@@ -199,24 +201,18 @@ def raised_in_a_process():
         (raised_in_a_process, "the port of --dist-url is taken, perhaps by another training"),
     ],
 )
-def test_processes_that_are_killed_or_find_their_port_taken(monkeypatch, capsys, error, words):
+def test_processes_that_are_killed_or_find_their_port_taken(monkeypatch, refusal, error, words):
     def fail_to_launch(*args, **kwargs):
         raise error()
 
     module = importlib.import_module("fpn_d2.engine.launch")  # the name is the function's too
     monkeypatch.setattr(module, "launch_processes", fail_to_launch)
-    with pytest.raises(SystemExit) as exit_info:
-        launch(fail, args(2))
-    assert exit_info.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {words}")
+    assert refusal(fail, args(2)).startswith(f"error: {words}")
 
 
-def test_torchrun_and_num_gpus_do_not_mix(monkeypatch, capsys):
+def test_torchrun_and_num_gpus_do_not_mix(monkeypatch, refusal):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    with pytest.raises(SystemExit) as exit_info:
-        launch(fail, args(2))
-    assert exit_info.value.code == 2
-    assert "--nproc-per-node" in capsys.readouterr().err
+    assert "--nproc-per-node" in refusal(fail, args(2))
 
 
 def test_the_processes_of_a_start_agree_on_a_name_whatever_earlier_starts_have_left():
@@ -315,13 +311,20 @@ def test_torchrun_goes_on_after_a_process_or_a_machine_has_died(
 # --- the command line
 
 
+def parse(*words):
+    return train_net.build_parser().parse_args([str(word) for word in words])
+
+
+def without_schedule(tiny_opts):
+    """These overrides, but for how long to train."""
+    opts = dict(zip(tiny_opts[::2], tiny_opts[1::2], strict=True))
+    del opts["SOLVER.MAX_ITER"], opts["SOLVER.STEPS"]
+    return [word for pair in opts.items() for word in pair]
+
+
 def line(tiny_opts, *words, flags=()):
     row = "configs/quick/RPN/rpn_R_18_FPN.yaml"
-    opts = dict(zip(tiny_opts[::2], tiny_opts[1::2], strict=True))
-    for key in ("SOLVER.MAX_ITER", "SOLVER.STEPS"):
-        del opts[key]
-    opts = [word for pair in opts.items() for word in pair]
-    return train_net.build_parser().parse_args(["--config-file", row, *flags, *opts, *words])
+    return parse("--config-file", row, *flags, *without_schedule(tiny_opts), *words)
 
 
 @pytest.mark.parametrize(
@@ -355,11 +358,7 @@ def test_epochs_are_iterations_of_so_many_images(
         (["--epochs", "nan"], [], "--epochs is nan; give"),
         (["--epochs", "3"], ["SOLVER.MAX_ITER", "9"], "--epochs and SOLVER.MAX_ITER .*one of them"),
         (["--epochs", "3", "--eval-only"], [], "--epochs is for a training"),
-        (
-            ["--epochs", "3"],
-            ["DATASETS.TRAIN", "('nothing',)"],
-            "'nothing', which is not reg",
-        ),
+        (["--epochs", "3"], ["DATASETS.TRAIN", "('nothing',)"], "'nothing', which is not reg"),
         (
             ["--epochs", "3"],
             ["SOLVER.STEPS", "(12,)"],
@@ -377,7 +376,7 @@ def test_without_arguments_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for words in ([], ["--resume"], ["--eval-only"], ["DATASETS.TRAIN", "()"]):
         with pytest.raises(UserError, match="give --config-file, such as|DATASETS.TRAIN names no"):
-            train_net.main(train_net.build_parser().parse_args(words))
+            train_net.main(parse(*words))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -388,9 +387,7 @@ def test_the_file_of_a_config_that_is_named_is_known(tiny_opts, tmp_path, monkey
         ("quick/RPN/rpn_R_18_FPN", "/configs/quick/RPN/rpn_R_18_FPN.yaml"),
         ("COCO-Detection/rpn_R_50_FPN_1x", "/COCO-Detection/rpn_R_50_FPN_1x.yaml"),
     ):
-        args = train_net.build_parser().parse_args(
-            ["--eval-only", "--config-file", word, *tiny_opts]
-        )
+        args = parse("--eval-only", "--config-file", word, *tiny_opts)
         read_config(args)
         assert args.config_file.endswith(end)
         assert Path(args.config_file).is_file()
@@ -420,15 +417,10 @@ def zoo_file(repo, narrow_words, tmp_path):
 def test_fine_tuning_takes_weights_of_the_zoo_and_classes_of_the_data(tiny_opts, zoo_file):
     row, opts, weights = zoo_file
     assert weights["roi_heads.box_predictor.cls_score.weight"].shape == (81, 16)
-    tiny = dict(zip(tiny_opts[::2], tiny_opts[1::2], strict=True))
-    del tiny["SOLVER.MAX_ITER"], tiny["SOLVER.STEPS"]
-    tiny["SOLVER.BASE_LR"] = "0.0"
-    words = [word for pair in tiny.items() for word in pair]
-    args = train_net.build_parser().parse_args(
-        ["--config-file", str(row), "--epochs", "0.5", *opts, *words]
-    )
+    words = [*opts, *without_schedule(tiny_opts), "SOLVER.BASE_LR", "0.0"]
+    args = parse("--config-file", row, "--epochs", "0.5", *words)
     train_net.main(args)
-    folder = Path(tiny["OUTPUT_DIR"])
+    folder = Path(tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1])
     written = yaml.safe_load((folder / "config.yaml").read_text())
     assert written["MODEL"]["ROI_HEADS"]["NUM_CLASSES"] == 5
     assert written["SOLVER"]["MAX_ITER"] == 2  # half of eight images, two at a time
@@ -445,7 +437,7 @@ def test_classes_are_counted_once_wherever_that_is_asked(repo, tiny_opts, monkey
     monkeypatch.chdir(repo)
     row = "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
     words = ["--config-file", row, *tiny_opts, "MODEL.NUM_CLASSES_FROM_DATA", "True"]
-    cfg = read_config(train_net.build_parser().parse_args(words))
+    cfg = read_config(parse(*words))
     assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.NUM_CLASSES_FROM_DATA) == (5, False)
 
 
@@ -457,17 +449,14 @@ def test_classes_are_counted_once_wherever_that_is_asked(repo, tiny_opts, monkey
     ],
 )
 def test_gpus_that_are_not_there_are_refused_before_processes_start(
-    opts, says, monkeypatch, capsys
+    opts, says, monkeypatch, refusal
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.multiprocessing, "start_processes", lambda *_, **__: None)
     given = args(8)
     given.opts = opts
-    with pytest.raises(SystemExit) as end:
-        launch(train_net.main, given)
-    assert end.value.code == 2
-    assert says in capsys.readouterr().err
+    assert says in refusal(train_net.main, given)
 
 
 def test_short_periods_stay_on_for_more_processes(monkeypatch):
