@@ -10,11 +10,10 @@ from fpn_d2.engine import Trainer
 
 @pytest.fixture
 def tiny_config(repo, tiny_opts):
-    """``tiny_config(*opts)``: the quick RPN on the tiny data."""
+    """``tiny_config(*opts, row=...)``: a quick row, by default the RPN, on the tiny data."""
 
-    def config(*opts):
-        words = [*tiny_opts, *map(str, opts)]
-        return load_config(repo / "configs/quick/RPN/rpn_R_18_FPN.yaml", words)
+    def config(*opts, row="RPN/rpn_R_18_FPN"):
+        return load_config(repo / f"configs/quick/{row}.yaml", [*tiny_opts, *map(str, opts)])
 
     return config
 

@@ -1,5 +1,6 @@
 """Signals, losses that are no numbers, autocast on CPUs, and resuming to the bit."""
 
+import contextlib
 import json
 import os
 import signal
@@ -259,6 +260,15 @@ class Watch(HookBase):
         self.losses[self.trainer.iter] = self.trainer.storage.history("total_loss").latest()
 
 
+def train_until(trainer, cut):
+    """Train until this iteration, or to the end without one; returns the losses of each."""
+    watch = Watch(cut)
+    trainer.register_hooks([watch])
+    with contextlib.nullcontext() if cut is None else pytest.raises(ConnectionError):
+        trainer.train()
+    return watch.losses
+
+
 @pytest.fixture
 def train(repo, narrow_words, tmp_path, mixed_root):
     """``train(row, folder, *opts, cut, resume)``: six iterations; the losses of each."""
@@ -276,15 +286,8 @@ def train(repo, narrow_words, tmp_path, mixed_root):
         if resume:
             torch.rand(5)  # the generator's state is not what makes them equal
         trainer = Trainer(cfg)
-        watch = Watch(cut)
-        trainer.register_hooks([watch])
         trainer.resume_or_load(resume=resume)
-        if cut is None:
-            trainer.train()
-        else:
-            with pytest.raises(ConnectionError):
-                trainer.train()
-        return watch.losses
+        return train_until(trainer, cut)
 
     return call
 

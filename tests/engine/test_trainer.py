@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from fpn_d2 import UserError, load_config
+from fpn_d2 import UserError
 from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.config import changed
 from fpn_d2.data import build_test_loader
@@ -30,6 +30,8 @@ from fpn_d2.engine import trainer as trainer_module
 from fpn_d2.engine.hooks import CPUAutocastTrainer
 from fpn_d2.engine.monitoring import AccumulatingOptimizer
 from fpn_d2.inference import prepare_model, prepared
+
+FASTER = "Faster-RCNN/faster_rcnn_R_18_FPN"
 
 
 def test_it_has_the_attributes_of_detectron2s_trainer(tiny_config, monkeypatch):
@@ -58,9 +60,8 @@ def test_mixed_precision_on_a_cpu_follows_the_processor(tiny_config, monkeypatch
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_every_checkpoint_holds_the_names_of_the_classes(repo, tiny_opts):
-    row = repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
-    cfg = load_config(row, [*tiny_opts, "MODEL.ROI_BOX_HEAD.FC_DIM", "8"])
+def test_every_checkpoint_holds_the_names_of_the_classes(tiny_config):
+    cfg = tiny_config("MODEL.ROI_BOX_HEAD.FC_DIM", 8, row=FASTER)
     os.makedirs(cfg.OUTPUT_DIR)
     trainer = Trainer(cfg)  # which its checkpointer knows by a weak reference
     for name in ("model_0000001", "model_best"):
@@ -184,11 +185,10 @@ def test_ap_counts_as_many_detections_as_an_image_may_have(
     assert result == pytest.approx(ap_by_pycocotools(path, boxes, counted), abs=1e-6)
 
 
-def test_time_augmentation_is_detectron2s(repo, tiny_opts, tmp_path):
+def test_time_augmentation_is_detectron2s(tiny_config, tmp_path):
     words = ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(48, 64)", "SOLVER.MAX_ITER", "1"]
     words += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.DETECTIONS_PER_IMAGE", "10"]
-    row = repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
-    cfg = load_config(row, tiny_opts + words)
+    cfg = tiny_config(*words, row=FASTER)
     os.makedirs(cfg.OUTPUT_DIR)
     trainer = Trainer(cfg)
     trainer.train()  # it ends with both evaluations
@@ -319,11 +319,8 @@ def test_gradients_that_wait_do_not_change_their_scale(monkeypatch, had_scaler, 
     step |= {"grad_scaler": {"scale": 65536.0}} if had_scaler else {}
     trainer = Trainer.__new__(Trainer)
     trainer._trainer = AMPTrainer.__new__(AMPTrainer) if has_scaler else torch.nn.Identity()
-    trainer._trainer.grad_scaler, trainer._hooks, trainer.averager = (
-        torch.amp.GradScaler(),
-        [],
-        None,
-    )
+    trainer._trainer.grad_scaler = torch.amp.GradScaler()
+    trainer._hooks, trainer.averager = [], None
     monkeypatch.setattr(DefaultTrainer, "load_state_dict", lambda self, state: None)
     trainer.load_state_dict({"_trainer": step})
     optimizer.zero_grad()
