@@ -20,14 +20,15 @@ def tiny_config(repo, tiny_opts):
 
 @pytest.fixture
 def trainer(tiny_config):
-    """``trainer(*opts)``: of five iterations, without a test set, its folder made."""
+    """``trainer(*opts)``: of five iterations, without a test set, its folder made; new, or resumed
+    from what is in its folder."""
 
-    def build(*opts, test="()"):
+    def build(*opts, test="()", resume=False):
         five = ["SOLVER.MAX_ITER", "5", "SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", test]
         cfg = tiny_config(*five, *opts)
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
         made = Trainer(cfg)
-        made.resume_or_load(resume=False)
+        made.resume_or_load(resume=resume)
         return made
 
     return build

@@ -52,10 +52,9 @@ def scripted(trainer, monkeypatch):
             return {"box_proposals": {"AR@100": values[made.evaluated[-1]]}}
 
         monkeypatch.setattr(Trainer, "test", test)
-        made = trainer("TEST.BEST_METRIC", AR, "TEST.EVAL_PERIOD", "1", *opts, test=VAL)
+        words = ["TEST.BEST_METRIC", AR, "TEST.EVAL_PERIOD", "1", *opts]
+        made = trainer(*words, test=VAL, resume=resume)
         made.evaluated = []
-        if resume:
-            made.resume_or_load(resume=True)
         return made
 
     return build
@@ -290,8 +289,7 @@ def test_the_averages_are_evaluated_and_saved_and_the_trained_weights_go_on(trai
     assert not torch.equal(trained[name], final["model"][name])
     loaded = load_model(made.cfg, resume=True)  # as an evaluation does
     assert torch.equal(loaded.state_dict()[name], averages[name])
-    without = trainer("SOLVER.MAX_ITER", "6", test=VAL)
-    without.resume_or_load(resume=True)
+    without = trainer("SOLVER.MAX_ITER", "6", test=VAL, resume=True)
     assert torch.equal(without.model.state_dict()[name], trained[name])
 
 
@@ -397,10 +395,7 @@ def test_all_of_it_resumes_to_the_bit(trainer, tmp_path, monkeypatch):
     def make(folder, resume=False):
         opts = ["OUTPUT_DIR", str(tmp_path / folder), *EVERYTHING]
         seed_all_rng(0)  # what default_setup does
-        made = trainer("SOLVER.MAX_ITER", "7", *opts, test=VAL)
-        if resume:
-            made.resume_or_load(resume=True)
-        return made
+        return trainer("SOLVER.MAX_ITER", "7", *opts, test=VAL, resume=resume)
 
     make("whole").train()
     train_until(make("cut"), 4)
@@ -437,8 +432,7 @@ def test_tensorboard_forgets_what_is_trained_again(trainer, monkeypatch):
     train_until(made, 4)
     folder = made.cfg.OUTPUT_DIR
     os.remove(Path(folder, "model_0000003.pth"))  # so iterations 2 and 3 are trained again
-    resumed = trainer()
-    resumed.resume_or_load(resume=True)
+    resumed = trainer(resume=True)
     assert resumed.start_iter == 2
     resumed.train()
     assert steps_of(folder) == [0, 1, 2, 3, 4]
