@@ -140,7 +140,15 @@ def check_resumable(
     """
     before = _inner(checkpoint, "trainer", "hooks", "ResumeState", "config")
     new = changes(before if isinstance(before, dict) else {}, cfg)
-    _check_processes(new, cfg.OUTPUT_DIR)
+    # Batch and schedule of a training that is under way do not follow the number of processes.
+    old, now = new.get(_WORLD, (0, 0))
+    if old and now:
+        folder = cfg.OUTPUT_DIR
+        raise UserError(
+            f"{_WORLD} makes batch and schedule for {now} processes, and the training in {folder} "
+            f"was begun with {old}; start {old} again, or go on with its batch and schedule "
+            f"as they are by `--config-file {folder}/config.yaml --resume {_WORLD} 0`"
+        )
     other = f"or set another OUTPUT_DIR for a training of its own: --resume goes on with {path}"
     if "MODEL.WEIGHTS" in new:
         old, now = new["MODEL.WEIGHTS"]
@@ -194,17 +202,6 @@ def take_settings(
         scheduler.last_epoch = iteration
         for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
             group["lr"] = rate
-
-
-def _check_processes(new: Mapping[str, tuple[Any, Any]], folder: str) -> None:
-    """Batch and schedule of a training that is under way do not follow the number of processes."""
-    before, now = new.get(_WORLD, (0, 0))
-    if before and now:
-        raise UserError(
-            f"{_WORLD} makes batch and schedule for {now} processes, and the training in {folder} "
-            f"was begun with {before}; start {before} again, or go on with its batch and schedule "
-            f"as they are by `--config-file {folder}/config.yaml --resume {_WORLD} 0`"
-        )
 
 
 def _mismatch(model: nn.Module, checkpoint: Mapping[str, Any]) -> str | None:
