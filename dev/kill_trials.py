@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-ITERATIONS = 8
 # The kill waits for a file in every second trial, and in every fourth for one written aside.
 GROWING = ("", "*", "", "*.partial")
 KINDS = {".partial": "a file written aside", ".txt": "the log", ".json": "the metrics"}
@@ -37,7 +36,7 @@ SETTINGS = {
     "INPUT.MIN_SIZE_TRAIN": "(48, 64)",
     "INPUT.MIN_SIZE_TEST": "64",
     "SOLVER.IMS_PER_BATCH": "2",
-    "SOLVER.MAX_ITER": str(ITERATIONS),
+    "SOLVER.MAX_ITER": "8",
     "SOLVER.STEPS": "(6,)",
     "SOLVER.CHECKPOINT_PERIOD": "2",
     "SOLVER.AMP.ENABLED": "False",
