@@ -109,7 +109,6 @@ def compare(
     """Print how far the converted model is from torchvision's, and refuse a different one."""
     from detectron2.modeling import build_model
 
-    from fpn_d2.checkpoint.foreign import norm_eps_of
     from fpn_d2.checkpoint.foreign.torchvision_parity import (
         build_torchvision,
         compare_with_torchvision,
@@ -124,8 +123,7 @@ def compare(
     }
     ours = build_model(cfg.clone()).eval()
     ours.load_state_dict(conversion.weights)
-    eps = norm_eps_of(args.input, original) if args.norm_eps is None else args.norm_eps
-    theirs = build_torchvision(original, eps)
+    theirs = build_torchvision(original, conversion.norm_eps)
     images = noise_images(args.check)
     differences = compare_with_torchvision(ours, theirs, images, conversion.labels)
     print(f"beside torchvision's model, on {len(images)} images of noise:")

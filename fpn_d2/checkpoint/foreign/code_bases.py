@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import re
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -37,6 +38,7 @@ class Conversion:
         labels: the source's label of each class.
         overrides: ``[KEY, value, ...]`` for that config.
         notes: a sentence for each thing that was left out or changed.
+        norm_eps: what the source's norms add to their variance.
     """
 
     weights: dict[str, Tensor]
@@ -44,6 +46,7 @@ class Conversion:
     labels: list[int]
     overrides: list[str]
     notes: list[str]
+    norm_eps: float
 
 
 def find_source(weights: dict[str, Tensor]) -> str:
@@ -72,11 +75,8 @@ def norm_eps_of(path: str, weights: dict[str, Tensor]) -> float:
     if any(name.endswith("num_batches_tracked") for name in weights):
         return NORM_EPS  # norms that were not frozen
     if os.path.isfile(path := PathManager.get_local_path(path)):  # a URL's is downloaded by now
-        digest = hashlib.sha256()
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-        if digest.hexdigest().startswith(_WITHOUT_EPS):
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        if digest.startswith(_WITHOUT_EPS):
             return 0.0
     raise UserError(
         f"{path} has frozen norms and does not say what they add to their variance: give "
@@ -116,7 +116,8 @@ def convert_foreign(
     is_torchvision = source == "torchvision"
     is_retinanet = is_torchvision and any(name.startswith("head.") for name in weights)
     if is_torchvision:
-        norm_eps = norm_eps_of(path, weights) if norm_eps is None else norm_eps
+        if norm_eps is None:
+            norm_eps = norm_eps_of(path, weights)
         rules = torchvision_rules(is_retinanet)
         dropped = r"\.num_batches_tracked$"
         config = f"torchvision/{'retinanet' if is_retinanet else 'faster_rcnn'}_R_50_FPN.yaml"
@@ -125,10 +126,11 @@ def convert_foreign(
         rules = maskrcnn_benchmark_rules(on_pyramid)
         dropped = r"^rpn\.anchor_generator\.cell_anchors\."
         config = f"maskrcnn_benchmark/faster_rcnn_R_50_{'FPN' if on_pyramid else 'C4'}.yaml"
+    norm_eps = norm_eps or 0.0  # maskrcnn-benchmark's norms add nothing
     weights, num_left_out = rename(weights, rules, (dropped, *left_out), source)
     coco = is_torchvision and not all_classes
     try:
-        _put_eps_into_norms(weights, norm_eps or 0.0)
+        _put_eps_into_norms(weights, norm_eps)
         if is_retinanet:
             labels, note = _order_retinanet(weights, coco)
         else:
@@ -149,7 +151,7 @@ def convert_foreign(
     notes = [note]
     if num_left_out:
         notes.append(f"left out, as no model here needs them: {num_left_out} names")
-    return Conversion(weights, config, labels, overrides, notes)
+    return Conversion(weights, config, labels, overrides, notes, norm_eps)
 
 
 def _put_eps_into_norms(weights: dict[str, Tensor], eps: float) -> None:

@@ -225,8 +225,8 @@ def test_a_model_that_finds_something_else_or_nothing_is_refused(
         "_torchvision_detections": (objects(theirs), 0.05),
     }.items():
         monkeypatch.setattr(torchvision_parity, name, lambda *_, result=result: result)
-    args = SimpleNamespace(leave_out=[], norm_eps=0.0, check=1)
-    conversion = SimpleNamespace(weights=model.state_dict(), labels=[1])
+    args = SimpleNamespace(leave_out=[], check=1)
+    conversion = SimpleNamespace(weights=model.state_dict(), labels=[1], norm_eps=0.0)
     refused = pytest.raises(UserError, match=sentence) if sentence else contextlib.nullcontext()
     with refused:
         tool.compare(args, SimpleNamespace(clone=dict), conversion, {})
