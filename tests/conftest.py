@@ -262,12 +262,18 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def tiny_opts(tiny_root: str, tiny_words: list[str], tmp_path: Path) -> list[str]:
+def output(tmp_path: Path) -> Path:
+    """The folder of a run by ``tiny_opts``, not made yet."""
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def tiny_opts(tiny_root: str, tiny_words: list[str], output: Path) -> list[str]:
     """The same and a folder for a run, while the tiny data are registered."""
     from fpn_d2.data.datasets import register_folders
 
     register_folders(tiny_root)
-    return [*tiny_words, "OUTPUT_DIR", str(tmp_path / "output")]
+    return [*tiny_words, "OUTPUT_DIR", str(output)]
 
 
 @pytest.fixture

@@ -16,11 +16,6 @@ FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 FAST = "quick/Fast-RCNN/fast_rcnn_R_18_FPN"
 
 
-@pytest.fixture
-def output(tiny_opts):
-    return Path(tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1])
-
-
 def test_train_evaluate_and_resume(run_train_net, output):
     assert run_train_net(FASTER)[0] == 0
     assert (output / "model_final.pth").is_file()

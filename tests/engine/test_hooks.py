@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -94,8 +93,9 @@ def test_a_signal_in_an_evaluation_does_not_wait_for_its_end(trainer, monkeypatc
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_the_program_ends_with_the_signals_code(repo, tiny_opts, tiny_environment, processes):
-    folder = Path(tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1])
+def test_the_program_ends_with_the_signals_code(
+    repo, tiny_opts, output, tiny_environment, processes
+):
     program = [sys.executable, "train_net.py", "--config-file", f"configs/{RPN}.yaml"]
     program += ["--dist-url", "auto", "--num-gpus", str(processes), *tiny_opts]
     process = subprocess.Popen(
@@ -105,7 +105,7 @@ def test_the_program_ends_with_the_signals_code(repo, tiny_opts, tiny_environmen
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    metrics = folder / "metrics.json"
+    metrics = output / "metrics.json"
     try:
         wait_for(lambda: process.poll() is not None or (metrics.is_file() and metrics.read_text()))
         process.terminate()
@@ -113,7 +113,7 @@ def test_the_program_ends_with_the_signals_code(repo, tiny_opts, tiny_environmen
     finally:
         process.kill()
         process.wait()
-    assert (folder / "last_checkpoint").is_file()
+    assert (output / "last_checkpoint").is_file()
 
 
 def spoil_losses(losses):

@@ -414,22 +414,21 @@ def zoo_file(repo, narrow_words, tmp_path):
 
 
 @pytest.mark.usefixtures("no_stale_logs")
-def test_fine_tuning_takes_weights_of_the_zoo_and_classes_of_the_data(tiny_opts, zoo_file):
+def test_fine_tuning_takes_weights_of_the_zoo_and_classes_of_the_data(tiny_opts, output, zoo_file):
     row, opts, weights = zoo_file
     assert weights["roi_heads.box_predictor.cls_score.weight"].shape == (81, 16)
     words = [*opts, *without_schedule(tiny_opts), "SOLVER.BASE_LR", "0.0"]
     args = parse("--config-file", row, "--epochs", "0.5", *words)
     train_net.main(args)
-    folder = Path(tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1])
-    written = yaml.safe_load((folder / "config.yaml").read_text())
+    written = yaml.safe_load((output / "config.yaml").read_text())
     assert written["MODEL"]["ROI_HEADS"]["NUM_CLASSES"] == 5
     assert written["SOLVER"]["MAX_ITER"] == 2  # half of eight images, two at a time
-    trained = torch.load(folder / "model_final.pth", weights_only=True)["model"]
+    trained = torch.load(output / "model_final.pth", weights_only=True)["model"]
     assert trained["roi_heads.box_predictor.cls_score.weight"].shape == (6, 16)
     assert all("box_predictor" in name for name in different(trained, weights))
-    assert (folder / "inference/tiny_val/results.json").is_file()
+    assert (output / "inference/tiny_val/results.json").is_file()
     # The run's config is whole without the data.
-    cfg = load_config(folder / "config.yaml", ["MODEL.WEIGHTS", str(folder / "model_final.pth")])
+    cfg = load_config(output / "config.yaml", ["MODEL.WEIGHTS", str(output / "model_final.pth")])
     assert load_model(cfg).roi_heads.num_classes == 5
 
 

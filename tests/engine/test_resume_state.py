@@ -153,10 +153,9 @@ def test_without_known_settings_the_shapes_are_named(resumed, kept):
 
 
 @pytest.fixture
-def start(repo, tiny_opts, monkeypatch, no_stale_logs):
+def start(repo, tiny_opts, output, monkeypatch, no_stale_logs):
     """``start(*words)``: train_net.py, of the quick RPN; returns config.yaml of its folder."""
     monkeypatch.chdir(repo)
-    output = Path(tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1])
 
     def run(*words, row="configs/quick/RPN/rpn_R_18_FPN.yaml", opts=tiny_opts):
         flags = [str(word) for word in words if str(word).startswith("--")]
