@@ -212,15 +212,15 @@ def write_imagenet(path, depth, form):
         content["fc1000_w_momentum"] = content["fc1000_w"] + 1
         content["conv1_b"] = torch.rand(64).numpy()  # the one bias of MSRA's ResNets
         return write_python2_pickle(path, content), caffe2_model_would_have(state)
-    else:  # as Detectron2's tools/convert-torchvision-to-d2.py writes it
-        state |= {
-            name.replace("running_var", "num_batches_tracked"): torch.tensor(len(name))
-            for name in state
-            if name.endswith("running_var")
-        }
-        arrays = {name: value.numpy() for name, value in state.items()}
-        arrays |= {f"stem.fc.{name}": value.numpy() for name, value in classes.items()}
-        content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
+    # as Detectron2's tools/convert-torchvision-to-d2.py writes it
+    state |= {
+        name.replace("running_var", "num_batches_tracked"): torch.tensor(len(name))
+        for name in state
+        if name.endswith("running_var")
+    }
+    arrays = {name: value.numpy() for name, value in state.items()}
+    arrays |= {f"stem.fc.{name}": value.numpy() for name, value in classes.items()}
+    content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
     return write_pickle(path, content), state
 
 
