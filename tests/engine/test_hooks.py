@@ -270,17 +270,15 @@ def train_until(trainer, cut):
 
 
 @pytest.fixture
-def train(repo, narrow_words, tmp_path, mixed_root):
+def train(repo, tiny_words, tmp_path, mixed_root):
     """``train(row, folder, *opts, cut, resume)``: six iterations; the losses of each."""
     register_folders(mixed_root)
 
     def call(row, folder, *opts, cut=None, resume=False):
-        tiny = ["DATASETS.TRAIN", "('mixed_train',)", "DATASETS.TEST", "()"]
-        tiny += ["INPUT.MIN_SIZE_TRAIN", "(48, 56, 64)", "SOLVER.AMP.ENABLED", "False"]
-        tiny += ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "6", "SOLVER.STEPS", "(4,)"]
-        tiny += ["SOLVER.CHECKPOINT_PERIOD", "3", "MODEL.DEVICE", "cpu"]
-        tiny += ["DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path / folder)]
-        cfg = load_config(repo / f"configs/{row}.yaml", [*narrow_words, *tiny, *opts])
+        own = ["DATASETS.TRAIN", "('mixed_train',)", "DATASETS.TEST", "()"]
+        own += ["INPUT.MIN_SIZE_TRAIN", "(48, 56, 64)", "OUTPUT_DIR", str(tmp_path / folder)]
+        own += ["SOLVER.MAX_ITER", "6", "SOLVER.STEPS", "(4,)", "SOLVER.CHECKPOINT_PERIOD", "3"]
+        cfg = load_config(repo / f"configs/{row}.yaml", [*tiny_words, *own, *opts])
         (tmp_path / folder).mkdir(exist_ok=True)
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)  # what default_setup does
         if resume:

@@ -18,7 +18,7 @@ import torch
 import yaml
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from model_zoo import different
+from model_zoo import different, write_pickle
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from waiting import wait_for
 
@@ -407,10 +407,9 @@ def zoo_file(repo, narrow_words, tmp_path):
     opts = [*narrow_words, "MODEL.RESNETS.WIDTH_PER_GROUP", "4", "MODEL.DEVICE", "cpu"]
     model = build_model(stock_config(load_config(path, opts)))
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
-    file = tmp_path / "model_final_280758.pkl"
-    with open(file, "wb") as opened:
-        pickle.dump({"model": weights, "__author__": "Detectron2 Model Zoo"}, opened)
-    return path, [*opts, "MODEL.WEIGHTS", str(file)], model.state_dict()
+    content = {"model": weights, "__author__": "Detectron2 Model Zoo"}
+    file = write_pickle(tmp_path / "model_final_280758.pkl", content)
+    return path, [*opts, "MODEL.WEIGHTS", file], model.state_dict()
 
 
 @pytest.mark.usefixtures("no_stale_logs")

@@ -137,12 +137,10 @@ def crowded(tmp_path):
         "images": [{"id": 1, "file_name": "1.png", "width": 800, "height": 320}],
         "categories": [{"id": 1, "name": "thing"}],
         "annotations": [
-            {"image_id": 1, "category_id": 1, "iscrowd": 0, "area": 400, "bbox": box}
-            for box in boxes
+            {"id": i, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 400, "bbox": box}
+            for i, box in enumerate(boxes, start=1)
         ],
     }
-    for number, annotation in enumerate(content["annotations"], start=1):
-        annotation["id"] = number
     path = tmp_path / "crowded.json"
     path.write_text(json.dumps(content))
     register_coco_instances("crowded", {}, str(path), str(tmp_path))
