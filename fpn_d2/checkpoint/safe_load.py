@@ -266,10 +266,7 @@ def load_arrays(path: str, what: str, remedy: str) -> Any:
 
 def _check_memo(path: str) -> None:
     """Refuse a memo index that no honest pickle has: Python allocates as many places."""
-    with (
-        open(path, "rb") as file,
-        _Skimmed(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
+    with open(path, "rb") as file, _Skimmed(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
             if opcode.name in _MEMO_WRITES and argument > number:
                 raise pickle.UnpicklingError("its memo is larger than the file")

@@ -4,10 +4,4 @@ from .launch import launch, read_config
 from .output_dir import check_output_dir, restored_config
 from .trainer import Trainer
 
-__all__ = [
-    "Trainer",
-    "check_output_dir",
-    "launch",
-    "read_config",
-    "restored_config",
-]
+__all__ = ["Trainer", "check_output_dir", "launch", "read_config", "restored_config"]
