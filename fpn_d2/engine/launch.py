@@ -289,17 +289,17 @@ def _launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.
             raise
         raise UserError(sentence) from error
     except ProcessExitedException as error:
-        # A signal that met the processes alone has made them end with its code.
-        if not received and error.signal_name in ("SIGKILL", "SIGBUS"):
-            raise UserError(
-                f"process {error.error_index} of {args.num_gpus} was ended from outside by "
-                f"{error.signal_name}, as where memory is short: use fewer processes or lower "
-                "SOLVER.IMS_PER_BATCH"
-            ) from error
-        if not received and error.exit_code not in EXIT_CODES.values():
-            raise
-        sys.exit(EXIT_CODES[received[0]] if received else error.exit_code)
-    if received:  # before the training began to listen
+        if not received:
+            if error.signal_name in ("SIGKILL", "SIGBUS"):
+                raise UserError(
+                    f"process {error.error_index} of {args.num_gpus} was ended from outside by "
+                    f"{error.signal_name}, as where memory is short: use fewer processes or lower "
+                    "SOLVER.IMS_PER_BATCH"
+                ) from error
+            if error.exit_code not in EXIT_CODES.values():
+                raise
+            sys.exit(error.exit_code)  # of a signal that met the processes alone
+    if received:  # also before the training began to listen
         sys.exit(EXIT_CODES[received[0]])
 
 
