@@ -17,7 +17,7 @@ import torch
 from ..utils.errors import UserError
 from .safe_load import MAX_PACKING, read_torch
 
-TAG = "last_checkpoint"
+_TAG = "last_checkpoint"
 _MAX_NAME = 255  # of a file, in bytes
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def checkpoints_in(folder: str) -> list[str]:
 
 def files_to_resume(folder: str) -> list[str]:
     """List the file that names a training's last checkpoint, and then its checkpoints."""
-    tag = os.path.join(folder, TAG)
+    tag = os.path.join(folder, _TAG)
     return [tag] * os.path.lexists(tag) + checkpoints_in(folder)
 
 
@@ -42,7 +42,7 @@ def tagged_checkpoint(folder: str) -> str:
     Raises:
         UserError: if ``last_checkpoint`` holds anything but the name of a file in its folder.
     """
-    tag = os.path.join(folder, TAG)
+    tag = os.path.join(folder, _TAG)
     if not os.path.lexists(tag):
         return ""
     remedy = "write the name of a checkpoint of that folder into it, or delete it"
@@ -97,7 +97,7 @@ def newest_whole(folder: str, states: Collection[str] = ()) -> str:
     more = f" (and {len(faults) - 1} more of its files)" if len(faults) > 1 else ""
     raise UserError(
         f"no checkpoint in {folder} is whole, so training cannot go on from it: {faults[0]}{more}; "
-        f"put a whole one there, or delete {TAG} and model_*.pth to start from MODEL.WEIGHTS"
+        f"put a whole one there, or delete {_TAG} and model_*.pth to start from MODEL.WEIGHTS"
     )
 
 
