@@ -11,6 +11,7 @@ from detectron2.engine import HookBase
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from ..config import flat
@@ -94,7 +95,7 @@ class ResumeState(HookBase):
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model without DistributedDataParallel, in which a restart may wrap it or not."""
-    return getattr(model, "module", model)
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def averages_of(model: nn.Module) -> dict[str, float]:
