@@ -56,32 +56,27 @@ class Progress(contextlib.AbstractContextManager):
         self._bar.refresh()
 
 
-class InTurn:
-    """Does work in this process, one after the other.
+def run_in_turn(
+    progress: Progress, works: Sequence[Work], on_end: Callable[[Work, Any], None]
+) -> list[UserError]:
+    """Do all work in this process, one after the other.
 
-    Args:
-        progress: tells the user.
+    See :meth:`Cluster.run`; an error ends it, unless another process is at that work.
     """
-
-    def __init__(self, progress: Progress):
-        self._progress = progress
-
-    def run(self, works: Sequence[Work], on_end: Callable[[Work, Any], None]) -> list[UserError]:
-        """See :meth:`Cluster.run`; an error ends it, unless another process is at that work."""
-        progress, busy = self._progress, []
-        progress.seconds.clear()
-        for number, work in enumerate(works, start=1):
-            progress.rows_left = len(works) - number + 1
-            progress.say(f"{work.title}: {number} of {len(works)} {progress.time_left()}".rstrip())
-            start = time.monotonic()
-            try:
-                outcome = work.function()
-                progress.seconds.append(time.monotonic() - start)
-            except BusyError as error:
-                outcome = error
-                busy.append(error)
-            on_end(work, outcome)
-        return busy
+    busy = []
+    progress.seconds.clear()
+    for number, work in enumerate(works, start=1):
+        progress.rows_left = len(works) - number + 1
+        progress.say(f"{work.title}: {number} of {len(works)} {progress.time_left()}".rstrip())
+        start = time.monotonic()
+        try:
+            outcome = work.function()
+            progress.seconds.append(time.monotonic() - start)
+        except BusyError as error:
+            outcome = error
+            busy.append(error)
+        on_end(work, outcome)
+    return busy
 
 
 def reproduce(
@@ -224,7 +219,10 @@ class _Call:
             else:
                 report(work, outcome)
 
-        errors = (self.cluster or InTurn(self.progress)).run(works, on_end)
+        if self.cluster is None:
+            errors = run_in_turn(self.progress, works, on_end)
+        else:
+            errors = self.cluster.run(works, on_end)
         failed = [error for error in errors if not isinstance(error, BusyError)]
         if failed:
             more = f" ({len(failed)} jobs failed in all)" if failed[1:] else ""
