@@ -18,7 +18,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import portalocker
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_backbone
@@ -31,7 +30,7 @@ from ..utils.errors import UserError
 from ..utils.files import is_local, read_json, replace_file, write_json
 from .four_step import FourStep, proposal_opts
 from .pretraining import pretrain_backbone
-from .runs import PROVENANCE, BusyError, Run, Runner, read_result
+from .runs import PROVENANCE, Run, Runner, hold, read_result
 from .starts import (
     TORCHVISION_OPTS,
     check_start,
@@ -171,35 +170,32 @@ class Reproduction:
 
         Every seed has its own, so that the deviation over seeds includes the start's randomness.
         """
-        start, own = self.start_name, self.tables.scale(self.scale).start
-        if not start or self._start_path(seed) == start:
+        start, path = self.start_name, self._start_path(seed)
+        if path == start:
             return
-        path = self._start_path(seed)
         os.makedirs(self.folder, exist_ok=True)
+        sentence = f"another process has been making {path} for an hour; see to that process"
+        with hold(f"{path}.lock", 3600, sentence):
+            if os.path.isfile(path):
+                return
+            if start == "crops":
+                self._train_start(path, seed)
+            elif self._is_converted:
+                convert_torchvision(file_of(start), path)
+            else:
+                with replace_file(path, "wb") as file:
+                    file.write(Path(start).read_bytes())
+
+    def _train_start(self, path: str, seed: int) -> None:
         # Detectron2's logger is not used here, since the file has no OUTPUT_DIR of its own.
-        try:
-            with portalocker.Lock(f"{path}.lock", timeout=3600):
-                if os.path.isfile(path):
-                    return
-                if start != "crops":
-                    if self._is_converted:
-                        convert_torchvision(file_of(start), path)
-                    else:
-                        with replace_file(path, "wb") as file:
-                            file.write(Path(start).read_bytes())
-                    return
-                logger.info("%s: training the start of the seed's rows", path)
-                config = self.tables.config_file(own["config"])
-                cfg = load_config(config, [*self.tables.scale(self.scale).opts, "SEED", str(seed)])
-                done = pretrain_backbone(
-                    cfg, path, iterations=own["iterations"], held_out=_HELD_OUT
-                )
-                logger.info("%s: %.1f %% of held-out crops", path, 100 * done.accuracy)
-                write_json(f"{path}.json", done._asdict())
-        except portalocker.LockException as error:
-            raise BusyError(
-                f"another process has been making {path} for an hour; see to that process"
-            ) from error
+        logger.info("%s: training the start of the seed's rows", path)
+        scale = self.tables.scale(self.scale)
+        config = self.tables.config_file(scale.start["config"])
+        cfg = load_config(config, [*scale.opts, "SEED", str(seed)])
+        iterations = scale.start["iterations"]
+        done = pretrain_backbone(cfg, path, iterations=iterations, held_out=_HELD_OUT)
+        logger.info("%s: %.1f %% of held-out crops", path, 100 * done.accuracy)
+        write_json(f"{path}.json", done._asdict())
 
     def seeds(self, row: Row) -> list[int]:
         """Return the seeds that this row, or a network of its detector, has folders of."""

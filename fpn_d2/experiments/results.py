@@ -9,8 +9,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import portalocker
-
 from ..data import check_names
 from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
@@ -18,7 +16,7 @@ from ..visualization import has_results
 from .figures import Example, find_examples
 from .report import write_report
 from .reproduction import Reproduction
-from .runs import PROVENANCE, BusyError, provenance
+from .runs import PROVENANCE, hold, provenance
 from .tables import Table
 
 
@@ -35,15 +33,11 @@ def update_results(reproduction: Reproduction, table: Table, output: str) -> str
     """
     path = results_file(output, reproduction.dataset_name, table)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    try:
-        with portalocker.Lock(f"{os.path.splitext(path)[0]}.lock", timeout=600):
-            results = collect(reproduction, table, path)
-            write_json(path, results)
-            write_report(table, results, os.path.dirname(path), _examples(reproduction, table))
-    except portalocker.LockException as error:
-        raise BusyError(
-            f"another process has been writing {path} for ten minutes; see to that process"
-        ) from error
+    sentence = f"another process has been writing {path} for ten minutes; see to that process"
+    with hold(f"{os.path.splitext(path)[0]}.lock", 600, sentence):
+        results = collect(reproduction, table, path)
+        write_json(path, results)
+        write_report(table, results, os.path.dirname(path), _examples(reproduction, table))
     return path
 
 

@@ -251,14 +251,23 @@ class Runner:
             BusyError: if another process holds it.
         """
         os.makedirs(folder, exist_ok=True)
-        path = os.path.join(folder, ".lock")
-        try:
-            with portalocker.Lock(path, timeout=_LOCK_SECONDS) as lock:
-                yield lock
-        except portalocker.LockException as error:
-            raise BusyError(
-                f"{folder} is being trained by another process; wait until it is done"
-            ) from error
+        sentence = f"{folder} is being trained by another process; wait until it is done"
+        with hold(os.path.join(folder, ".lock"), _LOCK_SECONDS, sentence) as lock:
+            yield lock
+
+
+@contextlib.contextmanager
+def hold(path: str, seconds: float, sentence: str) -> Iterator[Any]:
+    """Hold the lock that a file is, for which this waits so many seconds; yields the file.
+
+    Raises:
+        BusyError: with the sentence, if another process holds it for longer.
+    """
+    try:
+        with portalocker.Lock(path, timeout=seconds) as lock:
+            yield lock
+    except portalocker.LockException as error:
+        raise BusyError(sentence) from error
 
 
 def read_evaluations(run: Run, cfg: CfgNode) -> dict[str, Any]:
