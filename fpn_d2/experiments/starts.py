@@ -5,12 +5,10 @@ torchvision's published ResNet-18. A file is any that ``MODEL.WEIGHTS`` takes, o
 torchvision's form, which is converted, and whose pixels come in another order and scale.
 """
 
-import contextlib
 import functools
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -99,8 +97,12 @@ def check_start(path: str, cfg: CfgNode) -> None:
         state = [(k, v) for k, v in model.state_dict().items() if v.is_floating_point()]
         for _, value in state:
             value.fill_(float("nan"))  # what a file does not fill remains so
-    with _quiet():
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # Detectron2 logs each name that it matches.
+    try:
         SafeCheckpointer(model).load(path)
+    finally:
+        logging.disable(before)
     prefix = "backbone.bottom_up." if hasattr(model.backbone, "bottom_up") else "backbone."
     empty = [k for k, v in state if k.startswith(prefix) and v.isnan().any()]
     if empty:
@@ -108,14 +110,3 @@ def check_start(path: str, cfg: CfgNode) -> None:
             f"--start {path} leaves {len(empty)} weights of the bottom-up network empty, such as "
             f"{empty[0].removeprefix(prefix)}: give a checkpoint of this network"
         )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Detectron2 from logging each name that it matches."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
