@@ -262,12 +262,12 @@ def find_examples(
     Raises:
         UserError: if the data set is missing, or a folder has no boxes.
     """
-    rows = {row for pair in pairs if all(row in folders for row in pair) for row in pair}
-    if not rows:
+    pairs = [pair for pair in pairs if all(row in folders for row in pair)]
+    if not pairs:
         return []
     coco, image_root = load_ground_truth(dataset)
     found, objects = {}, {}
-    for row in rows:
+    for row in {row for pair in pairs for row in pair}:
         kind, results = read_results(folders[row], coco)
         found[row] = {}
         for image_id in sorted(coco.imgs):
@@ -275,16 +275,15 @@ def find_examples(
             found[row][image_id] = (ious >= 0.5).any(axis=0)
     examples: dict[int, Example] = {}  # by image, so that several pairs show more
     for x, y in pairs:
-        if x not in rows or y not in rows:
-            continue
         best = [i for i in _best_images(found[x], found[y]) if i not in examples]
         if best:
-            name = coco.imgs[best[0]]["file_name"]
-            image = read_sound_image(coco.imgs[best[0]], image_root)
-            boxes = np.array([o["bbox"] for o in objects[best[0]]], dtype=np.float64)
+            image_id = best[0]
+            name = coco.imgs[image_id]["file_name"]
+            image = read_sound_image(coco.imgs[image_id], image_root)
+            boxes = np.array([o["bbox"] for o in objects[image_id]], dtype=np.float64)
             boxes = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
-            seen = {row: found[row][best[0]] for row in (x, y)}
-            examples[best[0]] = _example(name, image, boxes, seen, table)
+            seen = {row: found[row][image_id] for row in (x, y)}
+            examples[image_id] = _example(name, image, boxes, seen, table)
     return list(examples.values())
 
 
@@ -302,12 +301,15 @@ def _example(
     seen: Mapping[str, np.ndarray],
     table: Table,
 ) -> Example:
-    """Draw an image twice, as the two rows see it."""
+    """Draw an image twice, as the two rows see it, and enlarged if it is small."""
     titles = {row: f"({row}) {table.rows[row].name}" for row in seen}
     styles = row_styles(table.rows)
+    scale = 2 if max(image.shape[:2]) <= 400 else 1
     pictures, counts = {}, []
     for row, found in seen.items():
-        picture = _draw(image, objects, found)
+        labels = ["" if f else "missed" for f in found]
+        colors = [_FOUND if f else _MISSED for f in found]
+        picture = draw_boxes(image, objects, labels, colors, scale, dashed=~found)
         picture[:5] = ImageColor.getrgb(styles[row].color)
         count = f"{int(found.sum())} of {len(found)}"
         pictures[f"{titles[row]}: {count} found"] = picture
@@ -317,11 +319,3 @@ def _example(
         caption=f"{', '.join(counts)}. Found: solid blue; missed: dashed and labelled.",
         picture=side_by_side(pictures),
     )
-
-
-def _draw(image: np.ndarray, objects: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Draw the found and the missed objects on the image, enlarged twice if it is small."""
-    scale = 2 if max(image.shape[:2]) <= 400 else 1
-    labels = ["" if f else "missed" for f in found]
-    colors = [_FOUND if f else _MISSED for f in found]
-    return draw_boxes(image, objects, labels, colors, scale, dashed=~found)
