@@ -237,8 +237,7 @@ def _sheet(
     own = {name: name for name in names}
     # The header tells the two kinds of seconds apart. The last item: which row each line shows.
     columns = [(m, "an image" if m == "seconds" else "", own) for m in table.metrics]
-    headline = table.claims[0].metric if table.claims else table.metrics[-1]
-    columns += [(headline, note, shown) for note, shown in beside.items()]
+    columns += [(table.headline, note, shown) for note, shown in beside.items()]
     if "seconds" not in table.metrics:
         columns.append(("seconds", "training", own))
     cells = [

@@ -103,15 +103,11 @@ def _counts(curves: Mapping[Any, Mapping[int, Summary]]) -> list[int]:
 # -- schedules
 
 
-def _headline(table: Table) -> str:
-    return table.claims[0].metric if table.claims else table.metrics[-1]
-
-
 def _by_schedule(table: Table, summaries: Summaries) -> dict[str, dict[int, Summary]]:
     """Return the headline metric of each row by its iterations."""
     found: dict[str, dict[int, Summary]] = {}
     for name, row in table.rows.items():
-        summary = summaries.get(name, {}).get(_headline(table))
+        summary = summaries.get(name, {}).get(table.headline)
         if row.of and summary:
             found.setdefault(row.of, {})[row.iterations] = summary
     return found
@@ -122,7 +118,7 @@ def _settling(table: Table, summaries: Summaries) -> Section | None:
     rows = _by_schedule(table, summaries)
     if not rows:
         return None
-    metric, (first, *others) = _headline(table), rows
+    metric, (first, *others) = table.headline, rows
     counts = _counts(rows)
     lines = []
     for other in others:
@@ -178,9 +174,9 @@ def draw_schedules(table: Table, summaries: Summaries) -> Chart | None:
         label = next(row.plain_name for row in table.rows.values() if row.of == name)
         plot_band(axes, dict(sorted(schedules.items())), styles[name], f"{name}: {label}")
     set_count_axis(axes, _counts(rows), "iterations of training")
-    axes.set_ylabel(_headline(table))
+    axes.set_ylabel(table.headline)
     return finish_chart(
-        figure, "schedules", f"{_headline(table)} against the iterations of training, by row",
+        figure, "schedules", f"{table.headline} against the iterations of training, by row",
         "Longer schedules",
         "Mean over the seeds; the band is one standard deviation to each side.",
     )  # fmt: skip

@@ -126,6 +126,11 @@ class Table:
         scales = (f"_{name}" for row in self.rows.values() if row.of for name in row.configs)
         return f"table{self.table}{next(scales, '')}"
 
+    @property
+    def headline(self) -> str:
+        """The metric that the table is about, that of its first claim."""
+        return self.claims[0].metric if self.claims else self.metrics[-1]
+
     def rows_at(self, scale: str) -> dict[str, Row]:
         """Return the rows that this scale has."""
         return {name: row for name, row in self.rows.items() if scale in row.configs}
