@@ -20,7 +20,7 @@ from ..utils.files import replace_file
 from ..visualization import PALETTE
 from ..visualization.pages import svg_text
 
-_ALLOWED = 0.05  # of an exponent beyond stock's
+_ALLOWED = 0.05 + 1e-9  # of an exponent beyond stock's, and what rounding adds
 # What adds less than this share of what stock takes at the first point is as good as constant.
 _FLAT = 0.1
 # A cost below this share of the largest counts as that share: its noise would rule a relative fit.
@@ -82,15 +82,13 @@ def compare_growth(
             differences.append(float(np.subtract(*_exponents(values, mine, theirs))))
     difference = exponents[0] - exponents[1]
     low = min(float(np.quantile(differences, 0.05)), difference) if differences else difference
-    by_noise = "within noise" if _allowed(low) else "does not hold"
-    verdict = "holds" if _allowed(difference) else by_noise
     if min(min(costs) for costs in (*ours, *stock)) <= least:
         verdict = "too little to tell"
+    elif difference <= _ALLOWED:
+        verdict = "holds"
+    else:
+        verdict = "within noise" if low <= _ALLOWED else "does not hold"
     return Growth(*exponents, low, verdict)
-
-
-def _allowed(difference: float) -> bool:
-    return difference <= _ALLOWED + 1e-9
 
 
 def _exponents(
