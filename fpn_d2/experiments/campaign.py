@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..utils.errors import UserError
 from .cluster import Cluster, Work
-from .reproduction import Reproduction, pick_rows
+from .reproduction import Reproduction
 from .results import collect, results_file, update_results
 from .running_times import time_rows
 from .runs import BusyError, Run, Runner
@@ -131,6 +131,30 @@ def reproduce(
     path = update_results(reproduction, table, output)
     progress.say(f"{path}, and .md and .html beside it")
     return path
+
+
+def pick_rows(table: Table, scale: str, names: Sequence[str]) -> dict[str, Row]:
+    """Return the named rows of a table, or all rows of the scale if none is named.
+
+    Raises:
+        UserError: if the scale has no such row, or if rows are named that can only be timed side
+            by side with the others.
+    """
+    rows = table.rows_at(scale)
+    for name in names:
+        if name not in rows:
+            raise UserError(
+                f"table {table.table} has no row {name} at scale {scale}; there are "
+                f"{', '.join(rows)}"
+            )
+    if not rows:
+        raise UserError(f"table {table.table} has no row at scale {scale}; give another --scale")
+    if table.kind == "timing" and names and set(names) != set(rows):
+        raise UserError(
+            f"--rows {','.join(names)}: the rows of table {table.table} are timed side by side, "
+            "so a part of them cannot be compared with the rest; leave --rows out"
+        )
+    return {name: row for name, row in rows.items() if not names or name in names}
 
 
 @dataclasses.dataclass(frozen=True)

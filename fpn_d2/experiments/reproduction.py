@@ -14,7 +14,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -381,27 +381,3 @@ def count_anchors(
         count * -(-height // level.stride) * -(-width // level.stride)
         for count, level in zip(counts, levels, strict=True)
     )
-
-
-def pick_rows(table: Table, scale: str, names: Sequence[str]) -> dict[str, Row]:
-    """Return the named rows of a table, or all rows of the scale if none is named.
-
-    Raises:
-        UserError: if the scale has no such row, or if rows are named that can only be timed side
-            by side with the others.
-    """
-    rows = table.rows_at(scale)
-    for name in names:
-        if name not in rows:
-            raise UserError(
-                f"table {table.table} has no row {name} at scale {scale}; there are "
-                f"{', '.join(rows)}"
-            )
-    if not rows:
-        raise UserError(f"table {table.table} has no row at scale {scale}; give another --scale")
-    if table.kind == "timing" and names and set(names) != set(rows):
-        raise UserError(
-            f"--rows {','.join(names)}: the rows of table {table.table} are timed side by side, "
-            "so a part of them cannot be compared with the rest; leave --rows out"
-        )
-    return {name: row for name, row in rows.items() if not names or name in names}

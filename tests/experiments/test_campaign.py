@@ -1,4 +1,4 @@
-"""One call of tools/reproduce.py: what it trains, skips and says, and what results it writes."""
+"""One call of tools/reproduce.py: what it picks, trains, skips and says, and what it writes."""
 
 import dataclasses
 import json
@@ -13,6 +13,7 @@ from fpn_d2 import UserError
 from fpn_d2.experiments import Progress, Scale, campaign, reproduce, reproduction
 from fpn_d2.experiments import results as results_module
 from fpn_d2.experiments import runs as runs_module
+from fpn_d2.experiments.campaign import pick_rows
 from fpn_d2.experiments.cluster import Work
 from fpn_d2.experiments.report import write_report
 from fpn_d2.experiments.results import collect, results_file, update_results
@@ -180,6 +181,33 @@ def test_the_results_name_no_folder_of_the_machine(call, tmp_path):
     for table, rows in (("1", []), ("2", []), ("5", ["not_shared"])):
         call(table, rows)
         assert str(tmp_path) not in (tmp_path / f"results/shapes/table{table}.json").read_text()
+
+
+# -- the rows that are picked ------------------------------------------------------------------
+
+
+def test_rows_are_picked_in_the_tables_order(tables):
+    table = tables.table("1")
+    assert list(pick_rows(table, "quick", [])) == ["c", "d"]
+    assert list(pick_rows(table, "paper", [])) == ["p"]
+    assert list(pick_rows(table, "quick", ["d", "c"])) == ["c", "d"]
+    assert list(pick_rows(table, "quick", ["d"])) == ["d"]
+
+
+@pytest.mark.parametrize("name", ["z", "p", ""])
+def test_a_row_that_the_scale_has_not_is_refused(tables, name):
+    with pytest.raises(UserError) as error:
+        pick_rows(tables.table("1"), "quick", ["c", name])
+    assert str(error.value) == f"table 1 has no row {name} at scale quick; there are c, d"
+    with pytest.raises(UserError, match="table 2 has no row at scale paper; give another --scale"):
+        pick_rows(tables.table("2"), "paper", [])
+
+
+def test_a_part_of_the_rows_that_are_timed_side_by_side_is_refused(tables):
+    table = tables.table("time")
+    assert list(pick_rows(table, "quick", ["not_shared", "shared"])) == ["shared", "not_shared"]
+    with pytest.raises(UserError, match="--rows shared: .* timed side by side, .* leave --rows"):
+        pick_rows(table, "quick", ["shared"])
 
 
 # -- progress ----------------------------------------------------------------------------------

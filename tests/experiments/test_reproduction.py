@@ -10,10 +10,9 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_backbone
 
-from fpn_d2 import UserError
 from fpn_d2.experiments import FourStep, Row, Scale, reproduction
 from fpn_d2.experiments.pretraining import Pretraining
-from fpn_d2.experiments.reproduction import count_anchors, pick_rows
+from fpn_d2.experiments.reproduction import count_anchors
 
 RPN, FAST = "rpn_R_18_FPN", "fast_rcnn_R_18_FPN"
 
@@ -45,33 +44,6 @@ def test_anchors_are_counted_without_weights(repo, monkeypatch):
     count_anchors(str(repo / "configs/RPN/rpn_R_101_FPN.yaml"))
     (network,) = built
     assert {weight.device.type for weight in network.parameters()} == {"meta"}
-
-
-# -- rows and names ----------------------------------------------------------------------------
-
-
-def test_rows_are_picked_in_the_tables_order(tables):
-    table = tables.table("1")
-    assert list(pick_rows(table, "quick", [])) == ["c", "d"]
-    assert list(pick_rows(table, "paper", [])) == ["p"]
-    assert list(pick_rows(table, "quick", ["d", "c"])) == ["c", "d"]
-    assert list(pick_rows(table, "quick", ["d"])) == ["d"]
-
-
-@pytest.mark.parametrize("name", ["z", "p", ""])
-def test_a_row_that_the_scale_has_not_is_refused(tables, name):
-    with pytest.raises(UserError) as error:
-        pick_rows(tables.table("1"), "quick", ["c", name])
-    assert str(error.value) == f"table 1 has no row {name} at scale quick; there are c, d"
-    with pytest.raises(UserError, match="table 2 has no row at scale paper; give another --scale"):
-        pick_rows(tables.table("2"), "paper", [])
-
-
-def test_a_part_of_the_rows_that_are_timed_side_by_side_is_refused(tables):
-    table = tables.table("time")
-    assert list(pick_rows(table, "quick", ["not_shared", "shared"])) == ["shared", "not_shared"]
-    with pytest.raises(UserError, match="--rows shared: .* timed side by side, .* leave --rows"):
-        pick_rows(table, "quick", ["shared"])
 
 
 # -- training ----------------------------------------------------------------------------------
