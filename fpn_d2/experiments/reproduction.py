@@ -161,8 +161,7 @@ class Reproduction:
         if row.proposals:
             rpn = self._plain_run(row.proposals[self.scale], seed)
             runs.append(rpn)
-            names = rpn.load_config().DATASETS.TRAIN
-            files += [os.path.join(rpn.inference_folder(name), "results.json") for name in names]
+            files += map(rpn.evaluation_file, rpn.load_config().DATASETS.TRAIN)
         return (*files, *(os.path.join(part.folder, "run.json") for part in runs))
 
     def make_start(self, seed: int) -> None:

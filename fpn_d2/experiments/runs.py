@@ -82,6 +82,10 @@ class Run:
         """Return the folder that the evaluation on a data set writes into."""
         return os.path.join(self.folder, "inference", dataset)
 
+    def evaluation_file(self, dataset: str) -> str:
+        """Return the results of that evaluation, which writes them last, after its proposals."""
+        return os.path.join(self.inference_folder(dataset), "results.json")
+
     def result(self) -> dict[str, Any] | None:
         """Return the run's result; see :func:`read_result`."""
         return read_result(self.folder)
@@ -204,9 +208,7 @@ class Runner:
         result = self.train(run)
         with self.locked(run.folder) as lock:
             for dataset in run.load_config().DATASETS.TRAIN:
-                # An evaluation writes its results after the proposals.
-                done = os.path.join(run.inference_folder(dataset), "results.json")
-                if not os.path.isfile(done):
+                if not os.path.isfile(run.evaluation_file(dataset)):
                     opts = ["MODEL.WEIGHTS", run.weights, "DATASETS.TEST", f"('{dataset}',)"]
                     self.call(run, ["--eval-only"], opts, lock)
         return result
@@ -274,7 +276,7 @@ def read_evaluations(run: Run, cfg: CfgNode) -> dict[str, Any]:
     """Read the results of each test set; a missing file raises a UserError."""
     results = {}
     for dataset in cfg.DATASETS.TEST:
-        path = os.path.join(run.inference_folder(dataset), "results.json")
+        path = run.evaluation_file(dataset)
         if not os.path.isfile(path):
             raise UserError(
                 f"{run.folder} has no results of {dataset} after its training; see output.txt in it"

@@ -62,12 +62,11 @@ def measure_boxes(runner: Runner, run: Run, counts: Sequence[int]) -> None:
         more = ("MODEL.WEIGHTS", run.weights, "MODEL.RPN.PRE_NMS_TOPK_TEST", str(count))
         folder = os.path.join(run.folder, f"{_BOXES}{count}")
         part = Run(run.config, folder, (*run.opts, *more, "DATASETS.TEST", str(names)))
-        folders = [part.inference_folder(name) for name in names]
         with runner.locked(folder) as lock:
-            if not all(os.path.isfile(os.path.join(f, "results.json")) for f in folders):
+            if not all(os.path.isfile(part.evaluation_file(name)) for name in names):
                 runner.call(part, ["--eval-only"], [], lock)
-                for path in (os.path.join(f, "box_proposals.pkl") for f in folders):
-                    os.remove(path)  # some 100 MB, which nobody reads
+                for name in names:  # some 100 MB each, which nobody reads
+                    os.remove(os.path.join(part.inference_folder(name), "box_proposals.pkl"))
 
 
 def recall_by_boxes(run: Run) -> dict[str, dict[str, float]]:
