@@ -28,6 +28,12 @@ ROW = "configs/quick/RPN/rpn_R_18_FPN.yaml"
 
 
 @pytest.fixture
+def cfg(repo, tiny_opts):
+    """An RPN on the tiny data."""
+    return load_config(repo / ROW, tiny_opts)
+
+
+@pytest.fixture
 def record(tmp_path):
     """A grey image of 120 x 160 with a red square of 40 px."""
     image = np.full((120, 160, 3), 128, np.uint8)
@@ -111,8 +117,7 @@ def test_the_classifier_averages_the_coarsest_map():
     assert torch.allclose(model(x)[0], expected)
 
 
-def test_the_checkpoint_fills_the_whole_bottom_up_network(repo, tiny_opts, tmp_path):
-    cfg = load_config(repo / ROW, tiny_opts)
+def test_the_checkpoint_fills_the_whole_bottom_up_network(cfg, tmp_path):
     path = str(tmp_path / "start" / "R-18.pkl")
     accuracy, iterations, _, held_out = pretrain_backbone(cfg, path, iterations=2, batch_size=4)
     assert 0 <= accuracy <= 1
@@ -135,25 +140,21 @@ def test_the_checkpoint_fills_the_whole_bottom_up_network(repo, tiny_opts, tmp_p
      ("file/R-18.pkl", "R-18.pkl could not be written")],
 )  # fmt: skip
 def test_a_file_that_cannot_be_written_is_refused_before_the_data_are_read(
-    repo, tiny_opts, tmp_path, name, says, monkeypatch
+    cfg, tmp_path, name, says, monkeypatch
 ):
     (tmp_path / "folder.pkl").mkdir()
     (tmp_path / "file").touch()
     monkeypatch.setattr(pretraining, "load_train_dataset", lambda _: pytest.fail("read"))
     with pytest.raises(UserError, match=says):
-        pretrain_backbone(load_config(repo / ROW, tiny_opts), str(tmp_path / name))
+        pretrain_backbone(cfg, str(tmp_path / name))
 
 
-def test_a_batch_of_one_has_no_variance(repo, tiny_opts, tmp_path):
-    cfg = load_config(repo / ROW, tiny_opts)
+def test_a_batch_of_one_has_no_variance(cfg, tmp_path):
     with pytest.raises(UserError, match="--batch-size is 1: give 2 or more"):
         pretrain_backbone(cfg, str(tmp_path / "x.pkl"), batch_size=1)
 
 
-def test_held_out_crops_end_the_training_where_they_stop_rising(
-    repo, tiny_opts, tmp_path, monkeypatch
-):
-    cfg = load_config(repo / ROW, [*tiny_opts, "SOLVER.AMP.ENABLED", "False"])
+def test_held_out_crops_end_the_training_where_they_stop_rising(cfg, tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "_EVERY", 1)
     # rises twice; three without a rise end the first learning rate, three more the second
     measured = iter([0.5, 0.7, 0.6, 0.7, 0.701, 0.6, 0.6, 0.6, 0.6, 0.6])
@@ -173,24 +174,20 @@ def test_held_out_crops_end_the_training_where_they_stop_rising(
     assert min(done.crops, done.held_out) > 0
 
 
-def test_held_out_crops_are_classified_as_the_network_sees_them(repo, tiny_opts, tmp_path):
-    cfg = load_config(repo / ROW, tiny_opts)
-    kept = {}
-    for name, iterations in (("a", 2), ("b", 2)):
-        kept[name] = pretrain_backbone(
-            cfg, str(tmp_path / f"{name}.pkl"), iterations=iterations, batch_size=4, held_out=0.5
-        )
-    assert kept["a"] == kept["b"]  # the seed decides the split and the rest
-    hits = kept["a"].accuracy * kept["a"].held_out
+def test_held_out_crops_are_classified_as_the_network_sees_them(cfg, tmp_path):
+    done, again = (
+        pretrain_backbone(cfg, str(tmp_path / name), iterations=2, batch_size=4, held_out=0.5)
+        for name in ("a.pkl", "b.pkl")
+    )
+    assert done == again  # the seed decides the split and the rest
+    hits = done.accuracy * done.held_out
     assert hits == pytest.approx(round(hits), abs=1e-4)
 
 
 @pytest.mark.parametrize("share, says", [(1.0, "--held-out is 1"), (0.99, "none can be held out")])
-def test_images_that_cannot_be_held_out(repo, tiny_opts, tmp_path, share, says):
+def test_images_that_cannot_be_held_out(cfg, tmp_path, share, says):
     with pytest.raises(UserError, match=says):
-        pretrain_backbone(
-            load_config(repo / ROW, tiny_opts), str(tmp_path / "x.pkl"), held_out=share
-        )
+        pretrain_backbone(cfg, str(tmp_path / "x.pkl"), held_out=share)
 
 
 def test_another_bottom_up_network_learns_with_its_norms(repo, tiny_opts, tmp_path):
@@ -229,23 +226,22 @@ def frozen_network():
     del BACKBONE_REGISTRY._obj_map["FrozenNetwork"]
 
 
-def test_a_network_with_a_frozen_norm_is_refused(repo, tiny_opts, tmp_path, frozen_network):
-    cfg = changed(load_config(repo / ROW, tiny_opts), {"MODEL.FPN.BOTTOM_UP": frozen_network})
+def test_a_network_with_a_frozen_norm_is_refused(cfg, tmp_path, frozen_network):
+    cfg = changed(cfg, {"MODEL.FPN.BOTTOM_UP": frozen_network})
     with pytest.raises(UserError, match="BOTTOM_UP FrozenNetwork keeps norm frozen"):
         pretrain_backbone(cfg, str(tmp_path / "x.pkl"), iterations=2)
     assert not (tmp_path / "x.pkl").exists()
 
 
-def test_the_seed_decides_everything(repo, tiny_opts, tmp_path):
+def test_the_seed_decides_everything(cfg, tmp_path):
     weights = {}
     for name, seed, elsewhere in (("a", 1, 5), ("b", 1, 6), ("c", 2, 5)):
-        cfg = load_config(repo / ROW, [*tiny_opts, "SEED", str(seed)])
         torch.manual_seed(elsewhere)  # the caller's own random numbers
         before = torch.get_rng_state()
-        pretrain_backbone(cfg, str(tmp_path / f"{name}.pkl"), iterations=2, batch_size=4)
+        path = tmp_path / f"{name}.pkl"
+        pretrain_backbone(changed(cfg, {"SEED": seed}), str(path), iterations=2, batch_size=4)
         assert torch.equal(torch.get_rng_state(), before)
-        with open(tmp_path / f"{name}.pkl", "rb") as file:
-            weights[name] = pickle.load(file)["model"]
+        weights[name] = pickle.loads(path.read_bytes())["model"]
     first = "stem.conv1.weight"
     assert all((weights["a"][key] == weights["b"][key]).all() for key in weights["a"])
     assert (weights["a"][first] != weights["c"][first]).any()
