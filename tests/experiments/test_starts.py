@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -99,7 +100,8 @@ def test_a_start_of_another_network_or_of_too_little_is_refused(
 
 def test_imagenet_is_torchvisions_and_is_converted_once(plan, tables, runs, resnet18, monkeypatch):
     assert starts.file_of("imagenet").endswith(".pth")
-    monkeypatch.setattr(starts.torchvision.models, "ResNet18_Weights", _Weights(resnet18[0]))
+    published = SimpleNamespace(IMAGENET1K_V1=SimpleNamespace(url=resnet18[0]))
+    monkeypatch.setattr(starts.torchvision.models, "ResNet18_Weights", published)
     plan = dataclasses.replace(plan, start="imagenet")
     plan.prepare([tables.table("1").rows["c"]])
     opts = plan.run(tables.table("1").rows["c"], 1).opts
@@ -110,14 +112,6 @@ def test_imagenet_is_torchvisions_and_is_converted_once(plan, tables, runs, resn
     written = os.stat(keys["MODEL.WEIGHTS"]).st_mtime_ns
     plan.make_start(1)
     assert os.stat(keys["MODEL.WEIGHTS"]).st_mtime_ns == written
-
-
-class _Weights:
-    """Stands for torchvision's enumeration, with a file in place of a URL."""
-
-    def __init__(self, path: str):
-        self.IMAGENET1K_V1 = self
-        self.url = path
 
 
 def test_starts_of_one_name_are_told_apart(plan, tables, converted, tmp_path):

@@ -36,29 +36,30 @@ def results(**recalls):
     return {"table": "1", "scale": "settled", "dataset": "shapes", "recipe": {}, "rows": rows}
 
 
-def test_a_difference_is_settled_once_its_change_is_within_the_noise(settled):
-    table = settled.table_at("1", "settled")
-    # d behind c by 5, 7, 6 and then by 5, 4, 6: a change of -1, of which two standard errors are
-    # 2 * stdev(0, -3, 0) / sqrt(3) = 2 * sqrt(3) / sqrt(3) = 2
-    found = results(c_300=[50, 52, 51], d_300=[45, 45, 45], c_600=[60, 60, 61], d_600=[55, 56, 55])
-    (section,) = study_sections(table, found, summarize(found))
+@pytest.mark.parametrize(
+    ("c", "longer_c", "d", "longer_d", "cells"),
+    [
+        # d behind c by 5, 7, 6 and then by 5, 4, 6: a change of -1, of which two standard errors
+        # are 2 * stdev(0, -3, 0) / sqrt(3) = 2 * sqrt(3) / sqrt(3) = 2
+        ([50, 52, 51], [60, 60, 61], [45, 45, 45], [55, 56, 55],
+         ["+6.0 ± 1.0", "+5.0 ± 1.0", f"{MINUS}1.0, noise 2.0: settled"]),
+        ([50, 50], [60, 60.2], [45, 45], [50, 50],
+         ["+5.0 ± 0.0", "+10.1 ± 0.1", "+5.1, noise 0.2: not settled"]),
+        ([50], [60], [45], [50], ["+5.0", "+10.0", "+5.0, one seed"]),
+        ([50], [60], [45], [], ["+5.0", "\N{EN DASH}", "not measured"]),
+        # Seeds 0 and 1 alone are at both schedules: 5 and 6 become 4 and 7, by 0 on average, of
+        # which two standard errors are 2 * sqrt((0.5 + 4.5) / 2) = 3.2.
+        ([50, 51, 70], [54, 57], [45, 45, 45], [50, 50],
+         ["+12.0 ± 11.3", "+5.5 ± 2.1", "0.0, noise 3.2: settled"]),
+    ],
+)  # fmt: skip
+def test_a_difference_is_settled_once_its_change_is_within_the_noise(
+    settled, c, longer_c, d, longer_d, cells
+):
+    found = results(c_300=c, d_300=d, c_600=longer_c, d_600=longer_d)
+    (section,) = study_sections(settled.table_at("1", "settled"), found, summarize(found))
     assert section.header == ["", "300", "600", "last change"]
-    change = f"{MINUS}1.0, noise 2.0: settled"
-    assert section.lines == [[f"c {MINUS} d", "+6.0 ± 1.0", "+5.0 ± 1.0", change]]
-    found = results(c_300=[50, 50], d_300=[45, 45], c_600=[60, 60.2], d_600=[50, 50])
-    (section,) = study_sections(table, found, summarize(found))
-    assert section.lines[0][-1] == "+5.1, noise 0.2: not settled"
-    found = results(c_300=[50], d_300=[45], c_600=[60], d_600=[50])
-    (section,) = study_sections(table, found, summarize(found))
-    assert section.lines[0][1:] == ["+5.0", "+10.0", "+5.0, one seed"]
-    found = results(c_300=[50], d_300=[45], c_600=[60])
-    (section,) = study_sections(table, found, summarize(found))
-    assert section.lines[0][1:] == ["+5.0", "\N{EN DASH}", "not measured"]
-    # Seeds 0 and 1 alone are at both schedules: 5 and 6 become 4 and 7, by 0 on average, of which
-    # two standard errors are 2 * sqrt((0.5 + 4.5) / 2) = 3.2.
-    found = results(c_300=[50, 51, 70], d_300=[45, 45, 45], c_600=[54, 57], d_600=[50, 50])
-    (section,) = study_sections(table, found, summarize(found))
-    assert section.lines[0][-1] == "0.0, noise 3.2: settled"
+    assert section.lines == [[f"c {MINUS} d", *cells]]
 
 
 def test_the_curves_are_a_picture_of_the_report(settled, tmp_path):
@@ -149,11 +150,8 @@ def test_a_trained_rpn_is_evaluated_at_each_number_on_both_splits(
     numbers = {"1000": 42.0, "6000": 42.0, "50000": 42.0}  # 40 + the seed, as the program has it
     assert recall_by_boxes(run) == {"shapes_train": numbers, "shapes_val": numbers}
     evaluations = calls()[1:]
-    assert [call["MODEL.RPN.PRE_NMS_TOPK_TEST"] for call in evaluations] == [
-        "6000",
-        "1000",
-        "50000",
-    ]
+    counts = [call["MODEL.RPN.PRE_NMS_TOPK_TEST"] for call in evaluations]
+    assert counts == ["6000", "1000", "50000"]
     assert {call["flag"] for call in evaluations} == {"--eval-only"}
     assert {call["MODEL.WEIGHTS"] for call in evaluations} == {run.weights}
     monkeypatch.setattr(reproduction, "count_anchors", lambda *_, **__: 12)
