@@ -35,9 +35,9 @@ def call(plan, tmp_path, progress):
     return run
 
 
-def recalls(content, metric="AR1k"):
+def recalls(content):
     return {
-        (row["row"], seed["seed"]): seed["metrics"][metric]
+        (row["row"], seed["seed"]): seed["metrics"]["AR1k"]
         for row in content["rows"]
         for seed in row["seeds"]
     }
@@ -136,13 +136,11 @@ def test_a_kill_while_checkpoints_are_removed_leaves_none_for_ever(call, runs, m
     assert [path.name for path in folder.glob("*.pth")] == ["model_final.pth"]
 
 
-def test_a_file_of_another_scale_is_refused_before_any_training(call, calls, tmp_path):
-    path = tmp_path / "results/shapes/table1.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"scale": "paper", "rows": []}))
+def test_a_file_of_another_scale_is_refused_before_any_training(call, calls, file):
+    path = file([], scale="paper")
     with pytest.raises(UserError) as error:
         call()
-    for words in (str(path), "scale paper", "not quick", "--output"):
+    for words in (path, "scale paper", "not quick", "--output"):
         assert words in str(error.value)
     assert calls() == []
 
