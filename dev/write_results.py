@@ -80,7 +80,8 @@ def fill_in(text: str, root: str | os.PathLike, tables: Tables) -> str:
         UserError: if there is no mark, or if a mark names a file that does not exist.
     """
 
-    from fpn_d2.experiments.report import benchmark_table, claims_table, markdown_report
+    from fpn_d2.experiments.benchmark_tables import benchmark_table
+    from fpn_d2.experiments.report import claims_table, markdown_report
     from fpn_d2.export import export_table
     from fpn_d2.utils.errors import UserError
     from fpn_d2.utils.files import read_json

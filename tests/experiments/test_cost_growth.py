@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
+from fpn_d2.experiments.benchmark_tables import benchmark_table
 from fpn_d2.experiments.cost_growth import (
     compare_growth,
     draw_growth,
@@ -12,7 +13,6 @@ from fpn_d2.experiments.cost_growth import (
     growth_lines,
     left_out_lines,
 )
-from fpn_d2.experiments.report import benchmark_table
 
 VALUES = [1, 3, 10, 30, 100, 300, 1000, 3000]
 

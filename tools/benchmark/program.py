@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from fpn_d2.experiments.benchmark_tables import benchmark_table
 from fpn_d2.experiments.cost_growth import draw_growth
-from fpn_d2.experiments.report import benchmark_table
 from fpn_d2.utils.devices import keep_freed_memory
 from fpn_d2.utils.errors import UserError
 from fpn_d2.utils.files import explain_disk_errors, write_json

@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances
 
 from fpn_d2 import UserError
 from fpn_d2.checkpoint import SafeCheckpointer
-from fpn_d2.experiments.report import benchmark_table
+from fpn_d2.experiments.benchmark_tables import benchmark_table
 
 ROW = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 
