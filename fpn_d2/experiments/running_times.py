@@ -53,13 +53,14 @@ def time_rows(
         images[name] = _images(configs[name])
     count = min(map(len, images.values()))
     calls = {
-        (number, name): functools.partial(_detect, detector, images[name][number])
+        (number, name): functools.partial(detector, [images[name][number]])
         for number in range(count)
         for name, detector in detectors.items()
     }
-    seconds = time_in_turn(calls, _ROUNDS)
+    with torch.no_grad():
+        seconds = time_in_turn(calls, _ROUNDS)
     for name, row in rows.items():
-        values = [*itertools.chain(*(seconds[number, name] for number in range(count)))]
+        values = [value for number in range(count) for value in seconds[number, name]]
         median = statistics.median(values)
         say(f"table {table.table} ({name}) {row.name}: {median:.3f} s an image")
         timing = {"seconds": median, "fastest": min(values), "slowest": max(values)}
@@ -77,11 +78,6 @@ def time_rows(
                 **provenance(),
             },
         )
-
-
-@torch.no_grad()
-def _detect(detector: Detector, image: dict[str, Any]) -> None:
-    detector([image])
 
 
 def _build(reproduction: Reproduction, row: Row) -> tuple[Detector, bool, CfgNode]:
