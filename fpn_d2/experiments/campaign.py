@@ -174,13 +174,13 @@ class _Call:
     def train(self, plan: Sequence[Part]) -> int:
         """Train the rows that are not done, and write results and report after each."""
         rows = {}
-        for part in plan:
-            seed, _, row = part
+        for seed, name, row in plan:
             run = self.reproduction.run(row, seed)
             if not self._is_done(run):
+                title = self._title(seed, name, row)
                 train = functools.partial(self._there().train_row, row, seed)
                 files = self.reproduction.files_of(row, seed)
-                rows[Work(self._title(part), run.folder, "training", train, files)] = row
+                rows[Work(title, run.folder, "training", train, files)] = row
         done = len(plan) - len(rows)
         self.progress.say(f"table {self.table.table}: {done} of {len(plan)} rows are done")
 
@@ -196,11 +196,12 @@ class _Call:
         """Evaluate the rows that are done at these numbers of boxes before NMS."""
         works = []
         key = f"boxes before NMS: {', '.join(map(str, sorted(set(counts))))}"
-        for part in plan if counts else ():
-            run = self.reproduction.run(part[2], part[0])
+        for seed, name, row in plan if counts else ():
+            run = self.reproduction.run(row, seed)
             if self._is_done(run):
+                title = f"{self._title(seed, name, row)}, {key}"
                 measure = functools.partial(measure_boxes, self._there().runner, run, counts)
-                works.append(Work(f"{self._title(part)}, {key}", run.folder, key, measure))
+                works.append(Work(title, run.folder, key, measure))
         return self._do(works)
 
     def time(self, rows: Mapping[str, Row]) -> int:
@@ -216,8 +217,7 @@ class _Call:
     def _is_done(self, run: Run) -> bool:
         return self.reproduction.runner.result(run) is not None
 
-    def _title(self, part: Part) -> str:
-        seed, name, row = part
+    def _title(self, seed: int, name: str, row: Row) -> str:
         return f"table {self.table.table} ({name}) {row.name}, seed {seed}"
 
     def _there(self) -> Reproduction:
