@@ -1,9 +1,8 @@
 """What lies beside a table's numbers: longer schedules, and the number of boxes before NMS.
 
-Rows at several schedules tell whether the order of rows is settled. A single
-level's recall against the number of boxes that go into NMS tells whether that number starves it.
-An RPN's losses do not depend on it, so that one training is evaluated at every number, on the
-images that it was trained on and on those of the test.
+Rows at several schedules tell whether the order of rows is settled. A single level's recall against
+the number of boxes that go into NMS tells whether that number starves it. An RPN's losses do not
+depend on it, so one training is evaluated at every number, on its own images and on the test's.
 """
 
 import glob
