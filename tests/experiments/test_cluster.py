@@ -69,8 +69,19 @@ def clock(monkeypatch):
     return start
 
 
-def interrupt():
-    raise KeyboardInterrupt
+@pytest.fixture
+def cut(clock):
+    """``cut(call, ...)``: calls, and presses Ctrl-C while it waits."""
+
+    def press():
+        raise KeyboardInterrupt
+
+    def run(call, *args, **options):
+        clock(press)
+        with pytest.raises(KeyboardInterrupt):
+            call(*args, **options)
+
+    return run
 
 
 def events(lines):
@@ -179,12 +190,10 @@ def test_a_row_is_told_although_its_result_is_not_seen(call, progress, monkeypat
     ]
 
 
-def test_jobs_on_this_machine_are_not_said_to_go_on(tmp_path, progress, clock):
+def test_jobs_on_this_machine_are_not_said_to_go_on(tmp_path, progress, cut):
     work = cluster.Work("it", str(tmp_path / "a"), "training", lambda: time.sleep(0.5))
     jobs = Cluster(["cluster=local"], str(tmp_path), 0, progress.say)
-    clock(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        jobs.run([work], lambda *_: None)
+    cut(jobs.run, [work], lambda *_: None)
     job = int(json.loads(Path(work.job_file).read_text())["job"])
     os.kill(job, signal.SIGKILL)
     os.waitpid(job, 0)
@@ -267,12 +276,10 @@ def slurm(tmp_path, monkeypatch):
     return folder
 
 
-def test_an_interrupted_call_finds_its_jobs_again(call, slurm, runs, progress, clock):
+def test_an_interrupted_call_finds_its_jobs_again(call, slurm, runs, progress, clock, cut):
     options = ["partition=gpu", "timeout_min=90", 'setup=["module load cuda"]']
     (slurm / "state").write_text("PENDING")
-    clock(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        call(options=options)
+    cut(call, options=options)
     assert progress.lines[-1] == "jobs that go on: 2; the same command waits for them"
     script = (slurm / "job_71").read_text()
     for words in (
@@ -328,14 +335,12 @@ def finish(slurm, runs, number):
 
 
 def test_a_job_of_an_earlier_call_that_does_other_work_is_waited_for_and_not_taken(
-    slurm, jobs, runs, progress, clock
+    slurm, jobs, runs, progress, clock, cut
 ):
     """--boxes 500, Ctrl-C, and --boxes 1000 while the first job runs."""
     (slurm / "state").write_text("RUNNING")
     first, second = (work_of(runs / "a", f"boxes {count}") for count in (500, 1000))
-    clock(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        jobs(first)
+    cut(jobs, first)
 
     def go_on():
         number = 72 if (slurm / "job_72").exists() else 71
@@ -406,23 +411,18 @@ def test_where_the_cluster_takes_no_more_jobs_the_others_wait_for_the_end_of_one
         jobs(work_of(runs / "d", "d"))  # nothing is under way
 
 
-def test_a_job_that_the_accounts_do_not_know_is_not_sent_twice(slurm, jobs, runs, progress, clock):
+def test_a_job_that_the_accounts_do_not_know_is_not_sent_twice(
+    slurm, jobs, runs, progress, clock, cut
+):
     (slurm / "state").write_text("")  # sacct's UNKNOWN
     work = work_of(runs / "a", "training")
-    clock(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        jobs(work)
-    sent = Path(work.job_file)
+    cut(jobs, work)
 
-    clock(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        jobs(work)  # sent a moment ago
+    cut(jobs, work)  # sent a moment ago
     hour_ago = time.time() - 3600
-    os.utime(sent, (hour_ago, hour_ago))
+    os.utime(work.job_file, (hour_ago, hour_ago))
     (slurm / "queue").write_text("71\n")
-    clock(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        jobs(work)  # the queue has it
+    cut(jobs, work)  # the queue has it
     assert [path.name for path in slurm.glob("job_*")] == ["job_71"]
     assert progress.lines.count("row, training: job 71 of an earlier call, unknown") == 2
 
@@ -430,7 +430,5 @@ def test_a_job_that_the_accounts_do_not_know_is_not_sent_twice(slurm, jobs, runs
     clock(lambda: (slurm / "queue").write_text(""))
     (error,) = jobs(work).values()
     assert str(error).startswith("job 71 has ended without a result (unknown); ")
-    clock(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        jobs(work)
+    cut(jobs, work)
     assert (slurm / "job_72").exists()
