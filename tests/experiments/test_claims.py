@@ -18,12 +18,17 @@ def _results(**rows):
     }
 
 
-def _of_other_seeds(results, row):
-    """Return the same results with one row's seeds renumbered, so that no other row has them."""
+def _of_other_seeds(results):
+    """Return the same results with x's seeds renumbered, so that no other row has them."""
     for entry in results["rows"]:
-        for seed in entry["seeds"] if entry["row"] == row else ():
+        for seed in entry["seeds"] if entry["row"] == "x" else ():
             seed["seed"] += 10
     return results
+
+
+def _spread(x, y):
+    """Return results of rows with these means and s = 1, each of three seeds of its own."""
+    return _of_other_seeds(_results(x=[x - 1.0, x, x + 1.0], y=[y - 1.0, y, y + 1.0]))
 
 
 def _check(order, results, paper=None, **keys):
@@ -56,14 +61,10 @@ def test_a_timings_seconds_come_before_those_of_the_training():
 
 
 def test_a_difference_is_compared_with_the_noise():
-    # s = 1 in both rows, so that noise = 2 sqrt(1/3 + 1/3) = 1.633
-    spread = [-1.0, 0.0, 1.0]
+    # noise = 2 sqrt(1/3 + 1/3) = 1.633
     for x, verdict in [(12, "holds"), (11, "within noise"), (9, "within noise")]:
-        results = _results(x=[x + s for s in spread], y=[10 + s for s in spread])
-        assert _check([["x"], ["y"]], _of_other_seeds(results, "x")).verdict == verdict
-    results = _results(x=[8 + s for s in spread], y=[10 + s for s in spread])
-    results = _of_other_seeds(results, "x")
-    verdict = _check([["x"], ["y"]], results, paper={"x": 50.0, "y": 46.5})
+        assert _check([["x"], ["y"]], _spread(x, 10)).verdict == verdict
+    verdict = _check([["x"], ["y"]], _spread(8, 10), paper={"x": 50.0, "y": 46.5})
     assert verdict.verdict == "does not hold"
     (pair,) = verdict.pairs
     assert pair.noise == pytest.approx(2 * math.sqrt(2 / 3))
@@ -81,7 +82,7 @@ def test_rows_of_the_same_seeds_are_compared_seed_by_seed():
     assert verdict.verdict == "holds"
     assert verdict.pairs[0].noise == pytest.approx(2 / math.sqrt(3))
     # on their own, the rows vary by 10 from seed to seed
-    assert _check([["x"], ["y"]], _of_other_seeds(results, "x")).verdict == "within noise"
+    assert _check([["x"], ["y"]], _of_other_seeds(results)).verdict == "within noise"
 
 
 def test_of_rows_with_no_deviation_none_is_given():
@@ -132,11 +133,8 @@ def test_a_share_that_is_missed_within_the_noise_is_open():
 
 
 def test_a_tie_may_be_within_the_noise():
-    spread = [-1.0, 0.0, 1.0]
     for x, verdict in [(9, "holds"), (8, "does not hold")]:
-        results = _results(x=[x + s for s in spread], y=[10 + s for s in spread])
-        results = _of_other_seeds(results, "x")
-        assert _check([["x"], ["y"]], results, ties=True).verdict == verdict
+        assert _check([["x"], ["y"]], _spread(x, 10), ties=True).verdict == verdict
     assert _check([["x"], ["y"]], _results(x=[1], y=[1]), ties=True).verdict == "holds"
 
 
