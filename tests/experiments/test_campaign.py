@@ -73,7 +73,7 @@ def test_another_call_adds_to_the_file(call, progress):
     assert progress.lines[0] == "table 1: 0 of 1 rows are done"
 
 
-def test_the_results_are_written_after_every_row(call, tmp_path, monkeypatch, calls):
+def test_the_results_are_written_after_every_row(call, tmp_path, monkeypatch):
     """A table that is cut in its last row has all rows before."""
     seen = []
     train = runs_module.Runner.train
@@ -95,7 +95,7 @@ def test_a_row_is_told_when_it_begins_and_when_it_ends(call, progress):
     assert "table1.json" in progress.lines[-1]
 
 
-def test_a_run_of_another_process_is_skipped_and_named(call, calls, runs, progress, monkeypatch):
+def test_a_run_of_another_process_is_skipped_and_named(call, runs, progress, monkeypatch):
     monkeypatch.setattr(runs_module, "_LOCK_SECONDS", 0.05)
     folder = runs / f"shapes/quick/RPN/{RPN}/seed_0"
     folder.mkdir(parents=True)
@@ -162,7 +162,7 @@ def test_a_file_of_another_recipe_is_refused_before_any_training(call, calls, fi
     assert not any("code" in seed for row in content["rows"] for seed in row["seeds"])
 
 
-def test_a_time_table_is_timed_and_not_trained(call, calls, monkeypatch, plan, progress):
+def test_a_time_table_is_timed_and_not_trained(call, calls, monkeypatch, progress):
     timed = []
 
     def time_rows(reproduction, table, rows, say):
@@ -233,7 +233,7 @@ def test_the_line_of_boxes_names_their_numbers(plan, tmp_path, progress):
     assert "table 1 (c) FPN, seed 0, boxes before NMS: 500, 1000: 1 of 1" in progress.lines
 
 
-def test_the_bar_shows_run_iterations_and_time(monkeypatch):
+def test_the_bar_shows_run_iterations_and_time():
     with Progress() as progress:
         run = runs_module.Run("a.yaml", "runs/a/seed_0")
         progress(run, 20, 30, 90.0)
@@ -451,7 +451,7 @@ def test_a_time_table_takes_what_was_timed(plan, tables, done, tmp_path):
     assert row["seeds"][0]["metrics"] == {"seconds": 0.5, "slowest": 0.75, "fastest": 0.25}
 
 
-def test_seconds_stand_at_the_seed_and_the_machine_that_were_timed(plan, tables, done, tmp_path):
+def test_seconds_stand_at_the_seed_and_the_machine_that_were_timed(plan, tables, done):
     table = dataclasses.replace(tables.table("1"), metrics=["AR1k", "seconds"])
     row = table.rows["c"]
     for seed in (0, 1):

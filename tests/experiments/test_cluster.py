@@ -127,7 +127,7 @@ def test_rows_that_share_a_training_are_sent_one_after_the_other(
     assert len(trained) == len(set(trained)) == 6
 
 
-def test_jobs_that_fail_leave_the_others_and_are_sent_again(call, calls, progress, monkeypatch):
+def test_jobs_that_fail_leave_the_others_and_are_sent_again(call, progress, monkeypatch):
     monkeypatch.setenv("FAKE_MODE", "refuse")
     with pytest.raises(UserError) as error:
         call()
@@ -150,7 +150,7 @@ def test_a_run_that_another_process_trains_is_skipped(call, runs, progress, monk
     assert call() == {("c", 0): 40, ("d", 0): 40}
 
 
-def test_boxes_and_times_are_measured_in_jobs(call, calls, monkeypatch, progress, plan):
+def test_boxes_and_times_are_measured_in_jobs(call, calls, monkeypatch, progress):
     call()
     call(boxes=(500,))
     counts = [call.get("MODEL.RPN.PRE_NMS_TOPK_TEST") for call in calls()]

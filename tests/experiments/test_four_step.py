@@ -264,7 +264,7 @@ def test_a_kill_before_the_networks_are_joined_costs_an_evaluation(trained, copy
     assert differing(torch.load(training.weights)["model"], weights[0]) == set()
 
 
-def test_a_step_that_did_not_keep_the_shared_layers_is_named(trained, copy, weights):
+def test_a_step_that_did_not_keep_the_shared_layers_is_named(copy, weights):
     changed = {key: value.clone() for key, value in weights[3].items()}
     changed["backbone.bottom_up.stem.conv1.norm.running_mean"][0] += 1e-6
     path = copy / "step3_rpn" / "model_final.pth"
@@ -373,9 +373,9 @@ def test_train_net_refuses_a_config_of_steps(tiny, tmp_path, capsys):
     assert "tools/train_four_step.py" in stderr
 
 
-def tensors(**changed):
+def tensors():
     start = {"backbone.a": torch.tensor([1.0, 2.0]), "backbone.n": torch.tensor(5)}
-    return {**start, "roi_heads.a": torch.tensor([3.0]), **changed}
+    return {**start, "roi_heads.a": torch.tensor([3.0])}
 
 
 @pytest.mark.parametrize(

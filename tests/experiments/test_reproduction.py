@@ -243,7 +243,7 @@ def test_every_row_of_a_seed_starts_from_one_network(started, runs, tables, call
     assert plan.recipe == {"start": "crops (quick/demo.yaml, up to 7 iterations)"}
 
 
-def test_a_scale_without_a_start_leaves_the_configs_weights(plan, tables, runs, calls):
+def test_a_scale_without_a_start_leaves_the_configs_weights(plan, tables, calls):
     plan.train_row(tables.table("1").rows["c"], 0)
     assert "MODEL.WEIGHTS" not in calls()[0]
 

@@ -35,9 +35,7 @@ def clocked(monkeypatch):
                 log.append((row.name, image))
                 now[0] += cost(row.name, next(calls))
 
-            cfg = SimpleNamespace(
-                MODEL=SimpleNamespace(DEVICE="cpu"), DATASETS=SimpleNamespace(TEST=("t_val",))
-            )
+            cfg = SimpleNamespace(DATASETS=SimpleNamespace(TEST=("t_val",)))
             return detect, row.name == "fast", cfg
 
         monkeypatch.setattr(running_times, "_build", build)
@@ -50,9 +48,8 @@ def clocked(monkeypatch):
 
 @pytest.fixture
 def rows():
-    configs = {"quick": "quick/Faster-RCNN/faster_rcnn_R_18_{}.yaml"}
     return {
-        name: Row(name, {"quick": configs["quick"].format(end)})
+        name: Row(name, {"quick": f"quick/Faster-RCNN/faster_rcnn_R_18_{end}.yaml"})
         for name, end in (("fast", "FPN"), ("slow", "C4"))
     }
 

@@ -78,9 +78,7 @@ def test_the_pixels_are_those_of_torchvisions_presets(repo):
     assert cfg.INPUT.FORMAT == "RGB"
 
 
-def test_a_start_of_another_network_or_of_too_little_is_refused(
-    repo, resnet18, converted, tmp_path
-):
+def test_a_start_of_another_network_or_of_too_little_is_refused(repo, converted, tmp_path):
     with pytest.raises(UserError, match=r"fills only \d+ of the backbone's .* another network"):
         check_start(converted, row(repo, "rpn_R_18_FPN", "MODEL.RESNETS.DEPTH", "50"))
     part = torch.load(converted)

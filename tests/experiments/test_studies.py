@@ -123,7 +123,7 @@ def test_each_claim_has_a_line_at_each_scale_and_the_longest_schedule(settled):
 
 
 def test_longer_rows_have_folders_of_their_own_and_the_first_schedule_is_shared(
-    plan, settled, runs, calls
+    plan, settled, runs
 ):
     plan = dataclasses.replace(plan, tables=settled, scale="settled")
     rows = settled.table_at("1", "settled").rows
