@@ -136,7 +136,7 @@ def growth_lines(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
     A line has "" where there are not two points of both.
     """
     lines = []
-    for (axis, row, way), points in _grouped(rows):
+    for (axis, row, way), points in _grouped(rows).items():
         both = [p for p in points if p["seconds"] and p["baseline_seconds"]]
         if len(both) < 2:
             continue
@@ -161,7 +161,7 @@ def _number(cost: float) -> str:
 def left_out_lines(rows: Iterable[dict[str, Any]]) -> list[str]:
     """Say what was not measured, and why, in a line for all points that follow one another."""
     lines = []
-    for (axis, row, way), points in _grouped(rows):
+    for (axis, row, way), points in _grouped(rows).items():
         for told, alike in itertools.groupby(points, _reasons):
             first, *later = (f"{point['value']:,}" for point in alike)
             if told:
@@ -183,7 +183,7 @@ def draw_growth(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None
     Raises:
         OSError: where the file cannot be written.
     """
-    groups = dict(_grouped(rows))
+    groups = _grouped(rows)
     columns = list(dict.fromkeys((axis, row) for axis, row, _ in groups))
     width = min(_PANELS, len(columns))
     lines = len(_UNITS) * -(-len(columns) // width)
@@ -240,15 +240,13 @@ def _plot(axes: Axes, points: Iterable[dict], key: str, way: str, prefix: str) -
     )  # fmt: skip
 
 
-def _grouped(
-    rows: Iterable[dict[str, Any]],
-) -> Iterable[tuple[tuple[str, str, str], list[dict[str, Any]]]]:
+def _grouped(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
     """The points by what grows, the detector and the way."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    groups = {}
     for row in rows:
         if row["task"] == "growth":
             groups.setdefault((row["axis"], row["row"], row["way"]), []).append(row)
-    return groups.items()
+    return groups
 
 
 def _costs(points: Sequence[dict[str, Any]], key: str) -> tuple[list[list], list[list]]:
