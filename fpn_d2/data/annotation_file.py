@@ -90,10 +90,13 @@ def annotation_findings(content: Any, path: str = "") -> Iterator[Finding]:
             found = []
         elif not found and key != "annotations":
             yield _of_file(f"the list named {key} is empty: fill it")
-        lists[key] = {i: entry for i, entry in enumerate(found) if isinstance(entry, dict)}
-        others = len(lists[key]) < len(found)
-        for i in sorted(set(range(len(found))) - lists[key].keys()) if others else ():
-            yield _of_file(f"entry {i} of {key} is no object: give it the keys of COCO's format")
+        lists[key] = {}
+        for i, entry in enumerate(found):
+            if isinstance(entry, dict):
+                lists[key][i] = entry
+            else:
+                text = f"entry {i} of {key} is no object: give it the keys of COCO's format"
+                yield _of_file(text)
     yield from _of_categories(lists["categories"])
     yield from _of_images(lists["images"])
     for key in ("categories", "images"):
@@ -292,7 +295,8 @@ def _of_copies(annotations: list[dict[str, Any]], boxes: np.ndarray) -> Iterator
     for i in np.flatnonzero(counts[places] > 1):
         ids = (as_id(annotations[i].get(key)) for key in ("image_id", "category_id"))
         key = (*ids, *boxes[i].tolist())
-        copies += [annotations[i]] * (key in seen)
+        if key in seen:
+            copies.append(annotations[i])
         seen.add(key)
     if copies:
         text = f"{len(copies)} annotations repeat the image, class and bbox of another (the first "
