@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -207,8 +208,7 @@ def test_a_fault_of_the_content(case, coco):
     findings = [*annotation_findings(content)]
     assert [finding.severity for finding in findings] == severities
     for finding in findings:
-        with pytest.raises(AssertionError, match=words):
-            raise AssertionError(finding.sentence)
+        assert re.search(words, finding.sentence)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -375,5 +375,4 @@ def test_polygons():
     ],
 )
 def test_faults(segmentation, words):
-    with pytest.raises(AssertionError, match=words):
-        raise AssertionError(mask_fault(segmentation, 4, 8))
+    assert re.search(words, mask_fault(segmentation, 4, 8))
