@@ -37,13 +37,11 @@ def read_annotations(path: str) -> tuple[Any, str | None]:
     Returns:
         its content and None, or None and a sentence that says why it cannot be read.
     """
-    data = b""
     try:
         with open(path, "rb") as file:
-            data = file.read()
-        content = parse(data)
+            content = parse(file.read())
     except json.JSONDecodeError as error:
-        if data.startswith(b"\xef\xbb\xbf"):
+        if error.doc.startswith("\ufeff"):
             return None, f"{path} begins with a byte-order mark: write it as UTF-8 without BOM"
         where = f"line {error.lineno} column {error.colno}"
         return None, f"{path} is not valid JSON at {where} ({error.msg}): write the file again"
