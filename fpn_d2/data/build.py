@@ -12,7 +12,6 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
-    DatasetFromList,
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
@@ -116,17 +115,14 @@ def _stream_loader(cfg: CfgNode, dataset: Any, mapper: Any) -> DataLoader:
     # Some samplers ignore SEED and draw one from NumPy.
     with seeded(cfg.SEED):
         parts = build_detection_train_loader.from_config(cfg, dataset=dataset, mapper=mapper)
-    packed = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
     stream = TrainStream(
-        packed,
+        dataset,
         parts["mapper"],
         parts["sampler"],
         batch_size=parts["total_batch_size"] // comm.get_world_size(),
         grouped=parts["aspect_ratio_grouping"],
         seed=cfg.SEED,
     )
-    if isinstance(dataset, list):
-        stream.set_sizes(dataset)
     return build_detection_train_loader(
         stream,
         mapper=None,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from detectron2.data import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import IterableDataset, Sampler, get_worker_info
 
@@ -49,24 +50,25 @@ class TrainStream(IterableDataset):
     ):
         """
         Args:
-            records: images in Detectron2's format, by index; their widths and heights are read
-                when they are needed, see :meth:`set_sizes`.
+            records: images in Detectron2's format; a list is packed as Detectron2 packs it, once
+                its widths and heights are read. Those of a torch data set, by index, are read when
+                they are needed.
             mapper: makes a model's input of an image; for None another image takes its place.
             sampler: Detectron2's, of this process.
             batch_size: images in a batch of this process.
             grouped: batches of landscape images, and of the others.
             seed: from 0 on.
         """
-        self.records, self.mapper, self.sampler = records, mapper, sampler
+        self.mapper, self.sampler = mapper, sampler
         self.batch_size, self.seed, self.first_batch = batch_size, seed, 0
         self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
         self._groups = np.full(len(records), _UNKNOWN if grouped else 0, np.int8)
-
-    def set_sizes(self, records: list[dict[str, Any]]) -> None:
-        """Take the orientations of all images from ``records``, before these are packed away."""
-        for index, record in enumerate(records):
-            if self._groups[index] == _UNKNOWN and {"width", "height"} <= record.keys():
-                self._groups[index] = _group(record)
+        if isinstance(records, list):
+            for index, record in enumerate(records):
+                if grouped and {"width", "height"} <= record.keys():
+                    self._groups[index] = _group(record)
+            records = DatasetFromList(records, copy=False)
+        self.records = records
 
     def batches(self) -> Iterator[list[tuple[int, int]]]:
         """The batches from the first on, each image as its place in the order of all processes

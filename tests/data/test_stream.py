@@ -32,9 +32,7 @@ class Listed(TrainingSampler):
 
 
 def stream(sampler, mapper=lambda record: record, seed=0, grouped=True, data=MIXED):
-    made = TrainStream(data, mapper, sampler, batch_size=2, grouped=grouped, seed=seed)
-    made.set_sizes(data)
-    return made
+    return TrainStream(data, mapper, sampler, batch_size=2, grouped=grouped, seed=seed)
 
 
 def take(iterable, count):
