@@ -78,10 +78,10 @@ def explain_missing(
 
     Args:
         names: the data sets.
-        paths: their proposal files, in the same order; none for a model that reads none.
+        paths: their proposal files, in the same order.
         ids: the ids of the images that each file is of.
     """
-    for name, path, known in zip(names, paths, ids, strict=False):
+    for name, path, known in zip(names, paths, ids, strict=True):
         file = judged_file(name)
         images = file.images if file is not None else {}
         known = set(map(str, known))
