@@ -76,15 +76,15 @@ def build_train_loader(cfg: CfgNode) -> Any:
             where too many images cannot be read.
     """
     dataset = load_train_dataset(cfg)
-    tests = {name: _load_test(cfg, name) for name in cfg.DATASETS.TEST}
+    loaded = {name: _load_test(cfg, name) for name in cfg.DATASETS.TEST}
+    tests = {name: records for name, records in loaded.items() if isinstance(records, list)}
     if cfg.TEST.get("VALIDATION_LOSS") and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
-        for name, records in tests.items():
-            if isinstance(records, list):  # mapped as in training
-                check_polygons([name], records)
+        for name, records in tests.items():  # mapped as in training
+            check_polygons([name], records)
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes", ())
     tell_doubts(cfg, names, training=True)
     if isinstance(dataset, list):
-        tell_splits(dataset, {name: t for name, t in tests.items() if isinstance(t, list)})
+        tell_splits(dataset, tests)
     if cfg.MODEL.KEYPOINT_ON:
         check_keypoint_names(cfg.DATASETS.TRAIN)
         records = dataset if isinstance(dataset, list) else ()
