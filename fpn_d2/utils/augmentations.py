@@ -53,15 +53,15 @@ def _build(entry: Any, image_format: str) -> T.Augmentation:
             f"{key}; choose among {known} (crops and flips have keys of their own, INPUT.CROP and "
             "INPUT.RANDOM_FLIP)"
         )
-    names, holds, make = _KINDS[name]
-    if len(values) != len(names.split(", ")) or not _are_numbers(values) or not holds(*values):
-        raise UserError(f"{key}; give [{name!r}, {names}], {_RANGES[name]}")
-    if name in _OF_COLOUR:
+    numbers, meaning, holds, make = _KINDS[name]
+    if len(values) != len(numbers.split(", ")) or not _are_numbers(values) or not holds(*values):
+        raise UserError(f"{key}; give [{name!r}, {numbers}], {meaning}")
+    if name in _OF_BGR:
         if image_format not in ("RGB", "BGR"):
             raise UserError(
                 f"{key}, which is for colours, and INPUT.FORMAT is {image_format}; take it out"
             )
-        make = _OF_COLOUR[name][image_format]
+        make = _OF_BGR[name] if image_format == "BGR" else make
     return make(*values)
 
 
@@ -69,40 +69,36 @@ def _are_numbers(values: Sequence[Any]) -> bool:
     return all(type(value) in (int, float) and math.isfinite(value) for value in values)
 
 
-def _is_intensity(low: float, high: float) -> bool:
-    return 0 <= low <= high
-
-
 _EXAMPLE = "['RandomBrightness', 0.8, 1.2]"
-_Kind = tuple[str, Callable[..., bool], Callable[..., T.Augmentation]]
-# The numbers by their names, when they can work, and what is made of them.
-_KINDS: dict[str, _Kind] = {
-    "RandomBrightness": ("low, high", _is_intensity, T.RandomBrightness),
-    "RandomContrast": ("low, high", _is_intensity, T.RandomContrast),
-    "RandomSaturation": ("low, high", _is_intensity, T.RandomSaturation),
-    "RandomLighting": ("scale", lambda scale: scale >= 0, T.RandomLighting),
+_INTENSITY = (
+    "low, high",
+    "0 or more and the lower one first; 1 leaves the image as it is",
+    lambda low, high: 0 <= low <= high,
+)
+# The numbers by their names, what they are, when they can work, and what is made of them.
+_KINDS: dict[str, tuple[str, str, Callable[..., bool], Callable[..., T.Augmentation]]] = {
+    "RandomBrightness": (*_INTENSITY, T.RandomBrightness),
+    "RandomContrast": (*_INTENSITY, T.RandomContrast),
+    "RandomSaturation": (*_INTENSITY, T.RandomSaturation),
+    "RandomLighting": (
+        "scale",
+        "the deviation of AlexNet's colour jitter, 0 or more",
+        lambda scale: scale >= 0,
+        T.RandomLighting,
+    ),
     "RandomRotation": (
         "low, high",
+        "in degrees, the lower one first",
         lambda low, high: -360 <= low <= high <= 360,
         lambda low, high: T.RandomRotation([low, high]),
     ),
     "RandomExtent": (
         "low, high, shift_x, shift_y",
+        "the part's sides, 0.1 to 10 and the lower one first, and shifts, 0 to 2, all in sides of "
+        "the image",
         lambda low, high, x, y: 0.1 <= low <= high <= 10 and 0 <= min(x, y) <= max(x, y) <= 2,
         lambda low, high, x, y: T.RandomExtent((low, high), (x, y)),
     ),
 }
-_RANGES = {
-    **dict.fromkeys(
-        ("RandomBrightness", "RandomContrast", "RandomSaturation"),
-        "0 or more and the lower one first; 1 leaves the image as it is",
-    ),
-    "RandomLighting": "the deviation of AlexNet's colour jitter, 0 or more",
-    "RandomRotation": "in degrees, the lower one first",
-    "RandomExtent": "the part's sides, 0.1 to 10 and the lower one first, and shifts, 0 to 2, all "
-    "in sides of the image",
-}
-_OF_COLOUR = {
-    "RandomSaturation": {"RGB": T.RandomSaturation, "BGR": BGRSaturation},
-    "RandomLighting": {"RGB": T.RandomLighting, "BGR": BGRLighting},
-}
+# Of those that are for colours.
+_OF_BGR = {"RandomSaturation": BGRSaturation, "RandomLighting": BGRLighting}
