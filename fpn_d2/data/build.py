@@ -40,19 +40,21 @@ from .dataset_mapper import (
 )
 from .datasets.converted_folders import looking_once
 from .datasets.folders import datasets_root, missing_remedy, missing_split
-from .splits import tell_splits
-from .stream import TrainStream
-from .validation import (
-    check_annotation_files,
+from .records import (
     check_ground_truth,
     check_keypoint_names,
     check_keypoints,
-    check_left_out,
     check_polygons,
     check_records,
+    header_faults,
+    tell_splits,
+)
+from .stream import TrainStream
+from .validation import (
+    check_annotation_files,
+    check_left_out,
     check_voc,
     explain_failure,
-    header_faults,
     tell_warnings,
 )
 

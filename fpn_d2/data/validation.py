@@ -3,7 +3,8 @@
 Three readers share the findings of :mod:`fpn_d2.data.annotation_file`: ``tools/check_dataset.py``
 lists all of them and reads all images; the loaders refuse a data set with findings that stop their
 run before it starts; and where Detectron2's loader fails all the same, the first error says why.
-Data sets that are registered for an evaluator other than COCO's have their records checked instead.
+Data sets that are registered for an evaluator other than COCO's have their records checked instead,
+by :mod:`fpn_d2.data.records`.
 """
 
 import collections
@@ -12,16 +13,12 @@ import functools
 import itertools
 import logging
 import os
-import random
 import re
 from collections.abc import Collection, Iterator, Sequence
-from numbers import Integral
 from typing import Any
 
-import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec
-from detectron2.structures import BoxMode
 
 from ..utils.errors import UserError
 from ..utils.files import is_local
@@ -40,17 +37,12 @@ from .annotation_file import (
     file_name,
     has_mask,
     image_size,
-    is_number,
-    mask_fault,
-    size_faults,
 )
 from .coco_json import read_annotations, without_gc
 from .datasets.folders import make_ready, missing_remedy
-from .images import look_at, look_at_all
+from .images import look_at_all
 
 logger = logging.getLogger(__name__)
-
-_HEADERS = 200  # so many images are looked at before a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,35 +133,6 @@ def _image_findings(images: list[Any], folder: str, workers: int | None) -> Iter
             yield Finding(WARNING, name, None, f"image {name} {remark}")
 
 
-def header_faults(
-    records: Sequence[dict[str, Any]], seed: int
-) -> tuple[list[tuple[str, str]], int]:
-    """Read the headers of some images, and log what is remarkable about them.
-
-    Args:
-        records: images in Detectron2's format.
-        seed: decides which images.
-
-    Returns:
-        the ``file_name`` and the fault (:func:`fpn_d2.data.images.look_at`) of each image that
-        cannot be used; and how many images were drawn.
-    """
-    named = [record for record in records if "file_name" in record]
-    drawn = random.Random(seed).sample(named, min(_HEADERS, len(named)))
-    faults: list[tuple[str, str]] = []
-    remarks: dict[str, list[str]] = {}
-    for record in drawn:
-        file = record["file_name"]
-        fault, remark = look_at(file, record.get("width"), record.get("height"), header=True)
-        if fault is not None:
-            faults.append((file, fault))
-        elif remark is not None:
-            remarks.setdefault(remark, []).append(file)
-    for remark, files in remarks.items():
-        logger.warning("image %s %s (%d of %d images)", files[0], remark, len(files), len(drawn))
-    return faults, len(drawn)
-
-
 # The second reader: the loaders, before Detectron2's reads the file.
 
 
@@ -200,19 +163,19 @@ def judged_file(name: str) -> _Judgement | None:
         UserError: where a folder of another layout than COCO's cannot be converted.
     """
     make_ready(name)
-    path = _path_of(name)
-    if path is None or not os.path.isfile(path) or not _is_coco(name):
+    path = file_of(name)
+    if path is None or not os.path.isfile(path) or not is_coco(name):
         return None
     stat = os.stat(path)
     return _judge(path, stat.st_mtime_ns, stat.st_size)
 
 
-def _path_of(name: str) -> str | None:
+def file_of(name: str) -> str | None:
     path = getattr(MetadataCatalog.get(name), "json_file", None)
     return os.fspath(path) if path is not None and is_local(path) else None
 
 
-def _is_coco(name: str) -> bool:
+def is_coco(name: str) -> bool:
     """Whether a data set's file is in COCO's format, by the evaluator that it is registered for."""
     return MetadataCatalog.get(name).get("evaluator_type") in (None, "coco")
 
@@ -252,10 +215,9 @@ def _judge(path: str, mtime: int, size: int) -> _Judgement:
     )
 
 
-_BOX_MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
 _MOST_KINDS = 8
 _VALUES = re.compile(r"'[^']*'|\[[^]]*\]|[-+.e\d]*\d")  # of sentences that are of one kind
-_ADD_MASKS = "MODEL.MASK_ON needs it, so add polygons or an RLE, or train a model of boxes"
+ADD_MASKS = "MODEL.MASK_ON needs it, so add polygons or an RLE, or train a model of boxes"
 
 
 def check_annotation_files(
@@ -278,7 +240,7 @@ def check_annotation_files(
         if stopping:
             raise UserError(_in_words(file.path, stopping))
         if MASKS in runs and file.lacks_masks:
-            raise UserError(f"{file.path}: no annotation has a segmentation; {_ADD_MASKS}")
+            raise UserError(f"{file.path}: no annotation has a segmentation; {ADD_MASKS}")
         first = next(iter(files))
         registered = getattr(MetadataCatalog.get(name), "thing_classes", file.classes)
         lists = {first: files[first].classes, f"Detectron2's list for {name}": list(registered)}
@@ -325,7 +287,7 @@ def explain_failure(names: Sequence[str], error: Exception | None = None) -> str
     """The third reader: one sentence that says why Detectron2's loader failed on these data sets,
     with this error, or None where their files are not at fault."""
     for name in names:
-        path, file = _path_of(name), judged_file(name)
+        path, file = file_of(name), judged_file(name)
         if path is not None and not os.path.isfile(path):
             return f"annotation file {path} of data set {name} does not exist: {missing_remedy()}"
         if _is_voc(name):
@@ -380,25 +342,6 @@ def check_voc(name: str) -> None:
             )
 
 
-def check_polygons(names: Sequence[str], records: Sequence[dict[str, Any]]) -> None:
-    """Refuse an RLE where ``INPUT.MASK_FORMAT`` is polygon.
-
-    Args:
-        names: the data sets.
-        records: their images in Detectron2's format.
-
-    Raises:
-        UserError: naming the image.
-    """
-    for record in records:
-        for annotation in record.get("annotations", ()):
-            if isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd"):
-                raise UserError(
-                    f"data set {', '.join(names)}, image {record['file_name']}: it has an RLE, and "
-                    "INPUT.MASK_FORMAT is polygon: set it to bitmask, which takes both"
-                )
-
-
 def check_left_out(names: Sequence[str], images: int, max_share: float) -> None:
     """Refuse to train where too many images were left out when folders were converted.
 
@@ -418,162 +361,3 @@ def check_left_out(names: Sequence[str], images: int, max_share: float) -> None:
             f"DATALOADER.MAX_SKIPPED_SHARE is {max_share}: {left_out[0]} (tools/check_dataset.py "
             "lists all)"
         )
-
-
-def check_keypoint_names(names: Sequence[str]) -> None:
-    """Refuse training sets that do not name their keypoints, which Detectron2's mappers need, those
-    of the test sets, too, for flipped images."""
-    for name in names:
-        metadata = MetadataCatalog.get(name)
-        if not (hasattr(metadata, "keypoint_names") and hasattr(metadata, "keypoint_flip_map")):
-            raise UserError(
-                f"data set {name} does not name its keypoints, and MODEL.KEYPOINT_ON needs that: "
-                f"add MetadataCatalog.get({name!r}).set(keypoint_names=[...], "
-                "keypoint_flip_map=[(left, right), ...])"
-            )
-
-
-def check_keypoints(
-    names: Sequence[str], records: Sequence[dict[str, Any]], points: int, *, training: bool
-) -> None:
-    """Refuse objects whose keypoints are not as many as the model's.
-
-    Args:
-        names: the data sets.
-        records: their images in Detectron2's format.
-        points: the number of the model's keypoints.
-        training: whether objects without keypoints beside others are refused, too.
-
-    Raises:
-        UserError: naming the data set and the image.
-    """
-    for record in records:
-        objects = [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
-        given = [a["keypoints"] if a.get("keypoints") is not None else () for a in objects]
-        counts = [np.size(numbers) for numbers in given]
-        wrong = [count for count in counts if count != 3 * points and (count or training)]
-        if wrong and any(counts):  # MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE judges others
-            raise UserError(
-                f"data set {', '.join(names)}, image {record.get('file_name')}: it has an "
-                f"object with {wrong[0]} numbers as keypoints, and {points} points "
-                f"(MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS) have {3 * points}, zeros where they are "
-                "not labelled: correct one"
-            )
-
-
-def check_ground_truth(name: str, records: Sequence[dict[str, Any]]) -> None:
-    """Refuse images that are not of the file which COCO's evaluation reads beside them, and tell
-    where there is nothing to find.
-
-    A program may register a function and name a file of its own as ``json_file``.
-
-    Args:
-        name: the data set.
-        records: its images in Detectron2's format.
-
-    Raises:
-        UserError: naming the image or the ids of the classes.
-    """
-    objects = (annotation for record in records for annotation in record.get("annotations", ()))
-    if all(annotation.get("iscrowd", 0) for annotation in objects):
-        logger.warning(
-            "data set %s has no objects to find but crowds, so its AP is NaN: annotate some, or "
-            "take it out of DATASETS.TEST",
-            name,
-        )
-    file = judged_file(name)
-    if file is None or not file.images:
-        return
-    remedy = f"correct them, or take json_file out of the metadata of data set {name}"
-    for record in records:
-        if record.get("image_id") not in file.images:
-            raise UserError(
-                f"{file.path}: it has no image of id {record.get('image_id')!r}, as data set "
-                f"{name} says of {record.get('file_name')}: {remedy}"
-            )
-    # Without this table the evaluation takes classes for ids.
-    table = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
-    if not table and file.class_ids != list(range(len(file.class_ids))):
-        raise UserError(
-            f"{file.path}: the ids of its categories are {file.class_ids[:3]}, ..., and data set "
-            f"{name} counts classes from 0: set its metadata's thing_dataset_id_to_contiguous_id, "
-            "or take json_file out of it"
-        )
-
-
-def check_records(
-    names: Sequence[str],
-    records: Sequence[dict[str, Any]],
-    masks: bool,
-    classes: int | None = None,
-    evaluation: bool = False,
-) -> None:
-    """Check the ids, sizes, boxes, classes and masks of images, unless all come from annotation
-    files in COCO's format.
-
-    Args:
-        names: the data sets.
-        records: their images in Detectron2's format.
-        masks: whether every object must have a sound mask.
-        classes: the number of the model's classes; None for a model without any.
-        evaluation: whether they are evaluated on, which tells images apart by their ids.
-
-    Raises:
-        UserError: naming the image.
-    """
-    if all(map(judged_file, names)):
-        return
-    ids: set[Any] = set()
-    for record in records:
-        faults = list(_record_faults(record, masks, classes))
-        if evaluation:
-            number = record.get("image_id")
-            if number is None or number in ids:
-                faults.append(f"has the image_id {number}: give each image its own")
-            ids.add(number)
-        for fault in faults:
-            image = record.get("file_name")
-            raise UserError(f"data set {', '.join(names)}, image {image}: it {fault}")
-    for name in names if evaluation else ():
-        makes_a_file = _is_coco(name) and _path_of(name) is None  # of the records, for COCO's
-        if makes_a_file and records and not MetadataCatalog.get(name).get("thing_classes"):
-            raise UserError(
-                f"data set {name} is registered without the names of its classes: add "
-                f"MetadataCatalog.get({name!r}).set(thing_classes=[...])"
-            )
-
-
-def _record_faults(
-    record: dict[str, Any], masks: bool, classes: int | None = None
-) -> Iterator[str]:
-    if not {"file_name", "image"} & record.keys():
-        yield "has no file_name: give the path of its image"
-    sides = {key: record.get(key, 1) for key in ("width", "height")}  # they need not be there
-    sizes = {key: int(n) if isinstance(n, np.integer) else n for key, n in sides.items()}
-    yield from (text for _, _, text in size_faults(sizes))
-    for number, annotation in enumerate(record.get("annotations", ()), start=1):
-        which = f"has an annotation, number {number},"
-        box = annotation.get("bbox")
-        box = np.asarray(box).tolist() if isinstance(box, tuple | np.ndarray) else box
-        if isinstance(box, list):  # of a program's numbers, as in Detectron2's tutorial
-            box = [side.item() if isinstance(side, np.number) else side for side in box]
-        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-            yield f"{which} with bbox {box}: give four finite numbers"
-        if annotation.get("bbox_mode") not in _BOX_MODES:
-            mode = annotation.get("bbox_mode")
-            yield f"{which} with bbox_mode {mode}: give BoxMode.XYXY_ABS or BoxMode.XYWH_ABS"
-        number = annotation.get("category_id")
-        # One too high is Detectron2's background.
-        if not isinstance(number, Integral) or not 0 <= number < (classes or number + 1):
-            most = f" to {classes - 1}" if classes else " on"
-            yield f"{which} of category_id {number!r}: give a whole number from 0{most}"
-        if not masks or annotation.get("iscrowd", 0):
-            continue
-        segmentation = annotation.get("segmentation")
-        if not segmentation:
-            yield f"{which} that has no segmentation: {_ADD_MASKS}"
-        elif {"width", "height"} <= record.keys() or not isinstance(segmentation, dict):
-            # Only an RLE is compared with its image.
-            fault = mask_fault(segmentation, record.get("height", 0), record.get("width", 0))
-            if fault is not None:
-                yield f"{which} with a broken mask (its segmentation {fault}): correct it"

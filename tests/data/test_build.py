@@ -30,7 +30,6 @@ from fpn_d2.data import (
 )
 from fpn_d2.data.datasets import register_folders
 from fpn_d2.data.proposals import read_proposals
-from fpn_d2.data.validation import check_keypoints
 
 
 @pytest.fixture
@@ -414,20 +413,6 @@ def test_keypoints_that_cannot_be_evaluated(pointed):
         build_test_loader(cfg, "zoo_train")
     cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 2
     assert len(build_test_loader(cfg, "zoo_train")) == 4
-
-
-def test_an_image_of_which_one_object_alone_has_keypoints():
-    objects = [
-        {"bbox": [1, 1, 9, 9], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, **more}
-        for more in ({"keypoints": [5, 6, 2]}, {}, {"iscrowd": 1})
-    ]
-    record = {"file_name": "a.png", "annotations": objects}
-    with pytest.raises(UserError, match=r"a\.png: .* with 0 numbers as keypoints.*zeros where"):
-        check_keypoints(["mine"], [record], 1, training=True)
-    check_keypoints(["mine"], [record], 1, training=False)  # the evaluation adds zeros
-    objects[1]["keypoints"] = [0, 0, 0]
-    records = [record, {**record, "annotations": objects[2:]}]
-    check_keypoints(["mine"], records, 1, training=True)
 
 
 def test_keypoints_of_ones_own(pointed):

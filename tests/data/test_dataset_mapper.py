@@ -429,13 +429,13 @@ def test_a_header_is_read_before_the_first_iteration(cfg, images, spoil, caplog)
 
 @pytest.mark.parametrize("spoilt", [8, 9])
 def test_of_many_images_some_are_drawn(cfg, images, spoilt, monkeypatch):
-    monkeypatch.setattr("fpn_d2.data.validation._HEADERS", 10)
+    monkeypatch.setattr("fpn_d2.data.records._HEADERS", 10)
     cfg.DATALOADER.MAX_SKIPPED_SHARE = 0.25  # 10 of 40
     seen, drawn = [], random.Random(cfg.SEED).sample(range(IMAGES), 10)
     for i in drawn[:spoilt]:
         without_range(images / f"{i}.png")
     monkeypatch.setattr(
-        "fpn_d2.data.validation.look_at",
+        "fpn_d2.data.records.look_at",
         lambda *args, **options: seen.append(args[0]) or look_at(*args, **options),
     )
     if spoilt == 8:

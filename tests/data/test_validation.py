@@ -1,4 +1,4 @@
-"""Whole data sets, with their images, and images that come from no annotation file."""
+"""Whole data sets in COCO's format, with their images."""
 
 import json
 import math
@@ -6,18 +6,11 @@ import math
 import numpy as np
 import pytest
 from detectron2.data import MetadataCatalog
-from detectron2.structures import BoxMode
 from PIL import Image
 
 from fpn_d2 import UserError
 from fpn_d2.data.images import _DARK, _FRAMES
-from fpn_d2.data.validation import (
-    check_file,
-    check_ground_truth,
-    check_polygons,
-    check_records,
-    explain_failure,
-)
+from fpn_d2.data.validation import check_file, explain_failure
 
 
 @pytest.fixture
@@ -112,114 +105,6 @@ def test_what_cannot_be_checked(zoo, tmp_path):
         check_file(str(path), str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="--workers is 0: give 1 or more"):
         check_file(str(path), str(folder), workers=0)
-
-
-RECORD = {"file_name": "a.png", "width": 40, "height": 32, "image_id": 1}
-SOUND = {
-    "bbox": [1, 2, 3, 4],
-    "bbox_mode": BoxMode.XYWH_ABS,
-    "segmentation": [[1, 1, 9, 1, 9, 9, 1, 9]],
-    "category_id": 0,
-}
-
-
-@pytest.mark.parametrize(
-    "record, annotation, words",
-    [
-        ({}, {}, None),
-        ({"width": np.int64(40)}, {"bbox": np.array([1, 2, 3, 4])}, None),
-        ({}, {"bbox": (1.5, 2, 3, 4)}, None),
-        # as in Detectron2's tutorial of balloons
-        ({}, {"bbox": [np.int64(1), 2, np.float32(3), 4]}, None),
-        ({}, {"segmentation": [[np.int64(1)] * 6]}, "broken mask"),  # JSON would not take it
-        ({}, {"bbox": [np.float32("inf"), 2, 3, 4]}, "four finite numbers"),
-        ({"width": 40.5}, {}, "has the width 40.5"),
-        ({"height": True}, {}, "has the height True"),
-        ({}, {"bbox": [1, 2, 3]}, r"with bbox \[1, 2, 3\]"),
-        ({}, {"bbox": np.array([1, 2, 3, np.nan])}, "four finite numbers"),
-        ({}, {"segmentation": [[1, 1, 9, math.nan, 9, 9]]}, "broken mask"),
-        ({}, {"segmentation": {"size": [4, 4], "counts": [16]}}, "broken mask"),
-        ({}, {"segmentation": None}, "has no segmentation"),
-        ({}, {"category_id": np.int64(1)}, None),
-        ({}, {"category_id": 2}, "of category_id 2: give a whole number from 0 to 1"),
-        ({}, {"category_id": -1}, "of category_id -1"),
-        ({}, {"category_id": "cat"}, "of category_id 'cat'"),
-        ({}, {"bbox_mode": BoxMode.XYXY_ABS}, None),
-        ({}, {"bbox_mode": BoxMode.XYXY_REL}, "with bbox_mode .*: give BoxMode.XYXY_ABS"),
-        ({}, {"bbox_mode": "XYWH_ABS"}, "with bbox_mode XYWH_ABS"),
-        ({}, {"bbox_mode": None}, "with bbox_mode None"),
-    ],
-)
-def test_images_that_come_from_no_annotation_file(record, annotation, words):
-    records = [{**RECORD, **record, "annotations": [{**SOUND, **annotation}]}]
-    if words is None:
-        check_records(["mine"], records, masks=True, classes=2)
-        return
-    with pytest.raises(UserError, match=f"data set mine.*{words}"):
-        check_records(["mine"], records, masks=True, classes=2)
-
-
-def test_an_image_whose_size_nobody_says():
-    check_records(["mine"], [{"file_name": "a.png", "annotations": [SOUND]}], masks=True)
-
-
-def test_a_model_without_classes_takes_any():
-    check_records(["mine"], [{**RECORD, "annotations": [{**SOUND, "category_id": 99}]}], False)
-
-
-def test_an_image_without_a_file():
-    with pytest.raises(UserError, match="it has no file_name"):
-        check_records(["mine"], [{"image_id": 1}], masks=False)
-    check_records(["mine"], [{"image_id": 1, "image": np.zeros(3)}], masks=False)
-
-
-@pytest.mark.parametrize("change", [{"image_id": None}, {"image_id": 1}])
-def test_evaluation_tells_images_apart_by_their_ids(change):
-    MetadataCatalog.get("mine").thing_classes = ["cat"]
-    records = [RECORD, {**RECORD, "file_name": "b.png", **change}]
-    check_records(["mine"], records, masks=False)  # training does not
-    with pytest.raises(UserError, match=r"image b.png: it has the image_id (None|1): give each"):
-        check_records(["mine"], records, masks=False, evaluation=True)
-    records[1]["image_id"] = "b"
-    check_records(["mine"], records, masks=False, evaluation=True)
-
-
-def test_evaluation_needs_the_names_of_the_classes():
-    check_records(["mine"], [RECORD], masks=False)
-    with pytest.raises(UserError, match=r"MetadataCatalog.get\('mine'\).set\(thing_classes=\["):
-        check_records(["mine"], [RECORD], masks=False, evaluation=True)
-
-
-# A function of the user's, and a file beside it that COCO's evaluation reads.
-
-
-def test_the_images_and_classes_of_a_function_are_those_of_its_file(zoo):
-    records = [{"image_id": i, "file_name": f"{i}.png", "annotations": [SOUND]} for i in (1, 2)]
-    check_ground_truth("mine", records)  # without a file the evaluation makes one of the records
-    mine = MetadataCatalog.get("mine")
-    mine.json_file = str(zoo[0])  # its categories have the ids 1 and 2
-    with pytest.raises(UserError, match=r"the ids of its categories are \[1, 2\].*counts .*from 0"):
-        check_ground_truth("mine", records)
-    mine.thing_dataset_id_to_contiguous_id = {1: 0, 2: 1}
-    check_ground_truth("mine", records)
-    with pytest.raises(UserError, match=r"no image of id 9, as data set mine says of 9.png"):
-        check_ground_truth("mine", [*records, {**records[0], "image_id": 9, "file_name": "9.png"}])
-
-
-def test_nothing_to_find_is_told(caplog):
-    check_ground_truth("mine", [RECORD, {**RECORD, "annotations": [{**SOUND, "iscrowd": 1}]}])
-    assert "data set mine has no objects to find but crowds, so its AP is NaN" in caplog.text
-    caplog.clear()
-    check_ground_truth("mine", [RECORD, {**RECORD, "annotations": [SOUND]}])
-    assert caplog.text == ""
-
-
-def test_an_rle_is_no_polygon():
-    rle = {**SOUND, "segmentation": {"size": [32, 40], "counts": [0, 1280]}}
-    sound = {**RECORD, "annotations": [SOUND, {**rle, "iscrowd": 1}]}  # crowds are left out
-    check_polygons(["mine"], [sound, RECORD])
-    with pytest.raises(UserError, match=r"image b.png: it has an RLE.*set it to bitmask"):
-        check_polygons(["mine"], [sound, {"file_name": "b.png", "annotations": [SOUND, rle]}])
 
 
 # Why Detectron2's loader failed.
