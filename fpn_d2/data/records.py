@@ -86,9 +86,9 @@ def check_records(
             if number is None or number in ids:
                 faults.append(f"has the image_id {number}: give each image its own")
             ids.add(number)
-        for fault in faults:
+        if faults:
             image = record.get("file_name")
-            raise UserError(f"data set {', '.join(names)}, image {image}: it {fault}")
+            raise UserError(f"data set {', '.join(names)}, image {image}: it {faults[0]}")
     for name in names if evaluation else ():
         makes_a_file = is_coco(name) and file_of(name) is None  # of the records, for COCO's
         if makes_a_file and records and not MetadataCatalog.get(name).get("thing_classes"):
@@ -98,9 +98,7 @@ def check_records(
             )
 
 
-def _record_faults(
-    record: dict[str, Any], masks: bool, classes: int | None = None
-) -> Iterator[str]:
+def _record_faults(record: dict[str, Any], masks: bool, classes: int | None) -> Iterator[str]:
     if not {"file_name", "image"} & record.keys():
         yield "has no file_name: give the path of its image"
     sides = {key: record.get(key, 1) for key in ("width", "height")}  # they need not be there
