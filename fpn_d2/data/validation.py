@@ -7,7 +7,6 @@ Data sets that are registered for an evaluator other than COCO's have their reco
 by :mod:`fpn_d2.data.records`.
 """
 
-import collections
 import dataclasses
 import functools
 import itertools
@@ -102,12 +101,12 @@ def check_file(path: str, image_folder: str, workers: int | None = None) -> Repo
     if not os.path.isdir(image_folder):
         raise UserError(f"image folder {image_folder} does not exist: name it with --images")
     images, annotations = _list(content, "images"), _list(content, "annotations")
-    by_image: dict[str | None, list[Finding]] = collections.defaultdict(list)
+    by_image: dict[str | None, list[Finding]] = {None: []}  # those of no image come first
     with without_gc():
         of_file = list(annotation_findings(content, path))
     for finding in itertools.chain(of_file, _image_findings(images, image_folder, workers)):
-        by_image[finding.image].append(finding)
-    findings = by_image.pop(None, []) + list(itertools.chain(*by_image.values()))
+        by_image.setdefault(finding.image, []).append(finding)
+    findings = list(itertools.chain(*by_image.values()))
     return Report(path, image_folder, len(images), len(annotations), findings)
 
 
