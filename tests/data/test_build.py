@@ -718,14 +718,6 @@ def test_proposals_that_cannot_be_of_these_images(with_proposals, tmp_path, box)
         build_train_loader(with_proposals)
 
 
-@pytest.mark.parametrize("logits", [[np.zeros(2)], [[0.0]], [np.zeros((1, 1))]])
-def test_proposals_without_a_logit_each(with_proposals, tmp_path, logits):
-    boxes = [np.array([[0.0, 0.0, 8.0, 8.0]])] * 4
-    change_proposals(tmp_path / "a.pkl", boxes=boxes, objectness_logits=logits * 4)
-    with pytest.raises(UserError, match=r"a\.pkl does not give every image an array of boxes"):
-        build_train_loader(with_proposals)
-
-
 @pytest.mark.parametrize(
     "content, reason",
     [
@@ -763,16 +755,19 @@ def test_proposals_of_sides_have_to_say_so(with_proposals, tmp_path):
 @pytest.mark.parametrize(
     "values, words",
     [
+        ({"objectness_logits": [np.zeros(2)] * 4}, "does not give every image an array of boxes"),
+        ({"objectness_logits": [[0.0]] * 4}, "does not give every image an array of boxes"),
+        ({"objectness_logits": [np.zeros((1, 1))] * 4}, "does not give every image an array of b"),
         ({"bbox_mode": 4}, "the bbox_mode 4: give BoxMode"),
         ({"bbox_mode": "XYWH"}, "the bbox_mode 'XYWH': give BoxMode"),
         ({"boxes": [np.ones((1, 5))] * 4}, r"shape \(1, 5\)"),
         ({"boxes": [np.array([["1", "2", "3", "4"]])] * 4}, "type <U1, not"),
     ],
 )
-def test_boxes_of_proposals_that_are_none(with_proposals, tmp_path, values, words):
+def test_boxes_and_logits_of_proposals_that_are_none(with_proposals, tmp_path, values, words):
     change_proposals(tmp_path / "a.pkl", **values)
-    with pytest.raises(UserError, match=words):
-        read_proposals(str(tmp_path / "a.pkl"))
+    with pytest.raises(UserError, match=rf"a\.pkl .*{words}"):
+        build_train_loader(with_proposals)
 
 
 def test_reading_proposals_runs_no_code(tmp_path):
