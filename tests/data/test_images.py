@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 40, 32
 def save(tmp_path):
     """``save("a.png")``: an image of noise, which is long in every format; returns its path."""
 
-    def to_file(name, mode="RGB", **options):
+    def to_file(name, mode="RGB", orientation=None, **options):
         rng = np.random.default_rng(0)
         if mode == "I;16":
             image = Image.fromarray(rng.integers(0, 65536, (HEIGHT, WIDTH), dtype=np.uint16))
@@ -30,6 +30,9 @@ def save(tmp_path):
         else:
             pixels = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
             image = Image.fromarray(pixels).convert(mode)
+        if orientation is not None:
+            options["exif"] = Image.Exif()
+            options["exif"][0x0112] = orientation
         image.save(tmp_path / name, **options)
         return tmp_path / name
 
@@ -80,13 +83,11 @@ def test_another_size(save):
 
 
 def test_the_size_is_that_of_the_image_as_exif_turns_it(save):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn
-    path = str(save("a.jpg", exif=exif))
+    path = str(save("a.jpg", orientation=6))  # a quarter turn
     assert image_fault(path, HEIGHT, WIDTH) is None
     assert "has 32 x 40" in image_fault(path, WIDTH, HEIGHT)
-    exif[0x0112] = 3  # upside down
-    assert image_fault(str(save("a.jpg", exif=exif)), WIDTH, HEIGHT) is None
+    upside_down = str(save("a.jpg", orientation=3))
+    assert image_fault(upside_down, WIDTH, HEIGHT) is None
 
 
 def test_a_decompression_bomb(save, monkeypatch, recwarn):
@@ -119,10 +120,8 @@ MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16"]
 def test_an_image_is_turned_once_as_pillow_turns_it(save, name, mode):
     tried = 0
     for orientation in range(10):  # 0 and 9 mean nothing
-        exif = Image.Exif()
-        exif[0x0112] = orientation
         try:
-            path = save(name, mode, exif=exif)
+            path = save(name, mode, orientation)
         except (OSError, ValueError):
             continue  # the format has no such mode
         tried += 1
@@ -142,9 +141,7 @@ def test_an_image_is_turned_once_as_pillow_turns_it(save, name, mode):
 
 
 def test_a_size_of_before_the_orientation_is_called_so(save):
-    exif = Image.Exif()
-    exif[0x0112] = 8
-    fault = image_fault(str(save("a.jpg", exif=exif)), WIDTH, HEIGHT)
+    fault = image_fault(str(save("a.jpg", orientation=8)), WIDTH, HEIGHT)
     assert fault.endswith("says 40 x 32, its size before its EXIF orientation turns it")
 
 
