@@ -176,13 +176,12 @@ BOXES = st.tuples(SIDES, SIDES, SIDES, SIDES)
 @FEW
 @given(boxes=st.lists(BOXES, max_size=4), seed=st.integers(0, 99))
 @pytest.mark.parametrize("of_scale", [False, True], ids=["DatasetMapper", "ObjectScaleMapper"])
-def test_any_box_stays_inside_the_image(cfg, coco, tmp_path_factory, of_scale, boxes, seed):
-    file = _image(tmp_path_factory, coco)
+def test_any_box_stays_inside_the_image(cfg, path, of_scale, boxes, seed):
     cfg.INPUT.OBJECT_SCALE_TRAIN = 24.0
     # The second makes the boxes anew, from what its crop leaves of the masks.
     cfg.MODEL.MASK_ON = of_scale
     mask = {"segmentation": [[3, 3, 9, 3, 9, 9, 3, 9]]} if of_scale else {}
-    record = _record(file, [{"bbox": list(box), **mask} for box in boxes])
+    record = _record(path, [{"bbox": list(box), **mask} for box in boxes])
     torch.manual_seed(seed)
     mapper = ObjectScaleMapper(cfg) if of_scale else DatasetMapper(cfg, True)
     assert_boxes_are_inside(mapper(record))
@@ -195,10 +194,9 @@ POLYGONS = st.integers(3, 6).flatmap(lambda n: st.lists(POINTS, min_size=2 * n, 
 @FEW
 @given(polygons=st.lists(POLYGONS, min_size=1, max_size=3))
 @pytest.mark.parametrize("mask_format", ["bitmask", "polygon"])
-def test_any_polygon_stays_inside_the_image(cfg, coco, tmp_path_factory, mask_format, polygons):
-    file = _image(tmp_path_factory, coco)
+def test_any_polygon_stays_inside_the_image(cfg, path, mask_format, polygons):
     cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = True, mask_format
-    record = _record(file, [{"bbox": [3, 3, 9, 9], "segmentation": polygons}])
+    record = _record(path, [{"bbox": [3, 3, 9, 9], "segmentation": polygons}])
     image = DatasetMapper(cfg, True)(record)
     assert_boxes_are_inside(image)
     masks = image["instances"].gt_masks
@@ -208,17 +206,11 @@ def test_any_polygon_stays_inside_the_image(cfg, coco, tmp_path_factory, mask_fo
         assert all(math.isfinite(value) for mask in masks for p in mask for value in p)
 
 
-def _image(factory, coco):
-    folder = factory.getbasetemp() / "sound_image"
-    if not folder.exists():
-        coco.write(folder, "zoo", "train", "")
-    return str(folder / "zoo" / "images" / "0.png")
-
-
-def _record(file, annotations):
+def _record(path, annotations):
+    """An image beside an annotation file, with other annotations."""
     common = {"bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 0}
     return {
-        "file_name": file,
+        "file_name": str(path.parents[1] / "images" / "0.png"),
         "width": WIDTH,
         "height": HEIGHT,
         "image_id": 1,
