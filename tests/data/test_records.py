@@ -127,10 +127,7 @@ def test_an_rle_is_no_polygon():
 
 
 def test_an_image_of_which_one_object_alone_has_keypoints():
-    objects = [
-        {"bbox": [1, 1, 9, 9], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, **more}
-        for more in ({"keypoints": [5, 6, 2]}, {}, {"iscrowd": 1})
-    ]
+    objects = [{**SOUND, **more} for more in ({"keypoints": [5, 6, 2]}, {}, {"iscrowd": 1})]
     record = {"file_name": "a.png", "annotations": objects}
     with pytest.raises(UserError, match=r"a\.png: .* with 0 numbers as keypoints.*zeros where"):
         check_keypoints(["mine"], [record], 1, training=True)
