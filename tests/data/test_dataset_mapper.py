@@ -83,22 +83,22 @@ def sides(mapper, record) -> np.ndarray:
     return np.array([mapper(record)["image"].shape[1:] for _ in range(30)])
 
 
-def test_the_pyramids_scales_are_the_limits(row_config, record):
-    uncropped = "INPUT.MAX_SIZE_TRAIN", 2000
-    # The test makes 100 x 120 px to 267 x 320 (MAX_SIZE_TEST): times 2^0.5 and 2^-2.5
-    mapper = ObjectScaleMapper(row_config(OBJECT_SCALE_ROW, *uncropped))
-    assert (sides(mapper, record(2)) == (377, 453)).all()
-    mapper = ObjectScaleMapper(
-        row_config(OBJECT_SCALE_ROW, *uncropped, "INPUT.MAX_SIZE_TEST", 1000)
-    )
-    assert (sides(mapper, record(2)) == (453, 543)).all()  # 320 x 384
-    opts = ["MODEL.MASK_PROPOSAL.TEST_SCALES", "[0.5, 1.0, 2.0]"]
-    mapper = ObjectScaleMapper(row_config(OBJECT_SCALE_ROW, *uncropped, *opts))
-    assert (sides(mapper, record(2)) == (533, 640)).all()
-    mapper = ObjectScaleMapper(
-        row_config(OBJECT_SCALE_ROW, *uncropped, *opts, "INPUT.OBJECT_SCALE_TRAIN", 1.0)
-    )
-    assert (sides(mapper, record(119)) == (133, 160)).all()
+TEST_SCALES = "MODEL.MASK_PROPOSAL.TEST_SCALES", "[0.5, 1.0, 2.0]"
+
+
+@pytest.mark.parametrize(
+    "opts, side, size",
+    [
+        # The test makes 100 x 120 px to 267 x 320 (MAX_SIZE_TEST): times 2^0.5 and 2^-2.5
+        ((), 2, (377, 453)),
+        (("INPUT.MAX_SIZE_TEST", 1000), 2, (453, 543)),  # 320 x 384
+        (TEST_SCALES, 2, (533, 640)),
+        ((*TEST_SCALES, "INPUT.OBJECT_SCALE_TRAIN", 1.0), 119, (133, 160)),
+    ],
+)
+def test_the_pyramids_scales_are_the_limits(row_config, record, opts, side, size):
+    cfg = row_config(OBJECT_SCALE_ROW, "INPUT.MAX_SIZE_TRAIN", 2000, *opts)  # uncropped
+    assert (sides(ObjectScaleMapper(cfg), record(side)) == size).all()
 
 
 def test_a_long_image_is_cropped_with_the_whole_object_in_it(row_config, record):
@@ -216,12 +216,12 @@ def test_a_side_keeps_a_pixel(row_config, tmp_path, size, resized):
     record = {"file_name": path, "width": size[0], "height": size[1], "annotations": [annotation]}
     cfg = row_config("quick/demo", *SIZES_100)
     assert build_test_mapper(cfg)(record)["image"].shape == (3, *resized[::-1])
-    for crop in ([], ["INPUT.CROP.ENABLED", True, "INPUT.CROP.SIZE", [0.2, 0.2]]):
-        crop += ["INPUT.CROP.TYPE", "relative"] * bool(crop)
-        made = build_train_mapper(row_config("quick/demo", *SIZES_100, *crop))(record)
-        if not crop:
-            assert made["image"].shape == (3, *resized[::-1])
-            assert made["instances"].gt_boxes.tensor.tolist() == [[0, 0, *resized]]
+    whole = build_train_mapper(cfg)(record)
+    assert whole["image"].shape == (3, *resized[::-1])
+    assert whole["instances"].gt_boxes.tensor.tolist() == [[0, 0, *resized]]
+    crop = "INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "relative", "INPUT.CROP.SIZE", [0.2, 0.2]
+    cropped = build_train_mapper(row_config("quick/demo", *SIZES_100, *crop))(record)
+    for made in (whole, cropped):
         assert min(made["image"].shape) > 0
         assert made["image"][:, 0, 0].tolist() == [30, 20, 10]  # BGR
 
