@@ -32,13 +32,28 @@ from fpn_d2.data.datasets import register_folders
 from fpn_d2.data.proposals import read_proposals
 
 
+def sound(content):
+    """A change of a file's content that leaves it as it is."""
+
+
+def set_in(key, number, **values):
+    return lambda c: c[key][number].update(values)
+
+
+def drop_in(key, number, field):
+    return lambda c: c[key][number].pop(field)
+
+
 @pytest.fixture
 def zoo(tmp_path, coco):
-    """A function that writes zoo_train and zoo_val and registers them; returns the folder."""
+    """``zoo(train, val)``: writes zoo_train and zoo_val, sound files whose content these functions
+    change, and registers them; returns the folder."""
 
-    def write(train=None, val=None):
-        coco.write(tmp_path, "zoo", "train", coco.content() if train is None else train)
-        coco.write(tmp_path, "zoo", "val", coco.content() if val is None else val)
+    def write(train=sound, val=sound):
+        for split, change in (("train", train), ("val", val)):
+            content = coco.content()
+            change(content)
+            coco.write(tmp_path, "zoo", split, content)
         register_folders(str(tmp_path))
         return tmp_path / "zoo"
 
@@ -134,10 +149,8 @@ def test_no_test_set_is_a_choice_in_training_only(cfg, zoo):
         check_settings(cfg, training=False)
 
 
-def test_images_without_annotations_can_be_tested_on(cfg, zoo, coco):
-    content = coco.content()
-    del content["annotations"]  # as COCO's image_info files
-    zoo(val=content)
+def test_images_without_annotations_can_be_tested_on(cfg, zoo):
+    zoo(val=lambda c: c.pop("annotations"))  # as COCO's image_info files
     assert len(build_test_loader(cfg, "zoo_val")) == 4
 
 
@@ -158,14 +171,6 @@ def test_a_torch_data_set_passes_through(cfg, zoo):
 
 # Faults of the annotation file. Each case changes a sound file's content and names the words
 # that the sentence must have; bad_inputs.py has more.
-
-
-def set_in(key, number, **values):
-    return lambda c: c[key][number].update(values)
-
-
-def drop_in(key, number, field):
-    return lambda c: c[key][number].pop(field)
 
 
 FILE_FAULTS = {
@@ -190,11 +195,9 @@ FILE_FAULTS = {
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("fault", FILE_FAULTS)
-def test_a_fault_of_the_file_gets_a_sentence(fault, split, cfg, zoo, coco):
+def test_a_fault_of_the_file_gets_a_sentence(fault, split, cfg, zoo):
     change, words = FILE_FAULTS[fault]
-    content = coco.content()
-    change(content)
-    zoo(**{split: content})
+    zoo(**{split: change})
     with pytest.raises(UserError) as caught:
         build_train_loader(cfg) if split == "train" else build_test_loader(cfg, "zoo_val")
     assert "\n" not in str(caught.value)
@@ -202,18 +205,16 @@ def test_a_fault_of_the_file_gets_a_sentence(fault, split, cfg, zoo, coco):
         assert word in str(caught.value)
 
 
-def test_all_images_without_objects(cfg, zoo, coco):
-    content = coco.content()
-    content["annotations"] = [{**content["annotations"][0], "iscrowd": 1}]
-    zoo(train=content)
+def test_all_images_without_objects(cfg, zoo):
+    zoo(train=lambda c: c.update(annotations=[{**c["annotations"][0], "iscrowd": 1}]))
     with pytest.raises(UserError, match=r"zoo_train .*DATALOADER.FILTER_EMPTY_ANNOTATIONS False"):
         build_train_loader(cfg)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     build_train_loader(cfg)
 
 
-def test_a_fault_of_the_test_set_shows_before_training(cfg, zoo, coco):
-    zoo(val={**coco.content(), "images": []})
+def test_a_fault_of_the_test_set_shows_before_training(cfg, zoo):
+    zoo(val=lambda c: c["images"].clear())
     with pytest.raises(UserError, match=r"instances_val\.json: the list named images is e"):
         build_train_loader(cfg)
 
@@ -283,10 +284,8 @@ def test_a_config_of_detectron2_alone_has_loaders(cfg, zoo):
 # Files and names that are not there.
 
 
-def test_a_file_name_that_this_process_cannot_have(cfg, zoo, coco, monkeypatch):
-    content = coco.content()
-    content["images"][0]["file_name"] = "b\u00e4r.png"
-    zoo(content)
+def test_a_file_name_that_this_process_cannot_have(cfg, zoo, monkeypatch):
+    zoo(set_in("images", 0, file_name="b\u00e4r.png"))
     monkeypatch.setattr("os.fsencode", lambda path: str(path).encode("ascii"))
     with pytest.raises(UserError, match=r"b\\xe4r\.png' has letters .*: set PYTHONUTF8=1"):
         build_train_loader(cfg)
@@ -354,7 +353,7 @@ def test_a_test_set_that_is_trained_on_is_named_in_the_log(cfg, zoo, caplog):
 
 
 def test_rles_where_polygons_are_asked_for(cfg, zoo, coco):
-    zoo(train=coco.masked())
+    zoo(lambda c: c.update(coco.masked()))
     cfg.MODEL.MASK_ON, cfg.DATASETS.TEST = True, ()
     build_train_loader(cfg)  # bitmask
     cfg.INPUT.MASK_FORMAT = "polygon"
@@ -370,15 +369,13 @@ def test_keypoints_that_no_image_has(cfg, zoo):
 
 
 @pytest.fixture
-def pointed(cfg, zoo, coco):
+def pointed(cfg, zoo):
     """``pointed(numbers, **metadata)``: a config of one keypoint, and an object with these numbers
     of it in every image of zoo_train, which has this metadata."""
 
     def write(numbers, **metadata):
-        content = coco.content()
-        for annotation in content["annotations"]:
-            annotation.update(keypoints=numbers, num_keypoints=1)
-        zoo(content)
+        one = {"keypoints": numbers, "num_keypoints": 1}
+        zoo(lambda c: [annotation.update(one) for annotation in c["annotations"]])
         MetadataCatalog.get("zoo_train").set(**metadata)
         cfg.MODEL.KEYPOINT_ON, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = True, 1
         cfg.DATASETS.TEST = ()
@@ -455,27 +452,22 @@ def test_number_of_classes(architecture, key, cfg, zoo):
     build_train_loader(cfg)
 
 
-def test_a_model_without_a_class_head_takes_any_classes(cfg, zoo, coco):
-    content = coco.content()
-    content["categories"][1]["name"] = "horse"
-    zoo(val=content)
+def test_a_model_without_a_class_head_takes_any_classes(cfg, zoo):
+    zoo(val=set_in("categories", 1, name="horse"))
     cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80
     build_train_loader(cfg)
 
 
-def test_classes_of_the_test_set_must_be_the_training_sets(cfg, zoo, coco):
-    content = coco.content()
-    content["categories"][0]["name"], content["categories"][1]["name"] = "dog", "cat"
-    zoo(val=content)
+def test_classes_of_the_test_set_must_be_the_training_sets(cfg, zoo):
+    categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    zoo(val=lambda c: c.update(categories=categories))
     with pytest.raises(UserError, match=r"zoo_val has the classes dog, cat, but zoo_train .*"):
         build_train_loader(cfg)
 
 
-def test_classes_of_two_training_sets_must_agree(cfg, zoo, coco):
-    content = coco.content()
-    content["categories"][0]["name"] = "horse"
-    zoo(val=content)
+def test_classes_of_two_training_sets_must_agree(cfg, zoo):
+    zoo(val=set_in("categories", 0, name="horse"))
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("zoo_train", "zoo_val"), ()
     with pytest.raises(UserError, match="zoo_val .* not those of zoo_train"):
         build_train_loader(cfg)
@@ -509,17 +501,19 @@ TRIANGLE = [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]]
 
 
 @pytest.fixture
-def masked(cfg, zoo, coco):
+def masked(cfg, zoo):
     """``masked(segmentation, ...)``: zoo_train with these masks of its three objects, and zoo_val
     with sound ones; the config is of masks."""
 
+    def masks(*segmentations):
+        def add(content):
+            for annotation, segmentation in zip(content["annotations"], segmentations, strict=True):
+                annotation["segmentation"] = segmentation
+
+        return add
+
     def write(*segmentations):
-        content, sound = coco.content(), coco.content()
-        for annotation, segmentation in zip(content["annotations"], segmentations, strict=True):
-            annotation["segmentation"] = segmentation
-        for annotation in sound["annotations"]:
-            annotation["segmentation"] = TRIANGLE
-        zoo(content, sound)
+        zoo(masks(*segmentations), masks(*[TRIANGLE] * 3))
         cfg.MODEL.MASK_ON = True
         return cfg
 
@@ -595,12 +589,14 @@ def test_sound_polygons_are_named_nowhere(masked, caplog):
     assert "the object out" not in caplog.text
 
 
-def test_each_kind_of_fault_that_stops_nothing_is_named_in_the_log(cfg, zoo, coco, caplog):
-    content = coco.content()
-    content["annotations"][0] |= {"bbox": [2, 3, 0, 12], "area": 1}
-    content["annotations"][1]["iscrowd"] = "0"  # for Detectron2 a crowd, as it is not 0
-    content["annotations"][2] |= {"bbox": [2, 3, 10, 0], "area": 1}
-    zoo(content)
+def test_each_kind_of_fault_that_stops_nothing_is_named_in_the_log(cfg, zoo, caplog):
+    def spoil(content):
+        first, second, third = content["annotations"]
+        first |= {"bbox": [2, 3, 0, 12], "area": 1}
+        second["iscrowd"] = "0"  # for Detectron2 a crowd, as it is not 0
+        third |= {"bbox": [2, 3, 10, 0], "area": 1}
+
+    zoo(spoil)
     build_train_loader(cfg)
     told = [r.getMessage() for r in caplog.records if r.name == "fpn_d2.data.validation"]
     assert len(told) == 2
@@ -625,9 +621,7 @@ EVALUATION_FAULTS = {
 @pytest.mark.parametrize("fault", EVALUATION_FAULTS)
 def test_what_evaluation_would_stumble_over_is_named_before_the_run(fault, cfg, zoo, coco):
     change, words = EVALUATION_FAULTS[fault]
-    content = coco.content()
-    change(content)
-    folder = zoo(val=content)
+    folder = zoo(val=change)
     for build in (build_train_loader, lambda cfg: build_test_loader(cfg, "zoo_val")):
         with pytest.raises(UserError) as caught:
             build(cfg)
