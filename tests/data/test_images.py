@@ -1,7 +1,6 @@
 """The pixels of image files, and their faults, each beside the sound file that it was made from."""
 
 import io
-import logging
 import struct
 
 import cv2
@@ -15,6 +14,11 @@ from fpn_d2.data import images
 from fpn_d2.data.images import look_at, pixels_of, read_as_here, read_image
 
 WIDTH, HEIGHT = 40, 32
+
+
+@pytest.fixture(autouse=True)
+def _nothing_told(monkeypatch):
+    monkeypatch.setattr(images, "_told", set())
 
 
 @pytest.fixture
@@ -218,12 +222,6 @@ def test_pixels_without_a_known_range_are_refused(tmp_path):
     assert image_fault(str(tmp_path / "colours.tif")).startswith(fault)
 
 
-@pytest.fixture
-def _nothing_told(monkeypatch):
-    monkeypatch.setattr(images, "_told", set())
-
-
-@pytest.mark.usefixtures("_nothing_told")
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp", "a.tif", "a.mpo"])
 def test_of_several_frames_the_first_is_read_and_this_is_said_once(tmp_path, save, name, caplog):
     first = Image.open(save("first.png"))
@@ -231,8 +229,7 @@ def test_of_several_frames_the_first_is_read_and_this_is_said_once(tmp_path, sav
     path, second = str(tmp_path / name), ImageOps.invert(first)
     first.save(path, save_all=True, append_images=[second], **options)
     expected = np.asarray(Image.open(path).convert("RGB"))
-    with caplog.at_level(logging.WARNING, "fpn_d2"):
-        np.testing.assert_array_equal(read_twice(path), expected)
+    np.testing.assert_array_equal(read_twice(path), expected)
     if name in ("a.png", "a.webp", "a.tif"):
         np.testing.assert_array_equal(expected, np.asarray(first))
     is_preview = name == "a.mpo"  # of cameras
@@ -243,12 +240,11 @@ def test_of_several_frames_the_first_is_read_and_this_is_said_once(tmp_path, sav
         assert (remark is None) == is_preview
 
 
-@pytest.mark.usefixtures("_nothing_told")
 def test_a_frame_that_the_caller_chose_is_read_without_a_word(tmp_path, caplog):
     frames = [Image.new("L", (7, 5), grey) for grey in (10, 200)]
     path = str(tmp_path / "a.tif")
     frames[0].save(path, save_all=True, append_images=frames[1:])
-    with Image.open(path) as image, caplog.at_level(logging.WARNING, "fpn_d2"):
+    with Image.open(path) as image:
         image.seek(1)
         assert set(pixels_of(image, "L").flat) == {200}
         assert not caplog.text
@@ -256,15 +252,13 @@ def test_a_frame_that_the_caller_chose_is_read_without_a_word(tmp_path, caplog):
     assert "of which the first alone is read" in caplog.text
 
 
-@pytest.mark.usefixtures("_nothing_told")
 def test_grey_of_16_bits_that_is_all_but_black_is_told(tmp_path, caplog):
     path = str(tmp_path / "a.png")
     for most, is_told in ((4095, True), (255, True), (4096, False), (0, False)):
         Image.fromarray(np.array([[0, most]], np.uint16)).save(path)
         _, remark = look_at(path, header=True)
         assert (remark is not None) == is_told
-        with caplog.at_level(logging.WARNING, "fpn_d2"):
-            read_image(path)
+        read_image(path)
     assert caplog.text.count("a sixteenth of the range") == 1
 
 
