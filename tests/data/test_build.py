@@ -316,14 +316,12 @@ def test_errors_that_are_not_the_users_stay_what_they_are(cfg):
 
 
 @pytest.fixture
-def counted(cfg, zoo):
+def counted(cfg, zoo, coco):
     """``counted(first, **metadata)``: zoo_val's images by a function of the user's, which counts
     classes from ``first``, as the only data set."""
-    folder = zoo()
-    content = json.loads((folder / "annotations/instances_val.json").read_text())
 
     def register(first, **metadata):
-        records = records_of(content, folder / "images", first)
+        records = records_of(coco.content(), zoo() / "images", first)
         DatasetCatalog.register("mine", lambda: records)
         MetadataCatalog.get("mine").set(**metadata)
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("mine",), ()
