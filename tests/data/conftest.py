@@ -11,6 +11,7 @@ from detectron2.config import get_cfg
 from PIL import Image
 
 from fpn_d2 import add_fpn_config
+from fpn_d2.data.datasets import register_folders
 
 WIDTH, HEIGHT = 40, 32
 
@@ -62,6 +63,26 @@ def write_coco(root: Path, name: str, split: str, content: Any) -> Path:
 def coco():
     """The three helpers, for test files that cannot import a conftest."""
     return SimpleNamespace(content=coco_content, masked=masked_coco_content, write=write_coco)
+
+
+def sound(content):
+    """A change of a file's content that leaves it as it is."""
+
+
+@pytest.fixture
+def zoo(tmp_path):
+    """``zoo(train, val)``: writes zoo_train and zoo_val, sound files whose content these functions
+    change, and registers them; returns the folder."""
+
+    def write(train=sound, val=sound):
+        for split, change in (("train", train), ("val", val)):
+            content = coco_content()
+            change(content)
+            write_coco(tmp_path, "zoo", split, content)
+        register_folders(str(tmp_path))
+        return tmp_path / "zoo"
+
+    return write
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from fpn_d2.data.validation import check_file, explain_failure
 
 
 @pytest.fixture
-def zoo(tmp_path, coco):
+def data_set(tmp_path, coco):
     """A sound data set of four images, with masks; ``(annotation file, image folder, content)``."""
     content = coco.masked()
     path = coco.write(tmp_path, "zoo", "train", content)
@@ -22,15 +22,15 @@ def zoo(tmp_path, coco):
 
 
 @pytest.mark.parametrize("content", [None, 3, "text", [1, 2], math.nan])
-def test_what_is_no_object_at_all(zoo, content):
-    zoo[0].write_text(json.dumps(content))
-    (finding,) = check_file(*map(str, zoo[:2])).findings
+def test_what_is_no_object_at_all(data_set, content):
+    data_set[0].write_text(json.dumps(content))
+    (finding,) = check_file(*map(str, data_set[:2])).findings
     assert "top level is no object" in finding.sentence
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_image_files_by_one_process_and_by_several(zoo, workers, monkeypatch):
-    path, folder, _ = zoo
+def test_image_files_by_one_process_and_by_several(data_set, workers, monkeypatch):
+    path, folder, _ = data_set
     monkeypatch.setattr("fpn_d2.data.images._CHUNK", 1)
     assert check_file(str(path), str(folder), workers).findings == []
     noise = np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8)
@@ -48,8 +48,8 @@ def test_image_files_by_one_process_and_by_several(zoo, workers, monkeypatch):
     assert "has 41 x 32 pixels, and the annotation file says 40 x 32" in wide
 
 
-def test_pixels_are_judged_and_remarked_on(zoo):
-    path, folder, _ = zoo
+def test_pixels_are_judged_and_remarked_on(data_set):
+    path, folder, _ = data_set
     Image.new("F", (40, 32)).save(folder / "0.png", "TIFF")
     frames = [Image.new("L", (40, 32), value) for value in (0, 255)]
     frames[0].save(folder / "1.png", "GIF", save_all=True, append_images=frames[1:])
@@ -65,8 +65,8 @@ def test_pixels_are_judged_and_remarked_on(zoo):
     assert dark == "image 2.png " + _DARK
 
 
-def test_the_findings_of_an_image_stand_together(zoo):
-    path, folder, content = zoo
+def test_the_findings_of_an_image_stand_together(data_set):
+    path, folder, content = data_set
     content["annotations"][1]["bbox"] = [1, 2, 0, 3]
     content["annotations"][0]["category_id"] = 7
     content["categories"][1]["name"] = "cat"
@@ -88,8 +88,8 @@ def test_the_findings_of_an_image_stand_together(zoo):
     assert len(lines) == 2 + 3 + 3 + 1
 
 
-def test_an_image_of_unknown_size_is_read_all_the_same(zoo):
-    path, folder, content = zoo
+def test_an_image_of_unknown_size_is_read_all_the_same(data_set):
+    path, folder, content = data_set
     del content["images"][3]["width"]
     path.write_text(json.dumps(content))
     (folder / "3.png").write_bytes(b"")
@@ -97,8 +97,8 @@ def test_an_image_of_unknown_size_is_read_all_the_same(zoo):
     assert [finding.image for finding in findings] == ["3.png", "3.png"]
 
 
-def test_what_cannot_be_checked(zoo, tmp_path):
-    path, folder, _ = zoo
+def test_what_cannot_be_checked(data_set, tmp_path):
+    path, folder, _ = data_set
     with pytest.raises(UserError, match=r"nothing.json does not exist"):
         check_file(str(tmp_path / "nothing.json"), str(folder))
     with pytest.raises(UserError, match=r"image folder .*/nowhere does not exist: .* --images"):
@@ -110,8 +110,8 @@ def test_what_cannot_be_checked(zoo, tmp_path):
 # Why Detectron2's loader failed.
 
 
-def test_an_error_that_stops_a_run_explains_a_failure_first(zoo):
-    path, _, content = zoo
+def test_an_error_that_stops_a_run_explains_a_failure_first(data_set):
+    path, _, content = data_set
     content["annotations"][0]["image_id"] = 99  # Detectron2 leaves it out
     path.write_text(json.dumps(content))
     MetadataCatalog.get("faulty").json_file = str(path)
