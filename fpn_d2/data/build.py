@@ -18,7 +18,6 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..config import changed
@@ -229,7 +228,7 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     if files:
         from . import proposals  # models that read none start without it
     # Detectron2 would run what is in the files.
-    ids = [proposals.read_proposals(_local(path))["ids"] for path in files]
+    ids = [proposals.read_proposals(path)["ids"] for path in files]
     with working(f"reading {', '.join(names)}"), shared_reading(masks=cfg.MODEL.MASK_ON):
         check_annotation_files(names, runs, objects_needed=options["filter_empty"])
         try:
@@ -271,19 +270,6 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
 
 def _max_skipped_share(cfg: CfgNode) -> float:
     return cfg.DATALOADER.get("MAX_SKIPPED_SHARE", 0.01)  # a config of Detectron2 alone lacks it
-
-
-def _local(path: str) -> str:
-    """A proposal file, downloaded to where Detectron2 will look for it if it is a URL."""
-    if is_local(path):
-        return path
-    try:
-        return PathManager.get_local_path(path)
-    except Exception as error:  # of any protocol
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"proposal file {path} cannot be had ({reason}): download it, and name the file"
-        ) from error
 
 
 def check_settings(cfg: CfgNode, training: bool) -> None:

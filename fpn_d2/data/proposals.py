@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
 
 from ..checkpoint.safe_load import load_arrays
 from ..utils.errors import UserError
+from ..utils.files import is_local
 from .validation import judged_file
 
 _KEYS = ("ids", "boxes", "objectness_logits")
@@ -22,16 +24,17 @@ _FIRST_NAMES = {"indexes": "ids", "scores": "objectness_logits"}  # in the first
 
 
 def read_proposals(path: str) -> dict[str, Any]:
-    """Read a file of proposals without running anything in it.
+    """Read a file of proposals, which may be a URL, without running anything in it.
 
     Returns:
         ``{ids, boxes, objectness_logits, bbox_mode}``; the boxes of an image are an (R, 4) array
         in pixels, its logits an (R,) array.
 
     Raises:
-        UserError: where it is empty or not of this form, or the boxes are not what its
-            ``bbox_mode`` says, or are taken for without one: left, top, right and bottom.
+        UserError: where it cannot be had, is empty or not of this form, or the boxes are not what
+            its ``bbox_mode`` says, or are taken for without one: left, top, right and bottom.
     """
+    path = _local(path)
     remedy = "write it again by evaluating an RPN on the data set"
     content = load_arrays(path, "proposal file", remedy)
     if isinstance(content, dict):
@@ -68,6 +71,19 @@ def read_proposals(path: str) -> dict[str, Any]:
                 "and height or BoxMode.XYXY_ABS for left, top, right and bottom"
             )
     return {**content, "bbox_mode": mode}
+
+
+def _local(path: str) -> str:
+    """A proposal file, downloaded to where Detectron2 will look for it if it is a URL."""
+    if is_local(path):
+        return path
+    try:
+        return PathManager.get_local_path(path)
+    except Exception as error:  # of any protocol
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"proposal file {path} cannot be had ({reason}): download it, and name the file"
+        ) from error
 
 
 def explain_missing(
