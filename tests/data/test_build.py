@@ -14,6 +14,7 @@ from detectron2.data import (
 )
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
+from torch.utils.data import Dataset
 
 from fpn_d2 import UserError
 from fpn_d2.data import (
@@ -115,10 +116,8 @@ def test_images_without_annotations_can_be_tested_on(cfg, zoo):
     assert len(build_test_loader(cfg, "zoo_val")) == 4
 
 
-def test_a_torch_data_set_passes_through(cfg, zoo):
-    import torch.utils.data as torchdata
-
-    class Two(torchdata.Dataset):
+def test_a_torch_data_set_passes_through(cfg):
+    class Two(Dataset):
         def __len__(self):
             return 2
 

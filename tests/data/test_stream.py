@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data.samplers import TrainingSampler
+from PIL import Image
 
 from fpn_d2 import UserError
 from fpn_d2.data import TrainStream
@@ -105,8 +106,6 @@ def test_a_large_set_of_unusable_images_is_not_read_twenty_times():
 
 
 def test_sizes_that_no_record_gives_are_read_from_the_images(tmp_path):
-    from PIL import Image
-
     for name, size in (("a", (4, 3)), ("b", (3, 4))):
         Image.new("RGB", size).save(tmp_path / f"{name}.png")
     data = [{"file_name": str(tmp_path / f"{name}.png")} for name in "ab"]
