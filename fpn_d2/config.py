@@ -335,7 +335,7 @@ def stock_config(cfg: CfgNode) -> CfgNode:
 
 def _default_output_dir(path: str) -> str:
     file = PurePath(os.path.abspath(path)).with_suffix("")
-    _, configs, below = str(file).rpartition("/configs/")
+    _, configs, below = file.as_posix().rpartition("/configs/")
     return os.path.join("output", below if configs else file.name)
 
 

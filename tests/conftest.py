@@ -269,7 +269,7 @@ def output(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny_opts(tiny_root: str, tiny_words: list[str], output: Path) -> list[str]:
-    """The same and a folder for a run, while the tiny data are registered."""
+    """``tiny_words`` and the folder ``output``, while the tiny data are registered."""
     from fpn_d2.data.datasets import register_folders
 
     register_folders(tiny_root)
@@ -278,7 +278,7 @@ def tiny_opts(tiny_root: str, tiny_words: list[str], output: Path) -> list[str]:
 
 @pytest.fixture
 def wide_opts(tiny_opts: list[str], narrow_words: list[str]) -> list[str]:
-    """The same for a row as wide as it is, of which a test has weights."""
+    """``tiny_opts`` for a row as wide as it is, of which a test has weights."""
     return tiny_opts[len(narrow_words) :]
 
 

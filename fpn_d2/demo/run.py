@@ -95,7 +95,7 @@ def run_demo(
         output: the folder for the files; made where it is missing. For a single input also the
             picture or the video to write, which is then the only file.
         threshold: the least score of a detection, 0 to 1; or ``"best-f1"``, each class's own, see
-            :func:`fpn_d2.evaluation.class_thresholds`.
+            :func:`fpn_d2.evaluation.score_thresholds.class_thresholds`.
         explain: whether to write ``NAME_explain.png``.
         max_pixels: the most pixels that an image or a frame may have.
         replace: whether to replace files that exist.

@@ -92,7 +92,7 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
         return results
 
     def metric_names(self, cfg: CfgNode, dataset: str) -> list[str]:
-        """See :func:`fpn_d2.evaluation.metric_names`."""
+        """See :func:`metric_names`."""
         if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
             recalls = [f"AR{size}@{n}" for n in (100, 1000) for size in ("", "s", "m", "l")]
             return [f"box_proposals/{name}" for name in (*recalls, "AR@10", "AR@30", "AR@300")]

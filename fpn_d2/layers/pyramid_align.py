@@ -78,7 +78,9 @@ class _PyramidAlign(torch.autograd.Function):
                     index, table, mode="sum", per_sample_weights=weights.to(table.dtype)
                 )
                 pooled[part] = bags.view(-1, *plan.bins, channels)
-        pooled[(levels < 0) | (levels >= len(features))] = 0
+        nowhere = (levels < 0) | (levels >= len(features))
+        if nowhere.any():  # else it would be a pass through all that was pooled
+            pooled[nowhere] = 0
         ctx.plan, ctx.shapes = plan, [feature.shape for feature in features]
         ctx.save_for_backward(boxes, levels)
         return pooled.permute(0, 3, 1, 2)

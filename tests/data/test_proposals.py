@@ -132,12 +132,15 @@ def test_proposals_of_sides_have_to_say_so(with_proposals, tmp_path):
         build_train_loader(with_proposals)
 
 
+NO_LOGITS = "does not give every image an array of boxes and one of as many logits"
+
+
 @pytest.mark.parametrize(
     "values, words",
     [
-        ({"objectness_logits": [np.zeros(2)] * 4}, "does not give every image an array of boxes"),
-        ({"objectness_logits": [[0.0]] * 4}, "does not give every image an array of boxes"),
-        ({"objectness_logits": [np.zeros((1, 1))] * 4}, "does not give every image an array of b"),
+        ({"objectness_logits": [np.zeros(2)] * 4}, NO_LOGITS),
+        ({"objectness_logits": [[0.0]] * 4}, NO_LOGITS),
+        ({"objectness_logits": [np.zeros((1, 1))] * 4}, NO_LOGITS),
         ({"bbox_mode": 4}, "the bbox_mode 4: give BoxMode"),
         ({"bbox_mode": "XYWH"}, "the bbox_mode 'XYWH': give BoxMode"),
         ({"boxes": [np.ones((1, 5))] * 4}, r"shape \(1, 5\)"),
@@ -146,6 +149,8 @@ def test_proposals_of_sides_have_to_say_so(with_proposals, tmp_path):
 )
 def test_boxes_and_logits_of_proposals_that_are_none(with_proposals, tmp_path, values, words):
     change_proposals(tmp_path / "a.pkl", **values)
+    with pytest.raises(UserError, match=rf"a\.pkl .*{words}"):
+        read_proposals(str(tmp_path / "a.pkl"))  # which pictures of an evaluation read by, too
     with pytest.raises(UserError, match=rf"a\.pkl .*{words}"):
         build_train_loader(with_proposals)
 

@@ -49,6 +49,7 @@ def raising(kind, *values):
     def main(args):
         raise kind(*values)
 
+    main.__name__ = f"raises_{kind.__name__}"  # the name of its cases
     return main
 
 

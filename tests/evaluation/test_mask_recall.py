@@ -215,10 +215,10 @@ def random_case(rng):
     return images, outputs
 
 
-def recalls_of_pycocotools(path, outputs):
+def recalls_of_pycocotools(folder, outputs):
     """Compute ``{"AR@10": ..}`` on all images at once, in percent; -100 where there is none."""
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(path)
+        coco = COCO(folder / "instances.json")
         found = []
         for image_id, output in enumerate(outputs, start=1):
             masks = output["instances"].pred_masks.numpy().astype(np.uint8)
@@ -240,13 +240,13 @@ def recalls_of_pycocotools(path, outputs):
 
 @pytest.mark.parametrize("compiled", [True, False], ids=["Detectron2's", "pycocotools'"])
 @pytest.mark.parametrize("seed", range(12))
-def test_against_pycocotools(evaluator, monkeypatch, seed, compiled):
+def test_against_pycocotools(evaluator, tmp_path, monkeypatch, seed, compiled):
     if not compiled:  # what Detectron2 falls back to without its compiled part
         monkeypatch.setattr(mask_recall, "COCOeval_opt", COCOeval)
     images, outputs = random_case(np.random.default_rng(seed))
     made = evaluator(*images)
     results = run(made, *outputs)
-    for name, expected in recalls_of_pycocotools(made._json_file, outputs).items():
+    for name, expected in recalls_of_pycocotools(tmp_path, outputs).items():
         got = -100 if math.isnan(results[name]) else results[name]
         assert got == pytest.approx(expected, abs=1e-9), name
 
@@ -259,7 +259,7 @@ def test_annotations_may_be_numbered_from_zero(evaluator):
     assert run(made, proposals(masks))["AR@10"] == 100
 
 
-def test_objects_of_equal_iou_are_taken_in_pycocotools_order(evaluator):
+def test_objects_of_equal_iou_are_taken_in_pycocotools_order(evaluator, tmp_path):
     # The first proposal meets both at 320 / 480, the second its own alone. By category the object
     # annotated first is the last of the two: it goes to the first proposal, nothing is left for
     # the second at 0.5 .. 0.65, and above 0.667 the second takes it: 10 x 1 of 20.
@@ -268,7 +268,7 @@ def test_objects_of_equal_iou_are_taken_in_pycocotools_order(evaluator):
     made = evaluator([first, second])
     results = run(made, *outputs)
     assert results["AR@10"] == pytest.approx(50)
-    assert recalls_of_pycocotools(made._json_file, outputs)["AR@10"] == pytest.approx(50)
+    assert recalls_of_pycocotools(tmp_path, outputs)["AR@10"] == pytest.approx(50)
 
 
 def test_several_processes(evaluator, monkeypatch):

@@ -28,10 +28,11 @@ def settled(tables):
 
 
 def results(**recalls):
-    """The content of a results file: by row, the AR1k of seeds 0, 1, ..."""
+    """The content of a results file: by row, the AR1k of seeds 0, 1, ...; no row without any."""
     rows = [
         {"row": row, "seeds": [{"seed": i, "metrics": {"AR1k": x}} for i, x in enumerate(values)]}
         for row, values in recalls.items()
+        if values
     ]
     return {"table": "1", "scale": "settled", "dataset": "shapes", "recipe": {}, "rows": rows}
 

@@ -481,20 +481,22 @@ class OwnLevels(StandardROIHeads):
         return super()._init_box_head(cfg, input_shape)
 
 
+FIVE = ["s1", "s2", "s3", "s4", "s5"]  # as many as MODEL.MASK_PROPOSAL.SIZES
+
+
 @pytest.mark.parametrize(
-    "row, registry, key, section, part",
-    [
-        (FASTER, PROPOSAL_GENERATOR_REGISTRY, "PROPOSAL_GENERATOR", "RPN", OwnKeys),
-        (MASKS, PROPOSAL_GENERATOR_REGISTRY, "PROPOSAL_GENERATOR", "MASK_PROPOSAL", OwnKeys),
-        (FASTER, ROI_HEADS_REGISTRY, "ROI_HEADS", "ROI_HEADS", OwnKeys),
-        (FASTER, ROI_HEADS_REGISTRY, "ROI_HEADS", "ROI_HEADS", OwnLevels),
+    "row, registry, key, section, part, stages",
+    [  # stages are no levels of the pyramid; one has no anchors of its own, of five levels'
+        (FASTER, PROPOSAL_GENERATOR_REGISTRY, "PROPOSAL_GENERATOR", "RPN", OwnKeys, ["res4"]),
+        (MASKS, PROPOSAL_GENERATOR_REGISTRY, "PROPOSAL_GENERATOR", "MASK_PROPOSAL", OwnKeys, FIVE),
+        (FASTER, ROI_HEADS_REGISTRY, "ROI_HEADS", "ROI_HEADS", OwnKeys, ["res4"]),
+        (FASTER, ROI_HEADS_REGISTRY, "ROI_HEADS", "ROI_HEADS", OwnLevels, ["res4"]),
     ],
 )
 def test_other_peoples_parts_may_leave_detectron2s_levels_untouched(
-    row_config, monkeypatch, row, registry, key, section, part
+    row_config, monkeypatch, row, registry, key, section, part, stages
 ):
     monkeypatch.setitem(registry._obj_map, "Theirs", part)
-    stages = ["s1", "s2", "s3", "s4", "s5"]  # which are no levels of the pyramid
     opts = [f"MODEL.{key}.NAME", "Theirs", f"MODEL.{section}.IN_FEATURES", stages, *FOUR_CONVS]
     levels = build_backbone(row_config(row, *opts))
     assert list(levels.output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
