@@ -65,16 +65,23 @@ class FeaturePyramid(FPN):
 
     def __init__(
         self,
-        *args: Any,
+        bottom_up: Backbone,
+        in_features: list[str],
+        out_channels: int,
+        *,
+        norm: str = "",
+        top_block: nn.Module | None = None,
+        fuse_type: str = "sum",
+        square_pad: int = 0,
         top_down: bool = True,
         lateral: bool = True,
         out_features: list[str] | None = None,
         frozen: bool = False,
-        **kwargs: Any,
     ):
         """
         Args:
-            args, kwargs: see :class:`FPN`.
+            bottom_up, in_features, out_channels, norm, top_block, fuse_type, square_pad: see
+                :class:`FPN`.
             top_down: add the upsampled coarser level (Tables 1 and 2, row d: False).
             lateral: connect every stage by its 1x1 convolution; False leaves the coarsest
                 stage's alone, which starts the top-down path (row e).
@@ -83,7 +90,9 @@ class FeaturePyramid(FPN):
                 of their norms, as they are (Sec. 5.2, steps 3 and 4: the shared layers).
         """
         assert top_down or lateral
-        super().__init__(*args, **kwargs)
+        super().__init__(
+            bottom_up, in_features, out_channels, norm, top_block, fuse_type, square_pad
+        )
         self.top_down = top_down
         self.lateral = lateral
         # Detectron2's _out_features are all levels, which its forward computes one from another.
