@@ -21,7 +21,7 @@ SMALL = ["INPUT.MIN_SIZE_TEST", "64", "MODEL.DEVICE", "cpu"]
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory, repo, row_config):
-    """``weights(row)``: the words that name the row's config file and random weights for it."""
+    """``weights(row)``: the row's config file and random weights for it."""
     folder = tmp_path_factory.mktemp("weights")
 
     @functools.cache
@@ -29,8 +29,7 @@ def weights(tmp_path_factory, repo, row_config):
         torch.manual_seed(0)
         path = folder / f"{row.replace('/', '_')}.pth"
         torch.save({"model": build_model(row_config(f"quick/{row}")).state_dict()}, path)
-        config = repo / "configs" / "quick" / f"{row}.yaml"
-        return "--config-file", str(config), "--weights", str(path)
+        return repo / "configs" / "quick" / f"{row}.yaml", path
 
     return make
 
@@ -47,9 +46,10 @@ def images(tmp_path):
 
 
 def test_pictures_and_predictions_of_two_rows(weights, images, tmp_path, run_tool):
-    other = ":".join(weights("RPN/rpn_R_18_C4")[1::2])
+    config, own = weights("RPN/rpn_R_18_FPN")
+    other = ":".join(map(str, weights("RPN/rpn_R_18_C4")))
     out = tmp_path / "out"
-    words = [*weights("RPN/rpn_R_18_FPN"), "--input", *images, "--explain",
+    words = ["--config-file", config, "--weights", own, "--input", *images, "--explain",
              "--compare", other, "--threshold", 0.1, "--output", out, *SMALL]  # fmt: skip
     code, _, stderr = run_tool(demo, *words)
     assert code == 0, stderr
@@ -76,8 +76,8 @@ def test_pictures_and_predictions_of_two_rows(weights, images, tmp_path, run_too
 
 
 def test_what_is_found_before_ctrl_c_is_kept(weights, images, tmp_path, monkeypatch):
-    _, config, _, own = weights("RPN/rpn_R_18_FPN")
-    cfg = load_config(config, ["MODEL.WEIGHTS", own, *SMALL])
+    config, own = weights("RPN/rpn_R_18_FPN")
+    cfg = load_config(str(config), ["MODEL.WEIGHTS", str(own), *SMALL])
     detect, seen = run._Model.detect, []
 
     def interrupted(self, image, name):
@@ -98,11 +98,12 @@ def test_what_is_found_before_ctrl_c_is_kept(weights, images, tmp_path, monkeypa
 
 
 def test_a_video_becomes_a_video_of_its_detections(weights, tmp_path, run_tool):
+    config, own = weights("RPN/rpn_R_18_FPN")
     video, out = tmp_path / "clip.avi", tmp_path / "out"
     with sv.VideoSink(str(video), sv.VideoInfo(80, 60, 5.0), "MJPG") as sink:
         for frame in np.random.default_rng(0).integers(0, 256, (3, 60, 80, 3), dtype=np.uint8):
             sink.write_frame(frame)
-    words = [*weights("RPN/rpn_R_18_FPN"), "--input", video, "--threshold", 0.1]
+    words = ["--config-file", config, "--weights", own, "--input", video, "--threshold", 0.1]
     code, _, stderr = run_tool(demo, *words, "--output", out, *SMALL)
     assert code == 0, stderr
     assert {p.name for p in out.iterdir()} == {"clip.mp4", "images.json", "predictions.json"}
@@ -120,7 +121,7 @@ def test_a_video_becomes_a_video_of_its_detections(weights, tmp_path, run_tool):
 
 def test_a_single_input_may_have_its_file_named(weights, images, tmp_path, run_tool):
     """With Detectron2's words."""
-    _, config, _, own = weights("RPN/rpn_R_18_FPN")
+    config, own = weights("RPN/rpn_R_18_FPN")
     words = ["--config-file", config, "--input", images[0], "--confidence-threshold", "0.1"]
     opts = ["--opts", "MODEL.WEIGHTS", own, *SMALL]
     target = tmp_path / "out" / "found.JPG"
@@ -143,6 +144,7 @@ def test_a_single_input_may_have_its_file_named(weights, images, tmp_path, run_t
 
 
 def test_the_webcams_pictures_are_shown_until_escape(weights, monkeypatch, run_tool):
+    config, own = weights("RPN/rpn_R_18_FPN")
     frames = np.random.default_rng(0).integers(0, 256, (9, 60, 80, 3), dtype=np.uint8)
     shown, keys, opened = [], iter([-1, 27]), []
 
@@ -163,7 +165,7 @@ def test_the_webcams_pictures_are_shown_until_escape(weights, monkeypatch, run_t
     monkeypatch.setattr("cv2.imshow", lambda _, picture: shown.append(picture))
     monkeypatch.setattr("cv2.waitKey", lambda _: next(keys))
     monkeypatch.setattr("cv2.destroyAllWindows", lambda: None)
-    words = [*weights("RPN/rpn_R_18_FPN"), "--webcam"]
+    words = ["--config-file", config, "--weights", own, "--webcam"]
     code, _, stderr = run_tool(demo, *words, *SMALL)
     assert code == 0, stderr
     assert [picture.shape for picture in shown] == [(600, 800, 3)] * 2
@@ -198,7 +200,8 @@ def test_a_file_name_that_is_no_utf8_is_printed(repo, images, tmp_path, monkeypa
 
 
 def test_masks_are_written_as_rle(weights, images, tmp_path, run_tool):
-    words = [*weights("Mask-Proposals/mask_R_18_5x5"), "--input", images[0], "--threshold", 0]
+    config, own = weights("Mask-Proposals/mask_R_18_5x5")
+    words = ["--config-file", config, "--weights", own, "--input", images[0], "--threshold", 0]
     code, _, stderr = run_tool(demo, *words, "--output", tmp_path / "out", *SMALL)
     assert code == 0, stderr
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
@@ -208,7 +211,8 @@ def test_masks_are_written_as_rle(weights, images, tmp_path, run_tool):
 
 
 def test_each_class_has_the_threshold_of_the_runs_analysis(weights, images, tmp_path, run_tool):
-    words = [*weights("Faster-RCNN/faster_rcnn_R_18_FPN"), "--input", images[0], "--output"]
+    config, own = weights("Faster-RCNN/faster_rcnn_R_18_FPN")
+    words = ["--config-file", config, "--weights", own, "--input", images[0], "--output"]
 
     def detect(threshold):
         more = ["--confidence-threshold", threshold, *SMALL, "OUTPUT_DIR", tmp_path]
@@ -228,11 +232,13 @@ def test_each_class_has_the_threshold_of_the_runs_analysis(weights, images, tmp_
 
 
 def test_predictions_that_find_no_room_are_named(weights, images, tmp_path, monkeypatch, run_tool):
+    config, own = weights("RPN/rpn_R_18_FPN")
+
     def full(path, content):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("fpn_d2.demo.run.write_json", full)
-    words = [*weights("RPN/rpn_R_18_FPN"), "--input", images[0], "--output", tmp_path]
+    words = ["--config-file", config, "--weights", own, "--input", images[0], "--output", tmp_path]
     code, _, stderr = run_tool(demo, *words, *SMALL)
     path = tmp_path / "predictions.json"
     sentence = f"error: {path} could not be written (No space left on device); name another --out"
@@ -260,15 +266,14 @@ def test_a_wrong_word_ends_with_a_sentence(words, sentence, repo, images, tmp_pa
 def test_a_checkpoint_of_something_else_is_named_and_a_narrow_image_is_taken(
     weights, images, tmp_path, run_tool
 ):
-    _, config, _, own = weights("RPN/rpn_R_18_FPN")
-    other = weights("RetinaNet/retinanet_R_18_FPN")[-1]
+    (config, own), (_, other) = map(weights, ("RPN/rpn_R_18_FPN", "RetinaNet/retinanet_R_18_FPN"))
     narrow = tmp_path / "narrow.png"
     Image.new("RGB", (3, 5000)).save(narrow)
     for file, image, status in ((other, images[0], 2), (own, narrow, 0)):
         given = ["--config-file", config, "--weights", file, "--input", image]
         code, _, stderr = run_tool(demo, *given, "--output", tmp_path / "o", *SMALL)
         assert code == status
-        assert (other in stderr) == (status == 2)
+        assert (str(other) in stderr) == (status == 2)
     assert (tmp_path / "o/predictions.json").exists()
 
 
