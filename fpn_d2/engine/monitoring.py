@@ -109,8 +109,8 @@ class BestKeeper(BestCheckpointer):
     def before_train(self) -> None:
         """See :meth:`HookBase.before_train`; makes the evaluation that a resumed one lacks."""
         trainer, start = self.trainer, self.trainer.start_iter
-        is_lacking = self._evaluation.is_due(start) and self._judged != start
-        if is_lacking and 0 < start < trainer.max_iter:
+        is_resumed = 0 < start < trainer.max_iter
+        if is_resumed and self._evaluation.is_due(start) and self._judged != start:
             trainer.iter = trainer.storage.iter = start - 1
             self._evaluation.hook.after_step()
             self.after_step()

@@ -5,7 +5,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from .cost_growth import COLUMNS, growth_lines, left_out_lines
+from .cost_growth import COLUMNS as GROWTH_COLUMNS
+from .cost_growth import growth_lines, left_out_lines
 
 _SPEED_COLUMNS = (
     *("task", "this package", "seconds", "baseline", "seconds", "times as fast", "MiB"),
@@ -46,7 +47,7 @@ def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:
         tables.append(_github_table(_AGREEMENT_COLUMNS, agreement))
     growth = growth_lines(rows)
     if growth:
-        tables.append(_github_table(COLUMNS, growth))
+        tables.append(_github_table(GROWTH_COLUMNS, growth))
     left_out = left_out_lines(rows)
     if left_out:
         tables.append("Not measured:\n\n" + "".join(f"- {line}\n" for line in left_out))

@@ -260,7 +260,7 @@ class Runner:
 
 @contextlib.contextmanager
 def hold(path: str, seconds: float, sentence: str) -> Iterator[Any]:
-    """Hold the lock that a file is, for which this waits so many seconds; yields the file.
+    """Hold a lock file, waiting up to ``seconds`` for it; yields the file.
 
     Raises:
         BusyError: with the sentence, if another process holds it for longer.

@@ -141,9 +141,9 @@ class RegionMasks:
 
     def areas(self) -> Tensor:
         """Return the number of pixels of each mask, (R,) int64."""
-        rles = self.to_rle()
-        areas = mask_util.area(rles).astype(np.int64) if rles else np.zeros(0, np.int64)
-        return torch.from_numpy(areas).to(self.device)
+        # One by one: pycocotools 2.0.11 refuses more than 255 together under NumPy 2.
+        areas = [int(mask_util.area(rle)) for rle in self.to_rle()]
+        return torch.tensor(areas, dtype=torch.int64, device=self.device)
 
     def _with(self, masks: Tensor, regions: Tensor) -> "RegionMasks":
         return RegionMasks(masks, regions, self.image_size, self.threshold)

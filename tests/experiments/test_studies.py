@@ -53,6 +53,7 @@ def results(**recalls):
         ([50, 51, 70], [54, 57], [45, 45, 45], [50, 50],
          ["+12.0 ± 11.3", "+5.5 ± 2.1", "0.0, noise 3.2: settled"]),
     ],
+    ids=["settled", "not settled", "one seed", "not measured", "seeds of both"],
 )  # fmt: skip
 def test_a_difference_is_settled_once_its_change_is_within_the_noise(
     settled, c, longer_c, d, longer_d, cells

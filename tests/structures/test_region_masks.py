@@ -201,6 +201,13 @@ def test_masks_are_encoded_once(monkeypatch):
             changed.to_rle()
 
 
+def test_areas_of_more_masks_than_a_byte_counts():
+    boxes = torch.tensor([[2.0, 1, 5, 6]]).repeat(300, 1)  # 3 x 5 pixels
+    masks = RegionMasks(torch.ones(300, 1, 1), boxes, (8, 8), 0.5)
+    assert masks.areas().tolist() == [15] * 300
+    assert masks.tight_boxes().tensor.equal(boxes)
+
+
 def test_a_region_that_is_no_number_is_refused():
     regions = torch.tensor([[0.0, 0, 4, 4], [0, 0, float("nan"), 4]])
     with pytest.raises(ValueError, match=r"region 1 of 2, \[0.0, 0.0, nan, 4.0\], is not finite"):

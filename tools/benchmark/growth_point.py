@@ -47,7 +47,7 @@ _DEVIATION = 2.0  # of RetinaNet's class scores before the sigmoid
 
 
 class Point(NamedTuple):
-    """What is measured.
+    """What is measured, in float32.
 
     Args:
         row: a config below ``configs/quick``, without ``.yaml``.
@@ -178,7 +178,7 @@ def _build_model(point: Point, contender: str, device: str) -> tuple[CfgNode, nn
             layer.weight.mul_(_DEVIATION / output_of(layer, call).std())
     else:
         spread_scores(model.roi_heads.box_predictor.cls_score, call)
-    return cfg, model if contender == "ours" else stock_model(cfg, model)
+    return cfg, (model if contender == "ours" else stock_model(cfg, model))
 
 
 def _distribute(

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import os
 import re
-from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -75,8 +74,11 @@ def norm_eps_of(path: str, weights: dict[str, Tensor]) -> float:
     if any(name.endswith("num_batches_tracked") for name in weights):
         return NORM_EPS  # norms that were not frozen
     if os.path.isfile(path := PathManager.get_local_path(path)):  # a URL's is downloaded by now
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        if digest.startswith(_WITHOUT_EPS):
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        if digest.hexdigest().startswith(_WITHOUT_EPS):
             return 0.0
     raise UserError(
         f"{path} has frozen norms and does not say what they add to their variance: give "

@@ -22,7 +22,7 @@ FILES = {
 
 
 @pytest.fixture
-def zoo(tmp_path, folders):
+def yolo(tmp_path, folders):
     folders.write(tmp_path / "zoo", FILES)
     return tmp_path / "zoo"
 
@@ -31,19 +31,19 @@ def contents(folder):
     return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
 
 
-def test_a_folder_is_converted_once_and_never_written_to(zoo, folders, cache):
-    before = contents(zoo)
-    folders.load(zoo.parent, "zoo_train")
+def test_a_folder_is_converted_once_and_never_written_to(yolo, folders, cache):
+    before = contents(yolo)
+    folders.load(yolo.parent, "zoo_train")
     (file,) = cache.rglob("*.json")
-    assert str(file) == annotation_file(str(zoo), "train")
+    assert str(file) == annotation_file(str(yolo), "train")
     written = contents(cache)
-    folders.load(zoo.parent, "zoo_train")
+    folders.load(yolo.parent, "zoo_train")
     assert contents(cache) == written
-    assert contents(zoo) == before
+    assert contents(yolo) == before
 
 
-def test_a_loader_looks_at_the_files_of_a_folder_once(zoo, cfg, cache, monkeypatch):
-    register_folders(str(zoo.parent))
+def test_a_loader_looks_at_the_files_of_a_folder_once(yolo, cfg, cache, monkeypatch):
+    register_folders(str(yolo.parent))
     cfg.DATASETS.TEST, cfg.MODEL.ROI_HEADS.NUM_CLASSES = ("zoo_train",), 1
     looked, look = [], converted_folders._fingerprint
     monkeypatch.setattr(
@@ -57,23 +57,23 @@ def test_a_loader_looks_at_the_files_of_a_folder_once(zoo, cfg, cache, monkeypat
 @pytest.mark.parametrize(
     "change", ["a label", "an image", "another image", "its time alone", "no time"]
 )
-def test_a_change_converts_it_anew(zoo, folders, change):
-    folders.load(zoo.parent, "zoo_train")
-    path = annotation_file(str(zoo), "train")
+def test_a_change_converts_it_anew(yolo, folders, change):
+    folders.load(yolo.parent, "zoo_train")
+    path = annotation_file(str(yolo), "train")
     before = os.stat(path).st_ino
     if change == "a label":
-        folders.write(zoo, {"labels/a.txt": "0 0.5 0.5 0.5 0.25\n"})
+        folders.write(yolo, {"labels/a.txt": "0 0.5 0.5 0.5 0.25\n"})
     elif change == "an image":
-        folders.write(zoo, {"images/a.jpg": (80, 20)})
+        folders.write(yolo, {"images/a.jpg": (80, 20)})
     elif change == "another image":
-        folders.write(zoo, {"images/b.jpg": (40, 20)})
+        folders.write(yolo, {"images/b.jpg": (40, 20)})
     elif change == "no time":  # an archive's files may all be of one time
-        times = contents(zoo)
-        folders.write(zoo, {"labels/a.txt": "0 0.5 0.5 0.5 0.4\n"})
-        os.utime(zoo / "labels" / "a.txt", ns=(0, times[zoo / "labels" / "a.txt"]))
+        times = contents(yolo)
+        folders.write(yolo, {"labels/a.txt": "0 0.5 0.5 0.5 0.4\n"})
+        os.utime(yolo / "labels" / "a.txt", ns=(0, times[yolo / "labels" / "a.txt"]))
     else:
-        os.utime(zoo / "labels" / "a.txt", (1, 1))
-    make_current(str(zoo), "train")
+        os.utime(yolo / "labels" / "a.txt", (1, 1))
+    make_current(str(yolo), "train")
     assert os.stat(path).st_ino != before
     content = json.loads(Path(path).read_text())
     sides = {"a label": [20, 5], "an image": [40, 10], "no time": [20, 8]}.get(change, [20, 10])
@@ -81,36 +81,36 @@ def test_a_change_converts_it_anew(zoo, folders, change):
     assert len(content["images"]) == 1 + (change == "another image")
 
 
-def test_a_file_that_is_judged_is_never_stale(zoo, folders):
-    folders.load(zoo.parent, "zoo_train")
+def test_a_file_that_is_judged_is_never_stale(yolo, folders):
+    folders.load(yolo.parent, "zoo_train")
     assert judged_file("zoo_train").classes == ["cat"]
-    folders.write(zoo, {"data.yaml": "train: images\nnames: [lynx]\n"})
+    folders.write(yolo, {"data.yaml": "train: images\nnames: [lynx]\n"})
     assert judged_file("zoo_train").classes == ["lynx"]
 
 
-def test_a_damaged_or_foreign_file_in_the_cache_is_replaced(zoo, folders):
-    path = annotation_file(str(zoo), "train")
+def test_a_damaged_or_foreign_file_in_the_cache_is_replaced(yolo, folders):
+    path = annotation_file(str(yolo), "train")
     os.makedirs(os.path.dirname(path))
     Path(path).write_text('{"info": {"fingerprint": "')
     Path(f"{path}.99999999.partial").write_text("{")  # of a process that was killed
-    assert len(folders.load(zoo.parent, "zoo_train")[0]) == 1
+    assert len(folders.load(yolo.parent, "zoo_train")[0]) == 1
     assert os.listdir(os.path.dirname(path)) == ["instances_train.json"]
 
 
-def test_what_another_machine_converts_into_the_same_cache_is_left_alone(zoo):
-    path = annotation_file(str(zoo), "train")
+def test_what_another_machine_converts_into_the_same_cache_is_left_alone(yolo):
+    path = annotation_file(str(yolo), "train")
     os.makedirs(os.path.dirname(path))
     other = Path(f"{path}.@node-2.lan.99999999.partial")  # no process here has this number
     other.write_text("{")
-    make_current(str(zoo), "train")
+    make_current(str(yolo), "train")
     assert sorted(os.listdir(os.path.dirname(path))) == ["instances_train.json", other.name]
     assert other.read_text() == "{"
 
 
-def test_processes_may_convert_at_once(zoo):
-    path = annotation_file(str(zoo), "train")
+def test_processes_may_convert_at_once(yolo):
+    path = annotation_file(str(yolo), "train")
     with multiprocessing.get_context("fork").Pool(4) as pool:
-        pool.starmap(make_current, [(str(zoo), "train")] * 8)
+        pool.starmap(make_current, [(str(yolo), "train")] * 8)
     assert len(json.loads(Path(path).read_text())["annotations"]) == 1
     assert os.listdir(os.path.dirname(path)) == ["instances_train.json"]
 
@@ -120,16 +120,16 @@ def test_folders_of_one_name_have_caches_of_their_own(tmp_path):
     assert one != two
 
 
-def test_a_cache_that_cannot_be_written_is_said(zoo, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_said(yolo, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError, match="XDG_CACHE_HOME"):
-        make_current(str(zoo), "train")
+        make_current(str(yolo), "train")
 
 
-def test_two_layouts_at_once_are_refused(zoo, folders, coco):
-    coco.write(zoo.parent, "zoo", "val", coco.content())
-    assert register_folders(str(zoo.parent)) == ["zoo_val", "zoo_train"]
+def test_two_layouts_at_once_are_refused(yolo, folders, coco):
+    coco.write(yolo.parent, "zoo", "val", coco.content())
+    assert register_folders(str(yolo.parent)) == ["zoo_val", "zoo_train"]
     for name in ("zoo_val", "zoo_train"):
         with pytest.raises(UserError, match="zoo is in the layouts of COCO and YOLO at once"):
             DatasetCatalog.get(name)
@@ -142,8 +142,8 @@ def test_no_layout(tmp_path):
         make_current(str(tmp_path / "zoo"), "train")
 
 
-def test_a_split_that_is_gone(zoo, folders):
-    register_folders(str(zoo.parent))
-    folders.write(zoo, {"data.yaml": "val: images\nnames: [cat]\n"})
+def test_a_split_that_is_gone(yolo, folders):
+    register_folders(str(yolo.parent))
+    folders.write(yolo, {"data.yaml": "val: images\nnames: [cat]\n"})
     with pytest.raises(UserError, match="has no train any more"):
         DatasetCatalog.get("zoo_train")
