@@ -33,7 +33,8 @@ def checkpoints_in(folder: str) -> list[str]:
 def files_to_resume(folder: str) -> list[str]:
     """List the file that names a training's last checkpoint, and then its checkpoints."""
     tag = os.path.join(folder, _TAG)
-    return [tag] * os.path.lexists(tag) + checkpoints_in(folder)
+    tags = [tag] if os.path.lexists(tag) else []
+    return tags + checkpoints_in(folder)
 
 
 def tagged_checkpoint(folder: str) -> str:
