@@ -112,11 +112,11 @@ def check_claim(claim: Claim, table: Table, summaries: Summaries) -> Verdict:
 
     A pair of rows is in order if its difference exceeds two standard errors and the claim's share
     of the paper's difference. It is not if it is below 0 or that share by more than two standard
-    errors. Rows with the same seeds, three or more, are compared seed by seed, since all rows of a
-    seed start from one network and see the images in one order; the differences of two seeds may be
-    alike by chance. A row with one seed is taken to vary as the other row of the pair does. If both
-    rows have one seed, the noise is unknown, any difference in the right direction counts, none in
-    the other refutes a tie, and the detail says "one seed".
+    errors. Rows with three or more seeds in common are compared over these, seed by seed, since all
+    rows of a seed start from one network and see the images in one order; the differences of two
+    seeds may be alike by chance. A row with one seed is taken to vary as the other row of the pair
+    does. If both rows have one seed, the noise is unknown, any difference in the right direction
+    counts, none in the other refutes a tie, and the detail says "one seed".
 
     Args:
         claim: one of the table's claims.
@@ -146,6 +146,7 @@ def _pair(claim: Claim, table: Table, summaries: Summaries, above: str, below: s
     paper = None if x_paper is None or y_paper is None else x_paper - y_paper
     if x is None or y is None:
         return Pair(above, below, "not measured", paper=paper)
+    x, y = in_common(x, y)
     difference = x.mean - y.mean
     one_seed = x.deviation is None or y.deviation is None
     deviations = None
@@ -167,6 +168,15 @@ def _pair(claim: Claim, table: Table, summaries: Summaries, above: str, below: s
     else:
         outcome = "within noise" if known else "does not hold"
     return Pair(above, below, outcome, difference, paper, deviations, noise, one_seed, share_missed)
+
+
+def in_common(x: Summary, y: Summary, least: int = 3) -> tuple[Summary, Summary]:
+    """Leave two rows the seeds that both have, if there are at least so many of these."""
+    seeds = x.by_seed.keys() & y.by_seed.keys()
+    if len(seeds) < least:
+        return x, y
+    x, y = (Summary({seed: row.by_seed[seed] for seed in sorted(seeds)}) for row in (x, y))
+    return x, y
 
 
 def noise_between(x: Summary, y: Summary) -> float | None:

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from ..utils.files import replace_file
 from ..visualization.pages import page_environment
-from .claims import DASH, Summaries, Verdict, check_claim, format_metric, summarize
+from .claims import DASH, Summaries, Verdict, check_claim, format_metric, in_common, summarize
 from .figures import Example, draw_charts, row_styles
 from .studies import draw_studies, study_sections
 from .tables import Table
@@ -142,7 +142,8 @@ def _schedule(verdict: Verdict, table: Table) -> tuple[tuple[str, str], int]:
 def _claim_cells(verdict: Verdict, where: str, summaries: Summaries) -> list[str]:
     metric = verdict.claim.metric
     pair = min(verdict.decisive, key=lambda pair: pair.difference - pair.noise)
-    counts = {len(summaries[row][metric].by_seed) for row in (pair.above, pair.below)}
+    rows = in_common(*(summaries[row][metric] for row in (pair.above, pair.below)))
+    counts = {len(row.by_seed) for row in rows}
     return [
         f"{verdict.claim.claim} ({metric})",
         where,
@@ -282,6 +283,7 @@ def _differences(table: Table, metrics: list[str], summaries: Summaries) -> list
         for metric in metrics:
             x, y = (summaries.get(n, {}).get(metric) for n in (name, other))
             x_paper, y_paper = (table.rows[n].paper.get(metric) for n in (name, other))
+            x, y = in_common(x, y) if x and y else (None, None)
             ours = x.mean - y.mean if x and y else None
             paper = None if x_paper is None or y_paper is None else x_paper - y_paper
             ours, paper = (format_metric(metric, value, signed=True) for value in (ours, paper))

@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from ..utils.errors import UserError
 from ..utils.files import read_json
 from ..visualization.pages import Chart, finish_chart, new_axes
-from .claims import Summaries, Summary, format_metric, noise_between
+from .claims import Summaries, Summary, format_metric, in_common, noise_between
 from .figures import plot_band, plot_row, row_styles, set_count_axis
 from .runs import Run, Runner
 from .tables import Table
@@ -150,9 +150,7 @@ def _last_change(metric: str, differences: Mapping[int, Summary]) -> str:
     if len(differences) < 2:
         return "not measured"
     before, last = (differences[count] for count in sorted(differences)[-2:])
-    shared = before.by_seed.keys() & last.by_seed.keys()
-    if len(shared) > 1:
-        before, last = (Summary({seed: x.by_seed[seed] for seed in shared}) for x in (before, last))
+    before, last = in_common(before, last, least=2)
     change, noise = last.mean - before.mean, noise_between(last, before)
     text = format_metric(metric, change, signed=True)
     if noise is None:

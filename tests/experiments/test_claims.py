@@ -85,6 +85,19 @@ def test_rows_of_the_same_seeds_are_compared_seed_by_seed():
     assert _check([["x"], ["y"]], _of_other_seeds(results)).verdict == "within noise"
 
 
+def test_seeds_that_one_row_lacks_do_not_count_where_three_are_in_common():
+    # Over 0, 1 and 2: differences of 1, 2 and 3. x's fourth seed would make its mean 59.
+    x, y = [11.0, 22.0, 3.0, 200.0], [10.0, 20.0, 0.0]
+    (pair,) = _check([["x"], ["y"]], _results(x=x, y=y)).pairs
+    assert (pair.outcome, pair.difference) == ("holds", 2.0)
+    assert pair.noise == pytest.approx(2 / math.sqrt(3))
+    (pair,) = _check([["x"], ["y"]], _results(x=y, y=x)).pairs
+    assert (pair.outcome, pair.difference) == ("does not hold", -2.0)
+    # With two in common all count: 59 - 15.
+    (pair,) = _check([["x"], ["y"]], _results(x=x, y=y[:2])).pairs
+    assert pair.difference == 44.0
+
+
 def test_of_rows_with_no_deviation_none_is_given():
     (pair,) = _check([["x"], ["y"]], _results(x=[2.0, 2.0], y=[1.0, 3.0])).pairs
     assert pair.deviations is None

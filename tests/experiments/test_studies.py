@@ -105,6 +105,17 @@ def test_a_report_compares_rows_of_one_schedule_and_leaves_out_those_that_none_w
     assert "d_300" in markdown_report(table, results(c_300=[50], d_600=[55]))
 
 
+def test_rows_of_three_seeds_in_common_are_compared_over_these(settled):
+    table = settled.table_at("1", "settled")
+    # 52 - 46, where the means of all seeds would differ by 9.
+    found = results(c_300=[51, 52, 53, 64], d_300=[45, 46, 47])
+    differences = markdown_report(table, found).partition("## Differences")[2]
+    assert f"{MINUS}6.0 ({MINUS}6.8)" in differences.partition("## What")[0]
+    (line, *_) = claims_table([(table, found)]).splitlines()[2:]
+    assert "+6.0" in line
+    assert line.split("|")[-2].strip() == "3"
+
+
 def test_each_claim_has_a_line_at_each_scale_and_the_longest_schedule(settled):
     table = settled.table_at("1", "settled")
     longer = results(c_300=[50, 52], d_300=[45, 45], c_600=[60, 61], d_600=[55, 56])
