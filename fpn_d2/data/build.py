@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import itertools
 import os
 import re
 import sys
@@ -46,6 +45,7 @@ from .records import (
     check_polygons,
     check_records,
     header_faults,
+    read_records,
     tell_splits,
 )
 from .stream import TrainStream
@@ -239,14 +239,15 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
             sentence = explain_failure(names, error)
             if sentence is None and files:
                 sentence = proposals.explain_missing(names, files, ids)
-            if str(error).startswith("No valid data found") and options.get("min_keypoints"):
-                sentence = (
-                    f"no image of {', '.join(names)} has keypoints enough for MODEL.KEYPOINT_ON: "
-                    "annotate some, or set it False"
-                )
             if sentence is None:
-                check_records(names, [*itertools.chain(*map(DatasetCatalog.get, names))], *rules)
-                raise
+                check_records(names, read_records(names), *rules)
+                if not str(error).startswith("No valid data found"):
+                    raise
+                sentence = f"no image of {', '.join(names)} has " + (
+                    "keypoints enough for MODEL.KEYPOINT_ON: annotate some, or set it False"
+                    if options.get("min_keypoints")
+                    else "an object to train on: annotate some"
+                )
             raise UserError(sentence) from error
     check_annotation_files(names, runs)  # the built-in sets have made theirs just now
     if run == "evaluation":

@@ -13,7 +13,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..utils.errors import UserError
@@ -56,6 +56,25 @@ def header_faults(records: Records, seed: int) -> tuple[list[tuple[str, str]], i
     return faults, len(drawn)
 
 
+def read_records(names: Sequence[str]) -> Records:
+    """Call the functions that data sets are registered by.
+
+    Raises:
+        UserError: if one of them returns no list, or an empty one.
+    """
+    records: list[dict[str, Any]] = []
+    for name in names:
+        found = DatasetCatalog.get(name)
+        if not isinstance(found, Sequence) or not found:
+            what = "an empty list" if isinstance(found, Sequence) else f"a {type(found).__name__}"
+            raise UserError(
+                f"data set {name}: the function it is registered by returns {what}; let it return "
+                "a list with a dict of Detectron2's format for each image"
+            )
+        records += found
+    return records
+
+
 def check_records(
     names: Sequence[str],
     records: Records,
@@ -80,6 +99,11 @@ def check_records(
         return
     ids: set[Any] = set()
     for record in records:
+        if not isinstance(record, Mapping):
+            raise UserError(
+                f"data set {', '.join(names)}: it has {record!r} for an image; give a dict of "
+                "Detectron2's format for each"
+            )
         faults = list(_record_faults(record, masks, classes))
         if evaluation:
             number = record.get("image_id")
@@ -98,17 +122,22 @@ def check_records(
             )
 
 
-def _record_faults(record: dict[str, Any], masks: bool, classes: int | None) -> Iterator[str]:
-    if not {"file_name", "image"} & record.keys():
+def _record_faults(record: Mapping[str, Any], masks: bool, classes: int | None) -> Iterator[str]:
+    if not isinstance(record.get("file_name"), str | os.PathLike) and "image" not in record:
         yield "has no file_name: give the path of its image"
     sides = {key: record.get(key, 1) for key in ("width", "height")}  # they need not be there
     sizes = {key: int(n) if isinstance(n, np.integer) else n for key, n in sides.items()}
     yield from (text for _, _, text in size_faults(sizes))
-    for number, annotation in enumerate(record.get("annotations", ()), start=1):
+    annotations = record.get("annotations", ())
+    are_objects = isinstance(annotations, Sequence)
+    if not are_objects or not all(isinstance(annotation, Mapping) for annotation in annotations):
+        yield "has annotations that are no list of dicts: give a dict for each object, [] for none"
+        return
+    for number, annotation in enumerate(annotations, start=1):
         which = f"has an annotation, number {number},"
         box = annotation.get("bbox")
-        box = np.asarray(box).tolist() if isinstance(box, tuple | np.ndarray) else box
-        if isinstance(box, list):  # of a program's numbers, as in Detectron2's tutorial
+        box = box.tolist() if isinstance(box, np.ndarray) else box
+        if isinstance(box, list | tuple):  # of a program's numbers, as in Detectron2's tutorial
             box = [side.item() if isinstance(side, np.number) else side for side in box]
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             yield f"{which} with bbox {box}: give four finite numbers"
@@ -123,7 +152,7 @@ def _record_faults(record: dict[str, Any], masks: bool, classes: int | None) -> 
         if not masks or annotation.get("iscrowd", 0):
             continue
         segmentation = annotation.get("segmentation")
-        if not segmentation:
+        if not isinstance(segmentation, np.ndarray) and not segmentation:
             yield f"{which} that has no segmentation: {ADD_MASKS}"
         elif {"width", "height"} <= record.keys() or not isinstance(segmentation, dict):
             # Only an RLE is compared with its image.

@@ -275,6 +275,17 @@ def test_errors_that_are_not_the_users_stay_what_they_are(cfg):
         build_test_loader(cfg, "own_function")
 
 
+@pytest.mark.parametrize(
+    "annotations", [[], [{"bbox": [1, 2, 3, 4], "bbox_mode": 1, "category_id": 0, "iscrowd": 1}]]
+)
+def test_a_function_whose_images_have_nothing_to_train_on(cfg, annotations):
+    image = {"file_name": "a.png", "width": 40, "height": 32, "annotations": annotations}
+    DatasetCatalog.register("mine", lambda: [image])
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("mine",), ()
+    with pytest.raises(UserError, match="no image of mine has an object to train on: annotate"):
+        build_train_loader(cfg)
+
+
 @pytest.fixture
 def counted(cfg, zoo, coco):
     """``counted(first, **metadata)``: zoo_val's images by a function of the user's, which counts

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from fpn_d2 import UserError
@@ -14,6 +14,7 @@ from fpn_d2.data.records import (
     check_keypoints,
     check_polygons,
     check_records,
+    read_records,
     tell_splits,
 )
 
@@ -43,6 +44,8 @@ SOUND = {
         ({}, {"segmentation": [[1, 1, 9, math.nan, 9, 9]]}, "broken mask"),
         ({}, {"segmentation": {"size": [4, 4], "counts": [16]}}, "broken mask"),
         ({}, {"segmentation": None}, "has no segmentation"),
+        ({}, {"segmentation": np.ones((32, 40))}, "neither polygons nor an RLE but ndarray"),
+        ({}, {"bbox": (1, (2, 3), 4, 5)}, "give four finite numbers"),
         ({}, {"category_id": np.int64(1)}, None),
         ({}, {"category_id": 2}, "of category_id 2: give a whole number from 0 to 1"),
         ({}, {"category_id": -1}, "of category_id -1"),
@@ -66,6 +69,19 @@ def test_an_image_whose_size_nobody_says():
     check_records(["mine"], [{"file_name": "a.png", "annotations": [SOUND]}], masks=True)
 
 
+@pytest.mark.parametrize("found", [None, [], {}, (record for record in [RECORD])])
+def test_a_function_returns_a_list_of_images(found):
+    DatasetCatalog.register("mine", lambda: found)
+    with pytest.raises(UserError, match="data set mine: the function .* returns a"):
+        read_records(["mine"])
+
+
+def test_the_images_of_several_functions():
+    DatasetCatalog.register("mine", lambda: [RECORD])
+    DatasetCatalog.register("others", lambda: (RECORD, RECORD))
+    assert read_records(["mine", "others"]) == [RECORD] * 3
+
+
 def test_a_model_without_classes_takes_any():
     check_records(["mine"], [{**RECORD, "annotations": [{**SOUND, "category_id": 99}]}], False)
 
@@ -73,7 +89,17 @@ def test_a_model_without_classes_takes_any():
 def test_an_image_without_a_file():
     with pytest.raises(UserError, match="it has no file_name"):
         check_records(["mine"], [{"image_id": 1}], masks=False)
+    with pytest.raises(UserError, match="it has no file_name"):
+        check_records(["mine"], [{**RECORD, "file_name": None}], masks=False)
     check_records(["mine"], [{"image_id": 1, "image": np.zeros(3)}], masks=False)
+
+
+def test_images_and_objects_of_another_form():
+    with pytest.raises(UserError, match="data set mine: it has 'a.png' for an image; give a dict"):
+        check_records(["mine"], ["a.png"], masks=False)
+    for annotations in (None, {}, [None], "none"):
+        with pytest.raises(UserError, match=r"image a.png: it has annotations that are no list"):
+            check_records(["mine"], [{**RECORD, "annotations": annotations}], masks=False)
 
 
 @pytest.mark.parametrize("change", [{"image_id": None}, {"image_id": 1}])
