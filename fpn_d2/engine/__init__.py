@@ -1,4 +1,4 @@
-"""Training: the trainer and its hooks, the start of processes, a run's folder."""
+"""Training: the trainer and its hooks, launching processes, a run's output folder."""
 
 from .launch import launch, read_config
 from .output_dir import check_output_dir, restored_config

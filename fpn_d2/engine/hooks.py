@@ -1,7 +1,7 @@
-"""What accompanies a training's steps: a bar, CPU autocast, signals, losses that are no numbers.
+"""Around the steps of a training: progress, CPU autocast, gradients, signals, non-finite losses.
 
-A training ends between two steps, in all processes after the same one. For this, and to resume it
-exactly, the processes tell each other in every step what each has met, by one collective call
+A training ends between two steps, after the same step in all processes. For this, and to resume it
+exactly, the processes tell each other in every step what each has met, in one collective call
 (:class:`StepExchange`).
 """
 
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressTeller(HookBase):
-    """A bar in a terminal, above which the log goes on; elsewhere a line wherever Detectron2, which
+    """In a terminal, a progress bar below the log; elsewhere, a log line whenever Detectron2, which
     writes one every 20 iterations, has been silent for 20 seconds."""
 
     def __init__(self):
@@ -68,7 +68,7 @@ class ProgressTeller(HookBase):
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether bfloat16 pays on this processor; warns if it does not."""
+    """Return whether bfloat16 is worthwhile on this processor; warn if it is not."""
     has = has_bfloat16("cpu")
     if not has:
         logger.warning(
@@ -88,8 +88,8 @@ class CPUAutocastTrainer(SimpleTrainer):
         """See :meth:`SimpleTrainer.run_step`."""
         # SimpleTrainer's step is one method, so the backward pass runs within autocast as well.
         # PyTorch advises against that: operations of the backward pass may be cast once more. The
-        # trainings behind the tables ran like this, and a backward pass outside gives other
-        # weights: measure what it changes before the tables are made anew, then move it.
+        # trainings behind the tables ran like this, and moving the backward pass outside changes
+        # the weights: measure the effect before the tables are made again, then move it.
         with torch.autocast("cpu", dtype=torch.bfloat16):
             super().run_step()
 
@@ -98,10 +98,10 @@ class CPUAutocastTrainer(SimpleTrainer):
 
 
 class GradientFiller(HookBase):
-    """Gives weights that a step did not use a gradient of zeros: torch's clipping by value, which
-    Detectron2 calls for each of them, fails on a weight without one.
+    """Gives a zero gradient to weights that a step did not use: torch's clipping by value, which
+    Detectron2 calls for each weight, fails on a weight without a gradient.
 
-    It belongs among the hooks of the object that makes a step.
+    Register it on the object that runs a step, such as a :class:`SimpleTrainer`.
     """
 
     def after_backward(self) -> None:
@@ -114,7 +114,7 @@ class GradientFiller(HookBase):
 # --- signals
 
 
-# The exit codes of a program that a signal has ended, as shells count.
+# The exit codes of a program that a signal has ended, as shells report them.
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 # Ctrl-C in a terminal reaches a process twice if its parent passes it on.
 _ECHO_SECONDS = 1.0
@@ -122,7 +122,7 @@ _ECHO_SECONDS = 1.0
 
 @contextlib.contextmanager
 def handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Handle SIGINT and SIGTERM meanwhile, except those that the program was told to ignore."""
+    """Handle SIGINT and SIGTERM in this context, but none that the program was told to ignore."""
     before = {number: signal.getsignal(number) for number in EXIT_CODES}
     try:
         for number, old in before.items():
@@ -135,14 +135,14 @@ def handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterat
 
 
 class Stopper(HookBase):
-    """Finishes the step that a signal meets, saves a checkpoint and ends the program.
+    """On a signal, finishes the current step, saves a checkpoint and ends the program.
 
-    It belongs between the hooks that change or save the model and the one that evaluates it. A
-    process that is alone does not wait for an evaluation to end.
+    Register it after the hooks that change or save the model, and before the one that evaluates it.
+    A single process does not wait for an evaluation to end.
 
     Attributes:
-        received: the number of the signal that this process has received; 0 without one.
-        agreed: the number of the signal that all processes act on after this step; 0 without one.
+        received: the number of the signal that this process has received; 0 if none.
+        agreed: the number of the signal that all processes act on after this step; 0 if none.
     """
 
     def __init__(self):
@@ -153,8 +153,8 @@ class Stopper(HookBase):
         self._cut_evaluation = False
 
     def listening(self) -> contextlib.AbstractContextManager[None]:
-        """Take SIGINT and SIGTERM meanwhile."""
-        # Python hands signals to the main thread alone; without a trainer nobody would stop.
+        """Handle SIGINT and SIGTERM in this context."""
+        # Python delivers signals to the main thread only; without a trainer nothing would stop.
         if threading.current_thread() is threading.main_thread() and self.trainer is not None:
             return handling_signals(self._receive)
         return contextlib.nullcontext()
@@ -164,9 +164,9 @@ class Stopper(HookBase):
         self._interruptible = False
 
     def after_step(self) -> None:
-        """Stop here if any process was told to, but not after the last step: it has its own end.
+        """Stop here if any process was told to, except after the last step (:meth:`after_train`).
 
-        What is left of the iteration is evaluation and logs.
+        Only evaluation and logs are left in the iteration.
         """
         if comm.get_world_size() == 1:
             self.agreed = self.received
@@ -176,7 +176,7 @@ class Stopper(HookBase):
         self._interruptible = True
 
     def after_train(self) -> None:
-        """See :meth:`HookBase.after_train`; what is left is the last evaluation and logs."""
+        """See :meth:`HookBase.after_train`; only the last evaluation and logs are left."""
         self._interruptible = False
         trainer = self.trainer
         if self._cut_evaluation and trainer.iter + 1 < trainer.max_iter:
@@ -195,13 +195,13 @@ class Stopper(HookBase):
         iteration, cfg = self.trainer.iter, self.trainer.cfg
         name = f"model_{iteration:07d}"
         is_due = (iteration + 1) % cfg.SOLVER.CHECKPOINT_PERIOD == 0
-        # A due checkpoint has been written by the hook before this one.
+        # If a checkpoint was due, the hook before this one has written it.
         if not (is_due and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, f"{name}.pth"))):
             self.trainer.checkpointer.save(name, iteration=iteration)
         logger.info("Stopped after iteration %d; --resume goes on from there", iteration)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        """The signals' handler, which Python runs between two of its instructions."""
+        """Handle a signal; Python calls this between two bytecode instructions."""
         now = time.monotonic()
         if not self.received:
             self.received, self._received_at = number, now
@@ -221,12 +221,12 @@ class Stopper(HookBase):
 class StepExchange(HookBase):
     """Tells all processes, before the optimizer changes a weight, what each has met in the step.
 
-    That is a loss that is NaN or infinite, which ends the training, a signal and the running
-    averages, in one collective call of one small tensor. A process that is alone makes none, and
-    leaves its losses to Detectron2, which refuses those that are not finite as it writes its
-    metrics, before the optimizer too.
+    They exchange, in one collective call with one small tensor, whether a loss is NaN or infinite,
+    which ends the training, a signal, and the running averages. A single process makes no call; it
+    leaves its losses to Detectron2, which refuses non-finite ones when it writes its metrics, also
+    before the optimizer.
 
-    It belongs among the hooks of the object that makes a step, which calls :meth:`after_backward`.
+    Register it on the object that runs a step, which calls :meth:`after_backward`.
     """
 
     def __init__(self, model: nn.Module, folder: str, stopper: Stopper, resume_state: ResumeState):
@@ -234,13 +234,13 @@ class StepExchange(HookBase):
         Args:
             model: the module that the step calls.
             folder: the folder of the training's checkpoints.
-            stopper, resume_state: told of the signals and the averages of all processes.
+            stopper, resume_state: receive the signals and the averages of all processes.
         """
         self._model, self._folder = model, folder
         self._stopper, self._resume_state = stopper, resume_state
         self._images: list[str] = []
         self._losses: dict[str, Tensor] = {}
-        # Evaluation copies the model with its hooks; functions are not copied with it.
+        # Functions, not methods: copying the model for evaluation would copy a method's object too.
         exchange = weakref.proxy(self)
 
         def remember_images(module: nn.Module, inputs: tuple) -> None:
@@ -263,7 +263,7 @@ class StepExchange(HookBase):
         """See :meth:`HookBase.after_backward`.
 
         Raises:
-            UserError: in every process, with one sentence about all of them.
+            UserError: in every process, if any has a non-finite loss; one sentence names them all.
         """
         if comm.get_world_size() == 1:
             return
@@ -276,17 +276,17 @@ class StepExchange(HookBase):
         if not all(row[0] for row in rows):
             bad = self._bad_losses()
             reports = comm.all_gather((bad, self._images if bad else []))
-            # The checkpoints lie where the first process is.
+            # The checkpoints are on the first process's machine.
             path = last_finite_checkpoint(self._folder) if comm.is_main_process() else None
             path = comm.all_gather(path)[0]
             losses = sorted({loss for losses, _ in reports for loss in losses})
             raise self._error(losses, [image for _, images in reports for image in images], path)
 
     def error_of_this_process(self) -> UserError:
-        """What to raise after Detectron2's FloatingPointError, in a process that meets it alone.
+        """Return the error for Detectron2's FloatingPointError, which a process meets alone.
 
-        Its RPN raises it for predicted boxes that are NaN, before there are losses. The other
-        processes may be at another place then: the launcher ends them.
+        Detectron2's RPN raises it for predicted boxes that are not finite, before there are losses.
+        The other processes may be elsewhere in the step then: the launcher ends them.
         """
         path = last_finite_checkpoint(self._folder)
         return self._error(self._bad_losses() or ["the predicted boxes"], self._images, path)
@@ -306,14 +306,14 @@ class StepExchange(HookBase):
 def _gathered(
     losses: Iterable[Tensor], numbers: Iterable[float], device: torch.device
 ) -> list[list[float]]:
-    """Gather whether each process's losses are finite (1 or 0), and its numbers: a row by rank.
+    """Gather a row from each rank: whether its losses are finite (1 or 0), then its numbers.
 
-    No losses count as finite, on ``device``: the other processes wait for this one's row.
+    A process without losses sends a row too (finite, on ``device``): the others wait for it.
     """
     checks = [loss.isfinite().all() for loss in losses] or [torch.tensor(True, device=device)]
     finite = torch.stack(checks).all().double()
-    # Filling a tensor does not wait for a GPU, as copying one to it would. Reading it does, where
-    # Detectron2 waits as well: it reads the losses right after this, before its optimizer.
+    # Filling a tensor does not wait for a GPU, as copying one to it would. Reading it does wait,
+    # but so does Detectron2: it reads the losses right after this, before its optimizer.
     own = torch.stack([finite, *(torch.full_like(finite, number) for number in numbers)])
     rows = [torch.empty_like(own) for _ in range(comm.get_world_size())]
     distributed.all_gather(rows, own)

@@ -1,5 +1,5 @@
-"""A command line, and the processes that it starts: one or several; a user's error ends them with
-its sentence alone."""
+"""Read a command line and start its processes, one or several; a user's error ends them with its
+sentence alone."""
 
 import argparse
 import contextlib
@@ -39,16 +39,16 @@ logger = logging.getLogger(__name__)
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
-    """The config of a command line, with batch and schedule for this number of processes.
+    """Return the config of a command line, with batch and schedule for this number of processes.
 
-    ``--epochs`` are iterations in it, and ``MODEL.NUM_CLASSES_FROM_DATA`` a number. Nothing is
-    written before this.
+    In it ``--epochs`` has become iterations and ``MODEL.NUM_CLASSES_FROM_DATA`` a number. Nothing
+    is written before this.
 
     Args:
-        args: as train_net.py parses them; ``config_file`` becomes the path of the file.
+        args: the options as train_net.py parses them; ``config_file`` becomes the file's path.
 
     Raises:
-        UserError: where the config, or what it says about data, cannot work.
+        UserError: if the config, or what it says about data, cannot work.
     """
     if not (args.config_file or args.opts):
         raise UserError(
@@ -56,7 +56,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
             "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml (--help lists the options)"
         )
     cfg = load_config(args.config_file, args.opts)
-    # Detectron2 logs what is in the file, which may be called by its name.
+    # Detectron2 opens the file to log its content; the user may have given a name, not a path.
     args.config_file = config_file(args.config_file)
     epochs = getattr(args, "epochs", None)
     if epochs is not None:
@@ -67,28 +67,28 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     check_settings(cfg, training=training)
     if epochs is not None or cfg.MODEL.NUM_CLASSES_FROM_DATA:
         check_names(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
-        # A network without classes takes any number of them.
+        # As for a network without classes, so that the data may have any number of them.
         images = load_train_dataset(changed(cfg, {"MODEL.META_ARCHITECTURE": "ProposalNetwork"}))
         values: dict[str, Any] = {}
-        if cfg.MODEL.NUM_CLASSES_FROM_DATA:  # the run's own config.yaml has the number from here on
+        if cfg.MODEL.NUM_CLASSES_FROM_DATA:  # from here on the run's config.yaml has the number
             values = {**_number_of_classes(cfg), "MODEL.NUM_CLASSES_FROM_DATA": False}
         if epochs is not None:
             values |= _in_epochs(cfg, epochs, images)
-        given = {*args.opts[::2]} - {"MODEL.NUM_CLASSES_FROM_DATA"}  # which is done
+        given = {*args.opts[::2]} - {"MODEL.NUM_CLASSES_FROM_DATA"}  # already applied
         cfg = changed(cfg, {k: v for k, v in values.items() if k not in given})
-    check_schedule(cfg)  # --epochs and the number of processes have made another one
+    check_schedule(cfg)  # --epochs and the number of processes have changed it
     return cfg
 
 
 def scale_schedule(cfg: CfgNode, processes: int) -> CfgNode:
-    """Detectron2's ``auto_scale_workers``, which would round a short period or training to 0."""
+    """Scale as Detectron2's ``auto_scale_workers``, but round no short period or training to 0."""
     scaled = DefaultTrainer.auto_scale_workers(cfg, processes)
     keys = ("SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
     return changed(scaled, {k: value_of(scaled, k) or min(value_of(cfg, k), 1) for k in keys})
 
 
 def _number_of_classes(cfg: CfgNode) -> dict[str, int]:
-    """The number of classes of the training data, which have been loaded, by its keys."""
+    """Return the number of classes of the training data, already loaded, by config key."""
     name = cfg.DATASETS.TRAIN[0]
     classes = MetadataCatalog.get(name).get("thing_classes")
     if not classes:
@@ -109,8 +109,8 @@ def _check_epochs(epochs: float, args: argparse.Namespace) -> None:
 
 
 def _in_epochs(cfg: CfgNode, epochs: float, images: Any) -> dict[str, Any]:
-    """The schedule of so many epochs, by its keys; steps, warm-up and evaluations keep their shares
-    of it."""
+    """Return the schedule for so many epochs, by config key; steps, warm-up and evaluations keep
+    their share of it."""
     try:
         count = len(images)
     except TypeError as error:  # a stream
@@ -133,14 +133,14 @@ def _in_epochs(cfg: CfgNode, epochs: float, images: Any) -> dict[str, Any]:
 def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
     """Run ``main(args)`` in as many processes as ``args`` ask for; on CPUs too (gloo).
 
-    Under torchrun this is one of the processes that it has started, and ``args`` ask for none. A
-    :class:`UserError` ends the program with its sentence on stderr and exit code 2, from whichever
-    process it comes, and so does a full disk. A signal that a training has stopped for ends it
-    with 128 and the signal's number.
+    Under torchrun this process is one of those that it has started, and ``args`` ask for none. A
+    :class:`UserError` in any process ends the program with its sentence on stderr and exit code 2;
+    so does a full disk. If a training has stopped for a signal, the exit code is 128 plus the
+    signal's number.
 
     Args:
-        main: the function of one process.
-        args: as :func:`detectron2.engine.default_argument_parser` parses them.
+        main: what each process runs.
+        args: the options as :func:`detectron2.engine.default_argument_parser` parses them.
     """
     run = functools.partial(_run, main)
     with exit_on_user_error():
@@ -157,30 +157,30 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
 
 
 def restart_count() -> int | None:
-    """How often torchrun has restarted this process; None if torchrun did not start it."""
+    """Return how often torchrun has restarted this process; None if torchrun did not start it."""
     if not distributed.is_torchelastic_launched():
         return None
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def starter() -> str:
-    """The process that started this one, such as torchrun, by a name that no other ever has."""
+    """Name the process that started this one, such as torchrun, as no other is ever named."""
     pid = os.getppid()
     name = f"{socket.gethostname()} {pid}"
-    with contextlib.suppress(OSError):  # on Linux: numbers of processes come again
+    with contextlib.suppress(OSError):  # on Linux: process ids are reused
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        name += f" {boot} {stat.rpartition(')')[2].split()[19]}"  # its start, see man 5 proc
+        name += f" {boot} {stat.rpartition(')')[2].split()[19]}"  # its start time: man 5 proc
     return name
 
 
 def _check_gpus(args: argparse.Namespace) -> None:
-    """Refuse what Detectron2's launcher asserts, and CPUs where it takes NCCL."""
+    """Refuse more GPUs than there are, and training on CPUs where Detectron2 uses NCCL."""
     if not torch.cuda.is_available():
         return
     count = torch.cuda.device_count()
     device = load_config(args.config_file, args.opts).MODEL.DEVICE
-    # An evaluation sends no tensors.
+    # An evaluation exchanges no tensors.
     if not (device.startswith("cuda") or getattr(args, "eval_only", False)):
         raise UserError(
             f"--num-gpus {args.num_gpus} takes NCCL wherever there is a GPU, and MODEL.DEVICE is "
@@ -194,7 +194,7 @@ def _check_gpus(args: argparse.Namespace) -> None:
 
 
 def _join_torchrun(args: argparse.Namespace) -> None:
-    """Find the other processes, as Detectron2's launcher does for those that it starts."""
+    """Connect to torchrun's other processes, as Detectron2's launcher does for its own."""
     if args.num_gpus > 1 or args.num_machines > 1:
         raise UserError(
             "torchrun has started the processes already; leave out --num-gpus and --num-machines, "
@@ -231,14 +231,14 @@ def _join_torchrun(args: argparse.Namespace) -> None:
 
 
 def agreed_prefix(store: distributed.Store, rank: int, world_size: int) -> str:
-    """A name for this start that all its processes have, and no process of an earlier start.
+    """Agree on a name for this start among its processes; no process of an earlier start has it.
 
-    torchrun's store outlives a restart, with the addresses of killed processes in it, which a
+    torchrun's store outlives a restart and keeps the addresses of killed processes, which a
     process would dial for ever. torchrun's count of restarts cannot tell the starts apart: each
     machine counts its own.
 
-    Process 0 makes the name. Each other process asks for it under a name of its own, until when
-    process 0 answers whatever was asked last, since a killed process may have asked before.
+    Process 0 makes the name. Each other process asks for it under a name of its own. Until all have
+    it, process 0 answers the latest request of each: an earlier one may be a killed process's.
     """
     own = uuid.uuid4().hex
     if rank > 0:
@@ -263,7 +263,7 @@ def agreed_prefix(store: distributed.Store, rank: int, world_size: int) -> str:
 
 
 def _launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
-    """Start the processes, hand SIGINT and SIGTERM to them and wait for them."""
+    """Start the processes, pass SIGINT and SIGTERM on to them and wait for them."""
     received: list[int] = []
 
     def pass_on(number: int, _: Any) -> None:
@@ -298,13 +298,13 @@ def _launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.
                 ) from error
             if error.exit_code not in EXIT_CODES.values():
                 raise
-            sys.exit(error.exit_code)  # of a signal that met the processes alone
-    if received:  # also before the training began to listen
+            sys.exit(error.exit_code)  # of a signal that only the processes received
+    if received:  # even before the training began to listen
         sys.exit(EXIT_CODES[received[0]])
 
 
 def _run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> Any:
-    """One process: ``main``, with an error in words if the machine lacks what it needs."""
+    """Run ``main`` in one process; what the machine lacks becomes a :class:`UserError`."""
     keep_freed_memory()
     try:
         return main(args)
@@ -316,7 +316,7 @@ def _run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) ->
 
 
 def _file_fault(error: RuntimeError | OSError) -> str | None:
-    """One sentence for a file that may not be used, and for a full disk; None for other errors."""
+    """Return a sentence on a file without permission or a full disk; None for other errors."""
     number, file = getattr(error, "errno", None), getattr(error, "filename", None)
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return (
@@ -325,8 +325,8 @@ def _file_fault(error: RuntimeError | OSError) -> str | None:
         )
     if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return None
-    # On a full disk a training's end fails too, as it writes its last lines. What counts is the
-    # first sentence.
+    # On a full disk the end of a training fails too, when it writes its last lines. The first
+    # sentence counts.
     first = error.__context__
     while first is not None and not isinstance(first, UserError):
         first = first.__context__

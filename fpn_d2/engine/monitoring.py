@@ -1,8 +1,8 @@
-"""What a training may do beside its steps: keep the best weights, stop early, measure losses on
-test sets, average its weights, and step once for several batches.
+"""Options of a training: keep the best weights, stop early, measure losses on test sets, average
+the weights, and step once for several batches.
 
-Everything here is off by default, and resumes with the training: what a hook or the optimizer
-has to remember is in its ``state_dict``, which Detectron2's trainer saves.
+Everything here is off by default and resumes with the training: a hook or the optimizer keeps what
+it must remember in its ``state_dict``, which Detectron2's trainer saves.
 """
 
 import contextlib
@@ -37,20 +37,20 @@ VALIDATION_LOSS = "validation_loss"
 
 
 class EarlyStop(Exception):
-    """Ends a training whose metric has not become better for long enough; no error."""
+    """Ends a training whose metric has not improved for long enough; not an error."""
 
 
 class Evaluation:
-    """What an :class:`EvalHook` calls, which measures the same weights once: after a training that
-    stops early Detectron2 would evaluate again.
+    """Has its :class:`EvalHook` evaluate the same weights only once: after an early stop Detectron2
+    would evaluate them again.
 
     Attributes:
-        hook: the hook.
-        measured: the steps before the last evaluation, and its results.
+        hook: the :class:`EvalHook`.
+        measured: the number of steps before the last evaluation, and its results; None at first.
     """
 
     def __init__(self, period: int, evaluate: Callable[[], dict[str, Any]]):
-        """Take the iterations from one evaluation to the next, and the function that evaluates."""
+        """Take the number of iterations between evaluations, and the function that evaluates."""
         self.period = period
         self.measured: tuple[int, dict[str, Any]] | None = None
         self.hook = EvalHook(period, lambda: self._once(evaluate))
@@ -62,19 +62,19 @@ class Evaluation:
         return self.measured[1]
 
     def is_due(self, done: int) -> bool:
-        """Whether to evaluate after so many steps, the end of the training aside."""
+        """Return whether to evaluate after ``done`` steps, the end of the training aside."""
         return self.period > 0 and done % self.period == 0
 
 
 class BestKeeper(BestCheckpointer):
-    """Detectron2's :class:`BestCheckpointer`, whose state resumes, with early stopping.
+    """Detectron2's :class:`BestCheckpointer`, with early stopping and a state that resumes.
 
-    A checkpoint is written before the evaluation of its iteration. A training that is resumed from
-    it makes this evaluation anew, so it stands where an uncut one does. It belongs right behind
-    the hook of the :class:`Evaluation`, in every process.
+    A checkpoint is written before its iteration is evaluated. A training resumed from it repeats
+    this evaluation, and so stands where an uninterrupted one does. Register it right after the hook
+    of the :class:`Evaluation`, in every process.
 
     Attributes:
-        waited: evaluations since the best one.
+        waited: the number of evaluations since the best one.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class BestKeeper(BestCheckpointer):
     ):
         """
         Args:
-            evaluation: that of the hook before this one.
-            metric: such as ``bbox/AP``; of a loss the least is the best.
-            patience: evaluations without a better one that end the training; 0 never does.
+            evaluation: the :class:`Evaluation` whose hook comes before this one.
+            metric: its name, such as ``bbox/AP``; of a loss the lowest value is the best.
+            patience: how many evaluations without improvement end the training; 0 never does.
             checkpointer: writes ``model_best.pth``.
-            checked: whether the metric is known to be measured, if there is anything to measure.
+            checked: whether the metric is known to be measured if there is anything to measure.
         """
         is_loss = "loss" in metric and "/AP" not in metric  # a class may be called blossom
         mode = "min" if is_loss else "max"
@@ -95,19 +95,19 @@ class BestKeeper(BestCheckpointer):
         self._evaluation, self._checked = evaluation, checked
         self._metric, self._patience = metric, patience
         self._writer, self._best_state = checkpointer, None
-        self._judged = 0  # the steps before the last evaluation that was judged
+        self._judged = 0  # the number of steps before the last evaluation that was judged
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether the training has waited long enough."""
+        """Whether the patience is used up."""
         return 0 < self._patience <= self.waited
 
     def save(self, name: str, **state: Any) -> None:
-        """Take the order of :class:`BestCheckpointer`, which gives it before it notes the best."""
+        """Postpone a save that :class:`BestCheckpointer` orders before it records the best."""
         self._best_state = {"iteration": min(state["iteration"], self.trainer.max_iter - 1)}
 
     def before_train(self) -> None:
-        """See :meth:`HookBase.before_train`; makes the evaluation that a resumed one lacks."""
+        """See :meth:`HookBase.before_train`; makes the evaluation that a resumed training lacks."""
         trainer, start = self.trainer, self.trainer.start_iter
         is_resumed = 0 < start < trainer.max_iter
         if is_resumed and self._evaluation.is_due(start) and self._judged != start:
@@ -120,7 +120,7 @@ class BestKeeper(BestCheckpointer):
 
         Raises:
             UserError: if no evaluator has measured the metric.
-            EarlyStop: if it is time.
+            EarlyStop: if the patience is used up.
         """
         trainer = self.trainer
         done = trainer.iter + 1
@@ -134,7 +134,7 @@ class BestKeeper(BestCheckpointer):
                 "(TEST.PATIENCE); the best is %s.pth",
                 *(trainer.iter, self._metric, self._patience, BEST),
             )
-            # What Detectron2's loop leaves behind its last step.
+            # As Detectron2's loop leaves them after its last step.
             trainer.max_iter = trainer.iter = done
             raise EarlyStop
 
@@ -149,7 +149,7 @@ class BestKeeper(BestCheckpointer):
         return {"metric": self._metric, **{name: getattr(self, name) for name in names}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See :meth:`HookBase.load_state_dict`; of another metric nothing is taken."""
+        """See :meth:`HookBase.load_state_dict`; ignores the state of another metric."""
         if state.pop("metric") == self._metric:
             vars(self).update(state)
 
@@ -159,7 +159,7 @@ class BestKeeper(BestCheckpointer):
                 check_metric(self._metric, flatten_results_dict(self._evaluation.measured[1]))
             before = self.best_metric
             judge()
-            # Where none is the best one yet, as while the metric is NaN, none is worse.
+            # Until an evaluation is the best one (none is while the metric is NaN), none is worse.
             is_worse = before is not None and self.best_metric == before
             self.waited = self.waited + 1 if is_worse else 0
         self._judged = _steps_done(self.trainer)
@@ -169,7 +169,7 @@ class BestKeeper(BestCheckpointer):
 
 
 def check_metric(metric: str, reported: Iterable[str]) -> None:
-    """Refuse a ``TEST.BEST_METRIC`` that is not among the metrics that are reported."""
+    """Refuse a ``TEST.BEST_METRIC`` that is not among the reported metrics."""
     names = list(reported)
     if metric not in names:
         known = f"reports {', '.join(names)}" if names else "reports no metric"
@@ -180,7 +180,7 @@ def check_metric(metric: str, reported: Iterable[str]) -> None:
 
 
 def _steps_done(trainer: Any) -> int:
-    """The steps behind an evaluation, within a step or after the last one."""
+    """Return the number of steps done, within a step or after the last one."""
     return min(trainer.iter + 1, trainer.max_iter)
 
 
@@ -190,20 +190,20 @@ def _steps_done(trainer: Any) -> int:
 def validation_losses(
     model: nn.Module, loaders: Iterable[Iterable[list[dict[str, Any]]]], seed: int
 ) -> dict[str, float]:
-    """The training losses on other images, as means over the images; all processes call it.
+    """Return the training losses on other images, averaged over them; all processes must call it.
 
-    A forward pass as in training, without gradients and random augmentation. Batch norms take the
-    statistics that an evaluation takes. The model, random numbers and logged values stay as they
-    were.
+    The forward pass is that of training, without gradients and random augmentation. Batch norms use
+    the statistics that an evaluation uses. The model, the random number generators and the logged
+    values stay as they were.
 
     Args:
         model: the network, on its device.
-        loaders: of each test set, batches of one image with its ``instances``.
-        seed: of what is drawn, such as the sampled RoIs.
+        loaders: for each test set, batches of one image with its ``instances``.
+        seed: the seed of what is drawn, such as the sampled RoIs.
 
     Returns:
-        ``validation_loss``, the sum, and for each loss its part, such as ``validation_loss_cls``;
-        empty in all processes but the main one.
+        ``validation_loss``, the sum, and each loss that is part of it, such as
+        ``validation_loss_cls``; empty in all processes but the main one.
     """
     model = unwrapped(model)
     device = next(model.parameters()).device
@@ -214,7 +214,7 @@ def validation_losses(
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.random.fork_rng(gpus))
         stack.enter_context(seeded(seed))
-        stack.enter_context(EventStorage(1))  # where the heads log what they meet
+        stack.enter_context(EventStorage(1))  # for what the heads log
         stack.enter_context(_as_in_training(model))
         for loader in loaders:
             for batch in told("validation loss", loader):
@@ -237,7 +237,7 @@ def validation_losses(
 
 @contextlib.contextmanager
 def _as_in_training(model: nn.Module) -> Iterator[None]:
-    """Put a model in training mode but for its batch norms, and back, with its running averages."""
+    """Put a model but its batch norms in training mode; restore modes and running averages."""
     modes = {module: module.training for module in model.modules()}
     with averages_kept(model):
         model.train()
@@ -254,13 +254,13 @@ def _as_in_training(model: nn.Module) -> Iterator[None]:
 
 
 class WeightAverager(HookBase):
-    """Averages the weights over the steps, by torch's :class:`AveragedModel` (EMA).
+    """Averages the weights over the steps with torch's :class:`AveragedModel` (EMA).
 
-    Averages with a decay of d weigh the last 1 / (1 - d) steps or so. After n steps d is at most
-    (1 + n) / (10 + n), so the start is soon forgotten. Norms' statistics are averaged as well.
+    With a decay of d, averages cover about the last 1 / (1 - d) steps. After n steps d is at most
+    (1 + n) / (10 + n), so the start is soon forgotten. Statistics of norms are averaged as well.
 
-    What is evaluated, and saved as a checkpoint's ``model``, are the averages; the weights that are
-    trained go with the state of this hook. It belongs before the hook that saves.
+    The averages are evaluated, and saved as a checkpoint's ``model``; the trained weights are saved
+    in the state of this hook. Register it before the hook that saves.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -284,7 +284,7 @@ class WeightAverager(HookBase):
             self._average.update_parameters(self._model)
 
     def after_step(self) -> None:
-        """See :meth:`HookBase.after_step`; batches for which the optimizer waits do not count."""
+        """See :meth:`HookBase.after_step`; batches without an optimizer step do not count."""
         if not getattr(self.trainer.optimizer, "waiting", 0):
             self._average.update_parameters(self._model)
 
@@ -293,7 +293,7 @@ class WeightAverager(HookBase):
         return {"trained": self._model.state_dict(), "steps": int(self._average.n_averaged)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See :meth:`HookBase.load_state_dict`; the network holds the averages, as loaded."""
+        """See :meth:`HookBase.load_state_dict`; the network must hold the loaded averages."""
         self.model.load_state_dict(self._model.state_dict())
         self._average.n_averaged.fill_(state["steps"])
         self._model.load_state_dict(state["trained"])
@@ -301,41 +301,41 @@ class WeightAverager(HookBase):
 
 # --- several batches for a step
 
-# What the state of an optimizer has more while batches wait.
+# The additional keys of an optimizer's state while batches wait for a step.
 WAITING = ("waiting", "gradients")
 
 
 class AccumulatingOptimizer:
-    """An optimizer that steps once for several batches, by the mean of their gradients.
+    """An optimizer that steps once for several batches, with the mean of their gradients.
 
-    Detectron2's trainer zeroes the gradients, adds a batch's and steps, for every batch. The
-    gradients of the batches that wait, the same in all processes, are saved with the optimizer's
+    For every batch Detectron2's trainer zeroes the gradients, adds the batch's and steps. The
+    gradients added since the last step, the same in all processes, are saved with the optimizer's
     state.
 
     Attributes:
-        waiting: batches since the last step.
+        waiting: the number of batches since the last step.
         is_last: whether the next step is the last, which waits for no more batches.
     """
 
     def __init__(self, optimizer: Optimizer, batches: int):
-        """Take the optimizer, and the batches for a step, from 1 on."""
+        """Take the optimizer, and the number of batches per step, 1 or more."""
         self._optimizer, self._batches = optimizer, batches
-        # The schedule counts batches, so it goes on before the first step.
+        # The schedule counts batches, so it advances before the optimizer's first step.
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
         self.waiting, self.is_last = 0, False
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_optimizer":  # not yet there while it is copied
+        if name == "_optimizer":  # not set yet while this object is copied
             raise AttributeError(name)
         return getattr(self._optimizer, name)
 
     @property
     def is_due(self) -> bool:
-        """Whether the batch whose gradients were added last is one to step after."""
+        """Whether to step after the batch whose gradients were added last."""
         return self.waiting >= self._batches or self.is_last
 
     def zero_grad(self, *args: Any, **kwargs: Any) -> None:
-        """See :meth:`Optimizer.zero_grad`, which begins a batch."""
+        """See :meth:`Optimizer.zero_grad`; each call begins a batch."""
         if not self.waiting:
             self._optimizer.zero_grad(*args, **kwargs)
         self.waiting += 1
@@ -351,7 +351,7 @@ class AccumulatingOptimizer:
         return self._optimizer.step(*args, **kwargs)
 
     def state_dict(self) -> dict[str, Any]:
-        """See :meth:`Optimizer.state_dict`; torch's optimizers leave out what else is in it."""
+        """See :meth:`Optimizer.state_dict`; torch's optimizers ignore the additional keys."""
         state = self._optimizer.state_dict()
         if self.waiting:
             state["waiting"] = self.waiting
@@ -370,7 +370,7 @@ class AccumulatingOptimizer:
 
 
 class AccumulatingScaler(torch.amp.GradScaler):
-    """For an :class:`AccumulatingOptimizer`: the gradients that wait have one scale."""
+    """For an :class:`AccumulatingOptimizer`: keeps one scale until the optimizer steps."""
 
     _is_due = True
 
@@ -380,7 +380,7 @@ class AccumulatingScaler(torch.amp.GradScaler):
         if not self._is_due:
             return None
         result = super().step(optimizer, *args, **kwargs)
-        optimizer.waiting = 0  # an overflow leaves the step out, and its gradients have to go too
+        optimizer.waiting = 0  # an overflow skips the step, and its gradients must go too
         return result
 
     def update(self, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""A training's OUTPUT_DIR: one training in one folder, and what its ``metrics.json`` says."""
+"""A training's OUTPUT_DIR: one training per folder, and the contents of its ``metrics.json``."""
 
 import contextlib
 import json
@@ -15,12 +15,12 @@ from ..utils.errors import UserError
 from ..utils.files import replace_file
 from .launch import restart_count, starter
 
-# This file is in the folder if the training that torchrun started was allowed to write there, and
-# names the torchruns of its last start. The processes that torchrun restarts resume only if it is:
-# never from checkpoints that the training was refused.
+# This file is in the folder if a training started by torchrun was allowed to write there; it names
+# the torchruns of the last start. Processes that torchrun restarts resume only if it is there, so
+# never from checkpoints over which the training was refused.
 _BEGUN = ".torchrun"
 
-# What an evaluation says of the weights; proposals stay, which the new training may read.
+# What an evaluation says about the weights. Proposals stay: the new training may read them.
 _EVALUATED = (
     "results.json",
     "coco_instances_results.json",
@@ -30,19 +30,19 @@ _EVALUATED = (
 
 
 def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
-    """Make sure that a training does not mix with an earlier one; all processes call it together.
+    """Make sure that a training does not mix with an earlier one; all processes must call it.
 
     Returns:
-        whether to resume: as ``resume`` says, and also after torchrun has restarted the processes.
+        whether to resume: if ``resume`` is set, or if torchrun has restarted the processes.
 
     Raises:
         UserError: if ``OUTPUT_DIR`` holds checkpoints that are neither to be resumed nor to be
             deleted (``OVERWRITE_OUTPUT_DIR``).
     """
     sentence = None
-    # Each torchrun counts its own restarts: one that has come back none, and may have the first
-    # process; nor the others, if none of their processes failed before they made room for it. But
-    # a torchrun serves one training only.
+    # Each torchrun counts its own restarts. One that was itself started again counts none, and may
+    # run the first process; the others count none either if none of their processes failed before
+    # they made room for it. But a torchrun serves one training only, so its name tells.
     restarted = any(comm.all_gather((restart_count() or 0) > 0))
     starters = set(comm.all_gather(starter()))
     if comm.is_main_process():
@@ -57,7 +57,7 @@ def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
                 file.write("".join(f"{name}\n" for name in sorted(starters)))
         elif restart_count() is not None:
             begun.unlink(missing_ok=True)
-    # Only the first machine may have the folder.
+    # Perhaps only the first machine has the folder.
     resume, sentence = comm.all_gather((resume, sentence))[0]
     if sentence is not None:
         raise UserError(sentence)
@@ -66,14 +66,14 @@ def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
 
 @contextlib.contextmanager
 def restored_config(folder: str, evaluation: bool = False) -> Iterator[None]:
-    """Put a run's ``config.yaml`` back if a start is refused, or does not train.
+    """Restore a run's ``config.yaml`` if a start is refused or does not train.
 
-    Detectron2 writes the file before it knows whether the config can work, over the config of the
-    training whose results lie beside it.
+    Detectron2 writes the file before it knows whether the config can work, and so overwrites the
+    config of the training whose results are in the folder.
 
     Args:
         folder: an OUTPUT_DIR.
-        evaluation: whether the run evaluates only, so that a training's ``config.yaml`` is kept.
+        evaluation: whether the run only evaluates; then a training's ``config.yaml`` is kept.
     """
     try:
         os.makedirs(folder, exist_ok=True)
@@ -97,10 +97,10 @@ def restored_config(folder: str, evaluation: bool = False) -> Iterator[None]:
 
 
 def rewrite_config(cfg: CfgNode) -> None:
-    """Let ``config.yaml`` say what is trained, where Detectron2 has written it.
+    """Rewrite ``config.yaml``, where Detectron2 has written it, to say what is trained.
 
-    It wrote the config before the seed was drawn and before ``SOLVER.REFERENCE_WORLD_SIZE`` made
-    batch and schedule for the number of processes.
+    Detectron2 wrote it before the seed was drawn and before ``SOLVER.REFERENCE_WORLD_SIZE`` adapted
+    batch and schedule to the number of processes.
     """
     path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
     if os.path.isfile(path):
@@ -109,12 +109,12 @@ def rewrite_config(cfg: CfgNode) -> None:
 
 
 def clear_output_dir(folder: str) -> None:
-    """Delete an earlier training's checkpoints, what it wrote for TensorBoard, and what its
-    evaluations and their analysis found, which would pass for that of the new one."""
+    """Delete an earlier training's checkpoints and TensorBoard files, and the results of its
+    evaluations and their analysis, which would pass for those of the new training."""
     checkpoints, patterns = files_to_resume(folder), ["events.out.tfevents.*"]
-    if os.path.isfile(os.path.join(folder, "analysis.json")):  # which tells whose the page is
+    if os.path.isfile(os.path.join(folder, "analysis.json")):  # which tells whose page it is
         patterns += ["analysis.html", "analysis.json"]
-    if checkpoints:  # else these may be of weights from elsewhere
+    if checkpoints:  # else the results may be of weights from elsewhere
         places = ("inference", "inference_TTA")
         patterns += [f"{place}/*/{name}" for place in places for name in _EVALUATED]
     written = [path for pattern in patterns for path in Path(folder).glob(pattern)]
@@ -162,7 +162,7 @@ def read_steps(folder: str) -> list[dict[str, Any]]:
 
 
 def progress_of(folder: str, total: int) -> tuple[int, int, float | None]:
-    """The iterations done, those in all, and the seconds left (None while they are not known)."""
+    """Return the iterations done, their total, and the seconds left (None while unknown)."""
     steps = read_steps(folder)
     if not steps:
         return 0, total, None
@@ -170,7 +170,7 @@ def progress_of(folder: str, total: int) -> tuple[int, int, float | None]:
 
 
 def training_seconds(steps: Sequence[dict[str, Any]]) -> float:
-    """The seconds that the steps took, without evaluation, checkpoints and pauses between calls."""
+    """Sum the seconds of the steps, without evaluation, checkpoints and pauses between calls."""
     done, seconds = -1, 0.0
     for step in steps:
         seconds += step.get("time", 0.0) * (step["iteration"] - done)
@@ -179,7 +179,7 @@ def training_seconds(steps: Sequence[dict[str, Any]]) -> float:
 
 
 def losses_of(steps: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """The losses by name, each a list beside that of the iterations."""
+    """Return the training losses by name, as lists parallel to the one under ``iteration``."""
     first = steps[0] if steps else ()
     names = [name for name in first if "loss" in name and not name.startswith("validation_")]
     losses = {name: [round(step.get(name, 0.0), 5) for step in steps] for name in names}
@@ -190,7 +190,7 @@ def keep_steps_before(folder: str, iteration: int) -> None:
     """Cut off the end of metrics.json that a training is about to write again.
 
     A kill leaves lines of iterations after the last checkpoint, or half a line. ``iteration`` is
-    the first one that is still to come.
+    the next one to train.
     """
     path = os.path.join(folder, "metrics.json")
     with contextlib.suppress(FileNotFoundError), open(path, "rb+") as file:

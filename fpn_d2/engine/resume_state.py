@@ -20,10 +20,10 @@ from ..utils.files import is_local
 
 logger = logging.getLogger(__name__)
 
-# What Detectron2's writers take the median of.
+# How many values Detectron2's writers take the median of.
 _WINDOW = 20
 _CLOCKS = ("time", "data_time", "rank_data_time", "eta_seconds")
-# Of Detectron2's DenseDetector, such as RetinaNet; no buffer, so not among the weights.
+# An attribute of Detectron2's DenseDetector, such as RetinaNet; no buffer, so not in the weights.
 _AVERAGE = "loss_normalizer"
 
 
@@ -31,16 +31,16 @@ class ResumeState(HookBase):
     """What a resumed training needs besides weights, optimizer, schedule and iteration.
 
     Whatever a step draws is a function of the seed and the iteration (``data/stream.py``,
-    ``Trainer.run_step``). This is the rest: a seed that was drawn, running averages that
-    Detectron2's models keep in Python numbers, in every process its own, and the last values of
+    ``Trainer.run_step``). This is the rest: a seed that was drawn, the running averages that
+    Detectron2's models keep as Python numbers, different in each process, and the latest values of
     the metrics, which are logged as medians.
 
-    Detectron2's trainer saves and loads it with its own state. It belongs before the hook that
+    Detectron2's trainer saves and loads it with its own state. Register it before the hook that
     saves, in every process.
 
     Attributes:
-        seed: the seed of the training that was resumed; None without one.
-        config: the settings of the training that was resumed, by key; {} where they are not known.
+        seed: the seed of the resumed training; None if none was resumed.
+        config: the settings of the resumed training, by key; {} if unknown.
         averages: ``{module: value}`` for each process, by its rank.
     """
 
@@ -56,8 +56,8 @@ class ResumeState(HookBase):
         rank = comm.get_rank()
         if self.averages and len(self.averages) != comm.get_world_size():
             logger.warning(
-                "The training was begun in %d processes and goes on in %d: its losses will be "
-                "others than those of an uncut one",
+                "The training was begun in %d processes and goes on in %d: its losses will differ "
+                "from those of an uninterrupted one",
                 len(self.averages),
                 comm.get_world_size(),
             )
@@ -71,7 +71,7 @@ class ResumeState(HookBase):
                     trainer.storage.put_scalar(name, value, cur_iter=iteration)
 
     def after_step(self) -> None:
-        """Note this process's averages; of several processes, :class:`StepExchange` has."""
+        """Note a single process's averages; :class:`StepExchange` notes those of several."""
         if comm.get_world_size() == 1:
             self.averages = [averages_of(self.trainer.model)]
 
@@ -94,19 +94,19 @@ class ResumeState(HookBase):
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model without DistributedDataParallel, in which a restart may wrap it or not."""
+    """Return the model without DistributedDataParallel, which a restart may add or drop."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def averages_of(model: nn.Module) -> dict[str, float]:
-    """The running averages of a model's modules, by the modules' names."""
+    """Return the running averages of a model's modules, by module name."""
     modules = unwrapped(model).named_modules()
     return {name: float(getattr(m, _AVERAGE)) for name, m in modules if hasattr(m, _AVERAGE)}
 
 
 @contextlib.contextmanager
 def averages_kept(model: nn.Module) -> Iterator[None]:
-    """Put a model's running averages back afterwards, or take them away where it had none."""
+    """Restore a model's running averages afterwards, or remove them where it had none."""
     before = {module: vars(module).get(_AVERAGE) for module in model.modules()}
     try:
         yield
@@ -120,7 +120,7 @@ def averages_kept(model: nn.Module) -> Iterator[None]:
 # --- what a config may change
 
 
-# They decide which parameters share a group of the optimizer, and so the order of its states.
+# These keys decide which parameters share an optimizer group, and so the order of its states.
 _GROUPING = ("SOLVER.BIAS_LR_FACTOR", "SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM")
 _WORLD = "SOLVER.REFERENCE_WORLD_SIZE"
 
@@ -131,13 +131,13 @@ def check_resumable(
     """Refuse a config whose training cannot go on from a checkpoint, before anything is loaded.
 
     Args:
-        cfg: the config, its batch and schedule made for the number of processes.
-        model, optimizer: those of the config, as they were built.
+        cfg: the config, with batch and schedule for the number of processes.
+        model, optimizer: those of the config, as built.
         checkpoint: the content of the checkpoint.
-        path: where it lies, for the sentence.
+        path: the path of the checkpoint, for the message.
 
     Raises:
-        UserError: with the keys that cannot be taken, and what they were.
+        UserError: naming the keys that cannot be changed, and what they were.
     """
     before = _inner(checkpoint, "trainer", "hooks", "ResumeState", "config")
     new = changes(before if isinstance(before, dict) else {}, cfg)
@@ -172,9 +172,9 @@ def check_resumable(
 
 
 def changes(before: Mapping[str, Any], cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
-    """The keys whose values are others than in the training that is resumed: before, and now.
+    """Return the values before and now of the keys that differ from the resumed training's.
 
-    The folder may have moved, so its name does not count.
+    ``OUTPUT_DIR`` does not count: the folder may have moved.
     """
     return {
         key: (before[key], value)
@@ -186,14 +186,14 @@ def changes(before: Mapping[str, Any], cfg: CfgNode) -> dict[str, tuple[Any, Any
 def take_settings(
     optimizer: Optimizer, scheduler: Any, settings: list[dict[str, Any]], iteration: int
 ) -> None:
-    """Put a config's settings in the place of those that a checkpoint brought; momentum stays.
+    """Replace the settings that a checkpoint brought with a config's; momentum stays.
 
     Args:
-        optimizer, scheduler: after a checkpoint was loaded.
-        settings: of each group of the optimizer, as it was built: all but its parameters.
-        iteration: the next one.
+        optimizer, scheduler: those that have loaded a checkpoint.
+        settings: the options of each optimizer group as it was built, without its parameters.
+        iteration: the next iteration.
     """
-    # Another schedule than Detectron2's may count in the optimizer, so it keeps what was loaded.
+    # A schedule other than Detectron2's may count in the optimizer, so it keeps what was loaded.
     is_stock = isinstance(scheduler, LRMultiplier)
     kept = {"params"} if is_stock else {"params", "lr", "initial_lr"}
     for group, built in zip(optimizer.param_groups, settings, strict=True):
@@ -206,7 +206,7 @@ def take_settings(
 
 
 def _mismatch(model: nn.Module, checkpoint: Mapping[str, Any]) -> str | None:
-    """Say which parameter of the model the checkpoint has not, or in another shape."""
+    """Name a model parameter that the checkpoint lacks or has in another shape; None if none."""
     weights = {key.removeprefix("module."): value for key, value in checkpoint["model"].items()}
     for name, value in unwrapped(model).named_parameters():
         if name not in weights:
@@ -220,10 +220,10 @@ def _mismatch(model: nn.Module, checkpoint: Mapping[str, Any]) -> str | None:
 
 
 def _regrouping(optimizer: Optimizer, checkpoint: Mapping[str, Any]) -> str | None:
-    """Say how many parameters the optimizer has in each group, if it had others."""
+    """Say how many parameters each optimizer group has, and had, if that differs; else None."""
     groups = _inner(checkpoint, "trainer", "_trainer", "optimizer", "param_groups")
     if not isinstance(groups, list):
-        return None  # what is wrong with it shows as it is loaded
+        return None  # loading it shows what is wrong with it
     before = [len(_inner(group, "params") or ()) for group in groups]
     now = [len(group["params"]) for group in optimizer.param_groups]
     if before == now:
@@ -232,7 +232,7 @@ def _regrouping(optimizer: Optimizer, checkpoint: Mapping[str, Any]) -> str | No
 
 
 def _inner(content: Any, *keys: str) -> Any:
-    """What lies in nested dicts, which anybody may have written; None where it does not."""
+    """Return a value from nested dicts that anybody may have written; None if it is not there."""
     for key in keys:
         content = content.get(key) if isinstance(content, dict) else None
     return content
@@ -246,5 +246,5 @@ def _same(key: str, before: Any, now: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Lists for tuples: YAML has one kind."""
+    """Turn tuples into lists: YAML does not tell them apart."""
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -1,7 +1,7 @@
-"""The trainer: Detectron2's :class:`DefaultTrainer`, which resumes to the bit and trains on CPUs.
+"""The trainer: a :class:`DefaultTrainer` that resumes bit for bit and also trains on CPUs.
 
-Every random number of a step is a function of the seed and the iteration, so a resumed training
-equals one that was never cut.
+Every random number in a step is a function of the seed and the iteration, so a resumed training
+equals an uninterrupted one.
 """
 
 import contextlib
@@ -68,18 +68,17 @@ logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """A :class:`DefaultTrainer` for one process or several, on GPUs and on CPUs.
 
-    Subclass it as one does with Detectron2's: its ``build_...`` methods are called by the same
-    rules. Only the constructor of :class:`DefaultTrainer` is not called: it would pass
-    ``device_ids`` for modules on a CPU, and it fixes the class of a step and that of the
-    checkpointer. This one puts together the same parts in the same order, but for the loader,
-    which comes first.
+    Subclass it like Detectron2's: its ``build_...`` methods are called by the same rules. Only the
+    constructor of :class:`DefaultTrainer` is not called: it would pass ``device_ids`` for modules
+    on a CPU, and it hard-codes the classes that run a step and write checkpoints. This one
+    assembles the same parts in the same order, except that the loader comes first.
     """
 
     def __init__(self, cfg: CfgNode):
         """Take a config from :func:`fpn_d2.load_config`, frozen or not.
 
         Raises:
-            UserError: for a component, a data set or a batch size that cannot work.
+            UserError: if a component, a data set or a batch size cannot work.
         """
         TrainerBase.__init__(self)
         if cfg.FOUR_STEP.RPN:
@@ -92,7 +91,7 @@ class Trainer(DefaultTrainer):
         self._seed_is_drawn = cfg.SEED < 0
         seed = comm.shared_random_seed() if self._seed_is_drawn else cfg.SEED
         cfg = changed(self.auto_scale_workers(cfg, comm.get_world_size()), {"SEED": seed})
-        # The loader before the model: a wrong data set shows in seconds, not minutes.
+        # Build the loader before the model: a wrong data set shows in seconds, not minutes.
         data_loader = self.build_train_loader(cfg)
         metric_is_known = self._check_best_metric(cfg)
         model = self.build_model(cfg)
@@ -139,17 +138,17 @@ class Trainer(DefaultTrainer):
 
     @staticmethod
     def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
-        """See :meth:`DefaultTrainer.auto_scale_workers`; no short period becomes 0."""
+        """See :meth:`DefaultTrainer.auto_scale_workers`; short periods are not rounded to 0."""
         return scale_schedule(cfg, num_workers)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """See :meth:`DefaultTrainer.build_model`; with ``SOLVER.COMPILE`` it is compiled.
+        """See :meth:`DefaultTrainer.build_model`; ``SOLVER.COMPILE`` compiles its backbone.
 
-        On a CPU it is channels-last, which convolves faster and pools RoIs without a copy; its
-        large linear layers are convolved, its convolutions' gradient is channels-first and wide
-        ones are computed by Winograd's method where that is faster on this processor. Everywhere
-        many objects are matched in bounded memory.
+        On a CPU the model is channels-last, which convolves faster and pools RoIs without a copy.
+        Where faster on this processor, large linear layers run as convolutions, gradients of
+        convolutions are computed channels-first and wide convolutions by Winograd's method. On
+        every device, many objects are matched in bounded memory.
         """
         model = bound_matching(super().build_model(cfg))
         if cfg.MODEL.DEVICE == "cpu":
@@ -161,7 +160,7 @@ class Trainer(DefaultTrainer):
         return model
 
     def build_hooks(self) -> list[HookBase | None]:
-        """See :meth:`DefaultTrainer.build_hooks`; with what resumes and stops a training."""
+        """See :meth:`DefaultTrainer.build_hooks`; adds hooks to resume and stop a training."""
         hooks = [self.resume_state, self.averager, *super().build_hooks()]
         place = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         evaluations = [self.stopper, self.evaluation.hook, self.best_keeper]
@@ -180,11 +179,11 @@ class Trainer(DefaultTrainer):
 
     @property
     def evaluated_model(self) -> nn.Module:
-        """The network that is evaluated: with averaged weights, where they are averaged."""
+        """The network to evaluate: the one with averaged weights, if weights are averaged."""
         return self.model if self.averager is None else self.averager.model
 
     def _evaluate(self) -> dict[str, Any]:
-        """The metrics of the test sets, and with ``TEST.VALIDATION_LOSS`` the losses on them."""
+        """Return the metrics on the test sets and, with ``TEST.VALIDATION_LOSS``, the losses."""
         self._last_eval_results = self.test(self.cfg, self.evaluated_model)
         if not (self.cfg.TEST.VALIDATION_LOSS and self.cfg.DATASETS.TEST):
             return self._last_eval_results
@@ -194,7 +193,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def _check_best_metric(cls, cfg: CfgNode) -> bool:
-        """Refuse a ``TEST.BEST_METRIC`` that is not measured; False if it only shows later."""
+        """Refuse a ``TEST.BEST_METRIC`` that is not measured; return whether this was checked."""
         tests, metric = cfg.DATASETS.TEST, cfg.TEST.BEST_METRIC
         if not metric:
             return False
@@ -214,22 +213,22 @@ class Trainer(DefaultTrainer):
         """See :meth:`DefaultTrainer.resume_or_load`.
 
         A resumed training takes the settings of its config, such as ``SOLVER.BASE_LR``, and keeps
-        the momentum; what it cannot take is refused. The folder's ``config.yaml`` says what is
-        trained, with the batch and the schedule of this number of processes.
+        the momentum; settings that it cannot take are refused. The folder's ``config.yaml`` is
+        rewritten to what is trained, with batch size and schedule for this number of processes.
 
-        It deletes from ``OUTPUT_DIR`` the metrics of iterations that are trained again, what a
-        kill has left half written and, with ``OVERWRITE_OUTPUT_DIR`` and without ``resume``, the
+        Delete from ``OUTPUT_DIR`` the metrics of iterations that are trained again, files that a
+        kill left half written and, with ``OVERWRITE_OUTPUT_DIR`` and without ``resume``, the
         checkpoints and evaluations of an earlier training.
 
         Raises:
-            UserError: if the checkpoint, or what it says of its training, cannot be used, or if its
+            UserError: if the checkpoint or the training state in it cannot be used, or if its
                 training cannot go on with this config.
         """
-        # As they were built; a checkpoint brings the settings of its training.
+        # As built: loading a checkpoint overwrites them with those of its training.
         settings = [{**group, "params": None} for group in self.optimizer.param_groups]
         try:
             super().resume_or_load(resume)
-        except TypeError as error:  # an iteration that is no number
+        except TypeError as error:  # the iteration is not a number
             raise UserError(
                 f"the newest checkpoint in {self.cfg.OUTPUT_DIR} does not say at which iteration "
                 "it was written; delete it, or train without --resume"
@@ -263,33 +262,33 @@ class Trainer(DefaultTrainer):
             remove_partial_files(self.cfg.OUTPUT_DIR)
         final = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
         if self.start_iter >= self.max_iter and not os.path.isfile(final):
-            # The training was cut just before it wrote this one, and no step is left to write it.
+            # The training was cut just before it wrote this file, and no step is left to do so.
             self.checkpointer.save("model_final", iteration=self.iter)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See :meth:`DefaultTrainer.load_state_dict`; takes a training without mixed precision."""
+        """See :meth:`DefaultTrainer.load_state_dict`; mixed precision may be switched on or off."""
         step = state_dict.get("_trainer")
         if isinstance(step, dict):
             has_scaler = isinstance(self._trainer, AMPTrainer)
             had_scaler = bool(step.get("grad_scaler"))
-            if has_scaler != had_scaler:  # gradients that wait have another scale
+            if has_scaler != had_scaler:  # accumulated gradients have another scale
                 for key in WAITING:
                     step["optimizer"].pop(key, None)
             if has_scaler:
                 step.setdefault("grad_scaler", self._trainer.grad_scaler.state_dict())
         super().load_state_dict(state_dict)
         averaged = state_dict.get("hooks", {}).get(WeightAverager.__qualname__)
-        if averaged and self.averager is None:  # it goes on without averages
+        if averaged and self.averager is None:  # the training goes on without averages
             unwrapped(self.model).load_state_dict(averaged["trained"])
 
     def state_dict(self) -> dict[str, Any]:
-        """See :meth:`DefaultTrainer.state_dict`; the iteration is one that was trained."""
+        """See :meth:`DefaultTrainer.state_dict`; the iteration is at most the last one trained."""
         return {**super().state_dict(), "iteration": min(self.iter, self.max_iter - 1)}
 
     def train(self) -> dict[str, Any] | None:
         """See :meth:`DefaultTrainer.train`.
 
-        SIGINT (Ctrl-C) and SIGTERM end the program after the step that they meet and a checkpoint.
+        SIGINT (Ctrl-C) and SIGTERM end the program after the current step and a checkpoint.
 
         Raises:
             UserError: if a loss is NaN or infinite, or images cannot be read.
@@ -298,8 +297,8 @@ class Trainer(DefaultTrainer):
         stream = getattr(self._trainer.data_loader, "dataset", None)
         if isinstance(stream, TrainStream):
             stream.first_batch = self.start_iter
-        # TorchScript (RetinaNet's losses) would compute the first step of a process by other
-        # instructions than the next ones, and a resumed training would differ in rounding.
+        # TorchScript (RetinaNet's losses) would compute the first step of a process with other
+        # instructions than later ones, and a resumed training would differ in rounding.
         optimized = torch.jit.optimized_execution(self.cfg.MODEL.DEVICE != "cpu")
         # Detectron2 logs whatever stops a training, with its traceback.
         logging.getLogger(TrainerBase.__module__).addFilter(_without_traceback)
@@ -316,13 +315,13 @@ class Trainer(DefaultTrainer):
                 raise
 
     def run_step(self) -> None:
-        """See :meth:`DefaultTrainer.run_step`; its random numbers depend on no step before it."""
+        """See :meth:`DefaultTrainer.run_step`; random numbers do not depend on earlier steps."""
         seed_everything(self.cfg.SEED, comm.get_rank(), self.iter)
         if isinstance(self.optimizer, AccumulatingOptimizer):
             self.optimizer.is_last = self.iter + 1 == self.max_iter
         try:
             super().run_step()
-        except FloatingPointError as error:  # of Detectron2's RPN, or as it writes the losses
+        except FloatingPointError as error:  # from Detectron2's RPN, or when it writes the losses
             raise self._exchange.error_of_this_process() from error
 
     @classmethod
@@ -344,10 +343,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
-        """See :meth:`DefaultTrainer.test`; on a copy of the model that is prepared as
-        ``cfg.INFERENCE`` says."""
+        """See :meth:`DefaultTrainer.test`; tests a copy prepared as ``cfg.INFERENCE`` says."""
         tell_doubts(cfg, training=False)
-        # Not the model that is trained, but a prepared copy of it: fpn_d2/inference/prepared.py.
+        # A prepared copy, not the model that is being trained: fpn_d2/inference/prepared.py.
         if cfg.INFERENCE.PREPARE and not isinstance(model, PreparedModel):
             model = _prepared(cfg, model)
         return super().test(cfg, model, evaluators)
@@ -356,7 +354,7 @@ class Trainer(DefaultTrainer):
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         """Evaluate with test-time augmentation (``TEST.AUG``), as Detectron2's train_net does.
 
-        The results are called ``bbox_TTA`` and so on, and lie in ``inference_TTA/``.
+        The results are named ``bbox_TTA`` and so on; their files go to ``inference_TTA/``.
         """
         logger.info("Running inference with test-time augmentation ...")
         if cfg.INFERENCE.PREPARE:
@@ -375,15 +373,15 @@ class Trainer(DefaultTrainer):
     ) -> DatasetEvaluator:
         """See :func:`fpn_d2.evaluation.build_evaluator`; each test set has a folder of its own.
 
-        Detectron2's train_net uses one folder for all test sets, in which the proposals of the
-        training set and of the validation set would overwrite each other.
+        Detectron2's train_net uses one folder for all test sets, where the proposals for the
+        training set and for the validation set would overwrite each other.
         """
         folder = os.path.join(cfg.OUTPUT_DIR, output_folder, dataset_name)
         return build_evaluator(cfg, dataset_name, folder)
 
 
 def _check_norms(cfg: CfgNode, model: nn.Module) -> None:
-    """Refuse norms that cannot be shared by processes on CPUs, or that have no statistics."""
+    """Refuse SyncBN across processes on CPUs, and a ``TEST.PRECISE_BN`` that cannot work."""
     synced = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
     if synced and cfg.MODEL.DEVICE == "cpu" and comm.get_world_size() > 1:
         raise UserError("SyncBN shares statistics on GPUs alone; set the norm to naiveSyncBN")
@@ -399,13 +397,13 @@ def _check_norms(cfg: CfgNode, model: nn.Module) -> None:
         )
 
 
-# Compiled copies of the models that are trained, by model. Compiling one takes up to a minute, and
-# an evaluation during the training comes back with the same model and other weights.
+# Compiled copies of the models being trained, by model. Compiling takes up to a minute, and every
+# evaluation during training comes with the same model and new weights.
 _COMPILED: weakref.WeakKeyDictionary[nn.Module, PreparedModel] = weakref.WeakKeyDictionary()
 
 
 def _prepared(cfg: CfgNode, model: nn.Module) -> PreparedModel:
-    """A prepared copy of a model as it is now; only a compiled one is kept in memory."""
+    """Return a prepared copy of a model as it is now; only a compiled one is kept in memory."""
     if not cfg.INFERENCE.COMPILE:
         # In training mode the weights are no longer those of any file.
         return prepare_as_configured(cfg, model, keep=not model.training)
@@ -419,7 +417,7 @@ def _prepared(cfg: CfgNode, model: nn.Module) -> PreparedModel:
 
 
 def _step(cfg: CfgNode, model: nn.Module, loader: Any, optimizer: Optimizer) -> SimpleTrainer:
-    """The object that makes a step; in mixed precision with ``SOLVER.AMP.ENABLED``."""
+    """Build the object that runs a step; in mixed precision with ``SOLVER.AMP.ENABLED``."""
     batches = cfg.SOLVER.ACCUMULATE
     stepping = AccumulatingOptimizer(optimizer, batches) if batches > 1 else optimizer
     if not cfg.SOLVER.AMP.ENABLED:
@@ -432,7 +430,7 @@ def _step(cfg: CfgNode, model: nn.Module, loader: Any, optimizer: Optimizer) -> 
 
 @contextlib.contextmanager
 def _naming(key: str, complaint: str, method: str) -> Iterator[None]:
-    """Name the key if Detectron2 does not know its value, which a trainer's method may extend."""
+    """Turn Detectron2's error for an unknown value into one that names the key and ``method``."""
     try:
         yield
     except ValueError as error:
@@ -445,11 +443,11 @@ def _naming(key: str, complaint: str, method: str) -> Iterator[None]:
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """A filter of Detectron2's log: a user's error and the machine's are logged as sentences."""
+    """Filter Detectron2's log: user errors and machine faults are logged as sentences."""
     error = record.exc_info[1] if record.exc_info else None
     sentence = error if isinstance(error, UserError) else machine_fault(error)
     if sentence is not None:
         record.msg, record.args = "Training stopped: %s", (sentence,)
         record.exc_info = record.exc_text = None
-    # The first becomes a user's, the second is none.
+    # A FloatingPointError becomes a UserError, and an EarlyStop is no error.
     return not isinstance(error, (FloatingPointError, EarlyStop))
