@@ -1,4 +1,4 @@
-"""Detectron2's checkpointer, which refuses what would load too little; and a model with weights."""
+"""A checkpointer that refuses files that fill too little of a model; and a model with weights."""
 
 import dataclasses
 import logging
@@ -25,8 +25,8 @@ from .safe_load import read_pickle, read_safetensors, read_torch
 
 logger = logging.getLogger(__name__)
 
-# The key of a checkpoint under which the names of its classes stand, a list of strings. Detectron2
-# ignores keys that it does not know.
+# A checkpoint's key for the names of its classes, a list of strings. Detectron2 ignores keys that
+# it does not know.
 CLASS_NAMES = "class_names"
 _STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
@@ -39,8 +39,8 @@ def load_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
         resume: prefer the last checkpoint in ``cfg.OUTPUT_DIR``, if any, to ``MODEL.WEIGHTS``.
 
     Returns:
-        the model, on ``cfg.MODEL.DEVICE``, in eval mode; its ``weights_origin`` is what is known
-        of its weights, a :class:`WeightsOrigin`.
+        the model, on ``cfg.MODEL.DEVICE``, in eval mode; its ``weights_origin``, a
+        :class:`WeightsOrigin`, says what is known about its weights.
 
     Raises:
         UserError: if a component is not registered, or weights leave a key of the model unfilled.
@@ -65,10 +65,10 @@ class WeightsOrigin:
     """Where weights are from, and what they or the files beside them say about their classes.
 
     Args:
-        path: the file or the address.
-        class_names: the names that the checkpoint holds; none in one that another program wrote.
-        dataset: the data set of the config that they were trained by, if it is known: of the
-            ``config.yaml`` beside the file, or of the model zoo's entry. Otherwise "".
+        path: the path or URL of the weights.
+        class_names: the names that the checkpoint holds; empty if another program wrote it.
+        dataset: the data set of the config that they were trained with, which is the
+            ``config.yaml`` beside the file or the model zoo entry's; "" if it is not known.
     """
 
     path: str
@@ -77,14 +77,14 @@ class WeightsOrigin:
 
 
 def names_in(checkpoint: dict[str, Any]) -> tuple[str, ...]:
-    """Return the class names that a checkpoint holds; none if it holds none that are usable."""
+    """Return the class names that a checkpoint holds; empty if it holds no usable ones."""
     names = checkpoint.get(CLASS_NAMES)
     usable = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return tuple(names) if usable else ()
 
 
 def trained_class_names(cfg: CfgNode) -> list[str]:
-    """Return the names that a checkpoint of a training keeps: its data set's, as far as read."""
+    """Return the class names of the first training set; [] unless there is one for each class."""
     datasets = cfg.DATASETS.TRAIN
     if not datasets:
         return []
@@ -93,7 +93,7 @@ def trained_class_names(cfg: CfgNode) -> list[str]:
 
 
 def _own_dataset(path: str) -> str:
-    """The data set that names the classes in the config by which weights were trained, or ""."""
+    """Return the data set that names the classes in the config of the weights' training, or ""."""
     entry, beside = zoo_entry(path), os.path.join(os.path.dirname(path), "config.yaml")
     if not entry and not os.path.isfile(beside):
         return ""
@@ -105,10 +105,10 @@ def _own_dataset(path: str) -> str:
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """Loads every form that :class:`DetectionCheckpointer` loads, and refuses a useless match.
+    """Loads all formats of :class:`DetectionCheckpointer`, and refuses files that match too little.
 
-    Detectron2 logs the keys that a file does not fill and goes on, so a wrong file trains or
-    evaluates random weights without an error.
+    Detectron2 logs the keys that a file does not fill and goes on, so with a wrong file it trains
+    or evaluates random weights without an error.
     """
 
     def __init__(
@@ -123,8 +123,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         """
         Args:
             model, save_dir, kwargs: see :class:`DetectionCheckpointer`.
-            strict: require a file to fill every key of the model, as evaluation needs it;
-                otherwise at least half of the backbone's keys, as fine-tuning needs it.
+            strict: require a file to fill every key of the model, as evaluation needs;
+                otherwise at least half of the backbone's keys, as fine-tuning needs.
             class_names: the names of the model's classes, which are saved with it.
         """
         super().__init__(model, save_dir, **kwargs)
@@ -133,12 +133,12 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.class_names = list(class_names)
         # Called with a checkpoint's content and path before a training goes on from it.
         self.before_resume: Callable[[dict[str, Any], str], None] | None = None
-        # Whose weights to save instead of the model's: a network with the same keys.
+        # A network with the same keys, whose weights to save instead of the model's.
         self.saved_model: nn.Module | None = None
         self._path, self._resuming = "", False
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """See :meth:`DetectionCheckpointer.load`; takes names of the model zoo's entries too.
+        """See :meth:`DetectionCheckpointer.load`; also takes names of model zoo entries.
 
         Raises:
             UserError: if the file is missing, cannot be downloaded or loaded, or fills too little
@@ -150,7 +150,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         if path and not is_local(path):
             _download(self.path_manager, path)
         elif path and ":" in os.path.splitdrive(path)[1].partition("/")[0]:
-            path = f"./{path}"  # or Detectron2 takes "Run:1/a.pth" for a URL, of the scheme "run"
+            path = f"./{path}"  # else Detectron2 takes "Run:1/a.pth" for a URL of scheme "run"
         try:
             return super().load(path, *args, **kwargs)
         except UserError:
@@ -165,13 +165,13 @@ class SafeCheckpointer(DetectionCheckpointer):
                 f"belongs to something else than this config, so {remedy}"
             ) from error
         finally:
-            self._parsed_url_during_load = None  # Detectron2 resets it after a success alone
+            self._parsed_url_during_load = None  # Detectron2 resets it only after a success
 
     def save(self, name: str, **kwargs: Any) -> None:
         """See :meth:`Checkpointer.save`.
 
         Raises:
-            UserError: if it cannot be written, as on a full disk; what was there before stays.
+            UserError: if it cannot be written, as on a full disk; files that were there before stay.
         """
         with explain_disk_errors(
             f"checkpoint {os.path.join(self.save_dir, name)}",
@@ -182,12 +182,12 @@ class SafeCheckpointer(DetectionCheckpointer):
                 super().save(name, **names, **kwargs)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """See :meth:`Checkpointer.tag_last_checkpoint`; the best one is not the last."""
+        """See :meth:`Checkpointer.tag_last_checkpoint`; never tags the best one as the last."""
         if last_filename_basename != "model_best.pth":
             super().tag_last_checkpoint(last_filename_basename)
 
     def has_checkpoint(self) -> bool:
-        """See :meth:`Checkpointer.has_checkpoint`; one without ``last_checkpoint`` counts too."""
+        """See :meth:`Checkpointer.has_checkpoint`; ``last_checkpoint`` need not exist."""
         return bool(self.save_dir and files_to_resume(self.save_dir))
 
     def get_checkpoint_file(self) -> str:
@@ -202,9 +202,9 @@ class SafeCheckpointer(DetectionCheckpointer):
         return self.load(path, checkpointables=[])
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        """See :meth:`DetectionCheckpointer._load_file`; takes ``.safetensors`` too.
+        """See :meth:`DetectionCheckpointer._load_file`; also takes ``.safetensors``.
 
-        Detectron2 would unpickle the file; :mod:`fpn_d2.checkpoint.safe_load` reads it here.
+        Detectron2 would unpickle the file; here :mod:`fpn_d2.checkpoint.safe_load` reads it.
         """
         if filename.endswith(".pkl"):
             checkpoint = read_pickle(filename)
@@ -252,9 +252,9 @@ class SafeCheckpointer(DetectionCheckpointer):
             self.before_resume(checkpoint, self._path)
         incompatible = super()._load_model(checkpoint)
         keys = list(self.model.state_dict())
-        unfilled = set(incompatible.missing_keys)  # keys of another shape are among them
+        unfilled = set(incompatible.missing_keys)  # includes keys of another shape
         # When a file without versions (.pkl, Caffe2) lacks a norm, the norm fills its statistics
-        # with defaults and reports its weight and bias alone.
+        # with defaults and reports only its weight and bias.
         unfilled |= {
             key
             for key in keys
@@ -291,7 +291,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
 
 class _ReplacingPathManager:
-    """Detectron2's path manager, but files on this machine are written aside and renamed.
+    """Detectron2's path manager, except that local files are written under another name first.
 
     :class:`fvcore.common.checkpoint.Checkpointer` writes in place, so a kill while it writes
     leaves half a checkpoint, or a ``last_checkpoint`` that names nothing.
@@ -310,7 +310,7 @@ class _ReplacingPathManager:
 
 
 def _in_zoo(name: str) -> str:
-    """The address of the weights of an entry of the model zoo."""
+    """Return the address of the weights of a model zoo entry."""
     if address := zoo_weights(name):
         return address
     if os.path.isdir(name):
@@ -327,7 +327,7 @@ def _in_zoo(name: str) -> str:
 
 
 def _download(path_manager: Any, address: str) -> None:
-    """Bring weights to where Detectron2 will look for them."""
+    """Download weights to where Detectron2 will look for them."""
     address = address.partition("?")[0]
     try:
         path_manager.get_local_path(address)
@@ -342,7 +342,7 @@ def _download(path_manager: Any, address: str) -> None:
 
 
 def _with_names_of(author: str, weights: dict[str, Any], without: str) -> dict[str, Any]:
-    """A checkpoint of another zoo's weights, but those whose names end in ``without``."""
+    """Make a checkpoint of another zoo's weights, except those whose names end in ``without``."""
     model = {name: value for name, value in weights.items() if not name.endswith(without)}
     return {"model": model, "__author__": author, "matching_heuristics": True}
 

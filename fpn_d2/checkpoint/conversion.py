@@ -1,8 +1,8 @@
-"""The weights of a checkpoint in another file: the model's alone, in a form that cannot hold code.
+"""Write only the model weights of a checkpoint to another file; ``.safetensors`` holds no code.
 
-Here, a checkpoint is ``{"model": weights by name}``; if the names are another code base's, the
-zoo's hints ``__author__`` and ``matching_heuristics``, by which it loads, stand beside the weights.
-So do the names of the classes, where the checkpoint holds them.
+Here, a checkpoint is ``{"model": weights by name}``, with the class names beside the weights if it
+holds them. If the weights have another code base's names, the zoo's hints ``__author__`` and
+``matching_heuristics``, which loading needs, are beside them too.
 """
 
 import contextlib
@@ -114,11 +114,11 @@ class _Reader(SafeCheckpointer):
 
 
 def _tensor(path: str, name: str, value: Tensor | np.ndarray) -> Tensor:
-    """A weight as a tensor that holds all of its numbers."""
+    """Return a weight as a tensor; refuse one that does not hold each of its numbers."""
     if isinstance(value, np.ndarray):
-        with contextlib.suppress(TypeError):  # of torch, which has no long double
+        with contextlib.suppress(TypeError):  # from torch, which has no long double
             if value.dtype.kind in "biufc":
-                # Pickles may come from big-endian machines, or hold arrays that are read-only.
+                # Pickles may come from big-endian machines, or hold read-only arrays.
                 return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
         raise UserError(
             f"the checkpoint {path} has {value.dtype} as its weight {name[:80]!r}, and only "
@@ -133,7 +133,7 @@ def _tensor(path: str, name: str, value: Tensor | np.ndarray) -> Tensor:
 
 
 def _check_dtypes(path: str, weights: dict[str, Tensor]) -> None:
-    """Refuse weights of kinds that .safetensors does not have, such as complex128."""
+    """Refuse weights of dtypes that .safetensors does not have, such as complex128."""
     for name, value in weights.items():
         try:
             to_safetensors({name: value.new_empty(0)})

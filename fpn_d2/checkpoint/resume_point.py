@@ -1,8 +1,8 @@
-"""The checkpoint that a training resumes from: the newest one of its folder that is whole.
+"""The checkpoint that a training resumes from: the newest whole one in its folder.
 
 ``last_checkpoint`` is only a hint. It is out of date if the machine stopped between a checkpoint
-and its tag, a disk that lost blocks has damaged the checkpoint that it names, and in a folder from
-elsewhere it may say anything.
+and its tag; the checkpoint that it names may be damaged, by a disk that lost blocks; and in a
+folder from elsewhere it may say anything.
 """
 
 import logging
@@ -24,21 +24,21 @@ logger = logging.getLogger(__name__)
 
 
 def checkpoints_in(folder: str) -> list[str]:
-    """List the paths of the files ``model_*.pth`` in a folder, which need not exist; sorted."""
+    """List the sorted paths of the ``model_*.pth`` files in a folder, which need not exist."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     paths = [os.path.join(folder, name) for name in names if re.fullmatch(r"model_.*\.pth", name)]
     return sorted(path for path in paths if os.path.isfile(path))
 
 
 def files_to_resume(folder: str) -> list[str]:
-    """List the file that names a training's last checkpoint, and then its checkpoints."""
+    """List a training's ``last_checkpoint``, if it exists, and then its checkpoints."""
     tag = os.path.join(folder, _TAG)
     tags = [tag] if os.path.lexists(tag) else []
     return tags + checkpoints_in(folder)
 
 
 def tagged_checkpoint(folder: str) -> str:
-    """Find the checkpoint that a folder's ``last_checkpoint`` names; "" if it has none.
+    """Find the checkpoint that a folder's ``last_checkpoint`` names; "" without such a file.
 
     Raises:
         UserError: if ``last_checkpoint`` holds anything but the name of a file in its folder.
@@ -64,11 +64,11 @@ def tagged_checkpoint(folder: str) -> str:
 
 
 def newest_whole(folder: str, states: Collection[str] = ()) -> str:
-    """Find the last checkpoint of the folder's last training, leaving out damaged ones and those
-    whose weights are NaN or infinite.
+    """Find the last checkpoint of the folder's last training, skipping damaged ones and those with
+    NaN or infinite weights.
 
     An earlier training in the same folder may have gone further. Its checkpoints, which are older
-    than the tagged one, are tried last. The log names each one that was skipped, and why.
+    than the tagged one, are tried last. The log names each skipped one, and why it was skipped.
 
     Args:
         folder: an OUTPUT_DIR.
@@ -103,7 +103,7 @@ def newest_whole(folder: str, states: Collection[str] = ()) -> str:
 
 
 def last_finite_checkpoint(folder: str) -> str | None:
-    """The checkpoint that :func:`newest_whole` finds in a training's folder; None if none."""
+    """Return the checkpoint that :func:`newest_whole` finds in a folder; None if there is none."""
     try:
         return newest_whole(folder) if checkpoints_in(folder) else None
     except UserError:
@@ -122,8 +122,8 @@ def _newest_first(tagged: str, paths: list[str]) -> list[str]:
 
 
 def _iteration(path: str) -> float:
-    """Read the iteration off the name, or else out of the file. A file that cannot be read counts
-    as the newest, so that the log tells of it."""
+    """Read the iteration from the name, or else from the file. An unreadable file counts as the
+    newest, so that the log reports it."""
     number = re.fullmatch(r"model_(\d+)\.pth", os.path.basename(path))
     if number:
         return int(number[1])
@@ -144,7 +144,7 @@ def _check_whole(path: str, states: Collection[str]) -> None:
     if lacking:
         raise UserError(f"the checkpoint {path} has no {' and no '.join(lacking)}; {remedy}")
     weights = content["model"]
-    most = MAX_PACKING * os.path.getsize(path) + 2**20  # bytes of a weight
+    most = MAX_PACKING * os.path.getsize(path) + 2**20  # bytes in a weight
     for name, value in weights.items() if isinstance(weights, dict) else ():
         finite = _is_finite(value, most) if isinstance(value, torch.Tensor) else True
         if finite is None:
@@ -156,7 +156,7 @@ def _check_whole(path: str, states: Collection[str]) -> None:
             raise UserError(f"the checkpoint {path} has NaN or infinity in {name}; delete it")
     if not zipfile.is_zipfile(path):
         return
-    # torch.load does not look at the checksums that torch.save has written.
+    # torch.load does not verify the checksums that torch.save has written.
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -168,11 +168,11 @@ def _check_whole(path: str, states: Collection[str]) -> None:
 
 
 def _is_finite(value: torch.Tensor, most: int) -> bool | None:
-    """Whether a tensor is without NaN and infinity; None if it is of a kind that no weight is of,
-    or would unfold to more than so many bytes."""
+    """Return whether a tensor is free of NaN and infinity; None if no weight is of its kind, or if
+    it would unfold to more than ``most`` bytes."""
     if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
         return None
     try:
         return None if value.nbytes > most else bool(value.isfinite().all())
-    except RuntimeError:  # of numbers that torch only stores, such as those of 8 bits
+    except RuntimeError:  # for dtypes that torch only stores, such as 8-bit floats
         return None

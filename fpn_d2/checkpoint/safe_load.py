@@ -1,14 +1,14 @@
-"""Files of checkpoints and of proposals, read without running what is in them.
+"""Read files of checkpoints and proposals without running what is in them.
 
-PyTorch's restricted unpickler takes tensors and plain containers from a ``.pth`` file, and
-:func:`load_arrays` NumPy arrays from a ``.pkl`` file. A ``.safetensors`` file cannot hold anything
-but tensors.
+PyTorch's restricted unpickler reads tensors and plain containers from a ``.pth`` file, and
+:func:`load_arrays` reads NumPy arrays from a ``.pkl`` file. A ``.safetensors`` file cannot hold
+anything but tensors.
 
-A pickle is a program. The unpickler here lets it call only stand-ins for what rebuilds NumPy's
-arrays; plain containers need no call at all. NumPy itself rebuilds a dtype from whatever state the
-pickle holds. If the state of an object dtype denies that it holds objects, the array takes bytes of
-the file for addresses, and the file can run code although it names no function but NumPy's. The
-stand-ins therefore check the state and use NumPy's own, unaltered dtype.
+A pickle is a program. The unpickler here lets it call only stand-ins for the functions that rebuild
+NumPy arrays; plain containers need no call at all. NumPy itself rebuilds a dtype from whatever
+state the pickle holds. If the state of an object dtype denies that it holds objects, the array
+takes bytes of the file as addresses, and the file can run code although it names only functions of
+NumPy's. So the stand-ins check the state and use NumPy's own, unaltered dtype.
 """
 
 import codecs
@@ -29,8 +29,8 @@ import torch
 
 from ..utils.errors import UserError
 
-# torch.save stores tensors as they are, so a file that holds more than this many times its size is
-# no checkpoint of anybody's.
+# torch.save stores tensors uncompressed, so a file that unpacks to more than this many times its
+# size is no checkpoint.
 MAX_PACKING = 4
 
 _REMEDY = "copy or download it again from a source that you trust, or set MODEL.WEIGHTS to another"
@@ -52,7 +52,7 @@ def read_pickle(path: str) -> dict[str, Any]:
 
 
 def read_torch(path: str, remedy: str = _REMEDY) -> Any:
-    """Read a file of :func:`torch.save`, with its tensors on the CPU.
+    """Read a file written by :func:`torch.save`, with its tensors on the CPU.
 
     Args:
         path: the file.
@@ -102,13 +102,13 @@ def read_safetensors(path: str) -> dict[str, Any]:
         content["__author__"] = metadata["__author__"]
     if metadata.get("matching_heuristics") == "True":
         content["matching_heuristics"] = True
-    with contextlib.suppress(KeyError, ValueError, RecursionError):  # metadata hold any text
+    with contextlib.suppress(KeyError, ValueError, RecursionError):  # metadata may be any text
         content["class_names"] = json.loads(metadata["class_names"])
     return content
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with the file, in half a sentence."""
+    """Say what is wrong with the file, in half a sentence."""
     text = str(error)
     if isinstance(error, pickle.UnpicklingError):
         name = re.search(r"(?:GLOBAL |[Uu]nsupported class |but got <class ')([\w.]+)", text)
@@ -128,12 +128,12 @@ def _reason(error: Exception) -> str:
 
 
 _LONG = 4096  # bytes
-# Opcodes that could fill the memory with a number alone: the memo grows as long as it says.
+# Opcodes that can fill the memory with a single number: the memo grows to the index they give.
 _MEMO_WRITES = {"PUT", "BINPUT", "LONG_BINPUT"}
 
 # Numbers, text of a fixed length and objects; no structures, whose fields may lie anywhere.
 _CODE = re.compile(r"b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[SU]\d{1,6}|O8?")
-_scalar = np.float64(0).__reduce__()[0]  # its module has another name in each NumPy
+_scalar = np.float64(0).__reduce__()[0]  # its module's name depends on NumPy's version
 
 
 class PickledDtype:
@@ -177,7 +177,7 @@ def _make_scalar(dtype: Any, raw: Any) -> np.generic:
 
 
 def _from_buffer(buffer: Any, dtype: Any, shape: Any, *order: Any) -> np.ndarray:
-    """NumPy's function for protocol 5: (order,) or, since 2.4, (order, axis_order)."""
+    """Stand in for NumPy's, of protocol 5: (order,) or, since NumPy 2.4, (order, axis_order)."""
     array = np.frombuffer(buffer, dtype=_real(dtype))
     if len(order) > 1 and order[0] == "K" and order[1] is not None:
         return array.reshape(shape).transpose(order[1])
@@ -185,8 +185,8 @@ def _from_buffer(buffer: Any, dtype: Any, shape: Any, *order: Any) -> np.ndarray
 
 
 def _no_bytes() -> bytes:
-    """How protocols 0 to 2 write the content of an empty array. A number as its argument would
-    make as many zeros."""
+    """Stand in for ``bytes()``, which protocols 0 to 2 write for the content of an empty array;
+    ``bytes(n)`` would make n zeros."""
     return b""
 
 
@@ -197,19 +197,19 @@ def _real(dtype: Any) -> np.dtype:
 
 
 class _Namespace:
-    """An ``argparse.Namespace`` without what was in it.
+    """A stand-in for ``argparse.Namespace`` that drops its contents.
 
-    A pickle may set any attribute of the real one, its class too, and so make an unchecked
-    :class:`PickledDtype` of it.
+    A pickle may set any attribute of a real one, even its class, and so turn it into an unchecked
+    :class:`PickledDtype`.
     """
 
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:
-        """Nothing here reads the options of a training."""
+        """Drop the state: nothing here reads the options of a training."""
 
 
-# By the name in the pickle, with the modules of NumPy 1 and of NumPy 2.
+# Stand-ins by the name in the pickle, with the module names of both NumPy 1 and NumPy 2.
 _GLOBALS = {
     "numpy.dtype": PickledDtype,
     "numpy.ndarray": PickledArray,
@@ -227,8 +227,8 @@ _GLOBALS = {
         }.items()
     },
 }
-# Detectron2's trainers save numbers and arrays of NumPy beside the tensors, torchvision's their
-# options.
+# Beside the tensors, Detectron2's trainers save NumPy's numbers and arrays, and torchvision's save
+# their options.
 _BESIDE_TENSORS = [
     *((function, name) for name, function in _GLOBALS.items()),
     (_Namespace, "argparse.Namespace"),
@@ -265,7 +265,7 @@ def load_arrays(path: str, what: str, remedy: str) -> Any:
 
 
 def _check_memo(path: str) -> None:
-    """Refuse a memo index that no honest pickle has: Python allocates as many places."""
+    """Refuse a memo index that no honest pickle has: Python allocates that many slots."""
     with open(path, "rb") as file, _Skimmed(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
             if opcode.name in _MEMO_WRITES and argument > number:
@@ -273,9 +273,9 @@ def _check_memo(path: str) -> None:
 
 
 class _Skimmed(mmap.mmap):
-    """A file whose long parts, the arrays, are passed over and read as zeros, which cost nothing.
+    """A file whose long parts, the arrays, are skipped and read as zeros, which cost nothing.
 
-    Zeros of Python 2's arrays are text, too, as :mod:`pickletools` wants them.
+    Zeros are also valid text, which :mod:`pickletools` expects for Python 2's arrays.
     """
 
     def read(self, n: int = -1) -> bytes:
