@@ -171,7 +171,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         """See :meth:`Checkpointer.save`.
 
         Raises:
-            UserError: if it cannot be written, as on a full disk; files that were there before stay.
+            UserError: if it cannot be written, as on a full disk; files already there stay.
         """
         with explain_disk_errors(
             f"checkpoint {os.path.join(self.save_dir, name)}",

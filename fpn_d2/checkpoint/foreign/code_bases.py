@@ -1,4 +1,4 @@
-"""Checkpoints of other code bases: which one it is, its conversion, and a check of the result."""
+"""Checkpoints of other code bases: find out which one, convert the weights, check the result."""
 
 import dataclasses
 import hashlib
@@ -18,12 +18,12 @@ from .name_rules import maskrcnn_benchmark_rules, rename, torchvision_rules
 
 SOURCES = ("torchvision", "maskrcnn_benchmark", "detectron2")
 NORM_EPS = 1e-5  # of Detectron2's norms, frozen or not
-_COCO_COLUMNS = 91  # of torchvision's models: a number up to 90 for each category, or for none
+_COCO_COLUMNS = 91  # of torchvision's models: one for each number up to 90, category or not
 _ANCHORS = 9  # of RetinaNet in each cell
-_DEPTHS = {23: 101, 36: 152}  # by the blocks of res4, for networks of bottleneck blocks
+_DEPTHS = {23: 101, 36: 152}  # by the number of res4's blocks, for networks of bottleneck blocks
 
 # torchvision gives the norms of its published COCO_V1 weights an eps of 0. These are the first
-# digits of the files' SHA-256, which stand in their names too.
+# digits of the files' SHA-256, which are also part of their names.
 _WITHOUT_EPS = ("258fb6c6", "eeacb38b")
 
 
@@ -32,7 +32,7 @@ class Conversion:
     """Weights under this package's names, and what they need to run.
 
     Args:
-        weights: by name.
+        weights: the weights by name.
         config: the config below ``configs/`` that the weights are for.
         labels: the source's label of each class.
         overrides: ``[KEY, value, ...]`` for that config.
@@ -49,9 +49,9 @@ class Conversion:
 
 
 def find_source(weights: dict[str, Tensor]) -> str:
-    """Tell by the names which of :data:`SOURCES` weights come from.
+    """Tell from their names which of :data:`SOURCES` weights come from.
 
-    Weights of neither of the others count as Detectron2's.
+    Names of neither of the other code bases count as Detectron2's.
     """
     names = [name.removeprefix("module.") for name in weights]
     if any(re.match(r"backbone\.(fpn\.fpn_inner|body\.stem\.)", name) for name in names):
@@ -73,7 +73,7 @@ def norm_eps_of(path: str, weights: dict[str, Tensor]) -> float:
     """
     if any(name.endswith("num_batches_tracked") for name in weights):
         return NORM_EPS  # norms that were not frozen
-    if os.path.isfile(path := PathManager.get_local_path(path)):  # a URL's is downloaded by now
+    if os.path.isfile(path := PathManager.get_local_path(path)):  # a URL's is downloaded already
         digest = hashlib.sha256()
         with open(path, "rb") as file:
             while chunk := file.read(1 << 20):
@@ -96,18 +96,18 @@ def convert_foreign(
     all_classes: bool = False,
     left_out: tuple[str, ...] = (),
 ) -> Conversion:
-    """Bring the weights of another code base under this package's names.
+    """Convert the weights of another code base to this package's names and layout.
 
     Args:
         path: the file of the weights.
-        weights: by name.
+        weights: the weights, by the source's names.
         source: "torchvision" or "maskrcnn_benchmark".
         norm_eps: what the norms add to their variance; None finds out.
-        all_classes: keep all of torchvision's 91 columns as classes, and not only COCO's 80.
-        left_out: patterns of more names that are not needed, such as a mask head's.
+        all_classes: keep all of torchvision's 91 columns as classes, not only COCO's 80.
+        left_out: more patterns of names that are not needed, such as a mask head's.
 
     Raises:
-        UserError: listing what is unknown, naming what is missing, or where shapes do not fit.
+        UserError: listing unknown names, naming a missing weight, or if shapes do not fit.
     """
     weights = {name.removeprefix("module."): weight for name, weight in weights.items()}
     for pattern in left_out:
@@ -137,7 +137,7 @@ def convert_foreign(
             labels, note = _order_retinanet(weights, coco)
         else:
             labels, num_unused, note = _order_faster_rcnn(weights, coco)
-    except (IndexError, TypeError, RuntimeError) as error:  # of torch
+    except (IndexError, TypeError, RuntimeError) as error:  # from torch
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"{path} has weights of shapes that no {source} detector has ({reason}); copy or "
@@ -157,14 +157,14 @@ def convert_foreign(
 
 
 def _put_eps_into_norms(weights: dict[str, Tensor], eps: float) -> None:
-    """Scale the weights of norms (in place) so that they do with 1e-5 what they did with ``eps``.
+    """Scale the weights of norms in place, to give with an eps of 1e-5 what they gave with ``eps``.
 
-    The variances stay as they are: made smaller by 1e-5, the variance of a channel that hardly
+    The variances stay as they are: if lowered by 1e-5, the variance of a channel that hardly
     varies would be 0.
     """
     for name, variance in weights.items():
         key = name.replace("running_var", "weight")
-        # check_complete tells of a norm without its weight
+        # check_complete reports a norm without its weight
         if eps == NORM_EPS or not name.endswith(".norm.running_var") or key not in weights:
             continue
         variance = variance.double()
@@ -208,13 +208,13 @@ def check_complete(weights: dict[str, Tensor], cfg: CfgNode) -> None:
 #               ten numbers that COCO skips stay beside the background (NUM_UNUSED_CLASSES), so that
 #               all scores stay the same.
 # RetinaNet     Every column is a score of its own. Of torchvision's 91 columns for COCO, the 80
-#               categories stay. Models of other numbers of columns keep all, and class k is
+#               categories stay. Models with another number of columns keep them all, and class k is
 #               torchvision's label k.
 
 
 def _order_faster_rcnn(weights: dict[str, Tensor], coco: bool) -> tuple[list[int], int, str]:
-    """Order the columns of Faster R-CNN's box predictor, in place; with ``coco``, 91 columns are
-    torchvision's. Returns the label of each class, the number of unused columns and a note."""
+    """Order the columns of Faster R-CNN's box predictor in place; with ``coco``, 91 columns count
+    as COCO's. Return the label of each class, the number of unused columns and a note."""
     prefix = "roi_heads.box_predictor."
     columns = len(_needed(weights, f"{prefix}cls_score.bias"))
     classes, unused = list(range(1, columns)), []
@@ -238,7 +238,7 @@ def _order_faster_rcnn(weights: dict[str, Tensor], coco: bool) -> tuple[list[int
 
 
 def _order_retinanet(weights: dict[str, Tensor], coco: bool) -> tuple[list[int], str]:
-    """Order the columns of RetinaNet's head likewise; returns each class's label and a note."""
+    """Order the columns of RetinaNet's head likewise; return each class's label and a note."""
     scores = len(_needed(weights, "head.cls_score.bias"))
     if scores % _ANCHORS:
         raise UserError(
@@ -261,7 +261,7 @@ def _coco_ids() -> list[int]:
 
 
 def _needed(weights: dict[str, Tensor], name: str) -> Tensor:
-    """A weight that no detector can do without."""
+    """Return a weight that every detector needs."""
     if name not in weights:
         raise UserError(f"the checkpoint has nothing for {name}; convert a whole detector")
     return weights[name]

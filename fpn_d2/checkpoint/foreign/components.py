@@ -2,8 +2,8 @@
 
 Importing this file registers them, as :func:`fpn_d2.load_config` does when a config names one.
 
-The RPNs of both code bases have learned to correct their own anchors, so that other anchors would
-give other proposals. Both list the anchors of a cell by aspect ratio first, Detectron2 by size.
+The RPNs of both code bases have learned to correct their own anchors, so other anchors would give
+other proposals. Both list the anchors of a cell ratio by ratio, Detectron2 size by size.
 
 Shape shorthand: R RoIs, K classes.
 """
@@ -26,9 +26,9 @@ from ...modeling import LeanRetinaNet, LevelROIHeads
 class TorchvisionAnchorGenerator(DefaultAnchorGenerator):
     """Anchors with corners in whole pixels, on grids that are stretched over the image.
 
-    torchvision takes the network input's size, divided by a level's and rounded down, for the
-    stride of that level. The two differ beyond P5, whose sides may be odd: of 96 pixels P6 has 2
-    cells, so that its anchors are 48 pixels apart and not 64.
+    As a level's stride, torchvision takes the network input's size divided by the level's, rounded
+    down. That differs from the real stride beyond P5, whose sides may be odd: for 96 pixels P6 has
+    2 cells, so its anchors are 48 pixels apart, not 64.
     """
 
     def generate_cell_anchors(
@@ -82,10 +82,10 @@ class MaskRCNNBenchmarkAnchorGenerator(DefaultAnchorGenerator):
 
 
 class UnusedClassesOutputLayers(FastRCNNOutputLayers):
-    """Detectron2's :class:`FastRCNNOutputLayers`, whose softmax is over more columns than classes.
+    """:class:`FastRCNNOutputLayers` with a softmax over more columns than classes.
 
     torchvision's COCO models have a column for each number up to 90, and ten of these numbers are
-    no category. Without their columns the softmax would give other scores. Here they are part of
+    not categories. Without their columns the softmax would give other scores. Here they are part of
     the background, which leaves the score of every class as it was.
     """
 
@@ -134,8 +134,8 @@ class TorchvisionROIHeads(LevelROIHeads):
 class ClippingRetinaNet(LeanRetinaNet):
     """A :class:`LeanRetinaNet` with boxes clipped to the image before NMS, not after it.
 
-    Boxes that reach beyond the image overlap more once they are clipped, so that NMS removes
-    others.
+    Boxes that reach beyond the image overlap more once they are clipped, so NMS removes other
+    boxes.
     """
 
     def _decode_per_level_predictions(self, *args: Any) -> Instances:

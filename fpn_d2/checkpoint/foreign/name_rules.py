@@ -1,7 +1,7 @@
-"""The names of torchvision's and maskrcnn-benchmark's weights, and the rules that make them ours.
+"""Rules that turn the names of torchvision's and maskrcnn-benchmark's weights into this package's.
 
 A rule is a pair ``(pattern, replacement)`` for the beginning of a name. A name that no rule matches
-is listed, never dropped. torchvision's names before and after its release 0.13 are both known.
+is listed, never dropped. The rules know torchvision's names from before and after release 0.13.
 """
 
 import re
@@ -60,7 +60,7 @@ def maskrcnn_benchmark_rules(pyramid: bool) -> list[Rule]:
 def _resnet_rules(
     theirs: str, ours: str, stem: str | None = None, stages: Iterable[int] = (2, 3, 4, 5)
 ) -> list[Rule]:
-    """The rules for a ResNet's stem, if it has one, and its stages, of which ``layer1`` is res2."""
+    """The rules for a ResNet's stages (``layer1`` is res2) and, if ``stem`` is given, its stem."""
     rules = []
     if stem is not None:
         rules += [
@@ -92,17 +92,17 @@ def rename(
     """Give weights the names of this package.
 
     Args:
-        weights: by the names of another code base.
-        rules: for the beginnings of names; the first that matches holds.
-        left_out: patterns of names that no model here needs, found anywhere in a name.
+        weights: the weights, by the names of another code base.
+        rules: rules for the beginnings of names; the first that matches applies.
+        left_out: patterns, found anywhere in a name, of names that no model here needs.
         source: the code base, for the message.
 
     Returns:
         the weights by their new names, and how many were left out.
 
     Raises:
-        UserError: listing all names that neither a rule nor ``left_out`` knows, or all that
-            would get a name twice.
+        UserError: listing all names that neither a rule nor ``left_out`` matches, or all whose
+            new name is already taken.
     """
     needed = [name for name in weights if not any(re.search(x, name) for x in left_out)]
     renamed: dict[str, Tensor] = {}

@@ -1,7 +1,7 @@
-"""A converted torchvision detector beside torchvision's own.
+"""Compare a converted torchvision detector with torchvision's own.
 
-Both get the same images, at their own size, so that only the networks are compared: each step on
-the same input, and the detections as a user gets them.
+Both get the same images, not resized, so that only the networks are compared: each step on the
+same input, and the detections as a user gets them.
 """
 
 from collections.abc import Iterable
@@ -16,12 +16,12 @@ from ...evaluation.matching import match_detections
 from ...utils.errors import UserError
 
 PIXELS = 0.05
-_TIED = 1e-4  # the difference of two scores that rounding may make
+_TIED = 1e-4  # the difference between two scores that rounding may cause
 _SIZES = ((128, 160), (96, 144), (200, 152), (64, 64), (97, 131), (176, 112), (65, 190), (150, 150))
 
 
 def build_torchvision(weights: dict[str, Tensor], norm_eps: float) -> nn.Module:
-    """Build torchvision's model of its own weights, in eval mode, with norms of this eps.
+    """Build torchvision's model with its own weights, in eval mode, its norms with this eps.
 
     Raises:
         UserError: if the weights belong to another model.
@@ -49,7 +49,7 @@ def build_torchvision(weights: dict[str, Tensor], norm_eps: float) -> nn.Module:
 
 
 def noise_images(count: int, seed: int = 0) -> list[Tensor]:
-    """Draw images of noise on several scales: (3, H, W), RGB from 0 to 255, of different sizes."""
+    """Draw images of different sizes, of noise at several scales: (3, H, W), RGB from 0 to 255."""
     generator = torch.Generator().manual_seed(seed)
     images = []
     for number in range(count):
@@ -67,25 +67,25 @@ def noise_images(count: int, seed: int = 0) -> list[Tensor]:
 def compare_with_torchvision(
     ours: nn.Module, theirs: nn.Module, images: Iterable[Tensor], labels: list[int]
 ) -> dict[str, float]:
-    """Compare two detectors of the same weights.
+    """Compare two detectors with the same weights.
 
     Args:
         ours: the converted model, in eval mode.
         theirs: torchvision's, in eval mode.
-        images: (3, H, W), RGB from 0 to 255.
+        images: images of shape (3, H, W), RGB from 0 to 255.
         labels: torchvision's label of each of our classes.
 
     Returns:
         the largest differences of ``features``, ``anchors`` in pixels, ``head`` (the RPN's or
         RetinaNet's) and, for Faster R-CNN on torchvision's proposals, ``box_head`` and ``scores``;
-        the number of torchvision's ``detections`` of these classes, without those whose score is
-        tied with the last one that is returned; and the ``matched_share``, the lesser of the shares
-        of either's detections that the other has: one to one, of its class and within 0.05 px; all
-        of no detections is 1.
+        ``detections``, the number of torchvision's of these classes, without those whose score is
+        tied with the last one returned; and ``matched_share``: of each detector's detections, the
+        share that the other has too, one to one, of the same class and within 0.05 px (1 if there
+        are none), and of these two shares the lesser.
     """
     if hasattr(theirs, "roi_heads"):
-        # torchvision infers the strides from the first image and keeps them; from a small image
-        # that is padded much they are wrong.
+        # torchvision infers the strides from the first image and keeps them; they are wrong if
+        # that is a small image with much padding.
         theirs.roi_heads.box_roi_pool.scales = None
         theirs.transform.min_size = (256,)
         theirs([torch.rand(3, 256, 256)])
@@ -165,7 +165,7 @@ def _torchvision_outputs(
 def _torchvision_detections(
     model: nn.Module, image: Tensor, labels: list[int]
 ) -> tuple[Instances, float]:
-    """torchvision's detections of our classes, best first, and the least score they can have."""
+    """Return torchvision's detections of our classes, best first, and the least possible score."""
     model.transform.min_size, model.transform.max_size = (min(image.shape[1:]),), 1 << 20
     head = model.roi_heads if hasattr(model, "roi_heads") else model
     limit, head.detections_per_img = head.detections_per_img, 1 << 20
