@@ -1,4 +1,4 @@
-"""Detectron2's augmentations by the entries of ``INPUT.AUGMENTATIONS``."""
+"""Detectron2's augmentations, built from the entries of ``INPUT.AUGMENTATIONS``."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from .errors import UserError
 
 
 class BGRSaturation(T.RandomSaturation):
-    """Of an image in BGR; Detectron2's weighs the channels as RGB."""
+    """RandomSaturation for BGR images; Detectron2's weights the channels as RGB."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """See :meth:`Augmentation.get_transform`; the grey that is blended in has one channel."""
@@ -20,7 +20,7 @@ class BGRSaturation(T.RandomSaturation):
 
 
 class BGRLighting(T.RandomLighting):
-    """Of an image in BGR; Detectron2's adds colours in the order of RGB."""
+    """RandomLighting for BGR images; Detectron2's adds colours in the order of RGB."""
 
     def __init__(self, scale: float):
         """See :class:`RandomLighting`, whose constructor keeps its arguments under their names."""
@@ -29,7 +29,7 @@ class BGRLighting(T.RandomLighting):
 
 
 def build_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
-    """The augmentations that a config's ``INPUT.AUGMENTATIONS`` lists, in its order.
+    """Build the augmentations that a config's ``INPUT.AUGMENTATIONS`` lists, in its order.
 
     Raises:
         UserError: if an entry has an unknown name, or numbers that cannot work.
@@ -75,7 +75,7 @@ _INTENSITY = (
     "0 or more and the lower one first; 1 leaves the image as it is",
     lambda low, high: 0 <= low <= high,
 )
-# The numbers by their names, what they are, when they can work, and what is made of them.
+# For each name: its numbers, their meaning, when they can work, and what builds from them.
 _KINDS: dict[str, tuple[str, str, Callable[..., bool], Callable[..., T.Augmentation]]] = {
     "RandomBrightness": (*_INTENSITY, T.RandomBrightness),
     "RandomContrast": (*_INTENSITY, T.RandomContrast),
@@ -100,5 +100,5 @@ _KINDS: dict[str, tuple[str, str, Callable[..., bool], Callable[..., T.Augmentat
         lambda low, high, x, y: T.RandomExtent((low, high), (x, y)),
     ),
 }
-# Of those that are for colours.
+# Replacements for BGR images.
 _OF_BGR = {"RandomSaturation": BGRSaturation, "RandomLighting": BGRLighting}

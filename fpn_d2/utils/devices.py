@@ -1,6 +1,6 @@
-"""What the device at hand can do, and what a process asks of its C library.
+"""What the device at hand can do, and how a process's C library treats freed memory.
 
-What is said of a processor depends on no clock, so that a run can be repeated.
+Nothing about a processor is found out by timing it, so that a run can be repeated.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import torch
 
 # mallopt(3) of glibc
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-_ZEN_4 = 25  # AMD's family of it, and of Zen 3, which has no AVX-512
+_ZEN_4 = 25  # AMD's family of Zen 4, and of Zen 3, which has no AVX-512
 
 
 def has_bfloat16(device: torch.device | str) -> bool:
@@ -29,8 +29,8 @@ def has_bfloat16(device: torch.device | str) -> bool:
 def has_slow_matmul() -> bool:
     """Whether float32 convolutions use wider instructions than matrix products on this CPU.
 
-    PyTorch multiplies by MKL, which uses AVX-512 on Intel's processors alone, and convolves by
-    oneDNN, which uses what the processor has. On AMD's Zen 4 both are equally fast.
+    PyTorch multiplies matrices with MKL, which uses AVX-512 only on Intel's processors, and
+    convolves with oneDNN, which uses what the processor has. On AMD's Zen 4 both are equally fast.
     """
     return (
         torch.backends.mkl.is_available()
@@ -51,8 +51,8 @@ def has_slow_channels_last_gradient() -> bool:
 def gains_by_winograd() -> bool:
     """Whether Winograd's convolution by matrix products is faster than oneDNN's on this CPU.
 
-    Measured on AMD's Zen 3 and Zen 4. Where units are wider, oneDNN's sum gains all of it. Of
-    Winograd's method the transforms do not gain, nor on an AMD MKL's products.
+    Measured on AMD's Zen 3 and Zen 4. Wider units speed up oneDNN's whole sum, but not the
+    transforms of Winograd's method nor, on an AMD, its products by MKL.
     """
     return torch.backends.mkl.is_available() and (_has_avx2_alone() or _has_halved_avx512())
 
@@ -62,13 +62,13 @@ def _has_avx2_alone() -> bool:
 
 
 def _has_halved_avx512() -> bool:
-    """Whether units of 256 bits take AVX-512 in two halves, so that AVX2 is as fast."""
+    """Whether units of 256 bits run AVX-512 in two halves, so AVX2 is as fast."""
     return torch.cpu._is_avx512_supported() and _amd_family() == _ZEN_4
 
 
 @functools.cache
 def _amd_family() -> int:
-    """The family of an AMD processor, 26 of Zen 5; 0 of any other processor."""
+    """Return the family of an AMD processor, such as 26 for Zen 5; 0 for any other processor."""
     vendor = cpu_info("vendor_id")
     words = f"Family {cpu_info('cpu family')}, {vendor}" if vendor else platform.processor()
     found = re.search(r"Family (\d+).*AuthenticAMD", words)  # as Windows names it
@@ -76,7 +76,7 @@ def _amd_family() -> int:
 
 
 def cpu_info(field: str) -> str:
-    """The first processor's value of a field of ``/proc/cpuinfo``; "" where there is none."""
+    """Return the first processor's value of a ``/proc/cpuinfo`` field; "" if there is none."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(line.split(":")[1].strip() for line in file if field in line)
@@ -87,15 +87,15 @@ def cpu_info(field: str) -> str:
 def keep_freed_memory() -> bool:
     """Let this process keep the memory of freed tensors for the next ones.
 
-    glibc hands blocks of more than 32 MB back to the kernel as they are freed. The next block gets
-    fresh pages, and the kernel clears and maps each of them as it is first written: for a feature
-    map or pooled RoIs that takes as long as computing them. Up to 2 GB more stay with the process.
+    glibc returns blocks of more than 32 MB to the kernel when they are freed. The next block gets
+    fresh pages, which the kernel clears and maps when they are first written: for a feature map or
+    pooled RoIs that takes as long as computing them. Up to 2 GB more stay with the process.
 
-    Programs call it once, before their first model. It is for CPUs, and it leaves an allocator
-    alone that the user has chosen or tuned by LD_PRELOAD, MALLOC_* or GLIBC_TUNABLES.
+    Programs call it once, before their first model. It is for CPUs only, and leaves alone an
+    allocator that the user has chosen or tuned by LD_PRELOAD, MALLOC_* or GLIBC_TUNABLES.
 
     Returns:
-        whether the C library took it.
+        whether the C library accepted the settings.
     """
     if torch.cuda.is_available() or any(
         name.startswith(("LD_PRELOAD", "MALLOC_", "GLIBC_TUNABLES")) for name in os.environ
@@ -105,15 +105,15 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # not glibc
         return False
-    # Before glibc 2.35 the threshold is at most 32 MB; without any mapping there is none.
+    # Before glibc 2.35 the threshold is at most 32 MB; then no block is mapped at all.
     is_set = mallopt(_MMAP_THRESHOLD, 1 << 30) or mallopt(_MMAP_MAX, 0)
     return bool(is_set and mallopt(_TRIM_THRESHOLD, (1 << 31) - 1))
 
 
 def return_freed_memory() -> None:
-    """Hand what the C library (glibc; others are left alone) holds of freed memory to the system.
+    """Return the freed memory that the C library still holds to the system; only for glibc.
 
-    What a process holds is then what it uses, and the next call shows all that it takes.
+    The process then holds only what it uses, and the next call shows all the memory that it takes.
     """
     gc.collect()
     with contextlib.suppress(AttributeError, OSError, TypeError):

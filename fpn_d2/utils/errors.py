@@ -13,9 +13,9 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str, sentences: Sequence[str] = ()):
-        """``sentences`` are all faults, where the message names the first of several."""
+        """``sentences`` are all faults, if the message names the first of several."""
         self.sentences = list(sentences)
-        # Of a DataLoader's worker, torch raises it anew with the worker's traceback as its message.
+        # torch raises an error of a DataLoader's worker again, with its traceback as the message.
         super().__init__(sentence_in(message) or message)
 
 
@@ -25,7 +25,7 @@ def sentence_in(traceback: str) -> str | None:
     return sentence if name == f"{UserError.__module__}.{UserError.__qualname__}" else None
 
 
-# What a machine lacks, by the words of PyTorch and of the system for it, and what helps.
+# What a machine lacks, and what helps, by the words of PyTorch or the system for it.
 _LACKING = {
     "DataLoader worker": (
         "a process that reads images was ended from outside, as where memory or shared memory "
@@ -52,7 +52,7 @@ _LACKING = {
 
 
 def machine_fault(error: BaseException | None) -> str | None:
-    """One sentence for an error that is neither a bug nor a setting of a user's, but a lack of
+    """Return a sentence for an error that is neither a bug nor a user's setting, but a lack of
     memory, of files or of a port; None for any other."""
     if not isinstance(error, (RuntimeError, OSError)):
         return None

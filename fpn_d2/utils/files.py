@@ -20,22 +20,22 @@ _ABANDONED_SECONDS = 3600
 
 
 def is_local(path: str | os.PathLike) -> bool:
-    """Whether a path is an ordinary file's, not a URL that Detectron2 fetches."""
+    """Whether a path names an ordinary file, not a URL that Detectron2 fetches."""
     return "://" not in os.fspath(path)
 
 
 def cache_folder() -> str:
-    """The folder in which this package keeps what it can make anew, by ``$XDG_CACHE_HOME``."""
+    """Return the folder, by ``$XDG_CACHE_HOME``, for what this package can make again."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     return os.path.join(os.path.expanduser(root), "fpn_d2")
 
 
 def file_alike(path: str) -> str:
-    """Say which file a path that does not exist may mean: one whose name differs in its case, its
-    slashes, its URL escapes or its Unicode form alone (macOS writes é as two characters).
+    """Say which file a path that does not exist may mean: one whose name differs only in case,
+    slashes, URL escapes or Unicode form (macOS writes é as two characters).
 
     Returns:
-        the end of a sentence about the path; empty where there is no such file.
+        the end of a sentence about the path; empty if there is no such file.
     """
     spelled = unquote(os.fspath(path).replace("\\", "/"))
     folder, name = os.path.split(spelled)
@@ -59,12 +59,12 @@ def _plain(name: str) -> str:
 
 
 def is_config_key(word: str) -> bool:
-    """Whether a word is written as a config key is, such as one that stands among files."""
+    """Whether a word is written like a config key, such as one given among files by mistake."""
     return re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", word) is not None
 
 
 def check_targets(*paths: str | os.PathLike, overwrite: bool = False, option: str = "") -> None:
-    """Refuse files to write before the work for them begins.
+    """Refuse files that must not be written, before the work for them begins.
 
     Args:
         paths: the files.
@@ -123,7 +123,7 @@ def unique_stems(paths: Sequence[str], suffixes: Sequence[str]) -> list[str]:
 
 
 def partial_path(path: str | os.PathLike, ending: str = "") -> str:
-    """The name of a file that becomes ``path`` once it is complete, another one in each process.
+    """Name the file that becomes ``path`` once it is complete; the name differs by process.
 
     Args:
         path: the file to write.
@@ -133,10 +133,10 @@ def partial_path(path: str | os.PathLike, ending: str = "") -> str:
 
 
 def _machine() -> str:
-    """Eight letters for this machine, or this container, whose host's name another may share."""
+    """Identify this machine or container by 8 hex digits; others may have the same host name."""
     name = socket.gethostname()
     with contextlib.suppress(OSError):
-        name += os.readlink("/proc/self/ns/pid")  # in which the numbers of processes are unique
+        name += os.readlink("/proc/self/ns/pid")  # in which process ids are unique
     return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
@@ -164,11 +164,11 @@ def replace_file(path: str | os.PathLike, mode: str = "w", **options: Any) -> It
 
 
 def remove_partial_files(folder: str | os.PathLike) -> None:
-    """Delete what :func:`replace_file` left in a folder when it was killed, half-written files.
+    """Delete the half-written files that :func:`replace_file` left in a folder when it was killed.
 
-    Files of processes that still run are left alone. Whether one of another machine runs cannot be
-    seen, so its files go once nothing has been written to them for an hour. The folder need not
-    exist.
+    Files of other processes that still run are left alone. Whether a process on another machine
+    runs cannot be seen, so its files go once nothing has been written to them for an hour. The
+    folder need not exist.
     """
     here = _machine()
     for path in glob.glob(os.path.join(glob.escape(os.fspath(folder)), "*.partial*")):
@@ -196,10 +196,10 @@ def _is_running(process: int) -> bool:
 
 @contextlib.contextmanager
 def explain_disk_errors(what: str, remedy: str) -> Iterator[None]:
-    """Turn the operating system's error while ``what`` is written into a sentence with a remedy.
+    """Turn the system's errors while ``what`` is written into a :class:`UserError` with a remedy.
 
-    Errors of other causes go through. A writer such as torch's raises a RuntimeError of its own
-    behind the system's error.
+    Errors of other causes pass through. A writer such as torch's raises a RuntimeError of its own
+    after the system's error.
     """
     try:
         yield
@@ -222,7 +222,7 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
 
 def read_json(path: str) -> Any:
-    """Read a JSON file; a :class:`UserError` says that it is no longer JSON."""
+    """Read a JSON file; raise a :class:`UserError` if it is not JSON."""
     with open(path, encoding="utf-8") as file:
         try:
             return json.load(file)

@@ -1,7 +1,7 @@
 """Detectron2's model zoo by its names, such as ``COCO-Detection/faster_rcnn_R_50_FPN_3x``.
 
-A name may end in ``.yaml``. :mod:`detectron2.model_zoo` is imported only once a name has its form,
-since that takes longer than all else that an import of this package adds to Detectron2's.
+A name may end in ``.yaml``. :mod:`detectron2.model_zoo` is imported only once a name has this form:
+that import takes longer than all else that importing this package adds to importing Detectron2.
 """
 
 import difflib
@@ -36,7 +36,7 @@ def close_zoo_names(words: str) -> list[str]:
 
 
 def zoo_weights(name: str) -> str:
-    """Return the ``detectron2://`` address of an entry's weights; "" for what is no entry."""
+    """Return the ``detectron2://`` address of an entry's weights; "" if there is no such entry."""
     if not _NAME.fullmatch(name):
         return ""
     from detectron2 import model_zoo
@@ -49,7 +49,7 @@ def zoo_weights(name: str) -> str:
 
 
 def zoo_config(name: str) -> CfgNode | None:
-    """Return an entry's config as Detectron2 has it; None for what is no entry with a YAML config.
+    """Return an entry's config as Detectron2 has it; None if there is no such entry or YAML.
 
     The file is Detectron2's own, so it may use YAML tags that run code, as RetinaNet's does.
     """
@@ -65,7 +65,7 @@ def zoo_config(name: str) -> CfgNode | None:
 
 
 def zoo_config_file(name: str) -> str:
-    """Return the path of an entry's YAML config; "" for a file, and for what is no entry."""
+    """Return the path of an entry's YAML config; "" if the name is a file's, or no entry's."""
     name = name.removesuffix(".yaml")
     if os.path.isfile(f"{name}.yaml") or not zoo_weights(name):
         return ""
@@ -75,7 +75,7 @@ def zoo_config_file(name: str) -> str:
 
 
 def zoo_entry(address: str) -> str:
-    """Return the name of the entry whose weights are at an address; "" if it is none of the zoo."""
+    """Return the name of the entry whose weights are at an address; "" if it is not the zoo's."""
     for prefix in (Detectron2Handler.PREFIX, Detectron2Handler.S3_DETECTRON2_PREFIX):
         if address.startswith(prefix):
             name = "/".join(address.removeprefix(prefix).split("/")[:2])

@@ -1,4 +1,4 @@
-"""What this package does to modules of PyTorch and Detectron2, beside subclassing them."""
+"""Ways to change modules of PyTorch and Detectron2 other than subclassing them."""
 
 import contextlib
 import types
@@ -12,7 +12,7 @@ def recast(module: nn.Module, kind: type[nn.Module], **attributes: Any) -> None:
     """Turn a module that is built already into one of a subclass, in place.
 
     The module keeps its weights, their names and its hooks. A new module in its place would need
-    the arguments that the old one was made of, which Detectron2's modules do not keep. No other
+    the arguments that the old one was built with, which Detectron2's modules do not keep. No other
     code of this package changes the class of an object.
 
     Args:
@@ -28,11 +28,11 @@ def recast(module: nn.Module, kind: type[nn.Module], **attributes: Any) -> None:
 
 @contextlib.contextmanager
 def overridden(owner: Any, **values: Any) -> Iterator[None]:
-    """Give an object other attributes, methods too, for a while.
+    """Override attributes or methods of an object in this context.
 
     Args:
-        owner: the object or module; None has nothing to change.
-        values: by the attribute's name.
+        owner: the object or module; with None nothing is changed.
+        values: the new values by attribute name.
     """
     attributes = {} if owner is None else vars(owner)
     own = {name: attributes[name] for name in values if name in attributes}

@@ -1,4 +1,4 @@
-"""What long work shows meanwhile: a bar in a terminal, elsewhere a line every 20 seconds."""
+"""Show the progress of long work: a bar in a terminal, elsewhere a line every 20 seconds."""
 
 import contextlib
 import io
@@ -24,29 +24,29 @@ def told(
     unit: str = "image",
     **more: Any,
 ) -> tqdm:
-    """Go through items and show how far it is, and the time left.
+    """Go through items and show the progress and the time left.
 
     Args:
-        work: its name.
+        work: the name of the work.
         items: what to go through; None if the caller counts by ``update()``.
-        total: the number of items, where they do not know it.
-        unit: one item's name.
+        total: the number of items, if they have no length.
+        unit: the name of one item.
         more: see :class:`tqdm.tqdm`.
 
     Returns:
-        the bar, whose lines go to the log where stderr is no terminal; short work has none there.
+        the bar; where stderr is no terminal, its lines go to the log, and short work has none.
     """
     if sys.stderr.isatty():
         return tqdm(items, work, total, unit=unit, **more)
     line = "{desc}: {n_fmt} of {total_fmt} {unit}s in {elapsed}, {remaining} left"
     often = {"mininterval": SECONDS, "maxinterval": SECONDS, "miniters": 1, "delay": SECONDS}
-    often |= {"leave": False, "position": 0}  # no second line at its end, no moves of the cursor
+    often |= {"leave": False, "position": 0}  # no second line at its end, no cursor moves
     return tqdm(items, work, total, unit=unit, file=_Log(), bar_format=line, **often, **more)
 
 
 @contextlib.contextmanager
 def working(work: str) -> Iterator[None]:
-    """Say in the log, every 20 seconds, that something goes on which cannot be counted."""
+    """Log every 20 seconds that work whose progress cannot be counted is still going on."""
     start, done = time.monotonic(), threading.Event()
 
     def tell() -> None:
@@ -63,7 +63,7 @@ def working(work: str) -> Iterator[None]:
 
 
 class _Log(io.StringIO):
-    """A bar's file: each state of the bar is a line of the log."""
+    """The file of a bar that writes each state of the bar as a line of the log."""
 
     def write(self, text: str) -> int:
         if text.strip():

@@ -57,7 +57,7 @@ def describe_versions() -> dict[str, str]:
 
 
 def installed_versions(*names: str) -> dict[str, str]:
-    """Return the versions of those of these packages that are installed, without importing any."""
+    """Return the versions of these packages, as far as installed, without importing any."""
     found = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -84,8 +84,8 @@ def code_hash(folder: str | os.PathLike) -> str:
     """Return a short hash of what decides a trained model: the configs and the model's code.
 
     Args:
-        folder: what holds ``configs``, or else the package does; their file of tables does not
-            count.
+        folder: the folder that holds ``configs``; if it has none, the package's are taken. Their
+            ``tables.yaml`` does not count.
     """
     package = Path(__file__).parents[1]
     rooms = ("layers", "modeling", "structures")

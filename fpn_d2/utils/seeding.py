@@ -12,7 +12,7 @@ def seed_everything(*key: int) -> None:
     """Seed Python, NumPy and torch, GPUs too.
 
     Args:
-        key: numbers from 0 on, such as a seed, a process and an iteration; different keys give
+        key: integers, 0 or more, such as a seed, a process and an iteration; different keys give
             unrelated random numbers.
     """
     words = _words(key)
@@ -23,7 +23,7 @@ def seed_everything(*key: int) -> None:
 
 @contextlib.contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Seed as :func:`seed_everything` does, on the CPU, and put the generators back afterwards."""
+    """Seed the CPU's generators as :func:`seed_everything` does, and restore them afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     words = _words(key)
     random.seed(words[0])
