@@ -164,7 +164,7 @@ def restart_count() -> int | None:
 
 
 def starter() -> str:
-    """Name the process that started this one, such as torchrun, as no other is ever named."""
+    """Return a name, which no other ever has, for what started this process, such as torchrun."""
     pid = os.getppid()
     name = f"{socket.gethostname()} {pid}"
     with contextlib.suppress(OSError):  # on Linux: process ids are reused

@@ -449,5 +449,5 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     if sentence is not None:
         record.msg, record.args = "Training stopped: %s", (sentence,)
         record.exc_info = record.exc_text = None
-    # A FloatingPointError becomes a UserError, and an EarlyStop is no error.
+    # A FloatingPointError becomes a UserError later, and an EarlyStop is not an error.
     return not isinstance(error, (FloatingPointError, EarlyStop))
