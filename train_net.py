@@ -14,7 +14,7 @@ from typing import Any
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Detectron2's flags and --epochs, without the seconds that importing Detectron2 takes."""
+    """Define Detectron2's flags and --epochs without importing Detectron2, which takes seconds."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--num-gpus", type=int, default=1, help="processes on this machine; default: 1")
     add("--num-machines", type=int, default=1, help="default: 1")
     add("--machine-rank", type=int, default=0, help="this machine's number, from 0")
-    # Each user's own, so that processes left over from a killed training are noticed.
+    # A fixed port for each user, so that processes left over from a killed training are noticed.
     port = 2**15 + 2**14 + hash(os.getuid() if sys.platform != "win32" else 1) % 2**14
     add("--dist-url", default=f"tcp://127.0.0.1:{port}", help="where the processes meet")
     add(
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
-    """One process of the training or the evaluation, as in Detectron2's train_net."""
+    """Run one process of the training or the evaluation, as in Detectron2's train_net."""
     from detectron2.engine import default_setup
     from detectron2.evaluation import verify_results
     from detectron2.utils import comm
@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 
     cfg = read_config(args)
     if not args.eval_only:
-        # It refuses a folder that holds another training, and resumes one that torchrun restarts.
+        # This refuses a folder that holds another training, and resumes one that torchrun restarts.
         args.resume = check_output_dir(cfg, args.resume)
     # default_setup writes config.yaml; the file is put back if the run is refused after that.
     with restored_config(cfg.OUTPUT_DIR, args.eval_only):

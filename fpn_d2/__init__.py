@@ -1,7 +1,7 @@
 """Feature Pyramid Networks for Object Detection (Lin et al., CVPR 2017) on Detectron2.
 
 Importing this package registers its data sets and components under Detectron2's registries and
-changes none of Detectron2's defaults. The ways in are :class:`Predictor`, :func:`load_config`,
+changes none of Detectron2's defaults. The entry points are :class:`Predictor`, :func:`load_config`,
 :func:`load_model` and :func:`add_fpn_config`.
 """
 
@@ -20,7 +20,7 @@ except ImportError as error:
         "@02b5c4e295e990042a714712c21dc79b731e8833'`"
     ) from error
 
-# By major and minor alone: 2.7.0a0+nv, as NVIDIA's containers have, counts as 2.7.
+# Compare major and minor only: 2.7.0a0+nv, as in NVIDIA's containers, counts as 2.7.
 if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
     raise ImportError(
         f"fpn_d2 needs torch 2.7 or later, and this is {torch.__version__}: run `make setup` in a "
@@ -36,7 +36,7 @@ __all__ = ["Predictor", "UserError", "add_fpn_config", "load_config", "load_mode
 
 
 def __getattr__(name: str) -> Any:
-    """Import the predictor once it is asked for: a training needs nothing of it."""
+    """Import the predictor only when it is asked for: training does not need it."""
     if name != "Predictor":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .inference import Predictor

@@ -1,4 +1,4 @@
-"""Every configuration key that this package adds, and the way from a file to a checked config."""
+"""The config keys that this package adds, and functions that read files into checked configs."""
 
 import difflib
 import functools
@@ -21,13 +21,13 @@ from .config_values import value_of
 from .utils.errors import UserError
 from .utils.model_zoo import close_zoo_names, zoo_config, zoo_config_file
 
-# The bounds of a config file; this package's largest has 300 values in 3 kB.
+# Limits of a config file; this package's largest has 300 values in 3 kB.
 _MAX_BYTES = 2**20
 _MAX_VALUES = 100_000
 _MAX_FILES = 100
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
-# The shipped configs: in the package once it is installed from a wheel, in a clone beside it.
+# The shipped configs: inside the package if it was installed from a wheel, beside it in a clone.
 _PLACES = [os.path.join(_HERE, "configs"), os.path.join(_HERE, "../configs")]
 CONFIGS = os.path.normpath(next(filter(os.path.isdir, _PLACES), ""))
 
@@ -35,9 +35,9 @@ CONFIGS = os.path.normpath(next(filter(os.path.isdir, _PLACES), ""))
 def add_fpn_config(cfg: CfgNode) -> None:
     """Add this package's keys, at the paper's values, to a Detectron2 config (in place).
 
-    Programs that then use ``merge_from_file`` and Detectron2's ``build_model`` on a config of
-    torchvision's or maskrcnn-benchmark's models need ``import fpn_d2.checkpoint.foreign``, which
-    registers their components.
+    A program that then merges a config of torchvision's or maskrcnn-benchmark's models by
+    ``merge_from_file`` and builds it by Detectron2's ``build_model`` needs
+    ``import fpn_d2.checkpoint.foreign``, which registers their components.
     """
     # The name of the bottom-up network in BACKBONE_REGISTRY; its strides must double (Sec. 3).
     cfg.MODEL.FPN.BOTTOM_UP = "build_resnet_backbone"
@@ -45,14 +45,14 @@ def add_fpn_config(cfg: CfgNode) -> None:
     cfg.MODEL.FPN.TOP_DOWN = True
     # The 1x1 lateral connections (Sec. 3). False is row (e) of Tables 1 and 2.
     cfg.MODEL.FPN.LATERAL = True
-    # The levels that the neck returns, by name; empty is all. ["p2"] is row (f).
+    # Names of the levels that the neck returns; empty for all. ["p2"] is row (f).
     cfg.MODEL.FPN.OUT_FEATURES = []
-    # What follows the coarsest level: "maxpool" (P6, the paper's, footnote 2), "p6p7_c5" and
-    # "p6p7_p5" (RetinaNet's P6 and P7, computed from C5 or from P5), or "" for nothing.
+    # Levels added after the coarsest one: "maxpool" (the paper's P6, footnote 2), "p6p7_c5" or
+    # "p6p7_p5" (RetinaNet's P6 and P7, computed from C5 or from P5), or "" for none.
     cfg.MODEL.FPN.TOP_BLOCK = "maxpool"
 
-    # True: bottom-up network and pyramid keep their weights and their norms' statistics, as the
-    # shared layers do in steps 3 and 4 of 4-step training (Sec. 5.2, Table 5).
+    # Freeze the weights and the norms' statistics of the bottom-up network and the pyramid: the
+    # shared layers in steps 3 and 4 of 4-step training (Sec. 5.2, Table 5).
     cfg.MODEL.FPN.FREEZE = False
 
     # One RPN head for all levels (Sec. 4.1). False gives every level a head of its own.
@@ -61,75 +61,75 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # Eq. 1: a RoI of this side, in pixels of the network input, goes to this level.
     cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE = 224
     cfg.MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL = 4
-    # What computes RoIAlign: "torchvision", "gather" (fpn_d2/layers/pyramid_align.py, equal to
+    # The RoIAlign to use: "torchvision", "gather" (fpn_d2/layers/pyramid_align.py, equal up to
     # rounding), or "auto" for the faster of the two: gather on CPUs, torchvision on GPUs.
     cfg.MODEL.ROI_BOX_HEAD.POOLER_BACKEND = "auto"
-    # Columns of the classifier beside the classes and the background, such as the ten numbers that
-    # COCO skips in torchvision's models; they count as background.
+    # Columns of the classifier besides the classes and the background, such as those that
+    # torchvision's models have for the ten numbers that COCO skips; they count as background.
     cfg.MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES = 0
 
     # Mask proposals (Sec. 6, Appendix A); the choices that the paper leaves open are listed in
     # modeling/mask_proposals/__init__.py.
     cfg.MODEL.MASK_PROPOSAL = CfgNode()
     cfg.MODEL.MASK_PROPOSAL.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
-    # The sides of the MLPs' inputs, in cells, and for each the scale of an object, max(width,
-    # height) in pixels of the network input, on each level.
+    # The side of each MLP's input window, in cells; and, for each MLP and level, the scale of its
+    # objects: max(width, height) in pixels of the network input.
     cfg.MODEL.MASK_PROPOSAL.WINDOWS = [5, 7]
     cfg.MODEL.MASK_PROPOSAL.SIZES = [
         [32.0 * 2**i for i in range(5)],
         [32.0 * 2 ** (i + 0.5) for i in range(5)],
     ]
-    # The masks cover the object's scale and this share of it.
+    # A mask's region is larger than the object's scale by this share of it.
     cfg.MODEL.MASK_PROPOSAL.PADDING = 0.25
     cfg.MODEL.MASK_PROPOSAL.HIDDEN_DIM = 512
     # 28 in the row "2x mask resolution".
     cfg.MODEL.MASK_PROPOSAL.MASK_SIZE = 14
-    # A place is positive where the object's centre is within so many of its level's cells.
+    # A place is positive if the object's centre lies within this many of its level's cells.
     cfg.MODEL.MASK_PROPOSAL.CENTER_RADIUS = 1.0
-    # Objects beyond the first and the last scale belong to them; False: only objects within a
-    # quarter of an octave of a scale belong to it, for a network that sees an image pyramid.
+    # Objects beyond the first or the last scale belong to it. False, for a network that sees an
+    # image pyramid: only objects within a quarter of an octave of a scale belong to it.
     cfg.MODEL.MASK_PROPOSAL.ASSIGN_EXTREMES = True
     cfg.MODEL.MASK_PROPOSAL.BATCH_SIZE_PER_IMAGE = 128
     cfg.MODEL.MASK_PROPOSAL.POSITIVE_FRACTION = 0.25
     cfg.MODEL.MASK_PROPOSAL.MASK_LOSS_WEIGHT = 10.0
     cfg.MODEL.MASK_PROPOSAL.TOPK_TEST = 1000
     cfg.MODEL.MASK_PROPOSAL.MASK_THRESHOLD = 0.2
-    # The image pyramid of the baseline: factors of the network input's size. [1.0] is Sec. 6.
+    # The baseline's image pyramid: factors that resize the network input. [1.0] is Sec. 6.
     cfg.MODEL.MASK_PROPOSAL.TEST_SCALES = [1.0]
-    # Resize every training image so that one of its objects, drawn anew each time, has this scale
-    # in pixels (times 2^-0.25 to 2^0.25), instead of INPUT.MIN_SIZE_TRAIN; 0 is off. DeepMask's
-    # crops have their object at one scale, and so do the baseline's images.
+    # Instead of using INPUT.MIN_SIZE_TRAIN, resize every training image so that one of its objects,
+    # drawn anew each time, has this scale in pixels (times 2^-0.25 to 2^0.25); 0 is off. DeepMask's
+    # crops show their object at one scale, and so do the baseline's images.
     cfg.INPUT.OBJECT_SCALE_TRAIN = 0.0
 
-    # What changes training images at random, by Detectron2's names and with their numbers, such as
-    # [["RandomBrightness", 0.8, 1.2], ["RandomApply", 0.5, "RandomRotation", -10, 10]]; in this
-    # order, after INPUT.CROP and before the resize. fpn_d2/utils/augmentations.py has all of them.
+    # Random augmentations of training images, by Detectron2's names and with their numbers, such as
+    # [["RandomBrightness", 0.8, 1.2], ["RandomApply", 0.5, "RandomRotation", -10, 10]]; applied in
+    # this order, after INPUT.CROP and before the resize. fpn_d2/utils/augmentations.py lists all.
     cfg.INPUT.AUGMENTATIONS = []
 
     # True: train_net.py sets NUM_CLASSES of the RoI heads and of RetinaNet to the number of classes
     # of DATASETS.TRAIN, and writes it into the run's config.yaml.
     cfg.MODEL.NUM_CLASSES_FROM_DATA = False
 
-    # How test images are resized: "detectron2" (Pillow, to whole numbers from 0 to 255, smoothed
-    # where they shrink), or as torchvision's detectors do it, "torchvision".
+    # How to resize test images: "detectron2" (by Pillow, to integers from 0 to 255, smoothed when
+    # shrinking) or "torchvision" (as torchvision's detectors do).
     cfg.INPUT.RESIZE_TEST = "detectron2"
 
-    # Detectron2's samplers read these two, and its defaults lack them: the share of the images that
+    # Two keys that Detectron2's samplers read and its defaults lack: the share of the images that
     # RandomSubsetTrainingSampler draws from, and how often the weighted samplers repeat the images
     # of a data set, as in [("shapes_train", 2.0)].
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
     cfg.DATASETS.TRAIN_REPEAT_FACTOR = []
 
-    # Training skips images that cannot be read, or are of another size than the annotation file
-    # says, and names them in the log. It stops once they are more than this share of the training
-    # images, and more than one. Each process of a training counts those that it has met itself.
+    # Training skips images that cannot be read or whose size differs from the annotation file's,
+    # and names them in the log. It stops once it has skipped more than one image and more than this
+    # share of the training images. Each process of a training counts those that it met itself.
     cfg.DATALOADER.MAX_SKIPPED_SHARE = 0.01
 
-    # Evaluation runs on a copy of the model that is prepared for it (fpn_d2/inference/prepared.py):
-    # batch norms folded, channels-last; the same detections but for rounding. Precision "float32",
-    # "bfloat16", on CUDA "float16", or with OpenVINO "int8", whose ranges are taken from so many
-    # images of DATASETS.TRAIN. COMPILE: torch.compile, which pays from hundreds of images. ENGINE:
-    # what computes the dense parts, "torch", "openvino", or "auto", OpenVINO where it gains.
+    # Evaluate a prepared copy of the model (fpn_d2/inference/prepared.py): batch norms folded,
+    # channels-last; the same detections up to rounding. ENGINE computes the dense parts: "torch",
+    # "openvino", or "auto" for OpenVINO where it gains. PRECISION: "float32", "bfloat16", on CUDA
+    # "float16", or with OpenVINO "int8", whose ranges are taken from CALIBRATION_IMAGES images of
+    # DATASETS.TRAIN. COMPILE: use torch.compile, which pays off from hundreds of images on.
     cfg.INFERENCE = CfgNode()
     cfg.INFERENCE.PREPARE = True
     cfg.INFERENCE.ENGINE = "torch"
@@ -140,30 +140,30 @@ def add_fpn_config(cfg: CfgNode) -> None:
     # Train with the backbone compiled by torch.compile (fpn_d2/inference/prepared.py).
     cfg.SOLVER.COMPILE = False
 
-    # What a training does beside its steps (docs/training.md): it keeps model_best.pth by this
-    # metric, such as "bbox/AP" or "validation_loss"; ends after so many evaluations that were not
-    # better than the best; measures its losses on DATASETS.TEST at each evaluation.
+    # docs/training.md. Keep model_best.pth by this metric, such as "bbox/AP" or "validation_loss";
+    # end the training after this many evaluations in a row without a new best; measure the losses
+    # on DATASETS.TEST at each evaluation.
     cfg.TEST.BEST_METRIC = ""
     cfg.TEST.PATIENCE = 0
     cfg.TEST.VALIDATION_LOSS = False
-    # Weights averaged over the steps are evaluated and saved, such as 0.999; 0.0 for none.
+    # Evaluate and save weights averaged over the steps with this decay, such as 0.999; 0.0 is off.
     cfg.SOLVER.EMA_DECAY = 0.0
-    # The optimizer steps once for so many iterations, by the mean of their gradients.
+    # The optimizer steps once in this many iterations, by the mean of their gradients.
     cfg.SOLVER.ACCUMULATE = 1
 
-    # A training without --resume refuses an OUTPUT_DIR with checkpoints; True: it deletes them.
+    # A training without --resume refuses an OUTPUT_DIR with checkpoints; if True, it deletes them.
     cfg.OVERWRITE_OUTPUT_DIR = False
 
-    # 4-step training (Sec. 5.2, Table 5): the configs of its RPN steps and of its Fast R-CNN
-    # steps, relative to the config that is trained; "" is for a config that is trained in one go.
+    # 4-step training (Sec. 5.2, Table 5): paths of the configs of its RPN steps and of its Fast
+    # R-CNN steps, relative to the trained config; "" for a config that is trained in one go.
     cfg.FOUR_STEP = CfgNode()
     cfg.FOUR_STEP.RPN = ""
     cfg.FOUR_STEP.FAST_RCNN = ""
     # False ends after step 2, with two networks: "not shared".
     cfg.FOUR_STEP.SHARED = True
 
-    # RegNet as a bottom-up network: the numbers of "Designing Network Design Spaces" (defaults:
-    # RegNetX-400MF). Detectron2 has the network, but no way to it from a YAML file.
+    # RegNet as a bottom-up network: the parameters of "Designing Network Design Spaces" (defaults:
+    # RegNetX-400MF). Detectron2 has the network, but cannot build it from a YAML file.
     cfg.MODEL.REGNETS = CfgNode()
     cfg.MODEL.REGNETS.OUT_FEATURES = ["s1", "s2", "s3", "s4"]
     cfg.MODEL.REGNETS.DEPTH = 22
@@ -180,12 +180,12 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
 
     ``OUTPUT_DIR`` is ``output/<path below configs/, without .yaml>`` unless the file or the
     overrides name one. So every row of a table keeps its results, and the proposals that other
-    rows read, in a folder of its own.
+    rows read, in its own folder.
 
     Args:
-        path: the YAML file; what :func:`find_config` finds by its name; or the name of a config of
-            Detectron2's model zoo, such as ``COCO-Detection/faster_rcnn_R_50_FPN_3x``; empty for
-            the defaults alone.
+        path: the YAML file; a name by which :func:`find_config` finds one; or the name of a config
+            in Detectron2's model zoo, such as ``COCO-Detection/faster_rcnn_R_50_FPN_3x``; empty
+            for the defaults alone.
         opts: ``["KEY", "value", ...]`` overrides, as on the command line.
 
     Returns:
@@ -198,7 +198,7 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
     path, opts = find_config(path), list(opts)
     cfg = get_cfg()
     add_fpn_config(cfg)
-    # Detectron2's own default, cuda, is wrong on half of the machines; a file may still say so.
+    # Detectron2's default, cuda, is wrong on machines without a GPU; a file may still set it.
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     if path:
         cfg.OUTPUT_DIR = _default_output_dir(path)
@@ -217,13 +217,13 @@ def load_config(path: str | os.PathLike = "", opts: Sequence[str] = ()) -> CfgNo
 
 
 def find_config(path: str | os.PathLike) -> str:
-    """Find a config file by its path, or by that of a shipped one, outside of a clone too.
+    """Find a config file by its path or, also outside a clone, by the path of a shipped config.
 
     Args:
-        path: such as ``configs/quick/demo.yaml`` or ``quick/demo``. What exists is taken as it is.
+        path: such as ``configs/quick/demo.yaml`` or ``quick/demo``. An existing path stays as is.
 
     Returns:
-        the path of the file; what names none, such as a name of the model zoo, as it was.
+        the path of the file; a path that names none, such as a model zoo name, unchanged.
     """
     path = os.fspath(path)
     parts = PurePath(path).parts
@@ -234,7 +234,7 @@ def find_config(path: str | os.PathLike) -> str:
 
 
 def config_file(name: str) -> str:
-    """The path of the file that :func:`load_config` reads for a name, one of the zoo included."""
+    """Return the path of the file that :func:`load_config` reads for a name, also of the zoo."""
     return zoo_config_file(name) or find_config(name)
 
 
@@ -261,7 +261,7 @@ def changed(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:
 
 
 def flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
-    """A config as ``{"MODEL.DEVICE": "cpu", ...}``, without its sections."""
+    """Flatten a config to ``{"MODEL.DEVICE": "cpu", ...}``, without its sections."""
     values: dict[str, Any] = {}
     for key, value in node.items():
         inner = isinstance(value, CfgNode)
@@ -274,7 +274,7 @@ _RPN, _RPN_HEAD, _ROI_HEADS = (
     "MODEL.RPN.HEAD_NAME",
     "MODEL.ROI_HEADS.NAME",
 )
-# Components by their names in version 0.1, which go on working, and by those that they have now.
+# Components: from their names in version 0.1, which still work, to their current names.
 _NEW_NAMES = {
     _RPN: {"FPNRPN": "LeanRPN"},
     _RPN_HEAD: {"FPNRPNHead": "build_level_rpn_head"},
@@ -293,12 +293,12 @@ _STOCK = {
 
 
 def with_new_names(settings: Mapping[str, str], unused_classes: bool) -> dict[str, str]:
-    """Return settings under the names that the components of version 0.1 have now.
+    """Return settings with component names of version 0.1 replaced by the current ones.
 
     Args:
-        settings: values by their keys, such as ``MODEL.ROI_HEADS.NAME``; other keys stay.
-        unused_classes: whether ``NUM_UNUSED_CLASSES`` is set, which version 0.1 had in its own RoI
-            heads.
+        settings: values by key, such as ``MODEL.ROI_HEADS.NAME``; those of other keys stay.
+        unused_classes: whether ``NUM_UNUSED_CLASSES`` is set, which version 0.1's own RoI heads
+            handled and ``TorchvisionROIHeads`` handles now.
     """
     now = dict(settings)
     for key in _NEW_NAMES.keys() & settings.keys():
@@ -309,7 +309,7 @@ def with_new_names(settings: Mapping[str, str], unused_classes: bool) -> dict[st
 
 
 def stock_config(cfg: CfgNode) -> CfgNode:
-    """The same model under the names of Detectron2's own components.
+    """Return a config of the same model that names Detectron2's own components.
 
     Where Detectron2 has no such component (a neck without a top-down pathway, say, or an RPN head
     for each level), this package's name stays.
@@ -343,7 +343,7 @@ def _default_output_dir(path: str) -> str:
 
 
 def _merged_with_file(cfg: CfgNode, path: str) -> CfgNode:
-    """``cfg.merge_from_file`` into a copy, with Detectron2's errors turned into sentences."""
+    """Return ``cfg`` merged with a file, with Detectron2's errors turned into sentences."""
     if not os.path.isfile(path):
         zoo = zoo_config(path)
         if zoo is not None:
@@ -360,10 +360,10 @@ def _merged_with_file(cfg: CfgNode, path: str) -> CfgNode:
     class CheckedFiles(CfgNode):
         @classmethod
         def _open_cfg(cls, filename: str) -> IO[str]:
-            """Detectron2's hook for opening a file and each file of its ``_BASE_``."""
+            """Override Detectron2's hook that opens a file and each file of its ``_BASE_``."""
             nonlocal files_read
             files_read += 1
-            if files_read > _MAX_FILES:  # a circle, or a file that names another one many times
+            if files_read > _MAX_FILES:  # a cycle, or a file that names another one many times
                 raise RecursionError
             return _checked_stream(filename)
 
@@ -400,7 +400,7 @@ def _check_sections(cfg: CfgNode, content: object, path: str, prefix: str = "") 
 
 
 def _checked_stream(path: str) -> IO[str]:
-    """The text of a config file, refused if it is too large or its aliases unfold to too much."""
+    """Read a config file; refuse one that is too large or whose aliases unfold to too much."""
     local = PathManager.get_local_path(path)
     if os.path.exists(local) and not stat.S_ISREG(os.stat(local).st_mode):
         raise UserError(f"config file {path} is no file; name one")
@@ -425,7 +425,7 @@ def _checked_stream(path: str) -> IO[str]:
 
 
 def _check_repeats(node: yaml.Node | None, section: str = "") -> None:
-    """Refuse a key that is there twice, of which YAML would take the last, with all below it."""
+    """Refuse a key that occurs twice: YAML would take only the last one, with all below it."""
     seen: set[str] = set()
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         name = f"{section}{key.value}"
@@ -440,9 +440,9 @@ def _check_repeats(node: yaml.Node | None, section: str = "") -> None:
 
 
 def _unfolded_size(node: yaml.Node, sizes: dict[int, float]) -> float:
-    """Count the values below a node, those of an alias each time that it is named."""
+    """Count the values below a node; those of an alias count each time that it is named."""
     if id(node) not in sizes:
-        sizes[id(node)] = float("inf")  # for a node that holds itself
+        sizes[id(node)] = float("inf")  # for a node that contains itself
         children: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             children = [child for pair in node.value for child in pair]
@@ -467,7 +467,7 @@ def _broken_file(path: str, error: Exception) -> str:
 
 
 def _check_given(cfg: CfgNode) -> None:
-    """Refuse keys without a value, which can be merged into a key of any kind."""
+    """Refuse keys without a value, which yacs merges into a key of any type."""
     for key, value in flat(cfg).items():
         if value is None and key != "SOLVER.WEIGHT_DECAY_BIAS":  # None by default
             raise UserError(f"{key} has no value; give it one, or take it out")
@@ -489,7 +489,7 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
 
 
 def _explain(cfg: CfgNode, error: Exception) -> str:
-    """Turn an error that yacs raised while it merged into one sentence."""
+    """Explain in one sentence an error that yacs raised while it merged."""
     text = str(error.args[0]) if error.args else str(error)
     if isinstance(error, (TypeError, AttributeError)):
         return "it, or a file of its _BASE_, is not made of KEY: value lines; write it as such"
