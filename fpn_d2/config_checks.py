@@ -1,10 +1,10 @@
-"""What a config may say: the values of its keys, their combinations, the names of components.
+"""Checks of a config: the values of its keys, their combinations, the names of components.
 
-Values and combinations are checked when a config is read (:func:`check_config`), names when a
-model is built (:func:`check_registered`), since a program may register its components in between;
-switches, which are judged by what the named component is, both times. The neck checks levels and
-their strides (``modeling/fpn.py``), and ``data`` checks data sets. Detectron2 looks up the names
-that programs extend by overriding one of the trainer's methods.
+:func:`check_config` checks values and combinations when a config is read; :func:`check_registered`
+checks names when a model is built, since a program may register its components in between. Both
+check switches, which depend on the named component. The neck checks levels and their strides
+(``modeling/fpn.py``), and ``data`` checks data sets. Names that programs extend by overriding one
+of the trainer's methods are left to Detectron2, which looks them up.
 """
 
 import difflib
@@ -80,7 +80,7 @@ _STOCK_FPNS = {
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Refuse values, and combinations of values, that cannot work, by a :class:`UserError`."""
+    """Raise a :class:`UserError` for values, and combinations of values, that cannot work."""
     check_values(cfg, VALUES | {"MODEL.FPN.TOP_BLOCK": one_of(*TOP_BLOCKS)})
     _check_programs(cfg)
     check_schedule(cfg)
@@ -97,7 +97,7 @@ def check_registered(cfg: CfgNode) -> None:
     """Refuse names that are not registered, and switches that the named components ignore.
 
     Raises:
-        UserError: with the key and the names that come closest.
+        UserError: naming the key and, for a name, the closest registered ones.
     """
     import_foreign(cfg)
     first = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else ""
@@ -121,7 +121,7 @@ def check_registered(cfg: CfgNode) -> None:
 
 
 def class_head_key(cfg: CfgNode) -> str | None:
-    """The key of the number of classes; None for a network without classes or an unknown one."""
+    """Return the key of the number of classes; None if the network has none or is unknown."""
     network = meta_architecture(cfg)
     if issubclass(network, GeneralizedRCNN):
         return "MODEL.ROI_HEADS.NUM_CLASSES"
@@ -129,13 +129,13 @@ def class_head_key(cfg: CfgNode) -> str | None:
 
 
 def num_classes(cfg: CfgNode) -> int | None:
-    """The number of classes; None as of :func:`class_head_key`."""
+    """Return the number of classes; None where :func:`class_head_key` returns None."""
     key = class_head_key(cfg)
     return value_of(cfg, key) if key else None
 
 
 def check_engine_keys(precision: str, compile: bool, engine: str) -> None:
-    """Refuse what PyTorch and OpenVINO cannot do together; see ``cfg.INFERENCE``."""
+    """Refuse a compilation or a precision that the engine lacks; see ``cfg.INFERENCE``."""
     if compile and engine != "torch":
         raise UserError(
             "INFERENCE.COMPILE compiles by PyTorch; set INFERENCE.ENGINE torch, or COMPILE False"
@@ -155,7 +155,7 @@ _FOREIGN = (
 
 
 def import_foreign(cfg: CfgNode) -> None:
-    """Register the components of other code bases that a config names; nothing else does."""
+    """Register other code bases' components if a config names one; ``import fpn_d2`` does not."""
     for name, registry in (
         (cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
         (cfg.MODEL.ANCHOR_GENERATOR.NAME, ANCHOR_GENERATOR_REGISTRY),
@@ -169,7 +169,7 @@ def import_foreign(cfg: CfgNode) -> None:
 
 
 def _check_programs(cfg: CfgNode) -> None:
-    """Refuse what no model says: the solver, the device, the copy that is evaluated."""
+    """Check the solver, the device, the evaluated copy, and two model keys that have no effect."""
     images, world = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
     if world > 0 and images % world:
         raise UserError(
@@ -275,7 +275,7 @@ def _check_levels(cfg: CfgNode) -> None:
 
 
 def _outputs(cfg: CfgNode) -> tuple[str, list[str]]:
-    """A backbone in words, and the features that it outputs; "" for one that is not known, and for
+    """Describe a backbone and list its features; "" and [] for an unknown one, and for
     ``build_fpn_backbone``, which checks its levels itself."""
     backbone, fpn = registered(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME), cfg.MODEL.FPN
     if backbone in (build_resnet_backbone, build_basic_resnet_backbone):
@@ -289,10 +289,10 @@ def _outputs(cfg: CfgNode) -> tuple[str, list[str]]:
 
 
 def _check_anchors(cfg: CfgNode, reader: str, levels: list[str]) -> None:
-    """Each level must get its anchors, and as many as the others."""
+    """Check that each level gets its anchors, and as many as the others."""
     section, counts = cfg.MODEL.ANCHOR_GENERATOR, [1] * len(levels)
     generator = registered(ANCHOR_GENERATOR_REGISTRY, section.NAME)
-    if not is_known(generator):  # which may take other lists
+    if not is_known(generator):  # it may take other lists
         return
     usual = section.NAME == "DefaultAnchorGenerator"
     for name in ("SIZES", "ASPECT_RATIOS"):
@@ -339,7 +339,7 @@ def _check_mask_proposals(cfg: CfgNode) -> None:
 
 
 def _names(cfg: CfgNode) -> Iterator[tuple[str, Registry]]:
-    """The keys of the components that are built, with their registries; outer ones come first."""
+    """Yield the keys of the components that are built, with their registries, outermost first."""
     model = cfg.MODEL
     yield "MODEL.META_ARCHITECTURE", META_ARCH_REGISTRY
     yield "MODEL.BACKBONE.NAME", BACKBONE_REGISTRY
@@ -359,7 +359,7 @@ def _names(cfg: CfgNode) -> Iterator[tuple[str, Registry]]:
     if issubclass(network, GeneralizedRCNN):
         yield "MODEL.ROI_HEADS.NAME", ROI_HEADS_REGISTRY
         heads = registered(ROI_HEADS_REGISTRY, model.ROI_HEADS.NAME)
-        # Of the modules alone: PointRend's heads, beside them, take names that are not registered.
+        # Only heads of these modules: others, such as PointRend's, take unregistered names.
         where = getattr(heads, "__module__", "")
         known = where.startswith(("detectron2.modeling.", "fpn_d2."))
         if model.ROI_BOX_HEAD.NAME or (known and issubclass(heads, StandardROIHeads)):
@@ -371,8 +371,8 @@ def _names(cfg: CfgNode) -> Iterator[tuple[str, Registry]]:
 
 
 def _check_components(cfg: CfgNode) -> None:
-    """Refuse what the registered components do not take, and switches that they ignore: an
-    ablation would report the model without it."""
+    """Refuse what the registered components do not accept, and switches that they ignore: an
+    ablation by such a switch would report the unchanged model."""
     parts = {key: registered(registry, value_of(cfg, key)) for key, registry in _names(cfg)}
     backbone = parts["MODEL.BACKBONE.NAME"]
     if backbone in (build_fpn_backbone, *_STOCK_FPNS):
@@ -440,7 +440,7 @@ def _has_p6_alone(backbone: Any) -> bool:
 
 
 def _builds_as(*modules: str) -> Callable[[Any], bool]:
-    """Whether RoI heads build their pooler and classifier by methods of these modules alone."""
+    """Make a test: RoI heads build pooler and classifier by methods of these modules alone."""
 
     def builds(heads: Any) -> bool:
         names = ("from_config", "_init_box_head")
@@ -450,9 +450,9 @@ def _builds_as(*modules: str) -> Callable[[Any], bool]:
     return builds
 
 
-# Keys of this package that act in some components and that others would ignore: the key that names
-# the component; the switches, each with the values by which every component acts; whether a
-# registered component ignores them; the remedy.
+# Switches of this package that some components ignore: the key that names the component; the
+# switches, each with the values that no component ignores; a test whether a registered component
+# ignores the switches; the remedy.
 _Switches = tuple[str, dict[str, tuple], Callable[[Any], bool], str]
 _SWITCHES: tuple[_Switches, ...] = (
     (

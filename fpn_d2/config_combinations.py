@@ -1,8 +1,8 @@
-"""What Detectron2's schedules, samplers, networks and heads make of their keys together.
+"""Checks of keys that Detectron2's schedules, samplers, networks and heads read together.
 
-What would end in a traceback of theirs, or in no effect, is refused when a config is read. What
-works and hardly means what it says is told in the log as a run starts (:func:`tell_doubts`).
-Components of other people's are left alone.
+Combinations that would end in a traceback, or have no effect, are refused when a config is read.
+Those that work but are hardly meant are logged as a run starts (:func:`tell_doubts`). Other
+people's components are not checked.
 """
 
 import logging
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_schedule(cfg: CfgNode) -> None:
-    """What Detectron2's schedules make of their keys; another name is somebody's own schedule."""
+    """Check the keys of Detectron2's schedules; another name is somebody's own schedule."""
     solver, name = cfg.SOLVER, cfg.SOLVER.LR_SCHEDULER_NAME
     steps = list(solver.STEPS)
     if steps != sorted(set(steps)):
@@ -64,12 +64,12 @@ _WEIGHTED = ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler")
 _SUBSET, _REPEATING = "RandomSubsetTrainingSampler", "RepeatFactorTrainingSampler"
 _SAMPLERS = ("TrainingSampler", _REPEATING, _SUBSET, *_WEIGHTED)
 _SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
-# The words of keys that Detectron2 looks up itself; a trainer of somebody's own may know more.
+# Values of keys that Detectron2 looks up itself; somebody's own trainer may know more.
 LOOKED_UP = {
     "DATALOADER.SAMPLER_TRAIN": _SAMPLERS,
     "SOLVER.LR_SCHEDULER_NAME": _SCHEDULERS,
 }
-# What only some of them read: its value that says nothing, and their names.
+# Keys that only some samplers read: the value that is off, and the names of these samplers.
 _SAMPLERS_OF = {
     "DATALOADER.RANDOM_SUBSET_RATIO": (1.0, [_SUBSET]),
     "DATASETS.TRAIN_REPEAT_FACTOR": ([], _WEIGHTED),
@@ -78,7 +78,7 @@ _SAMPLERS_OF = {
 
 
 def check_sampling(cfg: CfgNode) -> None:
-    """What the samplers and the augmentations make of their keys."""
+    """Check the keys of the samplers and the augmentations."""
     loader, inputs = cfg.DATALOADER, cfg.INPUT
     for key, (off, samplers) in _SAMPLERS_OF.items():
         is_ignored = loader.SAMPLER_TRAIN in _SAMPLERS and loader.SAMPLER_TRAIN not in samplers
@@ -99,7 +99,7 @@ def check_sampling(cfg: CfgNode) -> None:
             f"DATALOADER.SAMPLER_TRAIN {loader.SAMPLER_TRAIN} reads the proposals of one data set "
             "only; name one in DATASETS.TRAIN, or take the TrainingSampler"
         )
-    sizes = inputs.MIN_SIZE_TRAIN  # of a range, 0 is a size, which no image can have
+    sizes = inputs.MIN_SIZE_TRAIN  # in a range, 0 is a size, which no image can have
     is_range = len(sizes) == 2 and 0 < sizes[0] <= sizes[1]
     if inputs.MIN_SIZE_TRAIN_SAMPLING == "range" and not is_range:
         raise UserError(
@@ -119,7 +119,7 @@ def check_sampling(cfg: CfgNode) -> None:
         )
 
 
-# The norms of the pyramid and of heads, and the channels that a GroupNorm makes 32 groups of.
+# The norms of the pyramid and of heads, and the channels that GroupNorm splits into 32 groups.
 _NORMS = {
     "MODEL.FPN.NORM": "MODEL.FPN.OUT_CHANNELS",
     "MODEL.RETINANET.NORM": "MODEL.FPN.OUT_CHANNELS",
@@ -130,7 +130,7 @@ _NORMS = {
 
 
 def check_norms(cfg: CfgNode, keys: Sequence[str]) -> None:
-    """Refuse norms that Detectron2 does not have, and channels that GroupNorm cannot share out."""
+    """Refuse norms that Detectron2 does not have, and channels that GroupNorm cannot split."""
     check_values(cfg, dict.fromkeys(keys, NORM))
     for key in keys:
         channels = value_of(cfg, _NORMS[key])
@@ -142,11 +142,11 @@ def check_norms(cfg: CfgNode, keys: Sequence[str]) -> None:
 
 
 def check_heads(cfg: CfgNode, heads: Any) -> None:
-    """Refuse what Detectron2's networks and heads would not take, or would not notice.
+    """Refuse what Detectron2's networks and heads would not accept, or would ignore.
 
     Args:
         cfg: the config.
-        heads: the registered RoI heads, None for none.
+        heads: the registered RoI heads, or None.
     """
     network, model = meta_architecture(cfg), cfg.MODEL
     if not is_known(network):
@@ -259,7 +259,7 @@ def _check_roi_heads(cfg: CfgNode, heads: type) -> None:
 
 
 def _check_augmentation(cfg: CfgNode, network: type) -> None:
-    """What Detectron2's GeneralizedRCNNWithTTA does not take."""
+    """Refuse what Detectron2's GeneralizedRCNNWithTTA does not accept."""
     is_known = issubclass(network, GeneralizedRCNN) and not issubclass(network, PanopticFPN)
     faults = [] if is_known else [f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"]
     faults += [f"MODEL.{key}" for key in ("KEYPOINT_ON", "LOAD_PROPOSALS") if cfg.MODEL[key]]
@@ -270,11 +270,11 @@ def _check_augmentation(cfg: CfgNode, network: type) -> None:
         )
 
 
-# --- doubts: what works and seldom means what it says, as public reports of users tell
+# --- doubts: settings that work but are seldom meant, collected from public reports of users
 
 
-_BGR_MEAN = (103.53, 116.28, 123.675)  # of ImageNet, as of all of Detectron2's models
-# What a flip makes of words in the names of classes.
+_BGR_MEAN = (103.53, 116.28, 123.675)  # ImageNet's, as in all of Detectron2's models
+# The words in the names of classes that a flip exchanges.
 _MIRRORED = {
     "horizontal": {"left": "right", "right": "left", "左": "右", "右": "左"},
     "vertical": {
@@ -286,11 +286,11 @@ _MIRRORED = {
         "下": "上",
     },
 }
-_USUAL_THRESHOLD = 0.05  # Detectron2's, below which next to nothing is left to find
+_USUAL_THRESHOLD = 0.05  # Detectron2's default; below it, next to nothing is left to find
 
 
 def tell_doubts(cfg: CfgNode, classes: Sequence[str] = (), *, training: bool) -> None:
-    """Log what a config says and hardly means, a warning for each doubt.
+    """Log a warning for each setting of a config that works but is hardly meant.
 
     Args:
         cfg: a config from :func:`fpn_d2.load_config`, or one of Detectron2's.
@@ -376,7 +376,7 @@ def _of_training(cfg: CfgNode, classes: Sequence[str]) -> Iterator[str]:
 
 
 def _mirrored(classes: Sequence[str], words: dict[str, str]) -> tuple[str, str] | None:
-    """The first two classes that differ only by one of these words for another."""
+    """Return the first two classes whose names are the same once ``words`` are exchanged."""
     for name in classes if words else ():
         other = re.sub("|".join(words), lambda word: words[word[0].lower()], name, flags=re.I)
         found = [known for known in classes if known.lower() == other.lower() != name.lower()]

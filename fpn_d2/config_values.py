@@ -1,6 +1,6 @@
-"""What each key may say on its own: a test of its value, and the words of its remedy.
+"""Rules for the value of each key on its own: a test, and the words of the remedy.
 
-Closed lists of words stand only for what no program can extend by a registry or a subclass.
+A closed list of words is used only where no program can add one by a registry or a subclass.
 """
 
 import functools
@@ -14,17 +14,17 @@ from detectron2.config import CfgNode
 
 from .utils.errors import UserError
 
-# A test of a key's value, and the words that follow ``KEY is value`` where it fails.
+# A test of a key's value, and the words to show after ``KEY is value`` where it fails.
 Rule = tuple[Callable[[Any], bool], str]
 
 
 def one_of(*choices: str) -> Rule:
-    """One of these words."""
+    """Make the rule that a value is one of these words."""
     return lambda value: value in choices, f"set it to {' or '.join(map(repr, choices))}"
 
 
 def at_least(least: int) -> Rule:
-    """A finite number from ``least`` on."""
+    """Make the rule that a value is finite and at least ``least``."""
     return lambda value: math.isfinite(value) and value >= least, f"give {least} or more"
 
 
@@ -35,7 +35,7 @@ def is_finite(value: Any) -> bool:
 
 
 def are_whole(values: Sequence[Any]) -> bool:
-    """Whether all of them are whole numbers above 0."""
+    """Whether all values are whole numbers above 0."""
     return all(type(value) is int and value >= 1 for value in values)
 
 
@@ -236,7 +236,7 @@ VALUES: dict[str, Rule] = {
         lambda path: path != "" and "://" not in path,
         "name a folder of this machine, such as output/mine",
     ),
-    # NumPy takes 32 bits, and each process of a training adds its number.
+    # NumPy takes 32 bits, and each process of a training adds its rank to the seed.
     "SEED": (lambda seed: seed < 2**31, "give one below 2^31, or -1 to draw it"),
     "SOLVER.ACCUMULATE": at_least(1),
     "SOLVER.BASE_LR": at_least(0),
@@ -273,7 +273,7 @@ VALUES: dict[str, Rule] = {
     "TEST.PRECISE_BN.NUM_ITER": at_least(1),
     "VIS_PERIOD": at_least(0),
 }
-# What Detectron2's own components take; other people's may take more.
+# Values that Detectron2's own components accept; other people's may accept more.
 DEPTH: Rule = (lambda depth: depth in (18, 34, 50, 101, 152), "set it to 18, 34, 50, 101 or 152")
 
 
@@ -294,7 +294,7 @@ REGRESSION_LOSS = one_of("smooth_l1", "giou", "diou", "ciou")
 
 
 def check_values(cfg: CfgNode, rules: dict[str, Rule]) -> None:
-    """Refuse a value that its key's rule does not take."""
+    """Refuse a value that breaks its key's rule."""
     for key, (holds, remedy) in rules.items():
         value = value_of(cfg, key)
         if not holds(value):
@@ -302,5 +302,5 @@ def check_values(cfg: CfgNode, rules: dict[str, Rule]) -> None:
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:
-    """The value, or the section, of a key such as ``MODEL.RPN``."""
+    """Return the value, or the section, of a key such as ``MODEL.RPN``."""
     return functools.reduce(operator.getitem, key.split("."), cfg)
