@@ -1,4 +1,4 @@
-"""The paper: the pyramid, the RPN, Eq. 1, the RoI heads and mask proposals, all registered."""
+"""The paper's pyramid, RPN, Eq. 1, RoI heads and mask proposals; the import registers them."""
 
 from .bottom_up_networks import build_basic_resnet_backbone, build_regnet_backbone
 from .fpn import FeaturePyramid, build_fpn_backbone

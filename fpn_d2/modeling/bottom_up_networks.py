@@ -16,11 +16,11 @@ def build_basic_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """Build a ResNet of basic blocks ("Deep Residual Learning", CVPR 2016, Table 1).
 
     ``build_resnet_backbone`` insists on 64 channels in res2; here ``RESNETS.RES2_OUT_CHANNELS`` may
-    be any number, and the later stages double it. The names of the weights are the same. Stages
+    be any number, and each later stage doubles it. The names of the weights are the same. Stages
     beyond the last of ``RESNETS.OUT_FEATURES`` are left out.
 
     Raises:
-        UserError: for a depth of bottleneck blocks.
+        UserError: for a depth other than 18 and 34, which has no basic blocks.
     """
     resnets = cfg.MODEL.RESNETS
     if resnets.DEPTH not in _BLOCKS:

@@ -10,8 +10,8 @@ output of the bottom-up stage with stride 2^k, P_k the level of the same stride,
 
 The 3x3 output convolutions stand outside the recursion, and nothing here has a non-linearity.
 
-What cannot reach the loss is not built: a convolution without a gradient stops multi-process
-training at its second step, and its weights in a checkpoint would only mislead.
+Layers that cannot reach the loss are not built: a convolution without a gradient stops
+multi-process training at its second step, and its weights in a checkpoint would only mislead.
 """
 
 import itertools
@@ -83,11 +83,11 @@ class FeaturePyramid(FPN):
             bottom_up, in_features, out_channels, norm, top_block, fuse_type, square_pad: see
                 :class:`FPN`.
             top_down: add the upsampled coarser level (Tables 1 and 2, row d: False).
-            lateral: connect every stage by its 1x1 convolution; False leaves the coarsest
-                stage's alone, which starts the top-down path (row e).
-            out_features: the levels to return; None is all (row f: ``["p2"]``).
-            frozen: keep every weight of the bottom-up network and the pyramid, and the statistics
-                of their norms, as they are (Sec. 5.2, steps 3 and 4: the shared layers).
+            lateral: connect every stage by its 1x1 convolution; False keeps only the coarsest
+                stage's, which starts the top-down path (row e).
+            out_features: the levels to return; None for all (row f: ``["p2"]``).
+            frozen: freeze the weights and the norms' statistics of the bottom-up network and the
+                pyramid (Sec. 5.2, steps 3 and 4: the shared layers).
         """
         assert top_down or lateral
         super().__init__(
@@ -95,7 +95,7 @@ class FeaturePyramid(FPN):
         )
         self.top_down = top_down
         self.lateral = lateral
-        # Detectron2's _out_features are all levels, which its forward computes one from another.
+        # Detectron2's _out_features are all levels; its forward computes one from another.
         wanted = out_features or self._out_features
         assert set(wanted) <= set(self._out_features)
         self.returned = [name for name in self._out_features if name in wanted]
@@ -115,7 +115,7 @@ class FeaturePyramid(FPN):
         if self.top_block is not None:
             kept.add(self.top_block.in_feature)
         shapes = self.bottom_up.output_shape()
-        for i, name in enumerate(reversed(self.in_features)):  # coarse to fine, as the lists are
+        for i, name in enumerate(reversed(self.in_features)):  # coarse to fine, like the lists
             stage = int(math.log2(shapes[name].stride))
             if f"p{stage}" not in kept:
                 delattr(self, f"fpn_output{stage}")
@@ -130,10 +130,10 @@ class FeaturePyramid(FPN):
         """See :meth:`FPN.forward`; returns ``out_features`` only, fine to coarse.
 
         Args:
-            x: (N, C, H, W). With the top-down path H and W must suit it: see Raises.
+            x: (N, C, H, W) images. The top-down path restricts H and W: see Raises.
 
         Raises:
-            UserError: where upsampling by two would not meet the finer level's size.
+            UserError: if upsampling by two would not give the finer level's size.
         """
         if not torch.jit.is_scripting() and self.top_down:
             self._check_size(*x.shape[-2:])
@@ -206,8 +206,8 @@ def build_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeaturePyramid:
     bottom_up = build_bottom_up(cfg, input_shape)
     needed, top_block = _needed_stages(cfg, bottom_up.output_shape())
     if _stages_beyond(bottom_up, needed):
-        # They have no way to the loss. The network's own rule leaves them out, so it is built anew,
-        # from the same random numbers as if this had been the first time.
+        # They cannot reach the loss. The network's own rule leaves them out, so build it again,
+        # from the same random numbers as the first time.
         torch.set_rng_state(random_state)
         bottom_up = build_bottom_up(_ending_at(cfg, needed), input_shape)
     beyond = _stages_beyond(bottom_up, needed)
@@ -233,7 +233,7 @@ def build_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeaturePyramid:
 
 
 def _needed_stages(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> tuple[list[str], str]:
-    """The stages that the asked-for levels depend on, and the top block, "" where none is."""
+    """Return the stages that the requested levels depend on, and the top block, "" for none."""
     fpn, stages = cfg.MODEL.FPN, cfg.MODEL.FPN.IN_FEATURES
     check_features_exist("MODEL.FPN.IN_FEATURES", stages, list(shapes), "the bottom-up network")
     strides = [shapes[name].stride for name in stages]
@@ -260,18 +260,18 @@ def _needed_stages(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> tuple[list[str
 
 
 def _stages_beyond(bottom_up: Backbone, needed: list[str]) -> list[str]:
-    """The stages that a bottom-up network outputs behind the last needed one."""
+    """List the stages that a bottom-up network outputs beyond the last needed one."""
     shapes = bottom_up.output_shape()
     last = shapes[needed[-1]].stride
     return [n for n, shape in shapes.items() if n not in needed and shape.stride >= last]
 
 
 def _ending_at(cfg: CfgNode, stages: list[str]) -> CfgNode:
-    """The config under which the bottom-up network outputs ``stages`` and nothing beyond."""
+    """Return a config with which the bottom-up network outputs ``stages`` and nothing beyond."""
     cfg = cfg.clone()
     cfg.defrost()
     for section in cfg.MODEL.values():
-        # RESNETS, REGNETS, and by the same convention other people's backbones
+        # RESNETS, REGNETS and, by the same convention, those of other people's backbones
         if isinstance(section, CfgNode) and set(stages) <= set(section.get("OUT_FEATURES", ())):
             section.OUT_FEATURES = stages
     return cfg
@@ -280,7 +280,7 @@ def _ending_at(cfg: CfgNode, stages: list[str]) -> CfgNode:
 def _build_top_block(
     name: str, bottom_up: Backbone, stage: str, out_channels: int
 ) -> nn.Module | None:
-    """What follows the level of the coarsest stage."""
+    """Build the top block, which follows the coarsest stage's level; None for an empty name."""
     if not name:
         return None
     shape = bottom_up.output_shape()[stage]
@@ -298,12 +298,12 @@ def _build_top_block(
 
 
 def features_read(cfg: CfgNode, *, known_alone: bool = False) -> dict[str, list[str]]:
-    """The features that a config's detector reads, by key; {} where its network is not known.
+    """Return the features that a config's detector reads, by key; {} for an unknown network.
 
     Args:
         cfg: the config.
-        known_alone: leave out the keys of heads and of a proposal generator that others wrote, who
-            may read other keys.
+        known_alone: leave out the keys of heads and of a proposal generator that other people
+            wrote and that may read other keys.
     """
     if not _is_built_by_known_keys(meta_architecture(cfg)):
         return {}
@@ -315,7 +315,7 @@ def features_read(cfg: CfgNode, *, known_alone: bool = False) -> dict[str, list[
 
 
 def _readers(cfg: CfgNode) -> Iterator[tuple[str, Any]]:
-    """The keys of the levels that a detector reads, each with the registered part that reads it."""
+    """Yield the keys that name a detector's levels, each with the registered part that reads it."""
     model, network = cfg.MODEL, meta_architecture(cfg)
     generator = registered(PROPOSAL_GENERATOR_REGISTRY, model.PROPOSAL_GENERATOR.NAME)
     if issubclass(network, MaskProposalNetwork):
@@ -334,18 +334,18 @@ def _readers(cfg: CfgNode) -> Iterator[tuple[str, Any]]:
 
 
 def meta_architecture(cfg: CfgNode) -> type:
-    """The class of a config's network, or ``nn.Module`` where none is registered (yet)."""
+    """Return the class of a config's network, or ``nn.Module`` if none is registered (yet)."""
     network = registered(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE)
     return network if isinstance(network, type) else nn.Module
 
 
 def registered(registry: Registry, name: str) -> Any:
-    """What is registered under a name; None where nothing is."""
+    """Return what is registered under a name, or None."""
     return registry.get(name) if name in registry else None
 
 
 def _is_built_by_known_keys(component: Any) -> bool:
-    """Whether nobody else wrote the methods that build a component, who may read other keys."""
+    """Whether all methods that build a component are known; others may read other keys."""
     names = ("__init__", "from_config", "_init_box_head")
     methods = [getattr(component, name) for name in names if hasattr(component, name)]
     return isinstance(component, type) and all(map(is_known, methods))
@@ -372,7 +372,7 @@ def check_features_exist(key: str, names: list[str], existing: list[str], what: 
 
 
 def _check_readers(cfg: CfgNode, neck: FeaturePyramid) -> None:
-    """The heads must find their levels, and every level with weights must be read."""
+    """Check that the heads find their levels and that every level with weights is read."""
     readers, levels = features_read(cfg, known_alone=True), list(neck.output_shape())
     for key, names in readers.items():
         check_features_exist(key, names, levels, "the pyramid")
@@ -394,7 +394,7 @@ def _check_readers(cfg: CfgNode, neck: FeaturePyramid) -> None:
             f"nothing reads {which}, so their convolutions get no gradient; name the levels that "
             "are read in MODEL.FPN.OUT_FEATURES"
         )
-    else:  # somebody else's may read more than the keys say
+    else:  # somebody else's part may read more than the keys say
         _report_unused(
             f"no key names {which}; if nothing reads them, their convolutions get no gradient: "
             "name the levels that are read in MODEL.FPN.OUT_FEATURES",
@@ -410,11 +410,11 @@ def _report_unused(message: str, *, refuse: bool = True) -> None:
 
 
 def _unread_levels(neck: FeaturePyramid, read: set[str]) -> list[str]:
-    """Levels with weights of their own that neither a head nor a level that is read needs."""
+    """List levels with weights of their own that neither a head nor a level in use needs."""
     top = neck.top_block
     extra = neck._out_features[-top.num_levels :] if top is not None else []
     used = [i for i, name in enumerate(extra) if name in read]
-    if used:  # P7 is made of P6, and P6 of P5 or C5
+    if used:  # P7 is computed from P6, and P6 from P5 or C5
         read = read.union(extra[: used[-1] + 1], [top.in_feature])
     learned = extra if isinstance(top, LastLevelP6P7) else []
     weighted = [

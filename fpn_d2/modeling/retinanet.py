@@ -1,4 +1,4 @@
-"""RetinaNet with the memory of its matching bounded, as that of the RPN is.
+"""RetinaNet with bounded memory for its matching, as in the RPN.
 
 Shape shorthand: M objects of an image, R anchors of all levels, K classes.
 """
@@ -14,7 +14,7 @@ from .rpn import LeanRPN, fit_at_once, match_anchors
 
 
 class LeanRetinaNet(RetinaNet):
-    """Detectron2's :class:`RetinaNet`, which matches many objects a few at a time.
+    """Detectron2's :class:`RetinaNet`, except that it matches many objects a few at a time.
 
     Detectron2 matches all objects with all anchors at once: with 3000 objects and the 163k anchors
     of an image of 800 x 1088 px that takes 7.7 GB.
@@ -48,11 +48,11 @@ class LeanRetinaNet(RetinaNet):
 def bound_matching(model: nn.Module) -> nn.Module:
     """Have Detectron2's own RPN or RetinaNet match a few objects at a time, in place.
 
-    A config of Detectron2's names these classes, and so does every RetinaNet's. A subclass, which
-    may match in a way of its own, stays as it is.
+    Detectron2's configs name these classes, and so does every RetinaNet config. A subclass stays as
+    it is, since it may match in its own way.
 
     Returns:
-        the model, whose weights and their names stay.
+        the same model; its weights and their names stay.
     """
     for module in model.modules():
         if type(module) is RetinaNet:

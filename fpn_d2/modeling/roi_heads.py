@@ -13,8 +13,8 @@ from .roi_pooler import LevelROIPooler
 class LevelROIHeads(StandardROIHeads):
     """Detectron2's :class:`StandardROIHeads` with the constants of Eq. 1 from the config."""
 
-    # Constants for TorchScript, as Detectron2 declares them in StandardROIHeads: it does not look
-    # at the annotations of a parent class.
+    # Constants for TorchScript, which ignores the annotations of a parent class; Detectron2
+    # declares them in StandardROIHeads.
     mask_on: torch.jit.Final[bool]
     keypoint_on: torch.jit.Final[bool]
 
@@ -39,8 +39,8 @@ class C4ROIHeads(Res5ROIHeads):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         """See :meth:`Res5ROIHeads.from_config`; the pooler is a :class:`LevelROIPooler`.
 
-        ``MODEL.ROI_BOX_HEAD.NORM``, if it is set, is the norm of conv5: a start that does not fill
-        these layers leaves a frozen norm nothing to normalize with.
+        ``MODEL.ROI_BOX_HEAD.NORM``, if set, is the norm of conv5: initial weights that lack these
+        layers leave a frozen norm nothing to normalize with.
         """
         if cfg.MODEL.ROI_BOX_HEAD.NORM:
             cfg = cfg.clone()

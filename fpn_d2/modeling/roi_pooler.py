@@ -29,7 +29,7 @@ def levels_of_boxes(
     """Return each box's pyramid level by Eq. 1, ``k = floor(k0 + log2(sqrt(w h) / 224))``.
 
     The paper does not say what happens to boxes beyond the pyramid. Its authors' code clamps the
-    level, as does Detectron2's :func:`assign_boxes_to_levels`, which computes it here too.
+    level, as does Detectron2's :func:`assign_boxes_to_levels`, which this calls.
 
     Args:
         boxes: (R, 4) floating-point x0 y0 x1 y1, in pixels of the network input.
@@ -59,8 +59,8 @@ class LevelROIPooler(ROIPooler):
         """
         Args:
             args, kwargs: see :class:`ROIPooler`.
-            backend: what computes RoIAlign: "gather" (this package's), "torchvision", or "auto",
-                which takes the first on CPUs and the second elsewhere.
+            backend: the RoIAlign to use: "gather" (this package's), "torchvision", or "auto", which
+                takes the first on CPUs and the second elsewhere.
         """
         super().__init__(*args, **kwargs)
         self.backend = backend

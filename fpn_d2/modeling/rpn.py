@@ -1,4 +1,4 @@
-"""The RPN of Sec. 4.1, with one head for all levels or, as the paper tried, one for each.
+"""The RPN of Sec. 4.1, with one head for all levels or, as the paper also tried, one for each.
 
 Shape shorthand: M objects of an image, R anchors of all levels.
 """
@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 from ..utils.modules import renamed
 
-# IoUs of objects with anchors that are computed at once, each in about 24 bytes.
+# The most IoUs of objects with anchors to compute at once; each takes about 24 bytes.
 _MAX_PAIRS = 1 << 24
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class LeanRPN(RPN):
-    """Detectron2's :class:`RPN` without the work and the memory that training can do without.
+    """Detectron2's :class:`RPN` without work and memory that training does not need.
 
     An RPN that is trained alone learns from its anchors, and nothing reads its proposals.
-    Detectron2 makes them at every step all the same, by NMS over up to 12,000 boxes of a level;
-    this RPN does not. Detectron2 also matches all objects with all anchors at once, which takes
-    5 GB for 300 objects and the 750k anchors of P2; this RPN matches so many a few at a time.
+    Detectron2 still makes them at every step, by NMS over up to 12,000 boxes of a level; this RPN
+    does not. Detectron2 also matches all objects with all anchors at once, which takes 5 GB for
+    300 objects and the 750k anchors of P2; this RPN matches that many a few at a time.
     """
 
     @configurable
@@ -88,7 +88,7 @@ class LeanRPN(RPN):
 
 
 def fit_at_once(anchors: Boxes, gt_instances: list[Instances]) -> bool:
-    """Whether so few objects are in each image that Detectron2's own matching takes little memory.
+    """Whether each image has so few objects that Detectron2's own matching takes little memory.
 
     Args:
         anchors: R anchors of all levels.
@@ -101,16 +101,16 @@ def fit_at_once(anchors: Boxes, gt_instances: list[Instances]) -> bool:
 def match_anchors(
     anchors: Boxes, objects: Boxes, matcher: Matcher, *, skip_untouched: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Match an image's anchors with its objects, a few at a time, to bound the memory.
+    """Match an image's anchors with its objects, a few objects at a time, to bound the memory.
 
     The result is that of Detectron2's ``matcher(pairwise_iou(objects, anchors))``.
 
     Args:
         anchors: R anchors of all levels, in pixels of the network input.
         objects: M objects, in pixels of the network input.
-        matcher: that of the RPN or of the RetinaNet.
-        skip_untouched: whether to leave out objects that overlap no anchor; all anchors would be
-            the best of such an object, with IoU 0, and positive.
+        matcher: the matcher of the RPN or the RetinaNet.
+        skip_untouched: whether to leave out objects that overlap no anchor; otherwise all anchors
+            are the best of such an object, with IoU 0, and positive.
 
     Returns:
         (R,) int64, the object with which each anchor has its largest IoU; (R,) int8, the
@@ -167,7 +167,7 @@ class PerLevelRPNHead(nn.Module):
 
 @RPN_HEAD_REGISTRY.register()
 def build_level_rpn_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Module:
-    """Build what ``MODEL.RPN.SHARED_HEAD`` asks for, a head for levels from fine to coarse."""
+    """Build a head for levels from fine to coarse, shared if ``MODEL.RPN.SHARED_HEAD`` says so."""
     if cfg.MODEL.RPN.SHARED_HEAD:
         return StandardRPNHead(cfg, input_shape)
     # from_config needs all levels, because the anchor generator counts them.

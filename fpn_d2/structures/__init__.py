@@ -1,4 +1,4 @@
-"""Structures for the outputs of models that Detectron2 has none for."""
+"""Structures for model outputs that Detectron2 has none for."""
 
 from .region_masks import RegionMasks
 

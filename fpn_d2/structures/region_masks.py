@@ -1,7 +1,7 @@
 """Masks that stay as small as the network made them, until they are drawn or encoded.
 
 Shape shorthand: R masks of M x M cells, each over a region of an image of H x W pixels. A window is
-the part of the image whose pixels have their centres in a region, h x w.
+the part of the image whose pixels have their centres in a region, h x w pixels.
 
 A pixel's value is interpolated bilinearly between the centres of the cells. Within half a cell of
 the region's border it is the border cell's, and beyond the region there is nothing. Pixel (i, j)
@@ -37,10 +37,10 @@ class RegionMasks:
             masks: (R, M, M) probabilities, 0 to 1.
             regions: (R, 4) x0 y0 x1 y1, in pixels of the image; a region may leave the image.
             image_size: (H, W) in pixels.
-            threshold: the probability from which on a pixel belongs to the mask.
+            threshold: the least probability at which a pixel belongs to the mask.
 
         Raises:
-            ValueError: where a region is not finite.
+            ValueError: if a region is not finite.
         """
         assert masks.dim() == 3, masks.shape
         assert masks.shape[1] == masks.shape[2], masks.shape
@@ -119,7 +119,7 @@ class RegionMasks:
     def to_rle(self) -> list[dict[str, Any]]:
         """Encode the masks as COCO's compressed RLEs, which are kept for later calls.
 
-        The memory needed is that of one window, besides the result.
+        Besides the result, this needs the memory of one window.
 
         Returns:
             R of ``{"size": [H, W], "counts": bytes}``.
@@ -149,7 +149,7 @@ class RegionMasks:
         return RegionMasks(masks, regions, self.image_size, self.threshold)
 
     def _windows(self) -> Iterator[Window]:
-        """Yield each mask's top and left pixel, and its window as (w, h) bool: by columns."""
+        """Yield each mask's top and left pixel, and its window as (w, h) bool, column by column."""
         # Subtracting the threshold first keeps a plateau of exactly that value at exactly zero:
         # the weights of a pixel add up to one only up to rounding, but any multiple of zero is
         # exact.
@@ -181,7 +181,7 @@ def _interpolation(low: float, high: float, size: int, cells: int) -> tuple[int,
 def _run_lengths(window: Window, height: int, width: int) -> np.ndarray:
     """Return the lengths of runs of zeros and ones, column by column over the whole image."""
     top, left, mask = window
-    # Each column is followed by a zero, so that no run crosses to the next column.
+    # Each column is followed by a zero, so that no run crosses into the next column.
     columns = np.zeros((mask.shape[0], mask.shape[1] + 1), dtype=bool)
     columns[:, :-1] = mask
     pixels = columns.ravel()
@@ -191,7 +191,7 @@ def _run_lengths(window: Window, height: int, width: int) -> np.ndarray:
     column, row = np.divmod(changes, columns.shape[1])
     changes = (column + left) * height + row + top  # of the whole image
     starts, ends = changes[::2], changes[1::2]
-    # A run to the bottom of a column goes on at the top of the next.
+    # A run that reaches the bottom of a column may continue at the top of the next.
     joined = starts[1:] == ends[:-1]
     if len(starts):
         starts = starts[np.concatenate([[True], ~joined])]

@@ -22,7 +22,7 @@ from .targets import assign_places, assign_scales, cell_centers, regions_of
 
 
 class _Grid(NamedTuple):
-    """The places of one MLP on one level: their numbers follow each other, row by row."""
+    """The places of one MLP on one level, numbered consecutively, row by row."""
 
     mlp: int
     level: int  # an index into the generator's in_features
@@ -41,7 +41,7 @@ class _Places(NamedTuple):
     centers: Tensor  # (L, 2), x and y in pixels of the network input
     strides: Tensor  # (L,), side of each place's cell in pixels
     scale_index: Tensor  # (L,) int64, an index into the generator's scales
-    grids: list[_Grid]  # of each MLP and level
+    grids: list[_Grid]  # one for each MLP and level
 
     def inside(self, image_size: tuple[int, int]) -> Tensor:
         """Tell which places lie on the image and not on a batch's padding: (L,) bool."""
@@ -80,11 +80,11 @@ class MaskProposalGenerator(nn.Module):
             padding: see :func:`regions_of`.
             center_radius: see :func:`assign_places`, in cells.
             max_octaves: see :func:`assign_scales`.
-            batch_size_per_image: number of places that are sampled of an image in training.
+            batch_size_per_image: number of places to sample from each image in training.
             positive_fraction: the largest share of positives among them.
             mask_loss_weight: weight of the mask's loss; the score's has 1.
-            topk: number of proposals of an image in testing.
-            mask_threshold: the probability from which on a pixel belongs to a mask.
+            topk: number of proposals for each image in testing.
+            mask_threshold: the least probability at which a pixel belongs to a mask.
         """
         super().__init__()
         self.head = head
@@ -119,7 +119,7 @@ class MaskProposalGenerator(nn.Module):
             "scales": [list(scales) for scales in keys.SIZES],
             "padding": keys.PADDING,
             "center_radius": keys.CENTER_RADIUS,
-            # Scales lie half an octave apart, so it is a quarter to the middle between two.
+            # Scales lie half an octave apart, so the middle of two is a quarter away from both.
             "max_octaves": None if keys.ASSIGN_EXTREMES else 0.25,
             "batch_size_per_image": keys.BATCH_SIZE_PER_IMAGE,
             "positive_fraction": keys.POSITIVE_FRACTION,
@@ -183,8 +183,8 @@ class MaskProposalGenerator(nn.Module):
         """Sample places of an image.
 
         Returns:
-            (K,) numbers of places, the positive ones first; (P,) indices of the objects of the
-            positive ones, and (P, M, M) bool, their mask targets.
+            (K,) numbers of the sampled places, positives first; (P,) indices of the positives'
+            objects; (P, M, M) bool, the positives' mask targets.
         """
         objects = self.match(places, instances)
         labels = (objects >= 0).long()
@@ -262,7 +262,7 @@ class MaskProposalGenerator(nn.Module):
     def _best(
         self, scores: Tensor, hidden: list[Tensor], places: _Places, image_size: tuple[int, int]
     ) -> Instances:
-        """The best proposals of one image, of (L,) scores and (D, H, W) hidden units per grid."""
+        """Find an image's best proposals from (L,) scores and (D, H, W) hidden units per grid."""
         inside = places.inside(image_size)
         scores = torch.where(inside, scores, float("-inf"))
         count = min(self.topk, int(inside.sum()))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class MaskProposalHead(nn.Module):
-    """MLPs that predict a mask and a score: a k x k convolution, ReLU, and sibling 1x1 ones.
+    """MLPs that predict a mask and a score: k x k convolution, ReLU, two sibling 1x1 convolutions.
 
     Examples:
         >>> head = MaskProposalHead(128, window_sizes=[5, 7])
@@ -24,10 +24,10 @@ class MaskProposalHead(nn.Module):
     ):
         """
         Args:
-            channels: d.
+            channels: d, channels of a level.
             window_sizes: k of each MLP, odd, in cells.
-            hidden_dim: D.
-            mask_size: M, in cells of the mask.
+            hidden_dim: D, hidden units of an MLP.
+            mask_size: M, side of a mask in its cells.
         """
         super().__init__()
         self.mask_size = mask_size
@@ -51,12 +51,12 @@ class MaskProposalHead(nn.Module):
         """Compute an MLP's hidden units at some cells only, by gathering their windows.
 
         Args:
-            feature: (N, d, H, W).
+            feature: (N, d, H, W), a level.
             mlp: the number of the MLP, from 0.
             cells: (K, 3) int64, image, row and column.
 
         Returns:
-            (K, D).
+            (K, D) hidden units.
         """
         convolution = self.mlps[mlp]
         window_size = convolution.kernel_size[0]

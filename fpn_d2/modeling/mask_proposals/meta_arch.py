@@ -1,4 +1,4 @@
-"""The network of Sec. 6, on one image or, as its baseline, on an image pyramid.
+"""The network of Sec. 6, on one image or, as the baseline, on an image pyramid.
 
 Shape shorthand: K proposals of an image.
 """
@@ -65,7 +65,7 @@ class MaskProposalNetwork(ProposalNetwork):
         ]
 
     def _merge(self, parts: list[Instances], height: int | None, width: int | None) -> Instances:
-        """Merge what all sizes of an image gave into its best proposals, in its own pixels."""
+        """Merge the proposals of all sizes of an image into its best ones, in its own pixels."""
         size = (height or parts[0].image_size[0], width or parts[0].image_size[1])
         proposals = Instances.cat(
             [

@@ -1,4 +1,4 @@
-"""The place that answers for each object, and the region of the image that it looks at (Sec. 6).
+"""The places that answer for each object, and the regions that they look at (Sec. 6).
 
 Shape shorthand: L places (the cells of all levels, once for each MLP), G objects, S scales, R
 regions, M x M mask outputs. Centres, boxes and scales are in pixels of the network input.
@@ -8,7 +8,7 @@ import torch
 from detectron2.structures import Boxes
 from torch import Tensor
 
-# Pairs of a place and an object that are compared at once, each in about 24 bytes.
+# The most pairs of a place and an object to compare at once; each takes about 24 bytes.
 _MAX_PAIRS = 1 << 22
 
 
@@ -24,12 +24,12 @@ def cell_centers(height: int, width: int, stride: int, device: torch.device) -> 
 
 
 def regions_of(centers: Tensor, scales: Tensor, padding: float) -> Tensor:
-    """Compute the squares that masks cover: a mask's scale, and a share of it around (Sec. 6).
+    """Compute the squares that masks cover: the scale, enlarged by ``padding`` (Sec. 6).
 
     Args:
         centers: (L, 2), x and y in pixels.
         scales: (L,), in pixels.
-        padding: that share. 0.25 makes a region of 40 px for a scale of 32 px.
+        padding: share of the scale to add; 0.25 makes a region of 40 px for a scale of 32 px.
 
     Returns:
         (L, 4), x0 y0 x1 y1 in pixels.
@@ -68,7 +68,7 @@ def assign_places(
     scale_of_box: Tensor,
     radius: float = 1.0,
 ) -> Tensor:
-    """Find the object that each place answers for: one of its scale, centred within a cell of it.
+    """Find the object that each place answers for: one of its scale, centred within ``radius``.
 
     Args:
         centers: (L, 2), x and y of the places in pixels.
