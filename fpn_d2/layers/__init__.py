@@ -1,4 +1,4 @@
-"""Operators, in the room that Detectron2 calls layers."""
+"""Operators, in a package named after Detectron2's ``layers``."""
 
 from .avx2_convolutions import (
     FastGradientConv2d,

@@ -1,12 +1,12 @@
-"""Convolutions that oneDNN is slow at on CPUs, most of them where units are 256 bits wide (AVX2).
+"""Faster versions of convolutions that oneDNN is slow at on CPUs, most with 256-bit units (AVX2).
 
-- With AVX2 alone, the gradient of the weights of channels-last maps has no fast kernel: on large
-  maps that of a 3 x 3 convolution takes two to four times as long as channels-first, copies
-  included. On every CPU that of the stem has none beyond 2^23 pixels.
-- No kernel has fewer multiplications than the sum over a 3 x 3 kernel. Those of Lavin and Gray,
-  "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), after Winograd, are a quarter:
-  F(4 x 4, 3 x 3) computes 4 x 4 cells of the output with 36 for each pair of channels where the sum
-  takes 144. Its errors are some five times those of the sum, near 1e-5 of the values.
+- With AVX2 alone, oneDNN has no fast kernel for the weight gradient of channels-last maps: on large
+  maps that of a 3 x 3 convolution takes two to four times as long as channels-first with copies. On
+  every CPU it has none for the weight gradient of the stem beyond 2^23 pixels.
+- No kernel of oneDNN needs fewer multiplications than the sum over a 3 x 3 kernel. The method of
+  Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), after Winograd,
+  needs a quarter: F(4 x 4, 3 x 3) computes 4 x 4 cells of the output with 36 for each pair of
+  channels, the sum with 144. Its errors are some five times the sum's, near 1e-5 of the values.
 
 Shape shorthand: B images, C channels in and D out, H x W cells, T tiles of 4 x 4 cells.
 """
@@ -23,15 +23,15 @@ from torch.nn import functional as F
 from ..utils.devices import gains_by_winograd, has_slow_channels_last_gradient
 from ..utils.modules import recast
 
-# Fewer channels or cells gain no more than the copies cost.
+# With fewer channels or cells, the gain does not exceed the cost of the copies.
 _LEAST_CHANNELS = 64
 _LEAST_CELLS = 1500
-# Of one image with few channels and more cells, oneDNN takes its reference kernel: minutes.
+# For one image with few channels and more cells, oneDNN takes its reference kernel, for minutes.
 _STEM_CHANNELS = range(1, 16)
 _LEAST_STEM_CELLS = 2**23
-# Fewer channels gain no more than the transforms cost.
+# With fewer channels, the gain does not exceed the cost of the transforms.
 _LEAST_WINOGRAD_CHANNELS = 256
-# So many tiles fill a product of matrices, and what is made of them stays in the cache.
+# This many tiles fill a matrix product, and what is computed from them stays in the cache.
 _TILES = 512
 
 _CELLS = 4  # on a side of a tile of the output; a tile of the input has one more on each side
@@ -50,7 +50,7 @@ _OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, 
 
 
 def _both_ways(matrix: tuple) -> Tensor:
-    """Return what transforms the rows and the columns of a flat tile in one product."""
+    """Return the matrix that transforms the rows and columns of a flat tile in one product."""
     return torch.kron(torch.tensor(matrix), torch.tensor(matrix)).float()
 
 
@@ -60,10 +60,10 @@ _OF_OUTPUT = _both_ways(_OUTPUT)  # (16, 36)
 
 
 def has_winograd(x: Tensor, weight: Tensor, *how: Any) -> bool:
-    """Whether :func:`conv2d_by_winograd` computes a convolution, and faster than oneDNN's sum.
+    """Whether :func:`conv2d_by_winograd` can compute a convolution, and faster than oneDNN's sum.
 
     Args:
-        x, weight: (B, C, H, W) and (D, C, k, k).
+        x, weight: the input (B, C, H, W) and the weights (D, C, k, k).
         how: stride, padding, dilation and groups, as :func:`F.conv2d` takes them.
     """
     return (
@@ -75,7 +75,7 @@ def has_winograd(x: Tensor, weight: Tensor, *how: Any) -> bool:
 
 
 def _is_winograds(weight: Tensor, *how: Any) -> bool:
-    """Whether :func:`has_winograd` is true of large maps."""
+    """Whether :func:`has_winograd` is true for large maps."""
     return (
         how == ((1, 1), (1, 1), (1, 1), 1)
         and weight.shape[2:] == (3, 3)
@@ -96,7 +96,7 @@ def conv2d_by_winograd(x: Tensor, kernel: Tensor, bias: Tensor | None = None) ->
     """Convolve with a 3 x 3 kernel, stride 1 and a padding of 1.
 
     Args:
-        x: (B, C, H, W), float32; channels-last is the fast one.
+        x: (B, C, H, W), float32; fastest if channels-last.
         kernel: (36, C, D), see :func:`transform_kernel`.
         bias: (D,), or None.
 
@@ -122,7 +122,7 @@ def weight_gradient_by_winograd(x: Tensor, gradient: Tensor) -> Tensor:
 
     Args:
         x: (B, C, H, W), the convolution's input.
-        gradient: (B, D, H, W), that of its output.
+        gradient: (B, D, H, W), the gradient of its output.
 
     Returns:
         (D, C, 3, 3).
@@ -143,14 +143,14 @@ def _tiles_of(x: Tensor) -> tuple[int, int]:
 
 
 def _strips(x: Tensor, margin: int) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield some rows of tiles of a map after the other.
+    """Yield the tiles of a map, some rows of tiles at a time.
 
     Args:
         x: (B, C, H, W).
         margin: the cells that a tile has on each side beyond its 4 x 4, zero outside of the map.
 
     Yields:
-        the image, the first row of tiles and the tiles, (cells of a tile, T C).
+        the numbers of the image and of the first row of tiles; the tiles, (cells of a tile, T C).
     """
     batch, channels, height, width = x.shape
     down, across = _tiles_of(x)
@@ -178,7 +178,7 @@ class _Convolution(torch.autograd.Function):
         ctx.how = how
         ctx.by_winograd = has_winograd(x, weight, *how)
         if ctx.by_winograd:
-            # Detached, since a view that a function returns could not be changed in place.
+            # Detached, since a view that a Function returns cannot be changed in place.
             return conv2d_by_winograd(x, transform_kernel(weight), bias).detach()
         return F.conv2d(x, weight, bias, *how)
 
@@ -187,7 +187,7 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.how
         for_x, _, for_bias = ctx.needs_input_grad[:3]  # the weight's is always needed
-        if ctx.by_winograd and not torch.is_grad_enabled():  # whose own gradient is not written
+        if ctx.by_winograd and not torch.is_grad_enabled():  # it has no double backward
             turned = weight.flip(2, 3).transpose(0, 1)
             return (
                 conv2d_by_winograd(gradient, transform_kernel(turned)) if for_x else None,
@@ -210,13 +210,13 @@ def _how(layer: nn.Conv2d) -> tuple[Any, ...]:
 
 
 class FastGradientConv2d(Conv2d):
-    """Detectron2's :class:`Conv2d`, equal up to rounding: of its weights' gradient, and where it is
-    wide, by Winograd's method, of its output and its input's gradient too.
+    """Detectron2's :class:`Conv2d` with a faster weight gradient; equal up to rounding.
 
+    Where it is wide, Winograd's method computes the output and the input's gradient too.
     TorchScript does not compile it: it is meant for training.
 
     Attributes:
-        least_cells: H W from which the gradient is the fast one.
+        least_cells: the least H W at which the faster gradient is used.
     """
 
     least_cells = _LEAST_CELLS
@@ -243,9 +243,9 @@ class FastGradientConv2d(Conv2d):
 def speed_up_gradients(model: nn.Module) -> None:
     """Turn a channels-last model's larger convolutions into :class:`FastGradientConv2d`, in place.
 
-    That is done only where :func:`fpn_d2.utils.devices.has_slow_channels_last_gradient`, to wide
-    layers where :func:`fpn_d2.utils.devices.gains_by_winograd`, and to a stem that trains, whose
-    input has few channels, for huge images. Weights and their names stay.
+    It takes large layers where :func:`fpn_d2.utils.devices.has_slow_channels_last_gradient` holds,
+    wide ones where :func:`fpn_d2.utils.devices.gains_by_winograd` holds, and, for huge images, a
+    stem that trains, whose input has few channels. Weights and their names stay.
     """
     every = has_slow_channels_last_gradient()
     for layer in model.modules():
@@ -268,8 +268,8 @@ def speed_up_gradients(model: nn.Module) -> None:
 class WinogradConv2d(FastGradientConv2d):
     """Detectron2's :class:`Conv2d` without a norm, for inference; equal up to rounding.
 
-    It transforms its weights at the first map that is large enough. It keeps what it makes of them
-    and a copy of them, by which it sees that they have changed: five times their memory.
+    It transforms its weights at the first map that is large enough. It keeps the result, and a copy
+    of the weights to notice that they have changed: five times their memory.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -282,7 +282,7 @@ class WinogradConv2d(FastGradientConv2d):
             or not has_winograd(x, self.weight, *_how(self))
         ):
             return super().forward(x)
-        # Weights may be replaced, or changed in place, by ``.data`` too, which no version counts.
+        # Weights may be replaced or changed in place, also by ``.data``, which no version counts.
         weight, kernel = self.transformed
         if weight is None or not torch.equal(weight, self.weight):
             kernel = transform_kernel(self.weight)
@@ -294,7 +294,7 @@ class WinogradConv2d(FastGradientConv2d):
 def wide_convolutions(model: nn.Module) -> list[nn.Module]:
     """Find the convolutions without a norm that Winograd's method makes faster on large maps.
 
-    There are some only on CPUs where :func:`fpn_d2.utils.devices.gains_by_winograd`.
+    There are none on CPUs where :func:`fpn_d2.utils.devices.gains_by_winograd` is False.
     """
     return [
         module

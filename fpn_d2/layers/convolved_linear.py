@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..utils.devices import has_slow_matmul
 from ..utils.modules import recast
 
-# For smaller layers and fewer rows a call costs more than the product.
+# For smaller layers or fewer rows, a call costs more than the product.
 _LEAST_WEIGHTS = 2**19
 _LEAST_ROWS = 64
 
@@ -24,7 +24,7 @@ class ConvolvedLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """See :class:`nn.Linear`; (N, C) to (N, D).
 
-        Only many rows in float32 on several threads are convolved, and nothing that is exported.
+        It convolves only many rows in float32 on several threads, and never in an exported model.
         """
         if (
             torch.jit.is_tracing()
@@ -47,8 +47,8 @@ class ConvolvedLinear(nn.Linear):
 def convolve_linears(model: nn.Module) -> None:
     """Turn a model's large linear layers into :class:`ConvolvedLinear`, in place.
 
-    That is done only on CPUs where :func:`fpn_d2.utils.devices.has_slow_matmul`. Weights and their
-    names stay.
+    It does nothing on CPUs where :func:`fpn_d2.utils.devices.has_slow_matmul` is False. Weights and
+    their names stay.
     """
     if not has_slow_matmul():
         return

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Pairs of an index and a weight in one piece of work. A pair takes 12 bytes.
+# The most pairs of an index and a weight in one piece of work. A pair takes 12 bytes.
 _MAX_ENTRIES = 1 << 22
 
 
@@ -36,9 +36,9 @@ def pyramid_roi_align(
 
     Args:
         features: L of (N, C, H, W), fine to coarse.
-        boxes: (R, 5), an image's index and x0 y0 x1 y1 in pixels of the network input.
-        levels: (R,) int64, the level of 0 to L - 1 that each box is pooled from. A box of another
-            level, or one that is not finite, gives zeros, as in Detectron2.
+        boxes: (R, 5), the image's index, then x0 y0 x1 y1 in pixels of the network input.
+        levels: (R,) int64, the level, 0 to L - 1, to pool each box from. A box of another level, or
+            one that is not finite, gives zeros, as in Detectron2.
         scales: cells per pixel of each level, such as 1 / 4.
         output_size: S, or the height and the width in bins.
         sampling_ratio: samples of a bin along each axis; 0 takes ceil(size of the bin in cells).
@@ -49,7 +49,7 @@ def pyramid_roi_align(
     """
     bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if not len(boxes):
-        # All levels get a gradient, of zeros, which training in several processes needs.
+        # All levels get a gradient of zeros, which training in several processes needs.
         nothing = sum(feature[:0].sum() for feature in features)
         return features[0].new_zeros((0, features[0].shape[1], *bins)) + nothing
     levels = torch.where(boxes.isfinite().all(dim=1), levels, -1)
@@ -79,7 +79,7 @@ class _PyramidAlign(torch.autograd.Function):
                 )
                 pooled[part] = bags.view(-1, *plan.bins, channels)
         nowhere = (levels < 0) | (levels >= len(features))
-        if nowhere.any():  # else it would be a pass through all that was pooled
+        if nowhere.any():  # otherwise a needless pass over all that was pooled
             pooled[nowhere] = 0
         ctx.plan, ctx.shapes = plan, [feature.shape for feature in features]
         ctx.save_for_backward(boxes, levels)
@@ -123,7 +123,7 @@ def _backward(
 def _add_pieces(
     grad: Tensor, table: Tensor, pieces: Sequence[tuple[Tensor, Tensor, Tensor]]
 ) -> None:
-    """Add to each pixel's row of ``grad`` the weighted rows of ``table`` of its bins."""
+    """Add to each pixel's row of ``grad`` the weighted ``table`` rows of its bins."""
     pixels, bins, weights = (torch.cat(column) for column in zip(*pieces, strict=True))
     pixels, order = pixels.sort()
     touched, counts = pixels.unique_consecutive(return_counts=True)
@@ -138,7 +138,7 @@ def _add_pieces(
 
 
 def _table(feature: Tensor) -> Tensor:
-    """View (N, C, H, W) as (N H W, C); copy it where it is not channels-last."""
+    """View (N, C, H, W) as (N H W, C); copy it if it is not channels-last."""
     return feature.permute(0, 2, 3, 1).reshape(-1, feature.shape[1])
 
 
@@ -148,8 +148,8 @@ def _bags(
     """Find the pixels of the bins of a level's boxes, and their weights.
 
     Yields:
-        the indices of some of the boxes; (B, K) int64, the rows of the level's table that the
-        pixels of their bins are; (B, K), the weights of these pixels.
+        the indices of some of the boxes; (B, K) int64, the pixels of their bins as rows of the
+        level's table; (B, K), the weights of these pixels.
     """
     chosen = (levels == level).nonzero().squeeze(1)
     if not len(chosen):
@@ -161,7 +161,7 @@ def _bags(
     rows = _merge_samples(y0, y1, plan, plan.bins[0], height)
     columns = _merge_samples(x0, x1, plan, plan.bins[1], width)
     image = rois[:, 0].long() * (height * width)
-    # Boxes whose bins span as many rows and as many columns go together.
+    # Boxes whose bins span the same number of rows and of columns go together.
     kind = rows.spans * (int(columns.spans.max()) + 1) + columns.spans
     order = kind.argsort(stable=True)
     counts = kind[order].unique_consecutive(return_counts=True)[1].tolist()
@@ -180,8 +180,8 @@ def _bags(
 
 
 def _cells(first: Tensor, span: int, size: int) -> Tensor:
-    """Count cells from (R, S) first ones on: (R, S, span). Beyond the map, where weights are 0, it
-    is the map's last cell."""
+    """Return ``span`` cells from each of the (R, S) first ones on, (R, S, span). A cell beyond the
+    map, where weights are 0, becomes the map's last cell."""
     return (first[..., None] + torch.arange(span, device=first.device)).clamp(max=size - 1)
 
 
