@@ -307,7 +307,7 @@ def _check_anchors(cfg: CfgNode, reader: str, levels: list[str]) -> None:
         if len(lists) not in (1, len(levels)):
             raise UserError(
                 f"MODEL.ANCHOR_GENERATOR.{name} has {len(lists)} lists for the {len(levels)} "
-                f"levels {', '.join(levels)} of {reader}; give each level one, or one to all"
+                f"levels {', '.join(levels)} of {reader}; give one for each level, or one for all"
             )
         if usual:
             each = lists * len(levels) if len(lists) == 1 else lists
@@ -317,8 +317,8 @@ def _check_anchors(cfg: CfgNode, reader: str, levels: list[str]) -> None:
     if len(set(counts)) > 1 and (is_retinanets or is_known(head)):
         raise UserError(
             f"MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS make {', '.join(map(str, counts))} "
-            f"anchors for a cell of {', '.join(levels)}, whose heads are alike; give each level as "
-            "many"
+            f"anchors for a cell of {', '.join(levels)}, whose heads are alike; give each level "
+            "the same number"
         )
 
 

@@ -266,7 +266,7 @@ def _check_augmentation(cfg: CfgNode, network: type) -> None:
     if faults:
         raise UserError(
             f"TEST.AUG.ENABLED augments the images of a Faster or Mask R-CNN with an RPN, and does "
-            f"not know {faults[0]}; set it to False"
+            f"not support {faults[0]}; set it to False"
         )
 
 
@@ -313,7 +313,7 @@ def _of_pixels(cfg: CfgNode) -> Iterator[str]:
     if reverse is not None and np.allclose(mean, reverse, atol=1):
         yield (
             f"MODEL.PIXEL_MEAN {mean} has ImageNet's means in the order of "
-            f"{order[::-1]}, and INPUT.FORMAT is {order}: turn one of them around"
+            f"{order[::-1]}, and INPUT.FORMAT is {order}: reverse one of them"
         )
 
 
@@ -365,7 +365,7 @@ def _of_training(cfg: CfgNode, classes: Sequence[str]) -> Iterator[str]:
         if max(sides) > longest:
             yield (
                 f"INPUT.MIN_SIZE_{split} {max(sides)} is above INPUT.MAX_SIZE_{split} {longest}, "
-                f"so that no image gets it: set INPUT.MAX_SIZE_{split} to more"
+                f"so no image reaches it: set INPUT.MAX_SIZE_{split} to more"
             )
     mirrored = _mirrored(classes, _MIRRORED.get(cfg.INPUT.RANDOM_FLIP, {}))
     if mirrored:

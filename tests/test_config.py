@@ -395,7 +395,7 @@ REFUSED = {
         for lists in ("[]", "[[]]", "[[32],[]]", "[[32],64]")
     },
     FPN + "MODEL.ANCHOR_GENERATOR.SIZES [[32,64],[128]]":  # of 3 aspect ratios
-        "make 6, 3 anchors for a cell of p2, p3, .*; give each level as many",
+        "make 6, 3 anchors for a cell of p2, p3, .*; give each level the same number",
     FPN + "MODEL.META_ARCHITECTURE RetinaNet MODEL.ANCHOR_GENERATOR.SIZES [[9],[9],[9],[9],[9,8]]":
         "make 3, 3, 3, 3, 6 anchors for a cell of p3, p4, p5, p6, p7",
     "MODEL.RPN.IN_FEATURES ['res5']":
@@ -534,7 +534,7 @@ REFUSED = {
     FPN + "MODEL.FPN.NORM GN MODEL.FPN.OUT_CHANNELS 48 MODEL.META_ARCHITECTURE TheirOwn":
         "OUT_CHANNELS is 48; .*multiple of 32",
     **{
-        f"{FPN}TEST.AUG.ENABLED True {what}": f"TEST.AUG.ENABLED .*does not know {key}"
+        f"{FPN}TEST.AUG.ENABLED True {what}": f"TEST.AUG.ENABLED .*does not support {key}"
         for what, key in (
             ("MODEL.META_ARCHITECTURE RetinaNet", "MODEL.META_ARCHITECTURE RetinaNet"),
             ("MODEL.META_ARCHITECTURE ProposalNetwork", "MODEL.META_ARCHITECTURE ProposalNet"),
