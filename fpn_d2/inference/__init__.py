@@ -1,7 +1,7 @@
-"""From an image to detections, and to what is particular to a pyramid on the way there.
+"""From an image to detections, and what a pyramid does on the way there.
 
-Each name is imported from its module when it is first asked for: a training needs a prepared model,
-and none of what explains or draws.
+Each name is imported from its module when it is first used: training needs prepared models, but
+nothing that explains or draws.
 """
 
 import importlib

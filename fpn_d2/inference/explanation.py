@@ -42,16 +42,16 @@ class Proposals:
 
 @dataclasses.dataclass(frozen=True)
 class AnchorMatches:
-    """The anchors that Detectron2's matcher makes positive, and the object that each would learn.
+    """The anchors that Detectron2's matcher makes positive, and the object that each would predict.
 
     Args:
         boxes: (A, 4), x0 y0 x1 y1 in pixels of the image.
         levels: the feature of each anchor, such as ``"p2"``; A names.
         objects: (A,), the index of the anchor's object.
-        ious: (A,), the IoU with that object; below the threshold only where the anchor is the
-            best of an object that no anchor overlaps by more.
+        ious: (A,), the IoU with that object; below the threshold only if no anchor overlaps the
+            object more.
         targets: (G, 4), the objects, x0 y0 x1 y1 in pixels of the image.
-        threshold: the IoU from which an anchor matches, 0 to 1.
+        threshold: the minimum IoU of a match, 0 to 1.
         to_ground_truth: whether the objects were given; otherwise they are the detections.
     """
 
@@ -66,7 +66,7 @@ class AnchorMatches:
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """Everything there is to see of one image; the module defines the words.
+    """Everything recorded for one image; the module's docstring defines the terms.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -74,8 +74,8 @@ class Explanation:
             RoI from which each detection was read, in pixels of the network input.
         levels: (R,) int, the level that Eq. 1 chose for each detection's RoI.
         level_range: the finest and the coarsest level that Eq. 1 can choose.
-        canonical_size, canonical_level: Eq. 1's constants in force, 224 and 4 in the paper, a size
-            in pixels of the network input and k0.
+        canonical_size, canonical_level: Eq. 1's constants in use, a size in pixels of the network
+            input and k0; 224 and 4 in the paper.
         input_scale: the width of the network input divided by that of the image.
         features: the mean over the channels of the absolute activation, (h, w) float32, by kind
             (``"lateral"``, ``"merged"`` and ``"output"``, where the model has them) and then by
@@ -101,7 +101,7 @@ class Explanation:
 
     @property
     def counts(self) -> dict[int, int]:
-        """How many detections each level has that Eq. 1 can choose, fine to coarse."""
+        """The number of detections on each level that Eq. 1 can choose, fine to coarse."""
         low, high = self.level_range
         return {k: int((self.levels == k).sum()) for k in range(low, high + 1)}
 
@@ -140,15 +140,15 @@ class Explainer:
 
         The model runs without ``torch.compile``, even with ``INFERENCE.COMPILE True``: a compiled
         backbone calls no hooks, and the maps are recorded by hooks. With OpenVINO the maps within
-        the pyramid are PyTorch's, in a second run of the backbone.
+        the pyramid come from a second run of the backbone, by PyTorch.
 
         Args:
             image: (H, W, 3) uint8, RGB.
-            threshold: the least score of a detection, 0 to 1; or that of each class.
+            threshold: the minimum score of a detection, 0 to 1; or one for each class.
             canonical_size, canonical_level: Eq. 1's constants, a size in pixels of the network
-                input and a level, by which RoIs are pooled too; None leaves the model's own.
-            ground_truth: (G, 4), x0 y0 x1 y1 in pixels of the image, the objects that anchors are
-                matched to; None takes the detections.
+                input and a level, also for the pooling of RoIs; None keeps the model's own.
+            ground_truth: (G, 4), the objects to match anchors to, x0 y0 x1 y1 in pixels of the
+                image; None takes the detections.
             proposals_per_level: how many of each level's best proposals are kept.
 
         Raises:
@@ -192,7 +192,7 @@ class Explainer:
     def _eq1_constants(
         self, size: float | None, level: int | None
     ) -> tuple[float, int, tuple[int, int]]:
-        """Eq. 1's size, k0 and range of levels, where not given the model's own."""
+        """Return Eq. 1's size, k0 and range of levels; what is not given is the model's own."""
         pooler, box = box_pooler(self.model), self.cfg.MODEL.ROI_BOX_HEAD
         if pooler is not None:
             own = pooler.canonical_box_size, pooler.canonical_level
@@ -212,7 +212,7 @@ class Explainer:
         ground_truth: np.ndarray | None,
         to_image: np.ndarray,
     ) -> AnchorMatches | None:
-        """Match the anchors of each feature to the objects, or to what was detected."""
+        """Match the anchors of each feature to the given objects, or else to the detections."""
         owner = getattr(self.model, "proposal_generator", None) or self.model
         matcher = getattr(owner, "anchor_matcher", None)
         if matcher is None or not anchors:
@@ -262,7 +262,7 @@ def box_pooler(model: nn.Module) -> nn.Module | None:
 
 
 class _Record:
-    """What passes through a model's parts while it runs on one image, caught by hooks."""
+    """The data that pass through a model's parts while it runs on one image, caught by hooks."""
 
     def __init__(self, model: nn.Module):
         self.model = model
@@ -344,11 +344,11 @@ class _Record:
         for name, shape in backbone.output_shape().items():
             if name in features:
                 self._take(name, shape.stride, "output", features[name])
-        if hasattr(backbone, "eager_forward"):  # a graph of OpenVINO calls no hooks within
+        if hasattr(backbone, "eager_forward"):  # an OpenVINO graph calls no inner hooks
             backbone.eager_forward(*args)
 
     def _by_level(self, rpn: RPN) -> Callable[..., list[Instances]]:
-        """Wrap the RPN's last step: it also runs on each level alone."""
+        """Wrap the RPN's last step so that it also runs on each level alone."""
         original = rpn.predict_proposals
 
         def predict(anchors: list, logits: list, deltas: list, image_sizes: list) -> list:
@@ -360,7 +360,7 @@ class _Record:
 
 
 def _with_rois(box_head: FastRCNNOutputLayers) -> Callable[..., tuple]:
-    """Wrap the head's last step: its detections also keep their RoI as ``roi_boxes``.
+    """Wrap the head's last step so that its detections keep their RoIs as ``roi_boxes``.
 
     Eq. 1 is about RoIs, not about the boxes that the head refines them to.
     """

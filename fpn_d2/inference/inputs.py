@@ -1,4 +1,4 @@
-"""What a caller may give as an image, as pixels in the order of ``INPUT.FORMAT``.
+"""Images in any form that a caller may give, as pixels with the channels of ``INPUT.FORMAT``.
 
 Shape shorthand: an image of H x W pixels, C channels in the network's input.
 """
@@ -34,7 +34,7 @@ def input_pixels(image: ImageInput, image_format: str) -> np.ndarray:
 
     Args:
         image: the image.
-        image_format: as ``cfg.INPUT.FORMAT``.
+        image_format: the channels to return, as in ``cfg.INPUT.FORMAT``.
 
     Returns:
         (H, W, C) uint8.
@@ -57,11 +57,11 @@ def input_pixels(image: ImageInput, image_format: str) -> np.ndarray:
             return pixels_of(image, image_format)
         except UserError:
             raise
-        except Exception as error:  # of a file that Pillow decodes only now
+        except Exception as error:  # Pillow decodes the file only now
             reason = " ".join(str(error).split())
             raise UserError(f"a PIL image cannot be read ({reason}); give another") from error
     if isinstance(image, Tensor):
-        if image.dtype == torch.bfloat16:  # which NumPy does not have
+        if image.dtype == torch.bfloat16:  # NumPy has no such dtype
             raise UserError(f"a tensor of bfloat16 {_NOT_8_BITS}")
         rgb = _with_three_channels(image.detach().cpu().numpy(), 0, "a tensor", "permute(2, 0, 1)")
         rgb = rgb.transpose(1, 2, 0)
@@ -85,7 +85,7 @@ def network_input(pixels: np.ndarray, resize: Augmentation) -> Tensor:
 
 
 def _with_three_channels(pixels: np.ndarray, axis: int, what: str, remedy: str) -> np.ndarray:
-    """Check an image whose channels are on an axis, and repeat the one channel of a grey one.
+    """Check an image whose channels are on ``axis``, and triple the one channel of a grey one.
 
     ``remedy`` is the call that brings the channels to that axis.
     """

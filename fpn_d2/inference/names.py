@@ -1,8 +1,8 @@
-"""The names of a model's classes, with where they are from, and the names of models.
+"""The names of a model's classes and where these come from, and the names of models.
 
-Names come from the checkpoint, or else from the data set that it was trained on, as the config
-beside it or the model zoo says. Where neither is known, the data set of the given config has them
-only by chance, and they are a guess.
+Class names come from the checkpoint, or else from the data set that it was trained on, which the
+config beside it or the model zoo names. If neither is known, the names of the given config's data
+set fit only by chance: they are a guess.
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ class Classes:
     """The classes of a model.
 
     Args:
-        names: a name for each class: ``class 0`` and so on where none is known; none for a model
+        names: a name for each class, ``class 0`` and so on where none is known; empty for a model
             without classes.
         category_ids: the id of each class in the annotations, counted from 0 where they are not
             known; [1] for a model without classes, whose objects are all of one kind.
-        source: where the names are from: "the checkpoint", "data set NAME" or "".
+        source: where the names come from: "the checkpoint", "data set NAME" or "".
         guess: "", or why the names are not certain, as a sentence.
     """
 
@@ -43,7 +43,7 @@ class Classes:
 
     @property
     def labels(self) -> list[str]:
-        """The names to draw: those that are a guess have a question mark."""
+        """The names to draw, with a question mark if they are a guess."""
         return [f"{name}?" for name in self.names] if self.guess and self.source else self.names
 
 
@@ -52,8 +52,8 @@ def classes_of(cfg: CfgNode, model: nn.Module | None = None) -> Classes:
 
     Args:
         cfg: a config from :func:`fpn_d2.load_config`.
-        model: from :func:`fpn_d2.load_model`, or a copy of it; its ``weights_origin`` says what
-            the weights know. None, or a model without, is one of the config's data set.
+        model: from :func:`fpn_d2.load_model`, or a copy of it; its ``weights_origin`` tells what
+            is known of the weights' classes. Without it, the classes are the config's data set's.
     """
     number = num_classes(cfg)
     if number is None:
@@ -74,7 +74,7 @@ def classes_of(cfg: CfgNode, model: nn.Module | None = None) -> Classes:
     if own:
         return Classes(*own, f"data set {origin.dataset}")
     why = f"the weights {origin.path} do not say what their classes are called"
-    # Five classes of one's own are not the five shapes.
+    # A user's own five classes are not the five shapes.
     built_in = dataset.rpartition("_")[0] == BUILTIN_NAME
     known = None if built_in else _names_and_ids(dataset, number)
     if known is None:
@@ -88,7 +88,7 @@ def _numbered(names: list[str], guess: str = "") -> Classes:
 
 
 def _names_and_ids(dataset: str, number: int) -> tuple[list[str], list[int]] | None:
-    """The classes of a data set if it is known, can be read and has so many; read if need be."""
+    """Return the names and ids of a data set's ``number`` classes; None if it has not so many."""
     if not dataset:
         return None
     metadata = MetadataCatalog.get(dataset)
@@ -99,7 +99,7 @@ def _names_and_ids(dataset: str, number: int) -> tuple[list[str], list[int]] | N
         try:  # Detectron2 knows the classes of a COCO data set once it is read
             DatasetCatalog.get(dataset)
         except Exception as error:  # Detectron2 and pycocotools assert
-            if not metadata.get("thing_classes"):  # which Detectron2 reads first
+            if not metadata.get("thing_classes"):  # Detectron2 reads these first
                 logger.warning(
                     "data set %s cannot be read, so its classes have numbers for names: %r",
                     dataset,
@@ -134,20 +134,20 @@ def split_pair(words: str, option: str) -> tuple[str, str]:
 
 
 def check_weights(weights: str, opts: Sequence[str]) -> None:
-    """Refuse weights that are given by ``--weights`` and once more by an override.
+    """Refuse weights that are given by ``--weights`` and again by an override.
 
     Raises:
-        UserError: if both are there.
+        UserError: if both are given.
     """
     if weights and "MODEL.WEIGHTS" in opts[::2]:
         raise UserError("weights are given twice, by --weights and by MODEL.WEIGHTS; leave one out")
 
 
 def config_for(config_file: str, weights: str) -> str:
-    """Return the config to read: without one, the model zoo's of weights that are named by it.
+    """Return the config to read: the given one, or else the model zoo entry named as weights.
 
     Raises:
-        UserError: if no config is named, and the weights are no entry of the model zoo.
+        UserError: if no config is given, and the weights are no entry of the model zoo.
     """
     if not config_file and not zoo_weights(weights):
         raise UserError(

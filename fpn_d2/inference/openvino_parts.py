@@ -3,12 +3,12 @@
     backbone and heads    the bottom-up network, the pyramid and the head that reads its levels (of
                           an RPN, a RetinaNet, mask proposals): one graph, because each map that
                           leaves a graph is copied
-    RoI heads             C4's res5 stage, the convolutions of mask and keypoint heads; in int8 the
-                          box head's hidden layers, too. In float32 PyTorch multiplies their large
-                          matrices in less time
+    RoI heads             C4's res5 stage, the convolutions of mask and keypoint heads; in int8 also
+                          the box head's hidden layers, whose large matrices PyTorch multiplies
+                          faster in float32
     the rest              anchors, NMS, Eq. 1, pooling and the layers that rank boxes: PyTorch
 
-The modules stay in their places, and a graph is called instead of one of their methods.
+The modules stay in place; a graph is called instead of one of their methods.
 
 Shape shorthand: N images of H x W pixels, R RoIs, C channels.
 """
@@ -35,20 +35,20 @@ from ..utils.modules import overridden
 
 _PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 _REMEDY = "take INFERENCE.ENGINE torch"
-_MOST_ROIS = 16  # of an image that calibrates
-# A graph for images of one size is faster than that for any size, most of all in int8 (python
-# tools/benchmark.py --tasks parts), and takes as much memory again. So the first sizes get theirs.
+_MOST_ROIS = 16  # of a calibration image
+# A graph for one image size is faster than the one for any size, most of all in int8 (python
+# tools/benchmark.py --tasks parts), but takes as much memory again. So the first sizes get theirs.
 _FIXED_SIZES = 2
 
 Run = Callable[[Tensor], list[Tensor]]
 
 
 class Part(nn.Module):
-    """A part of a detector that becomes a graph: a tensor to a tuple of tensors.
+    """A part of a detector that becomes a graph, from a tensor to a tuple of tensors.
 
     Args:
-        name: what the log and the file of quantized graphs call it.
-        owner, method: the module, and the name of its method of one tensor, which is replaced.
+        name: its name in the log and in the file of quantized graphs.
+        owner, method: the module, and the name of the method to replace, which takes one tensor.
         num_last: how many of the outputs, counted from the end, rank boxes or make masks.
     """
 
@@ -62,18 +62,18 @@ class Part(nn.Module):
         return (self.eager(x),)
 
     def attach(self, run: Run) -> None:
-        """Put a function that runs the graph in the method's place."""
+        """Replace the method by a function that runs the graph."""
         eager = self.eager
         # OpenVINO need not take an empty batch. Detectron2 keeps a keypoint head's maps, which the
-        # graph's next call would write over.
+        # graph's next call would overwrite.
         setattr(self.owner, self.method, lambda x: run(x)[0].clone() if len(x) else eager(x))
 
 
 class LevelsPart(Part):
     """The backbone and the head on its levels: (N, C, H, W) to maps, the backbone's first.
 
-    Once attached, the backbone computes the head's outputs as well, and the head returns them. The
-    module must have been called before, which tells the number of its outputs.
+    Once attached, the backbone computes the head's outputs as well, and the head returns them. Call
+    the module once before it is attached: the call records the number of its outputs.
     """
 
     def __init__(self, model: nn.Module):
@@ -112,9 +112,9 @@ class LevelsPart(Part):
         return (*features.values(), *(x for one in lists for x in one))
 
     def attach(self, run: Run) -> None:
-        """See :meth:`Part.attach`; in the head's place, too."""
+        """See :meth:`Part.attach`; the head's methods are replaced, too."""
         levels: list[Tensor] = []
-        lists: list[list[Tensor]] = []  # of the head, with a map for each level
+        lists: list[list[Tensor]] = []  # the head's outputs, each with a map per level
 
         def backbone(image: Tensor) -> dict[str, Tensor]:
             found = run(image)
@@ -184,7 +184,7 @@ def parts_of(model: nn.Module, precision: str) -> list[Part]:
 
 @torch.no_grad()
 def example_inputs(model: nn.Module, precision: str) -> dict[Part, Tensor]:
-    """Find the dense parts that a model calls, and a small input of each.
+    """Find the dense parts that a model calls, and make a small input for each.
 
     Args:
         model: a detector of this package or of Detectron2, in eval mode.
@@ -202,7 +202,7 @@ def example_inputs(model: nn.Module, precision: str) -> dict[Part, Tensor]:
     called = {part: inputs[part.name][0] for part in parts if inputs[part.name]}
     examples = {part: torch.zeros(1, *x.shape[1:]) for part, x in called.items()}
     for part, example in examples.items():
-        part(example)  # which tells it the number of its outputs
+        part(example)  # records the number of its outputs
     return examples
 
 
@@ -213,13 +213,13 @@ def record_inputs(
     """Run a model on images, and return what each part was given.
 
     Args:
-        model: the detector that the parts are of, with nothing attached.
+        model: the detector that the parts belong to, with nothing attached.
         parts: from :func:`parts_of`.
         records: images as models of Detectron2 take them.
 
     Returns:
-        by the part's name the input of each call: (N, C, H, W) images, or at most 16 RoIs of it
-        (R, C, h, w), evenly spaced; float16 where that holds the values, since there are many.
+        the inputs of all calls, by the part's name: (N, C, H, W) images, or at most 16 RoIs per
+        call (R, C, h, w), evenly spaced; float16 where that holds the values, since there are many.
     """
     found: dict[str, list[Tensor]] = {part.name: [] for part in parts}
 
@@ -246,23 +246,23 @@ def record_inputs(
 
 @torch.no_grad()
 def convert(part: Part, example: Tensor) -> Any:
-    """Make a part a model of OpenVINO, whose sizes are free but for the channels.
+    """Convert a part to an OpenVINO model for any batch size and, of images, any height and width.
 
     Args:
         part: from :func:`parts_of`.
-        example: an input of it.
+        example: an input of the part.
 
     Raises:
-        UserError: where OpenVINO is not installed, or lacks an operation of the part.
+        UserError: if OpenVINO is not installed, or lacks an operation of the part.
     """
     openvino = require("openvino")
     free = [0, 2, 3] if isinstance(part, LevelsPart) else [0]
     shape = [-1 if i in free else side for i, side in enumerate(example.shape)]
     try:
-        # The converter needs graphs without calls, which a training on a CPU would leave in them.
+        # The converter needs graphs without calls; after a training on a CPU they would have some.
         with quietly(), torch.jit.optimized_execution(True):
             return openvino.convert_model(part, example_input=example, input=[shape])
-    except Exception as error:  # of the trace, or of any operation
+    except Exception as error:  # from the trace, or from any operation
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"OpenVINO cannot take the {part.name} ({reason}); {_REMEDY}") from error
 
@@ -275,25 +275,25 @@ def compile_graph(
     num_last: int = 0,
     fixed_sizes: int = _FIXED_SIZES,
 ) -> Run:
-    """Compile a model of OpenVINO for this processor, and for as many threads as PyTorch has.
+    """Compile an OpenVINO model for this processor, with as many threads as PyTorch has.
 
     Args:
-        graph: of one input.
+        graph: the model, which has one input.
         precision: "float32", "bfloat16" or, for a quantized graph, "int8".
-        is_image: whether the input are images, channels-first; RoIs come channels-last.
-        num_last: see :class:`Part`; these outputs are float32 in bfloat16, too.
-        fixed_sizes: how many sizes of images, the first ones, get a graph of their own.
+        is_image: whether the input is images, channels-first; RoIs come channels-last.
+        num_last: see :class:`Part`; these outputs are float32 even in bfloat16.
+        fixed_sizes: how many image sizes, the first ones, get a graph of their own.
 
     Returns:
-        a function of a tensor that returns the outputs, maps channels-last as pooling reads them;
-        the next call overwrites them.
+        a function from a tensor to the outputs, with maps channels-last as pooling reads them; the
+        next call overwrites them.
     """
     openvino = require("openvino")
     steps = openvino.preprocess.PrePostProcessor(graph)
     first, last = openvino.Layout("NCHW"), openvino.Layout("NHWC")
     maps = [output.partial_shape.rank.get_length() == 4 for output in graph.outputs]
     ports = [steps.output(i) for i, is_map in enumerate(maps) if is_map]
-    if precision == "bfloat16":  # which the pooling reads in less time
+    if precision == "bfloat16":  # the pooling reads it faster
         for i in range(len(maps) - num_last):
             steps.output(i).tensor().set_element_type(openvino.Type.bf16)
     for port in ports if is_image else [*ports, steps.input()]:
@@ -301,7 +301,7 @@ def compile_graph(
         port.tensor().set_layout(last)
     settings = cpu_settings(precision) | {
         "PERFORMANCE_HINT": "LATENCY",
-        # PyTorch's threads work on the same cores in turn, so that none may hold on to one.
+        # PyTorch's threads take turns on the same cores, so no thread may be tied to one.
         "ENABLE_CPU_PINNING": False,
     }
     ready = steps.build()
@@ -329,7 +329,7 @@ def compile_graph(
 
 
 def cpu_settings(precision: str) -> dict[str, Any]:
-    """OpenVINO's settings for one of its precisions, and for as many threads as PyTorch has."""
+    """Return OpenVINO's settings for a precision, with as many threads as PyTorch has."""
     return {
         "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -337,14 +337,14 @@ def cpu_settings(precision: str) -> dict[str, Any]:
 
 
 def _tensor_of(output: np.ndarray) -> Tensor:
-    """An output of a graph; NumPy has no bfloat16, which OpenVINO hands over as its float16."""
+    """Return a graph's output; NumPy has no bfloat16, so OpenVINO passes it as float16."""
     if output.dtype == np.float16:
         return torch.from_numpy(output.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(output)
 
 
 def attach_graphs(parts: Iterable[Part], graphs: Mapping[str, Any], precision: str) -> str:
-    """Have a detector call compiled graphs in the place of its parts.
+    """Have a detector call compiled graphs instead of its parts.
 
     Returns:
         what runs where, in words.
@@ -362,10 +362,10 @@ def attach_graphs(parts: Iterable[Part], graphs: Mapping[str, Any], precision: s
 
 
 def check_engine(precision: str, device: torch.device) -> None:
-    """Refuse a device, or a precision, that OpenVINO does not serve here.
+    """Refuse a device or a precision that OpenVINO does not support here.
 
     Raises:
-        UserError: so, and where OpenVINO is not installed.
+        UserError: for these, and if OpenVINO is not installed.
     """
     require("openvino")
     if device.type != "cpu":
@@ -388,14 +388,14 @@ def check_engine(precision: str, device: torch.device) -> None:
 
 @functools.cache
 def openvino_core() -> Any:
-    """OpenVINO's core, the same one to the end of the process.
+    """Return OpenVINO's core, the same one to the end of the process.
 
-    Each core gives the thread a stack for signals of its own and takes it away when it ends. Where
-    two end in the order in which they began, the thread is left with the stack of the first, which
-    is gone, and the next signal kills the program: Ctrl-C, or a loader's process that has ended.
+    Each core gives the thread its own stack for signals, and takes it away when the core ends. If
+    two cores end in the order in which they began, the thread is left with the first one's stack,
+    which is gone. The next signal, such as Ctrl-C or a loader process's end, kills the program.
 
     Raises:
-        UserError: where it is not installed.
+        UserError: if OpenVINO is not installed.
     """
     return require("openvino").Core()
 
@@ -421,8 +421,8 @@ def require(package: str, remedy: str = f"openvino nncf, or {_REMEDY}") -> Any:
 def quietly() -> Iterator[None]:
     """Keep openvino and nncf from sending usage statistics and from changing the root logger.
 
-    They send statistics without asking, except where a variable tells of continuous integration. A
-    conversion that fails leaves the log switched off.
+    They send statistics without asking, unless an environment variable announces continuous
+    integration. A conversion that fails leaves the log switched off.
     """
     root, mute = logging.getLogger(), {"CI": "true", "NNCF_CI": "1"}
     level, filters, handlers = root.level, list(root.filters), list(root.handlers)

@@ -30,11 +30,11 @@ from .inputs import ImageInput, input_pixels, network_input
 from .names import classes_of
 from .prepared import PreparedModel, prepare_as_configured
 
-# Proposals to show: boxes that overlap no better one by more than this IoU, and so many at most.
+# Proposals to show: their largest IoU with a better one, and their largest number.
 _PROPOSAL_IOU, _MOST_PROPOSALS = 0.5, 20
 # The most images that are in memory at once.
 _MOST_TOGETHER = 8
-# The meta-architectures whose outputs are taken here; a PanopticFPN's segments are not.
+# The meta-architectures whose outputs are supported here; a PanopticFPN's segments are not.
 _NETWORKS = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet")
 
 logger = logging.getLogger(__name__)
@@ -43,9 +43,9 @@ logger = logging.getLogger(__name__)
 class Predictor(DefaultPredictor):
     """Detectron2's :class:`DefaultPredictor` on a checked checkpoint and a prepared model.
 
-    The constructor of the parent loads whatever a checkpoint happens to hold, so this one puts
-    together the same parts with :func:`fpn_d2.load_model`. ``class_names`` are the names of the
-    model's classes; the log says so if they are a guess (:class:`fpn_d2.inference.Classes`).
+    The parent's constructor loads whatever a checkpoint happens to hold, so this one builds the
+    same parts with :func:`fpn_d2.load_model`. ``class_names`` are the names of the model's classes;
+    the log warns if they are a guess (:class:`fpn_d2.inference.Classes`).
 
     Neither class can run a Fast R-CNN on proposals from a file, since a new image has no proposals
     there. Take a Faster R-CNN, or give the network an RPN: ``MODEL.LOAD_PROPOSALS False
@@ -67,8 +67,8 @@ class Predictor(DefaultPredictor):
             model: the config's model with its weights; None loads ``cfg.MODEL.WEIGHTS``.
 
         Raises:
-            UserError: where there are no weights, the weights are those of another model, or the
-                model needs proposals from a file.
+            UserError: if there are no weights, the weights belong to another model, or the model
+                needs proposals from a file.
         """
         if cfg.MODEL.LOAD_PROPOSALS:
             raise UserError(
@@ -94,7 +94,7 @@ class Predictor(DefaultPredictor):
 
     @classmethod
     def from_zoo(cls, name: str, opts: Sequence[Any] = ()) -> "Predictor":
-        """Load a trained model of Detectron2's model zoo, with the config that it was trained by.
+        """Load a trained model from Detectron2's model zoo, with the config of its training.
 
         Args:
             name: the entry's name, such as ``COCO-Detection/faster_rcnn_R_50_FPN_3x``, with or
@@ -114,15 +114,16 @@ class Predictor(DefaultPredictor):
     def from_run(cls, folder: str | os.PathLike, opts: Sequence[Any] = ()) -> "Predictor":
         """Load the model that a training left in its ``OUTPUT_DIR``.
 
-        Its weights are those of ``model_best.pth``, of ``model_final.pth`` or of the last
-        checkpoint that is whole, whichever of these comes first. The device is this machine's.
+        The weights come from the first of these that exists: ``model_best.pth``,
+        ``model_final.pth``, the last checkpoint that is whole. The device is this machine's.
 
         Args:
             folder: the ``OUTPUT_DIR``.
-            opts: overrides as ``[KEY, value, ...]``, of ``MODEL.WEIGHTS`` too.
+            opts: overrides as ``[KEY, value, ...]``; they may include ``MODEL.WEIGHTS``.
 
         Raises:
-            UserError: if the folder holds no training or no checkpoint.
+            UserError: if the folder holds no ``config.yaml``, or no checkpoint and ``opts`` names
+                no weights.
         """
         folder = os.fspath(folder)
         config = os.path.join(folder, "config.yaml")
@@ -144,18 +145,18 @@ class Predictor(DefaultPredictor):
     def __call__(self, images: ImageInput | Sequence[ImageInput]) -> Any:
         """Run the model on an image or on a list of them.
 
-        Images whose network inputs have one size go through the network together, up to 8 of them.
-        Others go one after another: padding them to a common size would change the features.
+        Up to 8 images whose network inputs have the same size run as one batch. Images of other
+        sizes run separately: padding them to a common size would change the features.
 
         Args:
             images: an image in a form that :func:`fpn_d2.inference.inputs.input_pixels` takes,
                 such as (H, W, 3) uint8 BGR or a path; or a list of images in any of these forms.
 
         Returns:
-            for an image a dict as of :meth:`DefaultPredictor.__call__`, for a list a list of them.
+            for an image, a dict as from :meth:`DefaultPredictor.__call__`; for a list, a list.
 
         Raises:
-            UserError: for what is no such image.
+            UserError: if an image has none of these forms.
         """
         if not isinstance(images, list | tuple):
             return self._run([self._record(images)])[0]
@@ -178,14 +179,14 @@ class Predictor(DefaultPredictor):
         return outputs
 
     def _record(self, image: ImageInput) -> dict[str, Any]:
-        """An image as the network takes it, resized as the config says."""
+        """Turn an image into a record that the model takes, resized as the config says."""
         pixels = input_pixels(image, self.input_format)
         height, width = pixels.shape[:2]
         return {"image": network_input(pixels, self.aug), "height": height, "width": width}
 
     @torch.no_grad()
     def _run(self, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The model's outputs for each record; those of one size are a batch."""
+        """Return the model's outputs for each record; records of one size run as a batch."""
         batches: dict[torch.Size, list[int]] = {}
         for number, record in enumerate(records):
             batches.setdefault(record["image"].shape, []).append(number)
@@ -200,13 +201,13 @@ class Predictor(DefaultPredictor):
 
         Args:
             image: (H, W, 3) uint8, RGB.
-            threshold: the least score of a detection, 0 to 1; or that of each class.
+            threshold: the minimum score of a detection, 0 to 1; or one for each class.
 
         Returns:
             see :func:`detections_above`.
 
         Raises:
-            UserError: for an image that the model cannot take, or a model that finds no objects.
+            UserError: for an image that the model cannot take; and see :func:`detections_above`.
         """
         return detections_above(self(np.ascontiguousarray(image[:, :, ::-1])), threshold)
 
@@ -238,14 +239,14 @@ def why_not_in_zoo(name: str) -> str:
 
 
 def detections_above(predictions: dict[str, Any], threshold: float | Sequence[float]) -> Instances:
-    """Turn what a model returned for an image into detections.
+    """Turn a model's output for an image into detections.
 
     Proposals come by the thousand and on top of each other. Of boxes or masks without classes,
-    only the best 20 are kept whose boxes overlap no better one by more than an IoU of 0.5.
+    NMS at an IoU of 0.5 therefore keeps the best 20 at most.
 
     Args:
         predictions: a model's output for one image.
-        threshold: the least score of a detection, 0 to 1; or that of each class.
+        threshold: the minimum score of a detection, 0 to 1; or one for each class.
 
     Returns:
         R detections on the CPU, best first, in pixels of the image: ``pred_boxes``, ``scores``
@@ -284,13 +285,13 @@ def _box_predictor(model: nn.Module) -> nn.Module | None:
 
 
 def set_final_nms(model: nn.Module, iou: float, most: int | None = None) -> None:
-    """Change the last NMS of a detector in place, which decides between boxes that overlap.
+    """Change a detector's last NMS, which decides between boxes that overlap, in place.
 
     Args:
         model: a detector of Detectron2's form, not a :class:`PreparedModel`. One that ends in no
             NMS, such as a network of mask proposals, stays as it is.
         iou: the IoU above which the worse of two boxes is dropped, 0 to 1.
-        most: how many boxes of an image are kept; None leaves that number as it is.
+        most: the maximum number of boxes kept per image; None leaves it as it is.
     """
     head = _box_predictor(model)
     rpn = getattr(model, "proposal_generator", None)
@@ -307,11 +308,11 @@ def set_final_nms(model: nn.Module, iou: float, most: int | None = None) -> None
 
 
 def set_score_threshold(model: nn.Module, threshold: float | Sequence[float]) -> None:
-    """Change the least score of a detector's detections in place, before its last NMS.
+    """Change in place the minimum score that a box needs to enter a detector's last NMS.
 
     Args:
         model: a detector of Detectron2's form, not a :class:`PreparedModel`.
-        threshold: 0 to 1; or that of each class.
+        threshold: the minimum score, 0 to 1; or one for each class.
 
     Raises:
         UserError: for a model without classes.

@@ -2,15 +2,15 @@
 
 batch norm        folded into the convolution before it, frozen or in eval mode
 memory            channels-last, in which CPUs and GPUs convolve faster
-RPN               decodes the boxes before NMS alone, and keeps the anchors of the last size
+RPN               decodes only the boxes that enter NMS, and keeps the anchors of the last size
 RoIs              pooled by :class:`LevelROIPooler`, in models of Detectron2's own too
-linear layers     convolved on CPUs where PyTorch multiplies matrices slowly
-convolutions      by Winograd on some CPUs, where they are wide and in float32
+linear layers     run as convolutions on CPUs where PyTorch multiplies matrices slowly
+convolutions      by Winograd's method on some CPUs, if wide and in float32
 precision         bfloat16 or float16 if asked; the layers that rank boxes stay in float32
 torch.compile     of the backbone if asked, for images of changing size
-OpenVINO          runs the dense parts if asked, in int8, too; see ``openvino_parts``
+OpenVINO          runs the dense parts if asked, also in int8; see ``openvino_parts``
 
-What only OpenVINO needs is imported once a config asks for it, so that a training starts sooner.
+Modules that only OpenVINO needs are imported when a config asks for it: trainings start sooner.
 """
 
 import contextlib
@@ -57,10 +57,10 @@ PRECISIONS = {
     "float32": None,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
-    "int8": None,  # of what OpenVINO computes; the rest is float32
+    "int8": None,  # for what OpenVINO computes; the rest is float32
 }
 ENGINES = ("torch", "openvino", "auto")
-# Graphs keep their outputs in one place, and two at once would share the cores.
+# A graph overwrites its outputs at the next call, and two at once would share the cores.
 _ENGINE_LOCK = threading.Lock()
 
 
@@ -93,8 +93,8 @@ class PreparedModel(nn.Module):
         """See the original's ``forward`` in eval mode.
 
         Raises:
-            FloatingPointError: where an image or its features are not finite. Detectron2 returns
-                no detections then.
+            FloatingPointError: if an image or its features are not finite; Detectron2 would return
+                no detections.
         """
         for number, record in enumerate(batched_inputs):
             image = record["image"]
@@ -123,20 +123,20 @@ def prepare_model(
         model: a detector of this package or of Detectron2, or one wrapped for several processes.
         precision: "float32", "bfloat16", on CUDA "float16", or with OpenVINO "int8".
         compile: whether to compile the backbone; see :func:`compile_backbone`.
-        engine: "torch"; "openvino" for what is dense; or "auto", which takes OpenVINO where it
-            can, and otherwise PyTorch, in float32 instead of int8, and says why in the log. In
-            float32 it takes PyTorch where that computes wide convolutions by Winograd's method.
-        calibration: for int8, images as models of Detectron2 take them; only read where no file
-            of ``cache`` is there.
-        cache: for int8, where the quantized parts are kept, in the first of these files that can be
-            written; see :func:`fpn_d2.inference.quantization.cache_paths`.
+        engine: "torch"; "openvino" for the dense parts; or "auto", which takes OpenVINO if it can
+            run them, else PyTorch (in float32 instead of int8), and logs the reason. In float32
+            "auto" takes PyTorch where that computes wide convolutions by Winograd's method.
+        calibration: for int8, images as models of Detectron2 take them; read only if no file of
+            ``cache`` can be.
+        cache: for int8, files for the quantized parts, kept in the first one that can be written;
+            see :func:`fpn_d2.inference.quantization.cache_paths`.
 
     Returns:
         the copy, in eval mode.
 
     Raises:
         UserError: for weights that are not finite; an engine or a precision that does not exist, is
-            not installed or that the device does not have; int8 without images; a model that
+            not installed or is not available on the device; int8 without images; a model that
             OpenVINO cannot take; or a model that is prepared already.
     """
     if isinstance(model, PreparedModel):
@@ -194,12 +194,12 @@ def prepare_as_configured(cfg: CfgNode, model: nn.Module, *, keep: bool = True) 
     Args:
         cfg: the config of the model, from :func:`fpn_d2.load_config`.
         model: see :func:`prepare_model`, which this calls.
-        keep: whether the weights are those of ``cfg.MODEL.WEIGHTS``, beside which an int8 model
-            is then kept.
+        keep: whether the weights are those of ``cfg.MODEL.WEIGHTS``; an int8 model is then kept,
+            see :func:`fpn_d2.inference.quantization.cache_paths`.
 
     Raises:
-        UserError: see :func:`prepare_model`; and where the training set cannot be read that
-            calibrates int8.
+        UserError: see :func:`prepare_model`; and if the training set, which calibrates int8, cannot
+            be read.
     """
     keys, more = cfg.INFERENCE, {}
     if keys.PRECISION == "int8":
@@ -216,7 +216,7 @@ def fold_batch_norms(model: nn.Module) -> int:
     """Fold norms that are constants in eval mode into their convolutions, in place.
 
     Returns:
-        the number of norms that were folded. Others, such as group norm, stay.
+        the number of folded norms. Others, such as group norm, stay.
     """
     count = 0
     for module in model.modules():
@@ -273,7 +273,7 @@ def _attach_engine(
 
 
 def _has_wide_maps(model: nn.Module) -> bool:
-    """Whether Winograd's method serves a part that reads whole maps; RoIs have too few cells."""
+    """Whether Winograd's method speeds up a part that reads whole maps; RoIs have too few cells."""
     parts = (getattr(model, name, None) for name in ("backbone", "proposal_generator", "head"))
     return any(part is not None and wide_convolutions(part) for part in parts)
 
@@ -299,12 +299,12 @@ def _dtype(precision: str, device: torch.device, engine: str) -> torch.dtype | N
 
 
 class _PickedProposals:
-    """The proposals of a level, decoded once they are picked: what Detectron2 does to the tensor.
+    """A level's proposals, which Detectron2 indexes like a tensor; only those picked are decoded.
 
     Args:
-        transform: that of the RPN.
-        anchors: (R, 4).
-        deltas: (N, R, 4).
+        transform: the RPN's.
+        anchors: (R, 4), those of the level.
+        deltas: (N, R, 4), predicted for N images.
     """
 
     def __init__(self, transform: Box2BoxTransform, anchors: Tensor, deltas: Tensor):
@@ -312,14 +312,14 @@ class _PickedProposals:
         self.device = deltas.device
 
     def __getitem__(self, picked: tuple[Tensor, Tensor]) -> Tensor:
-        """Return (N, K, 4) boxes of (N, 1) images and (N, K) anchors."""
+        """Return (N, K, 4) boxes for (N, 1) indices of images and (N, K) indices of anchors."""
         deltas, anchors = self.deltas[picked], self.anchors[picked[1]]
         boxes = self.transform.apply_deltas(deltas.flatten(0, 1), anchors.flatten(0, 1))
         return boxes.view_as(deltas)
 
 
 class _FrugalDecoding:
-    """Decodes 1000 boxes of a level where :class:`RPN` decodes all, 160k of P2; the same boxes."""
+    """Decodes 1000 boxes per level where :class:`RPN` decodes all, 160k on P2; same results."""
 
     def _decode_proposals(self, anchors: list[Boxes], pred_anchor_deltas: list[Tensor]) -> list:
         if torch.jit.is_tracing():
@@ -340,7 +340,7 @@ _FRUGAL_RPNS = {RPN: _FrugalRPN, LeanRPN: _FrugalLeanRPN}
 
 
 class _KeptAnchors(DefaultAnchorGenerator):
-    """Keeps the anchors of the last size of images, 3.5 MB of 800 x 1088 px."""
+    """Keeps the anchors of the last image size: 3.5 MB for 800 x 1088 px."""
 
     def _grid_anchors(self, grid_sizes: list[Any]) -> list[Tensor]:
         if torch.jit.is_tracing():
@@ -375,8 +375,8 @@ class _Float32(_AsFloat32):
             return self.layer(x.float())
 
 
-# The order of all detections rests on the two small products of the first. The results of the
-# others are read by pixel or by box.
+# The first one's two small products decide the order of all detections. The outputs of the others
+# are read per pixel or per box.
 _LAST_LAYERS = {
     FastRCNNOutputLayers: (("cls_score", "bbox_pred"), _Float32),
     StandardRPNHead: (("objectness_logits", "anchor_deltas"), _AsFloat32),
@@ -388,7 +388,7 @@ _LAST_LAYERS = {
 
 
 def _lower(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast weights once instead of at every call, and keep in float32 what ranks boxes."""
+    """Cast weights once instead of at every call, and keep layers that rank boxes in float32."""
     for module in list(model.modules()):
         for kind, (names, wrapper) in _LAST_LAYERS.items():
             for name in names if isinstance(module, kind) else ():
@@ -400,8 +400,8 @@ def _lower(model: nn.Module, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
-# Detectron2 silently drops boxes that are not finite. Whatever is not finite in the features, or
-# overflows in a head, reaches one of these.
+# Detectron2 silently drops boxes that are not finite. Values that are not finite in the features,
+# or that overflow in a head, reach one of these.
 _CHECKED = (StandardRPNHead, FastRCNNOutputLayers, RetinaNetHead)
 
 
@@ -419,11 +419,11 @@ def _measure_outputs(name: str, module: nn.Module, args: Any, outputs: Any) -> N
 
 @contextlib.contextmanager
 def _finite_outputs() -> Iterator[None]:
-    """Refuse what was not finite in between, once all is computed: a GPU waits for each answer."""
+    """Raise if inner outputs were not finite, after the whole run: each check makes a GPU wait."""
     token = _magnitudes.set([])
     try:
         yield
-    except Exception:  # which what is not finite may have caused
+    except Exception:  # values that are not finite may have caused it
         _check_magnitudes()
         raise
     else:
@@ -447,15 +447,15 @@ def compile_backbone(model: nn.Module) -> bool:
     """Compile a model's backbone in place with :func:`torch.compile`, for any size of image.
 
     It serves testing and training. The first call compiles, which takes up to a minute. So does the
-    first image for which the side of some level is odd instead of even, or even instead of odd, up
-    to 8 times (PyTorch's ``recompile_limit``); further such sizes run without compilation. The
-    names of the weights stay.
+    first image that makes the side of some level odd instead of even, or even instead of odd, up to
+    8 times (PyTorch's ``recompile_limit``); further such sizes run uncompiled. The names of the
+    weights do not change.
 
     Args:
         model: a model with a ``backbone``.
 
     Returns:
-        whether there is a compiler; the log says so where a CPU has none, and the model stays.
+        whether there is a compiler; if a CPU has none, the log says so and the model is unchanged.
     """
     device = next(model.parameters()).device
     if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):

@@ -1,7 +1,8 @@
-"""Quantization to int8 after training, by NNCF, and the file that keeps its result.
+"""Post-training quantization to int8 by NNCF, and the file that keeps its result.
 
 Convolutions and matrix products compute with 8-bit weights and activations, whose ranges are taken
-from images of the training set. The first layer and those that rank boxes stay in floating point.
+from images of the training set. The first layer and the layers that rank boxes stay in floating
+point.
 """
 
 import contextlib
@@ -41,12 +42,12 @@ _PRODUCTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatM
 def quantize(
     graph: Any, samples: Sequence[Any], *, keep_first: bool, last_outputs: Sequence[int]
 ) -> Any:
-    """Quantize a model of OpenVINO; the model itself stays.
+    """Return a quantized copy of an OpenVINO model.
 
     Args:
-        graph: from :func:`fpn_d2.inference.openvino_parts.convert`, or of a whole detector.
-        samples: its inputs, at least one: an array or a tensor each, or a list or a dict of them;
-            float16 is taken for float32.
+        graph: from :func:`fpn_d2.inference.openvino_parts.convert`, or a whole detector's.
+        samples: at least one input of the graph: each an array or a tensor, or a list or a dict of
+            them; all are converted to float32.
         keep_first: whether the products that read the first input stay in floating point.
         last_outputs: the products behind these outputs stay in floating point.
 
@@ -84,10 +85,9 @@ def _as_float32(sample: Any) -> Any:
 
 
 def _nearest_products(nodes: Iterable[Any], following: Callable[[Any], list[Any]]) -> set[str]:
-    """The names of the products that are reached from nodes without another one in between.
+    """Return the names of the products reached from nodes without passing another product.
 
-    Sizes lead nowhere: all that anchors know of a map is its size, and boxes are clipped to the
-    image's.
+    The search stops at sizes: anchors know only a map's size, and boxes are clipped to the image's.
     """
     found, seen, ahead = set(), set(), list(nodes)
     while ahead:
@@ -116,13 +116,13 @@ def quantize_parts(
 
     Args:
         model, examples: see :func:`fpn_d2.inference.openvino_parts.example_inputs`.
-        records: the images that calibrate, as models of Detectron2 take them.
+        records: the calibration images, as models of Detectron2 take them.
 
     Returns:
-        a model of OpenVINO for each part, by its name.
+        an OpenVINO model for each part, by the part's name.
 
     Raises:
-        UserError: where there is no image, or OpenVINO or NNCF cannot do it.
+        UserError: if there is no image, a package is missing, or OpenVINO cannot take a part.
     """
     require("nncf")  # before minutes of work
     inputs = record_inputs(model, examples, records)
@@ -142,18 +142,18 @@ def quantize_parts(
 
 
 def quantize_part(part: Part, graph: Any, samples: Sequence[Tensor]) -> Any:
-    """:func:`quantize` a part's graph, but for its first layer and those that rank boxes."""
+    """:func:`quantize` a part's graph, except a backbone's first layer and layers ranking boxes."""
     last = range(len(graph.outputs) - part.num_last, len(graph.outputs))
     return quantize(graph, samples, keep_first=part.name == "backbone", last_outputs=last)
 
 
 def calibration_images(cfg: CfgNode) -> Iterator[dict[str, Any]]:
-    """Read the images of ``DATASETS.TRAIN`` that calibrate, as test images are read, one by one.
+    """Yield ``INFERENCE.CALIBRATION_IMAGES`` images of ``DATASETS.TRAIN``, evenly spaced.
 
-    They are ``INFERENCE.CALIBRATION_IMAGES`` of them, evenly spaced.
+    They are read as test images are.
 
     Raises:
-        UserError: where there are none, or one cannot be read.
+        UserError: if there are none, or one cannot be read.
     """
     count = cfg.INFERENCE.CALIBRATION_IMAGES
     try:
@@ -170,8 +170,8 @@ def calibration_images(cfg: CfgNode) -> Iterator[dict[str, Any]]:
 
 
 def _describe_calibration(cfg: CfgNode) -> dict[str, Any]:
-    """What decides about the images that calibrate, without reading them."""
-    for name in cfg.DATASETS.TRAIN:  # or the stamp would be of an older conversion
+    """Describe what determines the calibration images, without reading them."""
+    for name in cfg.DATASETS.TRAIN:  # else the stamp would be that of an older conversion
         make_ready(name)
     files = [MetadataCatalog.get(name).get("json_file") for name in cfg.DATASETS.TRAIN]
     files += cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else []
@@ -194,17 +194,17 @@ def _stamp(file: str) -> tuple[str, int, int]:
 
 
 def cache_paths(cfg: CfgNode, model: nn.Module) -> list[str]:
-    """Where the file of a model's quantized parts may be.
+    """Return the paths where a model's quantized parts may be kept.
 
-    Its name stands for the weights, for the network, the images that calibrate and the versions of
-    the packages: a file of another model is never taken.
+    The file name stands for the weights, the network, the calibration images and the package
+    versions: a file of another model is never taken.
 
     Args:
-        cfg: the merged config, which decides about the images.
+        cfg: the merged config, which determines the calibration images.
         model: the detector, with its weights.
 
     Returns:
-        the path beside the weights, and that in the user's cache folder.
+        the path beside the weights, if these are a file, and the one in the user's cache folder.
     """
     versions = installed_versions("openvino", "nncf")
     weights = hashlib.sha256()
@@ -214,7 +214,7 @@ def cache_paths(cfg: CfgNode, model: nn.Module) -> list[str]:
     about = [
         [type(module).__qualname__ for module in model.modules()],
         changed(cfg, {"MODEL.WEIGHTS": ""}).MODEL.dump(),
-        cfg.TEST.DETECTIONS_PER_IMAGE,  # which masks are computed for
+        cfg.TEST.DETECTIONS_PER_IMAGE,  # so many masks are computed per image
         _describe_calibration(cfg),
         describe_versions(),
     ]
@@ -223,13 +223,13 @@ def cache_paths(cfg: CfgNode, model: nn.Module) -> list[str]:
     made_by = "-".join(f"{name}{version}" for name, version in versions.items())
     name = f"{Path(path).stem or 'weights'}.int8-{weights.hexdigest()[:12]}"
     name = f"{name}-{config.hexdigest()[:12]}-{made_by}.zip"
-    # A URL and a name of the model zoo are no places.
+    # Nothing can be kept beside a URL or a name of the model zoo.
     folders = [os.path.dirname(path)] if os.path.isfile(path) else []
     return [os.path.join(folder, name) for folder in (*folders, cache_folder())]
 
 
 def read_cache(paths: Iterable[str | os.PathLike]) -> dict[str, Any] | None:
-    """Read the first of these files; None where there is none, or only a damaged one."""
+    """Read the first of these files that is not damaged; return None if there is none."""
     for path in filter(os.path.isfile, paths):
         try:
             with zipfile.ZipFile(path) as file:
@@ -245,7 +245,7 @@ def read_cache(paths: Iterable[str | os.PathLike]) -> dict[str, Any] | None:
 def write_cache(graphs: Mapping[str, Any], paths: Iterable[str | os.PathLike]) -> None:
     """Write quantized parts into the first of these files that can be written.
 
-    The log says where that was, and where it could not be.
+    The log names that file, and those that could not be written.
     """
     for path in map(os.fspath, paths):
         try:
@@ -263,7 +263,7 @@ def write_cache(graphs: Mapping[str, Any], paths: Iterable[str | os.PathLike]) -
 
 
 def graph_bytes(graph: Any) -> tuple[bytes, bytes]:
-    """The two files of a model of OpenVINO, ``.xml`` and ``.bin``, with weights as they are."""
+    """Return an OpenVINO model's two files, ``.xml`` and ``.bin``, with weights as they are."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
         require("openvino").save_model(graph, path, compress_to_fp16=False)
