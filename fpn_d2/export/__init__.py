@@ -1,4 +1,4 @@
-"""Models exported as one file, and how far the file is from the model."""
+"""Export models as files, and measure how far a file is from its model."""
 
 from .accuracy import calibration_inputs, judge_int8
 from .exporter import FORMATS, Exported, check_output, export_model, write_export

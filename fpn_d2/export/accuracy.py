@@ -42,13 +42,14 @@ def judge_int8(cfg: CfgNode, float32: Exported, int8: Exported, most: int) -> di
     Args:
         cfg: the detector's config.
         float32, int8: from :func:`fpn_d2.export.export_model`.
-        most: how many images are read at most, from the first on.
+        most: the maximum number of images to read, from the first on.
 
     Returns:
-        ``{"metric", "float32", "int8", "evaluated_images"}``: "AP" or "AR@1000" in percent.
+        ``{"metric", "float32", "int8", "evaluated_images"}``: the metric, "AP" or "AR@1000"; its
+        value for each file, in percent; and the number of images.
 
     Raises:
-        UserError: where the data set cannot be read, or has no object to find.
+        UserError: if the data set cannot be read, or its images have no object to find.
     """
     check_names(cfg.DATASETS.TEST[:1], "DATASETS.TEST")
     found: dict[str, Any] = {}
@@ -73,7 +74,7 @@ def _evaluate(cfg: CfgNode, run: Callable, most: int) -> tuple[str, float, int]:
         results = evaluator.evaluate(image_ids)
     truth = evaluator._coco_api
     objects = truth.loadAnns(truth.getAnnIds(imgIds=image_ids)) if image_ids else []
-    if all(one.get("iscrowd") for one in objects):  # crowds are not looked for
+    if all(one.get("iscrowd") for one in objects):  # crowds do not count as objects to find
         raise UserError(
             f"nothing can be judged on the first {len(image_ids)} images of {name}, which have no "
             "objects; raise --validation-images, or name another set in DATASETS.TEST"
@@ -91,7 +92,7 @@ def _inputs(record: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _outputs(found: list[Tensor], record: dict[str, Any]) -> dict[str, Instances]:
-    """What the model itself would return for a record."""
+    """Turn a file's outputs for a record into what the model itself would return."""
     size, is_rpn = tuple(record["image"].shape[-2:]), len(found) == 2
     if is_rpn:
         fields = {"proposal_boxes": Boxes(found[0]), "objectness_logits": found[1]}

@@ -1,7 +1,7 @@
-"""A detector as a file, of ONNX, TorchScript or OpenVINO, that runs without Detectron2.
+"""Export a detector as an ONNX, TorchScript or OpenVINO file that runs without Detectron2.
 
-The graph takes one image of any size and, in Fast R-CNN, its proposals. It returns boxes in pixels
-of that image, and holds everything from the normalization to the last NMS.
+The graph takes one image of any size and, for a Fast R-CNN, its proposals. It returns boxes in
+pixels of that image, and holds everything from the normalization to the last NMS.
 
 Shape shorthand: H x W pixels, P given proposals, R boxes returned.
 """
@@ -49,22 +49,22 @@ class Exported:
 
     Args:
         format: "onnx", "torchscript" or "openvino".
-        content: the file; of OpenVINO's pair the ``.xml``.
-        check: the same file, which also returns the outputs of the model's heads, so that
-            :func:`fpn_d2.export.check_export` can compare them.
+        content: the file; for OpenVINO, the ``.xml``.
+        check: the same file, except that it also returns the outputs of the model's heads, for
+            :func:`fpn_d2.export.check_export` to compare.
         metadata: what the file says about the model, as texts: ``class_names`` (a JSON list, empty
             for proposals), ``class_names_from`` (the source in :class:`fpn_d2.inference.Classes`,
             or "guess: " and a sentence), ``input_format`` ("BGR" or "RGB"), ``min_size`` and
-            ``max_size`` (the sides in pixels to which an image is resized), ``resize`` (the way of
-            it, ``INPUT.RESIZE_TEST``), ``model`` and ``license``.
+            ``max_size`` (the sides in pixels to which an image is resized), ``resize`` (how it is
+            resized, ``INPUT.RESIZE_TEST``), ``model`` and ``license``.
     """
 
     format: str
     content: bytes
     check: bytes
     metadata: dict[str, str]
-    weights: bytes = b""  # OpenVINO's ``.bin`` of the file,
-    check_weights: bytes = b""  # and of the one to check
+    weights: bytes = b""  # OpenVINO's ``.bin`` for ``content``
+    check_weights: bytes = b""  # and for ``check``
 
 
 def export_model(
@@ -79,17 +79,17 @@ def export_model(
         cfg: the detector's config.
         model: from :func:`fpn_d2.load_model`; it is not changed.
         format: "onnx", "torchscript" or "openvino".
-        calibration: for OpenVINO, inputs of the graph by name; with some, the file is int8.
+        calibration: for OpenVINO, inputs of the graph by name; if there are any, the file is int8.
 
     Raises:
-        UserError: for another format, for a kind of model that cannot be exported, or if a
+        UserError: for an unknown format, for a kind of model that cannot be exported, or if a
             package is missing.
     """
     if format not in FORMATS:
         raise UserError(f"format {format!r} is none of {', '.join(FORMATS)}")
     _check_exportable(model)
     if format != "torchscript":
-        require("onnx")  # which OpenVINO's files are made from
+        require("onnx")  # OpenVINO's files are made from ONNX
         require(format)
     classes = classes_of(cfg, model)
     if classes.guess:
@@ -158,7 +158,7 @@ def _check_exportable(model: nn.Module) -> None:
 class DetectorGraph(nn.Module):
     """A detector of one image, with tensors for inputs and outputs.
 
-    ``input_names`` and ``output_names`` list them in order, ``check_names`` the outputs that
+    ``input_names`` and ``output_names`` list them in order; ``check_names`` lists the outputs that
     ``with_heads`` adds.
     """
 
@@ -215,7 +215,7 @@ class DetectorGraph(nn.Module):
 
     @torch.no_grad()
     def head_outputs(self, image: Tensor, proposals: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The logits and deltas that :meth:`forward` returns, for given proposals.
+        """Return the logits and deltas as :meth:`forward` does, but for given proposals.
 
         Args:
             image: see :meth:`forward`.
@@ -243,7 +243,7 @@ class DetectorGraph(nn.Module):
 
 
 def _trace_to_onnx(graph: DetectorGraph, inputs: tuple[Tensor, ...]) -> bytes:
-    """The graph in ONNX, with the outputs of the heads behind its own."""
+    """Trace the graph to ONNX, with the outputs of the heads after its own."""
     outputs, heads = graph.output_names, graph.check_names
     axes: dict[str, dict[int, str]] = {name: {0: "R"} for name in outputs}
     axes |= {name: {0: f"{name} rows"} for name in heads}
@@ -270,7 +270,7 @@ def _onnx(
     full = onnx.load_from_string(_trace_to_onnx(graph, inputs))
     onnx.helper.set_model_props(full, metadata)
     check = full.SerializeToString()
-    # the graph that is checked, with fewer outputs
+    # the same graph as the one to check, with fewer outputs
     del full.graph.output[len(graph.output_names) :]
     onnx.checker.check_model(full)
     return full.SerializeToString(), check
@@ -285,7 +285,7 @@ def _openvino(
     full = openvino_parts.openvino_core().read_model(_trace_to_onnx(graph, inputs))
     if calibration:
         samples = [{name: x.numpy() for name, x in sample.items()} for sample in calibration]
-        # The heads' outputs, and the proposals of a box head, which the RPN's rank and place.
+        # The heads' outputs, and a box head's proposals, which the RPN's outputs rank and place.
         heads = range(len(graph.output_names), len(full.outputs))
         full = quantize(full, samples, keep_first=True, last_outputs=heads)
     full.set_rt_info(metadata, [METADATA_PATH])
@@ -333,7 +333,7 @@ def check_output(path: str | os.PathLike, overwrite: bool = False, format: str =
 
 
 def _files(path: str | os.PathLike, format: str) -> list[Path]:
-    """The files of a format, the one that is named first."""
+    """Return the files of an export, the named one first."""
     return [Path(path), *[Path(path).with_suffix(".bin")] * (format == "openvino")]
 
 
@@ -342,15 +342,15 @@ def write_export(exported: Exported, path: str | os.PathLike, overwrite: bool = 
 
     Args:
         exported: from :func:`export_model`.
-        path, overwrite: the file, and whether it may exist and be replaced.
+        path, overwrite: the file, and whether an existing one may be replaced.
 
     Raises:
         UserError: see :func:`check_output`; or if it cannot be written.
     """
     check_output(path, overwrite, exported.format)
     remedy = "choose another --output, or make room there"
-    contents = exported.content, exported.weights  # of which only OpenVINO has the second
-    with contextlib.ExitStack() as stack:  # which renames both once both are there, the last first
+    contents = exported.content, exported.weights  # only OpenVINO has the second
+    with contextlib.ExitStack() as stack:  # renames both files once both are written, last first
         for name, content in zip(_files(path, exported.format), contents, strict=False):
             stack.enter_context(explain_disk_errors(os.fspath(name), remedy))
             file = stack.enter_context(replace_file(name, "wb"))

@@ -1,9 +1,9 @@
 """Non-maximum suppression that is right in an exported model for any number of boxes.
 
-torchvision's ``batched_nms`` has two ways. Where boxes are few, it moves each class's boxes away
-from the others' by a multiple of the largest coordinate, which costs digits (with 80 classes at
-1333 px, the last 0.008 px). Where they are many, it takes the classes one by one. A trace would
-keep the first way for good.
+torchvision's ``batched_nms`` has two methods. For few boxes, it moves each class's boxes away from
+the others' by a multiple of the largest coordinate, which costs precision (0.008 px with 80 classes
+at 1333 px). For many boxes, it takes the classes one by one. A trace would keep the first method
+for good.
 
 Shape shorthand: R boxes, G groups (classes or levels), K boxes kept.
 """
@@ -21,10 +21,10 @@ from ..utils.modules import overridden
 
 @contextlib.contextmanager
 def nms_by_group(format: str) -> Iterator[None]:
-    """A context in which models that are traced suppress the boxes of each class separately.
+    """Make models that are traced in this context suppress the boxes of each class separately.
 
     Args:
-        format: "torchscript", which gets a loop; the others have an operator for it.
+        format: "torchscript", which gets a loop; the other formats have an operator for it.
     """
     # Detectron2's functions take no NMS as an argument; they look torchvision's up in its module at
     # each call. So the name is replaced there while the trace runs, as Detectron2's own
@@ -62,9 +62,9 @@ class _NonMaxSuppression(torch.autograd.Function):
             "NonMaxSuppression",
             g.op("Unsqueeze", boxes, _constant(g, [0])),
             g.op("Unsqueeze", scores_by_group, _constant(g, [0])),
-            _constant(g, [torch.iinfo(torch.int64).max]),  # boxes of a group: all that there are
+            _constant(g, [torch.iinfo(torch.int64).max]),  # the most boxes of a group: no limit
             _constant(g, [iou_threshold], torch.float32),
-            # the least score, which the boxes of other groups do not reach
+            # the minimum score, which the boxes of other groups do not reach
             _constant(g, [torch.finfo(torch.float32).min], torch.float32),
         )  # (K, 3): image, group, box
         boxes_column = g.op("Gather", chosen, _constant(g, [2]), axis_i=1)

@@ -1,7 +1,7 @@
-"""An exported file beside the model that it was made of, and the report of how far they are apart.
+"""Compare an exported file with the model it was made from, and report how far they are apart.
 
-The model is the one that training left: its batch norms are not folded, and on a CPU its RoIAlign
-is this package's own operator. The file and the model have nothing in common but the weights.
+The model is as training left it: its batch norms are not folded, and on a CPU its RoIAlign is this
+package's own operator. The file and the model have nothing in common but the weights.
 
 Shape shorthand: H x W pixels, P proposals, R boxes.
 """
@@ -49,7 +49,7 @@ MATCHED_SHARE = 0.995  # of the detections must be matched,
 LEAST_SCORE = 0.05  # of those above this score,
 PIXELS = 0.1  # to a box whose coordinates are that near;
 HEAD_ERROR = 1e-3  # and the heads' outputs on the same proposals may differ by this much
-# Scores that are nearer than this have no order: rounding decides which of two boxes NMS keeps.
+# Scores closer than this have no order: rounding decides which of two boxes NMS keeps.
 TIE = 1e-5
 NUM_IMAGES = 3
 SCALES = (1.0, 0.77, 1.23)  # of the config's size, so that the padding has different widths
@@ -62,12 +62,12 @@ class Parity:
 
     Args:
         sizes: (H, W) of each image.
-        detections: the number of the model's above the least score; of an RPN all proposals.
-        found: the number of the file's.
-        matched: how many of both belong together, one to one.
-        tied: how many of the others the model has too, before its NMS, and may have lost to a box
-            of the other side. One tie decides about all that its boxes overlap. Without lateral
-            connections (row e), levels are C5 repeated, and neighbours have the same score.
+        detections: how many the model has above the minimum score; for an RPN, all its proposals.
+        found: how many the file has.
+        matched: how many of the two were matched, one to one.
+        tied: how many of the unmatched the model also has before its NMS, and may have lost to a
+            box of the other side. One tie decides about every box that its boxes overlap. Without
+            lateral connections (row e), levels are C5 repeated, so neighbours have equal scores.
         head_max_error: the largest difference of the heads' outputs on the same proposals.
         max_pixels: the largest difference of the matched boxes' coordinates.
         max_score: the largest difference of their scores.
@@ -84,7 +84,7 @@ class Parity:
 
     @property
     def matched_share(self) -> float:
-        """The share, 0 to 1, of the model's detections or of the file's, whichever are more."""
+        """The matched share, 0 to 1, of the model's or the file's boxes, whichever are more."""
         return self.matched / max(1, self.detections, self.found)
 
     @property
@@ -95,7 +95,7 @@ class Parity:
         return is_matched and self.head_max_error <= HEAD_ERROR
 
     def summary(self) -> str:
-        """Say it in a line."""
+        """Describe the comparison in one line."""
         return (
             f"{len(self.sizes)} images of {len(set(self.sizes))} sizes: "
             f"{self.matched} of {max(self.detections, self.found)} boxes matched "
@@ -109,11 +109,11 @@ def check_export(exported: Exported, model: nn.Module, images: Sequence[Tensor])
     """Run an exported file and its model on the same images.
 
     Args:
-        exported, model: from :func:`fpn_d2.export.export_model`, and what it was made of.
-        images: (C, H, W) float32 each, as ``INPUT.FORMAT`` has them.
+        exported, model: from :func:`fpn_d2.export.export_model`, and the model it was made from.
+        images: (C, H, W) float32 each, 0 to 255, with the channels of ``INPUT.FORMAT``.
 
     Raises:
-        UserError: if no image has a detection, so that nothing can be compared.
+        UserError: if no image has a detection, and so nothing can be compared.
     """
     eager = DetectorGraph(copy.deepcopy(model).eval().cpu())
     run = load_exported(exported.content, exported.format, exported.weights)
@@ -180,8 +180,8 @@ def _without(outputs: Sequence[Tensor], indices: Tensor) -> list[Tensor]:
 
 
 def _may_lose(boxes: Sequence[Tensor], rivals: Sequence[Tensor]) -> Tensor:
-    """Which boxes overlap a rival of their class that NMS may keep in their place, because its
-    score is above theirs or tied with it: (R,) bool."""
+    """Tell which boxes, (R,) bool, overlap a rival of their class that NMS may keep instead,
+    because its score is above theirs or tied with it."""
     loses = box_iou(boxes[0], rivals[0]) > 0
     loses &= rivals[1][None] >= boxes[1][:, None] - TIE
     return (loses & (boxes[2][:, None] == rivals[2][None])).any(dim=1)
@@ -189,29 +189,29 @@ def _may_lose(boxes: Sequence[Tensor], rivals: Sequence[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def _candidates(model: nn.Module, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    """What the model returns if its last NMS takes nothing away, in the form of the outputs."""
+    """Return the model's outputs as they are if its last NMS drops nothing."""
     model = copy.deepcopy(model).eval().cpu()
     set_final_nms(model, 1.0, sys.maxsize)
     return DetectorGraph(model)(*inputs)
 
 
 def _are_among(found: Sequence[Tensor], candidates: Sequence[Tensor]) -> Tensor:
-    """Which boxes, with their scores and classes, are also among the candidates: (R,) bool."""
+    """Tell which boxes, (R,) bool, are also among the candidates, with their scores and classes."""
     is_near = (found[0][:, None] - candidates[0][None]).abs().amax(dim=2) <= PIXELS
     is_near &= (found[1][:, None] - candidates[1][None]).abs() <= HEAD_ERROR
     return (is_near & (found[2][:, None] == candidates[2][None])).any(dim=1)
 
 
 def _confident(outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """The boxes, scores and classes above the least score; all proposals, which get class 0."""
+    """Return the boxes, scores and classes above the minimum score; all proposals, with class 0."""
     if len(outputs) == 2:
         return outputs[0], outputs[1], torch.zeros_like(outputs[1])
     keep = outputs[1] > LEAST_SCORE
     return tuple(x[keep] for x in outputs)
 
 
-# A model that has run without a box, and ends, takes with it what the next model of the same file
-# uses: with OpenVINO 2026.4 that one crashes. So such a model stays to the end of the process.
+# When a model that has run without a box ends, it takes with it what the next model of the same
+# file uses: with OpenVINO 2026.4 that one crashes. So such a model stays to the end of the process.
 _KEPT: list[Any] = []
 
 
@@ -309,12 +309,12 @@ def _test_files(cfg: CfgNode) -> list[str]:
 def report_parity(
     path: str | os.PathLike, model: str, format: str, parity: Parity, **more: Any
 ) -> None:
-    """Add a model's parity to a JSON file, in the place of an earlier one of the same model.
+    """Add a model's parity to a JSON file; replace an earlier one of the same model and format.
 
     Args:
         path: the file; it need not exist.
-        model, format: the model's name in the table, and the form in which it was exported.
-        parity: of the exported file.
+        model, format: the model's name in the table, and the format of the exported file.
+        parity: the exported file's.
         more: further keys, such as those of :func:`fpn_d2.export.judge_int8`.
 
     Raises:
@@ -351,7 +351,7 @@ def check_report(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Read the rows of :func:`report_parity`; none if the file does not exist.
 
     Raises:
-        UserError: if the file is something else.
+        UserError: if the file is not such a report.
     """
     path = os.fspath(path)
     check_targets(path, overwrite=True)

@@ -122,8 +122,7 @@ class Predictor(DefaultPredictor):
             opts: overrides as ``[KEY, value, ...]``; they may include ``MODEL.WEIGHTS``.
 
         Raises:
-            UserError: if the folder holds no ``config.yaml``, or no checkpoint and ``opts`` names
-                no weights.
+            UserError: if there is no ``config.yaml``, or neither checkpoint nor ``MODEL.WEIGHTS``.
         """
         folder = os.fspath(folder)
         config = os.path.join(folder, "config.yaml")
