@@ -1,1 +1,1 @@
-"""The command lines, which are installed as ``fpn_d2_tools`` beside the package."""
+"""The command-line programs, installed as ``fpn_d2_tools`` beside the package."""

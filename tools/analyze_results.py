@@ -4,7 +4,7 @@
 python tools/analyze_results.py output/quick/Faster-RCNN/faster_rcnn_R_18_FPN
 
 Reads what an evaluation of train_net.py left in RUN/inference/ and writes RUN/analysis.html and
-RUN/analysis.json, where --confidence-threshold best-f1 of tools/demo.py and tools/export.py looks.
+RUN/analysis.json, which tools/demo.py and tools/export.py read for --confidence-threshold best-f1.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Open a local page: an image, models, thresholds and Eq. 1, and what the pyramid does with them.
+"""Open a local page to vary models, thresholds and Eq. 1, and see what the pyramid does.
 
 python tools/app.py
 python tools/app.py --model configs/quick/demo.yaml:output/demo/model_final.pth
@@ -15,7 +15,7 @@ MAX_BYTES, MAX_PIXELS = 20_000_000, 25_000_000
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -14,11 +14,11 @@ TASKS = (
     "growth",
 )
 AXES = ("objects", "classes", "proposals", "processes", "side")  # what grows
-_BY_NAME = ("rows", "parts", "growth")  # only where they are named
+_BY_NAME = ("rows", "parts", "growth")  # run only if they are named
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command-line parser."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     default = [task for task in TASKS if task not in _BY_NAME]

@@ -20,7 +20,7 @@ import sys
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -44,7 +44,7 @@ def main() -> None:
     """Read the command line, check, print the findings."""
     parser = build_parser()
     args = parser.parse_args()
-    if args.dataset is None:  # `--json DATA`, whose --json is the bare one
+    if args.dataset is None:  # `--json DATA`, which means a bare --json and DATA
         args.dataset, args.json = args.json, "-"
     if args.dataset in (None, "-"):
         parser.error("no data set is named; give its name, its folder or its JSON file")

@@ -1,6 +1,6 @@
 """The command ``fpn-d2``, which runs the scripts of this folder and train_net.py by short names.
 
-Neither it nor a script's parser imports more than the standard library, so that ``--help`` answers
+Neither it nor the scripts' parsers import anything but the standard library, so ``--help`` answers
 at once; torch and Detectron2 take seconds. For the same reason none of this is part of fpn_d2.
 """
 
@@ -11,7 +11,7 @@ import types
 from importlib import metadata
 from pathlib import Path
 
-# Each word with its script and the words that it puts before the user's.
+# Each command's word, its script, and the arguments that go before the user's.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "train": ("train_net.py",),
     "eval": ("train_net.py", "--eval-only"),
@@ -36,7 +36,7 @@ _HERE = Path(__file__).resolve().parent
 
 
 def script(name: str) -> str:
-    """The path of a script: in this folder, or above it, where a clone has train_net.py."""
+    """Return the path of a script, in this folder or above it, where a clone has train_net.py."""
     path = _HERE / name
     return str(path if path.is_file() else _HERE.parent / name)
 
@@ -64,7 +64,7 @@ def main() -> None:
 def _run(path: str) -> None:
     """Run a script as Python does; runpy would put the script's path into the usage."""
     module = types.ModuleType("__main__")
-    module.__file__ = path  # by which processes that it starts find its functions
+    module.__file__ = path  # processes that it starts find its functions by this path
     sys.modules["__main__"] = module
     exec(compile(Path(path).read_bytes(), path, "exec", dont_inherit=True), module.__dict__)
 

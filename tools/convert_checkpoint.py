@@ -12,7 +12,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the parser does without what takes seconds to import
+if TYPE_CHECKING:  # these take seconds to import, and the parser does not need them
     from detectron2.config import CfgNode
     from torch import Tensor
 
@@ -23,7 +23,7 @@ LEAST_MATCHED = 0.95  # of the detections, with --check
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command-line parser."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("input", help="a checkpoint: .pth, .pkl, .pyth, .safetensors, or a URL")
     parser.add_argument("output", help="the file to write: .safetensors or .pth")
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def convert_names(args: argparse.Namespace, weights: dict[str, Tensor]) -> Conversion | None:
-    """Bring weights under this package's names; None if they have these names already."""
+    """Rename weights to this package's names; return None if they have these already."""
     from fpn_d2.checkpoint.foreign import check_complete, convert_foreign, find_source
     from fpn_d2.config import CONFIGS, load_config
     from fpn_d2.utils.errors import UserError

@@ -17,7 +17,7 @@ MAX_PIXELS = 64_000_000
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line, which has the options of Detectron2's demo."""
+    """Build the command-line parser, which has the options of Detectron2's demo."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -8,7 +8,7 @@
 import argparse
 import os
 
-# A section of results.json, the number that is printed of it, and that number's name.
+# Sections of results.json, the number to print from each, and the number's name.
 _NUMBERS = (
     ("mask_proposals", "AR@1000", "mask AR at 1000"),
     ("bbox", "AP", "box AP"),
@@ -17,7 +17,7 @@ _NUMBERS = (
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command-line parser."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("run", metavar="RUN", help="the OUTPUT_DIR of a run that has been evaluated")

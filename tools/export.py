@@ -6,8 +6,8 @@ python tools/export.py --config-file configs/quick/demo.yaml --weights output/de
 python tools/export.py --config-file configs/quick/demo.yaml --weights output/demo/model_final.pth \
     --format openvino --int8 --output detector.xml
 
-Nothing is written if the file's detections are not the model's. An int8 file is judged by its AP
-on the test set beside that of the float32 file, which is checked.
+Nothing is written if the file's detections are not the model's. For an int8 file, the float32 file
+is checked in this way, and the AP of both on the test set is printed.
 """
 
 import argparse
@@ -17,7 +17,7 @@ FORMATS = ("onnx", "torchscript", "openvino")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command-line parser."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--config-file", default="", metavar="FILE")
@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def model_name(config_file: str) -> str:
-    """Name a model in the report; every run's own config is called config.yaml."""
+    """Name a model in the report by its config, or by the folder of a run's own config.yaml."""
     folder, file = os.path.split(os.path.abspath(config_file))
     name = os.path.splitext(file)[0]
     return os.path.basename(folder) if name == "config" else name
@@ -100,7 +100,7 @@ def main() -> None:
         opts = [*args.opts, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights]
         config_file = config_for(args.config_file, args.weights)
         cfg = load_config(config_file, opts)
-        if args.int8:  # which is made, and judged, after minutes
+        if args.int8:  # checked now, as it is made and judged only after minutes
             check_names(cfg.DATASETS.TEST[:1], "DATASETS.TEST")
             samples = calibration_inputs(cfg)
             require("nncf", "openvino nncf, or leave --int8 out")

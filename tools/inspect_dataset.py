@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Show what a config's pyramid and anchors make of a data set: sizes, levels, what none reaches.
+"""Show how a config's pyramid and anchors fit a data set: sizes, levels, objects none reaches.
 
 python tools/inspect_dataset.py my_data_train --config-file configs/RPN/rpn_R_50_FPN.yaml
 python tools/inspect_dataset.py datasets/my_data --split val
@@ -17,7 +17,7 @@ _CONFIG = "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -12,7 +12,7 @@ import warnings
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,7 +39,7 @@ def main() -> None:
     """Read the command line and print the list."""
     args = build_parser().parse_args()
     if args.json and args.json != "-" and not args.json.endswith(".json"):
-        args.configs.append(args.json)  # `--json WORD`, whose --json is the bare one
+        args.configs.append(args.json)  # `--json WORD`, which means a bare --json and WORD
         args.json = "-"
     from tabulate import tabulate
 

@@ -10,7 +10,7 @@ import logging
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line, whose defaults are those of the package's ShapesSpec."""
+    """Build the command-line parser, with the defaults of the package's ShapesSpec."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--name", required=True, help="the data set's folder")
     parser.add_argument("--train", type=int, default=2000, help="training images")

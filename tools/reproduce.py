@@ -15,7 +15,7 @@ from command import script
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command-line parser."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", required=True, help="1 to 6, time or precision")
     parser.add_argument(
@@ -76,7 +76,7 @@ def main() -> None:
         except KeyboardInterrupt:
             if cluster is None:
                 raise
-            sys.exit(130)  # What becomes of the jobs has been said.
+            sys.exit(130)  # The user has been told what becomes of the jobs.
 
 
 def _numbers(option: str, words: str, least: int, example: str) -> list[int]:

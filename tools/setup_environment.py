@@ -1,4 +1,4 @@
-"""Installs what fpn_d2 misses into the Python that runs this file, and leaves alone what works.
+"""Installs what fpn_d2 lacks into the Python that runs this file, and leaves alone what works.
 
     python tools/setup_environment.py          torch, torchvision, OpenCV, Detectron2, this package
     python tools/setup_environment.py pytest   a development tool of setup.py's extra `dev`
@@ -10,7 +10,7 @@ Two environment variables decide what is taken:
     TORCH        `cpu`, `cuda` or pip's own arguments, such as "torch==2.12.0 torchvision"; unset:
                  the CPU build on Linux without an NVIDIA driver, else PyPI's
 
-Standard library only, since it runs before anything is installed. pip's output stands as it is;
+Standard library only, since it runs before anything is installed. pip's output is shown as it is;
 each failure ends in one sentence.
 """
 
@@ -34,7 +34,7 @@ if sys.version_info < (3, 10):  # noqa: UP036  (before anything that an older Py
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH_PAIR = ("torch==2.11.0", "torchvision==0.26.0")
-LEAST_TORCH = (2, 7)  # of fpn_d2/__init__.py
+LEAST_TORCH = (2, 7)  # as in fpn_d2/__init__.py
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 DETECTRON2_URL = "https://github.com/facebookresearch/detectron2.git"
 DETECTRON2_COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"
@@ -69,7 +69,7 @@ def say(text: str) -> None:
 
 
 def run(*command: str, failure: str, **options) -> str:
-    """Run a program that may ask for nothing; a SetupError says ``failure`` if it fails."""
+    """Run a program that may not ask for input; raise SetupError with ``failure`` if it fails."""
     env = {**os.environ, "GIT_TERMINAL_PROMPT": "0", **options.pop("env", {})}
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, text=True, env=env, **options)
@@ -88,7 +88,7 @@ def pip(*arguments: str, failure: str, **options) -> None:
 
 def look(names: str) -> tuple[str | None, str]:
     """Import modules ("torch" or "torch, cv2") in a fresh Python, since a broken one may crash, in
-    an empty folder; returns their versions and "", or None and why they do not import."""
+    an empty folder; return their versions and "", or None and why they do not import."""
     parts = ", detectron2.layers, detectron2.modeling" if "detectron2" in names else ""
     versions = (f"getattr({name}, '__version__', 'unknown')" for name in names.split(", "))
     code = f"import {names}{parts}\nprint()\nprint({', '.join(versions)})"
@@ -105,14 +105,14 @@ def look(names: str) -> tuple[str | None, str]:
 def find_source(named: str, work: Path) -> str:
     """Turn ``DETECTRON2`` into something that pip takes, before anything large is downloaded.
 
-    A SetupError says that there is nothing of that name. ``work`` is a temporary folder.
+    Raise SetupError if there is nothing of that name. ``work`` is a temporary folder.
     """
     named = named.strip() or DETECTRON2_URL
     path = Path(named.removeprefix("git+").removeprefix("file://")).expanduser()
     if path.is_file():
         return str(path.resolve())
     if (path / "setup.py").is_file():
-        # A copy, since a build writes into its folder and takes up objects of an earlier one.
+        # A copy, since a build writes into its folder and reuses the objects of an earlier build.
         ignore = shutil.ignore_patterns(".git", "build", "*.egg-info", "*.so", "__pycache__")
         copy = shutil.copytree(path, work / "detectron2", symlinks=True, ignore=ignore)
         for folder, _, _ in os.walk(copy):
@@ -121,7 +121,7 @@ def find_source(named: str, work: Path) -> str:
     repository = next((p for p in (path, path / ".git") if (p / "HEAD").is_file()), None)
     if repository is None and path.exists():
         raise SetupError(f"{path} holds neither a setup.py nor a git repository; {NAME_ANOTHER}")
-    # git's own addresses, with pip's @commit, and those of web pages of repositories
+    # git's own addresses, with pip's @commit, and addresses of repositories' web pages
     is_git = re.match(r"git\+|ssh://|git://|.*\.git$|https?://(?!.*\.(whl|zip|t?gz)$)", named)
     url, _, commit = re.match(r"(?:git\+)?(.*?)(@([^@/:]+))?$", named).groups()
     if is_git:
@@ -134,7 +134,7 @@ def find_source(named: str, work: Path) -> str:
         if re.search(r"[/\\]|\.whl$", named) and "://" not in named:
             raise SetupError(f"there is no file or folder {named}; {NAME_ANOTHER}")
         return named  # a requirement, or the address of a wheel
-    # `git archive` also reads a repository of another user, and one without its `config`.
+    # `git archive` also reads another user's repository, and one without its `config`.
     git = ("git", f"--git-dir={repository}")
     failure = f"git cannot read {named}; repair the repository, or {NAME_ANOTHER}"
     if not (is_git and commit):
@@ -181,8 +181,8 @@ def check_torch(version: str | None) -> None:
 
 
 def compiler() -> str | None:
-    """The value of ``CXX`` with which extensions can be compiled here, or None; on Windows torch
-    looks for MSVC itself."""
+    """Return the value of ``CXX`` that compiles extensions here, or None; on Windows torch looks
+    for MSVC itself."""
     named = os.environ.get("CXX", "")
     names = shlex.split(named)[:1] or ["c++", "g++", "clang++"]
     found = next(filter(shutil.which, names), None)
@@ -202,7 +202,7 @@ def install_detectron2(source: str, work: Path) -> None:
     )
     if source.endswith(".whl"):
         return pip("install", source, failure=failure)
-    # Beside the environment, whose setuptools may be newer: Detectron2 needs its pkg_resources.
+    # Outside the environment, whose setuptools may be newer: Detectron2 needs pkg_resources.
     tools = str(work / "tools")
     pip("install", "--quiet", "--target", tools, "setuptools<82", "wheel", failure=failure)
     path = os.pathsep.join(filter(None, (tools, os.environ.get("PYTHONPATH"))))
@@ -234,9 +234,9 @@ def is_current() -> bool:
 
 
 def set_up(work: Path) -> str:
-    """Install what is missing, by way of a temporary folder; returns the line of versions."""
+    """Install what is missing, using a temporary folder; return the line of versions."""
     names = ("torch", "torchvision", "cv2", "detectron2")
-    # In one Python where nothing is missing, which is the usual case: each takes seconds to start.
+    # One Python for all where nothing is missing, the usual case: each takes seconds to start.
     together = (look(", ".join((*names, "detectron2._C")))[0] or "").split()
     complete = len(together) == len(names) + 1
     if complete:

@@ -2,7 +2,7 @@
 """Train a config with stock Detectron2: its model, its trainer, its float32; for comparison.
 
 ``python tools/train_stock.py --config-file configs/quick/demo.yaml`` has Detectron2's options and
-writes to the config's OUTPUT_DIR with ``-stock`` behind it.
+writes to the config's OUTPUT_DIR with ``-stock`` appended.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from command import script
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of train_net.py."""
+    """Build the command-line parser of train_net.py."""
     parser = runpy.run_path(script("train_net.py"))["build_parser"]()
     parser.description = __doc__.splitlines()[0]
     return parser
