@@ -31,12 +31,12 @@ def benchmark_agreement(
 ) -> Comparisons:
     """Compare a trained Faster R-CNN, prepared, with itself as Detectron2 runs it.
 
-    Timed are all images. Beyond the usual keys a row has ``images``; ``detections`` of the plain
-    model; ``matched_share``, the share of them that the prepared model has too (one to one, of the
-    same class, within 0.05 px) or the other way round, whichever is less, None without detections;
-    ``head_max_error``, the largest difference of the box head's outputs on the same proposals;
-    ``AP`` and ``baseline_AP`` on these images, None where there is none. The plain model is this
-    package's, unprepared and with torchvision's pooling, which gives Detectron2's bits.
+    All images are timed. Besides the usual keys a row has ``images``; ``detections``, the plain
+    model's; ``matched_share``, the share of them that the prepared model has too (one to one, of
+    the same class, within 0.05 px) or the other way round, whichever is less, None without
+    detections; ``head_max_error``, the largest difference of the box head's outputs on the same
+    proposals; ``AP`` and ``baseline_AP`` on these images, None where there is none. The plain model
+    is this package's, unprepared and with torchvision's pooling, which gives Detectron2's bits.
 
     Args:
         device: "cpu" or "cuda".
@@ -74,8 +74,8 @@ def check_agreement(config: str | Path, weights: str) -> None:
     """Refuse what :func:`benchmark_agreement` cannot compare, in a second or two.
 
     Raises:
-        UserError: where the config is of another kind of model or names no test set, and where the
-            config or the weights cannot be read.
+        UserError: if the config is of another kind of model or names no test set, or the config or
+            the weights cannot be read.
     """
     cfg = _read_config("cpu", config, weights)
     check_names(cfg.DATASETS.TEST[:1], "DATASETS.TEST")
@@ -101,9 +101,9 @@ def _read_config(
 def _compare_detections(
     cfg: CfgNode, plain: nn.Module, ready: nn.Module, batches: list[list[dict]]
 ) -> tuple[float, dict[str, Any]]:
-    """The box head's largest difference as a share, and the keys of the task's own."""
+    """Return the box head's largest difference as a share, and the task's own keys."""
     name = cfg.DATASETS.TEST[0]
-    # They get no folder: it would be that of the user's own evaluation.
+    # Without a folder: it would be that of the user's own evaluation.
     evaluators = [ResultsWritingCOCOEvaluator(name, output_dir=None) for _ in range(2)]
     counts, matched, error, share = [0, 0], 0, 0.0, 0.0
     for evaluator in evaluators:
@@ -132,5 +132,5 @@ def _compare_detections(
 
 
 def _rounded(ap: float | None) -> float | None:
-    """None where there is no AP: without objects in the images, or without detections."""
+    """Round an AP; None if there is none, for want of objects in the images or of detections."""
     return None if ap is None or math.isnan(ap) else round(ap, 2)

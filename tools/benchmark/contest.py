@@ -2,8 +2,8 @@
 
 Detectron2 and others run with the C library's own settings, and this package with those of its
 programs, which keep freed memory (:func:`fpn_d2.utils.devices.keep_freed_memory`). A process cannot
-have both, so that a task runs in two. The main process times it: it asks one of them for one call
-at a time, while the other waits.
+have both, so a task runs in two. The main process times it: it asks one of them for one call at a
+time, while the other waits.
 """
 
 import functools
@@ -48,7 +48,7 @@ class Comparison(NamedTuple):
     Args:
         calls: the calls by name.
         kept: the names of those that run with freed memory kept.
-        both: the names of those that run in either way. With memory kept, such a call is named
+        both: the names of those that run in both ways. With memory kept, such a call is named
             ``"<name>, memory kept"``; where memory cannot be kept, it runs once.
     """
 
@@ -57,7 +57,7 @@ class Comparison(NamedTuple):
     both: Collection[str] = ()
 
 
-# A task: ``timings = yield Comparison(...)`` as often as it likes, and at the end its rows. In the
+# A task does ``timings = yield Comparison(...)`` as often as it likes, and returns its rows. In the
 # process that keeps memory, whose rows are not wanted, ``timings`` is None.
 Comparisons = Generator[Comparison, dict[str, Timing] | None, list[Row]]
 
@@ -66,7 +66,7 @@ def run_task(task: Callable[..., Comparisons], device: str, rounds: int, *args: 
     """Time what a task compares.
 
     Args:
-        task: a function of a module, which both processes call.
+        task: a module-level function, since both processes call it.
         device: "cpu" or "cuda".
         rounds: how often each call is timed, after a round that warms up.
         args: the task's arguments after the device.
@@ -75,7 +75,7 @@ def run_task(task: Callable[..., Comparisons], device: str, rounds: int, *args: 
         the task's rows.
 
     Raises:
-        UserError: what the task raises, and where it ends early.
+        UserError: as the task raises it, or if the task ends early.
     """
     options = {"max_workers": 1, "mp_context": multiprocessing.get_context("spawn")}
     try:
@@ -117,8 +117,8 @@ def _time(names: Comparison, rounds: int, plain: Executor, keeping: Executor) ->
         for label, (process, name) in places.items()
     }
     measured = time_in_turn(contestants, rounds, measure=lambda call: call())
-    # All peaks are of the plain process, as the other one takes little anew. There a first call
-    # takes what stays, such as momentum.
+    # All peaks are measured in the plain process, as the other one allocates little anew. A first
+    # call there allocates what stays, such as momentum.
     peaks = {}
     for name in names.calls:
         if places[name][0] is not plain:
@@ -141,8 +141,8 @@ _comparison: Comparison
 
 
 def keeps_memory() -> bool:
-    """Whether this process keeps freed memory; a task need not build in it what it does not time
-    there."""
+    """Whether this process keeps freed memory; a task need not build here what it times only in
+    the other one."""
     return _keeps_memory
 
 
@@ -180,11 +180,11 @@ def _measure_peak(name: str) -> float | None:
 
 
 def peak_of(call: Callable[[], Any], device: str) -> float | None:
-    """Make a call; returns its peak of memory in MiB, None where the system does not tell.
+    """Make a call and return its peak memory in MiB, None where the system does not tell.
 
     The peak is what the process, or the GPU, held beyond what it used before the call. It says
-    little in a process that keeps freed memory. A call is not to be timed here: the process has
-    handed back what it would have used again.
+    little in a process that keeps freed memory. Do not time a call here: the process has handed
+    back memory that the call would have reused.
     """
     return_freed_memory()
     if device == "cuda":
@@ -203,7 +203,7 @@ def peak_of(call: Callable[[], Any], device: str) -> float | None:
 
 
 def memory_of_process(name: str) -> float:
-    """A line of /proc/self/status (Linux), such as "VmRSS", in MiB."""
+    """Read a line of /proc/self/status (Linux), such as "VmRSS", in MiB."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(f"{name}:")) / 1024
 
@@ -221,8 +221,8 @@ def make_row(
 ) -> Row:
     """Make a row of the result.
 
-    Its ``ratio`` is how many times as fast as the baseline, ``spread`` the fastest and the slowest
-    round in seconds, and each peak is in MiB beyond what the process held.
+    Its ``ratio`` is how many times as fast as the baseline ours is, ``spread`` the fastest and the
+    slowest round in seconds, and each peak is in MiB beyond what the process held before.
 
     Args:
         task, variant: what was timed, and which variant of this package.
@@ -230,7 +230,7 @@ def make_row(
         max_error: the largest difference of the outputs, as the task defines it.
         share_of_matmul: the share of :func:`benchmark.precisions.matmul_rates` that ours reached.
         ours, baseline: the names in ``timings`` of the variant and of what was timed beside it.
-        more: further keys of the task's own.
+        more: the task's own further keys.
     """
     mine, theirs = timings[ours], timings[baseline]
 

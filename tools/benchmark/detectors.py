@@ -1,4 +1,4 @@
-"""Faster R-CNN R-50 FPN, ours beside stock Detectron2's, torchvision's and its exports.
+"""Faster R-CNN R-50 FPN, ours beside stock Detectron2's, torchvision's and the latter's exports.
 
 The image has 800 x 1088 px after padding, and a thousand proposals reach the box head; see
 ``networks``.
@@ -44,7 +44,7 @@ from .precisions import (
     variants_of,
 )
 
-_CALIBRATION_IMAGES = 4  # noise, of which one is like another
+_CALIBRATION_IMAGES = 4  # of noise, which is all alike
 
 Calls = dict[str, Callable[[], Any]]
 
@@ -56,10 +56,10 @@ def benchmark_inference(
 ) -> Comparisons:
     """Compare the detector's inference on an image.
 
-    ``max_error`` is the box head's on the same proposals; beside torchvision, which pools in
-    another way, it is that of the pyramid's features. ``compiled`` adds variants with
-    torch.compile. int8, which only OpenVINO has, is compared with this package's other precisions,
-    too; it is calibrated on four images.
+    ``max_error`` is the box head's on the same proposals; beside torchvision, which pools
+    differently, it is that of the pyramid's features. ``compiled`` adds variants with
+    torch.compile. int8, which only OpenVINO has, is also compared with this package's other
+    precisions; it is calibrated on four images.
     """
     networks = build_networks(device, size)
     inputs = [image_record(0, size)]
@@ -94,7 +94,7 @@ def benchmark_inference(
                 continue
             error = head_error if baseline.startswith("detectron2") else None
             if baseline == "torchvision":
-                # Of the variant that is not compiled: torch.compile leaves out hooks.
+                # With the variant that is not compiled: torch.compile skips hooks.
                 plain = variant if variant in ready else name
                 models = ready[plain].model, networks.torchvision
                 error = feature_error(*models, calls[plain], calls[baseline])
@@ -113,19 +113,19 @@ def _is_comparable(baseline: str, variant: str, is_ours: bool = False) -> bool:
 
 
 def call_without_grad(model: Callable[[Any], Any], inputs: Any) -> Callable[[], Any]:
-    """Make the inference of a model in eval mode a call without arguments."""
+    """Turn the inference of a model in eval mode into a call without arguments."""
     return torch.no_grad()(lambda: model(inputs))
 
 
 def _count_flops(call: Callable[[], Any]) -> int:
-    """The floating-point operations of a call's convolutions and matrix products, backward too."""
+    """Count the FLOPs of a call's convolutions and matrix products, forward and backward."""
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
 
 
 def _others(model: nn.Module, image: Tensor, device: str) -> Calls:
-    """torchvision's detector, and on CPUs the programs that run its export, where installed."""
+    """Return torchvision's call, and on CPUs those of installed programs that run its export."""
     image = image.to(device)
     calls: Calls = {"torchvision": call_without_grad(model, [image])}
     if device != "cpu":
@@ -200,7 +200,7 @@ def benchmark_parts(device: str, size: tuple[int, int] = SIZE) -> Comparisons:
 
 
 def _part_input(part: Part, model: nn.Module, example: Tensor, size: tuple[int, int]) -> Tensor:
-    """The detector's network input, or noise in the place of a thousand pooled RoIs."""
+    """Return the detector's network input, or noise in place of a thousand pooled RoIs."""
     if isinstance(part, LevelsPart):
         return model.preprocess_image([image_record(0, size)]).tensor
     generator = torch.Generator().manual_seed(0)
@@ -248,7 +248,7 @@ def benchmark_training(
 def training_step(
     cfg: CfgNode, model: nn.Module, inputs: list[dict[str, Any]], dtype: torch.dtype | None
 ) -> Callable[[], float]:
-    """Make a training step a call that returns its loss and leaves the weights as they are.
+    """Turn a training step into a call that returns its loss and leaves the weights as they are.
 
     Args:
         cfg, model: the model, in training mode, and its config, which decides the optimizer.

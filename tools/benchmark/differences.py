@@ -14,7 +14,7 @@ from .networks import output_of
 
 
 def largest_share(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference of tensors of the same shapes, as a share of their largest values."""
+    """Return the largest difference of like-shaped tensors, as a share of the expected maximum."""
     pairs = zip(found, expected, strict=True)
     return max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in pairs)
 
@@ -22,7 +22,7 @@ def largest_share(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 def feature_error(
     ours: nn.Module, theirs: nn.Module, call: Callable[[], Any], their_call: Callable[[], Any]
 ) -> float:
-    """The :func:`largest_share` of the features of two detectors of the same weights.
+    """Return the :func:`largest_share` of the features of two detectors with the same weights.
 
     ``call`` and ``their_call`` run them on the same image.
     """
@@ -37,7 +37,7 @@ def head_errors(
     """Compare the class scores and box deltas of two detectors on the same proposals.
 
     Args:
-        stock, ready: a detector in eval mode, and one of the same weights, prepared.
+        stock, ready: a detector in eval mode, and a prepared one with the same weights.
         inputs: a batch as models of Detectron2 take it.
 
     Returns:
@@ -63,14 +63,14 @@ def head_errors(
 def loss_error(
     ours: nn.Module, dtype: torch.dtype | None, stock: nn.Module, inputs: list[dict[str, Any]]
 ) -> float:
-    """The difference of the sum of all training losses, as a share of it, on the same proposals.
+    """Return the difference of the sums of all training losses, as a share of stock's.
 
-    With random weights many proposals score alike, so that rounding would decide which of them are
-    kept and sampled.
+    Both use the same proposals. With random weights many proposals score alike, so rounding would
+    otherwise decide which of them are kept and sampled.
 
     Args:
-        ours, stock: models of the same weights, in training mode.
-        dtype: the dtype of the autocast of ours; None for float32.
+        ours, stock: models with the same weights, in training mode.
+        dtype: the autocast dtype of ours; None for float32.
         inputs: a batch as models of Detectron2 take it.
     """
     expected, proposals = _losses(stock, inputs, None, None)
@@ -84,7 +84,7 @@ def _losses(
     dtype: torch.dtype | None,
     proposals: list[Instances] | None,
 ) -> tuple[float, list[Instances] | None]:
-    """The sum of a model's losses, and the proposals that it made or was given."""
+    """Return the sum of a model's losses, and the proposals that it made or was given."""
     device = next(model.parameters()).device
     with EventStorage(), torch.autocast(device.type, dtype, enabled=dtype is not None):
         torch.manual_seed(7)  # decides the samples

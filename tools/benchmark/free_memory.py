@@ -8,18 +8,18 @@ from pathlib import Path
 import torch
 
 _SPARE_GIB = 1.0  # for the rest of the system
-# Of control groups: the files of the limit and of what is used, and in memory.stat the cache that
-# would be given up.
+# Of control groups: the files with the limit and with the memory used, and the key in memory.stat
+# of the cache that would be given up.
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 
 
 def available_gib(device: str, root: str = "/") -> float:
-    """The memory that new processes can take without harm to others, in GiB.
+    """Return the memory that new processes can take without harm to others, in GiB.
 
-    That is of the GPU, or of the machine and of the control groups that this process is in (the
-    limits of a container, of a cluster's job, of a service), less a GiB; without end where the
-    system does not tell.
+    It is the GPU's, or the least that the machine and this process's control groups (the limits of
+    a container, a cluster job or a service) have free, less a GiB; infinity where the system does
+    not tell.
 
     Args:
         device: "cpu" or "cuda".
@@ -38,7 +38,7 @@ def available_gib(device: str, root: str = "/") -> float:
 
 
 def _control_groups(root: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """The folders of this process's control groups and of those above them, with the names above.
+    """Yield the folders of this process's control groups and of their parents, with file names.
 
     A container sees its own group as the top, and may be told a path that only its host has.
     """
@@ -58,6 +58,6 @@ def _control_groups(root: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """The first words of a file's lines, and the numbers behind them."""
+    """Read the first word of each line of a file, and the number after it."""
     lines = (line.split() for line in path.read_text().splitlines())
     return {words[0]: int(words[1]) for words in lines}

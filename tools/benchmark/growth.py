@@ -2,8 +2,8 @@
 
 One thing grows at a time: the image's side, the objects in it, the classes, the proposals, or the
 processes that share a batch. Each point runs in processes of its own (``growth_point``), this
-package and Detectron2 in turn. A point that would not fit into the memory or the time that is left
-is left out, and its row says why.
+package and Detectron2 in turn. A point that would not fit into the remaining memory or time is left
+out, and its row says why.
 """
 
 import contextlib
@@ -47,21 +47,21 @@ _CLASSES = (1, 4, 16, 64, 256, 1200)
 _PROPOSALS = (100, 200, 500, 1000, 2000)
 _SIDES = (320, 448, 640, 896, 1280, 1792, 2560, 4000)
 _MARGIN = 1.25  # of a prediction
-_START_SECONDS = 8.0  # of a point's processes
-# Calls before the rounds: one that takes what stays, one for its memory, and one to get the memory
-# that ours keeps.
+_START_SECONDS = 8.0  # to start a point's processes
+# Calls before the rounds: one that allocates what stays, one that measures memory, and for ours one
+# that gets the memory it keeps.
 _CALLS_BEFORE = {"ours": 3, "detectron2": 2}
 
 
-# The kernel ends what takes too much, and C++ what handles no refusal. Windows has no SIGKILL.
+# From the kernel for taking too much, from C++ for an unhandled refusal. Windows has no SIGKILL.
 _SIGNALS_OF_MEMORY = {getattr(signal, name, None) for name in ("SIGKILL", "SIGABRT")}
 
-# What takes long to import. The server finds no module beside the script.
+# Modules that take long to import. The fork server finds none of those beside the script.
 _PRELOADED = ("torchvision.models.detection", "detectron2.modeling", "fpn_d2.engine")
 
 
 class Series(NamedTuple):
-    """What grows in one way of one detector.
+    """One thing that grows, in inference or in training of one detector.
 
     Args:
         axis: "objects", "classes", "proposals", "processes" or "side".
@@ -77,15 +77,15 @@ class Series(NamedTuple):
 
     @property
     def first_power(self) -> float:
-        """As which power of the value the cost of its first point is taken to grow: pixels go with
-        the square of the side, and all else begins with next to nothing beside the pixels."""
+        """The power of the value by which the first point's cost is assumed to grow: pixels grow
+        with the square of the side; all else begins with next to nothing beside the pixels."""
         return 2.0 if self.axis == "side" else 0.0
 
     def point(self, value: int) -> Point:
-        """What is measured at a value.
+        """Return what is measured at a value.
 
-        In inference the objects are those that a detector may return, of a thousand proposals for
-        each class. The heads train on all proposals. Two images are shared by the processes.
+        In inference the objects are those that a detector may return, out of a thousand proposals
+        for each class. The heads train on all proposals. The processes share two images.
         """
         point = Point(self.row, self.way)
         if self.axis == "side":
@@ -114,8 +114,8 @@ def all_series(quick: bool = False, axes: Sequence[str] = ()) -> list[Series]:
     """List what the task measures, the largest images last.
 
     Args:
-        quick: whether only three values of each, from the lower end, are measured.
-        axes: what grows, see :class:`Series`; empty is all.
+        quick: whether to measure only three values of each, from the lower end.
+        axes: what grows, see :class:`Series`; empty for all.
     """
     both = ("inference", "training")
     series = [
@@ -139,8 +139,8 @@ def measure_growth(
 
     Args:
         device: "cpu" or "cuda".
-        rounds: how often each call is timed, after others that warm up and tell the memory; once
-            where time is short.
+        rounds: how often each call is timed, after others that warm up and measure memory; once if
+            time is short.
         minutes: a point that would end later is left out.
         series: see :func:`all_series`.
 
@@ -196,11 +196,11 @@ class _Found(NamedTuple):
 def _measure(
     point: Point, names: Sequence[str], device: str, rounds: int, gib: float, together: bool
 ) -> _Found:
-    """Measure contenders in turn, or one after the other; who gets no memory, or is ended,
+    """Measure contenders in turn, or one after the other; one that runs out of memory or is ended
     has no results.
 
     Raises:
-        UserError: where one ends early for another reason.
+        UserError: if one ends early for another reason.
     """
     results, reasons = {}, {}
     try:
@@ -226,11 +226,11 @@ def _measure(
 def _time(
     point: Point, names: Sequence[str], device: str, rounds: int, gib: float
 ) -> dict[str, list[Measured]]:
-    """Measure contenders in turn, each in processes of its own: the memory of a call, then rounds
-    for the time.
+    """Measure contenders in turn, each in processes of its own: first the memory of a call, then
+    the time of each round.
 
     Raises:
-        OutOfMemory, ProcessEnded: where one gets no more memory, or is ended.
+        OutOfMemory, ProcessEnded: if one gets no more memory, or is ended.
     """
     context = multiprocessing.get_context("forkserver" if device == "cpu" else "spawn")
     if device == "cpu":  # a process then starts in no time
@@ -249,7 +249,7 @@ def _time(
             {name: functools.partial(_measure_all, pools[name], kind) for name in names}
             for kind in (True, False)
         )
-        # A process that keeps memory takes little anew, so that its memory comes first.
+        # A process that keeps memory allocates little anew, so memory is measured first.
         memory = time_in_turn(of_memory, 1, warm_up=1, measure=lambda call: call())
         if "ours" in names:
             _ask_all(pools["ours"], [keep_and_warm_up] * point.processes)
@@ -258,15 +258,15 @@ def _time(
 
 
 class ProcessEnded(Exception):
-    """A process of a point was ended, and not for want of memory: by what."""
+    """A process of a point was ended, but not for want of memory; the message says by what."""
 
 
 class _Pool:
     """A process that is asked for one call at a time.
 
     Args:
-        stack: ends it.
-        context: starts it.
+        stack: ends the process when it closes.
+        context: the multiprocessing context that starts the process.
     """
 
     def __init__(self, stack: contextlib.ExitStack, context: BaseContext):
@@ -285,11 +285,11 @@ class _Pool:
             return future
 
     def end(self, error: BaseException) -> BaseException:
-        """End the process, for which others of its point wait as long as it is there.
+        """End the process; as long as it runs, the others of its point wait for it.
 
         Returns:
-            the error that its call met, or what ended the process: who gets no memory is ended by
-            the system or the C library.
+            the error of its call, or what ended the process: the system or the C library ends one
+            that gets no memory.
         """
         if not isinstance(error, BrokenProcessPool):
             self._executor.shutdown(wait=False)
@@ -305,7 +305,7 @@ def _ask_all(pools: Sequence[_Pool], calls: Sequence[Callable[[], Any]]) -> list
     """Make a call in each process of a point, all at once.
 
     Raises:
-        OutOfMemory, ProcessEnded, Exception: the first of this order, whichever process it is of.
+        OutOfMemory, ProcessEnded, Exception: the first in this order, from whichever process.
     """
     futures = {pool.ask(call): pool for pool, call in zip(pools, calls, strict=True)}
     errors = [
@@ -321,7 +321,7 @@ def _ask_all(pools: Sequence[_Pool], calls: Sequence[Callable[[], Any]]) -> list
 
 
 def _measure_all(pools: Sequence[_Pool], of_memory: bool) -> Measured:
-    """Make a call in all processes of a point: the longest time, or the memory of all."""
+    """Make a call in all processes of a point; return the longest time, or the sum of memory."""
     found = _ask_all(pools, [functools.partial(measure_point, of_memory)] * len(pools))
     seconds, peaks = ([one[i] for one in found] for i in range(2))
     return Measured(
@@ -332,7 +332,7 @@ def _measure_all(pools: Sequence[_Pool], of_memory: bool) -> Measured:
 
 
 def _summary(rounds: Sequence[Measured]) -> Measured:
-    """The memory, which was measured first, and the median of the seconds."""
+    """Return the memory, which was measured first, and the median of the seconds."""
     seconds = statistics.median(one.seconds for one in rounds[1:])
     return Measured(seconds, rounds[0].peak_mib, rounds[0].found)
 
@@ -350,7 +350,7 @@ def _row(series: Series, value: int, found: _Found, left_out: dict[str, str]) ->
 
 
 def growth_line(row: Row) -> str:
-    """A point in words, for whoever waits."""
+    """Describe a point in a line, for whoever waits."""
     words = []
     for name, prefix in zip(CONTENDERS, ("", "baseline_"), strict=True):
         seconds, peak = row[f"{prefix}seconds"], row[f"{prefix}peak_mib"]
@@ -377,9 +377,9 @@ def _predict(
     power: float,
     cost: Callable[[Measured], float],
 ) -> float:
-    """What the next point takes, with a margin: the last two go on as a power of the value.
+    """Predict the next point's cost, with a margin, by the power of the value in the last two.
 
-    ``power`` is that of a history of one. From none it is 0.
+    With a history of one point the power is ``power``. Without a history the cost is 0.
     """
     if not history:
         return 0.0

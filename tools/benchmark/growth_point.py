@@ -1,6 +1,6 @@
 """A point of the task "growth": a process of its own builds a detector and runs it.
 
-Such a process measures one thing only, so that nothing that ran before hides what it takes.
+Such a process measures one thing only: nothing that ran before can hide its cost.
 """
 
 import contextlib
@@ -41,9 +41,9 @@ with contextlib.suppress(ImportError):  # Windows
 CONTENDERS = ("ours", "detectron2")
 _START_SIZE = (320, 320)  # of the image whose statistics the norms hold
 _WAIT_MINUTES = 5  # for another process of the same point
-# How PyTorch, C++ and oneDNN say it.
+# How PyTorch, C++ and oneDNN say that there is no memory.
 _REFUSED = ("memory", "bad_alloc", "could not create a primitive")
-_DEVIATION = 2.0  # of RetinaNet's class scores before the sigmoid
+_DEVIATION = 2.0  # standard deviation of RetinaNet's class scores before the sigmoid
 
 
 class Point(NamedTuple):
@@ -128,7 +128,7 @@ def build_point(
 
 
 def keep_and_warm_up() -> None:
-    """Let this process keep freed memory from now on, as this package's programs do, and get it.
+    """Keep freed memory in this process from now on, as this package's programs do, and call once.
 
     Raises:
         OutOfMemory: as :func:`measure_point`.
@@ -141,8 +141,8 @@ def measure_point(of_memory: bool = False) -> Measured:
     """Make the call once.
 
     Args:
-        of_memory: whether its memory is measured rather than its time. Before the process keeps
-            freed memory, and not at its first call, which takes what stays, such as momentum.
+        of_memory: whether to measure its memory instead of its time; only before the process keeps
+            freed memory, and after a first call, which allocates what stays, such as momentum.
 
     Raises:
         OutOfMemory: where the process gets no more memory.
@@ -164,7 +164,7 @@ def measure_point(of_memory: bool = False) -> Measured:
 
 
 def _build_model(point: Point, contender: str, device: str) -> tuple[CfgNode, nn.Module]:
-    """The model, with weights that find objects; both contenders get the same."""
+    """Return the config and the model, whose weights find objects; both contenders get the same."""
     path = CONFIGS / "quick" / f"{point.row}.yaml"
     opts = ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", *STOCK_SIZE, *point.opts]
     cfg = load_config(path, opts)
@@ -185,7 +185,7 @@ def _distribute(
     model: nn.Module, device: str, rank: int, meeting: str, processes: int
 ) -> nn.Module:
     backend = "nccl" if device == "cuda" else "gloo"
-    # Where one gets no memory, the others wait for it.
+    # If one gets no memory, the others wait for it.
     limit = datetime.timedelta(minutes=_WAIT_MINUTES)
     distributed.init_process_group(
         backend, f"file://{meeting}", timeout=limit, rank=rank, world_size=processes
@@ -195,7 +195,7 @@ def _distribute(
 
 
 def _limit_memory(gib: float) -> None:
-    """Refuse this process more than so much beyond what it has."""
+    """Limit this process to ``gib`` GiB beyond what it has."""
     with contextlib.suppress(OSError, NameError, ValueError):  # only Linux tells
         limit = memory_of_process("VmData") * 2**20 + gib * 2**30
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]

@@ -1,8 +1,8 @@
-"""Faster R-CNN R-50 FPN with the same weights in three packages, and what it is fed.
+"""Faster R-CNN R-50 FPN with the same weights in three packages, and its inputs.
 
-Weights are random, with norms that hold the statistics of the image, as a trained network's do:
-without them activations and with them boxes grow from block to block, and NMS leaves four proposals
-of a thousand. The strides are where torchvision has them (STRIDE_IN_1X1 False).
+Weights are random, with norms that hold the statistics of the image, as a trained network's do.
+Otherwise activations, and boxes with them, would grow from block to block, and NMS would leave four
+proposals of a thousand. The strides are where torchvision has them (STRIDE_IN_1X1 False).
 """
 
 import contextlib
@@ -32,9 +32,9 @@ _AS_TORCHVISION = [  # strides and colours
 ]
 # Stock RoI heads know no other canonical size.
 STOCK_SIZE = ("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "224")
-# A block adds less than it passes on, as in trained networks, or rounding grows with depth.
+# A block adds less than it passes on, as in trained networks; else rounding would grow with depth.
 _RESIDUAL = 0.25
-_LOGIT_DEVIATION = 2.0  # of class scores before softmax
+_LOGIT_DEVIATION = 2.0  # standard deviation of class scores before softmax
 
 
 class Networks(NamedTuple):
@@ -111,9 +111,9 @@ def settle_norms(model: nn.Module, call: Callable[[], Any]) -> None:
 
 @torch.no_grad()
 def spread_scores(layer: nn.Linear, call: Callable[[], Any]) -> None:
-    """Scale class scores, so that there are detections for NMS and what follows to work on.
+    """Scale class scores so that NMS and what follows have detections to work on.
 
-    ``call`` runs the model whose classifier the layer is.
+    ``call`` runs the model whose classifier is ``layer``.
     """
     scores = output_of(layer, call)
     factor = _LOGIT_DEVIATION / scores.std(dim=0).mean()
@@ -122,9 +122,9 @@ def spread_scores(layer: nn.Linear, call: Callable[[], Any]) -> None:
 
 
 def output_of(module: nn.Module, call: Callable[[], Any]) -> Any:
-    """What a module returns the first time that a call runs it.
+    """Return what a module returns the first time that a call runs it.
 
-    The module must not be compiled: torch.compile leaves out hooks.
+    The module must not be compiled: torch.compile skips hooks.
     """
     found: list[Any] = []
     with module.register_forward_hook(lambda module, inputs, output: found.append(output)):

@@ -31,7 +31,7 @@ _MATCHING_SIZE = (800, 1000)  # height and width in pixels of the image whose an
 def benchmark_pooling(device: str, count: int = 1000, size: tuple[int, int] = SIZE) -> Comparisons:
     """Compare the pooling of boxes: 7 x 7 bins, adaptive sampling, 256 channels, P2 to P5.
 
-    The forward pass is compared, and that with the backward pass of a random gradient.
+    The forward pass is compared alone, and together with the backward pass of a random gradient.
     ``max_error`` is a share of the largest value. ``count`` boxes are pooled, and the image is
     padded to multiples of 32. On a GPU both packages pool by torchvision's operator.
     """
@@ -75,8 +75,8 @@ def benchmark_matching(
 ) -> Comparisons:
     """Compare the matching of many objects with P2's anchors (Table 1(f), 750k at its size).
 
-    It is above all the peaks of memory that differ. ``max_error`` is the share of the anchors that
-    are sampled differently. The image has ``count`` objects.
+    The memory peaks differ most. ``max_error`` is the share of the anchors that are sampled
+    differently. The image has ``count`` objects.
     """
     cfg = load_config(CONFIGS / "RPN" / "rpn_R_50_P2.yaml", ["MODEL.DEVICE", device])
     rpn = build_proposal_generator(cfg, {"p2": ShapeSpec(channels=1, stride=4)}).to(device)
@@ -99,7 +99,7 @@ def benchmark_matching(
 
 
 def benchmark_mask_proposals(device: str, size: tuple[int, int] = SIZE) -> Comparisons:
-    """Compare Table 6's MLPs on the pyramid with an image pyramid of the one of 5x5.
+    """Compare Table 6's MLPs on the pyramid with the 5x5 one on an image pyramid.
 
     There is no ``max_error``, as the outputs are not the same.
     """

@@ -29,14 +29,14 @@ def benchmark_rows(
     """Compare each row's inference on one image and its training step of two, in float32.
 
     ``variant`` names the config. ``max_error`` is that of the backbone's features in inference, and
-    :func:`benchmark.differences.loss_error` in training. The rows' configs are in these folders
-    below ``configs/quick``, the images are squares of this size, and a Fast R-CNN is given this
-    many ``proposals`` for each.
+    :func:`benchmark.differences.loss_error` in training. The rows' configs are in ``folders`` below
+    ``configs/quick``, the images are squares with sides of ``size`` pixels, and a Fast R-CNN is
+    given ``proposals`` boxes for each.
     """
     rows = []
     paths = [p for f in folders for p in sorted((CONFIGS / "quick" / f).glob("*.yaml"))]
     for path in paths:
-        # The same network as another row, or one that stock Detectron2 has not
+        # The same network as another row, or one that stock Detectron2 does not have
         if path.stem.endswith(("_2x", "_fp32", "_heads")):
             continue
         cfg = load_config(path, ["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", *STOCK_SIZE])

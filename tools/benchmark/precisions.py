@@ -29,22 +29,22 @@ def prepared_variants_of(device: str) -> list[str]:
 
 
 def choices_of(variant: str) -> dict[str, Any]:
-    """The precision and the engine of such a variant, as ``prepare_model`` takes them."""
+    """Return the precision and the engine of such a variant, as ``prepare_model`` takes them."""
     engine = "openvino" if variant.endswith(_ENGINE) else "torch"
     return {"precision": PRECISIONS[variant.split()[0]], "engine": engine}
 
 
 def autocast_dtype(variant: str) -> torch.dtype | None:
-    """The dtype of the autocast of a variant, whose name begins with a precision; None for fp32."""
+    """Return the autocast dtype of a variant, whose name begins with a precision; None for fp32."""
     precision = variant.split()[0]
     return None if precision == "fp32" else DTYPES[precision]
 
 
 def matmul_rates(device: str, size: int = 2048) -> dict[str, float]:
-    """Measure how fast the machine multiplies square matrices of this side in each precision.
+    """Measure how fast the machine multiplies ``size`` x ``size`` matrices in each precision.
 
-    On CPUs PyTorch has two libraries for it, one behind products and one behind 1 x 1 convolutions;
-    the fastest round of the faster one counts, in floating-point operations a second.
+    The unit is floating-point operations a second. On CPUs PyTorch has two libraries for it, one
+    behind products and one behind 1 x 1 convolutions; the fastest round of the faster one counts.
     """
     rates = {}
     for variant in variants_of(device):

@@ -17,12 +17,12 @@ _WARM_UP, _CALLS = 4, 2
 
 
 def profile_detectors(device: str, size: tuple[int, int] = SIZE, least: float = 0.01) -> str:
-    """Tell the share of each operator in the time of Faster R-CNN R-50 FPN, in Markdown.
+    """Return each operator's share of the time of Faster R-CNN R-50 FPN, as Markdown tables.
 
-    There is a table of testing, prepared, and one of a training step of one image. Operators with
-    less than the ``least`` share are left out. Call
+    One table is for testing the prepared model, one for a training step on one image. Operators
+    whose share is below ``least`` are left out. Call
     :func:`fpn_d2.utils.devices.keep_freed_memory` first, as this package's programs do; otherwise
-    much of the time belongs to whichever operators take memory anew.
+    much of the time belongs to whichever operators allocate memory anew.
     """
     networks = build_networks(device, size)
     inputs = [image_record(1, size, objects=8)]
@@ -55,7 +55,7 @@ def _table(title: str, calls: dict[str, Callable[[], Any]], device: str, least: 
 
 
 def _profile(call: Callable[[], Any], device: str) -> dict[str, float]:
-    """The share of each operator in the time of some calls."""
+    """Return each operator's share of the time of some calls."""
     activity = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
     key = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
     for _ in range(_WARM_UP):

@@ -1,4 +1,4 @@
-"""What a benchmark runs: its tasks one after another, their rows and where these are from."""
+"""What a benchmark runs: its tasks one after another, their rows and where these come from."""
 
 import argparse
 import os
@@ -38,7 +38,7 @@ TASKS = {
     "mask_proposals": (benchmark_mask_proposals, 0.5),
     "rows": (benchmark_rows, 2),
 }
-_GROWTH_ROUNDS = 0.5  # so many times --rounds
+_GROWTH_ROUNDS = 0.5  # as a multiple of --rounds
 COMPILED_TASKS = ("inference", "training")
 
 
@@ -87,15 +87,15 @@ def run_benchmark(args: argparse.Namespace) -> None:
         if name in args.tasks
     ]
     if args.agreement:
-        check_agreement(*args.agreement)  # which runs last
+        check_agreement(*args.agreement)  # now, as that task runs last
         calls.append((benchmark_agreement, 0.5, *args.agreement))
     rows, description = [], describe_benchmark()
     if args.json and not os.path.isfile(args.json):
-        write_benchmark([], args.json)  # before minutes of work are lost
+        write_benchmark([], args.json)  # fails now, before minutes of work are lost
     for task, share, *arguments in calls:
         start = time.perf_counter()
         rounds = max(1, int(share * args.rounds))
-        # Each row tells where it is from, so that files of several machines can be joined.
+        # Each row tells where it comes from, so that files of several machines can be joined.
         found = run_task(task, device, rounds, *arguments)
         rows += [{**row, **description} for row in found]
         print(f"{task.__name__}: {time.perf_counter() - start:.0f} s", flush=True)
