@@ -45,8 +45,7 @@ def judge_int8(cfg: CfgNode, float32: Exported, int8: Exported, most: int) -> di
         most: the maximum number of images to read, from the first on.
 
     Returns:
-        ``{"metric", "float32", "int8", "evaluated_images"}``: the metric, "AP" or "AR@1000"; its
-        value for each file, in percent; and the number of images.
+        ``{"metric", "float32", "int8", "evaluated_images"}``, for "AP" or "AR@1000" in percent.
 
     Raises:
         UserError: if the data set cannot be read, or its images have no object to find.

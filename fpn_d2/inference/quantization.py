@@ -1,8 +1,7 @@
 """Post-training quantization to int8 by NNCF, and the file that keeps its result.
 
 Convolutions and matrix products compute with 8-bit weights and activations, whose ranges are taken
-from images of the training set. The first layer and the layers that rank boxes stay in floating
-point.
+from images of the training set. The first layer and layers that rank boxes keep floating point.
 """
 
 import contextlib
