@@ -220,7 +220,7 @@ def install_detectron2(source: str, work: Path) -> None:
 
 
 def is_current() -> bool:
-    """Whether fpn_d2 is installed editable from this folder, since setup.py last changed."""
+    """Return whether fpn_d2 is installed editable from this folder, since setup.py last changed."""
     try:
         distribution = metadata.distribution("fpn_d2")
     except metadata.PackageNotFoundError:

@@ -28,7 +28,7 @@ def calibration_inputs(cfg: CfgNode) -> list[dict[str, Tensor]]:
     """Read what an int8 file is calibrated on, as inputs of the file.
 
     Raises:
-        UserError: see :func:`calibration_images`; and where there is no image.
+        UserError: see :func:`calibration_images`; and if there is no image.
     """
     inputs = [_inputs(record) for record in calibration_images(cfg)]
     if not inputs:

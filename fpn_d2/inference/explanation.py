@@ -42,7 +42,7 @@ class Proposals:
 
 @dataclasses.dataclass(frozen=True)
 class AnchorMatches:
-    """The anchors that Detectron2's matcher makes positive, and the object that each would predict.
+    """The anchors that Detectron2's matcher makes positive, and the object that each would learn.
 
     Args:
         boxes: (A, 4), x0 y0 x1 y1 in pixels of the image.

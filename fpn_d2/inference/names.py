@@ -79,7 +79,7 @@ def classes_of(cfg: CfgNode, model: nn.Module | None = None) -> Classes:
     known = None if built_in else _names_and_ids(dataset, number)
     if known is None:
         return _numbered(numbered, f"{why}, so they have numbers for names")
-    why = f"{why}; that they are those of data set {dataset}, which the config names, is a guess"
+    why = f"{why}; to take those of data set {dataset}, which the config names, is a guess"
     return Classes(*known, f"data set {dataset}", why)
 
 
@@ -144,16 +144,15 @@ def check_weights(weights: str, opts: Sequence[str]) -> None:
 
 
 def config_for(config_file: str, weights: str) -> str:
-    """Return the config to read: the given one, or else the model zoo entry named as weights.
+    """Return the config to read: the given one, or else the model zoo entry that the weights name.
 
     Raises:
         UserError: if no config is given, and the weights are no entry of the model zoo.
     """
     if not config_file and not zoo_weights(weights):
         raise UserError(
-            "no config is named; add --config-file, which only weights that are called by their "
-            "name in the model zoo do without, such as --weights "
-            "COCO-Detection/faster_rcnn_R_50_FPN_3x"
+            "no config is named; add --config-file, or give --weights a name of the model zoo, "
+            "which brings its config, such as COCO-Detection/faster_rcnn_R_50_FPN_3x"
         )
     return config_file or weights
 

@@ -408,7 +408,7 @@ def require(package: str, remedy: str = f"openvino nncf, or {_REMEDY}") -> Any:
         remedy: what to install, and what to do instead.
 
     Raises:
-        UserError: where it is not installed.
+        UserError: if it is not installed.
     """
     try:
         with quietly():

@@ -51,7 +51,7 @@ def quantize(
         last_outputs: the products behind these outputs stay in floating point.
 
     Raises:
-        UserError: where NNCF is not installed.
+        UserError: if NNCF is not installed.
     """
     nncf = require("nncf")
     kept = _nearest_products((graph.outputs[i].get_node() for i in last_outputs), _sources)

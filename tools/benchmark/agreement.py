@@ -45,7 +45,7 @@ def benchmark_agreement(
         opts: overrides of the config, ``[KEY, value, ...]``.
 
     Raises:
-        UserError: see :func:`check_agreement`; and where the test set cannot be read.
+        UserError: see :func:`check_agreement`; and if the test set cannot be read.
     """
     # Starting workers would take longer than reading so few images.
     cfg = _read_config(device, config, weights, [*opts, "DATALOADER.NUM_WORKERS", "0"])

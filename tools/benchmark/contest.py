@@ -141,8 +141,8 @@ _comparison: Comparison
 
 
 def keeps_memory() -> bool:
-    """Whether this process keeps freed memory; a task need not build here what it times only in
-    the other one."""
+    """Return whether this process keeps freed memory; a task need not build here what it times only
+    in the other one."""
     return _keeps_memory
 
 

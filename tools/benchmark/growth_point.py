@@ -145,7 +145,7 @@ def measure_point(of_memory: bool = False) -> Measured:
             freed memory, and after a first call, which allocates what stays, such as momentum.
 
     Raises:
-        OutOfMemory: where the process gets no more memory.
+        OutOfMemory: if the process gets no more memory.
     """
     outputs: list[Any] = []
     seconds = peak = None

@@ -61,7 +61,7 @@ def write_benchmark(rows: Sequence[dict[str, Any]], path: str) -> None:
     """Write a list of rows; see :func:`benchmark.contest.make_row`.
 
     Raises:
-        UserError: where the file cannot be written.
+        UserError: if the file cannot be written.
     """
     with explain_disk_errors(path, "name another file"):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
