@@ -88,7 +88,7 @@ def _numbered(names: list[str], guess: str = "") -> Classes:
 
 
 def _names_and_ids(dataset: str, number: int) -> tuple[list[str], list[int]] | None:
-    """Return the names and ids of a data set's ``number`` classes; None if it has not so many."""
+    """Return the names and ids of a data set's ``number`` classes, read if need be; else None."""
     if not dataset:
         return None
     metadata = MetadataCatalog.get(dataset)

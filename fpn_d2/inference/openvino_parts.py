@@ -4,8 +4,8 @@
                           an RPN, a RetinaNet, mask proposals): one graph, because each map that
                           leaves a graph is copied
     RoI heads             C4's res5 stage, the convolutions of mask and keypoint heads; in int8 also
-                          the box head's hidden layers, whose large matrices PyTorch multiplies
-                          faster in float32
+                          the box head's hidden layers. In float32 PyTorch multiplies their large
+                          matrices faster
     the rest              anchors, NMS, Eq. 1, pooling and the layers that rank boxes: PyTorch
 
 The modules stay in place; a graph is called instead of one of their methods.
