@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Open a local page to vary models, thresholds and Eq. 1, and see what the pyramid does.
+"""Open a local page to see what the pyramid does with an image, by model, threshold and Eq. 1.
 
 python tools/app.py
 python tools/app.py --model configs/quick/demo.yaml:output/demo/model_final.pth

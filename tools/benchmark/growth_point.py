@@ -128,7 +128,7 @@ def build_point(
 
 
 def keep_and_warm_up() -> None:
-    """Keep freed memory in this process from now on, as this package's programs do, and call once.
+    """Keep freed memory in this process from now on, as fpn_d2 programs do, and make the call.
 
     Raises:
         OutOfMemory: as :func:`measure_point`.
