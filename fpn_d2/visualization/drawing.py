@@ -33,7 +33,7 @@ def draw_boxes(
     *,
     dashed: Sequence[bool] = (),
 ) -> np.ndarray:
-    """Draw labelled boxes with a thin dark rim, which shows them on a ground of their own colour.
+    """Draw labelled boxes; a thin dark rim sets them off from a ground of their own colour.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -41,8 +41,8 @@ def draw_boxes(
         labels: R texts; an empty one is not drawn.
         colors: R colours, as ``#RRGGBB``.
         scale: the size of the picture relative to the image.
-        dashed: R flags. Flagged boxes get white dashes, which tell them apart without colour.
-            Leave it out for none.
+        dashed: R flags; flagged boxes get white dashes, which tell them apart without colour.
+            Empty for no dashes.
 
     Returns:
         (H * scale, W * scale, 3) uint8, RGB.
@@ -71,8 +71,8 @@ def draw_masks(
     """Draw labelled masks with a translucent fill and a solid outline, small ones on large ones.
 
     Args:
-        image, colors, scale: see :func:`draw_boxes`; returned is a picture like its.
-        masks: R masks of the image, as (R, H, W) bool or compact.
+        image, colors, scale: see :func:`draw_boxes`, which returns the same kind of picture.
+        masks: R masks of the image, as (R, H, W) bool or ``RegionMasks``.
         labels: R texts; an empty mask gets none.
     """
     compact = isinstance(masks, RegionMasks)
@@ -103,15 +103,15 @@ def draw_masks(
 def draw_detections(
     image: np.ndarray, detections: Instances, names: Sequence[str] = ()
 ) -> np.ndarray:
-    """Draw boxes or masks with their classes and scores, and enlarge a small image.
+    """Draw boxes or masks with classes and scores; enlarge a small image, shrink a large one.
 
     Args:
-        image: (H, W, 3) uint8, RGB; returned is such a picture.
+        image: (H, W, 3) uint8, RGB; the returned picture is uint8, RGB, too.
         detections: R detections; see :meth:`fpn_d2.inference.Predictor.detect`.
         names: the names of the classes; see :func:`fpn_d2.inference.classes_of`.
     """
     texts, scale = detection_texts(detections, names), picture_scale(image)
-    # Without classes neighbours differ in colour.
+    # Without classes, successive detections differ in colour.
     kinds = detections.get_fields().get("pred_classes", np.arange(len(detections))).tolist()
     colors = [class_color(kind) for kind in kinds]
     if not detections.has("pred_masks"):

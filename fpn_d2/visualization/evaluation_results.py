@@ -1,7 +1,7 @@
-"""What an evaluation found, read image by image, and drawn beside the ground truth.
+"""Read what an evaluation found, image by image, and draw it beside the ground truth.
 
-Shape shorthand: R results of an image with G objects. ``kind`` is the kind of the results by its
-name in ``results.json``: ``"mask_proposals"``, ``"bbox"`` (detections) or ``"box_proposals"``.
+Shape shorthand: R results of an image with G objects. ``kind`` names the kind of results as
+``results.json`` does: ``"mask_proposals"``, ``"bbox"`` (detections) or ``"box_proposals"``.
 """
 
 import functools
@@ -24,14 +24,14 @@ from ..utils.files import explain_disk_errors, read_json, unique_stems
 from .drawing import class_color, draw_boxes, draw_masks
 from .layout import picture_scale, side_by_side
 
-_PROPOSALS = 100  # of an image, the best ones: as many masks as an evaluation keeps
+_PROPOSALS = 100  # the best ones of each image: as many masks as an evaluation keeps
 _KINDS = {
     "mask_proposals.json": "mask_proposals",
     "coco_instances_results.json": "bbox",
     "box_proposals.pkl": "box_proposals",
 }
 
-Results = Sequence[Mapping[str, Any]]  # of an image, in COCO's form
+Results = Sequence[Mapping[str, Any]]  # of one image, in COCO's form
 
 
 def draw_results(
@@ -43,20 +43,20 @@ def draw_results(
 ) -> list[str]:
     """Draw results beside the ground truth, for the first images of an evaluated data set.
 
-    Detections are drawn with their classes and scores. Proposals, boxes or masks, are too many:
-    for each object the one that fits it best is drawn in the object's colour, with their IoU, and
-    an object that none meets at an IoU of 0.5 is labelled as missed.
+    Detections are drawn with their classes and scores. Proposals (boxes or masks) are too many for
+    that: each object gets the one that fits it best, in the object's colour and with their IoU, and
+    an object that no proposal overlaps with an IoU of at least 0.5 is labelled as missed.
 
     Args:
         inference_dir, threshold: see :func:`read_results`.
-        output_dir: the folder for the pictures; made where it is missing.
+        output_dir: the folder for the pictures; created if missing.
         num_images: the number of images.
 
     Returns:
         the files written.
 
     Raises:
-        UserError: if the folder has no results or those of another data set, its data set is
+        UserError: if the folder has no results or detections of another data set, its data set is
             missing, or a picture cannot be written.
     """
     coco, image_root = load_ground_truth(os.path.basename(os.path.normpath(inference_dir)))
@@ -82,7 +82,7 @@ def draw_results(
 
 
 def has_results(inference_dir: str) -> bool:
-    """Whether ``<OUTPUT_DIR>/inference/<data set>`` has what :func:`read_results` reads."""
+    """Return whether ``<OUTPUT_DIR>/inference/<data set>`` has a file for :func:`read_results`."""
     return bool(_results_file(inference_dir))
 
 
@@ -104,8 +104,8 @@ def read_results(
     Returns:
         the kind, and for each image id the R results in COCO's form: boxes have a ``bbox``, as x,
         y, width and height in pixels; masks have a ``segmentation``, as an RLE; detections have a
-        ``category_id`` and a ``score``. Of proposals these are the best 100. An image without
-        results has an empty list.
+        ``category_id`` and a ``score``. Only the best 100 proposals of an image are kept. An image
+        without results has an empty list.
 
     Raises:
         UserError: if the folder has no results, or detections of another data set.
@@ -136,17 +136,17 @@ def read_results(
 def overlaps_with_objects(
     kind: str, coco: COCO, image_id: int, results: Results
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Compute how well each result of an image covers each of its objects.
+    """Compute the IoU of each result of an image with each of its objects.
 
     Args:
         kind, results: see :func:`read_results`; R results of the image.
-        coco: the ground truth.
-        image_id: the image.
+        coco: the ground truth of the data set.
+        image_id: the id of the image.
 
     Returns:
-        the G annotations without crowds, and the IoU of each result with each of them, (R, G)
-        float: of masks for mask proposals, else of boxes. That of a detection of another class
-        is 0.
+        the G annotations that are not crowds, and the IoU of each result with each of them, (R, G)
+        float: of masks for mask proposals, otherwise of boxes. The IoU of a detection with an
+        object of another class is 0.
     """
     objects = [a for a in coco.imgToAnns[image_id] if not a.get("iscrowd", 0)]
     if not objects or not results:

@@ -25,7 +25,7 @@ def picture_scale(image: np.ndarray) -> float:
 
 
 def font_families(text: str) -> list[str]:
-    """matplotlib's names of the usual font and, for letters that it lacks, of one that has them."""
+    """Return matplotlib's names of the usual font and, for letters it lacks, of one with them."""
     usual = _font_file(frozenset())
     lacks = {letter for letter in set(text) if not _has_letters(usual, frozenset(letter))}
     found = _font_file(frozenset(lacks - set(string.whitespace)))
@@ -34,7 +34,7 @@ def font_families(text: str) -> list[str]:
 
 @functools.cache
 def _font_family(path: str) -> str:
-    """matplotlib's name of a font, which it knows from here on."""
+    """Return matplotlib's name of a font file, and register the font with matplotlib."""
     if path not in {font.fname for font in font_manager.fontManager.ttflist}:
         font_manager.fontManager.addfont(path)
     return font_manager.get_font(path).family_name
@@ -43,7 +43,7 @@ def _font_family(path: str) -> str:
 def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
     """Load a font that has the letters of a text; the size is in pixels."""
     letters, digits = set(text) - set(string.whitespace), set(string.digits)
-    if letters & digits:  # so that all scores of a class need one search
+    if letters & digits:  # all scores of a class then need one search only
         letters |= digits
     return _loaded_font(_font_file(frozenset(letters)), size)
 
@@ -55,13 +55,13 @@ def _loaded_font(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 @functools.lru_cache(maxsize=1024)
 def _font_file(letters: frozenset[str]) -> str:
-    """The font of all pictures, which comes with matplotlib, or for letters that it lacks, such as
-    those of East Asia, any font of this machine that has them."""
+    """Return the file of all pictures' font, which comes with matplotlib, or, for letters that it
+    lacks, such as those of East Asia, of any font on this machine that has them."""
     usual = font_manager.findfont("DejaVu Sans")
     if _has_letters(usual, letters):
         return usual
     for path in sorted(font_manager.findSystemFonts()):
-        with contextlib.suppress(OSError, RuntimeError):  # of another kind, or damaged
+        with contextlib.suppress(OSError, RuntimeError):  # a file of another kind, or damaged
             if _has_letters(path, letters):
                 return path
     logger.warning(
@@ -78,7 +78,7 @@ def _has_letters(path: str, letters: frozenset[str]) -> bool:
 
 
 def _text_color(background: str) -> str:
-    """Return ``"black"`` or ``"white"``, whichever is legible on a ``#RRGGBB``."""
+    """Return ``"black"`` or ``"white"``, whichever is legible on a ``#RRGGBB`` background."""
     # ITU-R 601 luma: black is not legible on the palette's dark blue.
     luma = np.dot(ImageColor.getrgb(background), (0.299, 0.587, 0.114))
     return "white" if luma < 110 else "black"
@@ -90,7 +90,7 @@ def draw_labels(
     """Write each label at its box, in place.
 
     Args:
-        picture: RGB.
+        picture: the RGB picture to write on.
         boxes: (R, 4), x0 y0 x1 y1 in pixels of the picture.
         labels: R texts, the most important first; an empty one is not drawn.
         colors: R colours, as ``#RRGGBB``.
@@ -139,7 +139,7 @@ def place_labels(
 
 
 def text_block(text: str, width: int, *, lines: int = 1, size: int = 16) -> np.ndarray:
-    """Write black text on white, and make the font smaller where a line would not fit.
+    """Write black text on white, in a smaller font where a line would not fit.
 
     Args:
         text: one or several lines.
@@ -158,7 +158,7 @@ def text_block(text: str, width: int, *, lines: int = 1, size: int = 16) -> np.n
 
 
 def stack(pictures: Sequence[np.ndarray], *, gap: int = 0, margin: int = 0) -> np.ndarray:
-    """Put pictures below each other on white, with their left sides in line.
+    """Put pictures below each other on white, aligned at the left.
 
     Args:
         pictures: one or several.
@@ -174,7 +174,7 @@ def stack(pictures: Sequence[np.ndarray], *, gap: int = 0, margin: int = 0) -> n
 
 
 def beside(pictures: Sequence[np.ndarray], *, gap: int = 0) -> np.ndarray:
-    """Put pictures beside each other on white, with their tops in line; see :func:`stack`."""
+    """Put pictures beside each other on white, aligned at the top; see :func:`stack`."""
     return stack([picture.swapaxes(0, 1) for picture in pictures], gap=gap).swapaxes(0, 1)
 
 

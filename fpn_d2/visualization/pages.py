@@ -53,16 +53,16 @@ def horizontal_bars(
 
     Args:
         names: a name for each bar; a long one is cut.
-        values: their lengths.
-        colors: their colours.
-        label: what the lengths are.
-        texts: what stands at their ends; the value of each if left out.
+        values: the lengths of the bars.
+        colors: the colours of the bars.
+        label: what the lengths measure, written below the axis.
+        texts: a text for the end of each bar; if left out, the bar's value.
     """
     figure, axes = new_axes(height=max(4.4, 0.28 * len(names)))
     bars = axes.barh(range(len(names)), values, color=colors)
     axes.bar_label(bars, texts or [f"{value:,}" for value in values], padding=3, fontsize=9)
     axes.set_yticks(range(len(names)), [plain_text(name) for name in names])
-    axes.set_ylim(max(len(names), 5) - 0.4, -0.6)  # the first on top; a single bar is no block
+    axes.set_ylim(max(len(names), 5) - 0.4, -0.6)  # first on top; space for five keeps one bar thin
     axes.grid(visible=False)
     axes.margins(x=0.15)
     axes.set_xlabel(label)
@@ -70,7 +70,7 @@ def horizontal_bars(
 
 
 def plain_text(name: str) -> str:
-    """Cut a name to 24 characters; matplotlib will not take a dollar sign in it for mathematics."""
+    """Cut a name to 24 characters; escape dollar signs, which matplotlib takes for mathematics."""
     short = name if len(name) <= 24 else f"{name[:21]}..."
     return short.replace("$", r"\$")
 
@@ -81,15 +81,15 @@ def finish_chart(
     """Finish a figure of a page, with a legend below its axes if there is something to name.
 
     Args:
-        figure: the figure.
-        prefix: the prefix of its ids; each figure of a page has its own.
+        figure: the figure; the legend has the labels of its first axes.
+        prefix: the prefix of the SVG's ids; each figure of a page has its own.
         description: the text for readers who cannot see the figure.
         title, caption: see :class:`Chart`.
-        columns: how many the legend has; 0 is two, or one for long labels.
+        columns: the number of columns of the legend; 0 means two, or one for long labels.
     """
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if labels:
-        # In a figure of the usual width each of two columns holds this many letters.
+        # In a figure of the usual width, each of two columns holds this many letters.
         columns = columns or (2 if max(map(len, labels)) <= 34 else 1)
         place = {"loc": "outside lower center", "ncols": columns, "handlelength": 3.2}
         figure.legend(handles, labels, frameon=False, fontsize=9, **place)
@@ -105,7 +105,7 @@ def svg_text(figure: Figure, salt: str, **options: Any) -> str:
 
     Args:
         figure: the figure.
-        salt: what its ids are made from.
+        salt: matplotlib's ``svg.hashsalt``, which its ids are made from.
         options: see :meth:`Figure.savefig`.
     """
     text = io.StringIO()
@@ -115,7 +115,7 @@ def svg_text(figure: Figure, salt: str, **options: Any) -> str:
 
 
 def _to_svg(figure: Figure, prefix: str, description: str) -> Markup:
-    """A figure as an ``<svg>`` element whose ids are unique on the page."""
+    """Return a figure as an ``<svg>`` element whose ids are unique on the page."""
     svg = svg_text(figure, prefix, transparent=True)
     svg = svg[svg.index("<svg") :]
     for mark in (' id="', 'href="#', "url(#"):
@@ -128,7 +128,7 @@ def page_environment(folder: str) -> jinja2.Environment:
 
     Args:
         folder: the folder of the template, which may extend ``page.html.j2``, the frame of all
-            pages, import the macros of ``page_parts.html.j2``, and show a Pillow image by the
+            pages, import the macros of ``page_parts.html.j2``, and show a Pillow image with the
             filter ``data_url``.
     """
     environment = jinja2.Environment(
@@ -143,7 +143,7 @@ def page_environment(folder: str) -> jinja2.Environment:
 
 
 def _data_url(picture: Image.Image) -> str:
-    """The ``data:`` URL of a picture, as a JPEG."""
+    """Return the ``data:`` URL of a picture, as a JPEG."""
     file = io.BytesIO()
     picture.convert("RGB").save(file, format="JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -153,18 +153,18 @@ def write_page(page: str, text: str, numbers: str, content: Any) -> list[str]:
     """Write a page, and its numbers as JSON beside it; earlier ones are replaced.
 
     Args:
-        page, numbers: the two files; their folder is made where it is missing.
-        text, content: what they hold.
+        page, numbers: the paths of the HTML and the JSON file; their folder is created if missing.
+        text, content: the text of the page, and what to write as JSON.
 
     Returns:
-        the two files.
+        the two paths.
 
     Raises:
         UserError: if their folder cannot be written to.
     """
     with explain_disk_errors(page, "give --output"):
         os.makedirs(os.path.dirname(page) or ".", exist_ok=True)
-        write_json(numbers, content)  # first: it tells whose the page is
+        write_json(numbers, content)  # first: it tells later runs whose page this is
         with replace_file(page, encoding="utf-8", errors="xmlcharrefreplace") as file:
             file.write(text)
     return [page, numbers]

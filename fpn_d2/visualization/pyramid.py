@@ -22,8 +22,8 @@ HEAT_MAP_TITLES = {
     "output": "after the 3x3: what the heads read",
 }
 _COLOR_MAP = "viridis"  # perceptually uniform, whatever the colour vision
-_GAP, _WIDTH = 8, 300  # pixels between pictures of levels, and across one
-_TALLEST = 4  # of a level's picture, in widths: an image may be thousands of times as tall
+_GAP, _WIDTH = 8, 300  # pixels: between pictures of levels, and the width of one
+_TALLEST = 4  # the tallest picture of a level, in widths: an image may be thousands of widths tall
 
 
 def level_number(feature: str) -> int:
@@ -47,7 +47,7 @@ def level_color(level: int) -> str:
 def draw_levels(explanation: Explanation, names: Sequence[str] = ()) -> np.ndarray:
     """Draw each detection in the colour of the level that Eq. 1 chose for it.
 
-    ``names`` are those of the classes; see :func:`fpn_d2.inference.classes_of`.
+    ``names`` are the names of the classes; see :func:`fpn_d2.inference.classes_of`.
     """
     levels = explanation.levels.tolist()
     texts = detection_texts(explanation.detections, names)
@@ -64,7 +64,7 @@ def level_legend(counts: Mapping[int | str, int]) -> np.ndarray:
     """Draw a strip with each level's colour, name and count.
 
     Args:
-        counts: by the level's number, or by the name of its feature, such as ``"p4"``.
+        counts: the count of each level, by its number or by its feature's name, such as ``"p4"``.
     """
     names = [f"P{level}" if isinstance(level, int) else level.capitalize() for level in counts]
     words = [f"{name} ({count})" for name, count in zip(names, counts.values(), strict=True)]
@@ -77,7 +77,7 @@ def draw_heat_maps(explanation: Explanation, *, width: int = _WIDTH) -> np.ndarr
     The value of a cell is the mean absolute activation of its channels. Each map is scaled from its
     least to its largest value, and both are written above it.
 
-    ``width`` is that of a map, in pixels; a map of a tall image is narrower, below its title.
+    ``width`` is the width of a map in pixels; a map of a tall image is narrower than its title.
     """
     names = [n for n in explanation.strides if any(n in f for f in explanation.features.values())]
     rows = []
@@ -106,7 +106,7 @@ def _heat_map(
     # The last cells may reach beyond the image. Cells stay squares, which shows their size.
     cell = explanation.strides[name] / explanation.input_scale * scale
     rows, columns = activation.shape
-    across = columns / max(shown, round(columns * cell))  # cells of a pixel
+    across = columns / max(shown, round(columns * cell))  # cells per pixel
     down = rows / max(height, round(rows * cell))
     picture = Image.fromarray(colors).transform(
         (shown, height), Image.Transform.AFFINE, (across, 0, 0, 0, down, 0)
@@ -129,7 +129,7 @@ def draw_anchors(explanation: Explanation) -> np.ndarray:
 
 
 def draw_proposals(explanation: Explanation) -> np.ndarray:
-    """Draw the ten best proposals of each level, in a picture for each level."""
+    """Draw the ten best proposals of each level, in one picture per level."""
     cells = []
     height, width = explanation.image.shape[:2]
     for name, proposals in explanation.proposals.items():
@@ -148,7 +148,7 @@ def draw_proposals(explanation: Explanation) -> np.ndarray:
 
 
 def draw_explanation(explanation: Explanation, names: Sequence[str] = ()) -> np.ndarray:
-    """Draw everything that the model has on one page; ``names`` as in :func:`draw_levels`."""
+    """Draw all that the explanation holds on one page; ``names`` as in :func:`draw_levels`."""
     eq1 = (
         f"Level by Eq. 1 (k0 = {explanation.canonical_level}, "
         f"{explanation.canonical_size:g} px) of {len(explanation.levels)} detections"
