@@ -32,7 +32,7 @@ class Found(NamedTuple):
 
     @staticmethod
     def of(detections: Instances, names: Sequence[str]) -> "Found":
-        """Convert :meth:`fpn_d2.inference.Predictor.detect`'s; ``names`` are the classes'."""
+        """Convert :meth:`fpn_d2.inference.Predictor.detect`'s result, with its class ``names``."""
         kinds = ("",) * len(detections)
         if detections.has("pred_classes"):
             kinds = tuple(names[kind] for kind in detections.pred_classes.tolist())
@@ -41,23 +41,23 @@ class Found(NamedTuple):
 
 
 def group_detections(rows: Sequence[Found]) -> list[dict[int, int]]:
-    """Group the detections of several rows by the object that they are of.
+    """Group the detections of several rows by object.
 
     The grouping is greedy: row by row, and from the best score down, a detection joins the group
-    with the largest IoU, 0.5 at least, or begins a new one. It can join groups of its class that
-    have no detection of its row yet. The IoU is with the detection that began the group.
+    with the largest IoU if that is at least 0.5, and otherwise begins a new one. It can join groups
+    of its class that have no detection of its row yet. The IoU is with the group's first detection.
 
     Args:
         rows: what each of the D rows found.
 
     Returns:
-        G dictionaries from the number of a row to the number of its detection.
+        G dictionaries from the index of a row to the index of its detection.
     """
     groups: list[dict[int, int]] = []
     boxes, names = [], []  # of the detections that began the groups
     for row, found in enumerate(rows):
         for index in np.argsort(-found.scores, kind="stable").tolist():
-            # A guessed name is drawn with a question mark (Classes.labels), and is that name.
+            # A guessed name is drawn with a question mark (Classes.labels), but is the same name.
             box, name = found.boxes[index], found.names[index].removesuffix("?")
             free = [
                 i
@@ -78,11 +78,11 @@ def draw_comparison(image: np.ndarray, rows: Mapping[str, Found]) -> np.ndarray:
     """Draw the rows side by side, each with what it found and what only others found.
 
     Args:
-        image: (H, W, 3) uint8, RGB; returned is such a picture.
-        rows: the title of each row to what it found.
+        image: (H, W, 3) uint8, RGB; the returned picture is uint8, RGB, too.
+        rows: what each row found, by the row's title.
     """
     found, scale = list(rows.values()), picture_scale(image)
-    # Later boxes cover earlier ones, so those that not all have found come last.
+    # Later boxes cover earlier ones, so objects that some row missed come last.
     groups = sorted(group_detections(found), key=lambda group: len(group) < len(found))
     panels = {}
     for row, title in enumerate(rows):

@@ -20,7 +20,7 @@ from ..utils.files import check_targets, explain_disk_errors, partial_path, repl
 from ..utils.progress import told
 from .sources import MAX_PIXELS, check_video
 
-# The least share of the frames that a video promises: its number of frames may be an estimate.
+# At least this share of a video's stated frames must be readable; their number may be an estimate.
 _READABLE = 0.9
 WRITE_REMEDY = "name another --output, or make room there"
 
@@ -55,7 +55,7 @@ def prepare_folder(
 
 
 def named_file(output: str) -> str:
-    """The kind of file that an output names, ``"image"`` or ``"video"``; "" for a folder."""
+    """Return the kind of file that an output names, ``"image"`` or ``"video"``; "" for a folder."""
     ending = os.path.splitext(output)[1].lower()
     if os.path.isdir(output) or output.endswith(("/", os.sep)):
         return ""
@@ -83,12 +83,12 @@ def convert_video(
 ) -> int:
     """Write a video of pictures drawn from another's frames, at its frame rate, without sound.
 
-    One frame at a time is in memory. The target is an MP4 (MPEG-4) and appears once it is complete.
+    Only one frame is in memory at a time. The target, an MP4 (MPEG-4), appears once it is complete.
 
     Args:
         source: the video to read.
         target: the file to write, whose name ends in ``.mp4``.
-        draw: makes a picture of a frame and its number, from 0; all pictures have one size.
+        draw: makes a picture from a frame and its number, from 0; all pictures have one size.
         max_pixels: the most pixels that a frame may have.
 
     Returns:
@@ -106,7 +106,7 @@ def convert_video(
             frames = sv.get_video_frames_generator(source)
             for frame in told(name, frames, total or None, unit="frame"):
                 picture = draw(np.ascontiguousarray(frame[:, :, ::-1]), count)
-                # MPEG-4 keeps its colours at half the size, so sides are even.
+                # MPEG-4 keeps colours at half the resolution, so the sides have to be even.
                 height, width = (side - side % 2 for side in picture.shape[:2])
                 if sink is None:
                     shape = sv.VideoInfo(width, height, info.fps or 25)
@@ -123,7 +123,7 @@ def convert_video(
                 f"video {source} cannot be read from frame {count} on, although it should have "
                 f"{total}; convert it, or cut it before that"
             )
-        # OpenCV's writer does not say that a disk is full.
+        # OpenCV's writer does not report a full disk.
         written = -1
         with contextlib.suppress(Exception):  # a file without its end cannot be opened
             written = sv.VideoInfo.from_video_path(partial).total_frames
@@ -147,11 +147,11 @@ def coco_results(
         category_ids: the ids of the classes; see :func:`fpn_d2.inference.classes_of`.
 
     Returns:
-        R of ``image_id``, ``category_id``, ``bbox`` as x, y, width and height in pixels, ``score``
-        and, for masks, ``segmentation`` as an RLE.
+        R dictionaries of ``image_id``, ``category_id``, ``bbox`` as x, y, width and height in
+        pixels, ``score`` and, for masks, ``segmentation`` as an RLE.
     """
     fields = dict(detections.get_fields())
-    # A proposal has no class; all are of one kind.
+    # Proposals have no class; they all count as the first one.
     fields.setdefault("pred_classes", detections.scores.new_zeros(len(detections)))
     compact = isinstance(fields.get("pred_masks"), RegionMasks)
     masks = fields.pop("pred_masks").to_rle() if compact else ()

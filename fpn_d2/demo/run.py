@@ -48,18 +48,18 @@ def parse_rows(
     """Load the config of each row, under a title that no other row has.
 
     Args:
-        config_file: the config of the first row; it may be empty if the weights are called by
-            their name in the model zoo.
+        config_file: the config of the first row; it may be empty if ``weights`` is a name in the
+            model zoo.
         weights: its weights; if empty, those of the config and ``opts``.
         compare: the other rows, as ``CONFIG:WEIGHTS``.
         opts: overrides for all rows, as ``KEY, value, ...``.
 
     Returns:
-        title to config, in the order given.
+        the configs by title, in the order given.
 
     Raises:
-        UserError: see :func:`fpn_d2.load_config`; also for words of another form, and for weights
-            that are given twice.
+        UserError: see :func:`fpn_d2.load_config`; also if an entry of ``compare`` has another form,
+            or weights are given twice.
     """
     check_weights(weights, opts)
     first = (config_for(config_file, weights), weights)
@@ -86,16 +86,16 @@ def run_demo(
     For each image, ``NAME.png`` shows what the first row detects, ``NAME_explain.png`` what is
     particular to its pyramid, and ``NAME_compare.png`` all rows. A video becomes ``NAME.mp4``.
     ``predictions.json`` holds the first row's detections in COCO's result form, and
-    ``images.json`` gives the file and the frame of each ``image_id``: the test set's own ids for
-    images of it, see :func:`image_ids`. Where it is ended early, they tell what is done.
+    ``images.json`` gives the file and the frame of each ``image_id``. Images of a test set keep its
+    ids, see :func:`image_ids`. If the run ends early, both files hold what is done by then.
 
     Args:
-        rows: title to config; see :func:`parse_rows`. Several are compared.
+        rows: the configs by title; see :func:`parse_rows`. Several are compared.
         inputs: files and folders; see :func:`find_sources`.
-        output: the folder for the files; made where it is missing. For a single input also the
-            picture or the video to write, which is then the only file.
-        threshold: the least score of a detection, 0 to 1; or ``"best-f1"``, each class's own, see
-            :func:`fpn_d2.evaluation.score_thresholds.class_thresholds`.
+        output: the folder for the files; created if missing. For a single input it may also name
+            the picture or the video to write, which is then the only file.
+        threshold: the least score of a detection, 0 to 1; or ``"best-f1"`` for each class's own,
+            see :func:`fpn_d2.evaluation.score_thresholds.class_thresholds`.
         explain: whether to write ``NAME_explain.png``.
         max_pixels: the most pixels that an image or a frame may have.
         replace: whether to replace files that exist.
@@ -151,7 +151,7 @@ def show_webcam(rows: Mapping[str, CfgNode], *, threshold: float | str = 0.5) ->
         rows, threshold: see :func:`run_demo`.
 
     Raises:
-        UserError: if there is no camera, or OpenCV has no windows.
+        UserError: if there is no camera, it gives no pictures, or OpenCV opens no windows.
     """
     cfg = next(iter(rows.values()))
     threshold = class_thresholds(threshold, cfg)
@@ -182,7 +182,7 @@ def show_webcam(rows: Mapping[str, CfgNode], *, threshold: float | str = 0.5) ->
 
 
 def _check_single(output: str, kind: str, sources: Sources, *, more_pictures: bool) -> None:
-    """Refuse a file as the output of what makes several, or of the other kind."""
+    """Refuse an output file if several would be written, or its kind is not that of the input."""
     count = len(sources.images) + len(sources.videos)
     if count > 1 or more_pictures:
         what = f"there are {count} inputs" if count > 1 else "--explain and --compare write several"
@@ -250,7 +250,7 @@ class _Demo:
         convert_video(path, target, draw, max_pixels=max_pixels)
 
     def write(self, names: Sequence[str]) -> None:
-        """Write the predictions and the images of them, to files of these names, if any."""
+        """Write the predictions and their images to files of these names, if there are any."""
         for name, content in zip(names, (self.predictions, self.images), strict=False):
             path = os.path.join(self.output, name)
             with explain_disk_errors(path, WRITE_REMEDY):
@@ -265,7 +265,7 @@ class _Demo:
 
 @contextlib.contextmanager
 def _naming(image: str) -> Iterator[None]:
-    """Name the image that a model cannot take, or whose outputs are not finite."""
+    """Name the image in the error if a model cannot take it, or its outputs are not finite."""
     try:
         yield
     except (FloatingPointError, UserError) as error:

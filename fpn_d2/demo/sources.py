@@ -36,7 +36,7 @@ class Sources(NamedTuple):
         images: the image files, in the order given; those of a folder by name.
         videos: the video files, in the order given.
         skipped: the files in folders that are neither.
-        urls: where a downloaded file comes from, by its path.
+        urls: the URL of each downloaded file, by the file's path.
     """
 
     images: tuple[str, ...]
@@ -58,7 +58,7 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
             neither image nor video.
     """
     images, videos, skipped, urls = {}, {}, [], {}
-    # Pillow only writes some, such as PDF; an MPO is read as the JPEG that it begins with.
+    # Pillow only writes some formats, such as PDF; an MPO is read as the JPEG that it begins with.
     formats = [
         ending
         for ending, kind in Image.registered_extensions().items()
@@ -69,7 +69,7 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
             known = [_downloaded(path)]
             urls[known[0]] = path
         elif os.path.isdir(path):
-            # Hidden ones are not the user's, such as ._photo.jpg, which macOS makes.
+            # Hidden files are not the user's own; macOS makes ._photo.jpg, for instance.
             shown = sorted(name for name in os.listdir(path) if not name.startswith("."))
             entries = [os.path.join(path, name) for name in shown]
             files = [entry for entry in entries if os.path.isfile(entry)]
@@ -109,7 +109,7 @@ def _downloaded(url: str) -> str:
     try:
         options = {}
         if url.startswith(("http://", "https://", "ftp://")):
-            # The cache knows a file by its path alone, and several hosts may have that path.
+            # The cache knows a URL by its path alone, and several hosts may have that path.
             own = hashlib.sha256(url.encode()).hexdigest()[:16]
             options["cache_dir"] = os.path.join(get_cache_dir(), "urls", own)
         path = PathManager.get_local_path(url, **options)
@@ -121,11 +121,11 @@ def _downloaded(url: str) -> str:
 
 
 def check_video(path: str, name: str = "", *, max_pixels: int = MAX_PIXELS) -> sv.VideoInfo:
-    """Read the size, the rate and the number of frames of a video.
+    """Read the size, the rate and the number of a video's frames.
 
     Args:
-        path: the video.
-        name: what it is called in a fault; empty is the path.
+        path: the path of the video.
+        name: its name in errors; empty for the path.
         max_pixels: the most pixels that a frame may have.
 
     Raises:
@@ -146,14 +146,14 @@ def check_video(path: str, name: str = "", *, max_pixels: int = MAX_PIXELS) -> s
 
 
 def image_ids(cfg: CfgNode, paths: Sequence[str]) -> list[int]:
-    """Number images by the ids that they have in a test set, if one of these holds them all.
+    """Return the ids that images have in a test set, if one holds them all; else number them.
 
     Args:
-        cfg: the config; of its ``DATASETS.TEST`` those count whose annotation file is there.
-        paths: the images.
+        cfg: the config; sets of ``DATASETS.TEST`` without an annotation file are skipped.
+        paths: the paths of the images.
 
     Returns:
-        the ids; from 1 on for other images.
+        an id for each image; if no test set holds them all, the numbers from 1 on.
     """
     wanted = [os.path.realpath(path) for path in paths]
     for name in filter(DatasetCatalog.list().__contains__, cfg.DATASETS.TEST):
@@ -161,7 +161,7 @@ def image_ids(cfg: CfgNode, paths: Sequence[str]) -> list[int]:
         root = os.path.realpath(about.get("image_root", ""))
         if not all(path.startswith(f"{root}{os.sep}") for path in wanted):
             continue
-        with contextlib.suppress(UserError):  # what cannot be converted numbers nothing
+        with contextlib.suppress(UserError):  # a set that cannot be converted has no ids
             make_ready(name)
         if not os.path.isfile(about.get("json_file", "")):
             continue
