@@ -1,4 +1,4 @@
-"""A local page that shows what a model's pyramid does with an image; Gradio is its own extra."""
+"""A local page of what a model's pyramid does with an image; it needs Gradio, the extra ``app``."""
 
 from .session import Limits, Session, Settings, View, find_models, parse_model
 

@@ -1,4 +1,4 @@
-"""The page: what is on it, and which function answers what. It needs Gradio, the extra ``app``."""
+"""The page: its contents and the answers to its events. It needs Gradio, the extra ``app``."""
 
 import dataclasses
 import functools
@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _TITLE = "What a feature pyramid sees"
-_QUEUED = 16  # questions that wait for an answer
-_KEPT_SECONDS = 3600  # uploads and pictures stay on the disk for so long
+_QUEUED = 16  # the most requests that wait for an answer
+_KEPT_SECONDS = 3600  # how long uploads and pictures stay on the disk
 _CSS = """
 .gradio-container { max-width: 1500px !important; margin: 0 auto; }
 #status { min-height: 3em; }
@@ -26,7 +26,7 @@ _CSS = """
 #status .problem { color: #a33f00; font-weight: 600; }
 .dark #status .problem { color: #f39a63; }
 """
-# In the order of Settings: the ends of the slider, its step and its words.
+# In the order of Settings: the ends of each slider, its step, its label and its hint.
 _SLIDERS = {
     "threshold": (0.05, 1, 0.05, "Least score", None),
     "nms": (0.1, 1, 0.05, "NMS: largest IoU", None),
@@ -48,7 +48,7 @@ _TABS = {
 
 
 def import_gradio() -> Any:
-    """Import Gradio, told to report to nobody.
+    """Import Gradio with its telemetry off.
 
     Raises:
         UserError: if it is not installed.
@@ -105,7 +105,7 @@ def build_page(session: Session) -> Any:
                     for title, caption in _TABS.items():
                         with gr.Tab(title):
                             gr.Markdown(caption)
-                            # JPEG: to write a PNG of this size takes longer than to run the model.
+                            # JPEG: writing a PNG of this size takes longer than running the model.
                             picture = gr.Image(
                                 format="jpeg",
                                 show_label=False,
@@ -119,13 +119,13 @@ def build_page(session: Session) -> Any:
 
 
 def _scale(name: str, value: float) -> dict[str, float]:
-    """A slider's value and its ends, which a model's own value may move outwards."""
+    """Return a slider's value and its ends, which a model's own value may move outwards."""
     low, high, *_ = _SLIDERS[name]
     return {"minimum": min(low, value), "maximum": max(high, value), "value": value}
 
 
 def _connect(gr: Any, session: Session, page: Any, controls: list[Any], outputs: list[Any]) -> None:
-    """Say what each event of the page is answered with; all answers come one after the other."""
+    """Connect each event of the page with its answer; answers are computed one after the other."""
     upload, gallery, model, *sliders = controls
     source = gr.State(0)  # the path of an upload or the number of an example
     inputs, with_source = [source, model, *sliders], [source, *outputs]
@@ -167,7 +167,7 @@ def _connect(gr: Any, session: Session, page: Any, controls: list[Any], outputs:
 
 
 def _answer(session: Session, source: str | int, title: str, *settings: float) -> tuple:
-    """The page's outputs for an image, a model and settings; a failure is a sentence among them."""
+    """Return the page's outputs for an image, a model and settings; for a failure, a sentence."""
     try:
         view = session.look(title, session.image(source), Settings(*settings))
     except UserError as error:
@@ -179,7 +179,7 @@ def _answer(session: Session, source: str | int, title: str, *settings: float) -
 
 
 def _problem(sentence: str) -> tuple:
-    """The page's outputs where there are no pictures."""
+    """Return the page's outputs if there are no pictures: a sentence that says why."""
     return f'<p class="problem" role="alert">{html.escape(sentence)}</p>', *[None] * len(_TABS)
 
 
@@ -191,7 +191,7 @@ def serve(
     Args:
         session: the models and limits.
         host: the address to listen on.
-        port: None takes the first free one from 7860 on.
+        port: the port; None takes the first free one from 7860 on.
         block: whether to return only when the process is interrupted.
 
     Returns:
@@ -212,7 +212,7 @@ def serve(
             file=sys.stderr,
         )
     fonts = ["system-ui", "sans-serif"]  # Gradio's own would be fetched from the network
-    # The first versions of Gradio 6 keep no runs, and do not know the word.
+    # The first versions of Gradio 6 keep no runs, and do not know the argument.
     keeps_runs = "run_history" in inspect.signature(page.launch).parameters
     try:
         _, address, _ = page.launch(
@@ -236,7 +236,7 @@ def serve(
         place = f"{host} port {port or '7860 to 7959'}"
         text = f"the page cannot listen on {place} ({error}): give another --port"
         raise UserError(text) from error
-    except Exception as error:  # Gradio asks its own address, and raises of several kinds
+    except Exception as error:  # Gradio requests its own page, and raises several kinds
         page.close(verbose=False)
         if not urllib.request.getproxies():
             raise

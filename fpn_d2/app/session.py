@@ -1,4 +1,4 @@
-"""What the page offers and computes: models, and what one shows of an image under given settings.
+"""The page's models, and what a model finds on an image with given settings, in pictures and words.
 
 Nothing here knows Gradio. Shape shorthand: images and pictures are (H, W, 3) uint8, RGB.
 """
@@ -60,7 +60,7 @@ class Settings:
         threshold: the least score of a detection, 0 to 1.
         nms: the IoU above which the worse of two boxes is dropped, 0 to 1.
         canonical_level: k0 of Eq. 1.
-        canonical_size: the side that belongs on level k0, in pixels of the network input.
+        canonical_size: the RoI side that Eq. 1 puts on level k0, in pixels of the network input.
     """
 
     threshold: float
@@ -76,9 +76,9 @@ class Settings:
 
 
 class View(NamedTuple):
-    """What was found and what this model does not have, in words, and a picture for each tab.
+    """A text that says what was found and what the model lacks, and a picture for each tab.
 
-    A picture is None where the model has no such thing.
+    A picture is None if the model has nothing to show in that tab.
     """
 
     text: str
@@ -119,7 +119,7 @@ class Session:
         return self.configs[title]
 
     def defaults(self, title: str) -> Settings:
-        """Return the settings of a model's own config; the NMS is the detector's last one."""
+        """Return the settings of a model's own config; ``nms`` is that of the final NMS."""
         model, classes = self.config(title).MODEL, class_head_key(self.config(title))
         if classes is None:
             nms = model.RPN.NMS_THRESH
@@ -135,7 +135,7 @@ class Session:
         return self._read(source, os.stat(source).st_mtime_ns if os.path.isfile(source) else None)
 
     def look(self, title: str, image: np.ndarray, settings: Settings) -> View:
-        """Run a model with these settings, its pooler's Eq. 1 among them, and draw.
+        """Run a model with these settings, which its pooler's Eq. 1 uses too, and draw the results.
 
         Raises:
             UserError: if the model cannot be loaded or cannot take the image.
@@ -153,7 +153,7 @@ class Session:
 
 
 def _view(explainer: Explainer, explanation: Explanation) -> View:
-    """An explanation in words and pictures."""
+    """Put an explanation into words and pictures."""
     legend = level_legend(explanation.counts)
     classes = classes_of(explainer.cfg, explainer.model)
     is_unsure = bool(classes.guess)
@@ -200,7 +200,7 @@ def read_upload(path: str, limits: Limits) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def example_images() -> list[np.ndarray]:
-    """Draw images like the built-in data's that no training has seen."""
+    """Draw images that look like the built-in data, but that no training has seen."""
     spec = ShapesSpec(size=640, empty=0.0, min_side=24.0)
     images = []
     for seed in range(1, _EXAMPLES + 1):
@@ -250,12 +250,12 @@ def find_models(folder: str) -> dict[str, CfgNode]:
         if not {"config.yaml", "model_final.pth"} <= set(files):
             continue
         opts = ["MODEL.WEIGHTS", os.path.join(place, "model_final.pth"), "MODEL.DEVICE", device]
-        if place == folder:  # which is itself a run, and comes first
+        if place == folder:  # the folder is itself a run, and comes first
             base = os.path.dirname(os.path.abspath(folder))
         try:
             cfg = _load(place, os.path.join(place, "config.yaml"), opts)
             found[os.path.relpath(place, base)] = cfg
-        except UserError as error:  # another version's, or a Fast R-CNN on proposals from a file
+        except UserError as error:  # of another version, or a Fast R-CNN on proposals from a file
             logger.warning("left out: %s", error)
     if not found:
         raise UserError(
