@@ -1,4 +1,4 @@
 """A look at a data set before training, and at the mistakes of a detector after it.
 
-Its modules are imported one by one: a check of files draws nothing.
+It imports none of its modules, so a check of files loads no code for drawing.
 """

@@ -33,7 +33,7 @@ from .error_analysis import BACKGROUND_IOU, IOU, KINDS, ErrorAnalysis
 _CURVES_SHOWN = len(PALETTE)
 _MATRIX_SHOWN, _NUMBERS_SHOWN = 30, 15  # classes
 _LABELS_SHOWN = 25  # on an image: a hundred would hide it
-_PICTURE_SIDE = 640  # pixels
+_PICTURE_SIDE = 640  # pixels, of the longer side
 
 _MEANINGS = {
     "class": f"on an object (IoU at least {IOU:g}), but of another class",
@@ -46,10 +46,10 @@ _MEANINGS = {
 
 
 def analysis_files(folder: str) -> tuple[str, str]:
-    """The page and the figures of an analysis in a folder.
+    """Return the paths of the page and the figures of an analysis in a folder.
 
     Raises:
-        UserError: if one of them is there and not of an earlier analysis.
+        UserError: if one of them exists and is not of an earlier analysis.
     """
     page, numbers = (os.path.join(folder, name) for name in ("analysis.html", ANALYSIS_FILE))
     content = read_json(numbers) if os.path.isfile(numbers) else None
@@ -73,9 +73,9 @@ def write_analysis(
 
     Args:
         analyses: see :func:`.evaluated_sets.analyze_run`.
-        run: the name of the run, for the page.
-        output: the folder for the two files; made where it is missing. Empty is the run's own,
-            where ``--confidence-threshold best-f1`` looks.
+        run: the folder of the run, which also names it on the page.
+        output: the folder for the two files; created if missing. Empty means the run's own, where
+            ``--confidence-threshold best-f1`` looks.
         threshold: the least score of a detection in the confusion matrix and the pictures, or
             ``"best-f1"`` for each class's own.
         images: how many of the worst images of a test set to draw.
@@ -84,7 +84,7 @@ def write_analysis(
         the files, ``analysis.html`` and ``analysis.json``.
 
     Raises:
-        UserError: if the folder cannot be written to, or holds another ``analysis.json``.
+        UserError: if the folder cannot be written to, or holds such files of something else.
     """
     page, numbers = analysis_files(output or run)
     shown = f"score at least {threshold}"
@@ -155,7 +155,7 @@ def _figure(value: float | None, digits: int = 1) -> str:
 
 
 def _class_lines(analysis: ErrorAnalysis) -> list[tuple[str, list[str]]]:
-    """The lines of the table of classes, those with most objects first."""
+    """Return the lines of the table of classes, those with the most objects first."""
     digits = {"AP": 1, "AP50": 1, "threshold": 3, "f1": 2, "precision": 2, "recall": 2}
     return [
         ("", [c["name"], f"{c['objects']:,}", *(_figure(c[k], n) for k, n in digits.items())])
@@ -175,7 +175,7 @@ def draw_charts(
         analysis: the analysis.
         content: its :meth:`ErrorAnalysis.as_json`.
         shown: the condition on the scores of the confusion matrix, in words.
-        prefix: of the ids of the figures on the page.
+        prefix: the prefix of the figures' ids on the page.
     """
     levels = analysis.levels
     gains = [content["errors"][kind]["dAP"] for kind in KINDS]
@@ -235,7 +235,7 @@ def _draw_curves(analysis: ErrorAnalysis, prefix: str) -> Chart:
     for i, (curve, color) in enumerate(zip(shown, PALETTE, strict=False)):
         name = plain_text(curve["name"])
         style = {"color": color, "zorder": 2 - i / 20}  # the first ones lie on top
-        # matplotlib leaves names out that begin with _
+        # matplotlib leaves out names that begin with _
         label = f"{' ' * name.startswith('_')}{name} ({curve['AP50']:.0f})"
         line = ("-", "--", "-.", ":")[i % 4]
         axes.plot(RECALLS, curve["precisions"], line, lw=1.8, label=label, **style)
@@ -259,7 +259,7 @@ def _draw_curves(analysis: ErrorAnalysis, prefix: str) -> Chart:
 def _draw_matrix(analysis: ErrorAnalysis, matrix: np.ndarray, shown: str, prefix: str) -> Chart:
     names, more = [*analysis.class_names], ""
     if len(names) > _MATRIX_SHOWN:
-        # those that are taken for others, or others for them, most often
+        # the classes that are most often taken for others, or others for them
         between = matrix[:-1, :-1] - np.diag(np.diag(matrix[:-1, :-1]))
         kept = np.argsort(-(between.sum(axis=0) + between.sum(axis=1)), kind="stable")
         kept = np.sort(kept[:_MATRIX_SHOWN])
@@ -299,8 +299,8 @@ def _draw_matrix(analysis: ErrorAnalysis, matrix: np.ndarray, shown: str, prefix
 def _draw_worst(
     analysis: ErrorAnalysis, thresholds: Sequence[float], number: int
 ) -> tuple[list[tuple[dict[str, Any], Any]], list[str]]:
-    """What is wrong on each of the worst images beside its picture; and a sentence for each image
-    that cannot be drawn."""
+    """Return what is wrong on each of the worst images, with its picture, and a sentence for each
+    image that cannot be drawn."""
     pictures, faults = [], []
     shown = analysis.shown(thresholds)
     for worst in told("drawing", analysis.worst_images(thresholds, number)):

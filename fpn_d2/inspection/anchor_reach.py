@@ -1,4 +1,4 @@
-"""Which anchors an object has: the best IoU, the matches of training, sizes that reach more.
+"""The anchors of objects: best IoUs, matches in training, and sizes that reach more objects.
 
 Shape shorthand: R objects, L levels, A anchors at each place of a level. Boxes are x0 y0 x1 y1 in
 pixels of the network input. A level of an image has ceil(side / stride) places along a side.
@@ -19,7 +19,7 @@ from ..modeling import match_anchors
 REACHED_AT = 0.5  # the IoU from which an anchor reaches an object
 
 _OBJECTS_AT_ONCE = 50_000
-_QUARTER_OCTAVES = range(-16, 17)  # that the search goes through, four octaves to each side
+_QUARTER_OCTAVES = range(-16, 17)  # those that are searched, four octaves to each side
 _LEAST_SIZE = 4  # pixels
 # A difference in reach that is not worth another set of anchors.
 _EQUAL_REACH = 0.002
@@ -44,13 +44,13 @@ def network_inputs(
     resized = np.array(
         [ResizeShortestEdge.get_output_shape(*size, min_size, max_size) for size in unique.tolist()]
     )
-    resized = np.maximum(resized, 1)  # as the loaders keep a pixel of what is long and narrow
+    resized = np.maximum(resized, 1)  # the loaders, too, keep a pixel of a narrow side
     factors = (resized / unique)[which.reshape(-1)][:, [1, 0, 1, 0]]
     return (boxes * factors).astype(np.float32), resized[which.reshape(-1)]
 
 
 def grid_sizes(sizes: np.ndarray, strides: Sequence[int], divisibility: int) -> np.ndarray:
-    """How many cells each level has along the sides of a padded image.
+    """Return how many cells each level has along the sides of the padded network input.
 
     Args:
         sizes: (R, 2), height and width of the network input, in pixels.
@@ -89,14 +89,14 @@ def best_ious(generator: nn.Module, boxes: np.ndarray, grids: np.ndarray) -> np.
 def _best_of_level(
     generator: nn.Module, level: int, boxes: np.ndarray, grid: np.ndarray
 ) -> np.ndarray:
-    """The largest IoU (R,) with any of the level's A shapes; ``grid`` is (R, 2)."""
+    """Return the largest IoU (R,) with any of the level's A shapes; ``grid`` is (R, 2)."""
     stride, shapes = generator.strides[level], list(generator.cell_anchors)[level]
     boxes, shapes = boxes[:, None].astype(np.float64), shapes.double().numpy()[None]
     overlap: np.ndarray | float = 1.0
     for side, other in ((0, 2), (1, 3)):
         low, high = boxes[..., side], boxes[..., other]
         center = (low + high - shapes[..., side] - shapes[..., other]) / 2
-        last = grid[:, 1 - side, None] - 1  # of the columns along x, of the rows along y
+        last = grid[:, 1 - side, None] - 1  # the last column along x, the last row along y
         place = np.clip(np.round(center / stride - generator.offset), 0, last)
         shift = (place + generator.offset) * stride
         end = np.minimum(high, shift + shapes[..., other])
@@ -112,7 +112,7 @@ def positive_anchors(
 
     Args:
         generator: Detectron2's anchor generator.
-        matcher: that of the RPN or of the RetinaNet.
+        matcher: the matcher of the RPN or of the RetinaNet.
         boxes: (R, 4) float32, the objects.
         grid: rows and columns of each of the L levels, see :func:`grid_sizes`.
 
@@ -152,7 +152,7 @@ def suggest_sizes(
     boxes: np.ndarray,
     grids: np.ndarray,
 ) -> Suggestion:
-    """Search for the sizes that reach most objects: the present ones times one factor.
+    """Search for the sizes that reach the most objects: the present ones times one factor.
 
     The ratios between sizes, their number and the aspect ratios stay. The factors are 2^(k/4),
     k = -16 to 16, and the sizes are rounded to whole pixels, none below 4. :func:`best_ious`

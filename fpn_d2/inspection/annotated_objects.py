@@ -24,14 +24,14 @@ class AnnotatedObjects:
     """The objects that a detector has to find in a data set.
 
     Attributes:
-        image_folder: the folder in which the file names of the images begin.
-        file_names: N file names, relative to the folder.
+        image_folder: the folder that the images' file names are relative to.
+        file_names: N file names.
         image_sizes: (N, 2) int64, height and width of each image in pixels.
         boxes: (R, 4) float64, x0 y0 x1 y1 in pixels of the image, clipped to it; R is not 0.
         images: (R,) int64, the index of each object's image.
         classes: (R,) int64, the index of each object's class in ``class_names``.
         class_names: the names of the classes, in the order of the file.
-        left_out: the number of annotations that are not among the objects, by the reason.
+        left_out: the number of annotations that are not among the objects, by reason.
     """
 
     def __init__(self, path: str, image_folder: str):
@@ -86,7 +86,7 @@ class AnnotatedObjects:
 
 
 def _box(box: Any, width: int, height: int) -> tuple[float, float, float, float] | None:
-    """A bbox as x0 y0 x1 y1, clipped to the image; None if nothing is left of it."""
+    """Return a ``bbox`` as x0 y0 x1 y1, clipped to the image; None if nothing is left of it."""
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         return None
     left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
@@ -96,8 +96,7 @@ def _box(box: Any, width: int, height: int) -> tuple[float, float, float, float]
 
 
 def dataset_splits(dataset: str) -> list[str]:
-    """The splits of a folder in one of the layouts of ``datasets/README.md``; none of anything
-    else.
+    """Return the splits of a folder in a layout of ``datasets/README.md``; none for all else.
 
     Raises:
         UserError: if the folder is in no layout, or in two.
@@ -112,7 +111,7 @@ def dataset_files(dataset: str, split: str = "train") -> tuple[str, str]:
     Args:
         dataset: a registered name; an annotation file, whose images are in ``images/`` beside its
             folder; or a folder, see :func:`dataset_splits`.
-        split: of a folder, which is converted if it is in another layout than COCO's.
+        split: the split of a folder; it is converted if its layout is not COCO's.
 
     Returns:
         the two paths, which need not exist.

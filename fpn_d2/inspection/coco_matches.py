@@ -14,8 +14,8 @@ RECALLS = Params("bbox").recThrs  # 0, 0.01 .. 1
 
 
 def renumbered(truth: COCO) -> COCO:
-    """A copy with annotations numbered from 1, objects first, since number 0 is no match to
-    pycocotools and two of one number are one."""
+    """Return a copy with annotations numbered from 1, objects before crowds. pycocotools takes a
+    match with number 0 for no match, and two annotations of one number for one."""
     known = [
         {**a, "iscrowd": int(bool(a.get("iscrowd", 0)))}
         for a in truth.dataset.get("annotations", [])
@@ -63,7 +63,7 @@ def match_boxes_once(
 def precisions_by_area(
     truth: COCO, found: COCO, areas: list[list[float]], ious: Mapping[tuple[Any, Any], Any]
 ) -> np.ndarray:
-    """Evaluate boxes as COCO does, at most 100 of an image and class.
+    """Evaluate boxes as COCO does, with at most 100 detections of an image and class.
 
     Args:
         truth, found: annotations and detections, selected by their ``area``.
@@ -92,13 +92,13 @@ def _evaluation(
 
 
 def mean_ap(precision: np.ndarray) -> float | None:
-    """The mean in percent, without pycocotools' -1 for no objects; None if nothing is left."""
+    """Return the mean in percent without pycocotools' -1 (no objects); None if nothing is left."""
     there = precision[precision > -1]
     return 100 * float(there.mean()) if there.size else None
 
 
 def interpolated(hits: np.ndarray, objects: int) -> np.ndarray:
-    """COCO's precisions at the 101 recalls, of detections in descending order of their scores."""
+    """Return COCO's precisions at the 101 recalls, for detections in descending order of score."""
     precisions = np.zeros(len(RECALLS))
     if objects and len(hits):
         found = np.cumsum(hits)
@@ -109,7 +109,7 @@ def interpolated(hits: np.ndarray, objects: int) -> np.ndarray:
 
 
 def grouped(index: np.ndarray, number: int) -> list[np.ndarray]:
-    """For each of 0 .. number - 1, where it is in ``index``, ascending."""
+    """Return the positions in ``index`` of each of 0 .. number - 1, ascending."""
     order = np.argsort(index, kind="stable")
     return np.split(order, np.searchsorted(index[order], np.arange(1, number)))
 
@@ -117,17 +117,17 @@ def grouped(index: np.ndarray, number: int) -> list[np.ndarray]:
 def best_f1(scores: np.ndarray, hits: np.ndarray, objects: int) -> dict[str, float | None]:
     """Find the threshold of a class at which F1, 2 TP / (detections + objects), is largest.
 
-    The threshold lies halfway between the least score that is kept and the next one, or 0, so that
-    rounding moves no detection across it.
+    The threshold lies halfway between the lowest score that is kept and the next lower one, or 0,
+    so that rounding moves no detection across it.
 
     Args:
-        scores: those of the class's detections, descending.
-        hits: whether each found an object.
-        objects: how many objects there are.
+        scores: the scores of the class's detections, descending.
+        hits: whether each of them found an object.
+        objects: the number of objects of the class.
 
     Returns:
-        ``threshold``, ``f1``, ``precision`` and ``recall``, the last three 0 to 1; all None for a
-        class whose objects, if there are any, are never found.
+        ``threshold``, ``f1``, ``precision`` and ``recall``, the last three 0 to 1; all None if no
+        detection found an object.
     """
     found = np.cumsum(hits)
     if not len(found) or not found[-1]:

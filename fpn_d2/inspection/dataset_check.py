@@ -1,4 +1,4 @@
-"""The check of a data set that a user names: a registered one, an annotation file or a folder."""
+"""Check a data set that a user names: a registered one, an annotation file or a folder."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from .annotated_objects import dataset_files, dataset_splits
 
 
 def check_dataset(dataset: str, image_folder: str = "", workers: int | None = None) -> Report:
-    """Check a data set; all splits of a folder together.
+    """Check a data set, or all splits of a folder together.
 
     Args:
         dataset: see :func:`fpn_d2.inspection.annotated_objects.dataset_files`.
@@ -18,10 +18,10 @@ def check_dataset(dataset: str, image_folder: str = "", workers: int | None = No
         workers: the number of processes that read images; None is one for each CPU.
 
     Returns:
-        what was found; the faults of label files in other formats than COCO's are findings too.
+        what was found, including the faults of label files in formats other than COCO's.
 
     Raises:
-        UserError: where there is no such data set, file or folder, or it is in no known layout.
+        UserError: if there is no such data set, file or folder, or it is in no known layout.
     """
     splits = dataset_splits(dataset)
     if not splits:

@@ -4,8 +4,8 @@ Shape shorthand: N images, K classes, D detections and G objects (without crowds
 
 pycocotools matches detections and objects; supervision makes the confusion matrix. The kinds of
 error are those of TIDE (Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection
-Errors", ECCV 2020), with its thresholds. A detection that found no object of its own made, in this
-order, an error of
+Errors", ECCV 2020), with its thresholds. A detection that found no object of its own is an error of
+the first of these kinds that applies:
 
 - place: its IoU with an object of its class is 0.1 to 0.5,
 - class: its IoU with an object of another class is at least 0.5,
@@ -13,11 +13,12 @@ order, an error of
 - background: its IoU with any object is at most 0.1,
 - both: anything else, which is wrong in class and in place.
 
-An object is missed if no detection found it, nor has it for its error of place or class. The dAP of
-a kind is what AP at IoU 0.5 would gain if an oracle corrected all errors of that kind: it puts
-right the best detection of an object that is wrong in place or class, and takes away the others of
-that kind; detections of the other kinds go; missed objects no longer count, nor does a class of
-which nothing is left. Detections in crowd regions count neither way.
+An object is missed if no detection found it, and none has an error of place or class about it. The
+dAP of a kind is what AP at IoU 0.5 would gain if an oracle corrected all errors of that kind. For
+place and class, it puts right each detection that is the best with either error about an object not
+found, and removes the kind's others. For twice, background and both, it removes all of the kind.
+For missed, these objects no longer count. A class of which nothing is left does not count.
+Detections in crowd regions count neither way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,7 @@ IOU, BACKGROUND_IOU = 0.5, 0.1  # TIDE's t_f and t_b
 KINDS = ("class", "place", "both", "twice", "background", "missed")
 SIZES = dict(zip(("small", "medium", "large"), Params("bbox").areaRng[1:], strict=True))
 
-_CORRECT, _LEFT_OUT = -1, -2  # beside the indices of KINDS
+_CORRECT, _LEFT_OUT = -1, -2  # besides the indices of KINDS
 
 
 class ErrorAnalysis:
@@ -56,13 +57,13 @@ class ErrorAnalysis:
         images: N records of images, by ascending id.
         class_ids, class_names: the K categories, by ascending id, as Detectron2 orders classes.
         objects: G annotations; ``object_images`` and ``object_classes`` (G,) are indices.
-        detections: D results in COCO's form; ``image``, ``label`` and ``score`` (D,) are theirs.
+        detections: D results in COCO's form; ``image``, ``label`` (indices) and ``score`` are (D,).
         matched: (D,) the object that each detection found at IoU 0.5, or -1.
-        kinds: (D,) indices of :data:`KINDS`; -1 is correct, -2 left out (in a crowd region).
+        kinds: (D,) indices of :data:`KINDS`; -1 correct, -2 left out (in crowds or past 100 best).
         targets: (D,) the object that an error of class or place is about, or -1.
         missed: (G,) bool, whether an object is missed as TIDE defines it.
         errors: for each kind its ``count``, over all scores, and its ``dAP`` in points.
-        ap: ``AP``, ``AP50`` and ``AP75`` in percent; ``by_size`` and ``by_level`` have them, too.
+        ap: ``AP``, ``AP50`` and ``AP75`` in percent; ``by_size``, ``by_level`` have the first two.
         curves: for each class its figures at IoU 0.5, its curve and its best threshold.
         levels: how boxes get their level.
     """
@@ -98,7 +99,7 @@ class ErrorAnalysis:
         self.num_crowds = len(annotations) - len(self.objects)
 
     def _indices(self, records: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-        """The index of each record's image and of its class."""
+        """Return the index of each record's image and that of its class."""
         images = {image["id"]: i for i, image in enumerate(self.images)}
         classes = {category: i for i, category in enumerate(self.class_ids)}
         pairs = [(images[r["image_id"]], classes[r["category_id"]]) for r in records]
@@ -156,7 +157,7 @@ class ErrorAnalysis:
             own, objects = wrong[own], of_objects[i]
             if len(own) and len(objects):
                 self.kinds[own], self.targets[own] = self._kinds_of(own, objects)
-        # Of those that could be put right, an object gets the best one.
+        # Each object gets the best of the detections that could be put right.
         is_found = np.isin(np.arange(len(self.objects)), self.matched)
         best = np.flatnonzero(self.targets >= 0)
         best = best[~is_found[self.targets[best]]]
@@ -167,7 +168,7 @@ class ErrorAnalysis:
         self.missed[covered] = False
 
     def _kinds_of(self, own: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The kinds of an image's wrong detections, and the objects that they are about."""
+        """Return the kinds of an image's wrong detections, and the objects they are about."""
         found = np.array([self.detections[i]["bbox"] for i in own], dtype=np.float64)
         wanted = np.array([self.objects[i]["bbox"] for i in objects], dtype=np.float64)
         ious = mask_util.iou(found, wanted, [0] * len(objects))
@@ -206,9 +207,9 @@ class ErrorAnalysis:
     def _ap50(
         self, kept: np.ndarray, hits: np.ndarray, label: np.ndarray, objects: np.ndarray
     ) -> float:
-        """The mean AP at IoU 0.5 of the classes that have objects, in percent.
+        """Return the mean AP at IoU 0.5 of the classes that have objects, in percent.
 
-        As in TIDE, a class of which neither objects nor detections are left has no AP.
+        As in TIDE, a class with neither objects nor detections left has no AP.
         """
         order = self._ranked[kept[self._ranked]]
         of_class = grouped(label[order], len(self.class_ids))
@@ -222,7 +223,7 @@ class ErrorAnalysis:
     # --- curves and thresholds
 
     def _find_curves(self) -> list[dict[str, Any]]:
-        """The figures of each class at IoU 0.5: its curve, and where F1 is best."""
+        """Return each class's figures at IoU 0.5: its curve, and where F1 is best."""
         ranked, curves = self._ranked[self.kinds[self._ranked] != _LEFT_OUT], []
         objects = np.bincount(self.object_classes, minlength=len(self.class_ids)).tolist()
         for k, own in enumerate(grouped(self.label[ranked], len(self.class_ids))):
@@ -236,14 +237,14 @@ class ErrorAnalysis:
         return curves
 
     def shown(self, thresholds: Sequence[float]) -> np.ndarray:
-        """Return which detections have the least score of their class, (D,) bool, crowds' not."""
+        """Return which detections reach their class's threshold and are not left out, (D,) bool."""
         enough = self.score >= np.asarray(thresholds, dtype=np.float64)[self.label]
         return enough & (self.kinds != _LEFT_OUT)
 
     def confusion(self, thresholds: Sequence[float]) -> np.ndarray:
         """Count which classes are taken for which; see :class:`supervision.ConfusionMatrix`.
 
-        Pairs need an IoU above 0.5; those of one class come first, then those of the larger IoU.
+        Pairs need an IoU above 0.5; pairs of one class come first, then those of the larger IoU.
 
         Args:
             thresholds: the least score of each class.
@@ -271,14 +272,14 @@ class ErrorAnalysis:
         ).matrix
 
     def worst_images(self, thresholds: Sequence[float], number: int) -> list[dict[str, int]]:
-        """List the images with most mistakes: false detections and objects that none found.
+        """List the images with the most mistakes: false detections and objects that none found.
 
         Args:
             thresholds: the least score of each class.
             number: how many images at most; those without mistakes are left out.
 
         Returns:
-            for each the ``index`` of the image, the numbers of ``false`` and of ``missed``.
+            each image's ``index`` and its numbers of ``false`` detections and ``missed`` objects.
         """
         shown = self.shown(thresholds)
         false = np.bincount(self.image[shown & (self.matched < 0)], minlength=len(self.images))

@@ -1,4 +1,4 @@
-"""A run's evaluated test sets: its detections read, checked and analysed."""
+"""Read, check and analyse the detections of a run on its evaluated test sets."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ def analyze_run(run: str, cfg: CfgNode) -> tuple[list[ErrorAnalysis], list[str]]
         an analysis for each test set, and a sentence for each that cannot be analysed.
 
     Raises:
-        UserError: if there is none that can be analysed.
+        UserError: if no test set can be analysed.
     """
     folder = os.path.join(run, "inference")
     entries = os.scandir(folder) if os.path.isdir(folder) else ()
@@ -43,7 +43,7 @@ def analyze_run(run: str, cfg: CfgNode) -> tuple[list[ErrorAnalysis], list[str]]
     for name in told("analysing", names, unit="test set"):
         try:
             analyses.append(_analyze_test_set(os.path.join(folder, name), levels))
-            if 0 <= cfg.TEST.DETECTIONS_PER_IMAGE <= 100:  # of more, COCO's AP counts 100 here
+            if 0 <= cfg.TEST.DETECTIONS_PER_IMAGE <= 100:  # of more, AP counts only 100 here
                 _compare_ap(analyses[-1], os.path.join(folder, name, "results.json"))
         except UserError as error:
             faults.append(str(error))
@@ -83,7 +83,7 @@ def _analyze_test_set(inference_dir: str, levels: PyramidLevels) -> ErrorAnalysi
 
 
 def _compare_ap(analysis: ErrorAnalysis, results: str) -> None:
-    """Tell of an AP that is not the one of the evaluation, whose numbers are in a file."""
+    """Warn if the AP is not that of the evaluation, which the file ``results`` holds."""
     measured = read_json(results).get("bbox", {}).get("AP") if os.path.isfile(results) else None
     found = analysis.ap["AP"] or 0
     if measured is not None and abs(measured - found) > _SAME_AP:

@@ -82,7 +82,7 @@ def summary(inspection: Inspection) -> str:
 
 
 def _words(inspection: Inspection) -> dict[str, Any]:
-    """The sentences of the page and of the summary, by their names in the template."""
+    """Return the sentences of the page and of the summary, by their names in the template."""
     objects, levels, sides = inspection.objects, inspection.setup.levels, inspection.sides
     lead, unreached = "Every object has an anchor at IoU 0.5.", int((~inspection.reached).sum())
     if unreached:
@@ -131,7 +131,7 @@ def _number(count: int, thing: str) -> str:
 
 
 def _tables(inspection: Inspection) -> list[tuple[str, list[str], list[Any]]]:
-    """The page's tables: a title, the header, and for each line its colour and cells."""
+    """Return the page's tables: a title, the header, and for each line its colour and cells."""
 
     def cells(counts: dict[str, int]) -> list[str]:
         objects, unreached = counts["objects"], counts["unreached"]

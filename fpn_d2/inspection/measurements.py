@@ -1,4 +1,4 @@
-"""What a config's pyramid and anchors make of a data set's objects.
+"""How the pyramid and the anchors of a config suit the objects of a data set.
 
 Shape shorthand: R objects, L levels of anchors.
 """
@@ -86,20 +86,20 @@ class AnchorSetup:
 
 
 class Inspection:
-    """What a config makes of a data set.
+    """How a config's pyramid and anchors suit a data set.
 
     Attributes:
-        dataset, config: the names that the user gave.
-        objects: what is annotated.
+        dataset, config: the names that the user gave; that of a folder ends in its split.
+        objects: the annotated objects.
         setup: what the config says about anchors.
         input_boxes: (R, 4) x0 y0 x1 y1 of each object, in pixels of the network input.
         sides: (R,) sqrt(w h) of each object, in pixels of the network input.
         levels: (R,) the level that Eq. 1 sends each object to.
         grids: (R, L, 2) rows and columns of the levels of each object's image.
         ious: (R, L) the best IoU of each object with the anchors of each level.
-        reached: (R,) bool, whether an anchor has IoU 0.5 with the object.
-        suggestion: other anchor sizes.
-        reached_by_suggestion: (R,) bool, whether an anchor of these has IoU 0.5 with the object.
+        reached: (R,) bool, whether an anchor has IoU 0.5 or more with the object.
+        suggestion: the suggested anchor sizes.
+        reached_by_suggestion: (R,) bool, the same for anchors of the suggested sizes.
         matched: (R,) how many anchors training would match with each object.
         anchors: (L,) how many of these matches each level has.
         missing: the file names of images that do not exist.
@@ -115,7 +115,7 @@ class Inspection:
             cfg: the config.
             config: the config's name, for the report.
             image_folder: the folder of the images; empty for the data set's own.
-            split: of a folder.
+            split: the split, if the data set is a folder.
 
         Raises:
             UserError: if the data set does not exist or has no objects, or the config has no
@@ -123,7 +123,7 @@ class Inspection:
         """
         self.config, self.setup = config, AnchorSetup(cfg)
         setup, (path, folder) = self.setup, dataset_files(dataset, split)
-        # The name that the folder's split has where it is registered.
+        # A folder's split is named as a registered one is: <folder>_<split>.
         in_folder = dataset_splits(dataset)
         self.dataset = f"{os.path.normpath(dataset)}_{split}" if in_folder else dataset
         self.objects = objects = AnnotatedObjects(path, image_folder or folder)
@@ -189,7 +189,7 @@ class Inspection:
         return dict(found)
 
     def by_anchor_level(self) -> dict[str, dict[str, Any]]:
-        """List sizes and matches, and count the objects whose best anchor is there, by feature."""
+        """Return each feature's stride, sizes, matches, and count of objects best matched there."""
         best = np.bincount(self.ious.argmax(axis=1), minlength=len(self.anchors))
         return {
             name: {

@@ -1,4 +1,4 @@
-"""Pictures of a data set's images: their objects, the anchors matched, what training makes of them.
+"""Pictures of a data set's images: objects, matched anchors, and what training makes of them.
 
 Pictures are (H, W, 3) uint8, RGB.
 """
@@ -24,8 +24,8 @@ from .anchor_reach import positive_anchors
 from .measurements import Inspection
 
 _LABELS_SHOWN = 25  # on an image: a hundred would hide it
-_SIDE, _AUGMENTED_SIDE = 640, 320  # pixels of a picture
-_TIMES_AUGMENTED = 3  # an image
+_SIDE, _AUGMENTED_SIDE = 640, 320  # pixels of a picture's longer side
+_TIMES_AUGMENTED = 3  # per image
 
 
 def draw_samples(
@@ -36,7 +36,7 @@ def draw_samples(
     Args:
         inspection: the measurements.
         number: how many images with objects to draw; the same ones every time.
-        augmented: how many of them, the first ones, have :func:`draw_augmented` below.
+        augmented: how many of them, from the first on, have :func:`draw_augmented`'s picture below.
 
     Returns:
         the name and the picture of each image, and a sentence for each that cannot be drawn.
@@ -61,7 +61,7 @@ def draw_samples(
 
 
 def _record(inspection: Inspection, image: int) -> dict[str, Any]:
-    """An image in Detectron2's format."""
+    """Return the record of an image in Detectron2's format."""
     objects = inspection.objects
     which = np.flatnonzero(objects.images == image)
     boxes, classes = objects.boxes[which].tolist(), objects.classes[which].tolist()
@@ -76,7 +76,7 @@ def _record(inspection: Inspection, image: int) -> dict[str, Any]:
                 "bbox": box,
                 "bbox_mode": BoxMode.XYXY_ABS,
                 "category_id": category,
-                # Masks of boxes stand for those that INPUT.OBJECT_SCALE_TRAIN makes boxes of.
+                # INPUT.OBJECT_SCALE_TRAIN makes boxes of masks; here each box is its own mask.
                 "segmentation": [[box[i] for i in (0, 1, 2, 1, 2, 3, 0, 3)]],
             }
             for box, category in zip(boxes, classes, strict=True)
@@ -121,7 +121,7 @@ def draw_augmented(inspection: Inspection, image: int) -> Image.Image:
 
     Args:
         inspection: the measurements; its config says what is done to images.
-        image: the index of the image, which can be read; the same is drawn every time.
+        image: the index of an image that can be read; each call draws the same picture.
     """
     objects, cfg = inspection.objects, inspection.setup.cfg
     record = _record(inspection, image)

@@ -36,14 +36,14 @@ class PyramidLevels:
 
         Args:
             cfg: the config.
-            fewest: a model whose box head reads fewer levels, or that has none, gets P2 to P5, the
-                paper's; with 2, a model of one level can be compared with a pyramid.
+            fewest: a model whose box head reads fewer levels, or that has no box head, gets the
+                paper's P2 to P5; with 2, a model of one level can be compared with a pyramid.
         """
         pooled, levels = features_read(cfg).get("MODEL.ROI_HEADS.IN_FEATURES", []), [2, 5]
         if len(pooled) >= fewest:
             with torch.device("meta"):  # without memory for weights
                 shapes = build_backbone(cfg).output_shape()
-            # Not checked with the config where somebody else wrote the RoI heads.
+            # The checks of the config skip this if somebody else wrote the RoI heads.
             check_features_exist(
                 "MODEL.ROI_HEADS.IN_FEATURES", pooled, list(shapes), "the backbone"
             )
@@ -59,7 +59,7 @@ class PyramidLevels:
 
     @property
     def scale(self) -> str:
-        """The scale in words, which go on after "the image"."""
+        """The scale in words, to be put after "the image"."""
         if not self.min_size:
             return "as it is"
         return f"resized to {self.min_size} px (at most {self.max_size} px)"
