@@ -236,7 +236,7 @@ def serve(
         place = f"{host} port {port or '7860 to 7959'}"
         text = f"the page cannot listen on {place} ({error}): give another --port"
         raise UserError(text) from error
-    except Exception as error:  # Gradio requests its own page, and raises several kinds
+    except Exception as error:  # Gradio requests its own page, and raises several kinds of error
         page.close(verbose=False)
         if not urllib.request.getproxies():
             raise

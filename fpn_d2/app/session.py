@@ -70,9 +70,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not (0 <= self.threshold <= 1 and 0 < self.nms <= 1):
-            raise UserError("the score threshold and the NMS threshold are from 0 to 1")
+            raise UserError("the score threshold and the NMS threshold must be from 0 to 1")
         if self.canonical_size <= 0:
-            raise UserError("the canonical size of Eq. 1 is above 0 pixels")
+            raise UserError("the canonical size of Eq. 1 must be above 0 pixels")
 
 
 class View(NamedTuple):

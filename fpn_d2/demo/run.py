@@ -174,8 +174,8 @@ def show_webcam(rows: Mapping[str, CfgNode], *, threshold: float | str = 0.5) ->
         cv2.destroyAllWindows()
     except cv2.error as error:
         raise UserError(
-            "this OpenCV opens no windows; take opencv-python for opencv-python-headless and a "
-            "screen, or give --images and --output"
+            "this OpenCV opens no windows; install opencv-python instead of opencv-python-headless "
+            "and use a screen, or give --images and --output"
         ) from error
     finally:
         capture.release()
