@@ -84,7 +84,7 @@ def write_analysis(
         the files, ``analysis.html`` and ``analysis.json``.
 
     Raises:
-        UserError: if the folder cannot be written to, or holds such files of something else.
+        UserError: if the folder cannot be written to, or holds such files of no earlier analysis.
     """
     page, numbers = analysis_files(output or run)
     shown = f"score at least {threshold}"

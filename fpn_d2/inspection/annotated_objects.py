@@ -96,7 +96,7 @@ def _box(box: Any, width: int, height: int) -> tuple[float, float, float, float]
 
 
 def dataset_splits(dataset: str) -> list[str]:
-    """Return the splits of a folder in a layout of ``datasets/README.md``; none for all else.
+    """Return the splits of a folder in a layout of ``datasets/README.md``; none for anything else.
 
     Raises:
         UserError: if the folder is in no layout, or in two.

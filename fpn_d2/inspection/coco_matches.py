@@ -14,7 +14,7 @@ RECALLS = Params("bbox").recThrs  # 0, 0.01 .. 1
 
 
 def renumbered(truth: COCO) -> COCO:
-    """Return a copy with annotations numbered from 1, objects before crowds. pycocotools takes a
+    """Return a copy with annotations numbered from 1, objects before crowds: pycocotools takes a
     match with number 0 for no match, and two annotations of one number for one."""
     known = [
         {**a, "iscrowd": int(bool(a.get("iscrowd", 0)))}

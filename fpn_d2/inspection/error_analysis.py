@@ -14,11 +14,11 @@ the first of these kinds that applies:
 - both: anything else, which is wrong in class and in place.
 
 An object is missed if no detection found it, and none has an error of place or class about it. The
-dAP of a kind is what AP at IoU 0.5 would gain if an oracle corrected all errors of that kind. For
-place and class, it puts right each detection that is the best with either error about an object not
-found, and removes the kind's others. For twice, background and both, it removes all of the kind.
-For missed, these objects no longer count. A class of which nothing is left does not count.
-Detections in crowd regions count neither way.
+dAP of a kind is what AP at IoU 0.5 would gain if an oracle corrected all errors of that kind. An
+error of place or class is put right if nothing found its object and no better detection has such an
+error about it; otherwise it is removed, as are all errors of twice, background and both. Missed
+objects no longer count, nor does a class of which nothing is left. Detections in crowd regions
+count neither way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,7 +59,7 @@ class ErrorAnalysis:
         objects: G annotations; ``object_images`` and ``object_classes`` (G,) are indices.
         detections: D results in COCO's form; ``image``, ``label`` (indices) and ``score`` are (D,).
         matched: (D,) the object that each detection found at IoU 0.5, or -1.
-        kinds: (D,) indices of :data:`KINDS`; -1 correct, -2 left out (in crowds or past 100 best).
+        kinds: (D,) indices of :data:`KINDS`; -1 correct, -2 left out (crowds, past the best 100).
         targets: (D,) the object that an error of class or place is about, or -1.
         missed: (G,) bool, whether an object is missed as TIDE defines it.
         errors: for each kind its ``count``, over all scores, and its ``dAP`` in points.

@@ -189,7 +189,7 @@ class Inspection:
         return dict(found)
 
     def by_anchor_level(self) -> dict[str, dict[str, Any]]:
-        """Return each feature's stride, sizes, matches, and count of objects best matched there."""
+        """List sizes and matches, and count the objects whose best anchor is there, by feature."""
         best = np.bincount(self.ious.argmax(axis=1), minlength=len(self.anchors))
         return {
             name: {
