@@ -1,8 +1,8 @@
 """Folders in the layouts of YOLO, Pascal VOC and Roboflow, converted to COCO's format in a cache.
 
-``$XDG_CACHE_HOME/fpn_d2/datasets/<folder>-<hash of its path>/instances_<split>.json`` is made anew
-whenever a file that it was made of has changed. The user's folder is only read. Each file is
-replaced as a whole, so any number of processes may do so at once.
+``$XDG_CACHE_HOME/fpn_d2/datasets/<folder>-<hash of its path>/instances_<split>.json`` is written
+anew whenever one of its source files has changed. The user's folder is only read. Each file is
+replaced as a whole, so any number of processes may convert at once.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ logger = logging.getLogger(__name__)
 _READERS = {"YOLO": "yolo", "Pascal VOC": "voc", "Roboflow's COCO": "roboflow"}
 # So many entries of a folder tell what it holds; there may be a hundred thousand.
 _LOOKED_AT = 1000
-# Raise it when the same files are converted to something else.
+# Raise it when the result of converting the same files changes.
 _VERSION = 4
 # The key of ``info`` under which an annotation file holds what its conversion found.
 FINDINGS = "conversion_findings"
-_NOTES, _NOTES_WITHIN = '"notes": ', 4096  # letters from the file's beginning
+_NOTES, _NOTES_WITHIN = '"notes": ', 4096  # characters from the file's beginning
 
 
 def coco_files(folder: str) -> dict[str, str]:
@@ -47,14 +47,14 @@ def coco_files(folder: str) -> dict[str, str]:
 
 
 def splits_by_layout(folder: str) -> dict[str, list[str]]:
-    """The splits that a folder has in each layout that it may be in; opens a data.yaml at most."""
+    """List a folder's splits in each layout that it may be in; open no file but a data.yaml."""
     found = {"COCO": list(coco_files(folder))}
     found |= {layout: _reader(layout).split_names(folder) for layout in _candidates(folder)}
     return {layout: splits for layout, splits in found.items() if splits}
 
 
 def _candidates(folder: str) -> list[str]:
-    """The layouts whose reader is worth asking; it knows whether the folder is in its layout."""
+    """List the layouts that a folder may be in; only a layout's reader knows whether it is."""
     below = os.path.join(glob.escape(folder), "*")
     signs = {
         "YOLO": os.path.isfile(os.path.join(folder, "data.yaml")),
@@ -74,7 +74,7 @@ def is_xml(path: str) -> bool:
 
 
 def holds(folder: str, kind: Callable[[str], bool]) -> bool:
-    """Whether some of a folder's entries are of a kind; False where there is no such folder."""
+    """Whether one of a folder's first entries is of a kind; False if there is no such folder."""
     try:
         with os.scandir(folder) as entries:
             names = (entry.name for entry in itertools.islice(entries, _LOOKED_AT))
@@ -84,7 +84,7 @@ def holds(folder: str, kind: Callable[[str], bool]) -> bool:
 
 
 def _reader(layout: str) -> ModuleType:
-    """The module that reads a layout; a training on COCO's or on shapes starts without them."""
+    """Import the module that reads a layout; training on COCO's or on shapes needs none."""
     return importlib.import_module(f".{_READERS[layout]}", __package__)
 
 
@@ -123,7 +123,7 @@ _found_current: set[tuple[str, str]] | None = None
 
 @contextlib.contextmanager
 def looking_once() -> Iterator[None]:
-    """Look within it at all files of a folder once, and not at each call of
+    """Within this context, look at all files of a folder only once, and not at each call of
     :func:`make_current`."""
     global _found_current
     before, _found_current = _found_current, set()
@@ -134,11 +134,11 @@ def looking_once() -> Iterator[None]:
 
 
 def make_current(folder: str, split: str) -> None:
-    """Convert a folder, unless its split's annotation file is there and fits the folder.
+    """Convert a folder, unless its split's annotation file exists and is up to date.
 
     Raises:
-        UserError: if the split cannot be used: the first fault, with all of them as its
-            ``sentences``; or if the cache cannot be written.
+        UserError: if the split cannot be used (the message is the first fault, ``sentences`` are
+            all), or if the cache cannot be written.
     """
     folder = os.path.abspath(folder)
     seen = set() if _found_current is None else _found_current
@@ -156,7 +156,7 @@ def _convert(folder: str, split: str) -> None:
     logger.info("Converting %s into %s", folder, os.path.dirname(target))
     classes, splits = source.read()
     for found in splits.values():
-        if not found.images:  # what is left out is why
+        if not found.images:  # the reason is what was left out
             found.faults += [text for severity, text in found.findings if severity == "error"]
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -176,7 +176,7 @@ def _convert(folder: str, split: str) -> None:
 
 
 def notes_of(path: str) -> list[str]:
-    """What a converted annotation file says about how its labels were read."""
+    """Return what a converted annotation file says about how its labels were read."""
     with open(path, encoding="utf-8") as file:
         text = file.read(_NOTES_WITHIN)
     return json.JSONDecoder().raw_decode(text, text.index(_NOTES) + len(_NOTES))[0]
@@ -188,8 +188,8 @@ def _fingerprint(source: Source) -> str:
     for path in source.files:
         try:
             stat = os.stat(path)
-            # An archive may hold all files of one time, and a class's number is one digit. A copy
-            # of the folder, or other rights, change this one too, and all is converted again.
+            # Size and mtime may stay: an archive may give files one time, and classes be one digit.
+            # A copied folder or other permissions change ctime, too, and all is converted again.
             state = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
         except (OSError, ValueError):  # such as a label file, which an image need not have
             state = None
@@ -198,7 +198,7 @@ def _fingerprint(source: Source) -> str:
 
 
 def _is_made_of(path: str, fingerprint: str) -> bool:
-    """Whether an annotation file has this fingerprint, with which it begins."""
+    """Whether an annotation file begins with this fingerprint."""
     head = f'{{"info": {{"fingerprint": "{fingerprint}"'
     try:
         with open(path, encoding="utf-8", errors="replace") as file:

@@ -1,4 +1,4 @@
-"""What the reader of a layout hands over: the splits of a folder, in the terms of COCO's format."""
+"""What the reader of a layout returns: the splits of a folder, in the terms of COCO's format."""
 
 import dataclasses
 import os
@@ -32,7 +32,7 @@ class Split:
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def add_image(self, file_name: str, width: int, height: int) -> None:
-        """Add an image, of this size in pixels; the objects that are added next are its own."""
+        """Add an image of this size in pixels; objects that are added next belong to it."""
         size = {"width": width, "height": height}
         self.images.append({"id": len(self.images) + 1, "file_name": file_name, **size})
 
@@ -86,8 +86,8 @@ def is_image(path: str) -> bool:
 
 
 def all_files(folder: str) -> Iterator[str]:
-    """The paths of all files below a folder that are not hidden, sorted; those of linked folders,
-    too, which lie elsewhere."""
+    """Yield the paths of all files below a folder that are not hidden, sorted; follow links to
+    folders that lie elsewhere."""
     seen = {os.path.realpath(folder)}
     inside = os.path.join(os.path.realpath(folder), "")
     for parent, folders, names in os.walk(folder, followlinks=True):

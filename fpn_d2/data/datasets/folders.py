@@ -1,5 +1,5 @@
-"""Data sets that need no code: folders that are registered by their names, and the first images of
-a set as another one."""
+"""Data sets that need no code: folders registered by their names, and the first images of a data
+set registered as another one."""
 
 import glob
 import itertools
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def datasets_root() -> str:
-    """The folder of all data sets as for Detectron2: ``$DETECTRON2_DATASETS``, or ``datasets`` in
+    """The folder of all data sets, as in Detectron2: ``$DETECTRON2_DATASETS``, or ``datasets`` in
     the current folder."""
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
@@ -43,18 +43,18 @@ def missing_remedy() -> str:
 def register_folders(root: str) -> list[str]:
     """Register every ``<root>/<name>/`` in the layout of COCO, YOLO, Pascal VOC or Roboflow.
 
-    Each split becomes ``<name>_<split>``; ``valid``, as Roboflow calls it, is ``<name>_val`` too.
+    Each split becomes ``<name>_<split>``; Roboflow's split ``valid`` also becomes ``<name>_val``.
     A name that is registered already is left alone, so Detectron2's own names win and calling this
     twice is harmless. The folder ``shapes`` belongs to the built-in data set, and hidden folders
-    are ignored. A folder that holds VOC's own (``VOCdevkit/VOC2007/``) has these registered. The
-    names of a folder in two layouts at once are refused on use, and no folder is converted before.
+    are ignored. Of a folder that holds VOC's own (``VOCdevkit/VOC2007/``), these are registered.
+    Folders are converted on first use; then a folder in two layouts at once is refused.
 
     Args:
         root: the folder of all data sets; it need not exist.
 
     Returns:
-        the names that this call registered: first those of COCO's layout, then those of the others,
-        last those of folders within a folder.
+        the names that this call registered: first those of COCO's layout, then those of other
+        layouts, last those of folders within a folder.
     """
     layouts = {folder: splits_by_layout(folder) for folder in _folders(root)}
     nested = {
@@ -63,7 +63,7 @@ def register_folders(root: str) -> list[str]:
         for within in (() if found else _folders(folder))
         if os.path.isdir(os.path.join(within, "ImageSets"))
     }
-    # Where two folders make one name, the first of this order has it.
+    # If two folders make the same name, the first in this order gets it.
     ordered = sorted(layouts.items(), key=lambda item: list(item[1]) != ["COCO"])
     ordered += nested.items()
     return [name for folder, found in ordered for name in _register_folder(folder, found)]
@@ -108,8 +108,8 @@ def _register_converted(name: str, folder: str, split: str) -> None:
 
 
 def make_ready(name: str) -> None:
-    """Convert the folder of a registered data set, if it is of another layout than COCO's and has
-    changed; nothing happens to other data sets.
+    """Convert the folder of a registered data set if its layout is not COCO's and it has changed;
+    do nothing for other data sets.
 
     Raises:
         UserError: if it cannot be used, see :func:`make_current`.
@@ -120,12 +120,12 @@ def make_ready(name: str) -> None:
 
 
 def folder_files(folder: str, convert: str = "") -> dict[str, tuple[str, str]]:
-    """The annotation file and the folder of images of each split of a folder in any layout.
+    """Find the annotation file and the image folder of each split of a folder in any layout.
 
     Args:
         folder: its path.
-        convert: the split whose file is made, if the layout is not COCO's; the others' may not be
-            there yet.
+        convert: the split to convert, if the layout is not COCO's; the files of other splits may
+            not exist yet.
 
     Raises:
         UserError: if the folder is in no layout, or in two, or cannot be converted.
@@ -140,8 +140,8 @@ def folder_files(folder: str, convert: str = "") -> dict[str, tuple[str, str]]:
 
 
 def missing_split(name: str) -> str | None:
-    """Why a name that begins with a folder's is no data set, and the remedy, as the end of a
-    sentence; None where no folder of the data sets has such a name."""
+    """Say why a name that begins with a folder's is no data set, and the remedy, as the end of a
+    sentence; None if no folder of the data sets has such a name."""
     ends = [i for i, letter in enumerate(name) if letter == "_"]
     folders = (os.path.join(datasets_root(), name[:end]) for end in reversed(ends))
     folder = next(filter(os.path.isdir, folders), None)
@@ -167,16 +167,16 @@ def _is_free(name: str, path: str) -> bool:
 
 
 def register_first_images(name: str, of: str, count: int, start: int = 0) -> None:
-    """Register the first images by ascending id of one data set in COCO's format as another.
+    """Register the first images, by ascending id, of a data set in COCO's format as another one.
 
     Its first use writes its annotation file beside that of the whole set. A name that is registered
     already is left alone.
 
     Args:
-        name: the new data set.
-        of: the whole set, which is registered.
+        name: the name of the new data set.
+        of: the name of the whole set; nothing happens if it is not registered.
         count: the number of images.
-        start: the number of images to pass over before them.
+        start: the number of images to skip before them.
     """
     if name in DatasetCatalog or of not in DatasetCatalog:
         return
@@ -197,7 +197,7 @@ def register_first_images(name: str, of: str, count: int, start: int = 0) -> Non
 
 
 def check_source(name: str) -> None:
-    """Refuse a data set that is made of another one's file, which is not there.
+    """Refuse a data set that is yet to be made of another one's file if that is missing.
 
     Raises:
         UserError: naming that file.

@@ -1,7 +1,7 @@
 """Folders in Roboflow's COCO layout: ``<split>/_annotations.coco.json`` beside the split's images.
 
-Roboflow numbers annotations from 0, which COCO's evaluation does not take, and puts a category 0
-before the classes, their supercategory, which no object has.
+Roboflow numbers annotations from 0, which COCO's evaluation does not take. Before the classes it
+puts a category 0, which is their supercategory and has no objects.
 """
 
 import glob
@@ -49,7 +49,7 @@ def open_source(folder: str) -> Source:
 
 
 def _read(path: str) -> dict[str, Any]:
-    """The three lists of a file, the categories by ascending id; an error where they are none."""
+    """Read the three lists of a file, the categories by ascending id; an error if it lacks them."""
     with open(path, encoding="utf-8-sig") as file:
         content = json.load(file)
     lists = {key: list(map(dict, content[key])) for key in ("images", "annotations", "categories")}
@@ -61,7 +61,7 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _real_categories(categories: list[dict[str, Any]], used: set[Any]) -> list[dict[str, Any]]:
-    """All but the one that is the supercategory of the others and has no object."""
+    """Leave out the first category if it is the supercategory of all others and has no object."""
     first, others = categories[:1], categories[1:]
     above = [category.get("supercategory") for category in others]
     is_dummy = first and above == [first[0]["name"]] * len(above) and first[0]["id"] not in used
@@ -69,7 +69,7 @@ def _real_categories(categories: list[dict[str, Any]], used: set[Any]) -> list[d
 
 
 def _fill(split: Split, name: str, content: dict[str, Any], ids: dict[Any, int]) -> None:
-    """Take a file's images and annotations; what is wrong with them stays and is found later."""
+    """Take over a file's images and annotations; their faults stay and are found later."""
     for image in content["images"]:
         if isinstance(image.get("file_name"), str):
             image["file_name"] = os.path.join(name, image["file_name"])
@@ -81,6 +81,6 @@ def _fill(split: Split, name: str, content: dict[str, Any], ids: dict[Any, int])
             annotation["id"] += 1
         found = annotation.get("category_id")
         known = isinstance(found, int | str) and found in ids
-        # A number of its own file might be another class's here.
+        # Left as its file's number, it might be the number of another class here.
         annotation["category_id"] = ids[found] if known else f"{found} in {_FILE}"
     split.annotations = content["annotations"]

@@ -50,20 +50,20 @@ class ShapesSpec:
         train: number of training images.
         val: number of validation images.
         size: longer side of every image, in pixels.
-        min_aspect: the shorter image side is uniform between this fraction of ``size`` and it.
+        min_aspect: the shorter image side is uniform between this share of ``size`` and ``size``.
         min_side: shortest possible longer side of an object's box, in pixels.
         max_side: longest possible longer side of an object's box, as a fraction of ``size``.
-        max_objects: objects are uniform in 1 to this number; one that finds no place is dropped.
+        max_objects: the number of objects is uniform in 1 to this; one without a place is dropped.
         empty: fraction of images without objects.
-        max_decoys: filled distractors are uniform in 0 to this number.
-        max_strokes: lines, arcs and scribbles are uniform in 0 to this number.
+        max_decoys: the number of filled distractors is uniform in 0 to this.
+        max_strokes: the number of lines, arcs and scribbles is uniform in 0 to this.
         rotation: every shape is turned by up to this angle either way, in degrees.
         stretch: every shape's aspect ratio is log-uniform between 1 / stretch and stretch.
         seed: seed of the whole set; image i does not depend on how many there are.
-        version: version of the generator; raise it when the same numbers draw other images.
+        version: version of the generator; raise it when the same values give other images.
 
     Raises:
-        UserError: where a value cannot work.
+        UserError: if a value cannot work.
     """
 
     train: int = 2000
@@ -183,7 +183,7 @@ def _is_ready(folder: str, spec: ShapesSpec) -> bool:
             found = json.load(file)
         ours = found["generator"] == _GENERATOR
     except (OSError, ValueError, TypeError, KeyError):
-        # The swap in another process may have come between the two looks.
+        # Another process may have swapped the folder between the two checks.
         if not os.path.lexists(folder):
             return False
         ours = False
@@ -249,9 +249,9 @@ def _write(folder: str, spec: ShapesSpec) -> None:
 
 
 def _draw_all(images: "_Drawn", work: str) -> list[Any]:
-    """Draw a split, by several processes where there are many images and Linux can fork them.
+    """Draw a split, in several processes if there are many images and Linux can fork them.
 
-    Elsewhere a program would start anew in each. They end when this one is killed.
+    Elsewhere each process would start the program anew. They end when this one is killed.
     """
     forks = (
         len(images) >= _MANY
@@ -265,25 +265,25 @@ def _draw_all(images: "_Drawn", work: str) -> list[Any]:
             batch_size=None,
             num_workers=workers,
             multiprocessing_context="fork" if workers else None,
-            generator=torch.Generator(),  # torch's own random numbers stay as they are
+            generator=torch.Generator(),  # leaves torch's own random state alone
         )
         try:
             return list(told(work, loader))
         except (OSError, RuntimeError):
-            # No process can be had, or one was ended from outside, perhaps for memory.
+            # No process could be started, or one was ended from outside, perhaps for memory.
             if workers == 0:
                 raise
             workers = 0
         except BaseException as error:
-            # Its frames would keep the processes alive, which draw on.
+            # The error's frames would keep the processes alive, and these would go on drawing.
             raise error.with_traceback(None) from None
 
 
 class _Drawn(Dataset):
     """The images of a split; reading one writes its file and gives its record and annotations.
 
-    The annotations have no ids of their own yet. An error of the disk is returned, since a worker
-    that raises it would put its traceback into the message; that worker draws nothing more.
+    The annotations have no ids of their own yet. A disk error is returned, since raising it in a
+    worker would put its traceback into the message; that worker then draws nothing more.
     """
 
     error: OSError | None = None
@@ -297,7 +297,7 @@ class _Drawn(Dataset):
     def __getitem__(self, index: int) -> tuple[dict[str, Any], list[dict[str, Any]]] | OSError:
         if self.error is not None:
             return self.error
-        # Only now: few starts of a program generate data.
+        # Imported only here: few starts of a program generate data.
         from .shapes_scene import compose_scene, draw_scene, polygon_area
 
         # A generator for each image: image i is the same in a set of any length.

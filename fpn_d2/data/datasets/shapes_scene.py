@@ -1,7 +1,7 @@
 """An image of the built-in data set: what lies where in it, and its pixels.
 
-Objects and distractors take their colours and textures from one function, which does not know what
-it paints, so the outline alone tells a class.
+One function chooses the colours and textures of objects and distractors. It does not know what it
+paints, so the outline alone tells a class.
 
 A polygon is a (P, 2) float64 array of x, y in absolute pixels; pixel (row i, column j) covers
 [j, j + 1] x [i, i + 1], which is COCO's convention.
@@ -32,7 +32,7 @@ class Scene:
     """The geometry of one image.
 
     Args:
-        height, width: the image's, in pixels.
+        height, width: the image's size in pixels.
         objects: (index into :data:`CLASSES`, polygon) pairs; no two polygons overlap.
         decoys: polygons of filled shapes that belong to no class; they overlap nothing either.
     """
@@ -71,7 +71,7 @@ def compose_scene(rng: np.random.Generator, spec: ShapesSpec) -> Scene:
 def polygon_area(polygon: np.ndarray) -> float:
     """The area of a polygon in square pixels, by the shoelace formula.
 
-    Detectron2's ``polygon_area`` rounds differently, and the data set's files are to stay equal.
+    Detectron2's ``polygon_area`` rounds differently, and the data set's files must not change.
     """
     x, y = polygon[:, 0], polygon[:, 1]
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
@@ -138,8 +138,8 @@ def _pose(
 
 def _place(rng: np.random.Generator, polygon: np.ndarray, taken: np.ndarray) -> np.ndarray | None:
     """Find a free place for a polygon whose box begins at (0, 0), and take it: its pixels of
-    ``taken``, (H, W) bool, become True. Returns the polygon at its place, in hundredths of a pixel,
-    or None where there is none."""
+    ``taken``, (H, W) bool, become True. Return the polygon at its place, rounded to hundredths of a
+    pixel, or None if there is no place."""
     polygon = polygon + rng.uniform(0, 1, 2)
     columns, rows = (np.ceil(polygon.max(axis=0)).astype(int) + 2 * _GAP).tolist()
     canvas = Image.new("1", (columns, rows))
@@ -166,7 +166,7 @@ def draw_scene(rng: np.random.Generator, scene: Scene, max_strokes: int) -> np.n
     Args:
         rng: the image's own generator.
         scene: what lies where.
-        max_strokes: lines, arcs and scribbles are uniform in 0 to this number.
+        max_strokes: the number of lines, arcs and scribbles is uniform in 0 to this.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -180,8 +180,8 @@ def draw_scene(rng: np.random.Generator, scene: Scene, max_strokes: int) -> np.n
 
 
 def coverage(polygon: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """How much of each pixel a polygon covers, as (h, w) float32 between 0 and 1, and the column
-    and row of its first pixel."""
+    """Return how much of each pixel a polygon covers, as (h, w) float32 between 0 and 1, and the
+    image column and row of the first of these pixels."""
     left, top = np.floor(polygon.min(axis=0)).astype(int).tolist()
     right, bottom = np.ceil(polygon.max(axis=0)).astype(int).tolist()
     canvas = Image.new("L", ((right - left) * _FINE, (bottom - top) * _FINE))
@@ -203,7 +203,7 @@ def _paint(rng: np.random.Generator, image: np.ndarray, polygon: np.ndarray) -> 
 
 
 def _two_colours(rng: np.random.Generator, under: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two RGB colours, a texture's contrast apart and both far from the colour ``under``."""
+    """Draw two RGB colours, a texture's contrast apart and both far from the colour ``under``."""
     first = second = 255.0 - under
     for _ in range(50):
         first = rng.uniform(0, 255, 3)

@@ -24,7 +24,7 @@ from ...utils.progress import told
 from .converted_folders import holds, is_xml
 from .converted_split import Source, Split, all_files, is_image, some
 
-# The folders of XML files and of images, relative to that of a split or of all.
+# The folders of XML files and of images, relative to a split's folder or the whole data set's.
 _PLACES = (
     ("Annotations", "JPEGImages"),
     ("Annotations", "images"),
@@ -33,9 +33,9 @@ _PLACES = (
     ("annotations", "JPEGImages"),
     ("", ""),
 )
-# An encoding that Python does not know is a LookupError.
+# An encoding that Python does not know raises a LookupError.
 _NO_XML = (OSError, ValueError, ParseError, DefusedXmlException, LookupError, RecursionError)
-# What annotation programs write of an object that is not.
+# What annotation programs write for an object that is not difficult.
 _NOT_DIFFICULT = ("", "0", "false", "no", "none", "unspecified")
 _PARTS = frozenset(itertools.chain(*_PLACES, ("ImageSets", "labels")))
 
@@ -46,7 +46,7 @@ def split_names(folder: str) -> list[str]:
 
 
 class _Place(NamedTuple):
-    """Where a split's files are; ``images_list`` names those of it, None all."""
+    """The folders of a split; ``images_list`` is the file that lists its images, None for all."""
 
     xml_folder: str
     image_folder: str
@@ -58,14 +58,14 @@ def _split_places(folder: str) -> dict[str, _Place]:
     if place is not None:
         main = os.path.join(folder, "ImageSets", "Main")
         lists = [name[:-4] for name in _names(main) if name.endswith(".txt")]
-        # VOC has cat_train.txt as well, which says which images of train have a cat.
+        # VOC also has cat_train.txt, which says which images of train have a cat.
         splits = [s for s in lists if not any(s.endswith(f"_{other}") for other in lists)]
         listed = {s: place._replace(images_list=os.path.join(main, f"{s}.txt")) for s in splits}
         return listed or {"all": place}
     places = {}
     for name in _names(folder):
         path = os.path.join(folder, name)
-        # One with lists of its own is a data set, such as VOCdevkit's VOC2007.
+        # A folder with lists of its own is a data set, such as VOCdevkit's VOC2007.
         if name not in _PARTS and not os.path.isdir(f"{path}/ImageSets"):
             places[name] = _find_place(path)
     return {name: place for name, place in places.items() if place is not None}
@@ -109,7 +109,7 @@ def open_source(folder: str) -> Source:
 
 
 def _read_split(folder: str, name: str, place: _Place) -> Split:
-    """Read the files of a split; a ``category_id`` is a class's name as yet."""
+    """Read the files of a split; each ``category_id`` is still a class's name."""
     split, strays = Split(), []
     images = filter(is_image, _names(place.image_folder))
     images = {os.path.splitext(image)[0]: image for image in images}
@@ -139,7 +139,7 @@ def _read_split(folder: str, name: str, place: _Place) -> Split:
             continue
         stem = os.path.splitext(os.path.basename(file))[0]
         of_stem, named = images.pop(stem, None), _named_image(root, place.image_folder)
-        # Where a.jpg and a.png are there, a.xml says which it is of.
+        # If a.jpg and a.png both exist, a.xml says which one it belongs to.
         image = named if named and os.path.splitext(named)[0] == stem else of_stem or named
         if image is None:
             strays.append(file)
@@ -148,7 +148,7 @@ def _read_split(folder: str, name: str, place: _Place) -> Split:
             split.faults += _read_file(split, file, root, os.path.relpath(path, folder))
     if not files and not split.faults:
         split.faults.append(f"{place.images_list} names no image: list some, or delete the file")
-    if place.images_list:  # each is of an image that was asked for
+    if place.images_list:  # the list asks for each of these images
         for file in strays:
             text = f"{file} is left out, as its image is not in {place.image_folder}: put it there"
             split.findings.append(("error", text))
@@ -173,8 +173,8 @@ def _read_split(folder: str, name: str, place: _Place) -> Split:
 
 
 def _unread(place: _Place) -> list[str]:
-    """The XML files in folders below Annotations, where no list says what is read."""
-    # Beside images, folders may hold anything; their path ends with a slash here.
+    """The XML files in folders below Annotations that are not read; none if a list decides."""
+    # Folders beside images may hold anything; the path of XML files beside them ends with a slash.
     if place.images_list or not os.path.basename(place.xml_folder):
         return []
     files = filter(is_xml, all_files(place.xml_folder))
@@ -182,7 +182,7 @@ def _unread(place: _Place) -> list[str]:
 
 
 def _listed(place: _Place) -> dict[str, int]:
-    """The XML file of each image of a list of ImageSets, with the number of its first line."""
+    """The XML file of each image in a list of ImageSets, and the number of its first line there."""
     lines: dict[str, int] = {}
     with open(place.images_list, encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
@@ -200,7 +200,7 @@ def _named_image(root: Element, folder: str) -> str | None:
 
 
 def _read_file(split: Split, file: str, root: Element, image: str) -> Iterator[str]:
-    """Add an image and its objects to a split; yields what is wrong with them."""
+    """Add an image and its objects to a split; yield what is wrong with them."""
     sides = [_number(root.find("size"), side) for side in ("width", "height")]
     if not all(side is not None and side >= 1 and side.is_integer() for side in sides):
         yield f"{file} has no size with the image's width and height in pixels: add it"
@@ -239,7 +239,7 @@ def _finite(text: str | None) -> float | None:
 
 
 def _points(polygon: Element) -> list[float] | None:
-    """x0 y0 x1 y1 ... of a polygon, counted from 0; None where they are no points."""
+    """Return a polygon's x0 y0 x1 y1 ..., counted from 0; None if they are no points."""
     values = {child.tag: _finite(child.text) for child in polygon}
     names = [f"{axis}{i}" for i in range(1, len(values) // 2 + 1) for axis in "xy"]
     if len(names) < 6 or set(names) != set(values) or None in values.values():

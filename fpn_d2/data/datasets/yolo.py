@@ -2,8 +2,8 @@
 each image's folder with a line for each object.
 
 A line is a class number and shares of the image's width and height: ``x y w h`` of a box's centre
-and sides, or ``x y`` of three or more corners of a polygon; the four corners of an oriented box are
-one. Of poses, which data.yaml tells by ``kpt_shape``, the boxes are read.
+and sides, or ``x y`` of three or more corners of a polygon; an oriented box is a polygon of four.
+For poses, which ``kpt_shape`` in data.yaml announces, only the boxes are read.
 """
 
 import math
@@ -21,7 +21,7 @@ from .converted_split import Source, Split, all_files, is_image, some
 
 _SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
 _MAX_BYTES = 2**20  # of data.yaml
-# Beyond 0 and 1 by rounding.
+# How far rounding may take a share beyond 0 and 1.
 _SLACK = 0.01
 # What annotation programs leave beside label files.
 _NO_LABELS = ("classes.txt", "labels.txt")
@@ -34,7 +34,7 @@ def split_names(folder: str) -> list[str]:
     try:
         return list(_split_entries(_read_data(folder)))
     except UserError:
-        return ["train", "val", "test"]  # what is wrong is said when one of them is used
+        return ["train", "val", "test"]  # the error is raised when one of them is used
 
 
 def open_source(folder: str) -> Source:
@@ -102,7 +102,7 @@ def _classes(folder: str, data: dict[str, Any]) -> tuple[dict[int, int], list[st
         raise UserError(f"{path} has no names: add the classes, such as names: [cat, dog]")
     pairs = list(names.items() if isinstance(names, dict) else enumerate(names))
     for number, name in pairs:
-        if type(name) not in (str, int):  # YAML takes yes for a truth, and 1.10 for 1.1
+        if type(name) not in (str, int):  # YAML reads yes as True, and 1.10 as 1.1
             shown = f"{path} names the class {reprlib.repr(number)} {reprlib.repr(name)}"
             raise UserError(f"{shown}, which is no text for YAML: put the name in quotes")
     try:
@@ -126,8 +126,8 @@ def _classes(folder: str, data: dict[str, Any]) -> tuple[dict[int, int], list[st
 
 
 class _Found(NamedTuple):
-    """Of a split, the label file of each image, which need not exist; label files without an image;
-    the lists of images that were read; and the entries that are not there."""
+    """The files of a split: each image's label file, which need not exist; label files without an
+    image; the lists of images that were read; and the entries of data.yaml that do not exist."""
 
     labels: dict[str, str]
     strays: list[str]
@@ -140,7 +140,7 @@ def _find_images(folder: str, data: dict[str, Any], entries: list[Any]) -> _Foun
     images: dict[str, str] = {}
     label_folders, lists, missing = [], [], []
     for entry in map(str, entries):
-        # Roboflow writes ../train/images of the folder train/images beside data.yaml.
+        # Roboflow writes ../train/images for the folder train/images beside data.yaml.
         path = _first_existing(bases, entry) or _first_existing(bases, entry.removeprefix("../"))
         if path is None:
             missing.append(entry)
@@ -153,7 +153,7 @@ def _find_images(folder: str, data: dict[str, Any], entries: list[Any]) -> _Foun
                 if "\0" in line:
                     raise UserError(f"{path} is not in UTF-8: save it as UTF-8")
                 image = _first_existing([os.path.dirname(path), *bases], line)
-                # One that is not there is named when the images are read.
+                # A missing image is named when the images are read.
                 image = image or os.path.normpath(os.path.join(os.path.dirname(path), line))
                 images[image] = _label_file(image)
     known = set(images.values())
@@ -167,8 +167,8 @@ def _find_images(folder: str, data: dict[str, Any], entries: list[Any]) -> _Foun
 
 
 def _bases(folder: str, data: dict[str, Any]) -> list[str]:
-    """The folders in which the paths of data.yaml may begin: ``path`` of it, from there or from the
-    folder of all data sets, and its own."""
+    """The folders to which paths in data.yaml may be relative: its ``path``, from its own folder or
+    from the folder of all data sets, and its own folder."""
     path = data.get("path")
     named = [os.path.join(base, str(path)) for base in (folder, os.path.dirname(folder)) if path]
     return [*named, folder]
@@ -180,7 +180,7 @@ def _first_existing(bases: list[str], path: str) -> str | None:
 
 
 def _label_file(image: str) -> str:
-    """labels/a.txt of images/a.jpg; a.txt of any other a.jpg."""
+    """Return labels/a.txt for images/a.jpg, and a.txt for any other a.jpg."""
     before, images, after = os.path.splitext(image)[0].rpartition(f"{os.sep}images{os.sep}")
     return f"{before}{os.sep}labels{os.sep}{after}.txt" if images else f"{after}.txt"
 
@@ -202,7 +202,7 @@ def _read_split(
     for image, label in told(f"reading {name}", images.items()):
         try:
             with Image.open(image) as opened:
-                width, height = turned_size(opened)  # of which labels are shares
+                width, height = turned_size(opened)  # labels are shares of this size
         except Exception:  # depending on the format
             fault = look_at(image, header=True)[0] or "cannot be read"
             text = f"image {image} {fault}, and is left out: put a sound image there or remove it"
@@ -277,7 +277,7 @@ def _parse(line: str, numbers: dict[int, int], points: Any) -> tuple[int, list[f
 def _in_pixels(
     values: list[float], width: int, height: int
 ) -> tuple[list[float], list[list[float]]]:
-    """Of what :func:`_parse` returns, the box as left, top, width and height, and the polygons."""
+    """Turn the shares from :func:`_parse` into pixels: left, top, width, height; and polygons."""
     scaled = [value * (height if i % 2 else width) for i, value in enumerate(values)]
     if len(scaled) == 4:
         x, y, w, h = scaled
