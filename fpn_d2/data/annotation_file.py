@@ -1,7 +1,7 @@
-"""What is wrong with an annotation file in COCO's format, whatever its JSON holds.
+"""Rules for annotation files in COCO's format; the JSON may hold anything.
 
-Every rule is a few lines in one of the generators below: what is wrong, how to mend it, and which
-runs it *stops*.
+Every rule is a few lines in one of the generators below. It says what is wrong, how to mend it, and
+which runs it *stops*.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from numbers import Integral
-from reprlib import repr as _short  # of a value of any length and depth
+from reprlib import repr as _short  # shortens a value of any length and depth
 from typing import Any
 
 import numpy as np
@@ -23,26 +23,26 @@ TRAINING, EVALUATION, MASKS = "training", "evaluation", "masks"
 MASK_EVALUATION = "evaluation of masks"
 ANY_RUN = (TRAINING, EVALUATION)
 
-Fault = tuple[str, tuple[str, ...], str]  # severity, what it stops, the end of a sentence
-Entries = dict[int, dict[str, Any]]  # by their places in a list of the file
+Fault = tuple[str, tuple[str, ...], str]  # severity, the runs it stops, the end of a sentence
+Entries = dict[int, dict[str, Any]]  # entries by their index in a list of the file
 
-_LARGEST = 2**63 - 1  # what NumPy and COCO's evaluation take
+_LARGEST = 2**63 - 1  # the largest number that NumPy and COCO's evaluation take
 _NUMBERS = frozenset((int, float))
 _LONGEST_SIDE = 2**31 - 1  # of an image, in pixels
-# pycocotools walks along a polygon's edges in memory, so distant corners take all of it.
+# pycocotools stores every point along a polygon's edges, so distant corners fill the memory.
 _FARTHEST = 100_000
 # Boxes are often rounded outwards.
 _PIXELS_OUTSIDE = 1.0
-# A share of an image that is rounded.
+# The largest share of an image, with rounding.
 _LARGEST_SHARE = 1.001
-# From so many boxes on it is no chance that all of them make sense as corners.
+# If at least this many boxes all make sense as corners, that is no coincidence.
 _ENOUGH_BOXES = 10
 _MOST_CROWDS = 0.5  # COCO has one crowd in 80 objects
 _MASKS_LOOKED_AT = 1000
-# A polygon's extent covers its box but for rounding; that of an image of half the size covers a
-# quarter of it at most.
+# But for rounding, a polygon's extent covers its box; the extent in an image of half the size
+# covers a quarter of the box at most.
 _LEAST_COVERED = 0.25
-# COCO's own files of which Detectron2 knows that they repeat ids.
+# COCO's own files that Detectron2 knows to repeat ids.
 _MINIVAL = re.compile(r"instances_(valminus)?minival2014\.json$")
 
 
@@ -51,14 +51,14 @@ class Finding:
     """One fault of a data set.
 
     Args:
-        severity: ``"error"`` stops a run or makes its results wrong; ``"warning"`` is of what is
-            left out or clipped, and of what only some runs need.
-        image: the image's ``file_name``; None where the fault is not one image's.
-        annotation: the annotation's id; None where the fault is not one annotation's, or it has no
-            such id.
+        severity: ``"error"`` stops a run or makes its results wrong; ``"warning"`` concerns what
+            is left out or clipped, or what only some runs need.
+        image: the image's ``file_name``; None if the fault does not concern one image.
+        annotation: the annotation's id; None if the fault does not concern one annotation, or its
+            id is no whole number.
         sentence: what is wrong, and how to mend it.
-        stops: the runs that cannot be: ``"training"``, ``"evaluation"``, ``"masks"`` (a run of
-            either kind of a model of masks), ``"evaluation of masks"``.
+        stops: the runs that it prevents: ``"training"``, ``"evaluation"``, ``"masks"`` (training
+            or evaluation of a model with masks), ``"evaluation of masks"``.
     """
 
     severity: str
@@ -69,12 +69,12 @@ class Finding:
 
 
 def annotation_findings(content: Any, path: str = "") -> Iterator[Finding]:
-    """Find all faults that show without the image files: those of the lists, of the categories,
-    the images and the annotations, each in the order of the file.
+    """Find all faults that show without the image files: those of the lists, the categories, the
+    images and the annotations, each in the file's order.
 
     Args:
-        content: a parsed JSON file, of any kind.
-        path: the file.
+        content: the parsed JSON, whatever it holds.
+        path: the file's path, to recognise COCO's own files that may repeat ids.
     """
     if not isinstance(content, dict):
         text = "the file's top level is no object: give it the lists images, annotations, ..."
@@ -107,8 +107,8 @@ def annotation_findings(content: Any, path: str = "") -> Iterator[Finding]:
 
 
 def conversion_findings(content: dict[str, Any]) -> Iterator[Finding]:
-    """What was left out when a folder of another layout was converted into this file; an error is
-    of an image, without which an evaluation would not be of the data set."""
+    """Yield what was left out when a folder of another layout was converted into this file. An
+    error concerns an image; an evaluation without it would not be one of the data set."""
     info = content.get("info")
     told = info.get(FINDINGS) if isinstance(info, dict) else None
     for entry in told if isinstance(told, list) else []:
@@ -119,24 +119,24 @@ def conversion_findings(content: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _of_file(text: str) -> Finding:
-    """What is wrong with the whole file, so that no run can be."""
+    """Make a finding about the whole file, which stops every run."""
     return Finding(ERROR, None, None, text, ANY_RUN)
 
 
 def image_size(image: dict[str, Any]) -> tuple[int, int] | None:
-    """Width and height of an entry of ``images`` in pixels, or None where they are not given."""
+    """Width and height of an entry of ``images`` in pixels; None if one is missing or invalid."""
     return (image["width"], image["height"]) if not list(size_faults(image)) else None
 
 
 def file_name(image: dict[str, Any]) -> str | None:
-    """The file name of an entry of ``images``, or None where it has none."""
+    """The file name of an entry of ``images``, or None if it has no usable one."""
     name = image.get("file_name")
     return name if isinstance(name, str) and name and "\0" not in name else None
 
 
 def is_number(value: Any) -> bool:
     """Whether a value of an annotation file is a finite number within the range of floats."""
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # NaN is not
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # False for NaN
 
 
 def _of_categories(categories: Entries) -> Iterator[Finding]:
@@ -163,8 +163,8 @@ def _of_images(images: Entries) -> Iterator[Finding]:
             text = f"has the file_name {_short(image.get('file_name'))}: give its path, a text"
             faults.append((ERROR, ANY_RUN, text))
         elif name in names:
-            text = "repeats the file_name of another: leave the image one entry, and give all "
-            faults.append((WARNING, (), text + "its annotations the image_id of that"))
+            text = "repeats the file_name of another: keep one entry for the image, and give all "
+            faults.append((WARNING, (), text + "its annotations the image_id of that entry"))
         else:
             names.add(name)
         for severity, stops, text in [*faults, *size_faults(image)]:
@@ -172,7 +172,7 @@ def _of_images(images: Entries) -> Iterator[Finding]:
 
 
 def size_faults(image: dict[str, Any]) -> Iterator[Fault]:
-    """What is wrong with the width and height of an image."""
+    """Yield the faults of an image's width and height."""
     for key in ("width", "height"):
         side = image.get(key)
         if not (_is_whole(side) and 0 < side <= _LONGEST_SIDE):
@@ -210,7 +210,7 @@ def _of_annotations(lists: dict[str, Entries], may_repeat: bool) -> Iterator[Fin
 
 
 def _of_all(annotations: list[dict[str, Any]], images: dict) -> Iterator[Finding]:
-    """Keys that a whole file lacks or fills alike."""
+    """Find keys that annotations lack, and files in which most objects are crowds."""
     for key in ("area", "iscrowd"):
         lacking = [annotation for annotation in annotations if key not in annotation]
         if lacking:
@@ -227,7 +227,7 @@ def _of_all(annotations: list[dict[str, Any]], images: dict) -> Iterator[Finding
 
 
 def _of_all_polygons(annotations: list[dict[str, Any]]) -> Iterator[Finding]:
-    """Polygons that are elsewhere than the boxes of their objects; some tell of all."""
+    """Find polygons that do not lie on their objects' boxes, in a sample of the annotations."""
     beside, seen = [], 0
     for annotation in annotations[:: 1 + len(annotations) // _MASKS_LOOKED_AT]:
         polygons, box = annotation.get("segmentation"), annotation.get("bbox")
@@ -251,8 +251,8 @@ def _of_all_polygons(annotations: list[dict[str, Any]]) -> Iterator[Finding]:
 def _of_all_boxes(
     annotations: list[dict[str, Any]], sizes: dict, doubtful: bool
 ) -> Iterator[Finding]:
-    """What shows in all boxes and areas together, where each box is one by itself; ``doubtful``:
-    whether most annotations are not plain."""
+    """Find faults that show only in all boxes and areas together. Each ``bbox`` must be four finite
+    numbers; ``doubtful``: whether most annotations are not plain."""
     areas = (annotation.get("area") for annotation in annotations)
     boxes = itertools.chain.from_iterable(annotation["bbox"] for annotation in annotations)
     boxes = np.fromiter(boxes, float).reshape(-1, 4)
@@ -269,8 +269,8 @@ def _of_all_boxes(
 
 
 def _of_other_numbers(boxes: np.ndarray, sizes: np.ndarray) -> Iterator[Finding]:
-    """All (N, 4) boxes that are shares of their images, or corners; ``sizes`` is (N, 2), the
-    images' widths and heights, or NaN where they are not known."""
+    """Find out whether all (N, 4) boxes are shares of their images or corners. ``sizes`` is (N, 2),
+    the images' widths and heights, NaN where unknown."""
     first, last = boxes[:, :2], boxes[:, 2:]
     corner = first + last
     if boxes.min() >= 0 and corner.max() <= _LARGEST_SHARE and not (sizes <= 2).any():
@@ -286,8 +286,8 @@ def _of_other_numbers(boxes: np.ndarray, sizes: np.ndarray) -> Iterator[Finding]
 
 
 def _of_copies(annotations: list[dict[str, Any]], boxes: np.ndarray) -> Iterator[Finding]:
-    """Objects that are in the file twice; ``boxes`` is (N, 4), those of the annotations."""
-    # A number for each box, which is the same for equal ones: most boxes have one of their own.
+    """Find objects that are in the file twice; ``boxes`` is (N, 4), the annotations' boxes."""
+    # One number for each box: equal boxes have the same number, most others one of their own.
     numbers = sum(boxes[:, i] * (i + math.e) for i in range(4))
     _, places, counts = np.unique(numbers, return_inverse=True, return_counts=True)
     seen: set[tuple] = set()
@@ -305,15 +305,15 @@ def _of_copies(annotations: list[dict[str, Any]], boxes: np.ndarray) -> Iterator
 
 
 def _is_plain(annotation: dict[str, Any], sizes: dict, categories: dict, masks: bool) -> bool:
-    """Whether none of the rules below can find anything, but for a repeated id: a quick answer for
-    the 860,000 annotations of COCO, where a doubt is a no."""
+    """Whether none of the rules below can find anything, except a repeated id. This is a quick
+    check for COCO's 860,000 annotations; it returns False in case of doubt."""
     try:
         number, image_id, area = annotation["id"], annotation["image_id"], annotation["area"]
         left, top, width, height = annotation["bbox"]
         category_id, crowd = annotation["category_id"], annotation.get("iscrowd", 0)
         image_width, image_height = sizes[image_id]
         known = category_id in categories
-    except (KeyError, TypeError, ValueError):  # missing, of no such form, of an unknown image
+    except (KeyError, TypeError, ValueError):  # a missing key, another form, an unknown image
         return False
     if not (
         known
@@ -345,7 +345,7 @@ def _are_plain_polygons(segmentation: Any) -> bool:
         return False
     try:
         for polygon in segmentation:
-            # The norm is NaN or infinite with a coordinate that is; a truth is no number.
+            # A NaN or infinite coordinate makes the norm NaN or infinite; a bool is no number.
             if not math.hypot(*polygon) <= _FARTHEST or not _NUMBERS.issuperset(map(type, polygon)):
                 return False
             if len(polygon) < 6 or len(polygon) % 2:
@@ -358,7 +358,7 @@ def _are_plain_polygons(segmentation: Any) -> bool:
 def _object_faults(
     annotation: dict[str, Any], size: tuple[int, int] | None, categories: dict, masks: bool
 ) -> Iterator[Fault]:
-    """The faults of one annotation but for its ids; ``masks``: whether any in the file has one."""
+    """Yield all faults except of ``id`` and ``image_id``; ``masks``: whether the file has any."""
     if as_id(annotation.get("category_id")) not in categories:
         text = f"has the category_id {_short(annotation.get('category_id'))}, which is not in "
         yield ERROR, ANY_RUN, text + "categories: correct it or add it there"
@@ -366,7 +366,7 @@ def _object_faults(
         yield ERROR, ANY_RUN, "has 'ignore', which Detectron2 does not take: use 'iscrowd'"
     crowd = annotation.get("iscrowd", 0)
     if crowd not in (0, 1):
-        text = f"has the iscrowd {_short(crowd)}, for training a crowd: give 0 or 1"
+        text = f"has the iscrowd {_short(crowd)}, which training takes for a crowd: give 0 or 1"
         yield ERROR, (EVALUATION,), text
     box = annotation.get("bbox")
     yield from _box_faults(box, size)
@@ -400,7 +400,7 @@ def _is_box(box: Any) -> bool:
 
 
 def _box_faults(box: Any, size: tuple[int, int] | None) -> Iterator[Fault]:
-    """What is wrong with a box of an image of this width and height, where they are known."""
+    """Yield the faults of a box; ``size``: its image's width and height, None if unknown."""
     if not _is_box(box):
         text = "give four finite numbers, left, top, width and height in pixels"
         yield ERROR, ANY_RUN, f"has the bbox {_short(box)}: {text}"
@@ -438,7 +438,7 @@ def _area_faults(area: Any, box: Any) -> Iterator[Fault]:
 
 def _mask_faults(segmentation: Any, size: tuple[int, int] | None) -> Iterator[Fault]:
     if size is None and isinstance(segmentation, dict):
-        return  # an RLE is compared with its image
+        return  # an RLE is checked against its image's size
     width, height = size or (0, 0)
     fault = mask_fault(segmentation, height, width)
     if fault:
@@ -448,7 +448,7 @@ def _mask_faults(segmentation: Any, size: tuple[int, int] | None) -> Iterator[Fa
         if lines:
             lost = "the object" if lines == len(segmentation) else "them"
             text = f"has {lines} polygon(s) of fewer than three points: training of masks leaves "
-            # pycocotools takes the first as the kind of all: two points for a box, others for none.
+            # pycocotools judges all by the first: two points make a box, fewer nothing it knows.
             stops = (MASK_EVALUATION,) if len(segmentation[0]) < 6 else ()
             yield WARNING, stops, f"{text}{lost} out, and evaluation may misread it: correct it"
 
@@ -456,11 +456,11 @@ def _mask_faults(segmentation: Any, size: tuple[int, int] | None) -> Iterator[Fa
 def mask_fault(segmentation: Any, height: int, width: int) -> str | None:
     """Find what keeps a segmentation from being a mask of its image.
 
-    pycocotools reads broken masks as they come, so they must not get there.
+    pycocotools reads broken masks unchecked, so they must not reach it.
 
     Args:
         segmentation: polygons, an RLE with a list of counts, or one with compressed counts.
-        height, width: the image's, in pixels.
+        height, width: the image's size in pixels.
 
     Returns:
         the fault as the end of a sentence that begins with "its segmentation", or None.
@@ -507,8 +507,8 @@ def _rle_fault(rle: dict[str, Any], height: int, width: int) -> str | None:
 
 
 def _runs(data: bytes) -> list[int] | None:
-    """Decode COCO's compressed counts: 5 bits a letter; from the third run on, each run is the
-    difference to the one before the last."""
+    """Decode COCO's compressed counts: 5 bits a letter; from the fourth run on, each is stored as
+    its difference from the run two places before."""
     runs: list[int] = []
     value, shift = 0, 0
     for letter in data:
@@ -528,7 +528,7 @@ def _runs(data: bytes) -> list[int] | None:
 def _id_faults(
     entry: dict[str, Any], ids: set[int | str], of_object: bool = False
 ) -> Iterator[Fault]:
-    """The faults of an entry's id, which is added to ``ids``."""
+    """Yield the faults of an entry's id, and add the id to ``ids``."""
     value = entry.get("id")
     number = as_id(value)
     if of_object and not (isinstance(number, int) and number > 0):
@@ -554,7 +554,7 @@ def _by_id(entries: Entries) -> dict[int | str, dict[str, Any]]:
 
 
 def as_id(value: Any) -> int | str | None:
-    """The id that a value is, a whole number or a text, or None; 3.0 is 3, as it is for Python."""
+    """Return a value as an id, an int or a str, or None if it is none; 3.0 is 3, as in Python."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, str) or _is_whole(value) else None

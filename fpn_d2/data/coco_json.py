@@ -1,7 +1,7 @@
-"""Reading annotation files: once for the rules and for Detectron2, and always as UTF-8.
+"""Read annotation files as UTF-8, and only once for both the rules and Detectron2.
 
-pycocotools opens a file in the default encoding of the process, and most of a large file's time
-goes into parsing it and into Python's search for garbage, of which there is none.
+pycocotools opens a file in the default encoding of the process. Most of the time that a large file
+takes goes into parsing it and into Python's garbage collector, which finds no garbage.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ def read_annotations(path: str) -> tuple[Any, str | None]:
     except UnicodeDecodeError as error:
         return None, f"annotation file {path} cannot be read ({error}): write it as UTF-8"
     except (OSError, ValueError, MemoryError) as error:  # such as a number of 5,000 digits
-        reason = str(error).partition(";")[0] or "too large"  # Python's advice comes after
+        reason = str(error).partition(";")[0] or "too large"  # Python's advice follows the ";"
         return None, f"annotation file {path} cannot be read ({reason}): write the file again"
     if _sharing is not None:
         _sharing.parsed[path] = content
@@ -58,11 +58,11 @@ def read_annotations(path: str) -> tuple[Any, str | None]:
 
 
 def parse(data: bytes) -> Any:
-    """Parse JSON in UTF-8 to what :func:`json.loads` makes of it, with its errors."""
+    """Parse UTF-8 JSON with the results and errors of :func:`json.loads`."""
     with without_gc():
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return msgspec.json.decode(data)
-        # Slower; it takes NaN and halves of surrogate pairs, too, and says what is wrong and where.
+        # Slower, but takes NaN and lone surrogates, too, and says what is wrong and where.
         return json.loads(data.decode("utf-8"))
 
 
@@ -73,8 +73,8 @@ class AnnotationFile(pycocotools.coco.COCO):
         """See :class:`pycocotools.coco.COCO`; prints nothing.
 
         Raises:
-            FileNotFoundError: where there is none.
-            UserError: where the file cannot be read.
+            FileNotFoundError: if the file does not exist.
+            UserError: if the file cannot be read.
         """
         super().__init__()
         if annotation_file is None:
@@ -96,8 +96,8 @@ class AnnotationFile(pycocotools.coco.COCO):
 
 
 def _add_num_keypoints(content: Any) -> None:
-    """Give each object of a file that has keypoints its own, zeros where they are not labelled, and
-    their count, without which training and COCO's evaluation of them stop."""
+    """If a file has keypoints, give each object some, zeros where it has none, and their count:
+    training and COCO's evaluation of keypoints stop without them."""
     annotations = content.get("annotations") if isinstance(content, dict) else None
     annotations = [a for a in annotations or () if isinstance(a, dict)]
     given = [points for a in annotations if isinstance(points := a.get("keypoints"), list)]
@@ -111,15 +111,16 @@ def _add_num_keypoints(content: Any) -> None:
 
 @contextlib.contextmanager
 def shared_reading(masks: bool = True) -> Iterator[None]:
-    """Let Detectron2 take the files that :func:`read_annotations` parses here, and others by it.
+    """Let Detectron2 reuse the files that :func:`read_annotations` parses within this context, and
+    read all others by it.
 
     Args:
-        masks: False gives Detectron2 the objects without their masks, so that it keeps those whose
-            mask is none, and the memory of the others is saved.
+        masks: False removes the objects' masks: this saves memory, and Detectron2 then keeps
+            objects whose mask is invalid.
     """
     global _sharing
     before, _sharing = _sharing, _Sharing(masks)
-    # Detectron2 takes a path and makes a COCO of it by the names in these two modules.
+    # Detectron2 makes a COCO of a path through the name COCO in these two modules.
     kinds = {module: module.COCO for module in (pycocotools.coco, coco_evaluation)}
     for module in kinds:
         module.COCO = AnnotationFile
@@ -134,7 +135,7 @@ def shared_reading(masks: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_gc() -> Iterator[None]:
-    """Make millions of objects without a search for cycles among them, which have none."""
+    """Turn off the garbage collector while millions of objects are made that form no cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,7 +1,7 @@
-"""What is wrong with the images of a data set as Detectron2 gives them, whatever they come from.
+"""Check the images of data sets in Detectron2's format, whatever their source.
 
-The loaders ask before a run: what :mod:`fpn_d2.data.validation` says of an annotation file in
-COCO's format is not said again. They log what training and test sets say of each other, too.
+The loaders call these checks before a run, and log what a comparison of training and test sets
+shows. What :mod:`fpn_d2.data.validation` says of a file in COCO's format is not repeated.
 """
 
 import filecmp
@@ -24,7 +24,7 @@ from .validation import ADD_MASKS, file_of, is_coco, judged_file
 logger = logging.getLogger(__name__)
 
 _HEADERS = 200  # so many images are looked at before a run
-_MOST_COPIES = 100  # that are read to their ends, in another folder under the same name
+_MOST_COPIES = 100  # beyond so many files of one name, or copies found, contents are not compared
 
 Records = Sequence[dict[str, Any]]
 
@@ -57,7 +57,7 @@ def header_faults(records: Records, seed: int) -> tuple[list[tuple[str, str]], i
 
 
 def read_records(names: Sequence[str]) -> Records:
-    """Call the functions that data sets are registered by.
+    """Call the functions by which data sets are registered; return the images of all.
 
     Raises:
         UserError: if one of them returns no list, or an empty one.
@@ -86,11 +86,11 @@ def check_records(
     files in COCO's format.
 
     Args:
-        names: the data sets.
+        names: the names of the data sets.
         records: their images in Detectron2's format.
         masks: whether every object must have a sound mask.
         classes: the number of the model's classes; None for a model without any.
-        evaluation: whether they are evaluated on, which tells images apart by their ids.
+        evaluation: whether they are for evaluation, which tells images apart by their ids.
 
     Raises:
         UserError: naming the image.
@@ -114,7 +114,7 @@ def check_records(
             image = record.get("file_name")
             raise UserError(f"data set {', '.join(names)}, image {image}: it {faults[0]}")
     for name in names if evaluation else ():
-        makes_a_file = is_coco(name) and file_of(name) is None  # of the records, for COCO's
+        makes_a_file = is_coco(name) and file_of(name) is None  # COCO's evaluation, from records
         if makes_a_file and records and not MetadataCatalog.get(name).get("thing_classes"):
             raise UserError(
                 f"data set {name} is registered without the names of its classes: add "
@@ -137,7 +137,7 @@ def _record_faults(record: Mapping[str, Any], masks: bool, classes: int | None) 
         which = f"has an annotation, number {number},"
         box = annotation.get("bbox")
         box = box.tolist() if isinstance(box, np.ndarray) else box
-        if isinstance(box, list | tuple):  # of a program's numbers, as in Detectron2's tutorial
+        if isinstance(box, list | tuple):  # maybe of NumPy's numbers, as in Detectron2's tutorial
             box = [side.item() if isinstance(side, np.number) else side for side in box]
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             yield f"{which} with bbox {box}: give four finite numbers"
@@ -145,7 +145,7 @@ def _record_faults(record: Mapping[str, Any], masks: bool, classes: int | None) 
         if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
             yield f"{which} with bbox_mode {mode}: give BoxMode.XYXY_ABS or BoxMode.XYWH_ABS"
         number = annotation.get("category_id")
-        # One too high is Detectron2's background.
+        # The number of classes itself is Detectron2's background.
         if not isinstance(number, Integral) or not 0 <= number < (classes or number + 1):
             most = f" to {classes - 1}" if classes else " on"
             yield f"{which} of category_id {number!r}: give a whole number from 0{most}"
@@ -165,7 +165,7 @@ def check_polygons(names: Sequence[str], records: Records) -> None:
     """Refuse an RLE where ``INPUT.MASK_FORMAT`` is polygon.
 
     Args:
-        names: the data sets.
+        names: the names of the data sets.
         records: their images in Detectron2's format.
 
     Raises:
@@ -181,8 +181,8 @@ def check_polygons(names: Sequence[str], records: Records) -> None:
 
 
 def check_keypoint_names(names: Sequence[str]) -> None:
-    """Refuse training sets that do not name their keypoints, which Detectron2's mappers need, those
-    of the test sets, too, for flipped images."""
+    """Refuse training sets that do not name their keypoints: Detectron2's mappers, also those of
+    test sets, need the names for flipped images."""
     for name in names:
         metadata = MetadataCatalog.get(name)
         if not (hasattr(metadata, "keypoint_names") and hasattr(metadata, "keypoint_flip_map")):
@@ -194,13 +194,13 @@ def check_keypoint_names(names: Sequence[str]) -> None:
 
 
 def check_keypoints(names: Sequence[str], records: Records, points: int, *, training: bool) -> None:
-    """Refuse objects whose keypoints are not as many as the model's.
+    """Refuse objects that have another number of keypoints than the model.
 
     Args:
-        names: the data sets.
+        names: the names of the data sets.
         records: their images in Detectron2's format.
         points: the number of the model's keypoints.
-        training: whether objects without keypoints beside others are refused, too.
+        training: whether to refuse also objects without keypoints in images where others have some.
 
     Raises:
         UserError: naming the data set and the image.
@@ -220,13 +220,13 @@ def check_keypoints(names: Sequence[str], records: Records, points: int, *, trai
 
 
 def check_ground_truth(name: str, records: Records) -> None:
-    """Refuse images that are not of the file which COCO's evaluation reads beside them, and tell
-    where there is nothing to find.
+    """Refuse images that are not in the file that COCO's evaluation reads, and warn if there are no
+    objects to find.
 
-    A program may register a function and name a file of its own as ``json_file``.
+    The two may differ, as a program may register a function and a ``json_file`` of its own.
 
     Args:
-        name: the data set.
+        name: the name of the data set.
         records: its images in Detectron2's format.
 
     Raises:
@@ -249,7 +249,7 @@ def check_ground_truth(name: str, records: Records) -> None:
                 f"{file.path}: it has no image of id {record.get('image_id')!r}, as data set "
                 f"{name} says of {record.get('file_name')}: {remedy}"
             )
-    # Without this table the evaluation takes classes for ids.
+    # Without this table the evaluation takes class indices for category ids.
     table = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
     if not table and file.class_ids != list(range(len(file.class_ids))):
         raise UserError(
@@ -260,11 +260,11 @@ def check_ground_truth(name: str, records: Records) -> None:
 
 
 def tell_splits(train: Records, tests: Mapping[str, Records]) -> None:
-    """Log what makes an AP say something else than how a detector does on new images of its kind.
+    """Log what makes a test AP misleading: images that are trained on too, classes that are not.
 
     Args:
-        train: the images that are trained on, in Detectron2's format.
-        tests: those of each data set of ``DATASETS.TEST``.
+        train: the training images in Detectron2's format.
+        tests: the images of each data set of ``DATASETS.TEST``, by its name.
     """
     by_name: dict[str, list[str]] = {}
     for path in _paths(train):
@@ -294,7 +294,7 @@ def _paths(records: Records) -> list[str]:
 
 
 def _classes(records: Records) -> set[int]:
-    """The classes of the objects, crowds left out."""
+    """The classes of all objects except crowds."""
     return {
         annotation["category_id"]
         for record in records
@@ -308,7 +308,7 @@ def _shared(paths: Sequence[str], by_name: Mapping[str, Sequence[str]]) -> list[
     shared: list[str] = []
     for path in paths:
         others = by_name.get(os.path.basename(path), ())
-        # Frames of many videos share their names, so that comparing all would take for ever.
+        # Frames of many videos share their names, so comparing all would take forever.
         few = len(others) <= _MOST_COPIES > len(shared)
         copies_count = few and os.path.isfile(path)
         candidates = filter(os.path.isfile, others if copies_count else ())

@@ -1,8 +1,8 @@
-"""Who asks what is wrong with a data set in COCO's format.
+"""Check data sets in COCO's format: for a tool, before a run, and after a failure.
 
 Three readers share the findings of :mod:`fpn_d2.data.annotation_file`: ``tools/check_dataset.py``
-lists all of them and reads all images; the loaders refuse a data set with findings that stop their
-run before it starts; and where Detectron2's loader fails all the same, the first error says why.
+lists all of them and reads all images; before a run, the loaders refuse a data set with findings
+that stop it; and if Detectron2's loader fails all the same, the first error says why.
 Data sets that are registered for an evaluator other than COCO's have their records checked instead,
 by :mod:`fpn_d2.data.records`.
 """
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What the check of one data set found: how many images and annotations the file lists, and
-    the faults, those of the file first and the others by image."""
+    the findings, first those about the file, then the others by image."""
 
     annotation_file: str
     image_folder: str
@@ -56,16 +56,16 @@ class Report:
     findings: list[Finding]
 
     def count(self, severity: str) -> int:
-        """How many findings have this severity."""
+        """Count the findings of this severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, as ``tools/check_dataset.py --json`` prints it."""
+        """Return the whole report as ``tools/check_dataset.py --json`` prints it."""
         counts = {"errors": self.count(ERROR), "warnings": self.count(WARNING)}
         return {**dataclasses.asdict(self), **counts}
 
     def as_text(self) -> str:
-        """The findings under the images that they are of, and a line that counts them."""
+        """List the findings under their images, and add a line that counts them."""
         lines = []
         for image, findings in itertools.groupby(self.findings, lambda finding: finding.image):
             lines.append(self.annotation_file if image is None else image)
@@ -82,14 +82,14 @@ def check_file(path: str, image_folder: str, workers: int | None = None) -> Repo
 
     Args:
         path: the annotation file.
-        image_folder: the folder that the file names of its images begin in.
+        image_folder: the folder to which the file names of its images are relative.
         workers: the number of processes that read images; None is one for each CPU.
 
     Returns:
-        what was found; that a file is not JSON is a finding too.
+        what was found; a file that is not JSON is a finding, too.
 
     Raises:
-        UserError: where there is no such file or folder, or workers is below 1.
+        UserError: if there is no such file or folder, or workers is below 1.
     """
     if not os.path.isfile(path):
         raise UserError(f"annotation file {path} does not exist: correct its path")
@@ -116,7 +116,7 @@ def _list(content: Any, key: str) -> list[Any]:
 
 
 def _image_findings(images: list[Any], folder: str, workers: int | None) -> Iterator[Finding]:
-    """What is wrong with image files, or remarkable; each is read once for each size said of it."""
+    """Find what is wrong or remarkable in image files; each is read once per annotated size."""
     wanted = dict.fromkeys(
         (name, *(image_size(image) or (None, None)))
         for image in images
@@ -137,7 +137,7 @@ def _image_findings(images: list[Any], folder: str, workers: int | None) -> Iter
 
 @dataclasses.dataclass(frozen=True)
 class _Judgement:
-    """What is kept of an annotation file that was judged."""
+    """What is kept of a judged annotation file."""
 
     path: str
     findings: list[Finding]
@@ -147,19 +147,19 @@ class _Judgement:
     has_objects: bool = False  # to train a model of boxes on
     has_masked_objects: bool = False  # to train a model of masks on
     lacks_masks: bool = False  # though it has objects
-    # What is wrong with each image that was left out when the file was made of a folder.
+    # What is wrong with each image that was left out when a folder was converted into the file.
     left_out: list[str] = dataclasses.field(default_factory=list)
 
 
 def judged_file(name: str) -> _Judgement | None:
-    """Judge the annotation file of a data set; again only after it has changed.
+    """Judge the annotation file of a data set, and again only if it has changed.
 
     Returns:
         what was found, or None where the data set has no such file on this machine (yet: built-in
         ones are made on first use), or it is of another format, such as LVIS's.
 
     Raises:
-        UserError: where a folder of another layout than COCO's cannot be converted.
+        UserError: if a folder of another layout than COCO's cannot be converted.
     """
     make_ready(name)
     path = file_of(name)
@@ -180,7 +180,7 @@ def is_coco(name: str) -> bool:
 
 
 def _is_left_out(annotation: dict[str, Any]) -> bool:
-    """Whether Detectron2 drops an object since no polygon of it has three points."""
+    """Whether Detectron2 drops an object because none of its polygons has three points."""
     polygons = annotation.get("segmentation")
     return bool(polygons and isinstance(polygons, list)) and not any(
         isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
@@ -215,7 +215,7 @@ def _judge(path: str, mtime: int, size: int) -> _Judgement:
 
 
 _MOST_KINDS = 8
-_VALUES = re.compile(r"'[^']*'|\[[^]]*\]|[-+.e\d]*\d")  # of sentences that are of one kind
+_VALUES = re.compile(r"'[^']*'|\[[^]]*\]|[-+.e\d]*\d")  # what differs in sentences of one kind
 ADD_MASKS = "MODEL.MASK_ON needs it, so add polygons or an RLE, or train a model of boxes"
 
 
@@ -225,8 +225,8 @@ def check_annotation_files(
     """Refuse data sets whose annotation files stop a run, and class lists that disagree.
 
     Args:
-        names: the data sets; those without an annotation file in COCO's format on this machine are
-            let through.
+        names: the names of the data sets; those without an annotation file in COCO's format on this
+            machine are let through.
         runs: what is to be done, such as ``("training", "masks")``, see :class:`Finding`.
         objects_needed: whether images without objects are left out.
 
@@ -261,8 +261,8 @@ def check_annotation_files(
 
 
 def tell_warnings(names: Sequence[str]) -> None:
-    """Log what is wrong with data sets and has not stopped the run: the first fault of each kind,
-    and their number."""
+    """Log the faults of data sets that have not stopped the run: the first of each kind, and how
+    many there are."""
     for name in names:
         file = judged_file(name)
         kinds: dict[str, list[Finding]] = {}
@@ -275,7 +275,7 @@ def tell_warnings(names: Sequence[str]) -> None:
 
 
 def _in_words(path: str, findings: Sequence[Finding]) -> str:
-    """The first of some findings as a sentence of its own, and how many there are."""
+    """Turn the first of some findings into a full sentence, and say how many more there are."""
     first, more = findings[0], len(findings) - 1
     where = f"{path}, image {first.image}" if first.image else path
     text = first.sentence if path in first.sentence else f"{where}: {first.sentence}"
@@ -283,8 +283,8 @@ def _in_words(path: str, findings: Sequence[Finding]) -> str:
 
 
 def explain_failure(names: Sequence[str], error: Exception | None = None) -> str | None:
-    """The third reader: one sentence that says why Detectron2's loader failed on these data sets,
-    with this error, or None where their files are not at fault."""
+    """The third reader: say in one sentence why Detectron2's loader failed on these data sets with
+    this error; None if their files are not at fault."""
     for name in names:
         path, file = file_of(name), judged_file(name)
         if path is not None and not os.path.isfile(path):
@@ -311,7 +311,7 @@ def _is_voc(name: str) -> bool:
 
 def check_voc(name: str) -> None:
     """Check all that Pascal VOC's evaluation reads of a data set of that format, which is more than
-    training does; data sets of other formats are let through.
+    training reads; let data sets of other formats through.
 
     Raises:
         UserError: naming the file.
@@ -342,15 +342,15 @@ def check_voc(name: str) -> None:
 
 
 def check_left_out(names: Sequence[str], images: int, max_share: float) -> None:
-    """Refuse to train where too many images were left out when folders were converted.
+    """Refuse to train if too many images were left out when folders were converted.
 
     Args:
-        names: the data sets.
-        images: the number of their images that are there.
-        max_share: the share of all that may be left out, from 0 to 1; one may be in any case.
+        names: the names of the data sets.
+        images: the number of their images that remain.
+        max_share: the share of all images that may be left out, from 0 to 1; one always may.
 
     Raises:
-        UserError: naming the first.
+        UserError: naming the first one.
     """
     left_out = [s for name in names if (file := judged_file(name)) for s in file.left_out]
     images += len(left_out)
