@@ -59,22 +59,22 @@ from .validation import (
 
 
 def build_train_loader(cfg: CfgNode) -> Any:
-    """Detectron2's training loader over ``DATASETS.TRAIN``, after all checks.
+    """Build Detectron2's training loader over ``DATASETS.TRAIN``, after all checks.
 
     It loads and checks the test sets too, since a fault in them would otherwise stop the run at its
     first evaluation. Images that turn out unreadable are skipped, see
     :class:`fpn_d2.data.dataset_mapper.SkippingMapper`.
 
     Args:
-        cfg: the merged config; a negative ``SEED`` draws one, the same for all processes.
+        cfg: the merged config; for a negative ``SEED``, one is drawn and shared by all processes.
 
     Returns:
         what :func:`detectron2.data.build_detection_train_loader` returns; its ``dataset`` is a
         :class:`TrainStream`, unless a registered data set is a stream itself.
 
     Raises:
-        UserError: where the data sets or the settings about them cannot work; from the loader,
-            where too many images cannot be read.
+        UserError: if the data sets or their settings cannot work; from the loader, if too many
+            images cannot be read.
     """
     dataset = load_train_dataset(cfg)
     loaded = {name: _load_test(cfg, name) for name in cfg.DATASETS.TEST}
@@ -98,13 +98,13 @@ def build_train_loader(cfg: CfgNode) -> Any:
         mapper.foresee(*header_faults(dataset, cfg.SEED))
     else:
         mapper = functools.partial(map_record, mapper)
-    if isinstance(dataset, IterableDataset):  # its order is its own, and its place unknown
+    if isinstance(dataset, IterableDataset):  # it has its own order, and its position is unknown
         return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
     return _stream_loader(cfg, dataset, mapper)
 
 
 def _stream_loader(cfg: CfgNode, dataset: Any, mapper: Any) -> DataLoader:
-    """Detectron2's loader, with its own sampler and mapper, over a :class:`TrainStream`."""
+    """Build Detectron2's loader over a :class:`TrainStream` with Detectron2's sampler."""
     if cfg.SEED < 0:
         cfg = changed(cfg, {"SEED": comm.shared_random_seed()})
     share = cfg.DATALOADER.get("RANDOM_SUBSET_RATIO", 1.0)
@@ -113,7 +113,7 @@ def _stream_loader(cfg: CfgNode, dataset: Any, mapper: Any) -> DataLoader:
             f"DATALOADER.RANDOM_SUBSET_RATIO is {share}, which is none of {len(dataset)} images: "
             "give a larger share"
         )
-    # Some samplers ignore SEED and draw one from NumPy.
+    # Some samplers ignore SEED and draw a seed from NumPy.
     with seeded(cfg.SEED):
         parts = build_detection_train_loader.from_config(cfg, dataset=dataset, mapper=mapper)
     stream = TrainStream(
@@ -130,17 +130,16 @@ def _stream_loader(cfg: CfgNode, dataset: Any, mapper: Any) -> DataLoader:
         total_batch_size=parts["total_batch_size"],
         aspect_ratio_grouping=False,  # the stream has grouped them
         num_workers=parts["num_workers"],
-        # A generator of its own: the loader would draw from the one that samples RoIs.
+        # Without a seed, the loader would draw from the generator that samples RoIs.
         seed=cfg.SEED,
     )
 
 
 def load_train_dataset(cfg: CfgNode) -> Any:
-    """The images of ``DATASETS.TRAIN`` as :func:`detectron2.data.get_detection_dataset_dicts` gives
-    them, after all checks.
+    """Load ``DATASETS.TRAIN`` by Detectron2's ``get_detection_dataset_dicts``, after all checks.
 
     Raises:
-        UserError: where the data sets or the settings about them cannot work.
+        UserError: if the data sets or their settings cannot work.
     """
     check_settings(cfg, training=True)
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
@@ -155,15 +154,15 @@ def load_train_dataset(cfg: CfgNode) -> Any:
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """Detectron2's test loader over one data set, after all checks.
+    """Build Detectron2's test loader over one data set, after all checks.
 
     Args:
         cfg: the merged config.
         dataset_name: the data set; with ``MODEL.LOAD_PROPOSALS`` one of ``DATASETS.TEST``.
 
     Raises:
-        UserError: where the data set or the settings about it cannot work; from the loader, where
-            an image cannot be read.
+        UserError: if the data set or its settings cannot work; from the loader, if an image cannot
+            be read.
     """
     check_names([dataset_name], "DATASETS.TEST")
     _check_proposal_files(cfg, "TEST")
@@ -181,8 +180,8 @@ def _test_loader(cfg: CfgNode, name: str, mapper: Mapper) -> DataLoader:
 
 
 def build_loss_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """A test set's images one by one as training takes them, with ``instances``, but unchanged by
-    chance and of the test's size; see :func:`build_test_loader`."""
+    """Build a loader of single test images mapped as in training, with ``instances``, but without
+    random augmentation and at the test's size; see :func:`build_test_loader`."""
     plain = {
         "INPUT.MIN_SIZE_TRAIN": (cfg.INPUT.MIN_SIZE_TEST,),
         "INPUT.MAX_SIZE_TRAIN": cfg.INPUT.MAX_SIZE_TEST,
@@ -220,14 +219,14 @@ def _load_test(cfg: CfgNode, name: str) -> Any:
 
 @looking_once()
 def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
-    """Detectron2's dataset dicts with these options of its function, or a torch data set where one
-    is registered, checked for ``"training"`` or ``"evaluation"``."""
+    """Load Detectron2's dataset dicts, or a torch data set where one is registered, and check them
+    for ``"training"`` or ``"evaluation"``. ``options`` go to Detectron2's function."""
     runs = (run, "masks", f"{run} of masks") if cfg.MODEL.MASK_ON else (run,)
     rules = cfg.MODEL.MASK_ON, num_classes(cfg), run == "evaluation"
     files = options["proposal_files"] or ()
     if files:
         from . import proposals  # models that read none start without it
-    # Detectron2 would run what is in the files.
+    # Read safely before Detectron2, which would run what is in the files.
     ids = [proposals.read_proposals(path)["ids"] for path in files]
     with working(f"reading {', '.join(names)}"), shared_reading(masks=cfg.MODEL.MASK_ON):
         check_annotation_files(names, runs, objects_needed=options["filter_empty"])
@@ -249,7 +248,7 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
                     else "an object to train on: annotate some"
                 )
             raise UserError(sentence) from error
-    check_annotation_files(names, runs)  # the built-in sets have made theirs just now
+    check_annotation_files(names, runs)  # the built-in sets have only now made their files
     if run == "evaluation":
         for name in names:
             check_voc(name)
@@ -270,19 +269,19 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
 
 
 def _max_skipped_share(cfg: CfgNode) -> float:
-    return cfg.DATALOADER.get("MAX_SKIPPED_SHARE", 0.01)  # a config of Detectron2 alone lacks it
+    return cfg.DATALOADER.get("MAX_SKIPPED_SHARE", 0.01)  # a plain Detectron2 config lacks it
 
 
 def check_settings(cfg: CfgNode, training: bool) -> None:
-    """Check all that the config says about data; opens no file.
+    """Check all that the config says about data, without opening a file.
 
     Args:
         cfg: the merged config.
         training: whether the model is to be trained, not only evaluated.
 
     Raises:
-        UserError: where no data set is named, a name is not registered, proposal files are
-            missing or the batch cannot be shared by the processes.
+        UserError: if no data set is named, a name is not registered, proposal files are missing or
+            the processes cannot share the batch equally.
     """
     if training:
         check_names(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
@@ -293,7 +292,7 @@ def check_settings(cfg: CfgNode, training: bool) -> None:
                 f"SOLVER.IMS_PER_BATCH is {images}, which {processes} process(es) cannot share "
                 f"equally: give a positive multiple of {processes}"
             )
-    if cfg.DATASETS.TEST or not training:  # training without evaluation is a choice
+    if cfg.DATASETS.TEST or not training:  # training without evaluation is allowed
         check_names(cfg.DATASETS.TEST, "DATASETS.TEST")
         _check_proposal_files(cfg, "TEST")
 
@@ -302,11 +301,11 @@ def check_names(names: Sequence[str], key: str) -> None:
     """Check that there are data sets and that each is registered.
 
     Args:
-        names: the data sets.
-        key: the config key that names them, for the message.
+        names: the names of the data sets.
+        key: the config key that lists them, for the message.
 
     Raises:
-        UserError: where there is none, or one is unknown.
+        UserError: if there is none, or one is unknown.
     """
     if not names:
         raise UserError(f"{key} names no data set: add {key} \"('<name>_<split>',)\"")
@@ -326,8 +325,8 @@ def check_names(names: Sequence[str], key: str) -> None:
 
 
 def _check_proposal_files(cfg: CfgNode, split: str) -> None:
-    """Check that each data set of ``"TRAIN"`` or ``"TEST"`` has its file of fixed proposals, where
-    the model reads them."""
+    """If the model reads fixed proposals, check that each data set of ``"TRAIN"`` or ``"TEST"`` has
+    its file of them."""
     if not cfg.MODEL.LOAD_PROPOSALS:
         return
     key = f"DATASETS.PROPOSAL_FILES_{split}"
@@ -350,7 +349,7 @@ def _check_proposal_files(cfg: CfgNode, split: str) -> None:
 
 
 def _check_image_files(names: Sequence[str], records: Sequence[dict[str, Any]]) -> None:
-    """Check that the image folders and all image files are there; opens none of them."""
+    """Check that the image folders and all image files exist, without opening them."""
     for name in names:
         folder = getattr(MetadataCatalog.get(name), "image_root", None)
         if folder and is_local(folder) and not os.path.isdir(folder):

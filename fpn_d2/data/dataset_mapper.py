@@ -1,9 +1,9 @@
-"""From an image of a data set to a model's input: resizing, and what happens to unreadable images.
+"""Map images of data sets to a model's input: resizing, and what happens to unreadable images.
 
-Detectron2's :class:`DatasetMapper` does the work, on the pixels of :mod:`fpn_d2.data.images`. Here
-are another resize for training (DeepMask, the baseline of Table 6), another one for tests
-(``INPUT.RESIZE_TEST``), and mappers that ask why an image could not be read: training skips some
-such images, evaluation stops.
+Detectron2's :class:`DatasetMapper` does the work, on the pixels of :mod:`fpn_d2.data.images`. This
+module adds a resize for training (DeepMask, the baseline of Table 6), one for tests
+(``INPUT.RESIZE_TEST``), and mappers that find out why an image could not be read: training skips
+some such images, evaluation stops.
 """
 
 import copy
@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 
 Mapper = Callable[[dict[str, Any]], Any]
 
-# How many times the standard deviation of a Poisson number lies beyond chance.
+# An excess of this many standard deviations of a Poisson count is no chance.
 _BEYOND_CHANCE = 3.0
-# DeepMask: a mask is positive where its scale is within 2^-0.25 to 2^0.25 of the canonical one.
+# DeepMask: a mask is positive if its scale is 2^-0.25 to 2^0.25 times the canonical one.
 _OCTAVES = 0.25
 
 
 class NeverEmptyResize(T.ResizeShortestEdge):
-    """Detectron2's resize, which keeps a pixel of each side of an image that is long and narrow."""
+    """Detectron2's resize, but each side of a long and narrow image keeps at least one pixel."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """See :meth:`Augmentation.get_transform`; the image is (H, W, C)."""
@@ -46,7 +46,7 @@ class NeverEmptyResize(T.ResizeShortestEdge):
 
 
 class NeverEmptyCrop(T.RandomCrop):
-    """Detectron2's crop, which keeps a pixel of each side."""
+    """Detectron2's crop, but each side keeps at least one pixel."""
 
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """See :meth:`RandomCrop.get_crop_size`."""
@@ -63,8 +63,8 @@ def _never_empty(made: T.Augmentation) -> T.Augmentation:
 
 
 class _Crop(T.CropTransform):
-    """A crop that does not cut polygons (the base class needs shapely for that): what lies outside
-    falls away when they are rasterised."""
+    """A crop that does not cut polygons (the base class needs shapely for that): rasterising them
+    drops what lies outside."""
 
     def apply_polygons(self, polygons: list[np.ndarray]) -> list[np.ndarray]:
         """See :meth:`Transform.apply_polygons`."""
@@ -87,10 +87,10 @@ class AugmentingMapper(DatasetMapper):
 class ObjectScaleMapper(AugmentingMapper):
     """A training mapper that resizes an image so that one object gets a given scale.
 
-    Each time it draws one of the objects that the test's image pyramid brings to that scale; an
-    object's scale is max(width, height). The image gets no smaller and no larger than that pyramid
-    makes it. Where it would be longer than ``INPUT.MAX_SIZE_TRAIN``, it is cropped to that length,
-    at random around the object.
+    Each time it draws one of the objects that the test's image pyramid brings to that scale, or one
+    of all if there is none; an object's scale is max(width, height). The image gets no smaller and
+    no larger than that pyramid makes it. If it would be longer than ``INPUT.MAX_SIZE_TRAIN``, it is
+    cropped to that length, at random around the object.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -101,7 +101,7 @@ class ObjectScaleMapper(AugmentingMapper):
         self.test_resize = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
         scales = cfg.MODEL.MASK_PROPOSAL.TEST_SCALES
         self.test_scales = min(scales), max(scales)
-        # All that DatasetMapper has built but the resize.
+        # All augmentations that DatasetMapper has built, except the resize.
         made = self.augmentations.augs
         self.other_augmentations = [a for a in made if not isinstance(a, T.ResizeShortestEdge)]
 
@@ -136,7 +136,7 @@ class ObjectScaleMapper(AugmentingMapper):
         return self.test_scales[0] * at_one, self.test_scales[1] * at_one
 
     def _choose(self, dataset_dict: dict[str, Any], size: np.ndarray) -> np.ndarray | None:
-        """The box of one object, clipped to the image, in pixels; None where there is no object."""
+        """Draw one object; return its box in pixels, clipped to the image; None without objects."""
         boxes = [
             BoxMode.convert(o["bbox"], o["bbox_mode"], BoxMode.XYXY_ABS)
             for o in dataset_dict["annotations"]
@@ -154,8 +154,8 @@ def _side(box: np.ndarray) -> float:
 
 
 def _start(kept: int, size: int, low: float, high: float) -> int:
-    """Draw where a crop of ``kept`` of ``size`` pixels begins. The object from ``low`` to ``high``
-    lies in it: all of it where it fits, else its centre."""
+    """Draw where a crop of ``kept`` of ``size`` pixels begins. The crop contains the object from
+    ``low`` to ``high`` if that fits, else the object's centre."""
     if high - low > kept:
         low = high = (low + high) / 2
     first = max(0, int(np.ceil(high)) - kept)
@@ -164,10 +164,10 @@ def _start(kept: int, size: int, low: float, high: float) -> int:
 
 
 class _FloatResize(T.ResizeTransform):
-    """Bilinear interpolation that neither rounds its result nor smooths what it shrinks."""
+    """A bilinear resize that neither rounds its result nor smooths when it shrinks."""
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        """See :meth:`ResizeTransform.apply_image`, which does so with images of floats."""
+        """See :meth:`ResizeTransform.apply_image`, which does this for float images."""
         return super().apply_image(np.ascontiguousarray(img, dtype=np.float32), interp)
 
 
@@ -184,14 +184,14 @@ class TorchvisionResize(T.Augmentation):
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """See :meth:`Augmentation.get_transform`; the image is (H, W, C)."""
         sides = image.shape[:2]
-        # This order of operations decides about sides just below a whole number.
+        # The order of operations decides whether a side comes out just below a whole number.
         scale = min(self.min_size / min(sides), self.max_size / max(sides))
         return _FloatResize(*sides, *(max(1, math.floor(side * scale)) for side in sides))
 
 
 def build_test_resize(cfg: CfgNode) -> T.Augmentation:
-    """The resize of test images by ``INPUT.RESIZE_TEST``; Detectron2's where a config lacks it. A
-    side of a long and narrow image keeps a pixel."""
+    """Build the resize of test images for ``INPUT.RESIZE_TEST``; Detectron2's if a config lacks it.
+    Each side of a long and narrow image keeps at least one pixel."""
     sides = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     if sides[0] and cfg.INPUT.get("RESIZE_TEST") == "torchvision":  # 0 resizes nothing
         return TorchvisionResize(*sides)
@@ -199,19 +199,19 @@ def build_test_resize(cfg: CfgNode) -> T.Augmentation:
 
 
 def build_test_mapper(cfg: CfgNode) -> DatasetMapper:
-    """Detectron2's test mapper with the resize of ``INPUT.RESIZE_TEST``."""
+    """Build Detectron2's test mapper with the resize of ``INPUT.RESIZE_TEST``."""
     return DatasetMapper(cfg, False, augmentations=[build_test_resize(cfg)])
 
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
-    """The training mapper, or with ``INPUT.OBJECT_SCALE_TRAIN`` the one of that scale."""
-    # A config of Detectron2 alone lacks it.
+    """Build the training mapper; for ``INPUT.OBJECT_SCALE_TRAIN`` an :class:`ObjectScaleMapper`."""
+    # A plain Detectron2 config lacks it.
     of_scale = cfg.INPUT.get("OBJECT_SCALE_TRAIN")
     return ObjectScaleMapper(cfg) if of_scale else AugmentingMapper(cfg, True)
 
 
 def map_record(mapper: Mapper, record: dict[str, Any]) -> Any:
-    """Map an image by a mapper of Detectron2's, which then reads the pixels of
+    """Map an image by one of Detectron2's mappers, and let it read the pixels of
     :func:`fpn_d2.data.images.read_image`."""
     name = record.get("file_name")
     if name is None:  # a torch data set may read its images itself
@@ -219,7 +219,7 @@ def map_record(mapper: Mapper, record: dict[str, Any]) -> Any:
     mapped = mapper({**record, "file_name": read_as_here(name)})
     if isinstance(mapped, dict):
         mapped["file_name"] = name
-        if mapped["image"].dtype == torch.float64:  # YUV, which no network takes so
+        if mapped["image"].dtype == torch.float64:  # YUV, which no network takes in float64
             mapped["image"] = mapped["image"].float()
     return mapped
 
@@ -228,17 +228,17 @@ class SkippingMapper:
     """A training mapper that returns None for an image that cannot be read.
 
     :class:`fpn_d2.data.TrainStream` then takes another image. The log names each such image once.
-    The worker processes of a loader count together where they are forked (Linux), and each for
-    itself elsewhere; the processes of a training on several GPUs always count each for itself.
+    The worker processes of a loader share one count where they are forked (Linux) and count
+    separately elsewhere; the processes of a multi-GPU training always count separately.
     """
 
     def __init__(self, mapper: Mapper, files: Iterable[str], max_share: float):
         """
         Args:
-            mapper: the mapper of sound images.
+            mapper: the mapper for images that can be read.
             files: the ``file_name`` of every image of the training sets.
-            max_share: the share of the images that may be skipped, from 0 to 1. One is skipped in
-                any case, and never all.
+            max_share: the share of the images that may be skipped, from 0 to 1. One image may
+                always be skipped, but never all.
         """
         self._mapper = mapper
         self._max_share = max_share
@@ -260,11 +260,11 @@ class SkippingMapper:
         """Skip images before the first iteration.
 
         Args:
-            faults: the ``file_name`` and the fault of images of which the header tells it.
+            faults: the ``file_name`` and the fault of each image whose header shows one.
             drawn: the number of images whose headers were read.
 
         Raises:
-            UserError: where so many cannot be read that this is no chance.
+            UserError: if more images cannot be read than ``max_share`` and chance explain.
         """
         for fault in faults:
             self._count(*fault)
@@ -294,7 +294,7 @@ class SkippingMapper:
 
 
 def map_or_refuse(mapper: Mapper, record: dict[str, Any]) -> Any:
-    """:func:`map_record`, with a :class:`UserError` for an image that cannot be read."""
+    """Map an image as :func:`map_record` does; raise a :class:`UserError` if it cannot be read."""
     mapped, fault = use_image(functools.partial(map_record, mapper), record)
     if fault is not None:
         refuse(record["file_name"], fault)

@@ -1,8 +1,8 @@
-"""Image files: the one reader of the whole package, and what is wrong with a file, in words.
+"""The one reader of image files in this package, which says in words what is wrong with a file.
 
-Pixels have 8 bits a channel. A file of 16 keeps the upper 8 of each: Pillow reads colours so, and
-this module grey, which Pillow would clip at 255. Numbers of 32 bits have no range that a file
-tells, and are refused. Images are turned once, by their EXIF orientation, as Detectron2 does it.
+Pixels have 8 bits a channel. Of 16 bits, the upper 8 are kept: Pillow does so for colours, and this
+module for grey, which Pillow would clip at 255. Files of 32-bit numbers do not tell their range and
+are refused. Images are turned once, by their EXIF orientation, as in Detectron2.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from ..utils.files import file_alike
 logger = logging.getLogger(__name__)
 
 _TURNED_ASIDE = (5, 6, 7, 8)
-# The formats whose grey of 16 bits has white at 65535, whatever Pillow's mode.
+# The formats whose 16-bit grey has white at 65535, whatever Pillow's mode.
 _DEEP_FORMATS = ("PNG", "TIFF", "PPM", "JPEG2000")
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -51,10 +51,10 @@ def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
         image_format: as ``cfg.INPUT.FORMAT``.
 
     Returns:
-        (H, W, C) uint8, contiguous; of YUV-BT.601 float64.
+        (H, W, C) uint8, contiguous; float64 for YUV-BT.601.
 
     Raises:
-        UserError: for pixels whose range is not known; for other faults whatever Pillow raises.
+        UserError: for a program or pixels of unknown range; Pillow's own errors for other faults.
     """
     name = f"image {path}"
     with PathManager.open(path, "rb") as file, Image.open(file) as image:
@@ -63,13 +63,13 @@ def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
 
 
 def pixels_of(image: Image.Image, image_format: str, name: str = "a PIL image") -> np.ndarray:
-    """:func:`read_image` of an image that is open; ``name`` begins the sentences about it."""
+    """Read an open image as :func:`read_image` does; ``name`` begins the sentences about it."""
     loaded = _loaded(image, name)
     return np.ascontiguousarray(detection_utils.convert_PIL_to_numpy(loaded, image_format))
 
 
 def _loaded(image: Image.Image, name: str) -> Image.Image:
-    """The pixels of an opened image; the log says once what is odd about such images."""
+    """Load the pixels of an opened image; log each kind of oddity once."""
     fault = _format_fault(image)
     if fault is not None:
         raise UserError(f"{name} {fault}")
@@ -88,13 +88,13 @@ def _tell(name: str, remark: str | None) -> None:
 
 
 def _format_fault(image: Image.Image) -> str | None:
-    """Why an image is not read, as the end of a sentence, or None: it is a program, or its pixels
-    have no known range."""
+    """Say why an image is not read, as the end of a sentence: it is a program, or the range of its
+    pixels is unknown. None if it is read."""
     if image.format == PROGRAM:
         return "is a program in PostScript, which Pillow would have Ghostscript run: save it as PNG"
     if _is_deep(image) or not image.mode.startswith(("I", "F")):
         return None
-    if image.mode.startswith("I;16"):  # a part or a copy, which has lost its file
+    if image.mode.startswith("I;16"):  # a crop or a copy, which has lost its file
         return (
             "has 16 bits and no file that says what is white: bring its values to 0 to 255 (divide "
             "those of 0 to 65535 by 257) and convert it to L"
@@ -109,17 +109,17 @@ def _format_fault(image: Image.Image) -> str | None:
 
 def _is_deep(image: Image.Image) -> bool:
     """Whether an image is grey, of 9 to 16 bits, with a known range."""
-    # In Pillow's mode I a TIFF has 32 bits, or a sign.
+    # In Pillow's mode I, a TIFF has 32 bits or is signed.
     modes = ("I;16",) if image.format == "TIFF" else ("I",)
     return image.format in _DEEP_FORMATS and image.mode.startswith(modes)
 
 
 def _load(image: Image.Image) -> tuple[Image.Image, str | None]:
-    """An image with a known range, turned and of 8 bits a channel; and what is odd about it."""
+    """Return an image of a known range, turned and with 8 bits a channel, and what is odd in it."""
     deep, remark = _is_deep(image), None
     tags = getattr(image, "tag_v2", {})
     bits, negative = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_PHOTOMETRIC) == 0
-    image.load()  # a TIFF turns itself by this, and forgets its orientation
+    image.load()  # turns a TIFF, which then forgets its orientation
     if _orientation(image) is not None:
         image = detection_utils._apply_exif_orientation(image)
     if deep:
@@ -133,21 +133,21 @@ def _load(image: Image.Image) -> tuple[Image.Image, str | None]:
 def _orientation(image: Image.Image) -> int | None:
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # as Detectron2: broken EXIF data, of which Pillow may raise anything
+    except Exception:  # as in Detectron2: for broken EXIF data Pillow may raise anything
         return None
 
 
 def _frames(image: Image.Image) -> str | None:
-    """A remark where an image is one of several; previews and layers are no images of their own."""
-    with contextlib.suppress(Exception):  # what follows the first frame may be cut
+    """Return a remark if a file has several images; previews and layers do not count as images."""
+    with contextlib.suppress(Exception):  # what follows the first frame may be truncated
         if image.format not in ("MPO", "PSD") and getattr(image, "is_animated", False):
             return _FRAMES
     return None
 
 
 class _PixelsHandler(PathHandler):
-    """Opens an image file for Detectron2, which reads it by itself: where it would read other
-    pixels than :func:`read_image`, it gets them as a file of 8 bits without an orientation."""
+    """Opens image files for Detectron2's own reader: where that would read other pixels than
+    :func:`read_image`, it gets the latter's pixels as an 8-bit file without an orientation."""
 
     PREFIX = "fpn_d2_pixels://"
 
@@ -170,7 +170,7 @@ class _PixelsHandler(PathHandler):
         if loaded.mode not in _STORED:
             loaded = loaded.convert("RGB")
         content = io.BytesIO()
-        # A copy, since an opened TIFF takes its tags along.
+        # A copy, since an opened TIFF would save its tags, too.
         loaded.copy().save(content, "TIFF", compression="raw")
         content.seek(0)
         return content
@@ -180,16 +180,16 @@ PathManager.register_handler(_PixelsHandler(), allow_override=True)
 
 
 def read_as_here(path: str | os.PathLike) -> str:
-    """A name of an image file by which Detectron2's ``read_image`` gives the pixels of ours."""
+    """Return a file name by which Detectron2's ``read_image`` reads the same pixels as ours."""
     return _PixelsHandler.PREFIX + os.fspath(path)
 
 
 def read_sound_image(record: dict[str, Any], folder: str = "") -> np.ndarray:
     """Read an image of a data set, given in Detectron2's format, as (H, W, 3) uint8, RGB; its
-    ``file_name`` begins in ``folder``.
+    ``file_name`` is relative to ``folder``.
 
     Raises:
-        UserError: where it cannot be read, or has another size.
+        UserError: if it cannot be read, or its size is not that of the record.
     """
     record = {**record, "file_name": os.path.join(folder, record["file_name"])}
 
@@ -210,10 +210,10 @@ def read_sound_image(record: dict[str, Any], folder: str = "") -> np.ndarray:
 def use_image(
     function: Callable[[dict[str, Any]], Any], record: dict[str, Any]
 ) -> tuple[Any, str | None]:
-    """Call a function that reads an image of a data set, and ask why only where it fails.
+    """Call a function that reads an image of a data set; only if it fails, find out why.
 
     Args:
-        function: takes the record, such as a mapper.
+        function: takes the record; a mapper, for example.
         record: the image in Detectron2's format; one without a ``file_name`` has no fault.
 
     Returns:
@@ -228,8 +228,8 @@ def use_image(
         fault, _ = look_at(record["file_name"], record.get("width"), record.get("height"))
         if fault is not None:
             return None, fault
-        # The image is sound: the disk failed once, or the error is not the image's. Once more, with
-        # the random numbers that would have been drawn had it not failed.
+        # The image is sound: the disk failed once, or the error has another cause. Try again, with
+        # the random numbers that the first try would have drawn.
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(pytorch)
@@ -244,13 +244,13 @@ def look_at(
     *,
     header: bool = False,
 ) -> tuple[str | None, str | None]:
-    """Read an image file to its end; find what keeps it from being used, or is remarkable.
+    """Read an image file to its end; find what makes it unusable, or what is remarkable about it.
 
     Args:
         path: the file.
-        width, height: what the annotation file says, in pixels; None is compared with nothing.
+        width, height: those in the annotation file, in pixels; None is not compared.
         max_pixels: the largest number of pixels that is decoded; None is Pillow's own limit.
-        header: whether to leave the pixels undecoded, unless they are grey of 16 bits.
+        header: whether to leave the pixels undecoded, unless they are 16-bit grey.
 
     Returns:
         the fault, and the remark on an image that has none; each is the end of a sentence that
@@ -284,11 +284,11 @@ def _look(
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(file) as image:
             found = image.size
-            # Before EXIF, for which Pillow decodes a PNG.
+            # Before the EXIF data are read, for which Pillow decodes a PNG.
             if max_pixels is not None and found[0] * found[1] > max_pixels:
                 limit = f"more than the limit of {max_pixels:,}"
                 return f"has {found[0]} x {found[1]} pixels, {limit}", None
-            # From the header, so that what is too large to be meant is not decoded.
+            # Sizes are compared by the header: a file far larger than annotated is not decoded.
             as_said = width in (None, found[0]) and height in (None, found[1])
             if not (header and as_said and image.format == "PNG" and "exif" not in image.info):
                 found = turned_size(image)
@@ -319,14 +319,14 @@ def turned_size(image: Image.Image) -> tuple[int, int]:
 def look_at_all(
     images: Sequence[tuple[str, int | None, int | None]], workers: int | None = None
 ) -> Iterator[tuple[str | None, str | None]]:
-    """:func:`look_at` of many images in their order, by several processes.
+    """Call :func:`look_at` for many images in several processes; yield results in their order.
 
     Args:
         images: path, width and height of each.
         workers: the number of processes; None is one for each CPU.
 
     Raises:
-        UserError: where a process was ended from outside.
+        UserError: if a process was ended from outside.
     """
     # More processes than chunks would have nothing to do.
     workers = min(workers or os.cpu_count() or 1, -(-len(images) // _CHUNK))

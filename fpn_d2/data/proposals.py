@@ -1,4 +1,4 @@
-"""Files of fixed proposals (Sec. 4.2): how to read one safely, and what is wrong with one.
+"""Read files of fixed proposals (Sec. 4.2) safely, and say what is wrong with one.
 
 They have Detectron2's form, a pickled ``{ids, boxes, objectness_logits, bbox_mode}``, which its
 COCOEvaluator writes for an RPN and :func:`detectron2.data.build.load_proposals_into_dataset` reads.
@@ -24,15 +24,15 @@ _FIRST_NAMES = {"indexes": "ids", "scores": "objectness_logits"}  # in the first
 
 
 def read_proposals(path: str) -> dict[str, Any]:
-    """Read a file of proposals, which may be a URL, without running anything in it.
+    """Read a proposal file, given as a path or a URL, without running anything in it.
 
     Returns:
         ``{ids, boxes, objectness_logits, bbox_mode}``; the boxes of an image are an (R, 4) array
         in pixels, its logits an (R,) array.
 
     Raises:
-        UserError: where it cannot be had, is empty or not of this form, or the boxes are not what
-            its ``bbox_mode`` says, or are taken for without one: left, top, right and bottom.
+        UserError: if it cannot be had, is empty or has another form, or its boxes do not fit its
+            ``bbox_mode`` (without one: left, top, right and bottom).
     """
     path = _local(path)
     remedy = "write it again by evaluating an RPN on the data set"
@@ -74,12 +74,12 @@ def read_proposals(path: str) -> dict[str, Any]:
 
 
 def _local(path: str) -> str:
-    """A proposal file, downloaded to where Detectron2 will look for it if it is a URL."""
+    """Return a proposal file's local path; a URL is downloaded to where Detectron2 will look."""
     if is_local(path):
         return path
     try:
         return PathManager.get_local_path(path)
-    except Exception as error:  # of any protocol
+    except Exception as error:  # depending on the protocol
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"proposal file {path} cannot be had ({reason}): download it, and name the file"
@@ -89,13 +89,13 @@ def _local(path: str) -> str:
 def explain_missing(
     names: Sequence[str], paths: Sequence[str], ids: Sequence[Sequence[Any]]
 ) -> str | None:
-    """One sentence that says why Detectron2 could not give every image of its data set its
-    proposals, or None where the files are not at fault.
+    """Say in one sentence why Detectron2 could not give every image its proposals; None if the
+    files are not at fault.
 
     Args:
-        names: the data sets.
+        names: the names of the data sets.
         paths: their proposal files, in the same order.
-        ids: the ids of the images that each file is of.
+        ids: the image ids in each file.
     """
     for name, path, known in zip(names, paths, ids, strict=True):
         file = judged_file(name)
@@ -112,15 +112,15 @@ def explain_missing(
 
 
 def check_proposals(names: Sequence[str], paths: Sequence[str], records: Sequence[dict]) -> None:
-    """Check that proposals with the right image ids are of this data set, too.
+    """Check that proposals whose image ids fit also belong to these data sets.
 
     Args:
-        names: the data sets.
+        names: the names of the data sets.
         paths: their proposal files, in the same order.
         records: their images in Detectron2's format, with proposals.
 
     Raises:
-        UserError: naming the file, and the image that its proposals cannot be of.
+        UserError: naming the file, and the image or data set that its proposals do not fit.
     """
     for name, path in zip(names, paths, strict=True):
         folder = os.path.basename(os.path.dirname(path))

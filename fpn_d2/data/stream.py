@@ -1,8 +1,8 @@
-"""The training images in an order that is known in advance, so that a resumed run meets the same.
+"""Training images in an order that is known in advance, so that a resumed run gets the same ones.
 
-Which images make batch k is a function of the seed and of the images' sizes, and how an image is
-augmented is one of the seed and its place in the order. So a stream starts at any batch without
-loading those before it, whatever the number of the loader's worker processes.
+The images of batch k depend only on the seed and the images' sizes, and an image's augmentation
+only on the seed and its place in the order. So a stream can start at any batch without loading
+those before it, whatever the number of the loader's worker processes.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from ..utils.seeding import seeded
 from .images import read_image
 
 # So many images in a row may be dropped by bad luck: 20 times as many as there are, at least the
-# first number and at most the second, which chance meets only where hardly 1 % can be used.
+# first number and at most the second, which chance reaches only if hardly 1 % can be used.
 _MAX_DROPPED = (100, 2000)
 _UNKNOWN = -1
 
@@ -31,8 +31,8 @@ _UNKNOWN = -1
 class TrainStream(IterableDataset):
     """This process's images, mapped, batch after batch without end.
 
-    The order is Detectron2's with ``NUM_WORKERS`` 0: its sampler's, where grouping holds back an
-    image until its batch of one orientation is full. A worker process makes every N-th batch.
+    The order is Detectron2's with ``NUM_WORKERS`` 0: its sampler's, except that grouping holds back
+    an image until its batch of one orientation is full. Each of N workers makes every N-th batch.
 
     Attributes:
         first_batch: the batch to begin with; read when the iteration starts.
@@ -50,14 +50,14 @@ class TrainStream(IterableDataset):
     ):
         """
         Args:
-            records: images in Detectron2's format; a list is packed as Detectron2 packs it, once
-                its widths and heights are read. Those of a torch data set, by index, are read when
+            records: images in Detectron2's format. A list is packed as Detectron2 packs it, once
+                its widths and heights are read; those of a torch data set are read by index when
                 they are needed.
-            mapper: makes a model's input of an image; for None another image takes its place.
+            mapper: makes a model's input of an image; if it returns None, another image is taken.
             sampler: Detectron2's, of this process.
             batch_size: images in a batch of this process.
-            grouped: batches of landscape images, and of the others.
-            seed: from 0 on.
+            grouped: whether a batch holds only landscape images or only others.
+            seed: decides augmentations and replacement images; 0 or more.
         """
         self.mapper, self.sampler = mapper, sampler
         self.batch_size, self.seed, self.first_batch = batch_size, seed, 0
@@ -71,7 +71,7 @@ class TrainStream(IterableDataset):
         self.records = records
 
     def batches(self) -> Iterator[list[tuple[int, int]]]:
-        """The batches from the first on, each image as its place in the order of all processes
+        """Yield all batches of this process, each image as its place in the order of all processes
         and its index."""
         waiting: dict[int, list[tuple[int, int]]] = {}
         places = itertools.count(self._rank, self._world_size)
@@ -121,10 +121,10 @@ class TrainStream(IterableDataset):
 
 
 def _obey_the_parent_alone() -> None:
-    """Let a loader's process end by its parent's signal and by no other.
+    """Let only its parent's signal end a loader's process.
 
-    Ctrl-C, and whoever ends all processes of a job, reaches the loader's processes too; they must
-    stay for the step that the training is to finish.
+    Ctrl-C, and a signal to all processes of a job, reach the loader's processes too, which must
+    stay alive for the step that the training still has to finish.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # macOS
@@ -140,7 +140,7 @@ def _obey_the_parent_alone() -> None:
 
 
 def _group(record: dict[str, Any]) -> int:
-    """0 for landscape, 1 for the rest, as Detectron2's AspectRatioGroupedDataset has it."""
+    """Return 0 for landscape, 1 for the rest, as in Detectron2's AspectRatioGroupedDataset."""
     if {"width", "height"} <= record.keys():
         return 0 if record["width"] > record["height"] else 1
     height, width = read_image(record["file_name"]).shape[:2]
