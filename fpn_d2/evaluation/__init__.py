@@ -1,6 +1,6 @@
 """COCO's metrics, written beside the predictions that they measure, and the recall of masks.
 
-What a training need not import is in modules of its own: ``mask_recall``, and ``matching``,
+Modules that training need not import are separate: ``mask_recall``, and ``matching``,
 ``saved_detections`` and ``score_thresholds``, which work on the results of an evaluation.
 """
 

@@ -1,4 +1,4 @@
-"""Which evaluator measures a test set, what it reports and writes, and the ground truth."""
+"""The evaluators of test sets, the metrics that they report and write, and the ground truth."""
 
 import contextlib
 import copy
@@ -39,8 +39,8 @@ logger = logging.getLogger(__name__)
 class ResultsWritingCOCOEvaluator(COCOEvaluator):
     """A :class:`COCOEvaluator` that also writes the metrics that it returns, as ``results.json``.
 
-    Detectron2 leaves the metrics of ``--eval-only`` in the log alone. For the curve of AR over the
-    number of proposals, this evaluator measures recall at 10, 30 and 300 proposals too, besides
+    Detectron2 writes the metrics of ``--eval-only`` only to the log. For the curve of AR over the
+    number of proposals, this evaluator also measures recall at 10, 30 and 300 proposals, besides
     Detectron2's 100 and 1000.
     """
 
@@ -54,11 +54,11 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
     ):
         """See :class:`COCOEvaluator`.
 
-        What an earlier run has converted of a data set without an annotation file is not read: it
-        is converted anew, since nothing says whether it is still the same.
+        A data set without an annotation file is converted anew each time, since nothing says
+        whether what an earlier run has converted is still the same.
 
         Raises:
-            UserError: where the annotation file cannot be read, or there are no class names.
+            UserError: if the annotation file cannot be read, or there are no class names.
         """
         metadata = MetadataCatalog.get(dataset_name)
         with shared_reading():
@@ -75,7 +75,7 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
                 records = copy.deepcopy(records)  # the conversion moves them in place
             with (
                 overridden(DatasetCatalog, get=lambda _: records),  # no other one is asked for
-                tempfile.TemporaryDirectory() as folder,  # what is converted is read at once
+                tempfile.TemporaryDirectory() as folder,  # the conversion is read at once
             ):
                 kwargs["allow_cached_coco"] = False
                 super().__init__(dataset_name, tasks, distributed, output_dir or folder, **kwargs)
@@ -116,8 +116,8 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
 
 
 def _recall(predictions: list[dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Detectron2's recall with its arguments. It does not count the objects of an image without
-    proposals, so such an image gets one, which lies on nothing."""
+    """Call Detectron2's recall with its arguments. It does not count the objects of an image
+    without proposals, so such an image gets one that covers nothing."""
     counted = []
     for prediction in predictions:
         proposals = prediction["proposals"]
@@ -132,8 +132,8 @@ def _recall(predictions: list[dict[str, Any]], *args: Any, **kwargs: Any) -> dic
 
 
 def _give_crowds_masks(truth: COCO) -> None:
-    """Make the box of a crowd its mask where it has none, as a difficult object of VOC's; without
-    one COCO's evaluation of masks stops."""
+    """Give crowds without a mask, such as difficult objects of VOC's, their box as one; without it
+    COCO's evaluation of masks stops."""
     for annotation in truth.dataset.get("annotations", ()):
         if annotation.get("iscrowd", 0) and not has_mask(annotation):
             left, top, width, height = annotation["bbox"]
@@ -168,7 +168,7 @@ def build_evaluator(cfg: CfgNode, dataset: str, folder: str) -> DatasetEvaluator
 
     Args:
         cfg: the merged config.
-        dataset: the test set, which is registered.
+        dataset: the name of the test set, which is registered.
         folder: where predictions and ``results.json`` are written.
     """
     if issubclass(meta_architecture(cfg), MaskProposalNetwork):
@@ -201,8 +201,8 @@ def metric_names(cfg: CfgNode, dataset: str, evaluator: DatasetEvaluator) -> lis
 
     Args:
         cfg: the merged config.
-        dataset: the test set, which is registered.
-        evaluator: of that test set.
+        dataset: the name of the test set, which is registered.
+        evaluator: the evaluator of that test set.
 
     Returns:
         the names; None for somebody else's evaluator.
@@ -229,7 +229,7 @@ def load_ground_truth(dataset: str) -> tuple[COCO, str]:
     """Load the annotations of a registered data set, and name the folder of its images.
 
     Raises:
-        UserError: where the annotation file does not exist, or cannot be made of its folder.
+        UserError: if the annotation file does not exist, or cannot be made from its folder.
     """
     metadata = MetadataCatalog.get(dataset)
     json_file = metadata.get("json_file", "")

@@ -12,8 +12,8 @@ objects (``useCats=0``); by default it would average over classes and take at mo
 - Small, medium and large are COCO's, by the annotation's ``area``: up to 32^2, up to 96^2 and
   above, in square pixels of the original image, with both ends included. An annotation without an
   area has that of its mask. Each size is matched on its own.
-- Proposals of equal score stay in the order in which they were made; of equally overlapped objects
-  a proposal takes the last, in the order of their categories and then of the file.
+- Proposals of equal score stay in the order in which they were made. Of objects that a proposal
+  overlaps equally it takes the last, in the order of their categories and then of the file.
 """
 
 import itertools
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 class MaskRecallEvaluator(DatasetEvaluator):
-    """Average recall of masks. Of an image it keeps some counts, and 100 masks for drawing."""
+    """Average recall of masks. It keeps some counts of each image, and 100 masks for drawing."""
 
     def __init__(self, dataset_name: str, output_dir: str | None = None):
         """
@@ -59,7 +59,7 @@ class MaskRecallEvaluator(DatasetEvaluator):
                 no files.
 
         Raises:
-            UserError: where the data set is in another format.
+            UserError: if the data set is in another format.
         """
         json_file = MetadataCatalog.get(dataset_name).get("json_file", "")
         if not json_file:
@@ -88,12 +88,12 @@ class MaskRecallEvaluator(DatasetEvaluator):
         """Match the masks of each image with its objects.
 
         Args:
-            inputs: each with ``image_id``.
+            inputs: the images, each with ``image_id``.
             outputs: each with ``instances``: ``scores`` (R,) and ``pred_masks``, RegionMasks or
                 (R, H, W) bool, in pixels of the original image.
 
         Raises:
-            UserError: where an object has no mask, or one of another size than the image.
+            UserError: if an object has no mask, or one of another size than the image.
         """
         start = time.perf_counter()
         for image, output in zip(inputs, outputs, strict=True):
@@ -149,7 +149,7 @@ class MaskRecallEvaluator(DatasetEvaluator):
     def _count(
         self, image_id: int, rles: list[dict[str, Any]], scores: list[float]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Count (T, A, M) objects of an image that its proposals take, and (A,) objects in all."""
+        """Count an image's objects: (T, A, M) that its proposals take, and (A,) in all."""
         annotations = [a for a in self._coco.imgToAnns[image_id] if not a.get("iscrowd", 0)]
         annotations.sort(key=lambda annotation: annotation["category_id"])  # pycocotools' order
         masks = [self._rle_of(annotation) for annotation in annotations]
@@ -159,7 +159,7 @@ class MaskRecallEvaluator(DatasetEvaluator):
         objects = np.array(
             [np.count_nonzero((areas >= low) & (areas <= high)) for low, high in PARAMS.areaRng]
         )
-        sizes = {tuple(rle["size"]) for rle in rles + masks}  # pycocotools' IoU of two is -1
+        sizes = {tuple(rle["size"]) for rle in rles + masks}  # for two sizes its IoU is -1
         assert len(sizes) <= 1, f"proposals and objects of image {image_id} are of sizes {sizes}"
         if not rles or not masks:
             return np.zeros_like(self._taken), objects
@@ -193,7 +193,7 @@ class MaskRecallEvaluator(DatasetEvaluator):
 
 
 def _as_coco(rles: list[dict[str, Any]], **fields: list[float]) -> COCO:
-    """Make pycocotools' data set of one image out of its masks, with a value of each field."""
+    """Make a pycocotools data set of an image's masks; each field has one value for each mask."""
     height, width = rles[0]["size"]
     coco = COCO()
     coco.dataset = {
@@ -214,6 +214,6 @@ def _as_coco(rles: list[dict[str, Any]], **fields: list[float]) -> COCO:
 def _encode(masks: Any) -> list[dict[str, Any]]:
     if hasattr(masks, "to_rle"):
         return masks.to_rle()
-    # One at a time: a thousand masks of an image are a gigabyte as it is.
+    # One at a time: a thousand masks of an image already take a gigabyte.
     pixels = (mask.to(torch.uint8).numpy() for mask in masks)
     return [mask_util.encode(np.asfortranarray(mask)) for mask in pixels]

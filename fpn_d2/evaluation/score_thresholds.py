@@ -1,4 +1,4 @@
-"""The least score of a detection: one number, or the one of best F1 for each class."""
+"""The least score of a detection: one number, or for each class the one with the best F1."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from ..utils.files import read_json
 logger = logging.getLogger(__name__)
 
 BEST_F1 = "best-f1"
-ANALYSIS_FILE = "analysis.json"  # of tools/analyze_results.py, in a run's folder
+ANALYSIS_FILE = "analysis.json"  # from tools/analyze_results.py, in a run's folder
 # For a class that was never found, whose F1 is 0 everywhere: the demo's own threshold.
 FALLBACK = 0.5
 
@@ -43,9 +43,9 @@ def class_thresholds(threshold: float | str, cfg: CfgNode) -> float | list[float
 
     Args:
         threshold: a number from 0 to 1, or ``best-f1``.
-        cfg: the model's config. ``analysis.json`` lies beside its weights, or in ``OUTPUT_DIR``,
-            which the log tells; of several test sets, that of ``DATASETS.TEST`` decides, or
-            else the first.
+        cfg: the model's config. ``analysis.json`` is read beside its weights, or else in
+            ``OUTPUT_DIR``, which the log tells; of several test sets, the first that
+            ``DATASETS.TEST`` names decides, or else the first of the file.
 
     Returns:
         the number, or one for each class.
