@@ -96,7 +96,7 @@ def markdown_report(table: Table, results: Mapping[str, Any], *, is_part: bool =
     Args:
         table: the table.
         results: the content of its results file; rows and numbers may be missing.
-        is_part: whether to leave out all but numbers, footnotes and verdicts, for another page.
+        is_part: whether to keep only numbers, footnotes, verdicts and studies, for another page.
     """
     context = _context(table, results)
     commands = [[*list(run.values())[:-1], f"`{run['command']}`"] for run in context["runs"]]
@@ -107,11 +107,11 @@ def markdown_report(table: Table, results: Mapping[str, Any], *, is_part: bool =
 def claims_table(found: Iterable[tuple[Table, Mapping[str, Any]]]) -> str:
     """Return every claim of the paper with its verdict on each scale and data set, in Markdown.
 
-    A line has the pair of rows that decides: of those with the verdict, the one closest to the
-    wrong order. Of rows at several schedules the longest with a verdict counts.
+    A line shows the pair of rows that decides: among those with the verdict, the one closest to
+    the wrong order. For rows at several schedules, the longest one with a verdict counts.
 
     Args:
-        found: each table, as its results' scale has it, and the content of the results file.
+        found: each table, as the scale of its results has it, and the content of its results file.
     """
     header = ("table", "claim", "scale, data", "verdict", "difference", "paper", "noise", "seeds")
     lines = []
@@ -127,7 +127,7 @@ def claims_table(found: Iterable[tuple[Table, Mapping[str, Any]]]) -> str:
         for verdict, (claim, count) in zip(verdicts, schedules, strict=True):
             if count == longest[claim]:
                 lines.append((table.table, claim, _claim_cells(verdict, where, summaries)))
-    # The scales of a claim stand together.
+    # Keep the scales of a claim together.
     places = list(dict.fromkeys(line[:2] for line in lines))
     lines.sort(key=lambda line: (line[0], places.index(line[:2])))
     return _pipe_table(header, [[name, *cells] for name, _, cells in lines])
@@ -201,7 +201,7 @@ def _context(table: Table, results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _at_trained_schedules(table: Table, summaries: Summaries) -> Table:
-    """Leave out the schedules that no row has been trained at."""
+    """Leave out the schedules at which no row has been trained."""
     trained = {table.rows[name].iterations for name in summaries if name in table.rows}
     rows = {name: row for name, row in table.rows.items() if row.iterations in trained}
     return table.with_rows(rows) if rows else table
@@ -212,7 +212,7 @@ def _sheet(
 ) -> tuple[list[tuple[str, str]], list[Line], list[str]]:
     """Return the table's columns, each a metric and a note, its lines and its footnotes.
 
-    A row that stands beside another one gives that one's line further columns.
+    A row that stands beside another one adds columns to that row's line.
     """
     here = table.rows_at(results.get("scale", ""))
     rows = [name for name in table.rows if name in here or name in summaries] or list(table.rows)
@@ -223,7 +223,7 @@ def _sheet(
         if row.beside:
             beside.setdefault(row.plain_name, {})[row.beside] = name
     own = {name: name for name in names}
-    # The header tells the two kinds of seconds apart. The last item: which row each line shows.
+    # Notes tell the two kinds of seconds apart. The last item maps each line to the row it shows.
     columns = [(m, "an image" if m == "seconds" else "", own) for m in table.metrics]
     columns += [(table.headline, note, shown) for note, shown in beside.items()]
     if "seconds" not in table.metrics:
@@ -242,7 +242,7 @@ def _sheet(
 
 
 def _cells(table: Table, summaries: Summaries, metric: str, names: list[str]) -> list[Cell]:
-    """Return a column's cells, one for each row; a line without a row has the name "".
+    """Return a column's cells, one for each name; "" stands for a line without a row.
 
     The best of two or more is marked where one direction is better.
     """
@@ -269,7 +269,7 @@ def _cells(table: Table, summaries: Summaries, metric: str, names: list[str]) ->
 def _differences(table: Table, metrics: list[str], summaries: Summaries) -> list[Line]:
     """Return each row minus the first claim's first row, or minus the row that it stands beside.
 
-    A row of several schedules is compared with that first row at its own schedule.
+    At several schedules, a row is compared with that first row at the same schedule.
     """
     first = table.claims[0].order[0][0] if table.claims else next(iter(table.rows))
     own = table.rows[first].of or first
@@ -296,7 +296,7 @@ def _differences(table: Table, metrics: list[str], summaries: Summaries) -> list
 def _footnotes(
     table: Table, results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, str]:
-    """Return, by line, which seeds were run elsewhere than the rest or with random weights."""
+    """Return, by line, which seeds were run elsewhere, with other code or with random weights."""
     notes: dict[str, list[str]] = {}
     for row in rows:
         seeds = []
@@ -325,7 +325,7 @@ def _footnotes(
 
 
 def _recipe(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say how the rows were trained other than their configs say, and what they started from."""
+    """Say how the training deviates from the rows' configs, and what the rows started from."""
     if "recipe" not in results:
         return "an earlier one, of before results named theirs (docs/tables.md)"
     texts = [results["recipe"].get("opts", "as the configs say")]
@@ -419,7 +419,7 @@ def _pipe_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _metric_html(metric: str) -> Markup:
-    """Set ``AR1k_s`` as the paper does."""
+    """Typeset a metric such as ``AR1k_s`` as the paper does."""
     match = re.fullmatch(r"(AR|AP)(\w*?)(?:_([sml]))?", metric)
     if not match:
         return escape(metric)

@@ -55,7 +55,7 @@ class Reproduction:
         tables: the tables.
         scale: ``"quick"``, ``"paper"`` or another scale of the file.
         folder: the folder of all runs.
-        runner: what trains a run.
+        runner: trains the runs.
         dataset: a data set whose ``<dataset>_train`` and ``<dataset>_val`` are registered; if
             empty, the scale's own.
         start: ``"crops"``, ``"imagenet"`` or a file; if empty, the scale's own.
@@ -70,20 +70,20 @@ class Reproduction:
 
     @property
     def start_name(self) -> str:
-        """What rows start from: ``crops``, ``imagenet``, a file, or "" as their configs say."""
+        """What rows start from: ``crops``, ``imagenet``, a file, or "", as their configs say."""
         own = self.tables.scale(self.scale).start
         return self.start or own.get("weights") or ("crops" if own else "")
 
     @property
     def recipe(self) -> dict[str, str]:
-        """How this scale trains its rows other than their configs say, to compare and to read."""
+        """How the training deviates from the rows' configs, as texts to compare and to read."""
         scale, start = self.tables.scale(self.scale), self.start_name
         recipe = {"opts": " ".join(scale.opts)} if scale.opts else {}
         if start == "crops":
             what = "{config}, up to {iterations} iterations".format(**scale.start)
             recipe["start"] = f"crops ({what})"
         elif start:
-            # The name of a file's conversion holds its content, and its runs have that name.
+            # The name of a file's conversion has a hash of its content, and its runs use that name.
             path = start if self._is_converted else self._start_path(0)
             recipe["start"] = os.path.basename(path)
         return recipe
@@ -94,7 +94,7 @@ class Reproduction:
         return self.dataset or self.tables.scale(self.scale).dataset
 
     def run(self, row: Row, seed: int) -> Run:
-        """Return the run that trains a row, which may be done or not."""
+        """Return the run that trains a row, whether it is done or not."""
         config = self._config(row)
         more = tuple(row.opts)
         if load_config(config).FOUR_STEP.RPN:
@@ -139,7 +139,7 @@ class Reproduction:
                 check_start(self._start_path(0), cfg)
 
     def train_row(self, row: Row, seed: int) -> dict[str, Any]:
-        """Train and evaluate a row and everything that it rests on; what is done is only read.
+        """Train and evaluate a row and everything it depends on; only read what is done.
 
         Args:
             row: a row that this scale has.
@@ -165,9 +165,9 @@ class Reproduction:
         return (*files, *(os.path.join(part.folder, "run.json") for part in runs))
 
     def make_start(self, seed: int) -> None:
-        """Train the network that all rows of a seed start from, if the scale has one.
+        """Make the file that a seed's rows start from, if any: train it on crops, convert or copy.
 
-        Every seed has its own, so that the deviation over seeds includes the start's randomness.
+        With crops, every seed has its own, so the deviation over seeds includes its randomness.
         """
         start, path = self.start_name, self._start_path(seed)
         if path == start:
@@ -197,19 +197,19 @@ class Reproduction:
         write_json(f"{path}.json", done._asdict())
 
     def seeds(self, row: Row) -> list[int]:
-        """Return the seeds that this row, or a network of its detector, has folders of."""
+        """Return the seeds for which this row, or a network of its detector, has a folder."""
         parts = self.run(row, 0), *self.networks(row, 0)
         parents = {os.path.dirname(part.folder) for part in parts}
         names = {name for parent in parents if os.path.isdir(parent) for name in os.listdir(parent)}
         return sorted(int(m[1]) for m in (re.fullmatch(r"seed_(\d+)", n) for n in names) if m)
 
     def networks(self, row: Row, seed: int) -> list[Run]:
-        """Return the runs of :meth:`Run.networks`, after the RPN whose proposals a row reads."""
+        """Return the RPN whose proposals the row reads, if any, and :meth:`Run.networks`."""
         rpns = [self._plain_run(row.proposals[self.scale], seed)] if row.proposals else []
         return [*rpns, *self.run(row, seed).networks()]
 
     def timed_seed(self, row: Row) -> int | None:
-        """Return the seed whose weights are timed, the first that has them here, or None."""
+        """Return the seed whose weights are timed: the first that has them here, or None."""
         for seed in self.seeds(row):
             if all(os.path.isfile(run.weights) for run in self.networks(row, seed)):
                 return seed
@@ -238,7 +238,7 @@ class Reproduction:
             timing = {"seconds": None} if timed is None else self.metrics(table, row, timed)
         results, entries = self.results(table, row), {}
         timed_seed = self.timed_seed(row) if timed else None
-        if timed_seed not in results:  # its weights may be gone since
+        if timed_seed not in results:  # its weights may have been deleted since
             timed_seed = min(results, default=None)
         for seed, result in results.items():
             start = f"{self._start_path(seed)}.json"
@@ -278,7 +278,7 @@ class Reproduction:
         """Return a path or a command without the folders of this machine.
 
         Runs outside of the working folder are named as if they were in ``output/reproduce``,
-        configs outside of it by the folder of the file of tables alone.
+        configs outside of it from the name of the tables file's folder on.
         """
         tables = os.path.dirname(self.tables.path)
         for folder, name in (
@@ -293,13 +293,13 @@ class Reproduction:
         return self.tables.config_file(row.configs[self.scale])
 
     def _start_path(self, seed: int) -> str:
-        """Return what rows start from, which is not made yet; "" for what their configs say."""
+        """Return the path of what rows start from, without making it; "" as their configs say."""
         start = self.start_name
         if start == "crops":
             return os.path.join(self.folder, f"start_crops_seed_{seed}.pkl")
         if start == "imagenet":
             return os.path.join(self.folder, "start_imagenet.pth")
-        # Under a name of its content: every training leaves a model_final.pth.
+        # Named by its content, since every training leaves a model_final.pth.
         if start and (is_local(start) or is_torchvision(start)):
             return os.path.join(self.folder, kept_name(start))
         return start
@@ -313,7 +313,7 @@ class Reproduction:
     def _folder(self, config: str, seed: int, on: str = "", more: tuple[str, ...] = ()) -> str:
         root = os.path.dirname(self.tables.path)
         name = os.path.splitext(os.path.relpath(config, root))[0]
-        if name.startswith(os.pardir):  # Two configs outside of the tables' folder may look alike.
+        if name.startswith(os.pardir):  # Configs outside of the tables' folder may share a name.
             place = hashlib.sha256(os.path.abspath(config).encode()).hexdigest()[:8]
             name = f"{os.path.basename(name)}_{place}"
         if on:
@@ -330,7 +330,7 @@ class Reproduction:
             opts += ["MODEL.WEIGHTS", start]
             if self._is_converted:
                 opts += TORCHVISION_OPTS
-        # The data set that the configs name is that of the scale that they are from.
+        # The configs name the data set of the scale that they belong to.
         if self.dataset_name != self.tables.scale(scale.like or self.scale).dataset:
             for split, key in (("train", "DATASETS.TRAIN"), ("val", "DATASETS.TEST")):
                 name = f"{self.dataset_name}_{split}"
@@ -347,7 +347,7 @@ class Reproduction:
 
 
 def _differ(machine: Any, other: Any) -> bool:
-    """Whether two descriptions of a machine differ in what both tell."""
+    """Whether two descriptions of machines differ in a key that both have."""
     if not (isinstance(machine, dict) and isinstance(other, dict)):
         return False
     return any(machine[key] != other[key] for key in machine.keys() & other.keys())

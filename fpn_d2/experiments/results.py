@@ -1,7 +1,7 @@
 """A table's results file and the report beside it: what is known of each row, seed by seed.
 
-They lie in ``<output>/<data set>/table<N>.json``, ``.md`` and ``.html``; those of a scale of
-several schedules have its name in theirs.
+They are ``<output>/<data set>/table<N>.json``, ``.md`` and ``.html``; at a scale with several
+schedules, their names include the scale's.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from .tables import Table
 
 
 def results_file(folder: str, dataset: str, table: Table) -> str:
-    """Return the file of a table's results."""
+    """Return the path of a table's results file."""
     return os.path.join(folder, dataset, f"{table.stem}.json")
 
 
@@ -29,7 +29,7 @@ def update_results(reproduction: Reproduction, table: Table, output: str) -> str
     """Collect a table's results and write them as JSON, as Markdown and as a page.
 
     Returns:
-        the JSON file, in the folder ``output`` of all results.
+        the path of the JSON file, in ``output``, the folder of all results.
     """
     path = results_file(output, reproduction.dataset_name, table)
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -42,19 +42,19 @@ def update_results(reproduction: Reproduction, table: Table, output: str) -> str
 
 
 def collect(reproduction: Reproduction, table: Table, path: str) -> dict[str, Any]:
-    """Collect what is known about a table: this machine's runs, and what its file has besides.
+    """Collect what is known about a table: this machine's runs, and what else its file has.
 
     Args:
         reproduction: the scale, the data set and the runs.
         table: the table.
-        path: the file that an earlier call has written; it need not exist.
+        path: the file that an earlier call wrote; it need not exist.
 
     Returns:
         ``{table, scale, dataset, recipe, commit, machine, versions, code, rows: [{row, config,
         command, seeds: [{seed, seconds, iterations, metrics, losses, start, boxes}]}]}``. A seed
-        says for itself where its commit, machine, versions or code differ from the file's; its
-        start's accuracy and its recall by boxes stand there if they were measured. No path of this
-        machine is named.
+        has its own commit, machine, versions or code where they differ from the file's, and its
+        start's accuracy and its recall by boxes if they were measured. No path of this machine is
+        named.
 
     Raises:
         UserError: if the file is of another scale or recipe.
@@ -88,7 +88,7 @@ def collect(reproduction: Reproduction, table: Table, path: str) -> dict[str, An
 def _known_seeds(
     reproduction: Reproduction, table: Table, path: str
 ) -> tuple[dict[str, dict[int, dict[str, Any]]], list[dict[str, Any]]]:
-    """Read an earlier call's entries by row and seed, and the rows that the table does not have.
+    """Read an earlier call's entries by row and seed, and its rows that the table lacks.
 
     Each seed gets its provenance.
     """
@@ -107,8 +107,8 @@ def _known_seeds(
                 f"{path} is of another recipe (start, frozen layers or precision), and these rows "
                 "must not be mixed with it: give another --output, so that it is kept"
             )
-        # Files of before the code was hashed lack that alone: None, or the next call's would stand
-        # for theirs.
+        # Files from before the code was hashed lack that key alone: None, or the next call's hash
+        # would pass for theirs.
         common = {key: content[key] for key in PROVENANCE if key != "code"}
         common["code"] = content.get("code")
         for row in rows:
@@ -124,7 +124,7 @@ def _known_seeds(
 
 
 def _common_provenance(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the provenance that most seeds share, and leave to a seed only what differs."""
+    """Return the provenance that most seeds share, and remove it from the seeds that have it."""
     seeds = [seed for row in rows for seed in row["seeds"]]
     common = provenance()
     for key in PROVENANCE:
@@ -137,7 +137,7 @@ def _common_provenance(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _examples(reproduction: Reproduction, table: Table) -> list[Example]:
-    """Draw what the first claim's best rows find and others miss, if these have been evaluated."""
+    """Draw what the first claim's best rows find and the next ones miss, if both are evaluated."""
     if table.kind == "timing" or not table.claims:
         return []
     folders: dict[int, dict[str, str]] = {}  # by seed, whose rows share a start
@@ -146,7 +146,7 @@ def _examples(reproduction: Reproduction, table: Table) -> list[Example]:
         for seed, result in reproduction.results(table, row).items():
             dataset = next(iter(result["results"]))
             folder = reproduction.run(row, seed).inference_folder(dataset)
-            if has_results(folder):  # a run that was copied from elsewhere may come without
+            if has_results(folder):  # a run that was copied from elsewhere may lack them
                 folders.setdefault(seed, {})[name] = folder
     if not folders:
         return []

@@ -1,4 +1,4 @@
-"""One training by train_net.py in a folder of its own, which can be cut anywhere and called again.
+"""One training by train_net.py in its own folder; it can be interrupted anywhere and called again.
 
 Besides what Detectron2 writes, a run's folder holds::
 
@@ -30,12 +30,12 @@ from ..utils.errors import UserError
 from ..utils.files import read_json, write_json
 from ..utils.provenance import code_hash, describe_machine, describe_versions, git_commit
 
-# The data loader's processes hold a killed run's lock until they look for their parent, which they
-# do every 5 s.
+# After a run is killed, its data loader's processes hold the lock until they next look for their
+# parent, which they do every 5 s.
 _LOCK_SECONDS = 15
 _TICK_SECONDS = 2
 
-# What a result says about the place where its run was trained.
+# The keys under which a result says where its run was trained.
 PROVENANCE = ("commit", "machine", "versions", "code")
 
 # Two calls of one run may differ in these keys.
@@ -83,7 +83,7 @@ class Run:
         return os.path.join(self.folder, "inference", dataset)
 
     def evaluation_file(self, dataset: str) -> str:
-        """Return the results of that evaluation, which writes them last, after its proposals."""
+        """Return the file of that evaluation's results, which it writes after its proposals."""
         return os.path.join(self.inference_folder(dataset), "results.json")
 
     def result(self) -> dict[str, Any] | None:
@@ -91,7 +91,7 @@ class Run:
         return read_result(self.folder)
 
     def command(self) -> str:
-        """Return the command line that trains the same without this module."""
+        """Return the command line that does the same training without this module."""
         return shlex.join(["python", "train_net.py", "--config-file", self.config, *self.opts])
 
     def steps(self) -> list["Run"]:
@@ -99,7 +99,7 @@ class Run:
         return []
 
     def networks(self) -> list["Run"]:
-        """Return the runs whose networks, one after the other, are the trained detector."""
+        """Return the runs whose networks, applied in order, make up the trained detector."""
         return [self]
 
     def train(self, runner: "Runner") -> dict[str, Any]:
@@ -108,10 +108,10 @@ class Run:
 
 
 def provenance(folder: str | os.PathLike = Path(__file__).parents[2]) -> dict[str, Any]:
-    """Return where a result comes from, under :data:`PROVENANCE`.
+    """Return where a result comes from, under the keys of :data:`PROVENANCE`.
 
     Args:
-        folder: the program's; see :func:`git_commit` and :func:`code_hash`.
+        folder: the program's folder; see :func:`git_commit` and :func:`code_hash`.
     """
     values = git_commit(folder), describe_machine(), describe_versions(), code_hash(folder)
     return dict(zip(PROVENANCE, values, strict=True))
@@ -129,9 +129,9 @@ class Runner:
 
     Args:
         program: the path of train_net.py.
-        num_gpus: passed on to it.
+        num_gpus: the number of GPUs, passed on to it.
         on_progress: called every few seconds with the run, the iterations done, the iterations in
-            all and the seconds left, which are None while unknown.
+            all and the seconds left (None while unknown).
     """
 
     program: str
@@ -139,7 +139,7 @@ class Runner:
     on_progress: Callable[[Run, int, int, float | None], None] = lambda *_: None
 
     def load_config(self, run: Run) -> CfgNode:
-        """Return a run's config with the schedule that this many GPUs train.
+        """Return a run's config with its schedule scaled to ``num_gpus``.
 
         See :meth:`DefaultTrainer.auto_scale_workers`.
         """
@@ -158,7 +158,7 @@ class Runner:
         return result
 
     def train(self, run: Run) -> dict[str, Any]:
-        """Train and evaluate, from the last checkpoint on; a finished run is only read.
+        """Train and evaluate, resuming from the last checkpoint; only read a finished run.
 
         Args:
             run: the run, a single training.
@@ -166,7 +166,7 @@ class Runner:
         Returns:
             ``{config, command, seconds, iterations, results, losses, commit, machine, versions,
             code}``: ``seconds`` counts the training steps alone, ``results`` has each data set's
-            results as its evaluation writes them, ``losses`` are lists beside their iterations.
+            results as its evaluation writes them, ``losses`` has lists, one of them the iterations.
 
         Raises:
             BusyError: if another process is training this run.
@@ -190,7 +190,7 @@ class Runner:
                     # The program's commit: this package may be imported from elsewhere.
                     **provenance(os.path.dirname(os.path.abspath(self.program))),
                 }
-            # Before run.json is there, since nobody may call a finished run again.
+            # Before run.json is written: nobody may ever call a finished run again.
             _remove_intermediate_checkpoints(run)
             if is_new:
                 write_json(os.path.join(run.folder, "run.json"), result)
@@ -217,7 +217,7 @@ class Runner:
         """Call train_net.py once and append its output to ``output.txt``.
 
         Raises:
-            UserError: with train_net.py's own sentence, or with the file that says more.
+            UserError: with train_net.py's own error, or one that names the file that says more.
         """
         words = [sys.executable, self.program, "--config-file", run.config, *flags]
         words += ["--dist-url", "auto"] if self.num_gpus > 1 else []  # others may train here, too
@@ -247,7 +247,7 @@ class Runner:
 
     @contextlib.contextmanager
     def locked(self, folder: str) -> Iterator[Any]:
-        """Hold a run's folder, which is made if it is missing; yields the lock's file.
+        """Lock a run's folder, making it if it is missing; yield the lock's file.
 
         Raises:
             BusyError: if another process holds it.
@@ -260,7 +260,7 @@ class Runner:
 
 @contextlib.contextmanager
 def hold(path: str, seconds: float, sentence: str) -> Iterator[Any]:
-    """Hold a lock file, waiting up to ``seconds`` for it; yields the file.
+    """Hold a lock file, waiting up to ``seconds`` for it; yield the file.
 
     Raises:
         BusyError: with the sentence, if another process holds it for longer.
@@ -286,7 +286,7 @@ def read_evaluations(run: Run, cfg: CfgNode) -> dict[str, Any]:
 
 
 def check_settings(folder: str, cfg: CfgNode) -> None:
-    """Make sure that a run's folder belongs to these settings, or make it belong to them.
+    """Check that a run's folder was begun with these settings; record them if it was not begun.
 
     Raises:
         UserError: if the run was begun with others.
@@ -299,7 +299,7 @@ def check_settings(folder: str, cfg: CfgNode) -> None:
         write_json(path, settings)  # A run that was refused or cut at its start loses nothing.
     if not os.path.isfile(path):
         return  # The user's own training by train_net.py, which --resume takes as it is.
-    # Configs may still have the old names, so that either side may.
+    # Configs may still use the old names of keys, so either side may.
     settings, found = (
         with_new_names(values, values.get(_UNUSED_CLASSES, "0") != "0")
         for values in (settings, read_json(path))
@@ -319,7 +319,7 @@ def check_settings(folder: str, cfg: CfgNode) -> None:
 
 
 def _setting(key: str, value: Any) -> str:
-    """Return a value in the form that is compared; a path can be written in several ways."""
+    """Return a value in a form for comparison, since a path can be written in several ways."""
     if key == "MODEL.WEIGHTS" and value:
         return os.path.normpath(value)
     if key.startswith(_PROPOSAL_FILES):
@@ -336,7 +336,7 @@ def _remove_intermediate_checkpoints(run: Run) -> None:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a process that still runs, as Ctrl-C would, with time to write its checkpoint."""
+    """End a running process as Ctrl-C would, and give it time to write its checkpoint."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         try:

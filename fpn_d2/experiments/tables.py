@@ -23,16 +23,16 @@ class Scale:
 
     Args:
         dataset: the scale's data set, without its split.
-        start: ``{config: FILE, iterations: N}``, the network that is trained on crops, for at most
-            so many iterations, and that every row of a seed starts from; with ``weights`` it is
-            what that says, unless ``--start`` says otherwise (see
-            :mod:`fpn_d2.experiments.starts`). If empty, rows start as their configs say.
+        start: ``{config: FILE, iterations: N}``: every row of a seed starts from this network,
+            trained on crops for at most N iterations. ``weights: START`` takes precedence over
+            it, and ``--start`` over both (see :mod:`fpn_d2.experiments.starts`). If empty, rows
+            start as their configs say.
         opts: overrides of every run, ``["KEY", "value", ...]``.
-        like: another scale, whose configs, overrides and start this one has too; its own overrides
+        like: another scale, whose configs, overrides and start this one inherits; its own overrides
             come after those.
-        rows: for a scale that is like another one, the names of its rows by table.
-        iterations: the schedules of every row, of which the first is the one that the configs have;
-            the learning rate falls after four fifths. If empty, that schedule alone.
+        rows: for a scale with ``like``, the names of its rows by table.
+        iterations: the schedules at which every row is trained; the first is that of the configs.
+            The learning rate falls after four fifths. If empty, the configs' schedule alone.
     """
 
     dataset: str
@@ -55,7 +55,7 @@ class Row:
             tested; empty for a row that makes its own.
         beside: the row in whose line this one appears as further columns.
         opts: overrides of this row alone, ``["KEY", "value", ...]``, after those of the scale.
-        of, iterations: at a scale of several schedules the row's name in the file, and the
+        of, iterations: at a scale with several schedules, the row's name in the file and the
             schedule; see :meth:`Tables.table_at`.
     """
 
@@ -80,15 +80,15 @@ def _schedule(iterations: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What the paper says about the order of rows.
+    """A statement of the paper about the order of rows.
 
     Args:
-        claim: the sentence.
+        claim: the statement as a sentence.
         metric: the metric that orders the rows.
         order: groups of rows; every row of a group lies above every row of the next group.
         share: the difference must be at least this share of the paper's.
         ties: whether a difference within the noise is enough.
-        of: at a scale of several schedules, the sentence in the file.
+        of: at a scale with several schedules, the sentence in the file.
     """
 
     claim: str
@@ -108,7 +108,7 @@ class Table:
         title: its caption.
         metrics: the columns, by short name.
         rows: the rows by name.
-        claims: what the paper says about the rows.
+        claims: the paper's claims about the rows.
         kind: ``"accuracy"`` if every row is trained and evaluated, ``"timing"`` if all rows are
             timed side by side.
     """
@@ -122,13 +122,13 @@ class Table:
 
     @property
     def stem(self) -> str:
-        """The name of its files; rows at several schedules have files beside the table's own."""
+        """The name of its files, without the ending; with the scale's, if that has schedules."""
         scales = (f"_{name}" for row in self.rows.values() if row.of for name in row.configs)
         return f"table{self.table}{next(scales, '')}"
 
     @property
     def headline(self) -> str:
-        """The metric that the table is about, that of its first claim."""
+        """The metric that the table is about: its first claim's, or else its last column's."""
         return self.claims[0].metric if self.claims else self.metrics[-1]
 
     def rows_at(self, scale: str) -> dict[str, Row]:
@@ -136,11 +136,11 @@ class Table:
         return {name: row for name, row in self.rows.items() if scale in row.configs}
 
     def claims_at(self, scale: str) -> list[Claim]:
-        """Return the claims all of whose rows this scale has."""
+        """Return the claims for which this scale has all rows."""
         return self.with_rows(self.rows_at(scale)).claims
 
     def with_rows(self, rows: Mapping[str, Row]) -> "Table":
-        """Return the table of these rows, with the claims that are about them alone."""
+        """Return the table with these rows alone, and with the claims that need no other row."""
         claims = [c for c in self.claims if all(row in rows for group in c.order for row in group)]
         return dataclasses.replace(self, rows=rows, claims=claims)
 
@@ -176,8 +176,8 @@ class Tables:
     def table_at(self, name: str, scale: str) -> Table:
         """Return a table as a scale trains it.
 
-        That is :meth:`table`, but for a scale that is like another one: it has its rows alone, and
-        each at every schedule, with the paper's claims about them.
+        For a scale with ``like``, keep only that scale's rows, each at every schedule, and the
+        paper's claims about them; for any other scale, return :meth:`table`.
 
         Raises:
             UserError: if there is no such table or scale.
@@ -189,7 +189,7 @@ class Tables:
         for key, row in picked.items():
             if row.beside not in picked:
                 picked[key] = dataclasses.replace(row, beside="")
-        # A claim all of whose groups have a row that is there.
+        # Keep a claim if each of its groups still has a row.
         orders = [
             [[row for row in group if row in picked] for group in c.order] for c in table.claims
         ]
@@ -222,7 +222,7 @@ class Tables:
 
 
 def _moved(row: Row, origin: str, scale: str) -> Row:
-    """Return another scale's row as one of this scale."""
+    """Return a row of the scale ``origin`` as a row of ``scale``."""
     proposals = {scale: row.proposals[origin]} if row.proposals else {}
     return dataclasses.replace(row, configs={scale: row.configs[origin]}, proposals=proposals)
 
@@ -284,7 +284,7 @@ def load_tables(path: str | os.PathLike) -> Tables:
         table = {"table": str(name), **_section(table, where)}
         table["claims"] = table.get("claims") or []
         tables[str(name)] = _make(Table, table, where)
-        # A run's metrics have the anchors besides what an evaluation measures.
+        # A run's metrics also include the anchors, which no evaluation measures.
         _check_table(tables[str(name)], where, {*metrics, "anchors"}, set(scales))
     for name, scale in scales.items():
         for table, rows in scale.rows.items():
@@ -328,7 +328,7 @@ def _check_table(table: Table, where: str, metrics: set[str], scales: set[str]) 
 
 
 def _make(kind: Any, content: Any, where: str) -> Any:
-    """Make what a type says: a list, a mapping, a dataclass whose fields are keys, or a value."""
+    """Make a ``kind`` of YAML content: a list, a mapping, a dataclass by its fields, or a value."""
     items = typing.get_args(kind)
     if typing.get_origin(kind) is list:
         if not isinstance(content, list):
