@@ -25,7 +25,7 @@ Part = tuple[int, str, Row]  # a seed, and a row with its name in the table
 class Progress(contextlib.AbstractContextManager):
     """Shows what is being trained, how far it is and how long everything will take.
 
-    On a terminal a bar moves; elsewhere every row is a line when it begins and when it ends.
+    On a terminal a bar moves; elsewhere every row prints a line when it begins and when it ends.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ def run_in_turn(
 ) -> list[UserError]:
     """Do all work in this process, one after the other.
 
-    See :meth:`Cluster.run`; an error ends it, unless another process is at that work.
+    See :meth:`Cluster.run`. Work that another process is doing is skipped; any other error ends it.
     """
     busy = []
     progress.seconds.clear()
@@ -89,7 +89,7 @@ def reproduce(
     boxes: Sequence[int] = (),
     cluster: Cluster | None = None,
 ) -> str:
-    """Train what is missing of a table, seed by seed, and report after every row.
+    """Train the missing rows of a table, seed by seed, and report after every row.
 
     Args:
         reproduction: the scale, the data set and the runs.
@@ -98,9 +98,9 @@ def reproduce(
         rows: the names of the rows; if empty, all rows of the scale.
         seeds: the seeds.
         progress: tells the user.
-        boxes: numbers of boxes before NMS, at each of which the rows, RPNs, are evaluated too.
-        cluster: what trains, evaluates and times the rows, each seed of a row in a job of its own;
-            if None, this process does, one after the other.
+        boxes: numbers of boxes before NMS; the rows, all RPNs, are evaluated at each of them too.
+        cluster: trains, evaluates and times the rows, each seed of a row in a job of its own; if
+            None, this process does so, one after the other.
 
     Returns:
         the JSON file of the results.
@@ -111,7 +111,7 @@ def reproduce(
     """
     table = reproduction.tables.table_at(table_name, reproduction.scale)
     picked = pick_rows(table, reproduction.scale, rows)
-    # Before hours of training, since the file may be of another scale.
+    # Check before hours of training: the file may be of another scale.
     reproduction.prepare(picked.values())
     collect(reproduction, table, results_file(output, reproduction.dataset_name, table))
     for row in picked.values() if boxes else ():
@@ -121,7 +121,7 @@ def reproduce(
     if table.kind != "timing":
         plan = [(seed, name, row) for seed in seeds for name, row in picked.items()]
         busy = call.train(plan) + call.measure_boxes(plan, boxes)
-        # After the last training, and all that are trained, whether they were picked or not.
+        # Time after the last training, and every trained row, whether it was picked or not.
         has_times = "seconds" in table.metrics and not busy
         done = table.rows_at(reproduction.scale) if has_times else {}
         timed = {name: row for name, row in done.items() if reproduction.results(table, row)}
@@ -221,7 +221,7 @@ class _Call:
         return f"table {self.table.table} ({name}) {row.name}, seed {seed}"
 
     def _there(self) -> Reproduction:
-        """The reproduction where the work is done; a job's process has no terminal."""
+        """The reproduction that does the work; a job's shows no progress, having no terminal."""
         if self.cluster is None:
             return self.reproduction
         runner = self.reproduction.runner
@@ -232,7 +232,7 @@ class _Call:
     def _do(
         self, works: Sequence[Work], report: Callable[[Work, Any], None] = lambda *_: None
     ) -> int:
-        """Do the work, and report of each piece with what its function has returned."""
+        """Do the work, and call ``report`` for each piece with what its function returned."""
         if not works:
             return 0
 

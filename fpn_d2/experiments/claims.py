@@ -48,7 +48,7 @@ class Pair:
         difference: the difference of the means, above minus below; None if a row is not measured.
         paper: the same difference in the paper; None if it has no number.
         deviations: the difference in pooled standard deviations, if both rows have one.
-        noise: the seeds alone may make a difference of up to this.
+        noise: the largest difference that the seeds alone may make.
         one_seed: whether a row has a single seed, so that its own noise is unknown.
         share_missed: whether the difference is too small a share of the paper's.
     """
@@ -111,12 +111,12 @@ def check_claim(claim: Claim, table: Table, summaries: Summaries) -> Verdict:
     """Compare the order of rows that the paper reports with the measured one.
 
     A pair of rows is in order if its difference exceeds two standard errors and the claim's share
-    of the paper's difference. It is not if it is below 0 or that share by more than two standard
-    errors. Rows with three or more seeds in common are compared over these, seed by seed, since all
-    rows of a seed start from one network and see the images in one order; the differences of two
-    seeds may be alike by chance. A row with one seed is taken to vary as the other row of the pair
-    does. If both rows have one seed, the noise is unknown, any difference in the right direction
-    counts, none in the other refutes a tie, and the detail says "one seed".
+    of the paper's difference; it is out of order if that is below 0 or the share by more than two
+    standard errors. Rows with three or more seeds in common are compared over these, seed by seed,
+    since all rows of a seed start from one network and see the images in one order; with two seeds,
+    the differences may be alike by chance. A row with one seed is taken to vary as the other row of
+    the pair does. If both rows have one seed, the noise is unknown: any difference in the right
+    direction counts, none in the wrong one refutes a tie, and the detail says "one seed".
 
     Args:
         claim: one of the table's claims.
@@ -160,7 +160,7 @@ def _pair(claim: Claim, table: Table, summaries: Summaries, above: str, below: s
     least = max(0.0, claim.share * paper) if asks else 0.0
     share_missed = asks and difference < least
     if claim.ties and not known and difference < 0:
-        outcome = "within noise"  # of one seed each nothing tells a difference from a tie
+        outcome = "within noise"  # with one seed each, nothing tells a difference from a tie
     elif difference < least - noise:
         outcome = "does not hold"
     elif claim.ties or (difference > noise and not share_missed):
@@ -171,7 +171,7 @@ def _pair(claim: Claim, table: Table, summaries: Summaries, above: str, below: s
 
 
 def in_common(x: Summary, y: Summary, least: int = 3) -> tuple[Summary, Summary]:
-    """Leave two rows the seeds that both have, if there are at least so many of these."""
+    """Restrict two rows to the seeds that both have, if there are at least ``least`` of these."""
     seeds = x.by_seed.keys() & y.by_seed.keys()
     if len(seeds) < least:
         return x, y
@@ -195,7 +195,7 @@ def noise_between(x: Summary, y: Summary) -> float | None:
 def _detail(
     claim: Claim, verdict: str, decisive: Sequence[Pair], count: int, summaries: Summaries
 ) -> str:
-    """Write a sentence about the pairs, of so many, that decided the verdict."""
+    """Write a sentence about the pairs that decided the verdict, out of ``count`` pairs."""
     if verdict == "not measured":
         rows = dict.fromkeys(row for pair in decisive for row in (pair.above, pair.below))
         absent = [row for row in rows if claim.metric not in summaries.get(row, {})]
@@ -237,7 +237,7 @@ def format_metric(metric: str, value: float | None, *, signed: bool = False) -> 
 
     Args:
         metric: the metric's short name; ``anchors`` are written as 47k, and ``seconds`` below 10
-            with three digits.
+            with three decimals.
         value: the number; None becomes a dash.
         signed: whether to write a plus sign too, as for a difference.
     """

@@ -1,7 +1,7 @@
-"""Work as jobs of a Slurm cluster, sent by submitit, which another call finds again.
+"""Work as jobs of a Slurm cluster, sent by submitit; a later call finds them again.
 
-Which job does which work is kept in the folder that it writes into (``job.json``). What the jobs
-print lies in ``<folder of all runs>/jobs/<number of the job>/``.
+The folder that a job writes into keeps its number and work (``job.json``). What the jobs print is
+in ``<folder of all runs>/jobs/<number of the job>/``.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 2
 _SQUEUE_SECONDS = 60  # submitit asks sacct about as often
-_YOUNG_SECONDS = 5 * 60  # until when Slurm may not know yet what it was sent, or what has ended
+_YOUNG_SECONDS = 5 * 60  # for so long Slurm may not know that a job was sent or has ended
 _AGAIN_SECONDS = 10
-_FILE_SECONDS = 60  # as long as NFS keeps it to itself that there is a file
+_FILE_SECONDS = 60  # for so long NFS may hide a new file
 _DAY = 24 * 60  # submitit's own limit is 5 minutes
-# What submitit's executors have in common; all else is Slurm's.
+# The options that all of submitit's executors have; the others are Slurm's.
 _SHARED = (
     "name",
     "timeout_min",
@@ -47,10 +47,10 @@ class Work:
     Args:
         title: its name, for the user.
         folder: the folder that it writes into.
-        key: what it does in this folder. A job of an earlier call does this work if it has its key.
-        function: does it; submitit sends it to another machine, so it can be pickled.
-        files: the files that it makes, unless they are there. No two jobs that make one file run at
-            once, since the second could only wait for the first.
+        key: what it does in this folder. An earlier call's job with the same key does this work.
+        function: does it; picklable, since submitit sends it to another machine.
+        files: the files that it makes if they are missing. Two jobs that make the same file do not
+            run at once, since the second could only wait for the first.
     """
 
     title: str
@@ -61,7 +61,7 @@ class Work:
 
     @property
     def job_file(self) -> str:
-        """The file that names the last job that was sent for this folder, and its key."""
+        """The file that names the last job sent for this folder, and its key."""
         return os.path.join(self.folder, "job.json")
 
     def excludes(self, other: "Work") -> bool:
@@ -75,7 +75,7 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class _UnderWay:
-    """A job, and the work that it does; or else an earlier call's, which this work waits for."""
+    """A job and the work that it does or, if not ``is_own``, the work that waits for it."""
 
     work: Work
     job: "submitit.Job"
@@ -89,11 +89,11 @@ class Cluster:
         options: what submitit's ``AutoExecutor`` takes, as ``KEY=VALUE``: ``partition=gpu``,
             ``timeout_min=600``. ``cluster=local`` runs jobs on this machine.
         folder: the folder of all runs, which every machine of the cluster sees.
-        num_gpus: those of one job.
+        num_gpus: the number of GPUs of one job.
         say: prints a line.
 
     Raises:
-        UserError: if submitit is missing, there is no Slurm, or an option cannot be.
+        UserError: if submitit or Slurm is missing, or an option is invalid.
     """
 
     def __init__(
@@ -125,22 +125,22 @@ class Cluster:
             problem = " ".join(str(error).split())
             raise UserError(f"--slurm {' '.join(options)} cannot work: {problem}") from error
         self._say = say
-        # By the number of a job: when squeue was asked for it, and whether it had it.
+        # By the number of a job: when squeue was last asked for it, and whether it listed it.
         self._in_queue: dict[str, tuple[float, bool]] = {}
 
     def run(self, works: Sequence[Work], on_end: Callable[[Work, Any], None]) -> list[UserError]:
-        """Do all work, each in a job, and wait for the jobs.
+        """Do each piece of work in a job, and wait for the jobs.
 
-        A job of an earlier call that does the same and has not ended is waited for instead. Where
-        the cluster takes no more jobs, the others wait until one has ended.
+        If a job of an earlier call does the same and has not ended, wait for it instead. Where the
+        cluster takes no more jobs, the other work waits until one has ended.
 
         Args:
             works: the work, in the order in which it is sent.
-            on_end: called after each job, with what its function has returned, or with the error
-                that it ended with.
+            on_end: called after each job, with its work and with what the function returned, or the
+                error that it ended with.
 
         Returns:
-            the errors of those that failed. One that its job has raised is as it was raised.
+            the errors of the jobs that failed; a UserError raised in a job is returned as it is.
 
         Raises:
             UserError: if the cluster takes no job although none is under way.
@@ -205,11 +205,11 @@ class Cluster:
         return _UnderWay(work, job)
 
     def _earlier_job(self, work: Work) -> _UnderWay | None:
-        """The job that an earlier call has sent for this folder, if it has not ended."""
+        """Return the job that an earlier call sent for this folder, if it has not ended."""
         import submitit
 
         sent = read_json(work.job_file) if os.path.isfile(work.job_file) else {}
-        # Of jobs on a machine submitit knows those of its own process alone.
+        # Of jobs on this machine, submitit knows only those of its own process.
         if sent.get("cluster") != "slurm" or self.kind != "slurm":
             return None
         job = submitit.SlurmJob(self._executor.folder, sent["job"])
@@ -247,7 +247,7 @@ class Job:
     function: Callable[[], Any]
 
     def __call__(self) -> Any:
-        """Do the work; returns what the function does, or the user's error that it ended with."""
+        """Do the work; return what the function returns, or the UserError that it raises."""
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         try:
             return self.function()
@@ -255,8 +255,8 @@ class Job:
             return error
 
     def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
-        """What Slurm does next when the job's time is up or another job takes its place: the same,
-        which goes on from the last checkpoint."""
+        """Have Slurm run the same again when the job's time is up or another job takes its place;
+        it goes on from the last checkpoint."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
@@ -277,7 +277,7 @@ def _values(options: Sequence[str]) -> dict[str, Any]:
 
 
 def _is_in_queue(number: str) -> bool:
-    """Whether Slurm has a job that waits or runs; it may while it cannot be asked."""
+    """Whether a job waits or runs; True while Slurm cannot be asked, since it may."""
     command = ["squeue", "--noheader", "--format=%T", "--jobs", number]
     try:
         asked = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -289,7 +289,7 @@ def _is_in_queue(number: str) -> bool:
 
 
 def _outcome(entry: _UnderWay) -> Any:
-    """What the function of a job that has ended returned, or what went wrong."""
+    """Return what an ended job's function returned, or an error that says what went wrong."""
     import submitit
 
     job = entry.job
@@ -312,7 +312,7 @@ def _outcome(entry: _UnderWay) -> Any:
 
 
 def _comes_true(condition: Callable[[], bool]) -> bool:
-    """Wait a while until this machine sees what another one has written."""
+    """Wait a while for this machine to see what another one wrote; return whether it does."""
     end = time.monotonic() + _FILE_SECONDS
     while not (found := condition()) and time.monotonic() < end:
         time.sleep(_POLL_SECONDS)

@@ -1,8 +1,8 @@
-"""What lies beside a table's numbers: longer schedules, and the number of boxes before NMS.
+"""Studies beside a table's numbers: longer schedules, and the number of boxes before NMS.
 
 Rows at several schedules tell whether the order of rows is settled. A single level's recall against
 the number of boxes that go into NMS tells whether that number starves it. An RPN's losses do not
-depend on it, so one training is evaluated at every number, on its own images and on the test's.
+depend on that number, so one training is evaluated at each, on the training and the test images.
 """
 
 import glob
@@ -33,7 +33,7 @@ class Section(NamedTuple):
 
 
 def rpn_config(run: Run) -> CfgNode:
-    """Return the config of a row whose boxes before NMS can be counted.
+    """Return the config of an RPN's row, whose number of boxes before NMS can be varied.
 
     Raises:
         UserError: if the row is no RPN.
@@ -45,7 +45,7 @@ def rpn_config(run: Run) -> CfgNode:
 
 
 def measure_boxes(runner: Runner, run: Run, counts: Sequence[int]) -> None:
-    """Evaluate a finished RPN at several numbers of boxes before NMS; what is there is kept.
+    """Evaluate a finished RPN at several numbers of boxes before NMS; keep what is there.
 
     Args:
         runner: calls train_net.py.
@@ -94,7 +94,7 @@ def draw_studies(table: Table, results: Mapping[str, Any], summaries: Summaries)
 
 
 def _counts(curves: Mapping[Any, Mapping[int, Summary]]) -> list[int]:
-    """Return the schedules, or the numbers of boxes, that any curve has a point at."""
+    """Return the schedules, or the numbers of boxes, at which any curve has a point."""
     return sorted({count for points in curves.values() for count in points})
 
 
@@ -146,7 +146,7 @@ def _text(metric: str, summary: Summary | None, *, signed: bool = False) -> str:
 
 
 def _last_change(metric: str, differences: Mapping[int, Summary]) -> str:
-    """Say whether the difference at the longest schedule is that of the one before."""
+    """Say whether the difference has settled: whether the last two schedules agree on it."""
     if len(differences) < 2:
         return "not measured"
     before, last = (differences[count] for count in sorted(differences)[-2:])
