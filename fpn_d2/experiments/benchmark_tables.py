@@ -21,9 +21,9 @@ _AGREEMENT_COLUMNS = (
 def benchmark_table(rows: Sequence[dict[str, Any]]) -> str:
     """Write the rows of a benchmark in Markdown.
 
-    Seconds are medians, with the fastest and the slowest round in brackets. The rows of the paper's
-    tables follow in a table of ratios, and the agreement of detections and the growth of cost in
-    others, where the benchmark has measured them.
+    Seconds are medians, with the fastest and the slowest round in brackets. Further tables follow
+    where the benchmark has measured them: ratios for the rows of the paper's tables, the agreement
+    of detections and the growth of cost.
 
     Args:
         rows: the content of ``results/benchmark_*.json``.

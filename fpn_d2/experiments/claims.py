@@ -111,7 +111,7 @@ def check_claim(claim: Claim, table: Table, summaries: Summaries) -> Verdict:
     """Compare the order of rows that the paper reports with the measured one.
 
     A pair of rows is in order if its difference exceeds two standard errors and the claim's share
-    of the paper's difference; it is out of order if that is below 0 or the share by more than two
+    of the paper's difference, and out of order if it is below 0 or that share by more than two
     standard errors. Rows with three or more seeds in common are compared over these, seed by seed,
     since all rows of a seed start from one network and see the images in one order; with two seeds,
     the differences may be alike by chance. A row with one seed is taken to vary as the other row of

@@ -26,7 +26,7 @@ TASKS = ("flop", "activation", "parameter", "structure")
 
 _PARTS = ("models", "tasks")  # folders of mix-ins, which are no networks
 _IMAGE = (480, 640)  # height and width of most images of COCO, before they are resized
-_MAIN = ("AP", "AR1k", "AR")  # of the paper's numbers for a row, the first of these that is there
+_MAIN = ("AP", "AR1k", "AR")  # shown for a row: the first of these that the paper has
 
 
 def shipped_configs(tables: Tables, chosen: Sequence[str] = ()) -> list[str]:
@@ -34,10 +34,10 @@ def shipped_configs(tables: Tables, chosen: Sequence[str] = ()) -> list[str]:
 
     Args:
         tables: the tables.
-        chosen: words; only configs whose path holds one of them are listed. None chooses all.
+        chosen: words; list only the configs whose path contains one of them. If empty, list all.
 
     Raises:
-        UserError: for a word that no config's path holds.
+        UserError: if there is no config, or a word is in no config's path.
     """
     folder = Path(tables.path).parent
     names = []
@@ -96,7 +96,7 @@ def list_configs(
 
 
 def count_parameters(cfg: CfgNode) -> dict[str, float]:
-    """Count a network's weights without memory for them; see :func:`list_configs`."""
+    """Count a network's weights without allocating them; see :func:`list_configs`."""
     check_registered(cfg)
     with torch.device("meta"):
         model = build_model(changed(cfg, {"MODEL.DEVICE": "meta"}))
@@ -110,12 +110,12 @@ def count_parameters(cfg: CfgNode) -> dict[str, float]:
 
 
 def count_costs(cfg: CfgNode) -> dict[str, Any]:
-    """Run a network with random weights on one image of noise, and count by fvcore.
+    """Run a network with random weights on one image of noise, and count its costs with fvcore.
 
     Returns:
-        ``input``, the height and width of the network input, that of a 480 x 640 image as the
-        config resizes it; ``gflops``, 10^9 multiply-adds of convolutions and matrix products, as
-        fvcore and Detectron2 count; ``activations_mb``, the outputs of these in float32, most of
+        ``input``, the height and width of the network input, a 480 x 640 image as the config
+        resizes it; ``gflops``, 10^9 multiply-adds of convolutions and matrix products, as fvcore
+        and Detectron2 count them; ``activations_mb``, the outputs of these in float32, most of
         which a training keeps for each image. Norms, NMS and RoI pooling are not counted.
     """
     check_registered(cfg)
@@ -137,7 +137,7 @@ def analyze_model(
 
     Args:
         model: the network.
-        tasks: of :data:`TASKS`.
+        tasks: some of :data:`TASKS`.
         inputs: one or several inputs of one image each, for ``flop`` and ``activation``.
 
     Yields:

@@ -1,8 +1,8 @@
 """How the cost of a detector grows with its input: the fit, the verdict, a table and a picture.
 
-A cost is seconds, or MiB of memory, of the rows of the benchmark's task "growth". It is fitted by
-c + a x^b: most of what a detector does depends on the pixels alone, and a slope in logarithms of
-the whole cost would only say how large that constant part is. Its exponent b is that of what grows.
+A cost is the seconds, or MiB of memory, in a row of the benchmark's task "growth". c + a x^b is
+fitted to it; b is the exponent of the part that grows. Most of what a detector does depends on the
+pixels alone, and a slope in logarithms of the whole cost would only tell how large that part is.
 """
 
 import itertools
@@ -20,10 +20,10 @@ from ..utils.files import replace_file
 from ..visualization import PALETTE
 from ..visualization.pages import svg_text
 
-_ALLOWED = 0.05 + 1e-9  # of an exponent beyond stock's, and what rounding adds
-# What adds less than this share of what stock takes at the first point is as good as constant.
+_ALLOWED = 0.05 + 1e-9  # excess over stock's exponent, and what rounding adds
+# A cost that rises by less than this share of stock's at the first point counts as constant.
 _FLAT = 0.1
-# A cost below this share of the largest counts as that share: its noise would rule a relative fit.
+# A cost below this share of the largest counts as that share: its noise would dominate the fit.
 _SMALL = 0.01
 _EXPONENTS = np.arange(0.1, 3.005, 0.01)
 _DRAWS = 400
@@ -31,7 +31,7 @@ _COLORS = {"": PALETTE[4], "baseline_": PALETTE[0]}
 _LINES = {"inference": "-", "training": "--"}
 _UNITS = {"seconds": "seconds", "peak_mib": "MiB"}
 _PANELS = 4  # side by side in the picture
-_LEAST = {"seconds": 0.0, "peak_mib": 4.0}  # less of memory is what an allocator rounds by
+_LEAST = {"seconds": 0.0, "peak_mib": 4.0}  # allocators round memory by up to this
 
 COLUMNS = (
     *("grows", "from", "to", "of", "seconds", "detectron2", "exponents", "no faster"),
@@ -40,14 +40,14 @@ COLUMNS = (
 
 
 class Growth(NamedTuple):
-    """How a cost of both grows along an axis.
+    """How the costs of this package and of stock Detectron2 grow along an axis.
 
     Args:
         ours, stock: the exponents; 0 where the cost is as good as constant.
-        low: the 5 % of the differences of the exponents (ours less stock's) when the rounds are
-            drawn anew; the difference itself where there is one round.
-        verdict: "holds" where ours is at most stock's + 0.05, "within noise" where only ``low`` is,
-            else "does not hold"; "too little to tell" where a cost is.
+        low: the 5 % quantile of the difference of the exponents (ours minus stock's) when rounds
+            are drawn anew; the difference itself if that is lower, or if there is one round.
+        verdict: "holds" if the difference is at most 0.05, "within noise" if only ``low`` is, else
+            "does not hold"; "too little to tell" if a cost is too small.
     """
 
     ours: float
@@ -62,12 +62,12 @@ def compare_growth(
     stock: Sequence[Sequence[float]],
     least: float = 0.0,
 ) -> Growth:
-    """Fit the cost of both, and judge whether ours grows no faster.
+    """Fit both costs, and judge whether ours grows no faster than stock's.
 
     Args:
-        values: V values of what grows, from small to large; at least two.
-        ours, stock: of each value the cost in each round, where the two took turns.
-        least: a cost must be more than this, or there is no verdict.
+        values: the V values of what grows, in ascending order; at least two.
+        ours, stock: for each value, the cost in each round; the two took turns in a round.
+        least: every cost must be more than this, or the verdict is "too little to tell".
     """
     exponents = _exponents(values, [np.median(x) for x in ours], [np.median(x) for x in stock])
     generator = np.random.default_rng(0)
@@ -99,17 +99,17 @@ def _exponents(
 
 
 def fit_exponent(values: Sequence[float], costs: Sequence[float], floor: float = 0.0) -> float:
-    """Fit c + a x^b with c, a >= 0, so that the shares by which it misses the costs are least.
+    """Fit c + a x^b with c, a >= 0 by least squares of the errors relative to the costs.
 
     Args:
-        values, costs: x and the cost there, from the smallest x on. Three points or fewer cannot
-            tell the constant: c is 0 then. Where a cost is less than a hundredth of the largest,
-            its miss is a share of that hundredth; three points or fewer take it as that much.
-        floor: a cost that rises by less than this is constant.
+        values, costs: x in ascending order, and the cost at each. Three points or fewer cannot
+            determine the constant, so c is 0. The error of a cost below a hundredth of the largest
+            is relative to that hundredth; with three points or fewer, the cost counts as that much.
+        floor: a cost that rises by no more than this is constant.
 
     Returns:
-        b, from 0.1 to 3; 0 where the cost is constant, and a number below 0 where three points or
-        fewer fall.
+        b, from 0.1 to 3, or 0 if the cost is constant. With three points or fewer, any slope in
+        logarithms, below 0 if the cost falls.
     """
     x, cost = np.asarray(values, float), np.asarray(costs, float)
     scale = np.maximum(cost, max(_SMALL * cost.max(), 1e-9))
@@ -118,7 +118,7 @@ def fit_exponent(values: Sequence[float], costs: Sequence[float], floor: float =
         return slope if abs(cost[-1] - cost[0]) > floor else 0.0
     if cost[-2:].max() - cost[0] <= floor:
         return 0.0
-    # For each b the best c and a of a least-squares problem of two unknowns.
+    # For each b, the best c and a solve a least-squares problem of two unknowns.
     one, share = 1 / scale, cost / scale
     power = (x / x[-1]) ** _EXPONENTS[:, None] / scale
     s11, s12, s22 = (one * one).sum(), power @ one, (power * power).sum(axis=1)
@@ -131,9 +131,9 @@ def fit_exponent(values: Sequence[float], costs: Sequence[float], floor: float =
 
 
 def growth_lines(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
-    """Write the rows of the task "growth" as lines of :data:`COLUMNS`, one for what grows.
+    """Write the rows of the task "growth" as lines of :data:`COLUMNS`: one per axis, row and way.
 
-    A line has "" where there are not two points of both.
+    There is no line without two points of both, and a line has "" where a cost is missing.
     """
     lines = []
     for (axis, row, way), points in _grouped(rows).items():
@@ -159,7 +159,7 @@ def _number(cost: float) -> str:
 
 
 def left_out_lines(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Say what was not measured, and why, in a line for all points that follow one another."""
+    """Say what was not measured, and why, in one line for consecutive points with one reason."""
     lines = []
     for (axis, row, way), points in _grouped(rows).items():
         for told, alike in itertools.groupby(points, _reasons):
@@ -241,7 +241,7 @@ def _plot(axes: Axes, points: Iterable[dict], key: str, way: str, prefix: str) -
 
 
 def _grouped(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
-    """The points by what grows, the detector and the way."""
+    """Group the points by what grows, the detector and inference or training."""
     groups = {}
     for row in rows:
         if row["task"] == "growth":
@@ -250,7 +250,7 @@ def _grouped(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], list[
 
 
 def _costs(points: Sequence[dict[str, Any]], key: str) -> tuple[list[list], list[list]]:
-    """Of each point the cost of each round, ours and stock's; memory has one for all rounds."""
+    """Return the costs of each point's rounds, ours and stock's; memory has one for all rounds."""
     mine, theirs = (
         [p[f"{prefix}{key}"] if key == "seconds" else [p[f"{prefix}{key}"]] for p in points]
         for prefix in ("", "baseline_")

@@ -150,7 +150,7 @@ def _draw_sizes(
             left + width * 0.5, paper, width * 0.36, align="edge", facecolor="white",
             edgecolor=color, hatch="////", linewidth=0.8,
         )  # fmt: skip
-        for x in left + width * 0.45 if len(name) == 1 else ():  # The row's letter, for grey.
+        for x in left + width * 0.45 if len(name) == 1 else ():  # The row's letter, for grey print.
             axes.annotate(
                 name, (x, 0), (0, -3), textcoords="offset points", ha="center", va="top",
                 fontsize=8, color="#444444", annotation_clip=False,
@@ -242,7 +242,7 @@ def find_examples(
     pairs: Sequence[tuple[str, str]],
     table: Table,
 ) -> list[Example]:
-    """Find and draw, for each pair, the image on which one row finds most that the other misses.
+    """Draw, for each pair, the image on which one row finds the most that the other misses.
 
     A row finds an object if one of its best 100 proposals, or a detection of the object's class
     whose score is 0.5 or more, has an IoU of 0.5 or more with it. Mask proposals are compared by
@@ -273,7 +273,7 @@ def find_examples(
         for image_id in sorted(coco.imgs):
             objects[image_id], ious = overlaps_with_objects(kind, coco, image_id, results[image_id])
             found[row][image_id] = (ious >= 0.5).any(axis=0)
-    examples: dict[int, Example] = {}  # by image, so that several pairs show more
+    examples: dict[int, Example] = {}  # by image, so that no two pairs show the same
     for x, y in pairs:
         best = [i for i in _best_images(found[x], found[y]) if i not in examples]
         if best:

@@ -98,7 +98,7 @@ class FourStep(Run):
             runner: trains the steps.
 
         Returns:
-            a result as of :meth:`Runner.train`, with the seconds of each step under ``steps``.
+            a result like :meth:`Runner.train`'s, with the seconds of each step under ``steps``.
             Without sharing, the evaluation is step 2's on the proposals of step 1.
 
         Raises:
@@ -149,7 +149,7 @@ class FourStep(Run):
 
 
 def proposal_opts(rpn: Run) -> tuple[str, ...]:
-    """Return the overrides under which a Fast R-CNN reads the proposals of a finished RPN."""
+    """Return the overrides that make a Fast R-CNN read the proposals of a finished RPN."""
     cfg = rpn.load_config()
     words = []
     for split in ("TRAIN", "TEST"):
@@ -162,7 +162,7 @@ def proposal_opts(rpn: Run) -> tuple[str, ...]:
 
 
 def check_frozen(start: dict[str, Any], steps: dict[str, dict[str, Any]]) -> None:
-    """Make sure that the shared layers equal those they started from in every byte.
+    """Make sure that the shared layers exactly equal those they started from.
 
     Args:
         start: the weights of step 2.

@@ -40,8 +40,8 @@ CROP_SIZE = 64
 CONTEXT = 1.5
 _CUT_SIZE = CROP_SIZE * 5 // 4
 _LR = 0.05
-# With held-out crops: the iterations between two measurements, how much the accuracy has to rise,
-# and how many measurements without it a learning rate outlives. There are two, a tenth apart.
+# With held-out crops: the iterations between measurements, the least rise of the accuracy, and how
+# many measurements without one a learning rate survives. The second rate is a tenth of the first.
 _EVERY, _RISE, _PATIENCE = 100, 0.002, 2
 
 
@@ -51,7 +51,7 @@ class Pretraining(NamedTuple):
     Args:
         accuracy: the share, 0 to 1, of crops that are classified correctly: of held-out images, or
             of the training's last tenth if none are held out.
-        iterations: those that were trained until then.
+        iterations: the number trained until this accuracy.
         crops, held_out: the number of crops to learn from and to measure on.
     """
 
@@ -93,8 +93,8 @@ def cut_crops(
         seed: the seed of the background's places.
 
     Returns:
-        (M, C, S', S') crops, where S' is S and the room for shifts, and (M,) int64 classes. Crops
-        are uint8, and of YUV-BT.601 float32.
+        (M, C, S', S') crops, where S' is S plus the room for shifts, and (M,) int64 classes. Crops
+        are uint8, or float32 for YUV-BT.601.
 
     Raises:
         UserError: if an image cannot be read, or none has an object.
@@ -120,7 +120,7 @@ def cut_crops(
 def _background_boxes(
     rng: np.random.Generator, boxes: np.ndarray, height: int, width: int
 ) -> np.ndarray:
-    """Draw a box of each object's size elsewhere, and leave out those that meet an object."""
+    """Draw a box of each object's size elsewhere, and leave out those that overlap an object."""
     sides = boxes[:, 2:] - boxes[:, :2]
     room = np.maximum([width, height] - sides, 0)
     corners = rng.uniform(0, 1, sides.shape) * room
@@ -152,10 +152,10 @@ def pretrain_backbone(
     Args:
         cfg: a config from :func:`fpn_d2.load_config`; its SEED decides everything.
         path: the checkpoint to write, ``*.pkl``.
-        iterations, batch_size: the schedule; the learning rate falls as a half cosine.
-        held_out: the share of images whose crops are not trained on. With it, the learning rate
-            falls to a tenth where the accuracy on these crops stops rising, the training ends where
-            it stops again or after ``iterations``, and the weights of the highest accuracy count.
+        iterations, batch_size: the schedule; the learning rate follows one cycle (OneCycleLR).
+        held_out: the share of images whose crops are not trained on. If above 0, the learning rate
+            falls to a tenth once the accuracy on these crops stops rising, the training ends once
+            it stops again or after ``iterations``, and the weights of the best accuracy are kept.
 
     Returns:
         what was trained, and how well it classifies.
@@ -188,7 +188,7 @@ def pretrain_backbone(
     crops, classes = cut_crops(records, cfg.INPUT.FORMAT, num_classes)
     logger.info("%d crops of %d images", len(crops), len(records))
     name = cfg.MODEL.FPN.BOTTOM_UP
-    with torch.random.fork_rng():  # The seed decides the weights, and no caller's draws change.
+    with torch.random.fork_rng():  # The seed decides the weights; callers' draws stay the same.
         torch.manual_seed(max(cfg.SEED, 0))
         pixels = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
         bottom_up = BACKBONE_REGISTRY.get(name)(_trainable(cfg), pixels)
@@ -257,7 +257,7 @@ class _Training:
     def run_until_it_stops(
         self, iterations: int, held: Tensor, held_classes: Tensor
     ) -> tuple[float, int]:
-        """Train while the accuracy on held-out crops rises; return the highest and when it was."""
+        """Train while the accuracy on held-out crops rises; return the best and its iteration."""
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer, "max", 0.1, _PATIENCE, threshold=_RISE, threshold_mode="abs"
         )
@@ -279,7 +279,7 @@ class _Training:
         return best, reached
 
     def _step(self) -> float:
-        """Train on one batch; return the share that was right."""
+        """Train on one batch; return the share classified correctly."""
         index = torch.randint(len(self.crops), (self.batch_size,), generator=self.generator)
         target = self.classes[index].to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
@@ -292,7 +292,7 @@ class _Training:
 
     @torch.no_grad()
     def _accuracy(self, crops: Tensor, classes: Tensor) -> float:
-        """Return the share of crops, each cut at its centre, that are right."""
+        """Return the share of crops, each cut at its centre, that are classified correctly."""
         self.model.eval()
         edge = (_CUT_SIZE - CROP_SIZE) // 2
         crops = crops[:, :, edge : edge + CROP_SIZE, edge : edge + CROP_SIZE]
@@ -306,7 +306,7 @@ class _Training:
 
 
 def _augment(crops: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift all crops by one step within their margin and flip half of them, to (B, C, S, S)."""
+    """Shift all crops by one random offset in their margin and flip half, to (B, C, S, S)."""
     y, x = torch.randint(_CUT_SIZE - CROP_SIZE + 1, (2,), generator=generator).tolist()
     crops = crops[:, :, y : y + CROP_SIZE, x : x + CROP_SIZE]
     half = len(crops) // 2

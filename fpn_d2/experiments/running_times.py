@@ -37,9 +37,9 @@ def time_rows(
 ) -> None:
     """Time rows side by side, and write a ``run.json`` into the timing folder of each.
 
-    A trained row is timed with its weights, another with random ones, which give the same number
-    of proposals but another number of detections; ``trained`` says which it was. Each row sees the
-    images of its own test set as its own config resizes them.
+    A trained row is timed with its weights, any other with random ones, which give the same number
+    of proposals but another number of detections; ``trained`` says which. Each row sees the images
+    of its own test set as its own config resizes them.
 
     Args:
         reproduction: the scale, the data set and the runs.
@@ -83,7 +83,7 @@ def time_rows(
 def _build(reproduction: Reproduction, row: Row) -> tuple[Detector, bool, CfgNode]:
     """Return a row's detector, whether all of its weights are trained, and its config.
 
-    It has the weights of the first seed that is trained here.
+    The detector has the weights of the first seed that is trained here.
     """
     seed = reproduction.timed_seed(row)
     runs = reproduction.networks(row, seed or 0)

@@ -2,7 +2,7 @@
 
 ``crops`` is trained by :mod:`fpn_d2.experiments.pretraining`, one for each seed. ``imagenet`` is
 torchvision's published ResNet-18. A file is any that ``MODEL.WEIGHTS`` takes, or a classifier of
-torchvision's form, which is converted, and whose pixels come in another order and scale.
+torchvision's form, which is converted and takes pixels in another order and scale.
 """
 
 import functools
@@ -41,7 +41,7 @@ def file_of(start: str) -> str:
 
 @functools.lru_cache
 def kept_name(path: str) -> str:
-    """Return a name for a file's copy or conversion, which is another one once its content is."""
+    """Return a name for a file's copy or conversion; it changes with the file's content, or URL."""
     ending = ".pth" if is_torchvision(path) else os.path.splitext(path)[1]
     content = Path(path).read_bytes() if is_local(path) else path.encode()
     digest = hashlib.sha256(content).hexdigest()
@@ -86,7 +86,7 @@ def convert_torchvision(source: str, target: str) -> None:
 def check_start(path: str, cfg: CfgNode) -> None:
     """Make sure that a start fills the whole bottom-up network of a config.
 
-    The rows freeze its first layers and all of its norms, which would stay random.
+    The rows freeze its first layers and all of its norms, which would otherwise stay random.
 
     Raises:
         UserError: if it is of another network, or leaves a layer out.

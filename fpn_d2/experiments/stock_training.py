@@ -20,7 +20,7 @@ from ..utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Keys of this package alone that change a training, and their values that change nothing.
+# Keys of this package alone that change a training, each with the value that changes nothing.
 _WITHOUT_EFFECT = {
     "MODEL.FPN.TOP_DOWN": True,
     "MODEL.FPN.LATERAL": True,
@@ -33,11 +33,11 @@ _WITHOUT_EFFECT = {
     "SOLVER.ACCUMULATE": 1,
     "SOLVER.EMA_DECAY": 0.0,
 }
-_STOCK_CANONICAL_SIZE = 224  # Detectron2's ROIPooler, for which it has no key
+_STOCK_CANONICAL_SIZE = 224  # of Detectron2's ROIPooler, which has no key for it
 
 
 class StockTrainer(DefaultTrainer):
-    """Detectron2's own train_net, which does no more for COCO-format data."""
+    """The trainer of Detectron2's own train_net, which does no more for COCO-format data."""
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
@@ -61,7 +61,7 @@ def build_stock_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 
 def config_of_stock(cfg: CfgNode) -> CfgNode:
-    """Return the config of the same training by Detectron2's own components.
+    """Return the config of the same training with Detectron2's own components.
 
     Raises:
         UserError: if Detectron2 has no such component.
@@ -90,7 +90,7 @@ def config_of_stock(cfg: CfgNode) -> CfgNode:
 
 
 def train_stock(args: argparse.Namespace) -> None:
-    """One process of the training; ``args`` are as Detectron2 parses them."""
+    """Run one process of the training; ``args`` are as Detectron2 parses them."""
     given = read_config(args)
     cfg = config_of_stock(given)
     default_setup(cfg, args)
