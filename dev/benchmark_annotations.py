@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure the check of an annotation file beside Detectron2's loading of it.
+"""Compare the cost of checking an annotation file with that of Detectron2's loading it.
 
 ``python dev/benchmark_annotations.py`` makes a file of the size of COCO's instances_train2017.json
 and prints CPU seconds and peak memory, the medians of three processes for each way, in turn.
@@ -19,7 +19,7 @@ from typing import Any
 
 
 def write_annotations(path: str, images: int, annotations: int) -> None:
-    """Write a sound file of random boxes and polygons, with about COCO's points of an object."""
+    """Write a sound file of random boxes and polygons, with about COCO's points per object."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -82,9 +82,9 @@ WAYS = {
 
 
 def measure(way: str, path: str) -> tuple[float, float]:
-    """CPU seconds, and the peak memory of the process in GiB, of one way."""
+    """Return the CPU seconds of one way, and the peak memory of the process in GiB."""
     for module in ("detectron2.data.datasets", "fpn_d2.data.annotation_file"):
-        importlib.import_module(module)  # which counts for none of the ways
+        importlib.import_module(module)  # so that no way is charged for it
     start = time.process_time()
     kept = WAYS[way](path)  # as a training keeps it
     seconds = time.process_time() - start

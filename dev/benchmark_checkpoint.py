@@ -2,8 +2,8 @@
 """Time reading and writing a checkpoint with this package and with stock Detectron2, in turn.
 
 ``python dev/benchmark_checkpoint.py`` prints medians for the weights of a Faster R-CNN on
-R-50-FPN (170 MB). Stock Detectron2 does not flush to the disk, so that ours is timed without the
-flush too.
+R-50-FPN (170 MB). Stock Detectron2 does not flush to the disk, so ours is also timed without the
+flush.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def medians(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The median seconds of each way, timed in turn."""
+    """Return the median seconds of each way, timed in turn."""
     from fpn_d2.utils.timing import seconds_of, time_in_turn
 
     def measure(way: Callable[[], object]) -> float:
-        os.sync()  # or each way would pay for what the one before it left to be written
+        os.sync()  # or each way would pay for what the one before it left unwritten
         return seconds_of(way)
 
     seconds = time_in_turn(ways, repeats, measure=measure)
@@ -46,7 +46,7 @@ def measure(model: nn.Module, folder: str, repeats: int) -> Iterator[tuple[str, 
 
     ways = {
         "stock": lambda: stock.save("model_stock", iteration=1),
-        # Left to the operating system, as stock Detectron2 leaves it.
+        # The flush is left to the operating system, as stock Detectron2 leaves it.
         "ours, no flush": mock.patch("os.fsync")(lambda _: ours.save("model_ours", iteration=1)),
         "ours": lambda: ours.save("model_ours", iteration=1),
     }

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Time what this package convolves in another way than Detectron2, both ways.
+"""Time the convolutions that this package computes differently from Detectron2, both ways.
 
-3 x 3 convolutions and the gradient of their weights go by oneDNN or by Winograd's method. The box
+oneDNN or Winograd's method computes 3 x 3 convolutions and the gradient of their weights. The box
 head's first layer is a matrix product or a convolution. ``python dev/benchmark_convolutions.py``
-prints medians, and docs/speed.md says what follows.
+prints medians, and docs/speed.md says what follows from them.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-# The kill waits for a file in every second trial, and in every fourth for one written aside.
+# In every second trial the kill waits until a file grows, in every fourth for one written aside.
 GROWING = ("", "*", "", "*.partial")
 KINDS = {".partial": "a file written aside", ".txt": "the log", ".json": "the metrics"}
 TORCHRUN = "-m torch.distributed.run --standalone --nproc-per-node=2 --max-restarts=2"
@@ -132,7 +132,7 @@ def one_trial(
         life: how long an undisturbed training takes, in seconds.
 
     Returns:
-        the kills, and the life as it is known now.
+        the kills, and the latest known ``life``.
     """
     met: list[Kill] = []
     wanted = 1 + (moments.random() < 0.25)
@@ -185,7 +185,7 @@ def part_of(folder: Path) -> str:
 
 
 def sizes(folder: Path, names: str) -> dict[str, int]:
-    """The sizes in bytes of a folder's files of these names; any of them may vanish meanwhile."""
+    """Return the sizes in bytes of a folder's files of these names; any may vanish meanwhile."""
     found = {}
     for path in folder.glob(names):
         with contextlib.suppress(FileNotFoundError):
@@ -199,7 +199,7 @@ def kill(process: subprocess.Popen, torchrun: bool, moments: random.Random) -> b
         return False
     pid = process.pid
     try:
-        if torchrun:  # Linux tells the processes that a process has started
+        if torchrun:  # Linux lists the processes that a process has started
             pid = moments.choice(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
         os.kill(int(pid), signal.SIGKILL)
     except (IndexError, OSError):

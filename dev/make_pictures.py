@@ -44,7 +44,7 @@ def main() -> None:
         explanation = explainer.explain(image, threshold=args.confidence_threshold)
         page = Image.fromarray(draw_explanation(explanation, classes_of(cfg).names))
         size = (_WIDTH, round(page.height * _WIDTH / page.width))
-        # 256 colours keep a clone small; colours that are far apart keep the levels' own.
+        # 256 colours keep a clone small; chosen far apart, they keep the levels' own colours.
         small = page.resize(size, Image.Resampling.LANCZOS).quantize(
             256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
         )

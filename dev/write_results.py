@@ -2,9 +2,9 @@
 """Write every table that comes from results/*.json: `make results`.
 
 It fills in the pages docs/results.md, docs/speed.md and docs/export.md, whose marks name the files,
-and writes each table's report, results/<data set>/table<N>.md and .html, anew. The .html pages are
-not committed. Longer schedules and how cost grows are drawn beside the results that tell it. The
-example pictures of the tables' rows need the trainings: `tools/reproduce.py` draws them.
+and rewrites each table's report, results/<data set>/table<N>.md and .html. The .html pages are not
+committed. Charts of longer schedules and of the growth of cost are written beside their results.
+The example pictures of the tables' rows need the trainings: `tools/reproduce.py` draws them.
 
     <!-- results/shapes/table1.json -->
     ... what this script writes ...
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def fill_in(text: str, root: str | os.PathLike, tables: Tables) -> str:
-    """Write the tables of a Markdown text anew from the results that its marks name.
+    """Rewrite the tables of a Markdown text from the results that its marks name.
 
     Args:
         text: the Markdown text.
@@ -74,7 +74,7 @@ def fill_in(text: str, root: str | os.PathLike, tables: Tables) -> str:
         tables: the tables, which give columns and rows.
 
     Returns:
-        the text with all marked tables as the results have them.
+        the text, with all marked tables as the results have them.
 
     Raises:
         UserError: if there is no mark, or if a mark names a file that does not exist.
@@ -117,7 +117,7 @@ def fill_in(text: str, root: str | os.PathLike, tables: Tables) -> str:
 def table_results(
     root: str | os.PathLike, tables: Tables
 ) -> Iterator[tuple[Table, dict[str, Any], str]]:
-    """Yield each of the tables that has results, with the content of their file and its folder.
+    """Yield each table that has results, with the content of the results file and its folder.
 
     Results of other tables, such as a user's own, are left alone.
     """
@@ -130,7 +130,7 @@ def table_results(
 
 
 def curves(table: Table, results: dict[str, Any]) -> str:
-    """Draw rows of several schedules against iterations, as SVG that says of which results it is;
+    """Draw rows at several schedules against iterations, as SVG that holds a hash of the results;
     empty for other tables."""
     from fpn_d2.experiments.claims import summarize
     from fpn_d2.experiments.studies import draw_schedules
@@ -142,7 +142,7 @@ def curves(table: Table, results: dict[str, Any]) -> str:
 
 
 def growth_results(root: str | os.PathLike) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-    """Yield the files of the benchmark that tell how cost grows, and their content."""
+    """Yield the benchmark's files that tell how cost grows, and their content."""
     from fpn_d2.utils.files import read_json
 
     for path in sorted(Path(root).glob("results/*.json")):
