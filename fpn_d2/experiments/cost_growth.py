@@ -2,7 +2,7 @@
 
 A cost is the seconds, or MiB of memory, in a row of the benchmark's task "growth". c + a x^b is
 fitted to it; b is the exponent of the part that grows. Most of what a detector does depends on the
-pixels alone, and a slope in logarithms of the whole cost would only tell how large that part is.
+pixels alone: a log-log slope of the whole cost would only tell how large that constant part is.
 """
 
 import itertools

@@ -70,7 +70,7 @@ class Reproduction:
 
     @property
     def start_name(self) -> str:
-        """What rows start from: ``crops``, ``imagenet``, a file, or "", as their configs say."""
+        """What rows start from: ``crops``, ``imagenet``, a file, or "" (as their configs say)."""
         own = self.tables.scale(self.scale).start
         return self.start or own.get("weights") or ("crops" if own else "")
 

@@ -83,7 +83,7 @@ class Run:
         return os.path.join(self.folder, "inference", dataset)
 
     def evaluation_file(self, dataset: str) -> str:
-        """Return the file of that evaluation's results, which it writes after its proposals."""
+        """Return the file of that evaluation's results, which it writes last, after proposals."""
         return os.path.join(self.inference_folder(dataset), "results.json")
 
     def result(self) -> dict[str, Any] | None:

@@ -122,7 +122,7 @@ class Table:
 
     @property
     def stem(self) -> str:
-        """The name of its files, without the ending; with the scale's, if that has schedules."""
+        """The stem of its file names, with the scale's name at a scale of several schedules."""
         scales = (f"_{name}" for row in self.rows.values() if row.of for name in row.configs)
         return f"table{self.table}{next(scales, '')}"
 
