@@ -58,7 +58,7 @@ class Settings:
 
     Args:
         threshold: the least score of a detection, 0 to 1.
-        nms: the IoU above which the worse of two boxes is dropped, 0 to 1.
+        nms: the IoU above which the worse of two boxes is dropped, above 0 and up to 1.
         canonical_level: k0 of Eq. 1.
         canonical_size: the RoI side that Eq. 1 puts on level k0, in pixels of the network input.
     """
@@ -70,7 +70,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not (0 <= self.threshold <= 1 and 0 < self.nms <= 1):
-            raise UserError("the score threshold and the NMS threshold must be from 0 to 1")
+            raise UserError("the score threshold must be from 0 to 1, the NMS threshold above 0 and up to 1")
         if self.canonical_size <= 0:
             raise UserError("the canonical size of Eq. 1 must be above 0 pixels")
 

@@ -6,7 +6,7 @@ RPN               decodes only the boxes that enter NMS, and keeps the anchors o
 RoIs              pooled by :class:`LevelROIPooler`, in models of Detectron2's own too
 linear layers     run as convolutions on CPUs where PyTorch multiplies matrices slowly
 convolutions      by Winograd's method on some CPUs, if wide and in float32
-precision         bfloat16 or float16 if asked; the layers that rank boxes stay in float32
+precision         bfloat16 or float16 if asked; scores and deltas are float32
 torch.compile     of the backbone if asked, for images of changing size
 OpenVINO          runs the dense parts if asked, also in int8; see ``openvino_parts``
 
@@ -388,7 +388,7 @@ _LAST_LAYERS = {
 
 
 def _lower(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast weights once instead of at every call, and keep layers that rank boxes in float32."""
+    """Cast weights once instead of at every call; let last layers compute or return float32."""
     for module in list(model.modules()):
         for kind, (names, wrapper) in _LAST_LAYERS.items():
             for name in names if isinstance(module, kind) else ():
