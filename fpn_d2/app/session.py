@@ -70,7 +70,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not (0 <= self.threshold <= 1 and 0 < self.nms <= 1):
-            raise UserError("the score threshold must be from 0 to 1, the NMS threshold above 0 and up to 1")
+            text = "the score threshold must be from 0 to 1, the NMS threshold above 0 and up to 1"
+            raise UserError(text)
         if self.canonical_size <= 0:
             raise UserError("the canonical size of Eq. 1 must be above 0 pixels")
 
