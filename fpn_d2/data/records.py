@@ -98,6 +98,11 @@ def check_records(
     if all(map(judged_file, names)):
         return
     ids: set[Any] = set()
+    # Detectron2 counts the objects of all images if the first has a list of them.
+    counted = [r for r in (records[:1] if evaluation else records) if isinstance(r, Mapping)]
+    annotated = any("annotations" in record for record in counted)
+    for_coco = [name for name in names if evaluation and is_coco(name)]
+    makes_a_file = any(file_of(name) is None for name in for_coco)  # of the records
     for record in records:
         if not isinstance(record, Mapping):
             raise UserError(
@@ -109,13 +114,18 @@ def check_records(
             number = record.get("image_id")
             if number is None or number in ids:
                 faults.append(f"has the image_id {number}: give each image its own")
+            if for_coco and isinstance(number, np.integer):  # JSON has no such numbers
+                faults.append(f"has the image_id {number!r}: give a number of Python's, int(...)")
             ids.add(number)
+        if annotated and "annotations" not in record:
+            faults.append("has no annotations, and others do: give [] where there is no object")
+        if makes_a_file and not {"width", "height"} <= record.keys():
+            faults.append("has no width or no height: give both, in pixels")
         if faults:
             image = record.get("file_name")
             raise UserError(f"data set {', '.join(names)}, image {image}: it {faults[0]}")
-    for name in names if evaluation else ():
-        makes_a_file = is_coco(name) and file_of(name) is None  # COCO's evaluation, from records
-        if makes_a_file and records and not MetadataCatalog.get(name).get("thing_classes"):
+    for name in names if makes_a_file else ():
+        if records and not MetadataCatalog.get(name).get("thing_classes"):
             raise UserError(
                 f"data set {name} is registered without the names of its classes: add "
                 f"MetadataCatalog.get({name!r}).set(thing_classes=[...])"

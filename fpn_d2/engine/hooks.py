@@ -12,8 +12,7 @@ import signal
 import sys
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -240,24 +239,35 @@ class StepExchange(HookBase):
         self._stopper, self._resume_state = stopper, resume_state
         self._images: list[str] = []
         self._losses: dict[str, Tensor] = {}
-        # Functions, not methods: copying the model for evaluation would copy a method's object too.
-        exchange = weakref.proxy(self)
 
-        def remember_images(module: nn.Module, inputs: tuple) -> None:
-            if module.training:
-                exchange._images = [
-                    str(record.get("file_name", record.get("image_id", f"number {number}")))
-                    for number, record in enumerate(inputs[0])
-                ]
-                exchange._losses = {}
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Remember the images and the losses of a step.
 
-        def remember_losses(module: nn.Module, inputs: tuple, output: Any) -> None:
-            if module.training:
-                losses = output if isinstance(output, dict) else {"total_loss": output}
-                exchange._losses = {name: loss.detach() for name, loss in losses.items()}
+        Between steps the model has no hooks: it can be copied, pickled, and outlive its trainer.
+        """
+        hooks = [
+            self._model.register_forward_pre_hook(self._remember_images),
+            self._model.register_forward_hook(self._remember_losses),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
-        model.register_forward_pre_hook(remember_images)
-        model.register_forward_hook(remember_losses)
+    def _remember_images(self, module: nn.Module, inputs: tuple) -> None:
+        batch = inputs[0] if inputs and isinstance(inputs[0], Sequence) else ()
+        self._images = [
+            str(record.get("file_name", record.get("image_id", f"number {number}")))
+            for number, record in enumerate(batch)
+            if isinstance(record, Mapping)  # somebody's own loader and model may pass others
+        ]
+        self._losses = {}
+
+    def _remember_losses(self, module: nn.Module, inputs: tuple, output: Any) -> None:
+        losses = output if isinstance(output, dict) else {"total_loss": output}
+        self._losses = {name: loss.detach() for name, loss in losses.items()}
 
     def after_backward(self) -> None:
         """See :meth:`HookBase.after_backward`.

@@ -169,7 +169,7 @@ class Trainer(DefaultTrainer):
             evaluations.append(after)
         hooks[place : place + 1] = evaluations  # before the metrics are written
         if comm.is_main_process():
-            hooks.append(ProgressTeller())
+            hooks.insert(-1, ProgressTeller())  # the writer is last: programs insert before it
         return hooks
 
     def build_writers(self) -> list[EventWriter]:
@@ -320,7 +320,8 @@ class Trainer(DefaultTrainer):
         if isinstance(self.optimizer, AccumulatingOptimizer):
             self.optimizer.is_last = self.iter + 1 == self.max_iter
         try:
-            super().run_step()
+            with self._exchange.watching():
+                super().run_step()
         except FloatingPointError as error:  # from Detectron2's RPN, or when it writes the losses
             raise self._exchange.error_of_this_process() from error
 

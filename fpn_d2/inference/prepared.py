@@ -47,6 +47,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from ..config_checks import check_engine_keys
 from ..layers import convolve_linears, speed_up_wide_convolutions, wide_convolutions
 from ..modeling import LeanRPN, LevelROIPooler
+from ..modeling.fpn import is_written_in
 from ..utils.devices import has_bfloat16
 from ..utils.errors import UserError
 from ..utils.modules import recast
@@ -80,6 +81,13 @@ class PreparedModel(nn.Module):
         if mode:
             raise RuntimeError("a prepared model cannot be trained; train the one it was made of")
         return super().train(False)
+
+    def __getattr__(self, name: str) -> Any:
+        """Find the copy's own parts too, such as ``backbone``, as in the model it was made of."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
 
     def load_weights(self, other: "PreparedModel") -> None:
         """Take the weights of another copy of the model, prepared in the same precision.
@@ -220,14 +228,16 @@ def fold_batch_norms(model: nn.Module) -> int:
     """
     count = 0
     for module in model.modules():
-        if isinstance(module, nn.Conv2d) and _is_batch_norm(getattr(module, "norm", None)):
+        if isinstance(module, nn.Conv2d) and _can_fold(module, getattr(module, "norm", None)):
             _fold(module, module.norm)
             module.norm = None
             count += 1
         # In Detectron2's RegNet the norm stands beside the convolution.
         pairs = _REGNET_PAIRS if type(module).__module__ == regnet.__name__ else ()
         for conv, norm in pairs:
-            if _is_batch_norm(getattr(module, norm, None)) and hasattr(module, conv):
+            if hasattr(module, conv) and _can_fold(
+                getattr(module, conv), getattr(module, norm, None)
+            ):
                 _fold(getattr(module, conv), getattr(module, norm))
                 setattr(module, norm, nn.Identity())
                 count += 1
@@ -235,6 +245,18 @@ def fold_batch_norms(model: nn.Module) -> int:
 
 
 _REGNET_PAIRS = (("conv", "bn"), ("proj", "bn"), ("a", "a_bn"), ("b", "b_bn"), ("c", "c_bn"))
+
+
+def _can_fold(conv: nn.Module, norm: nn.Module | None) -> bool:
+    """Whether a norm of constants follows a convolution, and nothing else is done.
+
+    Somebody's own convolution may change its weights before it uses them, and their own norm may
+    hold an activation. Weights that are pruned or reparametrized are no parameters.
+    """
+    kinds = "torch", "detectron2", "fpn_d2"
+    if not all(is_written_in(type(module), *kinds) for module in (conv, norm)):
+        return False
+    return "weight" in conv._parameters and _is_batch_norm(norm)
 
 
 def _is_batch_norm(norm: nn.Module | None) -> bool:

@@ -263,7 +263,8 @@ def _stages_beyond(bottom_up: Backbone, needed: list[str]) -> list[str]:
     """List the stages that a bottom-up network outputs beyond the last needed one."""
     shapes = bottom_up.output_shape()
     last = shapes[needed[-1]].stride
-    return [n for n, shape in shapes.items() if n not in needed and shape.stride >= last]
+    # A feature of the whole image has no stride.
+    return [n for n, s in shapes.items() if n not in needed and s.stride and s.stride >= last]
 
 
 def _ending_at(cfg: CfgNode, stages: list[str]) -> CfgNode:

@@ -65,6 +65,22 @@ def test_images_that_come_from_no_annotation_file(record, annotation, words):
         check_records(["mine"], records, masks=True, classes=2)
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"image_id": np.int64(2)}, r"image_id np.int64\(2\): give a number of Python's"),
+        ({"width": None}, "no width or no height"),
+        ({"annotations": None}, r"no annotations, and others do: give \[\]"),
+    ],
+)
+def test_what_would_stop_the_evaluation_after_the_training(change, words):
+    first = {**RECORD, "image_id": 1, "annotations": [SOUND]}
+    second = {key: value for key, value in {**first, "image_id": 2, **change}.items() if value}
+    MetadataCatalog.get("mine").thing_classes = ["a", "b"]
+    with pytest.raises(UserError, match=f"data set mine.*{words}"):
+        check_records(["mine"], [first, second], masks=False, evaluation=True)
+
+
 def test_an_image_whose_size_nobody_says():
     check_records(["mine"], [{"file_name": "a.png", "annotations": [SOUND]}], masks=True)
 

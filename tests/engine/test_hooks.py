@@ -1,8 +1,10 @@
 """Signals, losses that are no numbers, autocast on CPUs, and resuming to the bit."""
 
 import contextlib
+import gc
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventStorage
 from model_zoo import different
 from PIL import Image
 from torch import distributed
@@ -152,6 +155,25 @@ def test_what_is_nan_stops_before_the_weights(trainer, iteration, spoil, what, n
     assert ("model_000000" in sentence) == names_checkpoint
     for name, value in made.model.named_parameters():
         assert torch.equal(value, before[name]), name
+
+
+def test_a_trained_model_needs_no_trainer(trainer):
+    made = trainer("SOLVER.MAX_ITER", "1")
+    made.train()
+    model, batch = made.model, next(iter(made._trainer.data_loader))
+    del made
+    gc.collect()
+    with EventStorage():
+        assert model.train()(batch).keys() == pickle.loads(pickle.dumps(model))(batch).keys()
+
+
+def test_a_model_may_take_batches_of_another_form(trainer):
+    made = trainer("SOLVER.MAX_ITER", "1")
+    forward = made.model.forward
+    made.model.forward = lambda batch: forward(batch["records"])
+    batch = next(iter(made._trainer.data_loader))
+    made._trainer.reset_data_loader(lambda: [{"records": batch}])
+    made.train()
 
 
 def test_the_last_good_checkpoint_is_the_newest_whose_weights_are_numbers(tmp_path):

@@ -13,6 +13,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer
+from detectron2.engine.hooks import PeriodicWriter
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.structures import Boxes, Instances
@@ -49,6 +50,8 @@ def test_it_has_the_attributes_of_detectron2s_trainer(tiny_config, monkeypatch):
     assert [type(hook) for hook in stock._hooks] == [
         kind for kind in kinds if kind.__module__.startswith("detectron2.")
     ]
+    # Programs insert theirs before the writer, at -1; what comes after it is not written.
+    assert kinds[-1] is PeriodicWriter
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])

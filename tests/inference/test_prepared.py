@@ -13,6 +13,7 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import Boxes, ImageList
 from stage_convs import StageConvs
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from fpn_d2 import UserError
 from fpn_d2.engine import Trainer, trainer
@@ -164,6 +165,40 @@ def test_folding_by_hand():
     assert prepared.fold_batch_norms(nn.Sequential(conv).eval()) == 1
     # 6 (5 x - 2) / 2 + 1 = 15 x - 5
     assert (conv.weight.item(), conv.bias.item(), conv.norm) == (15.0, -5.0, None)
+
+
+class Standardized(Conv2d):
+    """Subtracts the mean of its weights before it uses them."""
+
+    def forward(self, x):
+        return self.norm(nn.functional.conv2d(x, self.weight - self.weight.mean(), self.bias))
+
+
+class WithReLU(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize("conv, norm", [(Standardized, nn.BatchNorm2d), (Conv2d, WithReLU)])
+def test_what_others_wrote_is_not_folded(conv, norm):
+    model = nn.Sequential(conv(2, 3, 1, norm=norm(3))).eval()
+    nn.init.normal_(model[0].norm.bias)
+    x = torch.randn(2, 2, 4, 4)
+    assert prepare_model(model).model(x).allclose(model(x), atol=1e-5)
+
+
+def test_reparametrized_weights_are_not_folded():
+    model = nn.Sequential(weight_norm(Conv2d(2, 3, 1, norm=nn.BatchNorm2d(3)))).eval()
+    x = torch.randn(2, 2, 4, 4)
+    assert prepare_model(model).model(x).allclose(model(x), atol=1e-5)
+
+
+def test_the_parts_of_the_copy_are_found(faster):
+    ready = prepare_model(faster)
+    assert ready.backbone is ready.model.backbone
+    assert ready.device == faster.device
+    assert copy.deepcopy(ready).backbone is not ready.backbone
+    assert not hasattr(ready, "nothing_like_this")
 
 
 def test_what_cannot_be_is_refused(faster, monkeypatch):

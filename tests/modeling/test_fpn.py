@@ -62,6 +62,14 @@ class FourConvs(Backbone):
         return {name: features[name] for name in self._out_features}
 
 
+@BACKBONE_REGISTRY.register()
+class WithGlobalFeature(FourConvs):
+    """Outputs a feature of the whole image too, which has no stride."""
+
+    def output_shape(self):
+        return {**super().output_shape(), "pooled": ShapeSpec(channels=7)}
+
+
 @pytest.fixture
 def neck_config(row_config):
     """A config of the neck alone: what reads its levels is left out."""
@@ -526,3 +534,8 @@ def test_square_images_are_asked_for_as_detectron2_does(neck_config):
     bottom_up = build_neck(neck_config()).bottom_up
     neck = FeaturePyramid(bottom_up, ["res2"], 8, square_pad=64)
     assert neck.padding_constraints == {"square_size": 64}
+
+
+def test_a_feature_without_a_stride_is_no_stage(neck_config):
+    cfg = neck_config(BOTH, (), "", "MODEL.FPN.BOTTOM_UP", "WithGlobalFeature")
+    assert list(build_backbone(cfg).output_shape()) == ["p2", "p3", "p4", "p5"]
