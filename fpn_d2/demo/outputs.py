@@ -18,7 +18,7 @@ from ..structures import RegionMasks
 from ..utils.errors import UserError
 from ..utils.files import check_targets, explain_disk_errors, partial_path, replace_file
 from ..utils.progress import told
-from .sources import MAX_PIXELS, check_video
+from .sources import MAX_PIXELS, VIDEOS, check_video
 
 # At least this share of a video's stated frames must be readable; their number may be an estimate.
 _READABLE = 0.9
@@ -60,7 +60,7 @@ def named_file(output: str) -> str:
     if os.path.isdir(output) or output.endswith(("/", os.sep)):
         return ""
     known = Image.registered_extensions()
-    return "video" if ending == ".mp4" else "image" if known.get(ending) in Image.SAVE else ""
+    return "video" if ending in VIDEOS else "image" if known.get(ending) in Image.SAVE else ""
 
 
 def write_picture(path: str, picture: np.ndarray | Image.Image) -> None:
@@ -109,7 +109,10 @@ def convert_video(
                 # MPEG-4 keeps colours at half the resolution, so the sides have to be even.
                 height, width = (side - side % 2 for side in picture.shape[:2])
                 if sink is None:
-                    shape = sv.VideoInfo(width, height, info.fps or 25)
+                    # MPEG-4's clock has 16 bits, and OpenCV gives it three decimals.
+                    rate = info.fps or 25
+                    rate = round(rate, 3 if rate < 65 else 2 if rate < 650 else 0)
+                    shape = sv.VideoInfo(width, height, rate)
                     try:
                         sink = stack.enter_context(sv.VideoSink(partial, shape))
                     except RuntimeError as error:

@@ -25,7 +25,7 @@ from ..utils.files import is_config_key, is_local
 # The most pixels of an image or a frame, 192 MB as RGB; its header is read before it is decoded.
 MAX_PIXELS = 64_000_000
 
-_VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 _REMEDY = "name image files, a video, a folder or a pattern of them, or their URLs"
 
 
@@ -73,7 +73,7 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
             shown = sorted(name for name in os.listdir(path) if not name.startswith("."))
             entries = [os.path.join(path, name) for name in shown]
             files = [entry for entry in entries if os.path.isfile(entry)]
-            known = [file for file in files if file.lower().endswith((*_VIDEOS, *formats))]
+            known = [file for file in files if file.lower().endswith((*VIDEOS, *formats))]
             skipped += sorted({*files} - {*known})
         elif os.path.isfile(path):
             known = [path]
@@ -87,7 +87,7 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
             raise UserError(f"input {path} does not exist; {_REMEDY}")
         for file in known:
             names = file.lower(), urlsplit(urls.get(file, "")).path.lower()
-            kind = videos if any(name.endswith(_VIDEOS) for name in names) else images
+            kind = videos if any(name.endswith(VIDEOS) for name in names) else images
             kind.setdefault(os.path.abspath(file), file)
     if not images and not videos:
         raise UserError(

@@ -235,6 +235,11 @@ def load_ground_truth(dataset: str) -> tuple[COCO, str]:
     json_file = metadata.get("json_file", "")
     if not os.path.isfile(json_file):
         make_ready(dataset)
+    if not json_file and metadata.get("evaluator_type") == "pascal_voc":
+        raise UserError(
+            f"data set {dataset} has Pascal VOC's annotations, and this reads COCO's: evaluate on "
+            "its folder (datasets/README.md), which is converted, as VOC2007_test is"
+        )
     if not os.path.isfile(json_file):
         raise UserError(
             f"data set {dataset} has no annotations here; set DETECTRON2_DATASETS to the folder "

@@ -116,7 +116,8 @@ def count_costs(cfg: CfgNode) -> dict[str, Any]:
         ``input``, the height and width of the network input, a 480 x 640 image as the config
         resizes it; ``gflops``, 10^9 multiply-adds of convolutions and matrix products, as fvcore
         and Detectron2 count them; ``activations_mb``, the outputs of these in float32, most of
-        which a training keeps for each image. Norms, NMS and RoI pooling are not counted.
+        which a training keeps for each image. Norms and resizing add a little; NMS and RoI pooling
+        are not counted.
     """
     check_registered(cfg)
     model, inputs = build_model(cfg).eval(), noise_input(cfg)

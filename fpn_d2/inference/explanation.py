@@ -72,7 +72,8 @@ class Explanation:
         image: (H, W, 3) uint8, RGB.
         detections: see :meth:`Predictor.detect`. With RoI heads they also have ``roi_boxes``, the
             RoI from which each detection was read, in pixels of the network input.
-        levels: (R,) int, the level that Eq. 1 chose for each detection's RoI.
+        levels: (R,) int, the level that Eq. 1 chose for each detection's RoI; without
+            ``roi_boxes``, as of a cascade, the one that it would choose for the box.
         level_range: the finest and the coarsest level that Eq. 1 can choose.
         canonical_size, canonical_level: Eq. 1's constants in use, a size in pixels of the network
             input and k0; 224 and 4 in the paper.
@@ -186,7 +187,7 @@ class Explainer:
                 for name, found in record.proposals.items()
             },
             anchors=self._matches(record.anchors, boxes.numpy(), ground_truth, to_image),
-            notes=tuple(self._notes(record)),
+            notes=tuple(self._notes(record, of_rois=detections.has("roi_boxes"))),
         )
 
     def _eq1_constants(
@@ -234,13 +235,15 @@ class Explainer:
             to_ground_truth=ground_truth is not None,
         )
 
-    def _notes(self, record: "_Record") -> Iterator[str]:
+    def _notes(self, record: "_Record", of_rois: bool) -> Iterator[str]:
         pooler = box_pooler(self.model)
         neck = next((module for module in self.model.modules() if isinstance(module, FPN)), None)
         if pooler is None:
             yield "No RoI head: the levels are those that Eq. 1 would choose for these boxes."
         elif pooler.min_level == pooler.max_level:
             yield f"RoIs are pooled from level {pooler.min_level} alone; Eq. 1 chooses nothing."
+        elif not of_rois:  # as of a cascade
+            yield "The levels are those of the boxes: this head does not tell the RoIs of them."
         if neck is None:
             yield f"No pyramid: the model reads {', '.join(record.strides)} alone."
         elif not record.features:

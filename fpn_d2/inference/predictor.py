@@ -199,7 +199,7 @@ class Predictor(DefaultPredictor):
         """Detect the objects of an image.
 
         Args:
-            image: (H, W, 3) uint8, RGB.
+            image: (H, W, 3) uint8, RGB, or anything else that a call takes for one image.
             threshold: the minimum score of a detection, 0 to 1; or one for each class.
 
         Returns:
@@ -208,7 +208,9 @@ class Predictor(DefaultPredictor):
         Raises:
             UserError: for an image that the model cannot take; and see :func:`detections_above`.
         """
-        return detections_above(self(np.ascontiguousarray(image[:, :, ::-1])), threshold)
+        if isinstance(image, np.ndarray) and image.ndim == 3:
+            image = np.ascontiguousarray(image[:, :, 2::-1])  # BGR; an alpha channel is dropped
+        return detections_above(self(image), threshold)
 
 
 def why_not_in_zoo(name: str) -> str:

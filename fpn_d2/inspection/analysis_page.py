@@ -258,6 +258,7 @@ def _draw_curves(analysis: ErrorAnalysis, prefix: str) -> Chart:
 
 def _draw_matrix(analysis: ErrorAnalysis, matrix: np.ndarray, shown: str, prefix: str) -> Chart:
     names, more = [*analysis.class_names], ""
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     if len(names) > _MATRIX_SHOWN:
         # the classes that are most often taken for others, or others for them
         between = matrix[:-1, :-1] - np.diag(np.diag(matrix[:-1, :-1]))
@@ -265,9 +266,7 @@ def _draw_matrix(analysis: ErrorAnalysis, matrix: np.ndarray, shown: str, prefix
         kept = np.sort(kept[:_MATRIX_SHOWN])
         more = f" The {_MATRIX_SHOWN} of {len(names)} classes that are confused most."
         names, which = [names[k] for k in kept], [*kept, len(analysis.class_names)]
-        matrix = matrix[np.ix_(which, which)]
-    totals = matrix.sum(axis=1, keepdims=True)
-    shares = matrix / np.maximum(totals, 1)
+        matrix, shares = (m[np.ix_(which, which)] for m in (matrix, shares))
     side = max(4.4, 0.24 * len(names) + 1.6)
     figure, axes = new_axes(1.25 * side, side)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)

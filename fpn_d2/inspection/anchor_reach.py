@@ -106,7 +106,11 @@ def _best_of_level(
 
 
 def positive_anchors(
-    generator: nn.Module, matcher: Matcher, boxes: Tensor, grid: Sequence[Sequence[int]]
+    generator: nn.Module,
+    matcher: Matcher,
+    boxes: Tensor,
+    grid: Sequence[Sequence[int]],
+    inside: tuple[Sequence[int], float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Find the anchors of one image that training would label positive, before it samples them.
 
@@ -115,6 +119,8 @@ def positive_anchors(
         matcher: the matcher of the RPN or of the RetinaNet.
         boxes: (R, 4) float32, the objects.
         grid: rows and columns of each of the L levels, see :func:`grid_sizes`.
+        inside: height and width of the network input, and by how many pixels a positive anchor may
+            be beyond it; None for any.
 
     Returns:
         for K positive anchors: (K, 4) float32, their boxes; (K,) int64, their levels, counted
@@ -126,6 +132,8 @@ def positive_anchors(
     anchors = Boxes.cat(by_level)
     objects, labels, _ = match_anchors(anchors, Boxes(boxes), matcher, skip_untouched=True)
     positive = labels == 1
+    if inside is not None:
+        positive &= anchors.inside_box(*inside)
     return anchors.tensor[positive], levels[positive], objects[positive]
 
 

@@ -132,9 +132,9 @@ def dataset_files(dataset: str, split: str = "train") -> tuple[str, str]:
     check_names([dataset], "the command line")
     make_ready(dataset)
     known = MetadataCatalog.get(dataset)
-    if not known.get("json_file") or not known.get("image_root"):
+    if not known.get("json_file") or known.get("image_root") is None:  # "" is a folder
         raise UserError(f"data set {dataset} has no annotation file: this reads COCO's format")
     if not os.path.isfile(known.json_file):
         with contextlib.suppress(OSError, AssertionError):
             DatasetCatalog.get(dataset)  # the built-in data sets write their files on first use
-    return known.json_file, known.image_root
+    return known.json_file, known.image_root or "."

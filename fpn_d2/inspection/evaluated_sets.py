@@ -55,6 +55,7 @@ def analyze_run(run: str, cfg: CfgNode) -> tuple[list[ErrorAnalysis], list[str]]
 def _analyze_test_set(inference_dir: str, levels: PyramidLevels) -> ErrorAnalysis:
     """Analyse ``<OUTPUT_DIR>/inference/<data set>``, as an evaluation left it."""
     dataset = os.path.basename(inference_dir)
+    truth, image_root = load_ground_truth(dataset)
     path = os.path.join(inference_dir, "coco_instances_results.json")
     if not os.path.isfile(path):
         proposals = ("box_proposals.pkl", "mask_proposals.json")
@@ -68,8 +69,8 @@ def _analyze_test_set(inference_dir: str, levels: PyramidLevels) -> ErrorAnalysi
             f"{inference_dir} holds no coco_instances_results.json; evaluate the model first, with "
             "train_net.py --eval-only"
         )
-    truth, image_root = load_ground_truth(dataset)
-    if all(a.get("iscrowd", 0) for a in truth.anns.values()):
+    known = [a for a in truth.anns.values() if a.get("image_id") in truth.imgs]
+    if all(a.get("iscrowd", 0) or a.get("category_id") not in truth.cats for a in known):
         raise UserError(f"data set {dataset} has no objects to find; analyse another test set")
     detections = read_detections(path, truth)
     if not detections:

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.modeling.matcher import Matcher
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import changed
 from ..modeling.fpn import check_features_exist, features_read
@@ -76,6 +76,7 @@ class AnchorSetup:
         self.matcher = Matcher(
             list(section.IOU_THRESHOLDS), list(section.IOU_LABELS), allow_low_quality_matches=True
         )
+        self.boundary = cfg.MODEL.RPN.BOUNDARY_THRESH if name == "RPN" else -1
         self.levels = PyramidLevels.of_config(cfg)
         self._shapes = [shapes[name] for name in features]
 
@@ -134,8 +135,9 @@ class Inspection:
             cfg.INPUT.MAX_SIZE_TEST,
         )
         grids = grid_sizes(sizes, setup.strides, setup.divisibility)
-        self.input_boxes, self.grids = boxes, grids
-        self.sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+        self.input_boxes, self.grids, self.input_sizes = boxes, grids, sizes
+        # Rounded, or float32 puts one of 32 px below its octave, and out of the histogram.
+        self.sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)).round(3)
         self.levels = setup.levels.of_inputs(boxes)
         self._count_matches()
         self.ious = best_ious(setup.generator(setup.sizes), boxes, grids)
@@ -156,14 +158,20 @@ class Inspection:
         self.anchors = np.zeros(len(self.setup.features), dtype=np.int64)
         by_image = [own for own in grouped(images, len(self.objects.file_names)) if len(own)]
         for of_image in told("matching anchors", by_image):
-            _, levels, objects = positive_anchors(
-                generator,
-                self.setup.matcher,
-                torch.from_numpy(self.input_boxes[of_image]),
-                self.grids[of_image[0]].tolist(),
-            )
+            _, levels, objects = self.positive_anchors(generator, of_image)
             self.matched[of_image] = np.bincount(objects.numpy(), minlength=len(of_image))
             self.anchors += np.bincount(levels.numpy(), minlength=len(self.anchors))
+
+    def positive_anchors(self, generator: nn.Module, of_image: np.ndarray) -> tuple[Tensor, ...]:
+        """See :func:`.anchor_reach.positive_anchors`; ``of_image`` are an image's objects."""
+        size, beyond = self.input_sizes[of_image[0]].tolist(), self.setup.boundary
+        return positive_anchors(
+            generator,
+            self.setup.matcher,
+            torch.from_numpy(self.input_boxes[of_image]),
+            self.grids[of_image[0]].tolist(),
+            (size, beyond) if beyond >= 0 else None,
+        )
 
     def by_level(self) -> dict[int, dict[str, int]]:
         """Count objects, and those without an anchor, by the level of Eq. 1."""

@@ -7,7 +7,6 @@ import os
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import BoxMode
 from PIL import Image
@@ -20,7 +19,6 @@ from ..utils.progress import told
 from ..utils.seeding import seeded
 from ..visualization import draw_boxes, level_color, level_number, side_by_side
 from ..visualization.layout import stack
-from .anchor_reach import positive_anchors
 from .measurements import Inspection
 
 _LABELS_SHOWN = 25  # on an image: a hundred would hide it
@@ -95,12 +93,7 @@ def _draw_sample(inspection: Inspection, image: int, pixels: np.ndarray) -> Imag
     unreached = ~inspection.reached[which]
     colors = [level_color(k) for k in levels]
     annotated = draw_boxes(pixels, boxes, labels, colors, scale, dashed=unreached)
-    anchors, levels, _ = positive_anchors(
-        setup.generator(setup.sizes),
-        setup.matcher,
-        torch.from_numpy(inspection.input_boxes[which]),
-        inspection.grids[which[0]].tolist(),
-    )
+    anchors, levels, _ = inspection.positive_anchors(setup.generator(setup.sizes), which)
     # From the network input back to the image; the largest object gives the most exact factors.
     largest = int(np.argmax(inspection.sides[which]))
     both = boxes[largest], inspection.input_boxes[which[largest]]

@@ -5,6 +5,7 @@ Shape shorthand: R results of an image with G objects. ``kind`` names the kind o
 """
 
 import functools
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from ..utils.errors import UserError
 from ..utils.files import explain_disk_errors, read_json, unique_stems
 from .drawing import class_color, draw_boxes, draw_masks
 from .layout import picture_scale, side_by_side
+
+logger = logging.getLogger(__name__)
 
 _PROPOSALS = 100  # the best ones of each image: as many masks as an evaluation keeps
 _KINDS = {
@@ -53,11 +56,11 @@ def draw_results(
         num_images: the number of images.
 
     Returns:
-        the files written.
+        the files written; an image that cannot be read is named in the log and left out.
 
     Raises:
-        UserError: if the folder has no results or detections of another data set, its data set is
-            missing, or a picture cannot be written.
+        UserError: if the folder has no results or those of another data set, its data set is
+            missing, no image can be read, or a picture cannot be written.
     """
     coco, image_root = load_ground_truth(os.path.basename(os.path.normpath(inference_dir)))
     kind, found = read_results(inference_dir, coco, threshold=threshold)
@@ -70,14 +73,21 @@ def draw_results(
         title = f"the best of the first {_PROPOSALS} {regions}, and its IoU"
     ids = sorted(coco.imgs)[:num_images]
     stems = unique_stems([coco.imgs[image_id]["file_name"] for image_id in ids], [".png"])
-    files = []
+    files, faults = [], []
     for image_id, stem in zip(ids, stems, strict=True):
-        image = read_sound_image(coco.imgs[image_id], image_root)
+        try:
+            image = read_sound_image(coco.imgs[image_id], image_root)
+        except UserError as fault:
+            logger.warning("not drawn: %s", fault)
+            faults.append(fault)
+            continue
         draw = _draw_detections if kind == "bbox" else _draw_best_proposals
         truth, drawn = draw(image, kind, coco, image_id, found[image_id])
         files.append(os.path.join(output_dir, f"{stem}.png"))
         with writing():
             side_by_side({"ground truth": truth, title: drawn}).save(files[-1])
+    if faults and not files:
+        raise faults[0]
     return files
 
 
@@ -108,7 +118,7 @@ def read_results(
         without results has an empty list.
 
     Raises:
-        UserError: if the folder has no results, or detections of another data set.
+        UserError: if the folder has no results, or those of another data set.
     """
     path = _results_file(inference_dir)
     if not path:
@@ -125,11 +135,16 @@ def read_results(
             own = np.asarray(own, dtype=np.float64).reshape(-1, 4)[:_PROPOSALS]
             own = BoxMode.convert(own, mode, BoxMode.XYWH_ABS).tolist()
             found[image_id] = [{"image_id": image_id, "bbox": box} for box in own]
-        return kind, found
-    for result in read_detections(path, truth) if kind == "bbox" else read_json(path):
-        own = found[result["image_id"]]
-        if result["score"] >= threshold if kind == "bbox" else len(own) < _PROPOSALS:
-            own.append(result)
+    else:
+        for result in read_detections(path, truth) if kind == "bbox" else read_json(path):
+            own = found[result["image_id"]]
+            if result["score"] >= threshold if kind == "bbox" else len(own) < _PROPOSALS:
+                own.append(result)
+    if unknown := [image_id for image_id in found if image_id not in truth.imgs]:
+        raise UserError(
+            f"{path}: there is no image {unknown[0]} in the annotations of its data set, so it is "
+            "of another one or of an earlier one; evaluate the model again"
+        )
     return kind, found
 
 

@@ -8,7 +8,7 @@ import supervision as sv
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.demo.outputs import convert_video, prepare_folder
+from fpn_d2.demo.outputs import convert_video, named_file, prepare_folder
 
 COLORS = [*((40 * i + 20,) * 3 for i in range(4)), (200, 0, 0)]
 
@@ -122,3 +122,19 @@ def test_a_failure_on_the_way_leaves_no_file(video, tmp_path):
 def test_frames_of_too_many_pixels_are_refused(video, tmp_path):
     with pytest.raises(UserError, match="48 x 32 pixels"):
         convert_video(video, str(tmp_path / "b.mp4"), lambda frame, i: frame, max_pixels=1000)
+
+
+@pytest.mark.parametrize("rate", [70.123, 119.87, 239.913, 29.97])
+def test_a_mean_rate_of_many_decimals_can_be_written(tmp_path, rate):
+    """As a phone's slow motion has; the clock of MPEG-4 counts to 65535."""
+    source, target = str(tmp_path / "in.avi"), str(tmp_path / "out.mp4")
+    with sv.VideoSink(source, sv.VideoInfo(48, 32, rate), "MJPG") as sink:
+        sink.write_frame(np.zeros((32, 48, 3), np.uint8))
+    assert convert_video(source, target, lambda frame, i: frame) == 1
+    assert sv.VideoInfo.from_video_path(target).fps == pytest.approx(rate, abs=0.01)
+
+
+def test_a_video_is_no_folder():
+    assert [named_file(name) for name in ("a.AVI", "a.mp4", "a.png", "a.v2")] == [
+        "video", "video", "image", ""
+    ]  # fmt: skip

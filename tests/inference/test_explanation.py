@@ -161,3 +161,12 @@ def test_an_object_beside_all_anchors_and_no_object_match_none(explainer, image)
     assert len(explainer.explain(image, ground_truth=np.array([outside])).anchors.boxes) == 0
     nothing = explainer.explain(image, threshold=1.0)
     assert len(nothing.detections) == len(nothing.anchors.boxes) == 0
+
+
+def test_that_levels_are_not_of_rois_is_said(row_config, image):
+    cascade = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads"]
+    cascade += ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
+    cascade += ["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224]
+    cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *FASTER, *cascade)
+    found = Explainer(cfg, build_model(cfg)).explain(image)
+    assert any("levels are those of the boxes" in note for note in found.notes)

@@ -67,9 +67,11 @@ def test_an_image_is_what_evaluation_makes_of_its_file(row_config, tmp_path, ima
 
     rgb = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     Image.fromarray(rgb).save(path)
-    Predictor(cfg, Recorder()).detect(rgb)
     expected = map_record(build_test_mapper(cfg), {"file_name": path})["image"]
-    torch.testing.assert_close(seen[0], expected.float(), rtol=0, atol=1e-6)
+    alpha = np.full((30, 40, 1), 9, dtype=np.uint8)
+    for image in (rgb, np.dstack([rgb, alpha]), path):
+        Predictor(cfg, Recorder()).detect(image)
+        torch.testing.assert_close(seen.pop(), expected.float(), rtol=0, atol=1e-6)
 
 
 def test_fast_rcnn_is_refused_in_words(row_config):

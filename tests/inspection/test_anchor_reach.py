@@ -114,3 +114,11 @@ def test_smaller_objects_are_given_smaller_anchors(sides, factor, sizes, present
     found = suggest_sizes(lambda s: generator(s, strides), ((32,), (64,)), boxes, grids)
     assert (found.factor, found.sizes) == (factor, sizes)
     assert (found.present_reach, found.reach) == (present_reach, 1.0)
+
+
+def test_anchors_that_training_ignores_for_being_outside_match_nothing():
+    """An anchor of 8 px around (0, 0) is 4 px outside."""
+    boxes, anchors = torch.tensor([[0.0, 0.0, 4.0, 4.0]]), generator([[8]], [64])
+    for beyond, number in ((4, 1), (3, 0)):
+        found = positive_anchors(anchors, MATCHER, boxes, [[2, 2]], ((128, 128), beyond))
+        assert len(found[0]) == number

@@ -4,9 +4,10 @@ import copy
 import json
 
 import pytest
+from detectron2.data.datasets import register_coco_instances
 
 from fpn_d2 import UserError
-from fpn_d2.inspection.annotated_objects import AnnotatedObjects
+from fpn_d2.inspection.annotated_objects import AnnotatedObjects, dataset_files
 
 # Three images of 40 x 32 pixels (width x height), each with an object.
 CONTENT = {
@@ -56,3 +57,9 @@ def test_a_file_without_objects_is_refused(tmp_path, content, words):
     with pytest.raises(UserError, match=words) as error:
         AnnotatedObjects(str(path), "images")
     assert str(path) in str(error.value)
+
+
+def test_a_data_set_whose_file_names_need_no_folder(tmp_path):
+    path = str(tmp_path / "set.json")
+    register_coco_instances("no_folder_val", {}, path, "")
+    assert dataset_files("no_folder_val") == (path, ".")

@@ -1,5 +1,7 @@
 """Ten detections of six objects, every figure by hand; and pycocotools on random boxes."""
 
+import types
+
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
@@ -7,6 +9,7 @@ from pycocotools.cocoeval import COCOeval
 
 from fpn_d2 import UserError
 from fpn_d2.evaluation.evaluators import quiet_pycocotools
+from fpn_d2.inspection import analysis_page, evaluated_sets
 from fpn_d2.inspection.analysis_page import draw_charts
 from fpn_d2.inspection.coco_matches import best_f1
 from fpn_d2.inspection.error_analysis import ErrorAnalysis
@@ -266,3 +269,30 @@ def test_ap_is_pycocotools_own():
     assert (sizes[2], large) == (None, -100)
     curves = [100 * np.mean(c["precisions"]) for c in figures["classes"]]
     assert np.mean(curves) == pytest.approx(ap50)
+
+
+def test_shares_of_the_confusion_matrix_count_the_classes_that_are_not_shown(monkeypatch):
+    """30 of 40 classes are shown, and one that is not has 9 of 10 detections on nothing."""
+    matrix, drawn = np.zeros((41, 41), int), []
+    for i in range(0, 30, 2):  # pairs that are taken for each other
+        matrix[i, i + 1] = matrix[i + 1, i] = 5
+    matrix[-1, 0], matrix[-1, 39] = 1, 9  # on no object
+    axes = analysis_page.new_axes
+
+    def new_axes(*size):
+        figure, made = axes(*size)
+        monkeypatch.setattr(made, "imshow", lambda shares, **_: drawn.append(shares))
+        return figure, made
+
+    monkeypatch.setattr(analysis_page, "new_axes", new_axes)
+    analysis = types.SimpleNamespace(class_names=[f"c{i}" for i in range(40)])
+    analysis_page._draw_matrix(analysis, matrix, "all", "p")
+    assert drawn[0][-1, 0] == 0.1
+
+
+def test_annotations_of_other_images_are_no_objects(tmp_path, monkeypatch):
+    truth = coco([annotation(1, 99, CAT, 0, 0, 20, 20), annotation(2, 1, 77, 0, 0, 20, 20)])
+    monkeypatch.setattr(evaluated_sets, "load_ground_truth", lambda dataset: (truth, ""))
+    (tmp_path / "coco_instances_results.json").write_text("[]")
+    with pytest.raises(UserError, match="has no objects to find"):
+        evaluated_sets._analyze_test_set(str(tmp_path), LEVELS)

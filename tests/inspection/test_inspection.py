@@ -10,7 +10,7 @@ from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.inspection.inspection_page import summary, write_inspection
+from fpn_d2.inspection.inspection_page import _half_octaves, summary, write_inspection
 from fpn_d2.inspection.measurements import AnchorSetup, Inspection
 from fpn_d2.inspection.samples import draw_augmented, draw_samples
 
@@ -189,3 +189,16 @@ def test_an_rpn_that_is_not_registered_here_reads_the_levels_of_its_key(row_conf
 def test_a_config_without_anchors_is_refused(row_config, row):
     with pytest.raises(UserError, match="no upright anchors"):
         AnchorSetup(row_config(f"quick/{row}"))
+
+
+def test_sides_of_a_power_of_two_are_in_one_octave(tmp_path, inspect):
+    """40 px of images of 1000 px are 32 px at 800: in float32, not all of them."""
+    path = Path(write_squares(tmp_path, [40] * 20))
+    content = json.loads(path.read_text())
+    for i, image in enumerate(content["images"]):
+        image |= {"height": 1000, "width": 1000}
+        content["annotations"][i]["bbox"] = [37 * i + 1, 41 * i + 3, 40, 40]
+    path.write_text(json.dumps(content))
+    found = inspect(str(path), "INPUT.MIN_SIZE_TEST", 800, "INPUT.MAX_SIZE_TEST", 1333)
+    assert found.by_size()[32]["objects"] == 20
+    assert np.histogram(found.sides, _half_octaves(found.sides))[0].sum() == 20

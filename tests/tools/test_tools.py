@@ -17,7 +17,9 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from fpn_d2 import UserError
+from fpn_d2.data.images import read_sound_image
 from fpn_d2.experiments.stock_training import config_of_stock
+from fpn_d2.visualization import evaluation_results
 
 
 @pytest.fixture
@@ -216,3 +218,27 @@ def test_a_picture_is_made_of_an_image_that_there_is(number, tmp_path, monkeypat
     words = ["--image", number, "--output", tmp_path / "x.png"]
     code, _, stderr = run_tool(make_pictures, *words)
     assert (code, stderr) == (2, f"error: --image is {number}: give 1 to 3\n")
+
+
+def test_an_image_that_is_gone_costs_one_picture(run_folder, tiny_root, run_tool, monkeypatch):
+    def read(record, folder):
+        if record["id"] == first:
+            raise UserError("image a.jpg does not exist")
+        return read_sound_image(record, folder)
+
+    with open(f"{tiny_root}/tiny/annotations/instances_val.json") as file:
+        first = min(image["id"] for image in json.load(file)["images"])
+    monkeypatch.setattr(evaluation_results, "read_sound_image", read)
+    code, stdout, _ = run_tool(draw_results, run_folder, "--num-images", 3)
+    assert code == 0
+    assert stdout.startswith("2 pictures in")
+    code, _, stderr = run_tool(draw_results, run_folder, "--num-images", 1)
+    assert code == 2
+    assert "image a.jpg does not exist" in stderr
+
+
+def test_what_vocs_evaluation_left_is_told(tmp_path, run_tool):
+    (tmp_path / "inference" / "voc_2007_test").mkdir(parents=True)
+    code, _, stderr = run_tool(draw_results, tmp_path)
+    assert code == 2
+    assert "has Pascal VOC's annotations, and this reads COCO's" in stderr

@@ -2,11 +2,15 @@
 
 import json
 import os
+import pickle
 
 import numpy as np
+import pytest
 from detectron2.data.datasets import register_coco_instances
 from PIL import Image
+from pycocotools.coco import COCO
 
+from fpn_d2 import UserError
 from fpn_d2.visualization import draw_results, evaluation_results
 
 
@@ -32,3 +36,13 @@ def test_two_images_of_one_name_have_two_pictures(tmp_path):
 
 def test_a_photo_is_drawn_at_a_size_to_look_at():
     assert evaluation_results._draw(np.zeros((30, 4000, 3), np.uint8), [], [], []).shape[1] == 1600
+
+
+def test_proposals_of_another_data_set_are_refused(tmp_path):
+    """Their images have other ids, so that all objects would be drawn as missed."""
+    truth = COCO()
+    truth.imgs = {1: {}}
+    found = {"ids": [777], "boxes": [np.zeros((1, 4))], "objectness_logits": [np.zeros(1)]}
+    (tmp_path / "box_proposals.pkl").write_bytes(pickle.dumps(found))
+    with pytest.raises(UserError, match="there is no image 777 in the annotations"):
+        evaluation_results.read_results(str(tmp_path), truth)
