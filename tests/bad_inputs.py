@@ -1,7 +1,7 @@
-"""Inputs that cannot work, as a table: what a user gives, and what the sentence must name.
+"""A table of inputs that cannot work: what a user gives, and what the error sentence must name.
 
-``IN``, ``OUT`` and ``REPO`` stand for the folder of everything that is read, the OUTPUT_DIR of an
-earlier run and this repository, in words, in names of files and in their texts.
+In words, file names and file contents, ``IN`` stands for the folder of everything that is read,
+``OUT`` for the OUTPUT_DIR of an earlier run and ``REPO`` for this repository.
 """
 
 import io
@@ -18,9 +18,9 @@ FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 FAST = "quick/Fast-RCNN/fast_rcnn_R_18_FPN"
 MASKS = "quick/Mask-Proposals/mask_R_18_dual"
 
-# What becomes of a file that is there; HALF is the first half of whole.pth.
+# What a case does to a file; HALF replaces it by the first half of whole.pth.
 CUT, MISSING, FOLDER, HALF = "cut", "missing", "folder", "half of whole.pth"
-REMOVED = "removed"  # of a value in an annotation file
+REMOVED = "removed"  # deletes a value in an annotation file
 
 
 @dataclass
@@ -28,14 +28,14 @@ class Case:
     """One bad input to train_net.py on the data set ``bad``, or to another tool.
 
     Args:
-        named: what the sentence must name: the file, key or image, and more where one sentence
-            could be taken for another's.
+        named: what the sentence must contain: the file, key or image, and more where it could be
+            mistaken for the sentence of another fault.
         opts: train_net's flags and overrides.
-        row: the config, a row or a file.
-        files: contents of files that are written before, or what becomes of them; ``*`` is all.
-        train, val: values that are put into the annotation file of a split, by their place, such
-            as ``annotations.0.bbox``, or the text of the whole file.
-        command: another tool and its words.
+        row: the config: the name of a row, or a file.
+        files: by path, the contents of files to write first, or CUT, ...; ``*`` is a wildcard.
+        train, val: values to put into the annotation file of a split, by their place, such as
+            ``annotations.0.bbox``, or the text of the whole file.
+        command: another tool and its command line.
     """
 
     named: list[str]
@@ -48,18 +48,18 @@ class Case:
 
 
 def config(content: bytes | str, *named: str) -> Case:
-    """A config file of this content."""
+    """Return a case with a config file of this content."""
     return Case(list(named), row="IN/row.yaml", files={"IN/row.yaml": content})
 
 
 def override(words: str, *named: str, row: str = FASTER) -> Case:
-    """Overrides of a row's keys, of which the sentence names the first."""
+    """Return a case of a row with overrides; the sentence must name a first word with a dot."""
     opts = words.split()
     return Case([opts[0], *named] if "." in opts[0] else list(named), opts, row)
 
 
 def tool(words: str, *named: str) -> Case:
-    """Another tool than train_net."""
+    """Return a case of a tool other than train_net."""
     return Case(list(named), command=words.split())
 
 
@@ -254,14 +254,14 @@ IMAGES = {
 
 
 def saved(content: Any) -> bytes:
-    """What torch.save writes."""
+    """Return the bytes that torch.save writes."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
 def weights(name: str, content: bytes | str, *named: str, opts: tuple[str, ...] = ()) -> Case:
-    """``MODEL.WEIGHTS`` of this name and content."""
+    """Return a case whose ``MODEL.WEIGHTS`` is a file of this name and content."""
     words = ["MODEL.WEIGHTS", f"IN/{name}", *opts]
     return Case([name, *named], words, files={f"IN/{name}": content})
 
@@ -309,8 +309,8 @@ WEIGHTS = {
 
 
 def proposals(images: int, **changes: Any) -> bytes:
-    """A file of proposals for the first images, the same box in each, with some keys changed; None
-    takes a key out."""
+    """Return a proposal file for the first images, with the same box in each and some keys changed;
+    None removes a key."""
     content = {
         "ids": [*range(1, images + 1)],
         "boxes": [np.float32([[1, 1, 30, 30]])] * images,
@@ -322,7 +322,7 @@ def proposals(images: int, **changes: Any) -> bytes:
 
 
 def fixed(*named: str, train: bytes = proposals(8), val: bytes = proposals(4)) -> Case:
-    """A Fast R-CNN with these files of proposals."""
+    """Return a case of a Fast R-CNN with these proposal files."""
     opts = ["DATASETS.PROPOSAL_FILES_TRAIN", "('IN/train.pkl',)"]
     opts += ["DATASETS.PROPOSAL_FILES_TEST", "('IN/val.pkl',)"]
     return Case(list(named), opts, FAST, {"IN/train.pkl": train, "IN/val.pkl": val})

@@ -1,7 +1,7 @@
 """What all tests share: few threads, shipped rows on the CPU, tiny images and tiny data.
 
-xdist loads this file before it starts its processes, which run the tests: torch and what needs it
-are imported by the fixtures, so that the processes do not wait until they are loaded here, too.
+xdist loads this file before it starts the processes that run the tests. The fixtures import torch
+and what needs it; otherwise the processes would first wait until xdist has imported them, too.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ import yaml
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-# The files of slow tests that take a minute or more. xdist gives each of two processes one half of
-# the tests, in their order, and lets none take the last two of another: these come first in either.
+# The files with slow tests of a minute or more. xdist gives each of two processes one half of the
+# tests, in their order, and no process takes another's last two: these files come first in a half.
 _FIRST = (
     {"test_first_hour.py", "test_kill_trials.py", "test_reproduce.py"},
     {"test_launch.py", "test_prepared.py", "test_tutorial.py"},
 )
 
 
-@pytest.hookimpl(trylast=True)  # once -m and -k have chosen
+@pytest.hookimpl(trylast=True)  # after -m and -k have chosen
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the longest of the slow tests begin early; the quick ones stay in their order."""
+    """Start the longest slow tests early; keep the quick ones in their order."""
     slow = [item for item in items if item.get_closest_marker("slow")]
     one, two = ([item for item in slow if item.path.name in names] for names in _FIRST)
     others = [item for item in items if item not in {*one, *two}]
@@ -45,11 +45,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Called where tests run, so not in xdist's own process."""
+    """Speed up a process that runs tests; pytest does not call this in xdist's own process."""
     import torch
 
     torch.set_num_threads(1)  # the inputs are tiny, and threads that wait for a busy core are slow
-    gc.freeze()  # what is loaded by now stays to the end: no need to look through it again
+    gc.freeze()  # what is loaded by now stays to the end: the collector need not scan it again
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +59,7 @@ def repo() -> Path:
 
 
 def key_of(cfg: CfgNode, *keys: str, default: object = None) -> object:
-    """The value of the first of these keys that a config has."""
+    """Return the value of the first of these keys that the config has, or else the default."""
     for key in keys:
         with contextlib.suppress(KeyError):
             return functools.reduce(lambda section, name: section[name], key.split("."), cfg)
@@ -68,8 +68,8 @@ def key_of(cfg: CfgNode, *keys: str, default: object = None) -> object:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_setup() -> Iterator[None]:
-    """Two parts of Detectron2's default_setup take a second each: it lists the environment for the
-    log, and looks keys up in the config's YAML, which it writes and reads for each of them."""
+    """Replace two parts of Detectron2's default_setup that take a second each: it lists the
+    environment for the log, and for each key lookup it writes the config as YAML and reads that."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("detectron2.engine.defaults.collect_env_info", str)
         patch.setattr("detectron2.engine.defaults._try_get_key", key_of)
@@ -77,7 +77,7 @@ def _quick_setup() -> Iterator[None]:
 
 
 def parsed_once(parse: Callable) -> Callable:
-    """The same function, which parses a config's text once: it is written in Python, and the tests
+    """Make a YAML parser parse each config's text only once: it is written in Python, and the tests
     load the shipped rows more than a thousand times."""
     known: dict[tuple[str, str], object] = {}
 
@@ -104,7 +104,7 @@ def _quick_configs() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _clean_catalogs() -> Iterator[None]:
-    """The catalogs forget what a test registered."""
+    """Remove what a test registered from the catalogs."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     before = [set(catalog.keys()) for catalog in (DatasetCatalog, MetadataCatalog)]
@@ -116,8 +116,8 @@ def _clean_catalogs() -> Iterator[None]:
 
 @pytest.fixture
 def no_stale_logs() -> Iterator[None]:
-    """Detectron2's loggers keep the stdout that they first saw, which pytest replaces, and the file
-    that they once opened by a name, which pytest may have deleted and given to another."""
+    """Reset Detectron2's loggers: they keep the first stdout that they saw, which pytest replaces,
+    and the first file that they opened under a name, which pytest may have deleted and reused."""
     _forget_logs()
     yield
     _forget_logs()
@@ -150,8 +150,8 @@ def row_config(repo: Path) -> Callable[..., CfgNode]:
 
 @pytest.fixture(scope="session")
 def make_input() -> Callable[..., dict]:
-    """``make_input(height, width, boxes)``: one image as a data loader gives it to a model, of
-    noise, with these objects (of classes 0, 1, ...) and some random proposals."""
+    """``make_input(height, width, boxes)``: an image of noise as a data loader gives it to a model,
+    with an object in each of these boxes (classes 0, 1, ...) and some random proposals."""
     import torch
     from detectron2.structures import Boxes, Instances
 
@@ -178,8 +178,8 @@ def make_input() -> Callable[..., dict]:
 
 @pytest.fixture
 def run_tool(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
-    """``run_tool(module, word, ...)``: run the main of a tool with these words on its command
-    line; its exit code, stdout and stderr."""
+    """``run_tool(module, word, ...)``: run a tool's main with these words as its command line;
+    return its exit code, stdout and stderr."""
 
     def run(module: ModuleType, *words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])
@@ -197,8 +197,8 @@ def run_tool(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
 
 @pytest.fixture
 def run_train_net(repo, tiny_opts, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
-    """``run_train_net(row, word, ...)``: train_net.py in this process, on the tiny data; its exit
-    code, stdout and stderr."""
+    """``run_train_net(row, word, ...)``: run train_net.py in this process on the tiny data; return
+    its exit code, stdout and stderr."""
     import train_net
     from fpn_d2.engine import launch
 
@@ -223,8 +223,8 @@ def run_train_net(repo, tiny_opts, monkeypatch, capsys) -> Callable[..., tuple[i
 
 @pytest.fixture(scope="session")
 def narrow_words() -> list[str]:
-    """Overrides that leave a quick row a hundredth of its weights: a step, a checkpoint and a
-    comparison take as much less. Detectron2 makes a ResNet-18 of one width alone."""
+    """Overrides that leave a quick row a hundredth of its weights, and so make a step, a checkpoint
+    and a comparison that much cheaper. Detectron2 makes a ResNet-18 in one width only."""
     return [
         "MODEL.RESNETS.DEPTH", "50",
         "MODEL.RESNETS.RES2_OUT_CHANNELS", "16",
@@ -235,7 +235,7 @@ def narrow_words() -> list[str]:
 
 @pytest.fixture(scope="session")
 def tiny_words(narrow_words: list[str]) -> list[str]:
-    """Overrides under which any quick row runs, narrow, on the tiny data."""
+    """Overrides with which any quick row runs, narrowed, on the tiny data."""
     return [
         *narrow_words,
         "DATASETS.TRAIN", "('tiny_train',)",
@@ -253,7 +253,7 @@ def tiny_words(narrow_words: list[str]) -> list[str]:
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder of data sets with one of a few 64 px images, tiny_train and tiny_val."""
+    """A folder of data sets with a single one: tiny_train and tiny_val, a few images of 64 px."""
     from fpn_d2.data.datasets import ShapesSpec, generate_shapes
 
     root = str(tmp_path_factory.mktemp("datasets"))
@@ -263,13 +263,13 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    """The folder of a run by ``tiny_opts``, not made yet."""
+    """The OUTPUT_DIR of ``tiny_opts``, which does not exist yet."""
     return tmp_path / "output"
 
 
 @pytest.fixture
 def tiny_opts(tiny_root: str, tiny_words: list[str], output: Path) -> list[str]:
-    """``tiny_words`` and the folder ``output``, while the tiny data are registered."""
+    """``tiny_words`` with ``output`` as OUTPUT_DIR, for a test with the tiny data registered."""
     from fpn_d2.data.datasets import register_folders
 
     register_folders(tiny_root)
@@ -278,19 +278,19 @@ def tiny_opts(tiny_root: str, tiny_words: list[str], output: Path) -> list[str]:
 
 @pytest.fixture
 def wide_opts(tiny_opts: list[str], narrow_words: list[str]) -> list[str]:
-    """``tiny_opts`` for a row as wide as it is, of which a test has weights."""
+    """``tiny_opts`` without the narrowing, for a test that has weights of the row's full width."""
     return tiny_opts[len(narrow_words) :]
 
 
 @pytest.fixture(scope="session")
 def tiny_environment(tiny_root: str) -> dict[str, str]:
-    """The environment of a program that is to find the tiny data."""
+    """The environment in which a program finds the tiny data."""
     return {**os.environ, "DETECTRON2_DATASETS": tiny_root, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")
 def run_program(repo: Path, tiny_environment: dict) -> Callable[..., subprocess.CompletedProcess]:
-    """``run_program(word, ...)``: run Python where it finds the package and the tiny data."""
+    """``run_program(word, ...)``: run Python so that it finds the package and the tiny data."""
 
     def run(*words: object) -> subprocess.CompletedProcess:
         return subprocess.run(

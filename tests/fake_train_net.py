@@ -1,10 +1,10 @@
-"""Stands in for train_net.py in tests of its callers: the same words, but done in milliseconds.
+"""Stand-in for train_net.py in tests of its callers: the same command line, in milliseconds.
 
-It appends its words to the file $FAKE_LOG and writes what a training or an evaluation leaves. The
-numbers follow the seed: AR@1000 is 40 + SEED, AP is 30 + SEED, both 0.25 more on frozen features.
-$FAKE_MODE changes that: "hang" stops in the middle of the training, after it has written its
-process id to the file started, "bug" ends in a traceback, "refuse" ends with code 2 and a sentence,
-"silent" ends without results.
+It appends its words to the file $FAKE_LOG and writes the files that a training or an evaluation
+leaves. The numbers follow the seed: AR@1000 is 40 + SEED and AP is 30 + SEED, both 0.25 more on
+frozen features. $FAKE_MODE changes that: "hang" stops in the middle of the training, after writing
+its process id to the file ``started``; "bug" ends in a traceback; "refuse" ends with code 2 and a
+sentence; "silent" ends without results.
 """
 
 import json

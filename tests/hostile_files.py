@@ -1,8 +1,8 @@
 """Files that would run code or fill the memory, each with a benign twin of the same form.
 
-``KINDS`` maps the name of a kind to a function ``(world, hostile) -> Case`` that writes one: the
-hostile file, which makes the folder ``made`` if its code runs, or its twin with something harmless
-in that place.
+``KINDS`` maps the name of a kind to a function ``(world, hostile) -> Case`` that writes either the
+hostile file, which makes the folder ``made`` if its code runs, or its twin, which has something
+harmless in the place of the code.
 """
 
 import io
@@ -34,7 +34,7 @@ class Evil:
 
 
 def write_zip_bomb(content: Any, path: str | os.PathLike) -> None:
-    """``torch.save``, but every tensor unpacks to 100 MB of zeros."""
+    """Write a file as ``torch.save`` does, but with tensors that unpack to 100 MB of zeros each."""
     whole = io.BytesIO()
     torch.save(content, whole)
     with (
@@ -47,11 +47,11 @@ def write_zip_bomb(content: Any, path: str | os.PathLike) -> None:
 
 @dataclass
 class World:
-    """The pieces of a case."""
+    """What the cases are made from."""
 
-    folder: Path  # that it may write to
+    folder: Path  # where a case may write
     repo: Path
-    weights: dict[str, torch.Tensor]  # of the quick row's Faster R-CNN
+    weights: dict[str, torch.Tensor]  # of the quick Faster R-CNN row
     proposals: dict[str, dict[str, Any]]  # sound ones for the tiny data, by split
     datasets: str  # the folder of the tiny data
 
@@ -72,7 +72,7 @@ class World:
 
 @dataclass
 class Case:
-    """A command: its row (or config file), its flags and overrides; and the file at fault."""
+    """A command, given by its row (or config file), flags and overrides, and the file at fault."""
 
     row: str
     words: list[str]
@@ -91,7 +91,7 @@ def finetune(path: str) -> Case:
 
 
 def tag(world: World, hostile: bool) -> str:
-    """A line with a seed, or with code in its place."""
+    """Return a config line with a seed, or with code in place of the seed."""
     if not hostile:
         return "SEED: 1\n"
     return f'SEED: !!python/object/apply:os.mkdir ["{world.path("made")}"]\n'
@@ -120,7 +120,7 @@ def yaml_bomb(world: World, hostile: bool) -> Case:
 
 
 def pkl(world: World, **more: Any) -> str:
-    """A file of Detectron2's zoo with ``more`` in it."""
+    """Write a file of the form of Detectron2's model zoo, with ``more`` added."""
     content = {"model": world.arrays(), "__author__": "Detectron2 Model Zoo", **more}
     return world.write("model.pkl", pickle.dumps(content, 4))
 
@@ -137,7 +137,7 @@ def object_array(value: Any) -> np.ndarray:
 
 
 class LyingArray:
-    """Objects whose addresses are the file's bytes: dtype flags 0 deny that they are objects."""
+    """An array of objects whose addresses are bytes of the file: its dtype's flags deny objects."""
 
     def __reduce__(self) -> tuple:
         reconstruct, args, _ = np.zeros(1).__reduce__()
@@ -151,7 +151,7 @@ class LyingDtype:
 
 def pkl_memo_bomb(world: World, hostile: bool) -> Case:
     path = pkl(world)
-    if hostile:  # LONG_BINPUT of the last place that there is
+    if hostile:  # LONG_BINPUT with the highest index
         content = Path(path).read_bytes()
         world.write("model.pkl", content[:-1] + b"r" + struct.pack("<I", 2**32 - 1) + b".")
     return evaluate(path)
@@ -174,7 +174,7 @@ def safetensors_header(world: World, hostile: bool) -> Case:
 
 
 def npy_header(world: World, hostile: bool) -> Case:
-    """NumPy's own form is no checkpoint's; the twin has the same arrays in a pickle."""
+    """NumPy's own format, in which no checkpoint comes; the twin has the weights in a pickle."""
     if not hostile:
         return evaluate(pkl(world))
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (" + b"9" * 4000 + b",)}"
@@ -187,7 +187,7 @@ def npy_header(world: World, hostile: bool) -> Case:
 
 
 def proposals(world: World, hostile: str | None, more: Any) -> list[str]:
-    """Overrides that name proposal files; the file of the split ``hostile`` holds ``more``."""
+    """Write proposal files, that of the split ``hostile`` with ``more``; return their overrides."""
     words = []
     for split in ("train", "val"):
         content = dict(world.proposals[split])
@@ -206,7 +206,7 @@ def proposals_in_evaluation(world: World, hostile: bool) -> Case:
 
 
 def last_checkpoint(world: World, hostile: bool) -> Case:
-    """``last_checkpoint`` names a file outside of OUTPUT_DIR, and stock Detectron2 unpickles it."""
+    """``last_checkpoint`` names a file outside OUTPUT_DIR, which stock Detectron2 unpickles."""
     output = world.folder / "resumed"
     output.mkdir(exist_ok=True)
     elsewhere = pkl(world, more=world.evil(True))
@@ -219,7 +219,7 @@ def last_checkpoint(world: World, hostile: bool) -> Case:
 
 
 def annotations(world: World, hostile: bool) -> Case:
-    """JSON that is nested beyond what Python reads; the data set is called nested_val."""
+    """JSON nested deeper than Python can read, as the annotation file of nested_val."""
     tiny, folder = Path(world.datasets) / "tiny", world.folder / "data" / "nested"
     (folder / "annotations").mkdir(parents=True)
     (folder / "images").symlink_to(tiny / "images")

@@ -1,47 +1,47 @@
-"""What tests ask of Markdown pages: headings, anchors, links, fenced blocks, tables."""
+"""What tests read from Markdown pages: headings, anchors, links, fenced blocks, tables."""
 
 import re
 from collections import Counter
 
-# Inline code may be broken over two lines, not over two paragraphs.
+# Inline code may run over several lines, but not over several paragraphs.
 _CODE = re.compile(r"`((?:[^`\n]|\n(?!\n))+)`")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def fenced_blocks(page: str) -> list[tuple[str, str]]:
-    """The language and the text of each fenced block."""
+    """Return the language and the text of each fenced block."""
     return _FENCE.findall(page)
 
 
 def without_code(page: str) -> str:
-    """A page without fenced blocks, and with inline code emptied."""
+    """Return a page without its fenced blocks and with its inline code emptied."""
     return _CODE.sub("``", _FENCE.sub("", page))
 
 
 def code_spans(page: str) -> set[str]:
-    """All inline code, a line break in it as the space that it is."""
+    """Return all inline code, with any line break in it turned into a space."""
     return {" ".join(span.split()) for span in _CODE.findall(_FENCE.sub("", page))}
 
 
 def headings(page: str) -> list[tuple[int, str]]:
-    """The level, 1 to 6, and the text of each heading."""
+    """Return the level, 1 to 6, and the text of each heading."""
     found = re.findall(r"^(#{1,6}) (.+)$", _FENCE.sub("", page), re.MULTILINE)
     return [(len(marks), text.strip()) for marks, text in found]
 
 
 def slug(heading: str) -> str:
-    """GitHub's anchor of a heading: lower case, punctuation dropped, a hyphen for each space."""
+    """Return GitHub's anchor for a heading: lower case, no punctuation, a hyphen for each space."""
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
     return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
 
 
 def explicit_anchors(page: str) -> list[str]:
-    """The ids of ``<a id="..."></a>``, in order."""
+    """Return the ids of ``<a id="..."></a>``, in order."""
     return re.findall(r'<a id="([^"]+)"></a>', _FENCE.sub("", page))
 
 
 def anchors(page: str) -> set[str]:
-    """All that a link to this page may have after the ``#``."""
+    """Return everything that a link to this page may have after the ``#``."""
     seen: Counter[str] = Counter()
     found = set(explicit_anchors(page))
     for _, text in headings(page):
@@ -52,12 +52,12 @@ def anchors(page: str) -> set[str]:
 
 
 def links(page: str) -> list[str]:
-    """The targets of links and pictures, in order, as they are written."""
+    """Return the targets of links and pictures, in order and as written."""
     return re.findall(r"\]\(([^)\s]+)\)", without_code(page))
 
 
 def tables(page: str) -> list[list[list[str]]]:
-    """The cells of each table, line by line, its head first."""
+    """Return the cells of each table, line by line, with its head first."""
     found: list[list[list[str]]] = [[]]
     for line in _FENCE.sub("", page).splitlines():
         if line.startswith("|"):

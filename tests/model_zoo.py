@@ -1,6 +1,6 @@
 """Stock Detectron2 models from its own base configs, and the files of its model zoos.
 
-Nothing here reads this package's configs or uses Detectron2's conversion of names. What the tests
+Nothing here reads this package's configs or uses Detectron2's conversion of names: what the tests
 expect is written down a second time, from the layout of the published files.
 """
 
@@ -30,8 +30,8 @@ HEADS = {
 
 
 def stock_config(task: str, model: str, depth: int, *opts: object) -> CfgNode:
-    """A config of Detectron2's own: an "RPN", "Fast-RCNN", "Faster-RCNN" or "RetinaNet" on "FPN" or
-    "C4", or on "C5" with heads as on the pyramid, but on res5 alone."""
+    """Return a config of Detectron2's own: an "RPN", "Fast-RCNN", "Faster-RCNN" or "RetinaNet" on
+    "FPN" or "C4", or on "C5" with the heads of the pyramid, but on res5 alone."""
     bases = {"FPN": "RCNN-FPN", "C4": "RCNN-C4", "C5": "RCNN-DilatedC5"}
     base = "RetinaNet" if task == "RetinaNet" else bases[model]
     cfg = get_cfg()
@@ -47,8 +47,8 @@ def stock_config(task: str, model: str, depth: int, *opts: object) -> CfgNode:
 
 
 def twin(row: str) -> str:
-    """The row whose network this one has, of which another schedule, precision, image pyramid of
-    the test or sharing between steps is all that differs; a row without one is its own."""
+    """Return the row from which this one differs only in schedule, precision, the image pyramid of
+    the test or sharing between steps, so not in its network; any other row is its own twin."""
     return re.sub(r"_(2x|fp32|zoom)$", "", row).replace("unshared", "shared")
 
 
@@ -65,8 +65,8 @@ def scramble(model: nn.Module, seed: int) -> dict[str, Tensor]:
 
 
 def caffe2_names(depth: int, *, pyramid: bool = False) -> dict[str, str]:
-    """Map Detectron2's name of every tensor to Detectron1's. A ResNet's tensors have no prefix
-    ("backbone.", "backbone.bottom_up.", "roi_heads.") there."""
+    """Map Detectron2's name of every tensor, for a ResNet's tensors without their prefix
+    ("backbone.", "backbone.bottom_up.", "roi_heads."), to Detectron1's."""
     stages = dict(zip((2, 3, 4, 5), BLOCKS[depth], strict=True))
     modules = {"stem.conv1": ("conv1", "res_conv1_bn")}
     for stage, blocks in stages.items():
@@ -92,7 +92,7 @@ def caffe2_names(depth: int, *, pyramid: bool = False) -> dict[str, str]:
 
 
 def without_prefix(name: str) -> str:
-    """The name that a ResNet's tensor has in the ResNet itself; any other name is unchanged."""
+    """Return the name that a ResNet's tensor has in the ResNet itself; keep any other name."""
     for prefix in ("backbone.bottom_up.", "backbone.", "roi_heads."):
         short = name.removeprefix(prefix)
         if short != name and short.startswith(("stem.", "res")):
@@ -141,21 +141,21 @@ class _Python2Pickler(pickle._Pickler):
 
 
 def write_python2_pickle(path: Path, content: object) -> str:
-    """Write a file as the first Detectron did, whose checkpoints and proposals are Python 2's."""
+    """Write a pickle of Python 2, as the first Detectron's checkpoints and proposals are."""
     with open(path, "wb") as file:
         _Python2Pickler(file, 2).dump(content)
     return str(path)
 
 
 def caffe2_model_would_have(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a model gets from a file without running statistics: this state, with statistics that
-    have no effect."""
+    """Return what a model gets from a file of this state that lacks the running statistics: the
+    state, with statistics that have no effect."""
     neutral = {"running_mean": torch.zeros_like, "running_var": torch.ones_like}
     return {n: neutral.get(n.rpartition(".")[2], torch.clone)(v) for n, v in state.items()}
 
 
 def different(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
-    """The names of tensors that differ in a bit, or that only one of the two has."""
+    """Return the names of tensors that differ in any bit, or that only one of the two has."""
     wrong = sorted(actual.keys() ^ expected.keys())
     for name in actual.keys() & expected.keys():
         a, b = actual[name], expected[name]

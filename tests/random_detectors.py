@@ -1,4 +1,4 @@
-"""Inputs for detectors of random weights, and scores of theirs that can be told apart."""
+"""Detectors with random weights whose scores can be told apart, and inputs for them."""
 
 import functools
 
@@ -38,10 +38,10 @@ def detect(model, image, proposals=None):
 
 
 def random_detector(cfg):
-    """A detector of random weights, whose last layers are scaled so that their outputs for an image
-    have a useful spread.
+    """Build a detector with random weights, and scale its last layers so that their outputs for an
+    image have a useful spread.
 
-    Otherwise scores are nearly tied, or features are too large, because the norms have no
+    Unscaled, scores would be nearly tied, or features too large, because the norms have no
     statistics yet.
     """
     torch.manual_seed(0)

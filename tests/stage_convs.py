@@ -1,4 +1,4 @@
-"""A bottom-up network in the place of ResNet-18, which torch.compile takes minutes for."""
+"""A bottom-up network to use instead of ResNet-18, which takes torch.compile minutes."""
 
 from detectron2.layers import Conv2d
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone

@@ -26,7 +26,7 @@ from fpn_d2.engine import launch
 
 pytestmark = pytest.mark.usefixtures("no_stale_logs")
 
-# A word that tells what to do; the fault alone is no sentence that helps.
+# A word that tells what to do; a sentence that only names the fault does not help.
 REMEDY = re.compile(
     r"\b(add|annotate|choose|copy|correct|delete|did you mean|evaluate|give|it can be|leave|list|"
     r"make|must hold|name|number|put|rename|replace|restart|set|switch|take|there are|train|use|"
@@ -36,7 +36,7 @@ REMEDY = re.compile(
 
 @pytest.fixture(scope="module")
 def whole(row_config, tiny_words, tmp_path_factory):
-    """A checkpoint of an untrained Faster R-CNN, which the row takes."""
+    """A checkpoint of an untrained Faster R-CNN, which fits the row."""
     path = tmp_path_factory.mktemp("weights") / "whole.pth"
     torch.save({"model": build_model(row_config(FASTER, *tiny_words).clone()).state_dict()}, path)
     return path
@@ -58,7 +58,7 @@ def scene(tmp_path, tiny_root, tiny_opts, repo, whole, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(inputs / "data"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     register_folders(str(inputs / "data"))
-    # A loader that has failed gives each of its processes 5 s to end, when it is freed: here.
+    # A failed loader gives each of its processes 5 s to end when it is freed, which is below.
     monkeypatch.setattr(loader_utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
     yield SimpleNamespace(inputs=inputs, output=output, repo=repo, options=options)
     if multiprocessing.active_children():
@@ -66,14 +66,14 @@ def scene(tmp_path, tiny_root, tiny_opts, repo, whole, monkeypatch):
 
 
 def put(scene, text):
-    """A word or a text with the scene's folders in it."""
+    """Replace IN, OUT and REPO in a word or a text by the scene's folders."""
     for name, folder in (("IN", scene.inputs), ("OUT", scene.output), ("REPO", scene.repo)):
         text = re.sub(rf"\b{name}\b", str(folder), text)
     return text
 
 
 def write(scene, name, content):
-    """Write a file of a case, or spoil the one that is there; ``*`` is all of a kind."""
+    """Write a file of a case, or spoil the one that is there; ``*`` is a wildcard."""
     named = Path(put(scene, name))
     for path in sorted(named.parent.glob(named.name)) or [named]:
         if content == CUT:
@@ -93,7 +93,7 @@ def write(scene, name, content):
 
 
 def change(scene, split, change):
-    """Change some values in the annotation file of a split, or write a text in its place."""
+    """Change some values in the annotation file of a split, or replace the file by a text."""
     path = scene.inputs / f"data/bad/annotations/instances_{split}.json"
     if isinstance(change, str):
         path.write_text(change, encoding="utf-8")
@@ -116,7 +116,7 @@ def change(scene, split, change):
 
 
 def command(scene, case):
-    """The program's name and its words."""
+    """Return the program's name and its command line, word by word."""
     row = case.row if "/in/" in put(scene, case.row) else f"configs/{case.row}.yaml"
     opts = [str(word) for word in case.opts]
     # A flag that follows overrides stays where it is: it is the fault.
@@ -130,7 +130,7 @@ def command(scene, case):
 
 
 def contents(*folders):
-    """Every file's hash, a linked one's time and size (it is large), and the names of folders."""
+    """Return every file's hash, but of a (large) linked one time and size, and folders' names."""
 
     def content(path):
         if path.is_symlink():
@@ -141,7 +141,7 @@ def contents(*folders):
 
 
 def call(name, words, monkeypatch):
-    """Run a program's main with these words; returns its exit code."""
+    """Run a program's main with these words and return its exit code."""
     try:
         if name == "train_net":
             launch(train_net.main, train_net.build_parser().parse_args(words))
@@ -179,7 +179,7 @@ def test_bad_input_gets_one_sentence_and_touches_nothing(scene, case, monkeypatc
     log = scene.output / "log.txt"
     assert log.read_text().startswith(json.dumps({"of": "an earlier run"}))
     later = {log}
-    if "in training" in case:  # it had begun, in a folder without checkpoints
+    if "in training" in case:  # it had begun, as the folder has no checkpoint
         later |= {scene.output / "config.yaml", scene.output / "metrics.json"}
     for path in later:
         before.pop(path), after.pop(path)

@@ -1,4 +1,4 @@
-"""Every word that a sentence offers for a key trains, is evaluated and detects in an image."""
+"""With each word that an error offers for a key, a model trains, is evaluated and detects."""
 
 import contextlib
 import functools
@@ -21,7 +21,7 @@ FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 
 
 def offered(remedy: str) -> list[str]:
-    """The words of a sentence such as ``set it to 'sum' or 'avg'``."""
+    """Return the words that a sentence such as ``set it to 'sum' or 'avg'`` offers."""
     return re.findall(r"'([^']*)'", remedy) if remedy.startswith("set it to '") else []
 
 
@@ -35,7 +35,7 @@ CHOICES |= {
 }
 CHOICES |= {key: list(names) for key, names in LOOKED_UP.items()}
 CHOICES = {key: words for key, words in CHOICES.items() if words}
-# What a word needs beside it.
+# The other overrides that a word needs.
 NEEDS = {
     ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"): ["INPUT.MIN_SIZE_TRAIN", "(48, 64)"],
     ("INPUT.CROP.TYPE", "absolute"): ["INPUT.CROP.SIZE", "[40, 40]"],
@@ -55,7 +55,7 @@ ROUNDS = max(map(len, CHOICES.values()))
 
 
 def words_of(number: int) -> list[str]:
-    """The overrides of a round: of each key another word, until all have had their turn."""
+    """Return a round's overrides: of each key another word, until all have had their turn."""
     words = []
     for key, choices in sorted(CHOICES.items()):
         choice = choices[number % len(choices)]
@@ -65,7 +65,7 @@ def words_of(number: int) -> list[str]:
 
 @pytest.fixture
 def config(row_config, tiny_opts, monkeypatch):
-    """``config(number)``: of a round; a precision that this machine lacks is left out."""
+    """``config(number)``: the config of a round; float32 replaces a precision that is lacking."""
     monkeypatch.setattr("fpn_d2.inference.prepared.has_bfloat16", lambda device: True)
 
     def make(number):
@@ -90,9 +90,9 @@ def test_every_word_trains_is_evaluated_and_detects(config, number, tmp_path):
     cfg = config(number)
     (tmp_path / "output").mkdir()
     trainer = Trainer(cfg)
-    trainer.max_iter = 1  # the schedule's first
+    trainer.max_iter = 1  # the first of the schedule
     trainer.resume_or_load(resume=False)
-    trainer.train()  # and an evaluation
+    trainer.train()  # and evaluates
     found = Predictor(cfg, trainer.model).detect(np.zeros((64, 48, 3), np.uint8))
     assert len(found) <= 5
     assert trainer.storage.latest()["total_loss"][0] > 0
@@ -105,7 +105,7 @@ def test_every_word_is_exported(config, number, monkeypatch):
 
     @functools.cache
     def trace_once(graph, inputs, **options):
-        graph.with_heads = True  # what is compared has all that the file has
+        graph.with_heads = True  # the compared trace has all outputs of the file
         return trace(graph, inputs, **options)
 
     monkeypatch.setattr(torch.jit, "trace", trace_once)

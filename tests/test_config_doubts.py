@@ -1,4 +1,4 @@
-"""Settings that hardly mean what they say are told, each once, and what is usual is not."""
+"""Settings that hardly mean what they say get one warning each, and usual settings none."""
 
 import logging
 
@@ -60,7 +60,7 @@ def test_a_doubtful_setting_of_a_training_is_told_with_the_remedy(told, opts, wo
     [
         [],
         ["SOLVER.WARMUP_ITERS", 299],
-        # with weights, frozen layers are the usual way
+        # with weights, frozen layers are usual
         ["MODEL.WEIGHTS", "a.pth", "MODEL.BACKBONE.FREEZE_AT", 2, "MODEL.RESNETS.NORM", "FrozenBN"],
         [
             *("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
@@ -86,7 +86,7 @@ def test_what_is_usual_in_a_training_is_not_told(told, opts):
         ("vertical", ["arrow up", "arrow down"], "turns the class arrow up into arrow down"),
         ("vertical", HANDS, None),
         ("none", HANDS, None),
-        ("horizontal", ["left_hand", "face"], None),  # with nothing to be mistaken for
+        ("horizontal", ["left_hand", "face"], None),  # nothing to mistake it for
         ("horizontal", ["upright", "copyright"], None),
         ("horizontal", [], None),
     ],
@@ -111,7 +111,7 @@ def test_a_threshold_that_lowers_the_ap_is_told_in_evaluation(told, row, key):
 
 
 def test_no_row_that_is_shipped_is_doubtful(repo, caplog):
-    others = "models", "maskrcnn_benchmark", "torchvision"  # parts, and models without a training
+    others = "models", "maskrcnn_benchmark", "torchvision"  # parts, and models that are not trained
     rows = [path for path in (repo / "configs").rglob("*_R_*.yaml")]
     rows = [path for path in rows if path.parent.name not in others]
     assert len(rows) > 20

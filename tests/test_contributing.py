@@ -1,4 +1,4 @@
-"""What contributors meet: the workflow, the hooks and the issue forms fit the repository."""
+"""The workflow, the hooks and the issue forms that contributors meet fit the repository."""
 
 import re
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_the_quick_tests_run_always_and_the_slow_ones_on_demand(workflow):
     assert "if" not in jobs["test"]
     assert commands(jobs["test-slow"])[-1] == "make test-slow"
     assert "'slow'" in jobs["test-slow"]["if"]
-    triggers = workflow[True]  # YAML 1.1 reads the key `on` so
+    triggers = workflow[True]  # YAML 1.1 reads the key `on` as True
     assert "labeled" in triggers["pull_request"]["types"]
     assert triggers["schedule"]
 
@@ -95,7 +95,7 @@ def test_an_issue_form_is_one(name, repo):
     fields = [element for element in form["body"] if element["type"] != "markdown"]
     names = [element["id"] for element in fields]
     assert len(set(names)) == len(names) > 0
-    if name == "my_numbers_differ.yml":  # it asks for what tells runs apart
+    if name == "my_numbers_differ.yml":  # it must ask for what tells runs apart
         told = {"config", "commit", "machine", "command", "seeds", "expected", "got", "results"}
         assert told <= set(names)
     for element in form["body"]:

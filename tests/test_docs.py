@@ -107,7 +107,7 @@ def test_the_commands_of_torchrun_are_torchruns(pages):
 
 
 def train_words(words: list[str]) -> argparse.Namespace:
-    """What train_net.py reads of the words that torchrun is given."""
+    """Return what train_net.py reads from the words that torchrun is given."""
     args = torch_parser().parse_args(words)
     assert args.training_script == "train_net.py"
     return train_net.build_parser().parse_args(args.training_script_args)
@@ -115,9 +115,9 @@ def train_words(words: list[str]) -> argparse.Namespace:
 
 @pytest.fixture
 def sbatch(repo, tmp_path):
-    """``sbatch(restarts, code, seconds, ended)``: docs/examples/train.sbatch as Slurm runs it, with
-    an srun that ends with this code after so many seconds; if ``ended``, the script gets SIGTERM
-    meanwhile. Returns the words of srun, and whether the job was queued again."""
+    """``sbatch(restarts, code, seconds, ended)``: run docs/examples/train.sbatch as Slurm does,
+    with an srun that ends with this code after so many seconds; if ``ended``, the script gets
+    SIGTERM meanwhile. Return the words of srun and whether the job was queued again."""
     for name, text in (
         ("srun", 'printf "%s\n" "$@" > srun.txt; [ $ENDED = 0 ] || kill -TERM $PPID; exit "$CODE"'),
         (
@@ -135,7 +135,7 @@ def sbatch(repo, tmp_path):
         slurm["RESTART_COUNT"] = restarts
         environment = {f"SLURM_{key}": str(value) for key, value in slurm.items()}
         environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CODE": str(code)}
-        # bash counts on from there
+        # bash counts SECONDS on from this value
         environment |= {"SECONDS": str(seconds), "ENDED": str(int(ended))}
         script = repo / "docs/examples/train.sbatch"
         words = [script, "mine.yaml", "SOLVER.BASE_LR", "0.01"]
@@ -160,7 +160,7 @@ def test_the_script_for_slurm_starts_torchrun_and_queues_itself_again(sbatch):
     assert args.opts == ["SOLVER.BASE_LR", "0.01"]
     assert sbatch(restarts=4, code=1)[1]
     assert not sbatch(restarts=5, code=1)[1]
-    assert not sbatch(restarts=0, code=1, seconds=0)[1]  # a wrong word, to which torchrun says 1
+    assert not sbatch(restarts=0, code=1, seconds=0)[1]  # a wrong word: torchrun ends with 1
     assert sbatch(restarts=0, code=1, seconds=0, ended=True)[1]
     assert not sbatch(restarts=0, code=0, seconds=0, ended=True)[1]
 

@@ -1,4 +1,4 @@
-"""Tests that wait for what other processes do."""
+"""Waiting in tests for what other processes do."""
 
 import time
 from collections.abc import Callable
