@@ -66,7 +66,7 @@ NEW_KEYS = {
 
 @pytest.fixture
 def write(tmp_path):
-    """``write(text, name)``: a config file, by default ``a.yaml``, and its path as a string."""
+    """``write(text, name)``: write a config file, by default ``a.yaml``; return its path (str)."""
 
     def to_file(text: str, name: str = "a.yaml") -> str:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def write(tmp_path):
 
 
 def on_cpu(opts: str = "") -> CfgNode:
-    """The defaults with these overrides, words apart by spaces."""
+    """Return the defaults with these overrides, which are separated by spaces."""
     return load_config("", ["MODEL.DEVICE", "cpu", *opts.split()])
 
 
@@ -96,7 +96,7 @@ def test_every_key_is_added_at_the_papers_value_and_none_is_changed():
     ours = flat(cfg)
     assert {key: ours[key] for key in stock} == stock
     added = {key: value for key, value in ours.items() if key not in stock}
-    # their values: modeling/test_bottom_up_networks.py, and the rows of Table 6 in test_configs.py
+    # tested in modeling/test_bottom_up_networks.py and, as rows of Table 6, in test_configs.py
     elsewhere = ("MODEL.REGNETS.", "MODEL.MASK_PROPOSAL.", "INPUT.OBJECT_SCALE_TRAIN")
     others = {key for key in added if key.startswith(elsewhere)}
     assert {key: added[key] for key in added if key not in others} == NEW_KEYS
@@ -106,8 +106,8 @@ def test_every_key_is_added_at_the_papers_value_and_none_is_changed():
 @pytest.fixture(scope="module")
 def fresh(repo):
     """What a new process sees, with a torch that calls itself 2.7.0a0+nv: Detectron2's defaults
-    before and after the import of the package, and whether a component of other projects is
-    registered before and after the import of those."""
+    before and after it imports the package, and whether a foreign code base's component is
+    registered before and after it imports the foreign components."""
     program = """if True:
         import json, torch
         torch.__version__ = torch.torch_version.TorchVersion("2.7.0a0+nv")
@@ -363,7 +363,7 @@ REFUSED = {
         "OBJECT_SCALE_TRAIN takes its limits from INPUT.MIN_SIZE_TEST, which is 0; give a size",
     "DATALOADER.MAX_SKIPPED_SHARE -0.1": "MAX_SKIPPED_SHARE is -0.1; give a frac",
     "DATALOADER.MAX_SKIPPED_SHARE 1.5": "DATALOADER.MAX_SKIPPED_SHARE is 1.5; give a frac",
-    "INPUT.FORMAT XYZ": "INPUT.FORMAT is 'XYZ'.*'BGR'",  # Pillow has none
+    "INPUT.FORMAT XYZ": "INPUT.FORMAT is 'XYZ'.*'BGR'",  # Pillow has no such mode
     "INPUT.FORMAT F": "INPUT.FORMAT is 'F'.*'BGR'",  # without channels
     "MODEL.RPN.IN_FEATURES [1]": "IN_FEATURES is .*give names",
     "MODEL.PIXEL_MEAN [1.0]": "PIXEL_MEAN is .*3 channels",
@@ -394,7 +394,7 @@ REFUSED = {
         for name in ("SIZES", "ASPECT_RATIOS")
         for lists in ("[]", "[[]]", "[[32],[]]", "[[32],64]")
     },
-    FPN + "MODEL.ANCHOR_GENERATOR.SIZES [[32,64],[128]]":  # of 3 aspect ratios
+    FPN + "MODEL.ANCHOR_GENERATOR.SIZES [[32,64],[128]]":  # with 3 aspect ratios
         "make 6, 3 anchors for a cell of p2, p3, .*; give each level the same number",
     FPN + "MODEL.META_ARCHITECTURE RetinaNet MODEL.ANCHOR_GENERATOR.SIZES [[9],[9],[9],[9],[9,8]]":
         "make 3, 3, 3, 3, 6 anchors for a cell of p3, p4, p5, p6, p7",
@@ -511,7 +511,7 @@ REFUSED = {
     "TEST.EXPECTED_RESULTS [['bbox','AP']]": "TEST.EXPECTED_RESULTS is .*task, metric, value and",
     "DATALOADER.RANDOM_SUBSET_RATIO 0.0": "RANDOM_SUBSET_RATIO is 0.0; give a share",
     "DATASETS.TRAIN_REPEAT_FACTOR ['a']": "TRAIN_REPEAT_FACTOR is .*give pairs",
-    # keys without an effect, and what goes only with something else
+    # keys without an effect, and keys that only work with others
     "DATALOADER.RANDOM_SUBSET_RATIO 0.5": "no effect on .*TrainingSampler; set that to RandomSubs",
     "DATALOADER.REPEAT_THRESHOLD 0.5": "REPEAT_THRESHOLD has no effect .*RepeatFactorTraining",
     "DATASETS.TRAIN_REPEAT_FACTOR [('a',2.0)]": "TRAIN_REPEAT_FACTOR has no effect .*Weighted",
@@ -590,10 +590,10 @@ ACCEPTED = [
     "MODEL.ANCHOR_GENERATOR.NAME TheirOwn MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS []",
     FPN + "MODEL.ANCHOR_GENERATOR.NAME TheirOwn MODEL.ANCHOR_GENERATOR.SIZES [[32],[64]]",
     FPN + "MODEL.RPN.HEAD_NAME TheirOwn MODEL.ANCHOR_GENERATOR.SIZES [[32,64],[128]]",
-    BASIC + "MODEL.RESNETS.NUM_GROUPS 32",  # of the conv5 head
+    BASIC + "MODEL.RESNETS.NUM_GROUPS 32",  # for the conv5 head
     "MODEL.MASK_ON True MODEL.ROI_MASK_HEAD.NAME PointRendMaskHead "
     "MODEL.ROI_MASK_HEAD.POOLER_TYPE ''",
-    "INPUT.MIN_SIZE_TRAIN (0,)",  # no resize, as Detectron2 has it
+    "INPUT.MIN_SIZE_TRAIN (0,)",  # no resize, as in Detectron2
     "INPUT.FORMAT L MODEL.PIXEL_MEAN [114.0] MODEL.PIXEL_STD [58.0]",
     FPN + "MODEL.FPN.FUSE_TYPE avg",
     FPN + STOCK_NECK,
@@ -624,7 +624,7 @@ def test_what_can_work_is_accepted(opts):
 
 @pytest.fixture
 def register():
-    """``register(registry, component)``: under its own name, for the time of a test."""
+    """``register(registry, component)``: register it under its own name until the test ends."""
     registered = []
 
     def call(registry, component):
@@ -686,7 +686,7 @@ def test_heads_that_are_built_must_be_registered(opts, says):
 
 
 def test_projects_beside_detectron2_may_take_names_that_are_not_registered(register):
-    """PointRend's RoI heads know the former name of their mask head."""
+    """PointRend's RoI heads also take the former name of their mask head."""
     module = {"__module__": "detectron2.projects.point_rend.roi_heads"}
     register(ROI_HEADS_REGISTRY, type("HeadsBeside", (StandardROIHeads,), module))
     opts = "MODEL.ROI_HEADS.NAME HeadsBeside MODEL.MASK_ON True "

@@ -1,4 +1,4 @@
-"""Every key of Detectron2's: another value of what is taken has its effect, what is refused is."""
+"""Detectron2's keys: another value of one that is taken has an effect; a refused one is refused."""
 
 import re
 from functools import partial
@@ -38,7 +38,7 @@ FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 
 
 def table(title: str) -> set[str]:
-    """The keys of one of the page's tables."""
+    """Return the keys of one of the page's tables."""
     text = PAGE.read_text(encoding="utf-8").partition(f"\n## {title}\n")[2].partition("\n## ")[0]
     keys = set()
     for section, names in re.findall(
@@ -81,7 +81,7 @@ def test_a_refused_key_gets_a_sentence(key):
         load_config("", [key, REFUSED[key]])
 
 
-# --- taken: what is built of another value differs
+# --- taken: what is built with another value differs
 
 
 STOCK_POOLER = ("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", "224")
@@ -103,7 +103,7 @@ WARMUP = ("SOLVER.WARMUP_ITERS", "4")
 REPEATING = ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler")
 REPEATED = ("DATALOADER.REPEAT_THRESHOLD", "1.0")
 SHAPES = {f"p{i}": ShapeSpec(channels=64, stride=2**i) for i in range(2, 7)}
-# Words, and numbers that other keys tie to theirs: another value, and what else it takes.
+# Words, and numbers that depend on other keys: another value, and the overrides that it needs.
 OTHERS: dict[str, tuple[str, ...]] = {
     "MODEL.META_ARCHITECTURE": ("ProposalNetwork",),
     "MODEL.BACKBONE.NAME": ("build_resnet_fpn_backbone",),
@@ -201,19 +201,19 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "DATALOADER.REPEAT_SQRT": ("False", *REPEATING, *REPEATED),
     "DATASETS.TRAIN": ("('tiny_val',)",),
 }
-# The context goes with the other value alone.
+# Keys whose context goes with the other value only.
 TIED = {
     *("MODEL.RPN.IN_FEATURES", "MODEL.RETINANET.IN_FEATURES", "DATALOADER.SAMPLER_TRAIN"),
     "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS",
 }
-# What a part needs, whatever the key's value.
+# Overrides that a part needs, whatever the key's value.
 CONTEXTS = {
     "MODEL.ROI_MASK_HEAD.": ("MODEL.MASK_ON", "True"),
     "MODEL.ROI_KEYPOINT_HEAD.": ("MODEL.KEYPOINT_ON", "True"),
     "MODEL.SEM_SEG_HEAD.": PANOPTIC,
     "MODEL.PANOPTIC_FPN.": PANOPTIC,
 }
-# These act on more than an object that is built; the test is there, by its file and name.
+# Keys that act on more than an object that is built, and the file and name of their test.
 SHOWN_BY = {
     "VERSION": "test_config.py test_a_file_of_detectron2s_first_version_is_upgraded",
     "OUTPUT_DIR": "test_config.py test_an_output_dir_of_the_file_or_of_the_overrides_wins",
@@ -234,7 +234,7 @@ SHOWN_BY = {
 
 
 def another(value: Any) -> str:
-    """Another value of the same type."""
+    """Return another value of the same type."""
     if isinstance(value, bool):
         return str(not value)
     if isinstance(value, int):
@@ -245,7 +245,7 @@ def another(value: Any) -> str:
 
 
 def facts(thing: Any, seen: set[int] | None = None) -> Any:
-    """What an object is made of, without the values of tensors: types, numbers, words, shapes."""
+    """Return what an object is made of: types, numbers, words, shapes, values of small tensors."""
     seen = set() if seen is None else seen
     if thing is None or isinstance(thing, bool | int | float | str):
         return thing
@@ -268,7 +268,7 @@ def facts(thing: Any, seen: set[int] | None = None) -> Any:
 
 @pytest.fixture(scope="module")
 def others():
-    """Heads of somebody's own, and a data set whose classes are counted."""
+    """Register custom heads, and a data set whose images are counted for each class."""
 
     made = {
         "AnotherRPNHead": (RPN_HEAD_REGISTRY, "StandardRPNHead"),
@@ -288,7 +288,7 @@ def others():
 
 
 def part(cfg: CfgNode, key: str) -> Any:
-    """The smallest part that a key can change."""
+    """Build the smallest part of a model that a key can change."""
     section = key.rpartition(".")[0]
     cfg = changed(cfg, {"MODEL.DEVICE": "meta"})  # where no weights need to be drawn
     small = section.startswith(("MODEL.RPN", "MODEL.ANCHOR_GENERATOR", "MODEL.ROI_"))
@@ -309,7 +309,7 @@ def mappers(cfg: CfgNode, key: str) -> Any:
 
 
 def solver(cfg: CfgNode, key: str) -> Any:
-    """Settings of the optimizer, and the rate of every iteration."""
+    """Return the optimizer's settings and the learning rate of every iteration."""
     net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.GroupNorm(1, 2))
     optimizer = Trainer.build_optimizer(cfg, net)
     scheduler = Trainer.build_lr_scheduler(cfg, optimizer)
@@ -322,7 +322,7 @@ def solver(cfg: CfgNode, key: str) -> Any:
 
 
 def loader(cfg: CfgNode, key: str) -> Any:
-    """The batches of images, and the processes that load them."""
+    """Return the batches of images and the number of processes that load them."""
     made = build_train_loader(cfg)
     batches = made.dataset.batches()
     sizes = made.dataset.batch_size, made.num_workers, len(made.dataset.records)
@@ -330,7 +330,7 @@ def loader(cfg: CfgNode, key: str) -> Any:
 
 
 def hooks(cfg: CfgNode, key: str) -> Any:
-    """What accompanies the steps, without what each of them knows of the trainer."""
+    """Return the trainer's hooks: their names, and those attributes that are periods or numbers."""
     trainer = Trainer(cfg)
     return [
         [
@@ -355,7 +355,7 @@ BUILDERS = (
     ("TEST.AUG.", lambda cfg, key: DatasetMapperTTA(cfg)),
     ("", part),
 )
-# And these are shown by the tests at the end of this file.
+# Keys that the tests at the end of this file show.
 ELSEWHERE = {
     *("CUDNN_BENCHMARK", "FLOAT32_PRECISION", "TEST.EXPECTED_RESULTS"),
     *("TEST.KEYPOINT_OKS_SIGMAS", "MODEL.RETINANET.PRIOR_PROB"),

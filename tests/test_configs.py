@@ -22,7 +22,7 @@ TASKS["RetinaNet"] = "retinanet"
 TASKS["Feature-Sharing"] = "faster_rcnn"
 TASKS["Mask-Proposals"] = "mask_proposals"
 FPN_STAGES = ["res2", "res3", "res4", "res5"]
-ONE_LEVEL = [[32, 64, 128, 256, 512]]  # Sec. 5.1.1: all scales on the level that is alone
+ONE_LEVEL = [[32, 64, 128, 256, 512]]  # Sec. 5.1.1: all scales on the only level
 PER_LEVEL = [[32], [64], [128], [256], [512]]  # Sec. 4.1
 
 # Sec. 4, 5 and 5.1: what all rows share
@@ -236,7 +236,7 @@ PAPER["Mask-Proposals/mask_R_50_image_pyramid"] = {
     "MODEL.FPN.TOP_BLOCK": "",
     "MODEL.MASK_PROPOSAL.IN_FEATURES": ["p4"],  # stride 16
     "MODEL.MASK_PROPOSAL.WINDOWS": [5],
-    "MODEL.MASK_PROPOSAL.SIZES": [[128]],  # with 25 % around: 160 px
+    "MODEL.MASK_PROPOSAL.SIZES": [[128]],  # with 25 % padding: 160 px
     "MODEL.MASK_PROPOSAL.ASSIGN_EXTREMES": False,
     "MODEL.MASK_PROPOSAL.TEST_SCALES": [pytest.approx(2 ** (i / 2)) for i in range(-5, 2)],
     "INPUT.OBJECT_SCALE_TRAIN": 128.0,
@@ -247,7 +247,7 @@ PAPER["Mask-Proposals/mask_R_50_image_pyramid_zoom"] = {
 }
 QUICK = {
     f"quick/{row}".replace("R_50", "R_18"): row for row in PAPER if "R_101" not in row
-}  # and the row that it mirrors
+}  # each with the row that it mirrors
 for task, row in (("RPN", "rpn"), ("Faster-RCNN", "faster_rcnn")):
     QUICK[f"quick/{task}/{row}_R_18_FPN_fp32"] = f"{task}/{row}_R_50_FPN"
 QUICK["quick/Fast-RCNN/fast_rcnn_R_18_FPN_2x"] = "Fast-RCNN/fast_rcnn_R_50_FPN"
@@ -257,7 +257,7 @@ LAPTOP = {
     "MODEL.WEIGHTS": "",
     "MODEL.BACKBONE.FREEZE_AT": 0,
     "MODEL.RESNETS.DEPTH": 18,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,  # Detectron2 asks for it below R-50
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,  # Detectron2 requires it below R-50
     "MODEL.RESNETS.NORM": "BN",  # trainable; the pyramid's stays ""
     "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
     "MODEL.FPN.OUT_CHANNELS": 64,
@@ -394,7 +394,7 @@ def test_the_demo_is_the_quick_faster_rcnn_on_another_recipe():
     }  # fmt: skip
     for key in width:
         assert 2 * demo[key] == row[key]
-    assert demo["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE"] == 224  # as stock Detectron2's
+    assert demo["MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE"] == 224  # as in stock Detectron2
 
 
 @pytest.mark.parametrize("row", [row for row in [*PAPER, *QUICK] if "Fast-RCNN" in row])
@@ -414,7 +414,7 @@ def test_fast_rcnn_reads_what_the_rpn_of_table_1c_wrote(row):
 # --- the models
 
 
-# All layers of a deep network, narrow, for time
+# All layers of a deep network, narrowed to save time
 NARROW = ["MODEL.RESNETS.RES2_OUT_CHANNELS", "32", "MODEL.RESNETS.WIDTH_PER_GROUP", "4"]
 NARROW += ["MODEL.ROI_BOX_HEAD.FC_DIM", "64"]
 
@@ -433,7 +433,7 @@ def test_every_trainable_weight_of_a_row_gets_a_gradient(make_input, row):
     torch.manual_seed(0)
     model = build_model(cfg.clone()).train()
     for name, norm in model.named_modules():
-        if name.endswith("conv3.norm"):  # a frozen norm without its statistics lets R-50 explode
+        if name.endswith("conv3.norm"):  # frozen norms without statistics make R-50 explode
             norm.weight.data.mul_(0.1)
     inputs = [make_input(64, 64, [[2, 3, 50, 60], [10, 10, 20, 22]]), make_input(50, 62, [], 1)]
     if cfg.MODEL.MASK_ON:
@@ -450,7 +450,7 @@ def test_every_trainable_weight_of_a_row_gets_a_gradient(make_input, row):
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert not [name for name, p in trainable.items() if p.grad is None]
     assert all(torch.isfinite(p.grad).all() for p in trainable.values())
-    # FREEZE_AT and FrozenBN, and nothing else, are not trainable
+    # only what FREEZE_AT and FrozenBN freeze is not trainable
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     prefixes = ("backbone.stem", "backbone.res2")
     prefixes += tuple(p.replace("backbone.", "backbone.bottom_up.") for p in prefixes)
@@ -463,7 +463,7 @@ def test_every_trainable_weight_of_a_row_gets_a_gradient(make_input, row):
 ELSEWHERE = {
     "torchvision/faster_rcnn_R_50_FPN": {
         "MODEL.ANCHOR_GENERATOR.SIZES": PER_LEVEL,
-        "MODEL.RPN.NMS_THRESH": 0.7,  # torchvision's arguments, by their defaults
+        "MODEL.RPN.NMS_THRESH": 0.7,  # the defaults of torchvision's arguments
         "MODEL.RPN.PRE_NMS_TOPK_TEST": 1000,
         "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
         "MODEL.ROI_HEADS.NUM_CLASSES": 80,
@@ -502,7 +502,7 @@ def test_a_config_for_checkpoints_from_elsewhere(row):
     expected = ELSEWHERE[row] | {"MODEL.WEIGHTS": "", "INPUT.MIN_SIZE_TEST": 800}
     assert {key: merged[key] for key in expected} == expected
     if row.startswith("torchvision"):
-        mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # RGB, of 0 to 1
+        mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # RGB, from 0 to 1
         assert pytest.approx([255 * x for x in mean]) == cfg.MODEL.PIXEL_MEAN
         assert pytest.approx([255 * x for x in std]) == cfg.MODEL.PIXEL_STD
         assert (cfg.INPUT.FORMAT, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == ("RGB", False)

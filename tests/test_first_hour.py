@@ -10,8 +10,8 @@ import pytest
 from markdown_pages import links
 from PIL import Image
 
-# The code cells of a notebook in one scope. As Jupyter does, it shows the last expression of each:
-# a picture as a file of the cell's number.
+# Runs the code cells of a notebook in one scope. Like Jupyter, it shows the last expression of each
+# cell; a picture is saved to a file that is named by the cell's number.
 _RUNNER = """
 import ast, json, sys
 from PIL import Image
@@ -55,7 +55,7 @@ def test_it_trains_detects_and_draws(repo, notebook, cells, tmp_path):
     run = [sys.executable, "-c", _RUNNER, str(notebook)]
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    # Eq. 1, and P2 and P5 where it leaves the pyramid.
+    # Eq. 1, and P2 and P5 where it would leave the pyramid.
     sides = {16: 2, 56: 2, 111: 2, 112: 3, 223: 3, 224: 4, 447: 4, 448: 5, 900: 5}
     assert "\n".join(f"{side:4d} px: P{level}" for side, level in sides.items()) in done.stdout
     pictures = [Image.open(path) for path in tmp_path.glob("*.png")]
@@ -66,4 +66,4 @@ def test_it_trains_detects_and_draws(repo, notebook, cells, tmp_path):
 
 def test_no_cell_asks_where_the_package_lies(cells):
     code = "".join(line for cell in cells if cell["cell_type"] == "code" for line in cell["source"])
-    assert "__file__" not in code  # an installed wheel has its configs elsewhere than a clone
+    assert "__file__" not in code  # a wheel keeps its configs in another place than a clone

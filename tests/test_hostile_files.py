@@ -1,6 +1,6 @@
-"""train_net.py refuses files that would run code by their names, and loads their benign twins.
+"""train_net.py refuses files that would run code, naming them, and loads their benign twins.
 
-SECURITY.md's table says what stock Detectron2 does with each file, and is held to it here.
+SECURITY.md's table says what stock Detectron2 does with each file; this is checked here, too.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("no_stale_logs")
 
 @pytest.fixture(scope="module")
 def weights(row_config, tiny_words):
-    """Of an untrained Faster R-CNN, which the row takes whole."""
+    """The weights of an untrained Faster R-CNN, all of which the row takes."""
     row = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *tiny_words)
     return {name: value.clone() for name, value in build_model(row.clone()).state_dict().items()}
 
@@ -59,7 +59,7 @@ def world(tmp_path, repo, weights, proposals, tiny_root):
 
 @pytest.fixture
 def run(run_train_net):
-    """``run(world, case)``: train_net.py with the data sets of the world's folder; see there."""
+    """``run(world, case)``: ``run_train_net`` with the data sets of the world's folder."""
 
     def call(world: World, case: Case):
         register_folders(str(world.folder / "data"))
@@ -83,7 +83,7 @@ def test_a_hostile_file_is_refused_by_name(world, run, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_benign_twin_loads(world, run, kind, monkeypatch):
-    """Up to the first step, or to the evaluation, which are tested elsewhere."""
+    """Run up to the first step or to the evaluation, which are tested elsewhere."""
     reached = []
     monkeypatch.setattr(Trainer, "train", lambda trainer: reached.append(trainer))
     inner = Trainer.test.__func__
@@ -105,7 +105,7 @@ def test_its_benign_twin_loads(world, run, kind, monkeypatch):
 
 
 def stock(case: Case) -> None:
-    """What stock Detectron2's train_net.py does with a file, but for the model around it."""
+    """Do with a file what stock Detectron2's train_net.py does, but without the actual model."""
     if case.row.endswith(".yaml"):
         get_cfg().merge_from_file(case.row)
     elif "--resume" in case.words:
@@ -120,7 +120,7 @@ def stock(case: Case) -> None:
 
 
 def in_child(case: Case, answer) -> None:
-    """With 16 GB and five seconds of processor time, however busy the machine is."""
+    """Send what happens with 16 GB and five seconds of processor time, even on a busy machine."""
     resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (5, 6))
@@ -152,5 +152,5 @@ def test_security_md_says_what_stock_detectron2_does(world, repo, kind):
     rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", text, re.MULTILINE))
     found = outcome(world, KINDS[kind](world, True))
     assert kind in rows
-    # an error's class in words: "Unpickling error" of UnpicklingError
+    # an error's class in words: "Unpickling error" for UnpicklingError
     assert rows[kind].startswith(found.replace("Error", " error"))

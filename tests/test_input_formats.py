@@ -1,4 +1,4 @@
-"""Every choice of ``INPUT.FORMAT``, from training to an exported file, by the programs."""
+"""Every choice of ``INPUT.FORMAT`` works in the programs, from training to an exported file."""
 
 import json
 from pathlib import Path

@@ -28,9 +28,9 @@ def chinese(repo) -> str:
 
 
 def sections(page: str) -> list[str]:
-    """The text under each heading, with it."""
+    """Return the text under each heading, together with the heading."""
     fenced = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
-    # A comment of a block begins as a heading does.
+    # A comment in a block begins like a heading.
     masked = fenced.sub(lambda block: block[0].replace("\n#", "\n "), page)
     starts = [match.start() for match in re.finditer(r"^#{1,6} ", masked, re.MULTILINE)]
     return [page[a:b] for a, b in zip(starts, [*starts[1:], len(page)], strict=True)]
@@ -52,7 +52,7 @@ def test_each_links_to_the_other_at_its_head(english, chinese):
 def test_headings_have_the_same_levels_and_anchors(english, chinese):
     assert [level for level, _ in headings(chinese)] == [level for level, _ in headings(english)]
     assert explicit_anchors(chinese) == [slug(text) for _, text in headings(english)]
-    for anchor in explicit_anchors(chinese):  # right above its heading, with an empty line
+    for anchor in explicit_anchors(chinese):  # right above its heading, an empty line between
         assert re.search(rf'<a id="{re.escape(anchor)}"></a>\n\n#', chinese), anchor
 
 

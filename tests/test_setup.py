@@ -1,7 +1,7 @@
 """setup.py, `make setup` and the other targets, with stub packages, a stub pip and a stub Python.
 
-Nothing here touches the environment that the tests run in, and one test alone the network: it asks
-for setuptools, and does without where they cannot be had.
+Nothing here touches the environment that the tests run in, and only one test uses the network: it
+asks for setuptools, and goes without it where it is not available.
 """
 
 import importlib.util
@@ -33,7 +33,7 @@ needs_posix = pytest.mark.skipif(os.name == "nt", reason="needs a POSIX system")
 
 
 def assert_one_sentence(message: object) -> None:
-    """One line, and no full stop that begins a second sentence."""
+    """Check that a message is a single short line, without a full stop before a second sentence."""
     assert "\n" not in str(message)
     assert ". " not in str(message).replace("DETECTRON2=...", "")
     assert len(str(message)) < 500
@@ -81,7 +81,7 @@ def test_the_least_torch_is_the_one_that_the_package_names():
 
 
 def write_wheel(folder: Path, name: str, version: str, module: str = "") -> Path:
-    """A wheel of one module, whose ``__version__`` is the wheel's."""
+    """Write a wheel of one module, whose ``__version__`` is the wheel's; return its path."""
     module = module or name
     path = folder / f"{name}-{version}-py3-none-any.whl"
     info = f"{name}-{version}.dist-info"
@@ -107,7 +107,7 @@ class Environment:
         venv.create(folder / "env", with_pip=ours is None)
         self.python = str(folder / "env" / "bin" / "python")
         self.site = next((folder / "env" / "lib").glob("python*/site-packages"))
-        if ours is not None:  # to install one takes four seconds
+        if ours is not None:  # installing one takes four seconds
             (self.site / "pip").symlink_to(Path(ours.origin).parent)
         self.wheels = folder / "wheels"
         self.wheels.mkdir()
@@ -151,7 +151,7 @@ def test_what_is_missing_is_installed_and_what_works_is_left_alone(environment):
     assert "torch 2.11.0 | torchvision 0.26.0 | cv2 4.12.0" in line
     assert "detectron2 0.6 (without its compiled part) | fpn_d2 0.1.0" in line
 
-    # Other versions that work stay, and nothing is asked of pip.
+    # Other versions that work stay, and pip is not called.
     version = environment.site / "torch" / "__init__.py"
     version.write_text("__version__ = '3.0'\n")
     again = environment.set_up(DETECTRON2="/does/not/matter", PIP_FIND_LINKS="/nowhere")
@@ -185,7 +185,7 @@ def test_torch_as_torch_says_and_without_a_compiler_no_compiled_part(environment
 
 @pytest.fixture
 def pip_calls(monkeypatch):
-    """The arguments of each call of pip, which does nothing; this package is installed already."""
+    """The arguments of each call of a pip that does nothing; this package counts as installed."""
     calls = []
 
     def pip(*arguments, failure, **options):
@@ -301,7 +301,7 @@ def test_detectron2_without_its_compiled_part_is_named(pip_calls, monkeypatch, t
     ("origin", "expected"),
     [
         ({"url": "HERE", "dir_info": {"editable": True}}, True),
-        ({"url": "HERE", "dir_info": {}}, False),  # a copy, which git pull leaves as it is
+        ({"url": "HERE", "dir_info": {}}, False),  # a copy, which git pull does not update
         ({"url": "file:///elsewhere", "dir_info": {"editable": True}}, False),
         ({"url": "https://some.where/fpn_d2.whl", "archive_info": {}}, False),
     ],
@@ -473,7 +473,7 @@ def test_a_failing_pip_raises_its_sentence_with_pips_output_above_it(capfd):
 
 
 def run_without_make(*command, folder, **added):
-    """Run a command without what `make test`, which may run this, hands down to another make."""
+    """Run a command without the variables that a surrounding `make test` passes to another make."""
     kept = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
     options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
     return subprocess.run(command, cwd=folder, env={**kept, **added}, **options)
@@ -487,7 +487,7 @@ def run_make(folder, *arguments, **environment):
 
 @pytest.fixture
 def stub_tree(tmp_path):
-    """The Makefile beside a Python that writes its arguments to `calls`, pytest ending with 5."""
+    """The Makefile, and a Python that appends its arguments to `calls`; its pytest ends with 5."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "tests").mkdir()
     python = tmp_path / "python"
@@ -575,7 +575,7 @@ def test_ci_runs_all_and_fails_if_one_does(fails, tmp_path):
     targets = ["lint", "test", "test-slow", "test-page"]
     makefile = f"{' '.join(targets)}:\n\t@echo ran $@; test $@ != '$(FAILS)'\n"
     (tmp_path / "Makefile").write_text(makefile)
-    chromium = tmp_path / "chromium"  # or .ci/run installs it
+    chromium = tmp_path / "chromium"  # or .ci/run would install it
     chromium.write_text("#!/bin/sh\n")
     chromium.chmod(0o755)
     added = {"FAILS": fails, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}

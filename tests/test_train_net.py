@@ -28,7 +28,7 @@ def test_train_evaluate_and_resume(run_train_net, output):
 
 
 def test_a_training_imports_what_it_needs(run_program, tiny_opts):
-    """One iteration and one evaluation; what only others need comes with its users."""
+    """One iteration and one evaluation import nothing that only other programs need."""
     words = ["--config-file", "configs/quick/RPN/rpn_R_18_FPN.yaml", *tiny_opts]
     program = (
         "import sys, train_net; from fpn_d2.engine import launch\n"
@@ -113,7 +113,7 @@ def test_a_training_ends_with_code_2_and_one_sentence(run_train_net):
     assert_refused_for_its_data(code, stderr)
 
 
-# Forked, the two processes have imported all that the program has.
+# With fork, the two processes inherit all that the program has imported.
 FORKED = """
 import functools, runpy, torch
 start = torch.multiprocessing.start_processes
@@ -146,7 +146,7 @@ def cut(images, pattern, count):
         path.write_bytes(path.read_bytes()[:-300])
 
 
-# Ten images of eight: each of them once.
+# Ten draws from eight images: each comes up.
 ON_SPOILED = ["DATASETS.TRAIN", "('spoiled_train',)", "SOLVER.MAX_ITER", 5]
 ON_SPOILED += ["DATALOADER.FILTER_EMPTY_ANNOTATIONS", False]
 

@@ -1,16 +1,16 @@
-"""Every command of docs/tutorial.md and of docs/finetuning.md, run in order in a copy of the
+"""Run every command of docs/tutorial.md and docs/finetuning.md, in order, in a copy of the
 repository.
 
-A comment right above a block says what this test does beside it, so that nothing is left out in
-silence: ``<!-- test adds: WORDS -->`` gives the block's only command more words, and
-``<!-- test runs: COMMAND -->`` is a command of its own after the block. A block that says
-``<!-- test needs: MODULE ... -->`` of what is not installed is left out, and the test then ends as
-skipped, naming it, once all else has passed.
+A comment right above a block says what this test does differently, and so nothing is left out
+silently: ``<!-- test adds: WORDS -->`` gives the block's only command more words, and
+``<!-- test runs: COMMAND -->`` is an additional command after the block. A block with
+``<!-- test needs: MODULE ... -->`` is left out if a module is not installed; the test is then
+reported as skipped, with the module's name, once everything else has passed.
 
-The built-in data set has 52 images in the copy, and the tutorial's trainings are of 25 iterations:
-after two, batch norm's statistics fit nothing, no detection is left, and the export has nothing to
-compare. Fine-tuning starts from a narrow network that lies where Detectron2 keeps what it has
-downloaded.
+The built-in data set has 52 images in the copy, and the tutorial's trainings take 25 iterations:
+after two, batch norm's statistics would fit nothing, no detection would be left, and the export
+would have nothing to compare. Fine-tuning starts from a narrow network that the test puts where
+Detectron2 keeps its downloads.
 """
 
 import importlib.util
@@ -42,7 +42,7 @@ class Block(NamedTuple):
     """A block of commands.
 
     Args:
-        text: as the page has it.
+        text: the block's text on the page.
         added: more words for its only command.
         after: commands that the test runs after it.
         needs: modules without which it cannot run.
@@ -55,7 +55,7 @@ class Block(NamedTuple):
 
     @property
     def script(self) -> str:
-        """What the test runs."""
+        """The commands that the test runs."""
         lines = [" ".join([self.text.rstrip("\n"), *self.added]), *self.after]
         return "\n".join(lines) + "\n"
 
@@ -117,7 +117,7 @@ def test_from_a_yolo_folder_to_a_file_it_takes_eight_commands_and_no_code(pages)
 
 @pytest.fixture
 def copy(repo: Path, tmp_path: Path) -> Path:
-    """The repository as a clone has it."""
+    """A copy of the repository with what a clone has."""
     ignored = shutil.ignore_patterns(*_NOT_COPIED)
 
     def ignore(folder: str, names: list[str]) -> set[str]:
@@ -128,15 +128,15 @@ def copy(repo: Path, tmp_path: Path) -> Path:
 
 
 def run_page(page: str, copy: Path, **variables: str) -> set[str]:
-    """Run a page's blocks in a copy of the repository, with these variables, and look for the files
-    that it names. Returned are the modules whose lack has left blocks out."""
+    """Run a page's blocks in a copy of the repository, with these environment variables, and check
+    that the files that it names exist. Return the modules needed by blocks that were left out."""
     programs = copy.parent / "bin"
     programs.mkdir()
     python = programs / "python"
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     python.chmod(0o755)
     hidden = ("DETECTRON2_DATASETS", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
-    hidden += ("PYTHONDONTWRITEBYTECODE",)  # or each program compiles the whole copy
+    hidden += ("PYTHONDONTWRITEBYTECODE",)  # or each program would compile the whole copy
     environment = {
         **{key: value for key, value in os.environ.items() if key not in hidden},
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
@@ -183,7 +183,7 @@ def test_every_command_works_and_leaves_what_the_page_says(pages, copy):
 
 
 def write_yolo(folder: Path) -> None:
-    """A YOLO folder: each image has a red square, or a green disc, on grey."""
+    """Write a YOLO folder: each image has a red square or a green disc on grey."""
     for split, count in (("train", 8), ("val", 4)):
         (folder / "images" / split).mkdir(parents=True)
         (folder / "labels" / split).mkdir(parents=True)
@@ -203,8 +203,8 @@ def write_yolo(folder: Path) -> None:
 
 
 def write_downloaded(cache: Path, config: Path, opts: list[str]) -> None:
-    """Random weights in the model zoo's form, where Detectron2 looks before it downloads what this
-    config names."""
+    """Write random weights in the model zoo's form, to where Detectron2 looks before it downloads
+    those that this config names."""
     cfg = load_config(
         config, ["MODEL.NUM_CLASSES_FROM_DATA", "False", "MODEL.DEVICE", "cpu", *opts]
     )
@@ -216,7 +216,7 @@ def write_downloaded(cache: Path, config: Path, opts: list[str]) -> None:
     for name, value in model.state_dict().items():
         if name.endswith("conv3.norm.weight"):  # frozen statistics of no data: keep the sums small
             value.fill_(0.2)
-        elif name.endswith("stem.conv1.norm.weight"):  # pixels reach from -128 to 128
+        elif name.endswith("stem.conv1.norm.weight"):  # pixels range from -128 to 128
             value.fill_(1 / 64)
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
     path.write_bytes(pickle.dumps({"model": weights, "__author__": "Detectron2 Model Zoo"}))
