@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 40, 32
 
 
 def coco_content(images: int = 4) -> dict[str, Any]:
-    """A sound annotation file: two classes, one box in each image but the last, which is empty."""
+    """Return a sound file's content: two classes, a box in each image but the empty last one."""
     return {
         "images": [
             {"id": i + 1, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH}
@@ -39,7 +39,7 @@ def coco_content(images: int = 4) -> dict[str, Any]:
 
 
 def masked_coco_content() -> dict[str, Any]:
-    """The same with a mask of each object: polygons and an RLE."""
+    """Return the same with a mask for each object: polygons and an RLE."""
     content = coco_content()
     polygon, rle = [[3, 3, 9, 3, 9, 9]], {"size": [HEIGHT, WIDTH], "counts": [0, WIDTH * HEIGHT]}
     for annotation, mask in zip(content["annotations"], (polygon, rle, polygon), strict=True):
@@ -48,7 +48,7 @@ def masked_coco_content() -> dict[str, Any]:
 
 
 def write_coco(root: Path, name: str, split: str, content: Any) -> Path:
-    """Write ``<root>/<name>/`` with four images and this annotation file; returns its path."""
+    """Write ``<root>/<name>/`` with four images and this annotation file; return its path."""
     images, annotations = root / name / "images", root / name / "annotations"
     images.mkdir(parents=True, exist_ok=True)
     annotations.mkdir(exist_ok=True)
@@ -66,13 +66,13 @@ def coco():
 
 
 def sound(content):
-    """A change of a file's content that leaves it as it is."""
+    """Leave the content of a file as it is."""
 
 
 @pytest.fixture
 def zoo(tmp_path):
-    """``zoo(train, val)``: writes zoo_train and zoo_val, sound files whose content these functions
-    change, and registers them; returns the folder."""
+    """``zoo(train, val)``: write zoo_train and zoo_val, sound files with the changes that these
+    functions make, and register them; return the folder."""
 
     def write(train=sound, val=sound):
         for split, change in (("train", train), ("val", val)):
@@ -87,7 +87,7 @@ def zoo(tmp_path):
 
 @pytest.fixture
 def cfg():
-    """A model of boxes on zoo_train and zoo_val."""
+    """The config of a box detector on zoo_train and zoo_val."""
     cfg = get_cfg()
     add_fpn_config(cfg)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("zoo_train",), ("zoo_val",)

@@ -1,4 +1,4 @@
-"""Faults of an annotation file, each beside the sound one; masks against pycocotools, too."""
+"""Faults of an annotation file, each against a sound file; masks also against pycocotools."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ from fpn_d2.data.annotation_file import (
     mask_fault,
 )
 
-# The images of conftest.py have 40 x 32 pixels; annotation 2 is of image 2, 1.png.
+# The images of conftest.py have 40 x 32 pixels; annotation 2 belongs to image 2, 1.png.
 SQUARE = [[1, 1, 9, 1, 9, 9, 1, 9]]
 HUGE = 10**400
 
@@ -32,7 +32,7 @@ def drop(key, number, field):
 
 
 def box(*values, area=None):
-    """A box of annotation 2, with its area where it has one."""
+    """Return a change of annotation 2's box, and of its area to the box's where that has one."""
     if area is None:
         sound = len(values) == 4 and all(type(value) in (int, float) for value in values)
         area = max(0, min(values[2] * values[3], 1e9)) if sound else 120
@@ -49,7 +49,7 @@ def mask(segmentation):
 
 
 def again(**values):
-    """Annotation 2 once more, as 9, with these values."""
+    """Return a change that adds annotation 2 once more, as 9 and with these values."""
     return lambda c: c["annotations"].append({**c["annotations"][1], "id": 9, **values})
 
 
@@ -221,7 +221,7 @@ def test_the_quick_answer_hides_nothing(case, coco, monkeypatch):
 
 
 def of_ten(*boxes):
-    """The content of ten images of 400 x 320 pixels with these boxes in turn."""
+    """Return a file's content: ten images of 400 x 320 pixels, with these boxes in turn."""
     content = {
         "images": [
             {"id": i, "file_name": f"{i}.png", "width": 400, "height": 320} for i in range(10)
@@ -240,7 +240,7 @@ def of_ten(*boxes):
 WHOLE_FILES = {
     "shares of the image": (of_ten((0.1, 0.2, 0.5, 0.3), (0, 0, 1, 1)), "all 10 boxes lie between"),
     "one box of a pixel among them": (of_ten((0.1, 0.2, 0.5, 0.3), (9, 9, 30, 1)), None),
-    # as sides, the first three end at 560, 650 and 700 of 400 pixels, the last at 210 of 400
+    # if they were sides, the first three would end at 560, 650 and 700 of 400 px, the last at 210
     "corners": (
         of_ten((200, 60, 360, 200), (300, 10, 350, 20), (320, 9, 380, 90), (10, 10, 200, 150)),
         "all 10 boxes could be left, top, right and bottom",
@@ -284,7 +284,7 @@ def test_minival_may_repeat_ids_as_detectron2_has_it(coco):
         assert (finding.severity, finding.stops) == (ERROR, ("training", "evaluation"))
 
 
-# Of an object of 100 x 50 pixels at (40, 20) in an image of 400 x 320.
+# For an object of 100 x 50 pixels at (40, 20) in an image of 400 x 320; and whether it is told.
 CORNERS = np.array([[40, 20], [140, 20], [140, 70], [40, 70]])
 POLYGONS = {
     "its corners": (CORNERS, False),
@@ -301,7 +301,7 @@ def test_polygons_that_show_in_the_whole_file_that_they_are_none(case):
     content = of_ten((40, 20, 100, 50))
     for annotation in content["annotations"]:
         annotation["segmentation"] = [points.ravel().tolist()]
-    for right, of_most in ((0, told), (4, told), (5, False)):  # of ten
+    for right, of_most in ((0, told), (4, told), (5, False)):  # right ones of ten
         for annotation in content["annotations"][:right]:
             annotation["segmentation"] = [CORNERS.ravel().tolist()]
         found = [f for f in annotation_findings(content) if "polygons" in f.sentence]
@@ -329,7 +329,7 @@ def test_sound_masks_have_none(seed):
     mask = np.asfortranarray(rng.random((height, width)) > rng.random(), dtype=np.uint8)
     rle = mask_util.encode(mask)
     flat = mask.T.ravel()
-    # an independent run-length encoding, column by column, of zeros first
+    # an independent run-length encoding, column by column, zeros first
     runs = np.diff(np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1, [flat.size]])).tolist()
     runs = [0, *runs] if flat[0] else runs
     assert _runs(rle["counts"]) == runs
@@ -342,7 +342,7 @@ def test_polygons():
     assert mask_fault([[0, 0, 5, 0.5, 5, 5], [1, 1, 2, 2, 3, 1]], 10, 10) is None
     assert mask_fault([[-50, 0, 500, 0, 5, 700]], 10, 10) is None
     assert mask_fault([[-100_000, 0, 500, 0, 5, 700]], 10, 10) is None
-    assert mask_fault([], 10, 10) is None  # that there is none is for others to say
+    assert mask_fault([], 10, 10) is None  # a missing mask is reported elsewhere
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_polygons():
         ({"size": [4, 8], "counts": "0"}, "of 0 pixels"),
         ({"size": [4, 8], "counts": "\x00"}, "no compressed run lengths"),
         ({"size": [4, 8], "counts": "\N{EURO SIGN}"}, "pixels|no compressed"),
-        ({"size": [4, 8], "counts": "P"}, "no compressed run lengths"),  # goes on, and ends
+        ({"size": [4, 8], "counts": "P"}, "no compressed run lengths"),  # announces more, but ends
         ({"size": [4, 8], "counts": b"o" * 100}, "no compressed run lengths"),
     ],
 )

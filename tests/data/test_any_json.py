@@ -52,7 +52,7 @@ VALUES = st.recursive(
 
 
 def places(content, path=()):
-    """The path of every value in a parsed file."""
+    """Yield the path of every value in a parsed file."""
     yield path
     if isinstance(content, (dict, list)):
         keys = content if isinstance(content, dict) else range(len(content))
@@ -108,7 +108,7 @@ def assert_boxes_are_inside(image):
 
 
 def report_on(path):
-    """What check_dataset finds, which has the form of a report."""
+    """Return what check_dataset finds, and check that it has the form of a report."""
     findings = check_file(str(path), str(path.parents[1] / "images"), workers=1).findings
     for finding in findings:
         assert finding.severity in ("error", "warning")
@@ -132,7 +132,7 @@ def test_anything_in_one_place_loads_or_gets_a_sentence(coco, path, read, traini
         assert found.count("\n") == 0
         assert len(found) < 1500
         assert any(name in found for name in ("instances_train.json", ".png", "zoo"))
-        # A file without faults is refused for what this model and this run need alone.
+        # A file without faults is refused only for what this model and this run need.
         assert findings or "NUM_CLASSES" in found or "has an object" in found
         return
     assert found
@@ -178,7 +178,7 @@ BOXES = st.tuples(SIDES, SIDES, SIDES, SIDES)
 @pytest.mark.parametrize("of_scale", [False, True], ids=["DatasetMapper", "ObjectScaleMapper"])
 def test_any_box_stays_inside_the_image(cfg, path, of_scale, boxes, seed):
     cfg.INPUT.OBJECT_SCALE_TRAIN = 24.0
-    # The second makes the boxes anew, from what its crop leaves of the masks.
+    # ObjectScaleMapper makes the boxes anew, from what its crop leaves of the masks.
     cfg.MODEL.MASK_ON = of_scale
     mask = {"segmentation": [[3, 3, 9, 3, 9, 9, 3, 9]]} if of_scale else {}
     record = _record(path, [{"bbox": list(box), **mask} for box in boxes])
@@ -207,7 +207,7 @@ def test_any_polygon_stays_inside_the_image(cfg, path, mask_format, polygons):
 
 
 def _record(path, annotations):
-    """An image beside an annotation file, with other annotations."""
+    """Return the record of an image of the annotation file, but with these annotations."""
     common = {"bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 0}
     return {
         "file_name": str(path.parents[1] / "images" / "0.png"),

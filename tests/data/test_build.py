@@ -36,8 +36,7 @@ def drop_in(key, number, field):
 
 
 def records_of(content, folder, first=0):
-    """The images of a sound file as a user's function may give them, classes counted from
-    ``first``."""
+    """Return a sound file's images as a user's function may: classes counted from ``first``."""
     return [
         {
             **{key: image[key] for key in ("width", "height")},
@@ -184,8 +183,8 @@ def test_a_fault_of_the_test_set_shows_before_training(cfg, zoo):
 
 @pytest.fixture
 def lvis(cfg, zoo, coco):
-    """``lvis(evaluator_type, **changes)``: registers such a set as Detectron2 does, from a file of
-    LVIS v1's form and with these values changed in its first record; the config trains on it."""
+    """``lvis(evaluator_type, **changes)``: register a set of this type as Detectron2 does, with
+    changes to its first record, from a file in LVIS v1's form; return a config to train on it."""
     images = zoo() / "images"
 
     def write(evaluator_type, **changes):
@@ -288,8 +287,8 @@ def test_a_function_whose_images_have_nothing_to_train_on(cfg, annotations):
 
 @pytest.fixture
 def counted(cfg, zoo, coco):
-    """``counted(first, **metadata)``: zoo_val's images by a function of the user's, which counts
-    classes from ``first``, as the only data set."""
+    """``counted(first, **metadata)``: a config whose only data set is a user's function, which
+    returns zoo_val's images and counts classes from ``first``."""
 
     def register(first, **metadata):
         records = records_of(coco.content(), zoo() / "images", first)
@@ -303,7 +302,7 @@ def counted(cfg, zoo, coco):
 
 @pytest.mark.parametrize("metadata", [{}, {"thing_classes": ["cat", "dog"]}])
 def test_classes_that_a_program_counts_from_1(counted, metadata):
-    """Detectron2 trains the last one as background, or stops at an assertion."""
+    """Detectron2 would train the last class as background, or stop at an assertion."""
     cfg = counted(1, **metadata)
     with pytest.raises(UserError, match="mine.*1.png.*of category_id 2: give .* from 0 to 1"):
         build_train_loader(cfg)
@@ -339,8 +338,8 @@ def test_keypoints_that_no_image_has(cfg, zoo):
 
 @pytest.fixture
 def pointed(cfg, zoo):
-    """``pointed(numbers, **metadata)``: a config of one keypoint, and an object with these numbers
-    of it in every image of zoo_train, which has this metadata."""
+    """``pointed(numbers, **metadata)``: a config of one keypoint, on a zoo_train with this metadata
+    whose objects have these numbers as keypoints."""
 
     def write(numbers, **metadata):
         one = {"keypoints": numbers, "num_keypoints": 1}
@@ -471,8 +470,8 @@ TRIANGLE = [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]]
 
 @pytest.fixture
 def masked(cfg, zoo):
-    """``masked(segmentation, ...)``: zoo_train with these masks of its three objects, and zoo_val
-    with sound ones; the config is of masks."""
+    """``masked(segmentation, ...)``: a config with masks, on a zoo_train whose three objects have
+    these masks and a zoo_val with sound ones."""
 
     def masks(*segmentations):
         def add(content):
@@ -554,7 +553,7 @@ def test_a_mask_that_pycocotools_misreads_is_refused_for_evaluation(line, masked
 
 
 def test_sound_polygons_are_named_nowhere(masked, caplog):
-    build_train_loader(masked(TRIANGLE, [[1, 1, 2, 2], *TRIANGLE], TRIANGLE))  # it keeps one
+    build_train_loader(masked(TRIANGLE, [[1, 1, 2, 2], *TRIANGLE], TRIANGLE))  # one is left
     assert "the object out" not in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""Annotation files as json and pycocotools read them, but once, and always as UTF-8."""
+"""Annotation files are read as json and pycocotools do, but only once and always as UTF-8."""
 
 import builtins
 import gc
@@ -60,11 +60,11 @@ def test_visible_keypoints_are_counted_where_a_file_does_not(tmp_path, coco):
     first, second, _ = content["annotations"]
     first["keypoints"] = [1, 2, 2, 3, 4, 1, 0, 0, 0]
     second.update(keypoints=[1, 2, 2, 0, 0, 0, 0, 0, 0], num_keypoints=7)
-    for number, keypoints in ((4, []), (5, [0] * 12)):  # so many numbers one object alone has
+    for number, keypoints in ((4, []), (5, [0] * 12)):  # only one object has 12 numbers
         content["annotations"].append({**second, "id": number, "keypoints": keypoints})
     truth = AnnotationFile(str(coco.write(tmp_path, "zoo", "train", content)))
     assert [truth.anns[i]["num_keypoints"] for i in (1, 2, 3, 4)] == [2, 7, 0, 7]
-    # Detectron2's training and COCO's evaluation need them of every object.
+    # Detectron2's training and COCO's evaluation need keypoints for every object.
     assert [truth.anns[i]["keypoints"] for i in (3, 4)] == [[0] * 9] * 2
 
 
@@ -105,7 +105,7 @@ def test_detectron2_changes_a_copy_of_its_own(tmp_path, coco):
     content = coco.content()
     content["annotations"][0]["keypoints"] = [1, 2, 2]
     path = str(coco.write(tmp_path, "zoo", "train", content))
-    for _ in range(2):  # it moves them in place, by half a pixel
+    for _ in range(2):  # it shifts keypoints in place, by half a pixel
         with shared_reading():
             read_annotations(path)
             first, second = load_coco_json(path, "images"), load_coco_json(path, "images")

@@ -79,7 +79,7 @@ def test_one_object_gets_the_scale(row_config, record):
 
 
 def sides(mapper, record) -> np.ndarray:
-    """Height and width of 30 images."""
+    """Return the heights and widths of 30 mapped images: (30, 2)."""
     return np.array([mapper(record)["image"].shape[1:] for _ in range(30)])
 
 
@@ -89,7 +89,7 @@ TEST_SCALES = "MODEL.MASK_PROPOSAL.TEST_SCALES", "[0.5, 1.0, 2.0]"
 @pytest.mark.parametrize(
     "opts, side, size",
     [
-        # The test makes 100 x 120 px to 267 x 320 (MAX_SIZE_TEST): times 2^0.5 and 2^-2.5
+        # The test resizes 100 x 120 px to 267 x 320 (MAX_SIZE_TEST): times 2^0.5 and 2^-2.5
         ((), 2, (377, 453)),
         (("INPUT.MAX_SIZE_TEST", 1000), 2, (453, 543)),  # 320 x 384
         (TEST_SCALES, 2, (533, 640)),
@@ -142,7 +142,7 @@ def test_every_object_has_its_turn_and_crowds_have_none(row_config, record):
         assert 84 <= heights.min() < heights.max() <= 119
 
 
-# The network input that torchvision's own transform makes of an image.
+# The network input that torchvision's own transform makes from an image.
 
 TORCHVISION_ROW = "torchvision/faster_rcnn_R_50_FPN"
 SIZES = [(30, 40), (40, 30), (33, 71), (100, 100), (21, 190), (64, 48), (49, 98), (3, 200)]
@@ -244,7 +244,7 @@ def test_without_augmentations_sizes_and_random_draws_are_detectron2s(row_config
         assert torch.equal(*boxes)
 
 
-# The pixels that a network gets are those of the one reader.
+# Every network gets the pixels of our one reader.
 
 
 def refusing(mapper):
@@ -295,13 +295,13 @@ IMAGES = 40
 
 @pytest.fixture
 def cfg(cfg):
-    cfg.DATASETS.TEST = ()  # a set that is tested on is refused before the training
+    cfg.DATASETS.TEST = ()  # a faulty test set is refused before training
     return cfg
 
 
 @pytest.fixture
 def images(tmp_path, coco):
-    """The image folder of zoo_train, of 40 images with an object each."""
+    """The image folder of zoo_train, which has 40 images with one object each."""
     content = coco.content(IMAGES)
     content["annotations"].append({**content["annotations"][0], "id": IMAGES, "image_id": IMAGES})
     for annotation in content["annotations"]:
@@ -330,7 +330,7 @@ def ids_of(loader, batches):
 
 
 def sentence_of(loader, batches):
-    """The sentence that stops a loader."""
+    """Return the sentence of the error that stops a loader."""
     with pytest.raises(UserError) as caught:
         ids_of(loader, batches)
     return str(caught.value)
@@ -338,13 +338,13 @@ def sentence_of(loader, batches):
 
 @pytest.fixture
 def _quick_end(monkeypatch):
-    """Torch gives each worker process of a loader that has failed 5 s to end, when it is freed."""
+    """Shorten the 5 s that torch gives each worker process to end when it frees a failed loader."""
     monkeypatch.setattr(loader_utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
     yield
     gc.collect()
 
 
-EPOCHS = 3 * IMAGES // 2  # batches
+EPOCHS = 3 * IMAGES // 2  # batches in three epochs
 
 
 @pytest.mark.parametrize("spoil", [cut, widen, lambda path: path.write_bytes(b"")])
@@ -371,7 +371,7 @@ def test_more_than_the_share_stops_the_run(cfg, images, share, allowed):
     cfg.DATALOADER.MAX_SKIPPED_SHARE = share
     for i in range(allowed):
         cut(images / f"{i}.png")
-    batches = EPOCHS * (IMAGES - allowed) // IMAGES  # what is skipped costs as much
+    batches = EPOCHS * (IMAGES - allowed) // IMAGES  # skipped images take up draws, too
     assert len(set(ids_of(build_train_loader(cfg), batches))) == IMAGES - allowed
     cut(images / f"{allowed}.png")
     sentence = sentence_of(build_train_loader(cfg), 2 * EPOCHS)
@@ -420,7 +420,7 @@ def test_a_header_is_read_before_the_first_iteration(cfg, images, spoil, caplog)
     spoil(images / "6.png")
     with pytest.raises(UserError, match="^2 of the 40 training images cannot be used"):
         build_train_loader(cfg)
-    # What stops an evaluation stops the training before that.
+    # What would stop the evaluation stops the training beforehand.
     cfg.DATASETS.TEST, cfg.DATALOADER.MAX_SKIPPED_SHARE = ("zoo_train",), 1.0
     for build in (build_train_loader, lambda cfg: build_test_loader(cfg, "zoo_train")):
         with pytest.raises(UserError, match=r"[56]\.png .* would not be those of the data set"):
@@ -458,7 +458,7 @@ def test_images_of_an_objects_scale_too(cfg, images, caplog):
 
 @pytest.fixture(params=[refusing, lambda mapper: SkippingMapper(mapper, ["a", "b"], 1.0)])
 def map_one(request, images):
-    """``map_one(mapper)``: what either mapper makes of a sound image by this one."""
+    """``map_one(mapper)``: what either wrapper of this mapper makes of a sound image."""
     record = {"file_name": str(images / "5.png"), "width": 40, "height": 32}
     return lambda mapper: request.param(mapper)(record)
 

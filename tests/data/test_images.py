@@ -1,4 +1,4 @@
-"""The pixels of image files, and their faults, each beside the sound file that it was made from."""
+"""The pixels of image files, and faults, each against the sound file that it was made from."""
 
 import io
 import struct
@@ -23,7 +23,7 @@ def _nothing_told(monkeypatch):
 
 @pytest.fixture
 def save(tmp_path):
-    """``save("a.png")``: an image of noise, which is long in every format; returns its path."""
+    """``save("a.png")``: save noise, which gives a long file in any format, and return the path."""
 
     def to_file(name, mode="RGB", orientation=None, **options):
         rng = np.random.default_rng(0)
@@ -96,18 +96,18 @@ def test_the_size_is_that_of_the_image_as_exif_turns_it(save):
 
 def test_a_decompression_bomb(save, monkeypatch, recwarn):
     path = str(save("a.png"))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # 1280 are there: Pillow only warns
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # it has 1280: Pillow only warns
     assert image_fault(path) is None
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
     assert image_fault(path) == "has more than 1,200 pixels, which Pillow does not open"
     assert not recwarn
 
 
-# Pixels, by Detectron2's mappers as by ours.
+# Pixels, which Detectron2's mappers get as ours do.
 
 
 def read_twice(path):
-    """What our reader and Detectron2's make of a file, which must be the same: (H, W, 3), RGB."""
+    """Return a file's pixels, on which our reader and Detectron2's must agree: (H, W, 3), RGB."""
     ours = read_image(str(path))
     theirs = detection_utils.read_image(read_as_here(path), format="RGB")
     np.testing.assert_array_equal(ours, theirs)
@@ -129,7 +129,7 @@ def test_an_image_is_turned_once_as_pillow_turns_it(save, name, mode):
         except (OSError, ValueError):
             continue  # the format has no such mode
         tried += 1
-        # From memory: by its name Pillow 13 maps a grey TIFF that lies aside with wrong rows.
+        # From memory: by name, Pillow 13 maps a grey TIFF that lies on its side with wrong rows.
         expected = ImageOps.exif_transpose(Image.open(io.BytesIO(path.read_bytes())))
         if expected.mode == "I;16":
             expected = Image.fromarray((np.asarray(expected) >> 8).astype(np.uint8))
@@ -160,7 +160,7 @@ def test_ordinary_images_are_what_detectron2_reads(save):
 
 
 def tiff(tags, pixels):
-    """A TIFF of 4 x 1 pixels of one band, little-endian, with these tags and bytes."""
+    """Return a TIFF of 4 x 1 pixels of one band, little-endian, with these tags and pixel bytes."""
     tags = {256: 4, 257: 1, 259: 1, 262: 1, 277: 1, 278: 1, 279: len(pixels), **tags}
     tags[273] = 8 + 2 + 12 * (len(tags) + 1) + 4  # where the pixels begin
     entries = (struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
@@ -232,7 +232,7 @@ def test_of_several_frames_the_first_is_read_and_this_is_said_once(tmp_path, sav
     np.testing.assert_array_equal(read_twice(path), expected)
     if name in ("a.png", "a.webp", "a.tif"):
         np.testing.assert_array_equal(expected, np.asarray(first))
-    is_preview = name == "a.mpo"  # of cameras
+    is_preview = name == "a.mpo"  # cameras add a preview
     assert caplog.text.count("of which the first alone is read") == (0 if is_preview else 1)
     for header in (False, True):
         fault, remark = look_at(path, WIDTH, HEIGHT, header=header)

@@ -1,4 +1,4 @@
-"""Objects that real annotation files have, through training and evaluation of mask proposals."""
+"""Odd objects of real annotation files pass through training and evaluating mask proposals."""
 
 import json
 
@@ -39,7 +39,8 @@ def test_the_runs_are_the_mask():
 
 @pytest.fixture
 def data(tmp_path, coco):
-    """``data(segmentation, ...)``: a training and a test set, each of two images with them all."""
+    """``data(segmentation, ...)``: write a training and a test set of two images each, every image
+    with all of these masks; return the overrides that name the sets."""
 
     def make(*segmentations, crowd=()):
         folder = tmp_path / "odd"

@@ -1,4 +1,4 @@
-"""Files of fixed proposals, read safely and refused before a run."""
+"""Files of fixed proposals are read safely, and faulty ones are refused before a run."""
 
 import pickle
 
@@ -111,7 +111,7 @@ def test_a_proposal_file_that_is_none(with_proposals, tmp_path, content, reason)
         build_train_loader(with_proposals)
 
 
-# The boxes of one image as left, top, width and height; the second is none as corners.
+# The boxes of one image as left, top, width and height; as corners, the second would be no box.
 OF_SIDES = np.array([[2.0, 3.0, 10.0, 12.0], [20.0, 10.0, 15.0, 12.0]])
 
 
@@ -125,7 +125,7 @@ def test_proposals_of_sides_have_to_say_so(with_proposals, tmp_path):
     change_proposals(path, bbox_mode=1)
     (record, *_) = load_train_dataset(with_proposals)
     assert record["proposal_bbox_mode"] == BoxMode.XYWH_ABS
-    # as sides, the last box would end at 30 + 15 of 40 pixels
+    # read as sides, the last box would end at 30 + 15 of 40 pixels
     beyond = np.array([[0.0, 0.0, 9.0, 9.0], [30.0, 10.0, 15.0, 12.0]])
     change_proposals(path, boxes=[OF_SIDES, OF_SIDES, beyond, OF_SIDES])
     with pytest.raises(UserError, match=r"outside image \S*2\.png .* or its bbox_mode is wrong"):
@@ -150,7 +150,7 @@ NO_LOGITS = "does not give every image an array of boxes and one of as many logi
 def test_boxes_and_logits_of_proposals_that_are_none(with_proposals, tmp_path, values, words):
     change_proposals(tmp_path / "a.pkl", **values)
     with pytest.raises(UserError, match=rf"a\.pkl .*{words}"):
-        read_proposals(str(tmp_path / "a.pkl"))  # which pictures of an evaluation read by, too
+        read_proposals(str(tmp_path / "a.pkl"))  # pictures of an evaluation use it, too
     with pytest.raises(UserError, match=rf"a\.pkl .*{words}"):
         build_train_loader(with_proposals)
 
@@ -163,7 +163,7 @@ def test_reading_proposals_runs_no_code(tmp_path):
 
 
 class Mirror(PathHandler):
-    """mirror://x is the file x of a folder, as a URL is one of the cache's."""
+    """mirror://x stands for the file x in a folder, as a URL stands for a file in the cache."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -196,7 +196,7 @@ def test_downloaded_proposals_run_no_code_either(with_proposals, tmp_path):
 
 def test_the_first_detectrons_proposals_are_read(with_proposals, tmp_path):
     content = pickle.loads((tmp_path / "a.pkl").read_bytes())
-    boxes, logits = (  # as many as make a long string of their bytes
+    boxes, logits = (  # enough to make a long string of their bytes
         [value.repeat(200, axis=0) for value in content[key]]
         for key in ("boxes", "objectness_logits")
     )

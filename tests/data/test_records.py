@@ -1,4 +1,4 @@
-"""Images that come from no annotation file, and what training and test sets say of each other."""
+"""Images that come from no annotation file, and what training and test sets share or lack."""
 
 import math
 import shutil
@@ -135,12 +135,12 @@ def test_evaluation_needs_the_names_of_the_classes():
         check_records(["mine"], [RECORD], masks=False, evaluation=True)
 
 
-# A function of the user's, and a file beside it that COCO's evaluation reads.
+# A user's function, and a file beside it that COCO's evaluation reads.
 
 
 def test_the_images_and_classes_of_a_function_are_those_of_its_file(tmp_path, coco):
     records = [{"image_id": i, "file_name": f"{i}.png", "annotations": [SOUND]} for i in (1, 2)]
-    check_ground_truth("mine", records)  # without a file the evaluation makes one of the records
+    check_ground_truth("mine", records)  # without a file the evaluation writes one from the records
     mine = MetadataCatalog.get("mine")
     path = coco.write(tmp_path, "zoo", "train", coco.masked())
     mine.json_file = str(path)  # its categories have the ids 1 and 2
@@ -179,7 +179,7 @@ def test_an_image_of_which_one_object_alone_has_keypoints():
     check_keypoints(["mine"], records, 1, training=True)
 
 
-# What training and test sets share, and what the one lacks.
+# What training and test sets share, and what one of them lacks.
 
 
 def image_of(path, *classes, crowd=0):
@@ -189,8 +189,8 @@ def image_of(path, *classes, crowd=0):
 
 @pytest.fixture
 def files(tmp_path):
-    """Three files in ``a``, and in ``b`` a copy of the first, a link to the second, and a file of
-    the third one's name and length."""
+    """A folder with three files in ``a``; ``b`` has a copy of the first, a link to the second and a
+    file with the third one's name and length."""
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
     for i in range(3):

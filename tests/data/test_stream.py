@@ -22,7 +22,7 @@ MIXED = records([(4, 3), (3, 4), (4, 3), (3, 3), (4, 3)])  # 1 and 3 are not lan
 
 
 class Listed(TrainingSampler):
-    """A sampler of indices that are known."""
+    """A sampler that repeats the given indices."""
 
     def __init__(self, indices):
         super().__init__(len(indices), seed=0)
@@ -42,7 +42,7 @@ def take(iterable, count):
 
 def test_an_image_waits_for_one_of_its_orientation():
     batches = take(stream(Listed([0, 1, 2, 3, 4])).batches(), 3)
-    # places 0 to 5 are of the images 0 1 2 3 4 0
+    # places 0 to 5 hold the images 0 1 2 3 4 0
     assert batches == [[(0, 0), (2, 2)], [(1, 1), (3, 3)], [(4, 4), (5, 0)]]
     ungrouped = take(stream(Listed([0, 1, 2, 3, 4]), grouped=False).batches(), 2)
     assert ungrouped == [[(0, 0), (1, 1)], [(2, 2), (3, 3)]]
@@ -59,7 +59,7 @@ def test_two_processes_share_the_places(monkeypatch):
 
 
 def draws(record):
-    """A mapper that draws from all three generators that augmentations draw from."""
+    """Map a record by drawing from all three generators that augmentations draw from."""
     return record["file_name"], random.random(), np.random.rand(), torch.rand(1).item()
 
 

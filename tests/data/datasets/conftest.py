@@ -1,4 +1,4 @@
-"""A cache of the test's own, and files of the layouts."""
+"""A cache for each test, and helpers that write and load folders of any layout."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ def cache(tmp_path_factory, monkeypatch) -> Path:
 
 
 def write_files(root: Path, files: dict[str, str | tuple[int, int]]) -> None:
-    """Write texts, and images of a (width, height), by their paths."""
+    """Write files by their paths below a root: texts, or images of a given (width, height)."""
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def write_files(root: Path, files: dict[str, str | tuple[int, int]]) -> None:
 
 
 def load(root: Path, name: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Register the folders below a root; the records of a data set and its classes."""
+    """Register the folders below a root; return the records of a data set and its classes."""
     register_folders(str(root))
     records = DatasetCatalog.get(name)
     return records, MetadataCatalog.get(name).thing_classes

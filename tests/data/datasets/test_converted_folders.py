@@ -49,7 +49,7 @@ def test_a_loader_looks_at_the_files_of_a_folder_once(yolo, cfg, cache, monkeypa
     monkeypatch.setattr(
         converted_folders, "_fingerprint", lambda source: looked.append(source) or look(source)
     )
-    for number in (1, 2):  # and again for the next one
+    for number in (1, 2):  # and again for the next loader
         build_test_loader(cfg, "zoo_train")
         assert len(looked) == number
 
@@ -67,7 +67,7 @@ def test_a_change_converts_it_anew(yolo, folders, change):
         folders.write(yolo, {"images/a.jpg": (80, 20)})
     elif change == "another image":
         folders.write(yolo, {"images/b.jpg": (40, 20)})
-    elif change == "no time":  # an archive's files may all be of one time
+    elif change == "no time":  # all files of an archive may have the same time
         times = contents(yolo)
         folders.write(yolo, {"labels/a.txt": "0 0.5 0.5 0.5 0.4\n"})
         os.utime(yolo / "labels" / "a.txt", ns=(0, times[yolo / "labels" / "a.txt"]))

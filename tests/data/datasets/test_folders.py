@@ -93,7 +93,7 @@ def whole(tmp_path, coco):
 
 def test_the_first_by_ascending_id(whole, tmp_path):
     register_first_images("first_set", of="whole_set", count=2)
-    assert not (tmp_path / "instances_whole_first2.json").exists()  # before the first use
+    assert not (tmp_path / "instances_whole_first2.json").exists()  # not before the first use
     records = DatasetCatalog.get("first_set")
     assert [record["image_id"] for record in records] == [10, 20]
     content = json.loads((tmp_path / "instances_whole_first2.json").read_text())

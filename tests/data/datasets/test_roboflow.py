@@ -51,7 +51,7 @@ def test_the_dummy_goes_and_ids_begin_at_one(tmp_path, folders, cache):
 
 
 def test_all_splits_have_one_list_of_classes(tmp_path, folders):
-    # The same names by other ids, and one that train lacks.
+    # A class of train under another id, and one that train lacks.
     valid = content([DUMMY, category(1, "cat"), category(5, "emu")], 1, 5)
     write(folders, tmp_path, train=TRAIN, valid=valid)
     for name in ("zoo_valid", "zoo_val"):

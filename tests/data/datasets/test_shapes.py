@@ -1,4 +1,4 @@
-"""data/datasets/shapes.py: what is written, by one process or several, and whatever it meets."""
+"""data/datasets/shapes.py: what one process or several write, and what may get in the way."""
 
 import dataclasses
 import errno
@@ -107,7 +107,7 @@ def test_processes_that_cannot_be_had_are_done_without(tmp_path, several_process
 
 def test_an_interruption_ends_the_processes(tmp_path, several_processes, monkeypatch):
     def interrupt(work, loader):
-        images = iter(loader)  # it has the processes, and this frame it
+        images = iter(loader)  # it holds the processes, and this frame holds it
         yield next(images)
         raise KeyboardInterrupt
 
@@ -115,7 +115,7 @@ def test_an_interruption_ends_the_processes(tmp_path, several_processes, monkeyp
     with pytest.raises(KeyboardInterrupt) as raised:
         generate_shapes(str(tmp_path), spec=SMALL)
     assert multiprocessing.active_children() == []
-    assert raised.traceback  # until here, as a handler keeps it
+    assert raised.traceback  # kept until here, as by a handler
     assert os.listdir(tmp_path) == [".shapes.lock"]
 
 
@@ -142,7 +142,7 @@ def test_registration_generates_nothing_and_use_does(tmp_path):
     assert {"shapes_train", "shapes_val"} <= set(DatasetCatalog.keys())  # the built-in set's names
 
 
-# Generation that meets something.
+# What may get in the way of generation.
 
 
 def stamp(folder):

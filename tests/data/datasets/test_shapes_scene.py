@@ -1,4 +1,4 @@
-"""data/datasets/shapes_scene.py: what lies where by geometry and statistics, and its pixels."""
+"""data/datasets/shapes_scene.py: scenes, by geometry and statistics, and their pixels."""
 
 import math
 
@@ -20,7 +20,7 @@ SMALL = ShapesSpec(size=96)
 
 
 def raster(polygon, height, width, scale=1):
-    """A polygon's pixels by pycocotools: (height, width) bool."""
+    """Return a polygon's pixels as pycocotools draws them: (height, width) bool."""
     rle = mask_util.frPyObjects([(polygon * scale).ravel().tolist()], height, width)
     return mask_util.decode(mask_util.merge(rle)).astype(bool)
 
@@ -99,7 +99,7 @@ def test_empty_is_a_fraction_of_the_images():
 
 
 def test_outlines_tell_the_classes_apart():
-    """The share of its box that an upright shape fills, by geometry."""
+    """An upright shape fills the share of its box that geometry gives."""
     spec = ShapesSpec(rotation=0, stretch=1, max_objects=1, empty=0)
     step = math.pi / 5
     star = 5 * 0.42 * math.sin(step)  # ten triangles of sides 1 and 0.42
@@ -142,7 +142,7 @@ def test_pixels_are_the_polygons():
 
 
 def grow(mask, steps):
-    """A mask and so many pixels around it."""
+    """Return a mask grown by so many pixels."""
     for _ in range(steps):
         padded = np.pad(mask, 1)
         mask = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:] | mask

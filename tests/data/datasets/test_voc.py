@@ -1,4 +1,4 @@
-"""data/datasets/voc.py against hand-written boxes, Detectron2's loader of VOC and supervision."""
+"""data/datasets/voc.py against hand-written boxes, Detectron2's VOC loader and supervision."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def voc(more=()):
 def test_boxes_count_from_one_and_classes_are_those_of_all_splits(tmp_path, folders):
     folders.write(tmp_path / "zoo", voc())
     (first, second), classes = folders.load(tmp_path, "zoo_train")
-    assert classes == ["cat", "dog"]  # a cat is in val alone
+    assert classes == ["cat", "dog"]  # only val has a cat
     assert first["file_name"] == str(tmp_path / "zoo/JPEGImages/a.jpg")
     dog = first["annotations"][0]
     assert (dog["bbox"], dog["category_id"], dog["iscrowd"]) == ([5, 3, 10, 10], 1, 0)
@@ -203,7 +203,7 @@ def test_no_evaluation_starts_without_an_image_that_a_list_names(tmp_path, folde
     register_folders(str(tmp_path))
     with pytest.raises(UserError, match=r"Annotations/b\.xml is left out, as its image is not in"):
         build_test_loader(cfg, "zoo_train")
-    assert len(load_train_dataset(cfg)) == 1  # one is skipped in any case
+    assert len(load_train_dataset(cfg)) == 1  # training may always skip one
 
 
 def test_a_coco_folder_has_its_name_before_a_folder_that_holds_vocs_own(tmp_path, folders, coco):
@@ -211,7 +211,7 @@ def test_a_coco_folder_has_its_name_before_a_folder_that_holds_vocs_own(tmp_path
     coco.write(tmp_path, "VOC2012", "train", coco.content())
     records, _ = folders.load(tmp_path, "VOC2012_train")
     assert [record["image_id"] for record in records] == [1, 2, 3, 4]
-    assert len(DatasetCatalog.get("VOC2012_val")) == 1  # of whom COCO's folder has none
+    assert len(DatasetCatalog.get("VOC2012_val")) == 1  # a split that COCO's folder lacks
 
 
 def test_annotations_without_images_and_the_reverse_are_told(tmp_path, folders, cache):

@@ -14,7 +14,7 @@ from fpn_d2.data.datasets import register_folders
 # 40 x 20 pixels (width x height).
 IMAGE = (40, 20)
 YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
-# x: 0.5 * 40 = 20 less half of 0.25 * 40 = 10; y: 0.5 * 20 = 10 less half of 0.4 * 20 = 8.
+# x: 0.5 * 40 = 20 minus half of 0.25 * 40 = 10; y: 0.5 * 20 = 10 minus half of 0.4 * 20 = 8.
 BOX, IN_PIXELS = "1 0.5 0.5 0.25 0.4\n", [15, 6, 10, 8]
 # (4, 2), (20, 2), (4, 12): half of 16 x 10.
 TRIANGLE = "0 0.1 0.1 0.5 0.1 0.1 0.6\n"
@@ -109,7 +109,7 @@ def test_labels_beside_images_and_classes_with_gaps(tmp_path, folders):
 def test_labels_are_shares_of_the_turned_image(tmp_path, folders):
     folders.write(tmp_path, folder({"images/val/c.jpg": 0}))
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # a quarter turn
     path = tmp_path / "zoo/images/val/c.jpg"
     path.parent.mkdir()
     Image.new("RGB", (20, 40)).save(path, exif=exif)
@@ -227,7 +227,7 @@ def test_a_list_that_is_not_in_utf8(tmp_path, folders):
 
 
 def test_hidden_files_are_no_images(tmp_path, folders):
-    """Jupyter keeps copies, and macOS notes beside each file."""
+    """Jupyter keeps hidden copies, and macOS keeps hidden notes beside each file."""
     hidden = {"images/train/.ipynb_checkpoints/a.jpg": IMAGE, "images/train/._a.jpg": "\0\5"}
     folders.write(tmp_path, folder(hidden))
     names = [record["file_name"] for record in folders.load(tmp_path, "zoo_train")[0]]
@@ -239,7 +239,7 @@ def test_images_below_a_linked_folder(tmp_path, folders):
     folders.write(tmp_path, {**folder(), "elsewhere/d.jpg": IMAGE})
     images = tmp_path / "zoo/images/val"
     (images / "linked").symlink_to(tmp_path / "elsewhere")
-    (images / "again").symlink_to(images)  # without end
+    (images / "again").symlink_to(images)  # an endless loop
     (tmp_path / "elsewhere/again").symlink_to(tmp_path / "elsewhere")
     records, _ = folders.load(tmp_path, "zoo_val")
     assert [record["file_name"] for record in records] == [
@@ -249,7 +249,7 @@ def test_images_below_a_linked_folder(tmp_path, folders):
 
 @pytest.fixture
 def listed(tmp_path, folders, cfg):
-    """``listed(*lines)``: the config of a training on the images of these lines."""
+    """``listed(*lines)``: the config of a training on the images that these lines name."""
 
     def write(*lines):
         yaml = "train: a.txt\nval: images/val\nnames: [cat, dog]\n"
@@ -276,7 +276,7 @@ def test_no_evaluation_starts_without_an_image(listed, left_out, words):
     cfg = listed(SOUND, left_out)
     with pytest.raises(UserError, match=words):
         build_test_loader(cfg, "zoo_train")
-    assert len(load_train_dataset(cfg)) == 1  # one is skipped in any case
+    assert len(load_train_dataset(cfg)) == 1  # training may always skip one
 
 
 def test_no_training_starts_without_too_many_images(listed):
