@@ -18,7 +18,7 @@ FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 FAST = "quick/Fast-RCNN/fast_rcnn_R_18_FPN"
 MASKS = "quick/Mask-Proposals/mask_R_18_dual"
 
-# What a case does to a file; HALF replaces it by the first half of whole.pth.
+# What a case does to a file; HALF replaces it with the first half of whole.pth.
 CUT, MISSING, FOLDER, HALF = "cut", "missing", "folder", "half of whole.pth"
 REMOVED = "removed"  # deletes a value in an annotation file
 
@@ -32,7 +32,7 @@ class Case:
             mistaken for the sentence of another fault.
         opts: train_net's flags and overrides.
         row: the config: the name of a row, or a file.
-        files: by path, the contents of files to write first, or CUT, ...; ``*`` is a wildcard.
+        files: by path, contents to write first, or CUT and so on; ``*`` is a wildcard.
         train, val: values to put into the annotation file of a split, by their place, such as
             ``annotations.0.bbox``, or the text of the whole file.
         command: another tool and its command line.
@@ -53,7 +53,7 @@ def config(content: bytes | str, *named: str) -> Case:
 
 
 def override(words: str, *named: str, row: str = FASTER) -> Case:
-    """Return a case of a row with overrides; the sentence must name a first word with a dot."""
+    """Return a case of a row with overrides; the sentence must name the first word if dotted."""
     opts = words.split()
     return Case([opts[0], *named] if "." in opts[0] else list(named), opts, row)
 

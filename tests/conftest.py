@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
 # The files with slow tests of a minute or more. xdist gives each of two processes one half of the
-# tests, in their order, and no process takes another's last two: these files come first in a half.
+# tests, in their order, and no process takes another's last two: one of these sets leads each half.
 _FIRST = (
     {"test_first_hour.py", "test_kill_trials.py", "test_reproduce.py"},
     {"test_launch.py", "test_prepared.py", "test_tutorial.py"},

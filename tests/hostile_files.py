@@ -137,7 +137,7 @@ def object_array(value: Any) -> np.ndarray:
 
 
 class LyingArray:
-    """An array of objects whose addresses are bytes of the file: its dtype's flags deny objects."""
+    """An array of objects whose addresses are bytes of the file: dtype flags 0 deny objects."""
 
     def __reduce__(self) -> tuple:
         reconstruct, args, _ = np.zeros(1).__reduce__()
@@ -174,7 +174,7 @@ def safetensors_header(world: World, hostile: bool) -> Case:
 
 
 def npy_header(world: World, hostile: bool) -> Case:
-    """NumPy's own format, in which no checkpoint comes; the twin has the weights in a pickle."""
+    """NumPy's own format, which no checkpoint has; the twin has the weights in a pickle."""
     if not hostile:
         return evaluate(pkl(world))
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (" + b"9" * 4000 + b",)}"
@@ -187,7 +187,7 @@ def npy_header(world: World, hostile: bool) -> Case:
 
 
 def proposals(world: World, hostile: str | None, more: Any) -> list[str]:
-    """Write proposal files, that of the split ``hostile`` with ``more``; return their overrides."""
+    """Write proposal files, ``more`` in that of split ``hostile``; return overrides for them."""
     words = []
     for split in ("train", "val"):
         content = dict(world.proposals[split])

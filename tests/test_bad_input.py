@@ -66,7 +66,7 @@ def scene(tmp_path, tiny_root, tiny_opts, repo, whole, monkeypatch):
 
 
 def put(scene, text):
-    """Replace IN, OUT and REPO in a word or a text by the scene's folders."""
+    """Replace IN, OUT and REPO in a word or a text with the scene's folders."""
     for name, folder in (("IN", scene.inputs), ("OUT", scene.output), ("REPO", scene.repo)):
         text = re.sub(rf"\b{name}\b", str(folder), text)
     return text
@@ -93,7 +93,7 @@ def write(scene, name, content):
 
 
 def change(scene, split, change):
-    """Change some values in the annotation file of a split, or replace the file by a text."""
+    """Change some values in the annotation file of a split, or replace the file with a text."""
     path = scene.inputs / f"data/bad/annotations/instances_{split}.json"
     if isinstance(change, str):
         path.write_text(change, encoding="utf-8")
@@ -130,7 +130,7 @@ def command(scene, case):
 
 
 def contents(*folders):
-    """Return every file's hash, but of a (large) linked one time and size, and folders' names."""
+    """Map each path to its file's hash, to a (large) linked file's time and size, or to ''."""
 
     def content(path):
         if path.is_symlink():

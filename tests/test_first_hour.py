@@ -66,4 +66,4 @@ def test_it_trains_detects_and_draws(repo, notebook, cells, tmp_path):
 
 def test_no_cell_asks_where_the_package_lies(cells):
     code = "".join(line for cell in cells if cell["cell_type"] == "code" for line in cell["source"])
-    assert "__file__" not in code  # a wheel keeps its configs in another place than a clone
+    assert "__file__" not in code  # an installed wheel keeps its configs elsewhere

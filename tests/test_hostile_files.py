@@ -120,7 +120,7 @@ def stock(case: Case) -> None:
 
 
 def in_child(case: Case, answer) -> None:
-    """Send what happens with 16 GB and five seconds of processor time, even on a busy machine."""
+    """Send the outcome in 16 GB and five seconds of processor time, however busy the machine is."""
     resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (5, 6))

@@ -146,7 +146,7 @@ def cut(images, pattern, count):
         path.write_bytes(path.read_bytes()[:-300])
 
 
-# Ten draws from eight images: each comes up.
+# Ten draws from eight images: each comes up at least once.
 ON_SPOILED = ["DATASETS.TRAIN", "('spoiled_train',)", "SOLVER.MAX_ITER", 5]
 ON_SPOILED += ["DATALOADER.FILTER_EMPTY_ANNOTATIONS", False]
 

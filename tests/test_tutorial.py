@@ -1,7 +1,7 @@
 """Run every command of docs/tutorial.md and docs/finetuning.md, in order, in a copy of the
 repository.
 
-A comment right above a block says what this test does differently, and so nothing is left out
+A comment right above a block says what this test does differently, so nothing is left out
 silently: ``<!-- test adds: WORDS -->`` gives the block's only command more words, and
 ``<!-- test runs: COMMAND -->`` is an additional command after the block. A block with
 ``<!-- test needs: MODULE ... -->`` is left out if a module is not installed; the test is then
