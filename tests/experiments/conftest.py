@@ -44,7 +44,7 @@ STEPS = {
 
 
 class Told(Progress):
-    """Keeps what it says."""
+    """A progress that keeps the lines that it says."""
 
     def __init__(self):
         super().__init__()
@@ -62,7 +62,7 @@ def progress():
 
 @pytest.fixture
 def tables(repo: Path) -> Tables:
-    """Table 1 of RPNs, 2 of Fast R-CNNs on fixed proposals, 5 of 4-step training, "time"."""
+    """Tables 1 (RPNs), 2 (Fast R-CNNs on fixed proposals), 5 (4-step training) and "time"."""
     metrics = {
         "AR1k": "box_proposals/AR@1000",
         "AR1k_s": "box_proposals/ARs@1000",

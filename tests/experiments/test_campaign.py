@@ -74,7 +74,7 @@ def test_another_call_adds_to_the_file(call, progress):
 
 
 def test_the_results_are_written_after_every_row(call, tmp_path, monkeypatch):
-    """A table that is cut in its last row has all rows before."""
+    """A table that is cut in its last row keeps all rows before it."""
     seen = []
     train = runs_module.Runner.train
 
@@ -242,12 +242,12 @@ def test_the_bar_shows_run_iterations_and_time():
         assert (progress._bar.n, progress._bar.total) == (0, 30)
 
 
-# -- results: this machine's runs and what the file has besides ---------------------------------
+# -- results: this machine's runs, and what else the file has ----------------------------------
 
 
 @pytest.fixture
 def done(plan, tables, monkeypatch):
-    """``done(row, seed, AR, **provenance)``: makes a finished run of table 1 by hand."""
+    """``done(row, seed, AR, **provenance)``: make a finished run of table 1 by hand."""
     monkeypatch.setattr(results_module, "provenance", HERE.copy)
 
     def make(name, seed, recall, **origin):
@@ -267,7 +267,7 @@ def done(plan, tables, monkeypatch):
 
 @pytest.fixture
 def file(tmp_path, tables):
-    """``file(rows)``: a table1.json as an earlier call on another machine writes it."""
+    """``file(rows)``: write table1.json as an earlier call on another machine did; its path."""
     path = Path(results_file(str(tmp_path / "results"), "shapes", tables.table("1")))
     path.parent.mkdir(parents=True)
 

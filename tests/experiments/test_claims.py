@@ -27,7 +27,7 @@ def _of_other_seeds(results):
 
 
 def _spread(x, y):
-    """Return results of rows with these means and s = 1, each of three seeds of its own."""
+    """Return results of x and y with these means and s = 1, each on three seeds of its own."""
     return _of_other_seeds(_results(x=[x - 1.0, x, x + 1.0], y=[y - 1.0, y, y + 1.0]))
 
 
@@ -76,7 +76,7 @@ def test_a_difference_is_compared_with_the_noise():
 
 
 def test_rows_of_the_same_seeds_are_compared_seed_by_seed():
-    # differences of 1, 2 and 3: s = 1, so that noise = 2 / sqrt(3) = 1.155
+    # differences of 1, 2 and 3: s = 1, so noise = 2 / sqrt(3) = 1.155
     results = _results(x=[11.0, 22.0, 3.0], y=[10.0, 20.0, 0.0])
     verdict = _check([["x"], ["y"]], results)
     assert verdict.verdict == "holds"

@@ -1,5 +1,5 @@
-"""Rows as jobs: submitit's own executors, one in this process and Slurm's with commands that
-pretend; tests/tools/test_reproduce.py has jobs in processes of their own."""
+"""Rows as jobs of submitit's own executors: one in this process, and Slurm's with fake commands;
+tests/tools/test_reproduce.py has jobs in processes of their own."""
 
 import dataclasses
 import json
@@ -50,8 +50,8 @@ def call(plan, runs, tmp_path, progress):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """``clock(function)``: cluster.py's time from then on, in which a sleep takes ten seconds and
-    calls the function."""
+    """``clock(function)``: from then on fake cluster.py's time, in which a sleep takes ten seconds
+    and calls the function."""
 
     def start(on_sleep):
         seconds = [0.0]
@@ -71,7 +71,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def cut(clock):
-    """``cut(call, ...)``: calls, and presses Ctrl-C while it waits."""
+    """``cut(call, ...)``: make the call, and press Ctrl-C while it waits."""
 
     def press():
         raise KeyboardInterrupt
@@ -165,7 +165,7 @@ def test_boxes_and_times_are_measured_in_jobs(call, calls, monkeypatch, progress
 def test_a_job_hands_back_what_its_function_returns_once_its_files_are_seen(
     tmp_path, progress, clock
 ):
-    """NFS shows a machine for up to a minute that a file is missing which another has written."""
+    """For up to a minute, NFS hides from a machine a file that another has written."""
     file = tmp_path / "run.json"
     work = cluster.Work("it", str(tmp_path / "a"), "training", lambda: {"AP": 7}, (str(file),))
     jobs = Cluster(["cluster=debug"], str(tmp_path), 0, progress.say)
@@ -235,9 +235,9 @@ def test_a_machine_without_submitit_or_without_slurm(tmp_path, monkeypatch):
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """Commands of Slurm's names: sbatch counts its jobs from 71 on and keeps their scripts, as long
-    as they are no more than the file ``limit`` holds. sacct says of all what the file ``state``
-    holds, or of one what ``state_71`` does, and squeue knows those whose numbers are in ``queue``.
+    """Fake Slurm commands. sbatch numbers its jobs from 71 on and keeps their scripts, at most as
+    many as the file ``limit`` says. sacct gives each job the state in the file ``state``, or in its
+    own file such as ``state_71``. squeue knows the jobs whose numbers are in ``queue``.
     """
     folder = tmp_path / "slurm"
     folder.mkdir()
@@ -310,11 +310,11 @@ def test_an_interrupted_call_finds_its_jobs_again(call, slurm, runs, progress, c
 
 @pytest.fixture
 def jobs(slurm, runs, progress):
-    """A cluster of the pretended Slurm, and ``jobs(*works)``: runs them, and how each ended."""
+    """``jobs(*works)``: run the works on the fake Slurm; return how each ended."""
 
     def run(*works):
         ends = {}
-        submitit.SlurmJob.watcher.clear()  # as another process
+        submitit.SlurmJob.watcher.clear()  # as in another process
         Cluster([], str(runs), 0, progress.say).run(works, ends.__setitem__)
         return ends
 
@@ -326,7 +326,7 @@ def work_of(folder, key):
 
 
 def finish(slurm, runs, number):
-    """Let a job end as submitit lets it, with what its function returns."""
+    """End a job as submitit does, with what its function returns."""
     folder = runs / "jobs" / str(number)
     submission = submitit.core.utils.pickle_load(folder / f"{number}_submitted.pkl")
     with open(folder / f"{number}_0_result.pkl", "wb") as file:

@@ -1,4 +1,4 @@
-"""What a network costs, by arithmetic; and which configs are listed."""
+"""Costs of networks against arithmetic, and which configs are listed."""
 
 import dataclasses
 import json
@@ -56,7 +56,7 @@ def test_parameters_are_counted_without_memory(row_config):
     assert counted["parameters"] == sum(p.numel() for p in model.parameters())
     bytes_stored = sum(4 * t.numel() for t in [*model.parameters(), *model.buffers()])
     assert counted["weights_mb"] == pytest.approx(bytes_stored / 2**20, abs=0.1)
-    # FREEZE_AT 2 keeps the stem and res2, whose norms are frozen anyway
+    # FREEZE_AT 2 freezes the stem and res2, whose norms are frozen anyway
     frozen = count_parameters(row_config(ROW, "MODEL.BACKBONE.FREEZE_AT", 2))
     kept = [model.backbone.bottom_up.stem, model.backbone.bottom_up.res2]
     stopped = sum(p.numel() for part in kept for p in part.parameters())
@@ -80,8 +80,8 @@ def test_the_list_has_the_papers_number_and_the_costs(run_tool):
     (row,) = [row for row in paper["rows"] if row["table"] == "1"]
     assert (row["row"], row["paper"]["AR1k"]) == ("c", 56.3)  # Table 1 (c)
     assert [row["paper"] for row in quick["rows"] if row["table"] == "1"] == [{}]
-    # R-50 of Detectron2 without its classifier has 23.45 million weights (25.557 million of
-    # torchvision's less 2.049 million of fc and 0.053 million of norms), the rest is counted here:
+    # Without its classifier, Detectron2's R-50 has 23.45 million weights (torchvision's 25.557
+    # million less 2.049 million of fc and 0.053 million of norms); the rest is counted here:
     pyramid = 256 * (256 + 512 + 1024 + 2048) + 4 * 256 * 9 * 256 + 8 * 256
     head = 256 * 9 * 256 + 256 + 256 * 3 * (1 + 4) + 3 * 5
     assert paper["parameters"] == 25_557_032 - 2_049_000 - 53_120 + pyramid + head
@@ -93,7 +93,7 @@ def test_the_list_has_the_papers_number_and_the_costs(run_tool):
 def test_the_list_goes_to_a_file_that_is_named(run_tool, tmp_path):
     path = tmp_path / "new" / "configs.json"
     assert run_tool(list_configs, ROW, "--json", path)[0] == 0
-    code, out, _ = run_tool(list_configs, "--json", ROW)  # the bare one, before a word
+    code, out, _ = run_tool(list_configs, "--json", ROW)  # --json without a file, before a word
     assert code == 0
     assert json.loads(out) == json.loads(path.read_text())
     code, _, stderr = run_tool(list_configs, ROW, "--json", path)
@@ -101,7 +101,7 @@ def test_the_list_goes_to_a_file_that_is_named(run_tool, tmp_path):
     assert "--force" in stderr
     code, _, stderr = run_tool(list_configs, "nothing_like_it", "--json", path / "below.json")
     assert code == 2
-    assert "below.json could not be written" in stderr  # before the work
+    assert "below.json could not be written" in stderr  # refused before the work
 
 
 def flops_of_r18_c4(height, width):

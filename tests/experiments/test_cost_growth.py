@@ -1,4 +1,4 @@
-"""Exponents of costs that a formula gives, verdicts by hand, and their table and picture."""
+"""How costs grow: exponents against formulas, verdicts by hand, and their table and picture."""
 
 import xml.etree.ElementTree as ET
 
@@ -57,7 +57,7 @@ def test_a_first_cost_of_nothing_does_not_rule_the_fit(values, zeros, within):
 
 
 def test_few_points_of_nothing():
-    assert fit_exponent([1, 10], [0, 100]) == pytest.approx(2)  # as a hundredth of the largest
+    assert fit_exponent([1, 10], [0, 100]) == pytest.approx(2)  # 0 counts as largest / 100
 
 
 def rounds(costs):
@@ -65,7 +65,7 @@ def rounds(costs):
 
 
 def test_the_same_growth_on_a_smaller_constant_is_no_faster():
-    """A slope in logarithms of the last two points would be 0.75 beside 0.5."""
+    """In logarithms, the slopes at the last point are 0.75 and 0.5."""
     ours, stock = ([c + v / 1000 for v in VALUES] for c in (1.0, 3.0))
     growth = compare_growth(VALUES, rounds(ours), rounds(stock))
     assert growth == (growth.ours, growth.ours, 0.0, "holds")

@@ -98,7 +98,7 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """``folder(row, ...)``: writes a row's proposals, x y w h by image, or its detections."""
+    """``folder(row, ...)``: write a row's proposals (x y w h by image) or detections; its path."""
 
     def write(row, proposals=None, detections=None):
         path = tmp_path / row
@@ -128,7 +128,7 @@ def test_the_image_where_most_is_missed_is_shown(dataset, folder):
         "y": folder("y", {1: [FAR], 2: OBJECTS[1:], 3: []}),
     }
     found = find_examples(folders, dataset, [("x", "y"), ("y", "x"), ("x", "y")], TABLE)
-    # y misses two objects on image 3 and one each on 1 and 2, of which the lower id comes first
+    # y misses two objects on image 3, and one each on 1 and 2: of these the lower id comes first
     titles = [f"(x) one and (y) two on {i}.png" for i in (3, 1)]
     assert [e.title for e in found] == titles
     assert found[0].caption.startswith(

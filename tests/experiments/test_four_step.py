@@ -1,6 +1,6 @@
 """4-step training: what is shared stays, what is trained is joined, what is done stays done.
 
-One real training of two iterations a step, in this process; whatever changes it works on a copy.
+One real training of two iterations a step runs in this process; what changes it works on a copy.
 """
 
 import json

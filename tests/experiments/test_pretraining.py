@@ -1,4 +1,4 @@
-"""The start that learns from crops of the data: what is cut, and what the checkpoint fills."""
+"""Pretraining on crops of the data: what is cut, and what the checkpoint fills."""
 
 import pickle
 from pathlib import Path
@@ -168,7 +168,7 @@ def test_held_out_crops_end_the_training_where_they_stop_rising(cfg, tmp_path, m
     monkeypatch.setattr(pretraining._Training, "_accuracy", accuracy)
     path = tmp_path / "x.pkl"
     done = pretrain_backbone(cfg, str(path), iterations=50, batch_size=4, held_out=0.5)
-    assert (done.accuracy, done.iterations) == (0.701, 5)  # the best, and when it was
+    assert (done.accuracy, done.iterations) == (0.701, 5)  # the best, and its iteration
     assert rates == [0.05] * 5 + [pytest.approx(0.005)] * 3
     assert set(seen) == {(done.held_out, done.held_out)}
     assert min(done.crops, done.held_out) > 0

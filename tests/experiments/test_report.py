@@ -59,7 +59,7 @@ def results():
 
 
 def lines_of(text):
-    """Return the lines of a Markdown text, those of tables without their padding."""
+    """Return the lines of a Markdown text, without the padding of its tables."""
     lines = []
     for line in text.splitlines():
         if re.fullmatch(r"[|:-]+", line):

@@ -66,7 +66,7 @@ def test_the_median_of_the_measured_rounds_is_told(plan, tables, rows, clocked):
         found[name] = result["results"]["t_val"]["timing"]
         assert result["iterations"] == 6
         assert set(result) >= {"commit", "machine", "versions", "losses"}
-        # apart from the training
+        # kept apart from the training
         assert plan.runner.result(plan.run(row, 0)) is None
         assert plan.results(tables.table("time"), row) == {0: result}
     assert found == {
@@ -82,7 +82,7 @@ def test_the_median_of_the_measured_rounds_is_told(plan, tables, rows, clocked):
 
 
 def test_each_row_sees_the_images_of_its_own_config(plan, tables, rows, monkeypatch):
-    """A round takes as many images as every row has, here two."""
+    """A round takes only as many images as every row has, here two."""
     seen = []
 
     def build(_, row):

@@ -21,7 +21,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
-    """``calls()``: the words of each call of the program until now."""
+    """``calls()``: the words of each call of the program so far."""
     log = tmp_path / "log.txt"
     monkeypatch.setenv("FAKE_LOG", str(log))
     return lambda: [json.loads(line) for line in log.read_text().splitlines()] * log.exists()
@@ -213,7 +213,7 @@ def test_a_folder_of_version_0_1_goes_on_under_the_new_names(run, unused, heads)
     path.write_text(json.dumps({**settings, **old}))
     Path(run.folder, "last_checkpoint").write_text("model_0000009.pth")
     check_settings(run.folder, cfg)
-    # A config that still has an old name belongs to it as well, and other heads do not.
+    # A config that still has an old name fits the folder as well; one with another RPN does not.
     check_settings(
         run.folder, changed(run, "MODEL.PROPOSAL_GENERATOR.NAME", "FPNRPN").load_config()
     )
@@ -392,7 +392,7 @@ def test_the_program_ends_with_a_killed_parent_and_the_next_call_goes_on(
 
 
 def test_an_orphan_keeps_the_lock(run, runner, calls, other, monkeypatch):
-    """If nothing ends it (not on Linux, or it takes time), nobody else trains beside it."""
+    """Where nothing ends it (outside Linux) and until it has ended, nobody trains beside it."""
     monkeypatch.setattr(runs, "_LOCK_SECONDS", 0.1)
     process, program = other
     os.kill(program, signal.SIGSTOP)  # so that it cannot end

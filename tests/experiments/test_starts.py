@@ -25,7 +25,7 @@ from fpn_d2.utils.files import write_json
 
 @pytest.fixture(scope="session")
 def resnet18(tmp_path_factory) -> tuple[str, torch.nn.Module]:
-    """A file of the form of torchvision's ResNet-18, and the network."""
+    """A file in the form of torchvision's ResNet-18, and the network."""
     torch.manual_seed(0)
     network = torchvision.models.resnet18().eval()
     for module in network.modules():
@@ -87,7 +87,7 @@ def test_a_start_of_another_network_or_of_too_little_is_refused(repo, converted,
     torch.save(part, tmp_path / "part.pth")
     with pytest.raises(UserError) as error:
         check_start(str(tmp_path / "part.pth"), row(repo, "rpn_R_18_FPN", *FROZEN))
-    # Its weight and its norm's two; the norm gives itself the other two numbers.
+    # Its weight, and its norm's weight and bias; the norm fills its statistics itself.
     assert len(gone) == 5
     assert "leaves 3 weights of the bottom-up network empty" in str(error.value)
     assert "such as res2.0.conv1." in str(error.value)

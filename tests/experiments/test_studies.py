@@ -28,7 +28,7 @@ def settled(tables):
 
 
 def results(**recalls):
-    """The content of a results file: by row, the AR1k of seeds 0, 1, ...; no row without any."""
+    """Return a results file's content from each row's AR1k of seeds 0, 1, ...; omit empty rows."""
     rows = [
         {"row": row, "seeds": [{"seed": i, "metrics": {"AR1k": x}} for i, x in enumerate(values)]}
         for row, values in recalls.items()
@@ -40,7 +40,7 @@ def results(**recalls):
 @pytest.mark.parametrize(
     ("c", "longer_c", "d", "longer_d", "cells"),
     [
-        # d behind c by 5, 7, 6 and then by 5, 4, 6: a change of -1, of which two standard errors
+        # d is behind c by 5, 7, 6 and then by 5, 4, 6: a change of -1, whose two standard errors
         # are 2 * stdev(0, -3, 0) / sqrt(3) = 2 * sqrt(3) / sqrt(3) = 2
         ([50, 52, 51], [60, 60, 61], [45, 45, 45], [55, 56, 55],
          ["+6.0 ± 1.0", "+5.0 ± 1.0", f"{MINUS}1.0, noise 2.0: settled"]),
@@ -48,8 +48,8 @@ def results(**recalls):
          ["+5.0 ± 0.0", "+10.1 ± 0.1", "+5.1, noise 0.2: not settled"]),
         ([50], [60], [45], [50], ["+5.0", "+10.0", "+5.0, one seed"]),
         ([50], [60], [45], [], ["+5.0", "\N{EN DASH}", "not measured"]),
-        # Seeds 0 and 1 alone are at both schedules: 5 and 6 become 4 and 7, by 0 on average, of
-        # which two standard errors are 2 * sqrt((0.5 + 4.5) / 2) = 3.2.
+        # Only seeds 0 and 1 are at both schedules: 5 and 6 become 4 and 7, a change of 0 on
+        # average, whose two standard errors are 2 * sqrt((0.5 + 4.5) / 2) = 3.2.
         ([50, 51, 70], [54, 57], [45, 45, 45], [50, 50],
          ["+12.0 ± 11.3", "+5.5 ± 2.1", "0.0, noise 3.2: settled"]),
     ],

@@ -168,7 +168,7 @@ def test_a_scale_like_another_one_has_its_rows_at_every_schedule(tables):
     assert row.configs == {"settled": own.configs["quick"]}
     assert row.opts == ["SOLVER.MAX_ITER", "600", "SOLVER.STEPS", "(480,)"]
     assert (row.of, row.iterations, row.paper) == ("d", 600, own.paper)
-    # The first schedule is the configs' own, so that its runs are those of the quick scale.
+    # The first schedule is the configs' own, so its runs are those of the quick scale.
     config = load_config(tables.config_file(own.configs["quick"]))
     assert (config.SOLVER.MAX_ITER, table.rows["d_300"].opts) == (300, [])
     assert config.SOLVER.STEPS == (240,)  # four fifths, as at every other schedule
@@ -183,16 +183,16 @@ def test_a_scale_like_another_one_has_its_rows_at_every_schedule(tables):
 
 
 def test_a_claim_is_left_out_where_a_whole_group_of_its_rows_is(tables):
-    """A row is never compared with itself, and a baseline that is not there is not below."""
+    """A row is never compared with itself, and a missing baseline does not count as below."""
     settled = [(c.claim, c.order) for c in tables.table_at("1", "settled").claims]
     for _, order in settled:
         assert all(order)
         for group, below in itertools.pairwise(order):
             assert not set(group) & set(below)
-    # of (f) the baselines are not there, and of (d) the row with a head for each level
+    # the baselines of (f) are missing, and so is (d)'s row with a head for each level
     left_out = [claim for claim, _ in settled if "lies between" in claim or "degraded" in claim]
     assert not left_out
-    assert sum("similar accuracy" in claim for claim, _ in settled) == 4  # one of each schedule
+    assert sum("similar accuracy" in claim for claim, _ in settled) == 4  # one for each schedule
 
 
 @pytest.mark.parametrize("iterations", [[], [300, 600]])
