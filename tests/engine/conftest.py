@@ -1,4 +1,4 @@
-"""What the tests of training share."""
+"""Fixtures that the tests of training share."""
 
 import os
 
@@ -20,8 +20,8 @@ def tiny_config(repo, tiny_opts):
 
 @pytest.fixture
 def trainer(tiny_config):
-    """``trainer(*opts)``: of five iterations, without a test set, its folder made; new, or resumed
-    from what is in its folder."""
+    """``trainer(*opts)``: a trainer of five iterations without a test set, new or resumed from what
+    is in its folder, which is made."""
 
     def build(*opts, test="()", resume=False):
         five = ["SOLVER.MAX_ITER", "5", "SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", test]

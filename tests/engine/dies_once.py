@@ -1,6 +1,6 @@
-"""Run by test_launch.py under torchrun: train_net.py, whose second process is killed once. With
-MACHINE_DIES in the environment it is the first, with the torchrun that started it. With AGENT_DIES
-it is this torchrun alone, and its worker stays until somebody kills it."""
+"""train_net.py, whose second process is killed once; test_launch.py runs it under torchrun. With
+MACHINE_DIES in the environment the first is killed instead, with the torchrun that started it. With
+AGENT_DIES only that torchrun is killed, and its worker stays until somebody kills it."""
 
 import os
 import signal

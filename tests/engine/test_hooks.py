@@ -1,4 +1,4 @@
-"""Signals, losses that are no numbers, autocast on CPUs, and resuming to the bit."""
+"""Signals, losses that are NaN, autocast on CPUs, and resuming bit for bit."""
 
 import contextlib
 import gc
@@ -39,7 +39,7 @@ RETINANET = "quick/RetinaNet/retinanet_R_18_FPN"
 
 @pytest.fixture
 def heeded():
-    """SIGINT does what it does at a prompt: a shell's background jobs begin with it ignored."""
+    """Make SIGINT act as at a prompt: a shell's background jobs begin with it ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -189,7 +189,7 @@ def test_the_last_good_checkpoint_is_the_newest_whose_weights_are_numbers(tmp_pa
 
 
 def test_a_process_that_is_alone_makes_no_collective_call(trainer, monkeypatch):
-    for name in CountCalls.NAMES:  # which it wraps
+    for name in CountCalls.NAMES:  # undoes its wrapping at the end
         monkeypatch.setattr(distributed, name, getattr(distributed, name))
     calls = CountCalls()
     made = trainer()
@@ -243,12 +243,12 @@ def test_autocast_computes_in_bfloat16_and_learns_in_float32():
     assert torch.allclose(model.layer.bias.grad, torch.full((3,), 2 / 6), rtol=2**-7)
 
 
-# --- a training that was cut and resumed equals one that was not, to the bit
+# --- a training that was cut and resumed equals an uncut one, bit for bit
 
 
 @pytest.fixture(scope="module")
 def mixed_root(tmp_path_factory):
-    """A data set of seven images of noise, of which three are portrait."""
+    """A data set of seven images of noise, three of them portrait."""
     root = tmp_path_factory.mktemp("mixed")
     folder = root / "mixed"
     (folder / "images").mkdir(parents=True)
@@ -283,7 +283,7 @@ class Watch(HookBase):
 
 
 def train_until(trainer, cut):
-    """Train until this iteration, or to the end without one; returns the losses of each."""
+    """Train until iteration ``cut``, or to the end if it is None; return each iteration's loss."""
     watch = Watch(cut)
     trainer.register_hooks([watch])
     with contextlib.nullcontext() if cut is None else pytest.raises(ConnectionError):
@@ -293,7 +293,7 @@ def train_until(trainer, cut):
 
 @pytest.fixture
 def train(repo, tiny_words, tmp_path, mixed_root):
-    """``train(row, folder, *opts, cut, resume)``: six iterations; the losses of each."""
+    """``train(row, folder, *opts, cut, resume)``: train six iterations; each one's loss."""
     register_folders(mixed_root)
 
     def call(row, folder, *opts, cut=None, resume=False):
@@ -342,7 +342,7 @@ def test_cut_after_a_checkpoint_and_resumed(train, tmp_path, row, opts, workers)
         assert before == {i: whole[i] for i in before}  # equal floats
         assert after == {i: whole[i] for i in after}
         assert_same_weights(tmp_path / number, tmp_path / "whole")
-        # The last line is of medians over all six iterations, and that of iteration 3 is gone.
+        # The last line holds medians over all six iterations, and the line of iteration 3 is gone.
         assert logged(tmp_path / number).keys() == logged(tmp_path / "whole").keys()
         assert logged(tmp_path / number)[5] == logged(tmp_path / "whole")[5]
 

@@ -33,7 +33,7 @@ from .two_processes import VARIANTS
 
 CLUSTER = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "GLOO_SOCKET_IFNAME": "lo"}
 CLUSTER["LOGLEVEL"] = "INFO"  # torchrun says when a machine wants to join
-# The addresses of two machines. The process of the first in this order is the first process.
+# The addresses of two machines; the first process runs on the first of them.
 OTHER, HOST = "127.0.0.1", "127.0.0.2"
 
 
@@ -44,12 +44,12 @@ def args(num_gpus):
 
 
 def raising(kind, *values):
-    """The program of a process that raises such an error."""
+    """Return the main function of a process that raises such an error."""
 
     def main(args):
         raise kind(*values)
 
-    main.__name__ = f"raises_{kind.__name__}"  # the name of its cases
+    main.__name__ = f"raises_{kind.__name__}"  # names its test cases
     return main
 
 
@@ -86,7 +86,7 @@ def test_what_spawned_processes_are_given_can_be_pickled(monkeypatch):
 
 @pytest.fixture(scope="module")
 def in_two_processes(repo, run_program, tiny_words, tmp_path_factory):
-    """What two_processes.py prints, line by line."""
+    """The lines that two_processes.py prints."""
     program = Path(__file__).with_name("two_processes.py")
     output = ["OUTPUT_DIR", tmp_path_factory.mktemp("two") / "output"]
     done = run_program(program, repo / "configs/quick", *tiny_words, *output)
@@ -100,7 +100,7 @@ def test_two_processes_train_two_steps_of_every_ablation(in_two_processes):
 
 
 def test_a_step_makes_one_collective_call(in_two_processes):
-    """Besides DistributedDataParallel's, and Detectron2's own gathering of its metrics."""
+    """Apart from DistributedDataParallel's, and Detectron2's own gathering of its metrics."""
     assert [line for line in in_two_processes if line.startswith("calls:")] == [
         "calls: all_gather metrics"
     ] * 3
@@ -127,7 +127,7 @@ def full_disk(args):
         fail_to_write(args)
 
 
-# PyTorch's words of 2.11
+# The words of PyTorch 2.11
 NO_WORKER = "DataLoader worker (pid(s) 71) exited unexpectedly"
 NO_FILES = "Too many open files. Communication with the workers is no longer possible."
 NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB."
@@ -206,7 +206,7 @@ def test_processes_that_are_killed_or_find_their_port_taken(monkeypatch, refusal
     def fail_to_launch(*args, **kwargs):
         raise error()
 
-    module = importlib.import_module("fpn_d2.engine.launch")  # the name is the function's too
+    module = importlib.import_module("fpn_d2.engine.launch")  # a function has this name too
     monkeypatch.setattr(module, "launch_processes", fail_to_launch)
     assert refusal(fail, args(2)).startswith(f"error: {words}")
 
@@ -217,7 +217,7 @@ def test_torchrun_and_num_gpus_do_not_mix(monkeypatch, refusal):
 
 
 def test_the_processes_of_a_start_agree_on_a_name_whatever_earlier_starts_have_left():
-    """Two of the first one's processes have asked again, and were killed before any answer."""
+    """Two processes of the first start asked again, and were killed before any answer."""
     store = torch.distributed.HashStore()
     names = []
     for _ in range(2):
@@ -242,7 +242,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--max-restarts", "1")
 
 
 def dying_training(repo, tiny_opts, folder):
-    """The words of a training of six iterations, one of whose processes dies before the fourth."""
+    """Return the words of a training of six iterations; a process dies before the fourth."""
     words = [Path(__file__).with_name("dies_once.py"), "--config-file"]
     words += [repo / "configs/quick/RPN/rpn_R_18_FPN.yaml", *tiny_opts]
     words += ["SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", "()"]
@@ -251,7 +251,7 @@ def dying_training(repo, tiny_opts, folder):
 
 @pytest.fixture(scope="module")
 def weights_after_a_process_died(repo, tiny_words, tiny_environment, run_program, tmp_path_factory):
-    """A worker on one machine dies once and goes on from the checkpoint before."""
+    """The weights of a training on one machine, resumed from a checkpoint after a worker died."""
     folder = tmp_path_factory.mktemp("one_machine")
     alone = ("--standalone", "--nproc-per-node", "2")
     done = run_program(*TORCHRUN, *alone, *dying_training(repo, tiny_words, folder))
@@ -265,9 +265,9 @@ def weights_after_a_process_died(repo, tiny_words, tiny_environment, run_program
 def test_torchrun_goes_on_after_a_process_or_a_machine_has_died(
     repo, tiny_opts, tiny_environment, weights_after_a_process_died, tmp_path, what
 ):
-    """The first worker dies with its torchrun, or this torchrun alone, which is no restart to the
-    other. It is started again by the same command, and both go on and end with the weights of a
-    training on one machine, although OVERWRITE_OUTPUT_DIR would have a new training begin."""
+    """The first worker dies with its torchrun, or that torchrun alone; to the other, this is no
+    restart. The same command starts it again, and both go on and end with the weights of a training
+    on one machine, although OVERWRITE_OUTPUT_DIR would have a new training begin."""
     cut = tmp_path / "two_machines"
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -317,7 +317,7 @@ def parse(*words):
 
 
 def without_schedule(tiny_opts):
-    """These overrides, but for how long to train."""
+    """Return these overrides without SOLVER.MAX_ITER and SOLVER.STEPS."""
     opts = dict(zip(tiny_opts[::2], tiny_opts[1::2], strict=True))
     del opts["SOLVER.MAX_ITER"], opts["SOLVER.STEPS"]
     return [word for pair in opts.items() for word in pair]
@@ -427,7 +427,7 @@ def test_fine_tuning_takes_weights_of_the_zoo_and_classes_of_the_data(tiny_opts,
     assert trained["roi_heads.box_predictor.cls_score.weight"].shape == (6, 16)
     assert all("box_predictor" in name for name in different(trained, weights))
     assert (output / "inference/tiny_val/results.json").is_file()
-    # The run's config is whole without the data.
+    # The run's config is complete without the data.
     cfg = load_config(output / "config.yaml", ["MODEL.WEIGHTS", str(output / "model_final.pth")])
     assert load_model(cfg).roi_heads.num_classes == 5
 
@@ -459,7 +459,7 @@ def test_gpus_that_are_not_there_are_refused_before_processes_start(
 
 
 def test_short_periods_stay_on_for_more_processes(monkeypatch):
-    """Detectron2 rounds half an iteration to 0, by which it then divides."""
+    """Detectron2 rounds half an iteration to 0 and then divides by it."""
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     opts = "SOLVER.IMS_PER_BATCH 2 SOLVER.REFERENCE_WORLD_SIZE 1 SOLVER.CHECKPOINT_PERIOD 1"
     opts += " TEST.EVAL_PERIOD 1 SOLVER.MAX_ITER 1 SOLVER.STEPS () DATASETS.TRAIN ('shapes_train',)"

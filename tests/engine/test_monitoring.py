@@ -41,9 +41,9 @@ AR = "box_proposals/AR@100"
 
 @pytest.fixture
 def scripted(trainer, monkeypatch):
-    """``scripted(values, *opts)``: a trainer whose evaluation behind an iteration gives its value.
+    """``scripted(values, *opts)``: a trainer whose evaluation after an iteration gives its value.
 
-    Its ``evaluated`` are the iterations whose weights were evaluated.
+    Its ``evaluated`` lists the iterations whose weights were evaluated.
     """
 
     def build(values, *opts, resume=False):
@@ -100,7 +100,7 @@ def test_it_stops_when_the_metric_does_not_become_better(scripted, caplog):
     final = content(made, "model_final")
     assert final["iteration"] == final["trainer"]["iteration"] == 3
     assert last_metrics(made.cfg.OUTPUT_DIR)[AR] == 1.5
-    # Resumed it stays stopped, and with more patience it goes on.
+    # Resumed, it stays stopped; with more patience, it goes on.
     again = scripted(values, "TEST.PATIENCE", "2", resume=True)
     again.train()
     assert (again.start_iter, again.max_iter) == (4, 4)
@@ -125,8 +125,8 @@ def test_expected_results_are_verified_after_an_early_stop(scripted):
 
 @pytest.mark.parametrize("lost, lacks", [(None, [3]), ((1, 3), [])])
 def test_a_cut_training_keeps_and_stops_as_an_uncut_one(scripted, lost, lacks):
-    """Checkpoints are behind the iterations 1 and 3, and the best one, which alone knows its own
-    evaluation, behind 1."""
+    """Checkpoints are saved after iterations 1 and 3, and the best one, which alone knows its own
+    evaluation, after 1."""
     values = [1.0, 3.0, 2.0, 1.0, 2.0]
     opts = ["TEST.PATIENCE", "3"]
     whole = {"best_metric": 3.0, "best_iter": 1, "waited": 3, "_judged": 5, "metric": AR}
@@ -207,7 +207,7 @@ def test_validation_losses_are_means_and_change_nothing(tiny_config):
 
 def test_a_mean_is_over_the_images():
     class Sum(nn.Module):
-        """A loss of the number in each image, plus a batch norm's answer to a constant."""
+        """Two losses: the mean of the images' numbers, before and after a batch norm."""
 
         def __init__(self):
             super().__init__()
@@ -275,7 +275,7 @@ def test_averages_by_hand():
     second = first * 0.25 + 8 * 0.75
     assert values == pytest.approx([first, second, second * 0.25 + 8 * 0.75])
     assert model.weight.item() == 8.0
-    # Batches that the optimizer waits for do not count.
+    # Batches whose gradients wait for a step do not count.
     averager.trainer.optimizer = type("O", (), {"waiting": 1})
     averager.after_step()
     assert averager.model.weight.item() == values[-1]
@@ -349,7 +349,7 @@ def test_a_cut_between_two_steps_resumes_to_the_bit(tmp_path):
     state = torch.load(tmp_path / "cut.pth", weights_only=True)
     resumed, _ = run(batches[4:], 3, state=state)
     assert all(map(torch.equal, whole.parameters(), resumed.parameters()))
-    # torch's optimizer takes the state, too, as stock Detectron2 would
+    # torch's own optimizer takes the state too, as it would in stock Detectron2
     torch.optim.SGD(Toy().parameters(), lr=0.1, momentum=0.9).load_state_dict(state[1]["optimizer"])
 
 
@@ -396,7 +396,7 @@ EVERYTHING += ["TEST.VALIDATION_LOSS", "True", "TEST.BEST_METRIC", "validation_l
 
 @pytest.mark.slow
 def test_all_of_it_resumes_to_the_bit(trainer, tmp_path, monkeypatch):
-    """A checkpoint lies behind iteration 3, the first of the three batches of a step."""
+    """A checkpoint is saved after iteration 3, the first of the three batches of a step."""
     monkeypatch.setattr(Trainer, "test", lambda *_: {})
 
     def make(folder, resume=False):

@@ -19,7 +19,7 @@ RPN = "configs/quick/RPN/rpn_R_18_FPN.yaml"
 
 @pytest.fixture
 def folder(repo, tmp_path):
-    """A folder with checkpoints, and the config of a training into it."""
+    """``folder(*opts)``: the config of a training into a folder with checkpoints."""
     (tmp_path / "out").mkdir()
     for name in ("last_checkpoint", "model_0000001.pth", "metrics.json"):
         (tmp_path / "out" / name).write_text("")

@@ -132,7 +132,7 @@ def test_what_cannot_be_taken_is_refused_by_its_key(resumed, opts):
 
 
 def test_without_known_settings_the_shapes_are_named(resumed, kept):
-    """As of a checkpoint of version 0.1 or of stock Detectron2."""
+    """As with a checkpoint of version 0.1 or of stock Detectron2."""
     made = resumed()
     content = torch.load(kept / "model_final.pth", weights_only=True)
     del content["trainer"]["hooks"]["ResumeState"]["config"]
@@ -154,7 +154,7 @@ def test_without_known_settings_the_shapes_are_named(resumed, kept):
 
 @pytest.fixture
 def start(repo, tiny_opts, output, monkeypatch, no_stale_logs):
-    """``start(*words)``: train_net.py, of the quick RPN; returns config.yaml of its folder."""
+    """``start(*words)``: run train_net.py on the quick RPN; return its folder's config.yaml."""
     monkeypatch.chdir(repo)
 
     def run(*words, row="configs/quick/RPN/rpn_R_18_FPN.yaml", opts=tiny_opts):
@@ -211,8 +211,8 @@ def test_another_number_of_processes_is_refused_and_the_remedy_works(start):
 
 
 def test_the_advice_after_a_nan_loss_helps_when_it_is_followed(start, monkeypatch, capsys):
-    """A loss that is NaN from the second iteration on where the rate is above 0.01, and a newest
-    checkpoint that is spoilt."""
+    """The loss is NaN from iteration 2 on where the rate is above 0.01, and the newest checkpoint
+    is spoilt."""
     calls = []
 
     def run_step(self, run=Trainer.run_step):
@@ -244,7 +244,7 @@ def test_the_advice_after_a_nan_loss_helps_when_it_is_followed(start, monkeypatc
 
 
 def test_mixed_precision_can_begin_in_the_middle(resumed):
-    """On a GPU: its scaler has no state yet in a training without mixed precision."""
+    """As on a GPU: after a training without mixed precision, its scaler has no state yet."""
     made = resumed()
     state = made.state_dict()
     made._trainer = AMPTrainer(made.model, [], made.optimizer)

@@ -1,7 +1,7 @@
 """A training step waits for a GPU no more often than Detectron2's.
 
-Counted are, without a GPU, the operators after which the program goes on only once a GPU has told
-it a number or a shape, and copies to the CPU; with one, what PyTorch reports.
+The tests count, without a GPU, copies to the CPU and the operators after which the program goes on
+only once a GPU has told it a number or a shape; with one, what PyTorch reports.
 """
 
 import collections
@@ -38,7 +38,7 @@ TO_CPU = ("cpu", "numpy", "tolist")
 
 
 class Waits(TorchDispatchMode):
-    """Counts what waits for a GPU meanwhile."""
+    """Counts the calls inside it that would wait for a GPU."""
 
     def __enter__(self):
         self.counts = collections.Counter()
@@ -69,7 +69,7 @@ class Waits(TorchDispatchMode):
     @staticmethod
     def _counts_the_true_ones(name, args):
         masks = [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)]
-        # One number at the places of a mask needs no count of them.
+        # Writing one number to the places of a mask needs no count of them.
         fills = "put" in name and len(args[1]) == len(masks) == 1 and args[2].numel() == 1
         return bool(masks) and not fills
 
@@ -107,10 +107,10 @@ ROWS = [f"Faster-RCNN/faster_rcnn_R_18_{n}" for n in ("FPN", "C4")]
 ROWS += ["RetinaNet/retinanet_R_18_FPN", "RPN/rpn_R_18_FPN"]
 
 
-@pytest.mark.parametrize("count", [4, 60])  # objects; the more are matched in pieces
+@pytest.mark.parametrize("count", [4, 60])  # objects; 60 are matched in pieces
 @pytest.mark.parametrize("row", ROWS)
 def test_a_training_step_waits_no_more_often_than_detectron2s(row_config, monkeypatch, row, count):
-    monkeypatch.setattr(rpn_module, "_MAX_PAIRS", 20_000)  # of 2 to 8 thousand anchors
+    monkeypatch.setattr(rpn_module, "_MAX_PAIRS", 20_000)  # of 360 to 1536 anchors with the objects
     waits, losses = {}, {}
     for name, (run_step, storage) in both_steps(row_config, row, count, "cpu").items():
         with storage, Waits() as waits[name]:
@@ -129,7 +129,7 @@ def test_on_a_gpu_a_training_step_waits_no_more_often(row_config, monkeypatch, r
     waits, losses = {}, {}
     for name, (run_step, storage) in both_steps(row_config, row, count, "cuda").items():
         with storage:
-            run_step()  # what is allocated and chosen once
+            run_step()  # allocates and chooses what is kept
             losses[name] = latest_losses(storage)
             torch.cuda.set_sync_debug_mode("warn")
             try:
@@ -146,7 +146,7 @@ def test_on_a_gpu_a_training_step_waits_no_more_often(row_config, monkeypatch, r
 
 
 def both_steps(row_config, row, count, device):
-    """Return what makes a step, and its storage of events, of our model and Detectron2's."""
+    """Return, for our model and Detectron2's, a function that makes a step and its EventStorage."""
     opts = ["SOLVER.AMP.ENABLED", False, "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224]
     # On a GPU RoIAlign is torchvision's.
     opts += ["MODEL.ROI_BOX_HEAD.POOLER_BACKEND", "torchvision", "MODEL.DEVICE", device]

@@ -36,7 +36,7 @@ FASTER = "Faster-RCNN/faster_rcnn_R_18_FPN"
 
 
 def test_it_has_the_attributes_of_detectron2s_trainer(tiny_config, monkeypatch):
-    """Nothing that DefaultTrainer's constructor sets is forgotten by ours."""
+    """Our constructor sets all that DefaultTrainer's sets."""
     cfg = tiny_config()
     trainer = Trainer(cfg)
     assert isinstance(trainer, DefaultTrainer)
@@ -50,7 +50,7 @@ def test_it_has_the_attributes_of_detectron2s_trainer(tiny_config, monkeypatch):
     assert [type(hook) for hook in stock._hooks] == [
         kind for kind in kinds if kind.__module__.startswith("detectron2.")
     ]
-    # Programs insert theirs before the writer, at -1; what comes after it is not written.
+    # Programs insert their hooks before the writer, at -1; what comes after it is not written.
     assert kinds[-1] is PeriodicWriter
 
 
@@ -66,7 +66,7 @@ def test_mixed_precision_on_a_cpu_follows_the_processor(tiny_config, monkeypatch
 def test_every_checkpoint_holds_the_names_of_the_classes(tiny_config):
     cfg = tiny_config("MODEL.ROI_BOX_HEAD.FC_DIM", 8, row=FASTER)
     os.makedirs(cfg.OUTPUT_DIR)
-    trainer = Trainer(cfg)  # which its checkpointer knows by a weak reference
+    trainer = Trainer(cfg)  # kept, as its checkpointer has only a weak reference
     for name in ("model_0000001", "model_best"):
         trainer.checkpointer.save(name, iteration=1)
         content = torch.load(Path(cfg.OUTPUT_DIR, f"{name}.pth"), weights_only=True)
@@ -152,7 +152,7 @@ def crowded(tmp_path):
 
 
 def ap_by_pycocotools(path, boxes, limit):
-    """AP with this limit of detections of an image, as pycocotools accumulates it."""
+    """Return the AP that pycocotools accumulates with this limit of detections per image."""
     truth = COCO(path)
     found = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.5} for box in boxes]
     made = COCOeval(truth, truth.loadRes(found), "bbox")
@@ -259,7 +259,7 @@ def test_an_error_about_something_else_keeps_its_words(tiny_config, monkeypatch)
 
 @pytest.fixture
 def evaluated(monkeypatch):
-    """The models that evaluations were made on, as weak references, with all their weights."""
+    """The models that were evaluated, as weak references, with copies of all their weights."""
     found = []
 
     def test(cls, cfg, model, evaluators=None):
@@ -281,7 +281,7 @@ def test_a_training_compiles_its_evaluated_copy_once(tiny_config, monkeypatch, e
     trainer.train()
     assert len(compilations) == compile
     copies = [copy() for copy, _ in evaluated]
-    if compile:  # one copy, with each time's weights
+    if compile:  # one copy, with new weights each time
         assert copies[0] is copies[1] is copies[2] is not None
     else:
         assert copies == [None, None, None]  # its memory is free between evaluations

@@ -29,7 +29,7 @@ VARIANTS = {
 
 
 class TwoSteps(Trainer):
-    """No evaluation and no checkpoints: the steps are what is tested."""
+    """A trainer without evaluation and checkpoints: only its steps are tested."""
 
     def build_hooks(self) -> list:
         return []
@@ -56,7 +56,7 @@ def ablations(args: argparse.Namespace) -> None:
 
 
 class CountCalls(HookBase):
-    """Counts the collective calls of each step and of its hooks, besides DistributedDataParallel's.
+    """Counts the collective calls of each step and of its hooks, but not DistributedDataParallel's.
 
     Attributes:
         steps: for each step the names of the calls; Detectron2's own, which gathers the metrics,
@@ -94,7 +94,7 @@ class CountCalls(HookBase):
 
 
 def count(args: argparse.Namespace) -> None:
-    """Three steps with all hooks, of a network with running averages."""
+    """Count the calls of three steps with all hooks, for a network with running averages."""
     opts = ["SOLVER.MAX_ITER", "4", "DATASETS.TEST", "()", "SOLVER.CHECKPOINT_PERIOD", "100"]
     path = os.path.join(args.configs, "RetinaNet/retinanet_R_18_FPN.yaml")
     cfg = load_config(path, [*args.opts, *opts])
@@ -106,13 +106,13 @@ def count(args: argparse.Namespace) -> None:
     calls.trainer = trainer
     trainer.train()
     if comm.is_main_process():
-        for step in calls.steps[:3]:  # behind the last one the program comes to its end
+        for step in calls.steps[:3]:  # the fourth also has the calls at the end
             print("calls:", *sorted(step))
         print("averages:", len(trainer.resume_state.averages))
 
 
 def spoil(args: argparse.Namespace) -> None:
-    """A loss that is NaN in the second process alone."""
+    """Train with a loss that is NaN in the second process alone."""
     cfg = load_config(os.path.join(args.configs, "RPN/rpn_R_18_FPN.yaml"), args.opts)
     trainer = TwoSteps(cfg)
     model = trainer.model.module
@@ -131,7 +131,7 @@ def spoil(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    # Forked, they have imported all that this process has: each of them would take five seconds.
+    # Forked processes have this one's imports, which would take each of them five seconds.
     start = torch.multiprocessing.start_processes
     torch.multiprocessing.start_processes = functools.partial(start, start_method="fork")
     launch(
