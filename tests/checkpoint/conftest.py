@@ -1,4 +1,4 @@
-"""Files of checkpoints that do not fill the disk, and what loading them reports."""
+"""Checkpoint files that do not fill the disk, and what loading them reports."""
 
 from collections.abc import Callable
 from pathlib import Path

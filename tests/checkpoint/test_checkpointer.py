@@ -49,7 +49,7 @@ def model(build) -> nn.Module:
 @pytest.fixture
 def save(file_of) -> Callable:
     """``save(state)``: write a checkpoint with that state; its path. Only ``model.state_dict()``
-    itself has Module's metadata, any other dict has none."""
+    itself has Module's metadata; any other dict has none."""
 
     def write(state: dict[str, Tensor], name: str = "weights.pth") -> str:
         path = file_of(name)
@@ -64,7 +64,7 @@ def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def refusal(call: Callable, *args, **kwargs) -> str:
-    """The sentence in which the call refuses a user's mistake."""
+    """Return the sentence in which the call refuses a user's mistake."""
     with pytest.raises(UserError) as error:
         call(*args, **kwargs)
     sentence = str(error.value)
@@ -175,7 +175,7 @@ def test_a_last_checkpoint_that_is_gone_is_named_with_a_remedy_that_helps(
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
 
 
-ENTRY = "COCO-Detection/retinanet_R_50_FPN_1x"  # that no other test has downloaded
+ENTRY = "COCO-Detection/retinanet_R_50_FPN_1x"  # no other test downloads it
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ def test_class_names_travel_with_a_checkpoint(build, config, tmp_path, reports):
     assert torch.load(path, weights_only=True)["class_names"] == FISH
     origin = load_model(config("MODEL.WEIGHTS", path)).weights_origin
     assert origin == WeightsOrigin(path, tuple(FISH), "")
-    # A checkpoint that is trained on has the names of the data that it is trained on then.
+    # A checkpoint that is trained further has the names of its new data.
     other = SafeCheckpointer(model, str(tmp_path))
     other.load(path)
     other.save("other")
@@ -292,8 +292,8 @@ def module_of(key: str) -> str:
 
 
 def fill(state: dict[str, Tensor], *, at_least_half: bool) -> tuple[dict[str, Tensor], int, int]:
-    """Drop whole modules of the backbone until just under half of its keys are left, or the least
-    number from half on; return the state, the number of keys left and the number of all."""
+    """Drop whole modules of the backbone until just under half of its keys are left, or the fewest
+    that are at least half; return the state, the number of keys left and the number of all."""
     backbone = [key for key in state if key.startswith("backbone.")]
     kept: list[str] = []
     for module in dict.fromkeys(map(module_of, backbone)):
@@ -356,7 +356,7 @@ def test_exactly_half_is_not_under_half(model, save):
     state = model.state_dict()
     statistics = (".running_mean", ".running_var", ".num_batches_tracked")
     backbone = [key for key in state if key.startswith("backbone.")]
-    # a norm loses its weight after its statistics, which mean nothing without
+    # a norm loses its statistics before its weight, without which they mean nothing
     backbone.sort(key=lambda key: not key.endswith(statistics))
     assert len(backbone) % 2 == 0
     for key in backbone[: len(backbone) // 2]:
@@ -367,7 +367,7 @@ def test_exactly_half_is_not_under_half(model, save):
 
 
 def test_a_classifier_of_another_depth_is_refused(row_config, file_of):
-    """Many tensors of R-18's file have a name and shape of R-50's: in the first two blocks of a
+    """Many tensors of R-18's file share name and shape with R-50's: in the first two blocks of a
     stage every 3x3 convolution and all norms around it. Yet they are only 77 of 281 keys."""
     model = build_model(row_config("RPN/rpn_R_50_FPN").clone())
     source = build_model(
@@ -392,8 +392,8 @@ def test_a_checkpoint_of_another_architecture_is_refused(model, build, save, str
     sentence = refusal(checkpointer.load, path)
     assert path in sentence
     assert "set MODEL.WEIGHTS" in sentence
-    assert "backbone." in sentence  # the first of the keys that it leaves
-    checkpointer.load(save(model.state_dict(), "right.pth"))  # and takes the next
+    assert "backbone." in sentence  # the first of the keys that it leaves empty
+    checkpointer.load(save(model.state_dict(), "right.pth"))  # and it takes the next
 
 
 # -- evaluation needs every key ----------------------------------------------------------------

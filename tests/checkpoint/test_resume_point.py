@@ -30,14 +30,14 @@ def checkpointer_of(folder, iteration=0):
 
 
 def save(folder, *iterations, final=None):
-    """A training's checkpoints, each with its iteration as its weights and its momentum."""
+    """Save a training's checkpoints, each with its iteration as its weights and momentum."""
     for iteration in iterations:
         name = "model_final" if iteration == final else f"model_{iteration:07d}"
         checkpointer_of(folder, iteration).save(name, iteration=iteration)
 
 
 def resumed(folder):
-    """The iteration that a new process goes on from; the weights and the momentum agree with it."""
+    """Return the iteration that a new process goes on from; check its weights and momentum."""
     checkpointer = checkpointer_of(folder)
     iteration = checkpointer.resume_or_load("", resume=True)["iteration"]
     weight, optimizer = checkpointer.model.weight, checkpointer.checkpointables["optimizer"]
@@ -66,7 +66,7 @@ def flip(path):
 
 
 def flip_name(path):
-    """Flip one bit of a part's name in the header before it, so that it is no UTF-8."""
+    """Flip one bit of a part's name in the header before the part, so that it is not UTF-8."""
     content = bytearray(path.read_bytes())
     content[30] ^= 0x80
     path.write_bytes(content)

@@ -32,7 +32,7 @@ def tensors(**more):
 
 
 def load(path):
-    """The weight that a model takes from the file."""
+    """Return the weight that a model takes from the file."""
     model = nn.Linear(2, 2)
     SafeCheckpointer(model, strict=True).load(str(path))
     return model.weight
@@ -60,7 +60,7 @@ PLACES = {
 def test_code_in_a_pkl_is_not_run(tmp_path, place, protocol):
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps(zoo(**PLACES[place]("harmless")), protocol))
-    if place != "as a weight":  # which has no shape
+    if place != "as a weight":  # a string has no shape
         load(path)
     path.write_bytes(pickle.dumps(zoo(**PLACES[place](Evil(tmp_path))), protocol))
     refusal(path, r"model\.pkl cannot be read \(it holds \w+\.mkdir")
@@ -121,7 +121,7 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path, name):
         path.write_bytes(pickle.dumps(zoo()))
     else:
         torch.save(tensors(), path)
-    load(path)  # their benign twin
+    load(path)  # undamaged, it loads
     content = path.read_bytes()
     for damaged in (b"", content[: len(content) // 2], b"<html>"):
         path.write_bytes(damaged)
@@ -192,7 +192,7 @@ def test_arrays_and_scalars_come_back(tmp_path, way, protocol, code):
         values["scalar"] = rows[1, 1]
     read = way(values, tmp_path / "file", protocol)
     for name, value in values.items():
-        expected = pickle.loads(pickle.dumps(value, protocol))  # NumPy turns some bytes round
+        expected = pickle.loads(pickle.dumps(value, protocol))  # NumPy changes some byte orders
         assert np.asarray(read[name]).dtype == np.asarray(expected).dtype, name
         assert np.array_equal(read[name], value), name
 
@@ -204,7 +204,7 @@ def test_plain_containers_come_back(tmp_path, way, protocol):
 
 
 class Reduced:
-    """An object that a pickle describes by this."""
+    """An object whose ``__reduce__`` returns these values."""
 
     def __init__(self, *value):
         self.value = value
@@ -214,7 +214,7 @@ class Reduced:
 
 
 def array(dtype):
-    """Two elements whose bytes are addresses of nothing."""
+    """Return two elements whose bytes, taken for addresses, point to nothing."""
     reconstruct, args, _ = np.zeros(1).__reduce__()
     return Reduced(reconstruct, args, (1, (2,), dtype, False, b"A" * 16))
 

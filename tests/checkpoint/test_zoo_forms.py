@@ -34,8 +34,8 @@ ZOO = {  # row: the stock model (task, model, depth)
     "RPN/rpn_R_50_FPN": ("RPN", "FPN", 50),
     "RPN/rpn_R_50_C4": ("RPN", "C4", 50),
 }
-# Networks are tried narrow, since names and forms are what is tested; a ResNet-101 of the zoo as it
-# is published, which takes long.
+# Networks are tried narrow, since only names and forms are tested; the zoo's ResNet-101 is tried as
+# published, which takes long.
 NARROW = [
     *("MODEL.RESNETS.RES2_OUT_CHANNELS", 32, "MODEL.RESNETS.WIDTH_PER_GROUP", 4),
     *("MODEL.FPN.OUT_CHANNELS", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 64),
@@ -82,7 +82,7 @@ def detectron1_pkl(path, state, stock, row):
 
 
 def pth(path, state, stock, row):
-    """A file as DefaultTrainer saves it, with the small part of a training's state."""
+    """A file as DefaultTrainer saves it, with a small part of a training's state."""
     cfg = stock_config(*ZOO[row], *width(row))
     last = list(stock.children())[-1]
     optimizer = build_optimizer(cfg, last)
@@ -125,7 +125,7 @@ def test_a_zoo_checkpoint_fills_the_matching_row_and_its_own_loads_back(
         assert not different(stock.state_dict(), state)
 
 
-# What configs/quick/laptop.yaml changes of a model's shapes, as stock Detectron2 reads it
+# What configs/quick/laptop.yaml changes in a model's shapes, as stock Detectron2 reads it
 QUICK = [
     *("MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.NORM", "BN"),
     *("MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.FPN.OUT_CHANNELS", 64),
@@ -224,12 +224,12 @@ def write_imagenet(path, depth, form):
     return write_pickle(path, content), state
 
 
-# The least that a row has, an RPN on C4: a stem, two or three convolutions in a block, shortcuts
+# In the smallest row, an RPN on C4: the stem, two or three convolutions in a block, shortcuts
 NUM_CONVS_OF_C4 = {18: 1 + 2 * 6 + 2, 50: 1 + 3 * 13 + 3, 101: 1 + 3 * 30 + 3}
 
 
 def is_bottom_up(name: str, depth: int) -> bool:
-    """Whether a name is the ResNet's. C4's head is its res5, of bottlenecks, which R-18 has not."""
+    """Whether a name is the ResNet's. C4's head is its res5 of bottlenecks, which R-18 lacks."""
     prefixes = ("backbone.stem.", "backbone.res", "backbone.bottom_up.")
     return name.startswith(prefixes if depth == 18 else (*prefixes, "roi_heads.res5."))
 
@@ -237,7 +237,7 @@ def is_bottom_up(name: str, depth: int) -> bool:
 # The demo's network is half as wide as ImageNet's. Twins: tests/test_configs.py
 @pytest.mark.parametrize("row", [r for r in all_rows() if r != "quick/demo" and twin(r) == r])
 def test_an_imagenet_checkpoint_fills_every_bottom_up_key(row, imagenet, reports):
-    # heads of another width: half of the time would go into weights that no file fills
+    # narrow heads: half of the time would go into weights that no file fills
     small = [] if row.startswith("quick/") else map(str, NARROW)
     small = ["MODEL.DEVICE", "cpu", *small, "MODEL.ROI_BOX_HEAD.FC_DIM", "8"]
     cfg = load_config(CONFIGS / f"{row}.yaml", small)

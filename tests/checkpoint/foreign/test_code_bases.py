@@ -1,7 +1,7 @@
 """Names and columns of torchvision and maskrcnn-benchmark, by tables that are written here anew.
 
-By these tables a narrow model of this package gets the other code base's names and its order of
-classes, and the conversion must bring back every bit.
+These tables give a narrow model of this package the other code base's names and order of classes;
+the conversion must bring back every bit.
 """
 
 import re
@@ -73,7 +73,7 @@ def state_of(row_config):
 
 
 def rename(name: str, table: dict[str, str], stem: str, finest: int = 2) -> str:
-    """Another code base's name for one of ours."""
+    """Return another code base's name for one of ours."""
     module, _, kind = name.rpartition(".")
     for ours, theirs in ((".norm", "bn"), ("", "conv")):
         found = re.fullmatch(rf"(.*)\.res(\d)\.(\d+)\.(conv(\d)|shortcut){re.escape(ours)}", module)
@@ -91,7 +91,7 @@ def rename(name: str, table: dict[str, str], stem: str, finest: int = 2) -> str:
 
 
 def background_first(weights: dict, predictor: str) -> dict:
-    """Our order of columns to the other code bases', with a box for the background."""
+    """Turn our order of columns into the other code bases', with a box for the background."""
     weights = dict(weights)
     for kind in ("weight", "bias"):
         scores, boxes = f"{predictor}.cls_score.{kind}", f"{predictor}.bbox_pred.{kind}"
@@ -102,7 +102,7 @@ def background_first(weights: dict, predictor: str) -> dict:
 
 
 def without_eps(state: dict) -> dict:
-    """Replace norms by ones that add nothing to their variance and do what these do with 1e-5."""
+    """Scale norms to do with an eps of 0 what they do now with 1e-5."""
     state = dict(state)
     for name in [name for name in state if name.endswith("norm.weight")]:
         variance = state[name.replace("weight", "running_var")]
@@ -187,7 +187,7 @@ def torchvision_state(state: dict, finest: int, new_names: bool) -> dict:
 
 
 def predictor(columns: int) -> dict[str, torch.Tensor]:
-    """A box predictor in which every number is that of its column."""
+    """Return a box predictor in which every value is the number of its column."""
     score = torch.arange(float(columns))
     prefix = "roi_heads.box_predictor."
     return {
@@ -274,7 +274,7 @@ REFUSED = [
         predictor(3) | {f"{NORM}.running_var": ZERO, f"{NORM}.weight": ONE},
         r"stem\.conv1\.norm\.running_var has a variance of 0",
     ),
-    (  # boxes of any class
+    (  # class-agnostic boxes
         predictor(3) | {"roi_heads.box_predictor.bbox_pred.weight": torch.zeros(4, 2)},
         r"bbox_pred\.weight has 4 rows for 3 columns",
     ),
@@ -282,7 +282,7 @@ REFUSED = [
         {f"{HEAD}.weight": torch.zeros(15, 2, 3, 3), f"{HEAD}.bias": torch.zeros(15)},
         r"15 scores, which is no multiple of its 9 anchors",
     ),
-    *(  # fewer scores than columns, a number for a column of numbers, and half a norm
+    *(  # fewer scores than columns, a scalar for a vector, and a norm of two lengths
         (predictor(3) | odd, r"model\.pth has weights of shapes that no torchvision detector has")
         for odd in (
             {f"{SCORES}.weight": torch.zeros(2, 2)},
@@ -302,7 +302,7 @@ def test_what_no_model_here_can_be_is_refused(weights, why):
 def test_half_a_detector_of_maskrcnn_benchmark_is_refused_and_half_a_norm_is_left():
     with pytest.raises(UserError, match=r"nothing for .*cls_score.*; convert a whole detector"):
         convert({"rpn.head.conv.weight": ONE}, "maskrcnn_benchmark")
-    # to the list of what is missing
+    # It is left to check_complete, which lists what is missing.
     found = convert(predictor(3) | {f"{NORM}.running_var": ZERO}).weights
     assert "backbone.bottom_up.stem.conv1.norm.weight" not in found
 

@@ -48,7 +48,7 @@ def test_the_grid_is_stretched_where_a_side_is_odd(row_config):
 
 def test_detectrons_anchors_at_stride_16(row_config):
     """Faster R-CNN's MATLAB code has this table. Its boxes count from 1 and include their last
-    pixel, so that in coordinates they are x0 - 1, y0 - 1, x1, y1."""
+    pixel, so in coordinates they are x0 - 1, y0 - 1, x1, y1."""
     table = [
         *((-83, -39, 100, 56), (-175, -87, 192, 104), (-359, -183, 376, 200)),
         *((-55, -55, 72, 72), (-119, -119, 136, 136), (-247, -247, 264, 264)),

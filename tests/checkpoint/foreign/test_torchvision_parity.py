@@ -1,4 +1,4 @@
-"""torchvision's detectors beside what the tool converts them to and a user loads.
+"""torchvision's detectors against what the tool converts them to and a user loads.
 
 The weights are random, as none may be downloaded, and scaled so that the models find objects.
 torchvision alone builds and runs its models.
@@ -31,7 +31,7 @@ COCO = [number for number in range(1, 91) if number not in HOLES]
 
 
 def spread(layer: nn.Module, outputs: Tensor, deviation: float, mean: float = 0.0) -> None:
-    """Scale a layer whose outputs are these to outputs of this deviation and mean."""
+    """Scale a layer with these outputs so that they have this deviation and mean."""
     factor = deviation / outputs.std()
     layer.weight.data.mul_(factor)
     layer.bias.data.copy_(layer.bias * factor + mean - outputs.mean() * factor)
@@ -117,7 +117,7 @@ def check(found: dict[str, float], least: int, share: float = 0.995) -> None:
 
 
 def freeze_without_eps(model: nn.Module) -> None:
-    """Freeze the norms and let them add nothing, as torchvision does with published weights."""
+    """Freeze the norms with an eps of 0, as torchvision does with published weights."""
     for module in list(model.modules()):
         for name, norm in list(module.named_children()):
             if isinstance(norm, nn.BatchNorm2d):
@@ -182,7 +182,7 @@ def test_a_faster_rcnn_on_ten_images_of_different_sizes(convert, compare, ten_im
 
 
 def objects(count: int) -> Instances:
-    """So many boxes side by side, of class 0."""
+    """Return ``count`` boxes of class 0, side by side."""
     corners = 10.0 * torch.arange(count)[:, None] + torch.tensor([0.0, 0.0, 8.0, 8.0])
     classes = torch.zeros(count, dtype=torch.long)
     fields = {"pred_boxes": Boxes(corners), "scores": torch.ones(count), "pred_classes": classes}
@@ -190,7 +190,7 @@ def objects(count: int) -> Instances:
 
 
 class Finds(nn.Linear):
-    """Instead of the converted model, one that finds so many objects in any image."""
+    """Replaces the converted model; finds ``count`` objects in any image."""
 
     def __init__(self, count: int):
         super().__init__(1, 1)
