@@ -99,7 +99,7 @@ def test_every_number_of_the_config_reaches_the_network(row_config):
     "row, opts",
     [
         *(("FPN", []), ("bottom_up", []), ("top_down", []), ("P2", [])),
-        ("P2", ["MODEL.FPN.TOP_DOWN", False, "MODEL.BACKBONE.FREEZE_AT", 0]),  # it needs s1 alone
+        ("P2", ["MODEL.FPN.TOP_DOWN", False, "MODEL.BACKBONE.FREEZE_AT", 0]),  # it needs only s1
     ],
 )
 def test_regnet_carries_the_pyramid(row_config, row, opts):

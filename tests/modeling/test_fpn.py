@@ -33,7 +33,7 @@ BOTH, BOTTOM_UP, TOP_DOWN = (True, True), (False, True), (True, False)  # TOP_DO
 PATHS = [BOTH, BOTTOM_UP, TOP_DOWN]
 PATH_NAMES = ["both", "bottom_up", "top_down"]
 FOUR_CONVS = ["MODEL.FPN.BOTTOM_UP", "FourConvs"]
-# A ResNet of a hundredth of the weights; Detectron2 makes a ResNet-18 of one width alone.
+# A ResNet with a hundredth of the weights; Detectron2 makes a ResNet-18 in only one width.
 NARROW = ["MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16]
 R_18 = ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
 TOP_BLOCKS = {"maxpool": ["p6"], "p6p7_c5": ["p6", "p7"], "p6p7_p5": ["p6", "p7"], "": []}
@@ -88,7 +88,7 @@ def neck_config(row_config):
 
 
 def build_neck(cfg: CfgNode) -> FeaturePyramid:
-    """The neck in eval mode, with biases and norms that are not at their neutral values."""
+    """Build the neck in eval mode, with biases and norms that are not at their neutral values."""
     torch.manual_seed(0)
     neck = build_backbone(cfg).eval()
     for name, parameter in neck.named_parameters():
@@ -106,7 +106,7 @@ def conv_of(conv: nn.Module, x: torch.Tensor, **kwargs) -> torch.Tensor:
 
 
 def closed_form(neck: FeaturePyramid, cfg: CfgNode, level: int, stages: dict) -> torch.Tensor:
-    """P_level from the neck's weights and the bottom-up features {k: C_k}, by Sec. 3 in words."""
+    """Compute P_level from the neck's weights and bottom-up features {k: C_k}, as Sec. 3 says."""
     fpn, top = cfg.MODEL.FPN, max(stages)
 
     def merged(k: int) -> torch.Tensor:
@@ -416,7 +416,7 @@ def test_levels_with_weights_that_nothing_reads_are_named(
     assert said in caplog.text if unread else "nothing reads" not in caplog.text
 
 
-# What leaves P5 unread.
+# Leaves P5 unread.
 TO_P4 = ["MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4"], "MODEL.ANCHOR_GENERATOR.SIZES", [[32]]]
 
 
@@ -494,7 +494,7 @@ FIVE = ["s1", "s2", "s3", "s4", "s5"]  # as many as MODEL.MASK_PROPOSAL.SIZES
 
 @pytest.mark.parametrize(
     "row, registry, key, section, part, stages",
-    [  # stages are no levels of the pyramid; one has no anchors of its own, of five levels'
+    [  # stages are no levels of the pyramid; anchors are for five levels, and not for one stage
         (FASTER, PROPOSAL_GENERATOR_REGISTRY, "PROPOSAL_GENERATOR", "RPN", OwnKeys, ["res4"]),
         (MASKS, PROPOSAL_GENERATOR_REGISTRY, "PROPOSAL_GENERATOR", "MASK_PROPOSAL", OwnKeys, FIVE),
         (FASTER, ROI_HEADS_REGISTRY, "ROI_HEADS", "ROI_HEADS", OwnKeys, ["res4"]),

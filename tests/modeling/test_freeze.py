@@ -30,7 +30,7 @@ def changed(module, before):
 
 
 def train_one_step(cfg, model, make_input):
-    """Weight decay and momentum included, which change weights without a gradient, too."""
+    """Train a step with weight decay and momentum, which change weights without a gradient too."""
     optimizer = build_optimizer(cfg, model)
     with EventStorage():
         losses = model.train()([make_input(64, 64, BOXES)])
@@ -108,6 +108,6 @@ def test_detections_do_not_depend_on_it(row_config, make_input):
     ],
 )
 def test_without_this_neck_it_is_refused_with_the_other_key(row_config, row, opts):
-    row_config(row, *opts)  # it is the key alone that is refused
+    row_config(row, *opts)  # only the key is refused
     with pytest.raises(UserError, match=r"FPN.FREEZE has no effect.*MODEL\.BACKBONE\.FREEZE_AT"):
         row_config(row, *opts, "MODEL.FPN.FREEZE", True)

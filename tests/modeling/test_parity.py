@@ -74,7 +74,7 @@ def run_training(model: nn.Module, inputs: list[dict]) -> tuple[dict, dict]:
     """Return the losses of one batch under one seed, and the gradients of their sum."""
     model.train().zero_grad()
     torch.manual_seed(7)  # the RPN and the RoI heads draw their samples
-    # RetinaNet's focal loss is scripted, and the JIT rounds otherwise once it has warmed up
+    # RetinaNet's focal loss is scripted, and the JIT rounds differently once it has warmed up
     with EventStorage(), torch.jit.optimized_execution(False):
         losses = model(inputs)
     sum(losses.values()).backward()

@@ -1,4 +1,4 @@
-"""RetinaNet matches as Detectron2's does, to the bit and in bounded memory, in every config."""
+"""RetinaNet matches as Detectron2's does, bit for bit and in bounded memory, in every config."""
 
 import pytest
 import torch
@@ -26,8 +26,8 @@ def model(row_config):
 
 
 def objects_of(count, seed, anchors):
-    """Objects at random, of which some are anchors and some are others' twins, of another class.
-    Of seven, one lies where no anchor is, so that all anchors are its best, and positive."""
+    """Return random objects; some equal an anchor, some equal others but for their random class. Of
+    seven, one lies where no anchor is: all anchors are its best match, and so positive."""
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand(count, 2, 2, generator=generator).sort(dim=1).values
     boxes = (corners * torch.tensor([SIZE[1], SIZE[0]])).flatten(1)
@@ -71,7 +71,7 @@ def test_matching_in_pieces_is_detectron2s(
 
 
 class _Largest(TorchDispatchMode):
-    """The elements of the largest tensor that any operator returns."""
+    """Counts the elements of the largest tensor that any operator returns."""
 
     numel = 0
 

@@ -1,4 +1,4 @@
-"""The MLPs compute the same at single cells as everywhere, and see their window alone."""
+"""The MLPs compute the same at single cells as everywhere, and see only their window."""
 
 import pytest
 import torch

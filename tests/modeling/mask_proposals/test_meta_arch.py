@@ -36,9 +36,9 @@ def test_masks_in_the_pixels_of_the_original_image(build, make_input, name):
     assert (found.scores[:-1] >= found.scores[1:]).all()
     regions = found.pred_masks.regions
     sides = (regions[:, 2:] - regions[:, :2]) / torch.tensor([3.0, 2.0])
-    # squares on the network's input, but that an image pyramid rounds its sides
+    # squares on the network's input, except that an image pyramid rounds its sides
     torch.testing.assert_close(sides[:, 0], sides[:, 1], rtol=0.02, atol=0)
-    # 25 % more than a scale of the row, or on an image pyramid than 128 px at a half octave
+    # 25 % more than a scale of the row or, on an image pyramid, than 128 px at a half octave
     octaves = (sides[:, 0] / 40).log2() * 2
     torch.testing.assert_close(octaves, octaves.round(), atol=0.2, rtol=0)
     boxes = found.pred_boxes.tensor
@@ -78,7 +78,7 @@ def test_the_batch_does_not_change_an_image(build, make_input):
         alone = model([small])[0]["instances"]
         together = model([small, large])[0]["instances"]
     assert len(together) == 30
-    # its padding is zero as it is on the image's border, but for the norm's bias in the network
+    # a batch's padding is zero, as beyond an image's border, but for the norm's bias in the network
     torch.testing.assert_close(alone.scores, together.scores, atol=0.05, rtol=0)
     centers = (together.pred_masks.regions[:, :2] + together.pred_masks.regions[:, 2:]) / 2
     assert (centers < 64).all()
