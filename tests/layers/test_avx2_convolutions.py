@@ -41,8 +41,8 @@ def gradients(monkeypatch):
 
 @pytest.fixture(params=["sum", "Winograd"])
 def method(request, monkeypatch):
-    """With a stride of 1, both of the methods by which wide convolutions are computed: its name,
-    and Winograd's gradient, which counts its calls."""
+    """Each method by which wide convolutions with a stride of 1 are computed: its name, and
+    Winograd's gradient, which counts its calls."""
     monkeypatch.setattr(avx2_convolutions, "_LEAST_WINOGRAD_CHANNELS", 1)
     monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: request.param == "Winograd")
     counted = Mock(wraps=avx2_convolutions.weight_gradient_by_winograd)
@@ -67,7 +67,7 @@ def test_it_is_detectron2s_convolution_forward_and_backward(
     assert gradients.call_count == 1
     assert method[1].call_count == (method[0] == "Winograd" and stride == 1)
     for exact, computed in zip(*found, strict=True):
-        # Winograd's rounding is of the largest sums, not of each value.
+        # Winograd's rounding errors are those of the largest sums, not of each value.
         atol = 1e-5 * exact.abs().max().item() if method[0] == "Winograd" else 1e-4
         torch.testing.assert_close(computed.double(), exact, rtol=1e-4, atol=atol)
     assert fast.weight.grad.stride() == fast.weight.stride()
@@ -219,7 +219,7 @@ def test_the_stem_of_a_huge_image_has_a_gradient_of_copies(batch, gradients, mon
     fast = nn.Sequential(copy.deepcopy(stem), Conv2d(16, 8, 3)).to(memory_format=CHANNELS_LAST)
     speed_up_gradients(fast)
     assert are_turned(fast) == [True, False]
-    for side, used in ((39, 0), (40, 1)):  # a batch of images is not channels-last, as its model is
+    for side, used in ((39, 0), (40, 1)):  # unlike its model, a batch is not channels-last
         gradients.reset_mock()
         x = torch.randn(batch, 3, side, side)
         found, expected = fast[0](x), stem(x)

@@ -98,7 +98,7 @@ def test_weights_that_change_in_place_are_noticed(mode, copied, double, used):
         fast = turned(layer(bias=False))
         first = fast(X)
         double(fast.weight)
-        # Twice the weights of a sum are twice the sum, which floats tell exactly.
+        # Doubled weights double a sum, in floats exactly.
         assert copied(fast)(X).equal(2 * first)
     assert used.call_count == 2
 

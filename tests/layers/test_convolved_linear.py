@@ -116,7 +116,7 @@ def test_models_are_convolved_in_testing_and_in_training(row_config, monkeypatch
         assert type(plain.roi_heads.box_head.fc1) is nn.Linear
 
 
-@pytest.mark.parametrize("there", [True, False])  # else the platform says it
+@pytest.mark.parametrize("there", [True, False])  # else the platform names it
 @pytest.mark.parametrize(
     ("vendor", "avx512", "slow"),
     [("AuthenticAMD", True, True), ("AuthenticAMD", False, False), ("GenuineIntel", True, False)],

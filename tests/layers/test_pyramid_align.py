@@ -85,7 +85,7 @@ def test_degenerate_boxes_are_torchvisions(ratio, aligned):
 
 
 def test_by_hand():
-    # a ramp in x: a bin's value is the mean of its samples' x in cells, which is its centre's
+    # a ramp in x: a bin's value is the mean of its samples' x in cells, which is its centre's x
     feature = torch.arange(16.0).expand(1, 1, 16, 16)
     box = torch.tensor([[0.0, 16.0, 16.0, 48.0, 48.0]])  # 4 to 12 in cells
     pooled = pyramid_roi_align([feature], box, torch.zeros(1, dtype=torch.int64), [0.25], 4, 0)
