@@ -60,7 +60,7 @@ def test_against_a_loop_over_pixels_and_pycocotools(seed):
 
 
 def test_cells_and_pixels_by_hand():
-    # 2 x 2 cells over 8 x 8 pixels: centres of cells at 2 and 6, a step from 1 to 0 between them,
+    # 2 x 2 cells over 8 x 8 pixels: centres of cells at 2 and 6, a ramp from 1 to 0 between them,
     # which is one half at 4; the centres of the pixels below that are 0.5, 1.5, 2.5 and 3.5
     masks = RegionMasks(
         torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), torch.tensor([[4.0, 2, 12, 10]]), (16, 16), 0.5
@@ -94,7 +94,7 @@ def test_a_region_half_outside_keeps_the_half_inside():
     # the left half is outside, and so are two of the eight rows
     assert masks.tight_boxes().tensor.tolist() == [[0, 0, 4, 6]]
     assert masks.areas().tolist() == [24]
-    # three columns of ten from the top are runs that touch, and begin with no zeros
+    # three full columns of ten pixels are runs that touch, and no zeros come before them
     full = RegionMasks(torch.ones(1, 2, 2), torch.tensor([[-5.0, -5, 3, 20]]), (10, 6), 0.5)
     assert full.to_rle() == mask_util.frPyObjects([{"size": [10, 6], "counts": [0, 30, 30]}], 10, 6)
 
@@ -112,7 +112,7 @@ def test_detectron2_pastes_the_same_where_border_cells_are_empty(seed):
     expected = paste_masks_in_image(cells, regions, (60, 80), threshold=0.5)
     pasted = RegionMasks(cells, regions, (60, 80), 0.5).paste()
     assert pasted.any()
-    # it computes the positions as float32, so that a pixel of a steep border may differ
+    # it computes the positions as float32, so a pixel of a steep border may differ
     assert (pasted != expected).sum() <= 1
 
 
