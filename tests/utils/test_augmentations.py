@@ -1,4 +1,4 @@
-"""INPUT.AUGMENTATIONS: what is made of its entries, and the sentences about others."""
+"""INPUT.AUGMENTATIONS: what its entries become, and the sentences about bad ones."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ RED[..., 0] = 200  # in RGB
 
 def test_none_is_the_default():
     assert build_augmentations(config()) == []
-    assert build_augmentations(get_cfg()) == []  # a config of Detectron2 alone
+    assert build_augmentations(get_cfg()) == []  # a config without this package's keys
 
 
 def test_brightness_contrast_and_saturation_by_arithmetic():

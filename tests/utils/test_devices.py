@@ -1,4 +1,4 @@
-"""What a processor is taken to gain from, and what a process asks of its C library."""
+"""Which methods a processor is taken to gain from, and what a process asks of its C library."""
 
 import ctypes
 import os
@@ -10,9 +10,9 @@ import pytest
 from fpn_d2.utils import devices
 from fpn_d2.utils.devices import keep_freed_memory
 
-# Fills 64 MB again and again, in a process that asks for it and in one that does not: 16384 pages
-# of 4 kB, or none, are new each time. A small block may take the end of a freed one, so that it
-# does not fit once; hence the least of several times. Both are forks of one that has imported all.
+# Fills 64 MB again and again, in a process that asks to keep freed memory and in one that does not:
+# none, or 16384 pages of 4 kB, are new each time. Once, 64 MB may not fit a freed block whose end a
+# small block took; hence the least of several times. Both are forks of a process with all imports.
 FILL_AGAIN = """
 import os, resource, torch
 from fpn_d2.utils.devices import keep_freed_memory
@@ -31,8 +31,8 @@ for keeps in (True, False):
 
 
 def fill_again():
-    """For a process that asks for it and one that does not: whether the library took it, and the
-    least of the pages that were new."""
+    """Return, for a process that asks to keep freed memory and one that does not, whether the C
+    library agreed, and the least number of new pages."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "LD_PRELOAD"))}
     words = [sys.executable, "-c", FILL_AGAIN]
     done = subprocess.run(words, env=own, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Files that are whole whenever they are there."""
+"""Files that are complete whenever they exist."""
 
 import json
 import multiprocessing
@@ -105,7 +105,7 @@ def test_what_kills_have_left_goes_and_what_is_written_now_stays(tmp_path):
 
 
 def test_two_machines_that_write_one_file_have_a_partial_file_each(tmp_path, monkeypatch):
-    """They may have one process number, and the first that begins may be the last to end."""
+    """They may have the same process id, and the first to begin may be the last to end."""
     with replace_file(tmp_path / "a.json") as first:
         first.write("first")
         monkeypatch.setattr(socket, "gethostname", lambda: "node-2.lan")

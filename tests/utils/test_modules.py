@@ -46,7 +46,7 @@ def test_a_scripted_detector_detects_the_same(row_config, make_input, row, opts)
             (found,) = scripted.inference(inputs, do_postprocess=False)
         else:
             (found,) = scripted(inputs)
-            found.pred_boxes.clip((64, 96))  # RetinaNet clips boxes only once it is not scripted
+            found.pred_boxes.clip((64, 96))  # RetinaNet clips boxes only when it is not scripted
     assert len(expected) > 0
     tolerance = 0 if BACKEND in opts or "RetinaNet" in row else 1e-4
     for name, values in expected.get_fields().items():
@@ -56,7 +56,7 @@ def test_a_scripted_detector_detects_the_same(row_config, make_input, row, opts)
 
 @pytest.mark.parametrize("path", ["TOP_DOWN", "LATERAL"])
 def test_a_scripted_pyramid_of_one_path_computes_the_same(row_config, path):
-    """All behind it is what FPN's has."""
+    """What follows the pyramid is the same as in FPN, which the test above scripts."""
     torch.manual_seed(0)
     backbone = build_model(row_config(FASTER, f"MODEL.FPN.{path}", False)).backbone.eval()
     x = torch.randn(1, 3, 64, 96)

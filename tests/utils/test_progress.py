@@ -1,4 +1,4 @@
-"""Long work tells how far it is, short work tells nothing."""
+"""Long work tells how far it has come; short work tells nothing."""
 
 import io
 import logging

@@ -28,7 +28,7 @@ def test_a_commit_with_changes_is_marked(tmp_path):
     assert provenance.git_commit(tmp_path) == f"{commit}+"
     installed = tmp_path / ".venv" / "site-packages"
     installed.mkdir(parents=True)
-    assert provenance.git_commit(installed) == "unknown"  # that repository has another program
+    assert provenance.git_commit(installed) == "unknown"  # that repository is another program's
 
 
 def test_a_machine_is_described_without_its_name():
