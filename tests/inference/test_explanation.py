@@ -77,7 +77,7 @@ def test_levels_are_eq_1_of_the_rois_and_other_constants_are_for_one_call(explai
     assert len(areas)
     k = np.floor(4 + np.log2(np.sqrt(areas) / 100))  # 224 is 100 in quick rows
     assert own.levels.tolist() == np.clip(k, 2, 5).astype(int).tolist()
-    # twenty levels up, which is beyond P5 for any RoI of a hundredth of a pixel
+    # twenty levels up: beyond P5 for any RoI of at least a hundredth of a pixel
     moved = explainer.explain(image, threshold=0.0, canonical_size=100 / 2**20)
     assert own.levels.min() == 2
     assert set(moved.levels.tolist()) == {5}
@@ -109,7 +109,7 @@ def test_the_proposals_of_all_levels_contain_those_that_the_model_takes(explaine
 
 
 def test_anchors_match_the_given_objects_as_iou_says(explainer, image):
-    # in the network input 32 x 32 pixels at (16, 16): one P2 anchor's size
+    # In the network input the first one is 32 x 32 pixels at (16, 16), the size of a P2 anchor.
     truth = np.array([[12.5, 12.5, 37.5, 37.5], [2, 2, 72, 48]])
     matches = explainer.explain(image, ground_truth=truth).anchors
     assert matches.to_ground_truth
@@ -121,7 +121,7 @@ def test_anchors_match_the_given_objects_as_iou_says(explainer, image):
     own = ious[np.arange(len(ious)), matches.objects]
     np.testing.assert_allclose(own, matches.ious, atol=1e-5)
     below = own < 0.7
-    for i in (0, 1):  # below the threshold only as the best of an object
+    for i in (0, 1):  # a match below the threshold must be the best of its object
         assert not (below & (matches.objects == i)).any() or own[matches.objects == i].max() < 0.7
 
 
@@ -145,7 +145,7 @@ def test_a_compiled_model_is_explained_as_the_model_is(row_config, explainer, im
     model = build_model(cfg)
     model.load_state_dict(explainer.model.state_dict(), strict=False)  # norms are folded
     compiled = Explainer(cfg, model)
-    compiled.predictor.detect(image)  # compiles, and what is compiled calls no hooks
+    compiled.predictor.detect(image)  # compiles; a compiled module calls no hooks
     found, plain = (x.explain(image, threshold=0.0) for x in (compiled, explainer))
     maps = [{kind: list(of) for kind, of in x.features.items()} for x in (found, plain)]
     assert maps[0] == maps[1]

@@ -1,4 +1,4 @@
-"""Images in every form that a caller may have them become the same pixels, or a sentence."""
+"""Every form of image that callers have gives the same pixels; others are refused in words."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_grey_images_are_repeated(tmp_path):
     forms = [file_of(tmp_path, GREY), Image.fromarray(GREY), GREY, GREY[:, :, None]]
     for form in [*forms, tensor, tensor[None]]:
         np.testing.assert_array_equal(input_pixels(form, "BGR"), REPEATED)
-        # By Pillow's own weights, which sum to one.
+        # Pillow's weights of the channels sum to one, so grey stays as it is.
         np.testing.assert_array_equal(input_pixels(form, "L"), GREY[:, :, None])
 
 

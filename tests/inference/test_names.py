@@ -1,4 +1,4 @@
-"""Names of models; names of classes, by the checkpoint, its data set or the config's."""
+"""Names of models, and names of classes from the checkpoint, its data set or the config's."""
 
 import json
 
@@ -136,7 +136,7 @@ def test_names_and_ids_are_the_data_sets_where_it_is_known(row_config, row, opts
     assert names_and_ids(cfg) == (names, ids)
 
 
-# Detectron2 asserts that no two annotations have one id, and knows the classes by then.
+# Detectron2 asserts that the ids of annotations are unique, after it has read the classes.
 TWICE = [{"id": 1, "image_id": 1, "category_id": 10, "bbox": [0, 0, 1, 1]}] * 2
 
 
@@ -186,18 +186,18 @@ IDS, NONE = [10, 20, 30, 40, 50], [0, 1, 2, 3, 4]
 @pytest.mark.parametrize(
     "in_file, beside, in_config, names, ids, source",
     [
-        # What the checkpoint holds comes before everything, and has the ids of a data set of
-        # those very names.
+        # The names in the checkpoint come first, with the ids of a data set that has exactly
+        # these names.
         (FISH, "", "shapes_val", FISH, NONE, "the checkpoint"),
         (FISH, "pond_val", "shapes_val", FISH, IDS, "the checkpoint"),
         (FISH, "", "pond_val", FISH, IDS, "the checkpoint"),
         (SHAPES, "", "shapes_val", SHAPES, [1, 2, 3, 4, 5], "the checkpoint"),
-        # Then the data set that the weights were trained on.
+        # Next comes the data set that the weights were trained on.
         ([], "pond_val", "shapes_val", FISH, IDS, "data set pond_val"),
         ([], "shapes_val", "pond_val", SHAPES, [1, 2, 3, 4, 5], "data set shapes_val"),
-        # Names of another number of classes name nothing.
+        # Names for another number of classes are not used.
         (FISH[:4], "coco_2017_val", "shapes_val", NUMBERED, NONE, ""),
-        # Five classes that nothing is known of are not the built-in shapes.
+        # Five classes of which nothing is known are not taken for the built-in shapes.
         ([], "", "shapes_val", NUMBERED, NONE, ""),
         ([], "gone_val", "shapes_train", NUMBERED, NONE, ""),
         ([], "", "gone_val", NUMBERED, NONE, ""),

@@ -1,4 +1,4 @@
-"""Detectors whose dense parts OpenVINO computes, beside themselves in PyTorch."""
+"""Detectors whose dense parts run in OpenVINO, compared with themselves in PyTorch."""
 
 import copy
 import functools
@@ -22,7 +22,7 @@ from fpn_d2.evaluation.matching import match_boxes
 from fpn_d2.inference import Explainer, openvino_parts, prepare_model
 from fpn_d2.layers import avx2_convolutions, wide_convolutions
 
-# Not multiples of 32; square, wide and tall.
+# Wide, square and tall; only the square one has sides that are multiples of 32.
 SIZES = [(65, 90), (128, 128), (190, 70)]
 FASTER = "Faster-RCNN/faster_rcnn_R_18_FPN"
 ROWS = [
@@ -47,12 +47,12 @@ def openvino():
 
 @pytest.fixture(scope="module")
 def model_of(row_config):
-    """``model_of(row, KEY, value, ...)``: a random model of spread scores."""
+    """``model_of(row, KEY, value, ...)``: a random model with spread scores."""
     return functools.cache(lambda row, *opts: random_detector(row_config(f"quick/{row}", *opts)))
 
 
 def boxes_of(model, size, with_proposals):
-    """The boxes of an image, their scores and classes."""
+    """Return the boxes that a model finds in an image, their scores and classes."""
     proposals = proposals_of(40, *size) if with_proposals else None
     found = detect(model, image_of(*size), proposals)
     return found if len(found) == 3 else [*found, torch.zeros(len(found[0]))]
@@ -126,13 +126,13 @@ def test_what_runs_is_the_graph_and_the_log_says_what_runs_where(openvino, model
     assert "backbone by OpenVINO" in caplog.text
     assert "in float32 on 1 thread; the rest by PyTorch in float32" in caplog.text
     expected = detect(ready, image_of(64, 64))
-    for layer in ready.model.backbone.modules():  # nothing of it is called any more
+    for layer in ready.model.backbone.modules():  # none of them is called any more
         if isinstance(layer, nn.Conv2d):
             nn.init.zeros_(layer.weight)
     found = detect(ready, image_of(64, 64))
     assert len(found[0]) > 0
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    # the head itself computes what is not of this backbone
+    # the head itself computes features that are not this backbone's
     features = [torch.zeros(1, 64, 4, 4)] * 5
     logits, _ = ready.model.proposal_generator.rpn_head(features)
     assert [x.shape for x in logits] == [(1, 3, 4, 4)] * 5
@@ -169,7 +169,7 @@ def test_maps_are_bfloat16_and_what_ranks_boxes_is_float32(model_of, monkeypatch
         for name, level in found.items():
             assert level.dtype == torch.bfloat16
             assert level.is_contiguous(memory_format=torch.channels_last)
-            # its 8 bits, some layers deep
+            # the 8 bits of bfloat16, through several layers
             within = 0.05 * expected[name].abs().max()
             torch.testing.assert_close(level.float(), expected[name], rtol=0, atol=within)
         for ours, theirs in zip(chain(*found_lists), chain(*lists), strict=True):
@@ -219,7 +219,7 @@ def receive_a_signal():
 @pytest.mark.usefixtures("openvino")
 def test_a_signal_is_survived_once_graphs_are_gone():
     runs = []
-    for _ in range(2):  # the first one ends first
+    for _ in range(2):  # the one made first is deleted first
         part = openvino_parts.Part("halves", nn.Conv2d(3, 2, 2, stride=2), "forward")
         graph = openvino_parts.convert(part, torch.zeros(1, 3, 8, 8))
         runs.append(openvino_parts.compile_graph(graph, "float32", is_image=True))
@@ -314,5 +314,5 @@ def test_auto_leaves_wide_convolutions_in_float32_to_winograds_method(
     monkeypatch.setattr(avx2_convolutions, "_LEAST_WINOGRAD_CHANNELS", 128)
     head = ("MODEL.ROI_MASK_HEAD.CONV_DIM", 128, "MODEL.ROI_MASK_HEAD.NUM_CONV", 2)
     masks = model_of(FASTER, "MODEL.MASK_ON", True, *head)
-    assert wide_convolutions(masks)  # of RoIs, which have too few cells
+    assert wide_convolutions(masks)  # they run on RoIs, which have too few cells
     assert prepare_model(masks, engine="auto").engine == "openvino"

@@ -106,8 +106,8 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def stock_weights(tmp_path_factory):
-    """A stock config of the zoo's, made small, and weights for it in the zoo's form, which lie
-    where Detectron2 keeps what it has downloaded."""
+    """A stock config of the zoo's, made small, and the path of weights for it in the zoo's form,
+    which lie where Detectron2 keeps its downloads."""
     cfg = model_zoo.get_config(f"{FASTER}.yaml")
     cfg.merge_from_list(SMALL)
     arrays = {k: v.numpy() for k, v in random_detector(cfg).state_dict().items()}
@@ -146,7 +146,7 @@ def test_a_model_of_the_zoo_finds_what_stock_detectron2_finds(stock_weights, pre
     found = fields(predictor(image))
     assert found[0] == size == (110, 150)
     torch.testing.assert_close(found[2], scores, rtol=0, atol=1e-4)
-    best = scores.diff() < -1e-4  # of which no rounding changes the order
+    best = scores.diff() < -1e-4  # too far apart for rounding to change their order
     assert int(best.sum()) > 10
     for ours, stock in zip(found[1:], (boxes, scores, classes), strict=True):
         torch.testing.assert_close(ours[1:][best], stock[1:][best], rtol=0, atol=1e-2)
@@ -156,7 +156,7 @@ def test_a_model_of_the_zoo_finds_what_stock_detectron2_finds(stock_weights, pre
 
 
 def calls_of(predictor, images):
-    """What the predictor returns, and how many images its network took each time."""
+    """Return the predictor's outputs, and how many images each call of its network took."""
     sizes = []
     handle = predictor.model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     outputs = predictor(images)
@@ -179,7 +179,7 @@ def test_a_list_of_images_of_any_size_equals_call_by_call(predictor):
 def test_images_of_one_network_size_go_through_together(predictor):
     images = [noise(96, 128, seed) for seed in range(4)]
     images.insert(2, noise(100, 90))
-    images.append(noise(192, 256, 9))  # twice as large, and resized to the same
+    images.append(noise(192, 256, 9))  # twice as large, and resized to the same size
     outputs, calls = calls_of(predictor, tuple(images))
     assert calls == [5, 1]
     for image, output in zip(images, outputs, strict=True):
@@ -201,7 +201,7 @@ def test_an_image_of_a_list_is_refused_by_its_place(predictor):
 
 
 def test_an_open_file_that_is_given_twice_is_read_once(predictor, tmp_path, monkeypatch):
-    """Pillow reads a file's pixels when they are first needed, and no two threads may do so."""
+    """Pillow reads a file's pixels at their first use, which two threads must not do at once."""
     Image.fromarray(noise(96, 128)).save(tmp_path / "a.png")
     image, other = Image.open(tmp_path / "a.png"), noise(96, 128, 1)
     read, record = [], predictor._record
@@ -287,7 +287,7 @@ def test_the_docs_list_the_models_of_the_zoo_that_run(repo):
     page = (repo / "docs" / "pretrained.md").read_text(encoding="utf-8")
     listed = page.partition("<!-- zoo -->")[2].partition("<!-- end -->")[0].split()
     listed = [word.strip("`") for word in listed if word.startswith("`")]
-    # Detectron2 may be here with its compiled part or without.
+    # Detectron2 may be installed with or without its compiled part.
     run = [
         name for name in zoo_names() if "compiled part" in (why_not_in_zoo(name) or "compiled part")
     ]
@@ -296,7 +296,7 @@ def test_the_docs_list_the_models_of_the_zoo_that_run(repo):
     assert f"[{len(run)} models](docs/pretrained.md)" in (repo / "README.md").read_text()
 
 
-# One of each kind: networks and heads of the zoo, not their depths, widths and schedules.
+# One for each kind of network and heads in the zoo, whatever its depth, width and schedule.
 NARROW = [  # group norms have 32 groups
     *("MODEL.RESNETS.STEM_OUT_CHANNELS", 32, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64),
     *("MODEL.RESNETS.WIDTH_PER_GROUP", 32, "MODEL.FPN.OUT_CHANNELS", 32),
@@ -379,7 +379,7 @@ CLIPPING = ["MODEL.META_ARCHITECTURE", "ClippingRetinaNet"]
 
 
 def found_by(model):
-    """Boxes (R, 4) and classes (R,) that a model finds in noise, with proposals all of class 0."""
+    """Return boxes (R, 4) and classes (R,) that a model finds in noise; proposals have class 0."""
     image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
     with torch.no_grad():
         ((found,),) = (result.values() for result in model([{"image": image}]))
@@ -403,7 +403,7 @@ def test_the_last_nms(row_config, row, opts):
     model = build_model(row_config(f"quick/{row}", *NMS, *opts)).eval()
     set_final_nms(model, 0.2, 100_000)
     boxes, classes = found_by(model)
-    # An RPN's NMS is within a level, and a RetinaNet's boxes are clipped after it.
+    # An RPN's NMS runs within each level, and a RetinaNet's boxes are clipped after it.
     if "Faster" in row or opts is CLIPPING:
         ious = box_iou(boxes, boxes).fill_diagonal_(0)
         assert float(ious[classes[:, None] == classes].max()) <= 0.2 + 1e-4
@@ -417,7 +417,7 @@ def test_the_last_nms(row_config, row, opts):
 def test_a_class_has_a_threshold_of_its_own(row_config, row):
     cfg = row_config(f"quick/{row}", "INPUT.MIN_SIZE_TEST", 150)
     model, image = random_detector(cfg), image_of(120, 150)
-    set_final_nms(model, 0.5, 10_000)  # no best hundred, which other thresholds would change
+    set_final_nms(model, 0.5, 10_000)  # more than the best hundred, which depend on thresholds
     set_score_threshold(model, 0.05)
     boxes, scores, classes = detect(model, image)
     own = [float(scores[classes == k].median()) if (classes == k).any() else 0.5 for k in range(5)]
@@ -426,7 +426,7 @@ def test_a_class_has_a_threshold_of_its_own(row_config, row):
     set_score_threshold(model, own)
     for found, expected in zip(detect(model, image), (boxes, scores, classes), strict=True):
         torch.testing.assert_close(found, expected[enough])
-    # of what the model returned, as the demo asks for it
+    # the same from what the model returned, as in the demo
     instances = Instances((120, 150), pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
     shown = detections_above({"instances": instances}, own)
     assert len(shown) == (scores >= torch.tensor(own)[classes]).sum()

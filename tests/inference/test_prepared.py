@@ -1,4 +1,4 @@
-"""Prepared and compiled models compute what the models that they were copied from compute."""
+"""Prepared and compiled models compute the same as the models that they were made from."""
 
 import copy
 import shutil
@@ -72,8 +72,8 @@ def faster(build):
 
 @pytest.fixture(scope="module", params=ROWS)
 def row(request, build, make_input):
-    """The model of a row, an image, and the fields of what the model returns for it."""
-    model = build(f"quick/{request.param}", narrow=False)  # bfloat16's bounds are of its channels
+    """A row's model, an image, and the fields of the instances that the model returns for it."""
+    model = build(f"quick/{request.param}", narrow=False)  # bfloat16's bounds hold for its width
     image = make_input(150, 193, [], seed=1)
     with torch.no_grad():
         return model, image, fields_of(model([image]))
@@ -364,7 +364,7 @@ def test_a_compiled_pyramid_may_end_before_p5(row_config, monkeypatch, last):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++") and not shutil.which("g++"), reason="no C++ compiler")
 def test_a_compiled_backbone_learns_the_same(row_config):
-    """With the last two levels and P6: those between would be one more of the same each."""
+    """Compile P4 to P6 alone: each further level would only add one more of the same."""
     opts = ["MODEL.FPN.BOTTOM_UP", StageConvs.__name__, "MODEL.FPN.IN_FEATURES", ["res4", "res5"]]
     opts += ["MODEL.RPN.IN_FEATURES", ["p4", "p5", "p6"]]
     opts += ["MODEL.ANCHOR_GENERATOR.SIZES", [[64], [128], [256]]]
@@ -411,7 +411,7 @@ def test_an_rpn_decodes_the_boxes_that_it_picks_and_finds_the_same_bits(build, k
             assert len(y) > 0
             assert torch.equal(x.proposal_boxes.tensor, y.proposal_boxes.tensor)
             assert torch.equal(x.objectness_logits, y.objectness_logits)
-        assert decoded[:2] == [200, 200]  # the picked ones of two images, of 1152 and 288 anchors
+        assert decoded[:2] == [200, 200]  # 100 of each of two images, out of 1152 and 288 anchors
         decoded.clear()
 
 

@@ -103,7 +103,7 @@ def test_int8_without_images_or_nncf_is_a_sentence(model, cfg, monkeypatch):
 
 
 def weights_in(path):
-    """The size of each part's weights; what OpenVINO calls its operations has running numbers."""
+    """Return the sizes of the parts' weights; graphs differ in OpenVINO's operation numbers."""
     with zipfile.ZipFile(path) as file:
         assert file.testzip() is None
         return {i.filename: i.file_size for i in file.infolist() if i.filename.endswith(".bin")}
@@ -120,7 +120,7 @@ def test_the_second_run_reads_the_file_that_the_first_one_left(cfg, model, monke
     second = prepare_as_configured(cfg, model)
     expected, found = (detect(m, image_of(70, 90)) for m in (first, second))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    # One that is damaged is told, and made anew.
+    # A damaged file is reported and made anew.
     monkeypatch.undo()
     content, weights = kept.read_bytes(), weights_in(kept)
     kept.write_bytes(content[: len(content) // 2])
@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_the_cache_folder_taken(
     assert caplog.text.count("cannot be kept as") == 1
     assert f"cannot be kept as {paths[0]} (" in caplog.text
     assert paths[1].is_file()
-    prepare_model(model, cache=paths[:1], **choices)  # and nowhere: it runs all the same
+    prepare_model(model, cache=paths[:1], **choices)  # kept nowhere, but it runs
     assert caplog.text.count("cannot be kept as") == 2
 
 
@@ -181,7 +181,7 @@ def test_a_model_of_the_zoo_is_kept_in_the_cache_folder(cfg, model):
 
 
 class Sized(torch.nn.Module):
-    """The second convolution knows the image's width, and what is returned that of its map."""
+    """Scales the second convolution's input by the image's width, and the output by its map's."""
 
     def __init__(self):
         super().__init__()
