@@ -1,4 +1,4 @@
-"""The check finds what is wrong with a file and accepts what is right; its numbers are a table."""
+"""The check finds the faults of a file and accepts a right one; its numbers become a table."""
 
 import copy
 import functools
@@ -40,7 +40,7 @@ def exported(row_config):
 
 @pytest.fixture(autouse=True)
 def few_proposals(monkeypatch):
-    """Every one of their detections is matched with every other."""
+    """Take few proposals, since all pairs of detections are compared, and load each file once."""
     monkeypatch.setattr("fpn_d2.export.parity.NUM_PROPOSALS", 100)
     monkeypatch.setattr("fpn_d2.export.parity.load_exported", load_once)
 
@@ -94,13 +94,13 @@ def test_the_bar(detections, found, matched, tied, error, is_within):
 
 
 def boxes_at(*places):
-    """(x, score): squares of 10 px of one class, best first."""
+    """Return squares of 10 px, of one class, for places (x, score), which come best first."""
     x = torch.tensor([float(place[0]) for place in places])
     boxes = torch.stack([x, torch.zeros_like(x), x + 10, torch.full_like(x, 10)], dim=1)
     return boxes, torch.tensor([place[1] for place in places]), torch.zeros(len(places))
 
 
-TIES = {  # the file's boxes, the model's, those that the model's NMS chose from
+TIES = {  # boxes of the file, of the model, and those its NMS chose from; (matched, tied)
     # only the box at 0 covers the one at -2 as well
     "of two boxes of one score either may be kept": (
         [(1, 0.75), (-2, 0.5), (50, 0.25)],
@@ -114,7 +114,7 @@ TIES = {  # the file's boxes, the model's, those that the model's NMS chose from
         [(0, 0.75), (1, 0.7)],
         (0, 0),
     ),
-    # as in a trace that keeps the size of its image: all scores are right, and no box is
+    # as in a trace that keeps the size of its image: all scores are right, and all boxes wrong
     "boxes that the model never had are not tied": (
         [(1, 0.75), (21, 0.5)],
         [(0, 0.75), (20, 0.5)],
@@ -189,7 +189,7 @@ def test_what_is_no_image_or_no_data_set_is_named(row_config, tmp_path, tiny_opt
             read_check_images(row_config(row), [str(path)])
     with pytest.raises(UserError, match=r"nowhere_val.*name images by --images"):
         read_check_images(row_config(row, "DATASETS.TEST", "('nowhere_val',)"))
-    # without images, the first of the test set
+    # without images, the first ones of the test set
     assert len(read_check_images(row_config(row, *tiny_opts))) == 9
 
 

@@ -28,7 +28,7 @@ from fpn_d2.export import (
 )
 from fpn_d2.inference import prepare_model
 
-# Not multiples of 32; square, wide and tall; smaller and larger than the size that is traced.
+# Not multiples of 32; wide and tall; sides smaller than, equal to and larger than those traced.
 SIZES = [(65, 90), (120, 150), (190, 70)]
 RPN = "RPN/rpn_R_18_FPN"
 FAST, FASTER = "Fast-RCNN/fast_rcnn_R_18_FPN", "Faster-RCNN/faster_rcnn_R_18_FPN"
@@ -40,7 +40,7 @@ SLOW_ROWS = [
     "RetinaNet/retinanet_R_18_FPN",
 ]
 ROWS = [FASTER, FAST, *(pytest.param(row, marks=pytest.mark.slow) for row in SLOW_ROWS)]
-# OpenVINO runs the graph that ONNX Runtime runs, and onnx is installed for the slow tests alone.
+# OpenVINO runs the same graph as ONNX Runtime, and onnx is installed only for the slow tests.
 FORMATS = [*FORMATS[:2], pytest.param("openvino", marks=pytest.mark.slow)]
 
 
@@ -53,7 +53,7 @@ def packages_if_needed(request):
 
 @pytest.fixture(scope="module")
 def model_of(row_config):
-    """``model_of(row, KEY, value, ...)``: its config and a random model of spread scores."""
+    """``model_of(row, KEY, value, ...)``: a row's config and a random model with spread scores."""
 
     @functools.cache
     def build(row, *opts):
@@ -65,8 +65,8 @@ def model_of(row_config):
 
 @pytest.fixture(scope="module")
 def exported_of(model_of):
-    """``exported_of(row, format, KEY, value, ...)``. What ONNX and OpenVINO are both made from is
-    traced once for the two, which come one after the other."""
+    """``exported_of(row, format, KEY, value, ...)``: the exported model of a row. The trace that
+    ONNX and OpenVINO share is made once for the two, which come one after the other."""
     trace = exporter._trace_to_onnx
     last = {}
 
@@ -177,7 +177,7 @@ def test_a_torchscript_file_says_the_same(exported_of):
 
 @pytest.fixture
 def without_graph(monkeypatch):
-    """Exported is what is said of a model alone; to trace it takes two seconds."""
+    """Export the metadata of a model alone, since tracing the model takes two seconds."""
     monkeypatch.setattr(exporter, "_torchscript", lambda graph, inputs, metadata: (b"", b""))
 
 
@@ -229,7 +229,7 @@ def test_masks_an_unknown_format_and_a_missing_package_are_refused(model_of, mon
 
 
 def test_a_pyramid_is_exported_by_torch_export(row_config):
-    """As docs/export.md says, which also says what is not."""
+    """Export as docs/export.md does, which also says what cannot be exported."""
     pyramid = prepare_model(random_detector(row_config(f"quick/{RPN}"))).model.backbone
     height, width = torch.export.Dim("height", max=30), torch.export.Dim("width", max=30)
     sizes = ({2: 64 * height, 3: 64 * width},)
@@ -257,7 +257,7 @@ def test_an_openvino_file_in_int8_finds_nearly_the_same(model_of, exported_of, r
             samples[-1]["proposals"] = proposals_of(40, height, width)
     exported = export_model(cfg, model, "openvino", samples)
     assert len(exported.weights) < 0.35 * len(exported_of(row, "openvino").weights)
-    # Of random weights other proposals are chosen; on the same ones rounding alone is left.
+    # With random weights int8 picks other proposals; on the same ones only rounding differs.
     most = 0.3 if row == FASTER else 0.1
     for sample in samples:
         found, expected = load(exported)(sample), detect(model, *sample.values())

@@ -25,7 +25,7 @@ def scene(count, groups, size, seed):
 
 @pytest.fixture(scope="module", params=["onnx", "torchscript"])
 def run(request):
-    """``run(boxes, scores, groups)``: the exported form of NMS, which was traced on others."""
+    """``run(boxes, scores, groups)``: the exported NMS, which was traced on other inputs."""
     example = scene(10, 2, 50.0, seed=2)
     if request.param == "torchscript":
         with nms_by_group("torchscript"):
@@ -65,7 +65,7 @@ def test_it_is_the_definition_by_group(run):
 
 
 def test_small_boxes_of_a_late_group_are_told_apart(run):
-    """Moved by 1000 * 10,000 px, where floats are 1 px apart, two boxes of 0.4 px become one."""
+    """Moving by 1000 * 10,000 px, where floats are 1 px apart, would merge two boxes of 0.4 px."""
     boxes = torch.tensor([[0.0, 0, 9999, 9999], [10.0, 10, 10.4, 10.4], [10.5, 10.5, 10.9, 10.9]])
     found = run(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1000, 1000]))
     assert found.tolist() == [0, 1, 2]
