@@ -21,7 +21,7 @@ BACKGROUND = [150.0, 10.0, 190.0, 50.0]
 
 
 def evaluator_of(name, image_ids, annotations, folder):
-    """An evaluator of images of 200 x 200 pixels, registered by this name, of one class."""
+    """Register images of 200 x 200 pixels with one class by this name; return their evaluator."""
     images = [{"id": i, "file_name": "a.png", "width": 200, "height": 200} for i in image_ids]
     content = {
         "info": {},
@@ -43,7 +43,7 @@ def annotation(number, image_id, corners, **more):
 
 
 def measure(evaluator, outputs):
-    """The results of these outputs of a model, by the ids of images."""
+    """Evaluate a model's outputs, which are given by image id; return the results."""
     evaluator.reset()
     for image_id, output in outputs.items():
         evaluator.process([{"image_id": image_id}], [output])
@@ -52,8 +52,8 @@ def measure(evaluator, outputs):
 
 @pytest.fixture
 def evaluate(tmp_path):
-    """``evaluate(name, instances)``: the results on one image with both objects, and what was
-    written of them."""
+    """``evaluate(name, instances)``: the results on one image with both objects, as returned and
+    as written to results.json."""
     annotations = [annotation(i, 7, corners) for i, corners in enumerate(OBJECTS, start=1)]
     evaluator = evaluator_of("two_objects", [7], annotations, tmp_path)
 
@@ -144,7 +144,7 @@ def test_the_mask_of_a_crowd_that_has_none_is_its_box(tmp_path, mask):
     assert measure(evaluator, {7: {"instances": found}})["segm"]["AP"] == pytest.approx(100)
 
 
-# Data sets without an annotation file, which Detectron2 converts into one.
+# Data sets without an annotation file, for which Detectron2 writes one.
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_nothing_that_an_earlier_run_has_converted_is_believed(mine, tmp_path):
 
 def test_evaluating_twice_leaves_the_keypoints_where_they_are(mine, tmp_path):
     mine[0]["annotations"][0]["keypoints"] = [15.5, 20.5, 2]
-    for _ in range(2):  # COCO's file has indices of pixels, half a pixel less
+    for _ in range(2):  # COCO's file has pixel indices: half a pixel less
         evaluator = ResultsWritingCOCOEvaluator("mine", output_dir=str(tmp_path))
         assert evaluator._coco_api.anns[1]["keypoints"] == [15.0, 20.0, 2]
         assert DatasetCatalog.get("mine") is mine

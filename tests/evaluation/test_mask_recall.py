@@ -1,4 +1,4 @@
-"""The recall of mask proposals is pycocotools', and that worked out by hand."""
+"""The recall of mask proposals equals pycocotools' and values worked out by hand."""
 
 import contextlib
 import io
@@ -43,7 +43,7 @@ def compressed(x, y, side):
 
 @pytest.fixture
 def evaluator(tmp_path):
-    """``evaluator([annotation, ...], ...)``: an evaluator of images with these annotations."""
+    """``evaluator([annotation, ...], ...)``: an evaluator of images, one for each list."""
     made = []
 
     def make(*images):
@@ -107,7 +107,7 @@ def test_perfect_masks(evaluator):
         (square(10, 10, 40), 0),  # twice as large: 400 / 1600 = 0.25
         (square(10, 10, 20, 10), 10),  # one half of it: 0.5 exactly
         (square(10, 10, 20, 19), 100),  # 0.95 exactly
-        (square(8, 8, 24), 40),  # 2 px of padding left on: 400 / 576 = 0.69
+        (square(8, 8, 24), 40),  # 2 px of padding not removed: 400 / 576 = 0.69
     ],
 )
 def test_shifts_and_scales_by_hand(evaluator, found, expected):
@@ -190,9 +190,9 @@ def test_an_object_without_an_area_has_its_masks_and_region_masks_are_taken(eval
 
 
 def random_case(rng):
-    """Make three images of objects in two categories, with crowds and proposals among them.
+    """Make three images of objects in two categories, some of them crowds, and proposals.
 
-    Sides of few values and steps of 4 px make many IoUs equal.
+    Few different sides and steps of 4 px make many IoUs equal.
     """
     images, outputs = [], []
     for _ in range(3):
@@ -216,7 +216,7 @@ def random_case(rng):
 
 
 def recalls_of_pycocotools(folder, outputs):
-    """Compute ``{"AR@10": ..}`` on all images at once, in percent; -100 where there is none."""
+    """Compute ``{"AR@10": ..}`` in percent, all images at once; -100 for sizes without objects."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(folder / "instances.json")
         found = []
@@ -230,7 +230,7 @@ def recalls_of_pycocotools(folder, outputs):
         evaluation.params.useCats, evaluation.params.maxDets = 0, [10, 100, 1000]
         evaluation.evaluate()
         evaluation.accumulate()
-    recall = 100 * evaluation.eval["recall"][:, 0].mean(axis=0)  # of thresholds; areas x limits
+    recall = 100 * evaluation.eval["recall"][:, 0].mean(axis=0)  # over thresholds: areas x limits
     return {
         f"AR{area}@{limit}": recall[i, j]
         for i, area in enumerate(["", "s", "m", "l"])
@@ -260,9 +260,9 @@ def test_annotations_may_be_numbered_from_zero(evaluator):
 
 
 def test_objects_of_equal_iou_are_taken_in_pycocotools_order(evaluator, tmp_path):
-    # The first proposal meets both at 320 / 480, the second its own alone. By category the object
-    # annotated first is the last of the two: it goes to the first proposal, nothing is left for
-    # the second at 0.5 .. 0.65, and above 0.667 the second takes it: 10 x 1 of 20.
+    # The first proposal has IoU 320 / 480 with both objects, the second exceeds 0.5 only with the
+    # object annotated first. By category that object is the last: at 0.5 .. 0.65 the first proposal
+    # takes it, and the second finds none; above 0.667 the second takes it: 10 x 1 of 20.
     first, second = obj(0, 0, 20, category_id=2), obj(8, 0, 20, category_id=1)
     outputs = [proposals([square(4, 0, 20), square(0, 0, 20)])]
     made = evaluator([first, second])
@@ -315,7 +315,7 @@ def test_masks_are_not_kept(evaluator):
     for count in (300, 1000):
         made = evaluator([obj(10, 10, 20)])
         made.process([{"image_id": 1}], [proposals([square(10, 10, 20)] * count)])
-        made._coco = None  # of the data set, not of the proposals
+        made._coco = None  # holds the data set, not the proposals
         sizes.append(len(pickle.dumps({k: v for k, v in vars(made).items() if k != "_seconds"})))
     assert len(made._written) == 100
     assert sizes[0] == sizes[1]

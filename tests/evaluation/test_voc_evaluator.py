@@ -1,4 +1,4 @@
-"""A data set in Pascal VOC's format is measured as Pascal VOC does, or a sentence says why not."""
+"""A data set in Pascal VOC's format is measured as Pascal VOC does, or an error says why not."""
 
 import json
 
@@ -24,7 +24,7 @@ from fpn_d2.evaluation import (
 )
 from fpn_d2.modeling import MaskProposalNetwork
 
-# As Pascal VOC writes them: pixels from 1 on, the last one included.
+# Boxes as Pascal VOC writes them: pixels count from 1 on, and the last one is included.
 CAT, DOG = (11, 11, 50, 50), (61, 61, 100, 100)
 OBJECT = (
     "<object><name>{}</name><pose>Left</pose><truncated>0</truncated><difficult>0</difficult>"
@@ -52,7 +52,7 @@ def voc(tmp_path):
 
 @pytest.fixture
 def cfg(tmp_path):
-    """A model of boxes of two classes on toy_voc."""
+    """The config of a detector of two classes on toy_voc."""
     cfg = load_config("configs/Base-COCO.yaml")
     cfg.defrost()
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("toy_voc",)
@@ -62,7 +62,7 @@ def cfg(tmp_path):
 
 
 def detections(*found):
-    """Boxes in Pascal VOC's pixels, scores and classes as a model gives them."""
+    """Return triples (box in Pascal VOC's pixels, score, class) in the form of a model's output."""
     boxes, scores, classes = zip(*found, strict=True)
     instances = Instances((110, 120))
     instances.pred_boxes = Boxes(torch.tensor(boxes) - torch.tensor([1.0, 1.0, 0.0, 0.0]))
@@ -74,7 +74,7 @@ def test_the_metrics_of_pascal_voc(voc, cfg):
     evaluator = Trainer.build_evaluator(cfg, "toy_voc")
     assert type(evaluator) is ResultsWritingVOCEvaluator
     evaluator.reset()
-    # Of the cats both are found. A false dog has the highest score, and a dog is missed.
+    # Both cats are found. The dog with the highest score is false, and one dog is missed.
     evaluator.process(
         [{"image_id": "a"}, {"image_id": "b"}],
         [detections((CAT, 0.9, 0), (DOG, 0.5, 1), (CAT, 0.8, 1)), detections((CAT, 0.7, 0))],
