@@ -29,9 +29,9 @@ def generator(sizes, strides, ratios=(1.0,), offset=0.0):
 @pytest.mark.parametrize(
     "box, iou",
     [
-        ([16, 16, 48, 48], 1.0),  # 32 x 32, its centre on the anchor of the place (32, 32)
+        ([16, 16, 48, 48], 1.0),  # 32 x 32, centred on (32, 32), as an anchor is
         ([27, 27, 37, 37], 100 / 1024),  # 10 x 10 within it
-        ([20, 16, 52, 48], 28 / 36),  # 4 px from a place: 28 * 32 / (2 * 32 * 32 - 28 * 32)
+        ([20, 16, 52, 48], 28 / 36),  # 4 px from an anchor: 28 * 32 / (2 * 32 * 32 - 28 * 32)
         ([32, 32, 160, 160], 1024 / 16384),  # the anchor within a box of 128 px
     ],
 )
@@ -98,14 +98,14 @@ def test_boxes_are_resized_with_their_images():
 @pytest.mark.parametrize(
     "sides, factor, sizes, present_reach",
     [
-        # Squares of 12 px: IoU 144 / s^2 is 0.5 from s = 16.97 down, so that of the factors
-        # 2^(k/4) of 32 and 64 the first to reach them is 0.5 (16 px; 2^(-3/4) gives 19 px).
+        # Squares of 12 px: IoU 144 / s^2 is at least 0.5 for s up to 16.97, so 0.5 is the first of
+        # the factors 2^(k/4) of 32 and 64 that reaches them (16 px; 2^(-3/4) gives 19 px).
         ([12], 0.5, [[16.0], [32.0]], 0.0),
-        ([32, 64], 1.0, [[32], [64]], 1.0),  # sizes that are as good stay
+        ([32, 64], 1.0, [[32], [64]], 1.0),  # the present sizes stay if none are better
     ],
 )
 def test_smaller_objects_are_given_smaller_anchors(sides, factor, sizes, present_reach):
-    # squares with their centres on places of any level
+    # squares centred on anchors of both levels
     centers, strides = np.tile([64.0, 128.0, 192.0, 64.0], len(sides)), [8, 16]
     half = np.repeat(sides, 4) / 2
     corners = [centers - half, centers - half, centers + half, centers + half]
@@ -117,7 +117,7 @@ def test_smaller_objects_are_given_smaller_anchors(sides, factor, sizes, present
 
 
 def test_anchors_that_training_ignores_for_being_outside_match_nothing():
-    """An anchor of 8 px around (0, 0) is 4 px outside."""
+    """An anchor of 8 px around (0, 0) reaches 4 px beyond the image."""
     boxes, anchors = torch.tensor([[0.0, 0.0, 4.0, 4.0]]), generator([[8]], [64])
     for beyond, number in ((4, 1), (3, 0)):
         found = positive_anchors(anchors, MATCHER, boxes, [[2, 2]], ((128, 128), beyond))

@@ -25,7 +25,7 @@ OBJECTS = [  # image, category, x, y, width and height
     (2, DOG, 60, 60, 20, 20),
     (2, CAT, 80, 0, 20, 20),
 ]
-DETECTIONS = [  # and the score, the kind of error and the object that it is about
+DETECTIONS = [  # image, category, score, box, kind of error, index of the object it is about
     (1, CAT, 0.9, 0, 0, 20, 20, "correct", 0),
     (1, CAT, 0.8, 0, 0, 20, 20, "twice", -1),
     (1, CAT, 0.7, 40, 0, 20, 20, "class", 1),
@@ -75,7 +75,7 @@ def result(image, category, score, *box):
 
 @pytest.fixture(scope="module")
 def analysis():
-    # number 0, which is no match to pycocotools, and one number twice
+    # each id twice, and 0 among them, which is no match to pycocotools
     annotations = [annotation(i // 2, *values) for i, values in enumerate(OBJECTS)]
     results = [result(*values[:7]) for values in DETECTIONS]
     return analyze(annotations, results)
@@ -91,7 +91,7 @@ def test_each_detection_has_its_kind_of_error(analysis):
     assert kinds == [values[7] for values in DETECTIONS]
     about = np.where(analysis.matched >= 0, analysis.matched, analysis.targets)
     assert about.tolist() == [values[8] for values in DETECTIONS]
-    # The first four objects are found or have an error of place, the fifth one of class.
+    # The first four objects are found or have a place error, the fifth has a class error.
     assert analysis.missed.tolist() == [False] * 5 + [True]
 
 
@@ -109,9 +109,9 @@ def test_ap50_and_what_each_kind_costs(figures):
         "class": 34 * (3 / 5),
         # A second cat is found by the fourth of the cats: 2/4 at recalls 0.34 .. 0.66.
         "place": 33 * (2 / 4),
-        "both": 0,  # behind all that is right
-        "twice": 0,  # also
-        "background": 67 * (1 - 2 / 3),  # the best dog's score is a right one's
+        "both": 0,  # ranked below all right ones
+        "twice": 0,  # likewise
+        "background": 67 * (1 - 2 / 3),  # then the best dog is a right one
         "missed": 51 - 34,  # 1 of 2 cats
     }
     gains = {kind: entry["dAP"] for kind, entry in figures["errors"].items()}
@@ -120,8 +120,7 @@ def test_ap50_and_what_each_kind_costs(figures):
 
 def test_the_best_f1_of_each_class(figures):
     cat, dog = figures["classes"]
-    # Cats: 2 * 1 / (1 + 3) with the first alone, then 2 / 5 and less. The next score
-    # is 0.8.
+    # Cats: 2 * 1 / (1 + 3) with the first alone, then 2 / 5 and less. The next score is 0.8.
     assert (cat["name"], cat["objects"], cat["detections"]) == ("cat", 3, 6)
     best = [cat[key] for key in ("threshold", "f1", "precision", "recall")]
     assert best == pytest.approx([0.85, 1 / 2, 1, 1 / 3])
@@ -143,8 +142,8 @@ def test_the_curve_is_cocos_at_101_recalls(figures):
         ([0.85, 0.5], [[1, 0, 2], [0, 2, 1], [0, 1, 0]]),
         # The dog of 0.6 is not shown, and its object is taken for a cat; a cat is there twice.
         ([0.65, 0.65], [[1, 0, 2], [1, 1, 1], [1, 1, 0]]),
-        # all ten: the object of class dog at (60, 60) is taken for a cat; the second detection of
-        # a cat, the cats on a dog that is found, of 1/3 and of 0.3, and two dogs are on nothing
+        # all ten: the dog at (60, 60) is taken for a cat. On nothing are two dogs and four cats:
+        # one on a cat found before, one on a found dog, one at IoU 1/3 of a cat, one of score 0.3
         ([0.0, 0.0], [[1, 0, 2], [1, 2, 0], [4, 2, 0]]),
         ([1.0, 1.0], [[0, 0, 3], [0, 0, 3], [0, 0, 0]]),
     ],
@@ -161,8 +160,8 @@ def test_the_worst_images(analysis):
 
 
 def test_ap_by_size_and_by_level(figures):
-    # P3 has one object, a dog, which its only dog finds; the cat there is of a class without
-    # objects. On P2 are 3 cats as before, and 2 dogs: wrong, right, wrong, so 1/2 up to recall 1/2.
+    # P3 has one object, a dog, which the only dog there finds; the cat there is of a class without
+    # objects. P2 has 3 cats, as before, and 2 dogs: wrong, right, wrong, so 1/2 up to recall 1/2.
     fine = {"objects": 5, "AP": pytest.approx(50 * (34 + 51 / 2) / 101)}
     coarse = {"objects": 1, "AP": pytest.approx(100)}
     for entry, expected in (("P2", fine), ("P3", coarse)):
@@ -204,13 +203,13 @@ def test_of_an_objects_errors_only_the_best_is_put_right():
     errors = analysis.errors
     assert errors["place"] == {"count": 2, "dAP": pytest.approx(100)}
     assert errors["missed"]["count"] == 0
-    assert [c["threshold"] for c in analysis.curves] == [None, None]  # found by nothing right
+    assert [c["threshold"] for c in analysis.curves] == [None, None]  # without right detections
 
 
 @pytest.mark.parametrize(
     "found, ap50, gain",
     [
-        ((1, CAT, 0.9, 0, 0, 20, 20), 50, 50),  # AP50 of cats is 100; nothing is left of the dogs
+        ((1, CAT, 0.9, 0, 0, 20, 20), 50, 50),  # the cats' AP50 is 100; no dogs are left
         ((2, CAT, 0.9, 0, 0, 20, 20), 0, 0),  # the detection is on nothing, and the cats' alone
     ],
 )
@@ -232,7 +231,7 @@ def test_a_name_that_begins_with_an_underscore_is_in_the_legend():
     "scores, hits, objects, threshold, f1",
     [
         ([0.9], [True], 1, 0.45, 1),  # nothing below: halfway to 0
-        ([0.8, 0.8, 0.4], [True, False, False], 1, 0.6, 2 / 3),  # one score is kept or not
+        ([0.8, 0.8, 0.4], [True, False, False], 1, 0.6, 2 / 3),  # equal scores stay or go together
         ([0.8, 0.4, 0.2], [True, False, True], 2, 0.1, 4 / 5),  # 2/3, 2/4, 4/5
         ([0.8, 0.4], [False, False], 2, None, None),
         ([], [], 2, None, None),

@@ -1,4 +1,4 @@
-"""inspection/: what it measures of a data set whose numbers are known, and the page of it."""
+"""inspection/: its measurements of a data set whose numbers are known, and its page."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from fpn_d2.inspection.samples import draw_augmented, draw_samples
 pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")
 
 FPN = "quick/RPN/rpn_R_18_FPN"
-# Anchors of 32 px to 512 px at their places, Eq. 1 at the paper's constants, images as they are.
+# Anchors of 32 px on P2 to 512 px on P6, Eq. 1 with the paper's constants, images not resized.
 PAPER = [
     "INPUT.MIN_SIZE_TEST", 0,
     "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224,
@@ -32,7 +32,7 @@ def inspect(row_config):
 
 
 def write_squares(root: Path, sides) -> str:
-    """One image of 640 px for each side, with a square on a place of all levels."""
+    """Write an image of 640 px for each side, its square centred on an anchor of every level."""
     (root / "images").mkdir(parents=True)
     (root / "annotations").mkdir()
     content = {"images": [], "annotations": [], "categories": [{"id": 7, "name": "a <b> $x$"}]}
@@ -91,7 +91,7 @@ def test_the_page_and_its_numbers(tmp_path, inspect):
     assert Path(numbers).name == "instances_val_inspect.json"
     assert text.count("data:image/jpeg;base64,") == 1
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", text.replace("xlink:href", "href"))
-    assert "<b> $x$" not in text  # a class's name is text
+    assert "<b> $x$" not in text  # class names are escaped
     assert "No anchor reaches 1 of the 2 objects" in text
     assert json.loads(Path(numbers).read_text())["objects"] == 2
     assert "No anchor reaches 1 of the 2 objects at IoU 0.5 (50.0 %)." in summary(found)
@@ -117,7 +117,7 @@ def test_another_data_set_of_the_same_file_name_is_not_replaced(tmp_path, inspec
 
 @pytest.mark.parametrize("image, side", [(0, 224), (1, 112)])
 def test_augmented_images_are_beside_the_image(tmp_path, inspect, image, side):
-    """Of two records of one file, each with its own object."""
+    """Two records share one file, and each has its own object."""
     path = Path(write_squares(tmp_path, [224, 112]))
     path.write_text(path.read_text().replace("1.png", "0.png"))
     found = inspect(
@@ -128,7 +128,7 @@ def test_augmented_images_are_beside_the_image(tmp_path, inspect, image, side):
     # Four pictures of 320 px and three gaps of 8 px, below their titles.
     assert picture.shape[1] == 4 * 320 + 3 * 8
     pictures = [picture[-320:, k * 328 : k * 328 + 320] for k in range(4)]
-    # A box of half its side in the middle, whatever is flipped; its lines are colours on black.
+    # The box, at half its size, is in the middle even if flipped; its lines are coloured on black.
     for drawn in pictures:
         rows, columns = np.nonzero(drawn.max(axis=2) > 100)
         for found in (rows, columns):
@@ -192,7 +192,7 @@ def test_a_config_without_anchors_is_refused(row_config, row):
 
 
 def test_sides_of_a_power_of_two_are_in_one_octave(tmp_path, inspect):
-    """40 px of images of 1000 px are 32 px at 800: in float32, not all of them."""
+    """40 px in images of 1000 px are 32 px at 800, but in float32 not all exactly."""
     path = Path(write_squares(tmp_path, [40] * 20))
     content = json.loads(path.read_text())
     for i, image in enumerate(content["images"]):
