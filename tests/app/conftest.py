@@ -24,7 +24,7 @@ def tiny_config(row_config):
 
 @pytest.fixture
 def random_weights(monkeypatch):
-    """Models are built, not loaded; returns the list of the configs that were built."""
+    """Build models instead of loading them; return the list of the configs that were built."""
     built = []
 
     def explainer(cfg):
@@ -37,5 +37,5 @@ def random_weights(monkeypatch):
 
 @pytest.fixture
 def session(tiny_config, random_weights):
-    """One model, and uploads of at most 10 kB or 0.3 megapixels."""
+    """A session with one model, for uploads of at most 10 kB and 0.3 megapixels."""
     return Session({TITLE: tiny_config}, Limits(bytes=10_000, pixels=300_000))

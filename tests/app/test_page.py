@@ -1,7 +1,7 @@
-"""app/interface.py in a headless Chromium, and what it does before one comes.
+"""app/interface.py: the page in a headless Chromium, and what can be tested without one.
 
 Without Gradio, Playwright or Chromium these tests are skipped, or fail if ``FPN_D2_PAGE_TESTS`` is
-1. ``FPN_D2_CHROMIUM`` is the path of the browser, for one that is not on the ``PATH``.
+1. ``FPN_D2_CHROMIUM`` is the path of a browser that is not on the ``PATH``.
 """
 
 import importlib
@@ -68,7 +68,7 @@ def required():
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "[::1]"])
 def test_this_machine_alone_unless_told_otherwise(host, session, required, capsys, monkeypatch):
-    """What Gradio is told to do, without doing it."""
+    """Check what Gradio is told, without launching it."""
     gradio, told = required("gradio"), {}
     monkeypatch.setattr(
         gradio.Blocks, "launch", lambda self, **words: told.update(words) or (None, "there", None)
@@ -80,7 +80,7 @@ def test_this_machine_alone_unless_told_otherwise(host, session, required, capsy
     assert told["share"] is False
     assert told["max_file_size"] == 10_000
     assert page.analytics_enabled is False
-    # one queue for all that the page asks, one answer at a time
+    # All requests of the page share one queue, which answers one at a time.
     queues = {(fn.concurrency_id, fn.concurrency_limit) for fn in page.fns.values()}
     assert queues == {("answers", 1)}
     error = capsys.readouterr().err
@@ -92,7 +92,7 @@ def test_this_machine_alone_unless_told_otherwise(host, session, required, capsy
 
 
 def test_a_models_own_values_are_on_the_sliders(tiny_config, required, monkeypatch):
-    """Also where they lie outside of the usual ends."""
+    """A model's own value may lie outside a slider's usual ends."""
     slider = required("gradio").Slider
     eq1 = {"MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE": 512}
     odd = changed(tiny_config, {"MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.05, **eq1})
@@ -124,7 +124,7 @@ def browser(required):
 
 
 def shown(tab, minimum=""):
-    """The picture of the level tab, once it is another than the one at ``minimum``."""
+    """Return the source and pixels of the level picture, once its source is not ``minimum``."""
     tab.wait_for_function(
         "old => { const i = document.querySelector('#levels img'); return i && i.src !== old; }",
         arg=minimum,
@@ -136,7 +136,7 @@ def shown(tab, minimum=""):
 
 
 def wait_for_status(tab, pattern):
-    """Wait for a line that fits: Gradio writes "processing" over it meanwhile."""
+    """Wait until the status matches the pattern: meanwhile Gradio shows "processing" over it."""
     tab.wait_for_function(
         "p => new RegExp(p, 's').test(document.querySelector('#status').innerText.trim())",
         arg=pattern,
@@ -156,7 +156,7 @@ def test_upload_move_k0_and_upload_no_image(tiny_config, random_weights, browser
         tab.on("request", lambda request: hosts.add(request.url.split("/")[2]))
         tab.goto(address)
         shown(tab)
-        # An untrained model finds something only almost without a threshold.
+        # An untrained model finds something only if the threshold is close to 0.
         tab.locator("#threshold input[type=number]").fill("0.05")
         tab.locator("#threshold input[type=number]").press("Enter")
         wait_for_status(tab, "^[1-9]")

@@ -80,7 +80,7 @@ def test_the_two_models_used_last_are_kept(tiny_config, random_weights):
     session = Session(dict.fromkeys("abc", tiny_config), LIMITS)
     for title in "abaca":
         session.explainer(title)
-    assert len(random_weights) == 3  # a was used in between, so b went
+    assert len(random_weights) == 3  # a was used in between, so b was dropped
     session.explainer("b")
     assert len(random_weights) == 4
 
@@ -97,7 +97,7 @@ def test_a_title_that_is_not_offered(session):
         ("Faster-RCNN/faster_rcnn_R_18_FPN", ["MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.45], 0.45),
         ("Faster-RCNN/faster_rcnn_R_18_FPN", CASCADE, 0.5),
         ("RetinaNet/retinanet_R_18_FPN", ["MODEL.RETINANET.NMS_THRESH_TEST", 0.35], 0.35),
-        # torchvision's weights are converted to this one, which does not start at the RPN's NMS
+        # ClippingRetinaNet, for torchvision's converted weights, does not start at the RPN's NMS
         ("RetinaNet/retinanet_R_18_FPN", ["MODEL.META_ARCHITECTURE", "ClippingRetinaNet"], 0.5),
         ("RPN/rpn_R_18_FPN", [], 0.7),
     ],
@@ -121,7 +121,7 @@ def test_eq1_moves_the_pooling_and_the_picture(session, monkeypatch):
 
     monkeypatch.setattr(pooler, "forward", record)
     views = [session.look(TITLE, image, Settings(0.0, 0.5, k0, 100)) for k0 in (2, 3, 4, 12)]
-    # Eq. 1: one more for k0 is one more for the level, within P2 to P5.
+    # Eq. 1: raising k0 by one raises the level by one, within P2 to P5.
     for coarse, fine in ((pooled[1], pooled[0]), (pooled[2], pooled[1])):
         inside = (coarse > 2) & (coarse < 5)
         assert torch.equal(coarse[inside] - 1, fine[inside])
@@ -139,7 +139,7 @@ def test_nms_is_the_sliders(session, nms):
     found = session.explainer(TITLE).explain(example_images()[0], threshold=0.0).detections
     ious = pairwise_iou(found.pred_boxes, found.pred_boxes).fill_diagonal_(0)
     ious[found.pred_classes[:, None] != found.pred_classes] = 0
-    # what an untrained model finds lies close together: the limit is reached
+    # An untrained model's boxes lie close together, so their IoUs come near the limit.
     assert nms - 0.25 < float(ious.max()) <= nms + 1e-4
 
 
