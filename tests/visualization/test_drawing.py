@@ -12,7 +12,7 @@ ORANGE, BLUE = PALETTE[0], PALETTE[1]  # (230, 159, 0) and (86, 180, 233)
 
 
 def has(picture, color):
-    """Which pixels (H, W) have the colour."""
+    """Return which pixels (H, W) have the colour."""
     return (picture == np.array(ImageColor.getrgb(color))).all(axis=-1)
 
 

@@ -39,7 +39,7 @@ def test_a_photo_is_drawn_at_a_size_to_look_at():
 
 
 def test_proposals_of_another_data_set_are_refused(tmp_path):
-    """Their images have other ids, so that all objects would be drawn as missed."""
+    """Their images have other ids, so all objects would be drawn as missed."""
     truth = COCO()
     truth.imgs = {1: {}}
     found = {"ids": [777], "boxes": [np.zeros((1, 4))], "objectness_logits": [np.zeros(1)]}

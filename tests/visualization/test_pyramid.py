@@ -112,7 +112,7 @@ def test_the_picture_of_a_level_is_no_taller_than_four_widths(
 def test_anchors_and_proposals_have_their_levels_colours(explanation):
     anchors = draw_anchors(explanation)
     assert has(anchors, level_color(5)).any()
-    # the middle of the left side of the object, in white: (40, 40) in a picture of eight times
+    # the middle of the left side of the object, in white: (40, 40), enlarged eight times
     assert has(anchors, "#FFFFFF")[320, 320]
     assert has(draw_proposals(explanation), level_color(3)).any()
     assert not has(draw_proposals(explanation), level_color(5)).any()

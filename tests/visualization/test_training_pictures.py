@@ -23,4 +23,4 @@ def test_a_picture_is_made_in_each_period(row_config, tiny_opts, monkeypatch):
     for name, picture, _ in pictures:
         assert name == "Left: GT bounding boxes;  Right: Predicted proposals"
         width = picture.shape[2] // 2
-        assert (picture[:, :, :width] != picture[:, :, width:]).any()  # other boxes on one image
+        assert (picture[:, :, :width] != picture[:, :, width:]).any()  # same image, other boxes
