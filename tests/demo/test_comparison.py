@@ -6,7 +6,7 @@ from fpn_d2.visualization import PALETTE
 
 
 def found(*objects):
-    """Make what a row found from triples (box, score, name)."""
+    """Make a Found from triples (box, score, name)."""
     boxes = np.array([box for box, _, _ in objects], np.float32).reshape(-1, 4)
     scores = np.array([score for _, score, _ in objects])
     return Found(boxes, scores, tuple(name for _, _, name in objects))

@@ -1,4 +1,4 @@
-"""The files that a demo writes, and videos that are made here."""
+"""The files that a demo writes, tested with videos that are made here."""
 
 import os
 
@@ -15,7 +15,7 @@ COLORS = [*((40 * i + 20,) * 3 for i in range(4)), (200, 0, 0)]
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with an image, and a folder in it with a file of the user's."""
+    """A folder with an image and a subfolder that holds a file of the user's."""
     Image.new("RGB", (8, 6)).save(tmp_path / "b.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png").write_text("mine")
@@ -91,7 +91,7 @@ def test_a_video_that_cannot_be_written_is_named(video, tmp_path):
 
 
 def test_a_disk_that_is_full_keeps_the_earlier_video(video, tmp_path, monkeypatch):
-    """OpenCV writes what there is room for, and raises nothing."""
+    """On a full disk OpenCV writes what fits, and raises nothing."""
     leave = sv.VideoSink.__exit__
 
     def cut(sink, *args):
@@ -126,7 +126,7 @@ def test_frames_of_too_many_pixels_are_refused(video, tmp_path):
 
 @pytest.mark.parametrize("rate", [70.123, 119.87, 239.913, 29.97])
 def test_a_mean_rate_of_many_decimals_can_be_written(tmp_path, rate):
-    """As a phone's slow motion has; the clock of MPEG-4 counts to 65535."""
+    """Phones record slow motion at such rates; the clock of MPEG-4 counts to 65535."""
     source, target = str(tmp_path / "in.avi"), str(tmp_path / "out.mp4")
     with sv.VideoSink(source, sv.VideoInfo(48, 32, rate), "MJPG") as sink:
         sink.write_frame(np.zeros((32, 48, 3), np.uint8))

@@ -1,4 +1,4 @@
-"""Inputs of every kind, and a sentence for each that cannot be used."""
+"""Inputs of every kind; one that cannot be used ends with an error of one sentence."""
 
 import json
 import struct
@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 
 def png_header(path, width, height):
-    """Write a PNG that is little more than a header."""
+    """Write a PNG that is little more than a header; return its path."""
 
     def chunk(kind, data):
         return (
@@ -43,7 +43,7 @@ def test_a_folder_gives_its_images_by_name_and_counts_the_rest(folder):
     sources = find_sources([str(folder), str(folder / "a.jpg")])
     assert [path.rsplit("/")[-1] for path in sources.images] == ["a.jpg", "b.png"]
     assert listed(sources.skipped) == "1 other file: notes.txt"
-    Image.new("RGB", (8, 6)).save(folder / "scan.pdf")  # which Pillow writes and cannot read
+    Image.new("RGB", (8, 6)).save(folder / "scan.pdf")  # which Pillow writes but cannot read
     sources = find_sources([str(folder)])
     assert [path.rsplit("/")[-1] for path in sources.images] == ["a.jpg", "b.png"]
     assert listed(sources.skipped) == "2 other files: notes.txt, scan.pdf"
@@ -68,7 +68,7 @@ def test_a_picture_with_too_many_pixels_is_not_decoded(size, tmp_path):
     "name, sentence",
     [
         ("a.jpg", r"a\.jpg is no image"),
-        ("", r"no image or video .*1 other file: a\.txt"),  # the folder
+        ("", r"no image or video .*1 other file: a\.txt"),  # the folder itself
         ("empty", "no image or video"),
         ("gone.jpg", "does not exist"),
         ("MODEL.DEVICE", "overrides come last"),
@@ -87,7 +87,7 @@ def test_a_pattern_and_a_url_stand_for_their_files(folder, monkeypatch):
     (folder / "deeper" / "c[1].png").write_bytes((folder / "b.png").read_bytes())
     pattern = find_sources([str(folder / "**" / "*.png")])
     assert pattern.images == (str(folder / "b.png"), str(folder / "deeper" / "c[1].png"))
-    literal = find_sources([str(folder / "deeper" / "c[1].png")])  # a file, and no pattern
+    literal = find_sources([str(folder / "deeper" / "c[1].png")])  # an existing file, not a pattern
     assert literal.images == (str(folder / "deeper" / "c[1].png"),)
 
     def fetch(url, cache_dir=None):
