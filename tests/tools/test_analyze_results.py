@@ -36,7 +36,7 @@ def run(tmp_path, tiny_opts, repo, truth):
 
 @pytest.fixture
 def analyze(run_tool):
-    """``analyze(*words)``: run the tool; its exit code, stdout and stderr."""
+    """``analyze(*words)``: run the tool; return its exit code, stdout and stderr."""
     return lambda *words: run_tool(analyze_results, *words)
 
 
@@ -55,7 +55,7 @@ def test_a_run_becomes_a_page_and_a_json_file(analyze, run, truth):
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)  # self-contained
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids)) > 0
-    # An analysis is written anew, but no file of another kind.
+    # An earlier analysis is replaced, but no file of another kind.
     assert analyze(run)[0] == 0
     (run / "analysis.json").write_text('{"mine": 1}')
     code, _, error = analyze(run)
@@ -67,7 +67,7 @@ def test_best_f1_is_each_classs_own(analyze, run):
     assert analyze(run)[0] == 0
     cfg = load_config(run / "config.yaml")
     classes = json.loads((run / "analysis.json").read_text())["datasets"]["tiny_val"]["classes"]
-    # Halfway between 0.9 and nothing, but for a class that is not there or has no right detection.
+    # Halfway between 0.9 and 0, except for a class without objects or right detections.
     expected = [0.45 if c["objects"] else 0.5 for c in classes]
     assert class_thresholds("best-f1", cfg) == pytest.approx(expected)
     assert class_thresholds(0.3, cfg) == 0.3

@@ -60,7 +60,7 @@ def test_the_tasks_that_are_asked_for(words, tasks, call, tmp_path, capsys):
     assert [(row["task"], row["rounds"]) for row in rows] == [
         (task, {"pooling": 3, "rows": 6}[task]) for task in tasks
     ]
-    for row in rows:  # each tells where it is from
+    for row in rows:  # each says where it comes from
         assert row["threads"] == torch.get_num_threads()
         assert "GiB" in row["machine"]
         assert f"torch {torch.__version__}" in row["versions"]

@@ -22,7 +22,7 @@ def data(tiny_root, tmp_path):
 
 @pytest.fixture
 def check(run_tool):
-    """``check(*words)``: the tool in this process; returns its exit code, stdout and stderr."""
+    """``check(*words)``: run the tool in this process; return its exit code, stdout and stderr."""
     return functools.partial(run_tool, check_dataset)
 
 
@@ -31,7 +31,7 @@ def annotation_file(data):
 
 
 def spoil(data, **values):
-    """Change the first annotation of tiny_val; returns its image's file name."""
+    """Change the first annotation of tiny_val; return its image's file name."""
     content = json.loads(annotation_file(data).read_text())
     first = content["annotations"][0]
     first.update(values)
@@ -192,7 +192,7 @@ def test_the_report_goes_to_a_file_that_is_named(check, data, tmp_path):
     words = [annotation_file(data), "--workers", 1]
     code, out, error = check(*words, "--json", path)
     assert (code, error) == (0, "")
-    assert out.startswith("4 images and ")  # the text is printed as ever
+    assert out.startswith("4 images and ")  # the text is still printed
     assert json.loads(path.read_text())["images"] == 4
     assert json.loads(check("--workers", 1, "--json", annotation_file(data))[1])["images"] == 4
     path.write_text("mine")

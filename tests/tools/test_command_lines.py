@@ -29,7 +29,7 @@ SCRIPTS = {
 
 
 def parser_of(name):
-    """The parser of a script, which is loaded as a file: a folder has the benchmark's name."""
+    """Return the parser of a script, loaded as a file since a folder has the benchmark's name."""
     spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS[name])
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -47,13 +47,13 @@ def test_every_script_with_a_command_line_is_here():
         for path in folder.glob("*.py")
         if "argparse.ArgumentParser(" in path.read_text(encoding="utf-8")
     }
-    # It prepares an environment, and has two functions that no other has.
+    # setup_environment has no build_parser, and train_stock takes train_net's parser.
     assert with_parser - {"setup_environment"} | {"train_stock"} == SCRIPTS.keys()
 
 
 @pytest.mark.parametrize("name", [*SCRIPTS, "command"])
 def test_nothing_heavy_is_imported_before_the_command_line_is_read(name):
-    """Imports at the top of a file, and those in functions that come before parse_args()."""
+    """Check the imports at the top of a file, and those before parse_args() in functions."""
     path = SCRIPTS.get(name, Path(command.__file__))
     tree = ast.parse(path.read_text(encoding="utf-8"))
     light = {*sys.stdlib_module_names, "command"}
@@ -106,13 +106,13 @@ def test_a_training_has_detectron2s_options(name):
     assert ours == theirs
 
 
-# -- one word, one meaning: for each option its metavar, and the older words that go on working
+# -- one word, one meaning: for each option its metavar, and the older words that still work
 
 FILE, DIRECTORY = "FILE", "DIR"
 MEANINGS = {
     "--config-file": {FILE},
     "--weights": {FILE},
-    "--images": {FILE, "FOLDER"},  # of a data set its folder
+    "--images": {FILE, "FOLDER"},  # for a data set, its folder
     "--output": {FILE, DIRECTORY},
     "--json": {FILE},
     "--tables": {FILE},
@@ -127,7 +127,7 @@ OLD_WORDS = {
     "--report": "--json",
     "--folder": "--output",
 }
-# What another word must not be called.
+# Rival names, which no option may have.
 RIVALS = r"--(config|cfg|model-weights|checkpoint|out|output-dir|save|overwrite|score.*|file)"
 
 
@@ -206,5 +206,5 @@ def test_a_shipped_config_is_found_from_everywhere(tmp_path, monkeypatch):
     for word in ("", "quick", "nothing", "../quick/demo", "COCO-Detection/retinanet_R_50_FPN_1x"):
         assert find_config(word) == word
     (tmp_path / "configs/quick").mkdir(parents=True)
-    (tmp_path / "configs/quick/demo.yaml").write_text("")  # a file of the user's comes first
+    (tmp_path / "configs/quick/demo.yaml").write_text("")  # a user's own file comes first
     assert find_config("configs/quick/demo.yaml") == "configs/quick/demo.yaml"

@@ -36,7 +36,7 @@ def weights(tmp_path_factory, repo, row_config):
 
 @pytest.fixture
 def images(tmp_path):
-    """Two images of one name."""
+    """Two images of the same name in two folders."""
     paths = [tmp_path / folder / "x.png" for folder in "ab"]
     for i, path in enumerate(paths):
         path.parent.mkdir()
@@ -120,7 +120,7 @@ def test_a_video_becomes_a_video_of_its_detections(weights, tmp_path, run_tool):
 
 
 def test_a_single_input_may_have_its_file_named(weights, images, tmp_path, run_tool):
-    """With Detectron2's words."""
+    """The words are those of Detectron2's demo."""
     config, own = weights("RPN/rpn_R_18_FPN")
     words = ["--config-file", config, "--input", images[0], "--confidence-threshold", "0.1"]
     opts = ["--opts", "MODEL.WEIGHTS", own, *SMALL]

@@ -32,7 +32,7 @@ RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 @pytest.fixture(scope="module")
 def words(repo, tmp_path_factory):
-    """The tool's words for a random detector of small images and few proposals, and an image."""
+    """The tool's words for an image and a random detector of small images and few proposals."""
     folder = tmp_path_factory.mktemp("export")
     config = folder / "row.yaml"
     config.write_text(
@@ -80,7 +80,7 @@ def test_the_example_prints_what_the_model_finds(repo, words, tmp_path, run_tool
 
 GREY = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)[:40]
 COLOURS = np.random.default_rng(0).integers(0, 256, (40, 64, 3), np.uint8)
-FILES = {  # a file's name to its pixels, its mode and its orientation
+FILES = {  # by a file's name: its pixels, mode and EXIF orientation
     "colours.png": (COLOURS, "RGB", 1),
     "turned.tif": (COLOURS, "L", 6),
     "turned.jpg": (COLOURS, "RGB", 5),

@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def inspect(run_tool):
-    """``inspect(*words)``: run the tool; its exit code, stdout and stderr."""
+    """``inspect(*words)``: run the tool; return its exit code, stdout and stderr."""
     return lambda *words: run_tool(inspect_dataset, *words)
 
 

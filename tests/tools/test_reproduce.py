@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def tables_of(dataset: str) -> dict:
-    """Return the content of a file with table 1, two rows on the data set of this name."""
+    """Return the content of a tables file: table 1, with two rows on the data set of this name."""
     rows = {
         name: {"name": f"row {name}", "configs": {"quick": config}}
         for name, config in (("c", "mine/rpn_c.yaml"), ("d", "mine/rpn_d.yaml"))
@@ -35,8 +35,8 @@ def tables_of(dataset: str) -> dict:
 
 @pytest.fixture
 def project(tmp_path):
-    """A user's folder with a table of two rows, whose configs rest on the shipped ones; the
-    networks are narrow (narrow_words)."""
+    """A user's folder with a table of two rows, whose configs build on the shipped ones; the
+    networks are narrow (as by narrow_words)."""
     (tmp_path / "mine").mkdir()
     for name, row in (("c", "rpn_R_18_FPN"), ("d", "rpn_R_18_bottom_up")):
         config = {
@@ -151,7 +151,7 @@ def test_the_shipped_tables_are_the_default(run_tool):
 
 @pytest.fixture
 def start(project, tiny_environment):
-    """``start()``: the tool in a process of its own, which the end of the test kills."""
+    """``start()``: start the tool in a process of its own; the end of the test kills it."""
     processes = []
 
     def run(*words):
@@ -204,7 +204,7 @@ def test_a_kill_in_a_training_and_one_in_the_report_cost_no_result(project, star
     lines = (folder / "output.txt").read_text().splitlines()
     starts = [int(line.split()[-1]) for line in lines if "Starting training from iter" in line]
     assert starts[0] == 0
-    assert starts[-1] >= 8  # model_0000007 is of 8 iterations
+    assert starts[-1] >= 8  # model_0000007 was saved after 8 iterations
     trained = (folder / "run.json").read_text()
 
     # the next call goes on to the end
@@ -249,6 +249,6 @@ def test_a_job_that_is_killed_is_sent_again_and_goes_on(project, start):
     lines = (folder / "output.txt").read_text().splitlines()
     starts = [int(line.split()[-1]) for line in lines if "Starting training from iter" in line]
     assert starts[0] == 0
-    assert starts[-1] >= 8  # model_0000007 is of 8 iterations
+    assert starts[-1] >= 8  # model_0000007 was saved after 8 iterations
     assert recalls(project).keys() == {("c", 0), ("d", 0)}
     assert (project / "runs/tiny/mine/rpn_d/seed_0/run.json").read_text() == other

@@ -43,7 +43,7 @@ def test_results_are_drawn_and_their_ap_is_the_last_line(run_folder, tiny_root, 
     assert stdout.splitlines()[-1] == "box AP = 12.3"
     pictures = sorted((run_folder / "pictures" / "tiny_val").glob("*.png"))
     assert len(pictures) == 3
-    # two of the image, enlarged until its longer side is 800, and 8 pixels between them
+    # two pictures of the image, its longer side enlarged to 800 px, with 8 px between them
     sizes = [Image.open(tiny_root + f"/tiny/images/{p.stem}.jpg").size for p in pictures]
     widths = [2 * round(w * 800 / max(w, h)) + 8 for w, h in sizes]
     assert [Image.open(picture).width for picture in pictures] == widths
@@ -58,7 +58,7 @@ def test_an_evaluation_that_was_cut_is_drawn_without_numbers(run_folder, run_too
 
 
 def test_of_proposals_the_best_for_each_object_is_drawn(run_folder, tiny_root, run_tool):
-    """The pictures of an RPN: every object has a proposal, but for those of the last image."""
+    """Draw the proposals of an RPN: every object has one, except those of the last image."""
     with open(f"{tiny_root}/tiny/annotations/instances_val.json") as file:
         content = json.load(file)
     ids = sorted(image["id"] for image in content["images"])
@@ -91,7 +91,7 @@ def test_of_proposals_the_best_for_each_object_is_drawn(run_folder, tiny_root, r
 
 
 def test_a_folder_without_an_evaluation_is_named(tmp_path, run_tool):
-    for _ in range(2):  # without and with the folder of the data sets
+    for _ in range(2):  # first without, then with the folder of the data sets
         code, _, stderr = run_tool(draw_results, tmp_path)
         assert code == 2
         assert stderr.startswith(f"error: {tmp_path}")
@@ -133,7 +133,7 @@ def test_shapes_of_any_size_and_count(tmp_path, monkeypatch, run_tool):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     code, _, stderr = run_tool(make_shapes, "--name", "shapes", "--train", 3)
     assert code == 2
-    assert "--name" in stderr  # this one is kept for the built-in set
+    assert "--name" in stderr  # this name is kept for the built-in set
     assert not list(tmp_path.iterdir())
     words = ["--name", "few", "--train", 3, "--val", 2, "--size", 64]
     code, stdout, _ = run_tool(make_shapes, *words)

@@ -1,4 +1,4 @@
-"""What the tests of the benchmark's tasks share."""
+"""Fixtures for the tests of the benchmark's tasks."""
 
 import multiprocessing
 import os
@@ -12,18 +12,18 @@ from benchmark import contest
 
 @pytest.fixture(scope="session")
 def forks():
-    """A context whose processes are forks of one that has imported what the tests send them."""
+    """A context whose processes fork from one that has imported what the tests send them."""
     context = multiprocessing.get_context("forkserver")
     files = ("test_contest", "test_growth")
     context.set_forkserver_preload([f"tests.tools.benchmark.{file}" for file in files])
-    with pytest.MonkeyPatch.context() as patch:  # the server is given no sys.path of ours
+    with pytest.MonkeyPatch.context() as patch:  # the server does not inherit our sys.path
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         forkserver.ensure_running()
     return context
 
 
 class Here(Executor):
-    """Instead of a process: calls at once."""
+    """In place of a pool of processes: calls at once, in this process."""
 
     def submit(self, function, /, *args):
         future = Future()
@@ -41,13 +41,13 @@ def run_here(monkeypatch):
 
 @pytest.fixture
 def measure(run_here):
-    """``measure(task, *args)``: the same by variant and baseline, checked for consistency."""
+    """``measure(task, *args)``: its rows by variant and baseline, checked for consistency."""
 
     def run(task, *args):
         rows = run_here(task, *args)
         for row in rows:
             ratio = row["baseline_seconds"] / row["seconds"]
-            # of numbers that are rounded; the ratio itself to two places
+            # the seconds are rounded, and the ratio to two places
             assert row["ratio"] == pytest.approx(ratio, rel=0.02, abs=0.005)
             assert row["spread"][0] <= row["seconds"] <= row["spread"][1]
         return {(row["variant"], row["baseline"]): row for row in rows}

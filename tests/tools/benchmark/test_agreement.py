@@ -1,4 +1,4 @@
-"""Detections compared by hand, and a model with itself."""
+"""Detections compared by hand, and a model compared with itself."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ ROW = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 
 
 class Evaluator:
-    """Its AP is two less than the detections that it has seen; without any it is none or NaN."""
+    """Its AP is the number of detections seen, less two; without any it is missing or NaN."""
 
     def __init__(self, name, output_dir):
         assert output_dir is None
@@ -34,7 +34,7 @@ class Evaluator:
 
 
 def detect(count):
-    """A detector that finds this many boxes."""
+    """Return a detector that finds this many boxes."""
     corner = 20.0 * torch.arange(count)
     zeros = torch.zeros(count)
     boxes = Boxes(torch.stack([corner, zeros, corner + 10, zeros + 10], dim=1))
@@ -86,7 +86,7 @@ def test_a_model_agrees_with_itself(
     assert result["detections"] > 0
     if "int8" not in variant:
         assert result["matched_share"] > 0.9  # random scores are nearly tied
-    # random features have no bounds, and int8 takes its ranges from others of them
+    # random features have no bounds, and int8 takes its ranges from other features
     assert (result["head_max_error"] > 1e-3) == ("int8" in variant)
     line = benchmark_table(results).splitlines()[-len(results)]
     assert line.replace(" ", "").startswith(

@@ -1,4 +1,4 @@
-"""Timing by a clock of the test's own, processes with their own memory settings, rows by hand."""
+"""Timing by the test's own clock, processes with their own memory settings, rows by hand."""
 
 import collections
 import functools
@@ -16,7 +16,7 @@ from fpn_d2 import UserError
 
 @pytest.fixture(autouse=True)
 def _quick_start(monkeypatch, forks):
-    """A task's processes import nothing, which takes seconds."""
+    """Start a task's processes without imports, which take seconds."""
     monkeypatch.setattr(contest.multiprocessing, "get_context", lambda method: forks)
 
 
@@ -43,7 +43,7 @@ def test_contestants_take_turns(run_here):
         return []
 
     assert contest.run_task(task, "cpu", 2) == []
-    assert "".join(order) == "ababab" + "ab" + "ccc" + "c"  # at last for their peaks of memory
+    assert "".join(order) == "ababab" + "ab" + "ccc" + "c"  # last, for their peaks of memory
 
 
 def hold(device):
@@ -82,7 +82,7 @@ def test_what_the_c_library_still_holds_is_no_part_of_what_was_there():
 
 
 def count_in_processes(device):
-    """A task: how often the process that reports made each call, and the timings of all."""
+    """A task that returns how often the reporting process made each call, and all timings."""
     counts = collections.Counter()
 
     def contestant(name):
@@ -105,8 +105,8 @@ def test_what_keeps_memory_runs_in_a_process_of_its_own(run_here):
 
 def test_what_runs_either_way_is_timed_in_both_processes():
     (row,) = run_task(count_in_processes, "cpu", 2)
-    # In the process with the C library's own settings "b" is called twice for its peak of memory,
-    # and "a" once, after the three calls that are for its time.
+    # In the process with the C library's own settings, "b" is called twice for its peak of memory
+    # and "a" once, after three calls for its time.
     assert row["counts"] == {"a": 4, "b": 2}
     seconds = {name: timing.fastest for name, timing in row["timings"].items()}
     assert seconds["a"] < 0.05 <= min(seconds["b"], seconds["a, memory kept"])

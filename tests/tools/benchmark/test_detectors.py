@@ -20,7 +20,7 @@ SIZE = (128, 160)
 
 
 class Slow(torch.nn.Module):
-    """A detector of another package with this backbone, which takes 50 ms."""
+    """In place of another package's detector: runs this backbone, and takes 50 ms."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -33,8 +33,8 @@ class Slow(torch.nn.Module):
 
 @pytest.fixture
 def small_networks(request, row_config, monkeypatch):
-    """ResNet-18, or the network that a test names, in the place of ResNet-50, which torchvision's
-    detector is made with."""
+    """Put ResNet-18, or the network that a test names, in the place of ResNet-50, with which
+    torchvision's detector is made."""
     bottom_up = getattr(request, "param", "build_resnet_backbone")
 
     def build(device, size):

@@ -1,4 +1,4 @@
-"""Free memory, of folders that are made up as Linux writes them."""
+"""Free memory, read from made-up folders in the form that Linux writes."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 from benchmark.free_memory import available_gib
 
 GIB = 2**30
-FILES = {  # of the limit, of what is used, and the cache's line of memory.stat
+FILES = {  # files of the limit and of the use, and the cache's line in memory.stat
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     2: ("memory.max", "memory.current", "inactive_file"),
 }
@@ -15,7 +15,7 @@ NO_LIMIT = {1: 9223372036854771712, 2: "max"}
 
 @pytest.fixture
 def root(tmp_path):
-    """A machine with 100 GiB free."""
+    """The root folder of a machine with 100 GiB free."""
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable: {100 * 2**20} kB\n")
     return tmp_path

@@ -75,12 +75,12 @@ def test_a_points_images():
 
 
 @pytest.mark.parametrize(
-    ("history", "value", "expected"),  # one point goes on as the power of 1.5
+    ("history", "value", "expected"),  # from one point it grows with the power of 1.5
     [
         ([], 10, 0),
         ([(10, 2.0)], 40, 1.25 * 16),
-        ([(10, 2.0), (20, 4.0)], 60, 1.25 * 12),  # they rise as the value does
-        ([(10, 4.0), (20, 3.0)], 60, 1.25 * 3),  # they fall: as before
+        ([(10, 2.0), (20, 4.0)], 60, 1.25 * 12),  # they rise in proportion to the value
+        ([(10, 4.0), (20, 3.0)], 60, 1.25 * 3),  # they fall: the last one is kept
         ([(10, 1.0), (20, 100.0)], 40, 1.25 * 800),  # no faster than the cube
     ],
 )
@@ -89,14 +89,14 @@ def test_the_next_point_is_predicted(history, value, expected):
     assert growth._predict(found, value, 1.5, growth._seconds) == pytest.approx(expected)
 
 
-GIB = {"ours": 0.5, "detectron2": 1.0}  # of a point of 1 pixel; it rises as the side does
+GIB = {"ours": 0.5, "detectron2": 1.0}  # for a side of 1 pixel; it grows in proportion to the side
 SERIES = [Series("side", FASTER, "training", (1, 2, 4, 8, 16))]
 
 
 @pytest.fixture
 def measure(monkeypatch):
-    """``measure(room, minutes)``: the rows, of points that take a second and the GiB above for
-    each pixel, and the calls ``(side, names, rounds)``. What gets too little is refused."""
+    """``measure(room, minutes)``: the rows, and the calls ``(side, names, rounds)``. A point takes
+    a second, and the GiB above for each pixel of its side; with fewer it is refused."""
 
     def run(room, minutes=60.0, rounds=3, gib=GIB):
         calls = []
@@ -170,8 +170,8 @@ def test_another_fault_ends_it_with_a_sentence(monkeypatch, capsys):
 
 
 def test_where_time_is_short_there_is_one_round_and_then_none(measure):
-    # A point of these takes 8 seconds to start; the next one is predicted to take 4 times 1.25.
-    # Before its rounds ours makes three calls, and stock two.
+    # Each point takes 8 seconds to start; a call at the next is predicted to take 4 times 1.25.
+    # Before the rounds, ours makes three calls and stock two.
     rows, calls = measure(1000.0, minutes=53 / 60)
     assert [rounds for _, _, rounds in calls][:2] == [3, 1]
     rows, calls = measure(1000.0, minutes=10 / 60)
@@ -200,7 +200,7 @@ def end_by(number):
 
 @pytest.fixture
 def pools(forks):
-    """Two processes, as those of a point."""
+    """Two processes like those of a point."""
     with contextlib.ExitStack() as stack:
         yield [growth._Pool(stack, forks) for _ in range(2)]
 
@@ -290,7 +290,7 @@ def run_out(queue):
 
 
 def test_a_process_is_refused_more_than_its_memory():
-    context = multiprocessing.get_context("fork")  # the limit is of the child alone
+    context = multiprocessing.get_context("fork")  # the limit holds for the child alone
     if available_gib("cpu") == math.inf:
         pytest.skip("not Linux")
     queue = context.SimpleQueue()
@@ -306,7 +306,7 @@ def test_a_process_is_refused_more_than_its_memory():
         MemoryError(),
         RuntimeError("[enforce fail at alloc_cpu.cpp:124] can't allocate memory"),
         RuntimeError("std::bad_alloc"),
-        RuntimeError("could not create a primitive"),  # of oneDNN
+        RuntimeError("could not create a primitive"),  # from oneDNN
     ],
 )
 def test_refusals_of_memory(monkeypatch, error):
@@ -366,7 +366,7 @@ def test_both_hold_about_the_same_however_small_the_image():
 
 @pytest.mark.slow
 def test_a_real_point_whose_second_process_has_no_memory(pools, tmp_path):
-    # So large that the forward pass is refused, by PyTorch: C code that is refused may crash.
+    # So large that PyTorch refuses the forward pass its memory: C code that is refused may crash.
     point = SMALL._replace(way="training", images=2, processes=2, side=800)
     build = functools.partial(growth_point.build_point, point, "ours", "cpu", 1)
     meeting = str(tmp_path / "meeting")
@@ -375,4 +375,4 @@ def test_a_real_point_whose_second_process_has_no_memory(pools, tmp_path):
     start = time.monotonic()
     with pytest.raises(OutOfMemory):
         growth._ask_all(pools, [growth_point.measure_point] * 2)
-    assert time.monotonic() - start < 60  # the first one waits for the other no longer
+    assert time.monotonic() - start < 60  # the first one no longer waits for the other

@@ -9,8 +9,8 @@ from benchmark import networks
 
 
 def test_one_network_in_three_packages():
-    """Features, the RPN's outputs, and hundreds of proposals, which activations that grow from
-    block to block do not leave."""
+    """Features and the RPN's outputs agree, and there are hundreds of proposals: activations
+    that grow from block to block would not leave them."""
     built = networks.build_networks("cpu", (256, 320))
     record = networks.image_record(0, (256, 320))
     with torch.no_grad():
@@ -34,7 +34,7 @@ def test_one_network_in_three_packages():
 
 
 def test_the_configs_are_found_wherever_the_module_lies(tmp_path):
-    """In a wheel they are in the package, which the tools are no part of."""
+    """In a wheel the configs are in the package, and the tools are not."""
     there = runpy.run_path(shutil.copy(networks.__file__, tmp_path))
     assert (there["CONFIGS"] / "quick").is_dir()
 
