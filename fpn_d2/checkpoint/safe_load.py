@@ -118,7 +118,8 @@ def _reason(error: Exception) -> str:
         advice = ("Weights only", "Check the documentation", "Please")
         parts = [part.strip() for part in re.split(r"\n\s*\n", text)]
         text = next((part for part in parts if part and not part.startswith(advice)), "its pickle")
-    reason = text.strip().partition("\n")[0].partition(". ")[0][:200] or type(error).__name__
+    text = re.sub(r"^\[enforce fail at [^\]]*\]\s*\.\s*", "", text.strip())  # a line of its source
+    reason = text.partition("\n")[0].partition(". ")[0][:200] or type(error).__name__
     if "weights_only" in reason:  # TorchScript or a tar, which PyTorch would advise to run
         reason = "it is of a form that only torch.load's unsafe mode takes, or damaged"
     return f"cannot be read ({reason})"
@@ -238,7 +239,10 @@ _BESIDE_TENSORS = [
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in _GLOBALS:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, and only arrays belong there")
+            how = "; tensors belong into a .pth" if module.partition(".")[0] == "torch" else ""
+            raise pickle.UnpicklingError(
+                f"it holds {module}.{name}, and only arrays belong there{how}"
+            )
         return _GLOBALS[f"{module}.{name}"]
 
 

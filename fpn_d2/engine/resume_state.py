@@ -8,6 +8,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from torch import nn
@@ -100,8 +101,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def averages_of(model: nn.Module) -> dict[str, float]:
     """Return the running averages of a model's modules, by module name."""
-    modules = unwrapped(model).named_modules()
-    return {name: float(getattr(m, _AVERAGE)) for name, m in modules if hasattr(m, _AVERAGE)}
+    # A keypoint head has a setting of the same name.
+    kept = {n: m for n, m in unwrapped(model).named_modules() if isinstance(m, DenseDetector)}
+    return {name: float(getattr(m, _AVERAGE)) for name, m in kept.items() if hasattr(m, _AVERAGE)}
 
 
 @contextlib.contextmanager
@@ -120,6 +122,8 @@ def averages_kept(model: nn.Module) -> Iterator[None]:
 # --- what a config may change
 
 
+# The options of an optimizer group that a config sets. Others may be counters of an optimizer.
+_SETTINGS = ("weight_decay", "momentum", "nesterov")
 # These keys decide which parameters share an optimizer group, and so the order of its states.
 _GROUPING = ("SOLVER.BIAS_LR_FACTOR", "SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM")
 _WORLD = "SOLVER.REFERENCE_WORLD_SIZE"
@@ -195,9 +199,11 @@ def take_settings(
     """
     # A schedule other than Detectron2's may count in the optimizer, so it keeps what was loaded.
     is_stock = isinstance(scheduler, LRMultiplier)
-    kept = {"params"} if is_stock else {"params", "lr", "initial_lr"}
+    taken = {*_SETTINGS, "lr", "initial_lr"} if is_stock else {*_SETTINGS}
+    if getattr(scheduler, "cycle_momentum", False):  # torch's OneCycleLR and CyclicLR
+        taken.remove("momentum")
     for group, built in zip(optimizer.param_groups, settings, strict=True):
-        group.update({name: value for name, value in built.items() if name not in kept})
+        group.update({name: value for name, value in built.items() if name in taken})
     if is_stock:
         scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         scheduler.last_epoch = iteration

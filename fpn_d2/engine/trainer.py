@@ -19,8 +19,10 @@ from detectron2.engine.defaults import create_ddp_model
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, TensorboardXWriter
+from fvcore.common.param_scheduler import ParamScheduler
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.optim import Optimizer
@@ -32,7 +34,7 @@ from ..config_combinations import LOOKED_UP, tell_doubts
 from ..data import TrainStream, build_loss_loader, build_test_loader, build_train_loader
 from ..evaluation import build_evaluator, metric_names
 from ..inference import PreparedModel, compile_backbone, prepare_as_configured
-from ..inference.prepared import PRECISIONS
+from ..inference.prepared import PRECISIONS, steady_group_norms
 from ..layers import convolve_linears, speed_up_gradients
 from ..modeling import bound_matching
 from ..utils.errors import UserError, machine_fault
@@ -104,6 +106,8 @@ class Trainer(DefaultTrainer):
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
         self._trainer = _step(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        if isinstance(self.scheduler, ParamScheduler):  # Detectron2 does this as a training starts
+            self.scheduler = LRMultiplier(optimizer, self.scheduler, cfg.SOLVER.MAX_ITER)
         self.checkpointer = SafeCheckpointer(
             model,
             cfg.OUTPUT_DIR,
@@ -145,14 +149,16 @@ class Trainer(DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """See :meth:`DefaultTrainer.build_model`; ``SOLVER.COMPILE`` compiles its backbone.
 
-        On a CPU the model is channels-last, which convolves faster and pools RoIs without a copy.
-        Where faster on this processor, large linear layers run as convolutions, gradients of
-        convolutions are computed channels-first and wide convolutions by Winograd's method. On
-        every device, many objects are matched in bounded memory.
+        On a CPU a model without keypoints is channels-last, which convolves faster and pools RoIs
+        without a copy; where faster on this processor, large linear layers run as convolutions,
+        gradients of convolutions are computed channels-first and wide convolutions by Winograd's
+        method. On every device, many objects are matched in bounded memory.
         """
         model = bound_matching(super().build_model(cfg))
-        if cfg.MODEL.DEVICE == "cpu":
+        # Detectron2's keypoint loss fails on channels-last maps.
+        if cfg.MODEL.DEVICE == "cpu" and not cfg.MODEL.KEYPOINT_ON:
             model = model.to(memory_format=torch.channels_last)
+            steady_group_norms(model)
             convolve_linears(model)
             speed_up_gradients(model)
         if cfg.SOLVER.COMPILE:
@@ -189,7 +195,7 @@ class Trainer(DefaultTrainer):
             return self._last_eval_results
         loaders = (build_loss_loader(self.cfg, name) for name in self.cfg.DATASETS.TEST)
         losses = validation_losses(self.evaluated_model, loaders, self.cfg.SEED)
-        return {**self._last_eval_results, **losses}
+        return {**(self._last_eval_results or {}), **losses}
 
     @classmethod
     def _check_best_metric(cls, cfg: CfgNode) -> bool:
@@ -263,6 +269,8 @@ class Trainer(DefaultTrainer):
         final = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
         if self.start_iter >= self.max_iter and not os.path.isfile(final):
             # The training was cut just before it wrote this file, and no step is left to do so.
+            if self.averager is not None:
+                self.averager.before_train()  # it may have been trained without averages
             self.checkpointer.save("model_final", iteration=self.iter)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

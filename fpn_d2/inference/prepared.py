@@ -92,8 +92,13 @@ class PreparedModel(nn.Module):
     def load_weights(self, other: "PreparedModel") -> None:
         """Take the weights of another copy of the model, prepared in the same precision.
 
-        What is compiled here stays compiled; ``other`` may be compiled or not.
+        What torch.compile compiled here stays compiled; ``other`` may be compiled or not.
+
+        Raises:
+            RuntimeError: with OpenVINO, whose graphs hold the weights.
         """
+        if self.engine != "torch":
+            raise RuntimeError("OpenVINO's graphs hold the old weights; prepare the model again")
         self.load_state_dict(other.state_dict())
 
     @torch.no_grad()
@@ -181,6 +186,7 @@ def prepare_model(
             recast(module, _FRUGAL_RPNS[type(module)])
         elif type(module) is DefaultAnchorGenerator:
             recast(module, _KeptAnchors, kept=(None, None))
+    steady_group_norms(prepared)
     if engine == "openvino":
         _attach_engine(prepared, precision, calibration, cache)
     elif dtype is None and not compile:
@@ -376,6 +382,20 @@ class _KeptAnchors(DefaultAnchorGenerator):
             anchors = super()._grid_anchors(grid_sizes)
             self.kept = key, anchors
         return anchors
+
+
+class _SteadyGroupNorm(nn.GroupNorm):
+    """PyTorch's CPU kernel for channels-last maps is far off where a map is nearly flat."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.contiguous() if input.device.type == "cpu" else input)
+
+
+def steady_group_norms(model: nn.Module) -> None:
+    """Let group norms of a channels-last model normalize channels-first on a CPU."""
+    for module in model.modules():
+        if type(module) is nn.GroupNorm:
+            recast(module, _SteadyGroupNorm)
 
 
 class _AsFloat32(nn.Module):

@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import struct
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -281,3 +282,18 @@ def test_a_pickle_that_would_fill_the_memory_or_is_none(tmp_path):
     for unreadable in (path, tmp_path / "nowhere.pkl", tmp_path):
         with pytest.raises(UserError, match=r"the file .* cannot be read"):
             arrays_in(unreadable)
+
+
+def test_torchs_reason_is_told_without_its_source_line(tmp_path):
+    path = str(tmp_path / "model.pth")
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("inner.pth", b"a file of weights, zipped once more")
+    with pytest.raises(UserError, match=r"\(file in archive is not in a subdirectory"):
+        read_torch(path)
+
+
+def test_where_tensors_of_a_pkl_belong_is_told(tmp_path):
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"model": {"weight": torch.zeros(1)}}))
+    with pytest.raises(UserError, match="only arrays belong there; tensors belong into a .pth"):
+        load_arrays(str(path), "the checkpoint", "name another")

@@ -247,8 +247,11 @@ def test_a_running_normalizer_stays():
     assert used.loss_normalizer == 5.0
 
 
-def test_the_losses_lie_beside_the_metrics_and_not_in_the_losses_curve(trainer, monkeypatch):
-    monkeypatch.setattr(Trainer, "test", lambda *_: {})
+@pytest.mark.parametrize("measured", [{}, None])  # a test of one's own may return nothing
+def test_the_losses_lie_beside_the_metrics_and_not_in_the_losses_curve(
+    measured, trainer, monkeypatch
+):
+    monkeypatch.setattr(Trainer, "test", lambda *_: measured)
     opts = ["TEST.VALIDATION_LOSS", "True", "TEST.EVAL_PERIOD", "2", "SOLVER.MAX_ITER", "2"]
     made = trainer(*opts, test=VAL)
     made.train()

@@ -9,7 +9,9 @@ import pytest
 import torch
 import yaml
 from detectron2.engine import AMPTrainer
+from detectron2.structures import Keypoints
 from detectron2.utils import comm
+from fvcore.common.param_scheduler import CosineParamScheduler
 
 import train_net
 from fpn_d2 import UserError, load_config
@@ -258,3 +260,99 @@ def test_hostile_settings_in_a_checkpoint_are_no_traceback():
             resume_state._inner({"trainer": content}, "trainer", "hooks", "ResumeState", "config"),
             dict,
         )
+
+
+# --- what else a program may train with
+
+
+def cut_and_whole(kind, tiny_config, *opts):
+    """The weights after four iterations, in one go and resumed after two."""
+    ends = []
+    for parts in ([4], [2, 4]):
+        shutil.rmtree(tiny_config().OUTPUT_DIR, ignore_errors=True)
+        for end in parts:
+            cfg = tiny_config(*opts, "SOLVER.CHECKPOINT_PERIOD", 2, "DATASETS.TEST", "()")
+            Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True)
+            torch.manual_seed(0)
+            made = kind(cfg)
+            made.resume_or_load(resume=True)
+            made.max_iter = end
+            made.train()
+        ends.append(made.model.state_dict())
+    return ends
+
+
+class Counting(torch.optim.SGD):
+    """Counts its steps in its groups, as schedule-free optimizers do."""
+
+    def __init__(self, weights, rate):
+        super().__init__(weights, rate)
+        self.param_groups[0]["k"] = 0
+
+    def step(self):
+        group = self.param_groups[0]
+        group["k"] += 1
+        rate, group["lr"] = group["lr"], group["lr"] / group["k"]
+        super().step()
+        group["lr"] = rate
+
+
+class OwnOptimizer(Trainer):
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return Counting(model.parameters(), 0.01)
+
+
+class OwnSchedule(Trainer):
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=5)
+
+
+class FvcoreSchedule(Trainer):
+    """Its schedule becomes a scheduler when the training starts, as in Detectron2."""
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return CosineParamScheduler(1.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    "kind, steps", [(OwnOptimizer, 1), (OwnSchedule, 1), (FvcoreSchedule, 1), (FvcoreSchedule, 2)]
+)
+def test_a_resumed_training_goes_on_with_optimizers_and_schedules_of_ones_own(
+    kind, steps, tiny_config
+):
+    opts = ["SOLVER.MAX_ITER", 4, "SOLVER.ACCUMULATE", steps]
+    whole, cut = cut_and_whole(kind, tiny_config, *opts)
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+@pytest.mark.parametrize("by_visible", [True, False])
+def test_a_keypoint_head_has_no_running_average(tiny_config, make_input, by_visible):
+    batch = [make_input(64, 64, [[4, 5, 30, 40]], seed=seed) for seed in range(2)]
+    for record in batch:
+        record["instances"].gt_keypoints = Keypoints(torch.full((1, 17, 3), 20.0))
+
+    class Stub(Trainer):
+        build_train_loader = classmethod(lambda cls, cfg: [batch] * 2)
+
+    opts = ["MODEL.KEYPOINT_ON", True, "MODEL.ROI_HEADS.NUM_CLASSES", 1, "DATASETS.TEST", "()"]
+    section = "MODEL.ROI_KEYPOINT_HEAD"
+    opts += [f"{section}.CONV_DIMS", "(8,)"]
+    opts += [f"{section}.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS", by_visible]
+    made = Stub(tiny_config(*opts, row="Faster-RCNN/faster_rcnn_R_18_FPN"))
+    Path(made.cfg.OUTPUT_DIR).mkdir(exist_ok=True)
+    made.train()
+    assert made.resume_state.averages == [{}]
+
+
+def test_a_finished_training_without_a_model_final_may_be_ended_with_averages(trainer):
+    trainer().train()
+    folder = Path(trainer().cfg.OUTPUT_DIR)
+    trained = torch.load(folder / "model_final.pth", weights_only=True)
+    (folder / "model_final.pth").rename(folder / "model_0000004.pth")
+    (folder / "last_checkpoint").write_text("model_0000004.pth")
+    trainer("SOLVER.EMA_DECAY", 0.9, resume=True)
+    final = torch.load(folder / "model_final.pth", weights_only=True)["model"]
+    assert all(torch.equal(final[name], value) for name, value in trained["model"].items())

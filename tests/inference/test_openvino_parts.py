@@ -138,6 +138,12 @@ def test_what_runs_is_the_graph_and_the_log_says_what_runs_where(openvino, model
     assert [x.shape for x in logits] == [(1, 3, 4, 4)] * 5
 
 
+def test_graphs_take_no_new_weights(openvino, model_of):
+    prepared = prepare_model(model_of(FASTER), engine="openvino")
+    with pytest.raises(RuntimeError, match="prepare the model again"):
+        prepared.load_weights(prepared)
+
+
 def test_the_precision_hint_is_set(openvino, model_of, monkeypatch):
     asked = []
     real = openvino.Core.compile_model

@@ -426,3 +426,24 @@ def test_anchors_are_those_of_the_image_and_of_the_device(build):
             assert torch.equal(x.tensor, y.tensor)
     assert generator(maps)[0].tensor is generator(maps)[0].tensor
     assert generator.to("meta")(maps)[0].tensor.device.type == "meta"
+
+
+def test_group_norm_of_a_flat_map():
+    """PyTorch's kernel for channels-last maps on CPUs is off by 10 here."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.GroupNorm(32, 64)
+
+        def forward(self, batched_inputs):
+            return self.norm(batched_inputs[0]["image"])
+
+    noise = torch.randn(1, 64, 25, 40, generator=torch.Generator().manual_seed(0))
+    image, net = 50 + 0.01 * noise, Net()
+    last = image.to(memory_format=torch.channels_last)
+    found = prepare_model(net)([{"image": last}])
+    groups = image.double().unflatten(1, (32, 2)).flatten(2)
+    mean, variance = groups.mean(2, keepdim=True), groups.var(2, correction=0, keepdim=True)
+    expected = ((groups - mean) / (variance + 1e-5).sqrt()).view_as(image)
+    torch.testing.assert_close(found.double(), expected, atol=2e-2, rtol=0)
