@@ -98,9 +98,11 @@ def check_records(
     if all(map(judged_file, names)):
         return
     ids: set[Any] = set()
-    # Detectron2 counts the objects of all images if the first has a list of them.
-    counted = [r for r in (records[:1] if evaluation else records) if isinstance(r, Mapping)]
-    annotated = any("annotations" in record for record in counted)
+    # Detectron2 trains on objects of all images or of none. Before an evaluation it counts those of
+    # all, if the first image has a list and the classes have names.
+    has_names = names and MetadataCatalog.get(names[0]).get("thing_classes")
+    asked = records if not evaluation else records[:1] if has_names else ()
+    annotated = any("annotations" in r for r in asked if isinstance(r, Mapping))
     for_coco = [name for name in names if evaluation and is_coco(name)]
     makes_a_file = any(file_of(name) is None for name in for_coco)  # of the records
     for record in records:

@@ -111,7 +111,7 @@ def convert_video(
                 if sink is None:
                     # MPEG-4's clock has 16 bits, and OpenCV gives it three decimals.
                     rate = info.fps or 25
-                    rate = round(rate, 3 if rate < 65 else 2 if rate < 650 else 0)
+                    rate = max(0.001, round(rate, 3 if rate < 65 else 2 if rate < 650 else 0))
                     shape = sv.VideoInfo(width, height, rate)
                     try:
                         sink = stack.enter_context(sv.VideoSink(partial, shape))

@@ -187,8 +187,7 @@ def _check_single(output: str, kind: str, sources: Sources, *, more_pictures: bo
     if count > 1 or more_pictures:
         what = f"there are {count} inputs" if count > 1 else "--explain and --compare write several"
         raise UserError(f"--output {output} names a file, and {what}; name a folder")
-    is_mp4 = output.lower().endswith(".mp4")
-    if kind != ("video" if sources.videos else "image") or is_mp4 != bool(sources.videos):
+    if not (output.lower().endswith(".mp4") if sources.videos else kind == "image"):
         ending = ".mp4 for a video" if sources.videos else ".png or .jpg for an image"
         raise UserError(f"--output {output} has no ending for what is written; give {ending}")
 

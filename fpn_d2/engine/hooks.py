@@ -257,6 +257,8 @@ class StepExchange(HookBase):
                 hook.remove()
 
     def _remember_images(self, module: nn.Module, inputs: tuple) -> None:
+        if not module.training:  # a step may look at its own detections
+            return
         batch = inputs[0] if inputs and isinstance(inputs[0], Sequence) else ()
         self._images = [
             str(record.get("file_name", record.get("image_id", f"number {number}")))
@@ -266,8 +268,9 @@ class StepExchange(HookBase):
         self._losses = {}
 
     def _remember_losses(self, module: nn.Module, inputs: tuple, output: Any) -> None:
-        losses = output if isinstance(output, dict) else {"total_loss": output}
-        self._losses = {name: loss.detach() for name, loss in losses.items()}
+        if module.training:
+            losses = output if isinstance(output, dict) else {"total_loss": output}
+            self._losses = {name: loss.detach() for name, loss in losses.items()}
 
     def after_backward(self) -> None:
         """See :meth:`HookBase.after_backward`.

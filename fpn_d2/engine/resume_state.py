@@ -8,7 +8,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling.roi_heads.keypoint_head import BaseKeypointRCNNHead
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from torch import nn
@@ -101,8 +101,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def averages_of(model: nn.Module) -> dict[str, float]:
     """Return the running averages of a model's modules, by module name."""
+    modules = unwrapped(model).named_modules()
     # A keypoint head has a setting of the same name.
-    kept = {n: m for n, m in unwrapped(model).named_modules() if isinstance(m, DenseDetector)}
+    kept = {n: m for n, m in modules if not isinstance(m, BaseKeypointRCNNHead)}
     return {name: float(getattr(m, _AVERAGE)) for name, m in kept.items() if hasattr(m, _AVERAGE)}
 
 
@@ -122,8 +123,10 @@ def averages_kept(model: nn.Module) -> Iterator[None]:
 # --- what a config may change
 
 
-# The options of an optimizer group that a config sets. Others may be counters of an optimizer.
-_SETTINGS = ("weight_decay", "momentum", "nesterov")
+# The options of an optimizer's groups. What else is there may be counters of an optimizer.
+_SETTINGS = ("weight_decay", "nesterov", "dampening", "eps", "foreach", "fused", "capturable")
+# Those that schedules other than Detectron2's may change at every step.
+_SCHEDULED = ("lr", "initial_lr", "momentum", "betas")
 # These keys decide which parameters share an optimizer group, and so the order of its states.
 _GROUPING = ("SOLVER.BIAS_LR_FACTOR", "SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM")
 _WORLD = "SOLVER.REFERENCE_WORLD_SIZE"
@@ -190,20 +193,18 @@ def changes(before: Mapping[str, Any], cfg: CfgNode) -> dict[str, tuple[Any, Any
 def take_settings(
     optimizer: Optimizer, scheduler: Any, settings: list[dict[str, Any]], iteration: int
 ) -> None:
-    """Replace the settings that a checkpoint brought with a config's; momentum stays.
+    """Replace the settings that a checkpoint brought with a config's; states stay, and with a
+    schedule of one's own what schedules change.
 
     Args:
         optimizer, scheduler: those that have loaded a checkpoint.
         settings: the options of each optimizer group as it was built, without its parameters.
         iteration: the next iteration.
     """
-    # A schedule other than Detectron2's may count in the optimizer, so it keeps what was loaded.
     is_stock = isinstance(scheduler, LRMultiplier)
-    taken = {*_SETTINGS, "lr", "initial_lr"} if is_stock else {*_SETTINGS}
-    if getattr(scheduler, "cycle_momentum", False):  # torch's OneCycleLR and CyclicLR
-        taken.remove("momentum")
+    taken = (*_SETTINGS, *_SCHEDULED) if is_stock else _SETTINGS
     for group, built in zip(optimizer.param_groups, settings, strict=True):
-        group.update({name: value for name, value in built.items() if name in taken})
+        group.update({k: value for k, value in built.items() if k in taken or k not in group})
     if is_stock:
         scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         scheduler.last_epoch = iteration

@@ -155,12 +155,12 @@ class Trainer(DefaultTrainer):
         method. On every device, many objects are matched in bounded memory.
         """
         model = bound_matching(super().build_model(cfg))
-        # Detectron2's keypoint loss fails on channels-last maps.
-        if cfg.MODEL.DEVICE == "cpu" and not cfg.MODEL.KEYPOINT_ON:
-            model = model.to(memory_format=torch.channels_last)
-            steady_group_norms(model)
+        if cfg.MODEL.DEVICE == "cpu":
+            if not cfg.MODEL.KEYPOINT_ON:  # Detectron2's loss of keypoints takes no such maps
+                model = model.to(memory_format=torch.channels_last)
+                steady_group_norms(model)
+                speed_up_gradients(model)
             convolve_linears(model)
-            speed_up_gradients(model)
         if cfg.SOLVER.COMPILE:
             compile_backbone(model)
         return model

@@ -25,6 +25,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
@@ -87,6 +88,8 @@ class PreparedModel(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name.startswith("__"):  # how Python copies the copy is not how it copies this
+                raise
             return getattr(super().__getattr__("model"), name)
 
     def load_weights(self, other: "PreparedModel") -> None:
@@ -241,10 +244,9 @@ def fold_batch_norms(model: nn.Module) -> int:
         # In Detectron2's RegNet the norm stands beside the convolution.
         pairs = _REGNET_PAIRS if type(module).__module__ == regnet.__name__ else ()
         for conv, norm in pairs:
-            if hasattr(module, conv) and _can_fold(
-                getattr(module, conv), getattr(module, norm, None)
-            ):
-                _fold(getattr(module, conv), getattr(module, norm))
+            pair = [getattr(module, name, None) for name in (conv, norm)]
+            if _can_fold(*pair):
+                _fold(*pair)
                 setattr(module, norm, nn.Identity())
                 count += 1
     return count
@@ -253,16 +255,16 @@ def fold_batch_norms(model: nn.Module) -> int:
 _REGNET_PAIRS = (("conv", "bn"), ("proj", "bn"), ("a", "a_bn"), ("b", "b_bn"), ("c", "c_bn"))
 
 
-def _can_fold(conv: nn.Module, norm: nn.Module | None) -> bool:
+def _can_fold(conv: nn.Module | None, norm: nn.Module | None) -> bool:
     """Whether a norm of constants follows a convolution, and nothing else is done.
 
     Somebody's own convolution may change its weights before it uses them, and their own norm may
     hold an activation. Weights that are pruned or reparametrized are no parameters.
     """
     kinds = "torch", "detectron2", "fpn_d2"
-    if not all(is_written_in(type(module), *kinds) for module in (conv, norm)):
+    if not is_written_in(type(conv), *kinds) or "weight" not in conv._parameters:
         return False
-    return "weight" in conv._parameters and _is_batch_norm(norm)
+    return _is_batch_norm(norm) and is_written_in(type(norm).forward, *kinds)
 
 
 def _is_batch_norm(norm: nn.Module | None) -> bool:
@@ -388,7 +390,10 @@ class _SteadyGroupNorm(nn.GroupNorm):
     """PyTorch's CPU kernel for channels-last maps is far off where a map is nearly flat."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.contiguous() if input.device.type == "cpu" else input)
+        # Three dimensions have no channels-last form, which a map of one cell always has.
+        x = input.flatten(2) if input.device.type == "cpu" and input.ndim == 4 else input
+        x = F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return x.view(input.shape)
 
 
 def steady_group_norms(model: nn.Module) -> None:

@@ -98,6 +98,15 @@ def test_the_images_of_several_functions():
     assert read_records(["mine", "others"]) == [RECORD] * 3
 
 
+def test_what_detectron2_does_not_count_may_lack_annotations():
+    MetadataCatalog.get("mine").evaluator_type = "my_own"
+    records = [{**RECORD, "annotations": []}, {**RECORD, "image_id": 2}]
+    check_records(["mine"], records, masks=False, evaluation=True)
+    MetadataCatalog.get("mine").thing_classes = ["cat"]
+    with pytest.raises(UserError, match="has no annotations, and others do"):
+        check_records(["mine"], records, masks=False, evaluation=True)
+
+
 def test_a_model_without_classes_takes_any():
     check_records(["mine"], [{**RECORD, "annotations": [{**SOUND, "category_id": 99}]}], False)
 

@@ -167,6 +167,17 @@ def test_a_trained_model_needs_no_trainer(trainer):
         assert model.train()(batch).keys() == pickle.loads(pickle.dumps(model))(batch).keys()
 
 
+def test_a_step_may_look_at_its_own_detections(trainer):
+    made = trainer("SOLVER.MAX_ITER", "1")
+    batch = next(iter(made._trainer.data_loader))
+    with EventStorage(), made._exchange.watching():
+        made.model(batch)
+        losses = made._exchange._losses
+        made.model.eval()(batch)
+    assert losses
+    assert made._exchange._losses is losses
+
+
 def test_a_model_may_take_batches_of_another_form(trainer):
     made = trainer("SOLVER.MAX_ITER", "1")
     forward = made.model.forward

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from detectron2.engine import AMPTrainer
+from detectron2.solver import LRMultiplier
 from detectron2.structures import Keypoints
 from detectron2.utils import comm
 from fvcore.common.param_scheduler import CosineParamScheduler
@@ -309,6 +310,14 @@ class OwnSchedule(Trainer):
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=5)
 
 
+class OwnSequence(Trainer):
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=5)
+        steps = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        return torch.optim.lr_scheduler.SequentialLR(optimizer, [cycle, steps], [4])
+
+
 class FvcoreSchedule(Trainer):
     """Its schedule becomes a scheduler when the training starts, as in Detectron2."""
 
@@ -318,7 +327,14 @@ class FvcoreSchedule(Trainer):
 
 
 @pytest.mark.parametrize(
-    "kind, steps", [(OwnOptimizer, 1), (OwnSchedule, 1), (FvcoreSchedule, 1), (FvcoreSchedule, 2)]
+    "kind, steps",
+    [
+        (OwnOptimizer, 1),
+        (OwnSchedule, 1),
+        (OwnSequence, 1),
+        (FvcoreSchedule, 1),
+        (FvcoreSchedule, 2),
+    ],
 )
 def test_a_resumed_training_goes_on_with_optimizers_and_schedules_of_ones_own(
     kind, steps, tiny_config
@@ -345,6 +361,25 @@ def test_a_keypoint_head_has_no_running_average(tiny_config, make_input, by_visi
     Path(made.cfg.OUTPUT_DIR).mkdir(exist_ok=True)
     made.train()
     assert made.resume_state.averages == [{}]
+
+
+def test_averages_of_a_head_of_ones_own():
+    own = torch.nn.Module()
+    own.loss_normalizer = 37.5
+    assert resume_state.averages_of(torch.nn.Sequential(own)) == {"0": 37.5}
+
+
+def test_options_of_an_optimizer_are_taken_from_the_config_and_counters_are_kept():
+    weights = [torch.nn.Parameter(torch.zeros(1))]
+    made = torch.optim.AdamW(weights, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
+    settings = [{"k": 0, "new": 1, **made.param_groups[0]}]
+    loaded = torch.optim.AdamW(weights)
+    loaded.param_groups[0]["k"] = 7
+    schedule = LRMultiplier(loaded, CosineParamScheduler(1.0, 0.1), 4)
+    resume_state.take_settings(loaded, schedule, settings, 2)
+    group = loaded.param_groups[0]
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.8, 0.95), 1e-6, 0.1)
+    assert (group["k"], group["new"]) == (7, 1)
 
 
 def test_a_finished_training_without_a_model_final_may_be_ended_with_averages(trainer):

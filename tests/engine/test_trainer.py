@@ -20,6 +20,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch import nn
 
 from fpn_d2 import UserError
 from fpn_d2.checkpoint import SafeCheckpointer
@@ -61,6 +62,15 @@ def test_mixed_precision_on_a_cpu_follows_the_processor(tiny_config, monkeypatch
     assert type(made._trainer) is (CPUAutocastTrainer if has_bfloat16 else SimpleTrainer)
     weight = made.model.backbone.fpn_output2.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_group_norms_of_a_training_on_a_cpu_are_exact_on_flat_maps(tiny_config):
+    model = Trainer.build_model(tiny_config("MODEL.FPN.NORM", "GN"))
+    norm = next(module for module in model.modules() if isinstance(module, nn.GroupNorm))
+    image = 50 + 0.01 * torch.randn(1, norm.num_channels, 25, 40)
+    last = image.to(memory_format=torch.channels_last)
+    exact = nn.GroupNorm(norm.num_groups, norm.num_channels).double()(image.double())
+    torch.testing.assert_close(norm(last).double(), exact, atol=2e-2, rtol=0)
 
 
 def test_every_checkpoint_holds_the_names_of_the_classes(tiny_config):

@@ -187,6 +187,14 @@ def test_what_others_wrote_is_not_folded(conv, norm):
     assert prepare_model(model).model(x).allclose(model(x), atol=1e-5)
 
 
+def test_a_norm_of_ones_own_with_pytorchs_forward_is_folded():
+    class Norm(nn.BatchNorm2d):
+        def __init__(self, channels):
+            super().__init__(channels, eps=1e-3)
+
+    assert prepared.fold_batch_norms(nn.Sequential(Conv2d(2, 3, 1, norm=Norm(3)))) == 1
+
+
 def test_reparametrized_weights_are_not_folded():
     model = nn.Sequential(weight_norm(Conv2d(2, 3, 1, norm=nn.BatchNorm2d(3)))).eval()
     x = torch.randn(2, 2, 4, 4)
@@ -428,22 +436,25 @@ def test_anchors_are_those_of_the_image_and_of_the_device(build):
     assert generator.to("meta")(maps)[0].tensor.device.type == "meta"
 
 
-def test_group_norm_of_a_flat_map():
-    """PyTorch's kernel for channels-last maps on CPUs is off by 10 here."""
+@pytest.mark.parametrize("size", [(25, 40), (1, 1)])
+def test_group_norm_of_a_flat_map(size):
+    """PyTorch's kernel for channels-last maps on CPUs is off by more than 5 here."""
 
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.norm = nn.GroupNorm(32, 64)
+            self.norm = nn.GroupNorm(2, 64)
 
         def forward(self, batched_inputs):
             return self.norm(batched_inputs[0]["image"])
 
-    noise = torch.randn(1, 64, 25, 40, generator=torch.Generator().manual_seed(0))
-    image, net = 50 + 0.01 * noise, Net()
-    last = image.to(memory_format=torch.channels_last)
-    found = prepare_model(net)([{"image": last}])
-    groups = image.double().unflatten(1, (32, 2)).flatten(2)
+    noise = torch.randn(1, 64, *size, generator=torch.Generator().manual_seed(0))
+    image = 50 + 0.01 * noise
+    last = torch.empty(1, *size, 64).permute(0, 3, 1, 2).copy_(image)
+    prepared = prepare_model(Net())
+    found = prepared([{"image": last}])
+    groups = image.double().unflatten(1, (2, 32)).flatten(2)
     mean, variance = groups.mean(2, keepdim=True), groups.var(2, correction=0, keepdim=True)
     expected = ((groups - mean) / (variance + 1e-5).sqrt()).view_as(image)
     torch.testing.assert_close(found.double(), expected, atol=2e-2, rtol=0)
+    assert torch.jit.script(prepared.model.norm)(last).equal(found)
