@@ -239,7 +239,7 @@ _BESIDE_TENSORS = [
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in _GLOBALS:
-            how = "; tensors belong into a .pth" if module.partition(".")[0] == "torch" else ""
+            how = "; tensors belong in a .pth" if module.partition(".")[0] == "torch" else ""
             raise pickle.UnpicklingError(
                 f"it holds {module}.{name}, and only arrays belong there{how}"
             )

@@ -104,7 +104,7 @@ def check_records(
     asked = records if not evaluation else records[:1] if has_names else ()
     annotated = any("annotations" in r for r in asked if isinstance(r, Mapping))
     for_coco = [name for name in names if evaluation and is_coco(name)]
-    makes_a_file = any(file_of(name) is None for name in for_coco)  # of the records
+    without_file = [name for name in for_coco if file_of(name) is None]  # one is made of records
     for record in records:
         if not isinstance(record, Mapping):
             raise UserError(
@@ -121,12 +121,12 @@ def check_records(
             ids.add(number)
         if annotated and "annotations" not in record:
             faults.append("has no annotations, and others do: give [] where there is no object")
-        if makes_a_file and not {"width", "height"} <= record.keys():
+        if without_file and not {"width", "height"} <= record.keys():
             faults.append("has no width or no height: give both, in pixels")
         if faults:
             image = record.get("file_name")
             raise UserError(f"data set {', '.join(names)}, image {image}: it {faults[0]}")
-    for name in names if makes_a_file else ():
+    for name in without_file:
         if records and not MetadataCatalog.get(name).get("thing_classes"):
             raise UserError(
                 f"data set {name} is registered without the names of its classes: add "

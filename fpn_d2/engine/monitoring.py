@@ -156,7 +156,7 @@ class BestKeeper(BestCheckpointer):
     def _judge(self, judge: Callable[[], None]) -> None:
         if comm.is_main_process():  # the others have no results
             if not self._checked:
-                check_metric(self._metric, flatten_results_dict(self._evaluation.measured[1] or {}))
+                check_metric(self._metric, flatten_results_dict(self._evaluation.measured[1]))
             before = self.best_metric
             judge()
             # Until an evaluation is the best one (none is while the metric is NaN), none is worse.

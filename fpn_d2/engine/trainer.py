@@ -190,12 +190,13 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> dict[str, Any]:
         """Return the metrics on the test sets and, with ``TEST.VALIDATION_LOSS``, the losses."""
-        self._last_eval_results = self.test(self.cfg, self.evaluated_model)
+        # A test of one's own may return nothing, which Detectron2's EvalHook takes.
+        self._last_eval_results = self.test(self.cfg, self.evaluated_model) or {}
         if not (self.cfg.TEST.VALIDATION_LOSS and self.cfg.DATASETS.TEST):
             return self._last_eval_results
         loaders = (build_loss_loader(self.cfg, name) for name in self.cfg.DATASETS.TEST)
         losses = validation_losses(self.evaluated_model, loaders, self.cfg.SEED)
-        return {**(self._last_eval_results or {}), **losses}
+        return {**self._last_eval_results, **losses}
 
     @classmethod
     def _check_best_metric(cls, cfg: CfgNode) -> bool:

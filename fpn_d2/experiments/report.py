@@ -283,8 +283,10 @@ def _differences(table: Table, metrics: list[str], summaries: Summaries) -> list
         for metric in metrics:
             x, y = (summaries.get(n, {}).get(metric) for n in (name, other))
             x_paper, y_paper = (table.rows[n].paper.get(metric) for n in (name, other))
-            x, y = in_common(x, y) if x and y else (None, None)
-            ours = x.mean - y.mean if x and y else None
+            ours = None
+            if x and y:
+                x, y = in_common(x, y)
+                ours = x.mean - y.mean
             paper = None if x_paper is None or y_paper is None else x_paper - y_paper
             ours, paper = (format_metric(metric, value, signed=True) for value in (ours, paper))
             cells.append(Cell(ours, paper=paper))

@@ -295,5 +295,5 @@ def test_torchs_reason_is_told_without_its_source_line(tmp_path):
 def test_where_tensors_of_a_pkl_belong_is_told(tmp_path):
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"model": {"weight": torch.zeros(1)}}))
-    with pytest.raises(UserError, match="only arrays belong there; tensors belong into a .pth"):
+    with pytest.raises(UserError, match="only arrays belong there; tensors belong in a .pth"):
         load_arrays(str(path), "the checkpoint", "name another")
