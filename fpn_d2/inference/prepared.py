@@ -25,7 +25,6 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
@@ -46,7 +45,12 @@ from torch.nn.utils import get_total_norm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..config_checks import check_engine_keys
-from ..layers import convolve_linears, speed_up_wide_convolutions, wide_convolutions
+from ..layers import (
+    convolve_linears,
+    speed_up_wide_convolutions,
+    steady_group_norms,
+    wide_convolutions,
+)
 from ..modeling import LeanRPN, LevelROIPooler
 from ..modeling.fpn import is_written_in
 from ..utils.devices import has_bfloat16
@@ -384,23 +388,6 @@ class _KeptAnchors(DefaultAnchorGenerator):
             anchors = super()._grid_anchors(grid_sizes)
             self.kept = key, anchors
         return anchors
-
-
-class _SteadyGroupNorm(nn.GroupNorm):
-    """PyTorch's CPU kernel for channels-last maps is far off where a map is nearly flat."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        # Three dimensions have no channels-last form, which a map of one cell always has.
-        x = input.flatten(2) if input.device.type == "cpu" and input.ndim == 4 else input
-        x = F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-        return x.view(input.shape)
-
-
-def steady_group_norms(model: nn.Module) -> None:
-    """Let group norms of a channels-last model normalize channels-first on a CPU."""
-    for module in model.modules():
-        if type(module) is nn.GroupNorm:
-            recast(module, _SteadyGroupNorm)
 
 
 class _AsFloat32(nn.Module):

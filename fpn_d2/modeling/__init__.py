@@ -3,10 +3,16 @@
 from .bottom_up_networks import build_basic_resnet_backbone, build_regnet_backbone
 from .fpn import FeaturePyramid, build_fpn_backbone
 from .mask_proposals import MaskProposalGenerator, MaskProposalHead, MaskProposalNetwork
-from .retinanet import LeanRetinaNet, bound_matching
 from .roi_heads import C4ROIHeads, LevelROIHeads
 from .roi_pooler import LevelROIPooler, levels_of_boxes
-from .rpn import LeanRPN, PerLevelRPNHead, build_level_rpn_head, match_anchors
+from .rpn import (
+    LeanRetinaNet,
+    LeanRPN,
+    PerLevelRPNHead,
+    bound_matching,
+    build_level_rpn_head,
+    match_anchors,
+)
 
 __all__ = [
     "C4ROIHeads",

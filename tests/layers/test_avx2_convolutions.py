@@ -10,7 +10,7 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 
 from fpn_d2.engine import Trainer
-from fpn_d2.layers import FastGradientConv2d, avx2_convolutions, speed_up_gradients
+from fpn_d2.layers import FastGradientConv2d, cpu_layers, speed_up_gradients
 from fpn_d2.utils.modules import recast
 
 CHANNELS_LAST = torch.channels_last
@@ -34,8 +34,8 @@ def images(side, batch=2, **options):
 @pytest.fixture
 def gradients(monkeypatch):
     """The function with the fast gradient, which counts its calls."""
-    counted = Mock(wraps=avx2_convolutions._Convolution.apply)
-    monkeypatch.setattr(avx2_convolutions._Convolution, "apply", counted)
+    counted = Mock(wraps=cpu_layers._Convolution.apply)
+    monkeypatch.setattr(cpu_layers._Convolution, "apply", counted)
     return counted
 
 
@@ -43,10 +43,10 @@ def gradients(monkeypatch):
 def method(request, monkeypatch):
     """Each method by which wide convolutions with a stride of 1 are computed: its name, and
     Winograd's gradient, which counts its calls."""
-    monkeypatch.setattr(avx2_convolutions, "_LEAST_WINOGRAD_CHANNELS", 1)
-    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: request.param == "Winograd")
-    counted = Mock(wraps=avx2_convolutions.weight_gradient_by_winograd)
-    monkeypatch.setattr(avx2_convolutions, "weight_gradient_by_winograd", counted)
+    monkeypatch.setattr(cpu_layers, "_LEAST_WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: request.param == "Winograd")
+    counted = Mock(wraps=cpu_layers.weight_gradient_by_winograd)
+    monkeypatch.setattr(cpu_layers, "weight_gradient_by_winograd", counted)
     return request.param, counted
 
 
@@ -174,11 +174,11 @@ def test_only_large_layers_change_and_only_where_the_gradient_is_slow(monkeypatc
         Conv2d(64, 64, 3, padding="same"),
     )
     before = list(model.state_dict())
-    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: False)
-    monkeypatch.setattr(avx2_convolutions, "has_slow_channels_last_gradient", lambda: False)
+    monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: False)
+    monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda: False)
     speed_up_gradients(model)
     assert are_turned(model) == [False] * 6
-    monkeypatch.setattr(avx2_convolutions, "has_slow_channels_last_gradient", lambda: True)
+    monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda: True)
     speed_up_gradients(model)
     assert are_turned(model) == [True] + [False] * 5
     assert list(model.state_dict()) == before
@@ -190,8 +190,8 @@ def test_where_the_gradient_is_fast_only_layers_for_winograd_change(gradients, m
         Conv2d(256, 256, 3, 2, padding=1),
         Conv2d(256, 128, 3, padding=1),
     ).to(memory_format=CHANNELS_LAST)
-    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: True)
-    monkeypatch.setattr(avx2_convolutions, "has_slow_channels_last_gradient", lambda: False)
+    monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: True)
+    monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda: False)
     speed_up_gradients(model)
     assert are_turned(model) == [True, False, False]
     x = torch.randn(1, 256, 40, 40).contiguous(memory_format=CHANNELS_LAST)
@@ -201,11 +201,9 @@ def test_where_the_gradient_is_fast_only_layers_for_winograd_change(gradients, m
 
 def test_a_training_on_a_cpu_has_them(row_config, monkeypatch):
     cfg = row_config("quick/RPN/rpn_R_18_FPN", "MODEL.WEIGHTS", "")
-    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: False)
+    monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: False)
     for slow in (False, True):
-        monkeypatch.setattr(
-            avx2_convolutions, "has_slow_channels_last_gradient", lambda slow=slow: slow
-        )
+        monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda slow=slow: slow)
         layers = [m for m in Trainer.build_model(cfg).modules() if type(m) is FastGradientConv2d]
         assert {layer.in_channels > 3 for layer in layers} == ({True, False} if slow else {False})
 
@@ -213,8 +211,8 @@ def test_a_training_on_a_cpu_has_them(row_config, monkeypatch):
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_stem_of_a_huge_image_has_a_gradient_of_copies(batch, gradients, monkeypatch):
     for name in ("gains_by_winograd", "has_slow_channels_last_gradient"):
-        monkeypatch.setattr(avx2_convolutions, name, lambda: False)
-    monkeypatch.setattr(avx2_convolutions, "_LEAST_STEM_CELLS", 40 * 40)
+        monkeypatch.setattr(cpu_layers, name, lambda: False)
+    monkeypatch.setattr(cpu_layers, "_LEAST_STEM_CELLS", 40 * 40)
     stem = Conv2d(3, 8, 7, 2, 3, bias=False, norm=FrozenBatchNorm2d(8))
     fast = nn.Sequential(copy.deepcopy(stem), Conv2d(16, 8, 3)).to(memory_format=CHANNELS_LAST)
     speed_up_gradients(fast)

@@ -14,7 +14,7 @@ from fpn_d2.inference import prepare_model
 from fpn_d2.layers import (
     FastGradientConv2d,
     WinogradConv2d,
-    avx2_convolutions,
+    cpu_layers,
     speed_up_wide_convolutions,
     wide_convolutions,
 )
@@ -24,15 +24,15 @@ from fpn_d2.utils.modules import recast
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
     """Winograd's method for every number of channels, on each processor."""
-    monkeypatch.setattr(avx2_convolutions, "_LEAST_WINOGRAD_CHANNELS", 1)
-    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: True)
+    monkeypatch.setattr(cpu_layers, "_LEAST_WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: True)
 
 
 @pytest.fixture
 def used(monkeypatch):
     """The convolution by Winograd's method, which counts its calls."""
-    counted = Mock(wraps=avx2_convolutions.conv2d_by_winograd)
-    monkeypatch.setattr(avx2_convolutions, "conv2d_by_winograd", counted)
+    counted = Mock(wraps=cpu_layers.conv2d_by_winograd)
+    monkeypatch.setattr(cpu_layers, "conv2d_by_winograd", counted)
     return counted
 
 
@@ -133,7 +133,7 @@ def test_what_is_turned(monkeypatch):
     assert are_turned(found) == [True] * 3 + [False] * 4
     assert wide_convolutions(found) == []
     assert are_turned(model().to("meta")) == [False] * 7  # another device
-    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: False)
+    monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: False)
     assert are_turned(model()) == [False] * 7
 
 
@@ -143,7 +143,7 @@ def test_what_is_turned(monkeypatch):
 def test_a_detector_finds_the_same(config, row_config, used, monkeypatch):
     def prepare_plainly(model):
         with monkeypatch.context() as patch:
-            patch.setattr(avx2_convolutions, "gains_by_winograd", lambda: False)
+            patch.setattr(cpu_layers, "gains_by_winograd", lambda: False)
             return prepare_model(model)
 
     model = random_detector(row_config(f"quick/{config}"))

@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from fpn_d2.layers import (
-    avx2_convolutions,
     conv2d_by_winograd,
+    cpu_layers,
     has_winograd,
     transform_kernel,
     weight_gradient_by_winograd,
@@ -41,7 +41,7 @@ def test_it_is_the_sum_in_double_precision(size, memory_format):
 @pytest.mark.parametrize("tiles", [1, 3, 512])
 @pytest.mark.parametrize("size", SIZES)
 def test_strips_of_any_height_are_the_whole(size, tiles, monkeypatch):
-    monkeypatch.setattr(avx2_convolutions, "_TILES", tiles)
+    monkeypatch.setattr(cpu_layers, "_TILES", tiles)
     x, weight, bias, gradient = problem(*size)
     exact = weight.double().requires_grad_()
     F.conv2d(x.double(), exact, padding=1).backward(gradient.double())
@@ -69,9 +69,9 @@ def test_the_transforms_are_an_identity_in_integers():
     """One dimension: A^T [(G g) * (B^T d)] is the correlation of d and g."""
     for place in range(6):
         for cell in range(3):
-            of_input = torch.tensor(avx2_convolutions._INPUT)[:, place]
-            of_kernel = torch.tensor(avx2_convolutions._KERNEL_24)[:, cell]
-            found = torch.tensor(avx2_convolutions._OUTPUT) @ (of_input * of_kernel)
+            of_input = torch.tensor(cpu_layers._INPUT)[:, place]
+            of_kernel = torch.tensor(cpu_layers._KERNEL_24)[:, cell]
+            found = torch.tensor(cpu_layers._OUTPUT) @ (of_input * of_kernel)
             expected = [24 * (place == out + cell) for out in range(4)]
             assert found.tolist() == expected
 
@@ -91,11 +91,11 @@ def test_the_transforms_are_an_identity_in_integers():
 )
 def test_only_wide_3_by_3_convolutions_of_large_maps_have_it(x, weight, how, expected, monkeypatch):
     x, weight = torch.zeros(x), torch.zeros(weight)
-    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: True)
+    monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: True)
     assert has_winograd(x, weight, *how) is expected
     assert not has_winograd(x[0], weight, *how)  # a map without a batch
     assert not has_winograd(x.double(), weight.double(), *how)
     assert not has_winograd(x.bfloat16(), weight.bfloat16(), *how)
     assert not has_winograd(x.to("meta"), weight.to("meta"), *how)
-    monkeypatch.setattr(avx2_convolutions, "gains_by_winograd", lambda: False)
+    monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: False)
     assert not has_winograd(x, weight, *how)

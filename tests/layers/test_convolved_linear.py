@@ -13,11 +13,11 @@ from torch import nn
 
 from fpn_d2.engine import Trainer
 from fpn_d2.inference import prepare_model
-from fpn_d2.layers import ConvolvedLinear, convolve_linears, convolved_linear
+from fpn_d2.layers import ConvolvedLinear, convolve_linears, cpu_layers
 from fpn_d2.utils import devices
 from fpn_d2.utils.modules import recast
 
-ROWS = convolved_linear._LEAST_ROWS
+ROWS = cpu_layers._LEAST_ROWS
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def two_threads():
 @pytest.fixture
 def convolutions(monkeypatch):
     """PyTorch's convolution, which counts its calls."""
-    counted = Mock(wraps=convolved_linear.F.conv2d)
-    monkeypatch.setattr(convolved_linear.F, "conv2d", counted)
+    counted = Mock(wraps=cpu_layers.F.conv2d)
+    monkeypatch.setattr(cpu_layers.F, "conv2d", counted)
     return counted
 
 
@@ -92,10 +92,10 @@ def test_other_precisions_and_traces_are_the_plain_layer(two_threads, convolutio
 def test_only_large_layers_change_and_only_where_products_are_slow(monkeypatch):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 8), nn.Linear(1024, 1024).double())
-    monkeypatch.setattr(convolved_linear, "has_slow_matmul", lambda: False)
+    monkeypatch.setattr(cpu_layers, "has_slow_matmul", lambda: False)
     convolve_linears(model)
     assert [type(layer) for layer in model] == [nn.Linear] * 3
-    monkeypatch.setattr(convolved_linear, "has_slow_matmul", lambda: True)
+    monkeypatch.setattr(cpu_layers, "has_slow_matmul", lambda: True)
     before = list(model.state_dict())
     convolve_linears(model)
     assert [type(layer) for layer in model] == [ConvolvedLinear, nn.Linear, nn.Linear]
@@ -106,7 +106,7 @@ def test_only_large_layers_change_and_only_where_products_are_slow(monkeypatch):
 def test_models_are_convolved_in_testing_and_in_training(row_config, monkeypatch):
     cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", "MODEL.WEIGHTS", "")
     for slow, kind in ((False, nn.Linear), (True, ConvolvedLinear)):
-        monkeypatch.setattr(convolved_linear, "has_slow_matmul", lambda slow=slow: slow)
+        monkeypatch.setattr(cpu_layers, "has_slow_matmul", lambda slow=slow: slow)
         plain, trained = build_model(cfg), Trainer.build_model(cfg)
         assert type(trained.roi_heads.box_head.fc1) is kind
         for model in (plain, trained, copy.deepcopy(trained)):

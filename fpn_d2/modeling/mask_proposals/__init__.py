@@ -1,8 +1,7 @@
 """Object mask proposals from the pyramid, without an image pyramid (Sec. 6, Appendix A).
 
     targets     the places that answer for each object, and the regions that they look at
-    head        the MLPs, as convolutions that all levels share
-    generator   sampling, losses and the best proposals
+    generator   the MLPs, as convolutions that all levels share; sampling, losses, best proposals
     meta_arch   the network, over one image or over an image pyramid
 
 A place is a cell of a level, as one of the MLPs sees it. The paper leaves some details open; they
@@ -31,8 +30,7 @@ are decided here:
   everywhere.
 """
 
-from .generator import MaskProposalGenerator
-from .head import MaskProposalHead
+from .generator import MaskProposalGenerator, MaskProposalHead
 from .meta_arch import MaskProposalNetwork
 
 __all__ = ["MaskProposalGenerator", "MaskProposalHead", "MaskProposalNetwork"]

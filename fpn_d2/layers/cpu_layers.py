@@ -1,4 +1,4 @@
-"""Faster versions of convolutions that oneDNN is slow at on CPUs, most with 256-bit units (AVX2).
+"""Convolutions and linear layers that CPUs compute faster than PyTorch's, and exact group norms.
 
 - With AVX2 alone, oneDNN has no fast kernel for the weight gradient of channels-last maps: on large
   maps that of a 3 x 3 convolution takes two to four times as long as channels-first with copies. On
@@ -7,8 +7,11 @@
   Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), after Winograd,
   needs a quarter: F(4 x 4, 3 x 3) computes 4 x 4 cells of the output with 36 for each pair of
   channels, the sum with 144. Its errors are some five times the sum's, near 1e-5 of the values.
+- PyTorch multiplies float32 matrices by MKL, which does not use AVX-512 on AMD's processors. Where
+  units are 512 bits wide (Zen 5), a linear layer takes nearly twice as long as the 1 x 1
+  convolution by oneDNN that it equals.
 
-Shape shorthand: B images, C channels in and D out, H x W cells, T tiles of 4 x 4 cells.
+Shape shorthand: B images, C channels in and D out, H x W cells, T tiles of 4 x 4 cells, N rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +23,11 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
-from ..utils.devices import gains_by_winograd, has_slow_channels_last_gradient
+from ..utils.devices import (
+    gains_by_winograd,
+    has_slow_channels_last_gradient,
+    has_slow_matmul,
+)
 from ..utils.modules import recast
 
 # With fewer channels or cells, the gain does not exceed the cost of the copies.
@@ -31,6 +38,9 @@ _STEM_CHANNELS = range(1, 16)
 _LEAST_STEM_CELLS = 2**23
 # With fewer channels, the gain does not exceed the cost of the transforms.
 _LEAST_WINOGRAD_CHANNELS = 256
+# For smaller linear layers or fewer rows, a call costs more than the product.
+_LEAST_WEIGHTS = 2**19
+_LEAST_ROWS = 64
 # This many tiles fill a matrix product, and what is computed from them stays in the cache.
 _TILES = 512
 
@@ -314,3 +324,68 @@ def speed_up_wide_convolutions(model: nn.Module) -> None:
     for layer in wide_convolutions(model):
         activation = getattr(layer, "activation", None)
         recast(layer, WinogradConv2d, transformed=(None, None), norm=None, activation=activation)
+
+
+class ConvolvedLinear(nn.Linear):
+    """An :class:`nn.Linear` that convolves; it equals the plain layer up to rounding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See :class:`nn.Linear`; (N, C) to (N, D).
+
+        It convolves only many rows in float32 on several threads, and never in an exported model.
+        """
+        if (
+            torch.jit.is_tracing()
+            or torch.compiler.is_exporting()
+            or x.device.type != "cpu"
+            or x.ndim != 2
+            or len(x) < _LEAST_ROWS
+            or x.dtype != torch.float32
+            or torch.get_num_threads() == 1  # where PyTorch convolves 1 x 1 by MKL, too
+            or torch.is_autocast_enabled("cpu")
+        ):
+            return super().forward(x)
+        # The rows are the pixels of one image. Copying it to channels-first makes forward and
+        # backward together faster than channels-last without a copy.
+        image = x.t()[None, :, :, None]
+        found = F.conv2d(image, self.weight[..., None, None], self.bias)
+        return found[0, :, :, 0].t().contiguous()
+
+
+def convolve_linears(model: nn.Module) -> None:
+    """Turn a model's large linear layers into :class:`ConvolvedLinear`, in place.
+
+    It does nothing on CPUs where :func:`fpn_d2.utils.devices.has_slow_matmul` is False. Weights and
+    their names stay.
+    """
+    if not has_slow_matmul():
+        return
+    for layer in model.modules():
+        if (
+            type(layer) is nn.Linear
+            and layer.weight.device.type == "cpu"
+            and layer.weight.dtype == torch.float32
+            and layer.weight.numel() >= _LEAST_WEIGHTS
+        ):
+            recast(layer, ConvolvedLinear)
+
+
+class SteadyGroupNorm(nn.GroupNorm):
+    """An :class:`nn.GroupNorm` that is exact on channels-last maps that are nearly flat.
+
+    There PyTorch's kernel for CPUs is off by several standard deviations.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """See :class:`nn.GroupNorm`."""
+        # Three dimensions have no channels-last form, which a map of one cell always has.
+        x = input.flatten(2) if input.device.type == "cpu" and input.ndim == 4 else input
+        x = F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return x.view(input.shape)
+
+
+def steady_group_norms(model: nn.Module) -> None:
+    """Let group norms of a channels-last model normalize channels-first on a CPU."""
+    for module in model.modules():
+        if type(module) is nn.GroupNorm:
+            recast(module, SteadyGroupNorm)
