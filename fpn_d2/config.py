@@ -18,7 +18,7 @@ from detectron2.utils.file_io import PathManager
 
 from .config_checks import check_config, import_foreign
 from .config_values import value_of
-from .utils.errors import UserError
+from .utils.errors import UserError, reason_of
 from .utils.model_zoo import close_zoo_names, zoo_config, zoo_config_file
 
 # Limits of a config file; this package's largest has 300 values in 3 kB.
@@ -459,7 +459,7 @@ def _broken_file(path: str, error: Exception) -> str:
         return f"{where}: {error.problem}; tags that run code are refused, write the value itself"
     if isinstance(error, FileNotFoundError):
         return f"{path}: its _BASE_ {error.filename} does not exist; correct the path, or remove it"
-    problem = " ".join(str(getattr(error, "problem", None) or error).split())
+    problem = reason_of(getattr(error, "problem", None) or error)
     return f"{where} is not a readable YAML file ({problem}); correct it there"
 
 

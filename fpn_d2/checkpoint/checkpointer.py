@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..config import load_config
 from ..config_checks import check_registered, num_classes
-from ..utils.errors import UserError
+from ..utils.errors import UserError, reason_of
 from ..utils.files import explain_disk_errors, is_local, replace_file
 from ..utils.model_zoo import close_zoo_names, zoo_entry, zoo_weights
 from ..utils.modules import overridden
@@ -156,7 +156,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         except UserError:
             raise
         except Exception as error:  # what a readable file holds can be wrong in any way
-            reason = " ".join(str(error).split())[:200] or "no reason given"
+            reason = reason_of(error)
             remedy = "set MODEL.WEIGHTS to another"
             if self._resuming:
                 remedy = "delete it to go on from the one before it, or set another OUTPUT_DIR"
@@ -332,10 +332,10 @@ def _download(path_manager: Any, address: str) -> None:
     try:
         path_manager.get_local_path(address)
     except Exception as error:  # of any protocol
-        reason = " ".join(str(getattr(error, "reason", error)).split())[:200]
+        reason = reason_of(getattr(error, "reason", error))
         url = address.replace(Detectron2Handler.PREFIX, Detectron2Handler.S3_DETECTRON2_PREFIX)
         raise UserError(
-            f"the weights {address} cannot be downloaded ({reason or type(error).__name__}); "
+            f"the weights {address} cannot be downloaded ({reason}); "
             f"connect this machine to the internet, or download {url} on another and set "
             "MODEL.WEIGHTS to the file"
         ) from error

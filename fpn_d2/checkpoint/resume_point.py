@@ -14,7 +14,7 @@ from collections.abc import Collection
 
 import torch
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, reason_of
 from .safe_load import MAX_PACKING, read_torch
 
 _TAG = "last_checkpoint"
@@ -161,7 +161,7 @@ def _check_whole(path: str, states: Collection[str]) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except Exception as error:  # a damaged header raises nearly any error
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error)
         raise UserError(f"the checkpoint {path} is damaged ({reason}); {remedy}") from error
     if damaged:
         raise UserError(f"the checkpoint {path} is damaged in its part {damaged}; {remedy}")

@@ -27,7 +27,7 @@ import numpy as np
 import safetensors
 import torch
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, reason_of
 
 # torch.save stores tensors uncompressed, so a file that unpacks to more than this many times its
 # size is no checkpoint.
@@ -96,7 +96,7 @@ def read_safetensors(path: str) -> dict[str, Any]:
             content: dict[str, Any] = {"model": {name: file.get_tensor(name) for name in names}}
             metadata = file.metadata() or {}
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise UserError(f"the checkpoint {path} cannot be read ({reason}); {_REMEDY}") from error
     if "__author__" in metadata:
         content["__author__"] = metadata["__author__"]
@@ -263,8 +263,7 @@ def load_arrays(path: str, what: str, remedy: str) -> Any:
     except Exception as error:  # a damaged pickle raises nearly any error
         if os.path.isfile(path) and os.path.getsize(path) == 0:
             raise UserError(f"{what} {path} is empty; {remedy}") from error
-        unnamed = "too large" if isinstance(error, MemoryError) else type(error).__name__
-        reason = " ".join(str(error).split()) or unnamed
+        reason = "too large" if isinstance(error, MemoryError) else reason_of(error)
         raise UserError(f"{what} {path} cannot be read ({reason}); {remedy}") from error
 
 

@@ -23,7 +23,7 @@ from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathHandler, PathManager
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, reason_of
 from ..utils.files import file_alike
 
 logger = logging.getLogger(__name__)
@@ -273,8 +273,7 @@ def look_at(
         most = 2 * Image.MAX_IMAGE_PIXELS
         return f"has more than {most:,} pixels, which Pillow does not open", None
     except Exception as error:  # depending on the format OSError, SyntaxError, ValueError, ...
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return f"cannot be read ({' '.join(reason.split())})", None
+        return f"cannot be read ({reason_of(getattr(error, 'strerror', None) or error)})", None
 
 
 def _look(

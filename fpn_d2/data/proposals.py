@@ -15,7 +15,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from ..checkpoint.safe_load import load_arrays
-from ..utils.errors import UserError
+from ..utils.errors import UserError, reason_of
 from ..utils.files import is_local
 from .validation import judged_file
 
@@ -80,7 +80,7 @@ def _local(path: str) -> str:
     try:
         return PathManager.get_local_path(path)
     except Exception as error:  # depending on the protocol
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise UserError(
             f"proposal file {path} cannot be had ({reason}): download it, and name the file"
         ) from error

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, reason_of
 from ..utils.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Cluster:
                 **{k if k in _SHARED else f"slurm_{k}": v for k, v in values.items()}
             )
         except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
-            problem = " ".join(str(error).split())
+            problem = reason_of(error)
             raise UserError(f"--slurm {' '.join(options)} cannot work: {problem}") from error
         self._say = say
         # By the number of a job: when squeue was last asked for it, and whether it listed it.
@@ -197,7 +197,7 @@ class Cluster:
         try:
             job = self._executor.submit(Job(work.function))
         except RuntimeError as error:  # submitit's, with the words of sbatch
-            problem = " ".join(str(error).split())
+            problem = reason_of(error)
             raise UserError(f"{work.title} could not be sent as a job: {problem}") from error
         os.makedirs(work.folder, exist_ok=True)
         write_json(work.job_file, {"cluster": self.kind, "job": job.job_id, "work": work.key})

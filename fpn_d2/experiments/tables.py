@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, reason_of
 
 _NOT_READ = {"is_read": False}  # marks a field that is no key of the file
 
@@ -263,7 +263,7 @@ def load_tables(path: str | os.PathLike) -> Tables:
             f"tables file {path} cannot be read ({error.strerror}); name another"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
+        problem = reason_of(error)
         raise UserError(
             f"tables file {path} is not a readable YAML file ({problem}); correct it there"
         ) from error

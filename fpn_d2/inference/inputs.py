@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.images import pixels_of, read_image, use_image
-from ..utils.errors import UserError
+from ..utils.errors import UserError, reason_of
 
 _NOT_8_BITS = (
     "is no image of 8 bits; give uint8 from 0 to 255, which is (255 * image).round() of values "
@@ -58,7 +58,7 @@ def input_pixels(image: ImageInput, image_format: str) -> np.ndarray:
         except UserError:
             raise
         except Exception as error:  # Pillow decodes the file only now
-            reason = " ".join(str(error).split())
+            reason = reason_of(error)
             raise UserError(f"a PIL image cannot be read ({reason}); give another") from error
     if isinstance(image, Tensor):
         if image.dtype == torch.bfloat16:  # NumPy has no such dtype

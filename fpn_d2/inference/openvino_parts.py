@@ -30,7 +30,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..modeling import MaskProposalNetwork
-from ..utils.errors import UserError
+from ..utils.errors import UserError, reason_of
 from ..utils.modules import overridden
 
 _PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
@@ -263,7 +263,7 @@ def convert(part: Part, example: Tensor) -> Any:
         with quietly(), torch.jit.optimized_execution(True):
             return openvino.convert_model(part, example_input=example, input=[shape])
     except Exception as error:  # from the trace, or from any operation
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise UserError(f"OpenVINO cannot take the {part.name} ({reason}); {_REMEDY}") from error
 
 

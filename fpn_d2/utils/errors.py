@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 
 
@@ -23,6 +24,11 @@ def sentence_in(traceback: str) -> str | None:
     """Find the sentence of a :class:`UserError` in another process's traceback; None if none."""
     name, _, sentence = traceback.strip().rpartition("\n")[2].partition(": ")
     return sentence if name == f"{UserError.__module__}.{UserError.__qualname__}" else None
+
+
+def reason_of(error: object) -> str:
+    """Return what another library's error says, on one line and shortened; its type if nothing."""
+    return textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__
 
 
 # What a machine lacks, and what helps, by the words of PyTorch or the system for it.

@@ -13,7 +13,7 @@ from torchvision.models import detection
 from torchvision.models.detection.image_list import ImageList as TorchvisionImages
 
 from ...evaluation.matching import match_detections
-from ...utils.errors import UserError
+from ...utils.errors import UserError, reason_of
 
 PIXELS = 0.05
 _TIED = 1e-4  # the difference between two scores that rounding may cause
@@ -37,7 +37,7 @@ def build_torchvision(weights: dict[str, Tensor], norm_eps: float) -> nn.Module:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise UserError(
             f"the weights do not fit torchvision's {kind.__name__} ({reason}), so they cannot be "
             "compared with it; leave out --check"

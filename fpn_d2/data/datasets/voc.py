@@ -19,6 +19,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
+from ...utils.errors import reason_of
 from ...utils.files import file_alike
 from ...utils.progress import told
 from .converted_folders import holds, is_xml
@@ -134,7 +135,7 @@ def _read_split(folder: str, name: str, place: _Place) -> Split:
         try:
             root = parse(file).getroot()
         except _NO_XML as error:
-            reason = " ".join(str(error).split())
+            reason = reason_of(error)
             split.faults.append(f"{file} is no readable XML ({reason}): write it again")
             continue
         stem = os.path.splitext(os.path.basename(file))[0]

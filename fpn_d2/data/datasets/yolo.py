@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 from PIL import Image
 
-from ...utils.errors import UserError
+from ...utils.errors import UserError, reason_of
 from ...utils.progress import told
 from ..images import look_at, turned_size
 from .converted_split import Source, Split, all_files, is_image, some
@@ -78,7 +78,7 @@ def _read_data(folder: str) -> dict[str, Any]:
             raise
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
-        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        reason = reason_of(getattr(error, "problem", None) or error)
         raise UserError(f"{path}{where} is no readable YAML ({reason}): correct it") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} has no lines of the form key: value; write names and train there")
