@@ -17,6 +17,8 @@ from detectron2.modeling.meta_arch import PanopticFPN, RetinaNet
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, RROIHeads, StandardROIHeads
 
 from .config_values import (
+    FIVE,
+    FOUR,
     NORM,
     POOLER_TYPE,
     REGRESSION_LOSS,
@@ -165,6 +167,8 @@ def check_heads(cfg: CfgNode, heads: Any) -> None:
     elif issubclass(network, (GeneralizedRCNN, ProposalNetwork)):
         if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
             matchers, losses = ["MODEL.RPN"], ["MODEL.RPN.BBOX_REG_LOSS_TYPE"]
+            is_rotated = model.PROPOSAL_GENERATOR.NAME == "RRPN"
+            check_values(cfg, {"MODEL.RPN.BBOX_REG_WEIGHTS": FIVE if is_rotated else FOUR})
         if is_known(heads):
             matchers.append("MODEL.ROI_HEADS")
             losses.append("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE")
@@ -201,6 +205,7 @@ _POOLED = ("MaskRCNNConvUpsampleHead", "KRCNNConvDeconvUpsampleHead")
 def _check_roi_heads(cfg: CfgNode, heads: type) -> None:
     model, is_rotated = cfg.MODEL, issubclass(heads, RROIHeads)
     types = {"MODEL.ROI_BOX_HEAD.POOLER_TYPE": ROTATED_POOLER_TYPE if is_rotated else POOLER_TYPE}
+    types["MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS"] = FIVE if is_rotated else FOUR
     for key, head in (("MASK_ON", "ROI_MASK_HEAD"), ("KEYPOINT_ON", "ROI_KEYPOINT_HEAD")):
         if model[key] and (model[head].POOLER_TYPE or model[head].NAME in _POOLED):
             types[f"MODEL.{head}.POOLER_TYPE"] = POOLER_TYPE

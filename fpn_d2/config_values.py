@@ -76,7 +76,9 @@ _WHOLE = "give whole numbers above 0"
 _SIZES: Rule = (lambda values: len(values) > 0 and are_whole(values), _WHOLE)
 _FRACTION: Rule = (lambda share: 0 <= share <= 1, "give a fraction, 0.0 to 1.0")
 _PART: Rule = (lambda share: 0 < share < 1, "give a fraction between 0.0 and 1.0")
-_FOUR: Rule = (lambda values: len(values) == 4 and are_positive(values), "give 4 numbers above 0")
+FOUR: Rule = (lambda values: len(values) == 4 and are_positive(values), "give 4 numbers above 0")
+# Of rotated boxes, the fifth is for the angle.
+FIVE: Rule = (lambda values: len(values) == 5 and are_positive(values), "give 5 numbers above 0")
 _IOUS: Rule = (
     lambda values: (
         len(values) > 0
@@ -158,7 +160,7 @@ VALUES: dict[str, Rule] = {
     "MODEL.RESNETS.RES5_DILATION": (lambda value: value in (1, 2), "set it to 1 or 2"),
     "MODEL.RESNETS.STEM_OUT_CHANNELS": at_least(1),
     "MODEL.RESNETS.WIDTH_PER_GROUP": at_least(1),
-    "MODEL.RETINANET.BBOX_REG_WEIGHTS": _FOUR,
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS": FOUR,
     "MODEL.RETINANET.FOCAL_LOSS_ALPHA": (
         lambda value: value == -1 or 0 <= value <= 1,
         "give a fraction, 0.0 to 1.0, or -1 for none",
@@ -175,11 +177,10 @@ VALUES: dict[str, Rule] = {
     "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": at_least(0),
     "MODEL.RETINANET.TOPK_CANDIDATES_TEST": at_least(1),
     "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": (
-        lambda values: all(_FOUR[0](value) for value in values),
+        lambda values: all(FOUR[0](value) for value in values),
         "give 4 numbers above 0 for each stage",
     ),
     "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": _IOUS,
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": _FOUR,
     "MODEL.ROI_BOX_HEAD.CONV_DIM": at_least(1),
     "MODEL.ROI_BOX_HEAD.FC_DIM": at_least(1),
     "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": at_least(1),
@@ -212,7 +213,6 @@ VALUES: dict[str, Rule] = {
     "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": at_least(1),
     "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": at_least(0),
     "MODEL.RPN.BATCH_SIZE_PER_IMAGE": at_least(1),
-    "MODEL.RPN.BBOX_REG_WEIGHTS": _FOUR,
     "MODEL.RPN.BOUNDARY_THRESH": at_least(-1),
     "MODEL.RPN.CONV_DIMS": (
         lambda values: len(values) > 0 and all(value == -1 or value >= 1 for value in values),

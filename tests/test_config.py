@@ -652,6 +652,20 @@ class ConfiguredHeads(StandardROIHeads):
         return super().from_config(cfg, input_shape)
 
 
+def test_rotated_boxes_have_a_fifth_weight():
+    from detectron2.modeling import build_model
+
+    opts = "MODEL.PROPOSAL_GENERATOR.NAME RRPN MODEL.ROI_HEADS.NAME RROIHeads MODEL.DEVICE cpu "
+    opts += "MODEL.ROI_BOX_HEAD.POOLER_TYPE ROIAlignRotated MODEL.BACKBONE.NAME build_fpn_backbone "
+    opts += "MODEL.ANCHOR_GENERATOR.NAME RotatedAnchorGenerator MODEL.RPN.HEAD_NAME StandardRPNHead"
+    zoo = "COCO-Detection/faster_rcnn_R_50_FPN_1x"
+    four = [*opts.split(), "MODEL.RPN.BBOX_REG_WEIGHTS", "(1.0,1.0,1.0,1.0,1.0)"]
+    with pytest.raises(UserError, match="ROI_BOX_HEAD.BBOX_REG_WEIGHTS is .*give 5 numbers"):
+        load_config(zoo, four)
+    cfg = load_config(zoo, [*four, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", "(10.,10.,5.,5.,1.)"])
+    assert len(build_model(cfg).proposal_generator.box2box_transform.weights) == 5
+
+
 @pytest.mark.parametrize(
     "heads", [type("HeadsOfTheirs", (LevelROIHeads,), {}), PoolingHeads, ConfiguredHeads]
 )

@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--profile", action="store_true", help="print where our time goes, too")
     add("--json", default="", metavar="FILE", help="write the rows")
+    add("--force", action="store_true", help="replace FILE if it is there")
     return parser
 
 

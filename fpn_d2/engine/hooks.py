@@ -142,11 +142,13 @@ class Stopper(HookBase):
     Attributes:
         received: the number of the signal that this process has received; 0 if none.
         agreed: the number of the signal that all processes act on after this step; 0 if none.
+        agreed_at: the latest iteration in which :class:`StepExchange` set ``agreed``.
     """
 
     def __init__(self):
         self.received = 0
         self.agreed = 0
+        self.agreed_at = -1
         self._received_at = 0.0
         self._interruptible = False
         self._cut_evaluation = False
@@ -169,6 +171,8 @@ class Stopper(HookBase):
         """
         if comm.get_world_size() == 1:
             self.agreed = self.received
+        elif self.agreed_at != self.trainer.iter:  # a run_step of one's own, without our hooks
+            self.agreed = max(comm.all_gather(self.received))
         if self.agreed and self.trainer.iter + 1 < self.trainer.max_iter:
             self._save()
             raise SystemExit(EXIT_CODES[self.agreed])
@@ -285,6 +289,7 @@ class StepExchange(HookBase):
         device = next(self._model.parameters()).device
         rows = _gathered(self._losses.values(), numbers, device)
         self._stopper.agreed = next((int(row[1]) for row in rows if row[1]), 0)
+        self._stopper.agreed_at = self.trainer.iter
         self._resume_state.averages = [dict(zip(averages, row[2:], strict=True)) for row in rows]
         if not all(row[0] for row in rows):
             bad = self._bad_losses()

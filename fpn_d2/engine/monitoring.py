@@ -15,6 +15,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import BestCheckpointer, EvalHook
 from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from fvcore.nn.precise_bn import get_bn_modules
@@ -23,6 +24,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..utils.errors import UserError
+from ..utils.modules import overridden
 from ..utils.progress import told
 from ..utils.seeding import seed_everything, seeded
 from .resume_state import averages_kept, unwrapped
@@ -237,9 +239,16 @@ def validation_losses(
 
 @contextlib.contextmanager
 def _as_in_training(model: nn.Module) -> Iterator[None]:
-    """Put a model but its batch norms in training mode; restore modes and running averages."""
+    """Put a model but its batch norms in training mode; restore modes and running averages.
+
+    A DenseDetector divides by a running average of what the training's batches hold, of several
+    images; here it divides by what the image holds, so that the losses depend on the weights alone.
+    """
     modes = {module: module.training for module in model.modules()}
-    with averages_kept(model):
+    with averages_kept(model), contextlib.ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, DenseDetector):
+                stack.enter_context(overridden(module, _ema_update=lambda name, now, *_: now))
         model.train()
         for module in get_bn_modules(model):
             module.eval()

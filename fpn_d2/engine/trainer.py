@@ -240,6 +240,8 @@ class Trainer(DefaultTrainer):
                 f"the newest checkpoint in {self.cfg.OUTPUT_DIR} does not say at which iteration "
                 "it was written; delete it, or train without --resume"
             ) from error
+        if self.averager is not None:
+            self.averager.before_train()  # these weights may have been trained without averages
         for name, weight in self.model.state_dict().items():
             if weight.is_floating_point() and not weight.isfinite().all():
                 raise UserError(
@@ -270,8 +272,6 @@ class Trainer(DefaultTrainer):
         final = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
         if self.start_iter >= self.max_iter and not os.path.isfile(final):
             # The training was cut just before it wrote this file, and no step is left to do so.
-            if self.averager is not None:
-                self.averager.before_train()  # it may have been trained without averages
             self.checkpointer.save("model_final", iteration=self.iter)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -372,22 +372,22 @@ class Trainer(DefaultTrainer):
             model = PreparedModel(GeneralizedRCNNWithTTA(cfg, made.model), made.dtype, made.engine)
         else:
             model = GeneralizedRCNNWithTTA(cfg, model)
-        names = cfg.DATASETS.TEST
-        evaluators = [cls.build_evaluator(cfg, name, "inference_TTA") for name in names]
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
         results = cls.test(cfg, model, evaluators)
         return {f"{name}_TTA": value for name, value in results.items()}
 
     @classmethod
     def build_evaluator(
-        cls, cfg: CfgNode, dataset_name: str, output_folder: str = "inference"
+        cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
         """See :func:`fpn_d2.evaluation.build_evaluator`; each test set has a folder of its own.
 
         Detectron2's train_net uses one folder for all test sets, where the proposals for the
         training set and for the validation set would overwrite each other.
         """
-        folder = os.path.join(cfg.OUTPUT_DIR, output_folder, dataset_name)
-        return build_evaluator(cfg, dataset_name, folder)
+        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+        return build_evaluator(cfg, dataset_name, os.path.join(folder, dataset_name))
 
 
 def _check_norms(cfg: CfgNode, model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""COCO's metrics, written beside the predictions that they measure, and the recall of masks.
+"""COCO's metrics, Pascal VOC's and LVIS's, written beside what they measure; and mask recall.
 
 Modules that training need not import are separate: ``mask_recall``, and ``matching``,
 ``saved_detections`` and ``score_thresholds``, which work on the results of an evaluation.
@@ -6,6 +6,7 @@ Modules that training need not import are separate: ``mask_recall``, and ``match
 
 from .evaluators import (
     ResultsWritingCOCOEvaluator,
+    ResultsWritingLVISEvaluator,
     ResultsWritingVOCEvaluator,
     build_evaluator,
     load_ground_truth,
@@ -14,6 +15,7 @@ from .evaluators import (
 
 __all__ = [
     "ResultsWritingCOCOEvaluator",
+    "ResultsWritingLVISEvaluator",
     "ResultsWritingVOCEvaluator",
     "build_evaluator",
     "load_ground_truth",

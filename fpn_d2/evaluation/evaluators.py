@@ -11,10 +11,16 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+)
 from detectron2.evaluation import coco_evaluation as detectron2_evaluation
 from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals
 from detectron2.structures import Boxes, Instances
@@ -25,12 +31,14 @@ from ..data.coco_json import AnnotationFile, shared_reading
 from ..data.datasets.folders import make_ready
 from ..modeling import MaskProposalNetwork
 from ..modeling.fpn import is_written_in, meta_architecture
-from ..utils.errors import UserError
+from ..utils.errors import UserError, reason_of
 from ..utils.files import write_json
 from ..utils.modules import overridden
 from ..utils.progress import working
 
 _AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_RECALL_NAMES = [f"box_proposals/AR{size}@{n}" for n in (100, 1000) for size in ("", "s", "m", "l")]
+_MORE_LIMITS = (10, 30, 300)
 _COCO_LIMIT = 100  # so many detections of an image count for COCO's AP
 
 logger = logging.getLogger(__name__)
@@ -94,8 +102,8 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
     def metric_names(self, cfg: CfgNode, dataset: str) -> list[str]:
         """See :func:`metric_names`."""
         if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
-            recalls = [f"AR{size}@{n}" for n in (100, 1000) for size in ("", "s", "m", "l")]
-            return [f"box_proposals/{name}" for name in (*recalls, "AR@10", "AR@30", "AR@300")]
+            more = (f"box_proposals/AR@{limit}" for limit in _MORE_LIMITS)
+            return [*_RECALL_NAMES, *more]
         classes = MetadataCatalog.get(dataset).get("thing_classes") or []
         each = [f"AP-{name}" for name in classes] if len(classes) > 1 else []
         tasks = ["bbox", "segm"] if cfg.MODEL.MASK_ON else ["bbox"]
@@ -110,7 +118,7 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
         with overridden(detectron2_evaluation, _evaluate_box_proposals=_recall):
             super()._eval_box_proposals(predictions)
         if "box_proposals" in self._results:  # not for images without annotations
-            for limit in (10, 30, 300):
+            for limit in _MORE_LIMITS:
                 recall = _recall(predictions, self._coco_api, limit=limit)
                 self._results["box_proposals"][f"AR@{limit}"] = recall["ar"].item() * 100
 
@@ -162,14 +170,51 @@ class ResultsWritingVOCEvaluator(PascalVOCDetectionEvaluator):
         return [f"bbox/{name}" for name in _AP_NAMES[:3]]
 
 
+class ResultsWritingLVISEvaluator(LVISEvaluator):
+    """A :class:`LVISEvaluator` that also writes its metrics as ``results.json``."""
+
+    def __init__(self, dataset_name: str, output_dir: str, **kwargs: Any):
+        """See :class:`LVISEvaluator`; ``output_dir`` is the folder of the file.
+
+        Raises:
+            UserError: if the package lvis is not installed.
+        """
+        try:
+            super().__init__(dataset_name, output_dir=output_dir, **kwargs)
+        except ImportError as error:
+            raise UserError(
+                f"data set {dataset_name} is LVIS's, whose metrics the package lvis computes ("
+                f"{reason_of(error)}): python -m pip install lvis"
+            ) from error
+
+    def evaluate(self) -> dict[str, Any] | None:
+        """See :meth:`LVISEvaluator.evaluate`."""
+        # lvis 0.5.3, the latest, asks NumPy for a name that it has no more.
+        with working("computing LVIS's metrics"), overridden(np, float=float):
+            results = super().evaluate()
+        if results:  # only the main process has results
+            write_results(self._output_dir, results)
+        return results
+
+    def metric_names(self, cfg: CfgNode, dataset: str) -> list[str]:
+        """See :func:`metric_names`."""
+        if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
+            return _RECALL_NAMES
+        tasks = ["bbox", "segm"] if cfg.MODEL.MASK_ON else ["bbox"]
+        return [f"{task}/{name}" for task in tasks for name in (*_AP_NAMES, "APr", "APc", "APf")]
+
+
 def build_evaluator(cfg: CfgNode, dataset: str, folder: str) -> DatasetEvaluator:
     """Build the evaluator of a test set: mask recall for a network of mask proposals, Pascal VOC's
-    for its data sets, and otherwise COCO's.
+    or LVIS's for their data sets, and otherwise COCO's.
 
     Args:
         cfg: the merged config.
         dataset: the name of the test set, which is registered.
         folder: where predictions and ``results.json`` are written.
+
+    Raises:
+        UserError: if the annotations cannot be read, or LVIS's package is missing.
     """
     if issubclass(meta_architecture(cfg), MaskProposalNetwork):
         from .mask_recall import MaskRecallEvaluator  # other networks start without it
@@ -178,6 +223,8 @@ def build_evaluator(cfg: CfgNode, dataset: str, folder: str) -> DatasetEvaluator
     kind = MetadataCatalog.get(dataset).get("evaluator_type", "coco")
     if kind == "pascal_voc" and cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
         return ResultsWritingVOCEvaluator(dataset, output_dir=folder)
+    if kind == "lvis":  # its ids count from 1, and classes have images that need not show them
+        return ResultsWritingLVISEvaluator(dataset, folder)
     if kind != "coco":
         text = "data set %s is registered for the evaluation %s: these are COCO's metrics"
         logger.warning(text, dataset, kind)

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..utils.errors import UserError
+from ..utils.files import prepare_target
 from .cluster import Cluster, Work
 from .reproduction import Reproduction
 from .results import collect, results_file, update_results
@@ -113,9 +114,11 @@ def reproduce(
     picked = pick_rows(table, reproduction.scale, rows)
     # Check before hours of training: the file may be of another scale.
     reproduction.prepare(picked.values())
-    collect(reproduction, table, results_file(output, reproduction.dataset_name, table))
+    file = results_file(output, reproduction.dataset_name, table)
+    collect(reproduction, table, file)
     for row in picked.values() if boxes else ():
         rpn_config(reproduction.run(row, seeds[0]))
+    prepare_target(file, overwrite=True, option="--output")
     call = _Call(reproduction, table, output, progress, cluster)
     busy, timed = 0, picked
     if table.kind != "timing":

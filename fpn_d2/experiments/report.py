@@ -373,7 +373,9 @@ def _summary_of(verdicts: Sequence[Verdict]) -> str:
 
 
 def _comparability(table: Table, results: Mapping[str, Any]) -> str:
-    """Say how far these numbers can be compared with the paper's."""
+    """Say how far these numbers can be compared with the paper's, if any has numbers."""
+    if not any(row.paper for row in table.rows.values()):
+        return ""
     if table.kind == "timing":
         return (
             "The paper's seconds are of an NVIDIA M40 and R-50 (R-101 where a row says so) on "

@@ -27,7 +27,7 @@ from ..config import load_config
 from ..data import check_names
 from ..data.datasets.folders import check_source
 from ..utils.errors import UserError
-from ..utils.files import is_local, read_json, replace_file, write_json
+from ..utils.files import explain_disk_errors, is_local, read_json, replace_file, write_json
 from .four_step import FourStep, proposal_opts
 from .pretraining import pretrain_backbone
 from .runs import PROVENANCE, Run, Runner, hold, read_result
@@ -172,7 +172,8 @@ class Reproduction:
         start, path = self.start_name, self._start_path(seed)
         if path == start:
             return
-        os.makedirs(self.folder, exist_ok=True)
+        with explain_disk_errors(self.folder, "name another --runs"):
+            os.makedirs(self.folder, exist_ok=True)
         sentence = f"another process has been making {path} for an hour; see to that process"
         with hold(f"{path}.lock", 3600, sentence):
             if os.path.isfile(path):

@@ -27,7 +27,7 @@ from ..config import flat, load_config, with_new_names
 from ..engine.launch import scale_schedule
 from ..engine.output_dir import losses_of, progress_of, read_steps, training_seconds
 from ..utils.errors import UserError
-from ..utils.files import read_json, write_json
+from ..utils.files import explain_disk_errors, read_json, write_json
 from ..utils.provenance import code_hash, describe_machine, describe_versions, git_commit
 
 # After a run is killed, its data loader's processes hold the lock until they next look for their
@@ -252,7 +252,8 @@ class Runner:
         Raises:
             BusyError: if another process holds it.
         """
-        os.makedirs(folder, exist_ok=True)
+        with explain_disk_errors(folder, "train into another folder"):
+            os.makedirs(folder, exist_ok=True)
         sentence = f"{folder} is being trained by another process; wait until it is done"
         with hold(os.path.join(folder, ".lock"), _LOCK_SECONDS, sentence) as lock:
             yield lock

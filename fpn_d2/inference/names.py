@@ -110,8 +110,10 @@ def _names_and_ids(dataset: str, number: int) -> tuple[list[str], list[int]] | N
         return None
     ids = metadata.get("thing_dataset_id_to_contiguous_id", {})
     by_class = {contiguous: dataset_id for dataset_id, contiguous in ids.items()}
-    whole = len(by_class) == number
-    return names, [by_class[i] for i in range(number)] if whole else list(range(number))
+    if len(by_class) == number:
+        return names, [by_class[i] for i in range(number)]
+    first = int(metadata.get("evaluator_type") == "lvis")  # whose ids count from 1
+    return names, list(range(first, first + number))
 
 
 # --- models

@@ -208,7 +208,8 @@ class Predictor(DefaultPredictor):
         Raises:
             UserError: for an image that the model cannot take; and see :func:`detections_above`.
         """
-        if isinstance(image, np.ndarray) and image.ndim == 3:
+        # A call refuses arrays of other shapes.
+        if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] in (3, 4):
             image = np.ascontiguousarray(image[:, :, 2::-1])  # BGR; an alpha channel is dropped
         return detections_above(self(image), threshold)
 
@@ -289,11 +290,12 @@ def set_final_nms(model: nn.Module, iou: float, most: int | None = None) -> None
     """Change a detector's last NMS, which decides between boxes that overlap, in place.
 
     Args:
-        model: a detector of Detectron2's form, not a :class:`PreparedModel`. One that ends in no
-            NMS, such as a network of mask proposals, stays as it is.
+        model: a detector of Detectron2's form, prepared or not. One that ends in no NMS, such as a
+            network of mask proposals, stays as it is.
         iou: the IoU above which the worse of two boxes is dropped, 0 to 1.
         most: the maximum number of boxes kept per image; None leaves it as it is.
     """
+    model = model.model if isinstance(model, PreparedModel) else model
     head = _box_predictor(model)
     rpn = getattr(model, "proposal_generator", None)
     if hasattr(head, "test_nms_thresh"):
@@ -312,12 +314,13 @@ def set_score_threshold(model: nn.Module, threshold: float | Sequence[float]) ->
     """Change in place the minimum score that a box needs to enter a detector's last NMS.
 
     Args:
-        model: a detector of Detectron2's form, not a :class:`PreparedModel`.
+        model: a detector of Detectron2's form, prepared or not.
         threshold: the minimum score, 0 to 1; or one for each class.
 
     Raises:
         UserError: for a model without classes.
     """
+    model = model.model if isinstance(model, PreparedModel) else model
     head = model if isinstance(model, RetinaNet) else _box_predictor(model)
     if not hasattr(head, "test_score_thresh"):
         raise UserError(

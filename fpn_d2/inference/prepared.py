@@ -96,6 +96,15 @@ class PreparedModel(nn.Module):
                 raise
             return getattr(super().__getattr__("model"), name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Change what the copy has, such as a RetinaNet's ``test_score_thresh``, in the copy."""
+        inner = self.__dict__.get("_modules", {}).get("model")
+        own = name == "model" or name in self.__dict__ or hasattr(type(self), name)
+        if inner is None or own or not hasattr(inner, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(inner, name, value)
+
     def load_weights(self, other: "PreparedModel") -> None:
         """Take the weights of another copy of the model, prepared in the same precision.
 

@@ -24,7 +24,7 @@ from ..visualization.pages import (
     horizontal_bars,
     new_axes,
     page_environment,
-    plain_text,
+    short_name,
     write_page,
 )
 from .coco_matches import RECALLS
@@ -233,7 +233,7 @@ def _draw_curves(analysis: ErrorAnalysis, prefix: str) -> Chart:
         axes.plot(RECALLS, mean, color="black", lw=2.4, label=label, zorder=2.2)
     shown, rest = there[:_CURVES_SHOWN], there[_CURVES_SHOWN:]
     for i, (curve, color) in enumerate(zip(shown, PALETTE, strict=False)):
-        name = plain_text(curve["name"])
+        name = short_name(curve["name"])
         style = {"color": color, "zorder": 2 - i / 20}  # the first ones lie on top
         # matplotlib leaves out names that begin with _
         label = f"{' ' * name.startswith('_')}{name} ({curve['AP50']:.0f})"
@@ -272,7 +272,7 @@ def _draw_matrix(analysis: ErrorAnalysis, matrix: np.ndarray, shown: str, prefix
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.grid(visible=False)
     ticks = range(len(matrix))
-    titles = [plain_text(name) for name in names]
+    titles = [short_name(name) for name in names]
     turned = {"rotation": 90} if len(names) > 6 else {"rotation": 30, "ha": "right"}
     axes.set_xticks(ticks, [*titles, "(missed)"], **turned)
     axes.set_yticks(ticks, [*titles, "(background)"])

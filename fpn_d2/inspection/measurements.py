@@ -125,8 +125,10 @@ class Inspection:
         self.config, self.setup = config, AnchorSetup(cfg)
         setup, (path, folder) = self.setup, dataset_files(dataset, split)
         # A folder's split is named as a registered one is: <folder>_<split>.
-        in_folder = dataset_splits(dataset)
-        self.dataset = f"{os.path.normpath(dataset)}_{split}" if in_folder else dataset
+        in_folder, path_to = dataset_splits(dataset), os.path.normpath(dataset)
+        if os.path.basename(path_to) in (os.curdir, os.pardir):  # no name, and a hidden file's
+            path_to = os.path.abspath(path_to)
+        self.dataset = f"{path_to}_{split}" if in_folder else dataset
         self.objects = objects = AnnotatedObjects(path, image_folder or folder)
         boxes, sizes = network_inputs(
             objects.boxes,

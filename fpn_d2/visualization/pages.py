@@ -61,7 +61,7 @@ def horizontal_bars(
     figure, axes = new_axes(height=max(4.4, 0.28 * len(names)))
     bars = axes.barh(range(len(names)), values, color=colors)
     axes.bar_label(bars, texts or [f"{value:,}" for value in values], padding=3, fontsize=9)
-    axes.set_yticks(range(len(names)), [plain_text(name) for name in names])
+    axes.set_yticks(range(len(names)), [short_name(name) for name in names])
     axes.set_ylim(max(len(names), 5) - 0.4, -0.6)  # first on top; space for five keeps one bar thin
     axes.grid(visible=False)
     axes.margins(x=0.15)
@@ -69,14 +69,13 @@ def horizontal_bars(
     return figure
 
 
-def plain_text(name: str) -> str:
-    """Cut a name to 24 characters; escape dollar signs, which matplotlib takes for mathematics."""
-    short = name if len(name) <= 24 else f"{name[:21]}..."
-    return short.replace("$", r"\$")
+def short_name(name: str) -> str:
+    """Cut a name to 24 characters."""
+    return name if len(name) <= 24 else f"{name[:21]}..."
 
 
 def finish_chart(
-    figure: Figure, prefix: str, description: str, title: str, caption: str, *, columns: int = 0
+    figure: Figure, prefix: str, description: str, title: str, caption: str, *, columns: int = 2
 ) -> Chart:
     """Finish a figure of a page, with a legend below its axes if there is something to name.
 
@@ -85,18 +84,24 @@ def finish_chart(
         prefix: the prefix of the SVG's ids; each figure of a page has its own.
         description: the text for readers who cannot see the figure.
         title, caption: see :class:`Chart`.
-        columns: the number of columns of the legend; 0 means two, or one for long labels.
+        columns: the most columns of the legend; fewer if it would be wider than the figure.
     """
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if labels:
-        # In a figure of the usual width, each of two columns holds this many letters.
-        columns = columns or (2 if max(map(len, labels)) <= 34 else 1)
-        place = {"loc": "outside lower center", "ncols": columns, "handlelength": 3.2}
-        figure.legend(handles, labels, frameon=False, fontsize=9, **place)
+        place = {"loc": "outside lower center", "handlelength": 3.2, "frameon": False}
+        font = {"size": 9, "family": font_families("".join(labels))}
+        for count in range(columns, 0, -1):
+            legend = figure.legend(handles, labels, ncols=count, prop=font, **place)
+            for text in legend.texts:
+                text.set_parse_math(False)  # else its width is that of a formula
+            if count == 1 or legend.get_window_extent().width <= figure.bbox.width:
+                break
+            legend.remove()
     texts = figure.findobj(Text)
     families = font_families("".join(text.get_text() for text in texts))
     for text in texts:
         text.set_family(families)
+        text.set_parse_math(False)  # names may have dollar signs
     return Chart(title, caption, _to_svg(figure, prefix, description))
 
 

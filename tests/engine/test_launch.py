@@ -107,6 +107,10 @@ def test_a_step_makes_one_collective_call(in_two_processes):
     assert "averages: 2" in in_two_processes
 
 
+def test_a_signal_to_one_process_stops_both_in_a_step_of_ones_own(in_two_processes):
+    assert in_two_processes.count("stopped with 143 after iteration 0") == 2
+
+
 def test_a_loss_that_is_nan_in_one_process_stops_both_before_their_weights(in_two_processes):
     printed = [line for line in in_two_processes if line.startswith("process ")]
     sentences = []

@@ -247,6 +247,17 @@ def test_a_running_normalizer_stays():
     assert used.loss_normalizer == 5.0
 
 
+def test_a_retinanets_validation_loss_depends_on_its_weights_alone(tiny_config):
+    cfg = tiny_config(row="RetinaNet/retinanet_R_18_FPN")
+    model, loader = build_model(cfg), build_loss_loader(cfg, "tiny_val")
+    found = []
+    for average, times in ((100.0, 1), (400.0, 1), (100.0, 2)):
+        model.loss_normalizer = average
+        found.append(validation_losses(model, [loader] * times, 7)["validation_loss"])
+        assert model.loss_normalizer == average
+    assert found == pytest.approx([found[0]] * 3, rel=1e-5)
+
+
 @pytest.mark.parametrize("measured", [{}, None])  # a test of one's own may return nothing
 def test_the_losses_lie_beside_the_metrics_and_not_in_the_losses_curve(
     measured, trainer, monkeypatch

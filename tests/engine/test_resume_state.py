@@ -391,3 +391,12 @@ def test_a_finished_training_without_a_model_final_may_be_ended_with_averages(tr
     trainer("SOLVER.EMA_DECAY", 0.9, resume=True)
     final = torch.load(folder / "model_final.pth", weights_only=True)["model"]
     assert all(torch.equal(final[name], value) for name, value in trained["model"].items())
+
+
+def test_averages_begin_with_the_weights_that_are_loaded(trainer, tmp_path):
+    path = tmp_path / "start.pth"
+    torch.save(trainer().model.state_dict(), path)
+    made = trainer("SOLVER.EMA_DECAY", 0.9, "MODEL.WEIGHTS", path)
+    averages = made.evaluated_model.state_dict()
+    for name, value in torch.load(path, weights_only=True).items():
+        assert torch.equal(averages[name], value)

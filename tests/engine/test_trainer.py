@@ -219,6 +219,20 @@ def test_time_augmentation_is_detectron2s(tiny_config, tmp_path):
     assert [one["score"] for one in json.loads(Path(plain).read_text())] != scores[0]
 
 
+def test_an_evaluator_of_ones_own_writes_augmented_results_to_the_runs_folder(tiny_config):
+    folders = []
+
+    class Own(Trainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name, output_folder=None):  # as Detectron2's
+            folders.append(output_folder)
+            return COCOEvaluator(dataset_name, output_dir=output_folder)
+
+    cfg = tiny_config("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(48,)", row=FASTER)
+    Own.test_with_TTA(cfg, Own.build_model(cfg).eval())
+    assert folders == [os.path.join(cfg.OUTPUT_DIR, "inference_TTA")]
+
+
 def test_norms_that_cannot_work_are_refused(tiny_config, monkeypatch):
     with pytest.raises(UserError, match="TEST.PRECISE_BN.ENABLED has no effect"):
         Trainer(tiny_config("TEST.PRECISE_BN.ENABLED", True, "MODEL.RESNETS.NORM", "FrozenBN"))

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import os
+import signal
 import sys
 
 import torch
@@ -40,6 +41,7 @@ def main(args: argparse.Namespace) -> None:
     ablations(args)
     spoil(args)
     count(args)
+    stop(args)
 
 
 def ablations(args: argparse.Namespace) -> None:
@@ -126,6 +128,31 @@ def spoil(args: argparse.Namespace) -> None:
         same = all(map(torch.equal, before, model.parameters()))
         text = f"process {comm.get_rank()}: weights {'same' if same else 'DIFFER'}, {error}"
         texts = comm.all_gather(text)
+        if comm.is_main_process():
+            print("\n".join(texts))
+
+
+class OwnStep(Trainer):
+    """A trainer whose step is written anew, as in many projects; process 1 gets a SIGTERM in it."""
+
+    def run_step(self) -> None:
+        if comm.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        losses = self.model(next(self._trainer._data_loader_iter))
+        self.optimizer.zero_grad()
+        sum(losses.values()).backward()
+        self.optimizer.step()
+
+
+def stop(args: argparse.Namespace) -> None:
+    opts = ["SOLVER.MAX_ITER", "3", "DATASETS.TEST", "()", "OVERWRITE_OUTPUT_DIR", "True"]
+    cfg = load_config(os.path.join(args.configs, "RPN/rpn_R_18_FPN.yaml"), [*args.opts, *opts])
+    trainer = OwnStep(cfg)
+    trainer.resume_or_load(resume=False)
+    try:
+        trainer.train()
+    except SystemExit as error:
+        texts = comm.all_gather(f"stopped with {error.code} after iteration {trainer.iter}")
         if comm.is_main_process():
             print("\n".join(texts))
 

@@ -472,3 +472,16 @@ def test_seconds_stand_at_the_seed_and_the_machine_that_were_timed(plan, tables,
     assert seconds() == ({0: None, 1: 0.5}, {1: ELSEWHERE["machine"]})
     (folder / "run.json").write_text(json.dumps({**content, **HERE}))
     assert seconds()[1] == {}
+
+
+def test_an_output_that_cannot_be_made_is_refused_before_any_training(call, calls, tmp_path):
+    (tmp_path / "results").write_text("a file and no folder")
+    with pytest.raises(UserError, match="name another --output"):
+        call()
+    assert not calls()
+
+
+def test_runs_that_cannot_be_kept_are_refused_before_any_training(call, plan, tmp_path):
+    (tmp_path / "file").write_text("a file and no folder")
+    with pytest.raises(UserError, match="could not be written .* another"):
+        call(plan=dataclasses.replace(plan, folder=str(tmp_path / "file" / "runs")))

@@ -174,3 +174,18 @@ def test_every_table_can_be_written_before_anything_is_trained(repo, name, tmp_p
             assert "Nothing of this table has been run yet." in Path(path).read_text(
                 encoding="utf-8"
             )
+
+
+@pytest.mark.parametrize("has_paper", [True, False])
+def test_only_a_table_of_the_papers_speaks_of_its_numbers(table, results, tmp_path, has_paper):
+    for row in table.rows.values() if not has_paper else ():
+        row.paper.clear()
+    for path in write_report(table, results, str(tmp_path)):
+        text = Path(path).read_text(encoding="utf-8")
+        assert ("numbers are of R-50" in text) == has_paper
+
+
+def test_the_page_has_the_names_by_which_it_calls_rows(table, results, tmp_path):
+    table.rows["bottom_up"] = table.rows.pop("d")
+    _, page = write_report(table, results, str(tmp_path))
+    assert "</span>bottom_up</th>" in Path(page).read_text(encoding="utf-8")

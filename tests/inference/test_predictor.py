@@ -1,5 +1,6 @@
 """The predictor resizes, batches and refuses images, and finds its model; the last NMS."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -441,3 +442,33 @@ def test_thresholds_of_classes_lie_where_the_model_does(row_config):
     model = build_model(row_config(ROW)).to("meta")
     set_score_threshold(model, [0.5] * 5)
     assert model.roi_heads.box_predictor.test_score_thresh.device.type == "meta"
+
+
+@pytest.fixture
+def retinanet(row_config):
+    """A prepared RetinaNet that finds five objects and more in noise."""
+    sizes = ["INPUT.MIN_SIZE_TEST", 96, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.005]
+    cfg = row_config("quick/RetinaNet/retinanet_R_18_FPN", *sizes)
+    predictor = Predictor(cfg, random_detector(cfg))
+    assert len(predictor(noise(96, 140))["instances"]) > 5
+    return predictor
+
+
+def test_settings_of_a_prepared_retinanet_are_its_copys(retinanet):
+    retinanet.model.max_detections_per_image = 3
+    assert len(retinanet(noise(96, 140))["instances"]) == 3
+    for copied in (copy.deepcopy(retinanet.model), pickle.loads(pickle.dumps(retinanet.model))):
+        assert copied.max_detections_per_image == 3
+    retinanet.model.mine = 5
+    assert not hasattr(retinanet.model.model, "mine")
+    set_final_nms(retinanet.model, 0.5, 2)
+    assert len(retinanet(noise(96, 140))["instances"]) == 2
+    set_score_threshold(retinanet.model, 1.0)
+    assert len(retinanet(noise(96, 140))["instances"]) == 0
+
+
+@pytest.mark.parametrize("shape", [(3, 100, 140), (100, 140, 5), (100, 140, 2)])
+def test_detect_refuses_arrays_that_a_call_refuses(predictor, shape):
+    for call in (predictor, predictor.detect):
+        with pytest.raises(UserError, match="is no "):
+            call(np.zeros(shape, np.uint8))

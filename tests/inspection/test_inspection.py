@@ -202,3 +202,13 @@ def test_sides_of_a_power_of_two_are_in_one_octave(tmp_path, inspect):
     found = inspect(str(path), "INPUT.MIN_SIZE_TEST", 800, "INPUT.MAX_SIZE_TEST", 1333)
     assert found.by_size()[32]["objects"] == 20
     assert np.histogram(found.sides, _half_octaves(found.sides))[0].sum() == 20
+
+
+def test_a_folder_named_by_a_dot_is_called_by_its_name(tmp_path, row_config, monkeypatch):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "images/a.jpg")
+    (tmp_path / "labels/a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [cat]\n")
+    monkeypatch.chdir(tmp_path)
+    assert Inspection(".", row_config(FPN), FPN).dataset == f"{tmp_path}_train"

@@ -130,3 +130,14 @@ def test_what_agreement_cannot_compare_is_refused_before_the_work(call, repo, ca
     captured = capsys.readouterr()
     assert "is no Faster R-CNN" in captured.err
     assert "pooling:" not in captured.out
+
+
+def test_measurements_of_an_earlier_call_are_kept(call, tmp_path, capsys):
+    path = tmp_path / "mine.json"
+    path.write_text('[{"task": "inference"}]')
+    with pytest.raises(SystemExit):
+        call("--json", path)
+    assert "add --force" in capsys.readouterr().err
+    assert json.loads(path.read_text()) == [{"task": "inference"}]
+    call("--json", path, "--force")
+    assert json.loads(path.read_text())[0]["task"] == "pooling"

@@ -12,7 +12,7 @@ from fpn_d2.experiments.benchmark_tables import benchmark_table
 from fpn_d2.experiments.cost_growth import draw_growth
 from fpn_d2.utils.devices import keep_freed_memory
 from fpn_d2.utils.errors import UserError
-from fpn_d2.utils.files import explain_disk_errors, write_json
+from fpn_d2.utils.files import check_targets, explain_disk_errors, write_json
 from fpn_d2.utils.provenance import (
     describe_machine,
     describe_versions,
@@ -90,7 +90,9 @@ def run_benchmark(args: argparse.Namespace) -> None:
         check_agreement(*args.agreement)  # now, as that task runs last
         calls.append((benchmark_agreement, 0.5, *args.agreement))
     rows, description = [], describe_benchmark()
-    if args.json and not os.path.isfile(args.json):
+    if os.path.isfile(args.json):
+        check_targets(args.json, overwrite=args.force, option="--json")
+    elif args.json:
         write_benchmark([], args.json)  # fails now, before minutes of work are lost
     for task, share, *arguments in calls:
         start = time.perf_counter()

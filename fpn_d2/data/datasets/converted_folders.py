@@ -15,7 +15,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+XML_ENDINGS = (".xml",)
 _READERS = {"YOLO": "yolo", "Pascal VOC": "voc", "Roboflow's COCO": "roboflow"}
 # So many entries of a folder tell what it holds; there may be a hundred thousand.
 _LOOKED_AT = 1000
 # Raise it when the result of converting the same files changes.
-_VERSION = 4
+_VERSION = 5
 # The key of ``info`` under which an annotation file holds what its conversion found.
 FINDINGS = "conversion_findings"
 _NOTES, _NOTES_WITHIN = '"notes": ', 4096  # characters from the file's beginning
@@ -47,7 +48,8 @@ def coco_files(folder: str) -> dict[str, str]:
 
 
 def splits_by_layout(folder: str) -> dict[str, list[str]]:
-    """List a folder's splits in each layout that it may be in; open no file but a data.yaml."""
+    """List a folder's splits in each layout that it may be in; open only a data.yaml and lists of
+    images whose names leave open whether they are splits."""
     found = {"COCO": list(coco_files(folder))}
     found |= {layout: _reader(layout).split_names(folder) for layout in _candidates(folder)}
     return {layout: splits for layout, splits in found.items() if splits}
@@ -59,7 +61,7 @@ def _candidates(folder: str) -> list[str]:
     signs = {
         "YOLO": os.path.isfile(os.path.join(folder, "data.yaml")),
         "Pascal VOC": any(
-            holds(os.path.join(parent, place), is_xml)
+            holds(os.path.join(parent, place), XML_ENDINGS)
             for parent in (folder, *glob.glob(os.path.join(below, "")))
             for place in ("", "Annotations", "annotations")
         ),
@@ -70,17 +72,24 @@ def _candidates(folder: str) -> list[str]:
 
 def is_xml(path: str) -> bool:
     """Whether a file's name ends as an XML file's does."""
-    return path.lower().endswith(".xml")
+    return path.lower().endswith(XML_ENDINGS)
 
 
-def holds(folder: str, kind: Callable[[str], bool]) -> bool:
-    """Whether one of a folder's first entries is of a kind; False if there is no such folder."""
+def holds(folder: str, endings: tuple[str, ...]) -> bool:
+    """Whether one of a folder's first entries has one of these endings, or another file of its
+    name has; False if there is no such folder.
+
+    Some file systems list files in the order in which they came: all images, then all XML files.
+    """
     try:
         with os.scandir(folder) as entries:
-            names = (entry.name for entry in itertools.islice(entries, _LOOKED_AT))
-            return any(name[0] != "." and kind(name) for name in names)
+            names = [entry.name for entry in itertools.islice(entries, _LOOKED_AT)]
     except OSError:
         return False
+    stems = [os.path.splitext(name)[0] for name in names[:10]] if len(names) == _LOOKED_AT else []
+    either = (*endings, *map(str.upper, endings))
+    names += (s + e for s in stems for e in either if os.path.isfile(os.path.join(folder, s + e)))
+    return any(name[0] != "." and name.lower().endswith(endings) for name in names)
 
 
 def _reader(layout: str) -> ModuleType:
@@ -156,7 +165,7 @@ def _convert(folder: str, split: str) -> None:
     logger.info("Converting %s into %s", folder, os.path.dirname(target))
     classes, splits = source.read()
     for found in splits.values():
-        if not found.images:  # the reason is what was left out
+        if found.faults or not found.images:  # tell at once of images that are left out, too
             found.faults += [text for severity, text in found.findings if severity == "error"]
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from detectron2.structures.masks import polygon_area
 
-_IMAGE_ENDINGS = (
+IMAGE_ENDINGS = (
     *(".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg"),
     *(".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
 )
@@ -82,7 +82,7 @@ class Source:
 
 def is_image(path: str) -> bool:
     """Whether a file's name ends as an image's does."""
-    return path.lower().endswith(_IMAGE_ENDINGS)
+    return path.lower().endswith(IMAGE_ENDINGS)
 
 
 def all_files(folder: str) -> Iterator[str]:

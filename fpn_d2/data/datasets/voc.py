@@ -22,8 +22,8 @@ from defusedxml.ElementTree import parse
 from ...utils.errors import reason_of
 from ...utils.files import file_alike
 from ...utils.progress import told
-from .converted_folders import holds, is_xml
-from .converted_split import Source, Split, all_files, is_image, some
+from .converted_folders import XML_ENDINGS, holds, is_xml
+from .converted_split import IMAGE_ENDINGS, Source, Split, all_files, is_image, some
 
 # The folders of XML files and of images, relative to a split's folder or the whole data set's.
 _PLACES = (
@@ -60,7 +60,9 @@ def _split_places(folder: str) -> dict[str, _Place]:
         main = os.path.join(folder, "ImageSets", "Main")
         lists = [name[:-4] for name in _names(main) if name.endswith(".txt")]
         # VOC also has cat_train.txt, which says which images of train have a cat.
-        splits = [s for s in lists if not any(s.endswith(f"_{other}") for other in lists)]
+        marked = [s for s in lists if any(s.endswith(f"_{other}") for other in lists)]
+        marked = [s for s in marked if _has_marks(os.path.join(main, f"{s}.txt"))]
+        splits = [s for s in lists if s not in marked]
         listed = {s: place._replace(images_list=os.path.join(main, f"{s}.txt")) for s in splits}
         return listed or {"all": place}
     places = {}
@@ -72,10 +74,19 @@ def _split_places(folder: str) -> dict[str, _Place]:
     return {name: place for name, place in places.items() if place is not None}
 
 
+def _has_marks(images_list: str) -> bool:
+    """Whether a list says of its first image if it has objects of a class: "000005 -1"."""
+    try:
+        with open(images_list, encoding="utf-8-sig", errors="replace") as file:
+            return file.readline().split()[1:] in (["-1"], ["0"], ["1"])
+    except OSError:
+        return True
+
+
 def _find_place(folder: str) -> _Place | None:
     for xml, images in _PLACES:
         place = _Place(os.path.join(folder, xml), os.path.join(folder, images))
-        if holds(place.xml_folder, is_xml) and holds(place.image_folder, is_image):
+        if holds(place.xml_folder, XML_ENDINGS) and holds(place.image_folder, IMAGE_ENDINGS):
             return place
     return None
 
@@ -111,7 +122,7 @@ def open_source(folder: str) -> Source:
 
 def _read_split(folder: str, name: str, place: _Place) -> Split:
     """Read the files of a split; each ``category_id`` is still a class's name."""
-    split, strays = Split(), []
+    split, strays, used = Split(), [], set()
     images = filter(is_image, _names(place.image_folder))
     images = {os.path.splitext(image)[0]: image for image in images}
     files = [os.path.join(place.xml_folder, n) for n in _names(place.xml_folder) if is_xml(n)]
@@ -145,6 +156,7 @@ def _read_split(folder: str, name: str, place: _Place) -> Split:
         if image is None:
             strays.append(file)
         else:
+            used.add(image)
             path = os.path.join(place.image_folder, image)
             split.faults += _read_file(split, file, root, os.path.relpath(path, folder))
     if not files and not split.faults:
@@ -160,8 +172,8 @@ def _read_split(folder: str, name: str, place: _Place) -> Split:
     if unread:
         text = f"annotations in folders below {place.xml_folder} are left out {some(unread)}: move "
         split.findings.append(("warning", text + "them and their images up"))
-    if images and not place.images_list:
-        unlabelled = [os.path.join(place.image_folder, image) for image in images.values()]
+    unlabelled = [os.path.join(place.image_folder, i) for i in images.values() if i not in used]
+    if unlabelled and not place.images_list:
         text = f"images without annotations are left out {some(unlabelled)}: add XML files, with "
         split.findings.append(("warning", text + "no object in them if that is meant"))
     difficult = sum(entry["iscrowd"] for entry in split.annotations)

@@ -61,6 +61,13 @@ def open_source(folder: str) -> Source:
 # --- data.yaml
 
 
+class _NumbersAsWritten(yaml.SafeLoader):
+    """Keeps a whole number as it is written: 010 is a name, of which YAML makes 8."""
+
+
+_NumbersAsWritten.add_constructor("tag:yaml.org,2002:int", yaml.SafeLoader.construct_scalar)
+
+
 def _data_file(folder: str) -> str:
     return os.path.join(folder, "data.yaml")
 
@@ -72,7 +79,7 @@ def _read_data(folder: str) -> dict[str, Any]:
             text = file.read(_MAX_BYTES + 1)
         if len(text) > _MAX_BYTES:
             raise UserError(f"{path} is larger than 1 MB, which no data.yaml is: write it again")
-        data = yaml.safe_load(text)
+        data, as_written = yaml.safe_load(text), yaml.load(text, _NumbersAsWritten)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         if isinstance(error, UserError):
             raise
@@ -82,12 +89,13 @@ def _read_data(folder: str) -> dict[str, Any]:
         raise UserError(f"{path}{where} is no readable YAML ({reason}): correct it") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} has no lines of the form key: value; write names and train there")
-    return data
+    return data | {"names": as_written["names"]} if "names" in data else data
 
 
 def _split_entries(data: dict[str, Any]) -> dict[str, list[Any]]:
     """The folders and files of each split that data.yaml names."""
     found = {}
+    data = {str(key).lower(): entries for key, entries in data.items()}  # CVAT writes Train
     for key, split in _SPLITS.items():
         entries = data.get(key)
         if entries:
@@ -102,11 +110,11 @@ def _classes(folder: str, data: dict[str, Any]) -> tuple[dict[int, int], list[st
         raise UserError(f"{path} has no names: add the classes, such as names: [cat, dog]")
     pairs = list(names.items() if isinstance(names, dict) else enumerate(names))
     for number, name in pairs:
-        if type(name) not in (str, int):  # YAML reads yes as True, and 1.10 as 1.1
-            shown = f"{path} names the class {reprlib.repr(number)} {reprlib.repr(name)}"
+        if not isinstance(name, str):  # YAML reads yes as True, and 1.10 as 1.1
+            shown = f"{path} names the class {str(number)[:30]} {reprlib.repr(name)}"
             raise UserError(f"{shown}, which is no text for YAML: put the name in quotes")
     try:
-        by_number = {int(number): str(name) for number, name in pairs}
+        by_number = {int(number): name for number, name in pairs}
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{path} has names by {reprlib.repr(list(names))}: number them, such as 0: cat"
@@ -152,7 +160,9 @@ def _find_images(folder: str, data: dict[str, Any], entries: list[Any]) -> _Foun
             for line in filter(None, _lines(path)):
                 if "\0" in line:
                     raise UserError(f"{path} is not in UTF-8: save it as UTF-8")
-                image = _first_existing([os.path.dirname(path), *bases], line)
+                # CVAT writes data/images/a.jpg for images/a.jpg beside data.yaml.
+                names, beside = (line, line.removeprefix("data/")), [os.path.dirname(path), *bases]
+                image = next(filter(None, (_first_existing(beside, name) for name in names)), None)
                 # A missing image is named when the images are read.
                 image = image or os.path.normpath(os.path.join(os.path.dirname(path), line))
                 images[image] = _label_file(image)
@@ -175,8 +185,12 @@ def _bases(folder: str, data: dict[str, Any]) -> list[str]:
 
 
 def _first_existing(bases: list[str], path: str) -> str | None:
-    found = (os.path.normpath(os.path.join(base, path)) for base in bases)
-    return next((path for path in found if os.path.exists(path)), None)
+    joined = (os.path.join(base, path) for base in bases)
+    found = next(filter(os.path.exists, joined), None)
+    if found is None:
+        return None
+    # The folder may be a link, and what is above it is then elsewhere.
+    return os.path.realpath(found) if os.pardir in path.split(os.sep) else os.path.normpath(found)
 
 
 def _label_file(image: str) -> str:
@@ -208,7 +222,8 @@ def _read_split(
             text = f"image {image} {fault}, and is left out: put a sound image there or remove it"
             split.findings.append(("error", text))
             continue
-        split.add_image(os.path.relpath(image, folder), width, height)
+        inside = image.startswith(os.path.join(folder, ""))
+        split.add_image(os.path.relpath(image, folder) if inside else image, width, height)
         if not os.path.isfile(label):
             unlabelled.append(image)
             continue

@@ -1,5 +1,8 @@
 """data/datasets/voc.py against hand-written boxes, Detectron2's VOC loader and supervision."""
 
+import contextlib
+import os
+
 import numpy as np
 import pytest
 import supervision as sv
@@ -8,7 +11,9 @@ from detectron2.data.datasets.pascal_voc import load_voc_instances
 
 from fpn_d2 import UserError
 from fpn_d2.data import build_test_loader, load_train_dataset
-from fpn_d2.data.datasets import register_folders
+from fpn_d2.data.datasets import converted_folders, register_folders
+from fpn_d2.data.datasets.converted_folders import splits_by_layout
+from fpn_d2.inspection.dataset_check import check_dataset
 
 IMAGE = (40, 20)
 
@@ -226,3 +231,30 @@ def test_annotations_without_images_and_the_reverse_are_told(tmp_path, folders, 
     folders.write(tmp_path / "zoo", {"Annotations/deep/e.xml": xml(DOG)})
     assert len(folders.load(tmp_path, "zoo_all")[0]) == 1
     assert f"are left out ({tmp_path}/zoo/Annotations/deep/e.xml): move them" in file.read_text()
+
+
+def test_an_image_that_its_file_names_is_not_left_out(tmp_path, folders):
+    content = xml(thing("cat", (1, 1, 9, 9)), name="a.jpg")
+    folders.write(tmp_path / "zoo", {"images/a.jpg": (40, 20), "Annotations/task-a.xml": content})
+    assert not check_dataset(str(tmp_path / "zoo"), workers=1).findings
+
+
+def test_a_split_whose_name_ends_as_another_does(tmp_path, folders):
+    lists = {"train": "a\n", "small_train": "a\n", "cat_train": "a -1\n"}  # the last is VOC's
+    lists = {f"ImageSets/Main/{name}.txt": text for name, text in lists.items()}
+    folders.write(tmp_path, {"images/a.jpg": (40, 20), "Annotations/a.xml": xml(), **lists})
+    assert splits_by_layout(str(tmp_path)) == {"Pascal VOC": ["small_train", "train"]}
+
+
+@pytest.mark.parametrize("first", ["jpg", "xml"])
+def test_more_files_than_are_looked_at_of_one_kind_come_first(tmp_path, monkeypatch, first):
+    for name in (f"{i}.{ending}" for ending in ("jpg", "xml") for i in range(1200)):
+        (tmp_path / name).touch()
+    scan = os.scandir
+
+    @contextlib.contextmanager
+    def by_kind(path):  # as some file systems list files that were copied one kind after the other
+        yield iter(sorted(scan(path), key=lambda entry: not entry.name.endswith(first)))
+
+    monkeypatch.setattr(converted_folders.os, "scandir", by_kind)
+    assert splits_by_layout(str(tmp_path)) == {"Pascal VOC": ["all"]}

@@ -1,6 +1,7 @@
 """data/datasets/yolo.py: boxes, polygons and splits by arithmetic; faults by file and line."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from fpn_d2 import UserError
 from fpn_d2.data import build_test_loader, check_file, load_train_dataset
 from fpn_d2.data.datasets import register_folders
+from fpn_d2.inspection.dataset_check import check_dataset
 
 # 40 x 20 pixels (width x height).
 IMAGE = (40, 20)
@@ -18,6 +20,7 @@ YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
 BOX, IN_PIXELS = "1 0.5 0.5 0.25 0.4\n", [15, 6, 10, 8]
 # (4, 2), (20, 2), (4, 12): half of 16 x 10.
 TRIANGLE = "0 0.1 0.1 0.5 0.1 0.1 0.6\n"
+FIRST = "0 0.5 0.5 0.2 0.2\n"  # a box of the first class
 
 
 def folder(more=()):
@@ -295,3 +298,42 @@ def test_no_image_at_all_can_be_read(listed):
     cfg = listed(BROKEN)
     with pytest.raises(UserError, match=r"bad\.jpg is no image of a format that Pillow knows"):
         load_train_dataset(cfg)
+
+
+def test_cvats_lists_and_subsets(tmp_path, folders):
+    yaml = "names:\n  0: cat\npath: .\nTrain: Train.txt\nValidation: Validation.txt\n"
+    lists = {"Train.txt": "data/images/T/a.jpg\n", "Validation.txt": "images/V/b.jpg\n"}
+    images = {"images/T/a.jpg": (40, 30), "images/V/b.jpg": (40, 30)}
+    labels = {"labels/T/a.txt": FIRST, "labels/V/b.txt": FIRST}
+    folders.write(tmp_path / "zoo", {"data.yaml": yaml, **lists, **images, **labels})
+    for split, image in (("train", "images/T/a.jpg"), ("val", "images/V/b.jpg")):
+        ((record,), _) = folders.load(tmp_path, f"zoo_{split}")
+        assert record["file_name"] == str(tmp_path / "zoo" / image)
+        assert len(record["annotations"]) == 1
+
+
+def test_what_is_above_a_linked_folder(tmp_path, folders):
+    yaml = "train: images\nval: ../common/images\nnames: [cat]\n"
+    own = {"fish/data.yaml": yaml, "fish/images/a.jpg": (40, 30), "fish/labels/a.txt": FIRST}
+    common = {"common/images/b.jpg": (40, 30), "common/labels/b.txt": FIRST}
+    folders.write(tmp_path / "far", own | common)
+    # A folder of that name beside the link is another one.
+    folders.write(tmp_path / "sets", {"common/images/c.jpg": (9, 9), "common/labels/c.txt": FIRST})
+    (tmp_path / "sets/fish").symlink_to(tmp_path / "far/fish")
+    ((record,), _) = folders.load(tmp_path / "sets", "fish_val")
+    assert Path(record["file_name"]).samefile(tmp_path / "far/common/images/b.jpg")
+
+
+@pytest.mark.parametrize("word", ["010", "12:30", "1_0", "0x1F"])
+def test_numbers_as_names_are_as_written(tmp_path, folders, word):
+    yaml = f"train: images\nnames: [cat, {word}]\n"
+    files = {"data.yaml": yaml, "images/a.jpg": (40, 30), "labels/a.txt": FIRST}
+    folders.write(tmp_path / "zoo", files)
+    assert folders.load(tmp_path, "zoo_train")[1] == ["cat", word]
+
+
+def test_images_that_cannot_be_read_are_told_beside_a_faulty_line(tmp_path, folders):
+    files = {"images/a.jpg": (40, 30), "labels/a.txt": "0 0\n", "images/b.jpg": "none"}
+    folders.write(tmp_path / "zoo", {"data.yaml": "train: images\nnames: [cat]\n", **files})
+    findings = check_dataset(str(tmp_path / "zoo"), workers=1).findings
+    assert ["b.jpg is no image" in one.sentence for one in findings] == [False, True]

@@ -1,0 +1,70 @@
+"""A data set in LVIS's format is measured as LVIS does, whose classes count from 1."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, Instances
+
+from fpn_d2 import UserError
+from fpn_d2.engine import Trainer
+from fpn_d2.evaluation import ResultsWritingLVISEvaluator, metric_names
+from fpn_d2.inference.names import classes_of
+
+ROW = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
+CLASSES = {1: ("cat", "f"), 2: ("dog", "r")}  # one found often in LVIS, one rarely
+
+
+@pytest.fixture
+def cfg(tmp_path, row_config):
+    """The config of a detector on toy_lvis: two images, each with a cat and a dog."""
+    images, annotations = [], []
+    for number in (1, 2):
+        size = {"width": 120, "height": 100}
+        lists = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+        images.append({"id": number, **size, **lists})
+        for category in CLASSES:
+            box = {"bbox": [50 * category - 40, 10, 40, 40], "area": 1600}
+            ids = {"id": len(annotations) + 1, "image_id": number, "category_id": category}
+            annotations.append({**ids, **box})
+    categories = [{"id": i, "name": n, "frequency": f} for i, (n, f) in CLASSES.items()]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "lvis.json").write_text(json.dumps(content))
+    DatasetCatalog.register("toy_lvis", lambda: images)
+    names = [name for name, _ in CLASSES.values()]
+    metadata = {"json_file": str(tmp_path / "lvis.json"), "evaluator_type": "lvis"}
+    MetadataCatalog.get("toy_lvis").set(thing_classes=names, **metadata)
+    words = ["DATASETS.TEST", ("toy_lvis",), "OUTPUT_DIR", str(tmp_path / "out")]
+    return row_config(ROW, *words, "MODEL.ROI_HEADS.NUM_CLASSES", 2)
+
+
+def test_the_metrics_of_lvis(cfg, tmp_path):
+    pytest.importorskip("lvis")
+    evaluator = Trainer.build_evaluator(cfg, "toy_lvis")
+    assert type(evaluator) is ResultsWritingLVISEvaluator
+    evaluator.reset()
+    for number in (1, 2):  # every cat is found, and no dog
+        found = Instances((100, 120))
+        found.pred_boxes = Boxes(torch.tensor([[10.0, 10.0, 50.0, 50.0]]))
+        found.scores, found.pred_classes = torch.tensor([0.9]), torch.tensor([0])
+        evaluator.process([{"image_id": number}], [{"instances": found}])
+    results = evaluator.evaluate()["bbox"]
+    assert (results["AP"], results["APf"], results["APr"]) == pytest.approx((50, 100, 0))
+    assert [f"bbox/{name}" for name in results] == metric_names(cfg, "toy_lvis", evaluator)
+    written = json.loads((tmp_path / "out/inference/toy_lvis/results.json").read_text())
+    assert written["bbox"]["AP"] == pytest.approx(50)
+    assert not hasattr(np, "float")  # which lvis needs
+
+
+def test_the_ids_of_its_classes(cfg):
+    classes = classes_of(cfg)
+    assert (classes.names, classes.category_ids) == (["cat", "dog"], [1, 2])
+
+
+def test_its_package_is_missing(cfg, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lvis", None)
+    with pytest.raises(UserError, match=r"toy_lvis is LVIS's.*python -m pip install lvis"):
+        Trainer.build_evaluator(cfg, "toy_lvis")
