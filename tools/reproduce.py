@@ -74,16 +74,16 @@ def main() -> None:
         try:
             reproduce(plan, args.table, args.output, rows, seeds, progress, boxes, cluster)
         except KeyboardInterrupt:
-            if cluster is None:
-                raise
-            sys.exit(130)  # The user has been told what becomes of the jobs.
+            if cluster is None:  # else the user has been told what becomes of the jobs
+                print("stopped; the same command goes on from there", file=sys.stderr)
+            sys.exit(130)
 
 
 def _numbers(option: str, words: str, least: int, example: str) -> list[int]:
     from fpn_d2 import UserError
 
     try:
-        numbers = [int(word) for word in words.split(",")]
+        numbers = list(dict.fromkeys(int(word) for word in words.split(",")))
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < least:

@@ -99,7 +99,7 @@ def _shapes(project):
 
 @pytest.mark.usefixtures("_shapes")
 def test_rows_seeds_and_output_of_the_command_line(call, project):
-    code, stdout, stderr = call("--rows", "d", "--seeds", "0,2", "--output", "elsewhere")
+    code, stdout, stderr = call("--rows", "d", "--seeds", "0,2,0", "--output", "elsewhere")
     assert (code, stderr) == (0, "")
     (row,) = json.loads((project / "elsewhere/shapes/table1.json").read_text())["rows"]
     assert not (project / "results").exists()

@@ -107,8 +107,8 @@ def layout_and_splits(folder: str) -> tuple[str, list[str]]:
     if not found:
         raise UserError(
             f"{folder} is in none of the layouts of data sets: give it images/ and annotations/"
-            "instances_<split>.json (COCO), a data.yaml (YOLO), Annotations/*.xml beside "
-            "JPEGImages/ (Pascal VOC) or <split>/_annotations.coco.json (Roboflow's COCO)"
+            "instances_<split>.json (COCO), a data.yaml with train: (YOLO), Annotations/*.xml "
+            "beside JPEGImages/ (Pascal VOC) or <split>/_annotations.coco.json (Roboflow's COCO)"
         )
     if len(found) > 1:
         raise UserError(
