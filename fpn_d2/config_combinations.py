@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.modeling import GeneralizedRCNN, ProposalNetwork
+from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY, GeneralizedRCNN, ProposalNetwork
 from detectron2.modeling.meta_arch import PanopticFPN, RetinaNet
+from detectron2.modeling.proposal_generator.rrpn import RRPN
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, RROIHeads, StandardROIHeads
 
 from .config_values import (
@@ -28,7 +29,7 @@ from .config_values import (
     check_values,
     value_of,
 )
-from .modeling.fpn import is_known, meta_architecture
+from .modeling.fpn import is_known, meta_architecture, registered
 from .utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -167,8 +168,10 @@ def check_heads(cfg: CfgNode, heads: Any) -> None:
     elif issubclass(network, (GeneralizedRCNN, ProposalNetwork)):
         if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
             matchers, losses = ["MODEL.RPN"], ["MODEL.RPN.BBOX_REG_LOSS_TYPE"]
-            is_rotated = model.PROPOSAL_GENERATOR.NAME == "RRPN"
-            check_values(cfg, {"MODEL.RPN.BBOX_REG_WEIGHTS": FIVE if is_rotated else FOUR})
+            generator = registered(PROPOSAL_GENERATOR_REGISTRY, model.PROPOSAL_GENERATOR.NAME)
+            if is_known(generator):
+                weights = FIVE if generator is RRPN else FOUR
+                check_values(cfg, {"MODEL.RPN.BBOX_REG_WEIGHTS": weights})
         if is_known(heads):
             matchers.append("MODEL.ROI_HEADS")
             losses.append("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE")

@@ -653,7 +653,8 @@ class ConfiguredHeads(StandardROIHeads):
 
 
 def test_rotated_boxes_have_a_fifth_weight():
-    from detectron2.modeling import build_model
+    from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY, build_model
+    from detectron2.modeling.proposal_generator.rrpn import RRPN
 
     opts = "MODEL.PROPOSAL_GENERATOR.NAME RRPN MODEL.ROI_HEADS.NAME RROIHeads MODEL.DEVICE cpu "
     opts += "MODEL.ROI_BOX_HEAD.POOLER_TYPE ROIAlignRotated MODEL.BACKBONE.NAME build_fpn_backbone "
@@ -664,6 +665,10 @@ def test_rotated_boxes_have_a_fifth_weight():
         load_config(zoo, four)
     cfg = load_config(zoo, [*four, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", "(10.,10.,5.,5.,1.)"])
     assert len(build_model(cfg).proposal_generator.box2box_transform.weights) == 5
+    own = type("RotatedOfTheirs", (RRPN,), {})
+    PROPOSAL_GENERATOR_REGISTRY.register(own)
+    opts = ["MODEL.PROPOSAL_GENERATOR.NAME", own.__name__]
+    load_config(zoo, [*four, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", "(10.,10.,5.,5.,1.)", *opts])
 
 
 @pytest.mark.parametrize(

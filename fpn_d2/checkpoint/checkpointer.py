@@ -332,7 +332,7 @@ def _download(path_manager: Any, address: str) -> None:
     try:
         path_manager.get_local_path(address)
     except Exception as error:  # of any protocol
-        reason = reason_of(getattr(error, "reason", error))
+        reason = reason_of(getattr(error, "reason", "") or error)
         url = address.replace(Detectron2Handler.PREFIX, Detectron2Handler.S3_DETECTRON2_PREFIX)
         raise UserError(
             f"the weights {address} cannot be downloaded ({reason}); "

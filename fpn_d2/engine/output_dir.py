@@ -24,6 +24,7 @@ _BEGUN = ".torchrun"
 _EVALUATED = (
     "results.json",
     "coco_instances_results.json",
+    "lvis_instances_results.json",
     "instances_predictions.pth",
     "mask_proposals.json",
 )

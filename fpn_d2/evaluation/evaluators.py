@@ -2,13 +2,14 @@
 
 import contextlib
 import copy
+import functools
 import io
 import logging
 import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from detectron2.evaluation import (
     DatasetEvaluator,
     LVISEvaluator,
     PascalVOCDetectionEvaluator,
+    lvis_evaluation,
 )
 from detectron2.evaluation import coco_evaluation as detectron2_evaluation
 from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals
@@ -123,9 +125,14 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
                 self._results["box_proposals"][f"AR@{limit}"] = recall["ar"].item() * 100
 
 
-def _recall(predictions: list[dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Call Detectron2's recall with its arguments. It does not count the objects of an image
-    without proposals, so such an image gets one that covers nothing."""
+def _recall(
+    predictions: list[dict[str, Any]],
+    *args: Any,
+    measure: Callable[..., dict[str, Any]] = _evaluate_box_proposals,
+    **kwargs: Any,
+) -> dict[str, Any]:
+    """Call Detectron2's recall, ``measure``, with its arguments. It does not count the objects of
+    an image without proposals, so such an image gets one that covers nothing."""
     counted = []
     for prediction in predictions:
         proposals = prediction["proposals"]
@@ -136,7 +143,7 @@ def _recall(predictions: list[dict[str, Any]], *args: Any, **kwargs: Any) -> dic
                 objectness_logits=torch.full((1,), -math.inf),
             )
         counted.append({**prediction, "proposals": proposals})
-    return _evaluate_box_proposals(counted, *args, **kwargs)
+    return measure(counted, *args, **kwargs)
 
 
 def _give_crowds_masks(truth: COCO) -> None:
@@ -189,7 +196,7 @@ class ResultsWritingLVISEvaluator(LVISEvaluator):
 
     def evaluate(self) -> dict[str, Any] | None:
         """See :meth:`LVISEvaluator.evaluate`."""
-        # lvis 0.5.3, the latest, asks NumPy for a name that it has no more.
+        # lvis 0.5.3, the latest release, uses np.float, which NumPy has removed.
         with working("computing LVIS's metrics"), overridden(np, float=float):
             results = super().evaluate()
         if results:  # only the main process has results
@@ -202,6 +209,13 @@ class ResultsWritingLVISEvaluator(LVISEvaluator):
             return _RECALL_NAMES
         tasks = ["bbox", "segm"] if cfg.MODEL.MASK_ON else ["bbox"]
         return [f"{task}/{name}" for task in tasks for name in (*_AP_NAMES, "APr", "APc", "APf")]
+
+    def _eval_box_proposals(self, predictions: list[dict[str, Any]]) -> None:
+        """See :meth:`LVISEvaluator._eval_box_proposals`; counts the objects of images without
+        proposals as missed."""
+        recall = functools.partial(_recall, measure=lvis_evaluation._evaluate_box_proposals)
+        with overridden(lvis_evaluation, _evaluate_box_proposals=recall):
+            super()._eval_box_proposals(predictions)
 
 
 def build_evaluator(cfg: CfgNode, dataset: str, folder: str) -> DatasetEvaluator:
@@ -223,7 +237,7 @@ def build_evaluator(cfg: CfgNode, dataset: str, folder: str) -> DatasetEvaluator
     kind = MetadataCatalog.get(dataset).get("evaluator_type", "coco")
     if kind == "pascal_voc" and cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
         return ResultsWritingVOCEvaluator(dataset, output_dir=folder)
-    if kind == "lvis":  # its ids count from 1, and classes have images that need not show them
+    if kind == "lvis":  # ids count from 1, and not every class is annotated in every image
         return ResultsWritingLVISEvaluator(dataset, folder)
     if kind != "coco":
         text = "data set %s is registered for the evaluation %s: these are COCO's metrics"

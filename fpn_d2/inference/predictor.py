@@ -208,7 +208,7 @@ class Predictor(DefaultPredictor):
         Raises:
             UserError: for an image that the model cannot take; and see :func:`detections_above`.
         """
-        # A call refuses arrays of other shapes.
+        # The call takes other arrays as they are: it refuses them, or they are grey.
         if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] in (3, 4):
             image = np.ascontiguousarray(image[:, :, 2::-1])  # BGR; an alpha channel is dropped
         return detections_above(self(image), threshold)

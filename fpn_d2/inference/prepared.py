@@ -76,9 +76,9 @@ class PreparedModel(nn.Module):
     def __init__(self, model: nn.Module, dtype: torch.dtype | None, engine: str = "torch"):
         """Take the copy, already changed, and the dtype of autocast, None for float32."""
         super().__init__()
-        self.model = model
         self.dtype = dtype
         self.engine = engine
+        self.model = model  # last: from now on what the copy has is changed there
         self.eval()
 
     def train(self, mode: bool = True) -> "PreparedModel":
@@ -104,6 +104,13 @@ class PreparedModel(nn.Module):
             super().__setattr__(name, value)
         else:
             setattr(inner, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        """Delete from the copy what was set there, as unittest.mock does to undo a patch."""
+        try:
+            super().__delattr__(name)
+        except AttributeError:
+            delattr(super().__getattr__("model"), name)
 
     def load_weights(self, other: "PreparedModel") -> None:
         """Take the weights of another copy of the model, prepared in the same precision.

@@ -126,7 +126,8 @@ class Inspection:
         setup, (path, folder) = self.setup, dataset_files(dataset, split)
         # A folder's split is named as a registered one is: <folder>_<split>.
         in_folder, path_to = dataset_splits(dataset), os.path.normpath(dataset)
-        if os.path.basename(path_to) in (os.curdir, os.pardir):  # no name, and a hidden file's
+        # "._train" would name nothing, and files called so would be hidden.
+        if os.path.basename(path_to) in (os.curdir, os.pardir):
             path_to = os.path.abspath(path_to)
         self.dataset = f"{path_to}_{split}" if in_folder else dataset
         self.objects = objects = AnnotatedObjects(path, image_folder or folder)

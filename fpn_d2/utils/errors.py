@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
 
 
@@ -28,7 +27,8 @@ def sentence_in(traceback: str) -> str | None:
 
 def reason_of(error: object) -> str:
     """Return what another library's error says, on one line and shortened; its type if nothing."""
-    return textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:296]} ..."
 
 
 # What a machine lacks, and what helps, by the words of PyTorch or the system for it.

@@ -212,6 +212,15 @@ def test_other_addresses_that_lead_nowhere_are_sentences_too(model, offline, pat
     assert sentence.startswith(f"the weights {path.partition('?')[0]} cannot be downloaded (")
 
 
+def test_a_server_that_gives_no_reason(model, offline, monkeypatch):
+    def refuse(url, *args, **kwargs):
+        raise urllib.error.HTTPError(url, 403, "", {}, None)
+
+    monkeypatch.setattr("iopath.common.file_io.download", refuse)
+    sentence = refusal(SafeCheckpointer(model).load, "https://example.org/b.pth")
+    assert "cannot be downloaded (HTTP Error 403:)" in sentence
+
+
 def test_a_name_of_the_zoo_loads_what_is_downloaded_or_gets_a_hint(
     model, monkeypatch, tmp_path, file_of
 ):

@@ -114,7 +114,7 @@ def test_metrics_of_what_comes_again_are_cut_off(tmp_path):
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_what_an_earlier_model_found_goes_with_it_but_for_proposals(tmp_path, trained):
-    names = ["results.json", "coco_instances_results.json", "box_proposals.pkl"]
+    names = ["results.json", "lvis_instances_results.json", "box_proposals.pkl"]
     for place in ("inference", "inference_TTA", "inference_before"):
         (tmp_path / place / "old_val").mkdir(parents=True)
         for name in names:
@@ -125,6 +125,7 @@ def test_what_an_earlier_model_found_goes_with_it_but_for_proposals(tmp_path, tr
     kept = {path.parts[-3] for path in tmp_path.rglob("results.json")}
     of_weights = set() if trained else {"inference", "inference_TTA"}
     assert kept == {"inference_before"} | of_weights
+    assert {path.parts[-3] for path in tmp_path.rglob("lvis_*.json")} == kept
     assert len([*tmp_path.rglob("box_proposals.pkl")]) == 3
 
 

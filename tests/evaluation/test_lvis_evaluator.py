@@ -59,6 +59,18 @@ def test_the_metrics_of_lvis(cfg, tmp_path):
     assert not hasattr(np, "float")  # which lvis needs
 
 
+def test_objects_of_an_image_without_proposals_are_missed(cfg, tmp_path):
+    pytest.importorskip("lvis")
+    evaluator = ResultsWritingLVISEvaluator("toy_lvis", str(tmp_path / "out"))
+    evaluator.reset()
+    boxes = torch.tensor([[10.0, 10.0, 50.0, 50.0], [60.0, 10.0, 100.0, 50.0]])
+    for number, count in ((1, 2), (2, 0)):
+        found = Instances((100, 120), proposal_boxes=Boxes(boxes[:count]))
+        found.objectness_logits = torch.zeros(count)
+        evaluator.process([{"image_id": number}], [{"proposals": found}])
+    assert evaluator.evaluate()["box_proposals"]["AR@100"] == pytest.approx(50)
+
+
 def test_the_ids_of_its_classes(cfg):
     classes = classes_of(cfg)
     assert (classes.names, classes.category_ids) == (["cat", "dog"], [1, 2])

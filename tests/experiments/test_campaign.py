@@ -481,7 +481,8 @@ def test_an_output_that_cannot_be_made_is_refused_before_any_training(call, call
     assert not calls()
 
 
-def test_runs_that_cannot_be_kept_are_refused_before_any_training(call, plan, tmp_path):
+def test_runs_that_cannot_be_kept_are_refused_before_any_training(call, calls, plan, tmp_path):
     (tmp_path / "file").write_text("a file and no folder")
     with pytest.raises(UserError, match="could not be written .* another"):
         call(plan=dataclasses.replace(plan, folder=str(tmp_path / "file" / "runs")))
+    assert not calls()

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from fpn_d2 import Predictor, UserError, load_config
 from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.data import build_test_mapper
 from fpn_d2.data.dataset_mapper import map_record
-from fpn_d2.inference import set_final_nms, set_score_threshold
+from fpn_d2.inference import prepare_model, set_final_nms, set_score_threshold
 from fpn_d2.inference.predictor import detections_above, why_not_in_zoo
 from fpn_d2.utils.model_zoo import zoo_config, zoo_names
 
@@ -465,6 +466,26 @@ def test_settings_of_a_prepared_retinanet_are_its_copys(retinanet):
     assert len(retinanet(noise(96, 140))["instances"]) == 2
     set_score_threshold(retinanet.model, 1.0)
     assert len(retinanet(noise(96, 140))["instances"]) == 0
+
+
+def test_a_prepared_model_and_its_copy_may_have_attributes_of_one_name():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 3, 1)
+
+        @property
+        def dtype(self):
+            return self.layer.weight.dtype
+
+        def inference(self):
+            return "plain"
+
+    prepared = prepare_model(Own())
+    assert (prepared.dtype, prepared.model.dtype) == (None, torch.float32)
+    with patch.object(prepared, "inference", lambda: "patched"):
+        assert prepared.inference() == "patched"
+    assert prepared.inference() == "plain"
 
 
 @pytest.mark.parametrize("shape", [(3, 100, 140), (100, 140, 5), (100, 140, 2)])

@@ -141,3 +141,10 @@ def test_measurements_of_an_earlier_call_are_kept(call, tmp_path, capsys):
     assert json.loads(path.read_text()) == [{"task": "inference"}]
     call("--json", path, "--force")
     assert json.loads(path.read_text())[0]["task"] == "pooling"
+
+
+def test_a_call_that_was_cut_before_its_first_row_can_be_repeated(call, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text("[]\n")
+    call("--json", path)
+    assert json.loads(path.read_text())[0]["task"] == "pooling"

@@ -90,7 +90,8 @@ def run_benchmark(args: argparse.Namespace) -> None:
         check_agreement(*args.agreement)  # now, as that task runs last
         calls.append((benchmark_agreement, 0.5, *args.agreement))
     rows, description = [], describe_benchmark()
-    if os.path.isfile(args.json):
+    no_rows = len("[]\n")  # of a call that was cut short
+    if os.path.isfile(args.json) and os.path.getsize(args.json) > no_rows:
         check_targets(args.json, overwrite=args.force, option="--json")
     elif args.json:
         write_benchmark([], args.json)  # fails now, before minutes of work are lost

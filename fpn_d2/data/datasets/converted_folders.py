@@ -76,8 +76,8 @@ def is_xml(path: str) -> bool:
 
 
 def holds(folder: str, endings: tuple[str, ...]) -> bool:
-    """Whether one of a folder's first entries has one of these endings, or another file of its
-    name has; False if there is no such folder.
+    """Whether a folder holds files with these endings: among its first entries, or beside one of
+    them under the same name (b.xml beside b.jpg). False if there is no such folder.
 
     Some file systems list files in the order in which they came: all images, then all XML files.
     """

@@ -9,6 +9,7 @@ For poses, which ``kpt_shape`` in data.yaml announces, only the boxes are read.
 import math
 import os
 import reprlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -187,10 +188,19 @@ def _bases(folder: str, data: dict[str, Any]) -> list[str]:
 def _first_existing(bases: list[str], path: str) -> str | None:
     joined = (os.path.join(base, path) for base in bases)
     found = next(filter(os.path.exists, joined), None)
-    if found is None:
-        return None
-    # The folder may be a link, and what is above it is then elsewhere.
-    return os.path.realpath(found) if os.pardir in path.split(os.sep) else os.path.normpath(found)
+    return None if found is None else _without_parents(found)
+
+
+def _without_parents(path: str) -> str:
+    """Follow each .. of a path as the system does: above a link is what is above its target.
+
+    Other links stay, since the names of an image's folders lead to its labels.
+    """
+    place, *parts = Path(path).parts
+    for part in parts:
+        up = part == os.pardir
+        place = os.path.dirname(os.path.realpath(place)) if up else os.path.join(place, part)
+    return place
 
 
 def _label_file(image: str) -> str:

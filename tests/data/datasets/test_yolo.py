@@ -324,6 +324,19 @@ def test_what_is_above_a_linked_folder(tmp_path, folders):
     assert Path(record["file_name"]).samefile(tmp_path / "far/common/images/b.jpg")
 
 
+@pytest.mark.parametrize("entries", ["val: ../common/images", "path: ../common\nval: images"])
+def test_linked_images_keep_their_labels(tmp_path, folders, entries):
+    yaml = f"{entries}\nnames: [cat]\n"
+    common = {"far/common/labels/b.txt": FIRST, "storage/b.jpg": (40, 30)}
+    other = {"sets/common/images/c.jpg": (9, 9), "sets/common/labels/c.txt": FIRST}
+    folders.write(tmp_path, {"far/fish/data.yaml": yaml, **common, **other})
+    (tmp_path / "far/common/images").symlink_to(tmp_path / "storage")
+    (tmp_path / "sets/fish").symlink_to(tmp_path / "far/fish")
+    ((record,), _) = folders.load(tmp_path / "sets", "fish_val")
+    assert Path(record["file_name"]).samefile(tmp_path / "storage/b.jpg")
+    assert len(record["annotations"]) == 1
+
+
 @pytest.mark.parametrize("word", ["010", "12:30", "1_0", "0x1F"])
 def test_numbers_as_names_are_as_written(tmp_path, folders, word):
     yaml = f"train: images\nnames: [cat, {word}]\n"
