@@ -33,6 +33,8 @@ class Scale:
         rows: for a scale with ``like``, the names of its rows by table.
         iterations: the schedules at which every row is trained; the first is that of the configs.
             The learning rate falls after four fifths. If empty, the configs' schedule alone.
+        suffix: for a scale with ``like``, what its files' names end in beside that scale's; if
+            empty, the scale's name with several schedules, and otherwise nothing.
     """
 
     dataset: str
@@ -41,6 +43,7 @@ class Scale:
     like: str = ""
     rows: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     iterations: list[int] = dataclasses.field(default_factory=list)
+    suffix: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +114,7 @@ class Table:
         claims: the paper's claims about the rows.
         kind: ``"accuracy"`` if every row is trained and evaluated, ``"timing"`` if all rows are
             timed side by side.
+        suffix: the ending of its file names' stem; see :class:`Scale`.
     """
 
     table: str
@@ -119,12 +123,12 @@ class Table:
     rows: Mapping[str, Row]
     claims: list[Claim]
     kind: str = "accuracy"
+    suffix: str = dataclasses.field(default="", metadata=_NOT_READ)
 
     @property
     def stem(self) -> str:
-        """The stem of its file names, with the scale's name at a scale of several schedules."""
-        scales = (f"_{name}" for row in self.rows.values() if row.of for name in row.configs)
-        return f"table{self.table}{next(scales, '')}"
+        """The stem of its file names."""
+        return f"table{self.table}{self.suffix}"
 
     @property
     def headline(self) -> str:
@@ -196,7 +200,7 @@ class Tables:
         kept = [(c, order) for c, order in zip(table.claims, orders, strict=True) if all(order)]
         if not size.iterations:
             whole = [claim for claim, order in kept if order == claim.order]
-            return dataclasses.replace(table, rows=picked, claims=whole)
+            return dataclasses.replace(table, rows=picked, claims=whole, suffix=size.suffix)
         rows = {
             f"{key}_{count}": _longer(key, row, count, count != size.iterations[0])
             for key, row in picked.items()
@@ -210,7 +214,8 @@ class Tables:
                 groups = [[f"{row}_{count}" for row in group] for group in order]
                 text = claim.claim + among_text + _schedule(count)
                 claims.append(dataclasses.replace(claim, claim=text, order=groups, of=claim.claim))
-        return dataclasses.replace(table, rows=rows, claims=claims)
+        suffix = size.suffix or f"_{scale}"
+        return dataclasses.replace(table, rows=rows, claims=claims, suffix=suffix)
 
     def scale(self, name: str) -> Scale:
         """Return the scale of this name.

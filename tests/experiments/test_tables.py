@@ -219,6 +219,7 @@ def test_the_photographs_start_from_imagenet(tables):
     assert photos.opts[: len(tables.scale("quick").opts)] == tables.scale("quick").opts
     assert table.rows_at("photos").keys() == tables.table("1").rows.keys()
     assert (table.stem, table.claims) == ("table1", tables.table("1").claims)
+    assert tables.table_at("1", "anchors").stem == "table1_anchors"  # nuclei's own is table1
     assert not tables.table_at("6", "photos").rows_at("photos")
     assert tables.table_at("1", "quick") is tables.table("1")
 
