@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
@@ -48,9 +49,15 @@ def judge_int8(cfg: CfgNode, float32: Exported, int8: Exported, most: int) -> di
         ``{"metric", "float32", "int8", "evaluated_images"}``, for "AP" or "AR@1000" in percent.
 
     Raises:
-        UserError: if the data set cannot be read, or its images have no object to find.
+        UserError: if the data set cannot be read or is LVIS's, or its images have no object to
+            find.
     """
     check_names(cfg.DATASETS.TEST[:1], "DATASETS.TEST")
+    if MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("evaluator_type") == "lvis":
+        raise UserError(
+            f"int8 is judged by COCO's metrics, and {cfg.DATASETS.TEST[0]} is LVIS's; name another "
+            "set in DATASETS.TEST"
+        )
     found: dict[str, Any] = {}
     for name, exported in (("float32", float32), ("int8", int8)):
         run = load_exported(exported.content, exported.format, exported.weights)

@@ -65,6 +65,11 @@ def _analyze_test_set(inference_dir: str, levels: PyramidLevels) -> ErrorAnalysi
                 f"{inference_dir} holds proposals ({there[0]}), which have no classes to analyse; "
                 "draw them by tools/draw_results.py, or analyse a detector"
             )
+        if os.path.isfile(os.path.join(inference_dir, "lvis_instances_results.json")):
+            raise UserError(
+                f"{inference_dir} holds LVIS's detections, and this reads COCO's; analyse a test "
+                "set that is evaluated as COCO's"
+            )
         raise UserError(
             f"{inference_dir} holds no coco_instances_results.json; evaluate the model first, with "
             "train_net.py --eval-only"

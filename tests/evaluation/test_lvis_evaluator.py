@@ -12,7 +12,9 @@ from detectron2.structures import Boxes, Instances
 from fpn_d2 import UserError
 from fpn_d2.engine import Trainer
 from fpn_d2.evaluation import ResultsWritingLVISEvaluator, metric_names
+from fpn_d2.export.accuracy import judge_int8
 from fpn_d2.inference.names import classes_of
+from fpn_d2.inspection.evaluated_sets import analyze_run
 
 ROW = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 CLASSES = {1: ("cat", "f"), 2: ("dog", "r")}  # one found often in LVIS, one rarely
@@ -36,7 +38,8 @@ def cfg(tmp_path, row_config):
     DatasetCatalog.register("toy_lvis", lambda: images)
     names = [name for name, _ in CLASSES.values()]
     metadata = {"json_file": str(tmp_path / "lvis.json"), "evaluator_type": "lvis"}
-    MetadataCatalog.get("toy_lvis").set(thing_classes=names, **metadata)
+    metadata |= {"image_root": str(tmp_path), "thing_classes": names}
+    MetadataCatalog.get("toy_lvis").set(**metadata)
     words = ["DATASETS.TEST", ("toy_lvis",), "OUTPUT_DIR", str(tmp_path / "out")]
     return row_config(ROW, *words, "MODEL.ROI_HEADS.NUM_CLASSES", 2)
 
@@ -80,3 +83,13 @@ def test_its_package_is_missing(cfg, monkeypatch):
     monkeypatch.setitem(sys.modules, "lvis", None)
     with pytest.raises(UserError, match=r"toy_lvis is LVIS's.*python -m pip install lvis"):
         Trainer.build_evaluator(cfg, "toy_lvis")
+
+
+def test_what_measures_by_cocos_metrics_refuses_it(cfg, tmp_path):
+    folder = tmp_path / "out/inference/toy_lvis"
+    folder.mkdir(parents=True)
+    (folder / "lvis_instances_results.json").write_text("[]")
+    with pytest.raises(UserError, match="toy_lvis holds LVIS's detections, and this reads COCO's"):
+        analyze_run(str(tmp_path / "out"), cfg)
+    with pytest.raises(UserError, match="toy_lvis is LVIS's; name another set"):
+        judge_int8(cfg, None, None, 1)
