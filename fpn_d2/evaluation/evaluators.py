@@ -46,13 +46,30 @@ _COCO_LIMIT = 100  # so many detections of an image count for COCO's AP
 logger = logging.getLogger(__name__)
 
 
-class ResultsWritingCOCOEvaluator(COCOEvaluator):
+class _ResultsWriting(DatasetEvaluator):
+    """Writes what the evaluator beside it among the parents measures, as ``results.json``."""
+
+    source = ""  # whose metrics they are
+    _output_dir: str | None
+
+    def evaluate(self, *args: Any) -> dict[str, Any] | None:
+        """See the other parent's ``evaluate``."""
+        with working(f"computing {self.source}'s metrics"):
+            results = super().evaluate(*args)
+        if self._output_dir and results:  # only the main process has results
+            write_results(self._output_dir, results)
+        return results
+
+
+class ResultsWritingCOCOEvaluator(_ResultsWriting, COCOEvaluator):
     """A :class:`COCOEvaluator` that also writes the metrics that it returns, as ``results.json``.
 
     Detectron2 writes the metrics of ``--eval-only`` only to the log. For the curve of AR over the
     number of proposals, this evaluator also measures recall at 10, 30 and 300 proposals, besides
     Detectron2's 100 and 1000.
     """
+
+    source = "COCO"
 
     def __init__(
         self,
@@ -94,12 +111,8 @@ class ResultsWritingCOCOEvaluator(COCOEvaluator):
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
         """See :meth:`COCOEvaluator.evaluate`."""
-        with working("computing COCO's metrics"):
-            _give_crowds_masks(self._coco_api)
-            results = super().evaluate(img_ids)
-        if self._output_dir and results:  # only the main process has results
-            write_results(self._output_dir, results)
-        return results
+        _give_crowds_masks(self._coco_api)
+        return super().evaluate(img_ids)
 
     def metric_names(self, cfg: CfgNode, dataset: str) -> list[str]:
         """See :func:`metric_names`."""
@@ -156,29 +169,25 @@ def _give_crowds_masks(truth: COCO) -> None:
             annotation["segmentation"] = [[left, top, right, top, right, bottom, left, bottom]]
 
 
-class ResultsWritingVOCEvaluator(PascalVOCDetectionEvaluator):
+class ResultsWritingVOCEvaluator(_ResultsWriting, PascalVOCDetectionEvaluator):
     """A :class:`PascalVOCDetectionEvaluator` that also writes its metrics as ``results.json``."""
+
+    source = "Pascal VOC"
 
     def __init__(self, dataset_name: str, output_dir: str):
         """See :class:`PascalVOCDetectionEvaluator`; ``output_dir`` is the folder of the file."""
         super().__init__(dataset_name)
         self._output_dir = output_dir
 
-    def evaluate(self) -> dict[str, Any] | None:
-        """See :meth:`PascalVOCDetectionEvaluator.evaluate`."""
-        with working("computing Pascal VOC's metrics"):
-            results = super().evaluate()
-        if results:  # only the main process has results
-            write_results(self._output_dir, results)
-        return results
-
     def metric_names(self, cfg: CfgNode, dataset: str) -> list[str]:
         """See :func:`metric_names`."""
         return [f"bbox/{name}" for name in _AP_NAMES[:3]]
 
 
-class ResultsWritingLVISEvaluator(LVISEvaluator):
+class ResultsWritingLVISEvaluator(_ResultsWriting, LVISEvaluator):
     """A :class:`LVISEvaluator` that also writes its metrics as ``results.json``."""
+
+    source = "LVIS"
 
     def __init__(self, dataset_name: str, output_dir: str, **kwargs: Any):
         """See :class:`LVISEvaluator`; ``output_dir`` is the folder of the file.
@@ -197,11 +206,8 @@ class ResultsWritingLVISEvaluator(LVISEvaluator):
     def evaluate(self) -> dict[str, Any] | None:
         """See :meth:`LVISEvaluator.evaluate`."""
         # lvis 0.5.3, the latest release, uses np.float, which NumPy has removed.
-        with working("computing LVIS's metrics"), overridden(np, float=float):
-            results = super().evaluate()
-        if results:  # only the main process has results
-            write_results(self._output_dir, results)
-        return results
+        with overridden(np, float=float):
+            return super().evaluate()
 
     def metric_names(self, cfg: CfgNode, dataset: str) -> list[str]:
         """See :func:`metric_names`."""

@@ -73,14 +73,14 @@ def _data_file(folder: str) -> str:
     return os.path.join(folder, "data.yaml")
 
 
-def _read_data(folder: str) -> dict[str, Any]:
+def _read_data(folder: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> dict[str, Any]:
     path = _data_file(folder)
     try:
         with open(path, encoding="utf-8-sig") as file:
             text = file.read(_MAX_BYTES + 1)
         if len(text) > _MAX_BYTES:
             raise UserError(f"{path} is larger than 1 MB, which no data.yaml is: write it again")
-        data, as_written = yaml.safe_load(text), yaml.load(text, _NumbersAsWritten)
+        data = yaml.load(text, loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         if isinstance(error, UserError):
             raise
@@ -90,7 +90,7 @@ def _read_data(folder: str) -> dict[str, Any]:
         raise UserError(f"{path}{where} is no readable YAML ({reason}): correct it") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} has no lines of the form key: value; write names and train there")
-    return data | {"names": as_written["names"]} if "names" in data else data
+    return data
 
 
 def _split_entries(data: dict[str, Any]) -> dict[str, list[Any]]:
@@ -106,7 +106,7 @@ def _split_entries(data: dict[str, Any]) -> dict[str, list[Any]]:
 
 def _classes(folder: str, data: dict[str, Any]) -> tuple[dict[int, int], list[str]]:
     """The ``category_id`` of each class number, and the names."""
-    path, names = _data_file(folder), data.get("names")
+    path, names = _data_file(folder), _read_data(folder, _NumbersAsWritten).get("names")
     if not isinstance(names, list | dict) or not names:
         raise UserError(f"{path} has no names: add the classes, such as names: [cat, dog]")
     pairs = list(names.items() if isinstance(names, dict) else enumerate(names))
