@@ -25,7 +25,6 @@ from ..config_combinations import tell_doubts
 from ..utils.errors import UserError
 from ..utils.files import file_alike, is_local
 from ..utils.progress import working
-from ..utils.seeding import seeded
 from .coco_json import shared_reading
 from .dataset_mapper import (
     Mapper,
@@ -48,7 +47,7 @@ from .records import (
     read_records,
     tell_splits,
 )
-from .stream import TrainStream
+from .stream import TrainStream, seeded
 from .validation import (
     check_annotation_files,
     check_left_out,

@@ -3,8 +3,11 @@
 The images of batch k depend only on the seed and the images' sizes, and an image's augmentation
 only on the seed and its place in the order. So a stream can start at any batch without loading
 those before it, whatever the number of the loader's worker processes.
+
+Random numbers depend on a seed and a place in the training, too, not on what was drawn before.
 """
 
+import contextlib
 import itertools
 import os
 import random
@@ -14,12 +17,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import IterableDataset, Sampler, get_worker_info
 
 from ..utils.errors import UserError
-from ..utils.seeding import seeded
 from .images import read_image
 
 # So many images in a row may be dropped by bad luck: 20 times as many as there are, at least the
@@ -145,3 +148,37 @@ def _group(record: dict[str, Any]) -> int:
         return 0 if record["width"] > record["height"] else 1
     height, width = read_image(record["file_name"]).shape[:2]
     return 0 if width > height else 1
+
+
+def seed_everything(*key: int) -> None:
+    """Seed Python, NumPy and torch, GPUs too.
+
+    Args:
+        key: integers, 0 or more, such as a seed, a process and an iteration; different keys give
+            unrelated random numbers.
+    """
+    words = _words(key)
+    random.seed(words[0])
+    np.random.seed(words[1])
+    torch.manual_seed(words[2])
+
+
+@contextlib.contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Seed the CPU's generators as :func:`seed_everything` does, and restore them afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    words = _words(key)
+    random.seed(words[0])
+    np.random.seed(words[1])
+    # torch.manual_seed would seed the GPUs too, whose state is not kept here.
+    torch.default_generator.manual_seed(words[2])
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _words(key: tuple[int, ...]) -> list[int]:
+    return np.random.SeedSequence(key).generate_state(3).tolist()

@@ -23,10 +23,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..data.stream import seed_everything, seeded
 from ..utils.errors import UserError
 from ..utils.modules import overridden
 from ..utils.progress import told
-from ..utils.seeding import seed_everything, seeded
 from .resume_state import averages_kept, unwrapped
 
 logger = logging.getLogger(__name__)

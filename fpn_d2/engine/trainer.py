@@ -32,6 +32,7 @@ from ..config import changed
 from ..config_checks import check_registered
 from ..config_combinations import LOOKED_UP, tell_doubts
 from ..data import TrainStream, build_loss_loader, build_test_loader, build_train_loader
+from ..data.stream import seed_everything
 from ..evaluation import build_evaluator, metric_names
 from ..inference import PreparedModel, compile_backbone, prepare_as_configured
 from ..inference.prepared import PRECISIONS
@@ -39,7 +40,6 @@ from ..layers import convolve_linears, speed_up_gradients, steady_group_norms
 from ..modeling import bound_matching
 from ..utils.errors import UserError, machine_fault
 from ..utils.files import remove_partial_files
-from ..utils.seeding import seed_everything
 from .hooks import (
     CPUAutocastTrainer,
     GradientFiller,

@@ -14,9 +14,9 @@ from PIL import Image
 from ..config import changed
 from ..data.dataset_mapper import build_train_mapper, map_record
 from ..data.images import read_image, read_sound_image
+from ..data.stream import seeded
 from ..utils.errors import UserError
 from ..utils.progress import told
-from ..utils.seeding import seeded
 from ..visualization import draw_boxes, level_color, level_number, side_by_side
 from ..visualization.layout import stack
 from .measurements import Inspection

@@ -3,8 +3,7 @@
 from .bottom_up_networks import build_basic_resnet_backbone, build_regnet_backbone
 from .fpn import FeaturePyramid, build_fpn_backbone
 from .mask_proposals import MaskProposalGenerator, MaskProposalHead, MaskProposalNetwork
-from .roi_heads import C4ROIHeads, LevelROIHeads
-from .roi_pooler import LevelROIPooler, levels_of_boxes
+from .roi_heads import C4ROIHeads, LevelROIHeads, LevelROIPooler, levels_of_boxes
 from .rpn import (
     LeanRetinaNet,
     LeanRPN,

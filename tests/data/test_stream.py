@@ -11,7 +11,7 @@ from PIL import Image
 
 from fpn_d2 import UserError
 from fpn_d2.data import TrainStream
-from fpn_d2.utils.seeding import seeded
+from fpn_d2.data.stream import seeded
 
 
 def records(sizes):

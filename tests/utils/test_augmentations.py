@@ -6,8 +6,8 @@ from detectron2.config import get_cfg
 from detectron2.data import transforms as T
 
 from fpn_d2 import UserError, add_fpn_config, load_config
+from fpn_d2.data.stream import seeded
 from fpn_d2.utils.augmentations import build_augmentations
-from fpn_d2.utils.seeding import seeded
 
 
 def config(*entries, image_format="BGR"):
