@@ -333,6 +333,7 @@ def _is_plain(annotation: dict[str, Any], sizes: dict, categories: dict, masks: 
         and 0 < top + height <= image_height + _PIXELS_OUTSIDE
         and width * height / 1000 <= area <= 2 * (width + 1) * (height + 1)
         and "ignore" not in annotation
+        and "score" not in annotation
         and "keypoints" not in annotation
     ):
         return False
@@ -368,6 +369,9 @@ def _object_faults(
     if crowd not in (0, 1):
         text = f"has the iscrowd {_short(crowd)}, which training takes for a crowd: give 0 or 1"
         yield ERROR, (EVALUATION,), text
+    score = annotation.get("score", 0)
+    if not is_number(score):  # Detectron2's evaluation reads it of objects, too
+        yield ERROR, (EVALUATION,), f"has the score {_short(score)}: take it out, or give a number"
     box = annotation.get("bbox")
     yield from _box_faults(box, size)
     if "area" in annotation:

@@ -254,7 +254,8 @@ def check_annotation_files(
     ]
     if objects_needed and len(files) == len(names) and not any(has_objects):
         raise UserError(
-            f"no image of {', '.join(names)} has an object in its file's list named annotations "
+            explain_failure(names)  # such as ids of images that are texts in one list alone
+            or f"no image of {', '.join(names)} has an object in its file's list named annotations "
             "(crowds do not count, nor masks of fewer than three points): annotate some, or "
             "set DATALOADER.FILTER_EMPTY_ANNOTATIONS False to train on the background alone"
         )

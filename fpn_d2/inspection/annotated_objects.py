@@ -134,6 +134,8 @@ def dataset_files(dataset: str, split: str = "train") -> tuple[str, str]:
     known = MetadataCatalog.get(dataset)
     if not known.get("json_file") or known.get("image_root") is None:  # "" is a folder
         raise UserError(f"data set {dataset} has no annotation file: this reads COCO's format")
+    if known.get("evaluator_type") == "lvis":  # whose images have no file_name
+        raise UserError(f"data set {dataset} has LVIS's annotations: this reads COCO's format")
     if not os.path.isfile(known.json_file):
         with contextlib.suppress(OSError, AssertionError):
             DatasetCatalog.get(dataset)  # the built-in data sets write their files on first use

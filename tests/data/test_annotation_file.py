@@ -149,6 +149,8 @@ CASES = {
     "a crowd of NaN": (change("annotations", 1, iscrowd=math.nan), [ERROR], "has the iscrowd nan"),
     "ignore": (change("annotations", 1, ignore=1), [ERROR], "use 'iscrowd'"),
     "not ignore": (change("annotations", 1, ignore=0), *NONE),
+    "a score": (change("annotations", 1, score=0.5), *NONE),
+    "a score of null": (change("annotations", 1, score=None), [ERROR], "has the score None: take"),
     "most as crowds": (
         lambda c: [a.update(iscrowd=1) for a in c["annotations"][1:]],
         [WARNING], "2 of 3 annotations have iscrowd 1, .* give single objects iscrowd 0",

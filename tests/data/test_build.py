@@ -633,6 +633,37 @@ def test_each_sampler_draws_images_and_the_same_ones_again(cfg, zoo, sampler):
     assert len(drawn) == (1 if sampler == "RandomSubsetTrainingSampler" else 3)
 
 
+@pytest.mark.parametrize("sampler", ["WeightedTrainingSampler", "WeightedCategoryTrainingSampler"])
+def test_the_weighted_samplers_weigh_the_images_that_training_keeps(cfg, zoo, sampler):
+    # Detectron2's reader would leave the object out, and with it the only one of its image.
+    zoo(train=set_in("annotations", 0, segmentation=[[]]))
+    cfg.DATALOADER.SAMPLER_TRAIN = sampler
+    stream = build_train_loader(cfg).dataset
+    assert len(stream.sampler._int_part) == len(stream.records)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda c: [a.update(iscrowd="0") for a in c["annotations"]], "has the iscrowd '0'"),
+        (lambda c: [i.update(id=str(i["id"])) for i in c["images"]], "has the image_id 1, which"),
+    ],
+)
+def test_the_fault_that_leaves_no_object_is_named(cfg, zoo, change, words):
+    zoo(train=change)
+    with pytest.raises(UserError, match=words):
+        build_train_loader(cfg)
+
+
+def test_a_set_without_objects_has_no_weight(cfg, zoo):
+    zoo(val=lambda c: c.update(annotations=[]))
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("zoo_train", "zoo_val"), ()
+    build_train_loader(cfg)
+    cfg.DATALOADER.SAMPLER_TRAIN = "WeightedTrainingSampler"
+    with pytest.raises(UserError, match="no image of zoo_val has an object"):
+        build_train_loader(cfg)
+
+
 def test_a_share_of_no_image_is_refused(cfg, zoo):
     zoo()
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.3  # of three

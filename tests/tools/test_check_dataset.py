@@ -97,6 +97,7 @@ def test_images_elsewhere(check, data, tmp_path):
         ("coco_2017_trian", "coco_2017_train"),
         ("nowhere/instances_val.json", "nowhere/instances_val.json does not exist"),
         ("cityscapes_fine_sem_seg_val", "has no annotation file"),
+        ("lvis_v1_val", "has LVIS's annotations"),
         ("coco_2017_val", "instances_val2017.json does not exist"),
     ],
 )

@@ -12,6 +12,7 @@ from typing import Any
 from .converted_split import Source, Split
 
 _FILE = "_annotations.coco.json"
+_ID = int | float | str  # 1.0 is 1, as in Python
 
 
 def split_names(folder: str) -> list[str]:
@@ -36,7 +37,7 @@ def open_source(folder: str) -> Source:
                     "images, annotations and categories"
                 )
         found = (a.get("category_id") for c in contents.values() for a in c["annotations"])
-        used = {number for number in found if isinstance(number, int | str)}
+        used = {number for number in found if isinstance(number, _ID)}
         classes: dict[str, int] = {}
         for name, content in contents.items():
             ids = {}
@@ -55,7 +56,7 @@ def _read(path: str) -> dict[str, Any]:
     lists = {key: list(map(dict, content[key])) for key in ("images", "annotations", "categories")}
     lists["categories"].sort(key=lambda category: category["id"])
     for category in lists["categories"]:
-        if not isinstance(category["name"], str) or not isinstance(category["id"], int | str):
+        if not isinstance(category["name"], str) or not isinstance(category["id"], _ID):
             raise ValueError("a category has no name or id")
     return lists
 
@@ -80,7 +81,7 @@ def _fill(split: Split, name: str, content: dict[str, Any], ids: dict[Any, int])
         if from_zero:
             annotation["id"] += 1
         found = annotation.get("category_id")
-        known = isinstance(found, int | str) and found in ids
+        known = isinstance(found, _ID) and found in ids
         # Left as its file's number, it might be the number of another class here.
         annotation["category_id"] = ids[found] if known else f"{found} in {_FILE}"
     split.annotations = content["annotations"]

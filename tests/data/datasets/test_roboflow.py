@@ -88,3 +88,11 @@ def test_an_unknown_category_stays_one(tmp_path, folders, cache):
     (file,) = cache.glob("zoo-*/instances_train.json")
     (finding,) = check_file(str(file), str(tmp_path / "zoo"), 1).findings
     assert "has the category_id '1 in _annotations.coco.json', which is not in" in finding.sentence
+
+
+def test_whole_floats_are_ids(tmp_path, folders):
+    categories = [{**DUMMY, "id": 0.0}, category(1.0, "dog"), category(2, "cat")]
+    write(folders, tmp_path, train=content(categories, 2.0, 1))
+    (record,), classes = folders.load(tmp_path, "zoo_train")
+    assert classes == ["dog", "cat"]
+    assert [a["category_id"] for a in record["annotations"]] == [1, 0]
