@@ -480,6 +480,9 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
             f"({' '.join(opts)}); give each KEY its value"
         )
     for key, value in zip(opts[::2], opts[1::2], strict=True):
+        below = next((name for name in flat(cfg) if name.startswith(f"{key}.")), None)
+        if below:  # yacs would put a dict in the place of the whole section
+            raise UserError(f"override {key}: it is a section; give its keys, such as {below}")
         try:
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError, TypeError, AttributeError) as error:

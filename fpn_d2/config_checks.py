@@ -100,6 +100,9 @@ def check_registered(cfg: CfgNode) -> None:
         UserError: naming the key and, for a name, the closest registered ones.
     """
     import_foreign(cfg)
+    for key in ("DATASETS.TRAIN", "DATASETS.TEST"):  # set as an attribute, whose type none checks
+        if isinstance(name := value_of(cfg, key), str):
+            raise UserError(f"{key} is {name!r}, a str; give it a tuple, such as ({name!r},)")
     first = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else ""
     counted = first in MetadataCatalog and MetadataCatalog.get(first).get("class_image_count")
     if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS and not counted:
@@ -169,12 +172,17 @@ def import_foreign(cfg: CfgNode) -> None:
 
 
 def _check_programs(cfg: CfgNode) -> None:
-    """Check the solver, the device, the evaluated copy, and two model keys that have no effect."""
+    """Check the solver, the device, what is evaluated, and two model keys that have no effect."""
     images, world = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
     if world > 0 and images % world:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH {images} does not divide among the {world} processes of "
             "SOLVER.REFERENCE_WORLD_SIZE; set that to 0 to take batch and schedule as they are"
+        )
+    if cfg.TEST.EXPECTED_RESULTS and len(cfg.DATASETS.TEST) > 1:
+        raise UserError(
+            "TEST.EXPECTED_RESULTS names no test set, and DATASETS.TEST names "
+            f"{len(cfg.DATASETS.TEST)}; test on one alone, or set TEST.EXPECTED_RESULTS []"
         )
     inference = cfg.INFERENCE
     asked = inference.PRECISION, inference.COMPILE, inference.ENGINE
@@ -493,7 +501,7 @@ _SWITCHES: tuple[_Switches, ...] = (
             "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL": (4,),
         },
         _builds_as("detectron2."),
-        "set it to LevelROIHeads or C4ROIHeads, or leave auto, 224 and 4",
+        "set it to LevelROIHeads or C4ROIHeads, derive yours from one, or leave auto, 224 and 4",
     ),
     (
         "MODEL.ROI_HEADS.NAME",

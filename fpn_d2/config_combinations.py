@@ -368,7 +368,9 @@ def _of_training(cfg: CfgNode, classes: Sequence[str]) -> Iterator[str]:
             "DATALOADER.REPEAT_THRESHOLD 0.0: set the share of images below which a class is rare, "
             "such as 0.01"
         )
-    for split, sides in (("TRAIN", cfg.INPUT.MIN_SIZE_TRAIN), ("TEST", [cfg.INPUT.MIN_SIZE_TEST])):
+    for split in ("TRAIN", "TEST"):
+        sides = cfg.INPUT[f"MIN_SIZE_{split}"]
+        sides = [sides] if isinstance(sides, int) else sides  # Detectron2's resize takes both
         longest = cfg.INPUT[f"MAX_SIZE_{split}"]
         if max(sides) > longest:
             yield (

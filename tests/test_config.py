@@ -509,6 +509,7 @@ REFUSED = {
     "SOLVER.LR_SCHEDULER_NAME WarmupStepWithFixedGammaLR SOLVER.MAX_ITER 3": "NUM_DECAYS is 3",
     "TEST.AUG.MIN_SIZES ()": "TEST.AUG.MIN_SIZES is .*whole numbers",
     "TEST.EXPECTED_RESULTS [['bbox','AP']]": "TEST.EXPECTED_RESULTS is .*task, metric, value and",
+    "TEST.EXPECTED_RESULTS [['bbox','AP',9,1]] DATASETS.TEST ('a','b')": "names no test set, and D",
     "DATALOADER.RANDOM_SUBSET_RATIO 0.0": "RANDOM_SUBSET_RATIO is 0.0; give a share",
     "DATASETS.TRAIN_REPEAT_FACTOR ['a']": "TRAIN_REPEAT_FACTOR is .*give pairs",
     # keys without an effect, and keys that only work with others
@@ -796,3 +797,9 @@ def test_each_file_is_read_once(write, monkeypatch):
 def test_a_file_of_detectron2s_first_version_is_upgraded(write):
     path = write("VERSION: 1\nMODEL: {RPN: {NMS_THRESH: 0.6}}")
     assert load_config(path).MODEL.RPN.NMS_THRESH == 0.6
+
+
+@pytest.mark.parametrize("value", [{"TOP_DOWN": False}, "{'TOP_DOWN': False}", "fpn"])
+def test_a_section_is_no_key(value):
+    with pytest.raises(UserError, match=r"override MODEL\.FPN: it is a section; .* MODEL\.FPN\."):
+        load_config(opts=["MODEL.FPN", value])

@@ -55,7 +55,7 @@ def load_model(cfg: CfgNode, *, resume: bool = False) -> nn.Module:
         )
     content = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     model.weights_origin = WeightsOrigin(
-        checkpointer._path, names_in(content), _own_dataset(checkpointer._path)
+        checkpointer.loaded_path, names_in(content), _own_dataset(checkpointer.loaded_path)
     )
     return model.eval()
 
@@ -135,7 +135,9 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.before_resume: Callable[[dict[str, Any], str], None] | None = None
         # A network with the same keys, whose weights to save instead of the model's.
         self.saved_model: nn.Module | None = None
-        self._path, self._resuming = "", False
+        # The file that was loaded last, or an address of one.
+        self.loaded_path = ""
+        self._resuming = False
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """See :meth:`DetectionCheckpointer.load`; also takes names of model zoo entries.
@@ -146,7 +148,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         """
         if path and is_local(path) and not os.path.isfile(path.split("?")[0]):
             path = _in_zoo(path)
-        self._path = path
+        self.loaded_path = path
         if path and not is_local(path):
             _download(self.path_manager, path)
         elif path and ":" in os.path.splitdrive(path)[1].partition("/")[0]:
@@ -215,7 +217,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             content = read_torch(filename)
             if not isinstance(content, dict) or "model_state" not in content:
                 raise UserError(
-                    f"{self._path} is no checkpoint of pycls: it has no model_state; set "
+                    f"{self.loaded_path} is no checkpoint of pycls: it has no model_state; set "
                     "MODEL.WEIGHTS to another"
                 )
             checkpoint = _with_names_of("pycls", content["model_state"], "num_batches_tracked")
@@ -228,7 +230,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         content = read_safetensors(f) if f.endswith(".safetensors") else read_torch(f)
         if not isinstance(content, dict):
             raise UserError(
-                f"{self._path} holds a {type(content).__name__} and no weights by name; set "
+                f"{self.loaded_path} holds a {type(content).__name__} and no weights by name; set "
                 "MODEL.WEIGHTS to a checkpoint"
             )
         return content
@@ -237,19 +239,19 @@ class SafeCheckpointer(DetectionCheckpointer):
         """Refuse anything but a dict of tensors or arrays by name."""
         if not isinstance(weights, dict):
             raise UserError(
-                f"the checkpoint {self._path} has a {type(weights).__name__} where its weights "
-                "belong; set MODEL.WEIGHTS to another"
+                f"the checkpoint {self.loaded_path} has a {type(weights).__name__} where its "
+                "weights belong; set MODEL.WEIGHTS to another"
             )
         for key, value in weights.items():
             if not (isinstance(key, str) and isinstance(value, (Tensor, np.ndarray))):
                 raise UserError(
-                    f"the checkpoint {self._path} has a {type(value).__name__} as its weight "
+                    f"the checkpoint {self.loaded_path} has a {type(value).__name__} as its weight "
                     f"{str(key)[:80]!r}; set MODEL.WEIGHTS to another"
                 )
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         if self._resuming and self.before_resume is not None:
-            self.before_resume(checkpoint, self._path)
+            self.before_resume(checkpoint, self.loaded_path)
         incompatible = super()._load_model(checkpoint)
         keys = list(self.model.state_dict())
         unfilled = set(incompatible.missing_keys)  # includes keys of another shape
@@ -262,11 +264,11 @@ class SafeCheckpointer(DetectionCheckpointer):
         }
         unfilled = sorted(unfilled)
         if self.strict and unfilled:
-            beside = os.path.join(os.path.dirname(self._path), "config.yaml")
+            beside = os.path.join(os.path.dirname(self.loaded_path), "config.yaml")
             more = ", or name the config by which it was trained"
             more += f", such as {beside}" if os.path.isfile(beside) else ""
             raise UserError(
-                f"{self._path} does not fill {len(unfilled)} of the model's keys "
+                f"{self.loaded_path} does not fill {len(unfilled)} of the model's keys "
                 f"({_some(unfilled)}), which would be evaluated as random weights; set "
                 f"MODEL.WEIGHTS to a checkpoint of this config{more}"
             )
@@ -274,7 +276,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         empty = [key for key in unfilled if key.startswith("backbone.")]
         if 2 * len(empty) > len(backbone):
             raise UserError(
-                f"{self._path} fills only {len(backbone) - len(empty)} of the backbone's "
+                f"{self.loaded_path} fills only {len(backbone) - len(empty)} of the backbone's "
                 f"{len(backbone)} keys (not {_some(empty)}); it is a checkpoint of "
                 "another network, so set MODEL.WEIGHTS to one of this config's backbone, or add "
                 "?matching_heuristics=True to match names by their ends"
@@ -285,7 +287,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             logger.warning(
                 "%s does not fill %s, frozen and so random to the end: set weights that fill it, "
                 "or MODEL.BACKBONE.FREEZE_AT 0 (and MODEL.FPN.FREEZE False)",
-                *(self._path, _some(stuck)),
+                *(self.loaded_path, _some(stuck)),
             )
         return incompatible
 

@@ -67,8 +67,9 @@ def newest_whole(folder: str, states: Collection[str] = ()) -> str:
     """Find the last checkpoint of the folder's last training, skipping damaged ones and those with
     NaN or infinite weights.
 
-    An earlier training in the same folder may have gone further. Its checkpoints, which are older
-    than the tagged one, are tried last. The log names each skipped one, and why it was skipped.
+    An earlier training in the same folder may have gone further, and a user may go back by writing
+    an earlier name into ``last_checkpoint``. Checkpoints that are further than the tagged one and
+    older than that file are tried last. The log names each skipped one, and why it was skipped.
 
     Args:
         folder: an OUTPUT_DIR.
@@ -115,7 +116,8 @@ def _newest_first(tagged: str, paths: list[str]) -> list[str]:
 
     def rank(path: str) -> tuple[bool, float, bool]:
         further = tagged and iterations[path] > iterations[tagged]
-        is_earlier = further and os.stat(path).st_mtime_ns < os.stat(tagged).st_mtime_ns
+        tag = os.path.join(os.path.dirname(tagged), _TAG)
+        is_earlier = further and os.stat(path).st_mtime_ns < os.stat(tag).st_mtime_ns
         return not is_earlier, iterations[path], path == tagged
 
     return sorted(sorted(iterations), key=rank, reverse=True)

@@ -90,7 +90,8 @@ class BestKeeper(BestCheckpointer):
             checkpointer: writes ``model_best.pth``.
             checked: whether the metric is known to be measured if there is anything to measure.
         """
-        is_loss = "loss" in metric and "/AP" not in metric  # a class may be called blossom
+        name = metric.rpartition("/")[2]  # before it there may be a data set called blossoms
+        is_loss = "loss" in name and not name.startswith("AP")  # of a class called blossom
         mode = "min" if is_loss else "max"
         super().__init__(evaluation.period, self, metric, mode, BEST)
         self.waited = 0
@@ -114,6 +115,7 @@ class BestKeeper(BestCheckpointer):
         is_resumed = 0 < start < trainer.max_iter
         if is_resumed and self._evaluation.is_due(start) and self._judged != start:
             trainer.iter = trainer.storage.iter = start - 1
+            trainer.stopper.after_step()  # a signal cuts this evaluation short, too
             self._evaluation.hook.after_step()
             self.after_step()
 
@@ -148,11 +150,13 @@ class BestKeeper(BestCheckpointer):
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`HookBase.state_dict`."""
         names = ("best_metric", "best_iter", "waited", "_judged")
-        return {"metric": self._metric, **{name: getattr(self, name) for name in names}}
+        measured = {"metric": self._metric, "tests": list(self.trainer.cfg.DATASETS.TEST)}
+        return measured | {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See :meth:`HookBase.load_state_dict`; ignores the state of another metric."""
-        if state.pop("metric") == self._metric:
+        """See :meth:`HookBase.load_state_dict`; ignores that of another metric or test set."""
+        own = self.state_dict()
+        if all(state.pop(key, own[key]) == own[key] for key in ("metric", "tests")):
             vars(self).update(state)
 
     def _judge(self, judge: Callable[[], None]) -> None:

@@ -19,6 +19,9 @@ from .launch import restart_count, starter
 # the torchruns of the last start. Processes that torchrun restarts resume only if it is there, so
 # never from checkpoints over which the training was refused.
 _BEGUN = ".torchrun"
+# Its name until the new training has deleted the checkpoints of an earlier one, which a restart
+# before that must not resume.
+_BEGINNING = ".torchrun.beginning"
 
 # What an evaluation says about the weights. Proposals stay: the new training may read them.
 _EVALUATED = (
@@ -52,12 +55,15 @@ def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
             before = begun.read_text(encoding="utf-8").splitlines()
             resume = resume or restarted or not starters.isdisjoint(before)
         sentence = None if resume else _fault(cfg)
-        if restart_count() is not None and sentence is None:
-            begun.parent.mkdir(parents=True, exist_ok=True)
-            with replace_file(begun, "w", encoding="utf-8") as file:
-                file.write("".join(f"{name}\n" for name in sorted(starters)))
-        elif restart_count() is not None:
-            begun.unlink(missing_ok=True)
+        if restart_count() is not None:
+            overwrites = not resume and files_to_resume(cfg.OUTPUT_DIR)
+            if overwrites:
+                begun.unlink(missing_ok=True)
+            if sentence is None:
+                begun.parent.mkdir(parents=True, exist_ok=True)
+                path = begun.with_name(_BEGINNING) if overwrites else begun
+                with replace_file(path, "w", encoding="utf-8") as file:
+                    file.write("".join(f"{name}\n" for name in sorted(starters)))
     # Perhaps only the first machine has the folder.
     resume, sentence = comm.all_gather((resume, sentence))[0]
     if sentence is not None:
@@ -122,6 +128,8 @@ def clear_output_dir(folder: str) -> None:
     # last_checkpoint first: it must not name what is gone
     for path in (*checkpoints, *written):
         os.remove(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(os.path.join(folder, _BEGINNING), os.path.join(folder, _BEGUN))
 
 
 def _fault(cfg: CfgNode) -> str | None:

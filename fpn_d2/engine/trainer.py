@@ -10,6 +10,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, TensorboardXWriter
 from fvcore.common.param_scheduler import ParamScheduler
 from fvcore.nn.precise_bn import get_bn_modules
-from torch import nn
+from torch import distributed, nn
 from torch.optim import Optimizer
 
 from ..checkpoint import SafeCheckpointer, trained_class_names
@@ -190,12 +191,17 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> dict[str, Any]:
         """Return the metrics on the test sets and, with ``TEST.VALIDATION_LOSS``, the losses."""
+        if comm.get_world_size() > 1:  # statistics differ by process, and the first one's are saved
+            for norm in get_bn_modules(self.evaluated_model):
+                for buffer in norm.buffers():
+                    distributed.broadcast(buffer, 0)
         # A test of one's own may return nothing, which Detectron2's EvalHook takes.
         self._last_eval_results = self.test(self.cfg, self.evaluated_model) or {}
         if not (self.cfg.TEST.VALIDATION_LOSS and self.cfg.DATASETS.TEST):
             return self._last_eval_results
         loaders = (build_loss_loader(self.cfg, name) for name in self.cfg.DATASETS.TEST)
-        losses = validation_losses(self.evaluated_model, loaders, self.cfg.SEED)
+        with _naming_divergence():
+            losses = validation_losses(self.evaluated_model, loaders, self.cfg.SEED)
         return {**self._last_eval_results, **losses}
 
     @classmethod
@@ -268,10 +274,12 @@ class Trainer(DefaultTrainer):
             if not resume and self.cfg.OVERWRITE_OUTPUT_DIR:
                 clear_output_dir(self.cfg.OUTPUT_DIR)
             keep_steps_before(self.cfg.OUTPUT_DIR, self.start_iter)
-            remove_partial_files(self.cfg.OUTPUT_DIR)
+            folder = Path(self.cfg.OUTPUT_DIR)
+            for place in (folder, *folder.glob("inference*/*/")):
+                remove_partial_files(place)
         final = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
-        if self.start_iter >= self.max_iter and not os.path.isfile(final):
-            # The training was cut just before it wrote this file, and no step is left to do so.
+        if self.start_iter >= self.max_iter and self.checkpointer.loaded_path != final:
+            # No step is left to write this file, which is not there, or of a shorter training.
             self.checkpointer.save("model_final", iteration=self.iter)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -323,6 +331,11 @@ class Trainer(DefaultTrainer):
                 comm.synchronize()  # the first process to end would take the others with it
                 raise
 
+    def after_train(self) -> None:
+        """See :meth:`TrainerBase.after_train`; Detectron2 counts a step where none was left."""
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
+
     def run_step(self) -> None:
         """See :meth:`DefaultTrainer.run_step`; random numbers do not depend on earlier steps."""
         seed_everything(self.cfg.SEED, comm.get_rank(), self.iter)
@@ -358,7 +371,8 @@ class Trainer(DefaultTrainer):
         # A prepared copy, not the model that is being trained: fpn_d2/inference/prepared.py.
         if cfg.INFERENCE.PREPARE and not isinstance(model, PreparedModel):
             model = _prepared(cfg, model)
-        return super().test(cfg, model, evaluators)
+        with _naming_divergence():
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
@@ -449,6 +463,18 @@ def _naming(key: str, complaint: str, method: str) -> Iterator[None]:
         raise UserError(
             f"{key}: {error}; name one of Detectron2's ({', '.join(LOOKED_UP[key])}), or build "
             f"yours in a Trainer's {method}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _naming_divergence() -> Iterator[None]:
+    """Turn the error for outputs that are not finite, of an evaluation, into a sentence."""
+    try:
+        yield
+    except FloatingPointError as error:  # from a prepared model, or from Detectron2's RPN
+        raise UserError(
+            f"evaluation: {str(error).rstrip('.')}; if the training has diverged, lower "
+            "SOLVER.BASE_LR and go on from an earlier checkpoint"
         ) from error
 
 

@@ -42,6 +42,7 @@ _AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _RECALL_NAMES = [f"box_proposals/AR{size}@{n}" for n in (100, 1000) for size in ("", "s", "m", "l")]
 _MORE_LIMITS = (10, 30, 300)
 _COCO_LIMIT = 100  # so many detections of an image count for COCO's AP
+_LVIS_LIMIT = 300  # and so many for LVIS's
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +210,13 @@ class ResultsWritingLVISEvaluator(_ResultsWriting, LVISEvaluator):
         with overridden(np, float=float):
             return super().evaluate()
 
+    def _eval_predictions(self, predictions: list[dict[str, Any]]) -> None:
+        """See :meth:`LVISEvaluator._eval_predictions`; NaN, as COCO's, where no object is asked
+        for, of which lvis says -1."""
+        super()._eval_predictions(predictions)
+        for metrics in self._results.values():
+            metrics.update({name: math.nan for name, value in metrics.items() if value < 0})
+
     def metric_names(self, cfg: CfgNode, dataset: str) -> list[str]:
         """See :func:`metric_names`."""
         if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
@@ -243,12 +251,13 @@ def build_evaluator(cfg: CfgNode, dataset: str, folder: str) -> DatasetEvaluator
     kind = MetadataCatalog.get(dataset).get("evaluator_type", "coco")
     if kind == "pascal_voc" and cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
         return ResultsWritingVOCEvaluator(dataset, output_dir=folder)
+    limit = cfg.TEST.DETECTIONS_PER_IMAGE
     if kind == "lvis":  # ids count from 1, and not every class is annotated in every image
-        return ResultsWritingLVISEvaluator(dataset, folder)
+        most = max(limit, _LVIS_LIMIT) if limit >= 0 else sys.maxsize
+        return ResultsWritingLVISEvaluator(dataset, folder, max_dets_per_image=most)
     if kind != "coco":
         text = "data set %s is registered for the evaluation %s: these are COCO's metrics"
         logger.warning(text, dataset, kind)
-    limit = cfg.TEST.DETECTIONS_PER_IMAGE
     if not 0 <= limit <= _COCO_LIMIT:
         logger.info(
             "AP on %s counts %s detections of an image (TEST.DETECTIONS_PER_IMAGE), where "

@@ -5,7 +5,8 @@ import os
 
 from detectron2.config import CfgNode
 
-from ..config_checks import num_classes
+from ..config_checks import class_head_key, num_classes
+from ..config_values import value_of
 from ..utils.errors import UserError
 from ..utils.files import read_json
 
@@ -48,7 +49,8 @@ def class_thresholds(threshold: float | str, cfg: CfgNode) -> float | list[float
             ``DATASETS.TEST`` names decides, or else the first of the file.
 
     Returns:
-        the number, or one for each class.
+        the number, or one for each class, at least the model's own ``SCORE_THRESH_TEST``: nothing
+        below that was evaluated.
 
     Raises:
         UserError: for another number, or if there is no analysis or one of another model.
@@ -88,4 +90,5 @@ def class_thresholds(threshold: float | str, cfg: CfgNode) -> float | list[float
             f"{path} has thresholds for {len(values)} classes, and the model has "
             f"{number or 'none'}; analyse this model's own run, or give a number"
         )
-    return values
+    least = value_of(cfg, class_head_key(cfg).replace("NUM_CLASSES", "SCORE_THRESH_TEST"))
+    return [max(value, least) for value in values]

@@ -184,7 +184,7 @@ class Runner:
                     "config": run.config,
                     "command": run.command(),
                     "seconds": round(training_seconds(steps), 1),
-                    "iterations": cfg.SOLVER.MAX_ITER,
+                    "iterations": len(steps) and steps[-1]["iteration"] + 1,
                     "results": read_evaluations(run, cfg),
                     "losses": losses_of(steps),
                     # The program's commit: this package may be imported from elsewhere.

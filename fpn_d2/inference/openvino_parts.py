@@ -289,6 +289,9 @@ def compile_graph(
         next call overwrites them.
     """
     openvino = require("openvino")
+    graph = graph.clone()  # a change of layouts changes the graph
+    if precision == "int8":
+        _part_outputs_from_readers(graph)
     steps = openvino.preprocess.PrePostProcessor(graph)
     first, last = openvino.Layout("NCHW"), openvino.Layout("NHWC")
     maps = [output.partial_shape.rank.get_length() == 4 for output in graph.outputs]
@@ -326,6 +329,21 @@ def compile_graph(
         return [y.permute(0, 3, 1, 2) if m else y for y, m in zip(outputs, maps, strict=True)]
 
     return run
+
+
+def _part_outputs_from_readers(graph: Any) -> None:
+    """Let a quantized graph's outputs be reshaped to the shape that they have.
+
+    Where an output is also read within the graph, as the pyramid's maps are by the head, OpenVINO's
+    graph for any size gives the readers integers without their scale (seen with 2026.4). Nothing is
+    computed or copied here, and graphs for one size drop it.
+    """
+    from openvino import opset13
+
+    for result in graph.get_results():
+        value = result.input_value(0)
+        same = opset13.reshape(value, opset13.shape_of(value), special_zero=False)
+        result.input(0).replace_source_output(same.output(0))
 
 
 def cpu_settings(precision: str) -> dict[str, Any]:

@@ -171,11 +171,14 @@ def calibration_images(cfg: CfgNode) -> Iterator[dict[str, Any]]:
 def _describe_calibration(cfg: CfgNode) -> dict[str, Any]:
     """Describe what determines the calibration images, without reading them."""
     for name in cfg.DATASETS.TRAIN:  # else the stamp would be that of an older conversion
-        make_ready(name)
+        with contextlib.suppress(UserError):  # told when the images are read
+            make_ready(name)
     files = [MetadataCatalog.get(name).get("json_file") for name in cfg.DATASETS.TRAIN]
     files += cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else []
     return {
         "count": cfg.INFERENCE.CALIBRATION_IMAGES,
+        "empty": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        "proposals": cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST,
         "sets": list(cfg.DATASETS.TRAIN),
         "files": [_stamp(file) for file in files if file],
         "input": cfg.INPUT.dump(),

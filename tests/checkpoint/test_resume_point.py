@@ -138,9 +138,20 @@ def test_without_a_tag_the_last_iteration_counts(tmp_path, final):
 
 def test_a_tag_that_was_not_written_in_time(tmp_path, skipped):
     save(tmp_path, 1, 2)
-    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    tag = tmp_path / "last_checkpoint"
+    tag.write_text("model_0000001.pth")
+    os.utime(tag, ns=(0, (tmp_path / "model_0000001.pth").stat().st_mtime_ns))
     assert resumed(tmp_path) == 2
     assert not skipped()
+
+
+def test_a_tag_that_was_written_last_goes_back(tmp_path):
+    """As in stock Detectron2."""
+    save(tmp_path, 1, 2, 3, final=3)
+    tag = tmp_path / "last_checkpoint"
+    tag.write_text("model_0000001.pth")
+    os.utime(tag, ns=(0, (tmp_path / "model_final.pth").stat().st_mtime_ns + 10**9))
+    assert resumed(tmp_path) == 1
 
 
 def test_checkpoints_of_an_earlier_training_come_last(tmp_path, skipped):

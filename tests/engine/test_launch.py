@@ -99,6 +99,10 @@ def test_two_processes_train_two_steps_of_every_ablation(in_two_processes):
         assert f"{name}: 2 iterations, weights same" in in_two_processes
 
 
+def test_two_processes_evaluate_the_same_statistics(in_two_processes):
+    assert "evaluated: 53 norms, same" in in_two_processes
+
+
 def test_a_step_makes_one_collective_call(in_two_processes):
     """Apart from DistributedDataParallel's, and Detectron2's own gathering of its metrics."""
     assert [line for line in in_two_processes if line.startswith("calls:")] == [

@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import random
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from fpn_d2.engine import Trainer
 from fpn_d2.engine.monitoring import (
     AccumulatingOptimizer,
     AccumulatingScaler,
+    BestKeeper,
     WeightAverager,
     validation_losses,
 )
@@ -66,6 +69,18 @@ def content(made, name):
 
 def last_metrics(folder):
     return json.loads(Path(folder, "metrics.json").read_text().splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    "metric, is_lowest",
+    [
+        *(("validation_loss", True), ("bbox/AP", False), ("bbox/AP-blossom", False)),
+        *(("glossy_val/box_proposals/AR@1000", False), ("glossy_val/mine/loss", True)),
+    ],
+)
+def test_the_best_of_a_loss_is_the_lowest(metric, is_lowest):
+    keeper = BestKeeper(SimpleNamespace(period=1), metric, 0, None, True)
+    assert keeper._compare(1.0, 2.0) == is_lowest
 
 
 def test_the_best_is_kept(scripted):
@@ -130,6 +145,7 @@ def test_a_cut_training_keeps_and_stops_as_an_uncut_one(scripted, lost, lacks):
     values = [1.0, 3.0, 2.0, 1.0, 2.0]
     opts = ["TEST.PATIENCE", "3"]
     whole = {"best_metric": 3.0, "best_iter": 1, "waited": 3, "_judged": 5, "metric": AR}
+    whole["tests"] = ["tiny_val"]
     made = scripted(values, *opts)
     train_until(made, 4)
     for number in lost or ():
@@ -140,6 +156,24 @@ def test_a_cut_training_keeps_and_stops_as_an_uncut_one(scripted, lost, lacks):
     assert resumed.evaluated == [*lacks, *range(resumed.start_iter, 5)]
     assert resumed.best_keeper.state_dict() == whole
     assert content(resumed, "model_best")["iteration"] == 1
+
+
+def test_a_signal_cuts_the_evaluation_that_was_lacking(scripted, monkeypatch):
+    train_until(scripted([0.0] * 5), 4)
+    resumed = scripted([0.0] * 5, resume=True)
+    cut = lambda *_: resumed.stopper._receive(signal.SIGINT, None)  # noqa: E731
+    monkeypatch.setattr(Trainer, "test", cut)
+    monkeypatch.setattr(resumed, "run_step", lambda: pytest.fail("went on"))
+    with pytest.raises(SystemExit):
+        resumed.train()
+    names = {path.name for path in Path(resumed.cfg.OUTPUT_DIR).glob("model_0*.pth")}
+    assert names == {"model_0000001.pth", "model_0000003.pth"}
+
+
+def test_another_test_set_has_a_best_of_its_own(scripted):
+    train_until(scripted([9.0] * 5), 4)
+    other = scripted([1.0] * 5, "DATASETS.TEST", "('tiny_train',)", resume=True)
+    assert other.best_keeper.best_metric is None
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,8 @@ def test_a_torchrun_that_makes_room_for_another_counts_no_restart_and_resumes(fo
     monkeypatch.setattr(module.comm, "all_gather", gathered)
     overwriting = folder("OVERWRITE_OUTPUT_DIR", "True")
     assert not check_output_dir(overwriting, resume=False)  # the user's start, which deletes
+    clear_output_dir(overwriting.OUTPUT_DIR)
+    Path(overwriting.OUTPUT_DIR, "model_0000001.pth").write_text("")
     starters["of_all"] = [back, stays]
     assert check_output_dir(overwriting, resume=False)
     assert check_output_dir(folder(), resume=False)
@@ -72,6 +74,20 @@ def test_a_torchrun_that_makes_room_for_another_counts_no_restart_and_resumes(fo
     starters["of_all"] = ["one 9 boot 902", "two 9 boot 902"]
     with pytest.raises(UserError, match="holds the checkpoints of an earlier training"):
         check_output_dir(folder(), resume=False)
+
+
+def test_a_restart_before_the_earlier_training_is_deleted_does_not_resume_it(folder, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    cfg = folder("OVERWRITE_OUTPUT_DIR", "True")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert check_output_dir(cfg, resume=True)  # the earlier training's
+    monkeypatch.setattr("fpn_d2.engine.output_dir.starter", lambda: "another torchrun")
+    for count in "01":
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        assert not check_output_dir(cfg, resume=False)
+    clear_output_dir(cfg.OUTPUT_DIR)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    assert check_output_dir(cfg, resume=False)
 
 
 def test_a_starter_is_told_from_others_and_from_one_of_its_number():

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import signal
 import weakref
 from pathlib import Path
 
@@ -118,6 +119,33 @@ def test_results_of_each_test_set_lie_in_a_folder_of_their_own(tiny_config):
             assert file.read(1)
 
 
+def test_an_evaluation_made_up_for_is_of_the_same_iteration(trainer):
+    for resume in (False, True):
+        made = trainer(test="('tiny_val',)", resume=resume)
+        made.train()
+        lines = Path(made.cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()
+        assert json.loads(lines[-1])["iteration"] == 5
+
+
+def test_what_a_kill_left_of_an_evaluation_is_deleted(trainer):
+    left = Path(trainer().cfg.OUTPUT_DIR, "inference/tiny_val/results.json.99999999.partial")
+    left.parent.mkdir(parents=True)
+    left.touch()
+    trainer(resume=True)
+    assert not left.exists()
+
+
+def test_the_model_final_of_a_shorter_training_is_replaced(trainer):
+    trainer("SOLVER.MAX_ITER", "2").train()
+    longer = trainer(resume=True)
+    longer.stopper.received = signal.SIGINT
+    with pytest.raises(SystemExit):
+        longer.train()
+    ended = trainer("SOLVER.MAX_ITER", "3", resume=True)
+    final = torch.load(Path(ended.cfg.OUTPUT_DIR, "model_final.pth"), weights_only=True)
+    assert final["iteration"] == 2
+
+
 @pytest.mark.parametrize(("images", "world", "processes"), [(3, 0, 2), (0, 0, 1)])
 def test_a_batch_that_cannot_be_shared_is_refused(
     tiny_config, monkeypatch, images, world, processes
@@ -137,6 +165,34 @@ def test_weights_of_nan_are_no_start(trainer, tmp_path):
     made.cfg = changed(made.cfg, {"MODEL.WEIGHTS": str(tmp_path / "nan.pth")})
     with pytest.raises(UserError, match=f"nan.pth, or .* infinite values in {key}; take an earl"):
         made.resume_or_load(resume=False)
+
+
+def test_an_evaluation_of_diverged_weights_ends_in_a_sentence(trainer, monkeypatch):
+    def fail(*args):  # as Detectron2's RPN does
+        raise FloatingPointError("Predicted boxes or scores contain Inf/NaN.")
+
+    made = trainer("TEST.VALIDATION_LOSS", True, test="('tiny_val',)")
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer_module, "validation_losses", fail)
+        with pytest.raises(UserError, match=r"Inf/NaN; if .* lower SOLVER\.BASE_LR"):
+            made._evaluate()
+    for weight in made.model.proposal_generator.rpn_head.parameters():
+        weight.data.fill_(3e38)  # finite, but what it computes is not
+    with pytest.raises(UserError, match=r"rpn_head are NaN or infinite.* lower SOLVER\.BASE_LR"):
+        made._evaluate()
+
+
+@pytest.mark.parametrize("key, name", [("TRAIN", "tiny_train"), ("TEST", "tiny_val")])
+def test_a_name_that_is_no_tuple_is_told_as_such(tiny_config, key, name):
+    cfg = changed(tiny_config(), {f"DATASETS.{key}": name})
+    with pytest.raises(UserError, match=rf"DATASETS.{key} is '{name}', .* such as \('{name}',\)"):
+        Trainer(cfg)
+
+
+def test_one_training_size_may_be_a_number_as_in_detectron2(tiny_config):
+    cfg = changed(tiny_config(), {"INPUT.MIN_SIZE_TRAIN": 64})
+    image = next(iter(Trainer.build_train_loader(cfg)))[0]["image"]
+    assert min(image.shape[1:]) == 64
 
 
 # --- limits of the metric, and test-time augmentation

@@ -39,6 +39,7 @@ class TwoSteps(Trainer):
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     ablations(args)
+    evaluate(args)
     spoil(args)
     count(args)
     stop(args)
@@ -55,6 +56,18 @@ def ablations(args: argparse.Namespace) -> None:
         same = all(torch.equal(weights, other) for other in comm.all_gather(weights))
         if comm.is_main_process():
             print(f"{name}: {trainer.iter} iterations, weights {'same' if same else 'DIFFER'}")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """All processes evaluate the statistics that the first one saves."""
+    path = os.path.join(args.configs, "RPN/rpn_R_18_FPN.yaml")
+    trainer = TwoSteps(load_config(path, [*args.opts, "DATASETS.TEST", "()"]))
+    trainer.train()
+    trainer._evaluate()
+    means = [v for name, v in trainer.model.named_buffers() if name.endswith("running_mean")]
+    one, two = comm.all_gather(torch.cat(means))
+    if comm.is_main_process():
+        print(f"evaluated: {len(means)} norms, {'same' if torch.equal(one, two) else 'DIFFER'}")
 
 
 class CountCalls(HookBase):

@@ -1,6 +1,7 @@
 """A data set in LVIS's format is measured as LVIS does, whose classes count from 1."""
 
 import json
+import math
 import sys
 
 import numpy as np
@@ -60,6 +61,36 @@ def test_the_metrics_of_lvis(cfg, tmp_path):
     written = json.loads((tmp_path / "out/inference/toy_lvis/results.json").read_text())
     assert written["bbox"]["AP"] == pytest.approx(50)
     assert not hasattr(np, "float")  # which lvis needs
+
+
+def measured(evaluator, count):
+    """Return the metrics where ``count`` wrong cats score higher than each dog, which is right."""
+    evaluator.reset()
+    for number in (1, 2):
+        found = Instances((100, 120))
+        wrong = torch.tensor([[60.0, 60.0, 70.0, 70.0]]).repeat(count, 1)
+        found.pred_boxes = Boxes(torch.cat([wrong, torch.tensor([[60.0, 10.0, 100.0, 50.0]])]))
+        found.scores = torch.tensor([0.9] * count + [0.1])
+        found.pred_classes = torch.tensor([0] * count + [1])
+        evaluator.process([{"image_id": number}], [{"instances": found}])
+    return evaluator.evaluate()["bbox"]
+
+
+def test_a_metric_without_objects_is_not_a_number(cfg, tmp_path):
+    pytest.importorskip("lvis")
+    results = measured(Trainer.build_evaluator(cfg, "toy_lvis"), 3)
+    assert math.isnan(results["APs"])
+    assert math.isnan(results["APc"])
+    written = json.loads((tmp_path / "out/inference/toy_lvis/results.json").read_text())
+    assert written["bbox"]["APs"] is None
+
+
+@pytest.mark.parametrize("limit, ap", [(100, 0), (1000, 100)])
+def test_more_detections_of_an_image_count(cfg, limit, ap):
+    pytest.importorskip("lvis")
+    cfg.defrost()
+    cfg.TEST.DETECTIONS_PER_IMAGE = limit
+    assert measured(Trainer.build_evaluator(cfg, "toy_lvis"), 400)["APr"] == pytest.approx(ap)
 
 
 def test_objects_of_an_image_without_proposals_are_missed(cfg, tmp_path):

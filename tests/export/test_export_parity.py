@@ -133,6 +133,19 @@ def test_how_many_boxes_are_matched_and_tied(case):
     assert (parity.matched, parity.tied) == matched_and_tied
 
 
+def test_ties_of_one_image_do_not_excuse_a_box_that_another_lost():
+    some = [(40 * place, 0.9) for place in range(50)]
+    one, two = [*some, (9005, 0.9)], [*some, (9000, 0.9), (9010, 0.9)]  # one overlaps both of two
+    parity = Parity()
+    for found, expected in ((one, two), (two, one)):
+        candidates = boxes_at(*some, *one[50:], *two[50:])
+        _compare_boxes(parity, boxes_at(*found), boxes_at(*expected), lambda c=candidates: c)
+    assert parity.tied == 4
+    assert parity.is_within_tolerance
+    _compare_boxes(parity, boxes_at(*some[1:]), boxes_at(*some), lambda: boxes_at(*some))
+    assert not parity.is_within_tolerance
+
+
 @pytest.mark.parametrize(
     "row",
     ["RPN/rpn_R_18_FPN", "RetinaNet/retinanet_R_18_FPN", "Faster-RCNN/faster_rcnn_R_18_FPN"],

@@ -84,6 +84,20 @@ def test_first_and_last_layers_stay_and_the_scores_are_near(model, monkeypatch):
     assert not torch.equal(found[1][:5], expected[1][:5])
 
 
+@needs_nncf
+@pytest.mark.parametrize(
+    "row, bound",  # of logits, and of scores from 0 to 1
+    [("RPN/rpn_R_18_FPN", 1.0), ("RPN/rpn_R_18_P2", 1.0), ("RetinaNet/retinanet_R_18_FPN", 0.1)],
+)
+def test_the_scores_are_near_at_every_size(row_config, narrow_words, row, bound):
+    model = random_detector(row_config(f"quick/{row}", *narrow_words))
+    ready = prepare_model(model, engine="openvino", precision="int8", calibration=records(3))
+    for size in ((65, 90), (190, 70), (128, 128), (96, 130)):  # the first two have their own graphs
+        expected, found = (detect(m, image_of(*size))[1] for m in (model, ready))
+        assert len(found) > 20
+        assert (found[:20] - expected[:20]).abs().max() < bound, size
+
+
 def test_int8_without_images_or_nncf_is_a_sentence(model, cfg, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "nncf", None)
@@ -139,21 +153,23 @@ def test_its_name_is_of_weights_config_images_and_versions(cfg, model, monkeypat
         changed(cfg, {"INPUT.MIN_SIZE_TEST": 96}),
         changed(cfg, {"INFERENCE.CALIBRATION_IMAGES": 3}),
         changed(cfg, {"MODEL.PIXEL_MEAN": [1.0, 2.0, 3.0]}),
+        changed(cfg, {"DATALOADER.FILTER_EMPTY_ANNOTATIONS": False}),
+        changed(cfg, {"DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": 7}),
     ]
     names |= {os.path.basename(cache_paths(other, model)[0]) for other in others}
-    assert len(names) == 4
+    assert len(names) == 6
     weight = model.roi_heads.box_head.fc1.bias
     before = weight[0].item()
     weight.data[0] += 1e-6
     names.add(os.path.basename(cache_paths(cfg, model)[0]))
     weight.data[0] = before
-    assert len(names) == 5
+    assert len(names) == 7
     versions = {"openvino": "1.0", "nncf": "2.0"}
     monkeypatch.setattr(quantization, "installed_versions", lambda *packages: versions)
     name = os.path.basename(cache_paths(cfg, model)[0])
     assert name.endswith("-openvino1.0-nncf2.0.zip")
     names.add(name)
-    assert len(names) == 6
+    assert len(names) == 8
 
 
 @needs_nncf

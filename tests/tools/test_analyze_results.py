@@ -71,6 +71,9 @@ def test_best_f1_is_each_classs_own(analyze, run):
     expected = [0.45 if c["objects"] else 0.5 for c in classes]
     assert class_thresholds("best-f1", cfg) == pytest.approx(expected)
     assert class_thresholds(0.3, cfg) == 0.3
+    # Nothing below the model's own threshold was evaluated.
+    strict = load_config(run / "config.yaml", ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.47"])
+    assert class_thresholds("best-f1", strict) == [max(value, 0.47) for value in expected]
     assert score_threshold("best-f1") == "best-f1"
     three = load_config(run / "config.yaml", ["MODEL.ROI_HEADS.NUM_CLASSES", "3"])
     with pytest.raises(UserError, match="for 5 classes, and the model has 3"):

@@ -249,11 +249,11 @@ def test_a_file_returns_what_has_the_threshold_of_its_class(words, tmp_path, run
     content = {"datasets": {"shapes_val": {"classes": classes}}}
     (tmp_path / "analysis.json").write_text(json.dumps(content))
     ask = [*words, "--output", tmp_path / "model.ts", "--format", "torchscript"]
-    opts = ["OUTPUT_DIR", tmp_path]
+    opts = ["OUTPUT_DIR", tmp_path, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.01"]
     code, stdout, stderr = run_tool(export, *ask, "--confidence-threshold", "best-f1", *opts)
     assert code == 0, stderr
     assert "images of 3 sizes" in stdout
     pixels = torch.from_numpy(np.array(Image.open(words[5]))[:, :, ::-1].copy())
     _, scores, kinds = torch.jit.load(str(tmp_path / "model.ts"))(pixels.permute(2, 0, 1).float())
     assert set(kinds.tolist()) == {3}
-    assert 0 < float(scores.min()) < 0.05 == load_config(words[1]).MODEL.ROI_HEADS.SCORE_THRESH_TEST
+    assert 0.01 < float(scores.min()) < 0.05  # no less than the model's own, as evaluated

@@ -187,7 +187,7 @@ def benchmark_parts(device: str, size: tuple[int, int] = SIZE) -> Comparisons:
         calls = {"torch": call_without_grad(part, x)}
         for precision, chosen in (("float32", graph), ("int8", quantize_part(part, graph, [x]))):
             for label, count in (("any size", 0), ("one size", 1)) if is_image else (("", 0),):
-                run = compile_graph(chosen.clone(), precision, is_image=is_image, fixed_sizes=count)
+                run = compile_graph(chosen, precision, is_image=is_image, fixed_sizes=count)
                 calls[f"{part.name} {precision} {label}".strip()] = call_without_grad(run, x)
         timings = yield Comparison(calls, kept=list(calls))
         expected = calls["torch"]()
