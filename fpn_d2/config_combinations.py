@@ -284,15 +284,8 @@ def _check_augmentation(cfg: CfgNode, network: type) -> None:
 _BGR_MEAN = (103.53, 116.28, 123.675)  # ImageNet's, as in all of Detectron2's models
 # The words in the names of classes that a flip exchanges.
 _MIRRORED = {
-    "horizontal": {"left": "right", "right": "left", "左": "右", "右": "左"},
-    "vertical": {
-        "up": "down",
-        "down": "up",
-        "top": "bottom",
-        "bottom": "top",
-        "上": "下",
-        "下": "上",
-    },
+    "horizontal": [("left", "right"), ("左", "右")],
+    "vertical": [("up", "down"), ("top", "bottom"), ("上", "下")],
 }
 _USUAL_THRESHOLD = 0.05  # Detectron2's default; below it, next to nothing is left to find
 
@@ -377,7 +370,7 @@ def _of_training(cfg: CfgNode, classes: Sequence[str]) -> Iterator[str]:
                 f"INPUT.MIN_SIZE_{split} {max(sides)} is above INPUT.MAX_SIZE_{split} {longest}, "
                 f"so no image reaches it: set INPUT.MAX_SIZE_{split} to more"
             )
-    mirrored = _mirrored(classes, _MIRRORED.get(cfg.INPUT.RANDOM_FLIP, {}))
+    mirrored = _mirrored(classes, _MIRRORED.get(cfg.INPUT.RANDOM_FLIP, ()))
     if mirrored:
         yield (
             f"INPUT.RANDOM_FLIP {cfg.INPUT.RANDOM_FLIP} turns the class {mirrored[0]} into "
@@ -385,8 +378,9 @@ def _of_training(cfg: CfgNode, classes: Sequence[str]) -> Iterator[str]:
         )
 
 
-def _mirrored(classes: Sequence[str], words: dict[str, str]) -> tuple[str, str] | None:
-    """Return the first two classes whose names are the same once ``words`` are exchanged."""
+def _mirrored(classes: Sequence[str], pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    """Return the first two classes whose names are the same once pairs of words are exchanged."""
+    words = dict(pairs) | {second: first for first, second in pairs}
     for name in classes if words else ():
         other = re.sub("|".join(words), lambda word: words[word[0].lower()], name, flags=re.I)
         found = [known for known in classes if known.lower() == other.lower() != name.lower()]

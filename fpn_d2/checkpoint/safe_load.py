@@ -218,15 +218,12 @@ _GLOBALS = {
     "builtins.bytes": _no_bytes,
     "_codecs.encode": codecs.encode,  # how protocol 2 writes an array's bytes
     "collections.OrderedDict": OrderedDict,
-    **{
-        f"numpy.{core}.{name}": function
-        for core in ("core", "_core")
-        for name, function in {
-            "multiarray._reconstruct": PickledArray,
-            "multiarray.scalar": _make_scalar,
-            "numeric._frombuffer": _from_buffer,
-        }.items()
-    },
+    "numpy.core.multiarray._reconstruct": PickledArray,
+    "numpy._core.multiarray._reconstruct": PickledArray,
+    "numpy.core.multiarray.scalar": _make_scalar,
+    "numpy._core.multiarray.scalar": _make_scalar,
+    "numpy.core.numeric._frombuffer": _from_buffer,
+    "numpy._core.numeric._frombuffer": _from_buffer,
 }
 # Beside the tensors, Detectron2's trainers save NumPy's numbers and arrays, and torchvision's save
 # their options.

@@ -157,21 +157,15 @@ def seed_everything(*key: int) -> None:
         key: integers, 0 or more, such as a seed, a process and an iteration; different keys give
             unrelated random numbers.
     """
-    words = _words(key)
-    random.seed(words[0])
-    np.random.seed(words[1])
-    torch.manual_seed(words[2])
+    _seed(key, torch.manual_seed)
 
 
 @contextlib.contextmanager
 def seeded(*key: int) -> Iterator[None]:
     """Seed the CPU's generators as :func:`seed_everything` does, and restore them afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    words = _words(key)
-    random.seed(words[0])
-    np.random.seed(words[1])
     # torch.manual_seed would seed the GPUs too, whose state is not kept here.
-    torch.default_generator.manual_seed(words[2])
+    _seed(key, torch.default_generator.manual_seed)
     try:
         yield
     finally:
@@ -180,5 +174,7 @@ def seeded(*key: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def _words(key: tuple[int, ...]) -> list[int]:
-    return np.random.SeedSequence(key).generate_state(3).tolist()
+def _seed(key: tuple[int, ...], seed_torch: Callable[[int], Any]) -> None:
+    words = np.random.SeedSequence(key).generate_state(3).tolist()
+    for seed, word in zip((random.seed, np.random.seed, seed_torch), words, strict=True):
+        seed(word)
