@@ -286,6 +286,12 @@ def test_aliases_that_stay_small_are_read(write):
     assert load_config(path).MODEL.PIXEL_STD == [1.0, 2.0, 3.0]
 
 
+def test_a_lazy_config_is_refused_as_such(write):
+    for path in (write("model = 1", "a.py"), "new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py"):
+        with pytest.raises(UserError, match=r"\.py is a LazyConfig, .* name a \.yaml"):
+            load_config(path)
+
+
 def test_a_bomb_in_a_base_is_refused_too(write):
     write(BOMB, "base.yaml")
     with pytest.raises(UserError, match=r"base\.yaml would unfold"):
