@@ -346,8 +346,8 @@ def _merged_with_file(cfg: CfgNode, path: str) -> CfgNode:
     """Return ``cfg`` merged with a file, with Detectron2's errors turned into sentences."""
     if path.endswith(".py"):
         raise UserError(
-            f"config file {path} is a LazyConfig, which is not read here; name a .yaml, such as one "
-            "of configs/quick/"
+            f"config file {path} is a LazyConfig, which is not read here; name a .yaml, such as "
+            "one of configs/quick/"
         )
     if not os.path.isfile(path):
         zoo = zoo_config(path)
