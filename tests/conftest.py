@@ -196,6 +196,30 @@ def run_tool(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
 
 
 @pytest.fixture
+def printed(run_tool) -> Callable[..., str]:
+    """``printed(module, word, ...)``: what a tool prints that ends well."""
+
+    def run(module: ModuleType, *words: object) -> str:
+        code, stdout, stderr = run_tool(module, *words)
+        assert code == 0, stdout + stderr
+        return stdout
+
+    return run
+
+
+@pytest.fixture
+def refused(run_tool) -> Callable[..., str]:
+    """``refused(module, word, ...)``: the one line with which a tool ends that cannot work."""
+
+    def run(module: ModuleType, *words: object) -> str:
+        code, _, stderr = run_tool(module, *words)
+        assert (code, stderr.count("\n"), stderr[:7]) == (2, 1, "error: "), stderr
+        return stderr
+
+    return run
+
+
+@pytest.fixture
 def run_train_net(repo, tiny_opts, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     """``run_train_net(row, word, ...)``: run train_net.py in this process on the tiny data; return
     its exit code, stdout and stderr."""

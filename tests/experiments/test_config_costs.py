@@ -71,11 +71,8 @@ def test_an_image_of_noise_is_resized_as_the_config_says(row_config):
     assert (boxes[:, :2] <= boxes[:, 2:]).all()
 
 
-def test_the_list_has_the_papers_number_and_the_costs(run_tool):
-    code, out, error = run_tool(
-        list_configs, "RPN/rpn_R_50_FPN.", "quick/RPN/rpn_R_18_FPN.", "--json"
-    )
-    assert code == 0, error
+def test_the_list_has_the_papers_number_and_the_costs(printed, refused):
+    out = printed(list_configs, "RPN/rpn_R_50_FPN.", "quick/RPN/rpn_R_18_FPN.", "--json")
     paper, quick = json.loads(out)
     (row,) = [row for row in paper["rows"] if row["table"] == "1"]
     assert (row["row"], row["paper"]["AR1k"]) == ("c", 56.3)  # Table 1 (c)
@@ -85,23 +82,18 @@ def test_the_list_has_the_papers_number_and_the_costs(run_tool):
     pyramid = 256 * (256 + 512 + 1024 + 2048) + 4 * 256 * 9 * 256 + 8 * 256
     head = 256 * 9 * 256 + 256 + 256 * 3 * (1 + 4) + 3 * 5
     assert paper["parameters"] == 25_557_032 - 2_049_000 - 53_120 + pyramid + head
-    code, out, _ = run_tool(list_configs, "RPN/rpn_R_50_FPN")
-    assert (code, "AR1k 56.3" in out) == (0, True)
-    assert run_tool(list_configs, "nothing_like_it")[0] == 2
+    assert "AR1k 56.3" in printed(list_configs, "RPN/rpn_R_50_FPN")
+    refused(list_configs, "nothing_like_it")
 
 
-def test_the_list_goes_to_a_file_that_is_named(run_tool, tmp_path):
+def test_the_list_goes_to_a_file_that_is_named(printed, refused, tmp_path):
     path = tmp_path / "new" / "configs.json"
-    assert run_tool(list_configs, ROW, "--json", path)[0] == 0
-    code, out, _ = run_tool(list_configs, "--json", ROW)  # --json without a file, before a word
-    assert code == 0
+    printed(list_configs, ROW, "--json", path)
+    out = printed(list_configs, "--json", ROW)  # --json without a file, before a word
     assert json.loads(out) == json.loads(path.read_text())
-    code, _, stderr = run_tool(list_configs, ROW, "--json", path)
-    assert code == 2
-    assert "--force" in stderr
-    code, _, stderr = run_tool(list_configs, "nothing_like_it", "--json", path / "below.json")
-    assert code == 2
-    assert "below.json could not be written" in stderr  # refused before the work
+    assert "--force" in refused(list_configs, ROW, "--json", path)
+    sentence = refused(list_configs, "nothing_like_it", "--json", path / "below.json")
+    assert "below.json could not be written" in sentence  # refused before the work
 
 
 def flops_of_r18_c4(height, width):
@@ -116,27 +108,24 @@ def flops_of_r18_c4(height, width):
     return stem + res2 + res3 + res4 + rpn
 
 
-def test_flops_of_one_network(run_tool, repo):
-    code, out, error = run_tool(list_configs, "quick/RPN/rpn_R_18_C4", "--flops", "--json")
-    assert code == 0, error
+def test_flops_of_one_network(printed, repo):
+    out = printed(list_configs, "quick/RPN/rpn_R_18_C4", "--flops", "--json")
     (entry,) = json.loads(out)
     assert entry["input"] == [240, 320]
     assert entry["gflops"] == pytest.approx(flops_of_r18_c4(240, 320) / 1e9, abs=0.05)
     words = ["--config-file", repo / "configs/quick/RPN/rpn_R_18_C4.yaml", "-n", 0, "--tasks"]
     tasks = ["flop", "activation", "parameter", "structure"]
-    code, out, error = run_tool(analyze_model, *words, *tasks)
-    assert code == 0, error
-    printed = re.search(r"^([\d.]+) \+- 0.00 GFLOPs for an image, over 1$", out, re.MULTILINE)
-    assert float(printed[1]) == pytest.approx(entry["gflops"], abs=0.051)
+    out = printed(analyze_model, *words, *tasks)
+    mean = re.search(r"^([\d.]+) \+- 0.00 GFLOPs for an image, over 1$", out, re.MULTILINE)
+    assert float(mean[1]) == pytest.approx(entry["gflops"], abs=0.051)
     assert all(words in out for words in ("million activations", "rpn_head", "ResNet"))
 
 
-def test_flops_are_averaged_over_the_test_set(run_tool, repo, row_config, wide_opts, tmp_path):
+def test_flops_are_averaged_over_the_test_set(printed, repo, row_config, wide_opts, tmp_path):
     SafeCheckpointer(build_model(row_config("quick/RPN/rpn_R_18_C4")), str(tmp_path)).save("model")
     words = ["--config-file", repo / "configs/quick/RPN/rpn_R_18_C4.yaml", "--tasks", "flop"]
     words += ["-n", 2, "--use-fixed-input-size", *wide_opts]
-    code, out, error = run_tool(analyze_model, *words, "MODEL.WEIGHTS", tmp_path / "model.pth")
-    assert code == 0, error
+    out = printed(analyze_model, *words, "MODEL.WEIGHTS", tmp_path / "model.pth")
     last = f"{flops_of_r18_c4(64, 64) / 1e9:.2f} +- 0.00 GFLOPs for an image, over 2"
     assert out.splitlines()[-1] == last
 
@@ -159,9 +148,7 @@ def test_a_component_that_is_not_registered_is_named(row_config, count):
         ),
     ],
 )
-def test_what_cannot_be_counted_is_a_sentence(run_tool, repo, words, sentence):
+def test_what_cannot_be_counted_is_a_sentence(refused, repo, words, sentence):
     config = repo / "configs/quick/RPN/rpn_R_18_C4.yaml"
     ask = ["--tasks", "flop", "--config-file", config, "-n", 0, *words]
-    code, _, stderr = run_tool(analyze_model, *ask)
-    assert (code, stderr.count("\n")) == (2, 1)
-    assert stderr.startswith(f"error: {sentence}")
+    assert refused(analyze_model, *ask).startswith(f"error: {sentence}")

@@ -178,20 +178,17 @@ def test_the_command_lists_every_tool_and_sends_its_words_there(run_tool, monkey
         assert Path(calls.pop()) == SCRIPTS[name.removesuffix(".py")]
 
 
-def test_a_script_answers_under_the_commands_name(run_tool, monkeypatch):
+def test_a_script_answers_under_the_commands_name(printed, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-    code, stdout, _ = run_tool(command, "eval", "--help")
-    assert code == 0
-    assert stdout.startswith("usage: fpn-d2 eval ")
+    assert printed(command, "eval", "--help").startswith("usage: fpn-d2 eval ")
 
 
 @pytest.mark.parametrize(
     "word, hint", [("trian", "did you mean train?"), ("zzz", "fpn-d2 --help lists them")]
 )
-def test_a_command_that_there_is_not(word, hint, run_tool):
-    code, _, stderr = run_tool(command, word)
-    assert (code, stderr) == (2, f"error: there is no command {word}; {hint}\n")
+def test_a_command_that_there_is_not(word, hint, refused):
+    assert refused(command, word) == f"error: there is no command {word}; {hint}\n"
 
 
 # -- configs by their names

@@ -4,29 +4,20 @@ import inspect_dataset
 import pytest
 
 
-@pytest.fixture
-def inspect(run_tool):
-    """``inspect(*words)``: run the tool; return its exit code, stdout and stderr."""
-    return lambda *words: run_tool(inspect_dataset, *words)
-
-
 @pytest.mark.usefixtures("tiny_opts")
-def test_a_registered_name(inspect, tmp_path):
-    code, out, _ = inspect("tiny_val", "--output", tmp_path, "--samples", 1)
-    assert code == 0
+def test_a_registered_name(printed, tmp_path):
+    out = printed(inspect_dataset, "tiny_val", "--output", tmp_path, "--samples", 1)
     assert "MODEL.ANCHOR_GENERATOR.SIZES" in out
     names = ["tiny_val_inspect.html", "tiny_val_inspect.json"]
     assert sorted(p.name for p in tmp_path.glob("*.*")) == names
 
 
-def test_a_folder(inspect, tiny_root, tmp_path):
+def test_a_folder(printed, refused, tiny_root, tmp_path):
     words = ["--output", tmp_path, "--samples", 0]
-    code, out, _ = inspect(f"{tiny_root}/tiny/", "--split", "val", *words)
-    assert code == 0
+    out = printed(inspect_dataset, f"{tiny_root}/tiny/", "--split", "val", *words)
     assert f"{tiny_root}/tiny_val: " in out
     assert (tmp_path / "tiny_val_inspect.html").is_file()
-    code, _, error = inspect(f"{tiny_root}/tiny", "--split", "test", *words)
-    assert code == 2
+    error = refused(inspect_dataset, f"{tiny_root}/tiny", "--split", "test", *words)
     assert "has no split test: choose train or val with --split" in error
 
 
@@ -39,8 +30,8 @@ def test_a_folder(inspect, tiny_root, tmp_path):
         (["shapes_val", "--config-file", "no.yaml"], "no.yaml"),
     ],
 )
-def test_what_cannot_be_inspected(inspect, words, message, tmp_path):
-    code, out, error = inspect(*words, "--output", tmp_path / "out")
+def test_what_cannot_be_inspected(run_tool, words, message, tmp_path):
+    code, out, error = run_tool(inspect_dataset, *words, "--output", tmp_path / "out")
     assert (code, out, error.count("\n")) == (2, "", 1)
     assert message in error
     assert not (tmp_path / "out").exists()

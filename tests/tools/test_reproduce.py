@@ -125,12 +125,8 @@ def test_rows_seeds_and_output_of_the_command_line(call, project):
         (["--slurm", "gpu"], "--slurm gpu is not of the form KEY=VALUE, such as partition=gpu"),
     ],
 )
-def test_a_mistake_gets_one_sentence(call, project, words, says):
-    code, _, stderr = call(*words)
-    assert code == 2
-    assert stderr.startswith("error: ")
-    assert stderr.count("\n") == 1
-    assert says in stderr
+def test_a_mistake_gets_one_sentence(call, project, refused, words, says):
+    assert says in refused(*call.args, *words)
     assert fake_configs(project) == []
     assert not (project / "results").exists()
 
@@ -141,9 +137,8 @@ def test_a_failed_training_ends_with_its_sentence(call, monkeypatch):
     assert (code, stderr) == (2, "error: set this to that\n")
 
 
-def test_the_shipped_tables_are_the_default(run_tool):
-    _, _, stderr = run_tool(reproduce, "--table", "nine")
-    assert "configs/tables.yaml has no table nine" in stderr
+def test_the_shipped_tables_are_the_default(refused):
+    assert "configs/tables.yaml has no table nine" in refused(reproduce, "--table", "nine")
 
 
 # -- real processes ----------------------------------------------------------------------------
