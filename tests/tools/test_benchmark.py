@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import re
-import sys
 
 import pytest
 import torch
@@ -12,8 +11,8 @@ from benchmark.contest import Timing, make_row
 
 
 @pytest.fixture
-def call(repo, monkeypatch):
-    """``call(*words)``: the tool with two tasks of one row each, in one process."""
+def command(repo, monkeypatch):
+    """The tool, with two tasks of one row each in one process, and its first words."""
     spec = importlib.util.spec_from_file_location("benchmark_tool", repo / "tools/benchmark.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
@@ -34,13 +33,7 @@ def call(repo, monkeypatch):
     monkeypatch.setattr(program, "run_task", run_task)
     monkeypatch.setattr(program, "profile_detectors", lambda *_: "| operator | fp32 |")
     monkeypatch.setattr(program, "keep_freed_memory", lambda: True)  # or all later tests keep it
-
-    def run(*words):
-        words = ["benchmark.py", "--device", "cpu", *map(str, words)]
-        monkeypatch.setattr(sys, "argv", words)
-        tool.main()
-
-    return run
+    return tool, "--device", "cpu"
 
 
 @pytest.mark.parametrize(
@@ -53,9 +46,9 @@ def call(repo, monkeypatch):
         (["--tasks"], []),
     ],
 )
-def test_the_tasks_that_are_asked_for(words, tasks, call, tmp_path, capsys):
+def test_the_tasks_that_are_asked_for(words, tasks, command, printed, tmp_path):
     path = tmp_path / "new" / "benchmark.json"
-    call(*words, "--rounds", 3, "--json", path)
+    stdout = printed(*command, *words, "--rounds", 3, "--json", path)
     rows = json.loads(path.read_text())
     assert [(row["task"], row["rounds"]) for row in rows] == [
         (task, {"pooling": 3, "rows": 6}[task]) for task in tasks
@@ -65,17 +58,15 @@ def test_the_tasks_that_are_asked_for(words, tasks, call, tmp_path, capsys):
         assert "GiB" in row["machine"]
         assert f"torch {torch.__version__}" in row["versions"]
         assert row["commit"]
-    printed = capsys.readouterr().out
-    assert "commit: " in printed
-    assert "operator" not in printed
+    assert "commit: " in stdout
+    assert "operator" not in stdout
 
 
-def test_the_profile_is_printed_where_it_is_asked_for(call, capsys):
-    call("--tasks", "--profile")
-    assert "| operator | fp32 |" in capsys.readouterr().out
+def test_the_profile_is_printed_where_it_is_asked_for(command, printed):
+    assert "| operator | fp32 |" in printed(*command, "--tasks", "--profile")
 
 
-def test_growth_has_a_line_for_each_point_and_a_picture(call, monkeypatch, tmp_path, capsys):
+def test_growth_has_a_line_for_each_point_and_a_picture(command, printed, monkeypatch, tmp_path):
     def measure_growth(device, rounds, minutes, series):
         assert (device, rounds, minutes) == ("cpu", 2, 7.5)
         assert {one.axis for one in series} == {"processes", "side"}
@@ -91,60 +82,49 @@ def test_growth_has_a_line_for_each_point_and_a_picture(call, monkeypatch, tmp_p
     monkeypatch.setattr(program, "measure_growth", measure_growth)
     path = tmp_path / "growth.json"
     words = ("--axes", "processes", "side", "--minutes", 7.5)
-    call("--tasks", "growth", "--quick", *words, "--json", path)
+    stdout = printed(*command, "--tasks", "growth", "--quick", *words, "--json", path)
     rows = json.loads(path.read_text())
     assert [(row["value"], row["seconds"]) for row in rows] == [(1, [3.0]), (2, [1.5])]
     assert all("GiB" in row["machine"] for row in rows)
     assert "<svg" in (tmp_path / "growth.svg").read_text()
-    printed = capsys.readouterr().out
-    assert "processes 2, faster, training: ours 1.5 s, 10 MiB; detectron2 4 s, 20 MiB\n" in printed
-    assert re.search(r"\| processes .* -1\.00 / 0\.00 +\| holds ", printed)
+    assert "processes 2, faster, training: ours 1.5 s, 10 MiB; detectron2 4 s, 20 MiB\n" in stdout
+    assert re.search(r"\| processes .* -1\.00 / 0\.00 +\| holds ", stdout)
 
 
 @pytest.mark.parametrize(
     "words", [["--rounds", 0], ["--minutes", 0], ["--device", "tpu"], ["--tasks", "linear"]]
 )
-def test_what_cannot_be_timed_is_refused(words, call, capsys):
-    with pytest.raises(SystemExit):
-        call(*words)
-    assert "error: " in capsys.readouterr().err
+def test_what_cannot_be_timed_is_refused(words, command, run_tool):
+    code, _, stderr = run_tool(*command, *words)
+    assert (code, "error: " in stderr) == (2, True)
 
 
-def test_a_file_that_cannot_be_written_is_named_before_the_work(call, tmp_path, capsys):
+def test_a_file_that_cannot_be_written_is_named_before_the_work(command, run_tool, tmp_path):
     (tmp_path / "file").write_text("a file and no folder")
-    with pytest.raises(SystemExit):
-        call("--json", tmp_path / "file" / "new.json")
-    captured = capsys.readouterr()
-    assert "new.json could not be written" in captured.err
-    assert "pooling:" not in captured.out
-    with pytest.raises(SystemExit):
-        call("--json", tmp_path)
-    captured = capsys.readouterr()
-    assert "could not be written" in captured.err
-    assert "pooling:" not in captured.out
+    for path, name in ((tmp_path / "file" / "new.json", "new.json"), (tmp_path, "")):
+        code, stdout, stderr = run_tool(*command, "--json", path)
+        assert (code, stdout) == (2, "")
+        assert f"{name} could not be written" in stderr
 
 
-def test_what_agreement_cannot_compare_is_refused_before_the_work(call, repo, capsys):
-    with pytest.raises(SystemExit):
-        call("--agreement", repo / "configs/quick/RPN/rpn_R_18_FPN.yaml", "model.pth")
-    captured = capsys.readouterr()
-    assert "is no Faster R-CNN" in captured.err
-    assert "pooling:" not in captured.out
+def test_what_agreement_cannot_compare_is_refused_before_the_work(command, run_tool, repo):
+    words = ("--agreement", repo / "configs/quick/RPN/rpn_R_18_FPN.yaml", "model.pth")
+    code, stdout, stderr = run_tool(*command, *words)
+    assert (code, stdout) == (2, "")
+    assert "is no Faster R-CNN" in stderr
 
 
-def test_measurements_of_an_earlier_call_are_kept(call, tmp_path, capsys):
+def test_measurements_of_an_earlier_call_are_kept(command, printed, refused, tmp_path):
     path = tmp_path / "mine.json"
     path.write_text('[{"task": "inference"}]')
-    with pytest.raises(SystemExit):
-        call("--json", path)
-    assert "add --force" in capsys.readouterr().err
+    assert "add --force" in refused(*command, "--json", path)
     assert json.loads(path.read_text()) == [{"task": "inference"}]
-    call("--json", path, "--force")
+    printed(*command, "--json", path, "--force")
     assert json.loads(path.read_text())[0]["task"] == "pooling"
 
 
-def test_a_call_that_was_cut_before_its_first_row_can_be_repeated(call, tmp_path):
+def test_a_call_that_was_cut_before_its_first_row_can_be_repeated(command, printed, tmp_path):
     path = tmp_path / "mine.json"
     path.write_text("[]\n")
-    call("--json", path)
+    printed(*command, "--json", path)
     assert json.loads(path.read_text())[0]["task"] == "pooling"
