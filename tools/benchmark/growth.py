@@ -160,12 +160,15 @@ def measure_growth(
             point = one.point(value)
             room = available_gib(device)
             predict = functools.partial(_predict, value=value, power=one.first_power)
-            peaks = {name: predict(history[name], cost=_gib) for name in CONTENDERS}
+            peaks = {
+                name: predict([(x, (m.peak_mib or 0.0) / 1024) for x, m in history[name]])
+                for name in CONTENDERS
+            }
             for name, peak in peaks.items():
                 if not left_out[name] and peak > room:
                     left_out[name] = f"needs about {peak:.0f} GiB of {room:.0f}"
             going = [name for name in CONTENDERS if not left_out[name]]
-            each = {name: predict(history[name], cost=_seconds) for name in going}
+            each = {name: predict([(x, m.seconds) for x, m in history[name]]) for name in going}
             least, wanted = (
                 sum((times + _CALLS_BEFORE[name]) * seconds for name, seconds in each.items())
                 for times in (1, rounds)
@@ -360,31 +363,16 @@ def growth_line(row: Row) -> str:
     return f"{row['axis']} {row['value']}, {row['row']}, {row['way']}: {'; '.join(words)}"
 
 
-# --- what a point will take
+def _predict(history: Sequence[tuple[int, float]], value: int, power: float) -> float:
+    """Predict a point's cost, with a margin, by the power of the value in the last two points.
 
-
-def _gib(measured: Measured) -> float:
-    return (measured.peak_mib or 0.0) / 1024
-
-
-def _seconds(measured: Measured) -> float:
-    return measured.seconds
-
-
-def _predict(
-    history: Sequence[tuple[int, Measured]],
-    value: int,
-    power: float,
-    cost: Callable[[Measured], float],
-) -> float:
-    """Predict the next point's cost, with a margin, by the power of the value in the last two.
-
-    With a history of one point the power is ``power``. Without a history the cost is 0.
+    The history has the values and costs so far. With one point the power is ``power``. Without a
+    history the cost is 0.
     """
     if not history:
         return 0.0
-    x, last = history[-1]
-    if len(history) > 1 and min(cost(last), cost(history[-2][1])) > 0:
-        before = history[-2]
-        power = math.log(cost(last) / cost(before[1])) / math.log(x / before[0])
-    return _MARGIN * cost(last) * (value / x) ** min(max(power, 0.0), 3.0)
+    x, cost = history[-1]
+    if len(history) > 1 and min(cost, history[-2][1]) > 0:
+        before, cost_before = history[-2]
+        power = math.log(cost / cost_before) / math.log(x / before)
+    return _MARGIN * cost * (value / x) ** min(max(power, 0.0), 3.0)

@@ -85,8 +85,7 @@ def test_a_points_images():
     ],
 )
 def test_the_next_point_is_predicted(history, value, expected):
-    found = [(x, Measured(seconds, None, None)) for x, seconds in history]
-    assert growth._predict(found, value, 1.5, growth._seconds) == pytest.approx(expected)
+    assert growth._predict(history, value, 1.5) == pytest.approx(expected)
 
 
 GIB = {"ours": 0.5, "detectron2": 1.0}  # for a side of 1 pixel; it grows in proportion to the side
