@@ -7,7 +7,6 @@ python tools/list_configs.py R_101 Faster-RCNN --flops
 
 import argparse
 import json
-import os
 import warnings
 
 
@@ -43,7 +42,6 @@ def main() -> None:
         args.json = "-"
     from tabulate import tabulate
 
-    from fpn_d2.config import CONFIGS
     from fpn_d2.experiments import load_tables
     from fpn_d2.experiments.config_costs import config_table, list_configs
     from fpn_d2.utils.errors import exit_on_user_error
@@ -54,7 +52,7 @@ def main() -> None:
         to_file = args.json not in (None, "-")
         if to_file:
             prepare_target(args.json, overwrite=args.force, option="--json")
-        tables = load_tables(args.tables or os.path.relpath(f"{CONFIGS}/tables.yaml"))
+        tables = load_tables(args.tables)
         entries = list(list_configs(tables, args.configs, flops=args.flops))
         if to_file:
             with explain_disk_errors(args.json, "name another --json"):

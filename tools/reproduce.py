@@ -8,7 +8,6 @@ python tools/reproduce.py --table 1 --scale paper --num-gpus 8 --slurm partition
 
 import argparse
 import logging
-import os
 import sys
 
 from command import script
@@ -56,14 +55,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Read the command line, train what is missing, write the report."""
     args = build_parser().parse_args()
-    from fpn_d2.config import CONFIGS
     from fpn_d2.experiments import Cluster, Progress, Reproduction, Runner, load_tables, reproduce
     from fpn_d2.utils.errors import exit_on_user_error
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with exit_on_user_error(), Progress() as progress:
         runner = Runner(script("train_net.py"), args.num_gpus, progress)
-        tables = load_tables(args.tables or os.path.relpath(f"{CONFIGS}/tables.yaml"))
+        tables = load_tables(args.tables)
         plan = Reproduction(tables, args.scale, args.runs, runner, args.dataset, args.start)
         rows = [word for word in args.rows.split(",") if word]
         boxes = _numbers("--boxes", args.boxes, 1, "1000,6000") if args.boxes else []

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from ..config import CONFIGS
 from ..utils.errors import UserError, reason_of
 
 _NOT_READ = {"is_read": False}  # marks a field that is no key of the file
@@ -250,16 +251,16 @@ def _get(entries: Mapping[str, Any], name: str, what: str) -> Any:
     return entries[name]
 
 
-def load_tables(path: str | os.PathLike) -> Tables:
+def load_tables(path: str | os.PathLike = "") -> Tables:
     """Read and check a file of tables.
 
     Args:
-        path: the YAML file.
+        path: the YAML file; if empty, ``tables.yaml`` of the configs that come with the package.
 
     Raises:
         UserError: if something is missing or unknown; the message names file, table and key.
     """
-    path = os.fspath(path)
+    path = os.fspath(path) or os.path.relpath(f"{CONFIGS}/tables.yaml")
     try:
         with open(path, encoding="utf-8") as file:
             content = yaml.safe_load(file)
