@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 _LEAST, _MOST = 800, 1600
 
+_loaded_font = functools.lru_cache(ImageFont.truetype)
+
 
 def picture_scale(image: np.ndarray) -> float:
     """Return the factor that makes an image's longer side 800 to 1600 pixels, so labels fit."""
@@ -46,11 +48,6 @@ def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
     if letters & digits:  # all scores of a class then need one search only
         letters |= digits
     return _loaded_font(_font_file(frozenset(letters)), size)
-
-
-@functools.lru_cache
-def _loaded_font(path: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -72,11 +72,9 @@ def test_crops_are_as_the_network_takes_them(record, image_format):
 
 
 def test_the_background_shows_no_object(record):
-    found = [cut_crops([record], "RGB", num_classes=5, seed=seed) for seed in range(20)]
-    background = [
-        crop for crops, classes in found for crop, k in zip(crops, classes, strict=True) if k == 5
-    ]
-    assert background
+    crops, classes = cut_crops([record] * 20, "RGB", num_classes=5)
+    background = crops[classes == 5]
+    assert len(background)
     # a box whose IoU with an object is below 0.1 can still show a corner of it in its context
     assert all((crop[0] > 200).float().mean() < 0.25 for crop in background)
 
