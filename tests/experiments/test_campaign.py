@@ -138,10 +138,8 @@ def test_a_kill_while_checkpoints_are_removed_leaves_none_for_ever(call, runs, m
 
 def test_a_file_of_another_scale_is_refused_before_any_training(call, calls, file):
     path = file([], scale="paper")
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=f"^{path} is of scale paper, not quick; .* --output"):
         call()
-    for words in (path, "scale paper", "not quick", "--output"):
-        assert words in str(error.value)
     assert calls() == []
 
 
@@ -149,10 +147,8 @@ def test_a_file_of_another_recipe_is_refused_before_any_training(call, calls, fi
     path = file([{"row": "c", "seeds": [entry(0, 50.0)]}])
     frozen = Scale("shapes", opts=["MODEL.BACKBONE.FREEZE_AT", "2"])
     plan = dataclasses.replace(plan, tables=dataclasses.replace(tables, scales={"quick": frozen}))
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=f"^{path} is of another recipe .* --output"):
         call(plan=plan)
-    for words in (path, "another recipe", "--output"):
-        assert words in str(error.value)
     assert calls() == []
     os.remove(path)
     content = call(plan=plan, rows=["c"])
@@ -194,9 +190,9 @@ def test_rows_are_picked_in_the_tables_order(tables):
 
 @pytest.mark.parametrize("name", ["z", "p", ""])
 def test_a_row_that_the_scale_has_not_is_refused(tables, name):
-    with pytest.raises(UserError) as error:
+    sentence = f"^table 1 has no row {name} at scale quick; there are c, d$"
+    with pytest.raises(UserError, match=sentence):
         pick_rows(tables.table("1"), "quick", ["c", name])
-    assert str(error.value) == f"table 1 has no row {name} at scale quick; there are c, d"
     with pytest.raises(UserError, match="table 2 has no row at scale paper; give another --scale"):
         pick_rows(tables.table("2"), "paper", [])
 
@@ -372,9 +368,8 @@ def test_a_damaged_file_is_named_and_kept(plan, tables, done, file, tmp_path, te
     path = file([])
     Path(path).write_text(text)
     done("c", 0, 40.0)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=path):
         update_results(plan, tables.table("1"), str(tmp_path / "results"))
-    assert path in str(error.value)
     assert Path(path).read_text() == text
 
 

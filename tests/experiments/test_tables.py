@@ -348,10 +348,8 @@ def test_a_fault_is_named_by_file_table_and_key(load, tmp_path, place, value, na
 def test_a_file_that_is_no_yaml_is_named(tmp_path, text):
     path = tmp_path / "tables.yaml"
     path.write_bytes(text)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=rf"\A.*{path}.*\Z"):  # one line
         load_tables(path)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_code_in_a_file_is_not_run(tmp_path):
@@ -364,9 +362,8 @@ def test_code_in_a_file_is_not_run(tmp_path):
 
 @pytest.mark.parametrize("name", ["nowhere.yaml", "."])
 def test_a_file_that_is_not_there_is_named(tmp_path, name):
-    with pytest.raises(UserError, match="cannot be read") as error:
+    with pytest.raises(UserError, match=rf"^tables file {tmp_path / name} cannot be read"):
         load_tables(tmp_path / name)
-    assert str(tmp_path / name) in str(error.value)
 
 
 def test_an_unknown_table_or_scale_is_answered_with_those_there_are(tables):

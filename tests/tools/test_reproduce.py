@@ -170,6 +170,14 @@ def wait_for_file(path, process):
     assert path.exists(), "it has ended"
 
 
+def assert_it_went_on(folder):
+    """Check that a run began once, and went on after a kill from model_0000007 or a later one."""
+    lines = (folder / "output.txt").read_text().splitlines()
+    starts = [int(line.split()[-1]) for line in lines if "Starting training from iter" in line]
+    assert starts[0] == 0
+    assert starts[-1] >= 8  # model_0000007 was saved after 8 iterations
+
+
 def children(pid):
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -196,10 +204,7 @@ def test_a_kill_in_a_training_and_one_in_the_report_cost_no_result(project, star
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (project / "results/tiny/table1.html").exists()
-    lines = (folder / "output.txt").read_text().splitlines()
-    starts = [int(line.split()[-1]) for line in lines if "Starting training from iter" in line]
-    assert starts[0] == 0
-    assert starts[-1] >= 8  # model_0000007 was saved after 8 iterations
+    assert_it_went_on(folder)
     trained = (folder / "run.json").read_text()
 
     # the next call goes on to the end
@@ -241,9 +246,6 @@ def test_a_job_that_is_killed_is_sent_again_and_goes_on(project, start):
 
     process = start(*words)
     assert process.wait(timeout=600) == 0, (project / "stdout.txt").read_text()
-    lines = (folder / "output.txt").read_text().splitlines()
-    starts = [int(line.split()[-1]) for line in lines if "Starting training from iter" in line]
-    assert starts[0] == 0
-    assert starts[-1] >= 8  # model_0000007 was saved after 8 iterations
+    assert_it_went_on(folder)
     assert recalls(project).keys() == {("c", 0), ("d", 0)}
     assert (project / "runs/tiny/mine/rpn_d/seed_0/run.json").read_text() == other
