@@ -39,13 +39,7 @@ def time_rows(
 
     A trained row is timed with its weights, any other with random ones, which give the same number
     of proposals but another number of detections; ``trained`` says which. Each row sees the images
-    of its own test set as its own config resizes them.
-
-    Args:
-        reproduction: the scale, the data set and the runs.
-        table: the table.
-        rows: the rows by name.
-        say: prints a line.
+    of its own test set as its own config resizes them. ``say`` prints a line.
     """
     detectors, trained, configs, images = {}, {}, {}, {}
     for name, row in rows.items():

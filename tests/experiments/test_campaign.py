@@ -434,13 +434,18 @@ def test_an_error_in_the_report_leaves_the_numbers(plan, tables, done, tmp_path,
     assert recalls(json.loads(path.read_text())) == {("c", 0): 40.0}
 
 
+def write_timing(plan, row, timing, origin):
+    folder = Path(plan.timing_folder(row))
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {"shapes_val": {"timing": timing}}
+    content = {"seconds": 4.0, "iterations": 8, "results": results, "losses": {}}
+    (folder / "run.json").write_text(json.dumps({**content, **origin}))
+
+
 def test_a_time_table_takes_what_was_timed(plan, tables, done, tmp_path):
     table = tables.table("time")
-    folder = Path(plan.timing_folder(table.rows["shared"]))
-    folder.mkdir(parents=True)
-    timing = {"timing": {"seconds": 0.5, "slowest": 0.75, "fastest": 0.25, "trained": False}}
-    content = {"seconds": 4.0, "iterations": 8, "results": {"shapes_val": timing}, "losses": {}}
-    (folder / "run.json").write_text(json.dumps({**content, **HERE}))
+    timing = {"seconds": 0.5, "slowest": 0.75, "fastest": 0.25, "trained": False}
+    write_timing(plan, table.rows["shared"], timing, HERE)
     (row,) = collect(plan, table, str(tmp_path / "none.json"))["rows"]
     assert row["row"] == "shared"
     assert row["seeds"][0]["metrics"] == {"seconds": 0.5, "slowest": 0.75, "fastest": 0.25}
@@ -451,11 +456,7 @@ def test_seconds_stand_at_the_seed_and_the_machine_that_were_timed(plan, tables,
     row = table.rows["c"]
     for seed in (0, 1):
         done("c", seed, 40.0)
-    folder = Path(plan.timing_folder(row))
-    folder.mkdir(parents=True)
-    timing = {"timing": {"seconds": 0.5}}
-    content = {"seconds": 4.0, "iterations": 8, "results": {"shapes_val": timing}, "losses": {}}
-    (folder / "run.json").write_text(json.dumps({**content, **ELSEWHERE}))
+    write_timing(plan, row, {"seconds": 0.5}, ELSEWHERE)
 
     def seconds():
         entries = plan.entries(table, row)
@@ -465,7 +466,7 @@ def test_seconds_stand_at_the_seed_and_the_machine_that_were_timed(plan, tables,
     assert seconds() == ({0: 0.5, 1: None}, {0: ELSEWHERE["machine"]})
     Path(plan.run(row, 1).weights).touch()  # seed 0's are not here
     assert seconds() == ({0: None, 1: 0.5}, {1: ELSEWHERE["machine"]})
-    (folder / "run.json").write_text(json.dumps({**content, **HERE}))
+    write_timing(plan, row, {"seconds": 0.5}, HERE)
     assert seconds()[1] == {}
 
 
