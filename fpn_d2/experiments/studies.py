@@ -7,7 +7,7 @@ depend on that number, so one training is evaluated at each, on the training and
 
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
@@ -81,16 +81,22 @@ def recall_by_boxes(run: Run) -> dict[str, dict[str, float]]:
     return found
 
 
-def study_sections(table: Table, results: Mapping[str, Any], summaries: Summaries) -> list[Section]:
-    """Return the sections of a report that the results have numbers for, see :mod:`studies`."""
-    sections = [_settling(table, summaries), _boxes(results)]
-    return [section for section in sections if section is not None]
+def study_sections(
+    table: Table, results: Mapping[str, Any], summaries: Summaries
+) -> Iterator[Section]:
+    """Yield the sections of a report that the results have numbers for, see :mod:`studies`."""
+    if rows := _by_schedule(table, summaries):
+        yield _settling(table.headline, rows)
+    if found := _by_boxes(results):
+        yield _boxes(found)
 
 
-def draw_studies(table: Table, results: Mapping[str, Any], summaries: Summaries) -> list[Chart]:
+def draw_studies(table: Table, results: Mapping[str, Any], summaries: Summaries) -> Iterator[Chart]:
     """Draw the metric of each row against iterations, and recall against boxes before NMS."""
-    charts = [draw_schedules(table, summaries), _draw_boxes(table, results)]
-    return [chart for chart in charts if chart is not None]
+    if chart := draw_schedules(table, summaries):
+        yield chart
+    if found := _by_boxes(results):
+        yield _draw_boxes(table, found)
 
 
 def _counts(curves: Mapping[Any, Mapping[int, Summary]]) -> list[int]:
@@ -111,14 +117,10 @@ def _by_schedule(table: Table, summaries: Summaries) -> dict[str, dict[int, Summ
     return found
 
 
-def _settling(table: Table, summaries: Summaries) -> Section | None:
+def _settling(metric: str, rows: Mapping[str, Mapping[int, Summary]]) -> Section:
     """Tell how the differences from the first row change from one schedule to the next."""
-    rows = _by_schedule(table, summaries)
-    if not rows:
-        return None
-    metric, (first, *others) = table.headline, rows
-    counts = _counts(rows)
-    lines = []
+    first, *others = rows
+    counts, lines = _counts(rows), []
     for other in others:
         differences = {}
         for count in counts:
@@ -197,10 +199,7 @@ def _by_boxes(results: Mapping[str, Any]) -> dict[tuple[str, str], dict[int, Sum
     }
 
 
-def _boxes(results: Mapping[str, Any]) -> Section | None:
-    found = _by_boxes(results)
-    if not found:
-        return None
+def _boxes(found: Mapping[tuple[str, str], Mapping[int, Summary]]) -> Section:
     counts = _counts(found)
     lines = []
     for (row, name), summaries in found.items():
@@ -213,10 +212,7 @@ def _boxes(results: Mapping[str, Any]) -> Section | None:
     )
 
 
-def _draw_boxes(table: Table, results: Mapping[str, Any]) -> Chart | None:
-    found = _by_boxes(results)
-    if not found:
-        return None
+def _draw_boxes(table: Table, found: Mapping[tuple[str, str], Mapping[int, Summary]]) -> Chart:
     figure, axes = new_axes()
     rows = dict.fromkeys(row for row, _ in found if row in table.rows)
     # A row looks the same at every schedule.
