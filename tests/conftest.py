@@ -11,6 +11,7 @@ import copy
 import functools
 import gc
 import io
+import json
 import logging
 import os
 import subprocess
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -283,6 +284,12 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> str:
     root = str(tmp_path_factory.mktemp("datasets"))
     generate_shapes(root, "tiny", ShapesSpec(train=8, val=4, size=64, max_objects=3))
     return root
+
+
+@pytest.fixture
+def tiny_truth(tiny_root: str) -> dict[str, Any]:
+    """The content of tiny_val's annotation file."""
+    return json.loads(Path(tiny_root, "tiny/annotations/instances_val.json").read_text())
 
 
 @pytest.fixture

@@ -106,10 +106,11 @@ def test_a_url_with_a_space_is_refused(tmp_path, monkeypatch):
         find_sources(["http://localhost:1/my photo.png"])
 
 
-def test_images_of_the_test_set_have_its_ids(tiny_root, tiny_opts, row_config, tmp_path):
+def test_images_of_the_test_set_have_its_ids(
+    tiny_root, tiny_truth, tiny_opts, row_config, tmp_path
+):
     cfg = row_config("quick/RPN/rpn_R_18_FPN", *tiny_opts)
-    content = json.loads(Path(tiny_root, "tiny/annotations/instances_val.json").read_text())
-    images = content["images"][::-1]
+    images = tiny_truth["images"][::-1]
     paths = [f"{tiny_root}/tiny/images/{image['file_name']}" for image in images]
     ids = [image["id"] for image in images]
     assert ids != [*range(1, len(ids) + 1)]

@@ -15,20 +15,14 @@ RESULTS = "inference/tiny_val/coco_instances_results.json"
 
 
 @pytest.fixture
-def truth(tiny_root):
-    with open(f"{tiny_root}/tiny/annotations/instances_val.json") as file:
-        return json.load(file)
-
-
-@pytest.fixture
-def run(tmp_path, tiny_opts, repo, truth):
+def run(tmp_path, tiny_opts, repo, tiny_truth):
     """An evaluated run that finds every object of tiny_val, and one more on the first image."""
     folder = tmp_path / "run"
     (folder / "inference" / "tiny_val").mkdir(parents=True)
     opts = [*tiny_opts, "OUTPUT_DIR", str(folder), "MODEL.WEIGHTS", str(folder / "model.pth")]
     (folder / "config.yaml").write_text(load_config(repo / ROW, opts).dump())
     keys = ("image_id", "category_id", "bbox")
-    found = [{**{k: a[k] for k in keys}, "score": 0.9} for a in truth["annotations"]]
+    found = [{**{k: a[k] for k in keys}, "score": 0.9} for a in tiny_truth["annotations"]]
     found.append({**found[0], "bbox": [0, 0, 2, 2], "score": 0.95})
     (folder / RESULTS).write_text(json.dumps(found))
     return folder
@@ -40,10 +34,10 @@ def analyze(run_tool):
     return lambda *words: run_tool(analyze_results, *words)
 
 
-def test_a_run_becomes_a_page_and_a_json_file(analyze, printed, refused, run, truth):
+def test_a_run_becomes_a_page_and_a_json_file(analyze, printed, refused, run, tiny_truth):
     out = printed(analyze_results, run)
     content = json.loads((run / "analysis.json").read_text())["datasets"]["tiny_val"]
-    assert content["objects"] == len(truth["annotations"])
+    assert content["objects"] == len(tiny_truth["annotations"])
     assert content["errors"]["background"]["count"] == 1
     assert content["errors"]["missed"]["count"] == 0
     assert "kind background" in out

@@ -23,10 +23,9 @@ from fpn_d2.visualization import evaluation_results
 
 
 @pytest.fixture
-def run_folder(tmp_path, tiny_opts, tiny_root):
+def run_folder(tmp_path, tiny_opts, tiny_truth):
     """An evaluated run: one perfect detection and one below the threshold."""
-    with open(f"{tiny_root}/tiny/annotations/instances_val.json") as file:
-        annotation = json.load(file)["annotations"][0]
+    annotation = tiny_truth["annotations"][0]
     keys = ("image_id", "category_id", "bbox")
     found = [{**{k: annotation[k] for k in keys}, "score": score} for score in (0.9, 0.1)]
     folder = tmp_path / "run" / "inference" / "tiny_val"
@@ -55,12 +54,10 @@ def test_an_evaluation_that_was_cut_is_drawn_without_numbers(run_folder, printed
     assert "results.json is not there, as after an evaluation that was cut" in stdout
 
 
-def test_of_proposals_the_best_for_each_object_is_drawn(run_folder, tiny_root, printed):
+def test_of_proposals_the_best_for_each_object_is_drawn(run_folder, tiny_truth, printed):
     """Draw the proposals of an RPN: every object has one, except those of the last image."""
-    with open(f"{tiny_root}/tiny/annotations/instances_val.json") as file:
-        content = json.load(file)
-    ids = sorted(image["id"] for image in content["images"])
-    boxes = {i: [a["bbox"] for a in content["annotations"] if a["image_id"] == i] for i in ids}
+    ids = sorted(image["id"] for image in tiny_truth["images"])
+    boxes = {i: [a["bbox"] for a in tiny_truth["annotations"] if a["image_id"] == i] for i in ids}
     last = max(i for i in ids if boxes[i])
     proposals = {
         "ids": ids,
@@ -73,7 +70,7 @@ def test_of_proposals_the_best_for_each_object_is_drawn(run_folder, tiny_root, p
     (folder / "box_proposals.pkl").write_bytes(pickle.dumps(proposals))
     (folder / "results.json").write_text(json.dumps({"box_proposals": {"AR@1000": 45.67}}))
     assert printed(draw_results, run_folder).splitlines()[-1] == "box AR at 1000 = 45.7"
-    for image in content["images"]:
+    for image in tiny_truth["images"]:
         stem = image["file_name"].rsplit(".")[0]
         picture = np.array(Image.open(run_folder / "pictures" / "tiny_val" / f"{stem}.png"))
         scale = 800 / max(image["width"], image["height"])
@@ -208,20 +205,18 @@ def test_a_picture_is_made_of_an_image_that_there_is(number, tmp_path, monkeypat
 
 
 def test_an_image_that_is_gone_costs_one_picture(
-    run_folder, tiny_root, run_tool, printed, monkeypatch
+    run_folder, tiny_truth, printed, refused, monkeypatch
 ):
     def read(record, folder):
         if record["id"] == first:
             raise UserError("image a.jpg does not exist")
         return read_sound_image(record, folder)
 
-    with open(f"{tiny_root}/tiny/annotations/instances_val.json") as file:
-        first = min(image["id"] for image in json.load(file)["images"])
+    first = min(image["id"] for image in tiny_truth["images"])
     monkeypatch.setattr(evaluation_results, "read_sound_image", read)
     assert printed(draw_results, run_folder, "--num-images", 3).startswith("2 pictures in")
-    code, _, stderr = run_tool(draw_results, run_folder, "--num-images", 1)
-    assert code == 2
-    assert "image a.jpg does not exist" in stderr
+    sentence = refused(draw_results, run_folder, "--num-images", 1)
+    assert "image a.jpg does not exist" in sentence
 
 
 def test_what_vocs_evaluation_left_is_told(tmp_path, refused):
