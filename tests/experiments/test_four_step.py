@@ -360,13 +360,9 @@ def test_a_config_without_steps_is_refused(tmp_path):
         FourStep(RPN, str(tmp_path)).train(Runner(FAKE))
 
 
-def test_train_net_refuses_a_config_of_steps(tiny, tmp_path, capsys):
-    words = ["--config-file", SHARED, *OPTS, "OUTPUT_DIR", str(tmp_path)]
-    with pytest.raises(SystemExit) as end:
-        launch(train_net.main, train_net.build_parser().parse_args(words))
-    assert end.value.code == 2
-    stderr = capsys.readouterr().err
-    assert stderr.startswith("error: ")
+def test_train_net_refuses_a_config_of_steps(run_train_net):
+    code, _, stderr = run_train_net(SHARED)
+    assert (code, stderr[:7]) == (2, "error: ")
     assert "tools/train_four_step.py" in stderr
 
 
