@@ -1,9 +1,7 @@
 """Convolved linear layers equal nn.Linear."""
 
-import builtins
 import copy
 import pickle
-import platform
 from unittest.mock import Mock
 
 import pytest
@@ -14,7 +12,6 @@ from torch import nn
 from fpn_d2.engine import Trainer
 from fpn_d2.inference import prepare_model
 from fpn_d2.layers import ConvolvedLinear, convolve_linears, cpu_layers
-from fpn_d2.utils import devices
 from fpn_d2.utils.modules import recast
 
 ROWS = cpu_layers._LEAST_ROWS
@@ -114,22 +111,3 @@ def test_models_are_convolved_in_testing_and_in_training(row_config, monkeypatch
             assert type(prepared.roi_heads.box_head.fc1) is kind
             assert type(prepared.roi_heads.box_predictor.cls_score) is nn.Linear
         assert type(plain.roi_heads.box_head.fc1) is nn.Linear
-
-
-@pytest.mark.parametrize("there", [True, False])  # else the platform names it
-@pytest.mark.parametrize(
-    ("vendor", "avx512", "slow"),
-    [("AuthenticAMD", True, True), ("AuthenticAMD", False, False), ("GenuineIntel", True, False)],
-)
-def test_products_are_slow_by_the_processor(tmp_path, monkeypatch, there, vendor, avx512, slow):
-    file = tmp_path / "cpuinfo"
-    if there:
-        file.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: 26\n")
-    monkeypatch.setattr(builtins, "open", lambda path, f=open, **more: f(file, **more))
-    other = "Family 6, Other" if there else f"Family 26, {vendor}"
-    monkeypatch.setattr(platform, "processor", lambda: other)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: avx512)
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(devices, "_amd_family", devices._amd_family.__wrapped__)
-    assert devices.has_slow_matmul.__wrapped__() is slow

@@ -1,5 +1,6 @@
 """Which methods a processor is taken to gain from, and what a process asks of its C library."""
 
+import builtins
 import ctypes
 import os
 import subprocess
@@ -64,17 +65,21 @@ def test_an_allocator_that_the_user_has_tuned_is_left_alone(monkeypatch):
         (False, "GenuineIntel", "6", "", True, False),
         (True, "AuthenticAMD", "25", "", True, False),  # Zen 4
         (True, "AuthenticAMD", "26", "", False, True),  # Zen 5
+        (False, "AuthenticAMD", "26", "", True, False),
         (True, "GenuineIntel", "6", "", False, False),
         (True, "", "", "", False, False),  # a system that does not tell
-        # Windows: Zen 4
+        # Windows, which has no /proc/cpuinfo: Zen 4 and Zen 5
         (True, "", "", "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD", True, False),
+        (True, "", "", "AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD", False, True),
     ],
 )
 def test_what_a_processor_gains_from(
-    has_avx512, vendor, family, by_platform, winograd, slow_matmul, monkeypatch
+    has_avx512, vendor, family, by_platform, winograd, slow_matmul, tmp_path, monkeypatch
 ):
-    fields = {"vendor_id": vendor, "cpu family": family}
-    monkeypatch.setattr(devices, "cpu_info", fields.get)
+    file = tmp_path / "cpuinfo"
+    if vendor:
+        file.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\n")
+    monkeypatch.setattr(builtins, "open", lambda path, f=open, **more: f(file, **more))
     monkeypatch.setattr("platform.processor", lambda: by_platform)
     monkeypatch.setattr("torch.cpu._is_avx2_supported", lambda: True)
     monkeypatch.setattr("torch.cpu._is_avx512_supported", lambda: has_avx512)
