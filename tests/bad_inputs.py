@@ -1,18 +1,20 @@
 """A table of inputs that cannot work: what a user gives, and what the error sentence must name.
 
+It has cases of every kind, but not every rule: the rules for configs are tested in test_config.py,
+those for annotation files in data/test_annotation_file.py, for checkpoints in checkpoint/.
+
 In words, file names and file contents, ``IN`` stands for the folder of everything that is read,
 ``OUT`` for the OUTPUT_DIR of an earlier run and ``REPO`` for this repository.
 """
 
 import io
 import pickle
+import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 
 FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 FAST = "quick/Fast-RCNN/fast_rcnn_R_18_FPN"
@@ -21,6 +23,13 @@ MASKS = "quick/Mask-Proposals/mask_R_18_dual"
 # What a case does to a file; HALF replaces it with the first half of whole.pth.
 CUT, MISSING, FOLDER, HALF = "cut", "missing", "folder", "half of whole.pth"
 REMOVED = "removed"  # deletes a value in an annotation file
+
+# A word that tells what to do; a sentence that only names the fault does not help.
+REMEDY = re.compile(
+    r"\b(add|annotate|choose|copy|correct|delete|did you mean|evaluate|give|it can be|leave|list|"
+    r"make|must hold|name|number|put|rename|replace|restart|set|switch|take|there are|train|use|"
+    r"write)\b"
+)
 
 
 @dataclass
@@ -67,84 +76,40 @@ BASE = f"_BASE_: REPO/configs/{FASTER}.yaml\n"
 
 CONFIG_FILES = {
     "a file that is not there": Case(["quick/nothing.yaml"], row="quick/nothing"),
-    "an empty file": config("", "row.yaml", "KEY: value"),
-    "a list": config("- 1\n- 2\n", "row.yaml", "KEY: value"),
     "broken YAML": config("MODEL: {\n", "row.yaml", "line"),
     "no text": config(b"\xff\xfe\x00\x81", "row.yaml"),
-    "a folder": Case(["a.yaml"], row="IN/a.yaml", files={"IN/a.yaml": FOLDER}),
-    "a section that is a number": config(BASE + "MODEL: 3\n", "row.yaml", "MODEL is a section"),
-    "an unknown key": config(BASE + "MODEL:\n  FPN:\n    TOPDOWN: False\n", "MODEL.FPN.TOP_DOWN"),
-    "an unknown section": config(BASE + "MODLE:\n  DEVICE: cpu\n", "row.yaml", "MODLE"),
     "a text for a number": config(BASE + "SOLVER:\n  MAX_ITER: many\n", "SOLVER.MAX_ITER"),
     "a number for a section's list": config(
         BASE + "INPUT:\n  MIN_SIZE_TRAIN: 5\n", "MIN_SIZE_TRAIN"
     ),
-    "a tag that runs code": config(
-        BASE + "SEED: !!python/object/apply:os.getpid []\n", "row.yaml", "tag"
-    ),
-    "a base that is not there": config("_BASE_: nowhere.yaml\n", "row.yaml", "nowhere.yaml"),
-    "a base that is itself": config("_BASE_: IN/row.yaml\n", "row.yaml", "_BASE_"),
-    "a file of 2 MB": config("#" * 2**21, "row.yaml", "larger than 1 MB"),
 }
 
 OVERRIDES = {
-    "an unknown key": override("MODEL.FPN.TOPDOWN False", "MODEL.FPN.TOP_DOWN"),
-    "a key without value": Case(["pairs"], ["MODEL.FPN.TOP_DOWN"]),
     "a flag behind the overrides": Case(
         ["--resume", "before"], ["SEED", 1, "--resume", "--eval-only"]
     ),
-    "a wrong type": override("MODEL.FPN.OUT_CHANNELS many"),
-    "both paths off": override(
-        "MODEL.FPN.TOP_DOWN False MODEL.FPN.LATERAL False", "MODEL.FPN.LATERAL"
-    ),
-    "a fusion": override("MODEL.FPN.FUSE_TYPE max", "'avg'"),
-    "a top block": override("MODEL.FPN.TOP_BLOCK p8", "maxpool"),
-    "a level": override("MODEL.FPN.OUT_FEATURES ['p9']", "p9"),
-    "a stage": override("MODEL.FPN.IN_FEATURES ['res9']", "res9"),
-    "no levels": override("MODEL.RPN.IN_FEATURES []"),
-    "anchors": override("MODEL.ANCHOR_GENERATOR.SIZES [[8],[16]]"),
     "a precision": override("INFERENCE.PRECISION int8", "bfloat16"),
     "an engine": override("INFERENCE.ENGINE tensorrt", "openvino"),
     "an engine that is compiled": override(
         "INFERENCE.ENGINE openvino INFERENCE.COMPILE True", "COMPILE"
     ),
     "no image to calibrate": override("INFERENCE.CALIBRATION_IMAGES 0", "1 or more"),
-    "a pooler": override("MODEL.ROI_BOX_HEAD.POOLER_BACKEND cuda", "gather"),
-    "a pooler's type": override("MODEL.ROI_BOX_HEAD.POOLER_TYPE RoIMean"),
-    "a pooler that stock heads ignore": override(
-        "MODEL.ROI_HEADS.NAME StandardROIHeads MODEL.ROI_BOX_HEAD.POOLER_BACKEND gather "
-        "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE 224",
-        "POOLER_BACKEND",
-        "LevelROIHeads",
-    ),
-    "a share of 2": override("DATALOADER.MAX_SKIPPED_SHARE 2.0", "0.0"),
     "no images in a batch": override("SOLVER.IMS_PER_BATCH 0"),
-    "a batch for others": override("SOLVER.REFERENCE_WORLD_SIZE 8"),
-    "no GPU": override("MODEL.DEVICE cuda", "cpu"),
-    "a device of no kind": override("MODEL.DEVICE gpu", "MODEL.DEVICE is gpu"),
     "a meta-architecture": override("MODEL.META_ARCHITECTURE FasterRCNN"),
     "a backbone": override("MODEL.BACKBONE.NAME resnet"),
-    "a bottom-up network": override("MODEL.FPN.BOTTOM_UP vgg"),
     "RoI heads": override("MODEL.ROI_HEADS.NAME MyHeads"),
     "a box head": override("MODEL.ROI_BOX_HEAD.NAME MyHead"),
     "an RPN": override("MODEL.PROPOSAL_GENERATOR.NAME R"),
     "an RPN head": override("MODEL.RPN.HEAD_NAME MyHead"),
     "a depth": override("MODEL.RESNETS.DEPTH 19", "18"),
-    "a width of ResNet-18": override(
-        "MODEL.RESNETS.RES2_OUT_CHANNELS 32 MODEL.RESNETS.DEPTH 18", "64"
-    ),
     "a norm": override("MODEL.FPN.NORM batch"),
     "no iterations": override("SOLVER.MAX_ITER 0"),
     "a schedule": override("SOLVER.LR_SCHEDULER_NAME Cos"),
-    "steps backwards": override("SOLVER.STEPS (3,1)"),
     "a period of 0": override("SOLVER.CHECKPOINT_PERIOD 0"),
     "a sampler": override("DATALOADER.SAMPLER_TRAIN Mine"),
     "workers below 0": override("DATALOADER.NUM_WORKERS -1"),
-    "no size": override("INPUT.MIN_SIZE_TRAIN ()"),
-    "a pixel format": override("INPUT.FORMAT XYZ"),
     "an object's scale without masks": override("INPUT.OBJECT_SCALE_TRAIN 24.0", "MODEL.MASK_ON"),
     "a flip": override("INPUT.RANDOM_FLIP sideways"),
-    "a learning rate": override("SOLVER.BASE_LR nan"),
     "an output that is a file": Case(
         ["OUTPUT_DIR", "/file"], ["OUTPUT_DIR", "IN/file"], files={"IN/file": "mine"}
     ),
@@ -156,6 +121,7 @@ OVERRIDES = {
     ),
     "no data set": override("DATASETS.TRAIN ()"),
     "an unknown test set": override("DATASETS.TEST ('bad_vol',)", "bad_vol", "bad_val"),
+    "no test set in evaluation": override("--eval-only DATASETS.TEST ()", "DATASETS.TEST"),
     "another number of classes": override(
         "MODEL.ROI_HEADS.NUM_CLASSES 7", "MODEL.ROI_HEADS.NUM_CLASSES 5"
     ),
@@ -166,28 +132,9 @@ NAN = float("nan")
 
 ANNOTATION_FILES = {
     "no JSON": Case([TRAIN, "line 1"], train="{"),
-    "an empty file": Case([VAL], val=""),
-    "a list": Case([TRAIN], train="[1, 2]"),
-    "nested deep": Case([TRAIN, "nested"], train="[" * 100_000),
-    "a byte-order mark": Case([TRAIN, "without BOM"], train="\ufeff{}"),
     "no images": Case([TRAIN, "images"], train={"images": REMOVED}),
-    "no categories": Case([VAL, "categories"], val={"categories": REMOVED}),
-    "empty images": Case([TRAIN, "images"], train={"images": []}),
-    "an image without file name": Case(["file_name"], train={"images.0.file_name": REMOVED}),
-    "an image without height": Case([TRAIN, "height"], train={"images.0.height": REMOVED}),
-    "a width of text": Case(["width '64'"], train={"images.0.width": "64"}),
     "a height of 0": Case(["height 0"], val={"images.0.height": 0}),
-    "a file name of a number": Case([TRAIN, "file_name"], train={"images.0.file_name": 7}),
-    "an image twice": Case([TRAIN, "entry 1 of images", "id 1"], train={"images.1.id": 1}),
-    "a category twice": Case([TRAIN, "entry 1 of categories"], train={"categories.1.id": 1}),
-    "no category": Case([TRAIN, "category_id"], train={"annotations.0.category_id": REMOVED}),
     "an unknown category": Case([TRAIN, "99"], train={"annotations.0.category_id": 99}),
-    "a category as a list": Case([TRAIN, "[1]"], train={"annotations.0.category_id": [1]}),
-    "a repeated id": Case([TRAIN, "repeats"], train={"annotations.0.id": 2}),
-    "an annotation of text": Case([TRAIN, "annotations"], train={"annotations.0": "mine"}),
-    "ignore": Case([TRAIN, "iscrowd"], train={"annotations.0.ignore": 1}),
-    "no box": Case([".jpg", "four finite numbers"], train={"annotations.0.bbox": REMOVED}),
-    "a box of NaN": Case(["nan"], train={"annotations.0.bbox": [1, 2, 3, NAN]}),
     "a box of a negative side": Case(
         ["train_00", "[9, 9, -3, 4]"], train={"annotations.0.bbox": [9, 9, -3, 4]}
     ),
@@ -205,11 +152,6 @@ ANNOTATION_FILES = {
     "no mask at all": Case(
         ["segmentation", "MASK_ON"], row=MASKS, train={"annotations.*.segmentation": REMOVED}
     ),
-    "a polygon of NaN": Case(
-        ["train_", "broken mask"],
-        row=MASKS,
-        train={"annotations.0.segmentation": [[1, 1, 9, NAN, 9, 9]]},
-    ),
     "an RLE of another size": Case(
         ["broken mask", "size"],
         row=MASKS,
@@ -220,6 +162,7 @@ ANNOTATION_FILES = {
 EVALUATE = ["--eval-only", "MODEL.WEIGHTS", "IN/whole.pth"]
 FIRST_TRAIN, FIRST_VAL = "IN/data/bad/images/train_000001.jpg", "IN/data/bad/images/val_000001.jpg"
 EVERY_TRAIN = "IN/data/bad/images/train_*.jpg"
+SKIPPED = "2 of the 8 training images cannot be used, and DATALOADER.MAX_SKIPPED_SHARE is 0.01"
 
 IMAGES = {
     "one that is missing": Case(["train_000001.jpg"], files={FIRST_TRAIN: MISSING}),
@@ -228,21 +171,13 @@ IMAGES = {
     "one that is cut, in evaluation by a worker": Case(
         ["val_000001.jpg"], [*EVALUATE, "DATALOADER.NUM_WORKERS", 1], files={FIRST_VAL: CUT}
     ),
-    "one that is empty, in evaluation": Case(["val_000001.jpg"], EVALUATE, files={FIRST_VAL: b""}),
-    "one that is text, in evaluation": Case(
-        ["val_000001.jpg", "Pillow"], EVALUATE, files={FIRST_VAL: "hello"}
-    ),
     "one that is a folder": Case(["val_000001.jpg"], EVALUATE, files={FIRST_VAL: FOLDER}),
     "another size than the file says": Case(
         ["val_00", "the annotation file says"], EVALUATE, val={"images.0.width": 65}
     ),
-    "all that are cut, in training": Case(
-        ["train_0", "DATALOADER.MAX_SKIPPED_SHARE"], files={EVERY_TRAIN: CUT}
-    ),
+    "all that are cut, in training": Case(["train_0", SKIPPED], files={EVERY_TRAIN: CUT}),
     "all that are cut, in training by a worker": Case(
-        ["train_0", "DATALOADER.MAX_SKIPPED_SHARE"],
-        ["DATALOADER.NUM_WORKERS", 1],
-        files={EVERY_TRAIN: CUT},
+        ["train_0", SKIPPED], ["DATALOADER.NUM_WORKERS", 1], files={EVERY_TRAIN: CUT}
     ),
     "a folder that is missing": Case(["bad/images"], files={"IN/data/bad/images": MISSING}),
     "one that is cut, before pretraining": Case(
@@ -262,7 +197,7 @@ def saved(content: Any) -> bytes:
 
 def weights(name: str, content: bytes | str, *named: str, opts: tuple[str, ...] = ()) -> Case:
     """Return a case whose ``MODEL.WEIGHTS`` is a file of this name and content."""
-    words = ["MODEL.WEIGHTS", f"IN/{name}", *opts]
+    words = [*opts, "MODEL.WEIGHTS", f"IN/{name}"]
     return Case([name, *named], words, files={f"IN/{name}": content})
 
 
@@ -270,35 +205,19 @@ TENSOR = {"conv.weight": torch.zeros(3, 3)}
 
 WEIGHTS = {
     "a file that is not there": override("MODEL.WEIGHTS no.pth", "no.pth"),
-    "a folder": weights("w.pth", FOLDER, "MODEL.WEIGHTS"),
     "an empty file": weights("w.pth", b"", "empty"),
-    "text": weights("w.pth", b"hello", "MODEL.WEIGHTS"),
     "half a file": weights("w.pth", HALF),
-    "a list": weights("w.pth", saved([1])),
     "no weights in it": weights("w.pth", saved({"model": 3})),
     "weights of text": weights("w.pth", saved({"model": {"a": "b"}}), "'a'"),
-    "an object": weights("w.pth", saved(Path("a")), "Path"),
     "another network": weights("w.pth", saved({"model": TENSOR}), "backbone"),
-    "half a pickle": weights("w.pkl", pickle.dumps({"model": {"a": 1}})[:-9]),
-    "a pickle of a list": weights("w.pkl", pickle.dumps([1]), "list"),
-    "half a safetensors": weights("w.safetensors", b"\x10\0\0\0\0\0\0\0{}"),
-    "a safetensors of another network": weights("w.safetensors", save(TENSOR), "backbone"),
-    "a pyth of another package": weights("w.pyth", saved({"model": TENSOR}), "model_state"),
-    "evaluation without weights": override("--eval-only", "MODEL.WEIGHTS"),
     "evaluation of another network": weights(
-        "w.pth", saved({"model": TENSOR}), opts=("--eval-only",)
+        "w.pth", saved({"model": TENSOR}), "backbone", opts=("--eval-only",)
     ),
     "an earlier run's folder": Case(
         ["OUTPUT_DIR", "--resume"], files={"OUT/model_0000001.pth": b"of an earlier run"}
     ),
     "a torn checkpoint to resume": Case(
         ["model_0000001.pth"], ["--resume"], files={"OUT/model_0000001.pth": b"PK\x03\x04 torn"}
-    ),
-    "a last_checkpoint that names another folder": Case(
-        ["last_checkpoint"], ["--resume"], files={"OUT/last_checkpoint": b"../in/whole.pth"}
-    ),
-    "a last_checkpoint of nothing": Case(
-        ["last_checkpoint"], ["--resume"], files={"OUT/last_checkpoint": b"model_0000009.pth"}
     ),
     "its own checkpoint, to be overwritten": Case(
         ["MODEL.WEIGHTS", "OVERWRITE_OUTPUT_DIR"],
@@ -308,36 +227,32 @@ WEIGHTS = {
 }
 
 
-def proposals(images: int, **changes: Any) -> bytes:
-    """Return a proposal file for the first images, with the same box in each and some keys changed;
-    None removes a key."""
+def proposals(images: int, ids: int) -> bytes:
+    """Return a proposal file of so many images, with the same box in each, and so many ids."""
     content = {
-        "ids": [*range(1, images + 1)],
+        "ids": [*range(1, ids + 1)],
         "boxes": [np.float32([[1, 1, 30, 30]])] * images,
         "objectness_logits": [np.float32([1])] * images,
         "bbox_mode": 0,
-        **changes,
     }
-    return pickle.dumps({key: value for key, value in content.items() if value is not None})
+    return pickle.dumps(content)
 
 
-def fixed(*named: str, train: bytes = proposals(8), val: bytes = proposals(4)) -> Case:
-    """Return a case of a Fast R-CNN with these proposal files."""
+def fixed(train: bytes, *named: str) -> Case:
+    """Return a case of a Fast R-CNN with this proposal file to train on, and a sound one."""
     opts = ["DATASETS.PROPOSAL_FILES_TRAIN", "('IN/train.pkl',)"]
     opts += ["DATASETS.PROPOSAL_FILES_TEST", "('IN/val.pkl',)"]
-    return Case(list(named), opts, FAST, {"IN/train.pkl": train, "IN/val.pkl": val})
+    files = {"IN/train.pkl": train, "IN/val.pkl": proposals(4, ids=4)}
+    return Case(["train.pkl", *named], opts, FAST, files)
 
 
 PROPOSALS = {
     "a file that is not there": override(
         "DATASETS.PROPOSAL_FILES_TRAIN ('no.pkl',)", "no.pkl", "--eval-only", row=FAST
     ),
-    "an empty file": fixed("train.pkl", "empty", train=b""),
-    "text": fixed("train.pkl", train=b"hello"),
-    "a call": fixed("val.pkl", "pathlib", val=pickle.dumps(Path("a"))),
-    "a list": fixed("train.pkl", "ids", train=pickle.dumps([1])),
-    "no boxes": fixed("train.pkl", "boxes", train=proposals(8, boxes=None)),
-    "lists of two lengths": fixed("train.pkl", "lengths", train=proposals(8, ids=[*range(1, 8)])),
+    "an empty file": fixed(b"", "empty"),
+    "a list": fixed(pickle.dumps([1]), "ids"),
+    "lists of two lengths": fixed(proposals(8, ids=7), "lengths"),
 }
 
 COMMANDS = {

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from bad_inputs import CASES, CUT, FASTER, FOLDER, HALF, MISSING, REMOVED, Case
+from bad_inputs import CASES, CUT, FASTER, FOLDER, HALF, MISSING, REMEDY, REMOVED, Case
 from detectron2.modeling import build_model
 from torch.utils.data import _utils as loader_utils
 
@@ -25,13 +25,6 @@ from fpn_d2.data.datasets import register_folders
 from fpn_d2.engine import launch
 
 pytestmark = pytest.mark.usefixtures("no_stale_logs")
-
-# A word that tells what to do; a sentence that only names the fault does not help.
-REMEDY = re.compile(
-    r"\b(add|annotate|choose|copy|correct|delete|did you mean|evaluate|give|it can be|leave|list|"
-    r"make|must hold|name|number|put|rename|replace|restart|set|switch|take|there are|train|use|"
-    r"write)\b"
-)
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +174,9 @@ def test_bad_input_gets_one_sentence_and_touches_nothing(scene, case, monkeypatc
     later = {log}
     if "in training" in case:  # it had begun, as the folder has no checkpoint
         later |= {scene.output / "config.yaml", scene.output / "metrics.json"}
+        told = log.read_text()
+        assert told.count(f"Training stopped: {errors[0].removeprefix('error: ')}") == 1
+        assert "Traceback" not in told
     for path in later:
         before.pop(path), after.pop(path)
     assert after == before

@@ -220,7 +220,7 @@ SHOWN_BY = {
     "SEED": "engine/test_hooks.py test_other_seeds_give_other_trainings",
     "MODEL.DEVICE": "test_config.py test_the_device_is_cuda_where_there_is_one",
     "MODEL.WEIGHTS": "test_train_net.py test_train_evaluate_and_resume",
-    "DATASETS.TEST": "test_train_net.py test_an_evaluation_needs_a_test_set",
+    "DATASETS.TEST": "data/test_build.py test_no_test_set_is_a_choice_in_training_only",
     "DATASETS.PROPOSAL_FILES_TRAIN": "test_train_net.py test_an_rpns_proposals_train_a_fast_rcnn",
     "DATASETS.PROPOSAL_FILES_TEST": "test_train_net.py test_an_rpns_proposals_train_a_fast_rcnn",
     "SOLVER.REFERENCE_WORLD_SIZE": (

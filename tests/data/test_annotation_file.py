@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+from bad_inputs import REMEDY
 
 from fpn_d2.data import annotation_file
 from fpn_d2.data.annotation_file import (
@@ -53,6 +54,11 @@ def again(**values):
     return lambda c: c["annotations"].append({**c["annotations"][1], "id": 9, **values})
 
 
+# A finding's severity, and the runs that it stops
+STOPS, TEST, MASKS, WRONG = (
+    (ERROR, runs) for runs in (("training", "evaluation"), ("evaluation",), ("masks",), ())
+)
+LACKS, MASKLESS, TOLD = ((WARNING, runs) for runs in (("evaluation",), ("masks",), ()))
 NONE = [], ""  # a sound twin: no finding
 BOX_WORDS = "annotation 2 has the bbox .*give four finite numbers"
 OUTSIDE = "annotation 2 has the bbox .* outside the image of 40 x 32 pixels"
@@ -61,57 +67,58 @@ CASES = {
     # the box: left, top, width, height
     "a box that fills the image": (box(0, 0, 40, 32), *NONE),
     "a box that is rounded outwards": (box(-1, -1, 42, 34), *NONE),
-    "a box beyond the left": (box(-1.5, 0, 9, 9), [WARNING], "1.5 pixels beyond"),
-    "a box beyond the right": (box(30, 0, 15, 9), [WARNING], "5 pixels beyond"),
-    "a box beyond the bottom": (box(0, 30, 9, 9), [WARNING], "7 pixels beyond"),
-    "a box to the left": (box(-10, 0, 10, 9), [ERROR], OUTSIDE),
-    "a box to the right": (box(40, 0, 5, 9), [ERROR], OUTSIDE),
-    "a box above": (box(0, -9, 5, 8), [ERROR], OUTSIDE),
-    "a box below": (box(0, 33, 5, 8), [ERROR], OUTSIDE),
-    "a box without width": (box(3, 3, 0, 8), [WARNING], "annotation 2 .* without area"),
-    "a box without height": (box(3, 3, 8, 0.0), [WARNING], "annotation 2 .* without area"),
-    "a box of corners": (box(20, 20, -3, 8), [ERROR], "of a negative side"),
-    "a box of NaN": (box(1, 2, 3, math.nan), [ERROR], BOX_WORDS),
-    "a box of infinity": (box(1, 2, math.inf, 3), [ERROR], BOX_WORDS),
-    "a box of a huge number": (box(1, 2, HUGE, 3), [ERROR], BOX_WORDS),
-    "a box of a large number": (box(1, 2, 3, 2**64), [ERROR], BOX_WORDS),
-    "a box of texts": (box("1", "2", "3", "4"), [ERROR], BOX_WORDS),
-    "a box of truths": (box(1, 2, 3, True), [ERROR], BOX_WORDS),
-    "a box of three": (box(1, 2, 3), [ERROR], BOX_WORDS),
-    "an empty box": (box(), [ERROR], BOX_WORDS),
-    "no box": (drop("annotations", 1, "bbox"), [ERROR], BOX_WORDS),
+    "a box beyond the left": (box(-1.5, 0, 9, 9), [TOLD], "1.5 pixels beyond"),
+    "a box beyond the right": (box(30, 0, 15, 9), [TOLD], "5 pixels beyond"),
+    "a box beyond the bottom": (box(0, 30, 9, 9), [TOLD], "7 pixels beyond"),
+    "a box to the left": (box(-10, 0, 10, 9), [WRONG], OUTSIDE),
+    "a box to the right": (box(40, 0, 5, 9), [WRONG], OUTSIDE),
+    "a box above": (box(0, -9, 5, 8), [WRONG], OUTSIDE),
+    "a box below": (box(0, 33, 5, 8), [WRONG], OUTSIDE),
+    "a box without width": (box(3, 3, 0, 8), [TOLD], "annotation 2 .* without area"),
+    "a box without height": (box(3, 3, 8, 0.0), [TOLD], "annotation 2 .* without area"),
+    "a box of corners": (box(20, 20, -3, 8), [STOPS], "of a negative side"),
+    "a box of NaN": (box(1, 2, 3, math.nan), [STOPS], BOX_WORDS),
+    "a box of infinity": (box(1, 2, math.inf, 3), [STOPS], BOX_WORDS),
+    "a box of a huge number": (box(1, 2, HUGE, 3), [STOPS], BOX_WORDS),
+    "a box of a large number": (box(1, 2, 3, 2**64), [STOPS], BOX_WORDS),
+    "a box of texts": (box("1", "2", "3", "4"), [STOPS], BOX_WORDS),
+    "a box of null": (box(None, 2, 3, 4), [STOPS], BOX_WORDS),
+    "a box of truths": (box(1, 2, 3, True), [STOPS], BOX_WORDS),
+    "a box of three": (box(1, 2, 3), [STOPS], BOX_WORDS),
+    "an empty box": (box(), [STOPS], BOX_WORDS),
+    "no box": (drop("annotations", 1, "bbox"), [STOPS], BOX_WORDS),
     # the area
     "an area of a mask": (change("annotations", 1, area=7.5), *NONE),
-    "an area of text": (change("annotations", 1, area="12"), [ERROR], "has the area '12'"),
-    "no area, said": (change("annotations", 1, area=None), [ERROR], "has the area None"),
-    "an area of truth": (change("annotations", 1, area=True), [ERROR], "has the area True"),
-    "an infinite area": (change("annotations", 1, area=math.inf), [ERROR], "has the area inf"),
-    "an area of NaN": (change("annotations", 1, area=math.nan), [ERROR], "has the area nan"),
-    "a negative area": (change("annotations", 1, area=-120), [ERROR], "has the area -120"),
-    "an area of 0": (change("annotations", 1, area=0), [WARNING], "area 0, .* not belong to the b"),
+    "an area of text": (change("annotations", 1, area="12"), [TEST], "has the area '12'"),
+    "no area, said": (change("annotations", 1, area=None), [TEST], "has the area None"),
+    "an area of truth": (change("annotations", 1, area=True), [TEST], "has the area True"),
+    "an infinite area": (change("annotations", 1, area=math.inf), [TEST], "has the area inf"),
+    "an area of NaN": (change("annotations", 1, area=math.nan), [TEST], "has the area nan"),
+    "a negative area": (change("annotations", 1, area=-120), [TEST], "has the area -120"),
+    "an area of 0": (change("annotations", 1, area=0), [TOLD], "area 0, .* not belong to the b"),
     # 11 * 13 * 2 = 286 for a box of 10 x 12
     "the largest area that is let through": (change("annotations", 1, area=286), *NONE),
-    "an area beyond the box": (change("annotations", 1, area=287), [WARNING], "area 287, .* not"),
+    "an area beyond the box": (change("annotations", 1, area=287), [TOLD], "area 287, .* not"),
     # 40 * 30 / 1000 = 1.2
-    "an area of 1": (box(0, 0, 40, 30, area=1), [WARNING], "has the area 1, .* not belong"),
-    "a share of the image": (box(0, 0, 9, 9, area=0.06), [WARNING], "has the area 0.06, .* not be"),
+    "an area of 1": (box(0, 0, 40, 30, area=1), [TOLD], "has the area 1, .* not belong"),
+    "a share of the image": (box(0, 0, 9, 9, area=0.06), [TOLD], "has the area 0.06, .* not be"),
     # ids, images, categories
     "an unknown category": (
-        change("annotations", 1, category_id=9), [ERROR], "annotation 2 has the category_id 9",
+        change("annotations", 1, category_id=9), [STOPS], "annotation 2 has the category_id 9",
     ),
-    "a category as a text": (change("annotations", 1, category_id="1"), [ERROR], "category_id '1'"),
-    "a category as a list": (change("annotations", 1, category_id=[1]), [ERROR], r"_id \[1\]"),
-    "a category of null": (change("annotations", 1, category_id=None), [ERROR], "category_id None"),
+    "a category as a text": (change("annotations", 1, category_id="1"), [STOPS], "category_id '1'"),
+    "a category as a list": (change("annotations", 1, category_id=[1]), [STOPS], r"_id \[1\]"),
+    "a category of null": (change("annotations", 1, category_id=None), [STOPS], "category_id None"),
     "another category": (change("annotations", 1, category_id=1), *NONE),
-    "an unknown image": (change("annotations", 1, image_id=9), [ERROR], "has the image_id 9"),
-    "no image": (drop("annotations", 1, "image_id"), [ERROR], "has the image_id None"),
-    "a repeated annotation": (change("annotations", 1, id=1), [ERROR], "repeats the id 1 of"),
+    "an unknown image": (change("annotations", 1, image_id=9), [WRONG], "has the image_id 9"),
+    "no image": (drop("annotations", 1, "image_id"), [WRONG], "has the image_id None"),
+    "a repeated annotation": (change("annotations", 1, id=1), [STOPS], "repeats the id 1 of"),
     "another id": (change("annotations", 1, id=77), *NONE),
     "an id that evaluation takes for none": (
-        change("annotations", 1, id=0), [ERROR], "has the id 0: give a whole number from 1 on",
+        change("annotations", 1, id=0), [TEST], "has the id 0: give a whole number from 1 on",
     ),
-    "no id": (drop("annotations", 1, "id"), [ERROR], "entry 1 of annotations has the id None"),
-    "an id of thousands of digits": (change("annotations", 1, id=HUGE), [ERROR], "entry 1 of"),
+    "no id": (drop("annotations", 1, "id"), [TEST], "entry 1 of annotations has the id None"),
+    "an id of thousands of digits": (change("annotations", 1, id=HUGE), [TEST], "entry 1 of"),
     "ids of whole floats": (
         lambda c: [
             entry.update({key: float(entry[key]) for key in entry if key.endswith("id")})
@@ -119,98 +126,113 @@ CASES = {
         ],
         *NONE,
     ),
-    "an id of a fraction": (change("annotations", 1, id=1.5), [ERROR], "has the id 1.5"),
+    "a negative id": (change("annotations", 1, id=-3), [TEST], "has the id -3"),
+    "an id as a text": (change("annotations", 1, id="2"), [TEST], "has the id '2'"),
+    "an id of a fraction": (change("annotations", 1, id=1.5), [TEST], "has the id 1.5"),
     "a repeated image": (
-        change("images", 1, id=1), [ERROR, ERROR], "repeats the id 1|image_id 2, which is not",
+        change("images", 1, id=1), [STOPS, WRONG], "repeats the id 1|image_id 2, which is not",
     ),
     "a repeated category": (
-        change("categories", 1, id=1), [ERROR, ERROR], "repeats the id 1|category_id 2, which",
+        change("categories", 1, id=1), [STOPS, STOPS], "repeats the id 1|category_id 2, which",
     ),
-    "a repeated class": (change("categories", 1, name="cat"), [WARNING], "repeats the name 'cat'"),
-    "a class without name": (drop("categories", 1, "name"), [ERROR], "has the name None"),
+    "a repeated class": (change("categories", 1, name="cat"), [TOLD], "repeats the name 'cat'"),
+    "a class without name": (drop("categories", 1, "name"), [STOPS], "has the name None"),
     "an image as a text": (
         lambda c: (c["images"][3].update(id="4")),
-        [WARNING, ERROR], "has the id '4'|partly numbers and partly texts",
+        [TOLD, STOPS], "has the id '4'|partly numbers and partly texts",
     ),
     # images
-    "no file name": (drop("images", 1, "file_name"), [ERROR], "entry 1 .* the file_name None"),
-    "a file name of no text": (change("images", 1, file_name=7), [ERROR], "the file_name 7"),
-    "an empty file name": (change("images", 1, file_name=""), [ERROR], "the file_name ''"),
-    "a repeated file name": (change("images", 1, file_name="0.png"), [WARNING], "repeats the file"),
-    "no width": (drop("images", 1, "width"), [ERROR], "has the width None"),
-    "a height of nothing": (change("images", 1, height=0), [ERROR], "has the height 0"),
-    "a height as a text": (change("images", 1, height="32"), [ERROR], "has the height '32'"),
+    "no file name": (drop("images", 1, "file_name"), [STOPS], "entry 1 .* the file_name None"),
+    "a file name of no text": (change("images", 1, file_name=7), [STOPS], "the file_name 7"),
+    "an empty file name": (change("images", 1, file_name=""), [STOPS], "the file_name ''"),
+    "a repeated file name": (change("images", 1, file_name="0.png"), [TOLD], "repeats the file"),
+    "no width": (drop("images", 1, "width"), [STOPS], "has the width None"),
+    "a height of nothing": (change("images", 1, height=0), [STOPS], "has the height 0"),
+    "a height as a text": (change("images", 1, height="32"), [STOPS], "has the height '32'"),
     # other fields of annotations
     "a crowd": (change("annotations", 1, iscrowd=1), *NONE),
-    "a crowd of two": (change("annotations", 1, iscrowd=2), [ERROR], "has the iscrowd 2"),
-    "no iscrowd": (drop("annotations", 1, "iscrowd"), [WARNING], "1 annotations have no iscrowd"),
-    "no area": (drop("annotations", 1, "area"), [WARNING], "1 annotations have no area"),
-    "a crowd of null": (change("annotations", 1, iscrowd=None), [ERROR], "has the iscrowd None"),
-    "a crowd of NaN": (change("annotations", 1, iscrowd=math.nan), [ERROR], "has the iscrowd nan"),
-    "ignore": (change("annotations", 1, ignore=1), [ERROR], "use 'iscrowd'"),
+    "a crowd of two": (change("annotations", 1, iscrowd=2), [TEST], "has the iscrowd 2"),
+    "no iscrowd": (drop("annotations", 1, "iscrowd"), [LACKS], "1 annotations have no iscrowd"),
+    "no area": (drop("annotations", 1, "area"), [LACKS], "1 annotations have no area"),
+    "a crowd of null": (change("annotations", 1, iscrowd=None), [TEST], "has the iscrowd None"),
+    "a crowd of NaN": (change("annotations", 1, iscrowd=math.nan), [TEST], "has the iscrowd nan"),
+    "ignore": (change("annotations", 1, ignore=1), [STOPS], "use 'iscrowd'"),
     "not ignore": (change("annotations", 1, ignore=0), *NONE),
     "a score": (change("annotations", 1, score=0.5), *NONE),
     "a score of null": (change("annotations", 1, score=None), [ERROR], "has the score None: take"),
     "most as crowds": (
         lambda c: [a.update(iscrowd=1) for a in c["annotations"][1:]],
-        [WARNING], "2 of 3 annotations have iscrowd 1, .* give single objects iscrowd 0",
+        [TOLD], "2 of 3 annotations have iscrowd 1, .* give single objects iscrowd 0",
     ),
     "an object twice": (
         again(bbox=[3.0, 3, 10, 12]),
-        [WARNING], r"1 annotations repeat .*\(the first is 9\), and evaluation counts each as mi",
+        [TOLD], r"1 annotations repeat .*\(the first is 9\), and evaluation counts each as mi",
     ),
     "a box of two classes": (again(category_id=1), *NONE),
     "a box in two images": (again(image_id=1), *NONE),
     "keypoints": (change("annotations", 1, keypoints=[1, 2, 2]), *NONE),
     "keypoints of half a point": (
-        change("annotations", 1, keypoints=[1, 2, 2, 3]), [ERROR], "has keypoints .* three of each",
+        change("annotations", 1, keypoints=[1, 2, 2, 3]), [WRONG], "has keypoints .* three of each",
     ),
-    "keypoints of text": (change("annotations", 1, keypoints="abc"), [ERROR], "has keypoints"),
+    "keypoints of text": (change("annotations", 1, keypoints="abc"), [WRONG], "has keypoints"),
     # masks
     "polygons": (mask(SQUARE * 2), *NONE),
     "an RLE": (mask({"size": [32, 40], "counts": [0, 1280]}), *NONE),
-    "a broken mask": (mask([[1, 1, 9, math.nan, 9, 9]]), [ERROR], "annotation 2 has a broken"),
-    "an RLE of another size": (mask({"size": [40, 32], "counts": [0, 1280]}), [ERROR], "of size"),
-    "a line": (mask([[1, 1, 9, 9]]), [WARNING], "leaves the object out"),
-    "a line more": (mask([*SQUARE, [1, 1, 9, 9]]), [WARNING], "leaves them out"),
-    "an empty polygon": (mask([[]]), [WARNING], "annotation 2 has no segmentation, as others have"),
-    "a truth in a polygon": (mask([[1, 1, 9, 1, 9, True]]), [ERROR], "annotation 2 has a broken"),
-    "a text in a polygon": (mask([[1, 1, 9, 1, 9, "9"]]), [ERROR], "annotation 2 has a broken"),
-    "a huge coordinate": (mask([[1, 1, 9, 1, 9, HUGE]]), [ERROR], "annotation 2 has a broken"),
-    "a distant point": (mask([[1, 1, 9, 1, 9, 100_001]]), [ERROR], "beyond 100000 pixels"),
+    "a broken mask": (mask([[1, 1, 9, math.nan, 9, 9]]), [MASKS], "annotation 2 has a broken"),
+    "an RLE of another size": (mask({"size": [40, 32], "counts": [0, 1280]}), [MASKS], "of size"),
+    "a line": (
+        mask([[1, 1, 9, 9]]), [(WARNING, ("evaluation of masks",))], "leaves the object out",
+    ),
+    "a line more": (mask([*SQUARE, [1, 1, 9, 9]]), [TOLD], "leaves them out"),
+    "an empty polygon": (mask([[]]), [MASKLESS], "annotation 2 has no segmentation, as others"),
+    "a truth in a polygon": (mask([[1, 1, 9, 1, 9, True]]), [MASKS], "annotation 2 has a broken"),
+    "a text in a polygon": (mask([[1, 1, 9, 1, 9, "9"]]), [MASKS], "annotation 2 has a broken"),
+    "a huge coordinate": (mask([[1, 1, 9, 1, 9, HUGE]]), [MASKS], "annotation 2 has a broken"),
+    "a distant point": (mask([[1, 1, 9, 1, 9, 100_001]]), [MASKS], "beyond 100000 pixels"),
     "many points that are not distant": (mask([[9e4, 9e4, 9, 1, 9, 9]]), *NONE),
-    "an odd polygon": (mask([[1, 1, 9, 1, 9, 9, 3]]), [ERROR], "of 7 numbers"),
-    "no mask": (mask(None), [WARNING], "annotation 2 has no segmentation, as others have"),
+    "an odd polygon": (mask([[1, 1, 9, 1, 9, 9, 3]]), [MASKS], "of 7 numbers"),
+    "no mask": (mask(None), [MASKLESS], "annotation 2 has no segmentation, as others"),
     "a crowd without mask": (
         lambda c: (mask(None)(c), c["annotations"][1].update(iscrowd=1)), *NONE,
     ),
     # entries and lists
     "an entry of no object": (
-        lambda c: c["annotations"].append(3), [ERROR], "entry 3 of annotations is no object",
+        lambda c: c["annotations"].append(3), [STOPS], "entry 3 of annotations is no object",
+    ),
+    "images as a number": (
+        lambda c: c.update(images=3),
+        [STOPS] + [WRONG] * 3, "no list named images|which is not in images",
+    ),
+    "no images": (
+        lambda c: c.update(images=[], annotations=[]), [STOPS], "list named images is empty",
     ),
     "images that are none": (
-        lambda c: c["images"].append([1]), [ERROR], "entry 4 of images is no object",
+        lambda c: c["images"].append([1]), [STOPS], "entry 4 of images is no object",
     ),
     "no list of annotations": (lambda c: c.pop("annotations"), *NONE),
     "annotations as an object": (
-        lambda c: c.update(annotations={}), [ERROR], "there is no list named annotations",
+        lambda c: c.update(annotations={}), [STOPS], "there is no list named annotations",
+    ),
+    "no list of categories": (
+        lambda c: (c.pop("categories"), c.pop("annotations")), [STOPS], "no list named categories",
     ),
     "no categories": (
-        lambda c: c.update(categories=[], annotations=[]), [ERROR], "categories is empty",
+        lambda c: c.update(categories=[], annotations=[]), [STOPS], "categories is empty",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_fault_of_the_content(case, coco):
-    spoil, severities, words = CASES[case]
+    spoil, expected, words = CASES[case]
     content = coco.content()
     assert [*annotation_findings(content)] == []
     spoil(content)
     findings = [*annotation_findings(content)]
-    assert [finding.severity for finding in findings] == severities
+    assert [(finding.severity, finding.stops) for finding in findings] == expected
     for finding in findings:
         assert re.search(words, finding.sentence)
+        assert not finding.stops or REMEDY.search(finding.sentence)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -307,7 +329,7 @@ def test_polygons_that_show_in_the_whole_file_that_they_are_none(case):
         for annotation in content["annotations"][:right]:
             annotation["segmentation"] = [CORNERS.ravel().tolist()]
         found = [f for f in annotation_findings(content) if "polygons" in f.sentence]
-        assert [(f.severity, f.stops) for f in found] == [(WARNING, ("masks",))] * of_most
+        assert [(f.severity, f.stops) for f in found] == [MASKLESS] * of_most
         for finding in found:
             assert f"{10 - right} of 10 masks" in finding.sentence
             assert f"annotation {right + 1})" in finding.sentence

@@ -31,10 +31,6 @@ def set_in(key, number, **values):
     return lambda c: c[key][number].update(values)
 
 
-def drop_in(key, number, field):
-    return lambda c: c[key][number].pop(field)
-
-
 def records_of(content, folder, first=0):
     """Return a sound file's images as a user's function may: classes counted from ``first``."""
     return [
@@ -126,42 +122,6 @@ def test_a_torch_data_set_passes_through(cfg):
     DatasetCatalog.register("two", Two)
     cfg.DATASETS.TEST = ("two",)
     assert len(build_test_loader(cfg, "two")) == 2
-
-
-# Faults of the annotation file. Each case changes a sound file's content and names the words
-# that the sentence must have; bad_inputs.py has more.
-
-
-FILE_FAULTS = {
-    "images is no list": (lambda c: c.update(images=3), ["list named images"]),
-    "annotations is no list": (lambda c: c.update(annotations=3), ["list named annotations"]),
-    "unknown category": (
-        set_in("annotations", 1, category_id=9), ["image 1.png", "annotation 2", "category_id 9"],
-    ),
-    "null": (set_in("annotations", 1, bbox=[None, 2, 3, 4]), ["1.png", "None"]),
-    "negative side": (
-        set_in("annotations", 1, bbox=[12, 2, -9, 4]), ["1.png", "annotation 2", "negative side"],
-    ),
-    "shares of the image": (
-        lambda c: [a.update(bbox=[0.1, 0.2, 0.3, 0.4]) for a in c["annotations"]],
-        ["all 3 boxes lie between 0 and 1"],
-    ),
-    "missing image": (
-        set_in("images", 1, file_name="away.png"), ["away.png does not exist", "1 of the"],
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("fault", FILE_FAULTS)
-def test_a_fault_of_the_file_gets_a_sentence(fault, split, cfg, zoo):
-    change, words = FILE_FAULTS[fault]
-    zoo(**{split: change})
-    with pytest.raises(UserError) as caught:
-        build_train_loader(cfg) if split == "train" else build_test_loader(cfg, "zoo_val")
-    assert "\n" not in str(caught.value)
-    for word in words:
-        assert word in str(caught.value)
 
 
 def test_all_images_without_objects(cfg, zoo):
@@ -395,7 +355,7 @@ def test_a_batch_that_cannot_be_shared(images, processes, cfg, zoo, monkeypatch)
     monkeypatch.setattr(comm, "get_world_size", lambda: processes)
     cfg.SOLVER.IMS_PER_BATCH = images
     with pytest.raises(UserError, match=f"IMS_PER_BATCH is {images}.*multiple of {processes}"):
-        check_settings(cfg, training=True)
+        build_train_loader(cfg)
     check_settings(cfg, training=False)
     cfg.SOLVER.IMS_PER_BATCH = 2 * processes
     check_settings(cfg, training=True)
@@ -574,21 +534,15 @@ def test_each_kind_of_fault_that_stops_nothing_is_named_in_the_log(cfg, zoo, cap
 
 # What COCO's evaluation needs, and training does not.
 
-EVALUATION_FAULTS = {
-    "id 0": (set_in("annotations", 1, id=0), "has the id 0"),
-    "a negative id": (set_in("annotations", 1, id=-3), "has the id -3"),
-    "an id as a text": (set_in("annotations", 1, id="2"), "has the id '2'"),
-    "no area": (drop_in("annotations", 1, "area"), "1 annotations have no area"),
-    "a negative area": (set_in("annotations", 1, area=-3), "has the area -3"),
-    "an area of text": (set_in("annotations", 1, area="12"), "has the area '12'"),
-    "no iscrowd": (drop_in("annotations", 1, "iscrowd"), "1 annotations have no iscrowd"),
-    "a crowd of two": (set_in("annotations", 1, iscrowd=2), "has the iscrowd 2"),
-}
 
-
-@pytest.mark.parametrize("fault", EVALUATION_FAULTS)
-def test_what_evaluation_would_stumble_over_is_named_before_the_run(fault, cfg, zoo, coco):
-    change, words = EVALUATION_FAULTS[fault]
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (set_in("annotations", 1, id=0), "has the id 0"),
+        (lambda c: c["annotations"][1].pop("area"), "1 annotations have no area"),
+    ],
+)
+def test_what_evaluation_would_stumble_over_is_named_before_the_run(change, words, cfg, zoo, coco):
     folder = zoo(val=change)
     for build in (build_train_loader, lambda cfg: build_test_loader(cfg, "zoo_val")):
         with pytest.raises(UserError) as caught:

@@ -146,16 +146,6 @@ def test_the_model_final_of_a_shorter_training_is_replaced(trainer):
     assert final["iteration"] == 2
 
 
-@pytest.mark.parametrize(("images", "world", "processes"), [(3, 0, 2), (0, 0, 1)])
-def test_a_batch_that_cannot_be_shared_is_refused(
-    tiny_config, monkeypatch, images, world, processes
-):
-    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: processes)
-    cfg = tiny_config("SOLVER.IMS_PER_BATCH", images, "SOLVER.REFERENCE_WORLD_SIZE", world)
-    with pytest.raises(UserError, match="SOLVER.IMS_PER_BATCH"):
-        Trainer(cfg)
-
-
 def test_weights_of_nan_are_no_start(trainer, tmp_path):
     made = trainer()
     weights = made.model.state_dict()
