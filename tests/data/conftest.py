@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from coco_files import coco_content, coco_image, coco_object
 from detectron2.config import get_cfg
 from PIL import Image
 
@@ -16,31 +17,18 @@ from fpn_d2.data.datasets import register_folders
 WIDTH, HEIGHT = 40, 32
 
 
-def coco_content(images: int = 4) -> dict[str, Any]:
+def sound_content(images: int = 4) -> dict[str, Any]:
     """Return a sound file's content: two classes, a box in each image but the empty last one."""
-    return {
-        "images": [
-            {"id": i + 1, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH}
-            for i in range(images)
-        ],
-        "annotations": [
-            {
-                "id": i + 1,
-                "image_id": i + 1,
-                "category_id": 1 + i % 2,
-                "bbox": [2 + i, 3, 10, 12],
-                "area": 120,
-                "iscrowd": 0,
-            }
-            for i in range(images - 1)
-        ],
-        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
-    }
+    return coco_content(
+        [coco_image(i + 1, WIDTH, HEIGHT, f"{i}.png") for i in range(images)],
+        [coco_object(i + 1, i + 1, [2 + i, 3, 10, 12], 1 + i % 2) for i in range(images - 1)],
+        *("cat", "dog"),
+    )
 
 
 def masked_coco_content() -> dict[str, Any]:
     """Return the same with a mask for each object: polygons and an RLE."""
-    content = coco_content()
+    content = sound_content()
     polygon, rle = [[3, 3, 9, 3, 9, 9]], {"size": [HEIGHT, WIDTH], "counts": [0, WIDTH * HEIGHT]}
     for annotation, mask in zip(content["annotations"], (polygon, rle, polygon), strict=True):
         annotation["segmentation"] = mask
@@ -62,7 +50,7 @@ def write_coco(root: Path, name: str, split: str, content: Any) -> Path:
 @pytest.fixture
 def coco():
     """The three helpers, for test files that cannot import a conftest."""
-    return SimpleNamespace(content=coco_content, masked=masked_coco_content, write=write_coco)
+    return SimpleNamespace(content=sound_content, masked=masked_coco_content, write=write_coco)
 
 
 def sound(content):
@@ -76,7 +64,7 @@ def zoo(tmp_path):
 
     def write(train=sound, val=sound):
         for split, change in (("train", train), ("val", val)):
-            content = coco_content()
+            content = sound_content()
             change(content)
             write_coco(tmp_path, "zoo", split, content)
         register_folders(str(tmp_path))

@@ -8,6 +8,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 from bad_inputs import REMEDY
+from coco_files import coco_content, coco_image, coco_object
 
 from fpn_d2.data import annotation_file
 from fpn_d2.data.annotation_file import (
@@ -246,19 +247,9 @@ def test_the_quick_answer_hides_nothing(case, coco, monkeypatch):
 
 def of_ten(*boxes):
     """Return a file's content: ten images of 400 x 320 pixels, with these boxes in turn."""
-    content = {
-        "images": [
-            {"id": i, "file_name": f"{i}.png", "width": 400, "height": 320} for i in range(10)
-        ],
-        "annotations": [
-            {"id": i + 1, "image_id": i, "category_id": 1, "iscrowd": 0, "bbox": list(box)}
-            for i, box in zip(range(10), itertools.cycle(boxes), strict=False)
-        ],
-        "categories": [{"id": 1, "name": "cat"}],
-    }
-    for annotation in content["annotations"]:
-        annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
-    return content
+    in_turn = zip(range(10), itertools.cycle(boxes), strict=False)
+    annotations = [coco_object(i + 1, i, box) for i, box in in_turn]
+    return coco_content([coco_image(i, 400, 320) for i in range(10)], annotations, "cat")
 
 
 WHOLE_FILES = {

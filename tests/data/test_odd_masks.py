@@ -1,11 +1,13 @@
 """Odd objects of real annotation files pass through training and evaluating mask proposals."""
 
+import itertools
 import json
 
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
+from coco_files import coco_content, coco_image, coco_object
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
@@ -38,7 +40,7 @@ def test_the_runs_are_the_mask():
 
 
 @pytest.fixture
-def data(tmp_path, coco):
+def data(tmp_path):
     """``data(segmentation, ...)``: write a training and a test set of two images each, every image
     with all of these masks; return the overrides that name the sets."""
 
@@ -46,27 +48,18 @@ def data(tmp_path, coco):
         folder = tmp_path / "odd"
         (folder / "images").mkdir(parents=True)
         (folder / "annotations").mkdir()
-        images = [{"id": i, "file_name": f"{i}.png", "height": SIDE, "width": SIDE} for i in (1, 2)]
+        images = [coco_image(number, SIDE, SIDE) for number in (1, 2)]
         for image in images:
             pixels = np.random.default_rng(image["id"]).integers(0, 255, (SIDE, SIDE, 3))
             Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / image["file_name"])
-        annotations = [
-            {
-                "id": len(segmentations) * image["id"] + i,
-                "image_id": image["id"],
-                "category_id": 1,
-                "bbox": [20, 10, 30, 20],
-                "area": 600,
-                "iscrowd": int(i in crowd),
-                "segmentation": segmentation,
-            }
-            for image in images
-            for i, segmentation in enumerate(segmentations)
-        ]
-        classes = [{"id": 1, "name": "thing"}]
-        content = {"images": images, "annotations": annotations, "categories": classes}
+        annotations = []
+        for image, (i, mask) in itertools.product(images, enumerate(segmentations)):
+            more = {"segmentation": mask, "iscrowd": int(i in crowd)}
+            number = len(annotations) + 1
+            annotations.append(coco_object(number, image["id"], [20, 10, 30, 20], **more))
+        text = json.dumps(coco_content(images, annotations, "thing"))
         for split in ("train", "val"):
-            (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+            (folder / "annotations" / f"instances_{split}.json").write_text(text)
         register_folders(str(tmp_path))
         return "DATASETS.TRAIN", "('odd_train',)", "DATASETS.TEST", "('odd_val',)"
 

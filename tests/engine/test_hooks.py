@@ -11,6 +11,7 @@ import sys
 
 import pytest
 import torch
+from coco_files import coco_content, coco_image, coco_object
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -265,16 +266,14 @@ def mixed_root(tmp_path_factory):
     (folder / "images").mkdir(parents=True)
     (folder / "annotations").mkdir()
     generator = torch.Generator().manual_seed(0)
-    content = {"images": [], "annotations": []}
+    images, annotations = [], []
     for i in range(7):
         width, height = (48, 64) if i % 2 else (64, 48)
         noise = torch.randint(256, (height, width, 3), generator=generator, dtype=torch.uint8)
-        Image.fromarray(noise.numpy()).save(folder / "images" / f"{i}.png")
-        image = {"id": i + 1, "file_name": f"{i}.png", "height": height, "width": width}
-        content["images"].append(image)
-        box = {"bbox": [4 + i, 6, 20, 24], "area": 480, "category_id": 1 + i % 5, "iscrowd": 0}
-        content["annotations"].append({"id": i + 1, "image_id": i + 1, **box})
-    content["categories"] = [{"id": i + 1, "name": f"c{i}"} for i in range(5)]
+        Image.fromarray(noise.numpy()).save(folder / "images" / f"{i + 1}.png")
+        images.append(coco_image(i + 1, width, height))
+        annotations.append(coco_object(i + 1, i + 1, [4 + i, 6, 20, 24], 1 + i % 5))
+    content = coco_content(images, annotations, *(f"c{i}" for i in range(5)))
     (folder / "annotations" / "instances_train.json").write_text(json.dumps(content))
     return str(root)
 

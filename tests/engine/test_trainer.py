@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from coco_files import coco_content, coco_image, coco_object
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer
@@ -192,14 +193,8 @@ def test_one_training_size_may_be_a_number_as_in_detectron2(tiny_config):
 def crowded(tmp_path):
     """A data set of one image with 250 objects of 20 x 20 pixels, and their boxes."""
     boxes = [[30 * (i % 25), 30 * (i // 25), 20, 20] for i in range(250)]
-    content = {
-        "images": [{"id": 1, "file_name": "1.png", "width": 800, "height": 320}],
-        "categories": [{"id": 1, "name": "thing"}],
-        "annotations": [
-            {"id": i, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 400, "bbox": box}
-            for i, box in enumerate(boxes, start=1)
-        ],
-    }
+    annotations = [coco_object(i, 1, box) for i, box in enumerate(boxes, start=1)]
+    content = coco_content([coco_image(1, 800, 320)], annotations, "thing")
     path = tmp_path / "crowded.json"
     path.write_text(json.dumps(content))
     register_coco_instances("crowded", {}, str(path), str(tmp_path))

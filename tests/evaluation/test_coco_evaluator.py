@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from coco_files import coco_content, coco_image, coco_object
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import Boxes, BoxMode, Instances
@@ -22,15 +23,9 @@ BACKGROUND = [150.0, 10.0, 190.0, 50.0]
 
 def evaluator_of(name, image_ids, annotations, folder):
     """Register images of 200 x 200 pixels with one class by this name; return their evaluator."""
-    images = [{"id": i, "file_name": "a.png", "width": 200, "height": 200} for i in image_ids]
-    content = {
-        "info": {},
-        "images": images,
-        "categories": [{"id": 1, "name": "thing"}],
-        "annotations": annotations,
-    }
+    images = [coco_image(number, 200, 200) for number in image_ids]
     path = folder / "instances.json"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(coco_content(images, annotations, "thing")))
     register_coco_instances(name, {}, str(path), str(folder))
     DatasetCatalog.get(name)
     return ResultsWritingCOCOEvaluator(name, output_dir=str(folder / "out"))
@@ -38,8 +33,7 @@ def evaluator_of(name, image_ids, annotations, folder):
 
 def annotation(number, image_id, corners, **more):
     x0, y0, x1, y1 = corners
-    box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": 1600.0}
-    return {"id": number, "image_id": image_id, "category_id": 1, "iscrowd": 0, **box, **more}
+    return coco_object(number, image_id, [x0, y0, x1 - x0, y1 - y0], **more)
 
 
 def measure(evaluator, outputs):

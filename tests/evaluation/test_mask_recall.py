@@ -12,6 +12,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
+from coco_files import coco_content, coco_image
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
 from detectron2.utils import comm
@@ -53,17 +54,9 @@ def evaluator(tmp_path):
                 annotation = {"image_id": image_id, "category_id": 1, "iscrowd": 0, **fields}
                 annotation["id"] = len(annotations) + 1
                 annotations.append(annotation)
-        content = {
-            "info": {},
-            "images": [
-                {"id": i + 1, "file_name": f"{i + 1}.jpg", "height": SIZE, "width": SIZE}
-                for i in range(len(images))
-            ],
-            "annotations": annotations,
-            "categories": [{"id": i, "name": f"thing {i}"} for i in (1, 2)],
-        }
+        numbered = [coco_image(i + 1, SIZE, SIZE) for i in range(len(images))]
         path = tmp_path / "instances.json"
-        path.write_text(json.dumps(content))
+        path.write_text(json.dumps(coco_content(numbered, annotations, "thing 1", "thing 2")))
         name = f"mask_recall_{len(made)}"
         made.append(name)
         MetadataCatalog.get(name).set(json_file=str(path))
@@ -290,7 +283,7 @@ def test_several_processes(evaluator, monkeypatch):
 )
 def test_an_annotation_without_a_mask_is_named(evaluator, fields):
     made = evaluator([obj(10, 10, 20)], [{"area": 4, "bbox": [0, 0, 2, 2], **fields}])
-    with pytest.raises(UserError, match=r"annotation 2 of image 2\.jpg in \S+instances\.json"):
+    with pytest.raises(UserError, match=r"annotation 2 of image 2\.png in \S+instances\.json"):
         run(made, proposals([]), proposals([square(10, 10, 20)]))
 
 

@@ -4,20 +4,18 @@ import copy
 import json
 
 import pytest
+from coco_files import coco_content, coco_image, coco_object
 from detectron2.data.datasets import register_coco_instances
 
 from fpn_d2 import UserError
 from fpn_d2.inspection.annotated_objects import AnnotatedObjects, dataset_files
 
 # Three images of 40 x 32 pixels (width x height), each with an object.
-CONTENT = {
-    "images": [{"id": i, "file_name": f"{i}.png", "height": 32, "width": 40} for i in (1, 2, 3)],
-    "annotations": [
-        {"id": i, "image_id": i, "category_id": 1 + (i - 1) % 2, "bbox": [1 + i, 3, 10, 12]}
-        for i in (1, 2, 3)
-    ],
-    "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
-}
+CONTENT = coco_content(
+    [coco_image(i, 40, 32) for i in (1, 2, 3)],
+    [coco_object(i, i, [1 + i, 3, 10, 12], 1 + (i - 1) % 2) for i in (1, 2, 3)],
+    *("cat", "dog"),
+)
 
 
 def test_boxes_are_corners_and_others_are_counted(tmp_path):

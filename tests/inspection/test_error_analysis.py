@@ -4,6 +4,7 @@ import types
 
 import numpy as np
 import pytest
+from coco_files import coco_image, coco_object
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -16,7 +17,7 @@ from fpn_d2.inspection.error_analysis import ErrorAnalysis
 from fpn_d2.inspection.tested_levels import PyramidLevels
 
 CAT, DOG = 3, 7
-IMAGES = [{"id": i, "file_name": f"{i}.jpg", "height": 100, "width": 100} for i in (1, 2)]
+IMAGES = [coco_image(number, 100, 100) for number in (1, 2)]
 OBJECTS = [  # image, category, x, y, width and height
     (1, CAT, 0, 0, 20, 20),
     (1, DOG, 40, 0, 20, 20),
@@ -65,8 +66,7 @@ def analyze(annotations, results, categories=CATEGORIES):
 
 
 def annotation(number, image, category, *box, **more):
-    fields = {"id": number, "image_id": image, "category_id": category, "bbox": list(box)}
-    return {**fields, "area": box[2] * box[3], "iscrowd": 0, **more}
+    return coco_object(number, image, box, category, **more)
 
 
 def result(image, category, score, *box):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coco_files import coco_image, coco_object
 from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
@@ -37,13 +38,10 @@ def write_squares(root: Path, sides) -> str:
     (root / "annotations").mkdir()
     content = {"images": [], "annotations": [], "categories": [{"id": 7, "name": "a <b> $x$"}]}
     for i, side in enumerate(sides):
-        image = {"id": i, "file_name": f"{i}.png", "height": 640, "width": 640}
-        content["images"].append(image)
+        content["images"].append(coco_image(i, 640, 640))
         box = [320 - side / 2, 320 - side / 2, side, side]
-        annotation = {"id": i + 1, "image_id": i, "category_id": 7, "bbox": box, "iscrowd": 0}
-        content["annotations"].append(annotation)
-        pixels = np.zeros((640, 640, 3), np.uint8)
-        Image.fromarray(pixels).save(root / "images" / image["file_name"])
+        content["annotations"].append(coco_object(i + 1, i, box, 7))
+        Image.new("RGB", (640, 640)).save(root / "images" / f"{i}.png")
     path = root / "annotations" / "instances_val.json"
     path.write_text(json.dumps(content))
     return str(path)

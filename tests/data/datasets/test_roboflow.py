@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from coco_files import coco_image, coco_object
 
 from fpn_d2 import UserError
 from fpn_d2.data import check_file
@@ -16,17 +17,9 @@ def category(number, name):
 
 
 def content(categories, *objects):
-    return {
-        "images": [{"id": 0, "file_name": "a.jpg", "height": 20, "width": 40}],
-        "categories": categories,
-        "annotations": [
-            {
-                **{"id": i, "image_id": 0, "category_id": number, "bbox": [1, 2, 3, 4]},
-                **{"area": 12, "iscrowd": 0},
-            }
-            for i, number in enumerate(objects)
-        ],
-    }
+    annotations = [coco_object(i, 0, [1, 2, 3, 4], number) for i, number in enumerate(objects)]
+    images = [coco_image(0, 40, 20, "a.jpg")]
+    return {"images": images, "categories": categories, "annotations": annotations}
 
 
 TRAIN = content([DUMMY, category(1, "dog"), category(2, "cat")], 2, 1)
