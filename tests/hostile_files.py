@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bad_inputs
 import numpy as np
 import torch
+from bad_inputs import FAST, FASTER
 from safetensors.torch import save_file
-
-FASTER = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
-FAST = "quick/Fast-RCNN/fast_rcnn_R_18_FPN"
 
 
 class Evil:
@@ -52,7 +51,6 @@ class World:
     folder: Path  # where a case may write
     repo: Path
     weights: dict[str, torch.Tensor]  # of the quick Faster R-CNN row
-    proposals: dict[str, dict[str, Any]]  # sound ones for the tiny data, by split
     datasets: str  # the folder of the tiny data
 
     def evil(self, hostile: bool) -> Any:
@@ -187,14 +185,14 @@ def npy_header(world: World, hostile: bool) -> Case:
 
 
 def proposals(world: World, hostile: str | None, more: Any) -> list[str]:
-    """Write proposal files, ``more`` in that of split ``hostile``; return overrides for them."""
+    """Write proposal files for the tiny data, ``more`` in that of split ``hostile``; return
+    overrides for them."""
     words = []
-    for split in ("train", "val"):
-        content = dict(world.proposals[split])
+    for split, key, images in (("train", "TRAIN", 8), ("val", "TEST", 4)):
+        content = pickle.loads(bad_inputs.proposals(images, ids=images))
         if split == hostile:
             content["more"] = more
         name = world.write(f"{split}.pkl", pickle.dumps(content))
-        key = {"train": "TRAIN", "val": "TEST"}[split]
         words += [f"DATASETS.PROPOSAL_FILES_{key}", f"('{name}',)"]
     return words
 

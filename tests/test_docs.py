@@ -52,6 +52,13 @@ def pages(repo) -> list[Path]:
     return found
 
 
+def commands_of(page: Path) -> list[str]:
+    """Return the lines of a page's blocks of commands; a continued line is one."""
+    blocks = fenced_blocks(page.read_text(encoding="utf-8"))
+    text = "\n".join(block for language, block in blocks if language == "bash")
+    return text.replace("\\\n", " ").splitlines()
+
+
 def test_every_link_of_a_page_leads_to_a_file_and_a_heading(pages):
     for page in pages:
         for link in links(page.read_text(encoding="utf-8")):
@@ -69,13 +76,10 @@ def test_every_config_tool_and_test_that_a_command_names_is_there(pages, repo):
     for page in pages:
         text = page.read_text(encoding="utf-8")
         made = set(re.findall(r"^cat > (\S+)", text, re.MULTILINE))
-        for language, block in fenced_blocks(text):
-            if language != "bash":
-                continue
-            files = r"(?:configs|tools|tests)/\S+\.(?:yaml|py)|train_net\.py"
-            for path in re.findall(files, block):
-                named += 1
-                assert (repo / path).is_file() or path in made, f"{page}: {path}"
+        files = r"(?:configs|tools|tests)/\S+\.(?:yaml|py)|train_net\.py"
+        for path in re.findall(files, "\n".join(commands_of(page))):
+            named += 1
+            assert (repo / path).is_file() or path in made, f"{page}: {path}"
     assert named > 30
 
 
@@ -83,10 +87,8 @@ def test_every_key_that_a_page_names_is_a_key(pages):
     cfg, named = get_cfg(), 0
     add_fpn_config(cfg)
     for page in pages:
-        text = page.read_text(encoding="utf-8")
-        blocks = "\n".join(block for language, block in fenced_blocks(text) if language == "bash")
         keys = r"(?<![\w/.-])[A-Z][A-Z_]+(?:\.[A-Z][A-Z0-9_]*)+(?![\w.*])"
-        for key in re.findall(keys, text + blocks):
+        for key in re.findall(keys, page.read_text(encoding="utf-8")):
             value = cfg
             for part in key.split("."):
                 assert part in value, f"{page}: {key}"
@@ -96,11 +98,8 @@ def test_every_key_that_a_page_names_is_a_key(pages):
 
 
 def test_the_commands_of_torchrun_are_torchruns(pages):
-    commands = []
-    for page in pages:
-        for language, block in fenced_blocks(page.read_text(encoding="utf-8")):
-            lines = block.replace("\\\n", " ").splitlines() if language == "bash" else []
-            commands += [line for line in lines if line.startswith("torchrun ")]
+    commands = [line for page in pages for line in commands_of(page)]
+    commands = [line for line in commands if line.startswith("torchrun ")]
     assert any("--nnodes 2" in command for command in commands)
     for command in commands:
         assert train_words(shlex.split(command, comments=True)[1:]).config_file

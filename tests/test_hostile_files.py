@@ -4,22 +4,18 @@ SECURITY.md's table says what stock Detectron2 does with each file; this is chec
 """
 
 import contextlib
-import json
 import multiprocessing
 import os
 import re
 import resource
 import signal
-from pathlib import Path
 
-import numpy as np
 import pytest
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.data.build import load_proposals_into_dataset
 from detectron2.data.datasets import load_coco_json
 from detectron2.modeling import build_model
-from detectron2.structures import BoxMode
 from hostile_files import FAST, KINDS, Case, World
 from torch import nn
 
@@ -36,25 +32,9 @@ def weights(row_config, tiny_words):
     return {name: value.clone() for name, value in build_model(row.clone()).state_dict().items()}
 
 
-@pytest.fixture(scope="module")
-def proposals(tiny_root):
-    """One sound proposal for every image of the tiny data."""
-    files = {}
-    for split in ("train", "val"):
-        path = Path(tiny_root) / f"tiny/annotations/instances_{split}.json"
-        ids = [image["id"] for image in json.loads(path.read_text())["images"]]
-        files[split] = {
-            "ids": ids,
-            "boxes": [np.float32([[1, 1, 30, 30]])] * len(ids),
-            "objectness_logits": [np.float32([1])] * len(ids),
-            "bbox_mode": int(BoxMode.XYXY_ABS),
-        }
-    return files
-
-
 @pytest.fixture
-def world(tmp_path, repo, weights, proposals, tiny_root):
-    return World(tmp_path, repo, weights, proposals, tiny_root)
+def world(tmp_path, repo, weights, tiny_root):
+    return World(tmp_path, repo, weights, tiny_root)
 
 
 @pytest.fixture

@@ -1,17 +1,12 @@
 """Every choice of ``INPUT.FORMAT`` works in the programs, from training to an exported file."""
 
 import json
-from pathlib import Path
 
 import demo
 import export
 import numpy as np
 import pytest
-from detectron2.engine import default_argument_parser
 from PIL import Image
-
-import train_net
-from fpn_d2.engine import launch
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_stale_logs")]
 
@@ -25,15 +20,12 @@ FORMATS = {  # a mean and a deviation for each channel
 
 @pytest.mark.parametrize("image_format", FORMATS)
 def test_a_network_is_trained_evaluated_shown_and_exported(
-    repo, tiny_opts, tmp_path, run_tool, image_format
+    run_train_net, output, tmp_path, run_tool, image_format
 ):
     mean, std = FORMATS[image_format]
     keys = ["INPUT.FORMAT", image_format, "MODEL.PIXEL_MEAN", mean, "MODEL.PIXEL_STD", std]
     keys += ["VIS_PERIOD", 1, "MODEL.WEIGHTS", ""]
-    row = repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
-    words = ["--config-file", row, *tiny_opts, *keys]
-    launch(train_net.main, default_argument_parser().parse_args(list(map(str, words))))
-    output = Path(tiny_opts[tiny_opts.index("OUTPUT_DIR") + 1])
+    assert run_train_net("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *keys)[0] == 0
     results = json.loads((output / "inference/tiny_val/results.json").read_text())
     assert results["bbox"]["AP"] >= 0
 

@@ -13,6 +13,7 @@ from detectron2.solver import LRMultiplier
 from detectron2.structures import Keypoints
 from detectron2.utils import comm
 from fvcore.common.param_scheduler import CosineParamScheduler
+from torch.optim.lr_scheduler import OneCycleLR, SequentialLR, StepLR
 
 import train_net
 from fpn_d2 import UserError, load_config
@@ -304,37 +305,29 @@ class OwnOptimizer(Trainer):
         return Counting(model.parameters(), 0.01)
 
 
-class OwnSchedule(Trainer):
-    @classmethod
-    def build_lr_scheduler(cls, cfg, optimizer):
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=5)
+def cycle(optimizer):
+    return OneCycleLR(optimizer, 0.01, total_steps=5)
 
 
-class OwnSequence(Trainer):
-    @classmethod
-    def build_lr_scheduler(cls, cfg, optimizer):
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=5)
-        steps = torch.optim.lr_scheduler.StepLR(optimizer, 1)
-        return torch.optim.lr_scheduler.SequentialLR(optimizer, [cycle, steps], [4])
+def sequence(optimizer):
+    return SequentialLR(optimizer, [cycle(optimizer), StepLR(optimizer, 1)], [4])
 
 
-class FvcoreSchedule(Trainer):
-    """Its schedule becomes a scheduler when the training starts, as in Detectron2."""
+def fvcores(optimizer):
+    """Return a schedule that becomes a scheduler when the training starts, as in Detectron2."""
+    return CosineParamScheduler(1.0, 0.1)
 
-    @classmethod
-    def build_lr_scheduler(cls, cfg, optimizer):
-        return CosineParamScheduler(1.0, 0.1)
+
+def scheduled(build):
+    """Return a trainer with the schedule that a function makes for its optimizer."""
+    method = classmethod(lambda cls, cfg, optimizer: build(optimizer))
+    return type(build.__name__, (Trainer,), {"build_lr_scheduler": method})
 
 
 @pytest.mark.parametrize(
     "kind, steps",
-    [
-        (OwnOptimizer, 1),
-        (OwnSchedule, 1),
-        (OwnSequence, 1),
-        (FvcoreSchedule, 1),
-        (FvcoreSchedule, 2),
-    ],
+    [(OwnOptimizer, 1), *((scheduled(build), 1) for build in (cycle, sequence, fvcores))]
+    + [(scheduled(fvcores), 2)],
 )
 def test_a_resumed_training_goes_on_with_optimizers_and_schedules_of_ones_own(
     kind, steps, tiny_config

@@ -82,16 +82,12 @@ def test_only_weights_of_the_zoo_need_no_config(config, weights, expected):
 
 
 @pytest.fixture
-def subclass(row_config):
+def subclass(row_config, monkeypatch):
     """The name of a meta-architecture that a user registers."""
     row_config("torchvision/retinanet_R_50_FPN")  # registers what other code bases' models need
-
-    @META_ARCH_REGISTRY.register()
-    class MyRetinaNet(META_ARCH_REGISTRY.get("ClippingRetinaNet")):
-        pass
-
-    yield MyRetinaNet.__name__
-    del META_ARCH_REGISTRY._obj_map[MyRetinaNet.__name__]
+    own = type("MyRetinaNet", (META_ARCH_REGISTRY.get("ClippingRetinaNet"),), {})
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, own.__name__, own)
+    return own.__name__
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["converted", "a user's subclass"])

@@ -55,21 +55,21 @@ def test_lighting_adds_the_same_colour_in_either_order():
     assert len(np.unique(rgb)) == 3
 
 
-def test_a_quarter_turn_moves_a_box():
-    (augmentation,) = build_augmentations(config(["RandomRotation", 90, 90]))
-    inputs = T.AugInput(np.zeros((20, 40, 3), np.uint8), boxes=np.array([[0.0, 0, 10, 5]]))
+@pytest.mark.parametrize(
+    "entry, box, shape, moved",
+    [
+        # Counter-clockwise: the upper left corner becomes the lower left one.
+        (["RandomRotation", 90, 90], [0.0, 0, 10, 5], (40, 20, 3), [0, 30, 5, 40]),
+        # An extent of half the side doubles nothing, but crops.
+        (["RandomExtent", 0.5, 0.5, 0, 0], [10.0, 5, 30, 15], (10, 20, 3), [0, 0, 20, 10]),
+    ],
+)
+def test_boxes_move_with_the_image(entry, box, shape, moved):
+    (augmentation,) = build_augmentations(config(entry))
+    inputs = T.AugInput(np.zeros((20, 40, 3), np.uint8), boxes=np.array([box]))
     augmentation(inputs)
-    # Counter-clockwise: the upper left corner becomes the lower left one.
-    assert inputs.image.shape == (40, 20, 3)
-    np.testing.assert_allclose(inputs.boxes, [[0, 30, 5, 40]], atol=1e-4)
-
-
-def test_an_extent_of_half_the_side_doubles_nothing_but_crops():
-    (augmentation,) = build_augmentations(config(["RandomExtent", 0.5, 0.5, 0, 0]))
-    inputs = T.AugInput(np.zeros((20, 40, 3), np.uint8), boxes=np.array([[10.0, 5, 30, 15]]))
-    augmentation(inputs)
-    assert inputs.image.shape == (10, 20, 3)
-    np.testing.assert_allclose(inputs.boxes, [[0, 0, 20, 10]], atol=1e-4)
+    assert inputs.image.shape == shape
+    np.testing.assert_allclose(inputs.boxes, [moved], atol=1e-4)
 
 
 def test_apply_takes_any_of_them():
