@@ -41,3 +41,14 @@ def load(root: Path, name: str) -> tuple[list[dict[str, Any]], list[str]]:
 def folders():
     """The helpers, for test files that cannot import a conftest."""
     return SimpleNamespace(write=write_files, load=load)
+
+
+@pytest.fixture
+def load_zoo(tmp_path):
+    """``load_zoo(files, split)``: write the folder zoo and load a split of it, see ``load``."""
+
+    def call(files: dict[str, str | tuple[int, int]], split: str):
+        write_files(tmp_path / "zoo", files)
+        return load(tmp_path, f"zoo_{split}")
+
+    return call

@@ -45,9 +45,8 @@ def voc(more=()):
     return {name: content for name, content in {**files, **dict(more)}.items() if content != 0}
 
 
-def test_boxes_count_from_one_and_classes_are_those_of_all_splits(tmp_path, folders):
-    folders.write(tmp_path / "zoo", voc())
-    (first, second), classes = folders.load(tmp_path, "zoo_train")
+def test_boxes_count_from_one_and_classes_are_those_of_all_splits(tmp_path, folders, load_zoo):
+    (first, second), classes = load_zoo(voc(), "train")
     assert classes == ["cat", "dog"]  # only val has a cat
     assert first["file_name"] == str(tmp_path / "zoo/JPEGImages/a.jpg")
     dog = first["annotations"][0]
@@ -58,9 +57,8 @@ def test_boxes_count_from_one_and_classes_are_those_of_all_splits(tmp_path, fold
     assert "zoo_cat_train" not in register_folders(str(tmp_path))
 
 
-def test_difficult_objects_are_crowds_and_it_says_so(tmp_path, folders, caplog):
-    folders.write(tmp_path / "zoo", voc())
-    (first, _), _ = folders.load(tmp_path, "zoo_train")
+def test_difficult_objects_are_crowds_and_it_says_so(load_zoo, caplog):
+    (first, _), _ = load_zoo(voc(), "train")
     assert [a["iscrowd"] for a in first["annotations"]] == [0, 1]
     assert "data set zoo_train: 1 objects marked difficult are crowds" in caplog.text
 
@@ -69,30 +67,27 @@ def test_difficult_objects_are_crowds_and_it_says_so(tmp_path, folders, caplog):
     "word, crowd",
     [("1", 1), (" True ", 1), ("yes", 1), ("0", 0), ("False", 0), ("no", 0), ("Unspecified", 0)],
 )
-def test_every_way_to_write_difficult(tmp_path, folders, word, crowd):
+def test_every_way_to_write_difficult(load_zoo, word, crowd):
     entry = thing("dog", (1, 1, 10, 10), f"<difficult>{word}</difficult>")
-    folders.write(tmp_path / "zoo", voc({"Annotations/c.xml": xml(entry)}))
-    (record,), _ = folders.load(tmp_path, "zoo_val")
+    (record,), _ = load_zoo(voc({"Annotations/c.xml": xml(entry)}), "val")
     assert [a["iscrowd"] for a in record["annotations"]] == [crowd]
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png"])
-def test_of_two_images_of_a_name_the_file_says_which(tmp_path, folders, ending):
+def test_of_two_images_of_a_name_the_file_says_which(tmp_path, load_zoo, ending):
     more = {"JPEGImages/c.png": IMAGE, "Annotations/c.xml": xml(CAT, name=f"c.{ending}")}
-    folders.write(tmp_path / "zoo", voc(more))
-    (record,), _ = folders.load(tmp_path, "zoo_val")
+    (record,), _ = load_zoo(voc(more), "val")
     assert record["file_name"] == str(tmp_path / f"zoo/JPEGImages/c.{ending}")
 
 
-def test_boxes_are_those_of_detectron2_and_of_supervision(tmp_path, folders):
+def test_boxes_are_those_of_detectron2_and_of_supervision(tmp_path, load_zoo):
     rng = np.random.default_rng(0)
     corners = [
         (*rng.integers(1, 10, 2), *rng.integers(20, 40, 1), *rng.integers(12, 20, 1))
         for _ in range(20)
     ]
     things = [thing("cat", [*map(int, box)]) for box in corners]
-    folders.write(tmp_path / "zoo", voc({"Annotations/a.xml": xml(*things)}))
-    (record, _), classes = folders.load(tmp_path, "zoo_train")
+    (record, _), classes = load_zoo(voc({"Annotations/a.xml": xml(*things)}), "train")
     ours = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in record["annotations"])]
     theirs, _ = load_voc_instances(str(tmp_path / "zoo"), "train", classes)
     assert ours == [a["bbox"] for a in theirs["annotations"]]
@@ -101,13 +96,12 @@ def test_boxes_are_those_of_detectron2_and_of_supervision(tmp_path, folders):
     np.testing.assert_array_equal(ours, by_path[record["file_name"]].xyxy)
 
 
-def test_polygons_are_kept(tmp_path, folders):
+def test_polygons_are_kept(load_zoo):
     polygon = (
         "<polygon><x1>5.5</x1><y1>3</y1><x2>21</x2><y2>3</y2><x3>5.5</x3><y3>13</y3></polygon>"
     )
     entry = thing("cat", (5, 3, 20, 12), polygon)
-    folders.write(tmp_path / "zoo", voc({"Annotations/c.xml": xml(entry)}))
-    (record,), _ = folders.load(tmp_path, "zoo_val")
+    (record,), _ = load_zoo(voc({"Annotations/c.xml": xml(entry)}), "val")
     assert record["annotations"][0]["segmentation"] == [[4.5, 2, 20, 2, 4.5, 12]]
 
 
@@ -150,10 +144,9 @@ def test_flat_folders_and_folders_of_splits(tmp_path, folders, files, names):
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "is no readable XML"),
     ],
 )
-def test_a_faulty_file_is_named(tmp_path, folders, content, words):
-    folders.write(tmp_path / "zoo", voc({"Annotations/c.xml": content}))
+def test_a_faulty_file_is_named(tmp_path, folders, load_zoo, content, words):
     with pytest.raises(UserError, match=words) as error:
-        folders.load(tmp_path, "zoo_val")
+        load_zoo(voc({"Annotations/c.xml": content}), "val")
     assert str(error.value).startswith(f"{tmp_path}/zoo/Annotations/c.xml")
     assert len(folders.load(tmp_path, "zoo_train")[0]) == 2
 
@@ -196,10 +189,9 @@ def test_hidden_files_are_no_annotations(tmp_path, folders):
     ],
     ids=["absent", "another case", "in a folder below", "no image"],
 )
-def test_a_list_that_names_what_is_not_there(tmp_path, folders, more, words):
-    folders.write(tmp_path / "zoo", voc(more))
+def test_a_list_that_names_what_is_not_there(load_zoo, more, words):
     with pytest.raises(UserError, match=words):
-        folders.load(tmp_path, "zoo_val")
+        load_zoo(voc(more), "val")
 
 
 def test_no_evaluation_starts_without_an_image_that_a_list_names(tmp_path, folders, cfg):
