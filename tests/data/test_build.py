@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from torch.utils.data import Dataset
 
 from fpn_d2 import UserError
+from fpn_d2.config import changed
 from fpn_d2.data import (
     build_test_loader,
     build_train_loader,
@@ -575,11 +576,7 @@ SAMPLERS = {
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_each_sampler_draws_images_and_the_same_ones_again(cfg, zoo, sampler):
     zoo()
-    cfg.DATALOADER.SAMPLER_TRAIN = sampler
-    for key, value in SAMPLERS[sampler].items():
-        section, name = key.split(".")
-        cfg[section][name] = value
-    cfg.SEED = 3
+    cfg = changed(cfg, {"DATALOADER.SAMPLER_TRAIN": sampler, "SEED": 3, **SAMPLERS[sampler]})
     first, again = (ids_of(build_train_loader(cfg), 8) for _ in range(2))
     assert first == again
     drawn = {image for batch in first for image in batch}

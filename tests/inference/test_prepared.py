@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import Boxes, ImageList
+from model_zoo import stock_config
 from stage_convs import StageConvs
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -179,10 +179,18 @@ class WithReLU(nn.BatchNorm2d):
         return super().forward(x).relu()
 
 
-@pytest.mark.parametrize("conv, norm", [(Standardized, nn.BatchNorm2d), (Conv2d, WithReLU)])
-def test_what_others_wrote_is_not_folded(conv, norm):
-    model = nn.Sequential(conv(2, 3, 1, norm=norm(3))).eval()
-    nn.init.normal_(model[0].norm.bias)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Standardized(2, 3, 1, norm=nn.BatchNorm2d(3)),
+        Conv2d(2, 3, 1, norm=WithReLU(3)),
+        weight_norm(Conv2d(2, 3, 1, norm=nn.BatchNorm2d(3))),
+    ],
+    ids=["a convolution", "a norm", "reparametrized weights"],
+)
+def test_what_others_wrote_is_not_folded(layer):
+    model = nn.Sequential(layer).eval()
+    nn.init.normal_(layer.norm.bias)
     x = torch.randn(2, 2, 4, 4)
     assert prepare_model(model).model(x).allclose(model(x), atol=1e-5)
 
@@ -193,12 +201,6 @@ def test_a_norm_of_ones_own_with_pytorchs_forward_is_folded():
             super().__init__(channels, eps=1e-3)
 
     assert prepared.fold_batch_norms(nn.Sequential(Conv2d(2, 3, 1, norm=Norm(3)))) == 1
-
-
-def test_reparametrized_weights_are_not_folded():
-    model = nn.Sequential(weight_norm(Conv2d(2, 3, 1, norm=nn.BatchNorm2d(3)))).eval()
-    x = torch.randn(2, 2, 4, 4)
-    assert prepare_model(model).model(x).allclose(model(x), atol=1e-5)
 
 
 def test_the_parts_of_the_copy_are_found(faster):
@@ -289,26 +291,15 @@ PLAIN = {
 
 @pytest.mark.parametrize("opts", PLAIN.values(), ids=PLAIN)
 def test_models_of_detectron2_alone(opts, make_input, bfloat16):
-    cfg = get_cfg()  # without a key of this package
-    levels = ["p2", "p3", "p4", "p5"]
-    cfg.merge_from_list(
-        [
-            *("MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
-            *("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64),
-            *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]),
-            *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
-            *("MODEL.RPN.IN_FEATURES", [*levels, "p6"], "MODEL.ROI_HEADS.IN_FEATURES", levels),
-            *("MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64], [128], [256], [512]]),
-            *("MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_BOX_HEAD.NUM_FC", 1),
-            *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.FC_DIM", 64),
-            *("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 7, "MODEL.RPN.POST_NMS_TOPK_TEST", 50),
-            *("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
-            *("MODEL.ROI_MASK_HEAD.NUM_CONV", 2, "MODEL.ROI_MASK_HEAD.CONV_DIM", 32),
-            *("MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "TEST.DETECTIONS_PER_IMAGE", 20),
-            *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [64], "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
-            *opts,
-        ]
-    )
+    small = [
+        *("MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.ROI_BOX_HEAD.FC_DIM", 64),
+        *("MODEL.ROI_MASK_HEAD.NUM_CONV", 2, "MODEL.ROI_MASK_HEAD.CONV_DIM", 32),
+        *("MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [64]),
+        *("MODEL.RPN.POST_NMS_TOPK_TEST", 50, "TEST.DETECTIONS_PER_IMAGE", 20),
+    ]
+    scores = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0]
+    # without a key of this package
+    cfg = stock_config("Faster-RCNN", "FPN", 18, *small, *scores, *opts)
     torch.manual_seed(0)
     plain = build_model(cfg).eval()
     for module in plain.modules():
