@@ -119,7 +119,6 @@ OVERRIDES = {
     "an unknown data set": override(
         "DATASETS.TRAIN ('bad_trian',)", "'bad_trian'", "bad_train", "/bad has train, val"
     ),
-    "no data set": override("DATASETS.TRAIN ()"),
     "an unknown test set": override("DATASETS.TEST ('bad_vol',)", "bad_vol", "bad_val"),
     "no test set in evaluation": override("--eval-only DATASETS.TEST ()", "DATASETS.TEST"),
     "another number of classes": override(
@@ -207,8 +206,6 @@ WEIGHTS = {
     "a file that is not there": override("MODEL.WEIGHTS no.pth", "no.pth"),
     "an empty file": weights("w.pth", b"", "empty"),
     "half a file": weights("w.pth", HALF),
-    "no weights in it": weights("w.pth", saved({"model": 3})),
-    "weights of text": weights("w.pth", saved({"model": {"a": "b"}}), "'a'"),
     "another network": weights("w.pth", saved({"model": TENSOR}), "backbone"),
     "evaluation of another network": weights(
         "w.pth", saved({"model": TENSOR}), "backbone", opts=("--eval-only",)

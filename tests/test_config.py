@@ -16,12 +16,15 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import (
     ANCHOR_GENERATOR_REGISTRY,
     META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
     ROI_HEADS_REGISTRY,
     GeneralizedRCNN,
     ProposalNetwork,
     StandardROIHeads,
+    build_model,
 )
 from detectron2.modeling.meta_arch import RetinaNet
+from detectron2.modeling.proposal_generator.rrpn import RRPN
 
 import fpn_d2
 from fpn_d2 import UserError, add_fpn_config, load_config
@@ -470,6 +473,7 @@ REFUSED = {
     # words
     "INPUT.MIN_SIZE_TRAIN_SAMPLING chioce": "SAMPLING is 'chioce'; set it to 'choice' or 'range'",
     "INPUT.CROP.TYPE relativ": "INPUT.CROP.TYPE is 'relativ'; set it to .*'absolute_range'",
+    "INPUT.RESIZE_TEST pil": "RESIZE_TEST is 'pil'; set it to 'detectron2' or 'torchvision'",
     "INPUT.MASK_FORMAT rle": "INPUT.MASK_FORMAT is 'rle'; set it to 'polygon' or 'bitmask'",
     "SOLVER.WARMUP_METHOD cosine": "WARMUP_METHOD is 'cosine'; set it to 'linear' or 'constant'",
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE l2": "CLIP_TYPE is 'l2'; set it to 'value' or 'norm'",
@@ -501,6 +505,7 @@ REFUSED = {
     "MODEL.RPN.IOU_LABELS [0,1]": r"RPN.IOU_LABELS is \[0, 1\]; give 3 labels",
     "MODEL.ROI_HEADS.IOU_LABELS [0,2]": "IOU_LABELS is .*give 0 for background",
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 0": "BATCH_SIZE_PER_IMAGE is 0; give 1 or more",
+    "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES -1": "NUM_UNUSED_CLASSES is -1; give 0 or more",
     "MODEL.ROI_HEADS.NUM_CLASSES 0": "NUM_CLASSES is 0; give 1 or more",
     "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS (10.0,10.0)": "BBOX_REG_WEIGHTS is .*give 4 numbers",
     "MODEL.RPN.POST_NMS_TOPK_TEST 0": "POST_NMS_TOPK_TEST is 0; give 1 or more",
@@ -513,6 +518,7 @@ REFUSED = {
     "SOLVER.WARMUP_ITERS -5": "SOLVER.WARMUP_ITERS is -5; give 0 or more",
     "SOLVER.STEPS (10,) SOLVER.MAX_ITER 10": "SOLVER.STEPS is .*ends at SOLVER.MAX_ITER 10",
     "SOLVER.STEPS (3,3)": "SOLVER.STEPS is .*in their order",
+    "SOLVER.STEPS (3,1)": "SOLVER.STEPS is .*in their order",
     "SOLVER.LR_SCHEDULER_NAME WarmupCosineLR SOLVER.BASE_LR_END 1.0": "BASE_LR_END is 1.0",
     "SOLVER.LR_SCHEDULER_NAME WarmupStepWithFixedGammaLR SOLVER.MAX_ITER 3": "NUM_DECAYS is 3",
     "TEST.AUG.MIN_SIZES ()": "TEST.AUG.MIN_SIZES is .*whole numbers",
@@ -632,17 +638,11 @@ def test_what_can_work_is_accepted(opts):
 
 
 @pytest.fixture
-def register():
+def register(monkeypatch):
     """``register(registry, component)``: register it under its own name until the test ends."""
-    registered = []
-
-    def call(registry, component):
-        registry.register(component)
-        registered.append((registry, component.__name__))
-
-    yield call
-    for registry, name in registered:
-        del registry._obj_map[name]
+    return lambda registry, component: monkeypatch.setitem(
+        registry._obj_map, component.__name__, component
+    )
 
 
 def heads_config(name: str) -> CfgNode:
@@ -661,10 +661,7 @@ class ConfiguredHeads(StandardROIHeads):
         return super().from_config(cfg, input_shape)
 
 
-def test_rotated_boxes_have_a_fifth_weight():
-    from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY, build_model
-    from detectron2.modeling.proposal_generator.rrpn import RRPN
-
+def test_rotated_boxes_have_a_fifth_weight(register):
     opts = "MODEL.PROPOSAL_GENERATOR.NAME RRPN MODEL.ROI_HEADS.NAME RROIHeads MODEL.DEVICE cpu "
     opts += "MODEL.ROI_BOX_HEAD.POOLER_TYPE ROIAlignRotated MODEL.BACKBONE.NAME build_fpn_backbone "
     opts += "MODEL.ANCHOR_GENERATOR.NAME RotatedAnchorGenerator MODEL.RPN.HEAD_NAME StandardRPNHead"
@@ -674,9 +671,8 @@ def test_rotated_boxes_have_a_fifth_weight():
         load_config(zoo, four)
     cfg = load_config(zoo, [*four, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", "(10.,10.,5.,5.,1.)"])
     assert len(build_model(cfg).proposal_generator.box2box_transform.weights) == 5
-    own = type("RotatedOfTheirs", (RRPN,), {})
-    PROPOSAL_GENERATOR_REGISTRY.register(own)
-    opts = ["MODEL.PROPOSAL_GENERATOR.NAME", own.__name__]
+    register(PROPOSAL_GENERATOR_REGISTRY, type("RotatedOfTheirs", (RRPN,), {}))
+    opts = ["MODEL.PROPOSAL_GENERATOR.NAME", "RotatedOfTheirs"]
     load_config(zoo, [*four, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", "(10.,10.,5.,5.,1.)", *opts])
 
 

@@ -19,8 +19,13 @@ def test_train_evaluate_and_resume(run_train_net, output):
     assert (output / "model_final.pth").is_file()
     trained = (output / "inference/tiny_val/results.json").read_text()
     assert "AP" in json.loads(trained)["bbox"]
-    assert run_train_net(FASTER, "--eval-only", "MODEL.WEIGHTS", output / "model_final.pth")[0] == 0
+    evaluation = ["--eval-only", "MODEL.WEIGHTS", output / "model_final.pth"]
+    assert run_train_net(FASTER, *evaluation)[0] == 0
     assert (output / "inference/tiny_val/results.json").read_text() == trained
+    # Its RPN is measured on its own.
+    assert run_train_net(FASTER, *evaluation, "MODEL.META_ARCHITECTURE", "ProposalNetwork")[0] == 0
+    results = json.loads((output / "inference/tiny_val/results.json").read_text())
+    assert {"AR@10", "AR@100", "AR@1000", "ARs@1000"} <= set(results["box_proposals"])
     assert run_train_net(FASTER, "--resume", "SOLVER.MAX_ITER", 3)[0] == 0
     assert torch.load(output / "model_final.pth")["iteration"] == 2
 
@@ -52,15 +57,6 @@ def test_a_state_of_a_training_that_is_none_is_refused(run_train_net, output):
         code, _, stderr = run_train_net(FASTER, "--resume", "SOLVER.MAX_ITER", 2)
         assert (code, stderr.count("\n")) == (2, 1)
         assert str(output) in stderr
-
-
-def test_the_rpn_of_a_faster_rcnn_is_measured_on_its_own(run_train_net, output):
-    weights = output / "model_final.pth"
-    assert run_train_net(FASTER)[0] == 0
-    alone = ["MODEL.META_ARCHITECTURE", "ProposalNetwork", "MODEL.WEIGHTS", weights]
-    assert run_train_net(FASTER, "--eval-only", *alone)[0] == 0
-    results = json.loads((output / "inference/tiny_val/results.json").read_text())
-    assert {"AR@10", "AR@100", "AR@1000", "ARs@1000"} <= set(results["box_proposals"])
 
 
 @pytest.mark.parametrize("row", ["dual", "image_pyramid"])

@@ -178,10 +178,6 @@ def test_the_config_chooses_the_resize(row_config):
     (resize,) = build_test_mapper(row_config(TORCHVISION_ROW)).augmentations.augs
     assert isinstance(resize, TorchvisionResize)
     assert (resize.min_size, resize.max_size) == (800, 1333)
-    with pytest.raises(
-        UserError, match="RESIZE_TEST is 'pil'; set it to 'detectron2' or 'torchvision'"
-    ):
-        row_config(TORCHVISION_ROW, "INPUT.RESIZE_TEST", "pil")
 
 
 @pytest.mark.parametrize("resize", ["detectron2", "torchvision"])

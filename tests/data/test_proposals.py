@@ -155,13 +155,6 @@ def test_boxes_and_logits_of_proposals_that_are_none(with_proposals, tmp_path, v
         build_train_loader(with_proposals)
 
 
-def test_reading_proposals_runs_no_code(tmp_path):
-    path = tmp_path / "a.pkl"
-    path.write_bytes(b"cbuiltins\neval\n(Vopen('pwned','w')\ntR.")
-    with pytest.raises(UserError, match=r"holds builtins\.eval"):
-        read_proposals(str(path))
-
-
 class Mirror(PathHandler):
     """mirror://x stands for the file x in a folder, as a URL stands for a file in the cache."""
 

@@ -43,12 +43,6 @@ def test_stages_beyond_the_last_output_are_left_out(row_config):
     assert {name.split(".")[0] for name in network.state_dict()} == {"stem", "res2", "res3", "res4"}
 
 
-def test_the_demos_channels_are_half_of_the_rows(row_config):
-    demo, row = (build_backbone(row_config(f"quick/{name}")).bottom_up.output_shape() for name in (
-        "demo", "Faster-RCNN/faster_rcnn_R_18_FPN"))  # fmt: skip
-    assert {n: 2 * s.channels for n, s in demo.items()} == {n: s.channels for n, s in row.items()}
-
-
 def test_a_depth_of_bottlenecks_is_refused(row_config):
     with pytest.raises(UserError, match="DEPTH is 50, which has no basic blocks"):
         build_resnet(row_config, "MODEL.RESNETS.DEPTH", 50)

@@ -9,7 +9,6 @@ from detectron2.structures import Boxes, Instances
 from torchvision.models.detection import faster_rcnn, retinanet
 from torchvision.models.detection.image_list import ImageList
 
-from fpn_d2 import UserError
 from fpn_d2.checkpoint.foreign.components import TorchvisionROIHeads, UnusedClassesOutputLayers
 
 FASTER, RETINA = "torchvision/faster_rcnn_R_50_FPN", "torchvision/retinanet_R_50_FPN"
@@ -98,13 +97,6 @@ def test_the_roi_heads_have_them_under_the_names_of_older_configs_too(row_config
     model = build_model(cfg.clone())
     assert isinstance(model.roi_heads, TorchvisionROIHeads)
     assert model.roi_heads.box_predictor.cls_score.weight.shape == (2 + 3 + 1, 8)
-
-
-def test_settings_without_effect_are_refused(row_config):
-    with pytest.raises(UserError, match="NUM_UNUSED_CLASSES is -1; give 0 or more"):
-        row_config(QUICK_FASTER, UNUSED, -1)
-    with pytest.raises(UserError, match="UNUSED_CLASSES has no effect on .* C4ROIHeads; set it"):
-        row_config("Faster-RCNN/faster_rcnn_R_50_C4", UNUSED, 3)
 
 
 # --- boxes are clipped before NMS, so that it sees the boxes that are returned
