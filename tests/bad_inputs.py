@@ -127,7 +127,6 @@ OVERRIDES = {
 }
 
 TRAIN, VAL = "instances_train.json", "instances_val.json"
-NAN = float("nan")
 
 ANNOTATION_FILES = {
     "no JSON": Case([TRAIN, "line 1"], train="{"),

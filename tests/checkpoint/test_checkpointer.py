@@ -221,9 +221,7 @@ def test_a_server_that_gives_no_reason(model, offline, monkeypatch):
     assert "cannot be downloaded (HTTP Error 403:)" in sentence
 
 
-def test_a_name_of_the_zoo_loads_what_is_downloaded_or_gets_a_hint(
-    model, monkeypatch, tmp_path, file_of
-):
+def test_a_name_of_the_zoo_loads_what_is_downloaded_or_gets_a_hint(model, monkeypatch, tmp_path):
     state = scramble(model, seed=3)
     arrays = {name: value.numpy() for name, value in state.items()}
     content = {"model": arrays, "__author__": "Detectron2 Model Zoo"}

@@ -154,7 +154,7 @@ def test_a_tag_that_was_written_last_goes_back(tmp_path):
     assert resumed(tmp_path) == 1
 
 
-def test_checkpoints_of_an_earlier_training_come_last(tmp_path, skipped):
+def test_checkpoints_of_an_earlier_training_come_last(tmp_path):
     """The earlier training went further, and a new one has begun in its folder."""
     save(tmp_path, 8, 9, final=9)
     for path in tmp_path.iterdir():

@@ -40,7 +40,7 @@ def test_a_second_training_is_refused_unless_it_resumes_or_overwrites(folder, tm
             check_output_dir(folder(*overwriting, "MODEL.WEIGHTS", path), resume=False)
 
 
-def test_what_torchrun_restarts_resumes_only_what_it_began(folder, tmp_path, monkeypatch):
+def test_what_torchrun_restarts_resumes_only_what_it_began(folder, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     for count in "012":  # refused at first, so also after torchrun's restarts
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)

@@ -138,7 +138,7 @@ def fields(output):
     return found.image_size, found.pred_boxes.tensor, found.scores, found.pred_classes
 
 
-def test_a_model_of_the_zoo_finds_what_stock_detectron2_finds(stock_weights, predictor, repo):
+def test_a_model_of_the_zoo_finds_what_stock_detectron2_finds(stock_weights, predictor):
     cfg, path = stock_weights
     cfg = cfg.clone()
     cfg.MODEL.WEIGHTS = path

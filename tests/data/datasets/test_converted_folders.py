@@ -42,7 +42,7 @@ def test_a_folder_is_converted_once_and_never_written_to(yolo, folders, cache):
     assert contents(yolo) == before
 
 
-def test_a_loader_looks_at_the_files_of_a_folder_once(yolo, cfg, cache, monkeypatch):
+def test_a_loader_looks_at_the_files_of_a_folder_once(yolo, cfg, monkeypatch):
     register_folders(str(yolo.parent))
     cfg.DATASETS.TEST, cfg.MODEL.ROI_HEADS.NUM_CLASSES = ("zoo_train",), 1
     looked, look = [], converted_folders._fingerprint
@@ -120,7 +120,7 @@ def test_a_cache_that_cannot_be_written_is_said(yolo, tmp_path, monkeypatch):
         make_current(str(yolo), "train")
 
 
-def test_two_layouts_at_once_are_refused(yolo, folders, coco):
+def test_two_layouts_at_once_are_refused(yolo, coco):
     coco.write(yolo.parent, "zoo", "val", coco.content())
     assert register_folders(str(yolo.parent)) == ["zoo_val", "zoo_train"]
     for name in ("zoo_val", "zoo_train"):
