@@ -183,12 +183,6 @@ def all_rows() -> list[str]:
     return sorted(str(row) for row in rows if not mixed_in & {row.parts[0], row.name})
 
 
-def test_every_row_is_tried():
-    rows = all_rows()
-    assert set(ZOO) <= set(rows)
-    assert {f"quick/{row}" for _, row, _ in ABLATION_ROWS} <= set(rows)
-
-
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory) -> Iterator:
     """``imagenet(depth, form)``: a classifier's file, and the values in it for a ResNet."""
