@@ -112,13 +112,18 @@ def _stream_loader(cfg: CfgNode, dataset: Any, mapper: Any) -> DataLoader:
             f"DATALOADER.RANDOM_SUBSET_RATIO is {share}, which is none of {len(dataset)} images: "
             "give a larger share"
         )
-    if cfg.DATALOADER.SAMPLER_TRAIN.startswith("Weighted"):  # which ask each set for objects
-        for name in cfg.DATASETS.TRAIN:
-            needed = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-            check_annotation_files([name], (), objects_needed=needed)
     # Some samplers ignore SEED and draw a seed from NumPy; the weighted ones read the files again.
-    with seeded(cfg.SEED), shared_reading(masks=cfg.MODEL.MASK_ON):
-        parts = build_detection_train_loader.from_config(cfg, dataset=dataset, mapper=mapper)
+    try:
+        with seeded(cfg.SEED), shared_reading(masks=cfg.MODEL.MASK_ON):
+            parts = build_detection_train_loader.from_config(cfg, dataset=dataset, mapper=mapper)
+    except AssertionError as error:
+        empty = re.fullmatch(r"No valid data found in (.*)\.", str(error))
+        if empty is None:
+            raise
+        raise UserError(
+            f"no image of {empty[1]} has an object to train on, and DATALOADER.SAMPLER_TRAIN "
+            f"{cfg.DATALOADER.SAMPLER_TRAIN} weighs each data set: take it out of DATASETS.TRAIN"
+        ) from error
     stream = TrainStream(
         dataset,
         parts["mapper"],

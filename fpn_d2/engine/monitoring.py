@@ -90,9 +90,9 @@ class BestKeeper(BestCheckpointer):
             checkpointer: writes ``model_best.pth``.
             checked: whether the metric is known to be measured if there is anything to measure.
         """
-        name = metric.rpartition("/")[2]  # before it there may be a data set called blossoms
-        is_loss = "loss" in name and not name.startswith("AP")  # of a class called blossom
-        mode = "min" if is_loss else "max"
+        # Before the name there may be a data set called blossoms, behind it a class, leaf/blossom.
+        name = metric.partition("/AP-")[0].rpartition("/")[2]
+        mode = "min" if "loss" in name else "max"
         super().__init__(evaluation.period, self, metric, mode, BEST)
         self.waited = 0
         self._evaluation, self._checked = evaluation, checked

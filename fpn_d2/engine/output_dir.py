@@ -61,6 +61,7 @@ def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
                 begun.unlink(missing_ok=True)
             if sentence is None:
                 begun.parent.mkdir(parents=True, exist_ok=True)
+                begun.with_name(_BEGINNING).unlink(missing_ok=True)  # of a start that failed
                 path = begun.with_name(_BEGINNING) if overwrites else begun
                 with replace_file(path, "w", encoding="utf-8") as file:
                     file.write("".join(f"{name}\n" for name in sorted(starters)))

@@ -85,7 +85,7 @@ def class_thresholds(threshold: float | str, cfg: CfgNode) -> float | list[float
             f"{path} is not of tools/analyze_results.py; write it anew, or give a number"
         ) from error
     number = num_classes(cfg) or 0
-    if len(values) != number:
+    if len(values) != number or not number:
         raise UserError(
             f"{path} has thresholds for {len(values)} classes, and the model has "
             f"{number or 'none'}; analyse this model's own run, or give a number"

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import glob
 import hashlib
 import json
 import os
@@ -11,6 +10,7 @@ import socket
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote
 
@@ -171,7 +171,7 @@ def remove_partial_files(folder: str | os.PathLike) -> None:
     folder need not exist.
     """
     here = _machine()
-    for path in glob.glob(os.path.join(glob.escape(os.fspath(folder)), "*.partial*")):
+    for path in map(os.fspath, Path(folder).glob("*.partial*")):  # hidden ones, too
         writer = re.search(r"\.(?:@([^/@]+)\.)?(\d+)\.partial(\.\w+)?$", path)
         if writer is None:
             continue

@@ -614,6 +614,14 @@ def test_a_set_without_objects_has_no_weight(cfg, zoo):
     with pytest.raises(UserError, match="no image of zoo_val has an object"):
         build_train_loader(cfg)
 
+    def masks(*points):
+        return lambda c: [a.update(segmentation=[[*points]]) for a in c["annotations"]]
+
+    zoo(train=masks(1, 1, 9, 9, 1, 9), val=masks(1, 1, 9, 9))  # of two points
+    cfg.MODEL.MASK_ON = True
+    with pytest.raises(UserError, match="no image of zoo_val has an object"):
+        build_train_loader(cfg)
+
 
 def test_a_share_of_no_image_is_refused(cfg, zoo):
     zoo()

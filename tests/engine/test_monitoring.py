@@ -74,7 +74,7 @@ def last_metrics(folder):
 @pytest.mark.parametrize(
     "metric, is_lowest",
     [
-        *(("validation_loss", True), ("bbox/AP", False), ("bbox/AP-blossom", False)),
+        *(("validation_loss", True), ("bbox/AP", False), ("bbox/AP-leaf/blossom", False)),
         *(("glossy_val/box_proposals/AR@1000", False), ("glossy_val/mine/loss", True)),
     ],
 )

@@ -76,6 +76,20 @@ def test_a_torchrun_that_makes_room_for_another_counts_no_restart_and_resumes(fo
         check_output_dir(folder(), resume=False)
 
 
+def test_what_an_earlier_start_left_is_not_taken_for_this_ones(folder, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    cfg = folder("OVERWRITE_OUTPUT_DIR", "True")
+    for name in ("dead", "own"):
+        monkeypatch.setattr("fpn_d2.engine.output_dir.starter", lambda name=name: name)
+        assert not check_output_dir(cfg, resume=False)
+        for path in Path(cfg.OUTPUT_DIR).glob("[!.]*"):  # rm output/*
+            path.unlink()
+    clear_output_dir(cfg.OUTPUT_DIR)
+    Path(cfg.OUTPUT_DIR, "model_0000001.pth").touch()
+    assert check_output_dir(cfg, resume=False)
+
+
 def test_a_restart_before_the_earlier_training_is_deleted_does_not_resume_it(folder, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     cfg = folder("OVERWRITE_OUTPUT_DIR", "True")

@@ -70,6 +70,10 @@ def test_best_f1_is_each_classs_own(analyze, run):
     three = load_config(run / "config.yaml", ["MODEL.ROI_HEADS.NUM_CLASSES", "3"])
     with pytest.raises(UserError, match="for 5 classes, and the model has 3"):
         class_thresholds("best-f1", three)
+    without = load_config("configs/quick/RPN/rpn_R_18_FPN.yaml", ["OUTPUT_DIR", str(run)])
+    (run / "analysis.json").write_text('{"datasets": {"shapes_val": {"classes": []}}}')
+    with pytest.raises(UserError, match="for 0 classes, and the model has none"):
+        class_thresholds("best-f1", without)
     (run / "analysis.json").write_text("{}")
     with pytest.raises(UserError, match="is not of tools/analyze_results.py"):
         class_thresholds("best-f1", cfg)

@@ -90,7 +90,7 @@ def test_what_kills_have_left_goes_and_what_is_written_now_stays(tmp_path):
     dead.wait()
     living = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     stale = [f"model_0000003.pth.{dead.pid}.partial", f"last_checkpoint.{os.getpid()}.partial"]
-    stale.append(f"a.json.{10**30}.partial")  # no process has this number
+    stale += [f".torchrun.{10**30}.partial", f"a.json.{10**30}.partial"]  # no process has this
     others = [f"model_0000005.pth.{living.pid}.partial", "model_0000001.pth", "notes.partial"]
     here, there = partial_path("a").rsplit(".", 2)[0], "a.@node-2.lan"
     stale += [f"{here}.{dead.pid}.partial", f"{here}.{dead.pid}.partial.mp4", f"{there}.1.partial"]

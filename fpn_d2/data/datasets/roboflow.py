@@ -76,7 +76,7 @@ def _fill(split: Split, name: str, content: dict[str, Any], ids: dict[Any, int])
             image["file_name"] = os.path.join(name, image["file_name"])
     split.images = content["images"]
     numbers = [annotation.get("id") for annotation in content["annotations"]]
-    from_zero = 0 in numbers and all(type(number) is int for number in numbers)
+    from_zero = 0 in numbers and all(type(number) in (int, float) for number in numbers)
     for annotation in content["annotations"]:
         if from_zero:
             annotation["id"] += 1

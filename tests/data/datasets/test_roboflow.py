@@ -85,7 +85,10 @@ def test_an_unknown_category_stays_one(tmp_path, folders, cache):
 
 def test_whole_floats_are_ids(tmp_path, folders):
     categories = [{**DUMMY, "id": 0.0}, category(1.0, "dog"), category(2, "cat")]
-    write(folders, tmp_path, train=content(categories, 2.0, 1))
+    found = content(categories, 2.0, 1)
+    for annotation in found["annotations"]:
+        annotation["id"] = float(annotation["id"])
+    write(folders, tmp_path, train=found)
     (record,), classes = folders.load(tmp_path, "zoo_train")
     assert classes == ["dog", "cat"]
     assert [a["category_id"] for a in record["annotations"]] == [1, 0]
