@@ -9,6 +9,7 @@ of the trainer's methods are left to Detectron2, which looks them up.
 
 import difflib
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -121,6 +122,21 @@ def check_registered(cfg: CfgNode) -> None:
                 f"{', '.join(names)}, or register yours before the model is built"
             )
     _check_components(cfg)
+    _check_compiled_part(cfg.MODEL)
+
+
+def _check_compiled_part(model: CfgNode) -> None:
+    """Refuse what needs Detectron2's compiled part, where a build without a compiler lacks it."""
+    needs = {
+        "MODEL.RESNETS.DEFORM_ON_PER_STAGE": any(model.RESNETS.DEFORM_ON_PER_STAGE),
+        "MODEL.ANCHOR_GENERATOR.NAME": "Rotated" in model.ANCHOR_GENERATOR.NAME,
+    }
+    for key in (key for key, is_needed in needs.items() if is_needed):
+        if not importlib.util.find_spec("detectron2._C"):
+            raise UserError(
+                f"{key} needs Detectron2's compiled part, which this installation lacks: install a "
+                "C++ compiler, uninstall detectron2 and run `make setup`"
+            )
 
 
 def class_head_key(cfg: CfgNode) -> str | None:

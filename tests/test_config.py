@@ -718,6 +718,30 @@ def test_projects_beside_detectron2_may_take_names_that_are_not_registered(regis
     check_registered(on_cpu(opts))
 
 
+@pytest.mark.parametrize(
+    "key, opts",
+    [
+        (
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE [False,False,False,True] "
+            "MODEL.FPN.BOTTOM_UP build_resnet_backbone",
+        ),
+        (
+            "MODEL.ANCHOR_GENERATOR.NAME",
+            "MODEL.PROPOSAL_GENERATOR.NAME RRPN MODEL.RPN.BBOX_REG_WEIGHTS (1.,1.,1.,1.,1.) "
+            "MODEL.ANCHOR_GENERATOR.NAME RotatedAnchorGenerator MODEL.META_ARCHITECTURE "
+            "ProposalNetwork",
+        ),
+    ],
+)
+def test_what_needs_detectron2s_compiled_part_says_so(key, opts, monkeypatch):
+    cfg = on_cpu(opts)
+    check_registered(cfg)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=f"{key} needs Detectron2's compiled part"):
+        check_registered(cfg)
+
+
 def test_a_network_is_judged_by_what_it_derives_from(register):
     register(META_ARCH_REGISTRY, type("TheirRetinaNet", (RetinaNet,), {}))
     register(META_ARCH_REGISTRY, type("TheirRCNN", (GeneralizedRCNN,), {}))

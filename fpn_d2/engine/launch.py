@@ -179,7 +179,7 @@ def _check_gpus(args: argparse.Namespace) -> None:
     if not torch.cuda.is_available():
         return
     count = torch.cuda.device_count()
-    device = load_config(args.config_file, args.opts).MODEL.DEVICE
+    device = _device_of_all(args)
     # An evaluation exchanges no tensors.
     if not (device.startswith("cuda") or getattr(args, "eval_only", False)):
         raise UserError(
@@ -193,6 +193,17 @@ def _check_gpus(args: argparse.Namespace) -> None:
         )
 
 
+def _device_of_all(args: argparse.Namespace) -> str:
+    """Return ``MODEL.DEVICE`` of several processes, which cannot share one numbered GPU."""
+    device = load_config(args.config_file, args.opts).MODEL.DEVICE
+    if device.startswith("cuda:"):
+        raise UserError(
+            f"MODEL.DEVICE is {device}, and each of several processes takes a GPU of its own: set "
+            "it to cuda, and choose the GPUs by CUDA_VISIBLE_DEVICES"
+        )
+    return device
+
+
 def _join_torchrun(args: argparse.Namespace) -> None:
     """Connect to torchrun's other processes, as Detectron2's launcher does for its own."""
     if args.num_gpus > 1 or args.num_machines > 1:
@@ -202,7 +213,7 @@ def _join_torchrun(args: argparse.Namespace) -> None:
         )
     if int(os.environ["WORLD_SIZE"]) == 1:
         return
-    on_gpus = load_config(args.config_file, args.opts).MODEL.DEVICE.startswith("cuda")
+    on_gpus = _device_of_all(args).startswith("cuda")
     local_rank = int(os.environ["LOCAL_RANK"])
     if on_gpus:
         count = torch.cuda.device_count()

@@ -281,7 +281,9 @@ class WeightAverager(HookBase):
         self._model = model
 
         def average(averages: list, weights: list, steps: torch.Tensor) -> None:
-            now = min(decay, (1 + int(steps)) / (10 + int(steps)))
+            # The count itself is on the CPU; reading ``steps``, its copy on a GPU, would wait.
+            count = int(self._average.n_averaged)
+            now = min(decay, (1 + count) / (10 + count))
             get_ema_multi_avg_fn(now)(averages, weights, steps)
 
         self._average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)

@@ -187,7 +187,8 @@ def pretrain_backbone(
     crops, classes = cut_crops(records, cfg.INPUT.FORMAT, num_classes)
     logger.info("%d crops of %d images", len(crops), len(records))
     name = cfg.MODEL.FPN.BOTTOM_UP
-    with torch.random.fork_rng():  # The seed decides the weights; callers' draws stay the same.
+    # The seed decides the weights; callers' draws stay the same.
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(max(cfg.SEED, 0))
         pixels = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
         bottom_up = BACKBONE_REGISTRY.get(name)(_trainable(cfg), pixels)

@@ -10,6 +10,7 @@ Besides what Detectron2 writes, a run's folder holds::
 import contextlib
 import ctypes
 import dataclasses
+import errno
 import glob
 import os
 import shlex
@@ -265,11 +266,18 @@ def hold(path: str, seconds: float, sentence: str) -> Iterator[Any]:
 
     Raises:
         BusyError: with the sentence, if another process holds it for longer.
+        UserError: if the file system has no locks.
     """
     try:
         with portalocker.Lock(path, timeout=seconds) as lock:
             yield lock
     except portalocker.LockException as error:
+        fault = error.args[0]
+        if isinstance(fault, OSError) and fault.errno not in (errno.EACCES, errno.EAGAIN):
+            raise UserError(
+                f"{path} cannot be locked ({fault.strerror}), and two processes could write the "
+                "same files; name folders on a disk that has file locks"
+            ) from error
         raise BusyError(sentence) from error
 
 

@@ -315,7 +315,8 @@ def set_score_threshold(model: nn.Module, threshold: float | Sequence[float]) ->
 
     Args:
         model: a detector of Detectron2's form, prepared or not.
-        threshold: the minimum score, 0 to 1; or one for each class.
+        threshold: the minimum score, 0 to 1; or one for each class, which stay on the model's
+            device: move the model before this call.
 
     Raises:
         UserError: for a model without classes.

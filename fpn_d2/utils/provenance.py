@@ -21,12 +21,16 @@ def describe_machine() -> dict[str, Any]:
     """Describe this machine without naming it.
 
     Returns:
-        ``{processor, instructions, cores, memory_gib, gpus}``, and where there is a GPU ``tf32``,
-        whether float32 convolutions may be computed in it.
+        ``{processor, instructions, cores, memory_gib, gpus}``, on Windows without ``memory_gib``,
+        and where there is a GPU ``tf32``, whether float32 convolutions may be computed in it.
     """
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     is_overridden = os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
     tf32 = {"tf32": torch.backends.cudnn.allow_tf32 and not is_overridden} if gpus else {}
+    memory = {}
+    if hasattr(os, "sysconf"):  # Windows does not have it
+        pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = {"memory_gib": round(pages / 2**30)}
     instructions = {
         "amx_bf16": torch.cpu._is_amx_tile_supported(),
         "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
@@ -37,7 +41,7 @@ def describe_machine() -> dict[str, Any]:
         "processor": cpu_info("model name") or platform.processor() or platform.machine(),
         "instructions": [name for name, there in instructions.items() if there],
         "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        **memory,
         "gpus": gpus,
         **tf32,
     }

@@ -453,6 +453,7 @@ def test_classes_are_counted_once_wherever_that_is_asked(repo, tiny_opts, monkey
     [
         ([], "--num-gpus 8 asks for more GPUs than this machine has, 2"),
         (["MODEL.DEVICE", "cpu"], "CUDA_VISIBLE_DEVICES="),
+        (["MODEL.DEVICE", "cuda:1"], "MODEL.DEVICE is cuda:1, and each of several processes"),
     ],
 )
 def test_gpus_that_are_not_there_are_refused_before_processes_start(

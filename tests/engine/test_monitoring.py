@@ -308,6 +308,16 @@ def test_the_losses_lie_beside_the_metrics_and_not_in_the_losses_curve(
 # --- averaged weights
 
 
+def test_averaging_weights_reads_nothing_from_their_device():
+    """On a GPU it would wait for the optimizer; from the meta device nothing can be read."""
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)).to("meta")
+    averager = WeightAverager(model, 0.5)
+    averager.trainer = SimpleNamespace(optimizer=None)
+    averager.before_train()
+    averager.after_step()
+    assert averager.state_dict()["steps"] == 2
+
+
 def test_averages_by_hand():
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 4.0)

@@ -1,5 +1,6 @@
 """One run: what it trains, what it only reads, what it refuses, and what a kill leaves."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+import portalocker
 import pytest
 from waiting import wait_for
 
@@ -403,3 +405,16 @@ def test_an_orphan_keeps_the_lock(run, runner, calls, other, monkeypatch):
     finally:
         os.kill(program, signal.SIGCONT)
     assert len(calls()) == 1
+
+
+def test_a_disk_without_locks_is_not_taken_for_another_process(tmp_path, monkeypatch):
+    def lock(*_, **__):
+        raise portalocker.LockException(OSError(errno.ENOLCK, "No locks available"))
+
+    monkeypatch.setattr(portalocker, "Lock", lock)
+    with (
+        pytest.raises(UserError, match="cannot be locked .No locks available") as caught,
+        runs.hold(str(tmp_path / ".lock"), 1.0, "busy"),
+    ):
+        pass
+    assert not isinstance(caught.value, BusyError)

@@ -1,6 +1,7 @@
 """Where a number comes from, without naming the machine."""
 
 import json
+import os
 import platform
 import shutil
 
@@ -87,3 +88,8 @@ def test_the_hash_is_of_the_configs_and_the_models_code(tmp_path, monkeypatch):
     shutil.move(package / "configs", tmp_path / "configs")
     (tmp_path / "configs/quick/RPN/a.yaml").rename(tmp_path / "configs/quick/RPN/b.yaml")
     assert provenance.code_hash(tmp_path) != first
+
+
+def test_a_machine_is_described_on_windows_too(monkeypatch):
+    monkeypatch.delattr(os, "sysconf")
+    assert "memory_gib" not in provenance.describe_machine()

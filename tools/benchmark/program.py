@@ -45,7 +45,8 @@ COMPILED_TASKS = ("inference", "training")
 def describe_benchmark() -> dict[str, Any]:
     """Describe what a benchmark runs on, in words: ``{threads, machine, versions, commit}``."""
     machine = describe_machine()
-    sizes = [f"{machine['cores']} cores", f"{machine['memory_gib']} GiB"]
+    sizes = [f"{machine['cores']} cores"]
+    sizes += [f"{machine['memory_gib']} GiB"] if "memory_gib" in machine else []
     parts = [machine["processor"], *sizes, *machine["instructions"], *machine["gpus"]]
     parts += ["TF32 on" if machine["tf32"] else "TF32 off"] if "tf32" in machine else []
     versions = describe_versions() | installed_versions("onnx", "onnxruntime", "openvino", "nncf")

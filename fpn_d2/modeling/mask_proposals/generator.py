@@ -292,13 +292,12 @@ class MaskProposalGenerator(nn.Module):
         for grid in places.grids:
             cells, labels, targets = [], [], []
             for n, (chosen, objects, masks) in enumerate(samples):
-                here = grid.contains(chosen)
+                here = grid.contains(chosen).nonzero().squeeze(1)
                 cell = chosen[here] - grid.first
                 image = torch.full_like(cell, n)
                 cells.append(torch.stack([image, cell // grid.width, cell % grid.width], dim=1))
-                is_positive = torch.arange(len(chosen), device=chosen.device) < len(objects)
-                labels.append(is_positive[here])
-                targets.append(masks[here[: len(objects)]])
+                labels.append(here < len(objects))  # the positives are first
+                targets.append(masks[here[labels[-1]]])
             label, target = torch.cat(labels), torch.cat(targets).float()
             hidden = self.head.hidden_at(maps[grid.level], grid.mlp, torch.cat(cells))
             scores = self.head.scores_at(hidden, grid.mlp).float()
@@ -349,7 +348,7 @@ class MaskProposalGenerator(nn.Module):
         size = self.head.mask_size
         masks = scores.new_zeros((count, size, size))
         for units, grid in zip(hidden, places.grids, strict=True):
-            here = grid.contains(chosen)
+            here = grid.contains(chosen).nonzero().squeeze(1)
             rows = units.flatten(1)[:, chosen[here] - grid.first].t()
             masks[here] = self.head.masks_at(rows, grid.mlp).float().sigmoid()
         regions = self._regions(places, chosen)
