@@ -27,8 +27,11 @@ from detectron2.modeling import (
     ROI_KEYPOINT_HEAD_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
     RPN_HEAD_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
     GeneralizedRCNN,
+    PanopticFPN,
     ProposalNetwork,
+    SemanticSegmentor,
     StandardROIHeads,
     build_resnet_backbone,
 )
@@ -372,6 +375,8 @@ def _names(cfg: CfgNode) -> Iterator[tuple[str, Registry]]:
     network = meta_architecture(cfg)
     if issubclass(network, RetinaNet):
         yield "MODEL.ANCHOR_GENERATOR.NAME", ANCHOR_GENERATOR_REGISTRY
+    if issubclass(network, (PanopticFPN, SemanticSegmentor)):
+        yield "MODEL.SEM_SEG_HEAD.NAME", SEM_SEG_HEADS_REGISTRY
     if not issubclass(network, (GeneralizedRCNN, ProposalNetwork)):
         return
     if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":

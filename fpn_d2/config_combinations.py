@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY, GeneralizedRCNN, ProposalNetwork
-from detectron2.modeling.meta_arch import PanopticFPN, RetinaNet
+from detectron2.modeling.meta_arch import PanopticFPN, RetinaNet, SemanticSegmentor
 from detectron2.modeling.proposal_generator.rrpn import RRPN
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, RROIHeads, StandardROIHeads
 
@@ -177,15 +177,16 @@ def check_heads(cfg: CfgNode, heads: Any) -> None:
             losses.append("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE")
             norms.append("MODEL.ROI_BOX_HEAD.NORM")
             _check_roi_heads(cfg, heads)
-        if issubclass(network, PanopticFPN):
-            norms.append("MODEL.SEM_SEG_HEAD.NORM")
-            if model.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT != 1 and not model.MASK_ON:
-                raise UserError(
-                    "MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT weighs the mask head's loss too, and "
-                    "MODEL.MASK_ON is False; set it True"
-                )
+        loss_weight = model.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT
+        if issubclass(network, PanopticFPN) and loss_weight != 1 and not model.MASK_ON:
+            raise UserError(
+                "MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT weighs the mask head's loss too, and "
+                "MODEL.MASK_ON is False; set it True"
+            )
         if model.MASK_ON and issubclass(network, GeneralizedRCNN):
             norms.append("MODEL.ROI_MASK_HEAD.NORM")
+    if issubclass(network, (PanopticFPN, SemanticSegmentor)):
+        norms.append("MODEL.SEM_SEG_HEAD.NORM")
     check_norms(cfg, norms)
     check_values(cfg, dict.fromkeys(losses, REGRESSION_LOSS))
     for section in matchers:
@@ -198,7 +199,7 @@ def check_heads(cfg: CfgNode, heads: Any) -> None:
                 f"between and above the {section}.IOU_THRESHOLDS {thresholds}"
             )
     if cfg.TEST.AUG.ENABLED:
-        _check_augmentation(cfg, network)
+        _check_augmentation(cfg, network, heads)
 
 
 # Detectron2's mask and keypoint heads, which read pooled maps; others may pool by themselves.
@@ -266,11 +267,13 @@ def _check_roi_heads(cfg: CfgNode, heads: type) -> None:
         )
 
 
-def _check_augmentation(cfg: CfgNode, network: type) -> None:
+def _check_augmentation(cfg: CfgNode, network: type, heads: Any) -> None:
     """Refuse what Detectron2's GeneralizedRCNNWithTTA does not accept."""
     is_known = issubclass(network, GeneralizedRCNN) and not issubclass(network, PanopticFPN)
     faults = [] if is_known else [f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"]
     faults += [f"MODEL.{key}" for key in ("KEYPOINT_ON", "LOAD_PROPOSALS") if cfg.MODEL[key]]
+    if isinstance(heads, type) and issubclass(heads, RROIHeads):  # it would merge upright boxes
+        faults.append(f"MODEL.ROI_HEADS.NAME {cfg.MODEL.ROI_HEADS.NAME}")
     if faults:
         raise UserError(
             f"TEST.AUG.ENABLED augments the images of a Faster or Mask R-CNN with an RPN, and does "

@@ -184,7 +184,6 @@ def run_tool(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
 
     def run(module: ModuleType, *words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])
-        monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
         capsys.readouterr()
         code = 0
         try:

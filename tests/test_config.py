@@ -669,11 +669,14 @@ def test_rotated_boxes_have_a_fifth_weight(register):
     four = [*opts.split(), "MODEL.RPN.BBOX_REG_WEIGHTS", "(1.0,1.0,1.0,1.0,1.0)"]
     with pytest.raises(UserError, match="ROI_BOX_HEAD.BBOX_REG_WEIGHTS is .*give 5 numbers"):
         load_config(zoo, four)
-    cfg = load_config(zoo, [*four, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", "(10.,10.,5.,5.,1.)"])
+    five = [*four, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", "(10.,10.,5.,5.,1.)"]
+    cfg = load_config(zoo, five)
+    with pytest.raises(UserError, match="does not support MODEL.ROI_HEADS.NAME RROIHeads"):
+        load_config(zoo, [*five, "TEST.AUG.ENABLED", "True"])
     assert len(build_model(cfg).proposal_generator.box2box_transform.weights) == 5
     register(PROPOSAL_GENERATOR_REGISTRY, type("RotatedOfTheirs", (RRPN,), {}))
     opts = ["MODEL.PROPOSAL_GENERATOR.NAME", "RotatedOfTheirs"]
-    load_config(zoo, [*four, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", "(10.,10.,5.,5.,1.)", *opts])
+    load_config(zoo, [*five, *opts])
 
 
 @pytest.mark.parametrize(

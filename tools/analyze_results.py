@@ -9,7 +9,6 @@ RUN/analysis.json, which tools/demo.py and tools/export.py read for --confidence
 
 import argparse
 import os
-import sys
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -57,7 +56,6 @@ def main() -> None:
         files = write_analysis(
             analyses, args.run, args.output, threshold=threshold, images=args.num_images
         )
-        sys.stdout.reconfigure(errors="backslashreplace")  # class names are of any characters
         for analysis in analyses:
             print(analysis_summary(analysis))
         for fault in faults:

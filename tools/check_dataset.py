@@ -16,6 +16,7 @@ clipped, and what only some runs need.
 
 import argparse
 import json
+import os
 import sys
 
 
@@ -60,8 +61,11 @@ def main() -> None:
         if to_file:
             with explain_disk_errors(args.json, "name another --json"):
                 write_json(args.json, report.as_json())
-    sys.stdout.reconfigure(errors="backslashreplace")  # file names have any characters
-    print(json.dumps(report.as_json(), indent=2) if args.json == "-" else report.as_text())
+    text = json.dumps(report.as_json(), indent=2) if args.json == "-" else report.as_text()
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `| head` has ended; the exit code is that of the data all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     warned = args.strict and report.count("warning")
     sys.exit(1 if report.count("error") else 3 if warned else 0)
 

@@ -10,6 +10,7 @@ form, and images.json, which gives the file and the frame of each image_id.
 """
 
 import argparse
+import signal
 import sys
 import warnings
 
@@ -95,8 +96,8 @@ def main() -> None:
 
     keep_freed_memory()
     warnings.filterwarnings("ignore", message="torch.meshgrid")  # of Detectron2's anchors
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is found by then is written
     with exit_on_user_error():
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names have any characters
         threshold = score_threshold(args.threshold)
         rows = parse_rows(args.config_file, args.weights, args.compare, args.opts)
         if args.webcam:

@@ -10,7 +10,6 @@ A folder may be in any layout of datasets/README.md. Writes
 """
 
 import argparse
-import sys
 import warnings
 
 _CONFIG = "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
@@ -48,7 +47,6 @@ def main() -> None:
         cfg = load_config(config, args.opts)
         found = Inspection(args.dataset, cfg, config, args.images, args.split)
         files = write_inspection(found, args.output, args.samples)
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names are of any characters
         print(summary(found))
         print(f"wrote {' and '.join(files)}")
 

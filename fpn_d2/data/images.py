@@ -225,7 +225,12 @@ def use_image(
     except Exception:
         if "file_name" not in record:
             raise
-        fault, _ = look_at(record["file_name"], record.get("width"), record.get("height"))
+        sides = record.get("width"), record.get("height")
+        fault, _ = look_at(record["file_name"], *sides)
+        labels = record.get("sem_seg_file_name")
+        if fault is None and labels is not None:
+            fault, _ = look_at(labels, *sides)
+            fault = fault and f"has a label map, {labels}, that {fault}"
         if fault is not None:
             return None, fault
         # The image is sound: the disk failed once, or the error has another cause. Try again, with

@@ -19,7 +19,7 @@ from detectron2.structures import BoxMode
 from ..utils.errors import UserError
 from .annotation_file import is_number, mask_fault, size_faults
 from .images import look_at
-from .validation import ADD_MASKS, file_of, is_coco, judged_file
+from .validation import ADD_MASKS, file_of, is_coco, is_semantic, judged_file
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def check_records(
                 "Detectron2's format for each"
             )
         faults = list(_record_faults(record, masks, classes))
-        if evaluation:
+        if evaluation and not all(map(is_semantic, names)):
             number = record.get("image_id")
             if number is None or number in ids:
                 faults.append(f"has the image_id {number}: give each image its own")
@@ -244,6 +244,8 @@ def check_ground_truth(name: str, records: Records) -> None:
     Raises:
         UserError: naming the image or the ids of the classes.
     """
+    if is_semantic(name):
+        return
     objects = (annotation for record in records for annotation in record.get("annotations", ()))
     if all(annotation.get("iscrowd", 0) for annotation in objects):
         logger.warning(

@@ -179,6 +179,12 @@ def is_coco(name: str) -> bool:
     return MetadataCatalog.get(name).get("evaluator_type") in (None, "coco")
 
 
+def is_semantic(name: str) -> bool:
+    """Whether a data set is for semantic segmentation, by the evaluator that it is registered for.
+    Its images need no ids, and have no objects."""
+    return str(MetadataCatalog.get(name).get("evaluator_type")).endswith("sem_seg")
+
+
 def _is_left_out(annotation: dict[str, Any]) -> bool:
     """Whether Detectron2 drops an object because none of its polygons has three points."""
     polygons = annotation.get("segmentation")

@@ -21,10 +21,12 @@ from detectron2.evaluation import (
     DatasetEvaluator,
     LVISEvaluator,
     PascalVOCDetectionEvaluator,
+    SemSegEvaluator,
     lvis_evaluation,
 )
 from detectron2.evaluation import coco_evaluation as detectron2_evaluation
 from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals
+from detectron2.modeling import SemanticSegmentor
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
@@ -185,6 +187,20 @@ class ResultsWritingVOCEvaluator(_ResultsWriting, PascalVOCDetectionEvaluator):
         return [f"bbox/{name}" for name in _AP_NAMES[:3]]
 
 
+class ResultsWritingSemSegEvaluator(_ResultsWriting, SemSegEvaluator):
+    """A :class:`SemSegEvaluator` that also writes its metrics as ``results.json``."""
+
+    source = "semantic segmentation"
+
+    def metric_names(self, cfg: CfgNode, dataset: str) -> list[str]:
+        """See :func:`metric_names`."""
+        kinds = ["IoU", "ACC"]
+        if self._compute_boundary_iou:  # where there is OpenCV
+            kinds += ["BoundaryIoU", "min(IoU, B-Iou)"]
+        each = (f"{kind}-{name}" for kind in kinds for name in self._class_names)
+        return [f"sem_seg/{name}" for name in ("mIoU", "fwIoU", "mACC", "pACC", *each)]
+
+
 class ResultsWritingLVISEvaluator(_ResultsWriting, LVISEvaluator):
     """A :class:`LVISEvaluator` that also writes its metrics as ``results.json``."""
 
@@ -248,6 +264,8 @@ def build_evaluator(cfg: CfgNode, dataset: str, folder: str) -> DatasetEvaluator
         from .mask_recall import MaskRecallEvaluator  # other networks start without it
 
         return MaskRecallEvaluator(dataset, output_dir=folder)
+    if issubclass(meta_architecture(cfg), SemanticSegmentor):
+        return ResultsWritingSemSegEvaluator(dataset, output_dir=folder)
     kind = MetadataCatalog.get(dataset).get("evaluator_type", "coco")
     if kind == "pascal_voc" and cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
         return ResultsWritingVOCEvaluator(dataset, output_dir=folder)

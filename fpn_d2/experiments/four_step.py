@@ -21,7 +21,7 @@ from ..checkpoint.checkpointer import CLASS_NAMES
 from ..checkpoint.safe_load import read_torch
 from ..config import load_config
 from ..utils.errors import UserError
-from ..utils.files import explain_disk_errors, replace_file, write_json
+from ..utils.files import explain_disk_errors, remove_partial_files, replace_file, write_json
 from .runs import Run, Runner, check_settings, read_evaluations
 
 
@@ -109,6 +109,7 @@ class FourStep(Run):
             return result
         steps = self.steps()  # Before anything is written: it refuses other configs.
         check_settings(self.folder, runner.load_config(self))
+        remove_partial_files(self.folder)  # no step trains in it
         # RPNs and the Fast R-CNNs that read their proposals take turns.
         done = [
             runner.train(run) if i % 2 else runner.train_rpn(run) for i, run in enumerate(steps)

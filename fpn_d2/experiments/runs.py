@@ -28,7 +28,7 @@ from ..config import flat, load_config, with_new_names
 from ..engine.launch import scale_schedule
 from ..engine.output_dir import losses_of, progress_of, read_steps, training_seconds
 from ..utils.errors import UserError
-from ..utils.files import explain_disk_errors, read_json, write_json
+from ..utils.files import explain_disk_errors, is_local, read_json, write_json
 from ..utils.provenance import code_hash, describe_machine, describe_versions, git_commit
 
 # After a run is killed, its data loader's processes hold the lock until they next look for their
@@ -49,6 +49,7 @@ _FREE_KEYS = (
     "VERSION",
 )
 _PROPOSAL_FILES = "DATASETS.PROPOSAL_FILES"
+_BESIDE = " (from this folder)"
 _UNUSED_CLASSES = "MODEL.ROI_BOX_HEAD.NUM_UNUSED_CLASSES"
 
 
@@ -302,10 +303,16 @@ def check_settings(folder: str, cfg: CfgNode) -> None:
     """
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, "settings.json")
-    settings = {k: _setting(k, value) for k, value in flat(cfg).items() if k not in _FREE_KEYS}
+    values = {k: value for k, value in flat(cfg).items() if k not in _FREE_KEYS}
+    settings = {k: _setting(k, value) for k, value in values.items()}
+    # The same paths as seen from the run's folder, wherever the program was started.
+    beside = {
+        f"{k}{_BESIDE}": _setting(k, value, folder) for k, value in values.items() if _is_path(k)
+    }
     begun = ("last_checkpoint", "run.json")
     if not any(os.path.isfile(os.path.join(folder, name)) for name in begun):
-        write_json(path, settings)  # A run that was refused or cut at its start loses nothing.
+        # A run that was refused or cut at its start loses nothing.
+        write_json(path, settings | beside)
     if not os.path.isfile(path):
         return  # The user's own training by train_net.py, which --resume takes as it is.
     # Configs may still use the old names of keys, so either side may.
@@ -318,7 +325,12 @@ def check_settings(folder: str, cfg: CfgNode) -> None:
         settings = {k: v for k, v in settings.items() if not k.startswith(_PROPOSAL_FILES)}
         for values in (settings, found):
             values["MODEL.WEIGHTS"] = os.path.basename(values.get("MODEL.WEIGHTS", ""))
-    other = [key for key in settings if found.get(key, settings[key]) != settings[key]]
+    other = [
+        key
+        for key in settings
+        if found.get(key, settings[key]) != settings[key]
+        and found.get(f"{key}{_BESIDE}", "") != beside.get(f"{key}{_BESIDE}")
+    ]
     if other:
         raise UserError(
             f"{folder} was begun with other settings ({other[0]} {found[other[0]]} there, "
@@ -327,13 +339,20 @@ def check_settings(folder: str, cfg: CfgNode) -> None:
         )
 
 
-def _setting(key: str, value: Any) -> str:
-    """Return a value in a form for comparison, since a path can be written in several ways."""
-    if key == "MODEL.WEIGHTS" and value:
-        return os.path.normpath(value)
-    if key.startswith(_PROPOSAL_FILES):
-        return str([os.path.normpath(path) for path in value])
-    return str(value)
+def _is_path(key: str) -> bool:
+    return key == "MODEL.WEIGHTS" or key.startswith(_PROPOSAL_FILES)
+
+
+def _setting(key: str, value: Any, folder: str = "") -> str:
+    """Return a value in a form for comparison, since a path can be written in several ways; with
+    ``folder``, as seen from there."""
+    if not (value and _is_path(key)):
+        return str(value)
+    paths = [value] if isinstance(value, str) else value
+    forms = [
+        os.path.relpath(p, folder) if folder and is_local(p) else os.path.normpath(p) for p in paths
+    ]
+    return forms[0] if isinstance(value, str) else str(forms)
 
 
 def _remove_intermediate_checkpoints(run: Run) -> None:

@@ -82,7 +82,7 @@ def config_of_stock(cfg: CfgNode) -> CfgNode:
         )
     # Detectron2's mixed precision needs CUDA.
     amp = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")
-    values = {"SOLVER.AMP.ENABLED": amp, "OUTPUT_DIR": f"{cfg.OUTPUT_DIR}-stock"}
+    values = {"SOLVER.AMP.ENABLED": amp, "OUTPUT_DIR": f"{os.path.normpath(cfg.OUTPUT_DIR)}-stock"}
     stock = stock_config(cfg)
     if stock.MODEL.BACKBONE.NAME == "build_fpn_backbone" and cfg.MODEL.FPN.TOP_BLOCK == "maxpool":
         values["MODEL.BACKBONE.NAME"] = build_stock_fpn_backbone.__name__

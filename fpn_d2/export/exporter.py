@@ -21,16 +21,19 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.export.torchscript_patch import patch_builtin_len
-from detectron2.layers import shapes_to_tensor
+from detectron2.layers import DeformConv, shapes_to_tensor
 from detectron2.modeling import GeneralizedRCNN, ProposalNetwork, RetinaNet
+from detectron2.modeling.proposal_generator.rrpn import RRPN
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
 
 from ..inference import classes_of, openvino_parts, prepare_model
 from ..inference.quantization import graph_bytes, quantize
 from ..utils.errors import UserError
 from ..utils.files import check_targets, explain_disk_errors, replace_file
+from ..utils.modules import overridden, recast
 from .nms import nms_by_group
 
 logger = logging.getLogger(__name__)
@@ -106,6 +109,9 @@ def export_model(
     }
     prepared = prepare_model(model).model.cpu()
     prepared.to(memory_format=torch.contiguous_format)
+    for module in prepared.modules():
+        if type(module) is DeformConv:
+            recast(module, _TracedDeformConv)
     graph = DetectorGraph(prepared).eval()
     size = len(cfg.MODEL.PIXEL_MEAN), *_TRACE_SIZE
     image = 255 * torch.rand(size, generator=torch.Generator().manual_seed(0))
@@ -119,8 +125,10 @@ def export_model(
         "openvino": functools.partial(_openvino, calibration=calibration),
     }[format]
     quiet = contextlib.redirect_stdout(io.StringIO())
+    # PyTorch prints the whole graph, thousands of lines, before it raises an error.
+    silent = overridden(torch._C, _jit_onnx_log=lambda *_: None)
     try:
-        with warnings.catch_warnings(), quiet, nms_by_group(format), torch.no_grad():
+        with warnings.catch_warnings(), quiet, silent, nms_by_group(format), torch.no_grad():
             warnings.simplefilter("ignore")  # the check finds out what tracing warns of
             files = write(graph, inputs, metadata)
     except (torch.onnx.errors.OnnxExporterError, torch.jit.TracingCheckError) as error:
@@ -134,6 +142,11 @@ def export_model(
 
 def _check_exportable(model: nn.Module) -> None:
     """Refuse a model that has no exported form, saying what can be done instead."""
+    if isinstance(getattr(model, "proposal_generator", None), RRPN):
+        raise UserError(
+            "rotated boxes cannot be exported: no format has their NMS; prepare the model in "
+            "Python with fpn_d2.inference.prepare_model"
+        )
     if type(model) is ProposalNetwork or isinstance(model, RetinaNet):
         return
     if type(model) is not GeneralizedRCNN:
@@ -153,6 +166,18 @@ def _check_exportable(model: nn.Module) -> None:
             f"the {type(heads).__name__} cannot be exported: its box head is not Fast R-CNN's one; "
             "set MODEL.ROI_HEADS.NAME to LevelROIHeads or C4ROIHeads"
         )
+
+
+class _TracedDeformConv(DeformConv):
+    """What :class:`DeformConv` computes on CPUs, without its autograd function, which no file can
+    hold."""
+
+    def forward(self, x: Tensor, offset: Tensor) -> Tensor:
+        """See :meth:`DeformConv.forward`."""
+        window = self.stride, self.padding, self.dilation
+        x = deform_conv2d(x, offset, self.weight, None, *window)
+        x = x if self.norm is None else self.norm(x)
+        return x if self.activation is None else self.activation(x)
 
 
 class DetectorGraph(nn.Module):

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import FrozenBatchNorm2d
+from detectron2.layers import DeformConv, FrozenBatchNorm2d
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone import regnet
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
@@ -192,7 +192,13 @@ def prepare_model(
         except UserError as error:
             logger.warning("INFERENCE.ENGINE auto takes torch: %s", error)
         precision, engine = "float32" if precision == "int8" else precision, "torch"
-    dtype = _dtype(precision, next(model.parameters()).device, engine)
+    device = next(model.parameters()).device
+    dtype = _dtype(precision, device, engine)
+    if dtype and device.type == "cpu" and any(isinstance(m, DeformConv) for m in model.modules()):
+        raise UserError(
+            f"CPUs compute deformable convolutions in float32 alone, not in {precision}: take "
+            "float32"
+        )
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():
             raise UserError(

@@ -36,6 +36,7 @@ from detectron2.modeling import (
     GeneralizedRCNN,
     PanopticFPN,
     ProposalNetwork,
+    SemanticSegmentor,
 )
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from detectron2.modeling.meta_arch import RetinaNet
@@ -329,9 +330,9 @@ def _readers(cfg: CfgNode) -> Iterator[tuple[str, Any]]:
         if issubclass(network, GeneralizedRCNN):
             heads = registered(ROI_HEADS_REGISTRY, model.ROI_HEADS.NAME)
             yield "MODEL.ROI_HEADS.IN_FEATURES", heads
-        if issubclass(network, PanopticFPN):
-            head = registered(SEM_SEG_HEADS_REGISTRY, model.SEM_SEG_HEAD.NAME)
-            yield "MODEL.SEM_SEG_HEAD.IN_FEATURES", head
+    if issubclass(network, (PanopticFPN, SemanticSegmentor)):
+        head = registered(SEM_SEG_HEADS_REGISTRY, model.SEM_SEG_HEAD.NAME)
+        yield "MODEL.SEM_SEG_HEAD.IN_FEATURES", head
 
 
 def meta_architecture(cfg: CfgNode) -> type:

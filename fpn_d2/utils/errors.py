@@ -1,6 +1,7 @@
 """The one kind of error that a user can cause, and how it ends a program."""
 
 import contextlib
+import errno
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -50,6 +51,11 @@ _LACKING = {
         "there is not enough memory: lower SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN, in "
         "evaluation INPUT.MIN_SIZE_TEST"
     ),
+    "Deformable Conv": (  # Detectron2's words for what it has for GPUs alone
+        "deformable convolutions are trained on GPUs alone, and run on CPUs only without "
+        "modulation and groups: set MODEL.DEVICE cuda, or MODEL.RESNETS.DEFORM_ON_PER_STAGE to "
+        "False four times"
+    ),
     "EADDRINUSE": (
         "the port of --dist-url is taken, perhaps by another training: give another, such as "
         "--dist-url auto"
@@ -65,11 +71,30 @@ def machine_fault(error: BaseException | None) -> str | None:
     return next((text for words, text in _LACKING.items() if words in str(error)), None)
 
 
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """End the program on a :class:`UserError`: its sentence on stderr, exit code 2."""
+    """End the program on a :class:`UserError`, a full disk or a file without permission: one
+    sentence on stderr, exit code 2. Ctrl-C ends it with exit code 130."""
+    # Names are of any characters; a program without a stdout (`>&-`) has None there.
+    getattr(sys.stdout, "reconfigure", lambda **_: None)(errors="backslashreplace")
     try:
         yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        what = error.filename or "a file"
+        print(
+            f"error: {what}: {error.strerror}; make room there or change the permissions, or name "
+            "another folder, and start again",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

@@ -64,7 +64,8 @@ def is_config_key(word: str) -> bool:
 
 
 def check_targets(*paths: str | os.PathLike, overwrite: bool = False, option: str = "") -> None:
-    """Refuse files that must not be written, before the work for them begins.
+    """Refuse files that must not be written, before the work for them begins; delete beside the
+    others what kills have left half written.
 
     Args:
         paths: the files.
@@ -72,11 +73,15 @@ def check_targets(*paths: str | os.PathLike, overwrite: bool = False, option: st
         option: the option of the command line that names the files, for the message.
 
     Raises:
-        UserError: if one of them is a folder, or exists and may not be replaced.
+        UserError: if one of them is no file, or exists and may not be replaced.
     """
     for path in paths:
         if os.path.isdir(path):
             raise UserError(f"{path} is a folder; name a file")
+        if os.path.exists(path) and not os.path.isfile(path):  # such as /dev/null
+            raise UserError(
+                f"{path} is a device or a pipe, which a file would replace; name a file"
+            )
     there = [os.fspath(path) for path in paths if os.path.lexists(path)]
     if there and not overwrite:
         more = f" and {len(there) - 1} more are" if there[1:] else " is"
@@ -84,6 +89,8 @@ def check_targets(*paths: str | os.PathLike, overwrite: bool = False, option: st
             f"{there[0]}{more} there already; name another{option and f' {option}'}, or add "
             f"--force to replace {'them' if there[1:] else 'it'}"
         )
+    for folder in {os.path.dirname(path) for path in paths}:
+        remove_partial_files(folder)
 
 
 def prepare_target(path: str | os.PathLike, overwrite: bool, option: str) -> None:

@@ -21,7 +21,7 @@ from ..data.proposals import read_proposals
 from ..evaluation import load_ground_truth
 from ..evaluation.saved_detections import read_detections
 from ..utils.errors import UserError
-from ..utils.files import explain_disk_errors, read_json, unique_stems
+from ..utils.files import explain_disk_errors, read_json, replace_file, unique_stems
 from .drawing import class_color, draw_boxes, draw_masks
 from .layout import picture_scale, side_by_side
 
@@ -84,8 +84,9 @@ def draw_results(
         draw = _draw_detections if kind == "bbox" else _draw_best_proposals
         truth, drawn = draw(image, kind, coco, image_id, found[image_id])
         files.append(os.path.join(output_dir, f"{stem}.png"))
-        with writing():
-            side_by_side({"ground truth": truth, title: drawn}).save(files[-1])
+        picture = side_by_side({"ground truth": truth, title: drawn})
+        with writing(), replace_file(files[-1], "wb") as file:
+            picture.save(file, format="PNG")
     if faults and not files:
         raise faults[0]
     return files

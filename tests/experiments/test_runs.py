@@ -185,6 +185,22 @@ def test_a_folder_may_be_moved(run, tmp_path):
     check_settings(moved.folder, moved.load_config())
 
 
+def test_a_run_goes_on_from_another_working_folder(run, tmp_path, monkeypatch):
+    def check(folder, start):
+        own = Run(run.config, folder, (*run.opts, "MODEL.WEIGHTS", start))
+        check_settings(folder, own.load_config())
+
+    monkeypatch.chdir(tmp_path)
+    check("runs/a", "runs/start.pkl")
+    Path("runs/a/last_checkpoint").touch()
+    check(str(tmp_path / "runs/a"), str(tmp_path / "runs/start.pkl"))
+    monkeypatch.chdir(tmp_path / "runs")
+    check("a", "start.pkl")
+    for other in ("other.pkl", "a/start.pkl"):
+        with pytest.raises(UserError, match=r"\(MODEL.WEIGHTS runs/start.pkl there"):
+            check("a", other)
+
+
 def test_a_key_of_a_later_version_is_no_difference(run):
     os.makedirs(run.folder)
     cfg = run.load_config()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
+from detectron2.modeling.proposal_generator.rrpn import RRPN
 from random_detectors import detect, image_of, proposals_of, random_detector
 
 from fpn_d2 import UserError
@@ -27,6 +28,7 @@ from fpn_d2.export import (
     write_export,
 )
 from fpn_d2.inference import prepare_model
+from fpn_d2.utils.modules import recast
 
 # Not multiples of 32; wide and tall; sides smaller than, equal to and larger than those traced.
 SIZES = [(65, 90), (120, 150), (190, 70)]
@@ -214,6 +216,35 @@ def test_a_mask_proposal_model_is_refused(row_config):
     cfg = row_config("quick/Mask-Proposals/mask_R_18_5x5")
     with pytest.raises(UserError, match=r"MaskProposalNetwork cannot .* train_net.py --eval-only"):
         export_model(cfg, build_model(cfg.clone()).eval(), "torchscript")
+
+
+DEFORMED = ("MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.RES2_OUT_CHANNELS", "32")
+DEFORMED += ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", "[False, True, False, False]")
+
+
+def test_deformable_convolutions_are_exported_as_torchscript(model_of):
+    pytest.importorskip("detectron2._C")
+    cfg, model = model_of(FASTER, *DEFORMED)
+    exported = export_model(cfg, model, "torchscript")
+    assert check_export(exported, model, [image_of(120, 150)]).is_within_tolerance
+
+
+def test_what_onnx_lacks_is_told_in_a_sentence_alone(model_of, capfd):
+    pytest.importorskip("detectron2._C")
+    pytest.importorskip("onnx")
+    cfg, model = model_of(FASTER, *DEFORMED)
+    capfd.readouterr()
+    with pytest.raises(UserError, match=r"no form in onnx .*try --format torchscript"):
+        export_model(cfg, model, "onnx")
+    assert "graph(" not in "".join(capfd.readouterr())
+
+
+def test_rotated_boxes_are_refused(model_of):
+    cfg, model = model_of(RPN)
+    rotated = copy.deepcopy(model)
+    recast(rotated.proposal_generator, type("Rotated", (RRPN, type(model.proposal_generator)), {}))
+    with pytest.raises(UserError, match="rotated boxes cannot be exported"):
+        export_model(cfg, rotated, "torchscript")
 
 
 def test_masks_an_unknown_format_and_a_missing_package_are_refused(model_of, monkeypatch):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 
 import pytest
@@ -101,10 +102,28 @@ def test_what_cannot_be_timed_is_refused(words, command, run_tool):
 
 def test_a_file_that_cannot_be_written_is_named_before_the_work(command, run_tool, tmp_path):
     (tmp_path / "file").write_text("a file and no folder")
-    for path, name in ((tmp_path / "file" / "new.json", "new.json"), (tmp_path, "")):
-        code, stdout, stderr = run_tool(*command, "--json", path)
+    os.mkfifo(tmp_path / "pipe")  # as /dev/null, which a file would replace
+    for name, fault in (
+        ("file/new.json", "could not be written"),
+        ("", "a folder"),
+        ("pipe", "a pipe"),
+    ):
+        code, stdout, stderr = run_tool(*command, "--json", tmp_path / name)
         assert (code, stdout) == (2, "")
-        assert f"{name} could not be written" in stderr
+        assert fault in stderr
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_what_is_measured_is_kept_when_nobody_reads_what_is_printed(
+    command, monkeypatch, run_tool, tmp_path
+):
+    def print(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(program, "print", print, raising=False)
+    with pytest.raises(BrokenPipeError):
+        run_tool(*command, "--json", tmp_path / "mine.json")
+    assert len(json.loads((tmp_path / "mine.json").read_text())) == 1
 
 
 def test_what_agreement_cannot_compare_is_refused_before_the_work(command, run_tool, repo):

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import os
+import signal
 
 import cv2
 import demo
@@ -92,6 +94,25 @@ def test_what_is_found_before_ctrl_c_is_kept(weights, images, tmp_path, monkeypa
     assert [entry["file_name"] for entry in about] == [str(images[0])]
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert {entry["image_id"] for entry in found} == {1}
+
+
+def test_what_is_found_before_sigterm_is_kept(weights, images, tmp_path, monkeypatch, run_tool):
+    before = signal.getsignal(signal.SIGTERM)
+    config, own = weights("RPN/rpn_R_18_FPN")
+    write = run._Demo.image
+
+    def image(*args):
+        write(*args)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(run._Demo, "image", image)
+    words = ["--config-file", config, "--weights", own, "--input", *images]
+    try:
+        code, _, _ = run_tool(demo, *words, "--output", tmp_path / "out", *SMALL)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert code == 143
+    assert len(json.loads((tmp_path / "out" / "images.json").read_text())) == 1
 
 
 def test_a_video_becomes_a_video_of_its_detections(weights, tmp_path, printed, refused):

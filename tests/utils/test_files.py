@@ -178,3 +178,17 @@ def test_a_file_that_was_put_there_meanwhile_is_found(tmp_path):
     (tmp_path / "a.jpg").touch()
     os.utime(tmp_path, ns=(1, 1))
     assert "a.jpg" in file_alike(str(tmp_path / "A.jpg"))
+
+
+def test_a_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "a.json")  # as /dev/null
+    with pytest.raises(UserError, match="is a device or a pipe"):
+        prepare_target(tmp_path / "a.json", overwrite=True, option="--json")
+
+
+def test_what_a_kill_left_of_a_file_goes_before_it_is_written_again(tmp_path):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    (tmp_path / f"a.pth.{process.pid}.partial").touch()
+    prepare_target(tmp_path / "a.pth", overwrite=False, option="--output")
+    assert os.listdir(tmp_path) == []

@@ -92,27 +92,28 @@ def run_benchmark(args: argparse.Namespace) -> None:
         calls.append((benchmark_agreement, 0.5, *args.agreement))
     rows, description = [], describe_benchmark()
     no_rows = len("[]\n")  # of a call that was cut short
-    if os.path.isfile(args.json) and os.path.getsize(args.json) > no_rows:
-        check_targets(args.json, overwrite=args.force, option="--json")
-    elif args.json:
-        write_benchmark([], args.json)  # fails now, before minutes of work are lost
+    if args.json:
+        has_rows = os.path.isfile(args.json) and os.path.getsize(args.json) > no_rows
+        check_targets(args.json, overwrite=args.force or not has_rows, option="--json")
+        if not has_rows:
+            write_benchmark([], args.json)  # fails now, before minutes of work are lost
     for task, share, *arguments in calls:
         start = time.perf_counter()
         rounds = max(1, int(share * args.rounds))
         # Each row tells where it comes from, so that files of several machines can be joined.
         found = run_task(task, device, rounds, *arguments)
         rows += [{**row, **description} for row in found]
-        print(f"{task.__name__}: {time.perf_counter() - start:.0f} s", flush=True)
-        if args.json:
+        if args.json:  # first: the reader of what is printed may have ended
             write_benchmark(rows, args.json)
+        print(f"{task.__name__}: {time.perf_counter() - start:.0f} s", flush=True)
     if "growth" in args.tasks:
         rounds = max(1, int(_GROWTH_ROUNDS * args.rounds))
         series = all_series(args.quick, args.axes)
         for row in measure_growth(device, rounds, args.minutes, series):
             rows.append({**row, **description})
-            print(growth_line(row), flush=True)
             if args.json:
                 write_benchmark(rows, args.json)
+            print(growth_line(row), flush=True)
         if args.json:
             draw_growth(rows, f"{os.path.splitext(args.json)[0]}.svg")
     print(benchmark_table(rows))

@@ -1,0 +1,65 @@
+"""Semantic segmentation, whose images have neither ids nor objects, has its own metrics."""
+
+import json
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_sem_seg
+from detectron2.modeling import build_model
+from PIL import Image
+
+from fpn_d2 import UserError, load_config
+from fpn_d2.config_checks import check_registered
+from fpn_d2.engine import Trainer
+from fpn_d2.evaluation import metric_names
+
+OPTS = {
+    "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 2,
+    "MODEL.BACKBONE.NAME": "build_fpn_backbone",
+    "MODEL.FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.RESNETS.DEPTH": 18,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+    "MODEL.DEVICE": "cpu",
+    "INPUT.MIN_SIZE_TEST": 32,
+    "DATALOADER.NUM_WORKERS": 0,
+    "DATASETS.TEST": ("stuff",),
+}
+
+
+def config(*more):
+    return load_config("", [word for option in OPTS.items() for word in option] + [*more])
+
+
+def test_the_metrics_of_semantic_segmentation(tmp_path):
+    for kind, size in (("image", (40, 32, 3)), ("truth", (40, 32))):  # all of it is sky
+        (tmp_path / kind).mkdir()
+        Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / kind / "a.png")
+    places = [str(tmp_path / kind) for kind in ("truth", "image")]
+    DatasetCatalog.register("stuff", lambda: load_sem_seg(*places, image_ext="png"))
+    about = {"stuff_classes": ["sky", "sea"], "ignore_label": 255, "evaluator_type": "sem_seg"}
+    MetadataCatalog.get("stuff").set(**about)
+    cfg = config("OUTPUT_DIR", str(tmp_path))
+    model = build_model(cfg).eval()
+    for place, share in ((0, 100), (1, 0)):  # all is found as sky, and as sea
+        model.sem_seg_head.predictor.bias.data[:] = 0
+        model.sem_seg_head.predictor.bias.data[place] = 1e6
+        results = Trainer.test(cfg, model)["sem_seg"]
+        assert results["mIoU"] == results["pACC"] == share
+        names = metric_names(cfg, "stuff", Trainer.build_evaluator(cfg, "stuff"))
+        assert {f"sem_seg/{name}" for name in results} == set(names)
+        written = json.loads((tmp_path / "inference/stuff/results.json").read_text())
+        assert written["sem_seg"]["mIoU"] == share
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [("IN_FEATURES", "['p2','p9']"), ("IN_FEATURES", "[]"), ("NORM", "Nope"), ("NAME", "Nope")],
+)
+def test_keys_of_the_head_are_checked(key, value):
+    with pytest.raises(UserError, match=rf"MODEL\.SEM_SEG_HEAD\.{key} "):
+        cfg = config(f"MODEL.SEM_SEG_HEAD.{key}", value)
+        check_registered(cfg)
+        build_model(cfg)
