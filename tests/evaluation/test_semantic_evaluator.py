@@ -59,7 +59,10 @@ def test_the_metrics_of_semantic_segmentation(tmp_path):
     [("IN_FEATURES", "['p2','p9']"), ("IN_FEATURES", "[]"), ("NORM", "Nope"), ("NAME", "Nope")],
 )
 def test_keys_of_the_head_are_checked(key, value):
-    with pytest.raises(UserError, match=rf"MODEL\.SEM_SEG_HEAD\.{key} "):
+    def build():
         cfg = config(f"MODEL.SEM_SEG_HEAD.{key}", value)
         check_registered(cfg)
         build_model(cfg)
+
+    with pytest.raises(UserError, match=rf"MODEL\.SEM_SEG_HEAD\.{key} "):
+        build()
