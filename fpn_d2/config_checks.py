@@ -132,7 +132,8 @@ def _check_compiled_part(model: CfgNode) -> None:
     """Refuse what needs Detectron2's compiled part, where a build without a compiler lacks it."""
     needs = {
         "MODEL.RESNETS.DEFORM_ON_PER_STAGE": any(model.RESNETS.DEFORM_ON_PER_STAGE),
-        "MODEL.ANCHOR_GENERATOR.NAME": "Rotated" in model.ANCHOR_GENERATOR.NAME,
+        "MODEL.PROPOSAL_GENERATOR.NAME": model.PROPOSAL_GENERATOR.NAME == "RRPN",
+        "MODEL.ROI_HEADS.NAME": model.ROI_HEADS.NAME == "RROIHeads",
     }
     for key in (key for key, is_needed in needs.items() if is_needed):
         if not importlib.util.find_spec("detectron2._C"):

@@ -730,7 +730,7 @@ def test_projects_beside_detectron2_may_take_names_that_are_not_registered(regis
             "MODEL.FPN.BOTTOM_UP build_resnet_backbone",
         ),
         (
-            "MODEL.ANCHOR_GENERATOR.NAME",
+            "MODEL.PROPOSAL_GENERATOR.NAME",
             "MODEL.PROPOSAL_GENERATOR.NAME RRPN MODEL.RPN.BBOX_REG_WEIGHTS (1.,1.,1.,1.,1.) "
             "MODEL.ANCHOR_GENERATOR.NAME RotatedAnchorGenerator MODEL.META_ARCHITECTURE "
             "ProposalNetwork",

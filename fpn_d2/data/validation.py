@@ -176,13 +176,18 @@ def file_of(name: str) -> str | None:
 
 def is_coco(name: str) -> bool:
     """Whether a data set's file is in COCO's format, by the evaluator that it is registered for."""
-    return MetadataCatalog.get(name).get("evaluator_type") in (None, "coco")
+    kind = MetadataCatalog.get(name).get("evaluator_type")
+    return kind in (None, "coco") and not is_semantic(name)
 
 
 def is_semantic(name: str) -> bool:
-    """Whether a data set is for semantic segmentation, by the evaluator that it is registered for.
-    Its images need no ids, and have no objects."""
-    return str(MetadataCatalog.get(name).get("evaluator_type")).endswith("sem_seg")
+    """Whether a data set is for semantic segmentation, by the evaluator that it is registered for
+    or, without one, by its classes. Its images need no ids, and have no objects."""
+    metadata = MetadataCatalog.get(name)
+    kind = metadata.get("evaluator_type")
+    if kind is None:
+        return bool(metadata.get("stuff_classes")) and not metadata.get("thing_classes")
+    return str(kind).endswith("sem_seg")
 
 
 def _is_left_out(annotation: dict[str, Any]) -> bool:

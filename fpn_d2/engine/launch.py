@@ -194,9 +194,10 @@ def _check_gpus(args: argparse.Namespace) -> None:
 
 
 def _device_of_all(args: argparse.Namespace) -> str:
-    """Return ``MODEL.DEVICE`` of several processes, which cannot share one numbered GPU."""
+    """Return ``MODEL.DEVICE``; several processes of a machine cannot share one numbered GPU."""
     device = load_config(args.config_file, args.opts).MODEL.DEVICE
-    if device.startswith("cuda:"):
+    processes = max(args.num_gpus, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    if device.startswith("cuda:") and processes > 1:
         raise UserError(
             f"MODEL.DEVICE is {device}, and each of several processes takes a GPU of its own: set "
             "it to cuda, and choose the GPUs by CUDA_VISIBLE_DEVICES"

@@ -265,7 +265,13 @@ def build_evaluator(cfg: CfgNode, dataset: str, folder: str) -> DatasetEvaluator
 
         return MaskRecallEvaluator(dataset, output_dir=folder)
     if issubclass(meta_architecture(cfg), SemanticSegmentor):
-        return ResultsWritingSemSegEvaluator(dataset, output_dir=folder)
+        _check_semantic(cfg, dataset)
+        try:
+            return ResultsWritingSemSegEvaluator(dataset, output_dir=folder)
+        except KeyError as error:
+            raise UserError(
+                f"data set {dataset} has images without {error}, their label map: give each its own"
+            ) from error
     kind = MetadataCatalog.get(dataset).get("evaluator_type", "coco")
     if kind == "pascal_voc" and cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
         return ResultsWritingVOCEvaluator(dataset, output_dir=folder)
@@ -288,6 +294,22 @@ def build_evaluator(cfg: CfgNode, dataset: str, folder: str) -> DatasetEvaluator
         max_dets_per_image=max(limit, _COCO_LIMIT) if limit >= 0 else sys.maxsize,
         kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
     )
+
+
+def _check_semantic(cfg: CfgNode, dataset: str) -> None:
+    """Refuse a test set whose metadata :class:`SemSegEvaluator` cannot work with."""
+    metadata, asked = MetadataCatalog.get(dataset), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    for key in ("stuff_classes", "ignore_label"):
+        if metadata.get(key) is None:
+            raise UserError(
+                f"data set {dataset} has no {key}, which the evaluation of semantic segmentation "
+                f"reads: set MetadataCatalog.get({dataset!r}).{key}"
+            )
+    if asked > len(metadata.stuff_classes):
+        raise UserError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {asked}, and data set {dataset} has only "
+            f"{len(metadata.stuff_classes)} stuff_classes: set it to that"
+        )
 
 
 def metric_names(cfg: CfgNode, dataset: str, evaluator: DatasetEvaluator) -> list[str] | None:

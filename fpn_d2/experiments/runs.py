@@ -329,7 +329,7 @@ def check_settings(folder: str, cfg: CfgNode) -> None:
         key
         for key in settings
         if found.get(key, settings[key]) != settings[key]
-        and found.get(f"{key}{_BESIDE}", "") != beside.get(f"{key}{_BESIDE}")
+        and (f"{key}{_BESIDE}", beside.get(f"{key}{_BESIDE}")) not in found.items()
     ]
     if other:
         raise UserError(
@@ -346,12 +346,16 @@ def _is_path(key: str) -> bool:
 def _setting(key: str, value: Any, folder: str = "") -> str:
     """Return a value in a form for comparison, since a path can be written in several ways; with
     ``folder``, as seen from there."""
-    if not (value and _is_path(key)):
+    if value == "" or not _is_path(key):
         return str(value)
     paths = [value] if isinstance(value, str) else value
-    forms = [
-        os.path.relpath(p, folder) if folder and is_local(p) else os.path.normpath(p) for p in paths
-    ]
+    forms = [os.path.normpath(path) for path in paths]
+    if folder:
+        with contextlib.suppress(ValueError):  # Windows has no way from one drive to another
+            forms = [
+                os.path.relpath(f, folder) if is_local(p) else f
+                for p, f in zip(paths, forms, strict=True)
+            ]
     return forms[0] if isinstance(value, str) else str(forms)
 
 

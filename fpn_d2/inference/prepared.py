@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import DeformConv, FrozenBatchNorm2d
+from detectron2.layers import DeformConv, FrozenBatchNorm2d, ModulatedDeformConv
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone import regnet
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
@@ -198,6 +198,14 @@ def prepare_model(
         raise UserError(
             f"CPUs compute deformable convolutions in float32 alone, not in {precision}: take "
             "float32"
+        )
+    if device.type == "cpu" and any(
+        isinstance(m, ModulatedDeformConv) or getattr(m, "deformable_groups", 1) != 1
+        for m in model.modules()
+    ):
+        raise UserError(
+            "CPUs compute deformable convolutions only without modulation and groups: set "
+            "MODEL.DEVICE cuda"
         )
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():

@@ -77,7 +77,7 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """End the program on a :class:`UserError`, a full disk or a file without permission: one
-    sentence on stderr, exit code 2. Ctrl-C ends it with exit code 130."""
+    sentence on stderr, exit code 2. Ctrl-C ends it without a traceback."""
     # Names are of any characters; a program without a stdout (`>&-`) has None there.
     getattr(sys.stdout, "reconfigure", lambda **_: None)(errors="backslashreplace")
     try:
@@ -96,5 +96,5 @@ def exit_on_user_error() -> Iterator[None]:
         )
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.excepthook = lambda *_: print("stopped", file=sys.stderr)
+        raise  # Python then ends by the signal, so a shell's loop ends, too

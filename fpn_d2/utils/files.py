@@ -9,7 +9,7 @@ import re
 import socket
 import time
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote
@@ -65,7 +65,7 @@ def is_config_key(word: str) -> bool:
 
 def check_targets(*paths: str | os.PathLike, overwrite: bool = False, option: str = "") -> None:
     """Refuse files that must not be written, before the work for them begins; delete beside the
-    others what kills have left half written.
+    others what kills have left of the same files.
 
     Args:
         paths: the files.
@@ -78,7 +78,9 @@ def check_targets(*paths: str | os.PathLike, overwrite: bool = False, option: st
     for path in paths:
         if os.path.isdir(path):
             raise UserError(f"{path} is a folder; name a file")
-        if os.path.exists(path) and not os.path.isfile(path):  # such as /dev/null
+        # Such as /dev/null, or /dev/stdout, which is a link to a file where it is redirected.
+        is_device = os.path.dirname(os.path.abspath(path)) in ("/dev", "/dev/fd")
+        if os.path.exists(path) and (is_device or not os.path.isfile(path)):
             raise UserError(
                 f"{path} is a device or a pipe, which a file would replace; name a file"
             )
@@ -89,8 +91,9 @@ def check_targets(*paths: str | os.PathLike, overwrite: bool = False, option: st
             f"{there[0]}{more} there already; name another{option and f' {option}'}, or add "
             f"--force to replace {'them' if there[1:] else 'it'}"
         )
+    names = {os.path.basename(path) for path in paths}
     for folder in {os.path.dirname(path) for path in paths}:
-        remove_partial_files(folder)
+        remove_partial_files(folder, names)
 
 
 def prepare_target(path: str | os.PathLike, overwrite: bool, option: str) -> None:
@@ -170,17 +173,17 @@ def replace_file(path: str | os.PathLike, mode: str = "w", **options: Any) -> It
             os.remove(partial)
 
 
-def remove_partial_files(folder: str | os.PathLike) -> None:
+def remove_partial_files(folder: str | os.PathLike, names: Collection[str] = ()) -> None:
     """Delete the half-written files that :func:`replace_file` left in a folder when it was killed.
 
     Files of other processes that still run are left alone. Whether a process on another machine
     runs cannot be seen, so its files go once nothing has been written to them for an hour. The
-    folder need not exist.
+    folder need not exist. With ``names``, only those of files of these names.
     """
     here = _machine()
     for path in map(os.fspath, Path(folder).glob("*.partial*")):  # hidden ones, too
         writer = re.search(r"\.(?:@([^/@]+)\.)?(\d+)\.partial(\.\w+)?$", path)
-        if writer is None:
+        if writer is None or (names and os.path.basename(path[: writer.start()]) not in names):
             continue
         with contextlib.suppress(OSError):
             if writer[1] in (None, here):

@@ -12,7 +12,7 @@ from PIL import Image
 from fpn_d2 import UserError, load_config
 from fpn_d2.config_checks import check_registered
 from fpn_d2.engine import Trainer
-from fpn_d2.evaluation import metric_names
+from fpn_d2.evaluation import build_evaluator, metric_names
 
 OPTS = {
     "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
@@ -39,8 +39,7 @@ def test_the_metrics_of_semantic_segmentation(tmp_path):
         Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / kind / "a.png")
     places = [str(tmp_path / kind) for kind in ("truth", "image")]
     DatasetCatalog.register("stuff", lambda: load_sem_seg(*places, image_ext="png"))
-    about = {"stuff_classes": ["sky", "sea"], "ignore_label": 255, "evaluator_type": "sem_seg"}
-    MetadataCatalog.get("stuff").set(**about)
+    MetadataCatalog.get("stuff").set(stuff_classes=["sky", "sea"], ignore_label=255)
     cfg = config("OUTPUT_DIR", str(tmp_path))
     model = build_model(cfg).eval()
     for place, share in ((0, 100), (1, 0)):  # all is found as sky, and as sea
@@ -52,6 +51,22 @@ def test_the_metrics_of_semantic_segmentation(tmp_path):
         assert {f"sem_seg/{name}" for name in results} == set(names)
         written = json.loads((tmp_path / "inference/stuff/results.json").read_text())
         assert written["sem_seg"]["mIoU"] == share
+
+
+@pytest.mark.parametrize(
+    "name, metadata, number, fault",
+    [
+        ("s1", {"stuff_classes": ["sky", "sea"]}, 2, "has no ignore_label"),
+        ("s2", {"ignore_label": 255}, 2, "has no stuff_classes"),
+        ("s3", {"stuff_classes": ["sky"], "ignore_label": 255}, 2, "NUM_CLASSES is 2, .*only 1"),
+        ("s4", {"stuff_classes": ["sky"], "ignore_label": 255}, 1, "sem_seg_file_name"),
+    ],
+)
+def test_what_the_evaluator_lacks_is_named(name, metadata, number, fault, tmp_path):
+    DatasetCatalog.register(name, lambda: [{"file_name": "a.png"}])
+    MetadataCatalog.get(name).set(**metadata)
+    with pytest.raises(UserError, match=fault):
+        build_evaluator(config("MODEL.SEM_SEG_HEAD.NUM_CLASSES", number), name, str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import errno
 import json
 import multiprocessing
+import ntpath
 import os
 import shlex
 import signal
@@ -13,7 +14,7 @@ import portalocker
 import pytest
 from waiting import wait_for
 
-from fpn_d2 import UserError
+from fpn_d2 import UserError, load_config
 from fpn_d2.experiments import BusyError, Run, Runner, runs
 from fpn_d2.experiments.runs import check_settings
 
@@ -183,6 +184,26 @@ def test_a_folder_may_be_moved(run, tmp_path):
     moved = Run(run.config, str(tmp_path / "moved"), run.opts)
     os.rename(run.folder, moved.folder)
     check_settings(moved.folder, moved.load_config())
+
+
+def test_settings_of_the_version_before_are_understood(tmp_path):
+    def settings_of(weights):
+        return load_config("", ["MODEL.WEIGHTS", weights])  # without proposal files
+
+    check_settings(str(tmp_path), settings_of("a/start.pkl"))
+    path = tmp_path / "settings.json"
+    old = {k: v for k, v in json.loads(path.read_text()).items() if "from this folder" not in k}
+    old |= {f"DATASETS.PROPOSAL_FILES_{kind}": "[]" for kind in ("TRAIN", "TEST")}
+    path.write_text(json.dumps(old))
+    (tmp_path / "last_checkpoint").touch()
+    check_settings(str(tmp_path), settings_of("a/start.pkl"))
+    with pytest.raises(UserError, match="MODEL.WEIGHTS a/start.pkl there"):
+        check_settings(str(tmp_path), settings_of(""))
+
+
+def test_weights_may_be_on_another_drive(monkeypatch):
+    monkeypatch.setattr(os.path, "relpath", ntpath.relpath)
+    assert runs._setting("MODEL.WEIGHTS", r"D:\w\a.pkl", r"C:\runs") == r"D:\w\a.pkl"
 
 
 def test_a_run_goes_on_from_another_working_folder(run, tmp_path, monkeypatch):

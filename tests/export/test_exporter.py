@@ -239,6 +239,14 @@ def test_what_onnx_lacks_is_told_in_a_sentence_alone(model_of, capfd):
     assert "graph(" not in "".join(capfd.readouterr())
 
 
+def test_modulated_convolutions_are_refused_on_cpus(row_config):
+    pytest.importorskip("detectron2._C")
+    words = [*DEFORMED, "MODEL.RESNETS.DEFORM_MODULATED", "True"]
+    model = build_model(row_config(FASTER, *words)).eval()
+    with pytest.raises(UserError, match="only without modulation"):
+        prepare_model(model)
+
+
 def test_rotated_boxes_are_refused(model_of):
     cfg, model = model_of(RPN)
     rotated = copy.deepcopy(model)

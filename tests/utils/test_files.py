@@ -12,6 +12,7 @@ import pytest
 
 from fpn_d2 import UserError
 from fpn_d2.utils.files import (
+    check_targets,
     file_alike,
     partial_path,
     prepare_target,
@@ -192,3 +193,16 @@ def test_what_a_kill_left_of_a_file_goes_before_it_is_written_again(tmp_path):
     (tmp_path / f"a.pth.{process.pid}.partial").touch()
     prepare_target(tmp_path / "a.pth", overwrite=False, option="--output")
     assert os.listdir(tmp_path) == []
+
+
+def test_other_files_halves_stay(tmp_path):
+    (tmp_path / "movie.mkv.99999999.partial").touch()
+    with replace_file(tmp_path / "a.json") as file:
+        check_targets(tmp_path / "b.json")
+        file.write("{}")
+    assert sorted(os.listdir(tmp_path)) == ["a.json", "movie.mkv.99999999.partial"]
+
+
+def test_stdout_is_not_replaced_where_it_is_a_file(capfd):
+    with pytest.raises(UserError, match="is a device"):
+        check_targets("/dev/stdout", overwrite=True)
