@@ -242,7 +242,7 @@ def test_what_onnx_lacks_is_told_in_a_sentence_alone(model_of, capfd):
 def test_modulated_convolutions_are_refused_on_cpus(row_config):
     pytest.importorskip("detectron2._C")
     words = [*DEFORMED, "MODEL.RESNETS.DEFORM_MODULATED", "True"]
-    model = build_model(row_config(FASTER, *words)).eval()
+    model = build_model(row_config(f"quick/{FASTER}", *words)).eval()
     with pytest.raises(UserError, match="only without modulation"):
         prepare_model(model)
 
