@@ -20,6 +20,7 @@ def test_a_full_disk_ends_in_one_line(capsys):
 def test_ctrl_c_ends_in_one_line_and_by_the_signal(run_program):
     program = (
         "import signal; from fpn_d2.utils.errors import exit_on_user_error\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background
         "with exit_on_user_error(): signal.raise_signal(signal.SIGINT)"
     )
     done = run_program("-c", program)
