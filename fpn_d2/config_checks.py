@@ -41,6 +41,8 @@ from detectron2.modeling.backbone.fpn import (
 )
 from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.proposal_generator.rrpn import RRPN
+from detectron2.modeling.roi_heads import RROIHeads
 from fvcore.common.registry import Registry
 from PIL import Image
 
@@ -125,22 +127,21 @@ def check_registered(cfg: CfgNode) -> None:
                 f"{', '.join(names)}, or register yours before the model is built"
             )
     _check_components(cfg)
-    _check_compiled_part(cfg.MODEL)
+    _check_compiled_part(cfg)
 
 
-def _check_compiled_part(model: CfgNode) -> None:
+def _check_compiled_part(cfg: CfgNode) -> None:
     """Refuse what needs Detectron2's compiled part, where a build without a compiler lacks it."""
-    needs = {
-        "MODEL.RESNETS.DEFORM_ON_PER_STAGE": any(model.RESNETS.DEFORM_ON_PER_STAGE),
-        "MODEL.PROPOSAL_GENERATOR.NAME": model.PROPOSAL_GENERATOR.NAME == "RRPN",
-        "MODEL.ROI_HEADS.NAME": model.ROI_HEADS.NAME == "RROIHeads",
-    }
-    for key in (key for key, is_needed in needs.items() if is_needed):
-        if not importlib.util.find_spec("detectron2._C"):
-            raise UserError(
-                f"{key} needs Detectron2's compiled part, which this installation lacks: install a "
-                "C++ compiler, uninstall detectron2 and run `make setup`"
-            )
+    parts = {key: registered(registry, value_of(cfg, key)) for key, registry in _names(cfg)}
+    classes = {key: part for key, part in parts.items() if isinstance(part, type)}
+    needing = [key for key, part in classes.items() if issubclass(part, (RRPN, RROIHeads))]
+    if any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE):
+        needing.append("MODEL.RESNETS.DEFORM_ON_PER_STAGE")
+    if needing and not importlib.util.find_spec("detectron2._C"):
+        raise UserError(
+            f"{needing[0]} needs Detectron2's compiled part, which this installation lacks: "
+            "install a C++ compiler, uninstall detectron2 and run `make setup`"
+        )
 
 
 def class_head_key(cfg: CfgNode) -> str | None:

@@ -194,19 +194,8 @@ def prepare_model(
         precision, engine = "float32" if precision == "int8" else precision, "torch"
     device = next(model.parameters()).device
     dtype = _dtype(precision, device, engine)
-    if dtype and device.type == "cpu" and any(isinstance(m, DeformConv) for m in model.modules()):
-        raise UserError(
-            f"CPUs compute deformable convolutions in float32 alone, not in {precision}: take "
-            "float32"
-        )
-    if device.type == "cpu" and any(
-        isinstance(m, ModulatedDeformConv) or getattr(m, "deformable_groups", 1) != 1
-        for m in model.modules()
-    ):
-        raise UserError(
-            "CPUs compute deformable convolutions only without modulation and groups: set "
-            "MODEL.DEVICE cuda"
-        )
+    if device.type == "cpu":
+        _check_deformable(model, precision if dtype else "float32")
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():
             raise UserError(
@@ -237,6 +226,22 @@ def prepare_model(
     if compile and hasattr(prepared, "backbone"):
         compile_backbone(prepared)
     return PreparedModel(prepared, dtype, engine)
+
+
+def _check_deformable(model: nn.Module, precision: str) -> None:
+    """Refuse deformable convolutions that no CPU computes: Detectron2 takes torchvision's there."""
+    kinds = (DeformConv, ModulatedDeformConv)
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
+    if layers and precision != "float32":
+        raise UserError(
+            f"CPUs compute deformable convolutions in float32 alone, not in {precision}: take "
+            "float32"
+        )
+    if any(isinstance(x, ModulatedDeformConv) or x.deformable_groups != 1 for x in layers):
+        raise UserError(
+            "CPUs compute deformable convolutions only without modulation and groups: set "
+            "MODEL.DEVICE cuda"
+        )
 
 
 def prepare_as_configured(cfg: CfgNode, model: nn.Module, *, keep: bool = True) -> PreparedModel:
