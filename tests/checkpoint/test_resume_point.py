@@ -17,7 +17,7 @@ from torch import nn
 
 from fpn_d2 import UserError
 from fpn_d2.checkpoint import SafeCheckpointer
-from fpn_d2.checkpoint.resume_point import tagged_checkpoint
+from fpn_d2.checkpoint.resume_point import newest_whole, tagged_checkpoint
 
 
 def checkpointer_of(folder, iteration=0):
@@ -152,6 +152,11 @@ def test_a_tag_that_was_written_last_goes_back(tmp_path):
     tag.write_text("model_0000001.pth")
     os.utime(tag, ns=(0, (tmp_path / "model_final.pth").stat().st_mtime_ns + 10**9))
     assert resumed(tmp_path) == 1
+    # Of two of one iteration the tagged one counts.
+    shutil.copy(tmp_path / "model_final.pth", tmp_path / "model_0000003.pth")
+    for name in ("model_final.pth", "model_0000003.pth"):
+        tag.write_text(name)
+        assert newest_whole(str(tmp_path)) == str(tmp_path / name)
 
 
 def test_checkpoints_of_an_earlier_training_come_last(tmp_path):
@@ -171,6 +176,7 @@ def test_what_a_kill_left_is_no_checkpoint_and_in_nobodys_way(tmp_path, skipped)
     (tmp_path / "model_0000005.pth.4711.partial").write_bytes(b"half a check")
     (tmp_path / "last_checkpoint.4711.partial").write_text("model_5.p")
     (tmp_path / "model_0000003.pth").mkdir()
+    torch.save({"model": {}}, tmp_path / "model_of_mine.pth")  # without an iteration
     os.mkfifo(tmp_path / "model_0000004.pth")  # which nobody would ever fill
     assert resumed(tmp_path) == 1
     save(tmp_path, 5)
@@ -317,4 +323,5 @@ def test_the_tag_is_replaced_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", look)
     save(tmp_path, 2)
     assert seen == ["model_0000001.pth"] * 2  # before the checkpoint, and before the tag
+    checkpointer_of(tmp_path, 1).save("model_best", iteration=1)  # which is never the last
     assert resumed(tmp_path) == 2

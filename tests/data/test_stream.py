@@ -70,14 +70,17 @@ def test_a_later_start_is_the_same_stream():
     random.seed(9), np.random.seed(9), torch.manual_seed(9)
     assert take(later, 12) == whole[8:]
     assert len({draw for _, *drawn in whole for draw in drawn}) == 60
+    # Another seed draws other numbers for the same images.
+    other = take(stream(TrainingSampler(5, seed=3), draws, seed=1), 20)
+    assert not {draw for _, *drawn in whole for draw in drawn} & {d for _, *ds in other for d in ds}
 
 
 def test_drawing_leaves_the_generators_alone():
-    torch.manual_seed(1)
-    expected = torch.rand(1)
-    torch.manual_seed(1)
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = draws(MIXED[0])
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
     take(stream(Listed(range(5)), draws), 6)
-    assert torch.equal(torch.rand(1), expected)
+    assert draws(MIXED[0]) == expected
     with seeded(1, 2):
         one = torch.rand(1)
     with seeded(1, 3):
@@ -90,6 +93,23 @@ def test_an_image_that_cannot_be_used_is_replaced_by_one_of_its_orientation():
 
     made = take(stream(Listed([0, 1, 2, 3, 4]), mapper), 4)
     assert made == ["0.png", "2.png", "3.png", "3.png"]
+
+
+def test_a_replacement_depends_on_the_seed_and_the_place():
+    def mapper(record):
+        return None if record["file_name"] == "0.png" else record["file_name"]
+
+    one, two = (
+        take(stream(Listed([0]), mapper, seed=seed, data=records([(4, 3)] * 50)), 10)
+        for seed in (0, 1)
+    )
+    assert one != two
+    assert len({*one}) > 5
+
+
+def test_a_mapper_that_drops_by_chance_draws_anew_for_each_attempt():
+    made = take(stream(Listed([0]), lambda r: random.random() < 0.2 or None), 10)
+    assert made == [True] * 10
 
 
 def test_nothing_but_unusable_images_is_an_error():
@@ -109,5 +129,6 @@ def test_sizes_that_no_record_gives_are_read_from_the_images(tmp_path):
     for name, size in (("a", (4, 3)), ("b", (3, 4))):
         Image.new("RGB", size).save(tmp_path / f"{name}.png")
     data = [{"file_name": str(tmp_path / f"{name}.png")} for name in "ab"]
-    batches = take(stream(Listed([0, 1]), data=data).batches(), 2)
-    assert [[index for _, index in batch] for batch in batches] == [[0, 0], [1, 1]]
+    data += records([(4, 3)])
+    batches = take(stream(Listed([0, 1, 2]), data=data).batches(), 2)
+    assert [[index for _, index in batch] for batch in batches] == [[0, 2], [1, 1]]

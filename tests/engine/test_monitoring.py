@@ -1,5 +1,6 @@
 """The best checkpoint, early stopping, validation losses, averaged weights, accumulation."""
 
+import copy
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from fpn_d2 import UserError, load_model
-from fpn_d2.data import build_loss_loader
+from fpn_d2.data import build_loss_loader, build_test_loader
 from fpn_d2.engine import Trainer
 from fpn_d2.engine.monitoring import (
     AccumulatingOptimizer,
@@ -218,9 +219,18 @@ def test_the_names_are_those_of_an_evaluation(tiny_config, row):
 
 
 def test_validation_losses_are_means_and_change_nothing(tiny_config):
-    cfg = tiny_config("MODEL.RESNETS.NORM", "BN", "INPUT.RANDOM_FLIP", "horizontal")
+    random_in_training = [
+        *("INPUT.RANDOM_FLIP", "horizontal", "INPUT.CROP.ENABLED", "True"),
+        *("INPUT.AUGMENTATIONS", "[['RandomBrightness', 0.5, 0.6]]", "INPUT.MAX_SIZE_TRAIN", "50"),
+        *("INPUT.MIN_SIZE_TRAIN", "(32, 48)", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"),
+    ]
+    cfg = tiny_config("MODEL.RESNETS.NORM", "BN", *random_in_training)
     model = build_model(cfg).train()
     loader = build_loss_loader(cfg, "tiny_val")
+    for own, tested in zip(
+        [*loader, *loader], [*build_test_loader(cfg, "tiny_val")] * 2, strict=True
+    ):
+        assert torch.equal(own[0]["image"], tested[0]["image"])
     before = {name: value.clone() for name, value in model.state_dict().items()}
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     with EventStorage() as storage:
@@ -255,7 +265,9 @@ def test_a_mean_is_over_the_images():
             return {"loss_a": x.mean(), "loss_norm": self.norm(x).mean()}
 
     model = Sum()
+    model.norm.eval()  # as in a frozen part
     losses = validation_losses(model, [[[1], [3]], [[8]]], 0)
+    assert (model.training, model.norm.training) == (True, False)
     assert losses["validation_loss_a"] == pytest.approx(4.0)
     assert losses["validation_loss_norm"] == pytest.approx(1.5, rel=1e-4)  # (4 - 1) / sqrt(4)
     assert losses["validation_loss"] == pytest.approx(5.5, rel=1e-4)
@@ -320,15 +332,22 @@ def test_averaging_weights_reads_nothing_from_their_device():
 
 def test_averages_by_hand():
     model = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(model.weight, 4.0)
+    model.register_buffer("statistic", torch.zeros(1))
+
+    def set_to(value):
+        nn.init.constant_(model.weight, value)
+        model.statistic.fill_(value)
+
+    set_to(4.0)
     averager = WeightAverager(model, 0.25)
     averager.trainer = type("T", (), {"optimizer": None})
     averager.before_train()
     values = []
     for weight in (0.0, 8.0, 8.0):
-        nn.init.constant_(model.weight, weight)
+        set_to(weight)
         averager.after_step()
         values.append(averager.model.weight.item())
+        assert averager.model.statistic.item() == values[-1]
     first = 4 * 2 / 11  # the decay is (1 + n) / (10 + n) where that is less: 2/11, then 3/12
     second = first * 0.25 + 8 * 0.75
     assert values == pytest.approx([first, second, second * 0.25 + 8 * 0.75])
@@ -337,13 +356,21 @@ def test_averages_by_hand():
     averager.trainer.optimizer = type("O", (), {"waiting": 1})
     averager.after_step()
     assert averager.model.weight.item() == values[-1]
+    # A checkpoint's model is the average, and a resumed training goes on with both.
+    state = copy.deepcopy(averager.state_dict())
+    again = WeightAverager(model, 0.25)
+    model.load_state_dict(averager.model.state_dict())
+    again.load_state_dict(state)
+    again.before_train()
+    assert (again.model.weight.item(), model.weight.item()) == (values[-1], 8.0)
 
 
 def test_the_averages_are_evaluated_and_saved_and_the_trained_weights_go_on(trainer, monkeypatch):
     seen = []
     monkeypatch.setattr(Trainer, "test", lambda cls, cfg, model: seen.append(model) or {})
-    made = trainer("SOLVER.EMA_DECAY", "0.5", test=VAL)
+    made = trainer("SOLVER.EMA_DECAY", "0.5", "SOLVER.ACCUMULATE", "2", test=VAL)
     made.train()
+    assert made.optimizer.waiting == 0  # the last of five batches got its step
     assert seen == [made.evaluated_model]
     final = content(made, "model_final")
     averages = made.averager.model.state_dict()

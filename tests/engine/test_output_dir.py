@@ -139,6 +139,8 @@ def test_metrics_of_what_comes_again_are_cut_off(tmp_path):
     assert path.read_text() == "".join(lines)
     keep_steps_before(str(tmp_path), 40)
     assert path.read_text() == "".join(lines[:2])
+    keep_steps_before(str(tmp_path), 39)  # which is trained again
+    assert path.read_text() == lines[0]
     keep_steps_before(str(tmp_path / "nowhere"), 40)
 
 

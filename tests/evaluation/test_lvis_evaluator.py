@@ -85,12 +85,12 @@ def test_a_metric_without_objects_is_not_a_number(cfg, tmp_path):
     assert written["bbox"]["APs"] is None
 
 
-@pytest.mark.parametrize("limit, ap", [(100, 0), (1000, 100)])
-def test_more_detections_of_an_image_count(cfg, limit, ap):
+@pytest.mark.parametrize("limit, count, ap", [(100, 299, 100), (100, 300, 0), (1000, 400, 100)])
+def test_more_detections_of_an_image_count(cfg, limit, count, ap):
     pytest.importorskip("lvis")
     cfg.defrost()
     cfg.TEST.DETECTIONS_PER_IMAGE = limit
-    assert measured(Trainer.build_evaluator(cfg, "toy_lvis"), 400)["APr"] == pytest.approx(ap)
+    assert measured(Trainer.build_evaluator(cfg, "toy_lvis"), count)["APr"] == pytest.approx(ap)
 
 
 def test_objects_of_an_image_without_proposals_are_missed(cfg, tmp_path):

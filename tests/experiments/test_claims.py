@@ -135,6 +135,9 @@ def test_a_share_of_the_papers_difference_is_asked_for():
     assert verdict.verdict == "does not hold"
     assert "less than 0.5 of the paper's difference" in verdict.detail
     assert _check([["x"], ["y"]], _results(x=[2.9], y=[1]), share=0.5).verdict == "holds"
+    # Of a tie no share is asked for.
+    ties = _check([["x"], ["y"]], _spread(2.9, 1), paper, share=0.5, ties=True)
+    assert (ties.verdict, ties.pairs[0].share_missed) == ("holds", False)
 
 
 def test_a_share_that_is_missed_within_the_noise_is_open():
@@ -164,6 +167,9 @@ def test_each_group_is_compared_with_the_next_only():
     assert verdict.verdict == "holds"
     assert [(p.above, p.below) for p in verdict.pairs] == [("x", "y"), ("y", "z"), ("y", "u")]
     assert verdict.detail == "At the least, y is 0.5 above u (one seed)."
+    # Of 3.0 with a noise of 1.2 and 2.0 without any, the first is closer to the wrong order.
+    verdict = _check([["x"], ["y", "z"]], _results(x=[5, 5, 5], y=[1, 2, 3], z=[3, 3, 3]))
+    assert verdict.detail == "At the least, x is 3.0 above y (noise 1.2)."
 
 
 def test_one_pair_refutes_a_claim_that_is_not_all_measured():
@@ -172,6 +178,8 @@ def test_one_pair_refutes_a_claim_that_is_not_all_measured():
     assert verdict.detail == "No AR of z yet; 1 of 2 pairs of rows are measured."
     verdict = _check([["x"], ["y", "z"]], _results(x=[5], y=[6]))
     assert verdict.verdict == "does not hold"
+    verdict = _check([["x"], ["y", "z"]], _results(x=[5, 6], y=[5, 5]))  # x and y: within noise
+    assert verdict.verdict == "not measured"
 
 
 def test_the_papers_own_numbers_fulfil_its_claims(repo):

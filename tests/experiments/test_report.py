@@ -108,6 +108,21 @@ def test_another_machine_that_timed_a_row_is_named(table, results):
     assert "¹ row a: seed 0 timed on a laptop, 2 cores, no GPU." in text
 
 
+def test_other_code_is_named_where_it_is_known(table, results):
+    results["code"] = "1111"
+    for seed, code in zip(results["rows"][0]["seeds"], ("2222", None), strict=True):
+        seed["code"] = code
+    text = markdown_report(table, results, is_part=True)
+    assert "¹ row a: seed 0 on configs and model code 2222.\n" in text
+
+
+def test_a_row_beside_another_is_compared_with_that_one(table, results):
+    table.rows["a_more"] = Row("more", {"quick": "e.yaml"}, beside="a")
+    results["rows"].append({"row": "a_more", "seeds": [{"seed": 0, "metrics": {"AR1k": 42.5}}]})
+    text = markdown_report(table, results)
+    assert f"|a_more {MINUS} a|more, a|+1.5 ({DASH})|" in lines_of(text)
+
+
 def test_the_markdown_says_all(table, results, tmp_path):
     path, _ = write_report(table, results, str(tmp_path / "new"))
     text = Path(path).read_text(encoding="utf-8")

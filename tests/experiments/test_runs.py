@@ -326,7 +326,9 @@ def test_iterations_that_a_resume_repeats_count_once(collected):
     # evaluation is no step, and the last line is half a step
     first = step(19, 0.5, 3.0) + step(39, 9.0, 8.0)
     evaluation = json.dumps({"iteration": 50, "bbox/AP": 1.0}) + "\n"
-    last = step(49, 0.5, 1.0) + evaluation + step(59, 0.25, 2.0)[:-9]
+    # a failed training writes its last values again, without their time
+    again = json.dumps({"iteration": 49, "total_loss": 1.0}) + "\n"
+    last = step(49, 0.5, 1.0) + evaluation + again + step(59, 0.25, 2.0)[:-9]
     result = collected(first + step(39, 0.25, 2.0) + last)
     assert result["seconds"] == 20 * 0.5 + 20 * 0.25 + 10 * 0.5
     assert result["losses"]["iteration"] == [19, 39, 49]

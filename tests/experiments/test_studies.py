@@ -46,6 +46,8 @@ def results(**recalls):
          ["+6.0 ± 1.0", "+5.0 ± 1.0", f"{MINUS}1.0, noise 2.0: settled"]),
         ([50, 50], [60, 60.2], [45, 45], [50, 50],
          ["+5.0 ± 0.0", "+10.1 ± 0.1", "+5.1, noise 0.2: not settled"]),
+        ([50, 50], [60, 60.2], [45, 45], [58, 58],
+         ["+5.0 ± 0.0", "+2.1 ± 0.1", f"{MINUS}2.9, noise 0.2: not settled"]),
         ([50], [60], [45], [50], ["+5.0", "+10.0", "+5.0, one seed"]),
         ([50], [60], [45], [], ["+5.0", "\N{EN DASH}", "not measured"]),
         # Only seeds 0 and 1 are at both schedules: 5 and 6 become 4 and 7, a change of 0 on
@@ -53,7 +55,7 @@ def results(**recalls):
         ([50, 51, 70], [54, 57], [45, 45, 45], [50, 50],
          ["+12.0 ± 11.3", "+5.5 ± 2.1", "0.0, noise 3.2: settled"]),
     ],
-    ids=["settled", "not settled", "one seed", "not measured", "seeds of both"],
+    ids=["settled", "not settled", "falls", "one seed", "not measured", "seeds of both"],
 )  # fmt: skip
 def test_a_difference_is_settled_once_its_change_is_within_the_noise(
     settled, c, longer_c, d, longer_d, cells

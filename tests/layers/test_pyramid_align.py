@@ -69,6 +69,7 @@ DEGENERATE = {
     "at the border": [0, 0, WIDTH, HEIGHT],
     "a cell outside": [-4.0, -4.0, 0.0, 0.0],
     "thinner than a cell": [30, 30, 30.5, 90],
+    "a sample on the far border": [WIDTH - 16, HEIGHT - 16, WIDTH + 40, HEIGHT + 40],
 }
 
 

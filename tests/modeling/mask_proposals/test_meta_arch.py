@@ -57,6 +57,34 @@ def test_an_image_pyramid_sees_every_scale(build, make_input):
     assert sorted(sides) == pytest.approx(sorted(expected), abs=0.1)
 
 
+def test_the_backbone_gets_images_as_in_training(build, make_input):
+    model = build("5x5", "MODEL.PIXEL_STD", [50.0, 60.0, 70.0]).eval()
+    image = make_input(64, 96, [])
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for factor in (1, 0.25):
+            model.resize_factors = [factor]
+            model([image])
+    one, quarter = seen[0][0, :, :64, :96], seen[1][0, :, :16, :24]
+    std = torch.tensor([50.0, 60.0, 70.0])[:, None, None]
+    torch.testing.assert_close(one, (image["image"] - model.pixel_mean) / std)
+    assert quarter.std() < 0.4 * one.std()  # of 4 x 4 pixels of noise the mean, not some of them
+
+
+def test_the_settings_are_the_configs(build):
+    settings = {
+        "PADDING": 0.5, "CENTER_RADIUS": 2.0, "BATCH_SIZE_PER_IMAGE": 32, "POSITIVE_FRACTION": 0.75,
+        "MASK_LOSS_WEIGHT": 3.0, "MASK_THRESHOLD": 0.4, "HIDDEN_DIM": 8, "ASSIGN_EXTREMES": False,
+    }  # fmt: skip
+    words = [w for k, v in settings.items() for w in (f"MODEL.MASK_PROPOSAL.{k}", v)]
+    made = build("dual", *words).proposal_generator
+    found = [getattr(made, key.lower()) for key in list(settings)[:6]]
+    assert found == list(settings.values())[:6]
+    assert [(mlp.out_channels, mlp.kernel_size[0]) for mlp in made.head.mlps] == [(8, 5), (8, 7)]
+    assert (made.max_octaves, build("dual").proposal_generator.max_octaves) == (0.25, None)
+
+
 @pytest.mark.parametrize("path", ["TOP_DOWN", "LATERAL"])
 def test_the_necks_switches_work_here_too(build, make_input, path):
     model = build("5x5", f"MODEL.FPN.{path}", False).train()

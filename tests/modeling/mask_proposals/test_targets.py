@@ -53,6 +53,10 @@ def test_the_nearest_scale_in_log_space(width, height, scale):
         assert scales[index].item() == pytest.approx(scale)
 
 
+def test_of_two_equally_near_scales_it_is_the_smaller():
+    assert assign_scales(torch.tensor([[0.0, 0, 32, 32]]), torch.tensor([64.0, 16.0])).item() == 1
+
+
 @pytest.mark.parametrize("side, belongs", [(107, False), (108, True), (152, True), (153, False)])
 def test_on_an_image_pyramid_an_object_belongs_within_a_quarter_octave(side, belongs):
     # 128 * 2^-0.25 = 107.6 and 128 * 2^0.25 = 152.2
