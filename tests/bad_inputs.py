@@ -139,7 +139,7 @@ ANNOTATION_FILES = {
     "boxes in shares of the image": Case(
         [TRAIN, "between 0 and 1"], train={"annotations.*.bbox": [0.1, 0.2, 0.3, 0.4]}
     ),
-    "id 0 in a test set": Case([VAL, "id 0"], val={"annotations.0.id": 0}),
+    "id -1 in a test set": Case([VAL, "id -1"], val={"annotations.0.id": -1}),
     "crowds alone": Case(
         ["bad_train", "DATALOADER.FILTER_EMPTY_ANNOTATIONS"], train={"annotations.*.iscrowd": 1}
     ),

@@ -100,9 +100,13 @@ def annotation_findings(content: Any, path: str = "") -> Iterator[Finding]:
     yield from _of_categories(lists["categories"])
     yield from _of_images(lists["images"])
     for key in ("categories", "images"):
-        if len({type(number) for number in _by_id(lists[key])}) > 1:
+        kinds = {type(number) for number in _by_id(lists[key])}
+        if len(kinds) > 1:
             text = f"the ids of {key} are partly numbers and partly texts"
             yield _of_file(f"{text}: give all of them numbers")
+        elif str in kinds:  # as Open Images' are; nothing here minds
+            text = f"the ids of {key} are texts, where COCO's format has whole numbers"
+            yield Finding(WARNING, None, None, text)
     yield from _of_annotations(lists, may_repeat=bool(_MINIVAL.search(path)))
 
 
@@ -142,6 +146,7 @@ def is_number(value: Any) -> bool:
 def _of_categories(categories: Entries) -> Iterator[Finding]:
     ids: set[int | str] = set()
     names: set[str] = set()
+    alike: set[str] = set()
     for place, category in categories.items():
         faults, name = list(_id_faults(category, ids)), category.get("name")
         if not isinstance(name, str):
@@ -149,7 +154,12 @@ def _of_categories(categories: Entries) -> Iterator[Finding]:
         elif name in names:
             faults.append((WARNING, (), f"repeats the name {_short(name)}: give each its own"))
         elif name:
+            plain = " ".join(name.split()).casefold()
+            if plain in alike:
+                text = f"has the name {_short(name)}, another's but for case or blanks: give both "
+                faults.append((WARNING, (), text + "one id, or other names"))
             names.add(name)
+            alike.add(plain)
         for severity, stops, text in faults:
             yield Finding(severity, None, None, f"entry {place} of categories {text}", stops)
 
@@ -293,6 +303,8 @@ def _of_copies(annotations: list[dict[str, Any]], boxes: np.ndarray) -> Iterator
     seen: set[tuple] = set()
     copies = []
     for i in np.flatnonzero(counts[places] > 1):
+        if annotations[i].get("iscrowd", 0):  # of which evaluation misses none
+            continue
         ids = (as_id(annotations[i].get(key)) for key in ("image_id", "category_id"))
         key = (*ids, *boxes[i].tolist())
         if key in seen:
@@ -323,7 +335,7 @@ def _is_plain(annotation: dict[str, Any], sizes: dict, categories: dict, masks: 
         and type(width) in _NUMBERS
         and type(height) in _NUMBERS
         and type(area) in _NUMBERS
-        and 0 < number <= _LARGEST
+        and 0 <= number <= _LARGEST
         and 0 <= crowd <= 1
         and -_PIXELS_OUTSIDE <= left < image_width
         and -_PIXELS_OUTSIDE <= top < image_height
@@ -373,7 +385,7 @@ def _object_faults(
     if not is_number(score):  # Detectron2's evaluation reads it of objects, too
         yield ERROR, (EVALUATION,), f"has the score {_short(score)}: take it out, or give a number"
     box = annotation.get("bbox")
-    yield from _box_faults(box, size)
+    yield from _box_faults(box, size, crowd)
     if "area" in annotation:
         yield from _area_faults(annotation["area"], box)
     if has_mask(annotation):
@@ -403,8 +415,9 @@ def _is_box(box: Any) -> bool:
     )
 
 
-def _box_faults(box: Any, size: tuple[int, int] | None) -> Iterator[Fault]:
-    """Yield the faults of a box; ``size``: its image's width and height, None if unknown."""
+def _box_faults(box: Any, size: tuple[int, int] | None, crowd: Any) -> Iterator[Fault]:
+    """Yield the faults of a box; ``size``: its image's width and height, None if unknown;
+    ``crowd``: its iscrowd."""
     if not _is_box(box):
         text = "give four finite numbers, left, top, width and height in pixels"
         yield ERROR, ANY_RUN, f"has the bbox {_short(box)}: {text}"
@@ -414,7 +427,7 @@ def _box_faults(box: Any, size: tuple[int, int] | None) -> Iterator[Fault]:
         text = "of a negative side: give left, top, width and height in pixels"
         yield ERROR, ANY_RUN, f"has the bbox {_short(box)} {text}"
         return
-    if width == 0 or height == 0:
+    if (width == 0 or height == 0) and not crowd:
         text = "training leaves it out and evaluation counts it as missed: correct it"
         yield WARNING, (), f"has the bbox {_short(box)} without area, so {text}"
     if size is None:
@@ -535,11 +548,8 @@ def _id_faults(
     """Yield the faults of an entry's id, and add the id to ``ids``."""
     value = entry.get("id")
     number = as_id(value)
-    if of_object and not (isinstance(number, int) and number > 0):
-        # COCO's evaluation counts an object of id 0 as missed although it was found.
-        yield ERROR, (EVALUATION,), f"has the id {_short(value)}: give a whole number from 1 on"
-    elif isinstance(number, str):
-        yield WARNING, (), f"has the id {_short(value)}: COCO's format has whole numbers"
+    if of_object and not (isinstance(number, int) and number >= 0):
+        yield ERROR, (EVALUATION,), f"has the id {_short(value)}: give a whole number from 0 on"
     elif number is None:
         yield ERROR, ANY_RUN, f"has the id {_short(value)}: give a whole number"
     if number in ids:

@@ -52,6 +52,7 @@ from .validation import (
     check_annotation_files,
     check_left_out,
     check_voc,
+    difference,
     explain_failure,
     tell_warnings,
 )
@@ -243,12 +244,13 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
         except UserError:
             raise
         except Exception as error:
-            sentence = explain_failure(names, error)
+            no_data = str(error).startswith("No valid data found")
+            sentence = explain_failure(names, error, runs if no_data else ())
             if sentence is None and files:
                 sentence = proposals.explain_missing(names, files, ids)
             if sentence is None:
                 check_records(names, read_records(names), *rules)
-                if not str(error).startswith("No valid data found"):
+                if not no_data:
                     raise
                 sentence = f"no image of {', '.join(names)} has " + (
                     "keypoints enough for MODEL.KEYPOINT_ON: annotate some, or set it False"
@@ -270,7 +272,8 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
             check_polygons(names, dataset)
         for name in names if run == "evaluation" else ():
             check_ground_truth(name, dataset)
-        _check_image_files(names, dataset)
+        with working(f"looking for the images of {', '.join(names)}"):
+            _check_image_files(names, dataset)
         if files:
             proposals.check_proposals(names, files, dataset)
     return dataset
@@ -324,8 +327,8 @@ def check_names(names: Sequence[str], key: str) -> None:
             remedy = missing_split(name) or (
                 "your own data need <name>/images/ and <name>/annotations/instances_<split>.json, "
                 "or another layout of datasets/README.md, in the folder that DETECTRON2_DATASETS "
-                f"names before the start (now {datasets_root()}), and are then called "
-                "<name>_<split>"
+                f"names before the start (now {os.path.abspath(datasets_root())}), and are then "
+                "called <name>_<split>"
             )
             raise UserError(
                 f"{key} names the data set '{name}', which is not registered{hint}: {remedy}"
@@ -400,9 +403,9 @@ def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
             if classes and known and list(known) != list(classes):
                 raise UserError(
                     f"data set {name} has the classes {_some(classes)}, but {other} of "
-                    f"DATASETS.TRAIN has {_some(known)}: give both annotation files the same "
-                    "categories in the same order, or name in DATASETS.TRAIN the data set that the "
-                    "model was trained on"
+                    f"DATASETS.TRAIN has {_some(known)} ({difference(classes, known)}): give both "
+                    "annotation files the same categories in the same order, or name in "
+                    "DATASETS.TRAIN the data set that the model was trained on"
                 )
 
 

@@ -91,6 +91,7 @@ class AnnotationFile(pycocotools.coco.COCO):
             for annotation in self.dataset.get("annotations", ()):
                 annotation.pop("segmentation", None)
         _add_num_keypoints(self.dataset)
+        _number_from_one(self.dataset)
         with contextlib.redirect_stdout(None), without_gc():
             self.createIndex()
 
@@ -107,6 +108,17 @@ def _add_num_keypoints(content: Any) -> None:
             points = annotation["keypoints"] = annotation.get("keypoints") or none[:]
             flags = points[2::3] if isinstance(points, list) else ()
             annotation.setdefault("num_keypoints", sum(flag in (1, 2) for flag in flags))
+
+
+def _number_from_one(content: Any) -> None:
+    """Add 1 to the ids of annotations that count from 0, as labelme, Label Studio, MakeSense and
+    Roboflow write them: COCO's evaluation counts an object of id 0 as missed if it is found."""
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    annotations = [a for a in annotations or () if isinstance(a, dict)]
+    numbers = [annotation.get("id") for annotation in annotations]
+    if 0 in numbers and all(type(number) in (int, float) for number in numbers):
+        for annotation in annotations:
+            annotation["id"] += 1
 
 
 @contextlib.contextmanager

@@ -258,18 +258,33 @@ def check_annotation_files(
             if known != file.classes:
                 raise UserError(
                     f"the categories of data set {name} ({len(file.classes)}) are not those of "
-                    f"{other} ({len(known)}): give both the same names in the same order of ids"
+                    f"{other} ({len(known)}): {difference(file.classes, known)}; give both the "
+                    "same names in the same order of ids"
                 )
     has_objects = [
         file.has_masked_objects if MASKS in runs else file.has_objects for file in files.values()
     ]
     if objects_needed and len(files) == len(names) and not any(has_objects):
+        # A fault of an id, an area or a mask may be there, too, but loses no object.
+        lost = (
+            _in_words(file.path, [finding])
+            for file in files.values()
+            for finding in file.findings
+            if re.search(" has the (image_id|iscrowd) ", finding.sentence)
+        )
         raise UserError(
-            explain_failure(names)  # such as ids of images that are texts in one list alone
+            next(lost, "")
             or f"no image of {', '.join(names)} has an object in its file's list named annotations "
             "(crowds do not count, nor masks of fewer than three points): annotate some, or "
             "set DATALOADER.FILTER_EMPTY_ANNOTATIONS False to train on the background alone"
         )
+
+
+def difference(classes: Sequence[str], others: Sequence[str]) -> str:
+    """Say where two lists of classes first differ, as a part of a sentence."""
+    pairs = enumerate(itertools.zip_longest(classes, others), start=1)
+    number, (one, other) = next(entry for entry in pairs if entry[1][0] != entry[1][1])
+    return f"number {number} is {one!r} in the first, {other!r} in the second"
 
 
 def tell_warnings(names: Sequence[str]) -> None:
@@ -294,9 +309,12 @@ def _in_words(path: str, findings: Sequence[Finding]) -> str:
     return text + (f" (and {more} more: tools/check_dataset.py lists all)" if more else "")
 
 
-def explain_failure(names: Sequence[str], error: Exception | None = None) -> str | None:
+def explain_failure(
+    names: Sequence[str], error: Exception | None = None, runs: Collection[str] = ()
+) -> str | None:
     """The third reader: say in one sentence why Detectron2's loader failed on these data sets with
-    this error; None if their files are not at fault."""
+    this error; None if their files are not at fault. What stops none of ``runs``, if these are
+    given, is not at fault."""
     for name in names:
         path, file = file_of(name), judged_file(name)
         if path is not None and not os.path.isfile(path):
@@ -310,7 +328,12 @@ def explain_failure(names: Sequence[str], error: Exception | None = None) -> str
             return f"data set {name} in {folder} cannot be read ({error}): correct its files"
         if file is None:  # a loader or a format of its own
             return None
-        errors = [finding for finding in file.findings if finding.severity == ERROR]
+        errors = [
+            finding
+            for finding in file.findings
+            if finding.severity == ERROR
+            and not (runs and finding.stops and set(runs).isdisjoint(finding.stops))
+        ]
         if errors:
             stopping = [finding for finding in errors if finding.stops]
             return _in_words(file.path, (stopping or errors)[:1])

@@ -32,26 +32,40 @@ def cache_folder() -> str:
 
 def file_alike(path: str) -> str:
     """Say which file a path that does not exist may mean: one whose name differs only in case,
-    slashes, URL escapes or Unicode form (macOS writes é as two characters).
+    slashes, URL escapes or Unicode form (macOS writes é as two characters), or the only one of its
+    name one folder further down (as in CVAT's, Datumaro's and Ultralytics' images/train).
 
     Returns:
         the end of a sentence about the path; empty if there is no such file.
     """
     spelled = unquote(os.fspath(path).replace("\\", "/"))
-    folder, name = os.path.split(spelled)
+    folder, name = named = os.path.split(spelled)
     while folder and not os.path.isdir(folder):  # some exporters write a folder too many
         folder = os.path.dirname(folder)
     with contextlib.suppress(OSError):
-        found = _plain_names(folder or ".", os.stat(folder or ".").st_mtime_ns).get(_plain(name))
+        place = folder or ".", os.stat(folder or ".").st_mtime_ns
+        found = _plain_names(*place).get(_plain(name))
+        if found is None and folder == named[0]:
+            below = [path for path in _within(*place) if os.path.isfile(os.path.join(path, name))]
+            found = os.path.join(os.path.basename(below[0]), name) if len(below) == 1 else None
         if found is not None:
             shown = ascii(os.path.join(folder, found))  # which tells the Unicode forms apart
-            return f" (but {shown} does: give the name as it is there)"
+            spare = os.path.relpath(named[0] or ".", folder or ".")
+            remedy = "give the name as it is there" if spare == "." else f"take {spare}/ out of it"
+            return f" (but {shown} does: {remedy})"
     return ""
 
 
 @functools.lru_cache(maxsize=8)
 def _plain_names(folder: str, mtime: int) -> dict[str, str]:
     return {_plain(name): name for name in os.listdir(folder)}
+
+
+@functools.lru_cache(maxsize=8)
+def _within(folder: str, mtime: int) -> list[str]:
+    """The folders in a folder, unless they are too many to be those of splits."""
+    found = [entry.path for entry in os.scandir(folder) if entry.is_dir()]
+    return found if len(found) <= 20 else []
 
 
 def _plain(name: str) -> str:
@@ -120,15 +134,17 @@ def unique_stems(paths: Sequence[str], suffixes: Sequence[str]) -> list[str]:
         paths: the inputs.
         suffixes: the endings of an input's files, such as ``".png"`` and ``"_explain.png"``.
     """
-    taken, stems = set(), []
+    taken, stems, last = set(), [], {}
     for path in paths:
         base = os.path.splitext(os.path.basename(path))[0]
-        stem, number = base, 1
+        number = last.get(base.casefold(), 1)  # thousands of folders may each have an image.png
+        stem = base if number == 1 else f"{base}_{number}"
         while taken & {f"{stem}{suffix}".casefold() for suffix in suffixes}:
             number += 1
             stem = f"{base}_{number}"
         taken |= {f"{stem}{suffix}".casefold() for suffix in suffixes}
         stems.append(stem)
+        last[base.casefold()] = number
     return stems
 
 

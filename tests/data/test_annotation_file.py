@@ -77,6 +77,9 @@ CASES = {
     "a box below": (box(0, 33, 5, 8), [WRONG], OUTSIDE),
     "a box without width": (box(3, 3, 0, 8), [TOLD], "annotation 2 .* without area"),
     "a box without height": (box(3, 3, 8, 0.0), [TOLD], "annotation 2 .* without area"),
+    "a crowd without width": (
+        change("annotations", 1, bbox=[3, 3, 0, 8], iscrowd=1, area=0), *NONE,
+    ),
     "a box of corners": (box(20, 20, -3, 8), [STOPS], "of a negative side"),
     "a box of NaN": (box(1, 2, 3, math.nan), [STOPS], BOX_WORDS),
     "a box of infinity": (box(1, 2, math.inf, 3), [STOPS], BOX_WORDS),
@@ -115,9 +118,7 @@ CASES = {
     "no image": (drop("annotations", 1, "image_id"), [WRONG], "has the image_id None"),
     "a repeated annotation": (change("annotations", 1, id=1), [STOPS], "repeats the id 1 of"),
     "another id": (change("annotations", 1, id=77), *NONE),
-    "an id that evaluation takes for none": (
-        change("annotations", 1, id=0), [TEST], "has the id 0: give a whole number from 1 on",
-    ),
+    "an id of 0": (change("annotations", 1, id=0), *NONE),
     "no id": (drop("annotations", 1, "id"), [TEST], "entry 1 of annotations has the id None"),
     "an id of thousands of digits": (change("annotations", 1, id=HUGE), [TEST], "entry 1 of"),
     "ids of whole floats": (
@@ -136,11 +137,19 @@ CASES = {
     "a repeated category": (
         change("categories", 1, id=1), [STOPS, STOPS], "repeats the id 1|category_id 2, which",
     ),
+    "a class with a blank": (change("categories", 1, name="Cat "), [TOLD], "for case or blanks"),
     "a repeated class": (change("categories", 1, name="cat"), [TOLD], "repeats the name 'cat'"),
     "a class without name": (drop("categories", 1, "name"), [STOPS], "has the name None"),
+    "images as texts": (
+        lambda c: [
+            entry.update({key: str(entry[key])})
+            for key, of in (("id", "images"), ("image_id", "annotations")) for entry in c[of]
+        ],
+        [TOLD], "the ids of images are texts",
+    ),
     "an image as a text": (
         lambda c: (c["images"][3].update(id="4")),
-        [TOLD, STOPS], "has the id '4'|partly numbers and partly texts",
+        [STOPS], "partly numbers and partly texts",
     ),
     # images
     "no file name": (drop("images", 1, "file_name"), [STOPS], "entry 1 .* the file_name None"),
@@ -164,6 +173,9 @@ CASES = {
     "most as crowds": (
         lambda c: [a.update(iscrowd=1) for a in c["annotations"][1:]],
         [TOLD], "2 of 3 annotations have iscrowd 1, .* give single objects iscrowd 0",
+    ),
+    "a crowd twice": (
+        lambda c: c["annotations"].append({**c["annotations"][1], "id": 9, "iscrowd": 1}), *NONE,
     ),
     "an object twice": (
         again(bbox=[3.0, 3, 10, 12]),

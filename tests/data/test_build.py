@@ -291,7 +291,7 @@ def test_rles_where_polygons_are_asked_for(cfg, zoo, coco):
 
 
 def test_keypoints_that_no_image_has(cfg, zoo):
-    zoo()
+    zoo(train=set_in("annotations", 0, score=None))  # which an evaluation would stumble over
     cfg.MODEL.KEYPOINT_ON = True
     with pytest.raises(UserError, match="no image of zoo_train has keypoints enough for MODEL.KEY"):
         build_train_loader(cfg)
@@ -395,10 +395,21 @@ def test_classes_of_the_test_set_must_be_the_training_sets(cfg, zoo):
         build_train_loader(cfg)
 
 
+def test_a_difference_behind_many_classes_is_shown(cfg, zoo):
+    many = [{"id": i, "name": f"class {i}"} for i in range(1, 11)]
+    zoo(
+        train=lambda c: c.update(categories=many),
+        val=lambda c: c.update(categories=[*many[:9], {"id": 10, "name": "class 10 "}]),
+    )
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 10
+    with pytest.raises(UserError, match="number 10 is 'class 10 ' in the first, 'class 10' in"):
+        build_train_loader(cfg)
+
+
 def test_classes_of_two_training_sets_must_agree(cfg, zoo):
     zoo(val=set_in("categories", 0, name="horse"))
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("zoo_train", "zoo_val"), ()
-    with pytest.raises(UserError, match="zoo_val .* not those of zoo_train"):
+    with pytest.raises(UserError, match="zoo_val .* not those of zoo_train .*'horse' in"):
         build_train_loader(cfg)
 
 
@@ -539,7 +550,7 @@ def test_each_kind_of_fault_that_stops_nothing_is_named_in_the_log(cfg, zoo, cap
 @pytest.mark.parametrize(
     "change, words",
     [
-        (set_in("annotations", 1, id=0), "has the id 0"),
+        (set_in("annotations", 1, id=-1), "has the id -1"),
         (lambda c: c["annotations"][1].pop("area"), "1 annotations have no area"),
     ],
 )
@@ -598,6 +609,17 @@ def test_the_weighted_samplers_weigh_the_images_that_training_keeps(cfg, zoo, sa
     [
         (lambda c: [a.update(iscrowd="0") for a in c["annotations"]], "has the iscrowd '0'"),
         (lambda c: [i.update(id=str(i["id"])) for i in c["images"]], "has the image_id 1, which"),
+        (  # a score that only evaluation stumbles over
+            lambda c: [a.update(score=None, image_id=str(a["image_id"])) for a in c["annotations"]],
+            "has the image_id '1', which",
+        ),
+        (  # as Darwin writes all that is not one polygon; the model has no masks
+            lambda c: [
+                a.update(iscrowd=1, segmentation={"size": [1, 2], "counts": [2]})
+                for a in c["annotations"]
+            ],
+            "no image of zoo_train has an object",
+        ),
     ],
 )
 def test_the_fault_that_leaves_no_object_is_named(cfg, zoo, change, words):

@@ -16,8 +16,8 @@ from fpn_d2 import UserError
 from fpn_d2.data.datasets import register_folders
 from fpn_d2.evaluation import ResultsWritingCOCOEvaluator, load_ground_truth
 
-# Two objects of 40 x 40 pixels: "medium", since 32^2 < 1600 < 96^2.
-OBJECTS = [[10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 100.0, 100.0]]
+# Two objects of 40 x 40 and 60 x 30 pixels: "medium", since 32^2 < 1600 < 1800 < 96^2.
+OBJECTS = [[10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 120.0, 90.0]]
 BACKGROUND = [150.0, 10.0, 190.0, 50.0]
 
 
@@ -115,6 +115,13 @@ def detections(boxes):
     found.scores = torch.full((len(boxes),), 0.9)
     found.pred_classes = torch.zeros(len(boxes), dtype=torch.long)
     return found
+
+
+def test_annotations_may_be_numbered_from_zero(tmp_path):
+    annotations = [annotation(i, 7, corners) for i, corners in enumerate(OBJECTS)]
+    evaluator = evaluator_of("from_zero", [7], annotations, tmp_path)
+    results = measure(evaluator, {7: {"instances": detections(OBJECTS)}})
+    assert results["bbox"]["AP"] == pytest.approx(100)
 
 
 def test_the_aps_of_detections_are_written_and_null_for_a_network_that_finds_nothing(evaluate):

@@ -148,6 +148,20 @@ def test_no_two_inputs_share_a_file():
     assert stems[:2] == ["x", "x_2"]
 
 
+def test_thousands_of_folders_may_have_a_file_of_one_name():
+    tried = 0
+
+    class Suffix(str):
+        def __format__(self, _):
+            nonlocal tried
+            tried += 1
+            return str(self)
+
+    stems = unique_stems([f"{i}/rgb.png" for i in range(500)], [Suffix(".png")])
+    assert stems == ["rgb", *(f"rgb_{i}" for i in range(2, 501))]
+    assert tried < 5 * 500
+
+
 @pytest.mark.parametrize(
     "named, there",
     [
@@ -158,6 +172,7 @@ def test_no_two_inputs_share_a_file():
         ("cafe\u0301.jpg", "caf\u00e9.jpg"),
         ("images\\1/b.jpg", "images/b.jpg"),  # as Label Studio wrote it
         ("images/b.jpg", "b.jpg"),
+        ("b.jpg", "train/b.jpg"),  # as CVAT puts it
     ],
 )
 def test_a_file_of_a_name_that_looks_the_same_is_named(tmp_path, named, there):
@@ -168,10 +183,24 @@ def test_a_file_of_a_name_that_looks_the_same_is_named(tmp_path, named, there):
     assert f"(but {str(tmp_path / there)!a} does: " in words
 
 
+def test_a_folder_too_many_is_named(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "b.jpg").touch()
+    words = file_alike(str(tmp_path / "images" / "images" / "b.jpg"))  # Label Studio's file_name
+    assert words.endswith(" does: take images/ out of it)")
+
+
 @pytest.mark.parametrize("named", ["b.jpg", "a.png", "a/b/c.jpg"])
 def test_other_files_are_not_alike(tmp_path, named):
     (tmp_path / "a.jpg").touch()
     assert file_alike(str(tmp_path / named)) == ""
+
+
+def test_a_name_in_two_folders_may_mean_either(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "a.jpg").touch()
+    assert file_alike(str(tmp_path / "a.jpg")) == ""
 
 
 def test_a_file_that_was_put_there_meanwhile_is_found(tmp_path):

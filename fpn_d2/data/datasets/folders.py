@@ -36,7 +36,7 @@ def missing_remedy() -> str:
     """The remedy for a missing file of a data set, as the end of a sentence."""
     return (
         "put it there, or set DETECTRON2_DATASETS to the folder of your data sets (now "
-        f"{datasets_root()}) and start again"
+        f"{os.path.abspath(datasets_root())}) and start again"
     )
 
 

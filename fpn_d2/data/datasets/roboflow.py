@@ -1,7 +1,6 @@
 """Folders in Roboflow's COCO layout: ``<split>/_annotations.coco.json`` beside the split's images.
 
-Roboflow numbers annotations from 0, which COCO's evaluation does not take. Before the classes it
-puts a category 0, which is their supercategory and has no objects.
+Before the classes Roboflow puts a category 0, which is their supercategory and has no objects.
 """
 
 import glob
@@ -75,11 +74,7 @@ def _fill(split: Split, name: str, content: dict[str, Any], ids: dict[Any, int])
         if isinstance(image.get("file_name"), str):
             image["file_name"] = os.path.join(name, image["file_name"])
     split.images = content["images"]
-    numbers = [annotation.get("id") for annotation in content["annotations"]]
-    from_zero = 0 in numbers and all(type(number) in (int, float) for number in numbers)
     for annotation in content["annotations"]:
-        if from_zero:
-            annotation["id"] += 1
         found = annotation.get("category_id")
         known = isinstance(found, _ID) and found in ids
         # Left as its file's number, it might be the number of another class here.
