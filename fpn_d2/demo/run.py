@@ -129,7 +129,7 @@ def run_demo(
         files, results = [*targets.values(), *files], _RESULTS
     prepare_folder(output, [*files, *results], read, replace=replace)
     models = {title: _Model(cfg, thresholds[title]) for title, cfg in rows.items()}
-    demo = _Demo(models, output, sources.urls)
+    demo = _Demo(models, output, sources.urls, keeps=bool(results))
     ids = [] if sources.videos else image_ids(next(iter(rows.values())), sources.images)
     try:
         for i, path in enumerate(told("images", sources.images)):
@@ -212,8 +212,10 @@ class _Model:
 class _Demo:
     """The models by their rows' titles, and what the first one has found so far."""
 
-    def __init__(self, models: Mapping[str, _Model], output: str, urls: Mapping[str, str]):
-        self.models, self.output, self.urls = models, output, urls
+    def __init__(
+        self, models: Mapping[str, _Model], output: str, urls: Mapping[str, str], keeps: bool
+    ):
+        self.models, self.output, self.urls, self.keeps = models, output, urls, keeps
         self.first = next(iter(models.values()))
         self.predictions: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
@@ -260,7 +262,8 @@ class _Demo:
         height, width = found.image_size
         about = {"file_name": self.urls.get(path, path), **about}
         self.images.append({"id": number, **about, "height": height, "width": width})
-        self.predictions += coco_results(found, number, self.first.category_ids)
+        if self.keeps:
+            self.predictions += coco_results(found, number, self.first.category_ids)
 
 
 @contextlib.contextmanager

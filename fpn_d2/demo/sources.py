@@ -21,6 +21,7 @@ from ..data.datasets.folders import make_ready
 from ..data.images import PROGRAM, look_at
 from ..utils.errors import UserError
 from ..utils.files import is_config_key, is_local
+from ..utils.progress import working
 
 # The most pixels of an image or a frame, 192 MB as RGB; its header is read before it is decoded.
 MAX_PIXELS = 64_000_000
@@ -95,11 +96,12 @@ def find_sources(inputs: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> Sour
             + (f" ({listed(skipped)})" if skipped else "")
             + f"; {_REMEDY}"
         )
-    for path in images.values():
-        fault, _ = look_at(path, max_pixels=max_pixels)
-        if fault:
-            remedy = "raise --max-pixels" if "more than the limit" in fault else "take it out"
-            raise UserError(f"image {urls.get(path, path)} {fault}; {remedy}, or convert it")
+    with working(f"checking {len(images)} images"):
+        for path in images.values():
+            fault, _ = look_at(path, max_pixels=max_pixels)
+            if fault:
+                remedy = "raise --max-pixels" if "more than the limit" in fault else "take it out"
+                raise UserError(f"image {urls.get(path, path)} {fault}; {remedy}, or convert it")
     for path in videos.values():
         check_video(path, urls.get(path, path), max_pixels=max_pixels)
     return Sources(tuple(images.values()), tuple(videos.values()), tuple(skipped), urls)

@@ -129,12 +129,39 @@ def positive_anchors(
     by_level = generator([torch.empty(()).expand(1, 1, *cells) for cells in grid])
     counts = torch.tensor([len(anchors) for anchors in by_level])
     levels = torch.arange(len(counts)).repeat_interleave(counts)
-    anchors = Boxes.cat(by_level)
+    near = _may_be_positive(generator, matcher, boxes, grid)
+    anchors, levels = Boxes.cat(by_level)[near], levels[near]
     objects, labels, _ = match_anchors(anchors, Boxes(boxes), matcher, skip_untouched=True)
     positive = labels == 1
     if inside is not None:
         positive &= anchors.inside_box(*inside)
     return anchors.tensor[positive], levels[positive], objects[positive]
+
+
+def _may_be_positive(
+    generator: nn.Module, matcher: Matcher, boxes: Tensor, grid: Sequence[Sequence[int]]
+) -> Tensor:
+    """Return which anchors overlap an object as much as its best ones, or enough for the matcher,
+    can: a few of the 200,000 of an image. (K,) bool, for the K anchors of all levels."""
+    grids = np.tile(np.array(grid), (len(boxes), 1, 1))
+    best = torch.from_numpy(best_ious(generator, boxes.numpy(), grids).max(axis=1))
+    least = 0.99 * best.clamp(max=matcher.thresholds[-2])[:, None, None]  # for rounding
+    boxes, near = boxes[:, None], []
+    for stride, shapes, cells in zip(generator.strides, generator.cell_anchors, grid, strict=True):
+        own, other = boxes[..., 2:] - boxes[..., :2], shapes[:, 2:] - shapes[:, :2]
+        common = torch.minimum(own, other)
+        # IoU is at most the overlap over the larger area, so this much must overlap along a side.
+        need = least * torch.maximum(own.prod(-1), other.prod(-1))[..., None] / common.flip(-1)
+        first = ((boxes[..., :2] - shapes[:, 2:] + need) / stride - generator.offset).ceil()
+        last = ((boxes[..., 2:] - shapes[:, :2] - need) / stride - generator.offset).floor()
+        ranges = torch.cat([first, last + 1], dim=-1).clamp(min=0).long()
+        found = torch.zeros(*cells, len(shapes), dtype=torch.bool)
+        fits = (need <= common).all(-1)
+        of_shapes = fits.nonzero()[:, 1].tolist()
+        for shape, (x0, y0, x1, y1) in zip(of_shapes, ranges[fits].tolist(), strict=True):
+            found[y0:y1, x0:x1, shape] = True
+        near.append(found.flatten())
+    return torch.cat(near)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from ..evaluation import load_ground_truth
 from ..evaluation.saved_detections import read_detections
 from ..utils.errors import UserError
 from ..utils.files import read_json
-from ..utils.progress import told
+from ..utils.progress import working
 from .error_analysis import ErrorAnalysis
 from .tested_levels import PyramidLevels
 
@@ -40,9 +40,10 @@ def analyze_run(run: str, cfg: CfgNode) -> tuple[list[ErrorAnalysis], list[str]]
             "of train_net.py, and evaluate with --eval-only if it has not been"
         )
     analyses, faults, levels = [], [], PyramidLevels.of_config(cfg, fewest=2)
-    for name in told("analysing", names, unit="test set"):
+    for name in names:
         try:
-            analyses.append(_analyze_test_set(os.path.join(folder, name), levels))
+            with working(f"analysing {name}"):
+                analyses.append(_analyze_test_set(os.path.join(folder, name), levels))
             if 0 <= cfg.TEST.DETECTIONS_PER_IMAGE <= 100:  # of more, AP counts only 100 here
                 _compare_ap(analyses[-1], os.path.join(folder, name, "results.json"))
         except UserError as error:

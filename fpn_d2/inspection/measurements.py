@@ -17,9 +17,10 @@ from detectron2.modeling.matcher import Matcher
 from torch import Tensor, nn
 
 from ..config import changed
+from ..data.coco_json import without_gc
 from ..modeling.fpn import check_features_exist, features_read
 from ..utils.errors import UserError
-from ..utils.progress import told
+from ..utils.progress import told, working
 from .anchor_reach import (
     REACHED_AT,
     best_ious,
@@ -130,7 +131,8 @@ class Inspection:
         if os.path.basename(path_to) in (os.curdir, os.pardir):
             path_to = os.path.abspath(path_to)
         self.dataset = f"{path_to}_{split}" if in_folder else dataset
-        self.objects = objects = AnnotatedObjects(path, image_folder or folder)
+        with working(f"reading {path}"), without_gc():
+            self.objects = objects = AnnotatedObjects(path, image_folder or folder)
         boxes, sizes = network_inputs(
             objects.boxes,
             objects.image_sizes[objects.images],
@@ -145,7 +147,8 @@ class Inspection:
         self._count_matches()
         self.ious = best_ious(setup.generator(setup.sizes), boxes, grids)
         self.reached = self.ious.max(axis=1) >= REACHED_AT
-        self.suggestion = suggest_sizes(setup.generator, setup.sizes, boxes, grids)
+        with working("comparing anchor sizes"):
+            self.suggestion = suggest_sizes(setup.generator, setup.sizes, boxes, grids)
         suggested = best_ious(setup.generator(self.suggestion.sizes), boxes, grids)
         self.reached_by_suggestion = suggested.max(axis=1) >= REACHED_AT
         self.missing = [

@@ -7,6 +7,7 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, pairwise_iou
 
+from fpn_d2.inspection import anchor_reach
 from fpn_d2.inspection.anchor_reach import (
     best_ious,
     grid_sizes,
@@ -122,3 +123,33 @@ def test_anchors_that_training_ignores_for_being_outside_match_nothing():
     for beyond, number in ((4, 1), (3, 0)):
         found = positive_anchors(anchors, MATCHER, boxes, [[2, 2]], ((128, 128), beyond))
         assert len(found[0]) == number
+
+
+@pytest.mark.parametrize("kind", ["boxes of any size", "boxes of anchors", "beyond the image"])
+def test_few_anchors_are_compared_with_objects(kind, monkeypatch):
+    """Of 800 x 1066 pixels with the anchors of the paper, as by the matcher on all of them."""
+    rng, strides = np.random.default_rng(3), [4, 8, 16, 32, 64]
+    anchors = generator([[32], [64], [128], [256], [512]], strides, (0.5, 1.0, 2.0))
+    grid = grid_sizes(np.array([[800, 1066]]), strides, 32)[0].tolist()
+    every = torch.cat(anchors._grid_anchors(grid))
+    boxes = rng.uniform(-100, 900, (12, 2)).repeat(2, axis=1)
+    boxes[:, 2:] += np.exp(rng.uniform(0, 6.5, (12, 2)))
+    boxes = torch.from_numpy(boxes.astype(np.float32))
+    if kind == "boxes of anchors":
+        boxes = every[torch.from_numpy(rng.integers(0, len(every), 12))]
+    elif kind == "beyond the image":
+        boxes += 1000
+    seen, match = [], anchor_reach.match_anchors
+
+    def counted(anchors, *args, **kwargs):
+        seen.append(len(anchors))
+        return match(anchors, *args, **kwargs)
+
+    monkeypatch.setattr(anchor_reach, "match_anchors", counted)
+    found = positive_anchors(anchors, MATCHER, boxes, grid)
+    ious = pairwise_iou(Boxes(boxes), Boxes(every))
+    (touching,) = ious.amax(dim=1).nonzero(as_tuple=True)
+    objects, labels = MATCHER(ious[touching])
+    assert torch.equal(found[0], every[labels == 1])
+    assert torch.equal(found[2], touching[objects[labels == 1]])
+    assert seen[0] < len(every) / 20

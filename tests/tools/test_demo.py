@@ -135,9 +135,12 @@ def test_a_video_becomes_a_video_of_its_detections(weights, tmp_path, printed, r
     assert "clip.avi is a video" in sentence
 
 
-def test_a_single_input_may_have_its_file_named(weights, images, tmp_path, printed, refused):
+def test_a_single_input_may_have_its_file_named(
+    weights, images, tmp_path, printed, refused, monkeypatch
+):
     """The words are those of Detectron2's demo."""
     config, own = weights("RPN/rpn_R_18_FPN")
+    monkeypatch.setattr(run, "coco_results", None)  # of a long video they would fill the memory
     words = ["--config-file", config, "--input", images[0], "--confidence-threshold", "0.1"]
     opts = ["--opts", "MODEL.WEIGHTS", own, *SMALL]
     target = tmp_path / "out" / "found.JPG"
