@@ -480,9 +480,13 @@ def _check_given(cfg: CfgNode) -> None:
 
 def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
     if len(opts) % 2:
+        words = [str(word) for word in opts]
+        for word in words:
+            if word.startswith("--"):  # --eval-only and --resume have no value
+                raise UserError(_unknown_key(cfg, word))
         raise UserError(
             f"overrides come in pairs of KEY and value, but {len(opts)} words were given "
-            f"({' '.join(opts)}); give each KEY its value"
+            f"({' '.join(words)}); give each KEY its value"
         )
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         below = next((name for name in flat(cfg) if name.startswith(f"{key}.")), None)
@@ -492,7 +496,7 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError, TypeError, AttributeError) as error:
             known = key in flat(cfg)
-            reason = _explain(cfg, error) if known else _unknown_key(cfg, key)
+            reason = _explain(cfg, error) if known else _unknown_key(cfg, str(key))
             raise UserError(f"override {key} {value}: {reason}") from error
 
 

@@ -335,6 +335,7 @@ OPTS = {
     "SEED.A 1": "SEED.A",
     "MODEL.FPN 3": "MODEL.FPN",
     "MODEL.FPN {'TOP_DOWN':False}": "MODEL.FPN",
+    "SEED 1 --resume": "--resume is no config key; give flags before the overrides",
     "--resume True": "--resume is no config key; give flags before the overrides",
     "SOLVER.BASE_LR None": "SOLVER.BASE_LR has no value",
     "OUTPUT_DIR s3://bucket/run": "OUTPUT_DIR is 's3://bucket/run'; name a folder of this machine",
@@ -347,6 +348,12 @@ def test_an_override_that_cannot_be_merged_is_refused_in_a_sentence(opts, says):
     with pytest.raises(UserError, match=says) as caught:
         load_config("", opts.split())
     assert_is_a_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize("opts, says", [(["SEED", 1, 3], "pairs.*SEED 1 3"), ([3, "x"], "key 3")])
+def test_an_override_in_python_may_be_a_number(opts, says):
+    with pytest.raises(UserError, match=says):
+        load_config("", opts)
 
 
 # --- combinations that cannot work

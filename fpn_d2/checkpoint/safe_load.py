@@ -19,6 +19,7 @@ import os
 import pickle
 import pickletools
 import re
+import threading
 import zipfile
 from collections import OrderedDict
 from typing import Any
@@ -70,7 +71,7 @@ def read_torch(path: str, remedy: str = _REMEDY) -> Any:
                     f"the checkpoint {path} would unpack to {unpacked} bytes from "
                     f"{os.path.getsize(path)}, which no checkpoint does; {remedy}"
                 )
-        with torch.serialization.safe_globals(_BESIDE_TENSORS):
+        with _LOADING, torch.serialization.safe_globals(_BESIDE_TENSORS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
@@ -231,6 +232,8 @@ _BESIDE_TENSORS = [
     *((function, name) for name, function in _GLOBALS.items()),
     (_Namespace, "argparse.Namespace"),
 ]
+# PyTorch has one set of allowed names for all threads, and a thread that is done takes its own out.
+_LOADING = threading.Lock()
 
 
 class _ArrayUnpickler(pickle.Unpickler):

@@ -110,7 +110,8 @@ class Explanation:
 class Explainer:
     """Explains images with one model: any detector of this package or of plain Detectron2.
 
-    Calls from several threads run one after the other.
+    Calls from several threads run one after the other. A model that another thread predicts with
+    needs a copy: what that computes meanwhile would be recorded, too.
 
     Examples:
         >>> explainer = Explainer(load_config("configs/quick/demo.yaml", ["MODEL.WEIGHTS", path]))
@@ -119,13 +120,14 @@ class Explainer:
         (array([3, 2]), ['p2', 'p3', 'p4', 'p5', 'p6'])
     """
 
+    _lock = threading.Lock()  # of all explainers: set_stance is for the whole process
+
     def __init__(self, cfg: CfgNode, model: nn.Module | None = None):
         """See :class:`Predictor`."""
         self.cfg = cfg
         self.predictor = Predictor(cfg, model)
         model = self.predictor.model
         self.model = model.model if isinstance(model, PreparedModel) else model
-        self._lock = threading.Lock()
 
     def explain(
         self,

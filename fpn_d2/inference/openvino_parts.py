@@ -261,7 +261,9 @@ def convert(part: Part, example: Tensor) -> Any:
     try:
         # The converter needs graphs without calls; after a training on a CPU they would have some.
         with quietly(), torch.jit.optimized_execution(True):
-            return openvino.convert_model(part, example_input=example, input=[shape])
+            # OpenVINO would have it traced once more as a check, whose weights PyTorch keeps.
+            traced = torch.jit.trace(part, example, check_trace=False, strict=False)
+            return openvino.convert_model(traced, example_input=example, input=[shape])
     except Exception as error:  # from the trace, or from any operation
         reason = reason_of(error)
         raise UserError(f"OpenVINO cannot take the {part.name} ({reason}); {_REMEDY}") from error

@@ -49,29 +49,33 @@ def zoo_weights(name: str) -> str:
 
 
 def zoo_config(name: str) -> CfgNode | None:
-    """Return an entry's config as Detectron2 has it; None if there is no such entry or YAML.
+    """Return a config as Detectron2 has it; None if the zoo has no YAML config of this name.
 
     The file is Detectron2's own, so it may use YAML tags that run code, as RetinaNet's does.
     """
-    name = name.removesuffix(".yaml")
-    if not zoo_weights(name):
+    name = f"{name.removesuffix('.yaml')}.yaml"
+    if not _config_path(name):
         return None
     from detectron2 import model_zoo
 
-    try:
-        return model_zoo.get_config(f"{name}.yaml")
-    except RuntimeError:  # the entry has a LazyConfig
-        return None
+    return model_zoo.get_config(name)
 
 
 def zoo_config_file(name: str) -> str:
-    """Return the path of an entry's YAML config; "" if the name is a file's, or no entry's."""
-    name = name.removesuffix(".yaml")
-    if os.path.isfile(f"{name}.yaml") or not zoo_weights(name):
+    """Return the path of a YAML config; "" if the name is a file's, or the zoo has no such."""
+    name = f"{name.removesuffix('.yaml')}.yaml"
+    return "" if os.path.isfile(name) else _config_path(name)
+
+
+def _config_path(name: str) -> str:
+    if not _NAME.fullmatch(name):
         return ""
     from detectron2 import model_zoo
 
-    return model_zoo.get_config_file(f"{name}.yaml")
+    try:
+        return model_zoo.get_config_file(name)
+    except RuntimeError:  # no such name, or that of a LazyConfig
+        return ""
 
 
 def zoo_entry(address: str) -> str:

@@ -5,6 +5,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -297,3 +298,10 @@ def test_where_tensors_of_a_pkl_belong_is_told(tmp_path):
     path.write_bytes(pickle.dumps({"model": {"weight": torch.zeros(1)}}))
     with pytest.raises(UserError, match="only arrays belong there; tensors belong in a .pth"):
         load_arrays(str(path), "the checkpoint", "name another")
+
+
+def test_threads_read_at_once(tmp_path):
+    path = str(tmp_path / "model.pth")
+    torch.save({"model": {str(i): torch.zeros(9) for i in range(200)}, "ap": np.float64(1)}, path)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(content["ap"] == 1 for content in pool.map(read_torch, [path] * 100))

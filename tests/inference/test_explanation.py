@@ -1,5 +1,8 @@
 """What an explanation records of a model, against the parts of the model called by hand."""
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -170,3 +173,12 @@ def test_that_levels_are_not_of_rois_is_said(row_config, image):
     cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *FASTER, *cascade)
     found = Explainer(cfg, build_model(cfg)).explain(image)
     assert any("levels are those of the boxes" in note for note in found.notes)
+
+
+def test_explainers_in_two_threads_leave_the_compiler_on(explainer, image):
+    before = torch._dynamo.eval_frame._stance.stance
+    other = copy.deepcopy(explainer)
+    with ThreadPoolExecutor(2) as pool:
+        for job in [pool.submit(one.explain, image) for one in (explainer, other) * 6]:
+            job.result()
+    assert torch._dynamo.eval_frame._stance.stance == before

@@ -195,6 +195,16 @@ def test_of_a_part_only_what_is_last_stays_float32(num_last, dtype):
     torch.testing.assert_close(found.float(), part(x)[0].detach(), rtol=0, atol=0.05)
 
 
+@pytest.mark.usefixtures("openvino")
+def test_a_conversion_traces_a_part_once(monkeypatch):
+    """A second trace, of the check, keeps a copy of the weights in memory to the end."""
+    calls, convolve = [], nn.functional.conv2d
+    part = openvino_parts.Part("halves", nn.Conv2d(3, 2, 2, stride=2), "forward")
+    monkeypatch.setattr(nn.functional, "conv2d", lambda *a: calls.append(a) or convolve(*a))
+    openvino_parts.convert(part, torch.zeros(1, 3, 8, 8))
+    assert len(calls) == 1
+
+
 def test_the_first_sizes_get_graphs_of_their_own(openvino):
     part = openvino_parts.Part("halves", nn.Conv2d(3, 2, 2, stride=2), "forward")
     graph = openvino_parts.convert(part, torch.zeros(1, 3, 8, 8))

@@ -23,6 +23,11 @@ def test_an_entry_has_an_address_and_a_config(ending):
     assert str(cfg.OUTPUT_DIR) == "output/faster_rcnn_R_50_FPN_3x"
 
 
+def test_a_config_without_weights_has_a_name_too():
+    cfg = load_config("LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x")
+    assert cfg.DATASETS.TRAIN == ("lvis_v1_train",)
+
+
 def test_a_config_with_a_tag_that_runs_code_is_read_if_it_is_detectron2s(tmp_path):
     """RetinaNet's anchors: sides of 2^0, 2^(1/3) and 2^(2/3) times 32, 64, ..."""
     sizes = load_config("COCO-Detection/retinanet_R_50_FPN_3x").MODEL.ANCHOR_GENERATOR.SIZES
