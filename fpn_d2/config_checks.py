@@ -215,8 +215,8 @@ def _check_programs(cfg: CfgNode) -> None:
     check_engine_keys(*asked)
     if not cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
         raise UserError(
-            "MODEL.PANOPTIC_FPN.COMBINE.ENABLED has no effect (Detectron2 reads it no more); leave "
-            "it True"
+            "MODEL.PANOPTIC_FPN.COMBINE.ENABLED has no effect (Detectron2 no longer reads it); "
+            "leave it True"
         )
     anchors = cfg.MODEL.ANCHOR_GENERATOR
     if list(anchors.ANGLES) != [[-90, 0, 90]] and anchors.NAME == "DefaultAnchorGenerator":

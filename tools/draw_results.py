@@ -47,7 +47,9 @@ def main() -> None:
         if args.num_images < 0:
             raise UserError(f"--num-images is {args.num_images}: give 0 or more")
         if not 0 <= args.threshold <= 1:
-            raise UserError(f"--threshold is {args.threshold}: give a number from 0 to 1")
+            raise UserError(
+                f"--confidence-threshold is {args.threshold}: give a number from 0 to 1"
+            )
         inference = os.path.join(args.run, "inference")
         if not os.path.isdir(inference):
             raise UserError(f"{inference} does not exist; evaluate the model with train_net.py")

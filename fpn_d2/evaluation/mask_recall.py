@@ -40,7 +40,7 @@ from ..utils.files import write_json
 from .evaluators import quiet_pycocotools, write_results
 
 PARAMS = Params("segm")
-PARAMS.useCats, PARAMS.maxDets = 0, [10, 100, 1000]
+PARAMS.maxDets = [10, 100, 1000]
 SIZES = ["", "s", "m", "l"]  # the names of PARAMS.areaRng: all, small, medium and large
 
 _MOST_WRITTEN = 100  # proposals of an image that are written for drawing

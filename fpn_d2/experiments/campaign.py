@@ -46,7 +46,7 @@ class Progress(contextlib.AbstractContextManager):
         if not self.seconds or not self.rows_left:
             return ""
         minutes = self.rows_left * sum(self.seconds) / len(self.seconds) / 60
-        return f"about {minutes:.0f} min left for {self.rows_left} rows"
+        return f"about {minutes:.0f} min left"
 
     def __call__(self, run: Run, done: int, total: int, seconds_left: float | None) -> None:
         """Move the bar; see the ``on_progress`` of :class:`Runner`."""
@@ -68,7 +68,8 @@ def run_in_turn(
     progress.seconds.clear()
     for number, work in enumerate(works, start=1):
         progress.rows_left = len(works) - number + 1
-        progress.say(f"{work.title}: {number} of {len(works)} {progress.time_left()}".rstrip())
+        said = (f"{work.title}: {number} of {len(works)}", progress.time_left())
+        progress.say(", ".join(filter(None, said)))
         start = time.monotonic()
         try:
             outcome = work.function()

@@ -345,7 +345,7 @@ def report_parity(
         "versions": describe_versions()
         | installed_versions("onnx", "onnxruntime", "openvino", "nncf"),
     }
-    with explain_disk_errors(os.fspath(path), "name another --report"):
+    with explain_disk_errors(os.fspath(path), "name another --json"):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         write_json(path, content)
 
@@ -361,7 +361,7 @@ def check_report(path: str | os.PathLike) -> list[dict[str, Any]]:
     content = read_json(path) if os.path.isfile(path) else {"exports": []}
     rows = content.get("exports") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not all(map(_is_row, rows)):
-        raise UserError(f"{path} is no report of exports, and is kept; name another by --report")
+        raise UserError(f"{path} is no report of exports, and is kept; name another by --json")
     return rows
 
 

@@ -212,7 +212,7 @@ def test_the_time_left_is_the_rows_left_times_their_mean():
         progress.rows_left = 3
         assert progress.time_left() == ""
         progress.seconds += [100, 300]
-        assert progress.time_left() == "about 10 min left for 3 rows"  # 3 x 200 s
+        assert progress.time_left() == "about 10 min left"  # 3 x 200 s
         progress.rows_left = 0
         assert progress.time_left() == ""
 
@@ -221,7 +221,7 @@ def test_the_time_left_is_that_of_the_same_kind_of_work(progress):
     progress.seconds.append(3600)  # of a training
     works = [Work(f"boxes {n}", "folder", "boxes", lambda: None) for n in range(2)]
     assert campaign.run_in_turn(progress, works, lambda *_: None) == []
-    assert progress.lines == ["boxes 0: 1 of 2", "boxes 1: 2 of 2 about 0 min left for 1 rows"]
+    assert progress.lines == ["boxes 0: 1 of 2", "boxes 1: 2 of 2, about 0 min left"]
 
 
 def test_the_line_of_boxes_names_their_numbers(plan, tmp_path, progress):

@@ -243,5 +243,5 @@ def test_a_file_of_something_else_is_kept(tmp_path, content):
 def test_a_report_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "report.json"
-    with pytest.raises(UserError, match=rf"^{path} could not be written .*; name another --report"):
+    with pytest.raises(UserError, match=rf"^{path} could not be written .*; name another --json"):
         report_parity(path, "a", "onnx", Parity())

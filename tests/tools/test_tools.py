@@ -93,8 +93,8 @@ def test_a_folder_without_an_evaluation_is_named(tmp_path, refused):
     "words, sentence",
     [
         (["--num-images", -1], "--num-images is -1: give 0 or more"),
-        (["--threshold", 7], "--threshold is 7.0: give a number from 0 to 1"),
-        (["--threshold", "nan"], "--threshold is nan: give a number from 0 to 1"),
+        (["--threshold", 7], "--confidence-threshold is 7.0: give a number from 0 to 1"),
+        (["--threshold", "nan"], "--confidence-threshold is nan: give a number from 0 to 1"),
         (["--output", __file__], "test_tools.py/tiny_val could not be written (Not a directory)"),
     ],
 )
