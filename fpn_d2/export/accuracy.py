@@ -32,8 +32,13 @@ def calibration_inputs(cfg: CfgNode) -> list[dict[str, Tensor]]:
         UserError: see :func:`calibration_images`; and if there is no image.
     """
     inputs = [_inputs(record) for record in calibration_images(cfg)]
+    # NNCF reads ranges off every input, and an image without proposals has none.
+    inputs = [one for one in inputs if all(map(len, one.values()))]
     if not inputs:
-        raise UserError("int8 is calibrated on images, and DATASETS.TRAIN has none; name others")
+        raise UserError(
+            "int8 is calibrated on images (with proposals, if the model takes them), and "
+            "DATASETS.TRAIN has none; name others"
+        )
     return inputs
 
 

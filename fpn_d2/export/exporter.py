@@ -294,6 +294,12 @@ def _onnx(
     onnx = require("onnx")
     full = onnx.load_from_string(_trace_to_onnx(graph, inputs))
     onnx.helper.set_model_props(full, metadata)
+    # ONNX Runtime would make [0, -1] of computed shapes, which no tensor without rows can take.
+    computed = {node.output[0] for node in full.graph.node if node.op_type == "Concat"}
+    for node in full.graph.node:
+        if node.op_type == "Reshape" and node.input[1] in computed:
+            del node.attribute[:]
+            node.attribute.append(onnx.helper.make_attribute("allowzero", 1))
     check = full.SerializeToString()
     # the same graph as the one to check, with fewer outputs
     del full.graph.output[len(graph.output_names) :]
@@ -313,6 +319,8 @@ def _openvino(
         # The heads' outputs, and a box head's proposals, which the RPN's outputs rank and place.
         heads = range(len(graph.output_names), len(full.outputs))
         full = quantize(full, samples, keep_first=True, last_outputs=heads)
+        poolers = [node for node in full.get_ops() if node.get_type_name() == "ROIAlign"]
+        openvino_parts.part_from_readers(node.input(0) for node in poolers)
     full.set_rt_info(metadata, [METADATA_PATH])
     check, check_weights = graph_bytes(full)
     for result in full.get_results()[len(graph.output_names) :]:

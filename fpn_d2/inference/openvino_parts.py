@@ -293,7 +293,7 @@ def compile_graph(
     openvino = require("openvino")
     graph = graph.clone()  # a change of layouts changes the graph
     if precision == "int8":
-        _part_outputs_from_readers(graph)
+        part_from_readers(result.input(0) for result in graph.get_results())
     steps = openvino.preprocess.PrePostProcessor(graph)
     first, last = openvino.Layout("NCHW"), openvino.Layout("NHWC")
     maps = [output.partial_shape.rank.get_length() == 4 for output in graph.outputs]
@@ -333,19 +333,20 @@ def compile_graph(
     return run
 
 
-def _part_outputs_from_readers(graph: Any) -> None:
-    """Let a quantized graph's outputs be reshaped to the shape that they have.
+def part_from_readers(inputs: Iterable[Any]) -> None:
+    """Let inputs of nodes of a quantized graph be reshaped to the shape that they have.
 
-    Where an output is also read within the graph, as the pyramid's maps are by the head, OpenVINO's
-    graph for any size gives the readers integers without their scale (seen with 2026.4). Nothing is
-    computed or copied here, and graphs for one size drop it.
+    Where a map is also read in floating point, as the pyramid's are by the outputs or the pooling,
+    OpenVINO's graph for any size may give its other readers, such as the head, integers without
+    their scale (seen with 2026.4). Nothing is computed or copied here, and graphs for one size drop
+    it.
     """
     from openvino import opset13
 
-    for result in graph.get_results():
-        value = result.input_value(0)
+    for port in inputs:
+        value = port.get_source_output()
         same = opset13.reshape(value, opset13.shape_of(value), special_zero=False)
-        result.input(0).replace_source_output(same.output(0))
+        port.replace_source_output(same.output(0))
 
 
 def cpu_settings(precision: str) -> dict[str, Any]:

@@ -28,12 +28,14 @@ from fpn_d2.export import (
     write_export,
 )
 from fpn_d2.inference import prepare_model
+from fpn_d2.inference.openvino_parts import cpu_settings, openvino_core
 from fpn_d2.utils.modules import recast
 
 # Not multiples of 32; wide and tall; sides smaller than, equal to and larger than those traced.
 SIZES = [(65, 90), (120, 150), (190, 70)]
 RPN = "RPN/rpn_R_18_FPN"
 FAST, FASTER = "Fast-RCNN/fast_rcnn_R_18_FPN", "Faster-RCNN/faster_rcnn_R_18_FPN"
+C5 = "Fast-RCNN/fast_rcnn_R_18_C5"
 SLOW_ROWS = [
     *(f"RPN/rpn_R_18_{row}" for row in ("C4", "C5", "FPN", "P2", "bottom_up")),
     *(f"Fast-RCNN/fast_rcnn_R_18_{row}" for row in ("C4", "C5", "P2", "bottom_up", "top_down")),
@@ -132,6 +134,7 @@ def test_an_rpn_without_laterals_runs_as_the_model_does_but_for_ties(model_of, e
 SCENES = {  # row, overrides, size of the image, number of proposals, least and most detections
     "a head for each level": (RPN, ("MODEL.RPN.SHARED_HEAD", False), (65, 90), None, 1, 5000),
     "no proposal, so that all levels of Eq. 1 are empty": (FAST, (), (65, 90), 0, 0, 0),
+    "no proposal, and one level": (C5, (), (65, 90), 0, 0, 0),
     "one proposal, so that all levels but one are empty": (FAST, (), (65, 90), 1, 1, 5),
     "many proposals": (FAST, (), (65, 90), 300, 1, 100),
     "nothing found": (FASTER, ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1.0), (70, 90), None, 0, 0),
@@ -303,6 +306,22 @@ def test_an_openvino_file_in_int8_finds_nearly_the_same(model_of, exported_of, r
         assert len(found[0]) > 5
         assert (found[1][:3] - expected[1][:3]).abs().max() < most * expected[1].abs().max()
         assert not torch.equal(found[1][:3], expected[1][:3])
+
+
+@pytest.mark.slow
+def test_an_openvino_file_in_int8_is_the_same_at_any_size(model_of):
+    """Also where the pyramid's last convolutions have no bias, as these random ones."""
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    image = image_of(120, 150)
+    exported = export_model(*model_of(FASTER), "openvino", [{"image": image}])
+    graph = openvino_core().read_model(exported.content, exported.weights)
+    graph.reshape([3, 120, 150])
+    of_one_size = openvino.compile_model(graph, "CPU", cpu_settings("float32"))
+    expected = [*map(torch.from_numpy, of_one_size({"image": image.numpy()}).values())]
+    found = load(exported)({"image": image})
+    pairs, _ = match_boxes(found[0], expected[0], found[2], expected[2], pixels=1.0)
+    assert len(pairs) > 0.8 * len(expected[0]) > 5
 
 
 # --- the file on the disk

@@ -86,6 +86,7 @@ FILES = {  # by a file's name: its pixels, mode and EXIF orientation
     "deep.png": (GREY, "I;16", 1),
     "deep.tif": (GREY, "I;16", 3),
     "narrow.png": (COLOURS[:1, [0] * 2000], "RGB", 1),
+    "half.png": (COLOURS[:22], "RGB", 1),  # 27.5 px, which Detectron2 rounds down
 }
 
 
