@@ -156,8 +156,8 @@ def _of_categories(categories: Entries) -> Iterator[Finding]:
         elif name:
             plain = " ".join(name.split()).casefold()
             if plain in alike:
-                text = f"has the name {_short(name)}, another's but for case or blanks: give both "
-                faults.append((WARNING, (), text + "one id, or other names"))
+                text = f"has the name {_short(name)}, another's but for case or blanks: if "
+                faults.append((WARNING, (), text + "both are one class, give them one id"))
             names.add(name)
             alike.add(plain)
         for severity, stops, text in faults:

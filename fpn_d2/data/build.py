@@ -54,6 +54,7 @@ from .validation import (
     check_voc,
     difference,
     explain_failure,
+    lost_object,
     tell_warnings,
 )
 
@@ -245,7 +246,7 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
             raise
         except Exception as error:
             no_data = str(error).startswith("No valid data found")
-            sentence = explain_failure(names, error, runs if no_data else ())
+            sentence = lost_object(names) if no_data else explain_failure(names, error)
             if sentence is None and files:
                 sentence = proposals.explain_missing(names, files, ids)
             if sentence is None:

@@ -91,7 +91,7 @@ class AnnotationFile(pycocotools.coco.COCO):
             for annotation in self.dataset.get("annotations", ()):
                 annotation.pop("segmentation", None)
         _add_num_keypoints(self.dataset)
-        _number_from_one(self.dataset)
+        number_from_one(self.dataset)
         with contextlib.redirect_stdout(None), without_gc():
             self.createIndex()
 
@@ -110,7 +110,7 @@ def _add_num_keypoints(content: Any) -> None:
             annotation.setdefault("num_keypoints", sum(flag in (1, 2) for flag in flags))
 
 
-def _number_from_one(content: Any) -> None:
+def number_from_one(content: Any) -> None:
     """Add 1 to the ids of annotations that count from 0, as labelme, Label Studio, MakeSense and
     Roboflow write them: COCO's evaluation counts an object of id 0 as missed if it is found."""
     annotations = content.get("annotations") if isinstance(content, dict) else None

@@ -265,19 +265,22 @@ def check_annotation_files(
         file.has_masked_objects if MASKS in runs else file.has_objects for file in files.values()
     ]
     if objects_needed and len(files) == len(names) and not any(has_objects):
-        # A fault of an id, an area or a mask may be there, too, but loses no object.
-        lost = (
-            _in_words(file.path, [finding])
-            for file in files.values()
-            for finding in file.findings
-            if re.search(" has the (image_id|iscrowd) ", finding.sentence)
-        )
         raise UserError(
-            next(lost, "")
+            lost_object(names)
             or f"no image of {', '.join(names)} has an object in its file's list named annotations "
             "(crowds do not count, nor masks of fewer than three points): annotate some, or "
             "set DATALOADER.FILTER_EMPTY_ANNOTATIONS False to train on the background alone"
         )
+
+
+def lost_object(names: Sequence[str]) -> str | None:
+    """Say why the first object is left out that is for a fault, in one sentence; None if none is.
+    Faults of an id, a box, an area or a mask may be there, too, but lose no object."""
+    for file in filter(None, map(judged_file, names)):
+        for finding in file.findings:
+            if re.search(" has (the image_id|the iscrowd|keypoints) ", finding.sentence):
+                return _in_words(file.path, [finding])
+    return None
 
 
 def difference(classes: Sequence[str], others: Sequence[str]) -> str:
@@ -309,12 +312,9 @@ def _in_words(path: str, findings: Sequence[Finding]) -> str:
     return text + (f" (and {more} more: tools/check_dataset.py lists all)" if more else "")
 
 
-def explain_failure(
-    names: Sequence[str], error: Exception | None = None, runs: Collection[str] = ()
-) -> str | None:
+def explain_failure(names: Sequence[str], error: Exception | None = None) -> str | None:
     """The third reader: say in one sentence why Detectron2's loader failed on these data sets with
-    this error; None if their files are not at fault. What stops none of ``runs``, if these are
-    given, is not at fault."""
+    this error; None if their files are not at fault."""
     for name in names:
         path, file = file_of(name), judged_file(name)
         if path is not None and not os.path.isfile(path):
@@ -328,12 +328,7 @@ def explain_failure(
             return f"data set {name} in {folder} cannot be read ({error}): correct its files"
         if file is None:  # a loader or a format of its own
             return None
-        errors = [
-            finding
-            for finding in file.findings
-            if finding.severity == ERROR
-            and not (runs and finding.stops and set(runs).isdisjoint(finding.stops))
-        ]
+        errors = [finding for finding in file.findings if finding.severity == ERROR]
         if errors:
             stopping = [finding for finding in errors if finding.stops]
             return _in_words(file.path, (stopping or errors)[:1])

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import changed, stock_config
+from ..data.coco_json import shared_reading
 from ..engine import read_config
 from ..utils.errors import UserError
 
@@ -42,7 +43,8 @@ class StockTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
         """COCO's metrics."""
-        return COCOEvaluator(dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
+        with shared_reading():  # annotations may be numbered from 0
+            return COCOEvaluator(dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
 
 
 @BACKBONE_REGISTRY.register()

@@ -261,8 +261,11 @@ def convert(part: Part, example: Tensor) -> Any:
     try:
         # The converter needs graphs without calls; after a training on a CPU they would have some.
         with quietly(), torch.jit.optimized_execution(True):
-            # OpenVINO would have it traced once more as a check, whose weights PyTorch keeps.
-            traced = torch.jit.trace(part, example, check_trace=False, strict=False)
+            # Without the check, which traces twice more, and PyTorch keeps the weights of each.
+            decoder = importlib.import_module("openvino.frontend.pytorch.ts_decoder")
+            traced = decoder.TorchScriptPythonDecoder(
+                part, example_input=example, trace_kwargs={"check_trace": False}
+            )
             return openvino.convert_model(traced, example_input=example, input=[shape])
     except Exception as error:  # from the trace, or from any operation
         reason = reason_of(error)

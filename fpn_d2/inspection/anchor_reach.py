@@ -130,6 +130,7 @@ def positive_anchors(
     counts = torch.tensor([len(anchors) for anchors in by_level])
     levels = torch.arange(len(counts)).repeat_interleave(counts)
     near = _may_be_positive(generator, matcher, boxes, grid)
+    near[0] = True  # the matcher takes no less than one
     anchors, levels = Boxes.cat(by_level)[near], levels[near]
     objects, labels, _ = match_anchors(anchors, Boxes(boxes), matcher, skip_untouched=True)
     positive = labels == 1

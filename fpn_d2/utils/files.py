@@ -47,11 +47,14 @@ def file_alike(path: str) -> str:
         found = _plain_names(*place).get(_plain(name))
         if found is None and folder == named[0]:
             below = [path for path in _within(*place) if os.path.isfile(os.path.join(path, name))]
-            found = os.path.join(os.path.basename(below[0]), name) if len(below) == 1 else None
+            if len(below) == 1:
+                shown = ascii(os.path.join(below[0], name))
+                return f" (but {shown} does: if that is the one, give the name with its folder)"
         if found is not None:
             shown = ascii(os.path.join(folder, found))  # which tells the Unicode forms apart
             spare = os.path.relpath(named[0] or ".", folder or ".")
-            remedy = "give the name as it is there" if spare == "." else f"take {spare}/ out of it"
+            alone = os.path.join(folder, spare, found) == os.fspath(path)  # all else is as there
+            remedy = f"take {spare}/ out of it" if alone else "give the name as it is there"
             return f" (but {shown} does: {remedy})"
     return ""
 

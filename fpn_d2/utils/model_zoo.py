@@ -12,7 +12,7 @@ import re
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import Detectron2Handler
 
-_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def zoo_names() -> list[str]:

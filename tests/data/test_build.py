@@ -291,7 +291,8 @@ def test_rles_where_polygons_are_asked_for(cfg, zoo, coco):
 
 
 def test_keypoints_that_no_image_has(cfg, zoo):
-    zoo(train=set_in("annotations", 0, score=None))  # which an evaluation would stumble over
+    # An evaluation would stumble over one, and training keeps the other.
+    zoo(train=lambda c: c["annotations"][0].update(score=None, bbox=[999, 9, 9, 9]))
     cfg.MODEL.KEYPOINT_ON = True
     with pytest.raises(UserError, match="no image of zoo_train has keypoints enough for MODEL.KEY"):
         build_train_loader(cfg)

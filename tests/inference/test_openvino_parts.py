@@ -195,6 +195,20 @@ def test_of_a_part_only_what_is_last_stays_float32(num_last, dtype):
     torch.testing.assert_close(found.float(), part(x)[0].detach(), rtol=0, atol=0.05)
 
 
+@torch.jit.script
+def doubled(x: torch.Tensor, y: torch.Tensor | None = None):
+    if y is None:
+        y = x
+    return x + y
+
+
+@pytest.mark.usefixtures("openvino")
+def test_a_part_may_call_a_script():
+    part = openvino_parts.Part("twice", nn.Conv2d(3, 2, 2), "forward")
+    part.eager = lambda x: doubled(nn.functional.relu(x))
+    openvino_parts.convert(part, torch.zeros(1, 3, 8, 8))
+
+
 @pytest.mark.usefixtures("openvino")
 def test_a_conversion_traces_a_part_once(monkeypatch):
     """A second trace, of the check, keeps a copy of the weights in memory to the end."""

@@ -125,6 +125,12 @@ def test_anchors_that_training_ignores_for_being_outside_match_nothing():
         assert len(found[0]) == number
 
 
+def test_objects_between_all_anchors_match_none():
+    between = torch.tensor([[5.0, 5.0, 10.0, 10.0]])
+    found = positive_anchors(generator([[8]], [16]), MATCHER, between, [[4, 4]])
+    assert [len(x) for x in found] == [0, 0, 0]
+
+
 @pytest.mark.parametrize("kind", ["boxes of any size", "boxes of anchors", "beyond the image"])
 def test_few_anchors_are_compared_with_objects(kind, monkeypatch):
     """Of 800 x 1066 pixels with the anchors of the paper, as by the matcher on all of them."""
@@ -132,7 +138,7 @@ def test_few_anchors_are_compared_with_objects(kind, monkeypatch):
     anchors = generator([[32], [64], [128], [256], [512]], strides, (0.5, 1.0, 2.0))
     grid = grid_sizes(np.array([[800, 1066]]), strides, 32)[0].tolist()
     every = torch.cat(anchors._grid_anchors(grid))
-    boxes = rng.uniform(-100, 900, (12, 2)).repeat(2, axis=1)
+    boxes = np.tile(rng.uniform(-100, 900, (12, 2)), 2)
     boxes[:, 2:] += np.exp(rng.uniform(0, 6.5, (12, 2)))
     boxes = torch.from_numpy(boxes.astype(np.float32))
     if kind == "boxes of anchors":

@@ -188,6 +188,8 @@ def test_a_folder_too_many_is_named(tmp_path):
     (tmp_path / "images" / "b.jpg").touch()
     words = file_alike(str(tmp_path / "images" / "images" / "b.jpg"))  # Label Studio's file_name
     assert words.endswith(" does: take images/ out of it)")
+    words = file_alike(str(tmp_path / "images" / "images" / "B.jpg"))  # which is more than that
+    assert words.endswith(" does: give the name as it is there)")
 
 
 @pytest.mark.parametrize("named", ["b.jpg", "a.png", "a/b/c.jpg"])

@@ -23,6 +23,12 @@ def test_an_entry_has_an_address_and_a_config(ending):
     assert str(cfg.OUTPUT_DIR) == "output/faster_rcnn_R_50_FPN_3x"
 
 
+def test_paths_are_no_names():
+    for path in ("./Base-RCNN-FPN.yaml", "../Misc.yaml"):
+        with pytest.raises(UserError, match="does not exist"):
+            load_config(path)
+
+
 def test_a_config_without_weights_has_a_name_too():
     cfg = load_config("LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x")
     assert cfg.DATASETS.TRAIN == ("lvis_v1_train",)

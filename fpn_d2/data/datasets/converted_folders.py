@@ -32,7 +32,7 @@ _READERS = {"YOLO": "yolo", "Pascal VOC": "voc", "Roboflow's COCO": "roboflow"}
 # So many entries of a folder tell what it holds; there may be a hundred thousand.
 _LOOKED_AT = 1000
 # Raise it when the result of converting the same files changes.
-_VERSION = 6
+_VERSION = 7
 # The key of ``info`` under which an annotation file holds what its conversion found.
 FINDINGS = "conversion_findings"
 _NOTES, _NOTES_WITHIN = '"notes": ', 4096  # characters from the file's beginning

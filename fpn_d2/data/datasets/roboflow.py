@@ -8,6 +8,7 @@ import json
 import os
 from typing import Any
 
+from ..coco_json import number_from_one
 from .converted_split import Source, Split
 
 _FILE = "_annotations.coco.json"
@@ -74,6 +75,7 @@ def _fill(split: Split, name: str, content: dict[str, Any], ids: dict[Any, int])
         if isinstance(image.get("file_name"), str):
             image["file_name"] = os.path.join(name, image["file_name"])
     split.images = content["images"]
+    number_from_one(content)  # for Detectron2's own evaluator, too
     for annotation in content["annotations"]:
         found = annotation.get("category_id")
         known = isinstance(found, _ID) and found in ids
