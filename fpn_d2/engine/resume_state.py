@@ -11,7 +11,7 @@ from detectron2.engine import HookBase
 from detectron2.modeling.roi_heads.keypoint_head import BaseKeypointRCNNHead
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -102,9 +102,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def averages_of(model: nn.Module) -> dict[str, float]:
     """Return the running averages of a model's modules, by module name."""
     modules = unwrapped(model).named_modules()
-    # A keypoint head has a setting of the same name.
-    kept = {n: m for n, m in modules if not isinstance(m, BaseKeypointRCNNHead)}
-    return {name: float(getattr(m, _AVERAGE)) for name, m in kept.items() if hasattr(m, _AVERAGE)}
+    # A keypoint head has a setting of the same name; somebody's own buffer is among the weights.
+    kept = {n: vars(m).get(_AVERAGE) for n, m in modules if not isinstance(m, BaseKeypointRCNNHead)}
+    return {n: float(x) for n, x in kept.items() if isinstance(x, int | float | Tensor)}
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ from ..layers import convolve_linears, speed_up_gradients, steady_group_norms
 from ..modeling import bound_matching
 from ..utils.errors import UserError, machine_fault
 from ..utils.files import remove_partial_files
+from ..utils.modules import to_channels_last
 from .hooks import (
     CPUAutocastTrainer,
     GradientFiller,
@@ -158,7 +159,7 @@ class Trainer(DefaultTrainer):
         model = bound_matching(super().build_model(cfg))
         if cfg.MODEL.DEVICE == "cpu":
             if not cfg.MODEL.KEYPOINT_ON:  # Detectron2's loss of keypoints takes no such maps
-                model = model.to(memory_format=torch.channels_last)
+                to_channels_last(model)
                 steady_group_norms(model)
                 speed_up_gradients(model)
             convolve_linears(model)
@@ -278,7 +279,8 @@ class Trainer(DefaultTrainer):
             for place in (folder, *folder.glob("inference*/*/")):
                 remove_partial_files(place)
         final = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
-        if self.start_iter >= self.max_iter and self.checkpointer.loaded_path != final:
+        loaded = getattr(self.checkpointer, "loaded_path", final)  # a program may have set its own
+        if self.start_iter >= self.max_iter and loaded != final:
             # No step is left to write this file, which is not there, or of a shorter training.
             self.checkpointer.save("model_final", iteration=self.iter)
 
@@ -369,7 +371,8 @@ class Trainer(DefaultTrainer):
         """See :meth:`DefaultTrainer.test`; tests a copy prepared as ``cfg.INFERENCE`` says."""
         tell_doubts(cfg, training=False)
         # A prepared copy, not the model that is being trained: fpn_d2/inference/prepared.py.
-        if cfg.INFERENCE.PREPARE and not isinstance(model, PreparedModel):
+        has_weights = isinstance(model, nn.Module) and any(True for _ in model.parameters())
+        if cfg.INFERENCE.PREPARE and has_weights and not isinstance(model, PreparedModel):
             model = _prepared(cfg, model)
         with _naming_divergence():
             return super().test(cfg, model, evaluators)

@@ -20,6 +20,7 @@ from torch import nn
 from ..config import changed, load_config
 from ..config_checks import check_registered
 from ..utils.errors import UserError
+from ..utils.modules import without_memory
 from .tables import Tables
 
 TASKS = ("flop", "activation", "parameter", "structure")
@@ -98,8 +99,7 @@ def list_configs(
 def count_parameters(cfg: CfgNode) -> dict[str, float]:
     """Count a network's weights without allocating them; see :func:`list_configs`."""
     check_registered(cfg)
-    with torch.device("meta"):
-        model = build_model(changed(cfg, {"MODEL.DEVICE": "meta"}))
+    model = without_memory(lambda: build_model(changed(cfg, {"MODEL.DEVICE": "meta"})))
     parameters = list(model.parameters())
     stored = [*parameters, *model.buffers()]
     return {

@@ -18,7 +18,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_backbone
 from detectron2.modeling.anchor_generator import build_anchor_generator
@@ -28,6 +27,7 @@ from ..data import check_names
 from ..data.datasets.folders import check_source
 from ..utils.errors import UserError
 from ..utils.files import explain_disk_errors, is_local, read_json, replace_file, write_json
+from ..utils.modules import without_memory
 from .four_step import FourStep, proposal_opts
 from .pretraining import pretrain_backbone
 from .runs import PROVENANCE, Run, Runner, hold, read_result
@@ -373,8 +373,7 @@ def count_anchors(
         opts: overrides of the config.
     """
     cfg = load_config(config, opts)
-    with torch.device("meta"):  # The network is built for its strides, without weights.
-        shapes = build_backbone(cfg).output_shape()
+    shapes = without_memory(lambda: build_backbone(cfg)).output_shape()
     levels = [shapes[name] for name in cfg.MODEL.RPN.IN_FEATURES]
     counts = build_anchor_generator(cfg, levels).num_anchors
     return sum(

@@ -23,7 +23,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import FPN
 from detectron2.modeling.proposal_generator.rpn import RPN
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ..modeling import levels_of_boxes, match_anchors
@@ -341,9 +341,9 @@ class _Record:
 
     def _compare_size(self, backbone: nn.Module, args: tuple[Tensor]) -> None:
         # The baseline of Sec. 6 runs its backbone once for each size of an image pyramid.
-        divisor = max(1, backbone.size_divisibility)
-        padded = tuple(math.ceil(side / divisor) * divisor for side in self.input_size)
-        self._is_at_input_size = tuple(args[0].shape[-2:]) == padded
+        padding = backbone.size_divisibility, 0.0, backbone.padding_constraints
+        padded = ImageList.from_tensors([torch.empty(1, *self.input_size)], *padding).tensor
+        self._is_at_input_size = args[0].shape[-2:] == padded.shape[-2:]
 
     def _take_outputs(self, backbone: nn.Module, args: Any, features: dict[str, Tensor]) -> None:
         for name, shape in backbone.output_shape().items():

@@ -20,13 +20,13 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import DeformConv, FrozenBatchNorm2d, ModulatedDeformConv
+from detectron2.layers import Conv2d, DeformConv, FrozenBatchNorm2d, ModulatedDeformConv
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone import regnet
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils._pytree import tree_leaves
 
 from ..config_checks import check_engine_keys
 from ..layers import (
@@ -54,8 +55,8 @@ from ..layers import (
 from ..modeling import LeanRPN, LevelROIPooler
 from ..modeling.fpn import is_written_in
 from ..utils.devices import has_bfloat16
-from ..utils.errors import UserError
-from ..utils.modules import recast
+from ..utils.errors import UserError, reason_of
+from ..utils.modules import recast, to_channels_last
 
 logger = logging.getLogger(__name__)
 
@@ -133,8 +134,8 @@ class PreparedModel(nn.Module):
                 no detections.
         """
         for number, record in enumerate(batched_inputs):
-            image = record["image"]
-            if image.is_floating_point() and not image.isfinite().all():
+            image = record.get("image") if isinstance(record, Mapping) else None
+            if isinstance(image, Tensor) and not image.isfinite().all():
                 name = record.get("file_name", f"number {number} of the batch")
                 raise FloatingPointError(f"image {name} has pixels that are NaN or infinite")
         device = next(self.model.parameters()).device.type
@@ -202,9 +203,9 @@ def prepare_model(
                 f"the model's {name} has values that are NaN or infinite; take an earlier "
                 "checkpoint"
             )
-    prepared = copy.deepcopy(model).eval().requires_grad_(False)
+    prepared = _copied(model).eval().requires_grad_(False)
     fold_batch_norms(prepared)
-    prepared = prepared.to(memory_format=torch.channels_last)
+    to_channels_last(prepared)
     for module in prepared.modules():
         if type(module) is ROIPooler:
             recast(module, LevelROIPooler, backend="auto")
@@ -223,9 +224,25 @@ def prepare_model(
     for name, module in prepared.named_modules():
         if isinstance(module, _CHECKED):
             module.register_forward_hook(functools.partial(_measure_outputs, name))
-    if compile and hasattr(prepared, "backbone"):
+    if compile:
         compile_backbone(prepared)
     return PreparedModel(prepared, dtype, engine)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """Copy a model, also one that holds what its last step computed.
+
+    :func:`copy.deepcopy` refuses that, such as a spectral norm's weight or a map for a picture.
+    """
+    held = (value for module in model.modules() for value in tree_leaves(vars(module)))
+    computed = [x for x in held if isinstance(x, Tensor) and not x.is_leaf]
+    try:
+        return copy.deepcopy(model, {id(x): x.detach().clone() for x in computed})
+    except (TypeError, RuntimeError) as error:
+        raise UserError(
+            f"a {type(model).__name__} cannot be copied ({reason_of(error)}), and a prepared model "
+            "is a copy: give it a __deepcopy__, or set INFERENCE.PREPARE False"
+        ) from error
 
 
 def _check_deformable(model: nn.Module, precision: str) -> None:
@@ -276,7 +293,7 @@ def fold_batch_norms(model: nn.Module) -> int:
     """
     count = 0
     for module in model.modules():
-        if isinstance(module, nn.Conv2d) and _can_fold(module, getattr(module, "norm", None)):
+        if isinstance(module, Conv2d) and _can_fold(module, module.norm):
             _fold(module, module.norm)
             module.norm = None
             count += 1
@@ -432,6 +449,9 @@ class _AsFloat32(nn.Module):
         super().__init__()
         self.layer = layer
 
+    def __getattr__(self, name: str) -> Any:  # such as the weight, which a cosine classifier reads
+        return super().__getattr__(name) if name == "layer" else getattr(self.layer, name)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x).float()
 
@@ -461,7 +481,8 @@ def _lower(model: nn.Module, dtype: torch.dtype) -> None:
     for module in list(model.modules()):
         for kind, (names, wrapper) in _LAST_LAYERS.items():
             for name in names if isinstance(module, kind) else ():
-                setattr(module, name, wrapper(getattr(module, name)))
+                if hasattr(module, name):  # somebody's own head may have deleted one
+                    setattr(module, name, wrapper(getattr(module, name)))
     wrapped = [module for module in model.modules() if isinstance(module, _Float32)]
     kept = {id(module) for wrapper in wrapped for module in wrapper.modules()}
     for module in model.modules():
@@ -479,8 +500,8 @@ _magnitudes: ContextVar[list[tuple[str, Tensor]]] = ContextVar("magnitudes")
 
 
 def _measure_outputs(name: str, module: nn.Module, args: Any, outputs: Any) -> None:
-    parts = [part if isinstance(part, list | tuple) else [part] for part in outputs]
-    tensors = [tensor for part in parts for tensor in part if tensor.numel()]
+    leaves = tree_leaves(outputs)  # somebody's own head may return more, or a dict
+    tensors = [x for x in leaves if isinstance(x, Tensor) and x.is_floating_point() and x.numel()]
     found = _magnitudes.get(None)
     if tensors and found is not None:  # it is None if the copy is called by itself
         found.append((name, get_total_norm(tensors, torch.inf)))
@@ -524,8 +545,11 @@ def compile_backbone(model: nn.Module) -> bool:
         model: a model with a ``backbone``.
 
     Returns:
-        whether there is a compiler; if a CPU has none, the log says so and the model is unchanged.
+        whether it has one and a compiler; if not, the log says so and the model is unchanged.
     """
+    if not hasattr(model, "backbone"):
+        logger.warning("compile: a %s has no backbone; it runs without it", type(model).__name__)
+        return False
     device = next(model.parameters()).device
     if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         logger.warning(

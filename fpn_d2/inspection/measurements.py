@@ -20,6 +20,7 @@ from ..config import changed
 from ..data.coco_json import without_gc
 from ..modeling.fpn import check_features_exist, features_read
 from ..utils.errors import UserError
+from ..utils.modules import without_memory
 from ..utils.progress import told, working
 from .anchor_reach import (
     REACHED_AT,
@@ -62,8 +63,7 @@ class AnchorSetup:
                 f"{cfg.MODEL.PROPOSAL_GENERATOR.NAME}) has no upright anchors to look at; take the "
                 "config of an RPN, a Faster R-CNN or a RetinaNet"
             )
-        with torch.device("meta"):
-            backbone = build_backbone(cfg)
+        backbone = without_memory(lambda: build_backbone(cfg))
         features, shapes = read[key], backbone.output_shape()
         check_features_exist(key, features, list(shapes), "the backbone")
         sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES

@@ -10,6 +10,7 @@ from detectron2.modeling import build_backbone
 
 from ..modeling import levels_of_boxes
 from ..modeling.fpn import check_features_exist, features_read
+from ..utils.modules import without_memory
 from .anchor_reach import network_inputs
 
 
@@ -41,8 +42,7 @@ class PyramidLevels:
         """
         pooled, levels = features_read(cfg).get("MODEL.ROI_HEADS.IN_FEATURES", []), [2, 5]
         if len(pooled) >= fewest:
-            with torch.device("meta"):  # without memory for weights
-                shapes = build_backbone(cfg).output_shape()
+            shapes = without_memory(lambda: build_backbone(cfg)).output_shape()
             # The checks of the config skip this if somebody else wrote the RoI heads.
             check_features_exist(
                 "MODEL.ROI_HEADS.IN_FEATURES", pooled, list(shapes), "the backbone"

@@ -224,6 +224,7 @@ def build_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeaturePyramid:
         norm=fpn.NORM,
         top_block=_build_top_block(top_block, bottom_up, needed[-1], fpn.OUT_CHANNELS),
         fuse_type=fpn.FUSE_TYPE,
+        square_pad=bottom_up.padding_constraints.get("square_size", 0),
         top_down=fpn.TOP_DOWN,
         lateral=fpn.LATERAL,
         out_features=list(fpn.OUT_FEATURES),

@@ -5,6 +5,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -24,6 +25,28 @@ def recast(module: nn.Module, kind: type[nn.Module], **attributes: Any) -> None:
     module.__class__ = kind
     for name, value in attributes.items():
         setattr(module, name, value)
+
+
+def to_channels_last(model: nn.Module) -> None:
+    """Lay out a model's weights of four dimensions channels-last, in place.
+
+    :meth:`nn.Module.to` asks the same of those of five, such as a 3-D convolution's, and fails.
+    """
+    for value in (*model.parameters(), *model.buffers()):
+        if value.dim() == 4:
+            value.data = value.data.to(value.device, memory_format=torch.channels_last)
+
+
+def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
+    """Build a network of which only shapes are asked, if possible without memory for its weights.
+
+    Detectron2's Swin and ViT read values of tensors as they are built, and need the memory.
+    """
+    try:
+        with torch.device("meta"):
+            return build()
+    except RuntimeError:
+        return build()
 
 
 @contextlib.contextmanager

@@ -393,3 +393,12 @@ def test_averages_begin_with_the_weights_that_are_loaded(trainer, tmp_path):
     averages = made.evaluated_model.state_dict()
     for name, value in torch.load(path, weights_only=True).items():
         assert torch.equal(averages[name], value)
+
+
+def test_a_normalizer_of_another_kind_is_no_average():
+    """A setting, or a buffer, which is among the weights."""
+    model = torch.nn.ModuleDict({name: torch.nn.Identity() for name in ("a", "b", "c")})
+    model.a.loss_normalizer = "visible"
+    model.b.register_buffer("loss_normalizer", torch.tensor(3.0))
+    model.c.loss_normalizer = torch.tensor(2.0)
+    assert resume_state.averages_of(model) == {"c": 2.0}

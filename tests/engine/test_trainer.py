@@ -57,6 +57,19 @@ def test_it_has_the_attributes_of_detectron2s_trainer(tiny_config, monkeypatch):
     assert kinds[-1] is PeriodicWriter
 
 
+def test_a_model_may_have_weights_of_five_dimensions(tiny_config, monkeypatch):
+    monkeypatch.setattr(DefaultTrainer, "build_model", lambda cfg: nn.Conv3d(2, 2, 1))
+    assert Trainer.build_model(tiny_config()).weight.dim() == 5
+
+
+@pytest.mark.parametrize("model", [lambda records: [], nn.Identity()])
+def test_what_has_no_weights_is_tested_as_it_is(tiny_config, monkeypatch, model):
+    tested = []
+    monkeypatch.setattr(DefaultTrainer, "test", lambda cfg, model, _: tested.append(model))
+    Trainer.test(tiny_config(), model)
+    assert tested == [model]
+
+
 @pytest.mark.parametrize("has_bfloat16", [True, False])
 def test_mixed_precision_on_a_cpu_follows_the_processor(tiny_config, monkeypatch, has_bfloat16):
     monkeypatch.setattr(trainer_module, "cpu_has_bfloat16", lambda: has_bfloat16)

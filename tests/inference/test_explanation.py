@@ -74,6 +74,15 @@ def test_maps_are_those_of_the_pyramid_without_its_padding(explainer, image):
         np.testing.assert_allclose(found.features[kind]["p4"], mean, atol=1e-4)
 
 
+def test_maps_of_a_backbone_that_wants_squares_are_shown_without_their_padding(
+    explainer, image, monkeypatch
+):
+    monkeypatch.setattr(explainer.model.backbone, "_square_pad", 128)
+    found = explainer.explain(image)
+    assert found.features["output"]["p2"].shape == (16, 24)
+    assert found.notes == ()
+
+
 def test_levels_are_eq_1_of_the_rois_and_other_constants_are_for_one_call(explainer, image):
     own = explainer.explain(image, threshold=0.0)
     areas = own.detections.roi_boxes.area().numpy()

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import threading
 
 import pytest
 import torch
@@ -9,10 +10,13 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, ImageList
 from model_zoo import stock_config
 from stage_convs import StageConvs
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import spectral_norm
 from torch.nn.utils.parametrizations import weight_norm
 
 from fpn_d2 import UserError
@@ -20,6 +24,7 @@ from fpn_d2.engine import Trainer, trainer
 from fpn_d2.inference import PreparedModel, compile_backbone, prepare_model, prepared
 from fpn_d2.modeling import LeanRPN
 from fpn_d2.utils.devices import has_bfloat16
+from fpn_d2.utils.modules import recast
 
 AGNOSTIC = ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
 ROWS = [
@@ -203,6 +208,62 @@ def test_a_norm_of_ones_own_with_pytorchs_forward_is_folded():
     assert prepared.fold_batch_norms(nn.Sequential(Conv2d(2, 3, 1, norm=Norm(3)))) == 1
 
 
+class OfClips(nn.Module):
+    """Somebody's own network, with weights of five dimensions; it holds what it computed last."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = spectral_norm(nn.Conv2d(3, 4, 3))
+        self.conv.norm = nn.BatchNorm2d(4)  # which this network calls itself
+        self.over_time = nn.Conv3d(4, 4, 1)
+
+    def forward(self, records):
+        self.maps = [self.conv.norm(self.conv(record["clip"])) for record in records]
+        return [self.over_time(x[:, :, None]).mean() for x in self.maps]
+
+
+def test_a_network_of_ones_own_is_prepared_between_two_steps():
+    model, records = OfClips(), [{"clip": torch.rand(1, 3, 8, 8)}]
+    sum(model(records)).backward()
+    ready = prepare_model(model)
+    torch.testing.assert_close(ready(records), model.eval()(records))
+    assert model.maps[0].requires_grad
+
+
+def test_a_network_that_cannot_be_copied_names_the_remedy():
+    model = OfClips()
+    model.files = iter(()), threading.Lock()
+    with pytest.raises(UserError, match="OfClips cannot be copied .*set INFERENCE.PREPARE False"):
+        prepare_model(model)
+
+
+class CosineLayers(FastRCNNOutputLayers):
+    """Somebody's own box head: it reads a layer's weights, and returns more, by name."""
+
+    def forward(self, x):
+        weights = F.normalize(self.cls_score.weight, dim=1)
+        scores = F.linear(F.normalize(x.flatten(1)), weights)
+        return {"scores": scores, "deltas": self.bbox_pred(x.flatten(1)), "more": None}
+
+    def inference(self, found, proposals):
+        return super().inference((found["scores"], found["deltas"]), proposals)
+
+
+def test_a_box_head_of_ones_own_may_return_anything(build, make_input, bfloat16):
+    model, image = build(FASTER), make_input(65, 90, [], seed=1)
+    recast(model.roi_heads.box_predictor, CosineLayers)
+    with torch.no_grad():
+        expected = fields_of(model([image]))
+    found = fields_of(prepare_model(model)([image]))
+    torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-3, atol=1e-4)
+    found = fields_of(prepare_model(model, precision=bfloat16)([image]))
+    torch.testing.assert_close(found["scores"][0].float(), expected["scores"][0], rtol=0.1, atol=0)
+    ready = prepare_model(model)
+    ready.roi_heads.box_predictor.bbox_pred.bias[0] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"roi_heads.box_predictor are NaN"):
+        ready([image])
+
+
 def test_the_parts_of_the_copy_are_found(faster):
     ready = prepare_model(faster)
     assert ready.backbone is ready.model.backbone
@@ -231,6 +292,11 @@ def test_without_a_compiler_it_runs_and_says_so(faster, make_input, monkeypatch,
     monkeypatch.setattr(shutil, "which", lambda name: None)
     ready = prepare_model(faster, compile=True)
     assert "no C++ compiler" in caplog.text
+
+
+def test_a_model_without_a_backbone_is_not_compiled(caplog):
+    assert not compile_backbone(nn.Conv2d(1, 1, 1))
+    assert "a Conv2d has no backbone" in caplog.text
     assert ready([make_input(64, 64, [])])
 
 

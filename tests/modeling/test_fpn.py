@@ -536,6 +536,12 @@ def test_square_images_are_asked_for_as_detectron2_does(neck_config):
     assert neck.padding_constraints == {"square_size": 64}
 
 
+def test_squares_that_a_bottom_up_network_wants_are_asked_for(neck_config, monkeypatch):
+    monkeypatch.setattr(FourConvs, "padding_constraints", {"square_size": 64})
+    neck = build_backbone(neck_config(BOTH, (), "", *FOUR_CONVS))
+    assert neck.padding_constraints == {"square_size": 64}
+
+
 def test_a_feature_without_a_stride_is_no_stage(neck_config):
     cfg = neck_config(BOTH, (), "", "MODEL.FPN.BOTTOM_UP", "WithGlobalFeature")
     assert list(build_backbone(cfg).output_shape()) == ["p2", "p3", "p4", "p5"]

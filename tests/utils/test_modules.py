@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from fpn_d2.utils.modules import recast, renamed
+from fpn_d2.utils.modules import recast, renamed, without_memory
 
 FIELDS = {
     "proposal_boxes": Boxes,
@@ -103,3 +103,14 @@ def test_a_recast_module_keeps_its_weights_and_hooks():
     assert len(calls) == 2
     with pytest.raises(AssertionError):
         recast(nn.Conv2d(1, 1, 1), Named)
+
+
+@pytest.mark.parametrize("reads_values", [False, True])
+def test_a_network_takes_no_memory_if_its_code_can_do_without(reads_values):
+    """Detectron2's Swin and ViT make lists of a tensor's values as they are built."""
+
+    def build():
+        width = int(torch.linspace(1, 4, 2)[1]) if reads_values else 4
+        return nn.Linear(2, width)
+
+    assert without_memory(build).weight.is_meta == (not reads_values)
