@@ -28,7 +28,7 @@ from detectron2.modeling.proposal_generator.rrpn import RRPN
 
 import fpn_d2
 from fpn_d2 import UserError, add_fpn_config, load_config
-from fpn_d2.config import changed, flat
+from fpn_d2.config import changed, flat, stock_config
 from fpn_d2.config_checks import check_registered, class_head_key, features_read
 from fpn_d2.modeling import LevelROIHeads
 
@@ -338,6 +338,7 @@ OPTS = {
     "SEED 1 --resume": "--resume is no config key; give flags before the overrides",
     "--resume True": "--resume is no config key; give flags before the overrides",
     "SOLVER.BASE_LR None": "SOLVER.BASE_LR has no value",
+    "OUTPUT_DIR ''": "OUTPUT_DIR is ''; name a folder of this machine",
     "OUTPUT_DIR s3://bucket/run": "OUTPUT_DIR is 's3://bucket/run'; name a folder of this machine",
     "MODEL.RESNETS.NORM None": "MODEL.RESNETS.NORM has no value",
 }
@@ -369,10 +370,48 @@ BASIC = "MODEL.BACKBONE.NAME build_basic_resnet_backbone " + R_18
 STOCK_NECK = "MODEL.BACKBONE.NAME build_resnet_fpn_backbone "
 STOCK_HEADS = "MODEL.ROI_HEADS.NAME StandardROIHeads "
 BOX_HEAD = "MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead MODEL.ROI_BOX_HEAD.NUM_FC 1 "
+# Values just beyond the limits of keys, without a sentence of their own.
+BEYOND = {
+    "-1": "DATALOADER.NUM_WORKERS MODEL.BACKBONE.FREEZE_AT "
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT "
+    "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE "
+    "MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO "
+    "SOLVER.REFERENCE_WORLD_SIZE TEST.EVAL_PERIOD TEST.PATIENCE VIS_PERIOD",
+    "-2": "MODEL.RPN.BOUNDARY_THRESH TEST.DETECTIONS_PER_IMAGE",
+    "0": "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN "
+    "INFERENCE.CALIBRATION_IMAGES INPUT.MAX_SIZE_TEST INPUT.MAX_SIZE_TRAIN "
+    "MODEL.FPN.OUT_CHANNELS MODEL.MASK_PROPOSAL.BATCH_SIZE_PER_IMAGE "
+    "MODEL.MASK_PROPOSAL.HIDDEN_DIM MODEL.MASK_PROPOSAL.MASK_SIZE MODEL.MASK_PROPOSAL.TOPK_TEST "
+    "MODEL.RESNETS.STEM_OUT_CHANNELS MODEL.RESNETS.WIDTH_PER_GROUP MODEL.RETINANET.NUM_CLASSES "
+    "MODEL.RETINANET.NUM_CONVS MODEL.RETINANET.TOPK_CANDIDATES_TEST MODEL.ROI_BOX_HEAD.FC_DIM "
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION "
+    "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION "
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE MODEL.RPN.POST_NMS_TOPK_TRAIN MODEL.RPN.PRE_NMS_TOPK_TEST "
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN MODEL.SEM_SEG_HEAD.COMMON_STRIDE MODEL.SEM_SEG_HEAD.NUM_CLASSES "
+    "SOLVER.ACCUMULATE SOLVER.CHECKPOINT_PERIOD SOLVER.MAX_ITER TEST.AUG.MAX_SIZE "
+    "TEST.PRECISE_BN.NUM_ITER",
+    "-0.1": "MODEL.RETINANET.FOCAL_LOSS_GAMMA MODEL.RETINANET.SMOOTH_L1_LOSS_BETA "
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA MODEL.RPN.SMOOTH_L1_BETA SOLVER.BASE_LR SOLVER.EMA_DECAY "
+    "SOLVER.WARMUP_FACTOR SOLVER.WEIGHT_DECAY_NORM",
+    "0.0": "MODEL.RETINANET.PRIOR_PROB SOLVER.CLIP_GRADIENTS.CLIP_VALUE "
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE",
+    "1.0": "MODEL.RETINANET.PRIOR_PROB SOLVER.EMA_DECAY",
+    "1.1": "DATALOADER.REPEAT_THRESHOLD MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH "
+    "MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH MODEL.RETINANET.FOCAL_LOSS_ALPHA "
+    "MODEL.RETINANET.NMS_THRESH_TEST MODEL.RETINANET.SCORE_THRESH_TEST "
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST MODEL.RPN.POSITIVE_FRACTION",
+    "[0.5,1.1]": "MODEL.RETINANET.IOU_THRESHOLDS MODEL.ROI_BOX_CASCADE_HEAD.IOUS",
+    "[0,-1,2]": "MODEL.RETINANET.IOU_LABELS",
+    "[0.0]": "MODEL.MASK_PROPOSAL.SIZES MODEL.MASK_PROPOSAL.TEST_SCALES TEST.KEYPOINT_OKS_SIGMAS",
+    "[4,7]": "MODEL.MASK_PROPOSAL.WINDOWS",
+    "unknown": "INFERENCE.ENGINE INFERENCE.PRECISION INPUT.RANDOM_FLIP",
+    "1e999": "SOLVER.BASE_LR",  # Python reads infinity
+}
 REFUSED = {
     FPN + "MODEL.FPN.TOP_DOWN False MODEL.FPN.LATERAL False":
         "MODEL.FPN.TOP_DOWN and MODEL.FPN.LATERAL are both False",
     "SOLVER.STEPS ('a',)": "SOLVER.STEPS is .*give whole numbers",
+    "SOLVER.STEPS (0,)": "SOLVER.STEPS is .*whole numbers above 0",
     "SOLVER.STEPS (1.5,)": "SOLVER.STEPS is .*whole numbers",
     "INPUT.MIN_SIZE_TRAIN (100.5,)": "INPUT.MIN_SIZE_TRAIN is .*give whole numbers",
     "INPUT.MIN_SIZE_TRAIN ()": "INPUT.MIN_SIZE_TRAIN is .*whole numbers, 0 for no resize",
@@ -387,6 +426,7 @@ REFUSED = {
     "MODEL.PIXEL_MEAN [1.0]": "PIXEL_MEAN is .*3 channels",
     "INPUT.FORMAT L": "PIXEL_MEAN is .*each of the 1 channels of .*L",
     "MODEL.PIXEL_MEAN [1,2,'a']": "PIXEL_MEAN is .*a number",
+    "MODEL.PIXEL_STD [1,True,1]": "PIXEL_STD is .*a number",
     "MODEL.PIXEL_STD [1,0,1]": "PIXEL_STD is .*give no 0",
     "MODEL.ANCHOR_GENERATOR.SIZES [['a','b']]": "ANCHOR_GENERATOR.SIZES is .*give numbers above 0",
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS [[0.5,0.0]]":
@@ -416,6 +456,8 @@ REFUSED = {
         "make 6, 3 anchors for a cell of p2, p3, .*; give each level the same number",
     FPN + "MODEL.META_ARCHITECTURE RetinaNet MODEL.ANCHOR_GENERATOR.SIZES [[9],[9],[9],[9],[9,8]]":
         "make 3, 3, 3, 3, 6 anchors for a cell of p3, p4, p5, p6, p7",
+    FPN + "MODEL.META_ARCHITECTURE RetinaNet MODEL.RPN.HEAD_NAME TheirOwn "
+    "MODEL.ANCHOR_GENERATOR.SIZES [[9],[9],[9],[9],[9,8]]": "make 3, 3, 3, 3, 6 anchors",
     "MODEL.RPN.IN_FEATURES ['res5']":
         "MODEL.RPN.IN_FEATURES names res5, but the ResNet has only res4",
     BASIC + "MODEL.RPN.IN_FEATURES ['res5']":
@@ -453,6 +495,7 @@ REFUSED = {
         "MODEL.BACKBONE.NAME build_resnet_fpn_backbone; set it to build_fpn_backbone",
     STOCK_NECK + "MODEL.FPN.OUT_FEATURES ['p2']": "build_fpn_backbone",
     STOCK_NECK + "MODEL.FPN.TOP_BLOCK p6p7_p5": "MODEL.FPN.*TOP_BLOCK.*build_fpn_backbone",
+    FPN + STOCK_NECK + "MODEL.FPN.TOP_BLOCK p6p7_c5": "MODEL.FPN.TOP_BLOCK has no effect on MODEL",
     STOCK_NECK + "MODEL.FPN.BOTTOM_UP build_regnet_backbone":
         "MODEL.FPN.*BOTTOM_UP.*build_fpn_backbone",
     "MODEL.BACKBONE.NAME build_resnet_backbone MODEL.FPN.TOP_DOWN False": "MODEL.FPN.TOP_DOWN.* "
@@ -464,6 +507,8 @@ REFUSED = {
     "MODEL.ROI_BOX_HEAD.POOLER_BACKEND cuda": "POOLER_BACKEND is 'cuda'",
     STOCK_HEADS + "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE 80":
         "POOLER_CANONICAL_SIZE.*LevelROIHeads",
+    STOCK_HEADS + "MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_LEVEL 5":
+        "POOLER_CANONICAL_LEVEL.*LevelROIHeads",
     STOCK_HEADS + "MODEL.ROI_BOX_HEAD.POOLER_BACKEND gather": "POOLER_BACKEND has no effect on "
         "MODEL.ROI_HEADS.NAME StandardROIHeads; .*LevelROIHeads",
     **{
@@ -498,6 +543,7 @@ REFUSED = {
     "INPUT.CROP.ENABLED True INPUT.CROP.SIZE [1.5,0.5]": "CROP.SIZE is .*two shares",
     "INPUT.CROP.ENABLED True INPUT.CROP.TYPE absolute": "CROP.SIZE is .*two whole numbers",
     "INPUT.CROP.ENABLED True INPUT.CROP.TYPE absolute_range INPUT.CROP.SIZE [9,3]": "lesser first",
+    "INPUT.OBJECT_SCALE_TRAIN 128.0": "OBJECT_SCALE_TRAIN makes boxes of masks, .*set it True",
     "INPUT.OBJECT_SCALE_TRAIN -128.0": "OBJECT_SCALE_TRAIN is -128.0; give 0 or more",
     "MODEL.MASK_PROPOSAL.CENTER_RADIUS 0.0": "CENTER_RADIUS is 0.0; give a number above 0",
     "MODEL.MASK_PROPOSAL.MASK_LOSS_WEIGHT -10.0": "MASK_LOSS_WEIGHT is -10.0; give 0 or more",
@@ -527,30 +573,81 @@ REFUSED = {
     "SOLVER.STEPS (3,3)": "SOLVER.STEPS is .*in their order",
     "SOLVER.STEPS (3,1)": "SOLVER.STEPS is .*in their order",
     "SOLVER.LR_SCHEDULER_NAME WarmupCosineLR SOLVER.BASE_LR_END 1.0": "BASE_LR_END is 1.0",
+    "SOLVER.LR_SCHEDULER_NAME WarmupCosineLR SOLVER.BASE_LR 0.0": "SOLVER.BASE_LR 0.0; .*above 0",
+    "TEST.PATIENCE 3 TEST.EVAL_PERIOD 9": "TEST.PATIENCE 3 counts evaluations .*set TEST.BEST_ME",
+    "TEST.PATIENCE 3 TEST.BEST_METRIC bbox/AP": "TEST.PATIENCE 3 counts .*set .*TEST.EVAL_PERIOD",
     "SOLVER.LR_SCHEDULER_NAME WarmupStepWithFixedGammaLR SOLVER.MAX_ITER 3": "NUM_DECAYS is 3",
     "TEST.AUG.MIN_SIZES ()": "TEST.AUG.MIN_SIZES is .*whole numbers",
     "TEST.EXPECTED_RESULTS [['bbox','AP']]": "TEST.EXPECTED_RESULTS is .*task, metric, value and",
+    "TEST.EXPECTED_RESULTS [['bbox','AP',1e999,1]]": "TEST.EXPECTED_RESULTS is .*task, metric",
     "TEST.EXPECTED_RESULTS [['bbox','AP',9,1]] DATASETS.TEST ('a','b')": "names no test set, and D",
     "DATALOADER.RANDOM_SUBSET_RATIO 0.0": "RANDOM_SUBSET_RATIO is 0.0; give a share",
     "DATASETS.TRAIN_REPEAT_FACTOR ['a']": "TRAIN_REPEAT_FACTOR is .*give pairs",
+    "DATASETS.TRAIN_REPEAT_FACTOR [('a',)]": "TRAIN_REPEAT_FACTOR is .*give pairs",
+    **{
+        f"{key} {value}": f"^{key} is .*; (give|set it to)"
+        for value, keys in BEYOND.items()
+        for key in keys.split()
+    },
     # keys without an effect, and keys that only work with others
     "DATALOADER.RANDOM_SUBSET_RATIO 0.5": "no effect on .*TrainingSampler; set that to RandomSubs",
     "DATALOADER.REPEAT_THRESHOLD 0.5": "REPEAT_THRESHOLD has no effect .*RepeatFactorTraining",
     "DATASETS.TRAIN_REPEAT_FACTOR [('a',2.0)]": "TRAIN_REPEAT_FACTOR has no effect .*Weighted",
     "DATALOADER.SAMPLER_TRAIN WeightedTrainingSampler DATASETS.TRAIN_REPEAT_FACTOR [('a',2.0)]":
         "TRAIN_REPEAT_FACTOR names a, which DATASETS.TRAIN does not",
-    FPN + "MODEL.META_ARCHITECTURE RetinaNet MODEL.MASK_ON True": "MASK_ON has no effect on a Re",
+    "MODEL.LOAD_PROPOSALS True DATALOADER.SAMPLER_TRAIN WeightedTrainingSampler "
+    "DATASETS.TRAIN ('a','b')": "reads the proposals of one data set only; name one",
+    **{
+        f"{FPN}MODEL.META_ARCHITECTURE RetinaNet MODEL.{opts}": says
+        for opts, says in (
+            ("MASK_ON True", "MASK_ON has no effect on a RetinaNet"),
+            ("KEYPOINT_ON True", "KEYPOINT_ON has no effect on a RetinaNet"),
+            ("LOAD_PROPOSALS True", "LOAD_PROPOSALS has no effect on a RetinaNet"),
+            ("RETINANET.NORM bn", "RETINANET.NORM is 'bn'; set it to"),
+            ("RETINANET.IOU_LABELS [0,1]", "RETINANET.IOU_LABELS is .*give 3 labels"),
+            ("RETINANET.BBOX_REG_LOSS_TYPE l1", "RETINANET.BBOX_REG_LOSS_TYPE is 'l1'; set it to"),
+        )
+    },
+    **{
+        f"MODEL.MASK_ON True MODEL.ROI_MASK_HEAD.{opts}": f"ROI_MASK_HEAD.{says}"
+        for opts, says in (
+            ("NORM bn", "NORM is 'bn'; set it to"),
+            ("NORM GN MODEL.ROI_MASK_HEAD.CONV_DIM 48", "CONV_DIM is 48; .*multiple of 32"),
+        )
+    },
+    **{
+        f"{FPN}MODEL.META_ARCHITECTURE SemanticSegmentor MODEL.SEM_SEG_HEAD.{opts}": says
+        for opts, says in (
+            ("NORM bn", "SEM_SEG_HEAD.NORM is 'bn'; set it to"),
+            ("NORM GN MODEL.SEM_SEG_HEAD.CONVS_DIM 48", "SEM_SEG_HEAD.CONVS_DIM is 48; .* of 32"),
+        )
+    },
+    FPN + "MODEL.META_ARCHITECTURE PanopticFPN MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT 2.0":
+        "INSTANCE_LOSS_WEIGHT weighs the mask head's loss too, .*MASK_ON is False; set it True",
+    FPN + "MODEL.KEYPOINT_ON True TEST.KEYPOINT_OKS_SIGMAS [0.1]":
+        "KEYPOINT_OKS_SIGMAS has 1 numbers; give one for each of the 17",
+    FPN + "MODEL.KEYPOINT_ON True MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS 5 DATASETS.TEST ('a',)":
+        "NUM_KEYPOINTS is 5, and COCO knows .* 17 points; give one for each of yours",
     FPN + "MODEL.META_ARCHITECTURE RetinaNet TEST.DETECTIONS_PER_IMAGE -1": "RetinaNet needs a l",
     "MODEL.KEYPOINT_ON True": "KEYPOINT_ON has no effect on .*Res5ROIHeads; set that to Level",
     "MODEL.ROI_HEADS.NAME C4ROIHeads MODEL.RESNETS.OUT_FEATURES ['res3','res4'] "
     "MODEL.ROI_HEADS.IN_FEATURES ['res3','res4']": "IN_FEATURES names res3, res4, and .*C4ROIHeads "
         "reads one level; name one, or set that to LevelROIHeads",
     STOCK_HEADS + "MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead": "NUM_FC and NUM_CONV are both 0, ",
+    FPN + "MODEL.META_ARCHITECTURE MaskProposalNetwork": "MaskProposalNetwork needs masks; set it",
     "MODEL.PROPOSAL_GENERATOR.NAME MaskProposalGenerator":
         "GeneralizedRCNN does not go with .*MaskProposalGenerator; set MaskProposalNetwork and",
     FPN + "MODEL.META_ARCHITECTURE MaskProposalNetwork MODEL.MASK_ON True":
         "MaskProposalNetwork does not go with MODEL.PROPOSAL_GENERATOR.NAME RPN",
     "MODEL.ROI_HEADS.NAME CascadeROIHeads": "CascadeROIHeads needs .*CLS_AGNOSTIC_BBOX_REG; set",
+    **{
+        "MODEL.ROI_HEADS.NAME CascadeROIHeads MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True "
+        f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS {ious}": f"ROI_BOX_CASCADE_HEAD.IOUS {says}"
+        for ious, says in (
+            ("(0.5,0.6)", "has 2 stages, and BBOX_REG_WEIGHTS 3; give as many"),
+            ("(0.4,0.6,0.7)", r"begins with 0.4; set .*ROI_HEADS.IOU_THRESHOLDS to \[0.4\]"),
+        )
+    },
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS True": "USE_FED_LOSS needs .*USE_SIGMOID_CE; set it True",
     FPN + "MODEL.FPN.NORM GN MODEL.FPN.OUT_CHANNELS 48": "OUT_CHANNELS is 48; .*multiple of 32",
     FPN + "MODEL.FPN.NORM GN MODEL.FPN.OUT_CHANNELS 48 MODEL.META_ARCHITECTURE TheirOwn":
@@ -567,6 +664,14 @@ REFUSED = {
     },
     "SOLVER.IMS_PER_BATCH 6 SOLVER.REFERENCE_WORLD_SIZE 8":
         "SOLVER.IMS_PER_BATCH 6 .*SOLVER.REFERENCE_WORLD_SIZE",
+    **{
+        f"INFERENCE.{opts}": says
+        for opts, says in (
+            ("PREPARE False INFERENCE.PRECISION bfloat16", "no effect without INFERENCE.PREPARE"),
+            ("ENGINE openvino INFERENCE.COMPILE True", "COMPILE compiles by PyTorch; set"),
+            ("PRECISION int8", "int8 is OpenVINO's; set INFERENCE.ENGINE"),
+        )
+    },
     "SEED 2147483648": "SEED is 2147483648; give one below 2",
 }  # fmt: skip
 
@@ -607,6 +712,19 @@ def test_a_seed_is_what_numpy_takes(seed):
 
 
 ACCEPTED = [
+    "MODEL.RETINANET.FOCAL_LOSS_ALPHA -1.0",  # none
+    "MODEL.ROI_HEADS.IOU_THRESHOLDS [1.0]",
+    "SOLVER.LR_SCHEDULER_NAME WarmupCosineLR SOLVER.STEPS (40000,)",  # which it does not read
+    "SOLVER.LR_SCHEDULER_NAME WarmupCosineLR SOLVER.BASE_LR 0.1 SOLVER.BASE_LR_END 0.1",
+    "INPUT.CROP.SIZE [1.5,0.5]",  # without crops
+    "INPUT.CROP.ENABLED True INPUT.CROP.SIZE [1.0,1.0]",
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING range INPUT.MIN_SIZE_TRAIN (800,800)",
+    "INFERENCE.PRECISION bfloat16",
+    STOCK_HEADS + "MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead MODEL.ROI_BOX_HEAD.NUM_CONV 1",
+    "MODEL.BACKBONE.NAME build_retinanet_resnet_fpn_backbone MODEL.FPN.IN_FEATURES "
+    "['res3','res4','res5'] MODEL.RESNETS.OUT_FEATURES ['res3','res4','res5'] "
+    "MODEL.META_ARCHITECTURE RetinaNet MODEL.FPN.TOP_BLOCK p6p7_c5",  # it reads the neck's p7
+    "MODEL.RESNETS.NORM GN MODEL.RESNETS.NUM_GROUPS 32 MODEL.RESNETS.WIDTH_PER_GROUP 4",
     FPN + "MODEL.ANCHOR_GENERATOR.SIZES [[32]]",  # one list for all levels
     FPN + "MODEL.ANCHOR_GENERATOR.SIZES [32,64,128]",
     "MODEL.ANCHOR_GENERATOR.NAME TheirOwn MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS []",
@@ -639,6 +757,37 @@ ACCEPTED = [
 @pytest.mark.parametrize("opts", ACCEPTED, ids=[opts.removeprefix(FPN) for opts in ACCEPTED])
 def test_what_can_work_is_accepted(opts):
     assert on_cpu(opts).is_frozen()
+
+
+# --- the same model of Detectron2's components
+
+
+@pytest.mark.parametrize(
+    "opts, neck",
+    {
+        "": "build_resnet_fpn_backbone",
+        "MODEL.FPN.TOP_DOWN False": "",
+        "MODEL.FPN.LATERAL False": "",
+        "MODEL.FPN.FREEZE True": "",
+        "MODEL.FPN.OUT_FEATURES ['p2','p3']": "",
+        "MODEL.FPN.TOP_BLOCK p6p7_c5": "",
+        "MODEL.FPN.BOTTOM_UP build_regnet_backbone": "",
+        "MODEL.META_ARCHITECTURE RetinaNet": "",
+        "MODEL.META_ARCHITECTURE RetinaNet MODEL.FPN.TOP_BLOCK p6p7_c5":
+            "build_retinanet_resnet_fpn_backbone",
+    }.items(),
+)  # fmt: skip
+def test_where_detectron2_has_no_such_neck_ours_stays(opts, neck):
+    found = stock_config(on_cpu(FPN + opts)).MODEL.BACKBONE.NAME
+    assert found == (neck or "build_fpn_backbone")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_where_detectron2_has_no_such_heads_ours_stay(shared):
+    opts = f"{FPN}MODEL.RPN.HEAD_NAME build_level_rpn_head MODEL.RPN.SHARED_HEAD {shared}"
+    model = stock_config(on_cpu(opts)).MODEL
+    found = [model.RPN.HEAD_NAME, model.ROI_HEADS.NAME]
+    assert found == ["StandardRPNHead" if shared else "build_level_rpn_head", "StandardROIHeads"]
 
 
 # --- registered components, judged by what they are
@@ -717,6 +866,15 @@ def test_heads_that_are_built_must_be_registered(opts, says):
     cfg = on_cpu(STOCK_HEADS + opts)
     with pytest.raises(UserError, match=says):
         check_registered(cfg)
+
+
+def test_data_sets_are_a_tuple_and_count_the_images_of_a_federated_loss():
+    with pytest.raises(UserError, match=r"TRAIN is 'a', a str; give it a tuple, such as \('a',\)"):
+        check_registered(changed(on_cpu(), {"DATASETS.TRAIN": "a"}))
+    keys = {"USE_FED_LOSS": True, "USE_SIGMOID_CE": True}
+    cfg = changed(on_cpu(), {f"MODEL.ROI_BOX_HEAD.{key}": on for key, on in keys.items()})
+    with pytest.raises(UserError, match="data set 'a' has no class_image_count"):
+        check_registered(changed(cfg, {"DATASETS.TRAIN": ("a",)}))
 
 
 def test_projects_beside_detectron2_may_take_names_that_are_not_registered(register):

@@ -112,6 +112,17 @@ def test_load_model_takes_the_weights_or_with_resume_the_last_checkpoint(model, 
     assert path == cfg.MODEL.WEIGHTS
 
 
+def test_a_start_takes_the_weights_of_a_training_alone(model, file_of):
+    state, theirs = nn.Linear(1, 1), nn.Linear(1, 1)  # as the trainer's
+    path = file_of("weights.pth")
+    torch.save({"model": model.state_dict(), "state": theirs.state_dict()}, path)
+    checkpointer = SafeCheckpointer(model, state=state)
+    checkpointer.resume_or_load(str(path), resume=False)
+    assert different(state.state_dict(), theirs.state_dict())
+    checkpointer.load(str(path))
+    assert not different(state.state_dict(), theirs.state_dict())
+
+
 # -- weights that are not there ----------------------------------------------------------------
 
 

@@ -107,9 +107,10 @@ def test_no_test_set_is_a_choice_in_training_only(cfg, zoo):
         check_settings(cfg, training=False)
 
 
-def test_images_without_annotations_can_be_tested_on(cfg, zoo):
+def test_images_without_annotations_can_be_tested_on(cfg, zoo, caplog):
     zoo(val=lambda c: c.pop("annotations"))  # as COCO's image_info files
     assert len(build_test_loader(cfg, "zoo_val")) == 4
+    assert "data set zoo_val has no objects to find" in caplog.text
 
 
 def test_a_torch_data_set_passes_through(cfg):
@@ -290,6 +291,19 @@ def test_rles_where_polygons_are_asked_for(cfg, zoo, coco):
         build_train_loader(cfg)
 
 
+def test_rles_of_a_test_set_stop_its_losses_alone(cfg, zoo, coco):
+    def polygons(content):
+        content.update(coco.masked())
+        content["annotations"].pop(1)  # the RLE
+
+    zoo(polygons, lambda c: c.update(coco.masked()))
+    cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = True, "polygon"
+    build_train_loader(cfg)
+    cfg.TEST.VALIDATION_LOSS = True  # mapped as in training
+    with pytest.raises(UserError, match="zoo_val.*1.png: it has an RLE, and INPUT.MASK_FORMAT"):
+        build_train_loader(cfg)
+
+
 def test_keypoints_that_no_image_has(cfg, zoo):
     # An evaluation would stumble over one, and training keeps the other.
     zoo(train=lambda c: c["annotations"][0].update(score=None, bbox=[999, 9, 9, 9]))
@@ -361,6 +375,7 @@ def test_a_batch_that_cannot_be_shared(images, processes, cfg, zoo, monkeypatch)
     check_settings(cfg, training=False)
     cfg.SOLVER.IMS_PER_BATCH = 2 * processes
     check_settings(cfg, training=True)
+    assert build_train_loader(cfg).dataset.batch_size == 2
 
 
 @pytest.mark.parametrize(

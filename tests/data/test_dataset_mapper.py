@@ -115,6 +115,13 @@ def test_a_long_image_is_cropped_with_the_whole_object_in_it(row_config, record)
     assert len(places) > 5
 
 
+def test_boxes_are_those_of_the_masks(row_config, record):
+    mapper, of_box = ObjectScaleMapper(row_config(OBJECT_SCALE_ROW)), record(40)  # 40 x 20 px
+    of_box["annotations"][0]["segmentation"] = [rectangle(20, 10, 40, 30)]
+    ((x0, y0, x1, y1),) = mapper(of_box)["instances"].gt_boxes.tensor.tolist()
+    assert x1 - x0 == pytest.approx(y1 - y0, abs=3)
+
+
 def test_an_object_longer_than_the_crop_is_there_with_its_centre():
     for _ in range(50):
         assert _start(40, 100, 20, 50) in range(10, 21)  # 20 to 50 within start to start + 40
@@ -130,6 +137,7 @@ def test_an_object_that_no_scale_reaches_is_drawn_where_there_is_no_other(row_co
     for _ in range(20):
         assert mapper._choose(record(28, 29), size)[2] == 10 + 29
         assert mapper._choose(record(28), size)[2] == 10 + 28
+    assert mapper._choose(record(200), size).tolist() == [10, 10, 120, 100]  # what is in the image
 
 
 def test_every_object_has_its_turn_and_crowds_have_none(row_config, record):

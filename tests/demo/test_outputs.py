@@ -26,8 +26,10 @@ def test_nothing_is_overwritten_unless_asked_and_an_input_never(folder):
     with pytest.raises(UserError, match=r"a\.png is there already.*--force"):
         prepare_folder(str(folder / "out"), ["a.png"], [])
     prepare_folder(str(folder / "out"), ["a.png"], [], replace=True)
-    with pytest.raises(UserError, match="is an input"):
-        prepare_folder(str(folder), ["b.png"], [str(folder / "b.png")], replace=True)
+    (folder / "linked").symlink_to(folder)
+    for output in (folder, folder / "linked"):
+        with pytest.raises(UserError, match="is an input"):
+            prepare_folder(str(output), ["b.png"], [str(folder / "b.png")], replace=True)
     with pytest.raises(UserError, match="is a file"):
         prepare_folder(str(folder / "b.png"), [], [])
 

@@ -360,6 +360,13 @@ def test_epochs_are_iterations_of_so_many_images(
     assert not Path(cfg.OUTPUT_DIR).exists()
 
 
+def test_evaluations_stay_on_in_few_epochs(repo, tiny_opts, tmp_path):
+    base, path = repo / "configs/quick/RPN/rpn_R_18_FPN.yaml", tmp_path / "row.yaml"
+    path.write_text(f"_BASE_: {base}\nTEST: {{EVAL_PERIOD: 30}}\n")
+    words = ["--config-file", str(path), "--epochs", "0.5", *without_schedule(tiny_opts)]
+    assert read_config(parse(*words)).TEST.EVAL_PERIOD == 1
+
+
 @pytest.mark.parametrize(
     "flags, words, says",
     [

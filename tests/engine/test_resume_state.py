@@ -4,6 +4,7 @@ import logging
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from detectron2.engine import AMPTrainer
 from detectron2.solver import LRMultiplier
 from detectron2.structures import Keypoints
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from fvcore.common.param_scheduler import CosineParamScheduler
 from torch.optim.lr_scheduler import OneCycleLR, SequentialLR, StepLR
 
@@ -354,6 +356,16 @@ def test_a_keypoint_head_has_no_running_average(tiny_config, make_input, by_visi
     Path(made.cfg.OUTPUT_DIR).mkdir(exist_ok=True)
     made.train()
     assert made.resume_state.averages == [{}]
+
+
+def test_the_latest_values_of_the_metrics_are_kept(tiny_config):
+    with EventStorage() as storage:
+        for storage.iter in range(25):
+            storage.put_scalars(total_loss=storage.iter, time=1.0)
+    hook = resume_state.ResumeState()
+    hook.trainer = SimpleNamespace(storage=storage, cfg=tiny_config())
+    kept = {"total_loss": [(number, number) for number in range(5, 25)]}  # Detectron2's window
+    assert hook.state_dict()["history"] == kept
 
 
 def test_averages_of_a_head_of_ones_own():

@@ -94,10 +94,11 @@ def test_the_bar(detections, found, matched, tied, error, is_within):
 
 
 def boxes_at(*places):
-    """Return squares of 10 px, of one class, for places (x, score), which come best first."""
+    """Return squares of 10 px for places (x, score) or (x, score, class), best first."""
     x = torch.tensor([float(place[0]) for place in places])
     boxes = torch.stack([x, torch.zeros_like(x), x + 10, torch.full_like(x, 10)], dim=1)
-    return boxes, torch.tensor([place[1] for place in places]), torch.zeros(len(places))
+    classes = torch.tensor([float(sum(place[2:])) for place in places])
+    return boxes, torch.tensor([place[1] for place in places]), classes
 
 
 TIES = {  # boxes of the file, of the model, and those its NMS chose from; (matched, tied)
@@ -112,6 +113,12 @@ TIES = {  # boxes of the file, of the model, and those its NMS chose from; (matc
         [(1, 0.7)],
         [(0, 0.75)],
         [(0, 0.75), (1, 0.7)],
+        (0, 0),
+    ),
+    "boxes of two classes are not tied": (
+        [(1, 0.75, 1)],
+        [(0, 0.75)],
+        [(0, 0.75), (1, 0.75, 1)],
         (0, 0),
     ),
     # as in a trace that keeps the size of its image: all scores are right, and all boxes wrong

@@ -337,7 +337,7 @@ def test_every_kind_of_the_zoo_runs(name, tmp_path):
     assert len(predictor.class_names) == cfg.MODEL.ROI_HEADS.NUM_CLASSES or "Mask" not in name
 
 
-def test_a_run_is_loaded_by_its_folder(row_config, tmp_path):
+def test_a_run_is_loaded_by_its_folder(row_config, tmp_path, monkeypatch):
     run = tmp_path / "run"
     small = [*SMALL[6:10], "INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 64]
     cfg = row_config(ROW, *small, "OUTPUT_DIR", run)
@@ -363,7 +363,9 @@ def test_a_run_is_loaded_by_its_folder(row_config, tmp_path):
     (run / "model_final.pth").rename(own)
     for other in run.glob("*.pth"):
         other.unlink()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # as where there is a GPU
     predictor = Predictor.from_run(run, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", own])
+    assert predictor.cfg.MODEL.DEVICE == "cpu"
     assert predictor.model.model.weights_origin.path == own
 
 

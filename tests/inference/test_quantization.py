@@ -8,6 +8,7 @@ import types
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from random_detectors import detect, image_of, random_detector
@@ -47,6 +48,21 @@ def cfg(row_config, model, wide_opts, tmp_path, monkeypatch):
         *("INFERENCE.ENGINE", "openvino", "INFERENCE.PRECISION", "int8"),
         *("INFERENCE.CALIBRATION_IMAGES", 2),
     )
+
+
+def test_the_calibration_images_are_evenly_spaced(cfg):
+    every = [record["image_id"] for record in quantization.load_train_dataset(cfg)]
+    few = changed(cfg, {"INFERENCE.CALIBRATION_IMAGES": 3})
+    found = [record["image_id"] for record in quantization.calibration_images(few)]
+    assert found == every[: len(every) // 3 * 3 : len(every) // 3] != every[:3]
+
+
+def test_a_graphs_weights_are_written_in_full_precision():
+    openvino = pytest.importorskip("openvino")
+    x, third = openvino.opset13.parameter([1, 64]), np.full((1, 64), 1 / 3, np.float32)
+    product = openvino.opset13.multiply(x, openvino.opset13.constant(third))
+    _, weights = quantization.graph_bytes(openvino.Model([product], [x]))
+    assert third.tobytes() in weights
 
 
 def records(count):
@@ -155,21 +171,22 @@ def test_its_name_is_of_weights_config_images_and_versions(cfg, model, monkeypat
         changed(cfg, {"MODEL.PIXEL_MEAN": [1.0, 2.0, 3.0]}),
         changed(cfg, {"DATALOADER.FILTER_EMPTY_ANNOTATIONS": False}),
         changed(cfg, {"DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": 7}),
+        changed(cfg, {"TEST.DETECTIONS_PER_IMAGE": 7}),
     ]
     names |= {os.path.basename(cache_paths(other, model)[0]) for other in others}
-    assert len(names) == 6
+    assert len(names) == 7
     weight = model.roi_heads.box_head.fc1.bias
     before = weight[0].item()
     weight.data[0] += 1e-6
     names.add(os.path.basename(cache_paths(cfg, model)[0]))
     weight.data[0] = before
-    assert len(names) == 7
+    assert len(names) == 8
     versions = {"openvino": "1.0", "nncf": "2.0"}
     monkeypatch.setattr(quantization, "installed_versions", lambda *packages: versions)
     name = os.path.basename(cache_paths(cfg, model)[0])
     assert name.endswith("-openvino1.0-nncf2.0.zip")
     names.add(name)
-    assert len(names) == 8
+    assert len(names) == 9
 
 
 @needs_nncf

@@ -97,15 +97,17 @@ def test_boxes_are_resized_with_their_images():
 
 
 @pytest.mark.parametrize(
-    "sides, factor, sizes, present_reach",
+    "sides, factor, sizes, present_reach, reach",
     [
         # Squares of 12 px: IoU 144 / s^2 is at least 0.5 for s up to 16.97, so 0.5 is the first of
         # the factors 2^(k/4) of 32 and 64 that reaches them (16 px; 2^(-3/4) gives 19 px).
-        ([12], 0.5, [[16.0], [32.0]], 0.0),
-        ([32, 64], 1.0, [[32], [64]], 1.0),  # the present sizes stay if none are better
+        ([12], 0.5, [[16.0], [32.0]], 0.0, 1.0),
+        ([32, 64], 1.0, [[32], [64]], 1.0, 1.0),  # the present sizes stay if none are better
+        ([12, *[32] * 600], 1.0, [[32], [64]], 600 / 601, 600 / 601),  # and here, by 0.2 points
+        ([2], 1.0, [[32], [64]], 0.0, 0.0),  # none is below 4 px
     ],
 )
-def test_smaller_objects_are_given_smaller_anchors(sides, factor, sizes, present_reach):
+def test_smaller_objects_are_given_smaller_anchors(sides, factor, sizes, present_reach, reach):
     # squares centred on anchors of both levels
     centers, strides = np.tile([64.0, 128.0, 192.0, 64.0], len(sides)), [8, 16]
     half = np.repeat(sides, 4) / 2
@@ -114,7 +116,7 @@ def test_smaller_objects_are_given_smaller_anchors(sides, factor, sizes, present
     boxes = np.stack(corners, axis=1).astype(np.float32)
     found = suggest_sizes(lambda s: generator(s, strides), ((32,), (64,)), boxes, grids)
     assert (found.factor, found.sizes) == (factor, sizes)
-    assert (found.present_reach, found.reach) == (present_reach, 1.0)
+    assert (found.present_reach, found.reach) == (present_reach, reach)
 
 
 def test_anchors_that_training_ignores_for_being_outside_match_nothing():

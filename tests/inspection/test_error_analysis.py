@@ -157,6 +157,8 @@ def test_the_worst_images(analysis):
     worst = [{"index": 1, "false": 1, "missed": 2}, {"index": 0, "false": 0, "missed": 1}]
     assert analysis.worst_images([0.85, 0.5], 5) == worst
     assert analysis.worst_images([0.85, 0.5], 1) == worst[:1]
+    # Both have a false detection, and 3 and 2 objects that are not found.
+    assert [entry["index"] for entry in analysis.worst_images([0.75, 0.9], 5)] == [1, 0]
 
 
 def test_ap_by_size_and_by_level(figures):
@@ -176,8 +178,8 @@ def test_ap_by_size_and_by_level(figures):
 
 def test_detections_in_a_crowd_count_neither_way():
     annotations = [
-        annotation(1, 1, CAT, 0, 0, 20, 20),
-        annotation(2, 1, CAT, 50, 50, 50, 50, iscrowd=1),
+        annotation(1, 1, CAT, 50, 50, 50, 50, iscrowd=1),
+        annotation(2, 1, CAT, 0, 0, 20, 20),
     ]
     results = [
         result(1, CAT, 0.9, 60, 60, 20, 20),
@@ -186,6 +188,7 @@ def test_detections_in_a_crowd_count_neither_way():
     ]
     analysis = analyze(annotations, results)
     figures = analysis.as_json([0.0, 0.0])
+    assert analysis.matched.tolist() == [-1, 0, -1]  # the crowd comes first in the file alone
     assert figures["detections"] == 2
     assert figures["crowd_regions"] == 1
     assert figures["AP50"] == pytest.approx(100)
@@ -199,11 +202,20 @@ def test_of_an_objects_errors_only_the_best_is_put_right():
     annotations = [annotation(1, 1, CAT, 0, 0, 20, 20)]
     boxes = [(10, 0, 20, 20), (0, 10, 20, 20)]
     results = [result(1, CAT, score, *box) for score, box in zip((0.3, 0.6), boxes, strict=True)]
+    results.append(result(1, CAT, 0.5, 60, 60, 20, 20))  # on nothing, and between them
     analysis = analyze(annotations, results)
     errors = analysis.errors
     assert errors["place"] == {"count": 2, "dAP": pytest.approx(100)}
     assert errors["missed"]["count"] == 0
     assert [c["threshold"] for c in analysis.curves] == [None, None]  # without right detections
+
+
+def test_the_best_100_of_an_image_and_class_count():
+    beside = [result(1, CAT, 0.9, 60, 60, 20, 20) for _ in range(100)]
+    annotations = [annotation(1, 1, CAT, 0, 0, 20, 20)]
+    analysis = analyze(annotations, [result(1, CAT, 0.5, 0, 0, 20, 20), *beside])
+    assert (analysis.as_json([0.0, 0.0])["detections"], analysis.ap["AP50"]) == (100, 0)
+    assert analysis.missed.tolist() == [True]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +265,8 @@ def test_ap_is_pycocotools_own():
             annotations.append(annotation(len(annotations) + 1, image, category, x, y, *size))
             for _ in range(2):
                 box = np.array([x, y, *size]) * random.uniform(0.8, 1.25, 4)
-                results.append(result(image, category, float(random.random()), *box.tolist()))
+                score = round(float(random.random()), 1)  # many are equal
+                results.insert(0, result(image, category, score, *box.tolist()))
     figures, truth = analyze(annotations, results).as_json([0.5, 0.5]), coco(annotations)
     with quiet_pycocotools():
         evaluation = COCOeval(truth, truth.loadRes(results), "bbox")

@@ -169,7 +169,8 @@ def test_what_no_anchor_reaches_is_dashed(tmp_path, inspect):
     ],
 )
 def test_levels_with_anchors_and_thresholds_are_the_configs(row_config, row, levels, thresholds):
-    setup = AnchorSetup(row_config(row))
+    setup = AnchorSetup(row_config(row, "MODEL.RPN.BOUNDARY_THRESH", 3))
+    assert setup.boundary == (-1 if "RetinaNet" in row else 3)
     assert (setup.features, setup.strides) == (list(levels), list(levels.values()))
     assert len(setup.sizes) == len(levels)
     assert setup.matcher.thresholds[1:-1] == thresholds

@@ -17,11 +17,13 @@ def build_resnet(row_config, *opts):
     return build_basic_resnet_backbone(row_config(ROW, *opts), PIXELS)
 
 
-@pytest.mark.parametrize("depth", [18, 34])
-def test_at_64_channels_it_is_detectron2s(row_config, depth):
+@pytest.mark.parametrize("depth, norm", [(18, "GN"), (34, "BN")])
+def test_at_64_channels_it_is_detectron2s(row_config, depth, norm):
     opts = ["MODEL.RESNETS.DEPTH", depth, "MODEL.BACKBONE.FREEZE_AT", 3]
+    opts += ["MODEL.RESNETS.NORM", norm]
     ours = build_resnet(row_config, *opts)
     theirs = build_resnet_backbone(row_config(ROW, *opts), PIXELS)
+    assert str(ours) == str(theirs)
     theirs.load_state_dict(ours.state_dict())
     frozen = {name for name, weight in theirs.named_parameters() if not weight.requires_grad}
     assert {n for n, weight in ours.named_parameters() if not weight.requires_grad} == frozen
@@ -87,6 +89,7 @@ def test_every_number_of_the_config_reaches_the_network(row_config):
     assert {n: p.shape for n, p in ours.named_parameters() if n.split(".")[0] in stages} == expected
     assert str(ours.s2) == str(stock.s2)
     assert ours.output_shape() == stock.output_shape()
+    assert [name for _, name in ours.stages_and_names] == ["s1", "s2"]  # those that it runs
 
 
 @pytest.mark.parametrize(

@@ -332,6 +332,9 @@ def test_stages_that_cannot_be_left_out_stop_a_training_in_several_processes(
     said = "does not use res4, res5 of MODEL.FPN.BOTTOM_UP KeepsItsStages"
     build_backbone(cfg)
     assert said in caplog.text
+    caplog.clear()
+    build_backbone(changed(cfg, {"MODEL.FPN.FREEZE": True}))  # no weight needs a gradient
+    assert said not in caplog.text
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
     with pytest.raises(UserError, match=f"{said}.*several processes"):
         build_backbone(cfg)

@@ -68,6 +68,7 @@ def test_an_unfrozen_neck_does_change(row_config, make_input):
 
 def test_it_stays_in_eval_mode_under_any_call_of_train(row_config):
     _, model = build(row_config, "MODEL.FPN.FREEZE", True)
+    assert not any(module.training for module in model.backbone.modules())
     for call in (model.train, model.eval, model.backbone.train):
         call()
         assert not any(module.training for module in model.backbone.modules())

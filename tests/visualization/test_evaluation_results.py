@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from fpn_d2 import UserError
-from fpn_d2.visualization import draw_results, evaluation_results
+from fpn_d2.visualization import draw_results, evaluation_results, overlaps_with_objects
 
 
 def test_two_images_of_one_name_have_two_pictures(tmp_path):
@@ -36,6 +36,20 @@ def test_two_images_of_one_name_have_two_pictures(tmp_path):
 
 def test_a_photo_is_drawn_at_a_size_to_look_at():
     assert evaluation_results._draw(np.zeros((30, 4000, 3), np.uint8), [], [], []).shape[1] == 1600
+
+
+def test_results_are_compared_with_the_objects_of_their_class(tmp_path):
+    truth, box = COCO(), [10, 10, 20, 20]
+    objects = [{"bbox": box, "category_id": 1}, {"bbox": box, "category_id": 1, "iscrowd": 1}]
+    truth.imgs, truth.imgToAnns = {1: {}}, {1: objects}
+    corners = np.array([[10, 10, 30, 30], *[[0, 0, 9, 9]] * 149])
+    content = {"ids": [1], "boxes": [corners], "objectness_logits": [np.zeros(150)]}
+    (tmp_path / "box_proposals.pkl").write_bytes(pickle.dumps(content))
+    kind, found = evaluation_results.read_results(str(tmp_path), truth)
+    assert [found[1][0]["bbox"], len(found[1])] == [box, 100]
+    assert overlaps_with_objects(kind, truth, 1, found[1])[1][:2].tolist() == [[1], [0]]
+    detections = [{"bbox": box, "category_id": category} for category in (1, 2)]
+    assert overlaps_with_objects("bbox", truth, 1, detections)[1].tolist() == [[1], [0]]
 
 
 def test_proposals_of_another_data_set_are_refused(tmp_path):

@@ -11,6 +11,10 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from model_zoo import different, scramble
+from torchvision.models.detection import (
+    FasterRCNN_ResNet50_FPN_Weights,
+    RetinaNet_ResNet50_FPN_Weights,
+)
 
 from fpn_d2 import UserError, load_config, load_model
 from fpn_d2.checkpoint.foreign import (
@@ -235,13 +239,15 @@ def test_cocos_91_columns_of_retinanet():
     assert result.weights["head.cls_score.weight"].flatten().tolist() == found.flatten().tolist()
     assert result.labels[11:13] == [13, 14]
     assert len(result.labels) == 80
+    assert convert(weights, all_classes=True).labels == list(range(91))
 
 
-def test_a_resnet_of_101_layers_is_seen():
-    """It has 23 blocks in layer3, which is res4."""
-    blocks = {f"backbone.body.layer3.{i}.conv1.weight": torch.zeros(1) for i in range(23)}
+@pytest.mark.parametrize("number, depth", [(23, "101"), (36, "152")])
+def test_a_deeper_resnet_is_seen(number, depth):
+    """It has more blocks in layer3, which is res4."""
+    blocks = {f"backbone.body.layer3.{i}.conv1.weight": torch.zeros(1) for i in range(number)}
     result = convert(predictor(3) | blocks)
-    assert result.overrides[-2:] == ["MODEL.RESNETS.DEPTH", "101"]
+    assert result.overrides[-2:] == ["MODEL.RESNETS.DEPTH", depth]
 
 
 # --- what is refused
@@ -313,6 +319,10 @@ def test_the_eps_of_frozen_norms_is_asked_for(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--norm-eps 0 for torchvision's published"):
         norm_eps_of(str(path), {})
     assert norm_eps_of(str(path), {"bn.num_batches_tracked": torch.tensor(0)}) == 1e-5
+    # torchvision names its files by the first digits
+    kinds = (FasterRCNN_ResNet50_FPN_Weights, RetinaNet_ResNet50_FPN_Weights)
+    ends = tuple(f"-{digits}.pth" for digits in code_bases._WITHOUT_EPS)
+    assert all(kind.COCO_V1.url.endswith(ends) for kind in kinds)
     # the SHA-256 of "abc", as in FIPS 180-2
     monkeypatch.setattr(code_bases, "_WITHOUT_EPS", ("ba7816bf",))
     assert norm_eps_of(str(path), {}) == 0.0

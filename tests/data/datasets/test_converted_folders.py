@@ -55,9 +55,9 @@ def test_a_loader_looks_at_the_files_of_a_folder_once(yolo, cfg, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "change", ["a label", "an image", "another image", "its time alone", "no time"]
+    "change", ["a label", "an image", "another image", "its time alone", "no time", "the code"]
 )
-def test_a_change_converts_it_anew(yolo, folders, change):
+def test_a_change_converts_it_anew(yolo, folders, monkeypatch, change):
     folders.load(yolo.parent, "zoo_train")
     path = annotation_file(str(yolo), "train")
     before = os.stat(path).st_ino
@@ -71,6 +71,8 @@ def test_a_change_converts_it_anew(yolo, folders, change):
         times = contents(yolo)
         folders.write(yolo, {"labels/a.txt": "0 0.5 0.5 0.5 0.4\n"})
         os.utime(yolo / "labels" / "a.txt", ns=(0, times[yolo / "labels" / "a.txt"]))
+    elif change == "the code":
+        monkeypatch.setattr(converted_folders, "_VERSION", converted_folders._VERSION + 1)
     else:
         os.utime(yolo / "labels" / "a.txt", (1, 1))
     make_current(str(yolo), "train")

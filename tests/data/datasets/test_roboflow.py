@@ -22,7 +22,7 @@ def content(categories, *objects):
     return {"images": images, "categories": categories, "annotations": annotations}
 
 
-TRAIN = content([DUMMY, category(1, "dog"), category(2, "cat")], 2, 1)
+TRAIN = content([category(2, "cat"), DUMMY, category(1, "dog")], 2, 1)  # in no order
 
 
 def write(folders, root, **splits):

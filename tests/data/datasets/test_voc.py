@@ -35,7 +35,7 @@ HARD = thing("dog", (1, 1, 10, 10), "<difficult>1</difficult><truncated>1</trunc
 def voc(more=()):
     files = {
         "ImageSets/Main/train.txt": "a\nb\n",
-        "ImageSets/Main/val.txt": "c\n",
+        "ImageSets/Main/val.txt": "\ufeffc\n",  # with Windows' mark
         "ImageSets/Main/cat_train.txt": "a 1\nb -1\n",
         "Annotations/a.xml": xml(DOG, HARD),
         "Annotations/b.xml": xml(),
@@ -136,6 +136,7 @@ def test_flat_folders_and_folders_of_splits(tmp_path, folders, files, names):
         (xml(CAT, size="<size><width>0</width><height>20</height></size>"), "has no size"),
         (xml(CAT, "<object><name>dog</name></object>"), "object 2, has the bndbox None"),
         (xml(thing("dog", (9, 9, 3, 12))), r"object 1, has the bndbox \['9', '9', '3', '12'\]"),
+        (xml(thing("dog", (3, 12, 9, 9))), r"object 1, has the bndbox \['3', '12', '9', '9'\]"),
         (xml(thing("dog", (1, 1, "inf", 12))), "object 1, has the bndbox"),
         (xml(thing(" ", (1, 1, 9, 12))), "object 1, has no name"),
         (xml(thing("dog", (1, 1, 9, 12), "<polygon><x1>1</x1></polygon>")), "has a polygon"),

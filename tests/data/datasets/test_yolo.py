@@ -83,6 +83,7 @@ def test_boxes_are_those_of_supervision(tmp_path, folders):
             "train: [one.txt, images/train/deeper]\nnames: [cat, dog]\n",
             {"one.txt": "./images/train/a.jpg\n"},
         ),
+        (YAML, {"labels/train/a.txt": f"\ufeff{BOX}{TRIANGLE}"}),  # with Windows' mark
     ],
 )
 def test_every_way_to_name_the_images(load_zoo, yaml, more):
@@ -127,6 +128,7 @@ def test_of_poses_the_boxes_are_read_and_it_says_so(load_zoo, caplog):
         ("cat 0.5 0.5 0.2 0.2", "write a class number"),
         ("0 0.5 nan 0.2 0.2", "no shares of the image"),
         ("0 15 6 10 8", "no shares of the image"),
+        ("0 1.02 0.5 0.2 0.2", "no shares of the image"),
         ("0 0.5 0.5 -0.005 0.2", "of a negative side"),
         ("2 0.5 0.5 0.2 0.2", "has the class 2, and data.yaml names 0 to 1"),
         ("0.5 0.5 0.5 0.2 0.2", "has the class 0.5"),
