@@ -156,8 +156,9 @@ def _of_categories(categories: Entries) -> Iterator[Finding]:
         elif name:
             plain = " ".join(name.split()).casefold()
             if plain in alike:
-                text = f"has the name {_short(name)}, another's but for case or blanks: if "
-                faults.append((WARNING, (), text + "both are one class, give them one id"))
+                text = f"has the name {_short(name)}, another's but for case or blanks: if both "
+                text += "are one class, give its annotations the other's id and take it out"
+                faults.append((WARNING, (), text))
             names.add(name)
             alike.add(plain)
         for severity, stops, text in faults:

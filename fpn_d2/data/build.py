@@ -246,7 +246,10 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
             raise
         except Exception as error:
             no_data = str(error).startswith("No valid data found")
-            sentence = lost_object(names) if no_data else explain_failure(names, error)
+            keypoints_needed = bool(options.get("min_keypoints"))
+            sentence = (
+                lost_object(names, keypoints_needed) if no_data else explain_failure(names, error)
+            )
             if sentence is None and files:
                 sentence = proposals.explain_missing(names, files, ids)
             if sentence is None:
@@ -255,7 +258,7 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
                     raise
                 sentence = f"no image of {', '.join(names)} has " + (
                     "keypoints enough for MODEL.KEYPOINT_ON: annotate some, or set it False"
-                    if options.get("min_keypoints")
+                    if keypoints_needed
                     else "an object to train on: annotate some"
                 )
             raise UserError(sentence) from error

@@ -273,12 +273,13 @@ def check_annotation_files(
         )
 
 
-def lost_object(names: Sequence[str]) -> str | None:
+def lost_object(names: Sequence[str], keypoints_needed: bool = False) -> str | None:
     """Say why the first object is left out that is for a fault, in one sentence; None if none is.
     Faults of an id, a box, an area or a mask may be there, too, but lose no object."""
+    faults = "the image_id|the iscrowd" + "|keypoints" * keypoints_needed
     for file in filter(None, map(judged_file, names)):
         for finding in file.findings:
-            if re.search(" has (the image_id|the iscrowd|keypoints) ", finding.sentence):
+            if re.search(f" has ({faults}) ", finding.sentence):
                 return _in_words(file.path, [finding])
     return None
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.modeling.roi_heads.keypoint_head import BaseKeypointRCNNHead
@@ -65,6 +66,8 @@ class ResumeState(HookBase):
         if rank < len(self.averages):
             modules = dict(unwrapped(trainer.model).named_modules())
             for name, value in self.averages[rank].items():
+                own = vars(modules[name]).get(_AVERAGE)
+                value = torch.full_like(own, value) if isinstance(own, Tensor) else value
                 setattr(modules[name], _AVERAGE, value)
         if trainer.start_iter < trainer.max_iter:
             for name, values in self._history.items():
@@ -104,20 +107,26 @@ def averages_of(model: nn.Module) -> dict[str, float]:
     modules = unwrapped(model).named_modules()
     # A keypoint head has a setting of the same name; somebody's own buffer is among the weights.
     kept = {n: vars(m).get(_AVERAGE) for n, m in modules if not isinstance(m, BaseKeypointRCNNHead)}
-    return {n: float(x) for n, x in kept.items() if isinstance(x, int | float | Tensor)}
+    return {n: float(x) for n, x in kept.items() if _is_number(x)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
 @contextlib.contextmanager
 def averages_kept(model: nn.Module) -> Iterator[None]:
     """Restore a model's running averages afterwards, or remove them where it had none."""
-    before = {module: vars(module).get(_AVERAGE) for module in model.modules()}
+    before = {m: vars(m)[_AVERAGE] for m in model.modules() if _AVERAGE in vars(m)}
+    # somebody's own may be changed in place
+    before = {m: x.clone() if isinstance(x, Tensor) else x for m, x in before.items()}
     try:
         yield
     finally:
-        for module, value in before.items():
+        for module in model.modules():
             vars(module).pop(_AVERAGE, None)
-            if value is not None:
-                setattr(module, _AVERAGE, value)
+        for module, value in before.items():
+            setattr(module, _AVERAGE, value)
 
 
 # --- what a config may change

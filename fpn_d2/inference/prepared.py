@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ..config_checks import check_engine_keys
@@ -135,7 +136,8 @@ class PreparedModel(nn.Module):
         """
         for number, record in enumerate(batched_inputs):
             image = record.get("image") if isinstance(record, Mapping) else None
-            if isinstance(image, Tensor) and not image.isfinite().all():
+            is_real = isinstance(image, Tensor) and image.is_floating_point()
+            if is_real and not image.isfinite().all():
                 name = record.get("file_name", f"number {number} of the batch")
                 raise FloatingPointError(f"image {name} has pixels that are NaN or infinite")
         device = next(self.model.parameters()).device.type
@@ -234,15 +236,23 @@ def _copied(model: nn.Module) -> nn.Module:
 
     :func:`copy.deepcopy` refuses that, such as a spectral norm's weight or a map for a picture.
     """
-    held = (value for module in model.modules() for value in tree_leaves(vars(module)))
-    computed = [x for x in held if isinstance(x, Tensor) and not x.is_leaf]
     try:
-        return copy.deepcopy(model, {id(x): x.detach().clone() for x in computed})
-    except (TypeError, RuntimeError) as error:
+        with _Detaching():
+            return copy.deepcopy(model)
+    except TypeError as error:
         raise UserError(
             f"a {type(model).__name__} cannot be copied ({reason_of(error)}), and a prepared model "
             "is a copy: give it a __deepcopy__, or set INFERENCE.PREPARE False"
         ) from error
+
+
+class _Detaching(TorchFunctionMode):
+    """Copies computed tensors without their graphs, wherever a model holds them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            return args[0].detach().clone()
+        return func(*args, **(kwargs or {}))
 
 
 def _check_deformable(model: nn.Module, precision: str) -> None:
@@ -450,7 +460,8 @@ class _AsFloat32(nn.Module):
         self.layer = layer
 
     def __getattr__(self, name: str) -> Any:  # such as the weight, which a cosine classifier reads
-        return super().__getattr__(name) if name == "layer" else getattr(self.layer, name)
+        own = name == "layer" or name.startswith("__")  # as in PreparedModel
+        return super().__getattr__(name) if own else getattr(self.layer, name)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x).float()
@@ -481,7 +492,7 @@ def _lower(model: nn.Module, dtype: torch.dtype) -> None:
     for module in list(model.modules()):
         for kind, (names, wrapper) in _LAST_LAYERS.items():
             for name in names if isinstance(module, kind) else ():
-                if hasattr(module, name):  # somebody's own head may have deleted one
+                if getattr(module, name, None) is not None:  # somebody's own head may lack one
                     setattr(module, name, wrapper(getattr(module, name)))
     wrapped = [module for module in model.modules() if isinstance(module, _Float32)]
     kept = {id(module) for wrapper in wrapped for module in wrapper.modules()}

@@ -40,12 +40,13 @@ def to_channels_last(model: nn.Module) -> None:
 def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
     """Build a network of which only shapes are asked, if possible without memory for its weights.
 
-    Detectron2's Swin and ViT read values of tensors as they are built, and need the memory.
+    Detectron2's Swin and ViT read values of tensors as they are built, and need the memory; so do
+    those who read them as arrays of NumPy, which PyTorch refuses by a TypeError.
     """
     try:
         with torch.device("meta"):
             return build()
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         return build()
 
 

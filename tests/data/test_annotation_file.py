@@ -137,7 +137,7 @@ CASES = {
     "a repeated category": (
         change("categories", 1, id=1), [STOPS, STOPS], "repeats the id 1|category_id 2, which",
     ),
-    "a class with a blank": (change("categories", 1, name="Cat "), [TOLD], "for case or blanks"),
+    "a class with a blank": (change("categories", 1, name="Cat "), [TOLD], "id and take it out"),
     "a repeated class": (change("categories", 1, name="cat"), [TOLD], "repeats the name 'cat'"),
     "a class without name": (drop("categories", 1, "name"), [STOPS], "has the name None"),
     "images as texts": (

@@ -312,6 +312,16 @@ def test_keypoints_that_no_image_has(cfg, zoo):
         build_train_loader(cfg)
 
 
+def test_keypoints_that_nobody_reads_are_no_reason(cfg, zoo):
+    def crowds(content):
+        for annotation in content["annotations"]:
+            annotation.update(iscrowd=1, keypoints=["x"])
+
+    zoo(crowds)
+    with pytest.raises(UserError, match="no image of zoo_train has an object .*crowds do not coun"):
+        build_train_loader(cfg)
+
+
 @pytest.fixture
 def pointed(cfg, zoo):
     """``pointed(numbers, **metadata)``: a config of one keypoint, on a zoo_train with this metadata

@@ -409,8 +409,23 @@ def test_averages_begin_with_the_weights_that_are_loaded(trainer, tmp_path):
 
 def test_a_normalizer_of_another_kind_is_no_average():
     """A setting, or a buffer, which is among the weights."""
-    model = torch.nn.ModuleDict({name: torch.nn.Identity() for name in ("a", "b", "c")})
+    model = torch.nn.ModuleDict({name: torch.nn.Identity() for name in ("a", "b", "c", "d")})
     model.a.loss_normalizer = "visible"
     model.b.register_buffer("loss_normalizer", torch.tensor(3.0))
     model.c.loss_normalizer = torch.tensor(2.0)
+    model.d.loss_normalizer = torch.ones(2)  # one for each class
     assert resume_state.averages_of(model) == {"c": 2.0}
+
+
+def test_an_average_stays_of_its_kind(tiny_config):
+    model = torch.nn.ModuleDict({name: torch.nn.Identity() for name in ("a", "b", "c")})
+    model.a.loss_normalizer, model.b.loss_normalizer = torch.tensor(2.0), None
+    with resume_state.averages_kept(model):
+        model.a.loss_normalizer.mul_(2)
+        model.c.loss_normalizer = 1.0
+    assert [vars(model[name]).get("loss_normalizer", "none") for name in "abc"] == [2, None, "none"]
+    hook = resume_state.ResumeState()
+    hook.trainer = SimpleNamespace(model=model, cfg=tiny_config(), start_iter=1, max_iter=1)
+    hook.averages = [{"a": 3.0}]
+    hook.before_train()
+    assert model.a.loss_normalizer.mul_(2) == 6

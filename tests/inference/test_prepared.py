@@ -11,7 +11,7 @@ from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from detectron2.structures import Boxes, ImageList
+from detectron2.structures import Boxes, ImageList, Instances
 from model_zoo import stock_config
 from stage_convs import StageConvs
 from torch import nn
@@ -230,6 +230,26 @@ def test_a_network_of_ones_own_is_prepared_between_two_steps():
     assert model.maps[0].requires_grad
 
 
+def test_what_a_network_holds_may_be_computed_anywhere_within():
+    model = OfClips()
+    (loss,) = model([{"clip": torch.rand(1, 3, 8, 8)}])
+    model.found, model.shown = Instances((8, 8), gt_boxes=Boxes(loss.expand(2, 4))), {loss}
+    model.classes = {"name": "animal"}
+    model.classes["children"] = [{"name": "cat", "parent": model.classes}]
+    ready = prepare_model(model)
+    assert torch.equal(ready.found.gt_boxes.tensor, model.found.gt_boxes.tensor)
+    assert not ready.found.gt_boxes.tensor.requires_grad
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_network(monkeypatch):
+    def fails(self, memo):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(nn.Conv2d, "__deepcopy__", fails, raising=False)
+    with pytest.raises(torch.OutOfMemoryError):
+        prepare_model(OfClips())
+
+
 def test_a_network_that_cannot_be_copied_names_the_remedy():
     model = OfClips()
     model.files = iter(()), threading.Lock()
@@ -262,6 +282,23 @@ def test_a_box_head_of_ones_own_may_return_anything(build, make_input, bfloat16)
     ready.roi_heads.box_predictor.bbox_pred.bias[0] = torch.nan
     with pytest.raises(FloatingPointError, match=r"roi_heads.box_predictor are NaN"):
         ready([image])
+
+
+class WithoutDeltas(FastRCNNOutputLayers):
+    def forward(self, x):
+        assert self.bbox_pred is None
+        return self.cls_score(x.flatten(1)), x.new_zeros(len(x), 4 * self.num_classes)
+
+
+def test_a_box_head_of_ones_own_may_lack_a_layer(build, make_input, bfloat16):
+    model = build(FASTER)
+    recast(model.roi_heads.box_predictor, WithoutDeltas, bbox_pred=None)
+    assert prepare_model(model, precision=bfloat16)([make_input(65, 90, [])])
+
+
+def test_a_layer_with_a_copy_of_its_own_stays_float32(monkeypatch):
+    monkeypatch.setattr(nn.Linear, "__deepcopy__", lambda self, memo: self, raising=False)
+    assert type(copy.deepcopy(prepared._Float32(nn.Linear(1, 1)))) is prepared._Float32
 
 
 def test_the_parts_of_the_copy_are_found(faster):
