@@ -31,6 +31,7 @@ from ..data.images import read_sound_image
 from ..engine.hooks import cpu_has_bfloat16
 from ..utils.errors import UserError
 from ..utils.files import explain_disk_errors, prepare_target, replace_file
+from ..utils.modules import to_channels_last
 from ..utils.progress import told
 
 logger = logging.getLogger(__name__)
@@ -200,7 +201,7 @@ def pretrain_backbone(
                 "it cannot learn from random weights; set its norm to BN and freeze nothing"
             )
         model = CropClassifier(bottom_up, num_classes + 1)
-    model = model.to(memory_format=torch.channels_last)
+    to_channels_last(model)
     training = _Training(model, crops, classes, cfg, batch_size)
     if held is None:
         accuracy = training.run(iterations)

@@ -6,7 +6,6 @@ package's own operator. The file and the model have nothing in common but the we
 Shape shorthand: H x W pixels, P proposals, R boxes.
 """
 
-import copy
 import dataclasses
 import functools
 import io
@@ -37,6 +36,7 @@ from ..utils.files import (
     read_json,
     write_json,
 )
+from ..utils.modules import detached_copy
 from ..utils.provenance import (
     describe_machine,
     describe_versions,
@@ -117,7 +117,7 @@ def check_export(exported: Exported, model: nn.Module, images: Sequence[Tensor])
     Raises:
         UserError: if no image has a detection, and so nothing can be compared.
     """
-    eager = DetectorGraph(copy.deepcopy(model).eval().cpu())
+    eager = DetectorGraph(detached_copy(model).eval().cpu())
     run = load_exported(exported.content, exported.format, exported.weights)
     run_check = load_exported(exported.check, exported.format, exported.check_weights)
     parity = Parity()
@@ -193,7 +193,7 @@ def _may_lose(boxes: Sequence[Tensor], rivals: Sequence[Tensor]) -> Tensor:
 @torch.no_grad()
 def _candidates(model: nn.Module, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     """Return the model's outputs as they are if its last NMS drops nothing."""
-    model = copy.deepcopy(model).eval().cpu()
+    model = detached_copy(model).eval().cpu()
     set_final_nms(model, 1.0, sys.maxsize)
     return DetectorGraph(model)(*inputs)
 

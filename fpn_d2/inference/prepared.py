@@ -14,7 +14,6 @@ Modules that only OpenVINO needs are imported when a config asks for it: trainin
 """
 
 import contextlib
-import copy
 import functools
 import logging
 import os
@@ -43,7 +42,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ..config_checks import check_engine_keys
@@ -57,7 +55,7 @@ from ..modeling import LeanRPN, LevelROIPooler
 from ..modeling.fpn import is_written_in
 from ..utils.devices import has_bfloat16
 from ..utils.errors import UserError, reason_of
-from ..utils.modules import recast, to_channels_last
+from ..utils.modules import detached_copy, recast, to_channels_last
 
 logger = logging.getLogger(__name__)
 
@@ -232,27 +230,13 @@ def prepare_model(
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """Copy a model, also one that holds what its last step computed.
-
-    :func:`copy.deepcopy` refuses that, such as a spectral norm's weight or a map for a picture.
-    """
     try:
-        with _Detaching():
-            return copy.deepcopy(model)
+        return detached_copy(model)
     except TypeError as error:
         raise UserError(
             f"a {type(model).__name__} cannot be copied ({reason_of(error)}), and a prepared model "
             "is a copy: give it a __deepcopy__, or set INFERENCE.PREPARE False"
         ) from error
-
-
-class _Detaching(TorchFunctionMode):
-    """Copies computed tensors without their graphs, wherever a model holds them."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
-            return args[0].detach().clone()
-        return func(*args, **(kwargs or {}))
 
 
 def _check_deformable(model: nn.Module, precision: str) -> None:

@@ -39,20 +39,21 @@ def file_alike(path: str) -> str:
         the end of a sentence about the path; empty if there is no such file.
     """
     spelled = unquote(os.fspath(path).replace("\\", "/"))
-    folder, name = named = os.path.split(spelled)
+    folder, name = os.path.split(spelled)
+    parent = folder
     while folder and not os.path.isdir(folder):  # some exporters write a folder too many
         folder = os.path.dirname(folder)
     with contextlib.suppress(OSError):
         place = folder or ".", os.stat(folder or ".").st_mtime_ns
         found = _plain_names(*place).get(_plain(name))
-        if found is None and folder == named[0]:
+        if found is None and folder == parent:
             below = [path for path in _within(*place) if os.path.isfile(os.path.join(path, name))]
             if len(below) == 1:
                 shown = ascii(os.path.join(below[0], name))
                 return f" (but {shown} does: if that is the one, give the name with its folder)"
         if found is not None:
             shown = ascii(os.path.join(folder, found))  # which tells the Unicode forms apart
-            spare = os.path.relpath(named[0] or ".", folder or ".")
+            spare = os.path.relpath(parent or ".", folder or ".")
             alone = os.path.join(folder, spare, found) == os.fspath(path)  # all else is as there
             remedy = f"take {spare}/ out of it" if alone else "give the name as it is there"
             return f" (but {shown} does: {remedy})"

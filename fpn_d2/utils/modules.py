@@ -1,12 +1,14 @@
 """Ways to change modules of PyTorch and Detectron2 other than subclassing them."""
 
 import contextlib
+import copy
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 def recast(module: nn.Module, kind: type[nn.Module], **attributes: Any) -> None:
@@ -25,6 +27,24 @@ def recast(module: nn.Module, kind: type[nn.Module], **attributes: Any) -> None:
     module.__class__ = kind
     for name, value in attributes.items():
         setattr(module, name, value)
+
+
+def detached_copy(model: nn.Module) -> nn.Module:
+    """Copy a model, also one that holds what its last step computed.
+
+    :func:`copy.deepcopy` refuses that, such as a spectral norm's weight or a map for a picture.
+    """
+    with _Detaching():
+        return copy.deepcopy(model)
+
+
+class _Detaching(TorchFunctionMode):
+    """Copies computed tensors without their graphs, wherever a model holds them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            return args[0].detach().clone()
+        return func(*args, **(kwargs or {}))
 
 
 def to_channels_last(model: nn.Module) -> None:

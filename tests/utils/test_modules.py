@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from fpn_d2.utils.modules import recast, renamed, without_memory
+from fpn_d2.utils.modules import detached_copy, recast, renamed, without_memory
 
 FIELDS = {
     "proposal_boxes": Boxes,
@@ -114,3 +114,11 @@ def test_a_network_takes_no_memory_if_its_code_can_do_without(read):
         return nn.Linear(2, int(read(width)) if read else 4)
 
     assert without_memory(build).weight.is_meta == (read is None)
+
+
+def test_a_copy_has_what_was_computed_without_its_graph():
+    layer = nn.Linear(2, 1)
+    layer.last = layer(torch.ones(2))
+    copy = detached_copy(layer)
+    assert torch.equal(copy.last, layer.last)
+    assert (copy.last.requires_grad, layer.last.requires_grad) == (False, True)
