@@ -21,6 +21,7 @@ from ..checkpoint import load_model
 from ..config import changed
 from ..data import build_test_loader
 from ..utils.files import write_json
+from ..utils.modules import settle_norms
 from ..utils.timing import time_in_turn
 from .reproduction import Reproduction
 from .runs import Run, provenance
@@ -37,9 +38,9 @@ def time_rows(
 ) -> None:
     """Time rows side by side, and write a ``run.json`` into the timing folder of each.
 
-    A trained row is timed with its weights, any other with random ones, which give the same number
-    of proposals but another number of detections; ``trained`` says which. Each row sees the images
-    of its own test set as its own config resizes them. ``say`` prints a line.
+    A trained row is timed with its weights, any other with random ones, which give about the same
+    number of proposals but another number of detections; ``trained`` says which. Each row sees the
+    images of its own test set as its own config resizes them. ``say`` prints a line.
     """
     detectors, trained, configs, images = {}, {}, {}, {}
     for name, row in rows.items():
@@ -83,7 +84,12 @@ def _build(reproduction: Reproduction, row: Row) -> tuple[Detector, bool, CfgNod
     runs = reproduction.networks(row, seed or 0)
     models = [_model(run) for run in runs]
     detector = _two_networks(*models) if len(models) == 2 else models[0].inference
-    return detector, seed is not None, runs[0].load_config()
+    cfg = runs[0].load_config()
+    if seed is None:
+        pairs = zip(models, runs, strict=True)
+        random = nn.ModuleList(model for model, run in pairs if not os.path.isfile(run.weights))
+        settle_norms(random, lambda: detector(_images(cfg)[:1]))
+    return detector, seed is not None, cfg
 
 
 def _model(run: Run) -> nn.Module:

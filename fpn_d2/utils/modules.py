@@ -57,6 +57,30 @@ def to_channels_last(model: nn.Module) -> None:
             value.data = value.data.to(value.device, memory_format=torch.channels_last)
 
 
+@torch.no_grad()
+def settle_norms(model: nn.Module, call: Callable[[], Any]) -> None:
+    """Give every norm, frozen or in eval mode, the mean and the variance of its input, in place.
+
+    With random weights, activations would else grow from block to block, and the boxes of an RPN
+    with them: NMS would leave a few of a thousand.
+
+    Args:
+        model: the network or a part of it.
+        call: runs it.
+    """
+
+    def settle(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance.clamp(min=1e-4))
+
+    with contextlib.ExitStack() as hooks:
+        for module in model.modules():
+            if hasattr(module, "running_mean"):
+                hooks.enter_context(module.register_forward_pre_hook(settle))
+        call()
+
+
 def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
     """Build a network of which only shapes are asked, if possible without memory for its weights.
 

@@ -190,6 +190,25 @@ def test_a_row_that_is_not_trained_is_timed_with_random_weights(small_plan, tabl
     assert cfg.DATASETS.TEST == ("tiny_val",)
 
 
+def test_random_weights_hold_the_statistics_of_an_image(small_plan, tables):
+    """Activations that grow through frozen norms would make boxes of which NMS leaves a few."""
+    config = {"quick": "Faster-RCNN/faster_rcnn_R_50_C4.yaml"}
+    c4 = Row("C4", config, opts=["MODEL.ROI_HEADS.NUM_CLASSES", "5"])
+    detector, trained, cfg = running_times._build(small_plan, c4)
+    assert trained is False
+    statistics = []
+    for part in detector.__self__.modules():
+        if hasattr(part, "running_var"):
+            # now, since ReLU works in place
+            part.register_forward_hook(lambda *call: statistics.append(torch.var_mean(call[-1])))
+    with torch.no_grad():
+        detector(running_times._images(cfg)[:1])
+    assert len(statistics) == 1 + 3 * 16 + 4  # the stem, 16 bottleneck blocks and 4 shortcuts
+    for variance, mean in statistics:
+        assert variance.item() == pytest.approx(1, abs=1e-2)
+        assert mean.item() == pytest.approx(0, abs=1e-3)
+
+
 def test_the_first_seed_that_is_trained_is_timed(small_plan, tables):
     row = tables.table("5").rows["shared"]
     saved = []

@@ -9,7 +9,13 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from fpn_d2.utils.modules import detached_copy, recast, renamed, without_memory
+from fpn_d2.utils.modules import (
+    detached_copy,
+    recast,
+    renamed,
+    settle_norms,
+    without_memory,
+)
 
 FIELDS = {
     "proposal_boxes": Boxes,
@@ -122,3 +128,16 @@ def test_a_copy_has_what_was_computed_without_its_graph():
     copy = detached_copy(layer)
     assert torch.equal(copy.last, layer.last)
     assert (copy.last.requires_grad, layer.last.requires_grad) == (False, True)
+
+
+def test_norms_are_settled_in_the_order_of_the_network():
+    torch.manual_seed(0)
+    norms = [torch.nn.BatchNorm2d(3, eps=1e-9, affine=False) for _ in range(2)]
+    conv = torch.nn.Conv2d(3, 3, 1)
+    model = torch.nn.Sequential(norms[0], conv, norms[1]).eval()
+    image = 5 + 3 * torch.randn(1, 3, 40, 40)
+    settle_norms(model, lambda: model(image))
+    torch.testing.assert_close(norms[0].running_mean, image.mean(dim=(0, 2, 3)))
+    result = model(image)
+    torch.testing.assert_close(result.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(result.var(dim=(0, 2, 3), correction=0), torch.ones(3))

@@ -21,6 +21,7 @@ from fpn_d2.config_checks import num_classes
 from fpn_d2.engine import Trainer
 from fpn_d2.inference import prepare_model
 from fpn_d2.utils.devices import keep_freed_memory
+from fpn_d2.utils.modules import settle_norms
 from fpn_d2.utils.timing import seconds_of
 
 from .contest import memory_of_process, peak_of
@@ -30,7 +31,6 @@ from .networks import (
     STOCK_SIZE,
     image_record,
     output_of,
-    settle_norms,
     spread_scores,
     stock_model,
 )

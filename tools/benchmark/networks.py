@@ -5,7 +5,6 @@ Otherwise activations, and boxes with them, would grow from block to block, and 
 proposals of a thousand. The strides are where torchvision has them (STRIDE_IN_1X1 False).
 """
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from fpn_d2 import config
 from fpn_d2.checkpoint.foreign import convert_foreign
 from fpn_d2.config import load_config, stock_config
 from fpn_d2.engine import Trainer
+from fpn_d2.utils.modules import settle_norms
 
 CONFIGS = Path(config.CONFIGS)
 SIZE = (800, 1066)  # height and width of an image in pixels; padded to 800 x 1088
@@ -88,25 +88,6 @@ def stock_model(cfg: CfgNode, ours: nn.Module) -> nn.Module:
     stock = build_model(stock_config(cfg)).eval()
     stock.load_state_dict(ours.state_dict())
     return stock
-
-
-@torch.no_grad()
-def settle_norms(model: nn.Module, call: Callable[[], Any]) -> None:
-    """Give every norm, frozen or in eval mode, the mean and the variance of its input, in place.
-
-    ``call`` runs the model.
-    """
-
-    def settle(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance.clamp(min=1e-4))
-
-    with contextlib.ExitStack() as hooks:
-        for module in model.modules():
-            if hasattr(module, "running_mean"):
-                hooks.enter_context(module.register_forward_pre_hook(settle))
-        call()
 
 
 @torch.no_grad()

@@ -18,10 +18,11 @@ from torch import Tensor
 from fpn_d2.config import load_config
 from fpn_d2.inference import prepare_model
 from fpn_d2.modeling import LevelROIPooler
+from fpn_d2.utils.modules import settle_norms
 
 from .contest import Comparison, Comparisons, make_row
 from .differences import largest_share
-from .networks import CONFIGS, SIZE, image_record, random_boxes, random_objects, settle_norms
+from .networks import CONFIGS, SIZE, image_record, random_boxes, random_objects
 from .precisions import DTYPES, PRECISIONS, variants_of
 
 Call = Callable[[], Sequence[Tensor]]

@@ -14,11 +14,12 @@ from detectron2.structures import Boxes, Instances
 from fpn_d2.config import load_config
 from fpn_d2.engine import Trainer
 from fpn_d2.inference import prepare_model
+from fpn_d2.utils.modules import settle_norms
 
 from .contest import Comparison, Comparisons, make_row
 from .detectors import call_without_grad, training_step
 from .differences import feature_error, loss_error
-from .networks import CONFIGS, STOCK_SIZE, image_record, random_boxes, settle_norms, stock_model
+from .networks import CONFIGS, STOCK_SIZE, image_record, random_boxes, stock_model
 
 FOLDERS = ("RPN", "Fast-RCNN", "Faster-RCNN", "RetinaNet")
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 from benchmark import detectors, profiling
 from benchmark.detectors import benchmark_inference, benchmark_parts, benchmark_training
-from benchmark.networks import STOCK_SIZE, Networks, image_record, settle_norms, stock_model
+from benchmark.networks import STOCK_SIZE, Networks, image_record, stock_model
 from benchmark.precisions import matmul_rates, prepared_variants_of, variants_of
 from benchmark.profiling import profile_detectors
 from detectron2.modeling import build_model
 from stage_convs import StageConvs
 
 from fpn_d2.engine import Trainer
+from fpn_d2.utils.modules import settle_norms
 
 SIZE = (128, 160)
 

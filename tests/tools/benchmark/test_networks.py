@@ -39,19 +39,6 @@ def test_the_configs_are_found_wherever_the_module_lies(tmp_path):
     assert (there["CONFIGS"] / "quick").is_dir()
 
 
-def test_norms_are_settled_in_the_order_of_the_network():
-    torch.manual_seed(0)
-    norms = [torch.nn.BatchNorm2d(3, eps=1e-9, affine=False) for _ in range(2)]
-    conv = torch.nn.Conv2d(3, 3, 1)
-    model = torch.nn.Sequential(norms[0], conv, norms[1]).eval()
-    image = 5 + 3 * torch.randn(1, 3, 40, 40)
-    networks.settle_norms(model, lambda: model(image))
-    torch.testing.assert_close(norms[0].running_mean, image.mean(dim=(0, 2, 3)))
-    result = model(image)
-    torch.testing.assert_close(result.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(result.var(dim=(0, 2, 3), correction=0), torch.ones(3))
-
-
 def test_boxes_lie_on_the_image():
     boxes = networks.random_boxes(200, (60, 90), torch.Generator().manual_seed(0))
     assert boxes.shape == (200, 4)
