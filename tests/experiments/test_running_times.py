@@ -193,7 +193,8 @@ def test_a_row_that_is_not_trained_is_timed_with_random_weights(small_plan, tabl
 def test_random_weights_hold_the_statistics_of_an_image(small_plan, tables):
     """Activations that grow through frozen norms would make boxes of which NMS leaves a few."""
     config = {"quick": "Faster-RCNN/faster_rcnn_R_50_C4.yaml"}
-    c4 = Row("C4", config, opts=["MODEL.ROI_HEADS.NUM_CLASSES", "5"])
+    opts = ["MODEL.ROI_HEADS.NUM_CLASSES", "5", "MODEL.RPN.POST_NMS_TOPK_TEST", "50"]
+    c4 = Row("C4", config, opts=opts)
     detector, trained, cfg = running_times._build(small_plan, c4)
     assert trained is False
     statistics = []
