@@ -322,7 +322,7 @@ def _is_plain(annotation: dict[str, Any], sizes: dict, categories: dict, masks: 
     check for COCO's 860,000 annotations; it returns False in case of doubt."""
     try:
         number, image_id, area = annotation["id"], annotation["image_id"], annotation["area"]
-        left, top, width, height = annotation["bbox"]
+        left, top, width, height = box = annotation["bbox"]
         category_id, crowd = annotation["category_id"], annotation.get("iscrowd", 0)
         image_width, image_height = sizes[image_id]
         known = category_id in categories
@@ -331,11 +331,7 @@ def _is_plain(annotation: dict[str, Any], sizes: dict, categories: dict, masks: 
     if not (
         known
         and type(number) is type(image_id) is type(category_id) is type(crowd) is int
-        and type(left) in _NUMBERS
-        and type(top) in _NUMBERS
-        and type(width) in _NUMBERS
-        and type(height) in _NUMBERS
-        and type(area) in _NUMBERS
+        and _NUMBERS.issuperset(map(type, (*box, area)))
         and 0 <= number <= _LARGEST
         and 0 <= crowd <= 1
         and -_PIXELS_OUTSIDE <= left < image_width
@@ -359,10 +355,10 @@ def _are_plain_polygons(segmentation: Any) -> bool:
         return False
     try:
         for polygon in segmentation:
+            if type(polygon) is not list or len(polygon) < 6 or len(polygon) % 2:
+                return False
             # A NaN or infinite coordinate makes the norm NaN or infinite; a bool is no number.
             if not math.hypot(*polygon) <= _FARTHEST or not _NUMBERS.issuperset(map(type, polygon)):
-                return False
-            if len(polygon) < 6 or len(polygon) % 2:
                 return False
     except (OverflowError, TypeError):  # not numbers, or beyond the range of floats
         return False
@@ -487,20 +483,16 @@ def mask_fault(segmentation: Any, height: int, width: int) -> str | None:
         return _rle_fault(segmentation, height, width)
     if not isinstance(segmentation, list):
         return f"is neither polygons nor an RLE but {type(segmentation).__name__}"
+    if _are_plain_polygons(segmentation):  # quick, since COCO has millions of points
+        return None
     for number, polygon in enumerate(segmentation, start=1):
-        if not isinstance(polygon, list) or not _are_numbers(polygon):
+        if not isinstance(polygon, list) or not all(map(is_number, polygon)):
             return f"has a polygon, number {number}, that is no list of finite numbers"
         if len(polygon) % 2:
             return f"has a polygon, number {number}, of {len(polygon)} numbers: x and y go in pairs"
         if polygon and max(max(polygon), -min(polygon)) > _FARTHEST:
             return f"has a polygon, number {number}, that reaches beyond {_FARTHEST} pixels"
     return None
-
-
-def _are_numbers(values: list[Any]) -> bool:
-    """Whether all values are finite numbers; quickly, since COCO has millions in its polygons."""
-    plain = set(map(type, values)) == {float} and math.isfinite(sum(values))
-    return plain or all(map(is_number, values))
 
 
 def _rle_fault(rle: dict[str, Any], height: int, width: int) -> str | None:

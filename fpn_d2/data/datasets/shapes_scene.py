@@ -87,17 +87,11 @@ def _spokes(radii: np.ndarray, start: float = 0.0) -> np.ndarray:
     return np.stack([radii * np.sin(angles), -radii * np.cos(angles)], axis=1)
 
 
-def _cross() -> np.ndarray:
-    thin, far = 0.34, 1.0
-    quarter = np.array([[thin, -far], [thin, -thin], [far, -thin]])
-    turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
-    return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
-
-
+_HALF_CROSS = np.array([[0.34, -1], [0.34, -0.34], [1, -0.34], [1, 0.34], [0.34, 0.34], [0.34, 1]])
 # The upright shape of each class, of about unit radius, y pointing down.
 _OUTLINES = {
     "circle": _spokes(np.ones(48)),
-    "cross": _cross(),
+    "cross": np.concatenate([_HALF_CROSS, -_HALF_CROSS]),
     "square": _spokes(np.ones(4), start=math.pi / 4),
     "star": _spokes(np.tile([1.0, 0.42], 5)),
     "triangle": _spokes(np.ones(3)),
