@@ -2,6 +2,9 @@
 
 The loaders call these checks before a run, and log what a comparison of training and test sets
 shows. What :mod:`fpn_d2.data.validation` says of a file in COCO's format is not repeated.
+
+Throughout, ``names`` are the names of data sets, and ``records`` their images in Detectron2's
+format.
 """
 
 import filecmp
@@ -33,7 +36,6 @@ def header_faults(records: Records, seed: int) -> tuple[list[tuple[str, str]], i
     """Read the headers of some images, and log what is remarkable about them.
 
     Args:
-        records: images in Detectron2's format.
         seed: decides which images.
 
     Returns:
@@ -86,8 +88,6 @@ def check_records(
     files in COCO's format.
 
     Args:
-        names: the names of the data sets.
-        records: their images in Detectron2's format.
         masks: whether every object must have a sound mask.
         classes: the number of the model's classes; None for a model without any.
         evaluation: whether they are for evaluation, which tells images apart by their ids.
@@ -176,10 +176,6 @@ def _record_faults(record: Mapping[str, Any], masks: bool, classes: int | None) 
 def check_polygons(names: Sequence[str], records: Records) -> None:
     """Refuse an RLE where ``INPUT.MASK_FORMAT`` is polygon.
 
-    Args:
-        names: the names of the data sets.
-        records: their images in Detectron2's format.
-
     Raises:
         UserError: naming the image.
     """
@@ -209,8 +205,6 @@ def check_keypoints(names: Sequence[str], records: Records, points: int, *, trai
     """Refuse objects that have another number of keypoints than the model.
 
     Args:
-        names: the names of the data sets.
-        records: their images in Detectron2's format.
         points: the number of the model's keypoints.
         training: whether to refuse also objects without keypoints in images where others have some.
 
@@ -236,10 +230,6 @@ def check_ground_truth(name: str, records: Records) -> None:
     objects to find.
 
     The two may differ, as a program may register a function and a ``json_file`` of its own.
-
-    Args:
-        name: the name of the data set.
-        records: its images in Detectron2's format.
 
     Raises:
         UserError: naming the image or the ids of the classes.
@@ -277,7 +267,7 @@ def tell_splits(train: Records, tests: Mapping[str, Records]) -> None:
     """Log what makes a test AP misleading: images that are trained on too, classes that are not.
 
     Args:
-        train: the training images in Detectron2's format.
+        train: the training images.
         tests: the images of each data set of ``DATASETS.TEST``, by its name.
     """
     by_name: dict[str, list[str]] = {}
