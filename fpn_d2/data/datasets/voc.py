@@ -214,14 +214,14 @@ def _named_image(root: Element, folder: str) -> str | None:
 
 def _read_file(split: Split, file: str, root: Element, image: str) -> Iterator[str]:
     """Add an image and its objects to a split; yield what is wrong with them."""
-    sides = [_number(root.find("size"), side) for side in ("width", "height")]
+    sides = [_number(root.findtext(f"size/{side}")) for side in ("width", "height")]
     if not all(side is not None and side >= 1 and side.is_integer() for side in sides):
         yield f"{file} has no size with the image's width and height in pixels: add it"
         return
     split.add_image(image, *map(int, sides))
     for place, entry in enumerate(root.findall("object"), start=1):
         name, corners = (entry.findtext("name") or "").strip(), entry.find("bndbox")
-        box = [_number(corners, key) for key in ("xmin", "ymin", "xmax", "ymax")]
+        box = [_number(entry.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
         which = f"{file}, object {place},"
         polygons = [_points(polygon) for polygon in entry.findall("polygon")]
         if not name:
@@ -238,12 +238,8 @@ def _read_file(split: Split, file: str, root: Element, image: str) -> Iterator[s
             split.add_object(name, [left, top, right - left, bottom - top], polygons, crowd)
 
 
-def _number(parent: Element | None, key: str) -> float | None:
-    """The number in a child of an element; None where there is none."""
-    return None if parent is None else _finite(parent.findtext(key))
-
-
-def _finite(text: str | None) -> float | None:
+def _number(text: str | None) -> float | None:
+    """The finite number that a text is; None for any other, and where there is none."""
     try:
         value = float(text)
     except (TypeError, ValueError):
@@ -253,7 +249,7 @@ def _finite(text: str | None) -> float | None:
 
 def _points(polygon: Element) -> list[float] | None:
     """Return a polygon's x0 y0 x1 y1 ..., counted from 0; None if they are no points."""
-    values = {child.tag: _finite(child.text) for child in polygon}
+    values = {child.tag: _number(child.text) for child in polygon}
     names = [f"{axis}{i}" for i in range(1, len(values) // 2 + 1) for axis in "xy"]
     if len(names) < 6 or set(names) != set(values) or None in values.values():
         return None
