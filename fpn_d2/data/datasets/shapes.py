@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -244,8 +245,9 @@ def _write(folder: str, spec: ShapesSpec) -> None:
             "annotations": annotations,
             "categories": categories,
         }
-        _write_json(_json_file(folder, split), content)
-    _write_json(os.path.join(folder, "specification.json"), _specification(spec))
+        Path(_json_file(folder, split)).write_text(json.dumps(content), encoding="utf-8")
+    specification = json.dumps(_specification(spec))
+    Path(folder, "specification.json").write_text(specification, encoding="utf-8")
 
 
 def _draw_all(images: "_Drawn", work: str) -> list[Any]:
@@ -331,8 +333,3 @@ def _annotation(polygon: np.ndarray, area: float) -> dict[str, Any]:
 
 def _json_file(folder: str, split: str) -> str:
     return os.path.join(folder, "annotations", f"instances_{split}.json")
-
-
-def _write_json(path: str, content: dict[str, Any]) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file)
