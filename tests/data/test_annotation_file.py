@@ -8,7 +8,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 from bad_inputs import REMEDY
-from coco_files import coco_content, coco_image, coco_object
+from coco_files import coco_content, coco_image, coco_object, sound_content
 
 from fpn_d2.data import annotation_file
 from fpn_d2.data.annotation_file import (
@@ -236,9 +236,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_fault_of_the_content(case, coco):
+def test_a_fault_of_the_content(case):
     spoil, expected, words = CASES[case]
-    content = coco.content()
+    content = sound_content()
     assert [*annotation_findings(content)] == []
     spoil(content)
     findings = [*annotation_findings(content)]
@@ -249,8 +249,8 @@ def test_a_fault_of_the_content(case, coco):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_quick_answer_hides_nothing(case, coco, monkeypatch):
-    content = coco.content()
+def test_the_quick_answer_hides_nothing(case, monkeypatch):
+    content = sound_content()
     CASES[case][0](content)
     quick = [*annotation_findings(content)]
     monkeypatch.setattr(annotation_file, "_is_plain", lambda *_: False)
@@ -301,8 +301,8 @@ def test_areas_that_show_in_the_whole_file_that_they_are_none(area, told):
     assert not any("all 10 areas" in sentence for sentence in sentences)
 
 
-def test_minival_may_repeat_ids_as_detectron2_has_it(coco):
-    content = coco.content()
+def test_minival_may_repeat_ids_as_detectron2_has_it():
+    content = sound_content()
     content["annotations"][1]["id"] = 1
     for path in ("instances_minival2014.json", "coco/instances_valminusminival2014.json"):
         assert [*annotation_findings(content, path)] == []
@@ -338,8 +338,8 @@ def test_polygons_that_show_in_the_whole_file_that_they_are_none(case):
             assert f"annotation {right + 1})" in finding.sentence
 
 
-def test_a_finding_names_image_and_annotation(coco):
-    content = coco.content()
+def test_a_finding_names_image_and_annotation():
+    content = sound_content()
     content["annotations"][1]["category_id"] = 9
     text = "annotation 2 has the category_id 9, which is not in categories: correct it or add it"
     stops = "training", "evaluation"

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from coco_files import HEIGHT, WIDTH, masked_content, write_coco
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.structures import BoxMode
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,6 @@ from fpn_d2.data import build_test_loader, build_train_loader, check_file
 from fpn_d2.data.dataset_mapper import ObjectScaleMapper
 from fpn_d2.data.datasets import register_folders
 
-WIDTH, HEIGHT = 40, 32  # of the images of conftest.py
 # Deterministic, and without a time limit for one example: the machine may be busy.
 FEW = settings(
     max_examples=150,
@@ -72,9 +72,9 @@ def replaced(content, path, value):
 
 
 @pytest.fixture
-def path(tmp_path, coco):
+def path(tmp_path):
     """The annotation file of zoo_train."""
-    return coco.write(tmp_path, "zoo", "train", "")
+    return write_coco(tmp_path, "zoo", "train", "")
 
 
 @pytest.fixture
@@ -123,8 +123,8 @@ def report_on(path):
 @given(data=st.data())
 @pytest.mark.parametrize("masks", [False, True], ids=["boxes", "masks"])
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-def test_anything_in_one_place_loads_or_gets_a_sentence(coco, path, read, training, masks, data):
-    sound = coco.masked()
+def test_anything_in_one_place_loads_or_gets_a_sentence(path, read, training, masks, data):
+    sound = masked_content()
     where = data.draw(st.sampled_from(list(places(sound))))
     found = read(replaced(sound, where, data.draw(VALUES)), training, masks)
     findings = report_on(path)
@@ -141,9 +141,9 @@ def test_anything_in_one_place_loads_or_gets_a_sentence(coco, path, read, traini
 
 
 @pytest.mark.parametrize("masks", [False, True], ids=["boxes", "masks"])
-def test_the_sound_file_itself_loads(coco, path, read, masks):
-    assert len(read(coco.masked(), True, masks)) == 8
-    assert len(read(coco.masked(), False, masks)) == 4
+def test_the_sound_file_itself_loads(path, read, masks):
+    assert len(read(masked_content(), True, masks)) == 8
+    assert len(read(masked_content(), False, masks)) == 4
     assert report_on(path) == []
 
 
@@ -161,11 +161,11 @@ def test_any_bytes_are_survived(path, content):
     report_on(path)
 
 
-def test_a_value_of_the_largest_depth_is_survived(coco, path):
+def test_a_value_of_the_largest_depth_is_survived(path):
     depth = 600
     deep = json.loads("[" * depth + "]" * depth)
-    for where in places(coco.masked()):
-        path.write_text(json.dumps(replaced(coco.masked(), where, deep)))
+    for where in places(masked_content()):
+        path.write_text(json.dumps(replaced(masked_content(), where, deep)))
         assert report_on(path)
 
 

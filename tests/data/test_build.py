@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from coco_files import masked_content, sound_content, write_coco
 from detectron2.config import get_cfg
 from detectron2.data import (
     DatasetCatalog,
@@ -134,23 +135,17 @@ def test_all_images_without_objects(cfg, zoo):
     build_train_loader(cfg)
 
 
-def test_a_fault_of_the_test_set_shows_before_training(cfg, zoo):
-    zoo(val=lambda c: c["images"].clear())
-    with pytest.raises(UserError, match=r"instances_val\.json: the list named images is e"):
-        build_train_loader(cfg)
-
-
 # Data sets of other formats and configs of other programs.
 
 
 @pytest.fixture
-def lvis(cfg, zoo, coco):
+def lvis(cfg, zoo):
     """``lvis(evaluator_type, **changes)``: register a set of this type as Detectron2 does, with
     changes to its first record, from a file in LVIS v1's form; return a config to train on it."""
     images = zoo() / "images"
 
     def write(evaluator_type, **changes):
-        content = coco.masked()
+        content = masked_content()
         for annotation in content["annotations"]:
             del annotation["iscrowd"]
             annotation["segmentation"] = TRIANGLE
@@ -248,12 +243,12 @@ def test_a_function_whose_images_have_nothing_to_train_on(cfg, annotations):
 
 
 @pytest.fixture
-def counted(cfg, zoo, coco):
+def counted(cfg, zoo):
     """``counted(first, **metadata)``: a config whose only data set is a user's function, which
     returns zoo_val's images and counts classes from ``first``."""
 
     def register(first, **metadata):
-        records = records_of(coco.content(), zoo() / "images", first)
+        records = records_of(sound_content(), zoo() / "images", first)
         DatasetCatalog.register("mine", lambda: records)
         MetadataCatalog.get("mine").set(**metadata)
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("mine",), ()
@@ -282,8 +277,8 @@ def test_a_test_set_that_is_trained_on_is_named_in_the_log(cfg, zoo, caplog):
     assert "data set zoo_val: at least 3 of its 4 images are trained on too" in caplog.text
 
 
-def test_rles_where_polygons_are_asked_for(cfg, zoo, coco):
-    zoo(lambda c: c.update(coco.masked()))
+def test_rles_where_polygons_are_asked_for(cfg, zoo):
+    zoo(lambda c: c.update(masked_content()))
     cfg.MODEL.MASK_ON, cfg.DATASETS.TEST = True, ()
     build_train_loader(cfg)  # bitmask
     cfg.INPUT.MASK_FORMAT = "polygon"
@@ -291,12 +286,12 @@ def test_rles_where_polygons_are_asked_for(cfg, zoo, coco):
         build_train_loader(cfg)
 
 
-def test_rles_of_a_test_set_stop_its_losses_alone(cfg, zoo, coco):
+def test_rles_of_a_test_set_stop_its_losses_alone(cfg, zoo):
     def polygons(content):
-        content.update(coco.masked())
+        content.update(masked_content())
         content["annotations"].pop(1)  # the RLE
 
-    zoo(polygons, lambda c: c.update(coco.masked()))
+    zoo(polygons, lambda c: c.update(masked_content()))
     cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = True, "polygon"
     build_train_loader(cfg)
     cfg.TEST.VALIDATION_LOSS = True  # mapped as in training
@@ -439,13 +434,13 @@ def test_classes_of_two_training_sets_must_agree(cfg, zoo):
         build_train_loader(cfg)
 
 
-def test_a_registered_path_and_a_tuple_of_classes(cfg, zoo, coco):
+def test_a_registered_path_and_a_tuple_of_classes(cfg, zoo):
     folder = zoo()
     metadata = MetadataCatalog.get("zoo_val")
     path, root = Path(metadata.json_file), Path(metadata.image_root)
     MetadataCatalog.pop("zoo_val")
     MetadataCatalog.get("zoo_val").set(json_file=path, image_root=root)
-    records = records_of(coco.content(), folder / "images")
+    records = records_of(sound_content(), folder / "images")
     DatasetCatalog.register("mine", lambda: records)
     MetadataCatalog.get("mine").thing_classes = ("cat", "dog")
     cfg.DATASETS.TRAIN = ("mine",)
@@ -580,7 +575,7 @@ def test_each_kind_of_fault_that_stops_nothing_is_named_in_the_log(cfg, zoo, cap
         (lambda c: c["annotations"][1].pop("area"), "1 annotations have no area"),
     ],
 )
-def test_what_evaluation_would_stumble_over_is_named_before_the_run(change, words, cfg, zoo, coco):
+def test_what_evaluation_would_stumble_over_is_named_before_the_run(change, words, cfg, zoo):
     folder = zoo(val=change)
     for build in (build_train_loader, lambda cfg: build_test_loader(cfg, "zoo_val")):
         with pytest.raises(UserError) as caught:
@@ -594,7 +589,7 @@ def test_what_evaluation_would_stumble_over_is_named_before_the_run(change, word
     # the same in a file that is only trained on is no fault
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("zoo_val",), ()
     build_train_loader(cfg)
-    coco.write(folder.parent, "zoo", "val", coco.content())  # mended
+    write_coco(folder.parent, "zoo", "val", sound_content())  # mended
     build_test_loader(cfg, "zoo_val")
 
 

@@ -6,6 +6,7 @@ import json
 import math
 
 import pytest
+from coco_files import masked_content, sound_content, write_coco
 from detectron2.data.datasets import load_coco_json
 from pycocotools.coco import COCO
 
@@ -55,21 +56,21 @@ def test_nan_is_parsed_and_garbage_is_collected_again():
     assert gc.isenabled()
 
 
-def test_visible_keypoints_are_counted_where_a_file_does_not(tmp_path, coco):
-    content = coco.content()
+def test_visible_keypoints_are_counted_where_a_file_does_not(tmp_path):
+    content = sound_content()
     first, second, _ = content["annotations"]
     first["keypoints"] = [1, 2, 2, 3, 4, 1, 0, 0, 0]
     second.update(keypoints=[1, 2, 2, 0, 0, 0, 0, 0, 0], num_keypoints=7)
     for number, keypoints in ((4, []), (5, [0] * 12)):  # only one object has 12 numbers
         content["annotations"].append({**second, "id": number, "keypoints": keypoints})
-    truth = AnnotationFile(str(coco.write(tmp_path, "zoo", "train", content)))
+    truth = AnnotationFile(str(write_coco(tmp_path, "zoo", "train", content)))
     assert [truth.anns[i]["num_keypoints"] for i in (1, 2, 3, 4)] == [2, 7, 0, 7]
     # Detectron2's training and COCO's evaluation need keypoints for every object.
     assert [truth.anns[i]["keypoints"] for i in (3, 4)] == [[0] * 9] * 2
 
 
-def test_the_index_is_pycocotools(tmp_path, coco, capsys):
-    path = str(coco.write(tmp_path, "zoo", "train", coco.masked()))
+def test_the_index_is_pycocotools(tmp_path, capsys):
+    path = str(write_coco(tmp_path, "zoo", "train", masked_content()))
     ours, theirs = AnnotationFile(path), COCO(path)
     for name in ("dataset", "anns", "cats", "imgs", "imgToAnns", "catToImgs"):
         assert getattr(ours, name) == getattr(theirs, name)
@@ -80,11 +81,11 @@ def test_the_index_is_pycocotools(tmp_path, coco, capsys):
         AnnotationFile(str(tmp_path / "none.json"))
 
 
-def test_other_letters_in_a_process_whose_default_encoding_is_not_utf8(tmp_path, coco, monkeypatch):
-    content = coco.content()
+def test_other_letters_in_a_process_whose_default_encoding_is_not_utf8(tmp_path, monkeypatch):
+    content = sound_content()
     content["categories"][0]["name"] = "K\u00e4fer"
     text = json.dumps(content, ensure_ascii=False)
-    path = coco.write(tmp_path, "zoo", "train", "")
+    path = write_coco(tmp_path, "zoo", "train", "")
     path.write_text(text, encoding="utf-8")
     original = builtins.open
 
@@ -101,10 +102,10 @@ def test_other_letters_in_a_process_whose_default_encoding_is_not_utf8(tmp_path,
     assert AnnotationFile(str(path)).cats[1]["name"] == "K\u00e4fer"
 
 
-def test_detectron2_changes_a_copy_of_its_own(tmp_path, coco):
-    content = coco.content()
+def test_detectron2_changes_a_copy_of_its_own(tmp_path):
+    content = sound_content()
     content["annotations"][0]["keypoints"] = [1, 2, 2]
-    path = str(coco.write(tmp_path, "zoo", "train", content))
+    path = str(write_coco(tmp_path, "zoo", "train", content))
     for _ in range(2):  # it shifts keypoints in place, by half a pixel
         with shared_reading():
             read_annotations(path)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.utils.data._utils as loader_utils
+from coco_files import sound_content, write_coco
 from detectron2.config import get_cfg
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
@@ -304,14 +305,14 @@ def cfg(cfg):
 
 
 @pytest.fixture
-def images(tmp_path, coco):
+def images(tmp_path):
     """The image folder of zoo_train, which has 40 images with one object each."""
-    content = coco.content(IMAGES)
+    content = sound_content(IMAGES)
     content["annotations"].append({**content["annotations"][0], "id": IMAGES, "image_id": IMAGES})
     for annotation in content["annotations"]:
         annotation["bbox"] = [2, 3, 10, 12]
         annotation["segmentation"] = [[2, 3, 12, 3, 12, 15, 2, 15]]
-    coco.write(tmp_path, "zoo", "train", content)
+    write_coco(tmp_path, "zoo", "train", content)
     folder = tmp_path / "zoo" / "images"
     for i in range(IMAGES):
         pixels = np.random.default_rng(i).integers(0, 256, (32, 40, 3), dtype=np.uint8)

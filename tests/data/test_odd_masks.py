@@ -7,7 +7,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
-from coco_files import coco_content, coco_image, coco_object
+from coco_files import coco_content, coco_image, coco_object, write_files
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
@@ -45,21 +45,19 @@ def data(tmp_path):
     with all of these masks; return the overrides that name the sets."""
 
     def make(*segmentations, crowd=()):
-        folder = tmp_path / "odd"
-        (folder / "images").mkdir(parents=True)
-        (folder / "annotations").mkdir()
+        files = {}
         images = [coco_image(number, SIDE, SIDE) for number in (1, 2)]
         for image in images:
             pixels = np.random.default_rng(image["id"]).integers(0, 255, (SIDE, SIDE, 3))
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / image["file_name"])
+            files[f"images/{image['file_name']}"] = Image.fromarray(pixels.astype(np.uint8))
         annotations = []
         for image, (i, mask) in itertools.product(images, enumerate(segmentations)):
             more = {"segmentation": mask, "iscrowd": int(i in crowd)}
             number = len(annotations) + 1
             annotations.append(coco_object(number, image["id"], [20, 10, 30, 20], **more))
         text = json.dumps(coco_content(images, annotations, "thing"))
-        for split in ("train", "val"):
-            (folder / "annotations" / f"instances_{split}.json").write_text(text)
+        files |= {f"annotations/instances_{split}.json": text for split in ("train", "val")}
+        write_files(tmp_path / "odd", files)
         register_folders(str(tmp_path))
         return "DATASETS.TRAIN", "('odd_train',)", "DATASETS.TEST", "('odd_val',)"
 

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from coco_files import sound_content, write_coco
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathHandler, PathManager
 from model_zoo import write_python2_pickle
@@ -36,9 +37,9 @@ def with_proposals(cfg, zoo, tmp_path):
     return cfg
 
 
-def test_each_test_set_gets_its_own_proposals(with_proposals, tmp_path, coco):
+def test_each_test_set_gets_its_own_proposals(with_proposals, tmp_path):
     cfg = with_proposals
-    coco.write(tmp_path, "zoo", "late", coco.content())
+    write_coco(tmp_path, "zoo", "late", sound_content())
     register_folders(str(tmp_path))
     cfg.DATASETS.TEST = ("zoo_late", "zoo_val")
     cfg.DATASETS.PROPOSAL_FILES_TEST = (

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from coco_files import masked_content, write_coco
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
@@ -146,11 +147,11 @@ def test_evaluation_needs_the_names_of_the_classes():
 # A user's function, and a file beside it that COCO's evaluation reads.
 
 
-def test_the_images_and_classes_of_a_function_are_those_of_its_file(tmp_path, coco):
+def test_the_images_and_classes_of_a_function_are_those_of_its_file(tmp_path):
     records = [{"image_id": i, "file_name": f"{i}.png", "annotations": [SOUND]} for i in (1, 2)]
     check_ground_truth("mine", records)  # without a file the evaluation writes one from the records
     mine = MetadataCatalog.get("mine")
-    path = coco.write(tmp_path, "zoo", "train", coco.masked())
+    path = write_coco(tmp_path, "zoo", "train", masked_content())
     mine.json_file = str(path)  # its categories have the ids 1 and 2
     with pytest.raises(UserError, match=r"the ids of its categories are \[1, 2\].*counts .*from 0"):
         check_ground_truth("mine", records)

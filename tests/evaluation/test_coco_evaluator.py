@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from coco_files import coco_content, coco_image, coco_object
+from coco_files import coco_content, coco_image, coco_object, write_files
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import Boxes, BoxMode, Instances
-from PIL import Image
 
 from fpn_d2 import UserError
 from fpn_d2.data.datasets import register_folders
@@ -197,10 +196,8 @@ def test_a_data_set_without_names_of_classes(mine, tmp_path):
 def test_the_truth_of_a_folder_is_made_where_its_cache_is_gone(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     zoo = tmp_path / "data" / "zoo"
-    zoo.mkdir(parents=True)
-    (zoo / "data.yaml").write_text("train: .\nnames: [cat]\n")
-    (zoo / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
-    Image.new("RGB", (40, 20)).save(zoo / "a.png")
+    files = {"data.yaml": "train: .\nnames: [cat]\n", "a.txt": "0 0.5 0.5 0.5 0.5\n"}
+    write_files(zoo, {**files, "a.png": (40, 20)})
     register_folders(str(tmp_path / "data"))
     truth, folder = load_ground_truth("zoo_train")
     assert (folder, truth.anns[1]["bbox"]) == (str(zoo), [10, 5, 20, 10])

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coco_files import coco_image, coco_object
+from coco_files import coco_image, coco_object, write_files
 from detectron2.data.datasets import register_coco_instances
-from PIL import Image
 
 from fpn_d2 import UserError
 from fpn_d2.inspection.inspection_page import _half_octaves, summary, write_inspection
@@ -34,17 +33,14 @@ def inspect(row_config):
 
 def write_squares(root: Path, sides) -> str:
     """Write an image of 640 px for each side, its square centred on an anchor of every level."""
-    (root / "images").mkdir(parents=True)
-    (root / "annotations").mkdir()
     content = {"images": [], "annotations": [], "categories": [{"id": 7, "name": "a <b> $x$"}]}
     for i, side in enumerate(sides):
         content["images"].append(coco_image(i, 640, 640))
         box = [320 - side / 2, 320 - side / 2, side, side]
         content["annotations"].append(coco_object(i + 1, i, box, 7))
-        Image.new("RGB", (640, 640)).save(root / "images" / f"{i}.png")
-    path = root / "annotations" / "instances_val.json"
-    path.write_text(json.dumps(content))
-    return str(path)
+    images = {f"images/{i}.png": (640, 640) for i in range(len(sides))}
+    write_files(root, {**images, "annotations/instances_val.json": json.dumps(content)})
+    return str(root / "annotations/instances_val.json")
 
 
 def test_sizes_levels_and_reach_by_arithmetic(tmp_path, inspect):
@@ -204,10 +200,7 @@ def test_sides_of_a_power_of_two_are_in_one_octave(tmp_path, inspect):
 
 
 def test_a_folder_named_by_a_dot_is_called_by_its_name(tmp_path, row_config, monkeypatch):
-    for folder in ("images", "labels"):
-        (tmp_path / folder).mkdir()
-    Image.new("RGB", (40, 30)).save(tmp_path / "images/a.jpg")
-    (tmp_path / "labels/a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
-    (tmp_path / "data.yaml").write_text("train: images\nnames: [cat]\n")
+    files = {"images/a.jpg": (40, 30), "labels/a.txt": "0 0.5 0.5 0.2 0.2\n"}
+    write_files(tmp_path, {**files, "data.yaml": "train: images\nnames: [cat]\n"})
     monkeypatch.chdir(tmp_path)
     assert Inspection(".", row_config(FPN), FPN).dataset == f"{tmp_path}_train"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import check_dataset
 import pytest
-from PIL import Image
+from coco_files import write_files
 
 from fpn_d2.data.datasets import register_folders
 
@@ -106,18 +106,12 @@ def test_what_cannot_be_checked(check, dataset, words):
     assert words in error
 
 
-def test_a_file_that_is_no_json_is_a_finding(check, data):
-    annotation_file(data).write_text("{")
-    code, out, _ = check(annotation_file(data), "--json")
-    assert code == 1
-    (finding,) = json.loads(out)["findings"]
-    assert "is not valid JSON at line 1 column 2" in finding["sentence"]
-
-
 YOLO = {
     "data.yaml": "train: images/train\nval: images/val\nnames: [cat]\n",
     "labels/train/a.txt": "0 0.5 0.5 0.5 0.5\n",
     "labels/val/b.txt": "0 0.5 0.5 0.5 0.5\n1 0.5 0.5 0.5\n0 9 9 9 9\n",
+    "images/train/a.png": (40, 20),
+    "images/val/b.png": (40, 20),
 }
 
 
@@ -125,14 +119,7 @@ YOLO = {
 def yolo(tmp_path, monkeypatch):
     """A folder in YOLO's layout; val has two faulty lines."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name, text in YOLO.items():
-        path = tmp_path / "zoo" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    for name in ("train/a.png", "val/b.png"):
-        path = tmp_path / "zoo" / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 20)).save(path)
+    write_files(tmp_path / "zoo", YOLO)
     return tmp_path / "zoo"
 
 
@@ -154,8 +141,7 @@ def test_a_folder_of_another_layout_is_checked_with_all_its_splits(check, yolo):
 
 def test_warnings_of_a_conversion_are_told(check, yolo):
     (yolo / "labels" / "val" / "b.txt").rename(yolo / "labels" / "val" / "c.txt")
-    (yolo / "labels" / "val" / "c.txt").write_text("")
-    Image.new("RGB", (40, 20)).save(yolo / "images" / "val" / "c.png")
+    write_files(yolo, {"labels/val/c.txt": "", "images/val/c.png": (40, 20)})
     code, out, _ = check(yolo, "--workers", 1, "--strict")
     assert code == 3
     assert "  warning: val: images without a label file count" in out
@@ -173,9 +159,7 @@ def test_a_folder_of_no_layout_or_of_two(check, yolo, files, words):
     for name in files:
         (yolo / name).unlink()
     if not files:
-        (yolo / "Annotations").mkdir()
-        (yolo / "Annotations" / "a.xml").write_text("<annotation/>")
-        Image.new("RGB", (40, 20)).save(yolo / "a.png")
+        write_files(yolo, {"Annotations/a.xml": "<annotation/>", "a.png": (40, 20)})
     code, out, error = check(yolo)
     assert (code, out, error.count("\n")) == (2, "", 1)
     assert words in error

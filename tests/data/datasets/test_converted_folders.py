@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from coco_files import load_folder, sound_content, write_coco, write_files
 from detectron2.data import DatasetCatalog
 
 from fpn_d2 import UserError
@@ -22,8 +23,8 @@ FILES = {
 
 
 @pytest.fixture
-def yolo(tmp_path, folders):
-    folders.write(tmp_path / "zoo", FILES)
+def yolo(tmp_path):
+    write_files(tmp_path / "zoo", FILES)
     return tmp_path / "zoo"
 
 
@@ -31,13 +32,13 @@ def contents(folder):
     return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
 
 
-def test_a_folder_is_converted_once_and_never_written_to(yolo, folders, cache):
+def test_a_folder_is_converted_once_and_never_written_to(yolo, cache):
     before = contents(yolo)
-    folders.load(yolo.parent, "zoo_train")
+    load_folder(yolo.parent, "zoo_train")
     (file,) = cache.rglob("*.json")
     assert str(file) == annotation_file(str(yolo), "train")
     written = contents(cache)
-    folders.load(yolo.parent, "zoo_train")
+    load_folder(yolo.parent, "zoo_train")
     assert contents(cache) == written
     assert contents(yolo) == before
 
@@ -57,19 +58,19 @@ def test_a_loader_looks_at_the_files_of_a_folder_once(yolo, cfg, monkeypatch):
 @pytest.mark.parametrize(
     "change", ["a label", "an image", "another image", "its time alone", "no time", "the code"]
 )
-def test_a_change_converts_it_anew(yolo, folders, monkeypatch, change):
-    folders.load(yolo.parent, "zoo_train")
+def test_a_change_converts_it_anew(yolo, monkeypatch, change):
+    load_folder(yolo.parent, "zoo_train")
     path = annotation_file(str(yolo), "train")
     before = os.stat(path).st_ino
     if change == "a label":
-        folders.write(yolo, {"labels/a.txt": "0 0.5 0.5 0.5 0.25\n"})
+        write_files(yolo, {"labels/a.txt": "0 0.5 0.5 0.5 0.25\n"})
     elif change == "an image":
-        folders.write(yolo, {"images/a.jpg": (80, 20)})
+        write_files(yolo, {"images/a.jpg": (80, 20)})
     elif change == "another image":
-        folders.write(yolo, {"images/b.jpg": (40, 20)})
+        write_files(yolo, {"images/b.jpg": (40, 20)})
     elif change == "no time":  # all files of an archive may have the same time
         times = contents(yolo)
-        folders.write(yolo, {"labels/a.txt": "0 0.5 0.5 0.5 0.4\n"})
+        write_files(yolo, {"labels/a.txt": "0 0.5 0.5 0.5 0.4\n"})
         os.utime(yolo / "labels" / "a.txt", ns=(0, times[yolo / "labels" / "a.txt"]))
     elif change == "the code":
         monkeypatch.setattr(converted_folders, "_VERSION", converted_folders._VERSION + 1)
@@ -83,21 +84,21 @@ def test_a_change_converts_it_anew(yolo, folders, monkeypatch, change):
     assert len(content["images"]) == 1 + (change == "another image")
 
 
-def test_a_file_that_is_judged_is_never_stale(yolo, folders):
-    folders.load(yolo.parent, "zoo_train")
+def test_a_file_that_is_judged_is_never_stale(yolo):
+    load_folder(yolo.parent, "zoo_train")
     assert judged_file("zoo_train").classes == ["cat"]
-    folders.write(yolo, {"data.yaml": "train: images\nnames: [lynx]\n"})
+    write_files(yolo, {"data.yaml": "train: images\nnames: [lynx]\n"})
     assert judged_file("zoo_train").classes == ["lynx"]
 
 
-def test_what_is_damaged_is_replaced_and_what_another_machine_writes_is_left_alone(yolo, folders):
+def test_what_is_damaged_is_replaced_and_what_another_machine_writes_is_left_alone(yolo):
     path = annotation_file(str(yolo), "train")
     os.makedirs(os.path.dirname(path))
     Path(path).write_text('{"info": {"fingerprint": "')
     Path(f"{path}.99999999.partial").write_text("{")  # of a process that was killed
     other = Path(f"{path}.@node-2.lan.99999999.partial")  # no process here has this number
     other.write_text("{")
-    assert len(folders.load(yolo.parent, "zoo_train")[0]) == 1
+    assert len(load_folder(yolo.parent, "zoo_train")[0]) == 1
     assert sorted(os.listdir(os.path.dirname(path))) == ["instances_train.json", other.name]
     assert other.read_text() == "{"
 
@@ -122,8 +123,8 @@ def test_a_cache_that_cannot_be_written_is_said(yolo, tmp_path, monkeypatch):
         make_current(str(yolo), "train")
 
 
-def test_two_layouts_at_once_are_refused(yolo, coco):
-    coco.write(yolo.parent, "zoo", "val", coco.content())
+def test_two_layouts_at_once_are_refused(yolo):
+    write_coco(yolo.parent, "zoo", "val", sound_content())
     assert register_folders(str(yolo.parent)) == ["zoo_val", "zoo_train"]
     for name in ("zoo_val", "zoo_train"):
         with pytest.raises(UserError, match="zoo is in the layouts of COCO and YOLO at once"):
@@ -137,8 +138,8 @@ def test_no_layout(tmp_path):
         make_current(str(tmp_path / "zoo"), "train")
 
 
-def test_a_split_that_is_gone(yolo, folders):
+def test_a_split_that_is_gone(yolo):
     register_folders(str(yolo.parent))
-    folders.write(yolo, {"data.yaml": "val: images\nnames: [cat]\n"})
+    write_files(yolo, {"data.yaml": "val: images\nnames: [cat]\n"})
     with pytest.raises(UserError, match="has no train any more"):
         DatasetCatalog.get("zoo_train")

@@ -4,6 +4,7 @@ import json
 import logging
 
 import pytest
+from coco_files import sound_content, write_coco, write_files
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
@@ -12,10 +13,10 @@ from fpn_d2.data import check_names
 from fpn_d2.data.datasets import register_first_images, register_folders
 
 
-def test_every_split_of_every_folder_is_registered_and_twice_is_harmless(tmp_path, coco, caplog):
-    coco.write(tmp_path, "zoo", "train", coco.content())
-    coco.write(tmp_path, "zoo", "all_days", coco.content())
-    coco.write(tmp_path, "attic", "val", coco.content())
+def test_every_split_of_every_folder_is_registered_and_twice_is_harmless(tmp_path, caplog):
+    write_coco(tmp_path, "zoo", "train", sound_content())
+    write_coco(tmp_path, "zoo", "all_days", sound_content())
+    write_coco(tmp_path, "attic", "val", sound_content())
 
     names = register_folders(str(tmp_path))
 
@@ -32,36 +33,34 @@ def test_every_split_of_every_folder_is_registered_and_twice_is_harmless(tmp_pat
     assert not caplog.records
 
 
-def test_detectron2s_names_win_and_it_says_so(tmp_path, coco, caplog):
+def test_detectron2s_names_win_and_it_says_so(tmp_path, caplog):
     builtin = MetadataCatalog.get("coco_2017_train").json_file
-    path = coco.write(tmp_path, "coco_2017", "train", coco.content())
+    path = write_coco(tmp_path, "coco_2017", "train", sound_content())
     with caplog.at_level(logging.WARNING):
         assert register_folders(str(tmp_path)) == []
     assert MetadataCatalog.get("coco_2017_train").json_file == builtin
     assert str(path) in caplog.text
 
 
-def test_what_is_no_data_set_of_the_users_is_left_out(tmp_path, coco):
+def test_what_is_no_data_set_of_the_users_is_left_out(tmp_path):
     for name in ("shapes", ".zoo.partial", "zoo"):
-        coco.write(tmp_path, name, "train", coco.content())
-    (tmp_path / "zoo" / "annotations" / "captions_train.json").write_text("{}")
-    (tmp_path / "no_images" / "annotations").mkdir(parents=True)
-    (tmp_path / "no_images" / "annotations" / "instances_train.json").write_text("{}")
+        write_coco(tmp_path, name, "train", sound_content())
+    names = ("zoo/annotations/captions_train", "no_images/annotations/instances_train", "file")
+    write_files(tmp_path, {f"{name}.json": "{}" for name in names})
     (tmp_path / "no_annotations" / "images").mkdir(parents=True)
-    (tmp_path / "file").write_text("")
     assert register_folders(str(tmp_path)) == ["zoo_train"]
 
 
-def test_any_character_in_the_roots_name_and_a_root_that_is_not_there(tmp_path, coco):
+def test_any_character_in_the_roots_name_and_a_root_that_is_not_there(tmp_path):
     root = tmp_path / "data [1] *"
     assert register_folders(str(root)) == []
-    coco.write(root, "zoo", "train", coco.content())
+    write_coco(root, "zoo", "train", sound_content())
     assert register_folders(str(root)) == ["zoo_train"]
 
 
-def test_a_name_that_is_not_registered_says_what_its_folder_has(tmp_path, coco, monkeypatch):
+def test_a_name_that_is_not_registered_says_what_its_folder_has(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    coco.write(tmp_path, "my_zoo", "train", coco.content())
+    write_coco(tmp_path, "my_zoo", "train", sound_content())
     (tmp_path / "attic").mkdir()
     for name, words in (
         ("my_zoo_val", "my_zoo has train: choose among"),
@@ -73,9 +72,9 @@ def test_a_name_that_is_not_registered_says_what_its_folder_has(tmp_path, coco, 
 
 
 @pytest.fixture
-def whole(tmp_path, coco):
+def whole(tmp_path):
     """Four images with ids out of order, an object in each but the last."""
-    content = coco.content()
+    content = sound_content()
     for image, number in zip(content["images"], (40, 10, 30, 20), strict=True):
         image["id"] = number
     for annotation, image in zip(content["annotations"], content["images"], strict=False):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from coco_files import coco_image, coco_object
+from coco_files import coco_image, coco_object, load_folder, write_files
 
 from fpn_d2 import UserError
 from fpn_d2.data import check_file
@@ -25,16 +25,16 @@ def content(categories, *objects):
 TRAIN = content([category(2, "cat"), DUMMY, category(1, "dog")], 2, 1)  # in no order
 
 
-def write(folders, root, **splits):
+def write(root, **splits):
     for split, found in splits.items():
         text = found if isinstance(found, str) else json.dumps(found)
         files = {f"{split}/_annotations.coco.json": text, f"{split}/a.jpg": (40, 20)}
-        folders.write(root / "zoo", files)
+        write_files(root / "zoo", files)
 
 
-def test_the_dummy_goes(tmp_path, folders, cache):
-    write(folders, tmp_path, train=TRAIN)
-    (record,), classes = folders.load(tmp_path, "zoo_train")
+def test_the_dummy_goes(tmp_path, cache):
+    write(tmp_path, train=TRAIN)
+    (record,), classes = load_folder(tmp_path, "zoo_train")
     assert classes == ["dog", "cat"]
     assert record["file_name"] == str(tmp_path / "zoo/train/a.jpg")
     assert [a["category_id"] for a in record["annotations"]] == [1, 0]
@@ -44,15 +44,15 @@ def test_the_dummy_goes(tmp_path, folders, cache):
     assert check_file(str(file), str(tmp_path / "zoo"), 1).findings == []
 
 
-def test_all_splits_have_one_list_of_classes(tmp_path, folders):
+def test_all_splits_have_one_list_of_classes(tmp_path):
     # A class of train under another id, and one that train lacks.
     valid = content([DUMMY, category(1, "cat"), category(5, "emu")], 1, 5)
-    write(folders, tmp_path, train=TRAIN, valid=valid)
+    write(tmp_path, train=TRAIN, valid=valid)
     for name in ("zoo_valid", "zoo_val"):
-        (record,), classes = folders.load(tmp_path, name)
+        (record,), classes = load_folder(tmp_path, name)
         assert classes == ["dog", "cat", "emu"]
         assert [a["category_id"] for a in record["annotations"]] == [1, 2]
-    assert folders.load(tmp_path, "zoo_train")[1] == ["dog", "cat", "emu"]
+    assert load_folder(tmp_path, "zoo_train")[1] == ["dog", "cat", "emu"]
 
 
 @pytest.mark.parametrize(
@@ -63,33 +63,33 @@ def test_all_splits_have_one_list_of_classes(tmp_path, folders):
         ([{**DUMMY, "supercategory": "none"}], (0,), ["pets"]),
     ],
 )
-def test_a_class_is_no_dummy(tmp_path, folders, categories, objects, classes):
-    write(folders, tmp_path, train=content(categories, *objects))
-    assert folders.load(tmp_path, "zoo_train")[1] == classes
+def test_a_class_is_no_dummy(tmp_path, categories, objects, classes):
+    write(tmp_path, train=content(categories, *objects))
+    assert load_folder(tmp_path, "zoo_train")[1] == classes
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": []}', json.dumps({**TRAIN, "images": 3})])
-def test_a_file_that_is_not_in_cocos_format(tmp_path, folders, text):
-    write(folders, tmp_path, train=TRAIN, valid=text)
+def test_a_file_that_is_not_in_cocos_format(tmp_path, text):
+    write(tmp_path, train=TRAIN, valid=text)
     with pytest.raises(UserError, match=r"zoo/valid/_annotations\.coco\.json is not in COCO's"):
-        folders.load(tmp_path, "zoo_valid")
-    assert len(folders.load(tmp_path, "zoo_train")[0]) == 1
+        load_folder(tmp_path, "zoo_valid")
+    assert len(load_folder(tmp_path, "zoo_train")[0]) == 1
 
 
-def test_an_unknown_category_stays_one(tmp_path, folders, cache):
-    write(folders, tmp_path, train=content([DUMMY, category(4, "dog")], 4, 1))
+def test_an_unknown_category_stays_one(tmp_path, cache):
+    write(tmp_path, train=content([DUMMY, category(4, "dog")], 4, 1))
     make_current(str(tmp_path / "zoo"), "train")
     (file,) = cache.glob("zoo-*/instances_train.json")
     (finding,) = check_file(str(file), str(tmp_path / "zoo"), 1).findings
     assert "has the category_id '1 in _annotations.coco.json', which is not in" in finding.sentence
 
 
-def test_whole_floats_are_ids(tmp_path, folders):
+def test_whole_floats_are_ids(tmp_path):
     categories = [{**DUMMY, "id": 0.0}, category(1.0, "dog"), category(2, "cat")]
     found = content(categories, 2.0, 1)
     for annotation in found["annotations"]:
         annotation["id"] = float(annotation["id"])
-    write(folders, tmp_path, train=found)
-    (record,), classes = folders.load(tmp_path, "zoo_train")
+    write(tmp_path, train=found)
+    (record,), classes = load_folder(tmp_path, "zoo_train")
     assert classes == ["dog", "cat"]
     assert [a["category_id"] for a in record["annotations"]] == [1, 0]

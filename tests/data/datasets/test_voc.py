@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 import supervision as sv
+from coco_files import load_folder, sound_content, write_coco, write_files
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 
@@ -45,14 +46,14 @@ def voc(more=()):
     return {name: content for name, content in {**files, **dict(more)}.items() if content != 0}
 
 
-def test_boxes_count_from_one_and_classes_are_those_of_all_splits(tmp_path, folders, load_zoo):
+def test_boxes_count_from_one_and_classes_are_those_of_all_splits(tmp_path, load_zoo):
     (first, second), classes = load_zoo(voc(), "train")
     assert classes == ["cat", "dog"]  # only val has a cat
     assert first["file_name"] == str(tmp_path / "zoo/JPEGImages/a.jpg")
     dog = first["annotations"][0]
     assert (dog["bbox"], dog["category_id"], dog["iscrowd"]) == ([5, 3, 10, 10], 1, 0)
     assert second["annotations"] == []
-    (record,), _ = folders.load(tmp_path, "zoo_val")
+    (record,), _ = load_folder(tmp_path, "zoo_val")
     assert record["annotations"][0]["bbox"] == [0, 0, 40, 20]  # the whole image
     assert "zoo_cat_train" not in register_folders(str(tmp_path))
 
@@ -121,12 +122,12 @@ def test_polygons_are_kept(load_zoo):
         ({"VOC2007/" + name: content for name, content in voc().items()}, None),  # VOCdevkit
     ],
 )
-def test_flat_folders_and_folders_of_splits(tmp_path, folders, files, names):
-    folders.write(tmp_path / "zoo", files)
+def test_flat_folders_and_folders_of_splits(tmp_path, files, names):
+    write_files(tmp_path / "zoo", files)
     wanted = names or ["VOC2007_train", "VOC2007_val"]
     assert register_folders(str(tmp_path)) == wanted
     for name in wanted:
-        assert folders.load(tmp_path, name)[0][0]["annotations"]
+        assert load_folder(tmp_path, name)[0][0]["annotations"]
 
 
 @pytest.mark.parametrize(
@@ -145,26 +146,26 @@ def test_flat_folders_and_folders_of_splits(tmp_path, folders, files, names):
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "is no readable XML"),
     ],
 )
-def test_a_faulty_file_is_named(tmp_path, folders, load_zoo, content, words):
+def test_a_faulty_file_is_named(tmp_path, load_zoo, content, words):
     with pytest.raises(UserError, match=words) as error:
         load_zoo(voc({"Annotations/c.xml": content}), "val")
     assert str(error.value).startswith(f"{tmp_path}/zoo/Annotations/c.xml")
-    assert len(folders.load(tmp_path, "zoo_train")[0]) == 2
+    assert len(load_folder(tmp_path, "zoo_train")[0]) == 2
 
 
 @pytest.mark.parametrize("lines, images", [("a\nb\na\n", "ab"), ("a.jpg\n", "a")])
-def test_a_line_names_an_image_or_its_file_and_counts_once(tmp_path, folders, lines, images):
+def test_a_line_names_an_image_or_its_file_and_counts_once(tmp_path, lines, images):
     files = voc({"ImageSets/Main/train.txt": lines, "Annotations/b.xml": xml(CAT)})
-    folders.write(tmp_path / "zoo", files)
-    names = [r["file_name"] for r in folders.load(tmp_path, "zoo_train")[0]]
+    write_files(tmp_path / "zoo", files)
+    names = [r["file_name"] for r in load_folder(tmp_path, "zoo_train")[0]]
     assert names == [str(tmp_path / f"zoo/JPEGImages/{image}.jpg") for image in images]
 
 
-def test_hidden_files_are_no_annotations(tmp_path, folders):
+def test_hidden_files_are_no_annotations(tmp_path):
     files = {"a.xml": xml(CAT), "a.jpg": IMAGE, "._a.xml": "\0\5\26\7", "._a.jpg": "\0\5\26\7"}
-    folders.write(tmp_path / "zoo", files)
-    assert len(folders.load(tmp_path, "zoo_all")[0]) == 1
-    folders.write(tmp_path / "none", {"._a.xml": "\0\5\26\7", "._a.jpg": "\0\5\26\7"})
+    write_files(tmp_path / "zoo", files)
+    assert len(load_folder(tmp_path, "zoo_all")[0]) == 1
+    write_files(tmp_path / "none", {"._a.xml": "\0\5\26\7", "._a.jpg": "\0\5\26\7"})
     assert not [name for name in register_folders(str(tmp_path)) if name.startswith("none")]
 
 
@@ -195,47 +196,47 @@ def test_a_list_that_names_what_is_not_there(load_zoo, more, words):
         load_zoo(voc(more), "val")
 
 
-def test_no_evaluation_starts_without_an_image_that_a_list_names(tmp_path, folders, cfg):
+def test_no_evaluation_starts_without_an_image_that_a_list_names(tmp_path, cfg):
     more = {"JPEGImages/b.jpg": 0, "Annotations/b.xml": xml(name="b.jpg")}
-    folders.write(tmp_path / "zoo", voc(more))
+    write_files(tmp_path / "zoo", voc(more))
     register_folders(str(tmp_path))
     with pytest.raises(UserError, match=r"Annotations/b\.xml is left out, as its image is not in"):
         build_test_loader(cfg, "zoo_train")
     assert len(load_train_dataset(cfg)) == 1  # training may always skip one
 
 
-def test_a_coco_folder_has_its_name_before_a_folder_that_holds_vocs_own(tmp_path, folders, coco):
-    folders.write(tmp_path / "PascalVOC/VOC2012", voc())
-    coco.write(tmp_path, "VOC2012", "train", coco.content())
-    records, _ = folders.load(tmp_path, "VOC2012_train")
+def test_a_coco_folder_has_its_name_before_a_folder_that_holds_vocs_own(tmp_path):
+    write_files(tmp_path / "PascalVOC/VOC2012", voc())
+    write_coco(tmp_path, "VOC2012", "train", sound_content())
+    records, _ = load_folder(tmp_path, "VOC2012_train")
     assert [record["image_id"] for record in records] == [1, 2, 3, 4]
     assert len(DatasetCatalog.get("VOC2012_val")) == 1  # a split that COCO's folder lacks
 
 
-def test_annotations_without_images_and_the_reverse_are_told(tmp_path, folders, cache):
+def test_annotations_without_images_and_the_reverse_are_told(tmp_path, cache):
     files = {"Annotations/a.xml": xml(CAT), "JPEGImages/a.jpg": IMAGE, "JPEGImages/b.jpg": IMAGE}
-    folders.write(tmp_path / "zoo", {**files, "Annotations/d.xml": xml(DOG, name="elsewhere.jpg")})
-    records, classes = folders.load(tmp_path, "zoo_all")
+    write_files(tmp_path / "zoo", {**files, "Annotations/d.xml": xml(DOG, name="elsewhere.jpg")})
+    records, classes = load_folder(tmp_path, "zoo_all")
     assert (len(records), classes) == (1, ["cat"])
     (file,) = cache.glob("zoo-*/instances_all.json")
     assert "zoo/JPEGImages/b.jpg" in file.read_text()
     assert "zoo/Annotations/d.xml" in file.read_text()
     assert "folders below" not in file.read_text()
-    folders.write(tmp_path / "zoo", {"Annotations/deep/e.xml": xml(DOG)})
-    assert len(folders.load(tmp_path, "zoo_all")[0]) == 1
+    write_files(tmp_path / "zoo", {"Annotations/deep/e.xml": xml(DOG)})
+    assert len(load_folder(tmp_path, "zoo_all")[0]) == 1
     assert f"are left out ({tmp_path}/zoo/Annotations/deep/e.xml): move them" in file.read_text()
 
 
-def test_an_image_that_its_file_names_is_not_left_out(tmp_path, folders):
+def test_an_image_that_its_file_names_is_not_left_out(tmp_path):
     content = xml(thing("cat", (1, 1, 9, 9)), name="a.jpg")
-    folders.write(tmp_path / "zoo", {"images/a.jpg": (40, 20), "Annotations/task-a.xml": content})
+    write_files(tmp_path / "zoo", {"images/a.jpg": (40, 20), "Annotations/task-a.xml": content})
     assert not check_dataset(str(tmp_path / "zoo"), workers=1).findings
 
 
-def test_a_split_whose_name_ends_as_another_does(tmp_path, folders):
+def test_a_split_whose_name_ends_as_another_does(tmp_path):
     lists = {"train": "a\n", "small_train": "a\n", "cat_train": "a -1\n"}  # the last is VOC's
     lists = {f"ImageSets/Main/{name}.txt": text for name, text in lists.items()}
-    folders.write(tmp_path, {"images/a.jpg": (40, 20), "Annotations/a.xml": xml(), **lists})
+    write_files(tmp_path, {"images/a.jpg": (40, 20), "Annotations/a.xml": xml(), **lists})
     assert splits_by_layout(str(tmp_path)) == {"Pascal VOC": ["small_train", "train"]}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import supervision as sv
+from coco_files import load_folder, write_files
 from PIL import Image
 
 from fpn_d2 import UserError
@@ -36,7 +37,7 @@ def folder(more=()):
     return {name: content for name, content in {**files, **dict(more)}.items() if content != 0}
 
 
-def test_boxes_and_polygons(tmp_path, folders, load_zoo, cache):
+def test_boxes_and_polygons(tmp_path, load_zoo, cache):
     (first, second), classes = load_zoo(folder(), "train")
     assert classes == ["cat", "dog"]
     assert first["file_name"] == str(tmp_path / "zoo/images/train/a.jpg")
@@ -52,22 +53,22 @@ def test_boxes_and_polygons(tmp_path, folders, load_zoo, cache):
     annotations = json.loads(file.read_text())["annotations"]
     assert [a["area"] for a in annotations] == pytest.approx([80, 80])
     assert [a["id"] for a in annotations] == [1, 2]
-    ((record,), _) = folders.load(tmp_path, "zoo_val")
+    ((record,), _) = load_folder(tmp_path, "zoo_val")
     assert record["annotations"][0]["bbox"] == pytest.approx(IN_PIXELS)
 
 
-def test_boxes_are_those_of_supervision(tmp_path, folders):
+def test_boxes_are_those_of_supervision(tmp_path):
     rng = np.random.default_rng(0)
     lines = []
     for _ in range(20):
         sides = rng.uniform(0.1, 0.4, 2)
         lines.append(" ".join(map(str, [0, *rng.uniform(0.2, 0.8, 2), *sides])))
-    folders.write(tmp_path / "zoo", folder({"labels/val/c.txt": "\n".join(lines)}))
+    write_files(tmp_path / "zoo", folder({"labels/val/c.txt": "\n".join(lines)}))
     other = sv.DetectionDataset.from_yolo(
         *(str(tmp_path / "zoo" / name) for name in ("images/val", "labels/val", "data.yaml"))
     )
     ((_, _, theirs),) = list(other)
-    ours = [a["bbox"] for a in folders.load(tmp_path, "zoo_val")[0][0]["annotations"]]
+    ours = [a["bbox"] for a in load_folder(tmp_path, "zoo_val")[0][0]["annotations"]]
     corners = [[x, y, x + w, y + h] for x, y, w, h in ours]
     np.testing.assert_allclose(corners, theirs.xyxy, atol=1e-4)
 
@@ -134,11 +135,11 @@ def test_of_poses_the_boxes_are_read_and_it_says_so(load_zoo, caplog):
         ("0.5 0.5 0.5 0.2 0.2", "has the class 0.5"),
     ],
 )
-def test_a_faulty_line_is_named(tmp_path, folders, load_zoo, line, words):
+def test_a_faulty_line_is_named(tmp_path, load_zoo, line, words):
     with pytest.raises(UserError, match=words) as error:
         load_zoo(folder({"labels/val/c.txt": f"{BOX}\n{line}\n"}), "val")
     assert str(error.value).startswith(f"{tmp_path}/zoo/labels/val/c.txt line 3 ")
-    assert len(folders.load(tmp_path, "zoo_train")[0]) == 2  # the other split is sound
+    assert len(load_folder(tmp_path, "zoo_train")[0]) == 2  # the other split is sound
 
 
 def test_all_faulty_lines_are_kept(load_zoo):
@@ -199,43 +200,43 @@ def test_a_label_file_whose_ending_is_in_capitals_is_told(tmp_path, load_zoo, ca
     assert finding.sentence.endswith("labels/val/d.TXT): add the images, or end the names in .txt")
 
 
-def test_a_list_that_is_not_in_utf8(tmp_path, folders):
-    folders.write(tmp_path / "zoo", folder({"data.yaml": "train: a.txt\nnames: [cat, dog]\n"}))
+def test_a_list_that_is_not_in_utf8(tmp_path):
+    write_files(tmp_path / "zoo", folder({"data.yaml": "train: a.txt\nnames: [cat, dog]\n"}))
     (tmp_path / "zoo/a.txt").write_text("images/train/a.jpg\n", encoding="utf-16")
     with pytest.raises(UserError, match=r"zoo/a\.txt is not in UTF-8: save it as UTF-8"):
-        folders.load(tmp_path, "zoo_train")
+        load_folder(tmp_path, "zoo_train")
 
 
-def test_hidden_files_are_no_images(tmp_path, folders):
+def test_hidden_files_are_no_images(tmp_path):
     """Jupyter keeps hidden copies, and macOS keeps hidden notes beside each file."""
     hidden = {"images/train/.ipynb_checkpoints/a.jpg": IMAGE, "images/train/._a.jpg": "\0\5"}
-    folders.write(tmp_path / "zoo", folder(hidden))
-    names = [record["file_name"] for record in folders.load(tmp_path, "zoo_train")[0]]
+    write_files(tmp_path / "zoo", folder(hidden))
+    names = [record["file_name"] for record in load_folder(tmp_path, "zoo_train")[0]]
     images = tmp_path / "zoo/images/train"
     assert names == [str(images / "a.jpg"), str(images / "deeper/b.png")]
 
 
-def test_images_below_a_linked_folder(tmp_path, folders):
-    folders.write(tmp_path / "elsewhere", {"d.jpg": IMAGE})
-    folders.write(tmp_path / "zoo", folder())
+def test_images_below_a_linked_folder(tmp_path):
+    write_files(tmp_path / "elsewhere", {"d.jpg": IMAGE})
+    write_files(tmp_path / "zoo", folder())
     images = tmp_path / "zoo/images/val"
     (images / "linked").symlink_to(tmp_path / "elsewhere")
     (images / "again").symlink_to(images)  # an endless loop
     (tmp_path / "elsewhere/again").symlink_to(tmp_path / "elsewhere")
-    records, _ = folders.load(tmp_path, "zoo_val")
+    records, _ = load_folder(tmp_path, "zoo_val")
     assert [record["file_name"] for record in records] == [
         str(images / "c.jpg"), str(images / "linked/d.jpg")
     ]  # fmt: skip
 
 
 @pytest.fixture
-def listed(tmp_path, folders, cfg):
+def listed(tmp_path, cfg):
     """``listed(*lines)``: the config of a training on the images that these lines name."""
 
     def write(*lines):
         yaml = "train: a.txt\nval: images/val\nnames: [cat, dog]\n"
         texts = {"data.yaml": yaml, "a.txt": "\n".join(lines), "images/train/bad.jpg": "no image"}
-        folders.write(tmp_path / "zoo", folder(texts))
+        write_files(tmp_path / "zoo", folder(texts))
         register_folders(str(tmp_path))
         cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
         return cfg
@@ -278,39 +279,39 @@ def test_no_image_at_all_can_be_read(listed):
         load_train_dataset(cfg)
 
 
-def test_cvats_lists_and_subsets(tmp_path, folders):
+def test_cvats_lists_and_subsets(tmp_path):
     yaml = "names:\n  0: cat\npath: .\nTrain: Train.txt\nValidation: Validation.txt\n"
     lists = {"Train.txt": "data/images/T/a.jpg\n", "Validation.txt": "images/V/b.jpg\n"}
     images = {"images/T/a.jpg": (40, 30), "images/V/b.jpg": (40, 30)}
     labels = {"labels/T/a.txt": FIRST, "labels/V/b.txt": FIRST}
-    folders.write(tmp_path / "zoo", {"data.yaml": yaml, **lists, **images, **labels})
+    write_files(tmp_path / "zoo", {"data.yaml": yaml, **lists, **images, **labels})
     for split, image in (("train", "images/T/a.jpg"), ("val", "images/V/b.jpg")):
-        ((record,), _) = folders.load(tmp_path, f"zoo_{split}")
+        ((record,), _) = load_folder(tmp_path, f"zoo_{split}")
         assert record["file_name"] == str(tmp_path / "zoo" / image)
         assert len(record["annotations"]) == 1
 
 
-def test_what_is_above_a_linked_folder(tmp_path, folders):
+def test_what_is_above_a_linked_folder(tmp_path):
     yaml = "train: images\nval: ../common/images\nnames: [cat]\n"
     own = {"fish/data.yaml": yaml, "fish/images/a.jpg": (40, 30), "fish/labels/a.txt": FIRST}
     common = {"common/images/b.jpg": (40, 30), "common/labels/b.txt": FIRST}
-    folders.write(tmp_path / "far", own | common)
+    write_files(tmp_path / "far", own | common)
     # A folder of that name beside the link is another one.
-    folders.write(tmp_path / "sets", {"common/images/c.jpg": (9, 9), "common/labels/c.txt": FIRST})
+    write_files(tmp_path / "sets", {"common/images/c.jpg": (9, 9), "common/labels/c.txt": FIRST})
     (tmp_path / "sets/fish").symlink_to(tmp_path / "far/fish")
-    ((record,), _) = folders.load(tmp_path / "sets", "fish_val")
+    ((record,), _) = load_folder(tmp_path / "sets", "fish_val")
     assert Path(record["file_name"]).samefile(tmp_path / "far/common/images/b.jpg")
 
 
 @pytest.mark.parametrize("entries", ["val: ../common/images", "path: ../common\nval: images"])
-def test_linked_images_keep_their_labels(tmp_path, folders, entries):
+def test_linked_images_keep_their_labels(tmp_path, entries):
     yaml = f"{entries}\nnames: [cat]\n"
     common = {"far/common/labels/b.txt": FIRST, "storage/b.jpg": (40, 30)}
     other = {"sets/common/images/c.jpg": (9, 9), "sets/common/labels/c.txt": FIRST}
-    folders.write(tmp_path, {"far/fish/data.yaml": yaml, **common, **other})
+    write_files(tmp_path, {"far/fish/data.yaml": yaml, **common, **other})
     (tmp_path / "far/common/images").symlink_to(tmp_path / "storage")
     (tmp_path / "sets/fish").symlink_to(tmp_path / "far/fish")
-    ((record,), _) = folders.load(tmp_path / "sets", "fish_val")
+    ((record,), _) = load_folder(tmp_path / "sets", "fish_val")
     assert Path(record["file_name"]).samefile(tmp_path / "storage/b.jpg")
     assert len(record["annotations"]) == 1
 
@@ -322,8 +323,8 @@ def test_numbers_as_names_are_as_written(load_zoo, word):
     assert load_zoo(files, "train")[1] == ["cat", word.strip("'")]
 
 
-def test_images_that_cannot_be_read_are_told_beside_a_faulty_line(tmp_path, folders):
+def test_images_that_cannot_be_read_are_told_beside_a_faulty_line(tmp_path):
     files = {"images/a.jpg": (40, 30), "labels/a.txt": "0 0\n", "images/b.jpg": "none"}
-    folders.write(tmp_path / "zoo", {"data.yaml": "train: images\nnames: [cat]\n", **files})
+    write_files(tmp_path / "zoo", {"data.yaml": "train: images\nnames: [cat]\n", **files})
     findings = check_dataset(str(tmp_path / "zoo"), workers=1).findings
     assert ["b.jpg is no image" in one.sentence for one in findings] == [False, True]
