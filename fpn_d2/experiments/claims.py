@@ -49,7 +49,7 @@ class Pair:
         paper: the same difference in the paper; None if it has no number.
         deviations: the difference in pooled standard deviations, if both rows have one.
         noise: the largest difference that the seeds alone may make.
-        one_seed: whether a row has a single seed, so that its own noise is unknown.
+        seeds: how many seeds of each row count; the noise of a row with a single one is unknown.
         share_missed: whether the difference is too small a share of the paper's.
     """
 
@@ -60,7 +60,7 @@ class Pair:
     paper: float | None = None
     deviations: float | None = None
     noise: float = 0.0
-    one_seed: bool = False
+    seeds: tuple[int, ...] = ()
     share_missed: bool = False
 
 
@@ -127,7 +127,7 @@ def check_claim(claim: Claim, table: Table, summaries: Summaries) -> Verdict:
         the verdict. A single pair in the opposite order refutes a claim, whatever is missing.
     """
     pairs = tuple(
-        _pair(claim, table, summaries, above, below)
+        compare_rows(claim, table, summaries, above, below)
         for upper, lower in zip(claim.order, claim.order[1:], strict=False)
         for above in upper
         for below in lower
@@ -140,7 +140,8 @@ def check_claim(claim: Claim, table: Table, summaries: Summaries) -> Verdict:
     return Verdict(claim, verdict, detail, pairs, decisive)
 
 
-def _pair(claim: Claim, table: Table, summaries: Summaries, above: str, below: str) -> Pair:
+def compare_rows(claim: Claim, table: Table, summaries: Summaries, above: str, below: str) -> Pair:
+    """Compare two rows by a claim's metric, share and ties; see :func:`check_claim`."""
     x, y = (summaries.get(row, {}).get(claim.metric) for row in (above, below))
     x_paper, y_paper = (table.rows[row].paper.get(claim.metric) for row in (above, below))
     paper = None if x_paper is None or y_paper is None else x_paper - y_paper
@@ -148,9 +149,8 @@ def _pair(claim: Claim, table: Table, summaries: Summaries, above: str, below: s
         return Pair(above, below, "not measured", paper=paper)
     x, y = in_common(x, y)
     difference = x.mean - y.mean
-    one_seed = x.deviation is None or y.deviation is None
     deviations = None
-    if not one_seed and x.deviation > 0 and y.deviation > 0:
+    if x.deviation and y.deviation:
         deviations = difference / math.sqrt((x.deviation**2 + y.deviation**2) / 2)
     noise = noise_between(x, y)
     known = noise is not None
@@ -167,7 +167,8 @@ def _pair(claim: Claim, table: Table, summaries: Summaries, above: str, below: s
         outcome = "holds"
     else:
         outcome = "within noise" if known else "does not hold"
-    return Pair(above, below, outcome, difference, paper, deviations, noise, one_seed, share_missed)
+    seeds = len(x.by_seed), len(y.by_seed)
+    return Pair(above, below, outcome, difference, paper, deviations, noise, seeds, share_missed)
 
 
 def in_common(x: Summary, y: Summary, least: int = 3) -> tuple[Summary, Summary]:
@@ -218,7 +219,7 @@ def _describe(pair: Pair, claim: Claim) -> str:
         notes.append(f"{abs(pair.deviations):.1f} standard deviations")
     if pair.noise:
         notes.append(f"noise {format_metric(claim.metric, pair.noise)}")
-    if pair.one_seed:
+    if 1 in pair.seeds:
         notes.append("one seed")
     text += f" ({', '.join(notes)})" if notes else ""
     if pair.share_missed:

@@ -11,10 +11,10 @@ from tabulate import tabulate
 
 from ..utils.files import replace_file
 from ..visualization.pages import page_environment
-from .claims import DASH, Summaries, Verdict, check_claim, format_metric, in_common, summarize
+from .claims import DASH, Summaries, Verdict, check_claim, compare_rows, format_metric, summarize
 from .figures import Example, draw_charts, row_styles
 from .studies import draw_studies, study_sections
-from .tables import Table
+from .tables import Claim, Table
 
 _MARKS = {
     "holds": "\N{CHECK MARK}",
@@ -126,7 +126,7 @@ def claims_table(found: Iterable[tuple[Table, Mapping[str, Any]]]) -> str:
             where += ", earlier recipe"
         for verdict, (claim, count) in zip(verdicts, schedules, strict=True):
             if count == longest[claim]:
-                lines.append((table.table, claim, _claim_cells(verdict, where, summaries)))
+                lines.append((table.table, claim, _claim_cells(verdict, where)))
     # Keep the scales of a claim together.
     places = list(dict.fromkeys(line[:2] for line in lines))
     lines.sort(key=lambda line: (line[0], places.index(line[:2])))
@@ -139,11 +139,9 @@ def _schedule(verdict: Verdict, table: Table) -> tuple[tuple[str, str], int]:
     return (claim.of or claim.claim, claim.metric), table.rows[claim.order[0][0]].iterations
 
 
-def _claim_cells(verdict: Verdict, where: str, summaries: Summaries) -> list[str]:
+def _claim_cells(verdict: Verdict, where: str) -> list[str]:
     metric = verdict.claim.metric
     pair = min(verdict.decisive, key=lambda pair: pair.difference - pair.noise)
-    rows = in_common(*(summaries[row][metric] for row in (pair.above, pair.below)))
-    counts = {len(row.by_seed) for row in rows}
     return [
         f"{verdict.claim.claim} ({metric})",
         where,
@@ -152,7 +150,7 @@ def _claim_cells(verdict: Verdict, where: str, summaries: Summaries) -> list[str
         f"{format_metric(metric, pair.difference, signed=True)}",
         format_metric(metric, pair.paper, signed=True),
         format_metric(metric, pair.noise or None),
-        " and ".join(map(str, sorted(counts))),
+        " and ".join(map(str, sorted(set(pair.seeds)))),
     ]
 
 
@@ -281,14 +279,9 @@ def _differences(table: Table, metrics: list[str], summaries: Summaries) -> list
             continue
         cells = []
         for metric in metrics:
-            x, y = (summaries.get(n, {}).get(metric) for n in (name, other))
-            x_paper, y_paper = (table.rows[n].paper.get(metric) for n in (name, other))
-            ours = None
-            if x and y:
-                x, y = in_common(x, y)
-                ours = x.mean - y.mean
-            paper = None if x_paper is None or y_paper is None else x_paper - y_paper
-            ours, paper = (format_metric(metric, value, signed=True) for value in (ours, paper))
+            pair = compare_rows(Claim("", metric, []), table, summaries, name, other)
+            numbers = pair.difference, pair.paper
+            ours, paper = (format_metric(metric, number, signed=True) for number in numbers)
             cells.append(Cell(ours, paper=paper))
         title = f"{row.name}, {row.beside}" if row.beside else row.name
         lines.append(Line(f"{name} \N{MINUS SIGN} {other}", title, "", cells))
