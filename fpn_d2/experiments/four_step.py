@@ -12,7 +12,6 @@ here. Step 3's RPN head starts from random weights, step 4's box head from step 
 import dataclasses
 import os
 import shlex
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,11 +34,11 @@ class FourStep(Run):
         config: the config file.
         folder: the folder of steps 3 and 4 and of the joined model.
         opts: overrides of every step, ``("KEY", "value", ...)``.
-        folder_of: returns the folder of step 1 or 2, given the step's config file, for callers that
-            train the same runs for other purposes; by default these lie in ``folder``.
+        separate_folders: the folders of steps 1 and 2, for callers that train the same runs for
+            other purposes; if empty, these lie in ``folder``.
     """
 
-    folder_of: Callable[[str], str] | None = None
+    separate_folders: tuple[str, ...] = ()
 
     def configs(self) -> tuple[str, str, bool]:
         """Return the config files of the RPN and the Fast R-CNN, and whether they share features.
@@ -60,9 +59,10 @@ class FourStep(Run):
     def separate_runs(self) -> list[Run]:
         """Return steps 1 and 2, two networks that share nothing."""
         rpn_config, fast_config, _ = self.configs()
-        rpn = Run(rpn_config, self._folder("step1_rpn", rpn_config), self.opts)
-        folder = self._folder("step2_fast_rcnn", fast_config)
-        return [rpn, Run(fast_config, folder, (*self.opts, *proposal_opts(rpn)))]
+        own = [os.path.join(self.folder, name) for name in ("step1_rpn", "step2_fast_rcnn")]
+        rpn_folder, fast_folder = self.separate_folders or own
+        rpn = Run(rpn_config, rpn_folder, self.opts)
+        return [rpn, Run(fast_config, fast_folder, (*self.opts, *proposal_opts(rpn)))]
 
     def shared_runs(self) -> list[Run]:
         """Return steps 3 and 4, on step 2's bottom-up network and pyramid."""
@@ -133,9 +133,6 @@ class FourStep(Run):
                     result["results"] = read_evaluations(self, self.load_config())
                 write_json(os.path.join(self.folder, "run.json"), result)
         return result
-
-    def _folder(self, name: str, config: str) -> str:
-        return self.folder_of(config) if self.folder_of else os.path.join(self.folder, name)
 
     def _join(self, steps: list[Run]) -> None:
         """Write step 4's network with step 3's RPN as one Faster R-CNN checkpoint."""

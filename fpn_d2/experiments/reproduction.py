@@ -100,12 +100,10 @@ class Reproduction:
         if load_config(config).FOUR_STEP.RPN:
             # Steps 1 and 2 are the runs of Table 1(c) and Table 2(c).
             rpn, fast, _ = FourStep(config, "").configs()
-            folders = {
-                rpn: self._folder(rpn, seed, more=more),
-                fast: self._folder(fast, seed, on=rpn, more=more),
-            }
-            folder = self._folder(config, seed, more=more)
-            return FourStep(config, folder, (*self._opts(seed), *more), folders.__getitem__)
+            rpn_folder = self._folder(rpn, seed, more=more)
+            fast_folder = self._folder(fast, seed, on=rpn, more=more)
+            folder, opts = self._folder(config, seed, more=more), (*self._opts(seed), *more)
+            return FourStep(config, folder, opts, (rpn_folder, fast_folder))
         if row.proposals:
             rpn = row.proposals[self.scale]
             opts = (*self._opts(seed), *more, *proposal_opts(self._plain_run(rpn, seed)))
@@ -272,7 +270,7 @@ class Reproduction:
                 metrics[name] = None if value is None else round(value, 4)
         if "anchors" in table.metrics:
             opts = (*self.tables.scale(self.scale).opts, *row.opts)
-            metrics["anchors"] = count_anchors(self._config(row), opts=opts)
+            metrics["anchors"] = count_anchors(self._config(row), opts)
         return metrics
 
     def without_folders(self, text: str) -> str:
@@ -361,22 +359,14 @@ def _number_of_classes(dataset: str) -> int:
 
 
 @functools.lru_cache
-def count_anchors(
-    config: str, height: int = 800, width: int = 1000, opts: tuple[str, ...] = ()
-) -> int:
-    """Count the anchors of all levels on an image.
-
-    Args:
-        config: the config file of an RPN.
-        height, width: the image's size in pixels of the network input; the paper counts at about
-            800 x 1000.
-        opts: overrides of the config.
-    """
+def count_anchors(config: str, opts: tuple[str, ...] = ()) -> int:
+    """Count the anchors of all levels of an RPN on a network input of 800 x 1000 pixels, about the
+    size at which the paper counts; ``opts`` override the config file."""
     cfg = load_config(config, opts)
     shapes = without_memory(lambda: build_backbone(cfg)).output_shape()
     levels = [shapes[name] for name in cfg.MODEL.RPN.IN_FEATURES]
     counts = build_anchor_generator(cfg, levels).num_anchors
     return sum(
-        count * -(-height // level.stride) * -(-width // level.stride)
+        count * -(-800 // level.stride) * -(-1000 // level.stride)
         for count, level in zip(counts, levels, strict=True)
     )

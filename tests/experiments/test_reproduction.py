@@ -20,7 +20,6 @@ RPN, FAST = "rpn_R_18_FPN", "fast_rcnn_R_18_FPN"
 @pytest.mark.parametrize(
     "row, anchors",
     [
-        ("quick/RPN/rpn_R_18_C5 64 96", 90),  # stride 32: 2 x 3 places x 15
         ("RPN/rpn_R_50_C4", 47250),  # stride 16: 50 x 63 (62.5, rounded up) x 15
         ("RPN/rpn_R_50_C5", 12000),  # stride 32: 25 x 32 (31.25) x 15
         # 3 at each of 200 x 250 + 100 x 125 + 50 x 63 + 25 x 32 + 13 x 16 = 66658 places
@@ -29,8 +28,7 @@ RPN, FAST = "rpn_R_18_FPN", "fast_rcnn_R_18_FPN"
     ],
 )
 def test_anchors_of_the_paper(repo, row, anchors):
-    name, *size = row.split()
-    assert count_anchors(str(repo / f"configs/{name}.yaml"), *map(int, size)) == anchors
+    assert count_anchors(str(repo / f"configs/{row}.yaml")) == anchors
 
 
 def test_anchors_are_counted_without_weights(repo, monkeypatch):
