@@ -3,7 +3,7 @@
 import argparse
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -58,17 +58,6 @@ def describe_benchmark() -> dict[str, Any]:
     }
 
 
-def write_benchmark(rows: Sequence[dict[str, Any]], path: str) -> None:
-    """Write a list of rows; see :func:`benchmark.contest.make_row`.
-
-    Raises:
-        UserError: if the file cannot be written.
-    """
-    with explain_disk_errors(path, "name another file"):
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        write_json(path, rows)
-
-
 def run_benchmark(args: argparse.Namespace) -> None:
     """Run the tasks and print their table.
 
@@ -91,28 +80,32 @@ def run_benchmark(args: argparse.Namespace) -> None:
         check_agreement(*args.agreement)  # now, as that task runs last
         calls.append((benchmark_agreement, 0.5, *args.agreement))
     rows, description = [], describe_benchmark()
+
+    def keep(found: Iterable[dict[str, Any]]) -> None:
+        # Each row tells where it comes from, so that files of several machines can be joined.
+        rows.extend({**row, **description} for row in found)
+        if args.json:
+            with explain_disk_errors(args.json, "name another file"):
+                os.makedirs(os.path.dirname(args.json) or ".", exist_ok=True)
+                write_json(args.json, rows)
+
     no_rows = len("[]\n")  # of a call that was cut short
     if args.json:
         has_rows = os.path.isfile(args.json) and os.path.getsize(args.json) > no_rows
         check_targets(args.json, overwrite=args.force or not has_rows, option="--json")
         if not has_rows:
-            write_benchmark([], args.json)  # fails now, before minutes of work are lost
+            keep([])  # fails now, before minutes of work are lost
     for task, share, *arguments in calls:
         start = time.perf_counter()
         rounds = max(1, int(share * args.rounds))
-        # Each row tells where it comes from, so that files of several machines can be joined.
-        found = run_task(task, device, rounds, *arguments)
-        rows += [{**row, **description} for row in found]
-        if args.json:  # first: the reader of what is printed may have ended
-            write_benchmark(rows, args.json)
+        keep(run_task(task, device, rounds, *arguments))
+        # Last: the reader of what is printed may have ended.
         print(f"{task.__name__}: {time.perf_counter() - start:.0f} s", flush=True)
     if "growth" in args.tasks:
         rounds = max(1, int(_GROWTH_ROUNDS * args.rounds))
         series = all_series(args.quick, args.axes)
         for row in measure_growth(device, rounds, args.minutes, series):
-            rows.append({**row, **description})
-            if args.json:
-                write_benchmark(rows, args.json)
+            keep([row])
             print(growth_line(row), flush=True)
         if args.json:
             draw_growth(rows, f"{os.path.splitext(args.json)[0]}.svg")
