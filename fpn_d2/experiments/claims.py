@@ -14,11 +14,7 @@ DASH = "\N{EN DASH}"  # Stands for a missing number.
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A metric of a row over its seeds.
-
-    Args:
-        by_seed: the metric of each seed that has it.
-    """
+    """A metric of a row, by each seed that has it."""
 
     by_seed: Mapping[int, float]
 
@@ -84,10 +80,7 @@ class Verdict:
 
 
 def summarize(results: Mapping[str, Any]) -> dict[str, dict[str, Summary]]:
-    """Compute mean and standard deviation over the seeds.
-
-    Args:
-        results: the content of a table's results file.
+    """Compute mean and standard deviation over the seeds of a results file's content.
 
     Returns:
         by row and metric, a summary of the finite numbers, if there are any. ``seconds`` are those

@@ -238,11 +238,7 @@ class Cluster:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What runs on the other machine.
-
-    Args:
-        function: the work.
-    """
+    """What runs on the other machine: the function of the work."""
 
     function: Callable[[], Any]
 

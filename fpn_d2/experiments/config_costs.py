@@ -33,9 +33,7 @@ _MAIN = ("AP", "AR1k", "AR")  # shown for a row: the first of these that the pap
 def shipped_configs(tables: Tables, chosen: Sequence[str] = ()) -> list[str]:
     """List the configs of networks below the folder of the tables, relative to it.
 
-    Args:
-        tables: the tables.
-        chosen: words; list only the configs whose path contains one of them. If empty, list all.
+    With words ``chosen``, list only the configs whose path contains one of them.
 
     Raises:
         UserError: if there is no config, or a word is in no config's path.
@@ -80,8 +78,7 @@ def list_configs(
     """Describe each config, one after the other.
 
     Args:
-        tables: the tables.
-        chosen: see :func:`shipped_configs`.
+        tables, chosen: see :func:`shipped_configs`.
         flops: whether to run each network once, which takes seconds for each.
 
     Yields:

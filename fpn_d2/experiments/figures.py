@@ -74,11 +74,7 @@ def set_count_axis(axes: Axes, counts: Sequence[int], label: str) -> None:
 
 
 def draw_charts(table: Table, results: Mapping[str, Any]) -> list[Chart]:
-    """Draw the figures that the results have numbers for.
-
-    Args:
-        table: the table.
-        results: the content of its results file.
+    """Draw the figures that the content of a table's results file has numbers for.
 
     Returns:
         up to three figures: AR against the number of proposals, the metric by object size beside

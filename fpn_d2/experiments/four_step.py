@@ -94,9 +94,6 @@ class FourStep(Run):
     def train(self, runner: Runner) -> dict[str, Any]:
         """Train the steps that are not done, join the networks and evaluate the detector.
 
-        Args:
-            runner: trains the steps.
-
         Returns:
             a result like :meth:`Runner.train`'s, with the seconds of each step under ``steps``.
             Without sharing, the evaluation is step 2's on the proposals of step 1.

@@ -111,10 +111,8 @@ class Reproduction:
         return self._plain_run(row.configs[self.scale], seed, more)
 
     def prepare(self, rows: Iterable[Row]) -> None:
-        """Refuse a start that cannot work and a data set that is missing, before the first run.
-
-        Args:
-            rows: the rows to train.
+        """Before the first run of these rows, refuse a start that cannot work and a data set that
+        is missing.
 
         Raises:
             UserError: saying what is wrong.
@@ -137,11 +135,8 @@ class Reproduction:
                 check_start(self._start_path(0), cfg)
 
     def train_row(self, row: Row, seed: int) -> dict[str, Any]:
-        """Train and evaluate a row and everything it depends on; only read what is done.
-
-        Args:
-            row: a row that this scale has.
-            seed: the seed of every random number.
+        """Train and evaluate one of the scale's rows and everything it depends on; only read what
+        is done. The seed decides every random number.
 
         Returns:
             see :meth:`Runner.train`, also for the exceptions.

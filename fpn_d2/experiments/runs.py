@@ -160,10 +160,8 @@ class Runner:
         return result
 
     def train(self, run: Run) -> dict[str, Any]:
-        """Train and evaluate, resuming from the last checkpoint; only read a finished run.
-
-        Args:
-            run: the run, a single training.
+        """Do a single training and evaluate it, resuming from the last checkpoint; only read a
+        finished run.
 
         Returns:
             ``{config, command, seconds, iterations, results, losses, commit, machine, versions,

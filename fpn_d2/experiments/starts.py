@@ -64,9 +64,7 @@ def is_torchvision(path: str) -> bool:
 def convert_torchvision(source: str, target: str) -> None:
     """Write a ResNet classifier of torchvision under Detectron2's names, without its last layer.
 
-    Args:
-        source: the file, or its URL.
-        target: the file to write, ``*.pth``.
+    The source is a file or its URL, and the target a file ``*.pth``.
 
     Raises:
         UserError: if it cannot be read or written, or holds anything else.

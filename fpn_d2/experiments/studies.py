@@ -45,12 +45,8 @@ def rpn_config(run: Run) -> CfgNode:
 
 
 def measure_boxes(runner: Runner, run: Run, counts: Sequence[int]) -> None:
-    """Evaluate a finished RPN at several numbers of boxes before NMS; keep what is there.
-
-    Args:
-        runner: calls train_net.py.
-        run: the RPN's run, which is done.
-        counts: values of ``MODEL.RPN.PRE_NMS_TOPK_TEST``.
+    """Evaluate a finished RPN at several numbers of boxes before NMS, values of
+    ``MODEL.RPN.PRE_NMS_TOPK_TEST``; keep what is there.
 
     Raises:
         UserError: if the row is no RPN, or an evaluation fails.
