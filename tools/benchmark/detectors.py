@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver import build_optimizer
@@ -20,6 +19,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fpn_d2.export import load_exported
 from fpn_d2.inference import compile_backbone, prepare_model
 from fpn_d2.inference.openvino_parts import (
     LevelsPart,
@@ -135,25 +135,21 @@ def _others(model: nn.Module, image: Tensor, device: str) -> Calls:
         for make in (_onnxruntime, _openvino):
             try:
                 if not os.path.isfile(path):
-                    torch.onnx.export(model, ([image],), path, opset_version=17, dynamo=False)
-                calls |= make(path, image.numpy())
+                    options = {"input_names": ["image"], "opset_version": 17, "dynamo": False}
+                    torch.onnx.export(model, ([image],), path, **options)
+                calls |= make(path, image)
             except Exception as error:  # whatever is not installed, or not able to run the model
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 logger.warning("not compared with %s: %s", make.__name__.lstrip("_"), reason)
     return calls
 
 
-def _onnxruntime(path: str, image: np.ndarray) -> Calls:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-    inputs = {session.get_inputs()[0].name: image}
-    return {"onnxruntime fp32": lambda: session.run(None, inputs)}
+def _onnxruntime(path: str, image: Tensor) -> Calls:
+    run = load_exported(Path(path).read_bytes(), "onnx")
+    return {"onnxruntime fp32": lambda: run({"image": image})}
 
 
-def _openvino(path: str, image: np.ndarray) -> Calls:
+def _openvino(path: str, image: Tensor) -> Calls:
     import openvino
 
     graph, calls = openvino.convert_model(path), {}
@@ -165,7 +161,7 @@ def _openvino(path: str, image: np.ndarray) -> Calls:
     for variant, graph in variants.items():
         settings = cpu_settings(PRECISIONS[variant])
         compiled = openvino_core().compile_model(graph, "CPU", settings)
-        calls[f"openvino {variant}"] = lambda compiled=compiled: compiled([image])
+        calls[f"openvino {variant}"] = lambda compiled=compiled: compiled([image.numpy()])
     return calls
 
 
