@@ -16,7 +16,7 @@ from .cluster import Cluster, Work
 from .reproduction import Reproduction
 from .results import collect, results_file, update_results
 from .running_times import time_rows
-from .runs import BusyError, Run, Runner
+from .runs import BusyError, Run
 from .studies import measure_boxes, rpn_config
 from .tables import Row, Table
 
@@ -182,7 +182,7 @@ class _Call:
             run = self.reproduction.run(row, seed)
             if not self._is_done(run):
                 title = self._title(seed, name, row)
-                train = functools.partial(self._there().train_row, row, seed)
+                train = functools.partial(self.reproduction.train_row, row, seed)
                 files = self.reproduction.files_of(row, seed)
                 rows[Work(title, run.folder, "training", train, files)] = row
         done = len(plan) - len(rows)
@@ -204,7 +204,7 @@ class _Call:
             run = self.reproduction.run(row, seed)
             if self._is_done(run):
                 title = f"{self._title(seed, name, row)}, {key}"
-                measure = functools.partial(measure_boxes, self._there().runner, run, counts)
+                measure = functools.partial(measure_boxes, self.reproduction.runner, run, counts)
                 works.append(Work(title, run.folder, key, measure))
         return self._do(works)
 
@@ -214,7 +214,7 @@ class _Call:
             return 0
         say = self.progress.say if self.cluster is None else print
         folder = self.reproduction.timing_folder(next(iter(rows.values())))
-        time_all = functools.partial(time_rows, self._there(), self.table, rows, say)
+        time_all = functools.partial(time_rows, self.reproduction, self.table, rows, say)
         key = f"running times of table {self.table.table}: {', '.join(rows)}"
         return self._do([Work(f"table {self.table.table}, running times", folder, key, time_all)])
 
@@ -223,15 +223,6 @@ class _Call:
 
     def _title(self, seed: int, name: str, row: Row) -> str:
         return f"table {self.table.table} ({name}) {row.name}, seed {seed}"
-
-    def _there(self) -> Reproduction:
-        """The reproduction that does the work; a job's shows no progress, having no terminal."""
-        if self.cluster is None:
-            return self.reproduction
-        runner = self.reproduction.runner
-        return dataclasses.replace(
-            self.reproduction, runner=Runner(runner.program, runner.num_gpus)
-        )
 
     def _do(
         self, works: Sequence[Work], report: Callable[[Work, Any], None] = lambda *_: None

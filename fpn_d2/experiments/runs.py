@@ -140,6 +140,10 @@ class Runner:
     num_gpus: int = 0
     on_progress: Callable[[Run, int, int, float | None], None] = lambda *_: None
 
+    def __reduce__(self) -> tuple:
+        """Leave ``on_progress`` out where a runner is sent to a job, which has no terminal."""
+        return type(self), (self.program, self.num_gpus)
+
     def load_config(self, run: Run) -> CfgNode:
         """Return a run's config with its schedule scaled to ``num_gpus``.
 
