@@ -59,12 +59,11 @@ class Progress(contextlib.AbstractContextManager):
 
 def run_in_turn(
     progress: Progress, works: Sequence[Work], on_end: Callable[[Work, Any], None]
-) -> list[UserError]:
+) -> None:
     """Do all work in this process, one after the other.
 
     See :meth:`Cluster.run`. Work that another process is doing is skipped; any other error ends it.
     """
-    busy = []
     progress.seconds.clear()
     for number, work in enumerate(works, start=1):
         progress.rows_left = len(works) - number + 1
@@ -76,9 +75,7 @@ def run_in_turn(
             progress.seconds.append(time.monotonic() - start)
         except BusyError as error:
             outcome = error
-            busy.append(error)
         on_end(work, outcome)
-    return busy
 
 
 def reproduce(
@@ -231,17 +228,20 @@ class _Call:
         if not works:
             return 0
 
+        errors: list[UserError] = []
+
         def on_end(work: Work, outcome: Any) -> None:
             if isinstance(outcome, UserError):
+                errors.append(outcome)
                 kind = "skipped, since" if isinstance(outcome, BusyError) else "failed:"
                 self.progress.say(f"{work.title}: {kind} {outcome}")
             else:
                 report(work, outcome)
 
         if self.cluster is None:
-            errors = run_in_turn(self.progress, works, on_end)
+            run_in_turn(self.progress, works, on_end)
         else:
-            errors = self.cluster.run(works, on_end)
+            self.cluster.run(works, on_end)
         failed = [error for error in errors if not isinstance(error, BusyError)]
         if failed:
             more = f" ({len(failed)} jobs failed in all)" if failed[1:] else ""

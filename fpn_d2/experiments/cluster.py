@@ -128,7 +128,7 @@ class Cluster:
         # By the number of a job: when squeue was last asked for it, and whether it listed it.
         self._in_queue: dict[str, tuple[float, bool]] = {}
 
-    def run(self, works: Sequence[Work], on_end: Callable[[Work, Any], None]) -> list[UserError]:
+    def run(self, works: Sequence[Work], on_end: Callable[[Work, Any], None]) -> None:
         """Do each piece of work in a job, and wait for the jobs.
 
         If a job of an earlier call does the same and has not ended, wait for it instead. Where the
@@ -137,15 +137,12 @@ class Cluster:
         Args:
             works: the work, in the order in which it is sent.
             on_end: called after each job, with its work and with what the function returned, or the
-                error that it ended with.
-
-        Returns:
-            the errors of the jobs that failed; a UserError raised in a job is returned as it is.
+                error that it ended with; a UserError raised in a job is passed on as it is.
 
         Raises:
             UserError: if the cluster takes no job although none is under way.
         """
-        waiting, errors = list(works), []
+        waiting = list(works)
         under_way: list[_UnderWay] = []
         refused: set[Work] = set()
         send_from = last_end = -math.inf  # in seconds
@@ -178,9 +175,7 @@ class Cluster:
                     under_way.remove(entry)
                     send_from = last_end = time.monotonic()
                     if entry.is_own:
-                        outcome = _outcome(entry)
-                        on_end(entry.work, outcome)
-                        errors += [outcome] if isinstance(outcome, UserError) else []
+                        on_end(entry.work, _outcome(entry))
                 time.sleep(_POLL_SECONDS if under_way or waiting else 0)
         finally:
             if under_way and self.kind == "slurm":
@@ -190,7 +185,6 @@ class Cluster:
                     f"jobs on this machine, which Ctrl-C ends as well: {len(under_way)}; the same "
                     "command starts them again"
                 )
-        return errors
 
     def _send(self, work: Work) -> _UnderWay:
         self._executor.update_parameters(name=work.title)

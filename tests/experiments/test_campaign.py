@@ -220,7 +220,9 @@ def test_the_time_left_is_the_rows_left_times_their_mean():
 def test_the_time_left_is_that_of_the_same_kind_of_work(progress):
     progress.seconds.append(3600)  # of a training
     works = [Work(f"boxes {n}", "folder", "boxes", lambda: None) for n in range(2)]
-    assert campaign.run_in_turn(progress, works, lambda *_: None) == []
+    ended = []
+    campaign.run_in_turn(progress, works, lambda *end: ended.append(end))
+    assert ended == [(work, None) for work in works]
     assert progress.lines == ["boxes 0: 1 of 2", "boxes 1: 2 of 2, about 0 min left"]
 
 
