@@ -4,6 +4,7 @@ results and report after each."""
 import contextlib
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from ..utils.errors import UserError
 from ..utils.files import prepare_target
 from .cluster import Cluster, Work
 from .reproduction import Reproduction
-from .results import collect, results_file, update_results
+from .results import collect, update_results
 from .running_times import time_rows
 from .runs import BusyError, Run
 from .studies import measure_boxes, rpn_config
@@ -112,12 +113,12 @@ def reproduce(
     picked = pick_rows(table, reproduction.scale, rows)
     # Check before hours of training: the file may be of another scale.
     reproduction.prepare(picked.values())
-    file = results_file(output, reproduction.dataset_name, table)
-    collect(reproduction, table, file)
+    path = os.path.join(output, reproduction.dataset_name, f"{table.stem}.json")
+    collect(reproduction, table, path)
     for row in picked.values() if boxes else ():
         rpn_config(reproduction.run(row, seeds[0]))
-    prepare_target(file, overwrite=True, option="--output")
-    call = _Call(reproduction, table, output, progress, cluster)
+    prepare_target(path, overwrite=True, option="--output")
+    call = _Call(reproduction, table, path, progress, cluster)
     busy, timed = 0, picked
     if table.kind != "timing":
         plan = [(seed, name, row) for seed in seeds for name, row in picked.items()]
@@ -129,7 +130,7 @@ def reproduce(
     busy += call.time(timed)
     if busy:
         progress.say(f"{busy} rows are trained elsewhere; call again when they are done")
-    path = update_results(reproduction, table, output)
+    update_results(reproduction, table, path)
     progress.say(f"{path}, and .md and .html beside it")
     return path
 
@@ -168,7 +169,7 @@ class _Call:
 
     reproduction: Reproduction
     table: Table
-    output: str
+    path: str
     progress: Progress
     cluster: Cluster | None
 
@@ -189,7 +190,7 @@ class _Call:
             metrics = self.reproduction.metrics(self.table, rows[work], result)
             shown = ", ".join(f"{key} {metrics.get(key)}" for key in self.table.metrics)
             self.progress.say(f"{work.title}: {shown} in {result['seconds']:.0f} s")
-            update_results(self.reproduction, self.table, self.output)
+            update_results(self.reproduction, self.table, self.path)
 
         return self._do([*rows], report)
 

@@ -20,25 +20,15 @@ from .runs import PROVENANCE, hold, provenance
 from .tables import Table
 
 
-def results_file(folder: str, dataset: str, table: Table) -> str:
-    """Return the path of a table's results file."""
-    return os.path.join(folder, dataset, f"{table.stem}.json")
-
-
-def update_results(reproduction: Reproduction, table: Table, output: str) -> str:
-    """Collect a table's results and write them as JSON, as Markdown and as a page.
-
-    Returns:
-        the path of the JSON file, in ``output``, the folder of all results.
-    """
-    path = results_file(output, reproduction.dataset_name, table)
+def update_results(reproduction: Reproduction, table: Table, path: str) -> None:
+    """Collect a table's results and write them to ``path`` as JSON, and as Markdown and as a page
+    beside it."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     sentence = f"another process has been writing {path} for ten minutes; see to that process"
     with hold(f"{os.path.splitext(path)[0]}.lock", 600, sentence):
         results = collect(reproduction, table, path)
         write_json(path, results)
         write_report(table, results, os.path.dirname(path), _examples(reproduction, table))
-    return path
 
 
 def collect(reproduction: Reproduction, table: Table, path: str) -> dict[str, Any]:

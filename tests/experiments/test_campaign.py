@@ -16,7 +16,7 @@ from fpn_d2.experiments import runs as runs_module
 from fpn_d2.experiments.campaign import pick_rows
 from fpn_d2.experiments.cluster import Work
 from fpn_d2.experiments.report import write_report
-from fpn_d2.experiments.results import collect, results_file, update_results
+from fpn_d2.experiments.results import collect, update_results
 from fpn_d2.experiments.tables import Claim
 
 HERE = {"commit": "aaa", "machine": {"cores": 2}, "versions": {"torch": "2"}}
@@ -264,9 +264,14 @@ def done(plan, tables, monkeypatch):
 
 
 @pytest.fixture
-def file(tmp_path, tables):
+def path(tmp_path):
+    """Where a call writes table 1."""
+    return tmp_path / "results/shapes/table1.json"
+
+
+@pytest.fixture
+def file(path):
     """``file(rows)``: write table1.json as an earlier call on another machine did; its path."""
-    path = Path(results_file(str(tmp_path / "results"), "shapes", tables.table("1")))
     path.parent.mkdir(parents=True)
 
     def write(rows, **changed):
@@ -366,28 +371,27 @@ def test_rows_of_another_file_of_tables_are_kept(plan, tables, done, file):
     "text",
     ["", '{"table": "1", "rows": [', "\x00", "{}", "[]", "null", '{"scale": "quick", "rows": []}'],
 )
-def test_a_damaged_file_is_named_and_kept(plan, tables, done, file, tmp_path, text):
-    path = file([])
-    Path(path).write_text(text)
+def test_a_damaged_file_is_named_and_kept(plan, tables, done, file, path, text):
+    file([])
+    path.write_text(text)
     done("c", 0, 40.0)
-    with pytest.raises(UserError, match=path):
-        update_results(plan, tables.table("1"), str(tmp_path / "results"))
-    assert Path(path).read_text() == text
+    with pytest.raises(UserError, match=str(path)):
+        update_results(plan, tables.table("1"), str(path))
+    assert path.read_text() == text
 
 
 # -- writing -----------------------------------------------------------------------------------
 
 
-def test_json_markdown_and_page_are_written(plan, tables, done, tmp_path, monkeypatch):
+def test_json_markdown_and_page_are_written(plan, tables, done, path, monkeypatch):
     monkeypatch.setattr(results_module, "write_report", write_report)
     done("c", 0, 40.0)
-    path = update_results(plan, tables.table("1"), str(tmp_path / "results"))
-    assert path == str(tmp_path / "results/shapes/table1.json")
-    assert recalls(json.loads(Path(path).read_text())) == {("c", 0): 40.0}
-    names = {p.name for p in Path(path).parent.iterdir() if p.is_file()}
+    update_results(plan, tables.table("1"), str(path))
+    assert recalls(json.loads(path.read_text())) == {("c", 0): 40.0}
+    names = {p.name for p in path.parent.iterdir() if p.is_file()}
     assert names >= {"table1.json", "table1.md", "table1.html"}
     assert not any("partial" in name for name in names)
-    assert "40.0" in Path(path).with_suffix(".md").read_text()
+    assert "40.0" in path.with_suffix(".md").read_text()
 
 
 def table_with_a_claim(tables):
@@ -396,16 +400,16 @@ def table_with_a_claim(tables):
 
 
 def test_runs_without_their_predictions_are_reported_without_examples(
-    plan, tables, done, tmp_path, monkeypatch
+    plan, tables, done, path, monkeypatch
 ):
     monkeypatch.setattr(results_module, "write_report", write_report)
     done("c", 0, 40.0)  # copied from another machine
     done("d", 0, 30.0)
-    path = update_results(plan, table_with_a_claim(tables), str(tmp_path / "results"))
-    assert "30.0" in Path(path).with_suffix(".md").read_text()
+    update_results(plan, table_with_a_claim(tables), str(path))
+    assert "30.0" in path.with_suffix(".md").read_text()
 
 
-def test_examples_compare_rows_of_one_seed(plan, tables, done, tmp_path, monkeypatch):
+def test_examples_compare_rows_of_one_seed(plan, tables, done, path, monkeypatch):
     row_folders = []
     monkeypatch.setattr(
         results_module, "find_examples", lambda folders, *_: row_folders.append(folders) or []
@@ -420,19 +424,18 @@ def test_examples_compare_rows_of_one_seed(plan, tables, done, tmp_path, monkeyp
             (folder / "box_proposals.pkl").touch()
         if seed == 1:
             expected[name] = str(folder)
-    update_results(plan, table_with_a_claim(tables), str(tmp_path / "results"))
+    update_results(plan, table_with_a_claim(tables), str(path))
     assert row_folders == [expected]
 
 
-def test_an_error_in_the_report_leaves_the_numbers(plan, tables, done, tmp_path, monkeypatch):
+def test_an_error_in_the_report_leaves_the_numbers(plan, tables, done, path, monkeypatch):
     def fail(*_):
         raise RuntimeError
 
     done("c", 0, 40.0)
     monkeypatch.setattr(results_module, "write_report", fail)
     with pytest.raises(RuntimeError):
-        update_results(plan, tables.table("1"), str(tmp_path / "results"))
-    path = tmp_path / "results/shapes/table1.json"
+        update_results(plan, tables.table("1"), str(path))
     assert recalls(json.loads(path.read_text())) == {("c", 0): 40.0}
 
 
