@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
-import glob
 import os
 import shlex
 import signal
@@ -365,7 +364,7 @@ def _remove_intermediate_checkpoints(run: Run) -> None:
     """Remove the checkpoints that only a resumed training needs, if the folder is this module's."""
     if not os.path.isfile(os.path.join(run.folder, "settings.json")):
         return
-    for path in glob.glob(os.path.join(glob.escape(run.folder), "model_[0-9]*.pth")):
+    for path in Path(run.folder).glob("model_[0-9]*.pth"):
         os.remove(path)
 
 

@@ -5,9 +5,9 @@ the number of boxes that go into NMS tells whether that number starves it. An RP
 depend on that number, so one training is evaluated at each, on the training and the test images.
 """
 
-import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
@@ -66,14 +66,12 @@ def measure_boxes(runner: Runner, run: Run, counts: Sequence[int]) -> None:
 
 def recall_by_boxes(run: Run) -> dict[str, dict[str, float]]:
     """Return AR1k by data set and number of boxes, as :func:`measure_boxes` left it."""
+    files = {}
+    for path in Path(run.folder).glob(f"{_BOXES}*/inference/*/results.json"):
+        files[int(path.parts[-4].removeprefix(_BOXES)), path.parent.name] = str(path)
     found: dict[str, dict[str, float]] = {}
-    folders = glob.glob(os.path.join(glob.escape(run.folder), f"{_BOXES}*"))
-    by_count = {int(folder.rpartition("_")[2]): folder for folder in folders}
-    for count in sorted(by_count):
-        pattern = os.path.join(glob.escape(by_count[count]), "inference", "*", "results.json")
-        for path in sorted(glob.glob(pattern)):
-            name = os.path.basename(os.path.dirname(path))
-            found.setdefault(name, {})[str(count)] = read_json(path)["box_proposals"]["AR@1000"]
+    for (count, name), file in sorted(files.items()):
+        found.setdefault(name, {})[str(count)] = read_json(file)["box_proposals"]["AR@1000"]
     return found
 
 
