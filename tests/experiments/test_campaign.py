@@ -171,6 +171,24 @@ def test_a_time_table_is_timed_and_not_trained(call, calls, monkeypatch, progres
     assert calls() == []
 
 
+def test_every_trained_row_is_timed_and_none_while_another_process_trains(
+    call, runs, tables, monkeypatch
+):
+    table = dataclasses.replace(tables.table("1"), metrics=["AR1k", "seconds"])
+    monkeypatch.setitem(tables.tables, "1", table)
+    monkeypatch.setattr(runs_module, "_LOCK_SECONDS", 0.05)
+    timed = []
+    monkeypatch.setattr(campaign, "time_rows", lambda *args: timed.append([*args[2]]))
+    call(rows=["c"])
+    call(rows=["d"])
+    assert timed == [["c"], ["c", "d"]]  # the seconds of a table are measured side by side
+    folder = runs / f"shapes/quick/RPN/{RPN}/seed_1"
+    folder.mkdir(parents=True)
+    with portalocker.Lock(folder / ".lock"):
+        call(seeds=(1,))
+    assert len(timed) == 2
+
+
 def test_the_results_name_no_folder_of_the_machine(call, tmp_path):
     for table, rows in (("1", []), ("2", []), ("5", ["not_shared"])):
         call(table, rows)
@@ -226,9 +244,16 @@ def test_the_time_left_is_that_of_the_same_kind_of_work(progress):
     assert progress.lines == ["boxes 0: 1 of 2", "boxes 1: 2 of 2, about 0 min left"]
 
 
-def test_the_line_of_boxes_names_their_numbers(plan, tmp_path, progress):
-    reproduce(plan, "1", str(tmp_path / "results"), ["c"], [0], progress, boxes=[1000, 500])
+def test_the_line_of_boxes_names_their_numbers(plan, runs, tmp_path, progress, monkeypatch):
+    words = (plan, "1", str(tmp_path / "results"), ["c"], [0], progress)
+    reproduce(*words, boxes=[1000, 500])
     assert "table 1 (c) FPN, seed 0, boxes before NMS: 500, 1000: 1 of 1" in progress.lines
+    elsewhere = "1 rows are trained elsewhere; call again when they are done"
+    assert elsewhere not in progress.lines
+    monkeypatch.setattr(runs_module, "_LOCK_SECONDS", 0.05)
+    with portalocker.Lock(runs / f"shapes/quick/RPN/{RPN}/seed_0/boxes_500/.lock"):
+        reproduce(*words, boxes=[500])
+    assert elsewhere in progress.lines
 
 
 def test_the_bar_shows_run_iterations_and_time():

@@ -111,6 +111,14 @@ def test_each_seed_of_a_row_is_a_job(call, calls, progress, runs):
     assert len(calls()) == 4
 
 
+def test_a_job_trains_on_as_many_gpus_as_the_call_says(plan, runs, tmp_path, progress):
+    plan = dataclasses.replace(plan, runner=runs_module.Runner(plan.runner.program, num_gpus=1))
+    jobs = Cluster(("cluster=debug",), str(runs), 1, progress.say)
+    reproduce(plan, "1", str(tmp_path / "results"), ["c"], [0], progress, (), jobs)
+    (words,) = map(json.loads, (tmp_path / "log.txt").read_text().splitlines())
+    assert words[words.index("--num-gpus") + 1] == "1"
+
+
 def test_rows_that_share_a_training_are_sent_one_after_the_other(
     call, calls, progress, tables, monkeypatch
 ):

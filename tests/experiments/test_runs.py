@@ -14,7 +14,7 @@ import portalocker
 import pytest
 from waiting import wait_for
 
-from fpn_d2 import UserError, load_config
+from fpn_d2 import UserError, config, load_config
 from fpn_d2.experiments import BusyError, Run, Runner, runs
 from fpn_d2.experiments.runs import check_settings
 
@@ -170,12 +170,16 @@ def test_a_finished_run_of_other_settings_is_refused_too(run, runner):
     assert "SOLVER.BASE_LR" in refusal(runner.train, changed(run, "SOLVER.BASE_LR", "0.125"))
 
 
-def test_what_decides_no_result_may_differ(run, runner, monkeypatch):
-    monkeypatch.setenv("FAKE_MODE", "bug")
-    with pytest.raises(UserError):
-        runner.train(run)
-    monkeypatch.setenv("FAKE_MODE", "")
-    runner.train(changed(run, "DATALOADER.NUM_WORKERS", "3"))
+def test_what_decides_no_result_may_differ(run):
+    cfg = run.load_config()
+    check_settings(run.folder, cfg)
+    Path(run.folder, "last_checkpoint").touch()
+    others = {"DATALOADER.NUM_WORKERS": 3, "MODEL.DEVICE": "cuda", "VIS_PERIOD": 7, "VERSION": 1}
+    for key, value in others.items():
+        assert config.flat(cfg)[key] != value
+        check_settings(run.folder, config.changed(cfg, {key: value}))
+    with pytest.raises(UserError, match=r"other settings \(SEED 3 there, 4 now"):
+        check_settings(run.folder, config.changed(cfg, {"SEED": 4}))
 
 
 def test_a_folder_may_be_moved(run, tmp_path):
@@ -281,6 +285,16 @@ def test_the_programs_own_sentence_is_passed_on(run, runner, monkeypatch):
     assert "set this to that" not in refusal(runner.train, run)
 
 
+def test_only_the_last_sentence_of_code_2_is_the_programs(run, tmp_path):
+    path = tmp_path / "output.txt"
+    path.write_text("error: a library's\nerror: set this to that\n")
+    assert runs._failure(run, 2, str(path), 0) == "set this to that"
+    # A crash, and a later call that says nothing
+    for code, start in ((1, 0), (2, path.stat().st_size)):
+        sentence = runs._failure(run, code, str(path), start)
+        assert f"{run.config} ended with exit code {code} in {run.folder}" in sentence
+
+
 @pytest.mark.parametrize(
     "mode, says", [("bug", ["exit code 1", "{}/output.txt"]), ("silent", ["results of b", "{}"])]
 )
@@ -328,9 +342,9 @@ def test_iterations_that_a_resume_repeats_count_once(collected):
     evaluation = json.dumps({"iteration": 50, "bbox/AP": 1.0}) + "\n"
     # a failed training writes its last values again, without their time
     again = json.dumps({"iteration": 49, "total_loss": 1.0}) + "\n"
-    last = step(49, 0.5, 1.0) + evaluation + again + step(59, 0.25, 2.0)[:-9]
+    last = step(49, 0.54, 1.0) + evaluation + again + step(59, 0.25, 2.0)[:-9]
     result = collected(first + step(39, 0.25, 2.0) + last)
-    assert result["seconds"] == 20 * 0.5 + 20 * 0.25 + 10 * 0.5
+    assert result["seconds"] == 20.4  # 20 x 0.5 + 20 x 0.25 + 10 x 0.54
     assert result["losses"]["iteration"] == [19, 39, 49]
     assert result["losses"]["total_loss"] == [3.0, 2.0, 1.0]
 

@@ -197,7 +197,7 @@ def test_a_claim_is_left_out_where_a_whole_group_of_its_rows_is(tables):
 
 @pytest.mark.parametrize("iterations", [[], [300, 600]])
 def test_a_scale_may_have_heads_with_or_without_the_row_beside_them(tables, iterations):
-    for rows in (["c", "c_heads"], ["c_heads"], ["d", "f"]):
+    for rows in (["c", "c_heads"], ["c_heads"], ["d", "f"], ["c", "d", "c_heads"]):
         mine = dataclasses.replace(tables.scale("settled"), rows={"1": rows}, iterations=iterations)
         changed = dataclasses.replace(tables, scales={**tables.scales, "mine": mine})
         table = changed.table_at("1", "mine")
@@ -222,6 +222,12 @@ def test_the_photographs_start_from_imagenet(tables):
     assert tables.table_at("1", "anchors").stem == "table1_anchors"  # nuclei's own is table1
     assert not tables.table_at("6", "photos").rows_at("photos")
     assert tables.table_at("1", "quick") is tables.table("1")
+
+
+def test_a_table_is_about_the_metric_of_its_first_claim(tables):
+    table = tables.table("1")
+    assert table.headline == "AR1k"  # and its last column is that of large objects
+    assert dataclasses.replace(table, claims=[]).headline == "AR1k_l"
 
 
 def test_configs_are_named_relative_to_the_file(tmp_path):
@@ -268,6 +274,23 @@ def test_a_small_file_is_enough(load):
     assert (table.kind, table.rows["a"].paper, table.rows["b"].beside) == ("accuracy", {}, "a")
     assert (table.claims[0].share, table.claims[0].ties) == (0.0, False)
     assert tables.scale("quick").start == {}
+
+
+def test_a_scale_like_another_one_has_the_last_word(load):
+    """Over the start of the other scale, and by its schedules over the rows' own."""
+
+    def change(content):
+        content["scales"]["quick"]["start"] = {"config": "a.yaml", "iterations": 3}
+        start = {"config": "b.yaml", "iterations": 5}
+        mine = {"start": start, "iterations": [300, 600], "rows": {"mine": ["a"]}}
+        content["scales"]["long"] = {"dataset": "shapes", "like": "quick", **mine}
+        content["tables"]["mine"]["rows"]["a"]["opts"] = ["SOLVER.MAX_ITER", "400", "SEED", "7"]
+
+    tables = load(change)
+    assert tables.scale("long").start == {"config": "b.yaml", "iterations": 5}
+    opts = tables.table_at("mine", "long").rows["a_600"].opts
+    values = dict(zip(opts[::2], opts[1::2], strict=True))  # of a key given twice the last counts
+    assert values == {"SOLVER.MAX_ITER": "600", "SEED": "7", "SOLVER.STEPS": "(480,)"}
 
 
 def test_a_users_own_row_in_a_copy_of_the_file_works(tmp_path):
