@@ -14,6 +14,7 @@ from PIL import Image
 from fpn_d2 import UserError, load_config
 from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.config import changed
+from fpn_d2.data import load_train_dataset
 from fpn_d2.engine.trainer import Trainer
 from fpn_d2.experiments import pretraining
 from fpn_d2.experiments.pretraining import (
@@ -53,6 +54,30 @@ def test_a_crop_is_the_object_with_its_context(record):
     red = (crops[0, 0] > 200).float().mean().item()
     assert red == pytest.approx(CONTEXT**-2, rel=0.1)
     assert crops[0, 0, _CUT_SIZE // 2, _CUT_SIZE // 2] == 255
+
+
+def test_a_crop_has_the_whole_of_a_long_object(record):
+    """The red square's upper quarter, 40 x 10 px, in 60 x 60 px that are cut."""
+    record["annotations"][0]["bbox"] = [50, 30, 40, 10]
+    crops, _ = cut_crops([record], "RGB", num_classes=5)
+    half = _CUT_SIZE // 2
+    below = (crops[0, 0, half:] > 200).float().mean().item()
+    # below the object's middle, the square goes on for 35 px, of which 30 are cut
+    assert below == pytest.approx(40 * 30 / (60 * 30), rel=0.1)
+    above = (crops[0, 0, :half] > 200).float().mean().item()
+    assert above == pytest.approx(40 * 5 / (60 * 30), rel=0.2)
+
+
+def test_a_background_lies_in_the_image_apart_from_its_objects():
+    rng, boxes = np.random.default_rng(0), np.array([[0.0, 0, 30, 20]] * 200)
+    drawn = pretraining._background_boxes(rng, boxes, height=120, width=400)
+    assert len(drawn) > 100
+    assert np.allclose(drawn[:, 2:] - drawn[:, :2], (30, 20))  # an object's size
+    assert drawn.min() >= 0
+    assert 350 < drawn[:, 2].max() <= 400
+    assert 110 < drawn[:, 3].max() <= 120
+    width, height = np.maximum((30, 20) - drawn[:, :2], 0).T  # of what both cover
+    assert (width * height < 0.1 * (2 * 600 - width * height) + 1e-6).all()
 
 
 @pytest.mark.parametrize("image_format", ["BGR", "RGB", "L", "YUV-BT.601"])
@@ -155,11 +180,13 @@ def test_a_batch_of_one_has_no_variance(cfg, tmp_path):
 def test_held_out_crops_end_the_training_where_they_stop_rising(cfg, tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "_EVERY", 1)
     # rises twice; three without a rise end the first learning rate, three more the second
-    measured = iter([0.5, 0.7, 0.6, 0.7, 0.701, 0.6, 0.6, 0.6, 0.6, 0.6])
-    seen, rates = [], []
+    measured = iter([0.5, 0.7, 0.6, 0.7, 0.701, 0.701, 0.6, 0.6, 0.6, 0.6])
+    seen, rates, weights = [], [], []
 
     def accuracy(training, crops, classes):
         seen.append((len(crops), len(classes)))
+        state = training.model.bottom_up.state_dict()
+        weights.append({name: value.clone() for name, value in state.items()})
         rates.append(training.optimizer.param_groups[0]["lr"])
         return next(measured)
 
@@ -170,6 +197,113 @@ def test_held_out_crops_end_the_training_where_they_stop_rising(cfg, tmp_path, m
     assert rates == [0.05] * 5 + [pytest.approx(0.005)] * 3
     assert set(seen) == {(done.held_out, done.held_out)}
     assert min(done.crops, done.held_out) > 0
+    kept = pickle.loads(path.read_bytes())["model"]
+    assert all(torch.equal(weights[4][name], torch.tensor(value)) for name, value in kept.items())
+
+
+def test_no_crop_is_of_a_held_out_image(cfg, tmp_path, monkeypatch):
+    images, counts = [], []
+
+    def cut(records, *words):
+        crops, classes = cut_crops(records, *words)
+        images.append({record["file_name"] for record in records})
+        counts.append(len(crops))
+        return crops, classes
+
+    monkeypatch.setattr(pretraining, "cut_crops", cut)
+    path = str(tmp_path / "x.pkl")
+    done = pretrain_backbone(cfg, path, iterations=1, batch_size=2, held_out=0.25)
+    held, rest = images
+    every = {record["file_name"] for record in load_train_dataset(cfg)}
+    assert not held & rest
+    assert held | rest == every
+    assert len(held) == round(len(every) / 4)
+    assert (done.held_out, done.crops) == tuple(counts)
+
+
+class Mean(torch.nn.Module):
+    """A network of one weight, for each channel, whose map is the input times it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3, 1, 1))
+        self.modes, self.seen = [], []
+
+    def output_shape(self):
+        return {"out": ShapeSpec(channels=3, stride=1)}
+
+    def forward(self, x):
+        self.modes.append(self.training)
+        self.seen.append(x)
+        return {"out": x * self.weight}
+
+
+@pytest.fixture
+def training(cfg):
+    """A training on 300 crops of a single colour, which is their class: 0, 1 or 2."""
+    classes = torch.arange(300) % 3
+    crops = torch.zeros(300, 3, _CUT_SIZE, _CUT_SIZE, dtype=torch.uint8)
+    crops[torch.arange(300), classes] = 255
+    cfg = changed(cfg, {"MODEL.PIXEL_STD": [2.0, 4.0, 8.0]})
+    return pretraining._Training(CropClassifier(Mean(), 3), crops, classes, cfg, batch_size=8)
+
+
+def test_the_accuracy_is_that_of_all_crops_at_their_centres_in_eval_mode(training):
+    with torch.no_grad():
+        training.model.linear.weight.copy_(torch.eye(3))
+        training.model.linear.bias.copy_(training.mean.flatten() / training.std.flatten())
+    training.crops[..., :8, :] = training.crops[..., 72:, :] = 0  # beyond the centre's 64 px
+    training.crops[..., :8] = training.crops[..., 72:] = 0
+    right = training.classes.clone()
+    right[[0, 298, 299]] = (right[[0, 298, 299]] + 1) % 3
+    assert training._accuracy(training.crops, right) == pytest.approx(297 / 300)
+    bottom_up = training.model.bottom_up
+    pixels = torch.cat(bottom_up.seen) * training.std + training.mean
+    torch.testing.assert_close(pixels, training.crops[..., 8:72, 8:72].float())
+    assert set(bottom_up.modes) == {False}
+    assert training.model.training
+
+
+def test_the_gradient_is_that_of_one_batch(training, monkeypatch):
+    monkeypatch.setattr(training.optimizer, "step", lambda: None)
+    found = []
+    for _ in range(2):
+        training.generator.manual_seed(3)
+        training._step()
+        found.append(training.model.linear.weight.grad.clone())
+    assert found[0].any()
+    assert torch.equal(*found)
+
+
+def test_the_rate_follows_one_cycle_and_the_last_tenth_is_told(training, monkeypatch):
+    rates = []
+
+    def step():
+        rates.append(training.optimizer.param_groups[0]["lr"])
+        training.optimizer.step()
+        return len(rates)
+
+    monkeypatch.setattr(training, "_step", step)
+    assert training.run(20) == (19 + 20) / 2
+    peak = rates.index(max(rates))
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    # PyTorch's cycle: from a 25th to all of it within 30 % of the steps, then to nearly nothing
+    assert (rates[0], rates[peak]) == pytest.approx((0.05 / 25, 0.05))
+    assert peak == pytest.approx(0.3 * 20, abs=1)
+    assert rates[-1] < 1e-5
+
+
+def test_crops_are_shifted_within_their_margin_and_half_of_them_flipped():
+    pixels = torch.arange(_CUT_SIZE**2).view(1, 1, _CUT_SIZE, _CUT_SIZE).expand(4, -1, -1, -1)
+    generator, offsets = torch.Generator().manual_seed(0), set()
+    for _ in range(200):
+        found = pretraining._augment(pixels, generator)
+        y, x = divmod(int(found[-1, 0, 0, 0]), _CUT_SIZE)
+        offsets.add((y, x))
+        shifted = pixels[0, 0, y : y + 64, x : x + 64]
+        assert torch.equal(found[:, 0], torch.stack([shifted.flip(1)] * 2 + [shifted] * 2))
+    assert {y for y, _ in offsets} == {x for _, x in offsets} == set(range(_CUT_SIZE - 64 + 1))
 
 
 def test_held_out_crops_are_classified_as_the_network_sees_them(cfg, tmp_path):
@@ -206,27 +340,31 @@ def test_another_bottom_up_network_learns_with_its_norms(repo, tiny_opts, tmp_pa
         assert torch.equal(value, torch.from_numpy(weights[name])), name
 
 
-@pytest.fixture
-def frozen_network():
-    """The name of a registered network whose norm is frozen, whatever the config says."""
+@pytest.fixture(params=["norm", "conv.weight"])
+def frozen_network(request):
+    """The name of a registered network, and what of it is frozen whatever the config says."""
 
     class Network(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.conv = torch.nn.Conv2d(3, 1, 1)
-            self.norm = FrozenBatchNorm2d(1)
+            if request.param == "norm":
+                self.norm = FrozenBatchNorm2d(1)
+            else:
+                self.conv.weight.requires_grad_(False)
 
         def output_shape(self):
             return {"out": ShapeSpec(channels=1, stride=4)}
 
     BACKBONE_REGISTRY._do_register("FrozenNetwork", lambda cfg, shape: Network())
-    yield "FrozenNetwork"
+    yield "FrozenNetwork", request.param
     del BACKBONE_REGISTRY._obj_map["FrozenNetwork"]
 
 
-def test_a_network_with_a_frozen_norm_is_refused(cfg, tmp_path, frozen_network):
-    cfg = changed(cfg, {"MODEL.FPN.BOTTOM_UP": frozen_network})
-    with pytest.raises(UserError, match="BOTTOM_UP FrozenNetwork keeps norm frozen"):
+def test_a_network_with_a_frozen_part_is_refused(cfg, tmp_path, frozen_network):
+    name, part = frozen_network
+    cfg = changed(cfg, {"MODEL.FPN.BOTTOM_UP": name})
+    with pytest.raises(UserError, match=rf"BOTTOM_UP {name} keeps {part} frozen \(1 in all\)"):
         pretrain_backbone(cfg, str(tmp_path / "x.pkl"), iterations=2)
     assert not (tmp_path / "x.pkl").exists()
 
