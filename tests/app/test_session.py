@@ -1,7 +1,9 @@
 """app/session.py: the models of a page, limits of uploads, and Eq. 1 in the page's own model."""
 
+import os
 import re
 import shutil
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,7 +15,10 @@ from fpn_d2 import UserError, load_config
 from fpn_d2.app import Limits, Session, Settings, find_models, parse_model
 from fpn_d2.app.session import example_images, read_upload
 from fpn_d2.checkpoint.checkpointer import WeightsOrigin
+from fpn_d2.config import changed
+from fpn_d2.inference import Classes
 from fpn_d2.inference.explanation import box_pooler
+from fpn_d2.visualization import draw_levels
 
 TITLE = "faster_rcnn_R_18_FPN"
 LIMITS = Limits(bytes=10_000, pixels=300_000)
@@ -29,7 +34,8 @@ def picture(path, width, height):
 
 
 def test_an_upload_within_the_limits(tmp_path):
-    image = read_upload(picture(tmp_path / "a.png", 600, 500), LIMITS)
+    path = picture(tmp_path / "a.png", 600, 500)
+    image = read_upload(path, Limits(bytes=os.path.getsize(path), pixels=600 * 500))
     assert image.shape == (500, 600, 3)
     assert image[0, 0].tolist() == [10, 20, 30]
 
@@ -156,9 +162,44 @@ def test_the_page_says_that_class_names_are_not_known(session, monkeypatch):
         assert (words in text) == is_told
 
 
+def test_the_sliders_values_are_those_of_the_text(session):
+    image = example_images()[0]
+    every = session.look(TITLE, image, Settings(0.0, 0.5, 3, 224)).text
+    assert "Eq. 1 pools by k0 = 3 for 224 px." in every
+    scores = session.explainer(TITLE).explain(image, threshold=0.0).detections.scores
+    assert every.startswith(f"{len(scores)} detections:")
+    half = float(scores.median())
+    text = session.look(TITLE, image, Settings(half, 0.5, 4, 100)).text
+    count = int((scores >= half).sum())
+    assert 0 < count < len(scores)
+    assert text.startswith(f"{count} detections:")
+
+
+def test_the_text_says_what_is_guessed_or_missing(session, tiny_config, monkeypatch):
+    guess = Classes(list("abcde"), list(range(5)), "data set x", "it is a guess")
+    monkeypatch.setattr("fpn_d2.app.session.classes_of", lambda *_: guess)
+    drawn = Mock(wraps=draw_levels)
+    monkeypatch.setattr("fpn_d2.app.session.draw_levels", drawn)
+    text = session.look(TITLE, example_images()[0], Settings(0.5, 0.5, 4, 100)).text
+    assert "The class names are a guess." in text
+    assert drawn.call_args.args[1] == ["a?", "b?", "c?", "d?", "e?"]
+    rpn = changed(tiny_config, {"MODEL.META_ARCHITECTURE": "ProposalNetwork"})
+    text = Session({"a": rpn}, LIMITS).look("a", example_images()[0], Settings(0.5, 0.5, 4, 1)).text
+    assert "Eq. 1 would use k0 = 4 for 1 px. No RoI head: the levels are those that" in text
+
+
 def test_the_last_upload_is_read_once(session, tmp_path):
     path = picture(tmp_path / "a.png", 60, 50)
-    assert session.image(path) is session.image(path)
+    image = session.image(path)
+    assert session.image(path) is image
+    picture(path, 50, 60)  # another upload of this name
+    os.utime(path, (0, 0))
+    assert session.image(path).shape == (60, 50, 3)
+
+
+def test_an_example_is_shown_by_its_number(session):
+    assert all(session.image(i) is image for i, image in enumerate(example_images()))
+    assert len({image.tobytes() for image in example_images()}) == len(example_images())
 
 
 def test_examples_are_640_px():
@@ -176,6 +217,10 @@ def test_a_pair_of_words(repo, tmp_path):
     config = f"{configs}/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
     title, cfg = parse_model(f"{config}:{weights}")
     assert (title, cfg.MODEL.WEIGHTS) == ("faster_rcnn_R_18_FPN", str(weights))
+    assert parse_model(f"{config}:{weights}", [title])[0] == f"{title} (2)"
+    for other in ("https://x.org/a.pkl", "COCO-Detection/faster_rcnn_R_50_FPN_3x"):  # no files here
+        _, cfg = parse_model(f"{config}:{other}")
+        assert other == cfg.MODEL.WEIGHTS
     with pytest.raises(UserError, match=r"no\.pth does not exist"):
         parse_model(f"{config}:{tmp_path / 'no.pth'}")
     with pytest.raises(UserError, match="Fast R-CNN on proposals from a file"):
@@ -204,6 +249,8 @@ def test_a_model_of_a_gpu_is_shown_on_this_machine(tmp_path, row_config, monkeyp
     (tmp_path / "config.yaml").write_text(text.replace("DEVICE: cpu", "DEVICE: cuda"))
     (tmp_path / "model_final.pth").touch()
     _, cfg = parse_model(f"{tmp_path}/config.yaml:{tmp_path}/model_final.pth")
+    assert cfg.MODEL.DEVICE == "cpu"
+    (cfg,) = find_models(str(tmp_path)).values()
     assert cfg.MODEL.DEVICE == "cpu"
 
 
