@@ -335,6 +335,19 @@ def work_of(folder, key):
     return cluster.Work(f"row, {key}", str(folder), key, key.upper)
 
 
+def test_what_would_write_the_same_files_is_not_done_at_once(tmp_path):
+    first = work_of(tmp_path / "a", "boxes 500")
+    assert first.excludes(work_of(tmp_path / "a", "boxes 1000"))
+    assert not first.excludes(work_of(tmp_path / "b", "boxes 500"))
+    files = tuple(str(tmp_path / name) for name in "xy")
+    first, second = (
+        dataclasses.replace(work_of(tmp_path / name, "training"), files=files) for name in "ab"
+    )
+    for path, is_missing in zip(files, (True, False), strict=True):
+        Path(path).touch()  # what is there is only read
+        assert first.excludes(second) == is_missing
+
+
 def finish(slurm, runs, number):
     """End a job as submitit does, with what its function returns."""
     folder = runs / "jobs" / str(number)
@@ -427,6 +440,7 @@ def test_a_job_that_the_accounts_do_not_know_is_not_sent_twice(
     (slurm / "state").write_text("")  # sacct's UNKNOWN
     work = work_of(runs / "a", "training")
     cut(jobs, work)
+    assert "--time=1440" in (slurm / "job_71").read_text()  # a day, where submitit says 5 minutes
 
     cut(jobs, work)  # sent a moment ago
     hour_ago = time.time() - 3600

@@ -301,6 +301,10 @@ def test_steps_of_other_settings_are_refused(tmp_path):
     other = FourStep(UNSHARED, training.folder, (*SETS, "SEED", "4"))
     with pytest.raises(UserError, match="begun with other settings .*SEED"):
         runner.result(other)
+    path = Path(training.separate_runs()[1].folder, "settings.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "SEED": "9"}))
+    with pytest.raises(UserError, match=f"^{path.parent} was begun with other .*SEED 9 there"):
+        runner.result(training)  # whose own folder is as it was
 
 
 def test_not_shared_calls_two_trainings(tmp_path, calls):

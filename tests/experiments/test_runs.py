@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import portalocker
 import pytest
@@ -188,6 +189,26 @@ def test_a_folder_may_be_moved(run, tmp_path):
     moved = Run(run.config, str(tmp_path / "moved"), run.opts)
     os.rename(run.folder, moved.folder)
     check_settings(moved.folder, moved.load_config())
+
+
+def test_a_finished_run_may_have_read_from_folders_that_have_moved(run):
+    def check(weights, proposals):
+        keys = {"MODEL.WEIGHTS": weights, "DATASETS.PROPOSAL_FILES_TEST": (proposals,)}
+        check_settings(run.folder, config.changed(run.load_config(), keys))
+
+    check("a/start.pkl", "a/boxes.pkl")
+    Path(run.folder, "run.json").touch()
+    check("moved/start.pkl", "moved/boxes.pkl")
+    with pytest.raises(UserError, match=r"MODEL.WEIGHTS start.pkl there, other.pkl now; 1 in all"):
+        check("a/other.pkl", "a/boxes.pkl")
+
+
+def test_the_schedule_is_that_of_the_runners_gpus(run):
+    run = changed(run, "SOLVER.REFERENCE_WORLD_SIZE", "1")
+    one, two = (Runner(FAKE, number).load_config(run).SOLVER for number in (0, 2))
+    assert (one.MAX_ITER, two.MAX_ITER) == (30, 15)
+    ratios = [two[key] / one[key] for key in ("IMS_PER_BATCH", "BASE_LR")]
+    assert ratios == pytest.approx([2, 2])
 
 
 def test_settings_of_the_version_before_are_understood(tmp_path):
@@ -471,3 +492,14 @@ def test_a_disk_without_locks_is_not_taken_for_another_process(tmp_path, monkeyp
     ):
         pass
     assert not isinstance(caught.value, BusyError)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EAGAIN])
+def test_a_lock_that_another_process_holds_has_two_errors_in_posix(tmp_path, monkeypatch, number):
+    fault = portalocker.LockException(OSError(number, os.strerror(number)))
+    monkeypatch.setattr(portalocker, "Lock", Mock(side_effect=fault))
+    with (
+        pytest.raises(BusyError, match="^busy$"),
+        runs.hold(str(tmp_path / ".lock"), 1.0, "busy"),
+    ):
+        pass
