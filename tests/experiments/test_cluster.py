@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import portalocker
 import pytest
@@ -324,8 +325,13 @@ def jobs(slurm, runs, progress):
 
     def run(*works):
         ends = {}
+
+        def note(work, outcome):
+            assert work not in ends
+            ends[work] = outcome
+
         submitit.SlurmJob.watcher.clear()  # as in another process
-        Cluster([], str(runs), 0, progress.say).run(works, ends.__setitem__)
+        Cluster([], str(runs), 0, progress.say).run(works, note)
         return ends
 
     return run
@@ -333,6 +339,34 @@ def jobs(slurm, runs, progress):
 
 def work_of(folder, key):
     return cluster.Work(f"row, {key}", str(folder), key, key.upper)
+
+
+@pytest.mark.parametrize(
+    ("code", "stdout", "stderr", "expected"),
+    [
+        (0, "RUNNING\n", "", True),
+        (0, "\n", "", False),  # it has ended a moment ago
+        (1, "", "slurm_load_jobs error: Invalid job id specified", False),
+        (1, "", "slurm_load_jobs error: Unable to contact slurm controller", True),
+        (None, "", "", False),  # no such program
+    ],
+)
+def test_a_job_waits_or_runs_unless_the_queue_says_that_it_does_not(
+    monkeypatch, code, stdout, stderr, expected
+):
+    answer = SimpleNamespace(returncode=code, stdout=stdout, stderr=stderr)
+    ask = Mock(return_value=answer, side_effect=FileNotFoundError if code is None else None)
+    monkeypatch.setattr(cluster.subprocess, "run", ask)
+    assert cluster._is_in_queue("71") == expected
+    assert ask.call_args.args[0][-1] == "71"
+
+
+def test_a_job_whose_time_is_up_is_sent_again_as_it_was():
+    job = cluster.Job("abc".upper)
+    again = job.checkpoint()
+    assert isinstance(again, submitit.helpers.DelayedSubmission)
+    assert again.function is job
+    assert again.function() == "ABC"
 
 
 def test_what_would_write_the_same_files_is_not_done_at_once(tmp_path):
