@@ -195,6 +195,31 @@ def test_of_a_part_only_what_is_last_stays_float32(num_last, dtype):
     torch.testing.assert_close(found.float(), part(x)[0].detach(), rtol=0, atol=0.05)
 
 
+def test_outputs_outlive_the_next_call_and_no_graph_takes_an_empty_batch():
+    owner, buffer = nn.Conv2d(1, 1, 1), torch.zeros(1)
+
+    def run(x):
+        assert len(x)
+        return [buffer.fill_(x.item())]  # as a graph, which overwrites its outputs
+
+    openvino_parts.Part("a head", owner, "forward").attach(run)
+    first, second = (owner(torch.full((1, 1, 1, 1), value)) for value in (3.0, 4.0))
+    assert (first.item(), second.item()) == (3, 4)
+    assert owner(torch.zeros(0, 1, 1, 1)).shape == (0, 1, 1, 1)
+
+
+def test_inputs_of_parts_are_spread_over_the_rois_and_none_overflows():
+    """Of 40 RoIs, the first and each third after it are 14, at most 16."""
+    owner = nn.Conv2d(1, 1, 1).requires_grad_(False)
+    part = openvino_parts.Part("a head", owner, "forward")
+    rois = torch.arange(40.0).view(40, 1, 1, 1)
+    for scale, dtype in ((1.0, torch.float16), (1e4, torch.float32)):  # float16 ends at 65504
+        found = openvino_parts.record_inputs(lambda _, x=rois * scale: owner(x), [part], [{}])
+        (kept,) = found["a head"]
+        assert kept.dtype == dtype
+        assert kept.flatten().tolist() == [scale * i for i in range(0, 40, 3)]
+
+
 @torch.jit.script
 def doubled(x: torch.Tensor, y: torch.Tensor | None = None):
     if y is None:

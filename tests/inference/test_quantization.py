@@ -17,7 +17,14 @@ from fpn_d2 import UserError
 from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.config import changed
 from fpn_d2.engine import Trainer
-from fpn_d2.inference import Predictor, prepare_as_configured, prepare_model, quantization
+from fpn_d2.engine.trainer import _prepared
+from fpn_d2.inference import (
+    Predictor,
+    prepare_as_configured,
+    prepare_model,
+    prepared,
+    quantization,
+)
 from fpn_d2.inference.quantization import cache_paths
 
 pytest.importorskip("openvino")
@@ -236,6 +243,16 @@ def test_a_size_is_no_value():
     (last,) = quantization._nearest_products([output], quantization._sources)
     assert "first" in first
     assert "last" in last
+
+
+def test_only_weights_of_a_file_are_kept(cfg, model, monkeypatch):
+    """In training mode they are no longer those of MODEL.WEIGHTS."""
+    monkeypatch.setattr(prepared, "prepare_model", lambda _, **keys: keys["cache"])
+    try:
+        assert _prepared(cfg, model.train()) == []
+    finally:
+        model.eval()
+    assert _prepared(cfg, model) == cache_paths(cfg, model) != []
 
 
 @needs_nncf

@@ -19,9 +19,12 @@ CHANNELS_LAST = torch.channels_last
 def pair(bias=True, stride=1):
     """A convolution of Detectron2 with a norm and an activation, and the fast one."""
     torch.manual_seed(0)
-    plain = Conv2d(
-        6, 8, 3, stride, 1, bias=bias, norm=FrozenBatchNorm2d(8), activation=nn.functional.relu
-    ).to(memory_format=CHANNELS_LAST)
+    norm = FrozenBatchNorm2d(8)
+    for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        value.uniform_(0.5, 1.5)  # or it would do nothing
+    plain = Conv2d(6, 8, 3, stride, 1, bias=bias, norm=norm, activation=nn.functional.relu).to(
+        memory_format=CHANNELS_LAST
+    )
     fast = copy.deepcopy(plain)
     recast(fast, FastGradientConv2d)
     return plain, fast
@@ -169,6 +172,7 @@ def test_only_large_layers_change_and_only_where_the_gradient_is_slow(monkeypatc
         Conv2d(64, 64, 3, padding=1),
         Conv2d(64, 64, 1),
         Conv2d(32, 64, 3),
+        Conv2d(64, 32, 3),
         Conv2d(64, 64, 3, groups=2),
         nn.Conv2d(64, 64, 3),
         Conv2d(64, 64, 3, padding="same"),
@@ -177,10 +181,10 @@ def test_only_large_layers_change_and_only_where_the_gradient_is_slow(monkeypatc
     monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: False)
     monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda: False)
     speed_up_gradients(model)
-    assert are_turned(model) == [False] * 6
+    assert are_turned(model) == [False] * 7
     monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda: True)
     speed_up_gradients(model)
-    assert are_turned(model) == [True] + [False] * 5
+    assert are_turned(model) == [True] + [False] * 6
     assert list(model.state_dict()) == before
 
 

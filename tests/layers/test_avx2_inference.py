@@ -120,7 +120,7 @@ def test_what_is_turned(monkeypatch):
     def model():
         return nn.Sequential(
             layer(), nn.Conv2d(6, 8, 3, padding=1), Conv2d(8, 8, 3, padding=1),  # turned
-            Conv2d(8, 8, 1), Conv2d(8, 8, 3, norm=FrozenBatchNorm2d(8)),
+            Conv2d(8, 8, 1), Conv2d(8, 8, 3, padding=1, norm=FrozenBatchNorm2d(8)),
             nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), nn.ConvTranspose2d(8, 8, 3),
         )  # fmt: skip
 

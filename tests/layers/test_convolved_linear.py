@@ -86,16 +86,21 @@ def test_other_precisions_and_traces_are_the_plain_layer(two_threads, convolutio
     assert not convolutions.called
 
 
+class Own(nn.Linear):
+    """Somebody's own, which may compute something else."""
+
+
 def test_only_large_layers_change_and_only_where_products_are_slow(monkeypatch):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 8), nn.Linear(1024, 1024).double())
+    others = Own(1024, 1024), nn.Linear(1024, 8), nn.Linear(1024, 1024).double()
+    model = nn.Sequential(nn.Linear(1024, 1024), *others)
     monkeypatch.setattr(cpu_layers, "has_slow_matmul", lambda: False)
     convolve_linears(model)
-    assert [type(layer) for layer in model] == [nn.Linear] * 3
+    assert [type(layer) for layer in model] == [nn.Linear, Own, nn.Linear, nn.Linear]
     monkeypatch.setattr(cpu_layers, "has_slow_matmul", lambda: True)
     before = list(model.state_dict())
     convolve_linears(model)
-    assert [type(layer) for layer in model] == [ConvolvedLinear, nn.Linear, nn.Linear]
+    assert [type(layer) for layer in model] == [ConvolvedLinear, Own, nn.Linear, nn.Linear]
     assert list(model.state_dict()) == before
     assert type(pickle.loads(pickle.dumps(model))[0]) is ConvolvedLinear
 
