@@ -8,6 +8,8 @@ import pickle
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,11 +25,14 @@ from waiting import wait_for
 
 from fpn_d2 import UserError, load_config
 from fpn_d2.data.datasets import register_folders
-from fpn_d2.engine import Trainer
+from fpn_d2.engine import Trainer, hooks, resume_state
 from fpn_d2.engine.hooks import (
     CPUAutocastTrainer,
+    StepExchange,
+    Stopper,
     _gathered,
     cpu_has_bfloat16,
+    handling_signals,
     last_finite_checkpoint,
 )
 
@@ -64,6 +69,8 @@ def checkpoints(trainer):
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_training_after_its_step(trainer, number, code, heeded):
     made = trainer()
+    old = Path(made.cfg.OUTPUT_DIR, "model_0000002.pth")
+    old.write_bytes(b"of an earlier training")
     made.register_hooks([At(2, lambda: os.kill(os.getpid(), number))])
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as stopped:
@@ -71,7 +78,36 @@ def test_a_signal_ends_the_training_after_its_step(trainer, number, code, heeded
     assert stopped.value.code == code
     assert checkpoints(made) == ["model_0000001.pth", "model_0000002.pth"]
     assert made.checkpointer.get_checkpoint_file().endswith("model_0000002.pth")
+    assert torch.load(old, weights_only=True)["iteration"] == 2
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_the_program_was_told_to_ignore_stays_ignored(heeded):
+    """As after nohup."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with handling_signals(handler := lambda *_: None):
+            found = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        assert found == [signal.SIG_IGN, handler]
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_of_signals_only_a_second_ctrl_c_ends_a_step_at_once(monkeypatch):
+    """A parent that passes Ctrl-C on sends it twice, within a moment."""
+    now = [5.0]
+    monkeypatch.setattr(hooks.time, "monotonic", lambda: now[0])
+    stopper = Stopper()
+    stopper._receive(signal.SIGINT, None)
+    now[0] += 0.9
+    stopper._receive(signal.SIGINT, None)
+    now[0] += 0.2
+    stopper._receive(signal.SIGTERM, None)
+    with pytest.raises(KeyboardInterrupt):
+        stopper._receive(signal.SIGINT, None)
+    assert stopper.received == signal.SIGINT
 
 
 def test_a_signal_in_the_last_step_leaves_the_final_checkpoint(trainer, monkeypatch):
@@ -81,7 +117,7 @@ def test_a_signal_in_the_last_step_leaves_the_final_checkpoint(trainer, monkeypa
     with pytest.raises(SystemExit) as stopped:
         made.train()
     assert stopped.value.code == 143
-    assert "model_final.pth" in checkpoints(made)
+    assert checkpoints(made) == ["model_0000001.pth", "model_0000003.pth", "model_final.pth"]
 
 
 def test_a_signal_in_an_evaluation_does_not_wait_for_its_end(trainer, monkeypatch):
@@ -179,6 +215,15 @@ def test_a_step_may_look_at_its_own_detections(trainer):
     assert made._exchange._losses is losses
 
 
+def test_a_model_may_return_one_loss():
+    model = torch.nn.Identity()
+    exchange = StepExchange(model, "folder", Stopper(), resume_state.ResumeState())
+    for value, bad in ((float("nan"), ["total_loss"]), (1.0, [])):
+        with exchange.watching():
+            model(torch.tensor(value))
+        assert exchange._bad_losses() == bad
+
+
 def test_a_model_may_take_batches_of_another_form(trainer):
     made = trainer("SOLVER.MAX_ITER", "1")
     forward = made.model.forward
@@ -208,6 +253,20 @@ def test_a_process_that_is_alone_makes_no_collective_call(trainer, monkeypatch):
     made.register_hooks([calls])
     made.train()
     assert calls.steps == [[]] * 5
+
+
+def test_a_signal_of_any_process_is_heeded_and_each_ones_averages_are_kept(monkeypatch):
+    rows = [[1.0, signal.SIGTERM, 7.5]]  # of the other process
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(hooks, "_gathered", lambda _, numbers, device: [[1.0, *numbers], *rows])
+    stopper, state = Stopper(), resume_state.ResumeState()
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    model[0].loss_normalizer = 37.5
+    exchange = StepExchange(model, "folder", stopper, state)
+    exchange.trainer = SimpleNamespace(iter=4)
+    exchange.after_backward()
+    assert (stopper.agreed, stopper.agreed_at) == (signal.SIGTERM, 4)
+    assert state.averages == [{"0": 37.5}, {"0": 7.5}]
 
 
 def test_no_losses_count_as_finite(monkeypatch):

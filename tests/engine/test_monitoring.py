@@ -197,6 +197,13 @@ def test_what_cannot_work_is_refused(tiny_config, monkeypatch, opts, says):
     assert "\n" not in str(caught.value)
 
 
+def test_with_several_test_sets_a_metric_is_named_with_its_own(tiny_config):
+    words = ["DATASETS.TEST", "('tiny_val', 'tiny_train')", "TEST.BEST_METRIC"]
+    assert Trainer._check_best_metric(tiny_config(*words, f"tiny_train/{AR}"))
+    with pytest.raises(UserError, match=f"'{AR}', which no .*tiny_val/{AR}.*tiny_train/{AR}"):
+        Trainer._check_best_metric(tiny_config(*words, AR))
+
+
 def test_somebodys_evaluator_is_asked_after_the_first_evaluation(scripted, monkeypatch):
     monkeypatch.setattr(Trainer, "build_evaluator", lambda *_: object())
     made = scripted([1.0], "TEST.BEST_METRIC", "mine/best")
@@ -304,7 +311,8 @@ def test_a_retinanets_validation_loss_depends_on_its_weights_alone(tiny_config):
     assert found == pytest.approx([found[0]] * 3, rel=1e-5)
 
 
-@pytest.mark.parametrize("measured", [{}, None])  # a test of one's own may return nothing
+# a test of one's own may return nothing
+@pytest.mark.parametrize("measured", [{}, None, {"box_proposals": {"AR@100": 12.5}}])
 def test_the_losses_lie_beside_the_metrics_and_not_in_the_losses_curve(
     measured, trainer, monkeypatch
 ):
@@ -312,7 +320,9 @@ def test_the_losses_lie_beside_the_metrics_and_not_in_the_losses_curve(
     opts = ["TEST.VALIDATION_LOSS", "True", "TEST.EVAL_PERIOD", "2", "SOLVER.MAX_ITER", "2"]
     made = trainer(*opts, test=VAL)
     made.train()
-    assert last_metrics(made.cfg.OUTPUT_DIR)["validation_loss"] > 0
+    written = last_metrics(made.cfg.OUTPUT_DIR)
+    assert written["validation_loss"] > 0
+    assert written.get(AR) == (12.5 if measured else None)
     steps = [{"iteration": 0, "total_loss": 1.0, "validation_loss": 2.0}]
     assert losses_of(steps) == {"iteration": [0], "total_loss": [1.0]}
 

@@ -1,6 +1,7 @@
 """What a resumed training takes anew from its config, and what it refuses, key by key."""
 
 import logging
+import os
 import re
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.optim.lr_scheduler import OneCycleLR, SequentialLR, StepLR
 
 import train_net
 from fpn_d2 import UserError, load_config
+from fpn_d2.config import flat
 from fpn_d2.engine import Trainer, launch, resume_state
 
 SCHEDULE = ["SOLVER.BASE_LR", "0.02", "SOLVER.WARMUP_ITERS", "0"]
@@ -153,6 +155,13 @@ def test_without_known_settings_the_shapes_are_named(resumed, kept):
         "network; set the keys of the network to what they were, or set another OUTPUT_DIR",
         str(caught.value),
     )
+
+
+def test_a_folder_that_moved_and_a_key_of_another_version_are_no_change(tiny_config):
+    cfg = tiny_config("MODEL.WEIGHTS", "runs/../start.pth")
+    before = {**flat(cfg), "OUTPUT_DIR": "elsewhere", "SEED": 12345, "SOLVER.GONE": 1}
+    before["MODEL.WEIGHTS"] = os.path.abspath("start.pth")
+    assert resume_state.changes(before, cfg) == {"SEED": (12345, cfg.SEED)}
 
 
 # --- what config.yaml says

@@ -98,6 +98,27 @@ def test_every_checkpoint_holds_the_names_of_the_classes(tiny_config):
         assert content["class_names"] == list(CLASSES)
 
 
+def test_clipping_by_value_takes_weights_that_a_step_does_not_use(trainer):
+    made = trainer("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.MAX_ITER", "1")
+    assert made.cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE == "value"
+    forward = made.model.forward
+    made.model.forward = lambda batch: {"loss_rpn_cls": forward(batch)["loss_rpn_cls"]}
+    made.train()
+    head = made.model.proposal_generator.rpn_head
+    assert not head.anchor_deltas.weight.grad.any()
+    assert head.objectness_logits.weight.grad.any()
+
+
+def test_each_process_draws_other_random_numbers_at_each_step(trainer, monkeypatch):
+    made, drawn = trainer("SEED", 5), []
+    monkeypatch.setattr(made._trainer, "run_step", lambda: drawn.append(torch.rand(()).item()))
+    for rank, made.iter in ((0, 2), (1, 2), (0, 3), (1, 3), (0, 2)):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        made.run_step()
+    assert len(set(drawn)) == 4
+    assert drawn[0] == drawn[4]
+
+
 def test_overwriting_deletes_checkpoints(trainer):
     first = trainer()
     first.train()
@@ -115,7 +136,8 @@ def test_a_kill_between_the_last_two_checkpoints_is_made_up_for(trainer):
     again = Trainer(made.cfg)
     again.resume_or_load(resume=True)
     again.train()
-    assert final.is_file()
+    assert torch.load(final, weights_only=True)["iteration"] == 1  # the last of two
+    assert made.state_dict()["iteration"] == again.state_dict()["iteration"] == 1
 
 
 def test_results_of_each_test_set_lie_in_a_folder_of_their_own(tiny_config):

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.layers import Conv2d, DeformConv, FrozenBatchNorm2d, ModulatedDeformConv
 from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.proposal_generator import RPN
@@ -332,6 +332,16 @@ def test_large_outputs_are_finite():
 def test_a_layer_with_a_copy_of_its_own_stays_float32(monkeypatch):
     monkeypatch.setattr(nn.Linear, "__deepcopy__", lambda self, memo: self, raising=False)
     assert type(copy.deepcopy(prepared._Float32(nn.Linear(1, 1)))) is prepared._Float32
+
+
+def test_deformable_layers_that_no_cpu_computes_are_refused(bfloat16):
+    plain = nn.Sequential(DeformConv(4, 4, 3))
+    assert prepare_model(plain)
+    with pytest.raises(UserError, match="float32 alone, not in bfloat16"):
+        prepare_model(plain, precision=bfloat16)
+    for layer in (DeformConv(4, 4, 3, deformable_groups=2), ModulatedDeformConv(4, 4, 3)):
+        with pytest.raises(UserError, match="without modulation and groups: set MODEL.DEVICE cuda"):
+            prepare_model(nn.Sequential(layer))
 
 
 def test_the_parts_of_the_copy_are_found(faster):
