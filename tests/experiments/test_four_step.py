@@ -299,7 +299,7 @@ def test_steps_of_other_settings_are_refused(tmp_path):
     result = training.train(runner)
     assert runner.result(training) == result
     other = FourStep(UNSHARED, training.folder, (*SETS, "SEED", "4"))
-    with pytest.raises(UserError, match="begun with other settings .*SEED"):
+    with pytest.raises(UserError, match=f"^{training.folder} was begun with other .*SEED"):
         runner.result(other)
     path = Path(training.separate_runs()[1].folder, "settings.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "SEED": "9"}))
@@ -310,7 +310,11 @@ def test_steps_of_other_settings_are_refused(tmp_path):
 def test_not_shared_calls_two_trainings(tmp_path, calls):
     opts = (*SETS, "SEED", "2")
     training = FourStep(UNSHARED, str(tmp_path / "run"), opts)
+    half = tmp_path / "run" / "model_final.pth.99999999.partial"  # what a kill leaves
+    half.parent.mkdir()
+    half.touch()
     result = training.train(Runner(FAKE))
+    assert not half.exists()
     assert [(call["config"], call["flag"]) for call in calls()] == [
         (Path(RPN).stem, "--resume"),
         (Path(RPN).stem, "--eval-only"),
