@@ -98,6 +98,17 @@ def test_checkpoints_in_between_go_once_the_run_is_done(run, runner, monkeypatch
     assert [path.name for path in Path(run.folder).glob("*.pth")] == ["model_final.pth"]
 
 
+def test_checkpoints_of_a_users_own_training_stay(run, runner):
+    """A folder without settings.json was begun by train_net.py itself."""
+    os.makedirs(run.folder)
+    own = Path(run.folder, "model_0000009.pth")
+    own.touch()
+    Path(run.folder, "last_checkpoint").write_text(own.name)
+    for _ in range(2):  # trained to its end, and read
+        runner.train(run)
+        assert own.is_file()
+
+
 def test_a_training_cleans_its_folder_once_before_it_says_that_it_is_done(run, runner, monkeypatch):
     seen = []
     monkeypatch.setattr(
