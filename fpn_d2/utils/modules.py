@@ -61,8 +61,8 @@ def to_channels_last(model: nn.Module) -> None:
 def settle_norms(model: nn.Module, call: Callable[[], Any]) -> None:
     """Give every norm, frozen or in eval mode, the mean and the variance of its input, in place.
 
-    With random weights, activations would else grow from block to block, and the boxes of an RPN
-    with them: NMS would leave a few of a thousand.
+    With random weights, activations would otherwise grow from block to block, and the boxes of an
+    RPN with them: NMS would leave a few of a thousand.
 
     Args:
         model: the network or a part of it.
@@ -70,13 +70,16 @@ def settle_norms(model: nn.Module, call: Callable[[], Any]) -> None:
     """
 
     def settle(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance.clamp(min=1e-4))
+        x = inputs[0]
+        if x.numel():  # a head that finds nothing may run on no RoIs
+            dims = [0, *range(2, x.dim())]
+            variance, mean = torch.var_mean(x, dim=dims, correction=0)
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance.clamp(min=1e-4))
 
     with contextlib.ExitStack() as hooks:
         for module in model.modules():
-            if hasattr(module, "running_mean"):
+            if getattr(module, "running_mean", None) is not None:
                 hooks.enter_context(module.register_forward_pre_hook(settle))
         call()
 

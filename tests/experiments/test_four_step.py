@@ -299,11 +299,13 @@ def test_steps_of_other_settings_are_refused(tmp_path):
     result = training.train(runner)
     assert runner.result(training) == result
     other = FourStep(UNSHARED, training.folder, (*SETS, "SEED", "4"))
-    with pytest.raises(UserError, match=f"^{training.folder} was begun with other .*SEED"):
+    folder = re.escape(training.folder)
+    with pytest.raises(UserError, match=f"^{folder} was begun with other .*SEED"):
         runner.result(other)
     path = Path(training.separate_runs()[1].folder, "settings.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "SEED": "9"}))
-    with pytest.raises(UserError, match=f"^{path.parent} was begun with other .*SEED 9 there"):
+    folder = re.escape(str(path.parent))
+    with pytest.raises(UserError, match=f"^{folder} was begun with other .*SEED 9 there"):
         runner.result(training)  # whose own folder is as it was
 
 

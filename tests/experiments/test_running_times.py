@@ -193,7 +193,7 @@ def test_a_row_that_is_not_trained_is_timed_with_random_weights(small_plan, tabl
 def test_random_weights_hold_the_statistics_of_an_image(small_plan, tables):
     """Activations that grow through frozen norms would make boxes of which NMS leaves a few."""
     config = {"quick": "Faster-RCNN/faster_rcnn_R_50_C4.yaml"}
-    opts = ["MODEL.ROI_HEADS.NUM_CLASSES", "5", "MODEL.RPN.POST_NMS_TOPK_TEST", "50"]
+    opts = ["MODEL.ROI_HEADS.NUM_CLASSES", "5", "MODEL.RPN.POST_NMS_TOPK_TEST", "5"]
     c4 = Row("C4", config, opts=opts)
     detector, trained, cfg = running_times._build(small_plan, c4)
     assert trained is False
@@ -227,7 +227,9 @@ def test_the_first_seed_that_is_trained_is_timed(small_plan, tables):
     assert not torch.equal(actual, other)
 
 
-def test_two_networks_of_which_one_is_trained_are_not(small_plan, tables, separate):
+def test_two_networks_of_which_one_is_trained_are_not(small_plan, tables, separate, monkeypatch):
+    settled = []
+    monkeypatch.setattr(running_times, "settle_norms", lambda part, _: settled.extend(part))
     row = tables.table("5").rows["not_shared"]
     training = small_plan.run(row, 0)
     assert isinstance(training, FourStep)
@@ -236,6 +238,8 @@ def test_two_networks_of_which_one_is_trained_are_not(small_plan, tables, separa
     _, trained, _ = running_times._build(small_plan, row)
     path.with_suffix(".away").rename(path)
     assert trained is False
+    (fast_rcnn,) = settled  # the trained RPN keeps its norms
+    assert hasattr(fast_rcnn, "roi_heads")
 
 
 def test_images_are_those_of_the_test_set_at_its_size(repo, tiny_opts, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import ntpath
 import os
+import pickle
 import shlex
 import signal
 import sys
@@ -186,7 +187,7 @@ def test_what_decides_no_result_may_differ(run):
     cfg = run.load_config()
     check_settings(run.folder, cfg)
     Path(run.folder, "last_checkpoint").touch()
-    others = {"DATALOADER.NUM_WORKERS": 3, "MODEL.DEVICE": "cuda", "VIS_PERIOD": 7, "VERSION": 1}
+    others = {"DATALOADER.NUM_WORKERS": 3, "MODEL.DEVICE": "meta", "VIS_PERIOD": 7, "VERSION": 1}
     for key, value in others.items():
         assert config.flat(cfg)[key] != value
         check_settings(run.folder, config.changed(cfg, {key: value}))
@@ -212,6 +213,12 @@ def test_a_finished_run_may_have_read_from_folders_that_have_moved(run):
     check("moved/start.pkl", "moved/boxes.pkl")
     with pytest.raises(UserError, match=r"MODEL.WEIGHTS start.pkl there, other.pkl now; 1 in all"):
         check("a/other.pkl", "a/boxes.pkl")
+
+
+def test_a_runner_that_is_sent_leaves_its_progress_behind():
+    sent = pickle.loads(pickle.dumps(Runner(FAKE, 2, on_progress=lambda *_: None)))
+    assert (type(sent), sent.program, sent.num_gpus) == (Runner, FAKE, 2)
+    sent.on_progress(None, 1, 2, None)
 
 
 def test_the_schedule_is_that_of_the_runners_gpus(run):

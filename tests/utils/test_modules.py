@@ -141,3 +141,13 @@ def test_norms_are_settled_in_the_order_of_the_network():
     result = model(image)
     torch.testing.assert_close(result.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(result.var(dim=(0, 2, 3), correction=0), torch.ones(3))
+
+
+def test_norms_of_vectors_are_settled_and_none_by_an_empty_batch():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False)).eval()
+    rows = torch.arange(6.0).view(2, 3)
+    for x in (rows, rows[:0]):  # the last call counts, if it has any
+        settle_norms(model[0], lambda x=x: model[0](x))
+    settle_norms(model, lambda: model(rows))
+    assert model[0].running_mean.tolist() == [1.5, 2.5, 3.5]
+    assert model[0].running_var.tolist() == [2.25] * 3

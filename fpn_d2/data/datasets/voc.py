@@ -214,14 +214,15 @@ def _named_image(root: Element, folder: str) -> str | None:
 
 def _read_file(split: Split, file: str, root: Element, image: str) -> Iterator[str]:
     """Add an image and its objects to a split; yield what is wrong with them."""
-    sides = [_number(root.findtext(f"size/{side}")) for side in ("width", "height")]
+    sides = [_number(root.findtext(f"size[1]/{side}")) for side in ("width", "height")]
     if not all(side is not None and side >= 1 and side.is_integer() for side in sides):
         yield f"{file} has no size with the image's width and height in pixels: add it"
         return
     split.add_image(image, *map(int, sides))
     for place, entry in enumerate(root.findall("object"), start=1):
         name, corners = (entry.findtext("name") or "").strip(), entry.find("bndbox")
-        box = [_number(entry.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
+        keys = ("xmin", "ymin", "xmax", "ymax")
+        box = [_number(entry.findtext(f"bndbox[1]/{key}")) for key in keys]
         which = f"{file}, object {place},"
         polygons = [_points(polygon) for polygon in entry.findall("polygon")]
         if not name:
