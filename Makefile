@@ -48,8 +48,9 @@ pictures: setup  ## make the README's picture from the model that `make demo` tr
 results: setup  ## write the tables in docs/ and the reports in results/ from results/*.json
 	@$(PYTHON) dev/write_results.py
 
-# On every core, with one thread for each process: networks this small gain nothing from two.
-PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --dist worksteal
+# On every core, with one thread for each process: networks this small gain nothing from two. Without
+# a GPU, which the processes would share; docs/speed.md has the command of the test that needs one.
+PYTEST = CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --dist worksteal
 
 # OpenVINO is one wheel of 60 MB; NNCF brings SciPy and scikit-learn, and its tests are slow anyway.
 test: setup  ## run the quick tests on a CPU, on all its cores
