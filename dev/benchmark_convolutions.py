@@ -1,16 +1,17 @@
 #!/usr/bin/env python
 """Time the convolutions that this package computes differently from Detectron2, both ways.
 
-oneDNN or Winograd's method computes 3 x 3 convolutions and the gradient of their weights. The box
-head's first layer is a matrix product or a convolution. ``python dev/benchmark_convolutions.py``
-prints medians, and docs/speed.md says what follows from them.
+oneDNN or Winograd's method computes 3 x 3 convolutions and the gradient of their weights. MKL or
+oneDNN multiplies matrices, such as those of the box head's first layer.
+``python dev/benchmark_convolutions.py`` prints medians, and docs/speed.md says what follows.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 # Images, channels, height and width: P2 and P3 of the quick rows, and an R-50 at 800 x 1088.
 SHAPES = (
@@ -26,7 +27,8 @@ SHAPES = (
 
 def measure(shape: tuple[int, int, int, int], repeats: int) -> Iterator[float]:
     """Yield median seconds: forward channels-last and by Winograd's method, as a trained layer
-    computes it; the gradient channels-last, of channels-first copies, and by Winograd's method."""
+    computes it; the gradient channels-last, of channels-first copies, and by Winograd's method.
+    Winograd's products are MKL's, then oneDNN's."""
     import torch
 
     from fpn_d2.layers import conv2d_by_winograd, transform_kernel, weight_gradient_by_winograd
@@ -38,32 +40,48 @@ def measure(shape: tuple[int, int, int, int], repeats: int) -> Iterator[float]:
     of_output, x, weight = last
     how = (None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, [False, True, False])
     gradient = torch.ops.aten.convolution_backward
+
+    def forward() -> None:
+        conv2d_by_winograd(x, transform_kernel(weight))
+
+    def backward() -> None:
+        weight_gradient_by_winograd(x, of_output)
+
     ways = {
         "sum": lambda: torch.nn.functional.conv2d(x, weight, padding=1),
-        "Winograd": lambda: conv2d_by_winograd(x, transform_kernel(weight)),
+        **_by_each_library("Winograd", forward),
         "channels-last": lambda: gradient(*last, *how),
         "copies": lambda: gradient(*(tensor.contiguous() for tensor in last), *how),
-        "gradient by Winograd": lambda: weight_gradient_by_winograd(x, of_output),
+        **_by_each_library("gradient by Winograd", backward),
     }
     yield from map(statistics.median, time_in_turn(ways, repeats).values())
 
 
 def measure_linear(repeats: int) -> Iterator[float]:
     """Yield median seconds of the box head's first layer, 1000 RoIs of 256 x 7 x 7 to 1024: forward
-    as a product and as a convolution, then forward and backward."""
+    by MKL and by oneDNN, then forward and backward."""
     import torch
 
-    from fpn_d2.layers import ConvolvedLinear
+    from fpn_d2.layers import FastLinear
     from fpn_d2.utils.timing import time_in_turn
 
-    x = torch.randn(1000, 12544, requires_grad=True)
-    layers = {kind: kind(12544, 1024) for kind in (torch.nn.Linear, ConvolvedLinear)}
-    ways = {}
-    for kind, layer in layers.items():
-        ways["forward", kind] = torch.no_grad()(lambda layer=layer: layer(x))
-    for kind, layer in layers.items():
-        ways["both", kind] = lambda layer=layer: layer(x).sum().backward()
+    x, layer = torch.randn(1000, 12544, requires_grad=True), FastLinear(12544, 1024)
+    ways = _by_each_library("forward", torch.no_grad()(lambda: layer(x)))
+    ways |= _by_each_library("both", lambda: layer(x).sum().backward())
     yield from map(statistics.median, time_in_turn(ways, repeats).values())
+
+
+def _by_each_library(name: str, call: Callable[[], object]) -> dict[str, Callable[[], object]]:
+    """Let MKL and oneDNN multiply the matrices of a call, whatever this processor prefers."""
+    from fpn_d2.layers import cpu_layers
+    from fpn_d2.utils.modules import overridden
+
+    def run(by_onednn: bool) -> None:
+        with overridden(cpu_layers, has_slow_matmul=lambda: by_onednn):
+            call()
+
+    libraries = {"MKL": False, "oneDNN": True}
+    return {f"{name}, {of}": functools.partial(run, by) for of, by in libraries.items()}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,10 +100,10 @@ def main() -> None:
 
     keep_freed_memory()  # as the programs of this package do
     rows = [(" x ".join(map(str, shape)), *measure(shape, args.repeats)) for shape in SHAPES]
-    heads = ["maps", "forward, s", "by Winograd, s"]
-    heads += ["gradient channels-last, s", "of copies, s", "by Winograd, s"]
+    heads = ["maps", "forward, s", "Winograd, MKL", "oneDNN"]
+    heads += ["gradient channels-last, s", "of copies, s", "Winograd, MKL", "oneDNN"]
     print(tabulate(rows, heads, "github", floatfmt=".3f"))
-    heads = ["forward, s", "convolved, s", "forward and backward, s", "convolved, s"]
+    heads = ["forward, MKL, s", "oneDNN", "forward and backward, MKL, s", "oneDNN"]
     print(tabulate([[*measure_linear(args.repeats)]], heads, "github", floatfmt=".3f"))
     print(f"medians of {args.repeats}, in turn")
 

@@ -37,7 +37,7 @@ from ..data.stream import seed_everything
 from ..evaluation import build_evaluator, metric_names
 from ..inference import PreparedModel, compile_backbone, prepare_as_configured
 from ..inference.prepared import PRECISIONS
-from ..layers import convolve_linears, speed_up_gradients, steady_group_norms
+from ..layers import speed_up_gradients, speed_up_linears, steady_group_norms
 from ..modeling import bound_matching
 from ..utils.errors import UserError, machine_fault
 from ..utils.files import remove_partial_files
@@ -152,7 +152,7 @@ class Trainer(DefaultTrainer):
         """See :meth:`DefaultTrainer.build_model`; ``SOLVER.COMPILE`` compiles its backbone.
 
         On a CPU a model without keypoints is channels-last, which convolves faster and pools RoIs
-        without a copy; where faster on this processor, large linear layers run as convolutions,
+        without a copy; where faster on this processor, oneDNN computes large linear layers,
         gradients of convolutions are computed channels-first and wide convolutions by Winograd's
         method. On every device, many objects are matched in bounded memory.
         """
@@ -162,7 +162,7 @@ class Trainer(DefaultTrainer):
                 to_channels_last(model)
                 steady_group_norms(model)
                 speed_up_gradients(model)
-            convolve_linears(model)
+            speed_up_linears(model)
         if cfg.SOLVER.COMPILE:
             compile_backbone(model)
         return model

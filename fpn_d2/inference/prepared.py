@@ -4,7 +4,7 @@ batch norm        folded into the convolution before it, frozen or in eval mode
 memory            channels-last, in which CPUs and GPUs convolve faster
 RPN               decodes only the boxes that enter NMS, and keeps the anchors of the last size
 RoIs              pooled by :class:`LevelROIPooler`, in models of Detectron2's own too
-linear layers     run as convolutions on CPUs where PyTorch multiplies matrices slowly
+linear layers     computed by oneDNN on CPUs where PyTorch multiplies matrices slowly
 convolutions      by Winograd's method on some CPUs, if wide and in float32
 precision         bfloat16 or float16 if asked; scores and deltas are float32
 torch.compile     of the backbone if asked, for images of changing size
@@ -46,7 +46,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..config_checks import check_engine_keys
 from ..layers import (
-    convolve_linears,
+    speed_up_linears,
     speed_up_wide_convolutions,
     steady_group_norms,
     wide_convolutions,
@@ -209,8 +209,10 @@ def prepare_model(
     for module in prepared.modules():
         if type(module) is ROIPooler:
             recast(module, LevelROIPooler, backend="auto")
-        elif type(module) in _FRUGAL_RPNS:
-            recast(module, _FRUGAL_RPNS[type(module)])
+        elif type(module) is RPN:
+            recast(module, _FrugalRPN, proposals_in_training=True)
+        elif type(module) is LeanRPN:
+            recast(module, _FrugalRPN)
         elif type(module) is DefaultAnchorGenerator:
             recast(module, _KeptAnchors, kept=(None, None))
     steady_group_norms(prepared)
@@ -220,7 +222,7 @@ def prepare_model(
         speed_up_wide_convolutions(prepared)
     if dtype is not None:
         _lower(prepared, dtype)
-    convolve_linears(prepared)
+    speed_up_linears(prepared)
     for name, module in prepared.named_modules():
         if isinstance(module, _CHECKED):
             module.register_forward_hook(functools.partial(_measure_outputs, name))
@@ -398,7 +400,7 @@ class _PickedProposals:
         return boxes.view_as(deltas)
 
 
-class _FrugalDecoding:
+class _FrugalRPN(LeanRPN):
     """Decodes 1000 boxes per level where :class:`RPN` decodes all, 160k on P2; same results."""
 
     def _decode_proposals(self, anchors: list[Boxes], pred_anchor_deltas: list[Tensor]) -> list:
@@ -406,17 +408,6 @@ class _FrugalDecoding:
             return super()._decode_proposals(anchors, pred_anchor_deltas)
         levels = zip(anchors, pred_anchor_deltas, strict=True)
         return [_PickedProposals(self.box2box_transform, a.tensor, deltas) for a, deltas in levels]
-
-
-class _FrugalRPN(_FrugalDecoding, RPN):
-    pass
-
-
-class _FrugalLeanRPN(_FrugalDecoding, LeanRPN):
-    pass
-
-
-_FRUGAL_RPNS = {RPN: _FrugalRPN, LeanRPN: _FrugalLeanRPN}
 
 
 class _KeptAnchors(DefaultAnchorGenerator):

@@ -2,7 +2,7 @@
 
 Its matching of anchors in bounded memory serves RetinaNet, too.
 
-Shape shorthand: M objects of an image, R anchors of all levels.
+Shape shorthand: M objects of an image, R anchors of all levels, N images, K candidates of a level.
 """
 
 import math
@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY, RetinaNet
 from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
 from detectron2.modeling.proposal_generator.rpn import RPN, RPN_HEAD_REGISTRY, StandardRPNHead
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ from ..utils.modules import recast, renamed
 
 # The most IoUs of objects with anchors to compute at once; each takes about 24 bytes.
 _MAX_PAIRS = 1 << 24
+# NMS first takes this many times the candidates that it is to leave; with fewer, torchvision shifts
+# the levels apart instead of taking them one by one, which rounds differently.
+_FIRST, _LEAST_FIRST = 2, 1000
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -30,7 +34,8 @@ class LeanRPN(RPN):
     An RPN that is trained alone learns from its anchors, and nothing reads its proposals.
     Detectron2 still makes them at every step, by NMS over up to 12,000 boxes of a level; this RPN
     does not. Detectron2 also matches all objects with all anchors at once, which takes 5 GB for
-    300 objects and the 750k anchors of P2; this RPN matches that many a few at a time.
+    300 objects and the 750k anchors of P2; this RPN matches that many a few at a time. On a CPU it
+    ends NMS early: see :func:`find_first_proposals`.
     """
 
     @configurable
@@ -63,7 +68,33 @@ class LeanRPN(RPN):
         """See :meth:`RPN.predict_proposals`; none in training where nothing reads them."""
         if self.training and not self.proposals_in_training:
             return []
-        return self._predict(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
+        if torch.jit.is_scripting() or not self._ends_nms_early(pred_objectness_logits):
+            return self._predict(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
+        return self._predict_first(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
+
+    @torch.jit.unused
+    def _ends_nms_early(self, logits: list[Tensor]) -> bool:
+        return logits[0].device.type == "cpu" and not torch.jit.is_tracing()
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def _predict_first(
+        self,
+        anchors: list[Boxes],
+        logits: list[Tensor],
+        deltas: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[Instances]:
+        return find_first_proposals(
+            self._decode_proposals(anchors, deltas),
+            logits,
+            image_sizes,
+            self.nms_thresh,
+            self.pre_nms_topk[self.training],
+            self.post_nms_topk[self.training],
+            self.min_box_size,
+            self.training,
+        )
 
     @torch.jit.unused
     @torch.no_grad()
@@ -87,6 +118,50 @@ class LeanRPN(RPN):
             else:
                 matched_gt_boxes.append(torch.zeros_like(all_anchors.tensor))
         return gt_labels, matched_gt_boxes
+
+
+def find_first_proposals(
+    proposals: list[Tensor],
+    logits: list[Tensor],
+    image_sizes: list[tuple[int, int]],
+    nms_thresh: float,
+    pre_nms_topk: int,
+    post_nms_topk: int,
+    *more: Any,
+) -> list[Instances]:
+    """Detectron2's ``find_top_rpn_proposals`` with less NMS; the proposals are the same.
+
+    Only better boxes suppress a box. So NMS of the best candidates alone gives the first proposals
+    of NMS of all, and mostly as many as are asked for. If not, NMS suppresses many candidates, and
+    then that of all is quick.
+
+    Args:
+        proposals: (N, K, 4) boxes of each level, in pixels of the network input.
+        logits: (N, K) of each level.
+        image_sizes, nms_thresh, pre_nms_topk, post_nms_topk, more: as there.
+    """
+    limits = nms_thresh, pre_nms_topk, post_nms_topk, *more
+    tops = [of_level.topk(min(pre_nms_topk, of_level.shape[1])) for of_level in logits]
+    images = torch.arange(len(image_sizes))[:, None]
+    boxes = [level[images, top.indices] for level, top in zip(proposals, tops, strict=True)]
+    scores = torch.cat([top.values for top in tops], dim=1)
+    if not (scores.isfinite().all() and all(of_level.isfinite().all() for of_level in boxes)):
+        return find_top_rpn_proposals(proposals, logits, image_sizes, *limits)
+    ordered, order = scores.sort(dim=1, descending=True, stable=True)
+    ranks = order.argsort(dim=1).split([of_level.shape[1] for of_level in boxes], dim=1)
+    found, total = [], scores.shape[1]
+    for i, size in enumerate(image_sizes):
+        for count in (min(_FIRST * max(post_nms_topk, _LEAST_FIRST), total), total):
+            chosen = [of_level[i] < count for of_level in ranks]
+            some = [of_level[i : i + 1, c] for of_level, c in zip(boxes, chosen, strict=True)]
+            # Ranks in place of scores, because equal scores have an order of their own
+            of_some = [-rank[i : i + 1, c].float() for rank, c in zip(ranks, chosen, strict=True)]
+            (instances,) = find_top_rpn_proposals(some, of_some, [size], *limits)
+            if len(instances) >= post_nms_topk or count == total:
+                break
+        instances.objectness_logits = ordered[i][-instances.objectness_logits.long()]
+        found.append(instances)
+    return found
 
 
 def fit_at_once(anchors: Boxes, gt_instances: list[Instances]) -> bool:

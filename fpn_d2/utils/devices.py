@@ -27,14 +27,15 @@ def has_bfloat16(device: torch.device | str) -> bool:
 
 @functools.cache
 def has_slow_matmul() -> bool:
-    """Whether float32 convolutions use wider instructions than matrix products on this CPU.
+    """Whether oneDNN, which PyTorch has, multiplies float32 matrices much faster on this CPU.
 
-    PyTorch multiplies matrices with MKL, which uses AVX-512 only on Intel's processors, and
-    convolves with oneDNN, which uses what the processor has. On AMD's Zen 4 both are equally fast.
+    PyTorch multiplies them with MKL, which uses AVX-512 only on Intel's processors. oneDNN uses
+    what the processor has. On AMD's Zen 4 both are equally fast.
     """
     return (
         torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and torch.cpu._is_avx512_supported()
         and _amd_family() > _ZEN_4
     )
@@ -51,10 +52,12 @@ def has_slow_channels_last_gradient() -> bool:
 def gains_by_winograd() -> bool:
     """Whether Winograd's convolution by matrix products is faster than oneDNN's on this CPU.
 
-    Measured on AMD's Zen 3 and Zen 4. Wider units speed up oneDNN's whole sum, but not the
-    transforms of Winograd's method nor, on an AMD, its products by MKL.
+    Measured on AMD's Zen 3, Zen 4 and, with products by oneDNN, Zen 5. Nothing was measured on
+    other processors with AVX-512.
     """
-    return torch.backends.mkl.is_available() and (_has_avx2_alone() or _has_halved_avx512())
+    return has_slow_matmul() or (
+        torch.backends.mkl.is_available() and (_has_avx2_alone() or _has_halved_avx512())
+    )
 
 
 def _has_avx2_alone() -> bool:

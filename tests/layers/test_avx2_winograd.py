@@ -17,6 +17,12 @@ SIZES = [(1, 3, 5, 4, 4), (2, 5, 3, 1, 1), (2, 16, 8, 13, 9), (3, 4, 4, 6, 31), 
 HOW = (1, 1), (1, 1), (1, 1), 1
 
 
+@pytest.fixture(params=["MKL", "oneDNN"], autouse=True)
+def products(request, monkeypatch):
+    """Each library that multiplies the matrices."""
+    monkeypatch.setattr(cpu_layers, "has_slow_matmul", lambda: request.param == "oneDNN")
+
+
 def problem(batch, channels, channels_out, height, width, memory_format=FORMATS[1]):
     """x, weights, bias and the gradient of the output."""
     torch.manual_seed(0)

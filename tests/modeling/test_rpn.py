@@ -1,13 +1,14 @@
 """The RPN has a shared head or one per level, Table 1's anchors, and Detectron2's matches."""
 
 import math
+from unittest.mock import Mock
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.anchor_generator import build_anchor_generator
-from detectron2.modeling.proposal_generator import build_proposal_generator
+from detectron2.modeling.proposal_generator import build_proposal_generator, proposal_utils
 from detectron2.modeling.proposal_generator.rpn import RPN, StandardRPNHead
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
@@ -98,6 +99,79 @@ def test_an_rpn_makes_proposals_in_training_where_something_reads_them(
 
 
 # --- Table 1's anchors, on an image of 800 x 1000
+
+
+def candidates(step, counts, images=2):
+    """Anchors, deltas and logits of levels, ``counts`` boxes each; a box is ``step`` px from the
+    one before."""
+    generator = torch.Generator().manual_seed(0)
+    corners = [step * torch.arange(count).float()[:, None] for count in counts]
+    anchors = [Boxes(torch.cat([x, x, x + 20, x + 20], dim=1)) for x in corners]
+    deltas = [torch.randn(images, count, 4, generator=generator) / 10 for count in counts]
+    logits = [torch.randn(images, count, generator=generator) for count in counts]
+    return anchors, logits, deltas, [(9000, 8000)] * images
+
+
+def assert_the_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.proposal_boxes.tensor, other.proposal_boxes.tensor)
+        assert torch.equal(one.objectness_logits, other.objectness_logits)
+        assert one.image_size == other.image_size
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+@pytest.mark.parametrize(
+    ("step", "counts", "calls"),
+    [
+        (9, (900, 900, 600, 50), 2),  # most boxes stay: once for each image
+        (0.5, (900, 900, 600, 50), 4),  # most are suppressed: so are too many of the best
+        (9, (900, 900), 2),  # all, which are few
+        (9, (30,), 2),
+    ],
+)
+def test_less_nms_leaves_detectron2s_proposals(
+    row_config, monkeypatch, step, counts, calls, is_training
+):
+    cfg = row_config(FPN_ROW, "MODEL.RPN.NMS_THRESH", 0.5)
+    rpn = build_proposal_generator(cfg, dict(zip(LEVELS, SHAPES, strict=True))).train(is_training)
+    rpn.proposals_in_training = True
+    rpn.pre_nms_topk, rpn.post_nms_topk = {True: 800, False: 850}, {True: 900, False: 1000}
+    arguments = candidates(step, counts)
+    expected = RPN.predict_proposals(rpn, *arguments)
+    nms = Mock(wraps=proposal_utils.batched_nms)
+    monkeypatch.setattr(proposal_utils, "batched_nms", nms)
+    assert_the_same(rpn.predict_proposals(*arguments), expected)
+    assert nms.call_count == calls
+    if calls == 2:
+        assert all(len(call.args[0]) <= 2000 for call in nms.call_args_list)
+
+
+def test_of_equal_scores_the_same_boxes_stay(row_config):
+    rpn = build_proposal_generator(row_config(FPN_ROW), dict(zip(LEVELS, SHAPES, strict=True)))
+    rpn.eval().pre_nms_topk, rpn.post_nms_topk = {False: 900}, {False: 3000}
+    anchors, logits, deltas, sizes = candidates(5, (900, 900, 600))
+    arguments = anchors, [level.round() for level in logits], deltas, sizes
+    found, expected = rpn.predict_proposals(*arguments), RPN.predict_proposals(rpn, *arguments)
+    for one, other in zip(found, expected, strict=True):  # Detectron2's order is not stable
+        boxes = [{*map(tuple, x.proposal_boxes.tensor.tolist())} for x in (one, other)]
+        assert boxes[0] == boxes[1]
+        assert torch.equal(one.objectness_logits, other.objectness_logits)
+
+
+def test_boxes_that_are_not_finite_are_what_they_are_in_detectron2(row_config):
+    rpn = build_proposal_generator(row_config(FPN_ROW), dict(zip(LEVELS, SHAPES, strict=True)))
+    rpn.proposals_in_training = True
+    rpn.pre_nms_topk, rpn.post_nms_topk = {True: 900, False: 900}, {True: 100, False: 100}
+    anchors, logits, deltas, sizes = candidates(9, (900, 900, 900))
+    worst = logits[1][1].argmin()  # far from the boxes that NMS is given first
+    deltas[1][1, worst] = math.nan
+    rpn.train()
+    with pytest.raises(FloatingPointError, match="Training has diverged"):
+        rpn.predict_proposals(anchors, logits, deltas, sizes)
+    rpn.eval()
+    logits[2][0, 5] = math.inf
+    found = rpn.predict_proposals(anchors, logits, deltas, sizes)
+    assert_the_same(found, RPN.predict_proposals(rpn, anchors, logits, deltas, sizes))
 
 
 COUNTS = {"C4": 47_250, "C5": 12_000, "FPN": 199_974, "P2": 750_000}

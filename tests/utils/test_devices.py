@@ -64,13 +64,13 @@ def test_an_allocator_that_the_user_has_tuned_is_left_alone(monkeypatch):
         (False, "AuthenticAMD", "25", "", True, False),  # Zen 3
         (False, "GenuineIntel", "6", "", True, False),
         (True, "AuthenticAMD", "25", "", True, False),  # Zen 4
-        (True, "AuthenticAMD", "26", "", False, True),  # Zen 5
+        (True, "AuthenticAMD", "26", "", True, True),  # Zen 5
         (False, "AuthenticAMD", "26", "", True, False),
         (True, "GenuineIntel", "6", "", False, False),
         (True, "", "", "", False, False),  # a system that does not tell
         # Windows, which has no /proc/cpuinfo: Zen 4 and Zen 5
         (True, "", "", "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD", True, False),
-        (True, "", "", "AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD", False, True),
+        (True, "", "", "AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD", True, True),
     ],
 )
 def test_what_a_processor_gains_from(
@@ -86,7 +86,8 @@ def test_what_a_processor_gains_from(
     monkeypatch.setattr("torch.backends.mkl.is_available", lambda: True)
     monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: True)
     monkeypatch.setattr(devices, "_amd_family", devices._amd_family.__wrapped__)
+    monkeypatch.setattr(devices, "has_slow_matmul", devices.has_slow_matmul.__wrapped__)
     assert devices.gains_by_winograd() is winograd
-    assert devices.has_slow_matmul.__wrapped__() is slow_matmul
+    assert devices.has_slow_matmul() is slow_matmul
     monkeypatch.setattr("torch.backends.mkl.is_available", lambda: False)
     assert not devices.gains_by_winograd()

@@ -1,4 +1,4 @@
-"""Convolved linear layers equal nn.Linear."""
+"""Linear layers by oneDNN equal nn.Linear."""
 
 import copy
 import pickle
@@ -11,48 +11,41 @@ from torch import nn
 
 from fpn_d2.engine import Trainer
 from fpn_d2.inference import prepare_model
-from fpn_d2.layers import ConvolvedLinear, convolve_linears, cpu_layers
+from fpn_d2.layers import FastLinear, cpu_layers, speed_up_linears
 from fpn_d2.utils.modules import recast
 
 ROWS = cpu_layers._LEAST_ROWS
 
 
 @pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def convolutions(monkeypatch):
-    """PyTorch's convolution, which counts its calls."""
-    counted = Mock(wraps=cpu_layers.F.conv2d)
-    monkeypatch.setattr(cpu_layers.F, "conv2d", counted)
+def products(monkeypatch):
+    """oneDNN's product, which counts its calls, also where MKL would be as fast."""
+    monkeypatch.setattr(cpu_layers, "has_slow_matmul", lambda: True)
+    counted = Mock(wraps=torch.ops.mkldnn._linear_pointwise)
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", counted)
     return counted
 
 
 def pair(bias=True):
     torch.manual_seed(0)
     plain = nn.Linear(96, 40, bias=bias)
-    convolved = copy.deepcopy(plain)
-    recast(convolved, ConvolvedLinear)
-    return plain, convolved
+    fast = copy.deepcopy(plain)
+    recast(fast, FastLinear)
+    return plain, fast
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_it_is_a_linear_layer_forward_and_backward(bias, two_threads, convolutions):
-    plain, convolved = pair(bias)
+def test_it_is_a_linear_layer_forward_and_backward(bias, products):
+    plain, fast = pair(bias)
     inputs = [torch.randn(2 * ROWS, 96, requires_grad=True) for _ in range(2)]
     inputs[1].data.copy_(inputs[0].data)
     gradient = torch.randn(2 * ROWS, 40)
     found = []
-    for layer, x in zip((plain, convolved), inputs, strict=True):
+    for layer, x in zip((plain, fast), inputs, strict=True):
         y = layer(x)
         y.backward(gradient)
         found.append([y, x.grad, *(p.grad for p in layer.parameters())])
-    assert convolutions.call_count == 1
+    assert products.call_count == 3  # the output and two gradients
     assert found[1][0].stride() == found[0][0].stride()
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
@@ -69,21 +62,31 @@ def test_it_is_a_linear_layer_forward_and_backward(bias, two_threads, convolutio
     ],
     ids=["few", "none", "one", "batched", "double"],
 )
-def test_what_gains_nothing_is_the_plain_layer(x, two_threads, convolutions):
-    plain, convolved = (layer.to(x.dtype) for layer in pair())
-    assert torch.equal(convolved(x), plain(x))
-    assert not convolutions.called
+def test_what_gains_nothing_is_the_plain_layer(x, products):
+    plain, fast = (layer.to(x.dtype) for layer in pair())
+    assert torch.equal(fast(x), plain(x))
+    assert not products.called
 
 
-def test_other_precisions_and_traces_are_the_plain_layer(two_threads, convolutions):
-    plain, convolved = pair()
+def test_other_precisions_and_traces_are_the_plain_layer(products):
+    plain, fast = pair()
     x = torch.randn(ROWS, 96)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(convolved(x), plain(x))
-    graph = str(torch.jit.trace(convolved, x, check_trace=False).inlined_graph)
-    assert "linear" in graph
-    assert "convolution" not in graph
-    assert not convolutions.called
+        assert torch.equal(fast(x), plain(x))
+    graph = str(torch.jit.trace(fast, x, check_trace=False).inlined_graph)
+    assert "aten::linear" in graph
+    assert not products.called
+
+
+def test_it_has_a_second_derivative(products):
+    found = []
+    for layer in pair():
+        x = torch.linspace(-1, 1, 96 * ROWS).reshape(ROWS, 96).requires_grad_()
+        slopes = torch.autograd.grad(layer(x).pow(3).sum(), [x, layer.weight], create_graph=True)
+        found.append(torch.autograd.grad(sum(s.pow(2).sum() for s in slopes), [x, layer.weight]))
+    assert products.called
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4 * float(a.abs().max()))
 
 
 class Own(nn.Linear):
@@ -95,19 +98,19 @@ def test_only_large_layers_change_and_only_where_products_are_slow(monkeypatch):
     others = Own(1024, 1024), nn.Linear(1024, 8), nn.Linear(1024, 1024).double()
     model = nn.Sequential(nn.Linear(1024, 1024), *others)
     monkeypatch.setattr(cpu_layers, "has_slow_matmul", lambda: False)
-    convolve_linears(model)
+    speed_up_linears(model)
     assert [type(layer) for layer in model] == [nn.Linear, Own, nn.Linear, nn.Linear]
     monkeypatch.setattr(cpu_layers, "has_slow_matmul", lambda: True)
     before = list(model.state_dict())
-    convolve_linears(model)
-    assert [type(layer) for layer in model] == [ConvolvedLinear, Own, nn.Linear, nn.Linear]
+    speed_up_linears(model)
+    assert [type(layer) for layer in model] == [FastLinear, Own, nn.Linear, nn.Linear]
     assert list(model.state_dict()) == before
-    assert type(pickle.loads(pickle.dumps(model))[0]) is ConvolvedLinear
+    assert type(pickle.loads(pickle.dumps(model))[0]) is FastLinear
 
 
-def test_models_are_convolved_in_testing_and_in_training(row_config, monkeypatch):
+def test_models_have_it_in_testing_and_in_training(row_config, monkeypatch):
     cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", "MODEL.WEIGHTS", "")
-    for slow, kind in ((False, nn.Linear), (True, ConvolvedLinear)):
+    for slow, kind in ((False, nn.Linear), (True, FastLinear)):
         monkeypatch.setattr(cpu_layers, "has_slow_matmul", lambda slow=slow: slow)
         plain, trained = build_model(cfg), Trainer.build_model(cfg)
         assert type(trained.roi_heads.box_head.fc1) is kind
