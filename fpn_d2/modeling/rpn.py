@@ -22,9 +22,9 @@ from ..utils.modules import recast, renamed
 
 # The most IoUs of objects with anchors to compute at once; each takes about 24 bytes.
 _MAX_PAIRS = 1 << 24
-# NMS first takes this many times the candidates that it is to leave; with fewer, torchvision shifts
-# the levels apart instead of taking them one by one, which rounds differently.
-_FIRST, _LEAST_FIRST = 2, 1000
+# NMS goes on by at least this many candidates. Fewer would gain nothing, and torchvision shifts the
+# levels of fewer apart instead of taking them one by one, which rounds differently.
+_LEAST_STEP = 1000
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -131,9 +131,9 @@ def find_first_proposals(
 ) -> list[Instances]:
     """Detectron2's ``find_top_rpn_proposals`` with less NMS; the proposals are the same.
 
-    Only better boxes suppress a box. So NMS of the best candidates alone gives the first proposals
-    of NMS of all, and mostly as many as are asked for. If not, NMS suppresses many candidates, and
-    then that of all is quick.
+    Only better boxes suppress a box, and none that is suppressed itself. So NMS of the best
+    candidates gives the first proposals, mostly as many as are asked for. If not, these and the
+    next best go on.
 
     Args:
         proposals: (N, K, 4) boxes of each level, in pixels of the network input.
@@ -147,19 +147,26 @@ def find_first_proposals(
     scores = torch.cat([top.values for top in tops], dim=1)
     if not (scores.isfinite().all() and all(of_level.isfinite().all() for of_level in boxes)):
         return find_top_rpn_proposals(proposals, logits, image_sizes, *limits)
-    ordered, order = scores.sort(dim=1, descending=True, stable=True)
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
     ranks = order.argsort(dim=1).split([of_level.shape[1] for of_level in boxes], dim=1)
-    found, total = [], scores.shape[1]
+    total, found = scores.shape[1], []
+    step = min(max(post_nms_topk, _LEAST_STEP), total)
     for i, size in enumerate(image_sizes):
-        for count in (min(_FIRST * max(post_nms_topk, _LEAST_FIRST), total), total):
-            chosen = [of_level[i] < count for of_level in ranks]
+        is_left, count = torch.ones(total, dtype=torch.bool), 3 * step
+        while True:
+            chosen = [is_left[rank[i]] & (rank[i] < count) for rank in ranks]
             some = [of_level[i : i + 1, c] for of_level, c in zip(boxes, chosen, strict=True)]
             # Ranks in place of scores, because equal scores have an order of their own
             of_some = [-rank[i : i + 1, c].float() for rank, c in zip(ranks, chosen, strict=True)]
             (instances,) = find_top_rpn_proposals(some, of_some, [size], *limits)
-            if len(instances) >= post_nms_topk or count == total:
+            kept = -instances.objectness_logits.long()
+            if len(kept) >= post_nms_topk or count >= total:
                 break
-        instances.objectness_logits = ordered[i][-instances.objectness_logits.long()]
+            if len(kept) + total - count > _LEAST_STEP:
+                is_left[:count] = False
+                is_left[kept] = True
+            count += step
+        instances.objectness_logits = scores[i][kept]
         found.append(instances)
     return found
 
