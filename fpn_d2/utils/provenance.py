@@ -38,13 +38,20 @@ def describe_machine() -> dict[str, Any]:
         "avx2": torch.cpu._is_avx2_supported(),
     }
     return {
-        "processor": cpu_info("model name") or platform.processor() or platform.machine(),
+        "processor": _processor(),
         "instructions": [name for name, there in instructions.items() if there],
         "cores": os.cpu_count(),
         **memory,
         "gpus": gpus,
         **tf32,
     }
+
+
+def _processor() -> str:
+    name, family = cpu_info("model name"), cpu_info("cpu family")
+    if name and family:  # a virtual machine's name, such as AMD EPYC, may not tell the generation
+        return f"{name} (family {family}, model {cpu_info('model')})"
+    return name or platform.processor() or platform.machine()
 
 
 def describe_versions() -> dict[str, str]:

@@ -38,6 +38,14 @@ def test_a_machine_is_described_without_its_name():
     assert platform.node() not in text
 
 
+def test_a_processors_generation_is_told(monkeypatch):
+    lines = {"cpu family": "26", "model": "2", "model name": "AMD EPYC"}
+    monkeypatch.setattr(provenance, "cpu_info", lambda field: lines.get(field, ""))
+    assert provenance.describe_machine()["processor"] == "AMD EPYC (family 26, model 2)"
+    del lines["cpu family"]
+    assert provenance.describe_machine()["processor"] == "AMD EPYC"
+
+
 def test_a_gpus_arithmetic_is_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"GPU {number}")
