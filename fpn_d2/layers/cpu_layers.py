@@ -96,15 +96,21 @@ def _is_winograds(weight: Tensor, *how: Any) -> bool:
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply matrices (N, C) and (C, D), and add a bias (D,); it has no gradient."""
-    if has_slow_matmul():  # the operator that torch.compile calls for linear layers
+    """Multiply matrices (N, C) and (C, D), and add a bias (D,)."""
+    if _by_onednn(a, b):  # the operator that torch.compile calls for linear layers
         return torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
     return torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
 
 
+def _by_onednn(*factors: Tensor) -> bool:
+    """Whether oneDNN multiplies tensors, faster than MKL but without a gradient."""
+    needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in factors)
+    return has_slow_matmul() and not needs_gradient
+
+
 def _products(a: Tensor, b: Tensor) -> Tensor:
     """Multiply matrices (36, N, C) and (36, C, D)."""
-    if has_slow_matmul():
+    if _by_onednn(a, b):
         return torch.stack([_product(*pair) for pair in zip(a, b, strict=True)])
     return torch.bmm(a, b)
 
@@ -156,7 +162,7 @@ def weight_gradient_by_winograd(x: Tensor, gradient: Tensor) -> Tensor:
     for (*_, of_x), (*_, of_output) in zip(_strips(x, 1), _strips(gradient, 0), strict=True):
         inputs = _product(_OF_INPUT, of_x).view(_SIDE**2, -1, channels)
         outputs = _product(_OF_OUTPUT.t(), of_output).view(_SIDE**2, -1, channels_out)
-        if has_slow_matmul():
+        if _by_onednn(inputs, outputs):
             found += _products(inputs.transpose(1, 2), outputs)
         else:
             found.baddbmm_(inputs.transpose(1, 2), outputs)

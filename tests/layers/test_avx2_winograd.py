@@ -44,6 +44,13 @@ def test_it_is_the_sum_in_double_precision(size, memory_format):
         torch.testing.assert_close(found.double(), exact, rtol=0, atol=5e-5)
 
 
+def test_a_transformed_kernel_has_a_gradient():
+    weight = torch.randn(3, 5, 3, 3, requires_grad=True)
+    transform_kernel(weight).sum().backward()
+    of_cell = (cpu_layers._OF_KERNEL.sum(dim=0)).view(3, 3)
+    torch.testing.assert_close(weight.grad, of_cell.expand_as(weight))
+
+
 @pytest.mark.parametrize("tiles", [1, 3, 512])
 @pytest.mark.parametrize("size", SIZES)
 def test_strips_of_any_height_are_the_whole(size, tiles, monkeypatch):
