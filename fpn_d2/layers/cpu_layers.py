@@ -105,7 +105,7 @@ def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 def _by_onednn(*factors: Tensor) -> bool:
     """Whether oneDNN multiplies tensors, faster than MKL but without a gradient."""
     needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in factors)
-    return has_slow_matmul() and not needs_gradient
+    return has_slow_matmul() and torch.backends.mkldnn.enabled and not needs_gradient
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
@@ -349,22 +349,41 @@ def speed_up_wide_convolutions(model: nn.Module) -> None:
         recast(layer, WinogradConv2d, transformed=(None, None), norm=None, activation=activation)
 
 
+def _product_of_rows(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply as :func:`_product` does, in two steps if N is no multiple of 64.
+
+    For each number of rows oneDNN makes a program and keeps it, with several MB.
+    """
+    rest = len(a) % _LEAST_ROWS
+    if not rest:
+        return _product(a, b, bias)
+    last = _product(a[-_LEAST_ROWS:], b, bias)
+    return torch.cat([_product(a[:-rest], b, bias), last[-rest:]])
+
+
+def _product_over_rows(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply matrices (D, N) and (N, C), in two steps if N is no multiple of 64."""
+    rest = len(b) % _LEAST_ROWS
+    if not rest:
+        return _product(a, b)
+    return _product(a[:, :-rest], b[:-rest]).addmm_(a[:, -rest:], b[-rest:])
+
+
 class _Linear(torch.autograd.Function):
     """A linear layer: x (N, C), weight (D, C), bias (D,)."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _product(x, weight.t(), bias)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        return _product_of_rows(x, weight.t(), bias)
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         for_x, for_weight, for_bias = ctx.needs_input_grad
-        product = torch.mm if torch.is_grad_enabled() else _product  # which has no double backward
         return (
-            product(gradient, weight) if for_x else None,
-            product(gradient.t(), x) if for_weight else None,
+            _product_of_rows(gradient, weight) if for_x else None,
+            _product_over_rows(gradient.t(), x) if for_weight else None,
             gradient.sum(0) if for_bias else None,
         )
 
@@ -375,7 +394,7 @@ class FastLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """See :class:`nn.Linear`; (N, C) to (N, D).
 
-        It is faster only for many rows in float32, and plain in exported models.
+        Few rows, other precisions, traces and compiled models take the plain layer.
         """
         if (
             torch.jit.is_tracing()
@@ -383,7 +402,9 @@ class FastLinear(nn.Linear):
             or x.device.type != "cpu"
             or x.ndim != 2
             or len(x) < _LEAST_ROWS
-            or x.dtype != torch.float32
+            or x.shape[1] != self.in_features
+            or not x.is_contiguous()
+            or {x.dtype, self.weight.dtype} != {torch.float32}
             or torch.is_autocast_enabled("cpu")
         ):
             return super().forward(x)

@@ -23,8 +23,8 @@ from ..utils.modules import recast, renamed
 # The most IoUs of objects with anchors to compute at once; each takes about 24 bytes.
 _MAX_PAIRS = 1 << 24
 # NMS goes on by at least this many candidates. Fewer would gain nothing, and torchvision shifts the
-# levels of fewer apart instead of taking them one by one, which rounds differently.
-_LEAST_STEP = 1000
+# levels of up to 1000 boxes apart instead of taking them one by one, which rounds differently.
+_LEAST_STEP = 1001
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -127,45 +127,54 @@ def find_first_proposals(
     nms_thresh: float,
     pre_nms_topk: int,
     post_nms_topk: int,
-    *more: Any,
+    min_box_size: float,
+    training: bool,
 ) -> list[Instances]:
     """Detectron2's ``find_top_rpn_proposals`` with less NMS; the proposals are the same.
 
     Only better boxes suppress a box, and none that is suppressed itself. So NMS of the best
     candidates gives the first proposals, mostly as many as are asked for. If not, these and the
-    next best go on.
+    next best go on. Which of equal scores come first may differ: Detectron2's sort is not stable.
 
     Args:
         proposals: (N, K, 4) boxes of each level, in pixels of the network input.
         logits: (N, K) of each level.
-        image_sizes, nms_thresh, pre_nms_topk, post_nms_topk, more: as there.
+        image_sizes, nms_thresh, pre_nms_topk, post_nms_topk, min_box_size, training: as there.
     """
-    limits = nms_thresh, pre_nms_topk, post_nms_topk, *more
+    limits = nms_thresh, pre_nms_topk, post_nms_topk, min_box_size, training
     tops = [of_level.topk(min(pre_nms_topk, of_level.shape[1])) for of_level in logits]
-    images = torch.arange(len(image_sizes))[:, None]
-    boxes = [level[images, top.indices] for level, top in zip(proposals, tops, strict=True)]
     scores = torch.cat([top.values for top in tops], dim=1)
-    if not (scores.isfinite().all() and all(of_level.isfinite().all() for of_level in boxes)):
+    device, total = scores.device, scores.shape[1]
+    images = torch.arange(len(image_sizes), device=device)[:, None]
+    levels = [level[images, top.indices] for level, top in zip(proposals, tops, strict=True)]
+    boxes = torch.cat(levels, dim=1)
+    if not (scores.isfinite().all() and boxes.isfinite().all()):
         return find_top_rpn_proposals(proposals, logits, image_sizes, *limits)
     scores, order = scores.sort(dim=1, descending=True, stable=True)
-    ranks = order.argsort(dim=1).split([of_level.shape[1] for of_level in boxes], dim=1)
-    total, found = scores.shape[1], []
-    step = min(max(post_nms_topk, _LEAST_STEP), total)
+    # Ranks take the place of scores, because equal scores have an order of their own.
+    ranks = order.argsort(dim=1).split([level.shape[1] for level in levels], dim=1)
+    found = []
     for i, size in enumerate(image_sizes):
-        is_left, count = torch.ones(total, dtype=torch.bool), 3 * step
+        clipped = Boxes(boxes[i].clone())
+        clipped.clip(size)
+        left = clipped.nonempty(min_box_size)[order[i]].nonzero()[:, 0]  # by rank
+        count = 3 * min(max(post_nms_topk, _LEAST_STEP), total)
         while True:
-            chosen = [is_left[rank[i]] & (rank[i] < count) for rank in ranks]
-            some = [of_level[i : i + 1, c] for of_level, c in zip(boxes, chosen, strict=True)]
-            # Ranks in place of scores, because equal scores have an order of their own
+            is_chosen = torch.zeros(total, dtype=torch.bool, device=device)
+            is_chosen[left[:count]] = True
+            chosen = [is_chosen[rank[i]] for rank in ranks]
+            some = [level[i : i + 1, c] for level, c in zip(levels, chosen, strict=True)]
             of_some = [-rank[i : i + 1, c].float() for rank, c in zip(ranks, chosen, strict=True)]
             (instances,) = find_top_rpn_proposals(some, of_some, [size], *limits)
-            kept = -instances.objectness_logits.long()
-            if len(kept) >= post_nms_topk or count >= total:
+            kept, rest = -instances.objectness_logits.long(), left[count:]
+            if len(kept) >= post_nms_topk or not len(rest):
                 break
-            if len(kept) + total - count > _LEAST_STEP:
-                is_left[:count] = False
-                is_left[kept] = True
-            count += step
+            if len(kept) + len(rest) < _LEAST_STEP:
+                count = len(left)
+            else:
+                left = torch.cat([kept, rest])
+                # Where few are kept, NMS of all is quick.
+                count = len(kept) + count if 2 * len(kept) > post_nms_topk else len(left)
         instances.objectness_logits = scores[i][kept]
         found.append(instances)
     return found

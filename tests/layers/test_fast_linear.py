@@ -20,6 +20,8 @@ ROWS = cpu_layers._LEAST_ROWS
 @pytest.fixture
 def products(monkeypatch):
     """oneDNN's product, which counts its calls, also where MKL would be as fast."""
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("PyTorch has no oneDNN here")
     monkeypatch.setattr(cpu_layers, "has_slow_matmul", lambda: True)
     counted = Mock(wraps=torch.ops.mkldnn._linear_pointwise)
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", counted)
@@ -34,18 +36,22 @@ def pair(bias=True):
     return plain, fast
 
 
+@pytest.mark.parametrize("rows", [2 * ROWS, 2 * ROWS + 1, 3 * ROWS - 1, ROWS])
 @pytest.mark.parametrize("bias", [True, False])
-def test_it_is_a_linear_layer_forward_and_backward(bias, products):
+def test_it_is_a_linear_layer_forward_and_backward(bias, rows, products):
     plain, fast = pair(bias)
-    inputs = [torch.randn(2 * ROWS, 96, requires_grad=True) for _ in range(2)]
+    inputs = [torch.randn(rows, 96, requires_grad=True) for _ in range(2)]
     inputs[1].data.copy_(inputs[0].data)
-    gradient = torch.randn(2 * ROWS, 40)
+    gradient = torch.randn(rows, 40)
     found = []
     for layer, x in zip((plain, fast), inputs, strict=True):
         y = layer(x)
         y.backward(gradient)
         found.append([y, x.grad, *(p.grad for p in layer.parameters())])
-    assert products.call_count == 3  # the output and two gradients
+    # The output and two gradients: oneDNN keeps a program for each number of rows.
+    assert products.call_count == (3 if rows % ROWS == 0 else 5)
+    shapes = [shape for call in products.call_args_list for shape in call.args[0].shape]
+    assert {side for side in shapes if side not in (96, 40)} <= {ROWS, 2 * ROWS}
     assert found[1][0].stride() == found[0][0].stride()
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
@@ -59,8 +65,9 @@ def test_it_is_a_linear_layer_forward_and_backward(bias, products):
         torch.randn(96),
         torch.randn(2, ROWS, 96),
         torch.randn(ROWS, 96, dtype=torch.float64),
+        torch.randn(96 + ROWS).unfold(0, 96, 1),
     ],
-    ids=["few", "none", "one", "batched", "double"],
+    ids=["few", "none", "one", "batched", "double", "overlapping"],
 )
 def test_what_gains_nothing_is_the_plain_layer(x, products):
     plain, fast = (layer.to(x.dtype) for layer in pair())
@@ -87,6 +94,23 @@ def test_it_has_a_second_derivative(products):
     assert products.called
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4 * float(a.abs().max()))
+
+
+def test_what_no_layer_takes_has_pytorchs_error(products):
+    _, layer = pair()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        layer(torch.randn(ROWS, 97))
+    with pytest.raises(RuntimeError, match="dtype"):
+        layer.bfloat16()(torch.randn(ROWS, 96))
+    assert not products.called
+
+
+def test_onednn_can_be_switched_off(products):
+    plain, fast = pair()
+    x = torch.randn(ROWS, 96)
+    with torch.backends.mkldnn.flags(enabled=False):
+        torch.testing.assert_close(fast(x), plain(x), rtol=1e-4, atol=1e-4)
+    assert not products.called
 
 
 class Own(nn.Linear):

@@ -119,32 +119,70 @@ def assert_the_same(found, expected):
         assert one.image_size == other.image_size
 
 
+@pytest.fixture
+def nms(monkeypatch):
+    """The NMS of Detectron2's proposals, which records its calls."""
+    recorded = Mock(wraps=proposal_utils.batched_nms)
+    monkeypatch.setattr(proposal_utils, "batched_nms", recorded)
+    return recorded
+
+
 @pytest.mark.parametrize("is_training", [True, False])
 @pytest.mark.parametrize(
-    ("step", "counts", "calls"),
+    ("step", "counts", "rounds"),
     [
-        (9, (2000, 2000, 900, 50), 2),  # most boxes stay: once for each image
-        (0.6, (2000, 2000, 900, 50), 4),  # many are suppressed: too few of the best are left
-        (0.02, (2000, 2000, 900, 50), 4),  # most are: hardly any is left
-        (9, (900, 900), 2),  # all, which are few
-        (9, (30,), 2),
+        (9, (4000, 4000, 1000), ["first"]),  # most boxes stay
+        (0.5, (4000, 4000, 1000), ["first", "some"]),  # fewer than are asked for, with the best
+        (0.01, (4000, 4000, 1000), ["first", "rest"]),  # hardly any
+        (0.01, (1700, 1700, 100), ["first", "all"]),  # hardly any, and few others
+        (9, (900, 900), ["all"]),  # all are few
     ],
 )
-def test_less_nms_leaves_detectron2s_proposals(
-    row_config, monkeypatch, step, counts, calls, is_training
-):
-    cfg = row_config(FPN_ROW, "MODEL.RPN.NMS_THRESH", 0.5)
-    rpn = build_proposal_generator(cfg, dict(zip(LEVELS, SHAPES, strict=True))).train(is_training)
+def test_less_nms_leaves_detectron2s_proposals(row_config, nms, step, counts, rounds, is_training):
+    rpn = build_proposal_generator(
+        row_config(FPN_ROW, "MODEL.RPN.NMS_THRESH", 0.5), dict(zip(LEVELS, SHAPES, strict=True))
+    ).train(is_training)
     rpn.proposals_in_training = True
-    rpn.pre_nms_topk, rpn.post_nms_topk = {True: 1500, False: 1520}, {True: 900, False: 1000}
+    rpn.pre_nms_topk, rpn.post_nms_topk = {True: 4000, False: 3900}, {True: 990, False: 1050}
+    count, most = rpn.post_nms_topk[is_training], rpn.pre_nms_topk[is_training]
+    total = sum(min(most, of_level) for of_level in counts)
     arguments = candidates(step, counts)
     expected = RPN.predict_proposals(rpn, *arguments)
-    nms = Mock(wraps=proposal_utils.batched_nms)
-    monkeypatch.setattr(proposal_utils, "batched_nms", nms)
+    nms.reset_mock()
     assert_the_same(rpn.predict_proposals(*arguments), expected)
-    assert nms.call_count == calls
-    if calls == 2:
-        assert all(len(call.args[0]) <= 3000 for call in nms.call_args_list)
+    sizes = [len(call.args[0]) for call in nms.call_args_list]
+    of_image = [sizes[i :: len(rounds)] for i in range(len(rounds))]  # of each round
+    for name, of_round in zip(rounds, of_image, strict=True):
+        assert len(of_round) == 2
+        first = 3 * max(count, 1001)
+        least, largest = {
+            "first": (first, first),
+            "some": (first + count // 2, first + count),
+            "rest": (total - first, total - first + count // 2),
+            "all": (total, total),
+        }[name]
+        assert all(least <= size <= largest for size in of_round)
+
+
+def test_nms_of_some_is_by_level_as_that_of_all(row_config, nms):
+    """Few boxes would be shifted apart by level, which rounds their IoU, here at the threshold."""
+    rpn = build_proposal_generator(
+        row_config(FPN_ROW, "MODEL.RPN.NMS_THRESH", 0.5), dict(zip(LEVELS, SHAPES, strict=True))
+    ).eval()
+    rpn.pre_nms_topk, rpn.post_nms_topk = {False: 2000}, {False: 1000}
+    generator = torch.Generator().manual_seed(0)
+    anchors, deltas = [], [torch.zeros(1, 2000, 4)] * 3
+    for _ in range(3):
+        corner = torch.rand(1000, 2, generator=generator) * 600
+        width = torch.rand(1000, 1, generator=generator) * 3 + 1
+        box = torch.cat([corner, corner + torch.cat([3 * width, width], dim=1)], dim=1)
+        box[torch.rand(1000, generator=generator) < 0.7] += 5000  # outside of the image
+        moved = box + torch.cat([width, 0 * width, width, 0 * width], dim=1)  # an IoU of 1/2
+        anchors.append(Boxes(torch.cat([box, moved])))
+    logits = [torch.randn(1, 2000, generator=generator) for _ in range(3)]
+    arguments = anchors, logits, deltas, [(700, 700)]
+    assert_the_same(rpn.predict_proposals(*arguments), RPN.predict_proposals(rpn, *arguments))
+    assert all(len(call.args[0]) > 1000 for call in nms.call_args_list)
 
 
 def test_of_equal_scores_the_same_boxes_stay(row_config):
