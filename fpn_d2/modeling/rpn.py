@@ -155,7 +155,7 @@ def find_first_proposals(
     ranks = order.argsort(dim=1).split([level.shape[1] for level in levels], dim=1)
     found = []
     for i, size in enumerate(image_sizes):
-        clipped = Boxes(boxes[i].clone())
+        clipped = Boxes(boxes[i])
         clipped.clip(size)
         left = clipped.nonempty(min_box_size)[order[i]].nonzero()[:, 0]  # by rank
         count = 3 * min(max(post_nms_topk, _LEAST_STEP), total)

@@ -98,7 +98,15 @@ def test_an_rpn_makes_proposals_in_training_where_something_reads_them(
     assert losses == {}
 
 
-# --- Table 1's anchors, on an image of 800 x 1000
+# --- proposals
+
+
+def fpn_rpn(row_config, *opts):
+    """The RPN of row FPN, which makes proposals in training, too."""
+    shapes = dict(zip(LEVELS, SHAPES, strict=True))
+    rpn = build_proposal_generator(row_config(FPN_ROW, *opts), shapes)
+    rpn.proposals_in_training = True
+    return rpn
 
 
 def candidates(step, counts, images=2):
@@ -139,10 +147,7 @@ def nms(monkeypatch):
     ],
 )
 def test_less_nms_leaves_detectron2s_proposals(row_config, nms, step, counts, rounds, is_training):
-    rpn = build_proposal_generator(
-        row_config(FPN_ROW, "MODEL.RPN.NMS_THRESH", 0.5), dict(zip(LEVELS, SHAPES, strict=True))
-    ).train(is_training)
-    rpn.proposals_in_training = True
+    rpn = fpn_rpn(row_config, "MODEL.RPN.NMS_THRESH", 0.5).train(is_training)
     rpn.pre_nms_topk, rpn.post_nms_topk = {True: 4000, False: 3900}, {True: 990, False: 1050}
     count, most = rpn.post_nms_topk[is_training], rpn.pre_nms_topk[is_training]
     total = sum(min(most, of_level) for of_level in counts)
@@ -166,9 +171,7 @@ def test_less_nms_leaves_detectron2s_proposals(row_config, nms, step, counts, ro
 
 def test_nms_of_some_is_by_level_as_that_of_all(row_config, nms):
     """Few boxes would be shifted apart by level, which rounds their IoU, here at the threshold."""
-    rpn = build_proposal_generator(
-        row_config(FPN_ROW, "MODEL.RPN.NMS_THRESH", 0.5), dict(zip(LEVELS, SHAPES, strict=True))
-    ).eval()
+    rpn = fpn_rpn(row_config, "MODEL.RPN.NMS_THRESH", 0.5).eval()
     rpn.pre_nms_topk, rpn.post_nms_topk = {False: 2000}, {False: 1000}
     generator = torch.Generator().manual_seed(0)
     anchors, deltas = [], [torch.zeros(1, 2000, 4)] * 3
@@ -186,7 +189,7 @@ def test_nms_of_some_is_by_level_as_that_of_all(row_config, nms):
 
 
 def test_of_equal_scores_the_same_boxes_stay(row_config):
-    rpn = build_proposal_generator(row_config(FPN_ROW), dict(zip(LEVELS, SHAPES, strict=True)))
+    rpn = fpn_rpn(row_config)
     rpn.eval().pre_nms_topk, rpn.post_nms_topk = {False: 3000}, {False: 2000}
     anchors, logits, deltas, sizes = candidates(0.05, (3000, 2900, 600))
     arguments = anchors, [level.round() for level in logits], deltas, sizes
@@ -199,8 +202,7 @@ def test_of_equal_scores_the_same_boxes_stay(row_config):
 
 
 def test_boxes_that_are_not_finite_are_what_they_are_in_detectron2(row_config):
-    rpn = build_proposal_generator(row_config(FPN_ROW), dict(zip(LEVELS, SHAPES, strict=True)))
-    rpn.proposals_in_training = True
+    rpn = fpn_rpn(row_config)
     rpn.pre_nms_topk, rpn.post_nms_topk = {True: 1500, False: 1500}, {True: 100, False: 100}
     anchors, logits, deltas, sizes = candidates(9, (1500, 1500, 1500))
     worst = logits[1][1].argmin()  # far from the boxes that NMS is given first
@@ -212,6 +214,9 @@ def test_boxes_that_are_not_finite_are_what_they_are_in_detectron2(row_config):
     logits[2][0, 5] = math.inf
     found = rpn.predict_proposals(anchors, logits, deltas, sizes)
     assert_the_same(found, RPN.predict_proposals(rpn, anchors, logits, deltas, sizes))
+
+
+# --- Table 1's anchors, on an image of 800 x 1000
 
 
 COUNTS = {"C4": 47_250, "C5": 12_000, "FPN": 199_974, "P2": 750_000}
