@@ -57,6 +57,32 @@ def measure(shape: tuple[int, int, int, int], repeats: int) -> Iterator[float]:
     yield from map(statistics.median, time_in_turn(ways, repeats).values())
 
 
+def measure_bfloat16(shape: tuple[int, int, int, int], repeats: int) -> Iterator[float]:
+    """Yield median seconds in bfloat16: forward, with the transform of the kernel, the gradient of
+    the input and that of the weights, each as oneDNN's sum and by Winograd's method."""
+    import torch
+
+    from fpn_d2.layers import conv2d_by_winograd, transform_kernel, weight_gradient_by_winograd
+    from fpn_d2.utils.timing import time_in_turn
+
+    channels, half = shape[1], torch.bfloat16
+    last = [torch.randn(s, dtype=half) for s in (shape, shape, (channels, channels, 3, 3))]
+    last = [tensor.contiguous(memory_format=torch.channels_last) for tensor in last]
+    of_output, x, weight = last
+    how = None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1
+    gradient = torch.ops.aten.convolution_backward
+    turned = weight.flip(2, 3).transpose(0, 1)
+    ways = {
+        "sum": lambda: torch.nn.functional.conv2d(x, weight, padding=1),
+        "Winograd": lambda: conv2d_by_winograd(x, transform_kernel(weight, half)),
+        "of input": lambda: gradient(*last, *how, [True, False, False]),
+        "by Winograd": lambda: conv2d_by_winograd(of_output, transform_kernel(turned, half)),
+        "of weights": lambda: gradient(*last, *how, [False, True, False]),
+        "of weights by Winograd": lambda: weight_gradient_by_winograd(x, of_output),
+    }
+    yield from map(statistics.median, time_in_turn(ways, repeats).values())
+
+
 def measure_linear(repeats: int) -> Iterator[float]:
     """Yield median seconds of the box head's first layer, 1000 RoIs of 256 x 7 x 7 to 1024: forward
     by MKL and by oneDNN, then forward and backward."""
@@ -73,11 +99,11 @@ def measure_linear(repeats: int) -> Iterator[float]:
 
 def _by_each_library(name: str, call: Callable[[], object]) -> dict[str, Callable[[], object]]:
     """Let MKL and oneDNN multiply the matrices of a call, whatever this processor prefers."""
-    from fpn_d2.layers import cpu_layers
+    from fpn_d2.layers import linear
     from fpn_d2.utils.modules import overridden
 
     def run(by_onednn: bool) -> None:
-        with overridden(cpu_layers, has_slow_matmul=lambda: by_onednn):
+        with overridden(linear, has_slow_matmul=lambda: by_onednn):
             call()
 
     libraries = {"MKL": False, "oneDNN": True}
@@ -96,13 +122,21 @@ def main() -> None:
     args = build_parser().parse_args()
     from tabulate import tabulate
 
-    from fpn_d2.utils.devices import keep_freed_memory
+    from fpn_d2.utils.devices import has_bfloat16, keep_freed_memory
 
     keep_freed_memory()  # as the programs of this package do
     rows = [(" x ".join(map(str, shape)), *measure(shape, args.repeats)) for shape in SHAPES]
     heads = ["maps", "forward, s", "Winograd, MKL", "oneDNN"]
     heads += ["gradient channels-last, s", "of copies, s", "Winograd, MKL", "oneDNN"]
     print(tabulate(rows, heads, "github", floatfmt=".3f"))
+    if has_bfloat16("cpu"):
+        rows = [
+            (" x ".join(map(str, shape)), *measure_bfloat16(shape, args.repeats))
+            for shape in SHAPES
+        ]
+        heads = ["maps in bfloat16", "forward, s", "Winograd", "gradient of input, s", "Winograd"]
+        heads += ["of weights, s", "Winograd"]
+        print(tabulate(rows, heads, "github", floatfmt=".4f"))
     heads = ["forward, MKL, s", "oneDNN", "forward and backward, MKL, s", "oneDNN"]
     print(tabulate([[*measure_linear(args.repeats)]], heads, "github", floatfmt=".3f"))
     print(f"medians of {args.repeats}, in turn")

@@ -5,7 +5,7 @@ memory            channels-last, in which CPUs and GPUs convolve faster
 RPN               decodes only the boxes that enter NMS, and keeps the anchors of the last size
 RoIs              pooled by :class:`LevelROIPooler`, in models of Detectron2's own too
 linear layers     computed by oneDNN on CPUs where PyTorch multiplies matrices slowly
-convolutions      by Winograd's method on some CPUs, if wide and in float32
+convolutions      by Winograd's method on some CPUs, if wide
 precision         bfloat16 or float16 if asked; scores and deltas are float32
 torch.compile     of the backbone if asked, for images of changing size
 OpenVINO          runs the dense parts if asked, also in int8; see ``openvino_parts``
@@ -218,8 +218,8 @@ def prepare_model(
     steady_group_norms(prepared)
     if engine == "openvino":
         _attach_engine(prepared, precision, calibration, cache)
-    elif dtype is None and not compile:
-        speed_up_wide_convolutions(prepared)
+    elif not compile:
+        speed_up_wide_convolutions(prepared, dtype or torch.float32)
     if dtype is not None:
         _lower(prepared, dtype)
     speed_up_linears(prepared)

@@ -49,12 +49,18 @@ def has_slow_channels_last_gradient() -> bool:
     return torch.backends.mkldnn.is_available() and _has_avx2_alone()
 
 
-def gains_by_winograd() -> bool:
-    """Whether Winograd's convolution by matrix products is faster than oneDNN's on this CPU.
+def gains_by_winograd(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether Winograd's convolution is faster than oneDNN's on this CPU, in float32 or bfloat16.
 
-    Measured on AMD's Zen 3, Zen 4 and, with products by oneDNN, Zen 5. Nothing was measured on
-    other processors with AVX-512.
+    Float32 was measured on AMD's Zen 3, Zen 4 and, with products by oneDNN, Zen 5, and bfloat16 on
+    Zen 5 alone. Nothing was measured on other processors with AVX-512.
     """
+    if dtype == torch.bfloat16:
+        return (
+            torch.backends.mkldnn.is_available()
+            and torch.cpu._is_avx512_bf16_supported()
+            and _amd_family() > _ZEN_4
+        )
     return has_slow_matmul() or (
         torch.backends.mkl.is_available() and (_has_avx2_alone() or _has_halved_avx512())
     )

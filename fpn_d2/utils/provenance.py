@@ -99,8 +99,8 @@ def code_hash(folder: str | os.PathLike) -> str:
             ``tables.yaml`` does not count.
     """
     package = Path(__file__).parents[1]
-    rooms = ("layers", "modeling", "structures")
-    paths = [path for room in rooms for path in package.joinpath(room).rglob("*.py")]
+    patterns = "layers/**/*.py", "modeling/**/*.py", "structures.py"
+    paths = [path for pattern in patterns for path in package.glob(pattern)]
     files = {path.relative_to(package).as_posix(): path for path in paths}
     configs = Path(folder, "configs")
     if not configs.is_dir():  # an installed package has its own

@@ -10,7 +10,7 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 
 from fpn_d2.engine import Trainer
-from fpn_d2.layers import FastGradientConv2d, cpu_layers, speed_up_gradients
+from fpn_d2.layers import FastGradientConv2d, convolutions, speed_up_gradients
 from fpn_d2.utils.modules import recast
 
 CHANNELS_LAST = torch.channels_last
@@ -37,8 +37,8 @@ def images(side, batch=2, **options):
 @pytest.fixture
 def gradients(monkeypatch):
     """The function with the fast gradient, which counts its calls."""
-    counted = Mock(wraps=cpu_layers._Convolution.apply)
-    monkeypatch.setattr(cpu_layers._Convolution, "apply", counted)
+    counted = Mock(wraps=convolutions._Convolution.apply)
+    monkeypatch.setattr(convolutions._Convolution, "apply", counted)
     return counted
 
 
@@ -46,10 +46,10 @@ def gradients(monkeypatch):
 def method(request, monkeypatch):
     """Each method by which wide convolutions with a stride of 1 are computed: its name, and
     Winograd's gradient, which counts its calls."""
-    monkeypatch.setattr(cpu_layers, "_LEAST_WINOGRAD_CHANNELS", 1)
-    monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: request.param == "Winograd")
-    counted = Mock(wraps=cpu_layers.weight_gradient_by_winograd)
-    monkeypatch.setattr(cpu_layers, "weight_gradient_by_winograd", counted)
+    monkeypatch.setattr(convolutions, "_LEAST_WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: request.param == "Winograd")
+    counted = Mock(wraps=convolutions.weight_gradient_by_winograd)
+    monkeypatch.setattr(convolutions, "weight_gradient_by_winograd", counted)
     return request.param, counted
 
 
@@ -76,6 +76,33 @@ def test_it_is_detectron2s_convolution_forward_and_backward(
     assert fast.weight.grad.stride() == fast.weight.stride()
 
 
+@pytest.fixture
+def in_bfloat16(method, monkeypatch):
+    """Maps of bfloat16 that need not be larger than others."""
+    monkeypatch.setitem(convolutions._LEAST_WINOGRAD_CELLS, torch.bfloat16, 1500)
+    return method
+
+
+@pytest.mark.parametrize("of_input", [torch.float32, torch.bfloat16, None])
+def test_in_autocast_it_is_detectron2s_layer_in_double_precision(of_input, gradients, in_bfloat16):
+    """bfloat16 rounds weights, factors and results by up to 2^-9 each."""
+    plain, fast = pair()
+    plain.activation, fast.activation = None, None  # at 0 a rounded ReLU has another gradient
+    x, gradient = images(40), torch.randn(2, 8, 40, 40)
+    found = []
+    for layer, dtype in ((plain.double(), torch.float64), (fast, of_input or torch.float32)):
+        own = x.to(dtype).requires_grad_(of_input is not None)
+        with torch.autocast("cpu", torch.bfloat16, enabled=layer is fast):
+            y = layer(own)
+        y.backward(gradient.to(y.dtype))
+        found.append([y, *([own.grad] if of_input else []), *(p.grad for p in layer.parameters())])
+    by_winograd = in_bfloat16[0] == "Winograd"
+    assert gradients.call_count == in_bfloat16[1].call_count == by_winograd
+    assert fast.weight.grad.dtype == fast.bias.grad.dtype == torch.float32
+    for exact, computed in zip(*found, strict=True):
+        assert (computed.double() - exact).norm() < 0.01 * exact.norm()
+
+
 def test_a_penalty_on_the_gradient_and_a_layer_that_is_used_twice(gradients, method):
     found = []
     x = images(40)
@@ -89,6 +116,21 @@ def test_a_penalty_on_the_gradient_and_a_layer_that_is_used_twice(gradients, met
     assert gradients.call_count == 2
     for plain, fast in zip(*found, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-3 * plain.abs().max())
+
+
+def test_a_penalty_on_the_gradient_in_autocast(gradients, in_bfloat16):
+    found = []
+    x = images(40)
+    for layer in pair():
+        layer.norm = layer.activation = None
+        own = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(own)
+        (inner,) = torch.autograd.grad(y.float().square().sum(), own, create_graph=True)
+        inner.square().sum().backward()
+        found.append([own.grad, layer.weight.grad])
+    for plain, fast in zip(*found, strict=True):
+        assert (fast - plain).norm() < 0.02 * plain.norm()
 
 
 def test_what_follows_may_change_the_output_in_place(method):
@@ -178,11 +220,11 @@ def test_only_large_layers_change_and_only_where_the_gradient_is_slow(monkeypatc
         Conv2d(64, 64, 3, padding="same"),
     )
     before = list(model.state_dict())
-    monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: False)
-    monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda: False)
+    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: False)
+    monkeypatch.setattr(convolutions, "has_slow_channels_last_gradient", lambda: False)
     speed_up_gradients(model)
     assert are_turned(model) == [False] * 7
-    monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda: True)
+    monkeypatch.setattr(convolutions, "has_slow_channels_last_gradient", lambda: True)
     speed_up_gradients(model)
     assert are_turned(model) == [True] + [False] * 6
     assert list(model.state_dict()) == before
@@ -194,8 +236,8 @@ def test_where_the_gradient_is_fast_only_layers_for_winograd_change(gradients, m
         Conv2d(256, 256, 3, 2, padding=1),
         Conv2d(256, 128, 3, padding=1),
     ).to(memory_format=CHANNELS_LAST)
-    monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: True)
-    monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda: False)
+    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: True)
+    monkeypatch.setattr(convolutions, "has_slow_channels_last_gradient", lambda: False)
     speed_up_gradients(model)
     assert are_turned(model) == [True, False, False]
     x = torch.randn(1, 256, 40, 40).contiguous(memory_format=CHANNELS_LAST)
@@ -205,18 +247,18 @@ def test_where_the_gradient_is_fast_only_layers_for_winograd_change(gradients, m
 
 def test_a_training_on_a_cpu_has_them(row_config, monkeypatch):
     cfg = row_config("quick/RPN/rpn_R_18_FPN", "MODEL.WEIGHTS", "")
-    monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: False)
+    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: False)
     for slow in (False, True):
-        monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda slow=slow: slow)
+        monkeypatch.setattr(convolutions, "has_slow_channels_last_gradient", lambda slow=slow: slow)
         layers = [m for m in Trainer.build_model(cfg).modules() if type(m) is FastGradientConv2d]
         assert {layer.in_channels > 3 for layer in layers} == ({True, False} if slow else {False})
 
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_stem_of_a_huge_image_has_a_gradient_of_copies(batch, gradients, monkeypatch):
-    for name in ("gains_by_winograd", "has_slow_channels_last_gradient"):
-        monkeypatch.setattr(cpu_layers, name, lambda: False)
-    monkeypatch.setattr(cpu_layers, "_LEAST_STEM_CELLS", 40 * 40)
+    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: False)
+    monkeypatch.setattr(convolutions, "has_slow_channels_last_gradient", lambda: False)
+    monkeypatch.setattr(convolutions, "_LEAST_STEM_CELLS", 40 * 40)
     stem = Conv2d(3, 8, 7, 2, 3, bias=False, norm=FrozenBatchNorm2d(8))
     fast = nn.Sequential(copy.deepcopy(stem), Conv2d(16, 8, 3)).to(memory_format=CHANNELS_LAST)
     speed_up_gradients(fast)

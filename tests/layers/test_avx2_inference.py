@@ -14,7 +14,7 @@ from fpn_d2.inference import prepare_model
 from fpn_d2.layers import (
     FastGradientConv2d,
     WinogradConv2d,
-    cpu_layers,
+    convolutions,
     speed_up_wide_convolutions,
     wide_convolutions,
 )
@@ -24,15 +24,15 @@ from fpn_d2.utils.modules import recast
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
     """Winograd's method for every number of channels, on each processor."""
-    monkeypatch.setattr(cpu_layers, "_LEAST_WINOGRAD_CHANNELS", 1)
-    monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: True)
+    monkeypatch.setattr(convolutions, "_LEAST_WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: True)
 
 
 @pytest.fixture
 def used(monkeypatch):
     """The convolution by Winograd's method, which counts its calls."""
-    counted = Mock(wraps=cpu_layers.conv2d_by_winograd)
-    monkeypatch.setattr(cpu_layers, "conv2d_by_winograd", counted)
+    counted = Mock(wraps=convolutions.conv2d_by_winograd)
+    monkeypatch.setattr(convolutions, "conv2d_by_winograd", counted)
     return counted
 
 
@@ -66,6 +66,25 @@ def test_it_is_detectron2s_with_its_activation(used):
         expected = plain.requires_grad_(False).double()(X.double())
         torch.testing.assert_close(turned(plain.float())(X).double(), expected, rtol=0, atol=5e-5)
     assert used.call_count == 4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lowered", [True, False])
+def test_in_bfloat16_it_is_detectron2s_up_to_rounding(lowered, used, monkeypatch):
+    monkeypatch.setitem(convolutions._LEAST_WINOGRAD_CELLS, torch.bfloat16, 1500)
+    plain = layer()
+    expected = plain(X)
+    fast = turned(plain)
+    fast(X)  # keeps a kernel in float32
+    fast = fast.bfloat16() if lowered else fast
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [fast(x) for x in (X, X.bfloat16())]
+    assert found[0].dtype == torch.bfloat16
+    assert found[0].equal(found[1])  # autocast converts the first one
+    assert (found[0].float() - expected).norm() < 0.01 * expected.norm()
+    assert used.call_count == 3
+    if not lowered:
+        assert fast(X).equal(turned(plain)(X))
 
 
 @torch.no_grad()
@@ -133,7 +152,7 @@ def test_what_is_turned(monkeypatch):
     assert are_turned(found) == [True] * 3 + [False] * 4
     assert wide_convolutions(found) == []
     assert are_turned(model().to("meta")) == [False] * 7  # another device
-    monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: False)
+    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: False)
     assert are_turned(model()) == [False] * 7
 
 
@@ -143,7 +162,7 @@ def test_what_is_turned(monkeypatch):
 def test_a_detector_finds_the_same(config, row_config, used, monkeypatch):
     def prepare_plainly(model):
         with monkeypatch.context() as patch:
-            patch.setattr(cpu_layers, "gains_by_winograd", lambda: False)
+            patch.setattr(convolutions, "gains_by_winograd", lambda *_: False)
             return prepare_model(model)
 
     model = random_detector(row_config(f"quick/{config}"))

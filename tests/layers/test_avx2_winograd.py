@@ -6,8 +6,9 @@ from torch.nn import functional as F
 
 from fpn_d2.layers import (
     conv2d_by_winograd,
-    cpu_layers,
+    convolutions,
     has_winograd,
+    linear,
     transform_kernel,
     weight_gradient_by_winograd,
 )
@@ -18,11 +19,16 @@ HOW = (1, 1), (1, 1), (1, 1), 1
 
 
 @pytest.fixture(params=["MKL", "oneDNN"], autouse=True)
-def products(request, monkeypatch):
+def library(request, monkeypatch):
     """Each library that multiplies the matrices."""
     if request.param == "oneDNN" and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         pytest.skip("PyTorch has no oneDNN here")
-    monkeypatch.setattr(cpu_layers, "has_slow_matmul", lambda: request.param == "oneDNN")
+    monkeypatch.setattr(linear, "has_slow_matmul", lambda: request.param == "oneDNN")
+
+
+def error(found, exact):
+    """The error of a tensor as a share of its size."""
+    return ((found.double() - exact).norm() / exact.norm()).item()
 
 
 def problem(batch, channels, channels_out, height, width, memory_format=FORMATS[1]):
@@ -49,14 +55,14 @@ def test_it_is_the_sum_in_double_precision(size, memory_format):
 def test_a_transformed_kernel_has_a_gradient():
     weight = torch.randn(3, 5, 3, 3, requires_grad=True)
     transform_kernel(weight).sum().backward()
-    of_cell = (cpu_layers._OF_KERNEL.sum(dim=0)).view(3, 3)
+    of_cell = (convolutions._OF_KERNEL.sum(dim=0)).view(3, 3)
     torch.testing.assert_close(weight.grad, of_cell.expand_as(weight))
 
 
 @pytest.mark.parametrize("tiles", [1, 3, 512])
 @pytest.mark.parametrize("size", SIZES)
 def test_strips_of_any_height_are_the_whole(size, tiles, monkeypatch):
-    monkeypatch.setattr(cpu_layers, "_TILES", tiles)
+    monkeypatch.setattr(convolutions, "_TILES", tiles)
     x, weight, bias, gradient = problem(*size)
     exact = weight.double().requires_grad_()
     F.conv2d(x.double(), exact, padding=1).backward(gradient.double())
@@ -84,11 +90,54 @@ def test_the_transforms_are_an_identity_in_integers():
     """One dimension: A^T [(G g) * (B^T d)] is the correlation of d and g."""
     for place in range(6):
         for cell in range(3):
-            of_input = torch.tensor(cpu_layers._INPUT)[:, place]
-            of_kernel = torch.tensor(cpu_layers._KERNEL_24)[:, cell]
-            found = torch.tensor(cpu_layers._OUTPUT) @ (of_input * of_kernel)
+            of_input = torch.tensor(convolutions._INPUT)[:, place]
+            of_kernel = torch.tensor(convolutions._KERNEL_24)[:, cell]
+            found = torch.tensor(convolutions._OUTPUT) @ (of_input * of_kernel)
             expected = [24 * (place == out + cell) for out in range(4)]
             assert found.tolist() == expected
+
+
+@pytest.mark.parametrize("strip", [1, 100, 2**20])
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("size", SIZES)
+def test_in_bfloat16_it_is_the_sum_up_to_its_rounding(size, memory_format, strip, monkeypatch):
+    """Some factors, sums and the result are rounded, each by up to 2^-9 of its value."""
+    monkeypatch.setattr(convolutions, "_STRIP", strip)
+    x, weight, bias, gradient = problem(*size, memory_format)
+    x, gradient = x.bfloat16(), gradient.bfloat16()
+    exact = weight.double().requires_grad_()
+    own = x.double().requires_grad_()
+    for b in (bias, None):
+        expected = F.conv2d(own, exact, None if b is None else b.double(), padding=1)
+        kernel = transform_kernel(weight, torch.bfloat16)
+        found = conv2d_by_winograd(x, kernel, b)
+        assert (found.shape, found.dtype) == (expected.shape, torch.bfloat16)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert len(x) == 0 or error(found, expected) < 0.01
+    expected.backward(gradient.double())
+    of_weight = weight_gradient_by_winograd(x, gradient)
+    assert (of_weight.shape, of_weight.dtype) == (weight.shape, torch.float32)
+    turned = transform_kernel(weight.flip(2, 3).transpose(0, 1), torch.bfloat16)
+    if len(x):
+        assert error(of_weight, exact.grad) < 0.01
+        assert error(conv2d_by_winograd(gradient, turned), own.grad) < 0.01
+    else:
+        assert of_weight.count_nonzero() == 0
+
+
+def test_the_transforms_of_rows_are_an_identity():
+    """A^T [(G g) * (B^T d)] is the correlation of d and g, and A transposes A^T."""
+    cells, outputs = torch.eye(6).double(), torch.eye(4).double()
+    of_input = torch.stack([*convolutions._at_input(cells)])  # point, cell
+    for tap in range(3):
+        at_points = of_input * convolutions._OF_KERNEL_ROW[:, tap : tap + 1]
+        found = torch.stack([*convolutions._cells(at_points)])
+        expected = torch.eye(6)[tap : tap + 4].double()
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    of_output = torch.stack([*convolutions._at_output(outputs)])
+    torch.testing.assert_close(
+        of_output.t(), torch.stack([*convolutions._cells(torch.eye(6).double())])
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,11 +156,19 @@ def test_the_transforms_are_an_identity_in_integers():
 )
 def test_only_wide_3_by_3_convolutions_of_large_maps_have_it(x, weight, how, expected, monkeypatch):
     x, weight = torch.zeros(x), torch.zeros(weight)
-    monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: True)
+    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: True)
     assert has_winograd(x, weight, *how) is expected
     assert not has_winograd(x[0], weight, *how)  # a map without a batch
     assert not has_winograd(x.double(), weight.double(), *how)
-    assert not has_winograd(x.bfloat16(), weight.bfloat16(), *how)
+    assert not has_winograd(x.half(), weight.half(), *how)
+    for dtype in (
+        torch.float32,
+        torch.bfloat16,
+    ):  # of the weights; a map of bfloat16 must be larger
+        half = x.bfloat16().repeat(1, 1, 1, 12000 // (40 * 40) + 1)
+        assert has_winograd(half, weight.to(dtype), *how) is expected
+        assert not has_winograd(x.bfloat16(), weight.to(dtype), *how)
+    assert not has_winograd(x, weight.bfloat16(), *how)
     assert not has_winograd(x.to("meta"), weight.to("meta"), *how)
-    monkeypatch.setattr(cpu_layers, "gains_by_winograd", lambda: False)
+    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: False)
     assert not has_winograd(x, weight, *how)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from fpn_d2.utils import devices
 from fpn_d2.utils.devices import keep_freed_memory
@@ -59,7 +60,7 @@ def test_an_allocator_that_the_user_has_tuned_is_left_alone(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("has_avx512", "vendor", "family", "by_platform", "winograd", "slow_matmul"),
+    ("has_avx512", "vendor", "family", "by_platform", "winograd", "zen_5"),
     [
         (False, "AuthenticAMD", "25", "", True, False),  # Zen 3
         (False, "GenuineIntel", "6", "", True, False),
@@ -74,7 +75,7 @@ def test_an_allocator_that_the_user_has_tuned_is_left_alone(monkeypatch):
     ],
 )
 def test_what_a_processor_gains_from(
-    has_avx512, vendor, family, by_platform, winograd, slow_matmul, tmp_path, monkeypatch
+    has_avx512, vendor, family, by_platform, winograd, zen_5, tmp_path, monkeypatch
 ):
     file = tmp_path / "cpuinfo"
     if vendor:
@@ -88,6 +89,10 @@ def test_what_a_processor_gains_from(
     monkeypatch.setattr(devices, "_amd_family", devices._amd_family.__wrapped__)
     monkeypatch.setattr(devices, "has_slow_matmul", devices.has_slow_matmul.__wrapped__)
     assert devices.gains_by_winograd() is winograd
-    assert devices.has_slow_matmul() is slow_matmul
+    assert devices.has_slow_matmul() is zen_5
+    for has_bfloat16 in (True, False):
+        of = "torch.cpu._is_avx512_bf16_supported"
+        monkeypatch.setattr(of, lambda has=has_bfloat16: has and has_avx512)
+        assert devices.gains_by_winograd(torch.bfloat16) is (zen_5 and has_bfloat16)
     monkeypatch.setattr("torch.backends.mkl.is_available", lambda: False)
     assert not devices.gains_by_winograd()

@@ -1,0 +1,514 @@
+"""Convolutions that CPUs compute faster than PyTorch's, and exact group norms.
+
+- With AVX2 alone, oneDNN has no fast kernel for the weight gradient of channels-last maps: on large
+  maps that of a 3 x 3 convolution takes two to four times as long as channels-first with copies. On
+  every CPU it has none for the weight gradient of the stem beyond 2^23 pixels.
+- No kernel of oneDNN has fewer multiplications than the sum over a 3 x 3 kernel. The method of
+  Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), after Winograd,
+  has: it transforms tiles of the input and the kernel, multiplies cell by cell and transforms back.
+
+  - In float32 F(4 x 4, 3 x 3) computes 4 x 4 cells of the output with 36 multiplications for each
+    pair of channels, a quarter of the sum's 144. Its errors are some five times the sum's, near
+    1e-5 of the values.
+  - In bfloat16 the same tiles would have errors of 2 % of the values, ten times the sum's. F(4, 3),
+    along rows alone, halves the multiplications. Its errors are two to three times the sum's, near
+    0.5 %, with transforms in float32. Down the columns oneDNN convolves.
+
+Shape shorthand: B images, C channels in and D out, H x W cells; T tiles, of 4 x 4 cells or of 4
+cells of a row.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from detectron2.layers import Conv2d
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn import functional as F
+
+from ..utils.devices import gains_by_winograd, has_slow_channels_last_gradient
+from ..utils.modules import recast
+from .linear import by_onednn, product, products
+
+# With fewer channels or cells, the gain does not exceed the cost of the copies.
+_LEAST_CHANNELS = 64
+_LEAST_CELLS = 1500
+# For one image with few channels and more cells, oneDNN takes its reference kernel, for minutes.
+_STEM_CHANNELS = range(1, 16)
+_LEAST_STEM_CELLS = 2**23
+# With fewer channels or cells, the gain does not exceed the cost of the transforms.
+_LEAST_WINOGRAD_CHANNELS = 256
+_LEAST_WINOGRAD_CELLS = {torch.float32: 1500, torch.bfloat16: 12000}
+# This many tiles fill a matrix product, and what is computed from them stays in the cache.
+_TILES = 512
+# This many values of a map are transformed at a time, and what is computed from them stays there.
+_STRIP = 2**20
+
+_CELLS = 4  # on a side of a tile of the output; a tile of the input has one more on each side
+_SIDE = _CELLS + 2
+# Lavin and Gray, Sec. 4.3: transforms of the input, the kernel and the output, B^T, G and A^T there
+_INPUT = (
+    (4, 0, -5, 0, 1, 0),
+    (0, -4, -4, 1, 1, 0),
+    (0, 4, -4, -1, 1, 0),
+    (0, -2, -1, 2, 1, 0),
+    (0, 2, -1, -2, 1, 0),
+    (0, 4, 0, -5, 0, 1),
+)
+_KERNEL_24 = ((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))  # 24 G
+_OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+
+
+def _both_ways(matrix: tuple) -> Tensor:
+    """Return the matrix that transforms the rows and columns of a flat tile in one product."""
+    return torch.kron(torch.tensor(matrix), torch.tensor(matrix)).float()
+
+
+_OF_INPUT = _both_ways(_INPUT)  # (36, 36)
+_OF_KERNEL = _both_ways(_KERNEL_24) / 24**2  # (36, 9)
+_OF_OUTPUT = _both_ways(_OUTPUT)  # (16, 36)
+
+# F(4, 3) evaluates polynomials at 0, 2/3, -2/3, 3/2, -3/2 and infinity. With 1 and 2 instead, as
+# above, the errors in bfloat16 are 1.4 times as large.
+_NEAR, _FAR = 2 / 3, 3 / 2  # whose product is 1
+_PAIRS = (_NEAR, _FAR), (_FAR, _NEAR)
+_SUM = _NEAR**2 + _FAR**2
+
+
+def _kernel_of_rows() -> Tensor:
+    rows = [(1.0, 0.0, 0.0)]
+    for point, other in _PAIRS:
+        scale = 1 / (2 * point**2 * (point**2 - other**2))
+        rows += [(scale, sign * scale * point, scale * point**2) for sign in (1, -1)]
+    return torch.tensor([*rows, (0.0, 0.0, 1.0)])
+
+
+_OF_KERNEL_ROW = _kernel_of_rows()  # (6, 3)
+
+
+# --- layers
+
+
+def _as_computed(x: Tensor) -> Tensor:
+    """Convert the input of a layer as autocast does."""
+    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution of channels-last maps: x (B, C, H, W), weight (D, C, k, k), bias (D,).
+
+    The input may be in bfloat16 and the rest in float32 where :func:`has_winograd` holds.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any):
+        ctx.save_for_backward(x, weight)
+        ctx.bias_sizes = None if bias is None else bias.shape
+        ctx.how = how
+        ctx.by_winograd = has_winograd(x, weight, *how)
+        if ctx.by_winograd:
+            # Detached, since a view that a Function returns cannot be changed in place.
+            return conv2d_by_winograd(x, transform_kernel(weight, x.dtype), bias).detach()
+        return F.conv2d(x, weight, bias, *how)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.how
+        for_x, _, for_bias = ctx.needs_input_grad[:3]  # the weight's is always needed
+        if ctx.by_winograd and not torch.is_grad_enabled():  # it has no double backward
+            turned = weight.flip(2, 3).transpose(0, 1)
+            return (
+                conv2d_by_winograd(gradient, transform_kernel(turned, x.dtype)) if for_x else None,
+                weight_gradient_by_winograd(x, gradient),
+                gradient.sum((0, 2, 3)) if for_bias else None,
+                *(None, None, None, None),
+            )
+
+        weight = weight.to(x.dtype)
+
+        def gradients(of: Sequence[Tensor], wanted: list[bool]) -> tuple[Tensor | None, ...]:
+            how = (ctx.bias_sizes, stride, padding, dilation, False, (0, 0), groups, wanted)
+            return torch.ops.aten.convolution_backward(*of, *how)
+
+        found = gradients((gradient, x, weight), [for_x, False, False])[0] if for_x else None
+        first = [t.contiguous() for t in (gradient, x, weight)]
+        return found, *gradients(first, [False, True, for_bias])[1:], None, None, None, None
+
+
+def _how(layer: nn.Conv2d) -> tuple[Any, ...]:
+    return layer.stride, layer.padding, layer.dilation, layer.groups
+
+
+class FastGradientConv2d(Conv2d):
+    """Detectron2's :class:`Conv2d` with a faster weight gradient; equal up to rounding.
+
+    Where it is wide, Winograd's method computes the output and the input's gradient too.
+    TorchScript does not compile it: it is meant for training.
+
+    Attributes:
+        least_cells: the least H W at which the faster gradient is used.
+    """
+
+    least_cells = _LEAST_CELLS
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See :class:`Conv2d`; (B, C, H, W) to (B, D, H', W')."""
+        if (
+            torch.jit.is_tracing()
+            or torch.compiler.is_compiling()
+            or not torch.is_grad_enabled()
+            or not self.weight.requires_grad
+            or x.device.type != "cpu"
+            or x.shape[-2] * x.shape[-1] < self.least_cells
+            or not self.weight.is_contiguous(memory_format=torch.channels_last)
+        ):
+            return super().forward(x)
+        computed = _as_computed(x)
+        if computed.dtype != torch.float32 and not has_winograd(computed, self.weight, *_how(self)):
+            return super().forward(x)
+        x = _Convolution.apply(computed, self.weight, self.bias, *_how(self))
+        x = x if self.norm is None else self.norm(x)
+        return x if self.activation is None else self.activation(x)
+
+
+def speed_up_gradients(model: nn.Module) -> None:
+    """Turn a channels-last model's larger convolutions into :class:`FastGradientConv2d`, in place.
+
+    It takes large layers where :func:`fpn_d2.utils.devices.has_slow_channels_last_gradient` holds,
+    wide ones where :func:`fpn_d2.utils.devices.gains_by_winograd` holds, and, for huge images, a
+    stem that trains, whose input has few channels. Weights and their names stay.
+    """
+    every = has_slow_channels_last_gradient()
+    for layer in model.modules():
+        if (
+            type(layer) is not Conv2d
+            or min(layer.kernel_size) == 1
+            or layer.groups > 1
+            or isinstance(layer.padding, str)  # such as "same"
+            or layer.weight.dtype != torch.float32
+        ):
+            continue
+        if layer.in_channels in _STEM_CHANNELS and layer.weight.requires_grad:
+            recast(layer, FastGradientConv2d, least_cells=_LEAST_STEM_CELLS)
+        elif min(layer.in_channels, layer.out_channels) >= _LEAST_CHANNELS and (
+            every or is_wide(layer.weight, *_how(layer))
+        ):
+            recast(layer, FastGradientConv2d)
+
+
+class WinogradConv2d(FastGradientConv2d):
+    """Detectron2's :class:`Conv2d` without a norm, for inference; equal up to rounding.
+
+    It transforms its weights at the first map that is large enough. It keeps the result, and a copy
+    of the weights to notice that they have changed: in float32 five times their memory, in bfloat16
+    three times.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See :class:`Conv2d`; (B, C, H, W) to (B, D, H', W')."""
+        computed = _as_computed(x)
+        if (
+            torch.jit.is_tracing()
+            or torch.compiler.is_compiling()
+            or torch.is_grad_enabled()
+            or not has_winograd(computed, self.weight, *_how(self))
+        ):
+            return super().forward(x)
+        # Weights may be replaced or changed in place, also by ``.data``, which no version counts.
+        weight, kernel = self.transformed
+        if weight is None or kernel.dtype != computed.dtype or not torch.equal(weight, self.weight):
+            kernel = transform_kernel(self.weight, computed.dtype)
+            self.transformed = self.weight.detach().clone(), kernel
+        x = conv2d_by_winograd(computed, kernel, self.bias)
+        return x if self.activation is None else self.activation(x)
+
+
+def wide_convolutions(model: nn.Module, dtype: torch.dtype = torch.float32) -> list[nn.Module]:
+    """Find the convolutions without a norm that Winograd's method makes faster on large maps.
+
+    Args:
+        model: its weights are float32.
+        dtype: in which the maps are computed.
+
+    There are none on CPUs where :func:`fpn_d2.utils.devices.gains_by_winograd` is False.
+    """
+    return [
+        module
+        for module in model.modules()
+        if type(module) in (nn.Conv2d, Conv2d, FastGradientConv2d)
+        and is_wide(module.weight, *_how(module), dtype=dtype)
+        and getattr(module, "norm", None) is None
+        and module.padding_mode == "zeros"
+    ]
+
+
+def speed_up_wide_convolutions(model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Turn a model's :func:`wide_convolutions` into :class:`WinogradConv2d`, in place.
+
+    Weights and their names stay.
+    """
+    for layer in wide_convolutions(model, dtype):
+        activation = getattr(layer, "activation", None)
+        recast(layer, WinogradConv2d, transformed=(None, None), norm=None, activation=activation)
+
+
+class SteadyGroupNorm(nn.GroupNorm):
+    """An :class:`nn.GroupNorm` that is exact on channels-last maps that are nearly flat.
+
+    There PyTorch's kernel for CPUs is off by several standard deviations.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """See :class:`nn.GroupNorm`."""
+        # Three dimensions have no channels-last form, which a map of one cell always has.
+        x = input.flatten(2) if input.device.type == "cpu" and input.ndim == 4 else input
+        x = F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return x.view(input.shape)
+
+
+def steady_group_norms(model: nn.Module) -> None:
+    """Let group norms of a channels-last model normalize channels-first on a CPU."""
+    for module in model.modules():
+        if type(module) is nn.GroupNorm:
+            recast(module, SteadyGroupNorm)
+
+
+# --- Winograd's method
+
+
+def has_winograd(x: Tensor, weight: Tensor, *how: Any) -> bool:
+    """Whether :func:`conv2d_by_winograd` can compute a convolution, and faster than oneDNN's sum.
+
+    Args:
+        x, weight: the input (B, C, H, W) and the weights (D, C, k, k).
+        how: stride, padding, dilation and groups, as :func:`F.conv2d` takes them.
+    """
+    return (
+        is_wide(weight, *how, dtype=x.dtype)
+        and x.dim() == 4
+        and x.shape[2] * x.shape[3] >= _LEAST_WINOGRAD_CELLS[x.dtype]
+    )
+
+
+def is_wide(weight: Tensor, *how: Any, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether :func:`has_winograd` is true for large maps of a dtype."""
+    return (
+        how == ((1, 1), (1, 1), (1, 1), 1)
+        and weight.shape[2:] == (3, 3)
+        and min(weight.shape[:2]) >= _LEAST_WINOGRAD_CHANNELS
+        and dtype in _LEAST_WINOGRAD_CELLS
+        and weight.dtype in (torch.float32, dtype)
+        and weight.device.type == "cpu"
+        and gains_by_winograd(dtype)
+    )
+
+
+@torch.autocast("cpu", enabled=False)
+def transform_kernel(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Transform the weights of a convolution for maps of a dtype.
+
+    Args:
+        weight: (D, C, 3, 3), float32 or of that dtype.
+        dtype: float32 or bfloat16.
+
+    Returns:
+        (36, C, D) in float32; (6, D, C, 3, 1) in bfloat16, kernels of one column.
+    """
+    if dtype == torch.float32:
+        cells = weight.permute(2, 3, 1, 0).reshape(_SIDE // 2 * 3, -1)
+        return product(_OF_KERNEL, cells).view(_SIDE**2, *weight.shape[1::-1])
+    cells = weight.permute(3, 0, 2, 1).float()
+    columns = (_OF_KERNEL_ROW @ cells.flatten(1)).to(dtype)
+    return columns.view(_SIDE, *cells.shape[1:3], 1, -1).permute(0, 1, 4, 2, 3)
+
+
+@torch.autocast("cpu", enabled=False)
+def conv2d_by_winograd(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Convolve with a 3 x 3 kernel, stride 1 and a padding of 1.
+
+    Args:
+        x: (B, C, H, W), float32 or bfloat16; fastest if channels-last.
+        kernel: see :func:`transform_kernel`.
+        bias: (D,), or None.
+
+    Returns:
+        (B, D, H, W), channels-last.
+    """
+    batch, _, height, width = x.shape
+    if x.dtype == torch.float32:
+        rows, channels_out, convolve = -(-height // _CELLS) * _CELLS, kernel.shape[2], _convolve
+    else:
+        rows, channels_out, convolve = height, kernel.shape[1], _convolve_rows
+    found = x.new_empty(batch, rows, -(-width // _CELLS) * _CELLS, channels_out)
+    convolve(x, kernel, x.new_zeros(1) if bias is None else bias, found)
+    found = found[:, :height, :width].permute(0, 3, 1, 2)
+    return found.contiguous(memory_format=torch.channels_last)
+
+
+@torch.autocast("cpu", enabled=False)
+def weight_gradient_by_winograd(x: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient of the weights of :func:`conv2d_by_winograd`'s convolution, in float32.
+
+    Args:
+        x: (B, C, H, W), the convolution's input, float32 or bfloat16.
+        gradient: (B, D, H, W), the gradient of its output, of the same dtype.
+
+    Returns:
+        (D, C, 3, 3).
+    """
+    return (_weight_gradient if x.dtype == torch.float32 else _weight_gradient_of_rows)(x, gradient)
+
+
+# --- float32: tiles of 4 x 4 cells
+
+
+def _convolve(x: Tensor, kernel: Tensor, bias: Tensor, found: Tensor) -> None:
+    """Write the output, with the cells of whole tiles (B, ..., ..., D), to ``found``."""
+    channels, (down, across) = x.shape[1], _tiles_of(x)
+    for image, first, tiles in _strips(x, 1):
+        tiles = product(_OF_INPUT, tiles).view(_SIDE**2, -1, channels)
+        tiles = product(_OF_OUTPUT, products(tiles, kernel).flatten(1))
+        tiles = tiles.view(_CELLS, _CELLS, -1, across, kernel.shape[2])
+        place = found[image].view(down, _CELLS, across, _CELLS, -1)[first : first + tiles.shape[2]]
+        torch.add(tiles.permute(2, 0, 3, 1, 4), bias, out=place)
+
+
+def _weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
+    channels, channels_out = x.shape[1], gradient.shape[1]
+    found = x.new_zeros(_SIDE**2, channels, channels_out)
+    for (*_, of_x), (*_, of_output) in zip(_strips(x, 1), _strips(gradient, 0), strict=True):
+        inputs = product(_OF_INPUT, of_x).view(_SIDE**2, -1, channels)
+        outputs = product(_OF_OUTPUT.t(), of_output).view(_SIDE**2, -1, channels_out)
+        if by_onednn(inputs, outputs):
+            found += products(inputs.transpose(1, 2), outputs)
+        else:
+            found.baddbmm_(inputs.transpose(1, 2), outputs)
+    cells = product(_OF_KERNEL.t(), found.flatten(1)).view(3, 3, channels, channels_out)
+    return cells.permute(3, 2, 0, 1)
+
+
+def _tiles_of(x: Tensor) -> tuple[int, int]:
+    """Return how many tiles cover a map (B, C, H, W) from top to bottom and from left to right."""
+    return -(-x.shape[2] // _CELLS), -(-x.shape[3] // _CELLS)
+
+
+def _strips(x: Tensor, margin: int) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield the tiles of a map, some rows of tiles at a time.
+
+    Args:
+        x: (B, C, H, W).
+        margin: the cells that a tile has on each side beyond its 4 x 4, zero outside of the map.
+
+    Yields:
+        the numbers of the image and of the first row of tiles; the tiles, (cells of a tile, T C).
+    """
+    batch, channels, height, width = x.shape
+    down, across = _tiles_of(x)
+    side = _CELLS + 2 * margin
+    x = F.pad(
+        x, (margin, across * _CELLS + margin - width, margin, down * _CELLS + margin - height)
+    )
+    of_image, of_channel, of_row, of_cell = x.stride()
+    strides = of_row, of_cell, _CELLS * of_row, _CELLS * of_cell, of_channel
+    step = max(1, _TILES // across)
+    for image in range(batch):
+        for first in range(0, down, step):
+            size = side, side, min(step, down - first), across, channels
+            start = x.storage_offset() + image * of_image + first * _CELLS * of_row
+            yield image, first, x.as_strided(size, strides, start).reshape(side**2, -1)
+
+
+# --- bfloat16: tiles of 4 cells of a row
+
+
+def _convolve_rows(x: Tensor, kernel: Tensor, bias: Tensor, found: Tensor) -> None:
+    """Write the output, with the cells of whole tiles (B, H, 4 T, D), to ``found``."""
+    step = _rows_at_once(found)
+    for image, output in zip(x.permute(0, 2, 3, 1), found.unflatten(2, (-1, _CELLS)), strict=True):
+        maps = _evaluate(image, _at_input, 1)
+        maps = maps[:, None].permute(0, 1, 4, 2, 3)  # batches of one, channels-last
+        maps = [F.conv2d(*pair)[0].permute(1, 2, 0) for pair in zip(maps, kernel, strict=True)]
+        for first in range(0, len(output), step):
+            strip = slice(first, first + step)
+            for cell, values in enumerate(_cells([m[strip].float() for m in maps])):
+                output[strip, :, cell] = values.add_(bias)
+
+
+def _rows_at_once(x: Tensor) -> int:
+    """Return how many rows of a map (..., W, C) are transformed at a time."""
+    return max(1, _STRIP // max(1, x.shape[-2] * x.shape[-1]))
+
+
+def _weight_gradient_of_rows(x: Tensor, gradient: Tensor) -> Tensor:
+    channels, height, channels_out = x.shape[1], x.shape[2], gradient.shape[1]
+    found = torch.zeros(_SIDE, 3, channels_out, channels)
+    for image, of_output in zip(x.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1), strict=True):
+        inputs, outputs = _evaluate(image, _at_input, 1), _evaluate(of_output, _at_output, 0)
+        outputs = outputs.flatten(1, 2).transpose(1, 2)
+        for row in range(3):
+            found[:, row] += torch.bmm(outputs, inputs[:, row : row + height].flatten(1, 2))
+    cells = (_OF_KERNEL_ROW.t() @ found.flatten(1)).view(3, 3, channels_out, channels)
+    return cells.permute(2, 3, 1, 0)
+
+
+def _evaluate(
+    x: Tensor, at_points: Callable[[Sequence[Tensor]], Iterator[Tensor]], margin: int
+) -> Tensor:
+    """Evaluate the tiles of a map's rows at the six points, some rows at a time, in float32.
+
+    Args:
+        x: (H, W, C).
+        at_points: yields the values at the points, each (rows, T, C), of the first, second, ...
+            cells of tiles.
+        margin: the rows and cells beyond the map, zero, that are evaluated too.
+
+    Returns:
+        (6, H + 2 margin, T, C), of the dtype of ``x``.
+    """
+    height, width, channels = x.shape
+    across, step = -(-width // _CELLS), _rows_at_once(x)
+    found = x.new_empty(_SIDE, height + 2 * margin, across, channels)
+    found[:, :margin], found[:, margin + height :] = 0, 0
+    cells = torch.zeros(min(step, height), across + 1, _CELLS, channels)
+    for first in range(0, height, step):
+        rows = x[first : first + step]
+        cells.flatten(1, 2)[: len(rows), margin : margin + width] = rows
+        tiles = [cells[: len(rows), i // _CELLS :, i % _CELLS][:, :across] for i in range(_SIDE)]
+        place = slice(margin + first, margin + first + len(rows))
+        for point, values in enumerate(at_points(tiles)):
+            found[point, place] = values
+    return found
+
+
+def _at_input(cells: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Evaluate six cells of the input: B^T of Lavin and Gray for these points."""
+    yield torch.sub(cells[0] + cells[4], cells[2], alpha=_SUM)
+    for point, other in _PAIRS:
+        even = torch.sub(cells[4], cells[2], alpha=other**2)
+        odd = torch.sub(cells[3], cells[1], alpha=other**2)
+        yield torch.add(even, odd, alpha=point)
+        yield torch.sub(even, odd, alpha=point)
+    yield torch.sub(cells[1] + cells[5], cells[3], alpha=_SUM)
+
+
+def _at_output(cells: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Evaluate four cells of the output's gradient: A."""
+    yield cells[0]
+    for point, _ in _PAIRS:
+        even = torch.add(cells[0], cells[2], alpha=point**2)
+        odd = torch.add(cells[1], cells[3], alpha=point**2)
+        yield torch.add(even, odd, alpha=point)
+        yield torch.sub(even, odd, alpha=point)
+    yield cells[3]
+
+
+def _cells(at: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Return the four cells of the output whose values at the points are given: A^T."""
+    even_near, odd_near = at[1] + at[2], at[1] - at[2]
+    even_far, odd_far = at[3] + at[4], at[3] - at[4]
+    yield (at[0] + even_near).add_(even_far)
+    yield (_NEAR * odd_near).add_(odd_far, alpha=_FAR)
+    yield (_NEAR**2 * even_near).add_(even_far, alpha=_FAR**2)
+    yield torch.add(at[5], odd_near, alpha=_NEAR**3).add_(odd_far, alpha=_FAR**3)
