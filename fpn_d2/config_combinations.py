@@ -51,10 +51,18 @@ def check_schedule(cfg: CfgNode) -> None:
             f"SOLVER.BASE_LR_END is {solver.BASE_LR_END} and SOLVER.BASE_LR {solver.BASE_LR}; "
             "WarmupCosineLR goes down from BASE_LR, so give a number above 0 and an end up to it"
         )
-    if name == "WarmupStepWithFixedGammaLR" and solver.NUM_DECAYS >= solver.MAX_ITER:
+    if name == "WarmupStepWithFixedGammaLR":
+        if not 0 < solver.NUM_DECAYS < solver.MAX_ITER:
+            raise UserError(
+                f"SOLVER.NUM_DECAYS is {solver.NUM_DECAYS} in {solver.MAX_ITER} iterations "
+                "(SOLVER.MAX_ITER); give 1 or more, and fewer than these"
+            )
+        if not solver.GAMMA:
+            raise UserError(f"SOLVER.GAMMA is 0.0; for {name} give a number above 0")
+    if solver.RESCALE_INTERVAL and solver.WARMUP_ITERS >= solver.MAX_ITER and name in _SCHEDULERS:
         raise UserError(
-            f"SOLVER.NUM_DECAYS is {solver.NUM_DECAYS} in {solver.MAX_ITER} iterations "
-            "(SOLVER.MAX_ITER); give fewer"
+            f"SOLVER.RESCALE_INTERVAL puts the schedule after the warm-up, and SOLVER.WARMUP_ITERS "
+            f"{solver.WARMUP_ITERS} are all of SOLVER.MAX_ITER {solver.MAX_ITER}; give fewer"
         )
     if cfg.TEST.PATIENCE and not (cfg.TEST.BEST_METRIC and cfg.TEST.EVAL_PERIOD):
         raise UserError(

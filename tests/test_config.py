@@ -576,7 +576,16 @@ REFUSED = {
     "SOLVER.LR_SCHEDULER_NAME WarmupCosineLR SOLVER.BASE_LR 0.0": "SOLVER.BASE_LR 0.0; .*above 0",
     "TEST.PATIENCE 3 TEST.EVAL_PERIOD 9": "TEST.PATIENCE 3 counts evaluations .*set TEST.BEST_ME",
     "TEST.PATIENCE 3 TEST.BEST_METRIC bbox/AP": "TEST.PATIENCE 3 counts .*set .*TEST.EVAL_PERIOD",
-    "SOLVER.LR_SCHEDULER_NAME WarmupStepWithFixedGammaLR SOLVER.MAX_ITER 3": "NUM_DECAYS is 3",
+    **{
+        f"SOLVER.LR_SCHEDULER_NAME WarmupStepWithFixedGammaLR SOLVER.{opts}": says
+        for opts, says in (
+            ("MAX_ITER 3", "NUM_DECAYS is 3 in 3 iterations"),
+            ("NUM_DECAYS 0", "NUM_DECAYS is 0 .*give 1 or more"),
+            ("GAMMA 0.0", "GAMMA is 0.0; .* give a number above 0"),
+        )
+    },
+    "SOLVER.RESCALE_INTERVAL True SOLVER.WARMUP_ITERS 9 SOLVER.MAX_ITER 9":
+        "WARMUP_ITERS 9 are all of SOLVER.MAX_ITER 9; give fewer",
     "TEST.AUG.MIN_SIZES ()": "TEST.AUG.MIN_SIZES is .*whole numbers",
     "TEST.EXPECTED_RESULTS [['bbox','AP']]": "TEST.EXPECTED_RESULTS is .*task, metric, value and",
     "TEST.EXPECTED_RESULTS [['bbox','AP',1e999,1]]": "TEST.EXPECTED_RESULTS is .*task, metric",

@@ -21,9 +21,10 @@ from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.solver import LRMultiplier
+from detectron2.solver import build as detectron2_solver
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, TensorboardXWriter
-from fvcore.common.param_scheduler import ParamScheduler
+from fvcore.common.param_scheduler import ParamScheduler, StepWithFixedGammaParamScheduler
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import distributed, nn
 from torch.optim import Optimizer
@@ -41,7 +42,7 @@ from ..layers import speed_up_gradients, speed_up_linears, steady_group_norms
 from ..modeling import bound_matching
 from ..utils.errors import UserError, machine_fault
 from ..utils.files import remove_partial_files
-from ..utils.modules import to_channels_last
+from ..utils.modules import overridden, to_channels_last
 from .hooks import (
     CPUAutocastTrainer,
     GradientFiller,
@@ -358,7 +359,10 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Optimizer) -> Any:
         """See :meth:`DefaultTrainer.build_lr_scheduler`."""
-        with _naming("SOLVER.LR_SCHEDULER_NAME", "Unknown LR scheduler", "build_lr_scheduler"):
+        with (
+            _naming("SOLVER.LR_SCHEDULER_NAME", "Unknown LR scheduler", "build_lr_scheduler"),
+            overridden(detectron2_solver, StepWithFixedGammaParamScheduler=_FixedGamma),
+        ):
             return super().build_lr_scheduler(cfg, optimizer)
 
     @classmethod
@@ -441,6 +445,15 @@ def _prepared(cfg: CfgNode, model: nn.Module) -> PreparedModel:
         return kept
     _COMPILED[model] = prepare_as_configured(cfg, model)
     return _COMPILED[model]
+
+
+class _FixedGamma(StepWithFixedGammaParamScheduler):
+    """A schedule that has a value at the very end, too, which Detectron2 asks for after the last
+    step, before it saves the final checkpoint; fvcore's ends in an IndexError there."""
+
+    def __call__(self, where: float) -> float:
+        """See :meth:`StepWithFixedGammaParamScheduler.__call__`."""
+        return super().__call__(min(where, 1 - 2 * self.WHERE_EPSILON))
 
 
 def _step(cfg: CfgNode, model: nn.Module, loader: Any, optimizer: Optimizer) -> SimpleTrainer:

@@ -344,6 +344,27 @@ def test_a_name_of_ones_own_needs_a_trainer_of_ones_own(tiny_config, key, method
     assert isinstance(mine(cfg), Trainer)
 
 
+@pytest.mark.parametrize(
+    "name, opts, rates",
+    [
+        ("WarmupMultiStepLR", ["SOLVER.STEPS", (2,)], [1, 1, 0.1, 0.1]),
+        ("WarmupStepWithFixedGammaLR", ["SOLVER.NUM_DECAYS", 1], [1, 1, 0.1, 0.1]),
+        ("WarmupStepWithFixedGammaLR", ["SOLVER.NUM_DECAYS", 3], [1, 0.1, 0.01, 0.001]),
+        ("WarmupCosineLR", [], [1, 0.5 + math.sqrt(1 / 8), 0.5, 0.5 - math.sqrt(1 / 8)]),
+    ],
+)
+def test_every_schedule_lasts_to_the_end(trainer, name, opts, rates):
+    """Detectron2 asks for a rate after the last step, too, before it saves model_final.pth."""
+    four = ["SOLVER.MAX_ITER", 4, "SOLVER.WARMUP_ITERS", 0, "SOLVER.STEPS", ()]
+    made = trainer("SOLVER.LR_SCHEDULER_NAME", name, *four, *opts)
+    found = []
+    for _ in rates:
+        found.append(made.optimizer.param_groups[0]["lr"] / made.cfg.SOLVER.BASE_LR)
+        made.optimizer.step()
+        made.scheduler.step()
+    assert found == pytest.approx(rates)
+
+
 def test_an_error_about_something_else_keeps_its_words(tiny_config, monkeypatch):
     def fail(cfg):
         raise ValueError("of another kind")
