@@ -197,18 +197,20 @@ def losses_of(steps: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def keep_steps_before(folder: str, iteration: int) -> None:
-    """Cut off the end of metrics.json that a training is about to write again.
+    """Cut out of metrics.json what a training is about to write again.
 
-    A kill leaves lines of iterations after the last checkpoint, or half a line. ``iteration`` is
-    the next one to train.
+    A kill leaves lines of iterations after the last checkpoint, or half a line. Detectron2 writes
+    the line of an evaluation behind that of a later step. ``iteration`` is the next one to train.
     """
     path = os.path.join(folder, "metrics.json")
     with contextlib.suppress(FileNotFoundError), open(path, "rb+") as file:
-        end = position = 0
-        for line in file:
-            position += len(line)
+        lines, kept = file.readlines(), []
+        for line in lines:
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 if line.endswith(b"\n") and json.loads(line)["iteration"] < iteration:
-                    end = position
-        # One call, in place: the writer of the lines to come may have the file open.
-        file.truncate(end)
+                    kept.append(line)
+        if kept != lines[: len(kept)]:
+            file.seek(0)
+            file.write(b"".join(kept))
+        # In place: the writer of the lines to come may have the file open.
+        file.truncate(sum(map(len, kept)))

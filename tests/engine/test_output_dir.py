@@ -133,10 +133,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, name):
 
 def test_metrics_of_what_comes_again_are_cut_off(tmp_path):
     path = tmp_path / "metrics.json"
-    lines = [json.dumps({"iteration": i, "total_loss": 1.0}) + "\n" for i in (19, 39, 59)]
+    # The evaluation of iteration 49 is written with the next losses, behind them.
+    lines = [json.dumps({"iteration": i, "total_loss": 1.0}) + "\n" for i in (19, 39, 59, 49)]
     path.write_text("".join(lines) + '{"iteration": 7')
     keep_steps_before(str(tmp_path), 60)
     assert path.read_text() == "".join(lines)
+    keep_steps_before(str(tmp_path), 50)
+    assert path.read_text() == "".join([*lines[:2], lines[3]])
     keep_steps_before(str(tmp_path), 40)
     assert path.read_text() == "".join(lines[:2])
     keep_steps_before(str(tmp_path), 39)  # which is trained again
