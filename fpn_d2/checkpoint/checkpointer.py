@@ -303,6 +303,8 @@ class _ReplacingPathManager:
         self._path_manager = path_manager
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_path_manager":  # not set yet while this object is copied
+            raise AttributeError(name)
         return getattr(self._path_manager, name)
 
     def open(self, path: str, mode: str = "r", *args: Any, **kwargs: Any) -> Any:

@@ -1,5 +1,6 @@
 """Weights are saved and loaded without loss, and wrong files are refused in one sentence."""
 
+import copy
 import re
 import urllib.error
 from collections.abc import Callable
@@ -121,6 +122,12 @@ def test_a_start_takes_the_weights_of_a_training_alone(model, file_of):
     assert different(state.state_dict(), theirs.state_dict())
     checkpointer.load(str(path))
     assert not different(state.state_dict(), theirs.state_dict())
+
+
+def test_a_checkpointer_can_be_copied_like_detectron2s(tmp_path):
+    copied = copy.deepcopy(SafeCheckpointer(nn.Linear(1, 1), str(tmp_path)))
+    copied.save("model")
+    assert {path.name for path in tmp_path.iterdir()} == {"last_checkpoint", "model.pth"}
 
 
 # -- weights that are not there ----------------------------------------------------------------
