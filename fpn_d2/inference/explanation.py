@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..modeling import levels_of_boxes, match_anchors
 from ..utils.modules import overridden
-from .predictor import Predictor, detections_above
+from .predictor import Predictor, check_thresholds, detections_above
 from .prepared import PreparedModel
 
 
@@ -157,6 +157,7 @@ class Explainer:
         Raises:
             UserError: see :meth:`Predictor.detect`.
         """
+        check_thresholds(threshold, len(self.predictor.class_names))
         pooler, record = box_pooler(self.model), _Record(self.model)
         with self._lock, torch.no_grad(), torch.compiler.set_stance("force_eager"):
             size, level, level_range = self._eq1_constants(canonical_size, canonical_level)

@@ -206,8 +206,10 @@ class Predictor(DefaultPredictor):
             see :func:`detections_above`.
 
         Raises:
-            UserError: for an image that the model cannot take; and see :func:`detections_above`.
+            UserError: for an image that the model cannot take, or thresholds that are not one for
+                each class; and see :func:`detections_above`.
         """
+        check_thresholds(threshold, len(self.class_names))
         # The call takes other arrays as they are: it refuses them, or they are grey.
         if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] in (3, 4):
             image = np.ascontiguousarray(image[:, :, 2::-1])  # BGR; an alpha channel is dropped
@@ -238,6 +240,15 @@ def why_not_in_zoo(name: str) -> str:
     if any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE) and not compiled:
         return "has deformable convolutions, which need Detectron2's compiled part; build it"
     return ""
+
+
+def check_thresholds(threshold: float | Sequence[float], number: int) -> None:
+    """Refuse thresholds of classes that are not one for each of a model's ``number`` classes."""
+    if isinstance(threshold, Sequence) and len(threshold) != number:
+        raise UserError(
+            f"{len(threshold)} thresholds are given, and the model has {number or 'no'} classes; "
+            "give one for each, or a number for all"
+        )
 
 
 def detections_above(predictions: dict[str, Any], threshold: float | Sequence[float]) -> Instances:
@@ -319,7 +330,7 @@ def set_score_threshold(model: nn.Module, threshold: float | Sequence[float]) ->
             device: move the model before this call.
 
     Raises:
-        UserError: for a model without classes.
+        UserError: for a model without classes, or thresholds that are not one for each.
     """
     model = model.model if isinstance(model, PreparedModel) else model
     head = model if isinstance(model, RetinaNet) else _box_predictor(model)
@@ -328,5 +339,7 @@ def set_score_threshold(model: nn.Module, threshold: float | Sequence[float]) ->
             f"a {type(model).__name__} has no classes with scores; leave --confidence-threshold out"
         )
     each = isinstance(threshold, Sequence)
+    if each:
+        check_thresholds(threshold, head.num_classes)
     device = next(model.parameters()).device
     head.test_score_thresh = torch.tensor(threshold, device=device) if each else threshold

@@ -21,7 +21,7 @@ from fpn_d2 import Predictor, UserError, load_config
 from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.data import build_test_mapper
 from fpn_d2.data.dataset_mapper import map_record
-from fpn_d2.inference import prepare_model, set_final_nms, set_score_threshold
+from fpn_d2.inference import Explainer, prepare_model, set_final_nms, set_score_threshold
 from fpn_d2.inference.predictor import detections_above, why_not_in_zoo
 from fpn_d2.utils.model_zoo import zoo_config, zoo_names
 
@@ -427,6 +427,9 @@ def test_a_class_has_a_threshold_of_its_own(row_config, row):
     own = [float(scores[classes == k].median()) if (classes == k).any() else 0.5 for k in range(5)]
     enough = scores > torch.tensor(own)[classes]
     assert 0 < enough.sum() < len(scores)
+    for wrong in (own[:4], [*own, 0.5]):
+        with pytest.raises(UserError, match=f"{len(wrong)} thresholds .* the model has 5 classes"):
+            set_score_threshold(model, wrong)
     set_score_threshold(model, own)
     for found, expected in zip(detect(model, image), (boxes, scores, classes), strict=True):
         torch.testing.assert_close(found, expected[enough])
@@ -439,6 +442,17 @@ def test_a_class_has_a_threshold_of_its_own(row_config, row):
 def test_proposals_have_no_threshold_of_a_class(row_config):
     with pytest.raises(UserError, match="has no classes"):
         set_score_threshold(build_model(row_config("quick/RPN/rpn_R_18_FPN")), 0.5)
+
+
+def test_thresholds_that_are_not_one_for_each_class_are_refused(row_config, predictor):
+    """Such as one for each of torchvision's 91 columns."""
+    cfg = row_config("quick/RPN/rpn_R_18_FPN")
+    rpn = Explainer(cfg, build_model(cfg))
+    calls = [(predictor.detect, 91, 80), (rpn.predictor.detect, 1, "no"), (rpn.explain, 1, "no")]
+    for call, number, classes in calls:
+        says = f"{number} thresholds are given, and the model has {classes} classes; give one"
+        with pytest.raises(UserError, match=says):
+            call(noise(96, 96), threshold=[0.5] * number)
 
 
 def test_thresholds_of_classes_lie_where_the_model_does(row_config):
