@@ -332,8 +332,8 @@ def _file_fault(error: RuntimeError | OSError) -> str | None:
     number, file = getattr(error, "errno", None), getattr(error, "filename", None)
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return (
-            f"{file} may not be used ({error.strerror}); change its permissions, or set OUTPUT_DIR "
-            "to another folder"
+            f"{file or 'a file'} may not be used ({error.strerror}); change its permissions, or "
+            "set OUTPUT_DIR to another folder"
         )
     if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return None

@@ -30,6 +30,8 @@ _EVALUATED = (
     "lvis_instances_results.json",
     "instances_predictions.pth",
     "mask_proposals.json",
+    "sem_seg_predictions.json",
+    "sem_seg_evaluation.pth",
 )
 
 
@@ -74,7 +76,7 @@ def check_output_dir(cfg: CfgNode, resume: bool) -> bool:
 
 @contextlib.contextmanager
 def restored_config(folder: str, evaluation: bool = False) -> Iterator[None]:
-    """Restore a run's ``config.yaml`` if a start is refused or does not train.
+    """Restore a run's ``config.yaml`` if a start is refused, is interrupted or does not train.
 
     Detectron2 writes the file before it knows whether the config can work, and so overwrites the
     config of the training whose results are in the folder.
@@ -92,14 +94,12 @@ def restored_config(folder: str, evaluation: bool = False) -> Iterator[None]:
         ) from error
     path = Path(folder, "config.yaml")
     before = path.read_bytes() if comm.is_main_process() and path.is_file() else None
-    is_refused = False
+    has_failed = True  # also by Ctrl-C while the model is built
     try:
         yield
-    except UserError:
-        is_refused = True
-        raise
+        has_failed = False
     finally:
-        if before is not None and (is_refused or (evaluation and files_to_resume(folder))):
+        if before is not None and (has_failed or (evaluation and files_to_resume(folder))):
             with replace_file(path, "wb") as file:
                 file.write(before)
 

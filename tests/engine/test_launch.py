@@ -155,6 +155,10 @@ NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB."
             raising(PermissionError, 13, "Permission denied", "output/log.txt"),
             "output/log.txt may not be used (Permission denied); change its",
         ),
+        (  # as of the lock of a queue, where /dev/shm may not be used
+            raising(PermissionError, 13, "Permission denied"),
+            "a file may not be used (Permission denied); change its",
+        ),
         (fail, "the sentence, with its remedy\n"),
         (fail_to_write, "output/metrics.json could not be written (No space left on device); "),
         (full_disk, "the checkpoint could not be written\n"),  # the first sentence counts

@@ -131,6 +131,24 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, name):
         assert (tmp_path / "new/run").is_dir()
 
 
+@pytest.mark.parametrize("error", [UserError("no"), KeyboardInterrupt(), RuntimeError("a bug")])
+def test_a_start_that_fails_leaves_the_config_of_the_training_before_it(tmp_path, error):
+    path = tmp_path / "config.yaml"
+    path.write_text("A: 1\n")
+
+    def start(error=None):
+        with restored_config(str(tmp_path)):
+            path.write_text("A: 2\n")
+            if error:
+                raise error
+
+    with pytest.raises(type(error)):
+        start(error)
+    assert path.read_text() == "A: 1\n"
+    start()
+    assert path.read_text() == "A: 2\n"
+
+
 def test_metrics_of_what_comes_again_are_cut_off(tmp_path):
     path = tmp_path / "metrics.json"
     # The evaluation of iteration 49 is written with the next losses, behind them.
@@ -149,18 +167,20 @@ def test_metrics_of_what_comes_again_are_cut_off(tmp_path):
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_what_an_earlier_model_found_goes_with_it_but_for_proposals(tmp_path, trained):
-    names = ["results.json", "lvis_instances_results.json", "box_proposals.pkl"]
+    # the files of COCO's, LVIS's, the mask proposals' and Detectron2's other evaluators
+    of_weights = ["results.json", "coco_instances_results.json", "lvis_instances_results.json"]
+    of_weights += ["instances_predictions.pth", "mask_proposals.json"]
+    of_weights += ["sem_seg_predictions.json", "sem_seg_evaluation.pth"]
     for place in ("inference", "inference_TTA", "inference_before"):
         (tmp_path / place / "old_val").mkdir(parents=True)
-        for name in names:
+        for name in (*of_weights, "box_proposals.pkl"):
             (tmp_path / place / "old_val" / name).touch()
     if trained:
         (tmp_path / "model_final.pth").touch()
     clear_output_dir(str(tmp_path))
-    kept = {path.parts[-3] for path in tmp_path.rglob("results.json")}
-    of_weights = set() if trained else {"inference", "inference_TTA"}
-    assert kept == {"inference_before"} | of_weights
-    assert {path.parts[-3] for path in tmp_path.rglob("lvis_*.json")} == kept
+    kept = {"inference_before"} | (set() if trained else {"inference", "inference_TTA"})
+    for name in of_weights:
+        assert {path.parts[-3] for path in tmp_path.rglob(name)} == kept, name
     assert len([*tmp_path.rglob("box_proposals.pkl")]) == 3
 
 
