@@ -115,6 +115,17 @@ def test_a_damaged_checkpoint_is_skipped_by_name(tmp_path, skipped, damage):
     assert not (tmp_path / "made").exists()
 
 
+def test_a_whole_checkpoint_of_another_optimizer_is_named_with_what_to_do(tmp_path):
+    save(tmp_path, 1, 2)
+    path = str(tmp_path / "model_0000002.pth")
+    torch.save({**torch.load(path, weights_only=True), "optimizer": {}}, path)
+    words = rf"{path} cannot be loaded \(KeyError: .*, so "
+    with pytest.raises(UserError, match=f"{words}delete it to go on from the one before it"):
+        resumed(tmp_path)
+    with pytest.raises(UserError, match=f"{words}set MODEL.WEIGHTS to another"):
+        checkpointer_of(tmp_path).load(path)
+
+
 def test_several_are_skipped_one_by_one_until_none_is_whole(tmp_path, skipped):
     save(tmp_path, 1, 2, 3, final=3)
     damaged = ["model_final.pth", "model_0000002.pth"]
