@@ -150,6 +150,7 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
             if distributed.is_initialized():
                 distributed.destroy_process_group()
         elif args.num_gpus * args.num_machines > 1:
+            _check_machines(args)
             _check_gpus(args)
             _launch_processes(run, args)
         else:
@@ -172,6 +173,20 @@ def starter() -> str:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         name += f" {boot} {stat.rpartition(')')[2].split()[19]}"  # its start time: man 5 proc
     return name
+
+
+def _check_machines(args: argparse.Namespace) -> None:
+    """Refuse a machine's number with which the others would wait for it in vain."""
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise UserError(
+            f"--machine-rank is {args.machine_rank}, and --num-machines is {args.num_machines}; "
+            f"number the machines from 0 to {args.num_machines - 1}"
+        )
+    if args.dist_url == "auto" and args.num_machines > 1:
+        raise UserError(
+            "--dist-url auto is for one machine; give all machines the first one's address, such "
+            "as --dist-url tcp://10.0.0.1:29500"
+        )
 
 
 def _check_gpus(args: argparse.Namespace) -> None:

@@ -223,6 +223,20 @@ def test_processes_that_are_killed_or_find_their_port_taken(monkeypatch, refusal
     assert refusal(fail, args(2)).startswith(f"error: {words}")
 
 
+@pytest.mark.parametrize(
+    "number, words",
+    [
+        (2, "--machine-rank is 2, and --num-machines is 2; number the machines from 0 to 1"),
+        (-1, "--machine-rank is -1, "),
+        (1, "--dist-url auto is for one machine; give all machines the first one's address"),
+    ],
+)
+def test_machines_that_would_wait_for_each_other_in_vain(refusal, number, words):
+    given = args(1)
+    given.num_machines, given.machine_rank = 2, number
+    assert refusal(fail, given).startswith(f"error: {words}")
+
+
 def test_torchrun_and_num_gpus_do_not_mix(monkeypatch, refusal):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert "--nproc-per-node" in refusal(fail, args(2))
