@@ -119,7 +119,8 @@ def test_class_names_come_along(tmp_path):
 @pytest.mark.parametrize("text", ["", "cod", "[", "5", "[" * 100_000, '["a", 1]'])
 def test_metadata_that_are_no_names_are_left_out(tmp_path, text):
     path = str(tmp_path / "a.safetensors")
-    save_file({"a": torch.zeros(2)}, path, {"class_names": text})
+    hints = {"class_names": text, "matching_heuristics": "False"}
+    save_file({"a": torch.zeros(2)}, path, hints)
     assert set(read_weights(path)) == {"model"}
 
 
@@ -129,7 +130,14 @@ BAD = {
     "a list of weights": (lambda: {"model": [torch.zeros(1)]}, "has a list where its weights"),
     "a number": (lambda: {"model": {"a": 3}}, "has a int as its weight 'a'"),
     "a bomb": (lambda: {"model": {"a": torch.zeros(1).expand(2**40)}}, "would unfold to"),
-    "a sparse tensor": (lambda: {"model": {"a": torch.eye(2).to_sparse()}}, "has a sparse"),
+    **{
+        kind: (lambda value=value: {"model": {"a": value}}, "has a sparse, quantized or empty")
+        for kind, value in {
+            "a sparse tensor": torch.eye(2).to_sparse(),
+            "a quantized tensor": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+            "a tensor without numbers": torch.empty(2, device="meta"),
+        }.items()
+    },
     "complex numbers": (
         lambda: {"model": {"a": torch.zeros(2, dtype=torch.complex128)}},
         r"has torch\.complex128 as its weight 'a', which .safetensors cannot hold; write a .pth",
@@ -147,8 +155,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, monkeypatch, case):
     assert os.listdir(tmp_path) == ["bad.pth"]
 
 
-def test_complex_numbers_go_into_a_pth_and_no_name_is_refused(tmp_path):
+def test_complex_and_tied_weights_go_into_a_pth_and_no_name_is_refused(tmp_path):
     weights = {"a": torch.tensor([1 + 2j], dtype=torch.complex128)}
+    weights |= dict.fromkeys("bc", torch.rand(2**19))  # the file has these 2 MB once
     torch.save({"model": weights}, tmp_path / "model.pth")
     convert_checkpoint(str(tmp_path / "model.pth"), str(tmp_path / "weights.pth"))
     assert not different(read_weights(str(tmp_path / "weights.pth"))["model"], weights)

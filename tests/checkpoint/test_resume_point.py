@@ -17,7 +17,7 @@ from torch import nn
 
 from fpn_d2 import UserError
 from fpn_d2.checkpoint import SafeCheckpointer
-from fpn_d2.checkpoint.resume_point import newest_whole, tagged_checkpoint
+from fpn_d2.checkpoint.resume_point import last_finite_checkpoint, newest_whole, tagged_checkpoint
 
 
 def checkpointer_of(folder, iteration=0):
@@ -133,9 +133,11 @@ def test_several_are_skipped_one_by_one_until_none_is_whole(tmp_path, skipped):
         cut(tmp_path / name)
     assert resumed(tmp_path) == 1
     assert [re.search(r"model_\w+\.pth", line)[0] for line in skipped()] == damaged
+    assert last_finite_checkpoint(str(tmp_path)) == str(tmp_path / "model_0000001.pth")
     cut(tmp_path / "model_0000001.pth")
     with pytest.raises(UserError, match=r"no checkpoint in .* is whole.*final\.pth.*2 more"):
         resumed(tmp_path)
+    assert last_finite_checkpoint(str(tmp_path)) is None
 
 
 @pytest.mark.parametrize("final", [None, 3])
@@ -261,6 +263,8 @@ def test_a_tag_of_gigabytes_a_folder_or_a_pipe(tmp_path, skipped):
         make(tag)
         assert resumed(tmp_path) == 1
     assert len(skipped()) == 4
+    (tmp_path / "model_0000001.pth").unlink()
+    assert checkpointer_of(tmp_path).has_checkpoint()  # a link that leads nowhere is a tag, too
 
 
 # -- a save that fails ---------------------------------------------------------------------------

@@ -247,6 +247,15 @@ def test_a_state_that_lies_is_refused(tmp_path, way, protocol, kind, lie):
         way({"a": kind(dtype)}, tmp_path / "file", protocol)
 
 
+def test_an_array_with_its_order_of_axes_is_turned(tmp_path):
+    """As NumPy 2.4 writes one of the order "K" with protocol 5: the axes as they lie in memory,
+    and how to put them back."""
+    build = np.arange(2).__reduce_ex__(5)[0]  # _frombuffer
+    value = Reduced(build, (bytes(range(6)), np.dtype("u1"), (2, 3), "K", (1, 0)))
+    found = through_pickle({"a": value}, tmp_path / "file", 5)["a"]
+    assert found.tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
 def test_options_do_not_become_a_type_that_lies(tmp_path):
     """A pickle can set any attribute of an object without __setstate__, its class included."""
     changed = {"__class__": np.dtype, "dtype": "V8"}

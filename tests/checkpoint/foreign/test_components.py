@@ -37,12 +37,14 @@ def test_anchors_are_torchvisions_at_sizes_that_do_not_halve(row_config, row, th
     assert torch.equal(found, expected)
 
 
-def test_the_grid_is_stretched_where_a_side_is_odd(row_config):
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+def test_the_grid_is_stretched_where_a_side_is_odd(row_config, offset):
     """P5 of 96 pixels has 3 cells and P6 has 2, 96 / 2 = 48 pixels apart."""
-    generator = generator_of(row_config(FASTER), [4, 8, 16, 32, 64])
+    cfg = row_config(FASTER, "MODEL.ANCHOR_GENERATOR.OFFSET", offset)
+    generator = generator_of(cfg, [4, 8, 16, 32, 64])
     features = [torch.zeros(1, 1, side, side) for side in (24, 12, 6, 3, 2)]
     centres = generator(features)[4].get_centers()
-    assert centres[:, 0].unique().tolist() == [0, 48]
+    assert centres[:, 0].unique().tolist() == [48 * offset, 48 * (1 + offset)]
 
 
 def test_detectrons_anchors_at_stride_16(row_config):
@@ -93,10 +95,10 @@ def test_scores_of_classes_are_those_of_the_whole_softmax(row_config):
 def test_the_roi_heads_have_them_under_the_names_of_older_configs_too(row_config, heads):
     """Version 0.1 had them in its own RoI heads, and its config.yaml says so."""
     small = ["MODEL.ROI_BOX_HEAD.FC_DIM", 8, "MODEL.ROI_HEADS.NUM_CLASSES", 2]
-    cfg = row_config(QUICK_FASTER, "MODEL.ROI_HEADS.NAME", heads, UNUSED, 3, *small)
+    cfg = row_config(QUICK_FASTER, "MODEL.ROI_HEADS.NAME", heads, UNUSED, 1, *small)
     model = build_model(cfg.clone())
     assert isinstance(model.roi_heads, TorchvisionROIHeads)
-    assert model.roi_heads.box_predictor.cls_score.weight.shape == (2 + 3 + 1, 8)
+    assert model.roi_heads.box_predictor.cls_score.weight.shape == (2 + 1 + 1, 8)
 
 
 # --- boxes are clipped before NMS, so that it sees the boxes that are returned
