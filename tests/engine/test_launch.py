@@ -2,20 +2,25 @@
 
 import argparse
 import datetime
+import errno
 import importlib
+import multiprocessing
 import os
 import pickle
 import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 import yaml
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from model_zoo import different, write_pickle
@@ -31,6 +36,7 @@ from fpn_d2.utils.errors import sentence_in
 
 from .two_processes import VARIANTS
 
+MODULE = importlib.import_module("fpn_d2.engine.launch")  # a function has this name too
 CLUSTER = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "GLOO_SOCKET_IFNAME": "lo"}
 CLUSTER["LOGLEVEL"] = "INFO"  # torchrun says when a machine wants to join
 # The addresses of two machines; the first process runs on the first of them.
@@ -159,6 +165,14 @@ NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB."
             raising(PermissionError, 13, "Permission denied"),
             "a file may not be used (Permission denied); change its",
         ),
+        (
+            raising(OSError, errno.EROFS, "Read-only file system", "output/log.txt"),
+            "output/log.txt may not be used (Read-only file system); ",
+        ),
+        (
+            raising(OSError, errno.EDQUOT, "Disk quota exceeded", "output/log.txt"),
+            "output/log.txt could not be written (Disk quota exceeded); make room",
+        ),
         (fail, "the sentence, with its remedy\n"),
         (fail_to_write, "output/metrics.json could not be written (No space left on device); "),
         (full_disk, "the checkpoint could not be written\n"),  # the first sentence counts
@@ -196,9 +210,11 @@ def test_the_sentence_of_another_process():
     assert sentence_in("") is None
 
 
-class KilledByTheSystem(ProcessExitedException):
-    def __init__(self):
-        super().__init__("", error_index=1, error_pid=7, exit_code=-9, signal_name="SIGKILL")
+def exited(code, signal_name=None):
+    """The end of the second process, as torch's launcher raises it."""
+    return ProcessExitedException(
+        "", error_index=1, error_pid=7, exit_code=code, signal_name=signal_name
+    )
 
 
 def raised_in_a_process():
@@ -210,17 +226,39 @@ def raised_in_a_process():
 @pytest.mark.parametrize(
     "error, words",
     [
-        (KilledByTheSystem, "process 1 of 2 was ended from outside by SIGKILL, as where memory is"),
-        (raised_in_a_process, "the port of --dist-url is taken, perhaps by another training"),
+        (exited(-9, "SIGKILL"), "process 1 of 2 was ended from outside by SIGKILL, as where"),
+        (exited(-7, "SIGBUS"), "process 1 of 2 was ended from outside by SIGBUS, as where"),
+        (raised_in_a_process(), "the port of --dist-url is taken, perhaps by another training"),
     ],
 )
 def test_processes_that_are_killed_or_find_their_port_taken(monkeypatch, refusal, error, words):
-    def fail_to_launch(*args, **kwargs):
-        raise error()
-
-    module = importlib.import_module("fpn_d2.engine.launch")  # a function has this name too
-    monkeypatch.setattr(module, "launch_processes", fail_to_launch)
+    monkeypatch.setattr(MODULE, "launch_processes", Mock(side_effect=error))
     assert refusal(fail, args(2)).startswith(f"error: {words}")
+
+
+def test_a_process_that_a_signal_has_stopped_is_no_bug_and_another_end_is_one(monkeypatch):
+    for code in (130, 143):
+        monkeypatch.setattr(MODULE, "launch_processes", Mock(side_effect=exited(code)))
+        with pytest.raises(SystemExit) as end:
+            launch(fail, args(2))
+        assert end.value.code == code
+    monkeypatch.setattr(MODULE, "launch_processes", Mock(side_effect=exited(3)))
+    with pytest.raises(ProcessExitedException):
+        launch(fail, args(2))
+
+
+def test_a_signal_reaches_the_processes_and_is_the_exit_code(monkeypatch):
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+
+    def stop(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        process.join()
+
+    monkeypatch.setattr(MODULE, "launch_processes", stop)
+    with pytest.raises(SystemExit) as end:
+        launch(fail, args(2))
+    assert (end.value.code, process.exitcode) == (143, -signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
@@ -237,9 +275,12 @@ def test_machines_that_would_wait_for_each_other_in_vain(refusal, number, words)
     assert refusal(fail, given).startswith(f"error: {words}")
 
 
-def test_torchrun_and_num_gpus_do_not_mix(monkeypatch, refusal):
+@pytest.mark.parametrize("option", ["num_gpus", "num_machines"])
+def test_torchrun_and_options_for_processes_do_not_mix(monkeypatch, refusal, option):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    assert "--nproc-per-node" in refusal(fail, args(2))
+    given = args(1)
+    setattr(given, option, 2)
+    assert "--nproc-per-node" in refusal(fail, given)
 
 
 def test_the_processes_of_a_start_agree_on_a_name_whatever_earlier_starts_have_left():
@@ -257,8 +298,7 @@ def test_the_processes_of_a_start_agree_on_a_name_whatever_earlier_starts_have_l
 
 
 def test_a_process_that_does_not_come_is_named(monkeypatch):
-    module = importlib.import_module("fpn_d2.engine.launch")
-    monkeypatch.setattr(module, "DEFAULT_TIMEOUT", datetime.timedelta(seconds=0))
+    monkeypatch.setattr(MODULE, "DEFAULT_TIMEOUT", datetime.timedelta(seconds=0))
     store = torch.distributed.HashStore()
     with pytest.raises(UserError, match="process 1 of 2 did not come within 0:00:00"):
         agreed_prefix(store, 0, 2)
@@ -465,12 +505,29 @@ def test_fine_tuning_takes_weights_of_the_zoo_and_classes_of_the_data(tiny_opts,
     assert load_model(cfg).roi_heads.num_classes == 5
 
 
-def test_classes_are_counted_once_wherever_that_is_asked(repo, tiny_opts, monkeypatch):
-    monkeypatch.chdir(repo)
-    row = "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml"
+def test_classes_are_counted_once_wherever_that_is_asked(repo, tiny_opts, tmp_path):
+    base, row = repo / "configs/quick/Faster-RCNN/faster_rcnn_R_18_FPN.yaml", tmp_path / "row.yaml"
+    heads = "ROI_HEADS: {NUM_CLASSES: 7}, RETINANET: {NUM_CLASSES: 7}"
+    row.write_text(f"_BASE_: {base}\nMODEL: {{{heads}}}\n")
     words = ["--config-file", row, *tiny_opts, "MODEL.NUM_CLASSES_FROM_DATA", "True"]
-    cfg = read_config(parse(*words))
-    assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.NUM_CLASSES_FROM_DATA) == (5, False)
+    model = read_config(parse(*words)).MODEL
+    assert (model.ROI_HEADS.NUM_CLASSES, model.RETINANET.NUM_CLASSES) == (5, 5)
+    assert not model.NUM_CLASSES_FROM_DATA
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--epochs", "1"], "bare does not say how many it has; give SOLVER.MAX_ITER"),
+        (["MODEL.NUM_CLASSES_FROM_DATA", "True"], "data set bare has no list of classes"),
+    ],
+)
+def test_data_that_cannot_be_counted(monkeypatch, words, says):
+    DatasetCatalog.register("bare", list)
+    monkeypatch.setattr(MODULE, "load_train_dataset", lambda cfg: iter(()))  # a stream
+    data = ["DATASETS.TRAIN", "('bare',)", "DATASETS.TEST", "()", "MODEL.DEVICE", "cpu"]
+    with pytest.raises(UserError, match=says):
+        read_config(parse("--config-file", "quick/RPN/rpn_R_18_FPN", *words, *data))
 
 
 @pytest.mark.parametrize(
@@ -490,6 +547,40 @@ def test_gpus_that_are_not_there_are_refused_before_processes_start(
     given = args(8)
     given.opts = opts
     assert says in refusal(train_net.main, given)
+
+
+@pytest.mark.parametrize(
+    "given, opts",
+    [
+        ({"num_gpus": 2}, []),
+        ({"num_gpus": 2, "eval_only": True}, ["MODEL.DEVICE", "cpu"]),
+        ({"num_machines": 2, "dist_url": "tcp://10.0.0.1:29500"}, ["MODEL.DEVICE", "cuda:1"]),
+    ],
+)
+def test_gpus_that_suffice_are_taken(monkeypatch, given, opts):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.multiprocessing, "start_processes", start := Mock())
+    launch(train_net.main, argparse.Namespace(**{**vars(args(1)), **given, "opts": opts}))
+    start.assert_called_once()
+
+
+@pytest.mark.parametrize(
+    "opts, says",
+    [
+        ([], "--nproc-per-node asks for 2 processes, but this machine has 1 GPUs"),
+        (["MODEL.DEVICE", "cuda:0"], "MODEL.DEVICE is cuda:0, and each of several processes"),
+    ],
+)
+def test_more_processes_of_torchrun_than_gpus_are_refused(monkeypatch, refusal, opts, says):
+    for name, value in {"WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    given = args(1)
+    given.opts = opts
+    assert says in refusal(fail, given)
 
 
 def test_short_periods_stay_on_for_more_processes(monkeypatch):

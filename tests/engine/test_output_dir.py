@@ -12,7 +12,14 @@ import pytest
 from fpn_d2 import UserError, load_config
 from fpn_d2.engine import check_output_dir, restored_config
 from fpn_d2.engine.launch import starter
-from fpn_d2.engine.output_dir import clear_output_dir, keep_steps_before
+from fpn_d2.engine.output_dir import (
+    clear_output_dir,
+    keep_steps_before,
+    losses_of,
+    progress_of,
+    read_steps,
+    training_seconds,
+)
 
 RPN = "configs/quick/RPN/rpn_R_18_FPN.yaml"
 
@@ -149,6 +156,17 @@ def test_a_start_that_fails_leaves_the_config_of_the_training_before_it(tmp_path
     assert path.read_text() == "A: 2\n"
 
 
+@pytest.mark.parametrize("trained", [True, False])
+def test_an_evaluation_leaves_the_config_of_a_training_alone(tmp_path, trained):
+    path = tmp_path / "config.yaml"
+    path.write_text("A: 1\n")
+    if trained:
+        (tmp_path / "model_final.pth").touch()
+    with restored_config(str(tmp_path), evaluation=True):
+        path.write_text("A: 2\n")
+    assert path.read_text() == ("A: 1\n" if trained else "A: 2\n")
+
+
 def test_metrics_of_what_comes_again_are_cut_off(tmp_path):
     path = tmp_path / "metrics.json"
     # The evaluation of iteration 49 is written with the next losses, behind them.
@@ -163,6 +181,22 @@ def test_metrics_of_what_comes_again_are_cut_off(tmp_path):
     keep_steps_before(str(tmp_path), 39)  # which is trained again
     assert path.read_text() == lines[0]
     keep_steps_before(str(tmp_path / "nowhere"), 40)
+
+
+def test_steps_are_read_once_each_with_their_time_and_losses(tmp_path):
+    lines = [
+        {"iteration": 39, "total_loss": 1.0, "time": 0.25, "eta_seconds": 7.0},  # before a resume
+        {"iteration": 19, "total_loss": 2.0, "time": 0.5, "validation_loss": 3.0},
+        {"iteration": 39, "total_loss": 1.5},  # what a failed training writes again
+        {"iteration": 59, "bbox/AP": 1.0},  # no step
+    ]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (tmp_path / "metrics.json").write_text(text + '{"iteration": 7')
+    steps = read_steps(str(tmp_path))
+    assert losses_of(steps) == {"iteration": [19, 39], "total_loss": [2.0, 1.5]}
+    assert training_seconds(steps) == 20 * 0.5 + 20 * 0.25
+    assert progress_of(str(tmp_path), 60) == (40, 60, 7.0)
+    assert progress_of(str(tmp_path / "nowhere"), 60) == (0, 60, None)
 
 
 @pytest.mark.parametrize("trained", [True, False])
