@@ -5,11 +5,13 @@ import re
 import urllib.error
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
 from model_zoo import different, scramble, stock_config, without_prefix, write_pickle
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -128,6 +130,13 @@ def test_a_checkpointer_can_be_copied_like_detectron2s(tmp_path):
     copied = copy.deepcopy(SafeCheckpointer(nn.Linear(1, 1), str(tmp_path)))
     copied.save("model")
     assert {path.name for path in tmp_path.iterdir()} == {"last_checkpoint", "model.pth"}
+
+
+def test_what_is_saved_at_an_address_goes_to_the_path_manager(tmp_path):
+    checkpointer = SafeCheckpointer(nn.Linear(1, 1), "s3://bucket/output")
+    with patch.object(PathManager, "open", lambda path, mode: open(tmp_path / path[-5:], mode)):
+        checkpointer.save("model")
+    assert torch.load(tmp_path / "l.pth")["model"].keys() == {"weight", "bias"}
 
 
 # -- weights that are not there ----------------------------------------------------------------

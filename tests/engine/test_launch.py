@@ -229,6 +229,10 @@ def raised_in_a_process():
         (exited(-9, "SIGKILL"), "process 1 of 2 was ended from outside by SIGKILL, as where"),
         (exited(-7, "SIGBUS"), "process 1 of 2 was ended from outside by SIGBUS, as where"),
         (raised_in_a_process(), "the port of --dist-url is taken, perhaps by another training"),
+        (
+            ProcessRaisedException("Traceback:\nfpn_d2.utils.errors.UserError: its words\n", 0, 7),
+            "its words\n",
+        ),
     ],
 )
 def test_processes_that_are_killed_or_find_their_port_taken(monkeypatch, refusal, error, words):

@@ -42,9 +42,10 @@ def test_a_second_training_is_refused_unless_it_resumes_or_overwrites(folder, tm
     assert (tmp_path / "out" / "model_0000001.pth").exists()  # until the new one begins
     own = str(tmp_path / "out" / "model_0000001.pth")
     (tmp_path / "link").symlink_to(tmp_path / "out")
-    for path in (own, own.replace("/out/", "/link/")):
+    for path, output in ((own, "out"), (own.replace("/out/", "/link/"), "out"), (own, "link")):
+        opts = ["MODEL.WEIGHTS", path, "OUTPUT_DIR", str(tmp_path / output)]
         with pytest.raises(UserError, match=r"MODEL\.WEIGHTS .* is one of the checkpoints"):
-            check_output_dir(folder(*overwriting, "MODEL.WEIGHTS", path), resume=False)
+            check_output_dir(folder(*overwriting, *opts), resume=False)
 
 
 def test_what_torchrun_restarts_resumes_only_what_it_began(folder, monkeypatch):
@@ -65,9 +66,13 @@ def test_a_torchrun_that_makes_room_for_another_counts_no_restart_and_resumes(fo
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     stays, dead, back = "one 7 boot 100", "two 7 boot 100", "two 7 boot 900"
     module = importlib.import_module("fpn_d2.engine.output_dir")
-    starters = {"of_all": [stays, dead]}
+    starters, restarted = {"of_all": [stays, dead]}, []
     monkeypatch.setattr(module, "starter", lambda: starters["of_all"][0])
-    gathered = lambda value: starters["of_all"] if isinstance(value, str) else [value]  # noqa: E731
+
+    def gathered(value):
+        others = restarted if isinstance(value, bool) else []
+        return starters["of_all"] if isinstance(value, str) else [value, *others]
+
     monkeypatch.setattr(module.comm, "all_gather", gathered)
     overwriting = folder("OVERWRITE_OUTPUT_DIR", "True")
     assert not check_output_dir(overwriting, resume=False)  # the user's start, which deletes
@@ -76,9 +81,11 @@ def test_a_torchrun_that_makes_room_for_another_counts_no_restart_and_resumes(fo
     starters["of_all"] = [back, stays]
     assert check_output_dir(overwriting, resume=False)
     assert check_output_dir(folder(), resume=False)
-    starters["of_all"] = ["one 8 boot 901", "two 8 boot 901"]  # the user's start again
+    starters["of_all"], restarted[:] = ["one 8 boot 901", "two 8 boot 901"], [True]  # the other's
+    assert check_output_dir(overwriting, resume=False)
+    starters["of_all"], restarted[:] = ["one 8 boot 902", "two 8 boot 902"], []  # the user's start
     assert not check_output_dir(overwriting, resume=False)
-    starters["of_all"] = ["one 9 boot 902", "two 9 boot 902"]
+    starters["of_all"] = ["one 9 boot 903", "two 9 boot 903"]
     with pytest.raises(UserError, match="holds the checkpoints of an earlier training"):
         check_output_dir(folder(), resume=False)
 

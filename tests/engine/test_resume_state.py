@@ -94,6 +94,7 @@ def test_what_else_the_optimizer_has_is_the_configs_and_momentum_stays(resumed, 
     caplog.set_level(logging.INFO, "fpn_d2")
     opts = "SOLVER.MOMENTUM 0.5 SOLVER.WEIGHT_DECAY 0.03 SOLVER.NESTEROV True"
     opts += " SOLVER.CLIP_GRADIENTS.ENABLED True SOLVER.IMS_PER_BATCH 4 SOLVER.BASE_LR 0.01"
+    opts += " SOLVER.REFERENCE_WORLD_SIZE 1"  # it had none, so batch and schedule are as they were
     made = resumed(*opts.split())
     weights, norms = groups(made)
     assert (weights["momentum"], weights["weight_decay"], weights["nesterov"]) == (0.5, 0.03, True)
@@ -143,24 +144,29 @@ def test_without_known_settings_the_shapes_are_named(resumed, kept):
     """As with a checkpoint of version 0.1 or of stock Detectron2."""
     made = resumed()
     content = torch.load(kept / "model_final.pth", weights_only=True)
-    del content["trainer"]["hooks"]["ResumeState"]["config"]
+    state = content["trainer"]["hooks"]["ResumeState"]
+    del state["config"]
     check = made.checkpointer.before_resume
     check(content, "here.pth")
-    weight = content["model"]["backbone.fpn_output2.weight"]
-    content["model"]["backbone.fpn_output2.weight"] = weight[1:]
-    with pytest.raises(UserError) as caught:
-        check(content, "here.pth")
-    assert re.match(
-        r"backbone\.fpn_output2\.weight has the shape .* by this config, and .* in the trained "
-        "network; set the keys of the network to what they were, or set another OUTPUT_DIR",
-        str(caught.value),
-    )
+    weights = content["model"]
+    check({**content, "model": {f"module.{k}": v for k, v in weights.items()}}, "here.pth")
+    weights["backbone.fpn_output2.weight"] = weights["backbone.fpn_output2.weight"][1:]
+    for known in ({}, {"MODEL.DEVICE": "cuda"}):  # which is not at fault
+        state["config"] = known
+        with pytest.raises(UserError) as caught:
+            check(content, "here.pth")
+        assert re.match(
+            r"backbone\.fpn_output2\.weight has the shape .* by this config, and .* in the trained "
+            "network; set the keys of the network to what they were, or set another OUTPUT_DIR",
+            str(caught.value),
+        )
 
 
 def test_a_folder_that_moved_and_a_key_of_another_version_are_no_change(tiny_config):
     cfg = tiny_config("MODEL.WEIGHTS", "runs/../start.pth")
     before = {**flat(cfg), "OUTPUT_DIR": "elsewhere", "SEED": 12345, "SOLVER.GONE": 1}
     before["MODEL.WEIGHTS"] = os.path.abspath("start.pth")
+    before["SOLVER.STEPS"] = list(cfg.SOLVER.STEPS)  # as YAML has it
     assert resume_state.changes(before, cfg) == {"SEED": (12345, cfg.SEED)}
 
 
@@ -375,6 +381,10 @@ def test_the_latest_values_of_the_metrics_are_kept(tiny_config):
     hook.trainer = SimpleNamespace(storage=storage, cfg=tiny_config())
     kept = {"total_loss": [(number, number) for number in range(5, 25)]}  # Detectron2's window
     assert hook.state_dict()["history"] == kept
+    again = resume_state.ResumeState()  # of a training that is done: it saves before any step
+    again.trainer = SimpleNamespace(cfg=tiny_config())
+    again.load_state_dict(hook.state_dict())
+    assert again.state_dict() == hook.state_dict()
 
 
 def test_averages_of_a_head_of_ones_own():

@@ -1,6 +1,7 @@
 """The predictor resizes, batches and refuses images, and finds its model; the last NMS."""
 
 import copy
+import importlib.util
 import pickle
 from unittest.mock import patch
 
@@ -62,6 +63,7 @@ def test_an_image_is_what_evaluation_makes_of_its_file(row_config, tmp_path, ima
 
     class Recorder(nn.Module):
         def forward(self, records):
+            assert not self.training
             seen.append(records[0]["image"])
             boxes = Boxes(torch.zeros(0, 4))
             found = Instances((30, 40), pred_boxes=boxes, scores=torch.zeros(0))
@@ -196,8 +198,8 @@ def test_images_of_one_network_size_go_through_together(predictor):
 
 
 def test_an_image_of_a_list_is_refused_by_its_place(predictor):
-    with pytest.raises(UserError, match=r"images\[2\]: an image is NoneType, as cv2\.imread"):
-        predictor([noise(96, 96), noise(96, 96), None])
+    with pytest.raises(UserError, match=r"images\[9\]: an image is NoneType, as cv2\.imread"):
+        predictor([*[noise(96, 96)] * 9, None])  # in the second batch
     with pytest.raises(UserError, match="is a batch; give list"):
         predictor(np.zeros((2, 96, 96, 3), np.uint8))
 
@@ -285,6 +287,16 @@ def test_other_names_are_refused_in_words(name, words):
         Predictor.from_zoo(name)
 
 
+@pytest.mark.parametrize("compiled", [None, "there"])
+def test_deformable_convolutions_need_the_compiled_part(monkeypatch, compiled):
+    find = importlib.util.find_spec
+    found = lambda name, *more: compiled if name == "detectron2._C" else find(name, *more)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+    why = why_not_in_zoo("Misc/mask_rcnn_R_50_FPN_1x_dconv_c3-c5")
+    assert ("compiled part; build it" in why) == (compiled is None)
+    assert bool(why) == (compiled is None)
+
+
 def test_the_docs_list_the_models_of_the_zoo_that_run(repo):
     page = (repo / "docs" / "pretrained.md").read_text(encoding="utf-8")
     listed = page.partition("<!-- zoo -->")[2].partition("<!-- end -->")[0].split()
@@ -344,18 +356,20 @@ def test_a_run_is_loaded_by_its_folder(row_config, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="holds no config.yaml; name a folder that train_net.py"):
         Predictor.from_run(run)
     run.mkdir()
-    (run / "config.yaml").write_text(cfg.dump())
+    # trained where there is a GPU
+    (run / "config.yaml").write_text(cfg.dump().replace("DEVICE: cpu", "DEVICE: cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="holds no checkpoint; name"):
         Predictor.from_run(run)
+    (run / "model_0000003.pth").write_bytes(b"half a check")
     names = ["cod", "eel", "ray", "carp", "bass"]
     saver = SafeCheckpointer(build_model(cfg.clone()), str(run), class_names=names)
     for name in ("model_0000002", "model_final", "model_best"):
         saver.save(name)
-        opts = ["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", 80]
-        predictor = Predictor.from_run(run, opts)
+        predictor = Predictor.from_run(run, ["INPUT.MIN_SIZE_TEST", 80])
         assert predictor.model.model.weights_origin.path == str(run / f"{name}.pth")
-        assert predictor.class_names == names
-    assert predictor.cfg.INPUT.MIN_SIZE_TEST == 80
+        assert predictor.class_names == predictor.metadata.thing_classes == names
+    assert (predictor.cfg.INPUT.MIN_SIZE_TEST, predictor.cfg.MODEL.DEVICE) == (80, "cpu")
     own = str(run / "model_0000002.pth")
     predictor = Predictor.from_run(run, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", own])
     assert predictor.model.model.weights_origin.path == own
@@ -472,6 +486,7 @@ def retinanet(row_config):
 
 
 def test_settings_of_a_prepared_retinanet_are_its_copys(retinanet):
+    assert Predictor(retinanet.cfg, retinanet.model).model is retinanet.model
     retinanet.model.max_detections_per_image = 3
     assert len(retinanet(noise(96, 140))["instances"]) == 3
     for copied in (copy.deepcopy(retinanet.model), pickle.loads(pickle.dumps(retinanet.model))):
