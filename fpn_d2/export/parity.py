@@ -140,7 +140,8 @@ def check_export(exported: Exported, model: nn.Module, images: Sequence[Tensor])
                     f"{tuple(y.shape)}; this is a defect of the export, please report it"
                 )
             if len(x):
-                parity.head_max_error = max(parity.head_max_error, float((x - y).abs().max()))
+                away = (x - y).abs().nan_to_num(torch.finfo(x.dtype).max)  # NaN is never the most
+                parity.head_max_error = max(parity.head_max_error, float(away.max()))
     if not parity.detections:
         raise UserError(
             f"the model finds nothing above a score of {LEAST_SCORE} on these images, so nothing "

@@ -80,6 +80,23 @@ def test_other_scores_and_boxes_elsewhere_are_found_and_no_detection_shows_nothi
         check_export(file, other, images)
 
 
+def test_a_nan_is_no_small_difference(exported, images, monkeypatch):
+    def load(*file):
+        def run(inputs):
+            outputs = load_once(*file)(inputs)
+            for deltas in outputs[5:]:  # which only the file to check returns
+                deltas[0] = torch.nan
+            return outputs
+
+        return run
+
+    model, file = exported
+    monkeypatch.setattr("fpn_d2.export.parity.load_exported", load)
+    parity = check_export(file, model, images)
+    assert parity.matched == parity.detections
+    assert not parity.is_within_tolerance
+
+
 @pytest.mark.parametrize(
     "detections, found, matched, tied, error, is_within",
     [
