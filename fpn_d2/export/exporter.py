@@ -91,6 +91,10 @@ def export_model(
     if format not in FORMATS:
         raise UserError(f"format {format!r} is none of {', '.join(FORMATS)}")
     _check_exportable(model)
+    if cfg.TEST.DETECTIONS_PER_IMAGE == 0 and type(model) is not ProposalNetwork:
+        raise UserError(  # OpenVINO would end the process by a signal
+            "TEST.DETECTIONS_PER_IMAGE is 0, so the file would find nothing; set it to 1 or more"
+        )
     if format != "torchscript":
         require("onnx")  # OpenVINO's files are made from ONNX
         require(format)
@@ -131,8 +135,12 @@ def export_model(
         with warnings.catch_warnings(), quiet, silent, nms_by_group(format), torch.no_grad():
             warnings.simplefilter("ignore")  # the check finds out what tracing warns of
             files = write(graph, inputs, metadata)
-    except (torch.onnx.errors.OnnxExporterError, torch.jit.TracingCheckError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except RuntimeError as error:
+        # TorchScript has no error of its own for a function that is Python's, as of autograd.
+        is_known = isinstance(error, torch.onnx.errors.OnnxExporterError)
+        if not is_known and "Could not export Python function" not in str(error):
+            raise
+        reason = str(error).strip().splitlines()[0].split(". ")[0]
         other = "onnx" if format == "torchscript" else "torchscript"
         raise UserError(
             f"a layer of this model has no form in {format} ({reason}); try --format {other}"
@@ -255,7 +263,13 @@ class DetectorGraph(nn.Module):
         return self._heads()[-2:]
 
     def _heads(self) -> tuple[Tensor, ...]:
-        logits, deltas = self._kept["outputs"]
+        outputs = self._kept["outputs"]
+        if not isinstance(outputs, tuple | list) or len(outputs) != 2:
+            raise UserError(
+                "only heads that return logits and deltas are exported, and this model's own head "
+                "returns something else; prepare it in Python with fpn_d2.inference.prepare_model"
+            )
+        logits, deltas = outputs
         if "proposals" in self._kept:
             return (self._kept["proposals"], logits, deltas)
         return tuple(torch.cat([x.flatten() for x in part]) for part in (logits, deltas))

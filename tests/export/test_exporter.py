@@ -11,6 +11,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.modeling.proposal_generator.rrpn import RRPN
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from random_detectors import detect, image_of, proposals_of, random_detector
 
 from fpn_d2 import UserError
@@ -258,16 +259,52 @@ def test_rotated_boxes_are_refused(model_of):
         export_model(cfg, rotated, "torchscript")
 
 
-def test_masks_an_unknown_format_and_a_missing_package_are_refused(model_of, monkeypatch):
+def test_masks_no_boxes_an_unknown_format_and_a_missing_package_are_refused(model_of, monkeypatch):
     cfg, model = model_of("Fast-RCNN/fast_rcnn_R_18_C4", "MODEL.MASK_ON", True)
     with pytest.raises(UserError, match=r"only boxes are exported: set MODEL\.MASK_ON"):
         export_model(cfg, model, "torchscript")
     with pytest.raises(UserError, match=r"'tflite' is none of onnx, torchscript, openvino"):
         export_model(cfg, model, "tflite")
+    with pytest.raises(UserError, match=r"DETECTIONS_PER_IMAGE is 0, .* set it to 1 or more"):
+        export_model(*model_of(C5, "TEST.DETECTIONS_PER_IMAGE", 0), "openvino")
     cfg, model = model_of("Fast-RCNN/fast_rcnn_R_18_C5")
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match=r"onnx is not installed; python -m pip install onnx"):
         export_model(cfg, model, "onnx")
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+
+class ThreeValues(FastRCNNOutputLayers):
+    def forward(self, x):
+        return *super().forward(x), x
+
+    def inference(self, predictions, proposals):
+        return super().inference(predictions[:2], proposals)
+
+
+class PythonFunction(FastRCNNOutputLayers):
+    def forward(self, x):
+        return super().forward(Doubled.apply(x))
+
+
+@pytest.mark.parametrize(
+    "kind, sentence",
+    [
+        (ThreeValues, "only heads that return logits and deltas are exported"),
+        (PythonFunction, r"no form in torchscript \(Could .* call 'Doubled'\); try --format onnx"),
+    ],
+)
+def test_a_head_of_ones_own_that_no_file_can_hold_is_refused(model_of, kind, sentence):
+    cfg, model = model_of(C5)
+    model = copy.deepcopy(model)
+    recast(model.roi_heads.box_predictor, kind)
+    with pytest.raises(UserError, match=sentence):
+        export_model(cfg, model, "torchscript")
 
 
 def test_a_pyramid_is_exported_by_torch_export(row_config):
