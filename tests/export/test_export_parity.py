@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -132,6 +133,12 @@ TIES = {  # boxes of the file, of the model, and those its NMS chose from; (matc
         [(0, 0.75), (1, 0.7)],
         (0, 0),
     ),
+    "scores that only rounding tells apart are tied": (
+        [(1, 0.75)],
+        [(0, 0.750005)],
+        [(0, 0.750005), (1, 0.75)],
+        (0, 1),
+    ),
     "boxes of two classes are not tied": (
         [(1, 0.75, 1)],
         [(0, 0.75)],
@@ -155,6 +162,14 @@ def test_how_many_boxes_are_matched_and_tied(case):
     parity = Parity()
     _compare_boxes(parity, found, expected, lambda: candidates)
     assert (parity.matched, parity.tied) == matched_and_tied
+
+
+def test_differences_are_the_largest_of_all_images_and_unsure_boxes_do_not_count():
+    parity = Parity()
+    for x, score in ((0.0625, 0.75), (0, 0.5)):
+        _compare_boxes(parity, boxes_at((x, score), (50, 0.05)), boxes_at((0, 0.5)), tuple)
+    assert (parity.found, parity.detections, parity.matched) == (2, 2, 2)
+    assert (parity.max_pixels, parity.max_score) == (0.0625, 0.25)
 
 
 def test_ties_of_one_image_do_not_excuse_a_box_that_another_lost():
@@ -204,6 +219,9 @@ def test_an_image_comes_in_three_sizes_resized_as_the_model_is_tested(row_config
     images = read_check_images(row_config("torchvision/faster_rcnn_R_50_FPN", *opts, 101), [path])
     # torchvision rounds the sides down: 33 * 101 / 50 = 66.66
     assert tuple(images[0].shape) == (3, 66, 101)
+    # 0 is an image's own size
+    images = read_check_images(row_config("quick/RPN/rpn_R_18_FPN", opts[0], 0), [path])
+    assert [tuple(x.shape) for x in images] == [(3, 33, 50), (3, 25, 38), (3, 41, 62)]
 
 
 def test_a_config_key_among_the_images_is_told_from_a_file(row_config, tmp_path):
@@ -218,7 +236,7 @@ def test_a_config_key_among_the_images_is_told_from_a_file(row_config, tmp_path)
         read_check_images(cfg, ["gone.png"])
 
 
-def test_what_is_no_image_or_no_data_set_is_named(row_config, tmp_path, tiny_opts):
+def test_what_is_no_image_or_no_data_set_is_named(row_config, tmp_path, tiny_opts, monkeypatch):
     row, path = "quick/RPN/rpn_R_18_FPN", tmp_path / "a.jpg"
     for content in (b"", b"no image"):
         path.write_bytes(content)
@@ -228,6 +246,13 @@ def test_what_is_no_image_or_no_data_set_is_named(row_config, tmp_path, tiny_opt
         read_check_images(row_config(row, "DATASETS.TEST", "('nowhere_val',)"))
     # without images, the first ones of the test set
     assert len(read_check_images(row_config(row, *tiny_opts))) == 9
+    for records, sentence in (
+        (Mock(return_value=[]), "no image to check the export on; name some by --images"),
+        (Mock(side_effect=OSError("val.json")), r"^val\.json; or name images by --images"),
+    ):
+        monkeypatch.setattr("detectron2.data.DatasetCatalog.get", records)
+        with pytest.raises(UserError, match=sentence):
+            read_check_images(row_config(row, *tiny_opts))
 
 
 # --- the report
@@ -235,14 +260,16 @@ def test_what_is_no_image_or_no_data_set_is_named(row_config, tmp_path, tiny_opt
 
 def test_a_model_has_one_row_for_each_format(tmp_path):
     path = tmp_path / "results" / "export.json"
-    parity = Parity([(10, 20), (10, 20), (30, 20)], 200, 199, 199, 1, 1.26e-5, 0.02, 3e-6)
+    parity = Parity([(10, 20), (10, 20), (30, 20)], 199, 200, 199, 1, 1.26e-5, 0.02, 3e-6)
     report_parity(path, "b", "onnx", Parity(detections=1))
     report_parity(path, "b", "onnx", parity)
+    report_parity(path, "b", "torchscript", parity)
     report_parity(path, "a", "torchscript", parity)
     content = json.loads(path.read_text())
     assert [(row["model"], row["format"]) for row in content["exports"]] == [
         ("a", "torchscript"),
         ("b", "onnx"),
+        ("b", "torchscript"),
     ]
     table = export_table(content["exports"]).splitlines()
     cells = [cell.strip() for cell in table[3].split("|")]
