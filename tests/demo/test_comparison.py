@@ -1,6 +1,9 @@
+from unittest.mock import Mock
+
 import numpy as np
 from PIL import ImageColor
 
+from fpn_d2.demo import comparison
 from fpn_d2.demo.comparison import Found, draw_comparison, group_detections
 from fpn_d2.visualization import PALETTE
 
@@ -30,10 +33,14 @@ def test_a_proposal_is_of_any_class():
     assert group_detections([found((BOX, 0.9, "a")), found((BOX, 0.8, ""))]) == [{0: 0, 1: 0}]
 
 
-def test_what_a_row_missed_is_dashed_in_its_picture_alone():
+def test_what_a_row_missed_is_dashed_in_its_picture_alone(monkeypatch):
+    placed = Mock(wraps=comparison.side_by_side)
+    monkeypatch.setattr(comparison, "side_by_side", placed)
     image = np.zeros((100, 100, 3), np.uint8)
     one, two = found((BOX, 0.9, "a"), (FAR, 0.9, "a")), found((BOX, 0.9, "a"))
     picture = draw_comparison(image, {"one": one, "two": two})
+    words = "2 that any row found"
+    assert [*placed.call_args.args[0]] == [f"one: 2 of {words}", f"two: 1 of {words}"]
     half = picture.shape[1] // 2
     shown = picture[:-40]  # without the legend
 

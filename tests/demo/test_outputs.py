@@ -8,6 +8,7 @@ import supervision as sv
 from PIL import Image
 
 from fpn_d2 import UserError
+from fpn_d2.demo import outputs
 from fpn_d2.demo.outputs import convert_video, named_file, prepare_folder
 
 COLORS = [*((40 * i + 20,) * 3 for i in range(4)), (200, 0, 0)]
@@ -87,6 +88,22 @@ def test_what_cannot_be_read_to_its_end_leaves_no_file(kind, sentence, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.avi"]
 
 
+@pytest.mark.parametrize("stated, is_read", [(10, True), (11, False)])
+def test_a_tenth_of_the_stated_frames_may_be_missing(tmp_path, monkeypatch, stated, is_read):
+    """Their number may be an estimate."""
+    source, target = str(tmp_path / "in.avi"), str(tmp_path / "out.mp4")
+    info = sv.VideoInfo(48, 32, 4.0, stated)
+    with sv.VideoSink(source, info, "MJPG") as sink:
+        for _ in range(9):
+            sink.write_frame(np.zeros((32, 48, 3), np.uint8))
+    monkeypatch.setattr(outputs, "check_video", lambda *_, **__: info)
+    if is_read:
+        assert convert_video(source, target, lambda frame, i: frame) == 9
+    else:
+        with pytest.raises(UserError, match="cannot be read from frame 9 on"):
+            convert_video(source, target, lambda frame, i: frame)
+
+
 def test_a_video_that_cannot_be_written_is_named(video, tmp_path):
     with pytest.raises(UserError, match=r"missing.*b\.mp4.* cannot be written"):
         convert_video(video, str(tmp_path / "missing" / "b.mp4"), lambda frame, i: frame)
@@ -136,7 +153,9 @@ def test_a_mean_rate_of_many_decimals_can_be_written(tmp_path, rate):
     assert sv.VideoInfo.from_video_path(target).fps == pytest.approx(rate, abs=0.01)
 
 
-def test_a_video_is_no_folder():
+def test_a_video_is_no_folder(tmp_path):
     assert [named_file(name) for name in ("a.AVI", "a.mp4", "a.png", "a.v2")] == [
         "video", "video", "image", ""
     ]  # fmt: skip
+    (tmp_path / "a.png").mkdir()
+    assert named_file(str(tmp_path / "a.png")) == named_file("b.png/") == ""

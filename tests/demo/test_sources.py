@@ -27,9 +27,12 @@ def test_a_folder_gives_its_images_by_name_and_counts_the_rest(folder):
     assert [path.rsplit("/")[-1] for path in sources.images] == ["a.jpg", "b.png"]
     assert listed(sources.skipped) == "1 other file: notes.txt"
     Image.new("RGB", (8, 6)).save(folder / "scan.pdf")  # which Pillow writes but cannot read
+    Image.new("RGB", (8, 6)).save(folder / "plot.eps")  # which another program would draw
+    Image.new("RGB", (8, 6)).save(folder / "c.MPO", "JPEG")
     sources = find_sources([str(folder)])
-    assert [path.rsplit("/")[-1] for path in sources.images] == ["a.jpg", "b.png"]
-    assert listed(sources.skipped) == "2 other files: notes.txt, scan.pdf"
+    assert [path.rsplit("/")[-1] for path in sources.images] == ["a.jpg", "b.png", "c.MPO"]
+    assert listed(sources.skipped) == "3 other files: notes.txt, plot.eps, scan.pdf"
+    assert listed([*"abcdefg"]) == "7 other files: a, b, c, d, e and 2 more"
 
 
 @pytest.mark.parametrize("side", [30_000, 9_000])
@@ -37,6 +40,10 @@ def test_a_picture_with_too_many_pixels_is_not_decoded(side, tmp_path):
     (tmp_path / "big.ppm").write_text(f"P6 {side} {side} 255\n")  # a header alone
     with pytest.raises(UserError, match=r"big\.ppm has .*pixels"):
         find_sources([str(tmp_path / "big.ppm")])
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    assert find_sources([str(tmp_path / "a.png")], max_pixels=48).images
+    with pytest.raises(UserError, match=r"a\.png has 8 x 6 pixels, .*; raise --max-pixels"):
+        find_sources([str(tmp_path / "a.png")], max_pixels=47)
 
 
 @pytest.mark.parametrize(

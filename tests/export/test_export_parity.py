@@ -145,6 +145,12 @@ TIES = {  # boxes of the file, of the model, and those its NMS chose from; (matc
         [(0, 0.75), (1, 0.75, 1)],
         (0, 0),
     ),
+    "a box whose score the model never had is not tied": (
+        [(1, 0.75)],
+        [(0, 0.75)],
+        [(0, 0.75), (1, 0.7)],
+        (0, 0),
+    ),
     # as in a trace that keeps the size of its image: all scores are right, and all boxes wrong
     "boxes that the model never had are not tied": (
         [(1, 0.75), (21, 0.5)],

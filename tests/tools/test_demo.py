@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import signal
+from unittest.mock import Mock
 
 import cv2
 import demo
@@ -15,8 +16,9 @@ from detectron2.modeling import build_model
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from fpn_d2 import load_config
+from fpn_d2 import UserError, load_config
 from fpn_d2.demo import parse_rows, run
+from fpn_d2.inference import Classes
 
 SMALL = ["INPUT.MIN_SIZE_TEST", "64", "MODEL.DEVICE", "cpu"]
 
@@ -47,9 +49,17 @@ def images(tmp_path):
     return paths
 
 
-def test_pictures_and_predictions_of_two_rows(weights, images, tmp_path, printed, refused):
+def test_pictures_and_predictions_of_two_rows(
+    weights, images, tmp_path, printed, refused, monkeypatch
+):
     config, own = weights("RPN/rpn_R_18_FPN")
     other = ":".join(map(str, weights("RPN/rpn_R_18_C4")))
+    compared = Mock(wraps=run.draw_comparison)
+    monkeypatch.setattr(run, "draw_comparison", compared)
+    # each row has its own, as by best-f1
+    monkeypatch.setattr(
+        run, "class_thresholds", lambda _, cfg: 0.1 if str(own) == cfg.MODEL.WEIGHTS else 1.0
+    )
     out = tmp_path / "out"
     words = ["--config-file", config, "--weights", own, "--input", *images, "--explain",
              "--compare", other, "--threshold", 0.1, "--output", out, *SMALL]  # fmt: skip
@@ -57,6 +67,9 @@ def test_pictures_and_predictions_of_two_rows(weights, images, tmp_path, printed
     names = [f"x{n}{s}.png" for n in ("", "_2") for s in ("", "_compare", "_explain")]
     assert {p.name for p in out.iterdir()} == {*names, "images.json", "predictions.json"}
     assert Image.open(out / "x.png").size == (800, 600)  # ten times 80 x 60
+    for call in compared.call_args_list:
+        first, second = call.args[1].values()
+        assert len(first.scores) > len(second.scores) == 0
     about = json.loads((out / "images.json").read_text())
     known = [(i["id"], i["file_name"], i["picture"]) for i in about]
     assert known == [(1, str(images[0]), "x.png"), (2, str(images[1]), "x_2.png")]
@@ -94,6 +107,9 @@ def test_what_is_found_before_ctrl_c_is_kept(weights, images, tmp_path, monkeypa
     assert [entry["file_name"] for entry in about] == [str(images[0])]
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert {entry["image_id"] for entry in found} == {1}
+    with pytest.raises(KeyboardInterrupt):  # before anything is found
+        run.run_demo({"c": cfg}, [str(images[0])], str(tmp_path / "none"))
+    assert not [*(tmp_path / "none").iterdir()]
 
 
 def test_what_is_found_before_sigterm_is_kept(weights, images, tmp_path, monkeypatch, run_tool):
@@ -131,8 +147,12 @@ def test_a_video_becomes_a_video_of_its_detections(weights, tmp_path, printed, r
     assert known == [(number, number - 1, "clip.mp4") for number in (1, 2, 3)]
     found = json.loads((out / "predictions.json").read_text())
     assert {f["image_id"] for f in found} == {1, 2, 3}
-    sentence = refused(demo, *words, "--explain", "--output", out, *SMALL)
-    assert "clip.avi is a video" in sentence
+    for more, sentence in (
+        (["--explain"], "clip.avi is a video"),
+        (["--compare", f"{config}:{own}"], "clip.avi is a video"),
+        (["--max-pixels", 80 * 60 - 1], "clip.avi has frames of 80 x 60 pixels"),
+    ):
+        assert sentence in refused(demo, *words, *more, "--output", out, *SMALL)
 
 
 def test_a_single_input_may_have_its_file_named(
@@ -210,12 +230,18 @@ def test_a_file_name_that_is_no_utf8_is_printed(repo, images, tmp_path, monkeypa
     assert "skipped: 1 other file: \\udcff.txt\n" in capsys.readouterr().out
 
 
-def test_masks_are_written_as_rle(weights, images, tmp_path, printed):
-    config, own = weights("Mask-Proposals/mask_R_18_5x5")
-    words = ["--config-file", config, "--weights", own, "--input", images[0], "--threshold", 0]
+def test_masks_are_written_as_rle_and_a_url_and_an_id_are_kept(
+    weights, images, tmp_path, printed, monkeypatch
+):
+    url, config, own = "https://a.org/x.png", *weights("Mask-Proposals/mask_R_18_5x5")
+    monkeypatch.setattr("fpn_d2.demo.sources._downloaded", lambda _: str(images[0]))
+    monkeypatch.setattr(run, "image_ids", lambda *_: [7])  # as of an image of the test set
+    words = ["--config-file", config, "--weights", own, "--input", url, "--threshold", 0]
     printed(demo, *words, "--output", tmp_path / "out", *SMALL)
+    (about,) = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert (about["file_name"], about["id"]) == (url, 7)
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert found
+    assert {f["image_id"] for f in found} == {7}
     for f in found:  # the box is the mask's tight box
         assert mask_util.toBbox(f["segmentation"]).tolist() == pytest.approx(f["bbox"])
 
@@ -284,6 +310,22 @@ def test_a_checkpoint_of_something_else_is_named_and_a_narrow_image_is_taken(
 
 def test_the_weights_of_a_compared_row_may_be_a_url(repo):
     config = str(repo / "configs/quick/RPN/rpn_R_18_FPN.yaml")
-    rows = parse_rows(config, "", [f"{config}:detectron2://a/b.pkl"], ["MODEL.DEVICE", "cpu"])
+    opts = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "first.pth"]
+    rows = parse_rows(config, "", [f"{config}:detectron2://a/b.pkl"], opts)
+    assert rows["rpn_R_18_FPN"].MODEL.WEIGHTS == "first.pth"
     assert list(rows) == ["rpn_R_18_FPN", "rpn_R_18_FPN (2)"]
     assert rows["rpn_R_18_FPN (2)"].MODEL.WEIGHTS == "detectron2://a/b.pkl"
+
+
+def test_guessed_names_are_drawn_as_such_and_a_failure_names_the_image(monkeypatch):
+    monkeypatch.setattr(run, "Explainer", Mock())
+    classes = Classes(["a"], [1], "data set x", "the names are a guess")
+    monkeypatch.setattr(run, "classes_of", lambda *_: classes)
+    model = run._Model(None, 0.5)
+    assert model.names == ["a?"]
+    for error in (UserError("too thin"), FloatingPointError("NaN")):
+        for method in (model.explainer.predictor.detect, model.explainer.explain):
+            method.side_effect = error
+        for call in (model.detect, model.explain):
+            with pytest.raises(UserError, match=f"^x.png: {error}$"):
+                call(None, "x.png")
