@@ -122,7 +122,8 @@ def test_images_of_the_test_set_have_its_ids(
     ids = [image["id"] for image in images]
     assert ids != [*range(1, len(ids) + 1)]
     assert image_ids(cfg, paths) == ids
-    assert image_ids(cfg, [*paths, str(tmp_path / "x.png")]) == [1, 2, 3, 4, 5]
+    for other in (tmp_path / "x.png", f"{tiny_root}/tiny/images/x.png"):
+        assert image_ids(cfg, [*paths, str(other)]) == [1, 2, 3, 4, 5]
     other = row_config("quick/RPN/rpn_R_18_FPN", "DATASETS.TEST", "('nowhere',)")
     assert image_ids(other, paths) == [1, 2, 3, 4]
 
