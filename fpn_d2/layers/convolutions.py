@@ -18,6 +18,7 @@ Shape shorthand: B images, C channels in and D out, H x W cells; T tiles, of 4 x
 cells of a row.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -278,6 +279,20 @@ def steady_group_norms(model: nn.Module) -> None:
 # --- Winograd's method
 
 
+def _without_autocast(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Decorate a function as ``torch.autocast(..., enabled=False)`` would, for several threads.
+
+    That keeps the caller's precision in one object, where a thread would find another's.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return function(*args, **kwargs)
+
+    return run
+
+
 def has_winograd(x: Tensor, weight: Tensor, *how: Any) -> bool:
     """Whether :func:`conv2d_by_winograd` can compute a convolution, and faster than oneDNN's sum.
 
@@ -305,7 +320,7 @@ def is_wide(weight: Tensor, *how: Any, dtype: torch.dtype = torch.float32) -> bo
     )
 
 
-@torch.autocast("cpu", enabled=False)
+@_without_autocast
 def transform_kernel(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Transform the weights of a convolution for maps of a dtype.
 
@@ -324,7 +339,7 @@ def transform_kernel(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tens
     return columns.view(_SIDE, *cells.shape[1:3], 1, -1).permute(0, 1, 4, 2, 3)
 
 
-@torch.autocast("cpu", enabled=False)
+@_without_autocast
 def conv2d_by_winograd(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve with a 3 x 3 kernel, stride 1 and a padding of 1.
 
@@ -347,7 +362,7 @@ def conv2d_by_winograd(x: Tensor, kernel: Tensor, bias: Tensor | None = None) ->
     return found.contiguous(memory_format=torch.channels_last)
 
 
-@torch.autocast("cpu", enabled=False)
+@_without_autocast
 def weight_gradient_by_winograd(x: Tensor, gradient: Tensor) -> Tensor:
     """Return the gradient of the weights of :func:`conv2d_by_winograd`'s convolution, in float32.
 

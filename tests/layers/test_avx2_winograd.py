@@ -1,5 +1,7 @@
 """Winograd's convolution is the sum over the kernel, and so are its gradients."""
 
+import threading
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -123,6 +125,21 @@ def test_in_bfloat16_it_is_the_sum_up_to_its_rounding(size, memory_format, strip
         assert error(conv2d_by_winograd(gradient, turned), own.grad) < 0.01
     else:
         assert of_weight.count_nonzero() == 0
+
+
+def test_a_thread_in_float32_leaves_the_autocast_of_another_alone(monkeypatch):
+    x, weight, *_ = problem(*SIZES[0])
+    kernel = transform_kernel(weight)
+
+    def meanwhile(*_):
+        other = threading.Thread(target=conv2d_by_winograd, args=(x, kernel))
+        other.start()
+        other.join()
+
+    monkeypatch.setattr(convolutions, "_convolve_rows", meanwhile)
+    with torch.autocast("cpu", torch.bfloat16):
+        conv2d_by_winograd(x.bfloat16(), transform_kernel(weight, torch.bfloat16))
+        assert torch.is_autocast_enabled("cpu")
 
 
 def test_the_transforms_of_rows_are_an_identity():
