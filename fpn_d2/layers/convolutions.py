@@ -92,14 +92,17 @@ _OF_KERNEL_ROW = _kernel_of_rows()  # (6, 3)
 
 
 def _as_computed(x: Tensor) -> Tensor:
-    """Convert the input of a layer as autocast does."""
-    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
+    """Convert the input of a layer as autocast does, which leaves float64 and integers alone."""
+    lowered = torch.float32, torch.float16, torch.bfloat16
+    if torch.is_autocast_enabled("cpu") and x.dtype in lowered:
+        return x.to(torch.get_autocast_dtype("cpu"))
+    return x
 
 
 class _Convolution(torch.autograd.Function):
     """A convolution of channels-last maps: x (B, C, H, W), weight (D, C, k, k), bias (D,).
 
-    The input may be in bfloat16 and the rest in float32 where :func:`has_winograd` holds.
+    In autocast the input may be in bfloat16 and the rest in float32, if :func:`has_winograd` holds.
     """
 
     @staticmethod
@@ -304,6 +307,7 @@ def has_winograd(x: Tensor, weight: Tensor, *how: Any) -> bool:
         is_wide(weight, *how, dtype=x.dtype)
         and x.dim() == 4
         and x.shape[2] * x.shape[3] >= _LEAST_WINOGRAD_CELLS[x.dtype]
+        and (weight.dtype == x.dtype or torch.is_autocast_enabled("cpu"))  # or the layer's error
     )
 
 

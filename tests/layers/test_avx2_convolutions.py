@@ -103,6 +103,18 @@ def test_in_autocast_it_is_detectron2s_layer_in_double_precision(of_input, gradi
         assert (computed.double() - exact).norm() < 0.01 * exact.norm()
 
 
+@pytest.mark.parametrize(
+    "dtype, in_autocast",
+    [(torch.float64, True), (torch.int32, True), (torch.bfloat16, False)],
+)
+def test_what_detectron2s_layer_refuses_has_its_error(dtype, in_autocast, in_bfloat16):
+    x = images(40).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=in_autocast):
+        for layer in pair():
+            with pytest.raises(RuntimeError, match="should be the same"):
+                layer(x)
+
+
 def test_a_penalty_on_the_gradient_and_a_layer_that_is_used_twice(gradients, method):
     found = []
     x = images(40)

@@ -178,13 +178,13 @@ def test_only_wide_3_by_3_convolutions_of_large_maps_have_it(x, weight, how, exp
     assert not has_winograd(x[0], weight, *how)  # a map without a batch
     assert not has_winograd(x.double(), weight.double(), *how)
     assert not has_winograd(x.half(), weight.half(), *how)
-    for dtype in (
-        torch.float32,
-        torch.bfloat16,
-    ):  # of the weights; a map of bfloat16 must be larger
-        half = x.bfloat16().repeat(1, 1, 1, 12000 // (40 * 40) + 1)
-        assert has_winograd(half, weight.to(dtype), *how) is expected
-        assert not has_winograd(x.bfloat16(), weight.to(dtype), *how)
+    half = x.bfloat16().repeat(1, 1, 1, 12000 // (40 * 40) + 1)  # a larger map
+    for dtype in (torch.float32, torch.bfloat16):  # of the weights
+        with torch.autocast("cpu", torch.bfloat16):
+            assert has_winograd(half, weight.to(dtype), *how) is expected
+            assert not has_winograd(x.bfloat16(), weight.to(dtype), *how)
+    assert has_winograd(half, weight.bfloat16(), *how) is expected
+    assert not has_winograd(half, weight, *how)  # which no convolution takes
     assert not has_winograd(x, weight.bfloat16(), *how)
     assert not has_winograd(x.to("meta"), weight.to("meta"), *how)
     monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: False)
