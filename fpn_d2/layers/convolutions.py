@@ -45,6 +45,9 @@ _LEAST_WINOGRAD_CELLS = {torch.float32: 1500, torch.bfloat16: 12000}
 _TILES = 512
 # This many values of a map are transformed at a time, and what is computed from them stays there.
 _STRIP = 2**20
+# A map with more values is convolved in bands, since what is computed from it takes three times its
+# memory. P2 of 800 x 1333 px has half as many.
+_BAND = 2**25
 
 _CELLS = 4  # on a side of a tile of the output; a tile of the input has one more on each side
 _SIDE = _CELLS + 2
@@ -444,30 +447,52 @@ def _strips(x: Tensor, margin: int) -> Iterator[tuple[int, int, Tensor]]:
 
 def _convolve_rows(x: Tensor, kernel: Tensor, bias: Tensor, found: Tensor) -> None:
     """Write the output, with the cells of whole tiles (B, H, 4 T, D), to ``found``."""
-    step = _rows_at_once(found)
     for image, output in zip(x.permute(0, 2, 3, 1), found.unflatten(2, (-1, _CELLS)), strict=True):
-        maps = _evaluate(image, _at_input, 1)
-        maps = maps[:, None].permute(0, 1, 4, 2, 3)  # batches of one, channels-last
-        maps = [F.conv2d(*pair)[0].permute(1, 2, 0) for pair in zip(maps, kernel, strict=True)]
-        for first in range(0, len(output), step):
-            strip = slice(first, first + step)
-            for cell, values in enumerate(_cells([m[strip].float() for m in maps])):
-                output[strip, :, cell] = values.add_(bias)
+        for own, inner, band in _bands(image):
+            maps = _evaluate(band, _at_input, 1)
+            maps = maps[:, None].permute(0, 1, 4, 2, 3)  # batches of one, channels-last
+            maps = [F.conv2d(*pair)[0].permute(1, 2, 0) for pair in zip(maps, kernel, strict=True)]
+            _write_cells([m[inner] for m in maps], bias, output[own])
 
 
-def _rows_at_once(x: Tensor) -> int:
-    """Return how many rows of a map (..., W, C) are transformed at a time."""
-    return max(1, _STRIP // max(1, x.shape[-2] * x.shape[-1]))
+def _bands(x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield the bands of a map (H, W, C), which bound the memory that a huge one takes.
+
+    Yields:
+        the rows of the band in the map; these rows in the band; the band, which has a row of the
+        map more on each side.
+    """
+    step = _rows_of(x, _BAND)
+    for first in range(0, len(x), step):
+        above, height = min(first, 1), min(step, len(x) - first)
+        band = x[first - above : first + height + 1]
+        yield slice(first, first + height), slice(above, above + height), band
+
+
+def _write_cells(maps: Sequence[Tensor], bias: Tensor, output: Tensor) -> None:
+    """Write the cells of tiles (H, T, 4, D), whose six values are (H, T, D) each, to ``output``."""
+    step = _rows_of(maps[0], _STRIP // _CELLS)
+    for first in range(0, len(output), step):
+        strip = slice(first, first + step)
+        for cell, values in enumerate(_cells([m[strip].float() for m in maps])):
+            output[strip, :, cell] = values.add_(bias)
+
+
+def _rows_of(x: Tensor, values: int) -> int:
+    """Return how many rows of a map (..., W, C) have so many values, at least one."""
+    return max(1, values // max(1, x.shape[-2] * x.shape[-1]))
 
 
 def _weight_gradient_of_rows(x: Tensor, gradient: Tensor) -> Tensor:
-    channels, height, channels_out = x.shape[1], x.shape[2], gradient.shape[1]
+    channels, channels_out = x.shape[1], gradient.shape[1]
     found = torch.zeros(_SIDE, 3, channels_out, channels)
     for image, of_output in zip(x.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1), strict=True):
-        inputs, outputs = _evaluate(image, _at_input, 1), _evaluate(of_output, _at_output, 0)
-        outputs = outputs.flatten(1, 2).transpose(1, 2)
-        for row in range(3):
-            found[:, row] += torch.bmm(outputs, inputs[:, row : row + height].flatten(1, 2))
+        for own, inner, band in _bands(image):
+            inputs = _evaluate(band, _at_input, 1)
+            outputs = _evaluate(of_output[own], _at_output, 0).flatten(1, 2).transpose(1, 2)
+            for row in range(3):
+                rows = inputs[:, inner.start + row : inner.stop + row].flatten(1, 2)
+                found[:, row] += torch.bmm(outputs, rows)
     cells = (_OF_KERNEL_ROW.t() @ found.flatten(1)).view(3, 3, channels_out, channels)
     return cells.permute(2, 3, 1, 0)
 
@@ -487,7 +512,7 @@ def _evaluate(
         (6, H + 2 margin, T, C), of the dtype of ``x``.
     """
     height, width, channels = x.shape
-    across, step = -(-width // _CELLS), _rows_at_once(x)
+    across, step = -(-width // _CELLS), _rows_of(x, _STRIP)
     found = x.new_empty(_SIDE, height + 2 * margin, across, channels)
     found[:, :margin], found[:, margin + height :] = 0, 0
     cells = torch.zeros(min(step, height), across + 1, _CELLS, channels)

@@ -1,6 +1,7 @@
 """Winograd's convolution is the sum over the kernel, and so are its gradients."""
 
 import threading
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -99,12 +100,16 @@ def test_the_transforms_are_an_identity_in_integers():
             assert found.tolist() == expected
 
 
+@pytest.mark.parametrize("band", [1, 300, 2**25])
 @pytest.mark.parametrize("strip", [1, 100, 2**20])
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("size", SIZES)
-def test_in_bfloat16_it_is_the_sum_up_to_its_rounding(size, memory_format, strip, monkeypatch):
+def test_in_bfloat16_it_is_the_sum_up_to_its_rounding(
+    size, memory_format, strip, band, monkeypatch
+):
     """Some factors, sums and the result are rounded, each by up to 2^-9 of its value."""
     monkeypatch.setattr(convolutions, "_STRIP", strip)
+    monkeypatch.setattr(convolutions, "_BAND", band)
     x, weight, bias, gradient = problem(*size, memory_format)
     x, gradient = x.bfloat16(), gradient.bfloat16()
     exact = weight.double().requires_grad_()
@@ -125,6 +130,19 @@ def test_in_bfloat16_it_is_the_sum_up_to_its_rounding(size, memory_format, strip
         assert error(conv2d_by_winograd(gradient, turned), own.grad) < 0.01
     else:
         assert of_weight.count_nonzero() == 0
+
+
+def test_what_is_computed_at_once_from_a_huge_map_is_bounded(monkeypatch):
+    """By bands of two rows of 9 cells, and a row more on each side."""
+    monkeypatch.setattr(convolutions, "_BAND", 2 * 9 * 16)
+    evaluated = Mock(wraps=convolutions._evaluate)
+    monkeypatch.setattr(convolutions, "_evaluate", evaluated)
+    x, weight, _, gradient = problem(2, 16, 16, 13, 9)
+    conv2d_by_winograd(x.bfloat16(), transform_kernel(weight, torch.bfloat16))
+    weight_gradient_by_winograd(x.bfloat16(), gradient.bfloat16())
+    of_input, of_output = [3, *[4] * 5, 2] * 2, [*[2] * 6, 1] * 2
+    in_turn = [rows for pair in zip(of_input, of_output, strict=True) for rows in pair]
+    assert [len(call.args[0]) for call in evaluated.call_args_list] == [*of_input, *in_turn]
 
 
 def test_a_thread_in_float32_leaves_the_autocast_of_another_alone(monkeypatch):
