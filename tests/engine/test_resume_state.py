@@ -436,7 +436,7 @@ def test_a_normalizer_of_another_kind_is_no_average():
     assert resume_state.averages_of(model) == {"c": 2.0}
 
 
-def test_an_average_stays_of_its_kind(tiny_config):
+def test_an_average_stays_of_its_kind(tiny_config, caplog):
     model = torch.nn.ModuleDict({name: torch.nn.Identity() for name in ("a", "b", "c")})
     model.a.loss_normalizer, model.b.loss_normalizer = torch.tensor(2.0), None
     with resume_state.averages_kept(model):
@@ -448,3 +448,7 @@ def test_an_average_stays_of_its_kind(tiny_config):
     hook.averages = [{"a": 3.0}]
     hook.before_train()
     assert model.a.loss_normalizer.mul_(2) == 6
+    assert "begun in" not in caplog.text
+    hook.averages *= 2
+    hook.before_train()
+    assert "begun in 2 processes and goes on in 1" in caplog.text
