@@ -93,9 +93,20 @@ def test_only_boxes_without_classes_are_thinned_out():
     assert torch.equal(thin.scores, scores[:20])
     assert len(detections_above({"instances": found}, 0.9)) == 7  # 54 / 60 and more
     found.pred_classes = torch.zeros(60, dtype=torch.int64)
-    assert len(detections_above({"instances": found}, 0.0)) == 60
+    turned = found[torch.arange(59, -1, -1)]
+    assert torch.equal(detections_above({"instances": turned}, 0.0).scores, scores)
     with pytest.raises(UserError, match="neither instances nor proposals"):
         detections_above({"sem_seg": None}, 0.0)
+
+
+def test_the_score_of_a_proposal_is_its_probability():
+    """The odds are 1:1, 3:1 and 1:3."""
+    boxes = Boxes(torch.tensor([[0.0, 0.0, 9.0, 9.0]]) + 20 * torch.arange(3.0)[:, None])
+    logits = torch.tensor([1.0, 3.0, 1 / 3]).log()
+    proposals = Instances((60, 60), proposal_boxes=boxes, objectness_logits=logits)
+    found = detections_above({"proposals": proposals}, 0.5)
+    torch.testing.assert_close(found.scores, torch.tensor([0.75, 0.5]))
+    assert torch.equal(found.pred_boxes.tensor, boxes.tensor[[1, 0]])
 
 
 # --- several images, and models by name
@@ -157,6 +168,8 @@ def test_a_model_of_the_zoo_finds_what_stock_detectron2_finds(stock_weights, pre
     assert predictor.class_names[:2] == ["person", "bicycle"]
     assert len(predictor.class_names) == 80
     assert predictor.model.model.weights_origin.dataset == "coco_2017_val"
+    own = Predictor.from_zoo(FASTER, [*SMALL, "MODEL.WEIGHTS", path])
+    assert own.model.model.weights_origin.path == path
 
 
 def calls_of(predictor, images):
