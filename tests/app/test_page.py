@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import sys
+from types import SimpleNamespace
 
 import app as tool
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from fpn_d2 import UserError
-from fpn_d2.app.interface import build_page, import_gradio, serve
+from fpn_d2.app.interface import _answer, build_page, import_gradio, serve
 from fpn_d2.app.session import Limits, Session, View, example_images
 from fpn_d2.config import changed
 
@@ -39,6 +40,21 @@ def test_without_gradio_there_is_a_sentence(monkeypatch):
 )
 def test_the_tools_sentences(words, message, refused):
     assert message in refused(tool, *words)
+
+
+def test_an_answer_is_a_text_and_a_picture_for_each_tab_or_a_sentence(session, monkeypatch):
+    settings = 0.5, 0.5, 4, 100
+    html, *pictures = _answer(session, 0, "<b>", *settings)
+    assert "there is no model &#x27;&lt;b&gt;&#x27; on this page" in html
+    assert pictures == [None] * 4
+    monkeypatch.setattr(session, "look", lambda *_: View("1 < 2", *"abcd"))
+    html, *pictures = _answer(session, 0, "any", *settings)
+    assert html == '<p role="status">1 &lt; 2</p>'
+    assert pictures == [*"abcd"]
+    monkeypatch.setattr(session, "look", None)
+    html, *pictures = _answer(session, 0, "any", *settings)
+    assert "This did not work; the terminal" in html
+    assert pictures == [None] * 4
 
 
 def missing(sentence):
@@ -99,6 +115,24 @@ def test_a_models_own_values_are_on_the_sliders(tiny_config, required, monkeypat
     page = build_page(Session({"usual": tiny_config, "odd": odd}, Limits()))
     (change,) = (fn.fn for fn in page.fns.values() if fn.name == "change_model")
     assert [(s.minimum, s.maximum, s.value) for s in change(0, "odd")[:4]] == ends
+
+
+def test_the_image_that_is_shown_is_remembered(session, required, monkeypatch):
+    required("gradio")
+    monkeypatch.setattr(Session, "image", lambda self, source: source)
+    seen = []
+    monkeypatch.setattr(
+        Session, "look", lambda self, *words: seen.append(words) or View("", *[None] * 4)
+    )
+    events = {fn.name: fn.fn for fn in build_page(session).fns.values()}
+    rest = "title", 0.5, 0.5, 4, 100
+    assert events["look_at_upload"]("a.png", *rest)[0] == "a.png"
+    assert events["look_at_upload"](None, *rest)[0] == 0
+    assert events["look_at_example"](SimpleNamespace(index=2), *rest)[0] == 2
+    assert [image for _, image, _ in seen] == ["a.png", 0, 2]
+    status, *pictures = events["change_model"](0, "gone")[4:]  # after the four sliders
+    assert "there is no model" in status
+    assert pictures == [None] * 4
 
 
 @pytest.fixture
@@ -184,6 +218,16 @@ def test_a_gradio_without_run_history_is_not_asked_for_it(session, required, mon
 
     monkeypatch.setattr(required("gradio").Blocks, "launch", launch)
     assert serve(session, block=False)[1] == "there"
+
+
+def test_runs_are_not_kept_and_a_port_that_is_taken_is_a_sentence(session, required, monkeypatch):
+    def launch(self, server_name, run_history=True, **_):
+        assert run_history is False
+        raise OSError("Cannot find empty port in range: 7860-7860")
+
+    monkeypatch.setattr(required("gradio").Blocks, "launch", launch)
+    with pytest.raises(UserError, match=r"cannot listen on 127.0.0.1 port 7860 .* another --port"):
+        serve(session, port=7860, block=False)
 
 
 def test_a_proxy_in_the_way_is_a_sentence(session, required, monkeypatch):

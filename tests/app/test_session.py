@@ -154,6 +154,16 @@ def test_the_view_has_every_picture(session):
     assert all(p.dtype == np.uint8 and p.ndim == 3 for p in pictures)
 
 
+def test_a_tab_that_a_model_has_nothing_for_has_no_picture(row_config, random_weights):
+    opts = ["MODEL.MASK_PROPOSAL.TEST_SCALES", [0.5, 2.0], "MODEL.WEIGHTS", ""]
+    cfg = row_config("quick/Mask-Proposals/mask_R_18_image_pyramid", *opts)
+    view = Session({"a": cfg}, LIMITS).look("a", example_images()[0], Settings(0.0, 0.5, 4, 100))
+    assert view.levels.ndim == 3
+    assert (view.heat_maps, view.anchors, view.proposals) == (None, None, None)
+    for words in ("No map at the network input's own size", "No RPN", "No anchors"):
+        assert words in view.text
+
+
 def test_the_page_says_that_class_names_are_not_known(session, monkeypatch):
     model, words = session.explainer(TITLE).model, "The class names are not known."
     for names, is_told in (((), True), (tuple("abcde"), False)):
