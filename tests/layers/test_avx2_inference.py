@@ -122,7 +122,7 @@ def test_weights_that_change_in_place_are_noticed(mode, copied, double, used):
     assert used.call_count == 2
 
 
-def test_gradients_traces_other_precisions_and_small_maps_are_detectron2s(used):
+def test_gradients_traces_other_precisions_and_small_maps_are_detectron2s(used, monkeypatch):
     plain = layer()
     fast = turned(plain)
     assert fast(X).equal(plain(X))  # within autograd
@@ -130,7 +130,11 @@ def test_gradients_traces_other_precisions_and_small_maps_are_detectron2s(used):
         assert fast(X[..., :30, :30]).equal(plain(X[..., :30, :30]))
         with torch.autocast("cpu", torch.bfloat16):
             assert fast(X).equal(plain(X))
+        monkeypatch.setitem(convolutions._LEAST_WINOGRAD_CELLS, torch.bfloat16, 1500)
+        with torch.autocast("cpu", torch.float16):
+            assert fast(X).equal(plain(X))
         assert torch.jit.trace(fast, X, check_trace=False)(X).equal(plain(X))
+        assert torch.compile(fast, backend="eager")(X).equal(plain(X))
         assert fast.double()(X.double()).equal(plain.double()(X.double()))
     assert not used.called
 
@@ -154,6 +158,17 @@ def test_what_is_turned(monkeypatch):
     assert are_turned(model().to("meta")) == [False] * 7  # another device
     monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: False)
     assert are_turned(model()) == [False] * 7
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_precision_has_it_where_the_processor_gains_in_it(precision, row_config, monkeypatch):
+    monkeypatch.setattr("fpn_d2.inference.prepared.has_bfloat16", lambda _: True)
+    model = random_detector(row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN"))
+    for gains in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(convolutions, "gains_by_winograd", lambda dtype, of=gains: dtype == of)
+        prepared = prepare_model(model, precision=precision)
+        has_it = any(type(layer) is WinogradConv2d for layer in prepared.modules())
+        assert has_it is (precision in str(gains))
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,34 @@ def test_in_bfloat16_it_is_the_sum_up_to_its_rounding(
         assert of_weight.count_nonzero() == 0
 
 
+def test_its_rounding_in_bfloat16_is_three_times_the_sums():
+    """Transforms in bfloat16 instead of float32, of the kernel or the output, would add 15 %."""
+    x, weight, _, gradient = problem(1, 32, 32, 60, 101)
+    x, gradient = x.bfloat16(), gradient.bfloat16()
+    exact = weight.double().requires_grad_()
+    expected = F.conv2d(x.double(), exact, padding=1)
+    expected.backward(gradient.double())
+    plain = error(F.conv2d(x, weight.bfloat16(), padding=1), expected)
+    found = error(conv2d_by_winograd(x, transform_kernel(weight, torch.bfloat16)), expected)
+    assert plain < found < 3 * plain < 0.007
+    assert error(weight_gradient_by_winograd(x, gradient), exact.grad) < 0.0065
+
+
+def test_autocast_changes_nothing():
+    """A training's backward pass is within autocast."""
+    x, weight, bias, gradient = problem(2, 16, 8, 13, 9)
+    for dtype in (torch.float32, torch.bfloat16):
+        found = []
+        for enabled in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                kernel = transform_kernel(weight, dtype)
+                of_weight = weight_gradient_by_winograd(x.to(dtype), gradient.to(dtype))
+                found.append([kernel, of_weight, conv2d_by_winograd(x.to(dtype), kernel, bias)])
+        for plain, in_autocast in zip(*found, strict=True):
+            assert in_autocast.dtype == plain.dtype
+            assert in_autocast.equal(plain)
+
+
 def test_what_is_computed_at_once_from_a_huge_map_is_bounded(monkeypatch):
     """By bands of two rows of 9 cells, and a row more on each side."""
     monkeypatch.setattr(convolutions, "_BAND", 2 * 9 * 16)
@@ -203,7 +231,11 @@ def test_only_wide_3_by_3_convolutions_of_large_maps_have_it(x, weight, how, exp
             assert not has_winograd(x.bfloat16(), weight.to(dtype), *how)
     assert has_winograd(half, weight.bfloat16(), *how) is expected
     assert not has_winograd(half, weight, *how)  # which no convolution takes
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not has_winograd(half, weight.double(), *how)
     assert not has_winograd(x, weight.bfloat16(), *how)
     assert not has_winograd(x.to("meta"), weight.to("meta"), *how)
-    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: False)
-    assert not has_winograd(x, weight, *how)
+    for gains in (torch.float32, torch.bfloat16, None):
+        monkeypatch.setattr(convolutions, "gains_by_winograd", lambda dtype, of=gains: dtype == of)
+        assert has_winograd(x, weight, *how) is (expected and gains == torch.float32)
+        assert has_winograd(half, weight.bfloat16(), *how) is (expected and gains == torch.bfloat16)
