@@ -11,8 +11,8 @@
     pair of channels, a quarter of the sum's 144. Its errors are some five times the sum's, near
     1e-5 of the values.
   - In bfloat16 the same tiles would have errors of 2 % of the values, ten times the sum's. F(4, 3),
-    along rows alone, halves the multiplications. Its errors are two to three times the sum's, near
-    0.5 %, with transforms in float32. Down the columns oneDNN convolves.
+    along rows alone, halves the multiplications. Its errors are some three times the sum's, 0.3 to
+    0.7 %, with transforms in float32. Down the columns oneDNN convolves.
 
 Shape shorthand: B images, C channels in and D out, H x W cells; T tiles, of 4 x 4 cells or of 4
 cells of a row.
@@ -549,7 +549,7 @@ def _at_output(cells: Sequence[Tensor]) -> Iterator[Tensor]:
 
 
 def _cells(at: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Return the four cells of the output whose values at the points are given: A^T."""
+    """Yield the four cells of the output whose values at the points are given: A^T."""
     even_near, odd_near = at[1] + at[2], at[1] - at[2]
     even_far, odd_far = at[3] + at[4], at[3] - at[4]
     yield (at[0] + even_near).add_(even_far)
