@@ -26,6 +26,13 @@ ROWS = [
     ("Faster-RCNN/faster_rcnn_R_18_C5", {"output": "5"}),
 ]
 
+NOTES = {
+    "No pyramid": ("C4", "C5"),
+    "No top-down path": ("bottom_up",),
+    "No lateral connections": ("top_down",),
+    "RoIs are pooled from level 5 alone": ("C5",),
+}
+
 
 @pytest.fixture(scope="module")
 def image():
@@ -49,7 +56,21 @@ def test_every_kind_of_row_shows_what_it_has(row, features, row_config, image):
     assert len(found.levels) == len(found.detections)
     assert bool(found.proposals) == ("RPN" in row or "Faster" in row)
     assert (found.anchors is None) == ("Mask" in row)
-    assert any("No pyramid" in note for note in found.notes) == (set(features) == {"output"})
+    for words, rows in NOTES.items():
+        assert any(words in note for note in found.notes) == row.endswith(rows)
+
+
+def test_levels_without_rois_are_eq_1_of_the_boxes_in_the_network_input(row_config):
+    torch.manual_seed(0)
+    image = np.random.default_rng(0).integers(0, 256, (50, 76, 3), dtype=np.uint8)
+    cfg = row_config("quick/RPN/rpn_R_18_FPN", *SIZE)  # 50 x 76 is resized to 64 x 97
+    found = Explainer(cfg, build_model(cfg)).explain(image, threshold=0.0, canonical_size=8)
+    assert found.input_scale == 97 / 76
+    assert found.level_range == (2, 5)  # nothing is pooled from P6
+    areas = found.detections.pred_boxes.area().numpy() * (97 / 76) * (64 / 50)
+    k = np.clip(np.floor(4 + np.log2(np.sqrt(areas) / 8)), 2, 5)
+    assert found.levels.tolist() == k.astype(int).tolist()
+    assert len(set(found.levels.tolist())) > 1
 
 
 def test_maps_are_those_of_the_pyramid_without_its_padding(explainer, image):
@@ -118,13 +139,14 @@ def test_the_proposals_of_all_levels_contain_those_that_the_model_takes(explaine
     assert apart.max() < 1e-3
     for proposals in found.proposals.values():
         assert (np.diff(proposals.scores) <= 0).all()
+        assert 0 < proposals.scores[-1] <= proposals.scores[0] < 1
 
 
 def test_anchors_match_the_given_objects_as_iou_says(explainer, image):
     # In the network input the first one is 32 x 32 pixels at (16, 16), the size of a P2 anchor.
     truth = np.array([[12.5, 12.5, 37.5, 37.5], [2, 2, 72, 48]])
     matches = explainer.explain(image, ground_truth=truth).anchors
-    assert matches.to_ground_truth
+    assert (matches.to_ground_truth, matches.threshold) == (True, 0.7)
     assert set(matches.objects.tolist()) == {0, 1}
     scale = np.array([96 / 75, 64 / 50] * 2)
     ious = pairwise_iou(
@@ -173,6 +195,7 @@ def test_an_object_beside_all_anchors_and_no_object_match_none(explainer, image)
     assert len(explainer.explain(image, ground_truth=np.array([outside])).anchors.boxes) == 0
     nothing = explainer.explain(image, threshold=1.0)
     assert len(nothing.detections) == len(nothing.anchors.boxes) == 0
+    assert not nothing.anchors.to_ground_truth
 
 
 def test_that_levels_are_not_of_rois_is_said(row_config, image):

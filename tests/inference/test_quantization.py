@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data.datasets import register_coco_instances
 from random_detectors import detect, image_of, random_detector
 
 from fpn_d2 import UserError
@@ -171,6 +172,8 @@ def test_its_name_is_of_weights_config_images_and_versions(cfg, model, monkeypat
     assert len(names) == 1
     moved = changed(cfg, {"MODEL.WEIGHTS": str(tmp_path / "elsewhere" / "model.pth")})
     names |= {os.path.basename(path) for path in cache_paths(moved, model)}
+    named = changed(cfg, {"MODEL.WEIGHTS": f"{cfg.MODEL.WEIGHTS}?matching_heuristics=True"})
+    assert cache_paths(named, model) == cache_paths(cfg, model)
     assert len(names) == 1  # a copy of the weights elsewhere is the same model
     others = [
         changed(cfg, {"INPUT.MIN_SIZE_TEST": 96}),
@@ -179,21 +182,53 @@ def test_its_name_is_of_weights_config_images_and_versions(cfg, model, monkeypat
         changed(cfg, {"DATALOADER.FILTER_EMPTY_ANNOTATIONS": False}),
         changed(cfg, {"DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": 7}),
         changed(cfg, {"TEST.DETECTIONS_PER_IMAGE": 7}),
+        *(changed(cfg, {"DATASETS.TRAIN": (name,)}) for name in ("own_one", "own_two")),
+        *(
+            changed(cfg, {"MODEL.LOAD_PROPOSALS": True, "DATASETS.PROPOSAL_FILES_TRAIN": (file,)})
+            for file in ("one.pkl", "two.pkl")
+        ),
     ]
     names |= {os.path.basename(cache_paths(other, model)[0]) for other in others}
-    assert len(names) == 7
+    assert len(names) == 11
     weight = model.roi_heads.box_head.fc1.bias
     before = weight[0].item()
     weight.data[0] += 1e-6
     names.add(os.path.basename(cache_paths(cfg, model)[0]))
     weight.data[0] = before
-    assert len(names) == 8
+    assert len(names) == 12
     versions = {"openvino": "1.0", "nncf": "2.0"}
     monkeypatch.setattr(quantization, "installed_versions", lambda *packages: versions)
     name = os.path.basename(cache_paths(cfg, model)[0])
     assert name.endswith("-openvino1.0-nncf2.0.zip")
     names.add(name)
-    assert len(names) == 9
+    assert len(names) == 13
+    monkeypatch.setattr(quantization, "describe_versions", lambda: {"torch": "1.0"})
+    names.add(os.path.basename(cache_paths(cfg, model)[0]))
+    assert len(names) == 14
+
+
+def test_its_name_is_of_the_annotation_file_as_it_is_now(cfg, model, monkeypatch, tmp_path):
+    path, names = tmp_path / "own.json", set()
+    register_coco_instances("own_train", {}, str(path), str(tmp_path))
+    own = changed(cfg, {"DATASETS.TRAIN": ("own_train",)})
+    for content, seconds in (("{}", 1), ("{}", 2), ("{} ", 2)):
+
+        def convert(name, content=content, seconds=seconds):
+            path.write_text(content)
+            os.utime(path, (seconds, seconds))
+
+        monkeypatch.setattr(quantization, "make_ready", convert)
+        names.add(cache_paths(own, model)[0])
+    assert len(names) == 3
+
+
+def test_the_first_place_is_taken_and_a_damaged_file_is_told(tmp_path, caplog):
+    paths = [tmp_path / "a.zip", tmp_path / "b.zip"]
+    quantization.write_cache({}, paths)
+    assert [*tmp_path.iterdir()] == paths[:1]
+    paths[0].write_bytes(b"no zip")
+    assert quantization.read_cache(paths) is None
+    assert f"{paths[0]} is damaged" in caplog.text
 
 
 @needs_nncf
