@@ -16,6 +16,7 @@ from random_detectors import detect, image_of, proposals_of, random_detector
 
 from fpn_d2 import UserError
 from fpn_d2.checkpoint.checkpointer import WeightsOrigin
+from fpn_d2.config import changed
 from fpn_d2.data.datasets.shapes import CLASSES
 from fpn_d2.evaluation.matching import match_boxes
 from fpn_d2.export import (
@@ -191,7 +192,7 @@ def without_graph(monkeypatch):
 @pytest.mark.parametrize(
     "names, source", [(["a", "b", "c", "d", "\u00e9"], "the checkpoint"), ([], "")]
 )
-def test_a_file_names_the_classes_of_its_checkpoint(model_of, names, source):
+def test_a_file_names_the_classes_of_its_checkpoint(model_of, names, source, caplog):
     cfg, model = model_of(FASTER)
     model = copy.copy(model)
     model.weights_origin = WeightsOrigin("own.pth", tuple(names), "")
@@ -199,6 +200,7 @@ def test_a_file_names_the_classes_of_its_checkpoint(model_of, names, source):
     assert json.loads(about["class_names"]) == (names or [f"class {i}" for i in range(5)])
     expected = source or "guess: the weights own.pth do not say what their classes are called"
     assert about["class_names_from"].startswith(expected)
+    assert ("do not say what their classes are called" in caplog.text) == (not names)
 
 
 @pytest.mark.usefixtures("without_graph")
@@ -209,6 +211,25 @@ def test_classes_without_names_are_numbered(model_of):
 
 
 @pytest.mark.usefixtures("without_graph")
+def test_an_rpn_has_no_classes_and_torchvisions_resizing_is_told(model_of):
+    cfg, model = model_of(RPN)
+    cfg = changed(cfg, {"INPUT.RESIZE_TEST": "torchvision"})
+    about = export_model(cfg, model, "torchscript").metadata
+    told = about["model"], about["class_names"], about["resize"]
+    assert told == ("ProposalNetwork", "[]", "torchvision")
+
+
+def test_a_model_of_grey_images_is_exported(row_config):
+    grey = ("INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", [128.0], "MODEL.PIXEL_STD", [1.0])
+    cfg = row_config("quick/RPN/rpn_R_18_C4", *grey)
+    model = build_model(cfg.clone()).eval()
+    inputs = {"image": image_of(65, 90)[:1]}
+    assert_same(
+        load(export_model(cfg, model, "torchscript"))(inputs), detect(model, *inputs.values())
+    )
+
+
+@pytest.mark.usefixtures("without_graph")
 def test_a_config_of_detectron2_alone_is_exported(model_of):
     _, model = model_of(FASTER)
     metadata = export_model(get_cfg(), model, "torchscript").metadata
@@ -216,9 +237,21 @@ def test_a_config_of_detectron2_alone_is_exported(model_of):
     assert (metadata["min_size"], metadata["max_size"]) == ("800", "1333")
 
 
-def test_a_mask_proposal_model_is_refused(row_config):
-    cfg = row_config("quick/Mask-Proposals/mask_R_18_5x5")
-    with pytest.raises(UserError, match=r"MaskProposalNetwork cannot .* train_net.py --eval-only"):
+CASCADE = ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads")
+CASCADE += ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
+CASCADE += ("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224)
+
+
+@pytest.mark.parametrize(
+    "row, opts, sentence",
+    [
+        ("Mask-Proposals/mask_R_18_5x5", (), "MaskProposalNetwork cannot .* --eval-only"),
+        (FASTER, CASCADE, "CascadeROIHeads cannot be exported: .* LevelROIHeads or C4ROIHeads"),
+    ],
+)
+def test_models_of_another_kind_are_refused(row_config, row, opts, sentence):
+    cfg = row_config(f"quick/{row}", *opts)
+    with pytest.raises(UserError, match=sentence):
         export_model(cfg, build_model(cfg.clone()).eval(), "torchscript")
 
 
@@ -263,6 +296,11 @@ def test_masks_no_boxes_an_unknown_format_and_a_missing_package_are_refused(mode
     cfg, model = model_of("Fast-RCNN/fast_rcnn_R_18_C4", "MODEL.MASK_ON", True)
     with pytest.raises(UserError, match=r"only boxes are exported: set MODEL\.MASK_ON"):
         export_model(cfg, model, "torchscript")
+    _, keypoints = model_of(C5)
+    keypoints = copy.deepcopy(keypoints)
+    keypoints.roi_heads.keypoint_on = True
+    with pytest.raises(UserError, match=r"only boxes are exported: .*KEYPOINT_ON to False"):
+        export_model(cfg, keypoints, "torchscript")
     with pytest.raises(UserError, match=r"'tflite' is none of onnx, torchscript, openvino"):
         export_model(cfg, model, "tflite")
     with pytest.raises(UserError, match=r"DETECTIONS_PER_IMAGE is 0, .* set it to 1 or more"):

@@ -138,6 +138,48 @@ def test_what_runs_is_the_graph_and_the_log_says_what_runs_where(openvino, model
     assert [x.shape for x in logits] == [(1, 3, 4, 4)] * 5
 
 
+CASCADE = ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.MASK_ON", True)
+CASCADE += ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
+CASCADE += ("MODEL.ROI_BOX_HEAD.POOLER_CANONICAL_SIZE", 224)  # Detectron2's heads have no other
+CASCADE += ("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead")
+PARTS = {  # row, overrides, precision: the parts
+    (FASTER, (), "float32"): "backbone",
+    (FASTER, (), "int8"): "backbone box_head",
+    ("Faster-RCNN/faster_rcnn_R_18_C4", (), "float32"): "backbone res5",
+    (FASTER, CASCADE, "int8"): "backbone box_head1 box_head2 box_head3 mask_head",
+}
+
+
+@pytest.mark.parametrize("row, opts, precision", PARTS)
+def test_which_parts_become_graphs(row_config, row, opts, precision):
+    model = build_model(row_config(f"quick/{row}", *opts))
+    parts = openvino_parts.parts_of(model, precision)
+    assert " ".join(part.name for part in parts) == PARTS[row, opts, precision]
+
+
+@pytest.mark.usefixtures("openvino")
+def test_a_model_of_grey_images_is_taken(row_config):
+    grey = ("INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", [128.0], "MODEL.PIXEL_STD", [1.0])
+    model = build_model(row_config("quick/RPN/rpn_R_18_C4", *grey)).eval()
+    ready = prepare_model(model, engine="openvino")
+    expected, found = (detect(m, image_of(64, 96)[:1])[1][:5] for m in (model, ready))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_no_package_changes_the_log_or_the_environment(monkeypatch):
+    monkeypatch.setenv("CI", "mine")
+    monkeypatch.delenv("NNCF_CI", raising=False)
+    root = logging.getLogger()
+    before = root.level, [*root.handlers], [*root.filters]
+    with openvino_parts.quietly():
+        assert (os.environ["CI"], os.environ["NNCF_CI"]) == ("true", "1")
+        root.setLevel(logging.CRITICAL + 1)
+        root.handlers.append(logging.NullHandler())
+        root.filters.append(len)
+    assert (root.level, root.handlers, root.filters) == before
+    assert (os.environ["CI"], os.environ.get("NNCF_CI")) == ("mine", None)
+
+
 def test_graphs_take_no_new_weights(openvino, model_of):
     prepared = prepare_model(model_of(FASTER), engine="openvino")
     with pytest.raises(RuntimeError, match="prepare the model again"):
@@ -158,6 +200,7 @@ def test_the_precision_hint_is_set(openvino, model_of, monkeypatch):
     assert (found[0] - expected[0]).abs() < 0.05
     assert [settings["INFERENCE_PRECISION_HINT"] for settings in asked] == ["f32", "bf16"]
     assert {settings["INFERENCE_NUM_THREADS"] for settings in asked} == {torch.get_num_threads()}
+    assert {settings["ENABLE_CPU_PINNING"] for settings in asked} == {False}
 
 
 @pytest.mark.usefixtures("openvino")
@@ -325,6 +368,10 @@ def test_engines_precisions_and_devices_that_do_not_go_together(model_of, monkey
     ):
         with pytest.raises(UserError, match=sentence):
             prepare_model(model, **choices)
+    with pytest.raises(
+        UserError, match=r"cannot take a Conv2d, which has no backbone of Detectron"
+    ):
+        openvino_parts.parts_of(nn.Conv2d(1, 1, 1), "float32")
     with pytest.raises(UserError, match="for CPUs, and the model is on cuda; set MODEL.DEVICE cpu"):
         openvino_parts.check_engine("float32", torch.device("cuda"))
 
