@@ -94,7 +94,7 @@ def main() -> None:
 
     with exit_on_user_error():
         check_weights(args.weights, args.opts)
-        check_output(args.output, args.force, args.format)
+        check_output(args.output, args.force, args.format, args.weights)
         if args.report:
             check_report(args.report)
         opts = [*args.opts, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights]

@@ -361,12 +361,15 @@ def require(package: str) -> Any:
     return openvino_parts.require(package, f"{remedy} of them")
 
 
-def check_output(path: str | os.PathLike, overwrite: bool = False, format: str = "") -> None:
+def check_output(
+    path: str | os.PathLike, overwrite: bool = False, format: str = "", weights: str = ""
+) -> None:
     """Refuse a file whose folder does not exist, or that exists and may not be replaced.
 
     Args:
         path, overwrite: see :func:`write_export`.
         format: the format if it is known; OpenVINO's files are named ``.xml`` and ``.bin``.
+        weights: the file of the weights if it is known, which is never replaced.
 
     Raises:
         UserError: before the work for the file begins.
@@ -376,6 +379,8 @@ def check_output(path: str | os.PathLike, overwrite: bool = False, format: str =
         raise UserError(f"the folder {folder} of {path} does not exist; create it first")
     if format == "openvino" and Path(path).suffix != ".xml":
         raise UserError(f"OpenVINO reads no {path}; name an .xml, beside which its .bin is written")
+    if os.path.realpath(weights) in map(os.path.realpath, _files(path, format)):
+        raise UserError(f"the weights {weights} would be overwritten; name another --output")
     check_targets(*_files(path, format), overwrite=overwrite)
 
 

@@ -427,6 +427,10 @@ def test_a_file_is_written_and_not_replaced_unless_asked(tmp_path):
         check_output(tmp_path / "no" / "model.onnx")
     with pytest.raises(UserError, match="is a folder; name a file"):
         check_output(tmp_path, overwrite=True)
+    weights = str(tmp_path / "model.bin")
+    with pytest.raises(UserError, match=r"model\.bin would be overwritten; name another --output"):
+        check_output(tmp_path / "model.xml", overwrite=True, format="openvino", weights=weights)
+    check_output(tmp_path / "model.onnx", overwrite=True, format="onnx", weights=weights)
 
 
 @pytest.mark.parametrize("full", [".xml", ".bin"])
