@@ -12,6 +12,10 @@ import argparse
 import functools
 import statistics
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 # Images, channels, height and width: P2 and P3 of the quick rows, and an R-50 at 800 x 1088.
 SHAPES = (
@@ -34,10 +38,7 @@ def measure(shape: tuple[int, int, int, int], repeats: int) -> Iterator[float]:
     from fpn_d2.layers import conv2d_by_winograd, transform_kernel, weight_gradient_by_winograd
     from fpn_d2.utils.timing import time_in_turn
 
-    channels = shape[1]
-    last = [torch.randn(s) for s in (shape, shape, (channels, channels, 3, 3))]
-    last = [tensor.contiguous(memory_format=torch.channels_last) for tensor in last]
-    of_output, x, weight = last
+    of_output, x, weight = last = _tensors(shape, torch.float32)
     how = (None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, [False, True, False])
     gradient = torch.ops.aten.convolution_backward
 
@@ -65,10 +66,8 @@ def measure_bfloat16(shape: tuple[int, int, int, int], repeats: int) -> Iterator
     from fpn_d2.layers import conv2d_by_winograd, transform_kernel, weight_gradient_by_winograd
     from fpn_d2.utils.timing import time_in_turn
 
-    channels, half = shape[1], torch.bfloat16
-    last = [torch.randn(s, dtype=half) for s in (shape, shape, (channels, channels, 3, 3))]
-    last = [tensor.contiguous(memory_format=torch.channels_last) for tensor in last]
-    of_output, x, weight = last
+    half = torch.bfloat16
+    of_output, x, weight = last = _tensors(shape, half)
     how = None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1
     gradient = torch.ops.aten.convolution_backward
     turned = weight.flip(2, 3).transpose(0, 1)
@@ -81,6 +80,16 @@ def measure_bfloat16(shape: tuple[int, int, int, int], repeats: int) -> Iterator
         "of weights by Winograd": lambda: weight_gradient_by_winograd(x, of_output),
     }
     yield from map(statistics.median, time_in_turn(ways, repeats).values())
+
+
+def _tensors(shape: tuple[int, int, int, int], dtype: torch.dtype) -> list[torch.Tensor]:
+    """The gradient of a convolution's output, its input and its weights, channels-last."""
+    import torch
+
+    channels = shape[1]
+    sizes = shape, shape, (channels, channels, 3, 3)
+    last = {"memory_format": torch.channels_last}
+    return [torch.randn(size, dtype=dtype).contiguous(**last) for size in sizes]
 
 
 def measure_linear(repeats: int) -> Iterator[float]:
@@ -125,15 +134,13 @@ def main() -> None:
     from fpn_d2.utils.devices import has_bfloat16, keep_freed_memory
 
     keep_freed_memory()  # as the programs of this package do
-    rows = [(" x ".join(map(str, shape)), *measure(shape, args.repeats)) for shape in SHAPES]
+    names = {" x ".join(map(str, shape)): shape for shape in SHAPES}
+    rows = [(name, *measure(shape, args.repeats)) for name, shape in names.items()]
     heads = ["maps", "forward, s", "Winograd, MKL", "oneDNN"]
     heads += ["gradient channels-last, s", "of copies, s", "Winograd, MKL", "oneDNN"]
     print(tabulate(rows, heads, "github", floatfmt=".3f"))
     if has_bfloat16("cpu"):
-        rows = [
-            (" x ".join(map(str, shape)), *measure_bfloat16(shape, args.repeats))
-            for shape in SHAPES
-        ]
+        rows = [(name, *measure_bfloat16(shape, args.repeats)) for name, shape in names.items()]
         heads = ["maps in bfloat16", "forward, s", "Winograd", "gradient of input, s", "Winograd"]
         heads += ["of weights, s", "Winograd"]
         print(tabulate(rows, heads, "github", floatfmt=".4f"))

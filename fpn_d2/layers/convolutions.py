@@ -97,7 +97,7 @@ _OF_KERNEL_ROW = _kernel_of_rows()  # (6, 3)
 def _as_computed(x: Tensor) -> Tensor:
     """Convert the input of a layer as autocast does, which leaves float64 and integers alone."""
     lowered = torch.float32, torch.float16, torch.bfloat16
-    if torch.is_autocast_enabled("cpu") and x.dtype in lowered:
+    if torch.is_autocast_enabled("cpu") and x.device.type == "cpu" and x.dtype in lowered:
         return x.to(torch.get_autocast_dtype("cpu"))
     return x
 
@@ -172,10 +172,10 @@ class FastGradientConv2d(Conv2d):
             or not self.weight.is_contiguous(memory_format=torch.channels_last)
         ):
             return super().forward(x)
-        computed = _as_computed(x)
-        if computed.dtype != torch.float32 and not has_winograd(computed, self.weight, *_how(self)):
+        x = _as_computed(x)
+        if x.dtype != torch.float32 and not has_winograd(x, self.weight, *_how(self)):
             return super().forward(x)
-        x = _Convolution.apply(computed, self.weight, self.bias, *_how(self))
+        x = _Convolution.apply(x, self.weight, self.bias, *_how(self))
         x = x if self.norm is None else self.norm(x)
         return x if self.activation is None else self.activation(x)
 
@@ -215,31 +215,28 @@ class WinogradConv2d(FastGradientConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """See :class:`Conv2d`; (B, C, H, W) to (B, D, H', W')."""
-        computed = _as_computed(x)
-        if (
-            torch.jit.is_tracing()
-            or torch.compiler.is_compiling()
-            or torch.is_grad_enabled()
-            or not has_winograd(computed, self.weight, *_how(self))
-        ):
+        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return super().forward(x)
+        x = _as_computed(x)
+        if not has_winograd(x, self.weight, *_how(self)):
             return super().forward(x)
         # Weights may be replaced or changed in place, also by ``.data``, which no version counts.
         weight, kernel = self.transformed
-        if weight is None or kernel.dtype != computed.dtype or not torch.equal(weight, self.weight):
-            kernel = transform_kernel(self.weight, computed.dtype)
+        if weight is None or kernel.dtype != x.dtype or not torch.equal(weight, self.weight):
+            kernel = transform_kernel(self.weight, x.dtype)
             self.transformed = self.weight.detach().clone(), kernel
-        x = conv2d_by_winograd(computed, kernel, self.bias)
+        x = conv2d_by_winograd(x, kernel, self.bias)
         return x if self.activation is None else self.activation(x)
 
 
 def wide_convolutions(model: nn.Module, dtype: torch.dtype = torch.float32) -> list[nn.Module]:
     """Find the convolutions without a norm that Winograd's method makes faster on large maps.
 
+    There are none on CPUs where :func:`fpn_d2.utils.devices.gains_by_winograd` is False.
+
     Args:
         model: its weights are float32.
         dtype: in which the maps are computed.
-
-    There are none on CPUs where :func:`fpn_d2.utils.devices.gains_by_winograd` is False.
     """
     return [
         module
@@ -339,7 +336,7 @@ def transform_kernel(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tens
         (36, C, D) in float32; (6, D, C, 3, 1) in bfloat16, kernels of one column.
     """
     if dtype == torch.float32:
-        cells = weight.permute(2, 3, 1, 0).reshape(_SIDE // 2 * 3, -1)
+        cells = weight.permute(2, 3, 1, 0).reshape(9, -1)
         return product(_OF_KERNEL, cells).view(_SIDE**2, *weight.shape[1::-1])
     cells = weight.permute(3, 0, 2, 1).float()
     columns = (_OF_KERNEL_ROW @ cells.flatten(1)).to(dtype)
@@ -359,11 +356,12 @@ def conv2d_by_winograd(x: Tensor, kernel: Tensor, bias: Tensor | None = None) ->
         (B, D, H, W), channels-last.
     """
     batch, _, height, width = x.shape
+    down, across = _tiles_of(x)
     if x.dtype == torch.float32:
-        rows, channels_out, convolve = -(-height // _CELLS) * _CELLS, kernel.shape[2], _convolve
+        rows, channels_out, convolve = down * _CELLS, kernel.shape[2], _convolve
     else:
         rows, channels_out, convolve = height, kernel.shape[1], _convolve_rows
-    found = x.new_empty(batch, rows, -(-width // _CELLS) * _CELLS, channels_out)
+    found = x.new_empty(batch, rows, across * _CELLS, channels_out)
     convolve(x, kernel, x.new_zeros(1) if bias is None else bias, found)
     found = found[:, :height, :width].permute(0, 3, 1, 2)
     return found.contiguous(memory_format=torch.channels_last)
