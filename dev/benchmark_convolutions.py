@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Time the convolutions that this package computes differently from Detectron2, both ways.
 
-oneDNN or Winograd's method computes 3 x 3 convolutions and the gradient of their weights. MKL or
-oneDNN multiplies matrices, such as those of the box head's first layer.
+oneDNN or Winograd's method computes 3 x 3 convolutions and the gradient of their weights. If that
+of the output is zero but at some cells, so does a sum over their windows. MKL or oneDNN multiplies
+matrices, such as those of the box head's first layer.
 ``python dev/benchmark_convolutions.py`` prints medians, and docs/speed.md says what follows.
 """
 
@@ -82,6 +83,32 @@ def measure_bfloat16(shape: tuple[int, int, int, int], repeats: int) -> Iterator
     yield from map(statistics.median, time_in_turn(ways, repeats).values())
 
 
+def measure_samples(shape: tuple[int, int, int, int], repeats: int) -> Iterator[float]:
+    """Yield median seconds of the gradients of the input and the weights: by oneDNN's sum, and by
+    the windows of 256 cells of each image, or of one in 16, which are found first; in float32 and,
+    where the processor has that, in bfloat16."""
+    import torch
+
+    from fpn_d2.layers import gradients_at, sampled_cells
+    from fpn_d2.utils.devices import has_bfloat16
+    from fpn_d2.utils.timing import time_in_turn
+
+    how = (1, 1), (1, 1), (1, 1)
+    for dtype in (torch.float32, torch.bfloat16)[: 1 + has_bfloat16("cpu")]:
+        of_output, *rest = _tensors(shape, dtype)
+        cells = of_output.permute(0, 2, 3, 1).flatten(1, 2)
+        for image in cells:
+            image[torch.randperm(len(image))[min(256, len(image) // 16) :]] = 0
+        wanted = None, *how, False, (0, 0), 1, [True, True, False]
+        of_sum = functools.partial(torch.ops.aten.convolution_backward, of_output, *rest, *wanted)
+
+        def of_windows(of_output=of_output, rest=rest) -> None:
+            gradients_at(sampled_cells(of_output), of_output, *rest, *how, 1)
+
+        ways = {"sum": of_sum, "windows": of_windows}
+        yield from map(statistics.median, time_in_turn(ways, repeats).values())
+
+
 def _tensors(shape: tuple[int, int, int, int], dtype: torch.dtype) -> list[torch.Tensor]:
     """The gradient of a convolution's output, its input and its weights, channels-last."""
     import torch
@@ -108,11 +135,11 @@ def measure_linear(repeats: int) -> Iterator[float]:
 
 def _by_each_library(name: str, call: Callable[[], object]) -> dict[str, Callable[[], object]]:
     """Let MKL and oneDNN multiply the matrices of a call, whatever this processor prefers."""
-    from fpn_d2.layers import linear
+    from fpn_d2.layers import cpu_kernels
     from fpn_d2.utils.modules import overridden
 
     def run(by_onednn: bool) -> None:
-        with overridden(linear, has_slow_matmul=lambda: by_onednn):
+        with overridden(cpu_kernels, has_slow_matmul=lambda: by_onednn):
             call()
 
     libraries = {"MKL": False, "oneDNN": True}
@@ -144,6 +171,10 @@ def main() -> None:
         heads = ["maps in bfloat16", "forward, s", "Winograd", "gradient of input, s", "Winograd"]
         heads += ["of weights, s", "Winograd"]
         print(tabulate(rows, heads, "github", floatfmt=".4f"))
+    rows = [(name, *measure_samples(shape, args.repeats)) for name, shape in names.items()]
+    heads = ["maps with 256 samples", "gradients, sum, s", "windows"]
+    heads += ["bfloat16, sum, s", "windows"] if has_bfloat16("cpu") else []
+    print(tabulate(rows, heads, "github", floatfmt=".4f"))
     heads = ["forward, MKL, s", "oneDNN", "forward and backward, MKL, s", "oneDNN"]
     print(tabulate([[*measure_linear(args.repeats)]], heads, "github", floatfmt=".3f"))
     print(f"medians of {args.repeats}, in turn")

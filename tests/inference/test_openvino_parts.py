@@ -20,7 +20,7 @@ from torch import nn
 from fpn_d2 import UserError
 from fpn_d2.evaluation.matching import match_boxes
 from fpn_d2.inference import Explainer, openvino_parts, prepare_model
-from fpn_d2.layers import convolutions, wide_convolutions
+from fpn_d2.layers import cpu_kernels, wide_convolutions
 
 # Wide, square and tall; only the square one has sides that are multiples of 32.
 SIZES = [(65, 90), (128, 128), (190, 70)]
@@ -406,14 +406,14 @@ def test_auto_leaves_wide_convolutions_in_float32_to_winograds_method(
     model_of, monkeypatch, caplog
 ):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(convolutions, "_LEAST_WINOGRAD_CHANNELS", 64)
+    monkeypatch.setattr(cpu_kernels, "_LEAST_WINOGRAD_CHANNELS", 64)
     for gains, engine in ((True, "torch"), (False, "openvino")):
-        monkeypatch.setattr(convolutions, "gains_by_winograd", lambda _, gains=gains: gains)
+        monkeypatch.setattr(cpu_kernels, "gains_by_winograd", lambda _, gains=gains: gains)
         caplog.clear()
         assert prepare_model(model_of(FASTER), engine="auto").engine == engine
         assert ("auto takes torch, whose wide convolutions" in caplog.text) == gains
-    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: True)
-    monkeypatch.setattr(convolutions, "_LEAST_WINOGRAD_CHANNELS", 128)
+    monkeypatch.setattr(cpu_kernels, "gains_by_winograd", lambda *_: True)
+    monkeypatch.setattr(cpu_kernels, "_LEAST_WINOGRAD_CHANNELS", 128)
     head = ("MODEL.ROI_MASK_HEAD.CONV_DIM", 128, "MODEL.ROI_MASK_HEAD.NUM_CONV", 2)
     masks = model_of(FASTER, "MODEL.MASK_ON", True, *head)
     assert wide_convolutions(masks)  # they run on RoIs, which have too few cells

@@ -10,7 +10,7 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 
 from fpn_d2.engine import Trainer
-from fpn_d2.layers import FastGradientConv2d, convolutions, speed_up_gradients
+from fpn_d2.layers import FastGradientConv2d, cpu_kernels, cpu_layers, speed_up_gradients
 from fpn_d2.utils.modules import recast
 
 CHANNELS_LAST = torch.channels_last
@@ -37,8 +37,8 @@ def images(side, batch=2, **options):
 @pytest.fixture
 def gradients(monkeypatch):
     """The function with the fast gradient, which counts its calls."""
-    counted = Mock(wraps=convolutions._Convolution.apply)
-    monkeypatch.setattr(convolutions._Convolution, "apply", counted)
+    counted = Mock(wraps=cpu_layers._Convolution.apply)
+    monkeypatch.setattr(cpu_layers._Convolution, "apply", counted)
     return counted
 
 
@@ -46,10 +46,10 @@ def gradients(monkeypatch):
 def method(request, monkeypatch):
     """Each method by which wide convolutions with a stride of 1 are computed: its name, and
     Winograd's gradient, which counts its calls."""
-    monkeypatch.setattr(convolutions, "_LEAST_WINOGRAD_CHANNELS", 1)
-    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: request.param == "Winograd")
-    counted = Mock(wraps=convolutions.weight_gradient_by_winograd)
-    monkeypatch.setattr(convolutions, "weight_gradient_by_winograd", counted)
+    monkeypatch.setattr(cpu_kernels, "_LEAST_WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr(cpu_kernels, "gains_by_winograd", lambda *_: request.param == "Winograd")
+    counted = Mock(wraps=cpu_layers.weight_gradient_by_winograd)
+    monkeypatch.setattr(cpu_layers, "weight_gradient_by_winograd", counted)
     return request.param, counted
 
 
@@ -79,7 +79,7 @@ def test_it_is_detectron2s_convolution_forward_and_backward(
 @pytest.fixture
 def in_bfloat16(method, monkeypatch):
     """Maps of bfloat16 that need not be larger than others."""
-    monkeypatch.setitem(convolutions._LEAST_WINOGRAD_CELLS, torch.bfloat16, 1500)
+    monkeypatch.setitem(cpu_kernels._LEAST_WINOGRAD_CELLS, torch.bfloat16, 1500)
     return method
 
 
@@ -217,6 +217,15 @@ def test_evaluation_other_precisions_and_traces_are_detectron2s(gradients):
     assert not gradients.called
 
 
+@pytest.mark.parametrize("slow", [True, False])
+def test_copies_are_for_stems_and_processors_that_gain_by_them(slow, monkeypatch):
+    monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda: slow)
+    of_channels = {channels: torch.zeros(1, channels, 2, 2) for channels in (3, 15, 16, 256)}
+    gains = {channels: cpu_layers._gains_by_copies(x) for channels, x in of_channels.items()}
+    assert gains == {3: True, 15: True, 16: slow, 256: slow}
+    assert not any(cpu_layers._gains_by_copies(x.bfloat16()) for x in of_channels.values())
+
+
 def are_turned(model):
     return [type(layer) is FastGradientConv2d for layer in model]
 
@@ -232,11 +241,11 @@ def test_only_large_layers_change_and_only_where_the_gradient_is_slow(monkeypatc
         Conv2d(64, 64, 3, padding="same"),
     )
     before = list(model.state_dict())
-    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: False)
-    monkeypatch.setattr(convolutions, "has_slow_channels_last_gradient", lambda: False)
+    monkeypatch.setattr(cpu_kernels, "gains_by_winograd", lambda *_: False)
+    monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda: False)
     speed_up_gradients(model)
     assert are_turned(model) == [False] * 7
-    monkeypatch.setattr(convolutions, "has_slow_channels_last_gradient", lambda: True)
+    monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda: True)
     speed_up_gradients(model)
     assert are_turned(model) == [True] + [False] * 6
     assert list(model.state_dict()) == before
@@ -248,8 +257,8 @@ def test_where_the_gradient_is_fast_only_layers_for_winograd_change(gradients, m
         Conv2d(256, 256, 3, 2, padding=1),
         Conv2d(256, 128, 3, padding=1),
     ).to(memory_format=CHANNELS_LAST)
-    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: True)
-    monkeypatch.setattr(convolutions, "has_slow_channels_last_gradient", lambda: False)
+    monkeypatch.setattr(cpu_kernels, "gains_by_winograd", lambda *_: True)
+    monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda: False)
     speed_up_gradients(model)
     assert are_turned(model) == [True, False, False]
     x = torch.randn(1, 256, 40, 40).contiguous(memory_format=CHANNELS_LAST)
@@ -259,18 +268,19 @@ def test_where_the_gradient_is_fast_only_layers_for_winograd_change(gradients, m
 
 def test_a_training_on_a_cpu_has_them(row_config, monkeypatch):
     cfg = row_config("quick/RPN/rpn_R_18_FPN", "MODEL.WEIGHTS", "")
-    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: False)
+    monkeypatch.setattr(cpu_kernels, "gains_by_winograd", lambda *_: False)
     for slow in (False, True):
-        monkeypatch.setattr(convolutions, "has_slow_channels_last_gradient", lambda slow=slow: slow)
+        monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda slow=slow: slow)
         layers = [m for m in Trainer.build_model(cfg).modules() if type(m) is FastGradientConv2d]
+        layers = [layer for layer in layers if not layer.of_samples]
         assert {layer.in_channels > 3 for layer in layers} == ({True, False} if slow else {False})
 
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_stem_of_a_huge_image_has_a_gradient_of_copies(batch, gradients, monkeypatch):
-    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: False)
-    monkeypatch.setattr(convolutions, "has_slow_channels_last_gradient", lambda: False)
-    monkeypatch.setattr(convolutions, "_LEAST_STEM_CELLS", 40 * 40)
+    monkeypatch.setattr(cpu_kernels, "gains_by_winograd", lambda *_: False)
+    monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda: False)
+    monkeypatch.setattr(cpu_layers, "_LEAST_STEM_CELLS", 40 * 40)
     stem = Conv2d(3, 8, 7, 2, 3, bias=False, norm=FrozenBatchNorm2d(8))
     fast = nn.Sequential(copy.deepcopy(stem), Conv2d(16, 8, 3)).to(memory_format=CHANNELS_LAST)
     speed_up_gradients(fast)

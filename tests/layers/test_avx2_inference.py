@@ -14,7 +14,8 @@ from fpn_d2.inference import prepare_model
 from fpn_d2.layers import (
     FastGradientConv2d,
     WinogradConv2d,
-    convolutions,
+    cpu_kernels,
+    cpu_layers,
     speed_up_wide_convolutions,
     wide_convolutions,
 )
@@ -24,15 +25,15 @@ from fpn_d2.utils.modules import recast
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
     """Winograd's method for every number of channels, on each processor."""
-    monkeypatch.setattr(convolutions, "_LEAST_WINOGRAD_CHANNELS", 1)
-    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: True)
+    monkeypatch.setattr(cpu_kernels, "_LEAST_WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr(cpu_kernels, "gains_by_winograd", lambda *_: True)
 
 
 @pytest.fixture
 def used(monkeypatch):
     """The convolution by Winograd's method, which counts its calls."""
-    counted = Mock(wraps=convolutions.conv2d_by_winograd)
-    monkeypatch.setattr(convolutions, "conv2d_by_winograd", counted)
+    counted = Mock(wraps=cpu_layers.conv2d_by_winograd)
+    monkeypatch.setattr(cpu_layers, "conv2d_by_winograd", counted)
     return counted
 
 
@@ -71,7 +72,7 @@ def test_it_is_detectron2s_with_its_activation(used):
 @torch.no_grad()
 @pytest.mark.parametrize("lowered", [True, False])
 def test_in_bfloat16_it_is_detectron2s_up_to_rounding(lowered, used, monkeypatch):
-    monkeypatch.setitem(convolutions._LEAST_WINOGRAD_CELLS, torch.bfloat16, 1500)
+    monkeypatch.setitem(cpu_kernels._LEAST_WINOGRAD_CELLS, torch.bfloat16, 1500)
     plain = layer()
     expected = plain(X)
     fast = turned(plain)
@@ -130,7 +131,7 @@ def test_gradients_traces_other_precisions_and_small_maps_are_detectron2s(used, 
         assert fast(X[..., :30, :30]).equal(plain(X[..., :30, :30]))
         with torch.autocast("cpu", torch.bfloat16):
             assert fast(X).equal(plain(X))
-        monkeypatch.setitem(convolutions._LEAST_WINOGRAD_CELLS, torch.bfloat16, 1500)
+        monkeypatch.setitem(cpu_kernels._LEAST_WINOGRAD_CELLS, torch.bfloat16, 1500)
         with torch.autocast("cpu", torch.float16):
             assert fast(X).equal(plain(X))
         assert torch.jit.trace(fast, X, check_trace=False)(X).equal(plain(X))
@@ -156,7 +157,7 @@ def test_what_is_turned(monkeypatch):
     assert are_turned(found) == [True] * 3 + [False] * 4
     assert wide_convolutions(found) == []
     assert are_turned(model().to("meta")) == [False] * 7  # another device
-    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: False)
+    monkeypatch.setattr(cpu_kernels, "gains_by_winograd", lambda *_: False)
     assert are_turned(model()) == [False] * 7
 
 
@@ -165,7 +166,7 @@ def test_a_precision_has_it_where_the_processor_gains_in_it(precision, row_confi
     monkeypatch.setattr("fpn_d2.inference.prepared.has_bfloat16", lambda _: True)
     model = random_detector(row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN"))
     for gains in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(convolutions, "gains_by_winograd", lambda dtype, of=gains: dtype == of)
+        monkeypatch.setattr(cpu_kernels, "gains_by_winograd", lambda dtype, of=gains: dtype == of)
         prepared = prepare_model(model, precision=precision)
         has_it = any(type(layer) is WinogradConv2d for layer in prepared.modules())
         assert has_it is (precision in str(gains))
@@ -177,7 +178,7 @@ def test_a_precision_has_it_where_the_processor_gains_in_it(precision, row_confi
 def test_a_detector_finds_the_same(config, row_config, used, monkeypatch):
     def prepare_plainly(model):
         with monkeypatch.context() as patch:
-            patch.setattr(convolutions, "gains_by_winograd", lambda *_: False)
+            patch.setattr(cpu_kernels, "gains_by_winograd", lambda *_: False)
             return prepare_model(model)
 
     model = random_detector(row_config(f"quick/{config}"))

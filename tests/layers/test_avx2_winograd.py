@@ -9,9 +9,8 @@ from torch.nn import functional as F
 
 from fpn_d2.layers import (
     conv2d_by_winograd,
-    convolutions,
+    cpu_kernels,
     has_winograd,
-    linear,
     transform_kernel,
     weight_gradient_by_winograd,
 )
@@ -26,7 +25,7 @@ def library(request, monkeypatch):
     """Each library that multiplies the matrices."""
     if request.param == "oneDNN" and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         pytest.skip("PyTorch has no oneDNN here")
-    monkeypatch.setattr(linear, "has_slow_matmul", lambda: request.param == "oneDNN")
+    monkeypatch.setattr(cpu_kernels, "has_slow_matmul", lambda: request.param == "oneDNN")
 
 
 def error(found, exact):
@@ -58,14 +57,14 @@ def test_it_is_the_sum_in_double_precision(size, memory_format):
 def test_a_transformed_kernel_has_a_gradient():
     weight = torch.randn(3, 5, 3, 3, requires_grad=True)
     transform_kernel(weight).sum().backward()
-    of_cell = (convolutions._OF_KERNEL.sum(dim=0)).view(3, 3)
+    of_cell = (cpu_kernels._OF_KERNEL.sum(dim=0)).view(3, 3)
     torch.testing.assert_close(weight.grad, of_cell.expand_as(weight))
 
 
 @pytest.mark.parametrize("tiles", [1, 3, 512])
 @pytest.mark.parametrize("size", SIZES)
 def test_strips_of_any_height_are_the_whole(size, tiles, monkeypatch):
-    monkeypatch.setattr(convolutions, "_TILES", tiles)
+    monkeypatch.setattr(cpu_kernels, "_TILES", tiles)
     x, weight, bias, gradient = problem(*size)
     exact = weight.double().requires_grad_()
     F.conv2d(x.double(), exact, padding=1).backward(gradient.double())
@@ -93,9 +92,9 @@ def test_the_transforms_are_an_identity_in_integers():
     """One dimension: A^T [(G g) * (B^T d)] is the correlation of d and g."""
     for place in range(6):
         for cell in range(3):
-            of_input = torch.tensor(convolutions._INPUT)[:, place]
-            of_kernel = torch.tensor(convolutions._KERNEL_24)[:, cell]
-            found = torch.tensor(convolutions._OUTPUT) @ (of_input * of_kernel)
+            of_input = torch.tensor(cpu_kernels._INPUT)[:, place]
+            of_kernel = torch.tensor(cpu_kernels._KERNEL_24)[:, cell]
+            found = torch.tensor(cpu_kernels._OUTPUT) @ (of_input * of_kernel)
             expected = [24 * (place == out + cell) for out in range(4)]
             assert found.tolist() == expected
 
@@ -108,8 +107,8 @@ def test_in_bfloat16_it_is_the_sum_up_to_its_rounding(
     size, memory_format, strip, band, monkeypatch
 ):
     """Some factors, sums and the result are rounded, each by up to 2^-9 of its value."""
-    monkeypatch.setattr(convolutions, "_STRIP", strip)
-    monkeypatch.setattr(convolutions, "_BAND", band)
+    monkeypatch.setattr(cpu_kernels, "_STRIP", strip)
+    monkeypatch.setattr(cpu_kernels, "_BAND", band)
     x, weight, bias, gradient = problem(*size, memory_format)
     x, gradient = x.bfloat16(), gradient.bfloat16()
     exact = weight.double().requires_grad_()
@@ -162,9 +161,9 @@ def test_autocast_changes_nothing():
 
 def test_what_is_computed_at_once_from_a_huge_map_is_bounded(monkeypatch):
     """By bands of two rows of 9 cells, and a row more on each side."""
-    monkeypatch.setattr(convolutions, "_BAND", 2 * 9 * 16)
-    evaluated = Mock(wraps=convolutions._evaluate)
-    monkeypatch.setattr(convolutions, "_evaluate", evaluated)
+    monkeypatch.setattr(cpu_kernels, "_BAND", 2 * 9 * 16)
+    evaluated = Mock(wraps=cpu_kernels._evaluate)
+    monkeypatch.setattr(cpu_kernels, "_evaluate", evaluated)
     x, weight, _, gradient = problem(2, 16, 16, 13, 9)
     conv2d_by_winograd(x.bfloat16(), transform_kernel(weight, torch.bfloat16))
     weight_gradient_by_winograd(x.bfloat16(), gradient.bfloat16())
@@ -182,7 +181,7 @@ def test_a_thread_in_float32_leaves_the_autocast_of_another_alone(monkeypatch):
         other.start()
         other.join()
 
-    monkeypatch.setattr(convolutions, "_convolve_rows", meanwhile)
+    monkeypatch.setattr(cpu_kernels, "_convolve_rows", meanwhile)
     with torch.autocast("cpu", torch.bfloat16):
         conv2d_by_winograd(x.bfloat16(), transform_kernel(weight, torch.bfloat16))
         assert torch.is_autocast_enabled("cpu")
@@ -191,15 +190,15 @@ def test_a_thread_in_float32_leaves_the_autocast_of_another_alone(monkeypatch):
 def test_the_transforms_of_rows_are_an_identity():
     """A^T [(G g) * (B^T d)] is the correlation of d and g, and A transposes A^T."""
     cells, outputs = torch.eye(6).double(), torch.eye(4).double()
-    of_input = torch.stack([*convolutions._at_input(cells)])  # point, cell
+    of_input = torch.stack([*cpu_kernels._at_input(cells)])  # point, cell
     for tap in range(3):
-        at_points = of_input * convolutions._OF_KERNEL_ROW[:, tap : tap + 1]
-        found = torch.stack([*convolutions._cells(at_points)])
+        at_points = of_input * cpu_kernels._OF_KERNEL_ROW[:, tap : tap + 1]
+        found = torch.stack([*cpu_kernels._cells(at_points)])
         expected = torch.eye(6)[tap : tap + 4].double()
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    of_output = torch.stack([*convolutions._at_output(outputs)])
+    of_output = torch.stack([*cpu_kernels._at_output(outputs)])
     torch.testing.assert_close(
-        of_output.t(), torch.stack([*convolutions._cells(torch.eye(6).double())])
+        of_output.t(), torch.stack([*cpu_kernels._cells(torch.eye(6).double())])
     )
 
 
@@ -219,7 +218,7 @@ def test_the_transforms_of_rows_are_an_identity():
 )
 def test_only_wide_3_by_3_convolutions_of_large_maps_have_it(x, weight, how, expected, monkeypatch):
     x, weight = torch.zeros(x), torch.zeros(weight)
-    monkeypatch.setattr(convolutions, "gains_by_winograd", lambda *_: True)
+    monkeypatch.setattr(cpu_kernels, "gains_by_winograd", lambda *_: True)
     assert has_winograd(x, weight, *how) is expected
     assert not has_winograd(x[0], weight, *how)  # a map without a batch
     assert not has_winograd(x.double(), weight.double(), *how)
@@ -236,6 +235,6 @@ def test_only_wide_3_by_3_convolutions_of_large_maps_have_it(x, weight, how, exp
     assert not has_winograd(x, weight.bfloat16(), *how)
     assert not has_winograd(x.to("meta"), weight.to("meta"), *how)
     for gains in (torch.float32, torch.bfloat16, None):
-        monkeypatch.setattr(convolutions, "gains_by_winograd", lambda dtype, of=gains: dtype == of)
+        monkeypatch.setattr(cpu_kernels, "gains_by_winograd", lambda dtype, of=gains: dtype == of)
         assert has_winograd(x, weight, *how) is (expected and gains == torch.float32)
         assert has_winograd(half, weight.bfloat16(), *how) is (expected and gains == torch.bfloat16)

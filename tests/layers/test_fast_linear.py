@@ -11,10 +11,10 @@ from torch import nn
 
 from fpn_d2.engine import Trainer
 from fpn_d2.inference import prepare_model
-from fpn_d2.layers import FastLinear, linear, speed_up_linears
+from fpn_d2.layers import FastLinear, cpu_kernels, cpu_layers, speed_up_linears
 from fpn_d2.utils.modules import recast
 
-ROWS = linear._LEAST_ROWS
+ROWS = cpu_layers._LEAST_ROWS
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def onednn(monkeypatch):
     """oneDNN's product, which counts its calls, also where MKL would be as fast."""
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         pytest.skip("PyTorch has no oneDNN here")
-    monkeypatch.setattr(linear, "has_slow_matmul", lambda: True)
+    monkeypatch.setattr(cpu_kernels, "has_slow_matmul", lambda: True)
     counted = Mock(wraps=torch.ops.mkldnn._linear_pointwise)
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", counted)
     return counted
@@ -121,10 +121,10 @@ def test_only_large_layers_change_and_only_where_products_are_slow(monkeypatch):
     torch.manual_seed(0)
     others = Own(1024, 1024), nn.Linear(1024, 8), nn.Linear(1024, 1024).double()
     model = nn.Sequential(nn.Linear(1024, 1024), *others)
-    monkeypatch.setattr(linear, "has_slow_matmul", lambda: False)
+    monkeypatch.setattr(cpu_layers, "has_slow_matmul", lambda: False)
     speed_up_linears(model)
     assert [type(layer) for layer in model] == [nn.Linear, Own, nn.Linear, nn.Linear]
-    monkeypatch.setattr(linear, "has_slow_matmul", lambda: True)
+    monkeypatch.setattr(cpu_layers, "has_slow_matmul", lambda: True)
     before = list(model.state_dict())
     speed_up_linears(model)
     assert [type(layer) for layer in model] == [FastLinear, Own, nn.Linear, nn.Linear]
@@ -135,7 +135,7 @@ def test_only_large_layers_change_and_only_where_products_are_slow(monkeypatch):
 def test_models_have_it_in_testing_and_in_training(row_config, monkeypatch):
     cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", "MODEL.WEIGHTS", "")
     for slow, kind in ((False, nn.Linear), (True, FastLinear)):
-        monkeypatch.setattr(linear, "has_slow_matmul", lambda slow=slow: slow)
+        monkeypatch.setattr(cpu_layers, "has_slow_matmul", lambda slow=slow: slow)
         plain, trained = build_model(cfg), Trainer.build_model(cfg)
         assert type(trained.roi_heads.box_head.fc1) is kind
         for model in (plain, trained, copy.deepcopy(trained)):

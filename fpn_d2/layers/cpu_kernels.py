@@ -1,8 +1,9 @@
-"""Convolutions that CPUs compute faster than PyTorch's, and exact group norms.
+"""What CPUs compute faster than PyTorch does: matrix products, convolutions and their gradients.
 
-- With AVX2 alone, oneDNN has no fast kernel for the weight gradient of channels-last maps: on large
-  maps that of a 3 x 3 convolution takes two to four times as long as channels-first with copies. On
-  every CPU it has none for the weight gradient of the stem beyond 2^23 pixels.
+- PyTorch multiplies float32 matrices by MKL, which does not use AVX-512 on AMD's processors. Where
+  units are 512 bits wide (Zen 5), oneDNN takes less than half the time.
+- A loss of few samples, such as an RPN's, has a gradient that is zero at most cells. Only the
+  windows of the others contribute to the gradients of a convolution.
 - No kernel of oneDNN has fewer multiplications than the sum over a 3 x 3 kernel. The method of
   Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), after Winograd,
   has: it transforms tiles of the input and the kernel, multiplies cell by cell and transforms back.
@@ -14,8 +15,8 @@
     along rows alone, halves the multiplications. Its errors are some three times the sum's, 0.3 to
     0.7 %, with transforms in float32. Down the columns oneDNN convolves.
 
-Shape shorthand: B images, C channels in and D out, H x W cells; T tiles, of 4 x 4 cells or of 4
-cells of a row.
+Shape shorthand: B images, C channels in and D out, H x W cells, k x k cells of a kernel, K cells
+with a gradient; N rows; T tiles, of 4 x 4 cells or of 4 cells of a row.
 """
 
 import functools
@@ -23,21 +24,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from detectron2.layers import Conv2d
-from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..utils.devices import gains_by_winograd, has_slow_channels_last_gradient
-from ..utils.modules import recast
-from .linear import by_onednn, product, products
+from ..utils.devices import gains_by_winograd, has_slow_matmul
 
-# With fewer channels or cells, the gain does not exceed the cost of the copies.
-_LEAST_CHANNELS = 64
-_LEAST_CELLS = 1500
-# For one image with few channels and more cells, oneDNN takes its reference kernel, for minutes.
-_STEM_CHANNELS = range(1, 16)
-_LEAST_STEM_CELLS = 2**23
+# With more cells than one of so many, the sum over windows gains nothing.
+_MOST_SAMPLED = 16
 # With fewer channels or cells, the gain does not exceed the cost of the transforms.
 _LEAST_WINOGRAD_CHANNELS = 256
 _LEAST_WINOGRAD_CELLS = {torch.float32: 1500, torch.bfloat16: 12000}
@@ -91,195 +84,27 @@ def _kernel_of_rows() -> Tensor:
 _OF_KERNEL_ROW = _kernel_of_rows()  # (6, 3)
 
 
-# --- layers
+# --- matrix products
 
 
-def _as_computed(x: Tensor) -> Tensor:
-    """Convert the input of a layer as autocast does, which leaves float64 and integers alone."""
-    lowered = torch.float32, torch.float16, torch.bfloat16
-    if torch.is_autocast_enabled("cpu") and x.device.type == "cpu" and x.dtype in lowered:
-        return x.to(torch.get_autocast_dtype("cpu"))
-    return x
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply matrices (N, C) and (C, D), and add a bias (D,)."""
+    if by_onednn(a, b):  # the operator that torch.compile calls for linear layers
+        return torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
+    return torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
 
 
-class _Convolution(torch.autograd.Function):
-    """A convolution of channels-last maps: x (B, C, H, W), weight (D, C, k, k), bias (D,).
-
-    In autocast the input may be in bfloat16 and the rest in float32, if :func:`has_winograd` holds.
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any):
-        ctx.save_for_backward(x, weight)
-        ctx.bias_sizes = None if bias is None else bias.shape
-        ctx.how = how
-        ctx.by_winograd = has_winograd(x, weight, *how)
-        if ctx.by_winograd:
-            # Detached, since a view that a Function returns cannot be changed in place.
-            return conv2d_by_winograd(x, transform_kernel(weight, x.dtype), bias).detach()
-        return F.conv2d(x, weight, bias, *how)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.how
-        for_x, _, for_bias = ctx.needs_input_grad[:3]  # the weight's is always needed
-        if ctx.by_winograd and not torch.is_grad_enabled():  # it has no double backward
-            turned = weight.flip(2, 3).transpose(0, 1)
-            return (
-                conv2d_by_winograd(gradient, transform_kernel(turned, x.dtype)) if for_x else None,
-                weight_gradient_by_winograd(x, gradient),
-                gradient.sum((0, 2, 3)) if for_bias else None,
-                *(None, None, None, None),
-            )
-
-        weight = weight.to(x.dtype)
-
-        def gradients(of: Sequence[Tensor], wanted: list[bool]) -> tuple[Tensor | None, ...]:
-            how = (ctx.bias_sizes, stride, padding, dilation, False, (0, 0), groups, wanted)
-            return torch.ops.aten.convolution_backward(*of, *how)
-
-        found = gradients((gradient, x, weight), [for_x, False, False])[0] if for_x else None
-        first = [t.contiguous() for t in (gradient, x, weight)]
-        return found, *gradients(first, [False, True, for_bias])[1:], None, None, None, None
+def by_onednn(*factors: Tensor) -> bool:
+    """Whether oneDNN multiplies tensors, faster than MKL but without a gradient."""
+    needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in factors)
+    return has_slow_matmul() and torch.backends.mkldnn.enabled and not needs_gradient
 
 
-def _how(layer: nn.Conv2d) -> tuple[Any, ...]:
-    return layer.stride, layer.padding, layer.dilation, layer.groups
-
-
-class FastGradientConv2d(Conv2d):
-    """Detectron2's :class:`Conv2d` with a faster weight gradient; equal up to rounding.
-
-    Where it is wide, Winograd's method computes the output and the input's gradient too.
-    TorchScript does not compile it: it is meant for training.
-
-    Attributes:
-        least_cells: the least H W at which the faster gradient is used.
-    """
-
-    least_cells = _LEAST_CELLS
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See :class:`Conv2d`; (B, C, H, W) to (B, D, H', W')."""
-        if (
-            torch.jit.is_tracing()
-            or torch.compiler.is_compiling()
-            or not torch.is_grad_enabled()
-            or not self.weight.requires_grad
-            or x.device.type != "cpu"
-            or x.shape[-2] * x.shape[-1] < self.least_cells
-            or not self.weight.is_contiguous(memory_format=torch.channels_last)
-        ):
-            return super().forward(x)
-        x = _as_computed(x)
-        if x.dtype != torch.float32 and not has_winograd(x, self.weight, *_how(self)):
-            return super().forward(x)
-        x = _Convolution.apply(x, self.weight, self.bias, *_how(self))
-        x = x if self.norm is None else self.norm(x)
-        return x if self.activation is None else self.activation(x)
-
-
-def speed_up_gradients(model: nn.Module) -> None:
-    """Turn a channels-last model's larger convolutions into :class:`FastGradientConv2d`, in place.
-
-    It takes large layers where :func:`fpn_d2.utils.devices.has_slow_channels_last_gradient` holds,
-    wide ones where :func:`fpn_d2.utils.devices.gains_by_winograd` holds, and, for huge images, a
-    stem that trains, whose input has few channels. Weights and their names stay.
-    """
-    every = has_slow_channels_last_gradient()
-    for layer in model.modules():
-        if (
-            type(layer) is not Conv2d
-            or min(layer.kernel_size) == 1
-            or layer.groups > 1
-            or isinstance(layer.padding, str)  # such as "same"
-            or layer.weight.dtype != torch.float32
-        ):
-            continue
-        if layer.in_channels in _STEM_CHANNELS and layer.weight.requires_grad:
-            recast(layer, FastGradientConv2d, least_cells=_LEAST_STEM_CELLS)
-        elif min(layer.in_channels, layer.out_channels) >= _LEAST_CHANNELS and (
-            every or is_wide(layer.weight, *_how(layer))
-        ):
-            recast(layer, FastGradientConv2d)
-
-
-class WinogradConv2d(FastGradientConv2d):
-    """Detectron2's :class:`Conv2d` without a norm, for inference; equal up to rounding.
-
-    It transforms its weights at the first map that is large enough. It keeps the result, and a copy
-    of the weights to notice that they have changed: in float32 five times their memory, in bfloat16
-    three times.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See :class:`Conv2d`; (B, C, H, W) to (B, D, H', W')."""
-        if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return super().forward(x)
-        x = _as_computed(x)
-        if not has_winograd(x, self.weight, *_how(self)):
-            return super().forward(x)
-        # Weights may be replaced or changed in place, also by ``.data``, which no version counts.
-        weight, kernel = self.transformed
-        if weight is None or kernel.dtype != x.dtype or not torch.equal(weight, self.weight):
-            kernel = transform_kernel(self.weight, x.dtype)
-            self.transformed = self.weight.detach().clone(), kernel
-        x = conv2d_by_winograd(x, kernel, self.bias)
-        return x if self.activation is None else self.activation(x)
-
-
-def wide_convolutions(model: nn.Module, dtype: torch.dtype = torch.float32) -> list[nn.Module]:
-    """Find the convolutions without a norm that Winograd's method makes faster on large maps.
-
-    There are none on CPUs where :func:`fpn_d2.utils.devices.gains_by_winograd` is False.
-
-    Args:
-        model: its weights are float32.
-        dtype: in which the maps are computed.
-    """
-    return [
-        module
-        for module in model.modules()
-        if type(module) in (nn.Conv2d, Conv2d, FastGradientConv2d)
-        and is_wide(module.weight, *_how(module), dtype=dtype)
-        and getattr(module, "norm", None) is None
-        and module.padding_mode == "zeros"
-    ]
-
-
-def speed_up_wide_convolutions(model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Turn a model's :func:`wide_convolutions` into :class:`WinogradConv2d`, in place.
-
-    Weights and their names stay.
-    """
-    for layer in wide_convolutions(model, dtype):
-        activation = getattr(layer, "activation", None)
-        recast(layer, WinogradConv2d, transformed=(None, None), norm=None, activation=activation)
-
-
-class SteadyGroupNorm(nn.GroupNorm):
-    """An :class:`nn.GroupNorm` that is exact on channels-last maps that are nearly flat.
-
-    There PyTorch's kernel for CPUs is off by several standard deviations.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """See :class:`nn.GroupNorm`."""
-        # Three dimensions have no channels-last form, which a map of one cell always has.
-        x = input.flatten(2) if input.device.type == "cpu" and input.ndim == 4 else input
-        x = F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-        return x.view(input.shape)
-
-
-def steady_group_norms(model: nn.Module) -> None:
-    """Let group norms of a channels-last model normalize channels-first on a CPU."""
-    for module in model.modules():
-        if type(module) is nn.GroupNorm:
-            recast(module, SteadyGroupNorm)
-
-
-# --- Winograd's method
+def products(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply matrices (36, N, C) and (36, C, D)."""
+    if by_onednn(a, b):
+        return torch.stack([product(*pair) for pair in zip(a, b, strict=True)])
+    return torch.bmm(a, b)
 
 
 def _without_autocast(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -296,6 +121,73 @@ def _without_autocast(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return run
 
 
+# --- gradients that are zero at most cells
+
+
+def sampled_cells(gradient: Tensor) -> Tensor | None:
+    """Find the cells of a map where a gradient is not zero, if they are few.
+
+    Args:
+        gradient: (B, D, H, W).
+
+    Returns:
+        (K, 3) int64, image, row and column; None for more than one cell of 16.
+    """
+    most = gradient[:, 0].numel() // _MOST_SAMPLED
+    if gradient[:, 0].count_nonzero() > most:  # most maps end here, which takes no time
+        return None
+    cells = gradient.any(1).nonzero()
+    return cells if len(cells) <= most else None
+
+
+@_without_autocast
+def gradients_at(
+    cells: Tensor, gradient: Tensor, x: Tensor, weight: Tensor, *how: Any, for_x: bool = True
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Return the gradients of a convolution if that of its output is zero but at some cells.
+
+    Args:
+        cells: (K, 3) int64, image, row and column of the output.
+        gradient: (B, D, H', W'), the gradient of the output.
+        x, weight: the input (B, C, H, W) and the weights (D, C, k, k).
+        how: stride, padding and dilation, as :func:`F.conv2d` takes them, and groups, which is 1.
+        for_x: whether the gradient of the input is wanted.
+
+    Returns:
+        the gradients of the input, channels-last and of its dtype, or None; of the weights; and of
+        a bias, both float32.
+    """
+    batch, channels, height, width = x.shape
+    image, row, column = cells.unbind(1)
+    rows, columns = (
+        cell[:, None] * stride - padding + dilation * torch.arange(size)
+        for cell, size, stride, padding, dilation in zip(
+            (row, column), weight.shape[2:], *how[:3], strict=True
+        )
+    )
+    rows, columns = rows[:, :, None], columns[:, None, :]
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)  # (K, k, k)
+    places = ((image[:, None, None] * height + rows) * width + columns)[inside]
+
+    of_output = gradient.permute(0, 2, 3, 1)[image, row, column].float()
+    windows = torch.zeros(*inside.shape, channels)
+    windows[inside] = x.permute(0, 2, 3, 1).flatten(0, 2)[places].float()
+    of_weight = (of_output.t() @ windows.flatten(1)).view(-1, *windows.shape[1:])
+    others = of_weight.permute(0, 3, 1, 2), of_output.sum(0)
+    if not for_x:
+        return None, *others
+    kernel = weight.to(x.dtype).float().permute(0, 2, 3, 1).flatten(1)
+    of_windows = (of_output @ kernel).view_as(windows)[inside]
+    places, numbers = places.unique(return_inverse=True)
+    sums = torch.zeros(len(places), channels).index_add_(0, numbers, of_windows)
+    of_x = x.new_zeros(batch * height * width, channels)
+    of_x[places] = sums.to(x.dtype)
+    return of_x.view(batch, height, width, channels).permute(0, 3, 1, 2), *others
+
+
+# --- Winograd's method
+
+
 def has_winograd(x: Tensor, weight: Tensor, *how: Any) -> bool:
     """Whether :func:`conv2d_by_winograd` can compute a convolution, and faster than oneDNN's sum.
 
@@ -307,8 +199,13 @@ def has_winograd(x: Tensor, weight: Tensor, *how: Any) -> bool:
         is_wide(weight, *how, dtype=x.dtype)
         and x.dim() == 4
         and x.shape[2] * x.shape[3] >= _LEAST_WINOGRAD_CELLS[x.dtype]
-        and (weight.dtype == x.dtype or torch.is_autocast_enabled("cpu"))  # or the layer's error
+        and has_dtype(weight, x.dtype)
     )
+
+
+def has_dtype(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether weights are computed in a dtype; the plain layer has an error for others."""
+    return weight.dtype == dtype or torch.is_autocast_enabled("cpu")
 
 
 def is_wide(weight: Tensor, *how: Any, dtype: torch.dtype = torch.float32) -> bool:
