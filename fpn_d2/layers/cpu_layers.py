@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from detectron2.layers import Conv2d
+from detectron2.modeling import FPN
 from detectron2.modeling.proposal_generator import RPN
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
@@ -135,7 +136,7 @@ class FastGradientConv2d(Conv2d):
 
     Attributes:
         least_cells: the least H W at which the faster gradient is used.
-        of_samples: whether the gradient may be zero at most cells, as in an RPN's head.
+        of_samples: whether the gradient may be zero at most cells, as below an RPN's loss.
     """
 
     least_cells, of_samples = _LEAST_CELLS, False
@@ -167,14 +168,18 @@ class FastGradientConv2d(Conv2d):
 def speed_up_gradients(model: nn.Module) -> None:
     """Turn a channels-last model's larger convolutions into :class:`FastGradientConv2d`, in place.
 
-    It takes those of RPN heads; large layers where
+    It takes those of RPN heads and the outputs of pyramids; large layers where
     :func:`fpn_d2.utils.devices.has_slow_channels_last_gradient` holds; wide ones where
     :func:`fpn_d2.utils.devices.gains_by_winograd` holds; and, for huge images, a stem that trains,
     whose input has few channels. Weights and their names stay.
     """
     every = has_slow_channels_last_gradient()
-    heads = [rpn.rpn_head for rpn in model.modules() if isinstance(rpn, RPN)]
-    of_samples = {layer for head in heads for layer in head.modules()}
+    of_samples: set[nn.Module] = set()
+    for module in model.modules():
+        if isinstance(module, RPN):
+            of_samples.update(module.rpn_head.modules())
+        elif isinstance(module, FPN):  # of an RPN that is trained alone
+            of_samples.update(module.output_convs)
     for layer in model.modules():
         if (
             type(layer) is not Conv2d

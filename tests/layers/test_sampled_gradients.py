@@ -180,13 +180,15 @@ def rpn_config(row_config, *opts):
     ],
     ids=["one", "two", "levels", "stock"],
 )
-def test_a_training_has_them_in_its_rpn_head_alone(row_config, opts, monkeypatch):
+def test_a_training_has_them_in_the_rpn_head_and_the_pyramids_outputs(
+    row_config, opts, monkeypatch
+):
     monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda: True)
     model = Trainer.build_model(rpn_config(row_config, *opts))
-    head = model.proposal_generator.rpn_head
+    layers = [*model.proposal_generator.rpn_head.modules(), *model.backbone.output_convs]
     of_samples = {m for m in model.modules() if getattr(m, "of_samples", False)}
-    wide = {m for m in head.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)}
-    assert wide
+    wide = {m for m in layers if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)}
+    assert len(wide) > 4
     assert of_samples == wide
 
 
@@ -196,10 +198,10 @@ def test_an_rpn_has_the_gradients_of_all_cells(row_config, counted):
     image = torch.randint(256, (3, 256, 256)).float()
     inputs = [{"image": image, "instances": instances, "height": 256, "width": 256}]
     losses, gradients = [], []
+    layers = [layer for layer in model.modules() if getattr(layer, "of_samples", False)]
     for of_samples in (False, True):
-        for layer in model.proposal_generator.rpn_head.modules():
-            if isinstance(layer, FastGradientConv2d):
-                layer.of_samples = of_samples
+        for layer in layers:
+            layer.of_samples = of_samples
         torch.manual_seed(0)  # decides the samples
         model.zero_grad()
         with EventStorage():
