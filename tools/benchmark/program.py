@@ -33,7 +33,7 @@ TASKS = {
     "pooling": (benchmark_pooling, 1),
     "inference": (benchmark_inference, 1),
     "parts": (benchmark_parts, 1),
-    "training": (benchmark_training, 0.5),
+    "training": (benchmark_training, 1),
     "matching": (benchmark_matching, 0.5),
     "mask_proposals": (benchmark_mask_proposals, 0.5),
     "rows": (benchmark_rows, 2),
