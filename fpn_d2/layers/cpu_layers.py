@@ -49,7 +49,7 @@ _LEAST_ROWS = 64
 
 
 def _as_computed(x: Tensor) -> Tensor:
-    """Convert the input of a layer as autocast does, which leaves float64 and integers alone."""
+    """Convert a tensor of a layer as autocast does, which leaves float64 and integers alone."""
     lowered = torch.float32, torch.float16, torch.bfloat16
     if torch.is_autocast_enabled("cpu") and x.device.type == "cpu" and x.dtype in lowered:
         return x.to(torch.get_autocast_dtype("cpu"))
@@ -80,8 +80,8 @@ class _Convolution(torch.autograd.Function):
             # Detached, since a view that a Function returns cannot be changed in place.
             return conv2d_by_winograd(x, transform_kernel(weight, x.dtype), bias).detach()
         # Older versions of autocast keep what they convert for other levels, without its gradient.
-        bias = None if bias is None else bias.to(x.dtype)
-        return F.conv2d(x, weight.to(x.dtype), bias, *how)
+        bias = None if bias is None else _as_computed(bias)
+        return F.conv2d(x, _as_computed(weight), bias, *how)
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -149,6 +149,7 @@ class FastGradientConv2d(Conv2d):
             or not torch.is_grad_enabled()
             or not self.weight.requires_grad
             or x.device.type != "cpu"
+            or x.dim() != 4  # one image (C, H, W)
             or x.shape[-2] * x.shape[-1] < self.least_cells
             or not self.weight.is_contiguous(memory_format=torch.channels_last)
         ):

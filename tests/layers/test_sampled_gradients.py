@@ -157,13 +157,48 @@ def test_a_penalty_on_their_gradient_is_detectron2s(counted):
         torch.testing.assert_close(computed, expected, rtol=1e-4, atol=1e-4 * expected.abs().max())
 
 
+def called(layer, x, in_autocast):
+    with torch.autocast("cpu", torch.bfloat16, enabled=in_autocast):
+        return layer(x)
+
+
 @pytest.mark.parametrize("dtype, in_autocast", [(torch.bfloat16, False), (torch.float64, True)])
 def test_what_detectron2s_layer_refuses_has_its_error(dtype, in_autocast):
     x = torch.randn(2, 6, 20, 20, dtype=dtype)
-    with torch.autocast("cpu", torch.bfloat16, enabled=in_autocast):
-        for layer in pair():
-            with pytest.raises(RuntimeError, match="should be the same"):
-                layer(x)
+    for layer in pair():
+        with pytest.raises(RuntimeError, match="should be the same"):
+            called(layer, x, in_autocast)
+
+
+@pytest.mark.parametrize(
+    "name, dtype, in_autocast",
+    [
+        ("weight", torch.bfloat16, False),
+        ("weight", torch.float64, False),
+        ("weight", torch.float64, True),
+        ("bias", torch.bfloat16, False),
+        ("bias", torch.float64, True),
+    ],
+)
+def test_weights_of_another_dtype_have_its_error(name, dtype, in_autocast):
+    for layer in pair():
+        parameter = getattr(layer, name)
+        parameter.data = parameter.data.to(dtype)
+        with pytest.raises(RuntimeError, match="should be the same"):
+            called(layer, torch.randn(2, 6, 20, 20), in_autocast)
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_one_image_without_a_batch_has_detectron2s_gradients(few, counted):
+    found = []
+    for layer in pair():
+        torch.manual_seed(1)
+        x = torch.randn(6, 20, 20, requires_grad=True)
+        samples_of(layer(x)[None], few).backward()
+        found.append([x.grad, *(p.grad for p in layer.parameters())])
+    assert counted.call_count == 0
+    for expected, computed in zip(*found, strict=True):
+        assert torch.equal(computed, expected)
 
 
 def rpn_config(row_config, *opts):
