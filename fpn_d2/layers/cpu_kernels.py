@@ -170,7 +170,7 @@ def gradients_at(
     places = ((image[:, None, None] * height + rows) * width + columns)[inside]
 
     of_output = gradient.permute(0, 2, 3, 1)[image, row, column].float()
-    windows = torch.zeros(*inside.shape, channels)
+    windows = of_output.new_zeros(*inside.shape, channels)
     windows[inside] = x.permute(0, 2, 3, 1).flatten(0, 2)[places].float()
     of_weight = (of_output.t() @ windows.flatten(1)).view(-1, *windows.shape[1:])
     others = of_weight.permute(0, 3, 1, 2), of_output.sum(0)
@@ -179,7 +179,7 @@ def gradients_at(
     kernel = weight.to(x.dtype).float().permute(0, 2, 3, 1).flatten(1)
     of_windows = (of_output @ kernel).view_as(windows)[inside]
     places, numbers = places.unique(return_inverse=True)
-    sums = torch.zeros(len(places), channels).index_add_(0, numbers, of_windows)
+    sums = of_output.new_zeros(len(places), channels).index_add_(0, numbers, of_windows)
     of_x = x.new_zeros(batch * height * width, channels)
     of_x[places] = sums.to(x.dtype)
     return of_x.view(batch, height, width, channels).permute(0, 3, 1, 2), *others

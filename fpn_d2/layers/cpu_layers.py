@@ -180,7 +180,7 @@ def speed_up_gradients(model: nn.Module) -> None:
         if isinstance(module, RPN):
             of_samples.update(module.rpn_head.modules())
         elif isinstance(module, FPN):  # of an RPN that is trained alone
-            of_samples.update(module.output_convs)
+            of_samples.update(getattr(module, "output_convs", ()))  # a subclass may have others
     for layer in model.modules():
         if (
             type(layer) is not Conv2d

@@ -6,13 +6,20 @@ from unittest.mock import Mock
 import pytest
 import torch
 from detectron2.layers import Conv2d
+from detectron2.modeling import FPN
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn import functional as F
 
 from fpn_d2.engine import Trainer
-from fpn_d2.layers import FastGradientConv2d, cpu_layers, gradients_at, sampled_cells
+from fpn_d2.layers import (
+    FastGradientConv2d,
+    cpu_layers,
+    gradients_at,
+    sampled_cells,
+    speed_up_gradients,
+)
 from fpn_d2.utils.modules import recast, to_channels_last
 
 FORMATS = torch.contiguous_format, torch.channels_last
@@ -201,6 +208,17 @@ def test_one_image_without_a_batch_has_detectron2s_gradients(few, counted):
         assert torch.equal(computed, expected)
 
 
+def test_the_default_dtype_does_not_matter():
+    cells, *tensors = problem()
+    expected = gradients_at(cells, *tensors, *HOWS[0], 1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = gradients_at(cells, *tensors, *HOWS[0], 1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, found, expected))
+
+
 def rpn_config(row_config, *opts):
     return row_config("quick/RPN/rpn_R_18_FPN", "MODEL.WEIGHTS", "", *opts)
 
@@ -225,6 +243,19 @@ def test_a_training_has_them_in_the_rpn_head_and_the_pyramids_outputs(
     wide = {m for m in layers if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)}
     assert len(wide) > 4
     assert of_samples == wide
+
+
+def test_a_pyramid_may_have_other_outputs():
+    """Such as a subclass of its own constructor, which names none."""
+
+    class Other(FPN):
+        def __init__(self):
+            nn.Module.__init__(self)
+            self.ends = nn.ModuleList([Conv2d(16, 16, 3)])
+
+    model = Other()
+    speed_up_gradients(model)
+    assert type(model.ends[0]) is Conv2d
 
 
 def test_an_rpn_has_the_gradients_of_all_cells(row_config, counted):
