@@ -93,14 +93,16 @@ def test_cells_of_every_channel_and_value_are_found(memory_format, dtype):
     expected = [[0, 0, 11], [0, 3, 2], [1, 0, 0], [1, 7, 4], [1, 7, 11]]
     for channel, ((image, row, column), value) in enumerate(zip(expected, values, strict=True)):
         gradient[image, channel, row, column] = value
+    gradient[0, 1:3, 6, 6] = torch.tensor([1.0, -1.0])  # whose sum is zero
+    expected.insert(2, [0, 6, 6])
     assert sampled_cells(gradient).tolist() == expected
 
 
 @pytest.mark.parametrize("channel", [0, 3])
 def test_more_than_a_sixteenth_are_not_few(channel):
-    gradient = torch.zeros(2, 5, 8, 10)  # 160 cells
-    gradient[0, channel].view(-1)[:10] = 1
-    assert len(sampled_cells(gradient)) == 10
+    gradient = torch.zeros(2, 5, 16, 16)  # 512 cells
+    gradient[0, channel].view(-1)[:32] = 1
+    assert len(sampled_cells(gradient)) == 32
     gradient[1, channel, 0, 0] = 1
     assert sampled_cells(gradient) is None
 
@@ -206,6 +208,18 @@ def test_one_image_without_a_batch_has_detectron2s_gradients(few, counted):
     assert counted.call_count == 0
     for expected, computed in zip(*found, strict=True):
         assert torch.equal(computed, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_in_other_precisions_detectron2s_layer_computes(dtype, counted):
+    found = []
+    for layer in pair():
+        torch.manual_seed(1)
+        x = torch.randn(2, 6, 20, 20, dtype=dtype, requires_grad=True)
+        samples_of(layer.to(dtype)(x)).backward()
+        found.append([x.grad, *(p.grad for p in layer.parameters())])
+    assert counted.call_count == 0
+    assert all(map(torch.equal, *found))
 
 
 def test_the_default_dtype_does_not_matter():
