@@ -153,7 +153,8 @@ class Trainer(DefaultTrainer):
         """See :meth:`DefaultTrainer.build_model`; ``SOLVER.COMPILE`` compiles its backbone.
 
         On a CPU a model without keypoints is channels-last, which convolves faster and pools RoIs
-        without a copy; where faster on this processor, oneDNN computes large linear layers,
+        without a copy, and the gradient of an RPN's 3 x 3 convolution comes from the cells of the
+        sampled anchors; where faster on this processor, oneDNN computes large linear layers,
         gradients of convolutions are computed channels-first and wide convolutions by Winograd's
         method. On every device, many objects are matched in bounded memory.
         """

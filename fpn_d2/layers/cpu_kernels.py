@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from ..utils.devices import gains_by_winograd, has_slow_matmul
 
-# With more cells than one of so many, the sum over windows gains nothing.
+# With more cells than one of so many, the sum over windows is not always faster.
 _MOST_SAMPLED = 16
 # With fewer channels or cells, the gain does not exceed the cost of the transforms.
 _LEAST_WINOGRAD_CHANNELS = 256
@@ -134,7 +134,7 @@ def sampled_cells(gradient: Tensor) -> Tensor | None:
         (K, 3) int64, image, row and column; None for more than one cell of 16.
     """
     most = gradient[:, 0].numel() // _MOST_SAMPLED
-    if gradient[:, 0].count_nonzero() > most:  # most maps end here, which takes no time
+    if gradient[:, 0].count_nonzero() > most:  # dense ones end here, in no time
         return None
     cells = gradient.any(1).nonzero()
     return cells if len(cells) <= most else None
