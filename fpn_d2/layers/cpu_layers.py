@@ -111,17 +111,18 @@ class _Convolution(torch.autograd.Function):
             how = (ctx.bias_sizes, stride, padding, dilation, False, (0, 0), groups, wanted)
             return torch.ops.aten.convolution_backward(*of, *how)
 
-        if not _gains_by_copies(x):
+        if not _gains_by_copies(x, weight):
             return *gradients((gradient, x, weight), [for_x, True, for_bias]), *rest
         found = gradients((gradient, x, weight), [for_x, False, False])[0] if for_x else None
         first = [t.contiguous() for t in (gradient, x, weight)]
         return found, *gradients(first, [False, True, for_bias])[1:], *rest
 
 
-def _gains_by_copies(x: Tensor) -> bool:
+def _gains_by_copies(x: Tensor, weight: Tensor) -> bool:
     """Whether the gradient of a convolution's weights is faster channels-first."""
-    slow = x.shape[1] in _STEM_CHANNELS or has_slow_channels_last_gradient()
-    return x.dtype == torch.float32 and slow
+    is_stem = x.shape[1] in _STEM_CHANNELS and x.shape[2] * x.shape[3] >= _LEAST_STEM_CELLS
+    is_large = min(weight.shape[:2]) >= _LEAST_CHANNELS and has_slow_channels_last_gradient()
+    return x.dtype == torch.float32 and (is_stem or is_large)
 
 
 def _how(layer: nn.Conv2d) -> tuple[Any, ...]:

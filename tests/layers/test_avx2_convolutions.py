@@ -42,10 +42,14 @@ def gradients(monkeypatch):
     return counted
 
 
-@pytest.fixture(params=["sum", "Winograd"])
+@pytest.fixture(params=["sum", "copies", "Winograd"])
 def method(request, monkeypatch):
     """Each method by which wide convolutions with a stride of 1 are computed: its name, and
     Winograd's gradient, which counts its calls."""
+    monkeypatch.setattr(cpu_layers, "_LEAST_CHANNELS", 1)
+    monkeypatch.setattr(
+        cpu_layers, "has_slow_channels_last_gradient", lambda: request.param == "copies"
+    )
     monkeypatch.setattr(cpu_kernels, "_LEAST_WINOGRAD_CHANNELS", 1)
     monkeypatch.setattr(cpu_kernels, "gains_by_winograd", lambda *_: request.param == "Winograd")
     counted = Mock(wraps=cpu_layers.weight_gradient_by_winograd)
@@ -220,10 +224,17 @@ def test_evaluation_other_precisions_and_traces_are_detectron2s(gradients):
 @pytest.mark.parametrize("slow", [True, False])
 def test_copies_are_for_stems_and_processors_that_gain_by_them(slow, monkeypatch):
     monkeypatch.setattr(cpu_layers, "has_slow_channels_last_gradient", lambda: slow)
-    of_channels = {channels: torch.zeros(1, channels, 2, 2) for channels in (3, 15, 16, 256)}
-    gains = {channels: cpu_layers._gains_by_copies(x) for channels, x in of_channels.items()}
-    assert gains == {3: True, 15: True, 16: slow, 256: slow}
-    assert not any(cpu_layers._gains_by_copies(x.bfloat16()) for x in of_channels.values())
+    monkeypatch.setattr(cpu_layers, "_LEAST_STEM_CELLS", 6)
+
+    def gains(channels, height, dtype=torch.float32):
+        x, weight = torch.zeros(1, channels, height, 2), torch.zeros(64, channels, 3, 3)
+        return cpu_layers._gains_by_copies(x.to(dtype), weight)
+
+    of_channels = {channels: gains(channels, 3) for channels in (3, 15, 16, 63, 64, 256)}
+    assert of_channels == {3: True, 15: True, 16: False, 63: False, 64: slow, 256: slow}
+    assert not gains(3, 2)
+    assert not gains(3, 3, torch.bfloat16)
+    assert not gains(64, 3, torch.bfloat16)
 
 
 def are_turned(model):
