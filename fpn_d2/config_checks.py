@@ -132,16 +132,22 @@ def check_registered(cfg: CfgNode) -> None:
 
 def _check_compiled_part(cfg: CfgNode) -> None:
     """Refuse what needs Detectron2's compiled part, where a build without a compiler lacks it."""
-    parts = {key: registered(registry, value_of(cfg, key)) for key, registry in _names(cfg)}
-    classes = {key: part for key, part in parts.items() if isinstance(part, type)}
-    needing = [key for key, part in classes.items() if issubclass(part, (RRPN, RROIHeads))]
-    if any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE):
-        needing.append("MODEL.RESNETS.DEFORM_ON_PER_STAGE")
+    deformable = any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE)
+    needing = rotated_key(cfg) or ("MODEL.RESNETS.DEFORM_ON_PER_STAGE" if deformable else None)
     if needing and not importlib.util.find_spec("detectron2._C"):
         raise UserError(
-            f"{needing[0]} needs Detectron2's compiled part, which this installation lacks: "
+            f"{needing} needs Detectron2's compiled part, which this installation lacks: "
             "install a C++ compiler, uninstall detectron2 and run `make setup`"
         )
+
+
+def rotated_key(cfg: CfgNode) -> str | None:
+    """Return the key of a component that reads rotated boxes; None where all are upright."""
+    for key, registry in _names(cfg):
+        part = registered(registry, value_of(cfg, key))
+        if isinstance(part, type) and issubclass(part, (RRPN, RROIHeads)):
+            return key
+    return None
 
 
 def class_head_key(cfg: CfgNode) -> str | None:

@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..config import changed
-from ..config_checks import class_head_key, num_classes
+from ..config_checks import class_head_key, num_classes, rotated_key
 from ..config_combinations import tell_doubts
 from ..utils.errors import UserError
 from ..utils.files import file_alike, is_local
@@ -231,6 +231,10 @@ def _load_test(cfg: CfgNode, name: str) -> Any:
 def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     """Load Detectron2's dataset dicts, or a torch data set where one is registered, and check them
     for ``"training"`` or ``"evaluation"``. ``options`` go to Detectron2's function."""
+    if rotated_key(cfg):  # the other checks are of upright boxes
+        dataset = get_detection_dataset_dicts(names, **options)
+        _check_classes(cfg, names)
+        return dataset
     runs = (run, "masks", f"{run} of masks") if cfg.MODEL.MASK_ON else (run,)
     rules = cfg.MODEL.MASK_ON, num_classes(cfg), run == "evaluation"
     files = options["proposal_files"] or ()

@@ -20,6 +20,8 @@ from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
+from ..config_checks import rotated_key
+from ..config_values import value_of
 from ..utils.augmentations import build_augmentations
 from ..utils.errors import UserError
 from .images import read_as_here, use_image
@@ -204,7 +206,18 @@ def build_test_mapper(cfg: CfgNode) -> DatasetMapper:
 
 
 def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
-    """Build the training mapper; for ``INPUT.OBJECT_SCALE_TRAIN`` an :class:`ObjectScaleMapper`."""
+    """Build the training mapper; for ``INPUT.OBJECT_SCALE_TRAIN`` an :class:`ObjectScaleMapper`.
+
+    Raises:
+        UserError: for a model of rotated boxes, which Detectron2's mapper makes upright.
+    """
+    key = rotated_key(cfg)
+    if key:
+        raise UserError(
+            f"{key} {value_of(cfg, key)} reads rotated boxes, which Detectron2's mapper makes "
+            "upright: map them in the build_train_loader of a Trainer of your own, and set "
+            "TEST.VALIDATION_LOSS False"
+        )
     # A plain Detectron2 config lacks it.
     of_scale = cfg.INPUT.get("OBJECT_SCALE_TRAIN")
     return ObjectScaleMapper(cfg) if of_scale else AugmentingMapper(cfg, True)

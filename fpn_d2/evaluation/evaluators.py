@@ -21,6 +21,7 @@ from detectron2.evaluation import (
     DatasetEvaluator,
     LVISEvaluator,
     PascalVOCDetectionEvaluator,
+    RotatedCOCOEvaluator,
     SemSegEvaluator,
     lvis_evaluation,
 )
@@ -30,6 +31,8 @@ from detectron2.modeling import SemanticSegmentor
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
+from ..config_checks import rotated_key
+from ..config_values import value_of
 from ..data.annotation_file import has_mask
 from ..data.coco_json import AnnotationFile, shared_reading
 from ..data.datasets.folders import make_ready
@@ -172,6 +175,10 @@ def _give_crowds_masks(truth: COCO) -> None:
             annotation["segmentation"] = [[left, top, right, top, right, bottom, left, bottom]]
 
 
+class ResultsWritingRotatedEvaluator(ResultsWritingCOCOEvaluator, RotatedCOCOEvaluator):
+    """A :class:`RotatedCOCOEvaluator` that also writes its metrics as ``results.json``."""
+
+
 class ResultsWritingVOCEvaluator(_ResultsWriting, PascalVOCDetectionEvaluator):
     """A :class:`PascalVOCDetectionEvaluator` that also writes its metrics as ``results.json``."""
 
@@ -288,7 +295,14 @@ def build_evaluator(cfg: CfgNode, dataset: str, folder: str) -> DatasetEvaluator
             "COCO's counts 100",
             *(dataset, "all" if limit < 0 else f"up to {limit}"),
         )
-    return ResultsWritingCOCOEvaluator(
+    rotated = rotated_key(cfg)
+    if rotated and cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
+        raise UserError(
+            f"{rotated} {value_of(cfg, rotated)} proposes rotated boxes, whose recall Detectron2 "
+            "does not measure: set DATASETS.TEST (), or build an evaluator of your own"
+        )
+    evaluator = ResultsWritingRotatedEvaluator if rotated else ResultsWritingCOCOEvaluator
+    return evaluator(
         dataset,
         output_dir=folder,
         max_dets_per_image=max(limit, _COCO_LIMIT) if limit >= 0 else sys.maxsize,

@@ -114,6 +114,23 @@ def test_images_without_annotations_can_be_tested_on(cfg, zoo, caplog):
     assert "data set zoo_val has no objects to find" in caplog.text
 
 
+@pytest.mark.parametrize("key, name", [("PROPOSAL_GENERATOR", "RRPN"), ("ROI_HEADS", "RROIHeads")])
+def test_rotated_boxes_are_tested_on_as_in_detectron2(key, name, cfg, zoo):
+    rotated = {"bbox": [20.0, 15.0, 9.0, 6.0, 30.0], "bbox_mode": BoxMode.XYWHA_ABS}
+    records = records_of(sound_content(), zoo() / "images")
+    for number, record in enumerate(records):
+        record["annotations"] = [{**rotated, "category_id": number % 2}]
+    DatasetCatalog.register("rotated", lambda: records)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("rotated",)
+    with pytest.raises(UserError, match=r"with bbox \[20.0.*give four finite numbers"):
+        build_test_loader(cfg, "rotated")
+    cfg.MODEL[key].NAME = name
+    ours, stock = build_test_loader(cfg, "rotated"), build_detection_test_loader(cfg, "rotated")
+    assert ids_of(ours, 9) == ids_of(stock, 9) == [[1], [2], [3], [4]]
+    with pytest.raises(UserError, match=f"{name} reads rotated boxes, which .* makes upright"):
+        build_train_loader(cfg)
+
+
 def test_a_torch_data_set_passes_through(cfg):
     class Two(Dataset):
         def __len__(self):

@@ -7,13 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from coco_files import coco_content, coco_image, coco_object, write_files
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import Boxes, BoxMode, Instances, RotatedBoxes
 
 from fpn_d2 import UserError
 from fpn_d2.data.datasets import register_folders
-from fpn_d2.evaluation import ResultsWritingCOCOEvaluator, load_ground_truth
+from fpn_d2.evaluation import (
+    ResultsWritingCOCOEvaluator,
+    build_evaluator,
+    load_ground_truth,
+    metric_names,
+)
 
 # Two objects of 40 x 40 and 60 x 30 pixels: "medium", since 32^2 < 1600 < 1800 < 96^2.
 OBJECTS = [[10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 120.0, 90.0]]
@@ -201,3 +207,30 @@ def test_the_truth_of_a_folder_is_made_where_its_cache_is_gone(tmp_path, monkeyp
     register_folders(str(tmp_path / "data"))
     truth, folder = load_ground_truth("zoo_train")
     assert (folder, truth.anns[1]["bbox"]) == (str(zoo), [10, 5, 20, 10])
+
+
+def test_rotated_boxes(tmp_path):
+    pytest.importorskip("detectron2._C")  # rotated IoU
+    boxes = [[50.0, 50.0, 60.0, 20.0, 30.0], [120.0, 80.0, 50.0, 40.0, -45.0]]
+    annotations = [
+        {"bbox": box, "bbox_mode": BoxMode.XYWHA_ABS, "category_id": 0, "iscrowd": 0}
+        for box in boxes
+    ]
+    record = {"file_name": "a.png", "image_id": 7, "width": 200, "height": 200}
+    DatasetCatalog.register("rotated", lambda: [{**record, "annotations": annotations}])
+    MetadataCatalog.get("rotated").thing_classes = ["thing"]
+    cfg = get_cfg()
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RRPN"
+    found = Instances((200, 200))
+    found.pred_boxes = RotatedBoxes(boxes[:1])
+    found.scores, found.pred_classes = torch.ones(1), torch.zeros(1, dtype=torch.int64)
+    for _ in range(2):  # once more, as in a training
+        evaluator = build_evaluator(cfg, "rotated", str(tmp_path))
+        measure(evaluator, {7: {"instances": found}})
+    written = json.loads(Path(tmp_path, "results.json").read_text())["bbox"]
+    # One of two objects: the precision is 1 up to a recall of a half, 51 of COCO's 101 points.
+    assert written["AP"] == pytest.approx(100 * 51 / 101)
+    assert "bbox/AP50" in metric_names(cfg, "rotated", evaluator)
+    cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"
+    with pytest.raises(UserError, match="RRPN proposes rotated boxes, whose recall"):
+        build_evaluator(cfg, "rotated", str(tmp_path))
