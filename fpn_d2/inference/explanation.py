@@ -26,7 +26,10 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from ..config_checks import rotated_key
+from ..config_values import value_of
 from ..modeling import levels_of_boxes, match_anchors
+from ..utils.errors import UserError
 from ..utils.modules import overridden
 from .predictor import Predictor, check_thresholds, detections_above
 from .prepared import PreparedModel
@@ -123,7 +126,17 @@ class Explainer:
     _lock = threading.Lock()  # of all explainers: set_stance is for the whole process
 
     def __init__(self, cfg: CfgNode, model: nn.Module | None = None):
-        """See :class:`Predictor`."""
+        """See :class:`Predictor`.
+
+        Raises:
+            UserError: also for a model of rotated boxes.
+        """
+        key = rotated_key(cfg)
+        if key:  # the demo and the page show and write what this finds
+            raise UserError(
+                f"{key} {value_of(cfg, key)} finds rotated boxes, and only upright ones are shown "
+                "and written here: call fpn_d2.Predictor, whose outputs are Detectron2's"
+            )
         self.cfg = cfg
         self.predictor = Predictor(cfg, model)
         model = self.predictor.model

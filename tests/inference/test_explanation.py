@@ -10,6 +10,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from detectron2.structures.boxes import pairwise_iou
 
+from fpn_d2 import UserError
 from fpn_d2.inference import Explainer, prepared
 
 SIZE = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128, "DATASETS.TEST", "()"]
@@ -58,6 +59,14 @@ def test_every_kind_of_row_shows_what_it_has(row, features, row_config, image):
     assert (found.anchors is None) == ("Mask" in row)
     for words, rows in NOTES.items():
         assert any(words in note for note in found.notes) == row.endswith(rows)
+
+
+def test_rotated_boxes_are_refused(row_config):
+    cfg = row_config("quick/Faster-RCNN/faster_rcnn_R_18_FPN", *SIZE)
+    cfg.defrost()
+    cfg.MODEL.ROI_HEADS.NAME = "RROIHeads"
+    with pytest.raises(UserError, match="RROIHeads finds rotated boxes, .* call fpn_d2.Predictor"):
+        Explainer(cfg)
 
 
 def test_levels_without_rois_are_eq_1_of_the_boxes_in_the_network_input(row_config):
