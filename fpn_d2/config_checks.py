@@ -105,6 +105,7 @@ def check_registered(cfg: CfgNode) -> None:
     Raises:
         UserError: naming the key and, for a name, the closest registered ones.
     """
+    check_own_keys(cfg)
     import_foreign(cfg)
     for key in ("DATASETS.TRAIN", "DATASETS.TEST"):  # set as an attribute, whose type none checks
         if isinstance(name := value_of(cfg, key), str):
@@ -128,6 +129,15 @@ def check_registered(cfg: CfgNode) -> None:
             )
     _check_components(cfg)
     _check_compiled_part(cfg)
+
+
+def check_own_keys(cfg: CfgNode) -> None:
+    """Refuse a config of Detectron2's alone, as ``get_cfg()`` returns it."""
+    if "INFERENCE" not in cfg:
+        raise UserError(
+            "the config has no key INFERENCE, nor this package's others: read it by "
+            "fpn_d2.load_config, or call fpn_d2.add_fpn_config(cfg) right after get_cfg()"
+        )
 
 
 def _check_compiled_part(cfg: CfgNode) -> None:

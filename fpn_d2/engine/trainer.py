@@ -31,7 +31,7 @@ from torch.optim import Optimizer
 
 from ..checkpoint import SafeCheckpointer, trained_class_names
 from ..config import changed
-from ..config_checks import check_registered
+from ..config_checks import check_own_keys, check_registered
 from ..config_combinations import LOOKED_UP, tell_doubts
 from ..data import TrainStream, build_loss_loader, build_test_loader, build_train_loader
 from ..data.stream import seed_everything
@@ -86,13 +86,13 @@ class Trainer(DefaultTrainer):
             UserError: if a component, a data set or a batch size cannot work.
         """
         TrainerBase.__init__(self)
+        check_registered(cfg)
         if cfg.FOUR_STEP.RPN:
             raise UserError(
                 "this config is trained in steps (it has FOUR_STEP.RPN): use `python "
                 "tools/train_four_step.py --config-file ...`; train_net.py takes it with "
                 "--eval-only"
             )
-        check_registered(cfg)
         self._seed_is_drawn = cfg.SEED < 0
         seed = comm.shared_random_seed() if self._seed_is_drawn else cfg.SEED
         cfg = changed(self.auto_scale_workers(cfg, comm.get_world_size()), {"SEED": seed})
@@ -374,6 +374,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
         """See :meth:`DefaultTrainer.test`; tests a copy prepared as ``cfg.INFERENCE`` says."""
+        check_own_keys(cfg)
         tell_doubts(cfg, training=False)
         # A prepared copy, not the model that is being trained: fpn_d2/inference/prepared.py.
         has_weights = isinstance(model, nn.Module) and any(True for _ in model.parameters())

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from coco_files import coco_content, coco_image, coco_object
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer
@@ -24,7 +25,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
-from fpn_d2 import UserError
+from fpn_d2 import UserError, load_model
 from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.config import changed
 from fpn_d2.data import build_test_loader
@@ -55,6 +56,12 @@ def test_it_has_the_attributes_of_detectron2s_trainer(tiny_config, monkeypatch):
     ]
     # Programs insert their hooks before the writer, at -1; what comes after it is not written.
     assert kinds[-1] is PeriodicWriter
+
+
+@pytest.mark.parametrize("use", [Trainer, load_model, lambda cfg: Trainer.test(cfg, nn.Identity())])
+def test_a_config_without_our_keys_is_refused_in_a_sentence(use):
+    with pytest.raises(UserError, match=r"no key INFERENCE, .* call fpn_d2.add_fpn_config\(cfg\)"):
+        use(get_cfg())
 
 
 def test_a_model_may_have_weights_of_five_dimensions(tiny_config, monkeypatch):
