@@ -32,6 +32,7 @@ _EVALUATED = (
     "mask_proposals.json",
     "sem_seg_predictions.json",
     "sem_seg_evaluation.pth",
+    "predictions.json",  # panoptic
 )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import importlib.util
 import io
 import logging
 import math
@@ -18,7 +19,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import (
     COCOEvaluator,
+    COCOPanopticEvaluator,
     DatasetEvaluator,
+    DatasetEvaluators,
     LVISEvaluator,
     PascalVOCDetectionEvaluator,
     RotatedCOCOEvaluator,
@@ -27,7 +30,7 @@ from detectron2.evaluation import (
 )
 from detectron2.evaluation import coco_evaluation as detectron2_evaluation
 from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals
-from detectron2.modeling import SemanticSegmentor
+from detectron2.modeling import PanopticFPN, SemanticSegmentor
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
@@ -48,6 +51,7 @@ _RECALL_NAMES = [f"box_proposals/AR{size}@{n}" for n in (100, 1000) for size in 
 _MORE_LIMITS = (10, 30, 300)
 _COCO_LIMIT = 100  # so many detections of an image count for COCO's AP
 _LVIS_LIMIT = 300  # and so many for LVIS's
+_PANOPTIC = "coco_panoptic_seg"  # Detectron2's name of COCO's panoptic evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -208,6 +212,31 @@ class ResultsWritingSemSegEvaluator(_ResultsWriting, SemSegEvaluator):
         return [f"sem_seg/{name}" for name in ("mIoU", "fwIoU", "mACC", "pACC", *each)]
 
 
+class PanopticQualityEvaluator(COCOPanopticEvaluator):
+    """A :class:`COCOPanopticEvaluator` that names its metrics."""
+
+    def metric_names(self, cfg: CfgNode, dataset: str) -> list[str]:
+        """See :func:`metric_names`."""
+        return [
+            f"panoptic_seg/{name}{of}" for of in ("", "_th", "_st") for name in ("PQ", "SQ", "RQ")
+        ]
+
+
+class PanopticEvaluator(_ResultsWriting, DatasetEvaluators):
+    """The evaluators of segments, objects and both, whose metrics are one ``results.json``."""
+
+    source = "panoptic segmentation"
+
+    def __init__(self, evaluators: Sequence[Any], output_dir: str):
+        """See :class:`DatasetEvaluators`; ``output_dir`` is the folder of the file."""
+        super().__init__(evaluators)
+        self._output_dir = output_dir
+
+    def metric_names(self, cfg: CfgNode, dataset: str) -> list[str]:
+        """See :func:`metric_names`."""
+        return [name for one in self._evaluators for name in one.metric_names(cfg, dataset)]
+
+
 class ResultsWritingLVISEvaluator(_ResultsWriting, LVISEvaluator):
     """A :class:`LVISEvaluator` that also writes its metrics as ``results.json``."""
 
@@ -257,7 +286,8 @@ class ResultsWritingLVISEvaluator(_ResultsWriting, LVISEvaluator):
 
 def build_evaluator(cfg: CfgNode, dataset: str, folder: str) -> DatasetEvaluator:
     """Build the evaluator of a test set: mask recall for a network of mask proposals, Pascal VOC's
-    or LVIS's for their data sets, and otherwise COCO's.
+    or LVIS's for their data sets, and otherwise COCO's. A panoptic network has its segments
+    evaluated too, on panoptic data.
 
     Args:
         cfg: the merged config.
@@ -272,13 +302,7 @@ def build_evaluator(cfg: CfgNode, dataset: str, folder: str) -> DatasetEvaluator
 
         return MaskRecallEvaluator(dataset, output_dir=folder)
     if issubclass(meta_architecture(cfg), SemanticSegmentor):
-        _check_semantic(cfg, dataset)
-        try:
-            return ResultsWritingSemSegEvaluator(dataset, output_dir=folder)
-        except KeyError as error:
-            raise UserError(
-                f"data set {dataset} has images without {error}, their label map: give each its own"
-            ) from error
+        return _build_semantic(cfg, dataset, folder)
     kind = MetadataCatalog.get(dataset).get("evaluator_type", "coco")
     if kind == "pascal_voc" and cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
         return ResultsWritingVOCEvaluator(dataset, output_dir=folder)
@@ -286,7 +310,8 @@ def build_evaluator(cfg: CfgNode, dataset: str, folder: str) -> DatasetEvaluator
     if kind == "lvis":  # ids count from 1, and not every class is annotated in every image
         most = max(limit, _LVIS_LIMIT) if limit >= 0 else sys.maxsize
         return ResultsWritingLVISEvaluator(dataset, folder, max_dets_per_image=most)
-    if kind != "coco":
+    is_panoptic = kind == _PANOPTIC and issubclass(meta_architecture(cfg), PanopticFPN)
+    if kind != "coco" and not is_panoptic:
         text = "data set %s is registered for the evaluation %s: these are COCO's metrics"
         logger.warning(text, dataset, kind)
     if not 0 <= limit <= _COCO_LIMIT:
@@ -302,12 +327,34 @@ def build_evaluator(cfg: CfgNode, dataset: str, folder: str) -> DatasetEvaluator
             "does not measure: set DATASETS.TEST (), or build an evaluator of your own"
         )
     evaluator = ResultsWritingRotatedEvaluator if rotated else ResultsWritingCOCOEvaluator
-    return evaluator(
+    objects = evaluator(
         dataset,
         output_dir=folder,
         max_dets_per_image=max(limit, _COCO_LIMIT) if limit >= 0 else sys.maxsize,
         kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
     )
+    if not is_panoptic:
+        return objects
+    evaluators = [_build_semantic(cfg, dataset, folder), objects]
+    if importlib.util.find_spec("panopticapi"):
+        evaluators.append(PanopticQualityEvaluator(dataset, folder))
+    else:
+        logger.warning(
+            "data set %s: PQ is left out, which the package panopticapi computes: python -m pip "
+            "install git+https://github.com/cocodataset/panopticapi.git",
+            dataset,
+        )
+    return PanopticEvaluator(evaluators, folder)
+
+
+def _build_semantic(cfg: CfgNode, dataset: str, folder: str) -> ResultsWritingSemSegEvaluator:
+    _check_semantic(cfg, dataset)
+    try:
+        return ResultsWritingSemSegEvaluator(dataset, output_dir=folder)
+    except KeyError as error:
+        raise UserError(
+            f"data set {dataset} has images without {error}, their label map: give each its own"
+        ) from error
 
 
 def _check_semantic(cfg: CfgNode, dataset: str) -> None:

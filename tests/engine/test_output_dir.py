@@ -211,7 +211,7 @@ def test_what_an_earlier_model_found_goes_with_it_but_for_proposals(tmp_path, tr
     # the files of COCO's, LVIS's, the mask proposals' and Detectron2's other evaluators
     of_weights = ["results.json", "coco_instances_results.json", "lvis_instances_results.json"]
     of_weights += ["instances_predictions.pth", "mask_proposals.json"]
-    of_weights += ["sem_seg_predictions.json", "sem_seg_evaluation.pth"]
+    of_weights += ["sem_seg_predictions.json", "sem_seg_evaluation.pth", "predictions.json"]
     for place in ("inference", "inference_TTA", "inference_before"):
         (tmp_path / place / "old_val").mkdir(parents=True)
         for name in (*of_weights, "box_proposals.pkl"):
