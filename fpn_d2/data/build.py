@@ -16,12 +16,14 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
+from detectron2.modeling import PanopticFPN, SemanticSegmentor
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..config import changed
 from ..config_checks import class_head_key, num_classes, rotated_key
 from ..config_combinations import tell_doubts
+from ..modeling.fpn import meta_architecture
 from ..utils.errors import UserError
 from ..utils.files import file_alike, is_local
 from ..utils.progress import working
@@ -31,6 +33,7 @@ from .dataset_mapper import (
     SkippingMapper,
     build_test_mapper,
     build_train_mapper,
+    map_labels,
     map_or_refuse,
     map_record,
     refuse,
@@ -94,6 +97,7 @@ def build_train_loader(cfg: CfgNode) -> Any:
         check_keypoints(cfg.DATASETS.TRAIN, records, points, training=True)
     mapper = build_train_mapper(cfg)
     if isinstance(dataset, list):  # a torch data set may read its images itself
+        mapper = _checking_labels(cfg, cfg.DATASETS.TRAIN, dataset, mapper)
         files = (record["file_name"] for record in dataset if "file_name" in record)
         mapper = SkippingMapper(mapper, files, _max_skipped_share(cfg))
         mapper.foresee(*header_faults(dataset, cfg.SEED))
@@ -102,6 +106,24 @@ def build_train_loader(cfg: CfgNode) -> Any:
     if isinstance(dataset, IterableDataset):  # it has its own order, and its position is unknown
         return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
     return _stream_loader(cfg, dataset, mapper)
+
+
+def _checking_labels(
+    cfg: CfgNode, names: Sequence[str], records: Sequence[dict[str, Any]], mapper: Mapper
+) -> Mapper:
+    """Refuse images without the label map that a network trains on; have the labels checked, too,
+    when the images are mapped."""
+    if not issubclass(meta_architecture(cfg), (PanopticFPN, SemanticSegmentor)):
+        return mapper
+    for record in records:
+        if "sem_seg_file_name" not in record:
+            raise UserError(
+                f"data set {', '.join(names)}, image {record.get('file_name')}: it has no label "
+                "map (sem_seg_file_name), on which MODEL.SEM_SEG_HEAD trains: give each image its "
+                "own, or name a data set that has them, such as coco_2017_train_panoptic_separated"
+            )
+    head = cfg.MODEL.SEM_SEG_HEAD
+    return functools.partial(map_labels, mapper, head.NUM_CLASSES, head.IGNORE_VALUE)
 
 
 def _stream_loader(cfg: CfgNode, dataset: Any, mapper: Any) -> DataLoader:

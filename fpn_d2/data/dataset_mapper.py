@@ -223,6 +223,25 @@ def build_train_mapper(cfg: CfgNode) -> DatasetMapper:
     return ObjectScaleMapper(cfg) if of_scale else AugmentingMapper(cfg, True)
 
 
+def map_labels(mapper: Mapper, classes: int, ignored: int, record: dict[str, Any]) -> Any:
+    """Map an image with a label map, and refuse labels other than those below ``classes`` and
+    ``ignored``, at which Detectron2's losses stop, on a GPU without a reason.
+
+    Raises:
+        UserError: naming the file and the label.
+    """
+    mapped = mapper(record)
+    labels = mapped["sem_seg"]
+    wrong = labels[((labels < 0) | (labels >= classes)) & (labels != ignored)]
+    if len(wrong):
+        raise UserError(
+            f"label map {record['sem_seg_file_name']} has the label {int(wrong[0])}, which is no "
+            f"class of MODEL.SEM_SEG_HEAD.NUM_CLASSES {classes} and not "
+            f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE {ignored}: correct one of them"
+        )
+    return mapped
+
+
 def map_record(mapper: Mapper, record: dict[str, Any]) -> Any:
     """Map an image by one of Detectron2's mappers, and let it read the pixels of
     :func:`fpn_d2.data.images.read_image`."""

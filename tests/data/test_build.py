@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from coco_files import masked_content, sound_content, write_coco
+from coco_files import HEIGHT, WIDTH, masked_content, sound_content, write_coco
 from detectron2.config import get_cfg
 from detectron2.data import (
     DatasetCatalog,
@@ -15,6 +15,7 @@ from detectron2.data import (
 )
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
+from PIL import Image
 from torch.utils.data import Dataset
 
 from fpn_d2 import UserError
@@ -382,6 +383,52 @@ def test_keypoints_of_ones_own(pointed):
     cfg = pointed([5, 6, 2], keypoint_names=["nose"], keypoint_flip_map=[])
     (image, *_) = next(iter(build_train_loader(cfg)))
     assert image["instances"].gt_keypoints.tensor.shape == (1, 1, 3)
+
+
+# Label maps.
+
+
+@pytest.fixture
+def labelled(cfg, zoo):
+    """``labelled(label, network)``: the config of a network of two segments and label 255 ignored,
+    and training images all of whose pixels have this label; None is no label map."""
+
+    def make(label, network="PanopticFPN"):
+        folder = zoo()
+        records = DatasetCatalog.get("zoo_train")
+        if label is not None:
+            path = folder / "labels.png"
+            Image.new("L", (WIDTH, HEIGHT), label).save(path)
+            records = [{**record, "sem_seg_file_name": str(path)} for record in records]
+        DatasetCatalog.register("labelled", lambda: records)
+        MetadataCatalog.get("labelled").set(thing_classes=["cat", "dog"])
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("labelled",), ()
+        cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = network, 2
+        return cfg
+
+    return make
+
+
+@pytest.mark.parametrize("network", ["PanopticFPN", "SemanticSegmentor"])
+def test_label_maps_that_cannot_be_trained_on(network, labelled):
+    with pytest.raises(UserError, match=r"labelled, image .*0\.png: it has no label map"):
+        build_train_loader(labelled(None, network))
+
+
+@pytest.mark.parametrize("label, is_known", [(0, True), (1, True), (2, False), (255, True)])
+def test_a_label_that_no_class_has(label, is_known, labelled):
+    images = iter(build_train_loader(labelled(label)))
+    if is_known:
+        assert all((image["sem_seg"] == label).all() for image in next(images))
+        return
+    with pytest.raises(
+        UserError, match=r"labels\.png has the label 2, .*NUM_CLASSES 2 and not .*255"
+    ):
+        next(images)
+
+
+def test_networks_of_boxes_need_no_labels(labelled):
+    assert next(iter(build_train_loader(labelled(2, "GeneralizedRCNN"))))
 
 
 # The batch and the classes.
