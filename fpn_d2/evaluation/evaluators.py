@@ -39,6 +39,7 @@ from ..config_values import value_of
 from ..data.annotation_file import has_mask
 from ..data.coco_json import AnnotationFile, shared_reading
 from ..data.datasets.folders import make_ready
+from ..data.validation import is_semantic
 from ..modeling import MaskProposalNetwork
 from ..modeling.fpn import is_written_in, meta_architecture
 from ..utils.errors import UserError, reason_of
@@ -416,6 +417,11 @@ def load_ground_truth(dataset: str) -> tuple[COCO, str]:
         raise UserError(
             f"data set {dataset} has Pascal VOC's annotations, and this reads COCO's: evaluate on "
             "its folder (datasets/README.md), which is converted, as VOC2007_test is"
+        )
+    if is_semantic(dataset):
+        raise UserError(
+            f"data set {dataset} is for semantic segmentation and has no objects to look at: its "
+            "metrics are in results.json"
         )
     if not os.path.isfile(json_file):
         raise UserError(

@@ -12,7 +12,7 @@ from PIL import Image
 from fpn_d2 import UserError, load_config
 from fpn_d2.config_checks import check_registered
 from fpn_d2.engine import Trainer
-from fpn_d2.evaluation import build_evaluator, metric_names
+from fpn_d2.evaluation import build_evaluator, load_ground_truth, metric_names
 
 OPTS = {
     "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
@@ -67,6 +67,12 @@ def test_what_the_evaluator_lacks_is_named(name, metadata, number, fault, tmp_pa
     MetadataCatalog.get(name).set(**metadata)
     with pytest.raises(UserError, match=fault):
         build_evaluator(config("MODEL.SEM_SEG_HEAD.NUM_CLASSES", number), name, str(tmp_path))
+
+
+def test_tools_of_objects_say_that_there_are_none():
+    MetadataCatalog.get("stuff").set(evaluator_type="sem_seg")
+    with pytest.raises(UserError, match="data set stuff is for semantic segmentation"):
+        load_ground_truth("stuff")
 
 
 @pytest.mark.parametrize(
