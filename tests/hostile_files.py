@@ -36,10 +36,7 @@ def write_zip_bomb(content: Any, path: str | os.PathLike) -> None:
     """Write a file as ``torch.save`` does, but with tensors that unpack to 100 MB of zeros each."""
     whole = io.BytesIO()
     torch.save(content, whole)
-    with (
-        zipfile.ZipFile(whole) as source,
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb,
-    ):
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb:
         for name in source.namelist():
             bomb.writestr(name, source.read(name) if "data/" not in name else bytes(10**8))
 

@@ -98,8 +98,7 @@ def test_classes_that_a_flip_turns_into_each_other(told, flip, classes, words):
 
 
 @pytest.mark.parametrize(
-    "row, key",
-    [(ROW, "ROI_HEADS"), ("quick/RetinaNet/retinanet_R_18_FPN", "RETINANET")],
+    "row, key", [(ROW, "ROI_HEADS"), ("quick/RetinaNet/retinanet_R_18_FPN", "RETINANET")]
 )
 def test_a_threshold_that_lowers_the_ap_is_told_in_evaluation(told, row, key):
     key = f"MODEL.{key}.SCORE_THRESH_TEST"

@@ -112,10 +112,7 @@ class Trainer(DefaultTrainer):
         if isinstance(self.scheduler, ParamScheduler):  # Detectron2 does this as a training starts
             self.scheduler = LRMultiplier(optimizer, self.scheduler, cfg.SOLVER.MAX_ITER)
         self.checkpointer = SafeCheckpointer(
-            model,
-            cfg.OUTPUT_DIR,
-            class_names=trained_class_names(cfg),
-            trainer=weakref.proxy(self),
+            model, cfg.OUTPUT_DIR, class_names=trained_class_names(cfg), trainer=weakref.proxy(self)
         )
         self.checkpointer.before_resume = functools.partial(check_resumable, cfg, model, optimizer)
         if self.averager is not None:

@@ -18,13 +18,7 @@ from PIL import Image, ImageColor
 
 from ..data.images import read_sound_image
 from ..evaluation import load_ground_truth
-from ..visualization import (
-    PALETTE,
-    draw_boxes,
-    overlaps_with_objects,
-    read_results,
-    side_by_side,
-)
+from ..visualization import PALETTE, draw_boxes, overlaps_with_objects, read_results, side_by_side
 from ..visualization.pages import Chart, finish_chart, new_axes
 from .claims import Summaries, Summary, summarize
 from .tables import Table
@@ -118,10 +112,7 @@ def _draw_recall(
 
 
 def _draw_sizes(
-    table: Table,
-    summaries: Summaries,
-    styles: Mapping[str, RowStyle],
-    labels: Mapping[str, str],
+    table: Table, summaries: Summaries, styles: Mapping[str, RowStyle], labels: Mapping[str, str]
 ) -> Chart | None:
     """Draw bars of the metric by object size, ours filled and the paper's hatched."""
     stem = next((metric[:-2] for metric in table.metrics if metric.endswith("_s")), "")
@@ -233,10 +224,7 @@ class Example:
 
 
 def find_examples(
-    folders: Mapping[str, str],
-    dataset: str,
-    pairs: Sequence[tuple[str, str]],
-    table: Table,
+    folders: Mapping[str, str], dataset: str, pairs: Sequence[tuple[str, str]], table: Table
 ) -> list[Example]:
     """Draw, for each pair, the image on which one row finds the most that the other misses.
 
@@ -291,11 +279,7 @@ def _best_images(x: Mapping[int, np.ndarray], y: Mapping[int, np.ndarray]) -> li
 
 
 def _example(
-    name: str,
-    image: np.ndarray,
-    objects: np.ndarray,
-    seen: Mapping[str, np.ndarray],
-    table: Table,
+    name: str, image: np.ndarray, objects: np.ndarray, seen: Mapping[str, np.ndarray], table: Table
 ) -> Example:
     """Draw an image twice, as the two rows see it, and enlarged if it is small."""
     titles = {row: f"({row}) {table.rows[row].name}" for row in seen}

@@ -140,12 +140,7 @@ def _cut(image: np.ndarray, box: np.ndarray) -> Image.Image:
 
 
 def pretrain_backbone(
-    cfg: CfgNode,
-    path: str,
-    *,
-    iterations: int = 200,
-    batch_size: int = 128,
-    held_out: float = 0.0,
+    cfg: CfgNode, path: str, *, iterations: int = 200, batch_size: int = 128, held_out: float = 0.0
 ) -> Pretraining:
     """Train the config's bottom-up network on the objects of ``DATASETS.TRAIN`` and save it.
 
@@ -228,12 +223,7 @@ class _Training:
     """A classifier with its crops, its optimizer and its random numbers."""
 
     def __init__(
-        self,
-        model: CropClassifier,
-        crops: Tensor,
-        classes: Tensor,
-        cfg: CfgNode,
-        batch_size: int,
+        self, model: CropClassifier, crops: Tensor, classes: Tensor, cfg: CfgNode, batch_size: int
     ):
         self.model, self.crops, self.classes, self.batch_size = model, crops, classes, batch_size
         self.generator = torch.Generator().manual_seed(max(cfg.SEED, 0))

@@ -71,10 +71,7 @@ class Exported:
 
 
 def export_model(
-    cfg: CfgNode,
-    model: nn.Module,
-    format: str,
-    calibration: Sequence[dict[str, Tensor]] = (),
+    cfg: CfgNode, model: nn.Module, format: str, calibration: Sequence[dict[str, Tensor]] = ()
 ) -> Exported:
     """Export a detector.
 

@@ -29,20 +29,9 @@ from ..inference import set_final_nms
 from ..inference.inputs import network_input
 from ..inference.openvino_parts import cpu_settings, openvino_core
 from ..utils.errors import UserError
-from ..utils.files import (
-    check_targets,
-    explain_disk_errors,
-    is_config_key,
-    read_json,
-    write_json,
-)
+from ..utils.files import check_targets, explain_disk_errors, is_config_key, read_json, write_json
 from ..utils.modules import detached_copy
-from ..utils.provenance import (
-    describe_machine,
-    describe_versions,
-    git_commit,
-    installed_versions,
-)
+from ..utils.provenance import describe_machine, describe_versions, git_commit, installed_versions
 from .exporter import DetectorGraph, Exported, require
 
 MATCHED_SHARE = 0.995  # of the detections must be matched,

@@ -38,11 +38,7 @@ Results = Sequence[Mapping[str, Any]]  # of one image, in COCO's form
 
 
 def draw_results(
-    inference_dir: str,
-    output_dir: str,
-    *,
-    num_images: int = 12,
-    threshold: float = 0.5,
+    inference_dir: str, output_dir: str, *, num_images: int = 12, threshold: float = 0.5
 ) -> list[str]:
     """Draw results beside the ground truth, for the first images of an evaluated data set.
 

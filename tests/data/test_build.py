@@ -647,8 +647,7 @@ def test_what_evaluation_would_stumble_over_is_named_before_the_run(change, word
         assert "instances_val.json" in str(caught.value)
         assert words in str(caught.value)
         assert re.search(
-            "image 1.png: (annotation|entry 1 of)|first is annotation 2",
-            str(caught.value),
+            "image 1.png: (annotation|entry 1 of)|first is annotation 2", str(caught.value)
         )
     # the same in a file that is only trained on is no fault
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("zoo_val",), ()

@@ -397,8 +397,7 @@ RETINANETS = ["DATALOADER.ASPECT_RATIO_GROUPING", "False"]
 
 
 @pytest.mark.parametrize(
-    "row, opts, workers",
-    [(FASTER, [], "02"), (RPN, SAMPLER, "0"), (RETINANET, RETINANETS, "0")],
+    "row, opts, workers", [(FASTER, [], "02"), (RPN, SAMPLER, "0"), (RETINANET, RETINANETS, "0")]
 )
 def test_cut_after_a_checkpoint_and_resumed(train, tmp_path, row, opts, workers):
     whole = train(row, "whole", *opts)

@@ -516,8 +516,5 @@ def test_a_disk_without_locks_is_not_taken_for_another_process(tmp_path, monkeyp
 def test_a_lock_that_another_process_holds_has_two_errors_in_posix(tmp_path, monkeypatch, number):
     fault = portalocker.LockException(OSError(number, os.strerror(number)))
     monkeypatch.setattr(portalocker, "Lock", Mock(side_effect=fault))
-    with (
-        pytest.raises(BusyError, match="^busy$"),
-        runs.hold(str(tmp_path / ".lock"), 1.0, "busy"),
-    ):
+    with pytest.raises(BusyError, match="^busy$"), runs.hold(str(tmp_path / ".lock"), 1.0, "busy"):
         pass

@@ -192,8 +192,7 @@ def test_ties_of_one_image_do_not_excuse_a_box_that_another_lost():
 
 
 @pytest.mark.parametrize(
-    "row",
-    ["RPN/rpn_R_18_FPN", "RetinaNet/retinanet_R_18_FPN", "Faster-RCNN/faster_rcnn_R_18_FPN"],
+    "row", ["RPN/rpn_R_18_FPN", "RetinaNet/retinanet_R_18_FPN", "Faster-RCNN/faster_rcnn_R_18_FPN"]
 )
 def test_the_candidates_are_what_nms_chooses_from(row_config, images, row):
     cfg = row_config(f"quick/{row}")

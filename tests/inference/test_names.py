@@ -15,13 +15,7 @@ from fpn_d2.checkpoint import trained_class_names
 from fpn_d2.checkpoint.checkpointer import WeightsOrigin
 from fpn_d2.demo import parse_rows
 from fpn_d2.demo.outputs import coco_results
-from fpn_d2.inference import (
-    Predictor,
-    classes_of,
-    config_for,
-    free_title,
-    split_pair,
-)
+from fpn_d2.inference import Predictor, classes_of, config_for, free_title, split_pair
 
 ROW = "quick/Faster-RCNN/faster_rcnn_R_18_FPN"
 
@@ -170,8 +164,7 @@ def loaded(names=(), dataset=""):
 def pond():
     """The name of a registered data set of five fish, with ids of its own."""
     MetadataCatalog.get("pond_val").set(
-        thing_classes=FISH,
-        thing_dataset_id_to_contiguous_id={10 * (i + 1): i for i in range(5)},
+        thing_classes=FISH, thing_dataset_id_to_contiguous_id={10 * (i + 1): i for i in range(5)}
     )
     return "pond_val"
 

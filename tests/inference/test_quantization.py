@@ -19,13 +19,7 @@ from fpn_d2.checkpoint import SafeCheckpointer
 from fpn_d2.config import changed
 from fpn_d2.engine import Trainer
 from fpn_d2.engine.trainer import _prepared
-from fpn_d2.inference import (
-    Predictor,
-    prepare_as_configured,
-    prepare_model,
-    prepared,
-    quantization,
-)
+from fpn_d2.inference import Predictor, prepare_as_configured, prepare_model, prepared, quantization
 from fpn_d2.inference.quantization import cache_paths
 
 pytest.importorskip("openvino")

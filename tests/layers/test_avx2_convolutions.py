@@ -108,8 +108,7 @@ def test_in_autocast_it_is_detectron2s_layer_in_double_precision(of_input, gradi
 
 
 @pytest.mark.parametrize(
-    "dtype, in_autocast",
-    [(torch.float64, True), (torch.int32, True), (torch.bfloat16, False)],
+    "dtype, in_autocast", [(torch.float64, True), (torch.int32, True), (torch.bfloat16, False)]
 )
 def test_what_detectron2s_layer_refuses_has_its_error(dtype, in_autocast, in_bfloat16):
     x = images(40).to(dtype)
@@ -190,11 +189,7 @@ def test_a_frozen_weight_with_a_bias_that_trains(gradients):
 
 @pytest.mark.parametrize(
     "x",
-    [
-        images(38),
-        images(40, batch=0),
-        images(40, dtype=torch.float64),
-    ],
+    [images(38), images(40, batch=0), images(40, dtype=torch.float64)],
     ids=["small", "none", "double"],
 )
 def test_what_gains_nothing_is_detectron2s(x, gradients):

@@ -9,13 +9,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from fpn_d2.utils.modules import (
-    detached_copy,
-    recast,
-    renamed,
-    settle_norms,
-    without_memory,
-)
+from fpn_d2.utils.modules import detached_copy, recast, renamed, settle_norms, without_memory
 
 FIELDS = {
     "proposal_boxes": Boxes,

@@ -26,14 +26,7 @@ from fpn_d2.utils.timing import seconds_of
 
 from .contest import memory_of_process, peak_of
 from .detectors import call_without_grad, training_step
-from .networks import (
-    CONFIGS,
-    STOCK_SIZE,
-    image_record,
-    output_of,
-    spread_scores,
-    stock_model,
-)
+from .networks import CONFIGS, STOCK_SIZE, image_record, output_of, spread_scores, stock_model
 
 with contextlib.suppress(ImportError):  # Windows
     import resource
