@@ -4,6 +4,7 @@ import re
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -456,18 +457,14 @@ def test_pixels_are_normalized_by_the_mean_and_the_deviation(row_config):
 
 
 def test_filters_and_groups_are_what_the_data_sets_are_read_by(row_config, tiny_opts, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        "fpn_d2.data.build.get_detection_dataset_dicts",
-        lambda names, **options: seen.append(options),
-    )
+    monkeypatch.setattr("fpn_d2.data.build.get_detection_dataset_dicts", read := Mock())
     monkeypatch.setattr("fpn_d2.data.build.check_annotation_files", lambda *args, **options: None)
     opts = ["DATALOADER.FILTER_EMPTY_ANNOTATIONS", False, "MODEL.KEYPOINT_ON", True]
     opts += ["MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE", 3]
     for words in ([], opts):
         load_train_dataset(row_config(FASTER, *tiny_opts, *words))
-    assert [options["filter_empty"] for options in seen] == [True, False]
-    assert [options["min_keypoints"] for options in seen] == [0, 3]
+    assert [call.kwargs["filter_empty"] for call in read.call_args_list] == [True, False]
+    assert [call.kwargs["min_keypoints"] for call in read.call_args_list] == [0, 3]
 
 
 def test_images_are_grouped_by_their_orientation_if_so_asked(row_config, tiny_opts):

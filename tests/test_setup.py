@@ -17,6 +17,7 @@ import venv
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import setup_environment
@@ -247,15 +248,11 @@ def test_opencv_without_libgl_is_the_headless_one(libgl, package, pip_calls, mon
 
 
 def test_where_nothing_is_missing_one_python_looks(pip_calls, monkeypatch, tmp_path):
-    looks = []
-    monkeypatch.setattr(
-        setup_environment,
-        "look",
-        lambda names: looks.append(names) or ("2.7 0.2 4 0.6 unknown", ""),
-    )
+    look = Mock(return_value=("2.7 0.2 4 0.6 unknown", ""))
+    monkeypatch.setattr(setup_environment, "look", look)
     text = setup_environment.set_up(tmp_path)
     assert "torch 2.7 | torchvision 0.2 | cv2 4 | detectron2 0.6 | fpn_d2" in text
-    assert looks == ["torch, torchvision, cv2, detectron2, detectron2._C"]
+    look.assert_called_once_with("torch, torchvision, cv2, detectron2, detectron2._C")
     assert not pip_calls
 
 
@@ -275,19 +272,18 @@ def test_a_torch_that_the_package_refuses_gets_one_sentence_before_anything_is_b
         version = {**before, "cv2": "4", **installed}.get(name)
         return version, "" if version else "missing"
 
-    built = []
     monkeypatch.setattr(setup_environment, "look", look)
     monkeypatch.setattr(setup_environment, "find_source", lambda named, work: "detectron2.whl")
-    monkeypatch.setattr(setup_environment, "install_detectron2", lambda *args: built.append(args))
+    monkeypatch.setattr(setup_environment, "install_detectron2", build := Mock())
     if not refused:
         assert f"torch {after} | " in setup_environment.set_up(tmp_path)
-        assert built
+        build.assert_called()
         return
     with pytest.raises(SetupError) as raised:
         setup_environment.set_up(tmp_path)
     assert f"torch {refused} is older than 2.7" in str(raised.value)
     assert_one_sentence(raised.value)
-    assert not built
+    build.assert_not_called()
 
 
 def test_detectron2_without_its_compiled_part_is_named(pip_calls, monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ import re
 import urllib.error
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -208,12 +208,9 @@ ENTRY = "COCO-Detection/retinanet_R_50_FPN_1x"  # no other test downloads it
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     """No address can be reached, and nothing was downloaded before."""
-
-    def refuse(url, *args, **kwargs):
-        raise urllib.error.URLError(OSError(-2, "Name or service not known"))
-
+    unknown = urllib.error.URLError(OSError(-2, "Name or service not known"))
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("iopath.common.file_io.download", refuse)
+    monkeypatch.setattr("iopath.common.file_io.download", Mock(side_effect=unknown))
 
 
 @pytest.mark.parametrize("name", [ENTRY, f"{ENTRY}.yaml", f"detectron2://{ENTRY}/1/m.pkl"])
@@ -240,11 +237,10 @@ def test_other_addresses_that_lead_nowhere_are_sentences_too(model, offline, pat
 
 
 def test_a_server_that_gives_no_reason(model, offline, monkeypatch):
-    def refuse(url, *args, **kwargs):
-        raise urllib.error.HTTPError(url, 403, "", {}, None)
-
-    monkeypatch.setattr("iopath.common.file_io.download", refuse)
-    sentence = refusal(SafeCheckpointer(model).load, "https://example.org/b.pth")
+    url = "https://example.org/b.pth"
+    refused = urllib.error.HTTPError(url, 403, "", {}, None)
+    monkeypatch.setattr("iopath.common.file_io.download", Mock(side_effect=refused))
+    sentence = refusal(SafeCheckpointer(model).load, url)
     assert "cannot be downloaded (HTTP Error 403:)" in sentence
 
 

@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from coco_files import HEIGHT, WIDTH, masked_content, sound_content, write_coco
@@ -87,18 +88,17 @@ def test_empty_images_stay_where_asked_for(cfg, zoo):
 
 def test_a_file_is_parsed_once_for_the_rules_and_detectron2(cfg, zoo, monkeypatch):
     zoo()
-    parsed, judged = [], []
-    parse, judge = coco_json.parse, validation.annotation_findings
-    monkeypatch.setattr(coco_json, "parse", lambda data: parsed.append(data) or parse(data))
+    parse, judge = Mock(wraps=coco_json.parse), Mock(wraps=validation.annotation_findings)
+    monkeypatch.setattr(coco_json, "parse", parse)
     monkeypatch.setattr(json, "load", lambda file: pytest.fail(f"{file} is parsed once more"))
-    monkeypatch.setattr(validation, "annotation_findings", lambda *a: judged.append(a) or judge(*a))
+    monkeypatch.setattr(validation, "annotation_findings", judge)
     cfg.DATASETS.TEST = ()
     build_train_loader(cfg)
-    assert (len(parsed), len(judged)) == (1, 1)
+    assert (parse.call_count, judge.call_count) == (1, 1)
     for _ in range(3):
         build_train_loader(cfg)
         build_test_loader(cfg, "zoo_val")
-    assert (len(parsed), len(judged)) == (1 + 6, 2)
+    assert (parse.call_count, judge.call_count) == (1 + 6, 2)
 
 
 def test_no_test_set_is_a_choice_in_training_only(cfg, zoo):
@@ -240,9 +240,7 @@ def test_missing_files(cfg, zoo):
 
 
 def test_errors_that_are_not_the_users_stay_what_they_are(cfg):
-    def broken():
-        raise KeyError("a bug of the function")
-
+    broken = Mock(side_effect=KeyError("a bug of the function"))
     DatasetCatalog.register("own_function", broken)
     cfg.DATASETS.TEST = ("own_function",)
     with pytest.raises(KeyError, match="a bug of the function"):

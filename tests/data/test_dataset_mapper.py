@@ -5,6 +5,7 @@ import gc
 import itertools
 import logging
 import random
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -436,19 +437,16 @@ def test_a_header_is_read_before_the_first_iteration(cfg, images, spoil, caplog)
 def test_of_many_images_some_are_drawn(cfg, images, spoilt, monkeypatch):
     monkeypatch.setattr("fpn_d2.data.records._HEADERS", 10)
     cfg.DATALOADER.MAX_SKIPPED_SHARE = 0.25  # 10 of 40
-    seen, drawn = [], random.Random(cfg.SEED).sample(range(IMAGES), 10)
+    drawn, look = random.Random(cfg.SEED).sample(range(IMAGES), 10), Mock(wraps=look_at)
     for i in drawn[:spoilt]:
         without_range(images / f"{i}.png")
-    monkeypatch.setattr(
-        "fpn_d2.data.records.look_at",
-        lambda *args, **options: seen.append(args[0]) or look_at(*args, **options),
-    )
+    monkeypatch.setattr("fpn_d2.data.records.look_at", look)
     if spoilt == 8:
         build_train_loader(cfg)
     else:  # of 10, 2.5 are expected at most, and 1 + 2.5 + 3 * 2.5 ** 0.5 is 8.2
         with pytest.raises(UserError, match="^9 of 10 training images that were drawn cannot"):
             build_train_loader(cfg)
-    assert seen == [f"{images}/{i}.png" for i in drawn]
+    assert [call.args[0] for call in look.call_args_list] == [f"{images}/{i}.png" for i in drawn]
 
 
 def test_images_of_an_objects_scale_too(cfg, images, caplog):
@@ -469,11 +467,8 @@ def map_one(request, images):
 
 
 def test_an_error_that_is_not_the_images_stays_what_it_is(map_one):
-    def broken(record):
-        raise KeyError("a bug of the mapper")
-
     with pytest.raises(KeyError, match="a bug of the mapper"):
-        map_one(broken)
+        map_one(Mock(side_effect=KeyError("a bug of the mapper")))
 
 
 def test_a_disk_that_fails_once_changes_no_random_numbers(map_one):

@@ -78,16 +78,12 @@ def refusal(capsys):
 
 def test_what_spawned_processes_are_given_can_be_pickled(monkeypatch):
     """Detectron2 spawns them, while the tests of two processes fork to save time."""
-    started = []
-    monkeypatch.setattr(
-        torch.multiprocessing,
-        "start_processes",
-        lambda function, nprocs, args, **_: started.append((function, nprocs, args)),
-    )
+    monkeypatch.setattr(torch.multiprocessing, "start_processes", start := Mock())
     launch(train_net.main, args(num_gpus=2))
-    ((function, nprocs, given),) = started
-    assert nprocs == 2
-    pickle.dumps((function, given))
+    start.assert_called_once()
+    given = start.call_args.kwargs
+    assert given["nprocs"] == 2
+    pickle.dumps((start.call_args.args, given["args"]))
 
 
 @pytest.fixture(scope="module")

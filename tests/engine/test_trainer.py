@@ -8,6 +8,7 @@ import os
 import signal
 import weakref
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -71,10 +72,9 @@ def test_a_model_may_have_weights_of_five_dimensions(tiny_config, monkeypatch):
 
 @pytest.mark.parametrize("model", [lambda records: [], nn.Identity()])
 def test_what_has_no_weights_is_tested_as_it_is(tiny_config, monkeypatch, model):
-    tested = []
-    monkeypatch.setattr(DefaultTrainer, "test", lambda cfg, model, _: tested.append(model))
+    monkeypatch.setattr(DefaultTrainer, "test", test := Mock())
     Trainer.test(tiny_config(), model)
-    assert tested == [model]
+    assert [call.args[1] for call in test.call_args_list] == [model]
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
@@ -201,12 +201,11 @@ def test_weights_of_nan_are_no_start(trainer, tmp_path):
 
 
 def test_an_evaluation_of_diverged_weights_ends_in_a_sentence(trainer, monkeypatch):
-    def fail(*args):  # as Detectron2's RPN does
-        raise FloatingPointError("Predicted boxes or scores contain Inf/NaN.")
-
+    of_detectron2s_rpn = FloatingPointError("Predicted boxes or scores contain Inf/NaN.")
     made = trainer("TEST.VALIDATION_LOSS", True, test="('tiny_val',)")
     with monkeypatch.context() as patched:
-        patched.setattr(trainer_module, "validation_losses", fail)
+        fails = Mock(side_effect=of_detectron2s_rpn)
+        patched.setattr(trainer_module, "validation_losses", fails)
         with pytest.raises(UserError, match=r"Inf/NaN; if .* lower SOLVER\.BASE_LR"):
             made._evaluate()
     for weight in made.model.proposal_generator.rpn_head.parameters():
@@ -373,10 +372,8 @@ def test_every_schedule_lasts_to_the_end(trainer, name, opts, rates):
 
 
 def test_an_error_about_something_else_keeps_its_words(tiny_config, monkeypatch):
-    def fail(cfg):
-        raise ValueError("of another kind")
-
-    monkeypatch.setattr(trainer_module, "build_train_loader", fail)
+    fails = Mock(side_effect=ValueError("of another kind"))
+    monkeypatch.setattr(trainer_module, "build_train_loader", fails)
     with pytest.raises(ValueError, match="^of another kind$") as caught:
         Trainer(tiny_config())
     assert not isinstance(caught.value, UserError)

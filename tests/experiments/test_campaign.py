@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import portalocker
 import pytest
@@ -124,9 +125,7 @@ def test_a_failed_training_ends_the_call_and_keeps_the_rows_before(call, tmp_pat
 
 
 def test_a_kill_while_checkpoints_are_removed_leaves_none_for_ever(call, runs, monkeypatch):
-    def stop(_):
-        raise KeyboardInterrupt
-
+    stop = Mock(side_effect=KeyboardInterrupt)
     with monkeypatch.context() as patch:
         patch.setattr(runs_module, "os", SimpleNamespace(**{**vars(os), "remove": stop}))
         with pytest.raises(KeyboardInterrupt):
@@ -182,10 +181,10 @@ def test_every_trained_row_is_timed_and_none_while_another_process_trains(
     table = dataclasses.replace(tables.table("1"), metrics=["AR1k", "seconds"])
     monkeypatch.setitem(tables.tables, "1", table)
     monkeypatch.setattr(runs_module, "_LOCK_SECONDS", 0.05)
-    timed = []
-    monkeypatch.setattr(campaign, "time_rows", lambda *args: timed.append([*args[2]]))
+    monkeypatch.setattr(campaign, "time_rows", time_rows := Mock())
     call(rows=["c"])
     call(rows=["d"])
+    timed = [[*call.args[2]] for call in time_rows.call_args_list]
     assert timed == [["c"], ["c", "d"]]  # the seconds of a table are measured side by side
     folder = runs / f"shapes/quick/RPN/{RPN}/seed_1"
     folder.mkdir(parents=True)
@@ -440,10 +439,7 @@ def test_runs_without_their_predictions_are_reported_without_examples(
 
 
 def test_examples_compare_rows_of_one_seed(plan, tables, done, path, monkeypatch):
-    row_folders = []
-    monkeypatch.setattr(
-        results_module, "find_examples", lambda folders, *_: row_folders.append(folders) or []
-    )
+    monkeypatch.setattr(results_module, "find_examples", find := Mock(return_value=[]))
     expected = {}
     for name, seed in (("c", 0), ("c", 1), ("d", 0), ("d", 1)):
         done(name, seed, 40.0)
@@ -455,15 +451,12 @@ def test_examples_compare_rows_of_one_seed(plan, tables, done, path, monkeypatch
         if seed == 1:
             expected[name] = str(folder)
     update_results(plan, table_with_a_claim(tables), str(path))
-    assert row_folders == [expected]
+    assert [call.args[0] for call in find.call_args_list] == [expected]
 
 
 def test_an_error_in_the_report_leaves_the_numbers(plan, tables, done, path, monkeypatch):
-    def fail(*_):
-        raise RuntimeError
-
     done("c", 0, 40.0)
-    monkeypatch.setattr(results_module, "write_report", fail)
+    monkeypatch.setattr(results_module, "write_report", Mock(side_effect=RuntimeError))
     with pytest.raises(RuntimeError):
         update_results(plan, tables.table("1"), str(path))
     assert recalls(json.loads(path.read_text())) == {("c", 0): 40.0}

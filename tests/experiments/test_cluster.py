@@ -74,11 +74,8 @@ def clock(monkeypatch):
 def cut(clock):
     """``cut(call, ...)``: make the call, and press Ctrl-C while it waits."""
 
-    def press():
-        raise KeyboardInterrupt
-
     def run(call, *args, **options):
-        clock(press)
+        clock(Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             call(*args, **options)
 
@@ -164,10 +161,9 @@ def test_boxes_and_times_are_measured_in_jobs(call, calls, monkeypatch, progress
     call(boxes=(500,))
     counts = [call.get("MODEL.RPN.PRE_NMS_TOPK_TEST") for call in calls()]
     assert counts == [None, None, "500", "500"]
-    timed = []
-    monkeypatch.setattr(campaign, "time_rows", lambda plan, table, rows, _: timed.append([*rows]))
+    monkeypatch.setattr(campaign, "time_rows", time_rows := Mock())
     call("time")
-    assert timed == [["shared", "not_shared"]]
+    assert [[*call.args[2]] for call in time_rows.call_args_list] == [["shared", "not_shared"]]
     assert progress.lines[-2].startswith("table time, running times: job DEBUG_")
 
 

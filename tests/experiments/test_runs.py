@@ -500,10 +500,8 @@ def test_an_orphan_keeps_the_lock(run, runner, calls, other, monkeypatch):
 
 
 def test_a_disk_without_locks_is_not_taken_for_another_process(tmp_path, monkeypatch):
-    def lock(*_, **__):
-        raise portalocker.LockException(OSError(errno.ENOLCK, "No locks available"))
-
-    monkeypatch.setattr(portalocker, "Lock", lock)
+    fault = portalocker.LockException(OSError(errno.ENOLCK, "No locks available"))
+    monkeypatch.setattr(portalocker, "Lock", Mock(side_effect=fault))
     with (
         pytest.raises(UserError, match="cannot be locked .No locks available") as caught,
         runs.hold(str(tmp_path / ".lock"), 1.0, "busy"),

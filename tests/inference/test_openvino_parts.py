@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from itertools import chain
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -280,11 +281,11 @@ def test_a_part_may_call_a_script():
 @pytest.mark.usefixtures("openvino")
 def test_a_conversion_traces_a_part_once(monkeypatch):
     """A second trace, of the check, keeps a copy of the weights in memory to the end."""
-    calls, convolve = [], nn.functional.conv2d
+    convolve = Mock(wraps=nn.functional.conv2d)
     part = openvino_parts.Part("halves", nn.Conv2d(3, 2, 2, stride=2), "forward")
-    monkeypatch.setattr(nn.functional, "conv2d", lambda *a: calls.append(a) or convolve(*a))
+    monkeypatch.setattr(nn.functional, "conv2d", convolve)
     openvino_parts.convert(part, torch.zeros(1, 3, 8, 8))
-    assert len(calls) == 1
+    convolve.assert_called_once()
 
 
 def test_the_first_sizes_get_graphs_of_their_own(openvino):

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import shutil
 import threading
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -244,9 +245,7 @@ def test_what_a_network_holds_may_be_computed_anywhere_within():
 
 
 def test_a_lack_of_memory_is_no_fault_of_the_network(monkeypatch):
-    def fails(self, memo):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
+    fails = Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory."))
     monkeypatch.setattr(nn.Conv2d, "__deepcopy__", fails, raising=False)
     with pytest.raises(torch.OutOfMemoryError):
         prepare_model(OfClips())
@@ -407,12 +406,9 @@ def test_nan_is_named_and_not_an_image_without_detections(faster, make_input):
 def test_what_is_not_finite_explains_an_error_and_hides_no_interrupt(
     faster, make_input, error, seen
 ):
-    def stop(*_):
-        raise error
-
     ready = prepare_model(faster)
     ready.model.get_submodule("backbone.bottom_up.stem.conv1").weight[0] = float("inf")
-    ready.model.roi_heads.register_forward_pre_hook(stop)
+    ready.model.roi_heads.register_forward_pre_hook(Mock(side_effect=error))
     with pytest.raises(seen):
         ready([make_input(64, 64, [])])
 
@@ -536,12 +532,8 @@ def test_an_rpn_decodes_the_boxes_that_it_picks_and_finds_the_same_bits(build, k
     frugal = prepare_model(model).model.proposal_generator
     plain = copy.deepcopy(frugal)
     plain.__class__, plain.anchor_generator.__class__ = kind, DefaultAnchorGenerator
-    decoded, real = [], frugal.box2box_transform.apply_deltas
-    monkeypatch.setattr(
-        frugal.box2box_transform,
-        "apply_deltas",
-        lambda deltas, boxes: decoded.append(len(deltas)) or real(deltas, boxes),
-    )
+    decode = Mock(wraps=frugal.box2box_transform.apply_deltas)
+    monkeypatch.setattr(frugal.box2box_transform, "apply_deltas", decode)
     channels = frugal.rpn_head.conv.in_channels
     generator = torch.Generator().manual_seed(0)
     for scale, size in ((1, (64, 96)), (1, (64, 96)), (1, (96, 64)), (0, (96, 64))):  # 0: all tie
@@ -556,8 +548,9 @@ def test_an_rpn_decodes_the_boxes_that_it_picks_and_finds_the_same_bits(build, k
             assert len(y) > 0
             assert torch.equal(x.proposal_boxes.tensor, y.proposal_boxes.tensor)
             assert torch.equal(x.objectness_logits, y.objectness_logits)
-        assert decoded[:2] == [200, 200]  # 100 of each of two images, out of 1152 and 288 anchors
-        decoded.clear()
+        # 100 of each of two images, out of 1152 and 288 anchors
+        assert [len(call.args[0]) for call in decode.call_args_list[:2]] == [200, 200]
+        decode.reset_mock()
 
 
 def test_anchors_are_those_of_the_image_and_of_the_device(build):

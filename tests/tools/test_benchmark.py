@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -117,10 +118,7 @@ def test_a_file_that_cannot_be_written_is_named_before_the_work(command, run_too
 def test_what_is_measured_is_kept_when_nobody_reads_what_is_printed(
     command, monkeypatch, run_tool, tmp_path
 ):
-    def print(*_, **__):
-        raise BrokenPipeError
-
-    monkeypatch.setattr(program, "print", print, raising=False)
+    monkeypatch.setattr(program, "print", Mock(side_effect=BrokenPipeError), raising=False)
     with pytest.raises(BrokenPipeError):
         run_tool(*command, "--json", tmp_path / "mine.json")
     assert len(json.loads((tmp_path / "mine.json").read_text())) == 1

@@ -208,11 +208,8 @@ def test_the_webcams_pictures_are_shown_until_escape(weights, monkeypatch, print
     sentence = "error: no camera can be opened; plug one in, or give --images\n"
     assert refused(demo, *words) == sentence
     monkeypatch.setattr(Camera, "isOpened", lambda _: True)
-
-    def imshow(*_):
-        raise cv2.error("The function is not implemented")
-
-    monkeypatch.setattr("cv2.imshow", imshow)
+    no_window = cv2.error("The function is not implemented")
+    monkeypatch.setattr("cv2.imshow", Mock(side_effect=no_window))
     assert "opencv-python-headless" in refused(demo, *words)
     monkeypatch.setattr(Camera, "read", lambda _: (False, None))
     assert refused(demo, *words).startswith("error: the camera gives no pictures")
@@ -268,11 +265,8 @@ def test_each_class_has_the_threshold_of_the_runs_analysis(weights, images, tmp_
 
 def test_predictions_that_find_no_room_are_named(weights, images, tmp_path, monkeypatch, refused):
     config, own = weights("RPN/rpn_R_18_FPN")
-
-    def full(path, content):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("fpn_d2.demo.run.write_json", full)
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr("fpn_d2.demo.run.write_json", Mock(side_effect=full))
     words = ["--config-file", config, "--weights", own, "--input", images[0], "--output", tmp_path]
     path = tmp_path / "predictions.json"
     sentence = f"error: {path} could not be written (No space left on device); name another --out"

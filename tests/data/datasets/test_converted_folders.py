@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from coco_files import load_folder, sound_content, write_coco, write_files
@@ -46,13 +47,11 @@ def test_a_folder_is_converted_once_and_never_written_to(yolo, cache):
 def test_a_loader_looks_at_the_files_of_a_folder_once(yolo, cfg, monkeypatch):
     register_folders(str(yolo.parent))
     cfg.DATASETS.TEST, cfg.MODEL.ROI_HEADS.NUM_CLASSES = ("zoo_train",), 1
-    looked, look = [], converted_folders._fingerprint
-    monkeypatch.setattr(
-        converted_folders, "_fingerprint", lambda source: looked.append(source) or look(source)
-    )
+    look = Mock(wraps=converted_folders._fingerprint)
+    monkeypatch.setattr(converted_folders, "_fingerprint", look)
     for number in (1, 2):  # and again for the next loader
         build_test_loader(cfg, "zoo_train")
-        assert len(looked) == number
+        assert look.call_count == number
 
 
 @pytest.mark.parametrize(

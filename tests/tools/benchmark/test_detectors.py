@@ -3,6 +3,7 @@
 import functools
 import shutil
 import time
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -54,9 +55,7 @@ def small_networks(request, row_config, monkeypatch):
 
 
 def test_inference(measure, small_networks, monkeypatch):
-    def no_module(*_, **__):
-        raise ImportError("onnx is not installed")
-
+    no_module = Mock(side_effect=ImportError("onnx is not installed"))
     monkeypatch.setattr(detectors.torch.onnx, "export", no_module)
     monkeypatch.setattr(detectors, "prepared_variants_of", variants_of)
     rows = measure(benchmark_inference, False, SIZE)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -159,10 +160,7 @@ def test_what_gets_no_memory_after_all_is_told(measure):
 
 
 def test_another_fault_ends_it_with_a_sentence(monkeypatch, capsys):
-    def time(*_):
-        raise RuntimeError("shapes do not match")
-
-    monkeypatch.setattr(growth, "_time", time)
+    monkeypatch.setattr(growth, "_time", Mock(side_effect=RuntimeError("shapes do not match")))
     with pytest.raises(UserError, match="^growth ended early at .*side=1.*--json has what was"):
         list(measure_growth("cpu", 1, 60.0, SERIES))
     assert "shapes do not match" in capsys.readouterr().err
@@ -309,19 +307,14 @@ def test_a_process_is_refused_more_than_its_memory():
     ],
 )
 def test_refusals_of_memory(monkeypatch, error):
-    def call():
-        raise error
-
-    monkeypatch.setattr(growth_point, "_call", call, raising=False)
+    monkeypatch.setattr(growth_point, "_call", Mock(side_effect=error), raising=False)
     with pytest.raises(OutOfMemory):
         growth_point.measure_point()
 
 
 def test_a_programming_error_is_no_lack_of_memory(monkeypatch):
-    def call():
-        raise RuntimeError("shapes do not match")
-
-    monkeypatch.setattr(growth_point, "_call", call, raising=False)
+    error = RuntimeError("shapes do not match")
+    monkeypatch.setattr(growth_point, "_call", Mock(side_effect=error), raising=False)
     with pytest.raises(RuntimeError, match="shapes"):
         growth_point.measure_point()
 
