@@ -18,6 +18,7 @@ import pycocotools.coco
 from detectron2.evaluation import coco_evaluation
 
 from ..utils.errors import UserError
+from ..utils.modules import overridden
 
 
 @dataclasses.dataclass
@@ -133,15 +134,13 @@ def shared_reading(masks: bool = True) -> Iterator[None]:
     global _sharing
     before, _sharing = _sharing, _Sharing(masks)
     # Detectron2 makes a COCO of a path through the name COCO in these two modules.
-    kinds = {module: module.COCO for module in (pycocotools.coco, coco_evaluation)}
-    for module in kinds:
-        module.COCO = AnnotationFile
+    of_file, of_evaluation = (
+        overridden(module, COCO=AnnotationFile) for module in (pycocotools.coco, coco_evaluation)
+    )
     try:
-        with without_gc():
+        with of_file, of_evaluation, without_gc():
             yield
     finally:
-        for module, kind in kinds.items():
-            module.COCO = kind
         _sharing = before
 
 

@@ -250,15 +250,11 @@ class StepExchange(HookBase):
 
         Between steps the model has no hooks: it can be copied, pickled, and outlive its trainer.
         """
-        hooks = [
+        with (
             self._model.register_forward_pre_hook(self._remember_images),
             self._model.register_forward_hook(self._remember_losses),
-        ]
-        try:
+        ):
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def _remember_images(self, module: nn.Module, inputs: tuple) -> None:
         if not module.training:  # a step may look at its own detections

@@ -5,6 +5,7 @@ import functools
 import os
 import signal
 import sys
+import traceback
 
 import torch
 from detectron2.engine import HookBase
@@ -93,11 +94,8 @@ class CountCalls(HookBase):
 
     def _counted(self, name, function):
         def call(*args, **kwargs):
-            frame = sys._getframe(1)
-            callers = []
-            while frame is not None:
-                callers.append(frame.f_code.co_name)
-                frame = frame.f_back
+            stack = traceback.walk_stack(sys._getframe(1))
+            callers = [frame.f_code.co_name for frame, _ in stack]
             if self.steps:
                 self.steps[-1].append("metrics" if "write_metrics" in callers else name)
             return function(*args, **kwargs)
