@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import convert_checkpoint as tool
 import numpy as np
@@ -97,7 +98,7 @@ def test_the_tool_says_what_it_wrote_and_replaces_nothing(source, tmp_path, run_
 def test_a_failure_leaves_what_was_there(source, tmp_path, monkeypatch):
     target = tmp_path / "weights.pth"
     target.write_bytes(b"mine")
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(28, "No space left")))
     with pytest.raises(UserError, match=r"weights\.pth could not be written \(No space left"):
         convert_checkpoint(source[0], str(target), overwrite=True)
     assert target.read_bytes() == b"mine"

@@ -4,18 +4,13 @@ import os
 
 import pytest
 
-from fpn_d2 import load_config
 from fpn_d2.engine import Trainer
 
 
 @pytest.fixture
-def tiny_config(repo, tiny_opts):
+def tiny_config(row_config, tiny_opts):
     """``tiny_config(*opts, row=...)``: a quick row, by default the RPN, on the tiny data."""
-
-    def config(*opts, row="RPN/rpn_R_18_FPN"):
-        return load_config(repo / f"configs/quick/{row}.yaml", [*tiny_opts, *map(str, opts)])
-
-    return config
+    return lambda *opts, row="RPN/rpn_R_18_FPN": row_config(f"quick/{row}", *tiny_opts, *opts)
 
 
 @pytest.fixture
