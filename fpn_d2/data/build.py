@@ -16,14 +16,14 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.modeling import PanopticFPN, SemanticSegmentor
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, PanopticFPN, SemanticSegmentor
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..config import changed
 from ..config_checks import class_head_key, num_classes, rotated_key
 from ..config_combinations import tell_doubts
-from ..modeling.fpn import meta_architecture
+from ..modeling.fpn import is_known, meta_architecture, registered
 from ..utils.errors import UserError
 from ..utils.files import file_alike, is_local
 from ..utils.progress import working
@@ -113,7 +113,11 @@ def _checking_labels(
 ) -> Mapper:
     """Refuse images without the label map that a network trains on; have the labels checked, too,
     when the images are mapped."""
-    if not issubclass(meta_architecture(cfg), (PanopticFPN, SemanticSegmentor)):
+    network = meta_architecture(cfg)
+    reader = registered(SEM_SEG_HEADS_REGISTRY, cfg.MODEL.SEM_SEG_HEAD.NAME)
+    if not issubclass(network, (PanopticFPN, SemanticSegmentor)):
+        return mapper
+    if not (is_known(network) and is_known(reader)):  # others may take what these do not
         return mapper
     for record in records:
         if "sem_seg_file_name" not in record:

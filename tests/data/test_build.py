@@ -14,6 +14,8 @@ from detectron2.data import (
     build_detection_test_loader,
     build_detection_train_loader,
 )
+from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, PanopticFPN
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from PIL import Image
@@ -423,6 +425,24 @@ def test_a_label_that_no_class_has(label, is_known, labelled):
         UserError, match=r"labels\.png has the label 2, .*NUM_CLASSES 2 and not .*255"
     ):
         next(images)
+
+
+def test_heads_and_networks_of_ones_own_may_read_other_labels(labelled, monkeypatch):
+    class OwnHead(SemSegFPNHead):
+        """It may merge classes in its losses."""
+
+    class OwnNetwork(PanopticFPN):
+        """It may train on images without a label map, too."""
+
+    monkeypatch.setitem(SEM_SEG_HEADS_REGISTRY._obj_map, "OwnHead", OwnHead)
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "OwnNetwork", OwnNetwork)
+    cfg = labelled(2)
+    cfg.MODEL.SEM_SEG_HEAD.NAME = "OwnHead"
+    assert all((image["sem_seg"] == 2).all() for image in next(iter(build_train_loader(cfg))))
+    DatasetCatalog.pop("labelled")
+    cfg = labelled(None, "OwnNetwork")
+    cfg.MODEL.SEM_SEG_HEAD.NAME = "SemSegFPNHead"
+    assert all("sem_seg" not in image for image in next(iter(build_train_loader(cfg))))
 
 
 def test_networks_of_boxes_need_no_labels(labelled):
