@@ -83,9 +83,10 @@ def build_train_loader(cfg: CfgNode) -> Any:
     dataset = load_train_dataset(cfg)
     loaded = {name: _load_test(cfg, name) for name in cfg.DATASETS.TEST}
     tests = {name: records for name, records in loaded.items() if isinstance(records, list)}
-    if cfg.TEST.get("VALIDATION_LOSS") and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
-        for name, records in tests.items():  # mapped as in training
+    for name, records in tests.items() if cfg.TEST.get("VALIDATION_LOSS") else ():
+        if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":  # mapped as in training
             check_polygons([name], records)
+        _check_label_maps(cfg, [name], records)
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes", ())
     tell_doubts(cfg, names, training=True)
     if isinstance(dataset, list):
@@ -95,9 +96,9 @@ def build_train_loader(cfg: CfgNode) -> Any:
         records = dataset if isinstance(dataset, list) else ()
         points = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
         check_keypoints(cfg.DATASETS.TRAIN, records, points, training=True)
-    mapper = build_train_mapper(cfg)
+    _check_label_maps(cfg, cfg.DATASETS.TRAIN, dataset)
+    mapper = _checking_labels(cfg, dataset, build_train_mapper(cfg))
     if isinstance(dataset, list):  # a torch data set may read its images itself
-        mapper = _checking_labels(cfg, cfg.DATASETS.TRAIN, dataset, mapper)
         files = (record["file_name"] for record in dataset if "file_name" in record)
         mapper = SkippingMapper(mapper, files, _max_skipped_share(cfg))
         mapper.foresee(*header_faults(dataset, cfg.SEED))
@@ -108,17 +109,18 @@ def build_train_loader(cfg: CfgNode) -> Any:
     return _stream_loader(cfg, dataset, mapper)
 
 
-def _checking_labels(
-    cfg: CfgNode, names: Sequence[str], records: Sequence[dict[str, Any]], mapper: Mapper
-) -> Mapper:
-    """Refuse images without the label map that a network trains on; have the labels checked, too,
-    when the images are mapped."""
+def _reads_labels(cfg: CfgNode) -> bool:
+    """Whether a network trains on label maps, by Detectron2's rules; one's own may have others."""
     network = meta_architecture(cfg)
     reader = registered(SEM_SEG_HEADS_REGISTRY, cfg.MODEL.SEM_SEG_HEAD.NAME)
-    if not issubclass(network, (PanopticFPN, SemanticSegmentor)):
-        return mapper
-    if not (is_known(network) and is_known(reader)):  # others may take what these do not
-        return mapper
+    is_semantic = issubclass(network, (PanopticFPN, SemanticSegmentor))
+    return is_semantic and is_known(network) and is_known(reader)
+
+
+def _check_label_maps(cfg: CfgNode, names: Sequence[str], records: Any) -> None:
+    """Refuse images without the label map that a network trains on."""
+    if not (_reads_labels(cfg) and isinstance(records, list)):
+        return
     for record in records:
         if "sem_seg_file_name" not in record:
             raise UserError(
@@ -126,6 +128,12 @@ def _checking_labels(
                 "map (sem_seg_file_name), on which MODEL.SEM_SEG_HEAD trains: give each image its "
                 "own, or name a data set that has them, such as coco_2017_train_panoptic_separated"
             )
+
+
+def _checking_labels(cfg: CfgNode, records: Any, mapper: Mapper) -> Mapper:
+    """Have the labels that a network trains on checked when the images are mapped."""
+    if not (_reads_labels(cfg) and isinstance(records, list)):
+        return mapper
     head = cfg.MODEL.SEM_SEG_HEAD
     return functools.partial(map_labels, mapper, head.NUM_CLASSES, head.IGNORE_VALUE)
 
@@ -204,12 +212,12 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     _check_proposal_files(cfg, "TEST")
     if cfg.MODEL.KEYPOINT_ON:
         check_keypoint_names(cfg.DATASETS.TRAIN)
-    return _test_loader(cfg, dataset_name, build_test_mapper(cfg))
+    return _test_loader(cfg, _load_test(cfg, dataset_name), build_test_mapper(cfg))
 
 
-def _test_loader(cfg: CfgNode, name: str, mapper: Mapper) -> DataLoader:
+def _test_loader(cfg: CfgNode, dataset: Any, mapper: Mapper) -> DataLoader:
     return build_detection_test_loader(
-        _load_test(cfg, name),
+        dataset,
         mapper=functools.partial(map_or_refuse, mapper),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
@@ -228,7 +236,9 @@ def build_loss_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         "INPUT.OBJECT_SCALE_TRAIN": 0.0,
     }
     mapper = build_train_mapper(changed(cfg, plain))
-    return _test_loader(cfg, dataset_name, mapper)
+    dataset = _load_test(cfg, dataset_name)
+    _check_label_maps(cfg, [dataset_name], dataset)
+    return _test_loader(cfg, dataset, _checking_labels(cfg, dataset, mapper))
 
 
 def _load_test(cfg: CfgNode, name: str) -> Any:

@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 from fpn_d2 import UserError
 from fpn_d2.config import changed
 from fpn_d2.data import (
+    build_loss_loader,
     build_test_loader,
     build_train_loader,
     check_settings,
@@ -425,6 +426,20 @@ def test_a_label_that_no_class_has(label, is_known, labelled):
         UserError, match=r"labels\.png has the label 2, .*NUM_CLASSES 2 and not .*255"
     ):
         next(images)
+
+
+def test_losses_of_a_test_set_need_its_labels(labelled):
+    cfg = labelled(1)
+    cfg.DATASETS.TEST = ("zoo_val",)
+    build_train_loader(cfg)
+    cfg.TEST.VALIDATION_LOSS = True
+    for build in (build_train_loader, lambda cfg: build_loss_loader(cfg, "zoo_val")):
+        with pytest.raises(UserError, match=r"zoo_val, image .*0\.png: it has no label map"):
+            build(cfg)
+    assert all((image["sem_seg"] == 1).all() for [image] in build_loss_loader(cfg, "labelled"))
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 1
+    with pytest.raises(UserError, match=r"labels\.png has the label 1, .*NUM_CLASSES 1"):
+        next(iter(build_loss_loader(cfg, "labelled")))
 
 
 def test_heads_and_networks_of_ones_own_may_read_other_labels(labelled, monkeypatch):
