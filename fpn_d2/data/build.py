@@ -267,10 +267,6 @@ def _load_test(cfg: CfgNode, name: str) -> Any:
 def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
     """Load Detectron2's dataset dicts, or a torch data set where one is registered, and check them
     for ``"training"`` or ``"evaluation"``. ``options`` go to Detectron2's function."""
-    if rotated_key(cfg):  # the other checks are of upright boxes
-        dataset = get_detection_dataset_dicts(names, **options)
-        _check_classes(cfg, names)
-        return dataset
     runs = (run, "masks", f"{run} of masks") if cfg.MODEL.MASK_ON else (run,)
     rules = cfg.MODEL.MASK_ON, num_classes(cfg), run == "evaluation"
     files = options["proposal_files"] or ()
@@ -278,6 +274,10 @@ def _load(cfg: CfgNode, names: list[str], run: str, **options: Any) -> Any:
         from . import proposals  # models that read none start without it
     # Read safely before Detectron2, which would run what is in the files.
     ids = [proposals.read_proposals(path)["ids"] for path in files]
+    if rotated_key(cfg):  # the other checks are of upright boxes
+        dataset = get_detection_dataset_dicts(names, **options)
+        _check_classes(cfg, names)
+        return dataset
     with working(f"reading {', '.join(names)}"), shared_reading(masks=cfg.MODEL.MASK_ON):
         check_annotation_files(names, runs, objects_needed=options["filter_empty"])
         try:

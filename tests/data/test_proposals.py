@@ -7,6 +7,7 @@ import pytest
 from coco_files import sound_content, write_coco
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathHandler, PathManager
+from hostile_files import Evil
 from model_zoo import write_python2_pickle
 
 from fpn_d2 import UserError
@@ -89,6 +90,16 @@ def test_proposals_of_another_data_set(with_proposals, tmp_path):
     with_proposals.DATASETS.PROPOSAL_FILES_TRAIN = (file,)
     with pytest.raises(UserError, match="is of data set zoo_val, not of zoo_train"):
         build_train_loader(with_proposals)
+
+
+def test_rotated_boxes_read_proposals_as_safely(with_proposals, tmp_path):
+    with_proposals.MODEL.ROI_HEADS.NAME = "RROIHeads"
+    assert len(list(build_test_loader(with_proposals, "zoo_val"))) == 4
+    with open(tmp_path / "b.pkl", "wb") as file:
+        pickle.dump(Evil(tmp_path), file)
+    with pytest.raises(UserError, match=r"proposal file \S*b\.pkl "):
+        build_test_loader(with_proposals, "zoo_val")
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("box", [[0, 0, 8, 5000], [-9, 0, 8, 8], [0, 0, np.nan, 8]])
