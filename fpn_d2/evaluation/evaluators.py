@@ -418,7 +418,7 @@ def load_ground_truth(dataset: str) -> tuple[COCO, str]:
             f"data set {dataset} has Pascal VOC's annotations, and this reads COCO's: evaluate on "
             "its folder (datasets/README.md), which is converted, as VOC2007_test is"
         )
-    if is_semantic(dataset):
+    if not json_file and is_semantic(dataset):
         raise UserError(
             f"data set {dataset} is for semantic segmentation and has no objects to look at: its "
             "metrics are in results.json"

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from coco_files import sound_content, write_coco
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_sem_seg
 from detectron2.modeling import build_model
@@ -73,6 +74,14 @@ def test_tools_of_objects_say_that_there_are_none():
     MetadataCatalog.get("stuff").set(evaluator_type="sem_seg")
     with pytest.raises(UserError, match="data set stuff is for semantic segmentation"):
         load_ground_truth("stuff")
+
+
+def test_objects_beside_segments_are_looked_at(tmp_path):
+    path = write_coco(tmp_path, "zoo", "val", sound_content())
+    values = {"evaluator_type": "sem_seg", "json_file": str(path), "image_root": str(tmp_path)}
+    MetadataCatalog.get("stuff").set(**values)
+    truth, _ = load_ground_truth("stuff")
+    assert len(truth.anns) == 3
 
 
 @pytest.mark.parametrize(
