@@ -232,7 +232,7 @@ def map_labels(mapper: Mapper, classes: int, ignored: int, record: dict[str, Any
     """
     mapped = mapper(record)
     labels = mapped["sem_seg"]
-    wrong = labels[((labels < 0) | (labels >= classes)) & (labels != ignored)]
+    wrong = labels[(labels >= classes) & (labels != ignored)]  # none of the file is negative
     if len(wrong):
         raise UserError(
             f"label map {record['sem_seg_file_name']} has the label {int(wrong[0])}, which is no "

@@ -133,6 +133,9 @@ def test_rotated_boxes_are_tested_on_as_in_detectron2(key, name, cfg, zoo):
     assert ids_of(ours, 9) == ids_of(stock, 9) == [[1], [2], [3], [4]]
     with pytest.raises(UserError, match=f"{name} reads rotated boxes, which .* makes upright"):
         build_train_loader(cfg)
+    MetadataCatalog.get("rotated").thing_classes = ["cat", "dog", "emu"]
+    with pytest.raises(UserError, match="NUM_CLASSES is 2, but the number of classes .* is 3"):
+        build_test_loader(cfg, "rotated")
 
 
 def test_a_torch_data_set_passes_through(cfg):
@@ -146,6 +149,8 @@ def test_a_torch_data_set_passes_through(cfg):
     DatasetCatalog.register("two", Two)
     cfg.DATASETS.TEST = ("two",)
     assert len(build_test_loader(cfg, "two")) == 2
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"  # whose label maps it may read itself
+    assert len(build_loss_loader(cfg, "two")) == 2
 
 
 def test_all_images_without_objects(cfg, zoo):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fpn_d2 import load_config
 from fpn_d2.engine import Trainer
-from fpn_d2.evaluation import metric_names
+from fpn_d2.evaluation import ResultsWritingCOCOEvaluator, metric_names
 
 OPTS = {
     "MODEL.META_ARCHITECTURE": "PanopticFPN",
@@ -100,3 +100,12 @@ def test_segments_and_objects_are_evaluated(
     assert written["sem_seg"]["mIoU"] == 100
     assert results.get("panoptic_seg", {}).get("PQ_st") == (25 if has_package else None)
     assert ("PQ is left out" in caplog.text) is not has_package
+    assert "these are COCO's metrics" not in caplog.text
+    assert (tmp_path / "inference/toy_panoptic/predictions.json").exists() is has_package
+    cfg.defrost()
+    cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"  # it has no segments
+    assert type(Trainer.build_evaluator(cfg, "toy_panoptic")) is ResultsWritingCOCOEvaluator
+    assert "for the evaluation coco_panoptic_seg: these are COCO's metrics" in caplog.text
+    cfg.MODEL.META_ARCHITECTURE = "PanopticFPN"
+    del MetadataCatalog.get("toy_panoptic").evaluator_type  # data of objects
+    assert type(Trainer.build_evaluator(cfg, "toy_panoptic")) is ResultsWritingCOCOEvaluator
