@@ -83,10 +83,11 @@ def build_train_loader(cfg: CfgNode) -> Any:
     dataset = load_train_dataset(cfg)
     loaded = {name: _load_test(cfg, name) for name in cfg.DATASETS.TEST}
     tests = {name: records for name, records in loaded.items() if isinstance(records, list)}
-    for name, records in tests.items() if cfg.TEST.get("VALIDATION_LOSS") else ():
-        if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":  # mapped as in training
-            check_polygons([name], records)
-        _check_label_maps(cfg, [name], records)
+    if cfg.TEST.get("VALIDATION_LOSS"):  # the test sets are mapped as in training
+        for name, records in tests.items():
+            if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
+                check_polygons([name], records)
+            _check_label_maps(cfg, [name], records)
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes", ())
     tell_doubts(cfg, names, training=True)
     if isinstance(dataset, list):
@@ -96,8 +97,7 @@ def build_train_loader(cfg: CfgNode) -> Any:
         records = dataset if isinstance(dataset, list) else ()
         points = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
         check_keypoints(cfg.DATASETS.TRAIN, records, points, training=True)
-    _check_label_maps(cfg, cfg.DATASETS.TRAIN, dataset)
-    mapper = _checking_labels(cfg, dataset, build_train_mapper(cfg))
+    mapper = _checking_labels(cfg, cfg.DATASETS.TRAIN, dataset, build_train_mapper(cfg))
     if isinstance(dataset, list):  # a torch data set may read its images itself
         files = (record["file_name"] for record in dataset if "file_name" in record)
         mapper = SkippingMapper(mapper, files, _max_skipped_share(cfg))
@@ -109,17 +109,18 @@ def build_train_loader(cfg: CfgNode) -> Any:
     return _stream_loader(cfg, dataset, mapper)
 
 
-def _reads_labels(cfg: CfgNode) -> bool:
-    """Whether a network trains on label maps, by Detectron2's rules; one's own may have others."""
+def _has_labels_read(cfg: CfgNode, records: Any) -> bool:
+    """Whether a network trains on the label maps of records, by Detectron2's rules; one's own may
+    have others, and a torch data set may read its maps itself."""
     network = meta_architecture(cfg)
     reader = registered(SEM_SEG_HEADS_REGISTRY, cfg.MODEL.SEM_SEG_HEAD.NAME)
     is_semantic = issubclass(network, (PanopticFPN, SemanticSegmentor))
-    return is_semantic and is_known(network) and is_known(reader)
+    return is_semantic and is_known(network) and is_known(reader) and isinstance(records, list)
 
 
 def _check_label_maps(cfg: CfgNode, names: Sequence[str], records: Any) -> None:
     """Refuse images without the label map that a network trains on."""
-    if not (_reads_labels(cfg) and isinstance(records, list)):
+    if not _has_labels_read(cfg, records):
         return
     for record in records:
         if "sem_seg_file_name" not in record:
@@ -130,9 +131,10 @@ def _check_label_maps(cfg: CfgNode, names: Sequence[str], records: Any) -> None:
             )
 
 
-def _checking_labels(cfg: CfgNode, records: Any, mapper: Mapper) -> Mapper:
-    """Have the labels that a network trains on checked when the images are mapped."""
-    if not (_reads_labels(cfg) and isinstance(records, list)):
+def _checking_labels(cfg: CfgNode, names: Sequence[str], records: Any, mapper: Mapper) -> Mapper:
+    """Check the label maps that a network trains on, and their labels when images are mapped."""
+    _check_label_maps(cfg, names, records)
+    if not _has_labels_read(cfg, records):
         return mapper
     head = cfg.MODEL.SEM_SEG_HEAD
     return functools.partial(map_labels, mapper, head.NUM_CLASSES, head.IGNORE_VALUE)
@@ -237,8 +239,7 @@ def build_loss_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     }
     mapper = build_train_mapper(changed(cfg, plain))
     dataset = _load_test(cfg, dataset_name)
-    _check_label_maps(cfg, [dataset_name], dataset)
-    return _test_loader(cfg, dataset, _checking_labels(cfg, dataset, mapper))
+    return _test_loader(cfg, dataset, _checking_labels(cfg, [dataset_name], dataset, mapper))
 
 
 def _load_test(cfg: CfgNode, name: str) -> Any:
