@@ -95,15 +95,12 @@ class _Convolution(torch.autograd.Function):
                 found = gradients_at(cells, gradient, x, weight, *ctx.how, for_x=for_x)
                 return *found[:2], found[2] if for_bias else None, *rest
             if ctx.by_winograd:
-                turned = weight.flip(2, 3).transpose(0, 1)
-                return (
-                    conv2d_by_winograd(gradient, transform_kernel(turned, x.dtype))
-                    if for_x
-                    else None,
-                    weight_gradient_by_winograd(x, gradient),
-                    gradient.sum((0, 2, 3)) if for_bias else None,
-                    *rest,
-                )
+                of_weight = weight_gradient_by_winograd(x, gradient)
+                of_bias = gradient.sum((0, 2, 3)) if for_bias else None
+                if not for_x:
+                    return None, of_weight, of_bias, *rest
+                turned = transform_kernel(weight.flip(2, 3).transpose(0, 1), x.dtype)
+                return conv2d_by_winograd(gradient, turned), of_weight, of_bias, *rest
 
         weight = weight.to(x.dtype)
 
