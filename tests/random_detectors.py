@@ -9,6 +9,19 @@ from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 
+# Detectron2's pyramid on a ResNet-18, and a head for segments of two classes
+SMALL_SEGMENTOR = {
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 2,
+    "MODEL.BACKBONE.NAME": "build_fpn_backbone",
+    "MODEL.FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.RESNETS.DEPTH": 18,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+    "MODEL.DEVICE": "cpu",
+    "INPUT.MIN_SIZE_TEST": 32,
+    "DATALOADER.NUM_WORKERS": 0,
+}
+
 
 def image_of(height, width):
     generator = torch.Generator().manual_seed(height)

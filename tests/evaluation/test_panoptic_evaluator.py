@@ -12,22 +12,18 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.modeling import build_model
 from PIL import Image
+from random_detectors import SMALL_SEGMENTOR
 
 from fpn_d2 import load_config
 from fpn_d2.engine import Trainer
 from fpn_d2.evaluation import ResultsWritingCOCOEvaluator, metric_names
 
 OPTS = {
+    **SMALL_SEGMENTOR,
     "MODEL.META_ARCHITECTURE": "PanopticFPN",
     "MODEL.MASK_ON": True,
-    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 2,
     "MODEL.ROI_HEADS.NUM_CLASSES": 2,
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
-    "MODEL.BACKBONE.NAME": "build_fpn_backbone",
-    "MODEL.FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
-    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
-    "MODEL.RESNETS.DEPTH": 18,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
     "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
     "MODEL.ROI_HEADS.IN_FEATURES": ["p2"],
     "MODEL.RPN.IN_FEATURES": ["p2"],
@@ -35,9 +31,6 @@ OPTS = {
     "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
     "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
     "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
-    "MODEL.DEVICE": "cpu",
-    "INPUT.MIN_SIZE_TEST": 32,
-    "DATALOADER.NUM_WORKERS": 0,
     "DATASETS.TEST": ("toy_panoptic",),
 }
 

@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_sem_seg
 from detectron2.modeling import build_model
 from PIL import Image
+from random_detectors import SMALL_SEGMENTOR
 
 from fpn_d2 import UserError, load_config
 from fpn_d2.config_checks import check_registered
@@ -16,16 +17,8 @@ from fpn_d2.engine import Trainer
 from fpn_d2.evaluation import build_evaluator, load_ground_truth, metric_names
 
 OPTS = {
+    **SMALL_SEGMENTOR,
     "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
-    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 2,
-    "MODEL.BACKBONE.NAME": "build_fpn_backbone",
-    "MODEL.FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
-    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
-    "MODEL.RESNETS.DEPTH": 18,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
-    "MODEL.DEVICE": "cpu",
-    "INPUT.MIN_SIZE_TEST": 32,
-    "DATALOADER.NUM_WORKERS": 0,
     "DATASETS.TEST": ("stuff",),
 }
 
